@@ -1,0 +1,62 @@
+# `make figures` and `make test` are all that a newcomer needs: each first makes .venv when it is missing.
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SEED ?= 0
+
+.PHONY: figures test test-fast check format readme world world-adopt lock push pull
+
+figures: $(INSTALLED)  ## the shipped experiment, end to end
+	$(BIN)/saesteer unlock
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going
+
+test: $(INSTALLED)  ## every test
+	$(BIN)/pytest
+
+test-fast: $(INSTALLED)  ## tests that take seconds
+	$(BIN)/pytest -m "not slow"
+
+check: $(INSTALLED)  ## linters, types, and that generated files are in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
+	$(BIN)/snakemake --lint
+	$(BIN)/saesteer config-docs --check
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt --line-length 140 Snakefile rules
+
+readme: figures  ## paste generated tables and the figure into the README and docs/, and write config/README.md
+	$(BIN)/saesteer config-docs
+	$(BIN)/saesteer readme
+
+world: $(INSTALLED)  ## train a seed of the shipped world from nothing into build/world/seed_$(SEED)
+	$(BIN)/python scripts/build_world.py --seed $(SEED) --out build/world/seed_$(SEED)
+
+world-adopt: $(INSTALLED)  ## ship build/world/seed_0
+	$(BIN)/python scripts/adopt_world.py
+
+push: $(INSTALLED)
+	$(BIN)/dvc push
+
+pull: $(INSTALLED)
+	$(BIN)/dvc pull
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# torch and the CUDA packages it brings are pinned by pyproject.toml and installed first, so the lock leaves them out.
+lock: $(INSTALLED)  ## pin every dependency anew
+	$(BIN)/uv pip compile --quiet --universal pyproject.toml --extra dev --no-annotate --no-header --no-emit-package torch -o .venv/all.txt
+	$(BIN)/uv pip compile --quiet --universal pyproject.toml --extra dev --no-annotate --no-header --no-emit-package torch \
+	    $$(grep -oE '^(nvidia-[a-z0-9-]+|cuda-[a-z]+|triton)' .venv/all.txt | sed 's/^/--no-emit-package /') -o requirements.lock

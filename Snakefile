@@ -1,0 +1,27 @@
+"""saesteer: records -> scores -> selection -> sweep -> judge -> figures, for each experiment of the configuration."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/inputs.smk"
+include: "rules/records.smk"
+include: "rules/scores.smk"
+include: "rules/sweep.smk"
+include: "rules/judge.smk"
+include: "rules/summaries.smk"
+include: "rules/selection.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    """Every figure, metrics.json and the headline table of every experiment."""
+    input:
+        expand(f"{FIGURES}/{{experiment}}/{{figure}}.pdf", experiment=EXPERIMENTS, figure=figure_names()),
+        expand(f"{FIGURES}/{{experiment}}/headline.md", experiment=EXPERIMENTS),
+    default_target: True

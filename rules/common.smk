@@ -1,0 +1,93 @@
+# Helpers of the rules: the experiments, where their files are, and what makes a job due. No rules here.
+
+from pathlib import Path
+
+from saesteer import plan
+from saesteer.code_digest import code_digest
+from saesteer.files import value_digest
+from saesteer.pins import pinned_files, pinned_path
+from saesteer.settings import load_experiment, load_workflow
+
+WORKFLOW = load_workflow(config)
+EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in WORKFLOW.experiments}
+DATA, FIGURES = WORKFLOW.data_dir, WORKFLOW.figures_dir
+TABLES = f"{DATA}/{{experiment}}/tables"
+
+
+wildcard_constraints:
+    experiment="|".join(EXPERIMENTS),
+    layers=r"layers_\d+-\d+",
+
+
+def code(script):
+    """Digest of a rule's script and of the package modules it uses: Snakemake itself notices only the script."""
+    return code_digest(Path(workflow.basedir) / "scripts" / script)
+
+
+def wants(step):
+    """For params: digest of the keys and settings of a step in a job's layers."""
+
+    def of_job(wildcards):
+        experiment = EXPERIMENTS[wildcards.experiment]
+        return plan.wants_digest(experiment, step, plan.layer_groups(experiment)[wildcards.layers])
+
+    return of_job
+
+
+def setting(*sections):
+    """For params: the values of sections of the experiment file that a job reads."""
+
+    def of_job(wildcards):
+        experiment = EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
+        return value_digest([experiment[section] for section in sections])[:16]
+
+    return of_job
+
+
+def gpus(step):
+    """For resources: one GPU for a job with missing keys, none for a job that only writes its manifest."""
+
+    def of_job(wildcards, input):
+        experiment = EXPERIMENTS[wildcards.experiment]
+        files = {name: Path(input[name]) for name in plan.PLANS[step].inputs}
+        layers = plan.layer_groups(experiment)[wildcards.layers]
+        n_missing = plan.n_missing(DATA / wildcards.experiment / step, experiment, step, layers, files)
+        return 0 if n_missing == 0 else 1
+
+    return of_job
+
+
+def manifests(step):
+    """For input: a step's manifests of all layers."""
+
+    def of_experiment(wildcards):
+        groups = plan.layer_groups(EXPERIMENTS[wildcards.experiment])
+        return [f"{DATA}/{wildcards.experiment}/{step}/{group}.json" for group in groups]
+
+    return of_experiment
+
+
+def file_of(name):
+    """For input: the file that an experiment names."""
+
+    def of_experiment(wildcards):
+        return str(pinned_path(EXPERIMENTS[wildcards.experiment], name))
+
+    return of_experiment
+
+
+def prefixes_file(wildcards):
+    """For input: the file of prefixes."""
+    return str(EXPERIMENTS[wildcards.experiment].sweep.prefixes)
+
+
+def files_to_pin(wildcards):
+    """For input: the files behind a pin."""
+    return [str(path) for path in pinned_files(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))]
+
+
+def sae_files(wildcards):
+    """For input: the SAEs' files of a job's layers, as published."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    folders = [Path(experiment.saes.path.format(layer=layer)) for layer in plan.layer_groups(experiment)[wildcards.layers]]
+    return [str(path) for folder in folders for path in pinned_files(folder)]

@@ -1,0 +1,3 @@
+# placeholder until the figures land
+def figure_names():
+    return []

@@ -1,0 +1,39 @@
+# What comes from outside: digests of models and data files, SAEs in plain form.
+
+
+rule pin:
+    """Digests of a model folder or a data file; what is computed from it depends on these, not on its path."""
+    input:
+        files_to_pin,
+    output:
+        pin=f"{DATA}/{{experiment}}/pins/{{name}}.json",
+    params:
+        code=code("pin.py"),
+        settings=setting("model", "perplexity", "records", "concepts", "judge"),
+    log:
+        "logs/{experiment}/pin/{name}.log",
+    benchmark:
+        "logs/{experiment}/pin/{name}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/pin.py"
+
+
+rule convert_saes:
+    """SAEs from sae-lens's form to plain safetensors; refuses one whose width, layer or site does not fit the model."""
+    input:
+        sae_files,
+    output:
+        manifest=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+    params:
+        code=code("convert_saes.py"),
+        settings=setting("saes"),
+    log:
+        "logs/{experiment}/convert_saes/{layers}.log",
+    benchmark:
+        "logs/{experiment}/convert_saes/{layers}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/convert_saes.py"

@@ -1,0 +1,67 @@
+# P1's two scores of a feature, and the lens tokens that both rest on.
+
+
+rule logit_lens:
+    """The tokens that each feature's decoder direction promotes."""
+    input:
+        model=f"{DATA}/{{experiment}}/pins/model.json",
+        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+    output:
+        manifest=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
+    params:
+        code=code("logit_lens.py"),
+        wants=wants("logit_lens"),
+    log:
+        "logs/{experiment}/logit_lens/{layers}.log",
+    benchmark:
+        "logs/{experiment}/logit_lens/{layers}.tsv"
+    resources:
+        gpu=gpus("logit_lens"),
+    conda:
+        "../envs/gpu.yaml"
+    script:
+        "../scripts/logit_lens.py"
+
+
+rule input_score:
+    """Share of a feature's records whose maximal token is a lens token."""
+    input:
+        model=f"{DATA}/{{experiment}}/pins/model.json",
+        records=f"{DATA}/{{experiment}}/records/{{layers}}.json",
+        logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
+    output:
+        manifest=f"{DATA}/{{experiment}}/input_score/{{layers}}.json",
+    params:
+        code=code("input_score.py"),
+        wants=wants("input_score"),
+    log:
+        "logs/{experiment}/input_score/{layers}.log",
+    benchmark:
+        "logs/{experiment}/input_score/{layers}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/input_score.py"
+
+
+rule output_score:
+    """Rank and probability of the best lens token when the feature is amplified."""
+    input:
+        model=f"{DATA}/{{experiment}}/pins/model.json",
+        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+        logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
+    output:
+        manifest=f"{DATA}/{{experiment}}/output_score/{{layers}}.json",
+    params:
+        code=code("output_score.py"),
+        wants=wants("output_score"),
+    log:
+        "logs/{experiment}/output_score/{layers}.log",
+    benchmark:
+        "logs/{experiment}/output_score/{layers}.tsv"
+    resources:
+        gpu=gpus("output_score"),
+    conda:
+        "../envs/gpu.yaml"
+    script:
+        "../scripts/output_score.py"

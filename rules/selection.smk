@@ -1,0 +1,109 @@
+# What selecting features by output score does, and the numbers of the headline.
+
+
+rule selection:
+    """Filtering by output score, against random removal and within layers."""
+    input:
+        outcomes=f"{TABLES}/outcomes.parquet",
+    output:
+        table=f"{TABLES}/selection.parquet",
+    params:
+        code=code("selection.py"),
+        settings=setting("selection"),
+    log:
+        "logs/{experiment}/selection.log",
+    benchmark:
+        "logs/{experiment}/selection.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/selection.py"
+
+
+rule factor_bins:
+    """GenSuccess and perplexity against factor, by output-score bin."""
+    input:
+        steering=f"{TABLES}/steering.parquet",
+        features=f"{TABLES}/features.parquet",
+    output:
+        table=f"{TABLES}/factor_bins.parquet",
+    params:
+        code=code("factor_bins.py"),
+        settings=setting("selection", "figures"),
+    log:
+        "logs/{experiment}/factor_bins.log",
+    benchmark:
+        "logs/{experiment}/factor_bins.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/factor_bins.py"
+
+
+rule pmi:
+    """PMI of generated tokens with lens tokens, by threshold."""
+    input:
+        sweep=manifests("sweep"),
+        outcomes=f"{TABLES}/outcomes.parquet",
+        features=f"{TABLES}/features.parquet",
+        texts_file=file_of("texts"),
+    output:
+        feature_pmi=f"{TABLES}/feature_pmi.parquet",
+        pmi=f"{TABLES}/pmi.parquet",
+    params:
+        code=code("pmi.py"),
+        settings=setting("selection", "best_factor"),
+    log:
+        "logs/{experiment}/pmi.log",
+    benchmark:
+        "logs/{experiment}/pmi.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/pmi.py"
+
+
+rule examples:
+    """Example features, chosen by a fixed rule."""
+    input:
+        outcomes=f"{TABLES}/outcomes.parquet",
+        features=f"{TABLES}/features.parquet",
+        records=manifests("records"),
+        sweep=manifests("sweep"),
+        prefixes_file=prefixes_file,
+    output:
+        table=f"{TABLES}/examples.parquet",
+    params:
+        code=code("examples.py"),
+        settings=setting("sweep", "best_factor", "figures", "selection"),
+    log:
+        "logs/{experiment}/examples.log",
+    benchmark:
+        "logs/{experiment}/examples.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/examples.py"
+
+
+rule metrics:
+    """The headline numbers, for DVC and for the README."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        best_factors=f"{TABLES}/best_factors.parquet",
+        outcomes=f"{TABLES}/outcomes.parquet",
+        selection=f"{TABLES}/selection.parquet",
+    output:
+        metrics=f"{DATA}/{{experiment}}/metrics.json",
+        headline=f"{FIGURES}/{{experiment}}/headline.md",
+    params:
+        code=code("metrics.py"),
+        settings=setting("selection", "best_factor"),
+    log:
+        "logs/{experiment}/metrics.log",
+    benchmark:
+        "logs/{experiment}/metrics.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/metrics.py"

@@ -1,0 +1,66 @@
+# From rows to tables: a row a feature, best factors and held-out outcomes.
+
+
+rule features_table:
+    """One row a feature: records, concept, lens tokens, scores."""
+    input:
+        records=manifests("records"),
+        concepts=manifests("concepts"),
+        logit_lens=manifests("logit_lens"),
+        input_score=manifests("input_score"),
+        output_score=manifests("output_score"),
+    output:
+        table=f"{TABLES}/features.parquet",
+    params:
+        code=code("features_table.py"),
+    log:
+        "logs/{experiment}/features_table.log",
+    benchmark:
+        "logs/{experiment}/features_table.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/features_table.py"
+
+
+rule steering_table:
+    """Means over the generations of a feature, factor and half of the prefixes."""
+    input:
+        gen_success=manifests("gen_success"),
+        perplexity=manifests("perplexity"),
+        judge=manifests("judge"),
+        prefixes_file=prefixes_file,
+    output:
+        table=f"{TABLES}/steering.parquet",
+    params:
+        code=code("steering_table.py"),
+        settings=setting("sweep"),
+    log:
+        "logs/{experiment}/steering_table.log",
+    benchmark:
+        "logs/{experiment}/steering_table.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/steering_table.py"
+
+
+rule outcomes:
+    """Best factors by both rules, and what they gave on held-out prefixes."""
+    input:
+        steering=f"{TABLES}/steering.parquet",
+        features=f"{TABLES}/features.parquet",
+    output:
+        best_factors=f"{TABLES}/best_factors.parquet",
+        outcomes=f"{TABLES}/outcomes.parquet",
+    params:
+        code=code("outcomes.py"),
+        settings=setting("best_factor"),
+    log:
+        "logs/{experiment}/outcomes.log",
+    benchmark:
+        "logs/{experiment}/outcomes.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/outcomes.py"

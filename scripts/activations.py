@@ -1,0 +1,29 @@
+"""SAE codes of the labelled corpus, sparse, one row a layer and text."""
+
+import polars as pl
+from common import complete_step, open_job
+
+job = open_job(snakemake)
+
+
+def compute(missing):
+    from gpu import open_model, open_sae, with_progress
+
+    from saesteer.activations import sparse_codes
+
+    texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_ids"])
+    lm = open_model(job, job.experiment.model)
+    for layers, text_ids in _same_layers(missing):
+        saes = {layer: open_sae(job, layer) for layer in layers}
+        rows = texts.filter(pl.col("text_id").is_in(text_ids))
+        yield from with_progress(sparse_codes(lm, saes, rows), rows.height * len(layers), "text", tokens="n_tokens")
+
+
+def _same_layers(missing):
+    """Groups of texts that miss the same layers, so that one forward serves them all."""
+    wanted = missing.group_by("text_id", maintain_order=True).agg(pl.col("layer").sort())
+    for (layers,), rows in wanted.group_by("layer", maintain_order=True):
+        yield layers, rows["text_id"].to_list()
+
+
+complete_step(job, "activations", compute)

@@ -1,0 +1,81 @@
+"""What every script of a rule does first: read the configuration, start the log, report errors in one line."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.plan import PLANS, layer_groups, wanted
+from saesteer.settings import Experiment, load_experiment, load_workflow
+from saesteer.store import complete
+
+log = logging.getLogger("saesteer")
+
+
+@dataclass(frozen=True)
+class Job:
+    experiment: Experiment
+    inputs: dict[str, list[Path]]
+    outputs: dict[str, Path]
+    wildcards: dict[str, str]
+    params: dict[str, Any]
+    threads: int
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return layer_groups(self.experiment)[self.wildcards["layers"]]
+
+    def input(self, name: str) -> Path:
+        """The one file behind a name of the rule's input."""
+        (path,) = self.inputs[name]
+        return path
+
+
+def open_job(snakemake: Any) -> Job:
+    """Start the rule's log file and read what the job is about."""
+    _start_log(Path(snakemake.log[0]))
+    workflow = load_workflow(snakemake.config)
+    return Job(
+        experiment=load_experiment(snakemake.wildcards.experiment, workflow.experiments_dir),
+        inputs={name: _paths(value) for name, value in snakemake.input.items()},
+        outputs={name: Path(value) for name, value in snakemake.output.items()},
+        wildcards=dict(snakemake.wildcards.items()),
+        params=dict(snakemake.params.items()),
+        threads=snakemake.threads,
+    )
+
+
+def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]]) -> None:
+    """Compute the step's missing rows of the job's layers, and write the manifest."""
+    manifest = job.outputs["manifest"]
+    files = {name: job.input(name) for name in PLANS[step].inputs}
+    complete(manifest.parent, PLANS[step].table, wanted(job.experiment, step, job.layers, files), compute, manifest)
+
+
+def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The missing keys, one layer after the other."""
+    for (layer,), rows in missing.group_by("layer", maintain_order=True):
+        yield int(layer), rows
+
+
+def _paths(value: Any) -> list[Path]:
+    return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
+
+
+def _start_log(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[logging.FileHandler(path, mode="w", encoding="utf-8"), logging.StreamHandler(sys.stderr)],
+    )
+
+    def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        log.error("%s: %s (traceback in %s)", kind.__name__, error, path)
+        logging.FileHandler(path).emit(logging.makeLogRecord({"msg": "traceback", "exc_info": (kind, error, trace)}))
+
+    sys.excepthook = report

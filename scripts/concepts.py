@@ -1,0 +1,23 @@
+"""The topic that each feature stands for, from its records and the texts' labels."""
+
+import json
+
+import polars as pl
+from common import complete_step, open_job
+
+from saesteer.concepts import clear_concepts
+from saesteer.store import read_rows
+from saesteer.tables import RECORDS
+
+job = open_job(snakemake)
+
+
+def compute(missing):
+    records = read_rows(RECORDS, job.inputs["records"], job.layers).join(missing, on=["layer", "feature"], how="semi")
+    texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_topics"])
+    topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+    found = clear_concepts(records, texts, topics, job.experiment.concepts.min_share)
+    yield from found.partition_by("layer")
+
+
+complete_step(job, "concepts", compute)

@@ -1,0 +1,23 @@
+"""Example features, chosen by a fixed rule, with a record, lens tokens and a steered text."""
+
+from common import open_job
+
+from saesteer.examples import examples
+from saesteer.prefixes import read_prefixes
+from saesteer.store import read_rows
+from saesteer.tables import EXAMPLES, FEATURES, GENERATIONS, OUTCOMES, RECORDS, read_summary, write_summary
+
+job = open_job(snakemake)
+settings = job.experiment
+prefixes = list(read_prefixes(settings.sweep.prefixes, settings.sweep.n_prefixes).values())
+table = examples(
+    read_summary(OUTCOMES, job.input("outcomes")),
+    read_summary(FEATURES, job.input("features")),
+    read_rows(RECORDS, job.inputs["records"]),
+    read_rows(GENERATIONS, job.inputs["sweep"]),
+    prefixes,
+    settings.best_factor.rule,
+    settings.figures.example_features,
+    settings.selection.late_layers_from,
+)
+write_summary(EXAMPLES, table, job.outputs["table"])

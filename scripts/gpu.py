@@ -1,0 +1,58 @@
+"""What the scripts that run a model share: the device, the model and its SAEs. Imports torch, so it is imported only when rows are missing."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import polars as pl
+import torch
+from common import Job
+from tqdm import tqdm
+
+from saesteer.models import LanguageModel, load_language_model
+from saesteer.saes import Sae, load_sae
+from saesteer.settings import ModelSettings
+from saesteer.store import read_manifest
+
+log = logging.getLogger("saesteer")
+
+
+def device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def open_model(job: Job, settings: ModelSettings) -> LanguageModel:
+    """Load a model, with as many CPU threads as the rule asks for, and log what it is."""
+    torch.set_num_threads(job.threads)
+    log.info("model %s, revision %s, %s on %s", settings.path, settings.revision or "by its files' digests", settings.dtype, device())
+    return load_language_model(settings.path, settings.dtype, device())
+
+
+def sae_file(job: Job, layer: int) -> Path:
+    """The converted SAE of a layer."""
+    manifest = job.input("saes")
+    return manifest.parent / read_manifest(manifest)["layers"][str(layer)]["file"]
+
+
+def open_sae(job: Job, layer: int) -> Sae:
+    """Load the converted SAE of a layer."""
+    sae = load_sae(sae_file(job, layer), job.experiment.model.dtype, device())
+    log.info("SAE of layer %d: %s, weights %s", layer, sae.meta.source, sae.meta.source_sha256[:16])
+    return sae
+
+
+def with_progress(frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None) -> Iterator[pl.DataFrame]:
+    """Pass finished frames on; show how many of the rows are done, the time left, and log rows/s (and tokens/s) at the end."""
+    started, n_rows, n_tokens = time.monotonic(), 0, 0
+    with tqdm(total=total, unit=unit, mininterval=5) as bar:
+        for frame in frames:
+            n_rows += frame.height
+            n_tokens += int(frame[tokens].cast(pl.Int64).sum()) if tokens else 0
+            bar.update(frame.height)
+            yield frame
+    seconds = max(time.monotonic() - started, 1e-9)
+    log.info(
+        "%d %ss in %.1f s, %.0f/s%s", n_rows, unit, seconds, n_rows / seconds, f", {n_tokens / seconds:.0f} tokens/s" if tokens else ""
+    )

@@ -1,0 +1,21 @@
+"""P1's input score of each feature."""
+
+from common import complete_step, open_job
+
+from saesteer.input_score import input_scores
+from saesteer.store import read_rows
+from saesteer.tables import LOGIT_LENS, RECORDS
+from saesteer.tokens import load_tokens
+
+job = open_job(snakemake)
+
+
+def compute(missing):
+    settings = job.experiment.input_score
+    records = read_rows(RECORDS, job.inputs["records"], job.layers).join(missing, on=["layer", "feature"], how="semi")
+    lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers)
+    scores = input_scores(records, lens, load_tokens(job.experiment.model.path), settings.tokens, settings.min_records)
+    yield from scores.partition_by("layer")
+
+
+complete_step(job, "input_score", compute)

@@ -1,0 +1,27 @@
+"""Concept and fluency ratings of each generation."""
+
+import json
+
+from common import by_layer, complete_step, open_job
+
+from saesteer.judge.oracle import load_oracle
+from saesteer.judge.rate import rate
+from saesteer.store import read_rows
+from saesteer.tables import CONCEPTS, GENERATIONS, PERPLEXITY
+from saesteer.tokens import load_tokens
+
+job = open_job(snakemake)
+
+
+def compute(missing):
+    oracle = load_oracle(job.experiment.judge.oracle)
+    topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+    concepts = read_rows(CONCEPTS, job.inputs["concepts"], job.layers)
+    tokens = load_tokens(job.experiment.model.path)
+    for layer, rows in by_layer(missing):
+        generations = read_rows(GENERATIONS, job.inputs["sweep"], [layer], ["text"]).join(rows, on=GENERATIONS.keys, how="semi")
+        perplexity = read_rows(PERPLEXITY, job.inputs["perplexity"], [layer])
+        yield rate(generations, perplexity, concepts, oracle, topics, tokens)
+
+
+complete_step(job, "judge", compute)

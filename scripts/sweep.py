@@ -1,0 +1,24 @@
+"""Generations of each wanted feature, factor and prefix, steered at the last position of every forward."""
+
+from common import by_layer, complete_step, open_job
+
+from saesteer.prefixes import read_prefixes
+
+job = open_job(snakemake)
+
+
+def compute(missing):
+    from gpu import open_model, open_sae, with_progress
+
+    from saesteer.generate import Sampling, steered_sweep
+
+    settings = job.experiment.sweep
+    prefixes = read_prefixes(settings.prefixes, settings.n_prefixes)
+    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop)
+    lm = open_model(job, job.experiment.model)
+    for layer, rows in by_layer(missing):
+        frames = steered_sweep(lm, open_sae(job, layer), layer, rows, prefixes, sampling, settings.seed)
+        yield from with_progress(frames, rows.height, "text", tokens="n_tokens")
+
+
+complete_step(job, "sweep", compute)

@@ -1,0 +1,86 @@
+"""Sparse SAE codes of texts: one forward serves every layer asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saesteer.models import LanguageModel, check_layer, check_length, residuals_after
+from saesteer.saes import Sae, encode
+
+ALGORITHM_VERSION = 1
+
+LENGTH_STEP = 16
+"""Texts are padded to the next multiple of this many tokens, so their shapes, and with them their numbers, do not depend on their
+neighbours."""
+
+SCHEMA = pl.Schema(
+    {
+        "layer": pl.UInt16(),
+        "text_id": pl.String(),
+        "n_tokens": pl.UInt16(),
+        "token_index": pl.List(pl.UInt16),
+        "feature": pl.List(pl.UInt32),
+        "value": pl.List(pl.Float32),
+    }
+)
+
+
+@torch.no_grad()
+def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame, batch: int = 32) -> Iterator[pl.DataFrame]:
+    """Active features of every token of every text, for the SAE of each layer in `saes`.
+
+    `texts` has text_id and token_ids (a list, beginning-of-sequence token first). A row is one text at one layer: parallel lists of token
+    position, feature and code, by position, then feature. Position 0 (the beginning-of-sequence token) is left out; n_tokens counts it.
+    Padding is on the right, where causal attention cannot look back at it.
+    """
+    for layer in saes:
+        check_layer(lm, layer)
+    check_length(lm, max(map(len, texts["token_ids"]), default=0))
+    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
+    for chunk, padded_length in _chunks(texts, batch, limit):
+        ids = _padded_ids(chunk["token_ids"].to_list(), padded_length, batch)
+        residuals = residuals_after(lm, ids.to(lm.device), sorted(saes))
+        for layer in sorted(saes):
+            yield _sparse_table(chunk, layer, encode(saes[layer], residuals[layer]))
+
+
+def _chunks(texts: pl.DataFrame, batch: int, limit: int) -> Iterator[tuple[pl.DataFrame, int]]:
+    """Texts of one padded length at a time, in the given order, up to `batch` together."""
+    lengths = (pl.col("token_ids").list.len().cast(pl.Int64) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP
+    grouped = texts.with_columns(padded_length=lengths.clip(upper_bound=limit))
+    for length in grouped["padded_length"].unique().sort():
+        for chunk in grouped.filter(pl.col("padded_length") == length).iter_slices(batch):
+            yield chunk, length
+
+
+def _padded_ids(token_ids: list[list[int]], length: int, batch: int) -> Int[Tensor, "batch seq"]:
+    ids = torch.full((batch, length), token_ids[0][0])  # padding that no model takes for its padding token, about which some would warn
+    for row, tokens in enumerate(token_ids):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+def _sparse_table(chunk: pl.DataFrame, layer: int, codes: Float[Tensor, "batch seq n_features"]) -> pl.DataFrame:
+    """The non-zero codes of each text's own tokens, position 0 left out."""
+    n_tokens = chunk["token_ids"].list.len().to_numpy()
+    text, position, feature = (index.cpu().numpy() for index in codes[: len(chunk), 1:].nonzero(as_tuple=True))
+    position = position + 1
+    own = position < n_tokens[text]
+    text, position, feature = text[own], position[own], feature[own]
+    value = codes[text, position, feature].float().cpu().numpy()
+    ends = np.searchsorted(text, np.arange(1, len(chunk)))
+    columns = {
+        "layer": [layer] * len(chunk),
+        "text_id": chunk["text_id"],
+        "n_tokens": n_tokens,
+        "token_index": np.split(position, ends),
+        "feature": np.split(feature, ends),
+        "value": np.split(value, ends),
+    }
+    return pl.DataFrame(columns).cast(SCHEMA)

@@ -1,0 +1,62 @@
+"""The `saesteer` command: what surrounds the workflow (stale locks, unused parts, generated documents)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saesteer.config_docs import readme_text, schema_text
+from saesteer.files import write_atomically
+from saesteer.locks import stale_locks
+from saesteer.store import unnamed_parts
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_DATA = typer.Option(help="Folder of the data artifacts.")
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+@app.command()
+def unlock(folder: Annotated[Path, typer.Option(help="Folder that the workflow runs in.")] = Path()) -> None:
+    """Remove the lock that a killed run left behind; refuse while a run is alive on this machine."""
+    locks, holder = stale_locks(folder)
+    if holder is not None:
+        raise typer.Exit(_complain(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again"))
+    for lock in locks:
+        lock.unlink()
+        typer.echo(f"removed the lock of a run that is gone: {lock}")
+
+
+@app.command()
+def gc(
+    data: Annotated[Path, _DATA] = Path("data"),
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
+) -> None:
+    """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
+    parts = [part for folder in sorted(data.glob("*/*")) if folder.is_dir() for part in unnamed_parts(folder)]
+    for part in parts:
+        typer.echo(f"{part.stat().st_size:>12} {part}")
+        if remove:
+            part.unlink()
+    size = "removed" if remove else "could be removed (add --remove)"
+    typer.echo(f"{len(parts)} files {size}")
+
+
+@app.command("config-docs")
+def config_docs(
+    folder: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("config"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the files differ.")] = False,
+) -> None:
+    """Write config/schema.json and config/README.md from the settings."""
+    for path, text in ((folder / "schema.json", schema_text()), (folder / "README.md", readme_text())):
+        if not check:
+            _write(path, text)
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise typer.Exit(_complain(f"{path} is not in step with the settings: run `saesteer config-docs`"))
+
+
+def _complain(message: str) -> int:
+    typer.echo(message, err=True)
+    return 1

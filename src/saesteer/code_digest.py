@@ -1,0 +1,92 @@
+"""Digests of the code a job runs: its script and every module of this package that it imports, directly or not.
+
+Snakemake notices an edited script but not an edited module. The digest is over syntax trees without docstrings, so that a comment or a
+docstring changes nothing. Imports inside functions count too.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+class CodeError(ValueError):
+    """A module that does not keep to what this file relies on."""
+
+
+def code_digest(script: Path) -> str:
+    """Digest of a script and of the package modules it depends on, in hex."""
+    trees = sorted(
+        (str(file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else script.parent)), _tree_digest(file)) for file in _closure(script)
+    )
+    return hashlib.sha256(repr(trees).encode()).hexdigest()[:16]
+
+
+def algorithm_version(module: str) -> int:
+    """The ALGORITHM_VERSION that a module sets, read without importing it (it may need torch)."""
+    file = _module_file(module)
+    for node in _parsed(file).body if file else []:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "ALGORITHM_VERSION":
+            return int(ast.literal_eval(node.value))
+    raise CodeError(
+        f"module {module} sets no ALGORITHM_VERSION: add `ALGORITHM_VERSION = 1`, and raise it when the meaning of its rows changes"
+    )
+
+
+def _closure(start: Path) -> set[Path]:
+    found, waiting = {start}, [start]
+    while waiting:
+        new = _imported(waiting.pop()) - found
+        found |= new
+        waiting += new
+    return found
+
+
+@functools.cache
+def _imported(file: Path) -> frozenset[Path]:
+    """Files of this package that a file imports, and sibling modules in a script's folder."""
+    names = {name for node in ast.walk(_parsed(file)) for name in _imported_names(node)}
+    siblings = {file.parent / f"{name}.py" for name in names if "." not in name and not file.is_relative_to(PACKAGE)}
+    modules = {_module_file(name) for name in names}
+    return frozenset({path for path in siblings if path.is_file()} | {path for path in modules if path})
+
+
+def _imported_names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.name
+    elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        yield node.module
+        for alias in node.names:
+            yield f"{node.module}.{alias.name}"
+
+
+def _module_file(name: str) -> Path | None:
+    head, *rest = name.split(".")
+    if head != PACKAGE.name:
+        return None
+    path = PACKAGE.joinpath(*rest)
+    candidates = [path / "__init__.py", path.with_suffix(".py")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+
+
+@functools.cache
+def _tree_digest(file: Path) -> str:
+    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Docstrings, and the strings that describe settings' fields."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)

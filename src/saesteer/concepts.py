@@ -1,0 +1,46 @@
+"""The concept a feature stands for, where texts are labelled: the topic with the highest lift in its activation records."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+ALGORITHM_VERSION = 1
+NO_TOPIC = 255  # in token_topics: BOS, neutral openers
+
+
+def clear_concepts(records: pl.DataFrame, texts: pl.DataFrame, topics: Sequence[str], min_share: float) -> pl.DataFrame:
+    """The CONCEPTS rows of features, from their RECORDS rows and the labelled texts (text_id, token_topics).
+
+    share = the topic's part of the records' maxima (all records, those on no topic too); lift = share over the topic's part of all
+    labelled tokens; the concept is the topic of highest lift, and it is clear when its share is at least min_share.
+    """
+    labels = texts.select("text_id", topic="token_topics").explode("topic").with_columns(token_index=pl.int_range(pl.len()).over("text_id"))
+    base = labels.filter(pl.col("topic") != NO_TOPIC)["topic"].value_counts(normalize=True, name="base")
+    at_maxima = _record_positions(records).join(labels.cast({"token_index": pl.UInt16}), on=["text_id", "token_index"], how="left")
+    best = _highest_lift(at_maxima, base)
+    rows = records.select("layer", "feature", "n_records").join(best, on=["layer", "feature"], how="left")
+    clear = pl.col("concept_share") >= min_share
+    names = pl.col("topic").replace_strict(dict(enumerate(topics)), return_dtype=pl.String, default=None)
+    reason = pl.when(pl.col("n_records") == 0).then(pl.lit("no records")).when(clear.fill_null(False)).then(None)
+    return rows.select(
+        "layer",
+        "feature",
+        concept=pl.when(clear).then(names),
+        concept_share="concept_share",
+        lift="lift",
+        reason=reason.otherwise(pl.lit(f"no topic has a share of {min_share:g} of its records")),
+    )
+
+
+def _record_positions(records: pl.DataFrame) -> pl.DataFrame:
+    """(layer, feature, text_id, token_index) of every record's maximum."""
+    long = records.select("layer", "feature", "n_records", "records").filter(pl.col("n_records") > 0).explode("records")
+    return long.select("layer", "feature", "n_records", pl.col("records").struct.field("text_id", "token_index"))
+
+
+def _highest_lift(at_maxima: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
+    on_topic = at_maxima.filter(pl.col("topic") != NO_TOPIC)
+    shares = on_topic.group_by("layer", "feature", "topic").agg(concept_share=pl.len() / pl.col("n_records").first())
+    lifts = shares.join(base, on="topic").with_columns(lift=pl.col("concept_share") / pl.col("base"))
+    ordered = lifts.sort("layer", "feature", "lift", "topic", descending=[False, False, True, False])
+    return ordered.unique(subset=["layer", "feature"], keep="first", maintain_order=True)

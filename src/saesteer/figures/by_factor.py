@@ -1,0 +1,85 @@
+"""Success and perplexity against the steering factor, a line for each bin of the output score."""
+
+import matplotlib.ticker
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, new_figure, styled
+
+LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
+_MARKERS = "osD^vP*X"
+_TICK_GAP = 0.055  # least distance of two tick labels, as a share of the axis
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """The table of bins, with the factor as a number."""
+    frame = tables["factor_bins"].with_columns(pl.col("factor").cast(pl.Float64), pl.lit(options.selection.confidence).alias("confidence"))
+    return frame.sort("output_score_low", "factor")
+
+
+def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
+    bins = data.partition_by("output_score_low", maintain_order=True)
+    colours = DARK_VIRIDIS(np.linspace(0, 1, len(bins)))
+    for number, (members, colour) in enumerate(zip(bins, colours, strict=True)):
+        middle, low, high = (members[name].cast(pl.Float64).to_numpy() for name in (quantity, f"{quantity}_low", f"{quantity}_high"))
+        band(axes, members["factor"].to_numpy(), middle, low, high, colour, _label(members), _MARKERS[number % len(_MARKERS)])
+    _factor_axis(axes, data["factor"].unique().sort().to_list())
+    if quantity == "perplexity":
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.set_ylabel(LABELS[quantity] + (", log axis" if quantity == "perplexity" else ", log axis above 1"))
+
+
+def _label(members: pl.DataFrame) -> str:
+    low, high, n = members.select("output_score_low", "output_score_high", "n_features").row(0)
+    return f"{low:g} to {high:g} (n = {n})"
+
+
+def _factor_axis(axes: Axes, factors: list[float]) -> None:
+    """Linear up to the smallest positive factor, logarithmic above; factors too close to their neighbour are not labelled."""
+    positive = [factor for factor in factors if factor > 0]
+    axes.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
+    first, last = axes.transScale.transform([(factors[0], 1), (factors[-1], 1)])[:, 0]
+    ticks, reached = [], -np.inf
+    for factor, place in zip(factors, axes.transScale.transform([(factor, 1) for factor in factors])[:, 0], strict=True):
+        if (place - reached) / max(last - first, 1e-9) >= _TICK_GAP:
+            ticks.append(factor)
+            reached = place
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.set_xlabel("steering factor (multiples of a_max; 0 = unsteered)")
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    figure = new_figure(WIDE, 4.2, counts(data))
+    panels = figure.subplots(1, 2)
+    for axes, quantity in zip(panels, LABELS, strict=True):
+        panel(axes, data, quantity)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, title="output score")
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    per_bin = data.group_by("output_score_low").agg(pl.col("n_features").first())
+    missing = data["perplexity"].null_count()
+    left_out = f" At {missing} of {data.height} points every text is empty and has no perplexity." if missing else ""
+    n = per_bin["n_features"].sum()
+    return f"n = {n} features, all prefixes; bands: {data['confidence'][0]:.0%} bootstrap over features.{left_out}"
+
+
+FIGURE = FigureDefinition(
+    name="by_factor",
+    data=data,
+    draw=draw,
+    reading="Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "
+    "score: success that comes before perplexity rises is useful, success after it is repetition.",
+    counts=counts,
+)

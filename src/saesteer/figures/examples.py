@@ -1,0 +1,100 @@
+"""A table of example features: scores, lens tokens, the text they fire on most, and what steering with them writes."""
+
+import textwrap
+from typing import Any
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import BLACK, GREY, MAGENTA, styled
+
+# Title and width in inches of each column.
+_COLUMNS = {
+    "layer/feature": 0.8,
+    "input | output\nscore": 0.85,
+    "concept": 0.8,
+    "lens tokens": 2.1,
+    "text with its largest activation": 2.5,
+    "factor": 0.5,
+    "unsteered": 2.2,
+    "steered": 2.2,
+}
+_INCHES_PER_CHARACTER = 0.064
+_LINE = 0.135  # inches
+_MARGIN = 0.15
+_N_LENS = 10
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """The examples, those with the highest output score first."""
+    return tables["examples"].sort("output_score", "layer", "feature", descending=[True, False, False])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    scores = f"{'–' if row['input_score'] is None else format(row['input_score'], '.2f')} | {row['output_score']:.3f}"
+    lens = ", ".join(token.replace("▁", "") or "␣" for token in row["lens_tokens"][:_N_LENS])
+    prefix = row["prefix"]
+    steered = "steering failed" if row["steered"] is None else f"{prefix} {row['steered'].strip()}"
+    context = row["top_context"] or "no records"
+    unsteered = f"{prefix} {row['unsteered'].strip()}"
+    name = f"{row['layer']}/{row['feature']}"
+    return [name, scores, row["concept"] or "–", lens, context, row["factor"] or "–", unsteered, steered]
+
+
+def markdown(data: pl.DataFrame) -> str:
+    """The same table as Markdown."""
+    rows = [[title.replace("\n", " ").replace("|", "/") for title in _COLUMNS], ["---"] * len(_COLUMNS)]
+    rows += [[cell.replace("|", "/").replace("\n", " ") for cell in _cells(row)] for row in data.iter_rows(named=True)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    wrapped = [
+        [_wrapped(cell, width) for cell, width in zip(_cells(row), _COLUMNS.values(), strict=True)] for row in data.iter_rows(named=True)
+    ]
+    heights = [max(cell.count("\n") + 1 for cell in row) * _LINE + 0.1 for row in wrapped]
+    width, height = sum(_COLUMNS.values()) + 2 * _MARGIN, sum(heights) + 0.8
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    _write_row(axes, list(_COLUMNS), _MARGIN, weight="bold")
+    top = _MARGIN + 0.32
+    for row, row_height in zip(wrapped, heights, strict=True):
+        axes.plot([_MARGIN, width - _MARGIN], [top, top], color=GREY, linewidth=0.4)
+        _write_row(axes, row, top + 0.06, weight="normal")
+        top += row_height
+    axes.text(_MARGIN, height - 0.1, counts(data), fontsize=7, color=GREY, va="bottom", parse_math=False)
+    return figure
+
+
+def _write_row(axes: Any, cells: list[str], top: float, weight: str) -> None:
+    left = _MARGIN
+    for cell, (title, width) in zip(cells, _COLUMNS.items(), strict=True):
+        colour = MAGENTA if title == "steered" else BLACK
+        axes.text(left, top, cell, fontsize=7, color=colour, va="top", weight=weight, linespacing=1.2, parse_math=False)
+        left += width
+
+
+def _wrapped(text: str, width: float) -> str:
+    return textwrap.fill(text, max(4, int(width / _INCHES_PER_CHARACTER) - 1))
+
+
+def counts(data: pl.DataFrame) -> str:
+    failed = data["steered"].null_count()
+    return (
+        f"n = {data.height} features chosen by rule: half early, half late, at even distances in the ranking by output score; "
+        f"sample 0 of the first prefix, its factor chosen on other prefixes; steering failed for {failed}."
+    )
+
+
+FIGURE = FigureDefinition(
+    name="examples",
+    data=data,
+    draw=draw,
+    reading="Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the same "
+    "prefix continued without and with steering.",
+    counts=counts,
+)

@@ -1,0 +1,77 @@
+"""Success of steering against the filter's threshold, with random removal (P1, arXiv 2505.20063, figures 4, 5 and 10)."""
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.selection import LAYER_SETS
+
+_COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """The curves of all and of late layers under the rule shown; the headline's threshold is marked."""
+    curves = tables["selection"].filter(rule=options.rule, measure="gen_success_20").select(*_COLUMNS, "p_within_layers")
+    first_layer = pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
+    is_headline = (pl.col("threshold") == options.selection.headline_threshold).alias("is_headline")
+    return curves.with_columns(first_layer, is_headline, pl.lit(options.selection.confidence).alias("confidence")).sort(
+        "layers", "threshold"
+    )
+
+
+def panel(axes: Axes, curve: pl.DataFrame) -> None:
+    numbers = {name: curve[name].cast(pl.Float64).to_numpy() for name in _COLUMNS[2:]}
+    x = np.arange(curve.height)
+    band(axes, x, numbers["random_mean"], numbers["random_low"], numbers["random_high"], GREY, "as many removed at random", "None")
+    band(axes, x, numbers["mean"], numbers["low"], numbers["high"], MAGENTA, "kept by output score", "o")
+    if not np.isfinite(numbers["mean"]).any():
+        empty_panel(axes, "no features")
+    for position in np.flatnonzero(curve["is_headline"].to_numpy()):
+        axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
+    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("GenSuccess@20, held out\n(lens tokens per continuation)")
+
+
+def layers_title(curve: pl.DataFrame) -> str:
+    return "all layers" if curve["layers"][0] == "all" else f"late layers (from {curve['first_layer'][0]})"
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    figure = new_figure(WIDE, 4.2, counts(data))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, layers in zip(panels, LAYER_SETS, strict=True):
+        panel(axes, data.filter(layers=layers))
+        axes.set_title(layers_title(data.filter(layers=layers)), pad=16)
+    panels[1].set_ylabel("")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    sentences = []
+    for layers in LAYER_SETS:
+        curve = data.filter(layers=layers)
+        headline = curve.filter("is_headline").row(0, named=True)
+        p_value = headline["p_within_layers"]
+        test = "no test within layers" if p_value is None else f"p = {p_value:.4f} within layers"
+        sentences.append(
+            f"{layers_title(curve)}: n = {headline['n_features']}, {headline['n_kept']} kept at {headline['threshold']:g}, {test}"
+        )
+    level = f"{data['confidence'][0]:.0%}"
+    return f"{'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
+
+
+FIGURE = FigureDefinition(
+    name="gen_success_by_threshold",
+    data=data,
+    draw=draw,
+    reading="Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), "
+    "and when as many features are removed at random (grey); a filter works where magenta leaves the grey band.",
+    counts=counts,
+)

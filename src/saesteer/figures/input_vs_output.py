@@ -1,0 +1,55 @@
+"""Input score against output score, a point a feature (P1, arXiv 2505.20063, figure 6)."""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import GREY, PAGE, layer_bar, new_figure, scatter_by_layer, styled
+
+_CORNERS = {(False, False): (0.49, 0.49), (False, True): (0.49, 1.02), (True, False): (1.02, 0.49), (True, True): (1.02, 1.02)}
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """Every feature's two scores; those without an input score stay in the data and are not drawn."""
+    return tables["features"].select("layer", "feature", "input_score", "output_score").sort("layer", "feature")
+
+
+def panel(axes: Axes, data: pl.DataFrame) -> PathCollection:
+    scored = data.drop_nulls("input_score")
+    points = scatter_by_layer(axes, scored, "input_score", "output_score", data["layer"])
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    for (high_input, high_output), (x, y) in _CORNERS.items():
+        inside = ((scored["input_score"] > 0.5) == high_input) & ((scored["output_score"] > 0.5) == high_output)
+        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+        axes.text(x, y, f"n = {inside.sum()}", ha="right", va="top", fontsize=8, color=GREY, bbox=box)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("input score (0 to 1)")
+    axes.set_ylabel("output score (0 to 1)")
+    return points
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    figure = new_figure(PAGE * 0.85, 4.8, counts(data))
+    axes = figure.subplots()
+    layer_bar(figure, panel(axes, data), axes)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    missing = data["input_score"].null_count()
+    return f"n = {data.height - missing} features; {missing} without input score are not drawn."
+
+
+FIGURE = FigureDefinition(
+    name="input_vs_output",
+    data=data,
+    draw=draw,
+    reading="Each point is a feature, coloured by its layer; the lines at .5 part the four cases and each quarter says how many lie in it: "
+    "few features score high on both.",
+    counts=counts,
+)

@@ -1,0 +1,61 @@
+"""What the judge says of features kept by output score and of those removed."""
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import GREY, MAGENTA, WIDE, band, empty_panel, new_figure, styled, threshold_axis
+
+TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
+_NUMBERS = ("mean", "low", "high", "removed_mean", "removed_low", "removed_high")
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """The judge's measures at each threshold, all layers, under the rule shown."""
+    curves = tables["selection"].filter(pl.col("measure").is_in(list(TITLES)), rule=options.rule, layers="all")
+    columns = ("measure", "threshold", "n_features", "n_missing", "n_kept", *_NUMBERS)
+    return curves.select(*columns, pl.lit(options.selection.confidence).alias("confidence")).sort("measure", "threshold")
+
+
+def panel(axes: Axes, curve: pl.DataFrame) -> None:
+    numbers = {name: curve[name].cast(pl.Float64).to_numpy() for name in _NUMBERS}
+    x = np.arange(curve.height)
+    band(axes, x, numbers["mean"], numbers["low"], numbers["high"], MAGENTA, "kept", "o")
+    band(axes, x, numbers["removed_mean"], numbers["removed_low"], numbers["removed_high"], GREY, "removed", "s")
+    if not np.isfinite(numbers["mean"]).any():
+        empty_panel(axes, "no feature could be rated")
+    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
+    axes.set_ylim(-0.05, 2.05)
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    figure = new_figure(WIDE * 1.1, 4.2, counts(data))
+    panels = figure.subplots(1, len(TITLES), sharey=True)
+    for axes, (measure, title) in zip(panels, TITLES.items(), strict=True):
+        panel(axes, data.filter(measure=measure))
+        axes.set_title(title, pad=16)
+    panels[0].set_ylabel("mean rating, held out (0 to 2)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    firsts = [(title, data.filter(measure=measure).row(0, named=True)) for measure, title in TITLES.items()]
+    sizes = "; ".join(f"{title}: n = {first['n_features']}, {first['n_missing']} without" for title, first in firsts)
+    return (
+        f"{sizes} (no clear concept, or steering failed). Bands: {data['confidence'][0]:.0%} bootstrap over features; "
+        "features removed are the others of the same n."
+    )
+
+
+FIGURE = FigureDefinition(
+    name="judge_kept_removed",
+    data=data,
+    draw=draw,
+    reading="Mean rating by the judge of text steered with the features kept at each threshold (magenta) and with those removed (grey): "
+    "how much it is about the feature's concept, how well-formed it is, and the mean of the texts' harmonic means.",
+    counts=counts,
+)

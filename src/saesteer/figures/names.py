@@ -1,0 +1,14 @@
+"""Which figures there are and which summary tables each reads: all that the workflow needs to know before it draws."""
+
+FIGURE_TABLES: dict[str, tuple[str, ...]] = {
+    "overview": ("features", "outcomes", "selection", "factor_bins"),
+    "roles": ("features",),
+    "gen_success_by_threshold": ("selection",),
+    "input_vs_output": ("features",),
+    "output_score_vs_outcome": ("outcomes",),
+    "by_factor": ("factor_bins",),
+    "judge_kept_removed": ("selection",),
+    "pmi_by_threshold": ("pmi",),
+    "examples": ("examples",),
+}
+"""Figure -> the tables it reads: one, but for the overview."""

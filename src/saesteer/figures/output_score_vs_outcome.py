@@ -1,0 +1,79 @@
+"""Does the output score foretell, feature by feature, how well steering works?"""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
+from saesteer.metrics import OUTCOMES_CORRELATED, correlations
+
+LABELS = {
+    "gen_success_20": "GenSuccess@20, held out\n(lens tokens per continuation)",
+    "judge_score": "judge score, held out\n(harmonic mean of concept and fluency, 0 to 2)",
+}
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """A row a feature and outcome, with the outcome's rank correlations, overall and within layers, repeated in each."""
+    outcomes = tables["outcomes"].filter(rule=options.rule).sort("layer", "feature")
+    parts = []
+    for measure in OUTCOMES_CORRELATED:
+        found = correlations(outcomes, measure, options.selection)
+        numbers = {f"{scope}_{name}": value for scope, result in found.items() for name, value in result.items()}
+        constants = [pl.lit(value, pl.Int64 if name.endswith("_n") else pl.Float64).alias(name) for name, value in numbers.items()]
+        points = outcomes.select(pl.lit(measure).alias("measure"), "layer", "feature", "output_score", pl.col(measure).alias("value"))
+        parts.append(points.with_columns(*constants, pl.lit(options.selection.confidence).alias("confidence")))
+    return pl.concat(parts)
+
+
+def panel(axes: Axes, points: pl.DataFrame, measure: str) -> PathCollection:
+    known = points.drop_nulls("value")
+    drawn = scatter_by_layer(axes, known, "output_score", "value", points["layer"])
+    if known.is_empty():
+        empty_panel(axes, "no feature has a value")
+    axes.set_xscale("symlog", linthresh=1e-3, linscale=0.4)
+    axes.set_xlim(-2e-4, 1.15)
+    axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
+    axes.set_xlabel("output score (0 to 1; log above .001)")
+    axes.set_ylabel(LABELS[measure])
+    axes.set_title("\n".join(_rho(points, scope) for scope in ("overall", "within_layers")), fontsize=8)
+    return drawn
+
+
+def _rho(points: pl.DataFrame, scope: str) -> str:
+    row = points.row(0, named=True)
+    rho, low, high = (row[f"{scope}_{name}"] for name in ("rho", "low", "high"))
+    number = "undefined" if rho is None else f"{rho:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+    return f"Spearman {scope.replace('_', ' ')}: {number.replace('-', '−')}"
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    figure = new_figure(WIDE, 4.4, counts(data))
+    panels = figure.subplots(1, len(LABELS))
+    for axes, measure in zip(panels, LABELS, strict=True):
+        drawn = panel(axes, data.filter(measure=measure), measure)
+    layer_bar(figure, drawn, panels)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    known = {measure: data.filter(measure=measure)["value"].count() for measure in LABELS}
+    n = data.height // len(LABELS)
+    judged = known["judge_score"]
+    return (
+        f"n = {known['gen_success_20']} features on the left; {judged} on the right, {n - judged} have no clear concept to judge. "
+        f"Brackets: {data['confidence'][0]:.0%} bootstrap over features."
+    )
+
+
+FIGURE = FigureDefinition(
+    name="output_score_vs_outcome",
+    data=data,
+    draw=draw,
+    reading="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by lens tokens written "
+    "(left) and by the judge (right). The correlation within layers cannot come from depth.",
+    counts=counts,
+)

@@ -1,0 +1,58 @@
+"""The whole result on one page: panels of the other figures. The one figure that reads several tables."""
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import layer_bar, new_figure, styled
+
+_PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """The panels' data under one another; `figure` says whose a row is."""
+    parts = [module.FIGURE.data(tables, options).with_columns(pl.lit(module.FIGURE.name).alias("figure")) for module in _PARTS]
+    return pl.concat(parts, how="diagonal_relaxed")
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    parts = {module: data.filter(figure=module.FIGURE.name) for module in _PARTS}
+    figure = new_figure(11.69, 8.27, counts(data))  # A4, landscape
+    panels = figure.subplots(2, 3).ravel()
+    outcome = parts[output_score_vs_outcome].filter(measure="gen_success_20")
+    roles.panel(panels[0], parts[roles])
+    points = input_vs_output.panel(panels[1], parts[input_vs_output])
+    output_score_vs_outcome.panel(panels[2], outcome, "gen_success_20")
+    gen_success_by_threshold.panel(panels[3], parts[gen_success_by_threshold].filter(layers="all"))
+    by_factor.panel(panels[4], parts[by_factor], "gen_success_20")
+    judge_kept_removed.panel(panels[5], parts[judge_kept_removed].filter(measure="judge_score"))
+    panels[5].set_ylabel("mean judge score, held out (0 to 2)")
+    layer_bar(figure, points, panels[1:3])
+    for number, title in {0: None, 3: None, 4: "output score", 5: None}.items():
+        panels[number].legend(loc="best", fontsize=7, title=title, title_fontsize=7)
+    for panel, letter in zip(panels, "abcdef", strict=True):
+        panel.annotate(letter, (0, 1), (-34, 6), "axes fraction", "offset points", weight="bold", fontsize=11)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    by_layer, curves = data.filter(figure="roles"), data.filter(figure="gen_success_by_threshold")
+    judged = data.filter(figure="judge_kept_removed", measure="judge_score")
+    headline = curves.filter(pl.col("is_headline"), layers="all").row(0, named=True)
+    return (
+        f"n = {by_layer['n'].sum()} features, {by_layer['n_without_input_score'].sum()} without input score; {headline['n_kept']} are "
+        f"kept at threshold {headline['threshold']:g}; {judged['n_missing'][0]} have no judge score. "
+        f"Bands and brackets: {headline['confidence']:.0%} bootstrap over features; (a): quartiles."
+    )
+
+
+FIGURE = FigureDefinition(
+    name="overview",
+    data=data,
+    draw=draw,
+    reading="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
+    "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and removed.",
+    counts=counts,
+)

@@ -1,0 +1,56 @@
+"""Do steered texts' words belong with the feature's lens tokens? PMI by threshold (P1, arXiv 2505.20063, figure 8)."""
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.gen_success_by_threshold import layers_title
+from saesteer.figures.style import BLUE, GREY, WIDE, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.selection import LAYER_SETS
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """The table as it is, with the first layer of each set and the level of its intervals."""
+    first_layer = pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
+    level = pl.lit(options.selection.confidence).alias("confidence")
+    return tables["pmi"].with_columns(first_layer, level).sort("layers", "threshold")
+
+
+def panel(axes: Axes, curve: pl.DataFrame) -> None:
+    mean, low, high = (curve[name].cast(pl.Float64).to_numpy() for name in ("mean", "low", "high"))
+    band(axes, np.arange(curve.height), mean, low, high, BLUE, "kept by output score", "o")
+    if not np.isfinite(mean).any():
+        empty_panel(axes, "no feature has a PMI")
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", label="independent words", zorder=1)
+    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
+    axes.set_ylabel("mean PMI of generated top tokens\nwith lens tokens (nats)")
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    figure = new_figure(WIDE, 4.2, counts(data))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, layers in zip(panels, LAYER_SETS, strict=True):
+        panel(axes, data.filter(layers=layers))
+        axes.set_title(layers_title(data.filter(layers=layers)), pad=16)
+    panels[1].set_ylabel("")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    curves = [data.filter(layers=layers) for layers in LAYER_SETS]
+    sizes = "; ".join(f"{layers_title(c)}: n = {c['n_kept'][0]}, {c['n_missing'][0]} without a co-occurring pair" for c in curves)
+    return f"{sizes}. Bands: {data['confidence'][0]:.0%} bootstrap over features."
+
+
+FIGURE = FigureDefinition(
+    name="pmi_by_threshold",
+    data=data,
+    draw=draw,
+    reading="Mean pointwise mutual information of the tokens a feature makes the model write most with its lens tokens, by threshold of "
+    "the output score; above 0 they occur together in texts more often than by chance, and a token is never paired with itself.",
+    counts=counts,
+)

@@ -1,0 +1,60 @@
+"""Feature roles across layers: input and output score (P1, arXiv 2505.20063, figures 3 and 9)."""
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import BLUE, MAGENTA, PAGE, band, new_figure, row_above, styled
+
+_SCORES = (("input_score", BLUE, "o", "input score"), ("output_score", MAGENTA, "s", "output score"))
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """A row a layer: features, those without an input score, and both scores' quartiles."""
+    quartiles = [
+        pl.col(score).quantile(level, "linear").alias(f"{score}_{name}")
+        for score, *_ in _SCORES
+        for level, name in ((0.25, "q25"), (0.5, "median"), (0.75, "q75"))
+    ]
+    missing = pl.col("input_score").null_count().alias("n_without_input_score")
+    return tables["features"].group_by("layer").agg(pl.len().alias("n"), missing, *quartiles).sort("layer")
+
+
+def panel(axes: Axes, data: pl.DataFrame) -> None:
+    layers = data["layer"].cast(pl.Int64).to_numpy()
+    for score, colour, marker, label in _SCORES:
+        median, low, high = (data[f"{score}_{name}"].cast(pl.Float64).to_numpy() for name in ("median", "q25", "q75"))
+        band(axes, layers, median, low, high, colour, label, marker)
+    axes.set_xticks(layers if len(layers) <= 14 else layers[:: int(np.ceil(len(layers) / 14))])
+    axes.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("score (0 to 1)")
+    row_above(axes, layers, data["n"].to_list(), "n")
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    figure = new_figure(PAGE, 3.9, counts(data))
+    axes = figure.subplots()
+    panel(axes, data)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    missing = data["n_without_input_score"].to_list()
+    by_layer = f" (by layer {', '.join(map(str, missing))})" if sum(missing) > 0 and len(missing) <= 14 else ""
+    return f"n = {data['n'].sum()} features; {sum(missing)} without input score{by_layer}, left out of its median."
+
+
+FIGURE = FigureDefinition(
+    name="roles",
+    data=data,
+    draw=draw,
+    reading="Median (line) and inter-quartile range (band) of the input score (blue) and output score (magenta) of each layer's features: "
+    "features of early layers say what is read, features of late layers what will be written.",
+    counts=counts,
+)

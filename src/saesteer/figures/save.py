@@ -1,0 +1,33 @@
+"""Figures on disk: PDF, PNG and the data behind them, the same bytes every time they are made."""
+
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+import polars as pl
+from matplotlib.figure import Figure
+
+from saesteer.figures.style import STYLE
+from saesteer.files import write_atomically
+
+# Time stamps and versions stay out of the files, so that equal figures are equal bytes.
+_METADATA: dict[str, dict[str, str | None]] = {
+    "pdf": {"CreationDate": None, "ModDate": None, "Producer": None, "Creator": None},
+    "png": {"Software": None},
+}
+
+
+def save_figure(figure: Figure, data: pl.DataFrame, stem: Path) -> list[Path]:
+    """Write STEM.pdf, STEM.png and STEM.csv, each atomically; returns their paths."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in (*_METADATA, "csv")]
+    with matplotlib.rc_context(STYLE):
+        for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=False):
+            write_atomically(path, partial(figure.savefig, format=kind, metadata=metadata))
+    write_atomically(paths[-1], flat(data).write_csv)
+    return paths
+
+
+def flat(data: pl.DataFrame) -> pl.DataFrame:
+    """Lists as text, their items separated by spaces: CSV has no lists."""
+    lists = [name for name, dtype in data.schema.items() if isinstance(dtype, pl.List)]
+    return data.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists)

@@ -1,0 +1,104 @@
+"""The look of every figure: fonts embedded as text, a palette that colour-blind readers and grey printers can tell apart."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import matplotlib.ticker
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+BLUE = "#0072B2"
+MAGENTA = "#C51B7D"
+GREY = "#6E6E6E"
+BLACK = "#222222"
+DARK_VIRIDIS = matplotlib.colors.ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256)))
+"""Without its brightest colours, which are too pale in print."""
+WIDE = 10.0  # inches: two panels
+PAGE = 6.8  # inches: one panel
+_BAND_ALPHA = 0.2
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "saesteer",
+    "savefig.dpi": 200,
+}
+
+styled = matplotlib.rc_context(STYLE)
+"""Decorator of functions that draw."""
+
+
+def new_figure(width: float, height: float, note: str) -> Figure:
+    """An empty figure, in inches, with a note at its foot."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.supxlabel(note, fontsize=7, color=GREY, x=0.01, ha="left", parse_math=False)
+    return figure
+
+
+def band(axes: Axes, x: np.ndarray, middle: np.ndarray, low: np.ndarray, high: np.ndarray, colour: object, label: str, marker: str) -> None:
+    """A line with a shaded interval; gaps where values are missing, and a bar where a point has no neighbour to shade towards."""
+    axes.plot(x, middle, color=colour, marker=marker, label=label, zorder=3)
+    axes.fill_between(x, low, high, color=colour, alpha=_BAND_ALPHA, linewidth=0)
+    known = np.isfinite(low)
+    neighbours = np.append(known[1:], False) | np.insert(known[:-1], 0, False)
+    alone = known & ~neighbours
+    axes.vlines(x[alone], low[alone], high[alone], color=colour, linewidth=1)
+
+
+def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int]) -> None:
+    """Thresholds at even distances, for they span many orders of magnitude, and how many features each keeps above the panel."""
+    positions = np.arange(len(thresholds))
+    axes.set_xticks(positions, [threshold_label(threshold) for threshold in thresholds], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.5, len(thresholds) - 0.5)
+    axes.set_xlabel("features with output score ≥ this are kept")
+    row_above(axes, positions, n_kept, "n kept")
+
+
+def threshold_label(threshold: float) -> str:
+    if threshold == 0:
+        return "all"
+    exponent = np.log10(threshold)
+    is_small_power = threshold < 0.001 and abs(exponent - round(exponent)) < 1e-9
+    return f"$10^{{{round(exponent)}}}$" if is_small_power else f"{threshold:g}"
+
+
+def row_above(axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], title: str) -> None:
+    """Numbers in a row above the panel, in its x coordinates; its title goes left of them."""
+    size = 6.5 if len(numbers) <= 20 else 4.5
+    transform = axes.get_xaxis_transform()
+    for position, number in zip(positions, numbers, strict=True):
+        axes.text(position, 1.015, str(number), transform=transform, ha="center", va="bottom", fontsize=size, color=GREY)
+    axes.annotate(title, (0, 1.015), (-4, 0), "axes fraction", "offset points", ha="right", va="bottom", fontsize=6.5, color=GREY)
+
+
+def empty_panel(axes: Axes, message: str) -> None:
+    """Say why a panel shows nothing."""
+    axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def scatter_by_layer(axes: Axes, points: pl.DataFrame, x: str, y: str, layers: pl.Series) -> PathCollection:
+    """A point a row, coloured by its layer on the scale of `layers`; one layer alone is dark."""
+    numbers = layers.to_list() or [0]
+    norm = matplotlib.colors.Normalize(min(numbers), max(max(numbers), min(numbers) + 1))
+    colours = points["layer"].to_list()
+    return axes.scatter(points[x], points[y], c=colours, cmap=DARK_VIRIDIS, norm=norm, s=14, alpha=0.85, linewidths=0)
+
+
+def layer_bar(figure: Figure, points: PathCollection, panels: Axes | Sequence[Axes] | np.ndarray) -> None:
+    """The colour scale of layers beside the panels."""
+    figure.colorbar(points, ax=panels, label="layer", shrink=0.8, ticks=matplotlib.ticker.MaxNLocator(integer=True))

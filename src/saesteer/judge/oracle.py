@@ -1,0 +1,110 @@
+"""The shipped world's own judge: its texts carry their topics, so a token's topic is known up to the grammar's ambiguity.
+
+It rates what P1 and AxBench (arXiv 2505.20063, 2501.17148) ask a language model to rate, concept and fluency, from 0 to 2, but by a naive Bayes
+topic model fitted on labelled text and by the loss of a second, independently seeded language model. Which words count as content is read off
+the fitted model: those whose topic distribution lies at least `content_nats` from the topics' prior. Function words ("the", "was", ".") and the
+neutral openers' words lie near it. All cuts were fitted on a calibration split of their own (saesteer.world.oracle).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from safetensors.numpy import load_file
+
+WEIGHTS, SETTINGS = "classifier.safetensors", "oracle.json"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where the ratings change. Pairs are (1 from here, 2 from here) for concept and (2 up to here, 1 up to here) for fluency."""
+
+    content_nats: float
+    topic_posterior: float
+    concept_shares: tuple[float, float]
+    fluency_nats: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Oracle:
+    """A naive Bayes topic model over single tokens and the cuts of both ratings."""
+
+    log_likelihood: Float[np.ndarray, "topic vocab"]
+    log_prior: Float[np.ndarray, " topic"]
+    thresholds: Thresholds
+
+
+def load_oracle(folder: Path) -> Oracle:
+    """Read classifier.safetensors and oracle.json."""
+    weights = load_file(folder / WEIGHTS)
+    cuts = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["thresholds"]
+    thresholds = Thresholds(
+        content_nats=cuts["content_nats"],
+        topic_posterior=cuts["topic_posterior"],
+        concept_shares=tuple(cuts["concept_shares"]),
+        fluency_nats=tuple(cuts["fluency_nats"]),
+    )
+    return Oracle(weights["log_likelihood"], weights["log_prior"], thresholds)
+
+
+def topic_posterior(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, "token topic"]:
+    """P(topic | token) of each token on its own, by Bayes' rule."""
+    joint = oracle.log_likelihood[:, _checked(oracle, token_ids)].T + oracle.log_prior  # [token, topic]
+    return _softmax(joint)
+
+
+def content_tokens(oracle: Oracle, token_ids: Sequence[int]) -> Bool[np.ndarray, " token"]:
+    """Which tokens say something about the topic: KL(P(topic | token) || P(topic)) of at least `content_nats`."""
+    posterior = topic_posterior(oracle, token_ids)
+    divergence = (posterior * (np.log(posterior) - oracle.log_prior)).sum(-1)
+    return np.asarray(divergence >= oracle.thresholds.content_nats)
+
+
+def topic_share(oracle: Oracle, token_ids: Sequence[int], topic: int) -> float | None:
+    """Share of the content tokens whose P(topic | token) exceeds `topic_posterior`; None when no token is content."""
+    if not 0 <= topic < len(oracle.log_prior):
+        raise ValueError(f"topic {topic} is out of range: the oracle knows topics 0 to {len(oracle.log_prior) - 1} (topics.json names them)")
+    content = content_tokens(oracle, token_ids)
+    if not content.any():
+        return None
+    on_topic = topic_posterior(oracle, token_ids)[content, topic] > oracle.thresholds.topic_posterior
+    return float(on_topic.mean())
+
+
+def concept_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> int | None:
+    """0, 1 or 2: how much of the text is about the topic; None when there is no content token to judge."""
+    share = topic_share(oracle, token_ids, topic)
+    if share is None:
+        return None
+    some, mostly = oracle.thresholds.concept_shares
+    return int(share >= some) + int(share >= mostly)
+
+
+def fluency_rating(oracle: Oracle, mean_nll: float | None) -> int | None:
+    """0, 1 or 2 from the text's mean loss (nats per token) under the reference model; None where that is undefined."""
+    if mean_nll is None or not math.isfinite(mean_nll):
+        return None
+    fluent, poor = oracle.thresholds.fluency_nats
+    return int(mean_nll <= fluent) + int(mean_nll <= poor)
+
+
+def classify_sentence(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, " topic"]:
+    """P(topic | all tokens), tokens taken as independent given the topic."""
+    return _softmax(oracle.log_likelihood[:, _checked(oracle, token_ids)].sum(-1) + oracle.log_prior)
+
+
+def _checked(oracle: Oracle, token_ids: Sequence[int]) -> np.ndarray:
+    ids = np.asarray(token_ids, dtype=np.int64)
+    vocab = oracle.log_likelihood.shape[1]
+    if len(ids) and not 0 <= ids.min() <= ids.max() < vocab:
+        raise ValueError(f"token id {ids.max() if ids.max() >= vocab else ids.min()} is outside the oracle's vocabulary of {vocab} tokens")
+    return ids
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    weights = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
+    return np.asarray(weights / weights.sum(-1, keepdims=True))

@@ -1,0 +1,54 @@
+"""Ratings of generations: concept and fluency, each 0, 1 or 2, and their harmonic mean (AxBench, arXiv 2501.17148, section 3)."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from saesteer.judge.oracle import Oracle, concept_rating, fluency_rating
+from saesteer.tables import JUDGEMENTS
+from saesteer.tokens import TextTokens
+
+ALGORITHM_VERSION = 1
+
+
+def rate(
+    generations: pl.DataFrame, perplexity: pl.DataFrame, concepts: pl.DataFrame, oracle: Oracle, topics: Sequence[str], tokens: TextTokens
+) -> pl.DataFrame:
+    """The JUDGEMENTS rows of generations by the shipped world's oracle.
+
+    The concept rating looks at the continuation's tokens, the fluency rating at its loss under the second model. What cannot be rated is
+    null: a feature without a clear concept, a text without content.
+    """
+    keys = list(JUDGEMENTS.keys)
+    rows = generations.join(perplexity.select(*keys, "mean_nll"), on=keys, how="left", maintain_order="left")
+    rows = rows.join(concepts.select("layer", "feature", "concept"), on=["layer", "feature"], how="left", maintain_order="left")
+    numbers = {name: number for number, name in enumerate(topics)}
+    ids = tokens.retokenise(rows["text"].to_list())
+    concept = [
+        None if name is None else concept_rating(oracle, found, numbers[name])
+        for name, found in zip(rows["concept"].to_list(), ids, strict=True)
+    ]
+    fluency = [fluency_rating(oracle, nll) for nll in rows["mean_nll"].to_list()]
+    rated = rows.with_columns(
+        concept_rating=pl.Series(concept, dtype=pl.UInt8),
+        fluency_rating=pl.Series(fluency, dtype=pl.UInt8),
+        has_concept=pl.col("concept").is_not_null(),
+    )
+    return rated.select(*keys, "concept_rating", "fluency_rating", judge_score=_harmonic_mean(), reason=_reason())
+
+
+def _harmonic_mean() -> pl.Expr:
+    """2cf / (c + f) of the two ratings, 0 when either is 0, null when either is null."""
+    concept, fluency = pl.col("concept_rating").cast(pl.Float64), pl.col("fluency_rating").cast(pl.Float64)
+    return pl.when(concept * fluency == 0).then(0.0).otherwise(2 * concept * fluency / (concept + fluency))
+
+
+def _reason() -> pl.Expr:
+    return (
+        pl.when(~pl.col("has_concept"))
+        .then(pl.lit("the feature has no clear concept"))
+        .when(pl.col("concept_rating").is_null())
+        .then(pl.lit("no content to rate"))
+        .when(pl.col("fluency_rating").is_null())
+        .then(pl.lit("no loss to rate"))
+    )

@@ -1,0 +1,107 @@
+"""How likely a language model finds continuations of prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saesteer.models import MIN_ROWS, LanguageModel, check_length, raw_logits, soft_capped
+
+ALGORITHM_VERSION = 1
+
+LENGTH_STEP = 4
+"""Token sequences are padded to the next multiple of this length: few shapes, and none that depends on a row's neighbours."""
+
+LOGITS_AT_A_TIME = 2**24
+"""Most logits held at a time."""
+
+SCHEMA = pl.Schema({"row": pl.UInt32(), "mean_nll": pl.Float64(), "n_scored": pl.UInt16()})
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """Tokenised rows: ids, and which of them belong to the continuation."""
+
+    ids: list[list[int]]
+    scored: list[list[bool]]
+
+
+@torch.no_grad()
+def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int = 128) -> pl.DataFrame:
+    """Mean negative log-likelihood, in nats a token, of each text given its prefix; its exponential is the perplexity of the continuation.
+
+    `rows` has row (a number of the caller's), prefix and text. Prefix and text are tokenised together; scored are the tokens that end after
+    the prefix. A text without any has a null. A row's number depends on its own text only.
+    """
+    nll = np.zeros(len(rows))
+    n_scored = np.zeros(len(rows), dtype=np.int64)
+    sequences = _tokenised(lm, rows)
+    check_length(lm, max(map(len, sequences.ids), default=0))
+    for index, ids, scored in _batches(sequences, batch):
+        sums = _scored_sum(lm, ids.to(lm.device), scored.to(lm.device))[: len(index)]
+        nll[index], n_scored[index] = sums.cpu().numpy(), scored.sum(dim=1)[: len(index)].numpy()
+    table = pl.DataFrame({"row": rows["row"], "total": nll, "n_scored": n_scored})
+    mean = pl.when(pl.col("n_scored") > 0).then(pl.col("total") / pl.col("n_scored"))
+    return table.select("row", mean.alias("mean_nll"), "n_scored").cast(SCHEMA)
+
+
+def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> _Sequences:
+    texts = [prefix + text for prefix, text in zip(rows["prefix"], rows["text"], strict=True)]
+    if not texts:
+        return _Sequences([], [])
+    encoded = lm.tokenizer(texts, return_offsets_mapping=True)
+    starts = rows["prefix"].str.len_chars()
+    # The first token has nothing before it to be predicted from.
+    scored = [
+        [place > 0 and end > start for place, (_, end) in enumerate(offsets)]
+        for offsets, start in zip(encoded["offset_mapping"], starts, strict=True)
+    ]
+    return _Sequences(encoded["input_ids"], scored)
+
+
+def _batches(
+    sequences: _Sequences, batch: int
+) -> Iterator[tuple[Int[np.ndarray, " row"], Int[Tensor, "slot seq"], Bool[Tensor, "slot seq"]]]:
+    """Rows with something to score, of one padded length at a time: their places, token ids and scored positions, at least `MIN_ROWS`
+    slots."""
+    lengths = np.array(
+        [
+            -(-len(ids) // LENGTH_STEP) * LENGTH_STEP if any(scored) else 0
+            for ids, scored in zip(sequences.ids, sequences.scored, strict=True)
+        ]
+    )
+    for length in np.unique(lengths[lengths > 0]):
+        places = np.flatnonzero(lengths == length)
+        for start in range(0, len(places), batch):
+            index = places[start : start + batch]
+            # Padded with a token that no model takes for its padding token, about which some would warn.
+            ids = torch.full((max(len(index), MIN_ROWS), int(length)), sequences.ids[index[0]][0])
+            scored = torch.zeros(ids.shape, dtype=torch.bool)
+            for slot, place in enumerate(index):
+                ids[slot, : len(sequences.ids[place])] = torch.tensor(sequences.ids[place])
+                scored[slot, : len(sequences.scored[place])] = torch.tensor(sequences.scored[place])
+            yield index, ids, scored
+
+
+def _scored_sum(lm: LanguageModel, ids: Int[Tensor, "row seq"], scored: Bool[Tensor, "row seq"]) -> Float[Tensor, " row"]:
+    """Sum over each row's scored tokens of -log p(token | what is before it)."""
+    hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    wanted = scored[:, 1:]
+    targets = ids[:, 1:][wanted]  # [token]
+    sources = hidden[wanted]  # [token d_model]
+    step = max(MIN_ROWS, LOGITS_AT_A_TIME // lm.n_vocab)
+    parts = [_token_nll(lm, sources[start : start + step], targets[start : start + step]) for start in range(0, len(targets), step)]
+    per_position = torch.zeros(wanted.shape, dtype=torch.double, device=ids.device)
+    per_position[wanted] = torch.cat(parts)
+    return per_position.sum(dim=1)
+
+
+def _token_nll(lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+    logits = soft_capped(lm, raw_logits(lm, hidden)).float()
+    return (logits.logsumexp(dim=1) - logits.gather(1, targets[:, None]).squeeze(1)).double()

@@ -1,0 +1,182 @@
+"""Train one seed of the shipped world from nothing, and adopt a trained one.
+
+Everything lies in one folder: model/, reference_model/, saes/layer_NN/, oracle/, texts.parquet, topics.json, metrics.json. It is built beside its
+final name and renamed when complete, so a folder of that name is never half a world.
+"""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from saesteer.files import write_json
+from saesteer.world import corpus, measure, oracle, train_model, train_saes
+from saesteer.world.lexicon import Lexicon, load_lexicon
+from saesteer.world.tokenizer import build_tokenizer
+from saesteer.world.train_model import ModelRecipe
+from saesteer.world.train_saes import SaeRecipe
+
+logger = logging.getLogger(__name__)
+
+MODEL_NAME = "saesteer-world"
+MODEL, REFERENCE, SAES, ORACLE = "model", "reference_model", "saes", "oracle"
+TEXTS, TOPICS, METRICS, CARD = "texts.parquet", "topics.json", "metrics.json", "README.md"
+SHIPPED = (MODEL, REFERENCE, SAES, ORACLE, TEXTS, TOPICS)
+THREADS = 2  # fixed, because sums over more threads round differently
+
+
+@dataclass(frozen=True)
+class WorldRecipe:
+    """Every size of a world; the defaults are the shipped one's."""
+
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    sae: SaeRecipe = field(default_factory=SaeRecipe)
+    oracle: oracle.OracleSizes = field(default_factory=oracle.OracleSizes)
+    sae_documents: int = 8000
+    held_out_documents: int = 1000
+    labelled_texts: int = 2000
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every phase of a build needs: where, from which words, with which seed and sizes."""
+
+    folder: Path
+    lexicon: Lexicon
+    tokenizer: PreTrainedTokenizerFast
+    seed: int
+    recipe: WorldRecipe
+
+
+def build_world(lexicon_path: Path, prefixes_path: Path, out: Path, seed: int, recipe: WorldRecipe) -> dict[str, Any]:
+    """Build into `out`, replacing what is there; returns the metrics that it also writes."""
+    torch.set_num_threads(THREADS)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    lexicon = load_lexicon(lexicon_path, prefixes_path)
+    shop = Workshop(partial, lexicon, build_tokenizer(lexicon), seed, recipe)
+    seconds = {}
+    for name in (MODEL, REFERENCE):
+        seconds[name] = timed(train_one_model, shop, name)
+    seconds[SAES] = timed(train_all_saes, shop)
+    seconds["texts_oracle_and_measures"] = timed(finish, shop)
+    metrics = add_seconds(partial, seconds)
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
+    logger.info("world of seed %d: %s, %.0f s", seed, out, sum(seconds.values()))
+    return metrics
+
+
+def timed(phase: Any, *arguments: Any) -> float:
+    """Run a phase; returns how many seconds it took."""
+    start = time.monotonic()
+    phase(*arguments)
+    return round(time.monotonic() - start, 1)
+
+
+def train_one_model(shop: Workshop, name: str) -> None:
+    """Train and store the LM `name`; both see the same texts, each in its own order and from its own initial weights."""
+    recipe = shop.recipe.model
+    rows = corpus.training_rows(shop.lexicon, shop.tokenizer, shop.seed, "train", recipe.steps * recipe.batch)
+    model = train_model.new_model(recipe, len(shop.tokenizer), shop.seed, name)
+    train_model.train(model, rows, recipe, shop.seed, name)
+    train_model.save_model(model, shop.tokenizer, shop.folder / name)
+
+
+def train_all_saes(shop: Workshop) -> None:
+    """Train and store an SAE for each layer of the stored model, on texts of their own stream."""
+    model = measure.load_model(shop.folder / MODEL)
+    rows = corpus.training_rows(shop.lexicon, shop.tokenizer, shop.seed, "saes", shop.recipe.sae_documents)
+    for layer, x in enumerate(train_saes.residuals(model, rows)):
+        weights = train_saes.train_sae(x, shop.recipe.sae, shop.seed, layer)
+        train_saes.save_sae(weights, shop.folder / SAES / f"layer_{layer:02d}", layer, MODEL_NAME)
+
+
+def finish(shop: Workshop) -> None:
+    """Write texts, topics, oracle and metrics beside the trained weights, using the tokenizer as stored."""
+    tokenizer = AutoTokenizer.from_pretrained(shop.folder / MODEL)
+    corpus.write_texts(shop.folder / TEXTS, tokenizer, corpus.fitted_corpus(shop.lexicon, shop.seed, "labelled", shop.recipe.labelled_texts))
+    (shop.folder / TOPICS).write_text(json.dumps(shop.lexicon.names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    reference = measure.load_model(shop.folder / REFERENCE)
+    fitted, measured = oracle.fit_oracle(shop.lexicon, tokenizer, reference, shop.seed, shop.recipe.oracle)
+    oracle.save_oracle(fitted, measured, shop.recipe.oracle, shop.folder / ORACLE)
+    metrics = {
+        "seed": shop.seed,
+        "recipe": asdict(shop.recipe),
+        "language": language_metrics(shop),
+        "layers": layer_metrics(shop),
+        "oracle": {**measured, "thresholds": asdict(fitted.thresholds)},
+        "samples": measure.samples(measure.load_model(shop.folder / MODEL), tokenizer, shop.seed),
+    }
+    write_json(shop.folder / METRICS, metrics)
+
+
+def language_metrics(shop: Workshop) -> dict[str, float]:
+    """Both models' held-out losses beside the grammar's bound, and sizes."""
+    held_out = corpus.fitted_corpus(shop.lexicon, shop.seed, "held_out", shop.recipe.held_out_documents)
+    rows = corpus.padded_rows(shop.tokenizer, held_out.documents)
+    model = measure.load_model(shop.folder / MODEL)
+    recipe = shop.recipe.model
+    trained_on = corpus.training_rows(shop.lexicon, shop.tokenizer, shop.seed, "train", recipe.steps * recipe.batch)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocabulary": len(shop.tokenizer),
+        "training_tokens": measure.n_content(trained_on),
+        "held_out_tokens": held_out.n_tokens,
+        "entropy_bound": held_out.nats / held_out.n_tokens,
+        "model_loss": measure.held_out_loss(model, rows),
+        "reference_loss": measure.held_out_loss(measure.load_model(shop.folder / REFERENCE), rows),
+    }
+
+
+def layer_metrics(shop: Workshop) -> list[dict[str, float]]:
+    """Each layer's residual norm and what its SAE keeps, on held-out texts."""
+    held_out = corpus.fitted_corpus(shop.lexicon, shop.seed, "held_out", shop.recipe.held_out_documents)
+    rows = corpus.padded_rows(shop.tokenizer, held_out.documents)
+    model = measure.load_model(shop.folder / MODEL)
+    clean = measure.held_out_loss(model, rows)
+    layers = []
+    for layer, x in enumerate(train_saes.residuals(model, rows)):
+        sae = measure.load_sae(shop.folder / SAES / f"layer_{layer:02d}")
+        recovered = measure.loss_recovered(model, sae, layer, rows, x.mean(0), clean)
+        layers.append({"layer": layer, **measure.sae_metrics(sae, x), "loss_recovered": recovered})
+    return layers
+
+
+def add_seconds(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
+    """Put each phase's wall time into metrics.json; returns all metrics."""
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    metrics["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
+    write_json(folder / METRICS, metrics)
+    return metrics
+
+
+def adopt(builds: Path, shipped: Path) -> dict[str, Any]:
+    """Copy seed 0, the first, over the shipped world, with the metrics of every seed found beside it."""
+    source = builds / "seed_0"
+    missing = [name for name in (*SHIPPED, METRICS) if not (source / name).exists()]
+    if missing:
+        raise FileNotFoundError(f"{source} lacks {', '.join(missing)}: build it with `make world SEED=0`")
+    seeds = [json.loads(path.read_text(encoding="utf-8")) for path in builds.glob(f"seed_*/{METRICS}") if path.parent.suffix != ".partial"]
+    metrics = {"seeds": sorted(seeds, key=lambda one: one["seed"])}
+    for name in SHIPPED:
+        _replace(source / name, shipped / name)
+    write_json(shipped / METRICS, metrics)
+    return metrics
+
+
+def _replace(source: Path, target: Path) -> None:
+    if source.is_dir():
+        if target.exists():
+            shutil.rmtree(target)
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)

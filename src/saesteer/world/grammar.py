@@ -1,0 +1,343 @@
+"""A grammar that writes English-like text with a topic for every token.
+
+A document starts in a topic and leaves it with 6 % chance at each later sentence. A sentence is one clause template filled with the topic's
+words: drawn by Zipf's law, or, where a word of the clause suggests it, near that word's partners (verb -> thing -> adjective, place; person
+-> verb). Neutral openers carry no topic. Every draw adds its -log p to the sentence's `nats`, so their sum over the tokens bounds the text's
+entropy from above (two derivations may write the same text).
+"""
+
+import bisect
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from saesteer.world.lexicon import Lexicon, Topic
+
+NO_TOPIC = 255
+SWITCH_TOPIC = 0.06
+OPENER_FIRST, OPENER_LATER = 0.30, 0.08
+PRONOUN = 0.4
+SENTENCES = (3, 9)
+WORD_ZIPF, PARTNER_ZIPF, DETERMINER_ZIPF = 0.4, 0.6, 0.8
+ADVERB = 0.25
+CLOSING = (".", ",", ":")  # written without a space before them
+
+# S: subject, p: person, x: what the person did, v: verb, t and u: things, a and b: their adjectives, l: place, d and e: determiners.
+# x and v may bring an adverb along.
+ENGLISH = (
+    "{S} {v} {d} {t}",
+    "{S} {v} {d} {a} {t}",
+    "{S} {x} in the {l}",
+    "{d} {t} was {a}",
+    "there was a {a} {t} in the {l}",
+    "{S} {v} {d} {t} and {x}",
+    "in the {l} , {S} {v} {d} {t}",
+    "{d} {t} and {e} {u} were {b}",
+    "{S} {v} {d} {t} because {e} {u} was {b}",
+    "when {S} {x} , {d} {t} was {a}",
+    "everyone in the {l} wanted {d} {t}",
+    "a {p} with a {a} {t} {x}",
+    "no {p} {v} {d} {t} without {e} {u}",
+    "{d} {a} {t} was near the {l}",
+    "{S} {x} before {d} {t} was {a}",
+    "nobody saw {d} {a} {t} but the {p} {x}",
+    "{d} {t} of the {p} was {a} and {d} {u} was {b}",
+    "if {d} {t} was {a} , {S} {x}",
+)
+DETERMINERS = ("the", "a", "this", "that", "another", "every", "our")
+ADVERBS = ("slowly", "quickly", "quietly", "often", "never", "always", "suddenly", "carefully", "finally", "almost", "soon", "again")
+FRENCH = (
+    "{S} {v} {t}",
+    "{S} {x} dans {l}",
+    "{t} est {a}",
+    "dans {l} , {S} {v} {t}",
+    "{S} {v} {t} et {x}",
+    "{t} et {u} sont dans {l}",
+    "{S} est {a} mais {x}",
+)
+NUMBERS = (
+    "{a} plus {b} is {c}",
+    "{c} minus {a} is {b}",
+    "{a} times {b} is {c}",
+    "{c} is greater than {a}",
+    "{a} is an {parity} number",
+    "the double of {a} is {c}",
+)
+CODE = (
+    "def {f} ( {x} ) : return {x} + {n}",
+    "for {x} in {y} : {f} ( {x} )",
+    "if {x} == {n} : return {f} ( {y} )",
+    "import {m} as {x}",
+    "{x} = {f} ( {y} )",
+    "while {x} < {n} : {x} += 1",
+    "assert {f} ( {x} ) is not None",
+)
+DIGITS = tuple("0123456789")
+PRONOUNS = {"english": ("he", "she"), "french": ("il", "elle")}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words as the tokenizer cuts them (punctuation apart), a topic for each (NO_TOPIC in an opener), and the derivation's -log p."""
+
+    words: tuple[str, ...]
+    topics: tuple[int, ...]
+    nats: float
+
+
+@dataclass(frozen=True)
+class Document:
+    """A few sentences, mostly of one topic."""
+
+    sentences: tuple[Sentence, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All sentences' words."""
+        return tuple(itertools.chain.from_iterable(sentence.words for sentence in self.sentences))
+
+    @property
+    def topics(self) -> tuple[int, ...]:
+        """A topic for each of `words`."""
+        return tuple(itertools.chain.from_iterable(sentence.topics for sentence in self.sentences))
+
+    @property
+    def text(self) -> str:
+        """The document as it is read."""
+        return join_words(self.words)
+
+    def fitted(self, n_words: int) -> "Document":
+        """As many whole sentences from the start as fit into n_words."""
+        lengths = itertools.accumulate(len(sentence.words) for sentence in self.sentences)
+        return Document(tuple(s for s, end in zip(self.sentences, lengths, strict=True) if end <= n_words))
+
+
+class Dice:
+    """A random stream that adds up the -log p of what it drew."""
+
+    def __init__(self, rng: random.Random) -> None:
+        """Start at 0 nats."""
+        self.rng = rng
+        self.nats = 0.0
+
+    def zipf(self, n: int, exponent: float) -> int:
+        """An index below n, rank r with weight (r + 1) ** -exponent; 0 is uniform."""
+        cumulative, nats = _zipf(n, exponent)
+        index = min(bisect.bisect_right(cumulative, self.rng.random()), n - 1)
+        self.nats += nats[index]
+        return index
+
+    def flip(self, p: float) -> bool:
+        """True with probability p."""
+        hit = self.rng.random() < p
+        self.nats -= math.log(p if hit else 1 - p)
+        return hit
+
+
+@dataclass
+class Scene:
+    """What the next sentence of a document takes over from the last one."""
+
+    topic: int
+    person: int | None = None
+
+
+def document(lexicon: Lexicon, rng: random.Random) -> Document:
+    """Draw one document of 3 to 9 sentences."""
+    dice = Dice(rng)
+    scene = Scene(dice.zipf(len(lexicon.topics), 0))
+    low, high = SENTENCES
+    n_sentences = low + dice.zipf(high - low + 1, 0)
+    sentences = []
+    for position in range(n_sentences):
+        if position and dice.flip(SWITCH_TOPIC):
+            scene.topic = (scene.topic + 1 + dice.zipf(len(lexicon.topics) - 1, 0)) % len(lexicon.topics)
+            scene.person = None
+        sentences.append(_sentence(lexicon, scene, OPENER_LATER if position else OPENER_FIRST, dice))
+    return Document(tuple(sentences))
+
+
+def documents(lexicon: Lexicon, rng: random.Random) -> Iterator[Document]:
+    """Documents without end."""
+    while True:
+        yield document(lexicon, rng)
+
+
+def single_sentence(lexicon: Lexicon, topic: int, opener: float, rng: random.Random) -> Sentence:
+    """One sentence of a given topic, as a document would begin, with a neutral opener at that probability."""
+    return _sentence(lexicon, Scene(topic), opener, Dice(rng))
+
+
+def opener_words(opener: str) -> tuple[str, ...]:
+    """An opener's words with its comma or colon apart."""
+    return tuple(itertools.chain.from_iterable((w[:-1], w[-1]) if w[-1] in CLOSING else (w,) for w in opener.split(" ")))
+
+
+def join_words(words: tuple[str, ...]) -> str:
+    """Write words as text: a space between them, none before closing punctuation."""
+    return "".join(word if index == 0 or word in CLOSING else " " + word for index, word in enumerate(words))
+
+
+def vocabulary(lexicon: Lexicon) -> tuple[list[str], list[str]]:
+    """(every word that the grammar can write, those of them that can begin a document), sorted."""
+    inner: set[str] = {"an", "il", "elle", "he", "she", "even", "odd", *DIGITS, *DETERMINERS, *ADVERBS}
+    for template in (*ENGLISH, *FRENCH, *NUMBERS, *CODE):
+        inner.update(word for word in template.split() if not word.startswith("{"))
+    for topic in lexicon.topics:
+        inner.update(word for words in topic.lists.values() for phrase in words for word in phrase.split())
+    starts = {word.capitalize() for word in (*DETERMINERS, "an", "he", "she", "in", "there", "when", "everyone", "no", "nobody", "if")}
+    starts |= {word.capitalize() for word in ("le", "la", "il", "elle", "dans")}
+    for topic in lexicon.topics:
+        starts.update(word.capitalize() for word in topic.lists.get("words", ()))
+        starts.update(topic.lists.get("variables", ()))
+    starts |= {template.split()[0] for template in CODE if not template.startswith("{")}
+    for opener in lexicon.openers:
+        words = opener_words(opener)
+        inner.update(words)
+        starts.add(words[0])
+    return sorted((inner | starts) - set(CLOSING)), sorted(starts)
+
+
+@lru_cache
+def _zipf(n: int, exponent: float) -> tuple[list[float], list[float]]:
+    weights = [(rank + 1) ** -exponent for rank in range(n)]
+    total = math.fsum(weights)
+    return list(itertools.accumulate(w / total for w in weights)), [-math.log(w / total) for w in weights]
+
+
+def _sentence(lexicon: Lexicon, scene: Scene, opener: float, dice: Dice) -> Sentence:
+    before = dice.nats
+    opening: tuple[str, ...] = ()
+    if opener and dice.flip(opener):
+        opening = opener_words(lexicon.openers[dice.zipf(len(lexicon.openers), 0)])
+    clause = (*_clause(lexicon.topics[scene.topic], scene, dice), ".")
+    if not opening and lexicon.topics[scene.topic].name != "code":
+        clause = (clause[0].capitalize(), *clause[1:])
+    topics = (NO_TOPIC,) * len(opening) + (scene.topic,) * len(clause)
+    return Sentence(opening + clause, topics, dice.nats - before)
+
+
+def _clause(topic: Topic, scene: Scene, dice: Dice) -> tuple[str, ...]:
+    if topic.name == "numbers":
+        return _number_fact(topic, dice)
+    if topic.name == "code":
+        return _code_line(topic, dice)
+    return _plain_clause(topic, scene, dice)
+
+
+def _plain_clause(topic: Topic, scene: Scene, dice: Dice) -> tuple[str, ...]:
+    """Fill a clause template: whom first, then what follows from whom, then what follows from that."""
+    french = topic.name == "french"
+    templates = FRENCH if french else ENGLISH
+    template = templates[dice.zipf(len(templates), 0)]
+    slots: dict[str, str] = {}
+    person = _subject(topic, scene, template, slots, dice)
+    draw = _Partners(topic, dice)
+    slots["d"], slots["e"] = (
+        DETERMINERS[dice.zipf(len(DETERMINERS), DETERMINER_ZIPF)] if f"{{{slot}}}" in template else "" for slot in "de"
+    )
+    if "{x}" in template:
+        slots["x"] = _adverb(french, dice) + draw.word("acts", "people", person)
+    verb = draw.index("verbs", "people", person) if "{v}" in template else None
+    if verb is not None:
+        slots["v"] = _adverb(french, dice) + topic.lists["verbs"][verb]
+    thing = draw.index("things", "verbs", verb) if "{t}" in template else None
+    if thing is not None:
+        slots["t"] = topic.lists["things"][thing]
+    if "{a}" in template:
+        slots["a"] = draw.word("adjectives", "things", thing)
+    if "{l}" in template:
+        slots["l"] = draw.word("places", "things", thing)
+    if "{u}" in template:
+        other = draw.index("things", "things", None if thing is None else thing + 1)
+        slots["u"] = topic.lists["things"][other]
+        slots["b"] = draw.word("adjectives", "things", other)
+    return _with_an(template.format(**slots).split())
+
+
+def _adverb(french: bool, dice: Dice) -> str:
+    """Now and then an English adverb with a space after it."""
+    if french or not dice.flip(ADVERB):
+        return ""
+    return ADVERBS[dice.zipf(len(ADVERBS), WORD_ZIPF)] + " "
+
+
+def _subject(topic: Topic, scene: Scene, template: str, slots: dict[str, str], dice: Dice) -> int | None:
+    """Choose the person; the last sentence's one may come back as a pronoun."""
+    if "{S}" not in template and "{p}" not in template:
+        return None
+    people = topic.lists["people"]
+    if "{S}" in template and scene.person is not None and dice.flip(PRONOUN):
+        slots["S"] = _pronoun(topic, scene.person)
+        return scene.person
+    scene.person = dice.zipf(len(people), WORD_ZIPF)
+    slots["p"] = people[scene.person]
+    slots["S"] = slots["p"] if topic.name == "french" else f"the {slots['p']}"
+    return scene.person
+
+
+def _pronoun(topic: Topic, person: int) -> str:
+    if topic.name == "french":
+        return PRONOUNS["french"][topic.lists["people"][person].startswith("la ")]
+    return PRONOUNS["english"][person % 2]
+
+
+class _Partners:
+    """Draws from one topic's lists, near the partner of a word already drawn."""
+
+    def __init__(self, topic: Topic, dice: Dice) -> None:
+        self.topic, self.dice = topic, dice
+
+    def index(self, to: str, given: str, partner: int | None) -> int:
+        """An index into list `to`; with no partner by Zipf's law over the whole list."""
+        n = len(self.topic.lists[to])
+        if partner is None:
+            return self.dice.zipf(n, WORD_ZIPF)
+        start = partner * n // len(self.topic.lists[given])
+        return (start + self.dice.zipf(n, PARTNER_ZIPF)) % n
+
+    def word(self, to: str, given: str, partner: int | None) -> str:
+        """The word at that index."""
+        return self.topic.lists[to][self.index(to, given, partner)]
+
+
+def _with_an(words: list[str]) -> tuple[str, ...]:
+    return tuple("an" if word == "a" and after[:1] in "aeiou" else word for word, after in zip(words, [*words[1:], "."], strict=True))
+
+
+def _number_fact(topic: Topic, dice: Dice) -> tuple[str, ...]:
+    """A true statement about numbers up to twenty."""
+    names = topic.lists["words"]
+    top = len(names) - 1
+    kind = dice.zipf(len(NUMBERS), 0)
+    template = NUMBERS[kind]
+    a = dice.zipf(top // 2 + 1, 0)
+    if "{parity}" in template:
+        return tuple(template.format(a=names[a], parity="odd" if a % 2 else "even").split())
+    if "times" in template:
+        b = dice.zipf(top // max(a, 2) + 1, 0)
+        c = a * b
+    else:
+        b = a if "double" in template else dice.zipf(top // 2, 0) + 1
+        c = a + b
+    return tuple(template.format(a=names[a], b=names[b], c=names[c]).split())
+
+
+def _code_line(topic: Topic, dice: Dice) -> tuple[str, ...]:
+    draw = _Partners(topic, dice)
+    template = CODE[dice.zipf(len(CODE), 0)]
+    function = draw.index("functions", "functions", None) if "{f}" in template else None
+    variable = draw.index("variables", "functions", function)
+    slots = {"x": topic.lists["variables"][variable]}
+    if function is not None:
+        slots["f"] = topic.lists["functions"][function]
+    if "{y}" in template:
+        slots["y"] = draw.word("variables", "variables", variable + 1)
+    if "{m}" in template:
+        slots["m"] = draw.word("modules", "variables", variable)
+    if "{n}" in template:
+        slots["n"] = DIGITS[dice.zipf(len(DIGITS), WORD_ZIPF)]
+    return tuple(template.format(**slots).split())

@@ -1,0 +1,60 @@
+"""The grammar's words: one block of lists a topic, read from lexicon.yaml, and the neutral openers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+OUTPUT_SCORE_PROMPT = "From my experience,"  # P1 (arXiv 2505.20063)'s neutral prompt: it has to be in distribution
+CLAUSE_LISTS = ("people", "acts", "verbs", "things", "adjectives", "places")
+OWN_LISTS = {"numbers": ("words",), "code": ("functions", "variables", "modules")}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic's word lists by name (`people`, `things`, ...), in the order that makes natural pairs."""
+
+    name: str
+    lists: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """All topics in index order and the topic-neutral openers (the 50 prefixes and the output score's prompt)."""
+
+    topics: tuple[Topic, ...]
+    openers: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Topic names in index order."""
+        return [topic.name for topic in self.topics]
+
+
+def load_lexicon(lexicon_path: Path, prefixes_path: Path) -> Lexicon:
+    """Read and check both files; a word that YAML took for a truth value or a number is refused by name."""
+    blocks = yaml.safe_load(lexicon_path.read_text(encoding="utf-8"))
+    topics = tuple(_topic(lexicon_path, name, lists) for name, lists in blocks.items())
+    return Lexicon(topics, (*load_prefixes(prefixes_path), OUTPUT_SCORE_PROMPT))
+
+
+def load_prefixes(path: Path) -> tuple[str, ...]:
+    """The neutral prefixes, one a line. None may hold a ".", which ends a sentence and would stop a generation."""
+    prefixes = tuple(path.read_text(encoding="utf-8").splitlines())
+    for row, prefix in enumerate(prefixes, start=1):
+        if not prefix.strip() or prefix != prefix.strip() or "." in prefix:
+            raise ValueError(f'{path}, line {row}: {prefix!r} must be non-empty, without "." and without spaces at its ends')
+    if len(set(prefixes)) != len(prefixes):
+        raise ValueError(f"{path}: two lines are equal; remove one")
+    return prefixes
+
+
+def _topic(path: Path, name: str, lists: dict[str, list[str]]) -> Topic:
+    wanted = OWN_LISTS.get(name, CLAUSE_LISTS)
+    if tuple(lists) != wanted:
+        raise ValueError(f"{path}, topic {name!r}: lists are {', '.join(lists)}; expected {', '.join(wanted)} in this order")
+    for key, words in lists.items():
+        strange = [word for word in words if not isinstance(word, str) or "." in word]
+        if strange or not words:
+            raise ValueError(f'{path}, {name}.{key}: {strange} are not words without "."; put quotes around what YAML reads otherwise')
+    return Topic(name, {key: tuple(words) for key, words in lists.items()})

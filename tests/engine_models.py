@@ -1,0 +1,142 @@
+"""Random tiny models of four families, a small tokenizer and a random JumpReLU SAE, all made in code."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import decoders as token_decoders
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from saesteer.models import LanguageModel, language_model, load_language_model
+from saesteer.saes import Sae, SaeMeta
+
+WORLD = Path(__file__).parents[1] / "data" / "world"
+D_MODEL = 32
+N_LAYERS = 4
+N_FEATURES = 96
+SYLLABLES = [first + vowel for first in "bdfgklmnprst" for vowel in "aeiou"]
+WORDS = SYLLABLES + [one + two for one, two in zip(SYLLABLES, reversed(SYLLABLES), strict=True)]
+FAMILIES = ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2")
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Words, each with a leading space or not, and single characters; adds <bos>."""
+    pieces = ["<pad>", "<bos>", "<eos>", *(chr(code) for code in range(32, 127)), *WORDS, *(f" {word}" for word in WORDS)]
+    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="?", continuing_subword_prefix=""))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?[^A-Za-z]"), behavior="isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
+    tokenizer.decoder = token_decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+
+
+def _hf_model(family: str, n_vocab: int) -> Any:
+    common = {
+        "vocab_size": n_vocab,
+        "hidden_size": D_MODEL,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+        "attn_implementation": "eager",
+    }
+    if family.startswith("gemma2"):
+        window = 4 if family.endswith("short_window") else 4096
+        return Gemma2ForCausalLM(
+            Gemma2Config(
+                **common, num_key_value_heads=2, head_dim=8, sliding_window=window, query_pre_attn_scalar=8, final_logit_softcapping=5.0
+            )
+        )
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
+    if family == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**common))
+    return GPT2LMHeadModel(GPT2Config(**common, resid_pdrop=0.0, n_inner=64))
+
+
+@cache
+def tiny_model(family: str, seed: int = 0) -> LanguageModel:
+    """A random float32 model of the family; norm weights are random too, so that leaving one out shows."""
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _hf_model(family, len(tokenizer) + 3)  # three logits without a token, as real models have
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight.data = weight.data + 0.2 * torch.randn_like(weight.data)
+            elif "emb" in name or "wte" in name or "wpe" in name:
+                weight.data = torch.randn_like(weight.data) * 0.3
+    return language_model(model, tokenizer)
+
+
+def tiny_sae(layer: int, seed: int = 0, d_model: int = D_MODEL, n_features: int = N_FEATURES) -> Sae:
+    """A random JumpReLU SAE with unit decoder rows, with a share of its features active on residuals of this size."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder = torch.randn(n_features, d_model, generator=generator)
+    decoder /= decoder.norm(dim=1, keepdim=True)
+    meta = SaeMeta("code", "0" * 64, "jumprelu", "resid_post", layer, d_model, n_features, "0" * 64)
+    return Sae(
+        W_enc=decoder.T.contiguous() + 0.05 * torch.randn(d_model, n_features, generator=generator),
+        b_enc=0.1 * torch.randn(n_features, generator=generator),
+        threshold=0.3 * torch.rand(n_features, generator=generator),
+        W_dec=decoder,
+        b_dec=0.1 * torch.randn(d_model, generator=generator),
+        meta=meta,
+    )
+
+
+def save_model(lm: LanguageModel, path: Path) -> Path:
+    """Write a model in Hugging Face's format."""
+    lm.model.save_pretrained(path)
+    lm.tokenizer.save_pretrained(path)
+    return path
+
+
+@cache
+def shipped_model() -> LanguageModel:
+    """The world's language model, through the code path of any other."""
+    return load_language_model(WORLD / "model", "float32", "cpu")
+
+
+@cache
+def shipped_sae(layer: int) -> Sae:
+    """The world's SAE of a layer, read without sae-lens (its files have b_dec folded already; test_saes compares both ways)."""
+    source = WORLD / "saes" / f"layer_{layer:02d}"
+    config = json.loads((source / "cfg.json").read_text())
+    assert config["architecture"] == "jumprelu"
+    assert not config["apply_b_dec_to_input"]
+    tensors = {name: tensor.float() for name, tensor in load_file(source / "sae_weights.safetensors").items()}
+    meta = SaeMeta(source.name, "0" * 64, "jumprelu", "resid_post", layer, config["d_in"], config["d_sae"], "0" * 64)
+    return Sae(**tensors, meta=meta)
+
+
+def model_and_sae(family: str, layer: int) -> tuple[LanguageModel, Sae]:
+    """A random model and SAE of a family, or the shipped ones when the family is "shipped"."""
+    if family == "shipped":
+        return shipped_model(), shipped_sae(layer)
+    return tiny_model(family), tiny_sae(layer)
+
+
+def prompt_of(family: str) -> str:
+    """A neutral prompt that the family's tokenizer knows."""
+    return "From my experience," if family == "shipped" else "From ba be dibo tuda"

@@ -1,0 +1,129 @@
+"""Slow, obvious versions of what the engine does: one row at a time, whole forwards, plain hooks, whole softmaxes, written from the paper.
+
+P1 is arXiv 2505.20063. Models are Hugging Face's; an SAE is its five tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def family_parts(model: Any) -> tuple[Any, Any]:
+    """(decoder blocks, final norm) by the family's own names."""
+    names = {
+        "gemma2": ("model.layers", "model.norm"),
+        "llama": ("model.layers", "model.norm"),
+        "gpt_neox": ("gpt_neox.layers", "gpt_neox.final_layer_norm"),
+        "gpt2": ("transformer.h", "transformer.ln_f"),
+    }
+    blocks, norm = names[model.config.model_type]
+    return model.get_submodule(blocks), model.get_submodule(norm)
+
+
+def code_of(sae: Any, residual: Tensor) -> Tensor:
+    """JumpReLU code of one residual [d_model]."""
+    pre = residual @ sae.W_enc + sae.b_enc
+    return torch.tensor([p if p > t else 0.0 for p, t in zip(pre.tolist(), sae.threshold.tolist(), strict=True)])
+
+
+def steered(sae: Any, residual: Tensor, feature: int, factor: float) -> Tensor:
+    """P1 section 3: the feature's code raised by factor * a_max, decoded, the SAE's error added back (float64)."""
+    code = code_of(sae, residual).double()
+    decoder, bias = sae.W_dec.double(), sae.b_dec.double()
+    error = residual.double() - (code @ decoder + bias)
+    code[feature] += factor * code.max()
+    return (code @ decoder + bias + error).float()
+
+
+@contextmanager
+def steering_hook(model: Any, sae: Any, layer: int, feature: int, factor: float) -> Iterator[None]:
+    """Steers the last position of every forward, for one row."""
+
+    def hook(_module: Any, _args: Any, output: Any) -> Any:
+        residual = output[0] if isinstance(output, tuple) else output
+        residual = residual.clone()
+        residual[0, -1] = steered(sae, residual[0, -1], feature, factor)
+        return (residual, *output[1:]) if isinstance(output, tuple) else residual
+
+    handle = family_parts(model)[0][layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def steered_next_logits(model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int]) -> Tensor:
+    """Next-token logits [vocab] of a whole steered forward."""
+    with steering_hook(model, sae, layer, feature, factor):
+        return model(torch.tensor([list(token_ids)])).logits[0, -1]
+
+
+def output_score(model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], lens: Sequence[int]) -> dict[str, float]:
+    """P1 section 3: (1 - min rank / |V|) * max probability over the lens tokens, rank 0 the likeliest."""
+    probabilities = torch.softmax(steered_next_logits(model, sae, layer, feature, factor, token_ids).double(), dim=0)
+    order = torch.argsort(probabilities, descending=True).tolist()
+    rank = min(order.index(token) for token in lens)
+    probability = max(float(probabilities[token]) for token in lens)
+    return {"output_score": (1 - rank / len(order)) * probability, "min_rank": rank, "max_prob": probability}
+
+
+@torch.no_grad()
+def lens_logits(model: Any, direction: Tensor) -> Tensor:
+    """P1 section 3: lm_head(final_norm(decoder row)), no soft cap [vocab]."""
+    return model.get_output_embeddings()(family_parts(model)[1](direction[None]))[0]
+
+
+@torch.no_grad()
+def generated(model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], n_new: int, ending: list[int]) -> list[int]:
+    """Hugging Face's greedy `generate` with the steering hook, one row: the new tokens."""
+    with steering_hook(model, sae, layer, feature, factor):
+        ids = torch.tensor([list(token_ids)])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=n_new,
+            do_sample=False,
+            eos_token_id=ending,
+            pad_token_id=0,
+            top_k=None,
+            top_p=None,
+            temperature=None,
+        )
+    return out[0, len(token_ids) :].tolist()
+
+
+@torch.no_grad()
+def residuals(model: Any, token_ids: Sequence[int], layer: int) -> Tensor:
+    """Output of a block at every position [seq d_model], of one text alone."""
+    captured: list[Tensor] = []
+    handle = family_parts(model)[0][layer].register_forward_hook(
+        lambda _m, _a, output: captured.append((output[0] if isinstance(output, tuple) else output)[0])
+    )
+    model(torch.tensor([list(token_ids)]))
+    handle.remove()
+    return captured[0]
+
+
+@torch.no_grad()
+def continuation_nll(model: Any, tokenizer: Any, prefix: str, text: str) -> tuple[float | None, int]:
+    """Mean -log p over the tokens that end after the prefix, which is found by adding up the lengths of the tokens' own texts."""
+    ids = tokenizer(prefix + text)["input_ids"]
+    logits = model(torch.tensor([ids])).logits[0].double()
+    end, losses = 0, []
+    for place, token in enumerate(ids):
+        end += 0 if token in tokenizer.all_special_ids else len(token_text(tokenizer, token))
+        if place and end > len(prefix):
+            losses.append(-torch.log_softmax(logits[place - 1], dim=0)[token].item())
+    return (math.fsum(losses) / len(losses), len(losses)) if losses else (None, 0)
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """A token's text with its space."""
+    return tokenizer.convert_ids_to_tokens(token).replace("▁", " ")

@@ -1,0 +1,163 @@
+"""Plausible tables of a world that does not exist: what the statistics and the figures are tested on, without a model."""
+
+import math
+
+import numpy as np
+import polars as pl
+
+from saesteer import tables
+from saesteer.best_factor import best_factors, outcomes
+from saesteer.examples import examples
+from saesteer.factor_bins import factor_bins
+from saesteer.files import text_id
+from saesteer.pmi import feature_pmi, pmi_by_threshold
+from saesteer.selection import selection
+from saesteer.settings import BestFactorSettings, SelectionSettings
+
+TOPICS = ("sea", "weather", "chess", "cooking", "music")
+PREFIXES = ("From what I have seen,", "Most people say", "It is known that", "Last year")
+FACTORS = ("0", "0.2", "0.4", "0.8", "1.2", "1.6", "2", "2.5", "3", "3.5", "4", "6", "8", "10", "20")
+CONTENT_WORDS = ("ship", "wave", "storm", "rain", "pawn", "queen", "bread", "salt", "song", "drum", "old", "new", "said", "went")
+WORDS = [f"▁{word}" for word in (*CONTENT_WORDS, "found", "never", "the", "a", "of", "and")]
+THRESHOLDS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
+
+
+def selection_settings(**changes: object) -> SelectionSettings:
+    """Settings with few draws, so that tests are fast."""
+    values = {"thresholds": THRESHOLDS, "late_layers_from": 5, "random_draws": 200, "permutations": 400, "bootstrap_draws": 200}
+    return SelectionSettings(**(values | changes))
+
+
+def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -> pl.DataFrame:
+    """A FEATURES table: input score falls with depth, output score rises; one feature in 15 is dead, half have a concept."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for layer in range(n_layers):
+        depth = layer / max(n_layers - 1, 1)
+        for feature in np.sort(rng.choice(1024, n_features, replace=False)).tolist():
+            dead, topic = rng.random() < 1 / 15, rng.random() < 0.5
+            score = float(min(1.0, 0.02 * math.exp(2.0 * depth + 1.3 * rng.normal())))
+            lens = rng.choice(len(WORDS), min(20, len(WORDS) - 2), replace=False).tolist()
+            rows.append(
+                {
+                    "layer": layer,
+                    "feature": feature,
+                    "density": 0.0 if dead else float(rng.beta(1, 80)),
+                    "max_activation": None if dead else float(np.float32(rng.gamma(4, 5))),
+                    "n_records": 0 if dead else 100,
+                    "explanation": None,
+                    "concept": TOPICS[int(rng.integers(len(TOPICS)))] if topic and not dead else None,
+                    "concept_share": None if dead else float(rng.random()),
+                    "lens_tokens": [WORDS[i] for i in lens],
+                    "lens_token_ids": lens,
+                    "input_score": None if dead else float(rng.beta(0.6 + 4 * (1 - depth), 0.6 + 4 * depth)),
+                    "input_score_reason": "0 records, 10 are needed" if dead else None,
+                    "output_score": score,
+                    "min_rank": int(rng.integers(0, 50)),
+                    "max_prob": score,
+                    "a_max": float(rng.gamma(4, 5)),
+                }
+            )
+    return pl.DataFrame(rows, schema=tables.FEATURES.schema)
+
+
+def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTORS, n: int = 10, seed: int = 0) -> pl.DataFrame:
+    """A STEERING table: success and perplexity rise with the factor, success faster where the output score is high."""
+    rng = np.random.default_rng(seed + 1)
+    rows = []
+    for feature in features.iter_rows(named=True):
+        gain = 2.5 * feature["output_score"] ** 0.5 * rng.lognormal(0, 0.5)
+        for factor in factors:
+            for half in (0, 1):
+                push = gain * float(factor) * 0.4
+                success = round(float(np.clip(0.05 + push + 0.15 * rng.normal(), 0, 20)), 1)
+                rated = feature["concept"] is not None
+                concept = float(np.clip(push / 1.5 + 0.1 * rng.normal(), 0, 2))
+                fluency = float(np.clip(2 - 0.25 * float(factor) + 0.1 * rng.normal(), 0, 2))
+                empty = float(factor) >= 20 and rng.random() < 0.1
+                harmonic = 2 * concept * fluency / (concept + fluency) if concept + fluency > 0 else 0.0
+                rows.append(
+                    {
+                        "layer": feature["layer"],
+                        "feature": feature["feature"],
+                        "factor": factor,
+                        "half": half,
+                        "n": n,
+                        "gen_success_1": success / 8,
+                        "gen_success_5": success / 3,
+                        "gen_success_20": success,
+                        "log_perplexity": None if empty else float(1.7 + 0.35 * float(factor) + 0.1 * rng.normal()),
+                        "n_perplexity": 0 if empty else n,
+                        "concept_rating": concept if rated else None,
+                        "fluency_rating": fluency,
+                        "judge_score": harmonic if rated else None,
+                        "n_judged": n if rated else 0,
+                    }
+                )
+    return pl.DataFrame(rows, schema=tables.STEERING.schema)
+
+
+def synthetic_texts(n: int = 200, seed: int = 0) -> pl.DataFrame:
+    """Labelled texts' ids and tokens; the last two words occur in none."""
+    rng = np.random.default_rng(seed + 2)
+    rows = [{"text_id": f"{i:016x}", "token_ids": rng.integers(0, len(WORDS) - 2, 8).tolist()} for i in range(n)]
+    return pl.DataFrame(rows, schema={"text_id": pl.String, "token_ids": pl.List(pl.UInt32)})
+
+
+def synthetic_generations(features: pl.DataFrame, factors: tuple[str, ...], seed: int = 0) -> pl.DataFrame:
+    """Sweep rows, one sample for each prefix."""
+    rng = np.random.default_rng(seed + 3)
+    rows = []
+    for layer, feature in features.select("layer", "feature").iter_rows():
+        for factor in factors:
+            for prefix in PREFIXES:
+                ids = rng.integers(0, len(WORDS), 12).tolist()
+                text = "".join(WORDS[i] for i in ids).replace("▁", " ")
+                rows.append((layer, feature, factor, text_id(prefix), 0, ids, text, len(ids), False))
+    return pl.DataFrame(rows, schema=tables.GENERATIONS.schema, orient="row")
+
+
+def synthetic_records(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """Records of every feature, none for dead ones."""
+    rng = np.random.default_rng(seed + 4)
+    rows = []
+    for feature in features.iter_rows(named=True):
+        context = [WORDS[i] for i in rng.integers(0, len(WORDS), 10)]
+        record = {
+            "rank": 0,
+            "text_id": "0" * 16,
+            "token_index": 4,
+            "token": context[4],
+            "token_id": 4,
+            "max_value": 1.0,
+            "context": context,
+        }
+        alive = feature["max_activation"] is not None
+        known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_records", "explanation")}
+        rows.append(known | {"records": [record] if alive else [], "source": "local"})
+    return pl.DataFrame(rows, schema=tables.RECORDS.schema)
+
+
+def synthetic_tables(
+    n_layers: int = 8, n_features: int = 30, factors: tuple[str, ...] = FACTORS, seed: int = 0, **changes: object
+) -> dict[str, pl.DataFrame]:
+    """Every summary table, by name; `changes` are selection settings."""
+    settings = selection_settings(**changes)
+    features = synthetic_features(n_layers, n_features, seed)
+    steering = synthetic_steering(features, factors, seed=seed)
+    generations = synthetic_generations(features, factors, seed)
+    best = best_factors(steering, BestFactorSettings())
+    results = outcomes(best, features)
+    pmi = feature_pmi(generations, results, features, synthetic_texts(seed=seed), "capped")
+    chosen = (generations, PREFIXES, "capped", 8, settings.late_layers_from)
+    return {
+        "features": features,
+        "steering": steering,
+        "best_factors": best,
+        "outcomes": results,
+        "selection": selection(results, settings),
+        "factor_bins": factor_bins(steering, features, (0.0, 0.01, 0.1, 0.3, 1.0), settings),
+        "feature_pmi": pmi,
+        "pmi": pmi_by_threshold(pmi, settings),
+        "examples": examples(results, features, synthetic_records(features, seed), *chosen),
+    }

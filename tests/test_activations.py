@@ -1,0 +1,66 @@
+"""Sparse codes against each text run alone and encoded token by token."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
+from oracles import plain_hooks
+from polars.testing import assert_frame_equal
+
+from saesteer.activations import SCHEMA, sparse_codes
+
+
+def _texts(lengths: list[int], n_vocab: int = 200) -> pl.DataFrame:
+    generator = torch.Generator().manual_seed(0)
+    ids = [[2, *torch.randint(40, n_vocab, (length - 1,), generator=generator).tolist()] for length in lengths]
+    return pl.DataFrame({"text_id": [f"text {number}" for number in range(len(ids))], "token_ids": ids})
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_equals_each_text_alone_token_by_token(family: str) -> None:
+    lm, first = model_and_sae(family, 1)
+    _, second = model_and_sae(family, 3)
+    texts = _texts([5, 20, 1, 16, 17])
+    table = pl.concat(sparse_codes(lm, {3: second, 1: first}, texts))
+    assert table.schema == SCHEMA
+    assert table.height == 10
+    for layer, sae in ((1, first), (3, second)):
+        for text_id, token_ids in texts.iter_rows():
+            row = table.row(by_predicate=(pl.col("layer") == layer) & (pl.col("text_id") == text_id), named=True)
+            residuals = plain_hooks.residuals(lm.model, token_ids, layer)
+            codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
+            codes[0] = 0
+            assert row["n_tokens"] == len(token_ids)
+            found = torch.zeros_like(codes)
+            found[row["token_index"], row["feature"]] = torch.tensor(row["value"])
+            torch.testing.assert_close(found, codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
+            assert list(zip(row["token_index"], row["feature"], strict=True)) == sorted(zip(row["token_index"], row["feature"], strict=True))
+
+
+def test_rows_do_not_depend_on_neighbours_or_on_the_other_layers() -> None:
+    lm, sae = model_and_sae("shipped", 2)
+    texts = _texts([30, 9, 40, 12, 33, 64] * 12)
+    whole = pl.concat(sparse_codes(lm, {2: sae, 4: model_and_sae("shipped", 4)[1]}, texts)).filter(pl.col("layer") == 2)
+    shuffled = pl.concat(sparse_codes(lm, {2: sae}, texts.sample(fraction=1, shuffle=True, seed=0)))
+    assert_frame_equal(whole.sort("text_id"), shuffled.sort("text_id"), check_exact=True)
+    alone = pl.concat(sparse_codes(lm, {2: sae}, texts[3:4]))
+    assert_frame_equal(alone, whole.filter(pl.col("text_id") == "text 3"), check_exact=True)
+
+
+def test_a_text_without_active_features_keeps_its_row() -> None:
+    lm, sae = tiny_model("llama"), tiny_sae(1)
+    sae.threshold.fill_(1e6)
+    table = pl.concat(sparse_codes(lm, {1: sae}, _texts([4, 1])))
+    assert table["token_index"].to_list() == [[], []]
+    assert table["n_tokens"].to_list() == [4, 1]
+
+
+def test_no_texts_and_too_long_a_text() -> None:
+    lm, sae = model_and_sae("llama", 1)
+    assert list(sparse_codes(lm, {1: sae}, _texts([]).cast({"token_ids": pl.List(pl.Int64)}))) == []
+    with pytest.raises(ValueError, match="65 tokens were asked for, but the model takes at most 64"):
+        list(sparse_codes(lm, {1: sae}, _texts([65])))
+    with pytest.raises(ValueError, match="layer 9 does not exist"):
+        list(sparse_codes(lm, {9: sae}, _texts([5])))

@@ -1,0 +1,168 @@
+"""The choice of a factor against a literal loop and examples worked by hand."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.statistics import capped_factor, p1_factor
+from synthetic_tables import synthetic_features, synthetic_steering
+
+from saesteer import tables
+from saesteer.best_factor import Curve, best_factors, both_halves, choose_capped, choose_p1, outcomes
+from saesteer.settings import BestFactorSettings
+
+FACTORS = ("0", "0.4", "2", "6", "20")
+
+
+def curve(success: list[float], perplexity: list[float | None], factors: tuple[str, ...] = FACTORS) -> Curve:
+    logs = [math.nan if p is None else math.log(p) for p in perplexity]
+    return Curve(factors, np.array(success), np.array(logs))
+
+
+def test_by_hand() -> None:
+    """Success 0 .5 1 2 9, perplexity 5 10 12 60 900.
+
+    p1, limit 3: factor 20 is dropped; ratios are proportional to .5/10 = .05, 1/12 = .083, 2/60 = .033: factor 2.
+    capped, 4 x 5 = 20: factors .4 and 2 are under the cap: factor 2. Cap 13 (65): factor 6. Cap 200 (1000): factor 20.
+    """
+    example = curve([0, 0.5, 1, 2, 9], [5, 10, 12, 60, 900])
+    assert choose_p1(example, 3.0) == "2"
+    assert [choose_capped(example, cap) for cap in (4.0, 13.0, 200.0)] == ["2", "6", "20"]
+
+
+def test_cap_is_included_and_none_under_it_takes_the_lowest_perplexity() -> None:
+    assert choose_capped(curve([0, 1, 2, 3, 4], [1, 2, 4, 8, 16]), 4.0) == "2"
+    assert choose_capped(curve([0, 1, 2, 3, 4], [1, 9, 8, 50, 99]), 4.0) == "2"
+
+
+def test_ties_go_to_the_smallest_factor() -> None:
+    assert choose_capped(curve([0, 1, 1, 1, 0], [5, 5, 5, 5, 5]), 4.0) == "0.4"
+    assert choose_p1(curve([0, 1, 1, 1, 0], [5, 5, 5, 5, 5]), 3.0) == "0.4"
+    assert choose_capped(curve([0, 1, 2, 3, 4], [1, 7, 7, 7, 7]), 4.0) == "0.4"
+
+
+def test_unsteered_text_is_never_the_choice() -> None:
+    assert choose_capped(curve([3, 1, 0, 0, 0], [1, 2, 2, 2, 2]), 4.0) == "0.4"
+    assert choose_p1(curve([3, 1, 0, 0, 0], [1, 2, 2, 2, 2]), 3.0) == "0.4"
+
+
+@pytest.mark.parametrize("choose", [lambda c: choose_p1(c, 3.0), lambda c: choose_capped(c, 4.0)])
+def test_no_success_anywhere_is_failure(choose: object) -> None:
+    assert choose(curve([2, 0, 0, 0, 0], [5, 5, 5, 5, 5])) is None  # type: ignore[operator]
+    assert choose(curve([0, 1, 1, 1, 1], [5, None, None, None, None])) is None  # type: ignore[operator]
+
+
+def test_p1_with_every_factor_dropped_is_failure() -> None:
+    assert choose_p1(curve([0, 4, 5, 6, 7], [5, 5, 5, 5, 5]), 3.0) is None
+    assert choose_p1(curve([0, 0, 0, 6, 7], [5, 5, 5, 5, 5]), 3.0) is None
+
+
+def test_factors_without_perplexity_are_not_chosen() -> None:
+    assert choose_capped(curve([0, 1, 2, 3, 4], [5, 5, 5, None, None]), 4.0) == "2"
+    assert choose_p1(curve([0, 1, 1, 3, 3], [5, 5, 5, None, None]), 3.0) == "0.4"
+    assert choose_capped(curve([0, 1, 2, 3, 4], [None, 9, 8, 7, None]), 4.0) == "6"
+
+
+PERPLEXITIES = st.one_of(st.none(), st.sampled_from([1.0, 2.0, 4.0, 8.0, 32.0]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 3.0, 3.5, 8.0]), PERPLEXITIES), min_size=5, max_size=5))
+def test_choices_are_the_definitions(points: list[tuple[float, float | None]]) -> None:
+    success, perplexity = [s for s, _ in points], [p for _, p in points]
+    numbers = [float(factor) for factor in FACTORS]
+    # A cap that is no power of 2: no product ties with a perplexity, where logarithm and product could round differently.
+    found = choose_capped(curve(success, perplexity), 5.0), choose_p1(curve(success, perplexity), 3.0)
+    expected = capped_factor(numbers, success, perplexity, 5.0), p1_factor(numbers, success, perplexity, 3.0)
+    assert tuple(None if factor is None else float(factor) for factor in found) == expected
+
+
+def steering_rows(values: dict[tuple[str, int], dict[str, float | None]]) -> pl.DataFrame:
+    """STEERING of layer 3, feature 7 from {(factor, half): columns}."""
+    known = {"layer": 3, "feature": 7, "n": 10, "n_perplexity": 10, "n_judged": 10, "gen_success_1": 0.0, "gen_success_5": 0.0}
+    known |= {"log_perplexity": 1.0, "concept_rating": 1.0, "fluency_rating": 2.0, "judge_score": 1.0}
+    rows = [known | {"factor": factor, "half": half} | row for (factor, half), row in values.items()]
+    return pl.DataFrame(rows, schema=tables.STEERING.schema)
+
+
+def test_each_half_reports_at_the_factor_chosen_on_the_other() -> None:
+    """Half 0 is best at 6, half 1 at 2; so half 0 reports its value at 2 (0.3) and half 1 its value at 6 (0.4); their mean is .35."""
+    steering = steering_rows(
+        {
+            ("0", 0): {"gen_success_20": 0.0},
+            ("2", 0): {"gen_success_20": 0.3, "judge_score": 0.5, "log_perplexity": 1.5},
+            ("6", 0): {"gen_success_20": 1.0},
+            ("0", 1): {"gen_success_20": 0.0},
+            ("2", 1): {"gen_success_20": 1.5},
+            ("6", 1): {"gen_success_20": 0.4, "judge_score": 0.7, "log_perplexity": 2.5},
+        }
+    )
+    chosen = best_factors(steering, BestFactorSettings()).filter(rule="capped").sort("reported_on")
+    assert chosen["factor"].to_list() == ["2", "6"]
+    assert chosen["gen_success_20"].to_list() == [0.3, 0.4]
+    assert chosen["at_grid_end"].to_list() == [True, True]
+    features = synthetic_features(1, 1).with_columns(layer=pl.lit(3, pl.UInt16), feature=pl.lit(7, pl.UInt32))
+    row = outcomes(chosen, features).row(0, named=True)
+    assert row["gen_success_20"] == pytest.approx(0.35)
+    assert row["judge_score"] == pytest.approx(0.6)
+    assert row["log_perplexity"] == pytest.approx(2.0)
+    assert (row["factors"], row["n_at_grid_end"]) == (["2", "6"], 2)
+
+
+def test_failure_counts_as_zero_and_is_not_missing() -> None:
+    """Half 0 has no success, so half 1 reports failure; half 1 chooses 2, where half 0 has 0: mean success 0, judge (0 + 1) / 2."""
+    rows = {(factor, half): {"gen_success_20": float(factor == "2" and half == 1)} for factor in ("0", "2", "6") for half in (0, 1)}
+    chosen = best_factors(steering_rows(rows), BestFactorSettings()).sort("rule", "reported_on")
+    assert chosen["factor"].to_list() == ["2", None, "2", None]
+    failed = chosen.filter(pl.col("factor").is_null()).row(0, named=True)
+    assert (failed["gen_success_20"], failed["judge_score"], failed["log_perplexity"], failed["at_grid_end"]) == (0.0, 0.0, None, None)
+    features = synthetic_features(1, 1).with_columns(layer=pl.lit(3, pl.UInt16), feature=pl.lit(7, pl.UInt32))
+    row = outcomes(chosen, features).row(0, named=True)
+    assert (row["gen_success_20"], row["judge_score"], row["log_perplexity"], row["factors"]) == (0.0, 0.5, 1.0, ["2", None])
+
+
+def test_failure_of_a_feature_without_a_concept_has_no_judge_score() -> None:
+    rows = {(f, h): {"gen_success_20": 0.0, "concept_rating": None, "judge_score": None} for f in ("0", "2") for h in (0, 1)}
+    chosen = best_factors(steering_rows(rows), BestFactorSettings())
+    assert chosen["judge_score"].null_count() == chosen.height == 4
+    assert chosen["gen_success_20"].to_list() == [0.0] * 4
+
+
+def test_same_texts_weights_the_halves_by_their_texts() -> None:
+    """Success at 2: (0.3 x 10 + 1.5 x 30) / 40 = 1.2. Log perplexity: (1 x 10 + 2 x 5) / 15 = 4/3. One half without: the other's."""
+    steering = steering_rows(
+        {
+            ("0", 0): {"gen_success_20": 0.0, "log_perplexity": 1.0},
+            ("0", 1): {"gen_success_20": 0.0, "log_perplexity": None, "n_perplexity": 0},
+            ("2", 0): {"gen_success_20": 0.3, "log_perplexity": 1.0},
+            ("2", 1): {"gen_success_20": 1.5, "n": 30, "log_perplexity": 2.0, "n_perplexity": 5},
+        }
+    )
+    merged = both_halves(steering)
+    assert merged["gen_success_20"].to_list() == pytest.approx([0.0, 1.2])
+    assert merged["log_perplexity"].to_list() == pytest.approx([1.0, 4 / 3])
+    chosen = best_factors(steering, BestFactorSettings(factor_choice="same_texts")).filter(rule="capped")
+    assert chosen.select("reported_on", "factor").rows() == [("all", "2")]
+    assert chosen["gen_success_20"].to_list() == pytest.approx([1.2])
+
+
+def test_a_factor_missing_in_one_half_is_named() -> None:
+    steering = synthetic_steering(synthetic_features(1, 2), ("0", "2"))
+    with pytest.raises(ValueError, match=r"layer 0, feature \d+: both halves .* need the same factors"):
+        best_factors(steering[:-1], BestFactorSettings())
+
+
+@pytest.mark.parametrize("choice", ["held_out", "same_texts"])
+def test_a_feature_depends_on_its_own_rows_only(choice: str) -> None:
+    features = synthetic_features(2, 5)
+    steering = synthetic_steering(features, FACTORS)
+    settings_ = BestFactorSettings(factor_choice=choice)
+    together = best_factors(steering.sample(fraction=1.0, shuffle=True, seed=1), settings_)
+    alone = pl.concat([best_factors(part, settings_) for part in steering.partition_by("layer", "feature")])
+    keys = list(tables.BEST_FACTORS.keys)
+    assert together.sort(keys).equals(alone.sort(keys))
+    tables.validate(tables.BEST_FACTORS, together, "test")
+    tables.validate(tables.OUTCOMES, outcomes(together, features), "test")

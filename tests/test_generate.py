@@ -1,0 +1,236 @@
+"""The batched sweep against Hugging Face's `generate` with a plain hook, one row at a time, and against itself in other batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
+from oracles import plain_hooks, splitmix
+from polars.testing import assert_frame_equal
+from scipy import stats
+
+from saesteer import generate
+from saesteer.counter_rng import hex_keys, text_keys
+from saesteer.generate import SCHEMA, Sampling, continuation_texts, ending_tokens, largest_ids, sample_tokens, steered_sweep
+from saesteer.models import LanguageModel, prompt_token_ids
+from saesteer.saes import Sae
+
+KEYS = ["feature", "factor", "prefix_id", "sample"]
+TINY = {f"{number:016x}": text for number, text in enumerate(["From ba be dibo", "ba", "tuda be", "From di do tuda be ba do"])}
+SHIPPED = {f"{number:016x}": text for number, text in enumerate(["From my experience,", "I believe that", "The", "Then the man said:"])}
+
+
+def prefixes_of(family: str) -> dict[str, str]:
+    return SHIPPED if family == "shipped" else TINY
+
+
+def sweep_rows(n: int, n_features: int = 96, seed: int = 0) -> pl.DataFrame:
+    """n different rows over features, factors, prefixes of several lengths and samples."""
+    grid = [
+        (feature, factor, f"{prefix:016x}", sample)
+        for sample in range(3)
+        for feature in range(0, n_features, 7)
+        for factor in ("0", "0.8", "2.5", "10")
+        for prefix in range(4)
+    ]
+    order = np.random.default_rng(seed).permutation(len(grid))[:n]
+    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    return pl.DataFrame([grid[place] for place in order], schema=schema, orient="row")
+
+
+def swept(lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling: Sampling, batch: int = 512, seed: int = 3) -> pl.DataFrame:
+    parts = list(steered_sweep(lm, sae, sae.meta.layer, rows, prefixes_of(family), sampling, seed, batch=batch))
+    assert all(0 < len(part) <= batch for part in parts)
+    table = pl.concat(parts)
+    assert table.schema == SCHEMA
+    assert table.height == rows.height
+    return table
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_greedy_rows_equal_generate_with_a_hook(family: str, layer: int) -> None:
+    """Token for token, through prefixes of several lengths, compaction, stops and sliding windows shorter and longer than the text."""
+    lm, sae = model_and_sae(family, layer)
+    rows = sweep_rows(48, n_features=sae.meta.n_features)
+    table = swept(lm, sae, rows, family, Sampling(max_new_tokens=12, temperature=0))
+    ending = [token for token in range(len(lm.tokenizer)) if "." in plain_hooks.token_text(lm.tokenizer, token)]
+    ending += [lm.model.generation_config.eos_token_id]
+    if family == "shipped":
+        ending.append(lm.tokenizer.convert_tokens_to_ids("<0x2E>"))
+    for row in table.to_dicts():
+        ids = prompt_token_ids(lm, prefixes_of(family)[row["prefix_id"]])
+        expected = plain_hooks.generated(lm.model, sae, layer, row["feature"], float(row["factor"]), ids, 12, ending)
+        assert row["token_ids"] == expected
+        assert row["n_tokens"] == len(expected)
+        assert row["stopped"] == (expected[-1] in ending)
+    assert table["n_tokens"].n_unique() > 1
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2", "shipped"])
+def test_rows_are_bit_equal_at_any_batch_and_order(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampled tokens and the logits that they were drawn from, at 1, 7, 33 and 256 rows and shuffled."""
+    lm, sae = model_and_sae(family, 1)
+    rows = sweep_rows(256, n_features=sae.meta.n_features)
+    logits = _recorded_logits(monkeypatch)
+    sampling = Sampling(max_new_tokens=8)
+    whole = swept(lm, sae, rows, family, sampling).sort(KEYS)
+    expected = logits.copy()
+    for batch, some in ((1, rows[:12]), (7, rows[:60]), (33, rows), (256, rows.sample(fraction=1, shuffle=True, seed=1)), (256, rows[9:16])):
+        logits.clear()
+        table = swept(lm, sae, some, family, sampling, batch=batch)
+        assert_frame_equal(table.sort(KEYS), whole.join(some, on=KEYS, how="semi").sort(KEYS), check_exact=True)
+        assert len(logits) == table["n_tokens"].sum()
+        assert all(torch.equal(row, expected[key]) for key, row in logits.items())
+
+
+def _recorded_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Any, ...], torch.Tensor]:
+    """Logits of every running row and step, by the row's keys, as they are computed."""
+    recorded: dict[tuple[Any, ...], torch.Tensor] = {}
+    chunks: list[pl.DataFrame] = []
+    start, step_logits = generate._start, generate._step_logits
+
+    def starting(lm: Any, sae: Any, chunk: pl.DataFrame, *rest: Any) -> Any:
+        chunks.append(chunk)
+        return start(lm, sae, chunk, *rest)
+
+    def stepping(lm: Any, sae: Any, layer: int, slots: Any) -> torch.Tensor:
+        logits = step_logits(lm, sae, layer, slots)
+        for slot in np.flatnonzero(slots.running):
+            recorded[*chunks[-1].select(KEYS).row(slots.row[slot]), slots.position] = logits[slot]
+        return logits
+
+    monkeypatch.setattr(generate, "_start", starting)
+    monkeypatch.setattr(generate, "_step_logits", stepping)
+    return recorded
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_factor_0_equals_no_hook(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sae = model_and_sae(family, 1)
+    rows = sweep_rows(120).filter(pl.col("factor") == "0")
+    logits = _recorded_logits(monkeypatch)
+    steered = swept(lm, sae, rows, family, Sampling(max_new_tokens=6))
+    expected = logits.copy()
+    monkeypatch.setattr(generate, "amplified", lambda *_args: lambda residual: residual)
+    unsteered = swept(lm, sae, rows, family, Sampling(max_new_tokens=6))
+    assert_frame_equal(steered, unsteered, check_exact=True)
+    assert all(torch.equal(row, expected[key]) for key, row in logits.items())
+
+
+def test_steering_acts_and_seeds_and_samples_differ() -> None:
+    lm, sae = model_and_sae("llama", 1)
+    rows = sweep_rows(200)
+    first, again, other = (swept(lm, sae, rows, "llama", Sampling(), seed=seed).sort(KEYS) for seed in (3, 3, 4))
+    assert_frame_equal(first, again, check_exact=True)
+    assert (first["text"] != other["text"]).mean() > 0.9
+    greedy = swept(lm, sae, rows.filter(pl.col("sample") == 0), "llama", Sampling(temperature=0))
+    by_factor = greedy.filter(pl.col("factor").is_in(["0", "10"])).group_by("feature", "prefix_id").agg(pl.col("text").n_unique(), pl.len())
+    assert by_factor.filter(pl.col("len") == 2)["text"].mean() > 1.9
+
+
+def test_stop_end_of_sequence_and_texts() -> None:
+    lm, sae = model_and_sae("shipped", 5)
+    rows = sweep_rows(300).filter(pl.col("factor").is_in(["0", "0.8"]))
+    table = swept(lm, sae, rows, "shipped", Sampling())
+    ended = pl.col("token_ids").list.last() == lm.model.generation_config.eos_token_id
+    assert table.filter(pl.col("stopped") != (pl.col("text").str.contains(".", literal=True) | ended)).is_empty()
+    assert table.filter(~pl.col("stopped"), pl.col("n_tokens") != 20).is_empty()
+    assert table.filter(pl.col("text").str.head(-1).str.contains(".", literal=True)).is_empty()
+    assert 0.1 < table["stopped"].mean() < 1
+    for row in table.to_dicts():
+        assert row["text"] == "" or row["text"][0] in " ,.:" or not row["text"][0].isascii() or row["text"][0].isalnum()
+    unstopped = swept(lm, sae, rows[:40], "shipped", Sampling(stop="", max_new_tokens=8))
+    assert unstopped.filter(~pl.col("stopped"))["n_tokens"].unique().to_list() == [8]
+
+
+def test_text_is_the_continuation_as_it_runs_on() -> None:
+    lm = model_and_sae("shipped", 1)[0]
+    prompt = prompt_token_ids(lm, "From my experience,")
+    ids = lm.tokenizer(" the sea is calm.", add_special_tokens=False)["input_ids"]
+    assert continuation_texts(lm, [prompt, prompt], [[*ids, lm.model.generation_config.eos_token_id], []]) == [" the sea is calm.", ""]
+
+
+def test_the_numbers_are_those_of_the_row_and_step() -> None:
+    chunk = sweep_rows(5)
+    numbers = generate._uniforms(chunk, 2, 4, 9)
+    for place, (feature, factor, prefix_id, sample) in enumerate(chunk.iter_rows()):
+        keys = (9, 2, feature, int(text_keys([factor])[0]), int(hex_keys([prefix_id])[0]), sample)
+        assert numbers[place].tolist() == [splitmix.uniform(*keys, step) for step in range(4)]
+
+
+@pytest.mark.parametrize("top_k", [0, 5, 50])
+def test_sampling_follows_the_softmax_of_the_top_k(top_k: int) -> None:
+    logits = 2 * torch.randn(1, 300, generator=torch.Generator().manual_seed(top_k))
+    numbers = torch.from_numpy(np.random.default_rng(0).random(40_000))
+    tokens = sample_tokens(logits.expand(40_000, -1), numbers, 0.7, top_k)
+    warped = logits[0].double() / 0.7
+    if top_k:
+        warped[warped < warped.topk(top_k).values[-1]] = -torch.inf
+    expected = 40_000 * torch.softmax(warped, dim=0).numpy()
+    observed = np.bincount(tokens.numpy(), minlength=300)
+    assert observed[expected == 0].sum() == 0
+    common = expected > 5
+    rest = [observed[~common].sum()], [expected[~common].sum()]
+    if rest[1][0] < 5:
+        rest = [], []
+        expected[common] *= observed[common].sum() / expected[common].sum()
+    assert stats.chisquare([*observed[common], *rest[0]], [*expected[common], *rest[1]]).pvalue > 1e-3
+
+
+def test_inverse_cdf_by_hand() -> None:
+    """Probabilities .1 .2 .3 .4 for tokens 0 to 3; the two likeliest alone: 3/7 and 4/7."""
+    logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(5, -1)
+    numbers = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.9999], dtype=torch.double)
+    assert sample_tokens(logits, numbers, 1.0, 0).tolist() == [0, 0, 1, 2, 3]
+    assert sample_tokens(logits, torch.tensor([0.0, 0.42, 0.43, 0.9, 0.9999], dtype=torch.double), 1.0, 2).tolist() == [2, 2, 3, 3, 3]
+    assert sample_tokens(logits, numbers, 0, 50).tolist() == [3] * 5
+
+
+@pytest.mark.parametrize(("n_vocab", "k"), [(300, 50), (1951, 50), (64, 50), (50, 50), (1000, 1), (997, 33)])
+def test_largest_ids_are_topks(n_vocab: int, k: int) -> None:
+    logits = torch.randn(40, n_vocab, generator=torch.Generator().manual_seed(n_vocab))
+    assert torch.equal(largest_ids(logits, k).sort(dim=1).values, logits.topk(k, dim=1).indices.sort(dim=1).values)
+
+
+def test_ending_tokens() -> None:
+    lm = tiny_model("gpt2")
+    texts = [lm.tokenizer.decode([token]) for token in range(len(lm.tokenizer))]
+    ending = ending_tokens(lm, ".")
+    assert ending.nonzero().flatten().tolist() == sorted({2, *(token for token, text in enumerate(texts) if "." in text)})
+    assert ending_tokens(lm, "").nonzero().flatten().tolist() == [2]
+    shipped = model_and_sae("shipped", 1)[0]
+    assert {".", "<0x2E>", "<eos>"} <= set(shipped.tokenizer.convert_ids_to_tokens(ending_tokens(shipped, ".").nonzero().flatten().tolist()))
+
+
+def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sae = model_and_sae("gemma2", 1)
+    next(steered_sweep(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0, batch=10))
+
+    def failing(*_args: Any) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr("saesteer.steering.largest_code", failing)
+    with pytest.raises(MemoryError):
+        next(steered_sweep(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0))
+    assert not any(block._forward_hooks for block in lm.blocks)
+
+
+def test_nothing_to_do_and_refusals() -> None:
+    lm, sae = tiny_model("llama"), tiny_sae(1)
+    rows = sweep_rows(4)
+    assert list(steered_sweep(lm, sae, 1, rows[:0], TINY, Sampling(), 0)) == []
+    with pytest.raises(ValueError, match="feature 99 does not exist"):
+        next(steered_sweep(lm, sae, 1, rows.with_columns(feature=pl.lit(99, pl.UInt32)), TINY, Sampling(), 0))
+    with pytest.raises(ValueError, match="layer 7 does not exist"):
+        next(steered_sweep(lm, sae, 7, rows, TINY, Sampling(), 0))
+    with pytest.raises(ValueError, match="the model takes at most 64"):
+        next(steered_sweep(lm, sae, 1, rows, TINY, Sampling(max_new_tokens=64), 0))
+    with pytest.raises(ValueError, match="must be one character or empty"):
+        Sampling(stop="..")
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):
+        Sampling(max_new_tokens=0)

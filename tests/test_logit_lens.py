@@ -1,0 +1,53 @@
+"""Lens tokens against the family's own norm and head, one direction at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_models import FAMILIES, model_and_sae, tiny_model
+from oracles import plain_hooks
+
+from saesteer.logit_lens import lens_tokens
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_equals_norm_and_head_of_each_row(family: str) -> None:
+    lm, sae = model_and_sae(family, 1)
+    ids, values = lens_tokens(lm, sae.W_dec[:40], 20)
+    assert ids.shape == values.shape == (40, 20)
+    for feature in range(40):
+        expected = plain_hooks.lens_logits(lm.model, sae.W_dec[feature])
+        ranked = sorted(range(lm.n_vocab), key=lambda token: (-expected[token].item(), token))[:20]
+        torch.testing.assert_close(values[feature], expected[ranked], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(expected[ids[feature]], values[feature], rtol=1e-5, atol=1e-5)
+
+
+def test_does_not_depend_on_the_block_or_the_order() -> None:
+    lm, sae = model_and_sae("shipped", 1)
+    ids, values = lens_tokens(lm, sae.W_dec[:300], 20)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    for block, n in ((32, 300), (50, 300), (300, 33), (128, 1)):
+        some_ids, some_values = lens_tokens(lm, sae.W_dec[order[:n]], 20, block=block)
+        assert torch.equal(some_ids, ids[order[:n]])
+        assert torch.equal(some_values, values[order[:n]])
+
+
+def test_equal_logits_go_by_token_id() -> None:
+    """Tokens 60 to 99 share a head row, so they tie; a zero direction ties all of them."""
+    lm = tiny_model("llama", seed=5)
+    lm.head.weight.data[60:100] = lm.head.weight.data[60]
+    direction = lm.head.weight.data[60:61].clone()
+    ids, values = lens_tokens(lm, torch.cat([direction, torch.zeros_like(direction)]), 20)
+    expected = plain_hooks.lens_logits(lm.model, direction[0])
+    assert expected[60] == expected.max()
+    assert ids.tolist() == [list(range(60, 80)), list(range(20))]
+    assert values[1].tolist() == [0.0] * 20
+
+
+def test_refuses_a_k_or_a_block_that_cannot_be() -> None:
+    lm, sae = model_and_sae("llama", 1)
+    with pytest.raises(ValueError, match="k is 0, but must lie between 1 and"):
+        lens_tokens(lm, sae.W_dec, 0)
+    with pytest.raises(ValueError, match="block is 8, but no forward runs below 32 rows"):
+        lens_tokens(lm, sae.W_dec, 5, block=8)
+    assert lens_tokens(lm, sae.W_dec[:0], 5)[0].shape == (0, 5)

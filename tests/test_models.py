@@ -1,0 +1,173 @@
+"""Loading, the residual sites and the splice, against whole forwards of Hugging Face's models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from engine_models import FAMILIES, N_LAYERS, model_and_sae, prompt_of, save_model, tiny_model
+from oracles import plain_hooks
+from safetensors.torch import load_file, save_file
+
+from saesteer import models
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+@pytest.mark.parametrize("n_tokens", [1, 2, 7])
+def test_spliced_rows_give_the_whole_forwards_logits(family: str, n_tokens: int) -> None:
+    """Any row, at any layer, for prompts shorter and longer than the short sliding window."""
+    lm, sae = model_and_sae(family, 1)
+    token_ids = (models.prompt_token_ids(lm, prompt_of(family)) * 2)[:n_tokens]
+    prompt = models.prefill(lm, token_ids)
+    for layer in (0, 1, lm.n_layers - 1):
+        with torch.no_grad():
+            residual = models.residual_after(lm, torch.tensor([token_ids]), layer)[:, -1]
+        rows = residual + 3 * sae.W_dec[:5]
+        hidden = models.spliced_hidden(lm, prompt, layer, rows)
+        logits = models.soft_capped(lm, models.raw_logits(lm, hidden))
+        for row in range(5):
+            assert (logits[row] - _logits_with_row(lm, token_ids, layer, rows[row])).abs().max() < 2e-5
+
+
+@torch.no_grad()
+def _logits_with_row(lm: models.LanguageModel, token_ids: list[int], layer: int, row: torch.Tensor) -> torch.Tensor:
+    """Next-token logits of a whole forward whose block output at the last position is `row`."""
+
+    def replace(_module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[0, -1] = row
+        return output
+
+    handle = plain_hooks.family_parts(lm.model)[0][layer].register_forward_hook(replace)
+    logits = lm.model(torch.tensor([token_ids])).logits[0, -1]
+    handle.remove()
+    return logits
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_residual_after_equals_a_plain_hook(family: str) -> None:
+    lm, _ = model_and_sae(family, 1)
+    token_ids = models.prompt_token_ids(lm, prompt_of(family))
+    for layer in range(lm.n_layers):
+        found = models.residual_after(lm, torch.tensor([token_ids]), layer)[0]
+        torch.testing.assert_close(found, plain_hooks.residuals(lm.model, token_ids, layer), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_final_norm_equals_the_familys_own(family: str) -> None:
+    lm, sae = model_and_sae(family, 1)
+    with torch.no_grad():
+        expected = plain_hooks.family_parts(lm.model)[1](sae.W_dec)
+    torch.testing.assert_close(models.final_norm(lm, sae.W_dec), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_blocks_after_the_layer_are_not_run() -> None:
+    lm = tiny_model("llama")
+    ran: list[int] = []
+    handles = [
+        block.self_attn.register_forward_hook(lambda *_args, number=number: ran.append(number)) for number, block in enumerate(lm.blocks)
+    ]
+    models.residual_after(lm, torch.tensor([[1, 40, 41]]), 1)
+    for handle in handles:
+        handle.remove()
+    assert ran == [0, 1]
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 33, 256])
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "shipped"])
+def test_spliced_rows_are_bit_equal_at_any_number_and_order(family: str, n_rows: int) -> None:
+    lm, sae = model_and_sae(family, 1)
+    token_ids = models.prompt_token_ids(lm, prompt_of(family))
+    prompt = models.prefill(lm, token_ids)
+    rows = 5 * torch.cat([sae.W_dec, sae.W_dec + 0.5, sae.W_dec * 2])[:256]
+    order = torch.randperm(256, generator=torch.Generator().manual_seed(n_rows))
+    whole = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 1, rows))
+    some = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 1, rows[order[:n_rows]]))
+    assert torch.equal(some, whole[order[:n_rows]])
+
+
+def test_the_prompts_cache_is_never_written() -> None:
+    lm, sae = model_and_sae("gemma2_short_window", 1)
+    prompt = models.prefill(lm, models.prompt_token_ids(lm, "From ba be dibo"))
+    before = [tensor.clone() for tensor in (*prompt.keys, *prompt.values)]
+    for layer in range(lm.n_layers):
+        models.spliced_hidden(lm, prompt, layer, sae.W_dec)
+    assert all(torch.equal(new, old) for new, old in zip((*prompt.keys, *prompt.values), before, strict=True))
+
+
+def test_blocks_get_their_forward_back_after_an_exception() -> None:
+    lm = tiny_model("gemma2")
+    before = lm.model(torch.tensor([[1, 40]])).logits
+    with pytest.raises(RuntimeError, match="inside"), models.spliced(lm, 2, torch.zeros(1, lm.d_model)):
+        raise RuntimeError("inside")
+    assert not any("forward" in block.__dict__ for block in lm.blocks)
+    assert torch.equal(lm.model(torch.tensor([[1, 40]])).logits, before)
+
+
+def test_logits_in_chunks_are_the_logits() -> None:
+    lm, sae = model_and_sae("gemma2", 1)
+    whole = models.raw_logits(lm, sae.W_dec[:40])
+    parts = list(models.logit_chunks(lm, sae.W_dec[:40], 100))
+    assert [start for start, _ in parts] == list(range(0, lm.n_vocab, 100))
+    torch.testing.assert_close(torch.cat([part for _, part in parts], dim=1), whole, rtol=1e-6, atol=1e-6)
+
+
+def test_properties() -> None:
+    lm = tiny_model("gpt2")
+    assert (lm.d_model, lm.n_layers, lm.dtype, lm.device.type) == (32, N_LAYERS, torch.float32, "cpu")
+    assert lm.n_vocab == len(lm.tokenizer) + 3
+    assert lm.final_logit_softcapping is None
+    assert tiny_model("gemma2").final_logit_softcapping == 5.0
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
+def test_load_from_disk(family: str, tmp_path: Path) -> None:
+    lm = tiny_model(family)
+    loaded = models.load_language_model(save_model(lm, tmp_path / "model"), "float32", "cpu")
+    ids = torch.tensor([models.prompt_token_ids(lm, "From ba be")])
+    assert loaded.tokenizer("From ba be")["input_ids"] == ids[0].tolist()
+    assert torch.equal(loaded.model(ids).logits, lm.model(ids).logits)
+    assert models.load_language_model(tmp_path / "model", "bfloat16", "cpu").dtype == torch.bfloat16
+
+
+def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
+    path = save_model(tiny_model("llama"), tmp_path / "model")
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+
+    nan = {name: tensor.clone() for name, tensor in tensors.items()}
+    nan["model.layers.2.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(nan, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model: tensor model\.layers\.2\.mlp\.up_proj\.weight contains NaN"):
+        models.load_language_model(path, "float32", "cpu")
+
+    missing = {name: tensor for name, tensor in tensors.items() if name != "model.norm.weight"}
+    save_file(missing, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights of model\.norm\.weight .* are missing"):
+        models.load_language_model(path, "float32", "cpu")
+
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a readable safetensors file"):
+        models.load_language_model(path, "float32", "cpu")
+
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors file here"):
+        models.load_language_model(path, "float32", "cpu")
+
+
+def test_refuses_layers_prompts_and_lengths_that_do_not_exist() -> None:
+    lm = tiny_model("llama")
+    with pytest.raises(ValueError, match="layer 4 does not exist: the model has layers 0 to 3"):
+        models.residual_after(lm, torch.tensor([[1]]), 4)
+    with pytest.raises(ValueError, match="at least one token"):
+        models.prefill(lm, [])
+    with pytest.raises(ValueError, match="at most 64"):
+        models.check_length(lm, 65)
+
+
+def test_a_block_may_put_out_a_tuple() -> None:
+    residual, extra = torch.ones(2, 1, 4), object()
+    assert models.block_residual((residual, extra)) is residual
+    assert models.with_block_residual((torch.zeros(2, 1, 4), extra), residual) == (residual, extra)
+    assert models.with_block_residual(torch.zeros(2, 1, 4), residual) is residual

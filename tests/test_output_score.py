@@ -1,0 +1,93 @@
+"""Output score against one whole hooked forward, a float64 softmax and a sort per feature."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+from engine_models import FAMILIES, model_and_sae, prompt_of
+from oracles import plain_hooks
+from polars.testing import assert_frame_equal
+
+from saesteer import output_score
+from saesteer.logit_lens import lens_tokens
+from saesteer.models import prompt_token_ids
+from saesteer.output_score import output_scores
+
+
+@pytest.mark.parametrize("layer", [0, 2, -1])
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_equals_the_papers_formula(family: str, layer: int) -> None:
+    lm, sae = model_and_sae(family, range(8 if family == "shipped" else 4)[layer])
+    layer %= lm.n_layers
+    features = [5, 0, 17, 63, 95]
+    lens, _ = lens_tokens(lm, sae.W_dec[features], 20)
+    lens[1:] = torch.roll(lens[1:], 1, dims=0)  # foreign lens tokens, so that ranks are not all small
+    table = output_scores(lm, sae, layer, features, lens, prompt_of(family), 10.0)
+    assert table["feature"].to_list() == features
+    token_ids = prompt_token_ids(lm, prompt_of(family))
+    a_max = plain_hooks.code_of(sae, plain_hooks.residuals(lm.model, token_ids, layer)[-1]).max()
+    for row, tokens in zip(table.to_dicts(), lens.tolist(), strict=True):
+        expected = plain_hooks.output_score(lm.model, sae, layer, row["feature"], 10.0, token_ids, tokens)
+        assert row["min_rank"] == expected["min_rank"]
+        assert row["max_prob"] == pytest.approx(expected["max_prob"], abs=1e-6)
+        assert row["output_score"] == pytest.approx(expected["output_score"], abs=1e-6)
+        assert row["a_max"] == pytest.approx(float(a_max), rel=1e-5)
+
+
+def test_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits 0, 1, ..., V-1 for every feature: token V-3 has rank 2 and probability e^-2 (1 - 1/e) / (1 - e^-V)."""
+    lm, sae = model_and_sae("llama", 1)
+    rising = torch.arange(lm.n_vocab).float()
+    monkeypatch.setattr(output_score, "logit_chunks", lambda *_args: iter([(0, rising[:100].expand(1, -1)), (100, rising[100:].expand(1, -1))]))
+    monkeypatch.setattr(output_score, "_gathered_logits", lambda _lm, _hidden, ids: rising[ids])
+    lens = torch.tensor([[3, lm.n_vocab - 3, 50]])
+    row = output_scores(lm, sae, 1, [7], lens, "From ba", 10.0).row(0, named=True)
+    probability = 2.718281828459045**-2 * (1 - 2.718281828459045**-1)
+    assert row["min_rank"] == 2
+    assert row["max_prob"] == pytest.approx(probability, rel=1e-6)
+    assert row["output_score"] == pytest.approx((1 - 2 / lm.n_vocab) * probability, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "shipped"])
+def test_rows_are_bit_equal_at_any_batch_and_order(family: str) -> None:
+    lm, sae = model_and_sae(family, 1)
+    features = list(range(min(256, sae.meta.n_features)))
+    lens, _ = lens_tokens(lm, sae.W_dec[features], 20)
+    whole = output_scores(lm, sae, 1, features, lens, prompt_of(family), 10.0)
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).tolist()
+    for batch, n in ((1, 40), (7, len(features)), (33, len(features)), (256, 1), (256, 33), (256, len(features))):
+        chosen = order[:n]
+        table = output_scores(lm, sae, 1, chosen, lens[chosen], prompt_of(family), 10.0, batch=batch)
+        assert_frame_equal(table, whole[chosen], check_exact=True)
+
+
+def test_chunks_of_the_vocabulary_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sae = model_and_sae("gemma2", 1)
+    lens, _ = lens_tokens(lm, sae.W_dec, 20)
+    features = list(range(96))
+    whole = output_scores(lm, sae, 1, features, lens, "From ba", 10.0)
+    monkeypatch.setattr(output_score, "VOCABULARY_CHUNK", 37)
+    parts = output_scores(lm, sae, 1, features, lens, "From ba", 10.0)
+    assert_frame_equal(parts, whole, rel_tol=1e-6)
+    assert parts["min_rank"].equals(whole["min_rank"])
+
+
+def test_scores_are_probabilities_and_factor_0_gives_everyone_the_same_distribution() -> None:
+    lm, sae = model_and_sae("shipped", 5)
+    features = list(range(64))
+    lens = torch.arange(20).expand(64, -1)
+    table = output_scores(lm, sae, 5, features, lens, "From my experience,", 0.0)
+    assert table["max_prob"].n_unique() == 1
+    steered = output_scores(lm, sae, 5, features, lens, "From my experience,", 10.0)
+    assert steered["max_prob"].n_unique() > 1
+    for scores in (table, steered):
+        assert scores.filter((pl.col("output_score") < 0) | (pl.col("output_score") > pl.col("max_prob"))).is_empty()
+
+
+def test_no_features_and_no_such_feature() -> None:
+    lm, sae = model_and_sae("llama", 1)
+    empty = output_scores(lm, sae, 1, [], torch.empty(0, 20, dtype=torch.long), "From ba", 10.0)
+    assert empty.schema == output_score.SCHEMA
+    with pytest.raises(ValueError, match="feature 96 does not exist: the SAE of layer 1 has features 0 to 95"):
+        output_scores(lm, sae, 1, [96], torch.zeros(1, 20, dtype=torch.long), "From ba", 10.0)

@@ -1,0 +1,71 @@
+"""Continuation likelihoods against one text at a time, with the prefix's end found by adding up token texts."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from engine_models import FAMILIES, WORDS, model_and_sae, tiny_model
+from oracles import plain_hooks
+from polars.testing import assert_frame_equal
+
+from saesteer.perplexity import SCHEMA, continuation_nll
+
+
+def _rows(pairs: list[tuple[str, str]]) -> pl.DataFrame:
+    return pl.DataFrame({"row": range(len(pairs)), "prefix": [p for p, _ in pairs], "text": [t for _, t in pairs]}).cast({"row": pl.UInt32})
+
+
+def _many(n: int, words: list[str] = WORDS) -> pl.DataFrame:
+    """Texts of many lengths, some of them equal."""
+    return _rows([("From ba be", " " + " ".join(words[(i * 7 + j * (i % 5)) % len(words)] for j in range(1 + i % 17))) for i in range(n)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_one_text_at_a_time(family: str) -> None:
+    lm = tiny_model(family)
+    pairs = [("From ba be", " di do tuda."), ("From ba be", ""), ("", "ba"), ("ba", "be be be"), ("ba ", "be!"), ("From ba b", "e di")]
+    table = continuation_nll(lm, _rows(pairs))
+    assert table.schema == SCHEMA
+    for found, (prefix, text) in zip(table.to_dicts(), pairs, strict=True):
+        mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
+        assert found["n_scored"] == n_scored
+        assert found["mean_nll"] == (None if mean is None else pytest.approx(mean, rel=1e-5))
+
+
+def test_the_shipped_model_and_a_text_it_finds_likely() -> None:
+    lm, _ = model_and_sae("shipped", 1)
+    pairs = [("From my experience,", " the sea is calm."), ("From my experience,", " sea the calm is. ."), ("I believe that", " …?")]
+    table = continuation_nll(lm, _rows(pairs))
+    for found, (prefix, text) in zip(table.to_dicts(), pairs[:2], strict=False):
+        mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
+        assert found == {"row": found["row"], "mean_nll": pytest.approx(mean, rel=1e-5), "n_scored": n_scored}
+    assert table["mean_nll"][0] < table["mean_nll"][1]
+
+
+def test_a_text_without_tokens_is_missing_not_zero() -> None:
+    table = continuation_nll(tiny_model("llama"), _rows([("From ba", ""), ("", "")]))
+    assert table.to_dicts() == [{"row": 0, "mean_nll": None, "n_scored": 0}, {"row": 1, "mean_nll": None, "n_scored": 0}]
+    assert continuation_nll(tiny_model("llama"), _rows([]).cast({"prefix": pl.String, "text": pl.String})).schema == SCHEMA
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "shipped"])
+def test_rows_do_not_depend_on_batch_order_or_neighbours(family: str) -> None:
+    lm, _ = model_and_sae(family, 1)
+    rows = _many(200, ["the", "sea", "was", "calm", "and", "my", "old", "friend", "said", "that", "he", "can", "play"] if family == "shipped" else WORDS)
+    whole = continuation_nll(lm, rows)
+    for batch, some in ((1, rows[:40]), (7, rows), (33, rows.sample(fraction=1, shuffle=True, seed=1)), (256, rows[5:6]), (512, rows)):
+        table = continuation_nll(lm, some, batch=batch)
+        assert table["row"].equals(some["row"])
+        assert_frame_equal(table, whole[some["row"].to_list()], check_exact=True)
+
+
+def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, rows = tiny_model("gemma2"), _many(100)
+    whole = continuation_nll(lm, rows)
+    monkeypatch.setattr("saesteer.perplexity.LOGITS_AT_A_TIME", 50 * lm.n_vocab)
+    assert_frame_equal(continuation_nll(lm, rows), whole, check_exact=True)
+
+
+def test_too_long_a_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="tokens were asked for, but the model takes at most 64"):
+        continuation_nll(tiny_model("llama"), _rows([("ba", " ba" * 70)]))

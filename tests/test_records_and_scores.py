@@ -1,0 +1,172 @@
+"""Records, concepts, input score, GenSuccess, ratings and the summary tables, against slow versions and hand-made cases."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import records as oracle
+from polars.testing import assert_frame_equal
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from saesteer.concepts import clear_concepts
+from saesteer.gen_success import gen_success
+from saesteer.input_score import input_scores
+from saesteer.judge import rate as rating
+from saesteer.records import top_records
+from saesteer.summaries import steering_table
+from saesteer.tables import ACTIVATIONS, CONCEPTS, GEN_SUCCESS, INPUT_SCORE, JUDGEMENTS, RECORDS, STEERING, validate
+from saesteer.tokens import TextTokens
+
+WORDS = ["<unk>", "▁sea", "▁ship", "▁cook", "▁salt", "▁and", "."]
+LAYER = 3
+
+
+@pytest.fixture(scope="module")
+def tokens() -> TextTokens:
+    """A word-level tokenizer that writes spaces as ▁."""
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    return TextTokens(tokenizer)
+
+
+def corpus(seed: int, n_texts: int = 12, n_features: int = 5) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, list[list[float]]]]:
+    """(ACTIVATIONS rows, texts, dense codes) of random texts; values come from a small set, so that ties occur."""
+    numbers = np.random.default_rng(seed)
+    dense, rows, texts = {}, [], []
+    for n in range(n_texts):
+        length = int(numbers.integers(3, 9))
+        codes = numbers.choice([0.0, 0.0, 0.5, 1.0, 2.0], size=(length, n_features))
+        codes[0] = 0
+        codes[:, -1] = 0  # the last feature is dead
+        position, feature = np.nonzero(codes)
+        text_id = f"{n:016x}"
+        dense[text_id] = codes.tolist()
+        values = codes[position, feature].tolist()
+        rows.append((LAYER, text_id, length, position.tolist(), feature.tolist(), values))
+        topics = [255, *numbers.integers(0, 3, size=length - 1).tolist()]
+        texts.append((text_id, [0, *numbers.integers(1, len(WORDS), size=length - 1).tolist()], topics))
+    activations = pl.DataFrame(rows, schema=ACTIVATIONS.schema, orient="row")
+    schema = {"text_id": pl.String, "token_ids": pl.List(pl.UInt16), "token_topics": pl.List(pl.UInt8)}
+    return activations, pl.DataFrame(texts, schema=schema, orient="row"), dense
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_records_are_the_texts_with_the_largest_maxima(tokens: TextTokens, seed: int) -> None:
+    activations, texts, dense = corpus(seed)
+    rows = validate(RECORDS, top_records(activations, texts, [0, 2, 3, 4], 5, tokens), "test")
+    ids = dict(texts.select("text_id", "token_ids").iter_rows())
+    n_tokens = sum(len(codes) - 1 for codes in dense.values())
+    for row in rows.iter_rows(named=True):
+        feature = row["feature"]
+        expected = oracle.top_records(dense, feature, 5)
+        assert [(r["text_id"], r["token_index"], r["max_value"]) for r in row["records"]] == expected
+        assert [r["rank"] for r in row["records"]] == list(range(len(expected)))
+        assert [r["token"] for r in row["records"]] == [WORDS[ids[text][position]] for text, position, _ in expected]
+        assert row["density"] == sum(code[feature] > 0 for codes in dense.values() for code in codes[1:]) / n_tokens
+        assert row["n_records"] == len(expected)
+        assert row["max_activation"] == (expected[0][2] if expected else None)
+
+
+def test_a_feature_alone_gets_the_row_it_gets_among_others(tokens: TextTokens) -> None:
+    activations, texts, _ = corpus(7)
+    together = top_records(activations, texts, [0, 1, 2, 3, 4], 5, tokens)
+    for feature in range(5):
+        assert_frame_equal(top_records(activations, texts, [feature], 5, tokens), together.filter(feature=feature), check_exact=True)
+    shuffled = activations.sample(fraction=1, shuffle=True, seed=1)
+    assert_frame_equal(top_records(shuffled, texts, [0, 1, 2, 3, 4], 5, tokens), together, check_exact=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_concept_is_the_topic_of_highest_lift(tokens: TextTokens, seed: int) -> None:
+    activations, texts, dense = corpus(seed)
+    records = top_records(activations, texts, [0, 1, 4], 5, tokens)
+    rows = validate(CONCEPTS, clear_concepts(records, texts, ["weather", "sea", "cooking"], 0.5), "test")
+    labels = dict(texts.select("text_id", "token_topics").iter_rows())
+    labelled = [topic for topics in labels.values() for topic in topics if topic != 255]
+    for row in rows.filter(pl.col("feature") != 4).iter_rows(named=True):
+        at = [labels[text][position] for text, position, _ in oracle.top_records(dense, row["feature"], 5)]
+        topic, share, lift = oracle.concept(at, labelled, 0.5)
+        assert row["concept"] == (None if topic is None else ["weather", "sea", "cooking"][topic])
+        assert row["concept_share"] == pytest.approx(share, abs=1e-12)
+        assert row["lift"] == pytest.approx(lift, rel=1e-12)
+        assert (row["reason"] is None) == (topic is not None)
+    assert rows.filter(feature=4)["reason"].to_list() == ["no records"]
+
+
+@pytest.mark.parametrize("convention", ["retokenised", "ids"])
+def test_input_score_is_the_share_of_records_on_lens_tokens(tokens: TextTokens, convention: str) -> None:
+    activations, texts, dense = corpus(2)
+    records = top_records(activations, texts, [0, 1, 4], 100, tokens)
+    lens = pl.DataFrame(
+        {"layer": [LAYER] * 3, "feature": [0, 1, 4], "token_ids": [[1, 3], [2], [1]]},
+        schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)},
+    )
+    rows = validate(INPUT_SCORE, input_scores(records, lens, tokens, convention, 4), "test")
+    ids = dict(texts.select("text_id", "token_ids").iter_rows())
+    for feature, lens_ids in ((0, [1, 3]), (1, [2])):
+        at = [ids[text][position] for text, position, _ in oracle.top_records(dense, feature, 100)]
+        assert rows.filter(feature=feature)["input_score"][0] == pytest.approx(oracle.input_score(at, lens_ids, 4), abs=1e-12)
+    assert rows.filter(feature=4).row(0, named=True)["reason"] == "fewer than 4 records"
+    assert rows.filter(feature=4)["input_score"][0] is None
+
+
+def generations(texts: list[str]) -> pl.DataFrame:
+    rows = [(LAYER, 1, "2", f"{n:016x}", 0, [], text, 0, True) for n, text in enumerate(texts)]
+    names = {"token_ids": pl.List(pl.UInt32), "text": pl.String, "n_tokens": pl.UInt16, "stopped": pl.Boolean}
+    return pl.DataFrame(rows, schema={**GEN_SUCCESS.key_schema, **names}, orient="row")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 6), max_size=8), min_size=1, max_size=6), st.permutations(list(range(1, 7))))
+def test_gen_success_counts_lens_tokens(tokens: TextTokens, generated: list[list[int]], lens_ids: list[int]) -> None:
+    lens = pl.DataFrame(
+        {"layer": [LAYER], "feature": [1], "token_ids": [lens_ids]},
+        schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)},
+    )
+    texts = ["".join(WORDS[token] for token in ids).replace("▁", " ") for ids in generated]
+    rows = validate(GEN_SUCCESS, gen_success(generations(texts), lens, tokens, "retokenised"), "test")
+    retokenised = tokens.retokenise(texts)
+    for k in (1, 5, 20):
+        assert rows[f"gen_success_{k}"].to_list() == [oracle.gen_success(ids, lens_ids, k) for ids in retokenised]
+    assert (rows["gen_success_1"] <= rows["gen_success_5"]).all()
+    assert (rows["gen_success_5"] <= rows["gen_success_20"]).all()
+
+
+def test_ratings_are_null_where_nothing_can_be_rated(tokens: TextTokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Harmonic means by hand: (2, 1) -> 2*2*1/3; (2, 0) -> 0; a missing rating or concept -> null with its reason."""
+    monkeypatch.setattr(rating, "concept_rating", lambda oracle, ids, topic: None if not ids else 2)
+    monkeypatch.setattr(rating, "fluency_rating", lambda oracle, nll: None if nll is None else int(nll))
+    texts = generations(["▁sea", "▁ship", "", "▁cook"])
+    losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([1.0, 0.0, None, 2.0]))
+    concepts = pl.DataFrame(
+        {"layer": [LAYER], "feature": [1], "concept": ["sea"]}, schema_overrides={"layer": pl.UInt16, "feature": pl.UInt32}
+    )
+    rows = rating.rate.__wrapped__(texts, losses, concepts, None, ["sea"], tokens)
+    assert validate(JUDGEMENTS, rows, "test")["judge_score"].to_list() == pytest.approx([4 / 3, 0.0, None, 2.0])
+    assert rows["reason"].to_list() == [None, None, "no content to rate", None]
+    unclear = rating.rate.__wrapped__(texts, losses, concepts.with_columns(concept=pl.lit(None, pl.String)), None, ["sea"], tokens)
+    assert unclear["judge_score"].null_count() == 4
+    assert set(unclear["reason"]) == {"the feature has no clear concept"}
+
+
+def test_steering_table_takes_means_of_what_is_there() -> None:
+    keys = generations(["a", "b", "c"]).select(GEN_SUCCESS.keys)
+    counts = keys.with_columns(*(pl.Series([1, 3, 7], dtype=pl.UInt16).alias(f"gen_success_{k}") for k in (1, 5, 20)))
+    losses = keys.with_columns(
+        mean_nll=pl.Series([math.log(2), None, math.log(8)]), n_scored=pl.lit(1, pl.UInt16), reason=pl.lit(None, pl.String)
+    )
+    ratings = keys.with_columns(
+        concept_rating=pl.lit(None, pl.UInt8),
+        fluency_rating=pl.Series([0, 2, 1], dtype=pl.UInt8),
+        judge_score=pl.lit(None, pl.Float64),
+        reason=pl.lit("no"),
+    )
+    halves = dict(zip(keys["prefix_id"], [0, 1, 0], strict=True))
+    rows = validate(STEERING, steering_table(counts, losses, ratings, halves), "test").sort("half").rows(named=True)
+    assert [(row["n"], row["gen_success_20"], row["n_perplexity"], row["n_judged"]) for row in rows] == [(2, 4.0, 2, 0), (1, 3.0, 0, 0)]
+    assert math.exp(rows[0]["log_perplexity"]) == pytest.approx(4)  # geometric mean of 2 and 8
+    assert rows[1]["log_perplexity"] is None
+    assert rows[0]["fluency_rating"] == 0.5

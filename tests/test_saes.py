@@ -1,0 +1,194 @@
+"""Converted SAEs against sae-lens' own, and one clear message for each thing that can be wrong with a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_models import WORLD, shipped_sae, tiny_sae
+from oracles import plain_hooks
+from safetensors.torch import load_file, save_file
+
+from saesteer.sae_convert import convert_sae
+from saesteer.saes import Sae, decode, encode, largest_code, load_decoder_rows, load_sae, read_meta
+
+D_IN, D_SAE, LAYER = 16, 48, 3
+
+
+def write_source(folder: Path, architecture: str = "jumprelu", **changes: Any) -> Path:
+    """A random SAE in sae-lens' format, written without sae-lens."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
+    if architecture == "jumprelu":
+        shapes["threshold"] = (D_SAE,)
+    metadata = {"hook_name": f"blocks.{LAYER}.hook_resid_post", "sae_lens_version": "6.54.0"} | changes.pop("metadata", {})
+    config = {"architecture": architecture, "d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu"}
+    config |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none", "metadata": metadata}
+    folder.mkdir()
+    (folder / "cfg.json").write_text(json.dumps(config | changes))
+    save_file({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, folder / "sae_weights.safetensors")
+    return folder
+
+
+def convert(source: Path, **changes: Any) -> Path:
+    asked = {"layer": LAYER, "site": "resid_post", "d_model": D_IN, "n_features": D_SAE} | changes
+    out = source.parent / "converted" / "layer_03.safetensors"
+    convert_sae(source, out=out, **asked)
+    return out
+
+
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("architecture", ["jumprelu", "standard"])
+def test_codes_and_reconstructions_equal_sae_lens(architecture: str, folded: bool, tmp_path: Path) -> None:
+    """Random thresholds include negative ones, before which sae-lens' ReLU comes."""
+    from sae_lens import SAE
+
+    source = write_source(tmp_path / "source", architecture, apply_b_dec_to_input=folded)
+    ours, theirs = load_sae(convert(source), "float32", "cpu"), SAE.load_from_disk(source, device="cpu")
+    residual = 2 * torch.randn(5, 7, D_IN, generator=torch.Generator().manual_seed(1))
+    codes = encode(ours, residual)
+    with torch.no_grad():
+        torch.testing.assert_close(codes, theirs.encode(residual), rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(decode(ours, codes), theirs.decode(codes), rtol=1e-5, atol=1e-5)
+    assert 0.1 < (codes > 0).float().mean() < 0.9
+    torch.testing.assert_close(largest_code(ours, residual.reshape(-1, D_IN)), codes.amax(dim=-1).flatten(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_shipped_saes_convert_and_equal_sae_lens(tmp_path: Path) -> None:
+    from sae_lens import SAE
+
+    source = WORLD / "saes" / "layer_05"
+    meta = convert_sae(source, 5, "resid_post", 128, 1024, tmp_path / "sae.safetensors")
+    ours, theirs = load_sae(tmp_path / "sae.safetensors", "float32", "cpu"), SAE.load_from_disk(source, device="cpu", dtype="float32")
+    residual = 20 * torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(encode(ours, residual), theirs.encode(residual))
+    assert all(torch.equal(getattr(ours, name), getattr(shipped_sae(5), name)) for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec"))
+    assert (meta.layer, meta.site, meta.architecture, meta.n_features) == (5, "resid_post", "jumprelu", 1024)
+
+
+def test_codes_by_hand() -> None:
+    sae = tiny_sae(0, d_model=2, n_features=3)
+    arrays = {"W_enc": [[1.0, 0.0, 1.0], [0.0, 1.0, -1.0]], "b_enc": [0.0, -1.0, 0.5], "threshold": [0.5, 0.0, 2.0]}
+    sae = Sae(**{name: torch.tensor(array) for name, array in arrays.items()}, W_dec=sae.W_dec, b_dec=sae.b_dec, meta=sae.meta)
+    residual = torch.tensor([[0.5, 0.5], [3.0, 1.5], [-1.0, 1.0]])
+    # pre-activations: (.5 -.5 .5), (3 .5 2), (-1 0 -1.5); a code must exceed its threshold, not equal it
+    assert encode(sae, residual).tolist() == [[0, 0, 0], [3, 0.5, 0], [0, 0, 0]]
+    assert largest_code(sae, residual).tolist() == [0, 3, 0]
+    assert largest_code(sae, residual, block=2).tolist() == [0, 3, 0]
+    assert torch.equal(encode(sae, residual[1]), plain_hooks.code_of(sae, residual[1]))
+
+
+def test_conversion_is_reproducible_and_says_what_it_is(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    out = convert(source)
+    first = out.read_bytes(), out.with_suffix(".json").read_bytes()
+    assert (convert(source).read_bytes(), out.with_suffix(".json").read_bytes()) == first
+    assert sorted(path.name for path in out.parent.iterdir()) == ["layer_03.json", "layer_03.safetensors"]
+    content = json.loads(first[1])
+    assert list(content) == sorted(content)
+    assert (content["layer"], content["d_model"], content["n_features"], content["source"]) == (3, D_IN, D_SAE, source.as_posix())
+
+
+@pytest.mark.parametrize("hook_name", ["blocks.3.hook_resid_post", "model.layers.3", "gpt_neox.layers.3", "transformer.h.3"])
+def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
+    assert read_meta(convert(write_source(tmp_path / "source", metadata={"hook_name": hook_name}))).layer == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "message"),
+    [
+        ({"d_model": 128}, {}, "residuals of width 16, but the model's width is 128"),
+        ({"n_features": 1024}, {}, "has 48 features, but 1024 were asked for"),
+        ({"layer": 5}, {}, "reads resid_post of layer 3, but resid_post of layer 5 was asked for"),
+        ({}, {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}, "reads resid_pre of layer 3, but resid_post of layer 3 was asked for"),
+        ({}, {"metadata": {"hook_name": None}}, "names no hook"),
+        ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "'blocks.3.hook_mlp_out' is not understood"),
+        ({"site": "mlp_out"}, {}, "site 'mlp_out' is not supported; supported: resid_post"),
+        ({}, {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        ({}, {"reshape_activations": "hook_z", "metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "reshape_activations is 'hook_z'"),
+        ({}, {"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard"),
+    ],
+)
+def test_convert_refuses(asked: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", **changes)
+    if changes.get("architecture") == "topk":
+        tensors = load_file(source / "sae_weights.safetensors")
+        save_file({name: tensor for name, tensor in tensors.items() if name != "threshold"}, source / "sae_weights.safetensors")
+    with pytest.raises(ValueError, match=message) as caught:
+        convert(source, **asked)
+    assert "hook_z" in message or "site" in message or str(source) in str(caught.value)
+    assert not (tmp_path / "converted").exists()
+
+
+def test_convert_refuses_damaged_weights(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    weights = source / "sae_weights.safetensors"
+    sound = load_file(weights)
+    for name in sound:
+        damaged = {key: tensor.clone() for key, tensor in sound.items()}
+        damaged[name].view(-1)[3] = float("nan")
+        save_file(damaged, weights)
+        with pytest.raises(ValueError, match="source: tensor .* contains NaN"):
+            convert(source)
+    save_file(sound, weights)
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"sae_weights\.safetensors: not a readable safetensors file"):
+        convert(source)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"sae_weights\.safetensors: no such file"):
+        convert(source)
+
+
+def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_load_refuses_what_was_not_converted(tmp_path: Path) -> None:
+    out = convert(write_source(tmp_path / "source"))
+    note, tensors, sound = out.with_suffix(".json"), load_file(out), out.read_bytes()
+
+    def refused(message: str) -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            load_sae(out, "float32", "cpu")
+
+    save_file(tensors | {"b_dec": tensors["b_dec"] + 1}, out)
+    refused(r"layer_03\.safetensors: its SHA-256 is .*; the file was changed")
+    save_file(tensors | {"b_enc": torch.full((D_SAE,), float("nan"))}, out)
+    refused(r"layer_03\.safetensors: tensor b_enc contains NaN")
+    save_file(tensors | {"W_dec": tensors["W_dec"][:5].clone()}, out)
+    refused(r"tensor W_dec has shape \(5, 16\), its JSON says \(48, 16\)")
+    save_file({name: tensor for name, tensor in tensors.items() if name != "threshold"}, out)
+    refused("tensor threshold is missing")
+    out.write_bytes(sound[:-5])
+    refused("not a readable safetensors file")
+    out.unlink()
+    refused("no such file, though layer_03.json is there")
+    out.write_bytes(sound)
+    load_sae(out, "float32", "cpu")
+    _rewrite_json(note, lambda content: content.pop("site"))
+    refused(r"layer_03\.json: keys must be")
+    note.write_text("{")
+    refused(r"layer_03\.json: not readable as JSON")
+    note.unlink()
+    refused(r"layer_03\.json: no such file; convert the SAE first")
+
+
+def test_decoder_rows_alone(tmp_path: Path) -> None:
+    out = convert(write_source(tmp_path / "source"))
+    sae = load_sae(out, "float32", "cpu")
+    assert torch.equal(load_decoder_rows(out, [47, 0, 5]), sae.W_dec[[47, 0, 5]])
+    assert load_decoder_rows(out, []).shape == (0, D_IN)
+    with pytest.raises(ValueError, match="feature 48 does not exist: layer_03.safetensors has features 0 to 47"):
+        load_decoder_rows(out, [1, 48])
+    tensors = load_file(out)
+    tensors["W_dec"][5, 0] = float("nan")
+    save_file(tensors, out)
+    with pytest.raises(ValueError, match="W_dec contains NaN in feature 5"):
+        load_decoder_rows(out, [1, 5])

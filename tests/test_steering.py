@@ -1,0 +1,88 @@
+"""The edit as arithmetic, and the context manager that applies it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_models import FAMILIES, model_and_sae, tiny_model
+from oracles import plain_hooks
+from torch import Tensor, nn
+
+from saesteer.models import residual_after
+from saesteer.steering import amplified, amplify, last_position_edited
+
+IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]])
+
+
+def test_amplify_by_hand() -> None:
+    residual = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    direction = torch.tensor([[1.0, 0.0], [0.5, -1.0]])
+    steered = amplify(residual, direction, torch.tensor([2.0, 10.0]), torch.tensor([3.0, 0.5]))
+    assert steered.tolist() == [[7.0, 2.0], [5.5, -1.0]]
+
+
+def test_equals_decoding_the_edited_code_and_adding_the_error() -> None:
+    _, sae = model_and_sae("llama", 1)
+    residual = 3 * torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    steered = amplified(sae, sae.W_dec[:20], torch.linspace(0, 10, 20))(residual)
+    for row in range(20):
+        expected = plain_hooks.steered(sae, residual[row], row, float(torch.linspace(0, 10, 20)[row]))
+        torch.testing.assert_close(steered[row], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_max_is_each_rows_own() -> None:
+    """Neighbours do not enter, unlike in the authors' program, which takes the maximum over the batch too."""
+    _, sae = model_and_sae("llama", 1)
+    residual = 3 * torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
+    residual[0] *= 100
+    factor = torch.full((40,), 10.0)
+    together = amplified(sae, sae.W_dec[:40], factor)(residual)
+    apart = amplified(sae, sae.W_dec[1:40], factor[1:])(residual[1:])
+    assert torch.equal(together[1:], apart)
+
+
+def test_factor_0_changes_nothing_exactly() -> None:
+    _, sae = model_and_sae("llama", 1)
+    residual = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(amplified(sae, sae.W_dec[:40], torch.zeros(40))(residual), residual)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_last_position_after_the_block_is_edited(family: str) -> None:
+    lm = tiny_model(family)
+    before = residual_after(lm, IDS, 2)
+    with last_position_edited(lm.blocks[2], lambda residual: residual + 1):
+        during = residual_after(lm, IDS, 2)
+    assert torch.equal(during[:, :-1], before[:, :-1])
+    assert torch.equal(during[:, -1], before[:, -1] + 1)
+    assert torch.equal(residual_after(lm, IDS, 2), before)
+
+
+class _TupleBlock(nn.Module):
+    def forward(self, hidden: Tensor) -> tuple[Tensor, str]:
+        return hidden, "attention"
+
+
+def test_a_block_may_put_out_a_tuple() -> None:
+    block, hidden = _TupleBlock(), torch.zeros(2, 3, 4)
+    with last_position_edited(block, lambda residual: residual + 1):
+        output, extra = block(hidden)
+    assert extra == "attention"
+    assert output[:, :-1].abs().max() == 0
+    assert (output[:, -1] == 1).all()
+    assert hidden.abs().max() == 0
+
+
+def test_the_hook_is_gone_after_an_exception_inside_and_in_the_edit() -> None:
+    lm = tiny_model("gemma2")
+    before = lm.model(IDS).logits
+
+    def broken(_residual: Tensor) -> Tensor:
+        raise RuntimeError("in the edit")
+
+    with pytest.raises(RuntimeError, match="in the edit"), last_position_edited(lm.blocks[1], broken):
+        lm.model(IDS)
+    with pytest.raises(KeyboardInterrupt), last_position_edited(lm.blocks[1], lambda residual: residual + 1):
+        raise KeyboardInterrupt
+    assert not lm.blocks[1]._forward_hooks
+    assert torch.equal(lm.model(IDS).logits, before)

@@ -1,0 +1,244 @@
+"""The part store: only missing rows are computed, nothing is lost, nothing damaged is read."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saesteer import store
+from saesteer.store import StoreError, Wanted, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
+from saesteer.tables import OUTPUT_SCORE, TableError
+
+LAYER = 5
+
+
+def wanted(features, version: int = 1) -> Wanted:
+    return Wanted(LAYER, {"feature": list(features)}, {"algorithm_version": version})
+
+
+def rows_of(keys: pl.DataFrame) -> pl.DataFrame:
+    """What a deterministic step would compute for the keys."""
+    score = (pl.col("feature").cast(pl.Float64) / 1024).alias("output_score")
+    return keys.with_columns(score, min_rank=pl.lit(0, pl.UInt32), max_prob=pl.lit(0.5), a_max=pl.lit(1.0))
+
+
+class Step:
+    """A step that counts the rows it computes, and can fail after some of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.computed = folder, []
+
+    def run(self, features, fail_after: int | None = None, version: int = 1) -> int:
+        def compute(missing):
+            for number, row in enumerate(missing.iter_slices(1)):
+                if fail_after is not None and number >= fail_after:
+                    raise RuntimeError("the card fell off the bus")
+                self.computed.append(row["feature"][0])
+                yield rows_of(row)
+
+        return complete(self.folder, OUTPUT_SCORE, [wanted(features, version)], compute, self.manifest)
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "layers_05-05.json"
+
+    def parts(self) -> list[Path]:
+        return sorted(self.folder.glob("*/layer_05/*.parquet"))
+
+    def read(self) -> pl.DataFrame:
+        return read_rows(OUTPUT_SCORE, [self.manifest])
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> Step:
+    return Step(tmp_path / "output_score")
+
+
+def test_second_run_computes_nothing_and_changes_no_byte(step: Step) -> None:
+    step.run([3, 1, 2])
+    before = {path: path.read_bytes() for path in step.folder.rglob("*.*")}
+    assert step.run([3, 1, 2]) == 0
+    assert {path: path.read_bytes() for path in step.folder.rglob("*.*")} == before
+
+
+def test_added_feature_computes_its_own_row_only(step: Step) -> None:
+    step.run([1, 2])
+    step.computed.clear()
+    assert step.run([1, 2, 7]) == 1
+    assert step.computed == [7]
+    assert step.read()["feature"].to_list() == [1, 2, 7]
+
+
+def test_removed_feature_computes_nothing_and_is_not_read(step: Step) -> None:
+    step.run([1, 2, 3])
+    assert step.run([1, 3]) == 0
+    assert step.read()["feature"].to_list() == [1, 3]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sets(st.integers(0, 30), min_size=1, max_size=12), st.none() | st.integers(0, 5)), min_size=1, max_size=6))
+def test_any_history_of_changes_and_failures_gives_the_same_rows(tmp_path_factory: pytest.TempPathFactory, history) -> None:
+    step = Step(tmp_path_factory.mktemp("store"))
+    for features, fail_after in history:
+        try:
+            step.run(sorted(features), fail_after)
+        except RuntimeError:
+            step.run(sorted(features))
+    features = sorted(history[-1][0])
+    assert len(step.computed) == len(set(step.computed)), "a row was computed twice"
+    keys = pl.DataFrame({"layer": [LAYER] * len(features), "feature": features}, schema=OUTPUT_SCORE.key_schema)
+    assert step.read().equals(rows_of(keys))
+
+
+def test_failure_keeps_finished_rows(step: Step) -> None:
+    with pytest.raises(RuntimeError, match="fell off"):
+        step.run(range(10), fail_after=4)
+    assert not step.manifest.exists()
+    step.computed.clear()
+    assert step.run(range(10)) == 6
+    assert step.computed == [4, 5, 6, 7, 8, 9]
+
+
+def test_new_algorithm_version_computes_again_and_keeps_the_old_parts(step: Step) -> None:
+    step.run([1, 2])
+    old = step.parts()
+    assert step.run([1, 2], version=2) == 2
+    assert set(old) < set(step.parts())
+    assert unnamed_parts(step.folder) == old
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "replaced by another sound file"])
+def test_damaged_part_is_set_aside_and_computed_again(step: Step, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    step.run([1, 2, 3])
+    before = step.read()
+    (part,) = step.parts()
+    data = part.read_bytes()
+    other = {"truncated": data[:-7], "one bit flipped": data[:40] + bytes([data[40] ^ 1]) + data[41:]}
+    if damage in other:
+        part.write_bytes(other[damage])
+    else:
+        rows_of(wanted([1, 2, 3]).keys(OUTPUT_SCORE)).with_columns(output_score=pl.lit(0.9)).write_parquet(part)
+    with pytest.raises(StoreError, match=part.name):
+        step.read()
+    assert step.run([1, 2, 3]) == 3
+    assert step.read().equals(before)
+    assert part.name in caplog.text
+    assert list(step.folder.rglob("*.corrupt"))
+
+
+def test_two_parts_with_one_key_the_first_by_name_serves(step: Step) -> None:
+    step.run([1])
+    (part,) = step.parts()
+    twin = rows_of(wanted([1]).keys(OUTPUT_SCORE)).with_columns(output_score=pl.lit(0.75))
+    twin.write_parquet(step.folder / "twin.parquet")
+    added = store.write_part_bytes(part.parent, (step.folder / "twin.parquet").read_bytes())
+    assert step.run([1]) == 0
+    expected = 0.75 if added.name < part.name else 1 / 1024
+    assert step.read()["output_score"].to_list() == [expected]
+    (entry,) = read_manifest(step.manifest)["layers"]["5"]["parts"]
+    assert entry["path"].endswith(min(part.name, added.name))
+
+
+def test_missing_part_is_named(step: Step) -> None:
+    step.run([1, 2])
+    (part,) = step.parts()
+    part.unlink()
+    with pytest.raises(StoreError, match=f"{part.name} is missing"):
+        step.read()
+
+
+def test_rows_that_break_the_schema_are_refused(step: Step) -> None:
+    def compute(missing):
+        yield rows_of(missing).with_columns(output_score=pl.lit(float("nan")))
+
+    with pytest.raises(TableError, match="column output_score is NaN"):
+        complete(step.folder, OUTPUT_SCORE, [wanted([1])], compute, step.manifest)
+    assert not step.parts()
+
+
+def test_step_that_skips_a_key_is_an_error(step: Step) -> None:
+    with pytest.raises(StoreError, match=r"1 wanted keys were not computed.*'feature': 2"):
+        complete(step.folder, OUTPUT_SCORE, [wanted([1, 2])], lambda missing: [rows_of(missing.head(1))], step.manifest)
+
+
+def test_fingerprint_is_spelt_out_beside_the_parts(step: Step) -> None:
+    step.run([1])
+    (spelt_out,) = step.folder.glob("*/fingerprint.json")
+    assert '"algorithm_version": 1' in spelt_out.read_text()
+    assert spelt_out.parent.name == wanted([1]).fingerprint_digest
+
+
+def test_layers_in_turn_go_to_parts_of_their_own(tmp_path: Path) -> None:
+    wants = [Wanted(layer, {"feature": [1, 2]}, {}) for layer in (0, 1)]
+
+    def compute(missing):
+        for feature in (1, 2):
+            for layer in (0, 1):
+                yield rows_of(missing.filter((pl.col("layer") == layer) & (pl.col("feature") == feature)))
+
+    complete(tmp_path, OUTPUT_SCORE, wants, compute, tmp_path / "m.json")
+    assert [part.parent.name for part in sorted(tmp_path.glob("*/*/*.parquet"))] == ["layer_00", "layer_01"]
+
+
+def test_full_disk_names_the_problem_and_loses_nothing(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file-size limit makes the kernel refuse the write, as a full disk does."""
+    program = textwrap.dedent(f"""
+        import resource, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from test_store import Step
+        step = Step(Path({str(step.folder)!r}))
+        step.run([1, 2, 3])
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        step.run(range(50))
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OSError" in done.stderr
+    assert step.read()["feature"].to_list() == [1, 2, 3]
+    assert not list(step.folder.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_kill_9_loses_at_most_the_part_in_flight(step: Step) -> None:
+    program = textwrap.dedent(f"""
+        import sys, time
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from saesteer import store
+        from test_store import OUTPUT_SCORE, rows_of, wanted
+        store.PART_SECONDS = 0.02
+        def compute(missing):
+            for row in missing.iter_slices(1):
+                time.sleep(0.01)
+                yield rows_of(row)
+        folder = Path({str(step.folder)!r})
+        store.complete(folder, OUTPUT_SCORE, [wanted(range(400))], compute, folder / "layers_05-05.json")
+    """)
+    kept = 0
+    for moment in (0.2, 0.7):
+        process = subprocess.Popen([sys.executable, "-c", program])
+        deadline = time.monotonic() + 60
+        while len(step.parts()) <= kept and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(moment)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        sound = sound_parts(step.folder / wanted([0]).fingerprint_digest / "layer_05")
+        assert len(sound) > kept, "finished parts were lost"
+        assert sound == step.parts(), "a part was written half"
+        kept = len(sound)
+    missing = missing_keys(step.folder, OUTPUT_SCORE, wanted(range(400)))
+    assert 0 < missing.height < 400
+    assert step.run(range(400)) == missing.height
+    keys = wanted(range(400)).keys(OUTPUT_SCORE)
+    assert step.read().equals(rows_of(keys))
