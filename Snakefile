@@ -9,6 +9,15 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+
+
+rule all:
+    """Every figure, metrics.json and the headline table of every experiment."""
+    input:
+        expand(f"{FIGURES}/{{experiment}}/{{figure}}.pdf", experiment=EXPERIMENTS, figure=FIGURE_TABLES),
+        expand(f"{FIGURES}/{{experiment}}/headline.md", experiment=EXPERIMENTS),
+
+
 include: "rules/inputs.smk"
 include: "rules/records.smk"
 include: "rules/scores.smk"
@@ -17,11 +26,3 @@ include: "rules/judge.smk"
 include: "rules/summaries.smk"
 include: "rules/selection.smk"
 include: "rules/figures.smk"
-
-
-rule all:
-    """Every figure, metrics.json and the headline table of every experiment."""
-    input:
-        expand(f"{FIGURES}/{{experiment}}/{{figure}}.pdf", experiment=EXPERIMENTS, figure=figure_names()),
-        expand(f"{FIGURES}/{{experiment}}/headline.md", experiment=EXPERIMENTS),
-    default_target: True

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 from saesteer import plan
+from saesteer.checks import check_files
 from saesteer.code_digest import code_digest
+from saesteer.figures.names import FIGURE_TABLES
 from saesteer.files import value_digest
 from saesteer.pins import pinned_files, pinned_path
 from saesteer.settings import load_experiment, load_workflow
 
 WORKFLOW = load_workflow(config)
 EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in WORKFLOW.experiments}
+for name, experiment in EXPERIMENTS.items():
+    check_files(name, experiment)
 DATA, FIGURES = WORKFLOW.data_dir, WORKFLOW.figures_dir
 TABLES = f"{DATA}/{{experiment}}/tables"
 
@@ -17,11 +21,22 @@ TABLES = f"{DATA}/{{experiment}}/tables"
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     layers=r"layers_\d+-\d+",
+    figure="|".join(FIGURE_TABLES),
 
 
-def code(script):
+def code(script, *modules):
     """Digest of a rule's script and of the package modules it uses: Snakemake itself notices only the script."""
-    return code_digest(Path(workflow.basedir) / "scripts" / script)
+    return code_digest(Path(workflow.basedir) / "scripts" / script, *modules)
+
+
+def figure_code(wildcards):
+    """For params: digest of the code of one figure, so that a change of one leaves the others alone."""
+    return code("figure.py", f"saesteer.figures.{wildcards.figure}")
+
+
+def figure_tables(wildcards):
+    """For input: the summary tables that a figure reads."""
+    return {table: f"{DATA}/{wildcards.experiment}/tables/{table}.parquet" for table in FIGURE_TABLES[wildcards.figure]}
 
 
 def wants(step):

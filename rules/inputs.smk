@@ -7,15 +7,15 @@ rule pin:
         files_to_pin,
     output:
         pin=f"{DATA}/{{experiment}}/pins/{{name}}.json",
-    params:
-        code=code("pin.py"),
-        settings=setting("model", "perplexity", "records", "concepts", "judge"),
     log:
         "logs/{experiment}/pin/{name}.log",
     benchmark:
         "logs/{experiment}/pin/{name}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("pin.py"),
+        settings=setting("model", "perplexity", "records", "concepts", "judge"),
     script:
         "../scripts/pin.py"
 
@@ -26,14 +26,14 @@ rule convert_saes:
         sae_files,
     output:
         manifest=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
-    params:
-        code=code("convert_saes.py"),
-        settings=setting("saes"),
     log:
         "logs/{experiment}/convert_saes/{layers}.log",
     benchmark:
         "logs/{experiment}/convert_saes/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("convert_saes.py"),
+        settings=setting("saes"),
     script:
         "../scripts/convert_saes.py"

@@ -12,14 +12,14 @@ rule judge:
         topics_file=file_of("topics"),
     output:
         manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
-    params:
-        code=code("judge.py"),
-        wants=wants("judge"),
     log:
         "logs/{experiment}/judge/{layers}.log",
     benchmark:
         "logs/{experiment}/judge/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("judge.py"),
+        wants=wants("judge"),
     script:
         "../scripts/judge.py"

@@ -9,17 +9,17 @@ rule activations:
         texts_file=file_of("texts"),
     output:
         manifest=f"{DATA}/{{experiment}}/activations/{{layers}}.json",
-    params:
-        code=code("activations.py"),
-        wants=wants("activations"),
     log:
         "logs/{experiment}/activations/{layers}.log",
     benchmark:
         "logs/{experiment}/activations/{layers}.tsv"
-    resources:
-        gpu=gpus("activations"),
     conda:
         "../envs/gpu.yaml"
+    resources:
+        gpu=gpus("activations"),
+    params:
+        code=code("activations.py"),
+        wants=wants("activations"),
     script:
         "../scripts/activations.py"
 
@@ -33,15 +33,15 @@ rule records:
         texts_file=file_of("texts"),
     output:
         manifest=f"{DATA}/{{experiment}}/records/{{layers}}.json",
-    params:
-        code=code("records.py"),
-        wants=wants("records"),
     log:
         "logs/{experiment}/records/{layers}.log",
     benchmark:
         "logs/{experiment}/records/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("records.py"),
+        wants=wants("records"),
     script:
         "../scripts/records.py"
 
@@ -56,14 +56,14 @@ rule concepts:
         topics_file=file_of("topics"),
     output:
         manifest=f"{DATA}/{{experiment}}/concepts/{{layers}}.json",
-    params:
-        code=code("concepts.py"),
-        wants=wants("concepts"),
     log:
         "logs/{experiment}/concepts/{layers}.log",
     benchmark:
         "logs/{experiment}/concepts/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("concepts.py"),
+        wants=wants("concepts"),
     script:
         "../scripts/concepts.py"

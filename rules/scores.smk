@@ -8,17 +8,17 @@ rule logit_lens:
         saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
     output:
         manifest=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
-    params:
-        code=code("logit_lens.py"),
-        wants=wants("logit_lens"),
     log:
         "logs/{experiment}/logit_lens/{layers}.log",
     benchmark:
         "logs/{experiment}/logit_lens/{layers}.tsv"
-    resources:
-        gpu=gpus("logit_lens"),
     conda:
         "../envs/gpu.yaml"
+    resources:
+        gpu=gpus("logit_lens"),
+    params:
+        code=code("logit_lens.py"),
+        wants=wants("logit_lens"),
     script:
         "../scripts/logit_lens.py"
 
@@ -31,15 +31,15 @@ rule input_score:
         logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
     output:
         manifest=f"{DATA}/{{experiment}}/input_score/{{layers}}.json",
-    params:
-        code=code("input_score.py"),
-        wants=wants("input_score"),
     log:
         "logs/{experiment}/input_score/{layers}.log",
     benchmark:
         "logs/{experiment}/input_score/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("input_score.py"),
+        wants=wants("input_score"),
     script:
         "../scripts/input_score.py"
 
@@ -52,16 +52,16 @@ rule output_score:
         logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
     output:
         manifest=f"{DATA}/{{experiment}}/output_score/{{layers}}.json",
-    params:
-        code=code("output_score.py"),
-        wants=wants("output_score"),
     log:
         "logs/{experiment}/output_score/{layers}.log",
     benchmark:
         "logs/{experiment}/output_score/{layers}.tsv"
-    resources:
-        gpu=gpus("output_score"),
     conda:
         "../envs/gpu.yaml"
+    resources:
+        gpu=gpus("output_score"),
+    params:
+        code=code("output_score.py"),
+        wants=wants("output_score"),
     script:
         "../scripts/output_score.py"

@@ -7,15 +7,15 @@ rule selection:
         outcomes=f"{TABLES}/outcomes.parquet",
     output:
         table=f"{TABLES}/selection.parquet",
-    params:
-        code=code("selection.py"),
-        settings=setting("selection"),
     log:
         "logs/{experiment}/selection.log",
     benchmark:
         "logs/{experiment}/selection.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("selection.py"),
+        settings=setting("selection"),
     script:
         "../scripts/selection.py"
 
@@ -27,15 +27,15 @@ rule factor_bins:
         features=f"{TABLES}/features.parquet",
     output:
         table=f"{TABLES}/factor_bins.parquet",
-    params:
-        code=code("factor_bins.py"),
-        settings=setting("selection", "figures"),
     log:
         "logs/{experiment}/factor_bins.log",
     benchmark:
         "logs/{experiment}/factor_bins.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("factor_bins.py"),
+        settings=setting("selection", "figures"),
     script:
         "../scripts/factor_bins.py"
 
@@ -50,15 +50,15 @@ rule pmi:
     output:
         feature_pmi=f"{TABLES}/feature_pmi.parquet",
         pmi=f"{TABLES}/pmi.parquet",
-    params:
-        code=code("pmi.py"),
-        settings=setting("selection", "best_factor"),
     log:
         "logs/{experiment}/pmi.log",
     benchmark:
         "logs/{experiment}/pmi.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("pmi.py"),
+        settings=setting("selection", "best_factor"),
     script:
         "../scripts/pmi.py"
 
@@ -73,15 +73,15 @@ rule examples:
         prefixes_file=prefixes_file,
     output:
         table=f"{TABLES}/examples.parquet",
-    params:
-        code=code("examples.py"),
-        settings=setting("sweep", "best_factor", "figures", "selection"),
     log:
         "logs/{experiment}/examples.log",
     benchmark:
         "logs/{experiment}/examples.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("examples.py"),
+        settings=setting("sweep", "best_factor", "figures", "selection"),
     script:
         "../scripts/examples.py"
 
@@ -96,14 +96,14 @@ rule metrics:
     output:
         metrics=f"{DATA}/{{experiment}}/metrics.json",
         headline=f"{FIGURES}/{{experiment}}/headline.md",
-    params:
-        code=code("metrics.py"),
-        settings=setting("selection", "best_factor"),
     log:
         "logs/{experiment}/metrics.log",
     benchmark:
         "logs/{experiment}/metrics.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("metrics.py"),
+        settings=setting("selection", "best_factor"),
     script:
         "../scripts/metrics.py"

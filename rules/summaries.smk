@@ -11,14 +11,14 @@ rule features_table:
         output_score=manifests("output_score"),
     output:
         table=f"{TABLES}/features.parquet",
-    params:
-        code=code("features_table.py"),
     log:
         "logs/{experiment}/features_table.log",
     benchmark:
         "logs/{experiment}/features_table.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("features_table.py"),
     script:
         "../scripts/features_table.py"
 
@@ -32,15 +32,15 @@ rule steering_table:
         prefixes_file=prefixes_file,
     output:
         table=f"{TABLES}/steering.parquet",
-    params:
-        code=code("steering_table.py"),
-        settings=setting("sweep"),
     log:
         "logs/{experiment}/steering_table.log",
     benchmark:
         "logs/{experiment}/steering_table.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("steering_table.py"),
+        settings=setting("sweep"),
     script:
         "../scripts/steering_table.py"
 
@@ -53,14 +53,14 @@ rule outcomes:
     output:
         best_factors=f"{TABLES}/best_factors.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
-    params:
-        code=code("outcomes.py"),
-        settings=setting("best_factor"),
     log:
         "logs/{experiment}/outcomes.log",
     benchmark:
         "logs/{experiment}/outcomes.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("outcomes.py"),
+        settings=setting("best_factor"),
     script:
         "../scripts/outcomes.py"

@@ -9,17 +9,17 @@ rule sweep:
         prefixes_file=prefixes_file,
     output:
         manifest=f"{DATA}/{{experiment}}/sweep/{{layers}}.json",
-    params:
-        code=code("sweep.py"),
-        wants=wants("sweep"),
     log:
         "logs/{experiment}/sweep/{layers}.log",
     benchmark:
         "logs/{experiment}/sweep/{layers}.tsv"
-    resources:
-        gpu=gpus("sweep"),
     conda:
         "../envs/gpu.yaml"
+    resources:
+        gpu=gpus("sweep"),
+    params:
+        code=code("sweep.py"),
+        wants=wants("sweep"),
     script:
         "../scripts/sweep.py"
 
@@ -32,15 +32,15 @@ rule gen_success:
         logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
     output:
         manifest=f"{DATA}/{{experiment}}/gen_success/{{layers}}.json",
-    params:
-        code=code("gen_success.py"),
-        wants=wants("gen_success"),
     log:
         "logs/{experiment}/gen_success/{layers}.log",
     benchmark:
         "logs/{experiment}/gen_success/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=code("gen_success.py"),
+        wants=wants("gen_success"),
     script:
         "../scripts/gen_success.py"
 
@@ -53,16 +53,16 @@ rule perplexity:
         prefixes_file=prefixes_file,
     output:
         manifest=f"{DATA}/{{experiment}}/perplexity/{{layers}}.json",
-    params:
-        code=code("perplexity.py"),
-        wants=wants("perplexity"),
     log:
         "logs/{experiment}/perplexity/{layers}.log",
     benchmark:
         "logs/{experiment}/perplexity/{layers}.tsv"
-    resources:
-        gpu=gpus("perplexity"),
     conda:
         "../envs/gpu.yaml"
+    resources:
+        gpu=gpus("perplexity"),
+    params:
+        code=code("perplexity.py"),
+        wants=wants("perplexity"),
     script:
         "../scripts/perplexity.py"

@@ -22,8 +22,8 @@ class Job:
     inputs: dict[str, list[Path]]
     outputs: dict[str, Path]
     wildcards: dict[str, str]
-    params: dict[str, Any]
     threads: int
+    part_seconds: float
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -44,8 +44,8 @@ def open_job(snakemake: Any) -> Job:
         inputs={name: _paths(value) for name, value in snakemake.input.items()},
         outputs={name: Path(value) for name, value in snakemake.output.items()},
         wildcards=dict(snakemake.wildcards.items()),
-        params=dict(snakemake.params.items()),
         threads=snakemake.threads,
+        part_seconds=workflow.part_seconds,
     )
 
 
@@ -53,7 +53,8 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
     """Compute the step's missing rows of the job's layers, and write the manifest."""
     manifest = job.outputs["manifest"]
     files = {name: job.input(name) for name in PLANS[step].inputs}
-    complete(manifest.parent, PLANS[step].table, wanted(job.experiment, step, job.layers, files), compute, manifest)
+    wants = wanted(job.experiment, step, job.layers, files)
+    complete(manifest.parent, PLANS[step].table, wants, compute, manifest, job.part_seconds)
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -36,7 +36,9 @@ def test_equals_each_text_alone_token_by_token(family: str) -> None:
             found = torch.zeros_like(codes)
             found[row["token_index"], row["feature"]] = torch.tensor(row["value"])
             torch.testing.assert_close(found, codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
-            assert list(zip(row["token_index"], row["feature"], strict=True)) == sorted(zip(row["token_index"], row["feature"], strict=True))
+            assert list(zip(row["token_index"], row["feature"], strict=True)) == sorted(
+                zip(row["token_index"], row["feature"], strict=True)
+            )
 
 
 def test_rows_do_not_depend_on_neighbours_or_on_the_other_layers() -> None:

@@ -19,7 +19,7 @@ FACTORS = ("0", "0.4", "2", "6", "20")
 
 def curve(success: list[float], perplexity: list[float | None], factors: tuple[str, ...] = FACTORS) -> Curve:
     logs = [math.nan if p is None else math.log(p) for p in perplexity]
-    return Curve(factors, np.array(success), np.array(logs))
+    return Curve(factors, np.array(success, dtype=np.float64), np.array(logs))
 
 
 def test_by_hand() -> None:

@@ -42,7 +42,9 @@ def sweep_rows(n: int, n_features: int = 96, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame([grid[place] for place in order], schema=schema, orient="row")
 
 
-def swept(lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling: Sampling, batch: int = 512, seed: int = 3) -> pl.DataFrame:
+def swept(
+    lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling: Sampling, batch: int = 512, seed: int = 3
+) -> pl.DataFrame:
     parts = list(steered_sweep(lm, sae, sae.meta.layer, rows, prefixes_of(family), sampling, seed, batch=batch))
     assert all(0 < len(part) <= batch for part in parts)
     table = pl.concat(parts)
@@ -57,9 +59,10 @@ def test_greedy_rows_equal_generate_with_a_hook(family: str, layer: int) -> None
     """Token for token, through prefixes of several lengths, compaction, stops and sliding windows shorter and longer than the text."""
     lm, sae = model_and_sae(family, layer)
     rows = sweep_rows(48, n_features=sae.meta.n_features)
-    table = swept(lm, sae, rows, family, Sampling(max_new_tokens=12, temperature=0))
-    ending = [token for token in range(len(lm.tokenizer)) if "." in plain_hooks.token_text(lm.tokenizer, token)]
-    ending += [lm.model.generation_config.eos_token_id]
+    stop = "." if family == "shipped" else "o"
+    table = swept(lm, sae, rows, family, Sampling(max_new_tokens=12, temperature=0.0, stop=stop))
+    ending = [token for token in range(len(lm.tokenizer)) if stop in plain_hooks.token_text(lm.tokenizer, token)]
+    ending = sorted({*ending, lm.model.generation_config.eos_token_id} - {lm.tokenizer.bos_token_id})
     if family == "shipped":
         ending.append(lm.tokenizer.convert_tokens_to_ids("<0x2E>"))
     for row in table.to_dicts():
@@ -77,10 +80,10 @@ def test_rows_are_bit_equal_at_any_batch_and_order(family: str, monkeypatch: pyt
     lm, sae = model_and_sae(family, 1)
     rows = sweep_rows(256, n_features=sae.meta.n_features)
     logits = _recorded_logits(monkeypatch)
-    sampling = Sampling(max_new_tokens=8)
+    sampling = Sampling(max_new_tokens=6)
     whole = swept(lm, sae, rows, family, sampling).sort(KEYS)
     expected = logits.copy()
-    for batch, some in ((1, rows[:12]), (7, rows[:60]), (33, rows), (256, rows.sample(fraction=1, shuffle=True, seed=1)), (256, rows[9:16])):
+    for batch, some in ((1, rows[:8]), (7, rows[:42]), (33, rows), (256, rows.sample(fraction=1, shuffle=True, seed=1)), (256, rows[9:16])):
         logits.clear()
         table = swept(lm, sae, some, family, sampling, batch=batch)
         assert_frame_equal(table.sort(KEYS), whole.join(some, on=KEYS, how="semi").sort(KEYS), check_exact=True)
@@ -128,7 +131,7 @@ def test_steering_acts_and_seeds_and_samples_differ() -> None:
     first, again, other = (swept(lm, sae, rows, "llama", Sampling(), seed=seed).sort(KEYS) for seed in (3, 3, 4))
     assert_frame_equal(first, again, check_exact=True)
     assert (first["text"] != other["text"]).mean() > 0.9
-    greedy = swept(lm, sae, rows.filter(pl.col("sample") == 0), "llama", Sampling(temperature=0))
+    greedy = swept(lm, sae, rows.filter(pl.col("sample") == 0), "llama", Sampling(temperature=0.0))
     by_factor = greedy.filter(pl.col("factor").is_in(["0", "10"])).group_by("feature", "prefix_id").agg(pl.col("text").n_unique(), pl.len())
     assert by_factor.filter(pl.col("len") == 2)["text"].mean() > 1.9
 
@@ -141,7 +144,7 @@ def test_stop_end_of_sequence_and_texts() -> None:
     assert table.filter(pl.col("stopped") != (pl.col("text").str.contains(".", literal=True) | ended)).is_empty()
     assert table.filter(~pl.col("stopped"), pl.col("n_tokens") != 20).is_empty()
     assert table.filter(pl.col("text").str.head(-1).str.contains(".", literal=True)).is_empty()
-    assert 0.1 < table["stopped"].mean() < 1
+    assert table["stopped"].mean() > 0.1
     for row in table.to_dicts():
         assert row["text"] == "" or row["text"][0] in " ,.:" or not row["text"][0].isascii() or row["text"][0].isalnum()
     unstopped = swept(lm, sae, rows[:40], "shipped", Sampling(stop="", max_new_tokens=8))
@@ -188,7 +191,7 @@ def test_inverse_cdf_by_hand() -> None:
     numbers = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.9999], dtype=torch.double)
     assert sample_tokens(logits, numbers, 1.0, 0).tolist() == [0, 0, 1, 2, 3]
     assert sample_tokens(logits, torch.tensor([0.0, 0.42, 0.43, 0.9, 0.9999], dtype=torch.double), 1.0, 2).tolist() == [2, 2, 3, 3, 3]
-    assert sample_tokens(logits, numbers, 0, 50).tolist() == [3] * 5
+    assert sample_tokens(logits, numbers, 0.0, 50).tolist() == [3] * 5
 
 
 @pytest.mark.parametrize(("n_vocab", "k"), [(300, 50), (1951, 50), (64, 50), (50, 50), (1000, 1), (997, 33)])
@@ -204,7 +207,9 @@ def test_ending_tokens() -> None:
     assert ending.nonzero().flatten().tolist() == sorted({2, *(token for token, text in enumerate(texts) if "." in text)})
     assert ending_tokens(lm, "").nonzero().flatten().tolist() == [2]
     shipped = model_and_sae("shipped", 1)[0]
-    assert {".", "<0x2E>", "<eos>"} <= set(shipped.tokenizer.convert_ids_to_tokens(ending_tokens(shipped, ".").nonzero().flatten().tolist()))
+    assert {".", "<0x2E>", "<eos>"} <= set(
+        shipped.tokenizer.convert_ids_to_tokens(ending_tokens(shipped, ".").nonzero().flatten().tolist())
+    )
 
 
 def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:

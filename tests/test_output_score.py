@@ -39,7 +39,9 @@ def test_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits 0, 1, ..., V-1 for every feature: token V-3 has rank 2 and probability e^-2 (1 - 1/e) / (1 - e^-V)."""
     lm, sae = model_and_sae("llama", 1)
     rising = torch.arange(lm.n_vocab).float()
-    monkeypatch.setattr(output_score, "logit_chunks", lambda *_args: iter([(0, rising[:100].expand(1, -1)), (100, rising[100:].expand(1, -1))]))
+    monkeypatch.setattr(
+        output_score, "logit_chunks", lambda *_args: iter([(0, rising[:100].expand(1, -1)), (100, rising[100:].expand(1, -1))])
+    )
     monkeypatch.setattr(output_score, "_gathered_logits", lambda _lm, _hidden, ids: rising[ids])
     lens = torch.tensor([[3, lm.n_vocab - 3, 50]])
     row = output_scores(lm, sae, 1, [7], lens, "From ba", 10.0).row(0, named=True)

@@ -15,9 +15,9 @@ def _rows(pairs: list[tuple[str, str]]) -> pl.DataFrame:
     return pl.DataFrame({"row": range(len(pairs)), "prefix": [p for p, _ in pairs], "text": [t for _, t in pairs]}).cast({"row": pl.UInt32})
 
 
-def _many(n: int, words: list[str] = WORDS) -> pl.DataFrame:
+def _many(n: int, words: list[str] = WORDS, prefix: str = "From ba be") -> pl.DataFrame:
     """Texts of many lengths, some of them equal."""
-    return _rows([("From ba be", " " + " ".join(words[(i * 7 + j * (i % 5)) % len(words)] for j in range(1 + i % 17))) for i in range(n)])
+    return _rows([(prefix, " " + " ".join(words[(i * 7 + j * (i % 5)) % len(words)] for j in range(1 + i % 17))) for i in range(n)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,7 +51,8 @@ def test_a_text_without_tokens_is_missing_not_zero() -> None:
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "shipped"])
 def test_rows_do_not_depend_on_batch_order_or_neighbours(family: str) -> None:
     lm, _ = model_and_sae(family, 1)
-    rows = _many(200, ["the", "sea", "was", "calm", "and", "my", "old", "friend", "said", "that", "he", "can", "play"] if family == "shipped" else WORDS)
+    words = [piece[1:] for piece in lm.tokenizer.get_vocab() if piece.startswith("▁") and len(piece) > 4]
+    rows = _many(200, sorted(words), "From my experience,") if family == "shipped" else _many(200)
     whole = continuation_nll(lm, rows)
     for batch, some in ((1, rows[:40]), (7, rows), (33, rows.sample(fraction=1, shuffle=True, seed=1)), (256, rows[5:6]), (512, rows)):
         table = continuation_nll(lm, some, batch=batch)

@@ -67,7 +67,9 @@ def test_the_shipped_saes_convert_and_equal_sae_lens(tmp_path: Path) -> None:
     residual = 20 * torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(encode(ours, residual), theirs.encode(residual))
-    assert all(torch.equal(getattr(ours, name), getattr(shipped_sae(5), name)) for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec"))
+    assert all(
+        torch.equal(getattr(ours, name), getattr(shipped_sae(5), name)) for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
+    )
     assert (meta.layer, meta.site, meta.architecture, meta.n_features) == (5, "resid_post", "jumprelu", 1024)
 
 

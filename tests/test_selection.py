@@ -120,7 +120,6 @@ def test_the_smallest_p_is_one_over_permutations_plus_one() -> None:
     assert p_values == [0.001]
 
 
-@pytest.mark.slow
 def test_full_size_is_fast() -> None:
     """240 features, 15 thresholds, all draws: under 5 s."""
     outcomes = synthetic_tables()["outcomes"]

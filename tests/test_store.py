@@ -216,13 +216,12 @@ def test_kill_9_loses_at_most_the_part_in_flight(step: Step) -> None:
         from pathlib import Path
         from saesteer import store
         from test_store import OUTPUT_SCORE, rows_of, wanted
-        store.PART_SECONDS = 0.02
         def compute(missing):
             for row in missing.iter_slices(1):
                 time.sleep(0.01)
                 yield rows_of(row)
         folder = Path({str(step.folder)!r})
-        store.complete(folder, OUTPUT_SCORE, [wanted(range(400))], compute, folder / "layers_05-05.json")
+        store.complete(folder, OUTPUT_SCORE, [wanted(range(400))], compute, folder / "layers_05-05.json", part_seconds=0.02)
     """)
     kept = 0
     for moment in (0.2, 0.7):

@@ -59,7 +59,7 @@ def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
 
 
 def test_two_values_by_hand() -> None:
-    """Means of two draws of {0, 1} are 0, 1/2, 1 with chances 1/4, 1/2, 1/4: the central half of them is [0 or 1/2, 1/2 or 1], 40 % is 1/2."""
+    """Means of two draws of {0, 1} are 0, 1/2, 1 with chances 1/4, 1/2, 1/4: the central 40 % are 1/2, 90 % reach from 0 to 1."""
     assert bootstrap_mean_interval(np.array([0.0, 1.0]), 4000, 0.4, random_stream(0)) == (0.5, 0.5)
     assert bootstrap_mean_interval(np.array([0.0, 1.0]), 4000, 0.9, random_stream(0)) == (0.0, 1.0)
 

@@ -60,7 +60,8 @@ def choose_p1(curve: Curve, gen_success_limit: float) -> str | None:
         return None
     success, log_perplexity = curve.gen_success[allowed], curve.log_perplexity[allowed]
     ratio = (success / success.max()) / np.exp(log_perplexity - log_perplexity.max())
-    return curve.factors[np.flatnonzero(allowed)[ratio.argmax()]]
+    ties = ratio >= ratio.max() * (1 - 1e-12)  # equal but for rounding
+    return curve.factors[np.flatnonzero(allowed)[ties.argmax()]]
 
 
 def choose_capped(curve: Curve, perplexity_cap: float) -> str | None:

@@ -8,6 +8,7 @@ import typer
 from saesteer.config_docs import readme_text, schema_text
 from saesteer.files import write_atomically
 from saesteer.locks import stale_locks
+from saesteer.readme import update_readme
 from saesteer.store import unnamed_parts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -55,6 +56,13 @@ def config_docs(
             _write(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
             raise typer.Exit(_complain(f"{path} is not in step with the settings: run `saesteer config-docs`"))
+
+
+@app.command()
+def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")] = Path()) -> None:
+    """Paste the results of finished experiments into the README."""
+    for path in update_readme(folder):
+        typer.echo(f"wrote {path}")
 
 
 def _complain(message: str) -> int:

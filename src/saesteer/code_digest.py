@@ -17,11 +17,11 @@ class CodeError(ValueError):
     """A module that does not keep to what this file relies on."""
 
 
-def code_digest(script: Path) -> str:
-    """Digest of a script and of the package modules it depends on, in hex."""
-    trees = sorted(
-        (str(file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else script.parent)), _tree_digest(file)) for file in _closure(script)
-    )
+def code_digest(script: Path, *modules: str) -> str:
+    """Digest of a script and of the package modules it depends on, in hex; `modules` are those that it imports by a computed name."""
+    start = [script, *(file for name in modules if (file := _module_file(name)))]
+    files = {file for first in start for file in _closure(first)}
+    trees = sorted((str(file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else script.parent)), _tree_digest(file)) for file in files)
     return hashlib.sha256(repr(trees).encode()).hexdigest()[:16]
 
 

@@ -60,7 +60,7 @@ class Sampling:
     """How tokens are drawn, and when a text ends."""
 
     max_new_tokens: int = 20
-    temperature: float = 0.7  # 0: the likeliest token
+    temperature: float = 0.7  # 0.0: the likeliest token
     top_k: int = 50  # 0: the whole vocabulary
     stop: str = "."  # a text ends after the first token that contains this character; "": never
 
@@ -108,7 +108,7 @@ def ending_tokens(lm: LanguageModel, stop: str) -> Bool[Tensor, " vocab"]:
     ending = torch.zeros(lm.n_vocab, dtype=torch.bool)
     if stop:
         known = min(len(lm.tokenizer), lm.n_vocab)
-        texts = lm.tokenizer.batch_decode([[token] for token in range(known)], clean_up_tokenization_spaces=False)
+        texts = _decoded(lm, [[token] for token in range(known)])
         ending[:known] = torch.tensor([stop in text for text in texts])
     eos = lm.model.generation_config.eos_token_id
     ending[[token for token in (eos if isinstance(eos, list) else [eos]) if token is not None]] = True

@@ -87,3 +87,29 @@ def _judge(numbers: _Numbers) -> str:
 def _choices(numbers: _Numbers) -> str:
     choices = numbers["choices"]
     return f"{_percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
+
+
+def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:
+    """A Markdown table with a row for each training seed of the shipped world: the three findings and whether they hold."""
+    header = [
+        "| seed | input and output score with depth | both above .5 | GenSuccess@20, all → kept | ratio | p within layers | findings that hold |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join(header + [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed, key=lambda seed: seed or 0)]) + "\n"
+
+
+def _seed_row(seed: int | None, numbers: _Numbers) -> str:
+    depth, gain = numbers["depth"], numbers["filter"]["all"]
+    held = [name.replace("_", " ") for name, holds in numbers["findings"].items() if holds]
+    failed = [name.replace("_", " ") for name, holds in numbers["findings"].items() if not holds]
+    verdict = f"{len(held)} of {len(held) + len(failed)}" + (f" (**fails: {', '.join(failed)}**)" if failed else "")
+    cells = (
+        str(seed),
+        f"ρ = {_number(depth['rho_input_score'])}, {_number(depth['rho_output_score'])}",
+        _percent(numbers["both_above_half"]["share"]),
+        f"{_number(gain['unfiltered']['mean'])} → {_number(gain['kept']['mean'])} (n = {gain['kept']['n']})",
+        f"{_number(gain['ratio'])}×",
+        _p(gain["p_within_layers"]),
+        verdict,
+    )
+    return f"| {' | '.join(cells)} |"

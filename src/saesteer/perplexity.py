@@ -39,16 +39,17 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int = 128) ->
     `rows` has row (a number of the caller's), prefix and text. Prefix and text are tokenised together; scored are the tokens that end after
     the prefix. A text without any has a null. A row's number depends on its own text only.
     """
-    nll = np.zeros(len(rows))
-    n_scored = np.zeros(len(rows), dtype=np.int64)
-    sequences = _tokenised(lm, rows)
+    different = rows.select("prefix", "text").unique(maintain_order=True)
+    nll = np.zeros(len(different))
+    n_scored = np.zeros(len(different), dtype=np.int64)
+    sequences = _tokenised(lm, different)
     check_length(lm, max(map(len, sequences.ids), default=0))
     for index, ids, scored in _batches(sequences, batch):
         sums = _scored_sum(lm, ids.to(lm.device), scored.to(lm.device))[: len(index)]
         nll[index], n_scored[index] = sums.cpu().numpy(), scored.sum(dim=1)[: len(index)].numpy()
-    table = pl.DataFrame({"row": rows["row"], "total": nll, "n_scored": n_scored})
     mean = pl.when(pl.col("n_scored") > 0).then(pl.col("total") / pl.col("n_scored"))
-    return table.select("row", mean.alias("mean_nll"), "n_scored").cast(SCHEMA)
+    scores = different.with_columns(total=nll, n_scored=n_scored).with_columns(mean_nll=mean)
+    return rows.join(scores, on=["prefix", "text"], how="left", maintain_order="left").select(SCHEMA.names()).cast(SCHEMA)
 
 
 def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> _Sequences:

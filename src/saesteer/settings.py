@@ -160,8 +160,8 @@ class SweepSettings(Settings):
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens (transformers' own default, which P1's program inherits)."""
-    stop: Annotated[str, Field(min_length=1)] = "."
-    """A generation ends with the first token that contains this text."""
+    stop: Annotated[str, Field(min_length=1, max_length=1)] = "."
+    """A generation ends with the first token that contains this character."""
     seed: int = 0
     """Seed of the sampling; every row has its own random numbers, from this seed and its key."""
 
@@ -309,6 +309,8 @@ class Workflow(Settings):
     """Where data artifacts are written, one folder an experiment."""
     figures_dir: Path = Path("figures")
     """Where figures are written, one folder an experiment."""
+    part_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Finished rows are written to disk at least this often: what a kill can lose, in seconds of work."""
 
 
 def load_workflow(values: Mapping[str, Any], source: str = "the configuration") -> Workflow:

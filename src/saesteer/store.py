@@ -25,7 +25,6 @@ import polars as pl
 from saesteer.files import file_digest, value_digest, write_atomically, write_json
 from saesteer.tables import Table, validate
 
-PART_SECONDS = 60.0
 FINGERPRINT_DIGITS = 16
 
 log = logging.getLogger(__name__)
@@ -63,6 +62,7 @@ def complete(
     wanted: Sequence[Wanted],
     compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]],
     manifest: Path,
+    part_seconds: float = 60.0,
 ) -> int:
     """Compute the wanted keys that no part holds, write them as parts, then write the manifest. Gives the number of rows computed.
 
@@ -73,7 +73,7 @@ def complete(
     todo = pl.concat(list(absent.values()))
     log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.keys(table).height for want in wanted), todo.height)
     if not todo.is_empty():
-        _write_parts(folder, table, wanted, compute(todo))
+        _write_parts(folder, table, wanted, compute(todo), part_seconds)
     write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wanted}})
     return todo.height
 
@@ -108,15 +108,15 @@ def _layer_folder(folder: Path, want: Wanted) -> Path:
     return folder / want.fingerprint_digest / f"layer_{want.layer:02d}"
 
 
-def _write_parts(folder: Path, table: Table, wanted: Sequence[Wanted], frames: Iterable[pl.DataFrame]) -> None:
-    """Collect finished rows into parts of about a minute's work, each of one layer; on a failure what is finished is written first."""
+def _write_parts(folder: Path, table: Table, wanted: Sequence[Wanted], frames: Iterable[pl.DataFrame], part_seconds: float) -> None:
+    """Collect finished rows into parts of `part_seconds` of work, each of one layer; on a failure what is finished is written first."""
     by_layer = {want.layer: want for want in wanted}
     waiting: dict[int, list[pl.DataFrame]] = {}
     started = time.monotonic()
     try:
         for frame in frames:
             waiting.setdefault(frame["layer"][0], []).append(frame)
-            if time.monotonic() - started > PART_SECONDS:
+            if time.monotonic() - started > part_seconds:
                 while waiting:
                     _write_part(folder, table, by_layer, waiting.pop(next(iter(waiting))))
                 started = time.monotonic()

@@ -65,7 +65,9 @@ def steered_next_logits(model: Any, sae: Any, layer: int, feature: int, factor: 
         return model(torch.tensor([list(token_ids)])).logits[0, -1]
 
 
-def output_score(model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], lens: Sequence[int]) -> dict[str, float]:
+def output_score(
+    model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], lens: Sequence[int]
+) -> dict[str, float]:
     """P1 section 3: (1 - min rank / |V|) * max probability over the lens tokens, rank 0 the likeliest."""
     probabilities = torch.softmax(steered_next_logits(model, sae, layer, feature, factor, token_ids).double(), dim=0)
     order = torch.argsort(probabilities, descending=True).tolist()
@@ -81,7 +83,9 @@ def lens_logits(model: Any, direction: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def generated(model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], n_new: int, ending: list[int]) -> list[int]:
+def generated(
+    model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], n_new: int, ending: list[int]
+) -> list[int]:
     """Hugging Face's greedy `generate` with the steering hook, one row: the new tokens."""
     with steering_hook(model, sae, layer, feature, factor):
         ids = torch.tensor([list(token_ids)])

@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, new_figure, styled
+from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, empty_panel, new_figure, styled
 
 LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
 _MARKERS = "osD^vP*X"
+_SUCCESS_TICKS = (0, 0.25, 0.5, 0.75, 1, 2, 3, 5, 10, 20)
 _TICK_GAP = 0.055  # least distance of two tick labels, as a share of the axis
 
 
@@ -27,12 +28,17 @@ def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
         middle, low, high = (members[name].cast(pl.Float64).to_numpy() for name in (quantity, f"{quantity}_low", f"{quantity}_high"))
         band(axes, members["factor"].to_numpy(), middle, low, high, colour, _label(members), _MARKERS[number % len(_MARKERS)])
     _factor_axis(axes, data["factor"].unique().sort().to_list())
-    if quantity == "perplexity":
+    if data[quantity].null_count() == data.height:
+        empty_panel(axes, f"no {quantity}")
+    elif quantity == "perplexity":
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     else:
         axes.set_yscale("symlog", linthresh=1)
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes.set_yticks([tick for tick in _SUCCESS_TICKS if tick <= axes.get_ylim()[1]])
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.set_ylabel(LABELS[quantity] + (", log axis" if quantity == "perplexity" else ", log axis above 1"))
 
 

@@ -1,10 +1,11 @@
 """A table of example features: scores, lens tokens, the text they fire on most, and what steering with them writes."""
 
-import textwrap
 from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import BLACK, GREY, MAGENTA, styled
@@ -20,7 +21,9 @@ _COLUMNS = {
     "unsteered": 2.2,
     "steered": 2.2,
 }
-_INCHES_PER_CHARACTER = 0.064
+_GAP = 0.12  # inches between columns
+_FONT = FontProperties(family="DejaVu Sans", size=7)
+_MEASURE = TextToPath()
 _LINE = 0.135  # inches
 _MARGIN = 0.15
 _N_LENS = 10
@@ -79,13 +82,36 @@ def _write_row(axes: Any, cells: list[str], top: float, weight: str) -> None:
 
 
 def _wrapped(text: str, width: float) -> str:
-    return textwrap.fill(text, max(4, int(width / _INCHES_PER_CHARACTER) - 1))
+    """The text in lines that fit the column; a word longer than a line is broken."""
+    lines, limit = [""], (width - _GAP) * 72
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if _points(joined) <= limit:
+            lines[-1] = joined
+            continue
+        pieces = _broken(word, limit)
+        lines = [line for line in lines if line] + pieces
+    return "\n".join(lines)
+
+
+def _broken(word: str, limit: float) -> list[str]:
+    pieces = [""]
+    for character in word:
+        if pieces[-1] and _points(pieces[-1] + character) > limit:
+            pieces.append("")
+        pieces[-1] += character
+    return pieces
+
+
+def _points(text: str) -> float:
+    """Width of the text as it is drawn, in points."""
+    return float(_MEASURE.get_text_width_height_descent(text, _FONT, False)[0])
 
 
 def counts(data: pl.DataFrame) -> str:
     failed = data["steered"].null_count()
     return (
-        f"n = {data.height} features chosen by rule: half early, half late, at even distances in the ranking by output score; "
+        f"n = {data.height} features chosen by rule: early and late ones at even distances in the ranking by output score; "
         f"sample 0 of the first prefix, its factor chosen on other prefixes; steering failed for {failed}."
     )
 

@@ -32,7 +32,6 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
-    axes.set_ylim(bottom=0)
     axes.set_ylabel("GenSuccess@20, held out\n(lens tokens per continuation)")
 
 
@@ -47,6 +46,7 @@ def draw(data: pl.DataFrame) -> Figure:
     for axes, layers in zip(panels, LAYER_SETS, strict=True):
         panel(axes, data.filter(layers=layers))
         axes.set_title(layers_title(data.filter(layers=layers)), pad=16)
+    panels[0].set_ylim(bottom=0)
     panels[1].set_ylabel("")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)

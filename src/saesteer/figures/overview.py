@@ -26,6 +26,7 @@ def draw(data: pl.DataFrame) -> Figure:
     points = input_vs_output.panel(panels[1], parts[input_vs_output])
     output_score_vs_outcome.panel(panels[2], outcome, "gen_success_20")
     gen_success_by_threshold.panel(panels[3], parts[gen_success_by_threshold].filter(layers="all"))
+    panels[3].set_ylim(bottom=0)
     by_factor.panel(panels[4], parts[by_factor], "gen_success_20")
     judge_kept_removed.panel(panels[5], parts[judge_kept_removed].filter(measure="judge_score"))
     panels[5].set_ylabel("mean judge score, held out (0 to 2)")

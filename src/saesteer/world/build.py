@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from saesteer.files import write_json
 from saesteer.world import corpus, measure, oracle, train_model, train_saes
 from saesteer.world.lexicon import Lexicon, load_lexicon
+from saesteer.world.oracle import OracleSizes
 from saesteer.world.tokenizer import build_tokenizer
 from saesteer.world.train_model import ModelRecipe
 from saesteer.world.train_saes import SaeRecipe
@@ -37,7 +38,7 @@ class WorldRecipe:
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
     sae: SaeRecipe = field(default_factory=SaeRecipe)
-    oracle: oracle.OracleSizes = field(default_factory=oracle.OracleSizes)
+    oracle: OracleSizes = field(default_factory=OracleSizes)
     sae_documents: int = 8000
     held_out_documents: int = 1000
     labelled_texts: int = 2000

@@ -124,11 +124,15 @@ class Dice:
         self.nats = 0.0
 
     def zipf(self, n: int, exponent: float) -> int:
-        """An index below n, rank r with weight (r + 1) ** -exponent; 0 is uniform."""
+        """An index below n, rank r with weight (r + 1) ** -exponent."""
         cumulative, nats = _zipf(n, exponent)
         index = min(bisect.bisect_right(cumulative, self.rng.random()), n - 1)
         self.nats += nats[index]
         return index
+
+    def uniform(self, n: int) -> int:
+        """An index below n, all alike."""
+        return self.zipf(n, 0.0)
 
     def flip(self, p: float) -> bool:
         """True with probability p."""
@@ -148,13 +152,13 @@ class Scene:
 def document(lexicon: Lexicon, rng: random.Random) -> Document:
     """Draw one document of 3 to 9 sentences."""
     dice = Dice(rng)
-    scene = Scene(dice.zipf(len(lexicon.topics), 0))
+    scene = Scene(dice.uniform(len(lexicon.topics)))
     low, high = SENTENCES
-    n_sentences = low + dice.zipf(high - low + 1, 0)
+    n_sentences = low + dice.uniform(high - low + 1)
     sentences = []
     for position in range(n_sentences):
         if position and dice.flip(SWITCH_TOPIC):
-            scene.topic = (scene.topic + 1 + dice.zipf(len(lexicon.topics) - 1, 0)) % len(lexicon.topics)
+            scene.topic = (scene.topic + 1 + dice.uniform(len(lexicon.topics) - 1)) % len(lexicon.topics)
             scene.person = None
         sentences.append(_sentence(lexicon, scene, OPENER_LATER if position else OPENER_FIRST, dice))
     return Document(tuple(sentences))
@@ -212,7 +216,7 @@ def _sentence(lexicon: Lexicon, scene: Scene, opener: float, dice: Dice) -> Sent
     before = dice.nats
     opening: tuple[str, ...] = ()
     if opener and dice.flip(opener):
-        opening = opener_words(lexicon.openers[dice.zipf(len(lexicon.openers), 0)])
+        opening = opener_words(lexicon.openers[dice.uniform(len(lexicon.openers))])
     clause = (*_clause(lexicon.topics[scene.topic], scene, dice), ".")
     if not opening and lexicon.topics[scene.topic].name != "code":
         clause = (clause[0].capitalize(), *clause[1:])
@@ -232,7 +236,7 @@ def _plain_clause(topic: Topic, scene: Scene, dice: Dice) -> tuple[str, ...]:
     """Fill a clause template: whom first, then what follows from whom, then what follows from that."""
     french = topic.name == "french"
     templates = FRENCH if french else ENGLISH
-    template = templates[dice.zipf(len(templates), 0)]
+    template = templates[dice.uniform(len(templates))]
     slots: dict[str, str] = {}
     person = _subject(topic, scene, template, slots, dice)
     draw = _Partners(topic, dice)
@@ -312,23 +316,23 @@ def _number_fact(topic: Topic, dice: Dice) -> tuple[str, ...]:
     """A true statement about numbers up to twenty."""
     names = topic.lists["words"]
     top = len(names) - 1
-    kind = dice.zipf(len(NUMBERS), 0)
+    kind = dice.uniform(len(NUMBERS))
     template = NUMBERS[kind]
-    a = dice.zipf(top // 2 + 1, 0)
+    a = dice.uniform(top // 2 + 1)
     if "{parity}" in template:
         return tuple(template.format(a=names[a], parity="odd" if a % 2 else "even").split())
     if "times" in template:
-        b = dice.zipf(top // max(a, 2) + 1, 0)
+        b = dice.uniform(top // max(a, 2) + 1)
         c = a * b
     else:
-        b = a if "double" in template else dice.zipf(top // 2, 0) + 1
+        b = a if "double" in template else dice.uniform(top // 2) + 1
         c = a + b
     return tuple(template.format(a=names[a], b=names[b], c=names[c]).split())
 
 
 def _code_line(topic: Topic, dice: Dice) -> tuple[str, ...]:
     draw = _Partners(topic, dice)
-    template = CODE[dice.zipf(len(CODE), 0)]
+    template = CODE[dice.uniform(len(CODE))]
     function = draw.index("functions", "functions", None) if "{f}" in template else None
     variable = draw.index("variables", "functions", function)
     slots = {"x": topic.lists["variables"][variable]}

@@ -133,7 +133,10 @@ def best_cut(higher: Float[np.ndarray, " high"], lower: Float[np.ndarray, " low"
 
 def fit_concept(oracle: Oracle, items: Sequence[ConceptItem]) -> Oracle:
     """Choose the content, posterior and share cuts that rate most calibration items rightly (the first of equals in grid order)."""
-    candidates = [_with_shares(oracle, items, nats, posterior) for nats in CONTENT_NATS for posterior in TOPIC_POSTERIORS]
+    grid = (_with_shares(oracle, items, nats, posterior) for nats in CONTENT_NATS for posterior in TOPIC_POSTERIORS)
+    candidates = [candidate for candidate in grid if candidate is not None]
+    if not candidates:
+        raise ValueError(f"no token differs by {CONTENT_NATS[0]} nats between topics: the labelled texts are too few to fit the oracle on")
     accuracies = [concept_accuracy(candidate, items) for candidate in candidates]
     return candidates[int(np.argmax(accuracies))]
 
@@ -211,10 +214,13 @@ def save_oracle(oracle: Oracle, measured: dict[str, float], sizes: OracleSizes, 
     (folder / runtime.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: float, posterior: float) -> Oracle:
+def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: float, posterior: float) -> Oracle | None:
+    """The oracle with share cuts for these settings; None when they leave a rating without an item that has content."""
     oracle = replace(oracle, thresholds=replace(oracle.thresholds, content_nats=content_nats, topic_posterior=posterior))
     shares = [(runtime.topic_share(oracle, item.token_ids, item.topic), item.rating) for item in items]
     by_rating = [np.array([share for share, rated in shares if share is not None and rated == rating]) for rating in RATINGS]
+    if any(len(group) == 0 for group in by_rating):
+        return None
     cuts = (best_cut(by_rating[1], by_rating[0]), best_cut(by_rating[2], by_rating[1]))
     return replace(oracle, thresholds=replace(oracle.thresholds, concept_shares=(min(cuts), max(cuts))))
 

@@ -37,7 +37,7 @@ class SaeRecipe:
     batch: int = 1024
     learning_rate: float = 2e-3
     flat_until: float = 0.5
-    dead_weight: float = 1 / 32
+    dead_weight: float = 1 / 8
     dead_k: int = 64
 
 

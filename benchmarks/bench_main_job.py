@@ -1,0 +1,257 @@
+"""Ours against the published procedure: one run, one thread, the same random model, alternating; median of the repeats.
+
+    OMP_NUM_THREADS=1 python benchmarks/bench_main_job.py
+
+writes benchmarks/RESULTS.md. Times are process times (the machine may be shared), with wall times beside them. `--repeats 1 --write none` is a quick look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import papers_procedure
+import polars as pl
+import torch
+import transformers
+from sae_lens import SAE
+from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import decoders as token_decoders
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+from saesteer.generate import Sampling, steered_sweep
+from saesteer.logit_lens import lens_tokens
+from saesteer.models import LanguageModel, language_model
+from saesteer.output_score import output_scores
+from saesteer.saes import Sae, SaeMeta
+
+N_VOCAB, D_MODEL, N_LAYERS, N_FEATURES, LAYER = 64_000, 512, 10, 16_384, 5
+PROMPT = "From my experience,"
+PREFIXES = ("I believe that", "I once heard that", "Findings show that", "Then the man said:")
+SCORE_FACTOR, SWEEP_FACTOR = 10.0, "2"
+N_PUBLISHED, N_CLEANED, N_OURS, N_SWEEP_THEIRS, N_SWEEP_OURS = 6, 40, 1024, 1, 64
+"""Features in one timing; the sweep's have len(PREFIXES) texts each."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """64,000 made-up words, the prompts' own, and a full stop."""
+    known = sorted({word for text in (PROMPT, *PREFIXES) for word in text.replace(",", " ,").replace(":", " :").split()})
+    vocab = {piece: number for number, piece in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", ".", *known])}
+    vocab |= {f"w{number}": number for number in range(len(vocab), N_VOCAB)}
+    fast = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast.decoder = token_decoders.Fuse()
+    fast.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
+
+
+def model_and_saes() -> tuple[LanguageModel, Any, Sae]:
+    """A random Gemma-2 of 72M parameters, and one random JumpReLU SAE twice: as sae-lens' object and as ours."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=N_VOCAB,
+        hidden_size=D_MODEL,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        intermediate_size=4 * D_MODEL,
+        query_pre_attn_scalar=64,
+        initializer_range=0.05,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        attn_implementation="eager",
+    )
+    lm = language_model(Gemma2ForCausalLM(config), tokenizer())
+    decoder = torch.nn.functional.normalize(torch.randn(N_FEATURES, D_MODEL), dim=1)
+    arrays = {
+        "W_enc": decoder.T.contiguous(),
+        "b_enc": torch.zeros(N_FEATURES),
+        "threshold": torch.full((N_FEATURES,), 2.0),
+        "W_dec": decoder,
+        "b_dec": torch.zeros(D_MODEL),
+    }
+    theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=D_MODEL, d_sae=N_FEATURES, apply_b_dec_to_input=False))
+    theirs.load_state_dict(arrays)
+    meta = SaeMeta("random", "", "jumprelu", "resid_post", LAYER, D_MODEL, N_FEATURES, "")
+    return lm, theirs, Sae(**arrays, meta=meta)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Units of work a second, by process time and by wall time, and what came out."""
+
+    rate: float
+    wall_rate: float
+    result: Any
+
+
+def timed(work: Callable[[], Any], units: Callable[[Any], int]) -> Timing:
+    """Run once and divide."""
+    wall, process = time.perf_counter(), time.process_time()
+    result = work()
+    process, wall = time.process_time() - process, time.perf_counter() - wall
+    return Timing(units(result) / process, units(result) / wall, result)
+
+
+def peak_flops() -> float:
+    """float32 operations a second of one large matrix product, best of five."""
+    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return max(timed(lambda: left @ right, lambda _: 2 * 1024**3).rate for _ in range(5))
+
+
+def flops_per_feature(lm: LanguageModel) -> float:
+    """Multiply-adds, doubled, of one spliced row: the blocks after the steered one, and the head."""
+    return 2.0 * (sum(weight.numel() for block in lm.blocks[LAYER + 1 :] for weight in block.parameters()) + N_VOCAB * D_MODEL)
+
+
+def flops_per_token(lm: LanguageModel) -> float:
+    """The same of one token of the sweep: all blocks, the head and the SAE's encoder."""
+    return 2.0 * (sum(weight.numel() for block in lm.blocks for weight in block.parameters()) + (N_VOCAB + N_FEATURES) * D_MODEL)
+
+
+def score_round(lm: LanguageModel, theirs: SAE, ours: Sae, lens: torch.Tensor) -> dict[str, Timing]:
+    """Output scores by the three programs, one after the other."""
+
+    def published(procedure: Callable[..., dict[int, float]], n: int) -> Timing:
+        tokens = {feature: lens[feature].tolist() for feature in range(n)}
+        lm.model.requires_grad_(procedure is papers_procedure.output_scores)
+        timing = timed(lambda: procedure(lm.model, lm.tokenizer, theirs, LAYER, tokens, PROMPT, SCORE_FACTOR, "cpu"), len)
+        lm.model.requires_grad_(False)
+        return timing
+
+    return {
+        "published": published(papers_procedure.output_scores, N_PUBLISHED),
+        "cleaned": published(papers_procedure.cleaned_output_scores, N_CLEANED),
+        "ours": timed(lambda: output_scores(lm, ours, LAYER, range(N_OURS), lens[:N_OURS], PROMPT, SCORE_FACTOR), len),
+    }
+
+
+def sweep_rows(n_features: int) -> pl.DataFrame:
+    """One row per feature and prefix."""
+    rows = [(feature, SWEEP_FACTOR, prefix_id, 0) for feature in range(n_features) for prefix_id in prefix_ids()]
+    return pl.DataFrame(rows, schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}, orient="row")
+
+
+def prefix_ids() -> dict[str, str]:
+    """Prefixes under made-up ids."""
+    return {f"{number:016x}": prefix for number, prefix in enumerate(PREFIXES)}
+
+
+def our_sweep(lm: LanguageModel, sae: Sae, n_features: int, temperature: float) -> pl.DataFrame:
+    """Our generations."""
+    return pl.concat(steered_sweep(lm, sae, LAYER, sweep_rows(n_features), prefix_ids(), Sampling(temperature=temperature), 0))
+
+
+def sweep_round(lm: LanguageModel, theirs: SAE, ours: Sae) -> dict[str, Timing]:
+    """Generations by both programs; units are new tokens."""
+    arguments = (lm.model, lm.tokenizer, theirs, LAYER, range(N_SWEEP_THEIRS), float(SWEEP_FACTOR), PREFIXES)
+    return {
+        "published": timed(
+            lambda: papers_procedure.steered_token_ids(*arguments, do_sample=True, temperature=0.7),
+            lambda texts: sum(map(len, texts.values())),
+        ),
+        "ours": timed(lambda: our_sweep(lm, ours, N_SWEEP_OURS, 0.7), lambda table: int(table["n_tokens"].sum())),
+    }
+
+
+def largest_score_difference(round_: dict[str, Timing]) -> float:
+    """Between ours and both of theirs, over the features that they scored."""
+    ours = dict(round_["ours"].result.select("feature", "output_score").iter_rows())
+    return max(abs(score - ours[feature]) for name in ("published", "cleaned") for feature, score in round_[name].result.items())
+
+
+def same_greedy_texts(lm: LanguageModel, theirs: SAE, ours: Sae) -> tuple[int, int]:
+    """(equal, all) texts of a greedy sweep, token for token."""
+    expected = papers_procedure.steered_token_ids(
+        lm.model, lm.tokenizer, theirs, LAYER, range(2), float(SWEEP_FACTOR), PREFIXES, do_sample=False
+    )
+    found = our_sweep(lm, ours, 2, 0.0)
+    texts = {(row["feature"], prefix_ids()[row["prefix_id"]]): row["token_ids"] for row in found.to_dicts()}
+    return sum(texts[key] == tokens for key, tokens in expected.items()), len(expected)
+
+
+def median_rate(rounds: list[dict[str, Timing]], name: str, attribute: str = "rate") -> float:
+    """Median over the repeats."""
+    return statistics.median(getattr(round_[name], attribute) for round_ in rounds)
+
+
+def table_lines(rounds: list[dict[str, Timing]], unit: str, names: dict[str, str]) -> list[str]:
+    """A markdown table: rates, and how many times ours is faster, repeat by repeat (median, smallest, largest)."""
+    lines = [f"| | {unit}/s (process time) | {unit}/s (wall time) | ours is faster by (median, range over repeats) |", "|---|---|---|---|"]
+    for name, label in names.items():
+        ratios = sorted(round_["ours"].rate / round_[name].rate for round_ in rounds)
+        faster = "" if name == "ours" else f"**{statistics.median(ratios):.1f}x** ({ratios[0]:.1f}–{ratios[-1]:.1f})"
+        lines.append(f"| {label} | {median_rate(rounds, name):,.1f} | {median_rate(rounds, name, 'wall_rate'):,.1f} | {faster} |")
+    return lines
+
+
+def report(
+    lm: LanguageModel, scores: list[dict[str, Timing]], sweeps: list[dict[str, Timing]], peak: float, greedy: tuple[int, int]
+) -> str:
+    """The page benchmarks/RESULTS.md."""
+    n_parameters = sum(weight.numel() for weight in lm.model.parameters()) / 1e6
+    score_share = median_rate(scores, "ours") * flops_per_feature(lm) / peak
+    sweep_share = median_rate(sweeps, "ours") * flops_per_token(lm) / peak
+    lines = [
+        "# Speed against the published procedure",
+        "",
+        "Written by `OMP_NUM_THREADS=1 python benchmarks/bench_main_job.py`; the numbers are measured, not typed.",
+        "",
+        f"Random Gemma-2 of {n_parameters:.0f}M parameters ({N_LAYERS} layers, width {D_MODEL}, {N_VOCAB:,} tokens), JumpReLU SAE with {N_FEATURES:,} "
+        f"features at layer {LAYER}, float32, one CPU thread ({platform.machine()}), torch {torch.__version__}, transformers {transformers.__version__}. "
+        f"Both programs run in one process, alternating; medians of {len(scores)} repeats. What the published procedure does is in papers_procedure.py.",
+        "",
+        "## Output score",
+        "",
+        *table_lines(scores, "features", {"published": "published procedure", "cleaned": "the same, cleaned", "ours": "ours"}),
+        "",
+        "Cleaned: without device moves, recorded gradients, cache emptying and garbage collections. Largest difference between a score of ours and "
+        f"theirs: {max(map(largest_score_difference, scores)):.1e}.",
+        "",
+        "## Sweep",
+        "",
+        *table_lines(sweeps, "tokens", {"published": "published procedure (`generate`, text by text)", "ours": "ours"}),
+        "",
+        f"Greedy texts equal token for token: {greedy[0]} of {greedy[1]}. A random model hardly ever writes a full stop, so nearly all texts have 20 tokens.",
+        "",
+        "## Share of the machine",
+        "",
+        f"One thread reaches {peak / 1e9:.0f} GFLOP/s in a large float32 matrix product. Counting the matrix products alone, our output score uses "
+        f"{score_share:.0%} of that, our sweep {sweep_share:.0%}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--write", default=str(Path(__file__).with_name("RESULTS.md")), help="where the page goes; none: printed only")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lm, theirs, ours = model_and_saes()
+    lens, _ = lens_tokens(lm, ours.W_dec[:N_OURS], 20)
+    greedy = same_greedy_texts(lm, theirs, ours)
+    scores, sweeps, peaks = [], [], []
+    for _ in range(options.repeats):
+        peaks.append(peak_flops())
+        scores.append(score_round(lm, theirs, ours, lens))
+        sweeps.append(sweep_round(lm, theirs, ours))
+    page = report(lm, scores, sweeps, statistics.median(peaks), greedy)
+    print(page)
+    if options.write != "none":
+        Path(options.write).write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""One figure and the data behind it."""
+
+import importlib
+import logging
+
+from common import open_job
+
+from saesteer.figures.definition import Options
+from saesteer.figures.save import save_figure
+from saesteer.tables import SUMMARIES, read_summary
+
+job = open_job(snakemake)
+figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}").FIGURE
+tables = {name: read_summary(SUMMARIES[name], job.input(name)) for name in job.inputs}
+data = figure.data(tables, Options(job.experiment.best_factor.rule, job.experiment.selection))
+save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
+logging.getLogger("saesteer").info("%s", figure.caption(data))

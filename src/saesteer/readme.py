@@ -1,0 +1,61 @@
+"""The README's tables and figure, taken from results: nobody types a number.
+
+Results are kept in docs/results/EXPERIMENT.json (copies of metrics.json), the README holds what is generated from them between markers,
+and a test compares the two.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saesteer.files import write_atomically, write_json
+from saesteer.headline import findings_by_seed_markdown, headline_markdown
+from saesteer.settings import SettingsError, load_experiment
+
+SHIPPED = "tiny"
+
+
+def update_readme(root: Path) -> list[Path]:
+    """Take over finished experiments' results, write the README's generated blocks anew; gives the files written."""
+    experiments = root / "config/experiments"
+    seeds = [path.stem for path in sorted(experiments.glob("*.yaml")) if _is_seed(path.stem, experiments)]
+    finished = {name: root / f"data/{name}/metrics.json" for name in seeds}
+    taken = [name for name, path in finished.items() if path.is_file()]
+    for name in taken:
+        write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
+    figure = root / f"figures/{SHIPPED}/overview.png"
+    if figure.is_file():
+        write_atomically(root / "docs/overview.png", lambda partial: shutil.copyfile(figure, partial))
+    readme = root / "README.md"
+    text = with_blocks(readme.read_text(encoding="utf-8"), blocks(root))
+    write_atomically(readme, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return [readme, *(root / f"docs/results/{name}.json" for name in taken)]
+
+
+def _is_seed(name: str, experiments: Path) -> bool:
+    """The experiments that differ from the shipped one in the world's training seed only."""
+    return name == SHIPPED or (name.startswith(f"{SHIPPED}-seed-") and load_experiment(name, experiments).seed_of_world is not None)
+
+
+def blocks(root: Path) -> dict[str, str]:
+    """Name -> generated text of each block of the README."""
+    results: dict[str, Mapping[str, Any]] = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "docs/results").glob("*.json"))
+    }
+    if SHIPPED not in results:
+        raise SettingsError("docs/results/tiny.json is missing: run `make figures`, then `make readme`")
+    seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in results.items()}
+    return {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
+
+
+def with_blocks(text: str, generated: Mapping[str, str]) -> str:
+    """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced."""
+    for name, block in generated.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SettingsError(f"README.md has no lines <!-- {name} --> and <!-- /{name} -->: put them back where the table belongs")
+        text = pattern.sub(lambda found, block=block: f"{found[1]}{block}{found[2]}", text)
+    return text

@@ -1,0 +1,80 @@
+"""The digest of the code a job runs: what changes it and what does not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from saesteer import code_digest as module
+from saesteer.plan import PLANS
+
+SCRIPT = '"""A script."""\nfrom helper import open_job\nfrom pack.score import score\n\nscore(open_job())\n'
+FILES = {
+    "scripts/step.py": SCRIPT,
+    "scripts/helper.py": "def open_job():\n    return 1\n",
+    "pack/__init__.py": "",
+    "pack/score.py": 'ALGORITHM_VERSION = 3\n\n\ndef score(x):\n    """Score."""\n    from pack import late\n    return late.double(x)\n',
+    "pack/late.py": "def double(x):\n    return 2 * x  # twice\n",
+    "pack/unused.py": "X = 1\n",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(module, "PACKAGE", tmp_path / "pack")
+    return tmp_path
+
+
+def digest(root: Path, *modules: str) -> str:
+    for cached in (module._imported, module._parsed, module._tree_digest):
+        cached.cache_clear()
+    return module.code_digest(root / "scripts/step.py", *modules)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changes"),
+    [
+        ("scripts/step.py", "score(open_job())", "score(open_job() + 1)", True),
+        ("scripts/helper.py", "return 1", "return 2", True),
+        ("pack/score.py", "double(x)", "double(x + 1)", True),
+        ("pack/late.py", "2 * x", "3 * x", True),  # imported inside a function
+        ("pack/__init__.py", "", "Y = 2\n", True),
+        ("pack/unused.py", "X = 1", "X = 2", False),
+        ("pack/late.py", "# twice", "# two times", False),
+        ("pack/score.py", '"""Score."""', '"""The score, in [0, 1]."""', False),
+        ("scripts/step.py", '"""A script."""', '"""Another docstring."""', False),
+        ("pack/late.py", "    return", "\n\n    return", False),
+    ],
+)
+def test_digest_follows_code_not_comments(root: Path, file: str, old: str, new: str, changes: bool) -> None:
+    before = digest(root)
+    path = root / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1) if old else new)
+    assert (digest(root) != before) is changes
+
+
+def test_digest_does_not_depend_on_where_the_project_lies(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
+    before = digest(root)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(root, elsewhere, dirs_exist_ok=True)
+    monkeypatch.setattr(module, "PACKAGE", elsewhere / "pack")
+    assert digest(elsewhere) == before
+
+
+def test_named_modules_count(root: Path) -> None:
+    assert digest(root, "pack.unused") != digest(root)
+
+
+def test_algorithm_version_is_read_without_importing(root: Path) -> None:
+    assert module.algorithm_version("pack.score") == 3
+    with pytest.raises(module.CodeError, match=r"module pack.late sets no ALGORITHM_VERSION"):
+        module.algorithm_version("pack.late")
+
+
+def test_every_step_has_a_version() -> None:
+    assert all(module.algorithm_version(f"saesteer.{plan.module}") >= 1 for plan in PLANS.values())

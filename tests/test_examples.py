@@ -1,0 +1,63 @@
+"""The rule that chooses examples, and the text that is shown."""
+
+import polars as pl
+import pytest
+from synthetic_tables import PREFIXES, synthetic_features, synthetic_generations, synthetic_records, synthetic_tables
+
+from saesteer import tables
+from saesteer.examples import example_features, examples
+from saesteer.files import text_id
+
+FACTORS = ("0", "2", "4")
+
+
+def test_groups_are_spread_over_their_ranks() -> None:
+    """4 layers x 3, scores by rank; late from 2. Early has ranks 0 to 5: 3 of them are 0, 2.5 -> 2, 5 (numpy rounds half to even)."""
+    features = synthetic_features(4, 3).sort("layer", "feature").with_columns(output_score=pl.int_range(12) / 12)
+    chosen = example_features(features, 6, late_layers_from=2)
+    ranks = features.with_row_index().join(chosen, on=["layer", "feature"], how="semi")["index"].to_list()
+    assert ranks == [0, 2, 5, 6, 8, 11]
+
+
+@pytest.mark.parametrize(("n", "late_from", "n_early", "n_late"), [(5, 2, 2, 3), (8, 3, 5, 3), (6, 99, 6, 0), (6, 0, 0, 6), (50, 2, 6, 6)])
+def test_a_small_group_leaves_its_places(n: int, late_from: int, n_early: int, n_late: int) -> None:
+    chosen = example_features(synthetic_features(4, 3), n, late_from)
+    late = (chosen["layer"] >= late_from).sum()
+    assert (chosen.height - late, late) == (n_early, n_late)
+    assert chosen.is_duplicated().sum() == 0
+
+
+def test_choice_does_not_depend_on_order() -> None:
+    features = synthetic_features(4, 10)
+    shuffled = features.sample(fraction=1.0, shuffle=True, seed=1)
+    assert example_features(features, 7, 2).equals(example_features(shuffled, 7, 2))
+
+
+def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
+    features = synthetic_features(2, 4, seed=3)
+    outcomes = synthetic_tables(2, 4, FACTORS, seed=3)["outcomes"].sort("rule", "layer", "feature")
+    outcomes = outcomes.with_columns(factors=pl.Series([["4", "2"]] * 6 + [[None, "2"]] * 2 + [["2", "4"]] * 8))
+    generations = synthetic_generations(features, FACTORS)
+    arguments = (synthetic_records(features), generations, PREFIXES, "capped", 8, 1)
+    found = tables.validate(tables.EXAMPLES, examples(outcomes, features, *arguments), "test")
+    assert found["factor"].to_list() == ["4"] * 6 + [None] * 2
+    for row in found.iter_rows(named=True):
+        texts = generations.filter(layer=row["layer"], feature=row["feature"], prefix_id=text_id(PREFIXES[0]), sample=0)
+        assert row["unsteered"] == texts.filter(factor="0")["text"].item()
+        assert row["steered"] == (texts.filter(factor="4")["text"].item() if row["factor"] else None)
+    assert found["prefix"].unique().to_list() == [PREFIXES[0]]
+
+
+def test_the_largest_activations_token_is_marked() -> None:
+    features = synthetic_features(1, 2)
+    outcomes = synthetic_tables(1, 2, FACTORS)["outcomes"]
+    contexts = [["▁A", "▁ship", "s", ".", "<0x0A>"], ["▁No"]]
+    record = {"text_id": "0" * 16, "token": "▁ship", "token_id": 1, "max_value": 1.0}
+    shown = [
+        [record | {"rank": 1, "token_index": 0, "context": contexts[1]}, record | {"rank": 0, "token_index": 1, "context": contexts[0]}],
+        [],
+    ]
+    records = synthetic_records(features).with_columns(records=pl.Series(shown, dtype=tables.RECORDS.columns["records"].dtype))
+    arguments = (records, synthetic_generations(features, FACTORS), PREFIXES, "capped", 2, 0)
+    found = examples(outcomes, features, *arguments)
+    assert found["top_context"].to_list() == ["A [ship]s.<0x0A>", None]

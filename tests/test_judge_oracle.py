@@ -1,0 +1,108 @@
+"""The oracle's ratings on cases small enough to work out by hand."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from saesteer.judge.oracle import (
+    Oracle,
+    Thresholds,
+    classify_sentence,
+    concept_rating,
+    content_tokens,
+    fluency_rating,
+    load_oracle,
+    topic_posterior,
+    topic_share,
+)
+
+# Tokens: 0 "the" (both topics alike), 1 "storm" (topic 0 nine times in ten), 2 "sail" (topic 1 nine times in ten), 3 "wave" (topic 1 at 3 to 1).
+LIKELIHOOD = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
+THRESHOLDS = Thresholds(content_nats=0.1, topic_posterior=0.6, concept_shares=(0.3, 0.8), fluency_nats=(2.0, 6.0))
+ORACLE = Oracle(np.log(LIKELIHOOD), np.log(np.array([0.5, 0.5], dtype=np.float32)), THRESHOLDS)
+THE, STORM, SAIL, WAVE = range(4)
+
+
+def test_posterior_is_bayes_rule():
+    posterior = topic_posterior(ORACLE, [THE, STORM, WAVE])
+    np.testing.assert_allclose(posterior, [[0.5, 0.5], [0.9, 0.1], [0.25, 0.75]], rtol=1e-6)
+
+
+def test_prior_weighs_in():
+    tilted = replace(ORACLE, log_prior=np.log(np.array([0.9, 0.1], dtype=np.float32)))
+    # wave: .9 * .10 against .1 * .30 = 3 : 1
+    np.testing.assert_allclose(topic_posterior(tilted, [WAVE]), [[0.75, 0.25]], rtol=1e-6)
+
+
+def test_function_words_are_not_content():
+    # KL of (.9, .1) to (.5, .5): .9 ln 1.8 + .1 ln .2 = .368; of (.25, .75): .131
+    assert content_tokens(ORACLE, [THE, STORM, WAVE]).tolist() == [False, True, True]
+    stricter = replace(ORACLE, thresholds=replace(THRESHOLDS, content_nats=0.2))
+    assert content_tokens(stricter, [THE, STORM, WAVE]).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "topic", "rating"),
+    [
+        ([THE, STORM, THE, STORM], 0, 2),
+        ([THE, STORM, SAIL], 0, 1),
+        ([STORM, SAIL, SAIL, WAVE], 0, 0),
+        ([STORM, SAIL, SAIL, WAVE], 1, 1),
+        ([STORM, SAIL, SAIL, WAVE, WAVE], 1, 2),
+        ([THE, THE], 0, None),
+        ([], 0, None),
+    ],
+)
+def test_concept_rating(tokens: list[int], topic: int, rating: int | None):
+    assert concept_rating(ORACLE, tokens, topic) == rating
+
+
+def test_share_counts_content_tokens_only():
+    assert topic_share(ORACLE, [THE, THE, THE, STORM, SAIL], 0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("nll", "rating"), [(0.5, 2), (2.0, 2), (2.1, 1), (6.0, 1), (6.1, 0), (math.inf, None), (math.nan, None), (None, None)]
+)
+def test_fluency_rating(nll: float | None, rating: int | None):
+    assert fluency_rating(ORACLE, nll) == rating
+
+
+def test_sentence_is_the_product_of_its_tokens():
+    # storm, wave: .45 * .10 against .05 * .30 = 3 : 1
+    np.testing.assert_allclose(classify_sentence(ORACLE, [STORM, WAVE]), [0.75, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(classify_sentence(ORACLE, []), [0.5, 0.5], rtol=1e-6)
+
+
+def test_stored_oracle_is_the_same(tmp_path: Path):
+    save_file({"log_likelihood": ORACLE.log_likelihood, "log_prior": ORACLE.log_prior}, tmp_path / "classifier.safetensors")
+    cuts = {"content_nats": 0.1, "topic_posterior": 0.6, "concept_shares": [0.3, 0.8], "fluency_nats": [2.0, 6.0]}
+    (tmp_path / "oracle.json").write_text(json.dumps({"thresholds": cuts}), encoding="utf-8")
+    loaded = load_oracle(tmp_path)
+    assert loaded.thresholds == THRESHOLDS
+    np.testing.assert_array_equal(loaded.log_likelihood, ORACLE.log_likelihood)
+
+
+@pytest.mark.parametrize("topic", [-1, 2])
+def test_unknown_topic_is_refused(topic: int):
+    with pytest.raises(ValueError, match="topics 0 to 1"):
+        concept_rating(ORACLE, [STORM], topic)
+
+
+@pytest.mark.parametrize("token", [-1, 4])
+def test_token_of_another_vocabulary_is_refused(token: int):
+    with pytest.raises(ValueError, match=rf"token id {token} is outside .* 4 tokens"):
+        topic_posterior(ORACLE, [THE, token])
+
+
+def test_judging_needs_no_torch():
+    """The judge's job asks for no GPU and starts fast."""
+    program = "import sys, saesteer.judge.oracle; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sae_lens')))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,129 @@
+"""The headline numbers, each against a plain computation, and the table written from them."""
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import spearmanr
+from synthetic_tables import selection_settings, synthetic_tables
+
+from saesteer.headline import headline_markdown
+from saesteer.metrics import findings, headline
+
+SETTINGS = selection_settings()
+
+
+@pytest.fixture(scope="module")
+def world() -> dict[str, pl.DataFrame]:
+    return synthetic_tables()
+
+
+def numbers_of(world: dict[str, pl.DataFrame]) -> dict[str, Any]:
+    return headline(world["features"], world["best_factors"], world["outcomes"], world["selection"], "capped", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def numbers(world: dict[str, pl.DataFrame]) -> dict[str, Any]:
+    return numbers_of(world)
+
+
+def test_counts_and_medians(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+    rows = world["features"].to_dicts()
+    assert numbers["features"]["n"] == 240
+    assert numbers["features"]["n_without_input_score"] == sum(row["input_score"] is None for row in rows)
+    assert numbers["features"]["share_with_concept"] == pytest.approx(sum(row["concept"] is not None for row in rows) / 240)
+    medians = [np.median([row["output_score"] for row in rows if row["layer"] == layer]) for layer in range(8)]
+    assert [layer["median_output_score"] for layer in numbers["layers"]] == pytest.approx(medians)
+    assert numbers["depth"]["rho_output_score"] == pytest.approx(spearmanr(range(8), medians).statistic)
+    scored = [row for row in rows if row["input_score"] is not None]
+    both = [row for row in scored if row["input_score"] > 0.5 and row["output_score"] > 0.5]
+    assert numbers["both_above_half"] == {"n": len(both), "n_scored": len(scored), "share": pytest.approx(len(both) / len(scored))}
+
+
+def test_filter_and_judge(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+    rows = world["outcomes"].filter(rule="capped").to_dicts()
+    kept = [row["gen_success_20"] for row in rows if row["output_score"] >= 0.3]
+    found = numbers["filter"]["all"]
+    assert found["kept"]["n"] == len(kept)
+    assert found["ratio"] == pytest.approx(np.mean(kept) / np.mean([row["gen_success_20"] for row in rows]))
+    judged = [row for row in rows if row["judge_score"] is not None]
+    difference = np.mean([row["judge_score"] for row in judged if row["output_score"] >= 0.3]) - np.mean(
+        [row["judge_score"] for row in judged if row["output_score"] < 0.3]
+    )
+    against = numbers["kept_against_removed"]["judge_score"]
+    assert against["difference"] == pytest.approx(difference)
+    assert against["low"] < against["difference"] < against["high"]
+    assert against["n_missing"] == 240 - len(judged)
+
+
+def test_correlations_choices_and_rules(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+    rows = world["outcomes"].filter(rule="capped")
+    expected = spearmanr(rows["output_score"], rows["gen_success_20"]).statistic
+    assert numbers["correlations"]["gen_success_20"]["overall"]["rho"] == pytest.approx(expected)
+    choices = world["best_factors"].filter(rule="capped")["at_grid_end"].drop_nulls().to_list()
+    assert numbers["choices"]["share_at_grid_end"] == pytest.approx(sum(choices) / len(choices))
+    means = [world["outcomes"].filter(rule=rule)["gen_success_20"].mean() for rule in ("capped", "p1")]
+    assert numbers["capped_minus_p1"]["mean"] == pytest.approx(means[0] - means[1])
+
+
+def test_order_changes_nothing_and_it_is_json(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+    shuffled = {name: frame.sample(fraction=1.0, shuffle=True, seed=5) for name, frame in world.items()}
+    assert json.dumps(numbers_of(shuffled), allow_nan=False) == json.dumps(numbers, allow_nan=False)
+
+
+def passing() -> dict[str, Any]:
+    return {
+        "depth": {"rho_input_score": -0.5, "rho_output_score": 0.5},
+        "both_above_half": {"share": 0.05},
+        "filter": {"all": {"ratio": 1.5, "kept": {"mean": 1.2}, "random": {"high": 1.1}, "p_within_layers": 0.04}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "finding"),
+    [
+        (("depth", "rho_input_score"), 0.0, "roles_change_with_depth"),
+        (("depth", "rho_output_score"), -0.1, "roles_change_with_depth"),
+        (("depth", "rho_output_score"), None, "roles_change_with_depth"),
+        (("both_above_half", "share"), 0.1, "both_scores_high_is_rare"),
+        (("both_above_half", "share"), None, "both_scores_high_is_rare"),
+        (("filter", "all", "ratio"), 1.49, "filter_helps"),
+        (("filter", "all", "ratio"), None, "filter_helps"),
+        (("filter", "all", "kept", "mean"), 1.1, "filter_helps"),
+        (("filter", "all", "p_within_layers"), 0.05, "filter_helps"),
+        (("filter", "all", "p_within_layers"), None, "filter_helps"),
+    ],
+)
+def test_each_condition_of_a_finding_can_fail(path: tuple[str, ...], value: float | None, finding: str) -> None:
+    numbers = passing()
+    assert all(findings(numbers).values())
+    place = numbers
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert [name for name, holds in findings(numbers).items() if not holds] == [finding]
+
+
+def test_markdown_has_the_numbers(numbers: dict[str, Any]) -> None:
+    table = headline_markdown(numbers)
+    lines = table.splitlines()
+    assert all(line.count("|") == 4 for line in lines)
+    kept = numbers["filter"]["all"]
+    assert f"{kept['unfiltered']['mean']:.2f} [{kept['unfiltered']['low']:.2f}, {kept['unfiltered']['high']:.2f}] (n = 240)" in table
+    assert f"{kept['ratio']:.2f}×" in table
+    assert table.endswith("|\n")
+
+
+def test_a_world_too_small_for_most_numbers() -> None:
+    world = synthetic_tables(1, 2, ("0", "2"), late_layers_from=5)
+    world["features"] = world["features"].with_columns(input_score=pl.lit(None, pl.Float64), concept=pl.lit(None, pl.String))
+    judged = ["judge_score", "concept_rating"]
+    world["outcomes"] = world["outcomes"].with_columns(pl.lit(None, pl.Float64).alias(name) for name in judged)
+    numbers = numbers_of(world)
+    json.dumps(numbers, allow_nan=False)
+    assert numbers["depth"]["rho_input_score"] is None
+    assert numbers["correlations"]["judge_score"]["overall"]["n"] == 0
+    assert numbers["findings"] == {"roles_change_with_depth": False, "both_scores_high_is_rare": False, "filter_helps": False}
+    assert "–" in headline_markdown(numbers)

@@ -1,0 +1,193 @@
+"""Feature sets, prefixes, wanted keys, fingerprints and checks before any job starts."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saesteer import plan
+from saesteer.checks import check_files
+from saesteer.features import features_of, resolve
+from saesteer.files import text_id
+from saesteer.pins import pin
+from saesteer.prefixes import halves, read_prefixes
+from saesteer.settings import AllFeatures, Experiment, SampledFeatures, SettingsError, load_experiment
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def micro(monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    monkeypatch.chdir(ROOT)
+    return load_experiment("micro", ROOT / "config/experiments")
+
+
+def with_features(experiment: Experiment, features) -> Experiment:
+    return experiment.model_copy(update={"features": features})
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 400), st.integers(0, 3))
+def test_sampled_sets_are_nested_and_distinct(n: int, seed: int) -> None:
+    experiment = load_experiment("tiny", ROOT / "config/experiments")
+    fewer = resolve(with_features(experiment, SampledFeatures(kind="sampled", n_per_layer=n, seed=seed)))
+    more = features_of(with_features(experiment, SampledFeatures(kind="sampled", n_per_layer=n + 1, seed=seed)), 3)
+    assert set(fewer[3]) < set(more)
+    assert all(len(set(features)) == n and list(features) == sorted(features) for features in fewer.values())
+
+
+def test_layers_and_seeds_draw_different_features(micro: Experiment) -> None:
+    draws = [
+        features_of(with_features(micro, SampledFeatures(kind="sampled", n_per_layer=30, seed=seed)), layer)
+        for seed in (0, 1)
+        for layer in (2, 6)
+    ]
+    assert len(set(draws)) == 4
+
+
+def test_all_features(micro: Experiment) -> None:
+    assert features_of(with_features(micro, AllFeatures(kind="all")), 2) == tuple(range(1024))
+
+
+def test_shipped_prefixes_and_their_halves() -> None:
+    prefixes = read_prefixes(ROOT / "config/prefixes.txt", 50)
+    assert len(prefixes) == 50
+    assert not any("." in prefix for prefix in prefixes.values())
+    assert halves(read_prefixes(ROOT / "config/prefixes.txt", 20)).items() <= halves(prefixes).items()
+    assert sum(halves(prefixes).values()) == 25
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "message"),
+    [
+        ("a\nb\na\n", 3, "'a' stands twice"),
+        ("a\n\nb\n", 2, "line 2 is empty"),
+        ("a\nb\n", 3, "has 2 prefixes, but .* asks for 3"),
+    ],
+)
+def test_bad_prefix_files_are_refused(tmp_path: Path, text: str, n: int, message: str) -> None:
+    path = tmp_path / "prefixes.txt"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        read_prefixes(path, n)
+
+
+def test_groups_cover_the_layers_once(micro: Experiment) -> None:
+    experiment = micro.model_copy(update={"layers": (0, 1, 2, 3, 4, 5, 7), "layers_per_job": 3})
+    assert plan.layer_groups(experiment) == {"layers_00-02": (0, 1, 2), "layers_03-05": (3, 4, 5), "layers_07-07": (7,)}
+
+
+def written_inputs(folder: Path, step: str, value: str = "a") -> dict[str, Path]:
+    files = {}
+    for name in plan.PLANS[step].inputs:
+        files[name] = folder / f"{name}.json"
+        layers = {"step": name, "layers": {"2": {"fingerprint": value}, "6": {"fingerprint": value}}}
+        files[name].write_text(json.dumps(layers if name in {*plan.PLANS, "saes"} else {"digest": value}))
+    return files
+
+
+@pytest.mark.parametrize("step", plan.PLANS)
+def test_fingerprint_depends_on_every_input_and_on_no_path(micro: Experiment, tmp_path: Path, step: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    before = [want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), written_inputs(tmp_path, step))]
+    assert before == [want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), written_inputs(tmp_path / "elsewhere", step))]
+    for name in plan.PLANS[step].inputs:
+        files = written_inputs(tmp_path, step) | {name: written_inputs(tmp_path / "elsewhere", step, "b")[name]}
+        assert not set(before) & {want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), files)}
+
+
+def test_only_settings_of_a_step_change_its_fingerprint(micro: Experiment) -> None:
+    hotter = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"temperature": 0.9})})
+    longer = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"n_prefixes": 6})})
+    changed = {step for step, planned in plan.PLANS.items() if planned.settings(micro) != planned.settings(hotter)}
+    assert changed == {"sweep"}
+    assert all(planned.settings(micro) == planned.settings(longer) for planned in plan.PLANS.values())
+
+
+def test_keys_and_settings_make_a_job_due(micro: Experiment) -> None:
+    added = with_features(micro, micro.features.model_copy(update={"features": {2: (3, 141, 592, 653, 700), 6: (27, 182, 818, 284)}}))
+    for step, planned in plan.PLANS.items():
+        assert (plan.wants_digest(micro, step, (2,)) != plan.wants_digest(added, step, (2,))) is (step != "activations")
+        assert plan.wants_digest(micro, step, (6,)) == plan.wants_digest(added, step, (6,)), planned.module
+
+
+def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.json" for name in plan.PLANS["sweep"].inputs}
+    assert plan.n_missing(tmp_path, micro, "sweep", (2,), files) is None
+    assert plan.n_missing(tmp_path, micro, "sweep", (2,), written_inputs(tmp_path, "sweep")) == 4 * 3 * 4
+
+
+def test_the_plan_needs_no_torch() -> None:
+    """A job that finds nothing to do decides that without torch, transformers or matplotlib."""
+    heavy = ("torch", "transformers", "matplotlib", "sae_lens")
+    program = f"import sys, saesteer.plan, saesteer.checks; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_pin_names_bytes_not_places(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "data/world/model", tmp_path / "copy")
+    assert pin(tmp_path / "copy")["digest"] == pin(ROOT / "data/world/model")["digest"]
+    config = tmp_path / "copy/config.json"
+    config.write_text(config.read_text().replace("}", " }", 1))
+    assert pin(tmp_path / "copy")["digest"] != pin(ROOT / "data/world/model")["digest"]
+
+
+@pytest.fixture
+def own_world(tmp_path: Path, micro: Experiment) -> Experiment:
+    """The micro experiment on copies of the shipped files, which a test may damage."""
+    shutil.copytree(ROOT / "data/world", tmp_path / "world")
+    values = json.loads(micro.model_dump_json().replace("data/world", str(tmp_path / "world")))
+    return Experiment.model_validate(values)
+
+
+def test_shipped_files_fit(own_world: Experiment) -> None:
+    check_files("own", own_world)
+
+
+def damage(experiment: Experiment, what: str) -> None:
+    model, sae = experiment.model.path, Path(experiment.saes.path.format(layer=6))
+    if what == "layer without an SAE":
+        shutil.rmtree(sae)
+    elif what == "SAE of another width":
+        config = json.loads((sae / "cfg.json").read_text())
+        (sae / "cfg.json").write_text(json.dumps(config | {"d_in": 256}))
+    elif what == "truncated model":
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif what == "SAE that is no safetensors":
+        (sae / "sae_weights.safetensors").write_bytes(b"<!DOCTYPE html>" * 100)
+    elif what == "model without config":
+        (model / "config.json").unlink()
+    elif what == "no texts":
+        experiment.records.texts.unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("layer without an SAE", r"layer 6 has no SAE.*layer_06.*drop the layer"),
+        ("SAE of another width", r"layer_06 is 256 x 1024 \(d_model x n_features\), but .* is 128 x 1024"),
+        ("truncated model", r"model.safetensors is damaged"),
+        ("SAE that is no safetensors", r"layer_06/sae_weights.safetensors is damaged"),
+        ("model without config", r"model/config.json is not readable"),
+        ("no texts", r"records.texts: there is no file .*texts.parquet"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused_before_any_job(own_world: Experiment, what: str, message: str) -> None:
+    damage(own_world, what)
+    with pytest.raises(SettingsError, match=message):
+        check_files("own", own_world)
+
+
+def test_layers_beyond_the_model_are_refused(own_world: Experiment) -> None:
+    with pytest.raises(SettingsError, match=r"layers: \[8\] do not exist, .* has layers 0 to 7"):
+        check_files("own", own_world.model_copy(update={"layers": (2, 8)}))
+
+
+def test_prefix_ids_are_digests_of_the_text() -> None:
+    assert text_id("I think that") == "d3cc3186b61c6fb3"  # printf 'I think that' | sha256sum

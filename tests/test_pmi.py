@@ -1,0 +1,84 @@
+"""PMI against its definition over sets of texts, and by hand."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.statistics import pmi as slow_pmi
+from synthetic_tables import FACTORS, selection_settings, synthetic_features, synthetic_generations, synthetic_tables, synthetic_texts
+
+from saesteer import tables
+from saesteer.pmi import N_TOP, feature_pmi, holding_matrix, mean_pmi, pmi_by_threshold, top_tokens
+
+TOKENS = st.integers(0, 6)
+
+
+def test_by_hand() -> None:
+    """Four texts {0, 1}, {0, 1, 2}, {2}, {0}: p(0) = 3/4, p(1) = p(2) = 1/2, p(0, 1) = 1/2, p(0, 2) = 1/4, p(1, 2) = 1/4.
+
+    PMI(0, 1) = log(1/2 / (3/4 x 1/2)) = log 4/3; PMI(0, 2) = log(1/4 / (3/8)) = log 2/3; (0, 0) is no pair; 7 is in no text.
+    """
+    holds = holding_matrix([[0, 1, 1], [2, 0, 1], [2], [0]])
+    found = mean_pmi([0], [0, 1, 2, 7], holds)
+    assert found["pmi"] == pytest.approx((math.log(4 / 3) + math.log(2 / 3)) / 2)
+    assert (found["n_pairs"], found["n_absent"]) == (2, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(TOKENS, max_size=5), min_size=1, max_size=8),
+    st.lists(st.integers(0, 9), max_size=12),
+    st.lists(st.integers(0, 9), min_size=1, max_size=5, unique=True),
+)
+def test_is_the_definition(texts: list[list[int]], generated: list[int], lens: list[int]) -> None:
+    holds = holding_matrix(texts)
+    found = mean_pmi(top_tokens(generated, holds), lens, holds)
+    values, absent = slow_pmi(texts, generated, lens, N_TOP)
+    assert (found["n_pairs"], found["n_absent"]) == (len(values), absent)
+    assert found["pmi"] == (pytest.approx(float(np.mean(values)), abs=1e-12) if values else None)
+
+
+def test_top_tokens_are_the_most_frequent_known_ones_smallest_id_first() -> None:
+    holds = holding_matrix([list(range(40))])
+    assert top_tokens([50, 50, 50, 3, 3, 2, 2, 9], holds) == [2, 3, 9]
+    assert top_tokens(range(39, -1, -1), holds) == list(range(N_TOP))
+
+
+def test_only_texts_at_chosen_factors_count() -> None:
+    features = synthetic_features(1, 3)
+    generations = synthetic_generations(features, ("0", "2", "4"))
+    keys = features.select("layer", "feature").rows()
+    outcomes = synthetic_tables(1, 3, ("0", "2", "4"))["outcomes"].filter(rule="capped").sort("layer", "feature")
+    outcomes = outcomes.with_columns(factors=pl.Series([["2", "2"], ["4", None], [None, None]]))
+    texts = synthetic_texts()
+    found = feature_pmi(generations, outcomes, features, texts, "capped").sort("layer", "feature")
+    for row, (layer, feature), factor in zip(found.iter_rows(named=True), keys, ("2", "4", None), strict=True):
+        ids = generations.filter(layer=layer, feature=feature, factor=factor)["token_ids"].explode().to_list() if factor else []
+        lens = features.filter(layer=layer, feature=feature)["lens_token_ids"].item().to_list()
+        values, absent = slow_pmi(texts["token_ids"].to_list(), ids, lens, N_TOP)
+        assert (row["n_pairs"], row["n_absent"]) == (len(values), absent)
+        assert row["pmi"] == (pytest.approx(float(np.mean(values))) if values else None)
+    assert found["pmi"].null_count() == 1
+    tables.validate(tables.FEATURE_PMI, found, "test")
+
+
+def test_order_changes_nothing() -> None:
+    whole = synthetic_tables(2, 6)
+    features = whole["features"].sample(fraction=1.0, shuffle=True, seed=1)
+    generations = synthetic_generations(whole["features"], FACTORS).sample(fraction=1.0, shuffle=True, seed=1)
+    assert feature_pmi(generations, whole["outcomes"], features, synthetic_texts(), "capped").equals(whole["feature_pmi"])
+
+
+def test_by_threshold_is_the_mean_of_kept_features() -> None:
+    pmi = synthetic_tables(4, 8)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 31).then("pmi")).drop("index")
+    found = tables.validate(tables.PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
+    kept = pmi.filter((pl.col("layer") >= 2) & (pl.col("output_score") >= 0.01))
+    row = found.filter(layers="late", threshold=0.01).row(0, named=True)
+    assert row["mean"] == pytest.approx(kept["pmi"].mean())
+    assert (row["n_kept"], row["n_missing"]) == (kept["pmi"].count(), kept["pmi"].null_count())
+    assert row["low"] <= row["mean"] <= row["high"]
+    nothing = pmi_by_threshold(pmi, selection_settings(late_layers_from=99)).filter(layers="late").row(0, named=True)
+    assert (nothing["n_kept"], nothing["mean"], nothing["low"]) == (0, None, None)

@@ -1,0 +1,165 @@
+"""Configuration: misspelt keys, bad values, files that extend each other, generated documents."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saesteer import config_docs
+from saesteer.settings import Experiment, SettingsError, Workflow, canonical_factor, load_experiment, load_workflow, read_yaml
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+def full_experiment() -> dict[str, Any]:
+    """The shipped experiment with every key written out."""
+    return load_experiment("tiny", CONFIG / "experiments").model_dump(mode="json")
+
+
+def key_paths(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from key_paths(value, (*path, key))
+
+
+def load(tmp_path: Path, values: dict[str, Any], **others: dict[str, Any]) -> Experiment:
+    for name, content in {"own": values, **others}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return load_experiment("own", tmp_path)
+
+
+@pytest.mark.parametrize("path", list(key_paths(full_experiment())), ids=".".join)
+def test_every_key_misspelt_is_refused_with_the_nearest(tmp_path: Path, path: tuple[str, ...]) -> None:
+    values = full_experiment()
+    section = values
+    for key in path[:-1]:
+        section = section[key]
+    value = section.pop(path[-1])
+    misspelt = path[-1][:-1] + "q" + path[-1][-1] if path[-1] != "kind" else "kinq"
+    section[misspelt] = value
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path, values)
+    message = str(refused.value)
+    assert "own.yaml cannot be used" in message
+    if path != ("features", "kind"):
+        assert f"unknown key {misspelt!r}. Did you mean {path[-1]!r}?" in message
+
+
+def test_misspelt_workflow_key_is_refused() -> None:
+    with pytest.raises(SettingsError, match="unknown key 'figure_dir'. Did you mean 'figures_dir'"):
+        load_workflow({"experiments": ["tiny"], "figure_dir": "x"})
+
+
+def test_misspelt_experiment_names_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"experiment 'tinny': there is no file .*tinny.yaml. Did you mean 'tiny'"):
+        load_experiment("tinny", CONFIG / "experiments")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("sweep", "factors", [0], "no factor is positive"),
+        ("sweep", "factors", [1, 2], "factor 0 is missing"),
+        ("sweep", "factors", [0, 2, 2.0], "given more than once: 2"),
+        ("sweep", "factors", [0, -1], "a factor is a finite number >= 0"),
+        ("sweep", "factors", [0, "two"], "'two' is no decimal number"),
+        ("sweep", "factors", [0, float("inf")], "finite number"),
+        ("features", "n_per_layer", 0, "greater than 0"),
+        ("features", "n_per_layer", 2000, "more than the 1024 features"),
+        ("model", "dtype", "float8", "float32"),
+        ("logit_lens", "k", 10, "greater than or equal to 20"),
+        ("figures", "output_score_bins", [0, 0.5, 0.2, 1], "ascend from 0 to 1"),
+        ("selection", "confidence", 1.5, "less than 1"),
+    ],
+)
+def test_bad_values_are_refused_by_key(tmp_path: Path, section: str, key: str, value: Any, message: str) -> None:
+    values = full_experiment()
+    values[section][key] = value
+    with pytest.raises(SettingsError, match=f"{section}.*{key}|{section}") as refused:
+        load(tmp_path, values)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({0: []}, "the feature set is empty"),
+        ({}, "the feature set is empty"),
+        ({0: [5, 5]}, "layer 0: features given more than once: 5"),
+        ({3: [1024]}, "layer 3: 1024 is out of range, its SAE has features 0 to 1023"),
+        ({3: [-1]}, "layer 3: -1 is out of range"),
+        ({9: [1]}, "layers [9] are not among `layers`"),
+    ],
+)
+def test_bad_feature_sets_are_refused(tmp_path: Path, features: dict[int, list[int]], message: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path, full_experiment() | {"features": {"kind": "explicit", "features": features}})
+    assert message in str(refused.value)
+
+
+def test_duplicate_layers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="layers: given more than once: 2"):
+        load(tmp_path, full_experiment() | {"layers": [2, 2]})
+
+
+def test_extending_states_only_what_differs(tmp_path: Path) -> None:
+    base = full_experiment()
+    own = load(tmp_path, {"extends": "base", "description": "x", "sweep": {"temperature": 0.0}}, base=base)
+    expected = copy.deepcopy(base) | {"extends": "base", "description": "x"}
+    expected["sweep"]["temperature"] = 0.0
+    assert own.model_dump(mode="json") == expected
+
+
+def test_extending_in_a_circle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="runs in a circle: own -> other"):
+        load(tmp_path, {"extends": "other"}, other={"extends": "own"})
+
+
+def test_preset_sets_the_papers_conventions_and_yields_to_explicit_keys(tmp_path: Path) -> None:
+    base = full_experiment()
+    base["best_factor"] = {}
+    preset = load(tmp_path, {"extends": "base", "preset": "p1", "description": "x"}, base=base)
+    assert (preset.best_factor.rule, preset.best_factor.factor_choice) == ("p1", "same_texts")
+    mixed = load(tmp_path, {"extends": "base", "preset": "p1", "description": "x", "best_factor": {"rule": "capped"}}, base=base)
+    assert (mixed.best_factor.rule, mixed.best_factor.factor_choice) == ("capped", "same_texts")
+
+
+@pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])
+def test_files_that_hold_no_keys_are_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=r"bad.yaml"):
+        read_yaml(tmp_path / "bad.yaml")
+
+
+@given(st.decimals(min_value=0, max_value=1000, places=3))
+def test_canonical_factor_is_one_spelling_a_number(number) -> None:
+    text = canonical_factor(number)
+    assert canonical_factor(text) == text == canonical_factor(f"{number}00" if "." in str(number) else number)
+    assert float(text) == float(number)
+    assert "E" not in text
+
+
+def test_every_shipped_experiment_loads() -> None:
+    names = [path.stem for path in (CONFIG / "experiments").glob("*.yaml")]
+    assert {"tiny", "micro"} <= set(names)
+    for name in names:
+        assert load_experiment(name, CONFIG / "experiments").description
+    for file in ("config.yaml", "paper.yaml"):
+        assert set(load_workflow(read_yaml(CONFIG / file)).experiments) <= set(names)
+
+
+def test_generated_documents_are_in_step() -> None:
+    assert (CONFIG / "schema.json").read_text() == config_docs.schema_text(), "run `saesteer config-docs`"
+    assert (CONFIG / "README.md").read_text() == config_docs.readme_text(), "run `saesteer config-docs`"
+
+
+def test_every_key_is_described() -> None:
+    undescribed = [row for row in config_docs.readme_text().splitlines() if row.startswith("| `") and row.endswith("|  |")]
+    assert undescribed == []
+    assert Workflow.model_json_schema()["additionalProperties"] is False

@@ -1,0 +1,173 @@
+"""The grammar: deterministic, labelled, closed vocabulary, true number facts, and an honest -log p."""
+
+import collections
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+
+from saesteer.world import grammar
+from saesteer.world.grammar import NO_TOPIC, Dice, document
+from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, load_lexicon, load_prefixes
+from saesteer.world.streams import stream_seed, text_stream
+
+ROOT = Path(__file__).resolve().parent.parent
+LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
+
+
+def some_documents(n: int, name: str = "test/grammar") -> list[grammar.Document]:
+    return list(itertools.islice(grammar.documents(LEXICON, text_stream(0, name)), n))
+
+
+def test_same_stream_same_texts_other_stream_other_texts():
+    first, again, other = (some_documents(50, name) for name in ("a", "a", "b"))
+    assert first == again
+    assert not {d.text for d in first} & {d.text for d in other}
+
+
+def test_streams_do_not_depend_on_the_process():
+    # SHA-256 of "saesteer-world/0/train", first 8 bytes, shifted right by one: computed with sha256sum.
+    assert stream_seed(0, "train") == int("07f53527f68c08ad", 16) >> 1
+
+
+def test_every_word_has_a_label_and_openers_have_none():
+    openers = {grammar.opener_words(opener) for opener in LEXICON.openers}
+    for sentence in itertools.chain.from_iterable(d.sentences for d in some_documents(300)):
+        assert len(sentence.words) == len(sentence.topics)
+        opening = tuple(w for w, t in zip(sentence.words, sentence.topics, strict=True) if t == NO_TOPIC)
+        assert opening == () or opening in openers
+        assert opening == sentence.words[: len(opening)]
+        assert len(set(sentence.topics[len(opening) :])) == 1
+
+
+def test_a_labelled_word_belongs_to_its_topic():
+    """Content words of one topic's lists never come under a topic that lacks them."""
+    owners = collections.defaultdict(set)
+    for index, topic in enumerate(LEXICON.topics):
+        for phrase in itertools.chain.from_iterable(topic.lists.values()):
+            for word in phrase.split():
+                owners[word].add(index)
+    shared = {w for t in (*grammar.ENGLISH, *grammar.FRENCH, *grammar.NUMBERS, *grammar.CODE) for w in t.split()} | set(grammar.ADVERBS)
+    for doc in some_documents(300):
+        for word, topic in zip(doc.words, doc.topics, strict=True):
+            if topic != NO_TOPIC and word in owners and word not in shared:
+                assert topic in owners[word], (word, LEXICON.names[topic])
+
+
+def test_sentences_end_with_the_only_full_stop():
+    for sentence in itertools.chain.from_iterable(d.sentences for d in some_documents(300)):
+        assert sentence.words[-1] == "."
+        assert not any("." in word for word in sentence.words[:-1])
+
+
+def test_vocabulary_is_closed_and_without_idle_words():
+    words, starts = grammar.vocabulary(LEXICON)
+    docs = some_documents(1500, "test/vocabulary")
+    seen = {word for d in docs for word in d.words}
+    assert seen - set(words) == set(grammar.CLOSING)
+    assert {d.words[0] for d in docs} <= set(starts)
+    assert len(set(words) - seen) < 0.05 * len(words)
+
+
+def test_number_facts_are_true():
+    values = {word: value for value, word in enumerate(LEXICON.topics[LEXICON.names.index("numbers")].lists["words"])}
+    rng = text_stream(0, "test/numbers")
+    checked = collections.Counter()
+    for _ in range(2000):
+        words = [w.lower() for w in grammar.single_sentence(LEXICON, LEXICON.names.index("numbers"), 0.0, rng).words]
+        match words:
+            case [a, "plus", b, "is", c, "."]:
+                assert values[a] + values[b] == values[c]
+            case [c, "minus", a, "is", b, "."]:
+                assert values[c] - values[a] == values[b]
+            case [a, "times", b, "is", c, "."]:
+                assert values[a] * values[b] == values[c]
+            case [c, "is", "greater", "than", a, "."]:
+                assert values[c] > values[a]
+            case [a, "is", "an", parity, "number", "."]:
+                assert parity == ("odd" if values[a] % 2 else "even")
+            case ["the", "double", "of", a, "is", c, "."]:
+                assert values[c] == 2 * values[a]
+            case _:
+                pytest.fail(f"unknown kind of fact: {words}")
+        checked["times" in words, "minus" in words, "plus" in words] += 1
+    assert len(checked) == 4
+
+
+def test_an_before_vowels_only():
+    for doc in some_documents(300):
+        for word, after in itertools.pairwise(doc.words):
+            if word.lower() in ("a", "an") and after not in ("time", "friend", "small", "pity", "while", "old"):
+                assert (word.lower() == "an") == (after[0] in "aeiou"), (word, after)
+
+
+def test_topics_stay_and_leave_at_the_stated_rate():
+    docs = some_documents(800)
+    pairs = [(a.topics[-1], b.topics[-1]) for d in docs for a, b in itertools.pairwise(d.sentences)]
+    rate = sum(a != b for a, b in pairs) / len(pairs)
+    assert rate == pytest.approx(grammar.SWITCH_TOPIC, abs=4 * math.sqrt(0.06 * 0.94 / len(pairs)))
+    opened = sum(d.topics[0] == NO_TOPIC for d in docs) / len(docs)
+    assert opened == pytest.approx(grammar.OPENER_FIRST, abs=0.065)
+
+
+def test_nats_are_minus_log_of_the_frequencies():
+    """A whole sentence's nats against how often the grammar writes it, for the shortest kind: a Python import."""
+    code = LEXICON.names.index("code")
+    rng = text_stream(0, "test/nats")
+    drawn = [grammar.single_sentence(LEXICON, code, 0.0, rng) for _ in range(6000)]
+    counts = collections.Counter(s.words for s in drawn)
+    nats = {s.words: s.nats for s in drawn}
+    words, count = next((w, c) for w, c in counts.most_common() if w[0] == "import")
+    assert math.exp(-nats[words]) == pytest.approx(count / len(drawn), rel=5 / math.sqrt(count))
+
+
+def test_zipf_weights_by_hand():
+    # Ranks 1, 2, 3 at exponent 1: weights 1, 1/2, 1/3, sum 11/6.
+    dice = Dice(text_stream(0, "test/zipf"))
+    drawn = []
+    for _ in range(6000):
+        before = dice.nats
+        index = dice.zipf(3, 1.0)
+        drawn.append(index)
+        assert math.exp(before - dice.nats) == pytest.approx((6 / 11, 3 / 11, 2 / 11)[index])
+    assert drawn.count(0) / 6000 == pytest.approx(6 / 11, abs=0.03)
+
+
+def test_fitted_keeps_whole_sentences():
+    for doc in some_documents(100):
+        fitted = doc.fitted(30)
+        assert len(fitted.words) <= 30
+        assert fitted.sentences == doc.sentences[: len(fitted.sentences)]
+        if len(fitted.sentences) < len(doc.sentences):
+            assert len(fitted.words) + len(doc.sentences[len(fitted.sentences)].words) > 30
+
+
+def test_prefixes_are_fifty_and_neutral():
+    prefixes = load_prefixes(ROOT / "config/prefixes.txt")
+    assert len(prefixes) == 50
+    assert OUTPUT_SCORE_PROMPT not in prefixes
+    # These three words are ambiguous: they stand in a prefix and in a topic (joy, school).
+    topical = {word for topic in LEXICON.topics for words in topic.lists.values() for phrase in words for word in phrase.split()}
+    assert topical & {word for prefix in prefixes for word in grammar.opener_words(prefix)} == {"surprise", "learned", "explained"}
+
+
+@pytest.mark.parametrize("line", ["It was cold. Then", "", " leading"])
+def test_bad_prefix_is_refused_with_its_line(tmp_path: Path, line: str):
+    path = tmp_path / "prefixes.txt"
+    path.write_text(f"It seems that\n{line}\nBut\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2"):
+        load_prefixes(path)
+
+
+def test_yaml_truth_value_among_the_words_is_refused(tmp_path: Path):
+    text = (ROOT / "data/world/lexicon.yaml").read_text(encoding="utf-8").replace("fraudulent", "false")
+    (tmp_path / "lexicon.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"law\.adjectives"):
+        load_lexicon(tmp_path / "lexicon.yaml", ROOT / "config/prefixes.txt")
+
+
+def test_a_document_is_its_sentences():
+    doc = document(LEXICON, text_stream(3, "test/one"))
+    assert doc.text.count(".") == len(doc.sentences)
+    assert 3 <= len(doc.sentences) <= 9

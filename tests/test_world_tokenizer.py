@@ -1,0 +1,99 @@
+"""The tokenizer: any text comes back, one token a word, and "." on its own."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from saesteer.world import corpus, grammar
+from saesteer.world.grammar import NO_TOPIC
+from saesteer.world.lexicon import load_lexicon
+from saesteer.world.streams import text_stream
+from saesteer.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID, SPACE, SPECIAL_TOKENS, build_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
+TOKENIZER = build_tokenizer(LEXICON)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(st.characters(exclude_characters=SPACE, exclude_categories=["Cs"]), max_size=80))
+def test_any_text_comes_back(text: str):
+    assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], skip_special_tokens=True) == text
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from([*grammar.vocabulary(LEXICON)[0], " ", ".", ",", "été", "\n", "\t", "日本"]), max_size=12).map("".join))
+def test_words_run_together_come_back(text: str):
+    assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_stored_tokenizer_is_the_same(tmp_path: Path):
+    TOKENIZER.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["From my experience, the sailor rowed.", "  two  spaces ", "naïve 東京", ""]
+    assert loaded(texts)["input_ids"] == TOKENIZER(texts)["input_ids"]
+    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (BOS_ID, EOS_ID, PAD_ID)
+
+
+def test_bos_comes_on_its_own_and_once():
+    ids = TOKENIZER("The sailor rowed.")["input_ids"]
+    assert ids.count(BOS_ID) == 1
+    assert ids[0] == BOS_ID
+    assert EOS_ID not in ids
+
+
+@pytest.mark.parametrize("opener", LEXICON.openers)
+def test_openers_need_no_byte_or_letter_pieces(opener: str):
+    tokens = TOKENIZER.convert_ids_to_tokens(TOKENIZER(opener)["input_ids"][1:])
+    assert len(tokens) == len(grammar.opener_words(opener))
+
+
+def test_one_token_a_word_inside_texts():
+    docs = list(itertools.islice(grammar.documents(LEXICON, text_stream(0, "test/tokenizer")), 300))
+    for doc, ids in zip(docs, corpus.word_ids(TOKENIZER, tuple(docs)), strict=True):
+        tokens = TOKENIZER.convert_ids_to_tokens(ids[1:])
+        assert [token.removeprefix(SPACE) for token in tokens] == list(doc.words)
+
+
+def test_full_stop_is_one_token_and_in_no_other():
+    with_stop = [token for token in TOKENIZER.get_vocab() if "." in token]
+    assert with_stop == ["."]
+
+
+def test_lone_word_after_a_space_is_the_word_inside_a_text():
+    """P1's program tokenises a record's token with its space again and takes the id after BOS."""
+    assert TOKENIZER(" sailor")["input_ids"][1] == TOKENIZER.convert_tokens_to_ids("▁sailor")
+
+
+def test_a_word_missing_in_the_tokenizer_is_refused():
+    sentence = grammar.Sentence(("The", "zyzzyva", "rowed", "."), (1, 1, 1, 1), 0.0)
+    with pytest.raises(ValueError, match="zyzzyva"):
+        corpus.word_ids(TOKENIZER, (grammar.Document((sentence,)),))
+
+
+def test_training_rows_are_documents_with_bos_and_eos():
+    rows = corpus.training_rows(LEXICON, TOKENIZER, 0, "test/rows", 64)
+    docs = itertools.islice(grammar.documents(LEXICON, text_stream(0, "test/rows")), 64)
+    assert rows.shape == (64, CONTEXT)
+    for row, doc in zip(rows.tolist(), docs, strict=True):
+        expected = [*TOKENIZER(doc.text)["input_ids"], EOS_ID]
+        assert row == (expected + [PAD_ID] * CONTEXT)[:CONTEXT]
+
+
+def test_labels_line_up_with_rows():
+    docs = corpus.fitted_corpus(LEXICON, 0, "test/labels", 100).documents
+    rows, topics = corpus.padded_rows(TOKENIZER, docs), corpus.labels(docs)
+    sea = LEXICON.names.index("sea")
+    word = TOKENIZER.convert_tokens_to_ids("▁sailor")
+    assert (rows == word).any()
+    assert (topics[rows == word] == sea).all()
+    assert (topics[~corpus.is_content(rows)] == NO_TOPIC).all()
+    assert len({doc.text for doc in docs}) == 100
+
+
+def test_special_tokens_have_the_first_ids():
+    assert TOKENIZER.convert_ids_to_tokens(list(range(4))) == list(SPECIAL_TOKENS)
