@@ -1,10 +1,13 @@
-"""The procedure of P1 (arXiv 2505.20063) as its public program runs it, written anew from its description and frozen: what we are compared with.
+"""The procedure of P1 (arXiv 2505.20063) as its public program runs it, written anew from its description and frozen: what we are compared
+with.
 
-Output score, feature by feature: model and SAE moved to the device; a forward hook encodes every position of the prompt with the sae-lens SAE, twice
-(once for the reconstruction error, in float64); the whole prompt is run, with gradients recorded; all logits of all positions; a softmax, a full sort,
-and one search through the vocabulary for each lens token; model and SAE moved back; the accelerator's cache emptied and garbage collected, twice.
+Output score, feature by feature: model and SAE moved to the device; a forward hook encodes every position of the prompt with the sae-lens
+SAE, twice (once for the reconstruction error, in float64); the whole prompt is run, with gradients recorded; all logits of all positions; a
+softmax, a full sort, and one search through the vocabulary for each lens token; model and SAE moved back; the accelerator's cache emptied
+and garbage collected, twice.
 
-Sweep, text by text: Hugging Face's `generate` at batch size 1 with the same hook, sampling, 20 tokens, stop string "."; a collection per feature.
+Sweep, text by text: Hugging Face's `generate` at batch size 1 with the same hook, sampling, 20 tokens, stop string "."; a collection per
+feature.
 
 `cleaned_output_scores` is the same without moves, gradients, cache emptying and collections.
 """

@@ -70,10 +70,12 @@ def _paths(value: Any) -> list[Path]:
 def _start_log(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
-        level=logging.INFO,
+        level=logging.WARNING,  # of other libraries
         format="%(asctime)s %(levelname)s %(message)s",
         handlers=[logging.FileHandler(path, mode="w", encoding="utf-8"), logging.StreamHandler(sys.stderr)],
     )
+
+    log.setLevel(logging.INFO)
 
     def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         log.error("%s: %s (traceback in %s)", kind.__name__, error, path)

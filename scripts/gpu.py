@@ -1,4 +1,7 @@
-"""What the scripts that run a model share: the device, the model and its SAEs. Imports torch, so it is imported only when rows are missing."""
+"""What the scripts that run a model share: the device, the model and its SAEs.
+
+Imports torch, so scripts import it only when rows are missing.
+"""
 
 import logging
 import time

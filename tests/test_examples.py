@@ -48,16 +48,27 @@ def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
     assert found["prefix"].unique().to_list() == [PREFIXES[0]]
 
 
-def test_the_largest_activations_token_is_marked() -> None:
+LONG = [f"▁w{i}" for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("context", "index", "expected"),
+    [
+        (["▁A", "▁ship", "s", ".", "<0x0A>"], 1, "A [ship]s.<0x0A>"),
+        (["<bos>", "▁A", "▁ship"], 1, "[A] ship"),
+        (["<bos>", "▁A", "▁sh", "ip"], 3, "A sh[ip]"),
+        (["<0x0A>", "▁A"], 1, "<0x0A> [A]"),
+        (LONG, 20, f"… {' '.join(f'w{i}' for i in range(8, 20))} [w20] {' '.join(f'w{i}' for i in range(21, 33))} …"),
+        (LONG, 0, f"[w0] {' '.join(f'w{i}' for i in range(1, 13))} …"),
+    ],
+)
+def test_the_largest_activations_token_is_marked(context: list[str], index: int, expected: str) -> None:
     features = synthetic_features(1, 2)
     outcomes = synthetic_tables(1, 2, FACTORS)["outcomes"]
-    contexts = [["▁A", "▁ship", "s", ".", "<0x0A>"], ["▁No"]]
     record = {"text_id": "0" * 16, "token": "▁ship", "token_id": 1, "max_value": 1.0}
-    shown = [
-        [record | {"rank": 1, "token_index": 0, "context": contexts[1]}, record | {"rank": 0, "token_index": 1, "context": contexts[0]}],
-        [],
-    ]
-    records = synthetic_records(features).with_columns(records=pl.Series(shown, dtype=tables.RECORDS.columns["records"].dtype))
+    other, top = {"rank": 1, "token_index": 0, "context": ["▁No"]}, {"rank": 0, "token_index": index, "context": context}
+    shown = pl.Series([[record | other, record | top], []], dtype=tables.RECORDS.columns["records"].dtype)
+    records = synthetic_records(features).with_columns(records=shown)
     arguments = (records, synthetic_generations(features, FACTORS), PREFIXES, "capped", 2, 0)
     found = examples(outcomes, features, *arguments)
-    assert found["top_context"].to_list() == ["A [ship]s.<0x0A>", None]
+    assert found["top_context"].to_list() == [expected, None]

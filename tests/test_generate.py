@@ -235,6 +235,8 @@ def test_nothing_to_do_and_refusals() -> None:
         next(steered_sweep(lm, sae, 7, rows, TINY, Sampling(), 0))
     with pytest.raises(ValueError, match="the model takes at most 64"):
         next(steered_sweep(lm, sae, 1, rows, TINY, Sampling(max_new_tokens=64), 0))
+    with pytest.raises(ValueError, match="prefix_id 0000000000000002 has no text"):
+        next(steered_sweep(lm, sae, 1, sweep_rows(40), dict(list(TINY.items())[:2]), Sampling(), 0))
     with pytest.raises(ValueError, match="must be one character or empty"):
         Sampling(stop="..")
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):

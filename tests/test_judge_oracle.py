@@ -23,7 +23,7 @@ from saesteer.judge.oracle import (
     topic_share,
 )
 
-# Tokens: 0 "the" (both topics alike), 1 "storm" (topic 0 nine times in ten), 2 "sail" (topic 1 nine times in ten), 3 "wave" (topic 1 at 3 to 1).
+# Token 0 "the": both topics alike; 1 "storm": topic 0 at 9 to 1; 2 "sail": topic 1 at 5 to 1; 3 "wave": topic 1 at 3 to 1.
 LIKELIHOOD = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
 THRESHOLDS = Thresholds(content_nats=0.1, topic_posterior=0.6, concept_shares=(0.3, 0.8), fluency_nats=(2.0, 6.0))
 ORACLE = Oracle(np.log(LIKELIHOOD), np.log(np.array([0.5, 0.5], dtype=np.float32)), THRESHOLDS)
@@ -92,7 +92,7 @@ def test_stored_oracle_is_the_same(tmp_path: Path):
 
 @pytest.mark.parametrize("topic", [-1, 2])
 def test_unknown_topic_is_refused(topic: int):
-    with pytest.raises(ValueError, match="topics 0 to 1"):
+    with pytest.raises(ValueError, match="knows 0 to 1"):
         concept_rating(ORACLE, [STORM], topic)
 
 

@@ -62,16 +62,18 @@ def test_final_norm_equals_the_familys_own(family: str) -> None:
     torch.testing.assert_close(models.final_norm(lm, sae.W_dec), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_blocks_after_the_layer_are_not_run() -> None:
+def test_blocks_that_are_not_needed_are_not_run() -> None:
     lm = tiny_model("llama")
+    prompt = models.prefill(lm, [1, 40, 41])
     ran: list[int] = []
     handles = [
         block.self_attn.register_forward_hook(lambda *_args, number=number: ran.append(number)) for number, block in enumerate(lm.blocks)
     ]
     models.residual_after(lm, torch.tensor([[1, 40, 41]]), 1)
+    models.spliced_hidden(lm, prompt, 2, torch.zeros(1, lm.d_model))
     for handle in handles:
         handle.remove()
-    assert ran == [0, 1]
+    assert ran == [0, 1, 3]
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 33, 256])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import polars as pl
 import pytest
 import torch
 from engine_models import FAMILIES, model_and_sae, prompt_of
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
+from scipy import stats
 
 from saesteer import output_score
 from saesteer.logit_lens import lens_tokens
-from saesteer.models import prompt_token_ids
+from saesteer.models import language_model, prompt_token_ids
 from saesteer.output_score import output_scores
 
 
@@ -85,6 +88,16 @@ def test_scores_are_probabilities_and_factor_0_gives_everyone_the_same_distribut
     assert steered["max_prob"].n_unique() > 1
     for scores in (table, steered):
         assert scores.filter((pl.col("output_score") < 0) | (pl.col("output_score") > pl.col("max_prob"))).is_empty()
+
+
+def test_bfloat16_model_with_a_float32_sae_scores_about_the_same() -> None:
+    lm, sae = model_and_sae("shipped", 5)
+    half = language_model(copy.deepcopy(lm.model).to(torch.bfloat16), lm.tokenizer)
+    features = list(range(200))
+    lens, _ = lens_tokens(lm, sae.W_dec[features], 20)
+    exact, rounded = (output_scores(model, sae, 5, features, lens, "From my experience,", 10.0)["output_score"] for model in (lm, half))
+    assert stats.spearmanr(exact, rounded).statistic > 0.98
+    assert (exact - rounded).abs().median() < 0.01
 
 
 def test_no_features_and_no_such_feature() -> None:

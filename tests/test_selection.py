@@ -28,6 +28,8 @@ def point(frame: pl.DataFrame, measure: str, layers: str, threshold: float) -> d
 
 
 def test_rows_are_plain_means_and_counts(outcomes: pl.DataFrame) -> None:
+    """Layer 3 scores exactly the threshold: it is kept."""
+    outcomes = outcomes.with_columns(output_score=pl.when(pl.col("layer") == 3).then(0.1).otherwise("output_score"))
     frame = tables.validate(tables.SELECTION, selection(outcomes, SETTINGS), "test")
     rows = [row for row in outcomes.iter_rows(named=True) if row["rule"] == "capped" and row["layer"] >= 2]
     judged = [row for row in rows if row["judge_score"] is not None]

@@ -46,6 +46,7 @@ class Curve:
 
     @property
     def positive(self) -> Bool[np.ndarray, " factor"]:
+        """Which factors steer at all."""
         return np.array([float(factor) > 0 for factor in self.factors])
 
 

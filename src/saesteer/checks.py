@@ -39,7 +39,7 @@ def _check_model(name: str, experiment: Experiment) -> None:
 def _check_sae(name: str, experiment: Experiment, layer: int) -> None:
     folder = Path(experiment.saes.path.format(layer=layer))
     if not (folder / "cfg.json").is_file():
-        raise SettingsError(f"experiment {name}: layer {layer} has no SAE: there is no {folder}/cfg.json; check saes.path or drop the layer")
+        raise SettingsError(f"experiment {name}: layer {layer} has no SAE: no {folder}/cfg.json; check saes.path or drop the layer")
     config = _read_config(folder / "cfg.json")
     given = (config["d_in"], config["d_sae"])
     expected = (experiment.saes.d_model, experiment.saes.n_features)

@@ -21,8 +21,13 @@ def code_digest(script: Path, *modules: str) -> str:
     """Digest of a script and of the package modules it depends on, in hex; `modules` are those that it imports by a computed name."""
     start = [script, *(file for name in modules if (file := _module_file(name)))]
     files = {file for first in start for file in _closure(first)}
-    trees = sorted((str(file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else script.parent)), _tree_digest(file)) for file in files)
+    trees = sorted((_name(file, script.parent), _tree_digest(file)) for file in files)
     return hashlib.sha256(repr(trees).encode()).hexdigest()[:16]
+
+
+def _name(file: Path, scripts: Path) -> str:
+    """A file's place in the package or beside the script, wherever the project lies."""
+    return str(file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else scripts))
 
 
 def algorithm_version(module: str) -> int:

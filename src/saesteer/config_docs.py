@@ -27,7 +27,7 @@ def schema_text() -> str:
 
 def readme_text() -> str:
     """Every key with its type, default and meaning."""
-    tables = [("Workflow file", Workflow), ("Experiment file", Experiment)]
+    tables: list[tuple[str, type[BaseModel]]] = [("Workflow file", Workflow), ("Experiment file", Experiment)]
     return _INTRODUCTION + "".join(_section(title, model) for title, model in tables)
 
 

@@ -4,6 +4,7 @@ The features are chosen by rule, not by eye: as many late as early ones, each gr
 scores from the lowest to the highest. The text shown is sample 0 of the first prefix, whatever it says.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from saesteer.files import text_id
 from saesteer.tables import EXAMPLES
 
 _FEATURE = ["layer", "feature"]
+_AROUND = 12  # tokens of a record shown on each side of its maximum
+_MARKER = re.compile(r"<[^0][^<>]*>")  # not <0x0A>, which is a byte of the text
 
 
 def example_features(features: pl.DataFrame, n: int, late_layers_from: int) -> pl.DataFrame:
@@ -68,11 +71,16 @@ def _top_contexts(records: pl.DataFrame) -> pl.DataFrame:
 
 
 def _marked(records: list[dict[str, Any]]) -> str | None:
-    """The text of the first record, its maximal token in brackets, "▁" written as the space it stands for."""
+    """The words around the first record's maximal token, which is in brackets; "▁" is written as the space it stands for."""
     if not records:
         return None
     top = min(records, key=lambda record: record["rank"])
-    tokens = [token.replace("▁", " ") for token in top["context"]]
-    marked = tokens[top["token_index"]]
-    tokens[top["token_index"]] = f"{marked[: len(marked) - len(marked.lstrip())]}[{marked.strip()}]"
-    return "".join(tokens).strip()
+    at, context = top["token_index"], top["context"]
+    # A text's first token is left out where it is a marker such as <bos>.
+    first = max(at - _AROUND, 1 if _MARKER.fullmatch(context[0]) and at > 0 else 0)
+    before, marked, after = (
+        "".join(part).replace("▁", " ") for part in (context[first:at], [context[at]], context[at + 1 : at + 1 + _AROUND])
+    )
+    space = " " if marked.startswith(" ") else ""
+    ends = ("… " if first > 1 else "", " …" if at + 1 + _AROUND < len(context) else "")
+    return f"{ends[0]}{f'{before}{space}[{marked.strip()}]{after}'.strip()}{ends[1]}"

@@ -16,12 +16,11 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.counter_rng import hex_keys, text_keys, uniforms
 from saesteer.models import (
     MIN_ROWS,
-    KeepAllLayer,
     LanguageModel,
     Prefill,
     check_layer,
@@ -29,7 +28,6 @@ from saesteer.models import (
     prefill,
     prompt_token_ids,
     raw_logits,
-    sliding_layers,
     soft_capped,
 )
 from saesteer.saes import Sae, check_features
@@ -90,7 +88,7 @@ def steered_sweep(
     """
     check_layer(lm, layer)
     check_features(rows["feature"].unique().to_list(), sae.meta.n_features, f"the SAE of layer {layer}")
-    prompts = {name: prompt_token_ids(lm, prefixes[name]) for name in rows["prefix_id"].unique(maintain_order=True)}
+    prompts = _prompts(lm, rows, prefixes)
     check_length(lm, max(map(len, prompts.values()), default=0) + sampling.max_new_tokens)
     ending = ending_tokens(lm, sampling.stop)
     runs = {name: prefill(lm, ids) for name, ids in prompts.items()}
@@ -101,6 +99,15 @@ def steered_sweep(
         continuations = [ids[:length] for ids, length in zip(token_ids.tolist(), lengths.tolist(), strict=True)]
         texts = continuation_texts(lm, [prompts[name] for name in chunk["prefix_id"]], continuations)
         yield _table(chunk, layer, continuations, texts, stopped)
+
+
+def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str]) -> dict[str, list[int]]:
+    """Token ids of the prefixes that rows name."""
+    names = rows["prefix_id"].unique(maintain_order=True).to_list()
+    unknown = [name for name in names if name not in prefixes]
+    if unknown:
+        raise ValueError(f"prefix_id {unknown[0]} has no text: the prefixes given are {', '.join(prefixes)}")
+    return {name: prompt_token_ids(lm, prefixes[name]) for name in names}
 
 
 def ending_tokens(lm: LanguageModel, stop: str) -> Bool[Tensor, " vocab"]:
@@ -133,11 +140,11 @@ def _uniforms(chunk: pl.DataFrame, layer: int, n_steps: int, seed: int) -> Float
     return uniforms(seed, layer, *(key[:, None] for key in keys), step=np.arange(n_steps)[None])
 
 
-class _RowLayer(KeepAllLayer):
+class _RowLayer(DynamicLayer):
     """A cache layer for a fixed set of rows, in one buffer with room for every step, so that adding a position copies nothing else."""
 
-    def __init__(self, is_sliding: bool, capacity: int) -> None:
-        super().__init__(is_sliding)
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
         self.capacity = capacity
         self.length = 0
 
@@ -157,7 +164,7 @@ class _RowLayer(KeepAllLayer):
 
     def selected(self, kept: Int[Tensor, " row"]) -> _RowLayer:
         """The same layer for some of the rows."""
-        layer = _RowLayer(self.is_sliding, self.capacity)
+        layer = _RowLayer(self.capacity)
         layer.keys, layer.values = self.keys[kept], self.values[kept]
         layer.length, layer.is_initialized = self.length, True
         return layer
@@ -182,7 +189,7 @@ def _start(lm: LanguageModel, sae: Sae, chunk: pl.DataFrame, runs: Mapping[str, 
     row = _padded(np.arange(len(chunk)))
     prefix = torch.tensor([names.index(name) for name in chunk["prefix_id"]], device=lm.device)[torch.from_numpy(row).to(lm.device)]
     prompts = [runs[name] for name in names]
-    layers = [_RowLayer(sliding, prompts[0].position + n_steps) for sliding in sliding_layers(lm)]
+    layers = [_RowLayer(prompts[0].position + n_steps) for _ in lm.blocks]
     for number, layer in enumerate(layers if prompts[0].position else []):
         layer.update(*(torch.cat([getattr(prompt, part)[number] for prompt in prompts])[prefix] for part in ("keys", "values")))
     slot = torch.from_numpy(row).to(lm.device)

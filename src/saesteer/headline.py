@@ -92,7 +92,7 @@ def _choices(numbers: _Numbers) -> str:
 def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:
     """A Markdown table with a row for each training seed of the shipped world: the three findings and whether they hold."""
     header = [
-        "| seed | input and output score with depth | both above .5 | GenSuccess@20, all → kept | ratio | p within layers | findings that hold |",
+        "| seed | scores with depth (input, output) | both above .5 | GenSuccess@20, all → kept | ratio | p within layers | holds |",
         "|---|---|---|---|---|---|---|",
     ]
     return "\n".join(header + [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed, key=lambda seed: seed or 0)]) + "\n"

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 MIN_ROWS = 32
 """Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
@@ -185,20 +185,6 @@ def spliced(lm: LanguageModel, layer: int, rows: Float[Tensor, "row d_model"]) -
         yield
 
 
-class KeepAllLayer(DynamicLayer):
-    """A cache layer that keeps every position, also in sliding-window layers: there the mask, not the cache, cuts the window, so rows stay
-    aligned."""
-
-    def __init__(self, is_sliding: bool) -> None:
-        super().__init__()
-        self.is_sliding = is_sliding
-
-
-def sliding_layers(lm: LanguageModel) -> list[bool]:
-    """Per decoder block, whether its attention has a sliding window (the model's own rule)."""
-    return [bool(layer.is_sliding) for layer in DynamicCache(config=lm.model.config).layers]
-
-
 @dataclass(frozen=True)
 class Prefill:
     """A prompt run once: keys and values of positions 0..T-2 per layer, and the last token, which every later use feeds itself."""
@@ -217,7 +203,8 @@ def prefill(lm: LanguageModel, token_ids: list[int]) -> Prefill:
     *earlier, last = token_ids
     if not earlier:
         return Prefill((), (), last, 0)
-    cache = Cache(layers=[KeepAllLayer(sliding) for sliding in sliding_layers(lm)])
+    # Plain layers also where attention has a sliding window: the mask cuts the window, and all positions stay aligned.
+    cache = Cache(layers=[DynamicLayer() for _ in lm.blocks])
     ids = torch.tensor([earlier], device=lm.device)
     lm.model.base_model(input_ids=pad_rows(ids), past_key_values=cache, use_cache=True)
     keys = tuple(layer.keys[:1].clone() for layer in cache.layers)
@@ -227,7 +214,7 @@ def prefill(lm: LanguageModel, token_ids: list[int]) -> Prefill:
 
 def _expanded_cache(lm: LanguageModel, prompt: Prefill, n_rows: int) -> Cache:
     """The prompt's cache for `n_rows` rows, as views: `update` concatenates into new tensors, so the prompt's own are never written."""
-    layers = [KeepAllLayer(sliding) for sliding in sliding_layers(lm)]
+    layers = [DynamicLayer() for _ in lm.blocks]
     for layer, keys, values in zip(layers, prompt.keys, prompt.values, strict=False):
         layer.lazy_initialization(keys, values)
         layer.keys = keys.expand(n_rows, -1, -1, -1)

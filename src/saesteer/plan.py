@@ -121,7 +121,7 @@ def _input_digest(path: Path, layer: int) -> str:
 
 
 def wants_digest(experiment: Experiment, step: str, layers: Sequence[int]) -> str:
-    """Digest of keys and settings, which reaches a job through its params so that a change makes it due. Text keys are input files instead."""
+    """Digest of keys and settings; in a job's params a change of it makes the job due. Text keys are input files instead."""
     plan = PLANS[step]
     axes = (
         {}

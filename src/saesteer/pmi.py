@@ -92,7 +92,7 @@ def pmi_by_threshold(pmi: pl.DataFrame, settings: SelectionSettings) -> pl.DataF
         for threshold in grid(settings).tolist():
             kept = pmi.filter((pl.col("layer") >= first_layer) & (pl.col("output_score") >= threshold))
             values = kept["pmi"].drop_nulls().to_numpy()
-            stream = random_stream(settings.seed, "pmi", layers, threshold)
+            stream = random_stream(settings.seed, "pmi", layers)
             interval = bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream)
             mean = float(values.mean()) if len(values) else None
             low, high = interval or (None, None)

@@ -5,7 +5,6 @@ and a test compares the two.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,8 +53,10 @@ def blocks(root: Path) -> dict[str, str]:
 def with_blocks(text: str, generated: Mapping[str, str]) -> str:
     """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced."""
     for name, block in generated.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(text):
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, found_start, rest = text.partition(start)
+        _, found_end, after = rest.partition(end)
+        if not (found_start and found_end):
             raise SettingsError(f"README.md has no lines <!-- {name} --> and <!-- /{name} -->: put them back where the table belongs")
-        text = pattern.sub(lambda found, block=block: f"{found[1]}{block}{found[2]}", text)
+        text = f"{before}{start}{block}{end}{after}"
     return text

@@ -228,11 +228,13 @@ def _layer_rows(table: Table, manifest: Path, layer: int, entry: Mapping[str, An
 
 
 def unnamed_parts(folder: Path) -> list[Path]:
-    """Files under a step's folder that no manifest of the step names: what `saesteer gc` lists and removes."""
-    named = {
-        manifest.parent / part["path"]
-        for manifest in folder.glob("*.json")
-        for entry in read_manifest(manifest)["layers"].values()
-        for part in entry["parts"]
-    }
+    """Files under a step's folder that no manifest of the step names: what `saesteer gc` lists and removes.
+
+    Without any manifest, parts are unfinished work that the next run goes on from: nothing is unnamed.
+    """
+    manifests = list(folder.glob("layers_*.json"))
+    if not manifests:
+        return []
+    entries = [entry for manifest in manifests for entry in read_manifest(manifest)["layers"].values()]
+    named = {folder / part["path"] for entry in entries for part in entry.get("parts", [])}
     return sorted(path for path in folder.glob("*/layer_*/*") if path not in named)

@@ -339,7 +339,7 @@ EXAMPLES = Table(
         "output_score": OUTPUT_SCORE.columns["output_score"],
         "concept": CONCEPTS.columns["concept"],
         "lens_tokens": LOGIT_LENS.columns["tokens"],
-        "top_context": Column(pl.String, "the record with the largest maximum, that token in [brackets]", "no records"),
+        "top_context": Column(pl.String, "the largest maximum of the records, in [brackets], and the tokens around it", "no records"),
         "factor": Column(pl.String, "factor of the text shown", "steering failed"),
         "prefix": Column(pl.String, "prefix of the text shown"),
         "unsteered": Column(pl.String, "continuation at factor 0"),

@@ -15,7 +15,7 @@ class TextTokens:
 
     def strings(self, token_ids: Sequence[int]) -> list[str]:
         """Tokens as the tokenizer writes them ("▁" kept)."""
-        return [self.tokenizer.id_to_token(token_id) for token_id in token_ids]
+        return [str(self.tokenizer.id_to_token(token_id)) for token_id in token_ids]
 
     def retokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without BOS or other special tokens."""

@@ -12,7 +12,7 @@ from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, empty_panel, new_fi
 LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
 _MARKERS = "osD^vP*X"
 _SUCCESS_TICKS = (0, 0.25, 0.5, 0.75, 1, 2, 3, 5, 10, 20)
-_TICK_GAP = 0.055  # least distance of two tick labels, as a share of the axis
+_TICK_GAP = 0.085  # least distance of two tick labels, as a share of the axis
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -22,6 +22,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
+    """One quantity against factor, a line a bin."""
     bins = data.partition_by("output_score_low", maintain_order=True)
     colours = DARK_VIRIDIS(np.linspace(0, 1, len(bins)))
     for number, (members, colour) in enumerate(zip(bins, colours, strict=True)):
@@ -36,7 +37,7 @@ def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
         axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     else:
         axes.set_yscale("symlog", linthresh=1)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=-0.03)
         axes.set_yticks([tick for tick in _SUCCESS_TICKS if tick <= axes.get_ylim()[1]])
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.set_ylabel(LABELS[quantity] + (", log axis" if quantity == "perplexity" else ", log axis above 1"))
@@ -64,6 +65,7 @@ def _factor_axis(axes: Axes, factors: list[float]) -> None:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """Success on the left, perplexity on the right."""
     figure = new_figure(WIDE, 4.2, counts(data))
     panels = figure.subplots(1, 2)
     for axes, quantity in zip(panels, LABELS, strict=True):
@@ -74,6 +76,7 @@ def draw(data: pl.DataFrame) -> Figure:
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features in all bins, and points without a perplexity."""
     per_bin = data.group_by("output_score_low").agg(pl.col("n_features").first())
     missing = data["perplexity"].null_count()
     left_out = f" At {missing} of {data.height} points every text is empty and has no perplexity." if missing else ""

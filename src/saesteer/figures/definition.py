@@ -33,4 +33,5 @@ class FigureDefinition:
     """n, missing and how the intervals were made, in this data; also printed at the foot of the figure."""
 
     def caption(self, data: pl.DataFrame) -> str:
+        """How to read the figure, and the counts of this data."""
         return f"{self.reading} {self.counts(data)}"

@@ -54,6 +54,7 @@ def markdown(data: pl.DataFrame) -> str:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """The table, its cells wrapped to their columns."""
     wrapped = [
         [_wrapped(cell, width) for cell, width in zip(_cells(row), _COLUMNS.values(), strict=True)] for row in data.iter_rows(named=True)
     ]
@@ -109,6 +110,7 @@ def _points(text: str) -> float:
 
 
 def counts(data: pl.DataFrame) -> str:
+    """How the features and texts were chosen, and how many failed."""
     failed = data["steered"].null_count()
     return (
         f"n = {data.height} features chosen by rule: early and late ones at even distances in the ranking by output score; "

@@ -23,6 +23,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
+    """One set of layers: the kept features' mean and the random band against threshold."""
     numbers = {name: curve[name].cast(pl.Float64).to_numpy() for name in _COLUMNS[2:]}
     x = np.arange(curve.height)
     band(axes, x, numbers["random_mean"], numbers["random_low"], numbers["random_high"], GREY, "as many removed at random", "None")
@@ -36,16 +37,18 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
 
 
 def layers_title(curve: pl.DataFrame) -> str:
+    """What a panel calls its set of layers."""
     return "all layers" if curve["layers"][0] == "all" else f"late layers (from {curve['first_layer'][0]})"
 
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """All layers on the left, late ones on the right."""
     figure = new_figure(WIDE, 4.2, counts(data))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, layers in zip(panels, LAYER_SETS, strict=True):
         panel(axes, data.filter(layers=layers))
-        axes.set_title(layers_title(data.filter(layers=layers)), pad=16)
+        axes.set_title(layers_title(data.filter(layers=layers)), pad=19)
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylabel("")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -54,6 +57,7 @@ def draw(data: pl.DataFrame) -> Figure:
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features, kept ones and the test within layers, for both sets of layers."""
     sentences = []
     for layers in LAYER_SETS:
         curve = data.filter(layers=layers)

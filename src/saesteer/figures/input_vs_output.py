@@ -17,6 +17,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, data: pl.DataFrame) -> PathCollection:
+    """The scatter, quadrant lines at .5 and their counts; returns the points, for a colour bar."""
     scored = data.drop_nulls("input_score")
     points = scatter_by_layer(axes, scored, "input_score", "output_score", data["layer"])
     axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
@@ -34,6 +35,7 @@ def panel(axes: Axes, data: pl.DataFrame) -> PathCollection:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """One panel with its colour bar."""
     figure = new_figure(PAGE * 0.85, 4.8, counts(data))
     axes = figure.subplots()
     layer_bar(figure, panel(axes, data), axes)
@@ -41,6 +43,7 @@ def draw(data: pl.DataFrame) -> Figure:
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features drawn and features without an input score."""
     missing = data["input_score"].null_count()
     return f"n = {data.height - missing} features; {missing} without input score are not drawn."
 

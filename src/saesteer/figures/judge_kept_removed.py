@@ -20,6 +20,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
+    """One rating of kept and of removed features against threshold."""
     numbers = {name: curve[name].cast(pl.Float64).to_numpy() for name in _NUMBERS}
     x = np.arange(curve.height)
     band(axes, x, numbers["mean"], numbers["low"], numbers["high"], MAGENTA, "kept", "o")
@@ -32,17 +33,19 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """Concept, fluency and their harmonic mean side by side."""
     figure = new_figure(WIDE * 1.1, 4.2, counts(data))
     panels = figure.subplots(1, len(TITLES), sharey=True)
     for axes, (measure, title) in zip(panels, TITLES.items(), strict=True):
         panel(axes, data.filter(measure=measure))
-        axes.set_title(title, pad=16)
+        axes.set_title(title, pad=19)
     panels[0].set_ylabel("mean rating, held out (0 to 2)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features with and without each rating."""
     firsts = [(title, data.filter(measure=measure).row(0, named=True)) for measure, title in TITLES.items()]
     sizes = "; ".join(f"{title}: n = {first['n_features']}, {first['n_missing']} without" for title, first in firsts)
     return (

@@ -29,6 +29,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, points: pl.DataFrame, measure: str) -> PathCollection:
+    """One outcome against the output score, its rank correlations above; returns the points, for a colour bar."""
     known = points.drop_nulls("value")
     drawn = scatter_by_layer(axes, known, "output_score", "value", points["layer"])
     if known.is_empty():
@@ -51,6 +52,7 @@ def _rho(points: pl.DataFrame, scope: str) -> str:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """Success on the left, judge score on the right."""
     figure = new_figure(WIDE, 4.4, counts(data))
     panels = figure.subplots(1, len(LABELS))
     for axes, measure in zip(panels, LABELS, strict=True):
@@ -60,6 +62,7 @@ def draw(data: pl.DataFrame) -> Figure:
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features with each outcome, and those without a judge score."""
     known = {measure: data.filter(measure=measure)["value"].count() for measure in LABELS}
     n = data.height // len(LABELS)
     judged = known["judge_score"]

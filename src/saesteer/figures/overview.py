@@ -18,6 +18,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """Six panels on an A4 page, lettered a to f."""
     parts = {module: data.filter(figure=module.FIGURE.name) for module in _PARTS}
     figure = new_figure(11.69, 8.27, counts(data))  # A4, landscape
     panels = figure.subplots(2, 3).ravel()
@@ -34,11 +35,12 @@ def draw(data: pl.DataFrame) -> Figure:
     for number, title in {0: None, 3: None, 4: "output score", 5: None}.items():
         panels[number].legend(loc="best", fontsize=7, title=title, title_fontsize=7)
     for panel, letter in zip(panels, "abcdef", strict=True):
-        panel.annotate(letter, (0, 1), (-34, 6), "axes fraction", "offset points", weight="bold", fontsize=11)
+        panel.annotate(letter, (0, 1), (-34, 14), "axes fraction", "offset points", weight="bold", fontsize=11)
     return figure
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features, kept and missing, and how intervals were made."""
     by_layer, curves = data.filter(figure="roles"), data.filter(figure="gen_success_by_threshold")
     judged = data.filter(figure="judge_kept_removed", measure="judge_score")
     headline = curves.filter(pl.col("is_headline"), layers="all").row(0, named=True)

@@ -19,6 +19,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
+    """One set of layers: mean PMI of the features kept against threshold."""
     mean, low, high = (curve[name].cast(pl.Float64).to_numpy() for name in ("mean", "low", "high"))
     band(axes, np.arange(curve.height), mean, low, high, BLUE, "kept by output score", "o")
     if not np.isfinite(mean).any():
@@ -30,17 +31,19 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """All layers on the left, late ones on the right."""
     figure = new_figure(WIDE, 4.2, counts(data))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, layers in zip(panels, LAYER_SETS, strict=True):
         panel(axes, data.filter(layers=layers))
-        axes.set_title(layers_title(data.filter(layers=layers)), pad=16)
+        axes.set_title(layers_title(data.filter(layers=layers)), pad=19)
     panels[1].set_ylabel("")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features with and without a PMI, for both sets of layers."""
     curves = [data.filter(layers=layers) for layers in LAYER_SETS]
     sizes = "; ".join(f"{layers_title(c)}: n = {c['n_kept'][0]}, {c['n_missing'][0]} without a co-occurring pair" for c in curves)
     return f"{sizes}. Bands: {data['confidence'][0]:.0%} bootstrap over features."

@@ -23,6 +23,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, data: pl.DataFrame) -> None:
+    """Medians and quartile bands of both scores against layer."""
     layers = data["layer"].cast(pl.Int64).to_numpy()
     for score, colour, marker, label in _SCORES:
         median, low, high = (data[f"{score}_{name}"].cast(pl.Float64).to_numpy() for name in ("median", "q25", "q75"))
@@ -37,6 +38,7 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
+    """One panel, its legend above."""
     figure = new_figure(PAGE, 3.9, counts(data))
     axes = figure.subplots()
     panel(axes, data)
@@ -45,6 +47,7 @@ def draw(data: pl.DataFrame) -> Figure:
 
 
 def counts(data: pl.DataFrame) -> str:
+    """Features, and those without an input score, by layer where there is room."""
     missing = data["n_without_input_score"].to_list()
     by_layer = f" (by layer {', '.join(map(str, missing))})" if sum(missing) > 0 and len(missing) <= 14 else ""
     return f"n = {data['n'].sum()} features; {sum(missing)} without input score{by_layer}, left out of its median."

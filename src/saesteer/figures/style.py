@@ -1,6 +1,7 @@
 """The look of every figure: fonts embedded as text, a palette that colour-blind readers and grey printers can tell apart."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.ticker
@@ -70,6 +71,7 @@ def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int
 
 
 def threshold_label(threshold: float) -> str:
+    """A threshold in few characters: "all" for 0, small powers of ten as powers."""
     if threshold == 0:
         return "all"
     exponent = np.log10(threshold)
@@ -80,10 +82,10 @@ def threshold_label(threshold: float) -> str:
 def row_above(axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], title: str) -> None:
     """Numbers in a row above the panel, in its x coordinates; its title goes left of them."""
     size = 6.5 if len(numbers) <= 20 else 4.5
-    transform = axes.get_xaxis_transform()
+    place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "color": GREY}
     for position, number in zip(positions, numbers, strict=True):
-        axes.text(position, 1.015, str(number), transform=transform, ha="center", va="bottom", fontsize=size, color=GREY)
-    axes.annotate(title, (0, 1.015), (-4, 0), "axes fraction", "offset points", ha="right", va="bottom", fontsize=6.5, color=GREY)
+        axes.annotate(str(number), (position, 1), (0, 6), axes.get_xaxis_transform(), ha="center", fontsize=size, **place)
+    axes.annotate(title, (0, 1), (-4, 6), "axes fraction", ha="right", fontsize=6.5, **place)
 
 
 def empty_panel(axes: Axes, message: str) -> None:

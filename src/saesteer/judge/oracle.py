@@ -1,9 +1,10 @@
 """The shipped world's own judge: its texts carry their topics, so a token's topic is known up to the grammar's ambiguity.
 
-It rates what P1 and AxBench (arXiv 2505.20063, 2501.17148) ask a language model to rate, concept and fluency, from 0 to 2, but by a naive Bayes
-topic model fitted on labelled text and by the loss of a second, independently seeded language model. Which words count as content is read off
-the fitted model: those whose topic distribution lies at least `content_nats` from the topics' prior. Function words ("the", "was", ".") and the
-neutral openers' words lie near it. All cuts were fitted on a calibration split of their own (saesteer.world.oracle).
+It rates what P1 and AxBench (arXiv 2505.20063, 2501.17148) ask a language model to rate, concept and fluency, from 0 to 2, but by a
+naive Bayes topic model fitted on labelled text and by the loss of a second, independently seeded language model. Which words count
+as content is read off the fitted model: those whose topic distribution lies at least `content_nats` from the topics' prior.
+Function words ("the", "was", ".") and the neutral openers' words lie near it. All cuts were fitted on a calibration split of their
+own (saesteer.world.oracle).
 """
 
 import json
@@ -67,7 +68,7 @@ def content_tokens(oracle: Oracle, token_ids: Sequence[int]) -> Bool[np.ndarray,
 def topic_share(oracle: Oracle, token_ids: Sequence[int], topic: int) -> float | None:
     """Share of the content tokens whose P(topic | token) exceeds `topic_posterior`; None when no token is content."""
     if not 0 <= topic < len(oracle.log_prior):
-        raise ValueError(f"topic {topic} is out of range: the oracle knows topics 0 to {len(oracle.log_prior) - 1} (topics.json names them)")
+        raise ValueError(f"topic {topic} is out of range: the oracle knows 0 to {len(oracle.log_prior) - 1} (see topics.json)")
     content = content_tokens(oracle, token_ids)
     if not content.any():
         return None

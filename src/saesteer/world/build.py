@@ -1,7 +1,7 @@
 """Train one seed of the shipped world from nothing, and adopt a trained one.
 
-Everything lies in one folder: model/, reference_model/, saes/layer_NN/, oracle/, texts.parquet, topics.json, metrics.json. It is built beside its
-final name and renamed when complete, so a folder of that name is never half a world.
+Everything lies in one folder: model/, reference_model/, saes/layer_NN/, oracle/, texts.parquet, topics.json, metrics.json. It is
+built beside its final name and renamed when complete, so a folder of that name is never half a world.
 """
 
 import json
@@ -104,7 +104,9 @@ def train_all_saes(shop: Workshop) -> None:
 def finish(shop: Workshop) -> None:
     """Write texts, topics, oracle and metrics beside the trained weights, using the tokenizer as stored."""
     tokenizer = AutoTokenizer.from_pretrained(shop.folder / MODEL)
-    corpus.write_texts(shop.folder / TEXTS, tokenizer, corpus.fitted_corpus(shop.lexicon, shop.seed, "labelled", shop.recipe.labelled_texts))
+    corpus.write_texts(
+        shop.folder / TEXTS, tokenizer, corpus.fitted_corpus(shop.lexicon, shop.seed, "labelled", shop.recipe.labelled_texts)
+    )
     (shop.folder / TOPICS).write_text(json.dumps(shop.lexicon.names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     reference = measure.load_model(shop.folder / REFERENCE)
     fitted, measured = oracle.fit_oracle(shop.lexicon, tokenizer, reference, shop.seed, shop.recipe.oracle)
@@ -120,7 +122,7 @@ def finish(shop: Workshop) -> None:
     write_json(shop.folder / METRICS, metrics)
 
 
-def language_metrics(shop: Workshop) -> dict[str, float]:
+def language_metrics(shop: Workshop) -> dict[str, int | float]:
     """Both models' held-out losses beside the grammar's bound, and sizes."""
     held_out = corpus.fitted_corpus(shop.lexicon, shop.seed, "held_out", shop.recipe.held_out_documents)
     rows = corpus.padded_rows(shop.tokenizer, held_out.documents)
@@ -138,7 +140,7 @@ def language_metrics(shop: Workshop) -> dict[str, float]:
     }
 
 
-def layer_metrics(shop: Workshop) -> list[dict[str, float]]:
+def layer_metrics(shop: Workshop) -> list[dict[str, int | float]]:
     """Each layer's residual norm and what its SAE keeps, on held-out texts."""
     held_out = corpus.fitted_corpus(shop.lexicon, shop.seed, "held_out", shop.recipe.held_out_documents)
     rows = corpus.padded_rows(shop.tokenizer, held_out.documents)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from saesteer.world.lexicon import Lexicon
 from saesteer.world.streams import text_stream
 from saesteer.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
-TEXTS_SCHEMA = {"text_id": pl.String, "text": pl.String, "token_ids": pl.List(pl.UInt16), "token_topics": pl.List(pl.UInt8)}
+TEXTS_SCHEMA: dict[str, Any] = {"text_id": pl.String, "text": pl.String, "token_ids": pl.List(pl.UInt16), "token_topics": pl.List(pl.UInt8)}
 
 
 @dataclass(frozen=True)

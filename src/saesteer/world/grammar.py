@@ -1,9 +1,9 @@
 """A grammar that writes English-like text with a topic for every token.
 
-A document starts in a topic and leaves it with 6 % chance at each later sentence. A sentence is one clause template filled with the topic's
-words: drawn by Zipf's law, or, where a word of the clause suggests it, near that word's partners (verb -> thing -> adjective, place; person
--> verb). Neutral openers carry no topic. Every draw adds its -log p to the sentence's `nats`, so their sum over the tokens bounds the text's
-entropy from above (two derivations may write the same text).
+A document starts in a topic and leaves it with 6 % chance at each later sentence. A sentence is one clause template filled with the
+topic's words: drawn by Zipf's law, or, where a word of the clause suggests it, near that word's partners (verb -> thing ->
+adjective, place; person -> verb). Neutral openers carry no topic. Every draw adds its -log p to the sentence's `nats`, so their sum
+over the tokens bounds the text's entropy from above (two derivations may write the same text).
 """
 
 import bisect

@@ -16,7 +16,14 @@ from saesteer.world.streams import stream_seed
 from saesteer.world.train_model import token_losses
 
 BATCH = 64
-SAMPLE_PROMPTS = ("From my experience,", "My neighbour told me that", "In the end,", "The truth is that", "After a while,", "It turned out that")
+SAMPLE_PROMPTS = (
+    "From my experience,",
+    "My neighbour told me that",
+    "In the end,",
+    "The truth is that",
+    "After a while,",
+    "It turned out that",
+)
 
 Edit = Callable[[Float[Tensor, "row context d_model"]], Float[Tensor, "row context d_model"]]
 
@@ -63,7 +70,7 @@ def edited_residual(model: Gemma2ForCausalLM, layer: int, edit: Edit) -> Iterato
         handle.remove()
 
 
-def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> dict[str, float]:
+def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> dict[str, int | float]:
     """Explained variance (1 - squared error / variance, summed over coordinates), mean active features, features that never fire."""
     error, l0, fired = 0.0, 0.0, torch.zeros(sae["W_enc"].shape[1], dtype=torch.bool)
     for part in x.split(8192):
@@ -72,11 +79,21 @@ def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> di
         l0 += float((codes > 0).sum())
         fired |= (codes > 0).any(0)
     variance = float((x - x.mean(0)).double().square().sum())
-    return {"explained_variance": 1 - error / variance, "l0": l0 / len(x), "dead": int((~fired).sum()), "residual_norm": float(x.norm(dim=-1).mean())}
+    return {
+        "explained_variance": 1 - error / variance,
+        "l0": l0 / len(x),
+        "dead": int((~fired).sum()),
+        "residual_norm": float(x.norm(dim=-1).mean()),
+    }
 
 
 def loss_recovered(
-    model: Gemma2ForCausalLM, sae: Mapping[str, Tensor], layer: int, rows: UInt16[np.ndarray, "row context"], mean: Float[Tensor, " d_in"], clean: float
+    model: Gemma2ForCausalLM,
+    sae: Mapping[str, Tensor],
+    layer: int,
+    rows: UInt16[np.ndarray, "row context"],
+    mean: Float[Tensor, " d_in"],
+    clean: float,
 ) -> float:
     """(loss with the residual's mean - loss with the reconstruction) / (loss with the mean - clean loss); BOS keeps its own residual."""
 

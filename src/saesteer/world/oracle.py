@@ -1,8 +1,9 @@
 """Fit the shipped world's judge and measure it: parameters on one split, cuts on a second, accuracies on a third.
 
-The texts to tell apart are made by the grammar itself. Concept: a sentence of the topic (2), half of one joined to half of another topic's (1),
-a sentence of another topic (0). Fluency, of a sentence after a neutral opener: as written (2), a fifth of its words replaced (1), its words
-shuffled or one of them repeated throughout (0). So the accuracies say how well these corruptions are told apart, not how people would rate.
+The texts to tell apart are made by the grammar itself. Concept: a sentence of the topic (2), half of one joined to half of another
+topic's (1), a sentence of another topic (0). Fluency, of a sentence after a neutral opener: as written (2), a fifth of its words
+replaced (1), its words shuffled or one of them repeated throughout (0). So the accuracies say how well these corruptions are told
+apart, not how people would rate.
 """
 
 import json
@@ -168,7 +169,9 @@ def sentence_accuracy(oracle: Oracle, sentences: Sequence[tuple[tuple[int, ...],
     return float(right.mean()), float(np.sum(gaps))
 
 
-def labelled_sentences(lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: int, name: str, n: int) -> list[tuple[tuple[int, ...], int]]:
+def labelled_sentences(
+    lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: int, name: str, n: int
+) -> list[tuple[tuple[int, ...], int]]:
     """n sentences without opener, each with its topic."""
     rng = text_stream(seed, name)
     topics = [rng.randrange(len(lexicon.topics)) for _ in range(n)]
@@ -190,7 +193,13 @@ def fit_oracle(
 
 
 def measure_oracle(
-    oracle: Oracle, lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, reference: Gemma2ForCausalLM, seed: int, split: str, sizes: OracleSizes
+    oracle: Oracle,
+    lexicon: Lexicon,
+    tokenizer: PreTrainedTokenizerFast,
+    reference: Gemma2ForCausalLM,
+    seed: int,
+    split: str,
+    sizes: OracleSizes,
 ) -> dict[str, float]:
     """Accuracies on fresh texts of the streams of `split`."""
     accuracy, calibration_error = sentence_accuracy(

@@ -1,4 +1,4 @@
-"""A Unigram tokenizer made from the word list: one piece a word (with a leading `▁` for its space, as in Gemma), printable characters, 256 bytes.
+"""A Unigram tokenizer made from the word list: words (with a leading `▁` for the space, as in Gemma), characters, 256 bytes.
 
 Any text without a literal `▁` (which stands for the space, as in every such tokenizer) comes back unchanged.
 """
@@ -21,7 +21,7 @@ def pieces(lexicon: Lexicon) -> list[tuple[str, float]]:
     """All pieces with their scores: special tokens, bytes, characters, words. "." is one of the characters and inside no other piece."""
     words, starts = vocabulary(lexicon)
     characters = [SPACE, *(chr(code) for code in range(ord("!"), ord("~") + 1))]
-    scored = {piece: 0.0 for piece in SPECIAL_TOKENS}
+    scored = dict.fromkeys(SPECIAL_TOKENS, 0.0)
     scored |= {f"<0x{byte:02X}>": BYTE_SCORE for byte in range(256)}
     scored |= dict.fromkeys(characters, CHARACTER_SCORE)
     scored |= dict.fromkeys((SPACE + word for word in words), WORD_SCORE)

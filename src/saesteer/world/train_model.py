@@ -1,12 +1,11 @@
 """Train a small Gemma-2-architecture causal LM on the grammar's text.
 
-The residual norm is made to grow with depth, as in trained Gemma-2 models: each layer writes about 1.45 times as much as the one before. With an
-ordinary initialisation it hardly grows, the direct path from an early layer to the logits is never washed out, and P1's output score is flat
-over layers; the card reports that negative result.
+The residual norm is made to grow with depth, as in trained Gemma-2 models: each layer writes about 1.45 times as much as the one
+before. With an ordinary initialisation it hardly grows, the direct path from an early layer to the logits is never washed out, and
+P1's output score is flat over layers; the card reports that negative result.
 """
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from saesteer.world.streams import stream_seed, tensor_stream
 from saesteer.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,5 @@ def save_model(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, fol
         raise ValueError(f"{folder}: a weight is not finite in float16: the training diverged")
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def perplexity(nats: float) -> float:
-    """exp of a loss in nats a token."""
-    return math.exp(nats)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone

@@ -62,7 +62,8 @@ class BatchTopK(nn.Module):
 def residuals(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"], batch: int = 64) -> Float[Tensor, "layer token d_model"]:
     """resid_post of every decoder layer at every text token (BOS, EOS and padding left out)."""
     mask = torch.from_numpy(is_content(rows))
-    kept = torch.empty(len(model.model.layers), int(mask.sum()), model.config.hidden_size)  # filled in place: at real sizes a copy would not fit
+    # Filled in place: all layers' residuals take a gigabyte or two, and joining collected parts would hold them twice.
+    kept = torch.empty(len(model.model.layers), int(mask.sum()), model.config.hidden_size)
     filled = 0
     current: list[Tensor] = []
 
