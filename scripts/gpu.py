@@ -42,7 +42,7 @@ def sae_file(job: Job, layer: int) -> Path:
 def open_sae(job: Job, layer: int) -> Sae:
     """Load the converted SAE of a layer."""
     sae = load_sae(sae_file(job, layer), job.experiment.model.dtype, device())
-    log.info("SAE of layer %d: %s, weights %s", layer, sae.meta.source, sae.meta.source_sha256[:16])
+    log.info("SAE of layer %d: %s, digest %s", layer, sae.meta.source, sae.meta.source_digest[:16])
     return sae
 
 

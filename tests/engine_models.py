@@ -35,13 +35,13 @@ WORDS = SYLLABLES + [one + two for one, two in zip(SYLLABLES, reversed(SYLLABLES
 FAMILIES = ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2")
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Words, each with a leading space or not, and single characters; adds <bos>."""
+def tiny_tokenizer(template: str = "<bos> $A") -> PreTrainedTokenizerFast:
+    """Words, each with a leading space or not, and single characters; adds <bos> unless the template has none."""
     pieces = ["<pad>", "<bos>", "<eos>", *(chr(code) for code in range(32, 127)), *WORDS, *(f" {word}" for word in WORDS)]
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="?", continuing_subword_prefix=""))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?[^A-Za-z]"), behavior="isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<bos>", vocab["<bos>"])])
     tokenizer.decoder = token_decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
@@ -94,7 +94,7 @@ def tiny_sae(layer: int, seed: int = 0, d_model: int = D_MODEL, n_features: int 
     generator = torch.Generator().manual_seed(seed)
     decoder = torch.randn(n_features, d_model, generator=generator)
     decoder /= decoder.norm(dim=1, keepdim=True)
-    meta = SaeMeta("code", "0" * 64, "jumprelu", "resid_post", layer, d_model, n_features, "0" * 64)
+    meta = SaeMeta("code", "0" * 64, 1, "jumprelu", "resid_post", layer, d_model, n_features, "0" * 64)
     return Sae(
         W_enc=decoder.T.contiguous() + 0.05 * torch.randn(d_model, n_features, generator=generator),
         b_enc=0.1 * torch.randn(n_features, generator=generator),
@@ -103,6 +103,11 @@ def tiny_sae(layer: int, seed: int = 0, d_model: int = D_MODEL, n_features: int 
         b_dec=0.1 * torch.randn(d_model, generator=generator),
         meta=meta,
     )
+
+
+def without_bos(lm: LanguageModel) -> LanguageModel:
+    """The same model with a tokenizer that adds nothing, as GPT-2's does."""
+    return language_model(lm.model, tiny_tokenizer("$A"))
 
 
 def save_model(lm: LanguageModel, path: Path) -> Path:
@@ -126,7 +131,7 @@ def shipped_sae(layer: int) -> Sae:
     assert config["architecture"] == "jumprelu"
     assert not config["apply_b_dec_to_input"]
     tensors = {name: tensor.float() for name, tensor in load_file(source / "sae_weights.safetensors").items()}
-    meta = SaeMeta(source.name, "0" * 64, "jumprelu", "resid_post", layer, config["d_in"], config["d_sae"], "0" * 64)
+    meta = SaeMeta(source.name, "0" * 64, 1, "jumprelu", "resid_post", layer, config["d_in"], config["d_sae"], "0" * 64)
     return Sae(**tensors, meta=meta)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
+from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae, without_bos
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 from scipy import stats
@@ -72,6 +72,30 @@ def test_greedy_rows_equal_generate_with_a_hook(family: str, layer: int) -> None
         assert row["n_tokens"] == len(expected)
         assert row["stopped"] == (expected[-1] in ending)
     assert table["n_tokens"].n_unique() > 1
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_sampled_rows_equal_whole_forwards_and_an_inverse_cdf(family: str) -> None:
+    """Without a cache, with plain integers for the random numbers."""
+    lm, sae = model_and_sae(family, 1)
+    rows = sweep_rows(20, n_features=sae.meta.n_features, seed=5)
+    table = swept(lm, sae, rows, family, Sampling(max_new_tokens=5, stop="", top_k=30), seed=3)
+    for row in table.to_dicts():
+        keys = (3, 1, row["feature"], int(text_keys([row["factor"]])[0]), int(row["prefix_id"], 16), row["sample"])
+        numbers = [splitmix.uniform(*keys, step) for step in range(row["n_tokens"])]
+        ids = prompt_token_ids(lm, prefixes_of(family)[row["prefix_id"]])
+        assert row["token_ids"] == plain_hooks.sampled(lm.model, sae, 1, row["feature"], float(row["factor"]), ids, numbers, 0.7, 30)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
+def test_a_prompt_of_one_token(family: str) -> None:
+    """Nothing to cache: possible where the tokenizer adds no beginning-of-sequence token."""
+    lm, sae = without_bos(tiny_model(family)), tiny_sae(1)
+    rows = sweep_rows(40).filter(pl.col("prefix_id") == "0000000000000001")
+    assert prompt_token_ids(lm, TINY["0000000000000001"]) == lm.tokenizer.convert_tokens_to_ids(["ba"])
+    for row in swept(lm, sae, rows, family, Sampling(max_new_tokens=5, temperature=0.0, stop="")).to_dicts():
+        ids = prompt_token_ids(lm, "ba")
+        assert row["token_ids"] == plain_hooks.generated(lm.model, sae, 1, row["feature"], float(row["factor"]), ids, 5, [2])
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2", "shipped"])

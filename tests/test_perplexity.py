@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from engine_models import FAMILIES, WORDS, model_and_sae, tiny_model
+from engine_models import FAMILIES, WORDS, model_and_sae, tiny_model, without_bos
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 
@@ -30,6 +30,14 @@ def test_equals_one_text_at_a_time(family: str) -> None:
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
         assert found["n_scored"] == n_scored
         assert found["mean_nll"] == (None if mean is None else pytest.approx(mean, rel=1e-5))
+
+
+def test_the_first_token_is_not_scored_when_nothing_precedes_it() -> None:
+    lm = without_bos(tiny_model("llama"))
+    pairs = [("", "ba be di"), ("", "ba"), ("ba", " be")]
+    for found, (prefix, text) in zip(continuation_nll(lm, _rows(pairs)).to_dicts(), pairs, strict=True):
+        mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
+        assert (found["n_scored"], found["mean_nll"]) == (n_scored, None if mean is None else pytest.approx(mean, rel=1e-5))
 
 
 def test_the_shipped_model_and_a_text_it_finds_likely() -> None:

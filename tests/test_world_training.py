@@ -172,6 +172,9 @@ def test_the_card_of_any_world_can_be_written(tiny_world: Path):
     page = card.render_card(metrics, ["sea", "joy"])
     assert "{" not in page
     assert f"{metrics['seeds'][0]['layers'][2]['explained_variance']:.3f}" in page
+    assert "not measured" not in page
+    untimed = {"seeds": [{**metrics["seeds"][0], "seconds": None}]}
+    assert "not measured" in card.render_card(untimed, ["sea", "joy"])
     assert "== built" in card.comparison(metrics["seeds"][0], metrics)
 
 

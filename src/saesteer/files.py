@@ -1,5 +1,6 @@
 """Files that are never half-written: temporary name, fsync, rename; and their digests."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -21,6 +24,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OSError(
+                error.errno, "the disk is full: free some space and run the same command again; what is finished is kept", str(path)
+            ) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

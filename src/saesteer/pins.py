@@ -1,5 +1,7 @@
 """Pins: what a model folder or a data file holds, as a small JSON that steps' fingerprints are made from."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +39,12 @@ def pin(path: Path, revision: str | None = None) -> dict[str, Any]:
     """Digests of the files behind a path. The path itself is no part of the digest: the same bytes elsewhere are the same model."""
     files = {file.name: file_digest(file) for file in pinned_files(path)}
     return {"path": str(path), "revision": revision, "files": files, "digest": value_digest([revision, files])}
+
+
+def is_current(made: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether a converted file is there, sound, and by the JSON beside it made from what is expected."""
+    record = made.with_suffix(".json")
+    if not (made.is_file() and record.is_file()):
+        return False
+    values = json.loads(record.read_text(encoding="utf-8"))
+    return expected.items() <= values.items() and values["sha256"] == file_digest(made)

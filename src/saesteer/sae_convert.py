@@ -17,8 +17,10 @@ from torch import Tensor
 
 from saesteer.files import file_digest, write_atomically, write_json
 from saesteer.models import SITES
+from saesteer.pins import pin
 from saesteer.saes import SaeMeta, tensor_shapes
 
+ALGORITHM_VERSION = 1
 ARCHITECTURES = ("jumprelu", "standard")
 _WEIGHTS = "sae_weights.safetensors"
 _HOOKS = (
@@ -54,7 +56,8 @@ def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: i
     write_atomically(out, lambda partial: save_file(tensors, partial))
     meta = SaeMeta(
         source=source.as_posix(),
-        source_sha256=file_digest(source / _WEIGHTS),
+        source_digest=pin(source)["digest"],
+        converter_version=ALGORITHM_VERSION,
         architecture=sae.cfg.architecture(),
         site=site,
         layer=layer,

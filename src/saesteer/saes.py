@@ -26,7 +26,8 @@ class SaeMeta:
     """What a converted SAE is and where it came from."""
 
     source: str  # the folder it was converted from, as it was given
-    source_sha256: str  # of the source's weight file
+    source_digest: str  # of the source's config and weights (saesteer.pins)
+    converter_version: int  # ALGORITHM_VERSION of saesteer.sae_convert
     architecture: str  # the source's: jumprelu or standard
     site: str  # residual site it reads, resid_post
     layer: int  # decoder block it reads

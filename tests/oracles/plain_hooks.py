@@ -104,6 +104,41 @@ def generated(
 
 
 @torch.no_grad()
+def sampled(
+    model: Any,
+    sae: Any,
+    layer: int,
+    feature: int,
+    factor: float,
+    token_ids: Sequence[int],
+    numbers: Sequence[float],
+    temperature: float,
+    top_k: int,
+) -> list[int]:
+    """One token per number, without a cache: each step runs the whole text, steered at the last prompt position and at all after it.
+
+    The token is where the running sum of softmax(logits / temperature) over the top_k, in token id order, first exceeds the number.
+    """
+    ids = list(token_ids)
+
+    def hook(_module: Any, _args: Any, output: Any) -> Any:
+        residual = (output[0] if isinstance(output, tuple) else output).clone()
+        for place in range(len(token_ids) - 1, len(ids)):
+            residual[0, place] = steered(sae, residual[0, place], feature, factor)
+        return (residual, *output[1:]) if isinstance(output, tuple) else residual
+
+    handle = family_parts(model)[0][layer].register_forward_hook(hook)
+    for number in numbers:
+        logits = model(torch.tensor([ids])).logits[0, -1].double() / temperature
+        kept = sorted(torch.argsort(logits, descending=True)[:top_k].tolist())
+        weights = [math.exp(logits[token] - logits.max()) for token in kept]
+        sums = [math.fsum(weights[: place + 1]) for place in range(len(kept))]
+        ids.append(next(token for token, running in zip(kept, sums, strict=True) if running > number * sums[-1]))
+    handle.remove()
+    return ids[len(token_ids) :]
+
+
+@torch.no_grad()
 def residuals(model: Any, token_ids: Sequence[int], layer: int) -> Tensor:
     """Output of a block at every position [seq d_model], of one text alone."""
     captured: list[Tensor] = []

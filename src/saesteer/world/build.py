@@ -117,6 +117,7 @@ def finish(shop: Workshop) -> None:
         "language": language_metrics(shop),
         "layers": layer_metrics(shop),
         "oracle": {**measured, "thresholds": asdict(fitted.thresholds)},
+        "seconds": None,
         "samples": measure.samples(measure.load_model(shop.folder / MODEL), tokenizer, shop.seed),
     }
     write_json(shop.folder / METRICS, metrics)
@@ -155,7 +156,7 @@ def layer_metrics(shop: Workshop) -> list[dict[str, int | float]]:
 
 
 def add_seconds(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
-    """Put each phase's wall time into metrics.json; returns all metrics."""
+    """Put each phase's wall time into metrics.json (null until then); returns all metrics."""
     metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     metrics["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
     write_json(folder / METRICS, metrics)

@@ -43,7 +43,7 @@ LANGUAGE = """\
 Gemma-2 architecture, {n_layers} layers, d_model {d_model}, {parameters:,} parameters, {training_tokens:,} training tokens. Losses
 are in nats a token on {held_out_tokens:,} held-out tokens, with the weights as stored. The entropy of the grammar's derivations
 bounds the text's entropy from above, so a perfect model would reach it or fall slightly below; this one, trained briefly, does not.
-Minutes are wall time on two cores that were shared with other work; on free cores it is a fraction of it.
+Minutes are wall time on two cores. Where there is none, phases were run apart or the cores were shared, so that it would mean nothing.
 """
 
 SAE_TEXT = """\
@@ -116,7 +116,7 @@ def language_table(seeds: Sequence[dict[str, Any]]) -> str:
     rows = [
         [one["seed"]]
         + [f"{one['language'][key]:.3f}" for key in ("entropy_bound", "model_loss", "reference_loss")]
-        + [f"{one['seconds']['total'] / 60:.1f}"]
+        + [f"{one['seconds']['total'] / 60:.1f}" if one["seconds"] else "not measured"]
         for one in seeds
     ]
     return _table(["seed", "entropy bound", "model", "reference model", "minutes for everything"], rows)
