@@ -1,5 +1,6 @@
 # Figures: each a view of one table (the overview: of several), saved with the data that it draws.
 
+
 rule figure:
     """PDF and PNG of a figure, and the CSV that they draw; the same bytes whenever they are made again."""
     input:
@@ -7,17 +8,20 @@ rule figure:
     output:
         pdf=f"{FIGURES}/{{experiment}}/{{figure}}.pdf",
         png=report(
-            f"{FIGURES}/{{experiment}}/{{figure}}.png", category="{experiment}", caption="../docs/captions/{figure}.rst", labels={"figure": "{figure}"}
+            f"{FIGURES}/{{experiment}}/{{figure}}.png",
+            category="{experiment}",
+            caption="../docs/captions.rst",
+            labels={"figure": "{figure}"},
         ),
         csv=f"{FIGURES}/{{experiment}}/{{figure}}.csv",
-    params:
-        code=figure_code,
-        settings=setting("selection", "best_factor"),
     log:
         "logs/{experiment}/figure/{figure}.log",
     benchmark:
         "logs/{experiment}/figure/{figure}.tsv"
     conda:
         "../envs/cpu.yaml"
+    params:
+        code=figure_code,
+        settings=setting("selection", "best_factor"),
     script:
         "../scripts/figure.py"

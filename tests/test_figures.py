@@ -7,10 +7,12 @@ from functools import cache
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from jinja2 import Template
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from synthetic_tables import selection_settings, synthetic_tables
@@ -249,3 +251,11 @@ def test_the_data_saved_is_the_data_drawn(world: dict[str, pl.DataFrame], tmp_pa
     make("examples", world, tmp_path / "examples")
     saved = pl.read_csv(tmp_path / "examples.csv")
     assert saved["lens_tokens"][0] == " ".join(FIGURES["examples"].data(world, OPTIONS)["lens_tokens"][0])
+
+
+def test_the_reports_captions_are_what_the_figures_say() -> None:
+    """docs/captions.rst is a Jinja template that Snakemake fills; rendered for each figure it is the figure's own reading."""
+    template = Template((Path(__file__).parents[1] / "docs/captions.rst").read_text(encoding="utf-8"))
+    for name in FIGURE_TABLES:
+        rendered = template.render(snakemake=SimpleNamespace(wildcards=SimpleNamespace(figure=name)))
+        assert rendered.strip() == FIGURES[name].reading
