@@ -1,12 +1,14 @@
 """SAE codes of the labelled corpus, sparse, one row a layer and text."""
 
+from collections.abc import Iterator
+
 import polars as pl
 from common import complete_step, open_job
 
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, open_sae, with_progress
 
     from saesteer.activations import sparse_codes
@@ -19,7 +21,7 @@ def compute(missing):
         yield from with_progress(sparse_codes(lm, saes, rows), rows.height * len(layers), "text", tokens="n_tokens")
 
 
-def _same_layers(missing):
+def _same_layers(missing: pl.DataFrame) -> Iterator[tuple[list[int], list[str]]]:
     """Groups of texts that miss the same layers, so that one forward serves them all."""
     wanted = missing.group_by("text_id", maintain_order=True).agg(pl.col("layer").sort())
     for (layers,), rows in wanted.group_by("layer", maintain_order=True):

@@ -1,6 +1,7 @@
 """The topic that each feature stands for, from its records and the texts' labels."""
 
 import json
+from collections.abc import Iterator
 
 import polars as pl
 from common import complete_step, open_job
@@ -12,7 +13,7 @@ from saesteer.tables import RECORDS
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     records = read_rows(RECORDS, job.inputs["records"], job.layers).join(missing, on=["layer", "feature"], how="semi")
     texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_topics"])
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))

@@ -1,5 +1,8 @@
 """GenSuccess@1, 5 and 20 of each generation."""
 
+from collections.abc import Iterator
+
+import polars as pl
 from common import complete_step, open_job
 
 from saesteer.gen_success import gen_success
@@ -10,7 +13,7 @@ from saesteer.tokens import load_tokens
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     generations = read_rows(GENERATIONS, job.inputs["sweep"], job.layers).join(missing, on=GENERATIONS.keys, how="semi")
     lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers)
     counts = gen_success(generations, lens, load_tokens(job.experiment.model.path), job.experiment.gen_success.tokens)

@@ -1,5 +1,8 @@
 """P1's input score of each feature."""
 
+from collections.abc import Iterator
+
+import polars as pl
 from common import complete_step, open_job
 
 from saesteer.input_score import input_scores
@@ -10,7 +13,7 @@ from saesteer.tokens import load_tokens
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     settings = job.experiment.input_score
     records = read_rows(RECORDS, job.inputs["records"], job.layers).join(missing, on=["layer", "feature"], how="semi")
     lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers)

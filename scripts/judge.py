@@ -1,7 +1,9 @@
 """Concept and fluency ratings of each generation."""
 
 import json
+from collections.abc import Iterator
 
+import polars as pl
 from common import by_layer, complete_step, open_job
 
 from saesteer.judge.oracle import load_oracle
@@ -13,7 +15,7 @@ from saesteer.tokens import load_tokens
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     oracle = load_oracle(job.experiment.judge.oracle)
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
     concepts = read_rows(CONCEPTS, job.inputs["concepts"], job.layers)

@@ -1,12 +1,14 @@
 """The tokens that each feature's decoder direction promotes."""
 
+from collections.abc import Iterator
+
+import polars as pl
 from common import by_layer, complete_step, open_job
 
 job = open_job(snakemake)
 
 
-def compute(missing):
-    import polars as pl
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import device, open_model, sae_file
 
     from saesteer.logit_lens import lens_tokens

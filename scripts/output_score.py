@@ -1,12 +1,14 @@
 """P1's output score of each feature."""
 
+from collections.abc import Iterator
+
+import polars as pl
 from common import by_layer, complete_step, open_job
 
 job = open_job(snakemake)
 
 
-def compute(missing):
-    import polars as pl
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     import torch
     from gpu import device, open_model, open_sae
 

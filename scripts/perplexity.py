@@ -1,5 +1,7 @@
 """The loss of each continuation, given its prefix, under the second model."""
 
+from collections.abc import Iterator
+
 import polars as pl
 from common import by_layer, complete_step, open_job
 
@@ -11,7 +13,7 @@ AT_A_TIME = 8192  # rows between two progress reports
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, with_progress
 
     from saesteer.perplexity import continuation_nll
@@ -21,14 +23,14 @@ def compute(missing):
     lm = open_model(job, job.experiment.perplexity.model)
     todo = missing.join(texts, on=GENERATIONS.keys).with_columns(prefix=pl.col("prefix_id").replace_strict(prefixes))
     for _, rows in by_layer(todo):
-        frames = (_scored(lm, some.with_row_index("row"), continuation_nll) for some in rows.iter_slices(AT_A_TIME))
+        numbered = (some.with_row_index("row") for some in rows.iter_slices(AT_A_TIME))
+        frames = (_scored(some, continuation_nll(lm, some)) for some in numbered)
         yield from with_progress(frames, rows.height, "text", tokens="n_scored")
 
 
-def _scored(lm, rows, continuation_nll):
-    losses = rows.join(continuation_nll(lm, rows), on="row")
+def _scored(rows: pl.DataFrame, losses: pl.DataFrame) -> pl.DataFrame:
     empty = pl.when(pl.col("mean_nll").is_null()).then(pl.lit("the continuation is empty"))
-    return losses.select(*GENERATIONS.keys, "mean_nll", "n_scored", reason=empty)
+    return rows.join(losses, on="row").select(*GENERATIONS.keys, "mean_nll", "n_scored", reason=empty)
 
 
 complete_step(job, "perplexity", compute)

@@ -1,5 +1,7 @@
 """The texts in which each feature is most active, from the cached activations."""
 
+from collections.abc import Iterator
+
 import polars as pl
 from common import by_layer, complete_step, open_job
 
@@ -11,7 +13,7 @@ from saesteer.tokens import load_tokens
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_ids"])
     tokens = load_tokens(job.experiment.model.path)
     for layer, rows in by_layer(missing):

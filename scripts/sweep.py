@@ -1,5 +1,8 @@
 """Generations of each wanted feature, factor and prefix, steered at the last position of every forward."""
 
+from collections.abc import Iterator
+
+import polars as pl
 from common import by_layer, complete_step, open_job
 
 from saesteer.prefixes import read_prefixes
@@ -7,7 +10,7 @@ from saesteer.prefixes import read_prefixes
 job = open_job(snakemake)
 
 
-def compute(missing):
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, open_sae, with_progress
 
     from saesteer.generate import Sampling, steered_sweep
