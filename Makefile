@@ -35,7 +35,7 @@ readme: figures  ## paste generated tables and the figure into the README and do
 	$(BIN)/saesteer readme
 
 world: $(INSTALLED)  ## train a seed of the shipped world from nothing into build/world/seed_$(SEED)
-	$(BIN)/python scripts/build_world.py --seed $(SEED) --out build/world/seed_$(SEED)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_world.py --seed $(SEED) --out build/world/seed_$(SEED)
 
 world-adopt: $(INSTALLED)  ## ship build/world/seed_0
 	$(BIN)/python scripts/adopt_world.py

@@ -47,7 +47,14 @@ def blocks(root: Path) -> dict[str, str]:
     if SHIPPED not in results:
         raise SettingsError("docs/results/tiny.json is missing: run `make figures`, then `make readme`")
     seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in results.items()}
-    return {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
+    speed = speed_markdown((root / "benchmarks/RESULTS.md").read_text(encoding="utf-8"))
+    return {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds), "speed": speed}
+
+
+def speed_markdown(page: str) -> str:
+    """The two tables of the benchmark's page, one heading level lower."""
+    start, end = page.index("## Output score"), page.index("## Share of the machine")
+    return page[start:end].replace("## ", "### ").strip() + "\n"
 
 
 def with_blocks(text: str, generated: Mapping[str, str]) -> str:
