@@ -104,6 +104,21 @@ def test_a_second_run_has_nothing_to_do(finished: Folder) -> None:
 
 
 @pytest.mark.slow
+def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Folder) -> None:
+    gpu_rules = ["activations", "logit_lens", "output_score", "sweep", "perplexity"]
+    before = finished.parts()
+    code, output = finished.run("--forcerun", *gpu_rules)
+    assert code == 0, output
+    assert finished.parts() == before
+    assert "gpu=0" in output
+    assert "gpu=1" not in output
+    for rule in gpu_rules:
+        (log,) = (finished.path / f"logs/micro/{rule}").glob("*.log")
+        assert "0 to compute" in log.read_text()
+        assert "INFO model" not in log.read_text()
+
+
+@pytest.mark.slow
 def test_figures_made_again_are_the_same_bytes(finished: Folder) -> None:
     files = [file for file in sorted((finished.path / "figures").rglob("*")) if file.is_file()]
     before = {file: file.read_bytes() for file in files}

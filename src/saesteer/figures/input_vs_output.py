@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import GREY, PAGE, layer_bar, new_figure, scatter_by_layer, styled
 
-_CORNERS = {(False, False): (0.49, 0.49), (False, True): (0.49, 1.02), (True, False): (1.02, 0.49), (True, True): (1.02, 1.02)}
+_CORNERS = {(False, False): (0.49, 0.49), (False, True): (0.49, 1.09), (True, False): (1.02, 0.49), (True, True): (1.02, 1.09)}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -27,7 +27,7 @@ def panel(axes: Axes, data: pl.DataFrame) -> PathCollection:
         box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
         axes.text(x, y, f"n = {inside.sum()}", ha="right", va="top", fontsize=8, color=GREY, bbox=box)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.1)  # the upper counts stand above the points
     axes.set_xlabel("input score (0 to 1)")
     axes.set_ylabel("output score (0 to 1)")
     return points
