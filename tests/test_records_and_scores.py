@@ -110,6 +110,10 @@ def test_input_score_is_the_share_of_records_on_lens_tokens(tokens: TextTokens, 
         at = [ids[text][position] for text, position, _ in oracle.top_records(dense, feature, 100)]
         assert rows.filter(feature=feature)["input_score"][0] == pytest.approx(oracle.input_score(at, lens_ids, 4), abs=1e-12)
     assert rows.filter(feature=4).row(0, named=True)["reason"] == "fewer than 4 records"
+    n_records = rows.filter(feature=0)["n_records"][0]
+    for min_records, is_scored in ((n_records, True), (n_records + 1, False)):
+        again = input_scores(records, lens, tokens, convention, min_records).filter(feature=0)
+        assert again["input_score"].is_not_null().to_list() == [is_scored]
     assert rows.filter(feature=4)["input_score"][0] is None
 
 

@@ -147,6 +147,17 @@ def test_two_parts_with_one_key_the_first_by_name_serves(step: Step) -> None:
     assert entry["path"].endswith(min(part.name, added.name))
 
 
+def test_parts_that_overlap_in_some_keys(step: Step) -> None:
+    step.run([1, 2])
+    (part,) = step.parts()
+    twin = rows_of(wanted([2, 3]).keys(OUTPUT_SCORE)).with_columns(output_score=pl.lit(0.75))
+    twin.write_parquet(step.folder / "twin.parquet")
+    added = store.write_part_bytes(part.parent, (step.folder / "twin.parquet").read_bytes())
+    assert step.run([1, 2, 3]) == 0
+    of_two = 0.75 if added.name < part.name else 2 / 1024
+    assert step.read()["output_score"].to_list() == [1 / 1024, of_two, 0.75]
+
+
 def test_missing_part_is_named(step: Step) -> None:
     step.run([1, 2])
     (part,) = step.parts()
