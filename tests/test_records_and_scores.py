@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from saesteer.concepts import clear_concepts
 from saesteer.gen_success import gen_success
 from saesteer.input_score import input_scores
-from saesteer.judge import rate as rating
+from saesteer.judge.oracle import Oracle, Thresholds
+from saesteer.judge.rate import rate
 from saesteer.records import top_records
 from saesteer.summaries import steering_table
 from saesteer.tables import ACTIVATIONS, CONCEPTS, GEN_SUCCESS, INPUT_SCORE, JUDGEMENTS, RECORDS, STEERING, validate
@@ -139,21 +140,37 @@ def test_gen_success_counts_lens_tokens(tokens: TextTokens, generated: list[list
     assert (rows["gen_success_5"] <= rows["gen_success_20"]).all()
 
 
-def test_ratings_are_null_where_nothing_can_be_rated(tokens: TextTokens, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Harmonic means by hand: (2, 1) -> 2*2*1/3; (2, 0) -> 0; a missing rating or concept -> null with its reason."""
-    monkeypatch.setattr(rating, "concept_rating", lambda oracle, ids, topic: None if not ids else 2)
-    monkeypatch.setattr(rating, "fluency_rating", lambda oracle, nll: None if nll is None else int(nll))
-    texts = generations(["▁sea", "▁ship", "", "▁cook"])
-    losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([1.0, 0.0, None, 2.0]))
-    concepts = pl.DataFrame(
-        {"layer": [LAYER], "feature": [1], "concept": ["sea"]}, schema_overrides={"layer": pl.UInt16, "feature": pl.UInt32}
-    )
-    rows = rating.rate.__wrapped__(texts, losses, concepts, None, ["sea"], tokens)
-    assert validate(JUDGEMENTS, rows, "test")["judge_score"].to_list() == pytest.approx([4 / 3, 0.0, None, 2.0])
-    assert rows["reason"].to_list() == [None, None, "no content to rate", None]
-    unclear = rating.rate.__wrapped__(texts, losses, concepts.with_columns(concept=pl.lit(None, pl.String)), None, ["sea"], tokens)
-    assert unclear["judge_score"].null_count() == 4
-    assert set(unclear["reason"]) == {"the feature has no clear concept"}
+def two_topics() -> Oracle:
+    """Topics sea (▁sea, ▁ship) and cooking (▁cook, ▁salt); the other words say nothing."""
+    likelihood = np.full((2, len(WORDS)), 0.1, dtype=np.float32)
+    likelihood[0, 1:3] = likelihood[1, 3:5] = 0.24
+    likelihood[0, 3:5] = likelihood[1, 1:3] = 0.01
+    cuts = Thresholds(content_nats=0.1, topic_posterior=0.3, concept_shares=(0.1, 0.8), fluency_nats=(4.0, 8.0))
+    return Oracle(np.log(likelihood), np.log(np.full(2, 0.5, dtype=np.float32)), cuts)
+
+
+def test_ratings_and_what_cannot_be_rated(tokens: TextTokens) -> None:
+    """By hand: concept 2 and fluency 1 -> 2*2*1/3 = 4/3; concept 1 (half of the content) and 2 -> 4/3; either 0 -> 0; missing -> null."""
+    texts = generations([" sea ship", " sea salt", " cook", " ship", " and", " sea"])
+    losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([5.0, 3.0, 3.0, 9.0, 3.0, None]))
+    known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
+    concepts = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": ["sea"]}, schema=known)
+    rows = validate(JUDGEMENTS, rate(texts, losses, concepts, two_topics(), ["sea", "cooking"], tokens), "test")
+    assert rows["concept_rating"].to_list() == [2, 1, 0, 2, None, 2]
+    assert rows["fluency_rating"].to_list() == [1, 2, 2, 0, 2, None]
+    assert rows["judge_score"].to_list() == pytest.approx([4 / 3, 4 / 3, 0.0, 0.0, None, None])
+    assert rows["reason"].to_list() == [None] * 4 + ["no content to rate", "no loss to rate"]
+
+
+def test_features_without_a_clear_concept_are_not_judged(tokens: TextTokens) -> None:
+    texts = generations([" sea", " cook"])
+    losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([1.0, 1.0]))
+    known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
+    unclear = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": [None]}, schema=known)
+    rows = rate(texts, losses, unclear, two_topics(), ["sea", "cooking"], tokens)
+    assert rows["judge_score"].null_count() == 2
+    assert rows["fluency_rating"].to_list() == [2, 2]
+    assert set(rows["reason"]) == {"the feature has no clear concept"}
 
 
 def test_steering_table_takes_means_of_what_is_there() -> None:
