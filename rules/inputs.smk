@@ -15,7 +15,7 @@ rule pin:
         "../envs/cpu.yaml"
     params:
         code=code("pin.py"),
-        settings=setting("model", "perplexity", "records", "concepts", "judge"),
+        settings=setting("model", "perplexity"),
     script:
         "../scripts/pin.py"
 

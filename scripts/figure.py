@@ -1,9 +1,8 @@
 """One figure and the data behind it."""
 
 import importlib
-import logging
 
-from common import open_job
+from common import log, open_job
 
 from saesteer.figures.definition import Options
 from saesteer.figures.save import save_figure
@@ -14,4 +13,4 @@ figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}").
 tables = {name: read_summary(SUMMARIES[name], job.input(name)) for name in job.inputs}
 data = figure.data(tables, Options(job.experiment.best_factor.rule, job.experiment.selection))
 save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
-logging.getLogger("saesteer").info("%s", figure.caption(data))
+log.info("%s", figure.caption(data))

@@ -2,7 +2,7 @@
 
 from common import open_job
 
-from saesteer.files import write_atomically, write_json
+from saesteer.files import write_json, write_text
 from saesteer.headline import headline_markdown
 from saesteer.metrics import headline
 from saesteer.tables import BEST_FACTORS, FEATURES, OUTCOMES, SELECTION, read_summary
@@ -11,4 +11,4 @@ job = open_job(snakemake)
 tables = [read_summary(table, job.input(table.name)) for table in (FEATURES, BEST_FACTORS, OUTCOMES, SELECTION)]
 numbers = headline(*tables, job.experiment.best_factor.rule, job.experiment.selection)
 write_json(job.outputs["metrics"], numbers)
-write_atomically(job.outputs["headline"], lambda partial: partial.write_text(headline_markdown(numbers), encoding="utf-8"))
+write_text(job.outputs["headline"], headline_markdown(numbers))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saesteer.models import LanguageModel, check_layer, check_length, residuals_after
 from saesteer.saes import Sae, encode
+from saesteer.tables import ACTIVATIONS
 
 ALGORITHM_VERSION = 1
 
@@ -19,16 +20,7 @@ LENGTH_STEP = 16
 """Texts are padded to the next multiple of this many tokens, so their shapes, and with them their numbers, do not depend on their
 neighbours."""
 
-SCHEMA = pl.Schema(
-    {
-        "layer": pl.UInt16(),
-        "text_id": pl.String(),
-        "n_tokens": pl.UInt16(),
-        "token_index": pl.List(pl.UInt16),
-        "feature": pl.List(pl.UInt32),
-        "value": pl.List(pl.Float32),
-    }
-)
+SCHEMA = pl.Schema(ACTIVATIONS.schema)
 
 
 @torch.no_grad()

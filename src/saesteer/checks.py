@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from saesteer.files import safetensors_fault
 from saesteer.prefixes import read_prefixes
 from saesteer.settings import Experiment, SettingsError
 
@@ -64,8 +63,5 @@ def _check_weights(folder: Path) -> None:
     if not files:
         raise SettingsError(f"there are no .safetensors weights in {folder}; check the path in the experiment file")
     for file in files:
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise SettingsError(f"{file} is damaged, not readable as safetensors ({error}): fetch or make it again") from error
+        if fault := safetensors_fault(file):
+            raise SettingsError(f"{file} is damaged, not readable as safetensors ({fault}): fetch or make it again")

@@ -6,17 +6,13 @@ from typing import Annotated
 import typer
 
 from saesteer.config_docs import readme_text, schema_text
-from saesteer.files import write_atomically
+from saesteer.files import write_text
 from saesteer.locks import stale_locks
 from saesteer.readme import update_readme
 from saesteer.store import unnamed_parts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _DATA = typer.Option(help="Folder of the data artifacts.")
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 @app.command()
@@ -53,7 +49,7 @@ def config_docs(
     """Write config/schema.json and config/README.md from the settings."""
     for path, text in ((folder / "schema.json", schema_text()), (folder / "README.md", readme_text())):
         if not check:
-            _write(path, text)
+            write_text(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
             raise typer.Exit(_complain(f"{path} is not in step with the settings: run `saesteer config-docs`"))
 

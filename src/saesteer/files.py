@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -34,10 +36,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write JSON atomically, keys sorted, so that equal values are equal bytes."""
-    text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _flush(path: Path) -> None:
@@ -46,6 +52,15 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def safetensors_fault(file: Path) -> str | None:
+    """What is wrong with a safetensors file's header or length, None when it can be read. Reads the header only."""
+    try:
+        with safe_open(file, framework="numpy"):
+            return None
+    except (SafetensorError, OSError) as error:
+        return str(error)
 
 
 def file_digest(path: Path) -> str:

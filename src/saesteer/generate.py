@@ -32,25 +32,14 @@ from saesteer.models import (
 )
 from saesteer.saes import Sae, check_features
 from saesteer.steering import amplified, last_position_edited
+from saesteer.tables import GENERATIONS
 
 ALGORITHM_VERSION = 1
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped when fewer than this share of a batch still run."""
 
-SCHEMA = pl.Schema(
-    {
-        "layer": pl.UInt16(),
-        "feature": pl.UInt32(),
-        "factor": pl.String(),
-        "prefix_id": pl.String(),
-        "sample": pl.UInt32(),
-        "token_ids": pl.List(pl.UInt32),
-        "text": pl.String(),
-        "n_tokens": pl.UInt16(),
-        "stopped": pl.Boolean(),
-    }
-)
+SCHEMA = pl.Schema(GENERATIONS.schema)
 
 
 @dataclass(frozen=True)

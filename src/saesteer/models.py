@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
+
+from saesteer.files import safetensors_fault
 
 MIN_ROWS = 32
 """Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
@@ -97,11 +98,8 @@ def _check_safetensors(path: Path) -> None:
             f"{path}: no *.safetensors file here; a model folder in Hugging Face's format with safetensors weights is needed"
         )
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                handle.keys()
-        except SafetensorError as error:
-            raise ValueError(f"{file}: not a readable safetensors file ({error}); fetch or copy it again") from error
+        if fault := safetensors_fault(file):
+            raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
 
 
 def language_model(model: Any, tokenizer: Any) -> LanguageModel:

@@ -22,21 +22,14 @@ from saesteer.models import (
 )
 from saesteer.saes import Sae, check_features, largest_code
 from saesteer.steering import amplify
+from saesteer.tables import OUTPUT_SCORE
 
 ALGORITHM_VERSION = 1
 
 VOCABULARY_CHUNK = 2048
 """Logits computed at a time for each row."""
 
-SCHEMA = pl.Schema(
-    {
-        "feature": pl.UInt32(),
-        "output_score": pl.Float64(),
-        "min_rank": pl.UInt32(),
-        "max_prob": pl.Float64(),
-        "a_max": pl.Float64(),
-    }
-)
+SCHEMA = pl.Schema({name: dtype for name, dtype in OUTPUT_SCORE.schema.items() if name != "layer"})
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.models import MIN_ROWS, LanguageModel, check_length, raw_logits, soft_capped
+from saesteer.tables import PERPLEXITY
 
 ALGORITHM_VERSION = 1
 
@@ -21,7 +22,7 @@ LENGTH_STEP = 4
 LOGITS_AT_A_TIME = 2**24
 """Most logits held at a time."""
 
-SCHEMA = pl.Schema({"row": pl.UInt32(), "mean_nll": pl.Float64(), "n_scored": pl.UInt16()})
+SCHEMA = pl.Schema({"row": pl.UInt32(), **{name: PERPLEXITY.schema[name] for name in ("mean_nll", "n_scored")}})
 
 
 @dataclass(frozen=True)

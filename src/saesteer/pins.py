@@ -8,8 +8,6 @@ from typing import Any
 from saesteer.files import file_digest, value_digest
 from saesteer.settings import Experiment, SettingsError
 
-MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
 
 def pinned_path(experiment: Experiment, name: str) -> Path:
     """The folder or file behind each name that can be pinned."""

@@ -18,7 +18,7 @@ from saesteer.features import features_of
 from saesteer.files import value_digest
 from saesteer.prefixes import read_prefixes
 from saesteer.settings import Experiment
-from saesteer.store import Wanted, layer_fingerprint, missing_keys
+from saesteer.store import Wanted, missing_keys
 
 Axes = dict[str, Sequence[Any]]
 
@@ -117,7 +117,7 @@ def wanted(experiment: Experiment, step: str, layers: Sequence[int], files: Mapp
 def _input_digest(path: Path, layer: int) -> str:
     """The digest of what a step reads for one layer: a pin's, or the layer's fingerprint in the manifest of an earlier step."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    return layer_fingerprint(path, layer) if "layers" in values else str(values["digest"])
+    return str(values["layers"][str(layer)]["fingerprint"] if "layers" in values else values["digest"])
 
 
 def wants_digest(experiment: Experiment, step: str, layers: Sequence[int]) -> str:

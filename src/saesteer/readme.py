@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saesteer.files import write_atomically, write_json
+from saesteer.files import write_atomically, write_json, write_text
 from saesteer.headline import findings_by_seed_markdown, headline_markdown
 from saesteer.settings import SettingsError, load_experiment
 
@@ -30,7 +30,7 @@ def update_readme(root: Path) -> list[Path]:
         write_atomically(root / "docs/overview.png", lambda partial: shutil.copyfile(figure, partial))
     readme = root / "README.md"
     text = with_blocks(readme.read_text(encoding="utf-8"), blocks(root))
-    write_atomically(readme, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(readme, text)
     return [readme, *(root / f"docs/results/{name}.json" for name in taken)]
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saesteer.files import file_digest, write_atomically, write_json
+from saesteer.files import file_digest, safetensors_fault, write_atomically, write_json
 from saesteer.models import SITES
 from saesteer.pins import pin
 from saesteer.saes import SaeMeta, tensor_shapes
@@ -73,11 +72,8 @@ def _load(source: Path) -> Any:
     for name in ("cfg.json", _WEIGHTS):
         if not (source / name).is_file():
             raise FileNotFoundError(f"{source / name}: no such file; a folder in sae-lens' format has cfg.json and {_WEIGHTS}")
-    try:
-        with safe_open(source / _WEIGHTS, framework="pt") as file:
-            file.keys()
-    except SafetensorError as error:
-        raise ValueError(f"{source / _WEIGHTS}: not a readable safetensors file ({error}); fetch or copy it again") from error
+    if fault := safetensors_fault(source / _WEIGHTS):
+        raise ValueError(f"{source / _WEIGHTS}: not a readable safetensors file ({fault}); fetch or copy it again")
     from sae_lens import SAE
 
     return SAE.load_from_disk(source, device="cpu", dtype="float32")

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class Wanted:
     def fingerprint_digest(self) -> str:
         return value_digest(self.fingerprint)[:FINGERPRINT_DIGITS]
 
+    @property
+    def n_keys(self) -> int:
+        """How many keys that is, without making them."""
+        return math.prod(map(len, self.axes.values()))
+
     def keys(self, table: Table) -> pl.DataFrame:
         """One row a key, in the order of the axes."""
         return _key_product(table, self.layer, self.axes)
@@ -71,7 +77,7 @@ def complete(
     """
     absent = {want.layer: missing_keys(folder, table, want) for want in wanted}
     todo = pl.concat(list(absent.values()))
-    log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.keys(table).height for want in wanted), todo.height)
+    log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.n_keys for want in wanted), todo.height)
     if not todo.is_empty():
         _write_parts(folder, table, wanted, compute(todo), part_seconds)
     write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wanted}})
@@ -147,9 +153,10 @@ def write_part_bytes(folder: Path, data: bytes) -> Path:
 def _describe(folder: Path, table: Table, want: Wanted) -> dict[str, Any]:
     """A layer's entry in the manifest."""
     parts = sound_parts(_layer_folder(folder, want))
-    rows = _serving_rows(table, parts, want.keys(table))
-    if rows.height != want.keys(table).height:
-        absent = want.keys(table).join(rows, on=table.keys, how="anti")
+    keys = want.keys(table)
+    rows = _serving_rows(table, parts, keys)
+    if rows.height != keys.height:
+        absent = keys.join(rows, on=table.keys, how="anti")
         raise StoreError(f"{folder}: {absent.height} wanted keys were not computed, the first is {absent.row(0, named=True)}; see the log")
     return {
         "fingerprint": want.fingerprint_digest,
@@ -188,11 +195,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or {"step", "layers"} - set(manifest):
         raise StoreError(f"{path} is no manifest of a step: delete it and run the workflow again; no computed row is lost")
     return manifest
-
-
-def layer_fingerprint(manifest: Path, layer: int) -> str:
-    """The fingerprint of a layer's rows, for the fingerprints of steps that read them."""
-    return str(read_manifest(manifest)["layers"][str(layer)]["fingerprint"])
 
 
 def read_rows(

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from saesteer.concepts import NO_TOPIC
 from saesteer.world.lexicon import Lexicon, Topic
 
-NO_TOPIC = 255
 SWITCH_TOPIC = 0.06
 OPENER_FIRST, OPENER_LATER = 0.30, 0.08
 PRONOUN = 0.4
