@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,61 +11,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-import yaml
+from workflow_folder import PER_FEATURE, PER_GENERATION, ROOT, Folder
 
-from saesteer.store import read_rows
 from saesteer.tables import STEPS
-
-ROOT = Path(__file__).parents[1]
-SNAKEMAKE = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "--rerun-incomplete"]
-PER_FEATURE = {"records", "concepts", "logit_lens", "input_score", "output_score"}
-PER_GENERATION = {"sweep", "gen_success", "perplexity", "judge"}
-
-
-class Folder:
-    """A folder that the workflow runs in: the shipped world and its own copy of the configuration."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        shutil.copytree(ROOT / "config", path / "config")
-        (path / "data").mkdir()
-        (path / "data/world").symlink_to(ROOT / "data/world")
-
-    def copy(self, path: Path) -> "Folder":
-        twin = Folder(path)
-        for name in ("data", "figures", "logs", ".snakemake"):
-            shutil.copytree(self.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("world"))
-        shutil.copytree(self.path / "config", path / "config", dirs_exist_ok=True)
-        return twin
-
-    def start(self, *arguments: str, experiment: str = "micro", **settings: Any) -> subprocess.Popen[str]:
-        values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
-        command = [*SNAKEMAKE, "--directory", str(self.path), *arguments, "--config", *values]
-        return subprocess.Popen(command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-
-    def run(self, *arguments: str, **settings: Any) -> tuple[int, str]:
-        process = self.start(*arguments, **settings)
-        output, _ = process.communicate(timeout=900)
-        return process.returncode, output
-
-    def edit(self, experiment: str, **sections: Any) -> None:
-        """Lay sections over an experiment file."""
-        path = self.path / f"config/experiments/{experiment}.yaml"
-        path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) if path.is_file() else {}) | sections))
-
-    def parts(self, experiment: str = "micro") -> dict[str, set[Path]]:
-        return {step: set((self.path / "data" / experiment / step).glob("*/layer_*/*.parquet")) for step in STEPS}
-
-    def table(self, step: str, experiment: str = "micro") -> pl.DataFrame:
-        return read_rows(STEPS[step], sorted((self.path / "data" / experiment / step).glob("layers_*.json")))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    folder = Folder(tmp_path_factory.mktemp("micro") / "repo")
-    code, output = folder.run()
-    assert code == 0, output
-    return folder
 
 
 @pytest.mark.slow

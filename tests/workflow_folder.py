@@ -1,0 +1,94 @@
+"""Folders that tests run the workflow in: with their own configuration, and where needed their own copy of the code."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from saesteer.store import read_rows
+from saesteer.tables import STEPS
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+GPU_STEPS = ("activations", "logit_lens", "output_score", "sweep", "perplexity")
+PER_FEATURE = {"records", "concepts", "logit_lens", "input_score", "output_score"}
+PER_GENERATION = {"sweep", "gen_success", "perplexity", "judge"}
+
+
+class Folder:
+    """A folder that the workflow runs in: the shipped world and its own copy of the configuration; the code is `root`'s."""
+
+    def __init__(self, path: Path, root: Path = ROOT) -> None:
+        self.path, self.root = path, root
+        if path != root:
+            shutil.copytree(root / "config", path / "config")
+            (path / "data").mkdir()
+            (path / "data/world").symlink_to(ROOT / "data/world")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment in which the package is this folder's own."""
+        return {**os.environ, "PYTHONPATH": str(self.root / "src"), "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    def copy(self, path: Path) -> "Folder":
+        twin = Folder(path, self.root)
+        for name in ("data", "figures", "logs", ".snakemake"):
+            shutil.copytree(self.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("world"))
+        shutil.copytree(self.path / "config", path / "config", dirs_exist_ok=True)
+        return twin
+
+    def start(self, *arguments: str, experiment: str = "micro", **settings: Any) -> subprocess.Popen[str]:
+        """Start Snakemake; `settings` are keys of the workflow configuration."""
+        values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
+        command = ["snakemake", "--snakefile", str(self.root / "Snakefile"), "--directory", str(self.path)]
+        command += ["--cores", "2", "--rerun-incomplete", *arguments, "--config", *values]
+        command[0] = str(BIN / "snakemake")
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **settings: Any) -> tuple[int, str]:
+        process = self.start(*arguments, **settings)
+        output, _ = process.communicate(timeout=900)
+        return process.returncode, output
+
+    def edit(self, experiment: str, **sections: Any) -> None:
+        """Lay sections over an experiment file."""
+        path = self.path / f"config/experiments/{experiment}.yaml"
+        path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) if path.is_file() else {}) | sections))
+
+    def parts(self, experiment: str = "micro") -> dict[str, set[Path]]:
+        return {step: set((self.path / "data" / experiment / step).glob("*/layer_*/*.parquet")) for step in STEPS}
+
+    def table(self, step: str, experiment: str = "micro") -> pl.DataFrame:
+        return read_rows(STEPS[step], sorted((self.path / "data" / experiment / step).glob("layers_*.json")))
+
+
+class Checkout(Folder):
+    """A folder with its own copy of everything that git tracks or would track, so that code can be edited and committed there."""
+
+    def __init__(self, path: Path) -> None:
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+        for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+            if not name.startswith(("tests/", "benchmarks/")) and (ROOT / name).is_file():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path / name)
+        super().__init__(path, path)
+
+
+def new_rows(before: Mapping[str, set[Path]], after: Mapping[str, set[Path]]) -> dict[str, pl.DataFrame]:
+    """The rows in the parts that came in between, of each step that has any."""
+    added = {step: sorted(parts - before[step]) for step, parts in after.items()}
+    return {step: pl.concat(map(pl.read_parquet, parts)) for step, parts in added.items() if parts}
