@@ -40,11 +40,11 @@ world: $(INSTALLED)  ## train a seed of the shipped world from nothing into buil
 world-adopt: $(INSTALLED)  ## ship build/world/seed_0
 	$(BIN)/python scripts/adopt_world.py
 
-push: $(INSTALLED)
-	$(BIN)/dvc push
+push: $(INSTALLED)  ## share finished results: make push EXPERIMENTS="tiny micro"; none named: those of config/config.yaml
+	$(BIN)/saesteer push $(EXPERIMENTS)
 
-pull: $(INSTALLED)
-	$(BIN)/dvc pull
+pull: $(INSTALLED)  ## fetch the results that this commit names; none named: all that were published
+	$(BIN)/saesteer pull $(EXPERIMENTS)
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'

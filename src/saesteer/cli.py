@@ -1,5 +1,7 @@
 """The `saesteer` command: what surrounds the workflow (stale locks, unused parts, generated documents)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,8 @@ from saesteer.readme import update_readme
 from saesteer.store import unnamed_parts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_EXPERIMENTS = typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
+_CONFIGFILE = typer.Option(help="Configuration that names the experiments.")
 _DATA = typer.Option(help="Folder of the data artifacts.")
 
 
@@ -41,6 +45,56 @@ def gc(
     typer.echo(f"{len(parts)} files {size}")
 
 
+@app.command()
+def record(
+    experiments: Annotated[list[str] | None, _EXPERIMENTS] = None, configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml")
+) -> None:
+    """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
+    from saesteer.sharing import publish
+
+    with _complaints():
+        tracked = publish.record(Path(), _configuration(experiments, configfile))
+        typer.echo(
+            f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/"
+        )
+
+
+@app.command()
+def push(
+    experiments: Annotated[list[str] | None, _EXPERIMENTS] = None, configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml")
+) -> None:
+    """Share finished results: upload the data, then commit and push the files in git that name it."""
+    from saesteer.sharing import publish
+
+    with _complaints():
+        tracked = publish.push(Path(), _configuration(experiments, configfile))
+        typer.echo(f"published {len(tracked)} folders and files")
+
+
+@app.command()
+def pull(experiments: Annotated[list[str] | None, _EXPERIMENTS] = None) -> None:
+    """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
+    from saesteer.sharing import fetch
+
+    with _complaints():
+        examined = fetch.pull(Path(), experiments or [])
+        if not examined:
+            typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
+        for name, examination in examined.items():
+            typer.echo(f"{name}: {len(examination.agreeing)} outputs adopted, {len(examination.refused)} to be made again")
+            for output, reason in examination.refused.items():
+                typer.echo(f"  {output}: {reason}")
+
+
+@app.command("merge-versions", hidden=True)
+def merge_versions(ours: Path, theirs: Path) -> None:
+    """What git calls to merge *.dvc files."""
+    from saesteer.sharing import merge
+
+    with _complaints():
+        merge.merge_versions(ours, theirs)
+
+
 @app.command("config-docs")
 def config_docs(
     folder: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("config"),
@@ -59,6 +113,26 @@ def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")]
     """Paste the results of finished experiments into the README."""
     for path in update_readme(folder):
         typer.echo(f"wrote {path}")
+
+
+def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]:
+    """Snakemake's arguments for a configuration."""
+    chosen = ["--config", f"experiments=[{','.join(experiments)}]"] if experiments else []
+    return ["--configfile", str(configfile), *chosen]
+
+
+@contextmanager
+def _complaints() -> Iterator[None]:
+    """Run with the folder to itself, and give expected errors as one message instead of a traceback."""
+    from saesteer.sharing.commands import SharingError
+
+    _, holder = stale_locks(Path())
+    if holder is not None:
+        raise typer.Exit(_complain(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again"))
+    try:
+        yield
+    except (SharingError, OSError) as error:
+        raise typer.Exit(_complain(str(error))) from error
 
 
 def _complain(message: str) -> int:

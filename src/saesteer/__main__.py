@@ -1,0 +1,5 @@
+"""`python -m saesteer`: the same as the `saesteer` command."""
+
+from saesteer.cli import app
+
+app()

@@ -1,0 +1,117 @@
+"""Adopting what a colleague made: outputs that agree with what was published become up to date here too; all others are made again.
+
+Back-dating or touching files would hide changes. Instead an output is adopted only when its bytes are those that were published *and* every
+input on this disk has the bytes that it was made from; then Snakemake gets the published record of its job, and goes on to compare that
+record with the code, parameters and inputs of this checkout. What does not agree is removed, so that it can never pass for current.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from saesteer.files import file_digest, write_atomically
+from saesteer.sharing.provenance import Statement, read_statements
+from saesteer.sharing.snakemake_records import drop_record, read_record, write_record
+from saesteer.sharing.soundness import faults, is_manifest, named_files
+
+Digest = Callable[[str], str | None]
+Stated = Mapping[str, list[Statement]]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What of an experiment's outputs agrees with what was published."""
+
+    agreeing: Mapping[str, Statement]
+    """Output -> the statement that its bytes and its inputs' bytes agree with."""
+    refused: Mapping[str, str]
+    """Output -> why it has to be made again."""
+    damaged: tuple[Path, ...]
+    """Files that are there with bytes that were not published: a fresh copy may help."""
+
+
+def examine(folder: Path, experiment: str) -> Examination:
+    """Compare the files of an experiment with its provenance. Changes nothing."""
+    stated, digest = read_statements(folder, experiment), _digests(folder)
+    refused = dict.fromkeys(_unaccounted(folder, stated), "nothing was published about it")
+    damaged: list[Path] = []
+    for output, statements in stated.items():
+        if digest(output) is None:
+            refused[output] = "missing"
+        elif all(statement.sha256 != digest(output) for statement in statements):
+            refused[output] = "its bytes are not those that were published"
+            damaged.append(folder / output)
+        elif found := faults(folder / output) if is_manifest(folder / output) else {}:
+            refused[output] = "; ".join(f"{path.relative_to(folder)} {fault}" for path, fault in found.items())
+            damaged += [path for path in found if path.is_file()]
+    agreeing = _agreeing(stated, refused, digest)
+    return Examination(agreeing, dict(sorted(refused.items())), tuple(damaged))
+
+
+def adopt(folder: Path, examination: Examination) -> None:
+    """Make agreeing outputs up to date for Snakemake, and remove the others."""
+    for output in examination.refused:
+        (folder / output).unlink(missing_ok=True)
+        drop_record(folder, output)
+    moment = time.time()
+    for statement in examination.agreeing.values():
+        path = folder / statement.output
+        if path.is_symlink() or path.stat().st_nlink > 1 or not os.access(path, os.W_OK):
+            # A link into DVC's cache, perhaps a group's: its times are not ours to set.
+            write_atomically(path, partial(shutil.copyfile, path))
+        os.utime(path, (moment, moment))
+        write_record(folder, statement.output, statement.record, statement.inputs, moment)
+
+
+def _digests(folder: Path) -> Digest:
+    """SHA-256 of files of the folder, each read once; None of one that is not there."""
+    known: dict[str, str | None] = {}
+
+    def digest(name: str) -> str | None:
+        if name not in known:
+            known[name] = file_digest(folder / name) if (folder / name).is_file() else None
+        return known[name]
+
+    return digest
+
+
+def _unaccounted(folder: Path, stated: Stated) -> list[str]:
+    """Files in outputs' places that no statement, manifest or record of this checkout speaks of: Snakemake would take them on trust."""
+    roots = {folder.joinpath(*Path(output).parts[:2]) for output in stated}
+    files = {path for root in roots for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()}
+    named = {file for path in files if is_manifest(path) for file, _ in named_files(path)}
+    names = sorted(str(path.relative_to(folder)) for path in files - named if path.suffix != ".dvc" and not path.name.startswith("."))
+    return [name for name in names if name not in stated and read_record(folder, name) is None]
+
+
+def _agreeing(stated: Stated, refused: dict[str, str], digest: Digest) -> dict[str, Statement]:
+    """The statement of each output that agrees with the disk; those without one, and what was made from them, go to `refused`."""
+    chosen: dict[str, Statement] = {}
+    n_refused = -1
+    while n_refused != len(refused):
+        n_refused = len(refused)
+        for output in stated.keys() - refused.keys():
+            true_here = [statement for statement in stated[output] if statement.sha256 == digest(output)]
+            reasons = [_change(statement, refused, digest) for statement in true_here]
+            if None in reasons:
+                chosen[output] = true_here[reasons.index(None)]
+            else:
+                refused[output] = str(reasons[-1])
+                chosen.pop(output, None)
+    return dict(sorted(chosen.items()))
+
+
+def _change(statement: Statement, refused: Mapping[str, str], digest: Digest) -> str | None:
+    """What is different here from what the statement says, None when nothing is."""
+    for name, published in statement.inputs.items():
+        if name in refused:
+            return f"made from {name}, which has to be made again"
+        if digest(name) is None:
+            return f"made from {name}, which is missing"
+        if digest(name) != published:
+            return f"made from {name}, which is different here"
+    return None

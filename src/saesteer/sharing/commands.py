@@ -1,0 +1,32 @@
+"""Running git, DVC and Snakemake as the user would."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+class SharingError(RuntimeError):
+    """Something that the user has to see to; the message says what, and that nothing is lost."""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder and give its output."""
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SharingError(f"git {' '.join(arguments)} failed:\n{(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def dvc(folder: Path, *arguments: str) -> bool:
+    """Run DVC in a folder, its output and progress going to the terminal; whether it succeeded."""
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=False).returncode == 0
+
+
+def summary(folder: Path, configuration: list[str]) -> list[dict[str, str]]:
+    """Snakemake's own list of all output files: output_file, rule, status, plan ("no update" when nothing is due)."""
+    command = [sys.executable, "-m", "snakemake", "--summary", *configuration]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SharingError(f"Snakemake cannot say what is up to date:\n{done.stderr.strip()}")
+    header, *rows = (line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
+    return [dict(zip(header, row, strict=True)) for row in rows]

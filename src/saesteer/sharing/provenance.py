@@ -1,0 +1,77 @@
+"""What was published: one line for each output, in git, sorted, one file for each rule of an experiment.
+
+    provenance/tiny/sweep.jsonl
+
+Lines are statements, each true by itself: "these bytes were made from those bytes, by this job". So git may merge two branches' files by
+keeping the lines of both (merge=union); of several statements about one output, the one that agrees with the files on disk counts.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from saesteer.files import write_text
+from saesteer.sharing.commands import SharingError
+
+FOLDER = Path("provenance")
+
+
+@dataclass(frozen=True)
+class Statement:
+    output: str
+    """Path, relative to the repository, as Snakemake names it."""
+    sha256: str
+    inputs: Mapping[str, str]
+    """Path of each input -> SHA-256 of the bytes that the output was made from."""
+    record: Mapping[str, Any]
+    """Snakemake's record of the job."""
+
+
+class ProvenanceError(SharingError):
+    """A line that is no statement; the message names file and line."""
+
+
+def published_experiments(folder: Path) -> list[str]:
+    """Names of the experiments of which something was published."""
+    return sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
+
+
+def write_statements(folder: Path, experiment: str, statements: Iterable[Statement]) -> None:
+    """Replace what is stated about an experiment."""
+    target = folder / FOLDER / experiment
+    by_rule = groupby(sorted(statements, key=lambda s: (s.record["rule"], s.output)), key=lambda s: s.record["rule"])
+    lines = {rule: [_line(statement) for statement in group] for rule, group in by_rule}
+    for rule, texts in lines.items():
+        write_text(target / f"{rule}.jsonl", "\n".join(texts) + "\n")
+    for path in target.glob("*.jsonl"):
+        if path.stem not in lines:
+            path.unlink()
+
+
+def read_statements(folder: Path, experiment: str) -> dict[str, list[Statement]]:
+    """Output -> what is stated about it."""
+    found: dict[str, list[Statement]] = {}
+    for path in sorted((folder / FOLDER / experiment).glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            statement = _parsed(line, f"{path}, line {number}")
+            found.setdefault(statement.output, []).append(statement)
+    return found
+
+
+def _line(statement: Statement) -> str:
+    """The output first, so that sorted lines are sorted by output."""
+    values = {"output": statement.output, "sha256": statement.sha256}
+    values |= {"inputs": dict(sorted(statement.inputs.items())), "record": dict(sorted(statement.record.items()))}
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _parsed(line: str, where: str) -> Statement:
+    try:
+        return Statement(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise ProvenanceError(
+            f"{where}: not a statement ({error}): finish the merge if one is under way, else `git checkout` the file"
+        ) from error

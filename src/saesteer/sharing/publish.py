@@ -1,0 +1,103 @@
+"""Publishing: what is up to date and sound goes into DVC's cache, its provenance into git, and both to where colleagues find them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from saesteer.files import file_digest
+from saesteer.sharing.commands import SharingError, dvc, git, summary
+from saesteer.sharing.merge import set_up_merging
+from saesteer.sharing.provenance import FOLDER, Statement, write_statements
+from saesteer.sharing.snakemake_records import read_record
+from saesteer.sharing.soundness import faults, is_manifest
+from saesteer.sharing.versions import default_remote
+
+SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world")
+"""What the workflow reads from git: published results belong to a commit of these."""
+_UP_TO_DATE = "no update"
+_SHOWN = 5
+
+
+def record(folder: Path, configuration: list[str]) -> list[Path]:
+    """Write the provenance of all outputs of a configuration and put them under DVC. Gives the folders and files that DVC tracks."""
+    outputs = _finished_outputs(folder, configuration)
+    _refuse_damage(folder, outputs)
+    digests: dict[str, str] = {}
+    statements: dict[str, list[Statement]] = {}
+    for output in outputs:
+        statements.setdefault(_experiment(output), []).append(_statement(folder, output, digests))
+    for experiment, stated in statements.items():
+        write_statements(folder, experiment, stated)
+    tracked = sorted({_tracked(output) for output in outputs})
+    if not dvc(folder, "add", "--quiet", *map(str, tracked)):
+        raise SharingError("DVC could not take the results into its cache (above: why); nothing was published, run the same command again")
+    return tracked
+
+
+def push(folder: Path, configuration: list[str]) -> list[Path]:
+    """Record, upload the data, then commit and push the files that name it: git never names data that the remote does not have."""
+    set_up_merging(folder)
+    if default_remote(folder) is None:
+        raise SharingError(
+            "DVC has no remote to push to: `dvc remote add --default storage PATH_OR_URL`, commit .dvc/config (README, Sharing results)"
+        )
+    if changed := git(folder, "status", "--porcelain", "--", *SOURCES).rstrip():
+        raise SharingError(f"commit these first, since published results belong to a commit of what made them:\n{changed}")
+    tracked = record(folder, configuration)
+    if not dvc(folder, "push", *map(str, tracked)):
+        raise SharingError(
+            "the data could not be uploaded (above: why); git was not touched and nothing is lost: run the same command again"
+        )
+    _commit(folder, tracked)
+    return tracked
+
+
+def _commit(folder: Path, tracked: Sequence[Path]) -> None:
+    names = [*(f"{path}.dvc" for path in tracked), *(f"{FOLDER}/{name}" for name in sorted({_experiment(str(path)) for path in tracked}))]
+    git(folder, "add", "--", *names)
+    if git(folder, "status", "--porcelain", "--", *names).strip():
+        experiments = ", ".join(sorted({_experiment(str(path)) for path in tracked}))
+        git(folder, "commit", "--quiet", "--message", f"Results of {experiments}", "--", *names)
+    if git(folder, "remote").strip():
+        git(folder, "push", "--quiet", "--set-upstream", git(folder, "remote").split()[0], "HEAD")
+
+
+def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
+    rows = summary(folder, configuration)
+    due = [row for row in rows if row["plan"] != _UP_TO_DATE]
+    if due:
+        listed = "\n".join(f"  {row['output_file']}: {row['status']}" for row in due[:_SHOWN])
+        raise SharingError(f"{len(due)} of {len(rows)} outputs are not up to date, so run the workflow first (`make figures`):\n{listed}")
+    return sorted(row["output_file"] for row in rows)
+
+
+def _refuse_damage(folder: Path, outputs: Sequence[str]) -> None:
+    for output in outputs:
+        for path, fault in faults(folder / output).items() if is_manifest(folder / output) else ():
+            raise SharingError(f"{path.relative_to(folder)} {fault}: delete {output} and run the workflow again; other rows are kept")
+
+
+def _statement(folder: Path, output: str, digests: dict[str, str]) -> Statement:
+    values = read_record(folder, output)
+    if values is None:
+        raise SharingError(
+            f"{output}: Snakemake has no record of how it was made: delete it and run the workflow again; no row is computed twice"
+        )
+    inputs = {name: _digest(folder, name, digests) for name in values["input"]}
+    return Statement(output, _digest(folder, output, digests), inputs, values)
+
+
+def _digest(folder: Path, name: str, digests: dict[str, str]) -> str:
+    if name not in digests:
+        digests[name] = file_digest(folder / name)
+    return digests[name]
+
+
+def _experiment(output: str) -> str:
+    """data/tiny/sweep/... and figures/tiny/... are of the experiment tiny."""
+    return Path(output).parts[1]
+
+
+def _tracked(output: str) -> Path:
+    """What DVC tracks of an output: data/tiny/sweep (a step's folder), data/tiny/metrics.json, figures/tiny."""
+    parts = Path(output).parts
+    return Path(*parts[:3]) if parts[0] != "figures" else Path(*parts[:2])

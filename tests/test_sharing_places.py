@@ -1,0 +1,105 @@
+"""Where results are shared: an S3 server, a remote that cannot be reached, a push that is killed."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from sharing_folders import clone_of, first_clone
+from workflow_folder import BIN, Folder
+
+pytestmark = pytest.mark.slow
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an S3 server on this machine, with a bucket `results`; credentials come from the environment."""
+    address = f"http://127.0.0.1:{(port := _free_port())}"
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with log.open("w") as output:
+        server = subprocess.Popen([str(BIN / "moto_server"), "--port", str(port)], stdout=output, stderr=output)
+    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test", "AWS_DEFAULT_REGION": "us-east-1"}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    boto3.client("s3", endpoint_url=address).create_bucket(Bucket="results")
+    yield address
+    server.kill()
+    server.wait()
+
+
+def test_s3(finished: Folder, s3: str, tmp_path: Path) -> None:
+    first = first_clone(tmp_path / "a", finished, "s3://results/saesteer", endpointurl=s3)
+    first.tool("saesteer", "push", "micro")
+    clone = clone_of(first, tmp_path / "b")
+    output = clone.tool("saesteer", "pull")
+    assert "micro: 54 outputs adopted, 0 to be made again" in output
+    assert clone.has_nothing_to_do()
+    tracked = [first.path / name for name in first.git("ls-files").splitlines()]
+    assert not any(b"a-secret-of-this-test" in path.read_bytes() for path in tracked)
+
+
+@pytest.mark.parametrize("kind", ["s3", "folder"])
+def test_a_remote_that_cannot_be_reached(finished: Folder, tmp_path: Path, kind: str) -> None:
+    """One message says what to do; git is untouched, nothing is lost, and the same command works when the remote is back."""
+    settings = {"endpointurl": f"http://127.0.0.1:{_free_port()}"} if kind == "s3" else {}
+    (tmp_path / "file").write_text("no folder")
+    clone = first_clone(tmp_path / "a", finished, "s3://results/none" if kind == "s3" else str(tmp_path / "file/store"), **settings)
+    head = clone.git("rev-parse", "HEAD")
+    output = clone.tool("saesteer", "push", "micro", code=1)
+    assert "the data could not be uploaded" in output
+    assert "run the same command again" in output
+    assert "Traceback" not in output
+    assert clone.git("rev-parse", "HEAD") == head
+    clone.tool("dvc", "remote", "modify", "--local", "storage", "url", str(tmp_path / "store"))
+    clone.tool("saesteer", "push", "micro")
+    assert clone.git("rev-parse", "HEAD") == clone.git("rev-parse", "origin/main") != head
+
+
+def test_a_push_killed_at_any_moment_is_finished_by_the_same_command(finished: Folder, tmp_path: Path) -> None:
+    """Until it is, a colleague gets the last complete version; afterwards the new one."""
+    first = first_clone(tmp_path / "a", finished, str(tmp_path / "store"))
+    moments = random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [str(BIN / "saesteer"), "push", "micro"],
+            cwd=first.path,
+            env=first.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(moments.uniform(1, 8))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    first.tool("saesteer", "push", "micro")
+    clone = clone_of(first, tmp_path / "b")
+    assert "0 to be made again" in clone.tool("saesteer", "pull")
+    assert clone.has_nothing_to_do()
+
+
+def test_uncommitted_code_and_unfinished_results_are_not_published(finished: Folder, tmp_path: Path) -> None:
+    clone = first_clone(tmp_path / "a", finished, str(tmp_path / "store"))
+    path = clone.path / "config/experiments/micro.yaml"
+    path.write_text(path.read_text().replace("653]", "653, 700]"))
+    assert "commit these first" in clone.tool("saesteer", "push", "micro", code=1)
+    clone.commit("A feature that is not computed yet")
+    output = clone.tool("saesteer", "push", "micro", code=1)
+    assert "47 of 54 outputs are not up to date, so run the workflow first" in output
+    assert not (clone.path / "provenance").exists()
+    assert not (tmp_path / "store").exists()
