@@ -63,9 +63,8 @@ def read_statements(folder: Path, experiment: str) -> dict[str, list[Statement]]
 
 def _line(statement: Statement) -> str:
     """The output first, so that sorted lines are sorted by output."""
-    values = {"output": statement.output, "sha256": statement.sha256}
-    values |= {"inputs": dict(sorted(statement.inputs.items())), "record": dict(sorted(statement.record.items()))}
-    return json.dumps(values, ensure_ascii=False)
+    inputs, record = dict(sorted(statement.inputs.items())), dict(sorted(statement.record.items()))
+    return json.dumps({"output": statement.output, "sha256": statement.sha256, "inputs": inputs, "record": record}, ensure_ascii=False)
 
 
 def _parsed(line: str, where: str) -> Statement:

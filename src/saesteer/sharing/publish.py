@@ -13,6 +13,7 @@ from saesteer.sharing.versions import default_remote
 
 SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world")
 """What the workflow reads from git: published results belong to a commit of these."""
+SHARED = ("data", "figures")
 _UP_TO_DATE = "no update"
 _SHOWN = 5
 
@@ -63,6 +64,10 @@ def _commit(folder: Path, tracked: Sequence[Path]) -> None:
 
 def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
     rows = summary(folder, configuration)
+    if outside := [row["output_file"] for row in rows if Path(row["output_file"]).parts[0] not in SHARED]:
+        raise SharingError(
+            f"{outside[0]} lies outside {' and '.join(SHARED)}: DVC tracks what is in the repository (see data_dir)"
+        )
     due = [row for row in rows if row["plan"] != _UP_TO_DATE]
     if due:
         listed = "\n".join(f"  {row['output_file']}: {row['status']}" for row in due[:_SHOWN])
