@@ -9,6 +9,17 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/cluster.smk"
+
+
+onstart:
+    check_all_files()
+    cancel_left_jobs(Path())
+    record_run(Path())
+
+
+onerror:
+    logger.error(failed_jobs())
 
 
 rule all:

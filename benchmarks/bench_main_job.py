@@ -21,6 +21,7 @@ import papers_procedure
 import polars as pl
 import torch
 import transformers
+from results_page import write_section
 from sae_lens import SAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -255,7 +256,7 @@ def main() -> None:
     page = report(lm, scores, sweeps, statistics.median(peaks), greedy)
     print(page)
     if options.write != "none":
-        Path(options.write).write_text(page, encoding="utf-8")
+        write_section(Path(options.write), page)
 
 
 if __name__ == "__main__":

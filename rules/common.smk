@@ -3,18 +3,21 @@
 from pathlib import Path
 
 from saesteer import plan
-from saesteer.checks import check_files
+from saesteer.checks import check_files, check_present_files
 from saesteer.code_digest import code_digest
 from saesteer.figures.names import FIGURE_TABLES
-from saesteer.files import value_digest
+from saesteer.files import explain_read_only, value_digest
 from saesteer.pins import pinned_files, pinned_path
 from saesteer.settings import load_experiment, load_workflow
 
 WORKFLOW = load_workflow(config)
 EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in WORKFLOW.experiments}
 for name, experiment in EXPERIMENTS.items():
-    check_files(name, experiment)
+    check_present_files(name, experiment)
 DATA, FIGURES = WORKFLOW.data_dir, WORKFLOW.figures_dir
+if workflow.is_main_process:
+    for folder in (folder / name for name in EXPERIMENTS for folder in (DATA, FIGURES)):
+        explain_read_only(folder)
 TABLES = f"{DATA}/{{experiment}}/tables"
 
 
@@ -59,17 +62,10 @@ def setting(*sections):
     return of_job
 
 
-def gpus(step):
-    """For resources: one GPU for a job with missing keys, none for a job that only writes its manifest."""
-
-    def of_job(wildcards, input):
-        experiment = EXPERIMENTS[wildcards.experiment]
-        files = {name: Path(input[name]) for name in plan.PLANS[step].inputs}
-        layers = plan.layer_groups(experiment)[wildcards.layers]
-        n_missing = plan.n_missing(DATA / wildcards.experiment / step, experiment, step, layers, files)
-        return 0 if n_missing == 0 else 1
-
-    return of_job
+def check_all_files():
+    """For onstart: refuse a run, though not a dry run, of an experiment whose files are not all there."""
+    for name, experiment in EXPERIMENTS.items():
+        check_files(name, experiment)
 
 
 def manifests(step):
@@ -83,10 +79,11 @@ def manifests(step):
 
 
 def file_of(name):
-    """For input: the file that an experiment names."""
+    """For input: the file that an experiment names; nothing while it is not there, for a dry run."""
 
     def of_experiment(wildcards):
-        return str(pinned_path(EXPERIMENTS[wildcards.experiment], name))
+        path = pinned_path(EXPERIMENTS[wildcards.experiment], name)
+        return [str(path)] if path.exists() else []
 
     return of_experiment
 
@@ -98,11 +95,16 @@ def prefixes_file(wildcards):
 
 def files_to_pin(wildcards):
     """For input: the files behind a pin."""
-    return [str(path) for path in pinned_files(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))]
+    return files_in(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
 
 
 def sae_files(wildcards):
     """For input: the SAEs' files of a job's layers, as published."""
     experiment = EXPERIMENTS[wildcards.experiment]
     folders = [Path(experiment.saes.path.format(layer=layer)) for layer in plan.layer_groups(experiment)[wildcards.layers]]
-    return [str(path) for folder in folders for path in pinned_files(folder)]
+    return [file for folder in folders for file in files_in(folder)]
+
+
+def files_in(path):
+    """The files that count of a folder or file; none while it is not there, for a dry run."""
+    return [str(file) for file in pinned_files(path)] if path.exists() else []

@@ -16,7 +16,7 @@ rule activations:
     conda:
         "../envs/gpu.yaml"
     resources:
-        gpu=gpus("activations"),
+        **gpu_job("activations"),
     params:
         code=code("activations.py"),
         wants=wants("activations"),

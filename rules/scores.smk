@@ -15,7 +15,7 @@ rule logit_lens:
     conda:
         "../envs/gpu.yaml"
     resources:
-        gpu=gpus("logit_lens"),
+        **gpu_job("logit_lens"),
     params:
         code=code("logit_lens.py"),
         wants=wants("logit_lens"),
@@ -59,7 +59,7 @@ rule output_score:
     conda:
         "../envs/gpu.yaml"
     resources:
-        gpu=gpus("output_score"),
+        **gpu_job("output_score"),
     params:
         code=code("output_score.py"),
         wants=wants("output_score"),

@@ -16,7 +16,7 @@ rule sweep:
     conda:
         "../envs/gpu.yaml"
     resources:
-        gpu=gpus("sweep"),
+        **gpu_job("sweep"),
     params:
         code=code("sweep.py"),
         wants=wants("sweep"),
@@ -60,7 +60,7 @@ rule perplexity:
     conda:
         "../envs/gpu.yaml"
     resources:
-        gpu=gpus("perplexity"),
+        **gpu_job("perplexity"),
     params:
         code=code("perplexity.py"),
         wants=wants("perplexity"),

@@ -1,6 +1,7 @@
-"""What every script of a rule does first: read the configuration, start the log, report errors in one line."""
+"""What every script of a rule does first: read the configuration, start the log, report errors in one line, stop in order."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,24 @@ from saesteer.store import complete
 log = logging.getLogger("saesteer")
 
 
+class Stop:
+    """SIGTERM (preemption, a time limit, scancel) as an orderly exit: what is finished is written out, the rest is dropped."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        signal.signal(signal.SIGTERM, self._come)
+
+    def _come(self, number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # SLURM and Snakemake may both send it, and writing out must not be disturbed
+        self.code = 128 + number
+        raise SystemExit(self.code)
+
+    def check(self) -> None:
+        """Exit now if the signal came where an exception is swallowed, as in some libraries' imports and destructors."""
+        if self.code is not None:
+            raise SystemExit(self.code)
+
+
 @dataclass(frozen=True)
 class Job:
     experiment: Experiment
@@ -24,6 +43,7 @@ class Job:
     wildcards: dict[str, str]
     threads: int
     part_seconds: float
+    stop: Stop
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -46,6 +66,7 @@ def open_job(snakemake: Any) -> Job:
         wildcards=dict(snakemake.wildcards.items()),
         threads=snakemake.threads,
         part_seconds=workflow.part_seconds,
+        stop=Stop(),
     )
 
 
@@ -54,7 +75,17 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
     manifest = job.outputs["manifest"]
     files = {name: job.input(name) for name in PLANS[step].inputs}
     wants = wanted(job.experiment, step, job.layers, files)
-    complete(manifest.parent, PLANS[step].table, wants, compute, manifest, job.part_seconds)
+
+    def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        for frame in compute(missing):
+            yield frame
+            job.stop.check()
+
+    try:
+        complete(manifest.parent, PLANS[step].table, wants, until_stopped, manifest, job.part_seconds)
+    except SystemExit:
+        log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", step)
+        raise
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -4,6 +4,7 @@ Imports torch, so scripts import it only when rows are missing.
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ import polars as pl
 import torch
 from common import Job
 from tqdm import tqdm
+
+# Compute nodes have no internet, and a job must not wait for one: everything is fetched before, by rules that run elsewhere.
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
 from saesteer.models import LanguageModel, load_language_model
 from saesteer.saes import Sae, load_sae

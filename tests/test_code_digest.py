@@ -30,7 +30,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(root: Path, *modules: str) -> str:
-    for cached in (module._imported, module._parsed, module._tree_digest):
+    for cached in (module._imported, module._code):
         cached.cache_clear()
     return module.code_digest(root / "scripts/step.py", *modules)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -112,7 +113,7 @@ def test_new_algorithm_version_computes_again_and_keeps_the_old_parts(step: Step
     old = step.parts()
     assert step.run([1, 2], version=2) == 2
     assert set(old) < set(step.parts())
-    assert unnamed_parts(step.folder) == old
+    assert unnamed_parts(step.folder) == sorted([*old, old[0].parents[1] / "fingerprint.json"])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "replaced by another sound file"])
@@ -252,3 +253,24 @@ def test_kill_9_loses_at_most_the_part_in_flight(step: Step) -> None:
     assert step.run(range(400)) == missing.height
     keys = wanted(range(400)).keys(OUTPUT_SCORE)
     assert step.read().equals(rows_of(keys))
+
+
+def writers(killed: int) -> tuple[str, str, str]:
+    host = socket.gethostname()
+    return f"{host}-{killed}", f"{host}-{os.getpid()}", "elsewhere-1"
+
+
+def test_temporary_files_of_killed_processes_are_cleared_away_and_those_of_live_ones_stay(step: Step) -> None:
+    step.run([1])
+    (part,) = step.parts()
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    of_dead, of_live, of_other = (f"{writer}.abc.partial" for writer in writers(killed.pid))
+    left = [part.parent / f".{'0' * 64}.parquet.{of_dead}", step.folder / f".{step.manifest.name}.{of_dead}"]
+    live = [part.parent / f".{'1' * 64}.parquet.{of_live}", part.parent / f".{'2' * 64}.parquet.{of_other}"]
+    for path in (*left, *live):
+        path.write_bytes(b"half")
+    step.run([1, 2])
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in live)
+    assert step.read()["feature"].to_list() == [1, 2]

@@ -11,16 +11,48 @@ from saesteer.settings import Experiment, SettingsError
 
 def check_files(name: str, experiment: Experiment) -> None:
     """Refuse an experiment whose model, SAEs, prefixes or texts are missing, damaged or do not fit each other. Reads headers only."""
-    _check_model(name, experiment)
-    for layer in experiment.layers:
-        _check_sae(name, experiment, layer)
-    _check_weights(experiment.perplexity.model.path)
-    for key, path in {"records.texts": experiment.records.texts, "concepts.topics": experiment.concepts.topics}.items():
-        if not path.is_file():
-            raise SettingsError(f"experiment {name}: {key}: there is no file {path}")
+    if absent := check_present_files(name, experiment):
+        lines = "\n".join(f"  {line}" for line in absent)
+        raise SettingsError(f"experiment {name} cannot run yet, files are missing (a dry run, -n, does without them):\n{lines}")
+
+
+def check_present_files(name: str, experiment: Experiment) -> list[str]:
+    """The same for the files that are there; what is not there is returned, one line each, since a dry run can do without it."""
     if not experiment.sweep.prefixes.is_file():
         raise SettingsError(f"experiment {name}: sweep.prefixes: there is no file {experiment.sweep.prefixes}")
     read_prefixes(experiment.sweep.prefixes, experiment.sweep.n_prefixes)
+    if experiment.model.path.exists():
+        _check_model(name, experiment)
+    if experiment.perplexity.model.path.exists():
+        _check_weights(experiment.perplexity.model.path)
+    return [*_absent_paths(experiment), *_check_saes(name, experiment)]
+
+
+def _absent_paths(experiment: Experiment) -> list[str]:
+    paths = {
+        "model.path": experiment.model.path,
+        "perplexity.model.path": experiment.perplexity.model.path,
+        "records.texts": experiment.records.texts,
+        "concepts.topics": experiment.concepts.topics,
+        "judge.oracle": experiment.judge.oracle,
+    }
+    return [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in paths.items() if not path.exists()]
+
+
+def _check_saes(name: str, experiment: Experiment) -> list[str]:
+    """Check the SAEs that are there; one line about those that are not."""
+    absent = []
+    for layer in experiment.layers:
+        folder = Path(experiment.saes.path.format(layer=layer))
+        if (folder / "cfg.json").is_file():
+            _check_sae(name, experiment, folder)
+        else:
+            absent.append((layer, folder))
+    if not absent:
+        return []
+    layer, folder = absent[0]
+    others = f" (nor have {len(absent) - 1} more layers)" if len(absent) > 1 else ""
+    return [f"saes.path: layer {layer} has no SAE{others}: no {folder}/cfg.json; correct saes.path or drop the layer"]
 
 
 def _check_model(name: str, experiment: Experiment) -> None:
@@ -35,10 +67,7 @@ def _check_model(name: str, experiment: Experiment) -> None:
         raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {path} has layers 0 to {n_layers - 1}")
 
 
-def _check_sae(name: str, experiment: Experiment, layer: int) -> None:
-    folder = Path(experiment.saes.path.format(layer=layer))
-    if not (folder / "cfg.json").is_file():
-        raise SettingsError(f"experiment {name}: layer {layer} has no SAE: no {folder}/cfg.json; check saes.path or drop the layer")
+def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
     config = _read_config(folder / "cfg.json")
     given = (config["d_in"], config["d_sae"])
     expected = (experiment.saes.d_model, experiment.saes.n_features)

@@ -1,14 +1,16 @@
 """Digests of the code a job runs: its script and every module of this package that it imports, directly or not.
 
 Snakemake notices an edited script but not an edited module. The digest is over syntax trees without docstrings, so that a comment or a
-docstring changes nothing. Imports inside functions count too.
+docstring changes nothing. Imports inside functions count too. Each file is parsed once a process: this happens in every dry run.
 """
 
 import ast
 import functools
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 
@@ -17,12 +19,22 @@ class CodeError(ValueError):
     """A module that does not keep to what this file relies on."""
 
 
+@dataclass(frozen=True)
+class _Code:
+    """What counts of a file."""
+
+    imports: frozenset[str]
+    """Names that it imports, anywhere in it."""
+    digest: str
+    algorithm_version: int | None
+
+
 def code_digest(script: Path, *modules: str) -> str:
     """Digest of a script and of the package modules it depends on, in hex; `modules` are those that it imports by a computed name."""
     start = [script, *(file for name in modules if (file := _module_file(name)))]
     files = {file for first in start for file in _closure(first)}
-    trees = sorted((_name(file, script.parent), _tree_digest(file)) for file in files)
-    return hashlib.sha256(repr(trees).encode()).hexdigest()[:16]
+    digests = sorted((_name(file, script.parent), _code(file).digest) for file in files)
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
 
 def _name(file: Path, scripts: Path) -> str:
@@ -33,9 +45,9 @@ def _name(file: Path, scripts: Path) -> str:
 def algorithm_version(module: str) -> int:
     """The ALGORITHM_VERSION that a module sets, read without importing it (it may need torch)."""
     file = _module_file(module)
-    for node in _parsed(file).body if file else []:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "ALGORITHM_VERSION":
-            return int(ast.literal_eval(node.value))
+    version = _code(file).algorithm_version if file else None
+    if version is not None:
+        return version
     raise CodeError(
         f"module {module} sets no ALGORITHM_VERSION: add `ALGORITHM_VERSION = 1`, and raise it when the meaning of its rows changes"
     )
@@ -53,7 +65,7 @@ def _closure(start: Path) -> set[Path]:
 @functools.cache
 def _imported(file: Path) -> frozenset[Path]:
     """Files of this package that a file imports, and sibling modules in a script's folder."""
-    names = {name for node in ast.walk(_parsed(file)) for name in _imported_names(node)}
+    names = _code(file).imports
     siblings = {file.parent / f"{name}.py" for name in names if "." not in name and not file.is_relative_to(PACKAGE)}
     modules = {_module_file(name) for name in names}
     return frozenset({path for path in siblings if path.is_file()} | {path for path in modules if path})
@@ -79,19 +91,29 @@ def _module_file(name: str) -> Path | None:
 
 
 @functools.cache
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-
-
-@functools.cache
-def _tree_digest(file: Path) -> str:
+def _code(file: Path) -> _Code:
     tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    imports = frozenset(name for node in ast.walk(tree) for name in _imported_names(node))
+    return _Code(imports, hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), _version(tree))
 
 
-def _is_text(statement: ast.stmt) -> bool:
+def _version(tree: ast.Module) -> int | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "ALGORITHM_VERSION":
+            return int(ast.literal_eval(node.value))
+    return None
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as nested tuples, without docstrings and empty fields: the latter differ between versions of Python."""
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in node._fields)
+        return type(node).__name__, *((name, _plain(value)) for name, value in fields if value is not None and value != [])
+    if isinstance(node, list):
+        return tuple(_plain(item) for item in node if not _is_text(item))
+    return node
+
+
+def _is_text(statement: Any) -> bool:
     """Docstrings, and the strings that describe settings' fields."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)

@@ -1,5 +1,7 @@
 """The feature set: which features of each layer an experiment covers. Read at parse time, needs no model and no network."""
 
+import functools
+
 import numpy as np
 
 from saesteer.counter_rng import uniforms
@@ -21,5 +23,13 @@ def features_of(experiment: Experiment, layer: int) -> tuple[int, ...]:
         return tuple(range(experiment.saes.n_features))
     if isinstance(chosen, ExplicitFeatures):
         return tuple(sorted(chosen.features.get(layer, ())))
-    numbers = uniforms(chosen.seed, layer, np.arange(experiment.saes.n_features), step=0)
-    return tuple(sorted(int(feature) for feature in np.argsort(numbers, kind="stable")[: chosen.n_per_layer]))
+    ranking = _ranking(chosen.seed, layer, experiment.saes.n_features)
+    return tuple(sorted(ranking[: chosen.n_per_layer].tolist()))
+
+
+@functools.cache
+def _ranking(seed: int, layer: int, n_features: int) -> np.ndarray:
+    """A layer's features in the order of the draw; kept, since every step's job asks for it again."""
+    ranking = np.argsort(uniforms(seed, layer, np.arange(n_features), step=0), kind="stable")
+    ranking.flags.writeable = False
+    return ranking

@@ -3,8 +3,12 @@
 import errno
 import hashlib
 import json
+import logging
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,28 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_PARTIAL = re.compile(r"\.(?P<host>[^/]+)-(?P<process>\d+)\.[^.]+\.partial")
+_DAY = 86_400.0
+
+log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` on a temporary path in the target's folder, flush it to disk, give it its name. On failure nothing is left."""
+    try:
+        _write_and_rename(path, write)
+    except Exception as error:
+        if advice := _advice(_errno(error), path):
+            raise OSError(_errno(error), advice, str(path)) from error
+        raise
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    remove_abandoned(path.parent, path.name)
+    prefix = f".{path.name}.{socket.gethostname()}-{os.getpid()}."
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=path.parent)
     os.close(descriptor)
     partial = Path(name)
     try:
@@ -26,14 +46,54 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OSError(
-                error.errno, "the disk is full: free some space and run the same command again; what is finished is kept", str(path)
-            ) from error
-        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files that killed processes left behind for files of this name (a glob pattern) in a folder.
+
+    Abandoned is what no process can still be writing: its process on this host is gone, or it is another host's and a day old.
+    """
+    for partial in folder.glob(f".{name}.*.partial"):
+        if not _may_be_written(partial):
+            partial.unlink(missing_ok=True)
+
+
+def _may_be_written(partial: Path) -> bool:
+    import psutil  # takes 0.1 s, and hardly any job finds a file left behind
+
+    writer = _PARTIAL.search(partial.name)
+    if writer and writer["host"].endswith(socket.gethostname()):
+        return psutil.pid_exists(int(writer["process"]))
+    return time.time() - partial.stat().st_mtime < _DAY
+
+
+def _errno(error: Exception) -> int | None:
+    """The operating system's number of an error; libraries written in Rust (safetensors, polars) give it in their message only."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
+
+
+def _advice(number: int | None, path: Path) -> str | None:
+    """What to do about the errors of the operating system that a user can do something about."""
+    if number in _FULL:
+        return "the disk is full: free some space and run the same command again; what is finished is kept"
+    if number in _CLOSED:
+        return (
+            f"no permission to write in {path.parent}: make it writable, or name another place (data_dir, figures_dir in the"
+            " configuration), and run the same command again; what is finished is kept"
+        )
+    return None
+
+
+def explain_read_only(folder: Path) -> None:
+    """Say that results cannot be written to a folder, and what to do, before Snakemake refuses in its own words."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        log.warning("%s: %s", folder, _advice(errno.EROFS, there / "any"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,10 +23,11 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.files import file_digest, value_digest, write_atomically, write_json
+from saesteer.files import file_digest, remove_abandoned, value_digest, write_atomically, write_json
 from saesteer.tables import Table, validate
 
 FINGERPRINT_DIGITS = 16
+_SPELT_OUT = "fingerprint.json"
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,10 @@ def complete(
     `compute` gets the missing keys (never an empty frame) and yields finished rows, one layer in each frame; whatever it has yielded is
     kept even when it fails later. A job with nothing missing never calls it.
     """
-    absent = {want.layer: missing_keys(folder, table, want) for want in wanted}
-    todo = pl.concat(list(absent.values()))
+    for want in wanted:
+        remove_abandoned(_layer_folder(folder, want))
+        _set_damaged_aside(_layer_folder(folder, want))
+    todo = pl.concat([missing_keys(folder, table, want) for want in wanted])
     log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.n_keys for want in wanted), todo.height)
     if not todo.is_empty():
         _write_parts(folder, table, wanted, compute(todo), part_seconds)
@@ -95,19 +98,17 @@ def missing_keys(folder: Path, table: Table, want: Wanted) -> pl.DataFrame:
 
 
 def sound_parts(folder: Path) -> list[Path]:
-    """The folder's parts by name; each one's bytes are checked against its name, and one that disagrees is set aside."""
-    return [part for part in sorted(folder.glob("*.parquet")) if _is_sound(part)]
+    """The folder's parts by name, of those whose bytes match their name. Changes nothing: a dry run asks too."""
+    return [part for part in sorted(folder.glob("*.parquet")) if file_digest(part) == part.stem]
 
 
-def _is_sound(part: Path) -> bool:
-    if file_digest(part) == part.stem:
-        return True
-    aside = part.with_suffix(".parquet.corrupt")
-    part.replace(aside)
-    log.warning(
-        "%s: its bytes do not match its name, so it was damaged or edited; set aside as %s, its rows count as missing", part, aside.name
-    )
-    return False
+def _set_damaged_aside(folder: Path) -> None:
+    for part in sorted(set(folder.glob("*.parquet")) - set(sound_parts(folder))):
+        aside = part.with_suffix(".parquet.corrupt")
+        part.replace(aside)
+        log.warning(
+            "%s: its bytes do not match its name, so it was damaged or edited; set aside as %s, its rows count as missing", part, aside.name
+        )
 
 
 def _layer_folder(folder: Path, want: Wanted) -> Path:
@@ -135,7 +136,7 @@ def _write_part(folder: Path, table: Table, by_layer: Mapping[int, Wanted], fram
     rows = validate(table, pl.concat(frames), f"new rows of {folder}").sort(table.keys)
     want = by_layer[rows["layer"][0]]
     target = _layer_folder(folder, want)
-    spelt_out = target.parent / "fingerprint.json"
+    spelt_out = target.parent / _SPELT_OUT
     if not spelt_out.exists():
         write_json(spelt_out, want.fingerprint)
     buffer = io.BytesIO()
@@ -239,4 +240,5 @@ def unnamed_parts(folder: Path) -> list[Path]:
         return []
     entries = [entry for manifest in manifests for entry in read_manifest(manifest)["layers"].values()]
     named = {folder / part["path"] for entry in entries for part in entry.get("parts", [])}
-    return sorted(path for path in folder.glob("*/layer_*/*") if path not in named)
+    named |= {part.parents[1] / _SPELT_OUT for part in named}
+    return sorted(path for pattern in ("*/layer_*/*", f"*/{_SPELT_OUT}") for path in folder.glob(pattern) if path not in named)

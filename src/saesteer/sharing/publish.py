@@ -65,9 +65,7 @@ def _commit(folder: Path, tracked: Sequence[Path]) -> None:
 def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
     rows = summary(folder, configuration)
     if outside := [row["output_file"] for row in rows if Path(row["output_file"]).parts[0] not in SHARED]:
-        raise SharingError(
-            f"{outside[0]} lies outside {' and '.join(SHARED)}: DVC tracks what is in the repository (see data_dir)"
-        )
+        raise SharingError(f"{outside[0]} lies outside {' and '.join(SHARED)}: DVC tracks what is in the repository (see data_dir)")
     due = [row for row in rows if row["plan"] != _UP_TO_DATE]
     if due:
         listed = "\n".join(f"  {row['output_file']}: {row['status']}" for row in due[:_SHOWN])

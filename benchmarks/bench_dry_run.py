@@ -1,0 +1,161 @@
+"""How long `snakemake -n` takes on finished experiments: 26 layers with 2,600 features, and the shipped one.
+
+    python benchmarks/bench_dry_run.py
+
+writes its section of benchmarks/RESULTS.md (`--folder DIR` keeps what is made, and uses it the next time). The 26-layer experiment is
+really run: a small random model and its SAEs, 100 features a layer, a short sweep. It is computed with all layers in one job a step,
+then run again with a layer a job, as real models are: those jobs find every row there and write their manifests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import snakemake
+import torch
+import yaml
+from results_page import PAGE, write_section
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+ROOT = Path(__file__).parents[1]
+WORLD = ROOT / "data/world"
+N_LAYERS, N_PER_LAYER, D_MODEL, N_FEATURES = 26, 100, 32, 128
+WIDE = "wide"
+
+
+def write_model(folder: Path) -> None:
+    """A random Gemma-2 of 26 narrow layers with the shipped tokenizer."""
+    shutil.copytree(WORLD / "model", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    sizes = {"hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "intermediate_size": 2 * D_MODEL, "head_dim": 8}
+    config = AutoConfig.from_pretrained(WORLD / "model", **sizes, layer_types=["full_attention"] * N_LAYERS, dtype="float32")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def write_sae(folder: Path, layer: int) -> None:
+    """A random JumpReLU SAE in sae-lens's form."""
+    folder.mkdir(parents=True)
+    config = json.loads((WORLD / "saes/layer_00/cfg.json").read_text())
+    config["metadata"]["hook_name"] = f"blocks.{layer}.hook_resid_post"
+    (folder / "cfg.json").write_text(json.dumps(config | {"d_in": D_MODEL, "d_sae": N_FEATURES}))
+    decoder = torch.nn.functional.normalize(torch.randn(N_FEATURES, D_MODEL, generator=torch.Generator().manual_seed(layer)), dim=1)
+    weights = {"W_enc": decoder.T.contiguous(), "W_dec": decoder, "b_enc": torch.zeros(N_FEATURES), "b_dec": torch.zeros(D_MODEL)}
+    save_file(weights | {"threshold": torch.full((N_FEATURES,), 0.5)}, folder / "sae_weights.safetensors")
+
+
+def write_experiment(folder: Path, layers_per_job: int) -> None:
+    """The experiment file: 26 layers of 100 features; few texts, factors and prefixes."""
+    values = {
+        "extends": "tiny",
+        "description": "26 layers of 100 features on a random model, for measuring dry runs",
+        "model": {"path": "wide/model"},
+        "saes": {"path": "wide/saes/layer_{layer:02d}", "d_model": D_MODEL, "n_features": N_FEATURES},
+        "layers": list(range(N_LAYERS)),
+        "features": {"kind": "sampled", "n_per_layer": N_PER_LAYER},
+        "records": {"texts": "wide/texts.parquet"},
+        "sweep": {"factors": [0, 2], "n_prefixes": 2, "max_new_tokens": 5},
+        "selection": {"late_layers_from": 16, "random_draws": 50, "permutations": 50, "bootstrap_draws": 50},
+        "layers_per_job": layers_per_job,
+    }
+    (folder / f"config/experiments/{WIDE}.yaml").write_text(yaml.safe_dump(values))
+
+
+def make_inputs(folder: Path) -> None:
+    """The folder to run in: configuration, the shipped world, and the 26-layer model with its SAEs and texts."""
+    shutil.copytree(ROOT / "config", folder / "config")
+    (folder / "data").mkdir()
+    (folder / "data/world").symlink_to(WORLD)
+    write_model(folder / "wide/model")
+    for layer in range(N_LAYERS):
+        write_sae(folder / f"wide/saes/layer_{layer:02d}", layer)
+    pl.read_parquet(WORLD / "texts.parquet").head(200).write_parquet(folder / "wide/texts.parquet")
+
+
+def run_workflow(folder: Path, experiment: str, *arguments: str) -> str:
+    """Run Snakemake as a user does; give what it says."""
+    command = [Path(sys.executable).with_name("snakemake"), "--snakefile", ROOT / "Snakefile", "--directory", folder, "--cores", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    settings = ["--config", f"experiments=[{experiment}]"]
+    done = subprocess.run([*command, *arguments, *settings], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout + done.stderr)
+    return done.stdout + done.stderr
+
+
+def finish(folder: Path) -> None:
+    """Bring both experiments to the finished state."""
+    if not (folder / "wide").is_dir():
+        make_inputs(folder)
+        write_experiment(folder, N_LAYERS)
+        run_workflow(folder, WIDE)
+        write_experiment(folder, 1)
+    run_workflow(folder, WIDE)
+    run_workflow(folder, "tiny")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def dry_run(folder: Path, experiment: str) -> None:
+    """What is measured; refuses to measure anything else than a finished experiment."""
+    said = run_workflow(folder, experiment, "-n")
+    if "Nothing to be done" not in said:
+        raise RuntimeError(f"{experiment} is not finished:\n{said}")
+
+
+def report(folder: Path, repeats: int) -> str:
+    """The section of benchmarks/RESULTS.md."""
+    labels = {WIDE: f"{N_LAYERS} layers x {N_PER_LAYER} features, a layer a job", "tiny": "the shipped experiment (tiny)"}
+    lines = ["| finished experiment | `snakemake -n`, median | range |", "|---|---|---|"]
+    for experiment, label in labels.items():
+        times = sorted(seconds(lambda name=experiment: dry_run(folder, name)) for _ in range(repeats))
+        lines.append(f"| {label} | **{statistics.median(times):.1f} s** | {times[0]:.1f}–{times[-1]:.1f} s |")
+    return "\n".join(
+        [
+            "# Dry runs",
+            "",
+            "Written by `python benchmarks/bench_dry_run.py`; the numbers are measured, not typed.",
+            "",
+            f"Wall time of the whole process, {repeats} repeats, {platform.machine()}, {os.cpu_count()} CPUs,"
+            f" Python {platform.python_version()}, snakemake {snakemake.__version__}.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def main() -> None:
+    """Make, finish, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to work; kept, and used again")
+    parser.add_argument("--write", type=Path, default=PAGE, help="page whose section is replaced")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary) / "run").absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        finish(folder)
+        page = report(folder, options.repeats)
+    print(page)
+    write_section(options.write, page)
+
+
+if __name__ == "__main__":
+    main()

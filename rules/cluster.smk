@@ -1,0 +1,82 @@
+# Helpers for a cluster: what a job that runs a model asks for, and what stays on the submitting host. No rules here.
+
+import functools
+from pathlib import Path
+
+from saesteer import plan
+from saesteer.locks import explain_lock, record_run
+from saesteer.slurm import cancel_left_jobs, put_before_sbatch
+
+DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
+if workflow.is_main_process:
+    explain_lock(Path())
+if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
+    put_before_sbatch(Path(workflow.basedir) / "slurm/bin")
+
+
+# Light, or in need of the internet: they run where Snakemake runs. The rest runs a model and goes to the cluster, where there is one.
+localrules:
+    all,
+    pin,
+    convert_saes,
+    records,
+    concepts,
+    input_score,
+    gen_success,
+    judge,
+    features_table,
+    steering_table,
+    outcomes,
+    selection,
+    factor_bins,
+    pmi,
+    examples,
+    metrics,
+    figure,
+
+
+def gpu_job(step):
+    """For resources: a GPU and what the profile says; little, and no GPU, for a job that has no key to compute."""
+    idle = {"gpu": lambda *_: 0, "mem_mb": lambda *_: 1500, "runtime": lambda *_: 10}
+    idle |= {"slurm_partition": lambda *job: profile_value("cpu_partition", *job), "gpu_model": lambda *_: None}
+
+    def asks_for(name):
+        def of_job(wildcards, input, attempt, threads, rulename, async_run):
+            job = (wildcards, {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run})
+            if has_keys_to_compute(step, wildcards, input, attempt):
+                return 1 if name == "gpu" else profile_value(name, *job)
+            return idle[name](*job)
+
+        return of_job
+
+    return {name: asks_for(name) for name in idle if name == "gpu" or name in DEFAULTS}
+
+
+def profile_value(name, wildcards, job):
+    """What the profile's default-resources say; the partition is the same for jobs that need no GPU unless it names another."""
+    name = "slurm_partition" if name == "cpu_partition" and name not in DEFAULTS else name
+    return DEFAULTS[name].evaluate(wildcards, **job).value
+
+
+def has_keys_to_compute(step, wildcards, input, attempt):
+    """Whether a job has to compute something, as far as can be known while its inputs may still be missing."""
+    files = {name: Path(input[name]) for name in plan.PLANS[step].inputs}
+    seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files.values())
+    return n_missing(step, wildcards.experiment, wildcards.layers, tuple(files.items()), (seen, attempt)) != 0
+
+
+@functools.cache
+def n_missing(step, name, group, files, state):
+    """Missing keys of a job, counted once for all its resources; `state` is what the count depends on besides."""
+    experiment = EXPERIMENTS[name]
+    return plan.n_missing(DATA / name / step, experiment, step, plan.layer_groups(experiment)[group], dict(files))
+
+
+def failed_jobs():
+    """For onerror: which jobs failed and which logs say why; in a long run their messages are far above."""
+    lines = ["Failed jobs, and the logs that say why (SLURM's says so when a job was killed):"]
+    for job in sorted(workflow.scheduler.failed, key=lambda job: [job.rule.name, *job.wildcards]):
+        folder = Path(".snakemake/slurm_logs", f"rule_{job.rule.name}", "_".join(job.wildcards))
+        of_slurm = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        lines.append(f"  {job.rule.name} {' '.join(job.wildcards)}: {' '.join(map(str, [*job.log, *of_slurm[-1:]]))}")
+    return "\n".join(lines)

@@ -1,0 +1,83 @@
+"""What the cluster profile asks for, seen in dry runs: no SLURM is needed."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from workflow_folder import GPU_STEPS, ROOT, Folder
+
+PROFILE = ("--profile", str(ROOT / "slurm"))
+
+
+def dry_run(folder: Folder, *arguments: str) -> str:
+    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", *PROFILE, *arguments]
+    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def counts(printed: str) -> dict[str, int]:
+    """Rule -> number of jobs, from the table that a dry run prints first."""
+    table = printed.split("Job stats:")[1].split("\n\n")[0]
+    return {name: int(number) for name, number in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+def resources(printed: str, rule: str) -> dict[str, str]:
+    """Resources of the first job of a rule."""
+    (line,) = re.findall(rf"^(?:local)?rule {rule}:.*?^    resources: ([^\n]*)", printed, re.MULTILINE | re.DOTALL)[:1]
+    return dict(item.split("=", 1) for item in line.split(", ") if "=" in item)
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The bare command, with none of the paper's models there."""
+    return dry_run(Folder(tmp_path_factory.mktemp("paper") / "repo"))
+
+
+@pytest.mark.slow
+def test_the_bare_command_resolves_the_papers_experiments(paper: str) -> None:
+    found = counts(paper)
+    assert {found[step] for step in GPU_STEPS} == {26}
+    assert found["total"] == 309
+
+
+@pytest.mark.slow
+def test_only_rules_that_run_a_model_are_submitted(paper: str) -> None:
+    """A rule that is not named among the localrules is."""
+    local = (ROOT / "rules/cluster.smk").read_text().split("localrules:")[1].split("\n\n")[0]
+    assert set(counts(paper)) - {"total"} - set(re.findall(r"\w+", local)) == set(GPU_STEPS)
+
+
+@pytest.mark.slow
+def test_a_job_with_rows_to_compute_asks_for_what_the_block_says(paper: str) -> None:
+    block = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())["default-resources"]
+    for step in GPU_STEPS:
+        asked = resources(paper, step)
+        assert asked["gpu"] == "1"
+        assert asked["slurm_partition"] == block["slurm_partition"]
+        assert asked["mem_mb"] == block["mem_mb"].split(" *")[0]
+        assert asked["runtime"] == block["runtime"].split(" *")[0]
+
+
+@pytest.mark.slow
+def test_a_job_without_asks_for_little_and_goes_elsewhere(finished: Folder) -> None:
+    block = ("--default-resources", "slurm_partition=gpu", "cpu_partition=cpu", "gpu_model=a100", "mem_mb=32000*attempt", "runtime=240")
+    printed = dry_run(finished, *block, "--forcerun", *GPU_STEPS, "--config", "experiments=[micro]")
+    for step in GPU_STEPS:
+        asked = resources(printed, step)
+        assert (asked["gpu"], asked["slurm_partition"], asked["runtime"]) == ("0", "cpu", "10"), step
+        assert int(asked["mem_mb"]) < 2000
+        assert "gpu_model" not in asked
+
+
+@pytest.mark.slow
+def test_a_real_run_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "repo")
+    code, printed = folder.run(experiment="gemma-2-2b")
+    assert code != 0
+    assert "experiment gemma-2-2b cannot run yet, files are missing (a dry run, -n, does without them):" in printed
+    for key in ("model.path", "saes.path", "perplexity.model.path", "records.texts", "concepts.topics"):
+        assert re.search(rf"^  {re.escape(key)}: .*data/gemma-2-2b/fetched", printed, re.MULTILINE), key
+    assert not (folder.path / "logs").exists()

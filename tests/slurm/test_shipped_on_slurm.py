@@ -1,0 +1,91 @@
+"""The shipped experiment, end to end, with `snakemake --profile slurm` on a real SLURM with two pretend GPUs."""
+
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from slurm_node import TOKENS, Node, environment_of
+from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout
+
+from saesteer.store import read_rows
+from saesteer.tables import STEPS
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Seen:
+    """What was to be seen while the run went on."""
+
+    folder: Checkout
+    scratch: Path
+    code: int = -1
+    printed: str = ""
+    gpus_at_once: list[set[str]] = field(default_factory=list)
+    variables: dict[str, set[str]] = field(default_factory=dict)
+    """Process of a job -> the names in its environment."""
+    tokens_in_the_run: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def seen(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    folder = Checkout(tmp_path_factory.mktemp("shipped") / "repo")
+    seen = Seen(folder, tmp_path_factory.mktemp("scratch"))
+    with (folder.path / "config/config.yaml").open("a") as configuration:
+        configuration.write(f"data_dir: {seen.scratch}\n")  # the one line for shared scratch
+    base = ("--default-resources", "slurm_partition=gpu", "mem_mb=2500*attempt", "runtime=60")  # as a reader edits the block
+    run = node.run(folder, "--configfile", "config/config.yaml", *base)
+    own = environment_of(Path(f"/proc/{run.process.pid}"))
+    seen.tokens_in_the_run = {name: own[name] for name in TOKENS if name in own}
+    while run.is_alive:
+        running = node.jobs("RUNNING")
+        seen.gpus_at_once.append({index for job in running.values() for index in re.findall(r"IDX:(\d)", job.get("GRES", ""))})
+        environments = {path.name: environment_of(path) for path in Path("/proc").glob("[0-9]*")}
+        seen.variables |= {process: set(values) for process, values in environments.items() if "SLURM_JOB_ID" in values}
+        time.sleep(1)
+    seen.code, seen.printed = run.finish()
+    return seen
+
+
+def test_it_finishes(seen: Seen) -> None:
+    assert seen.code == 0, seen.printed[-4000:]
+    assert (seen.folder.path / "figures/tiny/headline.md").is_file()
+    assert len(list((seen.folder.path / "figures/tiny").glob("*.pdf"))) == 9
+    assert not (seen.folder.path / "data/tiny").exists(), "all data belongs on scratch"
+
+
+def test_every_step_has_its_rows(seen: Seen) -> None:
+    n_features, n_generations = 8 * 30, 8 * 30 * 15 * 20
+    expected = dict.fromkeys(PER_FEATURE, n_features) | dict.fromkeys(PER_GENERATION, n_generations)
+    manifests = {step: sorted((seen.scratch / "tiny" / step).glob("layers_*.json")) for step in expected}
+    assert {step: read_rows(STEPS[step], paths).height for step, paths in manifests.items()} == expected
+
+
+def test_the_numbers_are_those_of_an_ordinary_run(seen: Seen) -> None:
+    """Within what another machine's rounding may move."""
+    numbers = json.loads((seen.scratch / "tiny/metrics.json").read_text())
+    shown = json.loads((ROOT / "docs/results/tiny.json").read_text())
+    assert numbers["features"] == shown["features"]
+    assert numbers["depth"]["rho_input_score"] == pytest.approx(shown["depth"]["rho_input_score"], abs=0.02)
+    assert numbers["filter"]["all"]["kept"]["mean"] == pytest.approx(shown["filter"]["all"]["kept"]["mean"], rel=0.05)
+
+
+def test_only_jobs_that_run_a_model_went_to_slurm(seen: Seen, node: Node) -> None:
+    jobs = [job for job in node.jobs().values() if job["WorkDir"] == str(seen.folder.path)]
+    steps = sorted(job["Comment"].split("_wildcards_")[0].removeprefix("rule_") for job in jobs)
+    assert steps == sorted([*GPU_STEPS] * 2)  # two groups of four layers
+    assert all("gres/gpu=1" in job["TRES"] or job["JOB_GRES"] == "gpu:1" for job in jobs)
+
+
+def test_two_jobs_ran_at_once_on_different_gpus(seen: Seen) -> None:
+    assert {"0", "1"} in seen.gpus_at_once
+
+
+def test_tokens_stayed_on_this_host(seen: Seen) -> None:
+    """In no process of any job; yet the run itself had them."""
+    assert len(seen.variables) > 10
+    assert [names for names in seen.variables.values() if names & set(TOKENS)] == []
+    assert seen.tokens_in_the_run == TOKENS

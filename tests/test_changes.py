@@ -1,0 +1,280 @@
+"""Only what changed is computed again: each row of the README's table, on the micro experiment."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from run_records import Done, due, results_of, run_measured
+from safetensors.numpy import load_file, save_file
+from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout, Folder
+
+from saesteer.tables import STEPS
+
+pytestmark = pytest.mark.slow
+
+FEATURES = {2: [3, 141, 592, 653], 6: [27, 182, 818, 284]}
+FACTORS, N_PREFIXES = [0, 2, 4], 4
+N_TEXTS = 2000
+ROWS = {"activations": 2 * N_TEXTS} | dict.fromkeys(PER_FEATURE, 8) | dict.fromkeys(PER_GENERATION, 8 * 3 * 4)
+"""Of the whole experiment."""
+LAST_STEPS = ["data/micro/tables/features.parquet", "data/micro/tables/steering.parquet"]
+"""The tables right after the last steps that keep parts; what comes after them reads tables only."""
+TABLES_AND_FIGURES = {"features_table", "steering_table", "outcomes", "selection", "factor_bins", "pmi", "examples", "metrics", "figure"}
+
+
+def only(steps: set[str] | tuple[str, ...], n: int) -> dict[str, int]:
+    return dict.fromkeys(steps, n)
+
+
+def features(layer_2: list[int], layer_6: list[int]) -> dict[str, Any]:
+    return {"features": {"kind": "explicit", "features": {2: layer_2, 6: layer_6}}}
+
+
+def sweep(factors: list[int], n_prefixes: int) -> dict[str, Any]:
+    return {"sweep": {"factors": factors, "n_prefixes": n_prefixes}}
+
+
+def change_prefix(folder: Folder, number: int, text: str) -> str:
+    """Replace a line of the prefixes; gives the old one."""
+    path = folder.path / "config/prefixes.txt"
+    lines = path.read_text().splitlines()
+    old, lines[number] = lines[number], text
+    path.write_text("\n".join(lines) + "\n")
+    return old
+
+
+def column(done: Done, steps: set[str], name: str) -> set[Any]:
+    """The values of a key among the new rows of some steps."""
+    return set(pl.concat([done.rows[step].select(name) for step in steps])[name])
+
+
+@pytest.fixture(scope="module")
+def smaller(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Everything that depends on features computed from nothing, for an experiment with one feature, factor and prefix fewer than
+    micro has, and with another text as its second prefix."""
+    folder = finished.copy(tmp_path_factory.mktemp("smaller") / "repo")
+    for name in {*PER_FEATURE, *PER_GENERATION, "tables"}:
+        shutil.rmtree(folder.path / "data/micro" / name)
+    shutil.rmtree(folder.path / "figures")
+    folder.edit("micro", **features([3, 141, 592], FEATURES[6]), **sweep([0, 4], 3))
+    change_prefix(folder, 1, "Long before that")
+    assert run_measured(folder, *LAST_STEPS).n_rows == only(PER_FEATURE, 7) | only(PER_GENERATION, 7 * 2 * 3)
+    return folder
+
+
+def test_additions_and_edits_compute_their_own_rows_and_end_where_a_run_from_nothing_does(smaller: Folder, finished: Folder) -> None:
+    folder, text = smaller, (ROOT / "config/prefixes.txt").read_text().splitlines()[1]
+    steering = {"sweep", "perplexity"}
+
+    folder.edit("micro", **features(FEATURES[2], FEATURES[6]))
+    done = run_measured(folder, *LAST_STEPS)
+    assert done.n_rows == only(PER_FEATURE, 1) | only(PER_GENERATION, 2 * 3), "one feature added"
+    assert column(done, PER_FEATURE | PER_GENERATION, "feature") == {653}
+    assert done.gpu_jobs == done.model_jobs == set(GPU_STEPS) - {"activations"}
+
+    folder.edit("micro", **sweep([0, 2, 4], 3))
+    done = run_measured(folder, *LAST_STEPS)
+    assert done.n_rows == only(PER_GENERATION, 8 * 3), "one factor added"
+    assert column(done, PER_GENERATION, "factor") == {"2"}
+    assert done.gpu_jobs == done.model_jobs == steering
+
+    folder.edit("micro", **sweep([0, 2, 4], 4))
+    done = run_measured(folder, *LAST_STEPS)
+    assert done.n_rows == only(PER_GENERATION, 8 * 3), "one prefix added"
+    assert len(column(done, PER_GENERATION, "prefix_id")) == 1
+    assert done.gpu_jobs == done.model_jobs == steering
+
+    change_prefix(folder, 1, text)
+    done = run_measured(folder)
+    assert done.n_rows == only(PER_GENERATION, 8 * 3), "one prefix's text edited"
+    assert len(column(done, PER_GENERATION, "prefix_id")) == 1
+    assert done.gpu_jobs == done.model_jobs == steering
+
+    assert results_of(folder) == results_of(finished)
+
+
+def test_nothing_changed_nothing_is_due(finished: Folder) -> None:
+    assert due(finished) == {}
+    code, output = finished.run("--dry-run")
+    assert code == 0
+    assert "Nothing to be done" in output
+
+
+def test_one_feature_removed_computes_no_row_and_asks_for_no_gpu(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    folder.edit("micro", **features([3, 141, 592], FEATURES[6]))
+    done = run_measured(folder, *LAST_STEPS, "data/micro/metrics.json", "figures/micro/roles.pdf")
+    assert done.n_rows == {}
+    assert done.gpu_jobs == done.model_jobs == set()
+    assert {*PER_FEATURE, *PER_GENERATION, "features_table", "outcomes", "figure"} <= set(done.jobs)
+    assert 653 not in set(folder.table("sweep")["feature"])
+    rows = pl.read_parquet(finished.path / LAST_STEPS[0])
+    assert pl.read_parquet(folder.path / LAST_STEPS[0]).equals(rows.filter(pl.col("feature") != 653))
+
+
+def test_a_layer_a_job_one_feature_added_is_for_its_layers_jobs(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    folder.edit("micro", layers_per_job=1)
+    done = run_measured(folder, *LAST_STEPS)
+    assert done.n_rows == {}, "grouping layers in another way computes nothing"
+    assert done.gpu_jobs == set()
+    folder.edit("micro", **features(FEATURES[2], [*FEATURES[6], 700]))
+    files = due(folder)
+    assert set(files) == PER_FEATURE | PER_GENERATION | TABLES_AND_FIGURES
+    of_layers = {path for step in PER_FEATURE | PER_GENERATION for path in files[step]}
+    assert of_layers == {f"data/micro/{step}/layers_06-06.json" for step in PER_FEATURE | PER_GENERATION}
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [{"thresholds": [0.001, 0.01, 0.1]}, {"bootstrap_draws": 300}, {"late_layers_from": 2}],
+    ids=["thresholds", "bootstrap", "late layers"],
+)
+def test_a_threshold_or_bootstrap_setting_is_for_selection_tables_and_figures_only(
+    finished: Folder, tmp_path: Path, selection: dict[str, Any]
+) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    folder.edit("micro", selection={"late_layers_from": 6, "random_draws": 200, "permutations": 200, "bootstrap_draws": 200} | selection)
+    assert set(due(folder)) == {"selection", "factor_bins", "pmi", "examples", "metrics", "figure"}
+
+
+def edited_oracle(folder: Folder) -> dict[str, Any]:
+    """The judge's rubric: how many nats a token make a text fluent."""
+    shutil.copytree(ROOT / "data/world/oracle", folder.path / "oracle")
+    path = folder.path / "oracle/oracle.json"
+    settings = json.loads(path.read_text())
+    settings["thresholds"]["fluency_nats"] = [value / 2 for value in settings["thresholds"]["fluency_nats"]]
+    path.write_text(json.dumps(settings))
+    return {"judge": {"oracle": "oracle"}}
+
+
+def edited_sae(folder: Folder) -> dict[str, Any]:
+    """Layer 6's SAE with one number of a feature that nobody wants changed; layer 2's the same bytes at another path."""
+    for layer in ("layer_02", "layer_06"):
+        shutil.copytree(ROOT / "data/world/saes" / layer, folder.path / "saes" / layer)
+    path = folder.path / "saes/layer_06/sae_weights.safetensors"
+    tensors = load_file(path)
+    tensors["b_enc"][1000] += 0.5
+    save_file(tensors, path)
+    return {"saes": {"path": "saes/layer_{layer:02d}"}}
+
+
+def test_the_judges_rubric_changed_judges_again_and_nothing_else(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    folder.edit("micro", **edited_oracle(folder))
+    done = run_measured(folder, "data/micro/tables/steering.parquet")
+    assert done.n_rows == only({"judge"}, 96)
+    assert done.jobs == {"pin": 1, "judge": 1, "steering_table": 1}
+    assert set(due(folder)) == TABLES_AND_FIGURES - {"features_table", "steering_table"}
+    assert not folder.table("judge").equals(finished.table("judge"))
+
+
+def test_another_dtype_computes_everything_that_used_it_and_gc_removes_the_old_parts(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    old = {step: set(parts) for step, parts in folder.parts().items()}
+    folder.edit("micro", model={"dtype": "bfloat16"})
+    done = run_measured(folder, *LAST_STEPS)
+    assert done.n_rows == ROWS
+    assert done.gpu_jobs == done.model_jobs == set(GPU_STEPS)
+    assert all(old[step] < parts for step, parts in folder.parts().items()), "old parts stay"
+    assert due(folder).keys() <= TABLES_AND_FIGURES - {"features_table", "steering_table"}
+    now = {step: folder.table(step) for step in STEPS}
+
+    listed = run_gc(folder)
+    assert {path for path in listed if path.endswith(".parquet")} == {
+        str(path.relative_to(folder.path)) for parts in old.values() for path in parts
+    }
+    assert all((folder.path / path).is_file() for path in listed), "listed, not removed"
+    run_gc(folder, "--remove")
+    assert not any((folder.path / path).exists() for path in listed)
+    assert all(now[step].equals(folder.table(step)) for step in STEPS)
+    assert run_gc(folder) == set()
+
+
+def run_gc(folder: Folder, *arguments: str) -> set[str]:
+    done = subprocess.run([BIN / "saesteer", "gc", *arguments], cwd=folder.path, env=folder.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"data/\S+", done.stdout))
+
+
+def revision(folder: Folder) -> dict[str, Any]:
+    return {"model": {"revision": "0123abc"}}
+
+
+@pytest.mark.parametrize(("edit", "layers"), [(revision, {2, 6}), (edited_sae, {6})], ids=["model revision", "one layer's SAE"])
+def test_another_model_or_sae_computes_again_what_used_it(
+    finished: Folder, tmp_path: Path, edit: Callable[[Folder], dict[str, Any]], layers: set[int]
+) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    folder.edit("micro", **edit(folder))
+    assert set(STEPS) <= set(due(folder))
+    done = run_measured(folder, "data/micro/logit_lens/layers_02-06.json")
+    assert set(done.rows["logit_lens"]["layer"]) == layers
+    assert done.n_rows["logit_lens"] == 4 * len(layers)
+
+
+@pytest.fixture(scope="module")
+def checkout(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout with the finished experiment, whose code can be edited."""
+    twin = Checkout(tmp_path_factory.mktemp("checkout") / "repo")
+    for name in ("data/micro", "figures/micro", "logs", ".snakemake"):
+        shutil.copytree(finished.path / name, twin.path / name, dirs_exist_ok=True)
+    assert due(twin) == {}
+    return twin
+
+
+@pytest.fixture
+def code(checkout: Checkout) -> Iterator[Callable[[str, str, str], None]]:
+    """A function that replaces text in a module of the checkout; it is as before when the test ends."""
+    before: dict[Path, str] = {}
+
+    def edit(module: str, old: str, new: str) -> None:
+        path = checkout.path / "src/saesteer" / module
+        text = path.read_text()
+        before.setdefault(path, text)
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    yield edit
+    for path, text in before.items():
+        path.write_text(text)
+
+
+def test_comments_and_docstrings_change_nothing(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    for module in ("store.py", "generate.py", "figures/style.py"):
+        code(module, '"""', '"""Reworded: ')
+        code(module, "\nimport ", "\n# A comment.\nimport ")
+    assert due(checkout) == {}
+
+
+def test_one_figures_style_is_for_that_figure(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    code("figures/pmi_by_threshold.py", "new_figure(WIDE, 4.2", "new_figure(WIDE, 4.0")
+    assert due(checkout) == {"figure": [f"figures/micro/pmi_by_threshold.{kind}" for kind in ("pdf", "png", "csv")]}
+
+
+def test_the_style_of_all_figures_is_for_figures(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    code("figures/style.py", '"font.size": 9', '"font.size": 10')
+    files = due(checkout)
+    assert set(files) == {"figure"}
+    assert len(files["figure"]) == 9 * 3
+
+
+def test_a_module_that_a_step_imports_runs_its_jobs_and_computes_no_row(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    code("gen_success.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 1\nUNUSED = 1")
+    assert set(due(checkout)) == {"gen_success"} | TABLES_AND_FIGURES - {"features_table"}
+    done = run_measured(checkout, *LAST_STEPS)
+    assert done.jobs == {"gen_success": 1, "steering_table": 1}
+    assert done.n_rows == {}
+
+
+def test_a_raised_algorithm_version_computes_that_step_and_later(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    code("logit_lens.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 2")
+    done = run_measured(checkout, *LAST_STEPS)
+    assert done.n_rows == only({"logit_lens", "input_score", "output_score"}, 8) | only({"gen_success"}, 96)
+    assert done.gpu_jobs == done.model_jobs == {"logit_lens", "output_score"}

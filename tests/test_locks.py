@@ -1,0 +1,112 @@
+"""Who holds a folder's lock, what a killed run left in SLURM's queue, and what goes along into jobs. Stand-ins for SLURM's commands."""
+
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saesteer.locks import explain_lock, other_run, record_run, stale_locks
+from saesteer.slurm import cancel_left_jobs, left_jobs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """A folder with a lock that nobody alive on this host holds."""
+    lock = tmp_path / ".snakemake/locks/0.input.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    return tmp_path
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def queue(locked: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of a SLURM in whose queue are two jobs of a run in the folder, one put there by hand, and one of another folder."""
+    commands = tmp_path_factory.mktemp("bin")
+    rows = [f"11|{locked}|rule_sweep_wildcards_micro", f"12|{locked}|rule_perplexity", f"13|{locked}|(null)", "14|/elsewhere|rule_sweep"]
+    (commands / "rows").write_text("\n".join(rows) + "\n")
+    command(commands, "squeue", f"cat {commands}/rows")
+    command(commands, "scancel", f'echo "$@" >> {commands}/cancelled; : > {commands}/rows')
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    return commands
+
+
+def say_run_was_on(folder: Path, host: str) -> None:
+    record_run(folder)
+    (path,) = (folder / ".snakemake").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": host, "process": 123}))
+
+
+def test_a_run_on_another_host_may_be_alive(locked: Path) -> None:
+    say_run_was_on(locked, "login01")
+    _, holder = stale_locks(locked)
+    assert holder == "123 on login01, not seen from here; if it is gone: snakemake --unlock"
+
+
+def test_a_run_recorded_on_this_host_is_looked_for_here(locked: Path) -> None:
+    record_run(locked)  # by this process, which is no snakemake
+    assert stale_locks(locked)[1] is None
+
+
+@pytest.mark.parametrize(("mode", "counts"), [([], True), (["--mode", "remote"], False)])
+def test_what_a_run_started_for_its_jobs_is_no_run(locked: Path, mode: list[str], counts: bool) -> None:
+    program = locked / "snakemake"
+    program.write_text("import sys, time; print(flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, str(program), *mode], cwd=locked, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        holder = other_run(locked)
+        process.kill()
+    assert holder == (str(process.pid) if counts else None)
+
+
+def test_a_lock_is_explained_with_the_one_command_to_give(locked: Path, caplog: pytest.LogCaptureFixture) -> None:
+    explain_lock(locked)
+    assert "Give the command `saesteer unlock`, then the same command again." in caplog.text
+    caplog.clear()
+    next((locked / ".snakemake/locks").iterdir()).unlink()
+    explain_lock(locked)
+    assert caplog.text == ""
+
+
+def test_jobs_of_a_run_in_this_folder_are_found(locked: Path, queue: Path) -> None:
+    assert left_jobs(locked) == ["11", "12"]
+
+
+def test_jobs_that_a_killed_run_left_are_cancelled(locked: Path, queue: Path) -> None:
+    cancel_left_jobs(locked)
+    assert (queue / "cancelled").read_text() == "11 12\n"
+
+
+def test_jobs_of_a_run_that_may_be_alive_are_left_alone(locked: Path, queue: Path, caplog: pytest.LogCaptureFixture) -> None:
+    say_run_was_on(locked, "login01")
+    with caplog.at_level(logging.WARNING):
+        cancel_left_jobs(locked)
+    assert "scancel 11 12" in caplog.text
+    assert not (queue / "cancelled").exists()
+
+
+def test_the_sbatch_before_the_real_one_drops_secrets_only(queue: Path) -> None:
+    command(queue, "sbatch", 'env -0; echo "$@"')
+    secrets = {"HF_TOKEN": "hf_1", "OPENAI_API_KEY": "sk\nFAKE_TOKEN=2", "AWS_SECRET_ACCESS_KEY": "3", "DB_PASSWORD": "4"}
+    kept = {"TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/opt/lib:/lib", "NAME": "two words"}
+    environment = {"PATH": f"{ROOT}/slurm/bin:{os.environ['PATH']}"} | secrets | kept
+    done = subprocess.run(["sbatch", "--wrap", "a  b"], env=environment, capture_output=True, text=True, check=True)
+    *variables, arguments = done.stdout.split("\0")
+    seen = dict(variable.split("=", 1) for variable in variables)
+    assert arguments == "--wrap a  b\n"
+    assert {name: seen.get(name) for name in kept} == kept
+    assert not set(seen) & set(secrets)
+    assert seen["PATH"] == os.environ["PATH"]

@@ -1,0 +1,87 @@
+"""SIGTERM (preemption, a time limit, scancel) sent to a running job: it leaves in time, and everything finished is kept."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+from workflow_folder import ROOT, Folder
+
+SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
+TARGET = "data/micro/sweep/layers_02-06.json"
+N_WANTED, N_THERE = 8 * 7 * 20, 8 * 3 * 4
+
+
+def script_of(run: subprocess.Popen[str]) -> psutil.Process:
+    """The process of the sweep's script."""
+    (script,) = [child for child in psutil.Process(run.pid).children(recursive=True) if child.cmdline()[-1].endswith("sweep.py")]
+    return script
+
+
+def log_of_the_next_run(folder: Folder) -> str:
+    """The first line of the sweep's log when the same command is given again."""
+    (log,) = (folder.path / "logs/micro/sweep").glob("*.log")
+    log.unlink()
+    run = folder.start(TARGET)
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and "to compute" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    return log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_all", [False, True], ids=["script", "every process"])
+def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all: bool) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    folder.edit("micro", sweep=SWEEP)
+    before = folder.parts()["sweep"]
+    run = folder.start(TARGET, part_seconds=2)
+    deadline = time.monotonic() + 300
+    while not (first := folder.parts()["sweep"] - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1)  # some batches of the next part
+    script, sent = script_of(run), time.monotonic()
+    if to_all:
+        os.killpg(run.pid, signal.SIGTERM)
+    else:
+        script.send_signal(signal.SIGTERM)
+    script.wait(timeout=60)
+    assert time.monotonic() - sent < 10
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    kept = folder.parts()["sweep"] - before
+    assert kept > first, "rows that were finished, but in no part yet, were dropped"
+    assert "told to stop (SIGTERM); rows finished so far are kept" in output
+    n_kept = sum(pl.read_parquet(part).height for part in kept)
+    assert f"{N_WANTED} keys wanted, {N_WANTED - N_THERE - n_kept} to compute" in log_of_the_next_run(folder)
+
+
+PROGRAM = """
+import os, signal, sys
+sys.path.insert(0, {scripts!r})
+from common import Stop
+stop = Stop()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except {swallowed}:
+    pass
+os.kill(os.getpid(), signal.SIGTERM)  # once more, while rows are written out
+print("writing out", flush=True)
+stop.check()
+print("still computing", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("swallowed", "printed"), [("BaseException", "writing out\n"), ("ZeroDivisionError", "")])
+def test_the_signal_is_neither_lost_nor_disturbing(swallowed: str, printed: str) -> None:
+    """Library code that swallows every exception only delays the exit to the next batch; a second signal changes nothing."""
+    program = PROGRAM.format(scripts=str(ROOT / "scripts"), swallowed=swallowed)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, printed)
