@@ -23,10 +23,11 @@ onerror:
 
 
 rule all:
-    """Every figure, metrics.json and the headline table of every experiment."""
+    """Every figure, table and manifest of every experiment (plan.artifacts says why not the figures only)."""
     input:
         expand(f"{FIGURES}/{{experiment}}/{{figure}}.pdf", experiment=EXPERIMENTS, figure=FIGURE_TABLES),
         expand(f"{FIGURES}/{{experiment}}/headline.md", experiment=EXPERIMENTS),
+        [f"{DATA}/{name}/{file}" for name, experiment in EXPERIMENTS.items() for file in plan.artifacts(experiment)],
 
 
 include: "rules/inputs.smk"

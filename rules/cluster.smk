@@ -5,13 +5,13 @@ from pathlib import Path
 
 from saesteer import plan
 from saesteer.locks import explain_lock, record_run
-from saesteer.slurm import cancel_left_jobs, put_before_sbatch
+from saesteer.slurm import cancel_left_jobs, put_before_slurm
 
 DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
     explain_lock(Path())
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
-    put_before_sbatch(Path(workflow.basedir) / "slurm/bin")
+    put_before_slurm(Path(workflow.basedir) / "slurm/bin")
 
 
 # Light, or in need of the internet: they run where Snakemake runs. The rest runs a model and goes to the cluster, where there is one.

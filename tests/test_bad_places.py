@@ -11,14 +11,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from run_records import run_measured
+from run_records import due, run_measured
 from workflow_folder import BIN, Folder
 
 from saesteer.files import file_digest, write_json
 
 CHANGE = {"judge": {"oracle": "oracle"}}
 """Another rubric for the judge: the cheapest change that computes rows."""
-TARGET = "data/micro/tables/steering.parquet"
+TARGETS = ["data/micro/judge/layers_02-06.json", "data/micro/tables/steering.parquet"]
 
 
 @dataclass(frozen=True)
@@ -78,26 +78,38 @@ def assert_nothing_lost(folder: Folder, before: dict[str, set[Path]]) -> None:
 def test_a_full_disk(folder: Folder, disk: Disk) -> None:
     before = folder.parts()
     disk.fill(leaving=8192)
-    code, output = folder.run(TARGET)
+    code, output = folder.run(*TARGETS)
     assert code != 0
     assert output.count("the disk is full: free some space and run the same command again; what is finished is kept") == 1, output
     assert_nothing_lost(folder, before)
     kept = sum(pl.read_parquet(part).height for part in folder.parts()["judge"] - before["judge"])
     disk.ballast.unlink()
-    assert run_measured(folder, TARGET).n_rows == {"judge": 96 - kept}
+    assert run_measured(folder, *TARGETS).n_rows == {"judge": 96 - kept}
 
 
 @pytest.mark.slow
 def test_a_read_only_folder(folder: Folder, disk: Disk) -> None:
     before = folder.parts()
     disk.mount("-o", "remount,ro")
-    code, output = folder.run(TARGET)
+    code, output = folder.run(*TARGETS)
     assert code != 0
     assert output.count("no permission to write in data/micro: make it writable, or name another place") == 1, output
-    assert "no permission to write" in folder.run("--dry-run", TARGET)[1]
+    assert "no permission to write" in folder.run("--dry-run", *TARGETS)[1]
     assert_nothing_lost(folder, before)
     disk.mount("-o", "remount,rw")
-    assert run_measured(folder, TARGET).n_rows == {"judge": 96}
+    assert run_measured(folder, *TARGETS).n_rows == {"judge": 96}
+
+
+@pytest.mark.slow
+def test_a_job_that_failed_is_due_again_with_all_that_reads_it(folder: Folder) -> None:
+    """Snakemake records a failed job as done with its new inputs, and its output is neither a table nor a figure that one looks at."""
+    (folder.path / "oracle/oracle.json").write_text("{}")
+    before = folder.parts()
+    code, output = folder.run()
+    assert code != 0
+    assert "logs/micro/judge/layers_02-06.log" in output
+    assert_nothing_lost(folder, before)
+    assert {"judge", "steering_table", "outcomes", "metrics", "figure"} <= set(due(folder))
 
 
 def wait_for_lock(folder: Folder) -> None:
@@ -115,24 +127,24 @@ def unlock(folder: Folder) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_lock_left_by_a_killed_run(folder: Folder) -> None:
-    process = folder.start(TARGET, "--forcerun", "pin")
+    process = folder.start(*TARGETS, "--forcerun", "pin")
     wait_for_lock(folder)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = folder.parts()
-    code, output = folder.run(TARGET)
+    code, output = folder.run(*TARGETS)
     assert code != 0
     assert "It can be removed with the --unlock argument" in output
     assert "removed the lock of a run that is gone" in unlock(folder).stdout
-    assert run_measured(folder, TARGET).n_rows == {"judge": 96}
+    assert run_measured(folder, *TARGETS).n_rows == {"judge": 96}
     assert_nothing_lost(folder, before)
 
 
 @pytest.mark.slow
 def test_two_runs_at_once(folder: Folder) -> None:
-    first = folder.start(TARGET, "--forcerun", "pin")
+    first = folder.start(*TARGETS, "--forcerun", "pin")
     wait_for_lock(folder)
-    code, output = folder.run(TARGET)
+    code, output = folder.run(*TARGETS)
     refused = unlock(folder)
     assert first.wait(timeout=300) == 0
     assert code != 0

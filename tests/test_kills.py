@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -16,36 +17,23 @@ from saesteer.files import file_digest
 from saesteer.tables import STEPS
 
 N_KILLS = 20
-SECONDS = {
-    "pin": 2,
-    "convert_saes": 6,
-    "activations": 12,
-    "records": 1,
-    "concepts": 1,
-    "logit_lens": 5,
-    "output_score": 5,
-    "sweep": 6,
-    "gen_success": 1,
-    "perplexity": 6,
-    "judge": 1,
-    "features_table": 1,
-    "steering_table": 1,
-    "selection": 2,
-    "pmi": 2,
-    "figure": 10,
-}
-"""Rule -> about how long its jobs take: moments are spread over the rules in these proportions, on a machine of any speed."""
+N_BEFORE_TABLES, N_JOBS = 16, 33
+"""Jobs of the experiment: pins, SAEs and steps; all."""
 
 
-def random_moments(seed: int) -> list[tuple[str, float]]:
-    """In the order of the rules: (rule, seconds into it), as if drawn from the time of a run."""
+@dataclass(frozen=True)
+class Moment:
+    n_done: int
+    """Jobs that have to be done before, so that kills fall into every phase on a machine of any speed."""
+    seconds: float
+    """And then so long."""
+
+
+def random_moments(seed: int) -> list[Moment]:
+    """The earlier ones wait longer: their jobs run models."""
     draw = random.Random(seed)
-    times = sorted(draw.uniform(0, sum(SECONDS.values())) for _ in range(N_KILLS))
-    moments, start = [], 0.0
-    for rule, length in SECONDS.items():
-        moments += [(rule, time - start) for time in times if start <= time < start + length]
-        start += length
-    return moments
+    counts = sorted(draw.randrange(N_JOBS - 6) for _ in range(N_KILLS))
+    return [Moment(count, draw.uniform(0, 5 if count < N_BEFORE_TABLES else 1)) for count in counts]
 
 
 def rules_in(folder: Folder, kind: str) -> dict[Path, str]:
@@ -60,27 +48,33 @@ def killed_jobs(folder: Folder) -> dict[Path, str]:
     return {log: rule for log, rule in rules_in(folder, ".log").items() if ended.get(log.with_suffix(".tsv"), 0) < log.stat().st_mtime}
 
 
-def wait_for(folder: Folder, rule: str, process: subprocess.Popen[str], since: float) -> None:
-    """Until a job of the rule has begun; any job will do when the rule's own are done."""
+def n_ended(folder: Folder) -> int:
+    killed = killed_jobs(folder)
+    return sum(path.with_suffix(".log") not in killed for path in rules_in(folder, ".tsv"))
+
+
+def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since: float) -> None:
+    """Until so many jobs are done, and a job has begun."""
     deadline = time.monotonic() + 300
-    done = rule in rules_in(folder, ".tsv").values() and rule not in killed_jobs(folder).values()
     while process.poll() is None and time.monotonic() < deadline:
-        begun = {of for log, of in rules_in(folder, ".log").items() if log.stat().st_mtime > since}
-        if rule in begun or (done and begun):
+        has_begun = any(log.stat().st_mtime > since for log in rules_in(folder, ".log"))
+        if has_begun and n_ended(folder) >= n_done:
             return
         time.sleep(0.05)
 
 
-def kill_at(folder: Folder, rule: str, seconds: float) -> set[str]:
+def kill_at(folder: Folder, moment: Moment) -> set[str]:
     """Go on with the workflow as `make figures` does, kill it and all its children; the rules of the jobs that were killed."""
     subprocess.run([BIN / "saesteer", "unlock"], cwd=folder.path, env=folder.environment, check=True, capture_output=True)
     since = time.time()
     process = folder.start(part_seconds=0)
-    wait_for(folder, rule, process, since)
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
+    wait_for(folder, moment.n_done, process, since)
+    time.sleep(moment.seconds)
+    ended = process.poll() is not None
+    if not ended:
+        os.killpg(process.pid, signal.SIGKILL)
     output, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, f"ended before it was killed in {rule}:\n{output}"
+    assert not ended, f"ended before {moment}:\n{output}"
     return {of for log, of in killed_jobs(folder).items() if log.stat().st_mtime > since}
 
 
@@ -93,8 +87,8 @@ def test_kill_9_at_random_moments_loses_at_most_the_parts_in_flight(finished: Fo
     folder = Folder(tmp_path / "repo")
     kept: set[Path] = set()
     struck: set[str] = set()
-    for rule, seconds in random_moments(seed=0):
-        struck |= kill_at(folder, rule, seconds)
+    for moment in random_moments(seed=0):
+        struck |= kill_at(folder, moment)
         parts = parts_of(folder)
         assert kept <= parts, "a finished part was lost"
         assert all(file_digest(part) == part.stem for part in parts - kept), "a part was written half"

@@ -110,3 +110,14 @@ def test_the_sbatch_before_the_real_one_drops_secrets_only(queue: Path) -> None:
     assert {name: seen.get(name) for name in kept} == kept
     assert not set(seen) & set(secrets)
     assert seen["PATH"] == os.environ["PATH"]
+
+
+def test_without_accounting_the_sacct_before_the_real_one_asks_the_queue(queue: Path) -> None:
+    command(queue, "sacct", "exit 1")
+    command(queue, "squeue", 'echo "asked: $@"')
+    environment = {"PATH": f"{ROOT}/slurm/bin:{os.environ['PATH']}"}
+    query = ["sacct", "-X", "--format=JobIdRaw,State", "--name", "run-id"]
+    done = subprocess.run(query, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "asked: --noheader --states=all --format=%i|%T --name run-id\n"
+    command(queue, "sacct", 'echo "7|COMPLETED"')
+    assert subprocess.run(query, env=environment, capture_output=True, text=True, check=True).stdout == "7|COMPLETED\n"

@@ -8,6 +8,8 @@ import polars as pl
 import pytest
 from workflow_folder import PER_FEATURE, PER_GENERATION, ROOT, Folder
 
+from saesteer.plan import artifacts
+from saesteer.settings import load_experiment
 from saesteer.tables import STEPS
 
 
@@ -27,6 +29,15 @@ def test_every_figure_is_there_with_its_data(finished: Folder) -> None:
         assert all(file.read_bytes().startswith(start) and file.stat().st_size > 100 for file in files)
     assert json.loads((finished.path / "data/micro/metrics.json").read_text())
     assert (folder / "headline.md").read_text().startswith("|")
+
+
+@pytest.mark.slow
+def test_every_file_that_a_rule_makes_is_asked_for(finished: Folder) -> None:
+    """Else a job that fails could be taken for done (plan.artifacts)."""
+    data = finished.path / "data/micro"
+    made = {path for kind in ("pins/*.json", "*/layers_??-??.json", "tables/*", "*.json") for path in data.glob(kind)}
+    listed = artifacts(load_experiment("micro", finished.path / "config/experiments"))
+    assert {str(path.relative_to(data)) for path in made} == set(listed)
 
 
 @pytest.mark.slow

@@ -98,6 +98,17 @@ def layer_groups(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     return {f"layers_{chunk[0]:02d}-{chunk[-1]:02d}": chunk for chunk in chunks}
 
 
+def artifacts(experiment: Experiment) -> list[str]:
+    """Every file that the rules make in an experiment's data folder: pins, manifests, tables, metrics.
+
+    The workflow asks for all of them. If it asked for figures only, a job that failed would be taken for done: Snakemake 9.27 removes
+    its output, records it as made from the new inputs all the same, and does not miss a file between two that are there.
+    """
+    pins = sorted({name for step in PLANS.values() for name in step.inputs} - {"saes", *PLANS})
+    manifests = [f"{step}/{group}.json" for step in ("saes", *PLANS) for group in layer_groups(experiment)]
+    return [*(f"pins/{name}.json" for name in pins), *manifests, *(f"tables/{name}.parquet" for name in tables.SUMMARIES), "metrics.json"]
+
+
 def wanted(experiment: Experiment, step: str, layers: Sequence[int], files: Mapping[str, Path]) -> list[Wanted]:
     """The keys that a job of the step has to see to, each layer with its fingerprint.
 

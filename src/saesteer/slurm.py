@@ -12,8 +12,8 @@ from saesteer.locks import other_run
 log = logging.getLogger(__name__)
 
 
-def put_before_sbatch(folder: Path) -> None:
-    """Put a folder that holds an sbatch of our own before the real one, on hosts that have one."""
+def put_before_slurm(folder: Path) -> None:
+    """Put a folder with commands of our own before SLURM's, on hosts that have a SLURM."""
     places = os.environ["PATH"].split(os.pathsep)
     if shutil.which("sbatch") and str(folder) not in places:
         os.environ["PATH"] = os.pathsep.join([str(folder), *places])

@@ -52,8 +52,13 @@ class Node:
             daemon.kill()
             daemon.wait()
 
-    def start_controller(self) -> None:
-        self.start("slurmctld", "-D")
+    @contextmanager
+    def controller_down(self) -> Iterator[None]:
+        self.stop("slurmctld")
+        try:
+            yield
+        finally:
+            self.start("slurmctld", "-D")
 
     def run(self, folder: Folder, *arguments: str, **settings: object) -> "ClusterRun":
         """Start `snakemake --profile slurm` in a folder."""
@@ -153,7 +158,7 @@ def running_node(folder: Path) -> Iterator[Node]:
         try:
             node.start("munged", "--foreground", "--force", *(f"--{flag}={folder}/munge/{name}" for flag, name in places.items()))
             wait_for("munged", (folder / "munge/socket").exists, 20)
-            node.start_controller()
+            node.start("slurmctld", "-D")
             node.start("slurmd", "-D")
             wait_for("an idle SLURM node", node.is_ready, 60)
             yield node

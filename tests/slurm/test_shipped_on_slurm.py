@@ -3,11 +3,12 @@
 import json
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from slurm_node import TOKENS, Node, environment_of
+from slurm_node import TOKENS, ClusterRun, Node, environment_of, wait_for
 from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout
 
 from saesteer.store import read_rows
@@ -27,7 +28,22 @@ class Seen:
     gpus_at_once: list[set[str]] = field(default_factory=list)
     variables: dict[str, set[str]] = field(default_factory=dict)
     """Process of a job -> the names in its environment."""
+    outages: list[str] = field(default_factory=list)
+    """What Snakemake printed while the controller was down."""
     tokens_in_the_run: dict[str, str] = field(default_factory=dict)
+
+    def at_work(self, steps: Iterable[str]) -> list[Path]:
+        """Logs of the jobs whose script has started."""
+        return [log for step in steps for log in (self.folder.path / "logs/tiny" / step).glob("layers_*.log")]
+
+
+def outage(node: Node, run: ClusterRun) -> str:
+    """Stop the controller until Snakemake has looked for its jobs in vain; give what was printed meanwhile."""
+    before = len(run.printed.read_text())
+    with node.controller_down():
+        wait_for("Snakemake to miss the controller", lambda: "MinJobAge=None" in run.printed.read_text()[before:], 120)
+    wait_for("the controller", lambda: node.jobs("RUNNING"))
+    return run.printed.read_text()[before:]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +61,8 @@ def seen(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         seen.gpus_at_once.append({index for job in running.values() for index in re.findall(r"IDX:(\d)", job.get("GRES", ""))})
         environments = {path.name: environment_of(path) for path in Path("/proc").glob("[0-9]*")}
         seen.variables |= {process: set(values) for process, values in environments.items() if "SLURM_JOB_ID" in values}
+        if not seen.outages and len(seen.at_work(("activations", "logit_lens", "sweep"))) >= 2:
+            seen.outages.append(outage(node, run))
         time.sleep(1)
     seen.code, seen.printed = run.finish()
     return seen
@@ -82,6 +100,13 @@ def test_only_jobs_that_run_a_model_went_to_slurm(seen: Seen, node: Node) -> Non
 
 def test_two_jobs_ran_at_once_on_different_gpus(seen: Seen) -> None:
     assert {"0", "1"} in seen.gpus_at_once
+
+
+def test_the_controller_restarted_in_mid_run_disturbs_nothing(seen: Seen) -> None:
+    """Snakemake asked for its jobs in vain while it was down; no job was lost, and none was submitted twice (above)."""
+    assert len(seen.outages) == 1
+    assert "has been submitted" not in seen.outages[0]
+    assert "Trying to restart job" not in seen.printed
 
 
 def test_tokens_stayed_on_this_host(seen: Seen) -> None:
