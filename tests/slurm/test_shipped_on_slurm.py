@@ -54,17 +54,18 @@ def seen(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         configuration.write(f"data_dir: {seen.scratch}\n")  # the one line for shared scratch
     base = ("--default-resources", "slurm_partition=gpu", "mem_mb=2500*attempt", "runtime=60")  # as a reader edits the block
     run = node.run(folder, "--configfile", "config/config.yaml", *base)
-    own = environment_of(Path(f"/proc/{run.process.pid}"))
-    seen.tokens_in_the_run = {name: own[name] for name in TOKENS if name in own}
-    while run.is_alive:
+    deadline = time.monotonic() + 1200
+    while run.is_alive and time.monotonic() < deadline:
         running = node.jobs("RUNNING")
         seen.gpus_at_once.append({index for job in running.values() for index in re.findall(r"IDX:(\d)", job.get("GRES", ""))})
         environments = {path.name: environment_of(path) for path in Path("/proc").glob("[0-9]*")}
         seen.variables |= {process: set(values) for process, values in environments.items() if "SLURM_JOB_ID" in values}
+        own = environments.get(str(run.process.pid), {})
+        seen.tokens_in_the_run |= {name: own[name] for name in TOKENS if name in own}
         if not seen.outages and len(seen.at_work(("activations", "logit_lens", "sweep"))) >= 2:
             seen.outages.append(outage(node, run))
         time.sleep(1)
-    seen.code, seen.printed = run.finish()
+    seen.code, seen.printed = run.finish(seconds=1)
     return seen
 
 
