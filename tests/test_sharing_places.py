@@ -11,7 +11,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from sharing_folders import clone_of, first_clone
+from sharing_folders import clone_of, damage, first_clone
 from workflow_folder import BIN, Folder
 
 pytestmark = pytest.mark.slow
@@ -90,8 +90,17 @@ def test_a_push_killed_at_any_moment_is_finished_by_the_same_command(finished: F
     assert clone.has_nothing_to_do()
 
 
-def test_uncommitted_code_and_unfinished_results_are_not_published(finished: Folder, tmp_path: Path) -> None:
+def test_what_is_damaged_unfinished_or_uncommitted_is_not_published(finished: Folder, tmp_path: Path) -> None:
     clone = first_clone(tmp_path / "a", finished, str(tmp_path / "store"))
+    part, manifest = min(clone.parts()["sweep"]), "data/micro/sweep/layers_02-06.json"
+    damage(part)
+    output = clone.tool("saesteer", "push", "micro", code=1)
+    assert f"{part.relative_to(clone.path)} is damaged" in output
+    assert f"`snakemake --cores all --force {manifest}` makes it again" in output
+    damage(part)  # the same bit again: sound
+    (clone.path / manifest).rename(tmp_path / "aside")
+    assert "35 of 54 outputs are not up to date" in clone.tool("saesteer", "push", "micro", code=1)
+    (tmp_path / "aside").rename(clone.path / manifest)
     path = clone.path / "config/experiments/micro.yaml"
     path.write_text(path.read_text().replace("653]", "653, 700]"))
     assert "commit these first" in clone.tool("saesteer", "push", "micro", code=1)

@@ -66,7 +66,8 @@ def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
     rows = summary(folder, configuration)
     if outside := [row["output_file"] for row in rows if Path(row["output_file"]).parts[0] not in SHARED]:
         raise SharingError(f"{outside[0]} lies outside {' and '.join(SHARED)}: DVC tracks what is in the repository (see data_dir)")
-    due = [row for row in rows if row["plan"] != _UP_TO_DATE]
+    # Snakemake may do without an intermediate file while what was made from it is there.
+    due = [row for row in rows if row["plan"] != _UP_TO_DATE or not (folder / row["output_file"]).is_file()]
     if due:
         listed = "\n".join(f"  {row['output_file']}: {row['status']}" for row in due[:_SHOWN])
         raise SharingError(f"{len(due)} of {len(rows)} outputs are not up to date, so run the workflow first (`make figures`):\n{listed}")
@@ -76,15 +77,15 @@ def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
 def _refuse_damage(folder: Path, outputs: Sequence[str]) -> None:
     for output in outputs:
         for path, fault in faults(folder / output).items() if is_manifest(folder / output) else ():
-            raise SharingError(f"{path.relative_to(folder)} {fault}: delete {output} and run the workflow again; other rows are kept")
+            raise SharingError(
+                f"{path.relative_to(folder)} {fault}: `snakemake --cores all --force {output}` makes it again; other rows are kept"
+            )
 
 
 def _statement(folder: Path, output: str, digests: dict[str, str]) -> Statement:
     values = read_record(folder, output)
     if values is None:
-        raise SharingError(
-            f"{output}: Snakemake has no record of how it was made: delete it and run the workflow again; no row is computed twice"
-        )
+        raise SharingError(f"{output}: Snakemake has no record of how it was made: `snakemake --cores all --force {output}` gives it one")
     inputs = {name: _digest(folder, name, digests) for name in values["input"]}
     return Statement(output, _digest(folder, output, digests), inputs, values)
 
