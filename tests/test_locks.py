@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from saesteer.cli import app
 from saesteer.locks import explain_lock, other_run, record_run, stale_locks
 from saesteer.slurm import cancel_left_jobs, left_jobs
 
@@ -70,6 +72,15 @@ def test_what_a_run_started_for_its_jobs_is_no_run(locked: Path, mode: list[str]
         holder = other_run(locked)
         process.kill()
     assert holder == (str(process.pid) if counts else None)
+
+
+@pytest.mark.parametrize("command", [["unlock"], ["gc", "--remove"], ["push"], ["pull"]])
+def test_what_must_not_happen_during_a_run_is_refused(locked: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    say_run_was_on(locked, "login01")
+    monkeypatch.chdir(locked)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "a workflow is running here (process 123 on login01" in result.output
 
 
 def test_a_lock_is_explained_with_the_one_command_to_give(locked: Path, caplog: pytest.LogCaptureFixture) -> None:

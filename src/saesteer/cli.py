@@ -22,10 +22,7 @@ _DATA = typer.Option(help="Folder of the data artifacts.")
 @app.command()
 def unlock(folder: Annotated[Path, typer.Option(help="Folder that the workflow runs in.")] = Path()) -> None:
     """Remove the lock that a killed run left behind; refuse while a run is alive on this machine."""
-    locks, holder = stale_locks(folder)
-    if holder is not None:
-        raise typer.Exit(_complain(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again"))
-    for lock in locks:
+    for lock in _refuse_while_running(folder):
         lock.unlink()
         typer.echo(f"removed the lock of a run that is gone: {lock}")
 
@@ -36,6 +33,8 @@ def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
 ) -> None:
     """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
+    if remove:
+        _refuse_while_running(Path())  # parts of an unfinished run are named by no manifest yet
     parts = [part for folder in sorted(data.glob("*/*")) if folder.is_dir() for part in unnamed_parts(folder)]
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
@@ -126,13 +125,19 @@ def _complaints() -> Iterator[None]:
     """Run with the folder to itself, and give expected errors as one message instead of a traceback."""
     from saesteer.sharing.commands import SharingError
 
-    _, holder = stale_locks(Path())
-    if holder is not None:
-        raise typer.Exit(_complain(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again"))
+    _refuse_while_running(Path())
     try:
         yield
     except (SharingError, OSError) as error:
         raise typer.Exit(_complain(str(error))) from error
+
+
+def _refuse_while_running(folder: Path) -> list[Path]:
+    """The folder's locks, which nobody alive holds; otherwise end with one message."""
+    locks, holder = stale_locks(folder)
+    if holder is not None:
+        raise typer.Exit(_complain(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again"))
+    return locks
 
 
 def _complain(message: str) -> int:
