@@ -46,9 +46,8 @@ class Folder:
     def start(self, *arguments: str, experiment: str = "micro", **settings: Any) -> subprocess.Popen[str]:
         """Start Snakemake; `settings` are keys of the workflow configuration."""
         values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
-        command = ["snakemake", "--snakefile", str(self.root / "Snakefile"), "--directory", str(self.path)]
+        command = [str(BIN / "snakemake"), "--snakefile", str(self.root / "Snakefile"), "--directory", str(self.path)]
         command += ["--cores", "2", "--rerun-incomplete", *arguments, "--config", *values]
-        command[0] = str(BIN / "snakemake")
         return subprocess.Popen(
             command,
             cwd=self.path,

@@ -78,8 +78,7 @@ def complete(
     """
     for want in wanted:
         remove_abandoned(_layer_folder(folder, want))
-        _set_damaged_aside(_layer_folder(folder, want))
-    todo = pl.concat([missing_keys(folder, table, want) for want in wanted])
+    todo = pl.concat([_absent_keys(table, want, _set_damaged_aside(_layer_folder(folder, want))) for want in wanted])
     log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.n_keys for want in wanted), todo.height)
     if not todo.is_empty():
         _write_parts(folder, table, wanted, compute(todo), part_seconds)
@@ -89,7 +88,10 @@ def complete(
 
 def missing_keys(folder: Path, table: Table, want: Wanted) -> pl.DataFrame:
     """The wanted keys that no sound part holds, in wanted order."""
-    parts = sound_parts(_layer_folder(folder, want))
+    return _absent_keys(table, want, sound_parts(_layer_folder(folder, want)))
+
+
+def _absent_keys(table: Table, want: Wanted, parts: Sequence[Path]) -> pl.DataFrame:
     keys = want.keys(table)
     if not parts:
         return keys
@@ -102,13 +104,16 @@ def sound_parts(folder: Path) -> list[Path]:
     return [part for part in sorted(folder.glob("*.parquet")) if file_digest(part) == part.stem]
 
 
-def _set_damaged_aside(folder: Path) -> None:
-    for part in sorted(set(folder.glob("*.parquet")) - set(sound_parts(folder))):
+def _set_damaged_aside(folder: Path) -> list[Path]:
+    """Rename the folder's damaged parts; gives the sound ones, so that nobody has to digest them again."""
+    sound = sound_parts(folder)
+    for part in sorted(set(folder.glob("*.parquet")) - set(sound)):
         aside = part.with_suffix(".parquet.corrupt")
         part.replace(aside)
         log.warning(
             "%s: its bytes do not match its name, so it was damaged or edited; set aside as %s, its rows count as missing", part, aside.name
         )
+    return sound
 
 
 def _layer_folder(folder: Path, want: Wanted) -> Path:

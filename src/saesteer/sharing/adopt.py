@@ -5,12 +5,12 @@ input on this disk has the bytes that it was made from; then Snakemake gets the 
 record with the code, parameters and inputs of this checkout. What does not agree is removed, so that it can never pass for current.
 """
 
+import functools
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from saesteer.files import file_digest, write_atomically
@@ -62,21 +62,14 @@ def adopt(folder: Path, examination: Examination) -> None:
         path = folder / statement.output
         if path.is_symlink() or path.stat().st_nlink > 1 or not os.access(path, os.W_OK):
             # A link into DVC's cache, perhaps a group's: its times are not ours to set.
-            write_atomically(path, partial(shutil.copyfile, path))
+            write_atomically(path, functools.partial(shutil.copyfile, path))
         os.utime(path, (moment, moment))
         write_record(folder, statement.output, statement.record, statement.inputs, moment)
 
 
 def _digests(folder: Path) -> Digest:
     """SHA-256 of files of the folder, each read once; None of one that is not there."""
-    known: dict[str, str | None] = {}
-
-    def digest(name: str) -> str | None:
-        if name not in known:
-            known[name] = file_digest(folder / name) if (folder / name).is_file() else None
-        return known[name]
-
-    return digest
+    return functools.cache(lambda name: file_digest(folder / name) if (folder / name).is_file() else None)
 
 
 def _unaccounted(folder: Path, stated: Stated) -> list[str]:

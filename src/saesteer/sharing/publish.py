@@ -1,6 +1,7 @@
 """Publishing: what is up to date and sound goes into DVC's cache, its provenance into git, and both to where colleagues find them."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from saesteer.files import file_digest
@@ -22,10 +23,10 @@ def record(folder: Path, configuration: list[str]) -> list[Path]:
     """Write the provenance of all outputs of a configuration and put them under DVC. Gives the folders and files that DVC tracks."""
     outputs = _finished_outputs(folder, configuration)
     _refuse_damage(folder, outputs)
-    digests: dict[str, str] = {}
+    digest = functools.cache(lambda name: file_digest(folder / name))  # an input of many outputs is read once
     statements: dict[str, list[Statement]] = {}
     for output in outputs:
-        statements.setdefault(_experiment(output), []).append(_statement(folder, output, digests))
+        statements.setdefault(_experiment(output), []).append(_statement(folder, output, digest))
     for experiment, stated in statements.items():
         write_statements(folder, experiment, stated)
     tracked = sorted({_tracked(output) for output in outputs})
@@ -82,18 +83,11 @@ def _refuse_damage(folder: Path, outputs: Sequence[str]) -> None:
             )
 
 
-def _statement(folder: Path, output: str, digests: dict[str, str]) -> Statement:
+def _statement(folder: Path, output: str, digest: Callable[[str], str]) -> Statement:
     values = read_record(folder, output)
     if values is None:
         raise SharingError(f"{output}: Snakemake has no record of how it was made: `snakemake --cores all --force {output}` gives it one")
-    inputs = {name: _digest(folder, name, digests) for name in values["input"]}
-    return Statement(output, _digest(folder, output, digests), inputs, values)
-
-
-def _digest(folder: Path, name: str, digests: dict[str, str]) -> str:
-    if name not in digests:
-        digests[name] = file_digest(folder / name)
-    return digests[name]
+    return Statement(output, digest(output), {name: digest(name) for name in values["input"]}, values)
 
 
 def _experiment(output: str) -> str:
