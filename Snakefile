@@ -25,11 +25,12 @@ onerror:
 rule all:
     """Every figure, table and manifest of every experiment (plan.artifacts says why not the figures only)."""
     input:
-        expand(f"{FIGURES}/{{experiment}}/{{figure}}.pdf", experiment=EXPERIMENTS, figure=FIGURE_TABLES),
+        [f"{FIGURES}/{name}/{figure}.pdf" for name, experiment in EXPERIMENTS.items() for figure in plan.figures(experiment)],
         expand(f"{FIGURES}/{{experiment}}/headline.md", experiment=EXPERIMENTS),
         [f"{DATA}/{name}/{file}" for name, experiment in EXPERIMENTS.items() for file in plan.artifacts(experiment)],
 
 
+include: "rules/fetch.smk"
 include: "rules/inputs.smk"
 include: "rules/records.smk"
 include: "rules/scores.smk"

@@ -84,7 +84,7 @@ def model_and_saes() -> tuple[LanguageModel, Any, Sae]:
     }
     theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=D_MODEL, d_sae=N_FEATURES, apply_b_dec_to_input=False))
     theirs.load_state_dict(arrays)
-    meta = SaeMeta("random", "", 1, "jumprelu", "resid_post", LAYER, D_MODEL, N_FEATURES, "")
+    meta = SaeMeta("random", "", 1, "jumprelu", "resid_post", False, LAYER, D_MODEL, N_FEATURES, "")
     return lm, theirs, Sae(**arrays, meta=meta)
 
 

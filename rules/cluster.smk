@@ -17,13 +17,19 @@ if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are su
 # Light, or in need of the internet: they run where Snakemake runs. The rest runs a model and goes to the cluster, where there is one.
 localrules:
     all,
+    fetch_model,
+    fetch_saes,
+    fetch_published,
     pin,
     convert_saes,
     records,
+    neuronpedia_records,
     concepts,
+    explanations,
     input_score,
     gen_success,
-    judge,
+    judge_oracle,
+    judge_endpoint,
     features_table,
     steering_table,
     outcomes,
@@ -60,7 +66,8 @@ def profile_value(name, wildcards, job):
 
 def has_keys_to_compute(step, wildcards, input, attempt):
     """Whether a job has to compute something, as far as can be known while its inputs may still be missing."""
-    files = {name: Path(input[name]) for name in plan.PLANS[step].inputs}
+    inputs = plan.plans(EXPERIMENTS[wildcards.experiment])[step].inputs
+    files = {name: Path(input[name]) for name in (*inputs, *(["prefixes_file"] if "prefixes_file" in input.keys() else []))}
     seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files.values())
     return n_missing(step, wildcards.experiment, wildcards.layers, tuple(files.items()), (seen, attempt)) != 0
 

@@ -15,7 +15,7 @@ rule pin:
         "../envs/cpu.yaml"
     params:
         code=code("pin.py"),
-        settings=setting("model", "perplexity"),
+        settings=setting("model", "perplexity", "judge"),
     script:
         "../scripts/pin.py"
 

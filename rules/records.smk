@@ -2,8 +2,10 @@
 
 
 rule activations:
-    """SAE codes of the labelled corpus, sparse."""
+    """SAE codes of a corpus of one's own, sparse."""
     input:
+        model_files=fetched("model"),
+        sae_files=fetched_saes,
         model=f"{DATA}/{{experiment}}/pins/model.json",
         saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
         texts_file=file_of("texts"),
@@ -27,6 +29,7 @@ rule activations:
 rule records:
     """The texts with each feature's largest activations."""
     input:
+        model_files=fetched("model"),
         model=f"{DATA}/{{experiment}}/pins/model.json",
         texts=f"{DATA}/{{experiment}}/pins/texts.json",
         activations=f"{DATA}/{{experiment}}/activations/{{layers}}.json",
@@ -39,11 +42,33 @@ rule records:
         "logs/{experiment}/records/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment.records, LocalRecords)),
     params:
         code=code("records.py"),
         wants=wants("records"),
     script:
         "../scripts/records.py"
+
+
+rule neuronpedia_records:
+    """The same from Neuronpedia, with explanations."""
+    output:
+        manifest=f"{DATA}/{{experiment}}/records/{{layers}}.json",
+    log:
+        "logs/{experiment}/neuronpedia_records/{layers}.log",
+    benchmark:
+        "logs/{experiment}/neuronpedia_records/{layers}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    wildcard_constraints:
+        experiment=only(lambda experiment: not isinstance(experiment.records, LocalRecords)),
+    params:
+        code=code("neuronpedia_records.py"),
+        wants=wants("records"),
+        settings=setting("records", "saes"),
+    script:
+        "../scripts/neuronpedia_records.py"
 
 
 rule concepts:
@@ -62,8 +87,31 @@ rule concepts:
         "logs/{experiment}/concepts/{layers}.tsv"
     conda:
         "../envs/cpu.yaml"
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment.concepts, TopicConcepts)),
     params:
         code=code("concepts.py"),
         wants=wants("concepts"),
     script:
         "../scripts/concepts.py"
+
+
+rule explanations:
+    """What Neuronpedia says each feature means, as its concept."""
+    input:
+        records=f"{DATA}/{{experiment}}/records/{{layers}}.json",
+    output:
+        manifest=f"{DATA}/{{experiment}}/concepts/{{layers}}.json",
+    log:
+        "logs/{experiment}/explanations/{layers}.log",
+    benchmark:
+        "logs/{experiment}/explanations/{layers}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    wildcard_constraints:
+        experiment=only(lambda experiment: not isinstance(experiment.concepts, TopicConcepts)),
+    params:
+        code=code("explanations.py"),
+        wants=wants("concepts"),
+    script:
+        "../scripts/explanations.py"

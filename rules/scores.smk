@@ -4,6 +4,8 @@
 rule logit_lens:
     """The tokens that each feature's decoder direction promotes."""
     input:
+        model_files=fetched("model"),
+        sae_files=fetched_saes,
         model=f"{DATA}/{{experiment}}/pins/model.json",
         saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
     output:
@@ -26,6 +28,7 @@ rule logit_lens:
 rule input_score:
     """Share of a feature's records whose maximal token is a lens token."""
     input:
+        model_files=fetched("model"),
         model=f"{DATA}/{{experiment}}/pins/model.json",
         records=f"{DATA}/{{experiment}}/records/{{layers}}.json",
         logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
@@ -47,6 +50,8 @@ rule input_score:
 rule output_score:
     """Rank and probability of the best lens token when the feature is amplified."""
     input:
+        model_files=fetched("model"),
+        sae_files=fetched_saes,
         model=f"{DATA}/{{experiment}}/pins/model.json",
         saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
         logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",

@@ -46,7 +46,8 @@ rule pmi:
         sweep=manifests("sweep"),
         outcomes=f"{TABLES}/outcomes.parquet",
         features=f"{TABLES}/features.parquet",
-        texts_file=file_of("texts"),
+        texts_file=pmi_file,
+        model_files=fetched("model"),
     output:
         feature_pmi=f"{TABLES}/feature_pmi.parquet",
         pmi=f"{TABLES}/pmi.parquet",
@@ -58,7 +59,7 @@ rule pmi:
         "../envs/cpu.yaml"
     params:
         code=code("pmi.py"),
-        settings=setting("selection", "best_factor"),
+        settings=setting("selection", "best_factor", "pmi"),
     script:
         "../scripts/pmi.py"
 

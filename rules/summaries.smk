@@ -28,7 +28,7 @@ rule steering_table:
     input:
         gen_success=manifests("gen_success"),
         perplexity=manifests("perplexity"),
-        judge=manifests("judge"),
+        judge=step_manifests("judge"),
         prefixes_file=prefixes_file,
     output:
         table=f"{TABLES}/steering.parquet",

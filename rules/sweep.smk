@@ -4,6 +4,8 @@
 rule sweep:
     """One text for each feature, factor, prefix and sample."""
     input:
+        model_files=fetched("model"),
+        sae_files=fetched_saes,
         model=f"{DATA}/{{experiment}}/pins/model.json",
         saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
         prefixes_file=prefixes_file,
@@ -27,6 +29,8 @@ rule sweep:
 rule gen_success:
     """How many of a text's tokens are lens tokens of its feature."""
     input:
+        model_files=fetched("model"),
+        prefixes_file=prefixes_file,
         model=f"{DATA}/{{experiment}}/pins/model.json",
         sweep=f"{DATA}/{{experiment}}/sweep/{{layers}}.json",
         logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
@@ -48,6 +52,7 @@ rule gen_success:
 rule perplexity:
     """The loss of each text under a second model."""
     input:
+        perplexity_model_files=fetched("perplexity_model"),
         perplexity_model=f"{DATA}/{{experiment}}/pins/perplexity_model.json",
         sweep=f"{DATA}/{{experiment}}/sweep/{{layers}}.json",
         prefixes_file=prefixes_file,

@@ -12,9 +12,10 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, open_sae, with_progress
 
     from saesteer.activations import sparse_codes
+    from saesteer.corpus import read_texts
 
-    texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_ids"])
-    lm = open_model(job, job.experiment.model)
+    texts = read_texts(job.input("texts_file"), job.model_folder(), job.experiment.model.bos, job.experiment.records.max_tokens)
+    lm = open_model(job)
     for layers, text_ids in _same_layers(missing):
         saes = {layer: open_sae(job, layer) for layer in layers}
         rows = texts.filter(pl.col("text_id").is_in(text_ids))

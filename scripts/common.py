@@ -1,5 +1,6 @@
 """What every script of a rule does first: read the configuration, start the log, report errors in one line, stop in order."""
 
+import json
 import logging
 import signal
 import sys
@@ -10,9 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.plan import PLANS, layer_groups, wanted
-from saesteer.settings import Experiment, load_experiment, load_workflow
-from saesteer.store import complete
+from saesteer.pins import model_settings
+from saesteer.plan import layer_groups, plans, wanted
+from saesteer.prefixes import read_prefixes
+from saesteer.settings import Experiment, Workflow, load_experiment, load_workflow
+from saesteer.store import complete, read_rows
+from saesteer.tables import CONCEPTS, GENERATIONS
 
 log = logging.getLogger("saesteer")
 
@@ -42,7 +46,7 @@ class Job:
     outputs: dict[str, Path]
     wildcards: dict[str, str]
     threads: int
-    part_seconds: float
+    workflow: Workflow
     stop: Stop
 
     @property
@@ -54,10 +58,29 @@ class Job:
         (path,) = self.inputs[name]
         return path
 
+    def model_folder(self, name: str = "model") -> Path:
+        """The folder of a model: the experiment file's own, or where the model from the hub was put."""
+        settings = model_settings(self.experiment, name)
+        return settings.path or place(self.input(f"{name}_files"))
+
+    def prefixes(self) -> dict[str, str]:
+        """prefix_id -> prefix of the sweep."""
+        return read_prefixes(self.input("prefixes_file"), self.experiment.sweep.n_prefixes)
+
+
+def place(fetched: Path) -> Path:
+    """Where a fetch rule put something, by the file that it left."""
+    folder = Path(json.loads(fetched.read_text(encoding="utf-8"))["folder"])
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is gone, though {fetched} says that it was fetched: delete that file and run again to fetch anew"
+        )
+    return folder
+
 
 def open_job(snakemake: Any) -> Job:
     """Start the rule's log file and read what the job is about."""
-    _start_log(Path(snakemake.log[0]))
+    start_log(Path(snakemake.log[0]))
     workflow = load_workflow(snakemake.config)
     return Job(
         experiment=load_experiment(snakemake.wildcards.experiment, workflow.experiments_dir),
@@ -65,7 +88,7 @@ def open_job(snakemake: Any) -> Job:
         outputs={name: Path(value) for name, value in snakemake.output.items()},
         wildcards=dict(snakemake.wildcards.items()),
         threads=snakemake.threads,
-        part_seconds=workflow.part_seconds,
+        workflow=workflow,
         stop=Stop(),
     )
 
@@ -73,7 +96,8 @@ def open_job(snakemake: Any) -> Job:
 def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]]) -> None:
     """Compute the step's missing rows of the job's layers, and write the manifest."""
     manifest = job.outputs["manifest"]
-    files = {name: job.input(name) for name in PLANS[step].inputs}
+    plan = plans(job.experiment)[step]
+    files = {name: job.input(name) for name in (*plan.inputs, "prefixes_file") if name in job.inputs}
     wants = wanted(job.experiment, step, job.layers, files)
 
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -82,10 +106,17 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
             job.stop.check()
 
     try:
-        complete(manifest.parent, PLANS[step].table, wants, until_stopped, manifest, job.part_seconds)
+        complete(manifest.parent, plan.table, wants, until_stopped, manifest, job.workflow.part_seconds)
     except SystemExit:
         log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", step)
         raise
+
+
+def judged_rows(job: Job, missing: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str] | None]:
+    """What a language model is to rate: generations, concepts, and the instructions that the generations answer, if they do."""
+    generations = read_rows(GENERATIONS, job.inputs["sweep"], job.layers, ["text"]).join(missing, on=GENERATIONS.keys, how="semi")
+    concepts = read_rows(CONCEPTS, job.inputs["concepts"], job.layers)
+    return generations, concepts, job.prefixes() if job.experiment.model.prompt_format == "chat" else None
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -98,7 +129,8 @@ def _paths(value: Any) -> list[Path]:
     return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
 
 
-def _start_log(path: Path) -> None:
+def start_log(path: Path) -> None:
+    """Log to the rule's file and to the terminal; an error that nothing catches is one line there, its traceback in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
         level=logging.WARNING,  # of other libraries

@@ -1,18 +1,23 @@
-"""SAEs from sae-lens's form to plain safetensors and JSON, checked against what the experiment says of them."""
+"""SAEs from sae-lens's form to plain safetensors and JSON, checked against what the experiment says of them.
+
+Those from the hub were converted where they were fetched, and stay there: only what results depend on is written here.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from common import open_job
 
 from saesteer.code_digest import algorithm_version
 from saesteer.files import write_json
-from saesteer.pins import is_current, pin
+from saesteer.pins import is_current, pin, sae_entry
 
 job = open_job(snakemake)
 saes, manifest = job.experiment.saes, job.outputs["manifest"]
-converted = {}
-for layer in job.layers:
+
+
+def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
     asked = {"layer": layer, "site": f"resid_{saes.site}", "d_model": saes.d_model, "n_features": saes.n_features}
     made_from = {"source_digest": pin(source)["digest"], "converter_version": algorithm_version("saesteer.sae_convert")}
@@ -20,6 +25,13 @@ for layer in job.layers:
         from saesteer.sae_convert import convert_sae
 
         convert_sae(source, out=out, **asked)
-    meta = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
-    converted[str(layer)] = {"fingerprint": meta["sha256"], "file": out.name}
-write_json(manifest, {"step": "saes", "layers": converted})
+    return sae_entry(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")), out)
+
+
+if saes.from_hub:
+    (place,) = snakemake.input
+    fetched = json.loads(Path(place).read_text(encoding="utf-8"))["layers"]
+    layers = {layer: {name: value for name, value in entry.items() if name != "sha256"} for layer, entry in fetched.items()}
+else:
+    layers = {str(layer): converted(layer) for layer in job.layers}
+write_json(manifest, {"step": "saes", "layers": layers})

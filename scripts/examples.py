@@ -3,13 +3,12 @@
 from common import open_job
 
 from saesteer.examples import examples
-from saesteer.prefixes import read_prefixes
 from saesteer.store import read_rows
 from saesteer.tables import EXAMPLES, FEATURES, GENERATIONS, OUTCOMES, RECORDS, read_summary, write_summary
 
 job = open_job(snakemake)
 settings = job.experiment
-prefixes = list(read_prefixes(settings.sweep.prefixes, settings.sweep.n_prefixes).values())
+prefixes = list(job.prefixes().values())
 table = examples(
     read_summary(OUTCOMES, job.input("outcomes")),
     read_summary(FEATURES, job.input("features")),

@@ -16,7 +16,7 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     generations = read_rows(GENERATIONS, job.inputs["sweep"], job.layers).join(missing, on=GENERATIONS.keys, how="semi")
     lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers)
-    counts = gen_success(generations, lens, load_tokens(job.experiment.model.path), job.experiment.gen_success.tokens)
+    counts = gen_success(generations, lens, load_tokens(job.model_folder()), job.experiment.gen_success.tokens)
     yield from counts.partition_by("layer")
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from common import Job
+from common import Job, place
 from tqdm import tqdm
 
 # Compute nodes have no internet, and a job must not wait for one: everything is fetched before, by rules that run elsewhere.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
 from saesteer.models import LanguageModel, load_language_model
+from saesteer.pins import model_settings
 from saesteer.saes import Sae, load_sae
-from saesteer.settings import ModelSettings
 from saesteer.store import read_manifest
 
 log = logging.getLogger("saesteer")
@@ -30,17 +30,20 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def open_model(job: Job, settings: ModelSettings) -> LanguageModel:
+def open_model(job: Job, name: str = "model") -> LanguageModel:
     """Load a model, with as many CPU threads as the rule asks for, and log what it is."""
+    settings, folder = model_settings(job.experiment, name), job.model_folder(name)
     torch.set_num_threads(job.threads)
-    log.info("model %s, revision %s, %s on %s", settings.path, settings.revision or "by its files' digests", settings.dtype, device())
-    return load_language_model(settings.path, settings.dtype, device())
+    log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device())
+    return load_language_model(folder, settings.dtype, device(), settings.bos, settings.prompt_format)
 
 
 def sae_file(job: Job, layer: int) -> Path:
-    """The converted SAE of a layer."""
+    """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""
     manifest = job.input("saes")
-    return manifest.parent / read_manifest(manifest)["layers"][str(layer)]["file"]
+    entry = read_manifest(manifest)["layers"][str(layer)]
+    folder = place(job.input("sae_files")) if job.experiment.saes.from_hub else manifest.parent
+    return folder / entry["file"]
 
 
 def open_sae(job: Job, layer: int) -> Sae:

@@ -17,7 +17,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     settings = job.experiment.input_score
     records = read_rows(RECORDS, job.inputs["records"], job.layers).join(missing, on=["layer", "feature"], how="semi")
     lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers)
-    scores = input_scores(records, lens, load_tokens(job.experiment.model.path), settings.tokens, settings.min_records)
+    scores = input_scores(records, lens, load_tokens(job.model_folder()), settings.tokens, settings.min_records)
     yield from scores.partition_by("layer")
 
 

@@ -15,8 +15,8 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.saes import load_decoder_rows
     from saesteer.tokens import load_tokens
 
-    lm = open_model(job, job.experiment.model)
-    tokens = load_tokens(job.experiment.model.path)
+    lm = open_model(job)
+    tokens = load_tokens(job.model_folder())
     for layer, rows in by_layer(missing):
         directions = load_decoder_rows(sae_file(job, layer), rows["feature"].to_list()).to(device(), lm.dtype)
         ids, logits = lens_tokens(lm, directions, job.experiment.logit_lens.k)

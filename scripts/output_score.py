@@ -17,7 +17,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.tables import LOGIT_LENS
 
     settings = job.experiment.output_score
-    lm = open_model(job, job.experiment.model)
+    lm = open_model(job)
     lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers, ["token_ids"])
     for layer, rows in by_layer(missing):
         ids = rows.join(lens, on=["layer", "feature"], maintain_order="left")["token_ids"]

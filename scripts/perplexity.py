@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.prefixes import read_prefixes
 from saesteer.store import read_rows
 from saesteer.tables import GENERATIONS
 
@@ -16,12 +15,12 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, with_progress
 
-    from saesteer.perplexity import continuation_nll
+    from saesteer.perplexity import continuation_nll, scored_prefix
 
-    prefixes = read_prefixes(job.experiment.sweep.prefixes, job.experiment.sweep.n_prefixes)
     texts = read_rows(GENERATIONS, job.inputs["sweep"], job.layers, ["text"])
-    lm = open_model(job, job.experiment.perplexity.model)
-    todo = missing.join(texts, on=GENERATIONS.keys).with_columns(prefix=pl.col("prefix_id").replace_strict(prefixes))
+    lm = open_model(job, "perplexity_model")
+    before = {name: scored_prefix(text, job.experiment.model.prompt_format) for name, text in job.prefixes().items()}
+    todo = missing.join(texts, on=GENERATIONS.keys).with_columns(prefix=pl.col("prefix_id").replace_strict(before))
     for _, rows in by_layer(todo):
         numbered = (some.with_row_index("row") for some in rows.iter_slices(AT_A_TIME))
         frames = (_scored(some, continuation_nll(lm, some)) for some in numbered)

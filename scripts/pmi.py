@@ -1,8 +1,8 @@
 """PMI of each feature's most generated tokens with its lens tokens, and its mean by threshold."""
 
-import polars as pl
 from common import open_job
 
+from saesteer.corpus import pmi_texts
 from saesteer.pmi import feature_pmi, pmi_by_threshold
 from saesteer.store import read_rows
 from saesteer.tables import FEATURE_PMI, FEATURES, GENERATIONS, OUTCOMES, PMI, read_summary, write_summary
@@ -10,7 +10,7 @@ from saesteer.tables import FEATURE_PMI, FEATURES, GENERATIONS, OUTCOMES, PMI, r
 job = open_job(snakemake)
 generations = read_rows(GENERATIONS, job.inputs["sweep"])
 outcomes, features = read_summary(OUTCOMES, job.input("outcomes")), read_summary(FEATURES, job.input("features"))
-texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_ids"])
+texts = pmi_texts(job.input("texts_file"), job.model_folder())
 by_feature = feature_pmi(generations, outcomes, features, texts, job.experiment.best_factor.rule)
 write_summary(FEATURE_PMI, by_feature, job.outputs["feature_pmi"])
 write_summary(PMI, pmi_by_threshold(by_feature, job.experiment.selection), job.outputs["pmi"])

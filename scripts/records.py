@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
+from saesteer.corpus import read_texts
 from saesteer.records import top_records
 from saesteer.store import read_rows
 from saesteer.tables import ACTIVATIONS
@@ -14,8 +15,8 @@ job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_ids"])
-    tokens = load_tokens(job.experiment.model.path)
+    texts = read_texts(job.input("texts_file"), job.model_folder(), job.experiment.model.bos, job.experiment.records.max_tokens)
+    tokens = load_tokens(job.model_folder())
     for layer, rows in by_layer(missing):
         activations = read_rows(ACTIVATIONS, job.inputs["activations"], [layer])
         yield top_records(activations, texts, rows["feature"].to_list(), job.experiment.records.n_records, tokens)

@@ -2,12 +2,12 @@
 
 from common import open_job
 
-from saesteer.prefixes import halves, read_prefixes
+from saesteer.prefixes import halves
 from saesteer.store import read_rows
 from saesteer.summaries import steering_table
 from saesteer.tables import GEN_SUCCESS, JUDGEMENTS, PERPLEXITY, STEERING, write_summary
 
 job = open_job(snakemake)
-half_of = halves(read_prefixes(job.experiment.sweep.prefixes, job.experiment.sweep.n_prefixes))
+half_of = halves(job.prefixes())
 steps = [read_rows(table, job.inputs[table.name]) for table in (GEN_SUCCESS, PERPLEXITY, JUDGEMENTS)]
 write_summary(STEERING, steering_table(*steps, half_of), job.outputs["table"])

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.prefixes import read_prefixes
-
 job = open_job(snakemake)
 
 
@@ -16,11 +14,10 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.generate import Sampling, steered_sweep
 
     settings = job.experiment.sweep
-    prefixes = read_prefixes(settings.prefixes, settings.n_prefixes)
-    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop)
-    lm = open_model(job, job.experiment.model)
+    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop or "")
+    lm = open_model(job)
     for layer, rows in by_layer(missing):
-        frames = steered_sweep(lm, open_sae(job, layer), layer, rows, prefixes, sampling, settings.seed)
+        frames = steered_sweep(lm, open_sae(job, layer), layer, rows, job.prefixes(), sampling, settings.seed)
         yield from with_progress(frames, rows.height, "text", tokens="n_tokens")
 
 

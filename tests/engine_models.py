@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,19 @@ def tiny_model(family: str, seed: int = 0) -> LanguageModel:
     return language_model(model, tokenizer)
 
 
-def tiny_sae(layer: int, seed: int = 0, d_model: int = D_MODEL, n_features: int = N_FEATURES) -> Sae:
+def tiny_sae(
+    layer: int,
+    seed: int = 0,
+    d_model: int = D_MODEL,
+    n_features: int = N_FEATURES,
+    site: str = "resid_post",
+    centred: bool = False,
+) -> Sae:
     """A random JumpReLU SAE with unit decoder rows, with a share of its features active on residuals of this size."""
     generator = torch.Generator().manual_seed(seed)
     decoder = torch.randn(n_features, d_model, generator=generator)
     decoder /= decoder.norm(dim=1, keepdim=True)
-    meta = SaeMeta("code", "0" * 64, 1, "jumprelu", "resid_post", layer, d_model, n_features, "0" * 64)
+    meta = SaeMeta("code", "0" * 64, 1, "jumprelu", site, centred, layer, d_model, n_features, "0" * 64)
     return Sae(
         W_enc=decoder.T.contiguous() + 0.05 * torch.randn(d_model, n_features, generator=generator),
         b_enc=0.1 * torch.randn(n_features, generator=generator),
@@ -131,15 +139,16 @@ def shipped_sae(layer: int) -> Sae:
     assert config["architecture"] == "jumprelu"
     assert not config["apply_b_dec_to_input"]
     tensors = {name: tensor.float() for name, tensor in load_file(source / "sae_weights.safetensors").items()}
-    meta = SaeMeta(source.name, "0" * 64, 1, "jumprelu", "resid_post", layer, config["d_in"], config["d_sae"], "0" * 64)
+    meta = SaeMeta(source.name, "0" * 64, 1, "jumprelu", "resid_post", False, layer, config["d_in"], config["d_sae"], "0" * 64)
     return Sae(**tensors, meta=meta)
 
 
-def model_and_sae(family: str, layer: int) -> tuple[LanguageModel, Sae]:
-    """A random model and SAE of a family, or the shipped ones when the family is "shipped"."""
+def model_and_sae(family: str, layer: int, site: str = "resid_post") -> tuple[LanguageModel, Sae]:
+    """A random model and SAE of a family, or the shipped ones when the family is "shipped"; the SAE as if trained at the site."""
     if family == "shipped":
-        return shipped_model(), shipped_sae(layer)
-    return tiny_model(family), tiny_sae(layer)
+        sae = shipped_sae(layer)
+        return shipped_model(), replace(sae, meta=replace(sae.meta, site=site))
+    return tiny_model(family), tiny_sae(layer, site=site)
 
 
 def prompt_of(family: str) -> str:

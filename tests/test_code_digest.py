@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from saesteer import code_digest as module
-from saesteer.plan import PLANS
+from saesteer.plan import plans
+from saesteer.settings import load_experiment
 
 SCRIPT = '"""A script."""\nfrom helper import open_job\nfrom pack.score import score\n\nscore(open_job())\n'
 FILES = {
@@ -76,5 +77,10 @@ def test_algorithm_version_is_read_without_importing(root: Path) -> None:
         module.algorithm_version("pack.late")
 
 
-def test_every_step_has_a_version() -> None:
-    assert all(module.algorithm_version(f"saesteer.{plan.module}") >= 1 for plan in PLANS.values())
+EXPERIMENTS = Path(__file__).parents[1] / "config/experiments"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))
+def test_every_step_of_every_experiment_has_a_version(name: str) -> None:
+    steps = plans(load_experiment(name, EXPERIMENTS))
+    assert all(module.algorithm_version(f"saesteer.{plan.module}") >= 1 for plan in steps.values())

@@ -125,8 +125,8 @@ def _recorded_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Any, ...], t
         chunks.append(chunk)
         return start(lm, sae, chunk, *rest)
 
-    def stepping(lm: Any, sae: Any, layer: int, slots: Any) -> torch.Tensor:
-        logits = step_logits(lm, sae, layer, slots)
+    def stepping(lm: Any, sae: Any, depth: int, slots: Any) -> torch.Tensor:
+        logits = step_logits(lm, sae, depth, slots)
         for slot in np.flatnonzero(slots.running):
             recorded[*chunks[-1].select(KEYS).row(slots.row[slot]), slots.position] = logits[slot]
         return logits

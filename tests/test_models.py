@@ -22,9 +22,9 @@ def test_spliced_rows_give_the_whole_forwards_logits(family: str, n_tokens: int)
     prompt = models.prefill(lm, token_ids)
     for layer in (0, 1, lm.n_layers - 1):
         with torch.no_grad():
-            residual = models.residual_after(lm, torch.tensor([token_ids]), layer)[:, -1]
+            residual = models.residual_at(lm, torch.tensor([token_ids]), layer + 1)[:, -1]
         rows = residual + 3 * sae.W_dec[:5]
-        hidden = models.spliced_hidden(lm, prompt, layer, rows)
+        hidden = models.spliced_hidden(lm, prompt, layer + 1, rows)
         logits = models.soft_capped(lm, models.raw_logits(lm, hidden))
         for row in range(5):
             assert (logits[row] - _logits_with_row(lm, token_ids, layer, rows[row])).abs().max() < 2e-5
@@ -46,11 +46,11 @@ def _logits_with_row(lm: models.LanguageModel, token_ids: list[int], layer: int,
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_residual_after_equals_a_plain_hook(family: str) -> None:
+def test_residuals_after_blocks_equal_a_plain_hook(family: str) -> None:
     lm, _ = model_and_sae(family, 1)
     token_ids = models.prompt_token_ids(lm, prompt_of(family))
     for layer in range(lm.n_layers):
-        found = models.residual_after(lm, torch.tensor([token_ids]), layer)[0]
+        found = models.residual_at(lm, torch.tensor([token_ids]), layer + 1)[0]
         torch.testing.assert_close(found, plain_hooks.residuals(lm.model, token_ids, layer), rtol=1e-5, atol=1e-4)
 
 
@@ -69,8 +69,8 @@ def test_blocks_that_are_not_needed_are_not_run() -> None:
     handles = [
         block.self_attn.register_forward_hook(lambda *_args, number=number: ran.append(number)) for number, block in enumerate(lm.blocks)
     ]
-    models.residual_after(lm, torch.tensor([[1, 40, 41]]), 1)
-    models.spliced_hidden(lm, prompt, 2, torch.zeros(1, lm.d_model))
+    models.residual_at(lm, torch.tensor([[1, 40, 41]]), 2)
+    models.spliced_hidden(lm, prompt, 3, torch.zeros(1, lm.d_model))
     for handle in handles:
         handle.remove()
     assert ran == [0, 1, 3]
@@ -84,8 +84,8 @@ def test_spliced_rows_are_bit_equal_at_any_number_and_order(family: str, n_rows:
     prompt = models.prefill(lm, token_ids)
     rows = 5 * torch.cat([sae.W_dec, sae.W_dec + 0.5, sae.W_dec * 2])[:256]
     order = torch.randperm(256, generator=torch.Generator().manual_seed(n_rows))
-    whole = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 1, rows))
-    some = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 1, rows[order[:n_rows]]))
+    whole = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows))
+    some = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows[order[:n_rows]]))
     assert torch.equal(some, whole[order[:n_rows]])
 
 
@@ -93,17 +93,18 @@ def test_the_prompts_cache_is_never_written() -> None:
     lm, sae = model_and_sae("gemma2_short_window", 1)
     prompt = models.prefill(lm, models.prompt_token_ids(lm, "From ba be dibo"))
     before = [tensor.clone() for tensor in (*prompt.keys, *prompt.values)]
-    for layer in range(lm.n_layers):
-        models.spliced_hidden(lm, prompt, layer, sae.W_dec)
+    for depth in range(lm.n_layers + 1):
+        models.spliced_hidden(lm, prompt, depth, sae.W_dec)
     assert all(torch.equal(new, old) for new, old in zip((*prompt.keys, *prompt.values), before, strict=True))
 
 
 def test_blocks_get_their_forward_back_after_an_exception() -> None:
     lm = tiny_model("gemma2")
     before = lm.model(torch.tensor([[1, 40]])).logits
-    with pytest.raises(RuntimeError, match="inside"), models.spliced(lm, 2, torch.zeros(1, lm.d_model)):
-        raise RuntimeError("inside")
-    assert not any("forward" in block.__dict__ for block in lm.blocks)
+    for depth in (0, 2):
+        with pytest.raises(RuntimeError, match="inside"), models.spliced(lm, depth, torch.zeros(1, lm.d_model)):
+            raise RuntimeError("inside")
+    assert not any("forward" in block.__dict__ or block._forward_hooks or block._forward_pre_hooks for block in lm.blocks)
     assert torch.equal(lm.model(torch.tensor([[1, 40]])).logits, before)
 
 
@@ -161,7 +162,9 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
 def test_refuses_layers_prompts_and_lengths_that_do_not_exist() -> None:
     lm = tiny_model("llama")
     with pytest.raises(ValueError, match="layer 4 does not exist: the model has layers 0 to 3"):
-        models.residual_after(lm, torch.tensor([[1]]), 4)
+        models.depth_of(lm, 4, "resid_pre")
+    with pytest.raises(ValueError, match="site 'resid_mid' does not exist: a residual site is resid_post or resid_pre"):
+        models.depth_of(lm, 2, "resid_mid")
     with pytest.raises(ValueError, match="at least one token"):
         models.prefill(lm, [])
     with pytest.raises(ValueError, match="at most 64"):

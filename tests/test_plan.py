@@ -82,21 +82,24 @@ def test_groups_cover_the_layers_once(micro: Experiment) -> None:
     assert plan.layer_groups(experiment) == {"layers_00-02": (0, 1, 2), "layers_03-05": (3, 4, 5), "layers_07-07": (7,)}
 
 
+STEPS = plan.plans(load_experiment("micro", ROOT / "config/experiments"))
+
+
 def written_inputs(folder: Path, step: str, value: str = "a") -> dict[str, Path]:
     files = {}
-    for name in plan.PLANS[step].inputs:
+    for name in STEPS[step].inputs:
         files[name] = folder / f"{name}.json"
         layers = {"step": name, "layers": {"2": {"fingerprint": value}, "6": {"fingerprint": value}}}
-        files[name].write_text(json.dumps(layers if name in {*plan.PLANS, "saes"} else {"digest": value}))
+        files[name].write_text(json.dumps(layers if name in {*STEPS, "saes"} else {"digest": value}))
     return files
 
 
-@pytest.mark.parametrize("step", plan.PLANS)
+@pytest.mark.parametrize("step", STEPS)
 def test_fingerprint_depends_on_every_input_and_on_no_path(micro: Experiment, tmp_path: Path, step: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     before = [want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), written_inputs(tmp_path, step))]
     assert before == [want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), written_inputs(tmp_path / "elsewhere", step))]
-    for name in plan.PLANS[step].inputs:
+    for name in STEPS[step].inputs:
         files = written_inputs(tmp_path, step) | {name: written_inputs(tmp_path / "elsewhere", step, "b")[name]}
         assert not set(before) & {want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), files)}
 
@@ -104,20 +107,20 @@ def test_fingerprint_depends_on_every_input_and_on_no_path(micro: Experiment, tm
 def test_only_settings_of_a_step_change_its_fingerprint(micro: Experiment) -> None:
     hotter = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"temperature": 0.9})})
     longer = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"n_prefixes": 6})})
-    changed = {step for step, planned in plan.PLANS.items() if planned.settings(micro) != planned.settings(hotter)}
-    assert changed == {"sweep"}
-    assert all(planned.settings(micro) == planned.settings(longer) for planned in plan.PLANS.values())
+    before, after = plan.plans(micro), plan.plans(hotter)
+    assert {step for step, planned in before.items() if planned.settings != after[step].settings} == {"sweep"}
+    assert all(planned.settings == before[step].settings for step, planned in plan.plans(longer).items())
 
 
 def test_keys_and_settings_make_a_job_due(micro: Experiment) -> None:
     added = with_features(micro, micro.features.model_copy(update={"features": {2: (3, 141, 592, 653, 700), 6: (27, 182, 818, 284)}}))
-    for step, planned in plan.PLANS.items():
+    for step, planned in STEPS.items():
         assert (plan.wants_digest(micro, step, (2,)) != plan.wants_digest(added, step, (2,))) is (step != "activations")
         assert plan.wants_digest(micro, step, (6,)) == plan.wants_digest(added, step, (6,)), planned.module
 
 
 def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path: Path) -> None:
-    files = {name: tmp_path / f"{name}.json" for name in plan.PLANS["sweep"].inputs}
+    files = {name: tmp_path / f"{name}.json" for name in STEPS["sweep"].inputs}
     assert plan.n_missing(tmp_path, micro, "sweep", (2,), files) is None
     assert plan.n_missing(tmp_path, micro, "sweep", (2,), written_inputs(tmp_path, "sweep")) == 4 * 3 * 4
 

@@ -109,7 +109,7 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
         ({"layer": 5}, {}, "reads resid_post of layer 3, but resid_post of layer 5 was asked for"),
         ({}, {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}, "reads resid_pre of layer 3, but resid_post of layer 3 was asked for"),
         ({}, {"metadata": {"hook_name": None}}, "names no hook"),
-        ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "'blocks.3.hook_mlp_out' is not understood"),
+        ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "reads 'blocks.3.hook_mlp_out'; only the residual stream"),
         ({"site": "mlp_out"}, {}, "site 'mlp_out' is not supported; supported: resid_post"),
         ({}, {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
         ({}, {"reshape_activations": "hook_z", "metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "reshape_activations is 'hook_z'"),

@@ -8,7 +8,7 @@ from engine_models import FAMILIES, model_and_sae, tiny_model
 from oracles import plain_hooks
 from torch import Tensor, nn
 
-from saesteer.models import residual_after
+from saesteer.models import LanguageModel, depth_of, residual_at
 from saesteer.steering import amplified, amplify, last_position_edited
 
 IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]])
@@ -47,15 +47,17 @@ def test_factor_0_changes_nothing_exactly() -> None:
     assert torch.equal(amplified(sae, sae.W_dec[:40], torch.zeros(40))(residual), residual)
 
 
+@pytest.mark.parametrize(("layer", "site"), [(2, "resid_post"), (2, "resid_pre"), (0, "resid_pre")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_last_position_after_the_block_is_edited(family: str) -> None:
+def test_only_the_last_position_at_the_site_is_edited(family: str, layer: int, site: str) -> None:
     lm = tiny_model(family)
-    before = residual_after(lm, IDS, 2)
-    with last_position_edited(lm.blocks[2], lambda residual: residual + 1):
-        during = residual_after(lm, IDS, 2)
+    depth = depth_of(lm, layer, site)
+    before = residual_at(lm, IDS, depth)
+    with last_position_edited(lm, depth, lambda residual: residual + 1):
+        during = residual_at(lm, IDS, depth)
     assert torch.equal(during[:, :-1], before[:, :-1])
     assert torch.equal(during[:, -1], before[:, -1] + 1)
-    assert torch.equal(residual_after(lm, IDS, 2), before)
+    assert torch.equal(residual_at(lm, IDS, depth), before)
 
 
 class _TupleBlock(nn.Module):
@@ -65,7 +67,8 @@ class _TupleBlock(nn.Module):
 
 def test_a_block_may_put_out_a_tuple() -> None:
     block, hidden = _TupleBlock(), torch.zeros(2, 3, 4)
-    with last_position_edited(block, lambda residual: residual + 1):
+    lm = LanguageModel(None, None, nn.ModuleList([block]), nn.Linear(4, 4), None)
+    with last_position_edited(lm, 1, lambda residual: residual + 1):
         output, extra = block(hidden)
     assert extra == "attention"
     assert output[:, :-1].abs().max() == 0
@@ -73,16 +76,17 @@ def test_a_block_may_put_out_a_tuple() -> None:
     assert hidden.abs().max() == 0
 
 
-def test_the_hook_is_gone_after_an_exception_inside_and_in_the_edit() -> None:
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_hook_is_gone_after_an_exception_inside_and_in_the_edit(depth: int) -> None:
     lm = tiny_model("gemma2")
     before = lm.model(IDS).logits
 
     def broken(_residual: Tensor) -> Tensor:
         raise RuntimeError("in the edit")
 
-    with pytest.raises(RuntimeError, match="in the edit"), last_position_edited(lm.blocks[1], broken):
+    with pytest.raises(RuntimeError, match="in the edit"), last_position_edited(lm, depth, broken):
         lm.model(IDS)
-    with pytest.raises(KeyboardInterrupt), last_position_edited(lm.blocks[1], lambda residual: residual + 1):
+    with pytest.raises(KeyboardInterrupt), last_position_edited(lm, depth, lambda residual: residual + 1):
         raise KeyboardInterrupt
-    assert not lm.blocks[1]._forward_hooks
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in lm.blocks)
     assert torch.equal(lm.model(IDS).logits, before)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saesteer.models import LanguageModel, check_layer, check_length, residuals_after
+from saesteer.models import LanguageModel, check_length, depth_of, residuals_at
 from saesteer.saes import Sae, encode
 from saesteer.tables import ACTIVATIONS
 
@@ -25,21 +25,21 @@ SCHEMA = pl.Schema(ACTIVATIONS.schema)
 
 @torch.no_grad()
 def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame, batch: int = 32) -> Iterator[pl.DataFrame]:
-    """Active features of every token of every text, for the SAE of each layer in `saes`.
+    """Active features of every token of every text, for the SAE of each layer in `saes`, at its own site.
 
-    `texts` has text_id and token_ids (a list, beginning-of-sequence token first). A row is one text at one layer: parallel lists of token
-    position, feature and code, by position, then feature. Position 0 (the beginning-of-sequence token) is left out; n_tokens counts it.
+    `texts` has text_id and token_ids (a list, beginning-of-sequence token first, see `saesteer.tokens`). A row is one text at one layer:
+    parallel lists of token position, feature and code, by position, then feature. Position 0 (the beginning-of-sequence token; where there
+    is none, a token that models treat much like it) is left out; n_tokens counts it.
     Padding is on the right, where causal attention cannot look back at it.
     """
-    for layer in saes:
-        check_layer(lm, layer)
+    depths = {layer: depth_of(lm, layer, sae.meta.site) for layer, sae in sorted(saes.items())}
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
     limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
     for chunk, padded_length in _chunks(texts, batch, limit):
         ids = _padded_ids(chunk["token_ids"].to_list(), padded_length, batch)
-        residuals = residuals_after(lm, ids.to(lm.device), sorted(saes))
-        for layer in sorted(saes):
-            yield _sparse_table(chunk, layer, encode(saes[layer], residuals[layer]))
+        residuals = residuals_at(lm, ids.to(lm.device), list(depths.values()))
+        for layer, depth in depths.items():
+            yield _sparse_table(chunk, layer, encode(saes[layer], residuals[depth]))
 
 
 def _chunks(texts: pl.DataFrame, batch: int, limit: int) -> Iterator[tuple[pl.DataFrame, int]]:

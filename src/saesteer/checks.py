@@ -1,10 +1,14 @@
 """What can be known about an experiment's files before any job starts: refused here, not after an hour of computing."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from saesteer import plan
+from saesteer.features import resolve
 from saesteer.files import safetensors_fault
+from saesteer.pins import pinned_path
 from saesteer.prefixes import read_prefixes
 from saesteer.settings import Experiment, SettingsError
 
@@ -17,30 +21,52 @@ def check_files(name: str, experiment: Experiment) -> None:
 
 
 def check_present_files(name: str, experiment: Experiment) -> list[str]:
-    """The same for the files that are there; what is not there is returned, one line each, since a dry run can do without it."""
-    if not experiment.sweep.prefixes.is_file():
-        raise SettingsError(f"experiment {name}: sweep.prefixes: there is no file {experiment.sweep.prefixes}")
-    read_prefixes(experiment.sweep.prefixes, experiment.sweep.n_prefixes)
-    if experiment.model.path.exists():
-        _check_model(name, experiment)
-    if experiment.perplexity.model.path.exists():
-        _check_weights(experiment.perplexity.model.path)
+    """The same for the files that are there; what is not there is returned, one line each, since a dry run can do without it.
+
+    What comes from the hub is checked when it is fetched.
+    """
+    prefixes = experiment.sweep.prefixes
+    if prefixes and not prefixes.is_file():
+        raise SettingsError(f"experiment {name}: sweep.prefixes: there is no file {prefixes}")
+    if prefixes:
+        read_prefixes(prefixes, experiment.sweep.n_prefixes)
+    _check_features(name, experiment)
+    model = experiment.model.path
+    if model and model.exists():
+        check_model(name, experiment, model)
+    for path in (
+        experiment.perplexity.model.path,
+        pinned_path(experiment, "judge_model") if "judge_model" in plan.pins(experiment) else None,
+    ):
+        if path and path.exists():
+            _check_weights(path)
     return [*_absent_paths(experiment), *_check_saes(name, experiment)]
 
 
+def _check_features(name: str, experiment: Experiment) -> None:
+    """Refuse a resolved list that is not there, or that names features which its SAE does not have."""
+    n_features = experiment.saes.n_features
+    for layer, features in resolve(experiment).items():
+        if features and not 0 <= min(features) <= max(features) < n_features:
+            wrong = next(feature for feature in features if not 0 <= feature < n_features)
+            raise SettingsError(
+                f"experiment {name}: features: layer {layer}: {wrong} is out of range, its SAE has features 0 to {n_features - 1}"
+            )
+    if not any(resolve(experiment).values()):
+        raise SettingsError(f"experiment {name}: the feature set is empty")
+
+
 def _absent_paths(experiment: Experiment) -> list[str]:
-    paths = {
-        "model.path": experiment.model.path,
-        "perplexity.model.path": experiment.perplexity.model.path,
-        "records.texts": experiment.records.texts,
-        "concepts.topics": experiment.concepts.topics,
-        "judge.oracle": experiment.judge.oracle,
-    }
-    return [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in paths.items() if not path.exists()]
+    keys = {"model": "model.path", "perplexity_model": "perplexity.model.path", "judge_model": "judge.model.path"}
+    keys |= {"texts": "records.texts", "topics": "concepts.topics", "oracle": "judge.oracle"}
+    paths = {keys[name]: pinned_path(experiment, name) for name in plan.pins(experiment)} | {"pmi.texts": experiment.pmi.texts}
+    return [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in paths.items() if path and not path.exists()]
 
 
 def _check_saes(name: str, experiment: Experiment) -> list[str]:
     """Check the SAEs that are there; one line about those that are not."""
+    if experiment.saes.path is None:
+        return []
     absent = []
     for layer in experiment.layers:
         folder = Path(experiment.saes.path.format(layer=layer))
@@ -55,16 +81,22 @@ def _check_saes(name: str, experiment: Experiment) -> list[str]:
     return [f"saes.path: layer {layer} has no SAE{others}: no {folder}/cfg.json; correct saes.path or drop the layer"]
 
 
-def _check_model(name: str, experiment: Experiment) -> None:
-    path = experiment.model.path
-    _check_weights(path)
-    config = _read_config(path / "config.json")
-    width, n_layers = config["hidden_size"], config["num_hidden_layers"]
+def check_model(name: str, experiment: Experiment, folder: Path) -> None:
+    """Refuse a model folder that is damaged, or whose width or layers are not the experiment's."""
+    _check_weights(folder)
+    check_model_config(name, experiment, _read_config(folder / "config.json"), str(folder))
+
+
+def check_model_config(name: str, experiment: Experiment, config: Mapping[str, Any], source: str) -> None:
+    """Refuse a model whose width or layers are not the experiment's, by its config.json."""
+    text = config.get("text_config", config)  # multimodal models keep their language model's settings in there
+    width = text.get("hidden_size", text.get("n_embd"))
+    n_layers = text.get("num_hidden_layers", text.get("n_layer"))
     if width != experiment.saes.d_model:
-        raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {path} has a residual stream of {width}")
+        raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has a residual stream of {width}")
     beyond = [layer for layer in experiment.layers if layer >= n_layers]
     if beyond:
-        raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {path} has layers 0 to {n_layers - 1}")
+        raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {source} has layers 0 to {n_layers - 1}")
 
 
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The `saesteer` command: what surrounds the workflow (stale locks, unused parts, generated documents)."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from saesteer.config_docs import readme_text, schema_text
 from saesteer.files import write_text
 from saesteer.locks import stale_locks
 from saesteer.readme import update_readme
+from saesteer.settings import SettingsError, load_experiment, load_workflow, read_yaml
 from saesteer.store import unnamed_parts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -42,6 +44,41 @@ def gc(
             part.unlink()
     size = "removed" if remove else "could be removed (add --remove)"
     typer.echo(f"{len(parts)} files {size}")
+
+
+@app.command()
+def check(
+    experiments: Annotated[list[str], typer.Argument(help="Names of experiments.")],
+    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+) -> None:
+    """Say in seconds whether experiments can run here, and what they will take."""
+    from saesteer.preflight import check_experiment
+
+    n_problems = 0
+    with _refusals():
+        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        for name in experiments:
+            for finding in check_experiment(name, load_experiment(name, workflow.experiments_dir), workflow, os.environ):
+                typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
+                n_problems += finding.level == "problem"
+    if n_problems:
+        raise typer.Exit(_complain(f"{n_problems} problems"))
+
+
+@app.command()
+def features(
+    experiments: Annotated[list[str], typer.Argument(help="Names of experiments.")],
+    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+) -> None:
+    """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
+    from saesteer.resolve_features import resolve_features
+
+    with _refusals():
+        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        for name in experiments:
+            experiment = load_experiment(name, workflow.experiments_dir)
+            found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
+            typer.echo(f"{name}: {sum(map(len, found.values()))} features in {len(found)} layers; commit the list")
 
 
 @app.command()
@@ -118,6 +155,15 @@ def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]
     """Snakemake's arguments for a configuration."""
     chosen = ["--config", f"experiments=[{','.join(experiments)}]"] if experiments else []
     return ["--configfile", str(configfile), *chosen]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Give expected errors as one message instead of a traceback."""
+    try:
+        yield
+    except (SettingsError, OSError) as error:
+        raise typer.Exit(_complain(str(error))) from error
 
 
 @contextmanager

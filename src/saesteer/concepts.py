@@ -44,3 +44,15 @@ def _highest_lift(at_maxima: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
     lifts = shares.join(base, on="topic").with_columns(lift=pl.col("concept_share") / pl.col("base"))
     ordered = lifts.sort("layer", "feature", "lift", "topic", descending=[False, False, True, False])
     return ordered.unique(subset=["layer", "feature"], keep="first", maintain_order=True)
+
+
+def explained_concepts(records: pl.DataFrame) -> pl.DataFrame:
+    """The CONCEPTS rows of features whose source explains them: the explanation is the concept."""
+    return records.select(
+        "layer",
+        "feature",
+        concept="explanation",
+        concept_share=pl.lit(None, pl.Float64),
+        lift=pl.lit(None, pl.Float64),
+        reason=pl.when(pl.col("explanation").is_null()).then(pl.lit("the source does not explain it")),
+    )

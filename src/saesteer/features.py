@@ -1,11 +1,15 @@
 """The feature set: which features of each layer an experiment covers. Read at parse time, needs no model and no network."""
 
 import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from saesteer.counter_rng import uniforms
-from saesteer.settings import AllFeatures, Experiment, ExplicitFeatures
+from saesteer.files import value_digest, write_json
+from saesteer.settings import AllFeatures, Experiment, ExplainedFeatures, ExplicitFeatures, PublishedFeatures, SettingsError
 
 
 def resolve(experiment: Experiment) -> dict[int, tuple[int, ...]]:
@@ -23,8 +27,38 @@ def features_of(experiment: Experiment, layer: int) -> tuple[int, ...]:
         return tuple(range(experiment.saes.n_features))
     if isinstance(chosen, ExplicitFeatures):
         return tuple(sorted(chosen.features.get(layer, ())))
+    if isinstance(chosen, PublishedFeatures | ExplainedFeatures):
+        return _resolved(chosen).get(layer, ())
     ranking = _ranking(chosen.seed, layer, experiment.saes.n_features)
     return tuple(sorted(ranking[: chosen.n_per_layer].tolist()))
+
+
+def list_digest(features: Mapping[int, Sequence[int]]) -> str:
+    """Digest of a resolved list: it says which list a colleague has."""
+    return value_digest({str(layer): list(listed) for layer, listed in sorted(features.items())})
+
+
+def write_list(path: Path, origin: PublishedFeatures | ExplainedFeatures, source: str, features: Mapping[int, Sequence[int]]) -> None:
+    """Write a resolved list, with what it was resolved from, where it came from and its digest."""
+    listed = {str(layer): sorted(found) for layer, found in sorted(features.items())}
+    write_json(path, {"asked": _asked(origin), "source": source, "digest": list_digest(features), "features": listed})
+
+
+def _asked(chosen: PublishedFeatures | ExplainedFeatures) -> dict[str, str]:
+    return {name: value for name, value in chosen.model_dump(mode="json").items() if name != "list"}
+
+
+def _resolved(chosen: PublishedFeatures | ExplainedFeatures) -> dict[int, tuple[int, ...]]:
+    """The list that `saesteer features` wrote; one of another question, or edited by hand, is refused."""
+    if not chosen.list.is_file():
+        raise SettingsError(
+            f"features.list: there is no {chosen.list}; `saesteer features EXPERIMENT` makes it (needs the network), commit it"
+        )
+    values = json.loads(chosen.list.read_text(encoding="utf-8"))
+    features = {int(layer): tuple(sorted(listed)) for layer, listed in values["features"].items()}
+    if values["asked"] != _asked(chosen) or values["digest"] != list_digest(features):
+        raise SettingsError(f"{chosen.list} answers another question, or was edited: run `saesteer features EXPERIMENT` again")
+    return features
 
 
 @functools.cache

@@ -14,8 +14,8 @@ KS = (1, 5, 20)
 def gen_success(generations: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, convention: str) -> pl.DataFrame:
     """The GEN_SUCCESS rows of generations: counts of continuation tokens among the top 1, 5 and 20 lens tokens of the row's feature.
 
-    convention "retokenised": the continuation's text is tokenised again (P1's program cuts the prefix off and tokenises the rest);
-    "ids": the ids as generated.
+    convention "retokenised": the continuation's text is tokenised again (P1's program cuts the prefix off and tokenises the rest; of a
+    model that answers it tokenises the response, which is what such a model's text is); "ids": the ids as generated.
     """
     ids: Any = tokens.retokenise(generations["text"].to_list()) if convention == "retokenised" else generations["token_ids"]
     rows = generations.select(GEN_SUCCESS.keys).with_columns(row=pl.int_range(pl.len()), id=pl.Series(ids, dtype=pl.List(pl.UInt32)))

@@ -2,7 +2,8 @@
 
 Rows whose prefixes have equally many tokens share a batch, so there is no padding and no mask; a prefix is run once and its cache gathered
 by row; rows that have finished are dropped as the batch thins out. The steering is that of P1 (arXiv 2505.20063), section 3: `amplify` at
-the last position of every forward, from the last prompt token on, with a_max per row and step.
+the last position of every forward, from the last prompt token on (of a chat prompt, the end of the generation prompt), with a_max per row
+and step.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from saesteer.models import (
     MIN_ROWS,
     LanguageModel,
     Prefill,
-    check_layer,
     check_length,
+    depth_of,
+    final_ids,
     prefill,
     prompt_token_ids,
     raw_logits,
@@ -49,7 +51,7 @@ class Sampling:
     max_new_tokens: int = 20
     temperature: float = 0.7  # 0.0: the likeliest token
     top_k: int = 50  # 0: the whole vocabulary
-    stop: str = "."  # a text ends after the first token that contains this character; "": never
+    stop: str = "."  # a text ends after the first token that contains this character; "": only where the model ends it
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0:
@@ -72,10 +74,11 @@ def steered_sweep(
     """Continue each row's prefix while steering with its feature and factor; yield finished tables of up to `batch` rows.
 
     `rows` has feature, factor (decimal string, multiples of a_max), prefix_id (16 hexadecimal digits) and sample; `prefixes` maps prefix_id
-    to text. A row's tokens depend on its own keys, the seed and the model only. `token_ids` and `n_tokens` include the token that stopped
-    the text (stop character or end of sequence); `text` is the continuation without the prefix.
+    to text, which becomes a prompt in the model's format. A row's tokens depend on its own keys, the seed and the model only. `token_ids`
+    and `n_tokens` include the token that stopped the text (stop character or end of sequence); `text` is the continuation alone: without
+    the prefix or, for a model that answers, the response.
     """
-    check_layer(lm, layer)
+    depth = depth_of(lm, layer, sae.meta.site)
     check_features(rows["feature"].unique().to_list(), sae.meta.n_features, f"the SAE of layer {layer}")
     prompts = _prompts(lm, rows, prefixes)
     check_length(lm, max(map(len, prompts.values()), default=0) + sampling.max_new_tokens)
@@ -84,7 +87,7 @@ def steered_sweep(
     for chunk in _chunks(rows, {name: len(ids) for name, ids in prompts.items()}, batch):
         numbers = _uniforms(chunk, layer, sampling.max_new_tokens, seed)
         slots = _start(lm, sae, chunk, runs, sampling.max_new_tokens)
-        token_ids, lengths, stopped = _continue(lm, sae, layer, slots, numbers, sampling, ending)
+        token_ids, lengths, stopped = _continue(lm, sae, depth, slots, numbers, sampling, ending)
         continuations = [ids[:length] for ids, length in zip(token_ids.tolist(), lengths.tolist(), strict=True)]
         texts = continuation_texts(lm, [prompts[name] for name in chunk["prefix_id"]], continuations)
         yield _table(chunk, layer, continuations, texts, stopped)
@@ -100,14 +103,13 @@ def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str])
 
 
 def ending_tokens(lm: LanguageModel, stop: str) -> Bool[Tensor, " vocab"]:
-    """Which tokens end a text: those whose own text contains the stop character, and the model's end-of-sequence tokens."""
+    """Which tokens end a text: those whose own text contains the stop character, and those with which the model ends one."""
     ending = torch.zeros(lm.n_vocab, dtype=torch.bool)
     if stop:
         known = min(len(lm.tokenizer), lm.n_vocab)
         texts = _decoded(lm, [[token] for token in range(known)])
         ending[:known] = torch.tensor([stop in text for text in texts])
-    eos = lm.model.generation_config.eos_token_id
-    ending[[token for token in (eos if isinstance(eos, list) else [eos]) if token is not None]] = True
+    ending[final_ids(lm)] = True
     return ending.to(lm.device)
 
 
@@ -201,7 +203,7 @@ def _padded(index: Int[np.ndarray, " row"]) -> Int[np.ndarray, " slot"]:
 def _continue(
     lm: LanguageModel,
     sae: Sae,
-    layer: int,
+    depth: int,
     slots: _Slots,
     numbers: Float64[np.ndarray, "row step"],
     sampling: Sampling,
@@ -212,7 +214,7 @@ def _continue(
     lengths = np.zeros(len(numbers), dtype=np.int64)
     stopped = np.zeros(len(numbers), dtype=bool)
     for step in range(sampling.max_new_tokens):
-        logits = _step_logits(lm, sae, layer, slots)
+        logits = _step_logits(lm, sae, depth, slots)
         tokens = sample_tokens(logits, torch.from_numpy(numbers[slots.row, step]).to(lm.device), sampling.temperature, sampling.top_k)
         ended = ending[tokens].cpu().numpy() & slots.running
         rows = slots.row[slots.running]
@@ -225,10 +227,10 @@ def _continue(
     return token_ids, lengths, stopped
 
 
-def _step_logits(lm: LanguageModel, sae: Sae, layer: int, slots: _Slots) -> Float[Tensor, "slot vocab"]:
+def _step_logits(lm: LanguageModel, sae: Sae, depth: int, slots: _Slots) -> Float[Tensor, "slot vocab"]:
     """Feed each slot's token through the steered model; the next token's logits, soft-capped where the model does so."""
     position_ids = torch.tensor([[slots.position]], device=lm.device)
-    with last_position_edited(lm.blocks[layer], amplified(sae, slots.direction, slots.factor)):
+    with last_position_edited(lm, depth, amplified(sae, slots.direction, slots.factor)):
         output = lm.model.base_model(input_ids=slots.token[:, None], position_ids=position_ids, past_key_values=slots.cache, use_cache=True)
     return soft_capped(lm, raw_logits(lm, output.last_hidden_state[:, -1]))
 
@@ -282,9 +284,11 @@ def largest_ids(logits: Float[Tensor, "row vocab"], k: int) -> Int[Tensor, "row 
 
 
 def continuation_texts(lm: LanguageModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[str]:
-    """Each continuation as text: prompt and continuation decoded together, so that spaces come out as in running text, and the prompt cut
-    off."""
-    together = _decoded(lm, [[*prompt, *tokens] for prompt, tokens in zip(prompts, continuations, strict=True)])
+    """Each continuation as text, without the token that ends it and other special tokens: prompt and continuation decoded together, so that
+    spaces come out as in running text, and the prompt cut off."""
+    final = set(final_ids(lm))  # not every tokenizer calls them special
+    said = [tokens[:-1] if tokens and tokens[-1] in final else tokens for tokens in continuations]
+    together = _decoded(lm, [[*prompt, *tokens] for prompt, tokens in zip(prompts, said, strict=True)])
     alone = _decoded(lm, prompts)
     return [whole[len(prompt) :] for whole, prompt in zip(together, alone, strict=True)]
 

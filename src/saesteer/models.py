@@ -1,5 +1,6 @@
 """Load a causal language model; read its residual stream; run it from a prepared residual.
 
+Residuals are named by site (a block's output or input, `SITES`) and found by depth, the number of blocks before them (`depth_of`).
 Everything goes through the model's own code: blocks are bypassed by overriding the `forward` of their instances, so masks, rotary
 embeddings, layer types and the final norm are Hugging Face's, and no family needs a line of its own. Blocks are those of transformers 5,
 which return a tensor.
@@ -11,7 +12,7 @@ it had.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,37 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.files import safetensors_fault
+from saesteer.tokens import with_bos
 
 MIN_ROWS = 32
 """Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
 
-SITES = ("resid_post",)
-"""Residual sites that can be read and steered: the output of a decoder block."""
+SITES = ("resid_post", "resid_pre")
+"""Residual sites that can be read and steered: a decoder block's output and its input."""
+
+BOS_RULES = ("tokenizer", "always")
+"""Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
+
+PROMPT_FORMATS = ("plain", "chat")
+"""plain: the model continues the prompt; chat: the prompt is a user's turn in the tokenizer's chat template, and the model answers it."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model with its parts found: decoder blocks, output head, tokenizer."""
+    """A causal language model with its parts found (decoder blocks, output head, tokenizer), and how its prompts are built."""
 
     model: Any
     tokenizer: Any
     blocks: nn.ModuleList
     head: nn.Module
     final_logit_softcapping: float | None
+    bos: str = "tokenizer"  # one of BOS_RULES
+    prompt_format: str = "plain"  # one of PROMPT_FORMATS
+
+    @property
+    def name(self) -> str:
+        """The folder that the model came from, or its class where it was made in code."""
+        return self.model.name_or_path or type(self.model).__name__
 
     @property
     def d_model(self) -> int:
@@ -67,9 +82,9 @@ class LanguageModel:
         return self.head.weight.dtype
 
 
-def load_language_model(path: Path, dtype: str, device: str) -> LanguageModel:
+def load_language_model(path: Path, dtype: str, device: str, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
     """Load model and tokenizer from a folder in Hugging Face's format (safetensors only, nothing fetched), refusing damaged weights by
-    name."""
+    name. `bos` and `prompt_format` say how its prompts are built (`prompt_token_ids`)."""
     _check_safetensors(path)
     model, info = AutoModelForCausalLM.from_pretrained(
         path,
@@ -88,7 +103,7 @@ def load_language_model(path: Path, dtype: str, device: str) -> LanguageModel:
         if bool(weight.isnan().any()):
             raise ValueError(f"{path}: tensor {name} contains NaN; fetch or train the model again")
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return language_model(model.to(device), tokenizer)
+    return language_model(model.to(device), tokenizer, bos, prompt_format)
 
 
 def _check_safetensors(path: Path) -> None:
@@ -102,7 +117,7 @@ def _check_safetensors(path: Path) -> None:
             raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
 
 
-def language_model(model: Any, tokenizer: Any) -> LanguageModel:
+def language_model(model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
     """Find the parts of an already loaded Hugging Face causal language model, and put it into evaluation mode."""
     config = model.config.get_text_config(decoder=True)
     for scale in ("logit_scale", "logits_scaling"):
@@ -113,18 +128,56 @@ def language_model(model: Any, tokenizer: Any) -> LanguageModel:
         raise ValueError(f"{type(model).__name__}: expected one list of {config.num_hidden_layers} decoder blocks, found {len(found)}")
     softcapping = getattr(config, "final_logit_softcapping", None)
     model.eval().requires_grad_(False)
-    return LanguageModel(model, tokenizer, found[0], model.get_output_embeddings(), softcapping)
+    lm = LanguageModel(model, tokenizer, found[0], model.get_output_embeddings(), softcapping, bos, prompt_format)
+    _check_prompts(lm)
+    return lm
+
+
+def _check_prompts(lm: LanguageModel) -> None:
+    """Refuse ways of building prompts that do not exist or that the tokenizer has no means for."""
+    for what, given, allowed in (("bos", lm.bos, BOS_RULES), ("prompt_format", lm.prompt_format, PROMPT_FORMATS)):
+        if given not in allowed:
+            raise ValueError(f"{what} is {given!r}, but must be one of {', '.join(allowed)}")
+    if lm.bos == "always" and lm.tokenizer.bos_token_id is None:
+        raise ValueError(f"{lm.name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
+    if lm.prompt_format == "chat" and not lm.tokenizer.chat_template:
+        raise ValueError(f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")
 
 
 def block_residual(output: Any) -> Tensor:
-    """The residual in a decoder block's output, which is a tensor or a tuple that starts with it: the one place where the site resid_post
-    is read."""
+    """The residual in a decoder block's output, which is a tensor or a tuple that starts with it."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def with_block_residual(output: Any, residual: Tensor) -> Any:
-    """A decoder block's output with its residual replaced: the one place where the site resid_post is written."""
+    """A decoder block's output with its residual replaced."""
     return (residual, *output[1:]) if isinstance(output, tuple) else residual
+
+
+def depth_of(lm: LanguageModel, layer: int, site: str) -> int:
+    """A site as the number of decoder blocks before it: `layer` for resid_pre, `layer` + 1 for resid_post. So resid_pre of a layer and
+    resid_post of the layer before are one place, and depth 0 is what the first block is given (embeddings, positions added where the
+    family does so)."""
+    check_layer(lm, layer)
+    if site not in SITES:
+        raise ValueError(f"site {site!r} does not exist: a residual site is {' or '.join(SITES)}")
+    return layer + (site == "resid_post")
+
+
+@contextmanager
+def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, every forward's residual [row seq d_model] at `depth` goes through `change` and the model goes on with what that
+    returns: the one place where residuals are read and written."""
+    if depth == 0:
+        handle = lm.blocks[0].register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+    else:
+        handle = lm.blocks[depth - 1].register_forward_hook(
+            lambda _module, _args, output: with_block_residual(output, change(block_residual(output)))
+        )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_layer(lm: LanguageModel, layer: int) -> None:
@@ -167,19 +220,17 @@ def _pass_through(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
 
 
 @contextmanager
-def stopped_after(lm: LanguageModel, layer: int) -> Iterator[None]:
-    """Within the context, blocks after `layer` hand their input on and cost nothing."""
-    check_layer(lm, layer)
-    with _overridden(list(lm.blocks[layer + 1 :]), _pass_through):
+def stopped_at(lm: LanguageModel, depth: int) -> Iterator[None]:
+    """Within the context, only the first `depth` blocks run; later ones hand their input on and cost nothing."""
+    with _overridden(list(lm.blocks[depth:]), _pass_through):
         yield
 
 
 @contextmanager
-def spliced(lm: LanguageModel, layer: int, rows: Float[Tensor, "row d_model"]) -> Iterator[None]:
-    """Within the context, blocks before `layer` do nothing and block `layer` puts out `rows` (one position a row) instead of computing."""
-    check_layer(lm, layer)
+def spliced(lm: LanguageModel, depth: int, rows: Float[Tensor, "row d_model"]) -> Iterator[None]:
+    """Within the context, the first `depth` blocks do nothing and the residual there is `rows` (one position a row) instead."""
     prepared = rows[:, None]  # [row 1 d_model]
-    with _overridden(list(lm.blocks[:layer]), _pass_through), _overridden([lm.blocks[layer]], lambda *_args, **_kwargs: prepared):
+    with _overridden(list(lm.blocks[:depth]), _pass_through), residual_changed(lm, depth, lambda _residual: prepared):
         yield
 
 
@@ -221,45 +272,43 @@ def _expanded_cache(lm: LanguageModel, prompt: Prefill, n_rows: int) -> Cache:
 
 
 @torch.no_grad()
-def spliced_hidden(lm: LanguageModel, prompt: Prefill, layer: int, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """Place rows as block `layer`'s output at the prompt's last position; return what the final norm puts out there, one row each."""
+def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """Place rows as the residual at `depth` (`depth_of`) and the prompt's last position; return what the final norm puts out there, one
+    row each."""
     padded = pad_rows(rows.to(lm.dtype))
     cache = _expanded_cache(lm, prompt, padded.shape[0])
     position_ids = torch.full((padded.shape[0], 1), prompt.position, device=lm.device)
-    with spliced(lm, layer, padded):
+    with spliced(lm, depth, padded):
         output = lm.model.base_model(inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
     return output.last_hidden_state[: rows.shape[0], -1]
 
 
 def final_norm(lm: LanguageModel, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """The model's final norm: a splice into the last block's output, hence without a line per model family."""
-    return spliced_hidden(lm, Prefill((), (), 0, 0), lm.n_layers - 1, rows)
+    """The model's final norm: a splice behind the last block, hence without a line per model family."""
+    return spliced_hidden(lm, Prefill((), (), 0, 0), lm.n_layers, rows)
 
 
 @torch.no_grad()
-def residuals_after(
-    lm: LanguageModel, token_ids: Int[Tensor, "row seq"], layers: Sequence[int]
+def residuals_at(
+    lm: LanguageModel, token_ids: Int[Tensor, "row seq"], depths: Sequence[int]
 ) -> dict[int, Float[Tensor, "row seq d_model"]]:
-    """The residual after each of the given blocks (resid_post), in one forward that stops after the last of them."""
+    """The residual at each of the given depths (`depth_of`), in one forward that stops at the last of them."""
     captured: dict[int, Tensor] = {}
 
-    def capture(layer: int) -> Callable[..., None]:
-        return lambda _module, _args, output: captured.__setitem__(layer, block_residual(output)[: token_ids.shape[0]])
+    def captured_at(depth: int) -> Callable[[Tensor], Tensor]:
+        return lambda residual: captured.setdefault(depth, residual)
 
-    with stopped_after(lm, max(layers)):
-        handles = [lm.blocks[layer].register_forward_hook(capture(layer)) for layer in layers]
-        try:
-            lm.model.base_model(input_ids=pad_rows(token_ids), use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return captured
+    with ExitStack() as contexts:
+        contexts.enter_context(stopped_at(lm, max(depths)))
+        for depth in set(depths):
+            contexts.enter_context(residual_changed(lm, depth, captured_at(depth)))
+        lm.model.base_model(input_ids=pad_rows(token_ids), use_cache=False)
+    return {depth: residual[: token_ids.shape[0]] for depth, residual in captured.items()}
 
 
-def residual_after(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], layer: int) -> Float[Tensor, "row seq d_model"]:
-    """The residual after block `layer` (resid_post) at every position; blocks after it are not run."""
-    check_layer(lm, layer)
-    return residuals_after(lm, token_ids, [layer])[layer]
+def residual_at(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], depth: int) -> Float[Tensor, "row seq d_model"]:
+    """The residual at `depth` (`depth_of`) at every position; blocks after it are not run."""
+    return residuals_at(lm, token_ids, [depth])[depth]
 
 
 def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
@@ -283,6 +332,37 @@ def logit_chunks(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], chunk:
         yield start, logits[: hidden.shape[0]]
 
 
+def plain_token_ids(lm: LanguageModel, text: str) -> list[int]:
+    """Token ids of a text as it stands, with the beginning-of-sequence token that the tokenizer and the model's `bos` rule give it."""
+    return with_bos(lm.tokenizer(text)["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
+
+
 def prompt_token_ids(lm: LanguageModel, text: str) -> list[int]:
-    """Token ids of a prompt as the tokenizer makes them for the model, beginning-of-sequence token included where it adds one."""
-    return [int(token) for token in lm.tokenizer(text)["input_ids"]]
+    """Token ids of a prompt in the model's prompt format, up to where the model goes on.
+
+    plain: the text itself. chat: the text as a user's turn in the tokenizer's chat template, generation prompt included, so that the last
+    token, where steering starts, is the last before the response. Templates write their own beginning-of-sequence token, so the tokenizer
+    adds none.
+    """
+    if lm.prompt_format == "plain":
+        return plain_token_ids(lm, text)
+    turn = [{"role": "user", "content": text}]
+    written = lm.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return with_bos(lm.tokenizer(written, add_special_tokens=False)["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
+
+
+def final_ids(lm: LanguageModel) -> list[int]:
+    """The tokens with which the model ends a text: those of its generation config and, where it answers, the one that its chat template
+    puts after an answer (some generation configs lack it, and the model would go on with a user's turn)."""
+    eos = lm.model.generation_config.eos_token_id
+    found = {token for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
+    return sorted(found | _after_an_answer(lm) if lm.prompt_format == "chat" else found)
+
+
+def _after_an_answer(lm: LanguageModel) -> set[int]:
+    """The token of its own (not part of the vocabulary proper) that follows an answer in the chat template, if one does."""
+    answer = "answer"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+    written = lm.tokenizer.apply_chat_template(turns, tokenize=False)
+    following = lm.tokenizer(written.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    return set(following[:1]) & set(lm.tokenizer.added_tokens_decoder)

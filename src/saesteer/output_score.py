@@ -12,11 +12,12 @@ from torch import Tensor
 from saesteer.models import (
     LanguageModel,
     Prefill,
+    depth_of,
     logit_chunks,
     pad_rows,
+    plain_token_ids,
     prefill,
-    prompt_token_ids,
-    residual_after,
+    residual_at,
     soft_capped,
     spliced_hidden,
 )
@@ -43,39 +44,42 @@ def output_scores(
     factor: float,
     batch: int = 512,
 ) -> pl.DataFrame:
-    """Output score of each feature: steer the prompt's last position at `layer` with factor * a_max * W_dec[f], read the next-token
-    distribution p.
+    """Output score of each feature: steer the prompt's last position at the SAE's site of `layer` with factor * a_max * W_dec[f], read the
+    next-token distribution p.
 
     S_out = (1 - min_rank / |V|) * max_prob over the feature's lens tokens; rank = number of tokens with a larger logit, so 0 is the
     likeliest. `a_max` is the largest code of the unsteered residual there, in the SAE's units; the same for every feature, because the
-    prompt is.
+    prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template: it is the beginning of
+    a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the feature's effect on running
+    text, comparable between models.
     """
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
     if not features:
         return pl.DataFrame(schema=SCHEMA)
-    token_ids = prompt_token_ids(lm, prompt)
+    depth = depth_of(lm, layer, sae.meta.site)
+    token_ids = plain_token_ids(lm, prompt)
     prompt_run = prefill(lm, token_ids)
-    residual = residual_after(lm, torch.tensor([token_ids], device=lm.device), layer)[:, -1]  # [1 d_model]
+    residual = residual_at(lm, torch.tensor([token_ids], device=lm.device), depth)[:, -1]  # [1 d_model]
     a_max = largest_code(sae, pad_rows(residual))[:1]
     parts = []
     for start in range(0, len(features), batch):
         chosen = torch.tensor(list(features[start : start + batch]), device=lm.device)
         factors = torch.full((len(chosen),), factor, dtype=a_max.dtype, device=lm.device)
         steered = amplify(residual.expand(len(chosen), -1), sae.W_dec[chosen], factors, a_max.expand(len(chosen)))
-        rank, probability = _best_lens_token(lm, prompt_run, layer, steered, lens_token_ids[start : start + batch].to(lm.device))
+        rank, probability = _best_lens_token(lm, prompt_run, depth, steered, lens_token_ids[start : start + batch].to(lm.device))
         parts.append(_table(lm, chosen, rank, probability, float(a_max)))
     return pl.concat(parts)
 
 
 def _best_lens_token(
-    lm: LanguageModel, prompt: Prefill, layer: int, steered: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"]
+    lm: LanguageModel, prompt: Prefill, depth: int, steered: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"]
 ) -> tuple[Int[Tensor, " row"], Float64[Tensor, " row"]]:
     """Rank and probability of each row's likeliest lens token, from a pass over the vocabulary in chunks.
 
     The soft cap is monotone, so ranks are counted on raw logits; the token itself is left out of its count, because the chunk's arithmetic
     may differ from the gathered one in the last bit.
     """
-    hidden = spliced_hidden(lm, prompt, layer, steered).float()
+    hidden = spliced_hidden(lm, prompt, depth, steered).float()
     lens_logits = _gathered_logits(lm, hidden, lens)  # [row k]
     best, where = lens_logits.max(dim=1, keepdim=True)  # [row 1]
     best_id = lens.gather(1, where)

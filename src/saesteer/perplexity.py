@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saesteer.models import MIN_ROWS, LanguageModel, check_length, raw_logits, soft_capped
 from saesteer.tables import PERPLEXITY
+from saesteer.tokens import with_bos
 
 ALGORITHM_VERSION = 1
 
@@ -33,12 +34,20 @@ class _Sequences:
     scored: list[list[bool]]
 
 
+def scored_prefix(prefix: str, prompt_format: str) -> str:
+    """The text after which a generation is scored. A continuation (prompt_format "plain" of the model that wrote it) runs on from its
+    prefix. A response ("chat") stands on the line after its instruction: plain text, because the model that scores it need not know the
+    other's chat template, nor have one."""
+    return prefix + "\n" if prompt_format == "chat" else prefix
+
+
 @torch.no_grad()
 def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int = 128) -> pl.DataFrame:
     """Mean negative log-likelihood, in nats a token, of each text given its prefix; its exponential is the perplexity of the continuation.
 
-    `rows` has row (a number of the caller's), prefix and text. Prefix and text are tokenised together; scored are the tokens that end after
-    the prefix. A text without any has a null. A row's number depends on its own text only.
+    `rows` has row (a number of the caller's), prefix (`scored_prefix`) and text. Prefix and text are tokenised together as plain text, with
+    the beginning-of-sequence token of the model's `bos` rule; scored are the tokens that end after the prefix. A text without any has a
+    null. A row's number depends on its own text only.
     """
     different = rows.select("prefix", "text").unique(maintain_order=True)
     nll = np.zeros(len(different))
@@ -58,13 +67,14 @@ def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> _Sequences:
     if not texts:
         return _Sequences([], [])
     encoded = lm.tokenizer(texts, return_offsets_mapping=True)
-    starts = rows["prefix"].str.len_chars()
-    # The first token has nothing before it to be predicted from.
-    scored = [
-        [place > 0 and end > start for place, (_, end) in enumerate(offsets)]
-        for offsets, start in zip(encoded["offset_mapping"], starts, strict=True)
-    ]
-    return _Sequences(encoded["input_ids"], scored)
+    ids, scored = [], []
+    for tokens, offsets, start in zip(encoded["input_ids"], encoded["offset_mapping"], rows["prefix"].str.len_chars(), strict=True):
+        whole = with_bos(tokens, lm.bos, lm.tokenizer.bos_token_id)
+        ends = [0] * (len(whole) - len(tokens)) + [end for _, end in offsets]
+        ids.append(whole)
+        # The first token has nothing before it to be predicted from.
+        scored.append([place > 0 and end > start for place, end in enumerate(ends)])
+    return _Sequences(ids, scored)
 
 
 def _batches(

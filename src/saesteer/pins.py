@@ -6,17 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.files import file_digest, value_digest
-from saesteer.settings import Experiment, SettingsError
+from saesteer.settings import Experiment, LocalModelJudge, LocalRecords, ModelSettings, OracleJudge, SettingsError, TopicConcepts
+
+MODELS = ("model", "perplexity_model", "judge_model")
+"""Names of pins that are models, and can come from the hub."""
 
 
-def pinned_path(experiment: Experiment, name: str) -> Path:
-    """The folder or file behind each name that can be pinned."""
+def model_settings(experiment: Experiment, name: str) -> ModelSettings:
+    """The settings of the model behind a pin's name."""
+    if name == "judge_model" and isinstance(experiment.judge, LocalModelJudge):
+        return experiment.judge.model
+    return {"model": experiment.model, "perplexity_model": experiment.perplexity.model}[name]
+
+
+def pinned_path(experiment: Experiment, name: str) -> Path | None:
+    """The folder or file behind each name that can be pinned; None for a model that comes from the hub."""
+    if name in MODELS:
+        return model_settings(experiment, name).path
+    records, concepts, judge = experiment.records, experiment.concepts, experiment.judge
     paths = {
-        "model": experiment.model.path,
-        "perplexity_model": experiment.perplexity.model.path,
-        "texts": experiment.records.texts,
-        "topics": experiment.concepts.topics,
-        "oracle": experiment.judge.oracle,
+        "texts": records.texts if isinstance(records, LocalRecords) else None,
+        "topics": concepts.topics if isinstance(concepts, TopicConcepts) else None,
+        "oracle": judge.oracle if isinstance(judge, OracleJudge) else None,
     }
     return paths[name]
 
@@ -39,6 +50,11 @@ def pin(path: Path, revision: str | None = None) -> dict[str, Any]:
     return {"path": str(path), "revision": revision, "files": files, "digest": value_digest([revision, files])}
 
 
+def pin_of_fetched(repo: str, commit: str, files: Mapping[str, str]) -> dict[str, Any]:
+    """The pin of a model from the hub: its files' SHA-256, taken when they were fetched. Where they lie is no part of it."""
+    return {"path": repo, "revision": commit, "files": dict(files), "digest": value_digest([commit, dict(files)])}
+
+
 def is_current(made: Path, expected: Mapping[str, Any]) -> bool:
     """Whether a converted file is there, sound, and by the JSON beside it made from what is expected."""
     record = made.with_suffix(".json")
@@ -46,3 +62,9 @@ def is_current(made: Path, expected: Mapping[str, Any]) -> bool:
         return False
     values = json.loads(record.read_text(encoding="utf-8"))
     return expected.items() <= values.items() and values["sha256"] == file_digest(made)
+
+
+def sae_entry(meta: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """A converted SAE's entry in the manifest of its layers: what results depend on, where it lies beside the manifest, and its bytes."""
+    fingerprint = value_digest([meta["sha256"], meta["site"], meta["centred"]])
+    return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"]}

@@ -10,17 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from saesteer import tables
 from saesteer.code_digest import algorithm_version
+from saesteer.corpus import text_ids
 from saesteer.features import features_of
+from saesteer.figures.names import FIGURE_TABLES, PMI_TABLES
 from saesteer.files import value_digest
 from saesteer.prefixes import read_prefixes
-from saesteer.settings import Experiment
+from saesteer.published import published_file
+from saesteer.settings import (
+    EndpointJudge,
+    Experiment,
+    LanguageModelJudge,
+    LocalRecords,
+    NoJudge,
+    OracleJudge,
+    Settings,
+    SweepSettings,
+    TopicConcepts,
+)
 from saesteer.store import Wanted, missing_keys
 
 Axes = dict[str, Sequence[Any]]
+Files = Mapping[str, Path]
+"""The file behind each name of a job's inputs: pins, manifests, and `prefixes_file`."""
 
 
 @dataclass(frozen=True)
@@ -28,67 +41,126 @@ class StepPlan:
     table: tables.Table
     module: str
     """Module that computes the rows; its ALGORITHM_VERSION is part of the fingerprint."""
-    axes: Callable[[Experiment, int], Axes]
-    """(experiment, layer) -> the values of each key column."""
-    settings: Callable[[Experiment], Any]
-    """experiment -> JSON value of the settings that rows depend on."""
+    axes: Callable[[Experiment, int, Files], Axes]
+    """(experiment, layer, files) -> the values of each key column."""
+    settings: Any
+    """JSON value of the settings that rows depend on."""
     inputs: tuple[str, ...]
     """What the rows depend on besides: names of pins, `saes`, and earlier steps."""
 
 
-def _features(experiment: Experiment, layer: int) -> Axes:
+def plans(experiment: Experiment) -> dict[str, StepPlan]:
+    """The steps of an experiment, in order. Which there are depends on where records come from and on who judges."""
+    prompts = experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"})
+    dtype = {"dtype": experiment.model.dtype}
+    return {
+        **_record_steps(experiment),
+        "logit_lens": StepPlan(tables.LOGIT_LENS, "logit_lens", _features, {"k": experiment.logit_lens.k, **dtype}, ("model", "saes")),
+        "input_score": StepPlan(
+            tables.INPUT_SCORE, "input_score", _features, _values(experiment.input_score), ("model", "records", "logit_lens")
+        ),
+        "output_score": StepPlan(
+            tables.OUTPUT_SCORE,
+            "output_score",
+            _features,
+            {**_values(experiment.output_score), **dtype, "bos": experiment.model.bos},  # its prompt is always plain
+            ("model", "saes", "logit_lens"),
+        ),
+        "sweep": StepPlan(tables.GENERATIONS, "generate", _generations, {**_sampling(experiment.sweep), **prompts}, ("model", "saes")),
+        "gen_success": StepPlan(
+            tables.GEN_SUCCESS, "gen_success", _generations, _values(experiment.gen_success), ("model", "sweep", "logit_lens")
+        ),
+        "perplexity": StepPlan(
+            tables.PERPLEXITY,
+            "perplexity",
+            _generations,
+            {
+                **experiment.perplexity.model.model_dump(mode="json", include={"dtype", "bos"}),
+                "prompt_format": experiment.model.prompt_format,
+            },
+            ("perplexity_model", "sweep"),
+        ),
+        **_judge_steps(experiment),
+    }
+
+
+def _record_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    """Feature records and the concepts that they show."""
+    records, concepts, model = experiment.records, experiment.concepts, experiment.model
+    steps = {}
+    if isinstance(records, LocalRecords):
+        on_texts = {"dtype": model.dtype, "bos": model.bos, "max_tokens": records.max_tokens}
+        steps["activations"] = StepPlan(tables.ACTIVATIONS, "activations", _texts, on_texts, ("model", "saes"))
+        n_records = {"n_records": records.n_records}
+        steps["records"] = StepPlan(tables.RECORDS, "records", _features, n_records, ("texts", "activations"))
+    else:
+        source = records.source or [experiment.saes.release, experiment.saes.id]
+        of_source = {"source": source, "n_records": records.n_records}
+        steps["records"] = StepPlan(tables.RECORDS, "neuronpedia.convert", _features, of_source, ())
+    if isinstance(concepts, TopicConcepts):
+        steps["concepts"] = StepPlan(
+            tables.CONCEPTS, "concepts", _features, {"min_share": concepts.min_share}, ("texts", "topics", "records")
+        )
+    else:
+        steps["concepts"] = StepPlan(tables.CONCEPTS, "concepts", _features, {"kind": concepts.kind}, ("records",))
+    return steps
+
+
+def _judge_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    judge = experiment.judge
+    if isinstance(judge, NoJudge):
+        return {}
+    if isinstance(judge, OracleJudge):
+        read = ("oracle", "topics", "concepts", "sweep", "perplexity")
+        return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate", _generations, {"kind": judge.kind}, read)}
+    settings: dict[str, Any] = {
+        "kind": judge.kind,
+        "max_tokens": judge.max_tokens,
+        "seed": judge.seed,
+        "prompt_format": experiment.model.prompt_format,
+    }
+    if isinstance(judge, EndpointJudge):
+        return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate_llm", _judged, {**settings, "model": judge.model}, ("concepts", "sweep"))}
+    settings["dtype"] = judge.model.dtype
+    return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate_llm", _judged, settings, ("judge_model", "concepts", "sweep"))}
+
+
+def _values(section: Settings) -> dict[str, Any]:
+    return section.model_dump(mode="json")
+
+
+def _features(experiment: Experiment, layer: int, files: Files) -> Axes:
     return {"feature": features_of(experiment, layer)}
 
 
-def _texts(experiment: Experiment, layer: int) -> Axes:
-    return {"text_id": pl.read_parquet(experiment.records.texts, columns=["text_id"])["text_id"].to_list()}
+def _texts(experiment: Experiment, layer: int, files: Files) -> Axes:
+    assert isinstance(experiment.records, LocalRecords)
+    return {"text_id": text_ids(experiment.records.texts)}
 
 
-def _generations(experiment: Experiment, layer: int) -> Axes:
+def _generations(experiment: Experiment, layer: int, files: Files) -> Axes:
+    return _with_prefixes(experiment, layer, files, experiment.sweep.n_prefixes)
+
+
+def _judged(experiment: Experiment, layer: int, files: Files) -> Axes:
+    assert isinstance(experiment.judge, LanguageModelJudge)
+    return _with_prefixes(experiment, layer, files, experiment.judge.n_prefixes or experiment.sweep.n_prefixes)
+
+
+def _with_prefixes(experiment: Experiment, layer: int, files: Files, n: int) -> Axes:
     sweep = experiment.sweep
-    prefixes = read_prefixes(sweep.prefixes, sweep.n_prefixes)
-    return {**_features(experiment, layer), "factor": sweep.factors, "prefix_id": list(prefixes), "sample": range(sweep.n_samples)}
+    path = sweep.prefixes or files["prefixes_file"]
+    prefixes = read_prefixes(path, min(n, sweep.n_prefixes))
+    return {
+        "feature": features_of(experiment, layer),
+        "factor": sweep.factors,
+        "prefix_id": list(prefixes),
+        "sample": range(sweep.n_samples),
+    }
 
 
-def _sampling(experiment: Experiment) -> dict[str, Any]:
-    sweep = experiment.sweep.model_dump(mode="json", include={"max_new_tokens", "temperature", "top_k", "stop", "seed"})
-    return {**sweep, "dtype": experiment.model.dtype}
-
-
-PLANS = {
-    "activations": StepPlan(tables.ACTIVATIONS, "activations", _texts, lambda e: {"dtype": e.model.dtype}, ("model", "saes")),
-    "records": StepPlan(tables.RECORDS, "records", _features, lambda e: {"n_records": e.records.n_records}, ("texts", "activations")),
-    "concepts": StepPlan(
-        tables.CONCEPTS, "concepts", _features, lambda e: {"min_share": e.concepts.min_share}, ("texts", "topics", "records")
-    ),
-    "logit_lens": StepPlan(
-        tables.LOGIT_LENS, "logit_lens", _features, lambda e: {"k": e.logit_lens.k, "dtype": e.model.dtype}, ("model", "saes")
-    ),
-    "input_score": StepPlan(
-        tables.INPUT_SCORE, "input_score", _features, lambda e: e.input_score.model_dump(mode="json"), ("model", "records", "logit_lens")
-    ),
-    "output_score": StepPlan(
-        tables.OUTPUT_SCORE,
-        "output_score",
-        _features,
-        lambda e: {**e.output_score.model_dump(mode="json"), "dtype": e.model.dtype},
-        ("model", "saes", "logit_lens"),
-    ),
-    "sweep": StepPlan(tables.GENERATIONS, "generate", _generations, _sampling, ("model", "saes")),
-    "gen_success": StepPlan(
-        tables.GEN_SUCCESS, "gen_success", _generations, lambda e: {"tokens": e.gen_success.tokens}, ("model", "sweep", "logit_lens")
-    ),
-    "perplexity": StepPlan(
-        tables.PERPLEXITY, "perplexity", _generations, lambda e: {"dtype": e.perplexity.model.dtype}, ("perplexity_model", "sweep")
-    ),
-    "judge": StepPlan(
-        tables.JUDGEMENTS,
-        "judge.rate",
-        _generations,
-        lambda e: {"backend": e.judge.backend},
-        ("oracle", "topics", "concepts", "sweep", "perplexity"),
-    ),
-}
+def _sampling(sweep: SweepSettings) -> dict[str, Any]:
+    return sweep.model_dump(mode="json", include={"max_new_tokens", "temperature", "top_k", "stop", "seed"})
 
 
 def layer_groups(experiment: Experiment) -> dict[str, tuple[int, ...]]:
@@ -104,22 +176,48 @@ def artifacts(experiment: Experiment) -> list[str]:
     The workflow asks for all of them. If it asked for figures only, a job that failed would be taken for done: Snakemake 9.27 removes
     its output, records it as made from the new inputs all the same, and does not miss a file between two that are there.
     """
-    pins = sorted({name for step in PLANS.values() for name in step.inputs} - {"saes", *PLANS})
-    manifests = [f"{step}/{group}.json" for step in ("saes", *PLANS) for group in layer_groups(experiment)]
-    return [*(f"pins/{name}.json" for name in pins), *manifests, *(f"tables/{name}.parquet" for name in tables.SUMMARIES), "metrics.json"]
+    steps = plans(experiment)
+    manifests = [f"{step}/{group}.json" for step in ("saes", *steps) for group in layer_groups(experiment)]
+    summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
+    return [
+        *(f"pins/{name}.json" for name in pins(experiment)),
+        *manifests,
+        *(f"tables/{name}.parquet" for name in summaries),
+        "metrics.json",
+    ]
+
+
+def pins(experiment: Experiment) -> list[str]:
+    """Names of the models and files whose digests the steps depend on."""
+    steps = plans(experiment)
+    return sorted({name for step in steps.values() for name in step.inputs} - {"saes", *steps})
+
+
+def has_pmi(experiment: Experiment) -> bool:
+    """Whether there are texts whose co-occurrences can be counted."""
+    return bool(experiment.pmi.texts or experiment.pmi.published or isinstance(experiment.records, LocalRecords))
+
+
+def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
+    """The figures that can be made of an experiment, each with the tables that it reads."""
+    left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
+    left_out |= set() if has_pmi(experiment) else {"pmi_by_threshold"}
+    return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out}
 
 
 def wanted(experiment: Experiment, step: str, layers: Sequence[int], files: Mapping[str, Path]) -> list[Wanted]:
     """The keys that a job of the step has to see to, each layer with its fingerprint.
 
-    `files` holds the file behind each of the plan's inputs (others are ignored): pins and manifests.
+    `files` holds the file behind each of the plan's inputs, and of the prefixes where the step has them.
     """
-    plan = PLANS[step]
+    plan = plans(experiment)[step]
     inputs = {name: files[name] for name in plan.inputs}
-    common = {"step": step, "algorithm_version": algorithm_version(f"saesteer.{plan.module}"), "settings": plan.settings(experiment)}
+    common = {"step": step, "algorithm_version": algorithm_version(f"saesteer.{plan.module}"), "settings": plan.settings}
     return [
         Wanted(
-            layer, plan.axes(experiment, layer), {**common, "inputs": {name: _input_digest(path, layer) for name, path in inputs.items()}}
+            layer,
+            plan.axes(experiment, layer, files),
+            {**common, "inputs": {name: _input_digest(path, layer) for name, path in inputs.items()}},
         )
         for layer in layers
     ]
@@ -132,18 +230,29 @@ def _input_digest(path: Path, layer: int) -> str:
 
 
 def wants_digest(experiment: Experiment, step: str, layers: Sequence[int]) -> str:
-    """Digest of keys and settings; in a job's params a change of it makes the job due. Text keys are input files instead."""
-    plan = PLANS[step]
-    axes = (
-        {}
-        if plan.axes is _texts
-        else {layer: {name: list(values) for name, values in plan.axes(experiment, layer).items()} for layer in layers}
-    )
-    return value_digest([axes, plan.settings(experiment), algorithm_version(f"saesteer.{plan.module}")])[:16]
+    """Digest of keys and settings; in a job's params a change of it makes the job due. Needs no file that is still to be fetched."""
+    plan = plans(experiment)[step]
+    axes = {layer: _known_axes(experiment, plan, layer) for layer in layers}
+    return value_digest([axes, plan.settings, algorithm_version(f"saesteer.{plan.module}")])[:16]
 
 
-def n_missing(folder: Path, experiment: Experiment, step: str, layers: Sequence[int], files: Mapping[str, Path]) -> int | None:
+def _known_axes(experiment: Experiment, plan: StepPlan, layer: int) -> dict[str, Any]:
+    """A layer's keys as far as the configuration says them: texts are input files instead, published prefixes are pinned by a digest."""
+    if plan.axes is _texts:
+        return {}
+    if plan.axes is _features:
+        return {"feature": list(features_of(experiment, layer))}
+    sweep = experiment.sweep
+    if sweep.prefixes:
+        return {name: list(values) for name, values in plan.axes(experiment, layer, {}).items()}
+    n_judged = experiment.judge.n_prefixes if isinstance(experiment.judge, LanguageModelJudge) and plan.axes is _judged else None
+    prefixes = [published_file(str(sweep.published_prefixes)).identity, sweep.n_prefixes, n_judged]
+    return {"feature": list(features_of(experiment, layer)), "factor": sweep.factors, "prefixes": prefixes, "samples": sweep.n_samples}
+
+
+def n_missing(folder: Path, experiment: Experiment, step: str, layers: Sequence[int], files: Files) -> int | None:
     """How many keys a job would compute; None while what it reads is not there yet."""
-    if not all(files[name].is_file() for name in PLANS[step].inputs):
+    plan = plans(experiment)[step]
+    if not all(files[name].is_file() for name in files if name in {*plan.inputs, "prefixes_file"}):
         return None
-    return sum(missing_keys(folder, PLANS[step].table, want).height for want in wanted(experiment, step, layers, files))
+    return sum(missing_keys(folder, plan.table, want).height for want in wanted(experiment, step, layers, files))

@@ -10,7 +10,7 @@ import polars as pl
 from saesteer.tables import RECORD, RECORDS
 from saesteer.tokens import TextTokens
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 def top_records(
@@ -39,6 +39,7 @@ def top_records(
         records=pl.col("records").fill_null(pl.lit([], RECORDS.columns["records"].dtype)),
         explanation=pl.lit(None, pl.String),
         source=pl.lit("local"),
+        reason=pl.when(pl.col("records").is_null()).then(pl.lit("never active on the texts")),
     )
 
 

@@ -29,7 +29,8 @@ class SaeMeta:
     source_digest: str  # of the source's config and weights (saesteer.pins)
     converter_version: int  # ALGORITHM_VERSION of saesteer.sae_convert
     architecture: str  # the source's: jumprelu or standard
-    site: str  # residual site it reads, resid_post
+    site: str  # residual site it reads: resid_post (a block's output) or resid_pre (its input)
+    centred: bool  # whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
     layer: int  # decoder block it reads
     d_model: int  # width of the residual
     n_features: int
@@ -122,21 +123,30 @@ def check_features(features: Sequence[int], n_features: int, name: str) -> None:
             raise ValueError(f"feature {feature} does not exist: {name} has features 0 to {n_features - 1}")
 
 
+def encoder_input(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """What the SAE's encoder is given for residuals of the model: the rows in its number format, without their means over d_model where it
+    was trained on a model with centred writing weights (TransformerLens's center_writing_weights, whose residuals are just that)."""
+    if not sae.meta.centred:
+        return residual.to(sae.W_enc.dtype)
+    precise = torch.promote_types(residual.dtype, torch.float32)  # the mean of a bfloat16 row, in bfloat16, is off by as much as a code
+    return (residual - residual.mean(dim=-1, keepdim=True, dtype=precise)).to(sae.W_enc.dtype)
+
+
 def encode(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row n_features"]:
     """Feature codes of residuals, in the SAE's number format."""
-    pre = torch.addmm(sae.b_enc, residual.to(sae.W_enc.dtype).reshape(-1, sae.meta.d_model), sae.W_enc)
+    pre = torch.addmm(sae.b_enc, encoder_input(sae, residual).reshape(-1, sae.meta.d_model), sae.W_enc)
     return pre.masked_fill_(pre <= sae.threshold, 0).reshape(*residual.shape[:-1], sae.meta.n_features)
 
 
 def decode(sae: Sae, codes: Float[Tensor, "*row n_features"]) -> Float[Tensor, "*row d_model"]:
-    """Residuals rebuilt from feature codes."""
+    """Residuals rebuilt from feature codes; of a centred SAE, centred ones."""
     return codes @ sae.W_dec + sae.b_dec
 
 
 def largest_code(sae: Sae, residual: Float[Tensor, "row d_model"], block: int = 16_384) -> Float[Tensor, " row"]:
     """a_max of P1 (arXiv 2505.20063), section 3: each row's largest feature code, 0 when none is active; features in blocks for bounded
     memory."""
-    rows = residual.to(sae.W_enc.dtype)
+    rows = encoder_input(sae, residual)
     largest = torch.zeros(rows.shape[0], dtype=rows.dtype, device=rows.device)
     for start in range(0, sae.meta.n_features, block):
         part = slice(start, start + block)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from saesteer.models import block_residual, with_block_residual
+from saesteer.models import LanguageModel, residual_changed
 from saesteer.saes import Sae, largest_code
 
 
@@ -25,6 +24,9 @@ def amplify(
     The SAE's reconstruction error stays in the residual: adding here equals decoding the edited code and adding the error. Factor 0 changes
     nothing.
     """
+    # For an SAE of a model with centred writing weights this is the same edit. That model's residual is this one less its mean; both get
+    # the same addition, so they go on differing by a multiple of (1, ..., 1). Every LayerNorm removes such a multiple, whatever it is, so
+    # each block adds what it adds there but for another such multiple, and the logits are equal (test_transformer_lens compares them).
     return residual + ((factor * a_max)[:, None] * direction).to(residual.dtype)
 
 
@@ -41,17 +43,12 @@ def amplified(
 
 
 @contextmanager
-def last_position_edited(block: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the context, `edit` maps the block's residual output [row d_model] at the last position of every forward; earlier positions
-    stay."""
+def last_position_edited(lm: LanguageModel, depth: int, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, `edit` maps the residual [row d_model] at `depth` (`saesteer.models.depth_of`) and the last position of every
+    forward; earlier positions stay."""
 
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        residual = block_residual(output)  # [row seq d_model]
-        edited = edit(residual[:, -1])[:, None]
-        return with_block_residual(output, torch.cat([residual[:, :-1], edited], dim=1))
+    def change(residual: Tensor) -> Tensor:  # [row seq d_model]
+        return torch.cat([residual[:, :-1], edit(residual[:, -1])[:, None]], dim=1)
 
-    handle = block.register_forward_hook(hook)
-    try:
+    with residual_changed(lm, depth, change):
         yield
-    finally:
-        handle.remove()

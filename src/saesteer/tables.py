@@ -43,9 +43,9 @@ class Table:
 RECORD = pl.Struct(
     {
         "rank": pl.UInt16,  # 0 = largest maximum
-        "text_id": pl.String,
+        "text_id": pl.String,  # Neuronpedia's id of the record where it is the source
         "token_index": pl.UInt16,  # position of the maximum in the text
-        "token": pl.String,  # as the tokenizer writes it, "▁" kept
+        "token": pl.String,  # as the tokenizer writes it ("▁" kept); of byte-level ones the text that it stands for
         "token_id": pl.UInt32,  # null where the source has none
         "max_value": pl.Float32,
         "context": pl.List(pl.String),  # the text's tokens
@@ -89,6 +89,7 @@ RECORDS = Table(
         "records": Column(pl.List(RECORD), "texts with the largest maxima; ties broken by text_id"),
         "explanation": Column(pl.String, "what the source says the feature means", "the source has none"),
         "source": Column(pl.String, "local or neuronpedia"),
+        "reason": Column(pl.String, "why there are no records", "there are some"),
     },
 )
 CONCEPTS = Table(
@@ -96,9 +97,9 @@ CONCEPTS = Table(
     ("layer", "feature"),
     {
         **_PER_FEATURE,
-        "concept": Column(pl.String, "topic with the highest lift in the feature's records", "no topic is clear; see reason"),
-        "concept_share": Column(pl.Float64, "purity: share of the records' maxima on that topic", "there are no records on any topic"),
-        "lift": Column(pl.Float64, "that share over the topic's share of all labelled tokens", "there are no records on any topic"),
+        "concept": Column(pl.String, "the source's explanation, or the topic of highest lift in the records", "no topic is clear; see reason"),
+        "concept_share": Column(pl.Float64, "purity: share of the records' maxima on that topic", "no record is on a topic, or topics are not used"),
+        "lift": Column(pl.Float64, "that share over the topic's share of all labelled tokens", "no record is on a topic, or topics are not used"),
         "reason": _reason("concept"),
     },
 )
@@ -108,7 +109,7 @@ LOGIT_LENS = Table(
     {
         **_PER_FEATURE,
         "token_ids": Column(pl.List(pl.UInt32), "lens tokens, most promoted first"),
-        "tokens": Column(pl.List(pl.String), "their strings"),
+        "tokens": Column(pl.List(pl.String), "their strings, as in records"),
         "logits": Column(pl.List(pl.Float32), "lm_head(final_norm(decoder direction)), no soft cap"),
     },
 )
@@ -170,8 +171,11 @@ JUDGEMENTS = Table(
     {
         **_PER_GENERATION,
         "concept_rating": Column(pl.UInt8, "0, 1 or 2: how much the text is about the feature's concept", "see reason"),
+        "instruction_rating": Column(
+            pl.UInt8, "0, 1 or 2: how well the text answers the instruction", "there is no instruction, or see reason"
+        ),
         "fluency_rating": Column(pl.UInt8, "0, 1 or 2: how well-formed the text is", "see reason"),
-        "judge_score": Column(pl.Float64, "harmonic mean of the two, 0 if either is 0", "either rating is null"),
+        "judge_score": Column(pl.Float64, "harmonic mean of those that apply, 0 if any is 0", "one that applies is null"),
         "reason": _reason("judge_score"),
     },
 )

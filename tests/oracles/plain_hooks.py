@@ -26,14 +26,29 @@ def family_parts(model: Any) -> tuple[Any, Any]:
     return model.get_submodule(blocks), model.get_submodule(norm)
 
 
+def at_site(model: Any, layer: int, site: str, change: Any) -> Any:
+    """Replace the residual at a block's output (resid_post) or input (resid_pre) by `change` of it, until the handle is removed."""
+    block = family_parts(model)[0][layer]
+    if site == "resid_pre":
+        return block.register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+
+    def after(_module: Any, _args: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    return block.register_forward_hook(after)
+
+
 def code_of(sae: Any, residual: Tensor) -> Tensor:
-    """JumpReLU code of one residual [d_model]."""
+    """JumpReLU code of one residual [d_model], less its mean where the SAE is centred."""
+    if sae.meta.centred:
+        residual = residual - sum(residual.tolist()) / len(residual)
     pre = residual @ sae.W_enc + sae.b_enc
     return torch.tensor([p if p > t else 0.0 for p, t in zip(pre.tolist(), sae.threshold.tolist(), strict=True)])
 
 
 def steered(sae: Any, residual: Tensor, feature: int, factor: float) -> Tensor:
-    """P1 section 3: the feature's code raised by factor * a_max, decoded, the SAE's error added back (float64)."""
+    """P1 section 3: the feature's code raised by factor * a_max, decoded, the SAE's error added back (float64). What the SAE is not shown,
+    the mean where it is centred, is error."""
     code = code_of(sae, residual).double()
     decoder, bias = sae.W_dec.double(), sae.b_dec.double()
     error = residual.double() - (code @ decoder + bias)
@@ -45,13 +60,12 @@ def steered(sae: Any, residual: Tensor, feature: int, factor: float) -> Tensor:
 def steering_hook(model: Any, sae: Any, layer: int, feature: int, factor: float) -> Iterator[None]:
     """Steers the last position of every forward, for one row."""
 
-    def hook(_module: Any, _args: Any, output: Any) -> Any:
-        residual = output[0] if isinstance(output, tuple) else output
+    def change(residual: Tensor) -> Tensor:
         residual = residual.clone()
         residual[0, -1] = steered(sae, residual[0, -1], feature, factor)
-        return (residual, *output[1:]) if isinstance(output, tuple) else residual
+        return residual
 
-    handle = family_parts(model)[0][layer].register_forward_hook(hook)
+    handle = at_site(model, layer, sae.meta.site, change)
     try:
         yield
     finally:
@@ -121,13 +135,13 @@ def sampled(
     """
     ids = list(token_ids)
 
-    def hook(_module: Any, _args: Any, output: Any) -> Any:
-        residual = (output[0] if isinstance(output, tuple) else output).clone()
+    def change(residual: Tensor) -> Tensor:
+        residual = residual.clone()
         for place in range(len(token_ids) - 1, len(ids)):
             residual[0, place] = steered(sae, residual[0, place], feature, factor)
-        return (residual, *output[1:]) if isinstance(output, tuple) else residual
+        return residual
 
-    handle = family_parts(model)[0][layer].register_forward_hook(hook)
+    handle = at_site(model, layer, sae.meta.site, change)
     for number in numbers:
         logits = model(torch.tensor([ids])).logits[0, -1].double() / temperature
         kept = sorted(torch.argsort(logits, descending=True)[:top_k].tolist())
@@ -139,12 +153,15 @@ def sampled(
 
 
 @torch.no_grad()
-def residuals(model: Any, token_ids: Sequence[int], layer: int) -> Tensor:
-    """Output of a block at every position [seq d_model], of one text alone."""
+def residuals(model: Any, token_ids: Sequence[int], layer: int, site: str = "resid_post") -> Tensor:
+    """Residual at a site at every position [seq d_model], of one text alone."""
     captured: list[Tensor] = []
-    handle = family_parts(model)[0][layer].register_forward_hook(
-        lambda _m, _a, output: captured.append((output[0] if isinstance(output, tuple) else output)[0])
-    )
+
+    def keep(residual: Tensor) -> Tensor:
+        captured.append(residual[0])
+        return residual
+
+    handle = at_site(model, layer, site, keep)
     model(torch.tensor([list(token_ids)]))
     handle.remove()
     return captured[0]

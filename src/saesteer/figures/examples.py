@@ -36,7 +36,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     scores = f"{'–' if row['input_score'] is None else format(row['input_score'], '.2f')} | {row['output_score']:.3f}"
-    lens = ", ".join(token.replace("▁", "") or "␣" for token in row["lens_tokens"][:_N_LENS])
+    lens = ", ".join(token.replace("▁", "").strip() or "␣" for token in row["lens_tokens"][:_N_LENS])
     prefix = row["prefix"]
     steered = "steering failed" if row["steered"] is None else f"{prefix} {row['steered'].strip()}"
     context = row["top_context"] or "no records"

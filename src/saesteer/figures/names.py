@@ -12,3 +12,6 @@ FIGURE_TABLES: dict[str, tuple[str, ...]] = {
     "examples": ("examples",),
 }
 """Figure -> the tables it reads: one, but for the overview."""
+
+PMI_TABLES = ("feature_pmi", "pmi")
+"""Tables that need texts whose co-occurrences can be counted."""

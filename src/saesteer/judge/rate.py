@@ -8,7 +8,7 @@ from saesteer.judge.oracle import Oracle, concept_rating, fluency_rating
 from saesteer.tables import JUDGEMENTS
 from saesteer.tokens import TextTokens
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 def rate(
@@ -31,10 +31,11 @@ def rate(
     fluency = [fluency_rating(oracle, nll) for nll in rows["mean_nll"].to_list()]
     rated = rows.with_columns(
         concept_rating=pl.Series(concept, dtype=pl.UInt8),
+        instruction_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series(fluency, dtype=pl.UInt8),
         has_concept=pl.col("concept").is_not_null(),
     )
-    return rated.select(*keys, "concept_rating", "fluency_rating", judge_score=_harmonic_mean(), reason=_reason())
+    return rated.select(*keys, "concept_rating", "instruction_rating", "fluency_rating", judge_score=_harmonic_mean(), reason=_reason())
 
 
 def _harmonic_mean() -> pl.Expr:

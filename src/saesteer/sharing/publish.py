@@ -64,7 +64,7 @@ def _commit(folder: Path, tracked: Sequence[Path]) -> None:
 
 
 def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
-    rows = summary(folder, configuration)
+    rows = [row for row in summary(folder, configuration) if not is_local(row["output_file"])]
     if outside := [row["output_file"] for row in rows if Path(row["output_file"]).parts[0] not in SHARED]:
         raise SharingError(f"{outside[0]} lies outside {' and '.join(SHARED)}: DVC tracks what is in the repository (see data_dir)")
     # Snakemake may do without an intermediate file while what was made from it is there.
@@ -87,7 +87,12 @@ def _statement(folder: Path, output: str, digest: Callable[[str], str]) -> State
     values = read_record(folder, output)
     if values is None:
         raise SharingError(f"{output}: Snakemake has no record of how it was made: `snakemake --cores all --force {output}` gives it one")
-    return Statement(output, digest(output), {name: digest(name) for name in values["input"]}, values)
+    return Statement(output, digest(output), {name: digest(name) for name in values["input"] if not is_local(name)}, values)
+
+
+def is_local(name: str) -> bool:
+    """Whether a file says where this machine put what it fetched. Colleagues fetch for themselves; pins say what it was."""
+    return "downloads" in Path(name).parts
 
 
 def _experiment(output: str) -> str:

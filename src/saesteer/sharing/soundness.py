@@ -17,8 +17,8 @@ def named_files(manifest: Path) -> Iterator[tuple[Path, str | None]]:
     for entry in json.loads(manifest.read_text(encoding="utf-8"))["layers"].values():
         for part in entry.get("parts", []):
             yield (path := manifest.parent / part["path"]), path.stem
-        if "file" in entry:
-            yield (path := manifest.parent / entry["file"]), entry["fingerprint"]
+        if "sha256" in entry:  # a converted SAE; those from the hub stay where they were fetched
+            yield (path := manifest.parent / entry["file"]), entry["sha256"]
             yield path.with_suffix(".json"), None
 
 

@@ -19,7 +19,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     oracle = load_oracle(job.experiment.judge.oracle)
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
     concepts = read_rows(CONCEPTS, job.inputs["concepts"], job.layers)
-    tokens = load_tokens(job.experiment.model.path)
+    tokens = load_tokens(job.model_folder())
     for layer, rows in by_layer(missing):
         generations = read_rows(GENERATIONS, job.inputs["sweep"], [layer], ["text"]).join(rows, on=GENERATIONS.keys, how="semi")
         perplexity = read_rows(PERPLEXITY, job.inputs["perplexity"], [layer])

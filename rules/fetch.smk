@@ -1,0 +1,50 @@
+# What comes from the internet: models, SAEs, published files. Each job leaves a small file that says where it put what it fetched;
+# that file stays on this machine, and only jobs that have something to compute from it ask for it.
+
+
+rule fetch_model:
+    """A model of the Hugging Face hub, at a commit, in the hub's own cache."""
+    output:
+        place=f"{DOWNLOADS}/{{experiment}}/{{name}}.json",
+    log:
+        "logs/{experiment}/fetch_model/{name}.log",
+    benchmark:
+        "logs/{experiment}/fetch_model/{name}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    wildcard_constraints:
+        name="|".join(MODELS),
+    params:
+        asked=asked_model,
+    script:
+        "../scripts/fetch_model.py"
+
+
+rule fetch_saes:
+    """SAEs of the hub, at a commit, in plain form; refuses one whose width, layer or site does not fit the model."""
+    output:
+        place=f"{DOWNLOADS}/{{experiment}}/saes/{{layers}}.json",
+    log:
+        "logs/{experiment}/fetch_saes/{layers}.log",
+    benchmark:
+        "logs/{experiment}/fetch_saes/{layers}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    params:
+        settings=setting("saes"),
+    script:
+        "../scripts/fetch_saes.py"
+
+
+rule fetch_published:
+    """A file that a paper published, by its key; refused unless its SHA-256 is the pinned one."""
+    output:
+        file=f"{DOWNLOADS}/published/{{file}}",
+    log:
+        "logs/published/{file}.log",
+    benchmark:
+        "logs/published/{file}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/fetch_published.py"

@@ -1,0 +1,13 @@
+"""A file that a paper published, checked by its pinned SHA-256."""
+
+from pathlib import Path
+
+from common import start_log
+
+from saesteer.download import fetch_published
+from saesteer.settings import load_workflow
+
+start_log(Path(snakemake.log[0]))
+workflow = load_workflow(snakemake.config)
+key = str(Path(snakemake.wildcards.file).with_suffix(""))
+fetch_published(key, workflow.addresses.github, workflow.data_dir / "downloads")

@@ -1,0 +1,211 @@
+"""Every raw answer of a judge, kept for good: an answer that was paid for is never asked for again, and can be read anew at any time.
+
+    <answers folder>/<fingerprint>/fingerprint.json     rubric, judge and its settings, spelt out; no address and no key
+    <answers folder>/<fingerprint>/<SHA-256>.parquet    a part: answers, named by the digest of its bytes
+
+Parts are immutable as in the part store (saesteer.store): jobs of other layers, running at the same time or later, find what is there.
+"""
+
+import io
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+import polars as pl
+
+from saesteer.files import file_digest, remove_abandoned, value_digest, write_json
+from saesteer.judge.parse import Rating, Unparsed, parse
+from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
+from saesteer.store import FINGERPRINT_DIGITS, write_part_bytes
+from saesteer.tables import Column, Table, validate
+
+ANSWERS = Table(
+    "answers",
+    ("request_id", "attempt"),
+    {
+        "request_id": Column(pl.String, "digest of the question's messages"),
+        "attempt": Column(pl.UInt8, "0: first asked; 1, 2: asked again because the answers before were unreadable"),
+        "aspect": Column(pl.String, "concept, instruction or fluency"),
+        "text_id": Column(pl.String, "first 16 hex digits of the SHA-256 of the rated text"),
+        "raw": Column(pl.String, "the answer as it came"),
+        "finish_reason": Column(pl.String, "why it ended, as the judge reports it", "the judge does not say"),
+        "prompt_tokens": Column(pl.UInt32, "tokens of the question, as the judge counts them", "the judge does not say"),
+        "completion_tokens": Column(pl.UInt32, "tokens of the answer, as the judge counts them", "the judge does not say"),
+        "model": Column(pl.String, "the model as the judge names itself", "the judge does not say"),
+    },
+)
+
+log = logging.getLogger(__name__)
+
+
+class JudgeError(RuntimeError):
+    """A judge that cannot go on; the message says what happened, what is kept, and what to do."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an answer is about, without the text itself."""
+
+    request_id: str
+    attempt: int
+    aspect: str
+    text_id: str
+
+
+@dataclass(frozen=True)
+class Answer(Identity):
+    """A raw answer: a row of ANSWERS."""
+
+    raw: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    model: str | None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question and how often it was asked before."""
+
+    question: Question
+    attempt: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The answer's key in the store."""
+        return self.question.request_id, self.attempt
+
+    @property
+    def identity(self) -> Identity:
+        """What the answer will be about."""
+        return Identity(*self.key, self.question.aspect, self.question.text_id)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What is sent."""
+        return self.question.messages(self.attempt)
+
+
+def answers_fingerprint(kind: str, model: str, max_tokens: int, seed: int) -> dict[str, Any]:
+    """What answers depend on besides their questions. Not the address: the same model served elsewhere is the same judge."""
+    return {"rubric": rubric_digest(), "kind": kind, "model": model, "max_tokens": max_tokens, "temperature": 0, "seed": seed}
+
+
+class AnswerBook:
+    """The stored answers of one judge, and the writer of new ones. A context: leaving it, however, writes what is not yet on disk."""
+
+    def __init__(self, answers_folder: Path, fingerprint: Mapping[str, Any], part_seconds: float) -> None:
+        self.folder = answers_folder / value_digest(fingerprint)[:FINGERPRINT_DIGITS]
+        self._fingerprint = fingerprint
+        self._part_seconds = part_seconds
+        self._stored: dict[tuple[str, int], Answer] = {}
+        self._unwritten: list[Answer] = []
+        self._read: set[str] = set()
+        self._flushed_at = time.monotonic()
+        remove_abandoned(self.folder)
+        self.refresh()
+
+    def __enter__(self) -> "AnswerBook":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.flush()
+
+    def __contains__(self, key: tuple[str, int]) -> bool:
+        return key in self._stored
+
+    def refresh(self) -> None:
+        """Read the parts that have come since, of this job or another. A damaged part is not read: its answers count as missing."""
+        for part in sorted(part for part in self.folder.glob("*.parquet") if part.stem not in self._read):
+            self._read.add(part.stem)
+            if file_digest(part) != part.stem:
+                log.warning("%s: its bytes do not match its name, so it is not read and its answers count as missing; delete it", part)
+                continue
+            for row in validate(ANSWERS, pl.read_parquet(part), str(part)).iter_rows(named=True):
+                self._stored.setdefault((row["request_id"], row["attempt"]), Answer(**row))
+
+    def add(self, answer: Answer) -> None:
+        """Keep a new answer; it reaches the disk with the others of the same `part_seconds`."""
+        key = (answer.request_id, answer.attempt)
+        if key in self._stored:
+            return
+        self._stored[key] = answer
+        self._unwritten.append(answer)
+        if time.monotonic() - self._flushed_at > self._part_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not yet on disk as one part."""
+        self._flushed_at = time.monotonic()
+        if not self._unwritten:
+            return
+        spelt_out = self.folder / "fingerprint.json"
+        if not spelt_out.exists():
+            write_json(spelt_out, self._fingerprint)
+        rows = pl.DataFrame([asdict(answer) for answer in self._unwritten], schema=ANSWERS.schema)
+        buffer = io.BytesIO()
+        validate(ANSWERS, rows, str(self.folder)).sort(ANSWERS.keys).write_parquet(buffer, compression="zstd", statistics=False)
+        self._read.add(write_part_bytes(self.folder, buffer.getvalue()).stem)
+        self._unwritten = []
+
+    def reading(self, question: Question) -> Rating | Unparsed | None:
+        """What the stored answers to a question say: the first that is readable, else the last unreadable one; None: never asked."""
+        last = None
+        for attempt in range(ATTEMPTS):
+            answer = self._stored.get((question.request_id, attempt))
+            if answer is not None:
+                last = parse(answer.raw, answer.finish_reason, question.label)
+                if isinstance(last, Rating):
+                    return last
+        return last
+
+
+@runtime_checkable
+class Asker(Protocol):
+    """A judge that answers questions."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What its answers depend on besides the questions; see `answers_fingerprint`."""
+        ...
+
+    @property
+    def questions_at_once(self) -> int:
+        """About how many questions it wants to get together."""
+        ...
+
+    def expect(self, asks: Sequence[Ask]) -> None:
+        """Say what these would cost, before the first is asked."""
+        ...
+
+    def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
+        """Ask, and add each answer to the book as it comes. On an error, what was answered is in the book."""
+        ...
+
+
+def unasked(questions: Sequence[Question], book: AnswerBook) -> list[Ask]:
+    """The first attempts that no stored answer serves, each question once."""
+    distinct = {question.request_id: question for question in questions}
+    return [Ask(question, 0) for question in distinct.values() if (question.request_id, 0) not in book]
+
+
+def answer_all(questions: Sequence[Question], asker: Asker, book: AnswerBook) -> None:
+    """See to it that the disk holds an answer to each question; what is unreadable is asked again, `ATTEMPTS` times in all."""
+    left = list({question.request_id: question for question in questions}.values())
+    for attempt in range(ATTEMPTS):
+        book.refresh()
+        left = [question for question in left if not isinstance(book.reading(question), Rating)]
+        asks = [ask for question in left if (ask := Ask(question, attempt)).key not in book]
+        if asks:
+            asker.ask(asks, book)
+        if lacking := next((ask for ask in asks if ask.key not in book), None):
+            raise JudgeError(f"the judge gave no answer to question {lacking.question.request_id}, and no error; run again")
+    book.flush()
+    unreadable = [reading for question in left if isinstance(reading := book.reading(question), Unparsed)]
+    if unreadable:
+        first = unreadable[0]
+        log.warning("judge: %d questions have no readable answer; of the first, %s: %r", len(unreadable), first.why, first.raw[-200:])

@@ -1,0 +1,30 @@
+"""The judges that a configuration can name, ready to be asked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from saesteer.judge.answers import Asker
+from saesteer.judge.batch import POLL_SECONDS, BatchAsker
+from saesteer.judge.calls import Endpoint, Patience, check_key
+from saesteer.judge.endpoint import EndpointAsker
+from saesteer.judge.spend import Budget
+from saesteer.settings import EndpointJudge, LocalModelJudge
+
+
+def endpoint_asker(
+    settings: EndpointJudge, environ: Mapping[str, str], patience: Patience | None = None, poll_seconds: float = POLL_SECONDS
+) -> EndpointAsker | BatchAsker:
+    """A judge behind an endpoint, by batches or one by one, with its key from the environment and a budget for one job's run.
+
+    Refuses a missing key. The address and the key are no part of what its answers are stored under.
+    """
+    endpoint, budget = Endpoint(settings, check_key(settings, environ), patience or Patience()), Budget(settings)
+    return BatchAsker(endpoint, budget, poll_seconds) if settings.batch else EndpointAsker(endpoint, budget)
+
+
+def local_model_asker(settings: LocalModelJudge, folder: Path, device: str, weights: str) -> Asker:
+    """A judge loaded from its folder; `weights` is the digest of its files (its pin's), which its answers are stored under."""
+    from saesteer.judge.local_model import local_asker  # needs torch
+    from saesteer.models import load_language_model
+
+    return local_asker(load_language_model(folder, settings.model.dtype, device), settings, weights)

@@ -1,0 +1,129 @@
+"""A judge that runs here: an instruction-tuned transformers model, greedy, asked in its own chat template.
+
+Prompts are padded on the left to a multiple of `LENGTH_STEP` tokens and batched with others of the same padded length, never below
+`MIN_ROWS` rows. So a prompt's padding depends on its own length only, and its answer not on its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import GenerationConfig
+
+from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
+from saesteer.models import MIN_ROWS, LanguageModel, check_length, pad_rows
+from saesteer.settings import LocalModelJudge
+
+LENGTH_STEP = 32
+"""Prompts are padded to a multiple of so many tokens."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalModelAsker:
+    """Asks a loaded model. `weights` is a digest of its files."""
+
+    lm: LanguageModel
+    settings: LocalModelJudge
+    weights: str
+    ends: tuple[int, ...]
+    """Tokens that end the judge's turn."""
+    questions_at_once: int = 512
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What its answers depend on besides the questions: weights and number type too, since no name vouches for them."""
+        settings = self.settings
+        judge = answers_fingerprint(settings.kind, settings.model.name, settings.max_tokens, settings.seed)
+        return {**judge, "weights": self.weights, "dtype": settings.model.dtype}
+
+    def expect(self, asks: Sequence[Ask]) -> None:
+        """Log how much there is to do."""
+        log.info("judge %s: %d questions to ask, on %s", self.settings.model.name, len(asks), self.lm.device)
+
+    def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
+        """Answer batch by batch, the shortest prompts first."""
+        for length, batch in _batches(self._tokenised(asks), max(self.settings.batch_size, MIN_ROWS)):
+            for ask, prompt, (tokens, ended) in zip(*zip(*batch, strict=True), self._generated(batch, length), strict=True):
+                book.add(self._answer(ask, len(prompt), tokens, ended))
+
+    def _tokenised(self, asks: Sequence[Ask]) -> list[tuple[Ask, list[int]]]:
+        template = self.lm.tokenizer.apply_chat_template
+        inert = [[{**message, "content": self._inert(message["content"])} for message in ask.messages] for ask in asks]
+        tokens = [template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"] for turns in inert]
+        encoded = list(zip(asks, tokens, strict=True))
+        for _, prompt in encoded:
+            check_length(self.lm, _padded_length(prompt) + self.settings.max_tokens)
+        return encoded
+
+    def _inert(self, content: str) -> str:
+        """The question with every special token's name in it broken up, so that a rated text cannot end the user's turn."""
+        special = {str(token) for token in self.lm.tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1}
+        for name in sorted(special, key=lambda name: (-len(name), name)):
+            content = content.replace(name, f"{name[0]} {name[1:]}")
+        return content
+
+    @torch.no_grad()
+    def _generated(self, batch: Sequence[tuple[Ask, list[int]]], length: int) -> Iterator[tuple[list[int], bool]]:
+        """The new tokens of each row up to its end-of-turn token, and whether there was one."""
+        prompts = [prompt for _, prompt in batch]
+        padding = self.lm.tokenizer.pad_token_id or 0  # masked: which token it is makes no difference
+        ids = torch.tensor([[padding] * (length - len(prompt)) + prompt for prompt in prompts], device=self.lm.device)
+        mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.lm.device)
+        ends = list(self.ends) or None
+        config = GenerationConfig(max_new_tokens=self.settings.max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=padding)
+        output = self.lm.model.generate(input_ids=pad_rows(ids), attention_mask=pad_rows(mask), generation_config=config)
+        yield from (_until_end(row, self.ends) for row in output[: len(batch), length:])
+
+    def _answer(self, ask: Ask, n_prompt: int, tokens: list[int], ended: bool) -> Answer:
+        return Answer(
+            **asdict(ask.identity),
+            raw=self.lm.tokenizer.decode(tokens, skip_special_tokens=True),
+            finish_reason="stop" if ended else "length",
+            prompt_tokens=n_prompt,
+            completion_tokens=len(tokens),
+            model=self.settings.model.name,
+        )
+
+
+def local_asker(lm: LanguageModel, settings: LocalModelJudge, weights: str) -> LocalModelAsker:
+    """A loaded model as a judge. Refuses one without a chat template."""
+    if not getattr(lm.tokenizer, "chat_template", None):
+        raise JudgeError(f"the judge {settings.model.name} has no chat template: name an instruction-tuned model in judge.model")
+    ends = _end_ids(lm)
+    # Greedy and nothing else: penalties and the like in the model's own configuration would come in by default.
+    lm.model.generation_config = GenerationConfig(eos_token_id=list(ends) or None)
+    return LocalModelAsker(lm, settings, weights, ends)
+
+
+def _batches(encoded: Sequence[tuple[Ask, list[int]]], size: int) -> Iterator[tuple[int, list[tuple[Ask, list[int]]]]]:
+    """Prompts of the same padded length, `size` at a time, with that length."""
+    in_order = sorted(encoded, key=lambda item: _padded_length(item[1]))
+    for length, group in groupby(in_order, key=lambda item: _padded_length(item[1])):
+        rows = list(group)
+        yield from ((length, rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+def _padded_length(prompt: Sequence[int]) -> int:
+    return -(-len(prompt) // LENGTH_STEP) * LENGTH_STEP
+
+
+def _end_ids(lm: LanguageModel) -> tuple[int, ...]:
+    """Tokens that end a turn: the model's own list (chat models have several), else the tokenizer's end-of-sequence token."""
+    own = lm.model.generation_config.eos_token_id
+    ids = (own,) if isinstance(own, int) else tuple(own or ())
+    return ids or ((int(lm.tokenizer.eos_token_id),) if lm.tokenizer.eos_token_id is not None else ())
+
+
+def _until_end(row: Int[Tensor, " new"], ends: Sequence[int]) -> tuple[list[int], bool]:
+    tokens = [int(token) for token in row]
+    first = next((place for place, token in enumerate(tokens) if token in ends), None)
+    return (tokens, False) if first is None else (tokens[:first], True)

@@ -1,0 +1,104 @@
+"""Ratings of generations by a language model: concept, instruction where there is one, fluency; and their harmonic mean.
+
+The protocol is AxBench's (arXiv 2501.17148, section 3) but for one thing: its program counts an unreadable rating as 0, here it is null
+with a reason. Ratings are read from the stored raw answers every time (saesteer.judge.answers).
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unasked
+from saesteer.judge.parse import Rating
+from saesteer.judge.rubric import Aspect, Question, questions
+from saesteer.judge.score import harmonic_mean
+from saesteer.tables import JUDGEMENTS
+
+ALGORITHM_VERSION = 1
+
+NO_CONCEPT = "the feature has no concept"
+NO_CONTENT = "no content to rate"
+UNREADABLE = "unreadable answer"
+
+log = logging.getLogger(__name__)
+
+
+def judge_generations(
+    generations: pl.DataFrame,
+    concepts: pl.DataFrame,
+    instructions: Mapping[str, str] | None,
+    asker: Asker,
+    answers_folder: Path,
+    part_seconds: float,
+) -> Iterator[pl.DataFrame]:
+    """The JUDGEMENTS rows of generations, some at a time, one layer in each frame. Their raw answers are on disk before they are yielded.
+
+    `generations` has the keys of GENERATIONS and `text`; `concepts` has layer, feature and concept (null where there is none);
+    `instructions` maps prefix_id to the instruction that the texts answer, or is None where texts continue a prefix. Nothing that
+    `answers_folder` holds is asked again.
+    """
+    rows = _with_questions(generations, concepts, instructions)
+    with (
+        AnswerBook(answers_folder, asker.fingerprint, part_seconds) as book,
+        tqdm(total=len(rows), desc="judge", unit="text", mininterval=5) as bar,
+    ):
+        asker.expect(unasked([question for row in rows for question in row.values()], book))
+        size = max(1, asker.questions_at_once // (2 if instructions is None else 3))
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            answer_all([question for row in chunk for question in row.values()], asker, book)
+            rated = rate_with_answers(generations[start : start + size], chunk, instructions is not None, book)
+            yield from (layer for _, layer in rated.group_by("layer", maintain_order=True))
+            bar.update(len(chunk))
+
+
+def rate_with_answers(
+    generations: pl.DataFrame, asked: list[dict[Aspect, Question]], answers_instructions: bool, book: AnswerBook
+) -> pl.DataFrame:
+    """The JUDGEMENTS rows of generations by stored answers; `asked` has each row's questions, and no question where one does not apply."""
+    ratings = {
+        f"{aspect}_rating": pl.Series([_rating(row.get(aspect), book) for row in asked], dtype=pl.UInt8)
+        for aspect in ("concept", "instruction", "fluency")
+    }
+    apply = [name for name in ratings if answers_instructions or name != "instruction_rating"]
+    rated = generations.select(JUDGEMENTS.keys).with_columns(
+        **ratings,
+        reason=pl.Series([_reason(row, book) for row in asked], dtype=pl.String),
+    )
+    return rated.with_columns(judge_score=harmonic_mean(apply)).select(list(JUDGEMENTS.columns))
+
+
+def _with_questions(
+    generations: pl.DataFrame, concepts: pl.DataFrame, instructions: Mapping[str, str] | None
+) -> list[dict[Aspect, Question]]:
+    """Each row's questions."""
+    on = ["layer", "feature"]
+    joined = generations.join(concepts.select(*on, "concept"), on=on, how="left", maintain_order="left")
+    columns = (joined[name].to_list() for name in ("text", "concept", "prefix_id"))
+    return [questions(text, concept, _instruction(instructions, prefix)) for text, concept, prefix in zip(*columns, strict=True)]
+
+
+def _instruction(instructions: Mapping[str, str] | None, prefix_id: str) -> str | None:
+    if instructions is None:
+        return None
+    if prefix_id not in instructions:
+        raise JudgeError(f"no instruction with prefix_id {prefix_id} was given, but there are texts that answer it: run the sweep again")
+    return instructions[prefix_id]
+
+
+def _rating(question: Question | None, book: AnswerBook) -> int | None:
+    reading = book.reading(question) if question else None
+    return reading.value if isinstance(reading, Rating) else None
+
+
+def _reason(row: Mapping[Aspect, Question], book: AnswerBook) -> str | None:
+    """Why the row has no judge score; None when it has one."""
+    if not row:
+        return NO_CONTENT
+    if "concept" not in row:
+        return NO_CONCEPT
+    readable = all(isinstance(book.reading(question), Rating) for question in row.values())
+    return None if readable else UNREADABLE

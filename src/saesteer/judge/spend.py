@@ -1,0 +1,156 @@
+"""What a judge costs: estimated before, counted during, stopped at a limit.
+
+Before an answer comes, its tokens are estimates: a token is about four characters of English. What a request can cost at most is counted
+by its bytes (a token is at least one) and the longest answer allowed. Afterwards the endpoint's own count is used where it gives one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from saesteer.judge.answers import Answer, Ask, JudgeError
+from saesteer.judge.rubric import questions
+from saesteer.settings import EndpointJudge
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text; an estimate. Other scripts have fewer."""
+
+TYPICAL_ANSWER_TOKENS = 60
+"""Two sentences and the line with the rating; an estimate."""
+
+TOKENS_AROUND_A_MESSAGE = 16
+"""A chat template's own tokens; an upper estimate."""
+
+
+class SpendLimitReached(JudgeError):
+    """The next request could pass the limit in money or tokens."""
+
+
+@dataclass(frozen=True)
+class Spend:
+    """Tokens of prompts and of answers, and their price in USD."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Prompts and answers together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: "Spend") -> "Spend":
+        return Spend(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens, self.usd + other.usd)
+
+    def __sub__(self, other: "Spend") -> "Spend":
+        return Spend(self.input_tokens - other.input_tokens, self.output_tokens - other.output_tokens, self.usd - other.usd)
+
+    def __str__(self) -> str:
+        return f"{self.usd:.4f} USD ({self.input_tokens:,} tokens of prompts, {self.output_tokens:,} of answers)"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Before the run: what so many requests will probably cost, and what they can cost at most."""
+
+    requests: int
+    typical: Spend
+    most: Spend
+
+
+def priced(settings: EndpointJudge, input_tokens: int, output_tokens: int) -> Spend:
+    """Tokens with their price by the configuration."""
+    usd = (input_tokens * settings.usd_per_million_input_tokens + output_tokens * settings.usd_per_million_output_tokens) / 1e6
+    return Spend(input_tokens, output_tokens, usd)
+
+
+def prompt_characters(ask: Ask) -> int:
+    """Length of what is sent."""
+    return sum(len(message["content"]) for message in ask.messages)
+
+
+def most(settings: EndpointJudge, ask: Ask) -> Spend:
+    """What a request can cost at most: a byte a token, and the longest answer."""
+    prompt = sum(len(message["content"].encode()) + TOKENS_AROUND_A_MESSAGE for message in ask.messages)
+    return priced(settings, prompt, settings.max_tokens)
+
+
+def estimate(asks: Sequence[Ask], settings: EndpointJudge) -> Estimate:
+    """What requests will cost if nothing has to be asked again."""
+    characters = sum(prompt_characters(ask) for ask in asks)
+    return Estimate(len(asks), _typical(settings, len(asks), characters), total(most(settings, ask) for ask in asks))
+
+
+def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: EndpointJudge) -> Estimate:
+    """The same before there are texts: for so many of about so many characters. Equal texts, which are asked about once, count in full."""
+    sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)
+    one = estimate([Ask(question, 0) for question in sample.values()], settings)
+    return Estimate(one.requests * n_texts, _times(one.typical, n_texts), _times(one.most, n_texts))
+
+
+def actual(settings: EndpointJudge, characters: int, answer: Answer) -> Spend:
+    """What an answer cost, by the endpoint's count, or estimated by lengths (`characters`: the prompt's) where that is absent."""
+    return priced(
+        settings,
+        _tokens(characters) if answer.prompt_tokens is None else answer.prompt_tokens,
+        _tokens(len(answer.raw)) if answer.completion_tokens is None else answer.completion_tokens,
+    )
+
+
+class Budget:
+    """What a job has spent and may still spend. What is under way counts at its worst until its answer is there."""
+
+    def __init__(self, settings: EndpointJudge) -> None:
+        self._settings = settings
+        self.spent = Spend()
+        self.under_way = Spend()
+
+    def fits(self, worst: Spend) -> bool:
+        """Whether the limits hold even if everything under way and this costs the most it can."""
+        after = self.spent + self.under_way + worst
+        # The price anew from whole tokens: a sum of many small amounts drifts.
+        usd = priced(self._settings, after.input_tokens, after.output_tokens).usd
+        limits = ((usd, self._settings.max_usd), (after.tokens, self._settings.max_total_tokens))
+        return all(limit is None or value <= limit for value, limit in limits)
+
+    def start(self, worst: Spend) -> None:
+        """A request begins."""
+        self.under_way += worst
+
+    def end(self, worst: Spend, cost: Spend) -> None:
+        """It is over, and cost so much."""
+        self.under_way -= worst
+        self.spent += cost
+
+    def lose(self, worst: Spend, left: int) -> None:
+        """A request broke off and may have been charged all the same: counted at its worst. Raises when its repetition no longer fits."""
+        self.spent += worst
+        if not self.fits(Spend()):
+            raise self.limit_reached(left)
+
+    def limit_reached(self, left: int) -> SpendLimitReached:
+        """The error when the next request does not fit; `left` questions have no answer."""
+        limits = {"max_usd": self._settings.max_usd, "max_total_tokens": self._settings.max_total_tokens}
+        given = " and ".join(f"judge.{name} = {limit}" for name, limit in limits.items() if limit is not None)
+        return SpendLimitReached(
+            f"the judge's spend limit is reached: this run spent {self.spent}, and the next request could pass {given}. At least {left}"
+            " questions are left; all answers so far are kept and not asked again. Raise that key in the experiment file (null: no limit)"
+            " and run again, or run again as it is to spend as much once more"
+        )
+
+
+def total(spends: Iterable[Spend]) -> Spend:
+    """Their sum."""
+    return sum(spends, Spend())
+
+
+def _typical(settings: EndpointJudge, n_requests: int, characters: int) -> Spend:
+    answer = min(TYPICAL_ANSWER_TOKENS, settings.max_tokens)
+    return priced(settings, _tokens(characters) + n_requests * TOKENS_AROUND_A_MESSAGE, n_requests * answer)
+
+
+def _times(spend: Spend, count: int) -> Spend:
+    return Spend(spend.input_tokens * count, spend.output_tokens * count, spend.usd * count)
+
+
+def _tokens(characters: int) -> int:
+    return round(characters / CHARACTERS_PER_TOKEN)

@@ -1,0 +1,37 @@
+"""What every part of the configuration shares: strict models, factors, lists without repetition."""
+
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class SettingsError(ValueError):
+    """A configuration file that cannot be used; the message says which file and key, and what to do."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def canonical_factor(value: Any) -> str:
+    """A factor as it is written in keys: the shortest plain decimal, so that 2, 2.0 and "2.00" are one key."""
+    try:
+        number = Decimal(str(value)).normalize()
+    except InvalidOperation as error:
+        raise ValueError(f"{value!r} is no decimal number") from error
+    if not number.is_finite() or number < 0:
+        raise ValueError(f"a factor is a finite number >= 0, not {value!r}")
+    return format(number, "f")
+
+
+def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a list that holds a value twice."""
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"given more than once: {', '.join(map(str, repeated))}")
+    return values
+
+
+Factor = Annotated[str, BeforeValidator(canonical_factor)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)]

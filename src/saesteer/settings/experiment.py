@@ -1,0 +1,137 @@
+"""An experiment file and a workflow file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from saesteer.settings.base import Layers, Settings, unique
+from saesteer.settings.inputs import (
+    ConceptSettings,
+    ExplanationConcepts,
+    ExplicitFeatures,
+    FeatureSet,
+    LocalRecords,
+    ModelSettings,
+    NeuronpediaRecords,
+    RecordSettings,
+    SaeSettings,
+    SampledFeatures,
+    TopicConcepts,
+)
+from saesteer.settings.steps import (
+    BestFactorSettings,
+    FigureSettings,
+    GenSuccessSettings,
+    InputScoreSettings,
+    JudgeSettings,
+    LogitLensSettings,
+    OracleJudge,
+    OutputScoreSettings,
+    PerplexitySettings,
+    PmiSettings,
+    SelectionSettings,
+    SweepSettings,
+)
+
+
+class Experiment(Settings):
+    extends: str | None = None
+    """Name of an experiment whose file is read first; this file's keys are laid over it."""
+    preset: Literal["p1"] | None = None
+    """A paper whose program's conventions are set; keys given beside it are laid over them."""
+    description: str
+    """One line: what this experiment is for."""
+    model: ModelSettings
+    """The language model that is steered."""
+    saes: SaeSettings
+    """Its sparse autoencoders."""
+    layers: Layers
+    """Decoder layers whose features are scored, 0-based."""
+    features: FeatureSet
+    """Which features of each layer."""
+    records: RecordSettings
+    """Feature records: the texts in which a feature is most active."""
+    concepts: ConceptSettings
+    """What a feature stands for."""
+    logit_lens: LogitLensSettings = LogitLensSettings()
+    """The tokens that a feature's decoder direction promotes."""
+    input_score: InputScoreSettings = InputScoreSettings()
+    """P1's input score."""
+    output_score: OutputScoreSettings = OutputScoreSettings()
+    """P1's output score."""
+    sweep: SweepSettings
+    """Generation with each feature at each factor."""
+    gen_success: GenSuccessSettings = GenSuccessSettings()
+    """GenSuccess@k: lens tokens in the generated text."""
+    perplexity: PerplexitySettings
+    """How plausible the generated text is to a second model."""
+    best_factor: BestFactorSettings = BestFactorSettings()
+    """The choice of a feature's factor."""
+    selection: SelectionSettings
+    """Filtering features by output score, with controls."""
+    judge: JudgeSettings
+    """Ratings of concept, instruction (where there is one) and fluency."""
+    pmi: PmiSettings = PmiSettings()
+    """The corpus of the figure of pointwise mutual information."""
+    figures: FigureSettings = FigureSettings()
+    """What the figures show."""
+    layers_per_job: Annotated[int, Field(gt=0)] = 1
+    """Layers that one job covers; each job costs a Python start."""
+    seed_of_world: int | None = None
+    """Which training seed of the shipped world this is; null for other models."""
+
+    @model_validator(mode="after")
+    def _features_exist(self) -> "Experiment":
+        if isinstance(self.features, ExplicitFeatures):
+            if set(self.features.features) - set(self.layers):
+                raise ValueError(f"features: layers {sorted(set(self.features.features) - set(self.layers))} are not among `layers`")
+            for layer, listed in self.features.features.items():
+                outside = [f for f in listed if not 0 <= f < self.saes.n_features]
+                if outside:
+                    raise ValueError(
+                        f"features: layer {layer}: {outside[0]} is out of range, its SAE has features 0 to {self.saes.n_features - 1}"
+                    )
+            if not any(self.features.features.values()):
+                raise ValueError("features: the feature set is empty: list at least one feature")
+        if isinstance(self.features, SampledFeatures) and self.features.n_per_layer > self.saes.n_features:
+            raise ValueError(
+                f"features: n_per_layer {self.features.n_per_layer} is more than the {self.saes.n_features} features of an SAE"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Experiment":
+        if isinstance(self.concepts, TopicConcepts) and not isinstance(self.records, LocalRecords):
+            raise ValueError("concepts: kind topics needs records of kind local, whose texts carry topics (Neuronpedia's: explanations)")
+        if isinstance(self.concepts, ExplanationConcepts) and not isinstance(self.records, NeuronpediaRecords):
+            raise ValueError("concepts: kind explanations needs records of kind neuronpedia, which bring them")
+        if isinstance(self.judge, OracleJudge) and not isinstance(self.concepts, TopicConcepts):
+            raise ValueError("judge: kind oracle knows the shipped world's topics only; concepts of kind topics are needed")
+        return self
+
+
+class Addresses(Settings):
+    neuronpedia: str = "https://www.neuronpedia.org"
+    """Neuronpedia's API."""
+    neuronpedia_exports: str = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"
+    """Its bulk exports."""
+    github: str = "https://raw.githubusercontent.com"
+    """Where the papers' published files are, by repository, commit and path. (The Hugging Face hub's address is HF_ENDPOINT's.)"""
+
+
+class Workflow(Settings):
+    experiments: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
+    """Names of the experiments to run; NAME stands for the file NAME.yaml in experiments_dir."""
+    experiments_dir: Path = Path("config/experiments")
+    """Folder of the experiment files."""
+    data_dir: Path = Path("data")
+    """Where data artifacts are written, one folder an experiment."""
+    figures_dir: Path = Path("figures")
+    """Where figures are written, one folder an experiment."""
+    cache_dir: Path | None = None
+    """Where downloads are kept, e.g. on a scratch file system; null: Hugging Face's own cache, and data_dir/downloads for the rest."""
+    addresses: Addresses = Addresses()
+    """Where things are downloaded from; to be changed for mirrors."""
+    part_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Finished rows are written to disk at least this often: what a kill can lose, in seconds of work."""

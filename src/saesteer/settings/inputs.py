@@ -1,0 +1,165 @@
+"""What an experiment starts from: model, SAEs, feature set, feature records, concepts."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from saesteer.settings.base import Settings, unique
+
+
+class ModelSettings(Settings):
+    path: Path | None = None
+    """Folder of a Hugging Face causal language model (config.json, *.safetensors, tokenizer.json)."""
+    repo: str | None = None
+    """Instead of a folder: a repository of the Hugging Face hub, e.g. google/gemma-2-2b."""
+    revision: str | None = None
+    """Commit of the repository. A branch is accepted, and the commit that it stood for is recorded in the pin."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number type of weights and activations."""
+    bos: Literal["tokenizer", "always"] = "tokenizer"
+    """Beginning-of-sequence token before a prompt: as the tokenizer adds it, or always (SAEs of GPT-2 and Pythia were trained so)."""
+    prompt_format: Literal["plain", "chat"] = "plain"
+    """plain: the model continues the prompt; chat: the prompt is a user's turn in the model's chat template and the model answers it."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelSettings":
+        if (self.path is None) == (self.repo is None):
+            raise ValueError("give either path (a folder) or repo (a repository of the hub), not " + ("both" if self.path else "neither"))
+        return self
+
+    @property
+    def name(self) -> str:
+        """The model as a reader knows it."""
+        return self.repo or str(self.path)
+
+
+class SaeSettings(Settings):
+    path: str | None = None
+    """Folder of one SAE in sae-lens's on-disk form; `{layer}` stands for the layer, e.g. data/world/saes/layer_{layer:02d}."""
+    release: str | None = None
+    """Instead of a folder: a release that sae-lens knows, e.g. gemma-scope-2b-pt-res-canonical."""
+    repo: str | None = None
+    """Instead of a folder: a repository of the hub with SAEs in sae-lens's form."""
+    id: str | None = None
+    """With release: the SAE's id in it; with repo: its folder there. `{layer}` is the layer, e.g. layer_{layer}/width_16k/canonical."""
+    revision: str | None = None
+    """Commit of the repository that holds the SAEs; null: the newest, whose commit is recorded."""
+    site: Literal["post", "pre"] = "post"
+    """Where the SAE sits in its decoder layer: post = the layer's output (resid_post), pre = its input (resid_pre)."""
+    d_model: Annotated[int, Field(gt=0)]
+    """Width of the residual stream that the SAEs read."""
+    n_features: Annotated[int, Field(gt=0)]
+    """Number of features of each SAE."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SaeSettings":
+        given = [name for name in ("path", "release", "repo") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of path, release and repo, not {' and '.join(given) or 'none'}")
+        if given != ["path"] and self.id is None:
+            raise ValueError(f"id is missing: which SAE of the {given[0]} is layer {{layer}}'s?")
+        return self
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether the SAEs are fetched rather than found in a folder."""
+        return self.path is None
+
+
+class SampledFeatures(Settings):
+    kind: Literal["sampled"]
+    """Draw features at random."""
+    n_per_layer: Annotated[int, Field(gt=0)]
+    """Features drawn in each layer; the first n of a larger draw are the draw of n."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+class ExplicitFeatures(Settings):
+    kind: Literal["explicit"]
+    """Take the features listed."""
+    features: dict[int, tuple[int, ...]]
+    """Layer -> feature indices."""
+
+    @field_validator("features")
+    @classmethod
+    def _no_duplicates(cls, features: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+        for layer, listed in features.items():
+            try:
+                unique(listed)
+            except ValueError as error:
+                raise ValueError(f"layer {layer}: features {error}") from error
+        return features
+
+
+class AllFeatures(Settings):
+    kind: Literal["all"]
+    """Take every feature of every layer."""
+
+
+class PublishedFeatures(Settings):
+    kind: Literal["published"]
+    """Take a paper's own list. `saesteer features EXPERIMENT` downloads and checks it, and writes it to `list`."""
+    key: str
+    """Key of the list among the published files (saesteer.published), e.g. p1/gemma_2b."""
+    list: Path
+    """File of the resolved list, in git: the workflow itself needs no network for it."""
+
+
+class ExplainedFeatures(Settings):
+    kind: Literal["explained"]
+    """Take the features whose explanation on Neuronpedia matches. `saesteer features EXPERIMENT` searches, and writes `list`."""
+    pattern: str
+    """Regular expression, searched for in explanations, upper and lower case alike."""
+    list: Path
+    """File of the resolved list, in git: the workflow itself needs no network for it."""
+
+
+FeatureSet = Annotated[
+    SampledFeatures | ExplicitFeatures | AllFeatures | PublishedFeatures | ExplainedFeatures, Field(discriminator="kind")
+]
+
+
+class LocalRecords(Settings):
+    kind: Literal["local"]
+    """Compute records from the activations on texts of one's own."""
+    texts: Path
+    """Parquet of texts whose activations give the records: a column text, or text_id and token_ids."""
+    max_tokens: Annotated[int, Field(gt=1)] = 256
+    """Texts that come without token_ids are cut after so many."""
+    n_records: Annotated[int, Field(gt=0)] = 100
+    """Records kept per feature: the texts in which its maximum is largest."""
+
+
+class NeuronpediaRecords(Settings):
+    kind: Literal["neuronpedia"]
+    """Download records and explanations from Neuronpedia."""
+    source: str | None = None
+    """`model/source` on Neuronpedia, `{layer}` for the layer, e.g. gemma-2-2b/{layer}-gemmascope-res-16k; null: what sae-lens says."""
+    n_records: Annotated[int, Field(gt=0)] = 100
+    """Records kept per feature: those of largest maximum (P1: at most 100)."""
+    route: Literal["auto", "bulk", "api"] = "auto"
+    """The bulk exports, one request a feature, or (auto) exports when more than `bulk_above` features of a layer are wanted."""
+    bulk_above: Annotated[int, Field(ge=0)] = 20
+    """auto: most features of a layer that are asked for one by one."""
+
+
+RecordSettings = Annotated[LocalRecords | NeuronpediaRecords, Field(discriminator="kind")]
+
+
+class TopicConcepts(Settings):
+    kind: Literal["topics"]
+    """A feature's concept is the labelled topic of the texts that activate it."""
+    topics: Path
+    """JSON list of topic names; the texts file's token_topics are indices into it (255 = no topic)."""
+    min_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """A feature has a concept when at least this share of its records' maxima lies on one topic."""
+
+
+class ExplanationConcepts(Settings):
+    kind: Literal["explanations"]
+    """A feature's concept is its explanation on Neuronpedia."""
+
+
+ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts, Field(discriminator="kind")]

@@ -1,0 +1,115 @@
+"""Reading YAML: extends, presets, and messages that say which file and key."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from saesteer.settings.base import Settings, SettingsError
+from saesteer.settings.experiment import Experiment, Workflow
+
+T = TypeVar("T", bound="Settings")
+
+# The conventions of each paper's own program, by the key that sets them (papers.md; where text and program differ, the program).
+PRESETS: dict[str, dict[str, Any]] = {
+    "p1": {
+        "input_score": {"tokens": "retokenised", "min_records": 10},
+        "output_score": {"prompt": "From my experience,", "factor": "10"},
+        "gen_success": {"tokens": "retokenised"},
+        "best_factor": {"rule": "p1", "factor_choice": "same_texts", "gen_success_limit": 3.0},
+    }
+}
+
+
+def load_workflow(values: Mapping[str, Any], source: str = "the configuration") -> Workflow:
+    """Validate a workflow configuration that was read already (Snakemake merges files and command line)."""
+    return _validated(Workflow, values, source)
+
+
+def load_experiment(name: str, folder: Path) -> Experiment:
+    """Read NAME.yaml, lay it over the experiment it extends, validate."""
+    return _validated(Experiment, _merged(name, folder, seen=()), str(folder / f"{name}.yaml"))
+
+
+def _merged(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise SettingsError(f"experiment {name!r}: there is no file {path}.{_nearest(name, known)} Known: {', '.join(known) or 'none'}")
+    if name in seen:
+        raise SettingsError(f"{path}: key 'extends' runs in a circle: {' -> '.join((*seen, name))}")
+    values = read_yaml(path)
+    values = _overlaid(PRESETS.get(str(values.get("preset")), {}), values)
+    base = values.get("extends")
+    return _overlaid(_merged(str(base), folder, (*seen, name)), values) if base else values
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file holding a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not readable as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no keys: expected lines such as `model: ...`")
+    return values
+
+
+def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, key by key; a feature set of another kind replaces the old one whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        nested = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind")
+        merged[key] = _overlaid(old, value) if nested and isinstance(old, Mapping) else value
+    return merged
+
+
+def _validated(kind: type[T], values: Mapping[str, Any], source: str) -> T:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_problem(kind, item)}" for item in error.errors())
+        raise SettingsError(f"{source} cannot be used:\n{problems}") from None
+
+
+def _problem(kind: type[BaseModel], item: Any) -> str:
+    path = tuple(str(part) for part in item["loc"])
+    where = ".".join(path) or "(top level)"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: {_unknown(path[-1], _keys_at(kind, path[:-1]))}"
+    if item["type"] == "union_tag_not_found":
+        valid = _keys_at(kind, path)
+        unknown = [key for key in item["input"] if key not in valid] if isinstance(item["input"], Mapping) else []
+        return f"{where}: {_unknown(unknown[0], valid) if unknown else 'the key kind is missing; add it'}"
+    if item["type"] == "missing":
+        return f"{where}: this key is missing; add it"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r:.80})"
+
+
+def _unknown(word: str, valid: list[str]) -> str:
+    return f"unknown key {word!r}.{_nearest(word, valid)} Valid here: {', '.join(valid)}"
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.4)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _keys_at(kind: Any, path: tuple[str, ...]) -> list[str]:
+    """Keys valid at a place in the settings tree. Where a section is of several kinds, the path names the kind after the section."""
+    members = [kind] if isinstance(kind, type) else [member for member in get_args(kind) if isinstance(member, type)]
+    of_kind = [member for member in members if "kind" in _fields(member)]
+    if len(of_kind) > 1 and path:
+        members = [member for member in of_kind if path[0] in get_args(_fields(member)["kind"].annotation)]
+        path = path[1:]
+    if not path:
+        return sorted({name for member in members for name in _fields(member)})
+    return next((_keys_at(fields[path[0]].annotation, path[1:]) for fields in map(_fields, members) if path[0] in fields), [])
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    return dict(getattr(section, "model_fields", {}))

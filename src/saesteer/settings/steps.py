@@ -1,0 +1,192 @@
+"""The protocol: one section a step, in the order of the steps."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from saesteer.settings.base import Factor, Settings, unique
+from saesteer.settings.inputs import ModelSettings
+
+
+class LogitLensSettings(Settings):
+    k: Annotated[int, Field(ge=20)] = 20
+    """Lens tokens per feature; GenSuccess@20 needs at least 20."""
+
+
+class InputScoreSettings(Settings):
+    tokens: Literal["retokenised", "ids"] = "retokenised"
+    """Which id a record's maximal token has: its string tokenised again (P1's program), or the id it was recorded with (P1's text)."""
+    min_records: Annotated[int, Field(gt=0)] = 10
+    """Features with fewer records have no input score (P1's program: 10; its text: 20)."""
+
+
+class OutputScoreSettings(Settings):
+    prompt: Annotated[str, Field(min_length=1)] = "From my experience,"
+    """Neutral prompt (P1's program; its text says "In my experience,")."""
+    factor: Factor = "10"
+    """Steering factor, in multiples of a_max."""
+
+
+class SweepSettings(Settings):
+    factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
+    """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits."""
+    prefixes: Path | None = None
+    """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
+    published_prefixes: str | None = None
+    """Instead of a file: key of a published list, e.g. p1/prefixes; it is downloaded and checked when the workflow runs."""
+    n_prefixes: Annotated[int, Field(ge=2)] = 20
+    """How many of the prefixes are used, from the top; half choose the factor, half report."""
+    n_samples: Annotated[int, Field(gt=0)] = 1
+    """Generations per feature, factor and prefix."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 20
+    """Longest continuation, in tokens."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Sampling temperature; 0 is greedy."""
+    top_k: Annotated[int, Field(gt=0)] = 50
+    """Sampling is among this many most likely tokens (transformers' own default, which P1's program inherits)."""
+    stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
+    """A generation ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
+    seed: int = 0
+    """Seed of the sampling; every row has its own random numbers, from this seed and its key."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SweepSettings":
+        if (self.prefixes is None) == (self.published_prefixes is None):
+            raise ValueError("give either prefixes (a file) or published_prefixes (a key), and null for the other")
+        return self
+
+    @field_validator("factors")
+    @classmethod
+    def _some_positive(cls, factors: tuple[str, ...]) -> tuple[str, ...]:
+        if not any(float(factor) > 0 for factor in factors):
+            raise ValueError("no factor is positive: add at least one, e.g. 2")
+        if "0" not in factors:
+            raise ValueError("factor 0 is missing: the unsteered text is what perplexity is compared with; add 0")
+        return factors
+
+
+class GenSuccessSettings(Settings):
+    tokens: Literal["retokenised", "ids"] = "retokenised"
+    """Which tokens are counted: the continuation's text tokenised again (P1's program), or the ids as generated."""
+
+
+class PerplexitySettings(Settings):
+    model: ModelSettings
+    """The second language model that scores the texts."""
+
+    @field_validator("model")
+    @classmethod
+    def _plain(cls, model: ModelSettings) -> ModelSettings:
+        if model.prompt_format != "plain":
+            raise ValueError("prompt_format: the second model scores text as it stands; leave it plain")
+        return model
+
+
+class BestFactorSettings(Settings):
+    rule: Literal["capped", "p1"] = "capped"
+    """The rule whose factor the selection and the headline report; both are always computed."""
+    factor_choice: Literal["held_out", "same_texts"] = "held_out"
+    """held_out: choose on one half of the prefixes, report on the other, both directions averaged; same_texts: both on all (P1)."""
+    gen_success_limit: Annotated[float, Field(gt=0)] = 3.0
+    """p1: factors with GenSuccess@20 above this are dropped as repetition."""
+    perplexity_cap: Annotated[float, Field(gt=1)] = 4.0
+    """capped: factors whose perplexity is above this multiple of the unsteered text's are dropped."""
+
+
+class SelectionSettings(Settings):
+    thresholds: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), AfterValidator(unique)]
+    """Output-score thresholds: keep features that score at least this."""
+    headline_threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """The threshold of the headline and of the test within layers."""
+    late_layers_from: Annotated[int, Field(ge=0)]
+    """First layer that counts as late."""
+    random_draws: Annotated[int, Field(gt=0)] = 1000
+    """Draws of the random-removal control."""
+    permutations: Annotated[int, Field(gt=0)] = 10000
+    """Permutations of the test within layers."""
+    bootstrap_draws: Annotated[int, Field(gt=0)] = 2000
+    """Bootstrap draws of the intervals."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Level of intervals and bands."""
+    seed: int = 0
+    """Seed of control, permutations and bootstrap."""
+
+
+class PmiSettings(Settings):
+    texts: Path | None = None
+    """Parquet of texts (a column text) whose co-occurrences are counted; null: the texts of local records, or else no such figure."""
+    published: str | None = None
+    """Instead of texts: key of a published corpus, e.g. nltk/webtext (P1's)."""
+
+
+class NoJudge(Settings):
+    kind: Literal["none"]
+    """No ratings: the scores' and GenSuccess figures are made, the judge's are left out."""
+
+
+class OracleJudge(Settings):
+    kind: Literal["oracle"]
+    """The shipped world's ground truth."""
+    oracle: Path
+    """Folder of the oracle (classifier.safetensors, oracle.json)."""
+
+
+class LanguageModelJudge(Settings):
+    n_prefixes: Annotated[int, Field(gt=0)] | None = None
+    """Rate the texts of this many prefixes, from the top; null: of all. Half choose the factor, half report, so 2 at least are of use."""
+    max_tokens: Annotated[int, Field(gt=0)] = 200
+    """Longest answer, in tokens."""
+    seed: int = 0
+    """Seed that is sent along, where the judge takes one."""
+
+
+class EndpointJudge(LanguageModelJudge):
+    kind: Literal["endpoint"]
+    """A language model behind an OpenAI-compatible address."""
+    base_url: str
+    """Address up to /v1, e.g. https://api.openai.com/v1 or http://localhost:8000/v1."""
+    model: str
+    """Name of the model there."""
+    key_variable: str | None = "OPENAI_API_KEY"
+    """Environment variable that holds the key; null: the endpoint needs none."""
+    concurrency: Annotated[int, Field(gt=0)] = 8
+    """Requests under way at once."""
+    batch: bool = False
+    """Use the endpoint's batch API (cheaper, slower) where it has one."""
+    usd_per_million_input_tokens: Annotated[float, Field(ge=0)] = 0.0
+    """Price, for the estimate and the limit."""
+    usd_per_million_output_tokens: Annotated[float, Field(ge=0)] = 0.0
+    """Price, for the estimate and the limit."""
+    max_usd: Annotated[float, Field(ge=0)] | None = None
+    """Spend at most this much in a run of one job; null: no limit in money."""
+    max_total_tokens: Annotated[int, Field(gt=0)] | None = None
+    """Use at most this many tokens, prompts and answers, in a run of one job; null: no limit."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for one answer."""
+
+
+class LocalModelJudge(LanguageModelJudge):
+    kind: Literal["model"]
+    """A transformers model on the GPU."""
+    model: ModelSettings
+    """The model; instruction-tuned, with a chat template."""
+    batch_size: Annotated[int, Field(gt=0)] = 16
+    """Prompts at once."""
+
+
+JudgeSettings = Annotated[NoJudge | OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
+
+
+class FigureSettings(Settings):
+    example_features: Annotated[int, Field(gt=0)] = 8
+    """Rows of the table of example features."""
+    output_score_bins: Annotated[tuple[float, ...], Field(min_length=3), AfterValidator(unique)] = (0.0, 0.01, 0.1, 0.3, 1.0)
+    """Edges of the output-score bins in the figure of factors."""
+
+    @field_validator("output_score_bins")
+    @classmethod
+    def _ascending(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if list(edges) != sorted(edges) or edges[0] != 0 or edges[-1] != 1:
+            raise ValueError("bin edges ascend from 0 to 1")
+        return edges

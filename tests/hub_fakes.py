@@ -1,0 +1,214 @@
+"""Tiny models and SAEs in the forms in which they are published: random, seeded, with a usable share of active features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+FAMILIES = ("gemma2", "llama", "gpt_neox", "gpt2")
+_SPECIAL = {
+    "gemma2": {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+    "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"},
+    "gpt_neox": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+    "gpt2": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+}
+_ADDS_BOS = ("gemma2", "llama")
+_TURNS = ("<start_of_turn>", "<end_of_turn>")
+_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>"
+    "{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n{{ message['content'] }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+_TEXT = (
+    "The weather in the north was cold and the river froze before the winter festival began.",
+    "She explained that the experiment measures how strongly a feature changes what the model writes.",
+    "I think that a good recipe needs fresh tomatoes, basil, olive oil and a little patience.",
+    "When the market opened, prices of wheat and copper rose again and traders talked about the harvest.",
+)
+
+
+def small_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of about 400 entries with the special tokens and habits of the family; Gemma's has a chat template."""
+    special = _SPECIAL[family]
+    added = [*dict.fromkeys(special.values()), *(_TURNS if family == "gemma2" else ())]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=added, initial_alphabet=sorted(alphabet), show_progress=False)
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    if family in _ADDS_BOS:
+        bos = special["bos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    if family == "gemma2":
+        fast.chat_template = _TEMPLATE
+    return fast
+
+
+def _model(family: str, tokenizer: PreTrainedTokenizerFast, d_model: int, n_layers: int) -> Any:
+    common: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * d_model,
+        "max_position_embeddings": 256,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "initializer_range": 0.1,
+    }
+    if family == "gemma2":
+        common |= {"num_key_value_heads": 2, "head_dim": d_model // 4, "query_pre_attn_scalar": d_model // 4}
+        common["pad_token_id"] = tokenizer.pad_token_id
+        return Gemma2ForCausalLM(Gemma2Config(**common, attn_implementation="eager"))
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
+    if family == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**common))
+    return GPT2LMHeadModel(GPT2Config(**common))
+
+
+def random_model(folder: Path, family: str, d_model: int = 32, n_layers: int = 4, seed: int = 0, max_shard_size: str = "1GB") -> Path:
+    """Write a random model of a family (`FAMILIES`) with its tokenizer, as a repository of the hub holds it."""
+    tokenizer = small_tokenizer(family)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _model(family, tokenizer, d_model, n_layers)
+        for weight in model.parameters():
+            if weight.ndim == 1:  # norms and biases too, so that leaving one out shows
+                weight.data += 0.1 * torch.randn_like(weight.data)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def random_weights(d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> dict[str, Tensor]:
+    """An SAE with unit decoder rows whose codes on residuals with coordinates of size `scale` are active about a fifth of the time."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder = torch.randn(n_features, d_model, generator=generator)
+    decoder /= decoder.norm(dim=1, keepdim=True)
+    return {
+        "W_enc": (decoder.T + 0.1 * torch.randn(d_model, n_features, generator=generator) / d_model**0.5).contiguous(),
+        "b_enc": 0.1 * scale * torch.randn(n_features, generator=generator),
+        "W_dec": decoder,
+        "b_dec": 0.2 * scale * torch.randn(d_model, generator=generator),
+        "threshold": scale * (0.5 + 0.5 * torch.rand(n_features, generator=generator)),
+    }
+
+
+def gemma_scope(folder: Path, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """JumpReLU as in Gemma Scope: params.npz alone; layer, site and width are in the repository's and folders' names only."""
+    folder.mkdir(parents=True)
+    arrays = {name: tensor.numpy() for name, tensor in random_weights(d_model, n_features, seed, scale).items()}
+    np.savez(folder / "params.npz", **arrays)
+    return folder
+
+
+def gemma_scope_2(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w."""
+    folder.mkdir(parents=True)
+    config = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": f"model.layers.{layer}.output"}
+    _json(folder / "config.json", config | {"width": n_features, "l0": 60, "type": "sae"})
+    weights = random_weights(d_model, n_features, seed, scale)
+    save_file({name.replace("W_", "w_"): tensor for name, tensor in weights.items()}, folder / "params.safetensors")
+    return folder
+
+
+def llama_scope(
+    folder: Path, layer: int, d_model: int, n_features: int, factor: float, seed: int = 0, scale: float = 1.0, letter: str = "R"
+) -> Path:
+    """JumpReLU as in Llama Scope: weights in bfloat16 for residuals times `factor`, one threshold for all, in units of the raw residual."""
+    (folder / "checkpoints").mkdir(parents=True)
+    hook = {"R": f"blocks.{layer}.hook_resid_post", "M": f"blocks.{layer}.hook_mlp_out"}[letter]
+    weights = random_weights(d_model, n_features, seed, scale * factor)
+    hyper = {"d_model": d_model, "d_sae": n_features, "expansion_factor": n_features / d_model, "act_fn": "jumprelu"}
+    hyper |= {"hook_point_in": hook, "hook_point_out": hook, "jump_relu_threshold": 0.7 * scale, "norm_activation": "dataset-wise"}
+    hyper |= {"dataset_average_activation_norm": {"in": d_model**0.5 / factor, "out": d_model**0.5 / factor}, "use_decoder_bias": True}
+    hyper |= {"apply_decoder_bias_to_pre_encoder": False, "sparsity_include_decoder_norm": True, "dtype": "torch.bfloat16"}
+    _json(folder / "hyperparams.json", hyper)
+    tensors = {"encoder.weight": weights["W_enc"].T, "encoder.bias": weights["b_enc"]}
+    tensors |= {"decoder.weight": weights["W_dec"].T, "decoder.bias": weights["b_dec"]}
+    save_file({name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}, folder / "checkpoints" / "final.safetensors")
+    return folder
+
+
+def llama_scope_r1(folder: Path, layer: int, d_model: int, n_features: int, factor: float, seed: int = 0, scale: float = 1.0) -> Path:
+    """JumpReLU as in Llama Scope R1-Distill: one threshold a feature, as its logarithm, in units of residuals times `factor`."""
+    folder.mkdir(parents=True)
+    weights = random_weights(d_model, n_features, seed, scale * factor)
+    hook = f"blocks.{layer}.hook_resid_post"
+    _json(
+        folder / "config.json", {"d_model": d_model, "expansion_factor": n_features // d_model, "hook_point_in": hook, "act_fn": "jumprelu"}
+    )
+    tensors = {"encoder.weight": weights["W_enc"].T.contiguous(), "encoder.bias": weights["b_enc"]}
+    tensors |= {"decoder.weight": weights["W_dec"].T.contiguous(), "decoder.bias": weights["b_dec"]}
+    save_file(tensors | {"log_jumprelu_threshold": weights["threshold"].log()}, folder / "sae_weights.safetensors")
+    return folder
+
+
+def res_jb(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A ReLU SAE as in gpt2-small-res-jb: an early sae-lens configuration (hook_point, no normalisation key), b_dec taken off the input."""
+    folder.mkdir(parents=True)
+    config = {"model_name": "gpt2-small", "hook_point": f"blocks.{layer}.hook_resid_pre", "hook_point_layer": layer}
+    config |= {"hook_point_head_index": None, "dataset_path": "Skylion007/openwebtext", "is_dataset_tokenized": False, "context_size": 128}
+    config |= {"use_cached_activations": False, "d_in": d_model, "d_sae": n_features, "expansion_factor": n_features // d_model}
+    config |= {"dtype": "torch.float32", "device": "mps", "seed": 42, "l1_coefficient": 8e-05, "lr": 0.0004, "b_dec_init_method": "mean"}
+    _json(folder / "cfg.json", config)
+    weights = _relu_weights(d_model, n_features, seed, scale)
+    save_file(weights | {"scaling_factor": torch.ones(n_features)}, folder / "sae_weights.safetensors")
+    save_file({"sparsity": torch.zeros(n_features)}, folder / "sparsity.safetensors")
+    return folder
+
+
+def res_sm(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, site: str = "resid_post") -> Path:
+    """A ReLU SAE as in pythia-70m-deduped-res-sm: sae-lens' later configuration, with architecture and hook_name."""
+    folder.mkdir(parents=True)
+    config = {"architecture": "standard", "d_in": d_model, "d_sae": n_features, "activation_fn_str": "relu", "apply_b_dec_to_input": True}
+    config |= {"finetuning_scaling_factor": False, "context_size": 128, "model_name": "EleutherAI/pythia-70m-deduped", "hook_layer": layer}
+    config |= {"hook_name": f"blocks.{layer}.hook_{site}", "hook_head_index": None, "prepend_bos": False, "normalize_activations": "none"}
+    config |= {"dataset_path": "EleutherAI/the_pile_deduplicated", "dataset_trust_remote_code": True, "dtype": "float32", "device": "cpu"}
+    _json(folder / "cfg.json", config | {"sae_lens_training_version": None, "neuronpedia_id": None})
+    save_file(_relu_weights(d_model, n_features, seed, scale), folder / "sae_weights.safetensors")
+    return folder
+
+
+def sae_lens_form(folder: Path, d_model: int, n_features: int, hook_name: str, seed: int = 0, scale: float = 1.0, **changes: Any) -> Path:
+    """A JumpReLU SAE as sae-lens 6 saves it; `changes` are keys of its configuration."""
+    folder.mkdir(parents=True)
+    config = {"architecture": "jumprelu", "d_in": d_model, "d_sae": n_features, "dtype": "float32", "device": "cpu"}
+    config |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
+    config["metadata"] = {"hook_name": hook_name, "sae_lens_version": "6.54.0"} | changes.pop("metadata", {})
+    _json(folder / "cfg.json", config | changes)
+    save_file(random_weights(d_model, n_features, seed, scale), folder / "sae_weights.safetensors")
+    return folder
+
+
+def _relu_weights(d_model: int, n_features: int, seed: int, scale: float) -> dict[str, Tensor]:
+    weights = random_weights(d_model, n_features, seed, scale)
+    weights["b_enc"] -= weights.pop("threshold")
+    return weights
+
+
+def _json(file: Path, values: Any) -> None:
+    file.write_text(json.dumps(values), encoding="utf-8")

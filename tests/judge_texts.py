@@ -1,0 +1,59 @@
+"""Generations to be judged, and a judge's settings with short waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.files import text_id
+from saesteer.judge.answers import ANSWERS, Asker
+from saesteer.judge.calls import Patience
+from saesteer.judge.rate_llm import judge_generations
+from saesteer.settings import EndpointJudge
+from saesteer.tables import GENERATIONS, JUDGEMENTS, validate
+
+QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.05)
+KEY = "sk-test-0123456789abcdef"
+INSTRUCTIONS = {text_id(text): text for text in ("Tell me a story.", "Name three rivers.")}
+CONCEPTS = ("storms at sea", "chess openings")
+
+
+def generations(texts: Sequence[str], layers: Sequence[int] = (0,)) -> pl.DataFrame:
+    """Each text once for each of two features of each layer, under alternating prefixes."""
+    rows = [
+        {"layer": layer, "feature": feature, "factor": "2", "prefix_id": list(INSTRUCTIONS)[number % 2], "sample": number, "text": text}
+        for layer in layers
+        for feature in (0, 1)
+        for number, text in enumerate(texts)
+    ]
+    return pl.DataFrame(rows, schema={**GENERATIONS.key_schema, "text": pl.String})
+
+
+def concepts(layers: Sequence[int] = (0,), names: Sequence[str | None] = CONCEPTS) -> pl.DataFrame:
+    """The two features' concepts."""
+    rows = [{"layer": layer, "feature": feature, "concept": name} for layer in layers for feature, name in enumerate(names)]
+    return pl.DataFrame(rows, schema={"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String})
+
+
+def settings(base_url: str, **changes: Any) -> EndpointJudge:
+    """An endpoint at this address."""
+    given = {"kind": "endpoint", "base_url": base_url, "model": "judge-1", "key_variable": "TEST_JUDGE_KEY", "timeout_seconds": 5.0}
+    return EndpointJudge(**(given | changes))
+
+
+def judged(rows: pl.DataFrame, asker: Asker, folder: Path, instructed: bool = False, **changes: Any) -> pl.DataFrame:
+    """All JUDGEMENTS rows of the generations."""
+    layers = rows["layer"].unique().to_list()
+    given = {"concepts": concepts(layers), "instructions": INSTRUCTIONS if instructed else None, "part_seconds": 60.0}
+    frames = list(judge_generations(rows, asker=asker, answers_folder=folder, **(given | changes)))
+    assert all(frame["layer"].n_unique() == 1 for frame in frames)
+    return validate(JUDGEMENTS, pl.concat(frames), "test")
+
+
+def stored(folder: Path) -> pl.DataFrame:
+    """Every stored answer."""
+    parts = [pl.read_parquet(part) for part in folder.rglob("*.parquet")]
+    return pl.concat([pl.DataFrame(schema=ANSWERS.schema), *parts])

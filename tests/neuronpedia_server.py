@@ -1,0 +1,242 @@
+"""A Neuronpedia on loopback: its API and its bucket of exports, over a tree that write_export made; with faults by path."""
+
+import functools
+import gzip
+import json
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from xml.sax.saxutils import escape
+
+import polars as pl
+
+from saesteer.neuronpedia.http import Policy
+from saesteer.neuronpedia.sources import Source
+from saesteer.settings import Addresses
+from saesteer.tables import RECORDS
+
+SOURCE = Source("tiny-model", "3-tiny-res-1k")
+LAYER = 3
+QUICK = Policy(attempts=3, first_wait=0.002, longest_wait=0.01, timeout=5.0, concurrency=4, give_up_after=20)
+HTML = b"<!doctype html><html><body>Too many requests, come back later</body></html>"
+
+Fault = Callable[[BaseHTTPRequestHandler, bytes], None]
+"""Answers a request in a wrong way; gets the body of the right answer."""
+
+
+def answer(request: BaseHTTPRequestHandler, body: bytes, status: int = 200, kind: str = "application/json", **headers: str) -> None:
+    """A whole answer with its length."""
+    request.send_response(status)
+    for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+        request.send_header(name.replace("_", "-"), value)
+    request.end_headers()
+    request.wfile.write(body)
+
+
+def status(code: int, **headers: str) -> Fault:
+    """A status with an HTML page, as proxies and rate limits answer."""
+    return lambda request, _: answer(request, HTML, code, "text/html", **headers)
+
+
+def page(request: BaseHTTPRequestHandler, _: bytes) -> None:
+    """An HTML page where data should be, with status 200."""
+    answer(request, HTML, kind="text/html; charset=utf-8")
+
+
+def instead(change: Callable[[bytes], bytes]) -> Fault:
+    """Another body, with that body's own length."""
+    return lambda request, body: answer(request, change(body))
+
+
+def cut(request: BaseHTTPRequestHandler, body: bytes) -> None:
+    """The connection ends in the middle of the body."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    request.wfile.write(body[: len(body) // 2])
+    request.close_connection = True
+
+
+class Neuronpedia:
+    """What the server has and was asked; tests change the attributes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.faults: dict[str, list[Fault]] = {}
+        self.forever: dict[str, Fault] = {}
+        self.hidden: set[str] = set()
+        self.absent: set[int] = set()
+        self.page_size = 1000
+        self.delay = 0.0
+        self.requests: Counter[str] = Counter()
+        self.headers: list[dict[str, str]] = []
+        self.most_at_once = 0
+        self.address = ""
+        self._at_once = 0
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def by_feature(self) -> dict[str, dict[str, list[Any]]]:
+        """What the API answers from: read at the first question, so a test changes the tree before it asks."""
+        found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        for path in sorted(self.root.rglob("batch-*.jsonl.gz")):
+            for line in read_batch(path):
+                found[f"{line['modelId']}/{line['layer']}/{line['index']}"][path.parent.name].append(line)
+        return found
+
+    def load(self) -> None:
+        """Read the tree again, after a test has changed it."""
+        vars(self).pop("by_feature", None)
+
+    @property
+    def addresses(self) -> Addresses:
+        return Addresses(neuronpedia=self.address, neuronpedia_exports=self.address)
+
+    def key(self, kind: str, number: int) -> str:
+        return f"/v1/{SOURCE}/{kind}/batch-{number}.jsonl.gz"
+
+    def downloads(self) -> int:
+        """Batches that were asked for."""
+        return sum(count for path, count in self.requests.items() if path.startswith("/v1/"))
+
+    def api_requests(self) -> int:
+        return sum(count for path, count in self.requests.items() if path.startswith("/api/"))
+
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        place = urlsplit(request.path)
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.requests[place.path] += 1
+            self.headers.append({"path": place.path, **{name.lower(): value for name, value in request.headers.items()}})
+            waiting = self.faults.get(place.path)
+            fault = waiting.pop(0) if waiting else self.forever.get(place.path)
+        try:
+            time.sleep(self.delay)
+            code, body, kind = self._right(place.path, parse_qs(place.query))
+            if fault:
+                fault(request, body)
+            else:
+                answer(request, body, code, kind)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+    def _right(self, path: str, query: Mapping[str, list[str]]) -> tuple[int, bytes, str]:
+        if path.startswith("/api/feature/"):
+            return self._feature(path.removeprefix("/api/feature/"))
+        if path == "/":
+            return 200, self._listing(query), "application/xml"
+        file = self.root / path.lstrip("/")
+        if not file.is_file():
+            return 404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml"
+        return 200, file.read_bytes(), "application/x-gzip"
+
+    def _feature(self, name: str) -> tuple[int, bytes, str]:
+        parts = self.by_feature.get(name)
+        if parts is None or int(name.rpartition("/")[2]) in self.absent:
+            return 404, json.dumps({"error": "Feature not found"}).encode(), "application/json"
+        records = sorted(parts["activations"], key=lambda item: -value if isinstance(value := item.get("maxValue"), int | float) else 0)
+        body = {**parts["features"][0], "activations": records, "explanations": parts["explanations"]}
+        return 200, json.dumps(body).encode(), "application/json"
+
+    def _listing(self, query: Mapping[str, list[str]]) -> bytes:
+        files = {f"{path.relative_to(self.root)}": path for path in self.root.rglob("*") if path.is_file()}
+        keys = sorted(key for key in files if key.startswith(query["prefix"][0]) and f"/{key}" not in self.hidden)
+        start = int(query.get("continuation-token", ["0"])[0])
+        end = start + self.page_size
+        entries = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{files[key].stat().st_size}</Size></Contents>" for key in keys[start:end]
+        )
+        more = f"<NextContinuationToken>{end}</NextContinuationToken>" if end < len(keys) else ""
+        return (
+            '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{entries}</ListBucketResult>"
+        ).encode()
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Neuronpedia]:
+    """The server, in a thread, over a tree of exports."""
+    site = Neuronpedia(root)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            site.serve(self)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    site.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def read_batch(path: Path) -> list[dict[str, Any]]:
+    """The lines of a batch."""
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).split(b"\n") if line]
+
+
+def write_batch(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Put other lines in a batch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
+
+
+def records_of(feature: int, n: int = 3) -> list[dict[str, Any]]:
+    """Some records, largest first."""
+    return [a_record(f"f{feature}-{rank}", 9.5 - rank - feature % 7 / 8, ["▁the", f"▁t{feature}", "."], 1) for rank in range(n)]
+
+
+def a_record(text_id: str, value: float, context: Sequence[str], at: int) -> dict[str, Any]:
+    """A record as the table holds it, its rank aside."""
+    return {
+        "rank": 0,
+        "text_id": text_id,
+        "token_index": at,
+        "token": context[at],
+        "token_id": None,
+        "max_value": value,
+        "context": list(context),
+    }
+
+
+def table(features: Mapping[int, Sequence[Mapping[str, Any]]], layer: int = LAYER, explained: bool = True) -> pl.DataFrame:
+    """The RECORDS rows that Neuronpedia's route should give for features with these records (given largest first)."""
+    rows = [
+        {
+            "layer": layer,
+            "feature": feature,
+            "density": 0.25 if records else 0.0,
+            "max_activation": records[0]["max_value"] if records else None,
+            "n_records": len(records),
+            "records": [{**record, "rank": rank} for rank, record in enumerate(records)],
+            "explanation": f"texts about {feature}" if explained and feature % 5 else None,
+            "source": "neuronpedia",
+            "reason": None if records else "no records on Neuronpedia",
+        }
+        for feature, records in features.items()
+    ]
+    return pl.DataFrame(rows, schema=RECORDS.schema, orient="row")
+
+
+def keys(features: Iterable[int], layer: int = LAYER) -> pl.DataFrame:
+    """The missing keys of features."""
+    listed = list(features)
+    return pl.DataFrame({"layer": [layer] * len(listed), "feature": listed}, schema=RECORDS.key_schema)

@@ -1,0 +1,159 @@
+"""Releases and ids against sae-lens' own list and loaders; what names tell is refused before anything is downloaded."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from saesteer.sae_sources import FORMS, SaeSource, directory_file, neuronpedia_source, sae_source
+from saesteer.settings import SaeSettings
+
+SIZES = {"d_model": 16, "n_features": 64}
+
+
+def listed(release: str, sae_id: str, site: str = "post", **more: Any) -> SaeSettings:
+    return SaeSettings(release=release, id=sae_id, site=site, **SIZES, **more)
+
+
+@pytest.fixture(scope="module")
+def directory() -> dict[str, Any]:
+    """The whole list, parsed at once."""
+    values: dict[str, Any] = yaml.load(directory_file().read_text(), Loader=yaml.CSafeLoader)
+    return values
+
+
+def test_every_listed_sae_is_found_or_refused_by_name(directory: dict[str, Any]) -> None:
+    """All releases (up to 40 SAEs of each), with the layer and site that the id itself tells."""
+    found, refused = 0, 0
+    for release, entry in directory.items():
+        for sae in entry["saes"][:: max(1, len(entry["saes"]) // 40)]:
+            for layer, site in _guesses(f"{sae['id']} {sae['path']}"):
+                try:
+                    source = sae_source(listed(release, sae["id"], site), layer)
+                except ValueError as error:
+                    message = str(error)
+                    continue
+                found += 1
+                assert (source.repo, source.folder) == (entry["repo_id"], str(sae["path"]))
+                assert source.loader == (entry["conversion_func"] or "sae_lens")
+                assert source.neuronpedia == sae.get("neuronpedia")
+                assert source.norm_scaling_factor == sae.get("norm_scaling_factor")
+                break
+            else:
+                refused += 1
+                assert sae["id"] in message
+                assert any(word in message for word in ("pickle", "transcoder", "residual", "codes depend"))
+    assert found > 800
+    assert refused > 800
+
+
+def _guesses(name: str) -> list[tuple[int, str]]:
+    match = re.search(r"(?:blocks\.|layers?_|[lL])(\d+)", name)
+    layer = int(match[1]) if match else 0
+    return [(layer, "post"), (layer, "pre")]
+
+
+def test_hooks_told_by_names_are_those_of_sae_lens(directory: dict[str, Any]) -> None:
+    from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
+
+    n = 0
+    for release, entry in directory.items():
+        if entry["conversion_func"] != "gemma_2":
+            continue
+        for sae in entry["saes"]:
+            hook = get_gemma_2_config_from_hf(entry["repo_id"], sae["path"], "cpu")["hook_name"]
+            if not hook.endswith("hook_resid_post"):
+                with pytest.raises(ValueError, match=rf"it reads '{hook}'; only the residual stream can be steered"):
+                    sae_source(listed(release, sae["id"]), 0)
+            else:
+                assert sae_source(listed(release, sae["id"]), int(hook.split(".")[1])).hook == hook
+            n += 1
+    assert n > 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer", "source"),
+    [
+        (
+            listed("gemma-scope-9b-it-res-canonical", "layer_{layer}/width_131k/canonical"),
+            31,
+            ("google/gemma-scope-9b-it-res", "layer_31/width_131k/average_l0_109", "gemma_2", "gemma-2-9b-it/31-gemmascope-res-131k"),
+        ),
+        (
+            listed("llama_scope_lxr_8x", "l{layer}r_8x"),
+            15,
+            ("fnlp/Llama3_1-8B-Base-LXR-8x", "Llama3_1-8B-Base-L15R-8x", "llama_scope", "llama3.1-8b/15-llamascope-res-32k"),
+        ),
+        (
+            listed("gpt2-small-res-jb", "blocks.{layer}.hook_resid_pre", "pre"),
+            6,
+            ("jbloom/GPT2-Small-SAEs-Reformatted", "blocks.6.hook_resid_pre", "sae_lens", "gpt2-small/6-res-jb"),
+        ),
+        (
+            listed("pythia-70m-deduped-res-sm", "blocks.{layer}.hook_resid_post"),
+            2,
+            ("ctigges/pythia-70m-deduped__res-sm_processed", "2-res-sm", "sae_lens", "pythia-70m-deduped/2-res-sm"),
+        ),
+        (SaeSettings(repo="me/saes", id="run/{layer}", **SIZES), 3, ("me/saes", "run/3", "sae_lens", None)),
+    ],
+)
+def test_published_addresses(settings: SaeSettings, layer: int, source: tuple[str, ...]) -> None:
+    found = sae_source(settings, layer)
+    assert (found.repo, found.folder, found.loader, found.neuronpedia) == source
+    assert neuronpedia_source(settings, layer) == source[3]
+
+
+def test_a_folder_has_no_neuronpedia_source() -> None:
+    assert neuronpedia_source(SaeSettings(path="saes/{layer}", **SIZES), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            listed("gemma-scope-2b-res-canonical", "layer_3"),
+            r"no release 'gemma-scope-2b-res-canonical'; nearest: gemma-scope-2b-pt-res-c",
+        ),
+        (listed("gpt2-small-res-jb", "blocks.3.resid_pre"), r"has no SAE 'blocks.3.resid_pre'; nearest: blocks.3.hook_resid_pre"),
+        (listed("gpt2-small-res-jb", "blocks.3.hook_resid_pre"), r"reads resid_pre of layer 3, but resid_post of layer 3 was asked for"),
+        (listed("gpt2-small-res-jb", "blocks.5.hook_resid_pre", "pre"), r"reads resid_pre of layer 5, but resid_pre of layer 3 was asked"),
+        (listed("gpt2-small-resid-mid-v5-32k", "blocks.3.hook_resid_mid"), r"it reads 'blocks.3.hook_resid_mid'; only the residual stream"),
+        (listed("gpt2-small-attn-out-v5-32k", "blocks.3.hook_attn_out"), r"it reads 'blocks.3.hook_attn_out'; only the residual stream"),
+        (listed("gemma-scope-2b-pt-mlp-canonical", "layer_3/width_16k/canonical"), r"it reads 'blocks.3.hook_mlp_out'"),
+        (listed("gemma-scope-2b-pt-res", "embedding/width_4k/average_l0_6"), r"it reads 'hook_embed'"),
+        (listed("gemma-scope-2-1b-pt-att-all", "layer_3_width_16k_l0_big"), r"it reads 'blocks.3.attn.hook_z'"),
+        (listed("gemma-scope-2-1b-pt-transcoders-all", "layer_3_width_16k_l0_big"), r"it reads 'blocks.3.hook_mlp_in'"),
+        (listed("llama_scope_lxm_8x", "l3m_8x"), r"it reads 'blocks.3.hook_mlp_out'"),
+        (listed("gpt2-small-hook-z-kk", "blocks.3.hook_z"), r"connor_rob_hook_z\): its weights are published as a pickle file"),
+        (listed("qwen-scope-3-1.7b-base-w32k-l50", "layer3"), r"qwen_scope\): its weights are published as a pickle file"),
+        (listed("gemma-scope-2b-pt-transcoders", "layer_3/width_16k/average_l0_54"), r"it is a transcoder"),
+        (listed("mwhanna-qwen3-4b-transcoders", "layer_3"), r"it is a transcoder"),
+        (listed("temporal-sae-gemma-2-2b", "blocks.12.hook_resid_post"), r"codes depend on the tokens before"),
+        (SaeSettings(repo="me/saes", id="blocks.3.hook_mlp_out", **SIZES), r"it reads 'blocks.3.hook_mlp_out'"),
+        (SaeSettings(path="saes/{layer}", **SIZES), r"saes/\{layer\}: this SAE is a folder"),
+    ],
+)
+def test_what_names_tell_is_refused(settings: SaeSettings, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sae_source(settings, 3)
+
+
+def test_sources_are_read_without_sae_lens_or_torch() -> None:
+    code = (
+        "import sys; from saesteer.settings import SaeSettings; from saesteer.sae_sources import sae_source; import saesteer.hub;"
+        "settings = SaeSettings(release='llama_scope_lxr_8x', id='l{layer}r_8x', d_model=16, n_features=64); sae_source(settings, 3);"
+        "print(sorted({'sae_lens', 'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_every_form_is_one_that_sae_lens_loads() -> None:
+    from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
+
+    assert set(FORMS) <= set(NAMED_PRETRAINED_SAE_LOADERS)
+    assert isinstance(sae_source(listed("llama_scope_lxr_8x", "l3r_8x"), 3), SaeSource)

@@ -1,0 +1,107 @@
+"""Agreement of two judges: weighted kappa against hand-worked tables and another package's, and its interval."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from judge_server import judge_server, label
+from judge_texts import generations, judged, settings
+
+from saesteer.judge.agreement import SCHEMA, agreement, weighted_kappa
+from saesteer.judge.askers import endpoint_asker
+from saesteer.tables import JUDGEMENTS
+
+
+def judgements(concept: list[int | None], fluency: list[int | None], n_features: int = 4) -> pl.DataFrame:
+    rows = [
+        {"layer": 1, "feature": n % n_features, "factor": "2", "prefix_id": "0" * 16, "sample": n, "concept_rating": c, "fluency_rating": f}
+        for n, (c, f) in enumerate(zip(concept, fluency, strict=True))
+    ]
+    empty = dict.fromkeys(JUDGEMENTS.columns)
+    return pl.DataFrame([empty | row for row in rows], schema=JUDGEMENTS.schema)
+
+
+def row(table: pl.DataFrame, aspect: str) -> dict[str, object]:
+    return table.row(by_predicate=pl.col("aspect") == aspect, named=True)
+
+
+def test_kappa_by_hand():
+    # 10 texts; observed disagreement: 2 texts off by one, 1 off by two: (2*1 + 1*4)/10 = .6.
+    # Marginals 4, 3, 3 and 4, 2, 4: expected (4*2*1 + 4*4*4 + 3*4*1 + 3*4*1 + 3*4*4 + 3*2*1)/100 = 1.5. kappa = 1 - .6/1.5 = .6
+    a = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    b = [0, 0, 0, 2, 1, 1, 2, 2, 2, 0]
+    table = np.zeros((1, 3, 3))
+    np.add.at(table[0], (a, b), 1.0)
+    observed = sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / 10
+    expected = sum((x - y) ** 2 for x in a for y in b) / 100
+    assert weighted_kappa(table)[0] == pytest.approx(1 - observed / expected)
+    found = row(agreement(judgements(a, a), judgements(b, b)), "concept")
+    assert found["kappa"] == pytest.approx(1 - observed / expected)
+    assert (found["n"], found["n_missing"], found["n_features"]) == (10, 0, 4)
+    assert found["equal"] == pytest.approx(sum(x == y for x, y in zip(a, b, strict=True)) / 10)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
+def test_kappa_is_statsmodels(pairs: list[tuple[int, int]]):
+    inter_rater = pytest.importorskip("statsmodels.stats.inter_rater")
+    table = np.zeros((3, 3))
+    for a, b in pairs:
+        table[a, b] += 1
+    ours = weighted_kappa(table[None])[0]
+    if not np.isfinite(ours):
+        assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 1
+        return
+    assert ours == pytest.approx(inter_rater.cohens_kappa(table, wt="quadratic", return_results=False), abs=1e-12)
+
+
+def test_full_agreement_opposition_and_none():
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(0, 3, 400).tolist()
+    same = row(agreement(judgements(ratings, ratings, 40), judgements(ratings, ratings, 40)), "fluency")
+    assert (same["kappa"], same["low"], same["high"], same["equal"]) == (1.0, 1.0, 1.0, 1.0)
+    turned = [2 - rating for rating in ratings]
+    assert row(agreement(judgements(ratings, ratings, 40), judgements(turned, turned, 40)), "concept")["kappa"] < -0.8
+    other = rng.integers(0, 3, 400).tolist()
+    chance = row(agreement(judgements(ratings, ratings, 40), judgements(other, other, 40)), "concept")
+    assert abs(chance["kappa"]) < 0.15
+    assert chance["low"] < 0 < chance["high"]
+
+
+def test_what_one_did_not_rate_is_counted():
+    a, b = judgements([0, 1, None, 2], [1, 1, 1, 1]), judgements([0, None, None, 2], [1, 1, 1, 1])
+    table = agreement(a, b[:3])
+    assert table.schema == SCHEMA
+    concept, instruction, fluency = (row(table, aspect) for aspect in ("concept", "instruction", "fluency"))
+    assert (concept["n"], concept["n_missing"], concept["kappa"], concept["low"]) == (1, 2, None, None)
+    assert (instruction["n"], instruction["n_missing"], instruction["equal"]) == (0, 3, None)
+    assert (fluency["n"], fluency["equal"], fluency["kappa"]) == (3, 1.0, None)  # all 1: nothing can differ by chance
+
+
+def test_the_interval_draws_features_and_does_not_depend_on_the_rows_order():
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, 300)
+    noisy = np.where(rng.random(300) < 0.3, rng.integers(0, 3, 300), truth)
+    a, b = judgements(truth.tolist(), truth.tolist(), 30), judgements(noisy.tolist(), noisy.tolist(), 30)
+    table = agreement(a, b)
+    assert agreement(a.sample(fraction=1.0, shuffle=True, seed=3), b).equals(table)
+    concept = row(table, "concept")
+    assert concept["low"] < concept["kappa"] < concept["high"]
+    # Ten copies of every text tell no more about features than one does.
+    copies = [frame.with_columns(sample=pl.col("sample") + 1000 * copy) for frame in (a, b) for copy in range(10)]
+    copied = row(agreement(pl.concat(copies[:10]), pl.concat(copies[10:])), "concept")
+    assert copied["kappa"] == pytest.approx(concept["kappa"])
+    assert copied["high"] - copied["low"] == pytest.approx(concept["high"] - concept["low"], rel=0.1)
+
+
+def test_one_judge_twice_and_two_judges(tmp_path):
+    rows = generations([f"Text {number}." for number in range(20)])
+    tables = []
+    for name, seed, shift in (("a", 0, 0), ("a", 1, 0), ("b", 0, 1)):
+        with judge_server(answer=lambda prompt, shift=shift: f"{label(prompt)}: {(len(prompt) // 2 + shift) % 3}") as judge:
+            asker = endpoint_asker(settings(judge.base_url, model=name, seed=seed, key_variable=None), {})
+            tables.append(judged(rows, asker, tmp_path))
+    twice, two = agreement(tables[0], tables[1]), agreement(tables[0], tables[2])
+    assert row(twice, "fluency")["equal"] == 1.0
+    assert row(two, "fluency")["equal"] == 0.0
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,0 +1,160 @@
+"""The batch API: the same answers as one by one, paid for once, whatever interrupts the run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from judge_server import Fault, Judge, judge_server
+from judge_texts import KEY, QUICK, generations, judged, settings, stored
+
+from saesteer.judge.answers import JudgeError
+from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.batch import BatchAsker
+from saesteer.judge.spend import SpendLimitReached
+
+TEXTS = ["The waves rose.", "A pawn moved", "Rating: 2"]
+ENVIRON = {"TEST_JUDGE_KEY": KEY}
+
+
+def asker(judge: Judge, **changes: object) -> BatchAsker:
+    return endpoint_asker(settings(judge.base_url, batch=True, **changes), ENVIRON, QUICK, poll_seconds=0.01)
+
+
+def notes(folder: Path) -> list[Path]:
+    return list(folder.rglob("batches/*.json"))
+
+
+def test_a_batch_gives_what_single_requests_give(tmp_path: Path):
+    rows = generations(TEXTS, layers=(0, 2))
+    with judge_server(key=KEY) as judge:
+        single = judged(rows, endpoint_asker(settings(judge.base_url), ENVIRON, QUICK), tmp_path / "single", instructed=True)
+        n = len(judge.answered)
+        assert judged(rows, asker(judge), tmp_path / "batch", instructed=True).equals(single)
+        assert len(judge.answered) == 2 * n
+        assert len(judge.batches) == 1
+        assert judged(rows, asker(judge), tmp_path / "batch", instructed=True).equals(single)
+        assert judged(rows, asker(judge), tmp_path / "single", instructed=True).equals(single)  # either kind finds the other's answers
+        assert len(judge.batches) == 1
+    for line in judge.files["file-0"].splitlines():
+        request = json.loads(line)
+        assert set(request) == {"custom_id", "method", "url", "body"}
+        assert set(request["body"]) == {"model", "messages", "max_tokens", "temperature"}
+    assert stored(tmp_path / "single").sort("request_id").equals(stored(tmp_path / "batch").sort("request_id"))
+    assert notes(tmp_path) == []
+
+
+def test_unreadable_answers_go_into_further_batches(tmp_path: Path):
+    with judge_server(answer=lambda prompt: "no") as judge:
+        table = judged(generations(TEXTS[:1]), asker(judge), tmp_path)
+    assert len(judge.batches) == 3
+    assert set(table["reason"]) == {"unreadable answer"}
+
+
+def test_no_batch_api_names_the_key_of_the_configuration(tmp_path: Path):
+    with judge_server(has_batches=False) as judge, pytest.raises(JudgeError, match="no batch API here.*set judge.batch: false"):
+        judged(generations(TEXTS), asker(judge), tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["failed", "expired", "cancelled"])
+def test_a_batch_that_fails_is_told_and_its_answers_kept(ending: str, tmp_path: Path):
+    rows = generations(TEXTS)
+    with judge_server(batch_ends=ending, batch_leaves_out=4) as judge:
+        with pytest.raises(JudgeError, match=f"the batch batch-0 has {ending}.*set judge.batch: false"):
+            judged(rows, asker(judge), tmp_path)
+        kept = stored(tmp_path).height
+        assert kept == (0 if ending == "failed" else 5)
+        assert notes(tmp_path) == []
+        judge.batch_ends, judge.batch_leaves_out = "completed", 0
+        assert judged(rows, asker(judge), tmp_path)["reason"].null_count() == rows.height
+        assert len(judge.answered) == 9
+
+
+def test_requests_that_fail_in_a_batch_are_told(tmp_path: Path):
+    with judge_server(batch_leaves_out=2) as judge:
+        with pytest.raises(JudgeError, match="gave no answer to 2 of 9 questions, the first: .*no luck"):
+            judged(generations(TEXTS), asker(judge), tmp_path)
+        judge.batch_leaves_out = 0
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        assert len(judge.answered) == 9
+
+
+def test_only_what_the_limit_allows_is_sent(tmp_path: Path):
+    with judge_server() as judge:
+        with pytest.raises(SpendLimitReached, match="max_total_tokens = 4000.*At least 9 questions"):
+            judged(generations(TEXTS), asker(judge, max_total_tokens=4000), tmp_path)
+        assert judge.batches == {}
+        with pytest.raises(SpendLimitReached, match="max_total_tokens = 4000.*At least 3 questions"):
+            judged(generations(TEXTS), replace(asker(judge, max_total_tokens=4000), fewest=2), tmp_path)
+        assert [len(judge.files[batch["input_file_id"]].splitlines()) for batch in judge.batches.values()] == [2, 2, 2]
+        assert stored(tmp_path).height == len(judge.answered)
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        assert len(judge.answered) == 9
+
+
+KILLED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from judge_texts import QUICK, concepts, generations, settings
+from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.rate_llm import judge_generations
+asker = endpoint_asker(settings(sys.argv[1], batch=True), {"TEST_JUDGE_KEY": sys.argv[3]}, QUICK, poll_seconds=0.02)
+list(judge_generations(generations(["The waves rose.", "A pawn moved", "Rating: 2"]), concepts(), None, asker, Path(sys.argv[2]), 60.0))
+"""
+
+
+@pytest.mark.parametrize("when", ["while it is being made", "while it is waited for"])
+def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
+    with judge_server(hold_batch_reply=1.0 if "made" in when else 0.0, batch_polls=10**9) as judge:
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        run = subprocess.Popen([sys.executable, "-c", KILLED, judge.base_url, str(tmp_path), KEY], env=environ, stderr=subprocess.DEVNULL)
+        while run.poll() is None and not (judge.polls if "waited" in when else judge.batches):
+            time.sleep(0.01)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait(10)
+        (note,) = notes(tmp_path)
+        assert (json.loads(note.read_text())["batch_id"] is None) == ("made" in when)
+        judge.batch_polls = 0
+        # The next run wants fewer texts: what the batch holds besides is kept all the same.
+        judged(generations(TEXTS[:1]), asker(judge), tmp_path)
+        assert stored(tmp_path).height == 9
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        assert len(judge.batches) == 1
+        assert len(judge.answered) == 9
+    assert notes(tmp_path) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_making_a_batch_is_never_blindly_repeated(tmp_path: Path):
+    """The reply to its making comes too late: the batch exists, and is found in the list."""
+    with judge_server(hold_batch_reply=0.6) as judge:
+        judged(generations(TEXTS), asker(judge, timeout_seconds=0.3), tmp_path)
+        assert judge.paths.count("POST /v1/batches") == 1
+        assert len(judge.answered) == 9
+
+
+def test_a_note_of_a_batch_that_was_never_made_is_dropped(tmp_path: Path):
+    with judge_server() as judge:
+        one = asker(judge)
+        judge.has_batches = False
+        with pytest.raises(JudgeError):
+            judged(generations(TEXTS), one, tmp_path)
+        assert len(notes(tmp_path)) == 1
+        judge.has_batches = True
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        assert notes(tmp_path) == []
+        assert len(judge.answered) == 9
+
+
+def test_the_configuration_says_which_way(tmp_path: Path):
+    with judge_server() as judge:
+        assert isinstance(endpoint_asker(settings(judge.base_url, batch=True), ENVIRON), BatchAsker)
+        judge.faults.append(Fault(status=500))
+        judged(generations(TEXTS[:1]), endpoint_asker(settings(judge.base_url), ENVIRON, QUICK), tmp_path)
+        assert judge.batches == {}

@@ -1,0 +1,152 @@
+"""What a judge costs: the estimate, the count, and the limits that no run passes."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from judge_server import Fault, Judge, judge_server
+from judge_texts import QUICK, generations, judged, settings, stored
+
+from saesteer.judge.answers import Ask, JudgeError
+from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.endpoint import EndpointAsker
+from saesteer.judge.rubric import questions
+from saesteer.judge.spend import Budget, Spend, SpendLimitReached, estimate, estimate_texts, most, priced
+
+TEXTS = [f"The waves rose {number} times." for number in range(10)]
+PRICES = {"usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 10.0}
+
+
+def asker(judge: Judge, **changes: object) -> EndpointAsker:
+    return endpoint_asker(settings(judge.base_url, key_variable=None, **changes), {}, QUICK)
+
+
+def paid(judge: Judge) -> int:
+    """Tokens that the endpoint counts for what it answered in full."""
+    return sum(len(prompt) // 4 + 12 for prompt in judge.answered)
+
+
+def test_prices_by_hand():
+    assert priced(settings("http://h/v1", **PRICES), 1_000_000, 100_000) == Spend(1_000_000, 100_000, 3.0)
+
+
+def test_the_estimate_is_near_and_the_most_is_above(tmp_path: Path):
+    with judge_server() as judge:
+        one = asker(judge, **PRICES)
+        asks = [Ask(question, 0) for text in TEXTS for question in questions(text, "storms at sea", None).values()]
+        before = estimate(asks, one.endpoint.settings)
+        judged(generations(TEXTS), one, tmp_path)
+    spent = one.budget.spent
+    assert spent.tokens == paid(judge)
+    per_question = spent.input_tokens / len(judge.answered)
+    assert before.typical.input_tokens / before.requests == pytest.approx(per_question, rel=0.1)
+    assert before.most.usd > before.typical.usd > 0
+    assert before.most.output_tokens == 200 * len(asks)
+
+
+def test_the_estimate_without_texts_counts_every_text():
+    judge = settings("http://h/v1", **PRICES)
+    plain, answering = estimate_texts(1000, 80, False, judge), estimate_texts(1000, 80, True, judge)
+    assert (plain.requests, answering.requests) == (2000, 3000)
+    asked = [Ask(question, 0) for question in questions("y" * 80, "x" * 80, None).values()]
+    assert plain.typical.usd == pytest.approx(1000 * estimate(asked, judge).typical.usd, rel=0.01)
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+@hypothesis_settings(max_examples=30)
+def test_the_most_is_no_less_than_a_token_a_byte(text: str, concept: str):
+    judge = settings("http://h/v1", max_tokens=7)
+    for question in questions(text, concept, None).values():
+        worst = most(judge, Ask(question, 0))
+        assert worst.input_tokens >= len(question.prompt.encode())
+        assert worst.output_tokens == 7
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("limit", [{"max_total_tokens": 8_000}, {"max_usd": 0.02}])
+def test_a_limit_is_kept_and_no_money_under_it_is_left_unused(limit: dict[str, float], concurrency: int, tmp_path: Path):
+    rows = generations(TEXTS)
+    with judge_server(delay=0.005) as judge:
+        one = asker(judge, concurrency=concurrency, **PRICES, **limit)
+        with pytest.raises(
+            SpendLimitReached, match=r"this run spent 0\.0\d+ USD .*judge\.max_.*questions are left.*Raise that key"
+        ) as reached:
+            judged(rows, one, tmp_path)
+        assert f"judge.{next(iter(limit))} = {next(iter(limit.values()))}" in str(reached.value)
+        assert int(re.search(r"At least (\d+) questions", str(reached.value))[1]) == 30 - len(judge.answered)
+        assert stored(tmp_path).height == len(judge.answered) == len(judge.asked) > 0
+        assert one.budget.spent.tokens == paid(judge)
+        asks = [Ask(question, 0) for question in questions(TEXTS[0], "storms at sea", None).values()]
+        worst = max((most(one.endpoint.settings, ask) for ask in asks), key=lambda spend: spend.tokens)
+        if "max_usd" in limit:
+            assert limit["max_usd"] - worst.usd * 1.1 < one.budget.spent.usd <= limit["max_usd"]
+        else:
+            assert limit["max_total_tokens"] - worst.tokens * 1.1 < one.budget.spent.tokens <= limit["max_total_tokens"]
+        # Run again as often as it takes: as much once more each time, nothing twice.
+        for _ in range(20):
+            try:
+                judged(rows, asker(judge, concurrency=concurrency, **PRICES, **limit), tmp_path)
+                break
+            except SpendLimitReached:
+                pass
+        assert sorted(judge.answered) == sorted(set(judge.answered))
+        assert len(judge.answered) == 30
+
+
+def test_a_limit_below_one_question_asks_nothing(tmp_path: Path):
+    with judge_server() as judge:
+        with pytest.raises(SpendLimitReached, match="judge.max_total_tokens = 100"):
+            judged(generations(TEXTS), asker(judge, max_total_tokens=100), tmp_path)
+        assert judge.asked == []
+
+
+def test_what_is_stored_costs_nothing_of_the_limit(tmp_path: Path):
+    with judge_server() as judge:
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        judged(generations(TEXTS), asker(judge, max_total_tokens=1), tmp_path)
+
+
+def test_tries_that_may_have_been_charged_count(tmp_path: Path):
+    """A connection cut in the answer: the endpoint may have charged for it, so the limit counts it at its worst."""
+    with judge_server() as judge:
+        judge.faults.extend([Fault(cut=30)] * 3 + [None] * 50)
+        one = asker(judge, concurrency=1, **PRICES)
+        judged(generations(TEXTS[:2]), one, tmp_path)
+        asks = [Ask(question, 0) for question in questions(TEXTS[0], "storms at sea", None).values()]
+        assert one.budget.spent.tokens > paid(judge) - 3 * 600 + 2 * min(most(one.endpoint.settings, ask).tokens for ask in asks)
+        assert one.budget.under_way == Spend()
+    with judge_server() as judge:
+        judge.faults.extend([Fault(cut=30)] * 100)
+        two = asker(judge, concurrency=1, max_total_tokens=5000)
+        with pytest.raises(JudgeError, match="max_total_tokens = 5000"):
+            judged(generations(TEXTS[:2]), two, tmp_path / "cut")
+        assert len(judge.asked) <= 3
+    with judge_server() as judge:
+        judge.faults.extend([Fault(status=429)] * 3)
+        three = asker(judge, concurrency=1)
+        judged(generations(TEXTS[:2]), three, tmp_path / "busy")
+        assert three.budget.spent.tokens == paid(judge)  # a refusal is not charged
+
+
+def test_a_limit_below_the_estimate_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, logger="saesteer")
+    with judge_server() as judge, pytest.raises(SpendLimitReached):
+        judged(generations(TEXTS), asker(judge, max_total_tokens=3000), tmp_path)
+    assert "the estimate is above the limit" in caplog.text
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**4)), max_size=50))
+def test_a_budget_ends_where_it_began(costs: list[tuple[int, int]]):
+    """However many requests come and go, exactly the limit's amount is allowed."""
+    judge = settings("http://h/v1", max_usd=1.0, **PRICES)
+    budget = Budget(judge)
+    for tokens, answer in costs:
+        worst = priced(judge, tokens, answer)
+        budget.start(worst)
+        budget.end(worst, Spend())
+    assert budget.fits(priced(judge, 500_000, 0))
+    assert not budget.fits(priced(judge, 500_000, 1))

@@ -1,0 +1,348 @@
+"""What can go wrong between here and Neuronpedia: nothing wrong is stored, everything else is, and a summary says what is missing."""
+
+import gzip
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import polars as pl
+import pytest
+from neuronpedia_server import (
+    LAYER,
+    QUICK,
+    SOURCE,
+    Fault,
+    Neuronpedia,
+    answer,
+    cut,
+    instead,
+    keys,
+    page,
+    read_batch,
+    records_of,
+    serving,
+    status,
+    table,
+    write_batch,
+)
+from polars.testing import assert_frame_equal
+
+from saesteer.neuronpedia.export import write_export
+from saesteer.neuronpedia.fetch import feature_records
+from saesteer.neuronpedia.http import Policy
+from saesteer.neuronpedia.outcomes import IncompleteDownload
+from saesteer.neuronpedia.sources import Source
+from saesteer.settings import NeuronpediaRecords, SettingsError
+
+WANTED = [1, 2, 3, 1100, 1101]
+ROWS = table({feature: records_of(feature) for feature in [*range(10), *range(1100, 1110)]})
+API = f"/api/feature/{SOURCE}"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Neuronpedia]:
+    write_export(ROWS, SOURCE, tmp_path / "bucket")
+    with serving(tmp_path / "bucket") as server:
+        yield server
+
+
+def fetch(
+    site: Neuronpedia, downloads: Path, route: str, features: list[int] = WANTED, policy: Policy = QUICK, source: Source = SOURCE
+) -> tuple[pl.DataFrame, str]:
+    """The rows that came, and what the summary says of others ("" for nothing missing)."""
+    settings = NeuronpediaRecords.model_validate({"kind": "neuronpedia", "route": route})
+    frames, summary = [ROWS.clear()], ""
+    try:
+        for frame in feature_records(site.addresses, {LAYER: source}, keys(features), settings, downloads, policy):
+            frames.append(frame)  # noqa: PERF402 (what came before the error counts)
+    except IncompleteDownload as error:
+        summary = str(error)
+    return pl.concat(frames).sort("feature"), summary
+
+
+def expected(*features: int) -> pl.DataFrame:
+    return ROWS.filter(pl.col("feature").is_in(features))
+
+
+def on_disk(downloads: Path) -> list[str]:
+    """The files below a folder."""
+    return sorted(path.name for path in downloads.rglob("*") if path.is_file())
+
+
+def shortened(body: bytes) -> bytes:
+    """Most of a gzip file: it decodes, but not to its end."""
+    return body[:-12]
+
+
+def lines_of(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """A whole gzip file with other lines."""
+    return lambda body: gzip.compress(change(gzip.decompress(body)))
+
+
+soon = format_datetime(datetime.now(UTC) - timedelta(seconds=5), usegmt=True)
+PASSING: dict[str, Fault] = {
+    "429": status(429),
+    "429, seconds": status(429, Retry_After="0"),
+    "429, a date": status(429, Retry_After=soon),
+    "429, nonsense": status(429, Retry_After="later"),
+    "500": status(500),
+    "503": status(503),
+    "a page": page,
+    "cut": cut,
+    "nothing": instead(lambda _: b""),
+    "half": instead(lambda body: body[: len(body) // 2]),
+}
+OF_BATCHES: dict[str, Fault] = {
+    "truncated": instead(shortened),
+    "checksum": instead(lambda body: body[:-8] + b"\0" * 8),
+    "half a line": instead(lines_of(lambda text: text[:-9])),
+    "no object": instead(lines_of(lambda _: b"[]\n")),
+    "a line of another source": instead(lines_of(lambda text: text.replace(b"3-tiny-res-1k", b"4-tiny-res-1k"))),
+    "NaN": instead(lines_of(lambda text: text.replace(b"null", b"NaN", 1))),
+    "no index": instead(lines_of(lambda text: text.replace(b'"index"', b'"inedx"', 1))),
+    "a member less": instead(lines_of(lambda text: text[: text.index(b"\n") + 1])),
+}
+OF_ANSWERS: dict[str, Fault] = {
+    "another feature": lambda request, body: answer(request, body.replace(b'"index": "2"', b'"index": "3"')),
+    "no object": instead(lambda _: b"[]"),
+    "records no list": instead(lambda body: body.replace(b'"activations": [', b'"activations": 3, "was": [')),
+    "NaN": instead(lambda body: body.replace(b"null", b"NaN", 1)),
+    "nested": instead(lambda _: b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_a_passing_fault_is_met_by_asking_again(site: Neuronpedia, tmp_path: Path, route: str, fault: str) -> None:
+    kinds = ("features", "activations", "explanations")
+    paths = [f"{API}/2"] if route == "api" else ["/", *(site.key(kind, 0) for kind in kinds)]
+    site.faults = {path: [PASSING[fault], PASSING[fault]] for path in paths}
+    rows, summary = fetch(site, tmp_path / "down", route)
+    assert summary == ""
+    assert_frame_equal(rows, expected(*WANTED), check_exact=True)
+    assert [site.requests[path] for path in paths] == [3] * len(paths)
+
+
+@pytest.mark.parametrize("fault", [*PASSING, *OF_BATCHES])
+def test_a_damaged_activations_batch_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
+    key = site.key("activations", 0)
+    site.forever[key] = {**PASSING, **OF_BATCHES}[fault]
+    rows, summary = fetch(site, tmp_path / "down", "bulk")
+    assert_frame_equal(rows, expected(1100, 1101), check_exact=True)
+    assert re.search(r"3 features .* not stored", summary)
+    assert "3 (1, 2, 3): activations batch 0: " in summary
+    assert f"({QUICK.attempts} attempts)" in summary
+    folder = tmp_path / f"down/neuronpedia/v1/{SOURCE}/activations"
+    assert [path.name for path in folder.iterdir()] == ["batch-1.jsonl.gz"]
+    del site.forever[key]
+    rows, summary = fetch(site, tmp_path / "down", "bulk", [1, 2, 3])
+    assert (summary, site.requests[site.key("activations", 1)]) == ("", 1)
+    assert_frame_equal(rows, expected(1, 2, 3), check_exact=True)
+
+
+@pytest.mark.parametrize("fault", [*PASSING, *OF_ANSWERS])
+def test_a_feature_that_the_api_fails_on_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
+    site.forever[f"{API}/2"] = {**PASSING, **OF_ANSWERS}[fault]
+    rows, summary = fetch(site, tmp_path, "api")
+    assert_frame_equal(rows, expected(1, 3, 1100, 1101), check_exact=True)
+    assert f"1 features could not be downloaded and are not stored:\n  {SOURCE}: 1 (2): " in summary
+    assert site.requests[f"{API}/2"] == QUICK.attempts
+
+
+def test_the_words_of_the_summary(site: Neuronpedia, tmp_path: Path) -> None:
+    for feature in (1, 2):
+        site.forever[f"{API}/{feature}"] = status(500)
+    site.forever[f"{API}/3"] = page
+    _, summary = fetch(site, tmp_path, "api")
+    assert f"{SOURCE}: 2 (1, 2): 500 Internal Server Error (3 attempts)\n" in summary
+    assert f"{SOURCE}: 1 (3): answered with text/html that is not JSON (3 attempts)\n" in summary
+
+
+@pytest.mark.parametrize("kind", ["features", "activations", "explanations"])
+def test_a_batch_missing_in_the_listing_is_named(site: Neuronpedia, tmp_path: Path, kind: str) -> None:
+    path = site.root / site.key(kind, 0).lstrip("/")
+    write_batch(path.with_name("batch-1.jsonl.gz"), read_batch(path.with_name("batch-1.jsonl.gz")) if kind == "activations" else [])
+    site.hidden = {site.key(kind, 0)}
+    rows, summary = fetch(site, tmp_path / "down", "bulk")
+    lost = [1, 2, 3] if kind == "activations" else WANTED
+    assert f"{kind} batch 0 is missing in the listing of exports; route: api" in summary
+    assert rows["feature"].to_list() == sorted(set(WANTED) - set(lost))
+    assert site.api_requests() == 0
+
+
+def test_a_source_without_exports_is_named(site: Neuronpedia, tmp_path: Path) -> None:
+    rows, summary = fetch(site, tmp_path, "bulk", source=Source("tiny-model", "99-tiny-res-1k"))
+    assert rows.is_empty()
+    assert "no exports of tiny-model/99-tiny-res-1k are listed: check the source's name" in summary
+
+
+def test_a_misspelt_source_is_not_a_source_without_features(site: Neuronpedia, tmp_path: Path) -> None:
+    rows, summary = fetch(site, tmp_path, "api", source=Source("tiny-model", "3-tiny-res-2k"))
+    assert rows.is_empty()
+    assert "neither these features nor feature 0 of tiny-model/3-tiny-res-2k" in summary
+    rows, summary = fetch(site, tmp_path, "api", [5000])
+    assert (rows["reason"].to_list(), summary) == (["not on Neuronpedia"], "")
+    site.forever[f"{API}/0"] = status(500)
+    rows, summary = fetch(site, tmp_path, "api", [5000])
+    assert rows.is_empty()
+    assert "could not be found out: 500" in summary
+
+
+def test_a_page_with_status_404_is_not_the_apis_word(site: Neuronpedia, tmp_path: Path) -> None:
+    site.forever[f"{API}/2"] = status(404)
+    rows, summary = fetch(site, tmp_path, "api")
+    assert_frame_equal(rows, expected(1, 3, 1100, 1101), check_exact=True)
+    assert "404 Not Found, and not in the API's own words" in summary
+
+
+@pytest.mark.parametrize(("code", "words"), [(403, "NEURONPEDIA_API_KEY"), (308, "moved to http://elsewhere/"), (418, "418")])
+def test_refusals_are_not_asked_again(site: Neuronpedia, tmp_path: Path, code: int, words: str) -> None:
+    site.forever[f"{API}/2"] = status(code, Location="http://elsewhere/")
+    _, summary = fetch(site, tmp_path, "api")
+    assert words in summary
+    assert site.requests[f"{API}/2"] == 1
+
+
+def test_the_servers_wish_to_wait_is_heard_up_to_a_limit(site: Neuronpedia, tmp_path: Path) -> None:
+    site.faults[f"{API}/2"] = [status(429, Retry_After="1000")]
+    patient = replace(QUICK, longest_wait=0.4)
+    start = datetime.now(UTC)
+    rows, _ = fetch(site, tmp_path, "api", [2], patient)
+    assert rows.height == 1
+    assert 0.4 <= (datetime.now(UTC) - start).total_seconds() < 3
+
+
+def test_after_many_failures_in_a_row_no_more_is_asked(site: Neuronpedia, tmp_path: Path) -> None:
+    for feature in range(10):
+        site.forever[f"{API}/{feature}"] = status(500)
+    rows, summary = fetch(site, tmp_path, "api", list(range(10)), replace(QUICK, give_up_after=3, concurrency=1))
+    assert rows.is_empty()
+    assert "3 (0, 1, 2): 500" in summary
+    assert "7 (3, 4, 5, 6, 7, ...): not asked for, since 3 features in a row could not be had" in summary
+    assert site.api_requests() == 3 * QUICK.attempts
+
+
+@pytest.mark.parametrize("damage", [shortened, lambda body: b"", lambda body: body[:20] + bytes(4) + body[24:]])
+def test_a_batch_damaged_on_disk_is_named_and_fetched_again(
+    site: Neuronpedia, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    fetch(site, tmp_path / "down", "bulk")
+    before = site.downloads()
+    path = tmp_path / "down/neuronpedia" / site.key("activations", 1).lstrip("/")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    rows, summary = fetch(site, tmp_path / "down", "bulk")
+    assert summary == ""
+    assert_frame_equal(rows, expected(*WANTED), check_exact=True)
+    assert site.downloads() == before + 1
+    assert path.read_bytes() == whole
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_what_was_downloaded_is_not_downloaded_again(site: Neuronpedia, tmp_path: Path) -> None:
+    settings = NeuronpediaRecords.model_validate({"kind": "neuronpedia", "route": "bulk"})
+    few = replace(QUICK, concurrency=1)
+    frames = feature_records(site.addresses, {LAYER: SOURCE}, keys(WANTED), settings, tmp_path / "down", few)
+    first = next(frames)
+    frames.close()  # as a stopped job does
+    kept = on_disk(tmp_path / "down")
+    assert all(name.startswith("batch-") for name in kept)
+    rows, summary = fetch(site, tmp_path / "down", "bulk")
+    assert summary == ""
+    assert_frame_equal(rows, expected(*WANTED), check_exact=True)
+    assert first["feature"].is_in(rows["feature"].to_list()).all()
+    assert set(site.requests.values()) - {site.requests["/"]} <= {1}
+    site.requests.clear()
+    fetch(site, tmp_path / "down", "bulk")
+    assert site.downloads() == 0
+
+
+JOB = """
+import signal, sys
+from pathlib import Path
+
+from neuronpedia_server import LAYER, QUICK, SOURCE, keys
+from saesteer.neuronpedia.fetch import feature_records
+from saesteer.settings import Addresses, NeuronpediaRecords
+
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+addresses = Addresses(neuronpedia=sys.argv[1], neuronpedia_exports=sys.argv[1])
+settings = NeuronpediaRecords(kind="neuronpedia", route="bulk")
+list(feature_records(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), settings, Path(sys.argv[2]), QUICK))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    def half_then_nothing(request: BaseHTTPRequestHandler, body: bytes) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body[: len(body) // 2])
+        job.send_signal(number)
+        job.wait(20)
+
+    site.faults[site.key("activations", 0)] = [half_then_nothing]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    job = subprocess.Popen([sys.executable, "-c", JOB, site.address, str(tmp_path / "down")], env=environment, stderr=subprocess.DEVNULL)
+    assert job.wait(30) == code
+    assert on_disk(tmp_path / "down")
+    for path in (tmp_path / "down").rglob("*.*"):
+        assert path.name.startswith("batch-")
+        assert gzip.decompress(path.read_bytes())
+    rows, summary = fetch(site, tmp_path / "down", "bulk")
+    assert summary == ""
+    assert_frame_equal(rows, expected(*WANTED), check_exact=True)
+    assert site.requests[site.key("features", 0)] == 1
+
+
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_few_requests_are_under_way_at_once(tmp_path: Path, route: str) -> None:
+    features = [n * 1024 + 1 for n in range(12)]
+    write_export(table({feature: records_of(feature) for feature in features}), SOURCE, tmp_path / "bucket")
+    with serving(tmp_path / "bucket") as site:
+        site.delay = 0.03
+        fetch(site, tmp_path / "down", route, features, replace(QUICK, concurrency=3))
+        assert site.most_at_once == 3
+
+
+def test_the_key_travels_to_the_api_only_and_is_never_told(
+    site: Neuronpedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", "sk-secret ")
+    caplog.set_level("DEBUG")
+    site.forever[f"{API}/2"] = status(401)
+    site.faults[f"{API}/1"] = [status(500)]
+    _, summary = fetch(site, tmp_path / "down", "api", [1, 2])
+    fetch(site, tmp_path / "down", "bulk", [1, 2, 7000])
+    sent = {(entry["path"].split("/")[1], entry.get("x-api-key")) for entry in site.headers}
+    assert sent == {("api", "sk-secret"), ("", None), ("v1", None)}
+    assert "sk-secret" not in caplog.text + summary
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", "sk-\x01secret")
+    with pytest.raises(SettingsError, match="NEURONPEDIA_API_KEY holds characters") as told:
+        fetch(site, tmp_path / "down", "api", [1])
+    assert "secret" not in str(told.value)
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    write_export(ROWS, SOURCE, tmp_path / "bucket")
+    with serving(tmp_path / "bucket") as gone:
+        pass
+    for route in ("api", "bulk"):
+        rows, summary = fetch(gone, tmp_path / "down", route)
+        assert rows.is_empty()
+        assert "connection failed or cut (ConnectError) (3 attempts)" in summary
+
+
+def test_an_address_that_is_none(site: Neuronpedia, tmp_path: Path) -> None:
+    site.address = "ftp://nowhere"
+    _, summary = fetch(site, tmp_path, "api", [1])
+    assert "see `addresses` in the configuration" in summary

@@ -1,0 +1,183 @@
+"""Names of sources, waits, explanations, and our records in Neuronpedia's form."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from neuronpedia_server import QUICK, SOURCE, Neuronpedia, read_batch, records_of, serving, status, table, write_batch
+from tokenizers import Tokenizer, models
+
+from saesteer.code_digest import algorithm_version
+from saesteer.neuronpedia.explanations import explanations, matching_features
+from saesteer.neuronpedia.export import write_export
+from saesteer.neuronpedia.http import as_finished, retry_after
+from saesteer.neuronpedia.outcomes import IncompleteDownload
+from saesteer.neuronpedia.sources import Source, sources_of
+from saesteer.records import top_records
+from saesteer.settings import Experiment, NeuronpediaRecords, SettingsError
+from saesteer.tables import ACTIVATIONS
+from saesteer.tokens import TextTokens
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Neuronpedia]:
+    write_export(table({feature: records_of(feature) for feature in range(1030)}), SOURCE, tmp_path / "bucket")
+    with serving(tmp_path / "bucket") as server:
+        yield server
+
+
+def test_names_of_sources() -> None:
+    assert Source.parse("gemma-2-2b/20-gemmascope-res-16k") == Source("gemma-2-2b", "20-gemmascope-res-16k")
+    assert str(Source.parse("llama3.1-8b/0-llamascope-res-32k")) == "llama3.1-8b/0-llamascope-res-32k"
+    for bad in ("gemma-2-2b", "a/b/c", "../b", "a/..", "a/b c", "/b", "a/"):
+        with pytest.raises(SettingsError, match="Neuronpedia source"):
+            Source.parse(bad)
+
+
+def experiment(source: str | None, release: str | None, sae: str) -> Experiment:
+    """As much of an experiment as names a source."""
+    records = NeuronpediaRecords(kind="neuronpedia", source=source)
+    saes = type("Saes", (), {"release": release, "id": sae})()
+    return Experiment.model_construct(records=records, saes=saes)
+
+
+@pytest.mark.slow
+def test_the_source_is_the_one_given_or_sae_lenss() -> None:
+    given = sources_of(experiment("gemma-2-2b/{layer}-gemmascope-res-16k", None, ""), [3, 20])
+    assert given == {3: Source("gemma-2-2b", "3-gemmascope-res-16k"), 20: Source("gemma-2-2b", "20-gemmascope-res-16k")}
+    named = sources_of(experiment(None, "gpt2-small-res-jb", "blocks.{layer}.hook_resid_pre"), [2, 3])
+    assert named == {2: Source("gpt2-small", "2-res-jb"), 3: Source("gpt2-small", "3-res-jb")}
+    for release, sae in (("gpt2-small-res-jb", "blocks.{layer}.hook_mlp_out"), ("mine", "x"), (None, "x")):
+        with pytest.raises(SettingsError, match=r"sae-lens names no Neuronpedia source for layer 2 .* set records.source"):
+            sources_of(experiment(None, release, sae), [2])
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [(None, None), ("7", 7.0), (" 0 ", 0.0), ("-1", None), ("soon", None), ("", None), ("1.5", None)]
+)
+def test_retry_after_in_seconds(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert retry_after(format_datetime(now + timedelta(seconds=90), usegmt=True), now) == 90
+    assert retry_after(format_datetime(now - timedelta(seconds=90), usegmt=True), now) == 0
+    assert retry_after("Sun, 01 Mar 2026 12:00:10 -0000", now) == 10
+
+
+def test_jobs_finish_in_their_own_order_few_at_a_time() -> None:
+    under_way, most = 0, 0
+
+    async def job(n: int) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.02 if n == 0 else 0.001)
+        under_way -= 1
+        return n
+
+    async def run() -> list[int]:
+        return [n async for n in as_finished([lambda n=n: job(n) for n in range(9)], 3)]
+
+    order = asyncio.run(run())
+    assert sorted(order) == list(range(9))
+    assert order.index(0) > 0
+    assert most == 3
+
+
+def test_explanations_of_a_whole_source(site: Neuronpedia, tmp_path: Path) -> None:
+    found = explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
+    assert found == {feature: [f"texts about {feature}"] for feature in range(1030) if feature % 5}
+    assert list(found) == sorted(found)
+    assert matching_features(found, r"ABOUT 10\d$") == [101, 102, 103, 104, 106, 107, 108, 109]
+    with pytest.raises(SettingsError, match="is no regular expression"):
+        matching_features(found, "(")
+    before = site.downloads()
+    assert explanations(site.addresses, SOURCE, tmp_path / "down", QUICK) == found
+    assert site.downloads() == before
+
+
+def test_explanations_come_whole_or_not_at_all(site: Neuronpedia, tmp_path: Path) -> None:
+    path = site.root / site.key("explanations", 0).lstrip("/")
+    lines = read_batch(path)
+    write_batch(path, lines[:600])
+    write_batch(path.with_name("batch-1.jsonl.gz"), lines[600:])
+    site.forever[site.key("explanations", 1)] = status(500)
+    with pytest.raises(IncompleteDownload, match="explanations batch 1: 500"):
+        explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
+    site.hidden = {site.key("explanations", 0)}
+    with pytest.raises(IncompleteDownload, match="explanations batch 0 is missing in the listing"):
+        explanations(site.addresses, SOURCE, tmp_path / "elsewhere", QUICK)
+    with pytest.raises(IncompleteDownload, match="no exports of tiny-model/9-x are listed"):
+        explanations(site.addresses, Source("tiny-model", "9-x"), tmp_path, QUICK)
+
+
+def test_a_feature_with_two_explanations_has_both(site: Neuronpedia, tmp_path: Path) -> None:
+    path = site.root / site.key("explanations", 0).lstrip("/")
+    extra = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1", "description": "a", "typeName": "oai_token-act-pair"}
+    write_batch(path, [*read_batch(path), extra])
+    assert explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)[1] == ["a", "texts about 1"]
+
+
+def local_records() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(RECORDS rows, ACTIVATIONS rows) of a few random texts."""
+    numbers = np.random.default_rng(0)
+    rows, texts = [], []
+    for n in range(8):
+        dense = numbers.choice([0.0, 0.0, 0.5, 1.5], size=(6, 4))
+        dense[0] = 0
+        position, feature = np.nonzero(dense)
+        rows.append((5, f"{n:016x}", 6, position.tolist(), feature.tolist(), dense[position, feature].tolist()))
+        texts.append((f"{n:016x}", numbers.integers(0, 9, 6).tolist()))
+    activations = pl.DataFrame(rows, schema=ACTIVATIONS.schema, orient="row")
+    corpus = pl.DataFrame(texts, schema={"text_id": pl.String, "token_ids": pl.List(pl.UInt16)}, orient="row")
+    letters = TextTokens(Tokenizer(models.WordLevel({chr(97 + n): n for n in range(9)}, unk_token="a")))
+    return top_records(activations, corpus, [0, 1, 3, 17], 5, letters), activations
+
+
+def test_export_of_local_records(tmp_path: Path) -> None:
+    records, activations = local_records()
+    write_export(records, SOURCE, tmp_path / "with", activations)
+    write_export(records, SOURCE, tmp_path / "without")
+    codes = {
+        (row["text_id"], feature, at): value
+        for row in activations.iter_rows(named=True)
+        for at, feature, value in zip(row["token_index"], row["feature"], row["value"], strict=True)
+    }
+    lines = read_batch(tmp_path / f"with/v1/{SOURCE}/activations/batch-0.jsonl.gz")
+    assert len(lines) == records["n_records"].sum() > 0
+    for line, bare in zip(lines, read_batch(tmp_path / f"without/v1/{SOURCE}/activations/batch-0.jsonl.gz"), strict=True):
+        values = [codes.get((line["id"], int(line["index"]), at), 0.0) for at in range(6)]
+        assert line["values"] == values
+        assert (line["maxValue"], line["minValue"]) == (max(values), min(values))
+        assert line["maxValueTokenIndex"] == values.index(max(values))
+        assert [value for value in bare["values"] if value is not None] == [line["maxValue"]]
+        assert bare["values"][bare["maxValueTokenIndex"]] == bare["maxValue"]
+    assert {path.name for path in (tmp_path / f"with/v1/{SOURCE}").glob("*.jsonl")} == {
+        f"{name}.jsonl" for name in ("model", "release", "source", "sourceset")
+    }
+    (feature,) = [line for line in read_batch(tmp_path / f"with/v1/{SOURCE}/features/batch-0.jsonl.gz") if line["index"] == "17"]
+    assert (feature["modelId"], feature["layer"], feature["maxActApprox"], feature["frac_nonzero"]) == (*str(SOURCE).split("/"), None, 0.0)
+
+
+def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
+    rows = table({feature: records_of(feature) for feature in (3, 20, 1)})
+    write_export(rows, SOURCE, tmp_path / "a")
+    write_export(rows.reverse(), SOURCE, tmp_path / "b")
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 7
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    text = gzip.decompress((tmp_path / f"a/v1/{SOURCE}/features/batch-0.jsonl.gz").read_bytes())
+    assert [json.loads(line)["index"] for line in text.splitlines()] == ["1", "20", "3"]
+
+
+def test_the_version_is_read_from_the_module_that_makes_rows() -> None:
+    assert algorithm_version("saesteer.neuronpedia.convert") >= 1

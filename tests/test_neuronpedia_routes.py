@@ -1,0 +1,264 @@
+"""Neuronpedia's records by each route, from the loopback server: what comes is what was exported, and both routes agree."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from neuronpedia_server import LAYER, QUICK, SOURCE, Neuronpedia, a_record, keys, read_batch, records_of, serving, table, write_batch
+from polars.testing import assert_frame_equal
+
+from saesteer.neuronpedia.export import write_export
+from saesteer.neuronpedia.fetch import feature_records
+from saesteer.neuronpedia.sources import Source
+from saesteer.settings import NeuronpediaRecords
+from saesteer.tables import RECORDS, validate
+
+N = 2300  # three batches
+ROUTES = ("bulk", "api", "auto")
+
+
+@pytest.fixture(scope="module")
+def all_rows() -> pl.DataFrame:
+    """A source of three batches; every tenth feature is dead."""
+    return table({feature: records_of(feature) if feature % 10 else [] for feature in range(N)})
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory, all_rows: pl.DataFrame) -> Path:
+    """The exports of all rows."""
+    folder = tmp_path_factory.mktemp("bucket")
+    write_export(all_rows, SOURCE, folder)
+    return folder
+
+
+@pytest.fixture
+def site(tmp_path: Path, bucket: Path) -> Iterator[Neuronpedia]:
+    shutil.copytree(bucket, tmp_path / "bucket")
+    with serving(tmp_path / "bucket") as server:
+        yield server
+
+
+def fetched(site: Neuronpedia, missing: pl.DataFrame, downloads: Path, **changes: object) -> pl.DataFrame:
+    """All rows, by feature."""
+    records = NeuronpediaRecords.model_validate({"kind": "neuronpedia", **changes})
+    sources = {LAYER: SOURCE, 4: Source("tiny-model", "4-tiny-res-1k")}
+    frames = list(feature_records(site.addresses, sources, missing, records, downloads, QUICK))
+    for frame in frames:
+        assert frame["layer"].n_unique() == 1
+        assert frame.schema == pl.Schema(RECORDS.schema)
+    return validate(RECORDS, pl.concat(frames), "fetched").sort("layer", "feature")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_rows_are_those_that_were_exported(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path, route: str) -> None:
+    wanted = [0, 1, 2, 9, 10, 99, 100, 1023, 1024, 1999, 2047, 2048, 2299]
+    rows = fetched(site, keys(wanted), tmp_path / "down", route=route, bulk_above=12)
+    assert_frame_equal(rows, all_rows.filter(pl.col("feature").is_in(wanted)), check_exact=True)
+    assert (site.api_requests() > 0) == (route == "api")
+    assert (site.downloads() > 0) == (route != "api")
+
+
+def test_features_batches_are_ordered_as_text(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
+    first = [int(line["index"]) for line in read_batch(site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz")]
+    assert first[:4] == [0, 1, 10, 100]
+    assert 2 not in first  # so a feature's batch cannot be computed from its index
+    assert_frame_equal(fetched(site, keys([2]), tmp_path / "down", route="bulk"), all_rows.filter(feature=2), check_exact=True)
+
+
+def test_auto_asks_for_few_features_one_by_one(site: Neuronpedia, tmp_path: Path) -> None:
+    fetched(site, keys(range(1, 6)), tmp_path / "down", route="auto", bulk_above=5)
+    assert (site.api_requests(), site.downloads()) == (5, 0)
+    fetched(site, keys(range(1, 7)), tmp_path / "down", route="auto", bulk_above=5)
+    assert site.api_requests() == 5
+    assert site.downloads() > 0
+
+
+def test_listing_comes_in_pages(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
+    site.page_size = 4
+    assert_frame_equal(fetched(site, keys([1, 2000]), tmp_path, route="bulk"), all_rows.filter(pl.col("feature").is_in([1, 2000])))
+    assert site.requests["/"] > 2
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_two_layers_have_their_own_sources(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    other = table({7: records_of(70)}, layer=4)
+    write_export(other, Source("tiny-model", "4-tiny-res-1k"), site.root)
+    site.load()
+    rows = fetched(site, pl.concat([keys([7], 4), keys([7])]), tmp_path / "down", route=route, bulk_above=0)
+    assert_frame_equal(rows.filter(layer=4), other, check_exact=True)
+    assert rows.filter(layer=LAYER)["records"][0].struct.field("token").to_list()[0] == "▁t7"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_feature_that_is_not_there_has_a_row_that_says_so(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    rows = fetched(site, keys([5, 2500, 99999]), tmp_path / "down", route=route, bulk_above=2)
+    assert rows["reason"].to_list() == [None, "not on Neuronpedia", "not on Neuronpedia"]
+    assert rows["n_records"].to_list() == [3, 0, 0]
+    assert rows["max_activation"].is_null().to_list() == [False, True, True]
+
+
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_record_order_ids_and_number_kept(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    """Sorted by maximum, ties by id; an id counts once, whatever differs; equal texts with different ids both count."""
+    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
+    name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
+    tokens = ["a", "b", "c"]
+    lines = [
+        {**name, "id": "d", "tokens": tokens, "values": [0, 5, 5], "maxValue": 5},  # the first of equal values
+        {**name, "id": "c", "tokens": tokens, "values": [0, 0, 7.5], "maxValue": 7.5},
+        {**name, "id": "b", "tokens": tokens, "values": [7.5, None, 0], "maxValue": 7.5, "maxValueTokenIndex": 2},
+        {**name, "id": "c", "tokens": tokens, "values": [0, 8, 0], "maxValue": 7.5},  # an id again, before the other by position
+        {**name, "id": "a", "tokens": tokens, "values": [0, 0, 1], "maxValue": 1},
+        {**name, "id": "e", "tokens": tokens, "values": [0, 2, 1]},  # no maxValue: the largest
+    ]
+    for order in (lines, lines[::-1]):
+        write_batch(path, [*order, *(line for line in read_batch(path) if line["index"] != "1")])
+        site.load()
+        rows = fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route, n_records=4)
+        found = rows["records"][0].struct.unnest()
+        assert found["text_id"].to_list() == ["b", "c", "d", "e"]
+        assert found["token_index"].to_list() == [0, 1, 1, 1]
+        assert found["token"].to_list() == ["a", "b", "b", "b"]
+        assert found["max_value"].to_list() == [7.5, 7.5, 5.0, 2.0]
+        assert rows["n_records"].to_list() == [4]
+
+
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_nulls_and_misfits_are_left_out_and_named(site: Neuronpedia, tmp_path: Path, route: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
+    lines = read_batch(path)
+    broken = [
+        {"tokens": None},
+        {"values": None},
+        {"tokens": ["a", None, "c"]},
+        {"values": [1, 2]},
+        {"values": [None, None, None]},
+        {"values": [1, True, 3]},
+        {"values": [1, "2", 3]},
+        {"values": [1, 10**400, 3]},
+        {"maxValue": "much"},
+        {"maxValue": 1e300},
+        {"tokens": [], "values": []},
+    ]
+    of_1 = next(line for line in lines if line["index"] == "1")
+    bad = [{**of_1, "id": f"bad-{n}", **change} for n, change in enumerate(broken)]
+    only_bad = [{**line, "tokens": None} if line["index"] == "2" else line for line in lines]
+    write_batch(path, [*bad, *only_bad])
+    site.load()
+    with caplog.at_level("INFO"):
+        rows = fetched(site, keys([1, 2]), tmp_path / "down", route=route)
+    assert rows["n_records"].to_list() == [3, 0]
+    assert rows["reason"].to_list() == [None, "none of its 3 records on Neuronpedia can be used"]
+    assert f"{len(broken) + 3} records that cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_tokens_and_explanations_of_any_characters(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    context = ["\x00", "\u2028\n", "🦜", "\ud83d", "\udfff\ud800", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
+    path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
+    lines = [line for line in read_batch(path) if line["index"] != "1"]
+    name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
+    write_batch(path, [*lines, {**name, "id": "x\udc00", "tokens": context, "values": [0, 0, 0, 5, 0, 0, 0, 0, 0], "maxValue": 5}])
+    explained = site.root / f"v1/{SOURCE}/explanations/batch-0.jsonl.gz"
+    write_batch(explained, [{**line, "description": " 🦜\ud800 "} if line["index"] == "1" else line for line in read_batch(explained)])
+    site.load()
+    row = fetched(site, keys([1]), tmp_path / "down", route=route).row(0, named=True)
+    clean = ["\x00", "\u2028\n", "🦜", "�", "��", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
+    (found,) = row["records"]
+    assert (found["context"], found["token"], found["text_id"]) == (clean, "�", "x�")
+    assert row["explanation"] == "🦜�"
+    (tmp_path / "rows.parquet").parent.mkdir(exist_ok=True)
+    pl.DataFrame(row["records"]).write_parquet(tmp_path / "rows.parquet")
+    assert pl.read_parquet(tmp_path / "rows.parquet")["context"].to_list() == [clean]
+
+
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_one_explanation_is_chosen_whatever_their_order(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    path = site.root / f"v1/{SOURCE}/explanations/batch-0.jsonl.gz"
+    name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
+    texts = [("a", "np_acts-logits-general", "gemini"), ("c", "oai_token-act-pair", "gpt-4o"), ("b", "oai_token-act-pair", "gpt-4o-mini")]
+    texts += [("  ", "oai_token-act-pair", "a"), (None, "oai_token-act-pair", "a"), ("d", "oai_token-act-pair", "gpt-4o")]
+    items = [{**name, "description": text, "typeName": kind, "explanationModelName": model} for text, kind, model in texts]
+    rest = [line for line in read_batch(path) if line["index"] != "1"]
+    for order in (items, items[::-1]):
+        write_batch(path, [*order[:2], *rest])
+        write_batch(path.with_name("batch-9.jsonl.gz"), order[2:])  # a feature's explanations may lie in two batches
+        for gap in range(2, 9):
+            write_batch(path.with_name(f"batch-{gap}.jsonl.gz"), [])
+        site.load()
+        assert fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route)["explanation"].to_list() == ["c"]
+
+
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_density_and_largest_activation(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    path = site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz"
+    given = {1: (None, None), 10: (0, 0), 11: (0.5, 12.25), 12: ("much", "much"), 100: (1.5, -1)}
+    names = ("frac_nonzero", "maxActApprox")
+    lines = read_batch(path)
+    assert set(given) <= {int(line["index"]) for line in lines}
+    write_batch(
+        path, [line | dict(zip(names, given.get(int(line["index"]), [line[name] for name in names]), strict=True)) for line in lines]
+    )
+    site.load()
+    rows = fetched(site, keys(given), tmp_path / "down", route=route)
+    assert rows["density"].to_list() == [None, 0.0, 0.5, None, None]
+    largest = {feature: records_of(feature)[0]["max_value"] for feature in (1, 12)}
+    assert rows["max_activation"].to_list() == [largest[1], None, 12.25, largest[12], None]  # 10 and 100 have no records
+
+
+def test_exports_in_smaller_batches_are_read(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
+    """Sources exported by the converter of dashboards have as many features a batch as the dashboards had, e.g. 128."""
+    folder = site.root / f"v1/{SOURCE}/activations"
+    lines = [line for path in folder.glob("*.gz") for line in read_batch(path)]
+    for path in folder.glob("*.gz"):
+        path.unlink()
+    for number in range(N // 128 + 1):
+        write_batch(folder / f"batch-{number}.jsonl.gz", [line for line in lines if int(line["index"]) // 128 == number])
+    wanted = [1, 127, 128, 1025, 2299]
+    rows = fetched(site, keys(wanted), tmp_path / "down", route="bulk")
+    assert_frame_equal(rows, all_rows.filter(pl.col("feature").is_in(wanted)), check_exact=True)
+    assert site.api_requests() == 0
+
+
+def test_what_exports_lack_without_saying_so_is_asked_of_the_api(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
+    """A source with absent features is exported without the records of its last ones; a last features batch may be missing."""
+    assert site.by_feature  # the API knows all
+    path = site.root / f"v1/{SOURCE}/activations/batch-2.jsonl.gz"
+    write_batch(path, [line for line in read_batch(path) if int(line["index"]) < 2200])
+    site.hidden = {site.key("features", 2)}
+    in_last = int(read_batch(site.root / f"v1/{SOURCE}/features/batch-2.jsonl.gz")[0]["index"])
+    rows = fetched(site, keys([2201, 2202, in_last]), tmp_path / "down", route="bulk")
+    assert_frame_equal(rows, all_rows.filter(pl.col("feature").is_in([2201, 2202, in_last])), check_exact=True)
+    assert site.api_requests() == 3
+
+
+a_text = st.text(st.characters(codec="utf-8"), max_size=4)
+
+
+@st.composite
+def some_records(draw: st.DrawFn) -> list[dict[str, object]]:
+    """Records of a feature, in the table's order."""
+    ids = draw(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), unique=True, max_size=5))
+    found = []
+    for text_id in ids:
+        context = draw(st.lists(a_text, min_size=1, max_size=4))
+        value = draw(st.sampled_from([0.5, 1.0, 2.0]) | st.floats(2**-20, 2.0**60, width=32))
+        found.append(a_record(text_id, value, context, draw(st.integers(0, len(context) - 1))))
+    return sorted(found, key=lambda record: (-record["max_value"], record["text_id"]))
+
+
+@settings(max_examples=10)
+@given(st.dictionaries(st.integers(0, 5000), some_records(), min_size=1, max_size=5))
+def test_any_records_come_back_by_both_routes(
+    tmp_path_factory: pytest.TempPathFactory, features: dict[int, list[dict[str, object]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("trip")
+    rows = table(dict(sorted(features.items())))
+    write_export(rows, SOURCE, folder)
+    with serving(folder) as server:
+        for route in ("bulk", "api"):
+            assert_frame_equal(fetched(server, keys(features), folder / "down", route=route), rows, check_exact=True)

@@ -1,0 +1,188 @@
+"""Published files: downloaded from a loopback server, checked, kept; and what is read out of them."""
+
+import hashlib
+import io
+import json
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saesteer import published
+from saesteer.download import fetch_published
+from saesteer.features import features_of, write_list
+from saesteer.published import Published, feature_list, instructions, kept_at, literal_strings, zipped_lines
+from saesteer.resolve_features import resolve_features
+from saesteer.settings import Addresses, Experiment, PublishedFeatures, SettingsError, load_experiment
+
+ROOT = Path(__file__).parents[1]
+LIST = json.dumps({"2": [30, 4, 5], "6": [7]}).encode()
+
+
+class Server(ThreadingHTTPServer):
+    """Gives `body` to every path, after as many faults as `statuses` holds."""
+
+    def __init__(self, body: bytes, statuses: tuple[int, ...] = (), cut: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.statuses, self.cut, self.asked = body, list(statuses), cut, Counter()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked[self.path] += 1
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        cut = self.server.cut if self.server.asked.total() == 1 else 0
+        self.wfile.write(self.server.body[:cut] if cut else self.server.body)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> Published:
+    """A file of the registry whose bytes are LIST."""
+    file = Published("someone/something", "c0ffee", "data/features.json", hashlib.sha256(LIST).hexdigest())
+    monkeypatch.setitem(published.PUBLISHED, "test/list", file)
+    return file
+
+
+@pytest.fixture
+def serve() -> Iterator:
+    servers = []
+
+    def start(*args, **kwargs) -> Server:
+        servers.append(Server(*args, **kwargs))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_file_is_downloaded_once_by_its_pinned_address(serve, listed: Published, tmp_path: Path) -> None:
+    server = serve(LIST)
+    path = fetch_published("test/list", server.address, tmp_path)
+    assert path == tmp_path / "published/test/list.json" == kept_at("test/list", tmp_path)
+    assert path.read_bytes() == LIST
+    assert fetch_published("test/list", server.address, tmp_path) == path
+    assert dict(server.asked) == {"/someone/something/c0ffee/data/features.json": 1}
+
+
+@pytest.mark.parametrize("faults", [{"statuses": (500, 429, 503)}, {"cut": 7}])
+def test_faults_that_pass_are_tried_again(serve, listed: Published, tmp_path: Path, faults: dict) -> None:
+    server = serve(LIST, **faults)
+    assert fetch_published("test/list", server.address, tmp_path).read_bytes() == LIST
+
+
+def test_other_bytes_are_refused_and_not_stored(serve, listed: Published, tmp_path: Path) -> None:
+    server = serve(b"<html>not what was asked for</html>")
+    with pytest.raises(SettingsError, match=f"has the SHA-256 .*, not the pinned {listed.sha256}: it is refused"):
+        fetch_published("test/list", server.address, tmp_path)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_file_that_was_changed_is_fetched_again(serve, listed: Published, tmp_path: Path) -> None:
+    server = serve(LIST)
+    fetch_published("test/list", server.address, tmp_path).write_bytes(b"{}")
+    assert fetch_published("test/list", server.address, tmp_path).read_bytes() == LIST
+
+
+def test_what_cannot_be_had_is_said(serve, listed: Published, tmp_path: Path) -> None:
+    server = serve(LIST, statuses=(404,))
+    with pytest.raises(SettingsError, match=r"test/list: http.*could not be downloaded.*404.*put the file at .*test/list.json"):
+        fetch_published("test/list", server.address, tmp_path)
+    with pytest.raises(SettingsError, match=r"no published file 'p1/gemma'; known: p1/gemma_2b"):
+        fetch_published("p1/gemma", server.address, tmp_path)
+
+
+def experiment(tmp_path: Path) -> Experiment:
+    features = PublishedFeatures(kind="published", key="test/list", list=tmp_path / "list.json")
+    return load_experiment("micro", ROOT / "config/experiments").model_copy(update={"features": features})
+
+
+def test_a_published_set_is_resolved_into_a_list(serve, listed: Published, tmp_path: Path) -> None:
+    chosen = experiment(tmp_path)
+    with pytest.raises(SettingsError, match=r"there is no .*list.json; `saesteer features EXPERIMENT` makes it"):
+        features_of(chosen, 2)
+    resolve_features(chosen, Addresses(github=serve(LIST).address), tmp_path / "downloads")
+    assert features_of(chosen, 2) == (4, 5, 30)
+    assert features_of(chosen, 6) == (7,)
+    written = json.loads((tmp_path / "list.json").read_text())
+    assert written["source"] == f"someone/something@c0ffee/data/features.json, SHA-256 {listed.sha256}"
+
+
+def test_a_list_that_was_edited_or_answers_another_question_is_refused(listed: Published, tmp_path: Path) -> None:
+    chosen = experiment(tmp_path)
+    path = tmp_path / "list.json"
+    write_list(path, chosen.features, "somewhere", {2: [4], 6: [7]})
+    assert features_of(chosen, 2) == (4,)
+    path.write_text(path.read_text().replace("4", "5", 1))
+    with pytest.raises(SettingsError, match="answers another question, or was edited"):
+        features_of(chosen, 2)
+    write_list(path, chosen.features.model_copy(update={"key": "p1/gemma_2b"}), "somewhere", {2: [4], 6: [7]})
+    with pytest.raises(SettingsError, match="answers another question, or was edited"):
+        features_of(chosen, 2)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"a": [1]}', '{"1": ["x"]}', "<html>"])
+def test_other_forms_of_lists_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(SettingsError, match="is no feature list of the form"):
+        feature_list(tmp_path / "list.json")
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+def test_strings_of_a_program_are_read_and_never_run(tmp_path_factory: pytest.TempPathFactory, strings: list[str]) -> None:
+    path = tmp_path_factory.mktemp("program") / "program.py"
+    path.write_text(
+        f"import nothing_there\nraise SystemExit\nother = ['x']\nprefixes = {strings!r}\n", encoding="utf-8", errors="surrogatepass"
+    )
+    assert literal_strings(path, "prefixes") == strings
+
+
+def test_a_program_without_the_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("prefixes = [1, 2]\n")
+    with pytest.raises(SettingsError, match="assigns no list of strings to 'prefixes'"):
+        literal_strings(tmp_path / "program.py", "prefixes")
+
+
+def test_instructions_are_lines_and_stand_once(tmp_path: Path) -> None:
+    path = tmp_path / "outputs.json"
+    path.write_text(json.dumps([{"instruction": " Say\nhello. ", "output": "x"}, {"instruction": "Say hello."}, {"instruction": "Go."}]))
+    assert instructions(path) == ["Say hello.", "Go."]
+
+
+def test_lines_of_zipped_texts(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("corpus/b.txt", "two\n\n-- 12\ntwo\n")
+        archive.writestr("corpus/a.txt", "one\xe9\n".encode("latin-1"))
+        archive.writestr("corpus/README", "not a text")
+    (tmp_path / "corpus.zip").write_bytes(buffer.getvalue())
+    assert zipped_lines(tmp_path / "corpus.zip")["text"].to_list() == ["one\ufffd", "two"]
+
+
+def test_the_papers_lists_that_git_keeps_are_those_of_the_registry() -> None:
+    for name, n in {"gemma-2-2b": 2600, "gemma-2-9b": 4200, "gemma-2-9b-it-concept500": 1000}.items():
+        found = load_experiment(name, ROOT / "config/experiments")
+        kept = found.model_copy(update={"features": found.features.model_copy(update={"list": ROOT / found.features.list})})
+        assert sum(len(features_of(kept, layer)) for layer in kept.layers) == n
+        assert str(published.published_file(found.features.key).sha256) in (ROOT / found.features.list).read_text()

@@ -1,0 +1,153 @@
+"""Our residuals against TransformerLens's own forward, with the weights that its converters make of Hugging Face's.
+
+Its configs are written out here as it writes them for the real models, since it knows only names of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from engine_models import D_MODEL, FAMILIES, N_LAYERS, tiny_model, tiny_sae
+from torch import Tensor
+
+from saesteer import models
+from saesteer.activations import sparse_codes
+from saesteer.generate import Sampling, steered_sweep
+from saesteer.saes import Sae, encode
+from saesteer.steering import amplified, last_position_edited
+
+pytestmark = pytest.mark.slow  # importing TransformerLens takes several seconds
+PROMPT = "From ba be dibo tuda"
+SITES = [(layer, site) for layer in range(N_LAYERS) for site in models.SITES]
+HOOKS = {"resid_pre": "hook_resid_pre", "resid_post": "hook_resid_post"}
+
+
+def _settings(family: str, config: Any) -> dict[str, Any]:
+    rotary = {"positional_embedding_type": "rotary", "rotary_base": 10000.0, "rotary_adjacent_pairs": False}
+    with_gate = {**rotary, "normalization_type": "RMS", "final_rms": True, "gated_mlp": True, "n_key_value_heads": 2, "rotary_dim": 8}
+    if family.startswith("gemma2"):
+        own = {
+            "eps": config.rms_norm_eps,
+            "act_fn": "gelu_pytorch_tanh",
+            "window_size": config.sliding_window,
+            "use_local_attn": True,
+            "attn_types": ["local", "global"] * (N_LAYERS // 2),
+            "attn_scores_soft_cap": config.attn_logit_softcapping,
+            "output_logits_soft_cap": config.final_logit_softcapping,
+            "use_normalization_before_and_after": True,
+        }
+        return {**with_gate, **own}
+    if family == "llama":
+        return {**with_gate, "eps": config.rms_norm_eps, "act_fn": "silu"}
+    if family == "gpt_neox":
+        own = {"eps": config.layer_norm_eps, "act_fn": "gelu", "parallel_attn_mlp": True, "rotary_dim": 2}
+        return {**rotary, **own, "normalization_type": "LN"}
+    return {"eps": config.layer_norm_epsilon, "act_fn": "gelu_new", "normalization_type": "LN"}
+
+
+@cache
+def lens_model(family: str, centred: bool = False) -> Any:
+    """TransformerLens's model with the weights of the tiny model of the family, its writing weights centred or not."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained import weight_conversions
+
+    lm = tiny_model(family)
+    shape = {"n_layers": N_LAYERS, "d_model": D_MODEL, "n_ctx": 64, "n_heads": 4, "d_head": 8, "d_mlp": 64, "d_vocab": lm.n_vocab}
+    config = HookedTransformerConfig(**shape, **_settings(family, lm.model.config), use_attn_scale=True, device="cpu")
+    converter = {"gemma2": "gemma", "gemma2_short_window": "gemma", "gpt_neox": "neox"}.get(family, family)
+    weights = getattr(weight_conversions, f"convert_{converter}_weights")(lm.model, config)
+    model = HookedTransformer(config)
+    model.load_and_process_state_dict(
+        {name: weight.clone() for name, weight in weights.items()},
+        fold_ln=False,
+        center_writing_weights=centred,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
+    return model
+
+
+def lens_residuals(model: Any, ids: Tensor) -> dict[tuple[int, str], Tensor]:
+    """Residual at every site."""
+    with torch.no_grad():
+        _, found = model.run_with_cache(ids)
+    return {(layer, site): found[f"blocks.{layer}.{HOOKS[site]}"] for layer, site in SITES}
+
+
+def tokens_of(lm: models.LanguageModel) -> Tensor:
+    return torch.tensor([models.prompt_token_ids(lm, PROMPT)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_residuals_at_every_site(family: str) -> None:
+    lm = tiny_model(family)
+    ids = tokens_of(lm)
+    expected = lens_residuals(lens_model(family), ids)
+    for layer, site in SITES:
+        ours = models.residual_at(lm, ids, models.depth_of(lm, layer, site))
+        assert (ours - expected[layer, site]).norm() < 1e-5 * expected[layer, site].norm()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_with_centred_writing_weights_they_are_ours_less_their_means(family: str) -> None:
+    lm = tiny_model(family)
+    ids = tokens_of(lm)
+    expected = lens_residuals(lens_model(family, centred=True), ids)
+    for layer, site in SITES:
+        ours = models.residual_at(lm, ids, models.depth_of(lm, layer, site))
+        assert (ours - expected[layer, site]).norm() > 1e-2 * expected[layer, site].norm()
+        ours = ours - ours.mean(dim=-1, keepdim=True)
+        assert (ours - expected[layer, site]).norm() < 1e-5 * expected[layer, site].norm()
+
+
+def _steering(model: Any, layer: int, sae: Sae, feature: int, factor: float, first: int) -> list[tuple[str, Callable[..., Tensor]]]:
+    """A hook that steers every position from `first` on of TransformerLens's own residual."""
+
+    def steer(residual: Tensor, hook: Any) -> Tensor:
+        a_max = torch.relu(encode(sae, residual[0, first:])).amax(dim=1)
+        residual = residual.clone()
+        residual[0, first:] += factor * a_max[:, None] * sae.W_dec[feature]
+        return residual
+
+    return [(f"blocks.{layer}.{HOOKS[sae.meta.site]}", steer)]
+
+
+@pytest.mark.parametrize(("layer", "site"), [(0, "resid_pre"), (2, "resid_pre"), (2, "resid_post")])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, layer: int, site: str) -> None:
+    """With LayerNorm: raw residuals, a centred SAE and no more here; centred writing weights and the SAE as it is there."""
+    lm, centred = tiny_model(family), family != "llama"
+    ours, theirs = tiny_sae(layer, site=site, centred=centred), tiny_sae(layer, site=site)
+    # Random decoder rows have a mean, which centring removes along the way: trained on centred residuals or not, it must not matter.
+    assert ours.W_dec.mean(dim=1).abs().max() > 0.05
+    ids, model = tokens_of(lm), lens_model(family, centred)
+    with torch.no_grad():
+        for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
+            edit = amplified(ours, ours.W_dec[[feature]], torch.tensor([factor]))
+            with last_position_edited(lm, models.depth_of(lm, layer, site), edit):
+                found = lm.model(ids).logits[0, -1]
+            hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)
+            torch.testing.assert_close(found, model.run_with_hooks(ids, fwd_hooks=hooks)[0, -1], rtol=1e-4, atol=1e-4)
+    row = pl.DataFrame({"feature": [50], "factor": ["3"], "prefix_id": ["0" * 16], "sample": [0]})
+    (table,) = steered_sweep(lm, ours, layer, row, {"0" * 16: PROMPT}, Sampling(6, 0.0, stop=""), 0)
+    hooks = _steering(model, layer, theirs, 50, 3.0, ids.shape[1] - 1)
+    with torch.no_grad():
+        for token in table["token_ids"][0].to_list():
+            assert token == int(model.run_with_hooks(ids, fwd_hooks=hooks)[0, -1].argmax())
+            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+
+
+def test_codes_of_a_centred_sae_are_those_of_the_centred_model() -> None:
+    lm, ours, theirs = tiny_model("gpt2"), tiny_sae(2, site="resid_pre", centred=True), tiny_sae(2, site="resid_pre")
+    ids = tokens_of(lm)
+    (table,) = sparse_codes(lm, {2: ours}, pl.DataFrame({"text_id": ["a"], "token_ids": ids.tolist()}))
+    expected = encode(theirs, lens_residuals(lens_model("gpt2", centred=True), ids)[2, "resid_pre"][0])
+    expected[0] = 0
+    found = torch.zeros_like(expected)
+    found[table["token_index"][0].to_list(), table["feature"][0].to_list()] = torch.tensor(table["value"][0].to_list())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
