@@ -10,10 +10,10 @@ rule fetch_model:
         "logs/{experiment}/fetch_model/{name}.log",
     benchmark:
         "logs/{experiment}/fetch_model/{name}.tsv"
-    conda:
-        "../envs/cpu.yaml"
     wildcard_constraints:
         name="|".join(MODELS),
+    conda:
+        "../envs/cpu.yaml"
     params:
         asked=asked_model,
     script:

@@ -18,10 +18,10 @@ rule judge_oracle:
         "logs/{experiment}/judge/{layers}.log",
     benchmark:
         "logs/{experiment}/judge/{layers}.tsv"
-    conda:
-        "../envs/cpu.yaml"
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "oracle"),
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=code("judge_oracle.py"),
         wants=wants("judge"),
@@ -41,10 +41,10 @@ rule judge_endpoint:
         "logs/{experiment}/judge/{layers}.log",
     benchmark:
         "logs/{experiment}/judge/{layers}.tsv"
-    conda:
-        "../envs/cpu.yaml"
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "endpoint"),
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=code("judge_endpoint.py"),
         wants=wants("judge"),
@@ -66,12 +66,12 @@ rule judge_model:
         "logs/{experiment}/judge/{layers}.log",
     benchmark:
         "logs/{experiment}/judge/{layers}.tsv"
+    wildcard_constraints:
+        experiment=only(lambda experiment: experiment.judge.kind == "model"),
     conda:
         "../envs/gpu.yaml"
     resources:
         **gpu_job("judge"),
-    wildcard_constraints:
-        experiment=only(lambda experiment: experiment.judge.kind == "model"),
     params:
         code=code("judge_model.py"),
         wants=wants("judge"),

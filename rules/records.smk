@@ -40,10 +40,10 @@ rule records:
         "logs/{experiment}/records/{layers}.log",
     benchmark:
         "logs/{experiment}/records/{layers}.tsv"
-    conda:
-        "../envs/cpu.yaml"
     wildcard_constraints:
         experiment=only(lambda experiment: isinstance(experiment.records, LocalRecords)),
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=code("records.py"),
         wants=wants("records"),
@@ -59,10 +59,11 @@ rule neuronpedia_records:
         "logs/{experiment}/neuronpedia_records/{layers}.log",
     benchmark:
         "logs/{experiment}/neuronpedia_records/{layers}.tsv"
-    conda:
-        "../envs/cpu.yaml"
     wildcard_constraints:
         experiment=only(lambda experiment: not isinstance(experiment.records, LocalRecords)),
+    conda:
+        "../envs/cpu.yaml"
+    threads: 8  # of the submitting host, so that few run at once: each has several requests under way
     params:
         code=code("neuronpedia_records.py"),
         wants=wants("records"),
@@ -85,10 +86,10 @@ rule concepts:
         "logs/{experiment}/concepts/{layers}.log",
     benchmark:
         "logs/{experiment}/concepts/{layers}.tsv"
-    conda:
-        "../envs/cpu.yaml"
     wildcard_constraints:
         experiment=only(lambda experiment: isinstance(experiment.concepts, TopicConcepts)),
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=code("concepts.py"),
         wants=wants("concepts"),
@@ -106,10 +107,10 @@ rule explanations:
         "logs/{experiment}/explanations/{layers}.log",
     benchmark:
         "logs/{experiment}/explanations/{layers}.tsv"
-    conda:
-        "../envs/cpu.yaml"
     wildcard_constraints:
         experiment=only(lambda experiment: not isinstance(experiment.concepts, TopicConcepts)),
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=code("explanations.py"),
         wants=wants("concepts"),

@@ -10,7 +10,7 @@ job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.judge.endpoint import endpoint_asker
+    from saesteer.judge.askers import endpoint_asker
     from saesteer.judge.rate_llm import judge_generations
 
     generations, concepts, instructions = judged_rows(job, missing)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,6 +66,10 @@ class Hub:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and Authorization header of each request."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    turns_away: Callable[[int], bool] = lambda port: False
+    """Whether the client at a port of this host finds nobody here, as from a node without a way to the internet."""
+    turned_away: list[str] = field(default_factory=list)
+    """What such clients asked for."""
 
     def add(self, repo: str, content: Path | Mapping[str, bytes], branch: str = "main", gated: bool = False) -> str:
         """Commit files (a folder's, or name -> bytes) to a repository's branch and give the commit's name."""
@@ -127,6 +131,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(address.path)
         with self.hub.lock:
             self.hub.requests.append((self.command, path, self.headers.get("Authorization")))
+        if self.hub.turns_away(self.client_address[1]):
+            self.hub.turned_away.append(path)
+            self.close_connection = True
+            return
         self.fault = self.hub.fault(path, self.command == "HEAD")
         if self.fault and self.fault.status:
             self._reply(self.fault.status, b"try later")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from email.utils import formatdate
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import pytest
 from judge_server import Fault, Judge, agreeable, judge_server, label, rated_text
 from judge_texts import INSTRUCTIONS, KEY, QUICK, concepts, generations, judged, settings, stored
 
-from saesteer.judge.answers import ANSWERS, AnswerBook, JudgeError
+from saesteer.judge.answers import ANSWERS, Answer, AnswerBook, Ask, JudgeError
 from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.calls import check_key
 from saesteer.judge.endpoint import EndpointAsker, endpoint_fingerprint
+from saesteer.judge.parse import Rating
 from saesteer.judge.rate_llm import judge_generations
 from saesteer.judge.rubric import Question, questions
 from saesteer.judge.score import harmonic_mean
@@ -117,6 +119,18 @@ def test_answers_of_a_job_at_the_same_time_are_found(tmp_path: Path):
             judged(generations(TEXTS), asker(judge), tmp_path)  # meanwhile
             book.refresh()
             assert all(book.reading(question) for question in questions(TEXTS[0], None, None).values())
+
+
+def test_the_first_answer_to_a_question_stays(tmp_path: Path):
+    ask = Ask(questions("A storm.", None, None)["fluency"], 0)
+    about = {**asdict(ask.identity), "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1, "model": None}
+    with AnswerBook(tmp_path, {"judge": 1}, 60.0) as book:
+        book.add(Answer(**about, raw="Rating: 1"))
+        book.add(Answer(**about, raw="Rating: 2"))
+        assert book.reading(ask.question) == Rating(1)
+    assert stored(tmp_path)["raw"].to_list() == ["Rating: 1"]
+    assert AnswerBook(tmp_path, {"judge": 1}, 60.0).reading(ask.question) == Rating(1)
+    assert AnswerBook(tmp_path, {"judge": 2}, 60.0).reading(ask.question) is None
 
 
 def test_a_damaged_part_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture):

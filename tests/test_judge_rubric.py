@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import label, rated_text
 
+from saesteer.judge import rubric
 from saesteer.judge.parse import Rating, Unparsed, parse
 from saesteer.judge.rubric import ATTEMPTS, questions, rubric_digest
 
@@ -98,6 +99,13 @@ def test_the_text_cannot_end_its_own_part(text: str):
         parts = 1 if question.aspect == "fluency" else 2
         assert question.prompt.count(code) == 2 + 2 * parts + question.label.count(code)
         assert question.prompt.rstrip().endswith(f"{question.label}: N")
+
+
+def test_a_code_that_occurs_in_the_material_is_not_used(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rubric, "CODE_DIGITS", 1)
+    asked = questions("0 1 2 3 4 5 6 7 8 9 A B C", "d and e", None)
+    assert "carry the code f." in asked["concept"].prompt
+    assert re.search("carry the code [def]\\.", asked["fluency"].prompt)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -144,9 +144,10 @@ def test_a_budget_ends_where_it_began(costs: list[tuple[int, int]]):
     """However many requests come and go, exactly the limit's amount is allowed."""
     judge = settings("http://h/v1", max_usd=1.0, **PRICES)
     budget = Budget(judge)
-    for tokens, answer in costs:
-        worst = priced(judge, tokens, answer)
-        budget.start(worst)
-        budget.end(worst, Spend())
+    worst = [priced(judge, tokens, answer) for tokens, answer in costs]
+    for one in worst:
+        budget.start(one)
+    for one in worst:
+        budget.end(one, Spend())
     assert budget.fits(priced(judge, 500_000, 0))
     assert not budget.fits(priced(judge, 500_000, 1))

@@ -16,6 +16,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from neuronpedia_server import (
+    HTML,
     LAYER,
     QUICK,
     SOURCE,
@@ -100,15 +101,19 @@ PASSING: dict[str, Fault] = {
     "nothing": instead(lambda _: b""),
     "half": instead(lambda body: body[: len(body) // 2]),
 }
-OF_BATCHES: dict[str, Fault] = {
-    "truncated": instead(shortened),
-    "checksum": instead(lambda body: body[:-8] + b"\0" * 8),
-    "half a line": instead(lines_of(lambda text: text[:-9])),
-    "no object": instead(lines_of(lambda _: b"[]\n")),
-    "a line of another source": instead(lines_of(lambda text: text.replace(b"3-tiny-res-1k", b"4-tiny-res-1k"))),
-    "NaN": instead(lines_of(lambda text: text.replace(b"null", b"NaN", 1))),
-    "no index": instead(lines_of(lambda text: text.replace(b'"index"', b'"inedx"', 1))),
-    "a member less": instead(lines_of(lambda text: text[: text.index(b"\n") + 1])),
+IN_THE_BUCKET: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": shortened,
+    "checksum": lambda body: body[:-8] + b"\0" * 8,
+    "empty": lambda _: b"",
+    "a page": lambda _: HTML,
+    "half a line": lines_of(lambda text: text[:-9]),
+    "no object": lines_of(lambda _: b"[]\n"),
+    "another model": lines_of(lambda text: text.replace(b"tiny-model", b"huge-model", 1)),
+    "another source": lines_of(lambda text: text.replace(b"3-tiny-res-1k", b"4-tiny-res-1k", 1)),
+    "no source": lines_of(lambda text: text.replace(b"3-tiny-res-1k", b"/", 1)),
+    "NaN": lines_of(lambda text: text.replace(b"null", b"NaN", 1)),
+    "no index": lines_of(lambda text: text.replace(b'"index"', b'"inedx"', 1)),
+    "no UTF-8": lines_of(lambda text: text.replace(b"tiny-model", b"\xff", 1)),
 }
 OF_ANSWERS: dict[str, Fault] = {
     "another feature": lambda request, body: answer(request, body.replace(b'"index": "2"', b'"index": "3"')),
@@ -131,21 +136,32 @@ def test_a_passing_fault_is_met_by_asking_again(site: Neuronpedia, tmp_path: Pat
     assert [site.requests[path] for path in paths] == [3] * len(paths)
 
 
-@pytest.mark.parametrize("fault", [*PASSING, *OF_BATCHES])
-def test_a_damaged_activations_batch_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("fault", [*PASSING, "a line less"])
+def test_a_batch_that_does_not_come_whole_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
     key = site.key("activations", 0)
-    site.forever[key] = {**PASSING, **OF_BATCHES}[fault]
+    a_line_less = instead(lines_of(lambda text: text[: text.index(b"\n") + 1]))  # a gzip file in order, but not the listed one
+    site.forever[key] = {**PASSING, "a line less": a_line_less}[fault]
     rows, summary = fetch(site, tmp_path / "down", "bulk")
     assert_frame_equal(rows, expected(1100, 1101), check_exact=True)
     assert re.search(r"3 features .* not stored", summary)
     assert "3 (1, 2, 3): activations batch 0: " in summary
     assert f"({QUICK.attempts} attempts)" in summary
-    folder = tmp_path / f"down/neuronpedia/v1/{SOURCE}/activations"
-    assert [path.name for path in folder.iterdir()] == ["batch-1.jsonl.gz"]
+    assert on_disk(tmp_path / f"down/neuronpedia/v1/{SOURCE}/activations") == ["batch-1.jsonl.gz"]
     del site.forever[key]
     rows, summary = fetch(site, tmp_path / "down", "bulk", [1, 2, 3])
     assert (summary, site.requests[site.key("activations", 1)]) == ("", 1)
     assert_frame_equal(rows, expected(1, 2, 3), check_exact=True)
+
+
+@pytest.mark.parametrize("fault", IN_THE_BUCKET)
+def test_a_batch_that_is_damaged_in_the_bucket_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
+    """Its length is the listed one, and what it holds decodes in part."""
+    path = site.root / site.key("activations", 0).lstrip("/")
+    path.write_bytes(IN_THE_BUCKET[fault](path.read_bytes()))
+    rows, summary = fetch(site, tmp_path / "down", "bulk")
+    assert_frame_equal(rows, expected(1100, 1101), check_exact=True)
+    assert "3 (1, 2, 3): activations batch 0: damaged on arrival (after " in summary
+    assert on_disk(tmp_path / f"down/neuronpedia/v1/{SOURCE}/activations") == ["batch-1.jsonl.gz"]
 
 
 @pytest.mark.parametrize("fault", [*PASSING, *OF_ANSWERS])
@@ -245,6 +261,11 @@ def test_a_batch_damaged_on_disk_is_named_and_fetched_again(
     assert site.downloads() == before + 1
     assert path.read_bytes() == whole
     assert f"{path} is damaged" in caplog.text
+    path.write_bytes(damage(whole))
+    site.forever[site.key("activations", 1)] = status(500)
+    rows, summary = fetch(site, tmp_path / "down", "bulk")
+    assert_frame_equal(rows, expected(1, 2, 3), check_exact=True)
+    assert not path.exists()
 
 
 def test_what_was_downloaded_is_not_downloaded_again(site: Neuronpedia, tmp_path: Path) -> None:

@@ -82,6 +82,38 @@ def features(
 
 
 @app.command()
+def export(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write v1/MODEL/SOURCE/... into.")],
+    source: Annotated[str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; none: the experiment's own.")] = None,
+    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+) -> None:
+    """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
+    from saesteer.neuronpedia.export import export_records
+
+    with _refusals():
+        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        chosen = load_experiment(experiment, workflow.experiments_dir)
+        for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
+            typer.echo(f"layer {layer}: {folder}/v1/{name}")
+
+
+@app.command()
+def agreement(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
+    data: Annotated[Path, _DATA] = Path("data"),
+) -> None:
+    """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
+    from saesteer.judge.agreement import pairwise_agreement
+
+    with _refusals():
+        for (one, other), rows in pairwise_agreement(data / experiment / "judge").items():
+            typer.echo(f"{one} against {other}")
+            for row in rows.iter_rows(named=True):
+                typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))
+
+
+@app.command()
 def record(
     experiments: Annotated[list[str] | None, _EXPERIMENTS] = None, configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml")
 ) -> None:

@@ -69,7 +69,11 @@ def _type_name(annotation: Any) -> str:
         elif origin is dict:
             names.append(f"{_type_name(arguments[0])}: {_type_name(arguments[1])}")
         else:
-            names.append({"bool": "true or false", "int": "whole number", "float": "number", "str": "text", "Path": "path", "NoneType": "null"}[member.__name__])
+            names.append(
+                {"bool": "true or false", "int": "whole number", "float": "number", "str": "text", "Path": "path", "NoneType": "null"}[
+                    member.__name__
+                ]
+            )
     return " or ".join(names)
 
 

@@ -97,6 +97,13 @@ def repo_size(repo: str, revision: str | None) -> int:
     return sum(listing[name] for name in model_files(repo, listing))
 
 
+def weights_size(repo: str, revision: str | None, inside: str) -> int:
+    """Bytes of the weights (safetensors, npz) in a folder of a repository."""
+    with _explained(repo, revision):
+        _, listing = _with_retries(lambda: _hub_listing(repo, revision, inside))
+    return sum(size for name, size in listing.items() if name.endswith((".safetensors", ".npz")))
+
+
 def check_access(repo: str) -> None:
     """Refuse a repository that this user may not read: it does not exist, is private, or its licence was not accepted."""
     from huggingface_hub import HfApi

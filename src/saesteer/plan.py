@@ -16,6 +16,7 @@ from saesteer.corpus import text_ids
 from saesteer.features import features_of
 from saesteer.figures.names import FIGURE_TABLES, PMI_TABLES
 from saesteer.files import value_digest
+from saesteer.judge.rubric import rubric_digest
 from saesteer.prefixes import read_prefixes
 from saesteer.published import published_file
 from saesteer.settings import (
@@ -114,9 +115,8 @@ def _judge_steps(experiment: Experiment) -> dict[str, StepPlan]:
         read = ("oracle", "topics", "concepts", "sweep", "perplexity")
         return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate", _generations, {"kind": judge.kind}, read)}
     settings: dict[str, Any] = {
-        "kind": judge.kind,
-        "max_tokens": judge.max_tokens,
-        "seed": judge.seed,
+        "rubric": rubric_digest(),
+        **judge.model_dump(mode="json", include={"kind", "max_tokens", "seed"}),
         "prompt_format": experiment.model.prompt_format,
     }
     if isinstance(judge, EndpointJudge):

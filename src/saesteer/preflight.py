@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from saesteer.checks import check_files, check_model_config
 from saesteer.features import resolve
-from saesteer.hub import HubError, check_access, model_config, repo_size
+from saesteer.hub import HubError, check_access, model_config, repo_size, weights_size
 from saesteer.judge.answers import JudgeError
 from saesteer.pins import MODELS, model_settings
 from saesteer.plan import pins
+from saesteer.sae_sources import SaeSource, sae_source
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -24,6 +25,7 @@ CHARACTERS_PER_TOKEN = 4
 WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
 NEURONPEDIA_LAYER = 0.4 * 2**30  # batches of a 16k source, by their published sizes; in proportion to the number of features
 _BATCHED_FEATURES = 16384
+_HEADERS = 4096  # of a file of weights, in bytes
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,33 @@ def _stored_dtype(config: Mapping[str, Any]) -> str:
 
 def _saes(experiment: Experiment) -> Finding:
     """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
-    from saesteer.sae_sources import sae_source
-
     if not experiment.saes.from_hub:
         return Finding("ok", "SAEs", f"{experiment.saes.path}: checked with the files")
     sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
     check_access(sources[0].repo)
+    _check_sae_size(experiment, sources[0])
     text = f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at resid_{experiment.saes.site}"
-    return Finding("ok", "SAEs", f"{text}; their shapes are checked when they are fetched, before any GPU job")
+    return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
+
+
+def _check_sae_size(experiment: Experiment, source: SaeSource) -> None:
+    """Refuse SAEs whose weights cannot be of the shape asked for, by the first one's size on the hub.
+
+    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds, firing rates) and headers.
+    """
+    saes, size = experiment.saes, weights_size(source.repo, experiment.saes.revision, source.folder)
+    matrices = 2 * saes.d_model * saes.n_features
+    if any(0 <= size - matrices * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values()):
+        return
+    wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
+    raise SettingsError(
+        f"{source.name} has {size:,} bytes of weights in {source.repo}/{source.folder}, but {_shape(experiment)} has {wanted}, and a little:"
+        " correct saes.d_model and saes.n_features, or saes.id"
+    )
+
+
+def _shape(experiment: Experiment) -> str:
+    return f"{experiment.saes.d_model} x {experiment.saes.n_features} (d_model x n_features)"
 
 
 def _records(experiment: Experiment) -> Finding:

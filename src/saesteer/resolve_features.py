@@ -6,7 +6,7 @@ from pathlib import Path
 from saesteer.download import fetch_published
 from saesteer.features import write_list
 from saesteer.published import feature_list, published_file
-from saesteer.settings import Addresses, ExplainedFeatures, Experiment, PublishedFeatures, SettingsError
+from saesteer.settings import Addresses, Experiment, ExplainedFeatures, PublishedFeatures, SettingsError
 
 log = logging.getLogger(__name__)
 

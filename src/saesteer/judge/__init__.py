@@ -1,1 +1,1 @@
-"""Judges of generated text. The only one here needs no service: the shipped world's ground truth."""
+"""Judges of generated text: the shipped world's ground truth, a language model behind an endpoint, or one that runs here."""

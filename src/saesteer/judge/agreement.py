@@ -4,10 +4,18 @@ Cohen's kappa with quadratic weights (Cohen 1968): 1 - sum(w * observed) / sum(w
 judges' own frequencies. 1 is full agreement, 0 what chance gives. Texts of one feature are alike, so the bootstrap draws features.
 """
 
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from saesteer.settings import SettingsError
+from saesteer.store import sound_parts
 from saesteer.tables import JUDGEMENTS
 from saesteer.uncertainty import quantile_interval, random_stream
 
@@ -32,6 +40,37 @@ def agreement(a: pl.DataFrame, b: pl.DataFrame, draws: int = 2000, confidence: f
     pairs = a.join(b, on=JUDGEMENTS.keys, suffix="_b")
     rows = [_aspect_row(pairs, aspect, draws, confidence, seed) for aspect in ("concept", "instruction", "fluency")]
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def pairwise_agreement(judge_folder: Path, draws: int = 2000) -> dict[tuple[str, str], pl.DataFrame]:
+    """`agreement` of each pair of judges whose ratings of the same texts are among a judge step's parts; past judges' parts stay there."""
+    rated = stored_ratings(judge_folder)
+    if len(rated) < 2:
+        raise SettingsError(
+            f"{judge_folder} holds the ratings of {len(rated)} judges: change `judge` in the experiment file (another model, or another"
+            " seed to ask the same one again) and run once more; earlier ratings are kept"
+        )
+    same_text = [*JUDGEMENTS.keys, "sweep"]
+    pairs = {(one, other): (rated[one], rated[other]) for one, other in itertools.combinations(rated, 2)}
+    return {names: agreement(a.join(b, on=same_text, how="semi"), b.drop("sweep"), draws) for names, (a, b) in pairs.items()}
+
+
+def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
+    """Judge -> its JUDGEMENTS rows among all parts of a judge step, with the fingerprint of the texts that it rated."""
+    found: dict[str, list[pl.DataFrame]] = {}
+    for spelt_out in sorted(judge_folder.glob("*/fingerprint.json")):
+        fingerprint = json.loads(spelt_out.read_text(encoding="utf-8"))
+        parts = [part for layer in sorted(spelt_out.parent.glob("layer_*")) for part in sound_parts(layer)]
+        rows = [pl.read_parquet(part).with_columns(sweep=pl.lit(fingerprint["inputs"]["sweep"])) for part in parts]
+        found.setdefault(_judge_name(fingerprint["settings"]), []).extend(rows)
+    return {
+        name: pl.concat(rows).unique([*JUDGEMENTS.keys, "sweep"], keep="first", maintain_order=True) for name, rows in found.items() if rows
+    }
+
+
+def _judge_name(settings: Mapping[str, Any]) -> str:
+    """A judge as its fingerprint tells it: kind, model, and what else sets it apart."""
+    return ", ".join(f"{key} {str(value)[:16]}" for key, value in settings.items() if value is not None)
 
 
 def _aspect_row(pairs: pl.DataFrame, aspect: str, draws: int, confidence: float, seed: int) -> dict[str, object]:

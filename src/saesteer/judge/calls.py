@@ -135,7 +135,7 @@ class Endpoint:
             raise _Fault(f"no answer within {request.seconds:g} s", maybe_charged=True) from None
         except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.DecodingError) as error:
             raise _Fault(f"the connection broke off ({type(error).__name__})", maybe_charged=True) from None
-        text = response.text
+        text = self._clean(response.text)
         self._refuse(response, text)
         try:
             return read(text)

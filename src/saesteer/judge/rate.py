@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from saesteer.judge.oracle import Oracle, concept_rating, fluency_rating
+from saesteer.judge.score import harmonic_mean
 from saesteer.tables import JUDGEMENTS
 from saesteer.tokens import TextTokens
 
@@ -35,13 +36,14 @@ def rate(
         fluency_rating=pl.Series(fluency, dtype=pl.UInt8),
         has_concept=pl.col("concept").is_not_null(),
     )
-    return rated.select(*keys, "concept_rating", "instruction_rating", "fluency_rating", judge_score=_harmonic_mean(), reason=_reason())
-
-
-def _harmonic_mean() -> pl.Expr:
-    """2cf / (c + f) of the two ratings, 0 when either is 0, null when either is null."""
-    concept, fluency = pl.col("concept_rating").cast(pl.Float64), pl.col("fluency_rating").cast(pl.Float64)
-    return pl.when(concept * fluency == 0).then(0.0).otherwise(2 * concept * fluency / (concept + fluency))
+    return rated.select(
+        *keys,
+        "concept_rating",
+        "instruction_rating",
+        "fluency_rating",
+        judge_score=harmonic_mean(["concept_rating", "fluency_rating"]),
+        reason=_reason(),
+    )
 
 
 def _reason() -> pl.Expr:

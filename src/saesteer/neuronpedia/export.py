@@ -11,7 +11,10 @@ from typing import Any
 import polars as pl
 
 from saesteer.files import write_atomically, write_text
-from saesteer.neuronpedia.sources import Source
+from saesteer.neuronpedia.sources import Source, sources_of
+from saesteer.settings import Experiment, SettingsError
+from saesteer.store import read_rows
+from saesteer.tables import ACTIVATIONS, RECORDS
 
 _SIZE = 1024
 
@@ -34,6 +37,22 @@ def write_export(records: pl.DataFrame, source: Source, folder: Path, activation
     for (number,), rows in ordered.group_by(pl.col("feature") // _SIZE, maintain_order=True):
         _write(place / "activations", int(str(number)), _records(rows, source, activations))
     _write_names(place, source)
+
+
+def export_records(experiment: Experiment, data: Path, folder: Path, source: str | None) -> dict[int, Source]:
+    """Export the records of a finished experiment, whose data are in `data`; gives layer -> the source written.
+
+    `source` names them (model/source, `{layer}` for the layer); None takes the experiment's own Neuronpedia source.
+    """
+    layers = sorted(experiment.layers)
+    sources = {layer: Source.parse(source.format(layer=layer)) for layer in layers} if source else sources_of(experiment, layers)
+    records, activations = (sorted((data / step).glob("layers_*.json")) for step in ("records", "activations"))
+    if not records:
+        raise SettingsError(f"{data}/records holds no manifest: run the experiment first")
+    for layer, named in sources.items():
+        codes = read_rows(ACTIVATIONS, activations, [layer]) if activations else None
+        write_export(read_rows(RECORDS, records, [layer]), named, folder, codes)
+    return sources
 
 
 def _write_names(place: Path, source: Source) -> None:

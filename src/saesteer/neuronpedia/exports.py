@@ -165,7 +165,7 @@ def lines(file: Any, source: Source) -> Lines:
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise DamagedBatch(f"after {number} lines: {error}") from error
     if number == 0 and file.tell() == 0:
-        raise DamagedBatch("the file is empty")
+        raise DamagedBatch("after 0 lines: the file is empty")
 
 
 def _parsed(line: bytes, source: Source) -> tuple[int, Mapping[str, Any]]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from saesteer.sae_sources import neuronpedia_source
 from saesteer.settings import Experiment, NeuronpediaRecords, SettingsError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # also a safe folder name: no slash, no leading dot
@@ -36,22 +37,11 @@ class Source:
 def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
     """Layer -> the source that records.source names, or else sae-lens for the release's SAE."""
     given = experiment.records.source if isinstance(experiment.records, NeuronpediaRecords) else None
-    if given is not None:
-        return {layer: Source.parse(given.format(layer=layer)) for layer in layers}
-    known = _ids_of_release(experiment.saes.release)
-    ids = {layer: str(experiment.saes.id).format(layer=layer) for layer in layers}
-    for layer, sae in ids.items():
-        if not known.get(sae):
+    names = {layer: given.format(layer=layer) if given else neuronpedia_source(experiment.saes, layer) for layer in layers}
+    for layer, name in names.items():
+        if name is None:
             raise SettingsError(
-                f"records: sae-lens names no Neuronpedia source for layer {layer} (release {experiment.saes.release}, SAE {sae}):"
+                f"records: sae-lens names no Neuronpedia source for layer {layer} ({experiment.saes.release or 'SAEs of no release'}):"
                 " set records.source, e.g. gemma-2-2b/{layer}-gemmascope-res-16k"
             )
-    return {layer: Source.parse(str(known[sae])) for layer, sae in ids.items()}
-
-
-def _ids_of_release(release: str | None) -> dict[str, str | None]:
-    """SAE id -> Neuronpedia id, as sae-lens lists them; empty for SAEs that are from no release."""
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory  # imports torch
-
-    listed = get_pretrained_saes_directory()
-    return dict(listed[release].neuronpedia_id) if release in listed else {}
+    return {layer: Source.parse(str(name)) for layer, name in names.items()}

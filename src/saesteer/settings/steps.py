@@ -138,7 +138,7 @@ class LanguageModelJudge(Settings):
     max_tokens: Annotated[int, Field(gt=0)] = 200
     """Longest answer, in tokens."""
     seed: int = 0
-    """Seed that is sent along, where the judge takes one."""
+    """Another seed makes a second judge of the same model, whose answers are stored apart: for rating the same texts twice."""
 
 
 class EndpointJudge(LanguageModelJudge):

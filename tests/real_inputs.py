@@ -1,0 +1,162 @@
+"""Everything that a real experiment downloads from and asks, on loopback: the hub, Neuronpedia, GitHub and a judge.
+
+The experiment is gemma-2-2b's own file with small sizes laid over it, so that it takes the same way through the code.
+"""
+
+import io
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from hub_fakes import gemma_scope, random_model
+from hub_server import Hub, serve_hub
+from judge_server import Judge, judge_server
+from neuronpedia_server import Neuronpedia, a_record, serving
+from workflow_folder import ROOT, Folder
+
+from saesteer.neuronpedia.export import write_export
+from saesteer.neuronpedia.sources import Source
+from saesteer.published import PUBLISHED
+from saesteer.sae_sources import sae_source
+from saesteer.settings import SaeSettings
+from saesteer.tables import RECORDS
+
+D_MODEL, N_FEATURES, LAYERS = 32, 48, (1, 2)
+FEATURES = {1: [0, 7, 31], 2: [4, 5, 40]}
+WORDS = ["The", " weather", " in", " the", " north", " was", " cold"]
+KEY = "sk-of-this-host"  # as in slurm_node.TOKENS
+EXPERIMENT = "small-gemma"
+
+
+@dataclass
+class World:
+    """What serves, and what it was asked."""
+
+    hub: Hub
+    neuronpedia: Neuronpedia
+    judge: Judge
+    github: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables by which a process finds the hub, and has the judge's key."""
+        return {"HF_ENDPOINT": self.hub.url, "OPENAI_API_KEY": KEY, **self.extra}
+
+
+class RealFolder(Folder):
+    """A folder whose runs find everything on loopback."""
+
+    def __init__(self, path: Path, world: World, root: Path = ROOT) -> None:
+        super().__init__(path, root)
+        self.world = world
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, **self.world.environment, "HF_HOME": str(self.path / "home/huggingface")}
+
+    def write(self, **sections: Any) -> None:
+        """Write the experiment, and the configuration that names it."""
+        saes = {"revision": None, "d_model": D_MODEL, "n_features": N_FEATURES}
+        chosen = {
+            "extends": "gemma-2-2b",
+            "description": "gemma-2-2b's way on small random files",
+            "model": {"revision": None},
+            "perplexity": {"model": {"revision": None}},
+            "saes": saes,
+            "layers": list(LAYERS),
+            "features": {"kind": "explicit", "features": FEATURES},
+            "sweep": {
+                "published_prefixes": None,
+                "prefixes": "config/prefixes.txt",
+                "factors": [0, 2, 8],
+                "n_prefixes": 4,
+                "max_new_tokens": 8,
+            },
+            "selection": {"late_layers_from": 2, "random_draws": 50, "permutations": 50, "bootstrap_draws": 50},
+            "judge": {"kind": "endpoint", "base_url": self.world.judge.base_url, "model": "judge", "n_prefixes": 2},
+        }
+        (self.path / f"config/experiments/{EXPERIMENT}.yaml").write_text(yaml.safe_dump(chosen | sections))
+        addresses = self.world.neuronpedia.addresses.model_dump() | {"github": self.world.github}
+        (self.path / "config/config.yaml").write_text(yaml.safe_dump({"experiments": [EXPERIMENT], "addresses": addresses}))
+
+
+@contextmanager
+def small_world(folder: Path) -> Iterator[World]:
+    """Serve small files of the forms that gemma-2-2b's experiment downloads, and a judge."""
+    with ExitStack() as stack:
+        hub = stack.enter_context(serve_hub())
+        _fill_hub(hub, folder / "hub")
+        for layer in LAYERS:
+            write_export(_records(layer), Source("gemma-2-2b", f"{layer}-gemmascope-res-16k"), folder / "exports")
+        neuronpedia = stack.enter_context(serving(folder / "exports"))
+        judge = stack.enter_context(judge_server(key=KEY))
+        yield World(hub, neuronpedia, judge, stack.enter_context(_serving_files(_github(folder / "github"))))
+
+
+def _fill_hub(hub: Hub, folder: Path) -> None:
+    hub.add("google/gemma-2-2b", random_model(folder / "model", "gemma2", D_MODEL, n_layers=4))
+    hub.add("google/gemma-2-9b", random_model(folder / "second", "gemma2", D_MODEL, n_layers=2, seed=1))
+    settings = SaeSettings(
+        release="gemma-scope-2b-pt-res-canonical", id="layer_{layer}/width_16k/canonical", d_model=D_MODEL, n_features=N_FEATURES
+    )
+    for layer in LAYERS:
+        gemma_scope(folder / "saes" / sae_source(settings, layer).folder, D_MODEL, N_FEATURES, seed=layer)
+    hub.add("google/gemma-scope-2b-pt-res", folder / "saes")
+
+
+def _records(layer: int) -> pl.DataFrame:
+    """Records of every feature of a layer, as Neuronpedia has them: twelve each, and none of the last one."""
+    rows = []
+    for feature in range(N_FEATURES):
+        n = 0 if feature == N_FEATURES - 1 else 12
+        records = [a_record(f"{feature:02d}-{rank:02d}", 20.0 - rank, WORDS, (feature + rank % 3) % len(WORDS)) for rank in range(n)]
+        rows.append(
+            {
+                "layer": layer,
+                "feature": feature,
+                "density": 0.01 if n else 0.0,
+                "max_activation": 20.0 if n else None,
+                "n_records": n,
+                "records": [{**record, "rank": rank} for rank, record in enumerate(records)],
+                "explanation": f"mentions of the word{WORDS[feature % len(WORDS)]}",
+                "source": "neuronpedia",
+                "reason": None if n else "no records on Neuronpedia",
+            }
+        )
+    return pl.DataFrame(rows, schema=RECORDS.schema, orient="row")
+
+
+def _github(folder: Path) -> Path:
+    """The corpus of P1's figure of PMI, a small one of the same form."""
+    file = PUBLISHED["nltk/webtext"]
+    path = folder / file.repo / file.commit / file.path
+    path.parent.mkdir(parents=True)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(
+            "webtext/overheard.txt", "\n".join(f"the weather in the {place} was cold" for place in ("north", "south", "house"))
+        )
+    path.write_bytes(buffer.getvalue())
+    return folder
+
+
+@contextmanager
+def _serving_files(folder: Path) -> Iterator[str]:
+    """A plain file server's address."""
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,130 @@
+"""`saesteer check`, `features`, `export` and `agreement` where everything is on loopback."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from real_inputs import EXPERIMENT, LAYERS, N_FEATURES, RealFolder, World, small_world
+from workflow_folder import BIN
+
+from saesteer.judge.agreement import pairwise_agreement
+from saesteer.settings import SettingsError
+from saesteer.store import Wanted, complete
+from saesteer.tables import JUDGEMENTS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with small_world(tmp_path_factory.mktemp("served")) as world:
+        yield world
+
+
+@pytest.fixture
+def folder(world: World, tmp_path: Path) -> RealFolder:
+    folder = RealFolder(tmp_path / "run", world)
+    folder.write()
+    return folder
+
+
+def saesteer(folder: RealFolder, *arguments: str, **variables: str) -> tuple[int, str]:
+    environment = folder.environment | variables
+    done = subprocess.run([BIN / "saesteer", *arguments], cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_check_says_what_there_is_and_what_it_takes(folder: RealFolder) -> None:
+    code, printed = saesteer(folder, "check", EXPERIMENT)
+    assert code == 0, printed
+    lines = dict(line.split(f" {EXPERIMENT}: ")[1].split(": ", 1) for line in printed.splitlines() if EXPERIMENT in line)
+    assert lines["files"].startswith("6 features in 2 layers")
+    assert lines["model"].startswith("google/gemma-2-2b can be read; 0.0 GiB to download")
+    assert lines["SAEs"].startswith("2 of google/gemma-scope-2b-pt-res in the form gemma_2, at resid_post, of the size of 32 x 48")
+    assert lines["records"] == "2 sources of Neuronpedia, the first gemma-2-2b/1-gemmascope-res-16k"
+    assert "are free at" in lines["disk"]
+    assert lines["judge"].startswith("judge: 72 requests, about 0.0000 USD")  # 6 features x 3 factors x 2 prefixes x 2 aspects
+    assert not (folder.path / "data" / EXPERIMENT).exists()
+
+
+def test_check_names_every_problem_at_once(folder: RealFolder) -> None:
+    folder.write(saes={"revision": None, "d_model": 64, "n_features": N_FEATURES, "id": "layer_{layer}/width_16k/canonicle"})
+    code, printed = saesteer(folder, "check", EXPERIMENT, OPENAI_API_KEY="")
+    assert code == 1
+    assert "model: experiment small-gemma: saes.d_model is 64, but google/gemma-2-2b has a residual stream of 32" in printed
+    assert "SAEs: release gemma-scope-2b-pt-res-canonical has no SAE 'layer_1/width_16k/canonicle'" in printed
+    assert "OPENAI_API_KEY" in printed
+
+
+def test_check_compares_the_size_of_the_saes(folder: RealFolder) -> None:
+    folder.write(saes={"revision": None, "d_model": 32, "n_features": 64})
+    code, printed = saesteer(folder, "check", EXPERIMENT)
+    assert code == 1
+    assert (
+        "bytes of weights in google/gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_102, but 32 x 64 (d_model x n_features)" in printed
+    )
+
+
+def test_check_says_that_a_licence_is_to_be_accepted(folder: RealFolder, world: World) -> None:
+    world.hub.repos["google/gemma-2-2b"].gated = True
+    try:
+        code, printed = saesteer(folder, "check", EXPERIMENT)
+    finally:
+        world.hub.repos["google/gemma-2-2b"].gated = False
+    assert code == 1
+    assert "google/gemma-2-2b is gated: accept its licence at" in printed
+
+
+def test_features_are_found_by_their_explanations(folder: RealFolder) -> None:
+    folder.write(features={"kind": "explained", "pattern": "word north", "list": "config/features/north.json"})
+    code, printed = saesteer(folder, "check", EXPERIMENT)
+    assert code == 1
+    assert "`saesteer features EXPERIMENT` makes it" in printed
+    code, printed = saesteer(folder, "features", EXPERIMENT)
+    assert code == 0, printed
+    kept = json.loads((folder.path / "config/features/north.json").read_text())
+    north = [feature for feature in range(N_FEATURES) if feature % 7 == 4]  # real_inputs.WORDS[4] is " north"
+    assert kept["features"] == {str(layer): north for layer in LAYERS}
+    assert kept["source"] == "explanations of gemma-2-2b/1-gemmascope-res-16k, gemma-2-2b/2-gemmascope-res-16k on Neuronpedia"
+
+
+def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
+    """Ratings of four texts by the judge of a seed, as a judge step leaves them."""
+
+    def rate(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        ratings = pl.Series([rating, 0, 1, 2], dtype=pl.UInt8)
+        nothing = pl.lit(None, pl.UInt8)
+        yield missing.with_columns(
+            concept_rating=ratings,
+            instruction_rating=nothing,
+            fluency_rating=ratings,
+            judge_score=ratings.cast(pl.Float64),
+            reason=pl.lit(None, pl.String),
+        )
+
+    axes = {"feature": [1, 2], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
+    fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, "inputs": {"sweep": sweep}}
+    complete(folder, JUDGEMENTS, [Wanted(3, axes, fingerprint)], rate, folder / "layers_03-03.json")
+
+
+def test_judges_of_the_same_texts_are_compared(tmp_path: Path) -> None:
+    judged(tmp_path, seed=0, rating=0)
+    with pytest.raises(SettingsError, match="holds the ratings of 1 judges: change `judge`"):
+        pairwise_agreement(tmp_path)
+    judged(tmp_path, seed=1, rating=2)
+    ((names, rows),) = pairwise_agreement(tmp_path, draws=50).items()
+    assert sorted(names) == ["kind endpoint, model judge, seed 0", "kind endpoint, model judge, seed 1"]
+    concept = rows.row(by_predicate=pl.col("aspect") == "concept", named=True)
+    # Ratings 0 0 1 2 and 2 0 1 2: three of four equal; 1 - 4 / (sum over pairs of (i - j)^2 n_i m_j / 4 = 26 / 4) = 5 / 13.
+    assert (concept["n"], concept["equal"]) == (4, 0.75)
+    assert concept["kappa"] == pytest.approx(5 / 13)
+
+
+def test_ratings_of_other_texts_are_not_compared(tmp_path: Path) -> None:
+    judged(tmp_path, seed=0, rating=0, sweep="a")
+    judged(tmp_path, seed=1, rating=2, sweep="b")
+    ((_, rows),) = pairwise_agreement(tmp_path, draws=50).items()
+    assert rows["n"].to_list() == [0, 0, 0]
