@@ -107,7 +107,7 @@ def _check_sae_size(experiment: Experiment, source: SaeSource) -> None:
         return
     wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
     raise SettingsError(
-        f"{source.name} has {size:,} bytes of weights in {source.repo}/{source.folder}, but {_shape(experiment)} has {wanted}, and a little:"
+        f"{source.name} has {size:,} bytes of weights in {source.repo}/{source.folder}, but {_shape(experiment)} has {wanted}, and a bit:"
         " correct saes.d_model and saes.n_features, or saes.id"
     )
 
