@@ -15,6 +15,8 @@ from tokenizers import decoders as token_decoders
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -22,6 +24,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from saesteer.models import LanguageModel, language_model, load_language_model
@@ -34,6 +38,8 @@ N_FEATURES = 96
 SYLLABLES = [first + vowel for first in "bdfgklmnprst" for vowel in "aeiou"]
 WORDS = SYLLABLES + [one + two for one, two in zip(SYLLABLES, reversed(SYLLABLES), strict=True)]
 FAMILIES = ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2")
+FURTHER_FAMILIES = ("gemma3", "qwen3")
+"""Of the README's example of a model of one's own: no line of the engine is for them."""
 
 
 def tiny_tokenizer(template: str = "<bos> $A") -> PreTrainedTokenizerFast:
@@ -68,6 +74,15 @@ def _hf_model(family: str, n_vocab: int) -> Any:
                 **common, num_key_value_heads=2, head_dim=8, sliding_window=window, query_pre_attn_scalar=8, final_logit_softcapping=5.0
             )
         )
+    if family == "gemma3":
+        layer_types = ["sliding_attention", "full_attention"] * (N_LAYERS // 2)
+        return Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **common, num_key_value_heads=2, head_dim=8, sliding_window=4, query_pre_attn_scalar=8, layer_types=layer_types
+            )
+        )
+    if family == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=2, head_dim=8))
     if family == "llama":
         return LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
     if family == "gpt_neox":

@@ -1,6 +1,8 @@
 """Configuration: misspelt keys, bad values, files that extend each other, generated documents."""
 
 import copy
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,3 +165,13 @@ def test_every_key_is_described() -> None:
     undescribed = [row for row in config_docs.readme_text().splitlines() if row.startswith("| `") and row.endswith("|  |")]
     assert undescribed == []
     assert Workflow.model_json_schema()["additionalProperties"] is False
+
+
+def test_the_readmes_examples_are_accepted(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (CONFIG.parent / "README.md").read_text(), re.DOTALL)
+    sections = [values for values in map(yaml.safe_load, blocks) if {"saes", "judge"} & set(values)]
+    assert len(sections) == 3
+    shutil.copytree(CONFIG / "experiments", tmp_path, dirs_exist_ok=True)
+    for number, values in enumerate(sections):
+        (tmp_path / f"readme-{number}.yaml").write_text(yaml.safe_dump({"extends": "gemma-2-2b", "description": "of the README"} | values))
+        assert load_experiment(f"readme-{number}", tmp_path).records.kind in ("neuronpedia", "local")

@@ -19,6 +19,8 @@ def family_parts(model: Any) -> tuple[Any, Any]:
     names = {
         "gemma2": ("model.layers", "model.norm"),
         "llama": ("model.layers", "model.norm"),
+        "gemma3_text": ("model.layers", "model.norm"),
+        "qwen3": ("model.layers", "model.norm"),
         "gpt_neox": ("gpt_neox.layers", "gpt_neox.final_layer_norm"),
         "gpt2": ("transformer.h", "transformer.ln_f"),
     }

@@ -8,12 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 from saesteer.settings.base import Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
-    ExplanationConcepts,
     ExplicitFeatures,
     FeatureSet,
     LocalRecords,
     ModelSettings,
-    NeuronpediaRecords,
     RecordSettings,
     SaeSettings,
     SampledFeatures,
@@ -104,8 +102,6 @@ class Experiment(Settings):
     def _parts_fit(self) -> "Experiment":
         if isinstance(self.concepts, TopicConcepts) and not isinstance(self.records, LocalRecords):
             raise ValueError("concepts: kind topics needs records of kind local, whose texts carry topics (Neuronpedia's: explanations)")
-        if isinstance(self.concepts, ExplanationConcepts) and not isinstance(self.records, NeuronpediaRecords):
-            raise ValueError("concepts: kind explanations needs records of kind neuronpedia, which bring them")
         if isinstance(self.judge, OracleJudge) and not isinstance(self.concepts, TopicConcepts):
             raise ValueError("judge: kind oracle knows the shipped world's topics only; concepts of kind topics are needed")
         return self

@@ -159,7 +159,7 @@ class TopicConcepts(Settings):
 
 class ExplanationConcepts(Settings):
     kind: Literal["explanations"]
-    """A feature's concept is its explanation on Neuronpedia."""
+    """A feature's concept is the explanation that its records come with: Neuronpedia's. Local records bring none."""
 
 
 ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts, Field(discriminator="kind")]
