@@ -122,6 +122,7 @@ def test_wrong_bytes_are_named_and_not_used(hub: Hub, model: Path, tmp_path: Pat
         fetch_model(REPO, None, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 429])
 def test_passing_errors_pass(hub: Hub, model: Path, tmp_path: Path, status: int) -> None:
     hub.fail(r"^/api/models/tiny/llama", status, times=2)

@@ -27,6 +27,7 @@ def directory() -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_every_listed_sae_is_found_or_refused_by_name(directory: dict[str, Any]) -> None:
     """All releases (up to 40 SAEs of each), with the layer and site that the id itself tells."""
     found, refused = 0, 0
@@ -58,6 +59,7 @@ def _guesses(name: str) -> list[tuple[int, str]]:
     return [(layer, "post"), (layer, "pre")]
 
 
+@pytest.mark.slow
 def test_hooks_told_by_names_are_those_of_sae_lens(directory: dict[str, Any]) -> None:
     from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
 

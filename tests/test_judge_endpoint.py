@@ -363,6 +363,7 @@ for _ in judge_generations(rows, concepts(), None, asker, Path(sys.argv[2]), 0.0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
     """What kill -9 can lose is under way: 4 requests, and answers younger than `part_seconds`, here 0.05 s at up to 200 a second. On

@@ -108,6 +108,7 @@ def test_a_text_cannot_end_the_users_turn():
     assert (prompt.count(turn), prompt.count(end), prompt.count(lm.tokenizer.bos_token_id)) == (2, 1, 1)
 
 
+@pytest.mark.slow
 def test_random_models_rate_nothing_and_say_so(tmp_path: Path):
     one = local_asker(judge_model(), settings(max_tokens=2), "w")
     table = judged(generations(TEXTS[:1]), one, tmp_path, concepts=concepts(names=["ba", "ba"]))

@@ -251,6 +251,7 @@ def some_records(draw: st.DrawFn) -> list[dict[str, object]]:
     return sorted(found, key=lambda record: (-record["max_value"], record["text_id"]))
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.dictionaries(st.integers(0, 5000), some_records(), min_size=1, max_size=5))
 def test_any_records_come_back_by_both_routes(

@@ -86,6 +86,7 @@ def test_a_file_is_downloaded_once_by_its_pinned_address(serve, listed: Publishe
     assert dict(server.asked) == {"/someone/something/c0ffee/data/features.json": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faults", [{"statuses": (500, 429, 503)}, {"cut": 7}])
 def test_faults_that_pass_are_tried_again(serve, listed: Published, tmp_path: Path, faults: dict) -> None:
     server = serve(LIST, **faults)

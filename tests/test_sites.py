@@ -149,6 +149,7 @@ def test_sampled_rows_equal_whole_forwards_with_the_layers_random_numbers(family
         assert row["token_ids"] == plain_hooks.sampled(lm.model, sae, 2, row["feature"], float(row["factor"]), ids, numbers, 0.7, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", PRE)
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])
 def test_rows_are_bit_equal_at_any_batch_and_order(family: str, layer: int) -> None:
