@@ -9,6 +9,7 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/paths.smk"
 include: "rules/cluster.smk"
 
 

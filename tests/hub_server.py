@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from loopback import serving_with
 
 LFS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
 TOKEN = "hf_loopback"
@@ -246,17 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
 def serve_hub() -> Iterator[Hub]:
     """A hub on a free port; subprocesses use it with HF_ENDPOINT=hub.url, this process with `use_hub`."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving_with(type("Handler", (_Handler,), {"hub": hub})) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def use_hub(patch: pytest.MonkeyPatch, url: str, offline: bool = False, token: str | None = None) -> None:

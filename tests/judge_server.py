@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import serving_with
 
 ABSENT = object()
 
@@ -225,22 +227,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128  # with the usual 5, clients that connect together wait a second
-
-
 @contextmanager
 def judge_server(**state: Any) -> Iterator[Judge]:
     """The endpoint, for the context's duration; `base_url` is its address."""
     judge = Judge(**state)
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"judge": judge}))
-    judge.base_url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving_with(type("Handler", (_Handler,), {"judge": judge})) as address:
+        judge.base_url = f"{address}/v1"
         yield judge
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

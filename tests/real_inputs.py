@@ -4,13 +4,12 @@ The experiment is gemma-2-2b's own file with small sizes laid over it, so that i
 """
 
 import io
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import yaml
 from hub_fakes import gemma_scope, random_model
 from hub_server import Hub, serve_hub
 from judge_server import Judge, judge_server
+from loopback import serving_with
 from neuronpedia_server import Neuronpedia, a_record, serving
 from workflow_folder import ROOT, Folder
 
@@ -153,10 +153,5 @@ def _github(folder: Path) -> Path:
 def _serving_files(folder: Path) -> Iterator[str]:
     """A plain file server's address."""
     quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving_with(partial(quiet, directory=str(folder))) as address:
+        yield address

@@ -97,15 +97,9 @@ CONCEPTS = Table(
     ("layer", "feature"),
     {
         **_PER_FEATURE,
-        "concept": Column(
-            pl.String, "the source's explanation, or the topic of highest lift in the records", "no topic is clear; see reason"
-        ),
-        "concept_share": Column(
-            pl.Float64, "purity: share of the records' maxima on that topic", "no record is on a topic, or topics are not used"
-        ),
-        "lift": Column(
-            pl.Float64, "that share over the topic's share of all labelled tokens", "no record is on a topic, or topics are not used"
-        ),
+        "concept": Column(pl.String, "the source's explanation, or the topic of highest lift", "no topic is clear; see reason"),
+        "concept_share": Column(pl.Float64, "share of the records' maxima on that topic", "no record is on a topic"),
+        "lift": Column(pl.Float64, "that share over the topic's of all labelled tokens", "no record is on a topic"),
         "reason": _reason("concept"),
     },
 )

@@ -18,9 +18,9 @@ import httpx
 
 from saesteer.files import value_digest, write_json
 from saesteer.judge.answers import AnswerBook, Ask, Identity, JudgeError
-from saesteer.judge.calls import Endpoint, NotThere, read_json
-from saesteer.judge.endpoint import completion_request, endpoint_fingerprint, log_estimate, read_completion
-from saesteer.judge.spend import Budget, Spend, actual, most, prompt_characters
+from saesteer.judge.calls import NotThere, read_json
+from saesteer.judge.endpoint import OfEndpoint, completion_request, read_completion
+from saesteer.judge.spend import Spend, actual, most, prompt_characters
 
 MOST_REQUESTS = 20_000
 """Requests in one batch: below the 50,000 and the 200 MB that are common limits."""
@@ -56,33 +56,16 @@ class _Note:
 
 
 @dataclass(frozen=True)
-class BatchAsker:
+class BatchAsker(OfEndpoint):
     """Asks by batches of up to `questions_at_once` requests."""
 
-    endpoint: Endpoint
-    budget: Budget
     poll_seconds: float = POLL_SECONDS
     questions_at_once: int = MOST_REQUESTS
     fewest: int = 100
     """Where the limit allows for no more than so many of the questions left, no batch is sent: each may take a day."""
 
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What its answers depend on besides the questions; the same as asked one by one."""
-        return endpoint_fingerprint(self.endpoint.settings)
-
-    def expect(self, asks: Sequence[Ask]) -> None:
-        """Log the estimate."""
-        log_estimate(self.endpoint.settings, asks)
-
-    def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
-        """Collect the noted batches that hold any of the questions, then send the rest."""
-        try:
-            asyncio.run(self._ask_all(asks, book))
-        finally:
-            log.info("judge: this run has spent %s", self.budget.spent)
-
     async def _ask_all(self, asks: Sequence[Ask], book: AnswerBook) -> None:
+        """Collect the noted batches that hold any of the questions, then send the rest."""
         by_id = {_custom_id(ask): ask for ask in asks}
         async with self.endpoint.client() as client:
             for note in _notes(book.folder):

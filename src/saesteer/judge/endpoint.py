@@ -5,6 +5,7 @@ Requests hold `model`, `messages`, `max_tokens` and `temperature` only: what eve
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,12 +22,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class EndpointAsker:
-    """Asks by chat completions. Its budget is that of one job's run."""
+class OfEndpoint(ABC):
+    """What the two ways of asking an endpoint share. The budget is that of one job's run."""
 
     endpoint: Endpoint
     budget: Budget
-    questions_at_once: int = 1024
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -38,11 +38,21 @@ class EndpointAsker:
         log_estimate(self.endpoint.settings, asks)
 
     def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
-        """Ask, `concurrency` at a time; each answer goes into the book as it comes."""
+        """Ask; each answer goes into the book as it comes. Whatever happens, what was spent is logged."""
         try:
             asyncio.run(self._ask_all(asks, book))
         finally:
             log.info("judge: this run has spent %s", self.budget.spent)
+
+    @abstractmethod
+    async def _ask_all(self, asks: Sequence[Ask], book: AnswerBook) -> None: ...
+
+
+@dataclass(frozen=True)
+class EndpointAsker(OfEndpoint):
+    """Asks by chat completions, `concurrency` at a time."""
+
+    questions_at_once: int = 1024
 
     async def _ask_all(self, asks: Sequence[Ask], book: AnswerBook) -> None:
         """A failure or the limit stops new requests; those under way are waited for, since they are paid for."""
