@@ -8,7 +8,7 @@ from saesteer.checks import check_files, check_present_files
 from saesteer.code_digest import code_digest
 from saesteer.figures.names import FIGURE_TABLES
 from saesteer.files import explain_read_only, value_digest
-from saesteer.pins import MODELS, model_settings
+from saesteer.pins import MODELS, model_settings, pinned_path
 from saesteer.settings import LocalRecords, TopicConcepts, load_experiment, load_workflow
 
 WORKFLOW = load_workflow(config)
@@ -81,7 +81,12 @@ def only(holds):
     return "|".join(name for name, experiment in EXPERIMENTS.items() if holds(experiment)) or "(?!)"
 
 
+def pinned(wildcards):
+    """For params: what a pin is of."""
+    return asked_model(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
+
+
 def asked_model(wildcards):
     """For params: which model is to be fetched, at which revision."""
     model = model_settings(EXPERIMENTS[wildcards.experiment], wildcards.name)
-    return [model.repo, model.revision]
+    return [model.repo or str(model.path), model.revision]

@@ -15,7 +15,7 @@ rule pin:
         "../envs/cpu.yaml"
     params:
         code=code("pin.py"),
-        settings=setting("model", "perplexity", "judge"),
+        pinned=pinned,
     script:
         "../scripts/pin.py"
 

@@ -53,10 +53,10 @@ class Clone(Folder):
         return "Nothing to be done" in output
 
 
-def first_clone(path: Path, finished: Folder, url: str, **remote_settings: str) -> Clone:
-    """A repository with the finished micro experiment, a bare git repository beside it and a DVC remote; nothing published yet."""
+def first_clone(path: Path, finished: Folder, url: str, copied: tuple[str, ...] = ("data/micro",), **remote_settings: str) -> Clone:
+    """A repository with a finished experiment (micro), a bare git repository beside it and a DVC remote; nothing published yet."""
     Checkout(path)
-    for name in ("data/micro", "figures", "logs", ".snakemake"):
+    for name in (*copied, "figures", "logs", ".snakemake"):
         shutil.copytree(finished.path / name, path / name, dirs_exist_ok=True)
     bare = path.parent / "git"
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(bare)], check=True)

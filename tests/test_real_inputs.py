@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from real_inputs import EXPERIMENT, FEATURES, KEY, RealFolder, World, small_world
+from sharing_folders import clone_of, first_clone
 from workflow_folder import new_rows
 
 from saesteer import plan
@@ -110,6 +111,19 @@ def test_a_folder_without_the_downloads_has_nothing_to_do_and_fetches_when_it_ha
     assert {"records", "output_score", "sweep", "judge"} <= set(rows)
     assert (folder.path / f"data/downloads/{EXPERIMENT}/model.json").is_file()
     assert len(finished_real.world.judge.answered) > asked
+
+
+def test_results_are_shared_and_downloads_are_not(finished_real: Finished, tmp_path: Path) -> None:
+    copied = (f"data/{EXPERIMENT}", "data/downloads", "config")
+    ours = first_clone(tmp_path / "a", finished_real.folder, str(tmp_path / "store"), copied)
+    assert "published" in ours.tool("saesteer", "push", EXPERIMENT)
+    theirs = clone_of(ours, tmp_path / "b")
+    assert "0 to be made again" in theirs.tool("saesteer", "pull")
+    assert not (theirs.path / "data/downloads").exists()
+    assert "downloads" not in "".join(path.read_text() for path in (theirs.path / "data").rglob("*.dvc"))
+    code, printed = theirs.run("-n", experiment=EXPERIMENT)
+    assert code == 0
+    assert "Nothing to be done" in printed
 
 
 def test_without_a_judge_its_figures_are_left_out(finished_real: Finished, tmp_path: Path) -> None:
