@@ -26,8 +26,7 @@ onerror:
 rule all:
     """Every figure, table and manifest of every experiment (plan.artifacts says why not the figures only)."""
     input:
-        [f"{FIGURES}/{name}/{figure}.pdf" for name, experiment in EXPERIMENTS.items() for figure in plan.figures(experiment)],
-        expand(f"{FIGURES}/{{experiment}}/headline.md", experiment=EXPERIMENTS),
+        [f"{FIGURES}/{name}/{file}" for name, experiment in EXPERIMENTS.items() for file in plan.reports(experiment)],
         [f"{DATA}/{name}/{file}" for name, experiment in EXPERIMENTS.items() for file in plan.artifacts(experiment)],
 
 

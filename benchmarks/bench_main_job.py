@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,59 +20,26 @@ import papers_procedure
 import polars as pl
 import torch
 import transformers
+from measuring import load_note, peak_flops, used
+from random_model import MAIN_JOB, PREFIXES, PROMPT, SCORE_FACTOR, SWEEP_FACTOR, random_gemma2, sae_meta
 from results_page import write_section
 from sae_lens import SAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from tokenizers import decoders as token_decoders
-from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from saesteer.generate import Sampling, steered_sweep
 from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel, language_model
+from saesteer.models import LanguageModel
 from saesteer.output_score import output_scores
-from saesteer.saes import Sae, SaeMeta
+from saesteer.saes import Sae
 
-N_VOCAB, D_MODEL, N_LAYERS, N_FEATURES, LAYER = 64_000, 512, 10, 16_384, 5
-PROMPT = "From my experience,"
-PREFIXES = ("I believe that", "I once heard that", "Findings show that", "Then the man said:")
-SCORE_FACTOR, SWEEP_FACTOR = 10.0, "2"
+D_MODEL, N_FEATURES, LAYER = MAIN_JOB.d_model, MAIN_JOB.n_features, 5
 N_PUBLISHED, N_CLEANED, N_OURS, N_SWEEP_THEIRS, N_SWEEP_OURS = 6, 40, 1024, 1, 64
 """Features in one timing; the sweep's have len(PREFIXES) texts each."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """64,000 made-up words, the prompts' own, and a full stop."""
-    known = sorted({word for text in (PROMPT, *PREFIXES) for word in text.replace(",", " ,").replace(":", " :").split()})
-    # "abcdef" is a text that transformers' stop strings tokenise and expect back.
-    vocab = {piece: number for number, piece in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", ".", "abcdef", *known])}
-    vocab |= {f"w{number}": number for number in range(len(vocab), N_VOCAB)}
-    fast = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    fast.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast.decoder = token_decoders.Fuse()
-    fast.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
-    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
-
-
 def model_and_saes() -> tuple[LanguageModel, Any, Sae]:
     """A random Gemma-2 of 72M parameters, and one random JumpReLU SAE twice: as sae-lens' object and as ours."""
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=N_VOCAB,
-        hidden_size=D_MODEL,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=64,
-        intermediate_size=4 * D_MODEL,
-        query_pre_attn_scalar=64,
-        initializer_range=0.05,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        attn_implementation="eager",
-    )
-    lm = language_model(Gemma2ForCausalLM(config), tokenizer())
+    lm = random_gemma2(MAIN_JOB, (PROMPT, *PREFIXES))
     decoder = torch.nn.functional.normalize(torch.randn(N_FEATURES, D_MODEL), dim=1)
     arrays = {
         "W_enc": decoder.T.contiguous(),
@@ -84,8 +50,7 @@ def model_and_saes() -> tuple[LanguageModel, Any, Sae]:
     }
     theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=D_MODEL, d_sae=N_FEATURES, apply_b_dec_to_input=False))
     theirs.load_state_dict(arrays)
-    meta = SaeMeta("random", "", 1, "jumprelu", "resid_post", False, LAYER, D_MODEL, N_FEATURES, "")
-    return lm, theirs, Sae(**arrays, meta=meta)
+    return lm, theirs, Sae(**arrays, meta=sae_meta(MAIN_JOB, LAYER))
 
 
 @dataclass(frozen=True)
@@ -99,26 +64,8 @@ class Timing:
 
 def timed(work: Callable[[], Any], units: Callable[[Any], int]) -> Timing:
     """Run once and divide."""
-    wall, process = time.perf_counter(), time.process_time()
-    result = work()
-    process, wall = time.process_time() - process, time.perf_counter() - wall
-    return Timing(units(result) / process, units(result) / wall, result)
-
-
-def peak_flops() -> float:
-    """float32 operations a second of one large matrix product, best of five."""
-    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return max(timed(lambda: left @ right, lambda _: 2 * 1024**3).rate for _ in range(5))
-
-
-def flops_per_feature(lm: LanguageModel) -> float:
-    """Multiply-adds, doubled, of one spliced row: the blocks after the steered one, and the head."""
-    return 2.0 * (sum(weight.numel() for block in lm.blocks[LAYER + 1 :] for weight in block.parameters()) + N_VOCAB * D_MODEL)
-
-
-def flops_per_token(lm: LanguageModel) -> float:
-    """The same of one token of the sweep: all blocks, the head and the SAE's encoder."""
-    return 2.0 * (sum(weight.numel() for block in lm.blocks for weight in block.parameters()) + (N_VOCAB + N_FEATURES) * D_MODEL)
+    took = used(work)
+    return Timing(units(took.result) / took.process, units(took.result) / took.wall, took.result)
 
 
 def score_round(lm: LanguageModel, theirs: SAE, ours: Sae, lens: torch.Tensor) -> dict[str, Timing]:
@@ -202,9 +149,9 @@ def report(
 ) -> str:
     """The page benchmarks/RESULTS.md."""
     n_parameters = sum(weight.numel() for weight in lm.model.parameters()) / 1e6
-    score_share = median_rate(scores, "ours") * flops_per_feature(lm) / peak
-    sweep_share = median_rate(sweeps, "ours") * flops_per_token(lm) / peak
-    model = f"Random Gemma-2 of {n_parameters:.0f}M parameters ({N_LAYERS} layers, width {D_MODEL}, {N_VOCAB:,} tokens)"
+    score_share = median_rate(scores, "ours") * MAIN_JOB.feature_flops(LAYER) / peak
+    sweep_share = median_rate(sweeps, "ours") * MAIN_JOB.token_flops / peak
+    model = f"Random Gemma-2 of {n_parameters:.0f}M parameters ({MAIN_JOB.n_layers} layers, width {D_MODEL}, {MAIN_JOB.n_vocab:,} tokens)"
     sae = f"JumpReLU SAE with {N_FEATURES:,} features at layer {LAYER}"
     machine = f"float32, one CPU thread ({platform.machine()}), torch {torch.__version__}, transformers {transformers.__version__}"
     lines = [
@@ -213,6 +160,7 @@ def report(
         "Written by `OMP_NUM_THREADS=1 python benchmarks/bench_main_job.py`; the numbers are measured, not typed.",
         "",
         f"{model}, {sae}, {machine}. Both programs run in one process, alternating; {len(scores)} repeats.",
+        f"{load_note()}; ratios are of process times.",
         "What the published procedure does is in papers_procedure.py.",
         "",
         "## Output score",

@@ -31,6 +31,7 @@ localrules:
     judge_oracle,
     judge_endpoint,
     features_table,
+    layer_features,
     steering_table,
     outcomes,
     selection,

@@ -83,6 +83,17 @@ def files_in(path):
     return [str(file) for file in pinned_files(path)] if path.exists() else []
 
 
+def layer_manifests(step):
+    """For input: a step's manifest of the job that a layer belongs to."""
+
+    def of_layer(wildcards):
+        groups = plan.layer_groups(EXPERIMENTS[wildcards.experiment])
+        (group,) = [name for name, layers in groups.items() if int(wildcards.layer) in layers]
+        return f"{DATA}/{wildcards.experiment}/{step}/{group}.json"
+
+    return of_layer
+
+
 def step_manifests(step):
     """For input: a step's manifests of all layers, or none where the experiment has no such step."""
 

@@ -23,6 +23,30 @@ rule features_table:
         "../scripts/features_table.py"
 
 
+rule layer_features:
+    """The same of one layer, of an experiment that scores every feature: a file that can be shared by itself."""
+    input:
+        records=layer_manifests("records"),
+        concepts=layer_manifests("concepts"),
+        logit_lens=layer_manifests("logit_lens"),
+        input_score=layer_manifests("input_score"),
+        output_score=layer_manifests("output_score"),
+    output:
+        table=f"{DATA}/{{experiment}}/features/layer_{{layer}}.parquet",
+    log:
+        "logs/{experiment}/layer_features/{layer}.log",
+    benchmark:
+        "logs/{experiment}/layer_features/{layer}.tsv"
+    wildcard_constraints:
+        layer=r"\d+",
+    conda:
+        "../envs/cpu.yaml"
+    params:
+        code=code("features_table.py"),
+    script:
+        "../scripts/features_table.py"
+
+
 rule steering_table:
     """Means over the generations of a feature, factor and half of the prefixes."""
     input:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 # Compute nodes have no internet, and a job must not wait for one: everything is fetched before, by rules that run elsewhere.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
+from saesteer.dtypes import number_type
 from saesteer.models import LanguageModel, load_language_model
 from saesteer.pins import model_settings
 from saesteer.saes import Sae, load_sae
@@ -35,7 +36,7 @@ def open_model(job: Job, name: str = "model") -> LanguageModel:
     settings, folder = model_settings(job.experiment, name), job.model_folder(name)
     torch.set_num_threads(job.threads)
     log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device())
-    return load_language_model(folder, settings.dtype, device(), settings.bos, settings.prompt_format)
+    return load_language_model(folder, number_type(settings.dtype), device(), settings.bos, settings.prompt_format)
 
 
 def sae_file(job: Job, layer: int) -> Path:
@@ -48,7 +49,7 @@ def sae_file(job: Job, layer: int) -> Path:
 
 def open_sae(job: Job, layer: int) -> Sae:
     """Load the converted SAE of a layer."""
-    sae = load_sae(sae_file(job, layer), job.experiment.model.dtype, device())
+    sae = load_sae(sae_file(job, layer), number_type(job.experiment.model.dtype), device())
     log.info("SAE of layer %d: %s, digest %s", layer, sae.meta.source, sae.meta.source_digest[:16])
     return sae
 

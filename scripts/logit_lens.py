@@ -5,26 +5,30 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
+AT_A_TIME = 4096  # features between two progress reports
 job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from gpu import device, open_model, sae_file
+    from gpu import open_model, sae_file, with_progress
 
     from saesteer.logit_lens import lens_tokens
     from saesteer.saes import load_decoder_rows
     from saesteer.tokens import load_tokens
 
-    lm = open_model(job)
-    tokens = load_tokens(job.model_folder())
-    for layer, rows in by_layer(missing):
-        directions = load_decoder_rows(sae_file(job, layer), rows["feature"].to_list()).to(device(), lm.dtype)
-        ids, logits = lens_tokens(lm, directions, job.experiment.logit_lens.k)
-        yield rows.with_columns(
+    lm, tokens = open_model(job), load_tokens(job.model_folder())
+
+    def promoted(layer: int, rows: pl.DataFrame) -> pl.DataFrame:
+        ids, logits = lens_tokens(lm, load_decoder_rows(sae_file(job, layer), rows["feature"].to_list()), job.experiment.logit_lens.k)
+        return rows.with_columns(
             token_ids=pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32)),
             tokens=pl.Series([tokens.strings(row) for row in ids.tolist()], dtype=pl.List(pl.String)),
             logits=pl.Series(logits.tolist(), dtype=pl.List(pl.Float32)),
         )
+
+    for layer, rows in by_layer(missing):
+        frames = (promoted(layer, some) for some in rows.iter_slices(AT_A_TIME))
+        yield from with_progress(frames, rows.height, "feature")
 
 
 complete_step(job, "logit_lens", compute)

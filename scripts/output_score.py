@@ -1,4 +1,4 @@
-"""P1's output score of each feature."""
+"""P1's output score of each feature, and P5's delta token confidence."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,9 @@ job = open_job(snakemake)
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     import torch
-    from gpu import device, open_model, open_sae
+    from gpu import open_model, sae_file, with_progress
 
-    from saesteer.output_score import output_scores
+    from saesteer.output_score import output_scores_from_file
     from saesteer.store import read_rows
     from saesteer.tables import LOGIT_LENS
 
@@ -20,12 +20,11 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     lm = open_model(job)
     lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers, ["token_ids"])
     for layer, rows in by_layer(missing):
-        ids = rows.join(lens, on=["layer", "feature"], maintain_order="left")["token_ids"]
-        lens_ids = torch.tensor(ids.to_list(), device=device())
-        scores = output_scores(
-            lm, open_sae(job, layer), layer, rows["feature"].to_list(), lens_ids, settings.prompt, float(settings.factor)
+        ids = torch.tensor(rows.join(lens, on=["layer", "feature"], maintain_order="left")["token_ids"].to_list())
+        frames = output_scores_from_file(
+            lm, sae_file(job, layer), layer, rows["feature"].to_list(), ids, settings.prompt, float(settings.factor)
         )
-        yield scores.with_columns(layer=pl.lit(layer, pl.UInt16))
+        yield from with_progress((frame.with_columns(layer=pl.lit(layer, pl.UInt16)) for frame in frames), rows.height, "feature")
 
 
 complete_step(job, "output_score", compute)

@@ -15,9 +15,10 @@ from scipy import stats
 
 from saesteer import generate
 from saesteer.counter_rng import hex_keys, text_keys
-from saesteer.generate import SCHEMA, Sampling, continuation_texts, ending_tokens, largest_ids, sample_tokens, steered_sweep
+from saesteer.generate import SCHEMA, Sampling, continuation_texts, ending_tokens, steered_sweep
 from saesteer.models import LanguageModel, prompt_token_ids
 from saesteer.saes import Sae
+from saesteer.sampling import largest_ids, sample_tokens
 
 KEYS = ["feature", "factor", "prefix_id", "sample"]
 TINY = {f"{number:016x}": text for number, text in enumerate(["From ba be dibo", "ba", "tuda be", "From di do tuda be ba do"])}

@@ -10,7 +10,7 @@ from engine_models import FAMILIES, N_LAYERS, model_and_sae, prompt_of, save_mod
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
 
-from saesteer import models
+from saesteer import head, models
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
@@ -25,7 +25,7 @@ def test_spliced_rows_give_the_whole_forwards_logits(family: str, n_tokens: int)
             residual = models.residual_at(lm, torch.tensor([token_ids]), layer + 1)[:, -1]
         rows = residual + 3 * sae.W_dec[:5]
         hidden = models.spliced_hidden(lm, prompt, layer + 1, rows)
-        logits = models.soft_capped(lm, models.raw_logits(lm, hidden))
+        logits = head.soft_capped(lm, head.raw_logits(lm, hidden))
         for row in range(5):
             assert (logits[row] - _logits_with_row(lm, token_ids, layer, rows[row])).abs().max() < 2e-5
 
@@ -84,8 +84,8 @@ def test_spliced_rows_are_bit_equal_at_any_number_and_order(family: str, n_rows:
     prompt = models.prefill(lm, token_ids)
     rows = 5 * torch.cat([sae.W_dec, sae.W_dec + 0.5, sae.W_dec * 2])[:256]
     order = torch.randperm(256, generator=torch.Generator().manual_seed(n_rows))
-    whole = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows))
-    some = models.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows[order[:n_rows]]))
+    whole = head.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows))
+    some = head.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows[order[:n_rows]]))
     assert torch.equal(some, whole[order[:n_rows]])
 
 
@@ -96,6 +96,20 @@ def test_the_prompts_cache_is_never_written() -> None:
     for depth in range(lm.n_layers + 1):
         models.spliced_hidden(lm, prompt, depth, sae.W_dec)
     assert all(torch.equal(new, old) for new, old in zip((*prompt.keys, *prompt.values), before, strict=True))
+
+
+@pytest.mark.parametrize("family", ["gemma2_short_window", "gpt2"])
+def test_prompts_run_together_are_as_each_alone(family: str) -> None:
+    """Of several lengths, one token included, in an order of their own, more of a length than share a forward."""
+    lm = tiny_model(family)
+    prompts = [[1, *range(40 + number, 40 + number + number % 4)] for number in range(140)]
+    for ids, together in zip(prompts, models.prefills(lm, prompts), strict=True):
+        alone = models.prefill(lm, ids)
+        assert (together.last_token, together.position) == (alone.last_token, alone.position) == (ids[-1], len(ids) - 1)
+        assert len(together.keys) == len(together.values) == (lm.n_layers if len(ids) > 1 else 0)
+        pairs = zip((*together.keys, *together.values), (*alone.keys, *alone.values), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+    assert models.prefills(lm, []) == []
 
 
 def test_blocks_get_their_forward_back_after_an_exception() -> None:
@@ -110,8 +124,8 @@ def test_blocks_get_their_forward_back_after_an_exception() -> None:
 
 def test_logits_in_chunks_are_the_logits() -> None:
     lm, sae = model_and_sae("gemma2", 1)
-    whole = models.raw_logits(lm, sae.W_dec[:40])
-    parts = list(models.logit_chunks(lm, sae.W_dec[:40], 100))
+    whole = head.raw_logits(lm, sae.W_dec[:40])
+    parts = list(head.logit_chunks(lm, sae.W_dec[:40], 100))
     assert [start for start, _ in parts] == list(range(0, lm.n_vocab, 100))
     torch.testing.assert_close(torch.cat([part for _, part in parts], dim=1), whole, rtol=1e-6, atol=1e-6)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, model_and_sae, prompt_of
+from engine_models import FAMILIES, WORLD, model_and_sae, prompt_of
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
@@ -15,7 +19,9 @@ from scipy import stats
 from saesteer import output_score
 from saesteer.logit_lens import lens_tokens
 from saesteer.models import language_model, prompt_token_ids
-from saesteer.output_score import output_scores
+from saesteer.output_score import output_scores, output_scores_from_file
+from saesteer.sae_convert import convert_sae
+from saesteer.saes import load_sae
 
 
 @pytest.mark.parametrize("layer", [0, 2, -1])
@@ -36,22 +42,30 @@ def test_equals_the_papers_formula(family: str, layer: int) -> None:
         assert row["max_prob"] == pytest.approx(expected["max_prob"], abs=1e-6)
         assert row["output_score"] == pytest.approx(expected["output_score"], abs=1e-6)
         assert row["a_max"] == pytest.approx(float(a_max), rel=1e-5)
+        change = plain_hooks.delta_token_confidence(lm.model, sae, layer, row["feature"], 10.0, token_ids)
+        assert row["delta_token_confidence"] == pytest.approx(change, abs=1e-5)
 
 
 def test_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits 0, 1, ..., V-1 for every feature: token V-3 has rank 2 and probability e^-2 (1 - 1/e) / (1 - e^-V)."""
+    """Logits 0, 1, ..., V-1 for every feature: token V-3 has rank 2 and probability e^-2 (1 - 1/e) / (1 - e^-V). Unsteered, all tokens are
+    as likely, and steering makes the likeliest V (1 - 1/e) times as likely."""
     lm, sae = model_and_sae("llama", 1)
     rising = torch.arange(lm.n_vocab).float()
-    monkeypatch.setattr(
-        output_score, "logit_chunks", lambda *_args: iter([(0, rising[:100].expand(1, -1)), (100, rising[100:].expand(1, -1))])
-    )
+
+    def in_two(_lm: Any, hidden: torch.Tensor, _chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
+        yield 0, rising[:100].expand(len(hidden), -1)
+        yield 100, rising[100:].expand(len(hidden), -1)
+
+    monkeypatch.setattr(output_score, "logit_chunks", in_two)
     monkeypatch.setattr(output_score, "_gathered_logits", lambda _lm, _hidden, ids: rising[ids])
+    monkeypatch.setattr(output_score, "raw_logits", lambda _lm, hidden: torch.ones(len(hidden), lm.n_vocab))
     lens = torch.tensor([[3, lm.n_vocab - 3, 50]])
     row = output_scores(lm, sae, 1, [7], lens, "From ba", 10.0).row(0, named=True)
     probability = 2.718281828459045**-2 * (1 - 2.718281828459045**-1)
     assert row["min_rank"] == 2
     assert row["max_prob"] == pytest.approx(probability, rel=1e-6)
     assert row["output_score"] == pytest.approx((1 - 2 / lm.n_vocab) * probability, rel=1e-6)
+    assert row["delta_token_confidence"] == pytest.approx(-math.log(lm.n_vocab * (1 - 1 / math.e)), rel=1e-6)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "shipped"])
@@ -74,7 +88,7 @@ def test_chunks_of_the_vocabulary_do_not_matter(monkeypatch: pytest.MonkeyPatch)
     whole = output_scores(lm, sae, 1, features, lens, "From ba", 10.0)
     monkeypatch.setattr(output_score, "VOCABULARY_CHUNK", 37)
     parts = output_scores(lm, sae, 1, features, lens, "From ba", 10.0)
-    assert_frame_equal(parts, whole, rel_tol=1e-6)
+    assert_frame_equal(parts, whole, rel_tol=1e-6, abs_tol=1e-6)
     assert parts["min_rank"].equals(whole["min_rank"])
 
 
@@ -106,3 +120,39 @@ def test_no_features_and_no_such_feature() -> None:
     assert empty.schema == output_score.SCHEMA
     with pytest.raises(ValueError, match="feature 96 does not exist: the SAE of layer 1 has features 0 to 95"):
         output_scores(lm, sae, 1, [96], torch.zeros(1, 20, dtype=torch.long), "From ba", 10.0)
+
+
+def test_scores_from_a_file_are_those_of_the_loaded_sae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All features of the shipped SAE and some in any order; frames come as they are finished."""
+    path = tmp_path / "layer_05.safetensors"
+    convert_sae(WORLD / "saes" / "layer_05", 5, "resid_post", 128, 1024, path)
+    lm, sae, prompt = model_and_sae("shipped", 5)[0], load_sae(path, "float32", "cpu"), prompt_of("shipped")
+    lens = torch.arange(1024 * 20).reshape(1024, 20) % lm.n_vocab
+    whole = output_scores(lm, sae, 5, range(1024), lens, prompt, 10.0)
+    monkeypatch.setattr(output_score, "READ_ROWS", 300)
+    frames = list(output_scores_from_file(lm, path, 5, range(1024), lens, prompt, 10.0, batch=256))
+    assert all(0 < len(frame) <= 256 for frame in frames)
+    assert_frame_equal(pl.concat(frames), whole, check_exact=True)
+    some = [700, 3, 4, 5, 1023]
+    assert_frame_equal(pl.concat(output_scores_from_file(lm, path, 5, some, lens[some], prompt, 10.0)), whole[some], check_exact=True)
+    assert list(output_scores_from_file(lm, path, 5, [], lens[:0], prompt, 10.0)) == []
+    with pytest.raises(ValueError, match="feature 1024 does not exist: layer_05.safetensors has features 0 to 1023"):
+        list(output_scores_from_file(lm, path, 5, [1024], lens[:1], prompt, 10.0))
+
+
+def test_memory_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor of a batch has a side as long as the vocabulary and more rows than the prompt's forward."""
+    lm, sae = model_and_sae("gemma2", 1)
+    monkeypatch.setattr(output_score, "VOCABULARY_CHUNK", 50)
+    widest: list[tuple[int, ...]] = []
+
+    class Watched(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.numel() >= 96 * lm.n_vocab:
+                widest.append(tuple(out.shape))
+            return out
+
+    with Watched():
+        output_scores(lm, sae, 1, range(96), torch.zeros(96, 1, dtype=torch.long), "From ba", 10.0)
+    assert widest == []

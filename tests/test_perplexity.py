@@ -71,7 +71,7 @@ def test_rows_do_not_depend_on_batch_order_or_neighbours(family: str) -> None:
 def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, rows = tiny_model("gemma2"), _many(100)
     whole = continuation_nll(lm, rows)
-    monkeypatch.setattr("saesteer.perplexity.LOGITS_AT_A_TIME", 50 * lm.n_vocab)
+    monkeypatch.setattr("saesteer.perplexity.LOGITS_AT_A_TIME", (50 * lm.n_vocab, 0))
     assert_frame_equal(continuation_nll(lm, rows), whole, check_exact=True)
 
 

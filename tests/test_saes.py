@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,20 @@ from engine_models import WORLD, shipped_sae, tiny_sae
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
 
+from saesteer import saes
 from saesteer.sae_convert import convert_sae
-from saesteer.saes import Sae, decode, encode, largest_code, load_decoder_rows, load_sae, read_meta
+from saesteer.saes import (
+    Sae,
+    checked_meta,
+    decode,
+    decoder_blocks,
+    encode,
+    largest_code,
+    largest_code_in_file,
+    load_decoder_rows,
+    load_sae,
+    read_meta,
+)
 
 D_IN, D_SAE, LAYER = 16, 48, 3
 
@@ -194,3 +208,68 @@ def test_decoder_rows_alone(tmp_path: Path) -> None:
     save_file(tensors, out)
     with pytest.raises(ValueError, match="W_dec contains NaN in feature 5"):
         load_decoder_rows(out, [1, 5])
+
+
+@pytest.mark.parametrize("features", [list(range(48)), [47, 0, 1, 2, 5, 5, 4], list(range(0, 48, 3)), []])
+@pytest.mark.parametrize("block", [1, 5, 48, 100])
+def test_decoder_rows_in_blocks_are_the_rows(features: list[int], block: int, tmp_path: Path) -> None:
+    out = convert(write_source(tmp_path / "source"))
+    blocks = list(decoder_blocks(out, features, torch.device("cpu"), block))
+    assert [len(rows) for rows in blocks] == [len(features[start : start + block]) for start in range(0, len(features), block)]
+    assert torch.equal(torch.cat([torch.empty(0, D_IN), *blocks]), load_sae(out, "float32", "cpu").W_dec[features])
+
+
+def test_blocks_are_read_ahead_by_one_thread_that_ends_with_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = convert(write_source(tmp_path / "source"))
+    read: list[tuple[str, int]] = []
+    real = saes.decoder_rows
+
+    def noted(path: Path, decoder: Any, features: Any) -> torch.Tensor:
+        read.append((threading.current_thread().name, features[0]))
+        return real(path, decoder, features)
+
+    monkeypatch.setattr(saes, "decoder_rows", noted)
+    blocks = decoder_blocks(out, range(48), torch.device("cpu"), 4)
+    next(blocks)
+    deadline = time.monotonic() + 10
+    while len(read) < 1 + saes.READ_AHEAD and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [first for _, first in read] == [0, 4, 8]  # ahead, but no further
+    blocks.close()
+    assert {name for name, _ in read} == {"decoder rows_0"}
+    assert not any(thread.name.startswith("decoder rows") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_largest_code_of_a_file_is_that_of_the_sae(centred: bool, tmp_path: Path) -> None:
+    out = convert(write_source(tmp_path / "source"))
+    _rewrite_json(out.with_suffix(".json"), lambda content: content.update(centred=centred))
+    residual = 2 * torch.randn(40, D_IN, generator=torch.Generator().manual_seed(1))
+    expected = largest_code(load_sae(out, "float32", "cpu"), residual)
+    assert torch.equal(largest_code_in_file(out, residual), expected)
+    torch.testing.assert_close(largest_code_in_file(out, residual, block=7), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(largest_code_in_file(out, residual.bfloat16()), expected, rtol=3e-2, atol=3e-2)
+
+
+def test_a_streamed_file_is_checked_as_a_loaded_one(tmp_path: Path) -> None:
+    out = convert(write_source(tmp_path / "source"))
+    assert checked_meta(out) == read_meta(out)
+    tensors, sound = load_file(out), out.read_bytes()
+    save_file(tensors | {"b_dec": tensors["b_dec"] + 1}, out)
+    with pytest.raises(ValueError, match=r"layer_03\.safetensors: its SHA-256 is .*; the file was changed"):
+        checked_meta(out)
+    save_file(tensors | {"W_dec": tensors["W_dec"][:5].clone()}, out)
+    with pytest.raises(ValueError, match=r"tensor W_dec has shape \(5, 16\), its JSON says \(48, 16\)"):
+        checked_meta(out)
+    tensors["W_enc"][0, 40] = tensors["W_dec"][30, 0] = float("nan")
+    save_file(tensors, out)
+    with pytest.raises(ValueError, match="the encoder of features 40 and up contains NaN"):
+        largest_code_in_file(out, torch.zeros(32, D_IN), block=8)
+    with pytest.raises(ValueError, match="W_dec contains NaN in feature 30"):
+        list(decoder_blocks(out, range(48), torch.device("cpu"), 8))
+    out.write_bytes(sound[:-5])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        checked_meta(out)
+    out.unlink()
+    with pytest.raises(FileNotFoundError, match=r"layer_03\.safetensors: no such file"):
+        checked_meta(out)

@@ -17,7 +17,7 @@ from engine_models import FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 
-from saesteer import models
+from saesteer import head, models
 from saesteer.activations import sparse_codes
 from saesteer.counter_rng import text_keys
 from saesteer.generate import Sampling, steered_sweep
@@ -76,7 +76,7 @@ def test_spliced_rows_give_the_whole_forwards_logits(family: str, n_tokens: int,
     token_ids = models.prompt_token_ids(lm, PROMPT)[:n_tokens]
     depth = models.depth_of(lm, layer, "resid_pre")
     rows = models.residual_at(lm, torch.tensor([token_ids]), depth)[:, -1] + 3 * tiny_sae(layer).W_dec[:4]
-    logits = models.soft_capped(lm, models.raw_logits(lm, models.spliced_hidden(lm, models.prefill(lm, token_ids), depth, rows)))
+    logits = head.soft_capped(lm, head.raw_logits(lm, models.spliced_hidden(lm, models.prefill(lm, token_ids), depth, rows)))
     for row in range(4):
         assert (logits[row] - _logits_with_row(lm, token_ids, layer, rows[row])).abs().max() < 2e-5
 

@@ -1,14 +1,17 @@
 """Batched steered sampling: many (feature, factor, prefix, sample) rows at once, each as if it ran alone.
 
-Rows whose prefixes have equally many tokens share a batch, so there is no padding and no mask; a prefix is run once and its cache gathered
-by row; rows that have finished are dropped as the batch thins out. The steering is that of P1 (arXiv 2505.20063), section 3: `amplify` at
-the last position of every forward, from the last prompt token on (of a chat prompt, the end of the generation prompt), with a_max per row
-and step.
+Rows whose prefixes have equally many tokens share a batch, so there is no padding and no mask; a prefix is run once for all features and
+factors, and its cache gathered by row; rows that have finished are dropped as the batch thins out. The steering is that of P1 (arXiv
+2505.20063), section 3: `amplify` at the last position of every forward, from the last prompt token on (of a chat prompt, the end of the
+generation prompt), with a_max per row and step.
+
+On a CPU in float32 a row's tokens are the same in any company, so a batch is one forward of any size from `MIN_ROWS`. Elsewhere kernels
+depend on shapes, so every forward has `TILE` rows: a batch is several tiles, dropping rows means fewer tiles, and a row's tokens depend
+neither on the batch nor on its neighbours.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,10 +19,12 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float, Float64, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.counter_rng import hex_keys, text_keys, uniforms
+from saesteer.head import raw_logits, soft_capped
+from saesteer.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.models import (
     MIN_ROWS,
     LanguageModel,
@@ -27,12 +32,12 @@ from saesteer.models import (
     check_length,
     depth_of,
     final_ids,
-    prefill,
+    prefills,
     prompt_token_ids,
-    raw_logits,
-    soft_capped,
+    shape_matters,
 )
 from saesteer.saes import Sae, check_features
+from saesteer.sampling import sample_tokens
 from saesteer.steering import amplified, last_position_edited
 from saesteer.tables import GENERATIONS
 
@@ -40,6 +45,12 @@ ALGORITHM_VERSION = 1
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped when fewer than this share of a batch still run."""
+
+MOST_ROWS = (512, 4096)
+"""Largest batch on a CPU and on a GPU."""
+
+TILE = (64, 1024)
+"""Rows of every forward where shapes matter, on a CPU and on a GPU: enough there that launching kernels takes less time than they do."""
 
 SCHEMA = pl.Schema(GENERATIONS.schema)
 
@@ -69,9 +80,10 @@ def steered_sweep(
     prefixes: Mapping[str, str],
     sampling: Sampling,
     seed: int,
-    batch: int = 512,
+    batch: int | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Continue each row's prefix while steering with its feature and factor; yield finished tables of up to `batch` rows.
+    """Continue each row's prefix while steering with its feature and factor; yield finished tables of up to `batch` rows, fewer when memory
+    runs out; None: as many as fit.
 
     `rows` has feature, factor (decimal string, multiples of a_max), prefix_id (16 hexadecimal digits) and sample; `prefixes` maps prefix_id
     to text, which becomes a prompt in the model's format. A row's tokens depend on its own keys, the seed and the model only. `token_ids`
@@ -83,14 +95,58 @@ def steered_sweep(
     prompts = _prompts(lm, rows, prefixes)
     check_length(lm, max(map(len, prompts.values()), default=0) + sampling.max_new_tokens)
     ending = ending_tokens(lm, sampling.stop)
-    runs = {name: prefill(lm, ids) for name, ids in prompts.items()}
-    for chunk in _chunks(rows, {name: len(ids) for name, ids in prompts.items()}, batch):
-        numbers = _uniforms(chunk, layer, sampling.max_new_tokens, seed)
-        slots = _start(lm, sae, chunk, runs, sampling.max_new_tokens)
-        token_ids, lengths, stopped = _continue(lm, sae, depth, slots, numbers, sampling, ending)
-        continuations = [ids[:length] for ids, length in zip(token_ids.tolist(), lengths.tolist(), strict=True)]
-        texts = continuation_texts(lm, [prompts[name] for name in chunk["prefix_id"]], continuations)
-        yield _table(chunk, layer, continuations, texts, stopped)
+    runs = dict(zip(prompts, prefills(lm, list(prompts.values())), strict=True))
+    sweep = _Sweep(lm, sae, layer, depth, prompts, runs, sampling, seed, ending)
+    halving = Halving("sweep", lm.device)
+    for group in _groups(rows, {name: len(ids) for name, ids in prompts.items()}):
+
+        def finished(part: slice, size: int, group: pl.DataFrame = group) -> pl.DataFrame:
+            return _swept(sweep, group[part], _tile(lm, size, batch))
+
+        run = runs[group["prefix_id"][0]]
+        size = batch or rows_that_fit(_row_bytes(lm, run, run.position + sampling.max_new_tokens), lm.device, MOST_ROWS)
+        yield from halving.over(group.height, size, finished)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What all rows of a sweep share."""
+
+    lm: LanguageModel
+    sae: Sae
+    layer: int
+    depth: int
+    prompts: dict[str, list[int]]  # by prefix_id
+    runs: dict[str, Prefill]
+    sampling: Sampling
+    seed: int
+    ending: Bool[Tensor, " vocab"]
+
+
+def _swept(sweep: _Sweep, chunk: pl.DataFrame, tile: int | None) -> pl.DataFrame:
+    """The generations of rows whose prompts have one length, together."""
+    numbers = _uniforms(chunk, sweep.layer, sweep.sampling.max_new_tokens, sweep.seed)
+    slots = _start(sweep.lm, sweep.sae, chunk, sweep.runs, sweep.sampling.max_new_tokens, tile)
+    token_ids, lengths, stopped = _continue(sweep, slots, numbers, tile)
+    continuations = [ids[:length] for ids, length in zip(token_ids.tolist(), lengths.tolist(), strict=True)]
+    texts = continuation_texts(sweep.lm, [sweep.prompts[name] for name in chunk["prefix_id"]], continuations)
+    return _table(chunk, sweep.layer, continuations, texts, stopped)
+
+
+def _tile(lm: LanguageModel, size: int, asked: int | None) -> int | None:
+    """Rows of every forward: None where any number gives the same; else `TILE`, fewer only where memory does not hold as many. A small
+    batch that was asked for is padded."""
+    full = TILE[lm.device.type == "cuda"]
+    if not shape_matters(lm):
+        return None
+    return full if size == asked else min(full, size)
+
+
+def _row_bytes(lm: LanguageModel, run: Prefill, capacity: int) -> int:
+    """About the bytes that a row needs: its cache, its forward, and a few copies of its logits."""
+    width = run.keys[0].shape[1] * run.keys[0].shape[3] if run.keys else lm.d_model
+    cache = lm.n_layers * 2 * width * capacity * lm.dtype.itemsize
+    return cache + forward_bytes(lm, 1, capacity) + 16 * lm.n_vocab
 
 
 def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str]) -> dict[str, list[int]]:
@@ -113,11 +169,11 @@ def ending_tokens(lm: LanguageModel, stop: str) -> Bool[Tensor, " vocab"]:
     return ending.to(lm.device)
 
 
-def _chunks(rows: pl.DataFrame, prompt_length: Mapping[str, int], batch: int) -> Iterator[pl.DataFrame]:
-    """Rows of one prompt length at a time, in the given order, up to `batch` together."""
+def _groups(rows: pl.DataFrame, prompt_length: Mapping[str, int]) -> Iterator[pl.DataFrame]:
+    """Rows of one prompt length at a time, in the given order."""
     lengths = rows["prefix_id"].replace_strict(dict(prompt_length), return_dtype=pl.Int64) if len(rows) else pl.Series([], dtype=pl.Int64)
     for length in sorted(lengths.unique()):
-        yield from rows.filter(lengths == length).iter_slices(batch)
+        yield rows.filter(lengths == length)
 
 
 def _uniforms(chunk: pl.DataFrame, layer: int, n_steps: int, seed: int) -> Float64[np.ndarray, "row step"]:
@@ -153,134 +209,141 @@ class _RowLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self.length
 
-    def selected(self, kept: Int[Tensor, " row"]) -> _RowLayer:
-        """The same layer for some of the rows."""
+    def holding(self, keys: Tensor, values: Tensor) -> _RowLayer:
+        """A layer of the same length for other rows."""
         layer = _RowLayer(self.capacity)
-        layer.keys, layer.values = self.keys[kept], self.values[kept]
+        layer.keys, layer.values = keys, values
         layer.length, layer.is_initialized = self.length, True
         return layer
 
 
 @dataclass(frozen=True)
 class _Slots:
-    """The rows that a forward runs: slot i holds row `row[i]` of the chunk; padding and finished rows are slots that do not run."""
+    """The rows that a step runs, in one tile (a forward) or several equal ones: slot i holds row `row[i]` of the chunk; padding and
+    finished rows are slots that do not run."""
 
     row: Int[np.ndarray, " slot"]
     running: Bool[np.ndarray, " slot"]
     token: Int[Tensor, " slot"]  # to feed next
     factor: Float[Tensor, " slot"]
     direction: Float[Tensor, "slot d_model"]
-    cache: Cache
+    caches: list[Cache]  # one a tile
     position: int  # of `token`
 
+    def tiles(self) -> Iterator[_Slots]:
+        """Each tile by itself."""
+        size = len(self.row) // len(self.caches)
+        for number, cache in enumerate(self.caches):
+            part = slice(number * size, (number + 1) * size)
+            arrays = {name: getattr(self, name)[part] for name in ("row", "running", "token", "factor", "direction")}
+            yield _Slots(**arrays, caches=[cache], position=self.position)
 
-def _start(lm: LanguageModel, sae: Sae, chunk: pl.DataFrame, runs: Mapping[str, Prefill], n_steps: int) -> _Slots:
-    """Every row of a chunk at its prefix's last token, with the prefix's cache gathered by row."""
+
+def _start(lm: LanguageModel, sae: Sae, chunk: pl.DataFrame, runs: Mapping[str, Prefill], n_steps: int, tile: int | None) -> _Slots:
+    """Every row of a chunk at its prefix's last token, the prefix's cache gathered by row, in forwards of `tile` rows; None: in one."""
     names = list(dict.fromkeys(chunk["prefix_id"]))
-    row = _padded(np.arange(len(chunk)))
-    prefix = torch.tensor([names.index(name) for name in chunk["prefix_id"]], device=lm.device)[torch.from_numpy(row).to(lm.device)]
-    prompts = [runs[name] for name in names]
-    layers = [_RowLayer(prompts[0].position + n_steps) for _ in lm.blocks]
-    for number, layer in enumerate(layers if prompts[0].position else []):
-        layer.update(*(torch.cat([getattr(prompt, part)[number] for prompt in prompts])[prefix] for part in ("keys", "values")))
+    row = _padded(np.arange(len(chunk)), tile)
     slot = torch.from_numpy(row).to(lm.device)
+    prefix = torch.tensor([names.index(name) for name in chunk["prefix_id"]], device=lm.device)[slot]
+    prompts = [runs[name] for name in names]
+    factor_dtype = torch.promote_types(sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
     return _Slots(
         row=row,
         running=np.arange(len(row)) < len(chunk),
         token=torch.tensor([prompt.last_token for prompt in prompts], device=lm.device)[prefix],
-        factor=torch.tensor([float(factor) for factor in chunk["factor"]], dtype=sae.W_dec.dtype, device=lm.device)[slot],
+        factor=torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=lm.device)[slot],
         direction=sae.W_dec[torch.tensor(chunk["feature"].to_list(), device=lm.device)[slot]],
-        cache=Cache(layers=layers),
+        caches=[_gathered(lm, prompts, some, n_steps) for some in prefix.split(tile or len(row))],
         position=prompts[0].position,
     )
 
 
-def _padded(index: Int[np.ndarray, " row"]) -> Int[np.ndarray, " slot"]:
-    """An index of at least `MIN_ROWS` entries, the first repeated."""
-    return np.concatenate([index, np.repeat(index[:1], max(0, MIN_ROWS - len(index)))])
+def _gathered(lm: LanguageModel, prompts: Sequence[Prefill], prefix: Int[Tensor, " slot"], n_steps: int) -> Cache:
+    """A cache with each slot's prefix, and room for the steps."""
+    layers = [_RowLayer(prompts[0].position + n_steps) for _ in lm.blocks]
+    for number, layer in enumerate(layers if prompts[0].position else []):
+        layer.update(*(torch.cat([getattr(prompt, part)[number] for prompt in prompts])[prefix] for part in ("keys", "values")))
+    return Cache(layers=layers)
+
+
+def _padded(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.ndarray, " slot"]:
+    """An index of whole tiles or, where there are none, of at least `MIN_ROWS` entries, the first repeated."""
+    n_slots = max(MIN_ROWS, len(index)) if tile is None else -(-len(index) // tile) * tile
+    return np.concatenate([index, np.repeat(index[:1], n_slots - len(index))])
 
 
 def _continue(
-    lm: LanguageModel,
-    sae: Sae,
-    depth: int,
-    slots: _Slots,
-    numbers: Float64[np.ndarray, "row step"],
-    sampling: Sampling,
-    ending: Bool[Tensor, " vocab"],
+    sweep: _Sweep, slots: _Slots, numbers: Float64[np.ndarray, "row step"], tile: int | None
 ) -> tuple[Int[np.ndarray, "row step"], Int[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
     """Sample until every row has ended: token ids, how many of them count, and whether the row was stopped rather than cut at the limit."""
     token_ids = np.zeros(numbers.shape, dtype=np.int64)
     lengths = np.zeros(len(numbers), dtype=np.int64)
     stopped = np.zeros(len(numbers), dtype=bool)
-    for step in range(sampling.max_new_tokens):
-        logits = _step_logits(lm, sae, depth, slots)
-        tokens = sample_tokens(logits, torch.from_numpy(numbers[slots.row, step]).to(lm.device), sampling.temperature, sampling.top_k)
-        ended = ending[tokens].cpu().numpy() & slots.running
+    for step in range(sweep.sampling.max_new_tokens):
+        tokens = torch.cat([_next_tokens(sweep, part, numbers[part.row, step]) for part in slots.tiles()])
+        ended = sweep.ending[tokens].cpu().numpy() & slots.running
         rows = slots.row[slots.running]
         token_ids[rows, step] = tokens.cpu().numpy()[slots.running]
         lengths[rows] = step + 1
         stopped[slots.row[ended]] = True
         if np.array_equal(ended, slots.running):
             break
-        slots = _advanced(slots, tokens, slots.running & ~ended)
+        slots = _advanced(slots, tokens, slots.running & ~ended, tile)
     return token_ids, lengths, stopped
 
 
+def _next_tokens(sweep: _Sweep, tile: _Slots, numbers: Float64[np.ndarray, " slot"]) -> Int[Tensor, " slot"]:
+    """One step of a tile."""
+    logits = _step_logits(sweep.lm, sweep.sae, sweep.depth, tile)
+    drawn = torch.from_numpy(numbers).to(sweep.lm.device)
+    return sample_tokens(logits, drawn, sweep.sampling.temperature, sweep.sampling.top_k)
+
+
 def _step_logits(lm: LanguageModel, sae: Sae, depth: int, slots: _Slots) -> Float[Tensor, "slot vocab"]:
-    """Feed each slot's token through the steered model; the next token's logits, soft-capped where the model does so."""
+    """Feed each slot of one tile its token, through the steered model; the next token's logits, soft-capped where the model does so."""
     position_ids = torch.tensor([[slots.position]], device=lm.device)
     with last_position_edited(lm, depth, amplified(sae, slots.direction, slots.factor)):
-        output = lm.model.base_model(input_ids=slots.token[:, None], position_ids=position_ids, past_key_values=slots.cache, use_cache=True)
+        output = lm.model.base_model(
+            input_ids=slots.token[:, None], position_ids=position_ids, past_key_values=slots.caches[0], use_cache=True
+        )
     return soft_capped(lm, raw_logits(lm, output.last_hidden_state[:, -1]))
 
 
-def _advanced(slots: _Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarray, " slot"]) -> _Slots:
-    """The next step's slots, without the finished ones when these have become many."""
-    if len(running) == MIN_ROWS or running.sum() >= COMPACT_BELOW * len(running):
-        return replace(slots, running=running, token=tokens, position=slots.position + 1)
+def _advanced(slots: _Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarray, " slot"], tile: int | None) -> _Slots:
+    """The next step's slots, without the finished ones when these have become many: a share of the rows, or enough for fewer tiles."""
     index = np.flatnonzero(running)
-    kept = torch.from_numpy(_padded(index)).to(tokens.device)
+    packed = _padded(index, tile)
+    few = len(packed) < len(running) and (tile is not None or len(index) < COMPACT_BELOW * len(running))
+    if not few:
+        return replace(slots, running=running, token=tokens, position=slots.position + 1)
+    kept = torch.from_numpy(packed).to(tokens.device)
     return _Slots(
-        row=slots.row[_padded(index)],
+        row=slots.row[packed],
         running=np.arange(len(kept)) < len(index),
         token=tokens[kept],
         factor=slots.factor[kept],
         direction=slots.direction[kept],
-        cache=Cache(layers=[layer.selected(kept) for layer in slots.cache.layers]),
+        caches=_repacked(slots.caches, kept, tile or len(kept)),
         position=slots.position + 1,
     )
 
 
-def sample_tokens(
-    logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"], temperature: float, top_k: int
-) -> Int[Tensor, " row"]:
-    """One token a row from softmax(logits / temperature) over the top_k largest, by inverse CDF in token id order from the row's uniform
-    number."""
-    if temperature == 0:
-        return logits.argmax(dim=1)
-    if not 0 < top_k < logits.shape[1]:
-        ids = torch.arange(logits.shape[1], device=logits.device).expand_as(logits)
-    else:
-        ids = largest_ids(logits, top_k).sort(dim=1).values
-    cumulative = torch.softmax(logits.gather(1, ids).double() / temperature, dim=1).cumsum(dim=1)
-    place = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(dim=1, keepdim=True)
-    return ids.gather(1, place.clamp(max=ids.shape[1] - 1)).squeeze(1)
+def _repacked(caches: list[Cache], kept: Int[Tensor, " slot"], tile: int) -> list[Cache]:
+    """The caches of the slots kept, in tiles; the old ones are emptied on the way, so that both never exist whole."""
+    packed: list[list[_RowLayer]] = [[] for _ in kept.split(tile)]
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        keys, values = (
+            torch.cat(states) if len(states) > 1 else states[0] for states in zip(*(_taken(layer) for layer in layers), strict=True)
+        )
+        for new, rows in zip(packed, kept.split(tile), strict=True):
+            new.append(layers[0].holding(keys[rows], values[rows]))
+    return [Cache(layers=new) for new in packed]
 
 
-def largest_ids(logits: Float[Tensor, "row vocab"], k: int) -> Int[Tensor, "row k"]:
-    """Ids of each row's k largest logits, in no particular order.
-
-    The k largest lie in the k groups of tokens with the largest maxima, so only those are searched: a third of `topk`'s time at 2,000
-    tokens.
-    """
-    size = max(1, math.isqrt(logits.shape[1] // k))
-    n_groups = -(-logits.shape[1] // size)
-    grouped = nn.functional.pad(logits, (0, n_groups * size - logits.shape[1]), value=-math.inf).unflatten(1, (n_groups, size))
-    groups = grouped.amax(dim=2).topk(min(k, n_groups), dim=1, sorted=False).indices  # [row k]
-    candidates = grouped.gather(1, groups[:, :, None].expand(-1, -1, size)).flatten(1)  # [row k*size]
-    place = candidates.topk(k, dim=1, sorted=False).indices
-    return groups.gather(1, place // size) * size + place % size
+def _taken(layer: _RowLayer) -> tuple[Tensor, Tensor]:
+    """A layer's keys and values, which it then no longer holds."""
+    keys, values, layer.keys, layer.values = layer.keys, layer.values, None, None
+    return keys, values
 
 
 def continuation_texts(lm: LanguageModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[str]:

@@ -6,7 +6,8 @@ embeddings, layer types and the final norm are Hugging Face's, and no family nee
 which return a tensor.
 
 No forward runs below `MIN_ROWS` rows: matrix kernels change for very few rows, and a row's result would then depend on how many neighbours
-it had.
+it had. On a CPU in float32 that is enough for rows that are equal to the bit in any company; elsewhere (`shape_matters`) forwards that
+matter are padded to one shape as well.
 """
 
 from __future__ import annotations
@@ -144,6 +145,12 @@ def _check_prompts(lm: LanguageModel) -> None:
         raise ValueError(f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")
 
 
+def shape_matters(lm: LanguageModel) -> bool:
+    """Whether a row's numbers may depend on how many rows run together even above `MIN_ROWS`: on a GPU and in narrow number formats,
+    where libraries choose kernels by shape."""
+    return lm.device.type != "cpu" or lm.dtype != torch.float32
+
+
 def block_residual(output: Any) -> Tensor:
     """The residual in a decoder block's output, which is a tensor or a tuple that starts with it."""
     return output[0] if isinstance(output, tuple) else output
@@ -244,31 +251,54 @@ class Prefill:
     position: int  # of the last token, T-1
 
 
-@torch.no_grad()
 def prefill(lm: LanguageModel, token_ids: list[int]) -> Prefill:
     """Run positions 0..T-2 of a prompt once and keep their keys and values, so that each later step is one token wide."""
-    if not token_ids:
+    return prefills(lm, [token_ids])[0]
+
+
+@torch.no_grad()
+def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
+    """`prefill` of many prompts; those of one length share forwards, always of `MIN_ROWS` rows."""
+    if not all(prompts):
         raise ValueError("a prompt needs at least one token; give the tokenizer a beginning-of-sequence token or the prompt some text")
-    *earlier, last = token_ids
-    if not earlier:
-        return Prefill((), (), last, 0)
+    found = {place: Prefill((), (), ids[-1], 0) for place, ids in enumerate(prompts) if len(ids) == 1}
+    for length in sorted({len(ids) for ids in prompts} - {1}):
+        places = [place for place, ids in enumerate(prompts) if len(ids) == length]
+        for start in range(0, len(places), MIN_ROWS):
+            some = places[start : start + MIN_ROWS]
+            found |= zip(some, _prefilled(lm, [prompts[place] for place in some]), strict=True)
+    return [found[place] for place in range(len(prompts))]
+
+
+def _prefilled(lm: LanguageModel, prompts: list[list[int]]) -> list[Prefill]:
+    """Up to `MIN_ROWS` prompts of one length, at least 2 tokens, in one forward."""
     # Plain layers also where attention has a sliding window: the mask cuts the window, and all positions stay aligned.
     cache = Cache(layers=[DynamicLayer() for _ in lm.blocks])
-    ids = torch.tensor([earlier], device=lm.device)
-    lm.model.base_model(input_ids=pad_rows(ids), past_key_values=cache, use_cache=True)
-    keys = tuple(layer.keys[:1].clone() for layer in cache.layers)
-    values = tuple(layer.values[:1].clone() for layer in cache.layers)
-    return Prefill(keys, values, last, len(earlier))
+    ids = torch.tensor(prompts, device=lm.device)
+    lm.model.base_model(input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
+    return [
+        Prefill(
+            tuple(layer.keys[row : row + 1].clone() for layer in cache.layers),
+            tuple(layer.values[row : row + 1].clone() for layer in cache.layers),
+            prompt[-1],
+            len(prompt) - 1,
+        )
+        for row, prompt in enumerate(prompts)
+    ]
 
 
-def _expanded_cache(lm: LanguageModel, prompt: Prefill, n_rows: int) -> Cache:
-    """The prompt's cache for `n_rows` rows, as views: `update` concatenates into new tensors, so the prompt's own are never written."""
-    layers = [DynamicLayer() for _ in lm.blocks]
-    for layer, keys, values in zip(layers, prompt.keys, prompt.values, strict=False):
-        layer.lazy_initialization(keys, values)
-        layer.keys = keys.expand(n_rows, -1, -1, -1)
-        layer.values = values.expand(n_rows, -1, -1, -1)
-    return Cache(layers=layers)
+class _SharedPrefix(DynamicLayer):
+    """A cache layer holding one prompt for all rows. What a forward adds is handed to its attention and not kept, so that the memory of one
+    block's keys and values is used again by the next."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values  # [1 kv_head T-1 head_dim], never written
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        shape = (len(key_states), -1, -1, -1)
+        return torch.cat([self.keys.expand(shape), key_states], dim=2), torch.cat([self.values.expand(shape), value_states], dim=2)
 
 
 @torch.no_grad()
@@ -276,7 +306,8 @@ def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[T
     """Place rows as the residual at `depth` (`depth_of`) and the prompt's last position; return what the final norm puts out there, one
     row each."""
     padded = pad_rows(rows.to(lm.dtype))
-    cache = _expanded_cache(lm, prompt, padded.shape[0])
+    shared = [_SharedPrefix(keys, values) for keys, values in zip(prompt.keys, prompt.values, strict=True)]
+    cache = Cache(layers=shared or [DynamicLayer() for _ in lm.blocks])
     position_ids = torch.full((padded.shape[0], 1), prompt.position, device=lm.device)
     with spliced(lm, depth, padded):
         output = lm.model.base_model(inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
@@ -309,27 +340,6 @@ def residuals_at(
 def residual_at(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], depth: int) -> Float[Tensor, "row seq d_model"]:
     """The residual at `depth` (`depth_of`) at every position; blocks after it are not run."""
     return residuals_at(lm, token_ids, [depth])[depth]
-
-
-def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
-    """Raw head outputs as the model's own logits: cap * tanh(logits / cap) where the model has a cap."""
-    cap = lm.final_logit_softcapping
-    return logits if cap is None else torch.tanh(logits / cap) * cap
-
-
-def raw_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """The head applied to final hidden rows, without soft cap, at no fewer than `MIN_ROWS` rows."""
-    return lm.head(pad_rows(hidden))[: hidden.shape[0]]
-
-
-def logit_chunks(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], chunk: int) -> Iterator[tuple[int, Float[Tensor, "row part"]]]:
-    """Raw logits (no soft cap) in pieces of the vocabulary, each with its first token id: memory stays at rows x chunk."""
-    padded = pad_rows(hidden)
-    bias = getattr(lm.head, "bias", None)
-    for start in range(0, lm.n_vocab, chunk):
-        part = slice(start, start + chunk)
-        logits = nn.functional.linear(padded, lm.head.weight[part], None if bias is None else bias[part])
-        yield start, logits[: hidden.shape[0]]
 
 
 def plain_token_ids(lm: LanguageModel, text: str) -> list[int]:

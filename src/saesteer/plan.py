@@ -51,37 +51,34 @@ class StepPlan:
 
 
 def plans(experiment: Experiment) -> dict[str, StepPlan]:
-    """The steps of an experiment, in order. Which there are depends on where records come from and on who judges."""
-    prompts = experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"})
+    """The steps of an experiment, in order. Which there are depends on where records come from, on who judges, and on where it stops."""
+    scores = {**_record_steps(experiment), **_score_steps(experiment)}
+    return scores if experiment.until == "scores" else {**scores, **_text_steps(experiment), **_judge_steps(experiment)}
+
+
+def _score_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    """P1's two scores, and the lens tokens that both rest on."""
     dtype = {"dtype": experiment.model.dtype}
+    lens, output = {"k": experiment.logit_lens.k, **dtype}, _values(experiment.output_score)
+    output |= {**dtype, "bos": experiment.model.bos}  # its prompt is always plain
+    read = ("model", "records", "logit_lens")
     return {
-        **_record_steps(experiment),
-        "logit_lens": StepPlan(tables.LOGIT_LENS, "logit_lens", _features, {"k": experiment.logit_lens.k, **dtype}, ("model", "saes")),
-        "input_score": StepPlan(
-            tables.INPUT_SCORE, "input_score", _features, _values(experiment.input_score), ("model", "records", "logit_lens")
-        ),
-        "output_score": StepPlan(
-            tables.OUTPUT_SCORE,
-            "output_score",
-            _features,
-            {**_values(experiment.output_score), **dtype, "bos": experiment.model.bos},  # its prompt is always plain
-            ("model", "saes", "logit_lens"),
-        ),
-        "sweep": StepPlan(tables.GENERATIONS, "generate", _generations, {**_sampling(experiment.sweep), **prompts}, ("model", "saes")),
-        "gen_success": StepPlan(
-            tables.GEN_SUCCESS, "gen_success", _generations, _values(experiment.gen_success), ("model", "sweep", "logit_lens")
-        ),
-        "perplexity": StepPlan(
-            tables.PERPLEXITY,
-            "perplexity",
-            _generations,
-            {
-                **experiment.perplexity.model.model_dump(mode="json", include={"dtype", "bos"}),
-                "prompt_format": experiment.model.prompt_format,
-            },
-            ("perplexity_model", "sweep"),
-        ),
-        **_judge_steps(experiment),
+        "logit_lens": StepPlan(tables.LOGIT_LENS, "logit_lens", _features, lens, ("model", "saes")),
+        "input_score": StepPlan(tables.INPUT_SCORE, "input_score", _features, _values(experiment.input_score), read),
+        "output_score": StepPlan(tables.OUTPUT_SCORE, "output_score", _features, output, ("model", "saes", "logit_lens")),
+    }
+
+
+def _text_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    """Generated texts, and what is measured on them."""
+    model, second = experiment.model, experiment.perplexity.model
+    sampling = {**_sampling(experiment.sweep), **model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"})}
+    scoring = {**second.model_dump(mode="json", include={"dtype", "bos"}), "prompt_format": model.prompt_format}
+    success = _values(experiment.gen_success)
+    return {
+        "sweep": StepPlan(tables.GENERATIONS, "generate", _generations, sampling, ("model", "saes")),
+        "gen_success": StepPlan(tables.GEN_SUCCESS, "gen_success", _generations, success, ("model", "sweep", "logit_lens")),
+        "perplexity": StepPlan(tables.PERPLEXITY, "perplexity", _generations, scoring, ("perplexity_model", "sweep")),
     }
 
 
@@ -176,15 +173,12 @@ def artifacts(experiment: Experiment) -> list[str]:
     The workflow asks for all of them. If it asked for figures only, a job that failed would be taken for done: Snakemake 9.27 removes
     its output, records it as made from the new inputs all the same, and does not miss a file between two that are there.
     """
-    steps = plans(experiment)
-    manifests = [f"{step}/{group}.json" for step in ("saes", *steps) for group in layer_groups(experiment)]
+    manifests = [f"{step}/{group}.json" for step in ("saes", *plans(experiment)) for group in layer_groups(experiment)]
+    always = [*(f"pins/{name}.json" for name in pins(experiment)), *manifests]
+    if experiment.until == "scores":
+        return [*always, "tables/features.parquet", *(f"features/layer_{layer:02d}.parquet" for layer in sorted(experiment.layers))]
     summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
-    return [
-        *(f"pins/{name}.json" for name in pins(experiment)),
-        *manifests,
-        *(f"tables/{name}.parquet" for name in summaries),
-        "metrics.json",
-    ]
+    return [*always, *(f"tables/{name}.parquet" for name in summaries), "metrics.json"]
 
 
 def pins(experiment: Experiment) -> list[str]:
@@ -202,7 +196,15 @@ def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """The figures that can be made of an experiment, each with the tables that it reads."""
     left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
     left_out |= set() if has_pmi(experiment) else {"pmi_by_threshold"}
+    if experiment.until == "scores":
+        left_out = {name for name, read in FIGURE_TABLES.items() if read != ("features",)}
     return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out}
+
+
+def reports(experiment: Experiment) -> list[str]:
+    """What the rules make in an experiment's folder of figures."""
+    headline = [] if experiment.until == "scores" else ["headline.md"]
+    return [*(f"{figure}.pdf" for figure in figures(experiment)), *headline]
 
 
 def wanted(experiment: Experiment, step: str, layers: Sequence[int], files: Mapping[str, Path]) -> list[Wanted]:

@@ -20,7 +20,7 @@ from saesteer.plan import pins
 from saesteer.sae_sources import SaeSource, sae_source
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 CHARACTERS_PER_TOKEN = 4
 WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
 NEURONPEDIA_LAYER = 0.4 * 2**30  # batches of a 16k source, by their published sizes; in proportion to the number of features

@@ -93,6 +93,14 @@ def output_score(
 
 
 @torch.no_grad()
+def delta_token_confidence(model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int]) -> float:
+    """arXiv 2510.03659: log max p(base) - log max p(steered) at the next token, in nats; base is a forward without any hook."""
+    base = torch.softmax(model(torch.tensor([list(token_ids)])).logits[0, -1].double(), dim=0)
+    steered = torch.softmax(steered_next_logits(model, sae, layer, feature, factor, token_ids).double(), dim=0)
+    return math.log(float(base.max())) - math.log(float(steered.max()))
+
+
+@torch.no_grad()
 def lens_logits(model: Any, direction: Tensor) -> Tensor:
     """P1 section 3: lm_head(final_norm(decoder row)), no soft cap [vocab]."""
     return model.get_output_embeddings()(family_parts(model)[1](direction[None]))[0]

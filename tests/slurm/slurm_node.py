@@ -1,4 +1,4 @@
-"""A real SLURM on this machine: munged, slurmctld and slurmd as one node with two CPUs and two pretend GPUs."""
+"""A real SLURM on this machine: munged, slurmctld and slurmd as one node with pretend GPUs, and a CPU for each of them."""
 
 import os
 import shutil
@@ -85,10 +85,10 @@ def wait_for(what: str, holds: Callable[[], object], seconds: float = 60) -> Non
         time.sleep(0.1)
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def _settings(folder: Path, n_gpus: int) -> dict[str, str]:
     """Configuration files' texts by name; no accounting, as on many small clusters."""
     host = os.uname().nodename
-    gpus = ",".join(str(folder / f"gpu{number}") for number in (0, 1))
+    gpus = ",".join(str(folder / f"gpu{number}") for number in range(n_gpus))
     slurm = f"""
         ClusterName=test
         SlurmctldHost={host}(127.0.0.1)
@@ -120,7 +120,7 @@ def _settings(folder: Path) -> dict[str, str]:
         MinJobAge=3600
         ReturnToService=2
         GresTypes=gpu
-        NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
+        NodeName={host} NodeAddr=127.0.0.1 CPUs={n_gpus} RealMemory=8000 Gres=gpu:{n_gpus} State=UNKNOWN
         PartitionName=gpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
         PartitionName=cpu Nodes={host} MaxTime=INFINITE State=UP
     """
@@ -129,12 +129,13 @@ def _settings(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _configured(folder: Path) -> Iterator[None]:
+def _configured(folder: Path, n_gpus: int) -> Iterator[None]:
     """Configuration files in their built-in place; whatever was there comes back."""
-    kept = {name: path.read_bytes() if (path := CONFIGURATION / name).is_file() else None for name in _settings(folder)}
+    settings = _settings(folder, n_gpus)
+    kept = {name: path.read_bytes() if (path := CONFIGURATION / name).is_file() else None for name in settings}
     CONFIGURATION.mkdir(parents=True, exist_ok=True)
     try:
-        for name, text in _settings(folder).items():
+        for name, text in settings.items():
             (CONFIGURATION / name).write_text(text)
         yield
     finally:
@@ -145,16 +146,16 @@ def _configured(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def running_node(folder: Path) -> Iterator[Node]:
+def running_node(folder: Path, n_gpus: int = 2) -> Iterator[Node]:
     """Start everything, wait until the node is idle; stop everything and every job at the end, come what may."""
     for name in ("state", "spool", "munge"):
         (folder / name).mkdir()
-    for name in ("gpu0", "gpu1", "munge/key"):
+    for name in (*(f"gpu{number}" for number in range(n_gpus)), "munge/key"):
         (folder / name).touch(mode=0o600)
     (folder / "munge/key").write_bytes(os.urandom(128))
     node = Node(folder)
     places = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-    with _configured(folder):
+    with _configured(folder, n_gpus):
         try:
             node.start("munged", "--foreground", "--force", *(f"--{flag}={folder}/munge/{name}" for flag, name in places.items()))
             wait_for("munged", (folder / "munge/socket").exists, 20)

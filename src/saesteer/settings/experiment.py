@@ -44,6 +44,8 @@ class Experiment(Settings):
     """The language model that is steered."""
     saes: SaeSettings
     """Its sparse autoencoders."""
+    until: Literal["figures", "scores"] = "figures"
+    """scores: stop after input and output score, e.g. of every feature of a model; nothing is generated, `sweep` to `judge` go unread."""
     layers: Layers
     """Decoder layers whose features are scored, 0-based."""
     features: FeatureSet

@@ -15,8 +15,8 @@ class ModelSettings(Settings):
     """Instead of a folder: a repository of the Hugging Face hub, e.g. google/gemma-2-2b."""
     revision: str | None = None
     """Commit of the repository. A branch is accepted, and the commit that it stood for is recorded in the pin."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number type of weights and activations."""
+    dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Number type of weights and activations; tf32: float32, with products in TF32 on GPUs that have it."""
     bos: Literal["tokenizer", "always"] = "tokenizer"
     """Beginning-of-sequence token before a prompt: as the tokenizer adds it, or always (SAEs of GPT-2 and Pythia were trained so)."""
     prompt_format: Literal["plain", "chat"] = "plain"

@@ -1,0 +1,296 @@
+"""How the wall time of the papers' experiments falls with the number of GPUs, and where it stops.
+
+    python benchmarks/cluster_scaling.py
+
+writes its section of benchmarks/RESULTS.md, and benchmarks/cluster/scaling.pdf, .png and .csv. A job a layer and step, as in the workflow:
+logit_lens -> output_score, sweep -> perplexity; all other steps run on the submitting host. Two ways, with the same jobs:
+
+- a real SLURM on this machine (as root, where none is running) with 1, 2, 4 and 8 pretend GPUs and jobs that sleep, shortened by `--scale`;
+- a discrete-event simulation of the cluster with Snakemake before it: at most 64 jobs in the queue, and a job's end noticed only at the
+  next look: 10 s after the last, then 20, 30, ... up to 180 s while no job ends (slurm/config.yaml).
+
+How long a job takes is estimated, not measured: the operations of its rows (benchmarks/random_model.py) at `--tflops`, plus its start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from matplotlib.figure import Figure
+from measuring import load_note
+from random_model import GEMMA_2_2B, GEMMA_2_9B, Shape
+from results_page import PAGE, write_section
+
+from saesteer.figures.save import save_figure
+from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
+
+ROOT = Path(__file__).parents[1]
+N_FEATURES, N_FACTORS, N_PREFIXES, N_TOKENS, PREFIX_TOKENS = 100, 13, 50, 20, 8
+"""A layer's, in P1's experiments (12 factors, and 0); prefixes have about eight tokens."""
+TFLOPS = 180.0
+"""What the target of 15 minutes for the 2B sweep asks of a GPU."""
+START = 15.0
+"""Seconds of a job before it loads a model: Snakemake on the node, Python, imports."""
+READ_RATE = 2e9  # bytes a second at which a model is loaded
+LOOKS = (10.0, 10.0, 180.0)
+"""Seconds to the first look at the queue, what is added while no job ends, the most."""
+QUEUE = 64
+SIMULATED, SLEPT = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One layer's job of a step."""
+
+    step: str
+    layer: int
+    seconds: float
+    after: int | None  # index of the job that it waits for
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A paper's experiment: the model that is steered (float32), and the one that scores its texts (bfloat16)."""
+
+    name: str
+    model: Shape
+    scorer: Shape = GEMMA_2_9B
+
+
+EXPERIMENTS = (Experiment("Gemma-2-2B", GEMMA_2_2B), Experiment("Gemma-2-9B", GEMMA_2_9B))
+
+
+def step_seconds(experiment: Experiment, tflops: float) -> dict[str, float]:
+    """A job's length by step: its start, its model's bytes, its rows' operations."""
+    model, scorer = experiment.model, experiment.scorer
+    n_texts = N_FEATURES * N_FACTORS * N_PREFIXES
+    scored = n_texts * (2.0 * scorer.n_layers * scorer.block_weights * (PREFIX_TOKENS + N_TOKENS) + scorer.head_flops * N_TOKENS)
+    flops = {
+        "logit_lens": N_FEATURES * model.head_flops,
+        "output_score": N_FEATURES * model.feature_flops(model.n_layers // 2),
+        "sweep": n_texts * N_TOKENS * model.token_flops,
+        "perplexity": scored,
+    }
+    size = dict.fromkeys(flops, 4 * model.n_parameters) | {"perplexity": 2 * scorer.n_parameters}
+    return {step: START + size[step] / READ_RATE + flops[step] / tflops / 1e12 for step in flops}
+
+
+def jobs_of(experiment: Experiment, tflops: float) -> list[Job]:
+    """In the order of submission: what waits for nothing comes first."""
+    seconds, n = step_seconds(experiment, tflops), experiment.model.n_layers
+    first = [Job(step, layer, seconds[step], None) for layer in range(n) for step in ("logit_lens", "sweep")]
+    following = {"logit_lens": "output_score", "sweep": "perplexity"}
+    return first + [Job(following[job.step], job.layer, seconds[following[job.step]], place) for place, job in enumerate(first)]
+
+
+def looks(until: float, ends: Sequence[float], now: float, wait: float) -> tuple[float, float]:
+    """The next look that finds a job ended, and the wait after it."""
+    first, step, most = LOOKS
+    while True:
+        now += wait
+        if any(end <= now for end in ends) or now > until:
+            return now, first
+        wait = min(wait + step, most)
+
+
+def simulated_wall(jobs: Sequence[Job], n_gpus: int) -> float:
+    """Seconds until Snakemake knows that the last job has ended, with first come, first served on `n_gpus`."""
+    free = [0.0] * n_gpus
+    waiting, done = list(range(len(jobs))), set[int]()
+    running: dict[int, float] = {}
+    now, wait = 0.0, LOOKS[0]
+    while len(done) < len(jobs):
+        ready = [place for place in waiting if jobs[place].after is None or jobs[place].after in done]
+        for place in ready[: QUEUE - len(running)]:
+            start = max(now, heapq.heappop(free))
+            running[place] = start + jobs[place].seconds
+            heapq.heappush(free, running[place])
+            waiting.remove(place)
+        now, wait = looks(max(running.values()), list(running.values()), now, wait)
+        ended = {place for place, end in running.items() if end <= now}
+        done |= ended
+        running = {place: end for place, end in running.items() if place not in ended}
+    return now
+
+
+def critical_path(jobs: Sequence[Job]) -> float:
+    """The longest chain: what no number of GPUs falls below."""
+    return max(job.seconds + (0 if job.after is None else jobs[job.after].seconds) for job in jobs)
+
+
+def slept_wall(jobs: Sequence[Job], n_gpus: int, scale: float) -> float:
+    """Seconds from the first submission to the last job's end in a real SLURM, each job's length divided by `scale`."""
+    from slurm_node import running_node, wait_for
+
+    with tempfile.TemporaryDirectory() as temporary, running_node(Path(temporary), n_gpus) as node:
+        ids: list[str] = []
+        started = time.monotonic()
+        for job in jobs:
+            waits = [] if job.after is None else [f"--dependency=afterok:{ids[job.after]}"]
+            command = ["sbatch", "--parsable", "--gpus=1", "--mem=1", "--output=/dev/null", *waits]
+            command.append(f"--wrap=sleep {job.seconds / scale:.3f}")
+            ids.append(subprocess.run(command, check=True, capture_output=True, text=True, cwd=temporary).stdout.strip())
+        wait_for("the last job", lambda: len(node.jobs("COMPLETED")) == len(jobs), 3600)
+        return time.monotonic() - started
+
+
+def why_no_slurm() -> str | None:
+    """Why jobs cannot sleep in a real SLURM here."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/slurm")]
+    from slurm_node import why_not
+
+    return why_not()
+
+
+def measured(tflops: float, scale: float, sleeping: Sequence[int]) -> pl.DataFrame:
+    """A row an experiment and number of GPUs; `slept_seconds` is null where no jobs slept."""
+    rows = []
+    for experiment, n_gpus in itertools.product(EXPERIMENTS, SIMULATED):
+        jobs = jobs_of(experiment, tflops)
+        work = sum(job.seconds for job in jobs)
+        row = {"experiment": experiment.name, "gpus": n_gpus, "bound_minutes": max(work / n_gpus, critical_path(jobs)) / 60}
+        slept = slept_wall(jobs, n_gpus, scale) if n_gpus in sleeping else None
+        rows.append(row | {"snakemake_minutes": simulated_wall(jobs, n_gpus) / 60, "slept_seconds": slept})
+        print(rows[-1], file=sys.stderr)
+    return pl.DataFrame(rows, schema_overrides={"slept_seconds": pl.Float64})
+
+
+def stops_at(table: pl.DataFrame) -> int:
+    """The number of GPUs of which twice as many save less than a tenth."""
+    minutes = dict(table.select("gpus", "snakemake_minutes").iter_rows())
+    return next((n for n in minutes if 2 * n in minutes and minutes[2 * n] > 0.9 * minutes[n]), max(minutes))
+
+
+@styled
+def draw(table: pl.DataFrame, note: str) -> Figure:
+    """Wall time against GPUs, and how many times faster than one."""
+    figure = new_figure(WIDE, 3.2, note)
+    minutes, faster = figure.subplots(1, 2)
+    for (key, rows), colour in zip(table.group_by("experiment", maintain_order=True), (BLUE, MAGENTA), strict=True):
+        name, wall, slept = key[0], rows["snakemake_minutes"], rows.drop_nulls("slept_seconds")
+        minutes.plot(rows["gpus"], wall, "o-", color=colour, label=f"{name}, with Snakemake (simulated)")
+        minutes.plot(rows["gpus"], rows["bound_minutes"], "--", color=colour, linewidth=1, label=f"{name}, bound")
+        faster.plot(rows["gpus"], wall[0] / wall, "o-", color=colour, label=f"{name}, with Snakemake (simulated)")
+        if len(slept):
+            times = slept["slept_seconds"]
+            faster.plot(slept["gpus"], times[0] / times, "x", color=colour, markersize=8, label=f"{name}, sleeping jobs in SLURM")
+    minutes.set(ylabel="wall time, minutes")
+    faster.set(ylabel="times faster than one GPU")
+    for axes in (minutes, faster):
+        axes.set(xscale="log", yscale="log", xlabel="GPUs")
+        axes.set_xticks(SIMULATED, [str(n) for n in SIMULATED])
+        axes.minorticks_off()
+        axes.grid(color=GREY, alpha=0.2)
+        axes.legend()
+    faster.set_yticks(SIMULATED[:7], [str(n) for n in SIMULATED[:7]])
+    return figure
+
+
+def length_lines(tflops: float) -> list[str]:
+    """The jobs, and how long each is taken to be."""
+    lines = [
+        f"A job a layer and step, a GPU a job. Its length is estimated: operations of its rows at {tflops:g} TFLOP/s (what 15 minutes for",
+        f"the 2B sweep ask of a GPU), {START:g} s to start, its model read at {READ_RATE / 1e9:g} GB/s. {N_FEATURES} features a layer,"
+        f" {N_FACTORS} factors, {N_PREFIXES} prefixes,",
+        f"{N_TOKENS} tokens; texts scored by Gemma-2-9B.",
+        "",
+        "| | logit_lens | output_score | sweep | perplexity | jobs | longest chain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for experiment in EXPERIMENTS:
+        seconds, jobs = step_seconds(experiment, tflops), jobs_of(experiment, tflops)
+        cells = " | ".join(f"{seconds[step]:.0f} s" for step in ("logit_lens", "output_score", "sweep", "perplexity"))
+        lines.append(f"| {experiment.name} | {cells} | {len(jobs)} | {critical_path(jobs):.0f} s |")
+    return lines
+
+
+def slept_line(table: pl.DataFrame, tflops: float, scale: float, reason: str | None) -> str:
+    """What the sleeping jobs show, and what SLURM itself took."""
+    if reason:
+        return f"Sleeping jobs in SLURM: not run ({reason})."
+    alone = table.filter(pl.col("gpus") == 1)
+    work = {experiment.name: jobs_of(experiment, tflops) for experiment in EXPERIMENTS}
+    each = [
+        (seconds - sum(job.seconds for job in work[name]) / scale) / len(work[name])
+        for name, seconds in alone.select("experiment", "slept_seconds").iter_rows()
+    ]
+    return (
+        f"Sleeping jobs: a real SLURM on this machine with pretend GPUs, a job's seconds divided by {scale:g}. It took"
+        f" {' and '.join(f'{seconds:.1f} s' for seconds in each)} a job of its own, beside a job's sleep of"
+        f" {min(job.seconds for jobs in work.values() for job in jobs) / scale:.1f} to"
+        f" {max(job.seconds for jobs in work.values() for job in jobs) / scale:.1f} s, so its walls are not to be multiplied back; what"
+        " they show is how they fall."
+    )
+
+
+def report(table: pl.DataFrame, tflops: float, scale: float, reason: str | None, command: str) -> str:
+    """The section of benchmarks/RESULTS.md."""
+    lines = [
+        "# More than one GPU",
+        "",
+        f"Written by `{command}`; {load_note()}. Nothing here ran on a GPU: jobs sleep or are simulated.",
+        "",
+        *length_lines(tflops),
+        "",
+        slept_line(table, tflops, scale, reason),
+        "",
+        "Bound: all work divided by the GPUs, or the longest chain. With Snakemake: simulated; a job's end is noticed at the next look at",
+        "the queue, at most 64 jobs are in it.",
+        "",
+        "![wall time against GPUs](cluster/scaling.png)",
+        "",
+        "| experiment | GPUs | bound | with Snakemake, simulated | faster by | sleeping jobs in SLURM, measured | faster by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ends = []
+    for key, rows in table.group_by("experiment", maintain_order=True):
+        first = rows.row(0, named=True)
+        for row in rows.to_dicts():
+            wall, slept = row["snakemake_minutes"], row["slept_seconds"]
+            cells = [
+                key[0],
+                row["gpus"],
+                f"{row['bound_minutes']:.1f} min",
+                f"**{wall:.1f} min**",
+                f"{first['snakemake_minutes'] / wall:.1f}x",
+            ]
+            cells += ["", ""] if slept is None else [f"{slept:.0f} s", f"{first['slept_seconds'] / slept:.1f}x"]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+        ends += ["", f"{key[0]}: from {stops_at(rows)} GPUs on, twice as many save less than a tenth; it ends at {wall:.1f} min."]
+    why = "It stops where each layer's longest chain (its sweep, then its perplexity, a job each) has a GPU of its own."
+    return "\n".join([*lines, *ends, "", why])
+
+
+def main() -> None:
+    """Measure, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tflops", type=float, default=TFLOPS, help="at which a GPU works; shapes the jobs' lengths")
+    parser.add_argument("--scale", type=float, default=60.0, help="sleeping jobs take a second for so many")
+    parser.add_argument("--simulate", action="store_true", help="no SLURM, also where one could be started")
+    parser.add_argument("--figure", type=Path, default=Path(__file__).with_name("cluster") / "scaling", help="without the ending")
+    parser.add_argument("--write", default=str(PAGE), help="page whose section is replaced; none: printed only")
+    options = parser.parse_args()
+    reason = "--simulate was given" if options.simulate else why_no_slurm()
+    table = measured(options.tflops, options.scale, () if reason else SLEPT)
+    options.figure.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(draw(table, f"job lengths estimated at {options.tflops:g} TFLOP/s; not run on GPUs"), table, options.figure)
+    words = [*(["--simulate"] if options.simulate else []), *([f"--scale {options.scale:g}"] if not reason else [])]
+    command = " ".join(["python benchmarks/cluster_scaling.py", *words])
+    page = report(table, options.tflops, options.scale, reason, command)
+    print(page)
+    if options.write != "none":
+        write_section(Path(options.write), page)
+
+
+if __name__ == "__main__":
+    main()

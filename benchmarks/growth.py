@@ -1,0 +1,241 @@
+"""How the cost of the output score and of the sweep grows with what is asked for: straight lines, and the fixed cost of a job apart.
+
+    OMP_NUM_THREADS=1 python benchmarks/growth.py
+
+writes its section of benchmarks/RESULTS.md, and benchmarks/growth/growth.pdf, .png and .csv. A small random Gemma-2; one quantity is varied
+at a time, from the middle values of `Work`. Process seconds, median of three. The fixed cost of a job is measured by starting one: a new
+Python that imports the engine, loads the model and the SAE from files, and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib.ticker
+import numpy as np
+import polars as pl
+import torch
+from matplotlib.figure import Figure
+from measuring import load_note, used
+from random_model import Shape, random_gemma2, random_sae, write_sae
+from results_page import PAGE, write_section
+
+from saesteer.figures.save import save_figure
+from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
+from saesteer.generate import Sampling, steered_sweep
+from saesteer.logit_lens import lens_tokens
+from saesteer.models import LanguageModel
+from saesteer.output_score import output_scores
+from saesteer.saes import Sae
+
+SMALL = Shape(n_vocab=4096, d_model=128, n_layers=4, n_features=16_384, n_heads=4, n_kv_heads=2, head_dim=32, d_mlp=512)
+PROMPT, SCORE_FACTOR = "From my experience,", 10.0
+FOLDER = Path(__file__).with_name("growth")
+JOB = """
+import sys
+from pathlib import Path
+from saesteer.generate import steered_sweep
+from saesteer.models import load_language_model
+from saesteer.output_score import output_scores
+from saesteer.saes import load_sae
+load_language_model(Path(sys.argv[1]), "float32", "cpu")
+load_sae(Path(sys.argv[2]), "float32", "cpu")
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one measurement asks for."""
+
+    step: str  # output_score or sweep
+    n_features: int
+    n_layers: int = SMALL.n_layers  # of the model; steered and scored at its first
+    n_vocab: int = SMALL.n_vocab
+    n_factors: int = 1
+    n_prefixes: int = 1
+
+
+SCORE, SWEEP = Work("output_score", 512), Work("sweep", 32, n_factors=2, n_prefixes=2)
+VARIED: dict[tuple[str, str], tuple[Work, str, tuple[int, ...]]] = {
+    ("output_score", "features"): (SCORE, "n_features", (10, 30, 100, 300, 1000, 3000, 10_000)),
+    ("output_score", "layers"): (SCORE, "n_layers", (2, 4, 8, 16)),
+    ("output_score", "vocabulary"): (SCORE, "n_vocab", (2048, 8192, 32_768, 65_536)),
+    ("sweep", "features"): (SWEEP, "n_features", (10, 30, 100, 300)),
+    ("sweep", "factors"): (SWEEP, "n_factors", (1, 2, 4, 8, 16)),
+    ("sweep", "prefixes"): (SWEEP, "n_prefixes", (1, 2, 4, 8, 16)),
+    ("sweep", "layers"): (SWEEP, "n_layers", (2, 4, 8, 16)),
+    ("sweep", "vocabulary"): (SWEEP, "n_vocab", (2048, 8192, 32_768, 65_536)),
+}
+"""(step, quantity) -> the work, the field that is varied, its values."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """seconds = fixed + slope * quantity, fitted so that every point counts by its relative error."""
+
+    fixed: float
+    slope: float
+    worst: float  # largest relative error of a point
+
+
+def straight_line(x: np.ndarray, seconds: np.ndarray) -> Line:
+    """Least squares of relative errors: small and large values weigh the same."""
+    slope, fixed = np.polyfit(x, seconds, 1, w=1 / seconds)
+    return Line(float(fixed), float(slope), float(np.abs((fixed + slope * x) / seconds - 1).max()))
+
+
+def prefix_texts(n_prefixes: int) -> dict[str, str]:
+    """Texts of three made-up words by id."""
+    return {f"{number:016x}": f"w{3 * number + 100} w{3 * number + 101} w{3 * number + 102}" for number in range(n_prefixes)}
+
+
+def score(lm: LanguageModel, sae: Sae, work: Work) -> Callable[[], object]:
+    """The output score, ready to run; its lens tokens are found before."""
+    lens, _ = lens_tokens(lm, sae.W_dec[: work.n_features], 20)
+    return lambda: output_scores(lm, sae, 0, range(work.n_features), lens, PROMPT, SCORE_FACTOR)
+
+
+def sweep(lm: LanguageModel, sae: Sae, work: Work) -> Callable[[], object]:
+    """The sweep, ready to run."""
+    prefixes = prefix_texts(work.n_prefixes)
+    factors = [f"{1 + number / 10:g}" for number in range(work.n_factors)]
+    rows = [(feature, factor, name, 0) for feature in range(work.n_features) for factor in factors for name in prefixes]
+    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    return lambda: list(steered_sweep(lm, sae, 0, table, prefixes, Sampling(), 0))
+
+
+def process_seconds(work: Work, repeats: int) -> float:
+    """Median over repeats, after one to warm up."""
+    shape = replace(SMALL, n_layers=work.n_layers, n_vocab=work.n_vocab)
+    lm, sae = random_gemma2(shape, (PROMPT,)), random_sae(shape, 0)
+    run = {"output_score": score, "sweep": sweep}[work.step](lm, sae, work)
+    run()
+    return statistics.median(used(run).process for _ in range(repeats))
+
+
+def measured(repeats: int, most: int) -> pl.DataFrame:
+    """A row a measurement; values above `most` are left out."""
+    rows = []
+    for (step, quantity), (work, field, values) in VARIED.items():
+        for value in (value for value in values if value <= most):
+            seconds = process_seconds(replace(work, **{field: value}), repeats)
+            rows.append({"step": step, "quantity": quantity, "value": value, "process_seconds": seconds})
+            print(rows[-1], file=sys.stderr)
+    return pl.DataFrame(rows)
+
+
+def job_start(repeats: int) -> tuple[float, float]:
+    """Process and wall seconds of a job that loads everything and computes nothing: the median."""
+    with tempfile.TemporaryDirectory() as temporary:
+        model, sae = Path(temporary) / "model", Path(temporary) / "sae.safetensors"
+        lm = random_gemma2(SMALL, (PROMPT,))
+        lm.model.save_pretrained(model)
+        lm.tokenizer.save_pretrained(model)
+        write_sae(SMALL, 0, sae)
+        times = [_child([sys.executable, "-c", JOB, str(model), str(sae)]) for _ in range(repeats)]
+    return statistics.median(process for process, _ in times), statistics.median(wall for _, wall in times)
+
+
+def _child(command: list[str]) -> tuple[float, float]:
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, time.perf_counter() - started
+
+
+def lines_of(table: pl.DataFrame) -> dict[tuple[str, str], Line]:
+    """A straight line for each step and quantity."""
+    groups = table.group_by("step", "quantity", maintain_order=True)
+    return {(str(key[0]), str(key[1])): straight_line(*group.select("value", "process_seconds").to_numpy().T) for key, group in groups}
+
+
+@styled
+def draw(table: pl.DataFrame, note: str) -> Figure:
+    """A panel a quantity: points and lines of both steps."""
+    quantities = table["quantity"].unique(maintain_order=True).to_list()
+    figure = new_figure(WIDE, 2.4 * -(-len(quantities) // 3), note)
+    panels = list(figure.subplots(-(-len(quantities) // 3), 3, squeeze=False).flat)
+    looks = {"output_score": (BLUE, "o", "output score"), "sweep": (MAGENTA, "s", "sweep")}
+    for panel, quantity in zip(panels, quantities, strict=False):
+        for step, (colour, marker, label) in looks.items():
+            points = table.filter(pl.col("step") == step, pl.col("quantity") == quantity)
+            if len(points) < 2:
+                continue
+            x, seconds = points["value"].to_numpy().astype(float), points["process_seconds"].to_numpy()
+            line, fine = straight_line(x, seconds), np.geomspace(x.min(), x.max(), 200)
+            panel.plot(fine, line.fixed + line.slope * fine, color=colour, linewidth=1)
+            panel.plot(x, seconds, marker, color=colour, label=label)
+        panel.set(xscale="log", yscale="log", xlabel=quantity, ylabel="process seconds")
+        values = table.filter(pl.col("quantity") == quantity)["value"].unique().sort().to_list()
+        panel.set_xticks(values, [f"{value:,}" for value in values])
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+        panel.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        panel.legend()
+    for panel in panels[len(quantities) :]:
+        panel.axis("off")
+        panel.text(0, 0.5, "points: measured\nlines: fixed + slope x quantity", color=GREY)
+    return figure
+
+
+def report(table: pl.DataFrame, start: tuple[float, float], repeats: int) -> str:
+    """The section of benchmarks/RESULTS.md."""
+    lines = [
+        "# Growth",
+        "",
+        "Written by `OMP_NUM_THREADS=1 python benchmarks/growth.py`; the numbers are measured, not typed.",
+        "",
+        f"A random Gemma-2 of {SMALL.n_layers} layers, width {SMALL.d_model}, {SMALL.n_vocab:,} tokens, SAE with {SMALL.n_features:,}"
+        f" features, float32, one CPU thread; output score of {SCORE.n_features} features, sweep of {SWEEP.n_features} features x"
+        f" {SWEEP.n_factors} factors x {SWEEP.n_prefixes} prefixes x 20 tokens; one of these varied at a time. Process seconds, median of"
+        f" {repeats}; {load_note()}.",
+        "",
+        f"**Fixed cost of a job, before it computes anything: {start[0]:.1f} s of process time, {start[1]:.1f} s of wall time**",
+        "(a new Python, imports, model and SAE loaded).",
+        "",
+        "![cost against number of features, layers, vocabulary, factors, prefixes](growth/growth.png)",
+        "",
+        "| step | quantity | from – to | seconds from – to | fixed, within the job | each further one | largest error of the line |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (step, quantity), line in lines_of(table).items():
+        points = table.filter(pl.col("step") == step, pl.col("quantity") == quantity)
+        x, seconds = points["value"], points["process_seconds"]
+        lines.append(
+            f"| {step.replace('_', ' ')} | {quantity} | {x[0]:,} – {x[-1]:,} | {seconds[0]:.3f} – {seconds[-1]:.3f} | {line.fixed:.3f} s |"
+            f" {line.slope * 1e3:.4g} ms | {line.worst:.0%} |"
+        )
+    return "\n".join([*lines, "", "Fewer than 32 rows cost what 32 do: no forward runs below that, so that a row never depends on others."])
+
+
+def main() -> None:
+    """Measure, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--most", type=int, default=10**9, help="leave out values above this, for a quick look")
+    parser.add_argument("--figure", type=Path, default=FOLDER / "growth", help="where PDF, PNG and CSV go, without the ending")
+    parser.add_argument("--write", default=str(PAGE), help="page whose section is replaced; none: printed only")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    table, start = measured(options.repeats, options.most), job_start(options.repeats)
+    options.figure.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(draw(table, f"one CPU thread, process time; a job's start costs {start[0]:.1f} s besides"), table, options.figure)
+    page = report(table, start, options.repeats)
+    print(page)
+    if options.write != "none":
+        write_section(Path(options.write), page)
+
+
+if __name__ == "__main__":
+    main()

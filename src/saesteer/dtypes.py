@@ -1,0 +1,11 @@
+"""Number types that a configuration can name."""
+
+import torch
+
+
+def number_type(dtype: str) -> str:
+    """The type that tensors have. TF32 is a way to multiply float32 matrices, on GPUs that have it, and is switched on here."""
+    if dtype != "tf32":
+        return dtype
+    torch.set_float32_matmul_precision("high")
+    return "float32"

@@ -1,0 +1,49 @@
+"""Drawing tokens from logits by given uniform numbers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor, nn
+
+NUMBERS_AT_A_TIME = 2**24
+"""Most float64 numbers at a time where the whole vocabulary is sampled from."""
+
+
+def sample_tokens(
+    logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"], temperature: float, top_k: int
+) -> Int[Tensor, " row"]:
+    """One token a row from softmax(logits / temperature) over the top_k largest, by inverse CDF in token id order from the row's uniform
+    number."""
+    if temperature == 0:
+        return logits.argmax(dim=1)
+    if not 0 < top_k < logits.shape[1]:
+        n_rows = max(1, NUMBERS_AT_A_TIME // logits.shape[1])
+        pairs = zip(logits.split(n_rows), numbers.split(n_rows), strict=True)
+        return torch.cat([_places(some, drawn, temperature) for some, drawn in pairs])
+    ids = largest_ids(logits, top_k).sort(dim=1).values
+    return ids.gather(1, _places(logits.gather(1, ids), numbers, temperature)[:, None]).squeeze(1)
+
+
+def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], temperature: float) -> Int[Tensor, " row"]:
+    """Where each row's number falls in the running sum of softmax(logits / temperature)."""
+    cumulative = torch.softmax(logits.double() / temperature, dim=1).cumsum(dim=1)
+    place = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(dim=1)
+    return place.clamp(max=logits.shape[1] - 1)
+
+
+def largest_ids(logits: Float[Tensor, "row vocab"], k: int) -> Int[Tensor, "row k"]:
+    """Ids of each row's k largest logits, in no particular order.
+
+    The k largest lie in the k groups of tokens with the largest maxima, so only those are searched: a third of `topk`'s time at 2,000
+    tokens.
+    """
+    size = max(1, math.isqrt(logits.shape[1] // k))
+    n_groups = -(-logits.shape[1] // size)
+    grouped = nn.functional.pad(logits, (0, n_groups * size - logits.shape[1]), value=-math.inf).unflatten(1, (n_groups, size))
+    groups = grouped.amax(dim=2).topk(min(k, n_groups), dim=1, sorted=False).indices  # [row k]
+    candidates = grouped.gather(1, groups[:, :, None].expand(-1, -1, size)).flatten(1)  # [row k*size]
+    place = candidates.topk(k, dim=1, sorted=False).indices
+    return groups.gather(1, place // size) * size + place % size

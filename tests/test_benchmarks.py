@@ -1,0 +1,191 @@
+"""The benchmarks run on tiny slices and say what they rest on; their arithmetic is right."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The benchmarks are programs: they import one another from their own folder."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    before = set(sys.modules)
+    yield
+    folder = str(ROOT / "benchmarks")
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
+            del sys.modules[name]
+
+
+def run(program: str, *arguments: object) -> str:
+    """What a benchmark prints."""
+    command = [sys.executable, str(ROOT / "benchmarks" / program), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_counted_weights_are_those_of_the_model() -> None:
+    from random_model import Shape, random_gemma2
+
+    shape = Shape(n_vocab=50, d_model=16, n_layers=2, n_features=8, n_heads=4, n_kv_heads=2, head_dim=8, d_mlp=40)
+    lm = random_gemma2(shape, ("a text",))
+    matrices = [weight.numel() for block in lm.blocks for weight in block.parameters() if weight.dim() == 2]
+    assert sum(matrices) == shape.n_layers * shape.block_weights
+    assert shape.n_parameters == sum(matrices) + lm.head.weight.numel()
+    assert shape.feature_flops(0) == 2 * (sum(matrices) / 2 + lm.head.weight.numel())
+    assert shape.feature_flops(1) == 2 * lm.head.weight.numel()
+    assert shape.token_flops == 2 * (shape.n_parameters + 8 * 16)
+
+
+def test_gemmas_sizes() -> None:
+    from random_model import GEMMA_2_2B, GEMMA_2_9B
+
+    assert GEMMA_2_2B.n_layers * GEMMA_2_2B.n_features == 425_984
+    assert GEMMA_2_2B.n_parameters == pytest.approx(2.614e9, rel=1e-3)
+    assert GEMMA_2_9B.n_parameters == pytest.approx(9.241e9, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    sizes = ("--layers", 2, "--vocab", 300, "--features", 64, "--width", 32)
+    said = run("gemma_2_2b.py", "--random-weights", *sizes, "--device", "cpu", "--write", page)
+    assert page.read_text().strip() == said.strip()
+    assert "**Not measured on a GPU**" in said
+    assert "`OMP_NUM_THREADS=1 python benchmarks/gemma_2_2b.py --random-weights --layers 2 --vocab 300 --features 64 --width 32" in said
+    assert "Nothing is extrapolated from it" in said  # the sizes are not the real ones
+    assert "Arithmetic, not a measurement: output score and lens tokens take 1.83 PFLOP, the sweep 165" in said
+
+
+def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:
+    from gemma_2_2b import rows_that_fit
+    from random_model import GEMMA_2_2B
+
+    fitting = [rows_that_fit(GEMMA_2_2B, "bfloat16", gib) for gib in (10, 24, 60)]
+    assert fitting == sorted(fitting)
+    assert fitting[0] < fitting[2]
+    assert all(n >= 32 and n & (n - 1) == 0 for n in fitting)
+    with pytest.raises(SystemExit, match="GiB are too few"):
+        rows_that_fit(GEMMA_2_2B, "float32", 8)
+
+
+def test_extrapolation_counts_every_layer_and_block() -> None:
+    from cpu_slice import Cost, Rates, extrapolation_lines
+    from random_model import GEMMA_2_2B
+
+    rates = Rates(lens=1.0, score=Cost(block=2.0, rest=3.0), sweep=Cost(block=1.0, rest=4.0), load_wall=0, peak_gib=0, device_flops=1)
+    said = " ".join(extrapolation_lines(GEMMA_2_2B, rates, paper_tokens=86_400))
+    hours = sum(16_384 * (1 + 3 + 2 * (25 - layer)) for layer in range(26)) / 3600
+    assert f"**{hours:,.1f} hours**" in said
+    assert "**30.0 days**" in said  # 4 s and 26 blocks of 1 s a token
+
+
+def test_a_further_rows_cost_leaves_out_what_is_done_once() -> None:
+    import time
+
+    from cpu_slice import marginal
+    from random_model import Shape, random_gemma2
+
+    def busy(seconds: float) -> None:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    lm = random_gemma2(Shape(50, 16, 2, 8, 4, 2, 8, 40), ("a text",))
+    cost = marginal(lm, lambda n: busy(0.2 + 0.01 * n), (5, 25), 1, 2)
+    assert cost.block == 0
+    assert cost.rest == pytest.approx(0.01, rel=0.2)
+
+
+@pytest.mark.slow
+def test_growth_on_small_values(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    run("growth.py", "--repeats", 1, "--most", 4, "--figure", tmp_path / "growth", "--write", page)
+    assert "Fixed cost of a job" in page.read_text()
+    table = pl.read_csv(tmp_path / "growth.csv")
+    assert table.columns == ["step", "quantity", "value", "process_seconds"]
+    assert (table["process_seconds"] > 0).all()
+    assert all((tmp_path / f"growth.{kind}").stat().st_size > 1000 for kind in ("pdf", "png"))
+
+
+def test_straight_line_through_exact_points() -> None:
+    from growth import straight_line
+
+    x = np.array([10.0, 100.0, 10_000.0])
+    line = straight_line(x, 0.5 + 0.003 * x)
+    assert (line.fixed, line.slope) == pytest.approx((0.5, 0.003))
+    assert line.worst < 1e-9
+
+
+def test_simulated_cluster_by_hand() -> None:
+    from cluster_scaling import Job, critical_path, simulated_wall
+
+    jobs = [Job("sweep", 0, 5.0, None), Job("sweep", 1, 5.0, None), Job("perplexity", 0, 12.0, 0), Job("perplexity", 1, 12.0, 1)]
+    assert critical_path(jobs) == 17
+    # Both sweeps are seen at the look at 10 s; both perplexities run to 22 s and are seen at 10 + 10 + 20 = 40 s with two GPUs: the look
+    # at 20 s finds nothing ended.
+    assert simulated_wall(jobs, 2) == 40
+    # One GPU: 5 and 10 s, seen at 10; then 22 and 34 s: looks at 20, 40.
+    assert simulated_wall(jobs, 1) == 40
+    assert simulated_wall(jobs, 8) == 40
+
+
+def test_more_gpus_never_fall_below_the_bound() -> None:
+    from cluster_scaling import EXPERIMENTS, SIMULATED, critical_path, jobs_of, simulated_wall
+
+    for experiment in EXPERIMENTS:
+        jobs = jobs_of(experiment, 180)
+        assert len(jobs) == 4 * experiment.model.n_layers
+        work = sum(job.seconds for job in jobs)
+        walls = [simulated_wall(jobs, n) for n in SIMULATED]
+        assert all(wall >= max(work / n, critical_path(jobs)) for wall, n in zip(walls, SIMULATED, strict=True))
+        assert walls[0] > 7 * walls[3]  # eight GPUs
+
+
+@pytest.mark.slow
+def test_cluster_page_without_slurm(tmp_path: Path) -> None:
+    said = run("cluster_scaling.py", "--simulate", "--figure", tmp_path / "cluster" / "scaling", "--write", "none")
+    assert "Nothing here ran on a GPU" in said
+    assert "not run (--simulate was given)" in said
+    assert (tmp_path / "cluster/scaling.png").is_file()
+
+
+def test_every_operation_belongs_to_a_part() -> None:
+    import torch
+    from random_model import Shape, random_gemma2, random_sae
+    from where_time_goes import OWN_CODE, PARTS, profiled
+
+    shape = Shape(n_vocab=50, d_model=16, n_layers=2, n_features=8, n_heads=4, n_kv_heads=2, head_dim=8, d_mlp=40)
+    lm, sae = random_gemma2(shape, ("a text",)), random_sae(shape, 0)
+    ids = torch.ones(1, 3, dtype=torch.long)
+    profile = profiled(lm, sae, lambda: (lm.model(ids), torch.addmm(sae.b_enc, torch.randn(3, 16), sae.W_enc)))
+    assert set(profile.seconds) <= set(PARTS)
+    assert profile.seconds[OWN_CODE] >= 0
+    assert profile.flops[PARTS[0]] == 3 * shape.head_flops
+    assert profile.flops[PARTS[1]] == 3 * 2 * 2 * shape.block_weights
+    assert profile.flops[PARTS[4]] == 2 * 3 * 16 * 8
+
+
+def test_layers_read_ahead_come_in_order_and_the_gpu_table_scales_the_sweep(tmp_path: Path) -> None:
+    from gemma_2_2b import FACTORS, PREFIXES, PROMPT, Amount, Result, gpu_lines, score_layers, write_saes
+    from random_model import Shape, random_gemma2
+
+    shape = Shape(n_vocab=100, d_model=16, n_layers=3, n_features=40, n_heads=4, n_kv_heads=2, head_dim=8, d_mlp=40)
+    amount = Amount("cpu", "float32", shape, 40, 1, FACTORS, 50, score_batch=64, sweep_batch=64, lens_block=32)
+    times = score_layers(random_gemma2(shape, (PROMPT, *PREFIXES.values())), amount, write_saes(amount, tmp_path))
+    assert [layer.layer for layer in times] == [0, 1, 2]
+    result = Result(1.0, times, 5.0, sweep_seconds=2.0, sweep_tokens=31_200, peak_gib=3.0, device_flops=1e12, busiest={})
+    table = "\n".join(gpu_lines(amount, result, 790e12))
+    assert "output score of 120 features" in table
+    assert "15,600 tokens/s" in table
+    assert "31,200,000 tokens, at that rate | **33.3 min** (scaled, not run)" in table

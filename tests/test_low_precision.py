@@ -1,0 +1,189 @@
+"""bfloat16 and TF32 against float32: how far scores move, that ranks stay, and that what is counted is counted in float32."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from engine_models import FAMILIES, FURTHER_FAMILIES, model_and_sae, prompt_of, tiny_model, tiny_sae
+from oracles import plain_hooks
+from polars.testing import assert_frame_equal
+from scipy import stats
+
+from saesteer import generate, head, models, output_score
+from saesteer.generate import Sampling, steered_sweep
+from saesteer.logit_lens import lens_tokens
+from saesteer.models import LanguageModel, language_model
+from saesteer.output_score import output_scores
+from saesteer.perplexity import continuation_nll
+from saesteer.precision import is_narrow, product
+from saesteer.saes import Sae, encode, largest_code
+
+N = 96
+
+
+def narrow(lm: LanguageModel) -> LanguageModel:
+    return language_model(copy.deepcopy(lm.model).to(torch.bfloat16), lm.tokenizer)
+
+
+def narrow_sae(sae: Sae) -> Sae:
+    """As scripts load it: in the model's format."""
+    tensors = {name: getattr(sae, name).to(torch.bfloat16) for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")}
+    return dataclasses.replace(sae, **tensors)
+
+
+def scores(lm: LanguageModel, sae: Sae, family: str, lens: torch.Tensor, **changes: Any) -> pl.DataFrame:
+    return output_scores(lm, sae, 1, range(N), lens, prompt_of(family), 10.0, **changes)
+
+
+def compared(exact: pl.Series, rounded: pl.Series) -> dict[str, float]:
+    """Errors relative to the score, or to a hundredth of the largest where that is more, and the rank correlation."""
+    relative = (exact - rounded).abs() / exact.clip(lower_bound=exact.max() / 100)
+    return {
+        "median": float(relative.median()),
+        "largest": float(relative.max()),
+        "spearman": float(stats.spearmanr(exact, rounded).statistic),
+    }
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES, "shipped"])
+def test_bfloat16_scores_rank_as_float32_ones(family: str, record_property: Any) -> None:
+    lm, sae = model_and_sae(family, 1)
+    lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
+    exact, rounded = scores(lm, sae, family, lens), scores(narrow(lm), narrow_sae(sae), family, lens)
+    found = compared(exact["output_score"], rounded["output_score"])
+    record_property(f"{family} output_score", found)
+    assert found["spearman"] > 0.99, found
+    assert found["median"] < 0.03, found
+    assert found["largest"] < 0.25, found
+    change, rounded_change = exact["delta_token_confidence"], rounded["delta_token_confidence"]
+    nats = {"largest": float((change - rounded_change).abs().max()), "spearman": float(stats.spearmanr(change, rounded_change).statistic)}
+    record_property(f"{family} delta_token_confidence", nats)
+    assert nats["spearman"] > 0.99, nats
+    assert nats["largest"] < 0.25, nats
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a GPU's")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tf32_scores_rank_as_float32_ones(family: str, record_property: Any) -> None:
+    lm, sae = model_and_sae(family, 1)
+    gpu = language_model(copy.deepcopy(lm.model).cuda(), lm.tokenizer)
+    on_gpu = dataclasses.replace(sae, **{name: getattr(sae, name).cuda() for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")})
+    lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    rounded = scores(gpu, on_gpu, family, lens)
+    torch.set_float32_matmul_precision(before)
+    found = compared(scores(lm, sae, family, lens)["output_score"], rounded["output_score"])
+    record_property(family, found)
+    assert found["spearman"] > 0.99, found
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES])
+def test_the_final_norm_computes_in_float32(family: str) -> None:
+    """On the same bfloat16 rows, the norm of a bfloat16 model gives the float32 norm's result but for its last rounding."""
+    half = narrow(tiny_model(family))
+    rows = (20 * torch.randn(40, half.d_model, generator=torch.Generator().manual_seed(0))).bfloat16()
+    with torch.no_grad():
+        exact = plain_hooks.family_parts(copy.deepcopy(half.model).float())[1](rows.float())
+    assert ((models.final_norm(half, rows).float() - exact).abs() <= 2**-7 * exact.abs() + 1e-6).all()
+
+
+def test_logits_and_codes_are_float32_sums_of_narrow_products() -> None:
+    lm, sae = model_and_sae("gemma2", 1)
+    half, small = narrow(lm), narrow_sae(sae)
+    hidden = (5 * torch.randn(40, lm.d_model, generator=torch.Generator().manual_seed(0))).bfloat16()
+    exact = hidden.double() @ half.head.weight.double().T
+    logits = head.raw_logits(half, hidden)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(torch.cat([part for _, part in head.logit_chunks(half, hidden, 37)], dim=1), logits, rtol=1e-5, atol=1e-4)
+    pre = hidden.double() @ small.W_enc.double() + small.b_enc.double()
+    codes = encode(small, hidden)
+    assert codes.dtype == torch.float32
+    torch.testing.assert_close(codes.double(), torch.where(pre > small.threshold, pre, 0.0), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(largest_code(small, hidden), codes.amax(dim=1))
+    assert [is_narrow(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)] == [True, True, False, False]
+    assert product(hidden, small.W_enc).dtype == torch.float32
+
+
+def test_bfloat16_rows_do_not_depend_on_batch_order_or_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sae = model_and_sae("gemma2", 1)
+    half, small = narrow(lm), narrow_sae(sae)
+    lens, _ = lens_tokens(half, sae.W_dec, 20)
+    shapes: list[int] = []
+    real = output_score.spliced_hidden
+    monkeypatch.setattr(output_score, "spliced_hidden", lambda *args: (shapes.append(len(args[3])), real(*args))[1])
+    whole = scores(half, small, "gemma2", lens, batch=64)
+    assert shapes == [1, 64, 64]  # the prompt alone, then the features' batches, the last one padded
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))[:50].tolist()
+    some = output_scores(half, small, 1, order, lens[order], prompt_of("gemma2"), 10.0, batch=64)
+    assert_frame_equal(some, whole[order], check_exact=True)
+    monkeypatch.setattr(output_score, "READ_ROWS", 64)
+    assert_frame_equal(scores(half, small, "gemma2", lens, batch=64), whole, check_exact=True)
+
+
+def _sweep(lm: LanguageModel, sae: Sae, n: int, **changes: Any) -> pl.DataFrame:
+    grid = [(feature, factor, f"{prefix:016x}", 0) for feature in range(N) for factor in ("0.8", "10") for prefix in range(2)]
+    rows = pl.DataFrame(grid, schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}, orient="row")
+    rows = rows.sample(n, shuffle=True, seed=n)
+    prefixes = {f"{0:016x}": "From ba", f"{1:016x}": "be di do"}
+    table = pl.concat(steered_sweep(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=8, stop="o"), 0, **changes))
+    return table.sort("feature", "factor", "prefix_id")
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """How many rows the sweep's forwards had."""
+    seen: set[int] = set()
+    real = generate._step_logits
+
+    def counted(lm: Any, sae: Any, depth: int, slots: Any) -> torch.Tensor:
+        seen.add(len(slots.row))
+        return real(lm, sae, depth, slots)
+
+    monkeypatch.setattr(generate, "_step_logits", counted)
+    return seen
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
+def test_bfloat16_sweeps_run_in_tiles_and_do_not_depend_on_the_batch(family: str, forwards: set[int]) -> None:
+    lm, sae = model_and_sae(family, 1)
+    half, small = narrow(lm), narrow_sae(sae)
+    whole = _sweep(half, small, 384)
+    assert forwards == {64}
+    keys = ["feature", "factor", "prefix_id"]
+    for n, batch in ((384, 64), (384, 128), (100, 256), (30, 7)):
+        some = _sweep(half, small, n, batch=batch)
+        assert_frame_equal(some, whole.join(some, on=keys, how="semi").sort(keys), check_exact=True)
+    assert forwards == {64}
+
+
+def test_tiles_give_the_tokens_of_one_forward(monkeypatch: pytest.MonkeyPatch, forwards: set[int]) -> None:
+    """In float32, where any shape gives the same: several tiles, dropped one by one as rows stop, and a prompt of one token."""
+    lm, sae = tiny_model("llama"), tiny_sae(1)
+    whole = _sweep(lm, sae, 384)
+    assert max(forwards) == 192
+    forwards.clear()
+    monkeypatch.setattr(generate, "shape_matters", lambda _lm: True)
+    monkeypatch.setattr(generate, "TILE", (32, 32))
+    repacked = []
+    real = generate._repacked
+    monkeypatch.setattr(generate, "_repacked", lambda caches, *rest: repacked.append(len(caches)) or real(caches, *rest))
+    assert_frame_equal(_sweep(lm, sae, 384), whole, check_exact=True)
+    assert forwards == {32}
+    assert len(set(repacked)) > 2
+
+
+def test_bfloat16_likelihoods_are_close_and_alone_or_together_the_same() -> None:
+    lm = tiny_model("llama")
+    half = narrow(lm)
+    texts = [" " + " ".join(["ba", "be", "di", "do"][(i >> shift) % 4] for shift in range(0, 2 * (1 + i % 5), 2)) for i in range(60)]
+    rows = pl.DataFrame({"row": range(60), "prefix": ["From ba"] * 60, "text": texts})
+    exact, rounded = continuation_nll(lm, rows), continuation_nll(half, rows)
+    assert (exact["mean_nll"] - rounded["mean_nll"]).abs().max() < 0.1
+    assert_frame_equal(continuation_nll(half, rows[7:8]), rounded[7:8], check_exact=True)

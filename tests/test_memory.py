@@ -1,0 +1,230 @@
+"""Free memory, batches from it, and going on with fewer rows: by hand, with faults put in, and in a process of limited address space."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+import torch
+from engine_models import model_and_sae, prompt_of
+from polars.testing import assert_frame_equal
+
+from saesteer import activations, generate, logit_lens, memory, output_score, perplexity
+from saesteer.activations import sparse_codes
+from saesteer.generate import Sampling, steered_sweep
+from saesteer.logit_lens import lens_tokens
+from saesteer.memory import GIB, Halving, control_group_bytes, forward_bytes, free_bytes, is_out_of_memory, rows_that_fit
+from saesteer.models import language_model
+from saesteer.output_score import output_scores
+from saesteer.perplexity import continuation_nll
+
+CPU = torch.device("cpu")
+FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+
+
+def test_what_running_out_of_memory_looks_like() -> None:
+    for allocate in (lambda: torch.empty(2**45), lambda: bytearray(2**60)):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            allocate()
+        assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_a_batch_is_a_power_of_two_within_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: 1000 * 2**20)
+    found = [rows_that_fit(mib * 2**20, CPU, (512, 4096)) for mib in (0, 1, 2, 3, 7, 8, 15, 16, 900)]
+    assert found == [512, 256, 128, 128, 64, 32, 32, 32, 32]  # 500 / 3 is 166, 500 / 7 is 71, 500 / 8 is 62
+    assert rows_that_fit(1, torch.device("cuda"), (512, 4096)) == 4096
+
+
+def test_free_memory_is_the_least_of_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < free_bytes(CPU) <= psutil.virtual_memory().available * 1.1
+    monkeypatch.setattr(memory, "control_group_bytes", lambda *_args: iter([3 * GIB, 2 * GIB]))
+    assert free_bytes(CPU) == 2 * GIB
+    used = psutil.Process().memory_info().vms
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (used + GIB, resource.RLIM_INFINITY))
+    assert abs(free_bytes(CPU) - GIB) < GIB / 4
+    monkeypatch.setattr(memory, "control_group_bytes", lambda *_args: iter([-5]))
+    assert free_bytes(CPU) == 0
+
+
+def test_control_groups_of_both_versions(tmp_path: Path) -> None:
+    def group(folder: str, **files: str) -> None:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (tmp_path / folder / name.replace("__", ".")).write_text(text + "\n")
+
+    group("job/step", memory__max="max", memory__current="70", memory__stat="anon 1\ninactive_file 20")
+    group("job", memory__max="100", memory__current="70", memory__stat="anon 1\ninactive_file 20")
+    group("memory/job", memory__limit_in_bytes="90", memory__usage_in_bytes="60", memory__stat="cache 1\ntotal_inactive_file 5")
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/job/step\n")
+    assert list(control_group_bytes(membership, tmp_path)) == [100 - 70 + 20]
+    membership.write_text("5:cpu:/\n4:hugetlb,memory:/job\n")
+    assert list(control_group_bytes(membership, tmp_path)) == [90 - 60 + 5]
+    membership.write_text("0::/not/seen/from/in/here\n")
+    assert list(control_group_bytes(membership, tmp_path)) == []
+    assert list(control_group_bytes(tmp_path / "none", tmp_path)) == []
+
+
+def _limited(most: int, seen: list[int]) -> Callable[[slice, int], list[int]]:
+    def work(rows: slice, _batch: int) -> list[int]:
+        seen.append(rows.stop - rows.start)
+        if seen[-1] > most:
+            raise RuntimeError(FULL)
+        return list(range(rows.start, rows.stop))
+
+    return work
+
+
+def test_halving_goes_on_from_the_row_it_was_at_and_remembers(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[int] = []
+    halving = Halving("sweep", CPU)
+    with caplog.at_level(logging.WARNING, "saesteer"):
+        parts = list(halving.over(1000, 512, _limited(100, seen)))
+        assert [row for part in parts for row in part] == list(range(1000))
+        assert seen == [512, 256, 128, *[64] * 15, 40]
+        seen.clear()
+        assert [row for part in halving.over(70, 512, _limited(100, seen)) for row in part] == list(range(70))
+        assert seen == [64, 6]
+    assert [record.getMessage() for record in caplog.records] == ["sweep: memory ran out; going on with 64 rows at a time, which fit"]
+
+
+def test_an_error_when_even_the_fewest_rows_do_not_fit_and_other_errors_pass() -> None:
+    seen: list[int] = []
+    with pytest.raises(MemoryError, match=r"sweep: memory ran out even at 32 rows at a time, .* GiB free on cpu now.* more memory"):
+        list(Halving("sweep", CPU).over(1000, 128, _limited(31, seen)))
+    assert seen == [128, 64, 32]
+    assert len(list(Halving("sweep", CPU).over(20, 7, _limited(7, [])))) == 3  # a small batch that was asked for is not raised
+
+    def broken(_rows: slice, _batch: int) -> None:
+        raise RuntimeError("shapes")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(Halving("sweep", CPU).over(10, 10, broken))
+
+
+def test_the_failed_attempts_tensors_are_gone_before_the_next() -> None:
+    alive: list[int] = []
+
+    class Big:
+        def __init__(self) -> None:
+            alive.append(1)
+
+        def __del__(self) -> None:
+            alive.pop()
+
+    def work(rows: slice, _batch: int) -> int:
+        assert not alive
+        held = Big()
+        if rows.stop - rows.start > 32:
+            raise RuntimeError(FULL)
+        del held
+        return rows.start
+
+    assert list(Halving("sweep", CPU).over(64, 64, work)) == [0, 32]
+
+
+def _failing_above(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, n_rows: int, place: int) -> list[int]:
+    """Let a function of a module run out of memory for more than `n_rows` rows in its argument number `place`."""
+    real, failed = getattr(module, name), []
+
+    def limited(*args: Any) -> Any:
+        if len(args[place]) > n_rows:
+            failed.append(len(args[place]))
+            raise RuntimeError(FULL)
+        return real(*args)
+
+    monkeypatch.setattr(module, name, limited)
+    return failed
+
+
+def _score(lm: Any, sae: Any) -> pl.DataFrame:
+    features = list(range(96))
+    return output_scores(lm, sae, 1, features, torch.arange(20).expand(96, -1) * 3, prompt_of("gemma2"), 10.0, batch=96)
+
+
+def _sweep(lm: Any, sae: Any) -> pl.DataFrame:
+    grid = [(feature, "2", f"{prefix:016x}", 0) for prefix in range(2) for feature in range(96)]
+    rows = pl.DataFrame(grid, schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}, orient="row")
+    prefixes = {f"{0:016x}": "From ba", f"{1:016x}": "be di do"}
+    return pl.concat(steered_sweep(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=5), 0)).sort("prefix_id", "feature")
+
+
+def _nll(lm: Any, _sae: Any) -> pl.DataFrame:
+    texts = [" " + " ".join(["ba", "be", "di", "do"][(i >> shift) % 4] for shift in range(0, 8, 2)) for i in range(100)]
+    return continuation_nll(lm, pl.DataFrame({"row": range(100), "prefix": ["From"] * 100, "text": texts}))
+
+
+def _lens(lm: Any, sae: Any) -> pl.DataFrame:
+    ids, values = lens_tokens(lm, sae.W_dec, 20)
+    return pl.DataFrame({"ids": ids.tolist(), "values": values.tolist()})
+
+
+def _codes(lm: Any, sae: Any) -> pl.DataFrame:
+    texts = [[1, *(40 + (i * 7 + place) % 100 for place in range(i % 30))] for i in range(80)]
+    table = pl.concat(sparse_codes(lm, {1: sae}, pl.DataFrame({"text_id": [f"{i:03d}" for i in range(80)], "token_ids": texts}), batch=64))
+    return table.sort("text_id")
+
+
+@pytest.mark.parametrize(
+    ("step", "module", "name", "place", "above"),
+    [
+        (_score, output_score, "spliced_hidden", 3, 32),
+        (_sweep, generate, "_start", 2, 40),
+        (_nll, perplexity, "_scored_sum", 1, 33),
+        (_lens, logit_lens, "final_norm", 1, 40),
+        (_codes, activations, "residuals_at", 1, 40),
+    ],
+)
+def test_rows_are_bit_equal_when_memory_runs_out(
+    step: Callable[[Any, Any], pl.DataFrame], module: Any, name: str, place: int, above: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, sae = model_and_sae("gemma2", 1)
+    whole = step(lm, sae)
+    failed = _failing_above(monkeypatch, module, name, above, place)
+    assert_frame_equal(step(lm, sae), whole, check_exact=True)
+    assert failed
+
+
+def test_a_batch_comes_from_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to nothing free, every step takes the fewest rows at a time, and rows are the same."""
+    lm, sae = model_and_sae("gemma2", 1)
+    steps = (_score, _sweep, _nll, _lens, _codes)
+    whole = [step(lm, sae) for step in steps]
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: 1)
+    for step, expected in zip(steps, whole, strict=True):
+        assert_frame_equal(step(lm, sae), expected, check_exact=True)
+
+
+def test_larger_forwards_are_expected_to_need_more() -> None:
+    lm, _ = model_and_sae("gemma2", 1)
+    assert forward_bytes(lm, 1) < forward_bytes(lm, 1, 10) < forward_bytes(lm, 16) < forward_bytes(lm, 17)
+    assert forward_bytes(language_model(lm.model, lm.tokenizer), 1) > 4 * 2 * 64 * 3
+
+
+@pytest.mark.slow
+def test_under_a_low_ceiling_the_batch_falls_and_rows_stay_the_same(tmp_path: Path) -> None:
+    """The shipped model in two processes; one may take 16 MB of addresses more than it has after loading and a first small run."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    frames = []
+    for spare in ("none", "16"):
+        command = [sys.executable, str(Path(__file__).with_name("memory_ceiling.py")), spare, str(tmp_path / spare)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("output score: memory ran out; going on with" in done.stderr) == (spare != "none"), done.stderr
+        assert ("sweep: memory ran out; going on with" in done.stderr) == (spare != "none"), done.stderr
+        frames.append([pl.read_parquet(tmp_path / spare / name) for name in ("scores.parquet", "texts.parquet")])
+    for limited, free in zip(*frames, strict=True):
+        assert_frame_equal(limited, free, check_exact=True)
