@@ -12,9 +12,12 @@ from typing import Any
 
 from saesteer.files import write_atomically, write_json, write_text
 from saesteer.headline import findings_by_seed_markdown, headline_markdown
+from saesteer.scored import scores_by_layer, scores_markdown
 from saesteer.settings import SettingsError, load_experiment
 
 SHIPPED = "tiny"
+SCORED = "tiny-all"
+"""The shipped model's experiment with every feature."""
 
 
 def update_readme(root: Path) -> list[Path]:
@@ -25,6 +28,8 @@ def update_readme(root: Path) -> list[Path]:
     taken = [name for name, path in finished.items() if path.is_file()]
     for name in taken:
         write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
+    if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
+        write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
     figure = root / f"figures/{SHIPPED}/overview.png"
     if figure.is_file():
         write_atomically(root / "docs/overview.png", lambda partial: shutil.copyfile(figure, partial))
@@ -48,7 +53,9 @@ def blocks(root: Path) -> dict[str, str]:
         raise SettingsError("docs/results/tiny.json is missing: run `make figures`, then `make readme`")
     seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in results.items()}
     speed = speed_markdown((root / "benchmarks/RESULTS.md").read_text(encoding="utf-8"))
-    return {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds), "speed": speed}
+    scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
+    shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
+    return {**shown, "scores": scores_markdown(scores), "speed": speed}
 
 
 def speed_markdown(page: str) -> str:

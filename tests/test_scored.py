@@ -1,0 +1,59 @@
+"""Experiments that stop at the scores: their tables a layer, and the README's table of them."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from workflow_folder import Folder
+
+from saesteer.scored import scores_by_layer, scores_markdown
+from saesteer.tables import FEATURES, read_summary, write_summary
+
+
+def features(layer: int, scores: list[tuple[float | None, float, float]]) -> pl.DataFrame:
+    rows = [
+        {
+            "layer": layer,
+            "feature": feature,
+            "n_records": 1,
+            "lens_tokens": ["a"],
+            "lens_token_ids": [1],
+            "input_score": given,
+            "input_score_reason": None if given is not None else "fewer than 10 records",
+            "output_score": output,
+            "min_rank": 0,
+            "max_prob": output,
+            "delta_token_confidence": confidence,
+            "a_max": 1.0,
+        }
+        for feature, (given, output, confidence) in enumerate(scores)
+    ]
+    empty = dict.fromkeys(FEATURES.columns)
+    return pl.DataFrame([empty | row for row in rows], schema=FEATURES.schema)
+
+
+def test_medians_and_shares_by_hand(tmp_path: Path) -> None:
+    files = [tmp_path / "layer_00.parquet", tmp_path / "layer_01.parquet"]
+    write_summary(FEATURES, features(0, [(1.0, 0.75, 0.5), (0.5, 0.25, -1.5), (None, 1.0, 2.5), (0.0, 0.0, 1.0)]), files[0])
+    write_summary(FEATURES, features(1, [(None, 0.5, 0.0)]), files[1])
+    first, second = scores_by_layer(files[::-1])
+    assert (first["layer"], first["n"], first["n_without_input_score"]) == (0, 4, 1)
+    assert (first["input_score"], first["output_score"], first["delta_token_confidence"]) == (0.5, 0.5, 0.75)
+    assert first["share_output_high"] == 0.5  # 0.75 and 1.0 of four
+    assert first["share_both_high"] == pytest.approx(1 / 3)  # of the three with both scores
+    assert second["input_score"] is None
+    assert scores_markdown([first]).splitlines()[2] == "| 0 | 4 | 1 | 0.500 | 0.500 | 0.750 | 50.0% | 33.3% |"
+    assert scores_markdown([second]).splitlines()[2] == "| 1 | 1 | 1 | – | 0.500 | 0.000 | 0.0% | – |"
+
+
+@pytest.mark.slow
+def test_an_experiment_that_stops_at_the_scores(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    before = folder.parts()
+    folder.edit("micro", until="scores")
+    code, printed = folder.run()
+    assert code == 0, printed
+    assert folder.parts() == before
+    made = {layer: read_summary(FEATURES, folder.path / f"data/micro/features/layer_{layer:02d}.parquet") for layer in (2, 6)}
+    assert {layer: table.height for layer, table in made.items()} == {2: 4, 6: 4}
+    assert "sweep" not in printed.split("Job stats:")[1].split("\n\n")[0]
