@@ -63,6 +63,8 @@ def check_all_files():
     """For onstart: refuse a run, though not a dry run, of an experiment whose files are not all there."""
     for name, experiment in EXPERIMENTS.items():
         check_files(name, experiment)
+        if experiment.judge.kind == "none" and experiment.until == "figures":
+            logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
         if experiment.judge.kind == "endpoint" and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
             from saesteer.judge.calls import check_key  # brings an HTTP client, which no other experiment needs
 

@@ -80,7 +80,7 @@ def _correlation(numbers: _Numbers, measure: str) -> str:
 
 def _judge(numbers: _Numbers) -> str:
     judged = numbers["kept_against_removed"]["judge_score"]
-    sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no clear concept"
+    sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return f"{_number(judged['difference'])}{_interval(judged)} ({sizes})"
 
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import GREY, MAGENTA, WIDE, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, band, empty_panel, new_figure, styled, threshold_axis
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
 _NUMBERS = ("mean", "low", "high", "removed_mean", "removed_low", "removed_high")
@@ -26,7 +26,7 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
     band(axes, x, numbers["mean"], numbers["low"], numbers["high"], MAGENTA, "kept", "o")
     band(axes, x, numbers["removed_mean"], numbers["removed_low"], numbers["removed_high"], GREY, "removed", "s")
     if not np.isfinite(numbers["mean"]).any():
-        empty_panel(axes, "no feature could be rated")
+        empty_panel(axes, NO_RATINGS)
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
     axes.set_ylim(-0.05, 2.05)
 

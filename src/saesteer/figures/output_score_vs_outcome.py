@@ -6,7 +6,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
+from saesteer.figures.style import NO_RATINGS, WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
 from saesteer.metrics import OUTCOMES_CORRELATED, correlations
 
 LABELS = {
@@ -33,7 +33,7 @@ def panel(axes: Axes, points: pl.DataFrame, measure: str) -> PathCollection:
     known = points.drop_nulls("value")
     drawn = scatter_by_layer(axes, known, "output_score", "value", points["layer"])
     if known.is_empty():
-        empty_panel(axes, "no feature has a value")
+        empty_panel(axes, NO_RATINGS if measure == "judge_score" else "no feature has a value")
     axes.set_xscale("symlog", linthresh=1e-3, linscale=0.4)
     axes.set_xlim(-2e-4, 1.15)
     axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
@@ -67,7 +67,7 @@ def counts(data: pl.DataFrame) -> str:
     n = data.height // len(LABELS)
     judged = known["judge_score"]
     return (
-        f"n = {known['gen_success_20']} features on the left; {judged} on the right, {n - judged} have no clear concept to judge. "
+        f"n = {known['gen_success_20']} features on the left; {judged} on the right, {n - judged} have no judge score. "
         f"Brackets: {data['confidence'][0]:.0%} bootstrap over features."
     )
 

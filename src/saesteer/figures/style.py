@@ -88,6 +88,10 @@ def row_above(axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequ
     axes.annotate(title, (0, 1), (-4, 6), "axes fraction", ha="right", fontsize=6.5, **place)
 
 
+NO_RATINGS = "no ratings\n(the README's “Judges” says how to add a judge)"
+"""What stands in a panel of ratings where there are none."""
+
+
 def empty_panel(axes: Axes, message: str) -> None:
     """Say why a panel shows nothing."""
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=GREY)
