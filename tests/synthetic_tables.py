@@ -55,6 +55,7 @@ def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -
                     "output_score": score,
                     "min_rank": int(rng.integers(0, 50)),
                     "max_prob": score,
+                    "delta_token_confidence": score,
                     "a_max": float(rng.gamma(4, 5)),
                 }
             )

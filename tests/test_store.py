@@ -28,7 +28,9 @@ def wanted(features, version: int = 1) -> Wanted:
 def rows_of(keys: pl.DataFrame) -> pl.DataFrame:
     """What a deterministic step would compute for the keys."""
     score = (pl.col("feature").cast(pl.Float64) / 1024).alias("output_score")
-    return keys.with_columns(score, min_rank=pl.lit(0, pl.UInt32), max_prob=pl.lit(0.5), a_max=pl.lit(1.0))
+    return keys.with_columns(
+        score, min_rank=pl.lit(0, pl.UInt32), max_prob=pl.lit(0.5), delta_token_confidence=pl.lit(0.1), a_max=pl.lit(1.0)
+    )
 
 
 class Step:
