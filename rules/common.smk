@@ -65,7 +65,8 @@ def check_all_files():
         check_files(name, experiment)
         if experiment.judge.kind == "none" and experiment.until == "figures":
             logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
-        if experiment.judge.kind == "endpoint" and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
+        asks = experiment.judge.kind == "endpoint" and "judge" in plan.plans(experiment)
+        if asks and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
             from saesteer.judge.calls import check_key  # brings an HTTP client, which no other experiment needs
 
             check_key(experiment.judge, os.environ)  # before any text is generated
@@ -75,6 +76,7 @@ def judge_has_work(name, group):
     """Whether a job of the judge will have something to ask, as far as can be known before what it reads is made."""
     experiment, folder = EXPERIMENTS[name], DATA / name
     files = {step: folder / step / f"{group}.json" for step in plan.plans(experiment)["judge"].inputs}
+    files["prefixes_file"] = sweep_prefixes(experiment)
     return plan.n_missing(folder / "judge", experiment, "judge", plan.layer_groups(experiment)[group], files) != 0
 
 

@@ -50,8 +50,14 @@ def fetched_saes(wildcards):
 
 def prefixes_file(wildcards):
     """For input: the file of prefixes, one's own or a published one."""
-    sweep = EXPERIMENTS[wildcards.experiment].sweep
-    return str(sweep.prefixes) if sweep.prefixes else ancient(str(kept_at(sweep.published_prefixes, Path(DOWNLOADS))))
+    experiment = EXPERIMENTS[wildcards.experiment]
+    path = str(sweep_prefixes(experiment))
+    return path if experiment.sweep.prefixes else ancient(path)
+
+
+def sweep_prefixes(experiment):
+    """Where an experiment's prefixes are, or will be once they are fetched."""
+    return experiment.sweep.prefixes or kept_at(experiment.sweep.published_prefixes, Path(DOWNLOADS))
 
 
 def pmi_file(wildcards):

@@ -106,8 +106,11 @@ def test_a_limit_below_one_question_asks_nothing(tmp_path: Path):
 
 def test_what_is_stored_costs_nothing_of_the_limit(tmp_path: Path):
     with judge_server() as judge:
-        judged(generations(TEXTS), asker(judge), tmp_path)
-        judged(generations(TEXTS), asker(judge, max_total_tokens=1), tmp_path)
+        first = judged(generations(TEXTS), asker(judge), tmp_path)
+        asked = len(judge.asked)
+        again = judged(generations(TEXTS), asker(judge, max_total_tokens=1), tmp_path)
+        assert len(judge.asked) == asked
+        assert again.equals(first)
 
 
 def test_tries_that_may_have_been_charged_count(tmp_path: Path):

@@ -16,7 +16,7 @@ from saesteer.features import features_of, resolve
 from saesteer.files import text_id
 from saesteer.pins import pin
 from saesteer.prefixes import halves, read_prefixes
-from saesteer.settings import AllFeatures, Experiment, SampledFeatures, SettingsError, load_experiment
+from saesteer.settings import AllFeatures, EndpointJudge, Experiment, SampledFeatures, SettingsError, load_experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -194,3 +194,16 @@ def test_layers_beyond_the_model_are_refused(own_world: Experiment) -> None:
 
 def test_prefix_ids_are_digests_of_the_text() -> None:
     assert text_id("I think that") == "d3cc3186b61c6fb3"  # printf 'I think that' | sha256sum
+
+
+def test_a_judge_whose_prefixes_are_still_to_be_fetched_has_work(micro: Experiment, tmp_path: Path) -> None:
+    judge = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
+    sweep = micro.sweep.model_copy(update={"prefixes": None, "published_prefixes": "p1/prefixes"})
+    experiment = micro.model_copy(update={"judge": judge, "sweep": sweep})
+    files = {name: tmp_path / f"{name}.json" for name in plan.plans(experiment)["judge"].inputs}
+    for name, path in files.items():
+        path.write_text(json.dumps({"step": name, "layers": {"2": {"fingerprint": "a"}}}))
+    files["prefixes_file"] = tmp_path / "prefixes.py"
+    assert plan.n_missing(tmp_path, experiment, "judge", (2,), files) is None
+    files["prefixes_file"].write_text("prefixes = ['a', 'b', 'c', 'd']\n")
+    assert plan.n_missing(tmp_path, experiment, "judge", (2,), files) == 4 * 3 * 4

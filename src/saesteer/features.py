@@ -54,11 +54,18 @@ def _resolved(chosen: PublishedFeatures | ExplainedFeatures) -> dict[int, tuple[
         raise SettingsError(
             f"features.list: there is no {chosen.list}; `saesteer features EXPERIMENT` makes it (needs the network), commit it"
         )
-    values = json.loads(chosen.list.read_text(encoding="utf-8"))
-    features = {int(layer): tuple(sorted(listed)) for layer, listed in values["features"].items()}
-    if values["asked"] != _asked(chosen) or values["digest"] != list_digest(features):
+    asked, features = _read_list(chosen.list, chosen.list.stat().st_mtime_ns)
+    if asked != _asked(chosen):
         raise SettingsError(f"{chosen.list} answers another question, or was edited: run `saesteer features EXPERIMENT` again")
     return features
+
+
+@functools.cache
+def _read_list(path: Path, written_ns: int) -> tuple[dict[str, str] | None, dict[int, tuple[int, ...]]]:
+    """What a list was resolved from, None where its features are not those of its digest; read once, for every step asks for each layer."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    features = {int(layer): tuple(sorted(listed)) for layer, listed in values["features"].items()}
+    return values["asked"] if values["digest"] == list_digest(features) else None, features
 
 
 @functools.cache

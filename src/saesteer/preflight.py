@@ -171,6 +171,8 @@ def _n_features(experiment: Experiment) -> int:
 
 def _n_texts(experiment: Experiment) -> int:
     sweep = experiment.sweep
+    if experiment.until == "scores":
+        return 0
     return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
 
 
