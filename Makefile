@@ -1,9 +1,12 @@
 # `make figures` and `make test` are all that a newcomer needs: each first makes .venv when it is missing.
 PYTHON ?= python3
 CORES ?= all
+WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SEED ?= 0
+# Tests' tensors are small: one thread each, or the workers' threads wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: figures test test-fast check format readme world world-adopt lock push pull
 
@@ -12,10 +15,10 @@ figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going
 
 test: $(INSTALLED)  ## every test
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: $(INSTALLED)  ## tests that take seconds
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .

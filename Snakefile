@@ -10,6 +10,7 @@ configfile: "config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/paths.smk"
+include: "rules/method_paths.smk"
 include: "rules/cluster.smk"
 
 
@@ -26,8 +27,8 @@ onerror:
 rule all:
     """Every figure, table and manifest of every experiment (plan.artifacts says why not the figures only)."""
     input:
-        [f"{FIGURES}/{name}/{file}" for name, experiment in EXPERIMENTS.items() for file in plan.reports(experiment)],
-        [f"{DATA}/{name}/{file}" for name, experiment in EXPERIMENTS.items() for file in plan.artifacts(experiment)],
+        [f"{FIGURES}/{name}/{file}" for name in WORKFLOW.experiments for file in plan.reports(EXPERIMENTS[name])],
+        [f"{DATA}/{name}/{file}" for name in WORKFLOW.experiments for file in plan.artifacts(EXPERIMENTS[name])],
 
 
 include: "rules/fetch.smk"
@@ -39,3 +40,5 @@ include: "rules/judge.smk"
 include: "rules/summaries.smk"
 include: "rules/selection.smk"
 include: "rules/figures.smk"
+include: "rules/methods.smk"
+include: "rules/method_tables.smk"

@@ -1,4 +1,5 @@
-"""How long `snakemake -n` takes on finished experiments: 26 layers with 2,600 features, and the shipped one.
+"""How long `snakemake -n` takes on finished experiments: 26 layers with 2,600 features, and the shipped one; and how long one more feature
+takes in the former.
 
     python benchmarks/bench_dry_run.py
 
@@ -30,6 +31,9 @@ import yaml
 from results_page import PAGE, write_section
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from saesteer.features import resolve
+from saesteer.settings import load_experiment
 
 ROOT = Path(__file__).parents[1]
 WORLD = ROOT / "data/world"
@@ -122,6 +126,16 @@ def dry_run(folder: Path, experiment: str) -> None:
         raise RuntimeError(f"{experiment} is not finished:\n{said}")
 
 
+def one_more_feature(folder: Path) -> None:
+    """Add a feature to the middle layer of the finished experiment, and run it."""
+    path = folder / f"config/experiments/{WIDE}.yaml"
+    features = {layer: list(found) for layer, found in resolve(load_experiment(WIDE, path.parent)).items()}
+    features[N_LAYERS // 2].append(min(set(range(N_FEATURES)) - set(features[N_LAYERS // 2])))
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**values, "features": {"kind": "explicit", "features": features}}))
+    run_workflow(folder, WIDE)
+
+
 def report(folder: Path, repeats: int) -> str:
     """The section of benchmarks/RESULTS.md."""
     labels = {WIDE: f"{N_LAYERS} layers x {N_PER_LAYER} features, a layer a job", "tiny": "the shipped experiment (tiny)"}
@@ -131,6 +145,8 @@ def report(folder: Path, repeats: int) -> str:
         processor = statistics.median(used for _, used in times)
         wall = statistics.median(passed for passed, _ in times)
         lines.append(f"| {label} | **{wall:.1f} s** | {times[0][0]:.1f}–{times[-1][0]:.1f} s | {processor:.1f} s |")
+    added = sorted(seconds(lambda: one_more_feature(folder)) for _ in range(repeats))
+    wall, processor = (statistics.median(column) for column in zip(*added, strict=True))
     return "\n".join(
         [
             "# Dry runs",
@@ -141,6 +157,10 @@ def report(folder: Path, repeats: int) -> str:
             f" Python {platform.python_version()}, snakemake {snakemake.__version__}.",
             "",
             *lines,
+            "",
+            f"One feature added to a layer of the finished {N_LAYERS} layers x {N_PER_LAYER} features, from the command to the last"
+            f" figure (its rows of every step, all tables and figures anew): median **{wall:.0f} s**,"
+            f" {added[0][0]:.0f}–{added[-1][0]:.0f} s, {processor:.0f} s of processor time.",
         ]
     )
 

@@ -26,7 +26,8 @@ from results_page import write_section
 from sae_lens import SAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.models import LanguageModel
 from saesteer.output_score import output_scores

@@ -35,7 +35,8 @@ from measuring import Used, load_note, peak_flops, used
 from random_model import GEMMA_2_2B, Shape, random_gemma2, write_sae
 from results_page import PAGE, write_section
 
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.models import LanguageModel
 from saesteer.output_score import output_scores

@@ -30,9 +30,10 @@ from measuring import load_note, used
 from random_model import Shape, random_gemma2, random_sae, write_sae
 from results_page import PAGE, write_section
 
+from saesteer.continuation import Sampling
 from saesteer.figures.save import save_figure
 from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.models import LanguageModel
 from saesteer.output_score import output_scores

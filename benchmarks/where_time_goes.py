@@ -26,7 +26,8 @@ from random_model import MAIN_JOB, PREFIXES, PROMPT, SCORE_FACTOR, SWEEP_FACTOR,
 from results_page import PAGE, write_section
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.models import LanguageModel
 from saesteer.output_score import output_scores

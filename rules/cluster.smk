@@ -40,6 +40,10 @@ localrules:
     examples,
     metrics,
     figure,
+    methods,
+    concept_texts,
+    steered_judge,
+    method_tables,
 
 
 def gpu_job(step):
@@ -68,7 +72,7 @@ def profile_value(name, wildcards, job):
 def has_keys_to_compute(step, wildcards, input, attempt):
     """Whether a job has to compute something, as far as can be known while its inputs may still be missing."""
     inputs = plan.plans(EXPERIMENTS[wildcards.experiment])[step].inputs
-    files = {name: Path(input[name]) for name in (*inputs, *(["prefixes_file"] if "prefixes_file" in input.keys() else []))}
+    files = {name: Path(input[name]) for name in (*inputs, *(name for name in plan.FILES_OF_KEYS if name in input.keys()))}
     seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files.values())
     return n_missing(step, wildcards.experiment, wildcards.layers, tuple(files.items()), (seen, attempt)) != 0
 

@@ -6,13 +6,17 @@ from pathlib import Path
 from saesteer import plan
 from saesteer.checks import check_files, check_present_files
 from saesteer.code_digest import code_digest
-from saesteer.figures.names import FIGURE_TABLES
-from saesteer.files import explain_read_only, value_digest
+from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
+from saesteer.files import explain_read_only, file_digest, value_digest
+from saesteer.methods.registry import METHODS
+from saesteer.methods.registry import TABLE as METHODS_TABLE
 from saesteer.pins import MODELS, model_settings, pinned_path
-from saesteer.settings import LocalRecords, TopicConcepts, load_experiment, load_workflow
+from saesteer.settings import LocalRecords, TopicConcepts, TopicTexts, load_experiment, load_workflow
+from saesteer.tables import METHOD_SUMMARIES
 
 WORKFLOW = load_workflow(config)
-EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in WORKFLOW.experiments}
+NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
+EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in NAMES}
 for name, experiment in EXPERIMENTS.items():
     check_present_files(name, experiment)
 DATA, FIGURES = WORKFLOW.data_dir, WORKFLOW.figures_dir
@@ -26,7 +30,7 @@ TABLES = f"{DATA}/{{experiment}}/tables"
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     layers=r"layers_\d+-\d+",
-    figure="|".join(FIGURE_TABLES),
+    figure="|".join([*FIGURE_TABLES, *METHOD_FIGURE_TABLES]),
 
 
 def code(script, *modules):
@@ -65,19 +69,27 @@ def check_all_files():
         check_files(name, experiment)
         if experiment.judge.kind == "none" and experiment.until == "figures":
             logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
-        asks = experiment.judge.kind == "endpoint" and "judge" in plan.plans(experiment)
+        asks = experiment.judge.kind == "endpoint" and judge_step(experiment) in plan.plans(experiment)
         if asks and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
             from saesteer.judge.calls import check_key  # brings an HTTP client, which no other experiment needs
 
             check_key(experiment.judge, os.environ)  # before any text is generated
 
 
+def judge_step(experiment):
+    """The step in which an experiment's texts are rated."""
+    return "steered_judge" if experiment.until == "methods" else "judge"
+
+
 def judge_has_work(name, group):
     """Whether a job of the judge will have something to ask, as far as can be known before what it reads is made."""
     experiment, folder = EXPERIMENTS[name], DATA / name
-    files = {step: folder / step / f"{group}.json" for step in plan.plans(experiment)["judge"].inputs}
-    files["prefixes_file"] = sweep_prefixes(experiment)
-    return plan.n_missing(folder / "judge", experiment, "judge", plan.layer_groups(experiment)[group], files) != 0
+    step = judge_step(experiment)
+    files = {read: folder / read / f"{group}.json" for read in plan.plans(experiment)[step].inputs}
+    compares = experiment.until == "methods"
+    files["prefixes_file"] = Path(asked_prompts(experiment) if compares else sweep_prefixes(experiment))
+    files |= {"asked_concepts": folder / "tables/asked_concepts.parquet"} if compares else {}
+    return plan.n_missing(folder / step, experiment, step, plan.layer_groups(experiment)[group], files) != 0
 
 
 def only(holds):

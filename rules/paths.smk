@@ -9,7 +9,8 @@ from saesteer.published import kept_at
 
 def figure_tables(wildcards):
     """For input: the summary tables that a figure reads."""
-    return {table: f"{DATA}/{wildcards.experiment}/tables/{table}.parquet" for table in FIGURE_TABLES[wildcards.figure]}
+    tables = (FIGURE_TABLES | METHOD_FIGURE_TABLES)[wildcards.figure]
+    return {table: f"{DATA}/{wildcards.experiment}/tables/{table}.parquet" for table in tables}
 
 
 def manifests(step):

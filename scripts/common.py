@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.pins import model_settings
-from saesteer.plan import layer_groups, plans, wanted
+from saesteer.plan import FILES_OF_KEYS, layer_groups, plans, wanted
 from saesteer.prefixes import read_prefixes
 from saesteer.settings import Experiment, Workflow, load_experiment, load_workflow
 from saesteer.store import complete, read_rows
@@ -64,8 +64,10 @@ class Job:
         return settings.path or place(self.input(f"{name}_files"))
 
     def prefixes(self) -> dict[str, str]:
-        """prefix_id -> prefix of the sweep."""
-        return read_prefixes(self.input("prefixes_file"), self.experiment.sweep.n_prefixes)
+        """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""
+        asked = self.experiment.methods
+        n = asked.n_prompts if asked and self.experiment.until == "methods" else self.experiment.sweep.n_prefixes
+        return read_prefixes(self.input("prefixes_file"), n)
 
 
 def place(fetched: Path) -> Path:
@@ -97,7 +99,7 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
     """Compute the step's missing rows of the job's layers, and write the manifest."""
     manifest = job.outputs["manifest"]
     plan = plans(job.experiment)[step]
-    files = {name: job.input(name) for name in (*plan.inputs, "prefixes_file") if name in job.inputs}
+    files = {name: job.input(name) for name in (*plan.inputs, *FILES_OF_KEYS) if name in job.inputs}
     wants = wanted(job.experiment, step, job.layers, files)
 
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

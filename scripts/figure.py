@@ -6,11 +6,11 @@ from common import log, open_job
 
 from saesteer.figures.definition import Options
 from saesteer.figures.save import save_figure
-from saesteer.tables import SUMMARIES, read_summary
+from saesteer.tables import METHOD_SUMMARIES, SUMMARIES, read_summary
 
 job = open_job(snakemake)
 figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}").FIGURE
-tables = {name: read_summary(SUMMARIES[name], job.input(name)) for name in job.inputs}
+tables = {name: read_summary((SUMMARIES | METHOD_SUMMARIES)[name], job.input(name)) for name in job.inputs}
 data = figure.data(tables, Options(job.experiment.best_factor.rule, job.experiment.selection))
 save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
 log.info("%s", figure.caption(data))

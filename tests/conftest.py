@@ -1,13 +1,15 @@
-"""Checks on in every test: shapes and types of the package's public functions (jaxtyping + beartype); and the finished experiment."""
+"""Checks on in every test: shapes and types of the package's public functions (jaxtyping + beartype); what several files of tests share."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from workflow_folder import Folder
+    from xdist.scheduler import LoadFileScheduling
 
 install_import_hook("saesteer", "beartype.beartype")
 
@@ -16,12 +18,31 @@ settings.register_profile("saesteer", deadline=None)
 settings.load_profile("saesteer")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
+    """With several workers (`make test`), one of them runs a file's tests, which share fixtures; and all that need the one SLURM node."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneForSlurm(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/slurm" if file.startswith("tests/slurm/") else file
+
+    return OneForSlurm(config, log)
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> "Folder":
-    """The micro experiment, finished; tests change copies of it only."""
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> "Folder":
+    """The micro experiment, finished, for all workers; tests change copies of it only."""
     from workflow_folder import Folder
 
-    folder = Folder(tmp_path_factory.mktemp("micro") / "repo")
-    code, output = folder.run()
-    assert code == 0, output
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "micro"
+    with FileLock(f"{shared}.lock"):
+        if (shared / "finished").is_file():
+            return Folder.found(shared / "repo")
+        folder = Folder(shared / "repo")
+        code, output = folder.run()
+        assert code == 0, output
+        (shared / "finished").touch()
     return folder

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from judge_server import Judge, agreeable
 
 from saesteer.files import text_id
 from saesteer.judge.answers import ANSWERS, Asker
+from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.calls import Patience
+from saesteer.judge.endpoint import EndpointAsker
 from saesteer.judge.rate_llm import judge_generations
+from saesteer.judge.rubric import Question
 from saesteer.settings import EndpointJudge
 from saesteer.tables import GENERATIONS, JUDGEMENTS, validate
 
@@ -19,6 +23,9 @@ QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.05)
 KEY = "sk-test-0123456789abcdef"
 INSTRUCTIONS = {text_id(text): text for text in ("Tell me a story.", "Name three rivers.")}
 CONCEPTS = ("storms at sea", "chess openings")
+ENVIRON = {"TEST_JUDGE_KEY": KEY}
+TEXTS = ["The waves rose.", "A pawn moved", "It was it was it was"]
+INSTRUCTED = list(INSTRUCTIONS.values())
 
 
 def generations(texts: Sequence[str], layers: Sequence[int] = (0,)) -> pl.DataFrame:
@@ -57,3 +64,11 @@ def stored(folder: Path) -> pl.DataFrame:
     """Every stored answer."""
     parts = [pl.read_parquet(part) for part in folder.rglob("*.parquet")]
     return pl.concat([pl.DataFrame(schema=ANSWERS.schema), *parts])
+
+
+def asker(judge: Judge, **changes: object) -> EndpointAsker:
+    return endpoint_asker(settings(judge.base_url, **changes), ENVIRON, QUICK)
+
+
+def expected_rating(question: Question) -> int:
+    return int(agreeable(question.prompt)[-1])

@@ -16,7 +16,8 @@ import psutil
 import torch
 from engine_models import shipped_model, shipped_sae
 
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.output_score import output_scores
 

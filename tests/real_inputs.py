@@ -96,7 +96,7 @@ def small_world(folder: Path) -> Iterator[World]:
         hub = stack.enter_context(serve_hub())
         _fill_hub(hub, folder / "hub")
         for layer in LAYERS:
-            write_export(_records(layer), Source("gemma-2-2b", f"{layer}-gemmascope-res-16k"), folder / "exports")
+            write_export(layer_records(layer), Source("gemma-2-2b", f"{layer}-gemmascope-res-16k"), folder / "exports")
         neuronpedia = stack.enter_context(serving(folder / "exports"))
         judge = stack.enter_context(judge_server(key=KEY))
         yield World(hub, neuronpedia, judge, stack.enter_context(_serving_files(_github(folder / "github"))))
@@ -113,7 +113,7 @@ def _fill_hub(hub: Hub, folder: Path) -> None:
     hub.add("google/gemma-scope-2b-pt-res", folder / "saes")
 
 
-def _records(layer: int) -> pl.DataFrame:
+def layer_records(layer: int) -> pl.DataFrame:
     """Records of every feature of a layer, as Neuronpedia has them: twelve each, and none of the last one."""
     rows = []
     for feature in range(N_FEATURES):

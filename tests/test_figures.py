@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from drawn_figures import assert_drawn_and_told
 from jinja2 import Template
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -80,6 +81,7 @@ def test_axes_are_labelled_and_text_lies_inside(name: str, world: dict[str, pl.D
         assert box.y1 < figure.bbox.height + 1, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_files_are_the_same_bytes_again(name: str, world: dict[str, pl.DataFrame], tmp_path: Path) -> None:
     shuffled = {table: frame.sample(fraction=1.0, shuffle=True, seed=1) for table, frame in world.items()}
@@ -237,12 +239,7 @@ def degenerate(case: str) -> dict[str, pl.DataFrame]:
 @pytest.mark.filterwarnings("error")
 def test_thin_tables_are_drawn(case: str, name: str) -> None:
     data, figure = drawn(name, degenerate(case))
-    assert figure.axes
-    caption = FIGURES[name].caption(data)
-    assert caption.startswith(FIGURES[name].reading)
-    assert "n = " in caption
-    assert "nan" not in caption.lower()
-    assert "None" not in caption
+    assert_drawn_and_told(FIGURES[name], data, figure)
 
 
 def test_the_data_saved_is_the_data_drawn(world: dict[str, pl.DataFrame], tmp_path: Path) -> None:

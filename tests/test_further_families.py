@@ -7,7 +7,8 @@ from oracles import plain_hooks
 from test_sites import PREFIXES, PROMPT, sweep_rows
 
 from saesteer import models
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.output_score import output_scores
 

@@ -13,9 +13,10 @@ from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from saesteer import generate
+from saesteer import continuation, generate
+from saesteer.continuation import Sampling, continuation_texts, ending_tokens
 from saesteer.counter_rng import hex_keys, text_keys
-from saesteer.generate import SCHEMA, Sampling, continuation_texts, ending_tokens, steered_sweep
+from saesteer.generate import SCHEMA, steered_sweep
 from saesteer.models import LanguageModel, prompt_token_ids
 from saesteer.saes import Sae
 from saesteer.sampling import largest_ids, sample_tokens
@@ -99,6 +100,7 @@ def test_a_prompt_of_one_token(family: str) -> None:
         assert row["token_ids"] == plain_hooks.generated(lm.model, sae, 1, row["feature"], float(row["factor"]), ids, 5, [2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2", "shipped"])
 def test_rows_are_bit_equal_at_any_batch_and_order(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampled tokens and the logits that they were drawn from, at 1, 7, 33 and 256 rows and shuffled."""
@@ -120,20 +122,20 @@ def _recorded_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Any, ...], t
     """Logits of every running row and step, by the row's keys, as they are computed."""
     recorded: dict[tuple[Any, ...], torch.Tensor] = {}
     chunks: list[pl.DataFrame] = []
-    start, step_logits = generate._start, generate._step_logits
+    start, step_logits = generate._start, continuation.step_logits
 
-    def starting(lm: Any, sae: Any, chunk: pl.DataFrame, *rest: Any) -> Any:
+    def starting(sweep: Any, chunk: pl.DataFrame, *rest: Any) -> Any:
         chunks.append(chunk)
-        return start(lm, sae, chunk, *rest)
+        return start(sweep, chunk, *rest)
 
-    def stepping(lm: Any, sae: Any, depth: int, slots: Any) -> torch.Tensor:
-        logits = step_logits(lm, sae, depth, slots)
+    def stepping(lm: Any, slots: Any, *rest: Any) -> torch.Tensor:
+        logits = step_logits(lm, slots, *rest)
         for slot in np.flatnonzero(slots.running):
             recorded[*chunks[-1].select(KEYS).row(slots.row[slot]), slots.position] = logits[slot]
         return logits
 
     monkeypatch.setattr(generate, "_start", starting)
-    monkeypatch.setattr(generate, "_step_logits", stepping)
+    monkeypatch.setattr(continuation, "step_logits", stepping)
     return recorded
 
 

@@ -42,10 +42,17 @@ def rules_in(folder: Folder, kind: str) -> dict[Path, str]:
     return {path: path.relative_to(logs).parts[0].removesuffix(kind) for path in logs.rglob(f"*{kind}")}
 
 
+def written_at(path: Path) -> float:
+    """When; 0 for a file that is not there, or no longer: Snakemake removes a job's log before it runs the job again."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
+
+
 def killed_jobs(folder: Folder) -> dict[Path, str]:
     """Logs, each with its rule, of jobs that began and did not end: the benchmark file, written last, is older or not there."""
-    ended = {path: path.stat().st_mtime for path in rules_in(folder, ".tsv")}
-    return {log: rule for log, rule in rules_in(folder, ".log").items() if ended.get(log.with_suffix(".tsv"), 0) < log.stat().st_mtime}
+    return {log: rule for log, rule in rules_in(folder, ".log").items() if written_at(log.with_suffix(".tsv")) < written_at(log)}
 
 
 def n_ended(folder: Folder) -> int:
@@ -57,7 +64,7 @@ def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since:
     """Until so many jobs are done, and a job has begun."""
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
-        has_begun = any(log.stat().st_mtime > since for log in rules_in(folder, ".log"))
+        has_begun = any(written_at(log) > since for log in rules_in(folder, ".log"))
         if has_begun and n_ended(folder) >= n_done:
             return
         time.sleep(0.05)
@@ -75,7 +82,7 @@ def kill_at(folder: Folder, moment: Moment) -> set[str]:
         os.killpg(process.pid, signal.SIGKILL)
     output, _ = process.communicate()
     assert not ended, f"ended before {moment}:\n{output}"
-    return {of for log, of in killed_jobs(folder).items() if log.stat().st_mtime > since}
+    return {of for log, of in killed_jobs(folder).items() if written_at(log) > since}
 
 
 def parts_of(folder: Folder) -> set[Path]:

@@ -14,8 +14,9 @@ from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from saesteer import generate, head, models, output_score
-from saesteer.generate import Sampling, steered_sweep
+from saesteer import continuation, head, models, output_score
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.models import LanguageModel, language_model
 from saesteer.output_score import output_scores
@@ -140,13 +141,13 @@ def _sweep(lm: LanguageModel, sae: Sae, n: int, **changes: Any) -> pl.DataFrame:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """How many rows the sweep's forwards had."""
     seen: set[int] = set()
-    real = generate._step_logits
+    real = continuation.step_logits
 
-    def counted(lm: Any, sae: Any, depth: int, slots: Any) -> torch.Tensor:
+    def counted(lm: Any, slots: Any, *rest: Any) -> torch.Tensor:
         seen.add(len(slots.row))
-        return real(lm, sae, depth, slots)
+        return real(lm, slots, *rest)
 
-    monkeypatch.setattr(generate, "_step_logits", counted)
+    monkeypatch.setattr(continuation, "step_logits", counted)
     return seen
 
 
@@ -169,11 +170,11 @@ def test_tiles_give_the_tokens_of_one_forward(monkeypatch: pytest.MonkeyPatch, f
     whole = _sweep(lm, sae, 384)
     assert max(forwards) == 192
     forwards.clear()
-    monkeypatch.setattr(generate, "shape_matters", lambda _lm: True)
-    monkeypatch.setattr(generate, "TILE", (32, 32))
+    monkeypatch.setattr(continuation, "shape_matters", lambda _lm: True)
+    monkeypatch.setattr(continuation, "TILE", (32, 32))
     repacked = []
-    real = generate._repacked
-    monkeypatch.setattr(generate, "_repacked", lambda caches, *rest: repacked.append(len(caches)) or real(caches, *rest))
+    real = continuation._repacked
+    monkeypatch.setattr(continuation, "_repacked", lambda caches, *rest: repacked.append(len(caches)) or real(caches, *rest))
     assert_frame_equal(_sweep(lm, sae, 384), whole, check_exact=True)
     assert forwards == {32}
     assert len(set(repacked)) > 2

@@ -20,7 +20,8 @@ from polars.testing import assert_frame_equal
 
 from saesteer import activations, generate, logit_lens, memory, output_score, perplexity
 from saesteer.activations import sparse_codes
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.memory import GIB, Halving, control_group_bytes, forward_bytes, free_bytes, is_out_of_memory, rows_that_fit
 from saesteer.models import language_model
@@ -178,11 +179,12 @@ def _codes(lm: Any, sae: Any) -> pl.DataFrame:
     return table.sort("text_id")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "module", "name", "place", "above"),
     [
         (_score, output_score, "spliced_hidden", 3, 32),
-        (_sweep, generate, "_start", 2, 40),
+        (_sweep, generate, "_start", 1, 40),
         (_nll, perplexity, "_scored_sum", 1, 33),
         (_lens, logit_lens, "final_norm", 1, 40),
         (_codes, activations, "residuals_at", 1, 40),

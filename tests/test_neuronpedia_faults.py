@@ -287,13 +287,14 @@ def test_what_was_downloaded_is_not_downloaded_again(site: Neuronpedia, tmp_path
 
 
 JOB = """
-import signal, sys
+import faulthandler, signal, sys
 from pathlib import Path
 
 from neuronpedia_server import LAYER, QUICK, SOURCE, keys
 from saesteer.neuronpedia.fetch import feature_records
 from saesteer.settings import Addresses, NeuronpediaRecords
 
+faulthandler.dump_traceback_later(20)  # a job that hangs says where
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 addresses = Addresses(neuronpedia=sys.argv[1], neuronpedia_exports=sys.argv[1])
 settings = NeuronpediaRecords(kind="neuronpedia", route="bulk")
@@ -309,12 +310,17 @@ def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tm
         request.end_headers()
         request.wfile.write(body[: len(body) // 2])
         job.send_signal(number)
-        job.wait(20)
+        job.wait(50)
 
     site.faults[site.key("activations", 0)] = [half_then_nothing]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    job = subprocess.Popen([sys.executable, "-c", JOB, site.address, str(tmp_path / "down")], env=environment, stderr=subprocess.DEVNULL)
-    assert job.wait(30) == code
+    with (tmp_path / "said").open("w") as said:
+        job = subprocess.Popen([sys.executable, "-c", JOB, site.address, str(tmp_path / "down")], env=environment, stderr=said)
+        try:
+            found = job.wait(60)
+        finally:
+            job.kill()
+    assert found == code, (tmp_path / "said").read_text()
     assert on_disk(tmp_path / "down")
     for path in (tmp_path / "down").rglob("*.*"):
         assert path.name.startswith("batch-")

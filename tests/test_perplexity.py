@@ -56,6 +56,7 @@ def test_a_text_without_tokens_is_missing_not_zero() -> None:
     assert continuation_nll(tiny_model("llama"), _rows([]).cast({"prefix": pl.String, "text": pl.String})).schema == SCHEMA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "shipped"])
 def test_rows_do_not_depend_on_batch_order_or_neighbours(family: str) -> None:
     lm, _ = model_and_sae(family, 1)

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
+from saesteer.continuation import Sampling, continuation_texts
 from saesteer.gen_success import gen_success
-from saesteer.generate import Sampling, continuation_texts, steered_sweep
+from saesteer.generate import steered_sweep
 from saesteer.input_score import input_scores
 from saesteer.logit_lens import lens_tokens
 from saesteer.models import LanguageModel, final_ids, language_model, load_language_model, plain_token_ids, prompt_token_ids

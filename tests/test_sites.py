@@ -19,8 +19,9 @@ from polars.testing import assert_frame_equal
 
 from saesteer import head, models
 from saesteer.activations import sparse_codes
+from saesteer.continuation import Sampling
 from saesteer.counter_rng import text_keys
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.generate import steered_sweep
 from saesteer.logit_lens import lens_tokens
 from saesteer.output_score import output_scores
 from saesteer.saes import encode, encoder_input, largest_code
@@ -199,6 +200,7 @@ def test_a_centred_sae_is_given_rows_without_their_mean() -> None:
     torch.testing.assert_close(encoder_input(centred, shifted).double(), exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_refusals_and_hooks_gone_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, sae = tiny_model("gpt2"), tiny_sae(0, site="resid_pre")
     lens = torch.arange(20)[None]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from saesteer import models
 from saesteer.activations import sparse_codes
-from saesteer.generate import Sampling, steered_sweep
+from saesteer.continuation import Sampling
+from saesteer.generate import steered_sweep
 from saesteer.saes import Sae, encode
 from saesteer.steering import amplified, last_position_edited
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import polars as pl
 import yaml
 
 from saesteer.store import read_rows
-from saesteer.tables import STEPS
+from saesteer.tables import METHOD_STEPS, STEPS
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 GPU_STEPS = ("activations", "logit_lens", "output_score", "sweep", "perplexity")
+ALL_STEPS = STEPS | METHOD_STEPS
 PER_FEATURE = {"records", "concepts", "logit_lens", "input_score", "output_score"}
 PER_GENERATION = {"sweep", "gen_success", "perplexity", "judge"}
 
@@ -30,6 +31,13 @@ class Folder:
             shutil.copytree(root / "config", path / "config")
             (path / "data").mkdir()
             (path / "data/world").symlink_to(ROOT / "data/world")
+
+    @classmethod
+    def found(cls, path: Path) -> "Folder":
+        """One that another process has set up."""
+        folder = cls.__new__(cls)
+        folder.path, folder.root = path, ROOT
+        return folder
 
     @property
     def environment(self) -> dict[str, str]:
@@ -68,11 +76,12 @@ class Folder:
         path = self.path / f"config/experiments/{experiment}.yaml"
         path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) if path.is_file() else {}) | sections))
 
-    def parts(self, experiment: str = "micro") -> dict[str, set[Path]]:
-        return {step: set((self.path / "data" / experiment / step).glob("*/layer_*/*.parquet")) for step in STEPS}
+    def parts(self, experiment: str = "micro", steps: Iterable[str] = STEPS) -> dict[str, set[Path]]:
+        """The parts of each step: those of the main job, if no others are named."""
+        return {step: set((self.path / "data" / experiment / step).glob("*/layer_*/*.parquet")) for step in steps}
 
     def table(self, step: str, experiment: str = "micro") -> pl.DataFrame:
-        return read_rows(STEPS[step], sorted((self.path / "data" / experiment / step).glob("layers_*.json")))
+        return read_rows(ALL_STEPS[step], sorted((self.path / "data" / experiment / step).glob("layers_*.json")))
 
 
 class Checkout(Folder):

@@ -99,6 +99,38 @@ def export(
 
 
 @app.command()
+def axbench(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write layer_LL/steering_data.parquet into.")],
+    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+) -> None:
+    """Write a comparison's texts and ratings in the form of AxBench's results."""
+    from saesteer.methods.exports import export_axbench
+
+    with _refusals():
+        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        chosen = load_experiment(experiment, workflow.experiments_dir)
+        for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
+            typer.echo(f"wrote {path}")
+
+
+@app.command()
+def vectors(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
+    layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
+    path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
+    data: Annotated[Path, _DATA] = Path("data"),
+) -> None:
+    """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
+    from saesteer.methods.exports import export_vectors
+
+    with _refusals():
+        export_vectors(data, experiment, method, layer, path)
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
 def agreement(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
     data: Annotated[Path, _DATA] = Path("data"),

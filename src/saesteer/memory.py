@@ -78,8 +78,12 @@ def _left(folder: Path, limit: str, used: str, reclaimable: str) -> Iterator[int
 def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS) -> int:
     """How many rows of `row_bytes` bytes to take together: as many as `SHARE` of the free memory holds, at least `least`, at most `most`
     (on a CPU, on a GPU), rounded down to a power of two so that shapes repeat."""
-    fitting = min(most[device.type == "cuda"], int(SHARE * free_bytes(device)) // max(1, row_bytes))
-    return max(least, 2 ** (max(1, fitting).bit_length() - 1))
+    wanted, free = most[device.type == "cuda"], free_bytes(device)
+    fitting = min(wanted, int(SHARE * free) // max(1, row_bytes))
+    rows = max(least, 2 ** (max(1, fitting).bit_length() - 1))
+    if rows < wanted:
+        log.info("memory: %d rows at a time instead of %d, since %.2f GiB are free on %s", rows, wanted, free / GIB, device.type)
+    return rows
 
 
 def forward_bytes(lm: LanguageModel, n_positions: int, n_cached: int = 0) -> int:

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.files import file_digest, value_digest
-from saesteer.settings import Experiment, LocalModelJudge, LocalRecords, ModelSettings, OracleJudge, SettingsError, TopicConcepts
+from saesteer.settings import (
+    Experiment,
+    LocalModelJudge,
+    LocalRecords,
+    ModelSettings,
+    OracleJudge,
+    SettingsError,
+    TopicConcepts,
+    TopicTexts,
+)
 
 MODELS = ("model", "perplexity_model", "judge_model")
 """Names of pins that are models, and can come from the hub."""
@@ -23,11 +32,13 @@ def pinned_path(experiment: Experiment, name: str) -> Path | None:
     """The folder or file behind each name that can be pinned; None for a model that comes from the hub."""
     if name in MODELS:
         return model_settings(experiment, name).path
-    records, concepts, judge = experiment.records, experiment.concepts, experiment.judge
+    records, concepts, judge, methods = experiment.records, experiment.concepts, experiment.judge, experiment.methods
     paths = {
         "texts": records.texts if isinstance(records, LocalRecords) else None,
         "topics": concepts.topics if isinstance(concepts, TopicConcepts) else None,
         "oracle": judge.oracle if isinstance(judge, OracleJudge) else None,
+        "lexicon": methods.concepts.lexicon if methods and isinstance(methods.concepts, TopicTexts) else None,
+        "vectors": methods.vectors if methods else None,
     }
     return paths[name]
 

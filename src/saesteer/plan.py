@@ -5,8 +5,7 @@ Features, factors, prefixes and texts are keys, not settings: adding one leaves 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from saesteer import tables
 from saesteer.code_digest import algorithm_version
 from saesteer.corpus import text_ids
 from saesteer.features import features_of
-from saesteer.figures.names import FIGURE_TABLES, PMI_TABLES
+from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES
 from saesteer.files import value_digest
-from saesteer.judge.rubric import rubric_digest
+from saesteer.plan_base import FILES_OF_KEYS, Axes, Files, StepPlan, language_model_judge
+from saesteer.plan_methods import known_axes, method_steps
 from saesteer.prefixes import read_prefixes
 from saesteer.published import published_file
 from saesteer.settings import (
-    EndpointJudge,
     Experiment,
     LanguageModelJudge,
     LocalRecords,
@@ -32,28 +31,15 @@ from saesteer.settings import (
 )
 from saesteer.store import Wanted, missing_keys
 
-Axes = dict[str, Sequence[Any]]
-Files = Mapping[str, Path]
-"""The file behind each name of a job's inputs: pins, manifests, and `prefixes_file`."""
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    table: tables.Table
-    module: str
-    """Module that computes the rows; its ALGORITHM_VERSION is part of the fingerprint."""
-    axes: Callable[[Experiment, int, Files], Axes]
-    """(experiment, layer, files) -> the values of each key column."""
-    settings: Any
-    """JSON value of the settings that rows depend on."""
-    inputs: tuple[str, ...]
-    """What the rows depend on besides: names of pins, `saes`, and earlier steps."""
-
 
 def plans(experiment: Experiment) -> dict[str, StepPlan]:
     """The steps of an experiment, in order. Which there are depends on where records come from, on who judges, and on where it stops."""
     scores = {**_record_steps(experiment), **_score_steps(experiment)}
-    return scores if experiment.until == "scores" else {**scores, **_text_steps(experiment), **_judge_steps(experiment)}
+    if experiment.until == "scores":
+        return scores
+    if experiment.until == "methods":
+        return {**scores, **method_steps(experiment)}
+    return {**scores, **_text_steps(experiment), **_judge_steps(experiment)}
 
 
 def _score_steps(experiment: Experiment) -> dict[str, StepPlan]:
@@ -111,15 +97,8 @@ def _judge_steps(experiment: Experiment) -> dict[str, StepPlan]:
     if isinstance(judge, OracleJudge):
         read = ("oracle", "topics", "concepts", "sweep", "perplexity")
         return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate", _generations, {"kind": judge.kind}, read)}
-    settings: dict[str, Any] = {
-        "rubric": rubric_digest(),
-        **judge.model_dump(mode="json", include={"kind", "max_tokens", "seed"}),
-        "prompt_format": experiment.model.prompt_format,
-    }
-    if isinstance(judge, EndpointJudge):
-        return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate_llm", _judged, {**settings, "model": judge.model}, ("concepts", "sweep"))}
-    settings["dtype"] = judge.model.dtype
-    return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate_llm", _judged, settings, ("judge_model", "concepts", "sweep"))}
+    settings, pins = language_model_judge(experiment, judge)
+    return {"judge": StepPlan(tables.JUDGEMENTS, "judge.rate_llm", _judged, settings, (*pins, "concepts", "sweep"))}
 
 
 def _values(section: Settings) -> dict[str, Any]:
@@ -175,8 +154,11 @@ def artifacts(experiment: Experiment) -> list[str]:
     """
     manifests = [f"{step}/{group}.json" for step in ("saes", *plans(experiment)) for group in layer_groups(experiment)]
     always = [*(f"pins/{name}.json" for name in pins(experiment)), *manifests]
+    scored = ["tables/features.parquet", *(f"features/layer_{layer:02d}.parquet" for layer in sorted(experiment.layers))]
     if experiment.until == "scores":
-        return [*always, "tables/features.parquet", *(f"features/layer_{layer:02d}.parquet" for layer in sorted(experiment.layers))]
+        return [*always, *scored]
+    if experiment.until == "methods":
+        return [*always, *scored, *(f"tables/{name}.parquet" for name in tables.METHOD_SUMMARIES)]
     summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
     return [*always, *(f"tables/{name}.parquet" for name in summaries), "metrics.json"]
 
@@ -196,14 +178,15 @@ def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """The figures that can be made of an experiment, each with the tables that it reads."""
     left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
     left_out |= set() if has_pmi(experiment) else {"pmi_by_threshold"}
-    if experiment.until == "scores":
+    if experiment.until != "figures":
         left_out = {name for name, read in FIGURE_TABLES.items() if read != ("features",)}
-    return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out}
+    compared = METHOD_FIGURE_TABLES if experiment.until == "methods" else {}
+    return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out} | compared
 
 
 def reports(experiment: Experiment) -> list[str]:
     """What the rules make in an experiment's folder of figures."""
-    headline = [] if experiment.until == "scores" else ["headline.md"]
+    headline = {"figures": ["headline.md"], "scores": [], "methods": ["methods.md"]}[experiment.until]
     return [*(f"{figure}.pdf" for figure in figures(experiment)), *headline]
 
 
@@ -234,7 +217,7 @@ def _input_digest(path: Path, layer: int) -> str:
 def wants_digest(experiment: Experiment, step: str, layers: Sequence[int]) -> str:
     """Digest of keys and settings; in a job's params a change of it makes the job due. Needs no file that is still to be fetched."""
     plan = plans(experiment)[step]
-    axes = {layer: _known_axes(experiment, plan, layer) for layer in layers}
+    axes = {layer: known_axes(experiment, plan, layer) or _known_axes(experiment, plan, layer) for layer in layers}
     return value_digest([axes, plan.settings, algorithm_version(f"saesteer.{plan.module}")])[:16]
 
 
@@ -255,6 +238,6 @@ def _known_axes(experiment: Experiment, plan: StepPlan, layer: int) -> dict[str,
 def n_missing(folder: Path, experiment: Experiment, step: str, layers: Sequence[int], files: Files) -> int | None:
     """How many keys a job would compute; None while what it reads is not there yet."""
     plan = plans(experiment)[step]
-    if not all(files[name].is_file() for name in files if name in {*plan.inputs, "prefixes_file"}):
+    if not all(files[name].is_file() for name in files if name in {*plan.inputs, *FILES_OF_KEYS}):
         return None
     return sum(missing_keys(folder, plan.table, want).height for want in wanted(experiment, step, layers, files))

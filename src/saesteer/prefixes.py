@@ -22,7 +22,7 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
     if repeated:
         raise SettingsError(f"{path}: {repeated[0]!r} stands twice; one prefix a line")
     if len(lines) < n:
-        raise SettingsError(f"{path} has {len(lines)} prefixes, but sweep.n_prefixes asks for {n}: lower it or add lines")
+        raise SettingsError(f"{path} has {len(lines)} prefixes, but n_prefixes (of methods: n_prompts) asks for {n}: lower it or add lines")
     return {text_id(line): line for line in lines[:n]}
 
 

@@ -17,6 +17,7 @@ from saesteer.hub import HubError, check_access, model_config, repo_size, weight
 from saesteer.judge.answers import JudgeError
 from saesteer.pins import MODELS, model_settings
 from saesteer.plan import pins
+from saesteer.plan_methods import n_steered
 from saesteer.sae_sources import SaeSource, sae_source
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 
@@ -131,7 +132,7 @@ def _disk(experiment: Experiment, workflow: Workflow, sizes: Mapping[str, int]) 
     saes = len(experiment.layers) * _sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     records = len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.records, NeuronpediaRecords) else 0
-    texts = _n_texts(experiment) * (40 + experiment.sweep.max_new_tokens * 3)
+    texts = _n_texts(experiment) * (40 + _max_new_tokens(experiment) * 3)
     models = sum(sizes[pin] for pin in sizes if model_settings(experiment, pin).repo)
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + records + texts
     free = shutil.disk_usage(_existing(workflow.cache_dir or workflow.data_dir)).free
@@ -158,8 +159,9 @@ def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
     from saesteer.judge.spend import estimate_texts
 
     check_key(judge, environ)
-    share = min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes) / experiment.sweep.n_prefixes
-    n_texts, characters = math.ceil(_n_texts(experiment) * share), experiment.sweep.max_new_tokens * CHARACTERS_PER_TOKEN
+    n_prefixes = experiment.sweep.n_prefixes
+    share = 1.0 if experiment.until == "methods" else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
+    n_texts, characters = math.ceil(_n_texts(experiment) * share), _max_new_tokens(experiment) * CHARACTERS_PER_TOKEN
     spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
     limit = f"limit {judge.max_usd:g} USD a job" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
     return Finding("estimate", "judge", f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}")
@@ -173,7 +175,13 @@ def _n_texts(experiment: Experiment) -> int:
     sweep = experiment.sweep
     if experiment.until == "scores":
         return 0
+    if experiment.until == "methods":
+        return n_steered(experiment)
     return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
+
+
+def _max_new_tokens(experiment: Experiment) -> int:
+    return experiment.methods.max_new_tokens if experiment.until == "methods" and experiment.methods else experiment.sweep.max_new_tokens
 
 
 def _sae_bytes(experiment: Experiment) -> int:

@@ -7,9 +7,11 @@ its syntax tree, and nothing is ever imported or run.
 import ast
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import polars as pl
 
@@ -57,6 +59,11 @@ PUBLISHED = {
         *_AXBENCH,
         "axbench/concept500/prod_9b_l31_v1/generate/metadata.jsonl",
         "dda407cf75a25cd96227ed757dd88eb8a95f5747d80dbe72ee52eb6fa568e475",
+    ),
+    "axbench/concept10_2b_l10": Published(
+        *_AXBENCH,
+        "axbench/concept10/prod_2b_l10_v1/generate/metadata.jsonl",
+        "e2b1a11178b034dbdf3d1b0b18f6011d076f02afc2cc68346f216e2e04ff2ba9",
     ),
     "axbench/concept10_2b_l10_train": Published(
         *_AXBENCH,
@@ -123,3 +130,99 @@ def zipped_lines(path: Path) -> pl.DataFrame:
         text = "\n".join(archive.read(name).decode("utf-8", errors="replace") for name in names)
     lines = [line.strip() for line in text.splitlines()]
     return pl.DataFrame({"text": list(dict.fromkeys(line for line in lines if any(map(str.isalpha, line))))})
+
+
+@dataclass(frozen=True)
+class LabelledConcept:
+    """A line of AxBench's list of concepts (arXiv 2501.17148, section 4): a text, and the SAE feature that Neuronpedia explains by it."""
+
+    number: int
+    """The concept's concept_id in the files."""
+    concept: str
+    genre: str
+    """Which of the shared negative texts are its own: text, code or math."""
+    source: str
+    """Neuronpedia's name of the SAE, e.g. 20-gemmascope-res-131k."""
+    feature: int
+    line: int
+    """Where it stands in its file, from 1."""
+
+
+LABELLED_TEXTS = {
+    "input": pl.String,
+    "output": pl.String,
+    "output_concept": pl.String,
+    "concept_genre": pl.String,
+    "category": pl.String,
+    "concept_id": pl.Int64,
+}
+"""The columns of AxBench's training texts that are read; concept_id is -1 for negative texts, which concepts of a genre share."""
+
+
+def labelled_concepts(path: Path) -> list[LabelledConcept]:
+    """The concepts of a metadata.jsonl, one JSON object a line, in the file's order."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is no text in UTF-8, so no list of concepts: {error}") from error
+    found = [_labelled_concept(path, place, line) for place, line in enumerate(lines, start=1) if line.strip()]
+    for key in ("number", "concept"):
+        first: dict[int | str, int] = {}
+        for one in found:
+            value = getattr(one, key)
+            if first.setdefault(value, one.line) != one.line:
+                raise SettingsError(f"{path}: lines {first[value]} and {one.line} have the same {key}, {value!r}; remove one")
+    if not found:
+        raise SettingsError(f"{path} holds no concepts: it needs one JSON object a line")
+    return found
+
+
+def _labelled_concept(path: Path, line: int, text: str) -> LabelledConcept:
+    where = f"{path}, line {line}"
+    try:
+        item = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{where}: this is no JSON: {error}") from error
+    if not isinstance(item, dict):
+        raise SettingsError(f"{where}: this is no JSON object, but {item!r:.60}")
+    number, concept, ref = _field(item, "concept_id", int, where), _field(item, "concept", str, where), _field(item, "ref", str, where)
+    address = re.fullmatch(r".*?([^/]+)/([0-9]+)/?", ref, re.DOTALL)
+    if not address:
+        raise SettingsError(f"{where}: ref is {ref!r}, but has to end with a source and a feature's number")
+    genres = _field(item, "concept_genres_map", dict, where).get(concept)
+    if not isinstance(genres, list) or not genres or not isinstance(genres[0], str):
+        raise SettingsError(f"{where}: concept_genres_map names no genre for {concept!r}; it needs {{concept: [genre]}}")
+    return LabelledConcept(number, concept, genres[0], address[1], int(address[2]), line)
+
+
+def _field(item: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    """A key's value, refused where it is absent, empty or of another type."""
+    value = item.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool) or value in ("", {}):
+        raise SettingsError(f"{where}: key {key} is {value!r:.60}, but has to be a {kind.__name__}")
+    return value
+
+
+def labelled_texts(path: Path) -> pl.DataFrame:
+    """The rows of a train_data.parquet: LABELLED_TEXTS, and `row`, their place in the file from 0."""
+    try:
+        texts = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise SettingsError(f"{path} cannot be read as Parquet: {error}") from error
+    if absent := [name for name in LABELLED_TEXTS if name not in texts.columns]:
+        raise SettingsError(f"{path}: no column {', '.join(absent)}; it has {', '.join(texts.columns)}")
+    for name, dtype in LABELLED_TEXTS.items():
+        found = texts.schema[name]
+        if found != dtype and not (dtype == pl.Int64 and found.is_integer()):
+            raise SettingsError(f"{path}: column {name} has type {found}, but has to be {dtype}")
+    texts = texts.select(pl.col(name).cast(dtype) for name, dtype in LABELLED_TEXTS.items()).with_row_index("row")
+    bad = {
+        **{f"{name} is null": pl.col(name).is_null() for name in LABELLED_TEXTS},
+        "output is blank": pl.col("output").str.strip_chars() == "",
+        "category is neither positive nor negative": ~pl.col("category").is_in(["positive", "negative"]),
+    }
+    for what, rule in bad.items():
+        rows = texts.filter(rule)["row"]
+        if len(rows):
+            raise SettingsError(f"{path}, row {rows[0]} (counted from 0): {what}")
+    return texts

@@ -12,12 +12,15 @@ from typing import Any
 
 from saesteer.files import write_atomically, write_json, write_text
 from saesteer.headline import findings_by_seed_markdown, headline_markdown
+from saesteer.methods.readme import kept_results, methods_readme
 from saesteer.scored import scores_by_layer, scores_markdown
 from saesteer.settings import SettingsError, load_experiment
 
 SHIPPED = "tiny"
 SCORED = "tiny-all"
 """The shipped model's experiment with every feature."""
+COMPARED = ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2")
+"""The comparisons of steering methods on the world's three seeds, in order."""
 
 
 def update_readme(root: Path) -> list[Path]:
@@ -30,13 +33,20 @@ def update_readme(root: Path) -> list[Path]:
         write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
     if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
         write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
-    figure = root / f"figures/{SHIPPED}/overview.png"
-    if figure.is_file():
-        write_atomically(root / "docs/overview.png", lambda partial: shutil.copyfile(figure, partial))
+    for name in COMPARED:
+        if (table := root / f"data/{name}/tables/methods.parquet").is_file():
+            write_json(root / f"docs/methods/{name}.json", kept_results(table))
+    _copy_figure(root / f"figures/{SHIPPED}/overview.png", root / "docs/overview.png")
+    _copy_figure(root / f"figures/{COMPARED[0]}/methods.png", root / "docs/methods.png")
     readme = root / "README.md"
     text = with_blocks(readme.read_text(encoding="utf-8"), blocks(root))
     write_text(readme, text)
     return [readme, *(root / f"docs/results/{name}.json" for name in taken)]
+
+
+def _copy_figure(figure: Path, target: Path) -> None:
+    if figure.is_file():
+        write_atomically(target, lambda partial: shutil.copyfile(figure, partial))
 
 
 def _is_seed(name: str, experiments: Path) -> bool:
@@ -54,8 +64,10 @@ def blocks(root: Path) -> dict[str, str]:
     seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in results.items()}
     speed = speed_markdown((root / "benchmarks/RESULTS.md").read_text(encoding="utf-8"))
     scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
+    kept = {seed: root / f"docs/methods/{name}.json" for seed, name in enumerate(COMPARED)}
+    compared = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in kept.items() if path.is_file()}
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
-    return {**shown, "scores": scores_markdown(scores), "speed": speed}
+    return {**shown, "methods": methods_readme(compared), "scores": scores_markdown(scores), "speed": speed}
 
 
 def speed_markdown(page: str) -> str:

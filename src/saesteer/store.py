@@ -38,7 +38,10 @@ class StoreError(RuntimeError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """The keys wanted of one layer: every combination of the axes' values. `fingerprint` spells out what its rows depend on."""
+    """The keys wanted of one layer: every combination of the axes' values. `fingerprint` spells out what its rows depend on.
+
+    An axis may be of several columns that go together, its name theirs with commas ("method,factor") and its values tuples.
+    """
 
     layer: int
     axes: Mapping[str, Sequence[Any]]
@@ -59,8 +62,15 @@ class Wanted:
 
 
 def _key_product(table: Table, layer: int, axes: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    frames = [pl.DataFrame({name: values}, schema={name: table.key_schema[name]}) for name, values in {"layer": [layer], **axes}.items()]
+    frames = [_axis(table, name.split(","), values) for name, values in {"layer": [layer], **axes}.items()]
     return functools.reduce(lambda left, right: left.join(right, how="cross"), frames).select(table.keys)
+
+
+def _axis(table: Table, names: Sequence[str], values: Sequence[Any]) -> pl.DataFrame:
+    schema = {name: table.key_schema[name] for name in names}
+    if len(names) == 1:
+        return pl.DataFrame({names[0]: values}, schema=schema)
+    return pl.DataFrame([tuple(value) for value in values], schema=schema, orient="row")
 
 
 def complete(

@@ -39,11 +39,12 @@ class Seen:
 
 def outage(node: Node, run: ClusterRun) -> str:
     """Stop the controller until Snakemake has looked for its jobs in vain; give what was printed meanwhile."""
-    before = len(run.printed.read_text())
     with node.controller_down():
+        before = len(run.printed.read_text())  # what was submitted until now was before it
         wait_for("Snakemake to miss the controller", lambda: "MinJobAge=None" in run.printed.read_text()[before:], 120)
-    wait_for("the controller", lambda: node.jobs("RUNNING"))
-    return run.printed.read_text()[before:]
+        meanwhile = run.printed.read_text()[before:]
+    wait_for("the controller", node.jobs)  # running or not: all of them may have ended while it was down
+    return meanwhile
 
 
 @pytest.fixture(scope="module")

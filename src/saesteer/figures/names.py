@@ -15,3 +15,10 @@ FIGURE_TABLES: dict[str, tuple[str, ...]] = {
 
 PMI_TABLES = ("feature_pmi", "pmi")
 """Tables that need texts whose co-occurrences can be counted."""
+
+METHOD_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
+    "methods": ("methods",),
+    "method_curves": ("method_curves",),
+    "method_differences": ("methods", "method_differences"),
+}
+"""Figures of the comparison of steering methods -> the tables that each reads."""

@@ -17,12 +17,22 @@ def rate(
 ) -> pl.DataFrame:
     """The JUDGEMENTS rows of generations by the shipped world's oracle.
 
-    The concept rating looks at the continuation's tokens, the fluency rating at its loss under the second model. What cannot be rated is
-    null: a feature without a clear concept, a text without content.
+    `concepts` has layer, feature and concept (null where none is clear).
     """
-    keys = list(JUDGEMENTS.keys)
-    rows = generations.join(perplexity.select(*keys, "mean_nll"), on=keys, how="left", maintain_order="left")
-    rows = rows.join(concepts.select("layer", "feature", "concept"), on=["layer", "feature"], how="left", maintain_order="left")
+    on = ["layer", "feature"]
+    texts = generations.join(concepts.select(*on, "concept"), on=on, how="left", maintain_order="left")
+    return rate_texts(texts, perplexity, JUDGEMENTS.keys, oracle, topics, tokens)
+
+
+def rate_texts(
+    texts: pl.DataFrame, perplexity: pl.DataFrame, keys: Sequence[str], oracle: Oracle, topics: Sequence[str], tokens: TextTokens
+) -> pl.DataFrame:
+    """Keys and ratings of texts (keys, text, and concept: a topic or null) by the shipped world's oracle, in their order.
+
+    The concept rating looks at the continuation's tokens, the fluency rating at its loss under the second model (`perplexity`: keys and
+    mean_nll). What cannot be rated is null: a text without a concept, or without content.
+    """
+    rows = texts.join(perplexity.select(*keys, "mean_nll"), on=list(keys), how="left", maintain_order="left")
     numbers = {name: number for number, name in enumerate(topics)}
     ids = tokens.retokenise(rows["text"].to_list())
     concept = [

@@ -5,7 +5,7 @@ with a reason. Ratings are read from the stored raw answers every time (saesteer
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -34,13 +34,29 @@ def judge_generations(
     answers_folder: Path,
     part_seconds: float,
 ) -> Iterator[pl.DataFrame]:
-    """The JUDGEMENTS rows of generations, some at a time, one layer in each frame. Their raw answers are on disk before they are yielded.
+    """The JUDGEMENTS rows of generations: `judge_texts` of them.
 
-    `generations` has the keys of GENERATIONS and `text`; `concepts` has layer, feature and concept (null where there is none);
-    `instructions` maps prefix_id to the instruction that the texts answer, or is None where texts continue a prefix. Nothing that
-    `answers_folder` holds is asked again.
+    `generations` has the keys of GENERATIONS and `text`; `concepts` has layer, feature and concept (null where there is none).
     """
-    rows = _with_questions(generations, concepts, instructions)
+    on = ["layer", "feature"]
+    texts = generations.join(concepts.select(*on, "concept"), on=on, how="left", maintain_order="left")
+    yield from judge_texts(texts, JUDGEMENTS.keys, instructions, asker, answers_folder, part_seconds)
+
+
+def judge_texts(
+    texts: pl.DataFrame,
+    keys: Sequence[str],
+    instructions: Mapping[str, str] | None,
+    asker: Asker,
+    answers_folder: Path,
+    part_seconds: float,
+) -> Iterator[pl.DataFrame]:
+    """Keys and ratings of texts, some at a time, one layer in each frame. Their raw answers are on disk before they are yielded.
+
+    `texts` has the keys (layer and prefix_id among them), text, and concept (null where there is none); `instructions` maps prefix_id to
+    the instruction that the texts answer, or is None where texts continue a prefix. Nothing that `answers_folder` holds is asked again.
+    """
+    rows = _with_questions(texts, instructions)
     with (
         AnswerBook(answers_folder, asker.fingerprint, part_seconds) as book,
         tqdm(total=len(rows), desc="judge", unit="text", mininterval=5) as bar,
@@ -50,34 +66,30 @@ def judge_generations(
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             answer_all([question for row in chunk for question in row.values()], asker, book)
-            rated = rate_with_answers(generations[start : start + size], chunk, instructions is not None, book)
+            rated = rate_with_answers(texts[start : start + size], keys, chunk, instructions is not None, book)
             yield from (layer for _, layer in rated.group_by("layer", maintain_order=True))
             bar.update(len(chunk))
 
 
 def rate_with_answers(
-    generations: pl.DataFrame, asked: list[dict[Aspect, Question]], answers_instructions: bool, book: AnswerBook
+    texts: pl.DataFrame, keys: Sequence[str], asked: list[dict[Aspect, Question]], answers_instructions: bool, book: AnswerBook
 ) -> pl.DataFrame:
-    """The JUDGEMENTS rows of generations by stored answers; `asked` has each row's questions, and no question where one does not apply."""
+    """Keys and ratings of texts by stored answers; `asked` has each row's questions, and no question where one does not apply."""
     ratings = {
         f"{aspect}_rating": pl.Series([_rating(row.get(aspect), book) for row in asked], dtype=pl.UInt8)
         for aspect in ("concept", "instruction", "fluency")
     }
     apply = [name for name in ratings if answers_instructions or name != "instruction_rating"]
-    rated = generations.select(JUDGEMENTS.keys).with_columns(
+    rated = texts.select(keys).with_columns(
         **ratings,
         reason=pl.Series([_reason(row, book) for row in asked], dtype=pl.String),
     )
-    return rated.with_columns(judge_score=harmonic_mean(apply)).select(list(JUDGEMENTS.columns))
+    return rated.select(*keys, *ratings, harmonic_mean(apply).alias("judge_score"), "reason")
 
 
-def _with_questions(
-    generations: pl.DataFrame, concepts: pl.DataFrame, instructions: Mapping[str, str] | None
-) -> list[dict[Aspect, Question]]:
+def _with_questions(texts: pl.DataFrame, instructions: Mapping[str, str] | None) -> list[dict[Aspect, Question]]:
     """Each row's questions."""
-    on = ["layer", "feature"]
-    joined = generations.join(concepts.select(*on, "concept"), on=on, how="left", maintain_order="left")
-    columns = (joined[name].to_list() for name in ("text", "concept", "prefix_id"))
+    columns = (texts[name].to_list() for name in ("text", "concept", "prefix_id"))
     return [questions(text, concept, _instruction(instructions, prefix)) for text, concept, prefix in zip(*columns, strict=True)]
 
 

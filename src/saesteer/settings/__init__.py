@@ -24,6 +24,7 @@ from saesteer.settings.inputs import (
     TopicConcepts,
 )
 from saesteer.settings.load import PRESETS, load_experiment, load_workflow, read_yaml
+from saesteer.settings.methods import MethodSettings, PublishedConcepts, TopicTexts
 from saesteer.settings.steps import (
     BestFactorSettings,
     EndpointJudge,
@@ -65,6 +66,7 @@ __all__ = [
     "LocalModelJudge",
     "LocalRecords",
     "LogitLensSettings",
+    "MethodSettings",
     "ModelSettings",
     "NeuronpediaRecords",
     "NoJudge",
@@ -72,6 +74,7 @@ __all__ = [
     "OutputScoreSettings",
     "PerplexitySettings",
     "PmiSettings",
+    "PublishedConcepts",
     "PublishedFeatures",
     "RecordSettings",
     "SaeSettings",
@@ -81,6 +84,7 @@ __all__ = [
     "SettingsError",
     "SweepSettings",
     "TopicConcepts",
+    "TopicTexts",
     "Workflow",
     "canonical_factor",
     "load_experiment",

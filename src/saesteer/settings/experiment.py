@@ -17,6 +17,7 @@ from saesteer.settings.inputs import (
     SampledFeatures,
     TopicConcepts,
 )
+from saesteer.settings.methods import MethodSettings
 from saesteer.settings.steps import (
     BestFactorSettings,
     FigureSettings,
@@ -24,6 +25,7 @@ from saesteer.settings.steps import (
     InputScoreSettings,
     JudgeSettings,
     LogitLensSettings,
+    NoJudge,
     OracleJudge,
     OutputScoreSettings,
     PerplexitySettings,
@@ -36,7 +38,7 @@ from saesteer.settings.steps import (
 class Experiment(Settings):
     extends: str | None = None
     """Name of an experiment whose file is read first; this file's keys are laid over it."""
-    preset: Literal["p1"] | None = None
+    preset: Literal["p1", "p1_table_1", "p2", "p4"] | None = None
     """A paper whose program's conventions are set; keys given beside it are laid over them."""
     description: str
     """One line: what this experiment is for."""
@@ -44,8 +46,9 @@ class Experiment(Settings):
     """The language model that is steered."""
     saes: SaeSettings
     """Its sparse autoencoders."""
-    until: Literal["figures", "scores"] = "figures"
-    """scores: stop after input and output score, e.g. of every feature of a model; nothing is generated, `sweep` to `judge` go unread."""
+    until: Literal["figures", "scores", "methods"] = "figures"
+    """scores: stop after input and output score, e.g. of every feature of a model; nothing is generated, `sweep` to `judge` go unread.
+    methods: from there to the comparison of steering methods, under `methods` and with `judge`."""
     layers: Layers
     """Decoder layers whose features are scored, 0-based."""
     features: FeatureSet
@@ -72,6 +75,8 @@ class Experiment(Settings):
     """Filtering features by output score, with controls."""
     judge: JudgeSettings
     """Ratings of concept, instruction (where there is one) and fluency."""
+    methods: MethodSettings | None = None
+    """The comparison of steering methods; needed with `until: methods`, otherwise unread."""
     pmi: PmiSettings = PmiSettings()
     """The corpus of the figure of pointwise mutual information."""
     figures: FigureSettings = FigureSettings()
@@ -106,6 +111,8 @@ class Experiment(Settings):
             raise ValueError("concepts: kind topics needs records of kind local, whose texts carry topics (Neuronpedia's: explanations)")
         if isinstance(self.judge, OracleJudge) and not isinstance(self.concepts, TopicConcepts):
             raise ValueError("judge: kind oracle knows the shipped world's topics only; concepts of kind topics are needed")
+        if self.until == "methods" and (self.methods is None or isinstance(self.judge, NoJudge)):
+            raise ValueError("until: methods needs a section `methods` and a judge that is not of kind none")
         return self
 
 
@@ -121,6 +128,8 @@ class Addresses(Settings):
 class Workflow(Settings):
     experiments: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
     """Names of the experiments to run; NAME stands for the file NAME.yaml in experiments_dir."""
+    methods: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
+    """Names of the experiments of the target `methods`, comparisons of steering methods; no part of the default target."""
     experiments_dir: Path = Path("config/experiments")
     """Folder of the experiment files."""
     data_dir: Path = Path("data")

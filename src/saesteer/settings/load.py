@@ -20,7 +20,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "output_score": {"prompt": "From my experience,", "factor": "10"},
         "gen_success": {"tokens": "retokenised"},
         "best_factor": {"rule": "p1", "factor_choice": "same_texts", "gen_success_limit": 3.0},
-    }
+    },
+    # P1, table 1: the judged experiment on AxBench's concepts.
+    "p1_table_1": {
+        "methods": {
+            "temperature": 0.7,
+            "n_prompts": 10,
+            "sae_features": "last_position",
+            "factors": {"addition": ["0.4", "0.8", "1.2", "1.6", "2", "3", "4", "6", "8", "10", "20", "40", "60", "100"]},
+            "score": "harmonic_mean_of_means",
+            "factor_choice": "first_half",
+            "factor_rule": "gen_success",
+            "averaged": "surviving",
+        }
+    },
+    # P2's nine tasks: one prompt, behaviour times coherence, the best of all strengths on the texts themselves.
+    "p2": {"methods": {"prompts": "config/prompts-p2.txt", "n_prompts": 1, "score": "product", "factor_choice": "same_texts"}},
+    # P4, AxBench: the first five prompts choose the factor, the last five report.
+    "p4": {
+        "methods": {"n_positive": 72, "n_negative": 72, "n_prompts": 10, "temperature": 1.0, "score": "harmonic_mean"}
+        | {"factor_choice": "first_half", "averaged": "all"}
+    },
 }
 
 

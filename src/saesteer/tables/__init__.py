@@ -5,6 +5,17 @@ number (records of a feature, tokens of a generation) is a list in that row. A s
 A column is nullable only where it says when it is null.
 """
 
+from saesteer.tables.methods import (
+    ASKED_CONCEPTS,
+    CONCEPT_TEXTS,
+    EFFECTS,
+    FITS,
+    METHOD_STEPS,
+    METHOD_SUMMARIES,
+    STEERED,
+    STEERED_JUDGEMENTS,
+    STEERED_PERPLEXITY,
+)
 from saesteer.tables.schema import Column, Table, TableError, read_summary, validate, write_summary
 from saesteer.tables.steps import (
     ACTIVATIONS,
@@ -35,17 +46,23 @@ from saesteer.tables.summaries import (
 
 __all__ = [
     "ACTIVATIONS",
+    "ASKED_CONCEPTS",
     "BEST_FACTORS",
     "CONCEPTS",
+    "CONCEPT_TEXTS",
+    "EFFECTS",
     "EXAMPLES",
     "FACTOR_BINS",
     "FEATURES",
     "FEATURE_PMI",
+    "FITS",
     "GENERATIONS",
     "GEN_SUCCESS",
     "INPUT_SCORE",
     "JUDGEMENTS",
     "LOGIT_LENS",
+    "METHOD_STEPS",
+    "METHOD_SUMMARIES",
     "OUTCOMES",
     "OUTPUT_SCORE",
     "PERPLEXITY",
@@ -53,6 +70,9 @@ __all__ = [
     "RECORD",
     "RECORDS",
     "SELECTION",
+    "STEERED",
+    "STEERED_JUDGEMENTS",
+    "STEERED_PERPLEXITY",
     "STEERING",
     "STEPS",
     "SUMMARIES",

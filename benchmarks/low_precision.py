@@ -1,0 +1,100 @@
+"""How far output scores in bfloat16 and TF32 lie from float32 ones, on small random models of each family and on the shipped model.
+
+    OMP_NUM_THREADS=1 python benchmarks/low_precision.py
+
+writes its section of benchmarks/RESULTS.md. TF32 needs a GPU; without one its columns say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import torch
+from measuring import load_note
+from results_page import PAGE, write_section
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the small models that the tests compare with other libraries
+from engine_models import FAMILIES, model_and_sae, prompt_of
+
+from saesteer.logit_lens import lens_tokens
+from saesteer.models import LanguageModel, language_model
+from saesteer.output_score import output_scores
+from saesteer.saes import TENSORS, Sae
+
+LAYER, FACTOR = 1, 10.0
+
+
+def moved(lm: LanguageModel, sae: Sae, device: str, dtype: torch.dtype) -> tuple[LanguageModel, Sae]:
+    """Model and SAE on a device, in a number format."""
+    tensors = {name: getattr(sae, name).to(device, dtype) for name in TENSORS}
+    return language_model(copy.deepcopy(lm.model).to(device, dtype), lm.tokenizer), dataclasses.replace(sae, **tensors)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Products of float32 numbers in TF32 within the context."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def errors(exact: pl.Series, rounded: pl.Series) -> str:
+    """Median and largest error relative to the score (or to a hundredth of the largest score, where that is more); rank correlation."""
+    relative = (exact - rounded).abs() / exact.clip(lower_bound=exact.max() / 100)
+    rho = float(stats.spearmanr(exact, rounded).statistic)
+    return f"{relative.median():.2%} | {relative.max():.1%} | {rho:.4f}"
+
+
+def row(family: str) -> str:
+    """A line of the table: bfloat16 against float32 on this machine, TF32 against float32 on the GPU."""
+    lm, sae = model_and_sae(family, LAYER)
+    n = sae.meta.n_features
+    lens, _ = lens_tokens(lm, sae.W_dec[:n], 20)
+
+    def scores(device: str, dtype: torch.dtype) -> pl.Series:
+        model, encoder = moved(lm, sae, device, dtype)
+        return output_scores(model, encoder, LAYER, range(n), lens, prompt_of(family), FACTOR)["output_score"]
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    exact = scores(device, torch.float32)
+    found = errors(exact, scores(device, torch.bfloat16))
+    if device == "cpu":
+        return f"| {family} | {n} | {found} | not measured on a GPU | | |"
+    with tf32():
+        return f"| {family} | {n} | {found} | {errors(exact, scores(device, torch.float32))} |"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path, default=PAGE, help="page whose section is replaced")
+    options = parser.parse_args()
+    kinds = [f"{kind} {what}" for kind in ("bfloat16", "TF32") for what in ("median error", "largest error", "Spearman")]
+    header = ["model", "features", *kinds]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *map(row, [*FAMILIES, "shipped"])]
+    page = [
+        "# Low precision",
+        "Written by `OMP_NUM_THREADS=1 python benchmarks/low_precision.py`; the numbers are measured, not typed.",
+        f"Output scores of every feature of an SAE, against float32. {load_note()}.",
+        "\n".join(lines),
+        "Errors are relative to the score, or to a hundredth of the largest score where that is more. The random models are tiny: their"
+        " scores are small and close together, so their ranks are easily exchanged; the shipped one is trained.",
+    ]
+    text = "\n\n".join(page)
+    print(text)
+    write_section(options.write, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The concepts of a comparison of methods, and the labelled texts that methods learn from."""
+
+from common import open_job
+
+from saesteer.methods.concept_texts import published_texts, sae_names, topic_texts, with_own_labels
+from saesteer.methods.registry import method
+from saesteer.plan_methods import training_openers
+from saesteer.settings import TopicTexts
+from saesteer.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, write_summary
+from saesteer.world.lexicon import load_lexicon
+
+job = open_job(snakemake)
+settings = job.experiment.methods
+sizes = (settings.n_positive, settings.n_negative, settings.seed)
+if isinstance(settings.concepts, TopicTexts):
+    lexicon = load_lexicon(settings.concepts.lexicon, settings.concepts.openers)
+    asked, texts = topic_texts(lexicon, settings.concepts.topics, training_openers(settings), *sizes)
+else:
+    concepts, train = job.inputs["sources"]
+    asked, texts = published_texts(concepts, train, settings.concepts.n_concepts, *sizes)
+    by_label = [name for name in settings.methods if "label" in method(name).needs]
+    asked = with_own_labels(asked, concepts, sae_names(job.experiment), by_label)
+write_summary(ASKED_CONCEPTS, asked, job.outputs["asked"])
+write_summary(CONCEPT_TEXTS, texts, job.outputs["texts"])

@@ -1,0 +1,27 @@
+"""What adding each wanted vector at every position does to the SAE's codes of the texts written."""
+
+from collections.abc import Iterator
+
+import polars as pl
+from common import by_layer, complete_step, open_job
+
+job = open_job(snakemake)
+
+
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from gpu import open_model, open_sae, with_progress
+
+    from saesteer.methods.effects import measured_effects
+    from saesteer.models import plain_token_ids
+    from saesteer.plan_methods import effect_prompts
+
+    settings = job.experiment.methods
+    lm = open_model(job)
+    asked = [plain_token_ids(lm, text) for text in effect_prompts(settings)]
+    prompts = [ids for ids in asked if ids]  # a tokenizer without a beginning-of-sequence token makes nothing of ""
+    for layer, rows in by_layer(missing):
+        frames = measured_effects(lm, open_sae(job, layer), layer, rows, prompts, settings.effects, settings.seed)
+        yield from with_progress(frames, rows.height, "vector")
+
+
+complete_step(job, "effects", compute)

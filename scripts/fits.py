@@ -1,0 +1,38 @@
+"""The intervention of each wanted method and concept."""
+
+from collections.abc import Iterator
+
+import polars as pl
+from common import by_layer, complete_step, open_job
+
+from saesteer.plan_methods import effect_prompts
+from saesteer.store import read_rows
+from saesteer.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, read_summary
+
+job = open_job(snakemake)
+
+
+def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from gpu import open_model, open_sae, with_progress
+
+    from saesteer.methods.approximator import fitted
+    from saesteer.methods.fits import fitted_rows, problems_of
+    from saesteer.methods.vectors_file import read_vectors
+    from saesteer.models import plain_token_ids
+
+    settings = job.experiment.methods
+    asked, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))
+    features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
+    lm = open_model(job)
+    vectors = read_vectors(settings.vectors, lm.d_model) if settings.vectors else {}
+    neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
+    for layer, rows in by_layer(missing):
+        effects = None
+        if "effects" in job.inputs:
+            effects = fitted(read_rows(EFFECTS, job.inputs["effects"], [layer]), settings.effects.n_held_out)
+        scored = features.filter(pl.col("layer") == layer)
+        problems = problems_of(lm, open_sae(job, layer), layer, asked, texts, scored, effects, vectors, settings.seed)
+        yield from with_progress(fitted_rows(problems, rows, neutral), rows.height, "fit")
+
+
+complete_step(job, "fits", compute)

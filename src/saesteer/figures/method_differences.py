@@ -1,0 +1,101 @@
+"""Which methods can be told apart: every pair's mean difference, and whether its intervals leave out 0."""
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.method_families import n_of
+from saesteer.figures.style import BLACK, GREY, empty_panel, new_figure, styled
+
+_COLOURS = matplotlib.colors.ListedColormap(matplotlib.colormaps["PuOr_r"](np.linspace(0.2, 0.8, 256)))  # marks stay visible
+_CELL = 0.2  # inches
+_COLUMNS = ("n", "mean", "low", "high", "simultaneous_low", "simultaneous_high")
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """Both orders of every pair, with titles, methods ordered by their score."""
+    methods = tables["methods"].sort("layer", "score", "method", descending=[False, True, False], nulls_last=True)
+    order = methods.select("layer", "method", "title", "confidence", rank=pl.int_range(pl.len()).over("layer"))
+    once = tables["method_differences"]
+    turned = once.select(
+        "layer", pl.col("other").alias("method"), pl.col("method").alias("other"), "n", -pl.col("mean"), low=-pl.col("high"),
+        high=-pl.col("low"), simultaneous_low=-pl.col("simultaneous_high"), simultaneous_high=-pl.col("simultaneous_low"),
+    )  # fmt: skip
+    both = pl.concat([once, turned]).join(order, on=["layer", "method"])
+    named = both.join(order.select("layer", other="method", other_title="title", other_rank="rank"), on=["layer", "other"])
+    return named.select("layer", "method", "title", "rank", "other", "other_title", "other_rank", *_COLUMNS, "confidence").sort(
+        "layer", "rank", "other_rank"
+    )
+
+
+def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> QuadMesh:
+    """One layer: row minus column; a dot where the pair's own interval leaves out 0, a ring where the interval for all pairs does."""
+    titles = dict(rows.select("rank", "title").unique().sort("rank").iter_rows())
+    n = len(titles)
+    matrix = np.full((n, n), np.nan)
+    places = rows.select("rank", "other_rank").to_numpy()
+    matrix[places[:, 0], places[:, 1]] = rows["mean"].to_numpy()
+    edges = np.arange(n + 1) - 0.5
+    mesh = axes.pcolormesh(edges, edges, matrix, cmap=_COLOURS, vmin=-limit, vmax=limit)
+    for low, high, marker, face, size in (("low", "high", ".", BLACK, 2.5), ("simultaneous_low", "simultaneous_high", "o", "none", 5)):
+        sure = rows.filter((pl.col(low) > 0) | (pl.col(high) < 0))
+        axes.plot(
+            sure["other_rank"], sure["rank"], marker, color=BLACK, markerfacecolor=face, markersize=size, markeredgewidth=0.6, label=low
+        )
+    axes.set_xticks(range(n), list(titles.values()), rotation=90, fontsize=6.5)
+    axes.set_yticks(range(n), list(titles.values()), fontsize=6.5)
+    axes.set_xlim(-0.5, n - 0.5)
+    axes.set_ylim(n - 0.5, -0.5)
+    axes.set_xlabel("minus this method")
+    axes.set_ylabel("this method")
+    if rows["mean"].null_count() == rows.height:
+        empty_panel(axes, "no text could be rated")
+    return mesh
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    """A panel a layer, one scale of colours."""
+    layers = data.partition_by("layer", maintain_order=True)
+    side = 2.6 + _CELL * max((rows["rank"].n_unique() for rows in layers), default=0)
+    figure = new_figure(max(5.5, (side + 0.7) * max(len(layers), 1)), max(3.5, side + 0.4), counts(data))
+    panels = figure.subplots(1, max(len(layers), 1), squeeze=False)[0]
+    limit = float(np.abs(data["mean"].drop_nulls().to_numpy()).max(initial=0.0)) or 1.0
+    if not layers:
+        empty_panel(panels[0], "one method: nothing to compare")
+        panels[0].set(xlabel="minus this method", ylabel="this method")
+    for axes, rows in zip(panels, layers, strict=False):
+        mesh = panel(axes, rows, limit)
+        axes.set_title(f"layer {rows['layer'][0]}")
+        figure.colorbar(mesh, ax=axes, label="difference of mean scores", shrink=0.6)
+    dot = Line2D([], [], color=BLACK, linestyle="", marker=".", markersize=3, label="its own interval leaves out 0")
+    ring = Line2D([], [], color=BLACK, linestyle="", marker="o", markerfacecolor="none", markersize=5, label="and the one for all pairs")
+    figure.legend(handles=[dot, ring], loc="outside upper center", ncols=2, labelcolor=GREY)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    """Pairs, concepts behind them, and how many can be told apart."""
+    pairs = data.filter(pl.col("rank") < pl.col("other_rank"))
+    if not pairs.height:
+        return "n = 0 pairs."
+    plain = pairs.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+    together = pairs.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
+    return (
+        f"{n_of(pairs['n'])} concepts; of {pairs.height} pairs {plain} are told apart by their own {pairs['confidence'][0]:.0%} interval, "
+        f"{together} by the one for all pairs."
+    )
+
+
+FIGURE = FigureDefinition(
+    name="method_differences",
+    data=data,
+    draw=draw,
+    reading="Mean over concepts of the row's score minus the column's, best methods first, paired by concept.",
+    counts=counts,
+)

@@ -1,0 +1,115 @@
+"""What a method gives back: how the model is to be steered, at every strength. One frozen dataclass a kind.
+
+`factor` 1 is the strength that the method itself names (an activation on the concept's texts, an adapter as trained); steering with a
+factor f scales the edit by f. Each kind is stored as tensors and JSON values (`packed`, `unpacked`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load, save
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The model as it is: the unsteered control."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """`h + factor * scale * vector` at every position (P4, arXiv 2501.17148, section 4), or at the last one of every forward (P1, arXiv
+    2505.20063, section 3)."""
+
+    vector: Float[Tensor, " d_model"]  # unit norm
+    scale: float | None  # activation that factor 1 adds; None: a_max, the row's largest SAE code there, anew at each position (P1)
+    positions: Literal["all", "last"] = "all"
+    features: tuple[int, ...] = ()  # of the SAE whose decoder directions the vector is made of; none for other vectors
+
+
+@dataclass(frozen=True)
+class CodeEdit:
+    """Features' codes set to `factor * values` at every position: the difference, decoded, is added, so the SAE's error stays (P3, arXiv
+    2605.31183; P4's clamping)."""
+
+    features: Int[Tensor, " k"]
+    values: Float[Tensor, " k"]  # codes at factor 1
+
+
+@dataclass(frozen=True)
+class LowRankWeights:
+    """LoRA: `W + factor * scaling * B @ A` for the output projection of attention in some layers (P4)."""
+
+    layers: tuple[int, ...]
+    A: Float[Tensor, "layer rank d_in"]
+    B: Float[Tensor, "layer d_out rank"]
+    scaling: float  # alpha / sqrt(rank), as P4's program has it
+
+
+@dataclass(frozen=True)
+class LowRankSubspace:
+    """LoReFT: `h + factor * R^T (W h + b - R h)` after some layers, at the first and last positions of the prompt (P4)."""
+
+    layers: tuple[int, ...]
+    R: Float[Tensor, "layer rank d_model"]  # orthonormal rows
+    W: Float[Tensor, "layer rank d_model"]
+    b: Float[Tensor, "layer rank"]
+    n_first: int
+    n_last: int
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """Fine-tuned weights: every parameter `p + factor * change[p]`."""
+
+    change: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """What is put before the prompt; `texts[i]` at factor i + 1. For a model that answers it is part of the user's turn."""
+
+    texts: tuple[str, ...]
+
+
+Intervention = Nothing | Addition | CodeEdit | LowRankWeights | LowRankSubspace | WeightChange | PromptText
+
+KINDS: dict[str, type[Intervention]] = {
+    "nothing": Nothing,
+    "addition": Addition,
+    "code_edit": CodeEdit,
+    "low_rank_weights": LowRankWeights,
+    "low_rank_subspace": LowRankSubspace,
+    "weight_change": WeightChange,
+    "prompt_text": PromptText,
+}
+
+
+def kind_of(intervention: Intervention) -> str:
+    """The name of an intervention's kind in tables."""
+    return next(name for name, kind in KINDS.items() if isinstance(intervention, kind))
+
+
+def packed(intervention: Intervention) -> tuple[bytes, str]:
+    """An intervention as safetensors bytes and JSON."""
+    values = {field.name: getattr(intervention, field.name) for field in fields(intervention)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    if isinstance(intervention, WeightChange):
+        tensors, values = dict(values.pop("change")), {}
+    plain = {name: value for name, value in values.items() if name not in tensors}
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}), json.dumps(plain, sort_keys=True)
+
+
+def unpacked(kind: str, tensors: bytes, values: str, device: torch.device) -> Intervention:
+    """An intervention from what `packed` made."""
+    loaded = {name: tensor.to(device) for name, tensor in load(tensors).items()}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(values).items()}
+    if kind == "weight_change":
+        return WeightChange(loaded)
+    return KINDS[kind](**loaded, **plain)

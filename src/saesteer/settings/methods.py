@@ -1,0 +1,138 @@
+"""The comparison of steering methods: which, on which concepts, under which protocol."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from saesteer.methods.registry import METHODS, method
+from saesteer.settings.base import Factor, Settings, unique
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        method(name)
+    return names
+
+
+class TopicTexts(Settings):
+    kind: Literal["topics"]
+    """Topics of the shipped world: training texts come from its grammar."""
+    topics: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
+    """Which topics."""
+    lexicon: Path
+    """The grammar's words."""
+    openers: Path
+    """File of neutral openers that training texts begin with, a line each; those that are prompts here are left out."""
+
+
+class PublishedConcepts(Settings):
+    kind: Literal["published"]
+    """A published concept set in AxBench's form."""
+    concepts: str
+    """Key of the list of concepts (metadata.jsonl), e.g. axbench/concept500_9b_l20."""
+    texts: str
+    """Key of the training texts (train_data.parquet), e.g. axbench/concept500_9b_l20_train."""
+    n_concepts: Annotated[int, Field(gt=1)] | None = None
+    """Use this many concepts, from the top; null: all."""
+
+
+ConceptSource = Annotated[TopicTexts | PublishedConcepts, Field(discriminator="kind")]
+
+
+class FactorGrids(Settings):
+    addition: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = (
+        "0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4", "1.6", "1.8", "2", "2.5", "3", "4", "5",
+    )  # fmt: skip
+    """Vectors, in multiples of each vector's largest activation on its concept's texts (P4's grid)."""
+    clamp: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = (
+        "0.4", "0.8", "1.2", "1.6", "2", "3", "4", "6", "8", "10", "20", "40", "60", "100",
+    )  # fmt: skip
+    """Feature codes, in multiples of the feature's largest activation (P4's grid)."""
+    adapter: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = ("0.25", "0.5", "1", "1.5", "2", "3", "4")
+    """Adapters and fine-tuned weights, in multiples of the change as trained."""
+    prompt: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = ("1", "2", "3")
+    """Prompts: which of the method's texts, 1 is the first."""
+
+
+class EffectSettings(Settings):
+    n_vectors: Annotated[int, Field(gt=2)] = 1024
+    """Decoder directions whose effects are measured (P2: 50,000)."""
+    n_held_out: Annotated[int, Field(gt=1)] = 128
+    """Of them, those that the approximator is not fitted on but measured with (P2: 100)."""
+    n_rollouts: Annotated[int, Field(gt=0)] = 2
+    """Texts per vector and prompt (P2: 64)."""
+    prompts: Path = Path("config/prefixes.txt")
+    """Text file of neutral prefixes, a line each; those that methods are judged on are left out."""
+    n_prompts: Annotated[int, Field(gt=0)] = 14
+    """Neutral prompts that they start from, the beginning-of-sequence token alone three times among them (P2: 14)."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 24
+    """Tokens of each text (P2: 32)."""
+    top_k: Annotated[int, Field(gt=0)] = 50
+    """Sampling is among this many most likely tokens (P2)."""
+    loss_rise: Annotated[float, Field(gt=0)] = 1.0
+    """Vectors are scaled so that they raise the loss of unsteered texts by so much, in nats a token."""
+
+
+class MethodSettings(Settings):
+    methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_known)] = tuple(
+        row.name for row in METHODS if row.name != "from_file"
+    )
+    """Names of methods (saesteer.methods.registry)."""
+    concepts: ConceptSource
+    """What the texts should be about."""
+    n_positive: Annotated[int, Field(gt=1)] = 72
+    """Training texts that show a concept (P4)."""
+    n_negative: Annotated[int, Field(gt=1)] = 72
+    """Training texts that do not (P4)."""
+    prompts: Path | None = None
+    """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
+    published_prompts: str | None = None
+    """Instead of a file: key of a published list, e.g. alpaca_eval/instructions."""
+    n_prompts: Annotated[int, Field(gt=0)] = 10
+    """How many of them are used, from the top (P4: ten); half choose the factor, half report."""
+    n_samples: Annotated[int, Field(gt=0)] = 1
+    """Texts per method, concept, factor and prompt."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 20
+    """Longest text, in tokens (P4: 128)."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Sampling temperature (P4)."""
+    top_k: Annotated[int, Field(gt=0)] = 50
+    """Sampling is among this many most likely tokens."""
+    stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
+    """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
+    seed: int = 0
+    """Seed of fits and texts."""
+    sae_features: Literal["everywhere", "last_position"] = "everywhere"
+    """Steering with SAE features: everywhere adds a multiple of the feature's largest record at every position (P4); last_position adds a
+    multiple of a_max at the last position of every forward (P1)."""
+    factors: FactorGrids = FactorGrids()
+    """Each kind of method's strengths."""
+    effects: EffectSettings = EffectSettings()
+    """Measuring what steering does, for P2 and P6."""
+    vectors: Path | None = None
+    """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
+    score: Literal["harmonic_mean", "harmonic_mean_of_means", "product"] = "harmonic_mean"
+    """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean of
+    concept / 2 x fluency / 2 (P2)."""
+    factor_choice: Literal["held_out", "first_half", "same_texts"] = "held_out"
+    """Which prompts choose the factor: each half for the other, averaged; the first half for the second (P4); the same (P2)."""
+    factor_rule: Literal["score", "gen_success"] = "score"
+    """What they choose it by: the score; or, of methods that steer with one SAE feature, GenSuccess@20 over perplexity (P1), and of all
+    others the score."""
+    averaged: Literal["all", "surviving"] = "all"
+    """The headline's mean: over all concepts, an abstaining method's counting as unsteered; or over those that have a fit (P1)."""
+    bootstrap_draws: Annotated[int, Field(gt=99)] = 10_000
+    """Resamples of concepts behind every interval."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the draws that an interval holds."""
+
+    @model_validator(mode="after")
+    def _sources(self) -> "MethodSettings":
+        if (self.prompts is None) == (self.published_prompts is None):
+            raise ValueError("give either prompts (a file) or published_prompts (a key), and null for the other")
+        if self.n_prompts < 2 and self.factor_choice != "same_texts":
+            raise ValueError("n_prompts: one half of the prompts chooses the factor, the other reports: at least 2 are needed")
+        if ("from_file" in self.methods) != (self.vectors is not None):
+            raise ValueError("method from_file and the key vectors belong together: give both or neither")
+        return self

@@ -1,0 +1,123 @@
+"""Problems made by hand for methods that select SAE features: the codes of every token are given, the SAE reads them off the residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from engine_models import shipped_model
+
+from saesteer.methods.problem import Problem, Text, Tokens
+from saesteer.saes import Sae, SaeMeta
+from saesteer.tables import FEATURES, validate
+
+Codes = Sequence[Sequence[Sequence[float]]]
+"""Per text, per token, a code of every feature."""
+
+
+def reading_sae(n_features: int, decoder: torch.Tensor | None = None) -> Sae:
+    """An SAE whose codes are the residual's coordinates where they are positive."""
+    decoder = torch.eye(n_features) if decoder is None else decoder
+    meta = SaeMeta("hand", "0" * 64, 1, "jumprelu", "resid_post", False, 3, n_features, n_features, "0" * 64)
+    zeros = torch.zeros(n_features)
+    return Sae(torch.eye(n_features), zeros, zeros, decoder, torch.zeros(decoder.shape[1]), meta)
+
+
+def table(n_features: int, **columns: Sequence[object]) -> pl.DataFrame:
+    """FEATURES rows, every feature alike but for the columns that are given."""
+    usual: dict[str, Any] = {
+        "layer": 3,
+        "density": 0.01,
+        "max_activation": 4.0,
+        "n_records": 20,
+        "explanation": None,
+        "concept": None,
+        "concept_share": None,
+        "lens_tokens": ["a"],
+        "lens_token_ids": [1],
+        "input_score": 0.5,
+        "input_score_reason": None,
+        "output_score": 0.5,
+        "min_rank": 0,
+        "max_prob": 0.5,
+        "delta_token_confidence": 1.0,
+        "a_max": 5.0,
+    }
+    rows = {name: [value] * n_features for name, value in usual.items()} | {"feature": range(n_features)} | columns
+    # From the last row up: no method may rest on the table's order.
+    return validate(FEATURES, pl.DataFrame(rows, schema_overrides=FEATURES.schema).select(list(FEATURES.columns)).reverse(), "tests")
+
+
+def by_codes(
+    positive: Codes, negative: Codes, decoder: torch.Tensor | None = None, label: int | None = None, seed: int = 0, **columns: Sequence[Any]
+) -> Problem:
+    """A problem whose texts have these codes; columns are those of its table of features."""
+    n_features = len(positive[0][0])
+    made = Problem(
+        lm=shipped_model(),
+        sae=reading_sae(n_features, decoder),
+        layer=3,
+        concept="by hand",
+        positive=tuple(Text([1] * (1 + len(text)), 1) for text in positive),
+        negative=tuple(Text([1] * (1 + len(text)), 1) for text in negative),
+        features=table(n_features, **columns),
+        label=label,
+        effects=None,
+        vectors={},
+        seed=seed,
+    )
+    made.__dict__["positive_tokens"] = _tokens(positive)
+    made.__dict__["negative_tokens"] = _tokens(negative)
+    return made
+
+
+def _tokens(texts: Codes) -> Tokens:
+    lengths = torch.tensor([len(text) for text in texts])
+    residual = torch.cat([torch.tensor(text, dtype=torch.float32) for text in texts])
+    return Tokens(residual, torch.arange(len(texts)).repeat_interleave(lengths), len(texts))
+
+
+def one_token_each(values: Sequence[Sequence[float]]) -> list[list[list[float]]]:
+    """Texts of a token each, from their codes."""
+    return [[list(codes)] for codes in values]
+
+
+def slow_loss(problem: Problem, texts: Sequence[Text], edit: Callable[[Text, torch.Tensor], torch.Tensor]) -> float:
+    """Mean loss per token that texts say, in nats, when `edit` changes the residual [seq d_model] behind block `layer`: a text at a time,
+    through Hugging Face's own forward, with a hook written here."""
+    total, n = 0.0, 0
+    for text in texts:
+        hook = problem.lm.model.model.layers[problem.layer].register_forward_hook(
+            lambda _module, _args, output, text=text: edit(text, output[0])[None]
+        )
+        with torch.no_grad():
+            logits = problem.lm.model(torch.tensor([text.ids])).logits[0].double().numpy()
+        hook.remove()
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        for place in range(text.n_context, len(text.ids)):
+            total -= log_p[place - 1, text.ids[place]]
+            n += 1
+    return total / n
+
+
+def slow_codes(problem: Problem, rows: torch.Tensor, feature: int) -> torch.Tensor:
+    """One feature's JumpReLU code of each row, from the definition."""
+    sae = problem.sae
+    pre = torch.tensor([float(row.double() @ sae.W_enc[:, feature].double() + sae.b_enc[feature]) for row in rows])
+    return torch.where(pre > sae.threshold[feature], pre, 0.0)
+
+
+def without(problem: Problem, feature: int, share: float) -> Callable[[Text, torch.Tensor], torch.Tensor]:
+    """An edit for `slow_loss`: `share` of what the feature writes taken off where the text says something."""
+
+    def edit(text: Text, residual: torch.Tensor) -> torch.Tensor:
+        changed = residual.clone()
+        said = slice(text.n_context, len(text.ids))
+        codes = slow_codes(problem, residual[said], feature)
+        changed[said] -= share * codes[:, None] * problem.sae.W_dec[feature]
+        return changed
+
+    return edit

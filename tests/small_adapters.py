@@ -1,0 +1,98 @@
+"""LoRA, LoReFT and changed weights to look at: small ones that change much, peft's twin of one, and what must not change beside them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import peft
+import torch
+from engine_models import shipped_model, tiny_model
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from saesteer.methods import lora
+from saesteer.methods.adapters import adapter_layers
+from saesteer.methods.interventions import LowRankSubspace, LowRankWeights, WeightChange
+from saesteer.models import LanguageModel
+
+PROJECTIONS = {"gpt_neox": "gpt_neox.layers.{}.attention.dense", "gpt2": "transformer.h.{}.attn.c_proj"}
+"""Where the output projection of attention is in families that are not of Llama's kind."""
+
+
+def model_of(family: str) -> LanguageModel:
+    return shipped_model() if family == "shipped" else tiny_model(family)
+
+
+def rows_of(lm: LanguageModel, n_rows: int = 5, n_tokens: int = 13, seed: int = 0) -> Tensor:
+    return torch.randint(3, lm.n_vocab, (n_rows, n_tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def a_lora(lm: LanguageModel, seed: int = 0) -> LowRankWeights:
+    """A LoRA that changes much: B is not 0 as before training."""
+    start = lora.untrained(lm, torch.Generator().manual_seed(seed))
+    return replace(start, B=0.3 * torch.randn(start.B.shape, generator=torch.Generator().manual_seed(seed + 1)))
+
+
+def a_loreft(lm: LanguageModel, seed: int = 0, n_first: int = 5, n_last: int = 5) -> LowRankSubspace:
+    layers, generator = adapter_layers(lm.n_layers), torch.Generator().manual_seed(seed)
+    R = torch.stack([torch.linalg.qr(torch.randn(lm.d_model, 4, generator=generator))[0].T for _ in layers])
+    W = torch.randn(len(layers), 4, lm.d_model, generator=generator) * 0.3
+    return LowRankSubspace(layers, R, W, torch.randn(len(layers), 4, generator=generator), n_first, n_last)
+
+
+def a_change(lm: LanguageModel) -> WeightChange:
+    generator = torch.Generator().manual_seed(0)
+    return WeightChange(
+        {name: 0.05 * torch.randn(weight.shape, generator=generator) for name, weight in lm.model.named_parameters()},
+    )
+
+
+def peft_model(lm: LanguageModel, adapter: LowRankWeights, family: str, factor: float = 1.0) -> Any:
+    """peft's LoRA with the same A and B, on a copy of the model, its scaling (that of rsLoRA) times the factor."""
+    names = [PROJECTIONS.get(family, "model.layers.{}.self_attn.o_proj").format(layer) for layer in adapter.layers]
+    config = peft.LoraConfig(
+        r=4, lora_alpha=32, use_rslora=True, lora_dropout=0.0, target_modules=names, fan_in_fan_out=family == "gpt2", task_type="CAUSAL_LM"
+    )
+    model = peft.get_peft_model(copy.deepcopy(lm.model), config)
+    for name, A, B in zip(names, adapter.A, adapter.B, strict=True):
+        module = model.base_model.model.get_submodule(name)
+        module.lora_A["default"].weight.data = A.clone()
+        module.lora_B["default"].weight.data = B.clone()
+        module.scaling["default"] *= factor
+    return model
+
+
+def hooks_of(lm: LanguageModel) -> int:
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in lm.model.modules())
+
+
+@contextmanager
+def left_as_it_was(lm: LanguageModel) -> Iterator[None]:
+    """Afterwards the model has the same parameters to the bit, asks for no gradient, holds none, has no hook and does not train."""
+    before = {name: (weight, weight.data_ptr(), weight.clone()) for name, weight in lm.model.named_parameters()}
+    yield
+    for name, weight in lm.model.named_parameters():
+        held, place, values = before[name]
+        assert weight is held, name
+        assert weight.data_ptr() == place, name
+        assert torch.equal(weight, values), name
+        assert not weight.requires_grad, name
+        assert weight.grad is None, name
+    assert hooks_of(lm) == 0
+    assert not any(part.training for part in lm.model.modules())
+
+
+@torch.no_grad()
+def stepped(lm: LanguageModel, ids: Tensor, installed: Callable[[int], Any], prompt_length: int) -> Tensor:
+    """Logits at all positions: the prompt in one forward, then token by token with a cache."""
+    cache, found = DynamicCache(), []
+    bounds = [0, *range(prompt_length, ids.shape[1] + 1)]
+    for start, end in pairwise(bounds):
+        with installed(start):
+            found.append(lm.model(ids[:, start:end], past_key_values=cache, use_cache=True).logits)
+    return torch.cat(found, dim=1)

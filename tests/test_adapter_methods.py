@@ -1,0 +1,378 @@
+"""LoRA, LoReFT and fine-tuning: against peft, plain PyTorch loops and separately trained copies of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from engine_models import FAMILIES, FURTHER_FAMILIES, shipped_model, tiny_model
+from methods_world import problem
+from small_adapters import PROJECTIONS, a_change, a_lora, a_loreft, hooks_of, left_as_it_was, model_of, peft_model, rows_of, stepped
+from torch import Tensor, nn
+
+from saesteer.methods import lora, loreft, sft
+from saesteer.methods.adapters import (
+    adapter_layers,
+    attention_output,
+    low_rank_subspace_installed,
+    low_rank_weights_installed,
+    subspace_edited,
+    weights_installed,
+)
+from saesteer.methods.interventions import LowRankSubspace, LowRankWeights, WeightChange, kind_of, packed, unpacked
+from saesteer.methods.problem import Problem, Text
+from saesteer.methods.training import Recipe, shuffled_batches, text_loss, train
+from saesteer.models import LanguageModel
+
+N_TEXTS = 24
+
+
+# Where adapters go.
+
+
+def test_layers_are_the_papers_on_its_model_and_as_deep_elsewhere() -> None:
+    assert adapter_layers(26) == (5, 10, 15, 20)
+    assert adapter_layers(8) == (2, 3, 5, 6)
+    assert adapter_layers(2) == (0, 1)
+    assert adapter_layers(1) == (0,)
+
+
+@pytest.mark.parametrize("family", ["shipped", *FAMILIES, *FURTHER_FAMILIES])
+def test_output_projection_is_found_in_every_family(family: str) -> None:
+    lm = model_of(family)
+    for layer in range(lm.n_layers):
+        name = PROJECTIONS.get(family, "model.layers.{}.self_attn.o_proj").format(layer)
+        assert attention_output(lm, layer) is lm.model.get_submodule(name)
+
+
+@pytest.mark.parametrize("block", [nn.ModuleDict({"mixer": nn.Linear(32, 32)}), nn.ModuleDict({"attn": nn.Linear(32, 16)})])
+def test_a_family_without_one_is_refused(block: nn.Module) -> None:
+    lm = replace(tiny_model("llama"), blocks=nn.ModuleList([block]))
+    with pytest.raises(ValueError, match=r"layer 0 has no single attention module that ends in a linear map to 32 .*parts of the block: "):
+        attention_output(lm, 0)
+
+
+# LoRA against peft.
+
+
+@pytest.mark.parametrize("family", ["shipped", "gemma2", "gpt_neox", "gpt2", "qwen3"])
+@pytest.mark.parametrize("factor", [1.0, 0.5, -2.0])
+def test_lora_equals_pefts(family: str, factor: float) -> None:
+    lm = model_of(family)
+    ids, adapter = rows_of(lm), a_lora(lm)
+    with torch.no_grad(), low_rank_weights_installed(lm, adapter, torch.full((5,), factor)):
+        ours = lm.model(ids).logits
+    with torch.no_grad():
+        theirs = peft_model(lm, adapter, family, factor)(ids).logits
+        unchanged = lm.model(ids).logits
+    assert (theirs - unchanged).abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["shipped", "gpt2"])
+def test_lora_steps_with_a_cache_as_peft_does_without(family: str) -> None:
+    """Every position is adapted, in the prompt and after it."""
+    lm = model_of(family)
+    ids, adapter = rows_of(lm), a_lora(lm)
+    found = stepped(lm, ids, lambda start: low_rank_weights_installed(lm, adapter, torch.ones(5)), prompt_length=6)
+    with torch.no_grad():
+        torch.testing.assert_close(found, peft_model(lm, adapter, family)(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_trained_lora_is_as_good_as_pefts() -> None:
+    """The same recipe in plain PyTorch over peft's module and Hugging Face's own loss."""
+    given = problem(n_texts=N_TEXTS)
+    generator = given.generator("lora")
+    model = peft_model(given.lm, lora.untrained(given.lm, generator), "shipped")
+    wanted = [weight for weight in model.parameters() if weight.requires_grad]
+    _plain_training(model, wanted, given, generator, rate=9e-4, forwards=2, epochs=24)
+    fitted = lora.fit(given)
+    with low_rank_weights_installed(given.lm, fitted, torch.ones(N_TEXTS)), torch.no_grad():
+        ours = text_loss(given.lm, given.positive)
+    with torch.no_grad():
+        assert abs(float(_their_loss(model, given.positive)) - float(ours)) < 2e-3
+    assert float(ours) < float(_loss(given)) - 0.1
+
+
+# LoReFT against a loop over rows and positions.
+
+
+def _looped_loreft(lm: LanguageModel, one: LowRankSubspace, ids: Tensor, factors: Sequence[float], lengths: Sequence[int]) -> Tensor:
+    """Each row alone, each position by itself."""
+    rows = zip(ids, factors, lengths, strict=True)
+    return torch.stack([_looped_row(lm, one, row, factor, length) for row, factor, length in rows])
+
+
+@torch.no_grad()
+def _looped_row(lm: LanguageModel, one: LowRankSubspace, ids: Tensor, factor: float, length: int) -> Tensor:
+    positions = sorted({*range(min(one.n_first, length)), *range(max(0, length - one.n_last), length)})
+
+    def edit(place: int, output: Any) -> Any:
+        h = (output[0] if isinstance(output, tuple) else output).clone()
+        for position in positions:
+            old = h[0, position].clone()
+            target = one.W[place] @ old + one.b[place]
+            h[0, position] = old + factor * (one.R[place].T @ (target - one.R[place] @ old))
+        return (h, *output[1:]) if isinstance(output, tuple) else h
+
+    handles = [
+        lm.blocks[layer].register_forward_hook(lambda _module, _args, output, place=place: edit(place, output))
+        for place, layer in enumerate(one.layers)
+    ]
+    logits: Tensor = lm.model(ids[None]).logits[0]
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+@pytest.mark.parametrize("family", ["shipped", "gemma2_short_window", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("length", [1, 4, 7, 10, 13])
+def test_loreft_edits_the_first_and_last_prompt_positions_once(family: str, length: int) -> None:
+    lm = model_of(family)
+    ids, one, factors = rows_of(lm), a_loreft(lm), [1.0, 0.5, 0.0, -1.0, 2.0]
+    with torch.no_grad(), low_rank_subspace_installed(lm, one, torch.tensor(factors), 0, length):
+        ours = lm.model(ids).logits
+    torch.testing.assert_close(ours, _looped_loreft(lm, one, ids, factors, [length] * 5), rtol=1e-4, atol=1e-4)
+
+
+def test_loreft_of_rows_with_prompts_of_their_own_length() -> None:
+    lm = shipped_model()
+    ids, one, lengths = rows_of(lm, n_tokens=16), a_loreft(lm, n_first=2, n_last=3), [1, 4, 9, 12, 16]
+    with torch.no_grad(), subspace_edited(lm, one, torch.ones(5), 0, torch.tensor(lengths)):
+        ours = lm.model(ids).logits
+    torch.testing.assert_close(ours, _looped_loreft(lm, one, ids, [1.0] * 5, lengths), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [3, 6, 11])
+def test_loreft_steps_with_a_cache_and_leaves_what_follows_the_prompt_alone(length: int) -> None:
+    """The prompt in one forward, or its last token in a forward of its own, as generation has it, or more of it token by token."""
+    lm = shipped_model()
+    ids, one = rows_of(lm), a_loreft(lm)
+    wanted = _looped_loreft(lm, one, ids, [1.0] * 5, [length] * 5)
+    for first in (length, length - 1, 2):
+        found = stepped(lm, ids, lambda start: low_rank_subspace_installed(lm, one, torch.ones(5), start, length), prompt_length=first)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_fitted_rows_of_r_are_orthonormal() -> None:
+    fitted = loreft.fit(problem(n_texts=N_TEXTS))
+    torch.testing.assert_close(fitted.R @ fitted.R.mT, torch.eye(4).expand(4, 4, 4), rtol=0, atol=1e-5)
+    assert (fitted.n_first, fitted.n_last) == (5, 5)
+
+
+def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training edits each text in its own context and scores what follows: its first loss is that of the loop."""
+    given, installed, losses = problem(n_texts=6), [], []
+
+    def spied(lm: LanguageModel, one: LowRankSubspace, factor: Tensor, start: int, lengths: Tensor) -> Any:
+        installed.append(replace(one, R=one.R.detach().clone(), W=one.W.detach().clone(), b=one.b.detach().clone()))
+        return subspace_edited(lm, one, factor, start, lengths)
+
+    def heard(lm: LanguageModel, texts: Sequence[Text]) -> Tensor:
+        losses.append(text_loss(lm, texts))
+        return losses[-1]
+
+    monkeypatch.setattr(loreft, "subspace_edited", spied)
+    monkeypatch.setattr(loreft, "text_loss", heard)
+    loreft.fit(given)
+    parts = []
+    for text in given.positive:
+        (logits,) = _looped_loreft(given.lm, installed[0], torch.tensor([text.ids]), [1.0], [text.n_context])
+        said = torch.tensor(text.ids[text.n_context :])
+        parts.append(nn.functional.cross_entropy(logits[text.n_context - 1 : -1], said, reduction="none"))
+    assert float(losses[0].detach()) == pytest.approx(float(torch.cat(parts).mean()), abs=1e-4)
+    assert len(losses) == len(installed) == loreft.RECIPE.epochs
+
+
+# Changed weights.
+
+
+@pytest.mark.parametrize("family", ["shipped", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_changed_weights_equal_a_model_that_has_them(family: str, factor: float) -> None:
+    lm, ids = model_of(family), rows_of(model_of(family))
+    change = a_change(lm)
+    tuned = copy.deepcopy(lm.model)
+    weights = {name: weight + factor * change.change[name] for name, weight in lm.model.named_parameters()}
+    tuned.load_state_dict(weights, strict=False)
+    with left_as_it_was(lm), torch.no_grad():
+        before = lm.model(ids).logits
+        with weights_installed(lm, change, torch.full((5,), factor)):
+            ours = lm.model(ids).logits
+        assert torch.equal(lm.model(ids).logits, before)
+    assert torch.equal(ours, tuned(ids).logits)
+    assert (ours - before).abs().max() > 0.1
+
+
+def test_weights_return_after_an_error() -> None:
+    lm = shipped_model()
+    with left_as_it_was(lm), pytest.raises(RuntimeError, match="on the way"), weights_installed(lm, a_change(lm), torch.ones(2)):
+        raise RuntimeError("on the way")
+    broken = WeightChange({**a_change(lm).change, "model.norm.weight": torch.zeros(3)})
+    with left_as_it_was(lm), pytest.raises(ValueError, match=r"model.norm.weight of shape \(3,\), but the model has \(128,\)"):
+        weights_installed(lm, broken, torch.ones(2)).__enter__()
+    with pytest.raises(ValueError, match="they belong to another model"):
+        weights_installed(lm, WeightChange({"other.weight": torch.zeros(3)}), torch.ones(2)).__enter__()
+
+
+@pytest.mark.parametrize("factors", [[1.0, 2.0], []])
+def test_rows_of_changed_weights_share_a_factor(factors: list[float]) -> None:
+    lm = shipped_model()
+    with pytest.raises(ValueError, match=f"must share one factor, but there are {len(factors)}"):
+        weights_installed(lm, a_change(lm), torch.tensor(factors)).__enter__()
+
+
+@pytest.mark.parametrize("installed", ["lora", "loreft"])
+def test_hooks_go_after_an_error(installed: str) -> None:
+    lm = shipped_model()
+
+    def fails() -> None:
+        with _installed(lm, installed, torch.ones(2)):
+            assert hooks_of(lm) == 4
+            raise RuntimeError("on the way")
+
+    with left_as_it_was(lm), pytest.raises(RuntimeError, match="on the way"):
+        fails()
+    bad = replace(a_lora(lm), layers=(0, 1, 2, 99))
+    with left_as_it_was(lm), pytest.raises(IndexError):
+        low_rank_weights_installed(lm, bad, torch.ones(2)).__enter__()
+
+
+def test_fine_tuning_equals_a_plain_loop() -> None:
+    given = problem(n_texts=N_TEXTS)
+    model = copy.deepcopy(given.lm.model).requires_grad_(True)
+    _plain_training(model, list(model.parameters()), given, given.generator("sft"), rate=4e-5, forwards=4, epochs=8, clip=1.0)
+    fitted = sft.fit(given)
+    assert set(fitted.change) == {name for name, _ in model.named_parameters()}
+    assert not any("lm_head" in name for name in fitted.change)  # tied to the embeddings
+    ids = rows_of(given.lm)
+    with torch.no_grad(), weights_installed(given.lm, fitted, torch.ones(5)):
+        ours = given.lm.model(ids).logits
+    with torch.no_grad():
+        moved = float((model(ids).logits - given.lm.model(ids).logits).norm())
+        assert float((ours - model(ids).logits).norm()) < 0.02 * moved
+
+
+def test_training_steps_by_hand() -> None:
+    """A loss c * x has the gradient c. Cut to 1, AdamW's step is the rate: 0.1 * (1 + 3/4 + 2/4 + 1/4) in four steps."""
+    texts = [Text([100], 0), Text([1], 0)]
+
+    def moved(recipe: Recipe) -> tuple[float, list[float]]:
+        x = torch.ones(1, requires_grad=True)
+        losses = train([x], lambda some: sum(text.ids[0] for text in some) / len(some) * x.sum(), texts, recipe, torch.Generator())
+        return float(x.detach()), losses
+
+    x, losses = moved(Recipe(0.1, batch=1, accumulated=1, epochs=2, largest_gradient=1.0))
+    assert x == pytest.approx(1 - 0.25, abs=1e-5)
+    assert len(losses) == 4
+    assert moved(Recipe(0.1, batch=1, accumulated=2, epochs=1))[1] == [50.5]
+
+
+# All of them.
+
+
+FITS = [lora, loreft, sft]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", FITS)
+def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType) -> None:
+    given = problem(n_texts=N_TEXTS)
+    with left_as_it_was(given.lm), torch.no_grad():  # a fit asks for gradients itself
+        fitted = method.fit(given)
+    before, after = float(_loss(given)), float(_loss(given, fitted))
+    assert after < before
+    loaded = unpacked(kind_of(fitted), *packed(fitted), torch.device("cpu"))
+    assert float(_loss(given, loaded)) == after
+    assert float(_loss(given, fitted, factor=0.0)) == pytest.approx(before, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", FITS)
+def test_fits_depend_on_the_seed_alone(method: ModuleType) -> None:
+    torch.manual_seed(1)
+    first = packed(method.fit(problem(n_texts=6)))
+    torch.manual_seed(2)
+    torch.rand(7)
+    assert packed(method.fit(problem(n_texts=6))) == first
+    assert packed(method.fit(problem(n_texts=6, seed=1))) != first
+
+
+@pytest.mark.parametrize("installed", ["lora", "loreft"])
+def test_rows_at_their_own_factor_equal_rows_by_themselves(installed: str) -> None:
+    lm = shipped_model()
+    ids, factors = rows_of(lm, 40), torch.linspace(-1, 2, 40)
+
+    def logits(rows: Tensor, factor: Tensor) -> Tensor:
+        with torch.no_grad(), _installed(lm, installed, factor):
+            found: Tensor = lm.model(rows).logits
+        return found
+
+    together = logits(ids, factors)
+    for row in (0, 7, 39):
+        alone = logits(ids[row].expand(32, -1), factors[row].expand(32))
+        assert torch.equal(alone[0], together[row])
+
+
+def _installed(lm: LanguageModel, kind: str, factor: Tensor) -> AbstractContextManager[None]:
+    if kind == "lora":
+        return low_rank_weights_installed(lm, a_lora(lm), factor)
+    return low_rank_subspace_installed(lm, a_loreft(lm), factor, 0, 8)
+
+
+def _loss(given: Problem, one: LowRankWeights | LowRankSubspace | WeightChange | None = None, factor: float = 1.0) -> Tensor:
+    """The loss of what the positive texts say, under an intervention, each text's prompt its own."""
+    lm, factors = given.lm, torch.full((len(given.positive),), factor)
+    context: Any = nullcontext()
+    if isinstance(one, LowRankWeights):
+        context = low_rank_weights_installed(lm, one, factors)
+    if isinstance(one, LowRankSubspace):
+        context = subspace_edited(lm, one, factors, 0, torch.tensor([text.n_context for text in given.positive]))
+    if isinstance(one, WeightChange):
+        context = weights_installed(lm, one, factors)
+    with torch.no_grad(), context:
+        return text_loss(lm, given.positive)
+
+
+def _their_loss(model: Any, texts: Sequence[Text]) -> Tensor:
+    """Hugging Face's own loss, the context's labels masked."""
+    width = max(len(text.ids) for text in texts)
+    ids = torch.tensor([text.ids + [0] * (width - len(text.ids)) for text in texts])
+    labels = torch.tensor([[-100] * t.n_context + t.ids[t.n_context :] + [-100] * (width - len(t.ids)) for t in texts])
+    loss: Tensor = model(input_ids=ids, labels=labels).loss
+    return loss
+
+
+def _plain_training(
+    model: Any,
+    parameters: list[nn.Parameter],
+    given: Problem,
+    generator: torch.Generator,
+    rate: float,
+    forwards: int,
+    epochs: int,
+    clip: float | None = None,
+) -> None:
+    """AdamW over batches of 18, a step every `forwards` of them or at an epoch's end, its rate falling to 0."""
+    model.eval()
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    steps = list(shuffled_batches(given.positive, 18 * forwards, epochs, generator))
+    for number, texts in enumerate(steps):
+        parts = [texts[start : start + 18] for start in range(0, len(texts), 18)]
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (len(steps) - number) / len(steps)
+        optimizer.zero_grad()
+        torch.stack([_their_loss(model, part) for part in parts]).mean().backward()
+        if clip is not None:
+            norm = torch.stack([weight.grad.norm() for weight in parameters if weight.grad is not None]).norm()
+            for weight in parameters:
+                if weight.grad is not None:
+                    weight.grad *= min(1.0, clip / float(norm))
+        optimizer.step()

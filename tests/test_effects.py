@@ -1,0 +1,183 @@
+"""Effects of steering against plain hooks, whole forwards and one text at a time, and against themselves in other company."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from engine_models import N_FEATURES, model_and_sae, prompt_of, tiny_sae
+from methods_world import texts_of
+from oracles import plain_hooks, splitmix
+from polars.testing import assert_frame_equal
+
+from saesteer.counter_rng import text_keys
+from saesteer.methods.effects import effect_features, effect_vectors, loss_rises, measured_effects, scaled_to_loss_rise
+from saesteer.models import depth_of, prompt_token_ids
+from saesteer.settings.methods import EffectSettings
+from saesteer.tables import validate
+from saesteer.tables.methods import EFFECTS
+
+SEED = 3
+
+
+def settings(n_vectors: int = 8, n_rollouts: int = 2, n_new: int = 5) -> EffectSettings:
+    return EffectSettings(n_vectors=n_vectors, n_held_out=2, n_rollouts=n_rollouts, max_new_tokens=n_new, top_k=20, loss_rise=0.5)
+
+
+def prompts_of(lm: Any, family: str) -> list[list[int]]:
+    """The beginning-of-sequence token alone, twice, and two prompts of different lengths."""
+    whole = prompt_token_ids(lm, prompt_of(family))
+    return [whole[:1], whole, whole[:1], whole[:3]]
+
+
+def rows_of(*vectors: int) -> pl.DataFrame:
+    return pl.DataFrame({"vector": vectors}, schema={"vector": pl.UInt32})
+
+
+@torch.no_grad()
+def slow_loss(lm: Any, layer: int, site: str, vector: torch.Tensor, texts: list[list[int]]) -> float:
+    """Mean over all tokens but each text's first, one text at a time."""
+    handle = plain_hooks.at_site(lm.model, layer, site, lambda residual: residual + vector)
+    losses = []
+    for ids in texts:
+        logits = lm.model(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)
+        losses += [-float(logits[place, token]) for place, token in enumerate(ids[1:])]
+    handle.remove()
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def slow_text(lm: Any, sae: Any, vector: torch.Tensor, prompt: list[int], numbers: list[float], ending: set[int]) -> list[int]:
+    """Sampled at temperature 1 from the 20 likeliest by an inverse CDF, without a cache, the vector added at every position."""
+    handle = plain_hooks.at_site(lm.model, sae.meta.layer, sae.meta.site, lambda residual: residual + vector)
+    ids = list(prompt)
+    for number in numbers:
+        logits = lm.model(torch.tensor([ids])).logits[0, -1].double()
+        kept = sorted(torch.argsort(logits, descending=True)[:20].tolist())
+        running = torch.softmax(logits[kept], dim=0).cumsum(dim=0)
+        token = kept[int((running <= number * running[-1]).sum())]
+        if token in ending:
+            break
+        ids.append(token)
+    handle.remove()
+    return ids
+
+
+def slow_mean(lm: Any, sae: Any, vector: torch.Tensor, prompts: list[list[int]], n_rollouts: int, n_new: int, ending: set[int]) -> Any:
+    """Mean over texts of the mean over their tokens but the first of the SAE's codes, read without the vector."""
+    means = []
+    for number, prompt in enumerate(prompts):
+        for rollout in range(n_rollouts):
+            key = int(text_keys([f"{number}/{rollout}"])[0])
+            ids = slow_text(lm, sae, vector, prompt, [splitmix.uniform(SEED, key, step) for step in range(n_new)], ending)
+            residuals = plain_hooks.residuals(lm.model, ids, sae.meta.layer, sae.meta.site)[1:]
+            if len(residuals):
+                means.append(torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals]).double().mean(dim=0))
+    return torch.stack(means).mean(dim=0), len(means)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "site"), [("gemma2", "resid_post"), ("gpt2", "resid_pre"), ("shipped", "resid_post")])
+def test_effects_equal_a_slow_loop(family: str, site: str) -> None:
+    lm, sae = model_and_sae(family, 2, site)
+    chosen, prompts = settings(), prompts_of(lm, family)
+    table = pl.concat(measured_effects(lm, sae, 2, rows_of(5, 1), prompts, chosen, SEED))
+    ending = {lm.model.generation_config.eos_token_id}
+    unsteered, _ = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 2, 5, ending)
+    for row in validate(EFFECTS, table, "test").to_dicts():
+        steered, _ = slow_mean(lm, sae, torch.tensor(row["direction"]), prompts, 2, 5, ending)
+        torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
+        assert float((steered - unsteered).abs().max()) > 0.01
+    assert table["vector"].to_list() == [1, 5]
+
+
+def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With half the vocabulary ending a text, some have nothing but the beginning-of-sequence token."""
+    lm, sae = model_and_sae("llama", 1)
+    ending = set(range(2, lm.n_vocab, 2))
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", sorted(ending))
+    prompts = prompts_of(lm, "llama")
+    table = pl.concat(measured_effects(lm, sae, 1, rows_of(0), prompts, settings(n_rollouts=4), SEED))
+    unsteered, n = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 4, 5, ending)
+    steered, _ = slow_mean(lm, sae, torch.tensor(table["direction"][0].to_list()), prompts, 4, 5, ending)
+    assert n < 16
+    torch.testing.assert_close(torch.tensor(table["effect"][0].to_list()).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
+
+
+def test_a_row_is_bit_equal_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where texts end at different lengths."""
+    lm, sae = model_and_sae("gemma2", 1)
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, lm.n_vocab, 4)))
+    together = pl.concat(measured_effects(lm, sae, 1, rows_of(*range(8)), prompts_of(lm, "gemma2"), settings(), SEED))
+    monkeypatch.setattr("saesteer.methods.effects.VECTORS_AT_A_TIME", 3)
+    monkeypatch.setattr("saesteer.methods.effects.SCALING_VECTORS", 2)
+    monkeypatch.setattr("saesteer.methods.effects.CODES_AT_A_TIME", 1)
+    frames = list(measured_effects(lm, sae, 1, rows_of(7, 2, 3, 0), prompts_of(lm, "gemma2"), settings(n_vectors=9), SEED))
+    assert [frame.height for frame in frames] == [3, 1]
+    some = pl.concat(frames)
+    assert_frame_equal(some, together.join(some, on="vector", how="semi"), check_exact=True)
+
+
+def test_another_seed_gives_other_effects_of_other_vectors() -> None:
+    lm, sae = model_and_sae("llama", 1)
+    one, other = (pl.concat(measured_effects(lm, sae, 1, rows_of(0), prompts_of(lm, "llama"), settings(), seed)) for seed in (1, 2))
+    assert one["effect"].to_list() != other["effect"].to_list()
+    assert one["direction"].to_list() != other["direction"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "site"), [("gemma2_short_window", 1, "resid_post"), ("gpt2", 0, "resid_pre"), ("llama", 3, "resid_post")]
+)
+def test_the_loss_equals_whole_forwards_with_a_hook(family: str, layer: int, site: str) -> None:
+    """From the embeddings to the last block, through texts of several lengths."""
+    lm, _ = model_and_sae(family, layer, site)
+    texts = [[1, 40, 50, 60, 70, 80], [1, 33, 34], [1, 99, 98, 97]]
+    vectors = torch.randn(3, lm.d_model, generator=torch.Generator().manual_seed(0))
+    found = loss_rises(lm, depth_of(lm, layer, site), vectors, texts)
+    unsteered = slow_loss(lm, layer, site, torch.zeros(lm.d_model), texts)
+    expected = [slow_loss(lm, layer, site, vector, texts) - unsteered for vector in vectors]
+    torch.testing.assert_close(found, torch.tensor(expected).double(), atol=1e-4, rtol=1e-4)
+
+
+def test_vectors_are_scaled_to_the_same_rise_of_the_loss() -> None:
+    """By a slow loss; directions that have to be scaled differently."""
+    lm, sae = model_and_sae("shipped", 5)
+    texts = [text.ids for topic in ("sea", "chess", "law") for text in texts_of(topic, 2)]
+    directions = effect_vectors(sae, 6, 0, 5)
+    scales = scaled_to_loss_rise(lm, 6, directions, texts, 1.0)
+    unsteered = slow_loss(lm, 5, "resid_post", torch.zeros(lm.d_model), texts)
+    for direction, scale in zip(directions, scales.tolist(), strict=True):
+        assert slow_loss(lm, 5, "resid_post", scale * direction, texts) - unsteered == pytest.approx(1.0, abs=0.1)
+    assert float(scales.max() / scales.min()) > 1.1
+
+
+def test_a_rise_out_of_reach_gets_the_end_of_the_range() -> None:
+    lm, sae = model_and_sae("shipped", 5)
+    texts = [prompt_token_ids(lm, "From my experience, the ship sails.")]
+    direction = effect_vectors(sae, 1, 0, 5)
+    norm = plain_hooks.residuals(lm.model, texts[0], 5)[:-1].norm(dim=1).mean()  # the last position predicts nothing
+    assert float(scaled_to_loss_rise(lm, 6, direction, texts, 1e6)[0]) == pytest.approx(4 * float(norm), rel=1e-5)
+    assert float(scaled_to_loss_rise(lm, 6, direction, texts, -1e6)[0]) == pytest.approx(float(norm) / 4, rel=1e-5)
+
+
+def test_vectors_are_a_nested_sample_without_replacement() -> None:
+    drawn = effect_features(N_FEATURES, N_FEATURES, seed=4, layer=1)
+    assert sorted(drawn) == list(range(N_FEATURES))
+    assert effect_features(N_FEATURES, 10, seed=4, layer=1) == drawn[:10]
+    assert effect_features(N_FEATURES, 10, seed=5, layer=1) != drawn[:10] != effect_features(N_FEATURES, 10, seed=4, layer=2)
+    sae = tiny_sae(1)
+    sae.W_dec.mul_(3)
+    torch.testing.assert_close(effect_vectors(sae, 10, 4, 1), sae.W_dec[drawn[:10]] / 3)
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    lm, sae = model_and_sae("llama", 1)
+    with pytest.raises(ValueError, match=r"n_vectors is 97.* 96 features"):
+        effect_features(N_FEATURES, 97, seed=0, layer=1)
+    with pytest.raises(ValueError, match="no prompt has a token besides the first"):
+        list(measured_effects(lm, sae, 1, rows_of(0), [[1], [1]], settings(), 0))
+    sae.W_dec[3] = 0
+    with pytest.raises(ValueError, match="zeros"):
+        effect_vectors(sae, 96, 0, 1)

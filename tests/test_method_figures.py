@@ -1,0 +1,221 @@
+"""The figures of the methods' comparison: what is drawn is the tables, files are the same bytes again, thin tables do not break them."""
+
+import re
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from drawn_figures import assert_drawn_and_told
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from method_rows import LAYER, PROMPTS, method_settings, rows_of, synthetic_rows
+from synthetic_tables import selection_settings
+
+from saesteer.figures.definition import FigureDefinition, Options
+from saesteer.figures.method_curves import N_SHOWN
+from saesteer.figures.method_families import LOOKS
+from saesteer.figures.save import save_figure
+from saesteer.methods.comparison import FAMILIES
+from saesteer.methods.paper_values import our_protocol
+from saesteer.methods.summaries import method_summaries
+from saesteer.tables.methods import METHOD_SUMMARIES
+
+TABLES = {"methods": ("methods",), "method_curves": ("method_curves",), "method_differences": ("methods", "method_differences")}
+FIGURES: dict[str, FigureDefinition] = {name: import_module(f"saesteer.figures.{name}").FIGURE for name in TABLES}
+OPTIONS = Options("capped", selection_settings())
+KINDS = ("pdf", "png", "csv")
+
+
+def tables_of(**changes: object) -> dict[str, pl.DataFrame]:
+    settings = method_settings(**changes)
+    protocols = {LAYER: our_protocol(settings, "model", LAYER, "judge", 6)}
+    return method_summaries(synthetic_rows(settings), PROMPTS, settings, protocols)
+
+
+@cache
+def world() -> dict[str, pl.DataFrame]:
+    return tables_of()
+
+
+@cache
+def two_layers() -> dict[str, pl.DataFrame]:
+    """The same methods at another layer too."""
+    return {name: pl.concat([frame, frame.with_columns(layer=pl.lit(9, pl.UInt16))]) for name, frame in world().items()}
+
+
+def drawn(name: str, tables: dict[str, pl.DataFrame]) -> tuple[pl.DataFrame, Figure]:
+    data = FIGURES[name].data({table: tables[table] for table in TABLES[name]}, OPTIONS)
+    figure = FIGURES[name].draw(data)
+    figure.draw_without_rendering()
+    return data, figure
+
+
+def line(axes: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a labelled line."""
+    (one,) = (line for line in axes.lines if line.get_label() == label)
+    return np.asarray(one.get_xdata(), dtype=float), np.asarray(one.get_ydata(), dtype=float)
+
+
+def segments(axes: Axes) -> set[tuple[float, ...]]:
+    """Ends of every straight bar drawn, rounded: x0, y0, x1, y1."""
+    return {
+        tuple(np.round(np.asarray(path).ravel(), 9).tolist())
+        for collection in axes.collections
+        if hasattr(collection, "get_segments")
+        for path in collection.get_segments()
+        if len(path) == 2
+    }
+
+
+def test_names_tables_and_families_agree() -> None:
+    assert all(name == definition.name for name, definition in FIGURES.items())
+    assert {table for read in TABLES.values() for table in read} <= set(METHOD_SUMMARIES)
+    assert tuple(LOOKS) == FAMILIES
+    assert len({look.colour for look in LOOKS.values()}) == len({look.marker for look in LOOKS.values()}) == len(LOOKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_axes_are_labelled_and_text_lies_inside(name: str, layers: int) -> None:
+    _, figure = drawn(name, world() if layers == 1 else two_layers())
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert all(axes.get_xlabel() or axes.get_label() == "<colorbar>" for axes in shown)
+    # Numbers at ticks outside the limits are not drawn, though they are there.
+    ticks = {label for axes in shown for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")}
+    drawn_ticks = {label for label in ticks if not re.fullmatch(r"[−0-9.]+", label.get_text())}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text not in ticks - drawn_ticks]
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 > -1, text
+        assert box.y0 > -1, text
+        assert box.x1 < figure.bbox.width + 1, text
+        assert box.y1 < figure.bbox.height + 1, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_files_are_the_same_bytes_again(name: str, tmp_path: Path) -> None:
+    mixed = {table: frame.sample(fraction=1.0, shuffle=True, seed=1) for table, frame in world().items()}
+    captions = []
+    for folder, tables in (("a", world()), ("b", mixed)):
+        data = FIGURES[name].data(tables, OPTIONS)
+        save_figure(FIGURES[name].draw(data), data, tmp_path / folder / name)
+        captions.append(FIGURES[name].caption(data))
+    assert captions[0] == captions[1]
+    for kind in KINDS:
+        first, second = ((tmp_path / folder / f"{name}.{kind}").read_bytes() for folder in "ab")
+        assert first == second
+        assert len(first) > 100
+    saved = pl.read_csv(tmp_path / "a" / f"{name}.csv", schema=FIGURES[name].data(world(), OPTIONS).schema)
+    assert saved.equals(FIGURES[name].data(world(), OPTIONS))
+
+
+@pytest.mark.slow
+def test_no_torch_is_imported() -> None:
+    modules = ["methods.summaries", "methods.report", "methods.axbench_format", *(f"figures.{name}" for name in TABLES)]
+    program = "import sys\n" + "\n".join(f"import saesteer.{name}" for name in modules) + "\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_every_method_is_drawn_at_its_score_best_first() -> None:
+    _, figure = drawn("methods", world())
+    (axes,) = figure.axes
+    bars = segments(axes)
+    ordered = world()["methods"].sort("score", descending=True)
+    assert [tick.get_text().split(" (")[0] for tick in axes.get_yticklabels()] == [title.split(" (")[0] for title in ordered["title"]]
+    assert axes.yaxis_inverted()
+    n_hollow = 0
+    for place, row in enumerate(ordered.iter_rows(named=True)):
+        x, y = line(axes, f"score/{row['method']}")
+        assert (x.item(), y.item()) == (row["score"], place)
+        assert tuple(np.round((row["score_low"], place, row["score_high"], place), 9).tolist()) in bars
+        hollow = [one for one in axes.lines if one.get_label() == f"surviving/{row['method']}"]
+        assert len(hollow) == (row["n_abstaining"] > 0)
+        if hollow:
+            assert hollow[0].get_xdata()[0] == row["surviving_score"]
+            assert hollow[0].get_markerfacecolor() == "none"
+            assert f"({row['n_abstaining']} abstain)" in axes.get_yticklabels()[place].get_text()
+            n_hollow += 1
+    assert n_hollow > 3
+    assert set(line(axes, "unsteered")[0]) == {ordered.filter(method="unsteered")["score"].item()}
+
+
+def test_curves_draw_every_factor_of_the_best_of_each_family() -> None:
+    data, figure = drawn("method_curves", world())
+    curves = world()["method_curves"].with_columns(pl.col("factor").cast(pl.Float64))
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
+    assert list(panels) == list(FAMILIES)
+    for family, axes in panels.items():
+        best = world()["methods"].filter(family=family).sort("score", descending=True).head(N_SHOWN)
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+            one.get_label() for one in axes.lines if not str(one.get_label()).startswith("_")
+        ]
+        assert len(axes.get_legend().get_texts()) == best.height
+        for key, title in best.select("method", "title").iter_rows():
+            curve = curves.filter(method=key).sort("factor")
+            (label,) = (one.get_label() for one in axes.lines if str(one.get_label()).startswith(f"{title} (n = "))
+            x, y = line(axes, label)
+            np.testing.assert_array_equal(x, curve["fluency_rating"].to_numpy())
+            np.testing.assert_array_equal(y, curve["concept_rating"].to_numpy())
+            point = curve.row(0, named=True)
+            bar = (point["fluency_rating"], point["concept_rating_low"], point["fluency_rating"], point["concept_rating_high"])
+            assert tuple(np.round(bar, 9).tolist()) in segments(axes)
+        unsteered = curves.filter(method="unsteered")
+        assert line(axes, "_unsteered")[1].item() == unsteered["concept_rating"].item()
+    assert data["method"].n_unique() == sum(min(N_SHOWN, group.height) for group in world()["methods"].partition_by("family"))
+
+
+def test_differences_are_row_minus_column() -> None:
+    _, figure = drawn("method_differences", world())
+    axes = figure.axes[0]
+    titles = [tick.get_text() for tick in axes.get_yticklabels()]
+    ordered = world()["methods"].sort("score", descending=True)
+    assert titles == [tick.get_text() for tick in axes.get_xticklabels()] == ordered["title"].to_list()
+    scores = ordered["score"].to_numpy()
+    matrix = np.ma.filled(axes.collections[0].get_array(), np.nan)
+    expected = scores[:, None] - scores[None, :]  # no concept is missing here
+    np.fill_diagonal(expected, np.nan)
+    np.testing.assert_allclose(matrix, expected, atol=1e-12)
+    differences = world()["method_differences"]
+    for low, high in (("low", "high"), ("simultaneous_low", "simultaneous_high")):
+        x, y = line(axes, low)
+        place = {key: number for number, key in enumerate(ordered["method"])}
+        sure = differences.filter((pl.col(low) > 0) | (pl.col(high) < 0))
+        pairs = {(place[a], place[b]) for a, b in sure.select("method", "other").iter_rows()}
+        assert set(zip(x.astype(int), y.astype(int), strict=True)) == pairs | {(b, a) for a, b in pairs}
+
+
+@pytest.mark.slow
+def test_two_layers_have_panels_of_their_own() -> None:
+    for name in ("methods", "method_differences"):
+        _, figure = drawn(name, two_layers())
+        assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_label() != "<colorbar>"] == ["layer 5", "layer 9"]
+    _, figure = drawn("method_curves", two_layers())
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison][:2] == ["layer 5: Controls", "layer 5: Prompt"]
+
+
+@cache
+def degenerate(case: str) -> dict[str, pl.DataFrame]:
+    """Tables of very small or very incomplete comparisons."""
+    if case == "one method":
+        return tables_of(methods=("unsteered",))
+    settings = method_settings(methods=("unsteered", "diffmean"))
+    rating = (None, None, None) if case == "no ratings" else (1, None, 2)
+    texts = [(key, "a", "1", prompt, rating) for key in settings.methods for prompt in PROMPTS]
+    return method_summaries(rows_of(texts), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 1)})
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("case", ["one method", "one concept", "no ratings"])
+@pytest.mark.filterwarnings("error")
+def test_thin_tables_are_drawn(case: str, name: str) -> None:
+    data, figure = drawn(name, degenerate(case))
+    assert_drawn_and_told(FIGURES[name], data, figure)

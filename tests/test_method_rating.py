@@ -1,0 +1,218 @@
+"""Ratings and losses of steered texts against those of the sweep's generations, and against one text at a time."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from engine_models import WORLD, shipped_model, tiny_model
+from judge_server import Judge, judge_server
+from judge_texts import INSTRUCTIONS, KEY, QUICK, settings, stored
+from oracles import plain_hooks
+from polars.testing import assert_frame_equal
+
+from saesteer.files import text_id
+from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.oracle import Oracle, concept_rating, fluency_rating, load_oracle
+from saesteer.judge.rate import rate
+from saesteer.judge.rate_llm import judge_generations
+from saesteer.methods.loss import steered_nll
+from saesteer.methods.rating import judge_steered, rate_steered
+from saesteer.tables import GENERATIONS, JUDGEMENTS, validate
+from saesteer.tables.methods import STEERED, STEERED_JUDGEMENTS, STEERED_PERPLEXITY
+from saesteer.tokens import TextTokens, load_tokens
+
+CONCEPTS = ("weather", "chess")
+PROMPTS = tuple(INSTRUCTIONS)
+TEXTS = (
+    " the storm was stormy and the fog was misty.",
+    " the queen was in the valley.",
+    " the grandmaster sacrificed a bishop.",
+    " the was of the",
+    "",
+    " \n",
+    " the sea is calm and the puddle was damp.",
+)
+RATINGS = ["concept_rating", "instruction_rating", "fluency_rating", "judge_score", "reason"]
+
+
+def steered(texts: tuple[str | None, ...] = TEXTS, layers: tuple[int, ...] = (2, 5)) -> pl.DataFrame:
+    """Each text for each concept and layer, under alternating prompts; the rows of a layer apart from each other."""
+    rows = [
+        (layer, "diffmean", text_id(concept), "0.4", PROMPTS[number % 2], number, text, 3, True, 0.1, None if text is not None else "why")
+        for number, text in enumerate(texts)
+        for concept in CONCEPTS
+        for layer in layers
+    ]
+    return validate(STEERED, pl.DataFrame(rows, schema=STEERED.schema, orient="row"), "test")
+
+
+def generations(rows: pl.DataFrame) -> pl.DataFrame:
+    """The same texts as generations of a sweep: the concept's number is the feature."""
+    features = {text_id(concept): number for number, concept in enumerate(CONCEPTS)}
+    feature = pl.col("concept_id").replace_strict(features, return_dtype=pl.UInt32)
+    return rows.with_columns(feature=feature).select(*GENERATIONS.keys, "text")
+
+
+def features_concepts(layers: tuple[int, ...] = (2, 5)) -> pl.DataFrame:
+    rows = [(layer, number, concept) for layer in layers for number, concept in enumerate(CONCEPTS)]
+    return pl.DataFrame(rows, schema={"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}, orient="row")
+
+
+def asked(*concepts: str) -> pl.DataFrame:
+    return pl.DataFrame({"concept_id": [text_id(concept) for concept in concepts or CONCEPTS], "concept": concepts or CONCEPTS})
+
+
+def losses(rows: pl.DataFrame) -> pl.DataFrame:
+    """A made-up loss of each text, on both sides of the oracle's cuts; null for some."""
+    nll = [None if number % 5 == 4 else number % 11 for number in range(len(rows))]
+    return rows.select(STEERED.keys).with_columns(mean_nll=pl.Series(nll, dtype=pl.Float64))
+
+
+@cache
+def judge() -> tuple[Oracle, list[str], TextTokens]:
+    return load_oracle(WORLD / "oracle"), json.loads((WORLD / "topics.json").read_text()), load_tokens(WORLD / "model")
+
+
+def test_the_oracle_rates_steered_texts_as_it_rates_equal_generations():
+    rows = steered()
+    perplexity = losses(rows)
+    found = validate(STEERED_JUDGEMENTS, rate_steered(rows, perplexity.sample(fraction=1, shuffle=True, seed=1), asked(), *judge()), "test")
+    as_generations = generations(rows)
+    nll = as_generations.with_columns(perplexity["mean_nll"])
+    equal = validate(JUDGEMENTS, rate(as_generations, nll, features_concepts(), *judge()), "test")
+    assert_frame_equal(found.select(STEERED.keys), rows.select(STEERED.keys))
+    assert_frame_equal(found.select(RATINGS), equal.select(RATINGS))
+    assert set(found["judge_score"].drop_nulls()) >= {0.0, 2.0}
+
+
+def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
+    rows = steered()
+    perplexity = losses(rows)
+    oracle, topics, reader = judge()
+    names = {text_id(concept): concept for concept in CONCEPTS}
+    nll = {row[:-1]: row[-1] for row in perplexity.iter_rows()}
+    for row in rate_steered(rows, perplexity, asked(), *judge()).join(rows, on=STEERED.keys).iter_rows(named=True):
+        (ids,) = reader.retokenise([row["text"]])
+        concept = concept_rating(oracle, ids, topics.index(names[row["concept_id"]]))
+        fluency = fluency_rating(oracle, nll[tuple(row[key] for key in STEERED.keys)])
+        assert (row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (concept, fluency, None)
+        if concept is None or fluency is None:
+            assert row["judge_score"] is None
+            assert row["reason"] == ("no content to rate" if concept is None else "no loss to rate")
+        else:
+            assert row["judge_score"] == pytest.approx(0 if 0 in (concept, fluency) else 2 / (1 / concept + 1 / fluency))
+
+
+def test_a_method_that_abstains_is_never_rated():
+    rows = steered(("", None, TEXTS[0], None), layers=(2,))
+    found = rate_steered(rows, losses(rows), asked(), *judge()).with_columns(rows["text"])
+    abstained = found.filter(pl.col("text").is_null())
+    assert abstained["reason"].to_list() == ["the method abstains"] * 4
+    assert abstained.select(RATINGS[:-1]).null_count().row(0) == (4, 4, 4, 4)
+    assert found["reason"].to_list()[:2] == ["no content to rate"] * 2
+    assert found["concept_rating"].to_list()[4:6] == [2, 0]
+    written = rows.filter(pl.col("text").is_not_null())
+    assert_frame_equal(found.filter(pl.col("text").is_not_null()).drop("text"), rate_steered(written, losses(rows), asked(), *judge()))
+    only = rate_steered(abstained_only := steered((None,)), losses(abstained_only), asked(), *judge())
+    assert set(validate(STEERED_JUDGEMENTS, only, "test")["reason"]) == {"the method abstains"}
+
+
+def test_ratings_of_what_was_not_asked_for_are_refused():
+    rows = steered()
+    with pytest.raises(ValueError, match=f"concept_id {text_id('chess')}, which is not among the concepts asked for"):
+        rate_steered(rows, losses(rows), asked("weather"), *judge())
+    with pytest.raises(ValueError, match="the oracle knows no topic 'storms at sea'"):
+        rate_steered(rows, losses(rows), asked("storms at sea", *CONCEPTS), *judge())
+
+
+@pytest.fixture
+def server() -> Iterator[Judge]:
+    with judge_server(key=KEY) as running:
+        yield running
+
+
+def asker(server: Judge) -> Any:
+    return endpoint_asker(settings(server.base_url), {"TEST_JUDGE_KEY": KEY}, QUICK)
+
+
+def judged(rows: pl.DataFrame, server: Judge, folder: Path, instructions: dict[str, str] | None = None) -> pl.DataFrame:
+    frames = list(judge_steered(rows, asked(), instructions, asker(server), folder, 60.0))
+    assert all(frame["layer"].n_unique() == 1 for frame in frames)
+    return validate(STEERED_JUDGEMENTS, pl.concat(frames), "test")
+
+
+@pytest.mark.parametrize("instructions", [None, INSTRUCTIONS])
+def test_a_language_model_rates_steered_texts_as_it_rates_equal_generations(
+    server: Judge, tmp_path: Path, instructions: dict[str, str] | None
+):
+    rows = steered()
+    frames = judge_generations(generations(rows), features_concepts(), instructions, asker(server), tmp_path, 60.0)
+    equal = validate(JUDGEMENTS, pl.concat(frames), "test")
+    n_answered, answers = len(server.answered), stored(tmp_path)
+    found = judged(rows, server, tmp_path, instructions)
+    assert len(server.answered) == n_answered  # equal questions: the stored answers serve both
+    assert stored(tmp_path).equals(answers)
+    named = found.with_columns(concept=pl.col("concept_id").replace_strict(dict(asked().iter_rows())))
+    wanted = equal.join(features_concepts(), on=["layer", "feature"])
+    on = ["layer", "concept", "factor", "prefix_id", "sample"]
+    assert_frame_equal(named.sort(on).select(*on, *RATINGS), wanted.sort(on).select(*on, *RATINGS))
+    assert found["instruction_rating"].null_count() == (len(found) if instructions is None else found["concept_rating"].null_count())
+    assert set(found["reason"]) == {None, "no content to rate"}
+
+
+def test_questions_are_about_the_concepts_text_and_none_is_asked_where_a_method_abstains(server: Judge, tmp_path: Path):
+    found = judged(steered((TEXTS[0], None)), server, tmp_path)
+    about = [prompt for prompt in server.answered if "about the concept" in prompt]
+    assert len(about) == len(CONCEPTS)
+    assert all(sum(concept in prompt for prompt in about) == 1 for concept in CONCEPTS)
+    abstained = found.filter(sample=1)
+    assert abstained["reason"].to_list() == ["the method abstains"] * 4
+    assert abstained.select(RATINGS[:-1]).null_count().row(0) == (4, 4, 4, 4)
+    assert found.filter(sample=0)["judge_score"].null_count() == 0
+    n_answered = len(server.answered)
+    assert set(judged(steered((None,)), server, tmp_path)["reason"]) == {"the method abstains"}
+    assert len(server.answered) == n_answered
+    with pytest.raises(ValueError, match="not among the concepts asked for"):
+        list(judge_steered(steered(), asked("weather"), None, asker(server), tmp_path, 60.0))
+
+
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+def test_losses_are_those_of_one_text_after_its_prompt(prompt_format: str):
+    shipped = prompt_format == "plain"  # the oracle adds up token texts, and the shipped tokenizer writes a line's end as a byte
+    lm = shipped_model() if shipped else tiny_model("gpt_neox")
+    prompts = dict(zip(PROMPTS, ("On the other hand,", "It is known that") if shipped else ("ba be?", "Di do tu"), strict=True))
+    rows = steered((TEXTS[0], None, "", TEXTS[2]) if shipped else ("ba", None, "", "di do, ba."))
+    frames = list(steered_nll(lm, rows, prompts, prompt_format))
+    assert all(frame["layer"].n_unique() == 1 for frame in frames)
+    found = validate(STEERED_PERPLEXITY, pl.concat(frames), "test")
+    assert_frame_equal(found.select(STEERED.keys), rows.select(STEERED.keys), check_row_order=False)
+    for row in found.join(rows, on=STEERED.keys).iter_rows(named=True):
+        if row["text"]:
+            before = prompts[row["prefix_id"]] + ("\n" if prompt_format == "chat" else "")
+            mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, before, row["text"])
+            assert (row["mean_nll"], row["n_scored"], row["reason"]) == (pytest.approx(mean, rel=1e-5), n_scored, None)
+        else:
+            reason = "the method abstains" if row["text"] is None else "the continuation is empty"
+            assert (row["mean_nll"], row["n_scored"], row["reason"]) == (None, 0, reason)
+
+
+@pytest.mark.slow
+def test_losses_do_not_depend_on_order_or_frames(monkeypatch: pytest.MonkeyPatch):
+    lm = tiny_model("gpt2")
+    words = [" ba be", " di", None, "", " do du tuda."]
+    rows = steered(tuple(random.Random(0).choices(words, k=20)))
+    prompts = dict.fromkeys(PROMPTS, "From ba be")
+    whole = pl.concat(steered_nll(lm, rows, prompts, "plain")).sort(STEERED.keys)
+    monkeypatch.setattr("saesteer.methods.loss.AT_A_TIME", 3)
+    frames = list(steered_nll(lm, rows.sample(fraction=1, shuffle=True, seed=2), prompts, "plain"))
+    assert len(frames) == 2 * 14
+    assert_frame_equal(pl.concat(frames).sort(STEERED.keys), whole, check_exact=True)
+    with pytest.raises(ValueError, match=f"prefix_id {min(PROMPTS)}, but no such prompt"):
+        list(steered_nll(lm, rows, {max(PROMPTS): "ba"}, "plain"))

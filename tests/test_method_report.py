@@ -1,0 +1,367 @@
+"""Means, intervals and differences of methods against SciPy and by hand; published figures; the report; AxBench's form."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import polars as pl
+import pytest
+from method_rows import LAYER, PROMPTS, method_settings, rows_of, shuffled, synthetic_rows
+from scipy.stats import bootstrap, norm
+
+from saesteer.methods.axbench_format import NAMES, to_axbench
+from saesteer.methods.comparison import FAMILIES, family_of, method_differences
+from saesteer.methods.paper_values import P4, PAPER_VALUES, compared, our_protocol
+from saesteer.methods.protocol import ProtocolError
+from saesteer.methods.registry import METHODS
+from saesteer.methods.report import report_markdown
+from saesteer.methods.summaries import method_summaries
+from saesteer.settings.methods import PublishedConcepts
+from saesteer.tables.methods import METHOD_SCORES, METHOD_SUMMARIES
+from saesteer.tables.schema import validate
+
+SETTINGS = method_settings()
+PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 6)}
+
+
+@cache
+def world() -> dict[str, pl.DataFrame]:
+    return method_summaries(synthetic_rows(SETTINGS), PROMPTS, SETTINGS, PROTOCOLS)
+
+
+def score_rows(values: dict[str, list[float | None]], abstains: dict[str, list[bool]] | None = None) -> pl.DataFrame:
+    """METHOD_SCORES of given scores."""
+    rows = []
+    for key, scores in values.items():
+        for number, score in enumerate(scores):
+            blank = dict.fromkeys(METHOD_SCORES.columns)
+            ids = {"layer": LAYER, "method": key, "concept_id": f"{number:016x}", "concept": str(number), "score": score}
+            ids["abstains"] = (abstains or {}).get(key, [False] * len(scores))[number]
+            rows.append(blank | ids)
+    return pl.DataFrame(rows, schema=METHOD_SCORES.schema)
+
+
+def row_of(table: pl.DataFrame, key: str) -> dict[str, object]:
+    return table.row(by_predicate=pl.col("method") == key, named=True)
+
+
+@pytest.mark.slow
+def test_every_table_keeps_its_schema_and_no_order_of_rows_matters() -> None:
+    again = method_summaries(shuffled(synthetic_rows(SETTINGS), 3), PROMPTS, SETTINGS, PROTOCOLS)
+    assert set(again) == set(METHOD_SUMMARIES)
+    for name, table in METHOD_SUMMARIES.items():
+        validate(table, world()[name], name)
+        assert world()[name].equals(again[name]), name
+
+
+def test_a_method_of_the_table_by_hand() -> None:
+    """Two concepts, two prompts; the second concept abstains and counts with the unsteered 1/2 x (0 + 4/3)."""
+    texts = [("unsteered", concept, "1", prompt, (int(prompt == "p1"), None, 2)) for concept in ("a", "b") for prompt in ("p0", "p1")]
+    texts += [("sae_label", "a", factor, prompt, (int(factor), None, 2)) for factor in ("1", "2") for prompt in ("p0", "p1")]
+    fits = {("sae_label", "a"): {"residual_change": 2.0, "residual_norm": 8.0, "n_texts": 10, "fit_seconds": 3.0, "r2": 0.5}}
+    rows = rows_of(texts, [("sae_label", "b")], fits)
+    rows = replace(
+        rows, fits=rows.fits.with_columns(n_texts=pl.when(pl.col("kind").is_null()).then(20).otherwise("n_texts").cast(pl.UInt32))
+    )
+    settings = method_settings(methods=("unsteered", "sae_label"), confidence=0.9)
+    found = method_summaries(rows, ("p0", "p1"), settings, {LAYER: PROTOCOLS[LAYER]})
+    row = row_of(found["methods"], "sae_label")
+    unsteered = (0 + 4 / 3) / 2
+    assert row["score"] == pytest.approx((2 + unsteered) / 2)
+    assert row["surviving_score"] == 2
+    assert [row[name] for name in ("n_concepts", "n", "n_abstaining", "n_surviving")] == [2, 2, 1, 1]
+    assert row["surviving_low"] is None
+    assert (row["score_low"], row["score_high"]) == pytest.approx((unsteered, 2))
+    assert (row["n_texts"], row["n_missing"], row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (2, 0, 2, 2, None)
+    assert row["perplexity"] == pytest.approx(np.exp(1 + 2))
+    assert (row["median_factor"], row["median_change"], row["median_relative_change"]) == (2, 4.0, 0.5)
+    assert (row["n_choices"], row["share_at_grid_end"]) == (2, 1.0)
+    assert (row["labelled_texts"], row["fit_seconds"], row["r2"]) == (15, (3.0 + 0.5) / 2, 0.5)
+    assert row["seconds_per_token"] == pytest.approx(0.2 / 4)
+    difference = row_of(found["method_differences"], "sae_label")
+    assert (difference["other"], difference["n"]) == ("unsteered", 2)
+    assert difference["mean"] == pytest.approx((2 - unsteered + 0) / 2)
+    curve = found["method_curves"].filter(method="sae_label")
+    assert curve["factor"].to_list() == ["1", "2"]
+    assert curve["concept_rating"].to_list() == [1, 2]
+    assert curve["score"].to_list() == pytest.approx([4 / 3, 2])
+    assert (curve["n"].to_list(), curve["n_texts"].to_list(), curve["n_chosen"].to_list()) == ([1, 1], [2, 2], [0, 2])
+    assert curve["perplexity"].to_list() == pytest.approx([np.exp(2), np.exp(3)])
+
+
+def test_the_mean_and_its_interval_are_scipys() -> None:
+    settings = method_settings(bootstrap_draws=20_000)
+    rows = synthetic_rows(method_settings(methods=("unsteered", "diffmean", "sae_label")), 30)
+    found = method_summaries(rows, PROMPTS, settings, PROTOCOLS)
+    own = found["method_scores"].filter(method="sae_label")
+    for prefix, values in (("score", own["score"]), ("surviving", own.filter(~pl.col("abstains"))["score"])):
+        theirs = bootstrap((values.to_numpy(),), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1))
+        row = row_of(found["methods"], "sae_label")
+        assert row["score" if prefix == "score" else "surviving_score"] == pytest.approx(values.mean())
+        ends = (row[f"{prefix}_low"], row[f"{prefix}_high"])
+        assert ends == pytest.approx(tuple(theirs.confidence_interval), abs=0.012)
+    a, b = (found["method_scores"].filter(method=key).sort("concept_id")["score"].to_numpy() for key in ("diffmean", "unsteered"))
+    theirs = bootstrap((a - b,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    pair = found["method_differences"].filter(method="diffmean", other="unsteered").row(0, named=True)
+    assert (pair["low"], pair["high"]) == pytest.approx(tuple(theirs), abs=0.012)
+
+
+def test_pairs_are_paired_and_missing_concepts_left_out() -> None:
+    """b is a less 1, whatever the concept; c has one concept less; d has none."""
+    a = [1.0, 5.0, 9.0, 30.0]
+    scores = score_rows({"lat": a, "pca": [x - 1 for x in a], "probe": [*a[:3], None], "ssv": [None] * 4})
+    found = method_differences(scores, SETTINGS)
+    assert found.select("method", "other").rows() == [
+        ("lat", "pca"), ("lat", "probe"), ("lat", "ssv"), ("pca", "probe"), ("pca", "ssv"), ("probe", "ssv"),
+    ]  # fmt: skip
+    assert found["n"].to_list() == [4, 3, 0, 3, 0, 0]
+    assert found["mean"].to_list() == [1, 0, None, -1, None, None]
+    sure = found.row(0, named=True)
+    assert [sure[name] for name in ("low", "high", "simultaneous_low", "simultaneous_high")] == [1.0] * 4
+    assert found["simultaneous_low"].null_count() == found["low"].null_count() == 3
+
+
+def test_of_one_pair_the_simultaneous_interval_is_the_normal_one_and_of_many_it_is_sidaks() -> None:
+    """Independent differences of many concepts: c is the normal quantile of confidence ** (1 / pairs), two-sided (Šidák)."""
+    rng = np.random.default_rng(0)
+    settings = method_settings(bootstrap_draws=4000)
+    for keys in (("lat", "pca"), ("lat", "pca", "probe", "ssv", "caa", "lora", "sft")):
+        # Against one method without spread, every difference is another's own noise.
+        drawn: dict[str, list[float | None]] = {key: [0.0] * 400 if key == "lat" else rng.normal(size=400).tolist() for key in keys}
+        if len(keys) > 2:
+            drawn["pca"][100:] = [None] * 300  # a pair of fewer concepts has a larger standard error, and the same c
+        scores = score_rows(drawn)
+        found = method_differences(scores, settings)
+        one = found.filter((pl.col("method") == "lat") | (pl.col("other") == "lat"))
+        spread = {key: scores.filter(method=key)["score"].std(ddof=0) / scores.filter(method=key)["score"].count() ** 0.5 for key in keys}
+        reach = [
+            (row["simultaneous_high"] - row["mean"]) / spread[row["other"] if row["method"] == "lat" else row["method"]]
+            for row in one.iter_rows(named=True)
+        ]
+        assert max(reach) - min(reach) < 1e-9
+        n_pairs = len(keys) * (len(keys) - 1) // 2
+        sidak = norm.ppf(0.5 + 0.5 * 0.95 ** (1 / n_pairs))
+        assert reach[0] == pytest.approx(sidak, abs=0.12)
+        assert len(keys) == 2 or reach[0] > norm.ppf(0.975) + 0.5
+
+
+@pytest.mark.slow
+def test_the_simultaneous_intervals_cover_all_pairs_together() -> None:
+    """300 worlds of six equal methods and 40 concepts: some plain interval misses 0 in many of them, some simultaneous one in about 5 %."""
+    rng, settings = np.random.default_rng(5), method_settings(bootstrap_draws=400)
+    missed = {"low": 0, "simultaneous_low": 0}
+    for _ in range(300):
+        found = method_differences(
+            score_rows({key: rng.normal(size=40).tolist() for key in ("lat", "pca", "probe", "ssv", "caa", "lora")}), settings
+        )
+        for low, high in (("low", "high"), ("simultaneous_low", "simultaneous_high")):
+            missed[low] += bool(((found[low] > 0) | (found[high] < 0)).any())
+    assert missed["low"] > 75
+    assert missed["simultaneous_low"] < 36  # 5 % are 15; three standard deviations above 8 % (few concepts: somewhat too narrow)
+
+
+def test_families_cover_the_registry() -> None:
+    families = {row.name: family_of(row) for row in METHODS}
+    assert set(families.values()) == set(FAMILIES)
+    known = {"unsteered": "Controls", "prompting": "Prompt", "lora": "Trained weights", "diffmean": "Vectors", "sae_auroc": "SAE features"}
+    assert {name: families[name] for name in (*known, "fgaa")} == known | {"fgaa": "Effects of steering"}
+
+
+def published_value(name: str, model: str, layer: int | None, place: str = "", source: str = "") -> float:
+    (value,) = (
+        value.value
+        for value in PAPER_VALUES
+        if value.method == name
+        and value.protocol.model == model
+        and value.protocol.layer == layer
+        and place in value.place
+        and source in value.source
+    )
+    return value
+
+
+def test_published_figures() -> None:
+    """A sample of each table, typed again from the papers."""
+    assert published_value("reft_r1", "gemma-2-9b-it", 31, source="P4") == 0.401
+    assert published_value("sft", "gemma-2-2b-it", 20, source="P4") == 0.714
+    assert published_value("sae_label", "gemma-2-9b-it", 20, source="P4") == 0.191
+    assert published_value("sae_label", "gemma-2-2b-it", 10, source="issue 149") == 0.329
+    assert published_value("sae_output_score", "gemma-2-9b-it", 20, "at least .1") == 0.546
+    assert published_value("sae_output_score", "gemma-2-9b-it", 31, "at least .001") == 0.415
+    assert published_value("sae_ts", "gemma-2-9b", 12) == 0.3376
+    assert published_value("sae_delta_confidence", "qwen-2.5-3b", None) == 0.399
+    tasks = [value for value in PAPER_VALUES if value.task]
+    assert len(tasks) == 9
+    assert np.mean([value.value for value in tasks]) == pytest.approx(0.3600, abs=5e-5)  # P2's own average
+    assert {value.method for value in PAPER_VALUES} <= {row.name for row in METHODS}
+    for name, mean in {"prompting": 0.894, "loreft": 0.741, "lora": 0.615, "reft_r1": 0.543, "diffmean": 0.239, "sae_label": 0.165}.items():
+        sites = [value.value for value in PAPER_VALUES if value.method == name and value.source == P4]
+        assert np.mean(sites) == pytest.approx(mean, abs=6e-4)  # P4's own column of means
+
+
+def test_protocols_are_compared_fact_by_fact() -> None:
+    (theirs,) = (
+        value.protocol for value in PAPER_VALUES if value.method == "diffmean" and value.protocol.layer == 31 and value.source == P4
+    )
+    assert compared(theirs, theirs) == ([], [])
+    concepts = PublishedConcepts(kind="published", concepts="axbench/concept500_9b_l31", texts="x")
+    close = method_settings(
+        concepts=concepts,
+        prompts=None,
+        published_prompts="alpaca_eval/instructions",
+        max_new_tokens=128,
+        stop=None,
+        factor_choice="first_half",
+    )
+    ours = our_protocol(close, "google/gemma-2-9b-it", 31, "openai/gpt-4o-mini", 500)
+    assert compared(ours, theirs) == (["prompts"], [])
+    assert compared(replace(ours, temperature=0.7), replace(theirs, judge=None)) == (["temperature", "prompts"], ["judge"])
+
+
+@pytest.mark.slow
+def test_ours_stand_beside_theirs() -> None:
+    found, methods = world()["method_published"], world()["methods"]
+    assert found.filter(method="sae_output_score", averaged="surviving")["ours"].unique().to_list() == [
+        row_of(methods, "sae_output_score")["surviving_score"]
+    ]
+    diffmean = found.filter(method="diffmean")
+    assert diffmean["ours"].unique().to_list() == [row_of(methods, "diffmean")["score"]]
+    assert (diffmean["ours"] - diffmean["theirs"]).to_list() == diffmean["difference"].to_list()
+    p2 = found.filter(pl.col("source").str.starts_with("P2"))
+    assert p2.height == 8 + 9
+    assert p2["difference"].null_count() == p2.height  # another scale
+    assert p2.filter(pl.col("task") != "")["ours"].null_count() == 9  # no concept of ours is a topic here
+    assert not found["matches"].any()
+    assert {"model", "judge"} <= set(diffmean["differs"][0])
+    assert "judge" in found.filter(pl.col("source").str.starts_with("P5"))["not_stated"][0]
+    product = method_settings(score="product")
+    rows = synthetic_rows(product)
+    named = rows.concepts.with_columns(concept=pl.Series(["Anger", *"bcdef"]))
+    tables = method_summaries(replace(rows, concepts=named), PROMPTS, product, {LAYER: our_protocol(product, "m", LAYER, "j", 6)})
+    anger = tables["method_published"].filter(task="anger").row(0, named=True)
+    own = tables["method_scores"].filter(method="sae_ts", concept="Anger")["score"].item()
+    assert (anger["ours"], anger["averaged"]) == (own, "anger")
+    assert anger["difference"] == pytest.approx(own - 0.2424)
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """Heading -> its lines."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            found[line.lstrip("# ")] = lines = []
+        elif line:
+            lines.append(line)
+    return found
+
+
+def report(settings: object = SETTINGS, **changes: pl.DataFrame) -> str:
+    tables = world() | changes
+    return report_markdown(tables["methods"], tables["method_differences"], tables["method_published"], PROTOCOLS, settings)  # type: ignore[arg-type]
+
+
+def test_the_report_says_what_the_tables_say() -> None:
+    text = report()
+    parts = sections(text)
+    table = [line.split(" | ") for line in parts[f"Layer {LAYER}"] if line.startswith("|")]
+    assert len(table) == 2 + len(SETTINGS.methods)
+    assert [row[0].lstrip("| ") for row in table[2:]] == world()["methods"].sort("score", descending=True)["title"].to_list()
+    mutual = row_of(world()["methods"], "sae_mutual_information")
+    (line,) = (line for line in parts[f"Layer {LAYER}"] if line.startswith(f"| {mutual['title']} |"))
+    assert (
+        f"| {mutual['score']:.3f} [{mutual['score_low']:.3f}, {mutual['score_high']:.3f}] (n = 6) | {mutual['n_abstaining']} of 6 |" in line
+    )
+    assert f"| {mutual['surviving_score']:.3f} [" in line
+    assert f"| {mutual['n_missing']} of {mutual['n_texts']} |" in line
+    assert "a base model" in text
+    assert "None" not in text
+    assert "nan" not in text
+    for part in (*parts.values(), parts["Published figures beside ours"]):
+        widths = {line.count(" | ") for line in part if line.startswith("|") and "---" not in line}
+        assert len(widths) <= (2 if part is parts["Published figures beside ours"] else 1)
+
+
+def test_the_report_counts_pairs_and_turns_them_round() -> None:
+    differences = world()["method_differences"]
+    lines = sections(report())["Differences between methods"]
+    plain = differences.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+    together = differences.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
+    assert f"{differences.height} pairs are compared" in lines[0]
+    assert f"of {plain} of them leaves out 0" in lines[0]
+    assert f"there {together} leave out 0" in lines[0]
+    assert together < plain
+    best = world()["methods"].sort("score", descending=True).row(0, named=True)
+    (line,) = (line for line in lines if line.startswith("| Unsteered |"))
+    keys = sorted((best["method"], "unsteered"))
+    pair = differences.filter(method=keys[0], other=keys[1]).row(0, named=True)
+    sign = 1 if keys[0] == "unsteered" else -1
+    assert f"{sign * pair['mean']:.3f} [{min(sign * pair['low'], sign * pair['high']):.3f}, ".replace("-", "−") in line
+    assert line.startswith("| Unsteered | – | – |")
+
+
+def test_the_report_of_instructions_of_survivors_and_of_concepts_without_a_score() -> None:
+    rated = world()["methods"].with_columns(instruction_rating=pl.lit(1.5))
+    assert "a base model" not in report(methods=rated)
+    surviving = method_settings(averaged="surviving")
+    order = world()["methods"].sort("surviving_score", descending=True)["title"].to_list()
+    lines = sections(report(surviving))[f"Layer {LAYER}"]
+    assert [line.split(" | ")[0].lstrip("| ") for line in lines if line.startswith("|")][2:] == order
+    assert "surviving concepts only" in lines[-1]
+    short = world()["methods"].with_columns(n=pl.when(method="lat").then(4).otherwise("n").cast(pl.UInt32))
+    assert "left out of the means: LAT (2)." in report(methods=short)
+
+
+def test_only_figures_of_our_model_are_shown_where_there_are_some() -> None:
+    ours = our_protocol(SETTINGS, "google/gemma-2-2b-it", 10, "gpt-4o-mini", 6)
+    tables = world()
+    text = report_markdown(tables["methods"], tables["method_differences"], tables["method_published"], {LAYER: ours}, SETTINGS)
+    lines = [line for line in sections(text)["Published figures beside ours"] if "table of steering scores |" in line]
+    assert lines
+    assert all("gemma-2-2b-it" in line for line in lines)
+    assert any("gemma-2-9b-it" in line for line in sections(report())["Published figures beside ours"])
+
+
+def test_axbench_form() -> None:
+    texts = [("unsteered", concept, "1", prompt, (0, 1, 2)) for concept in ("b", "a") for prompt in ("p0", "p1")]
+    texts += [("diffmean", "a", factor, prompt, (2, 1, 2)) for factor in ("0.5", "2") for prompt in ("p0", "p1", "p1")]
+    texts += [("prompting", "a", "2", "p0", (None, 1, 2))]
+    rows = rows_of(texts, [("diffmean", "b")])
+    prompts = {"p1": "Tell me.", "p0": "Why?"}
+    wide = to_axbench(rows, ("b", "a"), prompts, LAYER, "AlpacaEval")
+    assert wide.select("concept_id", "input_concept", "input_id", "factor").rows() == [
+        (0, "b", 0, 1.0), (0, "b", 1, 1.0),
+        (1, "a", 0, 0.5), (1, "a", 0, 1.0), (1, "a", 0, 2.0),
+        (1, "a", 1, 0.5), (1, "a", 1, 1.0), (1, "a", 1, 2.0),
+        (1, "a", 2, 0.5), (1, "a", 2, 2.0),
+    ]  # fmt: skip
+    row = wide.filter(concept_id=1, input_id=2, factor=2.0).row(0, named=True)
+    assert (row["original_prompt"], row["dataset_name"], row["sae_id"]) == ("Tell me.", "AlpacaEval", None)
+    assert row["DiffMean_steered_generation"] == "diffmean 2"
+    assert (row["DiffMean_perplexity"], row["DiffMean_strength"]) == pytest.approx((np.exp(3), 6.0))
+    ratings = [row[f"DiffMean_LMJudgeEvaluator_{name}_ratings"] for name in ("relevance_concept", "relevance_instruction", "fluency")]
+    assert ratings == [2.0, 1.0, 2.0]
+    assert row["DiffMean_LMJudgeEvaluator"] == pytest.approx(1.5)
+    assert row["unsteered_steered_generation"] is None  # its grid has no such factor
+    prompted = wide.filter(concept_id=1, input_id=1, factor=2.0).row(0, named=True)
+    assert (prompted["PromptSteering_LMJudgeEvaluator"], prompted["PromptSteering_strength"]) == (None, None)
+    assert to_axbench(shuffled(rows, 2), ("b", "a"), prompts, LAYER, "AlpacaEval").equals(wide)
+    assert set(NAMES) <= {row.name for row in METHODS}
+    for given in (("b",), {"p1": "Tell me."}):
+        with pytest.raises(ProtocolError, match="not among the 1 given"):
+            to_axbench(rows, given if isinstance(given, tuple) else ("b", "a"), given if isinstance(given, dict) else prompts, LAYER, "x")
+
+
+def test_fits_of_two_layers_are_kept_apart() -> None:
+    settings = method_settings(methods=("unsteered", "diffmean"))
+    rows = synthetic_rows(settings, 3)
+    two = [frame.with_columns(layer=pl.lit(9, pl.UInt16)) for frame in (rows.steered, rows.perplexity, rows.judgements, rows.fits)]
+    better = two[2].with_columns(judge_score=pl.when(method="diffmean").then(2.0).otherwise("judge_score"))
+    parts = zip((rows.steered, rows.perplexity, rows.judgements, rows.fits), (*two[:2], better, two[3]), strict=True)
+    both = replace(rows, **dict(zip(("steered", "perplexity", "judgements", "fits"), (pl.concat(pair) for pair in parts), strict=True)))
+    protocols = PROTOCOLS | {9: replace(PROTOCOLS[LAYER], layer=9)}
+    found, alone = method_summaries(both, PROMPTS, settings, protocols), method_summaries(rows, PROMPTS, settings, PROTOCOLS)
+    for name in METHOD_SUMMARIES:
+        assert found[name].filter(layer=LAYER).equals(alone[name]), name
+    assert found["methods"].filter(layer=9, method="diffmean")["score"].item() == 2.0
+    text = report_markdown(found["methods"], found["method_differences"], found["method_published"], protocols, settings)
+    assert [name for name in sections(text) if name.startswith("Layer")] == ["Layer 5", "Layer 9"]

@@ -1,0 +1,109 @@
+"""P1's choice of a factor in the comparison of methods: lens tokens counted text by text, the ratio by hand, and the sweep's own rule."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from engine_models import WORLD
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from method_rows import LAYER, method_settings, rows_of
+from oracles.method_protocol import Text
+
+from saesteer.best_factor import Curve, choose_p1
+from saesteer.methods.protocol import Rows, scored
+from saesteer.methods.success import GEN_SUCCESS_LIMIT, steered_success
+from saesteer.settings.methods import MethodSettings
+from saesteer.tables import LOGIT_LENS
+from saesteer.tables.methods import METHOD_HALVES
+from saesteer.tables.schema import validate
+from saesteer.tokens import load_tokens
+
+TWO = ("p0", "p1")
+SETTINGS = method_settings(methods=["unsteered", "diffmean", "sae_label"], factor_choice="first_half")
+Outcomes = dict[str, tuple[int, float]]  # factor -> GenSuccess@20, mean_nll
+
+
+def rows_with(outcomes: Outcomes, method: str = "sae_label") -> Rows:
+    """One concept; every text is rated best at the largest factor, so that the score would choose that one."""
+    texts: list[Text] = [("unsteered", "sea", "1", prompt, (0, None, 2)) for prompt in TWO]
+    ratings = {factor: (min(2, place), None, 2) for place, factor in enumerate(sorted(outcomes, key=float))}
+    texts += [(method, "sea", factor, prompt, ratings[factor]) for factor in outcomes for prompt in TWO]
+    rows = rows_of(texts)
+    own = pl.col("method") == method
+    losses = {factor: loss for factor, (_, loss) in outcomes.items()}
+    counts = {factor: count for factor, (count, _) in outcomes.items()}
+    loss = pl.when(own).then(pl.col("factor").replace_strict(losses, default=None, return_dtype=pl.Float64)).otherwise("mean_nll")
+    keys = rows.steered.filter(own).select("layer", "method", "concept_id", "factor", "prefix_id", "sample")
+    success = keys.with_columns(gen_success_20=pl.col("factor").replace_strict(counts, return_dtype=pl.UInt16))
+    return replace(rows, perplexity=rows.perplexity.with_columns(mean_nll=loss), success=success)
+
+
+def chosen(rows: Rows, asked: MethodSettings = SETTINGS) -> str | None:
+    tables = scored(rows, TWO, asked)
+    validate(METHOD_HALVES, tables["method_halves"], "test")
+    return tables["method_choices"].filter(pl.col("method") != "unsteered")["factor"].item()
+
+
+def test_by_hand() -> None:
+    """At 1: (1/2) / (e^1 / e^3) = 3.7; at 2: (2/2) / (e^2 / e^3) = 2.7; at 4: (2/2) / 1."""
+    rows = rows_with({"1": (1, 1.0), "2": (2, 2.0), "4": (2, 3.0)})
+    halves = scored(rows, TWO, SETTINGS)["method_halves"].filter(method="sae_label", half=0).sort("factor")
+    assert halves["choose_by"].to_list() == pytest.approx([0.5 * np.e**2, np.e, 1.0])
+    assert chosen(rows) == "1"
+    assert chosen(replace(rows, success=rows.success.clear())) == "4"  # the score would
+
+
+def test_repetition_and_empty_texts_are_not_chosen_and_do_not_count_as_the_largest() -> None:
+    rows = rows_with({"1": (1, 1.0), "2": (3, 1.5), "4": (4, 0.5), "8": (3, np.nan)})
+    empty = pl.col("mean_nll").is_nan()
+    rows = replace(rows, perplexity=rows.perplexity.with_columns(mean_nll=pl.when(~empty).then("mean_nll")))
+    assert chosen(rows) == "2"
+    halves = scored(rows, TWO, SETTINGS)["method_halves"].filter(method="sae_label", half=0).sort(pl.col("factor").cast(pl.Float64))
+    # (1/3) / e^(1 - 1.5) and (3/3) / 1: the largest are those of factors 1 and 2.
+    assert halves["choose_by"].to_list() == [pytest.approx(np.e**0.5 / 3), pytest.approx(1.0), None, None]
+
+
+def test_without_any_success_the_smallest_and_without_any_allowed_none() -> None:
+    assert chosen(rows_with({"1": (0, 1.0), "2": (0, 0.5)})) == "1"
+    assert chosen(rows_with({"1": (4, 1.0), "2": (5, 0.5)})) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 8)), min_size=2, max_size=6))
+@settings(max_examples=60)
+def test_the_sweeps_own_rule_chooses_the_same(outcomes: list[tuple[int, float]]) -> None:
+    factors = [str(place + 1) for place in range(len(outcomes))]
+    curve = Curve(tuple(factors), np.array([float(count) for count, _ in outcomes]), np.array([loss for _, loss in outcomes]))
+    expected = choose_p1(curve, GEN_SUCCESS_LIMIT)
+    found = chosen(rows_with(dict(zip(factors, outcomes, strict=True))))
+    if expected is not None:
+        assert found == expected
+    else:  # the sweep calls that a failure; here the least of what may be chosen stands for it
+        assert found == next((factor for factor, (count, _) in zip(factors, outcomes, strict=True) if count <= GEN_SUCCESS_LIMIT), None)
+
+
+def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
+    tokens = load_tokens(WORLD / "model")
+    prompts, words = TWO, {"1": " the boat and the sail", "2": " a king", "4": ""}
+    texts: list[Text] = [
+        (name, "sea", factor, prompt, (0, None, 2))
+        for name in ("sae_label", "sae_top_k", "diffmean")
+        for factor in words
+        for prompt in prompts
+    ]
+    features = {"sae_label": [7], "sae_top_k": [7, 8], "diffmean": []}
+    rows = rows_of(texts, fits={(name, "sea"): {"features": found} for name, found in features.items()})
+    steered = rows.steered.with_columns(text=pl.col("factor").replace_strict(words))
+    (boat_ids,) = tokens.retokenise([words["1"]])
+    lens_ids = {7: [boat_ids[1], boat_ids[0], *range(4, 22)], 8: list(range(30, 50))}
+    lens = pl.DataFrame(
+        [{"layer": LAYER, "feature": feature, "token_ids": ids} for feature, ids in lens_ids.items()], schema_overrides=LOGIT_LENS.schema
+    )
+    found = steered_success(steered.sample(fraction=1.0, shuffle=True, seed=1), rows.fits, lens, tokens)
+    assert set(found["method"]) == {"sae_label"}
+    assert found.height == len(words) * len(prompts)
+    for row in found.iter_rows(named=True):
+        (ids,) = tokens.retokenise([words[row["factor"]]])
+        assert row["gen_success_20"] == sum(one in lens_ids[7] for one in ids), row
+    assert found["gen_success_20"].max() >= 2

@@ -1,0 +1,206 @@
+"""The comparison of steering methods as a workflow: finished once, then only what changed is computed again; a new method is one file and
+one row."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
+
+from saesteer.files import text_id
+from saesteer.tables import METHOD_SUMMARIES, read_summary
+
+pytestmark = pytest.mark.slow
+
+NAME = "micro-methods"
+METHODS = ["unsteered", "diffmean", "prompting", "lora", "sae_label", "sae_ts", "supervised"]
+STEERED = ("steered", "steered_perplexity", "steered_judge")
+N_PROMPTS, N_CONCEPTS = 2, 2
+N_STRENGTHS = 1 + 2 + 1 + 1 + 2 + 2 + 2
+"""Factors of all methods together: the grids in the experiment file."""
+FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
+TOY = '''
+"""Toy: the mean residual of positive texts."""
+
+from saesteer.methods.interventions import Addition
+from saesteer.methods.problem import Problem, steering_scale
+
+
+def fit(problem: Problem) -> Addition:
+    """Their mean, to unit norm."""
+    mean = problem.positive_tokens.residual.mean(dim=0)
+    return Addition(mean / mean.norm(), steering_scale(mean / mean.norm(), problem.positive_tokens))
+'''
+
+
+def run(folder: Folder, *arguments: str) -> str:
+    code, output = folder.run("methods", *arguments, methods=f"[{NAME}]")
+    assert code == 0, output
+    return output
+
+
+def computed(folder: Folder) -> dict[str, pl.DataFrame]:
+    """Run the comparison; step -> the rows in the parts that came in."""
+    before = folder.parts(NAME, ALL_STEPS)
+    run(folder)
+    return new_rows(before, folder.parts(NAME, ALL_STEPS))
+
+
+def n_rows(folder: Folder) -> dict[str, int]:
+    return {step: rows.height for step, rows in computed(folder).items()}
+
+
+def compare(folder: Folder, **changes: Any) -> None:
+    folder.edit(NAME, methods={**SECTION, **changes})
+
+
+SECTION: dict[str, Any] = {
+    "methods": METHODS,
+    "concepts": {"topics": ["sea", "chess"]},
+    "n_positive": 12,
+    "n_negative": 12,
+    "n_prompts": N_PROMPTS,
+    "max_new_tokens": 8,
+    "factors": FACTORS,
+    "effects": {"n_vectors": 40, "n_held_out": 8, "n_rollouts": 1, "n_prompts": 4, "max_new_tokens": 8},
+    "bootstrap_draws": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout whose comparison is finished."""
+    folder = Checkout(tmp_path_factory.mktemp("methods") / "repo")
+    compare(folder)
+    run(folder)
+    return folder
+
+
+@pytest.fixture
+def restored(compared: Checkout) -> Iterator[Checkout]:
+    """The same, its configuration and code as before after the test."""
+    table = compared.path / "src/saesteer/methods/methods.csv"
+    saved = table.read_bytes()
+    yield compared
+    table.write_bytes(saved)
+    compare(compared)
+
+
+def test_a_finished_comparison_is_complete_and_has_nothing_to_do(compared: Checkout) -> None:
+    assert "Nothing to be done" in run(compared, "-n")
+    fits = compared.table("fits", NAME)
+    assert sorted(fits["method"].unique()) == sorted(METHODS)
+    assert fits.height == len(METHODS) * N_CONCEPTS
+    # 12 texts are fewer than the 50 that P3 asks for.
+    assert set(fits.filter(pl.col("kind").is_null())["method"]) == {"supervised"}
+    assert {step: compared.table(step, NAME).height for step in STEERED} == dict.fromkeys(STEERED, N_STRENGTHS * N_CONCEPTS * N_PROMPTS)
+    folder = compared.path / f"figures/{NAME}"
+    assert all((folder / f"methods.{kind}").stat().st_size > 100 for kind in ("pdf", "png", "csv"))
+    report = (folder / "methods.md").read_text()
+    assert all(title in report for title in ("DiffMean", "LoRA", "SAE-TS", "Supervised selection", "Unsteered"))
+    tables = {name: read_summary(table, compared.path / f"data/{NAME}/tables/{name}.parquet") for name, table in METHOD_SUMMARIES.items()}
+    assert tables["methods"].height == len(METHODS)
+    (abstaining,) = tables["methods"].filter(pl.col("method") == "supervised").to_dicts()
+    (unsteered,) = tables["methods"].filter(pl.col("method") == "unsteered").to_dicts()
+    assert (abstaining["n_abstaining"], abstaining["score"]) == (N_CONCEPTS, unsteered["score"])
+
+
+def saesteer(folder: Checkout, *arguments: str) -> str:
+    command = [str(BIN / "saesteer"), *arguments]
+    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_results_in_axbenchs_form(compared: Checkout) -> None:
+    saesteer(compared, "axbench", NAME, "out")
+    table = pl.read_parquet(compared.path / "out/layer_06/steering_data.parquet")
+    assert table.height == N_CONCEPTS * N_PROMPTS * 2  # factors 1 and 3
+    texts = compared.table("steered", NAME).filter(pl.col("method") == "diffmean")["text"]
+    assert sorted(table["DiffMean_steered_generation"]) == sorted(texts)
+
+
+def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(restored: Checkout) -> None:
+    saesteer(restored, "vectors", NAME, "diffmean", "6", "vectors.safetensors")
+    compare(restored, methods=[*METHODS, "from_file"], vectors="vectors.safetensors")
+    run(restored)
+    texts = restored.table("steered", NAME)
+    keys = ["concept_id", "factor", "prefix_id", "sample"]
+    own, trained_elsewhere = (texts.filter(pl.col("method") == name).sort(keys)["text"] for name in ("diffmean", "from_file"))
+    assert own.equals(trained_elsewhere)
+
+
+def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
+    others = restored.table("steered", NAME).filter(pl.col("method").is_in(METHODS)).drop("seconds")
+    (restored.path / "src/saesteer/methods/toy.py").write_text(TOY)
+    with (restored.path / "src/saesteer/methods/methods.csv").open("a") as table:
+        table.write("toy,Toy,a test,toy.fit,texts,addition,1\n")
+    compare(restored, methods=[*METHODS, "toy"])
+    rows = computed(restored)
+    n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
+    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(STEERED, n)
+    assert all(set(found["method"]) == {"toy"} for found in rows.values())
+    assert restored.table("steered", NAME).filter(pl.col("method") != "toy").drop("seconds").equals(others)
+    assert "| Toy |" in (restored.path / f"figures/{NAME}/methods.md").read_text()
+
+
+def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
+    compare(restored, factors={**FACTORS, "addition": [1, 2, 3]})
+    rows = computed(restored)
+    n_additions = 3  # diffmean, sae_label, sae_ts
+    assert {step: found.height for step, found in rows.items()} == dict.fromkeys(STEERED, n_additions * N_CONCEPTS * N_PROMPTS)
+    assert all(set(found["factor"]) == {"2"} for found in rows.values())
+
+
+def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> None:
+    compare(restored, concepts={"topics": ["sea", "chess", "garden"]})
+    rows = computed(restored)
+    assert {step: found.height for step, found in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(STEERED, N_STRENGTHS * N_PROMPTS)
+    assert all(set(found["concept_id"]) == {text_id("garden")} for found in rows.values())
+
+
+def test_a_bootstrap_setting_computes_no_row(restored: Checkout) -> None:
+    compare(restored, bootstrap_draws=300)
+    assert n_rows(restored) == {}
+
+
+def test_p1s_rule_of_choice_counts_lens_tokens_and_computes_no_row(restored: Checkout) -> None:
+    compare(restored, factor_rule="gen_success")
+    assert n_rows(restored) == {}
+    halves = read_summary(METHOD_SUMMARIES["method_halves"], restored.path / f"data/{NAME}/tables/method_halves.parquet")
+    counted = halves.filter(pl.col("gen_success_20").is_not_null())
+    assert set(counted["method"]) >= {"sae_label"}
+    assert not set(counted["method"]) & {"diffmean", "lora", "prompting", "unsteered"}
+    assert "GenSuccess@20 over perplexity" in (restored.path / f"figures/{NAME}/methods.md").read_text()
+
+
+def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
+    table = restored.path / "src/saesteer/methods/methods.csv"
+    changed = [f"{line.rpartition(',')[0]},2" if line.startswith("diffmean,") else line for line in table.read_text().splitlines()]
+    table.write_text("\n".join(changed) + "\n")
+    rows = computed(restored)
+    n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
+    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(STEERED, n)
+    assert all(set(found["method"]) == {"diffmean-2"} for found in rows.values())
+
+
+def test_an_unknown_method_is_refused_by_name(restored: Checkout) -> None:
+    compare(restored, methods=["unsteered", "difmean"])
+    code, output = restored.run("methods", "-n", methods=f"[{NAME}]")
+    assert code != 0
+    assert "difmean" in output
+    assert "diffmean" in output
+
+
+def test_the_shipped_comparison_has_every_method_and_16_topics() -> None:
+    """Every method that needs no file."""
+    from saesteer.methods.registry import METHODS as ROWS
+    from saesteer.settings import load_experiment
+
+    asked = load_experiment("tiny-methods", Path(__file__).parents[1] / "config/experiments").methods
+    assert asked is not None
+    assert set(asked.methods) == {row.name for row in ROWS if "file" not in row.needs}
+    assert len(asked.concepts.topics) == 16

@@ -1,0 +1,74 @@
+"""Prompting as a method: one more text from factor to factor, what does not fit, and what there is no text for."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from engine_models import shipped_model, tiny_model, tiny_tokenizer
+from methods_world import problem
+
+from saesteer.methods import prompting
+from saesteer.methods.interventions import PromptText
+from saesteer.methods.problem import Abstains, Text
+from saesteer.models import LanguageModel, language_model
+
+N_TEXTS = 24
+
+
+def chat_model() -> LanguageModel:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}{% for turn in messages %}[{{ turn.content }}]{% endfor %}"
+    return language_model(tiny_model("llama").model, tokenizer, prompt_format="chat")
+
+
+def test_a_base_model_reads_one_more_of_the_concepts_texts_from_factor_to_factor() -> None:
+    given = problem(n_texts=N_TEXTS)
+    found, lm = prompting.fit(given), given.lm
+    assert len(found.texts) == 3
+    decoded = [lm.tokenizer.decode(text.ids[1:]).strip() for text in given.positive]
+    shortest = sorted(decoded, key=lambda text: len(lm.tokenizer(text)["input_ids"]))
+    examples = [found.texts[0], *(more.removeprefix(fewer) for fewer, more in pairwise(found.texts))]
+    lengths = [len(lm.tokenizer(example)["input_ids"]) for example in examples]
+    assert all(example.strip() in decoded for example in examples)
+    assert lengths == [len(lm.tokenizer(text)["input_ids"]) for text in shortest[:3]]
+    ids = prompting.prompted_ids(lm, found, 2.0, "From my experience,")
+    assert lm.tokenizer.decode(ids) == f"<bos>{found.texts[1]} From my experience,"
+    assert lm.tokenizer.convert_ids_to_tokens(ids)[-4:] == ["▁From", "▁my", "▁experience", ","]  # within a text, not at its start
+
+
+def test_a_model_that_answers_is_asked_with_rising_insistence() -> None:
+    lm = chat_model()
+    found = prompting.fit(replace(problem(n_texts=2), lm=lm, concept="words about the sea."))
+    assert len(found.texts) == 3
+    assert all(text.endswith("words about the sea.") for text in found.texts)
+    roomy = replace(lm, model=copy.copy(lm.model))
+    roomy.model.config = copy.deepcopy(lm.model.config)
+    roomy.model.config.max_position_embeddings = 2048
+    ids = prompting.prompted_ids(roomy, found, 3.0, "Tell me.")
+    assert lm.tokenizer.decode(ids) == f"<bos>[{found.texts[2]}\n\nTell me.]".replace("\n", "?")  # the tiny tokenizer knows no newline
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 4.0, -1.0])
+def test_a_factor_without_a_text_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match=f"texts for the factors 1 to 3, not {factor}; change methods.factors.prompt"):
+        prompting.prompted_ids(shipped_model(), PromptText(("a", "b", "c")), factor, "From my experience,")
+
+
+def test_what_is_too_long_for_the_model_is_refused() -> None:
+    lm = shipped_model()
+    text = PromptText(("For many people, a mast was tangled.",))
+    n_tokens = len(lm.tokenizer(text.texts[0] + " They know that")["input_ids"])
+    room = 64 - n_tokens
+    assert len(prompting.prompted_ids(lm, text, 1.0, "They know that", room)) == n_tokens
+    with pytest.raises(ValueError, match=r"text of factor 1 before the prompt 'They know that' makes it too long: 65 tokens .* at most 64"):
+        prompting.prompted_ids(lm, text, 1.0, "They know that", room + 1)
+
+
+def test_prompting_abstains_without_a_text() -> None:
+    given = problem(n_texts=2)
+    empty = Text(given.positive[0].ids[:1], 1)
+    with pytest.raises(Abstains, match="could stand before a prompt"):
+        prompting.fit(replace(given, positive=(empty,)))

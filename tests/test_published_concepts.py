@@ -1,0 +1,183 @@
+"""AxBench's files of concepts and labelled texts, against a loop over plain dicts; broken ones are refused by line, row and column."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from saesteer.files import text_id
+from saesteer.methods.concept_texts import published_texts
+from saesteer.published import labelled_concepts
+from saesteer.settings import SettingsError
+
+CONCEPTS = [("words about boats", "text", 17), ("loops in programs", "code", 5), ("names of rivers", "text", 900)]
+N_OWN, N_SHARED = 6, 4
+
+
+def metadata_lines() -> list[dict[str, Any]]:
+    return [
+        {
+            "concept_id": number,
+            "concept": concept,
+            "ref": f"https://www.neuronpedia.org/gemma-2-2b/10-gemmascope-res-16k/{feature}",
+            "concept_genres_map": {concept: [genre]},
+        }
+        for number, (concept, genre, feature) in enumerate(CONCEPTS)
+    ]
+
+
+def train_rows() -> list[dict[str, Any]]:
+    """As AxBench's train_data.parquet: shared negatives of each genre, then each concept's own texts."""
+    shared = [
+        {"input": f"Ask {genre} {i}?", "output": f"No {genre} {i}.", "output_concept": "EEEEE", "concept_genre": genre, "concept_id": -1}
+        for genre in ("text", "code", "math")
+        for i in range(N_SHARED)
+    ]
+    own = [
+        {"input": f"Ask {i}?", "output": f"On {concept} {i}.", "output_concept": concept, "concept_genre": genre, "concept_id": number}
+        for number, (concept, genre, _) in enumerate(CONCEPTS)
+        for i in range(N_OWN)
+    ]
+    kinds = [{"category": "negative"}] * len(shared) + [{"category": "positive"}] * len(own)
+    return [{**row, **kind, "dataset_category": "instruction"} for row, kind in zip(shared + own, kinds, strict=True)]
+
+
+def files(folder: Path, lines: Any = None, rows: Any = None) -> tuple[Path, Path]:
+    metadata, train = folder / "metadata.jsonl", folder / "train_data.parquet"
+    metadata.write_text("".join(json.dumps(line) + "\n" for line in lines or metadata_lines()))
+    pl.DataFrame(rows or train_rows()).write_parquet(train)
+    return metadata, train
+
+
+def test_published_texts_are_each_concepts_own_and_its_genres(tmp_path: Path):
+    asked, texts = published_texts(*files(tmp_path), None, N_OWN, N_SHARED, 0)
+    assert asked.rows() == [(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS]
+    for concept, genre, _ in CONCEPTS:
+        mine = texts.filter(concept_id=text_id(concept))
+        own, shared = (mine.filter(positive=positive).sort("number") for positive in (True, False))
+        assert own["number"].to_list() == list(range(N_OWN))
+        assert set(own.select("input", "output").iter_rows()) == {(f"Ask {i}?", f"On {concept} {i}.") for i in range(N_OWN)}
+        assert set(shared.select("input", "output").iter_rows()) == {(f"Ask {genre} {i}?", f"No {genre} {i}.") for i in range(N_SHARED)}
+
+
+@pytest.mark.slow
+@settings(max_examples=20)
+@given(st.integers(1, N_OWN), st.integers(1, N_SHARED), st.integers(1, 3), st.randoms(use_true_random=False), st.integers(0, 2))
+def test_published_texts_are_nested_and_do_not_depend_on_rows_order(
+    tmp_path_factory: pytest.TempPathFactory, n_positive: int, n_negative: int, n_concepts: int, rng: Any, seed: int
+):
+    rows = train_rows()
+    whole = published_texts(*files(tmp_path_factory.mktemp("whole")), None, N_OWN, N_SHARED, seed)
+    rng.shuffle(rows)
+    asked, texts = published_texts(*files(tmp_path_factory.mktemp("some"), rows=rows), n_concepts, n_positive, n_negative, seed)
+    assert_frame_equal(asked, whole[0][:n_concepts])
+    most = pl.when("positive").then(n_positive).otherwise(n_negative)
+    wanted = whole[1].join(asked, on="concept_id", how="semi").filter(pl.col("number") < most)
+    assert_frame_equal(texts, wanted, check_row_order=False)
+
+
+def test_which_published_texts_are_taken_depends_on_seed_and_concept(tmp_path: Path):
+    paths = files(tmp_path)
+    negative = {
+        (seed, concept): texts.filter(concept_id=text_id(concept), positive=False).sort("number")["output"].to_list()
+        for seed in range(4)
+        for texts in [published_texts(*paths, None, N_OWN, N_SHARED, seed)[1]]
+        for concept in (CONCEPTS[0][0], CONCEPTS[2][0])
+    }
+    assert len({tuple(order) for order in negative.values()}) > 3
+    assert all(sorted(order) == [f"No text {i}." for i in range(N_SHARED)] for order in negative.values())
+
+
+def changed_line(**changes: Any) -> list[dict[str, Any]]:
+    """The list with a changed second line; None takes a key out."""
+    lines = metadata_lines()
+    lines[1] = {key: value for key, value in {**lines[1], **changes}.items() if value is not None}
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (changed_line(concept=None), r"line 2: key concept is None, but has to be a str"),
+        (changed_line(concept_id="1"), r"line 2: key concept_id is '1', but has to be a int"),
+        (changed_line(concept_id=True), r"line 2: key concept_id is True"),
+        (changed_line(ref="https://www.neuronpedia.org/gemma-2-2b"), r"line 2: ref is .* has to end with a source and a feature's number"),
+        (
+            changed_line(concept_genres_map={"something else": ["code"]}),
+            r"line 2: concept_genres_map names no genre for 'loops in programs'",
+        ),
+        (changed_line(concept_id=0), r"lines 1 and 2 have the same number, 0"),
+        ([*metadata_lines(), {**metadata_lines()[0], "concept_id": 9}], r"lines 1 and 4 have the same concept, 'words about boats'"),
+        ([["a", "list"]], r"line 1: this is no JSON object"),
+    ],
+)
+def test_a_broken_list_of_concepts_is_refused_by_line_and_key(tmp_path: Path, lines: Any, message: str):
+    metadata, train = files(tmp_path, lines)
+    with pytest.raises(SettingsError, match=f"metadata.jsonl.*{message}"):
+        published_texts(metadata, train, None, 2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b'{"concept_id": 0,\n', "line 1: this is no JSON"), (b"\n", "holds no concepts"), (b"\xff\xfe", "UTF-8")]
+)
+def test_what_is_no_list_of_concepts_is_refused(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "metadata.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=f"metadata.jsonl.*{message}"):
+        labelled_concepts(path)
+
+
+def test_a_concept_knows_its_sae(tmp_path: Path):
+    found = labelled_concepts(files(tmp_path)[0])
+    assert [(one.number, one.source, one.feature, one.line) for one in found] == [
+        (0, "10-gemmascope-res-16k", 17, 1),
+        (1, "10-gemmascope-res-16k", 5, 2),
+        (2, "10-gemmascope-res-16k", 900, 3),
+    ]
+
+
+def changed_row(place: int, **changes: Any) -> list[dict[str, Any]]:
+    rows = train_rows()
+    rows[place] = {**rows[place], **changes}
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{key: value for key, value in row.items() if key != "output"} for row in train_rows()], "no column output; it has input"),
+        ([{**row, "concept_id": str(row["concept_id"])} for row in train_rows()], "column concept_id has type String"),
+        (changed_row(3, input=None), r"row 3 \(counted from 0\): input is null"),
+        (changed_row(14, output=" \n"), r"row 14 \(counted from 0\): output is blank"),
+        (changed_row(2, category="neutral"), r"row 2 \(counted from 0\): category is neither"),
+        (
+            [row for row in train_rows() if row["concept_genre"] != "code" or row["concept_id"] >= 0],
+            "concept_id 1 .*line 2.* genre 'code' has no negative texts .*there are: math, text",
+        ),
+        (changed_row(18, output_concept="other"), "concept_id 1 .*output_concept in row 18 is 'other'"),
+        (
+            train_rows()[:-1],
+            r"concept_id 2 \('names of rivers'; .*metadata.jsonl, line 3\) has 5 positive texts, but methods.n_positive asks",
+        ),
+        (train_rows()[1:], r"concept_id 0 .*line 1\) has 3 negative texts, but methods.n_negative asks for 4"),
+    ],
+)
+def test_broken_training_texts_are_refused_by_row_and_column(tmp_path: Path, rows: Any, message: str):
+    with pytest.raises(SettingsError, match=f"train_data.parquet.*{message}"):
+        published_texts(*files(tmp_path, rows=rows), None, N_OWN, N_SHARED, 0)
+
+
+def test_too_many_concepts_and_no_parquet_are_refused(tmp_path: Path):
+    metadata, train = files(tmp_path)
+    with pytest.raises(SettingsError, match="has 3 concepts, but methods.concepts.n_concepts asks for 4"):
+        published_texts(metadata, train, 4, 2, 2, 0)
+    train.write_bytes(b"<html>not found</html>")
+    with pytest.raises(SettingsError, match="cannot be read as Parquet"):
+        published_texts(metadata, train, 3, 2, 2, 0)

@@ -1,0 +1,161 @@
+"""Attribution and ablation of SAE features on the shipped model, against hooks and differences written here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from methods_world import problem
+from selection_problems import by_codes, slow_codes, slow_loss, without
+
+from saesteer.methods import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
+from saesteer.methods.problem import Abstains, Problem, Text
+
+FEW = (8, 53, 77, 98, 397, 665, 640, 898)  # features of layer 5 for what is too slow for all
+
+
+@pytest.fixture(scope="module")
+def french() -> Problem:
+    """More texts than one forward takes, and few enough features for slow formulas."""
+    return problem("french", 36, features=FEW)
+
+
+def turned_round(given_: Problem) -> Problem:
+    """The same with positive and negative texts exchanged."""
+    return replace(given_, positive=given_.negative, negative=given_.positive)
+
+
+def slope_of_removal(given_: Problem, texts: tuple[Text, ...], feature: int, step: float = 0.05) -> float:
+    """Central difference of the mean loss in the share of the feature that is removed."""
+    more, less = (slow_loss(given_, texts, without(given_, feature, share)) for share in (step, -step))
+    return (more - less) / (2 * step)
+
+
+@pytest.mark.slow
+def test_the_first_order_rise_is_the_losss_slope_when_a_feature_is_removed(french: Problem) -> None:
+    found = sae_gradient_input.first_order_rise(french, french.positive)
+    for feature in FEW[2:6]:
+        assert found[feature].item() == pytest.approx(slope_of_removal(french, french.positive, feature), rel=0.01, abs=5e-6)
+    assert found[list(FEW[2:6])].abs().min() > 5e-4
+
+
+@pytest.mark.slow
+def test_gradient_attribution_takes_the_largest_slope_positive_less_negative() -> None:
+    given_ = problem("sea", 6, features=FEW)
+    slopes = {f: slope_of_removal(given_, given_.positive, f) - slope_of_removal(given_, given_.negative, f) for f in FEW}
+    best, worst = max(slopes, key=slopes.__getitem__), min(slopes, key=slopes.__getitem__)
+    assert slopes[best] > 0 > slopes[worst]
+    assert torch.allclose(sae_gradient_input.fit(given_).vector, sae_features.direction(given_, best))
+    assert torch.allclose(sae_gradient_input.fit(turned_round(given_)).vector, sae_features.direction(given_, worst))
+
+
+def test_ablation_measures_the_rise_that_a_hook_written_here_measures(french: Problem) -> None:
+    features = list(FEW[2:6])
+    found = sae_ablation.measured_rise(french, french.positive, features)
+    unchanged = slow_loss(french, french.positive, lambda _text, residual: residual)
+    for place, feature in enumerate(features):
+        expected = slow_loss(french, french.positive, without(french, feature, 1.0)) - unchanged
+        assert found[place].item() == pytest.approx(expected, abs=2e-6)
+    assert found.abs().min() > 5e-4
+
+
+@pytest.mark.slow
+def test_ablation_takes_the_largest_rise_of_the_best_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_ = problem("sea", 6, features=FEW)
+    order = sae_features.ranked(sae_features.with_auroc(given_), "auroc")["feature"].to_list()
+
+    def rise(feature: int, texts: tuple[Text, ...]) -> float:
+        return slow_loss(given_, texts, without(given_, feature, 1.0)) - slow_loss(given_, texts, lambda _text, residual: residual)
+
+    rises = {feature: rise(feature, given_.positive) - rise(feature, given_.negative) for feature in order}
+    best, worst = max(rises, key=rises.__getitem__), min(rises, key=rises.__getitem__)
+    assert torch.allclose(sae_ablation.fit(given_).vector, sae_features.direction(given_, best))
+    assert torch.allclose(sae_ablation.fit(turned_round(given_)).vector, sae_features.direction(given_, worst))
+    better_detectors = order[: order.index(best)]
+    second = max(better_detectors, key=rises.__getitem__)
+    assert rises[best] > rises[second] > 0 > rises[worst]
+    monkeypatch.setattr(sae_ablation, "N_CANDIDATES", len(better_detectors))
+    assert torch.allclose(sae_ablation.fit(given_).vector, sae_features.direction(given_, second))
+
+
+def test_a_feature_that_never_fires_raises_nothing(french: Problem) -> None:
+    silent = replace(french, sae=replace(french.sae, threshold=torch.full_like(french.sae.threshold, 1e6)))
+    assert not sae_gradient_input.first_order_rise(silent, silent.positive).any()
+    assert not sae_ablation.measured_rise(silent, silent.positive, list(FEW)).any()
+    for method in (sae_gradient_input, sae_ablation):
+        with pytest.raises(Abstains, match="positive texts more than on negative ones"):
+            method.fit(silent)
+
+
+def test_attribution_and_ablation_do_not_know_how_many_texts_run_together(french: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = list(FEW)
+    together = sae_ablation.measured_rise(french, french.positive, features), sae_gradient_input.first_order_rise(french, french.positive)
+    monkeypatch.setattr(sae_features, "TEXTS_AT_A_TIME", 7)
+    apart = sae_ablation.measured_rise(french, french.positive, features), sae_gradient_input.first_order_rise(french, french.positive)
+    for one, other in zip(together, apart, strict=True):
+        assert torch.allclose(one, other, atol=2e-6)
+
+
+def slow_promotion(given_: Problem, feature: int, token_ids: list[int], step: float = 0.2) -> float:
+    """Central difference of the mean log-probability of tokens after each context, when the direction is added at its last position."""
+    unit = given_.sae.W_dec[feature] / given_.sae.W_dec[feature].norm()
+    slopes = []
+    for context in sae_gradient_output.contexts(given_):
+        means = []
+        for change in (step, -step):
+
+            def add(_module: object, _args: object, output: torch.Tensor, change: float = change) -> torch.Tensor:
+                changed = output.clone()
+                changed[0, -1] += change * unit
+                return changed
+
+            hook = given_.lm.model.model.layers[given_.layer].register_forward_hook(add)
+            with torch.no_grad():
+                logits = given_.lm.model(torch.tensor([context.ids])).logits[0, -1].double().numpy()
+            hook.remove()
+            means.append(np.mean([logits[token] - np.log(np.exp(logits).sum()) for token in token_ids]))
+        slopes.append((means[0] - means[1]) / (2 * step))
+    return float(np.mean(slopes))
+
+
+def test_the_output_gradient_is_the_slope_of_the_lens_tokens_log_probability(french: Problem) -> None:
+    rows = french.features.filter(french.features["feature"].is_in(FEW[2:6])).sort("feature")
+    features, lens = rows["feature"].to_list(), rows["lens_token_ids"].to_list()
+    found = sae_gradient_output.promotions(french, features, lens)
+    expected = [slow_promotion(french, feature, tokens) for feature, tokens in zip(features, lens, strict=True)]
+    assert np.allclose(found.numpy(), expected, rtol=0.02, atol=1e-4)
+    assert np.abs(expected).max() > 0.05
+
+
+@pytest.mark.slow
+def test_the_output_gradient_takes_the_largest_slope_of_the_concepts_features() -> None:
+    given_ = problem("french", 24)
+    rows = sae_features.detectors(given_)
+    slopes = sae_gradient_output.promotions(given_, rows["feature"].to_list(), rows["lens_token_ids"].to_list())
+    best = rows["feature"][int(slopes.argmax())]
+    assert torch.allclose(sae_gradient_output.fit(given_).vector, sae_features.direction(given_, best))
+    swapped = replace(given_, features=given_.features.with_columns(lens_token_ids=given_.features["lens_token_ids"].reverse()))
+    assert not torch.allclose(sae_gradient_output.fit(swapped).vector, sae_features.direction(given_, best))
+
+
+def test_contexts_are_the_texts_each_once_in_turn() -> None:
+    given_ = replace(
+        by_codes([[[1.0]]], [[[0.0]]]),
+        positive=(Text([1, 5, 9], 2), Text([1, 6, 9], 2), Text([1, 5, 8], 2), Text([1, 4, 8, 8], 3)),
+        negative=(Text([1, 7, 9], 2), Text([1, 6, 7], 2)),
+    )
+    found = sae_gradient_output.contexts(given_)
+    assert [text.ids for text in found] == [[1, 5], [1, 7], [1, 6], [1, 4, 8]]
+    assert [text.n_context for text in found] == [2, 2, 2, 3]
+    many = replace(given_, positive=tuple(Text([1, token, 9], 2) for token in range(40)))
+    assert len(sae_gradient_output.contexts(many)) == 16
+
+
+def test_slow_codes_are_the_saes(french: Problem) -> None:
+    """The oracle of this file against the tested encoder, so that what it shows is shown of the right codes."""
+    rows = french.positive_tokens.residual[:20]
+    codes = sae_features.largest_codes(french.sae, replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20))
+    for feature in FEW:
+        assert torch.allclose(slow_codes(french, rows, feature), codes[:, feature], atol=1e-4)

@@ -1,0 +1,289 @@
+"""Methods that steer with SAE features which they select: each against another library, a slow formula or a case worked by hand."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from engine_models import shipped_model
+from hypothesis import given
+from hypothesis import strategies as st
+from methods_world import problem
+from selection_problems import by_codes, one_token_each
+from sklearn.metrics import mutual_info_score, roc_auc_score
+
+from saesteer.methods import (
+    sae_ablation,
+    sae_auroc,
+    sae_both_scores,
+    sae_clamp,
+    sae_delta_confidence,
+    sae_features,
+    sae_gradient_input,
+    sae_gradient_output,
+    sae_label,
+    sae_mutual_information,
+    sae_output_score,
+    sae_top_k,
+)
+from saesteer.methods.interventions import Addition
+from saesteer.methods.problem import Abstains
+
+ALL = (
+    sae_ablation,
+    sae_auroc,
+    sae_both_scores,
+    sae_clamp,
+    sae_delta_confidence,
+    sae_gradient_input,
+    sae_gradient_output,
+    sae_label,
+    sae_mutual_information,
+    sae_output_score,
+    sae_top_k,
+)
+
+small = st.integers(0, 4).map(float)  # small numbers, so that ties are common
+
+
+def chosen(found: Addition) -> int:
+    """The feature whose direction a vector is, where decoder rows are axes."""
+    (place,) = torch.nonzero(found.vector).flatten().tolist()
+    return int(place)
+
+
+def texts_with_auroc(*aurocs: float) -> tuple[list[list[list[float]]], list[list[list[float]]]]:
+    """Positive and negative texts, 10 each, of one token, on which features have these AUROCs (in tenths): every negative text's code is 1,
+    and that share of the positive ones' lies above it."""
+    positive = [[2.0 if place < round(10 * one) else 0.5 for one in aurocs] for place in range(10)]
+    return one_token_each(positive), one_token_each([[1.0] * len(aurocs)] * 10)
+
+
+# --- how well a feature tells texts apart
+
+
+@given(st.lists(small, min_size=1, max_size=8), st.lists(small, min_size=1, max_size=8))
+def test_auroc_is_scikit_learns_and_the_share_of_pairs(positive: list[float], negative: list[float]) -> None:
+    found = sae_features.auroc(torch.tensor(positive)[:, None], torch.tensor(negative)[:, None]).item()
+    pairs = [1.0 if p > n else 0.5 if p == n else 0.0 for p, n in product(positive, negative)]
+    assert found == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert found == pytest.approx(roc_auc_score([1] * len(positive) + [0] * len(negative), positive + negative), abs=1e-12)
+
+
+@given(st.lists(small, min_size=1, max_size=8), st.lists(small, min_size=1, max_size=8))
+def test_auroc_turns_round_with_the_labels_and_knows_only_the_order(positive: list[float], negative: list[float]) -> None:
+    p, n = torch.tensor(positive)[:, None], torch.tensor(negative)[:, None]
+    found = sae_features.auroc(p, n)
+    assert torch.allclose(found + sae_features.auroc(n, p), torch.ones(1, dtype=torch.float64))
+    assert torch.equal(found, sae_features.auroc(p.exp(), n.exp()))
+
+
+def test_auroc_of_each_feature_is_its_own() -> None:
+    p, n = torch.rand(9, 30, generator=torch.Generator().manual_seed(1)), torch.rand(7, 30, generator=torch.Generator().manual_seed(2))
+    alone = torch.cat([sae_features.auroc(p[:, [place]], n[:, [place]]) for place in range(30)])
+    assert torch.equal(sae_features.auroc(p, n), alone)
+
+
+# --- one feature
+
+
+def test_sae_a_takes_the_best_auroc_of_each_texts_largest_code() -> None:
+    # Feature 0 is large on average in positive texts, but feature 2 is by its largest code in every one of them.
+    positive = [[[3.0, 0, 5.0], [3.0, 0, 0]], [[0.5, 0, 4.0], [0.5, 0, 0]]]
+    negative = [[[1.0, 0, 3.0], [1.0, 0, 3.0]], [[1.0, 0, 0.0], [1.0, 0, 2.0]]]
+    found = sae_auroc.fit(by_codes(positive, negative))
+    assert chosen(found) == 2
+    assert found.scale == 4.0
+    assert found.positions == "all"
+
+
+def test_sae_a_on_the_shipped_world_is_scikit_learns_choice() -> None:
+    given_ = problem("sea", 24, features=range(0, 1024, 3))
+    label, codes = [1] * 24 + [0] * 24, []
+    for found in (given_.positive_tokens, given_.negative_tokens):
+        pre = found.residual @ given_.sae.W_enc + given_.sae.b_enc
+        active = torch.where(pre > given_.sae.threshold, pre, torch.zeros(()))
+        codes += [active[found.text == text].amax(dim=0).numpy() for text in range(24)]
+    table = np.stack(codes)
+    alive = set(given_.features.drop_nulls("max_activation")["feature"].to_list())
+    scores = [roc_auc_score(label, table[:, feature]) if feature in alive else -1 for feature in range(table.shape[1])]
+    best = int(np.argmax(scores))  # the first among equals
+    mine = sae_features.with_auroc(given_)
+    assert np.allclose(mine["auroc"], np.array(scores)[mine["feature"].to_list()])
+    assert torch.allclose(sae_auroc.fit(given_).vector, given_.sae.W_dec[best] / given_.sae.W_dec[best].norm())
+
+
+def test_equals_go_to_the_lowest_feature() -> None:
+    positive, negative = texts_with_auroc(0.8, 0.9, 0.9, 0.9)
+    assert chosen(sae_auroc.fit(by_codes(positive, negative))) == 1
+    assert chosen(sae_mutual_information.fit(by_codes([[[0, 1.0, 1, 1]]], [[[0, 0.0, 0, 0]]]))) == 1
+    assert chosen(sae_delta_confidence.fit(by_codes(positive, negative))) == 0
+
+
+def test_a_feature_without_a_record_is_no_candidate() -> None:
+    positive, negative = texts_with_auroc(0.8, 1.0, 0.9, 1.0)
+    given_ = by_codes(positive, negative, max_activation=[4.0, None, 3.0, 0.0])
+    found = sae_auroc.fit(given_)
+    assert (chosen(found), found.scale) == (2, 3.0)
+    with pytest.raises(Abstains, match="ever active"):
+        sae_auroc.fit(by_codes(positive, negative, max_activation=[None] * 4))
+
+
+def test_a_vector_is_unit_and_factor_1_adds_the_largest_record_times_the_decoder_row() -> None:
+    decoder = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    found = sae_label.fit(by_codes([[[1.0, 1.0]]], [[[0.0, 0.0]]], decoder=decoder, label=0, max_activation=[2.0, 7.0]))
+    assert torch.allclose(found.vector, torch.tensor([0.6, 0.8]))
+    assert found.scale == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("method", [sae_label, sae_clamp])
+def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: object) -> None:
+    texts = [[[1.0, 1.0]]], [[[0.0, 0.0]]]
+    with pytest.raises(Abstains, match="no feature is labelled"):
+        method.fit(by_codes(*texts))
+    with pytest.raises(Abstains, match="feature 1 has no positive record"):
+        method.fit(by_codes(*texts, label=1, max_activation=[4.0, None]))
+    with pytest.raises(Abstains, match="feature 1 has no positive record"):
+        method.fit(by_codes(*texts, label=1, max_activation=[4.0, 0.0]))
+    with pytest.raises(Abstains, match="feature 7 is not among"):
+        method.fit(by_codes(*texts, label=7))
+
+
+def test_clamping_sets_the_labelled_features_code_to_its_largest_record() -> None:
+    found = sae_clamp.fit(by_codes([[[1.0, 1.0, 1.0]]], [[[0.0, 0.0, 0.0]]], label=2, max_activation=[2.0, 7.0, 5.5]))
+    assert (found.features.tolist(), found.values.tolist()) == ([2], [5.5])
+
+
+# --- filtered features
+
+AUROCS = (1.0, 0.6, 0.9, 0.7, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.2, 0.9, 0.9, 0.9, 0.9], 0),  # a threshold, not a ranking
+        ([0.0999, 0.5, 0.5, 0.5, 0.5], 2),
+        ([0.0, 0.9, 0.0, 0.1, 0.0], 3),  # feature 1 detects nothing; 3 is at both thresholds
+    ],
+)
+def test_output_score_drops_the_concepts_features_below_the_threshold(scores: list[float], expected: int) -> None:
+    given_ = by_codes(*texts_with_auroc(*AUROCS), output_score=scores, input_score=[None, 1.0, 1.0, 1.0, 1.0])
+    assert chosen(sae_output_score.fit(given_)) == expected
+
+
+def test_methods_that_filter_abstain_where_nothing_is_left() -> None:
+    none_left = by_codes(*texts_with_auroc(*AUROCS), output_score=[0.0, 1.0, 0.0, 0.0, 0.0])
+    nothing_detects = by_codes(*texts_with_auroc(0.6, 0.5))
+    for method in (sae_output_score, sae_both_scores, sae_top_k):
+        with pytest.raises(Abstains, match=r"output score of at least 0\.1"):
+            method.fit(none_left)
+    for method in (sae_output_score, sae_both_scores, sae_top_k, sae_delta_confidence, sae_gradient_output):
+        with pytest.raises(Abstains, match=r"AUROC of at least 0\.7"):
+            method.fit(nothing_detects)
+
+
+def test_delta_confidence_takes_the_highest_of_the_features_that_detect() -> None:
+    given_ = by_codes(*texts_with_auroc(*AUROCS), delta_token_confidence=[-0.5, 9.0, 0.3, 2.5, 1.0], output_score=[0.0] * 5)
+    assert chosen(sae_delta_confidence.fit(given_)) == 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "expected"),
+    [
+        ([0.2] + [0.9] * 4, [0.2] + [0.9] * 4, 0),
+        ([None, 0.5, 0.05, 0.1, 0.5], [0.5, 0.5, 0.5, 0.1, 0.01], 3),
+        ([0.05, 0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.05, 0.05, 0.5], 4),
+    ],
+)
+def test_both_scores_have_to_reach_their_thresholds(inputs: list[float | None], outputs: list[float], expected: int) -> None:
+    given_ = by_codes(*texts_with_auroc(*AUROCS), input_score=inputs, output_score=outputs)
+    assert chosen(sae_both_scores.fit(given_)) == expected
+
+
+def test_top_k_adds_up_the_five_best_survivors_at_their_largest_records() -> None:
+    # Feature 1 does not survive, 5 and 6 share the last AUROC and 5 is the lower; 4 detects nothing.
+    positive, negative = texts_with_auroc(1.0, 1.0, 0.9, 0.8, 0.6, 0.7, 0.7, 0.8)
+    records, outputs = [2.0, 50.0, 3.0, 1.0, 50.0, 4.0, 50.0, 5.0], [0.5, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    found = sae_top_k.fit(by_codes(positive, negative, max_activation=records, output_score=outputs))
+    summed = np.array([2.0, 0, 3, 1, 0, 4, 0, 5])
+    unit = summed / np.sqrt((summed**2).sum())
+    assert np.allclose(found.vector.numpy(), unit, atol=1e-6)
+    assert found.scale == pytest.approx(max(np.dot(text[0], unit) for text in positive), rel=1e-6)
+
+
+def test_top_k_takes_what_there_is() -> None:
+    positive, negative = texts_with_auroc(0.9, 0.8, 0.2)
+    found = sae_top_k.fit(by_codes(positive, negative, max_activation=[3.0, 4.0, 1.0]))
+    assert torch.allclose(found.vector, torch.tensor([0.6, 0.8, 0.0]))
+
+
+# --- mutual information
+
+
+def test_mutual_information_is_scikit_learns_for_every_count() -> None:
+    n_positive, n_negative = 4, 7
+    for p, n in product(range(n_positive + 1), range(n_negative + 1)):
+        fires = [1] * p + [0] * (n_positive - p) + [1] * n + [0] * (n_negative - n)
+        expected = mutual_info_score([1] * n_positive + [0] * n_negative, fires)
+        found = sae_mutual_information.mutual_information(torch.tensor([p]), torch.tensor([n]), n_positive, n_negative)
+        assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_mutual_information_takes_features_that_say_yes_and_asks_only_whether_they_fire() -> None:
+    # Feature 0 fires in all negative texts only: most informative, but about the absence. 1: 3 of 4 against 0. 2: always, stronger in
+    # positive texts. 3: 4 of 4 against 2 of 4, in one token of several.
+    positive = [[[0, 1.0, 9, 0], [0, 0, 0, 1.0]]] * 3 + [[[0, 0.0, 9, 0], [0, 0, 0, 1.0]]]
+    negative = [[[1.0, 0, 1, 5.0]], [[1.0, 0, 1, 5.0]], [[1.0, 0, 1, 0]], [[1.0, 0, 1, 0]]]
+    assert chosen(sae_mutual_information.fit(by_codes(positive, negative))) == 1
+    with pytest.raises(Abstains, match="larger share"):
+        sae_mutual_information.fit(by_codes(negative, negative))
+
+
+def test_mutual_information_on_the_shipped_world_is_scikit_learns_choice() -> None:
+    given_ = problem("french", 24)
+    fires = []
+    for found in (given_.positive_tokens, given_.negative_tokens):
+        active = found.residual @ given_.sae.W_enc + given_.sae.b_enc > given_.sae.threshold
+        fires += [active[found.text == text].any(dim=0).numpy() for text in range(24)]
+    table, label = np.stack(fires), [1] * 24 + [0] * 24
+    alive = given_.features.drop_nulls("max_activation")["feature"].sort().to_list()
+    scores = {f: mutual_info_score(label, table[:, f]) for f in alive if table[:24, f].sum() > table[24:, f].sum()}
+    best = min(scores, key=lambda feature: (-round(scores[feature], 12), feature))
+    assert torch.allclose(sae_mutual_information.fit(given_).vector, given_.sae.W_dec[best] / given_.sae.W_dec[best].norm())
+
+
+# --- what holds for all
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ALL, ids=lambda method: method.__name__.rpartition(".")[2])
+def test_a_fit_is_the_same_again_and_leaves_nothing_behind(method: object) -> None:
+    found = []
+    for draws in (0, 3):
+        torch.rand(draws)
+        given_ = problem("french", 12)
+        with torch.set_grad_enabled(draws == 0):
+            found.append(method.fit(given_))
+    first, second = (vars(one) for one in found)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+    model = shipped_model().model
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not any(weight.requires_grad or weight.grad is not None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("method", ALL, ids=lambda method: method.__name__.rpartition(".")[2])
+def test_a_fit_names_a_feature_of_the_candidates(method: object) -> None:
+    given_ = problem("french", 12)
+    found = method.fit(given_)
+    if isinstance(found, Addition):
+        assert found.vector.norm().item() == pytest.approx(1.0, abs=1e-5)
+        assert found.scale is not None
+        assert found.scale > 0
+        if method is not sae_top_k:
+            feature = int((given_.sae.W_dec @ found.vector).argmax())
+            assert feature in sae_features.candidates(given_)["feature"]
+            assert found.scale == pytest.approx(sae_features.largest_record(given_, feature), rel=1e-3)

@@ -1,0 +1,127 @@
+"""Texts under interventions against a plain loop: the whole text run anew for every token, one row at a time, with one obvious hook."""
+
+from collections.abc import Callable
+
+import polars as pl
+import pytest
+import torch
+from engine_models import FAMILIES, tiny_model, tiny_sae
+from polars.testing import assert_frame_equal
+
+from saesteer.continuation import Sampling, ending_tokens
+from saesteer.methods.generate import steered_texts
+from saesteer.methods.interventions import Addition, CodeEdit, Intervention, Nothing, packed, unpacked
+from saesteer.models import LanguageModel, final_ids, prompt_token_ids
+from saesteer.saes import Sae, encode
+
+LAYER = 1
+GREEDY = Sampling(max_new_tokens=6, temperature=0.0, stop="")
+FACTORS = ("0", "0.8", "3")
+
+
+def _unit(seed: int, n: int) -> torch.Tensor:
+    vector = torch.randn(n, generator=torch.Generator().manual_seed(seed))
+    return vector / vector.norm()
+
+
+def _interventions(sae: Sae) -> list[Intervention]:
+    d = sae.meta.d_model
+    return [
+        Nothing(),
+        Addition(_unit(0, d), 4.0),
+        Addition(_unit(1, d), None, "last"),
+        Addition(_unit(2, d), None),
+        Addition(_unit(3, d), 2.5, "last"),
+        CodeEdit(torch.tensor([3, 7]), torch.tensor([5.0, 2.0])),
+        CodeEdit(torch.tensor([11]), torch.tensor([4.0])),
+    ]
+
+
+def _rows(n_interventions: int, n_prompts: int) -> pl.DataFrame:
+    cells = [(one, prompt, factor) for one in range(n_interventions) for prompt in range(n_prompts) for factor in FACTORS]
+    rows = pl.DataFrame(cells, schema=["intervention", "prompt", "factor"], orient="row").with_row_index("row")
+    return rows.with_columns(key=pl.col("row").cast(pl.UInt64))
+
+
+def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The residual [1 seq d_model] of a whole text, position by position from the formula."""
+
+    def edit(residual: torch.Tensor) -> torch.Tensor:
+        out = residual.clone()
+        for place in range(residual.shape[1]):
+            h = residual[0, place]
+            codes = encode(sae, h[None])[0]
+            if isinstance(one, Addition) and (one.positions == "all" or place >= prompt_length - 1):
+                scale = float(codes.max()) if one.scale is None else one.scale
+                out[0, place] = h + factor * scale * one.vector
+            if isinstance(one, CodeEdit):
+                for feature, value in zip(one.features.tolist(), one.values.tolist(), strict=True):
+                    out[0, place] = out[0, place] + (factor * value - codes[feature]) * sae.W_dec[feature]
+        return out
+
+    return edit
+
+
+@torch.no_grad()
+def _slow(lm: LanguageModel, sae: Sae, one: Intervention, factor: float, prompt: list[int]) -> list[int]:
+    edit = _edited(one, factor, sae, len(prompt))
+    ids = list(prompt)
+    for _ in range(GREEDY.max_new_tokens):
+        handle = lm.blocks[LAYER].register_forward_hook(
+            lambda _m, _a, out: (edit(out[0]), *out[1:]) if isinstance(out, tuple) else edit(out)
+        )
+        logits = lm.model(input_ids=torch.tensor([ids])).logits[0, -1]
+        handle.remove()
+        ids.append(int(logits.argmax()))
+        if ids[-1] in final_ids(lm):
+            break
+    return ids[len(prompt) :]
+
+
+def _prompts(lm: LanguageModel) -> list[list[int]]:
+    return [prompt_token_ids(lm, text) for text in ("From ba", "ba be di do", "do")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_texts_equal_a_plain_loop_row_by_row(family: str) -> None:
+    lm, sae = tiny_model(family), tiny_sae(LAYER)
+    interventions, prompts = _interventions(sae), _prompts(lm)
+    rows = _rows(len(interventions), len(prompts))
+    made = pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, GREEDY, 0)).sort("row")
+    for row, cell in zip(made.to_dicts(), rows.to_dicts(), strict=True):
+        one, prompt = interventions[cell["intervention"]], prompts[cell["prompt"]]
+        assert row["token_ids"] == _slow(lm, sae, one, float(cell["factor"]), prompt), cell
+    assert made["token_ids"].n_unique() > 6
+
+
+def test_sampled_texts_do_not_depend_on_batch_and_order() -> None:
+    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
+    interventions, prompts, sampling = _interventions(sae), _prompts(lm), Sampling(max_new_tokens=8, temperature=1.0, stop="o")
+    rows = _rows(len(interventions), len(prompts))
+
+    def made(some: pl.DataFrame, batch: int | None, seed: int = 0) -> pl.DataFrame:
+        return pl.concat(steered_texts(lm, sae, LAYER, some, interventions, prompts, sampling, seed, batch)).sort("row").drop("seconds")
+
+    whole = made(rows, None)
+    for some, batch in ((rows, 7), (rows.sample(fraction=1, shuffle=True, seed=3), None), (rows[11:14], None), (rows[::5], 2)):
+        assert_frame_equal(made(some, batch), whole.join(some, on="row", how="semi").sort("row"), check_exact=True)
+    assert (made(rows, None, seed=1)["text"] != whole["text"]).mean() > 0.5
+    ending = ending_tokens(lm, "o")
+    ended = torch.tensor([bool(ending[ids[-1]]) for ids in whole["token_ids"].to_list()])
+    assert whole["stopped"].to_list() == ended.tolist()
+
+
+@pytest.mark.parametrize("place", range(1, 7))
+def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
+    one = _interventions(tiny_sae(LAYER))[place]
+    kind = {Addition: "addition", CodeEdit: "code_edit"}[type(one)]
+    again = unpacked(kind, *packed(one), torch.device("cpu"))
+    assert packed(again) == packed(one)
+    assert type(again) is type(one)
+
+
+def test_a_prompt_that_is_too_long_is_refused() -> None:
+    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
+    with pytest.raises(ValueError, match="at most"):
+        list(steered_texts(lm, sae, LAYER, _rows(1, 1), [Nothing()], [[1] * 500], GREEDY, 0))

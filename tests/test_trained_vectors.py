@@ -1,0 +1,136 @@
+"""Vectors trained on the language-model loss, SSV and ReFT-r1: against slow loops, AdamW written out, and held-out texts."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+import torch
+from methods_world import problem, texts_of
+from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_loss, slow_reft_loss, slow_residuals
+from torch import Tensor
+
+from saesteer.methods import diffmean, random_vector, reft_r1, ssv
+from saesteer.methods.interventions import Addition
+from saesteer.methods.problem import Problem, Text
+
+
+def long_texts(topic: str, n: int) -> list[Text]:
+    """Three sentences each, so that there are more tokens than the top k."""
+    parts = texts_of(topic, 3 * n, seed=5)
+    joined = [(a, [*a.ids, *b.ids[b.n_context :], *c.ids[c.n_context :]]) for a, b, c in zip(*[iter(parts)] * 3, strict=True)]
+    return [Text(ids, first.n_context) for first, ids in joined]
+
+
+@pytest.fixture(scope="module")
+def sea() -> Problem:
+    return problem("sea", n_texts=8)
+
+
+def test_ssv_loss_and_gradient_are_those_of_a_slow_loop(sea: Problem):
+    vector = 3 * torch.randn(128, generator=torch.Generator().manual_seed(0))
+
+    def slow(x: Tensor) -> Tensor:
+        return slow_loss(sea, sea.positive, lambda residual, _text: residual + x)  # every position
+
+    assert float(ssv.steered_loss(sea, sea.positive, vector)) == pytest.approx(float(slow(vector)), abs=1e-5)
+    fast_gradient = gradient_of(lambda x: ssv.steered_loss(sea, sea.positive, x), vector)
+    assert torch.allclose(fast_gradient, gradient_of(slow, vector), atol=1e-6)
+
+
+def test_ssv_trains_by_the_papers_recipe(sea: Problem):
+    batches = slow_batches(sea.positive, 6, 3, sea.generator("ssv"))
+
+    def gradient(x: Tensor, step: int) -> Tensor:
+        return gradient_of(lambda y: slow_loss(sea, batches[step], lambda residual, _text: residual + y), x)
+
+    expected = slow_adamw(torch.full((128,), 0.01), gradient, len(batches), 1e-2, 0.0)
+    # Adam divides a gradient by its size, so where one is almost 0 float32 rounding reaches the step (1e-2): looser than the loss.
+    assert torch.allclose(ssv.trained_vector(sea), expected, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def chess() -> Problem:
+    return problem("chess", n_texts=48)
+
+
+def test_ssv_training_lowers_the_loss(chess: Problem):
+    with torch.no_grad():
+        before = float(ssv.steered_loss(chess, chess.positive, torch.full((128,), ssv.START)))
+        after = float(ssv.steered_loss(chess, chess.positive, ssv.trained_vector(chess)))
+    assert after < before - 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [ssv, reft_r1])
+def test_steering_lowers_the_loss_of_held_out_positive_texts(method: ModuleType, chess: Problem):
+    held_out = texts_of("chess", 16, seed=77)
+    assert not {tuple(text.ids) for text in held_out} & {tuple(text.ids) for text in chess.positive}
+
+    def loss(found: Addition, factor: float) -> float:
+        assert found.scale is not None
+        with torch.no_grad():
+            return float(slow_loss(chess, held_out, lambda residual, _text: residual + factor * found.scale * found.vector))
+
+    found, control = method.fit(chess), random_vector.fit(chess)
+    assert loss(found, 0.4) < loss(found, 0) - 0.1
+    assert loss(found, -0.4) > loss(found, 0) + 0.1
+    assert abs(loss(control, 0.4) - loss(control, 0)) < 0.05
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_reft_loss_and_gradient_are_those_of_a_slow_loop(progress: float):
+    given = problem("sea", n_texts=4)
+    texts = [*long_texts("sea", 2), *given.negative]  # longer and shorter than the top 8
+    w = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generator().manual_seed(1)), dim=0)
+    fast = reft_r1.training_loss(given, texts, w, progress)
+    assert float(fast) == pytest.approx(float(slow_reft_loss(given, texts, w, progress)), abs=1e-5)
+    fast_gradient = gradient_of(lambda x: reft_r1.training_loss(given, texts, x, progress), w)
+    assert torch.allclose(fast_gradient, gradient_of(lambda x: slow_reft_loss(given, texts, x, progress), w), atol=1e-6)
+
+
+def test_reft_sparsity_grows_with_progress():
+    given, texts = problem("sea", n_texts=2), long_texts("sea", 3)
+    w = diffmean.fit(given).vector
+    at = [float(reft_r1.training_loss(given, texts, w, progress)) for progress in (0.0, 0.5, 1.0)]
+    others = []
+    for text in texts:
+        activations = sorted(max(0.0, float(one)) for one in slow_residuals(given, text) @ w.double().numpy())
+        others.append(sum(activations[:-8]) / len(activations))
+    assert sum(others) / 3 > 1  # so that a wrong weight would show
+    assert at[2] - at[0] == pytest.approx(0.005 * sum(others) / 3, rel=1e-3)
+    assert at[1] - at[0] == pytest.approx(0.0025 * sum(others) / 3, rel=1e-3)
+
+
+def test_reft_pooling_worked_by_hand():
+    # Eight largest of 1 .. 10: 3 .. 10, mean 6.5; the others 1 + 2 over twelve said positions, two of them below 0. Unsaid: 100.
+    long = [100.0, *range(1, 11), -4.0, -5.0, 100.0]
+    short = [100.0, 2.0, 4.0, -1.0, *[100.0] * 10]  # three said, fewer than 8: their mean with -1 as 0
+    said = torch.tensor([[0, *[1] * 12, 0], [0, 1, 1, 1, *[0] * 10]]).bool()
+    push, others = reft_r1.pooled(torch.tensor([long, short]), said)
+    assert push.tolist() == [6.5, 2.0]
+    assert others.tolist() == [0.25, 0.0]
+
+
+def test_reft_gradient_keeps_the_length_and_is_clipped():
+    w = torch.tensor([1.0, 0.0, 0.0])
+    assert reft_r1.usable_gradient(torch.tensor([7.0, 3.0, 4.0]), w).tolist() == pytest.approx([0, 0.6, 0.8])  # (0 3 4) to length 1
+    assert reft_r1.usable_gradient(torch.tensor([7.0, 0.3, 0.4]), w).tolist() == pytest.approx([0, 0.3, 0.4])  # short: as it is
+
+
+def test_reft_trains_by_the_papers_recipe():
+    given = problem("sea", n_texts=4)
+    generator = given.generator("reft_r1")
+    drawn = torch.randn(128, generator=generator)
+    batches = slow_batches([*given.positive, *given.negative], 6, 3, generator)
+
+    def gradient(w: Tensor, step: int) -> Tensor:
+        g = gradient_of(lambda x: slow_reft_loss(given, batches[step], x, step / len(batches)), w)
+        across = g - (g @ w) * w
+        return across / max(1.0, float(across.norm()))
+
+    expected = slow_adamw(drawn / drawn.norm(), gradient, len(batches), 1e-2, 0.01, after=lambda w: w / w.norm())
+    found = reft_r1.trained_direction(given)
+    assert len(batches) == 6
+    assert cosine(found, drawn) < 0.99
+    assert torch.allclose(found, expected, atol=1e-4)
