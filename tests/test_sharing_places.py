@@ -5,13 +5,14 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from sharing_folders import clone_of, damage, first_clone
+from sharing_folders import Clone, clone_of, damage, damaged_objects, first_clone, object_of, objects
 from workflow_folder import BIN, Folder
 
 pytestmark = pytest.mark.slow
@@ -88,6 +89,57 @@ def test_a_push_killed_at_any_moment_is_finished_by_the_same_command(finished: F
     clone = clone_of(first, tmp_path / "b")
     assert "0 to be made again" in clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
+
+
+ENDS_BETWEEN_TWO_OUTPUTS = """
+import os, sys
+from dvc_data.index import DataIndex
+from dvc.cli import main
+whole = DataIndex.commit
+def commit(self):
+    whole(self)
+    if sys._getframe(1).f_code.co_name == "collect":
+        os._exit(9)
+DataIndex.commit = commit
+main([*sys.argv[1:], "--quiet"])
+"""
+"""`dvc push` or `dvc pull`, killed right after it has put down what the first output holds and before the second."""
+
+
+def test_what_follows_a_push_or_pull_killed_while_it_collected_leaves_nothing_out(finished: Folder, tmp_path: Path) -> None:
+    """DVC alone takes the list that the killed push left for whole: issue 10977 of DVC."""
+    first = first_clone(tmp_path / "a", finished, str(store := tmp_path / "store"))
+    first.tool("saesteer", "record", "micro")
+    tracked = sorted(
+        str(path.relative_to(first.path).with_suffix("")) for kind in ("data", "figures") for path in first.path.glob(f"{kind}/**/*.dvc")
+    )
+    first.tool(sys.executable, "-c", ENDS_BETWEEN_TWO_OUTPUTS, "push", *tracked, code=9)
+    assert not store.exists()
+    first.tool("dvc", "push", "--quiet", *tracked)
+    assert len(objects(store)) < len(objects(first.path / ".dvc/cache"))
+    first.tool("saesteer", "push", "micro")
+    _has_everything(store, first)
+    clone = clone_of(first, tmp_path / "b")
+    clone.tool(sys.executable, "-c", ENDS_BETWEEN_TWO_OUTPUTS, "pull", *tracked, code=9)
+    assert "54 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
+
+
+def test_a_push_brings_back_what_the_remote_lost(finished: Folder, tmp_path: Path) -> None:
+    first = first_clone(tmp_path / "a", finished, str(store := tmp_path / "store"))
+    first.tool("saesteer", "push", "micro")
+    for step in ("sweep", "judge"):
+        object_of(store, min(first.parts()[step])).unlink()
+    first.tool("dvc", "push")
+    assert not object_of(store, min(first.parts()["sweep"])).exists()
+    first.tool("saesteer", "push", "micro")
+    _has_everything(store, first)
+
+
+def _has_everything(store: Path, clone: Clone) -> None:
+    assert {path.relative_to(store) for path in objects(store)} == {
+        path.relative_to(clone.path / ".dvc/cache") for path in objects(clone.path / ".dvc/cache")
+    }
+    assert damaged_objects(store) == []
 
 
 def test_what_is_damaged_unfinished_or_uncommitted_is_not_published(finished: Folder, tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ from saesteer.sharing.adopt import Examination, adopt, examine
 from saesteer.sharing.commands import SharingError, dvc
 from saesteer.sharing.merge import set_up_merging
 from saesteer.sharing.provenance import published_experiments
-from saesteer.sharing.versions import check_out_what_is_there, drop_from_cache, dvc_files, keep_unpublished, put_back
+from saesteer.sharing.versions import (
+    check_out_what_is_there,
+    drop_from_cache,
+    dvc_files,
+    forget_what_was_collected,
+    keep_unpublished,
+    put_back,
+)
 
 
 def pull(folder: Path, experiments: Sequence[str]) -> dict[str, Examination]:
@@ -37,6 +44,7 @@ def pull(folder: Path, experiments: Sequence[str]) -> dict[str, Examination]:
 
 def _check_out(folder: Path, files: Sequence[Path]) -> None:
     """`dvc pull`; where some of a folder's files cannot be had, the others are put in place all the same."""
+    forget_what_was_collected(folder)
     if not dvc(folder, "pull", "--force", *map(str, files)):
         dvc(folder, "checkout", "--force", "--quiet", *map(str, files))
         check_out_what_is_there(folder, files)

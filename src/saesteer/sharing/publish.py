@@ -10,6 +10,7 @@ from saesteer.sharing.merge import set_up_merging
 from saesteer.sharing.provenance import FOLDER, Statement, write_statements
 from saesteer.sharing.snakemake_records import read_record
 from saesteer.sharing.soundness import faults, is_manifest
+from saesteer.sharing.upload import upload
 from saesteer.sharing.versions import default_remote
 
 SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world")
@@ -45,10 +46,7 @@ def push(folder: Path, configuration: list[str]) -> list[Path]:
     if changed := git(folder, "status", "--porcelain", "--", *SOURCES).rstrip():
         raise SharingError(f"commit these first, since published results belong to a commit of what made them:\n{changed}")
     tracked = record(folder, configuration)
-    if not dvc(folder, "push", *map(str, tracked)):
-        raise SharingError(
-            "the data could not be uploaded (above: why); git was not touched and nothing is lost: run the same command again"
-        )
+    upload(folder, tracked)
     _commit(folder, tracked)
     return tracked
 

@@ -58,6 +58,16 @@ def default_remote(folder: Path) -> str | None:
         return repo.config["core"].get("remote")
 
 
+def forget_what_was_collected(folder: Path) -> None:
+    """Have DVC look again at what a push or pull has to bring.
+
+    It keeps that list output by output as it collects it, and takes one that a killed push or pull left short for whole: what the
+    others hold would not travel (DVC's issue 10977). Its other lists, and the digests that it knows, stay.
+    """
+    with repository(folder) as repo:
+        repo.drop_data_index()
+
+
 def listing(repo: Repo, out: Any) -> Tree | None:
     """The files of a folder's version, from DVC's cache or its remote; None where neither has it."""
     for store in (lambda: out.cache, lambda: repo.cloud.get_remote_odb(None, "fetch")):
