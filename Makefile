@@ -1,7 +1,7 @@
 # `make figures` and `make test` are all that a newcomer needs: each first makes .venv when it is missing.
 PYTHON ?= python3
 CORES ?= all
-WORKERS ?= 2
+WORKERS ?= 3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SEED ?= 0

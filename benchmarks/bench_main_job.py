@@ -135,11 +135,16 @@ def median_rate(rounds: list[dict[str, Timing]], name: str, attribute: str = "ra
     return statistics.median(getattr(round_[name], attribute) for round_ in rounds)
 
 
+def ratios_to(rounds: list[dict[str, Timing]], name: str) -> list[float]:
+    """How many times ours is faster, repeat by repeat, in order of size."""
+    return sorted(round_["ours"].rate / round_[name].rate for round_ in rounds)
+
+
 def table_lines(rounds: list[dict[str, Timing]], unit: str, names: dict[str, str]) -> list[str]:
     """A markdown table: rates, and how many times ours is faster, repeat by repeat (median, smallest, largest)."""
     lines = [f"| | {unit}/s (process time) | {unit}/s (wall time) | ours is faster by (median, range over repeats) |", "|---|---|---|---|"]
     for name, label in names.items():
-        ratios = sorted(round_["ours"].rate / round_[name].rate for round_ in rounds)
+        ratios = ratios_to(rounds, name)
         faster = "" if name == "ours" else f"**{statistics.median(ratios):.1f}x** ({ratios[0]:.1f}–{ratios[-1]:.1f})"
         lines.append(f"| {label} | {median_rate(rounds, name):,.1f} | {median_rate(rounds, name, 'wall_rate'):,.1f} | {faster} |")
     return lines
@@ -163,6 +168,10 @@ def report(
         f"{model}, {sae}, {machine}. Both programs run in one process, alternating; {len(scores)} repeats.",
         f"{load_note()}; ratios are of process times.",
         "What the published procedure does is in papers_procedure.py.",
+        "",
+        f"In short: output score {statistics.median(ratios_to(scores, 'published')):.0f} times the procedure as published,"
+        f" {statistics.median(ratios_to(scores, 'cleaned')):.0f} times the cleaned one; sweep"
+        f" {statistics.median(ratios_to(sweeps, 'published')):.0f} times; {score_share:.0%} and {sweep_share:.0%} of one thread's peak.",
         "",
         "## Output score",
         "",

@@ -233,12 +233,24 @@ def slept_line(table: pl.DataFrame, tflops: float, scale: float, reason: str | N
     )
 
 
+def short_line(table: pl.DataFrame) -> str:
+    """What eight GPUs bring, and where it ends."""
+    found = []
+    for key, rows in table.group_by("experiment", maintain_order=True):
+        walls = dict(rows.select("gpus", "snakemake_minutes").iter_rows())
+        ends = f"{min(walls.values()):.1f} min from {stops_at(rows)} GPUs on"
+        found.append(f"{key[0]} {walls[1]:.0f} min on one GPU, {walls[8]:.0f} min on 8, {ends}")
+    return f"In short: simulated, with estimated job lengths: {'; '.join(found)}."
+
+
 def report(table: pl.DataFrame, tflops: float, scale: float, reason: str | None, command: str) -> str:
     """The section of benchmarks/RESULTS.md."""
     lines = [
         "# More than one GPU",
         "",
         f"Written by `{command}`; {load_note()}. Nothing here ran on a GPU: jobs sleep or are simulated.",
+        "",
+        short_line(table),
         "",
         *length_lines(tflops),
         "",

@@ -119,6 +119,9 @@ def extrapolation_lines(shape: Shape, rates: Rates, paper_tokens: int) -> list[s
     scores = whole.n_features * (whole.n_layers * (rates.lens + rates.score.rest) + after * rates.score.block)
     texts = paper_tokens * (rates.sweep.rest + whole.n_layers * rates.sweep.block)
     return [
+        f"In short: not measured on a GPU; extrapolated from a slice, one thread would need {scores / 3600:,.1f} hours for the output"
+        f" score of every feature and {texts / 86400:,.0f} days for the paper's sweep.",
+        "",
         f"An extrapolation, not a measurement: one thread of this machine would need **{scores / 3600:,.1f} hours** for the output score",
         f"of all {whole.n_layers * whole.n_features:,} features and **{texts / 86400:,.1f} days** for the paper's sweep ({paper_tokens:,}",
         "tokens). It rests on the slice's times for a further row, on every block costing the same, and on nothing else taking time.",

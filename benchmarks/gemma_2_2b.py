@@ -276,7 +276,9 @@ def gpu_lines(amount: Amount, result: Result, peak: float) -> list[str]:
         f"the paper's sweep, {paper_tokens():,} tokens, at that rate": f"**{minutes:.1f} min** (scaled, not run)",
         "peak memory of the device": f"**{result.peak_gib:.1f} GiB**",
     }
-    return ["| | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    short = f"In short: {n_all:,} features' output score in {score + lens:.0f} s of compute, {result.wall:.0f} s with reading; the"
+    short += f" paper's sweep in {minutes:.0f} min (scaled); {result.peak_gib:.0f} GiB at most."
+    return [short, "", "| | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
 
 
 def share_of(rate: float, peak: float, device_flops: float) -> str:

@@ -192,6 +192,7 @@ def draw(table: pl.DataFrame, note: str) -> Figure:
 
 def report(table: pl.DataFrame, start: tuple[float, float], repeats: int) -> str:
     """The section of benchmarks/RESULTS.md."""
+    found = lines_of(table)
     lines = [
         "# Growth",
         "",
@@ -205,12 +206,16 @@ def report(table: pl.DataFrame, start: tuple[float, float], repeats: int) -> str
         f"**Fixed cost of a job, before it computes anything: {start[0]:.1f} s of process time, {start[1]:.1f} s of wall time**",
         "(a new Python, imports, model and SAE loaded).",
         "",
+        f"In short: straight lines, the worst off by {max(line.worst for line in found.values()):.0%}; here a job's start costs"
+        f" {start[0]:.1f} s, a further feature {found['output_score', 'features'].slope * 1e3:.2f} ms of output score and"
+        f" {found['sweep', 'features'].slope * 1e3:.0f} ms of sweep.",
+        "",
         "![cost against number of features, layers, vocabulary, factors, prefixes](growth/growth.png)",
         "",
         "| step | quantity | from – to | seconds from – to | fixed, within the job | each further one | largest error of the line |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (step, quantity), line in lines_of(table).items():
+    for (step, quantity), line in found.items():
         points = table.filter(pl.col("step") == step, pl.col("quantity") == quantity)
         x, seconds = points["value"], points["process_seconds"]
         lines.append(

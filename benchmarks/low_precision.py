@@ -49,15 +49,28 @@ def tf32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def errors(exact: pl.Series, rounded: pl.Series) -> str:
+@dataclasses.dataclass(frozen=True)
+class Errors:
     """Median and largest error relative to the score (or to a hundredth of the largest score, where that is more); rank correlation."""
+
+    median: float
+    largest: float
+    rho: float
+
+    def cells(self) -> str:
+        """Three cells of the table."""
+        return f"{self.median:.2%} | {self.largest:.1%} | {self.rho:.4f}"
+
+
+def errors(exact: pl.Series, rounded: pl.Series) -> Errors:
+    """Of the scores of a model's features."""
     relative = (exact - rounded).abs() / exact.clip(lower_bound=exact.max() / 100)
     rho = float(stats.spearmanr(exact, rounded).statistic)
-    return f"{relative.median():.2%} | {relative.max():.1%} | {rho:.4f}"
+    return Errors(float(relative.median()), float(relative.max()), rho)
 
 
-def row(family: str) -> str:
-    """A line of the table: bfloat16 against float32 on this machine, TF32 against float32 on the GPU."""
+def measured(family: str) -> tuple[int, Errors, Errors | None]:
+    """How many features, the errors in bfloat16 on this machine, and those in TF32 where there is a GPU."""
     lm, sae = model_and_sae(family, LAYER)
     n = sae.meta.n_features
     lens, _ = lens_tokens(lm, sae.W_dec[:n], 20)
@@ -70,9 +83,17 @@ def row(family: str) -> str:
     exact = scores(device, torch.float32)
     found = errors(exact, scores(device, torch.bfloat16))
     if device == "cpu":
-        return f"| {family} | {n} | {found} | not measured on a GPU | | |"
+        return n, found, None
     with tf32():
-        return f"| {family} | {n} | {found} | {errors(exact, scores(device, torch.float32))} |"
+        return n, found, errors(exact, scores(device, torch.float32))
+
+
+def in_short(kind: str, found: list[Errors]) -> str:
+    """The smallest and the largest of the models' numbers."""
+    if not found:
+        return f"{kind} not measured on a GPU"
+    medians, rho = [errors.median for errors in found], min(errors.rho for errors in found)
+    return f"{kind}: median error of a score {min(medians):.1%} to {max(medians):.1%}, Spearman {rho:.3f} or more"
 
 
 def main() -> None:
@@ -82,11 +103,16 @@ def main() -> None:
     options = parser.parse_args()
     kinds = [f"{kind} {what}" for kind in ("bfloat16", "TF32") for what in ("median error", "largest error", "Spearman")]
     header = ["model", "features", *kinds]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *map(row, [*FAMILIES, "shipped"])]
+    rows = {family: measured(family) for family in [*FAMILIES, "shipped"]}
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for family, (n, bfloat16, tf32_errors) in rows.items():
+        lines.append(f"| {family} | {n} | {bfloat16.cells()} | {tf32_errors.cells() if tf32_errors else 'not measured on a GPU | | '} |")
+    short = [in_short("bfloat16", [row[1] for row in rows.values()]), in_short("TF32", [row[2] for row in rows.values() if row[2]])]
     page = [
         "# Low precision",
         "Written by `OMP_NUM_THREADS=1 python benchmarks/low_precision.py`; the numbers are measured, not typed.",
         f"Output scores of every feature of an SAE, against float32. {load_note()}.",
+        f"In short: {'; '.join(short)}.",
         "\n".join(lines),
         "Errors are relative to the score, or to a hundredth of the largest score where that is more. The random models are tiny: their"
         " scores are small and close together, so their ranks are easily exchanged; the shipped one is trained.",

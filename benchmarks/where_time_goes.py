@@ -149,6 +149,11 @@ def scores(lm: LanguageModel, sae: Sae, lens: torch.Tensor, batch: int) -> int:
     return len(output_scores(lm, sae, sae.meta.layer, range(len(lens)), lens, PROMPT, SCORE_FACTOR, batch))
 
 
+def product_share(profile: Profile) -> float:
+    """Of the time, what goes into the head's and the blocks' matrix products."""
+    return sum(profile.seconds[part] for part in PARTS[:2]) / sum(profile.seconds.values())
+
+
 def profile_lines(profile: Profile, peak: float) -> list[str]:
     """A markdown table of one run."""
     lines = ["| part | share of the time | rate of its matrix products | share of the peak |", "|---|---|---|---|"]
@@ -215,6 +220,9 @@ def report(shape: Shape, layer: int, n_scores: int, n_sweep: int, batches: Seque
         f" {load_note()}.",
         f"Peak: one product of two 2,048 x 2,048 float32 matrices, {peak / 1e9:.0f} GFLOP/s. Counted: matrix products of the blocks after",
         "the steered one and of the head; of the sweep all blocks, the head and the encoder. Attention's own are left out (below 1 %).",
+        "",
+        f"In short: the head's and blocks' matrix products take {product_share(score_profile):.0%} of the output score's time and"
+        f" {product_share(sweep_profile):.0%} of the sweep's; the rest is the pass over the vocabulary, norms and activations.",
         "",
         *lines,
     ]

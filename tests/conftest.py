@@ -1,5 +1,7 @@
 """Checks on in every test: shapes and types of the package's public functions (jaxtyping + beartype); what several files of tests share."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,12 +34,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileSch
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> "Folder":
-    """The micro experiment, finished, for all workers; tests change copies of it only."""
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator["Folder"]:
+    """The micro experiment, finished, for all workers; tests change copies of it only, since others read it at the same time."""
+    base = tmp_path_factory.getbasetemp()
+    folder = _made_once((base if worker_id == "master" else base.parent) / "micro")
+    results = [path for kind in ("data", "figures") for path in (folder.path / kind).rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in results}
+    yield folder
+    assert {path: path.stat().st_mtime_ns for path in results if path.is_file()} == before, "a test changed the finished experiment"
+
+
+def _made_once(shared: Path) -> "Folder":
     from workflow_folder import Folder
 
-    base = tmp_path_factory.getbasetemp()
-    shared = (base if worker_id == "master" else base.parent) / "micro"
     with FileLock(f"{shared}.lock"):
         if (shared / "finished").is_file():
             return Folder.found(shared / "repo")

@@ -99,9 +99,10 @@ def test_additions_and_edits_compute_their_own_rows_and_end_where_a_run_from_not
     assert results_of(folder) == results_of(finished)
 
 
-def test_nothing_changed_nothing_is_due(finished: Folder) -> None:
-    assert due(finished) == {}
-    code, output = finished.run("--dry-run")
+def test_nothing_changed_nothing_is_due(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    assert due(folder) == {}
+    code, output = folder.run("--dry-run")
     assert code == 0
     assert "Nothing to be done" in output
 

@@ -102,6 +102,32 @@ def test_readme_shows_the_kept_results() -> None:
     assert headline_markdown(json.loads((ROOT / "docs/results/tiny.json").read_text())) in text
 
 
+PAGE = """# Speed
+Written by `A=1 python a.py --b`; on a machine.
+
+In short: 3 times.
+
+## Output score
+numbers
+## Share of the machine
+more
+
+# Gemma-2-2B's shapes
+
+Written by `python c.py`.
+"""
+
+
+def test_readme_lists_each_measurement_with_its_command_and_refuses_one_that_says_nothing() -> None:
+    with pytest.raises(SettingsError, match="Gemma-2-2B's shapes: a section says"):
+        readme.speed_markdown(PAGE)
+    shown = readme.speed_markdown(PAGE + "\nIn short: 4 s.\n")
+    assert shown.startswith("### Output score\nnumbers\n")
+    assert "| [Speed](benchmarks/RESULTS.md#speed) | `A=1 python a.py --b` | 3 times. |" in shown
+    assert "| [Gemma-2-2B's shapes](benchmarks/RESULTS.md#gemma-2-2bs-shapes) | `python c.py` | 4 s. |" in shown
+    assert "more" not in shown
+
+
 def test_readme_without_its_markers_is_refused() -> None:
     with pytest.raises(SettingsError, match="no lines <!-- headline -->"):
         readme.with_blocks("# Title", {"headline": "| a |"})

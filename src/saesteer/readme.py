@@ -5,6 +5,7 @@ and a test compares the two.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,9 +72,23 @@ def blocks(root: Path) -> dict[str, str]:
 
 
 def speed_markdown(page: str) -> str:
-    """The two tables of the benchmark's page, one heading level lower."""
+    """The two tables of the benchmark's page, one heading level lower; then each of its sections with its command and what it found."""
     start, end = page.index("## Output score"), page.index("## Share of the machine")
-    return page[start:end].replace("## ", "### ").strip() + "\n"
+    lines = ["### All measurements", "", "| measured | command | in short |", "|---|---|---|"]
+    for section in re.split(r"^(?=# )", page, flags=re.MULTILINE)[1:]:
+        title = section.splitlines()[0].removeprefix("# ")
+        command, short = re.search("^Written by (`.*?`)", section, re.MULTILINE), re.search("^In short: (.*)$", section, re.MULTILINE)
+        if not (command and short):
+            raise SettingsError(
+                f"benchmarks/RESULTS.md, {title}: a section says `Written by COMMAND` and `In short:`; run its benchmark again"
+            )
+        lines.append(f"| [{title}](benchmarks/RESULTS.md#{_anchor(title)}) | {command[1]} | {short[1]} |")
+    return "\n".join([page[start:end].replace("## ", "### ").strip(), "", *lines]) + "\n"
+
+
+def _anchor(title: str) -> str:
+    """Of a heading, as GitHub and GitLab make it."""
+    return re.sub(r"[^a-z0-9_ -]", "", title.lower()).replace(" ", "-")
 
 
 def with_blocks(text: str, generated: Mapping[str, str]) -> str:

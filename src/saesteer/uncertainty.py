@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 _BLOCK = 2**22  # elements drawn at a time: bounds memory for large feature sets
 
@@ -126,6 +125,8 @@ def _pooled_rho(
 
 
 def _centred_ranks(values: Float[np.ndarray, "draw n"], edges: Int[np.ndarray, " edge"]) -> Float[np.ndarray, "draw n"]:
+    from scipy.stats import rankdata  # its import takes longer than most jobs that need an interval only
+
     ranks = np.empty_like(values)
     for start, stop in pairwise(edges):
         n = stop - start
