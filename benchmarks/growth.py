@@ -193,6 +193,8 @@ def draw(table: pl.DataFrame, note: str) -> Figure:
 def report(table: pl.DataFrame, start: tuple[float, float], repeats: int) -> str:
     """The section of benchmarks/RESULTS.md."""
     found = lines_of(table)
+    slopes = {step: line.slope * 1e3 for (step, quantity), line in found.items() if quantity == "features"}
+    further = "".join(f", a further feature {slope:.2g} ms of {step.replace('_', ' ')}" for step, slope in slopes.items())
     lines = [
         "# Growth",
         "",
@@ -207,8 +209,7 @@ def report(table: pl.DataFrame, start: tuple[float, float], repeats: int) -> str
         "(a new Python, imports, model and SAE loaded).",
         "",
         f"In short: straight lines, the worst off by {max(line.worst for line in found.values()):.0%}; here a job's start costs"
-        f" {start[0]:.1f} s, a further feature {found['output_score', 'features'].slope * 1e3:.2f} ms of output score and"
-        f" {found['sweep', 'features'].slope * 1e3:.0f} ms of sweep.",
+        f" {start[0]:.1f} s{further}.",
         "",
         "![cost against number of features, layers, vocabulary, factors, prefixes](growth/growth.png)",
         "",
