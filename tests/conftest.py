@@ -20,6 +20,34 @@ settings.register_profile("saesteer", deadline=None)
 settings.load_profile("saesteer")
 
 
+TAKE_MINUTES = (
+    "slurm/",
+    "test_changes.py",
+    "test_methods_workflow.py",
+    "test_methods_real_inputs.py",
+    "test_kills.py",
+    "test_real_inputs.py",
+    "test_sharing_merge.py",
+    "test_shipped.py",
+    "test_sharing_places.py",
+    "test_sharing.py",
+    "test_bad_places.py",
+)
+"""Files of tests, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, so that no worker is left with one of them when the others have ended."""
+    tests = Path(__file__).parent
+    place = {name: number for number, name in enumerate(TAKE_MINUTES)}
+
+    def turn(item: pytest.Item) -> int:
+        name = item.path.relative_to(tests).as_posix()
+        return place.get("slurm/" if name.startswith("slurm/") else name, len(place))
+
+    items.sort(key=turn)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
     """With several workers (`make test`), one of them runs a file's tests, which share fixtures; and all that need the one SLURM node."""
