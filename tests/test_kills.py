@@ -67,7 +67,7 @@ def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since:
         has_begun = any(written_at(log) > since for log in rules_in(folder, ".log"))
         if has_begun and n_ended(folder) >= n_done:
             return
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def kill_at(folder: Folder, moment: Moment) -> set[str]:
