@@ -1,6 +1,5 @@
 """The figures of the methods' comparison: what is drawn is the tables, files are the same bytes again, thin tables do not break them."""
 
-import re
 import subprocess
 import sys
 from functools import cache
@@ -10,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from drawn_figures import assert_drawn_and_told
+from drawn_figures import assert_drawn_and_told, assert_labelled_and_inside
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from method_rows import LAYER, PROMPTS, method_settings, rows_of, synthetic_rows
 from synthetic_tables import selection_settings
 
@@ -85,18 +83,7 @@ def test_names_tables_and_families_agree() -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_axes_are_labelled_and_text_lies_inside(name: str, layers: int) -> None:
     _, figure = drawn(name, world() if layers == 1 else two_layers())
-    shown = [axes for axes in figure.axes if axes.axison]
-    assert all(axes.get_xlabel() or axes.get_label() == "<colorbar>" for axes in shown)
-    # Numbers at ticks outside the limits are not drawn, though they are there.
-    ticks = {label for axes in shown for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")}
-    drawn_ticks = {label for label in ticks if not re.fullmatch(r"[−0-9.]+", label.get_text())}
-    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text not in ticks - drawn_ticks]
-    for text in texts:
-        box = text.get_window_extent()
-        assert box.x0 > -1, text
-        assert box.y0 > -1, text
-        assert box.x1 < figure.bbox.width + 1, text
-        assert box.y1 < figure.bbox.height + 1, text
+    assert_labelled_and_inside(figure)
 
 
 @pytest.mark.slow
