@@ -1,5 +1,7 @@
 # Helpers of the rules: the experiments, where their files are, and what makes a job due. No rules here.
 
+import functools
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from saesteer.methods.registry import TABLE as METHODS_TABLE
 from saesteer.pins import MODELS, model_settings, pinned_path
 from saesteer.settings import LocalRecords, TopicConcepts, TopicTexts, load_experiment, load_workflow
 from saesteer.tables import METHOD_SUMMARIES
+
+# Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
+gc.set_threshold(100_000, 50, 50)
 
 WORKFLOW = load_workflow(config)
 NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
@@ -34,13 +39,19 @@ wildcard_constraints:
 
 
 def code(script, *modules):
-    """Digest of a rule's script and of the package modules it uses: Snakemake itself notices only the script."""
-    return code_digest(Path(workflow.basedir) / "scripts" / script, *modules)
+    """For params: digest of a rule's script and of the package modules it uses, of the rules that are asked for; Snakemake itself notices
+    only the script."""
+    return lambda wildcards: digest_of(script, *modules)
 
 
 def figure_code(wildcards):
     """For params: digest of the code of one figure, so that a change of one leaves the others alone."""
-    return code("figure.py", f"saesteer.figures.{wildcards.figure}")
+    return digest_of("figure.py", f"saesteer.figures.{wildcards.figure}")
+
+
+@functools.cache
+def digest_of(script, *modules):
+    return code_digest(Path(workflow.basedir) / "scripts" / script, *modules)
 
 
 def wants(step):

@@ -1,5 +1,6 @@
 """Only what changed is computed again: each row of the README's table, on the micro experiment."""
 
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,9 @@ from run_records import Done, due, results_of, run_measured
 from safetensors.numpy import load_file, save_file
 from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout, Folder
 
+from saesteer.files import text_id
+from saesteer.prefixes import read_prefixes
+from saesteer.store import write_part_bytes
 from saesteer.tables import STEPS
 
 pytestmark = pytest.mark.slow
@@ -21,6 +25,8 @@ pytestmark = pytest.mark.slow
 FEATURES = {2: [3, 141, 592, 653], 6: [27, 182, 818, 284]}
 FACTORS, N_PREFIXES = [0, 2, 4], 4
 N_TEXTS = 2000
+STEERING = {"sweep", "perplexity"}
+"""The steps of a generation that run a model."""
 ROWS = {"activations": 2 * N_TEXTS} | dict.fromkeys(PER_FEATURE, 8) | dict.fromkeys(PER_GENERATION, 8 * 3 * 4)
 """Of the whole experiment."""
 LAST_STEPS = ["data/micro/tables/features.parquet", "data/micro/tables/steering.parquet"]
@@ -40,37 +46,42 @@ def sweep(factors: list[int], n_prefixes: int) -> dict[str, Any]:
     return {"sweep": {"factors": factors, "n_prefixes": n_prefixes}}
 
 
-def change_prefix(folder: Folder, number: int, text: str) -> str:
-    """Replace a line of the prefixes; gives the old one."""
-    path = folder.path / "config/prefixes.txt"
-    lines = path.read_text().splitlines()
-    old, lines[number] = lines[number], text
-    path.write_text("\n".join(lines) + "\n")
-    return old
-
-
 def column(done: Done, steps: set[str], name: str) -> set[Any]:
     """The values of a key among the new rows of some steps."""
     return set(pl.concat([done.rows[step].select(name) for step in steps])[name])
 
 
+def drop_rows(folder: Folder, steps: set[str], kept: pl.Expr) -> None:
+    """Leave some rows of some steps only, in parts as a run that computed no others would have left."""
+    for step in steps:
+        for manifest in (folder.path / "data/micro" / step).glob("layers_*.json"):
+            manifest.unlink()
+        for part in folder.parts()[step]:
+            rows = pl.read_parquet(part).filter(kept)
+            part.unlink()
+            if not rows.is_empty():
+                rows.write_parquet(buffer := io.BytesIO())
+                write_part_bytes(part.parent, buffer.getvalue())
+
+
 @pytest.fixture(scope="module")
 def smaller(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Everything that depends on features computed from nothing, for an experiment with one feature, factor and prefix fewer than
-    micro has, and with another text as its second prefix."""
+    """An experiment with one feature, factor and prefix fewer than micro has."""
     folder = finished.copy(tmp_path_factory.mktemp("smaller") / "repo")
-    for name in {*PER_FEATURE, *PER_GENERATION, "tables"}:
-        shutil.rmtree(folder.path / "data/micro" / name)
-    shutil.rmtree(folder.path / "figures")
-    folder.edit("micro", **features([3, 141, 592], FEATURES[6]), **sweep([0, 4], 3))
-    change_prefix(folder, 1, "Long before that")
-    assert run_measured(folder, *LAST_STEPS).n_rows == only(PER_FEATURE, 7) | only(PER_GENERATION, 7 * 2 * 3)
+    shutil.rmtree(folder.path / "data/micro/tables")
+    shutil.rmtree(folder.path / "figures/micro")
+    features_kept = pl.col("feature") != 653
+    prefixes_kept = pl.col("prefix_id").is_in(list(read_prefixes(folder.path / "config/prefixes.txt", N_PREFIXES - 1)))
+    drop_rows(folder, PER_FEATURE, features_kept)
+    drop_rows(folder, PER_GENERATION, features_kept & prefixes_kept & (pl.col("factor") != "2"))
+    folder.edit("micro", **features([3, 141, 592], FEATURES[6]), **sweep([0, 4], N_PREFIXES - 1))
+    assert run_measured(folder, *LAST_STEPS).n_rows == {}
+    assert folder.table("sweep").height == 7 * 2 * 3
     return folder
 
 
-def test_additions_and_edits_compute_their_own_rows_and_end_where_a_run_from_nothing_does(smaller: Folder, finished: Folder) -> None:
-    folder, text = smaller, (ROOT / "config/prefixes.txt").read_text().splitlines()[1]
-    steering = {"sweep", "perplexity"}
+def test_additions_compute_their_own_rows_and_end_where_a_run_from_nothing_does(smaller: Folder, finished: Folder, tmp_path: Path) -> None:
+    folder = smaller.copy(tmp_path / "repo")
 
     folder.edit("micro", **features(FEATURES[2], FEATURES[6]))
     done = run_measured(folder, *LAST_STEPS)
@@ -78,25 +89,30 @@ def test_additions_and_edits_compute_their_own_rows_and_end_where_a_run_from_not
     assert column(done, PER_FEATURE | PER_GENERATION, "feature") == {653}
     assert done.gpu_jobs == done.model_jobs == set(GPU_STEPS) - {"activations"}
 
-    folder.edit("micro", **sweep([0, 2, 4], 3))
+    folder.edit("micro", **sweep(FACTORS, N_PREFIXES - 1))
     done = run_measured(folder, *LAST_STEPS)
     assert done.n_rows == only(PER_GENERATION, 8 * 3), "one factor added"
     assert column(done, PER_GENERATION, "factor") == {"2"}
-    assert done.gpu_jobs == done.model_jobs == steering
+    assert done.gpu_jobs == done.model_jobs == STEERING
 
-    folder.edit("micro", **sweep([0, 2, 4], 4))
-    done = run_measured(folder, *LAST_STEPS)
+    folder.edit("micro", **sweep(FACTORS, N_PREFIXES))
+    done = run_measured(folder)
     assert done.n_rows == only(PER_GENERATION, 8 * 3), "one prefix added"
     assert len(column(done, PER_GENERATION, "prefix_id")) == 1
-    assert done.gpu_jobs == done.model_jobs == steering
-
-    change_prefix(folder, 1, text)
-    done = run_measured(folder)
-    assert done.n_rows == only(PER_GENERATION, 8 * 3), "one prefix's text edited"
-    assert len(column(done, PER_GENERATION, "prefix_id")) == 1
-    assert done.gpu_jobs == done.model_jobs == steering
+    assert done.gpu_jobs == done.model_jobs == STEERING
 
     assert results_of(folder) == results_of(finished)
+
+
+def test_one_prefixs_text_edited_computes_its_rows(smaller: Folder, tmp_path: Path) -> None:
+    folder = smaller.copy(tmp_path / "repo")
+    path = folder.path / "config/prefixes.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "Long before that", *lines[2:]]) + "\n")
+    done = run_measured(folder, *LAST_STEPS)
+    assert done.n_rows == only(PER_GENERATION, 7 * 2)
+    assert column(done, PER_GENERATION, "prefix_id") == {text_id("Long before that")}
+    assert done.gpu_jobs == done.model_jobs == STEERING
 
 
 def test_nothing_changed_nothing_is_due(finished: Folder, tmp_path: Path) -> None:

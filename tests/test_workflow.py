@@ -54,7 +54,8 @@ def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Fo
     gpu_rules = ["activations", "logit_lens", "output_score", "sweep", "perplexity"]
     folder = finished.copy(tmp_path / "repo")
     before = folder.parts()
-    code, output = folder.run("--forcerun", *gpu_rules)
+    tables = ["data/micro/tables/features.parquet", "data/micro/tables/steering.parquet"]
+    code, output = folder.run(*tables, "--forcerun", *gpu_rules)
     assert code == 0, output
     assert folder.parts() == before
     assert "gpu=0" in output

@@ -1,19 +1,20 @@
-"""The `saesteer` command: what surrounds the workflow (stale locks, unused parts, generated documents)."""
+"""The `saesteer` command: what surrounds the workflow (stale locks, unused parts, generated documents).
+
+A command imports what it needs itself: all of it would take each of them a second, and `make figures` starts with one.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saesteer.config_docs import readme_text, schema_text
-from saesteer.files import write_text
 from saesteer.locks import stale_locks
-from saesteer.readme import update_readme
-from saesteer.settings import SettingsError, load_experiment, load_workflow, read_yaml
-from saesteer.store import unnamed_parts
+
+if TYPE_CHECKING:
+    from saesteer.settings import Workflow
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _EXPERIMENTS = typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
@@ -35,6 +36,8 @@ def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
 ) -> None:
     """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
+    from saesteer.store import unnamed_parts
+
     if remove:
         _refuse_while_running(Path())  # parts of an unfinished run are named by no manifest yet
     parts = [part for folder in sorted(data.glob("*/*")) if folder.is_dir() for part in unnamed_parts(folder)]
@@ -53,10 +56,11 @@ def check(
 ) -> None:
     """Say in seconds whether experiments can run here, and what they will take."""
     from saesteer.preflight import check_experiment
+    from saesteer.settings import load_experiment
 
     n_problems = 0
     with _refusals():
-        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        workflow = _workflow(configfile)
         for name in experiments:
             for finding in check_experiment(name, load_experiment(name, workflow.experiments_dir), workflow, os.environ):
                 typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
@@ -72,9 +76,10 @@ def features(
 ) -> None:
     """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
     from saesteer.resolve_features import resolve_features
+    from saesteer.settings import load_experiment
 
     with _refusals():
-        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        workflow = _workflow(configfile)
         for name in experiments:
             experiment = load_experiment(name, workflow.experiments_dir)
             found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
@@ -90,9 +95,10 @@ def export(
 ) -> None:
     """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
     from saesteer.neuronpedia.export import export_records
+    from saesteer.settings import load_experiment
 
     with _refusals():
-        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        workflow = _workflow(configfile)
         chosen = load_experiment(experiment, workflow.experiments_dir)
         for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
             typer.echo(f"layer {layer}: {folder}/v1/{name}")
@@ -106,9 +112,10 @@ def axbench(
 ) -> None:
     """Write a comparison's texts and ratings in the form of AxBench's results."""
     from saesteer.methods.exports import export_axbench
+    from saesteer.settings import load_experiment
 
     with _refusals():
-        workflow = load_workflow(read_yaml(configfile), str(configfile))
+        workflow = _workflow(configfile)
         chosen = load_experiment(experiment, workflow.experiments_dir)
         for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
             typer.echo(f"wrote {path}")
@@ -201,6 +208,9 @@ def config_docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the files differ.")] = False,
 ) -> None:
     """Write config/schema.json and config/README.md from the settings."""
+    from saesteer.config_docs import readme_text, schema_text
+    from saesteer.files import write_text
+
     for path, text in ((folder / "schema.json", schema_text()), (folder / "README.md", readme_text())):
         if not check:
             write_text(path, text)
@@ -211,8 +221,16 @@ def config_docs(
 @app.command()
 def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")] = Path()) -> None:
     """Paste the results of finished experiments into the README."""
+    from saesteer.readme import update_readme
+
     for path in update_readme(folder):
         typer.echo(f"wrote {path}")
+
+
+def _workflow(configfile: Path) -> "Workflow":
+    from saesteer.settings import load_workflow, read_yaml
+
+    return load_workflow(read_yaml(configfile), str(configfile))
 
 
 def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]:
@@ -224,6 +242,8 @@ def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Give expected errors as one message instead of a traceback."""
+    from saesteer.settings import SettingsError
+
     try:
         yield
     except (SettingsError, OSError) as error:

@@ -71,6 +71,14 @@ def _imported(file: Path) -> frozenset[Path]:
     return frozenset({path for path in siblings if path.is_file()} | {path for path in modules if path})
 
 
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements inside a node, however deep: imports are nowhere else, and most of a tree is expressions."""
+    for block in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for inner in getattr(node, block, ()):
+            yield inner
+            yield from _statements(inner)
+
+
 def _imported_names(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         for alias in node.names:
@@ -93,7 +101,7 @@ def _module_file(name: str) -> Path | None:
 @functools.cache
 def _code(file: Path) -> _Code:
     tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    imports = frozenset(name for node in ast.walk(tree) for name in _imported_names(node))
+    imports = frozenset(name for statement in _statements(tree) for name in _imported_names(statement))
     return _Code(imports, hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), _version(tree))
 
 
@@ -107,10 +115,10 @@ def _version(tree: ast.Module) -> int | None:
 def _plain(node: Any) -> Any:
     """A syntax tree as nested tuples, without docstrings and empty fields: the latter differ between versions of Python."""
     if isinstance(node, ast.AST):
-        fields = ((name, getattr(node, name, None)) for name in node._fields)
-        return type(node).__name__, *((name, _plain(value)) for name, value in fields if value is not None and value != [])
+        fields = [(name, getattr(node, name, None)) for name in node._fields]
+        return type(node).__name__, *[(name, _plain(value)) for name, value in fields if value is not None and value != []]
     if isinstance(node, list):
-        return tuple(_plain(item) for item in node if not _is_text(item))
+        return tuple([_plain(item) for item in node if not _is_text(item)])
     return node
 
 
