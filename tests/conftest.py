@@ -31,6 +31,7 @@ TAKE_MINUTES = (
     "test_shipped.py",
     "test_sharing_places.py",
     "test_sharing.py",
+    "test_cluster_profile.py",
     "test_bad_places.py",
 )
 """Files of tests, the longest first."""

@@ -68,6 +68,48 @@ class Sweep:
         return (self.folder.path / "logs/micro/sweep/layers_02-06.log").read_text()
 
 
+def test_after_kill_9_of_snakemake_its_jobs_are_stopped_and_gone_on_from(
+    node: Node, finished: Folder, undisturbed: Folder, tmp_path: Path
+) -> None:
+    sweep = Sweep(finished.copy(tmp_path / "repo"), node)
+    run = sweep.start(*ENOUGH)
+    sweep.hold_half_way()
+    run.kill()
+    code, printed = sweep.start(*ENOUGH).finish()
+    assert code != 0
+    assert "saesteer unlock" in printed
+    subprocess.run([BIN / "saesteer", "unlock"], cwd=sweep.folder.path, check=True)
+    code, printed = sweep.start(*ENOUGH).finish()
+    assert code == 0, printed
+    assert "A run that is gone left jobs" in printed
+    assert [job["JobState"] for job in sweep.jobs.values()] == ["CANCELLED", "COMPLETED"]
+    assert n_rows(sweep.new_parts) == N_WANTED - N_THERE, "a row was computed twice"
+    assert sweep.folder.table("sweep").equals(undisturbed.table("sweep"))
+
+
+def test_a_failing_rule_stops_its_descendants_only(node: Node, finished: Folder, tmp_path: Path) -> None:
+    """The output score cannot be written; perplexity and what follows from it are made."""
+    folder = finished.copy(tmp_path / "repo")
+    data = folder.path / "data/micro"
+    for step in ("output_score", "perplexity"):
+        (data / step / "layers_02-06.json").unlink()
+    for parts in list((data / "output_score").iterdir()):
+        shutil.rmtree(parts)
+        parts.write_text("a file where a folder has to be")
+    tables = [f"data/micro/tables/{name}.parquet" for name in ("steering", "features")]
+    before = {name: (folder.path / name).stat().st_mtime_ns for name in tables}
+    due = ("--forcerun", "output_score", "perplexity", "--retries", "0")
+    code, printed = node.run(folder, *tables, *ENOUGH, *due, experiments="[micro]").finish()
+    assert code != 0
+    made = [name for name in tables if (folder.path / name).is_file() and (folder.path / name).stat().st_mtime_ns > before[name]]
+    assert made == ["data/micro/tables/steering.parquet"]
+    assert (data / "perplexity/layers_02-06.json").is_file()
+    summary = printed[printed.index("Failed jobs") :]
+    assert "output_score" in summary
+    assert "logs/micro/output_score/layers_02-06.log" in summary
+    assert "Error" in (folder.path / "logs/micro/output_score/layers_02-06.log").read_text()
+
+
 @dataclass
 class Disturbed:
     sweep: Sweep
@@ -122,45 +164,3 @@ def test_scancel_ends_a_job_in_time(disturbed: Disturbed) -> None:
     """Told to stop, it wrote out what it had: the log of the job says so, and SLURM's own killing did not have to follow."""
     (cancelled,) = [job for job in disturbed.sweep.jobs.values() if job["JobState"] == "CANCELLED"]
     assert "told to stop (SIGTERM)" in Path(cancelled["StdOut"]).read_text()
-
-
-def test_after_kill_9_of_snakemake_its_jobs_are_stopped_and_gone_on_from(
-    node: Node, finished: Folder, undisturbed: Folder, tmp_path: Path
-) -> None:
-    sweep = Sweep(finished.copy(tmp_path / "repo"), node)
-    run = sweep.start(*ENOUGH)
-    sweep.hold_half_way()
-    run.kill()
-    code, printed = sweep.start(*ENOUGH).finish()
-    assert code != 0
-    assert "saesteer unlock" in printed
-    subprocess.run([BIN / "saesteer", "unlock"], cwd=sweep.folder.path, check=True)
-    code, printed = sweep.start(*ENOUGH).finish()
-    assert code == 0, printed
-    assert "A run that is gone left jobs" in printed
-    assert [job["JobState"] for job in sweep.jobs.values()] == ["CANCELLED", "COMPLETED"]
-    assert n_rows(sweep.new_parts) == N_WANTED - N_THERE, "a row was computed twice"
-    assert sweep.folder.table("sweep").equals(undisturbed.table("sweep"))
-
-
-def test_a_failing_rule_stops_its_descendants_only(node: Node, finished: Folder, tmp_path: Path) -> None:
-    """The output score cannot be written; perplexity and what follows from it are made."""
-    folder = finished.copy(tmp_path / "repo")
-    data = folder.path / "data/micro"
-    for step in ("output_score", "perplexity"):
-        (data / step / "layers_02-06.json").unlink()
-    for parts in list((data / "output_score").iterdir()):
-        shutil.rmtree(parts)
-        parts.write_text("a file where a folder has to be")
-    tables = [f"data/micro/tables/{name}.parquet" for name in ("steering", "features")]
-    before = {name: (folder.path / name).stat().st_mtime_ns for name in tables}
-    due = ("--forcerun", "output_score", "perplexity", "--retries", "0")
-    code, printed = node.run(folder, *tables, *ENOUGH, *due, experiments="[micro]").finish()
-    assert code != 0
-    made = [name for name in tables if (folder.path / name).is_file() and (folder.path / name).stat().st_mtime_ns > before[name]]
-    assert made == ["data/micro/tables/steering.parquet"]
-    assert (data / "perplexity/layers_02-06.json").is_file()
-    summary = printed[printed.index("Failed jobs") :]
-    assert "output_score" in summary
-    assert "logs/micro/output_score/layers_02-06.log" in summary
-    assert "Error" in (folder.path / "logs/micro/output_score/layers_02-06.log").read_text()
