@@ -1,6 +1,5 @@
 # Helpers of the rules: the experiments, where their files are, and what makes a job due. No rules here.
 
-import functools
 import gc
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from saesteer.tables import METHOD_SUMMARIES
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)
 
+SCRIPTS = Path(workflow.basedir) / "scripts"
 WORKFLOW = load_workflow(config)
 NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
 EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in NAMES}
@@ -39,19 +39,14 @@ wildcard_constraints:
 
 
 def code(script, *modules):
-    """For params: digest of a rule's script and of the package modules it uses, of the rules that are asked for; Snakemake itself notices
-    only the script."""
-    return lambda wildcards: digest_of(script, *modules)
+    """For params: digest of a rule's script and of the package modules it uses, since Snakemake notices the script only. A function, so
+    that it is computed for the rules that are asked for."""
+    return lambda wildcards: code_digest(SCRIPTS / script, *modules)
 
 
 def figure_code(wildcards):
     """For params: digest of the code of one figure, so that a change of one leaves the others alone."""
-    return digest_of("figure.py", f"saesteer.figures.{wildcards.figure}")
-
-
-@functools.cache
-def digest_of(script, *modules):
-    return code_digest(Path(workflow.basedir) / "scripts" / script, *modules)
+    return code_digest(SCRIPTS / "figure.py", f"saesteer.figures.{wildcards.figure}")
 
 
 def wants(step):

@@ -10,6 +10,9 @@ from typing import Any
 import polars as pl
 from workflow_folder import Folder, new_rows
 
+LAST_STEPS = ["data/micro/tables/features.parquet", "data/micro/tables/steering.parquet"]
+"""The tables right after the last steps that keep parts; what comes after them reads tables only."""
+
 
 @dataclass(frozen=True)
 class Done:

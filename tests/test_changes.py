@@ -1,6 +1,5 @@
 """Only what changed is computed again: each row of the README's table, on the micro experiment."""
 
-import io
 import json
 import re
 import shutil
@@ -11,13 +10,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from run_records import Done, due, results_of, run_measured
+from run_records import LAST_STEPS, Done, due, results_of, run_measured
 from safetensors.numpy import load_file, save_file
 from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout, Folder
 
 from saesteer.files import text_id
 from saesteer.prefixes import read_prefixes
-from saesteer.store import write_part_bytes
+from saesteer.store import write_part
 from saesteer.tables import STEPS
 
 pytestmark = pytest.mark.slow
@@ -29,8 +28,6 @@ STEERING = {"sweep", "perplexity"}
 """The steps of a generation that run a model."""
 ROWS = {"activations": 2 * N_TEXTS} | dict.fromkeys(PER_FEATURE, 8) | dict.fromkeys(PER_GENERATION, 8 * 3 * 4)
 """Of the whole experiment."""
-LAST_STEPS = ["data/micro/tables/features.parquet", "data/micro/tables/steering.parquet"]
-"""The tables right after the last steps that keep parts; what comes after them reads tables only."""
 TABLES_AND_FIGURES = {"features_table", "steering_table", "outcomes", "selection", "factor_bins", "pmi", "examples", "metrics", "figure"}
 
 
@@ -60,8 +57,7 @@ def drop_rows(folder: Folder, steps: set[str], kept: pl.Expr) -> None:
             rows = pl.read_parquet(part).filter(kept)
             part.unlink()
             if not rows.is_empty():
-                rows.write_parquet(buffer := io.BytesIO())
-                write_part_bytes(part.parent, buffer.getvalue())
+                write_part(part.parent, rows)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from workflow_folder import GPU_STEPS, ROOT, Folder
 
+pytestmark = pytest.mark.slow
+
 STEPS = tuple(step for step in GPU_STEPS if step != "activations")  # of experiments with records from Neuronpedia
 PROFILE = ("--profile", str(ROOT / "slurm"))
 
@@ -37,7 +39,6 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> str:
     return dry_run(Folder(tmp_path_factory.mktemp("paper") / "repo"))
 
 
-@pytest.mark.slow
 def test_the_bare_command_resolves_the_papers_experiments(paper: str) -> None:
     found = counts(paper)
     assert {found[step] for step in STEPS} == {26 + 42 + 2 + 32 + 6 + 12}  # layers
@@ -45,14 +46,12 @@ def test_the_bare_command_resolves_the_papers_experiments(paper: str) -> None:
     assert found["total"] == 1324
 
 
-@pytest.mark.slow
 def test_only_rules_that_run_a_model_are_submitted(paper: str) -> None:
     """A rule that is not named among the localrules is."""
     local = (ROOT / "rules/cluster.smk").read_text().split("localrules:")[1].split("\n\n")[0]
     assert set(counts(paper)) - {"total"} - set(re.findall(r"\w+", local)) == set(STEPS)
 
 
-@pytest.mark.slow
 def test_a_job_with_rows_to_compute_asks_for_what_the_block_says(paper: str) -> None:
     block = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())["default-resources"]
     for step in STEPS:
@@ -63,7 +62,6 @@ def test_a_job_with_rows_to_compute_asks_for_what_the_block_says(paper: str) -> 
         assert asked["runtime"] == block["runtime"].split(" *")[0]
 
 
-@pytest.mark.slow
 def test_a_job_without_asks_for_little_and_goes_elsewhere(finished: Folder) -> None:
     block = ("--default-resources", "slurm_partition=gpu", "cpu_partition=cpu", "gpu_model=a100", "mem_mb=32000*attempt", "runtime=240")
     printed = dry_run(finished, *block, "--forcerun", *GPU_STEPS, "--config", "experiments=[micro]")
@@ -74,7 +72,6 @@ def test_a_job_without_asks_for_little_and_goes_elsewhere(finished: Folder) -> N
         assert "gpu_model" not in asked
 
 
-@pytest.mark.slow
 def test_a_real_run_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     """tiny-seed-1's world is made by `make world SEED=1`, and is not there."""
     folder = Folder(tmp_path / "repo")

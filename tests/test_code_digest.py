@@ -1,5 +1,6 @@
 """The digest of the code a job runs: what changes it and what does not."""
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(root: Path, *modules: str) -> str:
-    for cached in (module._imported, module._code):
+    for cached in (module.code_digest, module._imported, module._code):
         cached.cache_clear()
     return module.code_digest(root / "scripts/step.py", *modules)
 
@@ -65,6 +66,32 @@ def test_digest_does_not_depend_on_where_the_project_lies(root: Path, monkeypatc
     shutil.copytree(root, elsewhere, dirs_exist_ok=True)
     monkeypatch.setattr(module, "PACKAGE", elsewhere / "pack")
     assert digest(elsewhere) == before
+
+
+EVERY_BLOCK = """
+if a: import m.body
+elif b: import m.elif_
+else: import m.else_
+try: import m.try_
+except A: from m import handler
+else:
+    with c: import m.with_
+finally: import m.finally_
+for x in y: import m.loop
+match z:
+    case 1: import m.case
+class C:
+    async def f(self):
+        import m.method
+"""
+
+
+def test_imports_are_found_wherever_they_can_stand(tmp_path: Path) -> None:
+    (file := tmp_path / "blocks.py").write_text(EVERY_BLOCK)
+    for source in (file, *sorted(Path(module.__file__).parent.rglob("*.py"))):
+        everywhere = {name for node in ast.walk(ast.parse(source.read_text())) for name in module._imported_names(node)}
+        assert module._code(source).imports == everywhere, source
+    assert len(module._code(file).imports) == 11  # `from m import handler` counts twice
 
 
 def test_named_modules_count(root: Path) -> None:

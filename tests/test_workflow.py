@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from run_records import LAST_STEPS
 from workflow_folder import PER_FEATURE, PER_GENERATION, ROOT, Folder
 
 from saesteer.plan import artifacts
@@ -54,8 +55,7 @@ def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Fo
     gpu_rules = ["activations", "logit_lens", "output_score", "sweep", "perplexity"]
     folder = finished.copy(tmp_path / "repo")
     before = folder.parts()
-    tables = ["data/micro/tables/features.parquet", "data/micro/tables/steering.parquet"]
-    code, output = folder.run(*tables, "--forcerun", *gpu_rules)
+    code, output = folder.run(*LAST_STEPS, "--forcerun", *gpu_rules)
     assert code == 0, output
     assert folder.parts() == before
     assert "gpu=0" in output

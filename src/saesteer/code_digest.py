@@ -29,6 +29,7 @@ class _Code:
     algorithm_version: int | None
 
 
+@functools.cache
 def code_digest(script: Path, *modules: str) -> str:
     """Digest of a script and of the package modules it depends on, in hex; `modules` are those that it imports by a computed name."""
     start = [script, *(file for name in modules if (file := _module_file(name)))]

@@ -154,9 +154,14 @@ def _write_part(folder: Path, table: Table, by_layer: Mapping[int, Wanted], fram
     spelt_out = target.parent / _SPELT_OUT
     if not spelt_out.exists():
         write_json(spelt_out, want.fingerprint)
+    write_part(target, rows)
+
+
+def write_part(folder: Path, rows: pl.DataFrame) -> Path:
+    """Store checked and sorted rows as a part: the same rows have the same bytes, and so the same name."""
     buffer = io.BytesIO()
     rows.write_parquet(buffer, compression="zstd", statistics=False)
-    write_part_bytes(target, buffer.getvalue())
+    return write_part_bytes(folder, buffer.getvalue())
 
 
 def write_part_bytes(folder: Path, data: bytes) -> Path:

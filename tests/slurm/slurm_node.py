@@ -14,7 +14,7 @@ from workflow_folder import BIN, Folder
 TOKENS = {"HF_TOKEN": "hf_of_this_host", "OPENAI_API_KEY": "sk-of-this-host"}
 # Built in: the job step strips SLURM_* variables, so SLURM_CONF would not reach the commands inside a job.
 CONFIGURATION = Path("/etc/slurm")
-OURS = "# Written by saesteer's tests\n"
+OURS = b"# Written by saesteer's tests\n"
 PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
 
 
@@ -133,19 +133,18 @@ def _settings(folder: Path, n_gpus: int) -> dict[str, str]:
 def _configured(folder: Path, n_gpus: int) -> Iterator[None]:
     """Configuration files in their built-in place; whatever was there comes back, unless a killed run of these tests left it: with a
     controller that is gone, every `snakemake` waits ten seconds for it."""
-    settings = {name: OURS + text for name, text in _settings(folder, n_gpus).items()}
-    there = {name: path.read_text() if (path := CONFIGURATION / name).is_file() else OURS for name in settings}
+    settings = {CONFIGURATION / name: OURS + text.encode() for name, text in _settings(folder, n_gpus).items()}
+    there = {path: path.read_bytes() for path in settings if path.is_file()}
     CONFIGURATION.mkdir(parents=True, exist_ok=True)
     try:
-        for name, text in settings.items():
-            (CONFIGURATION / name).write_text(text)
+        for path, text in settings.items():
+            path.write_bytes(text)
         yield
     finally:
-        for name, old in there.items():
-            if old.startswith(OURS):
-                (CONFIGURATION / name).unlink(missing_ok=True)
-            else:
-                (CONFIGURATION / name).write_text(old)
+        for path in settings:
+            path.unlink(missing_ok=True)
+            if not (old := there.get(path, OURS)).startswith(OURS):
+                path.write_bytes(old)
 
 
 @contextmanager

@@ -6,7 +6,6 @@
 Parts are immutable as in the part store (saesteer.store): jobs of other layers, running at the same time or later, find what is there.
 """
 
-import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import polars as pl
 from saesteer.files import file_digest, remove_abandoned, value_digest, write_json
 from saesteer.judge.parse import Rating, Unparsed, parse
 from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
-from saesteer.store import FINGERPRINT_DIGITS, write_part_bytes
+from saesteer.store import FINGERPRINT_DIGITS, write_part
 from saesteer.tables import Column, Table, validate
 
 ANSWERS = Table(
@@ -147,9 +146,8 @@ class AnswerBook:
         if not spelt_out.exists():
             write_json(spelt_out, self._fingerprint)
         rows = pl.DataFrame([asdict(answer) for answer in self._unwritten], schema=ANSWERS.schema)
-        buffer = io.BytesIO()
-        validate(ANSWERS, rows, str(self.folder)).sort(ANSWERS.keys).write_parquet(buffer, compression="zstd", statistics=False)
-        self._read.add(write_part_bytes(self.folder, buffer.getvalue()).stem)
+        part = write_part(self.folder, validate(ANSWERS, rows, str(self.folder)).sort(ANSWERS.keys))
+        self._read.add(part.stem)
         self._unwritten = []
 
     def reading(self, question: Question) -> Rating | Unparsed | None:
