@@ -39,7 +39,7 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """One panel, its legend above."""
-    figure = new_figure(PAGE, 3.9, counts(data))
+    figure = new_figure(PAGE, 4.0, f"{counts(data)}\nLines: medians; bands: quartiles.")
     axes = figure.subplots()
     panel(axes, data)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
