@@ -24,6 +24,7 @@ check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
 	$(BIN)/snakemake --lint
 	$(BIN)/saesteer config-docs --check

@@ -32,8 +32,8 @@ from results_page import PAGE, write_section
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from saesteer.features import resolve
 from saesteer.settings import load_experiment
+from saesteer.sources.features import resolve
 
 ROOT = Path(__file__).parents[1]
 WORLD = ROOT / "data/world"

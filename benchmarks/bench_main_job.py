@@ -26,12 +26,12 @@ from results_page import write_section
 from sae_lens import SAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel
-from saesteer.output_score import output_scores
-from saesteer.saes import Sae
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import Sae
 
 D_MODEL, N_FEATURES, LAYER = MAIN_JOB.d_model, MAIN_JOB.n_features, 5
 N_PUBLISHED, N_CLEANED, N_OURS, N_SWEEP_THEIRS, N_SWEEP_OURS = 6, 40, 1024, 1, 64

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from random_model import GEMMA_2_2B, Shape
 
-from saesteer.models import LanguageModel
+from saesteer.engine.models import LanguageModel
 
 H200 = 790e12
 """FLOP/s that a large bfloat16 product reaches there (dense)."""

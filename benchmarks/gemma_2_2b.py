@@ -35,12 +35,12 @@ from measuring import Used, load_note, peak_flops, used
 from random_model import GEMMA_2_2B, Shape, random_gemma2, write_sae
 from results_page import PAGE, write_section
 
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel
-from saesteer.output_score import output_scores
-from saesteer.saes import Sae, load_sae
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import Sae, load_sae
 
 PROMPT, SCORE_FACTOR, N_LENS = "From my experience,", 10.0, 20
 PAPER_FEATURES, FACTORS, N_PREFIXES, N_TOKENS = 2600, (0.2, 0.4, 0.8, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20), 50, 20

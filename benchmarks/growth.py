@@ -30,14 +30,14 @@ from measuring import load_note, used
 from random_model import Shape, random_gemma2, random_sae, write_sae
 from results_page import PAGE, write_section
 
-from saesteer.continuation import Sampling
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import Sae
 from saesteer.figures.save import save_figure
 from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel
-from saesteer.output_score import output_scores
-from saesteer.saes import Sae
 
 SMALL = Shape(n_vocab=4096, d_model=128, n_layers=4, n_features=16_384, n_heads=4, n_kv_heads=2, head_dim=32, d_mlp=512)
 PROMPT, SCORE_FACTOR = "From my experience,", 10.0
@@ -45,10 +45,10 @@ FOLDER = Path(__file__).with_name("growth")
 JOB = """
 import sys
 from pathlib import Path
-from saesteer.generate import steered_sweep
-from saesteer.models import load_language_model
-from saesteer.output_score import output_scores
-from saesteer.saes import load_sae
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.models import load_language_model
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import load_sae
 load_language_model(Path(sys.argv[1]), "float32", "cpu")
 load_sae(Path(sys.argv[2]), "float32", "cpu")
 """

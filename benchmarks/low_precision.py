@@ -24,10 +24,10 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the small models that the tests compare with other libraries
 from engine_models import FAMILIES, model_and_sae, prompt_of
 
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel, language_model
-from saesteer.output_score import output_scores
-from saesteer.saes import TENSORS, Sae
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel, language_model
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import TENSORS, Sae
 
 LAYER, FACTOR = 1, 10.0
 

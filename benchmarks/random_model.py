@@ -15,9 +15,9 @@ from tokenizers import decoders as token_decoders
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
-from saesteer.files import file_digest
-from saesteer.models import LanguageModel, language_model
-from saesteer.saes import Sae, SaeMeta
+from saesteer.core.files import file_digest
+from saesteer.engine.models import LanguageModel, language_model
+from saesteer.engine.saes import Sae, SaeMeta
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,6 @@ def random_sae(shape: Shape, layer: int) -> Sae:
 
 
 def write_sae(shape: Shape, layer: int, path: Path, device: str = "cpu") -> None:
-    """A random SAE in the plain files that `saesteer.saes.load_sae` reads."""
+    """A random SAE in the plain files that `saesteer.engine.saes.load_sae` reads."""
     save_file({name: tensor.cpu() for name, tensor in random_sae_tensors(shape, layer, device).items()}, path)
     path.with_suffix(".json").write_text(json.dumps(asdict(sae_meta(shape, layer, file_digest(path)))), encoding="utf-8")

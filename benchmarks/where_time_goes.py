@@ -26,12 +26,12 @@ from random_model import MAIN_JOB, PREFIXES, PROMPT, SCORE_FACTOR, SWEEP_FACTOR,
 from results_page import PAGE, write_section
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel
-from saesteer.output_score import output_scores
-from saesteer.saes import Sae
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import Sae
 
 PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 OWN_CODE = "Python, and starting operations"

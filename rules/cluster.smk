@@ -3,9 +3,9 @@
 import functools
 from pathlib import Path
 
-from saesteer import plan
-from saesteer.locks import explain_lock, record_run
-from saesteer.slurm import cancel_left_jobs, put_before_slurm
+from saesteer.workflow import plan
+from saesteer.workflow.locks import explain_lock, record_run
+from saesteer.workflow.slurm import cancel_left_jobs, put_before_slurm
 
 DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:

@@ -4,16 +4,16 @@ import gc
 import os
 from pathlib import Path
 
-from saesteer import plan
-from saesteer.checks import check_files, check_present_files
-from saesteer.code_digest import code_digest
+from saesteer.workflow import plan
+from saesteer.workflow.checks import check_files, check_present_files
+from saesteer.workflow.code_digest import code_digest
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
-from saesteer.files import explain_read_only, file_digest, value_digest
-from saesteer.methods.registry import METHODS
-from saesteer.methods.registry import TABLE as METHODS_TABLE
-from saesteer.pins import MODELS, model_settings, pinned_path
+from saesteer.core.files import explain_read_only, file_digest, value_digest
+from saesteer.settings.registry import METHODS
+from saesteer.settings.registry import TABLE as METHODS_TABLE
+from saesteer.sources.pins import MODELS, model_settings, pinned_path
 from saesteer.settings import LocalRecords, TopicConcepts, TopicTexts, load_experiment, load_workflow
-from saesteer.tables import METHOD_SUMMARIES
+from saesteer.core.tables import METHOD_SUMMARIES
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)

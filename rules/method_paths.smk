@@ -1,7 +1,7 @@
 # Helpers of the rules of the comparison of steering methods: which files a job reads, for input. No rules here.
 
-from saesteer import plan
-from saesteer.published import kept_at
+from saesteer.workflow import plan
+from saesteer.sources.published import kept_at
 
 
 def concept_sources(wildcards):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from saesteer import plan
-from saesteer.pins import pinned_files, pinned_path
-from saesteer.published import kept_at
+from saesteer.workflow import plan
+from saesteer.sources.pins import pinned_files, pinned_path
+from saesteer.sources.published import kept_at
 
 
 def figure_tables(wildcards):

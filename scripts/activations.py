@@ -11,8 +11,8 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, open_sae, with_progress
 
-    from saesteer.activations import sparse_codes
-    from saesteer.corpus import read_texts
+    from saesteer.engine.activations import sparse_codes
+    from saesteer.sources.corpus import read_texts
 
     texts = read_texts(job.input("texts_file"), job.model_folder(), job.experiment.model.bos, job.experiment.records.max_tokens)
     lm = open_model(job)

@@ -12,12 +12,12 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.pins import model_settings
-from saesteer.plan import FILES_OF_KEYS, layer_groups, plans, wanted
-from saesteer.prefixes import read_prefixes
+from saesteer.core.store import complete, read_rows
+from saesteer.core.tables import CONCEPTS, GENERATIONS
 from saesteer.settings import Experiment, Workflow, load_experiment, load_workflow
-from saesteer.store import complete, read_rows
-from saesteer.tables import CONCEPTS, GENERATIONS
+from saesteer.sources.pins import model_settings
+from saesteer.sources.prefixes import read_prefixes
+from saesteer.workflow.plan import FILES_OF_KEYS, layer_groups, plans, wanted
 
 log = logging.getLogger("saesteer")
 

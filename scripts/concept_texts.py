@@ -2,11 +2,12 @@
 
 from common import open_job
 
-from saesteer.methods.concept_texts import published_texts, sae_names, topic_texts, with_own_labels
-from saesteer.methods.registry import method
-from saesteer.plan_methods import training_openers
+from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, write_summary
 from saesteer.settings import TopicTexts
-from saesteer.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, write_summary
+from saesteer.settings.registry import method
+from saesteer.sources.concept_texts import published_texts, sae_names, with_own_labels
+from saesteer.workflow.plan_methods import training_openers
+from saesteer.world.concept_texts import topic_texts
 from saesteer.world.lexicon import load_lexicon
 
 job = open_job(snakemake)

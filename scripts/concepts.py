@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import polars as pl
 from common import complete_step, open_job
 
-from saesteer.concepts import clear_concepts
-from saesteer.store import read_rows
-from saesteer.tables import RECORDS
+from saesteer.analysis.concepts import clear_concepts
+from saesteer.core.store import read_rows
+from saesteer.core.tables import RECORDS
 
 job = open_job(snakemake)
 

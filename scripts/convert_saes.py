@@ -9,9 +9,9 @@ from typing import Any
 
 from common import open_job
 
-from saesteer.code_digest import algorithm_version
-from saesteer.files import write_json
-from saesteer.pins import is_current, pin, sae_entry
+from saesteer.core.files import write_json
+from saesteer.sources.pins import is_current, pin, sae_entry
+from saesteer.workflow.code_digest import algorithm_version
 
 job = open_job(snakemake)
 saes, manifest = job.experiment.saes, job.outputs["manifest"]
@@ -20,9 +20,9 @@ saes, manifest = job.experiment.saes, job.outputs["manifest"]
 def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
     asked = {"layer": layer, "site": f"resid_{saes.site}", "d_model": saes.d_model, "n_features": saes.n_features}
-    made_from = {"source_digest": pin(source)["digest"], "converter_version": algorithm_version("saesteer.sae_convert")}
+    made_from = {"source_digest": pin(source)["digest"], "converter_version": algorithm_version("saesteer.engine.sae_convert")}
     if not is_current(out, asked | made_from):
-        from saesteer.sae_convert import convert_sae
+        from saesteer.engine.sae_convert import convert_sae
 
         convert_sae(source, out=out, **asked)
     return sae_entry(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")), out)

@@ -2,9 +2,9 @@
 
 from common import open_job
 
-from saesteer.examples import examples
-from saesteer.store import read_rows
-from saesteer.tables import EXAMPLES, FEATURES, GENERATIONS, OUTCOMES, RECORDS, read_summary, write_summary
+from saesteer.analysis.examples import examples
+from saesteer.core.store import read_rows
+from saesteer.core.tables import EXAMPLES, FEATURES, GENERATIONS, OUTCOMES, RECORDS, read_summary, write_summary
 
 job = open_job(snakemake)
 settings = job.experiment

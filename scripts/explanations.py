@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import polars as pl
 from common import complete_step, open_job
 
-from saesteer.concepts import explained_concepts
-from saesteer.store import read_rows
-from saesteer.tables import RECORDS
+from saesteer.analysis.concepts import explained_concepts
+from saesteer.core.store import read_rows
+from saesteer.core.tables import RECORDS
 
 job = open_job(snakemake)
 

@@ -2,8 +2,8 @@
 
 from common import open_job
 
-from saesteer.factor_bins import factor_bins
-from saesteer.tables import FACTOR_BINS, FEATURES, STEERING, read_summary, write_summary
+from saesteer.analysis.factor_bins import factor_bins
+from saesteer.core.tables import FACTOR_BINS, FEATURES, STEERING, read_summary, write_summary
 
 job = open_job(snakemake)
 steering, features = read_summary(STEERING, job.input("steering")), read_summary(FEATURES, job.input("features"))

@@ -2,9 +2,9 @@
 
 from common import open_job
 
-from saesteer.store import read_rows
-from saesteer.summaries import features_table
-from saesteer.tables import CONCEPTS, FEATURES, INPUT_SCORE, LOGIT_LENS, OUTPUT_SCORE, RECORDS, write_summary
+from saesteer.analysis.summaries import features_table
+from saesteer.core.store import read_rows
+from saesteer.core.tables import CONCEPTS, FEATURES, INPUT_SCORE, LOGIT_LENS, OUTPUT_SCORE, RECORDS, write_summary
 
 job = open_job(snakemake)
 layers = [int(job.wildcards["layer"])] if "layer" in job.wildcards else None

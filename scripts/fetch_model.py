@@ -2,10 +2,10 @@
 
 from common import open_job
 
-from saesteer.checks import check_model, check_model_config
-from saesteer.files import write_json
-from saesteer.hub import fetch_model, model_config
-from saesteer.pins import model_settings
+from saesteer.core.files import write_json
+from saesteer.sources.hub import fetch_model, model_config
+from saesteer.sources.pins import model_settings
+from saesteer.workflow.checks import check_model, check_model_config
 
 job = open_job(snakemake)
 name, cache = job.wildcards["name"], job.workflow.cache_dir

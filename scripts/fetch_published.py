@@ -4,8 +4,8 @@ from pathlib import Path
 
 from common import start_log
 
-from saesteer.download import fetch_published
 from saesteer.settings import load_workflow
+from saesteer.sources.download import fetch_published
 
 start_log(Path(snakemake.log[0]))
 workflow = load_workflow(snakemake.config)

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 from common import open_job
 
-from saesteer.files import write_json
-from saesteer.pins import sae_entry
-from saesteer.sae_convert import fetch_and_convert
+from saesteer.core.files import write_json
+from saesteer.engine.sae_convert import fetch_and_convert
+from saesteer.sources.pins import sae_entry
 
 job = open_job(snakemake)
 saes, cache = job.experiment.saes, job.workflow.cache_dir

@@ -4,9 +4,9 @@ import importlib
 
 from common import log, open_job
 
+from saesteer.core.tables import METHOD_SUMMARIES, SUMMARIES, read_summary
 from saesteer.figures.definition import Options
 from saesteer.figures.save import save_figure
-from saesteer.tables import METHOD_SUMMARIES, SUMMARIES, read_summary
 
 job = open_job(snakemake)
 figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}").FIGURE

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.plan_methods import effect_prompts
-from saesteer.store import read_rows
-from saesteer.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, read_summary
+from saesteer.core.store import read_rows
+from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, read_summary
+from saesteer.workflow.plan_methods import effect_prompts
 
 job = open_job(snakemake)
 
@@ -15,10 +15,10 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, open_sae, with_progress
 
-    from saesteer.methods.approximator import fitted
-    from saesteer.methods.fits import fitted_rows, problems_of
-    from saesteer.methods.vectors_file import read_vectors
-    from saesteer.models import plain_token_ids
+    from saesteer.engine.models import plain_token_ids
+    from saesteer.methods.fit.approximator import fitted
+    from saesteer.methods.fit.fits import fitted_rows, problems_of
+    from saesteer.methods.fit.vectors_file import read_vectors
 
     settings = job.experiment.methods
     asked, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))

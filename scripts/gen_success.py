@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import polars as pl
 from common import complete_step, open_job
 
-from saesteer.gen_success import gen_success
-from saesteer.store import read_rows
-from saesteer.tables import GENERATIONS, LOGIT_LENS
-from saesteer.tokens import load_tokens
+from saesteer.analysis.gen_success import gen_success
+from saesteer.core.store import read_rows
+from saesteer.core.tables import GENERATIONS, LOGIT_LENS
+from saesteer.core.tokens import load_tokens
 
 job = open_job(snakemake)
 

@@ -17,11 +17,11 @@ from tqdm import tqdm
 # Compute nodes have no internet, and a job must not wait for one: everything is fetched before, by rules that run elsewhere.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
-from saesteer.dtypes import number_type
-from saesteer.models import LanguageModel, load_language_model
-from saesteer.pins import model_settings
-from saesteer.saes import Sae, load_sae
-from saesteer.store import read_manifest
+from saesteer.core.store import read_manifest
+from saesteer.engine.dtypes import number_type
+from saesteer.engine.models import LanguageModel, load_language_model
+from saesteer.engine.saes import Sae, load_sae
+from saesteer.sources.pins import model_settings
 
 log = logging.getLogger("saesteer")
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import polars as pl
 from common import complete_step, open_job
 
-from saesteer.input_score import input_scores
-from saesteer.store import read_rows
-from saesteer.tables import LOGIT_LENS, RECORDS
-from saesteer.tokens import load_tokens
+from saesteer.analysis.input_score import input_scores
+from saesteer.core.store import read_rows
+from saesteer.core.tables import LOGIT_LENS, RECORDS
+from saesteer.core.tokens import load_tokens
 
 job = open_job(snakemake)
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.judge.oracle import load_oracle
-from saesteer.judge.rate import rate
-from saesteer.store import read_rows
-from saesteer.tables import CONCEPTS, GENERATIONS, PERPLEXITY
-from saesteer.tokens import load_tokens
+from saesteer.core.store import read_rows
+from saesteer.core.tables import CONCEPTS, GENERATIONS, PERPLEXITY
+from saesteer.core.tokens import load_tokens
+from saesteer.world.oracle_judge import load_oracle
+from saesteer.world.oracle_rating import rate
 
 job = open_job(snakemake)
 

@@ -12,9 +12,9 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, sae_file, with_progress
 
-    from saesteer.logit_lens import lens_tokens
-    from saesteer.saes import load_decoder_rows
-    from saesteer.tokens import load_tokens
+    from saesteer.core.tokens import load_tokens
+    from saesteer.engine.logit_lens import lens_tokens
+    from saesteer.engine.saes import load_decoder_rows
 
     lm, tokens = open_model(job), load_tokens(job.model_folder())
 

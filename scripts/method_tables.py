@@ -4,14 +4,9 @@ from dataclasses import replace
 
 from common import open_job
 
-from saesteer.files import write_atomically
-from saesteer.methods.paper_values import our_protocol
-from saesteer.methods.protocol import Rows
-from saesteer.methods.report import report_markdown
-from saesteer.methods.success import steered_success
-from saesteer.methods.summaries import method_summaries
-from saesteer.store import read_rows
-from saesteer.tables import (
+from saesteer.core.files import write_atomically
+from saesteer.core.store import read_rows
+from saesteer.core.tables import (
     ASKED_CONCEPTS,
     FITS,
     LOGIT_LENS,
@@ -22,7 +17,12 @@ from saesteer.tables import (
     read_summary,
     write_summary,
 )
-from saesteer.tokens import load_tokens
+from saesteer.core.tokens import load_tokens
+from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.methods.compare.protocol import Rows
+from saesteer.methods.compare.success import steered_success
+from saesteer.methods.compare.summaries import method_summaries
+from saesteer.report.method_report import report_markdown
 
 job = open_job(snakemake)
 experiment, settings = job.experiment, job.experiment.methods

@@ -2,10 +2,10 @@
 
 from common import open_job
 
-from saesteer.files import write_json, write_text
-from saesteer.headline import headline_markdown
-from saesteer.metrics import headline
-from saesteer.tables import BEST_FACTORS, FEATURES, OUTCOMES, SELECTION, read_summary
+from saesteer.analysis.metrics import headline
+from saesteer.core.files import write_json, write_text
+from saesteer.core.tables import BEST_FACTORS, FEATURES, OUTCOMES, SELECTION, read_summary
+from saesteer.report.headline import headline_markdown
 
 job = open_job(snakemake)
 tables = [read_summary(table, job.input(table.name)) for table in (FEATURES, BEST_FACTORS, OUTCOMES, SELECTION)]

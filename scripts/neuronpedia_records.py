@@ -9,8 +9,8 @@ job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.neuronpedia.fetch import feature_records
-    from saesteer.neuronpedia.sources import sources_of
+    from saesteer.sources.neuronpedia.fetch import feature_records
+    from saesteer.sources.neuronpedia.sources import sources_of
 
     downloads = job.workflow.cache_dir or job.workflow.data_dir / "downloads"
     sources = sources_of(job.experiment, job.layers)

@@ -2,8 +2,8 @@
 
 from common import open_job
 
-from saesteer.best_factor import best_factors, outcomes
-from saesteer.tables import BEST_FACTORS, FEATURES, OUTCOMES, STEERING, read_summary, write_summary
+from saesteer.analysis.best_factor import best_factors, outcomes
+from saesteer.core.tables import BEST_FACTORS, FEATURES, OUTCOMES, STEERING, read_summary, write_summary
 
 job = open_job(snakemake)
 chosen = best_factors(read_summary(STEERING, job.input("steering")), job.experiment.best_factor)

@@ -12,9 +12,9 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     import torch
     from gpu import open_model, sae_file, with_progress
 
-    from saesteer.output_score import output_scores_from_file
-    from saesteer.store import read_rows
-    from saesteer.tables import LOGIT_LENS
+    from saesteer.core.store import read_rows
+    from saesteer.core.tables import LOGIT_LENS
+    from saesteer.engine.output_score import output_scores_from_file
 
     settings = job.experiment.output_score
     lm = open_model(job)

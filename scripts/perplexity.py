@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.store import read_rows
-from saesteer.tables import GENERATIONS
+from saesteer.core.store import read_rows
+from saesteer.core.tables import GENERATIONS
 
 AT_A_TIME = 8192  # rows between two progress reports
 job = open_job(snakemake)
@@ -15,7 +15,7 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, with_progress
 
-    from saesteer.perplexity import continuation_nll, scored_prefix
+    from saesteer.engine.perplexity import continuation_nll, scored_prefix
 
     texts = read_rows(GENERATIONS, job.inputs["sweep"], job.layers, ["text"])
     lm = open_model(job, "perplexity_model")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from common import open_job
 
-from saesteer.files import write_json
-from saesteer.pins import MODELS, model_settings, pin, pin_of_fetched, pinned_path
+from saesteer.core.files import write_json
+from saesteer.sources.pins import MODELS, model_settings, pin, pin_of_fetched, pinned_path
 
 job = open_job(snakemake)
 name = job.wildcards["name"]

@@ -2,10 +2,10 @@
 
 from common import open_job
 
-from saesteer.corpus import pmi_texts
-from saesteer.pmi import feature_pmi, pmi_by_threshold
-from saesteer.store import read_rows
-from saesteer.tables import FEATURE_PMI, FEATURES, GENERATIONS, OUTCOMES, PMI, read_summary, write_summary
+from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
+from saesteer.core.store import read_rows
+from saesteer.core.tables import FEATURE_PMI, FEATURES, GENERATIONS, OUTCOMES, PMI, read_summary, write_summary
+from saesteer.sources.corpus import pmi_texts
 
 job = open_job(snakemake)
 generations = read_rows(GENERATIONS, job.inputs["sweep"])

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.corpus import read_texts
-from saesteer.records import top_records
-from saesteer.store import read_rows
-from saesteer.tables import ACTIVATIONS
-from saesteer.tokens import load_tokens
+from saesteer.analysis.records import top_records
+from saesteer.core.store import read_rows
+from saesteer.core.tables import ACTIVATIONS
+from saesteer.core.tokens import load_tokens
+from saesteer.sources.corpus import read_texts
 
 job = open_job(snakemake)
 

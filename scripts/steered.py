@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.store import read_rows
-from saesteer.tables import FITS
+from saesteer.core.store import read_rows
+from saesteer.core.tables import FITS
 
 job = open_job(snakemake)
 
@@ -14,8 +14,8 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, open_sae, with_progress
 
-    from saesteer.continuation import Sampling
-    from saesteer.methods.texts import method_texts
+    from saesteer.engine.continuation import Sampling
+    from saesteer.engine.method_texts import method_texts
 
     settings = job.experiment.methods
     sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop or "")

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import polars as pl
 from common import by_layer, complete_step, open_job
 
-from saesteer.methods.rating import judge_steered, rate_steered
+from saesteer.core.store import read_rows
+from saesteer.core.tables import ASKED_CONCEPTS, STEERED, STEERED_PERPLEXITY, read_summary
 from saesteer.settings import EndpointJudge, OracleJudge
-from saesteer.store import read_rows
-from saesteer.tables import ASKED_CONCEPTS, STEERED, STEERED_PERPLEXITY, read_summary
+from saesteer.world.steered_rating import judge_steered, rate_steered
 
 job = open_job(snakemake)
 judge = job.experiment.judge
 
 
 def by_oracle(steered: pl.DataFrame, asked: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.judge.oracle import load_oracle
-    from saesteer.tokens import load_tokens
+    from saesteer.core.tokens import load_tokens
+    from saesteer.world.oracle_judge import load_oracle
 
     oracle, tokens = load_oracle(judge.oracle), load_tokens(job.model_folder())
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import polars as pl
 from common import complete_step, open_job
 
-from saesteer.store import read_rows
-from saesteer.tables import STEERED
+from saesteer.core.store import read_rows
+from saesteer.core.tables import STEERED
 
 job = open_job(snakemake)
 
@@ -14,7 +14,7 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, with_progress
 
-    from saesteer.methods.loss import steered_nll
+    from saesteer.engine.method_loss import steered_nll
 
     steered = read_rows(STEERED, job.inputs["steered"], job.layers, ["text"]).join(missing, on=STEERED.keys, how="semi")
     lm = open_model(job, "perplexity_model")

@@ -2,10 +2,10 @@
 
 from common import open_job
 
-from saesteer.prefixes import halves
-from saesteer.store import read_rows
-from saesteer.summaries import steering_table
-from saesteer.tables import GEN_SUCCESS, JUDGEMENTS, PERPLEXITY, STEERING, write_summary
+from saesteer.analysis.summaries import steering_table
+from saesteer.core.store import read_rows
+from saesteer.core.tables import GEN_SUCCESS, JUDGEMENTS, PERPLEXITY, STEERING, write_summary
+from saesteer.sources.prefixes import halves
 
 job = open_job(snakemake)
 half_of = halves(job.prefixes())

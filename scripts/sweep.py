@@ -11,8 +11,8 @@ job = open_job(snakemake)
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from gpu import open_model, open_sae, with_progress
 
-    from saesteer.continuation import Sampling
-    from saesteer.generate import steered_sweep
+    from saesteer.engine.continuation import Sampling
+    from saesteer.engine.generate import steered_sweep
 
     settings = job.experiment.sweep
     sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop or "")

@@ -28,8 +28,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from saesteer.models import LanguageModel, language_model, load_language_model
-from saesteer.saes import Sae, SaeMeta
+from saesteer.engine.models import LanguageModel, language_model, load_language_model
+from saesteer.engine.saes import Sae, SaeMeta
 
 WORLD = Path(__file__).parents[1] / "data" / "world"
 D_MODEL = 32

@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 from judge_server import Judge, agreeable
 
-from saesteer.files import text_id
+from saesteer.core.files import text_id
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS, validate
 from saesteer.judge.answers import ANSWERS, Asker
 from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.calls import Patience
@@ -17,7 +18,6 @@ from saesteer.judge.endpoint import EndpointAsker
 from saesteer.judge.rate_llm import judge_generations
 from saesteer.judge.rubric import Question
 from saesteer.settings import EndpointJudge
-from saesteer.tables import GENERATIONS, JUDGEMENTS, validate
 
 QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.05)
 KEY = "sk-test-0123456789abcdef"

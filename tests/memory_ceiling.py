@@ -16,10 +16,10 @@ import psutil
 import torch
 from engine_models import shipped_model, shipped_sae
 
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.output_score import output_scores
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.output_score import output_scores
 
 LAYER, PREFIXES = 5, {"0" * 16: "From my experience,"}
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.methods.protocol import Rows
-from saesteer.methods.registry import METHODS, method
+from saesteer.core.tables import methods as tables
+from saesteer.methods.compare.protocol import Rows
 from saesteer.settings.methods import MethodSettings
-from saesteer.tables import methods as tables
+from saesteer.settings.registry import METHODS, method
 
 LAYER = 5
 TOPICS = {"kind": "topics", "topics": ("sea", "weather"), "lexicon": "lexicon.yaml", "openers": "prefixes.txt"}

@@ -14,13 +14,13 @@ import polars as pl
 import torch
 from engine_models import WORLD, shipped_model, shipped_sae
 
-from saesteer.concepts import NO_TOPIC
-from saesteer.logit_lens import lens_tokens
-from saesteer.methods.problem import Approximator, Problem, Text, Tokens
-from saesteer.models import residual_at
-from saesteer.output_score import output_scores
-from saesteer.saes import encode
-from saesteer.tables import FEATURES, validate
+from saesteer.analysis.concepts import NO_TOPIC
+from saesteer.core.tables import FEATURES, validate
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import residual_at
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import encode
+from saesteer.methods.fit.problem import Approximator, Problem, Text, Tokens
 from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, Lexicon, load_lexicon
 

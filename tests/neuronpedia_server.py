@@ -17,10 +17,10 @@ from xml.sax.saxutils import escape
 import polars as pl
 from loopback import serving_with
 
-from saesteer.neuronpedia.http import Policy
-from saesteer.neuronpedia.sources import Source
+from saesteer.core.tables import RECORDS
 from saesteer.settings import Addresses
-from saesteer.tables import RECORDS
+from saesteer.sources.neuronpedia.http import Policy
+from saesteer.sources.neuronpedia.sources import Source
 
 SOURCE = Source("tiny-model", "3-tiny-res-1k")
 LAYER = 3

@@ -22,12 +22,12 @@ from loopback import serving_with
 from neuronpedia_server import Neuronpedia, a_record, serving
 from workflow_folder import ROOT, Folder
 
-from saesteer.neuronpedia.export import write_export
-from saesteer.neuronpedia.sources import Source
-from saesteer.published import PUBLISHED
-from saesteer.sae_sources import sae_source
+from saesteer.core.tables import RECORDS
+from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import SaeSettings
-from saesteer.tables import RECORDS
+from saesteer.sources.neuronpedia.sources import Source
+from saesteer.sources.published import PUBLISHED
+from saesteer.sources.sae_sources import sae_source
 
 D_MODEL, N_FEATURES, LAYERS = 32, 48, (1, 2)
 FEATURES = {1: [0, 7, 31], 2: [4, 5, 40]}

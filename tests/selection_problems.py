@@ -10,9 +10,9 @@ import polars as pl
 import torch
 from engine_models import shipped_model
 
-from saesteer.methods.problem import Problem, Text, Tokens
-from saesteer.saes import Sae, SaeMeta
-from saesteer.tables import FEATURES, validate
+from saesteer.core.tables import FEATURES, validate
+from saesteer.engine.saes import Sae, SaeMeta
+from saesteer.methods.fit.problem import Problem, Text, Tokens
 
 Codes = Sequence[Sequence[Sequence[float]]]
 """Per text, per token, a code of every feature."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saesteer.methods.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, Text
 
 
 @functools.cache

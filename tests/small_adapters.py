@@ -15,10 +15,10 @@ from engine_models import shipped_model, tiny_model
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from saesteer.methods import lora
-from saesteer.methods.adapters import adapter_layers
-from saesteer.methods.interventions import LowRankSubspace, LowRankWeights, WeightChange
-from saesteer.models import LanguageModel
+from saesteer.engine.adapters import adapter_layers
+from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
+from saesteer.engine.models import LanguageModel
+from saesteer.methods.fit import lora
 
 PROJECTIONS = {"gpt_neox": "gpt_neox.layers.{}.attention.dense", "gpt2": "transformer.h.{}.attn.c_proj"}
 """Where the output projection of attention is in families that are not of Llama's kind."""

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import polars as pl
 
-from saesteer import tables
-from saesteer.best_factor import best_factors, outcomes
-from saesteer.examples import examples
-from saesteer.factor_bins import factor_bins
-from saesteer.files import text_id
-from saesteer.pmi import feature_pmi, pmi_by_threshold
-from saesteer.selection import selection
+from saesteer.analysis.best_factor import best_factors, outcomes
+from saesteer.analysis.examples import examples
+from saesteer.analysis.factor_bins import factor_bins
+from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
+from saesteer.analysis.selection import selection
+from saesteer.core import tables
+from saesteer.core.files import text_id
 from saesteer.settings import BestFactorSettings, SelectionSettings
 
 TOPICS = ("sea", "weather", "chess", "cooking", "music")

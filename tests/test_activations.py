@@ -9,7 +9,7 @@ from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 
-from saesteer.activations import SCHEMA, sparse_codes
+from saesteer.engine.activations import SCHEMA, sparse_codes
 
 
 def _texts(lengths: list[int], n_vocab: int = 200) -> pl.DataFrame:

@@ -16,8 +16,7 @@ from methods_world import problem
 from small_adapters import PROJECTIONS, a_change, a_lora, a_loreft, hooks_of, left_as_it_was, model_of, peft_model, rows_of, stepped
 from torch import Tensor, nn
 
-from saesteer.methods import lora, loreft, sft
-from saesteer.methods.adapters import (
+from saesteer.engine.adapters import (
     adapter_layers,
     attention_output,
     low_rank_subspace_installed,
@@ -25,10 +24,11 @@ from saesteer.methods.adapters import (
     subspace_edited,
     weights_installed,
 )
-from saesteer.methods.interventions import LowRankSubspace, LowRankWeights, WeightChange, kind_of, packed, unpacked
-from saesteer.methods.problem import Problem, Text
-from saesteer.methods.training import Recipe, shuffled_batches, text_loss, train
-from saesteer.models import LanguageModel
+from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange, kind_of, packed, unpacked
+from saesteer.engine.models import LanguageModel
+from saesteer.methods.fit import lora, loreft, sft
+from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.training import Recipe, shuffled_batches, text_loss, train
 
 N_TEXTS = 24
 

@@ -14,7 +14,7 @@ import pytest
 from run_records import due, run_measured
 from workflow_folder import BIN, Folder
 
-from saesteer.files import file_digest, write_json
+from saesteer.core.files import file_digest, write_json
 
 CHANGE = {"judge": {"oracle": "oracle"}}
 """Another rubric for the judge: the cheapest change that computes rows."""

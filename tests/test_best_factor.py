@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from oracles.statistics import capped_factor, p1_factor
 from synthetic_tables import synthetic_features, synthetic_steering
 
-from saesteer import tables
-from saesteer.best_factor import Curve, best_factors, both_halves, choose_capped, choose_p1, outcomes
+from saesteer.analysis.best_factor import Curve, best_factors, both_halves, choose_capped, choose_p1, outcomes
+from saesteer.core import tables
 from saesteer.settings import BestFactorSettings
 
 FACTORS = ("0", "0.4", "2", "6", "20")

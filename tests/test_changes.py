@@ -14,10 +14,10 @@ from run_records import LAST_STEPS, Done, due, results_of, run_measured
 from safetensors.numpy import load_file, save_file
 from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout, Folder
 
-from saesteer.files import text_id
-from saesteer.prefixes import read_prefixes
-from saesteer.store import write_part
-from saesteer.tables import STEPS
+from saesteer.core.files import text_id
+from saesteer.core.store import write_part
+from saesteer.core.tables import STEPS
+from saesteer.sources.prefixes import read_prefixes
 
 pytestmark = pytest.mark.slow
 

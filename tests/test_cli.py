@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from saesteer import readme
 from saesteer.cli import app
-from saesteer.files import write_json
-from saesteer.headline import headline_markdown
+from saesteer.core.files import write_json
+from saesteer.report import readme
+from saesteer.report.headline import headline_markdown
 from saesteer.settings import SettingsError
 
 ROOT = Path(__file__).parents[1]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from saesteer import code_digest as module
-from saesteer.plan import plans
 from saesteer.settings import load_experiment
+from saesteer.workflow import code_digest as module
+from saesteer.workflow.plan import plans
 
 SCRIPT = '"""A script."""\nfrom helper import open_job\nfrom pack.score import score\n\nscore(open_job())\n'
 FILES = {

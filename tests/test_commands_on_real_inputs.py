@@ -10,10 +10,10 @@ import pytest
 from real_inputs import EXPERIMENT, LAYERS, N_FEATURES, RealFolder, World, small_world
 from workflow_folder import BIN
 
+from saesteer.core.store import Wanted, complete
+from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import pairwise_agreement
 from saesteer.settings import SettingsError
-from saesteer.store import Wanted, complete
-from saesteer.tables import JUDGEMENTS
 
 pytestmark = pytest.mark.slow
 

@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from saesteer.files import text_id
-from saesteer.judge.oracle import classify_sentence, load_oracle
-from saesteer.methods.concept_texts import topic_texts
-from saesteer.methods.problem import tokens
-from saesteer.methods.tokenised import MOST_TOKENS, training_texts
-from saesteer.methods.training import text_loss
-from saesteer.models import LanguageModel, language_model, prompt_token_ids
-from saesteer.perplexity import continuation_nll
+from saesteer.core.files import text_id
+from saesteer.core.tables.methods import CONCEPT_TEXTS
+from saesteer.core.tokens import load_tokens
+from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids
+from saesteer.engine.perplexity import continuation_nll
+from saesteer.methods.fit.problem import tokens
+from saesteer.methods.fit.tokenised import MOST_TOKENS, training_texts
+from saesteer.methods.fit.training import text_loss
 from saesteer.settings import SettingsError
-from saesteer.tables.methods import CONCEPT_TEXTS
-from saesteer.tokens import load_tokens
+from saesteer.world.concept_texts import topic_texts
 from saesteer.world.lexicon import CLAUSE_LISTS, Lexicon, Topic, load_lexicon
+from saesteer.world.oracle_judge import classify_sentence, load_oracle
 
 OPENERS = ("On the other hand,", "Something tells me that", "One thing is certain:")
 
@@ -131,7 +131,7 @@ def test_the_same_texts_wherever_they_are_drawn():
 def test_no_sentence_twice_and_a_topic_that_has_no_more(monkeypatch: pytest.MonkeyPatch):
     texts = texts_of("numbers", world(), 200, 200)
     assert texts.group_by("positive").agg(pl.col("output").n_unique())["output"].to_list() == [200, 200]
-    monkeypatch.setattr("saesteer.methods.concept_texts.MOST_DRAWS", 2)
+    monkeypatch.setattr("saesteer.world.concept_texts.MOST_DRAWS", 2)
     with pytest.raises(SettingsError, match=r"'a': after \d+ texts the grammar has no new sentence of topic 'a'.*methods\.n_positive"):
         texts_of("a", toy("a", "b", n_words=1), 5000, 0)
 
@@ -144,7 +144,7 @@ def test_what_the_grammar_cannot_write_is_refused():
 
 
 def test_importing_needs_no_torch():
-    program = "import sys, saesteer.methods.concept_texts; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    program = "import sys, saesteer.world.concept_texts; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracles import splitmix
 from scipy import stats
 
-from saesteer.counter_rng import hex_keys, splitmix64, text_keys, uniforms
+from saesteer.core.counter_rng import hex_keys, splitmix64, text_keys, uniforms
 
 U64 = st.integers(0, 2**64 - 1)
 

@@ -12,12 +12,12 @@ from methods_world import texts_of
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 
-from saesteer.counter_rng import text_keys
-from saesteer.methods.effects import effect_features, effect_vectors, loss_rises, measured_effects, scaled_to_loss_rise
-from saesteer.models import depth_of, prompt_token_ids
+from saesteer.core.counter_rng import text_keys
+from saesteer.core.tables import validate
+from saesteer.core.tables.methods import EFFECTS
+from saesteer.engine.models import depth_of, prompt_token_ids
+from saesteer.methods.fit.effects import effect_features, effect_vectors, loss_rises, measured_effects, scaled_to_loss_rise
 from saesteer.settings.methods import EffectSettings
-from saesteer.tables import validate
-from saesteer.tables.methods import EFFECTS
 
 SEED = 3
 
@@ -111,9 +111,9 @@ def test_a_row_is_bit_equal_in_any_company(monkeypatch: pytest.MonkeyPatch) -> N
     lm, sae = model_and_sae("gemma2", 1)
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, lm.n_vocab, 4)))
     together = pl.concat(measured_effects(lm, sae, 1, rows_of(*range(8)), prompts_of(lm, "gemma2"), settings(), SEED))
-    monkeypatch.setattr("saesteer.methods.effects.VECTORS_AT_A_TIME", 3)
-    monkeypatch.setattr("saesteer.methods.effects.SCALING_VECTORS", 2)
-    monkeypatch.setattr("saesteer.methods.effects.CODES_AT_A_TIME", 1)
+    monkeypatch.setattr("saesteer.methods.fit.effects.VECTORS_AT_A_TIME", 3)
+    monkeypatch.setattr("saesteer.methods.fit.effects.SCALING_VECTORS", 2)
+    monkeypatch.setattr("saesteer.methods.fit.effects.CODES_AT_A_TIME", 1)
     frames = list(measured_effects(lm, sae, 1, rows_of(7, 2, 3, 0), prompts_of(lm, "gemma2"), settings(n_vectors=9), SEED))
     assert [frame.height for frame in frames] == [3, 1]
     some = pl.concat(frames)

@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 from synthetic_tables import PREFIXES, synthetic_features, synthetic_generations, synthetic_records, synthetic_tables
 
-from saesteer import tables
-from saesteer.examples import example_features, examples
-from saesteer.files import text_id
+from saesteer.analysis.examples import example_features, examples
+from saesteer.core import tables
+from saesteer.core.files import text_id
 
 FACTORS = ("0", "2", "4")
 

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 from synthetic_tables import selection_settings, synthetic_features, synthetic_steering
 
-from saesteer import tables
-from saesteer.factor_bins import factor_bins
+from saesteer.analysis.factor_bins import factor_bins
+from saesteer.core import tables
 
 EDGES = (0.0, 0.1, 0.5, 1.0)
 

@@ -17,11 +17,11 @@ from jinja2 import Template
 from matplotlib.figure import Figure
 from synthetic_tables import selection_settings, synthetic_tables
 
+from saesteer.core.tables import SUMMARIES
 from saesteer.figures import examples as examples_figure
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.names import FIGURE_TABLES
 from saesteer.figures.save import save_figure
-from saesteer.tables import SUMMARIES
 
 OPTIONS = Options("capped", selection_settings())
 FIGURES: dict[str, FigureDefinition] = {name: import_module(f"saesteer.figures.{name}").FIGURE for name in FIGURE_TABLES}
@@ -110,7 +110,8 @@ def test_another_process_writes_the_same_bytes_without_torch(world: dict[str, pl
 
 
 def test_statistics_and_figures_import_no_torch() -> None:
-    modules = ["best_factor", "examples", "factor_bins", "headline", "metrics", "pmi", "selection", "uncertainty"]
+    modules = [f"analysis.{name}" for name in ("best_factor", "examples", "factor_bins", "metrics", "pmi", "selection")]
+    modules += ["report.headline", "core.uncertainty"]
     modules += ["figures.save", *(f"figures.{name}" for name in FIGURE_TABLES)]
     names_only = "import sys, saesteer.figures.names; print('matplotlib' in sys.modules)\n"
     program = names_only + "\n".join(f"import saesteer.{name}" for name in modules) + "\nprint('torch' in sys.modules)"

@@ -6,11 +6,11 @@ from engine_models import FURTHER_FAMILIES, tiny_model, tiny_sae
 from oracles import plain_hooks
 from test_sites import PREFIXES, PROMPT, sweep_rows
 
-from saesteer import models
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.output_score import output_scores
+from saesteer.engine import models
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.output_score import output_scores
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post"])

@@ -13,13 +13,13 @@ from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from saesteer import continuation, generate
-from saesteer.continuation import Sampling, continuation_texts, ending_tokens
-from saesteer.counter_rng import hex_keys, text_keys
-from saesteer.generate import SCHEMA, steered_sweep
-from saesteer.models import LanguageModel, prompt_token_ids
-from saesteer.saes import Sae
-from saesteer.sampling import largest_ids, sample_tokens
+from saesteer.core.counter_rng import hex_keys, text_keys
+from saesteer.engine import continuation, generate
+from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
+from saesteer.engine.generate import SCHEMA, steered_sweep
+from saesteer.engine.models import LanguageModel, prompt_token_ids
+from saesteer.engine.saes import Sae
+from saesteer.engine.sampling import largest_ids, sample_tokens
 
 KEYS = ["feature", "factor", "prefix_id", "sample"]
 TINY = {f"{number:016x}": text for number, text in enumerate(["From ba be dibo", "ba", "tuda be", "From di do tuda be ba do"])}
@@ -246,7 +246,7 @@ def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: 
     def failing(*_args: Any) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr("saesteer.steering.largest_code", failing)
+    monkeypatch.setattr("saesteer.engine.steering.largest_code", failing)
     with pytest.raises(MemoryError):
         next(steered_sweep(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0))
     assert not any(block._forward_hooks for block in lm.blocks)

@@ -15,7 +15,7 @@ import pytest
 from hub_fakes import random_model
 from hub_server import TOKEN, Hub, serve_hub, use_hub
 
-from saesteer.hub import Fetched, HubError, check_access, fetch_files, fetch_model, locate_model, model_config, repo_size
+from saesteer.sources.hub import Fetched, HubError, check_access, fetch_files, fetch_model, locate_model, model_config, repo_size
 
 REPO = "tiny/llama"
 DEAD = "http://127.0.0.1:9"
@@ -219,8 +219,8 @@ def test_files_below_a_folder_only(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_environment_is_what_users_set(model: Path, tmp_path: Path) -> None:
     """HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME in a process of its own: downloaded, then loaded by transformers with the hub gone."""
-    fetch = "from saesteer.hub import fetch_model; print(fetch_model('tiny/llama', None, None).folder)"
-    load = f"{fetch.replace('print(', 'folder = (')}; from saesteer.models import load_language_model"
+    fetch = "from saesteer.sources.hub import fetch_model; print(fetch_model('tiny/llama', None, None).folder)"
+    load = f"{fetch.replace('print(', 'folder = (')}; from saesteer.engine.models import load_language_model"
     load += "; print(load_language_model(folder, 'float32', 'cpu').d_model)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {"HF_HOME": str(tmp_path)}
 

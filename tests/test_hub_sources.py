@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from saesteer.sae_sources import FORMS, SaeSource, directory_file, neuronpedia_source, sae_source
 from saesteer.settings import SaeSettings
+from saesteer.sources.sae_sources import FORMS, SaeSource, directory_file, neuronpedia_source, sae_source
 
 SIZES = {"d_model": 16, "n_features": 64}
 
@@ -147,7 +147,8 @@ def test_what_names_tell_is_refused(settings: SaeSettings, message: str) -> None
 
 def test_sources_are_read_without_sae_lens_or_torch() -> None:
     code = (
-        "import sys; from saesteer.settings import SaeSettings; from saesteer.sae_sources import sae_source; import saesteer.hub;"
+        "import sys; from saesteer.settings import SaeSettings; from saesteer.sources.sae_sources import sae_source;"
+        "import saesteer.sources.hub;"
         "settings = SaeSettings(release='llama_scope_lxr_8x', id='l{layer}r_8x', d_model=16, n_features=64); sae_source(settings, 3);"
         "print(sorted({'sae_lens', 'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from judge_server import judge_server, label
 from judge_texts import generations, judged, settings
 
+from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import SCHEMA, agreement, weighted_kappa
 from saesteer.judge.askers import endpoint_asker
-from saesteer.tables import JUDGEMENTS
 
 
 def judgements(concept: list[int | None], fluency: list[int | None], n_features: int = 4) -> pl.DataFrame:

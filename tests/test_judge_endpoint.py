@@ -30,6 +30,7 @@ from judge_texts import (
     stored,
 )
 
+from saesteer.analysis.score import harmonic_mean
 from saesteer.judge.answers import ANSWERS, Answer, AnswerBook, Ask, JudgeError
 from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.calls import check_key
@@ -37,7 +38,6 @@ from saesteer.judge.endpoint import EndpointAsker, endpoint_fingerprint
 from saesteer.judge.parse import Rating
 from saesteer.judge.rate_llm import judge_generations
 from saesteer.judge.rubric import questions
-from saesteer.judge.score import harmonic_mean
 
 
 def test_ratings_are_those_of_the_judge(tmp_path: Path):

@@ -10,12 +10,12 @@ from engine_models import tiny_tokenizer
 from judge_texts import concepts, generations, judged, stored
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from saesteer.files import text_id
+from saesteer.core.files import text_id
+from saesteer.engine.models import language_model
 from saesteer.judge.answers import AnswerBook, Ask, JudgeError
 from saesteer.judge.askers import local_model_asker
 from saesteer.judge.local_model import LENGTH_STEP, LocalModelAsker, local_asker
 from saesteer.judge.rubric import Question
-from saesteer.models import language_model
 from saesteer.settings import LocalModelJudge
 
 TEMPLATE = (

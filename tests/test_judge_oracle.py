@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from saesteer.judge.oracle import (
+from saesteer.world.oracle_judge import (
     Oracle,
     Thresholds,
     classify_sentence,
@@ -104,5 +104,7 @@ def test_token_of_another_vocabulary_is_refused(token: int):
 
 def test_judging_needs_no_torch():
     """The judge's job asks for no GPU and starts fast."""
-    program = "import sys, saesteer.judge.oracle; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sae_lens')))"
+    program = (
+        "import sys, saesteer.world.oracle_judge; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sae_lens')))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

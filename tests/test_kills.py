@@ -13,8 +13,8 @@ import pytest
 from run_records import results_of
 from workflow_folder import BIN, Folder
 
-from saesteer.files import file_digest
-from saesteer.tables import STEPS
+from saesteer.core.files import file_digest
+from saesteer.core.tables import STEPS
 
 N_KILLS = 20
 N_BEFORE_TABLES, N_JOBS = 16, 33

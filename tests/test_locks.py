@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from saesteer.cli import app
-from saesteer.locks import explain_lock, other_run, record_run, stale_locks
-from saesteer.slurm import cancel_left_jobs, left_jobs
+from saesteer.workflow.locks import explain_lock, other_run, record_run, stale_locks
+from saesteer.workflow.slurm import cancel_left_jobs, left_jobs
 
 ROOT = Path(__file__).parents[1]
 

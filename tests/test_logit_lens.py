@@ -7,7 +7,7 @@ import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model
 from oracles import plain_hooks
 
-from saesteer.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import lens_tokens
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])

@@ -14,15 +14,15 @@ from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from saesteer import continuation, head, models, output_score
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel, language_model
-from saesteer.output_score import output_scores
-from saesteer.perplexity import continuation_nll
-from saesteer.precision import is_narrow, product
-from saesteer.saes import Sae, encode, largest_code
+from saesteer.engine import continuation, head, models, output_score
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel, language_model
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import continuation_nll
+from saesteer.engine.precision import is_narrow, product
+from saesteer.engine.saes import Sae, encode, largest_code
 
 N = 96
 

@@ -18,15 +18,15 @@ import torch
 from engine_models import model_and_sae, prompt_of
 from polars.testing import assert_frame_equal
 
-from saesteer import activations, generate, logit_lens, memory, output_score, perplexity
-from saesteer.activations import sparse_codes
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.memory import GIB, Halving, control_group_bytes, forward_bytes, free_bytes, is_out_of_memory, rows_that_fit
-from saesteer.models import language_model
-from saesteer.output_score import output_scores
-from saesteer.perplexity import continuation_nll
+from saesteer.engine import activations, generate, logit_lens, memory, output_score, perplexity
+from saesteer.engine.activations import sparse_codes
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.memory import GIB, Halving, control_group_bytes, forward_bytes, free_bytes, is_out_of_memory, rows_that_fit
+from saesteer.engine.models import language_model
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import continuation_nll
 
 CPU = torch.device("cpu")
 FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from workflow_folder import Folder
 
-from saesteer.memory import GIB
+from saesteer.engine.memory import GIB
 
 LIMIT = 2 * GIB
 GROUPS = Path("/sys/fs/cgroup/memory")

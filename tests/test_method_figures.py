@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from method_rows import LAYER, PROMPTS, method_settings, rows_of, synthetic_rows
 from synthetic_tables import selection_settings
 
+from saesteer.core.tables.methods import METHOD_SUMMARIES
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.method_curves import N_SHOWN
 from saesteer.figures.method_families import LOOKS
 from saesteer.figures.save import save_figure
-from saesteer.methods.comparison import FAMILIES
-from saesteer.methods.paper_values import our_protocol
-from saesteer.methods.summaries import method_summaries
-from saesteer.tables.methods import METHOD_SUMMARIES
+from saesteer.methods.compare.comparison import FAMILIES
+from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.methods.compare.summaries import method_summaries
 
 TABLES = {"methods": ("methods",), "method_curves": ("method_curves",), "method_differences": ("methods", "method_differences")}
 FIGURES: dict[str, FigureDefinition] = {name: import_module(f"saesteer.figures.{name}").FIGURE for name in TABLES}

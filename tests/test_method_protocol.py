@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from method_rows import LAYER, Ratings, method_settings, rows_of, shuffled, synthetic_rows
 from oracles.method_protocol import Text, concept_result
 
-from saesteer.methods import registry
-from saesteer.methods.protocol import ProtocolError, prompt_halves, row_of, scored
-from saesteer.methods.registry import Method
-from saesteer.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
-from saesteer.tables.schema import validate
+from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
+from saesteer.core.tables.schema import validate
+from saesteer.methods.compare.protocol import ProtocolError, prompt_halves, row_of, scored
+from saesteer.settings import registry
+from saesteer.settings.registry import Method
 
 GOOD, FAIR, BAD = (2, None, 2), (1, None, 2), (0, None, 2)  # harmonic means 2, 4/3, 0
 UNREAD = (None, None, 2)

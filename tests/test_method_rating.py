@@ -17,16 +17,16 @@ from judge_texts import INSTRUCTIONS, KEY, QUICK, settings, stored
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 
-from saesteer.files import text_id
+from saesteer.core.files import text_id
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS, validate
+from saesteer.core.tables.methods import STEERED, STEERED_JUDGEMENTS, STEERED_PERPLEXITY
+from saesteer.core.tokens import TextTokens, load_tokens
+from saesteer.engine.method_loss import steered_nll
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.oracle import Oracle, concept_rating, fluency_rating, load_oracle
-from saesteer.judge.rate import rate
 from saesteer.judge.rate_llm import judge_generations
-from saesteer.methods.loss import steered_nll
-from saesteer.methods.rating import judge_steered, rate_steered
-from saesteer.tables import GENERATIONS, JUDGEMENTS, validate
-from saesteer.tables.methods import STEERED, STEERED_JUDGEMENTS, STEERED_PERPLEXITY
-from saesteer.tokens import TextTokens, load_tokens
+from saesteer.world.oracle_judge import Oracle, concept_rating, fluency_rating, load_oracle
+from saesteer.world.oracle_rating import rate
+from saesteer.world.steered_rating import judge_steered, rate_steered
 
 CONCEPTS = ("weather", "chess")
 PROMPTS = tuple(INSTRUCTIONS)
@@ -210,7 +210,7 @@ def test_losses_do_not_depend_on_order_or_frames(monkeypatch: pytest.MonkeyPatch
     rows = steered(tuple(random.Random(0).choices(words, k=20)))
     prompts = dict.fromkeys(PROMPTS, "From ba be")
     whole = pl.concat(steered_nll(lm, rows, prompts, "plain")).sort(STEERED.keys)
-    monkeypatch.setattr("saesteer.methods.loss.AT_A_TIME", 3)
+    monkeypatch.setattr("saesteer.engine.method_loss.AT_A_TIME", 3)
     frames = list(steered_nll(lm, rows.sample(fraction=1, shuffle=True, seed=2), prompts, "plain"))
     assert len(frames) == 2 * 14
     assert_frame_equal(pl.concat(frames).sort(STEERED.keys), whole, check_exact=True)

@@ -9,16 +9,16 @@ import pytest
 from method_rows import LAYER, PROMPTS, method_settings, rows_of, shuffled, synthetic_rows
 from scipy.stats import bootstrap, norm
 
-from saesteer.methods.axbench_format import NAMES, to_axbench
-from saesteer.methods.comparison import FAMILIES, family_of, method_differences
-from saesteer.methods.paper_values import P4, PAPER_VALUES, compared, our_protocol
-from saesteer.methods.protocol import ProtocolError
-from saesteer.methods.registry import METHODS
-from saesteer.methods.report import report_markdown
-from saesteer.methods.summaries import method_summaries
+from saesteer.core.tables.methods import METHOD_SCORES, METHOD_SUMMARIES
+from saesteer.core.tables.schema import validate
+from saesteer.methods.compare.comparison import FAMILIES, family_of, method_differences
+from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, compared, our_protocol
+from saesteer.methods.compare.protocol import ProtocolError
+from saesteer.methods.compare.summaries import method_summaries
+from saesteer.report.axbench_format import NAMES, to_axbench
+from saesteer.report.method_report import report_markdown
 from saesteer.settings.methods import PublishedConcepts
-from saesteer.tables.methods import METHOD_SCORES, METHOD_SUMMARIES
-from saesteer.tables.schema import validate
+from saesteer.settings.registry import METHODS
 
 SETTINGS = method_settings()
 PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 6)}

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from method_rows import LAYER, method_settings, rows_of
 from oracles.method_protocol import Text
 
-from saesteer.best_factor import Curve, choose_p1
-from saesteer.methods.protocol import Rows, scored
-from saesteer.methods.success import GEN_SUCCESS_LIMIT, steered_success
+from saesteer.analysis.best_factor import Curve, choose_p1
+from saesteer.core.tables import LOGIT_LENS
+from saesteer.core.tables.methods import METHOD_HALVES
+from saesteer.core.tables.schema import validate
+from saesteer.core.tokens import load_tokens
+from saesteer.methods.compare.protocol import Rows, scored
+from saesteer.methods.compare.success import GEN_SUCCESS_LIMIT, steered_success
 from saesteer.settings.methods import MethodSettings
-from saesteer.tables import LOGIT_LENS
-from saesteer.tables.methods import METHOD_HALVES
-from saesteer.tables.schema import validate
-from saesteer.tokens import load_tokens
 
 TWO = ("p0", "p1")
 SETTINGS = method_settings(methods=["unsteered", "diffmean", "sae_label"], factor_choice="first_half")

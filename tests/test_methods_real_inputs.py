@@ -21,18 +21,18 @@ from hub_fakes import gemma_scope, random_model
 from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_records, small_world
 from workflow_folder import ALL_STEPS, BIN, METHOD_STEPS, ROOT, Checkout, new_rows
 
-from saesteer import plan
-from saesteer.files import text_id
-from saesteer.methods.concept_texts import sae_names, with_own_labels
-from saesteer.methods.problem import Text
-from saesteer.methods.registry import method
-from saesteer.methods.training import token_losses
-from saesteer.neuronpedia.export import write_export
-from saesteer.neuronpedia.sources import Source
-from saesteer.published import PUBLISHED
-from saesteer.sae_sources import sae_source
+from saesteer.core.files import text_id
+from saesteer.core.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, read_summary
+from saesteer.methods.fit.problem import Text
+from saesteer.methods.fit.training import token_losses
+from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import SaeSettings, SettingsError, load_experiment
-from saesteer.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, read_summary
+from saesteer.settings.registry import method
+from saesteer.sources.concept_texts import sae_names, with_own_labels
+from saesteer.sources.neuronpedia.sources import Source
+from saesteer.sources.published import PUBLISHED
+from saesteer.sources.sae_sources import sae_source
+from saesteer.workflow import plan
 
 pytestmark = pytest.mark.slow
 
@@ -151,7 +151,7 @@ class ChatFolder(RealFolder):
     def __init__(self, path: Path, world: World, served: Path) -> None:
         Checkout(path)
         super().__init__(path, world, path)
-        program = path / "src/saesteer/published.py"
+        program = path / "src/saesteer/sources/published.py"
         code = program.read_text()
         for key, data in published(served).items():
             if (pinned := PUBLISHED[key].sha256) is not None:

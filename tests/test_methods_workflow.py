@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
 
-from saesteer.files import text_id
-from saesteer.tables import METHOD_SUMMARIES, read_summary
+from saesteer.core.files import text_id
+from saesteer.core.tables import METHOD_SUMMARIES, read_summary
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +25,8 @@ FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
 TOY = '''
 """Toy: the mean residual of positive texts."""
 
-from saesteer.methods.interventions import Addition
-from saesteer.methods.problem import Problem, steering_scale
+from saesteer.engine.interventions import Addition
+from saesteer.methods.fit.problem import Problem, steering_scale
 
 
 def fit(problem: Problem) -> Addition:
@@ -82,7 +82,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 @pytest.fixture
 def restored(compared: Checkout) -> Iterator[Checkout]:
     """The same, its configuration and code as before after the test."""
-    table = compared.path / "src/saesteer/methods/methods.csv"
+    table = compared.path / "src/saesteer/settings/methods.csv"
     saved = table.read_bytes()
     yield compared
     table.write_bytes(saved)
@@ -135,8 +135,8 @@ def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(resto
 
 def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     others = restored.table("steered", NAME).filter(pl.col("method").is_in(METHODS)).drop("seconds")
-    (restored.path / "src/saesteer/methods/toy.py").write_text(TOY)
-    with (restored.path / "src/saesteer/methods/methods.csv").open("a") as table:
+    (restored.path / "src/saesteer/methods/fit/toy.py").write_text(TOY)
+    with (restored.path / "src/saesteer/settings/methods.csv").open("a") as table:
         table.write("toy,Toy,a test,toy.fit,texts,addition,1\n")
     compare(restored, methods=[*METHODS, "toy"])
     rows = computed(restored)
@@ -178,7 +178,7 @@ def test_p1s_rule_of_choice_counts_lens_tokens_and_computes_no_row(restored: Che
 
 
 def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
-    table = restored.path / "src/saesteer/methods/methods.csv"
+    table = restored.path / "src/saesteer/settings/methods.csv"
     changed = [f"{line.rpartition(',')[0]},2" if line.startswith("diffmean,") else line for line in table.read_text().splitlines()]
     table.write_text("\n".join(changed) + "\n")
     rows = computed(restored)
@@ -197,8 +197,8 @@ def test_an_unknown_method_is_refused_by_name(restored: Checkout) -> None:
 
 def test_the_shipped_comparison_has_every_method_and_16_topics() -> None:
     """Every method that needs no file."""
-    from saesteer.methods.registry import METHODS as ROWS
     from saesteer.settings import load_experiment
+    from saesteer.settings.registry import METHODS as ROWS
 
     asked = load_experiment("tiny-methods", Path(__file__).parents[1] / "config/experiments").methods
     assert asked is not None

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import spearmanr
 from synthetic_tables import selection_settings, synthetic_tables
 
-from saesteer.headline import headline_markdown
-from saesteer.metrics import findings, headline
+from saesteer.analysis.metrics import findings, headline
+from saesteer.report.headline import headline_markdown
 
 SETTINGS = selection_settings()
 

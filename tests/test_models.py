@@ -10,7 +10,7 @@ from engine_models import FAMILIES, N_LAYERS, model_and_sae, prompt_of, save_mod
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
 
-from saesteer import head, models
+from saesteer.engine import head, models
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])

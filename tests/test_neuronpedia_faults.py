@@ -36,12 +36,12 @@ from neuronpedia_server import (
 )
 from polars.testing import assert_frame_equal
 
-from saesteer.neuronpedia.export import write_export
-from saesteer.neuronpedia.fetch import feature_records
-from saesteer.neuronpedia.http import Policy
-from saesteer.neuronpedia.outcomes import IncompleteDownload
-from saesteer.neuronpedia.sources import Source
+from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import NeuronpediaRecords, SettingsError
+from saesteer.sources.neuronpedia.fetch import feature_records
+from saesteer.sources.neuronpedia.http import Policy
+from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
+from saesteer.sources.neuronpedia.sources import Source
 
 WANTED = [1, 2, 3, 1100, 1101]
 ROWS = table({feature: records_of(feature) for feature in [*range(10), *range(1100, 1110)]})
@@ -291,7 +291,7 @@ import faulthandler, signal, sys
 from pathlib import Path
 
 from neuronpedia_server import LAYER, QUICK, SOURCE, keys
-from saesteer.neuronpedia.fetch import feature_records
+from saesteer.sources.neuronpedia.fetch import feature_records
 from saesteer.settings import Addresses, NeuronpediaRecords
 
 faulthandler.dump_traceback_later(20)  # a job that hangs says where

@@ -14,16 +14,16 @@ import pytest
 from neuronpedia_server import QUICK, SOURCE, Neuronpedia, read_batch, records_of, serving, status, table, write_batch
 from tokenizers import Tokenizer, models
 
-from saesteer.code_digest import algorithm_version
-from saesteer.neuronpedia.explanations import explanations, matching_features
-from saesteer.neuronpedia.export import write_export
-from saesteer.neuronpedia.http import as_finished, retry_after
-from saesteer.neuronpedia.outcomes import IncompleteDownload
-from saesteer.neuronpedia.sources import Source, sources_of
-from saesteer.records import top_records
+from saesteer.analysis.records import top_records
+from saesteer.core.tables import ACTIVATIONS
+from saesteer.core.tokens import TextTokens
+from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import Experiment, NeuronpediaRecords, SaeSettings, SettingsError
-from saesteer.tables import ACTIVATIONS
-from saesteer.tokens import TextTokens
+from saesteer.sources.neuronpedia.explanations import explanations, matching_features
+from saesteer.sources.neuronpedia.http import as_finished, retry_after
+from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
+from saesteer.sources.neuronpedia.sources import Source, sources_of
+from saesteer.workflow.code_digest import algorithm_version
 
 
 @pytest.fixture
@@ -180,4 +180,4 @@ def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_the_version_is_read_from_the_module_that_makes_rows() -> None:
-    assert algorithm_version("saesteer.neuronpedia.convert") >= 1
+    assert algorithm_version("saesteer.sources.neuronpedia.convert") >= 1

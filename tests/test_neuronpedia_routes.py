@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from neuronpedia_server import LAYER, QUICK, SOURCE, Neuronpedia, a_record, keys, read_batch, records_of, serving, table, write_batch
 from polars.testing import assert_frame_equal
 
-from saesteer.neuronpedia.export import write_export
-from saesteer.neuronpedia.fetch import feature_records
-from saesteer.neuronpedia.sources import Source
+from saesteer.core.tables import RECORDS, validate
+from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import NeuronpediaRecords
-from saesteer.tables import RECORDS, validate
+from saesteer.sources.neuronpedia.fetch import feature_records
+from saesteer.sources.neuronpedia.sources import Source
 
 N = 2300  # three batches
 ROUTES = ("bulk", "api", "auto")

@@ -16,12 +16,12 @@ from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from saesteer import output_score
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import language_model, prompt_token_ids
-from saesteer.output_score import output_scores, output_scores_from_file
-from saesteer.sae_convert import convert_sae
-from saesteer.saes import load_sae
+from saesteer.engine import output_score
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import language_model, prompt_token_ids
+from saesteer.engine.output_score import output_scores, output_scores_from_file
+from saesteer.engine.sae_convert import convert_sae
+from saesteer.engine.saes import load_sae
 
 
 @pytest.mark.parametrize("layer", [0, 2, -1])

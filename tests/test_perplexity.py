@@ -8,7 +8,7 @@ from engine_models import FAMILIES, WORDS, model_and_sae, tiny_model, without_bo
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 
-from saesteer.perplexity import SCHEMA, continuation_nll
+from saesteer.engine.perplexity import SCHEMA, continuation_nll
 
 
 def _rows(pairs: list[tuple[str, str]]) -> pl.DataFrame:
@@ -72,7 +72,7 @@ def test_rows_do_not_depend_on_batch_order_or_neighbours(family: str) -> None:
 def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, rows = tiny_model("gemma2"), _many(100)
     whole = continuation_nll(lm, rows)
-    monkeypatch.setattr("saesteer.perplexity.LOGITS_AT_A_TIME", (50 * lm.n_vocab, 0))
+    monkeypatch.setattr("saesteer.engine.perplexity.LOGITS_AT_A_TIME", (50 * lm.n_vocab, 0))
     assert_frame_equal(continuation_nll(lm, rows), whole, check_exact=True)
 
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saesteer import plan
-from saesteer.checks import check_files
-from saesteer.features import features_of, resolve
-from saesteer.files import text_id
-from saesteer.pins import pin
-from saesteer.prefixes import halves, read_prefixes
+from saesteer.core.files import text_id
 from saesteer.settings import AllFeatures, EndpointJudge, Experiment, SampledFeatures, SettingsError, load_experiment
+from saesteer.sources.features import features_of, resolve
+from saesteer.sources.pins import pin
+from saesteer.sources.prefixes import halves, read_prefixes
+from saesteer.workflow import plan
+from saesteer.workflow.checks import check_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,7 +128,7 @@ def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path
 def test_the_plan_needs_no_torch() -> None:
     """A job that finds nothing to do decides that without torch, transformers or matplotlib."""
     heavy = ("torch", "transformers", "matplotlib", "sae_lens")
-    program = f"import sys, saesteer.plan, saesteer.checks; print([name for name in {heavy} if name in sys.modules])"
+    program = f"import sys, saesteer.workflow.plan, saesteer.workflow.checks; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

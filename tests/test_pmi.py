@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from oracles.statistics import pmi as slow_pmi
 from synthetic_tables import FACTORS, selection_settings, synthetic_features, synthetic_generations, synthetic_tables, synthetic_texts
 
-from saesteer import tables
-from saesteer.pmi import N_TOP, feature_pmi, holding_matrix, mean_pmi, pmi_by_threshold, top_tokens
+from saesteer.analysis.pmi import N_TOP, feature_pmi, holding_matrix, mean_pmi, pmi_by_threshold, top_tokens
+from saesteer.core import tables
 
 TOKENS = st.integers(0, 6)
 

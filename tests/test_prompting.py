@@ -10,10 +10,11 @@ import pytest
 from engine_models import shipped_model, tiny_model, tiny_tokenizer
 from methods_world import problem
 
-from saesteer.methods import prompting
-from saesteer.methods.interventions import PromptText
-from saesteer.methods.problem import Abstains, Text
-from saesteer.models import LanguageModel, language_model
+from saesteer.engine.interventions import PromptText
+from saesteer.engine.method_texts import prompted_ids
+from saesteer.engine.models import LanguageModel, language_model
+from saesteer.methods.fit import prompting
+from saesteer.methods.fit.problem import Abstains, Text
 
 N_TEXTS = 24
 
@@ -34,7 +35,7 @@ def test_a_base_model_reads_one_more_of_the_concepts_texts_from_factor_to_factor
     lengths = [len(lm.tokenizer(example)["input_ids"]) for example in examples]
     assert all(example.strip() in decoded for example in examples)
     assert lengths == [len(lm.tokenizer(text)["input_ids"]) for text in shortest[:3]]
-    ids = prompting.prompted_ids(lm, found, 2.0, "From my experience,")
+    ids = prompted_ids(lm, found, 2.0, "From my experience,")
     assert lm.tokenizer.decode(ids) == f"<bos>{found.texts[1]} From my experience,"
     assert lm.tokenizer.convert_ids_to_tokens(ids)[-4:] == ["▁From", "▁my", "▁experience", ","]  # within a text, not at its start
 
@@ -47,14 +48,14 @@ def test_a_model_that_answers_is_asked_with_rising_insistence() -> None:
     roomy = replace(lm, model=copy.copy(lm.model))
     roomy.model.config = copy.deepcopy(lm.model.config)
     roomy.model.config.max_position_embeddings = 2048
-    ids = prompting.prompted_ids(roomy, found, 3.0, "Tell me.")
+    ids = prompted_ids(roomy, found, 3.0, "Tell me.")
     assert lm.tokenizer.decode(ids) == f"<bos>[{found.texts[2]}\n\nTell me.]".replace("\n", "?")  # the tiny tokenizer knows no newline
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 4.0, -1.0])
 def test_a_factor_without_a_text_is_refused(factor: float) -> None:
     with pytest.raises(ValueError, match=f"texts for the factors 1 to 3, not {factor}; change methods.factors.prompt"):
-        prompting.prompted_ids(shipped_model(), PromptText(("a", "b", "c")), factor, "From my experience,")
+        prompted_ids(shipped_model(), PromptText(("a", "b", "c")), factor, "From my experience,")
 
 
 def test_what_is_too_long_for_the_model_is_refused() -> None:
@@ -62,9 +63,9 @@ def test_what_is_too_long_for_the_model_is_refused() -> None:
     text = PromptText(("For many people, a mast was tangled.",))
     n_tokens = len(lm.tokenizer(text.texts[0] + " They know that")["input_ids"])
     room = 64 - n_tokens
-    assert len(prompting.prompted_ids(lm, text, 1.0, "They know that", room)) == n_tokens
+    assert len(prompted_ids(lm, text, 1.0, "They know that", room)) == n_tokens
     with pytest.raises(ValueError, match=r"text of factor 1 before the prompt 'They know that' makes it too long: 65 tokens .* at most 64"):
-        prompting.prompted_ids(lm, text, 1.0, "They know that", room + 1)
+        prompted_ids(lm, text, 1.0, "They know that", room + 1)
 
 
 def test_prompting_abstains_without_a_text() -> None:

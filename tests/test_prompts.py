@@ -16,17 +16,17 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
-from saesteer.continuation import Sampling, continuation_texts
-from saesteer.gen_success import gen_success
-from saesteer.generate import steered_sweep
-from saesteer.input_score import input_scores
-from saesteer.logit_lens import lens_tokens
-from saesteer.models import LanguageModel, final_ids, language_model, load_language_model, plain_token_ids, prompt_token_ids
-from saesteer.output_score import output_scores
-from saesteer.perplexity import continuation_nll, scored_prefix
+from saesteer.analysis.gen_success import gen_success
+from saesteer.analysis.input_score import input_scores
+from saesteer.core.tables import RECORDS
+from saesteer.core.tokens import TextTokens, load_tokens
+from saesteer.engine.continuation import Sampling, continuation_texts
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel, final_ids, language_model, load_language_model, plain_token_ids, prompt_token_ids
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import continuation_nll, scored_prefix
 from saesteer.settings import SettingsError
-from saesteer.tables import RECORDS
-from saesteer.tokens import TextTokens, load_tokens
 
 TURNS = (
     "{% for turn in messages %}<start_of_turn>{{ 'model' if turn.role == 'assistant' else turn.role }}: {{ turn.content }}<end_of_turn>;"

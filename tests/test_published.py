@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saesteer import published
-from saesteer.download import fetch_published
-from saesteer.features import features_of, write_list
-from saesteer.published import Published, feature_list, instructions, kept_at, literal_strings, zipped_lines
-from saesteer.resolve_features import resolve_features
 from saesteer.settings import Addresses, Experiment, PublishedFeatures, SettingsError, load_experiment
+from saesteer.sources import published
+from saesteer.sources.download import fetch_published
+from saesteer.sources.features import features_of, write_list
+from saesteer.sources.published import Published, feature_list, instructions, kept_at, literal_strings, zipped_lines
+from saesteer.sources.resolve_features import resolve_features
 
 ROOT = Path(__file__).parents[1]
 LIST = json.dumps({"2": [30, 4, 5], "6": [7]}).encode()

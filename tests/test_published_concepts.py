@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from saesteer.files import text_id
-from saesteer.methods.concept_texts import published_texts
-from saesteer.published import labelled_concepts
+from saesteer.core.files import text_id
 from saesteer.settings import SettingsError
+from saesteer.sources.concept_texts import published_texts
+from saesteer.sources.published import labelled_concepts
 
 CONCEPTS = [("words about boats", "text", 17), ("loops in programs", "code", 5), ("names of rivers", "text", 900)]
 N_OWN, N_SHARED = 6, 4

@@ -13,8 +13,8 @@ from real_inputs import EXPERIMENT, FEATURES, KEY, RealFolder, World, small_worl
 from sharing_folders import clone_of, first_clone
 from workflow_folder import new_rows
 
-from saesteer import plan
 from saesteer.settings import load_experiment
+from saesteer.workflow import plan
 
 pytestmark = pytest.mark.slow
 

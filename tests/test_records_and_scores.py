@@ -11,15 +11,15 @@ from oracles import records as oracle
 from polars.testing import assert_frame_equal
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from saesteer.concepts import clear_concepts
-from saesteer.gen_success import gen_success
-from saesteer.input_score import input_scores
-from saesteer.judge.oracle import Oracle, Thresholds
-from saesteer.judge.rate import rate
-from saesteer.records import top_records
-from saesteer.summaries import steering_table
-from saesteer.tables import ACTIVATIONS, CONCEPTS, GEN_SUCCESS, INPUT_SCORE, JUDGEMENTS, RECORDS, STEERING, validate
-from saesteer.tokens import TextTokens
+from saesteer.analysis.concepts import clear_concepts
+from saesteer.analysis.gen_success import gen_success
+from saesteer.analysis.input_score import input_scores
+from saesteer.analysis.records import top_records
+from saesteer.analysis.summaries import steering_table
+from saesteer.core.tables import ACTIVATIONS, CONCEPTS, GEN_SUCCESS, INPUT_SCORE, JUDGEMENTS, RECORDS, STEERING, validate
+from saesteer.core.tokens import TextTokens
+from saesteer.world.oracle_judge import Oracle, Thresholds
+from saesteer.world.oracle_rating import rate
 
 WORDS = ["<unk>", "▁sea", "▁ship", "▁cook", "▁salt", "▁and", "."]
 LAYER = 3

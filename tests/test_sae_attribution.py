@@ -10,8 +10,8 @@ import torch
 from methods_world import problem
 from selection_problems import by_codes, slow_codes, slow_loss, without
 
-from saesteer.methods import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
-from saesteer.methods.problem import Abstains, Problem, Text
+from saesteer.methods.fit import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
+from saesteer.methods.fit.problem import Abstains, Problem, Text
 
 FEW = (8, 53, 77, 98, 397, 665, 640, 898)  # features of layer 5 for what is too slow for all
 

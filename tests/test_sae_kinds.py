@@ -17,11 +17,11 @@ from hub_server import Hub, serve_hub, use_hub
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saesteer.hub import HubError
-from saesteer.sae_convert import fetch_and_convert
-from saesteer.sae_sources import SaeSource, sae_source
-from saesteer.saes import decode, encode, load_sae, read_meta
+from saesteer.engine.sae_convert import fetch_and_convert
+from saesteer.engine.saes import decode, encode, load_sae, read_meta
 from saesteer.settings import SaeSettings
+from saesteer.sources.hub import HubError
+from saesteer.sources.sae_sources import SaeSource, sae_source
 
 D_MODEL, N_FEATURES = 16, 64
 

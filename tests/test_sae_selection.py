@@ -14,7 +14,8 @@ from methods_world import problem
 from selection_problems import by_codes, one_token_each
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
-from saesteer.methods import (
+from saesteer.engine.interventions import Addition
+from saesteer.methods.fit import (
     sae_ablation,
     sae_auroc,
     sae_both_scores,
@@ -28,8 +29,7 @@ from saesteer.methods import (
     sae_output_score,
     sae_top_k,
 )
-from saesteer.methods.interventions import Addition
-from saesteer.methods.problem import Abstains
+from saesteer.methods.fit.problem import Abstains
 
 ALL = (
     sae_ablation,

@@ -15,12 +15,13 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import roc_auc_score
 
-from saesteer.methods import fgaa, sae_ts, sae_ts_bias, sae_ts_pinv, sae_ts_rotation
-from saesteer.methods.approximator import PENALTIES, fitted, ridge
-from saesteer.methods.interventions import Addition
-from saesteer.methods.problem import Abstains, Approximator, largest_codes
-from saesteer.methods.registry import fit_of, method
-from saesteer.tables.methods import EFFECTS
+from saesteer.core.tables.methods import EFFECTS
+from saesteer.engine.interventions import Addition
+from saesteer.methods.fit import fgaa, sae_ts, sae_ts_bias, sae_ts_pinv, sae_ts_rotation
+from saesteer.methods.fit.approximator import PENALTIES, fitted, ridge
+from saesteer.methods.fit.fits import fit_of
+from saesteer.methods.fit.problem import Abstains, Approximator, largest_codes
+from saesteer.settings.registry import method
 
 D, F = 6, 10
 NAMES = ("sae_ts", "sae_ts_pinv", "sae_ts_rotation", "sae_ts_bias", "fgaa")

@@ -15,9 +15,9 @@ from engine_models import WORLD, shipped_sae, tiny_sae
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
 
-from saesteer import saes
-from saesteer.sae_convert import convert_sae
-from saesteer.saes import (
+from saesteer.engine import saes
+from saesteer.engine.sae_convert import convert_sae
+from saesteer.engine.saes import (
     Sae,
     checked_meta,
     decode,

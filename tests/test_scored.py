@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 from workflow_folder import Folder
 
-from saesteer.scored import scores_by_layer, scores_markdown
-from saesteer.tables import FEATURES, read_summary, write_summary
+from saesteer.core.tables import FEATURES, read_summary, write_summary
+from saesteer.report.scored import scores_by_layer, scores_markdown
 
 
 def features(layer: int, scores: list[tuple[float | None, float, float]]) -> pl.DataFrame:

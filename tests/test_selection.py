@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from oracles.statistics import exact_p_within_layers, removal_means
 from synthetic_tables import selection_settings, synthetic_tables
 
-from saesteer import tables
-from saesteer.selection import p_within_layers, random_removal, selection
-from saesteer.uncertainty import random_stream
+from saesteer.analysis.selection import p_within_layers, random_removal, selection
+from saesteer.core import tables
+from saesteer.core.uncertainty import random_stream
 
 
 @pytest.fixture(scope="module")

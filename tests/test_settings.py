@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saesteer import config_docs
+from saesteer.report import config_docs
 from saesteer.settings import Experiment, SettingsError, Workflow, canonical_factor, load_experiment, load_workflow, read_yaml
 
 CONFIG = Path(__file__).parents[1] / "config"

@@ -56,12 +56,12 @@ def test_pushing_again_changes_nothing(published: Clone) -> None:
 
 
 def _a_module(clone: Clone) -> None:
-    path = clone.path / "src/saesteer/factor_bins.py"
+    path = clone.path / "src/saesteer/analysis/factor_bins.py"
     path.write_text(path.read_text() + "\n\nADDED = 1\n")
 
 
 def _a_comment(clone: Clone) -> None:
-    path = clone.path / "src/saesteer/factor_bins.py"
+    path = clone.path / "src/saesteer/analysis/factor_bins.py"
     path.write_text(path.read_text() + "\n# a comment\n")
 
 

@@ -17,14 +17,14 @@ from engine_models import FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 
-from saesteer import head, models
-from saesteer.activations import sparse_codes
-from saesteer.continuation import Sampling
-from saesteer.counter_rng import text_keys
-from saesteer.generate import steered_sweep
-from saesteer.logit_lens import lens_tokens
-from saesteer.output_score import output_scores
-from saesteer.saes import encode, encoder_input, largest_code
+from saesteer.core.counter_rng import text_keys
+from saesteer.engine import head, models
+from saesteer.engine.activations import sparse_codes
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import encode, encoder_input, largest_code
 
 PROMPT = "From ba be dibo tuda"
 PREFIXES = {f"{number:016x}": text for number, text in enumerate([PROMPT, "ba", "tuda be"])}
@@ -172,7 +172,7 @@ def test_codes_of_several_sites_come_from_one_forward(family: str, monkeypatch: 
     saes = {0: tiny_sae(0, site="resid_pre"), 1: tiny_sae(1), 2: tiny_sae(2, seed=4, site="resid_pre", centred=True)}
     texts = pl.DataFrame({"text_id": ["a", "b"], "token_ids": [[1, 40, 60, 41], [1, 70, 71, 72, 73, 90]]})
     forwards: list[Any] = []
-    monkeypatch.setattr("saesteer.activations.residuals_at", lambda *args: forwards.append(args) or models.residuals_at(*args))
+    monkeypatch.setattr("saesteer.engine.activations.residuals_at", lambda *args: forwards.append(args) or models.residuals_at(*args))
     table = pl.concat(sparse_codes(lm, saes, texts))
     assert len(forwards) == 1
     for layer, sae in saes.items():
@@ -215,7 +215,7 @@ def test_refusals_and_hooks_gone_after_an_exception(monkeypatch: pytest.MonkeyPa
     def failing(*_args: Any) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr("saesteer.steering.largest_code", failing)
+    monkeypatch.setattr("saesteer.engine.steering.largest_code", failing)
     with pytest.raises(MemoryError):
         next(steered_sweep(lm, sae, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
     monkeypatch.setattr(lm.blocks[3].mlp, "forward", failing)

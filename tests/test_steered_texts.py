@@ -8,11 +8,11 @@ import torch
 from engine_models import FAMILIES, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
 
-from saesteer.continuation import Sampling, ending_tokens
-from saesteer.methods.generate import steered_texts
-from saesteer.methods.interventions import Addition, CodeEdit, Intervention, Nothing, packed, unpacked
-from saesteer.models import LanguageModel, final_ids, prompt_token_ids
-from saesteer.saes import Sae, encode
+from saesteer.engine.continuation import Sampling, ending_tokens
+from saesteer.engine.intervention_texts import steered_texts
+from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, packed, unpacked
+from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids
+from saesteer.engine.saes import Sae, encode
 
 LAYER = 1
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0, stop="")

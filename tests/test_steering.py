@@ -8,8 +8,8 @@ from engine_models import FAMILIES, model_and_sae, tiny_model
 from oracles import plain_hooks
 from torch import Tensor, nn
 
-from saesteer.models import LanguageModel, depth_of, residual_at
-from saesteer.steering import amplified, amplify, last_position_edited
+from saesteer.engine.models import LanguageModel, depth_of, residual_at
+from saesteer.engine.steering import amplified, amplify, last_position_edited
 
 IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]])
 

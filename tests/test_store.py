@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saesteer import store
-from saesteer.store import StoreError, Wanted, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
-from saesteer.tables import OUTPUT_SCORE, TableError
+from saesteer.core import store
+from saesteer.core.store import StoreError, Wanted, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
+from saesteer.core.tables import OUTPUT_SCORE, TableError
 
 LAYER = 5
 
@@ -228,7 +228,7 @@ def test_kill_9_loses_at_most_the_part_in_flight(step: Step) -> None:
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from pathlib import Path
-        from saesteer import store
+        from saesteer.core import store
         from test_store import OUTPUT_SCORE, rows_of, wanted
         def compute(missing):
             for row in missing.iter_slices(1):

@@ -13,8 +13,8 @@ from methods_world import problem
 from selection_problems import by_codes, one_token_each
 from sklearn.metrics import f1_score
 
-from saesteer.methods import supervised, supervised_random
-from saesteer.methods.problem import Abstains, Problem
+from saesteer.methods.fit import supervised, supervised_random
+from saesteer.methods.fit.problem import Abstains, Problem
 
 counts = st.integers(0, 60)
 labelled_frequencies = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0])), min_size=2, max_size=14).filter(

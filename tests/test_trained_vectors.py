@@ -10,9 +10,9 @@ from methods_world import problem, texts_of
 from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_loss, slow_reft_loss, slow_residuals
 from torch import Tensor
 
-from saesteer.methods import diffmean, random_vector, reft_r1, ssv
-from saesteer.methods.interventions import Addition
-from saesteer.methods.problem import Problem, Text
+from saesteer.engine.interventions import Addition
+from saesteer.methods.fit import diffmean, random_vector, reft_r1, ssv
+from saesteer.methods.fit.problem import Problem, Text
 
 
 def long_texts(topic: str, n: int) -> list[Text]:

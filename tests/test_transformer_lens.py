@@ -15,12 +15,12 @@ import torch
 from engine_models import D_MODEL, FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from torch import Tensor
 
-from saesteer import models
-from saesteer.activations import sparse_codes
-from saesteer.continuation import Sampling
-from saesteer.generate import steered_sweep
-from saesteer.saes import Sae, encode
-from saesteer.steering import amplified, last_position_edited
+from saesteer.engine import models
+from saesteer.engine.activations import sparse_codes
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_sweep
+from saesteer.engine.saes import Sae, encode
+from saesteer.engine.steering import amplified, last_position_edited
 
 pytestmark = pytest.mark.slow  # importing TransformerLens takes several seconds
 PROMPT = "From ba be dibo tuda"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracles.statistics import pooled_rank_correlation
 from scipy.stats import bootstrap, spearmanr
 
-from saesteer.uncertainty import (
+from saesteer.core.uncertainty import (
     bootstrap_mean_interval,
     difference_interval,
     paired_difference_interval,

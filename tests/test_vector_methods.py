@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_residuals
 from torch import Tensor
 
-from saesteer.methods import caa, diffmean, from_file, lat, pca, probe, random_vector, reft_r1, ssv
-from saesteer.methods.interventions import Addition
-from saesteer.methods.problem import Abstains, Problem, Text
+from saesteer.engine.interventions import Addition
+from saesteer.methods.fit import caa, diffmean, from_file, lat, pca, probe, random_vector, reft_r1, ssv
+from saesteer.methods.fit.problem import Abstains, Problem, Text
 
 FITTED_TO_TEXTS: dict[str, ModuleType] = {
     "diffmean": diffmean,

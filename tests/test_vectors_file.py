@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
-from saesteer.files import text_id
-from saesteer.methods.interventions import Addition, CodeEdit, Intervention, kind_of, packed
-from saesteer.methods.vectors_file import read_vectors, write_vectors
+from saesteer.core.files import text_id
+from saesteer.core.tables import validate
+from saesteer.core.tables.methods import FITS
+from saesteer.engine.interventions import Addition, CodeEdit, Intervention, kind_of, packed
+from saesteer.methods.fit.vectors_file import read_vectors, write_vectors
 from saesteer.settings import SettingsError
-from saesteer.tables import validate
-from saesteer.tables.methods import FITS
 
 D_MODEL = 4
 
@@ -136,7 +136,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch:
         partial.write_bytes(b"half")
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("saesteer.methods.vectors_file.save_file", fails)
+    monkeypatch.setattr("saesteer.methods.fit.vectors_file.save_file", fails)
     with pytest.raises(RuntimeError, match="out of luck"):
         write_vectors(fits(*FITTED), asked("chess", "law", "the sea, at night"), "diffmean", path)
     assert path.read_bytes() == b"earlier"

@@ -9,9 +9,9 @@ import pytest
 from run_records import LAST_STEPS
 from workflow_folder import PER_FEATURE, PER_GENERATION, ROOT, Folder
 
-from saesteer.plan import artifacts
+from saesteer.core.tables import STEPS
 from saesteer.settings import load_experiment
-from saesteer.tables import STEPS
+from saesteer.workflow.plan import artifacts
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from saesteer.judge.oracle import Oracle, Thresholds, topic_posterior
 from saesteer.world import oracle as fitting
 from saesteer.world.lexicon import load_lexicon
+from saesteer.world.oracle_judge import Oracle, Thresholds, topic_posterior
 from saesteer.world.tokenizer import BOS_ID, build_tokenizer
 from saesteer.world.train_model import ModelRecipe, new_model
 

@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from saesteer.files import text_id
-from saesteer.judge import oracle as runtime
+from saesteer.core.files import text_id
 from saesteer.world import corpus, measure
 from saesteer.world import oracle as fitting
+from saesteer.world import oracle_judge as runtime
 from saesteer.world.build import CARD, METRICS, ORACLE, REFERENCE, SAES, TEXTS, TOPICS
 from saesteer.world.card import render_card
 from saesteer.world.lexicon import load_lexicon

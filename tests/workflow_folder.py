@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 import yaml
 
-from saesteer.store import read_rows
-from saesteer.tables import METHOD_STEPS, STEPS
+from saesteer.core.store import read_rows
+from saesteer.core.tables import METHOD_STEPS, STEPS
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saesteer.locks import stale_locks
+from saesteer.workflow.locks import stale_locks
 
 if TYPE_CHECKING:
     from saesteer.settings import Workflow
@@ -36,7 +36,7 @@ def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
 ) -> None:
     """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
-    from saesteer.store import unnamed_parts
+    from saesteer.core.store import unnamed_parts
 
     if remove:
         _refuse_while_running(Path())  # parts of an unfinished run are named by no manifest yet
@@ -55,8 +55,8 @@ def check(
     configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
 ) -> None:
     """Say in seconds whether experiments can run here, and what they will take."""
-    from saesteer.preflight import check_experiment
     from saesteer.settings import load_experiment
+    from saesteer.workflow.preflight import check_experiment
 
     n_problems = 0
     with _refusals():
@@ -75,8 +75,8 @@ def features(
     configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
 ) -> None:
     """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
-    from saesteer.resolve_features import resolve_features
     from saesteer.settings import load_experiment
+    from saesteer.sources.resolve_features import resolve_features
 
     with _refusals():
         workflow = _workflow(configfile)
@@ -94,7 +94,7 @@ def export(
     configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
 ) -> None:
     """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
-    from saesteer.neuronpedia.export import export_records
+    from saesteer.report.neuronpedia_export import export_records
     from saesteer.settings import load_experiment
 
     with _refusals():
@@ -111,7 +111,7 @@ def axbench(
     configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
 ) -> None:
     """Write a comparison's texts and ratings in the form of AxBench's results."""
-    from saesteer.methods.exports import export_axbench
+    from saesteer.report.exports import export_axbench
     from saesteer.settings import load_experiment
 
     with _refusals():
@@ -130,7 +130,7 @@ def vectors(
     data: Annotated[Path, _DATA] = Path("data"),
 ) -> None:
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
-    from saesteer.methods.exports import export_vectors
+    from saesteer.report.exports import export_vectors
 
     with _refusals():
         export_vectors(data, experiment, method, layer, path)
@@ -208,8 +208,8 @@ def config_docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the files differ.")] = False,
 ) -> None:
     """Write config/schema.json and config/README.md from the settings."""
-    from saesteer.config_docs import readme_text, schema_text
-    from saesteer.files import write_text
+    from saesteer.core.files import write_text
+    from saesteer.report.config_docs import readme_text, schema_text
 
     for path, text in ((folder / "schema.json", schema_text()), (folder / "README.md", readme_text())):
         if not check:
@@ -221,7 +221,7 @@ def config_docs(
 @app.command()
 def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")] = Path()) -> None:
     """Paste the results of finished experiments into the README."""
-    from saesteer.readme import update_readme
+    from saesteer.report.readme import update_readme
 
     for path in update_readme(folder):
         typer.echo(f"wrote {path}")

@@ -10,8 +10,8 @@ from real_inputs import EXPERIMENT, RealFolder, World, small_world
 from slurm_node import Node
 from workflow_folder import ROOT
 
-from saesteer import plan
 from saesteer.settings import load_experiment
+from saesteer.workflow import plan
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import pytest
 from slurm_node import TOKENS, ClusterRun, Node, environment_of, wait_for
 from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout
 
-from saesteer.store import read_rows
-from saesteer.tables import STEPS
+from saesteer.core.store import read_rows
+from saesteer.core.tables import STEPS
 
 pytestmark = pytest.mark.slow
 

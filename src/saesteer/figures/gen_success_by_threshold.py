@@ -5,9 +5,9 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, band, empty_panel, new_figure, styled, threshold_axis
-from saesteer.selection import LAYER_SETS
 
 _COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
 

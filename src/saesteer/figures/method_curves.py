@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.method_families import families_in, n_of
 from saesteer.figures.style import BLACK, GREY, NO_RATINGS, WIDE, empty_panel, new_figure, styled
-from saesteer.methods.registry import method
+from saesteer.settings.registry import method
 
 N_SHOWN = 4
 """Methods of a family that are shown: those of the highest held-out score."""

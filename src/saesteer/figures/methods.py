@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.method_families import LOOKS, family_handles, n_of
 from saesteer.figures.style import BLACK, GREY, PAGE, empty_panel, new_figure, styled
-from saesteer.methods.registry import method
+from saesteer.settings.registry import method
 
 _UNSTEERED = method("unsteered")
 _COLUMNS = (

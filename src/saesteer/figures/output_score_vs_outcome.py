@@ -5,9 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import NO_RATINGS, WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
-from saesteer.metrics import OUTCOMES_CORRELATED, correlations
 
 LABELS = {
     "gen_success_20": "GenSuccess@20, held out\n(lens tokens per continuation)",

@@ -5,10 +5,10 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.gen_success_by_threshold import layers_title
 from saesteer.figures.style import BLUE, GREY, WIDE, band, empty_panel, new_figure, styled, threshold_axis
-from saesteer.selection import LAYER_SETS
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:

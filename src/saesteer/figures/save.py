@@ -7,8 +7,8 @@ import matplotlib
 import polars as pl
 from matplotlib.figure import Figure
 
+from saesteer.core.files import write_atomically
 from saesteer.figures.style import STYLE
-from saesteer.files import write_atomically
 
 # Time stamps and versions stay out of the files, so that equal figures are equal bytes.
 _METADATA: dict[str, dict[str, str | None]] = {

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from saesteer.core.store import sound_parts
+from saesteer.core.tables import JUDGEMENTS
+from saesteer.core.uncertainty import quantile_interval, random_stream
 from saesteer.settings import SettingsError
-from saesteer.store import sound_parts
-from saesteer.tables import JUDGEMENTS
-from saesteer.uncertainty import quantile_interval, random_stream
 
 SCHEMA = pl.Schema(
     {

@@ -3,7 +3,7 @@
     <answers folder>/<fingerprint>/fingerprint.json     rubric, judge and its settings, spelt out; no address and no key
     <answers folder>/<fingerprint>/<SHA-256>.parquet    a part: answers, named by the digest of its bytes
 
-Parts are immutable as in the part store (saesteer.store): jobs of other layers, running at the same time or later, find what is there.
+Parts are immutable as in the part store (saesteer.core.store): jobs of other layers, running at the same time or later, find what is there.
 """
 
 import logging
@@ -16,11 +16,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
-from saesteer.files import file_digest, remove_abandoned, value_digest, write_json
+from saesteer.core.errors import SaesteerError
+from saesteer.core.files import file_digest, remove_abandoned, value_digest, write_json
+from saesteer.core.store import FINGERPRINT_DIGITS, write_part
+from saesteer.core.tables import Column, Table, validate
 from saesteer.judge.parse import Rating, Unparsed, parse
 from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
-from saesteer.store import FINGERPRINT_DIGITS, write_part
-from saesteer.tables import Column, Table, validate
 
 ANSWERS = Table(
     "answers",
@@ -41,7 +42,7 @@ ANSWERS = Table(
 log = logging.getLogger(__name__)
 
 
-class JudgeError(RuntimeError):
+class JudgeError(SaesteerError, RuntimeError):
     """A judge that cannot go on; the message says what happened, what is kept, and what to do."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from saesteer.files import value_digest, write_json
+from saesteer.core.files import value_digest, write_json
 from saesteer.judge.answers import AnswerBook, Ask, Identity, JudgeError
 from saesteer.judge.calls import NotThere, read_json
 from saesteer.judge.endpoint import OfEndpoint, completion_request, read_completion

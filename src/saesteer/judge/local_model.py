@@ -17,8 +17,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig
 
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
-from saesteer.models import MIN_ROWS, LanguageModel, check_length, pad_rows
 from saesteer.settings import LocalModelJudge
 
 LENGTH_STEP = 32

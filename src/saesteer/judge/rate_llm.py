@@ -11,11 +11,11 @@ from pathlib import Path
 import polars as pl
 from tqdm import tqdm
 
+from saesteer.analysis.score import harmonic_mean
+from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unasked
 from saesteer.judge.parse import Rating
 from saesteer.judge.rubric import Aspect, Question, questions
-from saesteer.judge.score import harmonic_mean
-from saesteer.tables import JUDGEMENTS
 
 ALGORITHM_VERSION = 1
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from saesteer.files import text_id, value_digest
+from saesteer.core.files import text_id, value_digest
 
 Aspect = Literal["concept", "instruction", "fluency"]
 

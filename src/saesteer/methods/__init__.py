@@ -1,1 +1,1 @@
-"""Steering methods: one small file each, one row each in `registry`, one signature for all: `fit(problem) -> Intervention`."""
+"""Steering methods: fit/ makes an intervention of a concept, compare/ says which method is better."""

@@ -5,7 +5,8 @@ its SAEs, a feature set and a protocol. Unknown keys are refused with the neares
 config/README.md are generated from here.
 """
 
-from saesteer.settings.base import Factor, Layers, Settings, SettingsError, canonical_factor, unique
+from saesteer.core.errors import SettingsError
+from saesteer.settings.base import Factor, Layers, Settings, canonical_factor, unique
 from saesteer.settings.experiment import Addresses, Experiment, Workflow
 from saesteer.settings.inputs import (
     AllFeatures,

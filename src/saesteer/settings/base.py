@@ -6,10 +6,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
-class SettingsError(ValueError):
-    """A configuration file that cannot be used; the message says which file and key, and what to do."""
-
-
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 

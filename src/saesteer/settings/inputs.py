@@ -102,7 +102,7 @@ class PublishedFeatures(Settings):
     kind: Literal["published"]
     """Take a paper's own list. `saesteer features EXPERIMENT` downloads and checks it, and writes it to `list`."""
     key: str
-    """Key of the list among the published files (saesteer.published), e.g. p1/gemma_2b."""
+    """Key of the list among the published files (saesteer.sources.published), e.g. p1/gemma_2b."""
     list: Path
     """File of the resolved list, in git: the workflow itself needs no network for it."""
 

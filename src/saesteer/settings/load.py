@@ -8,7 +8,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from saesteer.settings.base import Settings, SettingsError
+from saesteer.core.errors import SettingsError
+from saesteer.settings.base import Settings
 from saesteer.settings.experiment import Experiment, Workflow
 
 T = TypeVar("T", bound="Settings")

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from saesteer.methods.registry import METHODS, method
 from saesteer.settings.base import Factor, Settings, unique
+from saesteer.settings.registry import METHODS, method
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class MethodSettings(Settings):
     methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_known)] = tuple(
         row.name for row in METHODS if row.name != "from_file"
     )
-    """Names of methods (saesteer.methods.registry)."""
+    """Names of methods (saesteer.settings.registry)."""
     concepts: ConceptSource
     """What the texts should be about."""
     n_positive: Annotated[int, Field(gt=1)] = 72

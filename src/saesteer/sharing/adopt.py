@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from saesteer.files import file_digest, write_atomically
+from saesteer.core.files import file_digest, write_atomically
 from saesteer.sharing.provenance import Statement, read_statements
 from saesteer.sharing.snakemake_records import drop_record, read_record, write_record
 from saesteer.sharing.soundness import faults, is_manifest, named_files

@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from saesteer.core.errors import SaesteerError
 
-class SharingError(RuntimeError):
+
+class SharingError(SaesteerError, RuntimeError):
     """Something that the user has to see to; the message says what, and that nothing is lost."""
 
 

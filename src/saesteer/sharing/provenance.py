@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from saesteer.files import write_text
+from saesteer.core.files import write_text
 from saesteer.sharing.commands import SharingError
 
 FOLDER = Path("provenance")

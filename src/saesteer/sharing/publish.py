@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from saesteer.files import file_digest
+from saesteer.core.files import file_digest
 from saesteer.sharing.commands import SharingError, dvc, git, summary
 from saesteer.sharing.merge import set_up_merging
 from saesteer.sharing.provenance import FOLDER, Statement, write_statements

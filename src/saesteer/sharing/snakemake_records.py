@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saesteer.files import write_text
+from saesteer.core.files import write_text
 from saesteer.sharing.commands import SharingError
 
 METADATA = Path(".snakemake/metadata")

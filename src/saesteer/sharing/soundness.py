@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from saesteer.files import file_digest
+from saesteer.core.files import file_digest
 
 
 def is_manifest(output: Path) -> bool:

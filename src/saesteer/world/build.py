@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from saesteer.files import write_json
+from saesteer.core.files import write_json
 from saesteer.world import corpus, measure, oracle, train_model, train_saes
 from saesteer.world.lexicon import Lexicon, load_lexicon
 from saesteer.world.oracle import OracleSizes

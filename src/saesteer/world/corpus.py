@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import UInt8, UInt16
 from transformers import PreTrainedTokenizerFast
 
-from saesteer.files import text_id
+from saesteer.core.files import text_id
 from saesteer.world.grammar import NO_TOPIC, Document, documents
 from saesteer.world.lexicon import Lexicon
 from saesteer.world.streams import text_stream

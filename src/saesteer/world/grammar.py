@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from saesteer.concepts import NO_TOPIC
+from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.world.lexicon import Lexicon, Topic
 
 SWITCH_TOPIC = 0.06

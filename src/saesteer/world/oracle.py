@@ -18,11 +18,11 @@ from jaxtyping import Float, UInt8, UInt16
 from safetensors.numpy import save_file
 from transformers import Gemma2ForCausalLM, PreTrainedTokenizerFast
 
-from saesteer.judge import oracle as runtime
-from saesteer.judge.oracle import Oracle, Thresholds
 from saesteer.world import corpus, grammar
+from saesteer.world import oracle_judge as runtime
 from saesteer.world.grammar import NO_TOPIC
 from saesteer.world.lexicon import Lexicon
+from saesteer.world.oracle_judge import Oracle, Thresholds
 from saesteer.world.streams import text_stream
 from saesteer.world.tokenizer import BOS_ID, PAD_ID
 
@@ -215,7 +215,7 @@ def measure_oracle(
 
 
 def save_oracle(oracle: Oracle, measured: dict[str, float], sizes: OracleSizes, folder: Path) -> None:
-    """Write what `saesteer.judge.oracle.load_oracle` reads."""
+    """Write what `saesteer.world.oracle_judge.load_oracle` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"log_likelihood": oracle.log_likelihood, "log_prior": oracle.log_prior}, folder / runtime.WEIGHTS)
     splits = {"parameters": "oracle/fit", "thresholds": "oracle/*_calibration", "accuracies": "oracle/*_test"}

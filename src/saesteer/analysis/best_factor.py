@@ -1,0 +1,165 @@
+"""Which factor a feature is steered with: chosen on one half of the prefixes, reported on the other.
+
+Two rules. `p1` is the rule of P1 (arXiv 2505.20063, steering experiments): drop factors with GenSuccess@20 above a limit
+(degenerate repetition), then maximise GenSuccess@20 over perplexity, each over its maximum. It divides by perplexity without
+bounding it. `capped` bounds it: the largest GenSuccess@20 among factors whose perplexity is at most a multiple of the unsteered
+text's; without a cap the winner is often the strongest factor and its text one repeated token.
+
+Choosing and reporting on the same texts inflates the result, so each half reports at the factor chosen on the other half. A
+feature's rows depend on its own rows only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float
+
+from saesteer.core.tables import BEST_FACTORS, OUTCOMES
+from saesteer.settings import BestFactorSettings
+
+RULES = ("capped", "p1")
+REPORTED = ("gen_success_20", "log_perplexity", "concept_rating", "fluency_rating", "judge_score")
+_FEATURE = ["layer", "feature"]
+# The mean over all prefixes weights each half's mean by the texts behind it.
+_WEIGHTS = {
+    "gen_success_20": "n",
+    "log_perplexity": "n_perplexity",
+    "concept_rating": "n_judged",
+    "fluency_rating": "n",
+    "judge_score": "n_judged",
+}
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one half of the prefixes says about a feature's factors, ascending."""
+
+    factors: tuple[str, ...]
+    gen_success: Float[np.ndarray, " factor"]
+    """Mean GenSuccess@20."""
+    log_perplexity: Float[np.ndarray, " factor"]
+    """Mean loss in nats per token; NaN where every continuation is empty."""
+
+    @property
+    def positive(self) -> Bool[np.ndarray, " factor"]:
+        """Which factors steer at all."""
+        return np.array([float(factor) > 0 for factor in self.factors])
+
+
+def choose_p1(curve: Curve, gen_success_limit: float) -> str | None:
+    """P1's factor: argmax of (GS / max GS) / (perplexity / max perplexity) over positive factors with GS <= limit; ties: the smallest.
+
+    Factors whose texts are all empty have no perplexity and are left out. None when no factor is left, or none left has any
+    success (the ratio is 0/0): steering failed.
+    """
+    allowed = curve.positive & (curve.gen_success <= gen_success_limit) & np.isfinite(curve.log_perplexity)
+    if not (curve.gen_success[allowed] > 0).any():
+        return None
+    success, log_perplexity = curve.gen_success[allowed], curve.log_perplexity[allowed]
+    ratio = (success / success.max()) / np.exp(log_perplexity - log_perplexity.max())
+    ties = ratio >= ratio.max() * (1 - 1e-12)  # equal but for rounding
+    return curve.factors[np.flatnonzero(allowed)[ties.argmax()]]
+
+
+def choose_capped(curve: Curve, perplexity_cap: float) -> str | None:
+    """The positive factor of largest GS whose perplexity is at most cap times the unsteered one's; ties: the smallest.
+
+    When no factor is under the cap, or there is no unsteered perplexity to compare with, the one of lowest perplexity. None when
+    GS is 0 at every positive factor, or every text of every positive factor is empty: steering failed.
+    """
+    readable = curve.positive & np.isfinite(curve.log_perplexity)
+    if not readable.any() or not (curve.gen_success[curve.positive] > 0).any():
+        return None
+    unsteered = curve.log_perplexity[~curve.positive]
+    limit = unsteered[0] + np.log(perplexity_cap) if len(unsteered) else np.nan
+    under_cap = readable & (curve.log_perplexity <= limit)
+    if under_cap.any():
+        return curve.factors[np.where(under_cap, curve.gen_success, -1.0).argmax()]
+    return curve.factors[np.where(readable, curve.log_perplexity, np.inf).argmin()]
+
+
+def best_factors(steering: pl.DataFrame, settings: BestFactorSettings) -> pl.DataFrame:
+    """STEERING -> BEST_FACTORS: for each feature and rule the factor chosen, and what the texts reported on say at it.
+
+    Held out: both directions of the split, `reported_on` naming the half that reports. Same texts (P1's own procedure): both
+    halves together, `reported_on` "all".
+    """
+    if settings.factor_choice == "same_texts":
+        steering = both_halves(steering).with_columns(pl.lit("all").alias("half"))
+    else:
+        steering = steering.with_columns(pl.col("half").cast(pl.String))
+    features = steering.sort(*_FEATURE, "half", pl.col("factor").cast(pl.Float64)).partition_by(_FEATURE)
+    rows = [row for feature in features for row in _feature_rows(feature.to_dicts(), settings)]
+    return pl.DataFrame(rows, schema=BEST_FACTORS.schema)
+
+
+def both_halves(steering: pl.DataFrame) -> pl.DataFrame:
+    """Per layer, feature and factor the means over all prefixes: the halves' means weighted by the texts behind them."""
+    means = []
+    for column, weight in _WEIGHTS.items():
+        known = pl.col(weight).cast(pl.Float64) * pl.col(column).is_not_null()
+        total = (pl.col(column) * known).sum()
+        means.append(pl.when(known.sum() > 0).then(total / known.sum()).alias(column))
+    return steering.group_by(*_FEATURE, "factor").agg(means).sort(*_FEATURE, pl.col("factor").cast(pl.Float64))
+
+
+def _feature_rows(rows: list[_Row], settings: BestFactorSettings) -> Iterator[_Row]:
+    halves: dict[str, dict[str, _Row]] = {}
+    for row in rows:
+        halves.setdefault(row["half"], {})[row["factor"]] = row
+    has_concept = any(row["concept_rating"] is not None for row in rows)
+    _check_same_factors(halves, rows[0])
+    for reported_on, reported in halves.items():
+        chosen_on = halves["all"] if reported_on == "all" else halves["1" if reported_on == "0" else "0"]
+        curve = _curve(chosen_on)
+        choices = {"p1": choose_p1(curve, settings.gen_success_limit), "capped": choose_capped(curve, settings.perplexity_cap)}
+        for rule in RULES:
+            key = {"layer": rows[0]["layer"], "feature": rows[0]["feature"], "rule": rule, "reported_on": reported_on}
+            yield key | _report(choices[rule], reported, has_concept)
+
+
+def _check_same_factors(halves: dict[str, dict[str, _Row]], first: _Row) -> None:
+    expected = ({"0", "1"}, {"all"})
+    if set(halves) not in expected or len({tuple(half) for half in halves.values()}) != 1:
+        found = {name: sorted(half) for name, half in halves.items()}
+        raise ValueError(
+            f"table steering: layer {first['layer']}, feature {first['feature']}: both halves of the prefixes need the same factors, "
+            f"found {found}; compute the sweep's missing rows first"
+        )
+
+
+def _curve(half: dict[str, _Row]) -> Curve:
+    return Curve(
+        factors=tuple(half),
+        gen_success=np.array([row["gen_success_20"] for row in half.values()], dtype=np.float64),
+        log_perplexity=np.array([row["log_perplexity"] for row in half.values()], dtype=np.float64),
+    )
+
+
+def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool) -> _Row:
+    """What the texts reported on say at the factor; steering that failed counts as success 0, and as judged 0 where it could be judged."""
+    if factor is None:
+        failed = dict.fromkeys(REPORTED) | {"gen_success_20": 0.0, "judge_score": 0.0 if has_concept else None}
+        return {"factor": None, "at_grid_end": None} | failed
+    positive = [candidate for candidate in reported if float(candidate) > 0]
+    at_end = factor in (positive[0], positive[-1])
+    return {"factor": factor, "at_grid_end": at_end} | {column: reported[factor][column] for column in REPORTED}
+
+
+def outcomes(best_factors: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
+    """BEST_FACTORS and FEATURES -> OUTCOMES: a feature's held-out result, the mean of both directions of the split, with its scores.
+
+    Means leave out directions in which the quantity is missing; success and judge score are 0, not missing, where steering failed.
+    """
+    directions = best_factors.sort(*_FEATURE, "rule", "reported_on")
+    combined = directions.group_by(*_FEATURE, "rule", maintain_order=True).agg(
+        pl.col("factor").alias("factors"),
+        pl.col("at_grid_end").fill_null(False).sum().cast(pl.UInt8).alias("n_at_grid_end"),
+        pl.col(list(REPORTED)).mean(),
+    )
+    scores = features.select(*_FEATURE, "input_score", "output_score", "concept")
+    return combined.join(scores, on=_FEATURE, how="inner").select(list(OUTCOMES.columns)).sort(OUTCOMES.keys)

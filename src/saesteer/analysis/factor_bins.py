@@ -1,0 +1,51 @@
+"""Success and perplexity against factor, by how promising the output score says a feature is (P1, arXiv 2505.20063, sweep)."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from saesteer.analysis.best_factor import both_halves
+from saesteer.core.tables import FACTOR_BINS
+from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, random_stream
+from saesteer.settings import SelectionSettings
+
+
+def factor_bins(steering: pl.DataFrame, features: pl.DataFrame, edges: tuple[float, ...], settings: SelectionSettings) -> pl.DataFrame:
+    """STEERING and FEATURES -> FACTOR_BINS: means over the features of an output-score bin, all prefixes, at every factor.
+
+    `edges` ascend from 0 to 1; a bin holds its lower edge, the last one also 1. Perplexity is the geometric mean. Bins without a
+    feature have no rows.
+    """
+    scores = features.select("layer", "feature", "output_score")
+    frame = both_halves(steering).join(scores, on=["layer", "feature"], how="inner").sort("layer", "feature")
+    rows = []
+    for low, high in pairwise(edges):
+        below = pl.col("output_score") <= high if high == edges[-1] else pl.col("output_score") < high
+        members = frame.filter((pl.col("output_score") >= low) & below)
+        for factor in sorted(members["factor"].unique(), key=float):
+            key = {"output_score_low": low, "output_score_high": high, "factor": factor}
+            rows.append(key | _row(members.filter(factor=factor), settings, (low, high, factor)))
+    return pl.DataFrame(rows, schema=FACTOR_BINS.schema)
+
+
+def _row(members: pl.DataFrame, settings: SelectionSettings, label: tuple[float | str, ...]) -> dict[str, Any]:
+    success = members["gen_success_20"].to_numpy()
+    losses = members["log_perplexity"].drop_nulls().to_numpy()
+    streams = [random_stream(settings.seed, "factor_bins", *label, name) for name in ("gen_success", "perplexity")]
+    success_ends, loss_ends = (
+        bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream)
+        for values, stream in zip((success, losses), streams, strict=True)
+    )
+    return {
+        "n_features": members.height,
+        "gen_success_20": float(success.mean()),
+        "perplexity": float(np.exp(losses.mean())) if len(losses) else None,
+        **_ends("gen_success_20", success_ends),
+        **_ends("perplexity", Interval(*np.exp(loss_ends).tolist()) if loss_ends else None),
+    }
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    return {f"{name}_low": interval.low if interval else None, f"{name}_high": interval.high if interval else None}

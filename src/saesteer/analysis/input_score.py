@@ -1,0 +1,40 @@
+"""Input score, P1 (arXiv 2505.20063): does a feature's decoder direction promote the tokens that activate it?"""
+
+import polars as pl
+
+from saesteer.core.tokens import TextTokens
+
+ALGORITHM_VERSION = 1
+
+
+def input_scores(records: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, convention: str, min_records: int) -> pl.DataFrame:
+    """The INPUT_SCORE rows of features: S_in = share of the feature's records whose maximal token is among its lens tokens, in [0, 1].
+
+    P1, section 3. convention "retokenised": the token's string, "▁" read as a space where the tokenizer writes spaces so, is tokenised
+    again and its first id taken (P1's program); "ids": the id as recorded (P1's text). A record without an id is left out; with fewer than
+    min_records the score is null.
+    """
+    long = records.select("layer", "feature", "records").explode("records").drop_nulls("records").unnest("records")
+    ids = _retokenised_ids(long["token"], tokens) if convention == "retokenised" else long["token_id"]
+    long = long.with_columns(ids.alias("id")).drop_nulls("id")
+    hits = long.join(lens.select("layer", "feature", "token_ids"), on=["layer", "feature"], how="left")
+    scores = hits.group_by("layer", "feature").agg(input_score=pl.col("id").is_in(pl.col("token_ids")).mean(), n_records=pl.len())
+    rows = (
+        records.select("layer", "feature").join(scores, on=["layer", "feature"], how="left").with_columns(pl.col("n_records").fill_null(0))
+    )
+    enough = pl.col("n_records") >= min_records
+    return rows.select(
+        "layer",
+        "feature",
+        input_score=pl.when(enough).then("input_score"),
+        n_records=pl.col("n_records").cast(pl.UInt32),
+        reason=pl.when(~enough).then(pl.lit(f"fewer than {min_records} records")),
+    )
+
+
+def _retokenised_ids(strings: pl.Series, tokens: TextTokens) -> pl.Series:
+    """First id of each token string tokenised again; null where the string gives no token."""
+    distinct = strings.unique().sort().to_list()
+    ids = tokens.retokenise([tokens.text_of(string) for string in distinct])
+    first = {string: found[0] if found else None for string, found in zip(distinct, ids, strict=True)}
+    return pl.Series([first[string] for string in strings.to_list()], dtype=pl.UInt32)

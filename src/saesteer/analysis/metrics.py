@@ -1,0 +1,179 @@
+"""The headline numbers: what metrics.json holds, and the table that is pasted into the README.
+
+The three findings are judged by rules fixed before the shipped world was measured: (1) the median input score falls and the median
+output score rises with depth; (2) both scores exceed .5 in under 10 % of features; (3) filtering by output score multiplies mean
+held-out GenSuccess@20 by at least 1.5, beyond the random-removal band, and not by the choice of layers alone (p < .05 within
+layers). They are the claims of P1 (arXiv 2505.20063) in a form that can fail.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.stats import spearmanr
+
+from saesteer.analysis.selection import LAYER_SETS, MEASURES
+from saesteer.core.uncertainty import RankCorrelation, difference_interval, paired_difference_interval, random_stream, rank_correlation
+from saesteer.settings import SelectionSettings
+
+MAX_SHARE_BOTH_HIGH = 0.10
+MIN_RATIO = 1.5
+MAX_P = 0.05
+OUTCOMES_CORRELATED = ("gen_success_20", "judge_score")
+_FEATURE = ["layer", "feature"]
+Numbers = dict[str, Any]
+
+
+def headline(
+    features: pl.DataFrame,
+    best_factors: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    selection: pl.DataFrame,
+    rule: str,
+    settings: SelectionSettings,
+) -> Numbers:
+    """FEATURES, BEST_FACTORS, OUTCOMES and SELECTION -> nested numbers for metrics.json; a number that does not exist is null."""
+    chosen = outcomes.filter(rule=rule).sort(_FEATURE)
+    numbers: Numbers = {
+        "rule": rule,
+        "threshold": settings.headline_threshold,
+        "features": _feature_counts(features),
+        "layers": _layer_medians(features),
+        "depth": _depth(features),
+        "both_above_half": _both_above_half(features),
+        "filter": {layers: _filter(selection, rule, layers, settings.headline_threshold) for layers in LAYER_SETS},
+        "kept_against_removed": {measure: _kept_removed(chosen, measure, settings) for measure in MEASURES},
+        "correlations": {measure: correlations(chosen, measure, settings) for measure in OUTCOMES_CORRELATED},
+        "choices": _choices(best_factors.filter(rule=rule)),
+        "capped_minus_p1": _rules_difference(outcomes, settings),
+    }
+    return numbers | {"findings": findings(numbers)}
+
+
+def _feature_counts(features: pl.DataFrame) -> Numbers:
+    return {
+        "n": features.height,
+        "n_never_active": features["max_activation"].null_count(),
+        "n_without_input_score": features["input_score"].null_count(),
+        "n_with_concept": features.height - features["concept"].null_count(),
+        "share_with_concept": _share(features["concept"].is_not_null()),
+    }
+
+
+def _layer_medians(features: pl.DataFrame) -> list[Numbers]:
+    """Per layer, ascending."""
+    return [
+        {
+            "layer": int(group["layer"][0]),
+            "n": group.height,
+            "median_input_score": group["input_score"].median(),
+            "median_output_score": group["output_score"].median(),
+        }
+        for group in features.sort(_FEATURE).partition_by("layer")
+    ]
+
+
+def _depth(features: pl.DataFrame) -> Numbers:
+    """Spearman's rho over layers of depth with the layer's median score; null with fewer than 2 layers or equal medians."""
+    medians = pl.DataFrame(_layer_medians(features))
+    rhos = {}
+    for score in ("input_score", "output_score"):
+        known = medians.drop_nulls(f"median_{score}")
+        varies = known.height > 1 and known[f"median_{score}"].n_unique() > 1
+        rhos[score] = float(spearmanr(known["layer"], known[f"median_{score}"]).statistic) if varies else None
+    return {"n_layers": medians.height, "rho_input_score": rhos["input_score"], "rho_output_score": rhos["output_score"]}
+
+
+def _both_above_half(features: pl.DataFrame) -> Numbers:
+    scored = features.drop_nulls("input_score")
+    both = (scored["input_score"] > 0.5) & (scored["output_score"] > 0.5)
+    return {"n": int(both.sum()), "n_scored": scored.height, "share": _share(both)}
+
+
+def _filter(selection: pl.DataFrame, rule: str, layers: str, threshold: float) -> Numbers:
+    """GenSuccess@20 without filter and at the threshold, with the controls."""
+    curve = selection.filter(rule=rule, measure="gen_success_20", layers=layers)
+    unfiltered, kept = (curve.row(by_predicate=pl.col("threshold") == at, named=True) for at in (0.0, threshold))
+    has_ratio = kept["mean"] is not None and bool(unfiltered["mean"])
+    return {
+        "unfiltered": {name: unfiltered[name] for name in ("mean", "low", "high")} | {"n": unfiltered["n_kept"]},
+        "kept": {name: kept[name] for name in ("mean", "low", "high")} | {"n": kept["n_kept"]},
+        "removed_mean": kept["removed_mean"],
+        "ratio": kept["mean"] / unfiltered["mean"] if has_ratio else None,
+        "random": {"mean": kept["random_mean"], "low": kept["random_low"], "high": kept["random_high"]},
+        "p_within_layers": kept["p_within_layers"],
+    }
+
+
+def _kept_removed(outcomes: pl.DataFrame, measure: str, settings: SelectionSettings) -> Numbers:
+    """Means of kept and removed features at the headline threshold, and the difference with its interval (the groups are unpaired)."""
+    present = outcomes.drop_nulls(measure)
+    is_kept = pl.col("output_score") >= settings.headline_threshold
+    kept, removed = (present.filter(mask)[measure].to_numpy() for mask in (is_kept, ~is_kept))
+    stream = random_stream(settings.seed, "kept_removed", measure)
+    interval = difference_interval(kept, removed, settings.bootstrap_draws, settings.confidence, stream)
+    means = [float(group.mean()) if len(group) else None for group in (kept, removed)]
+    return {
+        "kept": {"n": len(kept), "mean": means[0]},
+        "removed": {"n": len(removed), "mean": means[1]},
+        "difference": means[0] - means[1] if means[0] is not None and means[1] is not None else None,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "n_missing": outcomes.height - present.height,
+    }
+
+
+def correlations(outcomes: pl.DataFrame, measure: str, settings: SelectionSettings) -> dict[str, Numbers]:
+    """Rank correlation of the output score with a measure, feature by feature: over all features, and inside layers."""
+    present = outcomes.drop_nulls(measure)
+    x, y = present["output_score"].to_numpy(), present[measure].to_numpy()
+    layers = present["layer"].cast(pl.Int64).to_numpy()
+    strata = {"overall": np.zeros_like(layers), "within_layers": layers}
+    return {name: _correlation(x, y, labels, (measure, name), settings)._asdict() for name, labels in strata.items()}
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, strata: np.ndarray, label: tuple[str, ...], settings: SelectionSettings) -> RankCorrelation:
+    stream = random_stream(settings.seed, "correlation", *label)
+    return rank_correlation(x, y, strata, settings.bootstrap_draws, settings.confidence, stream)
+
+
+def _choices(best_factors: pl.DataFrame) -> Numbers:
+    """How often the choice of a factor failed, or fell on an end of the grid, where the grid decides."""
+    return {
+        "n": best_factors.height,
+        "n_failed": best_factors["factor"].null_count(),
+        "share_at_grid_end": _share(best_factors["at_grid_end"].drop_nulls()),
+    }
+
+
+def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
+    """Held-out GenSuccess@20 under the capped rule minus under P1's, paired by feature."""
+    capped, p1 = (outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20") for rule in ("capped", "p1"))
+    pairs = capped.join(p1, on=_FEATURE, suffix="_p1").sort(_FEATURE)
+    a, b = pairs["gen_success_20"].to_numpy(), pairs["gen_success_20_p1"].to_numpy()
+    stream = random_stream(settings.seed, "rules")
+    interval = paired_difference_interval(a, b, settings.bootstrap_draws, settings.confidence, stream)
+    low, high = interval or (None, None)
+    return {"n": pairs.height, "mean": float((a - b).mean()) if len(a) else None, "low": low, "high": high}
+
+
+def _share(mask: pl.Series) -> float | None:
+    """Of a Boolean series without nulls; null when it is empty."""
+    return int(mask.sum()) / len(mask) if len(mask) else None
+
+
+def findings(numbers: Mapping[str, Any]) -> dict[str, bool]:
+    """Does each finding of P1 hold here? A number that does not exist decides nothing and counts as not shown."""
+    depth, kept = numbers["depth"], numbers["filter"]["all"]
+    inputs, outputs, share = depth["rho_input_score"], depth["rho_output_score"], numbers["both_above_half"]["share"]
+    ratio, p_value = kept["ratio"], kept["p_within_layers"]
+    return {
+        "roles_change_with_depth": inputs is not None and outputs is not None and inputs < 0 < outputs,
+        "both_scores_high_is_rare": share is not None and share < MAX_SHARE_BOTH_HIGH,
+        "filter_helps": ratio is not None
+        and ratio >= MIN_RATIO
+        and kept["kept"]["mean"] > kept["random"]["high"]
+        and p_value is not None
+        and p_value < MAX_P,
+    }

@@ -1,0 +1,42 @@
+"""The two tables that everything downstream reads: a row a feature, and a row a feature, factor and half of the prefixes."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from saesteer.core.tables import FEATURES, STEERING
+
+
+def features_table(
+    records: pl.DataFrame, concepts: pl.DataFrame, lens: pl.DataFrame, input_score: pl.DataFrame, output_score: pl.DataFrame
+) -> pl.DataFrame:
+    """The FEATURES table: step tables joined by (layer, feature)."""
+    keys = list(FEATURES.keys)
+    joined = (
+        records.join(concepts.drop("reason"), on=keys, how="left")
+        .join(lens.select(*keys, lens_tokens="tokens", lens_token_ids="token_ids"), on=keys, how="left")
+        .join(input_score.select(*keys, "input_score", input_score_reason="reason"), on=keys, how="left")
+        .join(output_score, on=keys, how="left")
+    )
+    return joined.select(list(FEATURES.columns))
+
+
+def steering_table(
+    gen_success: pl.DataFrame, perplexity: pl.DataFrame, judgements: pl.DataFrame, halves: Mapping[str, int]
+) -> pl.DataFrame:
+    """The STEERING table: means over each half's generations. Missing values stay out of a mean, and how many were there is a column."""
+    keys = ["layer", "feature", "factor", "prefix_id", "sample"]
+    rows = gen_success
+    for measured in (perplexity, judgements):
+        rows = rows.join(measured.drop("reason"), on=keys, how="left", maintain_order="left")
+    rows = rows.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))
+    rated = ("concept_rating", "fluency_rating", "judge_score")
+    summary = rows.group_by(STEERING.keys).agg(
+        *(pl.col(f"gen_success_{k}").cast(pl.Float64).mean() for k in (1, 5, 20)),
+        *(pl.col(name).cast(pl.Float64).mean() for name in rated),
+        n=pl.len().cast(pl.UInt32),
+        log_perplexity=pl.col("mean_nll").mean(),
+        n_perplexity=pl.col("mean_nll").count().cast(pl.UInt32),
+        n_judged=pl.col("judge_score").count().cast(pl.UInt32),
+    )
+    return summary.select(list(STEERING.columns))

@@ -1,0 +1,273 @@
+"""Tables of the comparison of steering methods: training texts, fits, steered texts and their ratings, and what is said about them."""
+
+import polars as pl
+
+from saesteer.core.tables.schema import Column, Table
+from saesteer.core.tables.steps import JUDGEMENTS, LAYER, PERPLEXITY, PREFIX, SAMPLE, reason_for
+
+CONCEPT_ID = Column(pl.String, "first 16 hex digits of the SHA-256 of the concept's text")
+METHOD = Column(pl.String, "key of the method in saesteer.settings.registry")
+FACTOR = Column(pl.String, "strength, a canonical decimal: multiples of what the method itself calls 1")
+PER_FIT = {"layer": LAYER, "method": METHOD, "concept_id": CONCEPT_ID}
+PER_STEERED = {**PER_FIT, "factor": FACTOR, "prefix_id": PREFIX, "sample": SAMPLE}
+NO_FIT = "the method abstains"
+
+ASKED_CONCEPTS = Table(
+    "asked_concepts",
+    ("concept_id",),
+    {
+        "concept_id": CONCEPT_ID,
+        "concept": Column(pl.String, "what the texts should be about"),
+        "label_feature": Column(pl.UInt32, "the feature that the concept labels", "the source names none (topics: see table features)"),
+    },
+)
+CONCEPT_TEXTS = Table(
+    "concept_texts",
+    ("concept_id", "positive", "number"),
+    {
+        "concept_id": CONCEPT_ID,
+        "positive": Column(pl.Boolean, "whether the text shows the concept"),
+        "number": Column(pl.UInt32, "number of the text among its like, 0-based"),
+        "input": Column(pl.String, "prompt that the text follows; may be empty"),
+        "output": Column(pl.String, "the text"),
+    },
+)
+EFFECTS = Table(
+    "effects",
+    ("layer", "vector"),
+    {
+        "layer": LAYER,
+        "vector": Column(pl.UInt32, "number of the vector added"),
+        "direction": Column(pl.List(pl.Float32), "the vector, scaled as it was added at every position"),
+        "effect": Column(pl.List(pl.Float32), "mean SAE code of each feature on texts written with it, less that on unsteered texts"),
+        "loss_rise": Column(pl.Float64, "by how much it raises the mean loss (nats per token) of unsteered texts"),
+    },
+)
+FITS = Table(
+    "fits",
+    ("layer", "method", "concept_id"),
+    {
+        **PER_FIT,
+        "kind": Column(pl.String, "kind of intervention (saesteer.engine.interventions)", "the method abstains; see reason"),
+        "tensors": Column(pl.Binary, "the intervention's tensors, as safetensors", "the method abstains; see reason"),
+        "values": Column(pl.String, "its other values, as JSON", "the method abstains; see reason"),
+        "features": Column(pl.List(pl.UInt32), "SAE features that it uses; empty where it uses none"),
+        "residual_change": Column(
+            pl.Float64, "norm of the change of the residual at the layer at factor 1, mean over neutral prompts' tokens", "it abstains"
+        ),
+        "residual_norm": Column(pl.Float64, "norm of the unsteered residual there, mean", "it abstains"),
+        "n_texts": Column(pl.UInt32, "labelled texts that it was given"),
+        "r2": Column(pl.Float64, "held-out R2 of the approximator of effects that it rests on", "it rests on none"),
+        "fit_seconds": Column(pl.Float64, "wall time of the fit"),
+        "reason": reason_for("kind"),
+    },
+)
+STEERED = Table(
+    "steered",
+    tuple(PER_STEERED),
+    {
+        **PER_STEERED,
+        "text": Column(pl.String, "the continuation or response", "the method abstains; see reason"),
+        "n_tokens": Column(pl.UInt16, "number of generated tokens; 0 where it abstains"),
+        "stopped": Column(pl.Boolean, "ended by the stop text or EOS, not by length"),
+        "seconds": Column(pl.Float64, "its share of its batch's wall time"),
+        "reason": reason_for("text"),
+    },
+)
+STEERED_PERPLEXITY = Table(
+    "steered_perplexity",
+    STEERED.keys,
+    {**PER_STEERED, **{name: PERPLEXITY.columns[name] for name in ("mean_nll", "n_scored", "reason")}},
+)
+STEERED_JUDGEMENTS = Table(
+    "steered_judge",
+    STEERED.keys,
+    {
+        **PER_STEERED,
+        **{name: JUDGEMENTS.columns[name] for name in ("concept_rating", "instruction_rating", "fluency_rating", "judge_score", "reason")},
+    },
+)
+METHOD_STEPS = {table.name: table for table in (EFFECTS, FITS, STEERED, STEERED_PERPLEXITY, STEERED_JUDGEMENTS)}
+
+METHOD_HALVES = Table(
+    "method_halves",
+    ("layer", "method", "concept_id", "factor", "half"),
+    {
+        **PER_FIT,
+        "factor": FACTOR,
+        "half": Column(pl.UInt8, "half of the prompts, 0 or 1; 0 only where the same texts choose and report"),
+        "n": Column(pl.UInt32, "texts"),
+        "n_missing": Column(pl.UInt32, "of them, those without a score: a rating that it needs is null"),
+        "score": Column(pl.Float64, "their score (settings: methods.score)", "no text could be rated"),
+        "concept_rating": Column(pl.Float64, "mean concept rating", "none could be rated"),
+        "instruction_rating": Column(pl.Float64, "mean instruction rating", "there is no instruction, or none could be rated"),
+        "fluency_rating": Column(pl.Float64, "mean fluency rating", "none could be rated"),
+        "log_perplexity": Column(pl.Float64, "mean over texts of mean_nll (nats per token)", "every text is empty"),
+        "gen_success_20": Column(pl.Float64, "mean GenSuccess@20 of the one SAE feature", "factors are chosen by the score"),
+        "choose_by": Column(
+            pl.Float64,
+            "what the factor is chosen by: the score, or P1's ratio (settings: methods.factor_rule)",
+            "this factor may not be chosen: no text could be rated; of P1's ratio: too much success, or every text is empty",
+        ),
+    },
+)
+METHOD_CHOICES = Table(
+    "method_choices",
+    ("layer", "method", "concept_id", "reported_on"),
+    {
+        **PER_FIT,
+        "reported_on": Column(pl.String, "half of the prompts reported on: 0, 1 (chosen on the other), or all (chosen on the same)"),
+        "abstains": Column(pl.Boolean, "the method has no intervention: score is the unsteered text's on the same half"),
+        "factor": Column(pl.String, "the chosen factor", "it abstains, or no factor could be chosen on the half that chooses"),
+        "at_grid_end": Column(
+            pl.Boolean,
+            "the smallest or largest of several factors was chosen",
+            "no factor, one factor only, or prompts: they have no order",
+        ),
+        "n": Column(pl.UInt32, "texts reported on; 0 where there is no factor"),
+        "n_missing": Column(pl.UInt32, "of them, those without a score"),
+        **{
+            name: Column(pl.Float64, f"{name} of METHOD_HALVES on the half reported on", null_when)
+            for name, null_when in {
+                "score": "no text of that half could be rated, or no factor could be chosen",
+                "concept_rating": "no factor, or none could be rated",
+                "instruction_rating": "no factor, no instruction, or none could be rated",
+                "fluency_rating": "no factor, or none could be rated",
+                "log_perplexity": "no factor, or every text is empty",
+            }.items()
+        },
+    },
+)
+METHOD_SCORES = Table(
+    "method_scores",
+    ("layer", "method", "concept_id"),
+    {
+        **PER_FIT,
+        "concept": ASKED_CONCEPTS.columns["concept"],
+        "abstains": METHOD_CHOICES.columns["abstains"],
+        "reason": Column(pl.String, "why it abstains", "it does not"),
+        "score": Column(pl.Float64, "mean over the halves reported on", "none of them has a score"),
+        "n_halves": Column(pl.UInt8, "halves with a score behind it"),
+        "factors": Column(pl.List(pl.String), "chosen factor for each half reported on; null where there is none"),
+        "n_choices": Column(pl.UInt8, "choices that could fall on a grid's end"),
+        "n_at_grid_end": Column(pl.UInt8, "of them, those that did"),
+        "n": Column(pl.UInt32, "texts reported on"),
+        "n_missing": Column(pl.UInt32, "of them, those without a score"),
+        **{name: METHOD_CHOICES.columns[name] for name in ("concept_rating", "instruction_rating", "fluency_rating", "log_perplexity")},
+        "change": Column(
+            pl.Float64,
+            "chosen factor times residual_change, mean over choices: how far the residual moves, exact where that is linear in the factor",
+            "no factor, or factors number prompts",
+        ),
+        "relative_change": Column(pl.Float64, "the same over residual_norm", "no factor, or factors number prompts"),
+    },
+)
+_INTERVAL_NULL = "fewer than 2 concepts"
+METHODS_TABLE = Table(
+    "methods",
+    ("layer", "method"),
+    {
+        "layer": LAYER,
+        "method": METHOD,
+        "title": Column(pl.String, "its name in text and figures"),
+        "family": Column(pl.String, "kind of method"),
+        "paper": Column(pl.String, "where it comes from"),
+        "n_concepts": Column(pl.UInt32, "concepts asked for"),
+        "n": Column(pl.UInt32, "concepts with a score; those where it abstains have the unsteered text's"),
+        "score": Column(pl.Float64, "mean over them", "no concept has a score"),
+        "score_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "score_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "n_abstaining": Column(pl.UInt32, "concepts for which the method has no intervention"),
+        "n_surviving": Column(pl.UInt32, "concepts with a score of the method's own"),
+        "surviving_score": Column(pl.Float64, "mean over those only: flatters a method that abstains", "there are none"),
+        "surviving_low": Column(pl.Float64, "lower end", _INTERVAL_NULL),
+        "surviving_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "n_texts": Column(pl.UInt32, "texts reported on"),
+        "n_missing": Column(pl.UInt32, "of them, those without a score"),
+        "concept_rating": Column(pl.Float64, "mean over concepts at the chosen factors", "no text of its own was rated"),
+        "instruction_rating": Column(pl.Float64, "the same", "no instruction, or no text of its own was rated"),
+        "fluency_rating": Column(pl.Float64, "the same", "no text of its own was rated"),
+        "perplexity": Column(pl.Float64, "geometric mean over concepts at the chosen factors", "no text of its own has one"),
+        "median_factor": Column(pl.Float64, "median of the chosen factors", "none was chosen"),
+        "median_change": Column(pl.Float64, "median over concepts of METHOD_SCORES.change", "none, or factors number prompts"),
+        "median_relative_change": Column(pl.Float64, "the same as a fraction of the residual's norm", "none, or factors number prompts"),
+        "n_choices": Column(pl.UInt32, "choices that could fall on a grid's end"),
+        "share_at_grid_end": Column(pl.Float64, "share of them that did", "there were none"),
+        "labelled_texts": Column(pl.Float64, "labelled texts that a fit is given, mean over concepts"),
+        "fit_seconds": Column(pl.Float64, "wall time of a fit, mean over concepts"),
+        "seconds_per_token": Column(pl.Float64, "wall time of generation over tokens generated, all factors", "it generated no token"),
+        "r2": Column(pl.Float64, "held-out R2 of the approximator of effects, mean over concepts", "it rests on none"),
+        "confidence": Column(pl.Float64, "share of draws that every interval holds"),
+    },
+)
+METHOD_DIFFERENCES = Table(
+    "method_differences",
+    ("layer", "method", "other"),
+    {
+        "layer": LAYER,
+        "method": METHOD,
+        "other": Column(pl.String, "key of the method that is subtracted; each pair stands once, in the order of METHODS_TABLE's keys"),
+        "n": Column(pl.UInt32, "concepts with a score under both"),
+        "mean": Column(pl.Float64, "mean over concepts of score minus the other's", "there are none"),
+        "low": Column(pl.Float64, "lower end of its paired bootstrap interval over concepts", _INTERVAL_NULL),
+        "high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "simultaneous_low": Column(pl.Float64, "lower end of the interval that covers all of the layer's pairs together", _INTERVAL_NULL),
+        "simultaneous_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+    },
+)
+_RATINGS = ("score", "concept_rating", "instruction_rating", "fluency_rating")
+METHOD_CURVES = Table(
+    "method_curves",
+    ("layer", "method", "factor"),
+    {
+        "layer": LAYER,
+        "method": METHOD,
+        "title": METHODS_TABLE.columns["title"],
+        "family": METHODS_TABLE.columns["family"],
+        "factor": FACTOR,
+        "n": Column(pl.UInt32, "concepts for which the method has an intervention"),
+        "n_texts": Column(pl.UInt32, "their texts, of all prompts"),
+        "n_missing": Column(pl.UInt32, "of them, those without a score"),
+        **{name: Column(pl.Float64, "mean over concepts, all prompts", "none could be rated") for name in _RATINGS},
+        **{f"{name}_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL) for name in _RATINGS},
+        **{f"{name}_high": Column(pl.Float64, "upper end", _INTERVAL_NULL) for name in _RATINGS},
+        "perplexity": Column(pl.Float64, "geometric mean over concepts", "every text is empty"),
+        "n_chosen": Column(pl.UInt32, "choices that fell on this factor"),
+        "method_score": Column(pl.Float64, "the method's held-out score (METHODS_TABLE)", "no concept has a score"),
+        "confidence": METHODS_TABLE.columns["confidence"],
+    },
+)
+METHOD_PUBLISHED = Table(
+    "method_published",
+    ("layer", "method", "source", "place", "their_model", "their_layer", "task"),
+    {
+        "layer": LAYER,
+        "method": METHOD,
+        "source": Column(pl.String, "paper or public thread"),
+        "place": Column(pl.String, "where the figure stands there, and which variant"),
+        "their_model": Column(pl.String, "model"),
+        "their_layer": Column(pl.String, "layer; empty where it is a mean or not stated"),
+        "task": Column(pl.String, "the one task that the figure is of; empty for means"),
+        "theirs": Column(pl.Float64, "published figure, on its own scale"),
+        "their_scale": Column(pl.Float64, "largest value that their score can have"),
+        "averaged": Column(pl.String, "concepts behind both figures: all, surviving, or the topic that is closest to the task"),
+        "ours": Column(pl.Float64, "the same here", "no score here"),
+        "our_scale": Column(pl.Float64, "largest value that our score can have"),
+        "difference": Column(pl.Float64, "ours minus theirs", "no score here, or another scale"),
+        "differs": Column(pl.List(pl.String), "facts of the protocol that differ"),
+        "not_stated": Column(pl.List(pl.String), "facts of theirs that we do not know"),
+        "matches": Column(pl.Boolean, "whether every fact is known and the same"),
+    },
+)
+METHOD_SUMMARIES = {
+    table.name: table
+    for table in (
+        METHOD_HALVES,
+        METHOD_CHOICES,
+        METHOD_SCORES,
+        METHODS_TABLE,
+        METHOD_DIFFERENCES,
+        METHOD_CURVES,
+        METHOD_PUBLISHED,
+    )
+}

@@ -1,0 +1,166 @@
+"""Summary tables: computed afresh from rows, read by figures and by people."""
+
+import polars as pl
+
+from saesteer.core.tables.schema import Column, Table
+from saesteer.core.tables.steps import CONCEPTS, FACTOR, INPUT_SCORE, LOGIT_LENS, OUTPUT_SCORE, PER_FEATURE, RECORDS, reason_for
+
+FEATURES = Table(
+    "features",
+    ("layer", "feature"),
+    {
+        **PER_FEATURE,
+        "density": RECORDS.columns["density"],
+        "max_activation": RECORDS.columns["max_activation"],
+        "n_records": RECORDS.columns["n_records"],
+        "explanation": RECORDS.columns["explanation"],
+        "concept": CONCEPTS.columns["concept"],
+        "concept_share": CONCEPTS.columns["concept_share"],
+        "lens_tokens": LOGIT_LENS.columns["tokens"],
+        "lens_token_ids": LOGIT_LENS.columns["token_ids"],
+        "input_score": INPUT_SCORE.columns["input_score"],
+        "input_score_reason": reason_for("input_score"),
+        "output_score": OUTPUT_SCORE.columns["output_score"],
+        "min_rank": OUTPUT_SCORE.columns["min_rank"],
+        "max_prob": OUTPUT_SCORE.columns["max_prob"],
+        "delta_token_confidence": OUTPUT_SCORE.columns["delta_token_confidence"],
+        "a_max": OUTPUT_SCORE.columns["a_max"],
+    },
+)
+STEERING = Table(
+    "steering",
+    ("layer", "feature", "factor", "half"),
+    {
+        **PER_FEATURE,
+        "factor": FACTOR,
+        "half": Column(pl.UInt8, "half of the prefixes, 0 or 1: every other prefix of the list"),
+        "n": Column(pl.UInt32, "generations"),
+        "gen_success_1": Column(pl.Float64, "mean GenSuccess@1"),
+        "gen_success_5": Column(pl.Float64, "mean GenSuccess@5"),
+        "gen_success_20": Column(pl.Float64, "mean GenSuccess@20"),
+        "log_perplexity": Column(pl.Float64, "mean over texts of mean_nll (nats per token)", "every continuation is empty"),
+        "n_perplexity": Column(pl.UInt32, "texts with a perplexity"),
+        "concept_rating": Column(pl.Float64, "mean concept rating", "the feature has no clear concept"),
+        "fluency_rating": Column(pl.Float64, "mean fluency rating", "nothing could be rated"),
+        "judge_score": Column(pl.Float64, "mean of the texts' harmonic means", "nothing could be rated"),
+        "n_judged": Column(pl.UInt32, "texts with a judge score"),
+    },
+)
+BEST_FACTORS = Table(
+    "best_factors",
+    ("layer", "feature", "rule", "reported_on"),
+    {
+        **PER_FEATURE,
+        "rule": Column(pl.String, "p1 or capped"),
+        "reported_on": Column(pl.String, "half of the prefixes reported on: 0, 1 (chosen on the other), or all (chosen on the same)"),
+        "factor": Column(pl.String, "the chosen factor", "no factor can be chosen (no success, or the rule drops all): steering failed"),
+        "at_grid_end": Column(pl.Boolean, "the smallest or largest positive factor was chosen", "factor is null"),
+        "gen_success_20": Column(pl.Float64, "mean GenSuccess@20 on the half reported on; 0 when factor is null"),
+        "log_perplexity": Column(pl.Float64, "of the texts reported on", "factor is null or every text is empty"),
+        "concept_rating": Column(pl.Float64, "mean on the half reported on", "factor is null or no clear concept"),
+        "fluency_rating": Column(pl.Float64, "mean on the half reported on", "factor is null"),
+        "judge_score": Column(
+            pl.Float64, "mean on the half reported on; 0 when factor is null and the feature has a concept", "no clear concept"
+        ),
+    },
+)
+OUTCOMES = Table(
+    "outcomes",
+    ("layer", "feature", "rule"),
+    {
+        **PER_FEATURE,
+        "rule": BEST_FACTORS.columns["rule"],
+        "input_score": INPUT_SCORE.columns["input_score"],
+        "output_score": OUTPUT_SCORE.columns["output_score"],
+        "concept": CONCEPTS.columns["concept"],
+        "factors": Column(pl.List(pl.String), "chosen factor of each direction of the split; null where steering failed"),
+        "n_at_grid_end": Column(pl.UInt8, "directions in which the choice is at a grid's end"),
+        "gen_success_20": Column(pl.Float64, "mean of the directions' held-out GenSuccess@20"),
+        "log_perplexity": Column(pl.Float64, "mean of the directions'", "steering failed in every direction"),
+        "concept_rating": Column(pl.Float64, "mean of the directions'", "no clear concept, or steering failed in every direction"),
+        "fluency_rating": Column(pl.Float64, "mean of the directions'", "steering failed in every direction"),
+        "judge_score": Column(pl.Float64, "mean of the directions'", "no clear concept"),
+    },
+)
+SELECTION = Table(
+    "selection",
+    ("rule", "measure", "layers", "threshold"),
+    {
+        "rule": BEST_FACTORS.columns["rule"],
+        "measure": Column(pl.String, "gen_success_20, judge_score, concept_rating or fluency_rating (held-out)"),
+        "layers": Column(pl.String, "all or late"),
+        "threshold": Column(pl.Float64, "features with output score >= this are kept"),
+        "n_features": Column(pl.UInt32, "features with the measure, before filtering"),
+        "n_missing": Column(pl.UInt32, "features without it, left out"),
+        "n_kept": Column(pl.UInt32, "features kept"),
+        "mean": Column(pl.Float64, "mean of the measure over kept features", "nothing is kept"),
+        "low": Column(pl.Float64, "lower end of its bootstrap interval over features", "fewer than 2 are kept"),
+        "high": Column(pl.Float64, "upper end", "fewer than 2 are kept"),
+        "removed_mean": Column(pl.Float64, "mean over removed features", "nothing is removed"),
+        "removed_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "fewer than 2 are removed"),
+        "removed_high": Column(pl.Float64, "upper end", "fewer than 2 are removed"),
+        "random_mean": Column(pl.Float64, "mean when as many are removed at random", "nothing is kept"),
+        "random_low": Column(pl.Float64, "lower end of the random band", "nothing is kept"),
+        "random_high": Column(pl.Float64, "upper end of the random band", "nothing is kept"),
+        "p_within_layers": Column(pl.Float64, "one-sided p of the permutation test within layers", "nothing is kept or nothing removed"),
+    },
+)
+FACTOR_BINS = Table(
+    "factor_bins",
+    ("output_score_low", "factor"),
+    {
+        "output_score_low": Column(pl.Float64, "lower edge of the output-score bin (included)"),
+        "output_score_high": Column(pl.Float64, "upper edge (excluded, but 1 is included)"),
+        "factor": FACTOR,
+        "n_features": Column(pl.UInt32, "features in the bin"),
+        "gen_success_20": Column(pl.Float64, "mean over features of GenSuccess@20, all prefixes"),
+        "gen_success_20_low": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
+        "gen_success_20_high": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
+        "perplexity": Column(pl.Float64, "geometric mean over features and texts", "every text is empty"),
+        "perplexity_low": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
+        "perplexity_high": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
+    },
+)
+FEATURE_PMI = Table(
+    "feature_pmi",
+    ("layer", "feature"),
+    {
+        **PER_FEATURE,
+        "output_score": OUTPUT_SCORE.columns["output_score"],
+        "pmi": Column(pl.Float64, "mean PMI in nats of generated top tokens with lens tokens, co-occurring texts", "no pair co-occurs"),
+        "n_pairs": Column(pl.UInt32, "pairs of different tokens that co-occur"),
+        "n_absent": Column(pl.UInt32, "pairs that never do, left out"),
+    },
+)
+PMI = Table(
+    "pmi",
+    ("layers", "threshold"),
+    {
+        "layers": Column(pl.String, "all or late"),
+        "threshold": Column(pl.Float64, "features with output score >= this are kept"),
+        "n_kept": Column(pl.UInt32, "features kept that have a PMI"),
+        "n_missing": Column(pl.UInt32, "features kept without one"),
+        "mean": Column(pl.Float64, "mean PMI in nats", "nothing is kept"),
+        "low": Column(pl.Float64, "bootstrap interval over features", "fewer than 2"),
+        "high": Column(pl.Float64, "bootstrap interval over features", "fewer than 2"),
+    },
+)
+EXAMPLES = Table(
+    "examples",
+    ("layer", "feature"),
+    {
+        **PER_FEATURE,
+        "input_score": INPUT_SCORE.columns["input_score"],
+        "output_score": OUTPUT_SCORE.columns["output_score"],
+        "concept": CONCEPTS.columns["concept"],
+        "lens_tokens": LOGIT_LENS.columns["tokens"],
+        "top_context": Column(pl.String, "the largest maximum of the records, in [brackets], and the tokens around it", "no records"),
+        "factor": Column(pl.String, "factor of the text shown", "steering failed"),
+        "prefix": Column(pl.String, "prefix of the text shown"),
+        "unsteered": Column(pl.String, "continuation at factor 0"),
+        "steered": Column(pl.String, "continuation at the chosen factor", "steering failed"),
+    },
+)
+SUMMARIES = {
+    table.name: table for table in (FEATURES, STEERING, BEST_FACTORS, OUTCOMES, SELECTION, FACTOR_BINS, FEATURE_PMI, PMI, EXAMPLES)
+}

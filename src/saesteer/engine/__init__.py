@@ -1,0 +1,1 @@
+"""Running a model: forwards, SAEs, steering, generation, and the scores that need a forward. Torch."""

@@ -1,0 +1,101 @@
+"""Sparse SAE codes of texts: one forward serves every layer asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saesteer.core.tables import ACTIVATIONS
+from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, depth_of, pad_rows, residuals_at
+from saesteer.engine.saes import Sae, encode
+
+ALGORITHM_VERSION = 1
+
+LENGTH_STEP = 16
+"""Texts are padded to the next multiple of this many tokens, so their shapes, and with them their numbers, do not depend on their
+neighbours."""
+
+MOST_ROWS = (32, 256)
+"""Largest batch of texts on a CPU and on a GPU."""
+
+CODES_AT_A_TIME = 2**26
+"""Most codes (tokens times features) at a time."""
+
+SCHEMA = pl.Schema(ACTIVATIONS.schema)
+
+
+@torch.no_grad()
+def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame, batch: int | None = None) -> Iterator[pl.DataFrame]:
+    """Active features of every token of every text, for the SAE of each layer in `saes`, at its own site.
+
+    `texts` has text_id and token_ids (a list, beginning-of-sequence token first, see `core.tokens`). A row is one text at one layer:
+    parallel lists of token position, feature and code, by position, then feature. Position 0 (the beginning-of-sequence token; where there
+    is none, a token that models treat much like it) is left out; n_tokens counts it.
+    Padding is on the right, where causal attention cannot look back at it. `batch` texts go together, fewer when memory runs out; None: as
+    many as fit. Yields tables of one layer.
+    """
+    depths = {layer: depth_of(lm, layer, sae.meta.site) for layer, sae in sorted(saes.items())}
+    check_length(lm, max(map(len, texts["token_ids"]), default=0))
+    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
+    halving = Halving("activations", lm.device)
+    for group, length in _groups(texts, limit):
+
+        def codes_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
+            ids = _padded_ids(group["token_ids"][part].to_list(), length, size)
+            residuals = residuals_at(lm, ids.to(lm.device), list(depths.values()))
+            return [table for layer, depth in depths.items() for table in _sparse_tables(group[part], layer, saes[layer], residuals[depth])]
+
+        row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(depths)
+        size = batch or rows_that_fit(row_bytes, lm.device, MOST_ROWS)
+        for tables in halving.over(group.height, size, codes_of):
+            yield from tables
+
+
+def _groups(texts: pl.DataFrame, limit: int) -> Iterator[tuple[pl.DataFrame, int]]:
+    """Texts of one padded length at a time, in the given order."""
+    lengths = (pl.col("token_ids").list.len().cast(pl.Int64) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP
+    grouped = texts.with_columns(padded_length=lengths.clip(upper_bound=limit))
+    for length in grouped["padded_length"].unique().sort():
+        yield grouped.filter(pl.col("padded_length") == length), length
+
+
+def _padded_ids(token_ids: list[list[int]], length: int, batch: int) -> Int[Tensor, "batch seq"]:
+    ids = torch.full((batch, length), token_ids[0][0])  # padding that no model takes for its padding token, about which some would warn
+    for row, tokens in enumerate(token_ids):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+def _sparse_tables(chunk: pl.DataFrame, layer: int, sae: Sae, residuals: Float[Tensor, "batch seq d_model"]) -> Iterator[pl.DataFrame]:
+    """The codes of a batch's texts, as many texts at a time as `CODES_AT_A_TIME` holds, and always as many."""
+    seq = residuals.shape[1]
+    n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), CODES_AT_A_TIME // (seq * sae.meta.n_features)))
+    for start in range(0, chunk.height, n_texts):
+        some = slice(start, start + n_texts)
+        yield _sparse_table(chunk[some], layer, encode(sae, pad_rows(residuals[some], n_texts)))
+
+
+def _sparse_table(chunk: pl.DataFrame, layer: int, codes: Float[Tensor, "batch seq n_features"]) -> pl.DataFrame:
+    """The non-zero codes of each text's own tokens, position 0 left out."""
+    n_tokens = chunk["token_ids"].list.len().to_numpy()
+    text, position, feature = (index.cpu().numpy() for index in codes[: len(chunk), 1:].nonzero(as_tuple=True))
+    position = position + 1
+    own = position < n_tokens[text]
+    text, position, feature = text[own], position[own], feature[own]
+    value = codes[text, position, feature].float().cpu().numpy()
+    ends = np.searchsorted(text, np.arange(1, len(chunk)))
+    columns = {
+        "layer": [layer] * len(chunk),
+        "text_id": chunk["text_id"],
+        "n_tokens": n_tokens,
+        "token_index": np.split(position, ends),
+        "feature": np.split(feature, ends),
+        "value": np.split(value, ends),
+    }
+    return pl.DataFrame(columns).cast(SCHEMA)

@@ -1,0 +1,144 @@
+"""Adapters and changed weights as they act on a running model: installed for one forward of rows [row seq], and always removed.
+
+The same code runs while an adapter is trained and while it steers: gradients flow to the adapter's tensors where they ask for them.
+Arithmetic is in the adapter's number format, its result in the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
+from saesteer.engine.models import LanguageModel, depth_of, residual_changed
+
+DEPTHS = (5 / 26, 10 / 26, 15 / 26, 20 / 26)
+"""Adapted layers as shares of the model's layers: 5, 10, 15 and 20 of Gemma-2-2b's 26 (P4, arXiv 2501.17148)."""
+
+
+def adapter_layers(n_layers: int) -> tuple[int, ...]:
+    """The layers of a model that adapters change (`DEPTHS`); fewer than four where a shallow model has not as many."""
+    return tuple(sorted({round(depth * n_layers) for depth in DEPTHS} & set(range(n_layers))))
+
+
+def attention_output(lm: LanguageModel, layer: int) -> nn.Module:
+    """The projection of a layer's attention back to the residual: the last linear map of the block's attention module, whatever the family
+    calls it (o_proj, dense, c_proj)."""
+    attention = [
+        maps
+        for name, child in lm.blocks[layer].named_children()
+        if ("attn" in name or "attention" in name) and (maps := [part for part in child.modules() if isinstance(part, nn.Linear | Conv1D)])
+    ]
+    if len(attention) != 1 or widths(attention[0][-1])[1] != lm.d_model:
+        names = ", ".join(name for name, _ in lm.blocks[layer].named_children())
+        raise ValueError(
+            f"{lm.name}: layer {layer} has no single attention module that ends in a linear map to {lm.d_model} dimensions (parts of the "
+            f"block: {names}); LoRA cannot be fitted to this family: leave method lora out"
+        )
+    return attention[0][-1]
+
+
+def widths(projection: nn.Module) -> tuple[int, int]:
+    """Input and output width of a linear map; GPT-2's Conv1D holds its weight transposed."""
+    n_out, n_in = projection.weight.shape[::-1] if isinstance(projection, Conv1D) else projection.weight.shape
+    return int(n_in), int(n_out)
+
+
+@contextmanager
+def low_rank_weights_installed(lm: LanguageModel, intervention: LowRankWeights, factor: Float[Tensor, " row"]) -> Iterator[None]:
+    """Within the context, attention's output projection of each adapted layer adds `factor * scaling * B A x` to its output for an input x,
+    which is the weight `W + factor * scaling * B A` (LoRA, arXiv 2106.09685; P4, arXiv 2501.17148)."""
+    strength = (factor * intervention.scaling)[:, None, None]
+
+    def added(A: Tensor, B: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        return lambda _module, args, output: output + (strength * (args[0].to(A.dtype) @ A.T @ B.T)).to(output.dtype)
+
+    with ExitStack() as hooks:
+        for layer, A, B in zip(intervention.layers, intervention.A, intervention.B, strict=True):
+            hooks.callback(attention_output(lm, layer).register_forward_hook(added(A, B)).remove)
+        yield
+
+
+@contextmanager
+def subspace_edited(
+    lm: LanguageModel, intervention: LowRankSubspace, factor: Float[Tensor, " row"], start: int, prompt_length: Int[Tensor, " row"]
+) -> Iterator[None]:
+    """Within the context, the residual h after each adapted layer becomes `h + factor * R^T (W h + b - R h)` at the first and last
+    positions of each row's prompt: once where these overlap, and nowhere after it (LoReFT, arXiv 2404.03592; P4, arXiv 2501.17148).
+    The rows' first token has position `start`."""
+
+    def changed(R: Tensor, W: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
+        def change(residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
+            edited = _at_prompt_ends(intervention, start, residual.shape[1], prompt_length)
+            strength = torch.where(edited, factor[:, None], 0.0)[:, :, None]
+            h = residual.to(R.dtype)
+            return residual + (strength * ((h @ W.T + b - h @ R.T) @ R)).to(residual.dtype)
+
+        return change
+
+    with ExitStack() as hooks:
+        for layer, R, W, b in zip(intervention.layers, intervention.R, intervention.W, intervention.b, strict=True):
+            hooks.enter_context(residual_changed(lm, depth_of(lm, layer, "resid_post"), changed(R, W, b)))
+        yield
+
+
+def _at_prompt_ends(intervention: LowRankSubspace, start: int, n_tokens: int, prompt_length: Tensor) -> Bool[Tensor, "row seq"]:
+    position = start + torch.arange(n_tokens, device=prompt_length.device)[None]
+    first = position < intervention.n_first
+    last = position >= prompt_length[:, None] - intervention.n_last
+    return (first | last) & (position < prompt_length[:, None])
+
+
+def low_rank_subspace_installed(
+    lm: LanguageModel, intervention: LowRankSubspace, factor: Float[Tensor, " row"], start: int, prompt_length: int
+) -> AbstractContextManager[None]:
+    """`subspace_edited` for rows whose prompts have equally many tokens. A forward that starts after the prompt is left as it is."""
+    if start >= prompt_length:
+        return nullcontext()
+    return subspace_edited(lm, intervention, factor, start, torch.full((len(factor),), prompt_length, device=lm.device))
+
+
+@contextmanager
+def weights_installed(lm: LanguageModel, intervention: WeightChange, factor: Float[Tensor, " row"]) -> Iterator[None]:
+    """Within the context, the model's parameters are `p + factor * change[p]`; afterwards they hold the very tensors that they held before.
+
+    Rows share the model's weights, and so must share a factor. Memory: a second copy of the changed parameters."""
+    shared = _shared_factor(factor)
+    parameters = _changed_parameters(lm, intervention)
+    earlier = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = (earlier[name] + shared * intervention.change[name]).to(parameter.dtype)
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = earlier[name]
+
+
+def _shared_factor(factor: Float[Tensor, " row"]) -> float:
+    distinct = factor.unique().tolist()
+    if len(distinct) != 1:
+        raise ValueError(
+            f"rows under changed weights must share one factor, but there are {len(distinct)} ({', '.join(map(str, distinct[:5]))}): "
+            "steer with one factor at a time"
+        )
+    return float(distinct[0])
+
+
+def _changed_parameters(lm: LanguageModel, intervention: WeightChange) -> dict[str, nn.Parameter]:
+    """The parameters that a change is for, by name; tied ones are there once. A change for another model is refused."""
+    parameters = dict(lm.model.named_parameters())
+    for name, change in intervention.change.items():
+        found = tuple(parameters[name].shape) if name in parameters else "no such parameter"
+        if found != tuple(change.shape):
+            raise ValueError(
+                f"{lm.name}: the changed weights hold {name} of shape {tuple(change.shape)}, but the model has {found}; they belong to "
+                "another model: fit method sft again"
+            )
+    return {name: parameters[name] for name in intervention.change}

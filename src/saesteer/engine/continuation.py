@@ -1,0 +1,244 @@
+"""Continuing many rows at once, each as if it ran alone: one forward a step for all of them, one token a row, until each has ended.
+
+Rows have prompts of one length, so there is no padding and no mask; rows that have finished are dropped as the batch thins out. What steers
+them is given (`Steering`).
+
+On a CPU in float32 a row's tokens are the same in any company, so a batch is one forward of any size from `MIN_ROWS`. Elsewhere kernels
+depend on shapes, so every forward has `TILE` rows: a batch is several tiles, dropping rows means fewer tiles, and a row's tokens depend
+neither on the batch nor on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from saesteer.engine.head import raw_logits, soft_capped
+from saesteer.engine.memory import forward_bytes
+from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
+from saesteer.engine.sampling import sample_tokens
+
+COMPACT_BELOW = 0.75
+"""Finished rows are dropped when fewer than this share of a batch still run."""
+
+MOST_ROWS = (512, 4096)
+"""Largest batch on a CPU and on a GPU."""
+
+TILE = (64, 1024)
+"""Rows of every forward where shapes matter, on a CPU and on a GPU: enough there that launching kernels takes less time than they do."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, and when a text ends."""
+
+    max_new_tokens: int = 20
+    temperature: float = 0.7  # 0.0: the likeliest token
+    top_k: int = 50  # 0: the whole vocabulary
+    stop: str = "."  # a text ends after the first token that contains this character; "": only where the model ends it
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0:
+            raise ValueError(f"max_new_tokens must be at least 1, temperature and top_k at least 0; got {self}")
+        if len(self.stop) > 1:
+            raise ValueError(f"stop is {self.stop!r}, but must be one character or empty: only then can it be looked up token by token")
+
+
+@runtime_checkable
+class Steering(Protocol):
+    """How some rows are steered."""
+
+    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+        """The same for some of the rows, in the given order."""
+        ...
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        """Within the context, a forward of the rows [row seq] whose first token has position `start` is steered; every row's prompt has
+        `prompt_length` tokens."""
+        ...
+
+
+class RowLayer(DynamicLayer):
+    """A cache layer for a fixed set of rows, in one buffer with room for every step, so that adding a position copies nothing else."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.keys, self.values = (
+                state.new_empty(*state.shape[:2], self.capacity, state.shape[3]) for state in (key_states, value_states)
+            )
+            self.is_initialized: bool = True
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self.keys[:, :, start : self.length] = key_states  # [row kv_head position head_dim]
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def holding(self, keys: Tensor, values: Tensor) -> RowLayer:
+        """A layer of the same length for other rows."""
+        layer = RowLayer(self.capacity)
+        layer.keys, layer.values = keys, values
+        layer.length, layer.is_initialized = self.length, True
+        return layer
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The rows that a step runs, in one tile (a forward) or several equal ones: slot i holds row `row[i]` of the chunk; padding and
+    finished rows are slots that do not run."""
+
+    row: Int[np.ndarray, " slot"]
+    running: Bool[np.ndarray, " slot"]
+    token: Int[Tensor, " slot"]  # to feed next
+    steering: Steering  # of the slots
+    caches: list[Cache]  # one a tile
+    position: int  # of `token`
+
+    def tiles(self) -> Iterator[Slots]:
+        """Each tile by itself."""
+        size = len(self.row) // len(self.caches)
+        for number, cache in enumerate(self.caches):
+            part = slice(number * size, (number + 1) * size)
+            steering = self.steering
+            if len(self.caches) > 1:
+                steering = steering.take(torch.arange(len(self.row), device=self.token.device)[part])
+            yield Slots(self.row[part], self.running[part], self.token[part], steering, [cache], self.position)
+
+
+def tile_rows(lm: LanguageModel, size: int, asked: int | None) -> int | None:
+    """Rows of every forward: None where any number gives the same; else `TILE`, fewer only where memory does not hold as many. A small
+    batch that was asked for is padded."""
+    full = TILE[lm.device.type == "cuda"]
+    if not shape_matters(lm):
+        return None
+    return full if size == asked else min(full, size)
+
+
+def row_bytes(lm: LanguageModel, kv_width: int, capacity: int) -> int:
+    """About the bytes that a row needs: its cache (`kv_width` numbers a layer, position and kind), its forward, and a few copies of its
+    logits."""
+    cache = lm.n_layers * 2 * kv_width * capacity * lm.dtype.itemsize
+    return cache + forward_bytes(lm, 1, capacity) + 16 * lm.n_vocab
+
+
+def padded_index(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.ndarray, " slot"]:
+    """An index of whole tiles or, where there are none, of at least `MIN_ROWS` entries, the first repeated."""
+    n_slots = max(MIN_ROWS, len(index)) if tile is None else -(-len(index) // tile) * tile
+    return np.concatenate([index, np.repeat(index[:1], n_slots - len(index))])
+
+
+def continue_rows(
+    lm: LanguageModel, slots: Slots, numbers: Float64[np.ndarray, "row step"], sampling: Sampling, ending: Bool[Tensor, " vocab"]
+) -> tuple[Int[np.ndarray, "row step"], Int[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
+    """Sample until every row has ended, from slots at their prompts' last tokens: token ids, how many of them count, and whether the row
+    was stopped rather than cut at the limit. `numbers` are uniform random numbers."""
+    token_ids = np.zeros(numbers.shape, dtype=np.int64)
+    lengths = np.zeros(len(numbers), dtype=np.int64)
+    stopped = np.zeros(len(numbers), dtype=bool)
+    tile = len(slots.row) // len(slots.caches) if shape_matters(lm) else None
+    prompt_length = slots.position + 1
+    for step in range(sampling.max_new_tokens):
+        tokens = torch.cat([_next_tokens(lm, part, numbers[part.row, step], sampling, prompt_length) for part in slots.tiles()])
+        ended = ending[tokens].cpu().numpy() & slots.running
+        rows = slots.row[slots.running]
+        token_ids[rows, step] = tokens.cpu().numpy()[slots.running]
+        lengths[rows] = step + 1
+        stopped[slots.row[ended]] = True
+        if np.array_equal(ended, slots.running):
+            break
+        slots = _advanced(slots, tokens, slots.running & ~ended, tile)
+    return token_ids, lengths, stopped
+
+
+def _next_tokens(
+    lm: LanguageModel, tile: Slots, numbers: Float64[np.ndarray, " slot"], sampling: Sampling, prompt_length: int
+) -> Int[Tensor, " slot"]:
+    """One step of a tile."""
+    logits = step_logits(lm, tile, prompt_length)
+    drawn = torch.from_numpy(numbers).to(lm.device)
+    return sample_tokens(logits, drawn, sampling.temperature, sampling.top_k)
+
+
+def step_logits(lm: LanguageModel, tile: Slots, prompt_length: int) -> Float[Tensor, "slot vocab"]:
+    """Feed each slot of one tile its token, through the steered model; the next token's logits, soft-capped where the model does so."""
+    position_ids = torch.tensor([[tile.position]], device=lm.device)
+    with tile.steering.installed(lm, tile.position, prompt_length):
+        output = lm.model.base_model(
+            input_ids=tile.token[:, None], position_ids=position_ids, past_key_values=tile.caches[0], use_cache=True
+        )
+        return soft_capped(lm, raw_logits(lm, output.last_hidden_state[:, -1]))
+
+
+def _advanced(slots: Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarray, " slot"], tile: int | None) -> Slots:
+    """The next step's slots, without the finished ones when these have become many: a share of the rows, or enough for fewer tiles."""
+    index = np.flatnonzero(running)
+    packed = padded_index(index, tile)
+    few = len(packed) < len(running) and (tile is not None or len(index) < COMPACT_BELOW * len(running))
+    if not few:
+        return replace(slots, running=running, token=tokens, position=slots.position + 1)
+    kept = torch.from_numpy(packed).to(tokens.device)
+    return Slots(
+        row=slots.row[packed],
+        running=np.arange(len(kept)) < len(index),
+        token=tokens[kept],
+        steering=slots.steering.take(kept),
+        caches=_repacked(slots.caches, kept, tile or len(kept)),
+        position=slots.position + 1,
+    )
+
+
+def _repacked(caches: list[Cache], kept: Int[Tensor, " slot"], tile: int) -> list[Cache]:
+    """The caches of the slots kept, in tiles; the old ones are emptied on the way, so that both never exist whole."""
+    packed: list[list[RowLayer]] = [[] for _ in kept.split(tile)]
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        keys, values = (
+            torch.cat(states) if len(states) > 1 else states[0] for states in zip(*(_taken(layer) for layer in layers), strict=True)
+        )
+        for new, rows in zip(packed, kept.split(tile), strict=True):
+            new.append(layers[0].holding(keys[rows], values[rows]))
+    return [Cache(layers=new) for new in packed]
+
+
+def _taken(layer: RowLayer) -> tuple[Tensor, Tensor]:
+    """A layer's keys and values, which it then no longer holds."""
+    keys, values, layer.keys, layer.values = layer.keys, layer.values, None, None
+    return keys, values
+
+
+def ending_tokens(lm: LanguageModel, stop: str) -> Bool[Tensor, " vocab"]:
+    """Which tokens end a text: those whose own text contains the stop character, and those with which the model ends one."""
+    ending = torch.zeros(lm.n_vocab, dtype=torch.bool)
+    if stop:
+        known = min(len(lm.tokenizer), lm.n_vocab)
+        texts = _decoded(lm, [[token] for token in range(known)])
+        ending[:known] = torch.tensor([stop in text for text in texts])
+    ending[final_ids(lm)] = True
+    return ending.to(lm.device)
+
+
+def continuation_texts(lm: LanguageModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[str]:
+    """Each continuation as text, without the token that ends it and other special tokens: prompt and continuation decoded together, so that
+    spaces come out as in running text, and the prompt cut off."""
+    final = set(final_ids(lm))  # not every tokenizer calls them special
+    said = [tokens[:-1] if tokens and tokens[-1] in final else tokens for tokens in continuations]
+    together = _decoded(lm, [[*prompt, *tokens] for prompt, tokens in zip(prompts, said, strict=True)])
+    alone = _decoded(lm, prompts)
+    return [whole[len(prompt) :] for whole, prompt in zip(together, alone, strict=True)]
+
+
+def _decoded(lm: LanguageModel, ids: Sequence[Sequence[int]]) -> list[str]:
+    return lm.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

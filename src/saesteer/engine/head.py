@@ -1,0 +1,49 @@
+"""A language model's head: logits of final hidden rows, whole or in parts of the vocabulary, in float32 whatever the model's format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saesteer.engine.models import LanguageModel, pad_rows
+from saesteer.engine.precision import is_narrow, product
+
+HEAD_PART = 8192
+"""Tokens whose rows of a narrow head are widened at a time on a CPU."""
+
+
+def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
+    """Raw head outputs as the model's own logits: cap * tanh(logits / cap) where the model has a cap."""
+    cap = lm.final_logit_softcapping
+    return logits if cap is None else torch.tanh(logits / cap).mul_(cap)
+
+
+def raw_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """The head applied to final hidden rows, without soft cap, at no fewer than `MIN_ROWS` rows; in float32 also of a narrower model."""
+    padded = pad_rows(hidden)
+    if is_narrow(lm.dtype) and lm.device.type == "cpu":
+        logits = torch.empty(len(padded), lm.n_vocab)
+        for start, part in logit_chunks(lm, padded, HEAD_PART):
+            logits[:, start : start + HEAD_PART] = part
+    else:
+        logits = _head(lm, padded, slice(None))
+    return logits[: hidden.shape[0]]
+
+
+def logit_chunks(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], chunk: int) -> Iterator[tuple[int, Float[Tensor, "row part"]]]:
+    """Raw logits (no soft cap) in pieces of the vocabulary, each with its first token id: memory stays at rows x chunk. In float32 also of
+    a narrower model."""
+    padded = pad_rows(hidden)
+    for start in range(0, lm.n_vocab, chunk):
+        yield start, _head(lm, padded, slice(start, start + chunk))[: hidden.shape[0]]
+
+
+def _head(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row part"]:
+    weight, bias = lm.head.weight[tokens], getattr(lm.head, "bias", None)
+    if not is_narrow(lm.dtype):
+        return nn.functional.linear(hidden, weight, None if bias is None else bias[tokens])
+    logits = product(hidden, weight.T)
+    return logits if bias is None else logits + bias[tokens]

@@ -1,0 +1,378 @@
+"""Load a causal language model; read its residual stream; run it from a prepared residual.
+
+Residuals are named by site (a block's output or input, `SITES`) and found by depth, the number of blocks before them (`depth_of`).
+Everything goes through the model's own code: blocks are bypassed by overriding the `forward` of their instances, so masks, rotary
+embeddings, layer types and the final norm are Hugging Face's, and no family needs a line of its own. Blocks are those of transformers 5,
+which return a tensor.
+
+No forward runs below `MIN_ROWS` rows: matrix kernels change for very few rows, and a row's result would then depend on how many neighbours
+it had. On a CPU in float32 that is enough for rows that are equal to the bit in any company; elsewhere (`shape_matters`) forwards that
+matter are padded to one shape as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicLayer
+
+from saesteer.core.files import safetensors_fault
+from saesteer.core.tokens import with_bos
+
+MIN_ROWS = 32
+"""Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
+
+SITES = ("resid_post", "resid_pre")
+"""Residual sites that can be read and steered: a decoder block's output and its input."""
+
+BOS_RULES = ("tokenizer", "always")
+"""Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
+
+PROMPT_FORMATS = ("plain", "chat")
+"""plain: the model continues the prompt; chat: the prompt is a user's turn in the tokenizer's chat template, and the model answers it."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model with its parts found (decoder blocks, output head, tokenizer), and how its prompts are built."""
+
+    model: Any
+    tokenizer: Any
+    blocks: nn.ModuleList
+    head: nn.Module
+    final_logit_softcapping: float | None
+    bos: str = "tokenizer"  # one of BOS_RULES
+    prompt_format: str = "plain"  # one of PROMPT_FORMATS
+
+    @property
+    def name(self) -> str:
+        """The folder that the model came from, or its class where it was made in code."""
+        return self.model.name_or_path or type(self.model).__name__
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.head.weight.shape[1])
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+    @property
+    def n_vocab(self) -> int:
+        """Rows of the head: the number of logits, which may exceed the tokenizer's entries."""
+        return int(self.head.weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return self.head.weight.dtype
+
+
+def load_language_model(path: Path, dtype: str, device: str, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
+    """Load model and tokenizer from a folder in Hugging Face's format (safetensors only, nothing fetched), refusing damaged weights by
+    name. `bos` and `prompt_format` say how its prompts are built (`prompt_token_ids`)."""
+    _check_safetensors(path)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=getattr(torch, dtype),
+        attn_implementation="eager",
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    absent = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
+    if absent:
+        raise ValueError(
+            f"{path}: weights of {absent[0]} (and {len(absent) - 1} more) are missing or of another shape; fetch the model again"
+        )
+    for name, weight in model.named_parameters():
+        if bool(weight.isnan().any()):
+            raise ValueError(f"{path}: tensor {name} contains NaN; fetch or train the model again")
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return language_model(model.to(device), tokenizer, bos, prompt_format)
+
+
+def _check_safetensors(path: Path) -> None:
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"{path}: no *.safetensors file here; a model folder in Hugging Face's format with safetensors weights is needed"
+        )
+    for file in files:
+        if fault := safetensors_fault(file):
+            raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
+
+
+def language_model(model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
+    """Find the parts of an already loaded Hugging Face causal language model, and put it into evaluation mode."""
+    config = model.config.get_text_config(decoder=True)
+    for scale in ("logit_scale", "logits_scaling"):
+        if getattr(config, scale, None) not in (None, 1, 1.0):
+            raise ValueError(f"{type(model).__name__} scales its logits ({scale} = {getattr(config, scale)}), which is not supported")
+    found = [child for child in model.base_model.children() if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers]
+    if len(found) != 1:
+        raise ValueError(f"{type(model).__name__}: expected one list of {config.num_hidden_layers} decoder blocks, found {len(found)}")
+    softcapping = getattr(config, "final_logit_softcapping", None)
+    model.eval().requires_grad_(False)
+    lm = LanguageModel(model, tokenizer, found[0], model.get_output_embeddings(), softcapping, bos, prompt_format)
+    _check_prompts(lm)
+    return lm
+
+
+def _check_prompts(lm: LanguageModel) -> None:
+    """Refuse ways of building prompts that do not exist or that the tokenizer has no means for."""
+    for what, given, allowed in (("bos", lm.bos, BOS_RULES), ("prompt_format", lm.prompt_format, PROMPT_FORMATS)):
+        if given not in allowed:
+            raise ValueError(f"{what} is {given!r}, but must be one of {', '.join(allowed)}")
+    if lm.bos == "always" and lm.tokenizer.bos_token_id is None:
+        raise ValueError(f"{lm.name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
+    if lm.prompt_format == "chat" and not lm.tokenizer.chat_template:
+        raise ValueError(f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")
+
+
+def shape_matters(lm: LanguageModel) -> bool:
+    """Whether a row's numbers may depend on how many rows run together even above `MIN_ROWS`: on a GPU and in narrow number formats,
+    where libraries choose kernels by shape."""
+    return lm.device.type != "cpu" or lm.dtype != torch.float32
+
+
+def block_residual(output: Any) -> Tensor:
+    """The residual in a decoder block's output, which is a tensor or a tuple that starts with it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_block_residual(output: Any, residual: Tensor) -> Any:
+    """A decoder block's output with its residual replaced."""
+    return (residual, *output[1:]) if isinstance(output, tuple) else residual
+
+
+def depth_of(lm: LanguageModel, layer: int, site: str) -> int:
+    """A site as the number of decoder blocks before it: `layer` for resid_pre, `layer` + 1 for resid_post. So resid_pre of a layer and
+    resid_post of the layer before are one place, and depth 0 is what the first block is given (embeddings, positions added where the
+    family does so)."""
+    check_layer(lm, layer)
+    if site not in SITES:
+        raise ValueError(f"site {site!r} does not exist: a residual site is {' or '.join(SITES)}")
+    return layer + (site == "resid_post")
+
+
+@contextmanager
+def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, every forward's residual [row seq d_model] at `depth` goes through `change` and the model goes on with what that
+    returns: the one place where residuals are read and written."""
+    if depth == 0:
+        handle = lm.blocks[0].register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+    else:
+        handle = lm.blocks[depth - 1].register_forward_hook(
+            lambda _module, _args, output: with_block_residual(output, change(block_residual(output)))
+        )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_layer(lm: LanguageModel, layer: int) -> None:
+    """Refuse a layer that the model does not have."""
+    if not 0 <= layer < lm.n_layers:
+        raise ValueError(f"layer {layer} does not exist: the model has layers 0 to {lm.n_layers - 1}")
+
+
+def check_length(lm: LanguageModel, n_tokens: int) -> None:
+    """Refuse more tokens than the model has positions for."""
+    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
+    if n_tokens > limit:
+        raise ValueError(f"{n_tokens} tokens were asked for, but the model takes at most {limit}; use shorter texts or fewer new tokens")
+
+
+def pad_rows(rows: Tensor, n_rows: int = MIN_ROWS) -> Tensor:
+    """Repeat the first row until there are at least `n_rows`, so that every forward sees enough of them."""
+    missing = n_rows - rows.shape[0]
+    return rows if missing <= 0 else torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])
+
+
+@contextmanager
+def _overridden(blocks: list[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Give the block instances another `forward`, and take it away again whatever happens."""
+    earlier = [block.__dict__.get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, earlier, strict=True):
+            if own is None:
+                del block.forward
+            else:
+                block.forward = own
+
+
+def _pass_through(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    return hidden_states
+
+
+@contextmanager
+def stopped_at(lm: LanguageModel, depth: int) -> Iterator[None]:
+    """Within the context, only the first `depth` blocks run; later ones hand their input on and cost nothing."""
+    with _overridden(list(lm.blocks[depth:]), _pass_through):
+        yield
+
+
+@contextmanager
+def spliced(lm: LanguageModel, depth: int, rows: Float[Tensor, "row d_model"]) -> Iterator[None]:
+    """Within the context, the first `depth` blocks do nothing and the residual there is `rows` (one position a row) instead."""
+    prepared = rows[:, None]  # [row 1 d_model]
+    with _overridden(list(lm.blocks[:depth]), _pass_through), residual_changed(lm, depth, lambda _residual: prepared):
+        yield
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prompt run once: keys and values of positions 0..T-2 per layer, and the last token, which every later use feeds itself."""
+
+    keys: tuple[Tensor, ...]  # n_layers x [1 kv_head T-1 head_dim]; empty for a prompt of one token
+    values: tuple[Tensor, ...]
+    last_token: int
+    position: int  # of the last token, T-1
+
+
+def prefill(lm: LanguageModel, token_ids: list[int]) -> Prefill:
+    """Run positions 0..T-2 of a prompt once and keep their keys and values, so that each later step is one token wide."""
+    return prefills(lm, [token_ids])[0]
+
+
+@torch.no_grad()
+def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
+    """`prefill` of many prompts; those of one length share forwards, always of `MIN_ROWS` rows."""
+    if not all(prompts):
+        raise ValueError("a prompt needs at least one token; give the tokenizer a beginning-of-sequence token or the prompt some text")
+    found = {place: Prefill((), (), ids[-1], 0) for place, ids in enumerate(prompts) if len(ids) == 1}
+    for length in sorted({len(ids) for ids in prompts} - {1}):
+        places = [place for place, ids in enumerate(prompts) if len(ids) == length]
+        for start in range(0, len(places), MIN_ROWS):
+            some = places[start : start + MIN_ROWS]
+            found |= zip(some, _prefilled(lm, [prompts[place] for place in some]), strict=True)
+    return [found[place] for place in range(len(prompts))]
+
+
+def _prefilled(lm: LanguageModel, prompts: list[list[int]]) -> list[Prefill]:
+    """Up to `MIN_ROWS` prompts of one length, at least 2 tokens, in one forward."""
+    # Plain layers also where attention has a sliding window: the mask cuts the window, and all positions stay aligned.
+    cache = Cache(layers=[DynamicLayer() for _ in lm.blocks])
+    ids = torch.tensor(prompts, device=lm.device)
+    lm.model.base_model(input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
+    return [
+        Prefill(
+            tuple(layer.keys[row : row + 1].clone() for layer in cache.layers),
+            tuple(layer.values[row : row + 1].clone() for layer in cache.layers),
+            prompt[-1],
+            len(prompt) - 1,
+        )
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+class _SharedPrefix(DynamicLayer):
+    """A cache layer holding one prompt for all rows. What a forward adds is handed to its attention and not kept, so that the memory of one
+    block's keys and values is used again by the next."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values  # [1 kv_head T-1 head_dim], never written
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        shape = (len(key_states), -1, -1, -1)
+        return torch.cat([self.keys.expand(shape), key_states], dim=2), torch.cat([self.values.expand(shape), value_states], dim=2)
+
+
+@torch.no_grad()
+def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """Place rows as the residual at `depth` (`depth_of`) and the prompt's last position; return what the final norm puts out there, one
+    row each."""
+    padded = pad_rows(rows.to(lm.dtype))
+    shared = [_SharedPrefix(keys, values) for keys, values in zip(prompt.keys, prompt.values, strict=True)]
+    cache = Cache(layers=shared or [DynamicLayer() for _ in lm.blocks])
+    position_ids = torch.full((padded.shape[0], 1), prompt.position, device=lm.device)
+    with spliced(lm, depth, padded):
+        output = lm.model.base_model(inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
+    return output.last_hidden_state[: rows.shape[0], -1]
+
+
+def final_norm(lm: LanguageModel, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """The model's final norm: a splice behind the last block, hence without a line per model family."""
+    return spliced_hidden(lm, Prefill((), (), 0, 0), lm.n_layers, rows)
+
+
+@torch.no_grad()
+def residuals_at(
+    lm: LanguageModel, token_ids: Int[Tensor, "row seq"], depths: Sequence[int]
+) -> dict[int, Float[Tensor, "row seq d_model"]]:
+    """The residual at each of the given depths (`depth_of`), in one forward that stops at the last of them."""
+    captured: dict[int, Tensor] = {}
+
+    def captured_at(depth: int) -> Callable[[Tensor], Tensor]:
+        return lambda residual: captured.setdefault(depth, residual)
+
+    with ExitStack() as contexts:
+        contexts.enter_context(stopped_at(lm, max(depths)))
+        for depth in set(depths):
+            contexts.enter_context(residual_changed(lm, depth, captured_at(depth)))
+        lm.model.base_model(input_ids=pad_rows(token_ids), use_cache=False)
+    return {depth: residual[: token_ids.shape[0]] for depth, residual in captured.items()}
+
+
+def residual_at(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], depth: int) -> Float[Tensor, "row seq d_model"]:
+    """The residual at `depth` (`depth_of`) at every position; blocks after it are not run."""
+    return residuals_at(lm, token_ids, [depth])[depth]
+
+
+def plain_token_ids(lm: LanguageModel, text: str) -> list[int]:
+    """Token ids of a text as it stands, with the beginning-of-sequence token that the tokenizer and the model's `bos` rule give it."""
+    return with_bos(lm.tokenizer(text)["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
+
+
+def prompt_token_ids(lm: LanguageModel, text: str) -> list[int]:
+    """Token ids of a prompt in the model's prompt format, up to where the model goes on.
+
+    plain: the text itself. chat: the text as a user's turn in the tokenizer's chat template, generation prompt included, so that the last
+    token, where steering starts, is the last before the response. Templates write their own beginning-of-sequence token, so the tokenizer
+    adds none.
+    """
+    if lm.prompt_format == "plain":
+        return plain_token_ids(lm, text)
+    turn = [{"role": "user", "content": text}]
+    written = lm.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return with_bos(lm.tokenizer(written, add_special_tokens=False)["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
+
+
+def final_ids(lm: LanguageModel) -> list[int]:
+    """The tokens with which the model ends a text: those of its generation config and, where it answers, the one that its chat template
+    puts after an answer (some generation configs lack it, and the model would go on with a user's turn)."""
+    eos = lm.model.generation_config.eos_token_id
+    found = {token for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
+    return sorted(found | _after_an_answer(lm) if lm.prompt_format == "chat" else found)
+
+
+def _after_an_answer(lm: LanguageModel) -> set[int]:
+    """The token of its own (not part of the vocabulary proper) that follows an answer in the chat template, if one does."""
+    answer = "answer"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+    written = lm.tokenizer.apply_chat_template(turns, tokenize=False)
+    following = lm.tokenizer(written.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    return set(following[:1]) & set(lm.tokenizer.added_tokens_decoder)

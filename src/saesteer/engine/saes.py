@@ -1,0 +1,252 @@
+"""Sparse autoencoders from plain files: `<name>.safetensors` with five float32 tensors, `<name>.json` beside it saying what they are.
+
+The files are written by `saesteer.engine.sae_convert`, so no reader needs sae-lens. Code of a feature: `pre * (pre > threshold)` with
+`pre = residual @ W_enc + b_enc` (JumpReLU, arXiv 2407.14435; a plain ReLU is threshold 0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from saesteer.core.files import file_digest
+from saesteer.engine.precision import is_narrow, product
+
+TENSORS = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
+
+READ_AHEAD = 2
+"""Blocks of them read before they are needed."""
+
+ENCODER_BLOCK = 16_384
+"""Features encoded at a time where only the largest code is wanted."""
+
+
+@dataclass(frozen=True)
+class SaeMeta:
+    """What a converted SAE is and where it came from."""
+
+    source: str  # the folder it was converted from, as it was given
+    source_digest: str  # of the source's config and weights (saesteer.sources.pins)
+    converter_version: int  # ALGORITHM_VERSION of saesteer.engine.sae_convert
+    architecture: str  # the source's: jumprelu or standard
+    site: str  # residual site it reads: resid_post (a block's output) or resid_pre (its input)
+    centred: bool  # whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
+    layer: int  # decoder block it reads
+    d_model: int  # width of the residual
+    n_features: int
+    sha256: str  # of the converted safetensors file
+
+
+@dataclass(frozen=True)
+class Sae:
+    """A sparse autoencoder of one layer."""
+
+    W_enc: Float[Tensor, "d_model n_features"]
+    b_enc: Float[Tensor, " n_features"]
+    threshold: Float[Tensor, " n_features"]
+    W_dec: Float[Tensor, "n_features d_model"]
+    b_dec: Float[Tensor, " d_model"]
+    meta: SaeMeta
+
+
+def tensor_shapes(d_model: int, n_features: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor in a converted file."""
+    return dict(zip(TENSORS, ((d_model, n_features), (n_features,), (n_features,), (n_features, d_model), (d_model,)), strict=True))
+
+
+def read_meta(path: Path) -> SaeMeta:
+    """Read the JSON beside a converted safetensors file."""
+    file = path.with_suffix(".json")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; convert the SAE first (it is written together with {path.name})")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not readable as JSON ({error}); convert the SAE again") from error
+    expected = {field.name for field in fields(SaeMeta)}
+    if not isinstance(content, dict) or set(content) != expected:
+        raise ValueError(f"{file}: keys must be {sorted(expected)}; convert the SAE again")
+    return SaeMeta(**content)
+
+
+def load_sae(path: Path, dtype: str, device: str) -> Sae:
+    """Load a converted SAE, refusing a file whose bytes, shapes or numbers are not those that were converted."""
+    meta = read_meta(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, though {path.with_suffix('.json').name} is there; convert the SAE again")
+    tensors = _read_tensors(path)
+    for name, shape in tensor_shapes(meta.d_model, meta.n_features).items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}, its JSON says {shape}; convert the SAE again")
+        if bool(tensors[name].isnan().any()):
+            raise ValueError(f"{path}: tensor {name} contains NaN; convert the SAE again from a sound source")
+    _check_digest(path, meta)
+    return Sae(**{name: tensors[name].to(device=device, dtype=getattr(torch, dtype)) for name in TENSORS}, meta=meta)
+
+
+def _check_digest(path: Path, meta: SaeMeta) -> None:
+    found = file_digest(path)
+    if found != meta.sha256:
+        raise ValueError(
+            f"{path}: its SHA-256 is {found[:12]}..., its JSON says {meta.sha256[:12]}...; the file was changed, convert the SAE again"
+        )
+
+
+def checked_meta(path: Path) -> SaeMeta:
+    """What a converted SAE is, its file's bytes and shapes checked as `load_sae` does, but nothing kept in memory."""
+    meta = read_meta(path)
+    with opened(path) as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    for name, shape in tensor_shapes(meta.d_model, meta.n_features).items():
+        if found.get(name) != shape:
+            raise ValueError(f"{path}: tensor {name} has shape {found.get(name)}, its JSON says {shape}; convert the SAE again")
+    _check_digest(path, meta)
+    return meta
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A converted file for reading parts of its tensors, with an error that says what to do when it is missing or unreadable."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; convert the SAE again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); convert the SAE again") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            missing = sorted(set(TENSORS) - set(file.keys()))
+            if missing:
+                raise ValueError(f"{path}: tensor {missing[0]} is missing; convert the SAE again")
+            return {name: file.get_tensor(name) for name in TENSORS}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); convert the SAE again") from error
+
+
+def load_decoder_rows(path: Path, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
+    """Decoder rows of the given features only, read from the file without the rest of the SAE."""
+    check_features(features, read_meta(path).n_features, path.name)
+    with opened(path) as file:
+        return decoder_rows(path, file.get_slice("W_dec"), features)
+
+
+def decoder_rows(path: Path, decoder: Any, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
+    """Rows of an opened file's W_dec slice, each run of neighbouring features in one read."""
+    ids = np.asarray(features, dtype=np.int64)
+    runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1) if len(ids) else []
+    rows = torch.cat([decoder[0:0], *(decoder[int(run[0]) : int(run[-1]) + 1] for run in runs)])
+    bad = rows.isnan().any(dim=1)
+    if bool(bad.any()):
+        raise ValueError(f"{path}: tensor W_dec contains NaN in feature {features[int(bad.nonzero()[0, 0])]}; convert the SAE again")
+    return rows
+
+
+def check_features(features: Sequence[int], n_features: int, name: str) -> None:
+    """Refuse a feature id that the SAE does not have."""
+    for feature in features:
+        if not 0 <= feature < n_features:
+            raise ValueError(f"feature {feature} does not exist: {name} has features 0 to {n_features - 1}")
+
+
+def encoder_input(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """What the SAE's encoder is given for residuals of the model: the rows in its number format, without their means over d_model where it
+    was trained on a model with centred writing weights (TransformerLens's center_writing_weights, whose residuals are just that)."""
+    return _encoder_input(sae.meta, residual, sae.W_enc.dtype)
+
+
+def _encoder_input(meta: SaeMeta, residual: Float[Tensor, "*row d_model"], dtype: torch.dtype) -> Float[Tensor, "*row d_model"]:
+    if not meta.centred:
+        return residual.to(dtype)
+    precise = torch.promote_types(residual.dtype, torch.float32)  # the mean of a bfloat16 row, in bfloat16, is off by as much as a code
+    return (residual - residual.mean(dim=-1, keepdim=True, dtype=precise)).to(dtype)
+
+
+def _codes(
+    rows: Float[Tensor, "row d_model"],
+    encoder: Float[Tensor, "d_model part"],
+    bias: Float[Tensor, " part"],
+    threshold: Float[Tensor, " part"],
+) -> Float[Tensor, "row part"]:
+    """Codes of some features, in float32 also of a narrower SAE."""
+    pre = product(rows, encoder).add_(bias) if is_narrow(rows.dtype) else torch.addmm(bias, rows, encoder)
+    return pre.masked_fill_(pre <= threshold, 0)
+
+
+def encode(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row n_features"]:
+    """Feature codes of residuals, in float32 also of a narrower SAE."""
+    rows = encoder_input(sae, residual).reshape(-1, sae.meta.d_model)
+    return _codes(rows, sae.W_enc, sae.b_enc, sae.threshold).reshape(*residual.shape[:-1], sae.meta.n_features)
+
+
+def decode(sae: Sae, codes: Float[Tensor, "*row n_features"]) -> Float[Tensor, "*row d_model"]:
+    """Residuals rebuilt from feature codes; of a centred SAE, centred ones."""
+    return codes.to(sae.W_dec.dtype) @ sae.W_dec + sae.b_dec
+
+
+def largest_code(sae: Sae, residual: Float[Tensor, "row d_model"], block: int = ENCODER_BLOCK) -> Float[Tensor, " row"]:
+    """a_max of P1 (arXiv 2505.20063), section 3: each row's largest feature code, 0 when none is active; features in blocks for bounded
+    memory. In float32 also of a narrower SAE."""
+    parts = (slice(start, start + block) for start in range(0, sae.meta.n_features, block))
+    encoders = ((sae.W_enc[:, part], sae.b_enc[part], sae.threshold[part]) for part in parts)
+    return _largest(encoder_input(sae, residual), encoders)
+
+
+def _largest(rows: Float[Tensor, "row d_model"], encoders: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Float[Tensor, " row"]:
+    """Each row's largest code over parts (encoder, bias, threshold) of the features."""
+    largest = torch.zeros(rows.shape[0], dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
+    for encoder, bias, threshold in encoders:
+        largest = torch.maximum(largest, _codes(rows, encoder, bias, threshold).amax(dim=1))
+    return largest
+
+
+def largest_code_in_file(path: Path, residual: Float[Tensor, "row d_model"], block: int = ENCODER_BLOCK) -> Float32[Tensor, " row"]:
+    """`largest_code` in float32 of an SAE that stays in its file: of the encoder, one block at a time is in memory."""
+    meta = read_meta(path)
+    with opened(path) as file:
+        tensors = {name: file.get_slice(name) for name in TENSORS}
+
+        def encoders() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            for start in range(0, meta.n_features, block):
+                part = slice(start, start + block)
+                read = (tensors["W_enc"][:, part], tensors["b_enc"][part], tensors["threshold"][part])
+                if any(bool(tensor.isnan().any()) for tensor in read):
+                    raise ValueError(f"{path}: the encoder of features {start} and up contains NaN; convert the SAE again")
+                yield tuple(tensor.to(residual.device) for tensor in read)
+
+        return _largest(_encoder_input(meta, residual, torch.float32), encoders())
+
+
+def decoder_blocks(path: Path, features: Sequence[int], device: torch.device, block: int) -> Iterator[Float[Tensor, "row d"]]:
+    """Decoder rows of the features in float32, `block` at a time, on the device; a thread reads ahead while the caller computes, and
+    on the way to a GPU they lie in pinned memory, so that copying does not wait either."""
+
+    def read(part: Sequence[int]) -> Tensor:
+        rows = decoder_rows(path, decoder, part)
+        return rows.pin_memory() if device.type == "cuda" else rows
+
+    check_features(features, read_meta(path).n_features, path.name)
+    with opened(path) as file, ThreadPoolExecutor(1, "decoder rows") as reader:
+        decoder = file.get_slice("W_dec")
+        waiting: deque[Future[Tensor]] = deque()
+        for start in range(0, len(features), block):
+            waiting.append(reader.submit(read, features[start : start + block]))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result().to(device, non_blocking=True)
+        while waiting:
+            yield waiting.popleft().result().to(device, non_blocking=True)

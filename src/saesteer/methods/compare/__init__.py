@@ -1,0 +1,1 @@
+"""The protocol that compares steering methods: which prompts choose, which report, and the intervals."""

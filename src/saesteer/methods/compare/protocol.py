@@ -1,0 +1,235 @@
+"""The protocol that every method is held to: which prompts choose the factor, which report, and what a concept's score is.
+
+Half of the prompts choose a method's factor for a concept by their texts' mean score (or by P1's rule, see compare.success), the
+other half report, and both directions are averaged (P4, arXiv 2501.17148, section 4, in one direction; P2, arXiv 2411.02193, chooses and
+reports on the same texts). An unrated text is missing, never 0. Where a method abstains, its concept counts with what the unsteered method
+scores on the same half. No result depends on the order in which rows come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from saesteer.analysis.score import harmonic_mean
+from saesteer.core.errors import SaesteerError
+from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, STEERED
+from saesteer.methods.compare.success import p1_ratio
+from saesteer.settings import registry
+from saesteer.settings.methods import MethodSettings
+from saesteer.settings.registry import Method
+
+UNSTEERED = "unsteered"
+FIT = ["layer", "method", "concept_id"]
+_RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
+_MEASURES = ("score", *_RATINGS, "log_perplexity")
+_DIRECTIONS = {"held_out": ((0, 1), (1, 0)), "first_half": ((0, 1),), "same_texts": ((0, 0),)}  # half that chooses, half that reports
+_TIE = 1e-9  # scores closer than this are equal but for rounding
+_SUCCESS = {**{name: STEERED.schema[name] for name in STEERED.keys}, "gen_success_20": pl.UInt16}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What there is of a comparison: tables by their names in saesteer.core.tables.methods."""
+
+    steered: pl.DataFrame
+    perplexity: pl.DataFrame
+    judgements: pl.DataFrame
+    fits: pl.DataFrame
+    concepts: pl.DataFrame
+    success: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUCCESS))
+    """saesteer.methods.compare.success.steered_success: fits that are here choose by P1's rule, all others by the score."""
+
+
+class ProtocolError(SaesteerError, ValueError):
+    """Rows that the protocol cannot be applied to; the message says which and what to do."""
+
+
+def row_of(key: str) -> Method:
+    """The registry's row of a method's key in tables."""
+    for row in registry.METHODS:
+        if row.key == key:
+            return row
+    raise ProtocolError(
+        f"no method of saesteer.settings.registry has the key {key!r}; keys there: {', '.join(row.key for row in registry.METHODS)}"
+    )
+
+
+def prompt_halves(prefix_ids: Sequence[str], factor_choice: str) -> dict[str, int]:
+    """prefix_id -> half, of prompts in the order of their file.
+
+    held_out: every other prompt, as elsewhere in this project, so that more prompts leave the others in their half. first_half: the first
+    half (one more if their number is odd) and the rest, which is P4's split (its first five choose, its last five report). same_texts: one.
+    """
+    n = len(prefix_ids)
+    if len(set(prefix_ids)) < n or (n < 2 and factor_choice != "same_texts"):
+        raise ProtocolError(f"{factor_choice}: two prompts at least are needed, each once; given: {list(prefix_ids)}")
+    number = {"held_out": lambda i: i % 2, "first_half": lambda i: int(i >= (n + 1) // 2), "same_texts": lambda i: 0}[factor_choice]
+    return {prefix_id: number(i) for i, prefix_id in enumerate(prefix_ids)}
+
+
+def method_halves(rows: Rows, halves: Mapping[str, int], score: str) -> pl.DataFrame:
+    """STEERED and what was measured on it -> METHOD_HALVES, for every fit that does not abstain."""
+    texts = _texts(rows, halves).with_columns(text_score=_text_score(score))
+    means = texts.group_by(METHOD_HALVES.keys, maintain_order=True).agg(
+        pl.len().cast(pl.UInt32).alias("n"),
+        pl.col("text_score").is_null().sum().cast(pl.UInt32).alias("n_missing"),
+        pl.col("text_score").mean(),
+        *(pl.col(name).mean() for name in _RATINGS),
+        *(pl.col(name).filter(pl.col("text_score").is_not_null()).mean().alias(f"{name}_scored") for name in _RATINGS),
+        pl.col("mean_nll").mean().alias("log_perplexity"),
+        pl.col("gen_success_20").mean(),
+    )
+    scores = means.with_columns(score=_of_means() if score == "harmonic_mean_of_means" else pl.col("text_score"))
+    by_score = pl.col("gen_success_20").is_null()
+    found = scores.with_columns(choose_by=pl.when(by_score).then("score").otherwise(p1_ratio([*FIT, "half"])))
+    _refuse_gaps(found, rows.fits, set(halves.values()))
+    return found.select(list(METHOD_HALVES.columns)).sort(METHOD_HALVES.keys)
+
+
+def _texts(rows: Rows, halves: Mapping[str, int]) -> pl.DataFrame:
+    """A row a text of fits that do not abstain, in the order of its key, with its ratings, loss and half."""
+    _refuse_strangers(rows, halves)
+    keys = list(STEERED.keys)
+    fitted = rows.fits.filter(pl.col("kind").is_not_null()).select(FIT)
+    ratings = [pl.col(name).cast(pl.Float64) for name in _RATINGS]
+    texts = rows.steered.select(keys).join(fitted, on=FIT, how="semi")
+    texts = texts.join(rows.judgements.select(*keys, *ratings, "judge_score"), on=keys, how="left")
+    texts = texts.join(rows.perplexity.select(*keys, "mean_nll"), on=keys, how="left")
+    texts = texts.join(rows.success, on=keys, how="left")
+    return texts.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))
+
+
+def _refuse_strangers(rows: Rows, halves: Mapping[str, int]) -> None:
+    """Every text is of a fit and a prompt that are there."""
+    keys = list(STEERED.keys)
+    unknown = rows.steered.join(rows.fits.select(FIT), on=FIT, how="anti").select(FIT).unique().sort(FIT)
+    if unknown.height:
+        raise ProtocolError(f"table steered holds texts of a fit that table fits does not: {unknown.row(0, named=True)}")
+    strange = rows.steered.filter(~pl.col("prefix_id").is_in(list(halves))).select(keys).sort(keys)
+    if strange.height:
+        raise ProtocolError(f"table steered holds a prompt that is not among the experiment's {len(halves)}: {strange.row(0, named=True)}")
+
+
+def _text_score(score: str) -> pl.Expr:
+    """A text's score, null where a rating that it needs is: P4's harmonic mean, or P2's product of concept and fluency, each over 2.
+
+    P1 (arXiv 2505.20063) has none of its own: its harmonic mean is of a concept's mean ratings.
+    """
+    if score == "product":
+        return pl.col("concept_rating") / 2 * pl.col("fluency_rating") / 2
+    return pl.col("judge_score")
+
+
+def _of_means() -> pl.Expr:
+    """Harmonic mean of the mean ratings of the scored texts; of two where there is no instruction."""
+    concept, instruction, fluency = (f"{name}_scored" for name in _RATINGS)
+    both = harmonic_mean((concept, fluency))
+    return pl.when(pl.col(instruction).is_null()).then(both).otherwise(harmonic_mean((concept, instruction, fluency)))
+
+
+def _refuse_gaps(found: pl.DataFrame, fits: pl.DataFrame, halves: set[int]) -> None:
+    """Every fit that does not abstain needs texts, in every half at the same factors."""
+    missing = fits.filter(pl.col("kind").is_not_null()).join(found, on=FIT, how="anti").select(FIT).sort(FIT)
+    if missing.height:
+        raise ProtocolError(f"table steered has no text of {missing.row(0, named=True)}: compute its missing rows first")
+    counts = found.group_by(*FIT, "factor").agg(pl.col("half").n_unique()).filter(pl.col("half") < len(halves)).sort(*FIT, "factor")
+    if counts.height:
+        where = counts.select(*FIT, "factor").row(0, named=True)
+        raise ProtocolError(f"table steered has texts of {where} in one half of the prompts only: compute its missing rows first")
+
+
+def method_choices(halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str) -> pl.DataFrame:
+    """METHOD_HALVES -> METHOD_CHOICES: for each fit and half reported on the factor that the other chose, and what it is worth there."""
+    directions = pl.DataFrame(_DIRECTIONS[factor_choice], schema={"chosen_on": pl.UInt8, "half": pl.UInt8}, orient="row")
+    wanted = fits.select(*FIT, abstains=pl.col("kind").is_null()).join(directions, how="cross")
+    best = _best_factors(halves).rename({"half": "chosen_on"})
+    own = wanted.join(best, on=[*FIT, "chosen_on"], how="left").join(halves, on=[*FIT, "factor", "half"], how="left")
+    label = pl.lit("all") if factor_choice == "same_texts" else pl.col("half").cast(pl.String)
+    found = _stand_ins(own.with_columns(label.alias("reported_on"), pl.col("n", "n_missing").fill_null(0)))
+    return found.select(list(METHOD_CHOICES.columns)).sort(METHOD_CHOICES.keys)
+
+
+def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
+    """Per fit and half: the factor of the largest `choose_by`, of equals the smallest, and whether it is an end of the method's grid.
+
+    A factor without one cannot be chosen; where there is one factor only there is nothing to choose.
+    """
+    number = pl.col("factor").cast(pl.Float64)
+    grids = halves.group_by("layer", "method").agg(low=number.min(), high=number.max(), grid=pl.col("factor").n_unique())
+    ordered = halves.with_columns(number=number).sort(*FIT, "half", "number").join(grids, on=["layer", "method"], how="left")
+    allowed = (pl.col("choose_by") >= pl.col("choose_by").max() - _TIE) | (pl.col("grid") == 1)
+    best = ordered.group_by(*FIT, "half", maintain_order=True).agg(
+        pl.col("factor").filter(allowed).first(), pl.col("number").filter(allowed).first(), pl.col("low", "high", "grid").first()
+    )
+    ordinal = ~pl.col("method").is_in([row.key for row in registry.METHODS if row.grid == "prompt"])
+    at_end = pl.when(ordinal & (pl.col("grid") > 1)).then(pl.col("number").is_in(pl.concat_list("low", "high")))
+    return best.with_columns(at_end.alias("at_grid_end")).select(*FIT, "half", "factor", "at_grid_end")
+
+
+def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
+    """The unsteered method's score wherever a method abstains, on the same half of the same concept."""
+    place = ["layer", "concept_id", "reported_on"]
+    unsteered = choices.filter(~pl.col("abstains")).filter(method=_unsteered_key()).select(*place, unsteered="score")
+    lacking = choices.join(unsteered, on=place, how="anti").select(place).sort(place)
+    if lacking.height:
+        raise ProtocolError(
+            f"method {UNSTEERED} has no text for {lacking.row(0, named=True)}: abstaining methods count with its score, so it must be "
+            f"among `methods` of the experiment, for every concept"
+        )
+    joined = choices.join(unsteered, on=place, how="left")
+    return joined.with_columns(score=pl.when("abstains").then("unsteered").otherwise("score"))
+
+
+def _unsteered_key() -> str:
+    return next(row.key for row in registry.METHODS if row.name == UNSTEERED)
+
+
+def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
+    """METHOD_CHOICES, FITS and ASKED_CONCEPTS -> METHOD_SCORES: the mean of the halves reported on, for each method and concept."""
+    norms = fits.select(*FIT, "reason", "residual_change", "residual_norm")
+    prompts = pl.col("method").is_in([row.key for row in registry.METHODS if row.grid == "prompt"])
+    change = pl.when(~prompts).then(pl.col("factor").cast(pl.Float64) * pl.col("residual_change"))
+    rows = choices.sort(METHOD_CHOICES.keys).join(norms, on=FIT, how="left", maintain_order="left").with_columns(change=change)
+    found = rows.group_by(FIT, maintain_order=True).agg(
+        pl.col("abstains", "reason").first(),
+        *(pl.col(name).mean() for name in (*_MEASURES, "change")),
+        (pl.col("change") / pl.col("residual_norm")).mean().alias("relative_change"),
+        pl.col("score").count().cast(pl.UInt8).alias("n_halves"),
+        pl.col("factor").alias("factors"),
+        pl.col("at_grid_end").count().cast(pl.UInt8).alias("n_choices"),
+        pl.col("at_grid_end").sum().cast(pl.UInt8).alias("n_at_grid_end"),
+        pl.col("n", "n_missing").sum(),
+    )
+    named = found.join(concepts.select("concept_id", "concept"), on="concept_id", how="left")
+    return named.select(list(METHOD_SCORES.columns)).sort(METHOD_SCORES.keys)
+
+
+def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings) -> dict[str, pl.DataFrame]:
+    """All of this: METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name. `prefix_ids` are the prompts', in their file's order."""
+    _refuse_methods(rows.fits, settings)
+    split = prompt_halves(prefix_ids, settings.factor_choice)
+    halves = method_halves(rows, split, settings.score)
+    choices = method_choices(halves, rows.fits, settings.factor_choice)
+    return {
+        METHOD_HALVES.name: halves,
+        METHOD_CHOICES.name: choices,
+        METHOD_SCORES.name: method_scores(choices, rows.fits, rows.concepts),
+    }
+
+
+def _refuse_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
+    if UNSTEERED not in settings.methods:
+        raise ProtocolError(
+            f"`methods` of the experiment lacks {UNSTEERED!r}: a method that abstains counts with the unsteered text's score; add it"
+        )
+    for key in sorted(fits["method"].unique()):
+        if row_of(key).name not in settings.methods:
+            raise ProtocolError(f"table fits holds method {key!r}, which is not among `methods` of the experiment")
+
+
+def largest_score(settings: MethodSettings) -> float:
+    """The largest value that a concept's score can have."""
+    return 1.0 if settings.score == "product" else 2.0

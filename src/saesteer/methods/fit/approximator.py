@@ -1,0 +1,81 @@
+"""P2's linear model of what steering does (SAE-TS, arXiv 2411.02193, section 3): effect = x @ M + b for a direction x.
+
+P2 minimises the squared error with Adam (2e-4, 15 epochs of 50,000 vectors in batches of 64, cosine schedule). Here there are far fewer
+vectors, so the same loss is minimised exactly, with a ridge penalty on M (not on b) whose strength is that of least leave-one-out error
+among the fitted vectors: deterministic, and nothing held out is looked at. As in P2's program, x is the direction to unit norm, whatever
+its scale was when its effect was measured: the scale is the one at which every vector harms the text equally.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Float64
+from numpy import ndarray
+
+from saesteer.methods.fit.problem import Approximator
+
+PENALTIES = tuple(10.0**power for power in range(-8, 5))
+"""Strengths tried, in multiples of the directions' mean squared singular value."""
+
+FEATURES_AT_A_TIME = 16_384
+"""Features whose effects are in memory in float64 together: those of a wide SAE on many vectors are tens of gigabytes."""
+
+log = logging.getLogger(__name__)
+
+
+def fitted(effects: pl.DataFrame, n_held_out: int) -> Approximator:
+    """Fit one layer's EFFECTS rows but the `n_held_out` of lowest vector number (those stay the same when vectors are added), on which R2
+    is measured: 1 - SSE / SST pooled over vectors and features, SST about the fitted vectors' mean effect. Tensors: float32, CPU."""
+    if effects["layer"].n_unique() != 1 or effects.height < n_held_out + 2 or n_held_out < 1:
+        raise ValueError(
+            f"an approximator needs the effects of one layer, at least 1 held out and 2 fitted: given are layers "
+            f"{effects['layer'].unique().to_list()}, {effects.height} vectors and n_held_out {n_held_out}; raise effects.n_vectors"
+        )
+    ordered = effects.sort("vector")
+    x, y = _matrix(ordered["direction"]).astype(np.float64), _matrix(ordered["effect"])
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    M, b, penalty = ridge(x[n_held_out:], y[n_held_out:])
+    usual = y[n_held_out:].mean(axis=0, dtype=np.float64)
+    r2 = _r2(y[:n_held_out].astype(np.float64), x[:n_held_out] @ M + b, usual)
+    log.info("approximator of effects: %d vectors, relative penalty %g, held-out R2 %.4f", len(x) - n_held_out, penalty, r2)
+    return Approximator(torch.from_numpy(M).float(), torch.from_numpy(b).float(), r2)
+
+
+def _matrix(lists: pl.Series) -> Float[ndarray, "vector width"]:
+    return lists.list.to_array(len(lists[0])).to_numpy()
+
+
+def _r2(true: Float64[ndarray, "v f"], predicted: Float64[ndarray, "v f"], usual: Float64[ndarray, " f"]) -> float:
+    spread = float(((true - usual) ** 2).sum())
+    if spread == 0:
+        raise ValueError("the held-out vectors all have the fitted ones' mean effect, so R2 has no meaning: was anything steered?")
+    return 1 - float(((true - predicted) ** 2).sum()) / spread
+
+
+def ridge(
+    x: Float64[ndarray, "vector d_model"], y: Float[ndarray, "vector n_features"]
+) -> tuple[Float64[ndarray, "d_model n_features"], Float64[ndarray, " n_features"], float]:
+    """M and b that minimise |x M + b - y|^2 + penalty |M|^2, and the penalty of `PENALTIES` (as a multiple) of least leave-one-out error.
+
+    From one SVD of the centred x: with hat matrix H (the mean's 1/n on its diagonal too), leaving a vector out makes its residual r_i
+    become r_i / (1 - H_ii). In float64, `FEATURES_AT_A_TIME`.
+    """
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0, dtype=np.float64)
+    U, s, Vt = np.linalg.svd(x - x_mean, full_matrices=False)
+    kept = [s**2 / (s**2 + penalty * float((s**2).mean())) for penalty in PENALTIES]
+    left = [1 - (U**2 @ share) - 1 / len(x) for share in kept]  # 1 - H_ii
+    projected = np.empty((len(s), y.shape[1]))
+    errors = np.zeros(len(PENALTIES))
+    for start in range(0, y.shape[1], FEATURES_AT_A_TIME):
+        some = slice(start, start + FEATURES_AT_A_TIME)
+        centred = y[:, some].astype(np.float64) - y_mean[some]
+        projected[:, some] = U.T @ centred
+        residuals = (centred - U @ (share[:, None] * projected[:, some]) for share in kept)
+        errors += [float(((residual / rest[:, None]) ** 2).sum()) for residual, rest in zip(residuals, left, strict=True)]
+    best = PENALTIES[int(errors.argmin())]
+    M = Vt.T @ ((s / (s**2 + best * float((s**2).mean())))[:, None] * projected)
+    return M, y_mean - x_mean @ M, best

@@ -1,0 +1,286 @@
+"""What steering with a vector does, measured on the text that it makes the model write: P2 (SAE-TS, arXiv 2411.02193), section 3.
+
+Texts are sampled with the vector added at every position, then read by the model as it is; the effect is their mean SAE code less that of
+unsteered texts from the same prompts and the same random numbers. Vectors are decoder rows (P2: of a larger SAE than the one that reads),
+each scaled so that it raises the loss of unsteered texts by the same amount.
+
+Where this differs from P2's program: the first position (the beginning-of-sequence token) and the token that ends a text are left out of
+the means, for SAEs are not trained on them (the program counts the former, whose codes no vector changes, and never ends a text); tokens
+are drawn from the `top_k` likeliest without top_p .3; the loss is that of the model's own unsteered texts, and what it rises by is set
+rather than where it ends (the program takes 4 nats on web text and code).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from saesteer.core.counter_rng import text_keys, uniforms
+from saesteer.core.tables.methods import EFFECTS
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.head import raw_logits, soft_capped
+from saesteer.engine.intervention_texts import steered_texts
+from saesteer.engine.interventions import Addition, Intervention, Nothing
+from saesteer.engine.memory import Halving
+from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, pad_rows, residual_at, residual_changed, shape_matters, spliced
+from saesteer.engine.saes import Sae, encode
+from saesteer.settings.methods import EffectSettings
+
+ALGORITHM_VERSION = 1
+
+TEMPERATURE = 1.0
+"""Of the texts (P2's program leaves it at its library's default)."""
+
+VECTORS_AT_A_TIME = 128
+"""Vectors whose effects are given back together."""
+
+SCALING_VECTORS = 32
+"""Vectors in one forward where their scales are looked for."""
+
+OCTAVES = (-2, 2)
+"""A vector's norm is looked for between 2^-2 and 2^2 times the mean norm of the unsteered residual."""
+
+HALVINGS = 4
+"""How often that range is halved, in the logarithm, before the rise is interpolated: down to a quarter of an octave."""
+
+LOGITS_AT_A_TIME = (2**23, 2**28)
+"""Most logits held at a time on a CPU and on a GPU, in float32."""
+
+CODES_AT_A_TIME = 2**23
+"""Most codes (tokens times features) at a time."""
+
+
+def effect_features(n_features: int, n: int, seed: int, layer: int) -> list[int]:
+    """The features whose decoder rows are added, by vector number: the first n of a seeded permutation, so that the first 100 of 101
+    are the 100."""
+    if n > n_features:
+        raise ValueError(
+            f"effects.n_vectors is {n}, but the SAE of layer {layer} has {n_features} features: set it to {n_features} at most"
+        )
+    (use,) = text_keys(["effects"])  # another permutation than the feature set's of the same seed
+    order = np.argsort(uniforms(seed, layer, use, np.arange(n_features), step=0), kind="stable")
+    return [int(feature) for feature in order[:n]]
+
+
+def effect_vectors(sae: Sae, n: int, seed: int, layer: int) -> Float[Tensor, "vector d_model"]:
+    """Decoder rows of `effect_features` to unit norm: the directions whose effects are measured."""
+    rows = sae.W_dec[torch.tensor(effect_features(sae.meta.n_features, n, seed, layer), device=sae.W_dec.device)].float()
+    norms = rows.norm(dim=1, keepdim=True)
+    if not bool((norms > 0).all()):
+        raise ValueError(f"the SAE of layer {layer} has decoder rows of zeros, which have no direction: take another SAE")
+    return rows / norms
+
+
+@dataclass(frozen=True)
+class _Unsteered:
+    """Texts as the loss sees them: the residual at the depth, the tokens to predict, and which of them there are."""
+
+    residual: Float[Tensor, "text seq d_model"]
+    targets: Int[Tensor, " token"]
+    counted: Bool[Tensor, "text seq"]  # whether the position's next token is one of them
+
+
+@torch.no_grad()
+def loss_rises(
+    lm: LanguageModel, depth: int, vectors: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]]
+) -> Float64[Tensor, " vector"]:
+    """By how much each vector, added at `depth` (models.depth_of) and every position, raises the mean loss of texts (token ids, the first
+    is not predicted), in nats a token."""
+    unsteered = _unsteered(lm, depth, texts)
+    return _losses(lm, depth, vectors, unsteered) - _losses(lm, depth, torch.zeros_like(vectors[:1]), unsteered)
+
+
+@torch.no_grad()
+def scaled_to_loss_rise(
+    lm: LanguageModel, depth: int, directions: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]], target: float
+) -> Float64[Tensor, " vector"]:
+    """Each unit direction's norm at which it raises the mean loss of texts by `target` nats a token (P2, section 3).
+
+    The range of `OCTAVES` is halved `HALVINGS` times, in the logarithm, and the rise interpolated in what is left, where it is nearly a
+    straight line; it is taken to grow with the norm. A vector that passes the target beyond the range gets that end of it.
+    """
+    unsteered = _unsteered(lm, depth, texts)
+    base = _losses(lm, depth, torch.zeros_like(directions[:1]), unsteered)
+    usual = math.log2(float(unsteered.residual[unsteered.counted].float().norm(dim=1).mean()))
+    low, high = (torch.full((len(directions),), usual + octave, dtype=torch.double, device=lm.device) for octave in OCTAVES)
+    below, above = torch.full_like(low, math.nan), torch.full_like(low, math.nan)  # rises at low and high, once measured
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        rise = _losses(lm, depth, (directions.double() * middle.exp2()[:, None]).float(), unsteered) - base
+        less = rise < target
+        low, below = torch.where(less, middle, low), torch.where(less, rise, below)
+        high, above = torch.where(less, high, middle), torch.where(less, above, rise)
+    share = ((target - below) / (above - below)).where(~below.isnan(), 0.0).where(~above.isnan(), 1.0)
+    return (low + share * (high - low)).exp2()
+
+
+def _unsteered(lm: LanguageModel, depth: int, texts: Sequence[Sequence[int]]) -> _Unsteered:
+    ids, own = _padded(texts, max(map(len, texts)))
+    ids, own = ids.to(lm.device), own.to(lm.device)
+    counted = torch.zeros_like(own)
+    counted[:, :-1] = own[:, 1:]
+    return _Unsteered(residual_at(lm, ids, depth), ids[:, 1:][counted[:, :-1]], counted)
+
+
+def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
+    """Token ids, padded at the end (where causal attention does not look), and which are a text's own."""
+    ids = torch.full((len(texts), width), texts[0][0])
+    own = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, tokens in enumerate(texts):
+        ids[row, : len(tokens)] = torch.tensor(list(tokens))
+        own[row, : len(tokens)] = True
+    return ids, own
+
+
+def _losses(lm: LanguageModel, depth: int, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered) -> Float64[Tensor, " vector"]:
+    """Mean loss of the texts under each vector; only the model above `depth` runs."""
+    least = -(-MIN_ROWS // len(unsteered.residual))
+
+    def losses(part: slice, size: int) -> Tensor:
+        some = pad_rows(vectors[part], size if shape_matters(lm) else least)
+        steered = (unsteered.residual[None] + some[:, None, None].to(unsteered.residual.dtype)).flatten(0, 1)  # [vector*text seq d_model]
+        with spliced(lm, depth, steered[:, 0]), residual_changed(lm, depth, lambda _first: steered):
+            hidden = lm.model.base_model(inputs_embeds=steered, use_cache=False).last_hidden_state
+        predicting = hidden.unflatten(0, (len(some), -1))[:, unsteered.counted]  # [vector token d_model]
+        nll = _token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(some)))
+        return nll.unflatten(0, (len(some), -1)).mean(dim=1)[: len(vectors[part])]
+
+    return torch.cat(list(Halving("loss under vectors", lm.device, least=1).over(len(vectors), SCALING_VECTORS, losses)))
+
+
+def _token_nll(lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]) -> Float64[Tensor, " token"]:
+    """-log p of each target."""
+    step = max(MIN_ROWS, LOGITS_AT_A_TIME[lm.device.type == "cuda"] // lm.n_vocab)
+    found = []
+    for rows, wanted in zip(hidden.split(step), targets.split(step), strict=True):
+        logits = soft_capped(lm, raw_logits(lm, pad_rows(rows, step) if shape_matters(lm) else rows))[: len(rows)]
+        found.append((logits.logsumexp(dim=1) - logits.gather(1, wanted[:, None]).squeeze(1)).double())
+    return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the effects of all vectors share."""
+
+    lm: LanguageModel
+    sae: Sae
+    layer: int
+    depth: int
+    prompts: Sequence[Sequence[int]]
+    settings: EffectSettings
+    seed: int
+
+
+@torch.no_grad()
+def measured_effects(
+    lm: LanguageModel,
+    sae: Sae,
+    layer: int,
+    rows: pl.DataFrame,
+    prompts: Sequence[Sequence[int]],
+    settings: EffectSettings,
+    seed: int,
+) -> Iterator[pl.DataFrame]:
+    """EFFECTS rows of the vectors that `rows` names (column vector, numbers below `settings.n_vectors`), `VECTORS_AT_A_TIME` together.
+
+    `prompts` are token ids, beginning-of-sequence token first, at least one with more than that; every vector continues each of them
+    `settings.n_rollouts` times. The effect of a vector is the mean over these texts of the mean over their tokens, prompts included, of
+    each feature's code in the model without the vector, less that of unsteered texts. A row depends on its own vector, the prompts, the
+    settings and the seed only.
+    """
+    if max(map(len, prompts), default=0) < 2:
+        raise ValueError("effects: no prompt has a token besides the first, so that a text may be without any to measure; add a longer one")
+    run = _Run(lm, sae, layer, depth_of(lm, layer, sae.meta.site), prompts, settings, seed)
+    directions = effect_vectors(sae, settings.n_vectors, seed, layer)
+    unsteered = _written(run, [Nothing()])
+    usual = _mean_codes(run, unsteered)
+    scaling = [ids for ids in unsteered[0] if len(ids) > 1][:: 2 * settings.n_rollouts]  # about one of every second prompt
+    for some in rows["vector"].unique().sort().to_frame().iter_slices(VECTORS_AT_A_TIME):
+        numbers = some["vector"].to_list()
+        units = directions[numbers]
+        scales = scaled_to_loss_rise(lm, run.depth, units, scaling, settings.loss_rise)
+        written = _written(run, [Addition(unit, scale) for unit, scale in zip(units, scales.tolist(), strict=True)])
+        added = (units.double() * scales[:, None]).float()
+        yield _table(layer, numbers, added, _mean_codes(run, written) - usual, loss_rises(lm, run.depth, added, scaling))
+
+
+def _table(
+    layer: int,
+    numbers: list[int],
+    added: Float[Tensor, "vector d_model"],
+    effect: Float64[Tensor, "vector n_features"],
+    rise: Float64[Tensor, " vector"],
+) -> pl.DataFrame:
+    columns = {
+        "layer": [layer] * len(numbers),
+        "vector": numbers,
+        "direction": added.cpu().numpy(),
+        "effect": effect.float().cpu().numpy(),
+        "loss_rise": rise.cpu().numpy(),
+    }
+    return pl.DataFrame(columns).cast(pl.Schema(EFFECTS.schema))
+
+
+def _written(run: _Run, interventions: Sequence[Intervention]) -> list[list[list[int]]]:
+    """Whole texts, without the token that ends one, of every intervention: prompt by prompt, all rollouts of one together. Their random
+    numbers are those of prompt and rollout, whatever steers them."""
+    n_rollouts = run.settings.n_rollouts
+    texts = [(prompt, rollout) for prompt in range(len(run.prompts)) for rollout in range(n_rollouts)]
+    keys = text_keys(f"{prompt}/{rollout}" for prompt, rollout in texts)
+    columns = {
+        "row": np.arange(len(interventions) * len(texts)),
+        "intervention": np.repeat(np.arange(len(interventions)), len(texts)),
+        "prompt": [prompt for prompt, _ in texts] * len(interventions),
+        "key": np.tile(keys, len(interventions)),
+    }
+    rows = pl.DataFrame(columns, schema_overrides={"row": pl.UInt32}).with_columns(factor=pl.lit("1"))
+    sampling = Sampling(run.settings.max_new_tokens, TEMPERATURE, run.settings.top_k, stop="")
+    frames = steered_texts(run.lm, run.sae, run.layer, rows, interventions, run.prompts, sampling, run.seed)
+    found = rows.select("row", "prompt").join(pl.concat(frames), on="row", how="left", maintain_order="left")
+    whole = [
+        [*run.prompts[prompt], *(token_ids[:-1] if stopped else token_ids)]
+        for prompt, token_ids, stopped in found.select("prompt", "token_ids", "stopped").iter_rows()
+    ]
+    return [whole[start : start + len(texts)] for start in range(0, len(whole), len(texts))]
+
+
+def _mean_codes(run: _Run, texts: Sequence[Sequence[list[int]]]) -> Float64[Tensor, "vector n_features"]:
+    """Mean over each vector's texts of the mean over their tokens (the first position left out) of each feature's code, unsteered. A text
+    without any is left out. Texts whose prompts have one length are read together, at a width of that length's own."""
+    total = torch.zeros(len(texts), run.sae.meta.n_features, dtype=torch.double, device=run.lm.device)
+    counted = torch.zeros(len(texts), 1, dtype=torch.double, device=run.lm.device)
+    lengths = [len(prompt) for prompt in run.prompts for _ in range(run.settings.n_rollouts)]
+    for length in sorted(set(lengths)):
+        listed = [ids for of_vector in texts for ids, found in zip(of_vector, lengths, strict=True) if found == length]
+        padded = _padded(listed, length + run.settings.max_new_tokens)
+        ids, own = (part.unflatten(0, (len(texts), -1)) for part in padded)  # [vector text seq]
+        own[:, :, 0] = False
+        total += _summed_means(run, ids, own)
+        counted += own.any(dim=2).sum(dim=1, keepdim=True).to(counted)
+    return total / counted
+
+
+def _summed_means(
+    run: _Run, ids: Int[Tensor, "vector text seq"], own: Bool[Tensor, "vector text seq"]
+) -> Float64[Tensor, "vector feature"]:
+    """Sum over each vector's texts of the mean over their own tokens of each feature's code."""
+    _, n_texts, width = ids.shape
+    least = -(-MIN_ROWS // n_texts)
+    at_a_time = max(least, CODES_AT_A_TIME // (n_texts * width * run.sae.meta.n_features))
+
+    def summed(part: slice, size: int) -> Tensor:
+        n_rows = size if shape_matters(run.lm) else least
+        some, weight = (pad_rows(rows[part], n_rows).flatten(0, 1).to(run.lm.device) for rows in (ids, own))
+        codes = encode(run.sae, residual_at(run.lm, some, run.depth)).float()  # [vector*text seq n_features]
+        share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
+        means = torch.einsum("rs,rsf->rf", share.float(), codes).unflatten(0, (-1, n_texts))
+        return means.double().sum(dim=1)[: len(ids[part])]
+
+    return torch.cat(list(Halving("codes of steered texts", run.lm.device, least=1).over(len(ids), at_a_time, summed)))

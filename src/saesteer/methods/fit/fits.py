@@ -1,0 +1,121 @@
+"""Fitting methods: the intervention of each method and concept at a layer, what it changes, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saesteer.core.tables import FITS
+from saesteer.engine.intervention_steering import steering_of
+from saesteer.engine.interventions import Addition, CodeEdit, Intervention, PromptText, kind_of, packed
+from saesteer.engine.models import MIN_ROWS, LanguageModel, residual_at
+from saesteer.engine.saes import Sae
+from saesteer.methods.fit.problem import Abstains, Approximator, Problem
+from saesteer.methods.fit.tokenised import training_texts
+from saesteer.settings.registry import METHODS, Method
+
+ALGORITHM_VERSION = 1
+
+
+def fit_of(row: Method) -> Callable[[Problem], Intervention]:
+    """The function that fits a method: imported only where it is called, since most need torch."""
+    found: Callable[[Problem], Intervention] = getattr(import_module(row.module), row.fitted_by.rpartition(".")[2])
+    return found
+
+
+def problems_of(
+    lm: LanguageModel,
+    sae: Sae,
+    layer: int,
+    asked: pl.DataFrame,
+    texts: pl.DataFrame,
+    features: pl.DataFrame,
+    effects: Approximator | None,
+    vectors: Mapping[str, Tensor],
+    seed: int,
+) -> dict[str, Problem]:
+    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer."""
+
+    def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
+        positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
+        found = label if label is not None else labelled_feature(features, concept)
+        return Problem(lm, sae, layer, concept, positive, negative, features, found, effects, dict(vectors), seed)
+
+    return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in asked.iter_rows()}
+
+
+def labelled_feature(features: pl.DataFrame, concept: str) -> int | None:
+    """The feature whose own records say the concept most clearly: the largest share of their maxima on it; ties: the lowest number."""
+    labelled = features.filter(pl.col("concept") == concept).sort("concept_share", "feature", descending=[True, False])
+    return None if labelled.is_empty() else int(labelled["feature"][0])
+
+
+def fitted_rows(problems: Mapping[str, Problem], missing: pl.DataFrame, neutral: Sequence[Sequence[int]]) -> Iterator[pl.DataFrame]:
+    """FITS rows of the missing keys of one layer (layer, method, concept_id), one at a time, concept by concept so that a concept's
+    residuals are computed once. `neutral` are prompts (token ids) on which the change of the residual is measured."""
+    by_key = {row.key: row for row in METHODS}
+    for (concept_id,), rows in missing.group_by("concept_id", maintain_order=True):
+        problem = replace(problems[str(concept_id)])  # a copy of its own, whose residuals are let go with it
+        for key in rows["method"]:
+            made = _row(problem, by_key[key], neutral)
+            yield pl.DataFrame([{"layer": problem.layer, "method": key, "concept_id": concept_id, **made}], schema=FITS.schema)
+
+
+def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dict[str, object]:
+    """One fit, or why there is none."""
+    n_texts = len(problem.positive) + len(problem.negative) if "texts" in row.needs else 0
+    r2 = problem.effects.r2 if problem.effects is not None and "effects" in row.needs else None
+    started = time.perf_counter()
+    try:
+        found = fit_of(row)(problem)
+    except Abstains as why:
+        given = {"features": [], "n_texts": n_texts, "r2": r2, "fit_seconds": time.perf_counter() - started}
+        return {**dict.fromkeys(("kind", "tensors", "values", "residual_change", "residual_norm")), **given, "reason": str(why)}
+    seconds = time.perf_counter() - started
+    tensors, values = packed(found)
+    change, norm = residual_change(problem, found, neutral)
+    return {
+        "kind": kind_of(found),
+        "tensors": tensors,
+        "values": values,
+        "features": _features(found),
+        "residual_change": change,
+        "residual_norm": norm,
+        "n_texts": n_texts,
+        "r2": r2,
+        "fit_seconds": seconds,
+        "reason": None,
+    }
+
+
+def _features(found: Intervention) -> list[int]:
+    if isinstance(found, CodeEdit):
+        return [int(feature) for feature in found.features]
+    return list(found.features) if isinstance(found, Addition) else []
+
+
+@torch.no_grad()
+def residual_change(problem: Problem, found: Intervention, neutral: Sequence[Sequence[int]]) -> tuple[float | None, float]:
+    """(mean norm of the change of the residual at the layer that factor 1 makes, mean norm of the unsteered residual), over every token of
+    the neutral prompts but the first; no change is given for added text."""
+    lm, depth = problem.lm, problem.depth
+    which, factor = torch.zeros(MIN_ROWS, dtype=torch.long, device=lm.device), torch.ones(MIN_ROWS, device=lm.device)
+    changes: list[Float[Tensor, " token"]] = []
+    norms: list[Float[Tensor, " token"]] = []
+    for prompt in (prompt for prompt in neutral if len(prompt) > 1):
+        ids = torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device)
+        plain = residual_at(lm, ids, depth)[0, 1:]
+        norms.append(plain.float().norm(dim=1))
+        if not isinstance(found, PromptText):
+            steering = steering_of([found], which, factor, problem.sae, depth)
+            with steering.installed(lm, 0, len(prompt)):
+                changes.append((residual_at(lm, ids, depth)[0, 1:] - plain).float().norm(dim=1))
+    mean_norm = float(torch.cat(norms).mean())
+    return (float(torch.cat(changes).mean()) if changes else None), mean_norm

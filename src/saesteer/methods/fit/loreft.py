@@ -1,0 +1,61 @@
+"""LoReFT (arXiv 2404.03592) as a steering method (P4, arXiv 2501.17148): after four layers, `h + R^T (W h + b - R h)` at the first and last
+positions of the prompt, trained on the language-model loss of what the positive texts say after it.
+
+Constants are those of P4's program; the paper's text gives other learning rates. A prompt shorter than both stretches together is edited
+once at every position.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from saesteer.engine.adapters import adapter_layers, subspace_edited
+from saesteer.engine.interventions import LowRankSubspace
+from saesteer.engine.models import LanguageModel
+from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.training import Recipe, text_loss, train
+
+RANK = 4
+N_FIRST = 5
+N_LAST = 5
+RECIPE = Recipe(learning_rate=9e-4, batch=18, accumulated=2, epochs=24)
+
+logger = logging.getLogger(__name__)
+
+
+def fit(problem: Problem) -> LowRankSubspace:
+    """An edit of rank `RANK`, trained on the positive texts, whose prompts are their contexts."""
+    lm, generator = problem.lm, problem.generator("loreft")
+    edits = nn.ModuleList(_Edit(lm.d_model, generator) for _ in adapter_layers(lm.n_layers)).to(lm.device)
+
+    def loss(texts: Sequence[Text]) -> Tensor:
+        prompt_length = torch.tensor([text.n_context for text in texts], device=lm.device)
+        with subspace_edited(lm, _together(lm, edits), torch.ones(len(texts), device=lm.device), 0, prompt_length):
+            return text_loss(lm, texts)
+
+    losses = train(list(edits.parameters()), loss, problem.positive, RECIPE, generator)
+    logger.info("loreft, %s: loss %.3f before, %.3f after %d steps", problem.concept, losses[0], losses[-1], len(losses))
+    with torch.no_grad():
+        return _together(lm, edits)
+
+
+class _Edit(nn.Module):
+    """One layer's edit. R's rows stay orthonormal through Householder reflections of a free matrix; W and b start as those of nn.Linear."""
+
+    def __init__(self, d_model: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.R = nn.Parameter(nn.init.orthogonal_(torch.empty(RANK, d_model), generator=generator))
+        self.W = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(RANK, d_model), a=5**0.5, generator=generator))
+        self.b = nn.Parameter(nn.init.uniform_(torch.empty(RANK), -(d_model**-0.5), d_model**-0.5, generator=generator))
+        # Trivialisation would fill up a square matrix with torch's global random numbers.
+        orthogonal(self, "R", orthogonal_map="householder", use_trivialization=False)
+
+
+def _together(lm: LanguageModel, edits: nn.ModuleList) -> LowRankSubspace:
+    R, W, b = (torch.stack([getattr(edit, name) for edit in edits]) for name in ("R", "W", "b"))
+    return LowRankSubspace(adapter_layers(lm.n_layers), R, W, b, N_FIRST, N_LAST)

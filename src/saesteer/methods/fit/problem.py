@@ -1,0 +1,140 @@
+"""What a steering method is given: one concept's training texts, the model, the layer's SAE with its scored features, and the effects of
+steering where they were measured. Nothing of the prompts that it will be judged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saesteer.core.counter_rng import text_keys
+from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, residual_at
+from saesteer.engine.saes import Sae, encode
+
+TEXTS_AT_A_TIME = MIN_ROWS
+"""Every forward over training texts has as many rows (models.MIN_ROWS)."""
+
+
+class Abstains(Exception):
+    """A method has no intervention for a concept: the message says why. Its concept then counts with the unsteered text's score."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A training text: `ids[:n_context]` are the beginning-of-sequence token and the prompt, the rest is what was said."""
+
+    ids: list[int]
+    n_context: int
+
+
+@dataclass(frozen=True)
+class Approximator:
+    """P2's linear model of what steering does (arXiv 2411.02193, section 3): effect = x @ M + b, in mean SAE code, of adding x."""
+
+    M: Float[Tensor, "d_model n_features"]
+    b: Float[Tensor, " n_features"]
+    r2: float  # on vectors that it was not fitted on
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One concept at one layer."""
+
+    lm: LanguageModel
+    sae: Sae
+    layer: int
+    concept: str
+    positive: tuple[Text, ...]  # texts that show the concept
+    negative: tuple[Text, ...]  # texts that do not
+    features: pl.DataFrame  # FEATURES rows (saesteer.core.tables) of the layer: the candidates, with their scores
+    label: int | None  # the feature whose label is the concept; None where none is
+    effects: Approximator | None
+    vectors: dict[str, Float[Tensor, " d_model"]]  # concept -> vector trained elsewhere
+    seed: int
+
+    @property
+    def depth(self) -> int:
+        """Where the residual is read and steered (models.depth_of)."""
+        return depth_of(self.lm, self.layer, self.sae.meta.site)
+
+    @cached_property
+    def positive_tokens(self) -> Tokens:
+        """Residuals of what the positive texts say."""
+        return tokens(self.lm, self.depth, self.positive)
+
+    @cached_property
+    def negative_tokens(self) -> Tokens:
+        """Residuals of what the negative texts say."""
+        return tokens(self.lm, self.depth, self.negative)
+
+    def generator(self, use: str) -> torch.Generator:
+        """Random numbers of this seed, layer, concept and use, whatever else was drawn before; on the CPU."""
+        (key,) = text_keys([f"{self.seed}/{self.layer}/{self.concept}/{use}"])
+        return torch.Generator().manual_seed(int(key) >> 1)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The residual at every position that counts of some texts, in order: context left out."""
+
+    residual: Float[Tensor, "token d_model"]
+    text: Int[Tensor, " token"]  # which text each belongs to
+    n_texts: int
+
+
+@torch.no_grad()
+def tokens(lm: LanguageModel, depth: int, texts: tuple[Text, ...]) -> Tokens:
+    """Run texts, `TEXTS_AT_A_TIME` together, and keep the residual at `depth` of what they say."""
+    kept: list[Tensor] = []
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        some = texts[start : start + TEXTS_AT_A_TIME]
+        residual = residual_at(lm, padded_ids(lm, some), depth)  # [text seq d_model]
+        kept += [row[text.n_context : len(text.ids)] for row, text in zip(residual, some, strict=True)]
+    lengths = torch.tensor([len(row) for row in kept])
+    return Tokens(torch.cat(kept).float(), torch.arange(len(kept)).repeat_interleave(lengths).to(lm.device), len(kept))
+
+
+def padded_ids(lm: LanguageModel, texts: tuple[Text, ...]) -> Int[Tensor, "text seq"]:
+    """Token ids of texts, padded at the end, where causal attention lets padding change nothing before it."""
+    width = max(len(text.ids) for text in texts)
+    return torch.tensor([text.ids + text.ids[:1] * (width - len(text.ids)) for text in texts], device=lm.device)
+
+
+def largest_codes(sae: Sae, found: Tokens) -> Float[Tensor, "text n_features"]:
+    """Each text's largest code of each feature."""
+    codes = torch.zeros(found.n_texts, sae.meta.n_features, device=found.residual.device)
+    for text in range(found.n_texts):
+        codes[text] = encode(sae, found.residual[found.text == text]).amax(dim=0)
+    return codes
+
+
+def mean_codes(sae: Sae, found: Tokens) -> Float[Tensor, "text n_features"]:
+    """Each text's mean code of each feature over its tokens."""
+    codes = torch.zeros(found.n_texts, sae.meta.n_features, device=found.residual.device)
+    for text in range(found.n_texts):
+        codes[text] = encode(sae, found.residual[found.text == text]).mean(dim=0)
+    return codes
+
+
+def unit(direction: Float[Tensor, " d_model"], otherwise: str | None = None) -> Float[Tensor, " d_model"]:
+    """A direction at length 1, as every vector method ends (P4); the method abstains where there is no direction to take, saying
+    `otherwise` where that is known better than by the norm."""
+    norm = direction.norm()
+    if not 0 < float(norm) < float("inf"):
+        raise Abstains(otherwise or f"its direction has norm {float(norm):g}")
+    return direction / norm
+
+
+def steering_scale(vector: Float[Tensor, " d_model"], found: Tokens) -> float:
+    """P4's max_act (arXiv 2501.17148, section 4): the largest activation h . w of a unit vector on the concept's texts.
+
+    Its program takes 50 where that is not positive; here the method abstains.
+    """
+    largest = float((found.residual @ vector.to(found.residual)).max())
+    if largest <= 0:
+        raise Abstains("the vector has no positive activation on the concept's texts")
+    return largest

@@ -1,0 +1,38 @@
+"""Prompting (P4, arXiv 2501.17148): the model is asked for the concept, nothing in it is changed.
+
+P4 has a language model write an instruction for every concept. Here, for a model that answers, the wording is fixed and the concept is
+filled in, more insistent from factor to factor. A base model follows no instructions: before its prompt stand training texts of the
+concept, one more from factor to factor, which it continues.
+"""
+
+from __future__ import annotations
+
+from saesteer.engine.interventions import PromptText
+from saesteer.engine.models import LanguageModel
+from saesteer.methods.fit.problem import Abstains, Problem, Text
+
+WORDINGS = (
+    "In your answer, also touch on this theme: {concept}.",
+    "Whatever is asked, bring this theme into your answer more than once, in a way that reads naturally: {concept}.",
+    "One rule comes before all others: every sentence of your answer has to be about the theme given here, even where the request has "
+    "nothing to do with it. Fulfil the request all the same. The theme: {concept}.",
+)
+"""Instructions to a model that answers, of rising insistence."""
+
+MOST_EXAMPLES = 3
+"""Texts before a base model's prompt at the highest factor."""
+
+
+def fit(problem: Problem) -> PromptText:
+    """Instructions in the concept's words or, for a base model, the concept's shortest texts, which leave most room for what is written."""
+    if problem.lm.prompt_format == "chat":
+        return PromptText(tuple(wording.format(concept=problem.concept.strip().rstrip(".")) for wording in WORDINGS))
+    shortest = sorted(problem.positive, key=lambda text: len(text.ids))
+    examples = [example for text in shortest if (example := _running_text(problem.lm, text))][:MOST_EXAMPLES]
+    if not examples:
+        raise Abstains("none of the concept's texts says anything that could stand before a prompt")
+    return PromptText(tuple(" ".join(examples[: number + 1]) for number in range(len(examples))))
+
+
+def _running_text(lm: LanguageModel, text: Text) -> str:
+    return str(lm.tokenizer.decode(text.ids, skip_special_tokens=True)).strip()

@@ -1,0 +1,126 @@
+"""What the methods share that steer with SAE features: which features can be taken, how well each tells the concept's texts from others,
+and how a feature becomes a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import polars as pl
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from saesteer.engine.interventions import Addition
+from saesteer.engine.models import LanguageModel, residual_changed
+from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, largest_codes
+
+DETECTS = 0.7
+"""Smallest AUROC of a feature that is counted as one of the concept's. Ours: papers that filter start from a feature with a label."""
+
+
+def candidates(problem: Problem) -> pl.DataFrame:
+    """The layer's scored features with a positive largest record, lowest id first: FEATURES rows. A feature that was never active has no
+    strength to be steered with."""
+    rows = problem.features.filter(pl.col("max_activation") > 0).sort("feature")
+    if rows.is_empty():
+        raise Abstains("none of the layer's scored features was ever active")
+    return rows
+
+
+def scored(rows: pl.DataFrame, name: str, values: Float[Tensor, " n_features"]) -> pl.DataFrame:
+    """Rows with one more column: of values that are given for every feature of the SAE, each row's own."""
+    return rows.with_columns(pl.Series(name, values.double().cpu().numpy()[rows["feature"].to_numpy()]))
+
+
+def auroc(positive: Float[Tensor, "text_p feature"], negative: Float[Tensor, "text_n feature"]) -> Float64[Tensor, " feature"]:
+    """Each feature's area under the ROC curve, in [0, 1]: the share of (positive, negative) pairs of texts that its values put in the right
+    order, a tie counting one half (Mann and Whitney's U over the number of pairs)."""
+    sorted_negative = negative.T.contiguous().sort(dim=1).values  # [feature text_n]
+    values = positive.T.contiguous()
+    below = torch.searchsorted(sorted_negative, values)
+    not_above = torch.searchsorted(sorted_negative, values, right=True)
+    return (below + not_above).sum(dim=1).double() / (2 * len(positive) * len(negative))
+
+
+def with_auroc(problem: Problem) -> pl.DataFrame:
+    """The candidates with a column `auroc`: of a text's largest code, on the training texts (P4's SAE-A, arXiv 2501.17148)."""
+    found = auroc(largest_codes(problem.sae, problem.positive_tokens), largest_codes(problem.sae, problem.negative_tokens))
+    return scored(candidates(problem), "auroc", found)
+
+
+def detectors(problem: Problem) -> pl.DataFrame:
+    """The concept's features: candidates, with `auroc`, that tell its texts from others (`DETECTS`)."""
+    rows = with_auroc(problem).filter(pl.col("auroc") >= DETECTS)
+    if rows.is_empty():
+        raise Abstains(f"no feature tells the concept's texts from others (AUROC of at least {DETECTS})")
+    return rows
+
+
+def ranked(rows: pl.DataFrame, by: str) -> pl.DataFrame:
+    """Rows from the highest to the lowest of a column; equals by feature, lowest first."""
+    return rows.sort(by, "feature", descending=[True, False])
+
+
+def best(rows: pl.DataFrame, by: str, otherwise: str) -> int:
+    """The feature with the highest of a column, the lowest id among equals; abstains, saying `otherwise`, where there is no row."""
+    if rows.is_empty():
+        raise Abstains(otherwise)
+    return int(ranked(rows, by)["feature"][0])
+
+
+def labelled(problem: Problem) -> int:
+    """The feature whose label is the concept."""
+    if problem.label is None:
+        raise Abstains("no feature is labelled with the concept")
+    return problem.label
+
+
+def largest_record(problem: Problem, feature: int) -> float:
+    """A feature's max_act: its largest record (P4, arXiv 2501.17148). P4's program takes 50 where that is not positive; here the method
+    abstains."""
+    found = problem.features.filter(pl.col("feature") == feature)["max_activation"]
+    if found.is_empty():
+        raise Abstains(f"feature {feature} is not among the layer's scored features")
+    if found[0] is None or found[0] <= 0:
+        raise Abstains(f"feature {feature} has no positive record")
+    return float(found[0])
+
+
+def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
+    """A feature's decoder direction, to unit norm."""
+    row = problem.sae.W_dec[feature].float()
+    return row / row.norm()
+
+
+def addition(problem: Problem, feature: int) -> Addition:
+    """Steering with one feature: factor 1 adds max_act * W_dec[f] everywhere (P4, arXiv 2501.17148, section 4), what the feature writes in
+    its largest record. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale."""
+    strength = largest_record(problem, feature)
+    norm = float(problem.sae.W_dec[feature].float().norm())
+    return Addition(direction(problem, feature), strength * norm, features=(feature,))
+
+
+def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
+    """Texts in order, as many as one forward takes."""
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        yield texts[start : start + TEXTS_AT_A_TIME]
+
+
+def n_said(texts: Sequence[Text]) -> int:
+    """Tokens that texts say, their contexts left out: those that a loss is the mean of."""
+    return sum(len(text.ids) - text.n_context for text in texts)
+
+
+@contextmanager
+def residual_as_leaf(lm: LanguageModel, depth: int) -> Iterator[list[Tensor]]:
+    """Within the context, the residual of a forward at `depth` is cut off from what made it and put into the list that is given, as the
+    leaf that gradients are taken with respect to."""
+    read: list[Tensor] = []
+
+    def leaf(residual: Tensor) -> Tensor:
+        read.append(residual.detach().requires_grad_())
+        return read[-1]
+
+    with residual_changed(lm, depth, leaf):
+        yield read

@@ -1,0 +1,67 @@
+"""SAE feature by gradient attribution on the output side: the one whose addition would, to first order, make its own lens tokens likelier.
+
+For each of the concept's features f, the derivative at 0 with respect to s of the mean over f's lens tokens t of log p(t), when
+s * W_dec[f] / |W_dec[f]| is added at the last position of a neutral prompt; that is, the gradient of this mean with respect to the residual
+there, dotted with the unit decoder direction. The prompts are the training texts' contexts, each once, over which it is averaged. It is the
+output score (P1, arXiv 2505.20063) without its large step: nats a unit of residual, not a probability at 10 * a_max. An alternative that
+reviewers asked for; a backward pass a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice, zip_longest
+
+import polars as pl
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from saesteer.engine.interventions import Addition
+from saesteer.engine.models import pad_rows
+from saesteer.methods.fit.problem import Problem, Text, padded_ids
+from saesteer.methods.fit.sae_features import addition, best, detectors, direction, ranked, residual_as_leaf
+from saesteer.methods.fit.training import logits_with_gradients
+
+MOST_FEATURES = 256
+"""Of the concept's features, those of highest AUROC, where there are more."""
+N_CONTEXTS = 16
+"""Contexts averaged over, where there are more: the first ones, of a positive and a negative text in turn."""
+
+
+def contexts(problem: Problem) -> tuple[Text, ...]:
+    """What the training texts follow, without what they say; each once."""
+    in_turn: Iterator[Text | None] = chain.from_iterable(zip_longest(problem.positive, problem.negative))
+    distinct = dict.fromkeys(tuple(text.ids[: text.n_context]) for text in in_turn if text is not None)
+    return tuple(Text(list(ids), len(ids)) for ids in islice(distinct, N_CONTEXTS))
+
+
+@torch.enable_grad()
+def promotions(problem: Problem, features: list[int], lens: list[list[int]]) -> Float64[Tensor, " feature"]:
+    """Slope of the mean log-probability of each feature's lens tokens along its own unit direction, mean over contexts; nats a unit."""
+    prompts = contexts(problem)
+    last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts], device=problem.lm.device)
+    rows = torch.arange(len(prompts), device=problem.lm.device)
+    residual, log_p = _log_probabilities(problem, prompts, rows, last)
+    slopes = torch.zeros(len(features), dtype=torch.float64)
+    for place, (feature, token_ids) in enumerate(zip(features, lens, strict=True)):
+        (gradient,) = torch.autograd.grad(log_p[:, token_ids].mean(dim=1).sum(), residual, retain_graph=True)
+        slopes[place] = (gradient[rows, last].float() @ direction(problem, feature)).mean().double()
+    return slopes
+
+
+def _log_probabilities(
+    problem: Problem, prompts: tuple[Text, ...], rows: Tensor, last: Tensor
+) -> tuple[Float[Tensor, "row seq d_model"], Float[Tensor, "prompt vocab"]]:
+    """The residual at the SAE's site, as a leaf, and the next token's log-probabilities after each prompt."""
+    with residual_as_leaf(problem.lm, problem.depth) as read:
+        hidden = problem.lm.model.base_model(input_ids=pad_rows(padded_ids(problem.lm, prompts)), use_cache=False).last_hidden_state
+    return read[0], logits_with_gradients(problem.lm, hidden[rows, last]).log_softmax(dim=1)
+
+
+def fit(problem: Problem) -> Addition:
+    """Of the concept's features, the one that promotes its own lens tokens most."""
+    rows = ranked(detectors(problem), "auroc").head(MOST_FEATURES)
+    slopes = promotions(problem, rows["feature"].to_list(), rows["lens_token_ids"].to_list())
+    rows = rows.with_columns(pl.Series("slope", slopes.numpy())).filter(pl.col("slope") > 0)
+    return addition(problem, best(rows, "slope", "none of the concept's features promotes its own lens tokens"))

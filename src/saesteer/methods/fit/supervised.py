@@ -1,0 +1,92 @@
+"""Supervised selection of SAE features (P3, arXiv 2605.31183): those whose firing predicts a text's label, even where it is rare.
+
+A feature says yes to a text in which its firing frequency, the share of the text's tokens where its code is above 0, reaches a threshold.
+The threshold is its best by calibrated F1, which counts false positives as if the concept had prevalence pi0 instead of that in the
+labelled texts. Concepts with too few texts are dropped, then features that do not write what they read (output score), then all but the
+best K; their codes are set to factor * max_act.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from saesteer.engine.interventions import CodeEdit
+from saesteer.engine.saes import Sae, encode
+from saesteer.methods.fit.problem import Abstains, Problem, Tokens
+from saesteer.methods.fit.sae_features import candidates, largest_record, ranked, scored
+
+REFERENCE_PREVALENCE = 1e-3
+"""pi0."""
+MIN_TEXTS = 50
+"""Concepts with fewer texts are dropped."""
+MIN_OUTPUT_SCORE = 1e-3
+"""Features below it are dropped."""
+K = 5
+"""Features kept. P3 does not say how many."""
+FEATURES_AT_A_TIME = 16_384
+"""Features whose thresholds are tried together."""
+
+
+def false_positive_weight(prevalence: float, reference: float = REFERENCE_PREVALENCE) -> float:
+    """c = pi (1 - pi0) / (pi0 (1 - pi)): how many false positives at prevalence pi0 one at prevalence pi stands for (P3)."""
+    return prevalence * (1 - reference) / (reference * (1 - prevalence))
+
+
+def calibrated_f1(
+    true_positives: Float64[Tensor, "*case"], false_positives: Float64[Tensor, "*case"], n_positive: int, weight: float
+) -> Float64[Tensor, "*case"]:
+    """F1c = 2TP / (2TP + c FP + FN) (P3), in [0, 1]; FN = positives that are no true positives; c = 1 is F1."""
+    false_negatives = n_positive - true_positives
+    return 2 * true_positives / (2 * true_positives + weight * false_positives + false_negatives)
+
+
+def firing_frequencies(sae: Sae, found: Tokens) -> Float64[Tensor, "text n_features"]:
+    """Share of each text's tokens on which each feature fires."""
+    shares = torch.zeros(found.n_texts, sae.meta.n_features, dtype=torch.float64, device=found.residual.device)
+    for text in range(found.n_texts):
+        shares[text] = (encode(sae, found.residual[found.text == text]) > 0).double().mean(dim=0)
+    return shares
+
+
+def best_calibrated_f1(frequency: Float[Tensor, "text feature"], positive: Bool[Tensor, " text"]) -> Float64[Tensor, " feature"]:
+    """Each feature's F1c at its best threshold above 0; 0 for one that never fires."""
+    return torch.cat([_best_of_block(part, positive) for part in frequency.split(FEATURES_AT_A_TIME, dim=1)])
+
+
+def _best_of_block(frequency: Float[Tensor, "text feature"], positive: Bool[Tensor, " text"]) -> Float64[Tensor, " feature"]:
+    ordered, order = frequency.sort(dim=0, descending=True)
+    said_yes = positive[order]  # [text feature]; the first n rows are the n texts of highest frequency
+    n_positive = int(positive.sum())
+    weight = false_positive_weight(n_positive / len(positive))
+    scores = calibrated_f1(said_yes.cumsum(dim=0).double(), (~said_yes).cumsum(dim=0).double(), n_positive, weight)
+    # A threshold cannot part equal frequencies: only the last row of a run of equals is one.
+    ends = torch.ones_like(said_yes)
+    ends[:-1] = ordered[:-1] > ordered[1:]
+    return scores.masked_fill(~ends | (ordered <= 0), 0).amax(dim=0)
+
+
+def selected(problem: Problem) -> list[int]:
+    """The concept's features, the best first: candidates of F1c above 0 that pass the thresholds, at most K."""
+    if len(problem.positive) < MIN_TEXTS:
+        raise Abstains(f"the concept has {len(problem.positive)} texts, fewer than {MIN_TEXTS}")
+    frequency = torch.cat([firing_frequencies(problem.sae, found) for found in (problem.positive_tokens, problem.negative_tokens)])
+    positive = torch.arange(len(frequency), device=frequency.device) < problem.positive_tokens.n_texts
+    rows = scored(candidates(problem), "f1c", best_calibrated_f1(frequency, positive))
+    rows = rows.filter((pl.col("f1c") > 0) & (pl.col("output_score") >= MIN_OUTPUT_SCORE))
+    if rows.is_empty():
+        raise Abstains(f"no feature with an output score of at least {MIN_OUTPUT_SCORE} predicts the concept")
+    return ranked(rows, "f1c")["feature"].head(K).to_list()
+
+
+def at_largest_records(problem: Problem, features: list[int]) -> CodeEdit:
+    """Codes of features set, at factor 1, to each one's largest record."""
+    values = torch.tensor([largest_record(problem, feature) for feature in features], device=problem.lm.device)
+    return CodeEdit(torch.tensor(features, device=problem.lm.device), values)
+
+
+def fit(problem: Problem) -> CodeEdit:
+    """The selected features at their largest records, edited in code space."""
+    return at_largest_records(problem, selected(problem))

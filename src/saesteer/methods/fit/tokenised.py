@@ -1,0 +1,62 @@
+"""Training texts as the model reads them."""
+
+from __future__ import annotations
+
+import logging
+from itertools import takewhile
+
+import polars as pl
+
+from saesteer.core.tokens import with_bos
+from saesteer.engine.models import LanguageModel, prompt_token_ids
+from saesteer.methods.fit.problem import Text
+
+MOST_TOKENS = 128
+"""Longest text, its prompt not counted: as long as P4 (arXiv 2501.17148) lets a model write."""
+
+log = logging.getLogger(__name__)
+
+
+def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
+    """The positive and the negative texts of one concept (its CONCEPT_TEXTS rows), in the order of their numbers.
+
+    A model that continues reads input, a space and output as one text, whose tokens that end within the input are its context; one that
+    answers reads the input as the user's turn and the output as its own. Outputs end after `MOST_TOKENS` tokens or at the model's last
+    position.
+    """
+    if texts["concept_id"].n_unique() > 1:
+        raise ValueError(f"these texts are of {texts['concept_id'].n_unique()} concepts; give those of one")
+    ordered = texts.sort("number")
+    positive, negative = (
+        tuple(_text(lm, row) for row in ordered.filter(positive=wanted).iter_rows(named=True)) for wanted in (True, False)
+    )
+    return positive, negative
+
+
+def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
+    before, said = str(row["input"]), str(row["output"])
+    whole = _answer(lm, before, said) if lm.prompt_format == "chat" else _continuation(lm, before, said)
+    n_positions = lm.model.config.get_text_config(decoder=True).max_position_embeddings
+    kept = Text(whole.ids[: min(whole.n_context + MOST_TOKENS, n_positions)], whole.n_context)
+    if len(kept.ids) <= kept.n_context:
+        kind = "positive" if row["positive"] else "negative"
+        raise ValueError(
+            f"{kind} text {row['number']} of concept_id {row['concept_id']}: no token of its output is left after the {whole.n_context} of"
+            f" its input ({lm.name} takes {n_positions}); shorten the input or give an output"
+        )
+    if len(kept.ids) < len(whole.ids):
+        log.info("concept_id %s: a text of %d tokens is cut after %d", row["concept_id"], len(whole.ids), len(kept.ids))
+    return kept
+
+
+def _answer(lm: LanguageModel, before: str, said: str) -> Text:
+    context = prompt_token_ids(lm, before)
+    return Text(context + lm.tokenizer(said, add_special_tokens=False)["input_ids"], len(context))
+
+
+def _continuation(lm: LanguageModel, before: str, said: str) -> Text:
+    encoded = lm.tokenizer(f"{before} {said}" if before else said, return_offsets_mapping=True)
+    ids = with_bos(encoded["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
+    within = takewhile(lambda offset: offset[1] <= len(before), encoded["offset_mapping"])
+    n_context = len(ids) - len(encoded["input_ids"]) + sum(1 for _ in within)
+    return Text(ids, max(n_context, 1))  # nothing predicts the first token, so it is context in any case

@@ -1,0 +1,99 @@
+"""Training on texts: the loss of a language model on what they say, batches in a seeded order, and the two learning-rate schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saesteer.engine.head import raw_logits
+from saesteer.engine.models import LanguageModel
+from saesteer.methods.fit.problem import Text, padded_ids
+
+Item = TypeVar("Item")
+
+
+def text_loss(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, ""]:
+    """Mean over tokens of -log p(token | what is before it), of what the texts say (context is read, not scored), in nats. The caller
+    installs what is to be trained; gradients flow to it."""
+    return token_losses(lm, texts).mean()
+
+
+def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " token"]:
+    """-log p(token | what is before it) of each token that the texts say, text after text, in nats; gradients flow through it."""
+    if any(text.n_context == 0 for text in texts):
+        raise ValueError("a text without context has a first token that nothing predicts: give it a beginning-of-sequence token at least")
+    ids = padded_ids(lm, tuple(texts))  # [text seq]
+    hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    places = [torch.arange(text.n_context, len(text.ids)) for text in texts]
+    row = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(place) for place in places])).to(ids.device)
+    at = torch.cat(places).to(ids.device)
+    return nn.functional.cross_entropy(logits_with_gradients(lm, hidden[row, at - 1]), ids[row, at], reduction="none")
+
+
+def logits_with_gradients(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """The model's own logits of final hidden rows, soft cap included, in float32; gradients flow through them."""
+    logits = raw_logits(lm, hidden).float()
+    cap = lm.final_logit_softcapping
+    return logits if cap is None else cap * torch.tanh(logits / cap)  # head.soft_capped writes in place, which gradients forbid
+
+
+def shuffled_batches(texts: Sequence[Item], size: int, epochs: int, generator: torch.Generator) -> Iterator[list[Item]]:
+    """Every text (or its number) once an epoch, in a new order each time, `size` together."""
+    for _ in range(epochs):
+        order = torch.randperm(len(texts), generator=generator).tolist()
+        for start in range(0, len(order), size):
+            yield [texts[place] for place in order[start : start + size]]
+
+
+def n_batches(texts: Sequence[Item], size: int, epochs: int) -> int:
+    """How many batches `shuffled_batches` gives."""
+    return epochs * -(-len(texts) // size)
+
+
+def linear_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rate falling in a straight line to 0 over the steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / n_steps))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How adapters and whole models are trained: AdamW without weight decay, its rate falling in a straight line to 0."""
+
+    learning_rate: float
+    batch: int  # texts in a forward
+    accumulated: int  # forwards in a step
+    epochs: int
+    largest_gradient: float = float("inf")  # norm that a step's gradient is cut to
+
+
+@torch.enable_grad()
+def train(
+    parameters: Sequence[Tensor],
+    loss_of: Callable[[Sequence[Text]], Tensor],
+    texts: Sequence[Text],
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> list[float]:
+    """Change parameters in place so that the loss of texts falls; give back each step's mean loss before it."""
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+    a_step = recipe.batch * recipe.accumulated
+    decay = linear_decay(optimizer, n_batches(texts, a_step, recipe.epochs))
+    losses: list[float] = []
+    for together in shuffled_batches(texts, a_step, recipe.epochs, generator):
+        parts = [together[start : start + recipe.batch] for start in range(0, len(together), recipe.batch)]
+        losses.append(sum(_backward(loss_of(part) / len(parts)) for part in parts))
+        nn.utils.clip_grad_norm_(parameters, recipe.largest_gradient)
+        optimizer.step()
+        decay.step()
+        optimizer.zero_grad()
+    return losses
+
+
+def _backward(loss: Tensor) -> float:
+    loss.backward()
+    return float(loss.detach())

@@ -1,0 +1,82 @@
+"""Steering vectors as a safetensors file: one tensor [d_model] a concept, named with the concept's text. The way in for vectors that were
+trained elsewhere, and the way out for those that were fitted here."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saesteer.core.files import write_atomically
+from saesteer.engine.interventions import Addition, unpacked
+from saesteer.settings import SettingsError
+
+log = logging.getLogger(__name__)
+
+
+def read_vectors(path: Path, d_model: int) -> dict[str, Float[Tensor, " d_model"]]:
+    """Concept -> vector of a file, as long as they are there, in float32; what cannot be a direction is refused by name."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise SettingsError(f"{path} cannot be read as safetensors: {error}") from error
+    if not found:
+        raise SettingsError(f"{path} holds no tensors: it needs one of {d_model} numbers a concept, named with the concept's text")
+    return {name: _checked(path, name, tensor, d_model) for name, tensor in found.items()}
+
+
+def _checked(path: Path, name: str, tensor: Tensor, d_model: int) -> Float[Tensor, " d_model"]:
+    where = f"{path}, tensor {name!r}"
+    if tuple(tensor.shape) != (d_model,):
+        raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but the model's residual needs [{d_model}]")
+    if not tensor.is_floating_point():
+        raise SettingsError(f"{where}: its type is {tensor.dtype}; save it as floating-point numbers")
+    vector = tensor.float()
+    if not bool(vector.isfinite().all()):
+        raise SettingsError(f"{where}: it holds NaN or infinite numbers")
+    if not 0 < float(vector.norm()) < float("inf"):
+        raise SettingsError(f"{where}: its norm is {float(vector.norm())} in float32, so it has no direction")
+    return vector
+
+
+def write_vectors(fits: pl.DataFrame, asked: pl.DataFrame, method: str, path: Path) -> None:
+    """Write the unit vectors that a method fitted for the concepts asked for, in the form of `read_vectors`.
+
+    `fits` are FITS rows of one layer (of other methods too; `method` is the key); `asked` has concept_id and concept. Concepts for which
+    the method abstains are left out.
+    """
+    rows = fits.filter(method=method).join(asked.select("concept_id", "concept"), on="concept_id", how="left", maintain_order="left")
+    written = rows.filter(pl.col("kind").is_not_null())
+    _refuse(fits, rows, written, method)
+    if len(written) < len(rows):
+        log.warning("%s: method %s abstains for %d of %d concepts, which are left out", path, method, len(rows) - len(written), len(rows))
+    vectors = {row["concept"]: _vector(row) for row in written.sort("concept").iter_rows(named=True)}
+    write_atomically(path, lambda partial: save_file(vectors, partial))
+
+
+def _refuse(fits: pl.DataFrame, rows: pl.DataFrame, written: pl.DataFrame, method: str) -> None:
+    if rows.is_empty():
+        raise SettingsError(f"there are no fits of method {method!r}; there are: {', '.join(sorted(set(fits['method']))) or 'none'}")
+    if rows["layer"].n_unique() > 1:
+        raise SettingsError(f"method {method} was fitted at layers {', '.join(map(str, sorted(set(rows['layer']))))}: choose one")
+    if rows["concept"].has_nulls():
+        raise SettingsError(f"method {method}: concept_id {rows.filter(pl.col('concept').is_null())['concept_id'][0]} was not asked for")
+    other = sorted(set(written["kind"]) - {"addition"})
+    if other:
+        raise SettingsError(f"method {method} fits interventions of kind {other[0]}, which are no vectors; only additions can be written")
+    if written.is_empty():
+        raise SettingsError(f"method {method} abstains for every concept ({rows['reason'][0]}): there are no vectors to write")
+
+
+def _vector(row: dict[str, Any]) -> Float[Tensor, " d_model"]:
+    intervention = unpacked(row["kind"], row["tensors"], row["values"], torch.device("cpu"))
+    assert isinstance(intervention, Addition)
+    return intervention.vector.float().contiguous()

@@ -1,0 +1,61 @@
+"""What a finished comparison of methods gives to others: AxBench's table of results, and fitted vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.core.files import text_id, write_atomically
+from saesteer.core.store import read_rows
+from saesteer.core.tables import ASKED_CONCEPTS, FITS, STEERED, STEERED_JUDGEMENTS, STEERED_PERPLEXITY, Table, read_summary
+from saesteer.methods.compare.protocol import Rows
+from saesteer.methods.fit.vectors_file import write_vectors
+from saesteer.report.axbench_format import to_axbench
+from saesteer.settings import Experiment, SettingsError, TopicTexts
+from saesteer.sources.prefixes import read_prefixes
+from saesteer.sources.published import kept_at, labelled_concepts
+from saesteer.workflow.plan_methods import settings_of
+
+
+def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) -> Iterator[Path]:
+    """Write a layer's results to FOLDER/layer_LL/steering_data.parquet, for each layer (P4, arXiv 2501.17148); gives the files."""
+    asked = settings_of(experiment)
+    prompts = read_prefixes(asked.prompts or kept_at(str(asked.published_prompts), data / "downloads"), asked.n_prompts)
+    read = {table.name: _rows(table, data / name) for table in (STEERED, STEERED_PERPLEXITY, STEERED_JUDGEMENTS, FITS)}
+    rows = Rows(read["steered"], read["steered_perplexity"], read["steered_judge"], read["fits"], _asked_concepts(data / name))
+    dataset = "AlpacaEval" if asked.published_prompts == "alpaca_eval/instructions" else "prompts"
+    for layer in sorted(experiment.layers):
+        path = folder / f"layer_{layer:02d}" / "steering_data.parquet"
+        _write(to_axbench(rows, _order(experiment, data), prompts, layer, dataset), path)
+        yield path
+
+
+def export_vectors(data: Path, name: str, method: str, layer: int, path: Path) -> None:
+    """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
+    fits = _rows(FITS, data / name).filter(pl.col("layer") == layer)
+    write_vectors(fits, _asked_concepts(data / name), method, path)
+
+
+def _write(table: pl.DataFrame, path: Path) -> None:
+    write_atomically(path, lambda partial: table.write_parquet(partial))
+
+
+def _rows(table: Table, folder: Path) -> pl.DataFrame:
+    manifests = sorted((folder / table.name).glob("layers_*.json"))
+    if not manifests:
+        raise SettingsError(f"{folder} holds no {table.name}: run the comparison first (`snakemake methods`)")
+    return read_rows(table, manifests)
+
+
+def _asked_concepts(folder: Path) -> pl.DataFrame:
+    return read_summary(ASKED_CONCEPTS, folder / "tables/asked_concepts.parquet")
+
+
+def _order(experiment: Experiment, data: Path) -> list[str]:
+    """concept_ids in the order of their source."""
+    concepts = settings_of(experiment).concepts
+    if isinstance(concepts, TopicTexts):
+        return [text_id(topic) for topic in concepts.topics]
+    return [text_id(one.concept) for one in labelled_concepts(kept_at(concepts.concepts, data / "downloads"))[: concepts.n_concepts]]

@@ -1,0 +1,115 @@
+"""The README's table of results, written from the headline numbers, so that nobody types one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from saesteer.analysis.metrics import MAX_P, MAX_SHARE_BOTH_HIGH, MIN_RATIO
+
+_Numbers = Mapping[str, Any]
+
+
+def headline_markdown(numbers: _Numbers) -> str:
+    """A Markdown table of what was found: finding, number, and whether it holds by the rule fixed beforehand."""
+    held = {name: "yes" if holds else "**no**" for name, holds in numbers["findings"].items()}
+    rows = [
+        (
+            f"Scores change with depth (Spearman over {numbers['depth']['n_layers']} layers)",
+            _depth(numbers),
+            held["roles_change_with_depth"],
+        ),
+        (f"Both scores above .5 in under {MAX_SHARE_BOTH_HIGH:.0%} of features", _both(numbers), held["both_scores_high_is_rare"]),
+        (_filter_claim(numbers), _gain(numbers["filter"]["all"]), held["filter_helps"]),
+        ("The same, late layers only", _gain(numbers["filter"]["late"]), ""),
+        ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers, "gen_success_20"), ""),
+        ("Output score against judge score, feature by feature", _correlation(numbers, "judge_score"), ""),
+        ("Judge score, kept minus removed", _judge(numbers), ""),
+        ("Factor at an end of the grid", _choices(numbers), ""),
+    ]
+    header = ["| what | measured | holds |", "|---|---|---|"]
+    return "\n".join(header + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _interval(numbers: _Numbers, digits: int = 2) -> str:
+    return "" if numbers["low"] is None else f" [{_number(numbers['low'], digits)}, {_number(numbers['high'], digits)}]"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _depth(numbers: _Numbers) -> str:
+    depth = numbers["depth"]
+    return f"input score {_number(depth['rho_input_score'])}, output score {_number(depth['rho_output_score'])}"
+
+
+def _both(numbers: _Numbers) -> str:
+    both = numbers["both_above_half"]
+    n_without = numbers["features"]["n_without_input_score"]
+    return f"{_percent(both['share'])} ({both['n']} of {both['n_scored']} scored; {n_without} without input score)"
+
+
+def _filter_claim(numbers: _Numbers) -> str:
+    return (
+        f"Keeping features with output score ≥ {numbers['threshold']:g} raises held-out GenSuccess@20 at least {MIN_RATIO:g}×, "
+        f"above random removal, p < {MAX_P:g} within layers"
+    )
+
+
+def _gain(result: _Numbers) -> str:
+    before, after, random = result["unfiltered"], result["kept"], result["random"]
+    before_text, after_text = (f"{_number(one['mean'])}{_interval(one)} (n = {one['n']})" for one in (before, after))
+    return (
+        f"{before_text} → {after_text}: {_number(result['ratio'])}×; "
+        f"random {_number(random['low'])} to {_number(random['high'])}; p {_p(result['p_within_layers'])}"
+    )
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< .001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _correlation(numbers: _Numbers, measure: str) -> str:
+    overall, within = (numbers["correlations"][measure][name] for name in ("overall", "within_layers"))
+    overall_text, within_text = (f"{_number(one['rho'])}{_interval(one)}" for one in (overall, within))
+    return f"Spearman {overall_text}; within layers {within_text} (n = {overall['n']})"
+
+
+def _judge(numbers: _Numbers) -> str:
+    judged = numbers["kept_against_removed"]["judge_score"]
+    sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
+    return f"{_number(judged['difference'])}{_interval(judged)} ({sizes})"
+
+
+def _choices(numbers: _Numbers) -> str:
+    choices = numbers["choices"]
+    return f"{_percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
+
+
+def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:
+    """A Markdown table with a row for each training seed of the shipped world: the three findings and whether they hold."""
+    header = [
+        "| seed | scores with depth (input, output) | both above .5 | GenSuccess@20, all → kept | ratio | p within layers | holds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join(header + [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed, key=lambda seed: seed or 0)]) + "\n"
+
+
+def _seed_row(seed: int | None, numbers: _Numbers) -> str:
+    depth, gain = numbers["depth"], numbers["filter"]["all"]
+    held = [name.replace("_", " ") for name, holds in numbers["findings"].items() if holds]
+    failed = [name.replace("_", " ") for name, holds in numbers["findings"].items() if not holds]
+    verdict = f"{len(held)} of {len(held) + len(failed)}" + (f" (**fails: {', '.join(failed)}**)" if failed else "")
+    cells = (
+        str(seed),
+        f"ρ = {_number(depth['rho_input_score'])}, {_number(depth['rho_output_score'])}",
+        _percent(numbers["both_above_half"]["share"]),
+        f"{_number(gain['unfiltered']['mean'])} → {_number(gain['kept']['mean'])} (n = {gain['kept']['n']})",
+        f"{_number(gain['ratio'])}×",
+        _p(gain["p_within_layers"]),
+        verdict,
+    )
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,72 @@
+"""The README's table of steering methods: every method at every layer, and on the world's other seeds. Nobody types a number."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+
+KEPT = (
+    *("layer", "method", "title", "n", "score", "score_low", "score_high", "n_abstaining", "surviving_score", "n_surviving"),
+    *("concept_rating", "fluency_rating", "median_relative_change", "n_missing", "n_texts"),
+)
+"""Columns of METHODS_TABLE that the README needs."""
+
+_Rows = Sequence[Mapping[str, Any]]
+
+
+def kept_results(path: Path) -> list[dict[str, Any]]:
+    """METHODS_TABLE -> the rows that are kept in git."""
+    return read_summary(METHOD_SUMMARIES["methods"], path).select(KEPT).to_dicts()
+
+
+def methods_readme(by_seed: Mapping[int, _Rows]) -> str:
+    """Seed of the world -> kept results: a row a method, best first by its mean over seed 0's layers."""
+    shown = by_seed[0]
+    layers = sorted({row["layer"] for row in shown})
+    names = sorted({row["method"] for row in shown}, key=lambda name: (-_mean(shown, name), name))
+    header = ["method", *(f"layer {layer}" for layer in layers), "concept / fluency", "of residual norm", "abstains"]
+    header += [f"seed {seed}" for seed in sorted(set(by_seed) - {0})]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for name in names:
+        rows = [_row(shown, name, layer) for layer in layers]
+        others = [" / ".join(_number(_row(by_seed[seed], name, layer)["score"]) for layer in layers) for seed in sorted(set(by_seed) - {0})]
+        cells = [
+            rows[0]["title"],
+            *(_score(row) for row in rows),
+            _parts(rows[-1]),
+            _number(rows[-1]["median_relative_change"]),
+            _abstains(rows),
+        ]
+        lines.append(f"| {' | '.join([*cells, *others])} |")
+    n = shown[0]["n"]
+    note = f"n = {n} concepts; mean [95 %]; layers of other seeds in the same order; ratings and norm at layer {layers[-1]}.\n"
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _mean(rows: _Rows, name: str) -> float:
+    scores = [row["score"] for row in rows if row["method"] == name and row["score"] is not None]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def _row(rows: _Rows, name: str, layer: int) -> Mapping[str, Any]:
+    found = [row for row in rows if (row["method"], row["layer"]) == (name, layer)]
+    return found[0] if found else {"score": None}
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    if row["score"] is None or row["score_low"] is None:
+        return _number(row["score"])
+    return f"{_number(row['score'])} [{_number(row['score_low'])}, {_number(row['score_high'])}]"
+
+
+def _parts(row: Mapping[str, Any]) -> str:
+    return f"{_number(row['concept_rating'])} / {_number(row['fluency_rating'])}"
+
+
+def _abstains(rows: _Rows) -> str:
+    return " / ".join(str(row["n_abstaining"]) for row in rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")

@@ -1,0 +1,233 @@
+"""The report of a comparison of methods, in Markdown: every number comes from the tables, none is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
+from saesteer.methods.compare.protocol import UNSTEERED, row_of
+from saesteer.settings.methods import MethodSettings
+
+_Row = dict[str, Any]
+_CHOICES = {
+    "held_out": "chosen on one half of the prompts (every other one) and reported on the other, both directions averaged",
+    "first_half": "chosen on the first half of the prompts and reported on the second",
+    "same_texts": "chosen on the very texts that are reported, which flatters every method that has a choice",
+}
+_RULES = {
+    "score": "",
+    "gen_success": "; for methods of one SAE feature GenSuccess@20 over perplexity chooses it (P1), for all others the score",
+}
+_SCORES = {
+    "harmonic_mean": "mean over texts of the harmonic mean of a text's ratings (0 to 2; 0 if any rating is 0)",
+    "harmonic_mean_of_means": "harmonic mean of the means of each rating (0 to 2)",
+    "product": "mean over texts of concept / 2 x fluency / 2 (0 to 1)",
+}
+_METHOD_COLUMNS = (
+    "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
+    "factor", "of residual norm", "at grid's end", "labelled texts", "fit, s", "ms a token", "R²",
+)  # fmt: skip
+
+
+def report_markdown(
+    methods: pl.DataFrame, differences: pl.DataFrame, published: pl.DataFrame, protocols: dict[int, Protocol], settings: MethodSettings
+) -> str:
+    """METHODS_TABLE, METHOD_DIFFERENCES, METHOD_PUBLISHED and `our_protocol` of each layer -> the whole report."""
+    parts = ["# Steering methods under one protocol", _protocol_text(methods, settings)]
+    for layer in methods["layer"].unique().sort().to_list():
+        ours = methods.filter(layer=layer)
+        parts += [f"## Layer {layer}", methods_markdown(ours, settings), _notes(ours, settings)]
+        parts += ["### Differences between methods", differences_markdown(ours, differences.filter(layer=layer), settings)]
+        theirs = published.filter(layer=layer)
+        if theirs.height:
+            parts += ["### Published figures beside ours", published_markdown(theirs, protocols[layer])]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
+    n_concepts, n_prompts = int(methods["n_concepts"].to_numpy().max()), settings.n_prompts
+    return (
+        f"{methods['method'].n_unique()} methods, {n_concepts} concepts, {n_prompts} prompts, {settings.n_samples} "
+        f"{_plural(settings.n_samples, 'text')} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
+        f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}. The factor is {_CHOICES[settings.factor_choice]}; "
+        f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
+        f"({settings.bootstrap_draws:,} draws, seed {settings.seed})."
+    )
+
+
+def methods_markdown(methods: pl.DataFrame, settings: MethodSettings) -> str:
+    """The table of one layer's methods, best first by the mean that the experiment calls its headline; survivors-only means labelled so."""
+    rows = ranked(methods, settings).iter_rows(named=True)
+    return _table(_METHOD_COLUMNS, [_method_cells(row) for row in rows])
+
+
+def ranked(methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+    """METHODS_TABLE, best first; those without a score last."""
+    column = "surviving_score" if settings.averaged == "surviving" else "score"
+    return methods.sort("layer", pl.col(column), "method", descending=[False, True, False], nulls_last=True)
+
+
+def _method_cells(row: _Row) -> Iterator[str]:
+    yield row["title"]
+    yield f"{_interval(row['score'], row['score_low'], row['score_high'])} (n = {row['n']})"
+    yield f"{row['n_abstaining']} of {row['n_concepts']}"
+    yield f"{_interval(row['surviving_score'], row['surviving_low'], row['surviving_high'])} (n = {row['n_surviving']})"
+    yield f"{row['n_missing']} of {row['n_texts']}"
+    for name in ("concept_rating", "instruction_rating", "fluency_rating"):
+        yield _number(row[name])
+    yield "–" if row["perplexity"] is None else f"{row['perplexity']:.3g}"
+    yield "–" if row["median_factor"] is None else f"{row['median_factor']:g}"
+    yield _number(row["median_relative_change"])
+    yield "–" if row["share_at_grid_end"] is None else f"{row['share_at_grid_end']:.0%} of {row['n_choices']}"
+    yield _number(row["labelled_texts"], 0)
+    yield _number(row["fit_seconds"])
+    yield _number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
+    yield _number(row["r2"])
+
+
+def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
+    headline = "surviving concepts only" if settings.averaged == "surviving" else "all concepts"
+    sentences = [
+        f"Sorted by the mean over {headline}.",
+        "Where a method abstains (it has no feature or vector for the concept), `score` counts the unsteered text's score; `survivors "
+        "only` leaves such concepts out and so flatters methods that abstain often.",
+        "Ratings, perplexity, factors and norms are of the method's own texts at the factors chosen. Factor: median, in multiples of what "
+        "the method itself calls 1 (prompts: number of the text); of residual norm: median of factor times the change at factor 1, over "
+        "the norm of the unsteered residual; exact for additions of a fixed vector, otherwise as if the change grew with the factor.",
+        "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",
+    ]
+    if methods["instruction_rating"].null_count() == methods.height:
+        sentences.append("The prompts are no instructions (a base model): there is no instruction rating, scores rest on two ratings.")
+    short = methods.filter(pl.col("n") < pl.col("n_concepts"))
+    if short.height:
+        names = ", ".join(f"{row['title']} ({row['n_concepts'] - row['n']})" for row in short.sort("method").iter_rows(named=True))
+        sentences.append(f"Concepts without any score, left out of the means: {names}.")
+    return " ".join(sentences)
+
+
+def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, settings: MethodSettings) -> str:
+    """One layer's paired differences from the unsteered text and from the best method, and how many pairs can be told apart."""
+    order = ranked(methods, settings)
+    titles = dict(zip(order["method"], order["title"], strict=True))
+    unsteered = next(key for key in titles if row_of(key).name == UNSTEERED)
+    best = next(iter(titles))
+    both_ways = {(row["method"], row["other"]): row for row in differences.iter_rows(named=True)}
+    both_ways |= {(other, method): _reversed(row) for (method, other), row in both_ways.items()}
+    header = ("method", "minus unsteered", "all pairs together", f"minus {titles[best]}", "all pairs together")
+    rows = [[title, *_both(both_ways.get((key, unsteered))), *_both(both_ways.get((key, best)))] for key, title in titles.items()]
+    return f"{_told_apart(differences, settings)}\n\n{_table(header, rows)}"
+
+
+def _told_apart(differences: pl.DataFrame, settings: MethodSettings) -> str:
+    known = differences.drop_nulls("low")
+    plain = known.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+    together = known.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
+    chance = f"{1 - settings.confidence:.0%}"
+    return (
+        f"{known.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out 0; of "
+        f"so many pairs about {chance} would if no two methods differed. `all pairs together` holds for all of them at once (bootstrap of "
+        f"the largest |t|): there {together} leave out 0. With few concepts both kinds are somewhat too narrow."
+    )
+
+
+def _reversed(row: _Row) -> _Row:
+    ends = {"low": "high", "high": "low", "simultaneous_low": "simultaneous_high", "simultaneous_high": "simultaneous_low"}
+    turned = {name: None if row[from_] is None else -row[from_] for name, from_ in (ends | {"mean": "mean"}).items()}
+    return row | turned
+
+
+def _both(row: _Row | None) -> tuple[str, str]:
+    if row is None or row["mean"] is None:
+        return "–", "–"
+    together = "–" if row["simultaneous_low"] is None else _ends(row["simultaneous_low"], row["simultaneous_high"])
+    return f"{_interval(row['mean'], row['low'], row['high'])} (n = {row['n']})", together
+
+
+def published_markdown(published: pl.DataFrame, ours: Protocol) -> str:
+    """One layer's METHOD_PUBLISHED: ours, theirs, the difference, where theirs stands, and in what the protocols differ.
+
+    Of each source the figures of our model are shown where it has some, else all of them.
+    """
+    shown = _nearest(published, ours)
+    header = ("method", "ours", "published", "difference", "mean over", "source", "model, layer", "protocols match")
+    rows = [_published_cells(row) for row in shown.sort("source", "method", "place", "their_model", "their_layer").iter_rows(named=True)]
+    note = (
+        "A difference between figures whose protocols do not match says nothing about either. Ours is the mean over the same kind of "
+        "concepts as theirs; there is no difference where scales differ. The facts compared:"
+    )
+    return f"{_table(header, rows)}\n\n{note}\n\n{_facts(ours)}"
+
+
+def _nearest(published: pl.DataFrame, ours: Protocol) -> pl.DataFrame:
+    parts = []
+    for source in published.sort("source").partition_by("source", maintain_order=True):
+        same = source.filter(their_model=ours.model or "")
+        parts.append(same if same.height else source)
+    return pl.concat(parts)
+
+
+def _published_cells(row: _Row) -> Iterator[str]:
+    yield row_of(row["method"]).title
+    yield _scaled(row["ours"], row["our_scale"])
+    yield _scaled(row["theirs"], row["their_scale"])
+    yield "–" if row["difference"] is None else f"{row['difference']:+.3f}".replace("-", "−")
+    yield {"all": "all concepts", "surviving": "survivors"}.get(row["averaged"], f"topic {row['averaged']}")
+    yield f"{row['source']}, {row['place']}" + (f": {row['task']}" if row["task"] else "")
+    yield row["their_model"] + (f", {row['their_layer']}" if row["their_layer"] else "")
+    reasons = [f"{what} {_listed(row[column])}" for what, column in (("differ:", "differs"), ("not stated:", "not_stated")) if row[column]]
+    yield "yes" if row["matches"] else "**no**, " + "; ".join(reasons)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name.replace("_", " ") for name in names)
+
+
+def _scaled(value: float | None, scale: float) -> str:
+    return "–" if value is None else f"{value:.3f} of {scale:g}"
+
+
+def _facts(ours: Protocol) -> str:
+    """A table of facts: ours, and each source's (several values where its figures come from several settings)."""
+    sources = list(dict.fromkeys(value.source for value in PAPER_VALUES))
+    rows = [[name.replace("_", " "), _fact(name, getattr(ours, name)), *(_facts_of(source, name) for source in sources)] for name in FACTS]
+    return _table(("fact", "ours", *sources), rows)
+
+
+def _facts_of(source: str, name: str) -> str:
+    return "; ".join(dict.fromkeys(_fact(name, getattr(value.protocol, name)) for value in PAPER_VALUES if value.source == source))
+
+
+def _fact(name: str, value: object) -> str:
+    if value is None:
+        return "not stated"
+    return str(value).replace("_", " ") if name in ("factor_choice", "score") else str(value)
+
+
+def _table(header: Sequence[str], rows: Sequence[Any]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break a row of a table."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _interval(middle: float | None, low: float | None, high: float | None) -> str:
+    return _number(middle, 3) if middle is None or low is None or high is None else f"{_number(middle, 3)} {_ends(low, high)}"
+
+
+def _ends(low: float, high: float) -> str:
+    return f"[{_number(low, 3)}, {_number(high, 3)}]"
+
+
+def _plural(n: int, word: str) -> str:
+    return word if n == 1 else f"{word}s"

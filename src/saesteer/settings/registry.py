@@ -1,0 +1,68 @@
+"""The table of steering methods, methods.csv: name, paper, where it is fitted, what it needs, its grid of factors. No torch: planning reads
+it.
+
+A new method is one file in this package and one row there. Its `fit` takes a `Problem` (saesteer.methods.fit.problem) and gives back an
+intervention (saesteer.engine.interventions), or raises `Abstains` where it has none for the concept. The rows are data rather than code,
+so that a new one makes no job due but those that compare methods.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE = Path(__file__).with_name("methods.csv")
+
+NEEDS = ("texts", "sae", "label", "effects", "file")
+"""texts: the concept's training texts; sae: the layer's SAE and its scored features; label: a feature labelled with the concept; effects:
+the approximator of steering effects; file: vectors trained elsewhere."""
+
+GRIDS = ("addition", "clamp", "adapter", "prompt", "once")
+"""Which of the experiment's grids of factors is swept (settings: `methods.factors`). once: factor 1 only."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table."""
+
+    name: str
+    title: str  # in tables and figures
+    paper: str
+    fitted_by: str  # module below saesteer.methods and function, e.g. diffmean.fit
+    needs: tuple[str, ...]  # of NEEDS
+    grid: str  # one of GRIDS
+    version: int  # raised by hand when what `fit` means changes: only this method is then fitted and judged again
+
+    @property
+    def key(self) -> str:
+        """What its rows on disk are keyed by."""
+        return self.name if self.version == 1 else f"{self.name}-{self.version}"
+
+    @property
+    def module(self) -> str:
+        """The module that fits it."""
+        return f"saesteer.methods.fit.{self.fitted_by.rpartition('.')[0]}"
+
+
+def read_methods(path: Path = TABLE) -> tuple[Method, ...]:
+    """The rows of the table; one that names something unknown is refused by its line."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return tuple(_method(path, line, row) for line, row in enumerate(csv.DictReader(file), start=2))
+
+
+def _method(path: Path, line: int, row: dict[str, str]) -> Method:
+    needs = tuple(row["needs"].split())
+    unknown = [need for need in needs if need not in NEEDS] + [grid for grid in (row["grid"],) if grid not in GRIDS]
+    if unknown:
+        raise ValueError(f"{path}, line {line}: {unknown[0]!r} is unknown; needs are {', '.join(NEEDS)}, grids {', '.join(GRIDS)}")
+    return Method(row["name"], row["title"], row["paper"], row["fitted_by"], needs, row["grid"], int(row["version"]))
+
+
+METHODS = read_methods()
+
+
+def method(name: str) -> Method:
+    """The row of a name; an unknown one is refused with the known ones."""
+    for row in METHODS:
+        if row.name == name:
+            return row
+    raise ValueError(f"there is no method {name!r}; known: {', '.join(row.name for row in METHODS)}")

@@ -1,0 +1,52 @@
+"""Texts of one's own: the corpus whose activations give local records, and whose co-occurrences give PMI."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.core.files import text_id
+from saesteer.core.tokens import load_tokens
+from saesteer.settings import SettingsError
+from saesteer.sources.published import zipped_lines
+
+
+def text_ids(path: Path) -> list[str]:
+    """The text_id of each text of a Parquet file; a digest of the text where the file has no such column."""
+    columns = _columns(path)
+    if "text_id" in columns:
+        return pl.read_parquet(path, columns=["text_id"])["text_id"].to_list()
+    return list(dict.fromkeys(map(text_id, pl.read_parquet(path, columns=["text"])["text"].to_list())))
+
+
+def read_texts(path: Path, model: Path, bos: str, max_tokens: int | None = None) -> pl.DataFrame:
+    """Texts with text_id and token_ids (beginning-of-sequence token first where there is one).
+
+    Ids are the file's own; a file without them is tokenised with the tokenizer of the model folder, `bos` as in the model's settings, and
+    texts are cut after `max_tokens`.
+    """
+    columns = _columns(path)
+    if {"text_id", "token_ids"} <= columns:
+        return pl.read_parquet(path, columns=["text_id", "token_ids"])
+    texts = pl.read_parquet(path, columns=["text"])["text"].to_list()
+    return _tokenised(texts, model, bos, max_tokens)
+
+
+def pmi_texts(path: Path, model: Path) -> pl.DataFrame:
+    """The texts whose co-occurrences are counted, with token_ids: a Parquet file, or a published zip of text files."""
+    if path.suffix != ".zip":
+        return read_texts(path, model, "tokenizer")
+    return _tokenised(zipped_lines(path)["text"].to_list(), model, "tokenizer", None)
+
+
+def _tokenised(texts: Sequence[str], model: Path, bos: str, max_tokens: int | None) -> pl.DataFrame:
+    distinct = list(dict.fromkeys(texts))
+    ids = load_tokens(model).token_ids(distinct, bos, max_tokens)
+    return pl.DataFrame({"text_id": [text_id(text) for text in distinct], "token_ids": pl.Series(ids, dtype=pl.List(pl.UInt32))})
+
+
+def _columns(path: Path) -> set[str]:
+    columns = set(pl.read_parquet_schema(path))
+    if "text" not in columns and not {"text_id", "token_ids"} <= columns:
+        raise SettingsError(f"{path} has neither a column text nor the columns text_id and token_ids; it has {', '.join(sorted(columns))}")
+    return columns

@@ -1,0 +1,82 @@
+"""One feature a request, from Neuronpedia's API."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, kept, known, record
+from saesteer.sources.neuronpedia.http import Client, FetchError, NotFound, Transient, as_finished, get, key_header, parse_json, read_json
+from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
+from saesteer.sources.neuronpedia.sources import Source
+
+
+async def from_api(client: Client, base: str, source: Source, features: Sequence[int], n_records: int) -> AsyncGenerator[Outcome, None]:
+    """Features one by one. After many failures in a row the others are not asked for: the server is not well, or refuses us."""
+    jobs = [partial(_feature, client, base, source, feature, n_records) for feature in features]
+    left, in_a_row = set(features), 0
+    async with aclosing(as_finished(jobs, client.policy.concurrency)) as results:
+        async for result in results:
+            failed = isinstance(result, Failed)
+            left -= set(result.features) if isinstance(result, Failed) else {result.feature}
+            in_a_row = in_a_row + 1 if failed else 0
+            yield Outcome(failed=[result]) if isinstance(result, Failed) else Outcome(known=[result])
+            if in_a_row >= client.policy.give_up_after:
+                break
+    if left:
+        yield Outcome(failed=[Failed(tuple(sorted(left)), f"not asked for, since {in_a_row} features in a row could not be had")])
+
+
+async def has_source(client: Client, base: str, source: Source) -> bool:
+    """Whether Neuronpedia has a source at all, by its feature 0; a FetchError where that cannot be found out."""
+    result = await _feature(client, base, source, 0, 0)
+    if isinstance(result, Failed):
+        raise FetchError(result.why)
+    return result.there
+
+
+async def _feature(client: Client, base: str, source: Source, feature: int, n_records: int) -> Known | Failed:
+    url = f"{base.rstrip('/')}/api/feature/{quote(source.model)}/{quote(source.source)}/{feature}"
+    try:
+        return await get(client, url, partial(_read, source, feature, n_records), key_header())
+    except NotFound as error:
+        if _is_answer(error.body):
+            return Known(feature, there=False)
+        return Failed((feature,), f"{error}, and not in the API's own words: check addresses.neuronpedia in the configuration")
+    except FetchError as error:
+        return Failed((feature,), str(error))
+
+
+def _is_answer(body: bytes) -> bool:
+    """Whether it is the API that says "not found": it answers with a JSON object."""
+    try:
+        return isinstance(parse_json(body), dict)
+    except ValueError:
+        return False
+
+
+async def _read(source: Source, feature: int, n_records: int, response: httpx.Response) -> Known:
+    item = await read_json(response)
+    if not isinstance(item, dict):
+        raise Transient("answered with JSON that is no feature")
+    told = (item.get("modelId"), item.get("layer"), str(item.get("index")))
+    if told != (source.model, source.source, str(feature)):
+        raise Transient("answered with another feature than the one asked for")
+    strings = Strings()
+    usable = [record(entry, strings) for entry in _objects(item, "activations")]
+    texts = descriptions(_objects(item, "explanations"))
+    records = [found for found in usable if found is not None]
+    return known(item, feature, texts[0] if texts else None, kept(records, n_records), len(usable) - len(records))
+
+
+def _objects(item: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """A list of objects; null is an empty one, as in the exports, where a feature without records has no lines."""
+    entries = item.get(name, "absent")
+    if entries is None:
+        return []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Transient(f"answered with a feature whose {name} are no list of objects")
+    return entries

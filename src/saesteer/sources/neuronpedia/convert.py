@@ -1,0 +1,187 @@
+"""Neuronpedia's JSON -> rows of the RECORDS table: the same for both routes, so that they give the same tables."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from saesteer.core.files import value_digest
+from saesteer.core.tables import RECORDS
+
+ALGORITHM_VERSION = 1
+NOT_THERE = "not on Neuronpedia"
+NO_RECORDS = "no records on Neuronpedia"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_FIRST_TYPE = "oai_token-act-pair"  # the type of explanation that most sources have
+_MOST_TOKENS = 2**16  # token_index is a UInt16
+
+
+@dataclass(frozen=True)
+class Record:
+    """One text in which a feature was recorded."""
+
+    text_id: str
+    token_index: int
+    max_value: float  # as a 32-bit float holds it, so that ties here are ties in the table
+    context: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """One feature as Neuronpedia has it, or that it has not (`there` is false)."""
+
+    feature: int
+    density: float | None = None
+    max_activation: float | None = None
+    explanation: str | None = None
+    records: Sequence[Record] = ()
+    n_unusable: int = 0
+    """Records left out because a list in them is null, or lists or numbers do not fit."""
+    there: bool = True
+
+    @property
+    def reason(self) -> str | None:
+        """Why there are no records."""
+        if self.records:
+            return None
+        if not self.there:
+            return NOT_THERE
+        return f"none of its {self.n_unusable} records on Neuronpedia can be used" if self.n_unusable else NO_RECORDS
+
+
+class Strings:
+    """Texts fit for a table, one copy of equal ones: a batch of records has millions of tokens but few different ones."""
+
+    def __init__(self) -> None:
+        self._shared: dict[str, str] = {}
+
+    def __call__(self, text: str) -> str:
+        """The text, U+FFFD for each half of a broken surrogate pair: JSON can spell those, UTF-8 cannot."""
+        found = self._shared.get(text)
+        if found is None:
+            found = self._shared[text] = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+        return found
+
+
+def number(value: Any) -> float | None:
+    """A JSON value as a float, None where it is no finite number."""
+    found = _numbers([value])
+    return found[0] if found else None
+
+
+def _numbers(values: list[Any]) -> list[float] | None:
+    """JSON values as floats, null as minus infinity; None where some value is no finite number or all are null."""
+    if not set(map(type, values)) <= {int, float, NoneType}:
+        return None
+    try:
+        found = [-math.inf if value is None else float(value) for value in values]
+    except OverflowError:
+        return None
+    n_finite = sum(map(math.isfinite, found))
+    return found if n_finite and n_finite + values.count(None) == len(values) else None
+
+
+def record(item: Mapping[str, Any], strings: Strings) -> Record | None:
+    """One activation record; None where it cannot be used: a list is null, lists or numbers do not fit.
+
+    The maximum is at the first of the largest values (single ones may be null: unknown); a missing maxValue is the largest value.
+    """
+    tokens, values = item.get("tokens"), item.get("values")
+    if not isinstance(tokens, list) or not isinstance(values, list) or not 0 < len(tokens) == len(values) <= _MOST_TOKENS:
+        return None
+    numbers = _numbers(values)
+    if numbers is None or set(map(type, tokens)) != {str}:
+        return None
+    largest = max(numbers)
+    maximum = as_float32(largest if item.get("maxValue") is None else number(item["maxValue"]))
+    if maximum is None:
+        return None
+    return Record(_record_id(item, strings), numbers.index(largest), maximum, tuple(map(strings, tokens)))
+
+
+def as_float32(value: float | None) -> float | None:
+    """The number as the table holds it; None where that is none."""
+    with np.errstate(over="ignore"):
+        rounded = math.nan if value is None else float(np.float32(value))
+    return rounded if math.isfinite(rounded) else None
+
+
+def _record_id(item: Mapping[str, Any], strings: Strings) -> str:
+    """Neuronpedia's id of a record, or a name by its content."""
+    given = item.get("id")
+    return strings(given) if isinstance(given, str) and given else value_digest([list(map(strings, item["tokens"])), item["values"]])[:16]
+
+
+def kept(records: Iterable[Record], n_records: int) -> list[Record]:
+    """The records with the largest maxima, ties by id; several with one id count once, whatever order they come in."""
+    first: dict[str, Record] = {}
+    for item in sorted(records, key=lambda r: (-r.max_value, r.text_id, r.token_index, r.context)):
+        first.setdefault(item.text_id, item)
+    return list(first.values())[:n_records]
+
+
+def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A feature's explanations, each once; the first is the one for the table.
+
+    Those of type oai_token-act-pair come first, then by type, explaining model and text, so that their order there does not matter.
+    """
+    strings, found = Strings(), set()
+    for item in items:
+        if isinstance(text := item.get("description"), str) and text.strip():
+            kind, model = (strings(str(item.get(name) or "")) for name in ("typeName", "explanationModelName"))
+            found.add((kind != _FIRST_TYPE, kind, model, strings(text).strip()))
+    return list(dict.fromkeys(text for *_, text in sorted(found)))
+
+
+def known(item: Mapping[str, Any], feature: int, explanation: str | None, records: Sequence[Record], n_unusable: int) -> Known:
+    """A feature from its JSON object and what was read of its records and explanations."""
+    density = number(item.get("frac_nonzero"))
+    return Known(
+        feature=feature,
+        density=density if density is not None and 0 <= density <= 1 else None,
+        max_activation=as_float32(number(item.get("maxActApprox"))),
+        explanation=explanation,
+        records=records,
+        n_unusable=n_unusable,
+    )
+
+
+def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
+    """The RECORDS rows of features of one layer. No token ids: Neuronpedia gives strings only."""
+    columns = {
+        "layer": [layer] * len(features),
+        "feature": [item.feature for item in features],
+        "density": [item.density for item in features],
+        "max_activation": [_max_activation(item) for item in features],
+        "n_records": [len(item.records) for item in features],
+        "records": [[_struct(rank, found) for rank, found in enumerate(item.records)] for item in features],
+        "explanation": [item.explanation for item in features],
+        "source": ["neuronpedia"] * len(features),
+        "reason": [item.reason for item in features],
+    }
+    return pl.DataFrame(columns, schema=RECORDS.schema)
+
+
+def _max_activation(item: Known) -> float | None:
+    """Neuronpedia's estimate, else the largest record's maximum; null where neither says that the feature is ever active."""
+    largest = max((found.max_value for found in item.records), default=0.0)
+    told = item.max_activation or 0.0
+    return told if told > 0 else largest if largest > 0 else None
+
+
+def _struct(rank: int, item: Record) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "text_id": item.text_id,
+        "token_index": item.token_index,
+        "token": item.context[item.token_index],
+        "token_id": None,
+        "max_value": item.max_value,
+        "context": item.context,
+    }

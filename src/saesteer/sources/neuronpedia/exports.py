@@ -1,0 +1,201 @@
+"""Neuronpedia's bulk exports: gzipped JSON lines in numbered batches, each downloaded once and kept compressed.
+
+    downloads/neuronpedia/v1/{model}/{source}/{features,activations,explanations}/batch-{k}.jsonl.gz
+
+A batch gets its name only after it was decoded to its end, checksum included, and every line of it was read.
+"""
+
+import asyncio
+import gzip
+import logging
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import httpx
+
+from saesteer.core.errors import SaesteerError
+from saesteer.core.files import write_atomically
+from saesteer.sources.neuronpedia.http import Client, FetchError, Transient, as_finished, get, parse_json
+from saesteer.sources.neuronpedia.outcomes import some
+from saesteer.sources.neuronpedia.sources import Source
+
+_BATCH = re.compile(r"(?P<kind>features|activations|explanations)/batch-(?P<number>\d+)\.jsonl\.gz")
+_LONGEST_LINE = 2**26  # bytes; a feature's line has some ten thousand
+_IDENTITY = {"Accept-Encoding": "identity"}  # the batches are compressed files already
+ONE_BY_ONE = "route: api in the configuration's records asks for features one by one instead"
+
+T = TypeVar("T")
+Lines = Iterator[tuple[int, Mapping[str, Any]]]
+"""(feature, its JSON object) of each line of a batch."""
+
+log = logging.getLogger(__name__)
+
+
+class DamagedBatch(SaesteerError, ValueError):
+    """A batch file that does not decode to its end, or whose lines are not what the exports hold."""
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The batches of one source, as the bucket lists them."""
+
+    client: Client
+    base: str
+    source: Source
+    folder: Path
+    sizes: Mapping[tuple[str, int], int]
+    """(kind, number) -> bytes."""
+
+    def numbers(self, kind: str) -> list[int]:
+        """The batches that are listed."""
+        return sorted(number for listed, number in self.sizes if listed == kind)
+
+    def gaps(self, kind: str) -> list[int]:
+        """The batches that are not listed though a later one is."""
+        numbers = self.numbers(kind)
+        return sorted(set(range(max(numbers, default=0))) - set(numbers))
+
+
+async def list_exports(client: Client, base: str, source: Source, downloads: Path) -> Exports:
+    """Ask which batches of a source there are."""
+    prefix, base = f"v1/{source}/", base.rstrip("/")
+    query, bytes_of = {"list-type": "2", "prefix": prefix}, dict[str, int]()
+    while True:
+        page, token = await get(client, f"{base}/?{httpx.QueryParams(query)}", _read_listing)
+        if token and not set(page) - set(bytes_of):
+            raise FetchError("the listing of exports does not end")
+        bytes_of.update(page)
+        if not token:
+            break
+        query["continuation-token"] = token
+    named = {key: _BATCH.fullmatch(key.removeprefix(prefix)) for key in bytes_of}
+    sizes = {(found["kind"], int(found["number"])): bytes_of[key] for key, found in named.items() if found}
+    if not any(kind == "features" for kind, _ in sizes):
+        raise FetchError(f"no exports of {source} are listed: check the source's name; {ONE_BY_ONE}")
+    return Exports(client, base, source, downloads / "neuronpedia", sizes)
+
+
+async def _read_listing(response: httpx.Response) -> tuple[dict[str, int], str]:
+    """One page of S3's listing: key -> bytes, and the token of the next page ("": this is the last)."""
+    body = await response.aread()
+    try:
+        root = ElementTree.fromstring(body)
+        if not root.tag.endswith("ListBucketResult"):
+            raise ValueError(root.tag)
+        page = {_text(item, "Key"): int(_text(item, "Size")) for item in root.iterfind("{*}Contents")}
+        return page, _text(root, "NextContinuationToken") if _text(root, "IsTruncated") == "true" else ""
+    except (ElementTree.ParseError, ValueError) as error:
+        raise Transient("answered with something that is no S3 bucket's listing") from error
+
+
+def _text(item: ElementTree.Element, name: str) -> str:
+    found = item.findtext(f"{{*}}{name}")
+    if found is None:
+        raise ValueError(f"no {name}")
+    return found
+
+
+async def read_batch(exports: Exports, kind: str, number: int, collect: Callable[[Lines], T]) -> T:
+    """What `collect` makes of a batch's lines; the batch is downloaded unless it is there and whole."""
+    key = f"v1/{exports.source}/{kind}/batch-{number}.jsonl.gz"
+    path = exports.folder / key
+    if path.is_file():
+        try:
+            with path.open("rb") as file:
+                return await _decoded(exports, file, collect)
+        except DamagedBatch as error:
+            log.warning("%s is damaged (%s): it is removed and fetched again", path, error)
+            path.unlink()
+    if (kind, number) not in exports.sizes:
+        raise FetchError(f"{kind} batch {number} is missing in the listing of exports; {ONE_BY_ONE}")
+    try:
+        return await get(
+            exports.client, f"{exports.base}/{quote(key)}", partial(_download, exports, (kind, number), path, collect), _IDENTITY
+        )
+    except FetchError as error:
+        raise FetchError(f"{kind} batch {number}: {error}") from error
+
+
+async def _download(exports: Exports, batch: tuple[str, int], path: Path, collect: Callable[[Lines], T], response: httpx.Response) -> T:
+    """Receive a batch into a file without a name, read it, and only then give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent) as body:
+        async for chunk in response.aiter_raw():
+            body.write(chunk)
+        if body.tell() != exports.sizes[batch]:
+            raise Transient(f"{body.tell()} bytes came, {exports.sizes[batch]} are listed")
+        body.seek(0)
+        try:
+            result = await _decoded(exports, body, collect)
+        except DamagedBatch as error:
+            raise Transient(f"damaged on arrival ({error})") from error
+        await asyncio.to_thread(write_atomically, path, partial(_copy, body))
+    return result
+
+
+def _copy(body: BinaryIO, partial_file: Path) -> None:
+    body.seek(0)
+    with partial_file.open("wb") as file:
+        shutil.copyfileobj(body, file)
+
+
+async def _decoded(exports: Exports, file: Any, collect: Callable[[Lines], T]) -> T:
+    async with exports.client.reading:
+        return await asyncio.to_thread(lambda: collect(lines(file, exports.source)))
+
+
+def lines(file: Any, source: Source) -> Lines:
+    """The JSON lines of a gzip file (binary, open), or DamagedBatch. One line at a time is in memory."""
+    number = 0
+    try:
+        with gzip.GzipFile(fileobj=file) as text:
+            while line := text.readline(_LONGEST_LINE):
+                number += 1
+                if line.strip():
+                    yield _parsed(line, source)
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+        raise DamagedBatch(f"after {number} lines: {error}") from error
+    if number == 0 and file.tell() == 0:
+        raise DamagedBatch("after 0 lines: the file is empty")
+
+
+def _parsed(line: bytes, source: Source) -> tuple[int, Mapping[str, Any]]:
+    item = parse_json(line)
+    if not isinstance(item, dict) or not str(item.get("index")).isdecimal():
+        raise ValueError("a line is no JSON object with an index")
+    of = Source(str(item.get("modelId")), str(item.get("layer")))
+    if of != source:
+        raise ValueError(f"a line is of {of}, not {source}")
+    return int(item["index"]), item
+
+
+async def read_all(exports: Exports, kind: str, collect: Callable[[Lines], T]) -> tuple[list[T], list[str]]:
+    """What `collect` makes of each listed batch of a kind, and what is wrong with the others."""
+
+    async def one(number: int) -> T | FetchError:
+        try:
+            return await read_batch(exports, kind, number, collect)
+        except FetchError as error:
+            return error
+
+    gaps = exports.gaps(kind)
+    problems = [f"{kind} batch {some(gaps)} is missing in the listing of exports; {ONE_BY_ONE}"] if gaps else []
+    found: list[T] = []
+    jobs = [partial(one, number) for number in exports.numbers(kind)]
+    async with aclosing(as_finished(jobs, exports.client.policy.concurrency)) as results:
+        async for result in results:
+            if isinstance(result, FetchError):
+                problems.append(str(result))
+            else:
+                found.append(result)
+    return found, sorted(problems)

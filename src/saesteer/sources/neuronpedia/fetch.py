@@ -1,0 +1,143 @@
+"""The RECORDS rows of features from Neuronpedia, whichever way is shorter."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from saesteer.settings import Addresses, NeuronpediaRecords
+from saesteer.sources.neuronpedia.api import from_api, has_source
+from saesteer.sources.neuronpedia.bulk import from_exports
+from saesteer.sources.neuronpedia.convert import Known, rows
+from saesteer.sources.neuronpedia.exports import list_exports
+from saesteer.sources.neuronpedia.http import Client, FetchError, Policy, open_client
+from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, incomplete
+from saesteer.sources.neuronpedia.sources import Source
+
+_FRAME = 64  # features a frame at most: a thousand features' records as a frame and as objects at once would take too much memory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Download:
+    """What one call of feature_records works with, and its counts."""
+
+    client: Client
+    addresses: Addresses
+    settings: NeuronpediaRecords
+    downloads: Path
+    failures: dict[str, list[Failed]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def feature_records(
+    addresses: Addresses,
+    sources: Mapping[int, Source],
+    missing: pl.DataFrame,
+    settings: NeuronpediaRecords,
+    downloads: Path,
+    policy: Policy = Policy(),  # noqa: B008 (frozen)
+) -> Iterator[pl.DataFrame]:
+    """The RECORDS rows of the missing keys (layer, feature), each frame of one layer, as soon as they are there.
+
+    By records.route: the bulk exports, kept below `downloads`, or one request a feature; both give the same rows. What cannot be had
+    for now is left out, and an IncompleteDownload at the end says what and why.
+    """
+    with asyncio.Runner() as runner:  # closing it cancels what is under way, also when nobody wants the rest
+        frames = _frames(addresses, sources, missing, settings, downloads, policy)
+        while (frame := runner.run(_next(frames))) is not None:
+            yield frame
+
+
+async def _next(frames: AsyncGenerator[pl.DataFrame, None]) -> pl.DataFrame | None:
+    return await anext(frames, None)
+
+
+async def _frames(
+    addresses: Addresses,
+    sources: Mapping[int, Source],
+    missing: pl.DataFrame,
+    settings: NeuronpediaRecords,
+    downloads: Path,
+    policy: Policy,
+) -> AsyncGenerator[pl.DataFrame, None]:
+    by_layer = missing.group_by("layer").agg(pl.col("feature").sort()).sort("layer")
+    with tqdm(total=missing.height, unit="feature", desc="Neuronpedia") as bar:
+        async with open_client(policy) as client:
+            download = _Download(client, addresses, settings, downloads)
+            for layer, features in by_layer.iter_rows():
+                async with aclosing(_layer(download, sources[layer], features)) as outcomes:
+                    async for outcome in outcomes:
+                        _count(download, sources[layer], outcome)
+                        for start in range(0, len(outcome.known), _FRAME):
+                            frame = rows(layer, outcome.known[start : start + _FRAME])
+                            bar.update(frame.height)
+                            yield frame
+    _report(download)
+
+
+async def _layer(download: _Download, source: Source, features: Sequence[int]) -> AsyncGenerator[Outcome, None]:
+    """One layer's features; those that Neuronpedia does not have come last, when it is sure that it has the source."""
+    n_there, absent = 0, []
+    async with aclosing(_by_route(download, source, features)) as outcomes:
+        async for outcome in outcomes:
+            there = [told for told in outcome.known if told.there]
+            n_there += len(there)
+            absent += [told for told in outcome.known if not told.there]
+            yield Outcome(there, outcome.failed)
+    if absent:
+        yield await _absent(download, source, absent, n_there)
+
+
+async def _absent(download: _Download, source: Source, absent: Sequence[Known], n_there: int) -> Outcome:
+    """A misspelt source has no feature at all: that must not be stored as features without records."""
+    try:
+        if n_there or await has_source(download.client, download.addresses.neuronpedia, source):
+            return Outcome(absent)
+        why = f"Neuronpedia has neither these features nor feature 0 of {source}: check the source's name"
+    except FetchError as error:
+        why = f"not found, and whether Neuronpedia has {source} at all could not be found out: {error}"
+    return Outcome(failed=[Failed(tuple(told.feature for told in absent), why)])
+
+
+async def _by_route(download: _Download, source: Source, features: Sequence[int]) -> AsyncGenerator[Outcome, None]:
+    """Outcomes without anything unsure: what the exports leave open, the API is asked."""
+    settings, unsure = download.settings, list(features)
+    if settings.route == "bulk" or (settings.route == "auto" and len(features) > settings.bulk_above):
+        unsure = []
+        try:
+            exports = await list_exports(download.client, download.addresses.neuronpedia_exports, source, download.downloads)
+        except FetchError as error:
+            yield Outcome(failed=[Failed(tuple(features), str(error))])
+            return
+        async with aclosing(from_exports(exports, features, settings.n_records)) as outcomes:
+            async for outcome in outcomes:
+                unsure += outcome.unsure
+                yield outcome
+    async with aclosing(from_api(download.client, download.addresses.neuronpedia, source, unsure, settings.n_records)) as outcomes:
+        async for outcome in outcomes:
+            yield outcome
+
+
+def _count(download: _Download, source: Source, outcome: Outcome) -> None:
+    if outcome.failed:
+        download.failures.setdefault(str(source), []).extend(outcome.failed)
+    for told in outcome.known:
+        download.counts[told.reason or "with records"] += 1
+        download.counts["records that cannot be used"] += told.n_unusable
+
+
+def _report(download: _Download) -> None:
+    """Log what was met; raise if something is missing."""
+    told = ", ".join(f"{n} {what}" for what, n in sorted(download.counts.items()) if n)
+    retries = ", ".join(f"{n} x {why}" for why, n in sorted(download.client.retries.items()))
+    log.info("Neuronpedia: features: %s; asked again: %s", told or "none", retries or "never")
+    if download.failures:
+        raise incomplete(download.failures)

@@ -1,0 +1,47 @@
+"""Which SAE on Neuronpedia holds a layer's features."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from saesteer.settings import Experiment, NeuronpediaRecords, SettingsError
+from saesteer.sources.sae_sources import neuronpedia_source
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # also a safe folder name: no slash, no leading dot
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and one of its sources, such as gemma-2-2b and 20-gemmascope-res-16k."""
+
+    model: str
+    source: str
+
+    def __post_init__(self) -> None:
+        for name in (self.model, self.source):
+            if not _NAME.fullmatch(name):
+                raise SettingsError(f"Neuronpedia source {self}: {name!r} is no name there: letters, digits, _ . and - only")
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.source}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """The source that `model/source` names; sae-lens's neuronpedia_id of an SAE is of this form."""
+        model, slash, source = text.partition("/")
+        if not slash or "/" in source:
+            raise SettingsError(f"Neuronpedia source {text!r}: expected model/source, e.g. gemma-2-2b/20-gemmascope-res-16k")
+        return cls(model, source)
+
+
+def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
+    """Layer -> the source that records.source names, or else sae-lens for the release's SAE."""
+    given = experiment.records.source if isinstance(experiment.records, NeuronpediaRecords) else None
+    names = {layer: given.format(layer=layer) if given else neuronpedia_source(experiment.saes, layer) for layer in layers}
+    for layer, name in names.items():
+        if name is None:
+            raise SettingsError(
+                f"records: sae-lens names no Neuronpedia source for layer {layer} ({experiment.saes.release or 'SAEs of no release'}):"
+                " set records.source, e.g. gemma-2-2b/{layer}-gemmascope-res-16k"
+            )
+    return {layer: Source.parse(str(name)) for layer, name in names.items()}

@@ -1,0 +1,81 @@
+"""Pins: what a model folder or a data file holds, as a small JSON that steps' fingerprints are made from."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saesteer.core.files import file_digest, value_digest
+from saesteer.settings import (
+    Experiment,
+    LocalModelJudge,
+    LocalRecords,
+    ModelSettings,
+    OracleJudge,
+    SettingsError,
+    TopicConcepts,
+    TopicTexts,
+)
+
+MODELS = ("model", "perplexity_model", "judge_model")
+"""Names of pins that are models, and can come from the hub."""
+
+
+def model_settings(experiment: Experiment, name: str) -> ModelSettings:
+    """The settings of the model behind a pin's name."""
+    if name == "judge_model" and isinstance(experiment.judge, LocalModelJudge):
+        return experiment.judge.model
+    return {"model": experiment.model, "perplexity_model": experiment.perplexity.model}[name]
+
+
+def pinned_path(experiment: Experiment, name: str) -> Path | None:
+    """The folder or file behind each name that can be pinned; None for a model that comes from the hub."""
+    if name in MODELS:
+        return model_settings(experiment, name).path
+    records, concepts, judge, methods = experiment.records, experiment.concepts, experiment.judge, experiment.methods
+    paths = {
+        "texts": records.texts if isinstance(records, LocalRecords) else None,
+        "topics": concepts.topics if isinstance(concepts, TopicConcepts) else None,
+        "oracle": judge.oracle if isinstance(judge, OracleJudge) else None,
+        "lexicon": methods.concepts.lexicon if methods and isinstance(methods.concepts, TopicTexts) else None,
+        "vectors": methods.vectors if methods else None,
+    }
+    return paths[name]
+
+
+def pinned_files(path: Path) -> list[Path]:
+    """The files that count: the file itself, or of a folder its weights (safetensors) and JSON files."""
+    if path.is_file():
+        return [path]
+    files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    if not files:
+        raise SettingsError(
+            f"{path} is neither a file nor a folder with .safetensors and .json files; check the path in the experiment file"
+        )
+    return files
+
+
+def pin(path: Path, revision: str | None = None) -> dict[str, Any]:
+    """Digests of the files behind a path. The path itself is no part of the digest: the same bytes elsewhere are the same model."""
+    files = {file.name: file_digest(file) for file in pinned_files(path)}
+    return {"path": str(path), "revision": revision, "files": files, "digest": value_digest([revision, files])}
+
+
+def pin_of_fetched(repo: str, commit: str, files: Mapping[str, str]) -> dict[str, Any]:
+    """The pin of a model from the hub: its files' SHA-256, taken when they were fetched. Where they lie is no part of it."""
+    return {"path": repo, "revision": commit, "files": dict(files), "digest": value_digest([commit, dict(files)])}
+
+
+def is_current(made: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether a converted file is there, sound, and by the JSON beside it made from what is expected."""
+    record = made.with_suffix(".json")
+    if not (made.is_file() and record.is_file()):
+        return False
+    values = json.loads(record.read_text(encoding="utf-8"))
+    return expected.items() <= values.items() and values["sha256"] == file_digest(made)
+
+
+def sae_entry(meta: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """A converted SAE's entry in the manifest of its layers: what results depend on, where it lies beside the manifest, and its bytes."""
+    fingerprint = value_digest([meta["sha256"], meta["site"], meta["centred"]])
+    return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"]}

@@ -1,0 +1,228 @@
+"""Files that papers published: where each is, and how what it holds is read. The project ships none of them (sources.download fetches).
+
+Each has a key, a repository, a commit and a path there. What is read out of a file is plain data: a program's literal lists are read from
+its syntax tree, and nothing is ever imported or run.
+"""
+
+import ast
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import polars as pl
+
+from saesteer.settings import SettingsError
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file in a public repository at a commit."""
+
+    repo: str
+    commit: str
+    path: str
+    sha256: str | None
+    """Of its bytes; None where the commit alone pins it (its digest could not be taken when this table was written)."""
+
+    @property
+    def identity(self) -> str:
+        """What results that use it depend on."""
+        return self.sha256 or f"{self.repo}@{self.commit}/{self.path}"
+
+
+_P1 = ("technion-cs-nlp/saes-are-good-for-steering", "8f11a99997f56978b9933e49768b674ede07eb7c")
+_AXBENCH = ("stanfordnlp/axbench", "e9b8cd4783c983e350d78af76f3fb2b8b15fc7d3")
+PUBLISHED = {
+    "p1/gemma_2b": Published(
+        *_P1, "data/features/gemma_2b_features.json", "d26654ec439ac14391c57397e91417e70ac61561d1bd0a931384903142fc80a3"
+    ),
+    "p1/gemma_9b": Published(
+        *_P1, "data/features/gemma_9b_features.json", "88ac8df8b7e52f28c15513b23c22f2e1f4008a54e960691589e5efe8274d0e3b"
+    ),
+    "p1/concept500": Published(
+        *_P1, "data/features/gemma_9b_concept500_features.json", "8965fa0529a928d121ee05646acc1221d55419b9f4693cfdd8ba9b51139bb21c"
+    ),
+    "p1/prefixes": Published(*_P1, "src/steer.py", "0e44160c9e7bb61ab135214324e2bf703d96fc5fe0e782f7b4a2930963066fee"),
+    "axbench/judge_templates": Published(
+        *_AXBENCH, "axbench/evaluators/prompt_templates.py", "9d4eb22324b0e98bd867170073814998794efe9dfdf3cef795ec2000dda46a52"
+    ),
+    "axbench/concept500_9b_l20": Published(
+        *_AXBENCH,
+        "axbench/concept500/prod_9b_l20_v1/generate/metadata.jsonl",
+        "9fa04b68774443e7fd3a48050838fb38f74c68ff9ca4ab97c773ff58c829c00b",
+    ),
+    "axbench/concept500_9b_l31": Published(
+        *_AXBENCH,
+        "axbench/concept500/prod_9b_l31_v1/generate/metadata.jsonl",
+        "dda407cf75a25cd96227ed757dd88eb8a95f5747d80dbe72ee52eb6fa568e475",
+    ),
+    "axbench/concept10_2b_l10": Published(
+        *_AXBENCH,
+        "axbench/concept10/prod_2b_l10_v1/generate/metadata.jsonl",
+        "e2b1a11178b034dbdf3d1b0b18f6011d076f02afc2cc68346f216e2e04ff2ba9",
+    ),
+    "axbench/concept10_2b_l10_train": Published(
+        *_AXBENCH,
+        "axbench/concept10/prod_2b_l10_v1/generate/train_data.parquet",
+        "527e54bfd2a322772312e7b6a04568e88f0e2f50aa558e0724f15327d1358f14",
+    ),
+    "axbench/concept10_2b_l10_evaluation": Published(
+        *_AXBENCH,
+        "axbench/concept10/prod_2b_l10_v1/inference/latent_eval_data.parquet",
+        "35378348de14924fcd269c97d1c619930e320202e7c4a2dcf018a3e762a6fc7b",
+    ),
+    "axbench/concept500_9b_l20_train": Published(*_AXBENCH, "axbench/concept500/prod_9b_l20_v1/generate/train_data.parquet", None),
+    "axbench/concept500_9b_l31_train": Published(*_AXBENCH, "axbench/concept500/prod_9b_l31_v1/generate/train_data.parquet", None),
+    "alpaca_eval/instructions": Published(
+        "tatsu-lab/alpaca_eval", "0099f05da4df8db539a70552aa0a39e238e8d24e", "example/outputs.json", None
+    ),
+    "nltk/webtext": Published("nltk/nltk_data", "5f09e470fe339e1a119dd174ca284129a3c7a5bb", "packages/corpora/webtext.zip", None),
+}
+"""Key -> file. P1: arXiv 2505.20063; axbench: arXiv 2501.17148; webtext: the corpus of P1's PMI figure."""
+
+
+def published_file(key: str) -> Published:
+    """The file of a key; an unknown key is refused with the known ones."""
+    if key not in PUBLISHED:
+        raise SettingsError(f"there is no published file {key!r}; known: {', '.join(PUBLISHED)}")
+    return PUBLISHED[key]
+
+
+def kept_at(key: str, downloads: Path) -> Path:
+    """Where the file of a key is kept."""
+    return downloads / "published" / f"{key}{PurePosixPath(published_file(key).path).suffix}"
+
+
+def feature_list(path: Path) -> dict[int, tuple[int, ...]]:
+    """A feature set in P1's form, layer -> features, ascending: {"0": [17, 5], ...}."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {int(layer): tuple(sorted(int(feature) for feature in features)) for layer, features in values.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{path} is no feature list of the form {{layer: [feature, ...]}}: {error}") from error
+
+
+def literal_strings(path: Path, name: str) -> list[str]:
+    """The list of strings that a program assigns to `name`, read from its syntax tree."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets) and isinstance(node, ast.Assign):
+            values = ast.literal_eval(node.value)
+            if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+                return values
+    raise SettingsError(f"{path} assigns no list of strings to {name!r}")
+
+
+def instructions(path: Path) -> list[str]:
+    """The instructions of a file in AlpacaEval's form: a JSON list of objects with a key `instruction`; each once, one line each."""
+    listed = [" ".join(str(item["instruction"]).split()) for item in json.loads(path.read_text(encoding="utf-8"))]
+    return list(dict.fromkeys(listed))
+
+
+def zipped_lines(path: Path) -> pl.DataFrame:
+    """The distinct lines with letters in them of the text files of a zip archive, one text each -> column text."""
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".txt"))
+        text = "\n".join(archive.read(name).decode("utf-8", errors="replace") for name in names)
+    lines = [line.strip() for line in text.splitlines()]
+    return pl.DataFrame({"text": list(dict.fromkeys(line for line in lines if any(map(str.isalpha, line))))})
+
+
+@dataclass(frozen=True)
+class LabelledConcept:
+    """A line of AxBench's list of concepts (arXiv 2501.17148, section 4): a text, and the SAE feature that Neuronpedia explains by it."""
+
+    number: int
+    """The concept's concept_id in the files."""
+    concept: str
+    genre: str
+    """Which of the shared negative texts are its own: text, code or math."""
+    source: str
+    """Neuronpedia's name of the SAE, e.g. 20-gemmascope-res-131k."""
+    feature: int
+    line: int
+    """Where it stands in its file, from 1."""
+
+
+LABELLED_TEXTS = {
+    "input": pl.String,
+    "output": pl.String,
+    "output_concept": pl.String,
+    "concept_genre": pl.String,
+    "category": pl.String,
+    "concept_id": pl.Int64,
+}
+"""The columns of AxBench's training texts that are read; concept_id is -1 for negative texts, which concepts of a genre share."""
+
+
+def labelled_concepts(path: Path) -> list[LabelledConcept]:
+    """The concepts of a metadata.jsonl, one JSON object a line, in the file's order."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is no text in UTF-8, so no list of concepts: {error}") from error
+    found = [_labelled_concept(path, place, line) for place, line in enumerate(lines, start=1) if line.strip()]
+    for key in ("number", "concept"):
+        first: dict[int | str, int] = {}
+        for one in found:
+            value = getattr(one, key)
+            if first.setdefault(value, one.line) != one.line:
+                raise SettingsError(f"{path}: lines {first[value]} and {one.line} have the same {key}, {value!r}; remove one")
+    if not found:
+        raise SettingsError(f"{path} holds no concepts: it needs one JSON object a line")
+    return found
+
+
+def _labelled_concept(path: Path, line: int, text: str) -> LabelledConcept:
+    where = f"{path}, line {line}"
+    try:
+        item = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{where}: this is no JSON: {error}") from error
+    if not isinstance(item, dict):
+        raise SettingsError(f"{where}: this is no JSON object, but {item!r:.60}")
+    number, concept, ref = _field(item, "concept_id", int, where), _field(item, "concept", str, where), _field(item, "ref", str, where)
+    address = re.fullmatch(r".*?([^/]+)/([0-9]+)/?", ref, re.DOTALL)
+    if not address:
+        raise SettingsError(f"{where}: ref is {ref!r}, but has to end with a source and a feature's number")
+    genres = _field(item, "concept_genres_map", dict, where).get(concept)
+    if not isinstance(genres, list) or not genres or not isinstance(genres[0], str):
+        raise SettingsError(f"{where}: concept_genres_map names no genre for {concept!r}; it needs {{concept: [genre]}}")
+    return LabelledConcept(number, concept, genres[0], address[1], int(address[2]), line)
+
+
+def _field(item: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    """A key's value, refused where it is absent, empty or of another type."""
+    value = item.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool) or value in ("", {}):
+        raise SettingsError(f"{where}: key {key} is {value!r:.60}, but has to be a {kind.__name__}")
+    return value
+
+
+def labelled_texts(path: Path) -> pl.DataFrame:
+    """The rows of a train_data.parquet: LABELLED_TEXTS, and `row`, their place in the file from 0."""
+    try:
+        texts = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise SettingsError(f"{path} cannot be read as Parquet: {error}") from error
+    if absent := [name for name in LABELLED_TEXTS if name not in texts.columns]:
+        raise SettingsError(f"{path}: no column {', '.join(absent)}; it has {', '.join(texts.columns)}")
+    for name, dtype in LABELLED_TEXTS.items():
+        found = texts.schema[name]
+        if found != dtype and not (dtype == pl.Int64 and found.is_integer()):
+            raise SettingsError(f"{path}: column {name} has type {found}, but has to be {dtype}")
+    texts = texts.select(pl.col(name).cast(dtype) for name, dtype in LABELLED_TEXTS.items()).with_row_index("row")
+    bad = {
+        **{f"{name} is null": pl.col(name).is_null() for name in LABELLED_TEXTS},
+        "output is blank": pl.col("output").str.strip_chars() == "",
+        "category is neither positive nor negative": ~pl.col("category").is_in(["positive", "negative"]),
+    }
+    for what, rule in bad.items():
+        rows = texts.filter(rule)["row"]
+        if len(rows):
+            raise SettingsError(f"{path}, row {rows[0]} (counted from 0): {what}")
+    return texts

@@ -1,0 +1,48 @@
+"""Feature sets that need the network, resolved into a list that git keeps: `saesteer features EXPERIMENT`."""
+
+import logging
+from pathlib import Path
+
+from saesteer.settings import Addresses, Experiment, ExplainedFeatures, PublishedFeatures, SettingsError
+from saesteer.sources.download import fetch_published
+from saesteer.sources.features import write_list
+from saesteer.sources.published import feature_list, published_file
+
+log = logging.getLogger(__name__)
+
+
+def resolve_features(experiment: Experiment, addresses: Addresses, downloads: Path) -> dict[int, tuple[int, ...]]:
+    """Find the experiment's features and write them to `features.list`; gives layer -> features."""
+    chosen = experiment.features
+    if isinstance(chosen, PublishedFeatures):
+        found, source = _published(experiment, chosen, addresses, downloads)
+    elif isinstance(chosen, ExplainedFeatures):
+        found, source = _explained(experiment, chosen, addresses, downloads)
+    else:
+        raise SettingsError(f"features of kind {chosen.kind} need no list: the workflow resolves them by itself")
+    if not any(found.values()):
+        raise SettingsError(f"{source}: no feature of layers {', '.join(map(str, experiment.layers))} matches; nothing was written")
+    write_list(chosen.list, chosen, source, found)
+    return found
+
+
+def _published(
+    experiment: Experiment, chosen: PublishedFeatures, addresses: Addresses, downloads: Path
+) -> tuple[dict[int, tuple[int, ...]], str]:
+    file = published_file(chosen.key)
+    listed = feature_list(fetch_published(chosen.key, addresses.github, downloads))
+    if absent := sorted(set(experiment.layers) - set(listed)):
+        raise SettingsError(f"{chosen.key} has no layer {absent[0]}: drop it from `layers`, or choose another feature set")
+    return {layer: listed[layer] for layer in experiment.layers}, f"{file.repo}@{file.commit}/{file.path}, SHA-256 {file.sha256}"
+
+
+def _explained(
+    experiment: Experiment, chosen: ExplainedFeatures, addresses: Addresses, downloads: Path
+) -> tuple[dict[int, tuple[int, ...]], str]:
+    from saesteer.sources.neuronpedia.explanations import explanations, matching_features
+    from saesteer.sources.neuronpedia.sources import sources_of
+
+    sources = sources_of(experiment, experiment.layers)
+    found = {layer: matching_features(explanations(addresses, source, downloads), chosen.pattern) for layer, source in sources.items()}
+    names = ", ".join(f"{source.model}/{source.source}" for source in sources.values())
+    return {layer: tuple(sorted(features)) for layer, features in found.items()}, f"explanations of {names} on Neuronpedia"

@@ -1,0 +1,198 @@
+"""`saesteer check EXPERIMENT`: in seconds, before any long job, whether an experiment can run here and what it will take.
+
+What is known exactly (access, shapes, a missing key) and what is estimated (bytes, memory, money) are told apart in the text.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from saesteer.judge.answers import JudgeError
+from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
+from saesteer.sources.features import resolve
+from saesteer.sources.hub import HubError, check_access, model_config, repo_size, weights_size
+from saesteer.sources.pins import MODELS, model_settings
+from saesteer.sources.sae_sources import SaeSource, sae_source
+from saesteer.workflow.checks import check_files, check_model_config
+from saesteer.workflow.plan import pins
+from saesteer.workflow.plan_methods import n_steered
+
+BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
+CHARACTERS_PER_TOKEN = 4
+WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
+NEURONPEDIA_LAYER = 0.4 * 2**30  # batches of a 16k source, by their published sizes; in proportion to the number of features
+_BATCHED_FEATURES = 16384
+_HEADERS = 4096  # of a file of weights, in bytes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    level: Literal["ok", "estimate", "problem"]
+    about: str
+    text: str
+
+
+def check_experiment(name: str, experiment: Experiment, workflow: Workflow, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Everything that can be known or estimated about an experiment, line by line, each as soon as it is known."""
+    sizes: dict[str, int] = {}
+    yield _guarded("files", lambda: _files(name, experiment))
+    for model in (model for model in MODELS if model in pins(experiment)):
+        yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, sizes))
+    yield _guarded("SAEs", lambda: _saes(experiment))
+    yield _guarded("records", lambda: _records(experiment))
+    yield _disk(experiment, workflow, sizes)
+    yield _gpu(experiment, sizes)
+    yield _guarded("judge", lambda: _judge(experiment, environ))
+
+
+def _guarded(about: str, check: Callable[[], Finding]) -> Finding:
+    """An expected error as a problem of the report, so that the other checks are made too."""
+    try:
+        return check()
+    except (SettingsError, HubError, JudgeError, ValueError, OSError) as error:
+        return Finding("problem", about, str(error))
+
+
+def _files(name: str, experiment: Experiment) -> Finding:
+    check_files(name, experiment)
+    return Finding("ok", "files", f"{_n_features(experiment)} features in {len(experiment.layers)} layers; what is on this machine fits")
+
+
+def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, sizes: dict[str, int]) -> Finding:
+    """Access, width and depth of a model of the hub; its size."""
+    settings = model_settings(experiment, pin)
+    if settings.path is not None:
+        sizes[pin] = sum(file.stat().st_size for file in settings.path.glob("*.safetensors"))
+        return Finding("ok", pin, f"{settings.name}, {_gib(sizes[pin])} on this machine")
+    assert settings.repo is not None
+    check_access(settings.repo)
+    config = model_config(settings.repo, settings.revision, cache)
+    if pin == "model":
+        check_model_config(name, experiment, config, settings.repo)
+    size = repo_size(settings.repo, settings.revision)
+    sizes[pin] = round(size * BYTES[settings.dtype] / BYTES[_stored_dtype(config)])
+    return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> str:
+    text = config.get("text_config", config)
+    stored = str(text.get("dtype", text.get("torch_dtype", "float32")))
+    return stored if stored in BYTES else "float32"
+
+
+def _saes(experiment: Experiment) -> Finding:
+    """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
+    if not experiment.saes.from_hub:
+        return Finding("ok", "SAEs", f"{experiment.saes.path}: checked with the files")
+    sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
+    check_access(sources[0].repo)
+    _check_sae_size(experiment, sources[0])
+    text = f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at resid_{experiment.saes.site}"
+    return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
+
+
+def _check_sae_size(experiment: Experiment, source: SaeSource) -> None:
+    """Refuse SAEs whose weights cannot be of the shape asked for, by the first one's size on the hub.
+
+    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds, firing rates) and headers.
+    """
+    saes, size = experiment.saes, weights_size(source.repo, experiment.saes.revision, source.folder)
+    matrices = 2 * saes.d_model * saes.n_features
+    if any(0 <= size - matrices * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values()):
+        return
+    wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
+    raise SettingsError(
+        f"{source.name} has {size:,} bytes of weights in {source.repo}/{source.folder}, but {_shape(experiment)} has {wanted}, and a bit:"
+        " correct saes.d_model and saes.n_features, or saes.id"
+    )
+
+
+def _shape(experiment: Experiment) -> str:
+    return f"{experiment.saes.d_model} x {experiment.saes.n_features} (d_model x n_features)"
+
+
+def _records(experiment: Experiment) -> Finding:
+    from saesteer.sources.neuronpedia.sources import sources_of
+
+    if not isinstance(experiment.records, NeuronpediaRecords):
+        return Finding("ok", "records", f"from the activations on {experiment.records.texts}")
+    sources = sources_of(experiment, experiment.layers)
+    first = sources[experiment.layers[0]]
+    return Finding("ok", "records", f"{len(sources)} sources of Neuronpedia, the first {first.model}/{first.source}")
+
+
+def _disk(experiment: Experiment, workflow: Workflow, sizes: Mapping[str, int]) -> Finding:
+    """Downloads, converted SAEs, generated texts, against what is free."""
+    saes = len(experiment.layers) * _sae_bytes(experiment)
+    share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
+    records = len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.records, NeuronpediaRecords) else 0
+    texts = _n_texts(experiment) * (40 + _max_new_tokens(experiment) * 3)
+    models = sum(sizes[pin] for pin in sizes if model_settings(experiment, pin).repo)
+    needed = models + (2 * saes if experiment.saes.from_hub else saes) + records + texts
+    free = shutil.disk_usage(_existing(workflow.cache_dir or workflow.data_dir)).free
+    text = f"about {_gib(needed)}: models {_gib(models)}, SAEs {_gib(saes)} (twice: as published and converted), records {_gib(records)}, "
+    text += f"texts {_gib(texts)}; {_gib(free)} are free at {workflow.cache_dir or workflow.data_dir}"
+    return Finding("estimate" if needed < free else "problem", "disk", text)
+
+
+def _gpu(experiment: Experiment, sizes: Mapping[str, int]) -> Finding:
+    """The largest job's memory: a model with one SAE, or the second model."""
+    steered = sizes.get("model", 0) + _sae_bytes(experiment) * BYTES[experiment.model.dtype] // 4 + WORKSPACE
+    scoring = max((sizes[pin] for pin in sizes if pin != "model"), default=0) + WORKSPACE
+    unknown = "" if len(sizes) == len(set(MODELS) & set(pins(experiment))) else " (of the models that could be read)"
+    return Finding("estimate", "GPU memory", f"about {_gib(steered)} to steer, {_gib(scoring)} for the second model{unknown}")
+
+
+def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
+    judge = experiment.judge
+    if not isinstance(judge, EndpointJudge):
+        return Finding(
+            "ok", "judge", f"kind {judge.kind}: costs nothing" if judge.kind != "none" else "none: no ratings, no figure of them"
+        )
+    from saesteer.judge.calls import check_key
+    from saesteer.judge.spend import estimate_texts
+
+    check_key(judge, environ)
+    n_prefixes = experiment.sweep.n_prefixes
+    share = 1.0 if experiment.until == "methods" else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
+    n_texts, characters = math.ceil(_n_texts(experiment) * share), _max_new_tokens(experiment) * CHARACTERS_PER_TOKEN
+    spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
+    limit = f"limit {judge.max_usd:g} USD a job" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
+    return Finding("estimate", "judge", f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}")
+
+
+def _n_features(experiment: Experiment) -> int:
+    return sum(map(len, resolve(experiment).values()))
+
+
+def _n_texts(experiment: Experiment) -> int:
+    sweep = experiment.sweep
+    if experiment.until == "scores":
+        return 0
+    if experiment.until == "methods":
+        return n_steered(experiment)
+    return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
+
+
+def _max_new_tokens(experiment: Experiment) -> int:
+    return experiment.methods.max_new_tokens if experiment.until == "methods" and experiment.methods else experiment.sweep.max_new_tokens
+
+
+def _sae_bytes(experiment: Experiment) -> int:
+    """Encoder and decoder in float32."""
+    return 2 * experiment.saes.d_model * experiment.saes.n_features * 4
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _gib(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,87 @@
+"""Concepts and training texts from the shipped world's grammar, where a topic is a concept, in the form of AxBench's (P4, arXiv 2501.17148,
+section 4): half of a concept's texts show it.
+
+Which texts a concept gets depends on the seed and on the concept alone: asking for more of them keeps those that were there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
+import polars as pl
+
+from saesteer.analysis.concepts import NO_TOPIC
+from saesteer.core.files import text_id
+from saesteer.core.tables.methods import ASKED_CONCEPTS, CONCEPT_TEXTS
+from saesteer.settings import SettingsError
+from saesteer.sources.concept_texts import concept_row, concept_table
+from saesteer.world.grammar import join_words, single_sentence
+from saesteer.world.lexicon import Lexicon
+
+ALGORITHM_VERSION = 1
+
+MOST_DRAWS = 200
+"""Draws in vain after which a topic counts as having no further sentence."""
+
+
+def topic_texts(
+    lexicon: Lexicon, topics: Sequence[str], openers: Sequence[str], n_positive: int, n_negative: int, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """ASKED_CONCEPTS and CONCEPT_TEXTS rows of topics: sentences of the topic, and of all the others that the grammar knows, in turn.
+
+    A text goes on from one of the `openers`, which the caller has cleared of what will be a prompt, and is written as the corpus writes
+    it there. No sentence comes twice among a topic's positive texts, nor among its negative ones.
+    """
+    if not openers:
+        raise SettingsError("no neutral opener is left for the training texts: methods.concepts.openers needs lines that are no prompts")
+    numbers = [_number(lexicon, topic) for topic in topics]
+    rows = []
+    for number, topic in zip(numbers, topics, strict=True):
+        for positive, n_texts in ((True, n_positive), (False, n_negative)):
+            drawn = _sentences(lexicon, number, positive, openers, seed)
+            rows += [concept_row(topic, positive, place, *next(drawn)) for place in range(n_texts)]
+    asked = [{"concept_id": text_id(topic), "concept": topic, "label_feature": None} for topic in topics]
+    return concept_table(ASKED_CONCEPTS, asked, "topics"), concept_table(CONCEPT_TEXTS, rows, "topics")
+
+
+def _number(lexicon: Lexicon, topic: str) -> int:
+    if topic in lexicon.names:
+        return lexicon.names.index(topic)
+    near = difflib.get_close_matches(topic, lexicon.names, n=1)
+    meant = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lexicon.names)}"
+    raise SettingsError(f"methods.concepts.topics: the grammar has no topic {topic!r}; {meant}")
+
+
+def _sentences(lexicon: Lexicon, topic: int, positive: bool, openers: Sequence[str], seed: int) -> Iterator[tuple[str, str]]:
+    """Openers, each with a sentence that goes on from it: one stream of them a (seed, topic, positive)."""
+    from saesteer.world.streams import text_stream  # it imports torch, which planning does not need
+
+    name = lexicon.names[topic]
+    rng = text_stream(seed, f"concept texts/{name}/{'positive' if positive else 'negative'}")
+    subjects = repeat(topic) if positive else _others(len(lexicon.topics), topic, rng)
+    written: set[str] = set()
+    for subject in subjects:
+        sentence = next((new for _ in range(MOST_DRAWS) if (new := _sentence(lexicon, subject, rng)) not in written), None)
+        if sentence is None:
+            raise SettingsError(
+                f"concept {name!r}: after {len(written)} texts the grammar has no new sentence of topic {lexicon.names[subject]!r}: ask for"
+                " fewer texts (methods.n_positive, methods.n_negative)"
+            )
+        written.add(sentence)
+        yield rng.choice(openers), sentence
+
+
+def _others(n_topics: int, topic: int, rng: random.Random) -> Iterator[int]:
+    """Every topic but one, in a new order again and again, so that none is drawn twice more than another."""
+    others = [number for number in range(n_topics) if number != topic]
+    while True:
+        yield from rng.sample(others, len(others))
+
+
+def _sentence(lexicon: Lexicon, topic: int, rng: random.Random) -> str:
+    """A sentence as the grammar writes it after an opener (in lower case), without the opener that it chose."""
+    sentence = single_sentence(lexicon, topic, 1.0, rng)
+    return join_words(tuple(word for word, of in zip(sentence.words, sentence.topics, strict=True) if of != NO_TOPIC))
