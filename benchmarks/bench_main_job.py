@@ -27,7 +27,7 @@ from sae_lens import SAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -99,7 +99,7 @@ def prefix_ids() -> dict[str, str]:
 
 def our_sweep(lm: LanguageModel, sae: Sae, n_features: int, temperature: float) -> pl.DataFrame:
     """Our generations."""
-    return pl.concat(steered_sweep(lm, sae, LAYER, sweep_rows(n_features), prefix_ids(), Sampling(temperature=temperature), 0))
+    return pl.concat(feature_texts(lm, sae, LAYER, sweep_rows(n_features), prefix_ids(), Sampling(temperature=temperature), 0))
 
 
 def sweep_round(lm: LanguageModel, theirs: SAE, ours: Sae) -> dict[str, Timing]:

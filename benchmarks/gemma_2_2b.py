@@ -36,7 +36,7 @@ from random_model import GEMMA_2_2B, Shape, random_gemma2, write_sae
 from results_page import PAGE, write_section
 
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -190,7 +190,7 @@ def sweep(lm: LanguageModel, amount: Amount, sae: Sae, n_tokens: int = N_TOKENS)
     ]  # a random model hardly ever ends a text, so every text has all its tokens
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     table = pl.DataFrame(rows, schema=schema, orient="row")
-    chunks = steered_sweep(lm, sae, sae.meta.layer, table, PREFIXES, Sampling(max_new_tokens=n_tokens), 0, amount.sweep_batch)
+    chunks = feature_texts(lm, sae, sae.meta.layer, table, PREFIXES, Sampling(max_new_tokens=n_tokens), 0, amount.sweep_batch)
     return sum(int(chunk["n_tokens"].sum()) for chunk in chunks)
 
 

@@ -31,7 +31,7 @@ from random_model import Shape, random_gemma2, random_sae, write_sae
 from results_page import PAGE, write_section
 
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -45,7 +45,7 @@ FOLDER = Path(__file__).with_name("growth")
 JOB = """
 import sys
 from pathlib import Path
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import load_language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import load_sae
@@ -113,7 +113,7 @@ def sweep(lm: LanguageModel, sae: Sae, work: Work) -> Callable[[], object]:
     rows = [(feature, factor, name, 0) for feature in range(work.n_features) for factor in factors for name in prefixes]
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     table = pl.DataFrame(rows, schema=schema, orient="row")
-    return lambda: list(steered_sweep(lm, sae, 0, table, prefixes, Sampling(), 0))
+    return lambda: list(feature_texts(lm, sae, 0, table, prefixes, Sampling(), 0))
 
 
 def process_seconds(work: Work, repeats: int) -> float:

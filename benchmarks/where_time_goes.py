@@ -27,7 +27,7 @@ from results_page import PAGE, write_section
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -141,7 +141,7 @@ def sweep(lm: LanguageModel, sae: Sae, n_features: int, texts: Sequence[str], n_
     rows = [(feature, SWEEP_FACTOR, name, 0) for feature in range(n_features) for name in prefixes]
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     table, sampling = pl.DataFrame(rows, schema=schema, orient="row"), Sampling(max_new_tokens=n_tokens)
-    return sum(int(part["n_tokens"].sum()) for part in steered_sweep(lm, sae, sae.meta.layer, table, prefixes, sampling, 0, batch))
+    return sum(int(part["n_tokens"].sum()) for part in feature_texts(lm, sae, sae.meta.layer, table, prefixes, sampling, 0, batch))
 
 
 def scores(lm: LanguageModel, sae: Sae, lens: torch.Tensor, batch: int) -> int:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from judge_server import Judge, agreeable
 
+from saesteer.analysis.concepts import with_concept
 from saesteer.core.files import text_id
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS, validate
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS, as_generations, validate
 from saesteer.judge.answers import ANSWERS, Asker
 from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.calls import Patience
 from saesteer.judge.endpoint import EndpointAsker
-from saesteer.judge.rate_llm import judge_generations
+from saesteer.judge.rate_llm import judge_texts
 from saesteer.judge.rubric import Question
 from saesteer.settings import EndpointJudge
 
@@ -36,7 +37,7 @@ def generations(texts: Sequence[str], layers: Sequence[int] = (0,)) -> pl.DataFr
         for feature in (0, 1)
         for number, text in enumerate(texts)
     ]
-    return pl.DataFrame(rows, schema={**GENERATIONS.key_schema, "text": pl.String})
+    return as_generations(pl.DataFrame(rows)).cast({**GENERATIONS.key_schema, "text": pl.String})
 
 
 def concepts(layers: Sequence[int] = (0,), names: Sequence[str | None] = CONCEPTS) -> pl.DataFrame:
@@ -49,6 +50,10 @@ def settings(base_url: str, **changes: Any) -> EndpointJudge:
     """An endpoint at this address."""
     given = {"kind": "endpoint", "base_url": base_url, "model": "judge-1", "key_variable": "TEST_JUDGE_KEY", "timeout_seconds": 5.0}
     return EndpointJudge(**(given | changes))
+
+
+def judge_generations(rows: pl.DataFrame, concepts: pl.DataFrame, *rest: Any, **named: Any) -> Iterator[pl.DataFrame]:
+    return judge_texts(with_concept(rows, concepts), *rest, **named)
 
 
 def judged(rows: pl.DataFrame, asker: Asker, folder: Path, instructed: bool = False, **changes: Any) -> pl.DataFrame:

@@ -102,7 +102,7 @@ def test_adoption_does_not_touch_what_a_cache_links_to(tmp_path: Path) -> None:
     assert cached.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("output", ["data/tiny/sweep/layers_00-03.json", "figures/é/" + "long" * 150 + ".pdf"])
+@pytest.mark.parametrize("output", ["data/tiny/generations/layers_00-03.json", "figures/é/" + "long" * 150 + ".pdf"])
 def test_snakemake_reads_the_records_that_we_write(tmp_path: Path, output: str) -> None:
     (tmp_path / "input.txt").write_bytes(b"small")
     write_record(tmp_path, output, RECORD | {"input": ["input.txt"]}, {"input.txt": _sha256(b"small")}, 1234.5)

@@ -101,9 +101,8 @@ KILLED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from judge_texts import QUICK, concepts, generations, settings
+from judge_texts import QUICK, concepts, generations, judge_generations, settings
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.rate_llm import judge_generations
 asker = endpoint_asker(settings(sys.argv[1], batch=True), {"TEST_JUDGE_KEY": sys.argv[3]}, QUICK, poll_seconds=0.02)
 list(judge_generations(generations(["The waves rose.", "A pawn moved", "Rating: 2"]), concepts(), None, asker, Path(sys.argv[2]), 60.0))
 """

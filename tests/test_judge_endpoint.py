@@ -25,6 +25,7 @@ from judge_texts import (
     concepts,
     expected_rating,
     generations,
+    judge_generations,
     judged,
     settings,
     stored,
@@ -36,7 +37,6 @@ from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.calls import check_key
 from saesteer.judge.endpoint import EndpointAsker, endpoint_fingerprint
 from saesteer.judge.parse import Rating
-from saesteer.judge.rate_llm import judge_generations
 from saesteer.judge.rubric import questions
 
 
@@ -50,7 +50,7 @@ def test_ratings_are_those_of_the_judge(tmp_path: Path):
     assert table.select(rows.drop("text").columns).equals(rows.drop("text"))
     for row, text in zip(table.iter_rows(named=True), rows["text"], strict=True):
         names = ("storms at sea", "chess openings")
-        asked = questions(text, names[row["feature"]], INSTRUCTIONS[row["prefix_id"]])
+        asked = questions(text, names[int(row["target"])], INSTRUCTIONS[row["prefix_id"]])
         want = [expected_rating(asked[aspect]) for aspect in ("concept", "instruction", "fluency")]
         assert [row["concept_rating"], row["instruction_rating"], row["fluency_rating"]] == want
         assert row["judge_score"] == (0 if 0 in want else pytest.approx(3 / sum(1 / rating for rating in want)))
@@ -224,9 +224,8 @@ KILLED = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the scripts do
-from judge_texts import QUICK, concepts, generations, settings
+from judge_texts import QUICK, concepts, generations, judge_generations, settings
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.rate_llm import judge_generations
 asker = endpoint_asker(settings(sys.argv[1], key_variable=None, concurrency=4), {}, QUICK)
 rows = generations([f"Text {number}." for number in range(100)])
 for _ in judge_generations(rows, concepts(), None, asker, Path(sys.argv[2]), 0.05):

@@ -12,7 +12,7 @@ import pytest
 from drawn_figures import assert_drawn_and_told, assert_labelled_and_inside
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from method_rows import LAYER, PROMPTS, method_settings, rows_of, synthetic_rows
+from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, synthetic_rows
 from synthetic_tables import selection_settings
 
 from saesteer.core.tables.methods import METHOD_SUMMARIES
@@ -22,7 +22,6 @@ from saesteer.figures.method_families import LOOKS
 from saesteer.figures.save import save_figure
 from saesteer.methods.compare.comparison import FAMILIES
 from saesteer.methods.compare.paper_values import our_protocol
-from saesteer.methods.compare.summaries import method_summaries
 
 TABLES = {"methods": ("methods",), "method_curves": ("method_curves",), "method_differences": ("methods", "method_differences")}
 FIGURES: dict[str, FigureDefinition] = {name: import_module(f"saesteer.figures.{name}").FIGURE for name in TABLES}

@@ -23,7 +23,6 @@ from saesteer.sources.neuronpedia.explanations import explanations, matching_fea
 from saesteer.sources.neuronpedia.http import as_finished, retry_after
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source, sources_of
-from saesteer.workflow.code_digest import algorithm_version
 
 
 @pytest.fixture
@@ -177,7 +176,3 @@ def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
     assert body[3:8] == bytes(5)  # gzip's header: no name, no time
     text = gzip.decompress(body)
     assert [json.loads(line)["index"] for line in text.splitlines()] == ["1", "20", "3"]
-
-
-def test_the_version_is_read_from_the_module_that_makes_rows() -> None:
-    assert algorithm_version("saesteer.sources.neuronpedia.convert") >= 1

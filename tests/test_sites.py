@@ -21,7 +21,7 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.engine import head, models
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import encode, encoder_input, largest_code
@@ -133,7 +133,7 @@ def test_output_score_equals_the_papers_formula(family: str, layer: int, centred
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_rows_equal_generate_with_a_hook_on_the_input(family: str, layer: int) -> None:
     lm, sae = tiny_model(family), tiny_sae(layer, site="resid_pre")
-    table = pl.concat(steered_sweep(lm, sae, layer, sweep_rows(24), PREFIXES, Sampling(8, 0.0, stop=""), 3))
+    table = pl.concat(feature_texts(lm, sae, layer, sweep_rows(24), PREFIXES, Sampling(8, 0.0, stop=""), 3))
     for row in table.to_dicts():
         ids = models.prompt_token_ids(lm, PREFIXES[row["prefix_id"]])
         assert row["token_ids"] == plain_hooks.generated(lm.model, sae, layer, row["feature"], float(row["factor"]), ids, 8, [2])
@@ -142,7 +142,7 @@ def test_greedy_rows_equal_generate_with_a_hook_on_the_input(family: str, layer:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_rows_equal_whole_forwards_with_the_layers_random_numbers(family: str) -> None:
     lm, sae = tiny_model(family), tiny_sae(2, site="resid_pre", centred=True)
-    table = pl.concat(steered_sweep(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(5, stop="", top_k=30), 3))
+    table = pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(5, stop="", top_k=30), 3))
     for row in table.to_dicts():
         keys = (3, 2, row["feature"], int(text_keys([row["factor"]])[0]), int(row["prefix_id"], 16), row["sample"])
         numbers = [splitmix.uniform(*keys, step) for step in range(row["n_tokens"])]
@@ -156,11 +156,11 @@ def test_sampled_rows_equal_whole_forwards_with_the_layers_random_numbers(family
 def test_rows_are_bit_equal_at_any_batch_and_order(family: str, layer: int) -> None:
     lm, sae = tiny_model(family), tiny_sae(layer, site="resid_pre")
     rows = sweep_rows(120)
-    whole = pl.concat(steered_sweep(lm, sae, layer, rows, PREFIXES, Sampling(5), 3)).sort(KEYS)
+    whole = pl.concat(feature_texts(lm, sae, layer, rows, PREFIXES, Sampling(5), 3)).sort(KEYS)
     lens, _ = lens_tokens(lm, sae.W_dec, 20)
     scores = output_scores(lm, sae, layer, list(range(96)), lens, PROMPT, 10.0)
     for batch, some in ((1, rows[:6]), (7, rows[:40]), (33, rows.reverse())):
-        table = pl.concat(steered_sweep(lm, sae, layer, some, PREFIXES, Sampling(5), 3, batch=batch)).sort(KEYS)
+        table = pl.concat(feature_texts(lm, sae, layer, some, PREFIXES, Sampling(5), 3, batch=batch)).sort(KEYS)
         assert_frame_equal(table, whole.join(some, on=KEYS, how="semi").sort(KEYS), check_exact=True)
         chosen = list(range(95, 95 - 2 * batch, -2))[:40]
         assert_frame_equal(output_scores(lm, sae, layer, chosen, lens[chosen], PROMPT, 10.0, batch=batch), scores[chosen], check_exact=True)
@@ -206,7 +206,7 @@ def test_refusals_and_hooks_gone_after_an_exception(monkeypatch: pytest.MonkeyPa
     lens = torch.arange(20)[None]
     unknown = replace(sae, meta=replace(sae.meta, site="resid_mid"))
     with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
-        next(steered_sweep(lm, unknown, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
+        next(feature_texts(lm, unknown, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
     with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
         output_scores(lm, unknown, 0, [1], lens, PROMPT, 10.0)
     with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
@@ -217,7 +217,7 @@ def test_refusals_and_hooks_gone_after_an_exception(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("saesteer.engine.steering.largest_code", failing)
     with pytest.raises(MemoryError):
-        next(steered_sweep(lm, sae, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
+        next(feature_texts(lm, sae, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
     monkeypatch.setattr(lm.blocks[3].mlp, "forward", failing)
     with pytest.raises(MemoryError):
         models.residuals_at(lm, torch.tensor([[1, 40]]), [0, 4])

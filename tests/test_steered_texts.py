@@ -8,8 +8,9 @@ import torch
 from engine_models import FAMILIES, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
 
+from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling, ending_tokens
-from saesteer.engine.intervention_texts import steered_texts
+from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, packed, unpacked
 from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids
 from saesteer.engine.saes import Sae, encode
@@ -37,10 +38,10 @@ def _interventions(sae: Sae) -> list[Intervention]:
     ]
 
 
-def _rows(n_interventions: int, n_prompts: int) -> pl.DataFrame:
+def _rows(n_interventions: int, n_prompts: int, seed: int = 0) -> pl.DataFrame:
     cells = [(one, prompt, factor) for one in range(n_interventions) for prompt in range(n_prompts) for factor in FACTORS]
     rows = pl.DataFrame(cells, schema=["intervention", "prompt", "factor"], orient="row").with_row_index("row")
-    return rows.with_columns(key=pl.col("row").cast(pl.UInt64))
+    return rows.with_columns(stream=pl.Series(streams(seed, rows["row"].to_numpy()), dtype=pl.UInt64))
 
 
 def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -88,7 +89,7 @@ def test_greedy_texts_equal_a_plain_loop_row_by_row(family: str) -> None:
     lm, sae = tiny_model(family), tiny_sae(LAYER)
     interventions, prompts = _interventions(sae), _prompts(lm)
     rows = _rows(len(interventions), len(prompts))
-    made = pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, GREEDY, 0)).sort("row")
+    made = pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, GREEDY)).sort("row")
     for row, cell in zip(made.to_dicts(), rows.to_dicts(), strict=True):
         one, prompt = interventions[cell["intervention"]], prompts[cell["prompt"]]
         assert row["token_ids"] == _slow(lm, sae, one, float(cell["factor"]), prompt), cell
@@ -100,13 +101,13 @@ def test_sampled_texts_do_not_depend_on_batch_and_order() -> None:
     interventions, prompts, sampling = _interventions(sae), _prompts(lm), Sampling(max_new_tokens=8, temperature=1.0, stop="o")
     rows = _rows(len(interventions), len(prompts))
 
-    def made(some: pl.DataFrame, batch: int | None, seed: int = 0) -> pl.DataFrame:
-        return pl.concat(steered_texts(lm, sae, LAYER, some, interventions, prompts, sampling, seed, batch)).sort("row").drop("seconds")
+    def made(some: pl.DataFrame, batch: int | None) -> pl.DataFrame:
+        return pl.concat(steered_texts(lm, sae, LAYER, some, interventions, prompts, sampling, batch)).sort("row").drop("seconds")
 
     whole = made(rows, None)
     for some, batch in ((rows, 7), (rows.sample(fraction=1, shuffle=True, seed=3), None), (rows[11:14], None), (rows[::5], 2)):
         assert_frame_equal(made(some, batch), whole.join(some, on="row", how="semi").sort("row"), check_exact=True)
-    assert (made(rows, None, seed=1)["text"] != whole["text"]).mean() > 0.5
+    assert (made(_rows(len(interventions), len(prompts), seed=1), None)["text"] != whole["text"]).mean() > 0.5
     ending = ending_tokens(lm, "o")
     ended = torch.tensor([bool(ending[ids[-1]]) for ids in whole["token_ids"].to_list()])
     assert whole["stopped"].to_list() == ended.tolist()
@@ -124,4 +125,4 @@ def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
     with pytest.raises(ValueError, match="at most"):
-        list(steered_texts(lm, sae, LAYER, _rows(1, 1), [Nothing()], [[1] * 500], GREEDY, 0))
+        list(steered_texts(lm, sae, LAYER, _rows(1, 1), [Nothing()], [[1] * 500], GREEDY))

@@ -18,8 +18,8 @@ from saesteer.sources.hub import HubError, check_access, model_config, repo_size
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, sae_source
 from saesteer.workflow.checks import check_files, check_model_config
+from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
-from saesteer.workflow.plan_methods import n_steered
 
 BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 CHARACTERS_PER_TOKEN = 4
@@ -176,7 +176,7 @@ def _n_texts(experiment: Experiment) -> int:
     if experiment.until == "scores":
         return 0
     if experiment.until == "methods":
-        return n_steered(experiment)
+        return n_fit_generations(experiment)
     return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
 
 

@@ -15,6 +15,8 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, residual_at
 from saesteer.engine.saes import Sae, encode
 
+ALGORITHM_VERSION = 1
+
 TEXTS_AT_A_TIME = MIN_ROWS
 """Every forward over training texts has as many rows (models.MIN_ROWS)."""
 
