@@ -19,7 +19,7 @@ from loopback import serving_with
 
 from saesteer.core.tables import RECORDS
 from saesteer.settings import Addresses
-from saesteer.sources.neuronpedia.http import Policy
+from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.sources import Source
 
 SOURCE = Source("tiny-model", "3-tiny-res-1k")

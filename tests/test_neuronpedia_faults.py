@@ -38,8 +38,8 @@ from polars.testing import assert_frame_equal
 
 from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import NeuronpediaRecords, SettingsError
+from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.fetch import feature_records
-from saesteer.sources.neuronpedia.http import Policy
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source
 
@@ -291,6 +291,7 @@ import faulthandler, signal, sys
 from pathlib import Path
 
 from neuronpedia_server import LAYER, QUICK, SOURCE, keys
+from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.fetch import feature_records
 from saesteer.settings import Addresses, NeuronpediaRecords
 

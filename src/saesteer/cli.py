@@ -4,19 +4,31 @@ A command imports what it needs itself: all of it would take each of them a seco
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from saesteer.core.errors import SaesteerError
 from saesteer.workflow.locks import stale_locks
 
 if TYPE_CHECKING:
     from saesteer.settings import Workflow
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """Shows what a user can mend as one message, whichever command raised it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SaesteerError, OSError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _EXPERIMENTS = typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
 _CONFIGFILE = typer.Option(help="Configuration that names the experiments.")
 _DATA = typer.Option(help="Folder of the data artifacts.")
@@ -59,14 +71,13 @@ def check(
     from saesteer.workflow.preflight import check_experiment
 
     n_problems = 0
-    with _refusals():
-        workflow = _workflow(configfile)
-        for name in experiments:
-            for finding in check_experiment(name, load_experiment(name, workflow.experiments_dir), workflow, os.environ):
-                typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
-                n_problems += finding.level == "problem"
+    workflow = _workflow(configfile)
+    for name in experiments:
+        for finding in check_experiment(name, load_experiment(name, workflow.experiments_dir), workflow, os.environ):
+            typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
+            n_problems += finding.level == "problem"
     if n_problems:
-        raise typer.Exit(_complain(f"{n_problems} problems"))
+        raise SaesteerError(f"{n_problems} problems")
 
 
 @app.command()
@@ -78,12 +89,11 @@ def features(
     from saesteer.settings import load_experiment
     from saesteer.sources.resolve_features import resolve_features
 
-    with _refusals():
-        workflow = _workflow(configfile)
-        for name in experiments:
-            experiment = load_experiment(name, workflow.experiments_dir)
-            found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
-            typer.echo(f"{name}: {sum(map(len, found.values()))} features in {len(found)} layers; commit the list")
+    workflow = _workflow(configfile)
+    for name in experiments:
+        experiment = load_experiment(name, workflow.experiments_dir)
+        found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
+        typer.echo(f"{name}: {sum(map(len, found.values()))} features in {len(found)} layers; commit the list")
 
 
 @app.command()
@@ -97,11 +107,10 @@ def export(
     from saesteer.report.neuronpedia_export import export_records
     from saesteer.settings import load_experiment
 
-    with _refusals():
-        workflow = _workflow(configfile)
-        chosen = load_experiment(experiment, workflow.experiments_dir)
-        for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
-            typer.echo(f"layer {layer}: {folder}/v1/{name}")
+    workflow = _workflow(configfile)
+    chosen = load_experiment(experiment, workflow.experiments_dir)
+    for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
+        typer.echo(f"layer {layer}: {folder}/v1/{name}")
 
 
 @app.command()
@@ -114,11 +123,10 @@ def axbench(
     from saesteer.report.exports import export_axbench
     from saesteer.settings import load_experiment
 
-    with _refusals():
-        workflow = _workflow(configfile)
-        chosen = load_experiment(experiment, workflow.experiments_dir)
-        for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
-            typer.echo(f"wrote {path}")
+    workflow = _workflow(configfile)
+    chosen = load_experiment(experiment, workflow.experiments_dir)
+    for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
+        typer.echo(f"wrote {path}")
 
 
 @app.command()
@@ -132,9 +140,8 @@ def vectors(
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
     from saesteer.report.exports import export_vectors
 
-    with _refusals():
-        export_vectors(data, experiment, method, layer, path)
-        typer.echo(f"wrote {path}")
+    export_vectors(data, experiment, method, layer, path)
+    typer.echo(f"wrote {path}")
 
 
 @app.command()
@@ -145,11 +152,10 @@ def agreement(
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
     from saesteer.judge.agreement import pairwise_agreement
 
-    with _refusals():
-        for (one, other), rows in pairwise_agreement(data / experiment / "judge").items():
-            typer.echo(f"{one} against {other}")
-            for row in rows.iter_rows(named=True):
-                typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))
+    for (one, other), rows in pairwise_agreement(data / experiment / "judge").items():
+        typer.echo(f"{one} against {other}")
+        for row in rows.iter_rows(named=True):
+            typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))
 
 
 @app.command()
@@ -159,11 +165,9 @@ def record(
     """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
     from saesteer.sharing import publish
 
-    with _complaints():
-        tracked = publish.record(Path(), _configuration(experiments, configfile))
-        typer.echo(
-            f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/"
-        )
+    _refuse_while_running(Path())
+    tracked = publish.record(Path(), _configuration(experiments, configfile))
+    typer.echo(f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/")
 
 
 @app.command()
@@ -173,9 +177,9 @@ def push(
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
 
-    with _complaints():
-        tracked = publish.push(Path(), _configuration(experiments, configfile))
-        typer.echo(f"published {len(tracked)} folders and files")
+    _refuse_while_running(Path())
+    tracked = publish.push(Path(), _configuration(experiments, configfile))
+    typer.echo(f"published {len(tracked)} folders and files")
 
 
 @app.command()
@@ -183,14 +187,14 @@ def pull(experiments: Annotated[list[str] | None, _EXPERIMENTS] = None) -> None:
     """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
     from saesteer.sharing import fetch
 
-    with _complaints():
-        examined = fetch.pull(Path(), experiments or [])
-        if not examined:
-            typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
-        for name, examination in examined.items():
-            typer.echo(f"{name}: {len(examination.agreeing)} outputs adopted, {len(examination.refused)} to be made again")
-            for output, reason in examination.refused.items():
-                typer.echo(f"  {output}: {reason}")
+    _refuse_while_running(Path())
+    examined = fetch.pull(Path(), experiments or [])
+    if not examined:
+        typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
+    for name, examination in examined.items():
+        typer.echo(f"{name}: {len(examination.agreeing)} outputs adopted, {len(examination.refused)} to be made again")
+        for output, reason in examination.refused.items():
+            typer.echo(f"  {output}: {reason}")
 
 
 @app.command("merge-versions", hidden=True)
@@ -198,8 +202,8 @@ def merge_versions(ours: Path, theirs: Path) -> None:
     """What git calls to merge *.dvc files."""
     from saesteer.sharing import merge
 
-    with _complaints():
-        merge.merge_versions(ours, theirs)
+    _refuse_while_running(Path())
+    merge.merge_versions(ours, theirs)
 
 
 @app.command("config-docs")
@@ -215,7 +219,7 @@ def config_docs(
         if not check:
             write_text(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            raise typer.Exit(_complain(f"{path} is not in step with the settings: run `saesteer config-docs`"))
+            raise SaesteerError(f"{path} is not in step with the settings: run `saesteer config-docs`")
 
 
 @app.command()
@@ -239,37 +243,9 @@ def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]
     return ["--configfile", str(configfile), *chosen]
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Give expected errors as one message instead of a traceback."""
-    from saesteer.settings import SettingsError
-
-    try:
-        yield
-    except (SettingsError, OSError) as error:
-        raise typer.Exit(_complain(str(error))) from error
-
-
-@contextmanager
-def _complaints() -> Iterator[None]:
-    """Run with the folder to itself, and give expected errors as one message instead of a traceback."""
-    from saesteer.sharing.commands import SharingError
-
-    _refuse_while_running(Path())
-    try:
-        yield
-    except (SharingError, OSError) as error:
-        raise typer.Exit(_complain(str(error))) from error
-
-
 def _refuse_while_running(folder: Path) -> list[Path]:
-    """The folder's locks, which nobody alive holds; otherwise end with one message."""
+    """The folder's locks, which nobody alive holds."""
     locks, holder = stale_locks(folder)
     if holder is not None:
-        raise typer.Exit(_complain(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again"))
+        raise SaesteerError(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again")
     return locks
-
-
-def _complain(message: str) -> int:
-    typer.echo(message, err=True)
-    return 1

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saesteer.core.errors import SaesteerError
+
 PACKAGE = Path(__file__).parents[1]
 
 
-class CodeError(ValueError):
+class CodeError(SaesteerError, ValueError):
     """A module that does not keep to what this file relies on."""
 
 
