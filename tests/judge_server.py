@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+from unittest import mock
 
 from loopback import serving_with
 
@@ -28,6 +30,7 @@ class Fault:
     body: str = '{"error": {"message": "a fault of the test"}}'
     cut: int | None = None
     wait: float = 0.0
+    drip: float = 0.0  # seconds between the true response's bytes
     raw: str | None = None  # a 200 with this body
 
 
@@ -153,7 +156,18 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(fault.status, fault.body, fault.headers)
         if fault is not None and fault.raw is not None:
             return self._send(200, fault.raw)
+        if fault is not None and fault.drip:
+            return self._drip(json.dumps(self.judge.completion(body)).encode(), fault.drip)
         return self._send(200, self.judge.completion(body), cut=fault.cut if fault else None)
+
+    def _drip(self, data: bytes, seconds: float) -> None:
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(seconds)
 
     def _batches(self, path: str, content: bytes) -> None:
         judge = self.judge
@@ -231,6 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
 def judge_server(**state: Any) -> Iterator[Judge]:
     """The endpoint, for the context's duration; `base_url` is its address."""
     judge = Judge(**state)
-    with serving_with(type("Handler", (_Handler,), {"judge": judge})) as address:
+    waits = mock.patch("openai._base_client.INITIAL_RETRY_DELAY", 0.01)  # seconds that the client's waits start from
+    with waits, serving_with(type("Handler", (_Handler,), {"judge": judge})) as address:
         judge.base_url = f"{address}/v1"
         yield judge

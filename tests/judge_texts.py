@@ -13,13 +13,12 @@ from saesteer.core.files import text_id
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS, validate
 from saesteer.judge.answers import ANSWERS, Asker
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.calls import Patience
 from saesteer.judge.endpoint import EndpointAsker
 from saesteer.judge.rate_llm import judge_generations
 from saesteer.judge.rubric import Question
 from saesteer.settings import EndpointJudge
 
-QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.05)
+QUICK = 3  # retries
 KEY = "sk-test-0123456789abcdef"
 INSTRUCTIONS = {text_id(text): text for text in ("Tell me a story.", "Name three rivers.")}
 CONCEPTS = ("storms at sea", "chess openings")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
@@ -33,8 +33,7 @@ from judge_texts import (
 from saesteer.analysis.score import harmonic_mean
 from saesteer.judge.answers import ANSWERS, Answer, AnswerBook, Ask, JudgeError
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.calls import check_key
-from saesteer.judge.endpoint import EndpointAsker, endpoint_fingerprint
+from saesteer.judge.endpoint import check_key, endpoint_fingerprint
 from saesteer.judge.parse import Rating
 from saesteer.judge.rate_llm import judge_generations
 from saesteer.judge.rubric import questions
@@ -195,7 +194,7 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path,
         escaped = json.dumps({"choices": [{"message": {"content": key}, "finish_reason": "stop"}]}).replace("/", "\\/")
         judge.faults.extend([Fault(status=500, body=f"{key} again"), Fault(raw=f"<html>{key}"), Fault(raw=escaped)])
         one = endpoint_asker(settings(judge.base_url), {"TEST_JUDGE_KEY": key}, QUICK)
-        texts += [repr(one), str(one), repr(one.endpoint), json.dumps(dict(one.fingerprint))]
+        texts += [repr(one), str(one), json.dumps(dict(one.fingerprint))]
         judged(generations(TEXTS), one, tmp_path)
         judge.faults.extend([Fault(status=400, body=f"bad {key}")] * 20)
         with pytest.raises(JudgeError) as refused:
@@ -218,6 +217,22 @@ def test_absent_usage_is_null_and_estimated(usage: object, tmp_path: Path):
         characters = sum(len(prompt) for prompt in judge.answered)
     assert stored(tmp_path)["prompt_tokens"].null_count() == 3
     assert one.budget.spent.input_tokens == pytest.approx(characters / 4, abs=3)
+
+
+def test_openai_is_imported_for_questions_only(tmp_path: Path):
+    """It takes a second, which a job whose answers are all stored need not wait."""
+    with judge_server() as judge:
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        code = f"""
+import sys
+from judge_texts import ENVIRON, TEXTS, generations, judged, settings
+from pathlib import Path
+from saesteer.judge.askers import endpoint_asker
+judged(generations(TEXTS), endpoint_asker(settings({judge.base_url!r}), ENVIRON), Path({str(tmp_path)!r}))
+print("openai" in sys.modules)
+"""
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        assert subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 KILLED = """
@@ -275,8 +290,7 @@ def test_ratings_do_not_depend_on_how_questions_are_put_together(tmp_path: Path)
     rows = generations([f"Text {number}." for number in range(7)], layers=(0, 1))
     with judge_server() as judge:
         whole = judged(rows, asker(judge), tmp_path / "whole")
-        settings_of = asker(judge)
-        pieces = EndpointAsker(settings_of.endpoint, settings_of.budget, questions_at_once=6)
+        pieces = replace(asker(judge), questions_at_once=6)
         assert judged(rows, pieces, tmp_path / "pieces").equals(whole)
         shuffled = rows.sample(fraction=1.0, shuffle=True, seed=0).sort("layer", maintain_order=True)
         keys = rows.drop("text").columns

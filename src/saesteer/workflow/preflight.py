@@ -155,7 +155,7 @@ def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
         return Finding(
             "ok", "judge", f"kind {judge.kind}: costs nothing" if judge.kind != "none" else "none: no ratings, no figure of them"
         )
-    from saesteer.judge.calls import check_key
+    from saesteer.judge.endpoint import check_key
     from saesteer.judge.spend import estimate_texts
 
     check_key(judge, environ)
