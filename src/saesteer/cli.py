@@ -200,10 +200,10 @@ def pull(experiments: Annotated[list[str] | None, _EXPERIMENTS] = None) -> None:
 @app.command("merge-versions", hidden=True)
 def merge_versions(ours: Path, theirs: Path) -> None:
     """What git calls to merge *.dvc files."""
-    from saesteer.sharing import merge
+    from saesteer.sharing import dvc_metadata
 
     _refuse_while_running(Path())
-    merge.merge_versions(ours, theirs)
+    dvc_metadata.merge_versions(ours, theirs)
 
 
 @app.command("config-docs")
