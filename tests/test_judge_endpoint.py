@@ -5,8 +5,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -26,6 +24,7 @@ from judge_texts import (
     expected_rating,
     generations,
     judged,
+    judging_process,
     settings,
     stored,
 )
@@ -222,31 +221,8 @@ def test_absent_usage_is_null_and_estimated(usage: object, tmp_path: Path):
 def test_openai_is_imported_for_questions_only(tmp_path: Path):
     """It takes a second, which a job whose answers are all stored need not wait."""
     with judge_server() as judge:
-        judged(generations(TEXTS), asker(judge), tmp_path)
-        code = f"""
-import sys
-from judge_texts import ENVIRON, TEXTS, generations, judged, settings
-from pathlib import Path
-from saesteer.judge.askers import endpoint_asker
-judged(generations(TEXTS), endpoint_asker(settings({judge.base_url!r}), ENVIRON), Path({str(tmp_path)!r}))
-print("openai" in sys.modules)
-"""
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-        assert subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True).stdout == "False\n"
-
-
-KILLED = """
-import signal, sys
-from pathlib import Path
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the scripts do
-from judge_texts import QUICK, concepts, generations, settings
-from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.rate_llm import judge_generations
-asker = endpoint_asker(settings(sys.argv[1], key_variable=None, concurrency=4), {}, QUICK)
-rows = generations([f"Text {number}." for number in range(100)])
-for _ in judge_generations(rows, concepts(), None, asker, Path(sys.argv[2]), 0.05):
-    pass
-"""
+        assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "True\n"
+        assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "False\n"
 
 
 @pytest.mark.slow
@@ -255,9 +231,8 @@ def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
     """What kill -9 can lose is under way: 4 requests, and answers younger than `part_seconds`, here 0.05 s at up to 200 a second. On
     SIGTERM, as before a job's time limit, answers are written out, and only the 4 requests are lost."""
     with judge_server(delay=0.02) as judge:
-        command = [sys.executable, "-c", KILLED, judge.base_url, str(tmp_path)]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-        run = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+        work = [f"Text {number}." for number in range(100)], judge, tmp_path, 0.05
+        run = judging_process(*work, key_variable=None, concurrency=4)
         while len(judge.answered) < 120 and run.poll() is None:
             time.sleep(0.01)
         os.kill(run.pid, number)
@@ -267,7 +242,7 @@ def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
         assert len(before) < 300
         kept = stored(tmp_path).height
         assert kept >= len(before) - (4 if number == signal.SIGTERM else 40)
-        assert subprocess.run(command, env=environ, stderr=subprocess.PIPE, check=False).returncode == 0
+        assert judging_process(*work, key_variable=None, concurrency=4).wait(60) == 0
         after = judge.answered[len(before) :]
     assert len(after) == 300 - kept
     assert len(set(judge.answered)) == 300
