@@ -14,7 +14,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.workflow.locks import stale_locks
 
 if TYPE_CHECKING:
-    from saesteer.settings import Workflow
+    from saesteer.settings import Experiment, Workflow
 
 
 class _Commands(TyperGroup):
@@ -29,9 +29,13 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-_EXPERIMENTS = typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
-_CONFIGFILE = typer.Option(help="Configuration that names the experiments.")
-_DATA = typer.Option(help="Folder of the data artifacts.")
+_Experiments = Annotated[list[str], typer.Argument(help="Names of experiments.")]
+_SomeExperiments = Annotated[
+    list[str] | None, typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
+]
+_Configfile = Annotated[Path, typer.Option(help="Configuration that names the experiments.")]
+_Data = Annotated[Path, typer.Option(help="Folder of the data artifacts.")]
+_CONFIG = Path("config/config.yaml")
 
 
 @app.command()
@@ -44,14 +48,14 @@ def unlock(folder: Annotated[Path, typer.Option(help="Folder that the workflow r
 
 @app.command()
 def gc(
-    data: Annotated[Path, _DATA] = Path("data"),
+    data: _Data = Path("data"),
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
 ) -> None:
     """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
     from saesteer.core.store import unnamed_parts
 
     if remove:
-        _refuse_while_running(Path())  # parts of an unfinished run are named by no manifest yet
+        _refuse_while_running()  # parts of an unfinished run are named by no manifest yet
     parts = [part for folder in sorted(data.glob("*/*")) if folder.is_dir() for part in unnamed_parts(folder)]
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
@@ -62,18 +66,14 @@ def gc(
 
 
 @app.command()
-def check(
-    experiments: Annotated[list[str], typer.Argument(help="Names of experiments.")],
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
-) -> None:
+def check(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> None:
     """Say in seconds whether experiments can run here, and what they will take."""
-    from saesteer.settings import load_experiment
     from saesteer.workflow.preflight import check_experiment
 
     n_problems = 0
-    workflow = _workflow(configfile)
     for name in experiments:
-        for finding in check_experiment(name, load_experiment(name, workflow.experiments_dir), workflow, os.environ):
+        workflow, experiment = _loaded(name, configfile)
+        for finding in check_experiment(name, experiment, workflow, os.environ):
             typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
             n_problems += finding.level == "problem"
     if n_problems:
@@ -81,17 +81,12 @@ def check(
 
 
 @app.command()
-def features(
-    experiments: Annotated[list[str], typer.Argument(help="Names of experiments.")],
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
-) -> None:
+def features(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> None:
     """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
-    from saesteer.settings import load_experiment
     from saesteer.sources.resolve_features import resolve_features
 
-    workflow = _workflow(configfile)
     for name in experiments:
-        experiment = load_experiment(name, workflow.experiments_dir)
+        workflow, experiment = _loaded(name, configfile)
         found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
         typer.echo(f"{name}: {sum(map(len, found.values()))} features in {len(found)} layers; commit the list")
 
@@ -101,14 +96,12 @@ def export(
     experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write v1/MODEL/SOURCE/... into.")],
     source: Annotated[str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; none: the experiment's own.")] = None,
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+    configfile: _Configfile = _CONFIG,
 ) -> None:
     """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
     from saesteer.report.neuronpedia_export import export_records
-    from saesteer.settings import load_experiment
 
-    workflow = _workflow(configfile)
-    chosen = load_experiment(experiment, workflow.experiments_dir)
+    workflow, chosen = _loaded(experiment, configfile)
     for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
         typer.echo(f"layer {layer}: {folder}/v1/{name}")
 
@@ -117,14 +110,12 @@ def export(
 def axbench(
     experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write layer_LL/steering_data.parquet into.")],
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+    configfile: _Configfile = _CONFIG,
 ) -> None:
     """Write a comparison's texts and ratings in the form of AxBench's results."""
     from saesteer.report.exports import export_axbench
-    from saesteer.settings import load_experiment
 
-    workflow = _workflow(configfile)
-    chosen = load_experiment(experiment, workflow.experiments_dir)
+    workflow, chosen = _loaded(experiment, configfile)
     for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
         typer.echo(f"wrote {path}")
 
@@ -135,7 +126,7 @@ def vectors(
     method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
     layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
     path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
-    data: Annotated[Path, _DATA] = Path("data"),
+    data: _Data = Path("data"),
 ) -> None:
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
     from saesteer.report.exports import export_vectors
@@ -147,7 +138,7 @@ def vectors(
 @app.command()
 def agreement(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
-    data: Annotated[Path, _DATA] = Path("data"),
+    data: _Data = Path("data"),
 ) -> None:
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
     from saesteer.judge.agreement import pairwise_agreement
@@ -159,35 +150,31 @@ def agreement(
 
 
 @app.command()
-def record(
-    experiments: Annotated[list[str] | None, _EXPERIMENTS] = None, configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml")
-) -> None:
+def record(experiments: _SomeExperiments = None, configfile: _Configfile = _CONFIG) -> None:
     """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
     from saesteer.sharing import publish
 
-    _refuse_while_running(Path())
+    _refuse_while_running()
     tracked = publish.record(Path(), _configuration(experiments, configfile))
     typer.echo(f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/")
 
 
 @app.command()
-def push(
-    experiments: Annotated[list[str] | None, _EXPERIMENTS] = None, configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml")
-) -> None:
+def push(experiments: _SomeExperiments = None, configfile: _Configfile = _CONFIG) -> None:
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
 
-    _refuse_while_running(Path())
+    _refuse_while_running()
     tracked = publish.push(Path(), _configuration(experiments, configfile))
     typer.echo(f"published {len(tracked)} folders and files")
 
 
 @app.command()
-def pull(experiments: Annotated[list[str] | None, _EXPERIMENTS] = None) -> None:
+def pull(experiments: _SomeExperiments = None) -> None:
     """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
     from saesteer.sharing import fetch
 
-    _refuse_while_running(Path())
+    _refuse_while_running()
     examined = fetch.pull(Path(), experiments or [])
     if not examined:
         typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
@@ -202,7 +189,7 @@ def merge_versions(ours: Path, theirs: Path) -> None:
     """What git calls to merge *.dvc files."""
     from saesteer.sharing import dvc_metadata
 
-    _refuse_while_running(Path())
+    _refuse_while_running()
     dvc_metadata.merge_versions(ours, theirs)
 
 
@@ -231,10 +218,11 @@ def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")]
         typer.echo(f"wrote {path}")
 
 
-def _workflow(configfile: Path) -> "Workflow":
-    from saesteer.settings import load_workflow, read_yaml
+def _loaded(experiment: str, configfile: Path) -> "tuple[Workflow, Experiment]":
+    from saesteer.settings import load_experiment, load_workflow, read_yaml
 
-    return load_workflow(read_yaml(configfile), str(configfile))
+    workflow = load_workflow(read_yaml(configfile), str(configfile))
+    return workflow, load_experiment(experiment, workflow.experiments_dir)
 
 
 def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]:
@@ -243,7 +231,7 @@ def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]
     return ["--configfile", str(configfile), *chosen]
 
 
-def _refuse_while_running(folder: Path) -> list[Path]:
+def _refuse_while_running(folder: Path = Path()) -> list[Path]:
     """The folder's locks, which nobody alive holds."""
     locks, holder = stale_locks(folder)
     if holder is not None:

@@ -38,8 +38,18 @@ class OfEndpoint(ABC):
         return endpoint_fingerprint(self.settings)
 
     def expect(self, asks: Sequence[Ask]) -> None:
-        """Log the estimate."""
-        log_estimate(self.settings, asks)
+        """One line before the first request: how many, what they probably cost, and whether the limits allow that."""
+        settings, expected = self.settings, estimate(asks, self.settings)
+        log.info(
+            "judge %s: %d questions to ask; estimate: %s, at most %s (before anything is asked again)",
+            settings.model,
+            expected.requests,
+            expected.typical,
+            expected.most,
+        )
+        if not self.budget.fits(expected.typical):
+            limits = f"max_usd: {settings.max_usd}, max_total_tokens: {settings.max_total_tokens}"
+            log.warning("judge: the estimate is above the limit (%s): the run will stop at it, keeping its answers", limits)
 
     def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
         """Ask; each answer goes into the book as it comes. Whatever happens, what was spent is logged."""
@@ -120,21 +130,3 @@ def check_key(settings: EndpointJudge, environ: Mapping[str, str]) -> str | None
 def endpoint_fingerprint(settings: EndpointJudge) -> dict[str, Any]:
     """What answers of this endpoint depend on; batched or not, they are the same."""
     return answers_fingerprint(settings.kind, settings.model, settings.max_tokens, settings.seed)
-
-
-def log_estimate(settings: EndpointJudge, asks: Sequence[Ask]) -> None:
-    """One line before the first request: how many, what they probably cost, and whether the limits allow that."""
-    expected = estimate(asks, settings)
-    log.info(
-        "judge %s: %d questions to ask; estimate: %s, at most %s (before anything is asked again)",
-        settings.model,
-        expected.requests,
-        expected.typical,
-        expected.most,
-    )
-    if not Budget(settings).fits(expected.typical):
-        log.warning(
-            "judge: the estimate is above the limit (max_usd: %s, max_total_tokens: %s): the run will stop at it, keeping its answers",
-            settings.max_usd,
-            settings.max_total_tokens,
-        )
