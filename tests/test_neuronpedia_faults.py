@@ -290,7 +290,6 @@ import faulthandler, signal, sys
 from pathlib import Path
 
 from neuronpedia_server import LAYER, QUICK, SOURCE, keys
-from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.fetch import feature_records
 from saesteer.settings import Addresses, NeuronpediaRecords
 
