@@ -81,7 +81,7 @@ def check_all_files():
             logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
         asks = experiment.judge.kind == "endpoint" and "judge" in plans(experiment)
         if asks and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
-            from saesteer.judge.calls import check_key  # brings an HTTP client, which no other experiment needs
+            from saesteer.judge.endpoint import check_key
 
             check_key(experiment.judge, os.environ)  # before any text is generated
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,12 @@ from saesteer.core.files import text_id
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS, as_generations, validate
 from saesteer.judge.answers import ANSWERS, Asker
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.calls import Patience
 from saesteer.judge.endpoint import EndpointAsker
 from saesteer.judge.rate_llm import judge_texts
 from saesteer.judge.rubric import Question
 from saesteer.settings import EndpointJudge
 
-QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.05)
+QUICK = 3  # retries
 KEY = "sk-test-0123456789abcdef"
 INSTRUCTIONS = {text_id(text): text for text in ("Tell me a story.", "Name three rivers.")}
 CONCEPTS = ("storms at sea", "chess openings")
@@ -73,6 +76,28 @@ def stored(folder: Path) -> pl.DataFrame:
 
 def asker(judge: Judge, **changes: object) -> EndpointAsker:
     return endpoint_asker(settings(judge.base_url, **changes), ENVIRON, QUICK)
+
+
+PROGRAM = """
+import json, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the scripts do
+from judge_texts import ENVIRON, QUICK, concepts, generations, settings, judge_generations
+from saesteer.judge.askers import endpoint_asker
+texts, address, folder, part_seconds, changes = map(json.loads, sys.argv[1:])
+asker = endpoint_asker(settings(address, **changes), ENVIRON, QUICK, poll_seconds=0.02)
+for _ in judge_generations(generations(texts), concepts(), None, asker, Path(folder), part_seconds):
+    pass
+print("openai" in sys.modules)
+"""
+
+
+def judging_process(texts: Sequence[str], judge: Judge, folder: Path, part_seconds: float = 60.0, **changes: Any) -> subprocess.Popen[str]:
+    """A process that judges texts and prints whether it has imported openai."""
+    arguments = [json.dumps(value) for value in (texts, judge.base_url, str(folder), part_seconds, changes)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], env=environ, text=True, **pipes)
 
 
 def expected_rating(question: Question) -> int:

@@ -20,6 +20,8 @@ from saesteer.sources.published import kept_at, labelled_concepts
 
 def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) -> Iterator[Path]:
     """Write a layer's results to FOLDER/layer_LL/steering_data.parquet, for each layer (P4, arXiv 2501.17148); gives the files."""
+    if experiment.methods is None:
+        raise SettingsError(f"{name} compares no methods, so there is nothing of AxBench's form in it: name a comparison")
     asked = settings_of(experiment)
     prompts = read_prefixes(asked.prompts or kept_at(str(asked.published_prompts), data / "downloads"), asked.n_prompts)
     texts, losses, ratings = (of_fits(_rows(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS))
