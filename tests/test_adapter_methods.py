@@ -294,17 +294,6 @@ def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType)
     assert float(_loss(given, fitted, factor=0.0)) == pytest.approx(before, abs=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", FITS)
-def test_fits_depend_on_the_seed_alone(method: ModuleType) -> None:
-    torch.manual_seed(1)
-    first = packed(method.fit(problem(n_texts=6)))
-    torch.manual_seed(2)
-    torch.rand(7)
-    assert packed(method.fit(problem(n_texts=6))) == first
-    assert packed(method.fit(problem(n_texts=6, seed=1))) != first
-
-
 @pytest.mark.parametrize("installed", ["lora", "loreft"])
 def test_rows_at_their_own_factor_equal_rows_by_themselves(installed: str) -> None:
     lm = shipped_model()

@@ -10,8 +10,9 @@ import torch
 from methods_world import problem
 from selection_problems import by_codes, slow_codes, slow_loss, without
 
+from saesteer.methods.fit import problem as fit_problem
 from saesteer.methods.fit import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
-from saesteer.methods.fit.problem import Abstains, Problem, Text
+from saesteer.methods.fit.problem import Abstains, Problem, Text, largest_codes
 
 FEW = (8, 53, 77, 98, 397, 665, 640, 898)  # features of layer 5 for what is too slow for all
 
@@ -92,7 +93,7 @@ def test_a_feature_that_never_fires_raises_nothing(french: Problem) -> None:
 def test_attribution_and_ablation_do_not_know_how_many_texts_run_together(french: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     features = list(FEW)
     together = sae_ablation.measured_rise(french, french.positive, features), sae_gradient_input.first_order_rise(french, french.positive)
-    monkeypatch.setattr(sae_features, "TEXTS_AT_A_TIME", 7)
+    monkeypatch.setattr(fit_problem, "TEXTS_AT_A_TIME", 7)
     apart = sae_ablation.measured_rise(french, french.positive, features), sae_gradient_input.first_order_rise(french, french.positive)
     for one, other in zip(together, apart, strict=True):
         assert torch.allclose(one, other, atol=2e-6)
@@ -156,6 +157,6 @@ def test_contexts_are_the_texts_each_once_in_turn() -> None:
 def test_slow_codes_are_the_saes(french: Problem) -> None:
     """The oracle of this file against the tested encoder, so that what it shows is shown of the right codes."""
     rows = french.positive_tokens.residual[:20]
-    codes = sae_features.largest_codes(french.sae, replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20))
+    codes = largest_codes(french.sae, replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20))
     for feature in FEW:
         assert torch.allclose(slow_codes(french, rows, feature), codes[:, feature], atol=1e-4)
