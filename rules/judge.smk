@@ -21,7 +21,7 @@ rule judge_oracle:
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "oracle"),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("judge_oracle.py"),
         wants=wants("judge"),
@@ -44,7 +44,7 @@ rule judge_endpoint:
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "endpoint"),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("judge_endpoint.py"),
         wants=wants("judge"),
@@ -69,7 +69,7 @@ rule judge_model:
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "model"),
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("judge"),
     params:

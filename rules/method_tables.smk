@@ -16,7 +16,7 @@ rule steered_perplexity:
     benchmark:
         "logs/{experiment}/steered_perplexity/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("steered_perplexity"),
     params:
@@ -42,7 +42,7 @@ rule steered_judge:
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind in ("oracle", "endpoint")),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("steered_judge.py"),
         wants=wants("steered_judge"),
@@ -66,7 +66,7 @@ rule steered_judge_model:
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "model"),
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("steered_judge"),
     params:
@@ -94,7 +94,7 @@ rule method_tables:
     benchmark:
         "logs/{experiment}/method_tables.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("method_tables.py"),
         settings=setting("methods", "judge", "model"),

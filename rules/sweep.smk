@@ -16,7 +16,7 @@ rule sweep:
     benchmark:
         "logs/{experiment}/sweep/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("sweep"),
     params:
@@ -41,7 +41,7 @@ rule gen_success:
     benchmark:
         "logs/{experiment}/gen_success/{layers}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("gen_success.py"),
         wants=wants("gen_success"),
@@ -63,7 +63,7 @@ rule perplexity:
     benchmark:
         "logs/{experiment}/perplexity/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("perplexity"),
     params:

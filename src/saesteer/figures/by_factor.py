@@ -84,11 +84,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"n = {n} features, all prefixes; bands: {data['confidence'][0]:.0%} bootstrap over features.{left_out}"
 
 
-FIGURE = FigureDefinition(
-    name="by_factor",
-    data=data,
-    draw=draw,
-    reading="Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "
-    "score: success that comes before perplexity rises is useful, success after it is repetition.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("by_factor", data, draw, counts)

@@ -27,11 +27,5 @@ class FigureDefinition:
     name: str
     data: Callable[[Tables, Options], pl.DataFrame]
     draw: Callable[[pl.DataFrame], Figure]
-    reading: str
-    """What is shown and how to read it, in a sentence or two."""
     counts: Callable[[pl.DataFrame], str]
-    """n, missing and how the intervals were made, in this data; also printed at the foot of the figure."""
-
-    def caption(self, data: pl.DataFrame) -> str:
-        """How to read the figure, and the counts of this data."""
-        return f"{self.reading} {self.counts(data)}"
+    """n, missing and how the intervals were made, in this data: printed at the foot of the figure. How to read it says names.CAPTIONS."""

@@ -71,11 +71,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"{'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
 
 
-FIGURE = FigureDefinition(
-    name="gen_success_by_threshold",
-    data=data,
-    draw=draw,
-    reading="Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), "
-    "and when as many features are removed at random (grey); a filter works where magenta leaves the grey band.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("gen_success_by_threshold", data, draw, counts)

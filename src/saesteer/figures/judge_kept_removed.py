@@ -54,11 +54,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="judge_kept_removed",
-    data=data,
-    draw=draw,
-    reading="Mean rating by the judge of text steered with the features kept at each threshold (magenta) and with those removed (grey): "
-    "how much it is about the feature's concept, how well-formed it is, and the mean of the texts' harmonic means.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("judge_kept_removed", data, draw, counts)

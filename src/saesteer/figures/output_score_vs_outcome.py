@@ -72,11 +72,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="output_score_vs_outcome",
-    data=data,
-    draw=draw,
-    reading="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by lens tokens written "
-    "(left) and by the judge (right). The correlation within layers cannot come from depth.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("output_score_vs_outcome", data, draw, counts)

@@ -49,11 +49,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"{sizes}. Bands: {data['confidence'][0]:.0%} bootstrap over features."
 
 
-FIGURE = FigureDefinition(
-    name="pmi_by_threshold",
-    data=data,
-    draw=draw,
-    reading="Mean pointwise mutual information of the tokens a feature makes the model write most with its lens tokens, by threshold of "
-    "the output score; above 0 they occur together in texts more often than by chance, and a token is never paired with itself.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("pmi_by_threshold", data, draw, counts)

@@ -15,7 +15,7 @@ from saesteer.core.tables.methods import (
     METHOD_SCORES,
     METHODS_TABLE,
 )
-from saesteer.methods.compare.comparison import method_curves, method_differences, methods_table
+from saesteer.methods.compare.differences import method_curves, method_differences, methods_table
 from saesteer.methods.compare.paper_values import Protocol, published_beside_ours
 from saesteer.methods.compare.protocol import Rows, scored
 from saesteer.settings.methods import MethodSettings
