@@ -13,7 +13,7 @@ from saesteer.core.tables import METHOD_SUMMARIES, SUMMARIES
 from saesteer.figures.method_families import LOOKS
 from saesteer.figures.names import CAPTIONS, FIGURE_TABLES, METHOD_FIGURE_TABLES
 from saesteer.figures.save import flat, save_figure
-from saesteer.methods.compare.differences import FAMILIES
+from saesteer.methods.compare.means import FAMILIES
 
 KINDS = ("pdf", "png", "csv")
 

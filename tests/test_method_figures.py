@@ -7,7 +7,7 @@ from drawn_figures import drawn, two_layers, world
 from matplotlib.axes import Axes
 
 from saesteer.figures.method_curves import N_SHOWN
-from saesteer.methods.compare.differences import FAMILIES
+from saesteer.methods.compare.means import FAMILIES
 
 
 def line(axes: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:

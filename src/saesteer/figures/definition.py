@@ -20,6 +20,11 @@ class Options:
     selection: SelectionSettings
 
 
+def confidence(options: Options) -> pl.Expr:
+    """The level of the intervals drawn, a column of the data."""
+    return pl.lit(options.selection.confidence).alias("confidence")
+
+
 @dataclass(frozen=True)
 class FigureDefinition:
     """A figure: `draw(data(tables, options))`; what `data` returns is all that is drawn, and is saved beside the image."""
