@@ -10,7 +10,6 @@ then run again with a layer a job, as real models are: those jobs find every row
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -28,10 +27,11 @@ import polars as pl
 import snakemake
 import torch
 import yaml
-from results_page import PAGE, write_section
+from measuring import command_line, publish, written_by
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from saesteer.core.markdown import table
 from saesteer.settings import load_experiment
 from saesteer.sources.features import resolve
 
@@ -136,52 +136,46 @@ def one_more_feature(folder: Path) -> None:
     run_workflow(folder, WIDE)
 
 
-def report(folder: Path, repeats: int) -> str:
+def report(folder: Path, repeats: int) -> list[str]:
     """The section of benchmarks/RESULTS.md."""
     walls = {}
     labels = {WIDE: f"{N_LAYERS} layers x {N_PER_LAYER} features, a layer a job", "tiny": "the shipped experiment (tiny)"}
-    lines = ["| finished experiment | `snakemake -n`, median | range | processor time, median |", "|---|---|---|---|"]
+    rows = []
     for experiment, label in labels.items():
         times = sorted(seconds(lambda name=experiment: dry_run(folder, name)) for _ in range(repeats))
         processor = statistics.median(used for _, used in times)
         wall = walls[experiment] = statistics.median(passed for passed, _ in times)
-        lines.append(f"| {label} | **{wall:.1f} s** | {times[0][0]:.1f}–{times[-1][0]:.1f} s | {processor:.1f} s |")
+        rows.append((label, f"**{wall:.1f} s**", f"{times[0][0]:.1f}–{times[-1][0]:.1f} s", f"{processor:.1f} s"))
     added = sorted(seconds(lambda: one_more_feature(folder)) for _ in range(repeats))
     wall, processor = (statistics.median(column) for column in zip(*added, strict=True))
-    return "\n".join(
-        [
-            "# Dry runs",
-            "",
-            "Written by `python benchmarks/bench_dry_run.py`; the numbers are measured, not typed.",
-            "",
-            f"Wall time of the whole process, {repeats} repeats, {platform.machine()}, {os.cpu_count()} CPUs,"
-            f" Python {platform.python_version()}, snakemake {snakemake.__version__}.",
-            "",
-            f"In short: `snakemake -n` {walls[WIDE]:.1f} s; one more feature {wall:.0f} s, its rows and every table and figure included.",
-            "",
-            *lines,
-            "",
-            f"One feature added to a layer of the finished {N_LAYERS} layers x {N_PER_LAYER} features, from the command to the last"
-            f" figure (its rows of every step, all tables and figures anew): median **{wall:.0f} s**,"
-            f" {added[0][0]:.0f}–{added[-1][0]:.0f} s, {processor:.0f} s of processor time.",
-        ]
-    )
+    return [
+        *written_by("Dry runs", "python benchmarks/bench_dry_run.py"),
+        "",
+        f"Wall time of the whole process, {repeats} repeats, {platform.machine()}, {os.cpu_count()} CPUs,"
+        f" Python {platform.python_version()}, snakemake {snakemake.__version__}.",
+        "",
+        f"In short: `snakemake -n` {walls[WIDE]:.1f} s; one more feature {wall:.0f} s, its rows and every table and figure included.",
+        "",
+        table(("finished experiment", "`snakemake -n`, median", "range", "processor time, median"), rows),
+        "",
+        f"One feature added to a layer of the finished {N_LAYERS} layers x {N_PER_LAYER} features, from the command to the last"
+        f" figure (its rows of every step, all tables and figures anew): median **{wall:.0f} s**,"
+        f" {added[0][0]:.0f}–{added[-1][0]:.0f} s, {processor:.0f} s of processor time.",
+    ]
 
 
 def main() -> None:
     """Make, finish, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work; kept, and used again")
-    parser.add_argument("--write", type=Path, default=PAGE, help="page whose section is replaced")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary) / "run").absolute()
         folder.mkdir(parents=True, exist_ok=True)
         finish(folder)
         page = report(folder, options.repeats)
-    print(page)
-    write_section(options.write, page)
+    publish(page, options.write)
 
 
 if __name__ == "__main__":

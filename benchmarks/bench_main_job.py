@@ -8,26 +8,22 @@ is a quick look.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import papers_procedure
-import polars as pl
 import torch
 import transformers
-from measuring import load_note, peak_flops, used
-from random_model import MAIN_JOB, PREFIXES, PROMPT, SCORE_FACTOR, SWEEP_FACTOR, random_gemma2, sae_meta
-from results_page import write_section
+from measuring import command_line, load_note, peak_flops, publish, used, written_by
+from random_model import MAIN_JOB, PREFIXES, PROMPT, SCORE_FACTOR, SWEEP_FACTOR, by_id, random_gemma2, random_sae_tensors, sae_meta, swept
 from sae_lens import SAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
+from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -41,17 +37,10 @@ N_PUBLISHED, N_CLEANED, N_OURS, N_SWEEP_THEIRS, N_SWEEP_OURS = 6, 40, 1024, 1, 6
 def model_and_saes() -> tuple[LanguageModel, Any, Sae]:
     """A random Gemma-2 of 72M parameters, and one random JumpReLU SAE twice: as sae-lens' object and as ours."""
     lm = random_gemma2(MAIN_JOB, (PROMPT, *PREFIXES))
-    decoder = torch.nn.functional.normalize(torch.randn(N_FEATURES, D_MODEL), dim=1)
-    arrays = {
-        "W_enc": decoder.T.contiguous(),
-        "b_enc": torch.zeros(N_FEATURES),
-        "threshold": torch.full((N_FEATURES,), 2.0),
-        "W_dec": decoder,
-        "b_dec": torch.zeros(D_MODEL),
-    }
+    tensors = random_sae_tensors(MAIN_JOB, LAYER)
     theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=D_MODEL, d_sae=N_FEATURES, apply_b_dec_to_input=False))
-    theirs.load_state_dict(arrays)
-    return lm, theirs, Sae(**arrays, meta=sae_meta(MAIN_JOB, LAYER))
+    theirs.load_state_dict(tensors)
+    return lm, theirs, Sae(**tensors, meta=sae_meta(MAIN_JOB, LAYER))
 
 
 @dataclass(frozen=True)
@@ -86,22 +75,6 @@ def score_round(lm: LanguageModel, theirs: SAE, ours: Sae, lens: torch.Tensor) -
     }
 
 
-def sweep_rows(n_features: int) -> pl.DataFrame:
-    """One row per feature and prefix."""
-    rows = [(feature, SWEEP_FACTOR, prefix_id, 0) for feature in range(n_features) for prefix_id in prefix_ids()]
-    return pl.DataFrame(rows, schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}, orient="row")
-
-
-def prefix_ids() -> dict[str, str]:
-    """Prefixes under made-up ids."""
-    return {f"{number:016x}": prefix for number, prefix in enumerate(PREFIXES)}
-
-
-def our_sweep(lm: LanguageModel, sae: Sae, n_features: int, temperature: float) -> pl.DataFrame:
-    """Our generations."""
-    return pl.concat(feature_texts(lm, sae, LAYER, sweep_rows(n_features), prefix_ids(), Sampling(temperature=temperature), 0))
-
-
 def sweep_round(lm: LanguageModel, theirs: SAE, ours: Sae) -> dict[str, Timing]:
     """Generations by both programs; units are new tokens."""
     arguments = (lm.model, lm.tokenizer, theirs, LAYER, range(N_SWEEP_THEIRS), float(SWEEP_FACTOR), PREFIXES)
@@ -110,7 +83,7 @@ def sweep_round(lm: LanguageModel, theirs: SAE, ours: Sae) -> dict[str, Timing]:
             lambda: papers_procedure.steered_token_ids(*arguments, do_sample=True, temperature=0.7),
             lambda texts: sum(map(len, texts.values())),
         ),
-        "ours": timed(lambda: our_sweep(lm, ours, N_SWEEP_OURS, 0.7), lambda table: int(table["n_tokens"].sum())),
+        "ours": timed(lambda: swept(lm, ours, N_SWEEP_OURS, by_id(PREFIXES), Sampling()), lambda table: int(table["n_tokens"].sum())),
     }
 
 
@@ -125,8 +98,8 @@ def same_greedy_texts(lm: LanguageModel, theirs: SAE, ours: Sae) -> tuple[int, i
     expected = papers_procedure.steered_token_ids(
         lm.model, lm.tokenizer, theirs, LAYER, range(2), float(SWEEP_FACTOR), PREFIXES, do_sample=False
     )
-    found = our_sweep(lm, ours, 2, 0.0)
-    texts = {(row["feature"], prefix_ids()[row["prefix_id"]]): row["token_ids"] for row in found.to_dicts()}
+    greedy = swept(lm, ours, 2, by_id(PREFIXES), Sampling(temperature=0.0))
+    texts = {(row["feature"], by_id(PREFIXES)[row["prefix_id"]]): row["token_ids"] for row in greedy.to_dicts()}
     return sum(texts[key] == tokens for key, tokens in expected.items()), len(expected)
 
 
@@ -140,30 +113,29 @@ def ratios_to(rounds: list[dict[str, Timing]], name: str) -> list[float]:
     return sorted(round_["ours"].rate / round_[name].rate for round_ in rounds)
 
 
-def table_lines(rounds: list[dict[str, Timing]], unit: str, names: dict[str, str]) -> list[str]:
-    """A markdown table: rates, and how many times ours is faster, repeat by repeat (median, smallest, largest)."""
-    lines = [f"| | {unit}/s (process time) | {unit}/s (wall time) | ours is faster by (median, range over repeats) |", "|---|---|---|---|"]
+def rate_table(rounds: list[dict[str, Timing]], unit: str, names: dict[str, str]) -> str:
+    """Rates, and how many times ours is faster, repeat by repeat (median, smallest, largest)."""
+    rows = []
     for name, label in names.items():
         ratios = ratios_to(rounds, name)
         faster = "" if name == "ours" else f"**{statistics.median(ratios):.1f}x** ({ratios[0]:.1f}–{ratios[-1]:.1f})"
-        lines.append(f"| {label} | {median_rate(rounds, name):,.1f} | {median_rate(rounds, name, 'wall_rate'):,.1f} | {faster} |")
-    return lines
+        rows.append([label, f"{median_rate(rounds, name):,.1f}", f"{median_rate(rounds, name, 'wall_rate'):,.1f}", faster])
+    header = ("", f"{unit}/s (process time)", f"{unit}/s (wall time)", "ours is faster by (median, range over repeats)")
+    return table(header, rows)
 
 
 def report(
     lm: LanguageModel, scores: list[dict[str, Timing]], sweeps: list[dict[str, Timing]], peak: float, greedy: tuple[int, int]
-) -> str:
-    """The page benchmarks/RESULTS.md."""
+) -> list[str]:
+    """The section of benchmarks/RESULTS.md."""
     n_parameters = sum(weight.numel() for weight in lm.model.parameters()) / 1e6
     score_share = median_rate(scores, "ours") * MAIN_JOB.feature_flops(LAYER) / peak
     sweep_share = median_rate(sweeps, "ours") * MAIN_JOB.token_flops / peak
     model = f"Random Gemma-2 of {n_parameters:.0f}M parameters ({MAIN_JOB.n_layers} layers, width {D_MODEL}, {MAIN_JOB.n_vocab:,} tokens)"
     sae = f"JumpReLU SAE with {N_FEATURES:,} features at layer {LAYER}"
     machine = f"float32, one CPU thread ({platform.machine()}), torch {torch.__version__}, transformers {transformers.__version__}"
-    lines = [
-        "# Speed against the published procedure",
-        "",
-        "Written by `OMP_NUM_THREADS=1 python benchmarks/bench_main_job.py`; the numbers are measured, not typed.",
+    return [
+        *written_by("Speed against the published procedure", "OMP_NUM_THREADS=1 python benchmarks/bench_main_job.py"),
         "",
         f"{model}, {sae}, {machine}. Both programs run in one process, alternating; {len(scores)} repeats.",
         f"{load_note()}; ratios are of process times.",
@@ -175,14 +147,14 @@ def report(
         "",
         "## Output score",
         "",
-        *table_lines(scores, "features", {"published": "published procedure", "cleaned": "the same, cleaned", "ours": "ours"}),
+        rate_table(scores, "features", {"published": "published procedure", "cleaned": "the same, cleaned", "ours": "ours"}),
         "",
         "Cleaned: without device moves, recorded gradients, cache emptying and garbage collections.",
         f"Largest difference between a score of ours and theirs: {max(map(largest_score_difference, scores)):.1e}.",
         "",
         "## Sweep",
         "",
-        *table_lines(sweeps, "tokens", {"published": "published procedure (`generate`, text by text)", "ours": "ours"}),
+        rate_table(sweeps, "tokens", {"published": "published procedure (`generate`, text by text)", "ours": "ours"}),
         "",
         f"Greedy texts equal token for token: {greedy[0]} of {greedy[1]}.",
         "A random model hardly ever writes a full stop, so nearly all texts have 20 tokens.",
@@ -193,14 +165,12 @@ def report(
         f"our output score uses {score_share:.0%} of that, our sweep {sweep_share:.0%}.",
         "",
     ]
-    return "\n".join(lines)
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--write", default=str(Path(__file__).with_name("RESULTS.md")), help="where the page goes; none: printed only")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lm, theirs, ours = model_and_saes()
@@ -211,10 +181,7 @@ def main() -> None:
         peaks.append(peak_flops())
         scores.append(score_round(lm, theirs, ours, lens))
         sweeps.append(sweep_round(lm, theirs, ours))
-    page = report(lm, scores, sweeps, statistics.median(peaks), greedy)
-    print(page)
-    if options.write != "none":
-        write_section(Path(options.write), page)
+    publish(report(lm, scores, sweeps, statistics.median(peaks), greedy), options.write)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ How long a job takes is estimated, not measured: the operations of its rows (ben
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
 import subprocess
@@ -27,10 +26,10 @@ from pathlib import Path
 
 import polars as pl
 from matplotlib.figure import Figure
-from measuring import load_note
+from measuring import command_line, load_note, publish, written_by
 from random_model import GEMMA_2_2B, GEMMA_2_9B, Shape
-from results_page import PAGE, write_section
 
+from saesteer.core.markdown import table
 from saesteer.figures.save import save_figure
 from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
 
@@ -165,18 +164,18 @@ def measured(tflops: float, scale: float, sleeping: Sequence[int]) -> pl.DataFra
     return pl.DataFrame(rows, schema_overrides={"slept_seconds": pl.Float64})
 
 
-def stops_at(table: pl.DataFrame) -> int:
+def stops_at(walls: pl.DataFrame) -> int:
     """The number of GPUs of which twice as many save less than a tenth."""
-    minutes = dict(table.select("gpus", "snakemake_minutes").iter_rows())
+    minutes = dict(walls.select("gpus", "snakemake_minutes").iter_rows())
     return next((n for n in minutes if 2 * n in minutes and minutes[2 * n] > 0.9 * minutes[n]), max(minutes))
 
 
 @styled
-def draw(table: pl.DataFrame, note: str) -> Figure:
+def draw(walls: pl.DataFrame, note: str) -> Figure:
     """Wall time against GPUs, and how many times faster than one."""
     figure = new_figure(WIDE, 3.2, note)
     minutes, faster = figure.subplots(1, 2)
-    for (key, rows), colour in zip(table.group_by("experiment", maintain_order=True), (BLUE, MAGENTA), strict=True):
+    for (key, rows), colour in zip(walls.group_by("experiment", maintain_order=True), (BLUE, MAGENTA), strict=True):
         name, wall, slept = key[0], rows["snakemake_minutes"], rows.drop_nulls("slept_seconds")
         minutes.plot(rows["gpus"], wall, "o-", color=colour, label=f"{name}, with Snakemake (simulated)")
         minutes.plot(rows["gpus"], rows["bound_minutes"], "--", color=colour, linewidth=1, label=f"{name}, bound")
@@ -204,21 +203,19 @@ def length_lines(tflops: float) -> list[str]:
         f" {N_FACTORS} factors, {N_PREFIXES} prefixes,",
         f"{N_TOKENS} tokens; texts scored by Gemma-2-9B.",
         "",
-        "| | logit_lens | output_score | sweep | perplexity | jobs | longest chain |",
-        "|---|---|---|---|---|---|---|",
     ]
+    rows, steps = [], ("logit_lens", "output_score", "sweep", "perplexity")
     for experiment in EXPERIMENTS:
         seconds, jobs = step_seconds(experiment, tflops), jobs_of(experiment, tflops)
-        cells = " | ".join(f"{seconds[step]:.0f} s" for step in ("logit_lens", "output_score", "sweep", "perplexity"))
-        lines.append(f"| {experiment.name} | {cells} | {len(jobs)} | {critical_path(jobs):.0f} s |")
-    return lines
+        rows.append([experiment.name, *(f"{seconds[step]:.0f} s" for step in steps), len(jobs), f"{critical_path(jobs):.0f} s"])
+    return [*lines, table(("", *steps, "jobs", "longest chain"), rows)]
 
 
-def slept_line(table: pl.DataFrame, tflops: float, scale: float, reason: str | None) -> str:
+def slept_line(walls: pl.DataFrame, tflops: float, scale: float, reason: str | None) -> str:
     """What the sleeping jobs show, and what SLURM itself took."""
     if reason:
         return f"Sleeping jobs in SLURM: not run ({reason})."
-    alone = table.filter(pl.col("gpus") == 1)
+    alone = walls.filter(pl.col("gpus") == 1)
     work = {experiment.name: jobs_of(experiment, tflops) for experiment in EXPERIMENTS}
     each = [
         (seconds - sum(job.seconds for job in work[name]) / scale) / len(work[name])
@@ -233,75 +230,66 @@ def slept_line(table: pl.DataFrame, tflops: float, scale: float, reason: str | N
     )
 
 
-def short_line(table: pl.DataFrame) -> str:
+def short_line(walls: pl.DataFrame) -> str:
     """What eight GPUs bring, and where it ends."""
-    found = []
-    for key, rows in table.group_by("experiment", maintain_order=True):
+    parts = []
+    for key, rows in walls.group_by("experiment", maintain_order=True):
         walls = dict(rows.select("gpus", "snakemake_minutes").iter_rows())
         ends = f"{min(walls.values()):.1f} min from {stops_at(rows)} GPUs on"
-        found.append(f"{key[0]} {walls[1]:.0f} min on one GPU, {walls[8]:.0f} min on 8, {ends}")
-    return f"In short: simulated, with estimated job lengths: {'; '.join(found)}."
+        parts.append(f"{key[0]} {walls[1]:.0f} min on one GPU, {walls[8]:.0f} min on 8, {ends}")
+    return f"In short: simulated, with estimated job lengths: {'; '.join(parts)}."
 
 
-def report(table: pl.DataFrame, tflops: float, scale: float, reason: str | None, command: str) -> str:
+def report(walls: pl.DataFrame, tflops: float, scale: float, reason: str | None, command: str) -> list[str]:
     """The section of benchmarks/RESULTS.md."""
-    lines = [
-        "# More than one GPU",
+    rows, ends = [], []
+    for (name,), of_experiment in walls.group_by("experiment", maintain_order=True):
+        first = of_experiment.row(0, named=True)
+        for row in of_experiment.to_dicts():
+            wall, slept = row["snakemake_minutes"], row["slept_seconds"]
+            faster = f"{first['snakemake_minutes'] / wall:.1f}x"
+            measured = ("", "") if slept is None else (f"{slept:.0f} s", f"{first['slept_seconds'] / slept:.1f}x")
+            rows.append((name, row["gpus"], f"{row['bound_minutes']:.1f} min", f"**{wall:.1f} min**", faster, *measured))
+        ends += ["", f"{name}: from {stops_at(of_experiment)} GPUs on, twice as many save less than a tenth; it ends at {wall:.1f} min."]
+    simulated = ("experiment", "GPUs", "bound", "with Snakemake, simulated", "faster by")
+    *title, written = written_by("More than one GPU", command)
+    return [
+        *title,
+        f"{written.partition(';')[0]}; {load_note()}. Nothing here ran on a GPU: jobs sleep or are simulated.",
         "",
-        f"Written by `{command}`; {load_note()}. Nothing here ran on a GPU: jobs sleep or are simulated.",
-        "",
-        short_line(table),
+        short_line(walls),
         "",
         *length_lines(tflops),
         "",
-        slept_line(table, tflops, scale, reason),
+        slept_line(walls, tflops, scale, reason),
         "",
         "Bound: all work divided by the GPUs, or the longest chain. With Snakemake: simulated; a job's end is noticed at the next look at",
         "the queue, at most 64 jobs are in it.",
         "",
         "![wall time against GPUs](cluster/scaling.png)",
         "",
-        "| experiment | GPUs | bound | with Snakemake, simulated | faster by | sleeping jobs in SLURM, measured | faster by |",
-        "|---|---|---|---|---|---|---|",
+        table((*simulated, "sleeping jobs in SLURM, measured", "faster by"), rows),
+        *ends,
+        "",
+        "It stops where each layer's longest chain (its sweep, then its perplexity, a job each) has a GPU of its own.",
     ]
-    ends = []
-    for key, rows in table.group_by("experiment", maintain_order=True):
-        first = rows.row(0, named=True)
-        for row in rows.to_dicts():
-            wall, slept = row["snakemake_minutes"], row["slept_seconds"]
-            cells = [
-                key[0],
-                row["gpus"],
-                f"{row['bound_minutes']:.1f} min",
-                f"**{wall:.1f} min**",
-                f"{first['snakemake_minutes'] / wall:.1f}x",
-            ]
-            cells += ["", ""] if slept is None else [f"{slept:.0f} s", f"{first['slept_seconds'] / slept:.1f}x"]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-        ends += ["", f"{key[0]}: from {stops_at(rows)} GPUs on, twice as many save less than a tenth; it ends at {wall:.1f} min."]
-    why = "It stops where each layer's longest chain (its sweep, then its perplexity, a job each) has a GPU of its own."
-    return "\n".join([*lines, *ends, "", why])
 
 
 def main() -> None:
     """Measure, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--tflops", type=float, default=TFLOPS, help="at which a GPU works; shapes the jobs' lengths")
     parser.add_argument("--scale", type=float, default=60.0, help="sleeping jobs take a second for so many")
     parser.add_argument("--simulate", action="store_true", help="no SLURM, also where one could be started")
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_name("cluster") / "scaling", help="without the ending")
-    parser.add_argument("--write", default=str(PAGE), help="page whose section is replaced; none: printed only")
     options = parser.parse_args()
     reason = "--simulate was given" if options.simulate else why_no_slurm()
-    table = measured(options.tflops, options.scale, () if reason else SLEPT)
+    walls = measured(options.tflops, options.scale, () if reason else SLEPT)
     options.figure.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(draw(table, f"job lengths estimated at {options.tflops:g} TFLOP/s; not run on GPUs"), table, options.figure)
+    save_figure(draw(walls, f"job lengths estimated at {options.tflops:g} TFLOP/s; not run on GPUs"), walls, options.figure)
     words = [*(["--simulate"] if options.simulate else []), *([f"--scale {options.scale:g}"] if not reason else [])]
     command = " ".join(["python benchmarks/cluster_scaling.py", *words])
-    page = report(table, options.tflops, options.scale, reason, command)
-    print(page)
-    if options.write != "none":
-        write_section(Path(options.write), page)
+    publish(report(walls, options.tflops, options.scale, reason, command), options.write)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from random_model import GEMMA_2_2B, Shape
 
+from saesteer.core.markdown import table
 from saesteer.engine.models import LanguageModel
 
 H200 = 790e12
@@ -95,9 +96,7 @@ def lines(shape: Shape, rates: Rates, amounts: str, paper_tokens: int, command: 
         f"What was measured is a slice, on one CPU thread: {shape.n_layers} of {GEMMA_2_2B.n_layers} layers, width {shape.d_model:,},"
         f" {shape.n_vocab:,} tokens, an SAE of {shape.n_features:,} features; {amounts}. Process times of a further row.",
         "",
-        "| slice | measured |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows.items()),
+        table(("slice", "measured"), rows.items()),
         "",
         *extrapolation_lines(shape, rates, paper_tokens),
         "",

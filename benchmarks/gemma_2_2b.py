@@ -25,29 +25,29 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cpu_slice
 import numpy as np
-import polars as pl
 import torch
-from measuring import Used, load_note, peak_flops, used
-from random_model import GEMMA_2_2B, Shape, random_gemma2, write_sae
-from results_page import PAGE, write_section
+from measuring import Used, command_line, load_note, peak_flops, publish, used, written_by
+from random_model import GEMMA_2_2B, PROMPT, SCORE_FACTOR, Shape, by_id, random_gemma2, swept, write_sae
 
+from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae, load_sae
 
-PROMPT, SCORE_FACTOR, N_LENS = "From my experience,", 10.0, 20
+N_LENS = 20
 PAPER_FEATURES, FACTORS, N_PREFIXES, N_TOKENS = 2600, (0.2, 0.4, 0.8, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20), 50, 20
-PREFIXES = {f"{number:016x}": " ".join(f"w{50 + number * 5 + place}" for place in range(5)) for number in range(N_PREFIXES)}
+PREFIXES = by_id([" ".join(f"w{50 + number * 5 + place}" for place in range(5)) for number in range(N_PREFIXES)])
 """Made-up words, five a prefix: rows of one length, as full batches of a real run are."""
 GIB = 2**30
-TITLE = "# Gemma-2-2B's shapes"
+Cells = tuple[str, ...]
+TITLE = "Gemma-2-2B's shapes"
 COMMAND = "python benchmarks/gemma_2_2b.py --random-weights"
 MEMORY_GIB = 60.0
 
@@ -94,7 +94,7 @@ class Result:
     sweep_tokens: int
     peak_gib: float
     device_flops: float  # of one large product in the same number format
-    busiest: dict[str, list[str]]  # rows of a table of operations, of one batch of each kind
+    busiest: dict[str, list[Cells]]  # rows of a table of operations, of one batch of each kind
 
 
 def seconds(took: Used, device: str) -> float:
@@ -130,7 +130,7 @@ def write_saes(amount: Amount, folder: Path) -> list[Path]:
     return paths
 
 
-def slice_of_it(amount: Amount, folder: Path) -> tuple[list[str], dict[str, list[str]]]:
+def slice_of_it(amount: Amount, folder: Path) -> tuple[list[str], dict[str, list[Cells]]]:
     """Without a GPU: what a row costs on one thread of a CPU, and what that extrapolates to."""
     lm = random_gemma2(amount.shape, (PROMPT, *PREFIXES.values()))
     write_sae(amount.shape, 0, folder / "sae.safetensors")
@@ -184,14 +184,10 @@ def score_layer(lm: LanguageModel, amount: Amount, layer: int, loaded: Used) -> 
 
 def sweep(lm: LanguageModel, amount: Amount, sae: Sae, n_tokens: int = N_TOKENS) -> int:
     """The slice of the paper's sweep; how many tokens came out."""
-    names = list(PREFIXES)[: amount.n_prefixes]
-    rows = [
-        (feature, f"{factor:g}", name, 0) for feature in range(amount.n_sweep) for factor in amount.factors for name in names
-    ]  # a random model hardly ever ends a text, so every text has all its tokens
-    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
-    table = pl.DataFrame(rows, schema=schema, orient="row")
-    chunks = feature_texts(lm, sae, sae.meta.layer, table, PREFIXES, Sampling(max_new_tokens=n_tokens), 0, amount.sweep_batch)
-    return sum(int(chunk["n_tokens"].sum()) for chunk in chunks)
+    prefixes = dict(islice(PREFIXES.items(), amount.n_prefixes))
+    factors, sampling = [f"{factor:g}" for factor in amount.factors], Sampling(max_new_tokens=n_tokens)
+    # A random model hardly ever ends a text, so every text has all its tokens.
+    return int(swept(lm, sae, amount.n_sweep, prefixes, sampling, factors, amount.sweep_batch)["n_tokens"].sum())
 
 
 def measured(amount: Amount, folder: Path) -> Result:
@@ -218,7 +214,7 @@ def measured(amount: Amount, folder: Path) -> Result:
     )
 
 
-def busiest_operations(lm: LanguageModel, amount: Amount, sae: Sae) -> dict[str, list[str]]:
+def busiest_operations(lm: LanguageModel, amount: Amount, sae: Sae) -> dict[str, list[Cells]]:
     """One batch of each kind of work under torch's profiler: what bounds it."""
     n_scores = min(amount.n_scores, amount.score_batch)
     lens = lens_tokens(lm, sae.W_dec[:n_scores], N_LENS, amount.lens_block)[0]
@@ -234,7 +230,7 @@ def busiest_operations(lm: LanguageModel, amount: Amount, sae: Sae) -> dict[str,
     }
 
 
-def busiest(work: Callable[[], object], device: str) -> list[str]:
+def busiest(work: Callable[[], object], device: str) -> list[Cells]:
     """The five operations that take most of the device's time, and on a GPU how long it had nothing to do."""
     kinds = [torch.profiler.ProfilerActivity.CPU] + ([] if device == "cpu" else [torch.profiler.ProfilerActivity.CUDA])
     field = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
@@ -244,8 +240,8 @@ def busiest(work: Callable[[], object], device: str) -> list[str]:
     events = [event for event in profiler.key_averages() if event.device_type == where]
     times = sorted(((getattr(event, field), event.key, event.count) for event in events), reverse=True)
     total = sum(time for time, _, _ in times)
-    idle = [] if device == "cpu" else [f"| nothing to do | {max(0.0, 1 - total / 1e6 / took.wall):.0%} of the wall time | |"]
-    return [f"| `{key[:70]}` | {time / total:.0%} | {count:,} |" for time, key, count in times[:5]] + idle
+    idle = [] if device == "cpu" else [("nothing to do", f"{max(0.0, 1 - total / 1e6 / took.wall):.0%} of the wall time", "")]
+    return [(f"`{key[:70]}`", f"{time / total:.0%}", f"{count:,}") for time, key, count in times[:5]] + idle
 
 
 def score_flops(shape: Shape, n_features: int) -> float:
@@ -278,7 +274,7 @@ def gpu_lines(amount: Amount, result: Result, peak: float) -> list[str]:
     }
     short = f"In short: {n_all:,} features' output score in {score + lens:.0f} s of compute, {result.wall:.0f} s with reading; the"
     short += f" paper's sweep in {minutes:.0f} min (scaled); {result.peak_gib:.0f} GiB at most."
-    return [short, "", "| | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return [short, "", table(("", "measured"), rows.items())]
 
 
 def share_of(rate: float, peak: float, device_flops: float) -> str:
@@ -286,37 +282,33 @@ def share_of(rate: float, peak: float, device_flops: float) -> str:
     return f"{rate / peak:.0%} of {peak / 1e12:g}, {rate / device_flops:.0%} of a large product here ({device_flops / 1e12:.1f})"
 
 
-def report(amount: Amount, body: list[str], busy: dict[str, list[str]], title: str) -> str:
+def report(amount: Amount, body: list[str], busy: dict[str, list[Cells]], title: str) -> list[str]:
     """The section of benchmarks/RESULTS.md."""
     on_cpu = amount.device == "cpu"
-    lines = [
-        title,
-        "",
-        f"Written by `{'OMP_NUM_THREADS=1 ' if on_cpu else ''}{asked()}`; the numbers are measured, not typed."
-        f" {load_note() if on_cpu else torch.cuda.get_device_name()}, torch {torch.__version__}, random weights in {amount.dtype};"
+    *title_lines, written = written_by(title, f"{'OMP_NUM_THREADS=1 ' if on_cpu else ''}{this_command()}")
+    operations = [row for kind, rows in busy.items() for row in ((f"**{kind}**", "", ""), *rows)]
+    return [
+        *title_lines,
+        f"{written} {load_note() if on_cpu else torch.cuda.get_device_name()}, torch {torch.__version__}, random weights in {amount.dtype};"
         f" {amount.score_batch:,} (output score), {amount.lens_block:,} (lens) and {amount.sweep_batch:,} (sweep) rows at a time.",
         "",
         *body,
         "",
         "Busiest operations of one batch, as torch's profiler sees them:",
         "",
-        "| operation | share of the time | calls |",
-        "|---|---|---|",
+        table(("operation", "share of the time", "calls"), operations),
     ]
-    for kind, rows in busy.items():
-        lines += [f"| **{kind}** | | |", *rows]
-    return "\n".join(lines)
 
 
-def asked() -> str:
-    """The command that this is the answer to."""
+def this_command() -> str:
+    """The command line of this run."""
     words = [word for place, word in enumerate(sys.argv[1:]) if "--write" not in (word, sys.argv[place])]
     return f"python benchmarks/{Path(__file__).name} {shlex.join(words)}"
 
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--random-weights", action="store_true", required=True, help="the only kind: real weights run in the workflow")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "tf32", "bfloat16"), help="default: tf32 on a GPU, float32 on a CPU")
@@ -332,7 +324,6 @@ def parsed() -> argparse.Namespace:
         "--score-features", type=int, help="scored a layer; default: all on a GPU, 64 on a CPU, where four times as many are scored as well"
     )
     parser.add_argument("--sweep-features", type=int, help="of the sweep's slice; default: 64 on a GPU, 1 on a CPU")
-    parser.add_argument("--write", default=str(PAGE), help="page whose section is replaced; none: printed only")
     return parser.parse_args()
 
 
@@ -381,9 +372,7 @@ def main() -> None:
         else:
             result = measured(amount, Path(folder))
             page = report(amount, gpu_lines(amount, result, options.peak_tflops * 1e12), result.busiest, title)
-    print(page)
-    if options.write != "none":
-        write_section(Path(options.write), page)
+    publish(page, options.write)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Python that imports the engine, loads the model and the SAE from files, and ends
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -26,12 +25,11 @@ import numpy as np
 import polars as pl
 import torch
 from matplotlib.figure import Figure
-from measuring import load_note, used
-from random_model import Shape, random_gemma2, random_sae, write_sae
-from results_page import PAGE, write_section
+from measuring import command_line, load_note, publish, used, written_by
+from random_model import PROMPT, SCORE_FACTOR, Shape, by_id, random_gemma2, random_sae, swept, write_sae
 
+from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -40,7 +38,6 @@ from saesteer.figures.save import save_figure
 from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
 
 SMALL = Shape(n_vocab=4096, d_model=128, n_layers=4, n_features=16_384, n_heads=4, n_kv_heads=2, head_dim=32, d_mlp=512)
-PROMPT, SCORE_FACTOR = "From my experience,", 10.0
 FOLDER = Path(__file__).with_name("growth")
 JOB = """
 import sys
@@ -95,11 +92,6 @@ def straight_line(x: np.ndarray, seconds: np.ndarray) -> Line:
     return Line(float(fixed), float(slope), float(np.abs((fixed + slope * x) / seconds - 1).max()))
 
 
-def prefix_texts(n_prefixes: int) -> dict[str, str]:
-    """Texts of three made-up words by id."""
-    return {f"{number:016x}": f"w{3 * number + 100} w{3 * number + 101} w{3 * number + 102}" for number in range(n_prefixes)}
-
-
 def score(lm: LanguageModel, sae: Sae, work: Work) -> Callable[[], object]:
     """The output score, ready to run; its lens tokens are found before."""
     lens, _ = lens_tokens(lm, sae.W_dec[: work.n_features], 20)
@@ -107,13 +99,10 @@ def score(lm: LanguageModel, sae: Sae, work: Work) -> Callable[[], object]:
 
 
 def sweep(lm: LanguageModel, sae: Sae, work: Work) -> Callable[[], object]:
-    """The sweep, ready to run."""
-    prefixes = prefix_texts(work.n_prefixes)
+    """The sweep, ready to run: prefixes are of three made-up words."""
+    prefixes = by_id([f"w{3 * number + 100} w{3 * number + 101} w{3 * number + 102}" for number in range(work.n_prefixes)])
     factors = [f"{1 + number / 10:g}" for number in range(work.n_factors)]
-    rows = [(feature, factor, name, 0) for feature in range(work.n_features) for factor in factors for name in prefixes]
-    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
-    table = pl.DataFrame(rows, schema=schema, orient="row")
-    return lambda: list(feature_texts(lm, sae, 0, table, prefixes, Sampling(), 0))
+    return lambda: swept(lm, sae, work.n_features, prefixes, Sampling(), factors)
 
 
 def process_seconds(work: Work, repeats: int) -> float:
@@ -190,15 +179,28 @@ def draw(table: pl.DataFrame, note: str) -> Figure:
     return figure
 
 
-def report(table: pl.DataFrame, start: tuple[float, float], repeats: int) -> str:
+def report(measurements: pl.DataFrame, start: tuple[float, float], repeats: int) -> list[str]:
     """The section of benchmarks/RESULTS.md."""
-    found = lines_of(table)
-    slopes = {step: line.slope * 1e3 for (step, quantity), line in found.items() if quantity == "features"}
+    fitted = lines_of(measurements)
+    slopes = {step: line.slope * 1e3 for (step, quantity), line in fitted.items() if quantity == "features"}
     further = "".join(f", a further feature {slope:.2g} ms of {step.replace('_', ' ')}" for step, slope in slopes.items())
-    lines = [
-        "# Growth",
-        "",
-        "Written by `OMP_NUM_THREADS=1 python benchmarks/growth.py`; the numbers are measured, not typed.",
+    rows = []
+    for (step, quantity), line in fitted.items():
+        points = measurements.filter(pl.col("step") == step, pl.col("quantity") == quantity)
+        x, seconds = points["value"], points["process_seconds"]
+        fit = (f"{line.fixed:.3f} s", f"{line.slope * 1e3:.4g} ms", f"{line.worst:.0%}")
+        rows.append((step.replace("_", " "), quantity, f"{x[0]:,} – {x[-1]:,}", f"{seconds[0]:.3f} – {seconds[-1]:.3f}", *fit))
+    header = (
+        "step",
+        "quantity",
+        "from – to",
+        "seconds from – to",
+        "fixed, within the job",
+        "each further one",
+        "largest error of the line",
+    )
+    return [
+        *written_by("Growth", "OMP_NUM_THREADS=1 python benchmarks/growth.py"),
         "",
         f"A random Gemma-2 of {SMALL.n_layers} layers, width {SMALL.d_model}, {SMALL.n_vocab:,} tokens, SAE with {SMALL.n_features:,}"
         f" features, float32, one CPU thread; output score of {SCORE.n_features} features, sweep of {SWEEP.n_features} features x"
@@ -208,40 +210,30 @@ def report(table: pl.DataFrame, start: tuple[float, float], repeats: int) -> str
         f"**Fixed cost of a job, before it computes anything: {start[0]:.1f} s of process time, {start[1]:.1f} s of wall time**",
         "(a new Python, imports, model and SAE loaded).",
         "",
-        f"In short: straight lines, the worst off by {max(line.worst for line in found.values()):.0%}; here a job's start costs"
+        f"In short: straight lines, the worst off by {max(line.worst for line in fitted.values()):.0%}; here a job's start costs"
         f" {start[0]:.1f} s{further}.",
         "",
         "![cost against number of features, layers, vocabulary, factors, prefixes](growth/growth.png)",
         "",
-        "| step | quantity | from – to | seconds from – to | fixed, within the job | each further one | largest error of the line |",
-        "|---|---|---|---|---|---|---|",
+        table(header, rows),
+        "",
+        "Fewer than 32 rows cost what 32 do: no forward runs below that, so that a row never depends on others.",
     ]
-    for (step, quantity), line in found.items():
-        points = table.filter(pl.col("step") == step, pl.col("quantity") == quantity)
-        x, seconds = points["value"], points["process_seconds"]
-        lines.append(
-            f"| {step.replace('_', ' ')} | {quantity} | {x[0]:,} – {x[-1]:,} | {seconds[0]:.3f} – {seconds[-1]:.3f} | {line.fixed:.3f} s |"
-            f" {line.slope * 1e3:.4g} ms | {line.worst:.0%} |"
-        )
-    return "\n".join([*lines, "", "Fewer than 32 rows cost what 32 do: no forward runs below that, so that a row never depends on others."])
 
 
 def main() -> None:
     """Measure, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most", type=int, default=10**9, help="leave out values above this, for a quick look")
     parser.add_argument("--figure", type=Path, default=FOLDER / "growth", help="where PDF, PNG and CSV go, without the ending")
-    parser.add_argument("--write", default=str(PAGE), help="page whose section is replaced; none: printed only")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table, start = measured(options.repeats, options.most), job_start(options.repeats)
+    measurements, start = measured(options.repeats, options.most), job_start(options.repeats)
     options.figure.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(draw(table, f"one CPU thread, process time; a job's start costs {start[0]:.1f} s besides"), table, options.figure)
-    page = report(table, start, options.repeats)
-    print(page)
-    if options.write != "none":
-        write_section(Path(options.write), page)
+    figure = draw(measurements, f"one CPU thread, process time; a job's start costs {start[0]:.1f} s besides")
+    save_figure(figure, measurements, options.figure)
+    publish(report(measurements, start, options.repeats), options.write)
 
 
 if __name__ == "__main__":

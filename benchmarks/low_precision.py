@@ -7,7 +7,6 @@ writes its section of benchmarks/RESULTS.md. TF32 needs a GPU; without one its c
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import sys
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from measuring import load_note
-from results_page import PAGE, write_section
+from measuring import command_line, load_note, publish, written_by
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the small models that the tests compare with other libraries
 from engine_models import FAMILIES, model_and_sae, prompt_of
 
+from saesteer.core.markdown import table
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.output_score import output_scores
@@ -57,9 +56,9 @@ class Errors:
     largest: float
     rho: float
 
-    def cells(self) -> str:
+    def cells(self) -> tuple[str, str, str]:
         """Three cells of the table."""
-        return f"{self.median:.2%} | {self.largest:.1%} | {self.rho:.4f}"
+        return f"{self.median:.2%}", f"{self.largest:.1%}", f"{self.rho:.4f}"
 
 
 def errors(exact: pl.Series, rounded: pl.Series) -> Errors:
@@ -81,11 +80,11 @@ def measured(family: str) -> tuple[int, Errors, Errors | None]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     exact = scores(device, torch.float32)
-    found = errors(exact, scores(device, torch.bfloat16))
+    bfloat16 = errors(exact, scores(device, torch.bfloat16))
     if device == "cpu":
-        return n, found, None
+        return n, bfloat16, None
     with tf32():
-        return n, found, errors(exact, scores(device, torch.float32))
+        return n, bfloat16, errors(exact, scores(device, torch.float32))
 
 
 def in_short(kind: str, found: list[Errors]) -> str:
@@ -98,28 +97,25 @@ def in_short(kind: str, found: list[Errors]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, default=PAGE, help="page whose section is replaced")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     kinds = [f"{kind} {what}" for kind in ("bfloat16", "TF32") for what in ("median error", "largest error", "Spearman")]
-    header = ["model", "features", *kinds]
     rows = {family: measured(family) for family in [*FAMILIES, "shipped"]}
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    for family, (n, bfloat16, tf32_errors) in rows.items():
-        lines.append(f"| {family} | {n} | {bfloat16.cells()} | {tf32_errors.cells() if tf32_errors else 'not measured on a GPU | | '} |")
+    not_measured = ("not measured on a GPU", "", "")
+    lines = [(family, n, *half.cells(), *(tf32.cells() if tf32 else not_measured)) for family, (n, half, tf32) in rows.items()]
     short = [in_short("bfloat16", [row[1] for row in rows.values()]), in_short("TF32", [row[2] for row in rows.values() if row[2]])]
     page = [
-        "# Low precision",
-        "Written by `OMP_NUM_THREADS=1 python benchmarks/low_precision.py`; the numbers are measured, not typed.",
+        *written_by("Low precision", "OMP_NUM_THREADS=1 python benchmarks/low_precision.py"),
+        "",
         f"Output scores of every feature of an SAE, against float32. {load_note()}.",
+        "",
         f"In short: {'; '.join(short)}.",
-        "\n".join(lines),
+        "",
+        table(("model", "features", *kinds), lines),
+        "",
         "Errors are relative to the score, or to a hundredth of the largest score where that is more. The random models are tiny: their"
         " scores are small and close together, so their ranks are easily exchanged; the shipped one is trained.",
     ]
-    text = "\n\n".join(page)
-    print(text)
-    write_section(options.write, text)
+    publish(page, options.write)
 
 
 if __name__ == "__main__":

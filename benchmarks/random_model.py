@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import polars as pl
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -16,6 +17,8 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from saesteer.core.files import file_digest
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.saes import Sae, SaeMeta
 
@@ -145,3 +148,24 @@ def write_sae(shape: Shape, layer: int, path: Path, device: str = "cpu") -> None
     """A random SAE in the plain files that `saesteer.engine.saes.load_sae` reads."""
     save_file({name: tensor.cpu() for name, tensor in random_sae_tensors(shape, layer, device).items()}, path)
     path.with_suffix(".json").write_text(json.dumps(asdict(sae_meta(shape, layer, file_digest(path)))), encoding="utf-8")
+
+
+def by_id(texts: Sequence[str]) -> dict[str, str]:
+    """Prefixes under made-up ids."""
+    return {f"{number:016x}": text for number, text in enumerate(texts)}
+
+
+def swept(
+    lm: LanguageModel,
+    sae: Sae,
+    n_features: int,
+    prefixes: Mapping[str, str],
+    sampling: Sampling,
+    factors: Sequence[str] = (SWEEP_FACTOR,),
+    batch: int | None = None,
+) -> pl.DataFrame:
+    """Generations, one a feature, factor and prefix."""
+    rows = [(feature, factor, name, 0) for feature in range(n_features) for factor in factors for name in prefixes]
+    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.concat(feature_texts(lm, sae, sae.meta.layer, table, prefixes, sampling, 0, batch))

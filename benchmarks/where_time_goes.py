@@ -9,25 +9,21 @@ nothing here depends on how the engine is written.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
-from measuring import load_note, peak_flops, used
-from random_model import MAIN_JOB, PREFIXES, PROMPT, SCORE_FACTOR, SWEEP_FACTOR, Shape, random_gemma2, random_sae
-from results_page import PAGE, write_section
+from measuring import command_line, load_note, peak_flops, publish, used, written_by
+from random_model import MAIN_JOB, PREFIXES, PROMPT, SCORE_FACTOR, Shape, by_id, random_gemma2, random_sae, swept
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -137,11 +133,7 @@ def profiled(lm: LanguageModel, sae: Sae, work: Callable[[], Any]) -> Profile:
 
 def sweep(lm: LanguageModel, sae: Sae, n_features: int, texts: Sequence[str], n_tokens: int, batch: int) -> int:
     """One text per feature and prefix; how many tokens came out."""
-    prefixes = {f"{number:016x}": prefix for number, prefix in enumerate(texts)}
-    rows = [(feature, SWEEP_FACTOR, name, 0) for feature in range(n_features) for name in prefixes]
-    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
-    table, sampling = pl.DataFrame(rows, schema=schema, orient="row"), Sampling(max_new_tokens=n_tokens)
-    return sum(int(part["n_tokens"].sum()) for part in feature_texts(lm, sae, sae.meta.layer, table, prefixes, sampling, 0, batch))
+    return int(swept(lm, sae, n_features, by_id(texts), Sampling(max_new_tokens=n_tokens), batch=batch)["n_tokens"].sum())
 
 
 def scores(lm: LanguageModel, sae: Sae, lens: torch.Tensor, batch: int) -> int:
@@ -156,37 +148,38 @@ def product_share(profile: Profile) -> float:
 
 def profile_lines(profile: Profile, peak: float) -> list[str]:
     """A markdown table of one run."""
-    lines = ["| part | share of the time | rate of its matrix products | share of the peak |", "|---|---|---|---|"]
+    rows = []
     for part in sorted(profile.seconds, key=lambda part: -profile.seconds[part]):
         seconds, flops = profile.seconds[part], profile.flops[part]
-        rate = f"{flops / seconds / 1e9:.0f} GFLOP/s | {flops / seconds / peak:.0%}" if flops > 0.1 * seconds * peak else " | "
-        lines.append(f"| {part} | {seconds / sum(profile.seconds.values()):.1%} | {rate} |")
-    return [*lines, "", f"The run took {profile.plain:.2f} s of process time, {profile.timed:.2f} s with the timers."]
+        rate = (f"{flops / seconds / 1e9:.0f} GFLOP/s", f"{flops / seconds / peak:.0%}") if flops > 0.1 * seconds * peak else ("", "")
+        rows.append((part, f"{seconds / sum(profile.seconds.values()):.1%}", *rate))
+    shares = table(("part", "share of the time", "rate of its matrix products", "share of the peak"), rows)
+    return [shares, "", f"The run took {profile.plain:.2f} s of process time, {profile.timed:.2f} s with the timers."]
 
 
 def batch_lines(unit: str, work: Callable[[int], int], flops: float, batches: Sequence[int], peak: float) -> list[str]:
     """A markdown table: rate and share of the peak by batch."""
-    lines = [f"| batch | {unit}/s | share of the peak |", "|---|---|---|"]
+    rows = []
     for batch in batches:
         runs = [used(partial(work, batch)) for _ in range(3)]
         rate = sorted(run.result / run.process for run in runs)[1]
-        lines.append(f"| {batch:,} | {rate:,.0f} | {rate * flops / peak:.0%} |")
-    return lines
+        rows.append((f"{batch:,}", f"{rate:,.0f}", f"{rate * flops / peak:.0%}"))
+    return [table(("batch", f"{unit}/s", "share of the peak"), rows)]
 
 
-def shape_lines(shape: Shape, rows: int, peak: float) -> list[str]:
+def shape_lines(shape: Shape, n_rows: int, peak: float) -> list[str]:
     """What single matrix products of the main job's shapes reach on this machine, without anything around them."""
     inner = {"head, 2,048 tokens at a time": (shape.d_model, 2048), "head, whole": (shape.d_model, shape.n_vocab)}
     inner |= {"MLP, up": (shape.d_model, shape.d_mlp), "MLP, down": (shape.d_mlp, shape.d_model)}
-    lines = ["| product of 512 rows with | GFLOP/s | share of the peak |", "|---|---|---|"]
+    rows = []
     for name, (k, n) in inner.items():
-        left, right = torch.randn(rows, k), torch.randn(n, k)
-        rate = 2 * rows * k * n / min(used(lambda left=left, right=right: left @ right.T).process for _ in range(5))
-        lines.append(f"| {name} ({k:,} x {n:,}) | {rate / 1e9:.0f} | {rate / peak:.0%} |")
-    return lines
+        left, right = torch.randn(n_rows, k), torch.randn(n, k)
+        rate = 2 * n_rows * k * n / min(used(lambda left=left, right=right: left @ right.T).process for _ in range(5))
+        rows.append((f"{name} ({k:,} x {n:,})", f"{rate / 1e9:.0f}", f"{rate / peak:.0%}"))
+    return [table(("product of 512 rows with", "GFLOP/s", "share of the peak"), rows)]
 
 
-def report(shape: Shape, layer: int, n_scores: int, n_sweep: int, batches: Sequence[int]) -> str:
+def report(shape: Shape, layer: int, n_scores: int, n_sweep: int, batches: Sequence[int]) -> list[str]:
     """The section of benchmarks/RESULTS.md."""
     lm, sae = random_gemma2(shape, (PROMPT, *PREFIXES)), random_sae(shape, layer)
     peak = peak_flops()
@@ -200,8 +193,7 @@ def report(shape: Shape, layer: int, n_scores: int, n_sweep: int, batches: Seque
         "sweep": n_tokens * shape.token_flops / sweep_profile.plain,
     }
     counted = {"output score": score_flops, "lens tokens (a step of its own)": shape.head_flops, "sweep": shape.token_flops}
-    lines = ["| | MFLOP counted, a feature or token | GFLOP/s | share of the peak |", "|---|---|---|---|"]
-    lines += [f"| {name} | {counted[name] / 1e6:.0f} | {rate / 1e9:.0f} | **{rate / peak:.0%}** |" for name, rate in shares.items()]
+    rows = [(name, f"{counted[name] / 1e6:.0f}", f"{rate / 1e9:.0f}", f"**{rate / peak:.0%}**") for name, rate in shares.items()]
     by_batch = partial(batch_lines, batches=batches, peak=peak)
     short_sweep = partial(sweep, lm, sae, max(batches), PREFIXES[:1], 3)  # one length of prefix, so that a batch can be full
     parts = {
@@ -212,9 +204,7 @@ def report(shape: Shape, layer: int, n_scores: int, n_sweep: int, batches: Seque
         "Tried: rows at a time, sweep of three tokens a text": by_batch("tokens", short_sweep, shape.token_flops),
     }
     head = [
-        "# Where the time goes",
-        "",
-        "Written by `OMP_NUM_THREADS=1 python benchmarks/where_time_goes.py`; the numbers are measured, not typed.",
+        *written_by("Where the time goes", "OMP_NUM_THREADS=1 python benchmarks/where_time_goes.py"),
         "",
         f"Model, SAE and thread as above: {n_scores:,} features for the output score, {n_tokens:,} tokens for the sweep. Process times;"
         f" {load_note()}.",
@@ -224,21 +214,16 @@ def report(shape: Shape, layer: int, n_scores: int, n_sweep: int, batches: Seque
         f"In short: the head's and blocks' matrix products take {product_share(score_profile):.0%} of the output score's time and"
         f" {product_share(sweep_profile):.0%} of the sweep's; the rest is the pass over the vocabulary, norms and activations.",
         "",
-        *lines,
+        table(("", "MFLOP counted, a feature or token", "GFLOP/s", "share of the peak"), rows),
     ]
-    return "\n".join(head + [line for title, table in parts.items() for line in ("", f"**{title}**", "", *table)])
+    return head + [line for title, lines in parts.items() for line in ("", f"**{title}**", "", *lines)]
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", default=str(PAGE), help="page whose section is replaced; none: printed only")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     torch.set_num_threads(1)
-    page = report(MAIN_JOB, 5, 1024, 64, (32, 128, 512, 1024))
-    print(page)
-    if options.write != "none":
-        write_section(Path(options.write), page)
+    publish(report(MAIN_JOB, 5, 1024, 64, (32, 128, 512, 1024)), options.write)
 
 
 if __name__ == "__main__":

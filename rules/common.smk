@@ -8,7 +8,7 @@ from saesteer.workflow import plan
 from saesteer.workflow.checks import check_files, check_present_files
 from saesteer.workflow.code_digest import code_digest
 from saesteer.workflow.steps import plans
-from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
+from saesteer.figures.names import CAPTIONS, FIGURE_TABLES, METHOD_FIGURE_TABLES
 from saesteer.core.files import explain_read_only, file_digest
 from saesteer.settings.registry import METHODS
 from saesteer.settings.registry import TABLE as METHODS_TABLE
@@ -48,6 +48,11 @@ def code(script, *modules):
 def figure_code(wildcards):
     """For params: digest of the code of one figure, so that a change of one leaves the others alone."""
     return code_digest(SCRIPTS / "figure.py", f"saesteer.figures.{wildcards.figure}")
+
+
+def figure_caption(wildcards):
+    """For params, from which caption.rst takes it: how a figure is to be read."""
+    return CAPTIONS[wildcards.figure]
 
 
 def wants(step):

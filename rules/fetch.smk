@@ -13,7 +13,7 @@ rule fetch_model:
     wildcard_constraints:
         name="|".join(MODELS),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         asked=asked_model,
     script:
@@ -29,7 +29,7 @@ rule fetch_saes:
     benchmark:
         "logs/{experiment}/fetch_saes/{layers}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         settings=setting("saes"),
     script:
@@ -45,6 +45,6 @@ rule fetch_published:
     benchmark:
         "logs/published/{file}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     script:
         "../scripts/fetch_published.py"

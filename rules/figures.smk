@@ -10,7 +10,7 @@ rule figure:
         png=report(
             f"{FIGURES}/{{experiment}}/{{figure}}.png",
             category="{experiment}",
-            caption="../docs/captions.rst",
+            caption="caption.rst",
             labels={"figure": "{figure}"},
         ),
         csv=f"{FIGURES}/{{experiment}}/{{figure}}.csv",
@@ -19,9 +19,10 @@ rule figure:
     benchmark:
         "logs/{experiment}/figure/{figure}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=figure_code,
+        caption=figure_caption,
         settings=setting("selection", "best_factor"),
     script:
         "../scripts/figure.py"

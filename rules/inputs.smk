@@ -12,7 +12,7 @@ rule pin:
     benchmark:
         "logs/{experiment}/pin/{name}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("pin.py"),
         pinned=pinned,
@@ -31,7 +31,7 @@ rule convert_saes:
     benchmark:
         "logs/{experiment}/convert_saes/{layers}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("convert_saes.py"),
         settings=setting("saes"),

@@ -17,7 +17,7 @@ rule judge:
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind in ("oracle", "endpoint")),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         **wants("judge"),
         code=code("judge.py"),
@@ -40,7 +40,7 @@ rule judge_model:
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "model"),
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("judge"),
     params:

@@ -20,7 +20,7 @@ rule concept_texts:
     benchmark:
         "logs/{experiment}/concept_texts.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("concept_texts.py"),
         settings=setting("methods", "saes", "layers", "records"),
@@ -42,7 +42,7 @@ rule effects:
     benchmark:
         "logs/{experiment}/effects/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("effects"),
     params:
@@ -69,7 +69,7 @@ rule fits:
     benchmark:
         "logs/{experiment}/fits/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("fits"),
     params:
@@ -97,7 +97,7 @@ rule method_tables:
     benchmark:
         "logs/{experiment}/method_tables.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("method_tables.py"),
         settings=setting("methods", "best_factor", "judge", "model"),

@@ -16,7 +16,7 @@ rule activations:
     benchmark:
         "logs/{experiment}/activations/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("activations"),
     params:
@@ -43,7 +43,7 @@ rule records:
     wildcard_constraints:
         experiment=only(lambda experiment: isinstance(experiment.records, LocalRecords)),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         **wants("records"),
         code=code("records.py"),
@@ -62,7 +62,7 @@ rule neuronpedia_records:
     wildcard_constraints:
         experiment=only(lambda experiment: not isinstance(experiment.records, LocalRecords)),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     threads: 8  # of the submitting host, so that few run at once: each has several requests under way
     params:
         **wants("records"),
@@ -89,7 +89,7 @@ rule concepts:
     wildcard_constraints:
         experiment=only(lambda experiment: isinstance(experiment.concepts, TopicConcepts)),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         **wants("concepts"),
         code=code("concepts.py"),
@@ -110,7 +110,7 @@ rule explanations:
     wildcard_constraints:
         experiment=only(lambda experiment: not isinstance(experiment.concepts, TopicConcepts)),
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         **wants("concepts"),
         code=code("explanations.py"),

@@ -15,7 +15,7 @@ rule logit_lens:
     benchmark:
         "logs/{experiment}/logit_lens/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("logit_lens"),
     params:
@@ -39,7 +39,7 @@ rule input_score:
     benchmark:
         "logs/{experiment}/input_score/{layers}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         **wants("input_score"),
         code=code("input_score.py"),
@@ -62,7 +62,7 @@ rule output_score:
     benchmark:
         "logs/{experiment}/output_score/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("output_score"),
     params:

@@ -12,7 +12,7 @@ rule selection:
     benchmark:
         "logs/{experiment}/selection.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("selection.py"),
         settings=setting("selection"),
@@ -32,7 +32,7 @@ rule factor_bins:
     benchmark:
         "logs/{experiment}/factor_bins.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("factor_bins.py"),
         settings=setting("selection", "figures"),
@@ -56,7 +56,7 @@ rule pmi:
     benchmark:
         "logs/{experiment}/pmi.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("pmi.py"),
         settings=setting("selection", "best_factor", "pmi"),
@@ -79,7 +79,7 @@ rule examples:
     benchmark:
         "logs/{experiment}/examples.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("examples.py"),
         settings=setting("sweep", "best_factor", "figures", "selection"),
@@ -102,7 +102,7 @@ rule metrics:
     benchmark:
         "logs/{experiment}/metrics.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("metrics.py"),
         settings=setting("selection", "best_factor"),

@@ -16,7 +16,7 @@ rule features_table:
     benchmark:
         "logs/{experiment}/features_table.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("features_table.py"),
     script:
@@ -40,7 +40,7 @@ rule layer_features:
     wildcard_constraints:
         layer=r"\d+",
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("features_table.py"),
     script:
@@ -61,7 +61,7 @@ rule steering_table:
     benchmark:
         "logs/{experiment}/steering_table.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("steering_table.py"),
         settings=setting("sweep"),
@@ -82,7 +82,7 @@ rule outcomes:
     benchmark:
         "logs/{experiment}/outcomes.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         code=code("outcomes.py"),
         settings=setting("best_factor"),

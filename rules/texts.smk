@@ -15,7 +15,7 @@ rule generations:
     benchmark:
         "logs/{experiment}/generations/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("generations"),
     params:
@@ -38,7 +38,7 @@ rule gen_success:
     benchmark:
         "logs/{experiment}/gen_success/{layers}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/saesteer.yaml"
     params:
         **wants("gen_success"),
         code=code("gen_success.py"),
@@ -59,7 +59,7 @@ rule perplexity:
     benchmark:
         "logs/{experiment}/perplexity/{layers}.tsv"
     conda:
-        "../envs/gpu.yaml"
+        "../envs/saesteer.yaml"
     resources:
         **gpu_job("perplexity"),
     params:

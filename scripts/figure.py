@@ -13,4 +13,4 @@ figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}").
 tables = {name: read_summary((SUMMARIES | METHOD_SUMMARIES)[name], job.input(name)) for name in job.inputs}
 data = figure.data(tables, Options(job.experiment.best_factor.rule, job.experiment.selection))
 save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
-log.info("%s", figure.caption(data))
+log.info("%s %s", snakemake.params.caption, figure.counts(data))

@@ -1,22 +1,95 @@
-"""What every figure has to hold, however little there is to draw."""
+"""The figures with tables to draw, of the main job and of the comparison of methods, and what every figure has to hold."""
 
 import re
+from functools import cache
+from importlib import import_module
 
+import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from method_rows import LAYER, PROMPTS, method_settings, rows_of, synthetic_rows
+from synthetic_tables import selection_settings, synthetic_tables
 
-from saesteer.figures.definition import FigureDefinition
+from saesteer.core.tables import SUMMARIES
+from saesteer.figures.definition import FigureDefinition, Options
+from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
+from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.methods.compare.summaries import method_summaries
+
+ALL_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES
+OPTIONS = Options("capped", selection_settings())
+FIGURES: dict[str, FigureDefinition] = {name: import_module(f"saesteer.figures.{name}").FIGURE for name in ALL_TABLES}
+Tables = dict[str, pl.DataFrame]
 
 
-def assert_drawn_and_told(definition: FigureDefinition, data: pl.DataFrame, figure: Figure) -> None:
-    """There are axes, and a caption that says how to read them and of how many things they are."""
-    assert figure.axes
-    caption = definition.caption(data)
-    assert caption.startswith(definition.reading)
-    assert "n = " in caption
-    assert "nan" not in caption.lower()
-    assert "None" not in caption
+def drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
+    """A figure's data and the figure, from no table but those it names."""
+    data = FIGURES[name].data({table: tables[table] for table in ALL_TABLES[name]}, OPTIONS)
+    figure = FIGURES[name].draw(data)
+    figure.draw_without_rendering()
+    return data, figure
+
+
+def method_tables(**changes: object) -> Tables:
+    settings = method_settings(**changes)
+    return method_summaries(synthetic_rows(settings), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 6)})
+
+
+@cache
+def world() -> Tables:
+    """The summary tables of an experiment and of a comparison of methods."""
+    return synthetic_tables() | method_tables()
+
+
+@cache
+def two_layers() -> Tables:
+    """The same methods at another layer too."""
+    return {name: pl.concat([world()[name], world()[name].with_columns(layer=pl.lit(9, pl.UInt16))]) for name in method_tables()}
+
+
+THIN = dict.fromkeys(FIGURE_TABLES, ("micro", "one feature", "no scores"))
+THIN |= dict.fromkeys(METHOD_FIGURE_TABLES, ("one method", "one concept", "no ratings"))
+
+
+@cache
+def thin(case: str) -> Tables:
+    """Tables of very small or very incomplete experiments and comparisons."""
+    if case == "one feature":
+        return synthetic_tables(1, 1, ("0", "2"))
+    if case == "one method":
+        return method_tables(methods=("unsteered",))
+    if case in ("one concept", "no ratings"):
+        settings = method_settings(methods=("unsteered", "diffmean"))
+        rating = (None, None, None) if case == "no ratings" else (1, None, 2)
+        texts = [(key, "a", "1", prompt, rating) for key in settings.methods for prompt in PROMPTS]
+        return method_summaries(rows_of(texts), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 1)})
+    micro = synthetic_tables(n_layers=2, n_features=4, factors=("0", "2", "4"))
+    return micro if case == "micro" else _without_scores(micro)
+
+
+def _without_scores(tables: Tables) -> Tables:
+    judged = pl.col("measure") != "gen_success_20"
+    nulls = [name for name, column in SUMMARIES["selection"].columns.items() if column.null_when]
+    return tables | {
+        "features": _blank(tables["features"], "input_score", "concept", "max_activation"),
+        "selection": tables["selection"].with_columns(
+            *(pl.when(~judged).then(name).alias(name) for name in nulls),
+            *(pl.when(~judged).then(name).otherwise(0).cast(pl.UInt32).alias(name) for name in ("n_features", "n_kept")),
+        ),
+        "outcomes": _blank(tables["outcomes"], "judge_score", "concept_rating", "fluency_rating", "concept"),
+        "factor_bins": _blank(tables["factor_bins"], "perplexity", "perplexity_low", "perplexity_high"),
+        "pmi": _blank(tables["pmi"], "mean", "low", "high").with_columns(n_kept=pl.lit(0, pl.UInt32)),
+        "examples": _blank(tables["examples"], "input_score", "concept", "top_context", "factor", "steered"),
+    }
+
+
+def _blank(table: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    return table.with_columns(pl.lit(None, table.schema[name]).alias(name) for name in columns)
+
+
+def assert_same(values: np.ndarray, column: pl.Series) -> None:
+    np.testing.assert_array_equal(values, column.cast(pl.Float64).fill_null(np.nan).to_numpy())
 
 
 def assert_labelled_and_inside(figure: Figure) -> None:

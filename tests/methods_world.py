@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from engine_models import WORLD, shipped_model, shipped_sae
@@ -57,6 +58,12 @@ def problem(
         vectors=dict(vectors or {}),
         seed=seed,
     )
+
+
+def random_effects(seed: int = 0) -> Approximator:
+    """A made-up approximator of the shipped SAE's features."""
+    rng = np.random.default_rng(seed)
+    return Approximator(torch.tensor(rng.normal(size=(128, 1024))).float(), torch.tensor(rng.normal(size=1024)).float(), 0.5)
 
 
 Toy = Sequence[Sequence[Sequence[float]]]  # texts of tokens of residuals

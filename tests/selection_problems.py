@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from engine_models import shipped_model
+from methods_world import toy_tokens
 
 from saesteer.core.tables import FEATURES, validate
 from saesteer.engine.saes import Sae, SaeMeta
-from saesteer.methods.fit.problem import Problem, Text, Tokens
+from saesteer.methods.fit.problem import Problem, Text
 
 Codes = Sequence[Sequence[Sequence[float]]]
 """Per text, per token, a code of every feature."""
@@ -69,38 +69,14 @@ def by_codes(
         vectors={},
         seed=seed,
     )
-    made.__dict__["positive_tokens"] = _tokens(positive)
-    made.__dict__["negative_tokens"] = _tokens(negative)
+    made.__dict__["positive_tokens"] = toy_tokens(positive)
+    made.__dict__["negative_tokens"] = toy_tokens(negative)
     return made
-
-
-def _tokens(texts: Codes) -> Tokens:
-    lengths = torch.tensor([len(text) for text in texts])
-    residual = torch.cat([torch.tensor(text, dtype=torch.float32) for text in texts])
-    return Tokens(residual, torch.arange(len(texts)).repeat_interleave(lengths), len(texts))
 
 
 def one_token_each(values: Sequence[Sequence[float]]) -> list[list[list[float]]]:
     """Texts of a token each, from their codes."""
     return [[list(codes)] for codes in values]
-
-
-def slow_loss(problem: Problem, texts: Sequence[Text], edit: Callable[[Text, torch.Tensor], torch.Tensor]) -> float:
-    """Mean loss per token that texts say, in nats, when `edit` changes the residual [seq d_model] behind block `layer`: a text at a time,
-    through Hugging Face's own forward, with a hook written here."""
-    total, n = 0.0, 0
-    for text in texts:
-        hook = problem.lm.model.model.layers[problem.layer].register_forward_hook(
-            lambda _module, _args, output, text=text: edit(text, output[0])[None]
-        )
-        with torch.no_grad():
-            logits = problem.lm.model(torch.tensor([text.ids])).logits[0].double().numpy()
-        hook.remove()
-        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        for place in range(text.n_context, len(text.ids)):
-            total -= log_p[place - 1, text.ids[place]]
-            n += 1
-    return total / n
 
 
 def slow_codes(problem: Problem, rows: torch.Tensor, feature: int) -> torch.Tensor:
@@ -110,10 +86,10 @@ def slow_codes(problem: Problem, rows: torch.Tensor, feature: int) -> torch.Tens
     return torch.where(pre > sae.threshold[feature], pre, 0.0)
 
 
-def without(problem: Problem, feature: int, share: float) -> Callable[[Text, torch.Tensor], torch.Tensor]:
-    """An edit for `slow_loss`: `share` of what the feature writes taken off where the text says something."""
+def without(problem: Problem, feature: int, share: float) -> Callable[[torch.Tensor, Text], torch.Tensor]:
+    """A change for `slow_vectors.slow_loss`: `share` of what the feature writes taken off where the text says something."""
 
-    def edit(text: Text, residual: torch.Tensor) -> torch.Tensor:
+    def edit(residual: torch.Tensor, text: Text) -> torch.Tensor:
         changed = residual.clone()
         said = slice(text.n_context, len(text.ids))
         codes = slow_codes(problem, residual[said], feature)

@@ -73,7 +73,8 @@ def hooks_of(lm: LanguageModel) -> int:
 
 @contextmanager
 def left_as_it_was(lm: LanguageModel) -> Iterator[None]:
-    """Afterwards the model has the same parameters to the bit, asks for no gradient, holds none, has no hook and does not train."""
+    """Afterwards the model has the same parameters to the bit, asks for no gradient, holds none, has no hook, no forward
+    of an instance's own, and does not train."""
     before = {name: (weight, weight.data_ptr(), weight.clone()) for name, weight in lm.model.named_parameters()}
     yield
     for name, weight in lm.model.named_parameters():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
-from polars.testing import assert_frame_equal
 
 from saesteer.engine.activations import SCHEMA, sparse_codes
 
@@ -39,16 +38,6 @@ def test_equals_each_text_alone_token_by_token(family: str) -> None:
             assert list(zip(row["token_index"], row["feature"], strict=True)) == sorted(
                 zip(row["token_index"], row["feature"], strict=True)
             )
-
-
-def test_rows_do_not_depend_on_neighbours_or_on_the_other_layers() -> None:
-    lm, sae = model_and_sae("shipped", 2)
-    texts = _texts([30, 9, 40, 12, 33, 64] * 12)
-    whole = pl.concat(sparse_codes(lm, {2: sae, 4: model_and_sae("shipped", 4)[1]}, texts)).filter(pl.col("layer") == 2)
-    shuffled = pl.concat(sparse_codes(lm, {2: sae}, texts.sample(fraction=1, shuffle=True, seed=0)))
-    assert_frame_equal(whole.sort("text_id"), shuffled.sort("text_id"), check_exact=True)
-    alone = pl.concat(sparse_codes(lm, {2: sae}, texts[3:4]))
-    assert_frame_equal(alone, whole.filter(pl.col("text_id") == "text 3"), check_exact=True)
 
 
 def test_a_text_without_active_features_keeps_its_row() -> None:

@@ -294,33 +294,6 @@ def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType)
     assert float(_loss(given, fitted, factor=0.0)) == pytest.approx(before, abs=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", FITS)
-def test_fits_depend_on_the_seed_alone(method: ModuleType) -> None:
-    torch.manual_seed(1)
-    first = packed(method.fit(problem(n_texts=6)))
-    torch.manual_seed(2)
-    torch.rand(7)
-    assert packed(method.fit(problem(n_texts=6))) == first
-    assert packed(method.fit(problem(n_texts=6, seed=1))) != first
-
-
-@pytest.mark.parametrize("installed", ["lora", "loreft"])
-def test_rows_at_their_own_factor_equal_rows_by_themselves(installed: str) -> None:
-    lm = shipped_model()
-    ids, factors = rows_of(lm, 40), torch.linspace(-1, 2, 40)
-
-    def logits(rows: Tensor, factor: Tensor) -> Tensor:
-        with torch.no_grad(), _installed(lm, installed, factor):
-            found: Tensor = lm.model(rows).logits
-        return found
-
-    together = logits(ids, factors)
-    for row in (0, 7, 39):
-        alone = logits(ids[row].expand(32, -1), factors[row].expand(32))
-        assert torch.equal(alone[0], together[row])
-
-
 def _installed(lm: LanguageModel, kind: str, factor: Tensor) -> AbstractContextManager[None]:
     if kind == "lora":
         return low_rank_weights_installed(lm, a_lora(lm), factor)

@@ -10,7 +10,6 @@ import torch
 from engine_models import N_FEATURES, model_and_sae, prompt_of, tiny_sae
 from methods_world import texts_of
 from oracles import plain_hooks, splitmix
-from polars.testing import assert_frame_equal
 
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.tables import validate
@@ -104,20 +103,6 @@ def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch:
     steered, _ = slow_mean(lm, sae, torch.tensor(table["direction"][0].to_list()), prompts, 4, 5, ending)
     assert n < 16
     torch.testing.assert_close(torch.tensor(table["effect"][0].to_list()).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
-
-
-def test_a_row_is_bit_equal_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where texts end at different lengths."""
-    lm, sae = model_and_sae("gemma2", 1)
-    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, lm.n_vocab, 4)))
-    together = pl.concat(measured_effects(lm, sae, 1, rows_of(*range(8)), prompts_of(lm, "gemma2"), settings(), SEED))
-    monkeypatch.setattr("saesteer.methods.fit.effects.VECTORS_AT_A_TIME", 3)
-    monkeypatch.setattr("saesteer.methods.fit.effects.SCALING_VECTORS", 2)
-    monkeypatch.setattr("saesteer.methods.fit.effects.CODES_AT_A_TIME", 1)
-    frames = list(measured_effects(lm, sae, 1, rows_of(7, 2, 3, 0), prompts_of(lm, "gemma2"), settings(n_vectors=9), SEED))
-    assert [frame.height for frame in frames] == [3, 1]
-    some = pl.concat(frames)
-    assert_frame_equal(some, together.join(some, on="vector", how="semi"), check_exact=True)
 
 
 def test_another_seed_gives_other_effects_of_other_vectors() -> None:

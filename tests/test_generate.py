@@ -101,24 +101,6 @@ def test_a_prompt_of_one_token(family: str) -> None:
         assert row["token_ids"] == plain_hooks.generated(lm.model, sae, 1, row["feature"], float(row["factor"]), ids, 5, [2])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2", "shipped"])
-def test_rows_are_bit_equal_at_any_batch_and_order(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sampled tokens and the logits that they were drawn from, at 1, 7, 33 and 256 rows and shuffled."""
-    lm, sae = model_and_sae(family, 1)
-    rows = sweep_rows(256, n_features=sae.meta.n_features)
-    logits = _recorded_logits(monkeypatch)
-    sampling = Sampling(max_new_tokens=6)
-    whole = swept(lm, sae, rows, family, sampling).sort(KEYS)
-    expected = logits.copy()
-    for batch, some in ((1, rows[:8]), (7, rows[:42]), (33, rows), (256, rows.sample(fraction=1, shuffle=True, seed=1)), (256, rows[9:16])):
-        logits.clear()
-        table = swept(lm, sae, some, family, sampling, batch=batch)
-        assert_frame_equal(table.sort(KEYS), whole.join(some, on=KEYS, how="semi").sort(KEYS), check_exact=True)
-        assert len(logits) == table["n_tokens"].sum()
-        assert all(torch.equal(row, expected[key]) for key, row in logits.items())
-
-
 def _recorded_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Any, ...], torch.Tensor]:
     """Logits of every running row and step, by the row's stream of random numbers, as they are computed."""
     recorded: dict[tuple[Any, ...], torch.Tensor] = {}

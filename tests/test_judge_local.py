@@ -1,6 +1,5 @@
 """A judge that is a transformers model: its answers are the model's own, whatever they are asked together with."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +74,6 @@ def test_answers_are_plain_greedy_decoding(tmp_path: Path):
         assert len(prompt) % LENGTH_STEP  # so there is padding
         tokens = plain_greedy(lm, prompt, 12, ends)
         assert found[ask.question.request_id][0] == lm.tokenizer.decode(tokens, skip_special_tokens=True)
-
-
-def test_an_answer_does_not_depend_on_its_neighbours(tmp_path: Path):
-    asked = asks([f"{text} {number}" for number in range(12) for text in TEXTS])
-    whole = answers(local_asker(judge_model(), settings(batch_size=64), "w"), asked, tmp_path / "whole")
-    assert len({raw for raw, _ in whole.values()}) > 10
-    some = answers(local_asker(judge_model(), settings(batch_size=1), "w"), asked[5:8], tmp_path / "some")
-    random.Random(0).shuffle(asked)
-    shuffled = answers(local_asker(judge_model(), settings(), "w"), asked, tmp_path / "shuffled")
-    assert shuffled == whole
-    assert some == {key: whole[key] for key in some}
 
 
 def test_an_answer_ends_at_the_end_of_turn_or_is_cut_off(tmp_path: Path):

@@ -22,16 +22,6 @@ def test_equals_norm_and_head_of_each_row(family: str) -> None:
         torch.testing.assert_close(expected[ids[feature]], values[feature], rtol=1e-5, atol=1e-5)
 
 
-def test_does_not_depend_on_the_block_or_the_order() -> None:
-    lm, sae = model_and_sae("shipped", 1)
-    ids, values = lens_tokens(lm, sae.W_dec[:300], 20)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    for block, n in ((32, 300), (50, 300), (300, 33), (128, 1)):
-        some_ids, some_values = lens_tokens(lm, sae.W_dec[order[:n]], 20, block=block)
-        assert torch.equal(some_ids, ids[order[:n]])
-        assert torch.equal(some_values, values[order[:n]])
-
-
 def test_equal_logits_go_by_token_id() -> None:
     """Tokens 60 to 99 share a head row, so they tie; a zero direction ties all of them."""
     lm = tiny_model("llama", seed=5)

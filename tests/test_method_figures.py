@@ -1,56 +1,13 @@
-"""The figures of the methods' comparison: what is drawn is the tables, files are the same bytes again, thin tables do not break them."""
-
-import subprocess
-import sys
-from functools import cache
-from importlib import import_module
-from pathlib import Path
+"""The figures of the methods' comparison: what is drawn is the tables."""
 
 import numpy as np
 import polars as pl
 import pytest
-from drawn_figures import assert_drawn_and_told, assert_labelled_and_inside
+from drawn_figures import drawn, two_layers, world
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, synthetic_rows
-from synthetic_tables import selection_settings
 
-from saesteer.core.tables.methods import METHOD_SUMMARIES
-from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.method_curves import N_SHOWN
-from saesteer.figures.method_families import LOOKS
-from saesteer.figures.save import save_figure
-from saesteer.methods.compare.comparison import FAMILIES
-from saesteer.methods.compare.paper_values import our_protocol
-
-TABLES = {"methods": ("methods",), "method_curves": ("method_curves",), "method_differences": ("methods", "method_differences")}
-FIGURES: dict[str, FigureDefinition] = {name: import_module(f"saesteer.figures.{name}").FIGURE for name in TABLES}
-OPTIONS = Options("capped", selection_settings())
-KINDS = ("pdf", "png", "csv")
-
-
-def tables_of(**changes: object) -> dict[str, pl.DataFrame]:
-    settings = method_settings(**changes)
-    protocols = {LAYER: our_protocol(settings, "model", LAYER, "judge", 6)}
-    return method_summaries(synthetic_rows(settings), PROMPTS, settings, protocols)
-
-
-@cache
-def world() -> dict[str, pl.DataFrame]:
-    return tables_of()
-
-
-@cache
-def two_layers() -> dict[str, pl.DataFrame]:
-    """The same methods at another layer too."""
-    return {name: pl.concat([frame, frame.with_columns(layer=pl.lit(9, pl.UInt16))]) for name, frame in world().items()}
-
-
-def drawn(name: str, tables: dict[str, pl.DataFrame]) -> tuple[pl.DataFrame, Figure]:
-    data = FIGURES[name].data({table: tables[table] for table in TABLES[name]}, OPTIONS)
-    figure = FIGURES[name].draw(data)
-    figure.draw_without_rendering()
-    return data, figure
+from saesteer.methods.compare.means import FAMILIES
 
 
 def line(axes: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -68,47 +25,6 @@ def segments(axes: Axes) -> set[tuple[float, ...]]:
         for path in collection.get_segments()
         if len(path) == 2
     }
-
-
-def test_names_tables_and_families_agree() -> None:
-    assert all(name == definition.name for name, definition in FIGURES.items())
-    assert {table for read in TABLES.values() for table in read} <= set(METHOD_SUMMARIES)
-    assert tuple(LOOKS) == FAMILIES
-    assert len({look.colour for look in LOOKS.values()}) == len({look.marker for look in LOOKS.values()}) == len(LOOKS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("layers", [1, 2])
-def test_axes_are_labelled_and_text_lies_inside(name: str, layers: int) -> None:
-    _, figure = drawn(name, world() if layers == 1 else two_layers())
-    assert_labelled_and_inside(figure)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TABLES)
-def test_files_are_the_same_bytes_again(name: str, tmp_path: Path) -> None:
-    mixed = {table: frame.sample(fraction=1.0, shuffle=True, seed=1) for table, frame in world().items()}
-    captions = []
-    for folder, tables in (("a", world()), ("b", mixed)):
-        data = FIGURES[name].data(tables, OPTIONS)
-        save_figure(FIGURES[name].draw(data), data, tmp_path / folder / name)
-        captions.append(FIGURES[name].caption(data))
-    assert captions[0] == captions[1]
-    for kind in KINDS:
-        first, second = ((tmp_path / folder / f"{name}.{kind}").read_bytes() for folder in "ab")
-        assert first == second
-        assert len(first) > 100
-    saved = pl.read_csv(tmp_path / "a" / f"{name}.csv", schema=FIGURES[name].data(world(), OPTIONS).schema)
-    assert saved.equals(FIGURES[name].data(world(), OPTIONS))
-
-
-@pytest.mark.slow
-def test_no_torch_is_imported() -> None:
-    modules = ["methods.summaries", "methods.report", "methods.axbench_format", *(f"figures.{name}" for name in TABLES)]
-    program = "import sys\n" + "\n".join(f"import saesteer.{name}" for name in modules) + "\nprint('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["False"]
 
 
 def test_every_method_is_drawn_at_its_score_best_first() -> None:
@@ -186,22 +102,3 @@ def test_two_layers_have_panels_of_their_own() -> None:
         assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_label() != "<colorbar>"] == ["layer 5", "layer 9"]
     _, figure = drawn("method_curves", two_layers())
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison][:2] == ["layer 5: Controls", "layer 5: Prompt"]
-
-
-@cache
-def degenerate(case: str) -> dict[str, pl.DataFrame]:
-    """Tables of very small or very incomplete comparisons."""
-    if case == "one method":
-        return tables_of(methods=("unsteered",))
-    settings = method_settings(methods=("unsteered", "diffmean"))
-    rating = (None, None, None) if case == "no ratings" else (1, None, 2)
-    texts = [(key, "a", "1", prompt, rating) for key in settings.methods for prompt in PROMPTS]
-    return method_summaries(rows_of(texts), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 1)})
-
-
-@pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("case", ["one method", "one concept", "no ratings"])
-@pytest.mark.filterwarnings("error")
-def test_thin_tables_are_drawn(case: str, name: str) -> None:
-    data, figure = drawn(name, degenerate(case))
-    assert_drawn_and_told(FIGURES[name], data, figure)

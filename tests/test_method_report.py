@@ -11,7 +11,8 @@ from scipy.stats import bootstrap, norm
 
 from saesteer.core.tables.methods import METHOD_SCORES, METHOD_SUMMARIES
 from saesteer.core.tables.schema import validate
-from saesteer.methods.compare.comparison import FAMILIES, family_of, method_differences
+from saesteer.methods.compare.differences import method_differences
+from saesteer.methods.compare.means import FAMILIES, family_of
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.report.axbench_format import NAMES, to_axbench

@@ -1,6 +1,8 @@
 """The comparison of steering methods as a workflow: finished once, then only what changed is computed again; a new method is one file and
 one row."""
 
+import html
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,9 @@ from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+from saesteer.figures.names import CAPTIONS, METHOD_FIGURE_TABLES
+from saesteer.settings import load_experiment
+from saesteer.workflow.plan import figures
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +114,14 @@ def test_a_finished_comparison_is_complete_and_has_nothing_to_do(compared: Check
     assert (abstaining["n_abstaining"], abstaining["score"]) == (N_CONCEPTS, unsteered["score"])
 
 
+def test_every_figure_has_its_caption_in_snakemakes_report(compared: Checkout, tmp_path: Path) -> None:
+    run(compared, "--report", str(tmp_path / "report.html"))
+    shown = re.findall(r'"caption": "<p>(.*?)</p>', (tmp_path / "report.html").read_text())
+    asked = figures(load_experiment(NAME, compared.path / "config/experiments"))
+    assert set(METHOD_FIGURE_TABLES) < set(asked)
+    assert {html.unescape(text.replace("\\n", " ")) for text in shown} == {CAPTIONS[name] for name in asked}
+
+
 def saesteer(folder: Checkout, *arguments: str) -> str:
     command = [str(BIN / "saesteer"), *arguments]
     done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
@@ -198,7 +211,6 @@ def test_an_unknown_method_is_refused_by_name(restored: Checkout) -> None:
 
 def test_the_shipped_comparison_has_every_method_and_16_topics() -> None:
     """Every method that needs no file."""
-    from saesteer.settings import load_experiment
     from saesteer.settings.registry import METHODS as ROWS
 
     asked = load_experiment("tiny-methods", Path(__file__).parents[1] / "config/experiments").methods

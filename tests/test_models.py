@@ -76,19 +76,6 @@ def test_blocks_that_are_not_needed_are_not_run() -> None:
     assert ran == [0, 1, 3]
 
 
-@pytest.mark.parametrize("n_rows", [1, 7, 33, 256])
-@pytest.mark.parametrize("family", ["gemma2", "gpt2", "shipped"])
-def test_spliced_rows_are_bit_equal_at_any_number_and_order(family: str, n_rows: int) -> None:
-    lm, sae = model_and_sae(family, 1)
-    token_ids = models.prompt_token_ids(lm, prompt_of(family))
-    prompt = models.prefill(lm, token_ids)
-    rows = 5 * torch.cat([sae.W_dec, sae.W_dec + 0.5, sae.W_dec * 2])[:256]
-    order = torch.randperm(256, generator=torch.Generator().manual_seed(n_rows))
-    whole = head.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows))
-    some = head.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows[order[:n_rows]]))
-    assert torch.equal(some, whole[order[:n_rows]])
-
-
 def test_the_prompts_cache_is_never_written() -> None:
     lm, sae = model_and_sae("gemma2_short_window", 1)
     prompt = models.prefill(lm, models.prompt_token_ids(lm, "From ba be dibo"))

@@ -56,19 +56,6 @@ def test_a_text_without_tokens_is_missing_not_zero() -> None:
     assert continuation_nll(tiny_model("llama"), _rows([]).cast({"prefix": pl.String, "text": pl.String})).schema == SCHEMA
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["gemma2", "gpt2", "shipped"])
-def test_rows_do_not_depend_on_batch_order_or_neighbours(family: str) -> None:
-    lm, _ = model_and_sae(family, 1)
-    words = [piece[1:] for piece in lm.tokenizer.get_vocab() if piece.startswith("▁") and len(piece) > 4]
-    rows = _many(200, sorted(words), "From my experience,") if family == "shipped" else _many(200)
-    whole = continuation_nll(lm, rows)
-    for batch, some in ((1, rows[:40]), (7, rows), (33, rows.sample(fraction=1, shuffle=True, seed=1)), (256, rows[5:6]), (512, rows)):
-        table = continuation_nll(lm, some, batch=batch)
-        assert table["row"].equals(some["row"])
-        assert_frame_equal(table, whole[some["row"].to_list()], check_exact=True)
-
-
 def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, rows = tiny_model("gemma2"), _many(100)
     whole = continuation_nll(lm, rows)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from methods_world import problem
-from selection_problems import by_codes, slow_codes, slow_loss, without
+from selection_problems import by_codes, slow_codes, without
+from slow_vectors import slow_loss
 
+from saesteer.methods.fit import problem as fit_problem
 from saesteer.methods.fit import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
-from saesteer.methods.fit.problem import Abstains, Problem, Text
+from saesteer.methods.fit.problem import Abstains, Problem, Text, largest_codes
 
 FEW = (8, 53, 77, 98, 397, 665, 640, 898)  # features of layer 5 for what is too slow for all
 
@@ -22,6 +24,12 @@ def french() -> Problem:
     return problem("french", 36, features=FEW)
 
 
+def loss(given_: Problem, texts: tuple[Text, ...], feature: int = 0, share: float = 0.0) -> float:
+    """Mean loss of texts by the slow loop, with a share of what a feature writes taken off."""
+    with torch.no_grad():
+        return float(slow_loss(given_, texts, without(given_, feature, share)))
+
+
 def turned_round(given_: Problem) -> Problem:
     """The same with positive and negative texts exchanged."""
     return replace(given_, positive=given_.negative, negative=given_.positive)
@@ -29,7 +37,7 @@ def turned_round(given_: Problem) -> Problem:
 
 def slope_of_removal(given_: Problem, texts: tuple[Text, ...], feature: int, step: float = 0.05) -> float:
     """Central difference of the mean loss in the share of the feature that is removed."""
-    more, less = (slow_loss(given_, texts, without(given_, feature, share)) for share in (step, -step))
+    more, less = (loss(given_, texts, feature, share) for share in (step, -step))
     return (more - less) / (2 * step)
 
 
@@ -54,9 +62,9 @@ def test_gradient_attribution_takes_the_largest_slope_positive_less_negative() -
 def test_ablation_measures_the_rise_that_a_hook_written_here_measures(french: Problem) -> None:
     features = list(FEW[2:6])
     found = sae_ablation.measured_rise(french, french.positive, features)
-    unchanged = slow_loss(french, french.positive, lambda _text, residual: residual)
+    unchanged = loss(french, french.positive)
     for place, feature in enumerate(features):
-        expected = slow_loss(french, french.positive, without(french, feature, 1.0)) - unchanged
+        expected = loss(french, french.positive, feature, 1.0) - unchanged
         assert found[place].item() == pytest.approx(expected, abs=2e-6)
     assert found.abs().min() > 5e-4
 
@@ -67,7 +75,7 @@ def test_ablation_takes_the_largest_rise_of_the_best_detectors(monkeypatch: pyte
     order = sae_features.ranked(sae_features.with_auroc(given_), "auroc")["feature"].to_list()
 
     def rise(feature: int, texts: tuple[Text, ...]) -> float:
-        return slow_loss(given_, texts, without(given_, feature, 1.0)) - slow_loss(given_, texts, lambda _text, residual: residual)
+        return loss(given_, texts, feature, 1.0) - loss(given_, texts)
 
     rises = {feature: rise(feature, given_.positive) - rise(feature, given_.negative) for feature in order}
     best, worst = max(rises, key=rises.__getitem__), min(rises, key=rises.__getitem__)
@@ -92,7 +100,7 @@ def test_a_feature_that_never_fires_raises_nothing(french: Problem) -> None:
 def test_attribution_and_ablation_do_not_know_how_many_texts_run_together(french: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     features = list(FEW)
     together = sae_ablation.measured_rise(french, french.positive, features), sae_gradient_input.first_order_rise(french, french.positive)
-    monkeypatch.setattr(sae_features, "TEXTS_AT_A_TIME", 7)
+    monkeypatch.setattr(fit_problem, "TEXTS_AT_A_TIME", 7)
     apart = sae_ablation.measured_rise(french, french.positive, features), sae_gradient_input.first_order_rise(french, french.positive)
     for one, other in zip(together, apart, strict=True):
         assert torch.allclose(one, other, atol=2e-6)
@@ -156,6 +164,6 @@ def test_contexts_are_the_texts_each_once_in_turn() -> None:
 def test_slow_codes_are_the_saes(french: Problem) -> None:
     """The oracle of this file against the tested encoder, so that what it shows is shown of the right codes."""
     rows = french.positive_tokens.residual[:20]
-    codes = sae_features.largest_codes(french.sae, replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20))
+    codes = largest_codes(french.sae, replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20))
     for feature in FEW:
         assert torch.allclose(slow_codes(french, rows, feature), codes[:, feature], atol=1e-4)

@@ -7,7 +7,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from engine_models import shipped_model
 from hypothesis import given
 from hypothesis import strategies as st
 from methods_world import problem
@@ -15,35 +14,8 @@ from selection_problems import by_codes, one_token_each
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit import (
-    sae_ablation,
-    sae_auroc,
-    sae_both_scores,
-    sae_clamp,
-    sae_delta_confidence,
-    sae_features,
-    sae_gradient_input,
-    sae_gradient_output,
-    sae_label,
-    sae_mutual_information,
-    sae_output_score,
-    sae_top_k,
-)
+from saesteer.methods.fit import sae_choice, sae_features, sae_gradient_output, sae_mutual_information
 from saesteer.methods.fit.problem import Abstains
-
-ALL = (
-    sae_ablation,
-    sae_auroc,
-    sae_both_scores,
-    sae_clamp,
-    sae_delta_confidence,
-    sae_gradient_input,
-    sae_gradient_output,
-    sae_label,
-    sae_mutual_information,
-    sae_output_score,
-    sae_top_k,
-)
 
 small = st.integers(0, 4).map(float)  # small numbers, so that ties are common
 
@@ -93,7 +65,7 @@ def test_sae_a_takes_the_best_auroc_of_each_texts_largest_code() -> None:
     # Feature 0 is large on average in positive texts, but feature 2 is by its largest code in every one of them.
     positive = [[[3.0, 0, 5.0], [3.0, 0, 0]], [[0.5, 0, 4.0], [0.5, 0, 0]]]
     negative = [[[1.0, 0, 3.0], [1.0, 0, 3.0]], [[1.0, 0, 0.0], [1.0, 0, 2.0]]]
-    found = sae_auroc.fit(by_codes(positive, negative))
+    found = sae_choice.by_auroc(by_codes(positive, negative))
     assert chosen(found) == 2
     assert found.scale == 4.0
     assert found.positions == "all"
@@ -112,47 +84,47 @@ def test_sae_a_on_the_shipped_world_is_scikit_learns_choice() -> None:
     best = int(np.argmax(scores))  # the first among equals
     mine = sae_features.with_auroc(given_)
     assert np.allclose(mine["auroc"], np.array(scores)[mine["feature"].to_list()])
-    assert torch.allclose(sae_auroc.fit(given_).vector, given_.sae.W_dec[best] / given_.sae.W_dec[best].norm())
+    assert torch.allclose(sae_choice.by_auroc(given_).vector, given_.sae.W_dec[best] / given_.sae.W_dec[best].norm())
 
 
 def test_equals_go_to_the_lowest_feature() -> None:
     positive, negative = texts_with_auroc(0.8, 0.9, 0.9, 0.9)
-    assert chosen(sae_auroc.fit(by_codes(positive, negative))) == 1
+    assert chosen(sae_choice.by_auroc(by_codes(positive, negative))) == 1
     assert chosen(sae_mutual_information.fit(by_codes([[[0, 1.0, 1, 1]]], [[[0, 0.0, 0, 0]]]))) == 1
-    assert chosen(sae_delta_confidence.fit(by_codes(positive, negative))) == 0
+    assert chosen(sae_choice.by_delta_confidence(by_codes(positive, negative))) == 0
 
 
 def test_a_feature_without_a_record_is_no_candidate() -> None:
     positive, negative = texts_with_auroc(0.8, 1.0, 0.9, 1.0)
     given_ = by_codes(positive, negative, max_activation=[4.0, None, 3.0, 0.0])
-    found = sae_auroc.fit(given_)
+    found = sae_choice.by_auroc(given_)
     assert (chosen(found), found.scale) == (2, 3.0)
     with pytest.raises(Abstains, match="ever active"):
-        sae_auroc.fit(by_codes(positive, negative, max_activation=[None] * 4))
+        sae_choice.by_auroc(by_codes(positive, negative, max_activation=[None] * 4))
 
 
 def test_a_vector_is_unit_and_factor_1_adds_the_largest_record_times_the_decoder_row() -> None:
     decoder = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
-    found = sae_label.fit(by_codes([[[1.0, 1.0]]], [[[0.0, 0.0]]], decoder=decoder, label=0, max_activation=[2.0, 7.0]))
+    found = sae_choice.by_label(by_codes([[[1.0, 1.0]]], [[[0.0, 0.0]]], decoder=decoder, label=0, max_activation=[2.0, 7.0]))
     assert torch.allclose(found.vector, torch.tensor([0.6, 0.8]))
     assert found.scale == pytest.approx(10.0)
 
 
-@pytest.mark.parametrize("method", [sae_label, sae_clamp])
+@pytest.mark.parametrize("method", [sae_choice.by_label, sae_choice.clamped])
 def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: object) -> None:
     texts = [[[1.0, 1.0]]], [[[0.0, 0.0]]]
     with pytest.raises(Abstains, match="no feature is labelled"):
-        method.fit(by_codes(*texts))
+        method(by_codes(*texts))
     with pytest.raises(Abstains, match="feature 1 has no positive record"):
-        method.fit(by_codes(*texts, label=1, max_activation=[4.0, None]))
+        method(by_codes(*texts, label=1, max_activation=[4.0, None]))
     with pytest.raises(Abstains, match="feature 1 has no positive record"):
-        method.fit(by_codes(*texts, label=1, max_activation=[4.0, 0.0]))
+        method(by_codes(*texts, label=1, max_activation=[4.0, 0.0]))
     with pytest.raises(Abstains, match="feature 7 is not among"):
-        method.fit(by_codes(*texts, label=7))
+        method(by_codes(*texts, label=7))
 
 
 def test_clamping_sets_the_labelled_features_code_to_its_largest_record() -> None:
-    found = sae_clamp.fit(by_codes([[[1.0, 1.0, 1.0]]], [[[0.0, 0.0, 0.0]]], label=2, max_activation=[2.0, 7.0, 5.5]))
+    found = sae_choice.clamped(by_codes([[[1.0, 1.0, 1.0]]], [[[0.0, 0.0, 0.0]]], label=2, max_activation=[2.0, 7.0, 5.5]))
     assert (found.features.tolist(), found.values.tolist()) == ([2], [5.5])
 
 
@@ -171,23 +143,24 @@ AUROCS = (1.0, 0.6, 0.9, 0.7, 0.8)
 )
 def test_output_score_drops_the_concepts_features_below_the_threshold(scores: list[float], expected: int) -> None:
     given_ = by_codes(*texts_with_auroc(*AUROCS), output_score=scores, input_score=[None, 1.0, 1.0, 1.0, 1.0])
-    assert chosen(sae_output_score.fit(given_)) == expected
+    assert chosen(sae_choice.by_output_score(given_)) == expected
 
 
 def test_methods_that_filter_abstain_where_nothing_is_left() -> None:
     none_left = by_codes(*texts_with_auroc(*AUROCS), output_score=[0.0, 1.0, 0.0, 0.0, 0.0])
     nothing_detects = by_codes(*texts_with_auroc(0.6, 0.5))
-    for method in (sae_output_score, sae_both_scores, sae_top_k):
+    filters = (sae_choice.by_output_score, sae_choice.by_both_scores, sae_choice.top_k)
+    for method in filters:
         with pytest.raises(Abstains, match=r"output score of at least 0\.1"):
-            method.fit(none_left)
-    for method in (sae_output_score, sae_both_scores, sae_top_k, sae_delta_confidence, sae_gradient_output):
+            method(none_left)
+    for method in (*filters, sae_choice.by_delta_confidence, sae_gradient_output.fit):
         with pytest.raises(Abstains, match=r"AUROC of at least 0\.7"):
-            method.fit(nothing_detects)
+            method(nothing_detects)
 
 
 def test_delta_confidence_takes_the_highest_of_the_features_that_detect() -> None:
     given_ = by_codes(*texts_with_auroc(*AUROCS), delta_token_confidence=[-0.5, 9.0, 0.3, 2.5, 1.0], output_score=[0.0] * 5)
-    assert chosen(sae_delta_confidence.fit(given_)) == 3
+    assert chosen(sae_choice.by_delta_confidence(given_)) == 3
 
 
 @pytest.mark.parametrize(
@@ -200,14 +173,14 @@ def test_delta_confidence_takes_the_highest_of_the_features_that_detect() -> Non
 )
 def test_both_scores_have_to_reach_their_thresholds(inputs: list[float | None], outputs: list[float], expected: int) -> None:
     given_ = by_codes(*texts_with_auroc(*AUROCS), input_score=inputs, output_score=outputs)
-    assert chosen(sae_both_scores.fit(given_)) == expected
+    assert chosen(sae_choice.by_both_scores(given_)) == expected
 
 
 def test_top_k_adds_up_the_five_best_survivors_at_their_largest_records() -> None:
     # Feature 1 does not survive, 5 and 6 share the last AUROC and 5 is the lower; 4 detects nothing.
     positive, negative = texts_with_auroc(1.0, 1.0, 0.9, 0.8, 0.6, 0.7, 0.7, 0.8)
     records, outputs = [2.0, 50.0, 3.0, 1.0, 50.0, 4.0, 50.0, 5.0], [0.5, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    found = sae_top_k.fit(by_codes(positive, negative, max_activation=records, output_score=outputs))
+    found = sae_choice.top_k(by_codes(positive, negative, max_activation=records, output_score=outputs))
     summed = np.array([2.0, 0, 3, 1, 0, 4, 0, 5])
     unit = summed / np.sqrt((summed**2).sum())
     assert np.allclose(found.vector.numpy(), unit, atol=1e-6)
@@ -216,7 +189,7 @@ def test_top_k_adds_up_the_five_best_survivors_at_their_largest_records() -> Non
 
 def test_top_k_takes_what_there_is() -> None:
     positive, negative = texts_with_auroc(0.9, 0.8, 0.2)
-    found = sae_top_k.fit(by_codes(positive, negative, max_activation=[3.0, 4.0, 1.0]))
+    found = sae_choice.top_k(by_codes(positive, negative, max_activation=[3.0, 4.0, 1.0]))
     assert torch.allclose(found.vector, torch.tensor([0.6, 0.8, 0.0]))
 
 
@@ -253,37 +226,3 @@ def test_mutual_information_on_the_shipped_world_is_scikit_learns_choice() -> No
     scores = {f: mutual_info_score(label, table[:, f]) for f in alive if table[:24, f].sum() > table[24:, f].sum()}
     best = min(scores, key=lambda feature: (-round(scores[feature], 12), feature))
     assert torch.allclose(sae_mutual_information.fit(given_).vector, given_.sae.W_dec[best] / given_.sae.W_dec[best].norm())
-
-
-# --- what holds for all
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ALL, ids=lambda method: method.__name__.rpartition(".")[2])
-def test_a_fit_is_the_same_again_and_leaves_nothing_behind(method: object) -> None:
-    found = []
-    for draws in (0, 3):
-        torch.rand(draws)
-        given_ = problem("french", 12)
-        with torch.set_grad_enabled(draws == 0):
-            found.append(method.fit(given_))
-    first, second = (vars(one) for one in found)
-    for name, value in first.items():
-        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
-    model = shipped_model().model
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert not any(weight.requires_grad or weight.grad is not None for weight in model.parameters())
-
-
-@pytest.mark.parametrize("method", ALL, ids=lambda method: method.__name__.rpartition(".")[2])
-def test_a_fit_names_a_feature_of_the_candidates(method: object) -> None:
-    given_ = problem("french", 12)
-    found = method.fit(given_)
-    if isinstance(found, Addition):
-        assert found.vector.norm().item() == pytest.approx(1.0, abs=1e-5)
-        assert found.scale is not None
-        assert found.scale > 0
-        if method is not sae_top_k:
-            feature = int((given_.sae.W_dec @ found.vector).argmax())
-            assert feature in sae_features.candidates(given_)["feature"]
-            assert found.scale == pytest.approx(sae_features.largest_record(given_, feature), rel=1e-3)

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit import fgaa, sae_ts, sae_ts_bias, sae_ts_pinv, sae_ts_rotation
+from saesteer.methods.fit import fgaa, sae_ts
 from saesteer.methods.fit.approximator import PENALTIES, fitted, ridge
 from saesteer.methods.fit.fits import fit_of
 from saesteer.methods.fit.problem import Abstains, Approximator, largest_codes
@@ -147,9 +147,7 @@ def test_the_targeted_vector_raises_its_feature_more_than_the_decoder_row() -> N
 
 def problem(label: int | None = 7, **changes: object) -> methods_world.Problem:
     """A topic of the shipped world with a made-up approximator."""
-    rng = np.random.default_rng(0)
-    effects = Approximator(torch.tensor(rng.normal(size=(128, 1024))).float(), torch.tensor(rng.normal(size=1024)).float(), 0.5)
-    return replace(methods_world.problem("sea", n_texts=6, effects=effects), label=label, **changes)
+    return replace(methods_world.problem("sea", n_texts=6, effects=methods_world.random_effects()), label=label, **changes)
 
 
 def expected_vectors(given: methods_world.Problem) -> dict[str, np.ndarray]:
@@ -196,7 +194,7 @@ def test_the_rotation_turns_decoder_rows_to_where_they_act() -> None:
     lengths = torch.rand(1024, dtype=torch.double, generator=torch.Generator().manual_seed(1)) * 3
     lengths[5] = 0  # a feature that no vector changes
     effects = Approximator((Q @ given.sae.W_dec.T.double() * lengths).float(), torch.ones(1024), 1.0)
-    assert_close(sae_ts_rotation.rotation(effects, given.sae), Q)
+    assert_close(sae_ts.rotation(effects, given.sae), Q)
 
 
 @pytest.mark.slow
@@ -271,16 +269,3 @@ def test_fgaa_aims_at_the_differing_features() -> None:
     v[order] = difference[order]
     expected = M @ v / np.linalg.norm(M @ v) - M @ b / np.linalg.norm(M @ b)
     assert_close(found.vector, expected / np.linalg.norm(expected))
-
-
-def test_fits_do_not_depend_on_what_was_fitted_before() -> None:
-    given = problem()
-    first = sae_ts_rotation.fit(given)
-    for other in (sae_ts, sae_ts_pinv, sae_ts_bias, fgaa):
-        try:
-            other.fit(given)
-        except Abstains:
-            continue
-    again = sae_ts_rotation.fit(problem())
-    assert torch.equal(first.vector, again.vector)
-    assert first.scale == again.scale

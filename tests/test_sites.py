@@ -15,7 +15,6 @@ import pytest
 import torch
 from engine_models import FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from oracles import plain_hooks, splitmix
-from polars.testing import assert_frame_equal
 
 from saesteer.core.counter_rng import text_keys
 from saesteer.engine import head, models
@@ -29,7 +28,6 @@ from saesteer.engine.saes import encode, encoder_input, largest_code
 PROMPT = "From ba be dibo tuda"
 PREFIXES = {f"{number:016x}": text for number, text in enumerate([PROMPT, "ba", "tuda be"])}
 PRE = [0, 2]
-KEYS = ["feature", "factor", "prefix_id", "sample"]
 
 
 def sweep_rows(n: int) -> pl.DataFrame:
@@ -148,22 +146,6 @@ def test_sampled_rows_equal_whole_forwards_with_the_layers_random_numbers(family
         numbers = [splitmix.uniform(*keys, step) for step in range(row["n_tokens"])]
         ids = models.prompt_token_ids(lm, PREFIXES[row["prefix_id"]])
         assert row["token_ids"] == plain_hooks.sampled(lm.model, sae, 2, row["feature"], float(row["factor"]), ids, numbers, 0.7, 30)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layer", PRE)
-@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
-def test_rows_are_bit_equal_at_any_batch_and_order(family: str, layer: int) -> None:
-    lm, sae = tiny_model(family), tiny_sae(layer, site="resid_pre")
-    rows = sweep_rows(120)
-    whole = pl.concat(feature_texts(lm, sae, layer, rows, PREFIXES, Sampling(5), 3)).sort(KEYS)
-    lens, _ = lens_tokens(lm, sae.W_dec, 20)
-    scores = output_scores(lm, sae, layer, list(range(96)), lens, PROMPT, 10.0)
-    for batch, some in ((1, rows[:6]), (7, rows[:40]), (33, rows.reverse())):
-        table = pl.concat(feature_texts(lm, sae, layer, some, PREFIXES, Sampling(5), 3, batch=batch)).sort(KEYS)
-        assert_frame_equal(table, whole.join(some, on=KEYS, how="semi").sort(KEYS), check_exact=True)
-        chosen = list(range(95, 95 - 2 * batch, -2))[:40]
-        assert_frame_equal(output_scores(lm, sae, layer, chosen, lens[chosen], PROMPT, 10.0, batch=batch), scores[chosen], check_exact=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

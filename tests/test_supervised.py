@@ -13,7 +13,7 @@ from methods_world import problem
 from selection_problems import by_codes, one_token_each
 from sklearn.metrics import f1_score
 
-from saesteer.methods.fit import supervised, supervised_random
+from saesteer.methods.fit import supervised
 from saesteer.methods.fit.problem import Abstains, Problem
 
 counts = st.integers(0, 60)
@@ -112,7 +112,7 @@ def world(n_positive: int = 50, seed: int = 0, **columns: list[object]) -> Probl
 
 
 def test_the_best_five_are_set_to_their_largest_records() -> None:
-    found = supervised.fit(world(max_activation=[9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))
+    found = supervised.supervised(world(max_activation=[9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))
     assert found.features.tolist() == [1, 2, 3, 4, 5]
     assert found.values.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
 
@@ -140,9 +140,9 @@ def test_a_false_positive_weighs_more_than_many_missed_texts() -> None:
 
 def test_concepts_with_few_texts_are_dropped() -> None:
     with pytest.raises(Abstains, match="49 texts, fewer than 50"):
-        supervised.fit(world(49))
+        supervised.supervised(world(49))
     with pytest.raises(Abstains, match="49 texts, fewer than 50"):
-        supervised_random.fit(world(49))
+        supervised.random_control(world(49))
 
 
 def test_equals_go_to_the_lowest_feature() -> None:
@@ -162,7 +162,7 @@ def test_on_the_shipped_world_the_selection_is_the_slow_one() -> None:
     scores = {feature: round(slow_best(table[:, feature], positive), 12) for feature in eligible}
     expected = sorted(scores, key=lambda feature: (-scores[feature], feature))[:5]
     assert supervised.selected(given_) == expected
-    found = supervised.fit(given_)
+    found = supervised.supervised(given_)
     largest = dict(given_.features.select("feature", "max_activation").iter_rows())
     assert found.values.tolist() == pytest.approx([largest[feature] for feature in expected])
 
@@ -172,7 +172,7 @@ def test_on_the_shipped_world_the_selection_is_the_slow_one() -> None:
 
 def test_the_control_draws_as_many_features_with_records_and_edits_them_alike() -> None:
     records, largest = [3, 0, 1, 1, 1, 1, 0, 2], [float(feature + 1) for feature in range(8)]
-    drawn = [supervised_random.fit(world(seed=seed, n_records=records, max_activation=largest)) for seed in range(60)]
+    drawn = [supervised.random_control(world(seed=seed, n_records=records, max_activation=largest)) for seed in range(60)]
     for one in drawn:
         assert len(set(one.features.tolist())) == 5
         assert one.values.tolist() == [feature + 1 for feature in one.features.tolist()]
@@ -184,13 +184,13 @@ def test_the_control_draws_as_many_features_with_records_and_edits_them_alike() 
 
 def test_the_control_draws_as_few_as_were_selected_and_the_same_again() -> None:
     few = [0.5, 0.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0]
-    first, again = (supervised_random.fit(world(output_score=few)).features.tolist() for _ in range(2))
+    first, again = (supervised.random_control(world(output_score=few)).features.tolist() for _ in range(2))
     assert len(first) == 2
     assert first == again
-    by_seed = [sorted(supervised_random.fit(world(output_score=few, seed=seed)).features.tolist()) for seed in range(8)]
+    by_seed = [sorted(supervised.random_control(world(output_score=few, seed=seed)).features.tolist()) for seed in range(8)]
     assert any(one != other for one, other in pairwise(by_seed))
 
 
 def test_the_control_abstains_where_too_few_features_have_records() -> None:
     with pytest.raises(Abstains, match="3 features have records, fewer than the 5"):
-        supervised_random.fit(world(n_records=[1, 1, 1, 0, 0, 0, 0, 0]))
+        supervised.random_control(world(n_records=[1, 1, 1, 0, 0, 0, 0, 0]))

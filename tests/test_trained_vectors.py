@@ -11,7 +11,9 @@ from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_los
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit import diffmean, random_vector, reft_r1, ssv
+from saesteer.methods.fit import reft_r1, ssv
+from saesteer.methods.fit.controls import random_vector
+from saesteer.methods.fit.means import diffmean
 from saesteer.methods.fit.problem import Problem, Text
 
 
@@ -72,7 +74,7 @@ def test_steering_lowers_the_loss_of_held_out_positive_texts(method: ModuleType,
         with torch.no_grad():
             return float(slow_loss(chess, held_out, lambda residual, _text: residual + factor * found.scale * found.vector))
 
-    found, control = method.fit(chess), random_vector.fit(chess)
+    found, control = method.fit(chess), random_vector(chess)
     assert loss(found, 0.4) < loss(found, 0) - 0.1
     assert loss(found, -0.4) > loss(found, 0) + 0.1
     assert abs(loss(control, 0.4) - loss(control, 0)) < 0.05
@@ -91,7 +93,7 @@ def test_reft_loss_and_gradient_are_those_of_a_slow_loop(progress: float):
 
 def test_reft_sparsity_grows_with_progress():
     given, texts = problem("sea", n_texts=2), long_texts("sea", 3)
-    w = diffmean.fit(given).vector
+    w = diffmean(given).vector
     at = [float(reft_r1.training_loss(given, texts, w, progress)) for progress in (0.0, 0.5, 1.0)]
     others = []
     for text in texts:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cache
-from types import ModuleType
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -15,22 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_residuals
 from torch import Tensor
 
-from saesteer.engine.interventions import Addition
-from saesteer.methods.fit import caa, diffmean, from_file, lat, pca, probe, random_vector, reft_r1, ssv
+from saesteer.methods.fit import probe
+from saesteer.methods.fit.components import lat, pair_differences, pca
+from saesteer.methods.fit.controls import from_file
+from saesteer.methods.fit.means import caa, diffmean, mean_of_text_means
 from saesteer.methods.fit.problem import Abstains, Problem, Text
-
-FITTED_TO_TEXTS: dict[str, ModuleType] = {
-    "diffmean": diffmean,
-    "caa": caa,
-    "pca": pca,
-    "lat": lat,
-    "probe": probe,
-    "ssv": ssv,
-    "reft_r1": reft_r1,
-}
-METHODS = {**FITTED_TO_TEXTS, "random_vector": random_vector}
-DRAWING = ("lat", "probe", "ssv", "reft_r1", "random_vector")
-"""Those that draw random numbers: pairs, order of texts, where to start."""
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +31,20 @@ def sea() -> Problem:
 def test_diffmean_is_the_difference_of_means_over_tokens(sea: Problem):
     positive, negative = (np.concatenate([slow_residuals(sea, text) for text in texts]) for texts in (sea.positive, sea.negative))
     expected = sum(positive) / len(positive) - sum(negative) / len(negative)
-    assert np.allclose(diffmean.fit(sea).vector, expected / np.linalg.norm(expected), atol=1e-5)
+    assert np.allclose(diffmean(sea).vector, expected / np.linalg.norm(expected), atol=1e-5)
 
 
 def test_caa_is_the_mean_over_pairs_of_differences_of_text_means(sea: Problem):
     pairs = zip(sea.positive, sea.negative, strict=True)
     differences = [slow_residuals(sea, one).mean(axis=0) - slow_residuals(sea, other).mean(axis=0) for one, other in pairs]
     expected = sum(differences) / len(differences)
-    assert np.allclose(caa.fit(sea).vector, expected / np.linalg.norm(expected), atol=1e-5)
+    assert np.allclose(caa(sea).vector, expected / np.linalg.norm(expected), atol=1e-5)
 
 
 def test_means_worked_by_hand():
     # Tokens: mean of (0 3) (0 3) (0 3) (12 3) is (3 3). Texts: mean of (0 3) and (12 3) is (6 3). Negative: (3 -1) by either.
     given = toy_problem([[[0, 3], [0, 3], [0, 3]], [[12, 3]]], [[[3, -1]]])
-    tokens, texts = diffmean.fit(given), caa.fit(given)
+    tokens, texts = diffmean(given), caa(given)
     assert tokens.vector.tolist() == [0, 1]  # (0 4) / 4
     assert tokens.scale == 3
     assert texts.vector.tolist() == pytest.approx([0.6, 0.8])  # (3 4) / 5
@@ -73,7 +60,7 @@ def test_pca_is_scikit_learns(topic: str):
     rows = np.concatenate([slow_residuals(given, text) for text in given.positive])
     expected = PCA(n_components=1, svd_solver="full").fit(rows).components_[0]
     # Same rows up to float32 rounding of the residuals (1e-6 of their norm), the gap to the second component being several per cent.
-    assert abs(cosine(pca.fit(given).vector, expected)) > 1 - 1e-6
+    assert abs(cosine(pca(given).vector, expected)) > 1 - 1e-6
 
 
 def test_lat_is_scikit_learns_component_of_a_slow_loop_over_pairs():
@@ -84,13 +71,13 @@ def test_lat_is_scikit_learns_component_of_a_slow_loop_over_pairs():
     differences = [rows[one] - rows[other] for one, other in zip(order[:n_pairs], order[n_pairs:], strict=False)]
     normalised = [one / np.linalg.norm(one) for one in differences if np.linalg.norm(one) > 1e-6]
     expected = PCA(n_components=1, svd_solver="full").fit(normalised).components_[0]
-    assert abs(cosine(lat.fit(given).vector, expected)) > 1 - 1e-6
+    assert abs(cosine(lat(given).vector, expected)) > 1 - 1e-6
 
 
 def test_pairs_are_random_and_each_token_is_in_one_at_most():
     pairs = []
     for seed in (0, 1):
-        differences = lat.pair_differences(torch.eye(9) * torch.arange(1, 10)[:, None], torch.Generator().manual_seed(seed))
+        differences = pair_differences(torch.eye(9) * torch.arange(1, 10)[:, None], torch.Generator().manual_seed(seed))
         assert differences.shape == (4, 9)
         assert torch.allclose(differences.norm(dim=1), torch.ones(4))
         pairs.append([(int(row.argmax()), int(row.argmin())) for row in differences])
@@ -103,24 +90,24 @@ def test_pairs_are_random_and_each_token_is_in_one_at_most():
 
 def test_equal_tokens_make_no_pair():
     rows = torch.ones(6, 3)
-    assert len(lat.pair_differences(rows, torch.Generator())) == 0
+    assert len(pair_differences(rows, torch.Generator())) == 0
     with pytest.raises(Abstains, match="2 rows, there are 0"):
-        lat.fit(toy_problem([[[1.0, 1.0]] * 6], [[[0.0, 0.0]]]))
+        lat(toy_problem([[[1.0, 1.0]] * 6], [[[0.0, 0.0]]]))
 
 
 @pytest.mark.parametrize("method", [pca, lat])
 @pytest.mark.parametrize(("negative", "sign"), [([5.0, 0.0], -1), ([-5.0, 0.0], 1)])
-def test_components_point_from_negative_to_positive_texts(method: ModuleType, negative: list[float], sign: int):
+def test_components_point_from_negative_to_positive_texts(method: Vector, negative: list[float], sign: int):
     # Tokens lie along the first axis about 0, so that this is the component; only where negative texts lie says which end is positive.
     given = toy_problem([[[place / 4, 0.1 * (-1) ** place] for place in range(-8, 9)]], [[negative]])
-    found = method.fit(given)
+    found = method(given)
     assert float(found.vector[0]) == pytest.approx(sign, abs=0.01)
     assert found.scale == pytest.approx(2, abs=0.05)
 
 
 def test_pca_is_about_the_mean():
     # About 0 the component would be the first axis, along which all tokens lie far out; about their mean it is the second.
-    found = pca.fit(toy_problem([[[10, 0]], [[10, 1]], [[10, -1]]], [[[10, -5]]]))
+    found = pca(toy_problem([[[10, 0]], [[10, 1]], [[10, -1]]], [[[10, -5]]]))
     assert found.vector.tolist() == pytest.approx([0, 1])
     assert found.scale == pytest.approx(1)
 
@@ -128,9 +115,9 @@ def test_pca_is_about_the_mean():
 @pytest.mark.slow
 @pytest.mark.parametrize("topic", ["sea", "chess", "french", "code"])
 @pytest.mark.parametrize("method", [pca, lat])
-def test_positive_texts_project_higher(method: ModuleType, topic: str):
+def test_positive_texts_project_higher(method: Vector, topic: str):
     given = problem(topic)
-    vector = method.fit(given).vector.double().numpy()
+    vector = method(given).vector.double().numpy()
     positive, negative = (
         np.concatenate([slow_residuals(given, text) for text in texts]) @ vector for texts in (given.positive, given.negative)
     )
@@ -162,7 +149,7 @@ def test_probe_is_near_scikit_learns_logistic_regression():
     assert 0.4 < np.abs(best).max() < 1
     assert cosine(found, best) > 0.998
     assert np.allclose(found, best, atol=0.05)
-    assert cosine(diffmean.fit(given).vector, best) < 0.9  # a probe is something else
+    assert cosine(diffmean(given).vector, best) < 0.9  # a probe is something else
     assert cosine(probe.fit(given).vector, found) > 1 - 1e-6
 
 
@@ -206,7 +193,7 @@ def test_probe_of_the_world_tells_held_out_tokens_apart_as_well_as_scikit_learns
 def test_vector_from_a_file_is_taken_at_unit_norm():
     given = problem("sea", n_texts=8)
     direction = given.positive_tokens.residual[3]
-    found = from_file.fit(problem("sea", n_texts=8, vectors={"sea": 7 * direction, "chess": -direction}))
+    found = from_file(problem("sea", n_texts=8, vectors={"sea": 7 * direction, "chess": -direction}))
     assert torch.allclose(found.vector, direction / direction.norm(), atol=1e-6)
     largest = max(float((slow_residuals(given, text) @ found.vector.double().numpy()).max()) for text in given.positive)
     assert found.scale == pytest.approx(largest, rel=1e-5)
@@ -214,102 +201,25 @@ def test_vector_from_a_file_is_taken_at_unit_norm():
 
 def test_concept_without_a_vector_abstains():
     with pytest.raises(Abstains, match="none for 'sea'"):
-        from_file.fit(problem("sea", n_texts=2, vectors={"chess": torch.ones(128)}))
+        from_file(problem("sea", n_texts=2, vectors={"chess": torch.ones(128)}))
 
 
 def test_vector_of_another_model_is_refused_by_name():
     with pytest.raises(ValueError, match=r"'sea' has shape \(64,\), not \(128,\)"):
-        from_file.fit(problem("sea", n_texts=2, vectors={"sea": torch.ones(64)}))
-
-
-# All of them
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_ends_in_a_unit_vector_scaled_by_its_largest_activation(name: str, sea: Problem):
-    found = METHODS[name].fit(sea)
-    assert found.positions == "all"
-    assert float(found.vector.norm()) == pytest.approx(1, abs=1e-5)
-    assert not found.vector.requires_grad
-    largest = max(float((slow_residuals(sea, text) @ found.vector.double().numpy()).max()) for text in sea.positive)
-    assert found.scale == pytest.approx(largest, rel=1e-4)
-
-
-@cache
-def alone(name: str, seed: int = 0) -> Addition:
-    """A method fitted to a fresh problem."""
-    found: Addition = METHODS[name].fit(problem("garden", n_texts=8, seed=seed))
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("order", [list(METHODS), list(reversed(METHODS))])
-def test_same_whatever_was_fitted_before(order: list[str]):
-    shared = problem("garden", n_texts=8)
-    for name in order:
-        torch.randn(7)
-        found = METHODS[name].fit(shared)
-        assert torch.equal(found.vector, alone(name).vector), name
-        assert found.scale == alone(name).scale
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_seed_matters_to_methods_that_draw(name: str):
-    assert torch.equal(alone(name).vector, alone(name, seed=1).vector) == (name not in DRAWING)
-
-
-@pytest.mark.parametrize("name", DRAWING)
-def test_concepts_draw_apart(name: str):
-    """The same texts under another name: other random numbers."""
-    given, other = problem("garden", n_texts=8), problem("law", n_texts=8)
-    other.__dict__.update(positive=given.positive, negative=given.negative)
-    assert not torch.equal(METHODS[name].fit(other).vector, alone(name).vector)
-
-
-def hooks_of(model: torch.nn.Module) -> list[list[int]]:
-    return [[*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks] for module in model.modules()]
-
-
-@pytest.fixture
-def watched(sea: Problem) -> Iterator[Problem]:
-    """Afterwards the model has to be as it was, and the global random numbers too."""
-    model = sea.lm.model
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    hooks = hooks_of(model)  # transformers leaves its own where hidden states were once asked for
-    drawn = torch.get_rng_state()
-    yield sea
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
-    assert hooks_of(model) == hooks
-    assert not any("forward" in vars(module) for module in model.modules())
-    assert not model.training
-    assert torch.equal(torch.get_rng_state(), drawn)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_model_is_left_as_it_was(name: str, watched: Problem):
-    METHODS[name].fit(watched)
-
-
-@pytest.mark.parametrize("method", [ssv, reft_r1])
-def test_model_is_left_as_it_was_when_training_fails(method: ModuleType, watched: Problem):
-    broken = problem("sea", n_texts=2)
-    broken.__dict__.update(positive=(Text([0, 10**6], 1),))  # no such token
-    with pytest.raises(IndexError):
-        method.fit(broken)
+        from_file(problem("sea", n_texts=2, vectors={"sea": torch.ones(64)}))
 
 
 @pytest.mark.parametrize("method", [diffmean, caa])
-def test_texts_that_are_alike_have_no_direction(method: ModuleType):
+def test_texts_that_are_alike_have_no_direction(method: Vector):
     with pytest.raises(Abstains, match="norm 0"):
-        method.fit(toy_problem([[[1.0, 2.0]]], [[[1.0, 2.0]]]))
+        method(toy_problem([[[1.0, 2.0]]], [[[1.0, 2.0]]]))
 
 
 def test_vector_that_no_positive_text_activates_abstains():
     with pytest.raises(Abstains, match="no positive activation"):
-        diffmean.fit(toy_problem([[[-1.0, 0.0]]], [[[-2.0, 0.0]]]))
+        diffmean(toy_problem([[[-1.0, 0.0]]], [[[-2.0, 0.0]]]))
 
 
 def test_text_that_says_nothing_does_not_count():
     found = toy_tokens([[[2.0, 0.0]], [], [[4.0, 2.0]]])
-    assert caa.mean_of_text_means(found).tolist() == [3, 1]
+    assert mean_of_text_means(found).tolist() == [3, 1]

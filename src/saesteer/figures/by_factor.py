@@ -6,7 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, empty_panel, new_figure, styled
 
 LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
@@ -17,7 +17,7 @@ _TICK_GAP = 0.085  # least distance of two tick labels, as a share of the axis
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The table of bins, with the factor as a number."""
-    frame = tables["factor_bins"].with_columns(pl.col("factor").cast(pl.Float64), pl.lit(options.selection.confidence).alias("confidence"))
+    frame = tables["factor_bins"].with_columns(pl.col("factor").cast(pl.Float64), confidence(options))
     return frame.sort("output_score_low", "factor")
 
 
@@ -70,8 +70,7 @@ def draw(data: pl.DataFrame) -> Figure:
     panels = figure.subplots(1, 2)
     for axes, quantity in zip(panels, LABELS, strict=True):
         panel(axes, data, quantity)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, title="output score")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, title="output score")
     return figure
 
 
@@ -84,11 +83,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"n = {n} features, all prefixes; bands: {data['confidence'][0]:.0%} bootstrap over features.{left_out}"
 
 
-FIGURE = FigureDefinition(
-    name="by_factor",
-    data=data,
-    draw=draw,
-    reading="Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "
-    "score: success that comes before perplexity rises is useful, success after it is repetition.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("by_factor", data, draw, counts)

@@ -20,6 +20,11 @@ class Options:
     selection: SelectionSettings
 
 
+def confidence(options: Options) -> pl.Expr:
+    """The level of the intervals drawn, a column of the data."""
+    return pl.lit(options.selection.confidence).alias("confidence")
+
+
 @dataclass(frozen=True)
 class FigureDefinition:
     """A figure: `draw(data(tables, options))`; what `data` returns is all that is drawn, and is saved beside the image."""
@@ -27,11 +32,5 @@ class FigureDefinition:
     name: str
     data: Callable[[Tables, Options], pl.DataFrame]
     draw: Callable[[pl.DataFrame], Figure]
-    reading: str
-    """What is shown and how to read it, in a sentence or two."""
     counts: Callable[[pl.DataFrame], str]
-    """n, missing and how the intervals were made, in this data; also printed at the foot of the figure."""
-
-    def caption(self, data: pl.DataFrame) -> str:
-        """How to read the figure, and the counts of this data."""
-        return f"{self.reading} {self.counts(data)}"
+    """n, missing and how the intervals were made, in this data: printed at the foot of the figure. How to read it says names.CAPTIONS."""

@@ -45,13 +45,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [name, scores, row["concept"] or "–", lens, context, row["factor"] or "–", unsteered, steered]
 
 
-def markdown(data: pl.DataFrame) -> str:
-    """The same table as Markdown."""
-    rows = [[title.replace("\n", " ").replace("|", "/") for title in _COLUMNS], ["---"] * len(_COLUMNS)]
-    rows += [[cell.replace("|", "/").replace("\n", " ") for cell in _cells(row)] for row in data.iter_rows(named=True)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """The table, its cells wrapped to their columns."""
@@ -118,11 +111,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="examples",
-    data=data,
-    draw=draw,
-    reading="Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the same "
-    "prefix continued without and with steering.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("examples", data, draw, counts)

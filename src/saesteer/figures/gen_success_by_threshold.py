@@ -1,12 +1,14 @@
 """Success of steering against the filter's threshold, with random removal (P1, arXiv 2505.20063, figures 4, 5 and 10)."""
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, band, empty_panel, new_figure, styled, threshold_axis
 
 _COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
@@ -15,11 +17,13 @@ _COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high"
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The curves of all and of late layers under the rule shown; the headline's threshold is marked."""
     curves = tables["selection"].filter(rule=options.rule, measure="gen_success_20").select(*_COLUMNS, "p_within_layers")
-    first_layer = pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
     is_headline = (pl.col("threshold") == options.selection.headline_threshold).alias("is_headline")
-    return curves.with_columns(first_layer, is_headline, pl.lit(options.selection.confidence).alias("confidence")).sort(
-        "layers", "threshold"
-    )
+    return curves.with_columns(first_layer(options), is_headline, confidence(options)).sort("layers", "threshold")
+
+
+def first_layer(options: Options) -> pl.Expr:
+    """The first layer of a row's set."""
+    return pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
 
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
@@ -44,15 +48,20 @@ def layers_title(curve: pl.DataFrame) -> str:
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """All layers on the left, late ones on the right."""
-    figure = new_figure(WIDE, 4.2, counts(data))
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = by_layer_set(data, panel, counts(data), legend_columns=3)
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
+
+
+def by_layer_set(data: pl.DataFrame, panel: Callable[[Axes, pl.DataFrame], None], note: str, legend_columns: int) -> Figure:
+    """A panel a set of layers, with one vertical axis and one legend."""
+    figure = new_figure(WIDE, 4.2, note)
+    panels = figure.subplots(1, len(LAYER_SETS), sharey=True)
     for axes, layers in zip(panels, LAYER_SETS, strict=True):
         panel(axes, data.filter(layers=layers))
         axes.set_title(layers_title(data.filter(layers=layers)), pad=19)
-    panels[0].set_ylim(bottom=0)
     panels[1].set_ylabel("")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=legend_columns)
     return figure
 
 
@@ -71,11 +80,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"{'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
 
 
-FIGURE = FigureDefinition(
-    name="gen_success_by_threshold",
-    data=data,
-    draw=draw,
-    reading="Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), "
-    "and when as many features are removed at random (grey); a filter works where magenta leaves the grey band.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("gen_success_by_threshold", data, draw, counts)

@@ -48,11 +48,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"n = {data.height - missing} features; {missing} without input score are not drawn."
 
 
-FIGURE = FigureDefinition(
-    name="input_vs_output",
-    data=data,
-    draw=draw,
-    reading="Each point is a feature, coloured by its layer; the lines at .5 part the four cases and each quarter says how many lie in it: "
-    "few features score high on both.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("input_vs_output", data, draw, counts)

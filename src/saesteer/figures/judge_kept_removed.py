@@ -5,7 +5,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, band, empty_panel, new_figure, styled, threshold_axis
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
@@ -16,7 +16,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The judge's measures at each threshold, all layers, under the rule shown."""
     curves = tables["selection"].filter(pl.col("measure").is_in(list(TITLES)), rule=options.rule, layers="all")
     columns = ("measure", "threshold", "n_features", "n_missing", "n_kept", *_NUMBERS)
-    return curves.select(*columns, pl.lit(options.selection.confidence).alias("confidence")).sort("measure", "threshold")
+    return curves.select(*columns, confidence(options)).sort("measure", "threshold")
 
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
@@ -54,11 +54,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="judge_kept_removed",
-    data=data,
-    draw=draw,
-    reading="Mean rating by the judge of text steered with the features kept at each threshold (magenta) and with those removed (grey): "
-    "how much it is about the feature's concept, how well-formed it is, and the mean of the texts' harmonic means.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("judge_kept_removed", data, draw, counts)

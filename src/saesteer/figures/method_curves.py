@@ -112,11 +112,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="method_curves",
-    data=data,
-    draw=draw,
-    reading="Mean concept rating against mean fluency rating at every factor (a number marks the weakest and the strongest), for the best "
-    "methods of each family: steering is good where a curve climbs before it turns left.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("method_curves", data, draw, counts)

@@ -92,10 +92,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="method_differences",
-    data=data,
-    draw=draw,
-    reading="Mean over concepts of the row's score minus the column's, best methods first, paired by concept.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("method_differences", data, draw, counts)

@@ -22,7 +22,7 @@ LOOKS = {
     "SAE features": Look(BLUE, "o"),
     "Effects of steering": Look(MAGENTA, "D"),
 }
-"""By the families of saesteer.methods.compare.comparison, in the order in which they are shown."""
+"""By the families of saesteer.methods.compare.means, in the order in which they are shown."""
 
 
 def families_in(data: pl.DataFrame) -> list[str]:

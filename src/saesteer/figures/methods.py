@@ -92,11 +92,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="methods",
-    data=data,
-    draw=draw,
-    reading="Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "
-    "Hollow: over the concepts alone for which the method has something to steer with.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("methods", data, draw, counts)

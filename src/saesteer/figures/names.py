@@ -1,4 +1,5 @@
-"""Which figures there are and which summary tables each reads: all that the workflow needs to know before it draws."""
+"""Which figures there are, which summary tables each reads, and how each is to be read: all that the workflow needs to know before it
+draws."""
 
 FIGURE_TABLES: dict[str, tuple[str, ...]] = {
     "overview": ("features", "outcomes", "selection", "factor_bins"),
@@ -22,3 +23,52 @@ METHOD_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
     "method_differences": ("methods", "method_differences"),
 }
 """Figures of the comparison of steering methods -> the tables that each reads."""
+
+CAPTIONS = {
+    "overview": (
+        "(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
+        "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and removed."
+    ),
+    "roles": (
+        "Median (line) and inter-quartile range (band) of the input score (blue) and output score (magenta) of each layer's features: "
+        "features of early layers say what is read, features of late layers what will be written."
+    ),
+    "gen_success_by_threshold": (
+        "Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), and when as many "
+        "features are removed at random (grey); a filter works where magenta leaves the grey band."
+    ),
+    "input_vs_output": (
+        "Each point is a feature, coloured by its layer; the lines at .5 part the four cases and each quarter says how many lie in it: "
+        "few features score high on both."
+    ),
+    "output_score_vs_outcome": (
+        "Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by lens tokens written "
+        "(left) and by the judge (right). The correlation within layers cannot come from depth."
+    ),
+    "by_factor": (
+        "Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "
+        "score: success that comes before perplexity rises is useful, success after it is repetition."
+    ),
+    "judge_kept_removed": (
+        "Mean rating by the judge of text steered with the features kept at each threshold (magenta) and with those removed (grey): how "
+        "much it is about the feature's concept, how well-formed it is, and the mean of the texts' harmonic means."
+    ),
+    "pmi_by_threshold": (
+        "Mean pointwise mutual information of the tokens a feature makes the model write most with its lens tokens, by threshold of the "
+        "output score; above 0 they occur together in texts more often than by chance, and a token is never paired with itself."
+    ),
+    "examples": (
+        "Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the same "
+        "prefix continued without and with steering."
+    ),
+    "methods": (
+        "Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "
+        "Hollow: over the concepts alone for which the method has something to steer with."
+    ),
+    "method_curves": (
+        "Mean concept rating against mean fluency rating at every factor (a number marks the weakest and the strongest), for the best "
+        "methods of each family: steering is good where a curve climbs before it turns left."
+    ),
+    "method_differences": ("Mean over concepts of the row's score minus the column's, best methods first, paired by concept."),
+}
+"""Figure -> what is shown and how to read it: its caption in Snakemake's report, and in its log."""

@@ -6,7 +6,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.style import NO_RATINGS, WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
 
 LABELS = {
@@ -20,11 +20,11 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     outcomes = tables["outcomes"].filter(rule=options.rule).sort("layer", "feature")
     parts = []
     for measure in OUTCOMES_CORRELATED:
-        found = correlations(outcomes, measure, options.selection)
-        numbers = {f"{scope}_{name}": value for scope, result in found.items() for name, value in result.items()}
+        by_scope = correlations(outcomes, measure, options.selection)
+        numbers = {f"{scope}_{name}": value for scope, result in by_scope.items() for name, value in result.items()}
         constants = [pl.lit(value, pl.Int64 if name.endswith("_n") else pl.Float64).alias(name) for name, value in numbers.items()]
         points = outcomes.select(pl.lit(measure).alias("measure"), "layer", "feature", "output_score", pl.col(measure).alias("value"))
-        parts.append(points.with_columns(*constants, pl.lit(options.selection.confidence).alias("confidence")))
+        parts.append(points.with_columns(*constants, confidence(options)))
     return pl.concat(parts)
 
 
@@ -72,11 +72,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="output_score_vs_outcome",
-    data=data,
-    draw=draw,
-    reading="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by lens tokens written "
-    "(left) and by the judge (right). The correlation within layers cannot come from depth.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("output_score_vs_outcome", data, draw, counts)

@@ -51,11 +51,4 @@ def counts(data: pl.DataFrame) -> str:
     )
 
 
-FIGURE = FigureDefinition(
-    name="overview",
-    data=data,
-    draw=draw,
-    reading="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
-    "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and removed.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("overview", data, draw, counts)

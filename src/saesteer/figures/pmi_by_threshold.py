@@ -6,16 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.gen_success_by_threshold import layers_title
-from saesteer.figures.style import BLUE, GREY, WIDE, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
+from saesteer.figures.style import BLUE, GREY, band, empty_panel, styled, threshold_axis
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The table as it is, with the first layer of each set and the level of its intervals."""
-    first_layer = pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
-    level = pl.lit(options.selection.confidence).alias("confidence")
-    return tables["pmi"].with_columns(first_layer, level).sort("layers", "threshold")
+    return tables["pmi"].with_columns(first_layer(options), confidence(options)).sort("layers", "threshold")
 
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
@@ -32,14 +30,7 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """All layers on the left, late ones on the right."""
-    figure = new_figure(WIDE, 4.2, counts(data))
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, layers in zip(panels, LAYER_SETS, strict=True):
-        panel(axes, data.filter(layers=layers))
-        axes.set_title(layers_title(data.filter(layers=layers)), pad=19)
-    panels[1].set_ylabel("")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    return figure
+    return by_layer_set(data, panel, counts(data), legend_columns=2)
 
 
 def counts(data: pl.DataFrame) -> str:
@@ -49,11 +40,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"{sizes}. Bands: {data['confidence'][0]:.0%} bootstrap over features."
 
 
-FIGURE = FigureDefinition(
-    name="pmi_by_threshold",
-    data=data,
-    draw=draw,
-    reading="Mean pointwise mutual information of the tokens a feature makes the model write most with its lens tokens, by threshold of "
-    "the output score; above 0 they occur together in texts more often than by chance, and a token is never paired with itself.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("pmi_by_threshold", data, draw, counts)

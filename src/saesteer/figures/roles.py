@@ -53,11 +53,4 @@ def counts(data: pl.DataFrame) -> str:
     return f"n = {data['n'].sum()} features; {sum(missing)} without input score{by_layer}, left out of its median."
 
 
-FIGURE = FigureDefinition(
-    name="roles",
-    data=data,
-    draw=draw,
-    reading="Median (line) and inter-quartile range (band) of the input score (blue) and output score (magenta) of each layer's features: "
-    "features of early layers say what is read, features of late layers what will be written.",
-    counts=counts,
-)
+FIGURE = FigureDefinition("roles", data, draw, counts)

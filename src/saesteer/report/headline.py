@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saesteer.analysis.metrics import MAX_P, MAX_SHARE_BOTH_HIGH, MIN_RATIO
+from saesteer.core.markdown import number, table
 
 _Numbers = Mapping[str, Any]
 
@@ -25,16 +26,11 @@ def headline_markdown(numbers: _Numbers) -> str:
         ("Judge score, kept minus removed", _judge(numbers), ""),
         ("Factor at an end of the grid", _choices(numbers), ""),
     ]
-    header = ["| what | measured | holds |", "|---|---|---|"]
-    return "\n".join(header + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return table(("what", "measured", "holds"), rows) + "\n"
 
 
 def _interval(numbers: _Numbers, digits: int = 2) -> str:
-    return "" if numbers["low"] is None else f" [{_number(numbers['low'], digits)}, {_number(numbers['high'], digits)}]"
+    return "" if numbers["low"] is None else f" [{number(numbers['low'], digits)}, {number(numbers['high'], digits)}]"
 
 
 def _percent(share: float | None) -> str:
@@ -43,7 +39,7 @@ def _percent(share: float | None) -> str:
 
 def _depth(numbers: _Numbers) -> str:
     depth = numbers["depth"]
-    return f"input score {_number(depth['rho_input_score'])}, output score {_number(depth['rho_output_score'])}"
+    return f"input score {number(depth['rho_input_score'])}, output score {number(depth['rho_output_score'])}"
 
 
 def _both(numbers: _Numbers) -> str:
@@ -61,10 +57,10 @@ def _filter_claim(numbers: _Numbers) -> str:
 
 def _gain(result: _Numbers) -> str:
     before, after, random = result["unfiltered"], result["kept"], result["random"]
-    before_text, after_text = (f"{_number(one['mean'])}{_interval(one)} (n = {one['n']})" for one in (before, after))
+    before_text, after_text = (f"{number(one['mean'])}{_interval(one)} (n = {one['n']})" for one in (before, after))
     return (
-        f"{before_text} → {after_text}: {_number(result['ratio'])}×; "
-        f"random {_number(random['low'])} to {_number(random['high'])}; p {_p(result['p_within_layers'])}"
+        f"{before_text} → {after_text}: {number(result['ratio'])}×; "
+        f"random {number(random['low'])} to {number(random['high'])}; p {_p(result['p_within_layers'])}"
     )
 
 
@@ -74,14 +70,14 @@ def _p(value: float | None) -> str:
 
 def _correlation(numbers: _Numbers, measure: str) -> str:
     overall, within = (numbers["correlations"][measure][name] for name in ("overall", "within_layers"))
-    overall_text, within_text = (f"{_number(one['rho'])}{_interval(one)}" for one in (overall, within))
+    overall_text, within_text = (f"{number(one['rho'])}{_interval(one)}" for one in (overall, within))
     return f"Spearman {overall_text}; within layers {within_text} (n = {overall['n']})"
 
 
 def _judge(numbers: _Numbers) -> str:
     judged = numbers["kept_against_removed"]["judge_score"]
     sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
-    return f"{_number(judged['difference'])}{_interval(judged)} ({sizes})"
+    return f"{number(judged['difference'])}{_interval(judged)} ({sizes})"
 
 
 def _choices(numbers: _Numbers) -> str:
@@ -91,25 +87,29 @@ def _choices(numbers: _Numbers) -> str:
 
 def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:
     """A Markdown table with a row for each training seed of the shipped world: the three findings and whether they hold."""
-    header = [
-        "| seed | scores with depth (input, output) | both above .5 | GenSuccess@20, all → kept | ratio | p within layers | holds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join(header + [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed, key=lambda seed: seed or 0)]) + "\n"
+    header = (
+        "seed",
+        "scores with depth (input, output)",
+        "both above .5",
+        "GenSuccess@20, all → kept",
+        "ratio",
+        "p within layers",
+        "holds",
+    )
+    return table(header, [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed, key=lambda seed: seed or 0)]) + "\n"
 
 
-def _seed_row(seed: int | None, numbers: _Numbers) -> str:
+def _seed_row(seed: int | None, numbers: _Numbers) -> tuple[str, ...]:
     depth, gain = numbers["depth"], numbers["filter"]["all"]
     held = [name.replace("_", " ") for name, holds in numbers["findings"].items() if holds]
     failed = [name.replace("_", " ") for name, holds in numbers["findings"].items() if not holds]
     verdict = f"{len(held)} of {len(held) + len(failed)}" + (f" (**fails: {', '.join(failed)}**)" if failed else "")
-    cells = (
+    return (
         str(seed),
-        f"ρ = {_number(depth['rho_input_score'])}, {_number(depth['rho_output_score'])}",
+        f"ρ = {number(depth['rho_input_score'])}, {number(depth['rho_output_score'])}",
         _percent(numbers["both_above_half"]["share"]),
-        f"{_number(gain['unfiltered']['mean'])} → {_number(gain['kept']['mean'])} (n = {gain['kept']['n']})",
-        f"{_number(gain['ratio'])}×",
+        f"{number(gain['unfiltered']['mean'])} → {number(gain['kept']['mean'])} (n = {gain['kept']['n']})",
+        f"{number(gain['ratio'])}×",
         _p(gain["p_within_layers"]),
         verdict,
     )
-    return f"| {' | '.join(cells)} |"

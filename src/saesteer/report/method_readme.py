@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from saesteer.core.markdown import number, table
 from saesteer.core.tables import METHOD_SUMMARIES, read_summary
 
 KEPT = (
@@ -27,21 +28,17 @@ def methods_readme(by_seed: Mapping[int, _Rows]) -> str:
     names = sorted({row["method"] for row in shown}, key=lambda name: (-_mean(shown, name), name))
     header = ["method", *(f"layer {layer}" for layer in layers), "concept / fluency", "of residual norm", "abstains"]
     header += [f"seed {seed}" for seed in sorted(set(by_seed) - {0})]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    for name in names:
+
+    def cells(name: str) -> list[str]:
         rows = [_row(shown, name, layer) for layer in layers]
-        others = [" / ".join(_number(_row(by_seed[seed], name, layer)["score"]) for layer in layers) for seed in sorted(set(by_seed) - {0})]
-        cells = [
-            rows[0]["title"],
-            *(_score(row) for row in rows),
-            _parts(rows[-1]),
-            _number(rows[-1]["median_relative_change"]),
-            _abstains(rows),
-        ]
-        lines.append(f"| {' | '.join([*cells, *others])} |")
+        others = [" / ".join(number(_row(by_seed[seed], name, layer)["score"]) for layer in layers) for seed in sorted(set(by_seed) - {0})]
+        ratings = f"{number(rows[-1]['concept_rating'])} / {number(rows[-1]['fluency_rating'])}"
+        abstains = " / ".join(str(row["n_abstaining"]) for row in rows)
+        return [rows[0]["title"], *map(_score, rows), ratings, number(rows[-1]["median_relative_change"]), abstains, *others]
+
     n = shown[0]["n"]
     note = f"n = {n} concepts; mean [95 %]; layers of other seeds in the same order; ratings and norm at layer {layers[-1]}.\n"
-    return "\n".join(lines) + f"\n\n{note}"
+    return f"{table(header, map(cells, names))}\n\n{note}"
 
 
 def _mean(rows: _Rows, name: str) -> float:
@@ -50,23 +47,10 @@ def _mean(rows: _Rows, name: str) -> float:
 
 
 def _row(rows: _Rows, name: str, layer: int) -> Mapping[str, Any]:
-    found = [row for row in rows if (row["method"], row["layer"]) == (name, layer)]
-    return found[0] if found else {"score": None}
+    return next((row for row in rows if (row["method"], row["layer"]) == (name, layer)), {"score": None})
 
 
 def _score(row: Mapping[str, Any]) -> str:
     if row["score"] is None or row["score_low"] is None:
-        return _number(row["score"])
-    return f"{_number(row['score'])} [{_number(row['score_low'])}, {_number(row['score_high'])}]"
-
-
-def _parts(row: Mapping[str, Any]) -> str:
-    return f"{_number(row['concept_rating'])} / {_number(row['fluency_rating'])}"
-
-
-def _abstains(rows: _Rows) -> str:
-    return " / ".join(str(row["n_abstaining"]) for row in rows)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+        return number(row["score"])
+    return f"{number(row['score'])} [{number(row['score_low'])}, {number(row['score_high'])}]"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
+from saesteer.core.markdown import number, table
 from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
 from saesteer.settings.methods import MethodSettings
@@ -60,8 +61,7 @@ def _protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
 
 def methods_markdown(methods: pl.DataFrame, settings: MethodSettings) -> str:
     """The table of one layer's methods, best first by the mean that the experiment calls its headline; survivors-only means labelled so."""
-    rows = ranked(methods, settings).iter_rows(named=True)
-    return _table(_METHOD_COLUMNS, [_method_cells(row) for row in rows])
+    return _table(_METHOD_COLUMNS, map(_method_cells, ranked(methods, settings).iter_rows(named=True)))
 
 
 def ranked(methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
@@ -77,15 +77,15 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield f"{_interval(row['surviving_score'], row['surviving_low'], row['surviving_high'])} (n = {row['n_surviving']})"
     yield f"{row['n_missing']} of {row['n_texts']}"
     for name in ("concept_rating", "instruction_rating", "fluency_rating"):
-        yield _number(row[name])
+        yield number(row[name])
     yield "–" if row["perplexity"] is None else f"{row['perplexity']:.3g}"
     yield "–" if row["median_factor"] is None else f"{row['median_factor']:g}"
-    yield _number(row["median_relative_change"])
+    yield number(row["median_relative_change"])
     yield "–" if row["share_at_grid_end"] is None else f"{row['share_at_grid_end']:.0%} of {row['n_choices']}"
-    yield _number(row["labelled_texts"], 0)
-    yield _number(row["fit_seconds"])
-    yield _number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
-    yield _number(row["r2"])
+    yield number(row["labelled_texts"], 0)
+    yield number(row["fit_seconds"])
+    yield number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
+    yield number(row["r2"])
 
 
 def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
@@ -118,10 +118,10 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
     both_ways |= {(other, method): _reversed(row) for (method, other), row in both_ways.items()}
     header = ("method", "minus unsteered", "all pairs together", f"minus {titles[best]}", "all pairs together")
     rows = [[title, *_both(both_ways.get((key, unsteered))), *_both(both_ways.get((key, best)))] for key, title in titles.items()]
-    return f"{_told_apart(differences, settings)}\n\n{_table(header, rows)}"
+    return f"{_n_distinguishable(differences, settings)}\n\n{_table(header, rows)}"
 
 
-def _told_apart(differences: pl.DataFrame, settings: MethodSettings) -> str:
+def _n_distinguishable(differences: pl.DataFrame, settings: MethodSettings) -> str:
     known = differences.drop_nulls("low")
     plain = known.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
     together = known.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
@@ -153,7 +153,7 @@ def published_markdown(published: pl.DataFrame, ours: Protocol) -> str:
     """
     shown = _nearest(published, ours)
     header = ("method", "ours", "published", "difference", "mean over", "source", "model, layer", "protocols match")
-    rows = [_published_cells(row) for row in shown.sort("source", "method", "place", "their_model", "their_layer").iter_rows(named=True)]
+    rows = map(_published_cells, shown.sort("source", "method", "place", "their_model", "their_layer").iter_rows(named=True))
     note = (
         "A difference between figures whose protocols do not match says nothing about either. Ours is the mean over the same kind of "
         "concepts as theirs; there is no difference where scales differ. The facts compared:"
@@ -206,27 +206,17 @@ def _fact(name: str, value: object) -> str:
     return str(value).replace("_", " ") if name in ("factor_choice", "score") else str(value)
 
 
-def _table(header: Sequence[str], rows: Sequence[Any]) -> str:
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Text that cannot break a row of a table."""
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+def _table(header: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table whose cells hold nothing that could break a row."""
+    return table(header, ([" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows))
 
 
 def _interval(middle: float | None, low: float | None, high: float | None) -> str:
-    return _number(middle, 3) if middle is None or low is None or high is None else f"{_number(middle, 3)} {_ends(low, high)}"
+    return number(middle, 3) if middle is None or low is None or high is None else f"{number(middle, 3)} {_ends(low, high)}"
 
 
 def _ends(low: float, high: float) -> str:
-    return f"[{_number(low, 3)}, {_number(high, 3)}]"
+    return f"[{number(low, 3)}, {number(high, 3)}]"
 
 
 def _plural(n: int, word: str) -> str:

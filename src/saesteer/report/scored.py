@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from saesteer.core.markdown import table
 from saesteer.core.tables import FEATURES, read_summary
 
 HIGH = 0.5
@@ -36,12 +37,12 @@ def scores_markdown(layers: Sequence[dict[str, Any]]) -> str:
     """The table, a row a layer."""
     header = ["layer", "features", "without input score", "input score", "output score", "delta token confidence (nats)"]
     header += [f"output score above {HIGH:g}", "both above"]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows = []
     for row in layers:
         medians = [_shown(row[name], ".3f") for name in ("input_score", "output_score", "delta_token_confidence")]
         shares = [_shown(row[name], ".1%") for name in ("share_output_high", "share_both_high")]
-        lines.append(f"| {' | '.join(map(str, [row['layer'], row['n'], row['n_without_input_score'], *medians, *shares]))} |")
-    return "\n".join(lines) + "\n"
+        rows.append([row["layer"], row["n"], row["n_without_input_score"], *medians, *shares])
+    return table(header, rows) + "\n"
 
 
 def _shown(value: float | None, form: str) -> str:

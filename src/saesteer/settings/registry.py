@@ -1,9 +1,9 @@
 """The table of steering methods, methods.csv: name, paper, where it is fitted, what it needs, its grid of factors. No torch: planning reads
 it.
 
-A new method is one file in this package and one row there. Its `fit` takes a `Problem` (saesteer.methods.fit.problem) and gives back an
-intervention (saesteer.engine.interventions), or raises `Abstains` where it has none for the concept. The rows are data rather than code,
-so that a new one makes no job due but those that compare methods.
+A new method is one file in saesteer/methods/fit and one row there, which names its function. This takes a `Problem`
+(saesteer.methods.fit.problem) and gives back an intervention (saesteer.engine.interventions), or raises `Abstains` where it has none for
+the concept. The rows are data rather than code, so that a new one makes no job due but those that compare methods.
 """
 
 import csv
@@ -27,7 +27,7 @@ class Method:
     name: str
     title: str  # in tables and figures
     paper: str
-    fitted_by: str  # module below saesteer.methods and function, e.g. diffmean.fit
+    fitted_by: str  # module in saesteer.methods.fit and function, e.g. means.diffmean
     needs: tuple[str, ...]  # of NEEDS
     grid: str  # one of GRIDS
     version: int  # raised by hand when what `fit` means changes: only this method is then fitted and judged again

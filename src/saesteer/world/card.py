@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from saesteer.core.markdown import table
+
 INTRODUCTION = """\
 # The shipped world
 
@@ -154,8 +156,7 @@ def comparison(built: dict[str, Any], shipped: dict[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = ["| " + " | ".join(str(cell) for cell in row) + " |\n" for row in (head, *rows)]
-    return lines[0] + "|" + "---|" * len(head) + "\n" + "".join(lines[1:])
+    return table(head, rows) + "\n"
 
 
 def _escaped(text: str) -> str:

@@ -15,7 +15,8 @@ from saesteer.core.tables.methods import (
     METHOD_SCORES,
     METHODS_TABLE,
 )
-from saesteer.methods.compare.comparison import method_curves, method_differences, methods_table
+from saesteer.methods.compare.differences import method_differences
+from saesteer.methods.compare.means import method_curves, methods_table
 from saesteer.methods.compare.paper_values import Protocol, published_beside_ours
 from saesteer.methods.compare.protocol import Rows, scored
 from saesteer.settings.methods import MethodSettings
@@ -25,10 +26,10 @@ def method_summaries(
     rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, gen_success_limit: float, protocols: dict[int, Protocol]
 ) -> dict[str, pl.DataFrame]:
     """METHOD_SUMMARIES by name. `prefix_ids` are the prompts', in their file's order; `protocols` is paper_values.our_protocol by layer."""
-    found = scored(rows, prefix_ids, settings, gen_success_limit)
-    halves, choices, scores = (found[table.name] for table in (METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES))
+    tables = scored(rows, prefix_ids, settings, gen_success_limit)
+    halves, choices, scores = (tables[table.name] for table in (METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES))
     methods = methods_table(scores, choices, rows, settings)
-    return found | {
+    return tables | {
         METHODS_TABLE.name: methods,
         METHOD_DIFFERENCES.name: method_differences(scores, settings),
         METHOD_CURVES.name: method_curves(halves, choices, methods, settings),

@@ -1,1 +1,1 @@
-"""Steering methods: `fit(problem) -> Intervention`, a file each, a row each in settings/methods.csv."""
+"""Steering methods: functions `Problem -> Intervention`, a file a method with its variants, a row each in settings/methods.csv."""

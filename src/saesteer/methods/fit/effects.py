@@ -158,11 +158,11 @@ def _losses(lm: LanguageModel, depth: int, vectors: Float[Tensor, "vector d_mode
 def _token_nll(lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]) -> Float64[Tensor, " token"]:
     """-log p of each target."""
     step = max(MIN_ROWS, LOGITS_AT_A_TIME[lm.device.type == "cuda"] // lm.n_vocab)
-    found = []
+    nll = []
     for rows, wanted in zip(hidden.split(step), targets.split(step), strict=True):
         logits = soft_capped(lm, raw_logits(lm, pad_rows(rows, step) if shape_matters(lm) else rows))[: len(rows)]
-        found.append((logits.logsumexp(dim=1) - logits.gather(1, wanted[:, None]).squeeze(1)).double())
-    return torch.cat(found)
+        nll.append((logits.logsumexp(dim=1) - logits.gather(1, wanted[:, None]).squeeze(1)).double())
+    return torch.cat(nll)
 
 
 @dataclass(frozen=True)
@@ -243,10 +243,10 @@ def _written(run: _Run, interventions: Sequence[Intervention]) -> list[list[list
     rows = pl.DataFrame(columns, schema_overrides={"row": pl.UInt32}).with_columns(factor=pl.lit("1"))
     sampling = Sampling(run.settings.max_new_tokens, TEMPERATURE, run.settings.top_k, stop="")
     frames = steered_texts(run.lm, run.sae, run.layer, rows, interventions, run.prompts, sampling)
-    found = rows.select("row", "prompt").join(pl.concat(frames), on="row", how="left", maintain_order="left")
+    texts_of_rows = rows.select("row", "prompt").join(pl.concat(frames), on="row", how="left", maintain_order="left")
     whole = [
         [*run.prompts[prompt], *(token_ids[:-1] if stopped else token_ids)]
-        for prompt, token_ids, stopped in found.select("prompt", "token_ids", "stopped").iter_rows()
+        for prompt, token_ids, stopped in texts_of_rows.select("prompt", "token_ids", "stopped").iter_rows()
     ]
     return [whole[start : start + len(texts)] for start in range(0, len(whole), len(texts))]
 
@@ -258,7 +258,7 @@ def _mean_codes(run: _Run, texts: Sequence[Sequence[list[int]]]) -> Float64[Tens
     counted = torch.zeros(len(texts), 1, dtype=torch.double, device=run.lm.device)
     lengths = [len(prompt) for prompt in run.prompts for _ in range(run.settings.n_rollouts)]
     for length in sorted(set(lengths)):
-        listed = [ids for of_vector in texts for ids, found in zip(of_vector, lengths, strict=True) if found == length]
+        listed = [ids for of_vector in texts for ids, n in zip(of_vector, lengths, strict=True) if n == length]
         padded = _padded(listed, length + run.settings.max_new_tokens)
         ids, own = (part.unflatten(0, (len(texts), -1)) for part in padded)  # [vector text seq]
         own[:, :, 0] = False

@@ -12,7 +12,7 @@ from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, residual_at
 from saesteer.engine.saes import encode
 from saesteer.methods.fit.problem import Abstains, Problem, mean_codes, unit
-from saesteer.methods.fit.sae_ts import added, approximator, bias_direction
+from saesteer.methods.fit.sae_ts import approximator, bias_direction, unit_addition
 
 DENSEST = 0.01
 """Features active on a larger share of tokens are left out (P6)."""
@@ -26,22 +26,22 @@ def fit(problem: Problem) -> Addition:
     effects = approximator(problem)
     target = v_target(code_difference(problem), allowed(problem), N_POSITIVE, N_NEGATIVE)
     aimed = unit(effects.M.double() @ target.cpu(), "no measured vector changes the features that the concept's texts differ in")
-    return added(problem, aimed - bias_direction(effects))
+    return unit_addition(problem, aimed - bias_direction(effects))
 
 
 def code_difference(problem: Problem) -> Float64[Tensor, " n_features"]:
     """Mean code of each feature over the tokens of a text, averaged over texts: positive texts' less negative ones'."""
-    means = (mean_codes(problem.sae, tokens).double().mean(dim=0) for tokens in (problem.positive_tokens, problem.negative_tokens))
-    positive, negative = means
+    texts = (problem.positive_tokens, problem.negative_tokens)
+    positive, negative = (mean_codes(problem.sae, tokens).double().mean(dim=0) for tokens in texts)
     return positive - negative
 
 
 def allowed(problem: Problem) -> Bool[Tensor, " n_features"]:
     """Scored features that are rare (a feature of unknown density is not) and not active on the beginning-of-sequence token."""
     rare = problem.features.filter(pl.col("density") <= DENSEST)["feature"].to_list()
-    found = torch.zeros(problem.sae.meta.n_features, dtype=torch.bool, device=problem.lm.device)
-    found[rare] = True
-    return found & ~(bos_codes(problem) > 0)
+    is_rare = torch.zeros(problem.sae.meta.n_features, dtype=torch.bool, device=problem.lm.device)
+    is_rare[rare] = True
+    return is_rare & ~(bos_codes(problem) > 0)
 
 
 def bos_codes(problem: Problem) -> Float[Tensor, " n_features"]:
@@ -58,11 +58,11 @@ def v_target(
 ) -> Float64[Tensor, " n_features"]:
     """The `n_positive` largest positive and `n_negative` largest negative differences among the kept features, others 0, over the sum of
     their absolute values."""
-    found = torch.zeros_like(difference)
+    target = torch.zeros_like(difference)
     for sign, n in ((1, n_positive), (-1, n_negative)):
         values = (sign * difference).masked_fill(~kept, 0).clamp(min=0)
         largest = values.topk(min(n, len(values)))
-        found[largest.indices] += sign * largest.values
-    if not bool(found.any()):
+        target[largest.indices] += sign * largest.values
+    if not bool(target.any()):
         raise Abstains("every feature in which the concept's texts differ is too dense, or active on the beginning-of-sequence token")
-    return found / found.abs().sum()
+    return target / target.abs().sum()

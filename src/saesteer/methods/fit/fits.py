@@ -26,15 +26,15 @@ ALGORITHM_VERSION = 1
 
 def fit_of(row: Method) -> Callable[[Problem], Intervention]:
     """The function that fits a method: imported only where it is called, since most need torch."""
-    found: Callable[[Problem], Intervention] = getattr(import_module(row.module), row.fitted_by.rpartition(".")[2])
-    return found
+    fit: Callable[[Problem], Intervention] = getattr(import_module(row.module), row.fitted_by.rpartition(".")[2])
+    return fit
 
 
 def problems_of(
     lm: LanguageModel,
     sae: Sae,
     layer: int,
-    asked: pl.DataFrame,
+    concepts: pl.DataFrame,
     texts: pl.DataFrame,
     features: pl.DataFrame,
     effects: Approximator | None,
@@ -45,10 +45,10 @@ def problems_of(
 
     def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
-        found = label if label is not None else labelled_feature(features, concept)
-        return Problem(lm, sae, layer, concept, positive, negative, features, found, effects, dict(vectors), seed)
+        feature = label if label is not None else labelled_feature(features, concept)
+        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed)
 
-    return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in asked.iter_rows()}
+    return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 
 
 def labelled_feature(features: pl.DataFrame, concept: str) -> int | None:
@@ -74,18 +74,18 @@ def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
     r2 = problem.effects.r2 if problem.effects is not None and "effects" in row.needs else None
     started = time.perf_counter()
     try:
-        found = fit_of(row)(problem)
+        fitted = fit_of(row)(problem)
     except Abstains as why:
         given = {"features": [], "n_texts": n_texts, "r2": r2, "fit_seconds": time.perf_counter() - started}
         return {**dict.fromkeys(("kind", "tensors", "values", "residual_change", "residual_norm")), **given, "reason": str(why)}
     seconds = time.perf_counter() - started
-    tensors, values = packed(found)
-    change, norm = residual_change(problem, found, neutral)
+    tensors, values = packed(fitted)
+    change, norm = residual_change(problem, fitted, neutral)
     return {
-        "kind": kind_of(found),
+        "kind": kind_of(fitted),
         "tensors": tensors,
         "values": values,
-        "features": _features(found),
+        "features": _features(fitted),
         "residual_change": change,
         "residual_norm": norm,
         "n_texts": n_texts,
@@ -95,14 +95,14 @@ def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
     }
 
 
-def _features(found: Intervention) -> list[int]:
-    if isinstance(found, CodeEdit):
-        return [int(feature) for feature in found.features]
-    return list(found.features) if isinstance(found, Addition) else []
+def _features(intervention: Intervention) -> list[int]:
+    if isinstance(intervention, CodeEdit):
+        return [int(feature) for feature in intervention.features]
+    return list(intervention.features) if isinstance(intervention, Addition) else []
 
 
 @torch.no_grad()
-def residual_change(problem: Problem, found: Intervention, neutral: Sequence[Sequence[int]]) -> tuple[float | None, float]:
+def residual_change(problem: Problem, intervention: Intervention, neutral: Sequence[Sequence[int]]) -> tuple[float | None, float]:
     """(mean norm of the change of the residual at the layer that factor 1 makes, mean norm of the unsteered residual), over every token of
     the neutral prompts but the first; no change is given for added text."""
     lm, depth = problem.lm, problem.depth
@@ -113,8 +113,8 @@ def residual_change(problem: Problem, found: Intervention, neutral: Sequence[Seq
         ids = torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device)
         plain = residual_at(lm, ids, depth)[0, 1:]
         norms.append(plain.float().norm(dim=1))
-        if not isinstance(found, PromptText):
-            steering = steering_of([found], which, factor, problem.sae, depth)
+        if not isinstance(intervention, PromptText):
+            steering = steering_of([intervention], which, factor, problem.sae, depth)
             with steering.installed(lm, 0, len(prompt)):
                 changes.append((residual_at(lm, ids, depth)[0, 1:] - plain).float().norm(dim=1))
     mean_norm = float(torch.cat(norms).mean())

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit.problem import Problem, Tokens, steering_scale, unit
+from saesteer.methods.fit.problem import Problem, Tokens, scaled_addition, unit
 from saesteer.methods.fit.training import linear_decay, n_batches, shuffled_batches
 
 BATCH = 12
@@ -24,14 +24,13 @@ WEIGHT_DECAY = 1e-3
 
 def fit(problem: Problem) -> Addition:
     """The trained probe's weights, to unit norm."""
-    vector = unit(probe_weights(problem.positive_tokens, problem.negative_tokens, problem.generator("probe")))
-    return Addition(vector, steering_scale(vector, problem.positive_tokens))
+    return scaled_addition(problem, unit(probe_weights(problem.positive_tokens, problem.negative_tokens, problem.generator("probe"))))
 
 
 @torch.enable_grad()
 def probe_weights(positive: Tokens, negative: Tokens, generator: torch.Generator) -> Float[Tensor, " d_model"]:
     """w of p(positive | h) = sigmoid(h . w + b), trained with AdamW from 0 on the mean cross-entropy over tokens."""
-    texts = [(rows, label) for found, label in ((positive, 1.0), (negative, 0.0)) for rows in _by_text(found)]
+    texts = [(rows, label) for tokens, label in ((positive, 1.0), (negative, 0.0)) for rows in tokens.by_text()]
     weights = torch.zeros(positive.residual.shape[1], device=positive.residual.device, requires_grad=True)
     bias = torch.zeros((), device=weights.device, requires_grad=True)
     optimizer = torch.optim.AdamW([weights, bias], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -45,8 +44,3 @@ def probe_weights(positive: Tokens, negative: Tokens, generator: torch.Generator
         optimizer.step()
         schedule.step()
     return weights.detach()
-
-
-def _by_text(found: Tokens) -> list[Tensor]:
-    """Each text's residuals [token d_model]."""
-    return [found.residual[found.text == text] for text in range(found.n_texts)]

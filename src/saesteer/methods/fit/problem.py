@@ -3,15 +3,17 @@ steering where they were measured. Nothing of the prompts that it will be judged
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.core.counter_rng import text_keys
+from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, residual_at
 from saesteer.engine.saes import Sae, encode
 
@@ -87,39 +89,54 @@ class Tokens:
     text: Int[Tensor, " token"]  # which text each belongs to
     n_texts: int
 
+    def by_text(self) -> list[Float[Tensor, "token d_model"]]:
+        """Each text's residuals."""
+        return [self.residual[self.text == text] for text in range(self.n_texts)]
+
 
 @torch.no_grad()
 def tokens(lm: LanguageModel, depth: int, texts: tuple[Text, ...]) -> Tokens:
     """Run texts, `TEXTS_AT_A_TIME` together, and keep the residual at `depth` of what they say."""
     kept: list[Tensor] = []
-    for start in range(0, len(texts), TEXTS_AT_A_TIME):
-        some = texts[start : start + TEXTS_AT_A_TIME]
-        residual = residual_at(lm, padded_ids(lm, some), depth)  # [text seq d_model]
-        kept += [row[text.n_context : len(text.ids)] for row, text in zip(residual, some, strict=True)]
+    for batch in text_batches(texts):
+        residual = residual_at(lm, padded_ids(lm, batch), depth)  # [text seq d_model]
+        kept += [row[text.n_context : len(text.ids)] for row, text in zip(residual, batch, strict=True)]
     lengths = torch.tensor([len(row) for row in kept])
     return Tokens(torch.cat(kept).float(), torch.arange(len(kept)).repeat_interleave(lengths).to(lm.device), len(kept))
 
 
-def padded_ids(lm: LanguageModel, texts: tuple[Text, ...]) -> Int[Tensor, "text seq"]:
+def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
+    """Texts in order, as many as one forward takes."""
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        yield texts[start : start + TEXTS_AT_A_TIME]
+
+
+def padded_ids(lm: LanguageModel, texts: Sequence[Text]) -> Int[Tensor, "text seq"]:
     """Token ids of texts, padded at the end, where causal attention lets padding change nothing before it."""
     width = max(len(text.ids) for text in texts)
     return torch.tensor([text.ids + text.ids[:1] * (width - len(text.ids)) for text in texts], device=lm.device)
 
 
-def largest_codes(sae: Sae, found: Tokens) -> Float[Tensor, "text n_features"]:
+def said(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "text seq"]:
+    """Where padded texts say something: not in the context, not in the padding."""
+    place = torch.arange(max(len(text.ids) for text in texts))
+    starts, ends = (torch.tensor(values)[:, None] for values in zip(*((text.n_context, len(text.ids)) for text in texts), strict=True))
+    return ((place >= starts) & (place < ends)).to(device)
+
+
+def pooled_codes(sae: Sae, tokens: Tokens, pooled: Callable[[Tensor], Tensor]) -> Float[Tensor, "text n_features"]:
+    """Each text's codes [token n_features], pooled over its tokens."""
+    return torch.stack([pooled(encode(sae, rows)) for rows in tokens.by_text()])
+
+
+def largest_codes(sae: Sae, tokens: Tokens) -> Float[Tensor, "text n_features"]:
     """Each text's largest code of each feature."""
-    codes = torch.zeros(found.n_texts, sae.meta.n_features, device=found.residual.device)
-    for text in range(found.n_texts):
-        codes[text] = encode(sae, found.residual[found.text == text]).amax(dim=0)
-    return codes
+    return pooled_codes(sae, tokens, lambda codes: codes.amax(dim=0))
 
 
-def mean_codes(sae: Sae, found: Tokens) -> Float[Tensor, "text n_features"]:
+def mean_codes(sae: Sae, tokens: Tokens) -> Float[Tensor, "text n_features"]:
     """Each text's mean code of each feature over its tokens."""
-    codes = torch.zeros(found.n_texts, sae.meta.n_features, device=found.residual.device)
-    for text in range(found.n_texts):
-        codes[text] = encode(sae, found.residual[found.text == text]).mean(dim=0)
-    return codes
+    return pooled_codes(sae, tokens, lambda codes: codes.mean(dim=0))
 
 
 def unit(direction: Float[Tensor, " d_model"], otherwise: str | None = None) -> Float[Tensor, " d_model"]:
@@ -131,12 +148,17 @@ def unit(direction: Float[Tensor, " d_model"], otherwise: str | None = None) -> 
     return direction / norm
 
 
-def steering_scale(vector: Float[Tensor, " d_model"], found: Tokens) -> float:
+def scaled_addition(problem: Problem, vector: Float[Tensor, " d_model"], features: tuple[int, ...] = ()) -> Addition:
+    """Steering with a unit vector: factor 1 adds it times its `steering_scale`; `features` are those of the SAE that it is made of."""
+    return Addition(vector, steering_scale(vector, problem.positive_tokens), features=features)
+
+
+def steering_scale(vector: Float[Tensor, " d_model"], tokens: Tokens) -> float:
     """P4's max_act (arXiv 2501.17148, section 4): the largest activation h . w of a unit vector on the concept's texts.
 
     Its program takes 50 where that is not positive; here the method abstains.
     """
-    largest = float((found.residual @ vector.to(found.residual)).max())
+    largest = float((tokens.residual @ vector.to(tokens.residual)).max())
     if largest <= 0:
         raise Abstains("the vector has no positive activation on the concept's texts")
     return largest

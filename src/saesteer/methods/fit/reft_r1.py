@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import residual_changed
-from saesteer.methods.fit.problem import Problem, Text, steering_scale, unit
+from saesteer.methods.fit.problem import Problem, Text, said, scaled_addition, unit
 from saesteer.methods.fit.training import linear_decay, n_batches, shuffled_batches, text_loss
 
 K = 8
@@ -32,8 +32,7 @@ LARGEST_GRADIENT = 1.0
 
 def fit(problem: Problem) -> Addition:
     """The trained direction."""
-    vector = unit(trained_direction(problem))
-    return Addition(vector, steering_scale(vector, problem.positive_tokens))
+    return scaled_addition(problem, unit(trained_direction(problem)))
 
 
 @torch.enable_grad()
@@ -64,11 +63,11 @@ def usable_gradient(gradient: Float[Tensor, " d_model"], w: Float[Tensor, " d_mo
 def training_loss(problem: Problem, texts: Sequence[Text], w: Float[Tensor, " d_model"], progress: float) -> Float[Tensor, ""]:
     """Mean loss per token (nats) of the texts under the intervention + 0.005 * progress * mean of activations outside the top k; `progress`
     is the share of steps done."""
-    said = _said(texts, problem.lm.device)
+    counted = said(texts, problem.lm.device)
     spare: list[Tensor] = []
 
     def pushed(residual: Tensor) -> Tensor:
-        push, others = pooled(residual.float() @ w, said)
+        push, others = pooled(residual.float() @ w, counted)
         spare.append(others.mean())
         return residual + (push[:, None, None] * w).to(residual.dtype)
 
@@ -77,17 +76,10 @@ def training_loss(problem: Problem, texts: Sequence[Text], w: Float[Tensor, " d_
     return loss + SPARSITY * progress * spare[0]
 
 
-def pooled(along: Float[Tensor, "text seq"], said: Bool[Tensor, "text seq"]) -> tuple[Float[Tensor, " text"], Float[Tensor, " text"]]:
+def pooled(along: Float[Tensor, "text seq"], counted: Bool[Tensor, "text seq"]) -> tuple[Float[Tensor, " text"], Float[Tensor, " text"]]:
     """Of each text's projections h . w: the mean of its k largest activations ReLU(h . w), and the mean over its positions of the others.
-    Positions that are not said do not count."""
-    activations = along.relu() * said
-    n_said = said.sum(dim=1).clamp(min=1)
+    Other positions than `counted` do not count."""
+    activations = along.relu() * counted
+    n_counted = counted.sum(dim=1).clamp(min=1)
     top = activations.topk(min(K, activations.shape[1]), dim=1).values.sum(dim=1)
-    return top / n_said.clamp(max=K), (activations.sum(dim=1) - top) / n_said
-
-
-def _said(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "text seq"]:
-    """Where padded texts say something: not in the context, not in the padding."""
-    place = torch.arange(max(len(text.ids) for text in texts))
-    starts, ends = (torch.tensor(values)[:, None] for values in zip(*((text.n_context, len(text.ids)) for text in texts), strict=True))
-    return ((place >= starts) & (place < ends)).to(device)
+    return top / n_counted.clamp(max=K), (activations.sum(dim=1) - top) / n_counted

@@ -17,8 +17,8 @@ from torch import Tensor
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import residual_changed
 from saesteer.engine.saes import Sae, encode
-from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.sae_features import addition, best, n_said, ranked, residual_as_leaf, text_batches, with_auroc
+from saesteer.methods.fit.problem import Problem, Text, said, text_batches
+from saesteer.methods.fit.sae_features import addition, best, n_said, ranked, residual_as_leaf, with_auroc
 from saesteer.methods.fit.training import token_losses
 
 N_CANDIDATES = 32
@@ -27,15 +27,8 @@ N_CANDIDATES = 32
 
 def only(sae: Sae, features: list[int]) -> Sae:
     """The SAE cut down to some features, in the given order."""
-    meta = replace(sae.meta, n_features=len(features))
-    return replace(
-        sae,
-        W_enc=sae.W_enc[:, features],
-        b_enc=sae.b_enc[features],
-        threshold=sae.threshold[features],
-        W_dec=sae.W_dec[features],
-        meta=meta,
-    )
+    cut = {"W_enc": sae.W_enc[:, features]} | {name: getattr(sae, name)[features] for name in ("b_enc", "threshold", "W_dec")}
+    return replace(sae, **cut, meta=replace(sae.meta, n_features=len(features)))
 
 
 @torch.no_grad()
@@ -49,7 +42,7 @@ def _rises(problem: Problem, texts: tuple[Text, ...], sae: Sae) -> Float64[Tenso
     """Rise of the summed loss of a batch of texts by removing each of the SAE's features."""
     with residual_as_leaf(problem.lm, problem.depth) as read:
         unchanged = token_losses(problem.lm, texts).split([n_said([text]) for text in texts])
-    codes = encode(sae, read[0].detach()) * _said(texts, read[0])[:, :, None]  # [text seq feature]
+    codes = encode(sae, read[0].detach()) * said(texts, problem.lm.device)[:, :, None]  # [text seq feature]
     rise = torch.zeros(sae.meta.n_features, dtype=torch.float64)
     for place in range(sae.meta.n_features):
         # Only where it fires: removing what is not there changes nothing.
@@ -69,13 +62,6 @@ def _losses_without(problem: Problem, texts: list[Text], written: Float[Tensor, 
 
     with residual_changed(problem.lm, problem.depth, without):
         return token_losses(problem.lm, texts)
-
-
-def _said(texts: tuple[Text, ...], residual: Float[Tensor, "text seq d_model"]) -> Float[Tensor, "text seq"]:
-    """1 at the positions of what the texts say, 0 in their context and padding."""
-    position = torch.arange(residual.shape[1])
-    start, end = (torch.tensor(ends)[:, None] for ends in ([text.n_context for text in texts], [len(text.ids) for text in texts]))
-    return ((position >= start) & (position < end)).to(residual.device, torch.float32)
 
 
 def fit(problem: Problem) -> Addition:

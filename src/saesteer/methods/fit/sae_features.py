@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from saesteer.engine.interventions import Addition
+from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.engine.models import LanguageModel, residual_changed
-from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, largest_codes
+from saesteer.methods.fit.problem import Abstains, Problem, Text, largest_codes
 
 ALGORITHM_VERSION = 1
 
@@ -47,8 +47,8 @@ def auroc(positive: Float[Tensor, "text_p feature"], negative: Float[Tensor, "te
 
 def with_auroc(problem: Problem) -> pl.DataFrame:
     """The candidates with a column `auroc`: of a text's largest code, on the training texts (P4's SAE-A, arXiv 2501.17148)."""
-    found = auroc(largest_codes(problem.sae, problem.positive_tokens), largest_codes(problem.sae, problem.negative_tokens))
-    return scored(candidates(problem), "auroc", found)
+    positive, negative = (largest_codes(problem.sae, tokens) for tokens in (problem.positive_tokens, problem.negative_tokens))
+    return scored(candidates(problem), "auroc", auroc(positive, negative))
 
 
 def detectors(problem: Problem) -> pl.DataFrame:
@@ -81,12 +81,13 @@ def labelled(problem: Problem) -> int:
 def largest_record(problem: Problem, feature: int) -> float:
     """A feature's max_act: its largest record (P4, arXiv 2501.17148). P4's program takes 50 where that is not positive; here the method
     abstains."""
-    found = problem.features.filter(pl.col("feature") == feature)["max_activation"]
-    if found.is_empty():
+    rows = problem.features.filter(pl.col("feature") == feature)
+    if rows.is_empty():
         raise Abstains(f"feature {feature} is not among the layer's scored features")
-    if found[0] is None or found[0] <= 0:
+    record = rows["max_activation"][0]
+    if record is None or record <= 0:
         raise Abstains(f"feature {feature} has no positive record")
-    return float(found[0])
+    return float(record)
 
 
 def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
@@ -103,10 +104,10 @@ def addition(problem: Problem, feature: int) -> Addition:
     return Addition(direction(problem, feature), strength * norm, features=(feature,))
 
 
-def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
-    """Texts in order, as many as one forward takes."""
-    for start in range(0, len(texts), TEXTS_AT_A_TIME):
-        yield texts[start : start + TEXTS_AT_A_TIME]
+def at_largest_records(problem: Problem, features: list[int]) -> CodeEdit:
+    """Codes of features set, at factor 1, to each one's largest record."""
+    values = torch.tensor([largest_record(problem, feature) for feature in features], device=problem.lm.device)
+    return CodeEdit(torch.tensor(features, device=problem.lm.device), values)
 
 
 def n_said(texts: Sequence[Text]) -> int:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import encode
-from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.sae_features import addition, best, candidates, n_said, residual_as_leaf, scored, text_batches
+from saesteer.methods.fit.problem import Problem, Text, text_batches
+from saesteer.methods.fit.sae_features import addition, best, candidates, n_said, residual_as_leaf, scored
 from saesteer.methods.fit.training import text_loss
 
 

@@ -1,20 +1,43 @@
-"""SAE-TS (P2, arXiv 2411.02193, section 3): the vector that the linear approximator of steering effects says raises one feature and nothing
-else, less the direction in which every vector pushes."""
+"""SAE-TS and its variants (P2, arXiv 2411.02193, section 3): vectors that the linear approximator of steering effects says raise one
+feature and nothing else, less the direction in which every vector pushes."""
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit.problem import Approximator, Problem, steering_scale, unit
+from saesteer.engine.saes import Sae
+from saesteer.methods.fit.problem import Approximator, Problem, scaled_addition, unit
 from saesteer.methods.fit.sae_features import best, with_auroc
 
 
-def fit(problem: Problem) -> Addition:
+def sae_ts(problem: Problem) -> Addition:
     """M_j / |M_j| - (M b) / |M b|, to unit norm, for the concept's feature j."""
+    return unit_addition(problem, targeted(approximator(problem), target_feature(problem)))
+
+
+def pinv(problem: Problem) -> Addition:
+    """By pseudo-inverse: (e_j - b) pinv(M), the smallest x that solves x M + b = e_j best, with e_j the concept's feature at code 1. P2
+    leaves the vector's norm as it comes; here factors choose the strength, and only the direction is kept."""
     effects = approximator(problem)
-    return added(problem, targeted(effects, target_feature(problem)))
+    effect = -effects.b.double()
+    effect[target_feature(problem)] += 1
+    return unit_addition(problem, effect @ torch.linalg.pinv(effects.M.double()))
+
+
+def rotated(problem: Problem) -> Addition:
+    """By rotation: the decoder row turned to where steering has its effect, by one rotation for all features. Q W_dec[j] to unit norm, less
+    (M b) / |M b|, to unit norm; Q of `rotation`."""
+    effects, feature = approximator(problem), target_feature(problem)
+    turned = rotation(effects, problem.sae) @ problem.sae.W_dec[feature].cpu().double()
+    return unit_addition(problem, unit(turned, f"the decoder row of feature {feature} is zero") - bias_direction(effects))
+
+
+def bias_alone(problem: Problem) -> Addition:
+    """-(M b) / |M b|: what the targeted vectors share, whatever the concept. A control."""
+    return unit_addition(problem, -bias_direction(approximator(problem)))
 
 
 def target_feature(problem: Problem) -> int:
@@ -34,10 +57,23 @@ def bias_direction(effects: Approximator) -> Float64[Tensor, " d_model"]:
     return unit(effects.M.double() @ effects.b.double(), "the approximator's bias is zero")
 
 
-def added(problem: Problem, vector: Float64[Tensor, " d_model"]) -> Addition:
-    """The vector to unit norm, with its largest activation on the concept's texts as factor 1."""
-    direction = unit(vector, "the vector is zero").float().to(problem.lm.device)
-    return Addition(direction, steering_scale(direction, problem.positive_tokens))
+def rotation(effects: Approximator, sae: Sae) -> Float64[Tensor, "d_model d_model"]:
+    """The orthogonal Q that brings unit decoder rows nearest to the unit columns of M (Procrustes): U V^T of the singular value
+    decomposition of their product [d_model n_features] @ [n_features d_model].
+
+    P2's program calls the transpose R: it fits M's columns to decoder rows, and steers with R^T W_dec[j]. Features that no vector changes
+    are left out.
+    """
+    M, W_dec = effects.M.double(), sae.W_dec.cpu().double()
+    lengths, norms = M.norm(dim=0), W_dec.norm(dim=1)
+    kept = (lengths > 0) & (norms > 0)
+    U, _, Vt = torch.linalg.svd((M[:, kept] / lengths[kept]) @ (W_dec[kept] / norms[kept, None]))
+    return U @ Vt
+
+
+def unit_addition(problem: Problem, vector: Float64[Tensor, " d_model"]) -> Addition:
+    """A vector, to unit norm in float64, as an addition."""
+    return scaled_addition(problem, unit(vector, "the vector is zero").float().to(problem.lm.device))
 
 
 def approximator(problem: Problem) -> Approximator:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import residual_changed
-from saesteer.methods.fit.problem import Problem, Text, steering_scale, unit
+from saesteer.methods.fit.problem import Problem, Text, scaled_addition, unit
 from saesteer.methods.fit.training import Recipe, text_loss, train
 
 RECIPE = Recipe(learning_rate=1e-2, batch=6, accumulated=1, epochs=3)
@@ -26,8 +26,7 @@ START = 0.01
 
 def fit(problem: Problem) -> Addition:
     """The trained vector, to unit norm."""
-    vector = unit(trained_vector(problem))
-    return Addition(vector, steering_scale(vector, problem.positive_tokens))
+    return scaled_addition(problem, unit(trained_vector(problem)))
 
 
 def trained_vector(problem: Problem) -> Float[Tensor, " d_model"]:

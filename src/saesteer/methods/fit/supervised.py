@@ -3,7 +3,7 @@
 A feature says yes to a text in which its firing frequency, the share of the text's tokens where its code is above 0, reaches a threshold.
 The threshold is its best by calibrated F1, which counts false positives as if the concept had prevalence pi0 instead of that in the
 labelled texts. Concepts with too few texts are dropped, then features that do not write what they read (output score), then all but the
-best K; their codes are set to factor * max_act.
+best K; their codes are set to factor * max_act. The control does the same to as many features drawn at random.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import CodeEdit
-from saesteer.engine.saes import Sae, encode
-from saesteer.methods.fit.problem import Abstains, Problem, Tokens
-from saesteer.methods.fit.sae_features import candidates, largest_record, ranked, scored
+from saesteer.engine.saes import Sae
+from saesteer.methods.fit.problem import Abstains, Problem, Tokens, pooled_codes
+from saesteer.methods.fit.sae_features import at_largest_records, candidates, ranked, scored
 
 REFERENCE_PREVALENCE = 1e-3
 """pi0."""
@@ -43,12 +43,9 @@ def calibrated_f1(
     return 2 * true_positives / (2 * true_positives + weight * false_positives + false_negatives)
 
 
-def firing_frequencies(sae: Sae, found: Tokens) -> Float64[Tensor, "text n_features"]:
+def firing_frequencies(sae: Sae, tokens: Tokens) -> Float64[Tensor, "text n_features"]:
     """Share of each text's tokens on which each feature fires."""
-    shares = torch.zeros(found.n_texts, sae.meta.n_features, dtype=torch.float64, device=found.residual.device)
-    for text in range(found.n_texts):
-        shares[text] = (encode(sae, found.residual[found.text == text]) > 0).double().mean(dim=0)
-    return shares
+    return pooled_codes(sae, tokens, lambda codes: (codes > 0).double().mean(dim=0))
 
 
 def best_calibrated_f1(frequency: Float[Tensor, "text feature"], positive: Bool[Tensor, " text"]) -> Float64[Tensor, " feature"]:
@@ -72,7 +69,7 @@ def selected(problem: Problem) -> list[int]:
     """The concept's features, the best first: candidates of F1c above 0 that pass the thresholds, at most K."""
     if len(problem.positive) < MIN_TEXTS:
         raise Abstains(f"the concept has {len(problem.positive)} texts, fewer than {MIN_TEXTS}")
-    frequency = torch.cat([firing_frequencies(problem.sae, found) for found in (problem.positive_tokens, problem.negative_tokens)])
+    frequency = torch.cat([firing_frequencies(problem.sae, tokens) for tokens in (problem.positive_tokens, problem.negative_tokens)])
     positive = torch.arange(len(frequency), device=frequency.device) < problem.positive_tokens.n_texts
     rows = scored(candidates(problem), "f1c", best_calibrated_f1(frequency, positive))
     rows = rows.filter((pl.col("f1c") > 0) & (pl.col("output_score") >= MIN_OUTPUT_SCORE))
@@ -81,12 +78,17 @@ def selected(problem: Problem) -> list[int]:
     return ranked(rows, "f1c")["feature"].head(K).to_list()
 
 
-def at_largest_records(problem: Problem, features: list[int]) -> CodeEdit:
-    """Codes of features set, at factor 1, to each one's largest record."""
-    values = torch.tensor([largest_record(problem, feature) for feature in features], device=problem.lm.device)
-    return CodeEdit(torch.tensor(features, device=problem.lm.device), values)
-
-
-def fit(problem: Problem) -> CodeEdit:
+def supervised(problem: Problem) -> CodeEdit:
     """The selected features at their largest records, edited in code space."""
     return at_largest_records(problem, selected(problem))
+
+
+def random_control(problem: Problem) -> CodeEdit:
+    """As many features as supervised selection takes and the same edit, but drawn among all with records; where that abstains, so does its
+    control."""
+    n = len(selected(problem))
+    features = candidates(problem).filter(pl.col("n_records") > 0)["feature"].to_list()
+    if len(features) < n:
+        raise Abstains(f"{len(features)} features have records, fewer than the {n} to be drawn")
+    drawn = torch.randperm(len(features), generator=problem.generator("supervised_random"))[:n].tolist()
+    return at_largest_records(problem, [features[place] for place in drawn])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saesteer.engine.head import raw_logits
 from saesteer.engine.models import LanguageModel
-from saesteer.methods.fit.problem import Text, padded_ids
+from saesteer.methods.fit.problem import Text, padded_ids, said
 
 ALGORITHM_VERSION = 1
 
@@ -29,11 +29,9 @@ def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " to
     """-log p(token | what is before it) of each token that the texts say, text after text, in nats; gradients flow through it."""
     if any(text.n_context == 0 for text in texts):
         raise ValueError("a text without context has a first token that nothing predicts: give it a beginning-of-sequence token at least")
-    ids = padded_ids(lm, tuple(texts))  # [text seq]
+    ids = padded_ids(lm, texts)  # [text seq]
     hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    places = [torch.arange(text.n_context, len(text.ids)) for text in texts]
-    row = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(place) for place in places])).to(ids.device)
-    at = torch.cat(places).to(ids.device)
+    row, at = said(texts, ids.device).nonzero(as_tuple=True)
     return nn.functional.cross_entropy(logits_with_gradients(lm, hidden[row, at - 1]), ids[row, at], reduction="none")
 
 

@@ -27,12 +27,12 @@ def read_vectors(path: Path, d_model: int) -> dict[str, Float[Tensor, " d_model"
     """Concept -> vector of a file, as long as they are there, in float32; what cannot be a direction is refused by name."""
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError) as error:
         raise SettingsError(f"{path} cannot be read as safetensors: {error}") from error
-    if not found:
+    if not tensors:
         raise SettingsError(f"{path} holds no tensors: it needs one of {d_model} numbers a concept, named with the concept's text")
-    return {name: _checked(path, name, tensor, d_model) for name, tensor in found.items()}
+    return {name: _checked(path, name, tensor, d_model) for name, tensor in tensors.items()}
 
 
 def _checked(path: Path, name: str, tensor: Tensor, d_model: int) -> Float[Tensor, " d_model"]:
@@ -49,13 +49,13 @@ def _checked(path: Path, name: str, tensor: Tensor, d_model: int) -> Float[Tenso
     return vector
 
 
-def write_vectors(fits: pl.DataFrame, asked: pl.DataFrame, method: str, path: Path) -> None:
-    """Write the unit vectors that a method fitted for the concepts asked for, in the form of `read_vectors`.
+def write_vectors(fits: pl.DataFrame, concepts: pl.DataFrame, method: str, path: Path) -> None:
+    """Write the unit vectors that a method fitted for the experiment's concepts, in the form of `read_vectors`.
 
-    `fits` are FITS rows of one layer (of other methods too; `method` is the key); `asked` has concept_id and concept. Concepts for which
+    `fits` are FITS rows of one layer (of other methods too; `method` is the key); `concepts` has concept_id and concept. Concepts for which
     the method abstains are left out.
     """
-    rows = fits.filter(method=method).join(asked.select("concept_id", "concept"), on="concept_id", how="left", maintain_order="left")
+    rows = fits.filter(method=method).join(concepts.select("concept_id", "concept"), on="concept_id", how="left", maintain_order="left")
     written = rows.filter(pl.col("kind").is_not_null())
     _refuse(fits, rows, written, method)
     if len(written) < len(rows):

@@ -1,7 +1,0 @@
-#!/usr/bin/env bash
-# Runs in the new environment, in the repo root: torch first, and exactly so; then the lock; then the package itself.
-set -euo pipefail
-python -m pip install torch==2.13.0
-python -m pip install uv
-python -m uv pip install --requirement requirements.lock
-python -m uv pip install --no-deps --editable .

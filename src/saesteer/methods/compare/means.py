@@ -1,0 +1,133 @@
+"""Each method's means over concepts with bootstrap intervals, its costs, and how far it moves the residual; and what each factor does.
+
+The mean is over all concepts, where an abstaining method counts as the unsteered text; the mean over surviving concepts, which P1 (arXiv
+2505.20063, table 1) reports, flatters a method that abstains often and stands beside it under that name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from saesteer.core.tables.methods import METHOD_CURVES, METHODS_TABLE
+from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.methods.compare.protocol import FIT, Rows, row_of
+from saesteer.settings.methods import MethodSettings
+from saesteer.settings.registry import Method
+
+FAMILIES = ("Controls", "Prompt", "Trained weights", "Vectors", "SAE features", "Effects of steering")
+_METHOD = ["layer", "method"]
+_RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
+_Row = dict[str, Any]
+
+
+def family_of(row: Method) -> str:
+    """Which kind of method a row of the registry is, by what it needs and how its strength is swept; one of FAMILIES."""
+    if row.paper in ("baseline", "control"):
+        return "Controls"
+    if row.grid in ("prompt", "adapter"):
+        return "Prompt" if row.grid == "prompt" else "Trained weights"
+    if "effects" in row.needs:
+        return "Effects of steering"
+    return "SAE features" if "sae" in row.needs else "Vectors"
+
+
+def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, settings: MethodSettings) -> pl.DataFrame:
+    """METHOD_SCORES, METHOD_CHOICES, FITS and STEERED -> METHODS_TABLE."""
+    lines = []
+    for group in scores.sort(*FIT).partition_by(_METHOD, maintain_order=True):
+        layer, key = group.select(_METHOD).row(0)
+        label = {"layer": layer, "method": key, "title": row_of(key).title, "family": family_of(row_of(key)), "paper": row_of(key).paper}
+        lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
+    parts = (_factors(choices), _fit_costs(rows.fits), _generation_costs(rows.texts))
+    later = {name for part in parts for name in part.columns} - set(_METHOD)
+    table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
+    for part in parts:
+        table = table.join(part, on=_METHOD, how="left")
+    return table.select(list(METHODS_TABLE.columns)).sort(METHODS_TABLE.keys)
+
+
+def _means(group: pl.DataFrame, label: tuple[int, str], settings: MethodSettings) -> _Row:
+    own = group.filter(~pl.col("abstains"))
+    every = zip(("score", "score_low", "score_high"), _mean(group["score"], settings, ("mean", *label)), strict=True)
+    surviving = zip(("surviving_score", "surviving_low", "surviving_high"), _mean(own["score"], settings, ("mean", *label)), strict=True)
+    sizes = {"n_concepts": group.height, "n": group["score"].count()}
+    return {**sizes, "n_abstaining": group.height - own.height, "n_surviving": own["score"].count(), **dict(every), **dict(surviving)}
+
+
+def _mean(values: pl.Series, settings: MethodSettings, label: tuple[str | int, ...]) -> tuple[float | None, float | None, float | None]:
+    """Mean and interval of the values that are there; their order does not matter."""
+    present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
+    stream = random_stream(settings.seed, "methods", *label)
+    low, high = bootstrap_mean_interval(present, settings.bootstrap_draws, settings.confidence, stream) or (None, None)
+    return (float(present.mean()) if len(present) else None), low, high
+
+
+def _at_chosen(group: pl.DataFrame) -> _Row:
+    """What the method's own texts are like at the chosen factors, each concept counting once."""
+    own = group.filter(~pl.col("abstains"))
+    n_choices = int(own["n_choices"].sum())
+    return {
+        "n_texts": own["n"].sum(),
+        "n_missing": own["n_missing"].sum(),
+        **{name: own[name].mean() for name in _RATINGS},
+        "perplexity": _geometric_mean(own["log_perplexity"]),
+        "median_change": own["change"].median(),
+        "median_relative_change": own["relative_change"].median(),
+        "n_choices": n_choices,
+        "share_at_grid_end": int(own["n_at_grid_end"].sum()) / n_choices if n_choices else None,
+    }
+
+
+def _geometric_mean(logarithms: pl.Series) -> float | None:
+    present = logarithms.drop_nulls().to_numpy()
+    return float(np.exp(present.mean())) if len(present) else None
+
+
+def _factors(choices: pl.DataFrame) -> pl.DataFrame:
+    """Median of the chosen factors over concepts and halves."""
+    return choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
+
+
+def _fit_costs(fits: pl.DataFrame) -> pl.DataFrame:
+    """What a fit takes, mean over concepts, those included where it abstained: it was tried."""
+    return (
+        fits.sort(FIT)
+        .group_by(_METHOD, maintain_order=True)
+        .agg(pl.col("n_texts").mean().alias("labelled_texts"), pl.col("fit_seconds", "r2").mean())
+    )
+
+
+def _generation_costs(steered: pl.DataFrame) -> pl.DataFrame:
+    """Wall time over tokens of all texts that were generated."""
+    tokens = pl.col("n_tokens").cast(pl.Float64).sum()
+    generated = steered.filter(pl.col("text").is_not_null()).sort("layer", "method", "concept_id", "factor", "prefix_id", "sample")
+    per_token = pl.when(tokens > 0).then(pl.col("seconds").sum() / tokens).alias("seconds_per_token")
+    return generated.group_by(_METHOD, maintain_order=True).agg(per_token)
+
+
+def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+    """METHOD_HALVES, METHOD_CHOICES and METHODS_TABLE -> METHOD_CURVES: what each factor does, on all prompts, mean over concepts."""
+    number = pl.col("factor").cast(pl.Float64)
+    whole = halves.sort("layer", "method", "factor", "concept_id", "half").group_by([*_METHOD, "factor", "concept_id"], maintain_order=True)
+    concepts = whole.agg(pl.col("n", "n_missing").sum(), pl.col("score", *_RATINGS, "log_perplexity").mean())
+    chosen = choices.drop_nulls("factor").group_by([*_METHOD, "factor"]).agg(pl.len().alias("n_chosen"))
+    rows = []
+    for group in concepts.partition_by([*_METHOD, "factor"], maintain_order=True):
+        place = group.select(*_METHOD, "factor").row(0, named=True)
+        sizes = {"n": group.height, "n_texts": group["n"].sum(), "n_missing": group["n_missing"].sum()}
+        rows.append(place | sizes | _curve_point(group, tuple(place.values()), settings))
+    points = pl.DataFrame(rows, schema={name: dtype for name, dtype in METHOD_CURVES.schema.items() if rows and name in rows[0]})
+    named = methods.select(*_METHOD, "title", "family", "confidence", method_score="score")
+    joined = points.join(chosen, on=[*_METHOD, "factor"], how="left").join(named, on=_METHOD, how="left")
+    known = joined.with_columns(pl.col("n_chosen").fill_null(0).cast(pl.UInt32))
+    return known.select(list(METHOD_CURVES.columns)).sort(*_METHOD, number)
+
+
+def _curve_point(group: pl.DataFrame, label: tuple[str | int, ...], settings: MethodSettings) -> _Row:
+    point: _Row = {}
+    for name in ("score", *_RATINGS):
+        point[name], point[f"{name}_low"], point[f"{name}_high"] = _mean(group[name], settings, ("curve", name, *label))
+    return point | {"perplexity": _geometric_mean(group["log_perplexity"])}

@@ -1,0 +1,33 @@
+"""What fitted methods are compared with: the model as it is, a random direction, and vectors trained elsewhere."""
+
+from __future__ import annotations
+
+import torch
+
+from saesteer.engine.interventions import Addition, Nothing
+from saesteer.methods.fit.problem import Abstains, Problem, scaled_addition, unit
+
+
+def unsteered(problem: Problem) -> Nothing:
+    """The model as it is: what every other row is compared with, and what an abstaining method's concept counts with."""
+    return Nothing()
+
+
+def random_vector(problem: Problem) -> Addition:
+    """A direction uniform on the sphere, another for every concept and seed, scaled as DiffMean's vector is: what any push of that size
+    does. A control, not a method of a paper."""
+    drawn = torch.randn(problem.lm.d_model, generator=problem.generator("random_vector"), dtype=torch.float64)
+    return scaled_addition(problem, (drawn / drawn.norm()).float().to(problem.lm.device))
+
+
+def from_file(problem: Problem) -> Addition:
+    """The concept's vector of a safetensors file, whatever made it: to unit norm, scaled as every vector is."""
+    vector = problem.vectors.get(problem.concept)
+    if vector is None:
+        raise Abstains(f"the file of vectors has none for {problem.concept!r}")
+    if tuple(vector.shape) != (problem.lm.d_model,):
+        raise ValueError(
+            f"the vector for {problem.concept!r} has shape {tuple(vector.shape)}, not ({problem.lm.d_model},), the residual's of "
+            f"{problem.lm.name}: give vectors of this model"
+        )
+    return scaled_addition(problem, unit(vector.to(problem.lm.device).float()))

@@ -1,0 +1,92 @@
+"""What holds for every steering method of the table: a fit depends on its problem alone, leaves the model as it was, and a vector has unit
+norm and the scale that the papers give it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from methods_world import problem, random_effects
+from slow_vectors import slow_residuals
+from small_adapters import left_as_it_was
+
+from saesteer.engine.interventions import Addition, CodeEdit, packed
+from saesteer.methods.fit import sae_features
+from saesteer.methods.fit.fits import fit_of
+from saesteer.methods.fit.problem import Problem, Text
+from saesteer.settings.registry import METHODS, method
+
+NAMES = [row.name for row in METHODS]
+DRAWING = {"lat", "probe", "ssv", "reft_r1", "random_vector", "lora", "loreft", "sft", "supervised_random"}
+"""Those that draw random numbers: pairs, order of texts, where to start, features."""
+TRAINING = ("ssv", "reft_r1", "lora", "loreft", "sft")
+N_TEXTS = {"supervised": 50, "supervised_random": 50}
+MANY_FEATURES = ("sae_top_k", "supervised", "supervised_random")
+
+
+def given(name: str, topic: str = "garden", seed: int = 0) -> Problem:
+    """A fresh problem that every method has an intervention for."""
+    made = problem(topic, n_texts=N_TEXTS.get(name, 8), seed=seed, effects=random_effects())
+    vector = -made.sae.W_dec[3] + 2 * made.sae.W_dec[4]
+    return replace(made, vectors={topic: vector}, label=made.label if made.label is not None else 7)
+
+
+def fit(name: str, to: Problem) -> object:
+    return fit_of(method(name))(to)
+
+
+def slow(names: list[str]) -> list[object]:
+    """Parameters, those that take seconds marked."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in ("lora", "loreft", "sft", "sae_ablation") else name for name in names]
+
+
+@pytest.mark.parametrize("name", slow(NAMES))
+def test_a_fit_depends_on_its_problem_alone_and_leaves_the_model_as_it_was(name: str) -> None:
+    """Not on what was drawn or fitted before, nor on whether gradients are recorded; the seed matters to those that draw."""
+    to, before = given(name), torch.get_rng_state()
+    with left_as_it_was(to.lm):
+        first = packed(fit(name, to))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(7)
+    again = given(name)
+    fit("lat", again)
+    fit("diffmean", again)
+    with torch.no_grad(), left_as_it_was(to.lm):
+        assert packed(fit(name, again)) == first
+    assert (packed(fit(name, given(name, seed=1))) != first) == (name in DRAWING)
+
+
+@pytest.mark.parametrize("name", slow(sorted(DRAWING - {"supervised_random"})))
+def test_concepts_draw_apart(name: str) -> None:
+    """The same texts under another name: other random numbers."""
+    to = given(name)
+    assert packed(fit(name, replace(to, concept="law"))) != packed(fit(name, to))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
+    """A vector's is its largest activation on the concept's texts, that of an SAE feature its largest record."""
+    to = given(name)
+    found = fit(name, to)
+    if not isinstance(found, Addition):
+        assert (name in {"unsteered", "prompting", "lora", "loreft", "sft"}) or isinstance(found, CodeEdit)
+        return
+    assert found.positions == "all"
+    assert found.vector.norm().item() == pytest.approx(1, abs=1e-5)
+    assert not found.vector.requires_grad
+    assert set(found.features) <= set(sae_features.candidates(to)["feature"])
+    if len(found.features) == 1 and name not in MANY_FEATURES:
+        (feature,) = found.features
+        assert int((to.sae.W_dec @ found.vector).argmax()) == feature
+        assert found.scale == pytest.approx(sae_features.largest_record(to, feature), rel=1e-3)
+    else:
+        largest = max(float((slow_residuals(to, text) @ found.vector.double().numpy()).max()) for text in to.positive)
+        assert found.scale == pytest.approx(largest, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_model_is_left_as_it_was_when_training_fails(name: str) -> None:
+    broken = replace(given(name), positive=(Text([0, 10**6], 1),))  # no such token
+    with left_as_it_was(broken.lm), pytest.raises(IndexError):
+        fit(name, broken)

@@ -1,0 +1,278 @@
+"""No row depends on how many rows are computed together, in which order, or on its neighbours: bit for bit, for every step with a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from engine_models import WORDS, model_and_sae, prompt_of, tiny_model, tiny_sae
+from polars.testing import assert_frame_equal
+from small_adapters import a_change, a_lora, a_loreft, model_of, rows_of
+from test_effects import prompts_of, settings
+from test_generate import KEYS, prefixes_of, sweep_rows
+from test_judge_local import TEXTS, answers, asks, judge_model
+from test_judge_local import settings as judge_settings
+from test_low_precision import narrow, narrow_sae
+from test_steered_texts import LAYER, _interventions, _prompts, _rows
+from torch import Tensor
+
+from saesteer.engine import continuation, head, models, output_score
+from saesteer.engine.activations import sparse_codes
+from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_texts
+from saesteer.engine.generations import feature_texts
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import continuation_nll
+from saesteer.judge.local_model import local_asker
+from saesteer.methods.fit import effects
+
+
+class Step(NamedTuple):
+    """A computation of `n` rows; `run` takes the places of some of them and how many to compute together (None: as many as fit)."""
+
+    n: int
+    run: Callable[[list[int], int | None], pl.DataFrame]
+
+
+def trials(n: int, *given: tuple[int | None, Sequence[int]]) -> list[tuple[int | None, list[int]]]:
+    """Rows at a time and places of rows: by default few and many of them, in order, shuffled, a slice, one alone."""
+    shuffled = np.random.default_rng(n).permutation(n).tolist()
+    usual = [(1, range(8)), (7, range(min(n, 42))), (33, range(n)), (256, shuffled), (256, [5]), (None, range(9, 16))]
+    return [(batch, list(places)) for batch, places in given or usual]
+
+
+def in_order(rows: pl.DataFrame, table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The computed rows in the order in which they were given."""
+    assert table.height == rows.height
+    return rows.select(keys).join(table, on=keys, how="left", maintain_order="left")
+
+
+def as_rows(tensor: Tensor) -> pl.DataFrame:
+    """A row of bytes for each row of a tensor."""
+    return pl.DataFrame({"bytes": [row.detach().numpy().tobytes() for row in tensor]})
+
+
+def output_score_step(family: str, layer: int = 1, site: str = "resid_post") -> Step:
+    lm, sae = model_and_sae(family, layer, site)
+    n = min(256, sae.meta.n_features)
+    lens, _ = lens_tokens(lm, sae.W_dec[:n], 20)
+    return Step(n, lambda places, batch: output_scores(lm, sae, layer, places, lens[places], prompt_of(family), 10.0, batch=batch))
+
+
+def sweep_step(family: str, layer: int = 1, site: str = "resid_post", half: bool = False, n: int = 256) -> Step:
+    lm, sae = model_and_sae(family, layer, site)
+    if half:
+        lm, sae = narrow(lm), narrow_sae(sae)
+    rows, sampling = sweep_rows(n, n_features=sae.meta.n_features), Sampling(max_new_tokens=6)
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        parts = list(feature_texts(lm, sae, layer, rows[places], prefixes_of(family), sampling, 3, batch=batch))
+        assert batch is None or all(0 < part.height <= batch for part in parts)
+        return in_order(rows[places], pl.concat(parts), KEYS)
+
+    return Step(n, run)
+
+
+def texts_step() -> Step:
+    """Every kind of intervention, sampled."""
+    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
+    interventions = [*_interventions(sae), a_lora(lm), a_loreft(lm, n_first=2, n_last=1), a_change(lm)]
+    prompts, sampling = _prompts(lm), Sampling(max_new_tokens=8, temperature=1.0, stop="o")
+    rows = _rows(len(interventions), len(prompts))
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        made = pl.concat(steered_texts(lm, sae, LAYER, rows[places], interventions, prompts, sampling, batch))
+        return in_order(rows[places], made.drop("seconds"), ["row"])
+
+    return Step(rows.height, run)
+
+
+def perplexity_step(family: str, half: bool = False) -> Step:
+    """Texts of many lengths, some of them equal."""
+    lm = narrow(tiny_model(family)) if half else model_of(family)
+    words = sorted(piece[1:] for piece in lm.tokenizer.get_vocab() if piece.startswith("▁") and len(piece) > 4) or WORDS
+    texts = [" " + " ".join(words[(i * 7 + j * (i % 5)) % len(words)] for j in range(1 + i % 17)) for i in range(200)]
+    rows = pl.DataFrame({"row": range(200), "prefix": prompt_of(family), "text": texts}).cast({"row": pl.UInt32})
+    return Step(200, lambda places, batch: continuation_nll(lm, rows[places], batch=batch))
+
+
+def activations_step() -> Step:
+    """As many as fit: beside another layer's codes."""
+    lm, sae = model_and_sae("shipped", 2)
+    other = model_and_sae("shipped", 4)[1]
+    ids = torch.randint(40, 200, (72, 64), generator=torch.Generator().manual_seed(0)).tolist()
+    lengths = [30, 9, 40, 12, 33, 64] * 12
+    texts = pl.DataFrame({"text_id": [f"text {i}" for i in range(72)], "token_ids": [[2, *ids[i][: lengths[i] - 1]] for i in range(72)]})
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        codes = pl.concat(sparse_codes(lm, {2: sae} if batch else {2: sae, 4: other}, texts[places]))
+        return in_order(texts[places], codes.filter(layer=2), ["text_id"])
+
+    return Step(72, run)
+
+
+def effects_step() -> Step:
+    """Where texts end at different lengths, and among fewer or more vectors."""
+    lm, sae = model_and_sae("gemma2", 1)
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        rows = pl.DataFrame({"vector": places}, schema={"vector": pl.UInt32})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, lm.n_vocab, 4)))
+            if batch:
+                for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("CODES_AT_A_TIME", 1)):
+                    patch.setattr(effects, name, value)
+            asked = settings(n_vectors=9 if batch else 8)
+            frames = list(effects.measured_effects(lm, sae, 1, rows, prompts_of(lm, "gemma2"), asked, 3))
+        assert batch is None or max(frame.height for frame in frames) == min(batch, len(places))
+        return in_order(rows, pl.concat(frames), ["vector"])
+
+    return Step(8, run)
+
+
+def lens_step() -> Step:
+    lm, sae = model_and_sae("shipped", 1)
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        ids, values = lens_tokens(lm, sae.W_dec[places], 20, **({"block": batch} if batch else {}))
+        return pl.concat([as_rows(ids), as_rows(values).rename({"bytes": "values"})], how="horizontal")
+
+    return Step(300, run)
+
+
+def judge_step() -> Step:
+    """A language model as the judge: its answers."""
+    asked = asks([f"{text} {number}" for number in range(12) for text in TEXTS])
+
+    def run(places: list[int], batch: int | None) -> pl.DataFrame:
+        asker = local_asker(judge_model(), judge_settings(**({"batch_size": batch} if batch else {})), "w")
+        with tempfile.TemporaryDirectory() as folder:
+            found = answers(asker, [asked[place] for place in places], Path(folder))
+        return pl.DataFrame([found[asked[place].question.request_id] for place in places], schema=["raw", "finish_reason"], orient="row")
+
+    return Step(len(asked), run)
+
+
+def spliced_step(family: str) -> Step:
+    """The engine's own rows: logits of residuals that enter above a layer."""
+    lm, sae = model_and_sae(family, 1)
+    prompt = models.prefill(lm, models.prompt_token_ids(lm, prompt_of(family)))
+    rows = 5 * torch.cat([sae.W_dec, sae.W_dec + 0.5, sae.W_dec * 2])[:256]
+    return Step(256, lambda places, _batch: as_rows(head.raw_logits(lm, models.spliced_hidden(lm, prompt, 2, rows[places]))))
+
+
+def adapter_step(kind: str) -> Step:
+    """Rows at factors of their own, never fewer than 32 together."""
+    lm = model_of("shipped")
+    ids, factors = rows_of(lm, 40), torch.linspace(-1, 2, 40)
+
+    def run(places: list[int], _batch: int | None) -> pl.DataFrame:
+        some = (places * 32)[: max(32, len(places))]
+        adapted = {"lora": (low_rank_weights_installed, a_lora(lm), ()), "loreft": (low_rank_subspace_installed, a_loreft(lm), (0, 8))}
+        installed, adapter, where = adapted[kind]
+        with torch.no_grad(), installed(lm, adapter, factors[some], *where):
+            return as_rows(lm.model(ids[some]).logits[: len(places)])
+
+    return Step(40, run)
+
+
+SLOW, TILES = pytest.mark.slow, "sweep in bfloat16"
+STEPS = [
+    *(pytest.param(partial(output_score_step, family), (), id=f"output score, {family}") for family in ("gemma2", "shipped")),
+    *(
+        pytest.param(partial(step, family, layer, "resid_pre"), (), id=f"{name} before layer {layer}, {family}", marks=SLOW)
+        for name, step in (("output score", output_score_step), ("sweep", partial(sweep_step, n=120)))
+        for family in ("gemma2", "gpt2")
+        for layer in (0, 2)
+    ),
+    *(
+        pytest.param(partial(sweep_step, family), (), id=f"sweep, {family}", marks=SLOW)
+        for family in ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2", "shipped")
+    ),
+    *(
+        pytest.param(
+            partial(sweep_step, family, half=True), ((64, range(90)), (128, range(255, 90, -1)), (7, range(30))), id=f"{TILES}, {family}"
+        )
+        for family in ("gemma2", "gpt2")
+    ),
+    pytest.param(texts_step, (), id="texts under every kind of intervention"),
+    *(
+        pytest.param(partial(perplexity_step, family), (), id=f"perplexity, {family}", marks=SLOW)
+        for family in ("gemma2", "gpt2", "shipped")
+    ),
+    pytest.param(partial(perplexity_step, "llama", half=True), ((None, [7]),), id="perplexity in bfloat16"),
+    pytest.param(activations_step, ((1, [3]), (1, range(71, -1, -1))), id="activations"),
+    pytest.param(effects_step, ((3, [7, 2, 3, 0]),), id="effects of steering"),
+    pytest.param(lens_step, ((32, range(299, -1, -1)), (50, range(300)), (300, range(5, 38)), (128, [9])), id="lens tokens"),
+    pytest.param(judge_step, ((1, range(5, 8)), (64, range(47, -1, -1)), (None, range(0, 48, 3))), id="local judge"),
+    *(pytest.param(partial(spliced_step, family), (), id=f"spliced rows, {family}") for family in ("gemma2", "gpt2", "shipped")),
+    *(pytest.param(partial(adapter_step, kind), ((None, [0]), (None, [7]), (None, [39])), id=kind) for kind in ("lora", "loreft")),
+]
+
+
+@contextmanager
+def recorded_steps() -> Iterator[tuple[Counter[bytes], set[int]]]:
+    """Of every step of a continuation that is computed within: the logits of its running rows, and how many rows its forward had."""
+    seen: Counter[bytes] = Counter()
+    shapes: set[int] = set()
+    real = continuation.step_logits
+
+    def stepping(lm: LanguageModel, slots: Any, *rest: Any) -> Tensor:
+        logits = real(lm, slots, *rest)
+        shapes.add(len(slots.row))
+        seen.update(logits[slot].float().numpy().tobytes() for slot in np.flatnonzero(slots.running))
+        return logits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(continuation, "step_logits", stepping)
+        yield seen, shapes
+
+
+@pytest.mark.parametrize(("make", "given"), STEPS)
+def test_a_row_is_bit_equal_in_any_company(
+    make: Callable[[], Step], given: tuple[tuple[int | None, Sequence[int]], ...], request: pytest.FixtureRequest
+) -> None:
+    """What comes out and, where tokens are sampled, the logits that they were drawn from."""
+    step = make()
+    with recorded_steps() as (logits, shapes):
+        whole = step.run(list(range(step.n)), None)
+    assert whole.n_unique() > 0.3 * step.n
+    for batch, places in trials(step.n, *given):
+        with recorded_steps() as (again, more_shapes):
+            assert_frame_equal(step.run(places, batch), whole[places], check_exact=True)
+        assert again <= logits
+        assert "stopped" not in whole.columns or again.total() == whole[places]["n_tokens"].sum()
+        shapes |= more_shapes
+    # Products of bfloat16 numbers depend on the shape, so that all forwards have one.
+    assert shapes == {64} or TILES not in request.node.name
+
+
+def test_bfloat16_output_scores_are_padded_to_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sae = model_and_sae("gemma2", 1)
+    half, small = narrow(lm), narrow_sae(sae)
+    lens, _ = lens_tokens(half, sae.W_dec, 20)
+    shapes: list[int] = []
+    real = output_score.spliced_hidden
+    monkeypatch.setattr(output_score, "spliced_hidden", lambda *args: (shapes.append(len(args[3])), real(*args))[1])
+
+    def scores(features: Sequence[int]) -> pl.DataFrame:
+        return output_scores(half, small, 1, features, lens[list(features)], prompt_of("gemma2"), 10.0, batch=64)
+
+    whole = scores(range(96))
+    assert shapes == [1, 64, 64]  # the prompt alone, then the features' batches, the last one padded
+    order = np.random.default_rng(0).permutation(96)[:50].tolist()
+    assert_frame_equal(scores(order), whole[order], check_exact=True)
+    monkeypatch.setattr(output_score, "READ_ROWS", 64)
+    assert_frame_equal(scores(range(96)), whole, check_exact=True)
