@@ -24,6 +24,7 @@ check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports silent src/saesteer/__init__.py src/saesteer/api.py
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
 	$(BIN)/snakemake --lint

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -93,6 +93,11 @@ def load_sae(path: Path, dtype: str, device: str) -> Sae:
         if bool(tensors[name].isnan().any()):
             raise ValueError(f"{path}: tensor {name} contains NaN; convert the SAE again from a sound source")
     _check_digest(path, meta)
+    return placed(tensors, meta, dtype, device)
+
+
+def placed(tensors: Mapping[str, Tensor], meta: SaeMeta, dtype: str, device: str) -> Sae:
+    """The SAE of these tensors, in a number format on a device."""
     return Sae(**{name: tensors[name].to(device=device, dtype=getattr(torch, dtype)) for name in TENSORS}, meta=meta)
 
 
