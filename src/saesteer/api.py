@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from saesteer.analysis.input_score import input_scores as _input_scores
 from saesteer.analysis.records import top_records
@@ -18,7 +17,7 @@ from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.dtypes import number_type
+from saesteer.engine.dtypes import available_device, number_type
 from saesteer.engine.generate import steered_sweep
 from saesteer.engine.logit_lens import lens_tokens as _lens_tokens
 from saesteer.engine.models import LanguageModel, load_language_model
@@ -63,7 +62,7 @@ def load_model(
     folder = Path(source)
     if not folder.is_dir():
         folder = fetch_model(str(source), revision, cache_dir).folder
-    return load_language_model(folder, number_type(dtype), _device(device), bos, prompt_format)
+    return load_language_model(folder, number_type(dtype), device or available_device(), bos, prompt_format)
 
 
 def load_sae(
@@ -78,10 +77,10 @@ def load_sae(
     """Load a sparse autoencoder of the residual stream.
 
     `source` is a release that sae-lens lists, with the SAE's id in it as `sae_id`, e.g. `load_sae("gpt2-small-res-jb",
-    "blocks.6.hook_resid_pre")`; or a folder in sae-lens' form; or an `sae_lens.SAE`. Its layer and site are in `meta`. SAEs whose arithmetic
-    is not that of a ReLU or JumpReLU on plain residuals are refused by name.
+    "blocks.6.hook_resid_pre")`; or a folder in sae-lens' form; or an `sae_lens.SAE`. Its layer and site are in `meta`. SAEs other than ReLU
+    or JumpReLU on plain residuals are refused by name.
     """
-    target = number_type(dtype), _device(device)
+    target = number_type(dtype), device or available_device()
     if sae_id is not None:
         return published_sae(str(source), sae_id, revision, cache_dir, *target)
     return sae_from_folder(Path(source), *target) if isinstance(source, str | Path) else sae_from_object(source, *target)
@@ -90,9 +89,7 @@ def load_sae(
 def lens_tokens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int = 20) -> pl.DataFrame:
     """The k tokens that each feature's decoder direction promotes most through the final norm and the head (logit lens), with their
     logits: a row a feature, columns of the table `logit_lens`."""
-    _check_fit(lm, sae)
-    check_features(features, sae.meta.n_features, "the SAE")
-    ids, logits = _lens_tokens(lm, sae.W_dec[list(features)].float(), k)
+    ids, logits = _lens(lm, sae, features, k)
     columns = {
         "layer": [sae.meta.layer] * len(features),
         "feature": list(features),
@@ -108,8 +105,8 @@ def output_scores(
 ) -> pl.DataFrame:
     """P1's output score of each feature, in [0, 1]: how far up steering the prompt's last position with `factor` * a_max brings one of the
     feature's k lens tokens. A row a feature, columns of the table `output_score`."""
-    lens = torch.tensor(lens_tokens(lm, sae, features, k)["token_ids"].to_list())
-    scores: pl.DataFrame = _output_scores(lm, sae, sae.meta.layer, features, lens, prompt, factor)
+    ids, _ = _lens(lm, sae, features, k)
+    scores: pl.DataFrame = _output_scores(lm, sae, sae.meta.layer, features, ids, prompt, factor)
     return scores.with_columns(layer=pl.lit(sae.meta.layer, pl.UInt16)).select(*OUTPUT_SCORE.columns)
 
 
@@ -171,8 +168,11 @@ def steer(
     )
 
 
-def _device(device: str | None) -> str:
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:
+    """Lens tokens' ids and logits, as tensors."""
+    _check_fit(lm, sae)
+    check_features(features, sae.meta.n_features, "the SAE")
+    return _lens_tokens(lm, sae.W_dec[list(features)].float(), k)
 
 
 def _tokens(lm: LanguageModel) -> TextTokens:
