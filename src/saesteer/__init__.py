@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from saesteer.api import (
         LanguageModel,
         Sae,
+        SaeMeta,
         Sampling,
         feature_records,
         input_scores,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LanguageModel",
     "Sae",
+    "SaeMeta",
     "Sampling",
     "feature_records",
     "input_scores",

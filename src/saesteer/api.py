@@ -23,7 +23,7 @@ from saesteer.engine.logit_lens import lens_tokens as _lens_tokens
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
 from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
-from saesteer.engine.saes import Sae, check_features
+from saesteer.engine.saes import Sae, SaeMeta, check_features
 from saesteer.settings.base import canonical_factor
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
@@ -31,6 +31,7 @@ from saesteer.sources.hub import fetch_model
 __all__ = [
     "LanguageModel",
     "Sae",
+    "SaeMeta",
     "Sampling",
     "feature_records",
     "input_scores",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+from saesteer.settings.registry import METHODS
 
 KEPT = (
     *("layer", "method", "title", "n", "score", "score_low", "score_high", "n_abstaining", "surviving_score", "n_surviving"),
@@ -70,3 +71,9 @@ def _abstains(rows: _Rows) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def registry_markdown() -> str:
+    """Every method of the registry: its paper, what it is given, and the module that fits it."""
+    rows = (f"| {row.title} | `{row.name}` | {row.paper} | {', '.join(row.needs)} | `{row.module}` |\n" for row in METHODS)
+    return "| method | key | from | needs | module |\n|---|---|---|---|---|\n" + "".join(rows)
