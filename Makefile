@@ -8,7 +8,7 @@ SEED ?= 0
 # Tests' tensors are small: one thread each, or the workers' threads wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: figures test test-fast check format readme world world-adopt lock push pull
+.PHONY: figures test test-fast check docs format readme world world-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
@@ -24,10 +24,15 @@ check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports silent src/saesteer/__init__.py src/saesteer/api.py
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
 	$(BIN)/snakemake --lint
 	$(BIN)/saesteer config-docs --check
+
+docs: $(INSTALLED)  ## the documentation site in build/docs, without a network; every warning is an error
+	$(BIN)/python docs/rooms.py
+	$(BIN)/sphinx-build --builder html --fail-on-warning --nitpicky --fresh-env --quiet docs build/docs
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,7 @@ from hub_server import Hub, serve_hub, use_hub
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import saesteer
 from saesteer.engine.sae_convert import fetch_and_convert
 from saesteer.engine.saes import decode, encode, load_sae, read_meta
 from saesteer.settings import SaeSettings
@@ -152,6 +153,8 @@ def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Pat
     assert meta.source == f"{source.repo}@{commit}/{source.folder}"
     assert meta == read_meta(out)
     assert {tensor.dtype for tensor in load_file(out).values()} == {torch.float32}
+    if "release" in kind.settings:
+        assert saesteer.load_sae(source.release, source.id, device="cpu", cache_dir=tmp_path / "cache").meta == meta
     assert not any(path.endswith((".pt", "/sparsity.safetensors")) for _, path, _ in hub.requests[n_before:])
     use_hub(monkeypatch, hub.url, offline=True)
     again = tmp_path / "again" / "sae.safetensors"

@@ -167,11 +167,12 @@ def test_every_key_is_described() -> None:
     assert Workflow.model_json_schema()["additionalProperties"] is False
 
 
-def test_the_readmes_examples_are_accepted(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (CONFIG.parent / "README.md").read_text(), re.DOTALL)
+def test_the_documentations_examples_are_accepted(tmp_path: Path) -> None:
+    pages = sorted((CONFIG.parent / "docs").glob("*.md"))
+    blocks = [block for page in pages for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
     sections = [values for values in map(yaml.safe_load, blocks) if {"saes", "judge"} & set(values)]
     assert len(sections) == 3
     shutil.copytree(CONFIG / "experiments", tmp_path, dirs_exist_ok=True)
     for number, values in enumerate(sections):
-        (tmp_path / f"readme-{number}.yaml").write_text(yaml.safe_dump({"extends": "gemma-2-2b", "description": "of the README"} | values))
-        assert load_experiment(f"readme-{number}", tmp_path).records.kind in ("neuronpedia", "local")
+        (tmp_path / f"docs-{number}.yaml").write_text(yaml.safe_dump({"extends": "gemma-2-2b", "description": "of the docs"} | values))
+        assert load_experiment(f"docs-{number}", tmp_path).records.kind in ("neuronpedia", "local")

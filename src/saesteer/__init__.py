@@ -1,1 +1,47 @@
-"""saesteer: which SAE feature to steer a language model with, how hard, and is it better than the alternatives?"""
+"""saesteer: which SAE feature to steer a language model with, how hard, and is it better than the alternatives?
+
+The functions below are for notebooks and programs of one's own. They are loaded when first used, so that the workflow, which imports this
+package in every job, waits neither for torch nor for sae-lens.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saesteer.api import (
+        LanguageModel,
+        Sae,
+        SaeMeta,
+        Sampling,
+        feature_records,
+        input_scores,
+        lens_tokens,
+        load_model,
+        load_sae,
+        output_scores,
+        steer,
+    )
+
+__all__ = [
+    "LanguageModel",
+    "Sae",
+    "SaeMeta",
+    "Sampling",
+    "feature_records",
+    "input_scores",
+    "lens_tokens",
+    "load_model",
+    "load_sae",
+    "output_scores",
+    "steer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("saesteer.api"), name)
+    raise AttributeError(f"module 'saesteer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

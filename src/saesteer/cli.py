@@ -211,7 +211,7 @@ def config_docs(
 
 @app.command()
 def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")] = Path()) -> None:
-    """Paste the results of finished experiments into the README."""
+    """Paste the results of finished experiments into the README and docs/."""
     from saesteer.report.readme import update_readme
 
     for path in update_readme(folder):

@@ -1,4 +1,4 @@
-"""Number types that a configuration can name."""
+"""Number types that a configuration can name, and the device that there is."""
 
 import torch
 
@@ -9,3 +9,8 @@ def number_type(dtype: str) -> str:
         return dtype
     torch.set_float32_matmul_precision("high")
     return "float32"
+
+
+def available_device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Fetch an SAE and convert it to the plain files that `saesteer.engine.saes` reads.
+"""Fetch an SAE and convert it to the plain files that `saesteer.engine.saes` reads, or to an `Sae` in memory.
 
 The only module that imports sae-lens, inside the functions that need it: importing it takes seconds and brings training tools along.
 sae-lens' own loaders read each published form; what they leave to the encoder's run time is folded into the weights where it is a constant,
@@ -8,6 +8,7 @@ and refused where it is not.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,16 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
 from saesteer.engine.models import SITES
-from saesteer.engine.saes import SaeMeta, read_meta, tensor_shapes
+from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta, tensor_shapes
 from saesteer.settings import SaeSettings
 from saesteer.sources.hub import Fetched, HubError, fetch_files
 from saesteer.sources.pins import is_current, pin
-from saesteer.sources.sae_sources import FORMS, SaeSource, check_hook, sae_source
+from saesteer.sources.sae_sources import FORMS, SaeSource, check_hook, listed_source, residual_site, sae_source
 
 ALGORITHM_VERSION = 2
 ARCHITECTURES = ("jumprelu", "standard")
@@ -36,7 +37,9 @@ _FOLD_BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class _Expected:
+class _Spec:
+    """Where an SAE reads and how large it is."""
+
     layer: int
     site: str
     d_model: int
@@ -56,6 +59,7 @@ class _Plain:
     """An SAE in the plain form."""
 
     tensors: dict[str, Tensor]
+    spec: _Spec
     architecture: str
     centred: bool
 
@@ -65,7 +69,7 @@ def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None,
 
     `cache_dir` holds Hugging Face's cache in `hub/`, null its default place.
     """
-    expected = _Expected(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
+    expected = _Spec(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
     _check_request(expected, out)
     if settings.path is not None:
         folder = Path(settings.path.format(layer=layer))
@@ -73,51 +77,82 @@ def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None,
         origin = _Source(folder.as_posix(), pin(folder)["digest"])
         return _converted(origin, expected, out, lambda: _from_folder(folder, expected))
     source = sae_source(settings, layer)
-    fetched = _fetch(source, settings.revision, cache_dir, expected)
-    origin = _Source(f"{source.repo}@{fetched.commit}/{source.folder}", _digest(source, fetched))
+    fetched, origin = _fetch(source, settings.revision, cache_dir, expected)
     return _converted(origin, expected, out, lambda: _from_hub(source, fetched, expected))
 
 
 def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: int, out: Path) -> SaeMeta:
     """Read the sae-lens folder `source`, check that it is the SAE asked for, write `out` (.safetensors, float32) and the JSON beside it."""
-    expected = _Expected(layer, site, d_model, n_features)
+    expected = _Spec(layer, site, d_model, n_features)
     _check_request(expected, out)
     _check_folder(source)
-    return _write(_Source(source.as_posix(), pin(source)["digest"]), expected, out, _from_folder(source, expected))
+    return _write(_Source(source.as_posix(), pin(source)["digest"]), out, _from_folder(source, expected))
 
 
-def _check_request(expected: _Expected, out: Path) -> None:
+def published_sae(release: str, sae_id: str, revision: str | None, cache_dir: Path | None, dtype: str, device: str) -> Sae:
+    """An SAE of a release that sae-lens lists, fetched from the hub (or found in its cache) at a revision, null the newest."""
+    source = listed_source(release, sae_id)
+    fetched, origin = _fetch(source, revision, cache_dir, None)
+    return _in_memory(origin, _from_hub(source, fetched, None), dtype, device)
+
+
+def sae_from_folder(folder: Path, dtype: str, device: str) -> Sae:
+    """The SAE in a folder in sae-lens' form."""
+    _check_folder(folder)
+    return _in_memory(_Source(folder.as_posix(), pin(folder)["digest"]), _from_folder(folder, None), dtype, device)
+
+
+def sae_from_object(sae: Any, dtype: str, device: str) -> Sae:
+    """The SAE that sae-lens has loaded or trained, an `sae_lens.SAE`."""
+    plain = _plain("the SAE given", sae, None)
+    return _in_memory(_Source("an SAE object", hashlib.sha256(save(plain.tensors)).hexdigest()), plain, dtype, device)
+
+
+def _in_memory(origin: _Source, plain: _Plain, dtype: str, device: str) -> Sae:
+    """As `_write` and `load_sae` give it, without a file; its SHA-256 is that of the file that would be written."""
+    _check_numbers(origin, plain)
+    return placed(plain.tensors, _meta(origin, plain, hashlib.sha256(save(plain.tensors)).hexdigest()), dtype, device)
+
+
+def _check_request(expected: _Spec, out: Path) -> None:
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: a converted SAE's name ends in .safetensors")
     if expected.site not in SITES:
         raise ValueError(f"site {expected.site!r} is not supported; supported: {', '.join(SITES)}")
 
 
-def _converted(origin: _Source, expected: _Expected, out: Path, read: Callable[[], _Plain]) -> SaeMeta:
+def _converted(origin: _Source, expected: _Spec, out: Path, read: Callable[[], _Plain]) -> SaeMeta:
     if is_current(out, asdict(origin) | asdict(expected) | {"converter_version": ALGORITHM_VERSION}):
         return read_meta(out)
-    return _write(origin, expected, out, read())
+    return _write(origin, out, read())
 
 
-def _write(origin: _Source, expected: _Expected, out: Path, plain: _Plain) -> SaeMeta:
-    for name, tensor in plain.tensors.items():
-        if bool(tensor.isnan().any()):
-            raise ValueError(f"{origin.source}: tensor {name} contains NaN; fetch or train this SAE again")
+def _write(origin: _Source, out: Path, plain: _Plain) -> SaeMeta:
+    _check_numbers(origin, plain)
     write_atomically(out, lambda partial: save_file(plain.tensors, partial))
-    meta = SaeMeta(
-        source=origin.source,
-        source_digest=origin.source_digest,
-        converter_version=ALGORITHM_VERSION,
-        architecture=plain.architecture,
-        centred=plain.centred,
-        sha256=file_digest(out),
-        **asdict(expected),
-    )
+    meta = _meta(origin, plain, file_digest(out))
     write_json(out.with_suffix(".json"), asdict(meta))
     return meta
 
 
-def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: _Expected) -> Fetched:
+def _check_numbers(origin: _Source, plain: _Plain) -> None:
+    for name, tensor in plain.tensors.items():
+        if bool(tensor.isnan().any()):
+            raise ValueError(f"{origin.source}: tensor {name} contains NaN; fetch or train this SAE again")
+
+
+def _meta(origin: _Source, plain: _Plain, sha256: str) -> SaeMeta:
+    return SaeMeta(
+        **asdict(origin),
+        converter_version=ALGORITHM_VERSION,
+        architecture=plain.architecture,
+        centred=plain.centred,
+        sha256=sha256,
+        **asdict(plain.spec),
+    )
+
+
+def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: _Spec | None) -> tuple[Fetched, _Source]:
     """The SAE's files; its configuration first, so that an SAE that cannot be used is refused before its weights are downloaded."""
     form = FORMS[source.loader]
     commit, files = revision, {}
@@ -126,7 +161,8 @@ def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expe
         _check_config(source.name, _config(source, configs), expected, source.norm_scaling_factor is not None)
         commit, files = configs.commit, configs.files
     weights = _fetch_named(source, commit, cache_dir, (form.weights,), form.optional)
-    return replace(weights, files=files | weights.files)
+    fetched = replace(weights, files=files | weights.files)
+    return fetched, _Source(f"{source.repo}@{fetched.commit}/{source.folder}", _digest(source, fetched))
 
 
 def _fetch_named(
@@ -193,14 +229,15 @@ def _config(source: SaeSource, fetched: Fetched) -> dict[str, Any]:
         return dict(handle_config_defaulting(config))
 
 
-def _from_hub(source: SaeSource, fetched: Fetched, expected: _Expected) -> _Plain:
+def _from_hub(source: SaeSource, fetched: Fetched, expected: _Spec | None) -> _Plain:
     from sae_lens import SAE
     from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader
 
     converter = None
     if source.loader == "gemma_2":
         shape = _npz_shape(fetched.folder / source.folder / FORMS["gemma_2"].weights)
-        _check_shape(source.name, shape, expected)
+        if expected:
+            _check_shape(source.name, shape, expected)
         converter = functools.partial(_with_shape, gemma_2_sae_huggingface_loader, shape)
     with _reading(fetched), _readable(source.name):
         sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, device="cpu", dtype="float32", converter=converter)
@@ -227,7 +264,7 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder / _WEIGHTS}: not a readable safetensors file ({fault}); fetch or copy it again")
 
 
-def _from_folder(folder: Path, expected: _Expected) -> _Plain:
+def _from_folder(folder: Path, expected: _Spec | None) -> _Plain:
     from sae_lens import SAE
 
     _check_activation(str(folder), folder / _CONFIG)
@@ -252,7 +289,7 @@ def _check_activation(what: str, config: Path) -> None:
         raise ValueError(f"{what}: activation function {activation!r} is not supported; supported: relu, with or without thresholds")
 
 
-def _check_shape(what: str, shape: tuple[int, int], expected: _Expected) -> None:
+def _check_shape(what: str, shape: tuple[int, int], expected: _Spec) -> None:
     shapes = f"(W_enc is {shape[0]} x {shape[1]}, the experiment's SAE is {expected.d_model} x {expected.n_features})"
     if shape[0] != expected.d_model:
         raise ValueError(f"{what}: this SAE reads residuals of width {shape[0]}, but the model's width is {expected.d_model} {shapes}")
@@ -260,8 +297,8 @@ def _check_shape(what: str, shape: tuple[int, int], expected: _Expected) -> None
         raise ValueError(f"{what}: this SAE has {shape[1]} features, but {expected.n_features} were asked for {shapes}")
 
 
-def _check_config(what: str, config: Mapping[str, Any], expected: _Expected, scale_known: bool) -> None:
-    """Refuse an SAE that is not the one asked for, or whose arithmetic the plain files cannot express."""
+def _check_config(what: str, config: Mapping[str, Any], expected: _Spec | None, scale_known: bool) -> _Spec:
+    """What a configuration describes; refused when it is not the SAE expected, or one whose arithmetic the plain files cannot express."""
     architecture = config["architecture"]
     if architecture not in ARCHITECTURES:
         raise ValueError(f"{what}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
@@ -281,18 +318,21 @@ def _check_config(what: str, config: Mapping[str, Any], expected: _Expected, sca
     hook = config.get("metadata", config).get("hook_name")
     if hook is None:
         raise ValueError(f"{what}: its configuration names no hook (hook_name), so this SAE's layer cannot be checked; add it to {_CONFIG}")
-    check_hook(what, hook, expected.layer, expected.site)
-    _check_shape(what, (config["d_in"], config["d_sae"]), expected)
+    spec = _Spec(*residual_site(what, hook), config["d_in"], config["d_sae"])
+    if expected:
+        check_hook(what, hook, expected.layer, expected.site)
+        _check_shape(what, (spec.d_model, spec.n_features), expected)
+    return spec
 
 
-def _plain(what: str, sae: Any, expected: _Expected) -> _Plain:
+def _plain(what: str, sae: Any, expected: _Spec | None) -> _Plain:
     """The five tensors of a converted file.
 
     Where the source subtracts b_dec from its input, that is folded: (x - b_dec) W_enc + b_enc = x W_enc + (b_enc - b_dec W_enc).
     A constant factor on the input was folded by sae-lens: (s x) W_enc = x (s W_enc), decoder and b_dec divided by s. sae-lens applies a
     ReLU before the threshold, so a negative threshold acts as 0.
     """
-    _check_config(what, sae.cfg.to_dict(), expected, scale_known=False)
+    spec = _check_config(what, sae.cfg.to_dict(), expected, scale_known=False)
     with torch.no_grad():
         W_enc, b_enc, b_dec = sae.W_enc.detach().float(), sae.b_enc.detach().float(), sae.b_dec.detach().float()
         if sae.cfg.apply_b_dec_to_input:
@@ -300,13 +340,13 @@ def _plain(what: str, sae: Any, expected: _Expected) -> _Plain:
         jumps = sae.cfg.architecture() == "jumprelu"
         threshold = sae.threshold.detach().float().clamp(min=0) if jumps else torch.zeros_like(b_enc)
         tensors = {"W_enc": W_enc, "b_enc": b_enc, "threshold": threshold, "W_dec": sae.W_dec.detach().float(), "b_dec": b_dec}
-    shapes = tensor_shapes(expected.d_model, expected.n_features)
+    shapes = tensor_shapes(spec.d_model, spec.n_features)
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise ValueError(f"{what}: tensor {name} has shape {tuple(tensors[name].shape)}, but {shape} was expected")
     kwargs = sae.cfg.metadata.model_from_pretrained_kwargs or {}
     centred = bool(kwargs.get("center_writing_weights", False))
-    return _Plain({name: tensors[name].contiguous() for name in shapes}, sae.cfg.architecture(), centred)
+    return _Plain({name: tensors[name].contiguous() for name in shapes}, spec, sae.cfg.architecture(), centred)
 
 
 def _times(row: Tensor, matrix: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -37,18 +37,18 @@ ENCODER_BLOCK = 16_384
 
 @dataclass(frozen=True)
 class SaeMeta:
-    """What a converted SAE is and where it came from."""
+    """What an SAE is and where it came from."""
 
-    source: str  # the folder it was converted from, as it was given
-    source_digest: str  # of the source's config and weights (saesteer.sources.pins)
-    converter_version: int  # ALGORITHM_VERSION of saesteer.engine.sae_convert
-    architecture: str  # the source's: jumprelu or standard
-    site: str  # residual site it reads: resid_post (a block's output) or resid_pre (its input)
-    centred: bool  # whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
-    layer: int  # decoder block it reads
-    d_model: int  # width of the residual
-    n_features: int
-    sha256: str  # of the converted safetensors file
+    source: str  #: the folder it was converted from, as it was given
+    source_digest: str  #: of the source's config and weights (saesteer.sources.pins)
+    converter_version: int  #: ALGORITHM_VERSION of saesteer.engine.sae_convert
+    architecture: str  #: the source's: jumprelu or standard
+    site: str  #: residual site it reads: resid_post (a block's output) or resid_pre (its input)
+    centred: bool  #: whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
+    layer: int  #: decoder block it reads
+    d_model: int  #: width of the residual
+    n_features: int  #: of its codes
+    sha256: str  #: of the converted safetensors file
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ def load_sae(path: Path, dtype: str, device: str) -> Sae:
         if bool(tensors[name].isnan().any()):
             raise ValueError(f"{path}: tensor {name} contains NaN; convert the SAE again from a sound source")
     _check_digest(path, meta)
+    return placed(tensors, meta, dtype, device)
+
+
+def placed(tensors: Mapping[str, Tensor], meta: SaeMeta, dtype: str, device: str) -> Sae:
+    """The SAE of these tensors, in a number format on a device."""
     return Sae(**{name: tensors[name].to(device=device, dtype=getattr(torch, dtype)) for name in TENSORS}, meta=meta)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from saesteer.core.markdown import number, table
 from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+from saesteer.settings.registry import METHODS
 
 KEPT = (
     *("layer", "method", "title", "n", "score", "score_low", "score_high", "n_abstaining", "surviving_score", "n_surviving"),
@@ -54,3 +55,9 @@ def _score(row: Mapping[str, Any]) -> str:
     if row["score"] is None or row["score_low"] is None:
         return number(row["score"])
     return f"{number(row['score'])} [{number(row['score_low'])}, {number(row['score_high'])}]"
+
+
+def registry_markdown() -> str:
+    """Every method of the registry: its paper, what it is given, and the module that fits it."""
+    rows = ([row.title, f"`{row.name}`", row.paper, ", ".join(row.needs), f"`{row.module}`"] for row in METHODS)
+    return table(["method", "key", "from", "needs", "module"], rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import text_id
-from saesteer.core.tokens import load_tokens
+from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import SettingsError
 from saesteer.sources.published import zipped_lines
 
@@ -31,19 +31,20 @@ def read_texts(path: Path, model: Path, bos: str, max_tokens: int | None = None)
     if {"text_id", "token_ids"} <= columns:
         return pl.read_parquet(path, columns=["text_id", "token_ids"])
     texts = pl.read_parquet(path, columns=["text"])["text"].to_list()
-    return _tokenised(texts, model, bos, max_tokens)
+    return tokenised(texts, load_tokens(model), bos, max_tokens)
 
 
 def pmi_texts(path: Path, model: Path) -> pl.DataFrame:
     """The texts whose co-occurrences are counted, with token_ids: a Parquet file, or a published zip of text files."""
     if path.suffix != ".zip":
         return read_texts(path, model, "tokenizer")
-    return _tokenised(zipped_lines(path)["text"].to_list(), model, "tokenizer", None)
+    return tokenised(zipped_lines(path)["text"].to_list(), load_tokens(model), "tokenizer", None)
 
 
-def _tokenised(texts: Sequence[str], model: Path, bos: str, max_tokens: int | None) -> pl.DataFrame:
+def tokenised(texts: Sequence[str], tokens: TextTokens, bos: str, max_tokens: int | None) -> pl.DataFrame:
+    """The distinct texts with text_id and token_ids."""
     distinct = list(dict.fromkeys(texts))
-    ids = load_tokens(model).token_ids(distinct, bos, max_tokens)
+    ids = tokens.token_ids(distinct, bos, max_tokens)
     return pl.DataFrame({"text_id": [text_id(text) for text in distinct], "token_ids": pl.Series(ids, dtype=pl.List(pl.UInt32))})
 
 

@@ -83,12 +83,20 @@ def sae_source(settings: SaeSettings, layer: int) -> SaeSource:
     if settings.repo is not None:
         source = SaeSource(settings.repo, sae_id, "sae_lens", settings.repo, sae_id, _hook("sae_lens", settings.repo, sae_id, sae_id))
     else:
-        source = _listed(str(settings.release), sae_id)
+        source = listed_source(str(settings.release), sae_id)
+    if source.hook is not None:
+        check_hook(source.name, source.hook, layer, f"resid_{settings.site}")
+    return source
+
+
+def listed_source(release: str, sae_id: str) -> SaeSource:
+    """Where an SAE of a release lies; refused when it is published in a form that cannot be used."""
+    source = _listed(release, sae_id)
     if source.loader not in FORMS:
         reason = _REFUSED.get(source.loader, "this form is not known here")
         raise SettingsError(f"{source.name} ({source.loader}): {reason}; choose an SAE in one of the forms {', '.join(FORMS)}")
     if source.hook is not None:
-        check_hook(source.name, source.hook, layer, f"resid_{settings.site}")
+        residual_site(source.name, source.hook)
     return source
 
 
@@ -98,13 +106,19 @@ def neuronpedia_source(settings: SaeSettings, layer: int) -> str | None:
 
 
 def check_hook(what: str, hook: str, layer: int, site: str) -> None:
-    """Refuse an SAE that does not read the residual stream, or another layer or site than was asked for."""
+    """Refuse an SAE that reads another layer or site than the experiment's."""
+    read = residual_site(what, hook)
+    if read != (layer, site):
+        raise SettingsError(f"{what}: this SAE reads {read[1]} of layer {read[0]}, but {site} of layer {layer} was asked for")
+
+
+def residual_site(what: str, hook: str) -> tuple[int, str]:
+    """Layer and site that a hook's name stands for; refused where it is not the residual stream."""
     matches = ((pattern.fullmatch(hook), named) for pattern, named in _HOOKS)
     read = next(((int(match[1]), named or match[2]) for match, named in matches if match), None)
     if read is None or read[1] not in _SITES:
         raise SettingsError(f"{what}: it reads {hook!r}; only the residual stream can be steered: {' or '.join(_SITES)} of a layer")
-    if read != (layer, site):
-        raise SettingsError(f"{what}: this SAE reads {read[1]} of layer {read[0]}, but {site} of layer {layer} was asked for")
+    return read
 
 
 def _id(settings: SaeSettings, layer: int) -> str:

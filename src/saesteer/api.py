@@ -1,0 +1,188 @@
+"""The public functions of `import saesteer`: a model, an SAE, the scores of features, and texts steered with them.
+
+They call what the workflow calls, so numbers are the same; tables have the columns of the workflow's (docs/reference/tables.md).
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.analysis.input_score import input_scores as _input_scores
+from saesteer.analysis.records import top_records
+from saesteer.core.files import text_id
+from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
+from saesteer.core.tokens import TextTokens
+from saesteer.engine.activations import sparse_codes
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.dtypes import available_device, number_type
+from saesteer.engine.generations import feature_texts
+from saesteer.engine.logit_lens import lens_tokens as _lens_tokens
+from saesteer.engine.models import LanguageModel, load_language_model
+from saesteer.engine.output_score import output_scores as _output_scores
+from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
+from saesteer.engine.saes import Sae, SaeMeta, check_features
+from saesteer.settings.base import canonical_factor
+from saesteer.sources.corpus import tokenised
+from saesteer.sources.hub import fetch_model
+
+__all__ = [
+    "LanguageModel",
+    "Sae",
+    "SaeMeta",
+    "Sampling",
+    "feature_records",
+    "input_scores",
+    "lens_tokens",
+    "load_model",
+    "load_sae",
+    "output_scores",
+    "steer",
+]
+
+
+def load_model(
+    source: str | Path,
+    revision: str | None = None,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    bos: str = "tokenizer",
+    prompt_format: str = "plain",
+    cache_dir: Path | None = None,
+) -> LanguageModel:
+    """Load a causal language model from a folder in Hugging Face's form, or from the hub by its id (owner/name).
+
+    Only safetensors weights are read. `revision` is a commit, branch or tag of the hub; `dtype` is float32, tf32, bfloat16 or float16;
+    `device` None is the GPU where there is one. `bos` "always" puts a beginning-of-sequence token before every text, also where the
+    tokenizer adds none (GPT-2, Pythia); `prompt_format` "chat" takes prompts as a user's turn in the tokenizer's chat template. `cache_dir`
+    None is Hugging Face's own cache.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = fetch_model(str(source), revision, cache_dir).folder
+    return load_language_model(folder, number_type(dtype), device or available_device(), bos, prompt_format)
+
+
+def load_sae(
+    source: Any,
+    sae_id: str | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+    cache_dir: Path | None = None,
+) -> Sae:
+    """Load a sparse autoencoder of the residual stream.
+
+    `source` is a release that sae-lens lists, with the SAE's id in it as `sae_id`, e.g. `load_sae("gpt2-small-res-jb",
+    "blocks.6.hook_resid_pre")`; or a folder in sae-lens' form; or an `sae_lens.SAE`. Its layer and site are in `meta`. SAEs other than ReLU
+    or JumpReLU on plain residuals are refused by name.
+    """
+    target = number_type(dtype), device or available_device()
+    if sae_id is not None:
+        return published_sae(str(source), sae_id, revision, cache_dir, *target)
+    return sae_from_folder(Path(source), *target) if isinstance(source, str | Path) else sae_from_object(source, *target)
+
+
+def lens_tokens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int = 20) -> pl.DataFrame:
+    """The k tokens that each feature's decoder direction promotes most through the final norm and the head (logit lens), with their
+    logits: a row a feature, columns of the table `logit_lens`."""
+    ids, logits = _lens(lm, sae, features, k)
+    columns = {
+        "layer": [sae.meta.layer] * len(features),
+        "feature": list(features),
+        "token_ids": ids.tolist(),
+        "tokens": [_tokens(lm).strings(row) for row in ids.tolist()],
+        "logits": logits.tolist(),
+    }
+    return pl.DataFrame(columns, schema=LOGIT_LENS.schema)
+
+
+def output_scores(
+    lm: LanguageModel, sae: Sae, features: Sequence[int], *, prompt: str = "From my experience,", factor: float = 10.0, k: int = 20
+) -> pl.DataFrame:
+    """P1's output score of each feature, in [0, 1]: how far up steering the prompt's last position with `factor` * a_max brings one of the
+    feature's k lens tokens. A row a feature, columns of the table `output_score`."""
+    ids, _ = _lens(lm, sae, features, k)
+    scores: pl.DataFrame = _output_scores(lm, sae, sae.meta.layer, features, ids, prompt, factor)
+    return scores.with_columns(layer=pl.lit(sae.meta.layer, pl.UInt16)).select(*OUTPUT_SCORE.columns)
+
+
+def feature_records(
+    lm: LanguageModel, sae: Sae, features: Sequence[int], texts: Sequence[str], *, n_records: int = 100, max_tokens: int = 256
+) -> pl.DataFrame:
+    """The texts on which each feature is most active, at most `n_records` of a feature, from texts of one's own cut after `max_tokens`:
+    a row a feature, columns of the table `records`."""
+    _check_fit(lm, sae)
+    check_features(features, sae.meta.n_features, "the SAE")
+    corpus = tokenised(texts, _tokens(lm), lm.bos, max_tokens)
+    activations = pl.concat(sparse_codes(lm, {sae.meta.layer: sae}, corpus))
+    return top_records(activations, corpus, features, n_records, _tokens(lm))
+
+
+def input_scores(
+    lm: LanguageModel, sae: Sae, records: pl.DataFrame, *, k: int = 20, min_records: int = 10, tokens: str = "retokenised"
+) -> pl.DataFrame:
+    """P1's input score of the features in `records`, in [0, 1]: the share of a feature's records whose most active token is one of its k
+    lens tokens; null, with a reason, where there are fewer than `min_records`. A row a feature, columns of the table `input_score`.
+
+    `records` is what `feature_records` gives, or the table `records` of an experiment for this SAE's layer. `tokens` "ids" takes tokens
+    by the ids recorded, "retokenised" tokenises their strings again, as P1's program does.
+    """
+    features = records["feature"].to_list()
+    return _input_scores(records, lens_tokens(lm, sae, features, k), _tokens(lm), tokens, min_records)
+
+
+def steer(
+    lm: LanguageModel,
+    sae: Sae,
+    features: Sequence[int],
+    factors: Sequence[str | int | float],
+    prompts: Sequence[str],
+    *,
+    n_samples: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Continue each prompt while steering with each feature at each factor; factor 0 is the unsteered model.
+
+    At the last position of every forward, factor * a_max * decoder direction is added to the residual stream, a_max being the largest
+    activation of any feature there (P1, section 3). `sampling` None is P1's: at most 20 tokens, temperature 0.7 among the 50 likeliest, up
+    to the first full stop. A text depends on the model, the SAE, `seed` and its own row alone, not on what else is asked for. Columns:
+    feature, factor, prompt, sample, text, token_ids, n_tokens, stopped.
+    """
+    _check_fit(lm, sae)
+    named = {text_id(prompt): prompt for prompt in prompts}
+    keys = itertools.product(features, dict.fromkeys(map(canonical_factor, factors)), named, range(n_samples))
+    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    rows = pl.DataFrame(list(keys), schema=schema, orient="row")
+    texts = pl.concat(feature_texts(lm, sae, sae.meta.layer, rows, named, sampling or Sampling(), seed))
+    ordered = rows.join(texts, on=list(schema), maintain_order="left")
+    return ordered.select(
+        "feature",
+        pl.col("factor").cast(pl.Float64),
+        pl.col("prefix_id").replace_strict(named, return_dtype=pl.String).alias("prompt"),
+        *("sample", "text", "token_ids", "n_tokens", "stopped"),
+    )
+
+
+def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:
+    """Lens tokens' ids and logits, as tensors."""
+    _check_fit(lm, sae)
+    check_features(features, sae.meta.n_features, "the SAE")
+    return _lens_tokens(lm, sae.W_dec[list(features)].float(), k)
+
+
+def _tokens(lm: LanguageModel) -> TextTokens:
+    return TextTokens(lm.tokenizer.backend_tokenizer, lm.tokenizer.bos_token_id, lm.name)
+
+
+def _check_fit(lm: LanguageModel, sae: Sae) -> None:
+    if sae.meta.d_model != lm.d_model or sae.meta.layer >= lm.n_layers:
+        raise ValueError(
+            f"{sae.meta.source} reads layer {sae.meta.layer} of a model of width {sae.meta.d_model}, but {lm.name} has"
+            f" {lm.n_layers} layers of width {lm.d_model}: give the SAE's own model"
+        )

@@ -1,0 +1,37 @@
+"""The documentation's page of tables: every column with its type, its meaning and unit, and when it is null, from the schemas."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from saesteer.core import tables
+from saesteer.core.tables import RECORD, Column, Table
+
+
+def tables_markdown() -> str:
+    """Every table on disk: those of steps, then summaries."""
+    steps = tables.STEPS | tables.METHOD_STEPS
+    summaries = tables.SUMMARIES | tables.METHOD_SUMMARIES | {table.name: table for table in (tables.ASKED_CONCEPTS, tables.CONCEPT_TEXTS)}
+    fields = ", ".join(f"`{name}` ({_type(dtype)})" for name, dtype in RECORD.to_schema().items())
+    return f"## Tables of steps\n\n{_sections(steps.values())}\nA record has {fields}.\n\n## Summaries\n\n{_sections(summaries.values())}"
+
+
+def _sections(several: Iterable[Table]) -> str:
+    return "\n".join(_section(table) for table in several)
+
+
+def _section(table: Table) -> str:
+    rows = "".join(_row(name, column, name in table.keys) for name, column in table.columns.items())
+    return f"### `{table.name}`\n\n| column | type | meaning | null when |\n|---|---|---|---|\n{rows}"
+
+
+def _row(name: str, column: Column, is_key: bool) -> str:
+    meaning, null_when = (text.replace("|", "or") for text in (column.meaning, column.null_when or ""))
+    return f"| `{name}`{' (key)' if is_key else ''} | {_type(column.dtype)} | {meaning} | {null_when} |\n"
+
+
+def _type(dtype: Any) -> str:
+    if isinstance(dtype, pl.List):
+        return "list of records" if dtype.inner == RECORD else f"list of {_type(dtype.inner)}"
+    return str(dtype)

@@ -1,0 +1,158 @@
+"""`import saesteer` on the shipped world, against sae-lens, transformers' own forwards and `generate` with plain hooks."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from engine_models import WORLD
+from hub_fakes import random_model
+from hub_server import serve_hub, use_hub
+from oracles import plain_hooks, records
+from workflow_folder import Folder
+
+import saesteer
+from saesteer import api
+from saesteer.core.store import read_rows
+from saesteer.core.tables import GENERATIONS
+from saesteer.engine.sae_convert import convert_sae
+from saesteer.engine.saes import encode
+from saesteer.sources.prefixes import read_prefixes
+
+LAYER, FEATURES = 6, [27, 182, 818]
+SAE_FOLDER = WORLD / f"saes/layer_{LAYER:02d}"
+
+
+@pytest.fixture(scope="module")
+def lm() -> saesteer.LanguageModel:
+    return saesteer.load_model(WORLD / "model", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sae() -> saesteer.Sae:
+    return saesteer.load_sae(SAE_FOLDER, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sae_lens_sae() -> Any:
+    from sae_lens import SAE
+
+    return SAE.load_from_disk(SAE_FOLDER, device="cpu", dtype="float32")
+
+
+def test_importing_is_light_and_every_name_is_there() -> None:
+    program = (
+        "import sys, saesteer; assert not {'torch', 'polars', 'sae_lens'} & set(sys.modules); print(len(dir(saesteer)));"
+        "[getattr(saesteer, name) for name in saesteer.__all__]"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(saesteer.__all__)
+    assert saesteer.__all__ == api.__all__
+    assert all(getattr(saesteer, name).__doc__ for name in saesteer.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'steered'"):
+        saesteer.steered  # noqa: B018
+
+
+def test_an_sae_from_a_folder_and_as_an_object_are_sae_lens_s(sae: saesteer.Sae, sae_lens_sae: Any, tmp_path: Path) -> None:
+    rows = 5 * torch.randn(40, 128, generator=torch.Generator().manual_seed(0))
+    given = saesteer.load_sae(sae_lens_sae, device="cpu")
+    for ours in (sae, given):
+        torch.testing.assert_close(encode(ours, rows), sae_lens_sae.encode(rows).detach(), rtol=1e-5, atol=1e-5)
+    assert (encode(sae, rows) > 0).any()
+    converted = convert_sae(SAE_FOLDER, LAYER, "resid_post", 128, 1024, tmp_path / "sae.safetensors")
+    assert sae.meta == converted
+    assert replace(given.meta, source=converted.source, source_digest=converted.source_digest) == converted
+
+
+def test_a_model_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = random_model(tmp_path / "model", "gpt2", 32)
+    with serve_hub() as hub:
+        use_hub(monkeypatch, hub.url)
+        hub.add("someone/small", folder)
+        lm = saesteer.load_model("someone/small", device="cpu", bos="always", cache_dir=tmp_path / "cache")
+    ids = torch.arange(10, 50)[None]
+    torch.testing.assert_close(lm.model(ids).logits, AutoModelForCausalLM.from_pretrained(folder)(ids).logits.detach())
+    assert lm.bos == "always"
+
+
+def test_lens_tokens_are_those_of_the_norm_and_the_head(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any) -> None:
+    table = saesteer.lens_tokens(lm, sae, FEATURES, k=5)
+    for row in table.to_dicts():
+        values, ids = plain_hooks.lens_logits(lm.model, sae_lens_sae.W_dec[row["feature"]]).topk(5)
+        assert row["token_ids"] == ids.tolist()
+        assert row["tokens"] == lm.tokenizer.convert_ids_to_tokens(ids.tolist())
+        assert row["logits"] == pytest.approx(values.tolist(), rel=1e-5)
+    assert table["layer"].to_list() == [LAYER] * 3
+
+
+def test_output_scores_are_those_of_a_hooked_forward(lm: saesteer.LanguageModel, sae: saesteer.Sae) -> None:
+    lens = saesteer.lens_tokens(lm, sae, FEATURES)["token_ids"].to_list()
+    prompt = lm.tokenizer("From my experience,")["input_ids"]
+    for row, tokens in zip(saesteer.output_scores(lm, sae, FEATURES).to_dicts(), lens, strict=True):
+        expected = plain_hooks.output_score(lm.model, sae, LAYER, row["feature"], 10.0, prompt, tokens)
+        assert row["output_score"] == pytest.approx(expected["output_score"], rel=1e-5)  # float32
+        assert row["min_rank"] == expected["min_rank"]
+
+
+def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any) -> None:
+    """Against transformers' own hidden states, sae-lens' codes and P1's sentence in plain Python."""
+    texts = pl.read_parquet(WORLD / "texts.parquet", n_rows=120)["text"].to_list()
+    ids = {text: lm.tokenizer(text)["input_ids"][:40] for text in dict.fromkeys(texts)}
+    hidden = {text: lm.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[LAYER + 1][0] for text, tokens in ids.items()}
+    dense = {api.text_id(text): sae_lens_sae.encode(rows).tolist() for text, rows in hidden.items()}
+    token_ids = {api.text_id(text): tokens for text, tokens in ids.items()}
+    lens = dict(saesteer.lens_tokens(lm, sae, list(range(40)))["feature", "token_ids"].iter_rows())
+    found = saesteer.feature_records(lm, sae, list(range(40)), texts, n_records=8, max_tokens=40)
+    scores = saesteer.input_scores(lm, sae, found, min_records=3, tokens="ids")
+    for row in scores.to_dicts():
+        kept = records.top_records(dense, row["feature"], 8)
+        assert row["n_records"] == len(kept)
+        at_maximum = [token_ids[text][position] for text, position, _ in kept]
+        assert row["input_score"] == records.input_score(at_maximum, lens[row["feature"]], 3)
+    assert scores["input_score"].null_count() not in (0, 40)
+    assert (scores["input_score"] > 0).any()
+
+
+def test_greedy_texts_are_those_of_generate_with_a_hook(lm: saesteer.LanguageModel, sae: saesteer.Sae) -> None:
+    prompts, greedy = ["I believe that", "The"], saesteer.Sampling(max_new_tokens=8, temperature=0.0, stop="")
+    table = saesteer.steer(lm, sae, FEATURES, [3, 0], prompts, sampling=greedy)
+    asked = [(feature, factor, prompt) for feature in FEATURES for factor in (3.0, 0.0) for prompt in prompts]
+    assert table["feature", "factor", "prompt"].rows() == asked
+    for row in table.to_dicts():
+        prompt = lm.tokenizer(row["prompt"])["input_ids"]
+        ending = [lm.model.generation_config.eos_token_id]
+        expected = plain_hooks.generated(lm.model, sae, LAYER, row["feature"], row["factor"], prompt, 8, ending)
+        assert row["token_ids"] == expected
+        assert row["text"].strip() == lm.tokenizer.decode(expected, skip_special_tokens=True).strip()
+
+
+@pytest.mark.slow
+def test_sampled_texts_are_those_of_the_experiment(lm: saesteer.LanguageModel, sae: saesteer.Sae, finished: Folder) -> None:
+    prompts = read_prefixes(finished.path / "config/prefixes.txt", 4)
+    texts = saesteer.steer(lm, sae, FEATURES, ["4", "0", 2.0], list(prompts.values()))
+    rows = read_rows(GENERATIONS, sorted((finished.path / "data/micro/sweep").glob("layers_*.json")), [LAYER])
+    rows = rows.with_columns(pl.col("factor").cast(pl.Float64), prompt=pl.col("prefix_id").replace_strict(prompts))
+    both = texts.join(rows, on=["feature", "factor", "prompt", "sample"], suffix="_of_the_experiment")
+    assert both.height == texts.height == 3 * 3 * 4
+    assert both["text"].to_list() == both["text_of_the_experiment"].to_list()
+
+
+def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"layer 6 of a model of width 128, but .* has 4 layers of width 32: give the SAE's own model"):
+        saesteer.lens_tokens(saesteer.load_model(random_model(tmp_path, "gpt2", 32), device="cpu"), sae, [0])
+    for call in (saesteer.lens_tokens, saesteer.output_scores):
+        with pytest.raises(ValueError, match="feature 1024 does not exist: the SAE has features 0 to 1023"):
+            call(lm, sae, [0, 1024])
+    with pytest.raises(ValueError, match=r"a factor is a finite number >= 0, not -1"):
+        saesteer.steer(lm, sae, [0], [-1], ["The"])
+    with pytest.raises(ValueError, match="sae-lens knows no release 'gpt2-smal-res-jb'; nearest: gpt2-small-res-jb"):
+        saesteer.load_sae("gpt2-smal-res-jb", "blocks.6.hook_resid_pre")
+    with pytest.raises(ValueError, match="it reads 'blocks.2.hook_mlp_out'; only the residual stream can be steered"):
+        saesteer.load_sae("gpt2-small-mlp-out-v5-32k", "blocks.2.hook_mlp_out")

@@ -1,0 +1,109 @@
+"""The README and the documentation: what is generated is in step, what is named exists, and the site builds without a warning."""
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from workflow_folder import BIN, ROOT
+
+import saesteer
+from saesteer.core.tables import METHOD_STEPS, METHOD_SUMMARIES, STEPS, SUMMARIES
+from saesteer.report import readme
+from saesteer.report.headline import headline_markdown
+from saesteer.report.method_readme import registry_markdown
+from saesteer.report.table_docs import tables_markdown
+from saesteer.settings import SettingsError
+from saesteer.settings.registry import METHODS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_pages_show_the_kept_results() -> None:
+    for name, block in readme.blocks(ROOT).items():
+        text = (ROOT / readme.PAGES[name]).read_text(encoding="utf-8")
+        assert readme.with_block(readme.PAGES[name], text, name, block) == text, "run `make readme`"
+    assert headline_markdown(json.loads((ROOT / "docs/results/tiny.json").read_text())) in README
+
+
+def test_a_page_without_its_markers_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"docs/a\.md has no lines <!-- headline -->"):
+        readme.with_block("docs/a.md", "# Title", "headline", "| a |")
+
+
+def test_the_readme_fits_a_screen_or_two() -> None:
+    assert len(README.splitlines()) <= 150
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.splitlines()) <= 8
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Links within the site are checked once more when it is built."""
+    for page in PAGES:
+        linked = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+        for path, anchor in linked:
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors or target.name == "performance.md", f"{page.name}: {path}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_function_and_module_named_exists(page: Path) -> None:
+    for name in re.findall(r"`(saesteer(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+        module, _, function = name.rpartition(".")
+        file = next((path for path in (_file(name), _file(module)) if path), None)
+        assert file, f"{name} does not exist"
+        names = {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+        assert file == _file(name) or function in names, f"{file} has no function {function}"
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT / "src" / module.replace(".", "/")
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def test_every_table_column_and_method_is_described() -> None:
+    text = tables_markdown()
+    for table in (STEPS | METHOD_STEPS | SUMMARIES | METHOD_SUMMARIES).values():
+        section = text.split(f"### `{table.name}`\n")[1].split("###")[0]
+        shown = re.findall(r"^\| `(\w+)`( \(key\))? \| (.+?) \| (.+?) \| (.*?) \|$", section, re.MULTILINE)
+        assert [row[0] for row in shown] == list(table.columns)
+        assert tuple(row[0] for row in shown if row[1]) == table.keys
+        assert [bool(row[4].strip()) for row in shown] == [column.null_when is not None for column in table.columns.values()]
+    assert re.findall(r"\| `(\w+)` \|", registry_markdown()) == [row.name for row in METHODS]
+    listed = re.findall(r"auto(?:function|class):: (\w+)", (ROOT / "docs/reference/api.md").read_text())
+    assert sorted(listed) == sorted(saesteer.__all__)
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs/rooms.py")
+    assert spec
+    assert spec.loader
+    rooms = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rooms)
+    assert (ROOT / "docs/rooms.svg").read_text(encoding="utf-8") == rooms.picture(), "run `python docs/rooms.py`"
+    direct = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": {"torch"}}
+    assert rooms.without_detours(direct, ["a", "b", "c", "d"]) == [("a", "b"), ("b", "c"), ("c", "d")]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """With the options of `make docs`; every generated page has its content."""
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "sphinx-build" in line]
+    options = line.split("sphinx-build ")[1].removesuffix("build/docs").split()
+    done = subprocess.run([str(BIN / "sphinx-build"), *options, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page, word in {
+        "tables": "gen_success_20",
+        "commands": "saesteer unlock",
+        "methods": "reft_r1",
+        "configuration": "perplexity_cap",
+    }.items():
+        assert word in re.sub("<[^>]+>", "", (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")), page
+    assert "saesteer.load_sae" in (tmp_path / "reference/api.html").read_text(encoding="utf-8")

@@ -1,0 +1,198 @@
+"""Every command that the README and the documentation give is run: here, or by the test that the table names.
+
+Commands run in a clone of the project with a finished experiment and a DVC remote, where `micro` stands for `tiny`. An expensive one is run
+here as far as its dry run, and for real, on something small, by the test named; external ones by a test on loopback.
+"""
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from sharing_folders import Clone, first_clone
+from workflow_folder import BIN, ROOT, Folder
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHELLS = ("bash", "console", "sh")
+OTHER_BLOCKS = ("python", "py", "yaml", "text", "", "{toctree}", "{include}", "{eval-rst}")
+PROGRAMS = "make|snakemake|saesteer|dvc|uv|pip|python3?|hf|git"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a command is run: "run" in the clone, "empty" in an empty DVC repository, "dry" with its program's dry run, None: not here."""
+
+    here: str | None
+    tests: tuple[str, ...] = ()
+
+
+def here(how: str, *tests: str) -> Way:
+    return Way(how, tests)
+
+
+def by(*tests: str) -> Way:
+    return Way(None, tests)
+
+
+ON_SLURM = "slurm/test_shipped_on_slurm.py::test_it_finishes"
+REAL = "test_real_inputs.py::test_every_figure_is_made"
+METHODS = "test_methods_workflow.py::test_a_finished_comparison_is_complete_and_has_nothing_to_do"
+COMMANDS = {
+    r"make figures": here("run", "test_shipped.py::test_the_readme_shows_these_numbers"),
+    r"make (test|lock|check)": here("dry"),  # CI runs make test and make check themselves
+    r"make docs": by("test_docs.py::test_the_site_builds_without_a_warning"),
+    r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),
+    r"make (push|pull)( EXPERIMENTS=.*)?": here("run"),
+    r"git checkout v1 && make pull": here("run"),
+    r"(make figures|git checkout main) && make (push|pull)": by("test_docs_commands.py::test_a_command_runs"),  # each by itself
+    r"\. \.venv/bin/activate": here("run"),
+    r"python3 -m venv \.venv|pip install .*|uv pip install .*": by("test_docs_commands.py::test_setting_up_by_hand_is_what_make_does"),
+    r"snakemake -n": here("run"),
+    r"snakemake --cores all( --rerun-incomplete)?( --keep-going)?": here("run"),
+    r'snakemake --cores all --config "experiments=\[micro\]"': here("run"),
+    r'snakemake --cores all --config "experiments=\[tiny-(all|seed-1)\]"': here(
+        "dry", "test_scored.py::test_an_experiment_that_stops_at_the_scores"
+    ),
+    r'snakemake --cores all --config "experiments=\[gemma-2-2b\]" -n': here("run"),
+    r'snakemake --cores all --config "experiments=\[gemma-2-2b\]"': here("dry", REAL),
+    r"snakemake methods --cores all( --config .*)?": here("dry", METHODS),
+    r"snakemake --report report\.html": here("run"),
+    r"snakemake --profile slurm -n": here("run"),
+    r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),
+    r"saesteer (gc|gc --remove|unlock)": here("run"),
+    r"saesteer check( gemma-2-2b)?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
+    r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
+    r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),
+    r"saesteer export tiny .*": here("run", "test_neuronpedia_parts.py::test_export_of_local_records"),
+    r"saesteer vectors .*": by("test_methods_workflow.py::test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts"),
+    r"saesteer axbench .*": by("test_methods_workflow.py::test_results_in_axbenchs_form"),
+    r"dvc remote (add|modify) .*|dvc config --local .*|dvc cache dir .*": here("empty"),
+    r"dvc (push|pull( data/tiny/tables\.dvc figures/tiny\.dvc)?)": here("run"),
+    r"dvc (metrics|plots) diff v1": here("run"),
+    r"dvc repro tiny": by("test_sharing.py::test_what_dvc_users_expect"),
+    r"dvc import .*": by("test_sharing.py::test_one_table_goes_into_another_project"),
+    r"git (clone|pull|merge|checkout)": by("test_sharing_merge.py::test_the_branches_merge_without_conflict"),
+    r"hf auth login": by("test_hub.py::test_a_gated_repository_says_how_to_get_in"),
+    r"python docs/rooms\.py": by("test_docs.py::test_the_picture_of_the_rooms_is_that_of_the_imports"),
+    r"python benchmarks/gemma_2_2b\.py --random-weights": by(
+        "test_benchmarks.py::test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured"
+    ),
+}
+"""Pattern of a command, without the path of its program, -> how it is run."""
+
+
+def fenced(page: Path) -> list[tuple[str, str]]:
+    """(language, content) of each fenced block."""
+    return re.findall(r"^```(\S*)[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every command in a block of a shell, and every one in running text, without comments and the path of its program."""
+    blocks = [content for page in PAGES for language, content in fenced(page) if language in SHELLS]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    texts = [re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL) for page in PAGES]
+    inline = [command for text in texts for command in re.findall(rf"`((?:\.venv/bin/)?(?:{PROGRAMS}) [^`]+)`", text)]
+    found = (re.sub(r"\s+#.*|^\$ ", "", line).strip().removeprefix(".venv/bin/") for line in lines + inline)
+    return list(dict.fromkeys(command for command in found if command))
+
+
+def way_of(command: str) -> Way:
+    (way,) = [way for pattern, way in COMMANDS.items() if re.fullmatch(pattern, command)]
+    return way
+
+
+def test_every_command_has_one_way_and_every_way_a_command() -> None:
+    matching = {command: [pattern for pattern in COMMANDS if re.fullmatch(pattern, command)] for command in commands()}
+    assert {command: found for command, found in matching.items() if len(found) != 1} == {}
+    assert set(COMMANDS) - {pattern for found in matching.values() for pattern in found} == set(), "no page gives these any more"
+    assert {language for page in PAGES for language, _ in fenced(page)} <= {*SHELLS, *OTHER_BLOCKS}, "a block that nothing looks at"
+
+
+@pytest.mark.parametrize("name", sorted({name for way in COMMANDS.values() for name in way.tests}))
+def test_the_tests_named_exist(name: str) -> None:
+    file, _, function = name.partition("::")
+    assert re.search(rf"^def {function}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_setting_up_by_hand_is_what_make_does() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("$(INSTALLED): ")[1].split("\n\n")[0]
+    for old, new in {
+        "$(BIN)": ".venv/bin",
+        "$(PYTHON)": "python3",
+        "python -m pip": "pip",
+        " --quiet": "",
+        " --compile-bytecode": "",
+    }.items():
+        recipe = recipe.replace(old, new)
+    made = [line.strip().removeprefix(".venv/bin/") for line in recipe.splitlines()[1:]]
+    by_hand = [command for command in commands() if re.match(r"python3 -m venv|pip install|uv pip", command)]
+    assert [command for command in by_hand if command not in made] == []
+    assert len(by_hand) == 5
+
+
+@pytest.fixture(scope="module")
+def clone(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone with a published experiment, and this environment as its own."""
+    folder = tmp_path_factory.mktemp("documented")
+    made = first_clone(folder / "repo", finished, str(folder / "store"))
+    (made.path / ".venv").symlink_to(BIN.parent)
+    (made.path / ".git/info/exclude").write_text(".venv\nreport.html\nexported\n")
+    (made.path / "config/config.yaml").write_text(yaml.safe_dump({"experiments": ["micro"], "methods": ["micro-methods"]}))
+    made.commit("Micro by default")
+    made.tool("saesteer", "push")
+    made.git("tag", "v1")
+    return made
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A DVC repository without a remote."""
+    made = Clone.__new__(Clone)
+    made.path, made.root = tmp_path_factory.mktemp("empty"), ROOT
+    made.git("init", "--quiet")
+    made.tool("dvc", "init", "--quiet")
+    return made
+
+
+def run(folder: Folder, command: str) -> None:
+    command = re.sub(r"\btiny\b(?!-)", "micro", command.replace("tiny micro", "tiny"))
+    done = subprocess.run(["bash", "-c", command], cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in commands() if way_of(command).here == "run"])
+def test_a_command_runs(command: str, clone: Clone) -> None:
+    run(clone, command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [command for command in commands() if way_of(command).here == "dry" and f"{command} -n" not in commands()]
+)
+def test_a_dry_run_of_a_command_runs(command: str, clone: Clone) -> None:
+    run(clone, f"{command} -n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in commands() if way_of(command).here == "empty"])
+def test_a_command_of_setting_up_runs(command: str, empty: Clone) -> None:
+    if command.startswith("dvc remote add"):
+        empty.tool("dvc", "remote", "remove", "storage", code=None)
+    run(empty, command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")], ids=lambda page: page.name)
+def test_a_pages_python_runs(page: Path, finished: Folder, tmp_path: Path) -> None:
+    for name, target in {"data/world": ROOT / "data/world", "data/tiny": finished.path / "data/micro"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(target)
+    shutil.copytree(finished.path / "figures/micro", tmp_path / "figures/tiny")
+    program = "\n".join(content for language, content in fenced(page) if language == "python")
+    done = subprocess.run([str(BIN / "python"), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
