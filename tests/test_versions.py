@@ -88,3 +88,12 @@ def test_a_scripts_imports_are_its_steps_modules(script: str) -> None:
     science = {name for name in run if version_of(name) is not None}
     counted = set().union(*(used(plan) for (_, step), plan in steps().items() if step == script))
     assert science - counted - {row.module.removeprefix("saesteer.") for row in METHODS} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "scripts"), [("judge/rubric.py", {"judge.py"}), ("workflow/plan.py", set()), ("figures/style.py", {"figure.py"})]
+)
+def test_a_module_counts_for_the_scripts_that_use_it_alone(module: str, scripts: set[str]) -> None:
+    """A common helper that plans what a job computes is no part of how it is computed; figures are named by their rule."""
+    file = ROOT / "src/saesteer" / module
+    assert {script.name for script in (ROOT / "scripts").glob("*.py") if file in code_digest._closure(script)} - {"common.py"} == scripts

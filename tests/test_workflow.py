@@ -51,6 +51,19 @@ def test_each_job_leaves_a_log_and_a_benchmark(finished: Folder) -> None:
 
 
 @pytest.mark.slow
+def test_a_dry_run_says_in_words_why_a_job_is_due(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "repo")
+    folder.edit("micro", sweep={"factors": [0, 2, 4], "n_prefixes": 4, "temperature": 0.9})
+    code, output = folder.run("-n", "data/micro/generations/layers_02-06.json")
+    assert code == 0, output
+    (reason,) = (line for line in output.splitlines() if "Params have changed" in line)
+    before, _, now = reason.partition(" now: ")
+    assert '"temperature": 0.7' in before
+    assert '"temperature": 0.9' in now
+    assert "feature" not in now  # the keys are the same
+
+
+@pytest.mark.slow
 def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Folder, tmp_path: Path) -> None:
     gpu_rules = ["activations", "logit_lens", "output_score", "generations", "perplexity"]
     folder = finished.copy(tmp_path / "repo")

@@ -35,7 +35,7 @@ def family_of(row: Method) -> str:
 
 
 def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, settings: MethodSettings) -> pl.DataFrame:
-    """METHOD_SCORES, METHOD_CHOICES, FITS and STEERED -> METHODS_TABLE."""
+    """METHOD_SCORES, METHOD_CHOICES and `Rows` -> METHODS_TABLE."""
     lines = []
     for group in scores.sort(*FIT).partition_by(_METHOD, maintain_order=True):
         layer, key = group.select(_METHOD).row(0)
