@@ -260,7 +260,7 @@ def code(checkout: Checkout) -> Iterator[Callable[[str, str, str], None]]:
 
 
 def test_comments_and_docstrings_change_nothing(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    for module in ("store.py", "generate.py", "figures/style.py"):
+    for module in ("core/store.py", "engine/generate.py", "figures/style.py"):
         code(module, '"""', '"""Reworded: ')
         code(module, "\nimport ", "\n# A comment.\nimport ")
     assert due(checkout) == {}
@@ -279,7 +279,7 @@ def test_the_style_of_all_figures_is_for_figures(checkout: Checkout, code: Calla
 
 
 def test_a_module_that_a_step_imports_runs_its_jobs_and_computes_no_row(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("gen_success.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 1\nUNUSED = 1")
+    code("analysis/gen_success.py", "ALGORITHM_VERSION = 2", "ALGORITHM_VERSION = 2\nUNUSED = 1")
     assert set(due(checkout)) == {"gen_success"} | TABLES_AND_FIGURES - {"features_table"}
     done = run_measured(checkout, *LAST_STEPS)
     assert done.jobs == {"gen_success": 1, "steering_table": 1}
@@ -287,7 +287,7 @@ def test_a_module_that_a_step_imports_runs_its_jobs_and_computes_no_row(checkout
 
 
 def test_a_raised_algorithm_version_computes_that_step_and_later(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("logit_lens.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 2")
+    code("engine/logit_lens.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 2")
     done = run_measured(checkout, *LAST_STEPS)
     assert done.n_rows == only({"logit_lens", "input_score", "output_score"}, 8) | only({"gen_success"}, 96)
     assert done.gpu_jobs == done.model_jobs == {"logit_lens", "output_score"}

@@ -19,7 +19,7 @@ N_WANTED, N_THERE = 8 * 7 * 20, 8 * 3 * 4
 
 def script_of(run: subprocess.Popen[str]) -> psutil.Process:
     """The process of the sweep's script."""
-    (script,) = [child for child in psutil.Process(run.pid).children(recursive=True) if child.cmdline()[-1].endswith("sweep.py")]
+    (script,) = [child for child in psutil.Process(run.pid).children(recursive=True) if child.cmdline()[-1].endswith("generations.py")]
     return script
 
 
