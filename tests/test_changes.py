@@ -286,6 +286,11 @@ def test_a_module_that_a_step_imports_runs_its_jobs_and_computes_no_row(checkout
     assert done.n_rows == {}
 
 
+def test_the_rubric_of_language_models_is_for_the_judge_and_nothing_else(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    code("judge/rubric.py", "\nimport hashlib", "\nUNUSED = 1\nimport hashlib")
+    assert set(due(checkout)) == {"judge"} | TABLES_AND_FIGURES - {"features_table"}
+
+
 def test_a_raised_algorithm_version_computes_that_step_and_later(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
     code("engine/logit_lens.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 2")
     done = run_measured(checkout, *LAST_STEPS)
