@@ -332,7 +332,7 @@ def test_few_requests_are_under_way_at_once(tmp_path: Path, route: str) -> None:
     features = [n * 1024 + 1 for n in range(12)]
     write_export(table({feature: records_of(feature) for feature in features}), SOURCE, tmp_path / "bucket")
     with serving(tmp_path / "bucket") as site:
-        site.delay = 0.03
+        site.delay = 0.1
         fetch(site, tmp_path / "down", route, features, replace(QUICK, concurrency=3))
         assert site.most_at_once == 3
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,18 +77,22 @@ def test_retry_after(header: str | None, seconds: float | None, monkeypatch: pyt
 
 
 def test_jobs_finish_in_their_own_order_few_at_a_time() -> None:
-    under_way, most = 0, 0
+    under_way, most, another = 0, 0, asyncio.Event()
 
     async def job(n: int) -> int:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        await asyncio.sleep(0.02 if n == 0 else 0.001)
+        await (another.wait() if n == 0 else asyncio.sleep(0.001))
         under_way -= 1
         return n
 
     async def run() -> list[int]:
-        return [n async for n in as_finished([lambda n=n: job(n) for n in range(9)], 3)]
+        order = []
+        async for n in as_finished([partial(job, n) for n in range(9)], 3):
+            another.set()  # the first job waits until another one's result is read
+            order.append(n)
+        return order
 
     order = asyncio.run(run())
     assert sorted(order) == list(range(9))

@@ -7,7 +7,6 @@ rule, but some sources were exported by another program, with another number, wh
 import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -47,9 +46,8 @@ async def from_exports(exports: Exports, features: Sequence[int], n_records: int
     if not found:
         return
     jobs = [partial(_with_records, exports, *group, n_records) for group in await _batches(exports, found)]
-    async with aclosing(as_finished(jobs, exports.client.policy.concurrency)) as results:
-        async for result in results:
-            yield result
+    async for result in as_finished(jobs, exports.client.policy.concurrency):
+        yield result
 
 
 async def explained_features(exports: Exports, wanted: frozenset[int] | None) -> tuple[dict[int, list[str]], list[str]]:

@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -193,10 +192,9 @@ async def read_all(exports: Exports, kind: str, collect: Callable[[Lines], T]) -
     problems = [f"{kind} batch {some(gaps)} is missing in the listing of exports; {ONE_BY_ONE}"] if gaps else []
     found: list[T] = []
     jobs = [partial(one, number) for number in exports.numbers(kind)]
-    async with aclosing(as_finished(jobs, exports.client.policy.concurrency)) as results:
-        async for result in results:
-            if isinstance(result, FetchError):
-                problems.append(str(result))
-            else:
-                found.append(result)
+    async for result in as_finished(jobs, exports.client.policy.concurrency):
+        if isinstance(result, FetchError):
+            problems.append(str(result))
+        else:
+            found.append(result)
     return found, sorted(problems)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,25 +72,23 @@ async def _frames(
         async with open_client(policy) as client:
             download = _Download(client, addresses, settings, downloads)
             for layer, features in by_layer.iter_rows():
-                async with aclosing(_layer(download, sources[layer], features)) as outcomes:
-                    async for outcome in outcomes:
-                        _count(download, sources[layer], outcome)
-                        for start in range(0, len(outcome.known), _FRAME):
-                            frame = rows(layer, outcome.known[start : start + _FRAME])
-                            bar.update(frame.height)
-                            yield frame
+                async for outcome in _layer(download, sources[layer], features):
+                    _count(download, sources[layer], outcome)
+                    for start in range(0, len(outcome.known), _FRAME):
+                        frame = rows(layer, outcome.known[start : start + _FRAME])
+                        bar.update(frame.height)
+                        yield frame
     _report(download)
 
 
 async def _layer(download: _Download, source: Source, features: Sequence[int]) -> AsyncGenerator[Outcome, None]:
     """One layer's features; those that Neuronpedia does not have come last, when it is sure that it has the source."""
     n_there, absent = 0, []
-    async with aclosing(_by_route(download, source, features)) as outcomes:
-        async for outcome in outcomes:
-            there = [told for told in outcome.known if told.there]
-            n_there += len(there)
-            absent += [told for told in outcome.known if not told.there]
-            yield Outcome(there, outcome.failed)
+    async for outcome in _by_route(download, source, features):
+        there = [told for told in outcome.known if told.there]
+        n_there += len(there)
+        absent += [told for told in outcome.known if not told.there]
+        yield Outcome(there, outcome.failed)
     if absent:
         yield await _absent(download, source, absent, n_there)
 
@@ -117,13 +114,11 @@ async def _by_route(download: _Download, source: Source, features: Sequence[int]
         except FetchError as error:
             yield Outcome(failed=[Failed(tuple(features), str(error))])
             return
-        async with aclosing(from_exports(exports, features, settings.n_records)) as outcomes:
-            async for outcome in outcomes:
-                unsure += outcome.unsure
-                yield outcome
-    async with aclosing(from_api(download.client, download.addresses.neuronpedia, source, unsure, settings.n_records)) as outcomes:
-        async for outcome in outcomes:
+        async for outcome in from_exports(exports, features, settings.n_records):
+            unsure += outcome.unsure
             yield outcome
+    async for outcome in from_api(download.client, download.addresses.neuronpedia, source, unsure, settings.n_records):
+        yield outcome
 
 
 def _count(download: _Download, source: Source, outcome: Outcome) -> None:
