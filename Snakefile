@@ -10,7 +10,7 @@ configfile: "config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/paths.smk"
-include: "rules/method_paths.smk"
+include: "rules/steps.smk"
 include: "rules/cluster.smk"
 
 
@@ -35,10 +35,13 @@ include: "rules/fetch.smk"
 include: "rules/inputs.smk"
 include: "rules/records.smk"
 include: "rules/scores.smk"
-include: "rules/sweep.smk"
+include: "rules/texts.smk"
 include: "rules/judge.smk"
 include: "rules/summaries.smk"
 include: "rules/selection.smk"
 include: "rules/figures.smk"
 include: "rules/methods.smk"
-include: "rules/method_tables.smk"
+
+
+# What asks for no GPU is light, or needs the internet: it runs where Snakemake runs. The rest goes to the cluster, where there is one.
+workflow.localrules(*(rule.name for rule in workflow.rules if "gpu" not in rule.resources))

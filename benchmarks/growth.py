@@ -42,7 +42,7 @@ FOLDER = Path(__file__).with_name("growth")
 JOB = """
 import sys
 from pathlib import Path
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import load_language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import load_sae

@@ -18,7 +18,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from saesteer.core.files import file_digest
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.saes import Sae, SaeMeta
 
@@ -168,4 +168,4 @@ def swept(
     rows = [(feature, factor, name, 0) for feature in range(n_features) for factor in factors for name in prefixes]
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     table = pl.DataFrame(rows, schema=schema, orient="row")
-    return pl.concat(steered_sweep(lm, sae, sae.meta.layer, table, prefixes, sampling, 0, batch))
+    return pl.concat(feature_texts(lm, sae, sae.meta.layer, table, prefixes, sampling, 0, batch))

@@ -4,6 +4,8 @@ import functools
 from pathlib import Path
 
 from saesteer.workflow import plan
+from saesteer.workflow.keys import FILES_OF_KEYS
+from saesteer.workflow.steps import plans
 from saesteer.workflow.locks import explain_lock, record_run
 from saesteer.workflow.slurm import cancel_left_jobs, put_before_slurm
 
@@ -12,38 +14,6 @@ if workflow.is_main_process:
     explain_lock(Path())
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
     put_before_slurm(Path(workflow.basedir) / "slurm/bin")
-
-
-# Light, or in need of the internet: they run where Snakemake runs. The rest runs a model and goes to the cluster, where there is one.
-localrules:
-    all,
-    fetch_model,
-    fetch_saes,
-    fetch_published,
-    pin,
-    convert_saes,
-    records,
-    neuronpedia_records,
-    concepts,
-    explanations,
-    input_score,
-    gen_success,
-    judge_oracle,
-    judge_endpoint,
-    features_table,
-    layer_features,
-    steering_table,
-    outcomes,
-    selection,
-    factor_bins,
-    pmi,
-    examples,
-    metrics,
-    figure,
-    methods,
-    concept_texts,
-    steered_judge,
-    method_tables,
 
 
 def gpu_job(step):
@@ -71,8 +41,8 @@ def profile_value(name, wildcards, job):
 
 def has_keys_to_compute(step, wildcards, input, attempt):
     """Whether a job has to compute something, as far as can be known while its inputs may still be missing."""
-    inputs = plan.plans(EXPERIMENTS[wildcards.experiment])[step].inputs
-    files = {name: Path(input[name]) for name in (*inputs, *(name for name in plan.FILES_OF_KEYS if name in input.keys()))}
+    inputs = plans(EXPERIMENTS[wildcards.experiment])[step].inputs
+    files = {name: Path(input[name]) for name in (*inputs, *(name for name in FILES_OF_KEYS if name in input.keys()))}
     seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files.values())
     return n_missing(step, wildcards.experiment, wildcards.layers, tuple(files.items()), (seen, attempt)) != 0
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_files, check_present_files
 from saesteer.workflow.code_digest import code_digest
+from saesteer.workflow.steps import plans
 from saesteer.figures.names import CAPTIONS, FIGURE_TABLES, METHOD_FIGURE_TABLES
-from saesteer.core.files import explain_read_only, file_digest, value_digest
+from saesteer.core.files import explain_read_only, file_digest
 from saesteer.settings.registry import METHODS
 from saesteer.settings.registry import TABLE as METHODS_TABLE
 from saesteer.sources.pins import MODELS, model_settings, pinned_path
@@ -55,21 +56,24 @@ def figure_caption(wildcards):
 
 
 def wants(step):
-    """For params: digest of the keys and settings of a step in a job's layers."""
+    """For params: keys, settings and versions of a step in a job's layers, in words."""
 
-    def of_job(wildcards):
-        experiment = EXPERIMENTS[wildcards.experiment]
-        return plan.wants_digest(experiment, step, plan.layer_groups(experiment)[wildcards.layers])
+    def of(name):
+        def of_job(wildcards):
+            experiment = EXPERIMENTS[wildcards.experiment]
+            return plan.wants(experiment, step, plan.layer_groups(experiment)[wildcards.layers])[name]
 
-    return of_job
+        return of_job
+
+    return {name: of(name) for name in ("rows", "settings", "versions")}
 
 
 def setting(*sections):
-    """For params: the values of sections of the experiment file that a job reads."""
+    """For params: the values of sections of the experiment file that a job reads, in words."""
 
     def of_job(wildcards):
         experiment = EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
-        return value_digest([experiment[section] for section in sections])[:16]
+        return plan.in_words({section: experiment[section] for section in sections})
 
     return of_job
 
@@ -80,27 +84,21 @@ def check_all_files():
         check_files(name, experiment)
         if experiment.judge.kind == "none" and experiment.until == "figures":
             logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
-        asks = experiment.judge.kind == "endpoint" and judge_step(experiment) in plan.plans(experiment)
+        asks = experiment.judge.kind == "endpoint" and "judge" in plans(experiment)
         if asks and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
-            from saesteer.judge.calls import check_key  # brings an HTTP client, which no other experiment needs
+            from saesteer.judge.endpoint import check_key
 
             check_key(experiment.judge, os.environ)  # before any text is generated
-
-
-def judge_step(experiment):
-    """The step in which an experiment's texts are rated."""
-    return "steered_judge" if experiment.until == "methods" else "judge"
 
 
 def judge_has_work(name, group):
     """Whether a job of the judge will have something to ask, as far as can be known before what it reads is made."""
     experiment, folder = EXPERIMENTS[name], DATA / name
-    step = judge_step(experiment)
-    files = {read: folder / read / f"{group}.json" for read in plan.plans(experiment)[step].inputs}
-    compares = experiment.until == "methods"
-    files["prefixes_file"] = Path(asked_prompts(experiment) if compares else sweep_prefixes(experiment))
-    files |= {"asked_concepts": folder / "tables/asked_concepts.parquet"} if compares else {}
-    return plan.n_missing(folder / step, experiment, step, plan.layer_groups(experiment)[group], files) != 0
+    files = {read: folder / read / f"{group}.json" for read in plans(experiment)["judge"].inputs} | {
+        "prefixes_file": prompts_path(experiment)
+    }
+    files |= {"asked_concepts": folder / "tables/asked_concepts.parquet"} if experiment.until == "methods" else {}
+    return plan.n_missing(folder / "judge", experiment, "judge", plan.layer_groups(experiment)[group], files) != 0
 
 
 def only(holds):

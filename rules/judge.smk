@@ -1,17 +1,13 @@
 # Ratings of the generated texts: by the shipped world's ground truth, by a language model behind an address, or by one on the GPU.
 
 
-rule judge_oracle:
-    """Concept and fluency, each 0, 1 or 2, and their harmonic mean, by the shipped world's ground truth."""
+rule judge:
+    """Concept, instruction (where there is one) and fluency, each 0, 1 or 2, and their harmonic mean: by the oracle, or behind an
+    OpenAI-compatible address."""
     input:
-        model_files=fetched("model"),
-        oracle=f"{DATA}/{{experiment}}/pins/oracle.json",
-        topics=f"{DATA}/{{experiment}}/pins/topics.json",
-        concepts=f"{DATA}/{{experiment}}/concepts/{{layers}}.json",
-        sweep=f"{DATA}/{{experiment}}/sweep/{{layers}}.json",
-        perplexity=f"{DATA}/{{experiment}}/perplexity/{{layers}}.json",
-        topics_file=file_of("topics"),
-        prefixes_file=prefixes_file,
+        unpack(step_inputs("judge")),
+        unpack(files_of_keys),
+        unpack(oracle_files),
     output:
         manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
     log:
@@ -19,47 +15,22 @@ rule judge_oracle:
     benchmark:
         "logs/{experiment}/judge/{layers}.tsv"
     wildcard_constraints:
-        experiment=only(lambda experiment: experiment.judge.kind == "oracle"),
+        experiment=only(lambda experiment: experiment.judge.kind in ("oracle", "endpoint")),
     conda:
         "../envs/saesteer.yaml"
     params:
-        code=code("judge_oracle.py"),
-        wants=wants("judge"),
+        **wants("judge"),
+        code=code("judge.py"),
     script:
-        "../scripts/judge_oracle.py"
-
-
-rule judge_endpoint:
-    """Concept, instruction (where there is one) and fluency by a language model behind an OpenAI-compatible address."""
-    input:
-        concepts=f"{DATA}/{{experiment}}/concepts/{{layers}}.json",
-        sweep=f"{DATA}/{{experiment}}/sweep/{{layers}}.json",
-        prefixes_file=prefixes_file,
-    output:
-        manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
-    log:
-        "logs/{experiment}/judge/{layers}.log",
-    benchmark:
-        "logs/{experiment}/judge/{layers}.tsv"
-    wildcard_constraints:
-        experiment=only(lambda experiment: experiment.judge.kind == "endpoint"),
-    conda:
-        "../envs/saesteer.yaml"
-    params:
-        code=code("judge_endpoint.py"),
-        wants=wants("judge"),
-    script:
-        "../scripts/judge_endpoint.py"
+        "../scripts/judge.py"
 
 
 rule judge_model:
     """The same by a transformers model on the GPU."""
     input:
+        unpack(step_inputs("judge")),
+        unpack(files_of_keys),
         judge_model_files=fetched("judge_model"),
-        judge_model=f"{DATA}/{{experiment}}/pins/judge_model.json",
-        concepts=f"{DATA}/{{experiment}}/concepts/{{layers}}.json",
-        sweep=f"{DATA}/{{experiment}}/sweep/{{layers}}.json",
-        prefixes_file=prefixes_file,
     output:
         manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
     log:
@@ -73,7 +44,7 @@ rule judge_model:
     resources:
         **gpu_job("judge"),
     params:
-        code=code("judge_model.py"),
-        wants=wants("judge"),
+        **wants("judge"),
+        code=code("judge.py"),
     script:
-        "../scripts/judge_model.py"
+        "../scripts/judge.py"

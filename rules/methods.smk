@@ -1,4 +1,4 @@
-# The comparison of steering methods: training texts, effects, fits, steered texts.
+# The comparison of steering methods: training texts, effects, fits; tables and the report.
 
 
 rule methods:
@@ -46,8 +46,8 @@ rule effects:
     resources:
         **gpu_job("effects"),
     params:
+        **wants("effects"),
         code=code("effects.py"),
-        wants=wants("effects"),
     script:
         "../scripts/effects.py"
 
@@ -73,34 +73,34 @@ rule fits:
     resources:
         **gpu_job("fits"),
     params:
+        **wants("fits"),
         code=code("fits.py", *(row.module for row in METHODS)),
-        wants=wants("fits"),
     script:
         "../scripts/fits.py"
 
 
-rule steered:
-    """One text for each method, factor, concept, prompt and sample."""
+rule method_tables:
+    """Held-out scores with intervals, differences, costs; and the report that sets them beside the papers' figures."""
     input:
-        model_files=fetched("model"),
-        sae_files=fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
-        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
-        fits=f"{DATA}/{{experiment}}/fits/{{layers}}.json",
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
-        prefixes_file=method_prompts,
+        prefixes_file=prompts_file,
+        fits=manifests("fits"),
+        generations=manifests("generations"),
+        gen_success=step_manifests("gen_success"),
+        perplexity=manifests("perplexity"),
+        judge=manifests("judge"),
     output:
-        manifest=f"{DATA}/{{experiment}}/steered/{{layers}}.json",
+        **{name: f"{TABLES}/{name}.parquet" for name in METHOD_SUMMARIES},
+        report=f"{FIGURES}/{{experiment}}/methods.md",
     log:
-        "logs/{experiment}/steered/{layers}.log",
+        "logs/{experiment}/method_tables.log",
     benchmark:
-        "logs/{experiment}/steered/{layers}.tsv"
+        "logs/{experiment}/method_tables.tsv"
     conda:
         "../envs/saesteer.yaml"
-    resources:
-        **gpu_job("steered"),
     params:
-        code=code("steered.py"),
-        wants=wants("steered"),
+        code=code("method_tables.py"),
+        settings=setting("methods", "best_factor", "judge", "model"),
+        methods=file_digest(METHODS_TABLE),
     script:
-        "../scripts/steered.py"
+        "../scripts/method_tables.py"

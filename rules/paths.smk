@@ -1,26 +1,10 @@
-# Helpers of the rules: which files a job reads, for input. No rules here.
+# Helpers of the rules: the files of one's own, and those that were fetched, that a job reads, for input. No rules here.
 
 from pathlib import Path
 
 from saesteer.workflow import plan
 from saesteer.sources.pins import pinned_files, pinned_path
 from saesteer.sources.published import kept_at
-
-
-def figure_tables(wildcards):
-    """For input: the summary tables that a figure reads."""
-    tables = (FIGURE_TABLES | METHOD_FIGURE_TABLES)[wildcards.figure]
-    return {table: f"{DATA}/{wildcards.experiment}/tables/{table}.parquet" for table in tables}
-
-
-def manifests(step):
-    """For input: a step's manifests of all layers."""
-
-    def of_experiment(wildcards):
-        groups = plan.layer_groups(EXPERIMENTS[wildcards.experiment])
-        return [f"{DATA}/{wildcards.experiment}/{step}/{group}.json" for group in groups]
-
-    return of_experiment
 
 
 def file_of(name):
@@ -49,15 +33,17 @@ def fetched_saes(wildcards):
     return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{wildcards.layers}.json")] if hub else []
 
 
-def prefixes_file(wildcards):
-    """For input: the file of prefixes, one's own or a published one."""
+def prompts_file(wildcards):
+    """For input: the file of the sweep's prefixes or of the comparison's prompts, one's own or a published one."""
     experiment = EXPERIMENTS[wildcards.experiment]
-    path = str(sweep_prefixes(experiment))
-    return path if experiment.sweep.prefixes else ancient(path)
+    path, own = prompts_path(experiment), experiment.methods.prompts if experiment.until == "methods" else experiment.sweep.prefixes
+    return str(path) if own else ancient(str(path))
 
 
-def sweep_prefixes(experiment):
-    """Where an experiment's prefixes are, or will be once they are fetched."""
+def prompts_path(experiment):
+    """Where an experiment's prompts are, or will be once they are fetched."""
+    if experiment.until == "methods":
+        return experiment.methods.prompts or kept_at(experiment.methods.published_prompts, Path(DOWNLOADS))
     return experiment.sweep.prefixes or kept_at(experiment.sweep.published_prefixes, Path(DOWNLOADS))
 
 
@@ -90,21 +76,16 @@ def files_in(path):
     return [str(file) for file in pinned_files(path)] if path.exists() else []
 
 
-def layer_manifests(step):
-    """For input: a step's manifest of the job that a layer belongs to."""
-
-    def of_layer(wildcards):
-        groups = plan.layer_groups(EXPERIMENTS[wildcards.experiment])
-        (group,) = [name for name, layers in groups.items() if int(wildcards.layer) in layers]
-        return f"{DATA}/{wildcards.experiment}/{step}/{group}.json"
-
-    return of_layer
+def oracle_files(wildcards):
+    """For input: what the shipped world's oracle reads besides."""
+    if EXPERIMENTS[wildcards.experiment].judge.kind != "oracle":
+        return {}
+    return {"topics_file": file_of("topics")(wildcards), "model_files": fetched("model")(wildcards)}
 
 
-def step_manifests(step):
-    """For input: a step's manifests of all layers, or none where the experiment has no such step."""
-
-    def of_experiment(wildcards):
-        return manifests(step)(wildcards) if step in plan.plans(EXPERIMENTS[wildcards.experiment]) else []
-
-    return of_experiment
+def concept_sources(wildcards):
+    """For input: the grammar's words, or the published list of concepts and its training texts."""
+    concepts = EXPERIMENTS[wildcards.experiment].methods.concepts
+    if isinstance(concepts, TopicTexts):
+        return [str(path) for path in (concepts.lexicon, concepts.openers) if path.exists()]
+    return [ancient(str(kept_at(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]

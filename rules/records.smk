@@ -20,8 +20,8 @@ rule activations:
     resources:
         **gpu_job("activations"),
     params:
+        **wants("activations"),
         code=code("activations.py"),
-        wants=wants("activations"),
     script:
         "../scripts/activations.py"
 
@@ -45,8 +45,8 @@ rule records:
     conda:
         "../envs/saesteer.yaml"
     params:
+        **wants("records"),
         code=code("records.py"),
-        wants=wants("records"),
     script:
         "../scripts/records.py"
 
@@ -65,9 +65,9 @@ rule neuronpedia_records:
         "../envs/saesteer.yaml"
     threads: 8  # of the submitting host, so that few run at once: each has several requests under way
     params:
+        **wants("records"),
         code=code("neuronpedia_records.py"),
-        wants=wants("records"),
-        settings=setting("records", "saes"),
+        sections=setting("records", "saes"),
     script:
         "../scripts/neuronpedia_records.py"
 
@@ -91,8 +91,8 @@ rule concepts:
     conda:
         "../envs/saesteer.yaml"
     params:
+        **wants("concepts"),
         code=code("concepts.py"),
-        wants=wants("concepts"),
     script:
         "../scripts/concepts.py"
 
@@ -112,7 +112,7 @@ rule explanations:
     conda:
         "../envs/saesteer.yaml"
     params:
+        **wants("concepts"),
         code=code("explanations.py"),
-        wants=wants("concepts"),
     script:
         "../scripts/explanations.py"

@@ -19,8 +19,8 @@ rule logit_lens:
     resources:
         **gpu_job("logit_lens"),
     params:
+        **wants("logit_lens"),
         code=code("logit_lens.py"),
-        wants=wants("logit_lens"),
     script:
         "../scripts/logit_lens.py"
 
@@ -41,8 +41,8 @@ rule input_score:
     conda:
         "../envs/saesteer.yaml"
     params:
+        **wants("input_score"),
         code=code("input_score.py"),
-        wants=wants("input_score"),
     script:
         "../scripts/input_score.py"
 
@@ -66,7 +66,7 @@ rule output_score:
     resources:
         **gpu_job("output_score"),
     params:
+        **wants("output_score"),
         code=code("output_score.py"),
-        wants=wants("output_score"),
     script:
         "../scripts/output_score.py"

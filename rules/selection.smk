@@ -43,7 +43,7 @@ rule factor_bins:
 rule pmi:
     """PMI of generated tokens with lens tokens, by threshold."""
     input:
-        sweep=manifests("sweep"),
+        generations=manifests("generations"),
         outcomes=f"{TABLES}/outcomes.parquet",
         features=f"{TABLES}/features.parquet",
         texts_file=pmi_file,
@@ -70,8 +70,8 @@ rule examples:
         outcomes=f"{TABLES}/outcomes.parquet",
         features=f"{TABLES}/features.parquet",
         records=manifests("records"),
-        sweep=manifests("sweep"),
-        prefixes_file=prefixes_file,
+        generations=manifests("generations"),
+        prefixes_file=prompts_file,
     output:
         table=f"{TABLES}/examples.parquet",
     log:

@@ -53,7 +53,7 @@ rule steering_table:
         gen_success=manifests("gen_success"),
         perplexity=manifests("perplexity"),
         judge=step_manifests("judge"),
-        prefixes_file=prefixes_file,
+        prefixes_file=prompts_file,
     output:
         table=f"{TABLES}/steering.parquet",
     log:

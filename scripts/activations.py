@@ -9,7 +9,8 @@ job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from gpu import open_model, open_sae, with_progress
+    from gpu import open_model, with_progress
+    from sae import open_sae
 
     from saesteer.engine.activations import sparse_codes
     from saesteer.sources.corpus import read_texts

@@ -13,11 +13,13 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.store import complete, read_rows
-from saesteer.core.tables import CONCEPTS, GENERATIONS
+from saesteer.core.tables import GENERATIONS
 from saesteer.settings import Experiment, Workflow, load_experiment, load_workflow
 from saesteer.sources.pins import model_settings
 from saesteer.sources.prefixes import read_prefixes
-from saesteer.workflow.plan import FILES_OF_KEYS, layer_groups, plans, wanted
+from saesteer.workflow.keys import FILES_OF_KEYS
+from saesteer.workflow.plan import layer_groups, wanted
+from saesteer.workflow.steps import plans
 
 log = logging.getLogger("saesteer")
 
@@ -119,11 +121,10 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
         raise
 
 
-def judged_rows(job: Job, missing: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str] | None]:
-    """What a language model is to rate: generations, concepts, and the instructions that the generations answer, if they do."""
-    generations = read_rows(GENERATIONS, job.inputs["sweep"], job.layers, ["text"]).join(missing, on=GENERATIONS.keys, how="semi")
-    concepts = read_rows(CONCEPTS, job.inputs["concepts"], job.layers)
-    return generations, concepts, job.prefixes() if job.experiment.model.prompt_format == "chat" else None
+def missing_texts(job: Job, missing: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """The texts of missing keys, with some of their columns."""
+    texts = read_rows(GENERATIONS, job.inputs["generations"], job.layers, columns)
+    return texts.join(missing, on=GENERATIONS.keys, how="semi", maintain_order="left")
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -6,7 +6,7 @@ from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, write_summary
 from saesteer.settings import TopicTexts
 from saesteer.settings.registry import method
 from saesteer.sources.concept_texts import published_texts, sae_names, with_own_labels
-from saesteer.workflow.plan_methods import training_openers
+from saesteer.sources.prefixes import training_openers
 from saesteer.world.concept_texts import topic_texts
 from saesteer.world.lexicon import load_lexicon
 

@@ -11,7 +11,7 @@ from common import open_job
 
 from saesteer.core.files import write_json
 from saesteer.sources.pins import is_current, pin, sae_entry
-from saesteer.workflow.code_digest import algorithm_version
+from saesteer.workflow.code_digest import algorithm_versions
 
 job = open_job(snakemake)
 saes, manifest = job.experiment.saes, job.outputs["manifest"]
@@ -20,7 +20,10 @@ saes, manifest = job.experiment.saes, job.outputs["manifest"]
 def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
     asked = {"layer": layer, "site": f"resid_{saes.site}", "d_model": saes.d_model, "n_features": saes.n_features}
-    made_from = {"source_digest": pin(source)["digest"], "converter_version": algorithm_version("saesteer.engine.sae_convert")}
+    made_from = {
+        "source_digest": pin(source)["digest"],
+        "converter_version": algorithm_versions("engine.sae_convert")["engine.sae_convert"],
+    }
     if not is_current(out, asked | made_from):
         from saesteer.engine.sae_convert import convert_sae
 

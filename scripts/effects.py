@@ -9,11 +9,12 @@ job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from gpu import open_model, open_sae, with_progress
+    from gpu import open_model, with_progress
+    from sae import open_sae
 
     from saesteer.engine.models import plain_token_ids
     from saesteer.methods.fit.effects import measured_effects
-    from saesteer.workflow.plan_methods import effect_prompts
+    from saesteer.sources.prefixes import effect_prompts
 
     settings = job.experiment.methods
     lm = open_model(job)

@@ -4,7 +4,7 @@ from common import open_job
 
 from saesteer.analysis.examples import examples
 from saesteer.core.store import read_rows
-from saesteer.core.tables import EXAMPLES, FEATURES, GENERATIONS, OUTCOMES, RECORDS, read_summary, write_summary
+from saesteer.core.tables import EXAMPLES, FEATURES, GENERATIONS, OUTCOMES, RECORDS, of_features, read_summary, write_summary
 
 job = open_job(snakemake)
 settings = job.experiment
@@ -13,7 +13,7 @@ table = examples(
     read_summary(OUTCOMES, job.input("outcomes")),
     read_summary(FEATURES, job.input("features")),
     read_rows(RECORDS, job.inputs["records"]),
-    read_rows(GENERATIONS, job.inputs["sweep"]),
+    of_features(read_rows(GENERATIONS, job.inputs["generations"], None, ["text"])),
     prefixes,
     settings.best_factor.rule,
     settings.figures.example_features,

@@ -7,13 +7,14 @@ from common import by_layer, complete_step, open_job
 
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, read_summary
-from saesteer.workflow.plan_methods import effect_prompts
+from saesteer.sources.prefixes import effect_prompts
 
 job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from gpu import open_model, open_sae, with_progress
+    from gpu import open_model, with_progress
+    from sae import open_sae
 
     from saesteer.engine.models import plain_token_ids
     from saesteer.methods.fit.approximator import fitted

@@ -1,4 +1,4 @@
-"""What the scripts that run a model share: the device, the model and its SAEs.
+"""What the scripts that run a model share: the device, the model, progress.
 
 Imports torch, so scripts import it only when rows are missing.
 """
@@ -7,20 +7,17 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import polars as pl
 import torch
-from common import Job, place
+from common import Job
 from tqdm import tqdm
 
 # Compute nodes have no internet, and a job must not wait for one: everything is fetched before, by rules that run elsewhere.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
-from saesteer.core.store import read_manifest
 from saesteer.engine.dtypes import number_type
 from saesteer.engine.models import LanguageModel, load_language_model
-from saesteer.engine.saes import Sae, load_sae
 from saesteer.sources.pins import model_settings
 
 log = logging.getLogger("saesteer")
@@ -37,21 +34,6 @@ def open_model(job: Job, name: str = "model") -> LanguageModel:
     torch.set_num_threads(job.threads)
     log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device())
     return load_language_model(folder, number_type(settings.dtype), device(), settings.bos, settings.prompt_format)
-
-
-def sae_file(job: Job, layer: int) -> Path:
-    """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""
-    manifest = job.input("saes")
-    entry = read_manifest(manifest)["layers"][str(layer)]
-    folder = place(job.input("sae_files")) if job.experiment.saes.from_hub else manifest.parent
-    return folder / entry["file"]
-
-
-def open_sae(job: Job, layer: int) -> Sae:
-    """Load the converted SAE of a layer."""
-    sae = load_sae(sae_file(job, layer), number_type(job.experiment.model.dtype), device())
-    log.info("SAE of layer %d: %s, digest %s", layer, sae.meta.source, sae.meta.source_digest[:16])
-    return sae
 
 
 def with_progress(frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None) -> Iterator[pl.DataFrame]:

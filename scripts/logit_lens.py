@@ -10,7 +10,8 @@ job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from gpu import open_model, sae_file, with_progress
+    from gpu import open_model, with_progress
+    from sae import sae_file
 
     from saesteer.core.tokens import load_tokens
     from saesteer.engine.logit_lens import lens_tokens

@@ -1,7 +1,5 @@
 """Held-out scores of steering methods, with intervals; and the report that sets them beside the papers' figures."""
 
-from dataclasses import replace
-
 from common import open_job
 
 from saesteer.core.files import write_atomically
@@ -9,35 +7,32 @@ from saesteer.core.store import read_rows
 from saesteer.core.tables import (
     ASKED_CONCEPTS,
     FITS,
-    LOGIT_LENS,
+    GEN_SUCCESS,
+    GENERATIONS,
+    JUDGEMENTS,
     METHOD_SUMMARIES,
-    STEERED,
-    STEERED_JUDGEMENTS,
-    STEERED_PERPLEXITY,
+    PERPLEXITY,
+    of_fits,
     read_summary,
     write_summary,
 )
-from saesteer.core.tokens import load_tokens
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.protocol import Rows
-from saesteer.methods.compare.success import steered_success
 from saesteer.methods.compare.summaries import method_summaries
 from saesteer.report.method_report import report_markdown
 
 job = open_job(snakemake)
 experiment, settings = job.experiment, job.experiment.methods
 asked = read_summary(ASKED_CONCEPTS, job.input("asked_concepts"))
-fit_columns = [name for name in FITS.columns if name not in ("tensors", "values")]
-steered, losses, ratings = (read_rows(table, job.inputs[table.name]) for table in (STEERED, STEERED_PERPLEXITY, STEERED_JUDGEMENTS))
-rows = Rows(steered, losses, ratings, read_rows(FITS, job.inputs["fits"], None, fit_columns), asked)
-if settings.factor_rule == "gen_success":
-    lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"])
-    rows = replace(rows, success=steered_success(steered, rows.fits, lens, load_tokens(job.model_folder())))
+steps = (GENERATIONS, PERPLEXITY, JUDGEMENTS, GEN_SUCCESS)  # the last where it chooses factors
+texts, losses, ratings, success = (of_fits(read_rows(table, job.inputs.get(table.name, []))) for table in steps)
+fits = read_rows(FITS, job.inputs["fits"], None, [name for name in FITS.columns if name not in ("tensors", "values")])
+rows = Rows(texts, losses, ratings, fits, asked, success.drop_nulls("gen_success_20"))
 judge = getattr(experiment.judge, "model", experiment.judge.kind)
 judge_name = judge if isinstance(judge, str) else judge.name
 
 protocols = {layer: our_protocol(settings, experiment.model.name, layer, judge_name, asked.height) for layer in sorted(experiment.layers)}
-tables = method_summaries(rows, list(job.prefixes()), settings, protocols)
+tables = method_summaries(rows, list(job.prefixes()), settings, experiment.best_factor.gen_success_limit, protocols)
 for name, table in METHOD_SUMMARIES.items():
     write_summary(table, tables[name], job.outputs[name])
 report = report_markdown(tables["methods"], tables["method_differences"], tables["method_published"], protocols, settings)

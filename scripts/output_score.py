@@ -10,7 +10,8 @@ job = open_job(snakemake)
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     import torch
-    from gpu import open_model, sae_file, with_progress
+    from gpu import open_model, with_progress
+    from sae import sae_file
 
     from saesteer.core.store import read_rows
     from saesteer.core.tables import LOGIT_LENS

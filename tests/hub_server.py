@@ -7,19 +7,17 @@ of a blob. Faults are asked for by path: an error a number of times, a cut conne
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from loopback import serving_with
+from loopback import Handler, serving_with
 
 LFS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
 TOKEN = "hf_loopback"
@@ -114,20 +112,10 @@ class Hub:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     hub: Hub
 
-    def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
-
-    def do_HEAD(self) -> None:
-        self._handle()
-
-    def do_GET(self) -> None:
-        self._handle()
-
-    def _handle(self) -> None:
+    def serve(self) -> None:
         address = urlsplit(self.path)
         path = unquote(address.path)
         with self.hub.lock:
@@ -163,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._tree(repo.commits[commit], folder, query.get("recursive") in (["True"], ["true"]))
             else:
                 siblings = [{"rfilename": path} for path in repo.commits[commit]]
-                self._json({"id": name, "modelId": name, "sha": commit, "gated": repo.gated, "siblings": siblings})
+                self._reply(200, {"id": name, "modelId": name, "sha": commit, "gated": repo.gated, "siblings": siblings})
 
     def _tree(self, files: Mapping[str, bytes], folder: str, recursive: bool) -> None:
         below = f"{folder}/" if folder else ""
@@ -180,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             entries.append(entry)
         entries += [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in sorted(folders)]
         if entries:
-            self._json(entries)
+            self._reply(200, entries)
         else:
             self._refuse(404, "EntryNotFound")
 
@@ -223,24 +211,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _closed(self, repo: Repo) -> bool:
         return repo.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}"
 
+    def _reply(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
+        self.reply(status, body, headers, self.fault.cut_after if self.fault else None)
+
     def _refuse(self, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
-        self._reply(status, json.dumps({"error": code}).encode(), {**(headers or {}), "X-Error-Code": code, "X-Error-Message": code})
-
-    def _json(self, value: Any) -> None:
-        self._reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        cut = self.fault.cut_after if self.fault else None
-        self.wfile.write(body if cut is None else body[:cut])
-        if cut is not None:
-            self.close_connection = True
+        self._reply(status, {"error": code}, {**(headers or {}), "X-Error-Code": code, "X-Error-Message": code})
 
 
 @contextmanager

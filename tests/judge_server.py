@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -11,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler
 from typing import Any
+from unittest import mock
 
-from loopback import serving_with
+from loopback import Handler, serving_with
 
 ABSENT = object()
 
@@ -28,6 +29,7 @@ class Fault:
     body: str = '{"error": {"message": "a fault of the test"}}'
     cut: int | None = None
     wait: float = 0.0
+    drip: float = 0.0  # seconds between the true response's bytes
     raw: str | None = None  # a 200 with this body
 
 
@@ -103,21 +105,10 @@ class Judge:
         return reply
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = 2**16  # head and body in one packet: two would wait 40 ms for each other
+class _Handler(Handler):
     judge: Judge
 
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
+    def serve(self) -> None:
         size = int(self.headers.get("Content-Length", 0))
         content = self.rfile.read(size)
         if len(content) < size:  # the client was killed
@@ -127,12 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
         with judge.lock:
             judge.paths.append(f"{self.command} {path}")
         if judge.key is not None and self.headers.get("Authorization") != f"Bearer {judge.key}":
-            return self._send(401, {"error": {"message": f"bad key: {self.headers.get('Authorization')}"}})
+            return self.reply(401, {"error": {"message": f"bad key: {self.headers.get('Authorization')}"}})
         if path == "/v1/chat/completions":
             return self._chat(json.loads(content))
         if judge.has_batches:
             return self._batches(path, content)
-        return self._send(404, {"error": {"message": "no such address"}})
+        return self.reply(404, {"error": {"message": "no such address"}})
 
     def _chat(self, body: dict[str, Any]) -> None:
         judge = self.judge
@@ -150,30 +141,41 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reply(self, body: dict[str, Any], fault: Fault | None) -> None:
         if fault is not None and fault.status is not None:
-            return self._send(fault.status, fault.body, fault.headers)
+            return self.reply(fault.status, fault.body, fault.headers)
         if fault is not None and fault.raw is not None:
-            return self._send(200, fault.raw)
-        return self._send(200, self.judge.completion(body), cut=fault.cut if fault else None)
+            return self.reply(200, fault.raw)
+        if fault is not None and fault.drip:
+            return self._drip(json.dumps(self.judge.completion(body)).encode(), fault.drip)
+        return self.reply(200, self.judge.completion(body), cut=fault.cut if fault else None)
+
+    def _drip(self, data: bytes, seconds: float) -> None:
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(seconds)
 
     def _batches(self, path: str, content: bytes) -> None:
         judge = self.judge
         if (self.command, path) == ("POST", "/v1/files"):
             name = f"file-{len(judge.files)}"
             judge.files[name] = self._uploaded(content)
-            return self._send(200, {"id": name})
+            return self.reply(200, {"id": name})
         if (self.command, path) == ("POST", "/v1/batches"):
             wanted = json.loads(content)
             name = f"batch-{len(judge.batches)}"
             judge.batches[name] = {**wanted, "id": name, "created_at": len(judge.batches), "status": "in_progress"}
             time.sleep(judge.hold_batch_reply)
-            return self._send(200, judge.batches[name])
+            return self.reply(200, judge.batches[name])
         if path == "/v1/batches":
-            return self._send(200, {"data": list(judge.batches.values())})
+            return self.reply(200, {"data": list(judge.batches.values())})
         if found := re.fullmatch(r"/v1/batches/(\S+)", path):
             return self._batch(found[1])
         if found := re.fullmatch(r"/v1/files/(\S+)/content", path):
-            return self._send(200, judge.files[found[1]])
-        return self._send(404, {"error": {"message": "no such address"}})
+            return self.reply(200, judge.files[found[1]])
+        return self.reply(404, {"error": {"message": "no such address"}})
 
     def _uploaded(self, content: bytes) -> str:
         message = BytesParser().parsebytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + content)
@@ -191,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._finish(batch)
             else:
                 batch["errors"] = {"data": [{"message": "the file is no good"}]}
-        self._send(200, batch)
+        self.reply(200, batch)
 
     def _finish(self, batch: dict[str, Any]) -> None:
         judge = self.judge
@@ -211,26 +213,12 @@ class _Handler(BaseHTTPRequestHandler):
                 batch[field_name] = f"{batch['id']}-{field_name}"
                 judge.files[batch[field_name]] = "".join(json.dumps(line) + "\n" for line in lines)
 
-    def _send(self, status: int, body: Any, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
-        data = (body if isinstance(body, str) else json.dumps(body)).encode()
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data if cut is None else data[:cut])
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
-        if cut is not None:
-            self.close_connection = True
-
 
 @contextmanager
 def judge_server(**state: Any) -> Iterator[Judge]:
     """The endpoint, for the context's duration; `base_url` is its address."""
     judge = Judge(**state)
-    with serving_with(type("Handler", (_Handler,), {"judge": judge})) as address:
+    waits = mock.patch("openai._base_client.INITIAL_RETRY_DELAY", 0.01)  # seconds that the client's waits start from
+    with waits, serving_with(type("Handler", (_Handler,), {"judge": judge})) as address:
         judge.base_url = f"{address}/v1"
         yield judge

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from judge_server import Judge, agreeable
 
+from saesteer.analysis.concepts import with_concept
 from saesteer.core.files import text_id
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS, validate
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS, as_generations, validate
 from saesteer.judge.answers import ANSWERS, Asker
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.calls import Patience
 from saesteer.judge.endpoint import EndpointAsker
-from saesteer.judge.rate_llm import judge_generations
+from saesteer.judge.rate_llm import judge_texts
 from saesteer.judge.rubric import Question
 from saesteer.settings import EndpointJudge
 
-QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.05)
+QUICK = 3  # retries
 KEY = "sk-test-0123456789abcdef"
 INSTRUCTIONS = {text_id(text): text for text in ("Tell me a story.", "Name three rivers.")}
 CONCEPTS = ("storms at sea", "chess openings")
@@ -36,7 +40,7 @@ def generations(texts: Sequence[str], layers: Sequence[int] = (0,)) -> pl.DataFr
         for feature in (0, 1)
         for number, text in enumerate(texts)
     ]
-    return pl.DataFrame(rows, schema={**GENERATIONS.key_schema, "text": pl.String})
+    return as_generations(pl.DataFrame(rows)).cast({**GENERATIONS.key_schema, "text": pl.String})
 
 
 def concepts(layers: Sequence[int] = (0,), names: Sequence[str | None] = CONCEPTS) -> pl.DataFrame:
@@ -49,6 +53,10 @@ def settings(base_url: str, **changes: Any) -> EndpointJudge:
     """An endpoint at this address."""
     given = {"kind": "endpoint", "base_url": base_url, "model": "judge-1", "key_variable": "TEST_JUDGE_KEY", "timeout_seconds": 5.0}
     return EndpointJudge(**(given | changes))
+
+
+def judge_generations(rows: pl.DataFrame, concepts: pl.DataFrame, *rest: Any, **named: Any) -> Iterator[pl.DataFrame]:
+    return judge_texts(with_concept(rows, concepts), *rest, **named)
 
 
 def judged(rows: pl.DataFrame, asker: Asker, folder: Path, instructed: bool = False, **changes: Any) -> pl.DataFrame:
@@ -68,6 +76,28 @@ def stored(folder: Path) -> pl.DataFrame:
 
 def asker(judge: Judge, **changes: object) -> EndpointAsker:
     return endpoint_asker(settings(judge.base_url, **changes), ENVIRON, QUICK)
+
+
+PROGRAM = """
+import json, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the scripts do
+from judge_texts import ENVIRON, QUICK, concepts, generations, settings, judge_generations
+from saesteer.judge.askers import endpoint_asker
+texts, address, folder, part_seconds, changes = map(json.loads, sys.argv[1:])
+asker = endpoint_asker(settings(address, **changes), ENVIRON, QUICK, poll_seconds=0.02)
+for _ in judge_generations(generations(texts), concepts(), None, asker, Path(folder), part_seconds):
+    pass
+print("openai" in sys.modules)
+"""
+
+
+def judging_process(texts: Sequence[str], judge: Judge, folder: Path, part_seconds: float = 60.0, **changes: Any) -> subprocess.Popen[str]:
+    """A process that judges texts and prints whether it has imported openai."""
+    arguments = [json.dumps(value) for value in (texts, judge.base_url, str(folder), part_seconds, changes)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], env=environ, text=True, **pipes)
 
 
 def expected_rating(question: Question) -> int:

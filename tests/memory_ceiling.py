@@ -17,7 +17,7 @@ import torch
 from engine_models import shipped_model, shipped_sae
 
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.output_score import output_scores
 
@@ -33,7 +33,7 @@ def scores(n: int, batch: int) -> pl.DataFrame:
 def texts(n: int, batch: int) -> pl.DataFrame:
     rows = pl.DataFrame({"feature": range(n), "factor": ["2"] * n, "prefix_id": ["0" * 16] * n, "sample": [0] * n})
     rows = rows.cast({"feature": pl.UInt32, "sample": pl.UInt32})
-    return pl.concat(steered_sweep(shipped_model(), shipped_sae(LAYER), LAYER, rows, PREFIXES, Sampling(), 0, batch=batch))
+    return pl.concat(feature_texts(shipped_model(), shipped_sae(LAYER), LAYER, rows, PREFIXES, Sampling(), 0, batch=batch))
 
 
 def main() -> None:

@@ -1,20 +1,25 @@
 """Rows of a comparison of methods: written out text by text for examples by hand, or plausible ones drawn for a whole table."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.core.tables import methods as tables
+from saesteer.methods.compare import protocol, summaries
+from saesteer.methods.compare.paper_values import Protocol
 from saesteer.methods.compare.protocol import Rows
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import METHODS, method
 
 LAYER = 5
+GEN_SUCCESS_LIMIT = 3.0
 TOPICS = {"kind": "topics", "topics": ("sea", "weather"), "lexicon": "lexicon.yaml", "openers": "prefixes.txt"}
+TEXTS = of_fits(pl.DataFrame(schema=GENERATIONS.schema)).schema
 Ratings = tuple[int | None, int | None, int | None]  # concept, instruction, fluency
 
 
@@ -57,7 +62,9 @@ def rows_of(
         samples[place] = samples.get(place, -1) + 1
         ids = {"layer": LAYER, "method": key, "concept_id": concept, "factor": factor, "prefix_id": prompt, "sample": samples[place]}
         made[key, concept] = fit_row(key, concept, **(fits or {}).get((key, concept), {}))
-        steered.append(ids | {"text": f"{key} {factor}", "n_tokens": 4, "stopped": True, "seconds": 0.2, "reason": None})
+        steered.append(
+            ids | {"token_ids": [5, 6, 7, 8], "text": f"{key} {factor}", "n_tokens": 4, "stopped": True, "seconds": 0.2, "reason": None}
+        )
         perplexity.append(ids | {"mean_nll": 1.0 + float(factor), "n_scored": 4, "reason": None})
         names = ("concept_rating", "instruction_rating", "fluency_rating")
         score = harmonic(ratings)
@@ -69,12 +76,12 @@ def rows_of(
         made[key, concept] = fit_row(key, concept, kind=None)
         for prompt in prompts:  # as the workflow writes them: rows without a text
             ids = {"layer": LAYER, "method": key, "concept_id": concept, "factor": "1", "prefix_id": prompt, "sample": 0}
-            steered.append(ids | {"text": None, "n_tokens": 0, "stopped": False, "seconds": 0.0, "reason": "no feature"})
+            steered.append(ids | {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "seconds": 0.0, "reason": "no feature"})
     concepts = [{"concept_id": name, "concept": name, "label_feature": None} for name in sorted({concept for _, concept in made})]
     return Rows(
-        pl.DataFrame(steered, schema=tables.STEERED.schema),
-        pl.DataFrame(perplexity, schema=tables.STEERED_PERPLEXITY.schema),
-        pl.DataFrame(judgements, schema=tables.STEERED_JUDGEMENTS.schema),
+        pl.DataFrame(steered, schema=TEXTS),
+        pl.DataFrame(perplexity, schema=of_fits(pl.DataFrame(schema=PERPLEXITY.schema)).schema),
+        pl.DataFrame(judgements, schema=of_fits(pl.DataFrame(schema=JUDGEMENTS.schema)).schema),
         pl.DataFrame(list(made.values()), schema=tables.FITS.schema),
         pl.DataFrame(concepts, schema=tables.ASKED_CONCEPTS.schema),
     )
@@ -111,3 +118,15 @@ def synthetic_rows(settings: MethodSettings, n_concepts: int = 6, prompts: tuple
     rows = rows_of(texts, abstaining, fits)
     noise = pl.Series(rng.normal(0, 0.1, rows.perplexity.height))
     return replace(rows, perplexity=rows.perplexity.with_columns(pl.col("mean_nll") + noise))
+
+
+def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings) -> dict[str, pl.DataFrame]:
+    """The protocol's tables, with P1's own limit."""
+    return protocol.scored(rows, prefix_ids, settings, GEN_SUCCESS_LIMIT)
+
+
+def method_summaries(
+    rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, protocols: dict[int, Protocol]
+) -> dict[str, pl.DataFrame]:
+    """Every summary table, with P1's own limit."""
+    return summaries.method_summaries(rows, prefix_ids, settings, GEN_SUCCESS_LIMIT, protocols)

@@ -8,18 +8,17 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 import polars as pl
-from loopback import serving_with
+from loopback import Handler, serving_with
 
 from saesteer.core.tables import RECORDS
 from saesteer.settings import Addresses
-from saesteer.sources.neuronpedia.http import Policy
+from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.sources import Source
 
 SOURCE = Source("tiny-model", "3-tiny-res-1k")
@@ -27,41 +26,29 @@ LAYER = 3
 QUICK = Policy(attempts=3, first_wait=0.002, longest_wait=0.01, timeout=5.0, concurrency=4, give_up_after=20)
 HTML = b"<!doctype html><html><body>Too many requests, come back later</body></html>"
 
-Fault = Callable[[BaseHTTPRequestHandler, bytes], None]
+Fault = Callable[[Handler, bytes], None]
 """Answers a request in a wrong way; gets the body of the right answer."""
-
-
-def answer(request: BaseHTTPRequestHandler, body: bytes, status: int = 200, kind: str = "application/json", **headers: str) -> None:
-    """A whole answer with its length."""
-    request.send_response(status)
-    for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.end_headers()
-    request.wfile.write(body)
 
 
 def status(code: int, **headers: str) -> Fault:
     """A status with an HTML page, as proxies and rate limits answer."""
-    return lambda request, _: answer(request, HTML, code, "text/html", **headers)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda request, _: request.reply(code, HTML, {"Content-Type": "text/html", **named})
 
 
-def page(request: BaseHTTPRequestHandler, _: bytes) -> None:
+def page(request: Handler, _: bytes) -> None:
     """An HTML page where data should be, with status 200."""
-    answer(request, HTML, kind="text/html; charset=utf-8")
+    request.reply(200, HTML, {"Content-Type": "text/html; charset=utf-8"})
 
 
 def instead(change: Callable[[bytes], bytes]) -> Fault:
     """Another body, with that body's own length."""
-    return lambda request, body: answer(request, change(body))
+    return lambda request, body: request.reply(200, change(body))
 
 
-def cut(request: BaseHTTPRequestHandler, body: bytes) -> None:
+def cut(request: Handler, body: bytes) -> None:
     """The connection ends in the middle of the body."""
-    request.send_response(200)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    request.wfile.write(body[: len(body) // 2])
-    request.close_connection = True
+    request.reply(200, body, cut=len(body) // 2)
 
 
 class Neuronpedia:
@@ -109,7 +96,7 @@ class Neuronpedia:
     def api_requests(self) -> int:
         return sum(count for path, count in self.requests.items() if path.startswith("/api/"))
 
-    def serve(self, request: BaseHTTPRequestHandler) -> None:
+    def serve(self, request: Handler) -> None:
         place = urlsplit(request.path)
         with self._lock:
             self._at_once += 1
@@ -124,7 +111,7 @@ class Neuronpedia:
             if fault:
                 fault(request, body)
             else:
-                answer(request, body, code, kind)
+                request.reply(code, body, {"Content-Type": kind})
         finally:
             with self._lock:
                 self._at_once -= 1
@@ -167,16 +154,11 @@ def serving(root: Path) -> Iterator[Neuronpedia]:
     """The server, in a thread, over a tree of exports."""
     site = Neuronpedia(root)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+    class Served(Handler):
+        def serve(self) -> None:
             site.serve(self)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with serving_with(Handler) as site.address:
+    with serving_with(Served) as site.address:
         yield site
 
 

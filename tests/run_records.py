@@ -30,11 +30,6 @@ class Done:
         return {step: rows.height for step, rows in self.rows.items()}
 
 
-def step_of(rule: str) -> str:
-    """The step that a rule computes; rules are named after their steps, but for the judge, which has one for each kind."""
-    return "judge" if rule == "judge_oracle" else rule
-
-
 def run_measured(folder: Folder, *targets: str, **settings: Any) -> Done:
     """Run the workflow, which has to succeed, and see what it did. Logs of earlier runs are removed first."""
     shutil.rmtree(folder.path / "logs", ignore_errors=True)
@@ -44,9 +39,9 @@ def run_measured(folder: Folder, *targets: str, **settings: Any) -> Done:
     jobs = [row for file in sorted((folder.path / "logs").rglob("*.tsv")) for row in csv.DictReader(file.open(), delimiter="\t")]
     logs = {file.relative_to(folder.path / "logs/micro").parts[0]: file.read_text() for file in (folder.path / "logs").rglob("*.log")}
     return Done(
-        Counter(step_of(row["rule_name"]) for row in jobs),
+        Counter(row["rule_name"] for row in jobs),
         new_rows(before, folder.parts()),
-        {step_of(row["rule_name"]) for row in jobs if ast.literal_eval(row["resources"]).get("gpu", 0)},
+        {row["rule_name"] for row in jobs if ast.literal_eval(row["resources"]).get("gpu", 0)},
         {rule for rule, text in logs.items() if "INFO model " in text},
     )
 
@@ -61,7 +56,7 @@ def due(folder: Folder) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
     for row in rows:
         if row["plan"] != "no update":
-            files.setdefault(step_of(row["rule"]), []).append(row["output_file"])
+            files.setdefault(row["rule"], []).append(row["output_file"])
     return files
 
 

@@ -114,8 +114,8 @@ def synthetic_generations(features: pl.DataFrame, factors: tuple[str, ...], seed
             for prefix in PREFIXES:
                 ids = rng.integers(0, len(WORDS), 12).tolist()
                 text = "".join(WORDS[i] for i in ids).replace("▁", " ")
-                rows.append((layer, feature, factor, text_id(prefix), 0, ids, text, len(ids), False))
-    return pl.DataFrame(rows, schema=tables.GENERATIONS.schema, orient="row")
+                rows.append((layer, "feature", str(feature), factor, text_id(prefix), 0, ids, text, len(ids), False, None, None))
+    return tables.of_features(pl.DataFrame(rows, schema=tables.GENERATIONS.schema, orient="row"))
 
 
 def synthetic_records(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Adoption by itself: on small made-up graphs of files, and Snakemake's records against Snakemake's own reader."""
 
 import hashlib
+import importlib.metadata
 import json
 import tempfile
 from pathlib import Path
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from snakemake.persistence import MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
+from saesteer.sharing import dvc_metadata, snakemake_metadata
 from saesteer.sharing.adopt import adopt, examine
+from saesteer.sharing.commands import SharingError
 from saesteer.sharing.provenance import ProvenanceError, Statement, read_statements, write_statements
-from saesteer.sharing.snakemake_records import FIELDS, RecordError, drop_record, read_record, write_record
+from saesteer.sharing.snakemake_metadata import FIELDS, RecordError, drop_record, read_record, write_record
 
 RECORD = dict.fromkeys(FIELDS) | {"rule": "made_up", "params": ["'x'"], "record_format_version": 6}
 
@@ -102,7 +105,7 @@ def test_adoption_does_not_touch_what_a_cache_links_to(tmp_path: Path) -> None:
     assert cached.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("output", ["data/tiny/sweep/layers_00-03.json", "figures/é/" + "long" * 150 + ".pdf"])
+@pytest.mark.parametrize("output", ["data/tiny/generations/layers_00-03.json", "figures/é/" + "long" * 150 + ".pdf"])
 def test_snakemake_reads_the_records_that_we_write(tmp_path: Path, output: str) -> None:
     (tmp_path / "input.txt").write_bytes(b"small")
     write_record(tmp_path, output, RECORD | {"input": ["input.txt"]}, {"input.txt": _sha256(b"small")}, 1234.5)
@@ -130,6 +133,17 @@ def test_a_record_of_another_snakemake_is_refused(tmp_path: Path) -> None:
     FilePersistence(path=tmp_path / ".snakemake")._write_record("out", MetadataRecord(rule="r", record_format_version=7))
     with pytest.raises(RecordError, match=r"out: Snakemake's record has format 7, not 6: use the Snakemake of requirements.lock"):
         read_record(tmp_path, "out")
+
+
+@pytest.mark.parametrize("package", ["snakemake", "dvc"])
+def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    release = {"snakemake": snakemake_metadata.RELEASE, "dvc": dvc_metadata.RELEASE}[package]
+    installed = importlib.metadata.version(package)
+    assert installed.startswith(f"{release}.")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{release}1.0" if name == package else installed)
+    says = f"{package} {release}1.0 is installed, but its metadata on disk is .* as {package} {release} does: install that release"
+    with pytest.raises(SharingError, match=says):
+        read_record(tmp_path, "out") if package == "snakemake" else dvc_metadata.default_remote(tmp_path)
 
 
 def test_an_unmerged_provenance_file_is_named(tmp_path: Path) -> None:

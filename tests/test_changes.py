@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 FEATURES = {2: [3, 141, 592, 653], 6: [27, 182, 818, 284]}
 FACTORS, N_PREFIXES = [0, 2, 4], 4
 N_TEXTS = 2000
-STEERING = {"sweep", "perplexity"}
+STEERING = {"generations", "perplexity"}
 """The steps of a generation that run a model."""
 ROWS = {"activations": 2 * N_TEXTS} | dict.fromkeys(PER_FEATURE, 8) | dict.fromkeys(PER_GENERATION, 8 * 3 * 4)
 """Of the whole experiment."""
@@ -69,10 +69,10 @@ def smaller(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folde
     features_kept = pl.col("feature") != 653
     prefixes_kept = pl.col("prefix_id").is_in(list(read_prefixes(folder.path / "config/prefixes.txt", N_PREFIXES - 1)))
     drop_rows(folder, PER_FEATURE, features_kept)
-    drop_rows(folder, PER_GENERATION, features_kept & prefixes_kept & (pl.col("factor") != "2"))
+    drop_rows(folder, PER_GENERATION, (pl.col("target") != "653") & prefixes_kept & (pl.col("factor") != "2"))
     folder.edit("micro", **features([3, 141, 592], FEATURES[6]), **sweep([0, 4], N_PREFIXES - 1))
     assert run_measured(folder, *LAST_STEPS).n_rows == {}
-    assert folder.table("sweep").height == 7 * 2 * 3
+    assert folder.table("generations").height == 7 * 2 * 3
     return folder
 
 
@@ -126,7 +126,7 @@ def test_one_feature_removed_computes_no_row_and_asks_for_no_gpu(finished: Folde
     assert done.n_rows == {}
     assert done.gpu_jobs == done.model_jobs == set()
     assert {*PER_FEATURE, *PER_GENERATION, "features_table", "outcomes", "figure"} <= set(done.jobs)
-    assert 653 not in set(folder.table("sweep")["feature"])
+    assert 653 not in set(folder.table("generations")["feature"])
     rows = pl.read_parquet(finished.path / LAST_STEPS[0])
     assert pl.read_parquet(folder.path / LAST_STEPS[0]).equals(rows.filter(pl.col("feature") != 653))
 

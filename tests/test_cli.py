@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,39 +51,6 @@ def test_gc_leaves_steps_alone_whose_manifests_are_missing(store: Path) -> None:
     (store / "micro/sweep/layers_05-05.json").unlink()
     assert "0 files" in run("gc", "--data", str(store), "--remove")[1]
     assert len(list(store.rglob("*.parquet"))) == 2
-
-
-def test_unlock_removes_a_dead_runs_lock(tmp_path: Path) -> None:
-    lock = tmp_path / ".snakemake/locks/0.input.lock"
-    lock.parent.mkdir(parents=True)
-    lock.touch()
-    code, output = run("unlock", "--folder", str(tmp_path))
-    assert code == 0
-    assert "removed the lock of a run that is gone" in output
-    assert not lock.exists()
-    assert run("unlock", "--folder", str(tmp_path)) == (0, "")
-
-
-def test_unlock_refuses_while_a_run_lives(tmp_path: Path) -> None:
-    """A process called snakemake that works in the folder stands in for a live run."""
-    lock = tmp_path / ".snakemake/locks/0.input.lock"
-    lock.parent.mkdir(parents=True)
-    lock.touch()
-    program = tmp_path / "snakemake"
-    program.write_text("import time; time.sleep(60)")
-    process = subprocess.Popen([sys.executable, str(program)], cwd=tmp_path)
-    try:
-        deadline = time.monotonic() + 10
-        # The child has its folder before it is the program.
-        while str(program) not in Path(f"/proc/{process.pid}/cmdline").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        code, output = run("unlock", "--folder", str(tmp_path))
-    finally:
-        process.kill()
-        process.wait()
-    assert code == 1
-    assert f"a workflow is running here (process {process.pid})" in output
-    assert lock.exists()
 
 
 def test_config_docs_check_fails_when_out_of_step(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
             reason=pl.lit(None, pl.String),
         )
 
-    axes = {"feature": [1, 2], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
-    fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, "inputs": {"sweep": sweep}}
+    axes = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
+    fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, "inputs": {"generations": sweep}}
     complete(folder, JUDGEMENTS, [Wanted(3, axes, fingerprint)], rate, folder / "layers_03-03.json")
 
 

@@ -8,7 +8,7 @@ from test_sites import PREFIXES, PROMPT, sweep_rows
 
 from saesteer.engine import models
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.output_score import output_scores
 
@@ -17,7 +17,7 @@ from saesteer.engine.output_score import output_scores
 @pytest.mark.parametrize("family", FURTHER_FAMILIES)
 def test_greedy_rows_equal_generate_with_a_hook(family: str, site: str) -> None:
     lm, sae = tiny_model(family), tiny_sae(2, site=site)
-    table = pl.concat(steered_sweep(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(8, 0.0, stop=""), 3))
+    table = pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(8, 0.0, stop=""), 3))
     for row in table.to_dicts():
         ids = models.prompt_token_ids(lm, PREFIXES[row["prefix_id"]])
         assert row["token_ids"] == plain_hooks.generated(lm.model, sae, 2, row["feature"], float(row["factor"]), ids, 8, [2])

@@ -14,9 +14,10 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from saesteer.core.counter_rng import hex_keys, text_keys
-from saesteer.engine import continuation, generate
+from saesteer.core.tables.steps import FEATURE_TEXT, GENERATIONS
+from saesteer.engine import continuation, generate, generations, steering
 from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
-from saesteer.engine.generate import SCHEMA, steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.sampling import largest_ids, sample_tokens
@@ -47,10 +48,10 @@ def sweep_rows(n: int, n_features: int = 96, seed: int = 0) -> pl.DataFrame:
 def swept(
     lm: LanguageModel, sae: Sae, rows: pl.DataFrame, family: str, sampling: Sampling, batch: int = 512, seed: int = 3
 ) -> pl.DataFrame:
-    parts = list(steered_sweep(lm, sae, sae.meta.layer, rows, prefixes_of(family), sampling, seed, batch=batch))
+    parts = list(feature_texts(lm, sae, sae.meta.layer, rows, prefixes_of(family), sampling, seed, batch=batch))
     assert all(0 < len(part) <= batch for part in parts)
     table = pl.concat(parts)
-    assert table.schema == SCHEMA
+    assert table.columns == [*FEATURE_TEXT, *(name for name in GENERATIONS.columns if name not in GENERATIONS.keys)]
     assert table.height == rows.height
     return table
 
@@ -101,19 +102,19 @@ def test_a_prompt_of_one_token(family: str) -> None:
 
 
 def _recorded_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Any, ...], torch.Tensor]:
-    """Logits of every running row and step, by the row's keys, as they are computed."""
+    """Logits of every running row and step, by the row's stream of random numbers, as they are computed."""
     recorded: dict[tuple[Any, ...], torch.Tensor] = {}
     chunks: list[pl.DataFrame] = []
     start, step_logits = generate._start, continuation.step_logits
 
-    def starting(sweep: Any, chunk: pl.DataFrame, *rest: Any) -> Any:
+    def starting(run: Any, chunk: pl.DataFrame, *rest: Any) -> Any:
         chunks.append(chunk)
-        return start(sweep, chunk, *rest)
+        return start(run, chunk, *rest)
 
     def stepping(lm: Any, slots: Any, *rest: Any) -> torch.Tensor:
         logits = step_logits(lm, slots, *rest)
         for slot in np.flatnonzero(slots.running):
-            recorded[*chunks[-1].select(KEYS).row(slots.row[slot]), slots.position] = logits[slot]
+            recorded[chunks[-1]["stream"][int(slots.row[slot])], slots.position] = logits[slot]
         return logits
 
     monkeypatch.setattr(generate, "_start", starting)
@@ -128,7 +129,7 @@ def test_factor_0_equals_no_hook(family: str, monkeypatch: pytest.MonkeyPatch) -
     logits = _recorded_logits(monkeypatch)
     steered = swept(lm, sae, rows, family, Sampling(max_new_tokens=6))
     expected = logits.copy()
-    monkeypatch.setattr(generate, "amplified", lambda *_args: lambda residual: residual)
+    monkeypatch.setattr(steering, "amplify", lambda residual, *_args: residual)
     unsteered = swept(lm, sae, rows, family, Sampling(max_new_tokens=6))
     assert_frame_equal(steered, unsteered, check_exact=True)
     assert all(torch.equal(row, expected[key]) for key, row in logits.items())
@@ -167,9 +168,18 @@ def test_text_is_the_continuation_as_it_runs_on() -> None:
     assert continuation_texts(lm, [prompt, prompt], [[*ids, lm.model.generation_config.eos_token_id], []]) == [" the sea is calm.", ""]
 
 
-def test_the_numbers_are_those_of_the_row_and_step() -> None:
+def _streams(monkeypatch: pytest.MonkeyPatch, lm: LanguageModel, sae: Sae, rows: pl.DataFrame) -> np.ndarray:
+    """The streams that rows of layer 2 are given at seed 9, in their order."""
+    wanted: list[pl.DataFrame] = []
+    monkeypatch.setattr(generations, "steered_texts", lambda _lm, _sae, _layer, rows, *_rest: wanted.append(rows) or iter(()))
+    assert list(feature_texts(lm, sae, 2, rows, TINY, Sampling(), 9)) == []
+    return wanted[0]["stream"].to_numpy()
+
+
+def test_the_numbers_are_those_of_the_row_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = sweep_rows(5)
-    numbers = generate._uniforms(chunk, 2, 4, 9)
+    lm, sae = tiny_model("llama"), tiny_sae(2)
+    numbers = generate.draws(_streams(monkeypatch, lm, sae, chunk)[:, None], np.arange(4)[None])
     for place, (feature, factor, prefix_id, sample) in enumerate(chunk.iter_rows()):
         keys = (9, 2, feature, int(text_keys([factor])[0]), int(hex_keys([prefix_id])[0]), sample)
         assert numbers[place].tolist() == [splitmix.uniform(*keys, step) for step in range(4)]
@@ -223,29 +233,29 @@ def test_ending_tokens() -> None:
 
 def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, sae = model_and_sae("gemma2", 1)
-    next(steered_sweep(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0, batch=10))
+    next(feature_texts(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0, batch=10))
 
     def failing(*_args: Any) -> None:
         raise MemoryError("no memory")
 
     monkeypatch.setattr("saesteer.engine.steering.largest_code", failing)
     with pytest.raises(MemoryError):
-        next(steered_sweep(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0))
+        next(feature_texts(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0))
     assert not any(block._forward_hooks for block in lm.blocks)
 
 
 def test_nothing_to_do_and_refusals() -> None:
     lm, sae = tiny_model("llama"), tiny_sae(1)
     rows = sweep_rows(4)
-    assert list(steered_sweep(lm, sae, 1, rows[:0], TINY, Sampling(), 0)) == []
+    assert list(feature_texts(lm, sae, 1, rows[:0], TINY, Sampling(), 0)) == []
     with pytest.raises(ValueError, match="feature 99 does not exist"):
-        next(steered_sweep(lm, sae, 1, rows.with_columns(feature=pl.lit(99, pl.UInt32)), TINY, Sampling(), 0))
+        next(feature_texts(lm, sae, 1, rows.with_columns(feature=pl.lit(99, pl.UInt32)), TINY, Sampling(), 0))
     with pytest.raises(ValueError, match="layer 7 does not exist"):
-        next(steered_sweep(lm, sae, 7, rows, TINY, Sampling(), 0))
+        next(feature_texts(lm, sae, 7, rows, TINY, Sampling(), 0))
     with pytest.raises(ValueError, match="the model takes at most 64"):
-        next(steered_sweep(lm, sae, 1, rows, TINY, Sampling(max_new_tokens=64), 0))
+        next(feature_texts(lm, sae, 1, rows, TINY, Sampling(max_new_tokens=64), 0))
     with pytest.raises(ValueError, match="prefix_id 0000000000000002 has no text"):
-        next(steered_sweep(lm, sae, 1, sweep_rows(40), dict(list(TINY.items())[:2]), Sampling(), 0))
+        next(feature_texts(lm, sae, 1, sweep_rows(40), dict(list(TINY.items())[:2]), Sampling(), 0))
     with pytest.raises(ValueError, match="must be one character or empty"):
         Sampling(stop="..")
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):

@@ -29,8 +29,8 @@ from saesteer.engine import continuation, head, models, output_score
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
-from saesteer.engine.intervention_texts import steered_texts
+from saesteer.engine.generate import steered_texts
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
@@ -78,9 +78,9 @@ def sweep_step(family: str, layer: int = 1, site: str = "resid_post", half: bool
     rows, sampling = sweep_rows(n, n_features=sae.meta.n_features), Sampling(max_new_tokens=6)
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        parts = list(steered_sweep(lm, sae, layer, rows[places], prefixes_of(family), sampling, 3, batch=batch))
+        parts = list(feature_texts(lm, sae, layer, rows[places], prefixes_of(family), sampling, 3, batch=batch))
         assert batch is None or all(0 < part.height <= batch for part in parts)
-        return in_order(rows[places], pl.concat(parts), KEYS)
+        return in_order(rows[places], pl.concat(parts).drop("seconds"), KEYS)
 
     return Step(n, run)
 
@@ -93,7 +93,7 @@ def texts_step() -> Step:
     rows = _rows(len(interventions), len(prompts))
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        made = pl.concat(steered_texts(lm, sae, LAYER, rows[places], interventions, prompts, sampling, 0, batch))
+        made = pl.concat(steered_texts(lm, sae, LAYER, rows[places], interventions, prompts, sampling, batch))
         return in_order(rows[places], made.drop("seconds"), ["row"])
 
     return Step(rows.height, run)

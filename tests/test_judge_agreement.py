@@ -15,7 +15,16 @@ from saesteer.judge.askers import endpoint_asker
 
 def judgements(concept: list[int | None], fluency: list[int | None], n_features: int = 4) -> pl.DataFrame:
     rows = [
-        {"layer": 1, "feature": n % n_features, "factor": "2", "prefix_id": "0" * 16, "sample": n, "concept_rating": c, "fluency_rating": f}
+        {
+            "layer": 1,
+            "method": "feature",
+            "target": str(n % n_features),
+            "factor": "2",
+            "prefix_id": "0" * 16,
+            "sample": n,
+            "concept_rating": c,
+            "fluency_rating": f,
+        }
         for n, (c, f) in enumerate(zip(concept, fluency, strict=True))
     ]
     empty = dict.fromkeys(JUDGEMENTS.columns)

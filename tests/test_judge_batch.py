@@ -3,23 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from judge_server import Fault, Judge, judge_server
-from judge_texts import KEY, QUICK, generations, judged, settings, stored
+from judge_texts import ENVIRON, KEY, QUICK, TEXTS, generations, judged, judging_process, settings, stored
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.batch import BatchAsker
 from saesteer.judge.spend import SpendLimitReached
-
-TEXTS = ["The waves rose.", "A pawn moved", "Rating: 2"]
-ENVIRON = {"TEST_JUDGE_KEY": KEY}
 
 
 def asker(judge: Judge, **changes: object) -> BatchAsker:
@@ -97,23 +92,10 @@ def test_only_what_the_limit_allows_is_sent(tmp_path: Path):
         assert len(judge.answered) == 9
 
 
-KILLED = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from judge_texts import QUICK, concepts, generations, settings
-from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.rate_llm import judge_generations
-asker = endpoint_asker(settings(sys.argv[1], batch=True), {"TEST_JUDGE_KEY": sys.argv[3]}, QUICK, poll_seconds=0.02)
-list(judge_generations(generations(["The waves rose.", "A pawn moved", "Rating: 2"]), concepts(), None, asker, Path(sys.argv[2]), 60.0))
-"""
-
-
 @pytest.mark.parametrize("when", ["while it is being made", "while it is waited for"])
 def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     with judge_server(hold_batch_reply=1.0 if "made" in when else 0.0, batch_polls=10**9) as judge:
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-        run = subprocess.Popen([sys.executable, "-c", KILLED, judge.base_url, str(tmp_path), KEY], env=environ, stderr=subprocess.DEVNULL)
+        run = judging_process(TEXTS, judge, tmp_path, batch=True)
         while run.poll() is None and not (judge.polls if "waited" in when else judge.batches):
             time.sleep(0.01)
         os.kill(run.pid, signal.SIGKILL)

@@ -5,11 +5,9 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
@@ -25,7 +23,9 @@ from judge_texts import (
     concepts,
     expected_rating,
     generations,
+    judge_generations,
     judged,
+    judging_process,
     settings,
     stored,
 )
@@ -33,10 +33,8 @@ from judge_texts import (
 from saesteer.analysis.score import harmonic_mean
 from saesteer.judge.answers import ANSWERS, Answer, AnswerBook, Ask, JudgeError
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.calls import check_key
-from saesteer.judge.endpoint import EndpointAsker, endpoint_fingerprint
+from saesteer.judge.endpoint import check_key, endpoint_fingerprint
 from saesteer.judge.parse import Rating
-from saesteer.judge.rate_llm import judge_generations
 from saesteer.judge.rubric import questions
 
 
@@ -50,7 +48,7 @@ def test_ratings_are_those_of_the_judge(tmp_path: Path):
     assert table.select(rows.drop("text").columns).equals(rows.drop("text"))
     for row, text in zip(table.iter_rows(named=True), rows["text"], strict=True):
         names = ("storms at sea", "chess openings")
-        asked = questions(text, names[row["feature"]], INSTRUCTIONS[row["prefix_id"]])
+        asked = questions(text, names[int(row["target"])], INSTRUCTIONS[row["prefix_id"]])
         want = [expected_rating(asked[aspect]) for aspect in ("concept", "instruction", "fluency")]
         assert [row["concept_rating"], row["instruction_rating"], row["fluency_rating"]] == want
         assert row["judge_score"] == (0 if 0 in want else pytest.approx(3 / sum(1 / rating for rating in want)))
@@ -195,7 +193,7 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path,
         escaped = json.dumps({"choices": [{"message": {"content": key}, "finish_reason": "stop"}]}).replace("/", "\\/")
         judge.faults.extend([Fault(status=500, body=f"{key} again"), Fault(raw=f"<html>{key}"), Fault(raw=escaped)])
         one = endpoint_asker(settings(judge.base_url), {"TEST_JUDGE_KEY": key}, QUICK)
-        texts += [repr(one), str(one), repr(one.endpoint), json.dumps(dict(one.fingerprint))]
+        texts += [repr(one), str(one), json.dumps(dict(one.fingerprint))]
         judged(generations(TEXTS), one, tmp_path)
         judge.faults.extend([Fault(status=400, body=f"bad {key}")] * 20)
         with pytest.raises(JudgeError) as refused:
@@ -220,18 +218,11 @@ def test_absent_usage_is_null_and_estimated(usage: object, tmp_path: Path):
     assert one.budget.spent.input_tokens == pytest.approx(characters / 4, abs=3)
 
 
-KILLED = """
-import signal, sys
-from pathlib import Path
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the scripts do
-from judge_texts import QUICK, concepts, generations, settings
-from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.rate_llm import judge_generations
-asker = endpoint_asker(settings(sys.argv[1], key_variable=None, concurrency=4), {}, QUICK)
-rows = generations([f"Text {number}." for number in range(100)])
-for _ in judge_generations(rows, concepts(), None, asker, Path(sys.argv[2]), 0.05):
-    pass
-"""
+def test_openai_is_imported_for_questions_only(tmp_path: Path):
+    """It takes a second, which a job whose answers are all stored need not wait."""
+    with judge_server() as judge:
+        assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "True\n"
+        assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "False\n"
 
 
 @pytest.mark.slow
@@ -240,9 +231,8 @@ def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
     """What kill -9 can lose is under way: 4 requests, and answers younger than `part_seconds`, here 0.05 s at up to 200 a second. On
     SIGTERM, as before a job's time limit, answers are written out, and only the 4 requests are lost."""
     with judge_server(delay=0.02) as judge:
-        command = [sys.executable, "-c", KILLED, judge.base_url, str(tmp_path)]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-        run = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+        work = [f"Text {number}." for number in range(100)], judge, tmp_path, 0.05
+        run = judging_process(*work, key_variable=None, concurrency=4)
         while len(judge.answered) < 120 and run.poll() is None:
             time.sleep(0.01)
         os.kill(run.pid, number)
@@ -252,7 +242,7 @@ def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
         assert len(before) < 300
         kept = stored(tmp_path).height
         assert kept >= len(before) - (4 if number == signal.SIGTERM else 40)
-        assert subprocess.run(command, env=environ, stderr=subprocess.PIPE, check=False).returncode == 0
+        assert judging_process(*work, key_variable=None, concurrency=4).wait(60) == 0
         after = judge.answered[len(before) :]
     assert len(after) == 300 - kept
     assert len(set(judge.answered)) == 300
@@ -275,8 +265,7 @@ def test_ratings_do_not_depend_on_how_questions_are_put_together(tmp_path: Path)
     rows = generations([f"Text {number}." for number in range(7)], layers=(0, 1))
     with judge_server() as judge:
         whole = judged(rows, asker(judge), tmp_path / "whole")
-        settings_of = asker(judge)
-        pieces = EndpointAsker(settings_of.endpoint, settings_of.budget, questions_at_once=6)
+        pieces = replace(asker(judge), questions_at_once=6)
         assert judged(rows, pieces, tmp_path / "pieces").equals(whole)
         shuffled = rows.sample(fraction=1.0, shuffle=True, seed=0).sort("layer", maintain_order=True)
         keys = rows.drop("text").columns

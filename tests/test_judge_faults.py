@@ -27,6 +27,7 @@ FAULTS = {
     "no choice": Fault(raw='{"choices": []}'),
     "content that is no text": Fault(raw='{"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}'),
     "time-out": Fault(wait=0.6),
+    "byte by byte": Fault(drip=0.02),
 }
 
 
@@ -63,13 +64,28 @@ def test_a_fault_that_lasts_ends_with_one_message_and_keeps_what_is_answered(tmp
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(400, "does not take such requests"), (404, "check judge.base_url"), (422, "judge's settings")]
+    ("status", "words"),
+    [
+        (307, "does not take such requests"),
+        (400, "does not take such requests"),
+        (404, "check judge.base_url"),
+        (422, "judge's settings"),
+    ],
 )
 def test_a_refused_request_is_not_tried_again(status: int, words: str, tmp_path: Path):
     with judge_server() as judge:
-        judge.faults.extend([Fault(status=status, body="no max_tokens here")] * 9)
+        elsewhere = {"Location": f"{judge.base_url}/elsewhere"}
+        judge.faults.extend([Fault(status=status, body="no max_tokens here", headers=elsewhere)] * 9)
         with pytest.raises(JudgeError, match=f"status {status}: 'no max_tokens here'.*{words}"):
             judged(generations(TEXTS), asker(judge, concurrency=1), tmp_path)
+        assert len(judge.paths) == 1
+
+
+def test_a_longer_wait_than_two_minutes_is_left_to_the_user(tmp_path: Path):
+    with judge_server() as judge:
+        judge.faults.append(Fault(status=429, headers={"Retry-After": "3600"}))
+        with pytest.raises(JudgeError, match="status 429.* also after 1 tries; all answers so far are kept: run again later"):
+            judged(generations(TEXTS[:1]), asker(judge, concurrency=1), tmp_path)
         assert len(judge.asked) == 1
 
 

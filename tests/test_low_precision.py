@@ -16,7 +16,7 @@ from scipy import stats
 
 from saesteer.engine import continuation, head, models
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.output_score import output_scores
@@ -116,7 +116,7 @@ def _sweep(lm: LanguageModel, sae: Sae) -> pl.DataFrame:
     grid = [(feature, factor, f"{prefix:016x}", 0) for feature in range(N) for factor in ("0.8", "10") for prefix in range(2)]
     rows = pl.DataFrame(grid, schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}, orient="row")
     prefixes = {f"{0:016x}": "From ba", f"{1:016x}": "be di do"}
-    table = pl.concat(steered_sweep(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=8, stop="o"), 0))
+    table = pl.concat(feature_texts(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=8, stop="o"), 0))
     return table.sort("feature", "factor", "prefix_id")
 
 

@@ -21,7 +21,7 @@ from polars.testing import assert_frame_equal
 from saesteer.engine import activations, generate, logit_lens, memory, output_score, perplexity
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.memory import GIB, Halving, control_group_bytes, forward_bytes, free_bytes, is_out_of_memory, rows_that_fit
 from saesteer.engine.models import language_model
@@ -160,7 +160,7 @@ def _sweep(lm: Any, sae: Any) -> pl.DataFrame:
     grid = [(feature, "2", f"{prefix:016x}", 0) for prefix in range(2) for feature in range(96)]
     rows = pl.DataFrame(grid, schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}, orient="row")
     prefixes = {f"{0:016x}": "From ba", f"{1:016x}": "be di do"}
-    return pl.concat(steered_sweep(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=5), 0)).sort("prefix_id", "feature")
+    return pl.concat(feature_texts(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=5), 0)).sort("prefix_id", "feature")
 
 
 def _nll(lm: Any, _sae: Any) -> pl.DataFrame:

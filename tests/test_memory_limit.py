@@ -15,7 +15,7 @@ from saesteer.engine.memory import GIB
 
 LIMIT = 2 * GIB
 GROUPS = Path("/sys/fs/cgroup/memory")
-COMPUTED = ("output_score", "sweep")
+COMPUTED = ("output_score", "generations")
 OTHER_PROGRAM = """
 import sys
 sys.stdin.readline()
@@ -63,6 +63,6 @@ def test_in_2_gib_shared_with_another_program_the_batch_falls_and_every_row_is_t
         join(process.pid)
         output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
-    assert "rows at a time instead of 512" in (folder.path / "logs/micro/sweep/layers_02-06.log").read_text()
+    assert "rows at a time instead of 512" in (folder.path / "logs/micro/generations/layers_02-06.log").read_text()
     for step in COMPUTED:
         assert folder.table(step).equals(finished.table(step)), step

@@ -6,12 +6,12 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_rows import LAYER, Ratings, method_settings, rows_of, shuffled, synthetic_rows
+from method_rows import LAYER, Ratings, method_settings, rows_of, scored, shuffled, synthetic_rows
 from oracles.method_protocol import Text, concept_result
 
 from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
 from saesteer.core.tables.schema import validate
-from saesteer.methods.compare.protocol import ProtocolError, prompt_halves, row_of, scored
+from saesteer.methods.compare.protocol import ProtocolError, prompt_halves, row_of
 from saesteer.settings import registry
 from saesteer.settings.registry import Method
 
@@ -190,9 +190,7 @@ def test_a_whole_table_does_not_depend_on_the_order_of_rows_or_of_other_methods(
     rows = synthetic_rows(wanted, 3, prompts)
     found, again = (scored(some, prompts, wanted) for some in (rows, shuffled(rows, 5)))
     assert all(found[name].equals(again[name]) for name in found)
-    fewer = replace(
-        rows, steered=rows.steered.filter(pl.col("method") != "diffmean"), fits=rows.fits.filter(pl.col("method") != "diffmean")
-    )
+    fewer = replace(rows, texts=rows.texts.filter(pl.col("method") != "diffmean"), fits=rows.fits.filter(pl.col("method") != "diffmean"))
     left = scored(fewer, prompts, wanted)["method_scores"]
     assert left.equals(found["method_scores"].filter(pl.col("method") != "diffmean"))
 
@@ -207,12 +205,12 @@ def test_what_cannot_be_compared_is_refused() -> None:
         scored(rows, FOUR[:3], SETTINGS)
     with pytest.raises(ProtocolError, match="no method .* the key 'nonsense'"):
         row_of("nonsense")
-    without = replace(rows, steered=rows.steered.filter(pl.col("method") != "diffmean"))
+    without = replace(rows, texts=rows.texts.filter(pl.col("method") != "diffmean"))
     with pytest.raises(ProtocolError, match="no text of .*diffmean"):
         scored(without, FOUR, SETTINGS)
     gap = (pl.col("method") == "diffmean") & (pl.col("factor") == "2") & pl.col("prefix_id").is_in(["p0", "p2"])
     with pytest.raises(ProtocolError, match="'factor': '2'.* in one half"):
-        scored(replace(rows, steered=rows.steered.filter(~gap)), FOUR, SETTINGS)
+        scored(replace(rows, texts=rows.texts.filter(~gap)), FOUR, SETTINGS)
     orphan = replace(rows, fits=rows.fits.filter(pl.col("method") != "diffmean"))
     with pytest.raises(ProtocolError, match="a fit that table fits does not"):
         scored(orphan, FOUR, SETTINGS)

@@ -1,4 +1,4 @@
-"""Ratings and losses of steered texts against those of the sweep's generations, and against one text at a time."""
+"""Ratings and losses of texts, of single features and of methods alike, against one text at a time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from judge_texts import INSTRUCTIONS, KEY, QUICK, settings, stored
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 
+from saesteer.analysis.concepts import with_concept
 from saesteer.core.files import text_id
-from saesteer.core.tables import GENERATIONS, JUDGEMENTS, validate
-from saesteer.core.tables.methods import STEERED, STEERED_JUDGEMENTS, STEERED_PERPLEXITY
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, validate
 from saesteer.core.tokens import TextTokens, load_tokens
-from saesteer.engine.method_loss import steered_nll
+from saesteer.engine.perplexity import text_losses
 from saesteer.judge.askers import endpoint_asker
-from saesteer.judge.rate_llm import judge_generations
+from saesteer.judge.rate_llm import judge_texts
 from saesteer.world.oracle_judge import Oracle, concept_rating, fluency_rating, load_oracle
 from saesteer.world.oracle_rating import rate
-from saesteer.world.steered_rating import judge_steered, rate_steered
 
 CONCEPTS = ("weather", "chess")
 PROMPTS = tuple(INSTRUCTIONS)
@@ -45,19 +44,23 @@ RATINGS = ["concept_rating", "instruction_rating", "fluency_rating", "judge_scor
 def steered(texts: tuple[str | None, ...] = TEXTS, layers: tuple[int, ...] = (2, 5)) -> pl.DataFrame:
     """Each text for each concept and layer, under alternating prompts; the rows of a layer apart from each other."""
     rows = [
-        (layer, "diffmean", text_id(concept), "0.4", PROMPTS[number % 2], number, text, 3, True, 0.1, None if text is not None else "why")
+        (layer, "diffmean", text_id(concept), "0.4", PROMPTS[number % 2], number, *_text(text))
         for number, text in enumerate(texts)
         for concept in CONCEPTS
         for layer in layers
     ]
-    return validate(STEERED, pl.DataFrame(rows, schema=STEERED.schema, orient="row"), "test")
+    return validate(GENERATIONS, pl.DataFrame(rows, schema=GENERATIONS.schema, orient="row"), "test")
 
 
-def generations(rows: pl.DataFrame) -> pl.DataFrame:
-    """The same texts as generations of a sweep: the concept's number is the feature."""
-    features = {text_id(concept): number for number, concept in enumerate(CONCEPTS)}
-    feature = pl.col("concept_id").replace_strict(features, return_dtype=pl.UInt32)
-    return rows.with_columns(feature=feature).select(*GENERATIONS.keys, "text")
+def _text(text: str | None) -> tuple[Any, ...]:
+    """The columns of a text."""
+    return (None if text is None else [5, 6, 7], text, 3, True, 0.1, None if text is not None else "why")
+
+
+def of_features(rows: pl.DataFrame) -> pl.DataFrame:
+    """The same texts as single features': the concept's number is the feature."""
+    targets = {text_id(concept): str(number) for number, concept in enumerate(CONCEPTS)}
+    return rows.with_columns(method=pl.lit("feature"), target=pl.col("target").replace_strict(targets))
 
 
 def features_concepts(layers: tuple[int, ...] = (2, 5)) -> pl.DataFrame:
@@ -72,7 +75,7 @@ def asked(*concepts: str) -> pl.DataFrame:
 def losses(rows: pl.DataFrame) -> pl.DataFrame:
     """A made-up loss of each text, on both sides of the oracle's cuts; null for some."""
     nll = [None if number % 5 == 4 else number % 11 for number in range(len(rows))]
-    return rows.select(STEERED.keys).with_columns(mean_nll=pl.Series(nll, dtype=pl.Float64))
+    return rows.select(GENERATIONS.keys).with_columns(mean_nll=pl.Series(nll, dtype=pl.Float64))
 
 
 @cache
@@ -80,14 +83,17 @@ def judge() -> tuple[Oracle, list[str], TextTokens]:
     return load_oracle(WORLD / "oracle"), json.loads((WORLD / "topics.json").read_text()), load_tokens(WORLD / "model")
 
 
-def test_the_oracle_rates_steered_texts_as_it_rates_equal_generations():
+def by_oracle(rows: pl.DataFrame, perplexity: pl.DataFrame) -> pl.DataFrame:
+    return rate(with_concept(rows, asked()), perplexity, *judge())
+
+
+def test_the_oracle_rates_texts_of_methods_as_it_rates_equal_ones_of_features():
     rows = steered()
     perplexity = losses(rows)
-    found = validate(STEERED_JUDGEMENTS, rate_steered(rows, perplexity.sample(fraction=1, shuffle=True, seed=1), asked(), *judge()), "test")
-    as_generations = generations(rows)
-    nll = as_generations.with_columns(perplexity["mean_nll"])
-    equal = validate(JUDGEMENTS, rate(as_generations, nll, features_concepts(), *judge()), "test")
-    assert_frame_equal(found.select(STEERED.keys), rows.select(STEERED.keys))
+    found = validate(JUDGEMENTS, by_oracle(rows, perplexity.sample(fraction=1, shuffle=True, seed=1)), "test")
+    named = with_concept(of_features(rows), features_concepts())
+    equal = validate(JUDGEMENTS, rate(named, of_features(perplexity), *judge()), "test")
+    assert_frame_equal(found.select(GENERATIONS.keys), rows.select(GENERATIONS.keys))
     assert_frame_equal(found.select(RATINGS), equal.select(RATINGS))
     assert set(found["judge_score"].drop_nulls()) >= {0.0, 2.0}
 
@@ -98,10 +104,10 @@ def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
     oracle, topics, reader = judge()
     names = {text_id(concept): concept for concept in CONCEPTS}
     nll = {row[:-1]: row[-1] for row in perplexity.iter_rows()}
-    for row in rate_steered(rows, perplexity, asked(), *judge()).join(rows, on=STEERED.keys).iter_rows(named=True):
+    for row in by_oracle(rows, perplexity).join(rows, on=GENERATIONS.keys).iter_rows(named=True):
         (ids,) = reader.retokenise([row["text"]])
-        concept = concept_rating(oracle, ids, topics.index(names[row["concept_id"]]))
-        fluency = fluency_rating(oracle, nll[tuple(row[key] for key in STEERED.keys)])
+        concept = concept_rating(oracle, ids, topics.index(names[row["target"]]))
+        fluency = fluency_rating(oracle, nll[tuple(row[key] for key in GENERATIONS.keys)])
         assert (row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (concept, fluency, None)
         if concept is None or fluency is None:
             assert row["judge_score"] is None
@@ -112,24 +118,24 @@ def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
 
 def test_a_method_that_abstains_is_never_rated():
     rows = steered(("", None, TEXTS[0], None), layers=(2,))
-    found = rate_steered(rows, losses(rows), asked(), *judge()).with_columns(rows["text"])
+    found = by_oracle(rows, losses(rows)).with_columns(rows["text"])
     abstained = found.filter(pl.col("text").is_null())
     assert abstained["reason"].to_list() == ["the method abstains"] * 4
     assert abstained.select(RATINGS[:-1]).null_count().row(0) == (4, 4, 4, 4)
     assert found["reason"].to_list()[:2] == ["no content to rate"] * 2
     assert found["concept_rating"].to_list()[4:6] == [2, 0]
     written = rows.filter(pl.col("text").is_not_null())
-    assert_frame_equal(found.filter(pl.col("text").is_not_null()).drop("text"), rate_steered(written, losses(rows), asked(), *judge()))
-    only = rate_steered(abstained_only := steered((None,)), losses(abstained_only), asked(), *judge())
-    assert set(validate(STEERED_JUDGEMENTS, only, "test")["reason"]) == {"the method abstains"}
+    assert_frame_equal(found.filter(pl.col("text").is_not_null()).drop("text"), by_oracle(written, losses(rows)))
+    only = by_oracle(abstained_only := steered((None,)), losses(abstained_only))
+    assert set(validate(JUDGEMENTS, only, "test")["reason"]) == {"the method abstains"}
 
 
 def test_ratings_of_what_was_not_asked_for_are_refused():
     rows = steered()
-    with pytest.raises(ValueError, match=f"concept_id {text_id('chess')}, which is not among the concepts asked for"):
-        rate_steered(rows, losses(rows), asked("weather"), *judge())
+    with pytest.raises(ValueError, match=f"target {text_id('chess')}, of which no concept is known"):
+        with_concept(rows, asked("weather"))
     with pytest.raises(ValueError, match="the oracle knows no topic 'storms at sea'"):
-        rate_steered(rows, losses(rows), asked("storms at sea", *CONCEPTS), *judge())
+        rate(with_concept(rows, asked()).with_columns(concept=pl.lit("storms at sea")), losses(rows), *judge())
 
 
 @pytest.fixture
@@ -143,24 +149,23 @@ def asker(server: Judge) -> Any:
 
 
 def judged(rows: pl.DataFrame, server: Judge, folder: Path, instructions: dict[str, str] | None = None) -> pl.DataFrame:
-    frames = list(judge_steered(rows, asked(), instructions, asker(server), folder, 60.0))
+    frames = list(judge_texts(with_concept(rows, asked()), instructions, asker(server), folder, 60.0))
     assert all(frame["layer"].n_unique() == 1 for frame in frames)
-    return validate(STEERED_JUDGEMENTS, pl.concat(frames), "test")
+    return validate(JUDGEMENTS, pl.concat(frames), "test")
 
 
 @pytest.mark.parametrize("instructions", [None, INSTRUCTIONS])
-def test_a_language_model_rates_steered_texts_as_it_rates_equal_generations(
+def test_a_language_model_rates_texts_of_methods_as_it_rates_equal_ones_of_features(
     server: Judge, tmp_path: Path, instructions: dict[str, str] | None
 ):
     rows = steered()
-    frames = judge_generations(generations(rows), features_concepts(), instructions, asker(server), tmp_path, 60.0)
+    frames = judge_texts(with_concept(of_features(rows), features_concepts()), instructions, asker(server), tmp_path, 60.0)
     equal = validate(JUDGEMENTS, pl.concat(frames), "test")
     n_answered, answers = len(server.answered), stored(tmp_path)
     found = judged(rows, server, tmp_path, instructions)
     assert len(server.answered) == n_answered  # equal questions: the stored answers serve both
     assert stored(tmp_path).equals(answers)
-    named = found.with_columns(concept=pl.col("concept_id").replace_strict(dict(asked().iter_rows())))
-    wanted = equal.join(features_concepts(), on=["layer", "feature"])
+    named, wanted = with_concept(found, asked()), with_concept(equal, features_concepts())
     on = ["layer", "concept", "factor", "prefix_id", "sample"]
     assert_frame_equal(named.sort(on).select(*on, *RATINGS), wanted.sort(on).select(*on, *RATINGS))
     assert found["instruction_rating"].null_count() == (len(found) if instructions is None else found["concept_rating"].null_count())
@@ -179,8 +184,6 @@ def test_questions_are_about_the_concepts_text_and_none_is_asked_where_a_method_
     n_answered = len(server.answered)
     assert set(judged(steered((None,)), server, tmp_path)["reason"]) == {"the method abstains"}
     assert len(server.answered) == n_answered
-    with pytest.raises(ValueError, match="not among the concepts asked for"):
-        list(judge_steered(steered(), asked("weather"), None, asker(server), tmp_path, 60.0))
 
 
 @pytest.mark.parametrize("prompt_format", ["plain", "chat"])
@@ -189,11 +192,11 @@ def test_losses_are_those_of_one_text_after_its_prompt(prompt_format: str):
     lm = shipped_model() if shipped else tiny_model("gpt_neox")
     prompts = dict(zip(PROMPTS, ("On the other hand,", "It is known that") if shipped else ("ba be?", "Di do tu"), strict=True))
     rows = steered((TEXTS[0], None, "", TEXTS[2]) if shipped else ("ba", None, "", "di do, ba."))
-    frames = list(steered_nll(lm, rows, prompts, prompt_format))
+    frames = list(text_losses(lm, rows, prompts, prompt_format))
     assert all(frame["layer"].n_unique() == 1 for frame in frames)
-    found = validate(STEERED_PERPLEXITY, pl.concat(frames), "test")
-    assert_frame_equal(found.select(STEERED.keys), rows.select(STEERED.keys), check_row_order=False)
-    for row in found.join(rows, on=STEERED.keys).iter_rows(named=True):
+    found = validate(PERPLEXITY, pl.concat(frames), "test")
+    assert_frame_equal(found.select(GENERATIONS.keys), rows.select(GENERATIONS.keys), check_row_order=False)
+    for row in found.join(rows, on=GENERATIONS.keys).iter_rows(named=True):
         if row["text"]:
             before = prompts[row["prefix_id"]] + ("\n" if prompt_format == "chat" else "")
             mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, before, row["text"])
@@ -209,10 +212,10 @@ def test_losses_do_not_depend_on_order_or_frames(monkeypatch: pytest.MonkeyPatch
     words = [" ba be", " di", None, "", " do du tuda."]
     rows = steered(tuple(random.Random(0).choices(words, k=20)))
     prompts = dict.fromkeys(PROMPTS, "From ba be")
-    whole = pl.concat(steered_nll(lm, rows, prompts, "plain")).sort(STEERED.keys)
-    monkeypatch.setattr("saesteer.engine.method_loss.AT_A_TIME", 3)
-    frames = list(steered_nll(lm, rows.sample(fraction=1, shuffle=True, seed=2), prompts, "plain"))
+    whole = pl.concat(text_losses(lm, rows, prompts, "plain")).sort(GENERATIONS.keys)
+    monkeypatch.setattr("saesteer.engine.perplexity.AT_A_TIME", 3)
+    frames = list(text_losses(lm, rows.sample(fraction=1, shuffle=True, seed=2), prompts, "plain"))
     assert len(frames) == 2 * 14
-    assert_frame_equal(pl.concat(frames).sort(STEERED.keys), whole, check_exact=True)
+    assert_frame_equal(pl.concat(frames).sort(GENERATIONS.keys), whole, check_exact=True)
     with pytest.raises(ValueError, match=f"prefix_id {min(PROMPTS)}, but no such prompt"):
-        list(steered_nll(lm, rows, {max(PROMPTS): "ba"}, "plain"))
+        list(text_losses(lm, rows, {max(PROMPTS): "ba"}, "plain"))

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
-from method_rows import LAYER, PROMPTS, method_settings, rows_of, shuffled, synthetic_rows
+from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, shuffled, synthetic_rows
 from scipy.stats import bootstrap, norm
 
 from saesteer.core.tables.methods import METHOD_SCORES, METHOD_SUMMARIES
@@ -15,7 +15,6 @@ from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import FAMILIES, family_of
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
-from saesteer.methods.compare.summaries import method_summaries
 from saesteer.report.axbench_format import NAMES, to_axbench
 from saesteer.report.method_report import report_markdown
 from saesteer.settings.methods import PublishedConcepts
@@ -355,10 +354,10 @@ def test_axbench_form() -> None:
 def test_fits_of_two_layers_are_kept_apart() -> None:
     settings = method_settings(methods=("unsteered", "diffmean"))
     rows = synthetic_rows(settings, 3)
-    two = [frame.with_columns(layer=pl.lit(9, pl.UInt16)) for frame in (rows.steered, rows.perplexity, rows.judgements, rows.fits)]
+    two = [frame.with_columns(layer=pl.lit(9, pl.UInt16)) for frame in (rows.texts, rows.perplexity, rows.judgements, rows.fits)]
     better = two[2].with_columns(judge_score=pl.when(method="diffmean").then(2.0).otherwise("judge_score"))
-    parts = zip((rows.steered, rows.perplexity, rows.judgements, rows.fits), (*two[:2], better, two[3]), strict=True)
-    both = replace(rows, **dict(zip(("steered", "perplexity", "judgements", "fits"), (pl.concat(pair) for pair in parts), strict=True)))
+    parts = zip((rows.texts, rows.perplexity, rows.judgements, rows.fits), (*two[:2], better, two[3]), strict=True)
+    both = replace(rows, **dict(zip(("texts", "perplexity", "judgements", "fits"), (pl.concat(pair) for pair in parts), strict=True)))
     protocols = PROTOCOLS | {9: replace(PROTOCOLS[LAYER], layer=9)}
     found, alone = method_summaries(both, PROMPTS, settings, protocols), method_summaries(rows, PROMPTS, settings, PROTOCOLS)
     for name in METHOD_SUMMARIES:

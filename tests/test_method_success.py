@@ -8,16 +8,16 @@ import pytest
 from engine_models import WORLD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_rows import LAYER, method_settings, rows_of
+from method_rows import GEN_SUCCESS_LIMIT, LAYER, method_settings, rows_of, scored
 from oracles.method_protocol import Text
 
 from saesteer.analysis.best_factor import Curve, choose_p1
-from saesteer.core.tables import LOGIT_LENS
+from saesteer.analysis.gen_success import gen_success, with_feature
+from saesteer.core.tables import LOGIT_LENS, as_generations
 from saesteer.core.tables.methods import METHOD_HALVES
 from saesteer.core.tables.schema import validate
 from saesteer.core.tokens import load_tokens
-from saesteer.methods.compare.protocol import Rows, scored
-from saesteer.methods.compare.success import GEN_SUCCESS_LIMIT, steered_success
+from saesteer.methods.compare.protocol import Rows
 from saesteer.settings.methods import MethodSettings
 
 TWO = ("p0", "p1")
@@ -35,7 +35,7 @@ def rows_with(outcomes: Outcomes, method: str = "sae_label") -> Rows:
     losses = {factor: loss for factor, (_, loss) in outcomes.items()}
     counts = {factor: count for factor, (count, _) in outcomes.items()}
     loss = pl.when(own).then(pl.col("factor").replace_strict(losses, default=None, return_dtype=pl.Float64)).otherwise("mean_nll")
-    keys = rows.steered.filter(own).select("layer", "method", "concept_id", "factor", "prefix_id", "sample")
+    keys = rows.texts.filter(own).select("layer", "method", "concept_id", "factor", "prefix_id", "sample")
     success = keys.with_columns(gen_success_20=pl.col("factor").replace_strict(counts, return_dtype=pl.UInt16))
     return replace(rows, perplexity=rows.perplexity.with_columns(mean_nll=loss), success=success)
 
@@ -65,9 +65,14 @@ def test_repetition_and_empty_texts_are_not_chosen_and_do_not_count_as_the_large
     assert halves["choose_by"].to_list() == [pytest.approx(np.e**0.5 / 3), pytest.approx(1.0), None, None]
 
 
-def test_without_any_success_the_smallest_and_without_any_allowed_none() -> None:
-    assert chosen(rows_with({"1": (0, 1.0), "2": (0, 0.5)})) == "1"
-    assert chosen(rows_with({"1": (4, 1.0), "2": (5, 0.5)})) is None
+@pytest.mark.parametrize("outcomes", [{"1": (0, 1.0), "2": (0, 0.5)}, {"1": (4, 1.0), "2": (5, 0.5)}, {"1": (0, 1.0)}])
+def test_without_any_success_and_without_any_allowed_steering_failed(outcomes: Outcomes) -> None:
+    """As in the sweep: no factor, and the concept counts with 0; the rated score of its texts is not what the rule looks at."""
+    rows = rows_with(outcomes)
+    assert chosen(rows) is None
+    choices = scored(rows, TWO, SETTINGS)["method_choices"].filter(method="sae_label")
+    assert choices.select("score", "abstains", "n").row(0) == (0.0, False, 0)
+    assert scored(rows, TWO, SETTINGS)["method_scores"].filter(method="sae_label")["score"].item() == 0.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 8)), min_size=2, max_size=6))
@@ -75,12 +80,7 @@ def test_without_any_success_the_smallest_and_without_any_allowed_none() -> None
 def test_the_sweeps_own_rule_chooses_the_same(outcomes: list[tuple[int, float]]) -> None:
     factors = [str(place + 1) for place in range(len(outcomes))]
     curve = Curve(tuple(factors), np.array([float(count) for count, _ in outcomes]), np.array([loss for _, loss in outcomes]))
-    expected = choose_p1(curve, GEN_SUCCESS_LIMIT)
-    found = chosen(rows_with(dict(zip(factors, outcomes, strict=True))))
-    if expected is not None:
-        assert found == expected
-    else:  # the sweep calls that a failure; here the least of what may be chosen stands for it
-        assert found == next((factor for factor, (count, _) in zip(factors, outcomes, strict=True) if count <= GEN_SUCCESS_LIMIT), None)
+    assert chosen(rows_with(dict(zip(factors, outcomes, strict=True)))) == choose_p1(curve, GEN_SUCCESS_LIMIT)
 
 
 def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
@@ -94,13 +94,15 @@ def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
     ]
     features = {"sae_label": [7], "sae_top_k": [7, 8], "diffmean": []}
     rows = rows_of(texts, fits={(name, "sea"): {"features": found} for name, found in features.items()})
-    steered = rows.steered.with_columns(text=pl.col("factor").replace_strict(words))
+    steered = as_generations(rows.texts.with_columns(text=pl.col("factor").replace_strict(words)))
     (boat_ids,) = tokens.retokenise([words["1"]])
     lens_ids = {7: [boat_ids[1], boat_ids[0], *range(4, 22)], 8: list(range(30, 50))}
     lens = pl.DataFrame(
         [{"layer": LAYER, "feature": feature, "token_ids": ids} for feature, ids in lens_ids.items()], schema_overrides=LOGIT_LENS.schema
     )
-    found = steered_success(steered.sample(fraction=1.0, shuffle=True, seed=1), rows.fits, lens, tokens)
+    counted = gen_success(with_feature(steered.sample(fraction=1.0, shuffle=True, seed=1), rows.fits), lens, tokens, "retokenised")
+    assert counted.filter(pl.col("gen_success_20").is_null())["reason"].unique().to_list() == ["not steered with one feature"]
+    found = counted.drop_nulls("gen_success_20")
     assert set(found["method"]) == {"sae_label"}
     assert found.height == len(words) * len(prompts)
     for row in found.iter_rows(named=True):

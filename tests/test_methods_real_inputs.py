@@ -19,10 +19,11 @@ import yaml
 from engine_models import tiny_model
 from hub_fakes import gemma_scope, random_model
 from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_records, small_world
-from workflow_folder import ALL_STEPS, BIN, METHOD_STEPS, ROOT, Checkout, new_rows
+from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, read_summary
+from saesteer.core.tables.steps import FIT_TEXT
 from saesteer.methods.fit.problem import Text
 from saesteer.methods.fit.training import token_losses
 from saesteer.report.neuronpedia_export import write_export
@@ -33,11 +34,12 @@ from saesteer.sources.neuronpedia.sources import Source
 from saesteer.sources.published import PUBLISHED
 from saesteer.sources.sae_sources import sae_source
 from saesteer.workflow import plan
+from saesteer.workflow.steps import plans
 
 pytestmark = pytest.mark.slow
 
 SHIPPED = ("gemma-2-2b-it-methods", "gemma-2-9b-it-methods")
-STEERED = ("steered", "steered_perplexity", "steered_judge")
+TEXT_STEPS = ("generations", "perplexity", "judge")
 CONCEPTS = [("references to boats and sailing", "text", 17), ("loops in programs", "code", 5), ("names of rivers", "text", 31)]
 """Concept, genre, and the feature that it labels."""
 N_CONCEPTS, N_TEXTS, N_PROMPTS = 2, 8, 2
@@ -224,7 +226,7 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
     n_figures = sum(len(plan.figures(load_experiment(name, ROOT / "config/experiments"))) for name in SHIPPED)
     fetched = {"fetch_model": 4, "fetch_saes": 2, "fetch_published": 5}  # two models each; lists and texts of each, one of instructions
     once = ["neuronpedia_records", "explanations", "convert_saes", "logit_lens", "input_score", "output_score", "layer_features"]
-    once += ["features_table", "concept_texts", "effects", "fits", *STEERED, "method_tables"]
+    once += ["features_table", "concept_texts", "effects", "fits", *TEXT_STEPS, "method_tables"]
     assert counted == fetched | {"pin": 4, "figure": n_figures, "methods": 1} | dict.fromkeys(once, 2)
 
 
@@ -237,7 +239,7 @@ def test_every_method_of_the_file_is_compared(compared: Compared) -> None:
     assert {"supervised", "supervised_random"} <= set(abstaining)  # P3 asks for 50 texts
     assert set(fits["layer"]) == {10}
     n_texts = N_CONCEPTS * N_PROMPTS * n_strengths(folder)
-    assert {step: folder.table(step, LARGE).height for step in STEERED} == dict.fromkeys(STEERED, n_texts)
+    assert {step: folder.table(step, LARGE).height for step in TEXT_STEPS} == dict.fromkeys(TEXT_STEPS, n_texts)
     assert folder.summary(LARGE, "methods").height == len(methods)
 
 
@@ -255,9 +257,9 @@ def test_concepts_carry_the_features_that_the_list_names(compared: Compared) -> 
 
 
 def test_answers_are_rated_in_three_aspects_beside_their_instruction(compared: Compared) -> None:
-    ratings = compared.folder.table("steered_judge", LARGE)
-    steered = compared.folder.table("steered", LARGE)
-    written = steered.filter(pl.col("text").str.len_chars() > 0).join(ratings, on=list(METHOD_STEPS["steered"].keys))
+    ratings = compared.folder.table("judge", LARGE)
+    steered = compared.folder.table("generations", LARGE)
+    written = steered.filter(pl.col("text").str.len_chars() > 0).join(ratings, on=list(FIT_TEXT))
     assert written.height > steered.height / 2
     assert written.select("concept_rating", "instruction_rating", "fluency_rating", "judge_score").null_count().sum_horizontal()[0] == 0
     lines = [" ".join(line.split()) for line in INSTRUCTIONS[:N_PROMPTS]]
@@ -292,17 +294,17 @@ def test_the_key_is_in_no_log_and_no_table(compared: Compared) -> None:
 
 def test_one_more_concept_computes_its_rows_alone(compared: Compared) -> None:
     folder, judged = compared.folder, len(compared.judged)
-    before, others = folder.parts(LARGE, ALL_STEPS), folder.table("steered", LARGE)
+    before, others = folder.parts(LARGE, ALL_STEPS), folder.table("generations", LARGE)
     folder.compare_2b(N_CONCEPTS + 1)
     code, printed = folder.run_methods(LARGE)
     assert code == 0, printed[-4000:]
     rows = new_rows(before, folder.parts(LARGE, ALL_STEPS))
     n_texts = n_strengths(folder) * N_PROMPTS
-    heights = {"fits": len(methods_of(folder, LARGE))} | dict.fromkeys(STEERED, n_texts)
+    heights = {"fits": len(methods_of(folder, LARGE))} | dict.fromkeys(TEXT_STEPS, n_texts)
     assert {step: found.height for step, found in rows.items()} == heights
     new = text_id(CONCEPTS[N_CONCEPTS][0])
     assert all(set(found["concept_id"]) == {new} for found in rows.values())
-    assert folder.table("steered", LARGE).filter(pl.col("concept_id") != new).equals(others)
+    assert folder.table("generations", LARGE).filter(pl.col("concept_id") != new).equals(others)
     assert all(CONCEPTS[N_CONCEPTS][0] in question for question in compared.judged[judged:] if "about the concept" in question)
     assert KEY not in printed
     assert "rule concept_texts" in printed
@@ -318,7 +320,7 @@ def test_the_other_model_is_compared_and_rated_by_a_model(compared: Compared) ->
     code, printed = folder.run_methods(OTHER)
     assert code == 0, printed[-4000:]
     assert len(compared.judged) == judged
-    fits, ratings = folder.table("fits", OTHER), folder.table("steered_judge", OTHER)
+    fits, ratings = folder.table("fits", OTHER), folder.table("judge", OTHER)
     assert set(fits.select("layer", "method").iter_rows()) == {(20, name) for name in few}
     assert ratings.height == N_CONCEPTS * N_PROMPTS * (1 + 1 + 2 + 2)
     assert ratings.filter(pl.col("judge_score").is_null())["reason"].null_count() == 0
@@ -365,14 +367,13 @@ def test_what_a_step_does_not_depend_on_makes_no_job_due() -> None:
 
     def due(**changes: Any) -> set[str]:
         changed = experiment.model_copy(update={"methods": experiment.methods.model_copy(update=changes)})
-        steps = plan.plans(experiment)
-        return {step for step in steps if plan.wants_digest(experiment, step, (10,)) != plan.wants_digest(changed, step, (10,))}
+        return {step for step in plans(experiment) if plan.wants(experiment, step, (10,)) != plan.wants(changed, step, (10,))}
 
     concepts = experiment.methods.concepts.model_copy(update={"n_concepts": 3})
     factors = experiment.methods.factors.model_copy(update={"addition": ("1",)})
     effects = experiment.methods.effects.model_copy(update={"n_vectors": 2000})
-    assert due(n_prompts=4) == due(n_samples=2) == due(factors=factors) == set(STEERED)
-    assert due(concepts=concepts) == due(methods=(*experiment.methods.methods, "sft")) == {"fits", *STEERED}
+    assert due(n_prompts=4) == due(n_samples=2) == due(factors=factors) == set(TEXT_STEPS)
+    assert due(concepts=concepts) == due(methods=(*experiment.methods.methods, "sft")) == {"fits", *TEXT_STEPS}
     assert due(effects=effects) == {"effects"}
 
 

@@ -22,9 +22,10 @@ pytestmark = pytest.mark.slow
 
 NAME = "micro-methods"
 METHODS = ["unsteered", "diffmean", "prompting", "lora", "sae_label", "sae_ts", "supervised"]
-STEERED = ("steered", "steered_perplexity", "steered_judge")
+TEXT_STEPS = ("generations", "perplexity", "judge")
 N_PROMPTS, N_CONCEPTS = 2, 2
 N_STRENGTHS = 1 + 2 + 1 + 1 + 2 + 2 + 2
+N_TEXTS = N_STRENGTHS * N_CONCEPTS * N_PROMPTS
 """Factors of all methods together: the grids in the experiment file."""
 FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
 TOY = '''
@@ -101,7 +102,7 @@ def test_a_finished_comparison_is_complete_and_has_nothing_to_do(compared: Check
     assert fits.height == len(METHODS) * N_CONCEPTS
     # 12 texts are fewer than the 50 that P3 asks for.
     assert set(fits.filter(pl.col("kind").is_null())["method"]) == {"supervised"}
-    assert {step: compared.table(step, NAME).height for step in STEERED} == dict.fromkeys(STEERED, N_STRENGTHS * N_CONCEPTS * N_PROMPTS)
+    assert {step: compared.table(step, NAME).height for step in TEXT_STEPS} == dict.fromkeys(TEXT_STEPS, N_TEXTS)
     folder = compared.path / f"figures/{NAME}"
     assert all((folder / f"methods.{kind}").stat().st_size > 100 for kind in ("pdf", "png", "csv"))
     report = (folder / "methods.md").read_text()
@@ -132,7 +133,7 @@ def test_results_in_axbenchs_form(compared: Checkout) -> None:
     saesteer(compared, "axbench", NAME, "out")
     table = pl.read_parquet(compared.path / "out/layer_06/steering_data.parquet")
     assert table.height == N_CONCEPTS * N_PROMPTS * 2  # factors 1 and 3
-    texts = compared.table("steered", NAME).filter(pl.col("method") == "diffmean")["text"]
+    texts = compared.table("generations", NAME).filter(pl.col("method") == "diffmean")["text"]
     assert sorted(table["DiffMean_steered_generation"]) == sorted(texts)
 
 
@@ -140,23 +141,23 @@ def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(resto
     saesteer(restored, "vectors", NAME, "diffmean", "6", "vectors.safetensors")
     compare(restored, methods=[*METHODS, "from_file"], vectors="vectors.safetensors")
     run(restored)
-    texts = restored.table("steered", NAME)
+    texts = restored.table("generations", NAME)
     keys = ["concept_id", "factor", "prefix_id", "sample"]
     own, trained_elsewhere = (texts.filter(pl.col("method") == name).sort(keys)["text"] for name in ("diffmean", "from_file"))
     assert own.equals(trained_elsewhere)
 
 
 def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
-    others = restored.table("steered", NAME).filter(pl.col("method").is_in(METHODS)).drop("seconds")
+    others = restored.table("generations", NAME).filter(pl.col("method").is_in(METHODS)).drop("seconds")
     (restored.path / "src/saesteer/methods/fit/toy.py").write_text(TOY)
     with (restored.path / "src/saesteer/settings/methods.csv").open("a") as table:
         table.write("toy,Toy,a test,toy.fit,texts,addition,1\n")
     compare(restored, methods=[*METHODS, "toy"])
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
-    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(STEERED, n)
+    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
     assert all(set(found["method"]) == {"toy"} for found in rows.values())
-    assert restored.table("steered", NAME).filter(pl.col("method") != "toy").drop("seconds").equals(others)
+    assert restored.table("generations", NAME).filter(pl.col("method") != "toy").drop("seconds").equals(others)
     assert "| Toy |" in (restored.path / f"figures/{NAME}/methods.md").read_text()
 
 
@@ -164,14 +165,14 @@ def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
     compare(restored, factors={**FACTORS, "addition": [1, 2, 3]})
     rows = computed(restored)
     n_additions = 3  # diffmean, sae_label, sae_ts
-    assert {step: found.height for step, found in rows.items()} == dict.fromkeys(STEERED, n_additions * N_CONCEPTS * N_PROMPTS)
+    assert {step: found.height for step, found in rows.items()} == dict.fromkeys(TEXT_STEPS, n_additions * N_CONCEPTS * N_PROMPTS)
     assert all(set(found["factor"]) == {"2"} for found in rows.values())
 
 
 def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> None:
     compare(restored, concepts={"topics": ["sea", "chess", "garden"]})
     rows = computed(restored)
-    assert {step: found.height for step, found in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(STEERED, N_STRENGTHS * N_PROMPTS)
+    assert {step: found.height for step, found in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(TEXT_STEPS, N_TEXTS // N_CONCEPTS)
     assert all(set(found["concept_id"]) == {text_id("garden")} for found in rows.values())
 
 
@@ -180,9 +181,9 @@ def test_a_bootstrap_setting_computes_no_row(restored: Checkout) -> None:
     assert n_rows(restored) == {}
 
 
-def test_p1s_rule_of_choice_counts_lens_tokens_and_computes_no_row(restored: Checkout) -> None:
+def test_p1s_rule_of_choice_counts_lens_tokens_and_runs_no_model(restored: Checkout) -> None:
     compare(restored, factor_rule="gen_success")
-    assert n_rows(restored) == {}
+    assert n_rows(restored) == {"gen_success": N_TEXTS}
     halves = read_summary(METHOD_SUMMARIES["method_halves"], restored.path / f"data/{NAME}/tables/method_halves.parquet")
     counted = halves.filter(pl.col("gen_success_20").is_not_null())
     assert set(counted["method"]) >= {"sae_label"}
@@ -196,7 +197,7 @@ def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
     table.write_text("\n".join(changed) + "\n")
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
-    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(STEERED, n)
+    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
     assert all(set(found["method"]) == {"diffmean-2"} for found in rows.values())
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import polars as pl
 import pytest
+from loopback import Handler
 from neuronpedia_server import (
     HTML,
     LAYER,
@@ -22,7 +22,6 @@ from neuronpedia_server import (
     SOURCE,
     Fault,
     Neuronpedia,
-    answer,
     cut,
     instead,
     keys,
@@ -38,8 +37,8 @@ from polars.testing import assert_frame_equal
 
 from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import NeuronpediaRecords, SettingsError
+from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.fetch import feature_records
-from saesteer.sources.neuronpedia.http import Policy
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source
 
@@ -116,7 +115,7 @@ IN_THE_BUCKET: dict[str, Callable[[bytes], bytes]] = {
     "no UTF-8": lines_of(lambda text: text.replace(b"tiny-model", b"\xff", 1)),
 }
 OF_ANSWERS: dict[str, Fault] = {
-    "another feature": lambda request, body: answer(request, body.replace(b'"index": "2"', b'"index": "3"')),
+    "another feature": instead(lambda body: body.replace(b'"index": "2"', b'"index": "3"')),
     "no object": instead(lambda _: b"[]"),
     "records no list": instead(lambda body: body.replace(b'"activations": [', b'"activations": 3, "was": [')),
     "NaN": instead(lambda body: body.replace(b"null", b"NaN", 1)),
@@ -304,11 +303,8 @@ list(feature_records(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), se
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tmp_path: Path, number: signal.Signals, code: int) -> None:
-    def half_then_nothing(request: BaseHTTPRequestHandler, body: bytes) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        request.wfile.write(body[: len(body) // 2])
+    def half_then_nothing(request: Handler, body: bytes) -> None:
+        cut(request, body)
         job.send_signal(number)
         job.wait(50)
 

@@ -19,11 +19,10 @@ from saesteer.core.tables import ACTIVATIONS
 from saesteer.core.tokens import TextTokens
 from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import Experiment, NeuronpediaRecords, SaeSettings, SettingsError
+from saesteer.sources.http import as_finished, retry_after
 from saesteer.sources.neuronpedia.explanations import explanations, matching_features
-from saesteer.sources.neuronpedia.http import as_finished, retry_after
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source, sources_of
-from saesteer.workflow.code_digest import algorithm_version
 
 
 @pytest.fixture
@@ -57,18 +56,23 @@ def test_the_source_is_the_one_given_or_sae_lenss() -> None:
         sources_of(experiment(None, None, "x"), [2])
 
 
+AT_NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
-    ("header", "seconds"), [(None, None), ("7", 7.0), (" 0 ", 0.0), ("-1", None), ("soon", None), ("", None), ("1.5", None)]
+    ("header", "seconds"),
+    [
+        *((header, None) for header in (None, "-1", "soon", "", "1.5")),
+        ("7", 7),
+        (" 0 ", 0),
+        (format_datetime(AT_NOON + timedelta(seconds=90), usegmt=True), 90),
+        (format_datetime(AT_NOON - timedelta(seconds=90), usegmt=True), 0),
+        ("Sun, 01 Mar 2026 12:00:10 -0000", 10),
+    ],
 )
-def test_retry_after_in_seconds(header: str | None, seconds: float | None) -> None:
+def test_retry_after(header: str | None, seconds: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", AT_NOON.timestamp)
     assert retry_after(header) == seconds
-
-
-def test_retry_after_as_a_date() -> None:
-    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    assert retry_after(format_datetime(now + timedelta(seconds=90), usegmt=True), now) == 90
-    assert retry_after(format_datetime(now - timedelta(seconds=90), usegmt=True), now) == 0
-    assert retry_after("Sun, 01 Mar 2026 12:00:10 -0000", now) == 10
 
 
 def test_jobs_finish_in_their_own_order_few_at_a_time() -> None:
@@ -177,7 +181,3 @@ def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
     assert body[3:8] == bytes(5)  # gzip's header: no name, no time
     text = gzip.decompress(body)
     assert [json.loads(line)["index"] for line in text.splitlines()] == ["1", "20", "3"]
-
-
-def test_the_version_is_read_from_the_module_that_makes_rows() -> None:
-    assert algorithm_version("saesteer.sources.neuronpedia.convert") >= 1

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saesteer.analysis.halves import split_halves
 from saesteer.core.files import text_id
 from saesteer.settings import AllFeatures, EndpointJudge, Experiment, SampledFeatures, SettingsError, load_experiment
 from saesteer.sources.features import features_of, resolve
 from saesteer.sources.pins import pin
-from saesteer.sources.prefixes import halves, read_prefixes
+from saesteer.sources.prefixes import read_prefixes
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_files
+from saesteer.workflow.steps import plans
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,8 +60,8 @@ def test_shipped_prefixes_and_their_halves() -> None:
     prefixes = read_prefixes(ROOT / "config/prefixes.txt", 50)
     assert len(prefixes) == 50
     assert not any("." in prefix for prefix in prefixes.values())
-    assert halves(read_prefixes(ROOT / "config/prefixes.txt", 20)).items() <= halves(prefixes).items()
-    assert sum(halves(prefixes).values()) == 25
+    assert split_halves(read_prefixes(ROOT / "config/prefixes.txt", 20)).items() <= split_halves(prefixes).items()
+    assert sum(split_halves(prefixes).values()) == 25
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_groups_cover_the_layers_once(micro: Experiment) -> None:
     assert plan.layer_groups(experiment) == {"layers_00-02": (0, 1, 2), "layers_03-05": (3, 4, 5), "layers_07-07": (7,)}
 
 
-STEPS = plan.plans(load_experiment("micro", ROOT / "config/experiments"))
+STEPS = plans(load_experiment("micro", ROOT / "config/experiments"))
 
 
 def written_inputs(folder: Path, step: str, value: str = "a") -> dict[str, Path]:
@@ -107,22 +109,28 @@ def test_fingerprint_depends_on_every_input_and_on_no_path(micro: Experiment, tm
 def test_only_settings_of_a_step_change_its_fingerprint(micro: Experiment) -> None:
     hotter = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"temperature": 0.9})})
     longer = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"n_prefixes": 6})})
-    before, after = plan.plans(micro), plan.plans(hotter)
-    assert {step for step, planned in before.items() if planned.settings != after[step].settings} == {"sweep"}
-    assert all(planned.settings == before[step].settings for step, planned in plan.plans(longer).items())
+    before, after = plans(micro), plans(hotter)
+    assert {step for step, planned in before.items() if planned.settings != after[step].settings} == {"generations"}
+    assert all(planned.settings == before[step].settings for step, planned in plans(longer).items())
 
 
-def test_keys_and_settings_make_a_job_due(micro: Experiment) -> None:
+def test_keys_and_settings_make_a_job_due_and_say_so_in_words(micro: Experiment) -> None:
     added = with_features(micro, micro.features.model_copy(update={"features": {2: (3, 141, 592, 653, 700), 6: (27, 182, 818, 284)}}))
     for step, planned in STEPS.items():
-        assert (plan.wants_digest(micro, step, (2,)) != plan.wants_digest(added, step, (2,))) is (step != "activations")
-        assert plan.wants_digest(micro, step, (6,)) == plan.wants_digest(added, step, (6,)), planned.module
+        before, after = plan.wants(micro, step, (2,)), plan.wants(added, step, (2,))
+        assert {name for name in before if before[name] != after[name]} == ({"rows"} if step != "activations" else set())
+        assert plan.wants(micro, step, (6,)) == plan.wants(added, step, (6,)), planned.modules
+    assert "653, 700]" in plan.wants(added, "logit_lens", (2,))["rows"]
+    assert '"temperature": 0.7' in plan.wants(micro, "generations", (2,))["settings"]
+    every = with_features(micro, AllFeatures(kind="all"))
+    assert len(plan.wants(every, "generations", (2,))["rows"]) < 600
+    assert plan.wants(every, "generations", (2,)) != plan.wants(micro, "generations", (2,))
 
 
 def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path: Path) -> None:
-    files = {name: tmp_path / f"{name}.json" for name in STEPS["sweep"].inputs}
-    assert plan.n_missing(tmp_path, micro, "sweep", (2,), files) is None
-    assert plan.n_missing(tmp_path, micro, "sweep", (2,), written_inputs(tmp_path, "sweep")) == 4 * 3 * 4
+    files = {name: tmp_path / f"{name}.json" for name in STEPS["generations"].inputs}
+    assert plan.n_missing(tmp_path, micro, "generations", (2,), files) is None
+    assert plan.n_missing(tmp_path, micro, "generations", (2,), written_inputs(tmp_path, "generations")) == 4 * 3 * 4
 
 
 def test_the_plan_needs_no_torch() -> None:
@@ -200,7 +208,7 @@ def test_a_judge_whose_prefixes_are_still_to_be_fetched_has_work(micro: Experime
     judge = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
     sweep = micro.sweep.model_copy(update={"prefixes": None, "published_prefixes": "p1/prefixes"})
     experiment = micro.model_copy(update={"judge": judge, "sweep": sweep})
-    files = {name: tmp_path / f"{name}.json" for name in plan.plans(experiment)["judge"].inputs}
+    files = {name: tmp_path / f"{name}.json" for name in plans(experiment)["judge"].inputs}
     for name, path in files.items():
         path.write_text(json.dumps({"step": name, "layers": {"2": {"fingerprint": "a"}}}))
     files["prefixes_file"] = tmp_path / "prefixes.py"

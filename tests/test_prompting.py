@@ -10,8 +10,8 @@ import pytest
 from engine_models import shipped_model, tiny_model, tiny_tokenizer
 from methods_world import problem
 
+from saesteer.engine.generations import prompted_ids
 from saesteer.engine.interventions import PromptText
-from saesteer.engine.method_texts import prompted_ids
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.methods.fit import prompting
 from saesteer.methods.fit.problem import Abstains, Text

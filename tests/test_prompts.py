@@ -18,10 +18,10 @@ from transformers import AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, 
 
 from saesteer.analysis.gen_success import gen_success
 from saesteer.analysis.input_score import input_scores
-from saesteer.core.tables import RECORDS
+from saesteer.core.tables import RECORDS, as_generations
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.engine.continuation import Sampling, continuation_texts
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel, final_ids, language_model, load_language_model, plain_token_ids, prompt_token_ids
 from saesteer.engine.output_score import output_scores
@@ -136,9 +136,9 @@ def test_responses_equal_generate_and_are_the_response_only(family: str) -> None
         schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32},
         orient="row",
     )
-    said = pl.concat(steered_sweep(lm, sae, 1, rows, instructions, Sampling(6, 0.0, stop=""), 0))["token_ids"]
+    said = pl.concat(feature_texts(lm, sae, 1, rows, instructions, Sampling(6, 0.0, stop=""), 0))["token_ids"]
     lm = _answering(lm, said.list.get(2).to_list())
-    table = pl.concat(steered_sweep(lm, sae, 1, rows, instructions, Sampling(6, 0.0, stop=""), 0))
+    table = pl.concat(feature_texts(lm, sae, 1, rows, instructions, Sampling(6, 0.0, stop=""), 0))
     for row in table.to_dicts():
         ids = prompt_token_ids(lm, instructions[row["prefix_id"]])
         expected = plain_hooks.generated(lm.model, sae, 1, row["feature"], float(row["factor"]), ids, 6, final_ids(lm))
@@ -303,7 +303,8 @@ def test_gen_success_counts_a_responses_tokens(byte_folder: Path) -> None:
     generations = pl.DataFrame([(0, 1, "2", "0" * 16, 0, [the, with_space, 0], "the the")], schema=schema, orient="row")
     lens = pl.DataFrame({"layer": [0], "feature": [1], "token_ids": [[the]]}, schema_overrides=LENS)
     for convention in ("retokenised", "ids"):
-        assert gen_success(generations, lens, tokens, convention)["gen_success_1"].to_list() == [1]
+        counted = gen_success(as_generations(generations).with_columns(feature=pl.lit(1, pl.UInt32)), lens, tokens, convention)
+        assert counted["gen_success_1"].to_list() == [1]
 
 
 def test_perplexity_with_a_byte_level_tokenizer(byte_folder: Path) -> None:

@@ -3,16 +3,17 @@
 import hashlib
 import io
 import json
-import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import Handler, serving_with
 
 from saesteer.settings import Addresses, Experiment, PublishedFeatures, SettingsError, load_experiment
 from saesteer.sources import published
@@ -25,33 +26,20 @@ ROOT = Path(__file__).parents[1]
 LIST = json.dumps({"2": [30, 4, 5], "6": [7]}).encode()
 
 
-class Server(ThreadingHTTPServer):
-    """Gives `body` to every path, after as many faults as `statuses` holds."""
+@dataclass
+class Server:
+    """Gives `body` to every path, after as many faults as `statuses` holds; the first time only `cut` bytes of it."""
 
-    def __init__(self, body: bytes, statuses: tuple[int, ...] = (), cut: int = 0) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.body, self.statuses, self.cut, self.asked = body, list(statuses), cut, Counter()
+    body: bytes
+    statuses: tuple[int, ...] = ()
+    cut: int | None = None
+    asked: Counter[str] = field(default_factory=Counter)
+    address: str = ""
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.asked[self.path] += 1
-        status = self.server.statuses.pop(0) if self.server.statuses else 200
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(self.server.body)))
-        self.end_headers()
-        cut = self.server.cut if self.server.asked.total() == 1 else 0
-        self.wfile.write(self.server.body[:cut] if cut else self.server.body)
-        self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
+    def serve(self, request: Handler) -> None:
+        self.asked[request.path] += 1
+        n = self.asked.total()
+        request.reply(self.statuses[n - 1] if n <= len(self.statuses) else 200, self.body, cut=self.cut if n == 1 else None)
 
 
 @pytest.fixture
@@ -64,17 +52,14 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> Published:
 
 @pytest.fixture
 def serve() -> Iterator:
-    servers = []
+    with ExitStack() as stack:
 
-    def start(*args, **kwargs) -> Server:
-        servers.append(Server(*args, **kwargs))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return servers[-1]
+        def start(*args, **kwargs) -> Server:
+            server = Server(*args, **kwargs)
+            server.address = stack.enter_context(serving_with(type("Served", (Handler,), {"serve": lambda request: server.serve(request)})))
+            return server
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def test_a_file_is_downloaded_once_by_its_pinned_address(serve, listed: Published, tmp_path: Path) -> None:

@@ -53,13 +53,14 @@ def test_every_figure_is_made(finished_real: Finished) -> None:
 def test_every_step_has_its_rows(finished_real: Finished) -> None:
     n_features = sum(map(len, FEATURES.values()))
     heights = {
-        step: finished_real.folder.table(step, EXPERIMENT).height for step in ("records", "concepts", "output_score", "sweep", "judge")
+        step: finished_real.folder.table(step, EXPERIMENT).height
+        for step in ("records", "concepts", "output_score", "generations", "judge")
     }
     assert heights == {
         "records": n_features,
         "concepts": n_features,
         "output_score": n_features,
-        "sweep": n_features * 3 * 4,
+        "generations": n_features * 3 * 4,
         "judge": n_features * 3 * 2,
     }
     assert finished_real.folder.table("records", EXPERIMENT)["n_records"].to_list() == [12] * n_features
@@ -108,7 +109,7 @@ def test_a_folder_without_the_downloads_has_nothing_to_do_and_fetches_when_it_ha
     assert code == 0, printed[-4000:]
     rows = new_rows(before, folder.parts(EXPERIMENT))
     assert {step: set(frame.select("layer", "feature").iter_rows()) for step, frame in rows.items()} == {step: {(2, 9)} for step in rows}
-    assert {"records", "output_score", "sweep", "judge"} <= set(rows)
+    assert {"records", "output_score", "generations", "judge"} <= set(rows)
     assert (folder.path / f"data/downloads/{EXPERIMENT}/model.json").is_file()
     assert len(finished_real.world.judge.answered) > asked
 
@@ -153,7 +154,7 @@ def test_an_sae_that_does_not_fit_is_refused_with_both_shapes(finished_real: Fin
     assert code != 0
     assert "32 x 48" in printed
     assert "32 x 64" in printed
-    assert not (folder.path / "data" / EXPERIMENT / "sweep").exists()
+    assert not (folder.path / "data" / EXPERIMENT / "generations").exists()
 
 
 def test_a_model_of_another_width_is_refused_before_its_weights_are_fetched(finished_real: Finished, tmp_path: Path) -> None:

@@ -11,12 +11,25 @@ from oracles import records as oracle
 from polars.testing import assert_frame_equal
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from saesteer.analysis.concepts import clear_concepts
-from saesteer.analysis.gen_success import gen_success
+from saesteer.analysis.concepts import clear_concepts, with_concept
+from saesteer.analysis.gen_success import gen_success, with_feature
 from saesteer.analysis.input_score import input_scores
 from saesteer.analysis.records import top_records
 from saesteer.analysis.summaries import steering_table
-from saesteer.core.tables import ACTIVATIONS, CONCEPTS, GEN_SUCCESS, INPUT_SCORE, JUDGEMENTS, RECORDS, STEERING, validate
+from saesteer.core.tables import (
+    ACTIVATIONS,
+    CONCEPTS,
+    FITS,
+    GEN_SUCCESS,
+    GENERATIONS,
+    INPUT_SCORE,
+    JUDGEMENTS,
+    RECORDS,
+    STEERING,
+    of_features,
+    validate,
+)
+from saesteer.core.tables.steps import FEATURE_TEXT
 from saesteer.core.tokens import TextTokens
 from saesteer.world.oracle_judge import Oracle, Thresholds
 from saesteer.world.oracle_rating import rate
@@ -119,9 +132,8 @@ def test_input_score_is_the_share_of_records_on_lens_tokens(tokens: TextTokens, 
 
 
 def generations(texts: list[str]) -> pl.DataFrame:
-    rows = [(LAYER, 1, "2", f"{n:016x}", 0, [], text, 0, True) for n, text in enumerate(texts)]
-    names = {"token_ids": pl.List(pl.UInt32), "text": pl.String, "n_tokens": pl.UInt16, "stopped": pl.Boolean}
-    return pl.DataFrame(rows, schema={**GEN_SUCCESS.key_schema, **names}, orient="row")
+    rows = [(LAYER, "feature", "1", "2", f"{n:016x}", 0, [], text, 0, True, None, None) for n, text in enumerate(texts)]
+    return pl.DataFrame(rows, schema=GENERATIONS.schema, orient="row")
 
 
 @settings(max_examples=50, deadline=None)
@@ -132,7 +144,8 @@ def test_gen_success_counts_lens_tokens(tokens: TextTokens, generated: list[list
         schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)},
     )
     texts = ["".join(WORDS[token] for token in ids).replace("▁", " ") for ids in generated]
-    rows = validate(GEN_SUCCESS, gen_success(generations(texts), lens, tokens, "retokenised"), "test")
+    steered = with_feature(generations(texts), pl.DataFrame(schema=FITS.schema))
+    rows = validate(GEN_SUCCESS, gen_success(steered, lens, tokens, "retokenised"), "test")
     retokenised = tokens.retokenise(texts)
     for k in (1, 5, 20):
         assert rows[f"gen_success_{k}"].to_list() == [oracle.gen_success(ids, lens_ids, k) for ids in retokenised]
@@ -155,7 +168,7 @@ def test_ratings_and_what_cannot_be_rated(tokens: TextTokens) -> None:
     losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([5.0, 3.0, 3.0, 9.0, 3.0, None]))
     known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
     concepts = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": ["sea"]}, schema=known)
-    rows = validate(JUDGEMENTS, rate(texts, losses, concepts, two_topics(), ["sea", "cooking"], tokens), "test")
+    rows = validate(JUDGEMENTS, rate(with_concept(texts, concepts), losses, two_topics(), ["sea", "cooking"], tokens), "test")
     assert rows["concept_rating"].to_list() == [2, 1, 0, 2, None, 2]
     assert rows["fluency_rating"].to_list() == [1, 2, 2, 0, 2, None]
     assert rows["judge_score"].to_list() == pytest.approx([4 / 3, 4 / 3, 0.0, 0.0, None, None])
@@ -167,23 +180,20 @@ def test_features_without_a_clear_concept_are_not_judged(tokens: TextTokens) -> 
     losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([1.0, 1.0]))
     known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
     unclear = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": [None]}, schema=known)
-    rows = rate(texts, losses, unclear, two_topics(), ["sea", "cooking"], tokens)
+    rows = rate(with_concept(texts, unclear), losses, two_topics(), ["sea", "cooking"], tokens)
     assert rows["judge_score"].null_count() == 2
     assert rows["fluency_rating"].to_list() == [2, 2]
     assert set(rows["reason"]) == {"the feature has no clear concept"}
 
 
 def test_steering_table_takes_means_of_what_is_there() -> None:
-    keys = generations(["a", "b", "c"]).select(GEN_SUCCESS.keys)
+    keys = of_features(generations(["a", "b", "c"])).select(FEATURE_TEXT)
     counts = keys.with_columns(*(pl.Series([1, 3, 7], dtype=pl.UInt16).alias(f"gen_success_{k}") for k in (1, 5, 20)))
-    losses = keys.with_columns(
-        mean_nll=pl.Series([math.log(2), None, math.log(8)]), n_scored=pl.lit(1, pl.UInt16), reason=pl.lit(None, pl.String)
-    )
+    losses = keys.with_columns(mean_nll=pl.Series([math.log(2), None, math.log(8)]), n_scored=pl.lit(1, pl.UInt16))
     ratings = keys.with_columns(
         concept_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series([0, 2, 1], dtype=pl.UInt8),
         judge_score=pl.lit(None, pl.Float64),
-        reason=pl.lit("no"),
     )
     halves = dict(zip(keys["prefix_id"], [0, 1, 0], strict=True))
     rows = validate(STEERING, steering_table(counts, losses, ratings, halves), "test").sort("half").rows(named=True)

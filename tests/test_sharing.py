@@ -38,7 +38,7 @@ def copy_of(clone: Clone, path: Path) -> Clone:
 def test_a_clone_has_nothing_left_to_do(published: Clone, pulled: Clone) -> None:
     assert pulled.has_nothing_to_do()
     assert pulled.git("status", "--porcelain") == ""
-    assert pulled.table("sweep").equals(published.table("sweep"))
+    assert pulled.table("generations").equals(published.table("generations"))
 
 
 def test_provenance_is_sorted_and_names_no_place(published: Clone) -> None:
@@ -104,13 +104,13 @@ def test_what_was_damaged_or_lost_in_the_clone_is_fetched_again(pulled: Clone, t
     damage(clone.path / "figures/micro/roles.csv")
     (clone.path / "data/micro/tables/outcomes.parquet").unlink()
     damage(min(clone.parts()["judge"]))
-    rotten = min(clone.parts()["sweep"])
+    rotten = min(clone.parts()["generations"])
     damage(object_of(clone.path / ".dvc/cache", rotten))
     damage(rotten)
     clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
     assert damaged_objects(clone.path / ".dvc/cache") == []
-    assert clone.table("sweep").equals(pulled.table("sweep"))
+    assert clone.table("generations").equals(pulled.table("generations"))
 
 
 def test_what_the_remote_lacks_or_holds_damaged_is_named_and_made_again(published: Clone, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_the_remote_lacks_or_holds_damaged_is_named_and_made_again(publishe
     assert f"{relative[1]} is damaged" in output
     assert "figures/micro/roles.csv: its bytes are not those that were published" in output
     assert "data/micro/output_score/layers_02-06.json" in clone.due()
-    assert "data/micro/sweep/layers_02-06.json" not in clone.due()
+    assert "data/micro/generations/layers_02-06.json" not in clone.due()
     before = clone.parts()
     code, output = clone.run("data/micro/output_score/layers_02-06.json", "data/micro/gen_success/layers_02-06.json")
     assert code == 0, output

@@ -125,7 +125,7 @@ def test_a_version_comes_back_with_nothing_to_do(story: Story, tmp_path: Path) -
     clone.git("checkout", "--quiet", "v1")
     clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
-    assert 700 not in clone.table("sweep")["feature"]
+    assert 700 not in clone.table("generations")["feature"]
     named = [str(path.relative_to(clone.path)) for path in clone.path.glob("*/**/*.dvc")]
     assert "up to date" in clone.tool("dvc", "status", *named)
     difference = clone.tool("dvc", "metrics", "diff", "v1", "feature-a", "--targets", "data/micro/metrics.json")
@@ -133,7 +133,7 @@ def test_a_version_comes_back_with_nothing_to_do(story: Story, tmp_path: Path) -
     clone.git("checkout", "--quiet", "feature-a")
     clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
-    assert 700 in clone.table("sweep")["feature"]
+    assert 700 in clone.table("generations")["feature"]
 
 
 def test_unpublished_parts_survive_a_pull(story: Story, tmp_path: Path) -> None:

@@ -127,10 +127,10 @@ def test_what_follows_a_push_or_pull_killed_while_it_collected_leaves_nothing_ou
 def test_a_push_brings_back_what_the_remote_lost(finished: Folder, tmp_path: Path) -> None:
     first = first_clone(tmp_path / "a", finished, str(store := tmp_path / "store"))
     first.tool("saesteer", "push", "micro")
-    for step in ("sweep", "judge"):
+    for step in ("generations", "judge"):
         object_of(store, min(first.parts()[step])).unlink()
     first.tool("dvc", "push")
-    assert not object_of(store, min(first.parts()["sweep"])).exists()
+    assert not object_of(store, min(first.parts()["generations"])).exists()
     first.tool("saesteer", "push", "micro")
     _has_everything(store, first)
 
@@ -144,7 +144,7 @@ def _has_everything(store: Path, clone: Clone) -> None:
 
 def test_what_is_damaged_unfinished_or_uncommitted_is_not_published(finished: Folder, tmp_path: Path) -> None:
     clone = first_clone(tmp_path / "a", finished, str(tmp_path / "store"))
-    part, manifest = min(clone.parts()["sweep"]), "data/micro/sweep/layers_02-06.json"
+    part, manifest = min(clone.parts()["generations"]), "data/micro/generations/layers_02-06.json"
     damage(part)
     output = clone.tool("saesteer", "push", "micro", code=1)
     assert f"{part.relative_to(clone.path)} is damaged" in output

@@ -20,7 +20,7 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.engine import head, models
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import encode, encoder_input, largest_code
@@ -131,7 +131,7 @@ def test_output_score_equals_the_papers_formula(family: str, layer: int, centred
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_rows_equal_generate_with_a_hook_on_the_input(family: str, layer: int) -> None:
     lm, sae = tiny_model(family), tiny_sae(layer, site="resid_pre")
-    table = pl.concat(steered_sweep(lm, sae, layer, sweep_rows(24), PREFIXES, Sampling(8, 0.0, stop=""), 3))
+    table = pl.concat(feature_texts(lm, sae, layer, sweep_rows(24), PREFIXES, Sampling(8, 0.0, stop=""), 3))
     for row in table.to_dicts():
         ids = models.prompt_token_ids(lm, PREFIXES[row["prefix_id"]])
         assert row["token_ids"] == plain_hooks.generated(lm.model, sae, layer, row["feature"], float(row["factor"]), ids, 8, [2])
@@ -140,7 +140,7 @@ def test_greedy_rows_equal_generate_with_a_hook_on_the_input(family: str, layer:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_rows_equal_whole_forwards_with_the_layers_random_numbers(family: str) -> None:
     lm, sae = tiny_model(family), tiny_sae(2, site="resid_pre", centred=True)
-    table = pl.concat(steered_sweep(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(5, stop="", top_k=30), 3))
+    table = pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(5, stop="", top_k=30), 3))
     for row in table.to_dicts():
         keys = (3, 2, row["feature"], int(text_keys([row["factor"]])[0]), int(row["prefix_id"], 16), row["sample"])
         numbers = [splitmix.uniform(*keys, step) for step in range(row["n_tokens"])]
@@ -188,7 +188,7 @@ def test_refusals_and_hooks_gone_after_an_exception(monkeypatch: pytest.MonkeyPa
     lens = torch.arange(20)[None]
     unknown = replace(sae, meta=replace(sae.meta, site="resid_mid"))
     with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
-        next(steered_sweep(lm, unknown, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
+        next(feature_texts(lm, unknown, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
     with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
         output_scores(lm, unknown, 0, [1], lens, PROMPT, 10.0)
     with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
@@ -199,7 +199,7 @@ def test_refusals_and_hooks_gone_after_an_exception(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("saesteer.engine.steering.largest_code", failing)
     with pytest.raises(MemoryError):
-        next(steered_sweep(lm, sae, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
+        next(feature_texts(lm, sae, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
     monkeypatch.setattr(lm.blocks[3].mlp, "forward", failing)
     with pytest.raises(MemoryError):
         models.residuals_at(lm, torch.tensor([[1, 40]]), [0, 4])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from engine_models import FAMILIES, tiny_model, tiny_sae
 
+from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling, ending_tokens
-from saesteer.engine.intervention_texts import steered_texts
+from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, packed, unpacked
 from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids
 from saesteer.engine.saes import Sae, encode
@@ -36,10 +37,10 @@ def _interventions(sae: Sae) -> list[Intervention]:
     ]
 
 
-def _rows(n_interventions: int, n_prompts: int) -> pl.DataFrame:
+def _rows(n_interventions: int, n_prompts: int, seed: int = 0) -> pl.DataFrame:
     cells = [(one, prompt, factor) for one in range(n_interventions) for prompt in range(n_prompts) for factor in FACTORS]
     rows = pl.DataFrame(cells, schema=["intervention", "prompt", "factor"], orient="row").with_row_index("row")
-    return rows.with_columns(key=pl.col("row").cast(pl.UInt64))
+    return rows.with_columns(stream=pl.Series(streams(seed, rows["row"].to_numpy()), dtype=pl.UInt64))
 
 
 def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -87,7 +88,7 @@ def test_greedy_texts_equal_a_plain_loop_row_by_row(family: str) -> None:
     lm, sae = tiny_model(family), tiny_sae(LAYER)
     interventions, prompts = _interventions(sae), _prompts(lm)
     rows = _rows(len(interventions), len(prompts))
-    made = pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, GREEDY, 0)).sort("row")
+    made = pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, GREEDY)).sort("row")
     for row, cell in zip(made.to_dicts(), rows.to_dicts(), strict=True):
         one, prompt = interventions[cell["intervention"]], prompts[cell["prompt"]]
         assert row["token_ids"] == _slow(lm, sae, one, float(cell["factor"]), prompt), cell
@@ -97,10 +98,13 @@ def test_greedy_texts_equal_a_plain_loop_row_by_row(family: str) -> None:
 def test_another_seed_samples_other_texts_and_the_last_token_stops_one() -> None:
     lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
     interventions, prompts, sampling = _interventions(sae), _prompts(lm), Sampling(max_new_tokens=8, temperature=1.0, stop="o")
-    rows = _rows(len(interventions), len(prompts))
 
-    whole, other = (pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, sampling, seed)).sort("row") for seed in (0, 1))
-    assert (other["text"] != whole["text"]).mean() > 0.5
+    def made(seed: int) -> pl.DataFrame:
+        rows = _rows(len(interventions), len(prompts), seed=seed)
+        return pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, sampling)).sort("row")
+
+    whole = made(0)
+    assert (made(1)["text"] != whole["text"]).mean() > 0.5
     ending = ending_tokens(lm, "o")
     ended = torch.tensor([bool(ending[ids[-1]]) for ids in whole["token_ids"].to_list()])
     assert whole["stopped"].to_list() == ended.tolist()
@@ -118,4 +122,4 @@ def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
     with pytest.raises(ValueError, match="at most"):
-        list(steered_texts(lm, sae, LAYER, _rows(1, 1), [Nothing()], [[1] * 500], GREEDY, 0))
+        list(steered_texts(lm, sae, LAYER, _rows(1, 1), [Nothing()], [[1] * 500], GREEDY))

@@ -8,10 +8,26 @@ from engine_models import FAMILIES, model_and_sae, tiny_model
 from oracles import plain_hooks
 from torch import Tensor, nn
 
-from saesteer.engine.models import LanguageModel, depth_of, residual_at
-from saesteer.engine.steering import amplified, amplify, last_position_edited
+from saesteer.engine.amplify import amplify
+from saesteer.engine.continuation import Steering
+from saesteer.engine.interventions import Addition
+from saesteer.engine.models import LanguageModel, depth_of, residual_at, residual_changed
+from saesteer.engine.saes import Sae
+from saesteer.engine.steering import steering_of
 
-IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]])
+IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]] * 16)
+
+
+def last_positions(sae: Sae, n: int, factor: Tensor, depth: int = 1) -> Steering:
+    """P1's edit of n rows, each by the feature of its own number."""
+    return steering_of([Addition(sae.W_dec[feature], None, "last") for feature in range(n)], torch.arange(n), factor, sae, depth)
+
+
+def edited(steering: Steering, residual: Tensor, prompt_length: int = 1) -> Tensor:
+    """What a block's output [row seq d_model] becomes."""
+    lm = LanguageModel(None, None, nn.ModuleList([nn.Identity()]), nn.Linear(1, 1), None)
+    with steering.installed(lm, 0, prompt_length):
+        return lm.blocks[0](residual)
 
 
 def test_amplify_by_hand() -> None:
@@ -24,7 +40,7 @@ def test_amplify_by_hand() -> None:
 def test_equals_decoding_the_edited_code_and_adding_the_error() -> None:
     _, sae = model_and_sae("llama", 1)
     residual = 3 * torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
-    steered = amplified(sae, sae.W_dec[:20], torch.linspace(0, 10, 20))(residual)
+    steered = edited(last_positions(sae, 20, torch.linspace(0, 10, 20)), residual[:, None])[:, 0]
     for row in range(20):
         expected = plain_hooks.steered(sae, residual[row], row, float(torch.linspace(0, 10, 20)[row]))
         torch.testing.assert_close(steered[row], expected, rtol=1e-5, atol=1e-5)
@@ -36,27 +52,27 @@ def test_a_max_is_each_rows_own() -> None:
     residual = 3 * torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
     residual[0] *= 100
     factor = torch.full((40,), 10.0)
-    together = amplified(sae, sae.W_dec[:40], factor)(residual)
-    apart = amplified(sae, sae.W_dec[1:40], factor[1:])(residual[1:])
-    assert torch.equal(together[1:], apart)
+    steering = last_positions(sae, 40, factor)
+    apart = edited(steering.take(torch.arange(1, 40)), residual[1:, None])
+    assert torch.equal(edited(steering, residual[:, None])[1:], apart)
 
 
 def test_factor_0_changes_nothing_exactly() -> None:
     _, sae = model_and_sae("llama", 1)
     residual = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(amplified(sae, sae.W_dec[:40], torch.zeros(40))(residual), residual)
+    assert torch.equal(edited(last_positions(sae, 40, torch.zeros(40)), residual[:, None])[:, 0], residual)
 
 
 @pytest.mark.parametrize(("layer", "site"), [(2, "resid_post"), (2, "resid_pre"), (0, "resid_pre")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_last_position_at_the_site_is_edited(family: str, layer: int, site: str) -> None:
-    lm = tiny_model(family)
+def test_positions_before_the_prompts_last_are_left_alone(family: str, layer: int, site: str) -> None:
+    lm, sae = model_and_sae(family, 1)
     depth = depth_of(lm, layer, site)
     before = residual_at(lm, IDS, depth)
-    with last_position_edited(lm, depth, lambda residual: residual + 1):
+    with last_positions(sae, 32, torch.full((32,), 4.0), depth).installed(lm, 0, 3):
         during = residual_at(lm, IDS, depth)
-    assert torch.equal(during[:, :-1], before[:, :-1])
-    assert torch.equal(during[:, -1], before[:, -1] + 1)
+    assert torch.equal(during[:, :2], before[:, :2])
+    assert (during[:, 2:] != before[:, 2:]).any(dim=2).all()
     assert torch.equal(residual_at(lm, IDS, depth), before)
 
 
@@ -68,11 +84,10 @@ class _TupleBlock(nn.Module):
 def test_a_block_may_put_out_a_tuple() -> None:
     block, hidden = _TupleBlock(), torch.zeros(2, 3, 4)
     lm = LanguageModel(None, None, nn.ModuleList([block]), nn.Linear(4, 4), None)
-    with last_position_edited(lm, 1, lambda residual: residual + 1):
+    with residual_changed(lm, 1, lambda residual: residual + 1):
         output, extra = block(hidden)
     assert extra == "attention"
-    assert output[:, :-1].abs().max() == 0
-    assert (output[:, -1] == 1).all()
+    assert (output == 1).all()
     assert hidden.abs().max() == 0
 
 
@@ -84,9 +99,9 @@ def test_the_hook_is_gone_after_an_exception_inside_and_in_the_edit(depth: int) 
     def broken(_residual: Tensor) -> Tensor:
         raise RuntimeError("in the edit")
 
-    with pytest.raises(RuntimeError, match="in the edit"), last_position_edited(lm, depth, broken):
+    with pytest.raises(RuntimeError, match="in the edit"), residual_changed(lm, depth, broken):
         lm.model(IDS)
-    with pytest.raises(KeyboardInterrupt), last_position_edited(lm, depth, lambda residual: residual + 1):
+    with pytest.raises(KeyboardInterrupt), residual_changed(lm, depth, lambda residual: residual + 1):
         raise KeyboardInterrupt
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in lm.blocks)
     assert torch.equal(lm.model(IDS).logits, before)

@@ -13,7 +13,7 @@ import pytest
 from workflow_folder import ROOT, Folder
 
 SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
-TARGET = "data/micro/sweep/layers_02-06.json"
+TARGET = "data/micro/generations/layers_02-06.json"
 N_WANTED, N_THERE = 8 * 7 * 20, 8 * 3 * 4
 
 
@@ -32,7 +32,7 @@ def work_on(process: psutil.Process, seconds: float) -> None:
 
 def log_of_the_next_run(folder: Folder) -> str:
     """The first line of the sweep's log when the same command is given again."""
-    (log,) = (folder.path / "logs/micro/sweep").glob("*.log")
+    (log,) = (folder.path / "logs/micro/generations").glob("*.log")
     log.unlink()
     run = folder.start(TARGET)
     deadline = time.monotonic() + 60
@@ -48,10 +48,10 @@ def log_of_the_next_run(folder: Folder) -> str:
 def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all: bool) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", sweep=SWEEP)
-    before = folder.parts()["sweep"]
+    before = folder.parts()["generations"]
     run = folder.start(TARGET, part_seconds=2)
     deadline = time.monotonic() + 300
-    while not (first := folder.parts()["sweep"] - before) and time.monotonic() < deadline:
+    while not (first := folder.parts()["generations"] - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     script = script_of(run)
     work_on(script, 1)  # some batches of the next part
@@ -64,7 +64,7 @@ def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all
     assert time.monotonic() - sent < 10
     output, _ = run.communicate(timeout=60)
     assert run.returncode != 0
-    kept = folder.parts()["sweep"] - before
+    kept = folder.parts()["generations"] - before
     assert kept > first, "rows that were finished, but in no part yet, were dropped"
     assert "told to stop (SIGTERM); rows finished so far are kept" in output
     n_kept = sum(pl.read_parquet(part).height for part in kept)

@@ -18,9 +18,10 @@ from torch import Tensor
 from saesteer.engine import models
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_sweep
+from saesteer.engine.generations import feature_texts
+from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.steering import amplified, last_position_edited
+from saesteer.engine.steering import steering_of
 
 pytestmark = pytest.mark.slow  # importing TransformerLens takes several seconds
 PROMPT = "From ba be dibo tuda"
@@ -129,13 +130,14 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
     ids, model = tokens_of(lm), lens_model(family, centred)
     with torch.no_grad():
         for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
-            edit = amplified(ours, ours.W_dec[[feature]], torch.tensor([factor]))
-            with last_position_edited(lm, models.depth_of(lm, layer, site), edit):
+            addition = Addition(ours.W_dec[feature], None, "last")
+            steering = steering_of([addition], torch.tensor([0]), torch.tensor([factor]), ours, models.depth_of(lm, layer, site))
+            with steering.installed(lm, 0, ids.shape[1]):
                 found = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)
             torch.testing.assert_close(found, model.run_with_hooks(ids, fwd_hooks=hooks)[0, -1], rtol=1e-4, atol=1e-4)
     row = pl.DataFrame({"feature": [50], "factor": ["3"], "prefix_id": ["0" * 16], "sample": [0]})
-    (table,) = steered_sweep(lm, ours, layer, row, {"0" * 16: PROMPT}, Sampling(6, 0.0, stop=""), 0)
+    (table,) = feature_texts(lm, ours, layer, row, {"0" * 16: PROMPT}, Sampling(6, 0.0, stop=""), 0)
     hooks = _steering(model, layer, theirs, 50, 3.0, ids.shape[1] - 1)
     with torch.no_grad():
         for token in table["token_ids"][0].to_list():

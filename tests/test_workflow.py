@@ -43,7 +43,7 @@ def test_every_file_that_a_rule_makes_is_asked_for(finished: Folder) -> None:
 
 @pytest.mark.slow
 def test_each_job_leaves_a_log_and_a_benchmark(finished: Folder) -> None:
-    log = next((finished.path / "logs/micro/sweep").glob("*.log")).read_text()
+    log = next((finished.path / "logs/micro/generations").glob("*.log")).read_text()
     assert "96 keys wanted, 96 to compute" in log
     assert "float32 on cpu" in log
     assert "tokens/s" in log
@@ -52,7 +52,7 @@ def test_each_job_leaves_a_log_and_a_benchmark(finished: Folder) -> None:
 
 @pytest.mark.slow
 def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Folder, tmp_path: Path) -> None:
-    gpu_rules = ["activations", "logit_lens", "output_score", "sweep", "perplexity"]
+    gpu_rules = ["activations", "logit_lens", "output_score", "generations", "perplexity"]
     folder = finished.copy(tmp_path / "repo")
     before = folder.parts()
     code, output = folder.run(*LAST_STEPS, "--forcerun", *gpu_rules)

@@ -12,14 +12,15 @@ import polars as pl
 import yaml
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import METHOD_STEPS, STEPS
+from saesteer.core.tables import METHOD_STEPS, STEPS, of_features, of_fits
+from saesteer.core.tables.steps import SINGLE_FEATURE
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-GPU_STEPS = ("activations", "logit_lens", "output_score", "sweep", "perplexity")
+GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
 ALL_STEPS = STEPS | METHOD_STEPS
 PER_FEATURE = {"records", "concepts", "logit_lens", "input_score", "output_score"}
-PER_GENERATION = {"sweep", "gen_success", "perplexity", "judge"}
+PER_GENERATION = {"generations", "gen_success", "perplexity", "judge"}
 
 
 class Folder:
@@ -81,7 +82,7 @@ class Folder:
         return {step: set((self.path / "data" / experiment / step).glob("*/layer_*/*.parquet")) for step in steps}
 
     def table(self, step: str, experiment: str = "micro") -> pl.DataFrame:
-        return read_rows(ALL_STEPS[step], sorted((self.path / "data" / experiment / step).glob("layers_*.json")))
+        return readable(read_rows(ALL_STEPS[step], sorted((self.path / "data" / experiment / step).glob("layers_*.json"))))
 
 
 class Checkout(Folder):
@@ -96,7 +97,14 @@ class Checkout(Folder):
         super().__init__(path, path)
 
 
+def readable(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of texts by feature, or by method and concept."""
+    if "target" not in rows.columns:
+        return rows
+    return of_features(rows) if (rows["method"] == SINGLE_FEATURE).all() else of_fits(rows)
+
+
 def new_rows(before: Mapping[str, set[Path]], after: Mapping[str, set[Path]]) -> dict[str, pl.DataFrame]:
     """The rows in the parts that came in between, of each step that has any."""
     added = {step: sorted(parts - before[step]) for step, parts in after.items()}
-    return {step: pl.concat(map(pl.read_parquet, parts)) for step, parts in added.items() if parts}
+    return {step: readable(pl.concat(map(pl.read_parquet, parts))) for step, parts in added.items() if parts}

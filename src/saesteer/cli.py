@@ -4,22 +4,38 @@ A command imports what it needs itself: all of it would take each of them a seco
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from saesteer.core.errors import SaesteerError
 from saesteer.workflow.locks import stale_locks
 
 if TYPE_CHECKING:
-    from saesteer.settings import Workflow
+    from saesteer.settings import Experiment, Workflow
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-_EXPERIMENTS = typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
-_CONFIGFILE = typer.Option(help="Configuration that names the experiments.")
-_DATA = typer.Option(help="Folder of the data artifacts.")
+
+class _Commands(TyperGroup):
+    """Shows what a user can mend as one message, whichever command raised it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SaesteerError, OSError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_Experiments = Annotated[list[str], typer.Argument(help="Names of experiments.")]
+_SomeExperiments = Annotated[
+    list[str] | None, typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
+]
+_Configfile = Annotated[Path, typer.Option(help="Configuration that names the experiments.")]
+_Data = Annotated[Path, typer.Option(help="Folder of the data artifacts.")]
+_CONFIG = Path("config/config.yaml")
 
 
 @app.command()
@@ -32,14 +48,14 @@ def unlock(folder: Annotated[Path, typer.Option(help="Folder that the workflow r
 
 @app.command()
 def gc(
-    data: Annotated[Path, _DATA] = Path("data"),
+    data: _Data = Path("data"),
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
 ) -> None:
     """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
     from saesteer.core.store import unnamed_parts
 
     if remove:
-        _refuse_while_running(Path())  # parts of an unfinished run are named by no manifest yet
+        _refuse_while_running()  # parts of an unfinished run are named by no manifest yet
     parts = [part for folder in sorted(data.glob("*/*")) if folder.is_dir() for part in unnamed_parts(folder)]
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
@@ -50,40 +66,29 @@ def gc(
 
 
 @app.command()
-def check(
-    experiments: Annotated[list[str], typer.Argument(help="Names of experiments.")],
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
-) -> None:
+def check(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> None:
     """Say in seconds whether experiments can run here, and what they will take."""
-    from saesteer.settings import load_experiment
     from saesteer.workflow.preflight import check_experiment
 
     n_problems = 0
-    with _refusals():
-        workflow = _workflow(configfile)
-        for name in experiments:
-            for finding in check_experiment(name, load_experiment(name, workflow.experiments_dir), workflow, os.environ):
-                typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
-                n_problems += finding.level == "problem"
+    for name in experiments:
+        workflow, experiment = _loaded(name, configfile)
+        for finding in check_experiment(name, experiment, workflow, os.environ):
+            typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
+            n_problems += finding.level == "problem"
     if n_problems:
-        raise typer.Exit(_complain(f"{n_problems} problems"))
+        raise SaesteerError(f"{n_problems} problems")
 
 
 @app.command()
-def features(
-    experiments: Annotated[list[str], typer.Argument(help="Names of experiments.")],
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
-) -> None:
+def features(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> None:
     """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
-    from saesteer.settings import load_experiment
     from saesteer.sources.resolve_features import resolve_features
 
-    with _refusals():
-        workflow = _workflow(configfile)
-        for name in experiments:
-            experiment = load_experiment(name, workflow.experiments_dir)
-            found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
-            typer.echo(f"{name}: {sum(map(len, found.values()))} features in {len(found)} layers; commit the list")
+    for name in experiments:
+        workflow, experiment = _loaded(name, configfile)
+        found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
+        typer.echo(f"{name}: {sum(map(len, found.values()))} features in {len(found)} layers; commit the list")
 
 
 @app.command()
@@ -91,34 +96,28 @@ def export(
     experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write v1/MODEL/SOURCE/... into.")],
     source: Annotated[str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; none: the experiment's own.")] = None,
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+    configfile: _Configfile = _CONFIG,
 ) -> None:
     """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
     from saesteer.report.neuronpedia_export import export_records
-    from saesteer.settings import load_experiment
 
-    with _refusals():
-        workflow = _workflow(configfile)
-        chosen = load_experiment(experiment, workflow.experiments_dir)
-        for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
-            typer.echo(f"layer {layer}: {folder}/v1/{name}")
+    workflow, chosen = _loaded(experiment, configfile)
+    for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
+        typer.echo(f"layer {layer}: {folder}/v1/{name}")
 
 
 @app.command()
 def axbench(
     experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write layer_LL/steering_data.parquet into.")],
-    configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml"),
+    configfile: _Configfile = _CONFIG,
 ) -> None:
     """Write a comparison's texts and ratings in the form of AxBench's results."""
     from saesteer.report.exports import export_axbench
-    from saesteer.settings import load_experiment
 
-    with _refusals():
-        workflow = _workflow(configfile)
-        chosen = load_experiment(experiment, workflow.experiments_dir)
-        for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
-            typer.echo(f"wrote {path}")
+    workflow, chosen = _loaded(experiment, configfile)
+    for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
+        typer.echo(f"wrote {path}")
 
 
 @app.command()
@@ -127,79 +126,71 @@ def vectors(
     method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
     layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
     path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
-    data: Annotated[Path, _DATA] = Path("data"),
+    data: _Data = Path("data"),
 ) -> None:
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
     from saesteer.report.exports import export_vectors
 
-    with _refusals():
-        export_vectors(data, experiment, method, layer, path)
-        typer.echo(f"wrote {path}")
+    export_vectors(data, experiment, method, layer, path)
+    typer.echo(f"wrote {path}")
 
 
 @app.command()
 def agreement(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
-    data: Annotated[Path, _DATA] = Path("data"),
+    data: _Data = Path("data"),
 ) -> None:
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
     from saesteer.judge.agreement import pairwise_agreement
 
-    with _refusals():
-        for (one, other), rows in pairwise_agreement(data / experiment / "judge").items():
-            typer.echo(f"{one} against {other}")
-            for row in rows.iter_rows(named=True):
-                typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))
+    for (one, other), rows in pairwise_agreement(data / experiment / "judge").items():
+        typer.echo(f"{one} against {other}")
+        for row in rows.iter_rows(named=True):
+            typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))
 
 
 @app.command()
-def record(
-    experiments: Annotated[list[str] | None, _EXPERIMENTS] = None, configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml")
-) -> None:
+def record(experiments: _SomeExperiments = None, configfile: _Configfile = _CONFIG) -> None:
     """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
     from saesteer.sharing import publish
 
-    with _complaints():
-        tracked = publish.record(Path(), _configuration(experiments, configfile))
-        typer.echo(
-            f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/"
-        )
+    _refuse_while_running()
+    tracked = publish.record(Path(), _configuration(experiments, configfile))
+    typer.echo(f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/")
 
 
 @app.command()
-def push(
-    experiments: Annotated[list[str] | None, _EXPERIMENTS] = None, configfile: Annotated[Path, _CONFIGFILE] = Path("config/config.yaml")
-) -> None:
+def push(experiments: _SomeExperiments = None, configfile: _Configfile = _CONFIG) -> None:
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
 
-    with _complaints():
-        tracked = publish.push(Path(), _configuration(experiments, configfile))
-        typer.echo(f"published {len(tracked)} folders and files")
+    _refuse_while_running()
+    tracked = publish.push(Path(), _configuration(experiments, configfile))
+    typer.echo(f"published {len(tracked)} folders and files")
 
 
 @app.command()
-def pull(experiments: Annotated[list[str] | None, _EXPERIMENTS] = None) -> None:
+def pull(experiments: _SomeExperiments = None) -> None:
     """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
     from saesteer.sharing import fetch
 
-    with _complaints():
-        examined = fetch.pull(Path(), experiments or [])
-        if not examined:
-            typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
-        for name, examination in examined.items():
-            typer.echo(f"{name}: {len(examination.agreeing)} outputs adopted, {len(examination.refused)} to be made again")
-            for output, reason in examination.refused.items():
-                typer.echo(f"  {output}: {reason}")
+    _refuse_while_running()
+    examined = fetch.pull(Path(), experiments or [])
+    if not examined:
+        typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
+    for name, examination in examined.items():
+        typer.echo(f"{name}: {len(examination.agreeing)} outputs adopted, {len(examination.refused)} to be made again")
+        for output, reason in examination.refused.items():
+            typer.echo(f"  {output}: {reason}")
 
 
 @app.command("merge-versions", hidden=True)
 def merge_versions(ours: Path, theirs: Path) -> None:
     """What git calls to merge *.dvc files."""
-    from saesteer.sharing import merge
+    from saesteer.sharing import dvc_metadata
 
-    with _complaints():
-        merge.merge_versions(ours, theirs)
+    _refuse_while_running()
+    dvc_metadata.merge_versions(ours, theirs)
 
 
 @app.command("config-docs")
@@ -215,7 +206,7 @@ def config_docs(
         if not check:
             write_text(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            raise typer.Exit(_complain(f"{path} is not in step with the settings: run `saesteer config-docs`"))
+            raise SaesteerError(f"{path} is not in step with the settings: run `saesteer config-docs`")
 
 
 @app.command()
@@ -227,10 +218,11 @@ def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")]
         typer.echo(f"wrote {path}")
 
 
-def _workflow(configfile: Path) -> "Workflow":
-    from saesteer.settings import load_workflow, read_yaml
+def _loaded(experiment: str, configfile: Path) -> "tuple[Workflow, Experiment]":
+    from saesteer.settings import load_experiment, load_workflow, read_yaml
 
-    return load_workflow(read_yaml(configfile), str(configfile))
+    workflow = load_workflow(read_yaml(configfile), str(configfile))
+    return workflow, load_experiment(experiment, workflow.experiments_dir)
 
 
 def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]:
@@ -239,37 +231,9 @@ def _configuration(experiments: list[str] | None, configfile: Path) -> list[str]
     return ["--configfile", str(configfile), *chosen]
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Give expected errors as one message instead of a traceback."""
-    from saesteer.settings import SettingsError
-
-    try:
-        yield
-    except (SettingsError, OSError) as error:
-        raise typer.Exit(_complain(str(error))) from error
-
-
-@contextmanager
-def _complaints() -> Iterator[None]:
-    """Run with the folder to itself, and give expected errors as one message instead of a traceback."""
-    from saesteer.sharing.commands import SharingError
-
-    _refuse_while_running(Path())
-    try:
-        yield
-    except (SharingError, OSError) as error:
-        raise typer.Exit(_complain(str(error))) from error
-
-
-def _refuse_while_running(folder: Path) -> list[Path]:
-    """The folder's locks, which nobody alive holds; otherwise end with one message."""
+def _refuse_while_running(folder: Path = Path()) -> list[Path]:
+    """The folder's locks, which nobody alive holds."""
     locks, holder = stale_locks(folder)
     if holder is not None:
-        raise typer.Exit(_complain(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again"))
+        raise SaesteerError(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again")
     return locks
-
-
-def _complain(message: str) -> int:
-    typer.echo(message, err=True)
-    return 1

@@ -15,7 +15,7 @@ from workflow_folder import BIN, Folder
 pytestmark = pytest.mark.slow
 SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
 N_WANTED, N_THERE = 8 * 7 * 20, 8 * 3 * 4  # the finished run has factors 0, 2 and 4 on the first four prefixes
-TARGET = "data/micro/sweep/layers_02-06.json"
+TARGET = "data/micro/generations/layers_02-06.json"
 # A sweep needs more than 500 MB and less than 2000: the first attempt is killed for memory, the second is not.
 TOO_SMALL_AT_FIRST = ("--default-resources", "slurm_partition=gpu", "mem_mb=500 if attempt == 1 else 2500", "runtime=60")
 ENOUGH = ("--default-resources", "slurm_partition=gpu", "mem_mb=2500", "runtime=60")
@@ -41,7 +41,7 @@ class Sweep:
     def __init__(self, folder: Folder, node: Node) -> None:
         self.folder, self.node = folder, node
         folder.edit("micro", sweep=SWEEP)
-        self.before = folder.parts()["sweep"]
+        self.before = folder.parts()["generations"]
         self.seen = set(node.jobs())
 
     def start(self, *arguments: str) -> ClusterRun:
@@ -49,7 +49,7 @@ class Sweep:
 
     @property
     def new_parts(self) -> set[Path]:
-        return self.folder.parts()["sweep"] - self.before
+        return self.folder.parts()["generations"] - self.before
 
     @property
     def jobs(self) -> dict[str, dict[str, str]]:
@@ -65,7 +65,7 @@ class Sweep:
         script.suspend()
 
     def log(self) -> str:
-        return (self.folder.path / "logs/micro/sweep/layers_02-06.log").read_text()
+        return (self.folder.path / "logs/micro/generations/layers_02-06.log").read_text()
 
 
 def test_after_kill_9_of_snakemake_its_jobs_are_stopped_and_gone_on_from(
@@ -84,7 +84,7 @@ def test_after_kill_9_of_snakemake_its_jobs_are_stopped_and_gone_on_from(
     assert "A run that is gone left jobs" in printed
     assert [job["JobState"] for job in sweep.jobs.values()] == ["CANCELLED", "COMPLETED"]
     assert n_rows(sweep.new_parts) == N_WANTED - N_THERE, "a row was computed twice"
-    assert sweep.folder.table("sweep").equals(undisturbed.table("sweep"))
+    assert sweep.folder.table("generations").equals(undisturbed.table("generations"))
 
 
 def test_a_failing_rule_stops_its_descendants_only(node: Node, finished: Folder, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_same_command_again_reuses_finished_parts(disturbed: Disturbed) -> N
 
 
 def test_the_table_equals_an_undisturbed_runs(disturbed: Disturbed, undisturbed: Folder) -> None:
-    assert disturbed.sweep.folder.table("sweep").equals(undisturbed.table("sweep"))
+    assert disturbed.sweep.folder.table("generations").equals(undisturbed.table("generations"))
 
 
 def test_scancel_ends_a_job_in_time(disturbed: Disturbed) -> None:

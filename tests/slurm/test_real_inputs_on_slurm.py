@@ -38,10 +38,10 @@ def test_gpu_jobs_find_everything_fetched_and_never_ask_the_hub(node: Node, tmp_
         assert made == set(plan.figures(experiment))
         jobs = [job["Comment"] for job in node.jobs().values() if job["WorkDir"] == str(folder.path)]
         assert sorted({comment.split("_wildcards_")[0].removeprefix("rule_") for comment in jobs}) == [
+            "generations",
             "logit_lens",
             "output_score",
             "perplexity",
-            "sweep",
         ]
 
 

@@ -63,7 +63,7 @@ def seen(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         seen.variables |= {process: set(values) for process, values in environments.items() if "SLURM_JOB_ID" in values}
         own = environments.get(str(run.process.pid), {})
         seen.tokens_in_the_run |= {name: own[name] for name in TOKENS if name in own}
-        if not seen.outages and len(seen.at_work(("activations", "logit_lens", "sweep"))) >= 2:
+        if not seen.outages and len(seen.at_work(("activations", "logit_lens", "generations"))) >= 2:
             seen.outages.append(outage(node, run))
         time.sleep(2)  # reading every process costs time that the jobs need
     seen.code, seen.printed = run.finish(seconds=1)

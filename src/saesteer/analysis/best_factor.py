@@ -31,6 +31,8 @@ _WEIGHTS = {
     "fluency_rating": "n",
     "judge_score": "n_judged",
 }
+TIE = 1e-9
+"""Values closer than this are equal but for rounding."""
 _Row = dict[str, Any]
 
 
@@ -50,19 +52,31 @@ class Curve:
         return np.array([float(factor) > 0 for factor in self.factors])
 
 
-def choose_p1(curve: Curve, gen_success_limit: float) -> str | None:
-    """P1's factor: argmax of (GS / max GS) / (perplexity / max perplexity) over positive factors with GS <= limit; ties: the smallest.
+def p1_ratio(curve: Curve, gen_success_limit: float) -> Float[np.ndarray, " factor"]:
+    """(GS / max GS) / (perplexity / max perplexity) of positive factors with GS <= limit, the maxima theirs; NaN for the others.
 
-    Factors whose texts are all empty have no perplexity and are left out. None when no factor is left, or none left has any
+    Factors whose texts are all empty have no perplexity and are left out. NaN everywhere when no factor is left, or none left has any
     success (the ratio is 0/0): steering failed.
     """
     allowed = curve.positive & (curve.gen_success <= gen_success_limit) & np.isfinite(curve.log_perplexity)
-    if not (curve.gen_success[allowed] > 0).any():
+    ratio = np.full(len(curve.factors), np.nan)
+    if (curve.gen_success[allowed] > 0).any():
+        success, log_perplexity = curve.gen_success[allowed], curve.log_perplexity[allowed]
+        ratio[allowed] = (success / success.max()) / np.exp(log_perplexity - log_perplexity.max())
+    return ratio
+
+
+def first_largest(values: Float[np.ndarray, " factor"]) -> int | None:
+    """The place of the largest value, of those that are equal but for rounding the first; None where all are NaN."""
+    if np.isnan(values).all():
         return None
-    success, log_perplexity = curve.gen_success[allowed], curve.log_perplexity[allowed]
-    ratio = (success / success.max()) / np.exp(log_perplexity - log_perplexity.max())
-    ties = ratio >= ratio.max() * (1 - 1e-12)  # equal but for rounding
-    return curve.factors[np.flatnonzero(allowed)[ties.argmax()]]
+    return int((values >= np.nanmax(values) - TIE).argmax())
+
+
+def choose_p1(curve: Curve, gen_success_limit: float) -> str | None:
+    """P1's factor: the largest `p1_ratio`; ties: the smallest factor. None: steering failed."""
+    place = first_largest(p1_ratio(curve, gen_success_limit))
+    return None if place is None else curve.factors[place]
 
 
 def choose_capped(curve: Curve, perplexity_cap: float) -> str | None:

@@ -56,3 +56,15 @@ def explained_concepts(records: pl.DataFrame) -> pl.DataFrame:
         lift=pl.lit(None, pl.Float64),
         reason=pl.when(pl.col("explanation").is_null()).then(pl.lit("the source does not explain it")),
     )
+
+
+def with_concept(generations: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
+    """GENERATIONS rows with the concept that each is to be about: its feature's, of CONCEPTS rows (null where that has none), or of
+    ASKED_CONCEPTS rows the concept that the method was fitted for."""
+    of_features = "feature" in concepts.columns
+    on = ["layer", "target"] if of_features else ["target"]
+    named = concepts.rename({"feature" if of_features else "concept_id": "target"}).cast({"target": pl.String}).select(*on, "concept")
+    unknown = generations.join(named, on=on, how="anti")
+    if unknown.height:
+        raise ValueError(f"there are texts for target {unknown['target'][0]}, of which no concept is known: compute the step before anew")
+    return generations.join(named, on=on, how="left", maintain_order="left")

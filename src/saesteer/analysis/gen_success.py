@@ -4,23 +4,40 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import GEN_SUCCESS
+from saesteer.core.tables import GEN_SUCCESS, GENERATIONS
+from saesteer.core.tables.steps import NO_FIT, SINGLE_FEATURE
 from saesteer.core.tokens import TextTokens
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 KS = (1, 5, 20)
+NOT_ONE_FEATURE = "not steered with one feature"
+
+
+def with_feature(generations: pl.DataFrame, fits: pl.DataFrame) -> pl.DataFrame:
+    """GENERATIONS rows with the one feature that steers each, null where it is none or several; `fits` are FITS rows (none: P1's sweep)."""
+    alone = fits.filter(pl.col("features").list.len() == 1)
+    of_fit = alone.select("layer", "method", target="concept_id", fitted=pl.col("features").list.first())
+    single = pl.when(pl.col("method") == SINGLE_FEATURE).then("target").cast(pl.UInt32)
+    joined = generations.join(of_fit, on=["layer", "method", "target"], how="left", maintain_order="left")
+    return joined.with_columns(feature=pl.coalesce(single, "fitted")).drop("fitted")
 
 
 def gen_success(generations: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, convention: str) -> pl.DataFrame:
-    """The GEN_SUCCESS rows of generations: counts of continuation tokens among the top 1, 5 and 20 lens tokens of the row's feature.
+    """The GEN_SUCCESS rows of GENERATIONS rows with a column `feature`: counts of continuation tokens among its top 1, 5 and 20 lens
+    tokens; null where there is no feature or no text.
 
     convention "retokenised": the continuation's text is tokenised again (P1's program cuts the prefix off and tokenises the rest; of a
     model that answers it tokenises the response, which is what such a model's text is); "ids": the ids as generated.
     """
-    ids: Any = tokens.retokenise(generations["text"].to_list()) if convention == "retokenised" else generations["token_ids"]
-    rows = generations.select(GEN_SUCCESS.keys).with_columns(row=pl.int_range(pl.len()), id=pl.Series(ids, dtype=pl.List(pl.UInt32)))
+    texts = generations["text"].fill_null("").to_list()
+    ids: Any = tokens.retokenise(texts) if convention == "retokenised" else generations["token_ids"]
+    rows = generations.select(*GENERATIONS.keys, "feature", "text", row=pl.int_range(pl.len()), id=pl.Series(ids, dtype=pl.List(pl.UInt32)))
     ranks = lens.select("layer", "feature", id="token_ids").explode("id").with_columns(rank=pl.int_range(pl.len()).over("layer", "feature"))
     hits = rows.select("row", "layer", "feature", "id").explode("id").join(ranks, on=["layer", "feature", "id"], how="inner")
     counts = hits.group_by("row").agg((pl.col("rank") < k).sum().cast(pl.UInt16).alias(f"gen_success_{k}") for k in KS)
-    found = rows.drop("id").join(counts, on="row", how="left", maintain_order="left").drop("row")
-    return found.with_columns(pl.col(f"gen_success_{k}").fill_null(0) for k in KS)  # no hit is a count of 0, not a missing value
+    counted = rows.join(counts, on="row", how="left", maintain_order="left")
+    reason = pl.when(pl.col("text").is_null()).then(pl.lit(NO_FIT)).when(pl.col("feature").is_null()).then(pl.lit(NOT_ONE_FEATURE))
+    found = counted.with_columns(reason=reason.otherwise(None))
+    # No hit is a count of 0, not a missing value.
+    zero = (pl.when(pl.col("reason").is_null()).then(pl.col(f"gen_success_{k}").fill_null(0)).alias(f"gen_success_{k}") for k in KS)
+    return found.with_columns(zero).select(list(GEN_SUCCESS.columns))

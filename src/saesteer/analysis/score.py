@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+ALGORITHM_VERSION = 1
+
 
 def harmonic_mean(ratings: Sequence[str]) -> pl.Expr:
     """n / (1/r1 + ... + 1/rn) of the rating columns named: 0 when one is 0, null when one is null."""

@@ -28,7 +28,7 @@ def steering_table(
     keys = ["layer", "feature", "factor", "prefix_id", "sample"]
     rows = gen_success
     for measured in (perplexity, judgements):
-        rows = rows.join(measured.drop("reason"), on=keys, how="left", maintain_order="left")
+        rows = rows.join(measured, on=keys, how="left", maintain_order="left")
     rows = rows.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))
     rated = ("concept_rating", "fluency_rating", "judge_score")
     summary = rows.group_by(STEERING.keys).agg(

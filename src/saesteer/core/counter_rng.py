@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float64, Shaped, UInt64
 
+ALGORITHM_VERSION = 1
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -24,13 +26,24 @@ def splitmix64(state: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shap
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-def uniforms(seed: int, *keys: int | Shaped[np.ndarray, ...], step: int | Shaped[np.ndarray, ...]) -> Float64[np.ndarray, ...]:
-    """One number in [0, 1) for each combination of keys and step, which broadcast like NumPy arrays. Keys are non-negative integers below
-    2^64."""
+def streams(seed: int, *keys: int | Shaped[np.ndarray, ...]) -> UInt64[np.ndarray, ...]:
+    """The state of a stream of numbers for each combination of keys, which broadcast like NumPy arrays. Keys are non-negative integers
+    below 2^64."""
     state = splitmix64(_as_uint64(seed))
-    for key in (*keys, step):
+    for key in keys:
         state = splitmix64(_as_uint64(state ^ _as_uint64(key)))
+    return state
+
+
+def draws(stream: UInt64[np.ndarray, ...], step: int | Shaped[np.ndarray, ...]) -> Float64[np.ndarray, ...]:
+    """A stream's number in [0, 1) at a step; streams and steps broadcast."""
+    state = splitmix64(_as_uint64(stream ^ _as_uint64(step)))
     return np.asarray((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def uniforms(seed: int, *keys: int | Shaped[np.ndarray, ...], step: int | Shaped[np.ndarray, ...]) -> Float64[np.ndarray, ...]:
+    """One number in [0, 1) for each combination of keys and step."""
+    return draws(streams(seed, *keys), step)
 
 
 def _as_uint64(key: int | Shaped[np.ndarray, ...]) -> UInt64[np.ndarray, ...]:

@@ -213,7 +213,10 @@ def _nulls_by_reason(rows: pl.DataFrame) -> dict[str, int]:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """A manifest as written by `complete`."""
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
     if not isinstance(manifest, dict) or {"step", "layers"} - set(manifest):
         raise StoreError(f"{path} is no manifest of a step: delete it and run the workflow again; no computed row is lost")
     return manifest

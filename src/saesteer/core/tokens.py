@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 
 from saesteer.core.errors import SettingsError
 
+ALGORITHM_VERSION = 1
+
 
 @dataclass(frozen=True)
 class TextTokens:

@@ -18,6 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
 from saesteer.engine.models import LanguageModel, depth_of, residual_changed
 
+ALGORITHM_VERSION = 1
+
 DEPTHS = (5 / 26, 10 / 26, 15 / 26, 20 / 26)
 """Adapted layers as shares of the model's layers: 5, 10, 15 and 20 of Gemma-2-2b's 26 (P4, arXiv 2501.17148)."""
 

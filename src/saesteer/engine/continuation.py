@@ -26,6 +26,8 @@ from saesteer.engine.memory import forward_bytes
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
 from saesteer.engine.sampling import sample_tokens
 
+ALGORITHM_VERSION = 1
+
 COMPACT_BELOW = 0.75
 """Finished rows are dropped when fewer than this share of a batch still run."""
 

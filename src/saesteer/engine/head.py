@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from saesteer.engine.models import LanguageModel, pad_rows
 from saesteer.engine.precision import is_narrow, product
 
+ALGORITHM_VERSION = 1
+
 HEAD_PART = 8192
 """Tokens whose rows of a narrow head are widened at a time on a CPU."""
 

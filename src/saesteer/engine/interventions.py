@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
+ALGORITHM_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Nothing:

@@ -27,6 +27,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from saesteer.core.files import safetensors_fault
 from saesteer.core.tokens import with_bos
 
+ALGORITHM_VERSION = 1
+
 MIN_ROWS = 32
 """Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
 

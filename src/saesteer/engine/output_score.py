@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from saesteer.core.tables import OUTPUT_SCORE
+from saesteer.engine.amplify import amplify
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import (
@@ -27,7 +28,6 @@ from saesteer.engine.models import (
     spliced_hidden,
 )
 from saesteer.engine.saes import Sae, check_features, checked_meta, decoder_blocks, largest_code, largest_code_in_file
-from saesteer.engine.steering import amplify
 
 ALGORITHM_VERSION = 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saesteer.core.tables import PERPLEXITY
+from saesteer.core.tables import GENERATIONS, PERPLEXITY
+from saesteer.core.tables.steps import NO_FIT
 from saesteer.core.tokens import with_bos
 from saesteer.engine.head import raw_logits, soft_capped
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
@@ -24,6 +25,9 @@ LENGTH_STEP = 4
 
 LOGITS_AT_A_TIME = (2**24, 2**28)
 """Most logits held at a time on a CPU and on a GPU, in float32."""
+
+AT_A_TIME = 8192
+"""Most rows of a frame."""
 
 MOST_ROWS = (128, 1024)
 """Largest batch on a CPU and on a GPU."""
@@ -44,6 +48,32 @@ def scored_prefix(prefix: str, prompt_format: str) -> str:
     prefix. A response ("chat") stands on the line after its instruction: plain text, because the model that scores it need not know the
     other's chat template, nor have one."""
     return prefix + "\n" if prompt_format == "chat" else prefix
+
+
+def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, str], prompt_format: str) -> Iterator[pl.DataFrame]:
+    """The PERPLEXITY rows of GENERATIONS rows, some at a time, one layer in each frame.
+
+    The second model never sees what a method added to a prompt: `prompts` (prefix_id -> prompt; `prompt_format` of the model that wrote the
+    text) are what the text is scored after. Null where the method abstains and where the text is empty.
+    """
+    unknown = set(texts["prefix_id"]) - set(prompts)
+    if unknown:
+        raise ValueError(
+            f"there are texts with prefix_id {min(unknown)}, but no such prompt: generate again, or give the prompts of this run"
+        )
+    before = {name: scored_prefix(prompt, prompt_format) for name, prompt in prompts.items()}
+    rows = texts.with_columns(prefix=pl.col("prefix_id").replace_strict(before, return_dtype=pl.String))
+    for _, of_layer in rows.group_by("layer", maintain_order=True):
+        for some in of_layer.iter_slices(AT_A_TIME):
+            yield _losses(lm, some.with_row_index("row"))
+
+
+def _losses(lm: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
+    losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
+    scored = rows.join(losses, on="row", how="left", maintain_order="left")
+    abstains = pl.when(pl.col("text").is_null()).then(pl.lit(NO_FIT))
+    reason = abstains.when(pl.col("mean_nll").is_null()).then(pl.lit("the continuation is empty"))
+    return scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), reason=reason)
 
 
 @torch.no_grad()

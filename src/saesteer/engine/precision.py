@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+ALGORITHM_VERSION = 1
+
 
 def is_narrow(dtype: torch.dtype) -> bool:
     """Whether a number format has fewer bits than float32."""

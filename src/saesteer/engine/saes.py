@@ -24,6 +24,8 @@ from torch import Tensor
 from saesteer.core.files import file_digest
 from saesteer.engine.precision import is_narrow, product
 
+ALGORITHM_VERSION = 1
+
 TENSORS = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
 
 READ_AHEAD = 2

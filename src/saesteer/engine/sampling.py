@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+ALGORITHM_VERSION = 1
+
 NUMBERS_AT_A_TIME = 2**24
 """Most float64 numbers at a time where the whole vocabulary is sampled from."""
 

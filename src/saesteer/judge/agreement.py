@@ -1,7 +1,8 @@
 """How far two sets of ratings of the same texts agree: two judges, one judge asked twice, or the shipped world's oracle against a judge.
 
 Cohen's kappa with quadratic weights (Cohen 1968): 1 - sum(w * observed) / sum(w * expected), w = (i - j)^2, expected from the two
-judges' own frequencies. 1 is full agreement, 0 what chance gives. Texts of one feature are alike, so the bootstrap draws features.
+judges' own frequencies. 1 is full agreement, 0 what chance gives. Texts of one feature (of methods: of one
+concept) are alike, so the bootstrap draws features.
 """
 
 import itertools
@@ -24,7 +25,7 @@ SCHEMA = pl.Schema(
         "aspect": pl.String,  # concept, instruction or fluency
         "n": pl.UInt32,  # texts that both rated
         "n_missing": pl.UInt32,  # texts of both that one or both left unrated
-        "n_features": pl.UInt32,  # features of the texts that both rated
+        "n_features": pl.UInt32,  # features (of methods: concepts) of the texts that both rated
         "equal": pl.Float64,  # share of equal ratings; null without texts
         "kappa": pl.Float64,  # quadratic weights; null when a judge's ratings leave chance nothing to disagree about
         "low": pl.Float64,  # bootstrap interval over features; null with fewer than 2
@@ -50,9 +51,9 @@ def pairwise_agreement(judge_folder: Path, draws: int = 2000) -> dict[tuple[str,
             f"{judge_folder} holds the ratings of {len(rated)} judges: change `judge` in the experiment file (another model, or another"
             " seed to ask the same one again) and run once more; earlier ratings are kept"
         )
-    same_text = [*JUDGEMENTS.keys, "sweep"]
+    same_text = [*JUDGEMENTS.keys, "texts"]
     pairs = {(one, other): (rated[one], rated[other]) for one, other in itertools.combinations(rated, 2)}
-    return {names: agreement(a.join(b, on=same_text, how="semi"), b.drop("sweep"), draws) for names, (a, b) in pairs.items()}
+    return {names: agreement(a.join(b, on=same_text, how="semi"), b.drop("texts"), draws) for names, (a, b) in pairs.items()}
 
 
 def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
@@ -61,10 +62,10 @@ def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
     for spelt_out in sorted(judge_folder.glob("*/fingerprint.json")):
         fingerprint = json.loads(spelt_out.read_text(encoding="utf-8"))
         parts = [part for layer in sorted(spelt_out.parent.glob("layer_*")) for part in sound_parts(layer)]
-        rows = [pl.read_parquet(part).with_columns(sweep=pl.lit(fingerprint["inputs"]["sweep"])) for part in parts]
+        rows = [pl.read_parquet(part).with_columns(texts=pl.lit(fingerprint["inputs"]["generations"])) for part in parts]
         found.setdefault(_judge_name(fingerprint["settings"]), []).extend(rows)
     return {
-        name: pl.concat(rows).unique([*JUDGEMENTS.keys, "sweep"], keep="first", maintain_order=True) for name, rows in found.items() if rows
+        name: pl.concat(rows).unique([*JUDGEMENTS.keys, "texts"], keep="first", maintain_order=True) for name, rows in found.items() if rows
     }
 
 
@@ -102,7 +103,7 @@ def weighted_kappa(counts: Float[np.ndarray, "draw 3 3"]) -> Float[np.ndarray, "
 
 def _counts(rated: pl.DataFrame, one: str, other: str) -> Float[np.ndarray, "feature 3 3"]:
     """Each feature's table of counts."""
-    features = rated.select(pl.struct("layer", "feature").rank("dense")).to_series().to_numpy().astype(np.int64) - 1
+    features = rated.select(pl.struct("layer", "target").rank("dense")).to_series().to_numpy().astype(np.int64) - 1
     counts = np.zeros((int(features.max()) + 1 if len(features) else 0, 3, 3))
     np.add.at(counts, (features, rated[one].to_numpy(), rated[other].to_numpy()), 1.0)
     return counts

@@ -5,21 +5,22 @@ from pathlib import Path
 
 from saesteer.judge.answers import Asker
 from saesteer.judge.batch import POLL_SECONDS, BatchAsker
-from saesteer.judge.calls import Endpoint, Patience, check_key
-from saesteer.judge.endpoint import EndpointAsker
+from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, check_key
 from saesteer.judge.spend import Budget
 from saesteer.settings import EndpointJudge, LocalModelJudge
 
 
 def endpoint_asker(
-    settings: EndpointJudge, environ: Mapping[str, str], patience: Patience | None = None, poll_seconds: float = POLL_SECONDS
+    settings: EndpointJudge, environ: Mapping[str, str], max_retries: int = MAX_RETRIES, poll_seconds: float = POLL_SECONDS
 ) -> EndpointAsker | BatchAsker:
     """A judge behind an endpoint, by batches or one by one, with its key from the environment and a budget for one job's run.
 
     Refuses a missing key. The address and the key are no part of what its answers are stored under.
     """
-    endpoint, budget = Endpoint(settings, check_key(settings, environ), patience or Patience()), Budget(settings)
-    return BatchAsker(endpoint, budget, poll_seconds) if settings.batch else EndpointAsker(endpoint, budget)
+    key, budget = check_key(settings, environ), Budget(settings)
+    if settings.batch:
+        return BatchAsker(settings, key, budget, max_retries, poll_seconds)
+    return EndpointAsker(settings, key, budget, max_retries)
 
 
 def local_model_asker(settings: LocalModelJudge, folder: Path, device: str, weights: str) -> Asker:

@@ -9,18 +9,20 @@ instead of paying for another. A note goes only when its batch's answers are on 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING
 
 from saesteer.core.files import value_digest, write_json
-from saesteer.judge.answers import AnswerBook, Ask, Identity, JudgeError
-from saesteer.judge.calls import NotThere, read_json
-from saesteer.judge.endpoint import OfEndpoint, completion_request, read_completion
+from saesteer.judge.answers import Answer, AnswerBook, Ask, Identity, JudgeError
+from saesteer.judge.completions import answer_fields, completion_request
+from saesteer.judge.endpoint import OfEndpoint
 from saesteer.judge.spend import Spend, actual, most, prompt_characters
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types import Batch
 
 MOST_REQUESTS = 20_000
 """Requests in one batch: below the 50,000 and the 200 MB that are common limits."""
@@ -35,10 +37,6 @@ _OVER = ("completed", "failed", "expired", "cancelled")
 _GOOD = ("validating", "in_progress", "finalizing", "completed")
 
 log = logging.getLogger(__name__)
-
-
-class _Uncertain(Exception):
-    """The connection broke off while a batch was being made: it may exist."""
 
 
 @dataclass(frozen=True)
@@ -64,33 +62,33 @@ class BatchAsker(OfEndpoint):
     fewest: int = 100
     """Where the limit allows for no more than so many of the questions left, no batch is sent: each may take a day."""
 
-    async def _ask_all(self, asks: Sequence[Ask], book: AnswerBook) -> None:
+    async def _ask_all(self, client: "AsyncOpenAI", asks: Sequence[Ask], book: AnswerBook) -> None:
         """Collect the noted batches that hold any of the questions, then send the rest."""
         by_id = {_custom_id(ask): ask for ask in asks}
-        async with self.endpoint.client() as client:
-            for note in _notes(book.folder):
-                if note.identities.keys() & by_id.keys():
-                    await self._resume(client, note, by_id, book)
-            while left := [ask for ask in asks if ask.key not in book]:
-                affordable = self._affordable(left)
-                if len(affordable) < min(len(left), self.fewest):
-                    raise self.budget.limit_reached(len(left))
-                note = _new_note(book.folder, affordable)
-                note.write()
-                await self._collect(client, await self._made(client, note, affordable), by_id, book)
+        for note in _notes(book.folder):
+            if note.identities.keys() & by_id.keys():
+                await self._resume(client, note, by_id, book)
+        while left := [ask for ask in asks if ask.key not in book]:
+            affordable = self._affordable(left)
+            self.budget.n_left = len(left)
+            if len(affordable) < min(len(left), self.fewest):
+                raise self.budget.limit_reached()
+            note = _new_note(book.folder, affordable)
+            note.write()
+            await self._collect(client, await self._made(client, note, affordable), by_id, book)
 
     def _affordable(self, asks: Sequence[Ask]) -> list[Ask]:
         """As many as the limits allow even if each costs the most it can."""
         chosen: list[Ask] = []
         worst = Spend()
         for ask in asks[: self.questions_at_once]:
-            worst += most(self.endpoint.settings, ask)
+            worst += most(self.settings, ask.messages)
             if not self.budget.fits(worst):
                 break
             chosen.append(ask)
         return chosen
 
-    async def _resume(self, client: httpx.AsyncClient, note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
+    async def _resume(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
         """Collect an earlier run's batch. One that was noted but never made is forgotten."""
         batch_id = note.batch_id or await self._found(client, note)
         if batch_id is None:
@@ -99,25 +97,29 @@ class BatchAsker(OfEndpoint):
         log.info("judge: batch %s of an earlier run is found again", batch_id)
         await self._collect(client, replace(note, batch_id=batch_id), by_id, book)
 
-    async def _found(self, client: httpx.AsyncClient, note: _Note) -> str | None:
+    async def _found(self, client: "AsyncOpenAI", note: _Note) -> str | None:
         """The id of a batch that was made by a run that did not live to know it."""
-        listed = await self._call(client, "GET", "batches", params={"limit": 100})
-        found = [batch for batch in listed.get("data") or [] if (batch.get("metadata") or {}).get("saesteer") == note.path.stem]
-        good = sorted((batch for batch in found if batch.get("status") in _GOOD), key=lambda batch: batch.get("created_at") or 0)
-        return str(good[-1]["id"]) if good else None
+        listed = (await client.batches.list(limit=100)).data or []
+        found = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.path.stem and batch.status in _GOOD]
+        return max(found, key=lambda batch: batch.created_at).id if found else None
 
-    async def _made(self, client: httpx.AsyncClient, note: _Note, asks: Sequence[Ask]) -> _Note:
+    async def _made(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask]) -> _Note:
         """Upload the questions and make the batch; its note then has its id. Making is never blindly tried again: that could pay twice."""
-        upload = {"file": ("judge.jsonl", self._lines(asks), "application/jsonl")}
-        file = await self._call(client, "POST", "files", seconds=FILE_SECONDS, data={"purpose": "batch"}, files=upload)
-        wanted = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        from saesteer.judge.client import BatchUncertain
+
+        upload = ("judge.jsonl", self._lines(asks), "application/jsonl")
+        file = await client.files.create(file=upload, purpose="batch", timeout=FILE_SECONDS)
         try:
-            batch = await self._call(client, "POST", "batches", on_lost=_stop, json={**wanted, "metadata": {"saesteer": note.path.stem}})
-            batch_id = str(batch["id"])
-        except _Uncertain:
-            found = await self._found(client, note)
-            if found is None:
-                raise JudgeError("the connection broke off while a batch was being made: run again, and it is found or made anew") from None
+            batch = await client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"saesteer": note.path.stem},
+            )
+            batch_id = batch.id
+        except BatchUncertain:
+            if (found := await self._found(client, note)) is None:
+                raise
             batch_id = found
         log.info("judge: batch %s of %d questions sent", batch_id, len(asks))
         known = replace(note, batch_id=batch_id)
@@ -125,76 +127,62 @@ class BatchAsker(OfEndpoint):
         return known
 
     def _lines(self, asks: Sequence[Ask]) -> bytes:
-        settings = self.endpoint.settings
+        settings = self.settings
         requests = [
             {"custom_id": _custom_id(ask), "method": "POST", "url": "/v1/chat/completions", "body": completion_request(settings, ask)}
             for ask in asks
         ]
         return "".join(json.dumps(request) + "\n" for request in requests).encode()
 
-    async def _collect(self, client: httpx.AsyncClient, note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
+    async def _collect(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
         """Wait for the batch, store its answers, drop its note once they are on disk, and complain about what it lacks."""
         batch = await self._over(client, str(note.batch_id))
-        faults = [fault for file in _files(batch) async for fault in self._stored(client, file, note, by_id, book)]
+        faults: list[str] = []
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            content = await client.files.content(file, timeout=FILE_SECONDS)
+            faults += self._stored(content.text.split("\n"), note, by_id, book)
         book.flush()
         note.path.unlink(missing_ok=True)
         _complain(batch, faults, len(note.identities))
 
-    async def _over(self, client: httpx.AsyncClient, batch_id: str) -> dict[str, Any]:
+    async def _over(self, client: "AsyncOpenAI", batch_id: str) -> "Batch":
         """The batch once it is over, however it ended."""
         seen = None
-        while (batch := await self._call(client, "GET", f"batches/{batch_id}")).get("status") not in _OVER:
-            now = (batch.get("status"), (batch.get("request_counts") or {}).get("completed"))
+        while (batch := await client.batches.retrieve(batch_id)).status not in _OVER:
+            now = (batch.status, batch.request_counts.completed if batch.request_counts else None)
             if now != seen:
                 log.info("judge: batch %s is %s, %s answered; this job may be stopped, the next one collects it", batch_id, *now)
                 seen = now
             await asyncio.sleep(self.poll_seconds)
         return batch
 
-    async def _stored(
-        self, client: httpx.AsyncClient, file: str, note: _Note, by_id: Mapping[str, Ask], book: AnswerBook
-    ) -> AsyncIterator[str]:
+    def _stored(self, lines: Sequence[str], note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> Iterator[str]:
         """Put a result file's answers into the book, also those that nobody waits for now; yields what is wrong with the others."""
-        for line in await self._call(client, "GET", f"files/{file}/content", read=_read_lines, seconds=FILE_SECONDS):
-            custom_id = line.get("custom_id")
-            if custom_id not in note.identities:
-                yield f"an answer to {custom_id!r}, which was not asked"
-                continue
+        for line in filter(str.strip, lines):
             try:
-                answer = read_completion(note.identities[custom_id], line["response"]["body"])
+                values = json.loads(line)
+                identity = note.identities[values["custom_id"]]
+                answer = Answer(**asdict(identity), **answer_fields(values["response"]["body"]))
             except (ValueError, KeyError, TypeError, IndexError):
-                yield json.dumps(line.get("error") or line.get("response"))[:200]
+                yield line[:300]
                 continue
-            ask = by_id.get(custom_id)
-            self.budget.end(Spend(), actual(self.endpoint.settings, prompt_characters(ask) if ask else 0, answer))
+            ask = by_id.get(values["custom_id"])
+            self.budget.end(Spend(), actual(self.settings, prompt_characters(ask) if ask else 0, answer))
             book.add(answer)
 
-    async def _call(self, client: httpx.AsyncClient, method: str, path: str, read: Any = read_json, **content: Any) -> Any:
-        try:
-            return await self.endpoint.call(client, method, path, read, **content)
-        except NotThere:
-            raise JudgeError(
-                f"{self.endpoint.settings.base_url}: no batch API here, or it no longer knows {path}: set judge.batch: false in the"
-                " experiment file, and the questions are asked one by one"
-            ) from None
 
-
-def _complain(batch: Mapping[str, Any], faults: Sequence[str], size: int) -> None:
+def _complain(batch: "Batch", faults: Sequence[str], size: int) -> None:
     """A batch that did not answer everything is an error: asking again may cost again, which is the user's to decide."""
-    if batch["status"] != "completed":
+    if batch.status != "completed":
         raise JudgeError(
-            f"the batch {batch['id']} has {batch['status']}: {json.dumps(batch.get('errors'))[:300]}; the answers that it gave are kept."
-            " Run again to send the rest in a new batch, or set judge.batch: false"
+            f"the batch {batch.id} has {batch.status}: {json.dumps(batch.to_dict().get('errors'))[:300]}; the answers that it gave are"
+            " kept. Run again to send the rest in a new batch, or set judge.batch: false"
         )
     if faults:
         raise JudgeError(
-            f"the batch {batch['id']} gave no answer to {len(faults)} of {size} questions, the first: {faults[0]}; the others are kept. Run"
+            f"the batch {batch.id} gave no answer to {len(faults)} of {size} questions, the first: {faults[0]}; the others are kept. Run"
             " again to ask these once more, or set judge.batch: false"
         )
-
-
-def _stop() -> None:
-    raise _Uncertain
 
 
 def _custom_id(ask: Ask) -> str:
@@ -211,11 +199,3 @@ def _notes(folder: Path) -> Iterator[_Note]:
         values = json.loads(path.read_text(encoding="utf-8"))
         identities = {custom_id: Identity(**identity) for custom_id, identity in values["asks"].items()}
         yield _Note(path, identities, values["batch_id"])
-
-
-def _files(batch: Mapping[str, Any]) -> list[str]:
-    return [str(batch[name]) for name in ("output_file_id", "error_file_id") if batch.get(name)]
-
-
-def _read_lines(text: str) -> list[dict[str, Any]]:
-    return [read_json(line) for line in text.split("\n") if line.strip()]

@@ -21,6 +21,8 @@ from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_ro
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
 from saesteer.settings import LocalModelJudge
 
+ALGORITHM_VERSION = 1
+
 LENGTH_STEP = 32
 """Prompts are padded to a multiple of so many tokens."""
 

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+ALGORITHM_VERSION = 1
+
 CUT_OFF = ("length", "max_tokens")
 """How endpoints say that an answer was longer than allowed."""
 

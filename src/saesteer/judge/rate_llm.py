@@ -5,14 +5,15 @@ with a reason. Ratings are read from the stored raw answers every time (saesteer
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
 from tqdm import tqdm
 
 from saesteer.analysis.score import harmonic_mean
-from saesteer.core.tables import JUDGEMENTS
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS
+from saesteer.core.tables.steps import NO_FIT
 from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unasked
 from saesteer.judge.parse import Rating
 from saesteer.judge.rubric import Aspect, Question, questions
@@ -26,36 +27,17 @@ UNREADABLE = "unreadable answer"
 log = logging.getLogger(__name__)
 
 
-def judge_generations(
-    generations: pl.DataFrame,
-    concepts: pl.DataFrame,
-    instructions: Mapping[str, str] | None,
-    asker: Asker,
-    answers_folder: Path,
-    part_seconds: float,
-) -> Iterator[pl.DataFrame]:
-    """The JUDGEMENTS rows of generations: `judge_texts` of them.
-
-    `generations` has the keys of GENERATIONS and `text`; `concepts` has layer, feature and concept (null where there is none).
-    """
-    on = ["layer", "feature"]
-    texts = generations.join(concepts.select(*on, "concept"), on=on, how="left", maintain_order="left")
-    yield from judge_texts(texts, JUDGEMENTS.keys, instructions, asker, answers_folder, part_seconds)
-
-
 def judge_texts(
-    texts: pl.DataFrame,
-    keys: Sequence[str],
-    instructions: Mapping[str, str] | None,
-    asker: Asker,
-    answers_folder: Path,
-    part_seconds: float,
+    texts: pl.DataFrame, instructions: Mapping[str, str] | None, asker: Asker, answers_folder: Path, part_seconds: float
 ) -> Iterator[pl.DataFrame]:
-    """Keys and ratings of texts, some at a time, one layer in each frame. Their raw answers are on disk before they are yielded.
+    """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (null where there is none), some at a time, one layer in each frame.
+    Their raw answers are on disk before they are yielded. Where a method abstains there is no text and no rating.
 
-    `texts` has the keys (layer and prefix_id among them), text, and concept (null where there is none); `instructions` maps prefix_id to
-    the instruction that the texts answer, or is None where texts continue a prefix. Nothing that `answers_folder` holds is asked again.
+    `instructions` maps prefix_id to the instruction that the texts answer, or is None where texts continue a prefix. Nothing that
+    `answers_folder` holds is asked again.
     """
+    yield from (layer for _, layer in _abstained(texts.filter(pl.col("text").is_null())).group_by("layer", maintain_order=True))
+    texts = texts.filter(pl.col("text").is_not_null())
     rows = _with_questions(texts, instructions)
     with (
         AnswerBook(answers_folder, asker.fingerprint, part_seconds) as book,
@@ -66,25 +48,30 @@ def judge_texts(
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             answer_all([question for row in chunk for question in row.values()], asker, book)
-            rated = rate_with_answers(texts[start : start + size], keys, chunk, instructions is not None, book)
+            rated = rate_with_answers(texts[start : start + size], chunk, instructions is not None, book)
             yield from (layer for _, layer in rated.group_by("layer", maintain_order=True))
             bar.update(len(chunk))
 
 
 def rate_with_answers(
-    texts: pl.DataFrame, keys: Sequence[str], asked: list[dict[Aspect, Question]], answers_instructions: bool, book: AnswerBook
+    texts: pl.DataFrame, asked: list[dict[Aspect, Question]], answers_instructions: bool, book: AnswerBook
 ) -> pl.DataFrame:
-    """Keys and ratings of texts by stored answers; `asked` has each row's questions, and no question where one does not apply."""
+    """The JUDGEMENTS rows of texts by stored answers; `asked` has each row's questions, and no question where one does not apply."""
     ratings = {
         f"{aspect}_rating": pl.Series([_rating(row.get(aspect), book) for row in asked], dtype=pl.UInt8)
         for aspect in ("concept", "instruction", "fluency")
     }
     apply = [name for name in ratings if answers_instructions or name != "instruction_rating"]
-    rated = texts.select(keys).with_columns(
+    rated = texts.select(GENERATIONS.keys).with_columns(
         **ratings,
         reason=pl.Series([_reason(row, book) for row in asked], dtype=pl.String),
     )
-    return rated.select(*keys, *ratings, harmonic_mean(apply).alias("judge_score"), "reason")
+    return rated.with_columns(judge_score=harmonic_mean(apply)).select(list(JUDGEMENTS.columns))
+
+
+def _abstained(rows: pl.DataFrame) -> pl.DataFrame:
+    none = {name: pl.lit(None, column.dtype) for name, column in JUDGEMENTS.columns.items() if name not in GENERATIONS.keys}
+    return rows.select(GENERATIONS.keys).with_columns(**none).with_columns(reason=pl.lit(NO_FIT)).select(list(JUDGEMENTS.columns))
 
 
 def _with_questions(texts: pl.DataFrame, instructions: Mapping[str, str] | None) -> list[dict[Aspect, Question]]:

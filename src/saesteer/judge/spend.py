@@ -4,7 +4,7 @@ Before an answer comes, its tokens are estimates: a token is about four characte
 by its bytes (a token is at least one) and the longest answer allowed. Afterwards the endpoint's own count is used where it gives one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from saesteer.judge.answers import Answer, Ask, JudgeError
@@ -68,16 +68,16 @@ def prompt_characters(ask: Ask) -> int:
     return sum(len(message["content"]) for message in ask.messages)
 
 
-def most(settings: EndpointJudge, ask: Ask) -> Spend:
+def most(settings: EndpointJudge, messages: Iterable[Mapping[str, str]]) -> Spend:
     """What a request can cost at most: a byte a token, and the longest answer."""
-    prompt = sum(len(message["content"].encode()) + TOKENS_AROUND_A_MESSAGE for message in ask.messages)
+    prompt = sum(len(message["content"].encode()) + TOKENS_AROUND_A_MESSAGE for message in messages)
     return priced(settings, prompt, settings.max_tokens)
 
 
 def estimate(asks: Sequence[Ask], settings: EndpointJudge) -> Estimate:
     """What requests will cost if nothing has to be asked again."""
     characters = sum(prompt_characters(ask) for ask in asks)
-    return Estimate(len(asks), _typical(settings, len(asks), characters), total(most(settings, ask) for ask in asks))
+    return Estimate(len(asks), _typical(settings, len(asks), characters), total(most(settings, ask.messages) for ask in asks))
 
 
 def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: EndpointJudge) -> Estimate:
@@ -103,6 +103,8 @@ class Budget:
         self._settings = settings
         self.spent = Spend()
         self.under_way = Spend()
+        self.n_left = 0
+        """Questions without an answer, for the message when the limit is reached."""
 
     def fits(self, worst: Spend) -> bool:
         """Whether the limits hold even if everything under way and this costs the most it can."""
@@ -121,20 +123,20 @@ class Budget:
         self.under_way -= worst
         self.spent += cost
 
-    def lose(self, worst: Spend, left: int) -> None:
+    def lose(self, worst: Spend) -> None:
         """A request broke off and may have been charged all the same: counted at its worst. Raises when its repetition no longer fits."""
         self.spent += worst
         if not self.fits(Spend()):
-            raise self.limit_reached(left)
+            raise self.limit_reached()
 
-    def limit_reached(self, left: int) -> SpendLimitReached:
-        """The error when the next request does not fit; `left` questions have no answer."""
+    def limit_reached(self) -> SpendLimitReached:
+        """The error when the next request does not fit."""
         limits = {"max_usd": self._settings.max_usd, "max_total_tokens": self._settings.max_total_tokens}
         given = " and ".join(f"judge.{name} = {limit}" for name, limit in limits.items() if limit is not None)
         return SpendLimitReached(
-            f"the judge's spend limit is reached: this run spent {self.spent}, and the next request could pass {given}. At least {left}"
-            " questions are left; all answers so far are kept and not asked again. Raise that key in the experiment file (null: no limit)"
-            " and run again, or run again as it is to spend as much once more"
+            f"the judge's spend limit is reached: this run spent {self.spent}, and the next request could pass {given}. At least"
+            f" {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment file"
+            " (null: no limit) and run again, or run again as it is to spend as much once more"
         )
 
 

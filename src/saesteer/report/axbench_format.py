@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from saesteer.core.tables.methods import STEERED
+from saesteer.core.tables.steps import FIT_TEXT
 from saesteer.methods.compare.protocol import ProtocolError, Rows, row_of
 
 NAMES = {
@@ -44,13 +44,13 @@ _JUDGE = "LMJudgeEvaluator"
 
 
 def to_axbench(rows: Rows, order: Sequence[str], prompts: Mapping[str, str], layer: int, dataset_name: str) -> pl.DataFrame:
-    """STEERED of one layer, with what was measured on it, as AxBench's table; its name for instructions of AlpacaEval is AlpacaEval.
+    """Texts of one layer, with what was measured on it, as AxBench's table; its name for instructions of AlpacaEval is AlpacaEval.
 
     `order` are concept_ids in the order of their source (its concept_id is the number there); `prompts` is prefix_id -> text in the file's
     order.
     """
-    keys = list(STEERED.keys)
-    texts = rows.steered.filter(pl.col("text").is_not_null(), layer=layer).select(*keys, "text")
+    keys = list(FIT_TEXT)
+    texts = rows.texts.filter(pl.col("text").is_not_null(), layer=layer).select(*keys, "text")
     _refuse_unknown(texts, order, prompts)
     texts = texts.join(rows.perplexity.select(*keys, "mean_nll"), on=keys, how="left")
     texts = texts.join(rows.judgements.drop("reason"), on=keys, how="left")

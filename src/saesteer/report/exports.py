@@ -9,22 +9,23 @@ import polars as pl
 
 from saesteer.core.files import text_id, write_atomically
 from saesteer.core.store import read_rows
-from saesteer.core.tables import ASKED_CONCEPTS, FITS, STEERED, STEERED_JUDGEMENTS, STEERED_PERPLEXITY, Table, read_summary
+from saesteer.core.tables import ASKED_CONCEPTS, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, Table, of_fits, read_summary
 from saesteer.methods.compare.protocol import Rows
 from saesteer.methods.fit.vectors_file import write_vectors
 from saesteer.report.axbench_format import to_axbench
-from saesteer.settings import Experiment, SettingsError, TopicTexts
+from saesteer.settings import Experiment, SettingsError, TopicTexts, settings_of
 from saesteer.sources.prefixes import read_prefixes
 from saesteer.sources.published import kept_at, labelled_concepts
-from saesteer.workflow.plan_methods import settings_of
 
 
 def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) -> Iterator[Path]:
     """Write a layer's results to FOLDER/layer_LL/steering_data.parquet, for each layer (P4, arXiv 2501.17148); gives the files."""
+    if experiment.methods is None:
+        raise SettingsError(f"{name} compares no methods, so there is nothing of AxBench's form in it: name a comparison")
     asked = settings_of(experiment)
     prompts = read_prefixes(asked.prompts or kept_at(str(asked.published_prompts), data / "downloads"), asked.n_prompts)
-    read = {table.name: _rows(table, data / name) for table in (STEERED, STEERED_PERPLEXITY, STEERED_JUDGEMENTS, FITS)}
-    rows = Rows(read["steered"], read["steered_perplexity"], read["steered_judge"], read["fits"], _asked_concepts(data / name))
+    texts, losses, ratings = (of_fits(_rows(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS))
+    rows = Rows(texts, losses, ratings, _rows(FITS, data / name), _asked_concepts(data / name))
     dataset = "AlpacaEval" if asked.published_prompts == "alpaca_eval/instructions" else "prompts"
     for layer in sorted(experiment.layers):
         path = folder / f"layer_{layer:02d}" / "steering_data.parquet"

@@ -7,7 +7,7 @@ config/README.md are generated from here.
 
 from saesteer.core.errors import SettingsError
 from saesteer.settings.base import Factor, Layers, Settings, canonical_factor, unique
-from saesteer.settings.experiment import Addresses, Experiment, Workflow
+from saesteer.settings.experiment import Addresses, Experiment, Workflow, settings_of
 from saesteer.settings.inputs import (
     AllFeatures,
     ConceptSettings,
@@ -91,5 +91,6 @@ __all__ = [
     "load_experiment",
     "load_workflow",
     "read_yaml",
+    "settings_of",
     "unique",
 ]

@@ -116,6 +116,12 @@ class Experiment(Settings):
         return self
 
 
+def settings_of(experiment: Experiment) -> MethodSettings:
+    """The section `methods`, which an experiment with `until: methods` has."""
+    assert experiment.methods is not None
+    return experiment.methods
+
+
 class Addresses(Settings):
     neuronpedia: str = "https://www.neuronpedia.org"
     """Neuronpedia's API."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from saesteer.core.files import file_digest, write_atomically
 from saesteer.sharing.provenance import Statement, read_statements
-from saesteer.sharing.snakemake_records import drop_record, read_record, write_record
+from saesteer.sharing.snakemake_metadata import drop_record, read_record, write_record
 from saesteer.sharing.soundness import faults, is_manifest, named_files
 
 Digest = Callable[[str], str | None]

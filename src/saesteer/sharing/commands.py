@@ -1,5 +1,6 @@
 """Running git, DVC and Snakemake as the user would."""
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,16 @@ from saesteer.core.errors import SaesteerError
 
 class SharingError(SaesteerError, RuntimeError):
     """Something that the user has to see to; the message says what, and that nothing is lost."""
+
+
+def check_release(package: str, release: str) -> None:
+    """Refuse another release of a package than the one whose metadata on disk is known here."""
+    found = importlib.metadata.version(package)
+    if not f"{found}.".startswith(f"{release}."):
+        raise SharingError(
+            f"{package} {found} is installed, but its metadata on disk is read and written as {package} {release} does: install that"
+            " release (`uv pip install --requirement requirements.lock`), and run the same command again"
+        )
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -32,3 +43,9 @@ def summary(folder: Path, configuration: list[str]) -> list[dict[str, str]]:
         raise SharingError(f"Snakemake cannot say what is up to date:\n{done.stderr.strip()}")
     header, *rows = (line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def set_up_merging(folder: Path) -> None:
+    """Tell this clone's git how to merge *.dvc files (.gitattributes names the driver; what it runs is each clone's own setting)."""
+    git(folder, "config", "merge.saesteer.name", "union of DVC folders")
+    git(folder, "config", "merge.saesteer.driver", f'"{sys.executable}" -m saesteer merge-versions %A %B')

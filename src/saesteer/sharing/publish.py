@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from saesteer.core.files import file_digest
-from saesteer.sharing.commands import SharingError, dvc, git, summary
-from saesteer.sharing.merge import set_up_merging
+from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging, summary
+from saesteer.sharing.dvc_issue_10977 import upload
+from saesteer.sharing.dvc_metadata import default_remote
 from saesteer.sharing.provenance import FOLDER, Statement, write_statements
-from saesteer.sharing.snakemake_records import read_record
+from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
-from saesteer.sharing.upload import upload
-from saesteer.sharing.versions import default_remote
 
 SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world")
 """What the workflow reads from git: published results belong to a commit of these."""

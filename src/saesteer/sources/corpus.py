@@ -10,6 +10,8 @@ from saesteer.core.tokens import load_tokens
 from saesteer.settings import SettingsError
 from saesteer.sources.published import zipped_lines
 
+ALGORITHM_VERSION = 1
+
 
 def text_ids(path: Path) -> list[str]:
     """The text_id of each text of a Parquet file; a digest of the text where the file has no such column."""

@@ -1,23 +1,21 @@
 """Downloading what papers published, by pinned address; other bytes than the pinned ones are refused."""
 
+import asyncio
 import hashlib
 import logging
 from pathlib import Path
 
-import httpx
-from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+import httpx2
 
 from saesteer.core.files import file_digest, write_atomically
 from saesteer.settings import SettingsError
+from saesteer.sources.http import COMMAND, FetchError, Policy, get, open_client
 from saesteer.sources.published import kept_at, published_file
 
 log = logging.getLogger(__name__)
 
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-"""Status codes that another try may better."""
 
-
-def fetch_published(key: str, address: str, downloads: Path) -> Path:
+def fetch_published(key: str, address: str, downloads: Path, policy: Policy = COMMAND) -> Path:
     """Download the file of a key unless it is there, refuse other bytes than the pinned ones, and give its place.
 
     `address` is the base of raw.githubusercontent.com's form: {address}/{repo}/{commit}/{path}.
@@ -27,11 +25,9 @@ def fetch_published(key: str, address: str, downloads: Path) -> Path:
         return kept
     url = f"{address}/{file.repo}/{file.commit}/{file.path}"
     try:
-        data = _downloaded(url)
-    except httpx.HTTPError as error:
-        raise SettingsError(
-            f"{key}: {url} could not be downloaded ({str(error).splitlines()[0]}); try again later, or put the file at {kept}"
-        ) from error
+        data = asyncio.run(_downloaded(url, policy))
+    except FetchError as error:
+        raise SettingsError(f"{key}: {url} could not be downloaded ({error}); try again later, or put the file at {kept}") from error
     digest = hashlib.sha256(data).hexdigest()
     if file.sha256 not in (None, digest):
         raise SettingsError(f"{key}: {url} has the SHA-256 {digest}, not the pinned {file.sha256}: it is refused, nothing was stored")
@@ -40,19 +36,6 @@ def fetch_published(key: str, address: str, downloads: Path) -> Path:
     return kept
 
 
-class _Transient(httpx.HTTPError):
-    """An answer that another try may better."""
-
-
-@retry(
-    retry=retry_if_exception_type((httpx.TransportError, _Transient)),
-    wait=wait_random_exponential(multiplier=0.5, max=20),
-    stop=stop_after_attempt(5),
-    before_sleep=before_sleep_log(log, logging.WARNING),
-    reraise=True,
-)
-def _downloaded(url: str) -> bytes:
-    response = httpx.get(url, timeout=60, follow_redirects=True)
-    if response.status_code in TRANSIENT:
-        raise _Transient(f"status {response.status_code}")
-    return response.raise_for_status().content
+async def _downloaded(url: str, policy: Policy) -> bytes:
+    async with open_client(policy, follow_redirects=True) as client:
+        return await get(client, url, httpx2.Response.aread)

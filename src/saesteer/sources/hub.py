@@ -46,8 +46,6 @@ SMALL_FILES = (
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
-_ATTEMPTS = 5
 
 Choose = Callable[[str, Mapping[str, int]], list[str]]
 """From a repository's name and its files (name -> bytes), those that are wanted; refuses a repository that lacks what is needed."""
@@ -179,24 +177,21 @@ def _hub_listing(repo: str, revision: str | None, inside: str) -> tuple[str, dic
 
 def _with_retries(call: Callable[[], Any]) -> Any:
     """huggingface_hub retries downloads but not questions to its API."""
-    from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
+    from tenacity import before_sleep_log
 
-    retrying = Retrying(
-        retry=retry_if_exception(_transient),
-        stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential(multiplier=0.5, max=30),
-        before_sleep=before_sleep_log(log, logging.WARNING),
-        reraise=True,
-    )
-    return retrying(call)
+    from saesteer.sources.http import COMMAND, retrying
+
+    return retrying(COMMAND, _transient, before_sleep_log(log, logging.WARNING))(call)()
 
 
 def _transient(error: BaseException) -> bool:
     """Whether the same request may well succeed in a moment: the hub is busy or broke off. Not: nothing listens there at all."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
+    from saesteer.sources.http import is_transient
+
     if isinstance(error, HfHubHTTPError):
-        return error.response is not None and error.response.status_code in _TRANSIENT
+        return error.response is not None and is_transient(error.response.status_code)
     if isinstance(error, LocalEntryNotFoundError):
         return error.__cause__ is not None and _transient(error.__cause__)
     return isinstance(error, HTTPError) and "Connect" not in type(error).__name__

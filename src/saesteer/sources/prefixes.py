@@ -1,12 +1,9 @@
-"""The neutral prefixes (of a model that answers: instructions) that generations go on from, and their split in two halves.
-
-One half chooses a factor, the other reports.
-"""
+"""The neutral prefixes (of a model that answers: instructions) that generations go on from."""
 
 from pathlib import Path
 
 from saesteer.core.files import text_id
-from saesteer.settings import SettingsError
+from saesteer.settings import MethodSettings, SettingsError, TopicTexts
 from saesteer.sources.published import instructions, literal_strings
 
 
@@ -33,6 +30,19 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def halves(prefixes: dict[str, str]) -> dict[str, int]:
-    """prefix_id -> 0 or 1, alternately down the list, so that more prefixes leave the others where they are."""
-    return {prefix_id: number % 2 for number, prefix_id in enumerate(prefixes)}
+def effect_prompts(compared: MethodSettings) -> list[str]:
+    """The prompts that effects are measured on, none of those that methods are judged on: neutral prefixes, and "" for the
+    beginning-of-sequence token alone, three times as in P2 (arXiv 2411.02193, section 3) or as often as there is room for."""
+    n_alone = min(3, compared.effects.n_prompts)
+    return ["" for _ in range(n_alone)] + _unjudged(compared.effects.prompts, compared)[: compared.effects.n_prompts - n_alone]
+
+
+def training_openers(compared: MethodSettings) -> list[str]:
+    """The neutral openers of training texts that are made here: those of the file that are no prompts."""
+    return _unjudged(compared.concepts.openers, compared) if isinstance(compared.concepts, TopicTexts) else []
+
+
+def _unjudged(path: Path, compared: MethodSettings) -> list[str]:
+    """The lines of a file that are no prompts of the comparison, where those are a file of one's own."""
+    judged = set(read_prefixes(compared.prompts, compared.n_prompts).values()) if compared.prompts else set()
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line not in judged]

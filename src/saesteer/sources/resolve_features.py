@@ -6,18 +6,19 @@ from pathlib import Path
 from saesteer.settings import Addresses, Experiment, ExplainedFeatures, PublishedFeatures, SettingsError
 from saesteer.sources.download import fetch_published
 from saesteer.sources.features import write_list
+from saesteer.sources.http import COMMAND, Policy
 from saesteer.sources.published import feature_list, published_file
 
 log = logging.getLogger(__name__)
 
 
-def resolve_features(experiment: Experiment, addresses: Addresses, downloads: Path) -> dict[int, tuple[int, ...]]:
+def resolve_features(experiment: Experiment, addresses: Addresses, downloads: Path, policy: Policy = COMMAND) -> dict[int, tuple[int, ...]]:
     """Find the experiment's features and write them to `features.list`; gives layer -> features."""
     chosen = experiment.features
     if isinstance(chosen, PublishedFeatures):
-        found, source = _published(experiment, chosen, addresses, downloads)
+        found, source = _published(experiment, chosen, addresses, downloads, policy)
     elif isinstance(chosen, ExplainedFeatures):
-        found, source = _explained(experiment, chosen, addresses, downloads)
+        found, source = _explained(experiment, chosen, addresses, downloads, policy)
     else:
         raise SettingsError(f"features of kind {chosen.kind} need no list: the workflow resolves them by itself")
     if not any(found.values()):
@@ -27,22 +28,23 @@ def resolve_features(experiment: Experiment, addresses: Addresses, downloads: Pa
 
 
 def _published(
-    experiment: Experiment, chosen: PublishedFeatures, addresses: Addresses, downloads: Path
+    experiment: Experiment, chosen: PublishedFeatures, addresses: Addresses, downloads: Path, policy: Policy
 ) -> tuple[dict[int, tuple[int, ...]], str]:
     file = published_file(chosen.key)
-    listed = feature_list(fetch_published(chosen.key, addresses.github, downloads))
+    listed = feature_list(fetch_published(chosen.key, addresses.github, downloads, policy))
     if absent := sorted(set(experiment.layers) - set(listed)):
         raise SettingsError(f"{chosen.key} has no layer {absent[0]}: drop it from `layers`, or choose another feature set")
     return {layer: listed[layer] for layer in experiment.layers}, f"{file.repo}@{file.commit}/{file.path}, SHA-256 {file.sha256}"
 
 
 def _explained(
-    experiment: Experiment, chosen: ExplainedFeatures, addresses: Addresses, downloads: Path
+    experiment: Experiment, chosen: ExplainedFeatures, addresses: Addresses, downloads: Path, policy: Policy
 ) -> tuple[dict[int, tuple[int, ...]], str]:
     from saesteer.sources.neuronpedia.explanations import explanations, matching_features
     from saesteer.sources.neuronpedia.sources import sources_of
 
     sources = sources_of(experiment, experiment.layers)
-    found = {layer: matching_features(explanations(addresses, source, downloads), chosen.pattern) for layer, source in sources.items()}
+    explained = {layer: explanations(addresses, source, downloads, policy) for layer, source in sources.items()}
+    found = {layer: matching_features(texts, chosen.pattern) for layer, texts in explained.items()}
     names = ", ".join(f"{source.model}/{source.source}" for source in sources.values())
     return {layer: tuple(sorted(features)) for layer, features in found.items()}, f"explanations of {names} on Neuronpedia"

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from saesteer.settings import SaeSettings
+from saesteer.settings import SaeSettings, SettingsError
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def sae_source(settings: SaeSettings, layer: int) -> SaeSource:
         source = _listed(str(settings.release), sae_id)
     if source.loader not in FORMS:
         reason = _REFUSED.get(source.loader, "this form is not known here")
-        raise ValueError(f"{source.name} ({source.loader}): {reason}; choose an SAE in one of the forms {', '.join(FORMS)}")
+        raise SettingsError(f"{source.name} ({source.loader}): {reason}; choose an SAE in one of the forms {', '.join(FORMS)}")
     if source.hook is not None:
         check_hook(source.name, source.hook, layer, f"resid_{settings.site}")
     return source
@@ -102,14 +102,14 @@ def check_hook(what: str, hook: str, layer: int, site: str) -> None:
     matches = ((pattern.fullmatch(hook), named) for pattern, named in _HOOKS)
     read = next(((int(match[1]), named or match[2]) for match, named in matches if match), None)
     if read is None or read[1] not in _SITES:
-        raise ValueError(f"{what}: it reads {hook!r}; only the residual stream can be steered: {' or '.join(_SITES)} of a layer")
+        raise SettingsError(f"{what}: it reads {hook!r}; only the residual stream can be steered: {' or '.join(_SITES)} of a layer")
     if read != (layer, site):
-        raise ValueError(f"{what}: this SAE reads {read[1]} of layer {read[0]}, but {site} of layer {layer} was asked for")
+        raise SettingsError(f"{what}: this SAE reads {read[1]} of layer {read[0]}, but {site} of layer {layer} was asked for")
 
 
 def _id(settings: SaeSettings, layer: int) -> str:
     if settings.id is None:
-        raise ValueError(f"{settings.path}: this SAE is a folder, not one of a release or repository")
+        raise SettingsError(f"{settings.path}: this SAE is a folder, not one of a release or repository")
     return settings.id.format(layer=layer)
 
 
@@ -117,7 +117,7 @@ def _listed(release: str, sae_id: str) -> SaeSource:
     entry = _entry(release)
     saes = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in saes:
-        raise ValueError(f"release {release} has no SAE {sae_id!r}{_nearest(sae_id, saes)}")
+        raise SettingsError(f"release {release} has no SAE {sae_id!r}{_nearest(sae_id, saes)}")
     sae, loader, repo = saes[sae_id], entry["conversion_func"] or "sae_lens", entry["repo_id"]
     folder = str(sae["path"])
     hook = _hook(loader, repo, folder, sae_id)
@@ -127,7 +127,7 @@ def _listed(release: str, sae_id: str) -> SaeSource:
 def _entry(release: str) -> Mapping[str, Any]:
     texts = _texts()
     if release not in texts:
-        raise ValueError(f"sae-lens knows no release {release!r}{_nearest(release, texts)}")
+        raise SettingsError(f"sae-lens knows no release {release!r}{_nearest(release, texts)}")
     return _parsed(release)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 
 from saesteer.core.files import write_json
+from saesteer.sharing.snakemake_metadata import lock_files
 
-LOCKS = Path(".snakemake/locks")
 _LAST_RUN = Path(".snakemake/last_run.json")
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def record_run(folder: Path) -> None:
 
 def stale_locks(folder: Path) -> tuple[list[Path], str | None]:
     """The lock files of a folder, and the process that holds them (None: nobody alive does)."""
-    locks = sorted((folder / LOCKS).glob("*.lock"))
+    locks = lock_files(folder)
     return locks, other_run(folder) if locks else None
 
 

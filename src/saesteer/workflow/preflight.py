@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from saesteer.judge.answers import JudgeError
+from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
-from saesteer.sources.hub import HubError, check_access, model_config, repo_size, weights_size
+from saesteer.sources.hub import check_access, model_config, repo_size, weights_size
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, sae_source
 from saesteer.workflow.checks import check_files, check_model_config
+from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
-from saesteer.workflow.plan_methods import n_steered
 
 BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 CHARACTERS_PER_TOKEN = 4
@@ -55,7 +55,7 @@ def _guarded(about: str, check: Callable[[], Finding]) -> Finding:
     """An expected error as a problem of the report, so that the other checks are made too."""
     try:
         return check()
-    except (SettingsError, HubError, JudgeError, ValueError, OSError) as error:
+    except (SaesteerError, ValueError, OSError) as error:
         return Finding("problem", about, str(error))
 
 
@@ -155,7 +155,7 @@ def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
         return Finding(
             "ok", "judge", f"kind {judge.kind}: costs nothing" if judge.kind != "none" else "none: no ratings, no figure of them"
         )
-    from saesteer.judge.calls import check_key
+    from saesteer.judge.endpoint import check_key
     from saesteer.judge.spend import estimate_texts
 
     check_key(judge, environ)
@@ -176,7 +176,7 @@ def _n_texts(experiment: Experiment) -> int:
     if experiment.until == "scores":
         return 0
     if experiment.until == "methods":
-        return n_steered(experiment)
+        return n_fit_generations(experiment)
     return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
 
 

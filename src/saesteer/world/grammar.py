@@ -17,6 +17,8 @@ from functools import lru_cache
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.world.lexicon import Lexicon, Topic
 
+ALGORITHM_VERSION = 1
+
 SWITCH_TOPIC = 0.06
 OPENER_FIRST, OPENER_LATER = 0.30, 0.08
 PRONOUN = 0.4

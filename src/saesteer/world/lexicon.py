@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+ALGORITHM_VERSION = 1
+
 OUTPUT_SCORE_PROMPT = "From my experience,"  # P1 (arXiv 2505.20063)'s neutral prompt: it has to be in distribution
 CLAUSE_LISTS = ("people", "acts", "verbs", "things", "adjectives", "places")
 OWN_LISTS = {"numbers": ("words",), "code": ("functions", "variables", "modules")}

@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from safetensors.numpy import load_file
 
+ALGORITHM_VERSION = 1
+
 WEIGHTS, SETTINGS = "classifier.safetensors", "oracle.json"
 
 

@@ -5,6 +5,8 @@ import random
 
 import torch
 
+ALGORITHM_VERSION = 1
+
 
 def stream_seed(seed: int, name: str) -> int:
     """A 63-bit seed from (seed, name), the same on every machine and in every process (unlike Python's hash)."""

@@ -12,9 +12,6 @@ from saesteer.core.tables.methods import (
     FITS,
     METHOD_STEPS,
     METHOD_SUMMARIES,
-    STEERED,
-    STEERED_JUDGEMENTS,
-    STEERED_PERPLEXITY,
 )
 from saesteer.core.tables.schema import Column, Table, TableError, read_summary, validate, write_summary
 from saesteer.core.tables.steps import (
@@ -30,6 +27,9 @@ from saesteer.core.tables.steps import (
     RECORD,
     RECORDS,
     STEPS,
+    as_generations,
+    of_features,
+    of_fits,
 )
 from saesteer.core.tables.summaries import (
     BEST_FACTORS,
@@ -70,15 +70,15 @@ __all__ = [
     "RECORD",
     "RECORDS",
     "SELECTION",
-    "STEERED",
-    "STEERED_JUDGEMENTS",
-    "STEERED_PERPLEXITY",
     "STEERING",
     "STEPS",
     "SUMMARIES",
     "Column",
     "Table",
     "TableError",
+    "as_generations",
+    "of_features",
+    "of_fits",
     "read_summary",
     "validate",
     "write_summary",

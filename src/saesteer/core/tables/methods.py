@@ -3,14 +3,10 @@
 import polars as pl
 
 from saesteer.core.tables.schema import Column, Table
-from saesteer.core.tables.steps import JUDGEMENTS, LAYER, PERPLEXITY, PREFIX, SAMPLE, reason_for
+from saesteer.core.tables.steps import FACTOR, LAYER, METHOD, reason_for
 
 CONCEPT_ID = Column(pl.String, "first 16 hex digits of the SHA-256 of the concept's text")
-METHOD = Column(pl.String, "key of the method in saesteer.settings.registry")
-FACTOR = Column(pl.String, "strength, a canonical decimal: multiples of what the method itself calls 1")
 PER_FIT = {"layer": LAYER, "method": METHOD, "concept_id": CONCEPT_ID}
-PER_STEERED = {**PER_FIT, "factor": FACTOR, "prefix_id": PREFIX, "sample": SAMPLE}
-NO_FIT = "the method abstains"
 
 ASKED_CONCEPTS = Table(
     "asked_concepts",
@@ -62,32 +58,7 @@ FITS = Table(
         "reason": reason_for("kind"),
     },
 )
-STEERED = Table(
-    "steered",
-    tuple(PER_STEERED),
-    {
-        **PER_STEERED,
-        "text": Column(pl.String, "the continuation or response", "the method abstains; see reason"),
-        "n_tokens": Column(pl.UInt16, "number of generated tokens; 0 where it abstains"),
-        "stopped": Column(pl.Boolean, "ended by the stop text or EOS, not by length"),
-        "seconds": Column(pl.Float64, "its share of its batch's wall time"),
-        "reason": reason_for("text"),
-    },
-)
-STEERED_PERPLEXITY = Table(
-    "steered_perplexity",
-    STEERED.keys,
-    {**PER_STEERED, **{name: PERPLEXITY.columns[name] for name in ("mean_nll", "n_scored", "reason")}},
-)
-STEERED_JUDGEMENTS = Table(
-    "steered_judge",
-    STEERED.keys,
-    {
-        **PER_STEERED,
-        **{name: JUDGEMENTS.columns[name] for name in ("concept_rating", "instruction_rating", "fluency_rating", "judge_score", "reason")},
-    },
-)
-METHOD_STEPS = {table.name: table for table in (EFFECTS, FITS, STEERED, STEERED_PERPLEXITY, STEERED_JUDGEMENTS)}
+METHOD_STEPS = {table.name: table for table in (EFFECTS, FITS)}
 
 METHOD_HALVES = Table(
     "method_halves",
@@ -118,7 +89,11 @@ METHOD_CHOICES = Table(
         **PER_FIT,
         "reported_on": Column(pl.String, "half of the prompts reported on: 0, 1 (chosen on the other), or all (chosen on the same)"),
         "abstains": Column(pl.Boolean, "the method has no intervention: score is the unsteered text's on the same half"),
-        "factor": Column(pl.String, "the chosen factor", "it abstains, or no factor could be chosen on the half that chooses"),
+        "factor": Column(
+            pl.String,
+            "the chosen factor",
+            "it abstains, or the half that chooses leaves none: of P1's rule, steering failed and score is 0",
+        ),
         "at_grid_end": Column(
             pl.Boolean,
             "the smallest or largest of several factors was chosen",
@@ -129,7 +104,7 @@ METHOD_CHOICES = Table(
         **{
             name: Column(pl.Float64, f"{name} of METHOD_HALVES on the half reported on", null_when)
             for name, null_when in {
-                "score": "no text of that half could be rated, or no factor could be chosen",
+                "score": "no text of that half could be rated, or no factor could be chosen by the score",
                 "concept_rating": "no factor, or none could be rated",
                 "instruction_rating": "no factor, no instruction, or none could be rated",
                 "fluency_rating": "no factor, or none could be rated",

@@ -21,12 +21,19 @@ RECORD = pl.Struct(
 
 LAYER = Column(pl.UInt16, "decoder layer, 0-based")
 FEATURE = Column(pl.UInt32, "index of the feature in its layer's SAE")
-FACTOR = Column(pl.String, "steering factor, a canonical decimal, in multiples of a_max")
+FACTOR = Column(pl.String, "steering factor, a canonical decimal: of single features in multiples of a_max, of a method in its own unit")
+METHOD = Column(pl.String, "key of the method in saesteer.settings.registry, or `feature`: a single feature")
 PREFIX = Column(pl.String, "first 16 hex digits of the SHA-256 of the prefix's text")
 SAMPLE = Column(pl.UInt32, "number of the sample, 0-based")
 TEXT = Column(pl.String, "first 16 hex digits of the SHA-256 of the text")
 PER_FEATURE = {"layer": LAYER, "feature": FEATURE}
-PER_GENERATION = {**PER_FEATURE, "factor": FACTOR, "prefix_id": PREFIX, "sample": SAMPLE}
+FEATURE_TEXT = ("layer", "feature", "factor", "prefix_id", "sample")
+"""Keys of a text of a single feature, where no other texts are."""
+FIT_TEXT = ("layer", "method", "concept_id", "factor", "prefix_id", "sample")
+"""Keys of a text of a fit, where no other texts are."""
+SINGLE_FEATURE = "feature"
+"""The `method` of texts that one feature steers, as in P1."""
+NO_FIT = "the method abstains"
 
 
 def reason_for(column: str) -> Column:
@@ -103,25 +110,35 @@ OUTPUT_SCORE = Table(
         "a_max": Column(pl.Float64, "largest activation of any feature at the prompt's last position"),
     },
 )
-GENERATIONS = Table(
-    "sweep",
-    ("layer", "feature", "factor", "prefix_id", "sample"),
-    {
-        **PER_GENERATION,
-        "token_ids": Column(pl.List(pl.UInt32), "generated tokens, the stopping one included"),
-        "text": Column(pl.String, "the continuation"),
-        "n_tokens": Column(pl.UInt16, "number of generated tokens"),
-        "stopped": Column(pl.Boolean, "ended by the stop text or EOS, not by length"),
-    },
-)
+PER_GENERATION = {
+    "layer": LAYER,
+    "method": METHOD,
+    "target": Column(pl.String, "what it steers towards: the number of the single feature, or a concept_id"),
+    "factor": FACTOR,
+    "prefix_id": PREFIX,
+    "sample": SAMPLE,
+}
+"""The key of a text names the intervention behind it: a single feature (method "feature") or the fit of a method, at a factor."""
+
+TEXT_COLUMNS = {
+    "token_ids": Column(pl.List(pl.UInt32), "generated tokens, the one that ended the text included", "the method abstains; see reason"),
+    "text": Column(pl.String, "the continuation or response", "the method abstains; see reason"),
+    "n_tokens": Column(pl.UInt16, "number of generated tokens; 0 where it abstains"),
+    "stopped": Column(pl.Boolean, "ended by the stop text or EOS, not by length"),
+    "seconds": Column(pl.Float64, "its share of its batch's wall time", "single features: their rows are the same whenever they are made"),
+    "reason": reason_for("text"),
+}
+GENERATIONS = Table("generations", tuple(PER_GENERATION), {**PER_GENERATION, **TEXT_COLUMNS})
+_NO_COUNT = "the intervention is not one feature, or there is no text; see reason"
 GEN_SUCCESS = Table(
     "gen_success",
     GENERATIONS.keys,
     {
         **PER_GENERATION,
-        "gen_success_1": Column(pl.UInt16, "tokens of the continuation that are the first lens token"),
-        "gen_success_5": Column(pl.UInt16, "... that are among the first 5"),
-        "gen_success_20": Column(pl.UInt16, "... that are among the first 20"),
+        "gen_success_1": Column(pl.UInt16, "tokens of the continuation that are the feature's first lens token", _NO_COUNT),
+        "gen_success_5": Column(pl.UInt16, "... that are among the first 5", _NO_COUNT),
+        "gen_success_20": Column(pl.UInt16, "... that are among the first 20", _NO_COUNT),
+        "reason": reason_for("gen_success_20"),
     },
 )
 PERPLEXITY = Table(
@@ -129,7 +146,11 @@ PERPLEXITY = Table(
     GENERATIONS.keys,
     {
         **PER_GENERATION,
-        "mean_nll": Column(pl.Float64, "mean loss per token in nats, given the prefix; perplexity is its exp", "the continuation is empty"),
+        "mean_nll": Column(
+            pl.Float64,
+            "mean loss per token in nats, given the prefix; perplexity is its exp",
+            "the continuation is empty, or there is none",
+        ),
         "n_scored": Column(pl.UInt16, "tokens scored"),
         "reason": reason_for("mean_nll"),
     },
@@ -163,3 +184,23 @@ STEPS = {
         JUDGEMENTS,
     )
 }
+
+
+def of_features(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of single features with the keys FEATURE_TEXT, sorted by them."""
+    renamed = rows.drop("method").rename({"target": "feature"}).cast({"feature": pl.UInt32})
+    return renamed.select(*FEATURE_TEXT, *(name for name in renamed.columns if name not in FEATURE_TEXT)).sort(FEATURE_TEXT)
+
+
+def of_fits(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of fits with the keys FIT_TEXT."""
+    return rows.rename({"target": "concept_id"})
+
+
+def as_generations(rows: pl.DataFrame) -> pl.DataFrame:
+    """The opposite of both: rows with the keys of GENERATIONS first."""
+    if "feature" in rows.columns:
+        rows = rows.rename({"feature": "target"}).cast({"target": pl.String}).with_columns(method=pl.lit(SINGLE_FEATURE))
+    else:
+        rows = rows.rename({"concept_id": "target"})
+    return rows.select(*GENERATIONS.keys, *(name for name in rows.columns if name not in GENERATIONS.keys))

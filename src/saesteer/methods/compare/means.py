@@ -41,7 +41,7 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
         layer, key = group.select(_METHOD).row(0)
         label = {"layer": layer, "method": key, "title": row_of(key).title, "family": family_of(row_of(key)), "paper": row_of(key).paper}
         lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
-    parts = (_factors(choices), _fit_costs(rows.fits), _generation_costs(rows.steered))
+    parts = (_factors(choices), _fit_costs(rows.fits), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)
     table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
     for part in parts:

@@ -1,6 +1,6 @@
 """The protocol that every method is held to: which prompts choose the factor, which report, and what a concept's score is.
 
-Half of the prompts choose a method's factor for a concept by their texts' mean score (or by P1's rule, see compare.success), the
+Half of the prompts choose a method's factor for a concept by their texts' mean score (or by P1's rule, see analysis.best_factor), the
 other half report, and both directions are averaged (P4, arXiv 2501.17148, section 4, in one direction; P2, arXiv 2411.02193, chooses and
 reports on the same texts). An unrated text is missing, never 0. Where a method abstains, its concept counts with what the unsteered method
 scores on the same half. No result depends on the order in which rows come.
@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 
+from saesteer.analysis.best_factor import Curve, first_largest, p1_ratio
+from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
-from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, STEERED
-from saesteer.methods.compare.success import p1_ratio
+from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
+from saesteer.core.tables.steps import FIT_TEXT, GEN_SUCCESS, of_fits
 from saesteer.settings import registry
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
@@ -26,21 +29,20 @@ FIT = ["layer", "method", "concept_id"]
 _RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
 _MEASURES = ("score", *_RATINGS, "log_perplexity")
 _DIRECTIONS = {"held_out": ((0, 1), (1, 0)), "first_half": ((0, 1),), "same_texts": ((0, 0),)}  # half that chooses, half that reports
-_TIE = 1e-9  # scores closer than this are equal but for rounding
-_SUCCESS = {**{name: STEERED.schema[name] for name in STEERED.keys}, "gen_success_20": pl.UInt16}
+_SUCCESS = of_fits(pl.DataFrame(schema=GEN_SUCCESS.schema)).schema
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What there is of a comparison: tables by their names in saesteer.core.tables.methods."""
+    """What there is of a comparison: FITS and ASKED_CONCEPTS, and rows of texts with the keys FIT_TEXT."""
 
-    steered: pl.DataFrame
+    texts: pl.DataFrame
     perplexity: pl.DataFrame
     judgements: pl.DataFrame
     fits: pl.DataFrame
     concepts: pl.DataFrame
     success: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUCCESS))
-    """saesteer.methods.compare.success.steered_success: fits that are here choose by P1's rule, all others by the score."""
+    """GEN_SUCCESS: fits with a count here choose by P1's rule, all others by the score."""
 
 
 class ProtocolError(SaesteerError, ValueError):
@@ -58,20 +60,14 @@ def row_of(key: str) -> Method:
 
 
 def prompt_halves(prefix_ids: Sequence[str], factor_choice: str) -> dict[str, int]:
-    """prefix_id -> half, of prompts in the order of their file.
-
-    held_out: every other prompt, as elsewhere in this project, so that more prompts leave the others in their half. first_half: the first
-    half (one more if their number is odd) and the rest, which is P4's split (its first five choose, its last five report). same_texts: one.
-    """
-    n = len(prefix_ids)
-    if len(set(prefix_ids)) < n or (n < 2 and factor_choice != "same_texts"):
+    """`split_halves` of prompts, refused where one half would be empty."""
+    if len(set(prefix_ids)) < len(prefix_ids) or (len(prefix_ids) < 2 and factor_choice != "same_texts"):
         raise ProtocolError(f"{factor_choice}: two prompts at least are needed, each once; given: {list(prefix_ids)}")
-    number = {"held_out": lambda i: i % 2, "first_half": lambda i: int(i >= (n + 1) // 2), "same_texts": lambda i: 0}[factor_choice]
-    return {prefix_id: number(i) for i, prefix_id in enumerate(prefix_ids)}
+    return split_halves(prefix_ids, factor_choice)
 
 
-def method_halves(rows: Rows, halves: Mapping[str, int], score: str) -> pl.DataFrame:
-    """STEERED and what was measured on it -> METHOD_HALVES, for every fit that does not abstain."""
+def method_halves(rows: Rows, halves: Mapping[str, int], score: str, gen_success_limit: float) -> pl.DataFrame:
+    """Texts and what was measured on them -> METHOD_HALVES, for every fit that does not abstain."""
     texts = _texts(rows, halves).with_columns(text_score=_text_score(score))
     means = texts.group_by(METHOD_HALVES.keys, maintain_order=True).agg(
         pl.len().cast(pl.UInt32).alias("n"),
@@ -83,8 +79,8 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str) -> pl.DataF
         pl.col("gen_success_20").mean(),
     )
     scores = means.with_columns(score=_of_means() if score == "harmonic_mean_of_means" else pl.col("text_score"))
-    by_score = pl.col("gen_success_20").is_null()
-    found = scores.with_columns(choose_by=pl.when(by_score).then("score").otherwise(p1_ratio([*FIT, "half"])))
+    ratios = scores.join(_p1_ratios(scores, gen_success_limit), on=METHOD_HALVES.keys, how="left")
+    found = ratios.with_columns(choose_by=pl.when(pl.col("gen_success_20").is_null()).then("score").otherwise("p1_ratio"))
     _refuse_gaps(found, rows.fits, set(halves.values()))
     return found.select(list(METHOD_HALVES.columns)).sort(METHOD_HALVES.keys)
 
@@ -92,25 +88,37 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str) -> pl.DataF
 def _texts(rows: Rows, halves: Mapping[str, int]) -> pl.DataFrame:
     """A row a text of fits that do not abstain, in the order of its key, with its ratings, loss and half."""
     _refuse_strangers(rows, halves)
-    keys = list(STEERED.keys)
+    keys = list(FIT_TEXT)
     fitted = rows.fits.filter(pl.col("kind").is_not_null()).select(FIT)
     ratings = [pl.col(name).cast(pl.Float64) for name in _RATINGS]
-    texts = rows.steered.select(keys).join(fitted, on=FIT, how="semi")
+    texts = rows.texts.select(keys).join(fitted, on=FIT, how="semi")
     texts = texts.join(rows.judgements.select(*keys, *ratings, "judge_score"), on=keys, how="left")
     texts = texts.join(rows.perplexity.select(*keys, "mean_nll"), on=keys, how="left")
-    texts = texts.join(rows.success, on=keys, how="left")
+    texts = texts.join(rows.success.select(*keys, "gen_success_20"), on=keys, how="left")
     return texts.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))
+
+
+def _p1_ratios(scores: pl.DataFrame, gen_success_limit: float) -> pl.DataFrame:
+    """Keys of METHOD_HALVES and p1_ratio, where GenSuccess is known: null where the factor may not be chosen."""
+    known = scores.drop_nulls("gen_success_20").sort(*FIT, "half", pl.col("factor").cast(pl.Float64))
+    ratios: list[float] = []
+    for curve in known.partition_by(*FIT, "half", maintain_order=True):
+        loss = curve["log_perplexity"].fill_null(float("nan")).to_numpy()
+        ratios += p1_ratio(Curve(tuple(curve["factor"]), curve["gen_success_20"].to_numpy(), loss), gen_success_limit).tolist()
+    return known.select(METHOD_HALVES.keys).with_columns(p1_ratio=pl.Series(ratios, dtype=pl.Float64).fill_nan(None))
 
 
 def _refuse_strangers(rows: Rows, halves: Mapping[str, int]) -> None:
     """Every text is of a fit and a prompt that are there."""
-    keys = list(STEERED.keys)
-    unknown = rows.steered.join(rows.fits.select(FIT), on=FIT, how="anti").select(FIT).unique().sort(FIT)
+    keys = list(FIT_TEXT)
+    unknown = rows.texts.join(rows.fits.select(FIT), on=FIT, how="anti").select(FIT).unique().sort(FIT)
     if unknown.height:
-        raise ProtocolError(f"table steered holds texts of a fit that table fits does not: {unknown.row(0, named=True)}")
-    strange = rows.steered.filter(~pl.col("prefix_id").is_in(list(halves))).select(keys).sort(keys)
+        raise ProtocolError(f"table generations holds texts of a fit that table fits does not: {unknown.row(0, named=True)}")
+    strange = rows.texts.filter(~pl.col("prefix_id").is_in(list(halves))).select(keys).sort(keys)
     if strange.height:
-        raise ProtocolError(f"table steered holds a prompt that is not among the experiment's {len(halves)}: {strange.row(0, named=True)}")
+        raise ProtocolError(
+            f"table generations holds a prompt that is not among the experiment's {len(halves)}: {strange.row(0, named=True)}"
+        )
 
 
 def _text_score(score: str) -> pl.Expr:
@@ -134,11 +142,11 @@ def _refuse_gaps(found: pl.DataFrame, fits: pl.DataFrame, halves: set[int]) -> N
     """Every fit that does not abstain needs texts, in every half at the same factors."""
     missing = fits.filter(pl.col("kind").is_not_null()).join(found, on=FIT, how="anti").select(FIT).sort(FIT)
     if missing.height:
-        raise ProtocolError(f"table steered has no text of {missing.row(0, named=True)}: compute its missing rows first")
+        raise ProtocolError(f"table generations has no text of {missing.row(0, named=True)}: compute its missing rows first")
     counts = found.group_by(*FIT, "factor").agg(pl.col("half").n_unique()).filter(pl.col("half") < len(halves)).sort(*FIT, "factor")
     if counts.height:
         where = counts.select(*FIT, "factor").row(0, named=True)
-        raise ProtocolError(f"table steered has texts of {where} in one half of the prompts only: compute its missing rows first")
+        raise ProtocolError(f"table generations has texts of {where} in one half of the prompts only: compute its missing rows first")
 
 
 def method_choices(halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str) -> pl.DataFrame:
@@ -148,25 +156,33 @@ def method_choices(halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str)
     best = _best_factors(halves).rename({"half": "chosen_on"})
     own = wanted.join(best, on=[*FIT, "chosen_on"], how="left").join(halves, on=[*FIT, "factor", "half"], how="left")
     label = pl.lit("all") if factor_choice == "same_texts" else pl.col("half").cast(pl.String)
-    found = _stand_ins(own.with_columns(label.alias("reported_on"), pl.col("n", "n_missing").fill_null(0)))
-    return found.select(list(METHOD_CHOICES.columns)).sort(METHOD_CHOICES.keys)
+    score = pl.when(pl.col("steering_failed")).then(0.0).otherwise("score")
+    reported = own.with_columns(label.alias("reported_on"), pl.col("n", "n_missing").fill_null(0), score=score)
+    return _stand_ins(reported).select(list(METHOD_CHOICES.columns)).sort(METHOD_CHOICES.keys)
 
 
 def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
     """Per fit and half: the factor of the largest `choose_by`, of equals the smallest, and whether it is an end of the method's grid.
 
-    A factor without one cannot be chosen; where there is one factor only there is nothing to choose.
+    A factor without one cannot be chosen; where there is one factor only the score has nothing to choose. Where P1's rule leaves no factor,
+    steering failed.
     """
     number = pl.col("factor").cast(pl.Float64)
     grids = halves.group_by("layer", "method").agg(low=number.min(), high=number.max(), grid=pl.col("factor").n_unique())
-    ordered = halves.with_columns(number=number).sort(*FIT, "half", "number").join(grids, on=["layer", "method"], how="left")
-    allowed = (pl.col("choose_by") >= pl.col("choose_by").max() - _TIE) | (pl.col("grid") == 1)
-    best = ordered.group_by(*FIT, "half", maintain_order=True).agg(
-        pl.col("factor").filter(allowed).first(), pl.col("number").filter(allowed).first(), pl.col("low", "high", "grid").first()
-    )
+    ordered = halves.sort(*FIT, "half", number).group_by(*FIT, "half", maintain_order=True)
+    curves = ordered.agg("factor", "choose_by", by_p1=pl.col("gen_success_20").is_not_null().any())
+    curves = curves.join(grids, on=["layer", "method"], how="left")
+    chosen: list[str | None] = []
+    for factors, values, by_p1 in curves.select("factor", "choose_by", "by_p1").iter_rows():
+        place = 0 if len(factors) == 1 and not by_p1 else first_largest(np.array(values, dtype=np.float64))
+        chosen.append(None if place is None else factors[place])
+    best = curves.with_columns(factor=pl.Series(chosen, dtype=pl.String))
     ordinal = ~pl.col("method").is_in([row.key for row in registry.METHODS if row.grid == "prompt"])
-    at_end = pl.when(ordinal & (pl.col("grid") > 1)).then(pl.col("number").is_in(pl.concat_list("low", "high")))
-    return best.with_columns(at_end.alias("at_grid_end")).select(*FIT, "half", "factor", "at_grid_end")
+    at_end = pl.when(ordinal & (pl.col("grid") > 1)).then(number.is_in(pl.concat_list("low", "high")))
+    failed = pl.col("by_p1") & pl.col("factor").is_null()
+    return best.with_columns(at_end.alias("at_grid_end"), steering_failed=failed).select(
+        *FIT, "half", "factor", "at_grid_end", "steering_failed"
+    )
 
 
 def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
@@ -207,11 +223,12 @@ def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFr
     return named.select(list(METHOD_SCORES.columns)).sort(METHOD_SCORES.keys)
 
 
-def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings) -> dict[str, pl.DataFrame]:
-    """All of this: METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name. `prefix_ids` are the prompts', in their file's order."""
+def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, gen_success_limit: float) -> dict[str, pl.DataFrame]:
+    """All of this: METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name. `prefix_ids` are the prompts', in their file's order;
+    `gen_success_limit` is P1's rule's, where that chooses."""
     _refuse_methods(rows.fits, settings)
     split = prompt_halves(prefix_ids, settings.factor_choice)
-    halves = method_halves(rows, split, settings.score)
+    halves = method_halves(rows, split, settings.score, gen_success_limit)
     choices = method_choices(halves, rows.fits, settings.factor_choice)
     return {
         METHOD_HALVES.name: halves,

@@ -23,10 +23,10 @@ from saesteer.settings.methods import MethodSettings
 
 
 def method_summaries(
-    rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, protocols: dict[int, Protocol]
+    rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, gen_success_limit: float, protocols: dict[int, Protocol]
 ) -> dict[str, pl.DataFrame]:
     """METHOD_SUMMARIES by name. `prefix_ids` are the prompts', in their file's order; `protocols` is paper_values.our_protocol by layer."""
-    tables = scored(rows, prefix_ids, settings)
+    tables = scored(rows, prefix_ids, settings, gen_success_limit)
     halves, choices, scores = (tables[table.name] for table in (METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES))
     methods = methods_table(scores, choices, rows, settings)
     return tables | {

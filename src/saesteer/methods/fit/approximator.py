@@ -18,6 +18,8 @@ from numpy import ndarray
 
 from saesteer.methods.fit.problem import Approximator
 
+ALGORITHM_VERSION = 1
+
 PENALTIES = tuple(10.0**power for power in range(-8, 5))
 """Strengths tried, in multiples of the directions' mean squared singular value."""
 

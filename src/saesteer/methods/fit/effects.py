@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from saesteer.core.counter_rng import text_keys, uniforms
+from saesteer.core.counter_rng import streams, text_keys, uniforms
 from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_texts
 from saesteer.engine.head import raw_logits, soft_capped
-from saesteer.engine.intervention_texts import steered_texts
 from saesteer.engine.interventions import Addition, Intervention, Nothing
 from saesteer.engine.memory import Halving
 from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, pad_rows, residual_at, residual_changed, shape_matters, spliced
@@ -233,16 +233,16 @@ def _written(run: _Run, interventions: Sequence[Intervention]) -> list[list[list
     numbers are those of prompt and rollout, whatever steers them."""
     n_rollouts = run.settings.n_rollouts
     texts = [(prompt, rollout) for prompt in range(len(run.prompts)) for rollout in range(n_rollouts)]
-    keys = text_keys(f"{prompt}/{rollout}" for prompt, rollout in texts)
+    drawn = streams(run.seed, text_keys(f"{prompt}/{rollout}" for prompt, rollout in texts))
     columns = {
         "row": np.arange(len(interventions) * len(texts)),
         "intervention": np.repeat(np.arange(len(interventions)), len(texts)),
         "prompt": [prompt for prompt, _ in texts] * len(interventions),
-        "key": np.tile(keys, len(interventions)),
+        "stream": np.tile(drawn, len(interventions)),
     }
     rows = pl.DataFrame(columns, schema_overrides={"row": pl.UInt32}).with_columns(factor=pl.lit("1"))
     sampling = Sampling(run.settings.max_new_tokens, TEMPERATURE, run.settings.top_k, stop="")
-    frames = steered_texts(run.lm, run.sae, run.layer, rows, interventions, run.prompts, sampling, run.seed)
+    frames = steered_texts(run.lm, run.sae, run.layer, rows, interventions, run.prompts, sampling)
     texts_of_rows = rows.select("row", "prompt").join(pl.concat(frames), on="row", how="left", maintain_order="left")
     whole = [
         [*run.prompts[prompt], *(token_ids[:-1] if stopped else token_ids)]

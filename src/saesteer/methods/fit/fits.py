@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.tables import FITS
-from saesteer.engine.intervention_steering import steering_of
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, PromptText, kind_of, packed
 from saesteer.engine.models import MIN_ROWS, LanguageModel, residual_at
 from saesteer.engine.saes import Sae
+from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Approximator, Problem
 from saesteer.methods.fit.tokenised import training_texts
 from saesteer.settings.registry import METHODS, Method

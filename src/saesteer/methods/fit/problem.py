@@ -17,6 +17,8 @@ from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, residual_at
 from saesteer.engine.saes import Sae, encode
 
+ALGORITHM_VERSION = 1
+
 TEXTS_AT_A_TIME = MIN_ROWS
 """Every forward over training texts has as many rows (models.MIN_ROWS)."""
 

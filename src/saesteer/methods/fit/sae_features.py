@@ -15,6 +15,8 @@ from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.engine.models import LanguageModel, residual_changed
 from saesteer.methods.fit.problem import Abstains, Problem, Text, largest_codes
 
+ALGORITHM_VERSION = 1
+
 DETECTS = 0.7
 """Smallest AUROC of a feature that is counted as one of the concept's. Ours: papers that filter start from a feature with a label."""
 

@@ -11,6 +11,8 @@ from saesteer.core.tokens import with_bos
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.methods.fit.problem import Text
 
+ALGORITHM_VERSION = 1
+
 MOST_TOKENS = 128
 """Longest text, its prompt not counted: as long as P4 (arXiv 2501.17148) lets a model write."""
 

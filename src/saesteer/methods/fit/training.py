@@ -14,6 +14,8 @@ from saesteer.engine.head import raw_logits
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Text, padded_ids, said
 
+ALGORITHM_VERSION = 1
+
 Item = TypeVar("Item")
 
 

@@ -18,6 +18,8 @@ from saesteer.core.files import write_atomically
 from saesteer.engine.interventions import Addition, unpacked
 from saesteer.settings import SettingsError
 
+ALGORITHM_VERSION = 1
+
 log = logging.getLogger(__name__)
 
 

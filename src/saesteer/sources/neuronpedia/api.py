@@ -1,17 +1,27 @@
 """One feature a request, from Neuronpedia's API."""
 
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
-from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, kept, known, record
-from saesteer.sources.neuronpedia.http import Client, FetchError, NotFound, Transient, as_finished, get, key_header, parse_json, read_json
+from saesteer.settings import SettingsError
+from saesteer.sources.http import Client, FetchError, Refusal, Transient, as_finished, get
+from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, kept, known, parse_json, record
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
 from saesteer.sources.neuronpedia.sources import Source
+
+KEY_VARIABLE = "NEURONPEDIA_API_KEY"
+_CHECK_KEY = f": access refused; if {KEY_VARIABLE} is set, check it, or unset it (reading needs no key)"
+_ADVICE = {
+    401: _CHECK_KEY,
+    403: _CHECK_KEY,
+    404: ", and not in the API's own words: check addresses.neuronpedia in the configuration",
+}
 
 
 async def from_api(client: Client, base: str, source: Source, features: Sequence[int], n_records: int) -> AsyncGenerator[Outcome, None]:
@@ -41,13 +51,21 @@ async def has_source(client: Client, base: str, source: Source) -> bool:
 async def _feature(client: Client, base: str, source: Source, feature: int, n_records: int) -> Known | Failed:
     url = f"{base.rstrip('/')}/api/feature/{quote(source.model)}/{quote(source.source)}/{feature}"
     try:
-        return await get(client, url, partial(_read, source, feature, n_records), key_header())
-    except NotFound as error:
-        if _is_answer(error.body):
+        return await get(client, url, partial(_read, source, feature, n_records), _key_header())
+    except Refusal as error:
+        if error.status == 404 and _is_answer(error.body):
             return Known(feature, there=False)
-        return Failed((feature,), f"{error}, and not in the API's own words: check addresses.neuronpedia in the configuration")
+        return Failed((feature,), f"{error}{_ADVICE.get(error.status, '')}")
     except FetchError as error:
         return Failed((feature,), str(error))
+
+
+def _key_header() -> dict[str, str]:
+    """The header with the user's key, where there is one in the environment."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError(f"the environment variable {KEY_VARIABLE} holds characters that no key has: set it again, or unset it")
+    return {"x-api-key": key} if key else {}
 
 
 def _is_answer(body: bytes) -> bool:
@@ -58,8 +76,13 @@ def _is_answer(body: bytes) -> bool:
         return False
 
 
-async def _read(source: Source, feature: int, n_records: int, response: httpx.Response) -> Known:
-    item = await read_json(response)
+async def _read(source: Source, feature: int, n_records: int, response: httpx2.Response) -> Known:
+    body = await response.aread()
+    try:
+        item = parse_json(body)
+    except ValueError as error:
+        kind = response.headers.get("content-type", "something")
+        raise Transient(f"answered with {kind.partition(';')[0]} that is not JSON") from error
     if not isinstance(item, dict):
         raise Transient("answered with JSON that is no feature")
     told = (item.get("modelId"), item.get("layer"), str(item.get("index")))

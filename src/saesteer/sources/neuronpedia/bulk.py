@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from saesteer.sources.http import FetchError, as_finished
 from saesteer.sources.neuronpedia.convert import Known, Record, Strings, descriptions, kept, known, record
 from saesteer.sources.neuronpedia.exports import ONE_BY_ONE, Exports, Lines, read_all, read_batch
-from saesteer.sources.neuronpedia.http import FetchError, as_finished
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
 
 _USUAL_SIZE = 1024

@@ -1,5 +1,6 @@
 """Neuronpedia's JSON -> rows of the RECORDS table: the same for both routes, so that they give the same tables."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +68,18 @@ class Strings:
         if found is None:
             found = self._shared[text] = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
         return found
+
+
+def parse_json(text: bytes) -> Any:
+    """A JSON value, or a ValueError; NaN and Infinity, which are no JSON, are refused."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def number(value: Any) -> float | None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from saesteer.settings import Addresses, SettingsError
+from saesteer.sources.http import FetchError, Policy, open_client
 from saesteer.sources.neuronpedia.bulk import explained_features
 from saesteer.sources.neuronpedia.exports import list_exports
-from saesteer.sources.neuronpedia.http import FetchError, Policy, open_client
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source
 

@@ -21,11 +21,12 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-import httpx
+import httpx2
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import write_atomically
-from saesteer.sources.neuronpedia.http import Client, FetchError, Transient, as_finished, get, parse_json
+from saesteer.sources.http import Client, FetchError, Transient, as_finished, get
+from saesteer.sources.neuronpedia.convert import parse_json
 from saesteer.sources.neuronpedia.outcomes import some
 from saesteer.sources.neuronpedia.sources import Source
 
@@ -71,7 +72,7 @@ async def list_exports(client: Client, base: str, source: Source, downloads: Pat
     prefix, base = f"v1/{source}/", base.rstrip("/")
     query, bytes_of = {"list-type": "2", "prefix": prefix}, dict[str, int]()
     while True:
-        page, token = await get(client, f"{base}/?{httpx.QueryParams(query)}", _read_listing)
+        page, token = await get(client, f"{base}/?{httpx2.QueryParams(query)}", _read_listing)
         if token and not set(page) - set(bytes_of):
             raise FetchError("the listing of exports does not end")
         bytes_of.update(page)
@@ -85,7 +86,7 @@ async def list_exports(client: Client, base: str, source: Source, downloads: Pat
     return Exports(client, base, source, downloads / "neuronpedia", sizes)
 
 
-async def _read_listing(response: httpx.Response) -> tuple[dict[str, int], str]:
+async def _read_listing(response: httpx2.Response) -> tuple[dict[str, int], str]:
     """One page of S3's listing: key -> bytes, and the token of the next page ("": this is the last)."""
     body = await response.aread()
     try:
@@ -126,7 +127,7 @@ async def read_batch(exports: Exports, kind: str, number: int, collect: Callable
         raise FetchError(f"{kind} batch {number}: {error}") from error
 
 
-async def _download(exports: Exports, batch: tuple[str, int], path: Path, collect: Callable[[Lines], T], response: httpx.Response) -> T:
+async def _download(exports: Exports, batch: tuple[str, int], path: Path, collect: Callable[[Lines], T], response: httpx2.Response) -> T:
     """Receive a batch into a file without a name, read it, and only then give it its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent) as body:

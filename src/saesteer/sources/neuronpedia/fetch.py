@@ -12,11 +12,11 @@ import polars as pl
 from tqdm import tqdm
 
 from saesteer.settings import Addresses, NeuronpediaRecords
+from saesteer.sources.http import Client, FetchError, Policy, open_client
 from saesteer.sources.neuronpedia.api import from_api, has_source
 from saesteer.sources.neuronpedia.bulk import from_exports
 from saesteer.sources.neuronpedia.convert import Known, rows
 from saesteer.sources.neuronpedia.exports import list_exports
-from saesteer.sources.neuronpedia.http import Client, FetchError, Policy, open_client
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, incomplete
 from saesteer.sources.neuronpedia.sources import Source
 

@@ -1,6 +1,6 @@
-"""Snakemake's own record of each output file: what its job's parameters, code and inputs were (format 6, Snakemake 9.27).
+"""Snakemake's metadata on disk: its record of each output file (what its job's parameters, code and inputs were), and its locks.
 
-Snakemake keeps them in .snakemake/metadata, which cannot travel: it holds times of this machine. The fields below are those by which
+Snakemake keeps the records in .snakemake/metadata, which cannot travel: it holds times of this machine. The fields below are those by which
 Snakemake decides whether an output is up to date; the rest is made anew where the output is adopted.
 """
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import write_text
-from saesteer.sharing.commands import SharingError
+from saesteer.sharing.commands import SharingError, check_release
 
+RELEASE = "9.27"
+LOCKS = Path(".snakemake/locks")
 METADATA = Path(".snakemake/metadata")
 INCOMPLETE = Path(".snakemake/incomplete")
 FORMAT = 6
@@ -26,8 +28,14 @@ class RecordError(SharingError):
     """A record that this version cannot use; the message says what to do."""
 
 
+def lock_files(folder: Path) -> list[Path]:
+    """The locks of a run in the folder, alive or not."""
+    return sorted((folder / LOCKS).glob("*.lock"))
+
+
 def read_record(folder: Path, output: str) -> dict[str, Any] | None:
     """The fields of an output's record that do not depend on machine and time; None when Snakemake has no record."""
+    check_release("snakemake", RELEASE)
     path = _path(folder / METADATA, output)
     if not path.is_file():
         return None
@@ -40,6 +48,7 @@ def read_record(folder: Path, output: str) -> dict[str, Any] | None:
 
 def write_record(folder: Path, output: str, record: Mapping[str, Any], input_digests: Mapping[str, str], moment: float) -> None:
     """Tell Snakemake that `output` was made, at `moment` (seconds since 1970), by the job that the record describes."""
+    check_release("snakemake", RELEASE)
     small = {name: digest for name, digest in input_digests.items() if (folder / name).stat().st_size <= MAX_CHECKSUM_BYTES}
     values = {
         **record,

@@ -1,4 +1,10 @@
-"""Uploading: `dvc push`, and then a look in the remote itself for each object."""
+"""What makes up for DVC's open issue 10977: a push or pull that is killed while it collects leaves a list of what is to travel, and the
+next one takes that list for whole. Data is left out, and nobody is told.
+
+So DVC's lists are dropped before each push and pull, and after a push the remote is asked for each object. When the issue is closed, and
+the release of DVC that closes it is the one in pyproject.toml, this module can go: `upload` becomes `dvc push`, and
+`forget_what_was_collected` nothing, provided that test_sharing_places.py stays green.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -8,9 +14,15 @@ from dvc.config import RemoteConfigError
 from dvc_data.hashfile.transfer import transfer
 
 from saesteer.sharing.commands import SharingError, dvc
-from saesteer.sharing.versions import forget_what_was_collected, repository
+from saesteer.sharing.dvc_metadata import repository
 
 log = logging.getLogger(__name__)
+
+
+def forget_what_was_collected(folder: Path) -> None:
+    """Have DVC look again at what a push or pull has to bring. Its other lists, and the digests that it knows, stay."""
+    with repository(folder) as repo:
+        repo.drop_data_index()
 
 
 def upload(folder: Path, tracked: Sequence[Path]) -> None:

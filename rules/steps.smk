@@ -1,0 +1,65 @@
+# Helpers of the rules: the pins, manifests and tables that a job reads, for input. No rules here.
+
+from saesteer.workflow import plan
+from saesteer.workflow.steps import plans
+
+
+def figure_tables(wildcards):
+    """For input: the summary tables that a figure reads."""
+    tables = (FIGURE_TABLES | METHOD_FIGURE_TABLES)[wildcards.figure]
+    return {table: f"{DATA}/{wildcards.experiment}/tables/{table}.parquet" for table in tables}
+
+
+def manifests(step):
+    """For input: a step's manifests of all layers."""
+
+    def of_experiment(wildcards):
+        groups = plan.layer_groups(EXPERIMENTS[wildcards.experiment])
+        return [f"{DATA}/{wildcards.experiment}/{step}/{group}.json" for group in groups]
+
+    return of_experiment
+
+
+def layer_manifests(step):
+    """For input: a step's manifest of the job that a layer belongs to."""
+
+    def of_layer(wildcards):
+        groups = plan.layer_groups(EXPERIMENTS[wildcards.experiment])
+        (group,) = [name for name, layers in groups.items() if int(wildcards.layer) in layers]
+        return f"{DATA}/{wildcards.experiment}/{step}/{group}.json"
+
+    return of_layer
+
+
+def step_manifests(step):
+    """For input: a step's manifests of all layers, or none where the experiment has no such step."""
+
+    def of_experiment(wildcards):
+        return manifests(step)(wildcards) if step in plans(EXPERIMENTS[wildcards.experiment]) else []
+
+    return of_experiment
+
+
+def step_inputs(step):
+    """For input: the file behind each name that a step depends on: pins and manifests; nothing where the experiment has no such step."""
+
+    def of_job(wildcards):
+        steps = plans(EXPERIMENTS[wildcards.experiment])
+        names, made = steps[step].inputs if step in steps else (), {"saes", *steps}
+        folder = f"{DATA}/{wildcards.experiment}"
+        return {name: f"{folder}/{name}/{wildcards.layers}.json" if name in made else f"{folder}/pins/{name}.json" for name in names}
+
+    return of_job
+
+
+def files_of_keys(wildcards):
+    """For input: what the keys of texts are read from."""
+    asked = f"{DATA}/{wildcards.experiment}/tables/asked_concepts.parquet"
+    compares = EXPERIMENTS[wildcards.experiment].until == "methods"
+    return {"prefixes_file": prompts_file(wildcards)} | ({"asked_concepts": asked} if compares else {})
+
+
+def layers_features(wildcards):
+    """For input: a job's tables of all scored features."""
+    layers = plan.layer_groups(EXPERIMENTS[wildcards.experiment])[wildcards.layers]
+    return [f"{DATA}/{wildcards.experiment}/features/layer_{layer:02d}.parquet" for layer in layers]

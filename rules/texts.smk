@@ -1,0 +1,69 @@
+# Generated texts, of single features over factors and prefixes (P1's sweep) or of fitted methods, and what is measured on them.
+
+
+rule generations:
+    """One text for each intervention, factor, prompt and sample."""
+    input:
+        unpack(step_inputs("generations")),
+        unpack(files_of_keys),
+        model_files=fetched("model"),
+        sae_files=fetched_saes,
+    output:
+        manifest=f"{DATA}/{{experiment}}/generations/{{layers}}.json",
+    log:
+        "logs/{experiment}/generations/{layers}.log",
+    benchmark:
+        "logs/{experiment}/generations/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
+    resources:
+        **gpu_job("generations"),
+    params:
+        **wants("generations"),
+        code=code("generations.py"),
+    script:
+        "../scripts/generations.py"
+
+
+rule gen_success:
+    """How many of a text's tokens are lens tokens of the one feature that steers it."""
+    input:
+        unpack(step_inputs("gen_success")),
+        unpack(files_of_keys),
+        model_files=fetched("model"),
+    output:
+        manifest=f"{DATA}/{{experiment}}/gen_success/{{layers}}.json",
+    log:
+        "logs/{experiment}/gen_success/{layers}.log",
+    benchmark:
+        "logs/{experiment}/gen_success/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
+    params:
+        **wants("gen_success"),
+        code=code("gen_success.py"),
+    script:
+        "../scripts/gen_success.py"
+
+
+rule perplexity:
+    """The loss of each text, given its prompt, under a second model."""
+    input:
+        unpack(step_inputs("perplexity")),
+        unpack(files_of_keys),
+        perplexity_model_files=fetched("perplexity_model"),
+    output:
+        manifest=f"{DATA}/{{experiment}}/perplexity/{{layers}}.json",
+    log:
+        "logs/{experiment}/perplexity/{layers}.log",
+    benchmark:
+        "logs/{experiment}/perplexity/{layers}.tsv"
+    conda:
+        "../envs/saesteer.yaml"
+    resources:
+        **gpu_job("perplexity"),
+    params:
+        **wants("perplexity"),
+        code=code("perplexity.py"),
+    script:
+        "../scripts/perplexity.py"

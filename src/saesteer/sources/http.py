@@ -1,0 +1,174 @@
+"""Requests to other people's servers: repeated while that may help, a few at a time, no answer taken for another one."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx2
+import tenacity
+
+from saesteer.core.errors import SaesteerError
+
+_CONFIGURATION = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How much is asked of a server."""
+
+    attempts: int = 7
+    """Times that one thing is requested."""
+    first_wait: float = 1.0
+    """Seconds before the second attempt; doubled each time; as much at most is added at random, so that clients do not march in step."""
+    longest_wait: float = 120.0
+    """Most seconds between attempts, also where the server asks for more."""
+    timeout: float = 60.0
+    """Most seconds without a byte."""
+    concurrency: int = 6
+    """Requests under way at once."""
+    give_up_after: int = 20
+    """Features in a row that cannot be had before no more are requested."""
+
+
+COMMAND = Policy(attempts=5, first_wait=0.5, longest_wait=20.0)
+"""For what somebody waits for at a terminal."""
+
+
+class FetchError(SaesteerError):
+    """Something that cannot be had; the message says why."""
+
+
+class Refusal(FetchError):
+    """A status that another attempt would get too."""
+
+    def __init__(self, why: str, status: int, body: bytes) -> None:
+        super().__init__(why)
+        self.status, self.body = status, body
+
+
+class Transient(FetchError):
+    """An answer that another attempt may better."""
+
+    def __init__(self, why: str, response: httpx2.Response | None = None) -> None:
+        super().__init__(why)
+        self.response = response
+
+
+@dataclass(frozen=True)
+class Client:
+    """What requests share."""
+
+    http: httpx2.AsyncClient
+    policy: Policy
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a batch is decoded: one at a time, to bound memory."""
+    retries: Counter[str] = field(default_factory=Counter)
+    """Reason -> how often a request was repeated."""
+
+
+@asynccontextmanager
+async def open_client(policy: Policy, follow_redirects: bool = False) -> AsyncIterator[Client]:
+    """A client for one download; redirects are not followed where a key is sent, since it must not reach other servers."""
+    async with httpx2.AsyncClient(timeout=policy.timeout, follow_redirects=follow_redirects) as http:
+        yield Client(http, policy)
+
+
+async def get(client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str] | None = None) -> T:
+    """What `read` makes of the response (open, its body unread); repeated while it raises Transient."""
+
+    def count(state: tenacity.RetryCallState) -> None:
+        client.retries[str(_error(state))] += 1
+
+    patient = retrying(client.policy, lambda error: isinstance(error, Transient), count)
+    try:
+        return await patient(_once)(client, url, read, headers or {})
+    except Transient as error:
+        raise FetchError(f"{error} ({client.policy.attempts} attempts)") from error
+
+
+def retrying(
+    policy: Policy, transient: Callable[[BaseException], bool], before_sleep: Callable[[tenacity.RetryCallState], None]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that repeats a call while it raises a transient error; where that has a `response`, its Retry-After counts."""
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        response = getattr(_error(state), "response", None)
+        told = retry_after(response.headers.get("Retry-After")) if response is not None else None
+        growing = tenacity.wait_exponential(multiplier=policy.first_wait, max=policy.longest_wait)
+        return (growing(state) if told is None else min(told, policy.longest_wait)) + random.uniform(0, policy.first_wait)
+
+    return tenacity.retry(
+        retry=tenacity.retry_if_exception(transient),
+        stop=tenacity.stop_after_attempt(policy.attempts),
+        wait=wait,
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+
+
+def is_transient(status: int) -> bool:
+    """Whether the same request may get another status than this one a moment later."""
+    return status in (408, 425, 429) or status >= 500
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds that a Retry-After header asks to wait, given as seconds or as a date; None where it says nothing readable."""
+    from urllib3 import Retry
+    from urllib3.exceptions import InvalidHeader
+
+    try:
+        return None if header is None else float(Retry().parse_retry_after(header))
+    except InvalidHeader:
+        return None
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+async def _once(client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str]) -> T:
+    try:
+        async with client.http.stream("GET", url, headers=dict(headers)) as response:
+            await _refuse(response)
+            return await read(response)
+    except _CONFIGURATION as error:
+        raise FetchError(f"{url} cannot be asked for ({error}): see `addresses` in the configuration") from error
+    except (httpx2.TransportError, httpx2.DecodingError) as error:
+        raise Transient(f"connection failed or cut ({type(error).__name__})") from error
+
+
+async def _refuse(response: httpx2.Response) -> None:
+    """Raise for any status but 200."""
+    if response.status_code == 200:
+        return
+    why = f"{response.status_code} {response.reason_phrase}".strip()
+    if is_transient(response.status_code):
+        raise Transient(why, response)
+    if response.is_redirect:
+        why += f": moved to {response.headers.get('location')}; set `addresses` in the configuration accordingly"
+    raise Refusal(why, response.status_code, await response.aread())
+
+
+async def as_finished(jobs: Iterable[Callable[[], Awaitable[T]]], concurrency: int) -> AsyncGenerator[T, None]:
+    """The results of jobs as they finish, at most `concurrency` under way or unread at once. Closing it cancels what is under way."""
+    waiting = iter(jobs)
+    running: set[asyncio.Future[T]] = set()
+    try:
+        while True:
+            while len(running) < concurrency and (job := next(waiting, None)) is not None:
+                running.add(asyncio.ensure_future(job()))
+            if not running:
+                return
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            while done:
+                yield done.pop().result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,165 @@
+"""The keys that a step wants: the values of each key column besides the layer.
+
+Each kind of keys says two things: what the configuration alone says of them, which a job's params show, and the values themselves, which
+may have to be read from files that are fetched or made first. No torch: this decides whether a job has anything to compute.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import polars as pl
+
+from saesteer.core.files import text_id
+from saesteer.core.tables.steps import SINGLE_FEATURE
+from saesteer.settings import Experiment, LocalRecords, MethodSettings, TopicTexts, settings_of
+from saesteer.settings.registry import Method, method
+from saesteer.sources.corpus import text_ids
+from saesteer.sources.features import features_of
+from saesteer.sources.prefixes import read_prefixes
+from saesteer.sources.published import published_file
+
+Axes = dict[str, Sequence[Any]]
+Files = Mapping[str, Path]
+"""The file behind each name of a job's inputs: pins, manifests, `prefixes_file`, `asked_concepts`."""
+
+FILES_OF_KEYS = ("prefixes_file", "asked_concepts")
+"""Inputs that keys are read from."""
+
+
+@runtime_checkable
+class Keys(Protocol):
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        """What the configuration says of a layer's keys, as JSON values: a change of it makes the layer's job due. Published files are told
+        by what pins them, and texts are an input of their own."""
+        ...
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        """The values of each key column."""
+        ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """Every feature of the experiment."""
+
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        return self.axes(experiment, layer, {})
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        return {"feature": list(features_of(experiment, layer))}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Every text of the corpus that local records are made from."""
+
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        return {}
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        assert isinstance(experiment.records, LocalRecords)
+        return {"text_id": text_ids(experiment.records.texts)}
+
+
+@dataclass(frozen=True)
+class FeatureGenerations:
+    """P1's sweep: every feature with every factor, prefix and sample."""
+
+    n_prefixes: int
+
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        sweep = experiment.sweep
+        if sweep.prefixes:
+            return self.axes(experiment, layer, {})
+        prefixes = {"published": published_file(str(sweep.published_prefixes)).identity, "n_prefixes": self.n_prefixes}
+        return self._of_features(experiment, layer) | {"prefix_id": prefixes, "sample": sweep.n_samples}
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        sweep = experiment.sweep
+        prefixes = list(read_prefixes(sweep.prefixes or files["prefixes_file"], self.n_prefixes))
+        return self._of_features(experiment, layer) | {"prefix_id": prefixes, "sample": list(range(sweep.n_samples))}
+
+    def _of_features(self, experiment: Experiment, layer: int) -> Axes:
+        targets = [str(feature) for feature in features_of(experiment, layer)]
+        return {"method": [SINGLE_FEATURE], "target": targets, "factor": list(experiment.sweep.factors)}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors whose effects are measured (P2)."""
+
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        return {"n_vectors": len(self.axes(experiment, layer, {})["vector"])}
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        return {"vector": list(range(min(settings_of(experiment).effects.n_vectors, experiment.saes.n_features)))}
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Every method with every concept."""
+
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        return {"method": _method_keys(settings_of(experiment)), "concept_id": _configured_concepts(experiment)}
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        return {"method": _method_keys(settings_of(experiment)), "concept_id": concept_ids(experiment, files)}
+
+
+@dataclass(frozen=True)
+class FitGenerations:
+    """Every method at every factor of its grid, with every concept, prompt and sample."""
+
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        compared = settings_of(experiment)
+        prompts: Any = {"published": compared.published_prompts, "n_prompts": compared.n_prompts}
+        if compared.prompts:
+            prompts = list(read_prefixes(compared.prompts, compared.n_prompts))
+        concepts = _configured_concepts(experiment)
+        return {"method,factor": strengths(experiment), "target": concepts, "prefix_id": prompts, "sample": compared.n_samples}
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        compared = settings_of(experiment)
+        prompts = read_prefixes(compared.prompts or files["prefixes_file"], compared.n_prompts)
+        return {
+            "method,factor": strengths(experiment),
+            "target": concept_ids(experiment, files),
+            "prefix_id": list(prompts),
+            "sample": list(range(compared.n_samples)),
+        }
+
+
+def strengths(experiment: Experiment) -> list[tuple[str, str]]:
+    """Every method with each factor of its grid."""
+    compared = settings_of(experiment)
+    return [(method(name).key, factor) for name in compared.methods for factor in _grid(method(name), compared)]
+
+
+def _grid(row: Method, compared: MethodSettings) -> tuple[str, ...]:
+    return ("1",) if row.grid == "once" else tuple(getattr(compared.factors, row.grid))
+
+
+def n_fit_generations(experiment: Experiment) -> int:
+    """How many texts a comparison generates; of a published list whose length is not given, as of 500 concepts."""
+    compared = settings_of(experiment)
+    n_concepts = len(compared.concepts.topics) if isinstance(compared.concepts, TopicTexts) else compared.concepts.n_concepts or 500
+    return len(experiment.layers) * len(strengths(experiment)) * n_concepts * compared.n_prompts * compared.n_samples
+
+
+def concept_ids(experiment: Experiment, files: Files) -> list[str]:
+    """concept_id of every concept asked for: known from the configuration, or from the fetched list."""
+    concepts = settings_of(experiment).concepts
+    if isinstance(concepts, TopicTexts):
+        return [text_id(topic) for topic in concepts.topics]
+    return pl.read_parquet(files["asked_concepts"], columns=["concept_id"])["concept_id"].to_list()
+
+
+def _configured_concepts(experiment: Experiment) -> Any:
+    concepts = settings_of(experiment).concepts
+    return concept_ids(experiment, {}) if isinstance(concepts, TopicTexts) else concepts.model_dump(mode="json")
+
+
+def _method_keys(compared: MethodSettings) -> list[str]:
+    return [method(name).key for name in compared.methods]

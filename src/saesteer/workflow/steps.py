@@ -1,0 +1,180 @@
+"""The steps of an experiment: the table of each, the modules that compute its rows, its keys, and what the rows depend on besides.
+
+Features, factors, prefixes, texts, methods and concepts are keys, not settings: one more of them leaves all other rows valid.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from saesteer.core import tables
+from saesteer.core.files import value_digest
+from saesteer.core.tables import Table
+from saesteer.judge.rubric import rubric_digest
+from saesteer.settings import (
+    EndpointJudge,
+    Experiment,
+    LocalModelJudge,
+    LocalRecords,
+    NoJudge,
+    OracleJudge,
+    PublishedConcepts,
+    Settings,
+    TopicConcepts,
+    TopicTexts,
+    settings_of,
+)
+from saesteer.settings.registry import METHODS, method
+from saesteer.sources.prefixes import effect_prompts, training_openers
+from saesteer.sources.published import published_file
+from saesteer.workflow.code_digest import algorithm_versions
+from saesteer.workflow.keys import FeatureGenerations, Features, FitGenerations, Fits, Keys, Texts, Vectors
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    table: Table
+    modules: tuple[str, ...]
+    """Modules that compute the rows. The ALGORITHM_VERSION of each module that they import, directly or not, is in the fingerprint."""
+    keys: Keys
+    settings: dict[str, Any]
+    """JSON values of the settings that rows depend on."""
+    inputs: tuple[str, ...]
+    """What the rows depend on besides: names of pins, `saes`, and earlier steps."""
+    versioned_rows: tuple[str, ...] = ()
+    """Modules that count by a version in the keys instead: those that fit a method."""
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Module -> ALGORITHM_VERSION, of all modules that the rows depend on."""
+        return algorithm_versions(*self.modules, without=self.versioned_rows)
+
+
+def plans(experiment: Experiment) -> dict[str, StepPlan]:
+    """The steps of an experiment, in order. Which there are depends on where records come from, on who judges, and on where it stops."""
+    scores = {**_record_steps(experiment), **_score_steps(experiment)}
+    if experiment.until == "scores":
+        return scores
+    if experiment.until == "methods":
+        return {**scores, **_fit_steps(experiment), **_text_steps(experiment), **_judge_step(experiment)}
+    return {**scores, **_text_steps(experiment), **_judge_step(experiment)}
+
+
+def _record_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    """Feature records and the concepts that they show."""
+    records, concepts, model = experiment.records, experiment.concepts, experiment.model
+    steps = {}
+    if isinstance(records, LocalRecords):
+        on_texts = {"dtype": model.dtype, "bos": model.bos, "max_tokens": records.max_tokens}
+        modules = ("engine.activations", "sources.corpus")
+        steps["activations"] = StepPlan(tables.ACTIVATIONS, modules, Texts(), on_texts, ("model", "saes"))
+        n_records = {"n_records": records.n_records}
+        modules = ("analysis.records", "sources.corpus")
+        steps["records"] = StepPlan(tables.RECORDS, modules, Features(), n_records, ("texts", "activations"))
+    else:
+        source = records.source or [experiment.saes.release, experiment.saes.id]
+        of_source = {"source": source, "n_records": records.n_records}
+        steps["records"] = StepPlan(tables.RECORDS, ("sources.neuronpedia.convert",), Features(), of_source, ())
+    if isinstance(concepts, TopicConcepts):
+        share, read = {"min_share": concepts.min_share}, ("texts", "topics", "records")
+        steps["concepts"] = StepPlan(tables.CONCEPTS, ("analysis.concepts",), Features(), share, read)
+    else:
+        steps["concepts"] = StepPlan(tables.CONCEPTS, ("analysis.concepts",), Features(), {"kind": concepts.kind}, ("records",))
+    return steps
+
+
+def _score_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    """P1's two scores, and the lens tokens that both rest on."""
+    dtype = {"dtype": experiment.model.dtype}
+    lens, output = {"k": experiment.logit_lens.k, **dtype}, _values(experiment.output_score)
+    output |= {**dtype, "bos": experiment.model.bos}  # its prompt is always plain
+    score, read = _values(experiment.input_score), ("model", "records", "logit_lens")
+    return {
+        "logit_lens": StepPlan(tables.LOGIT_LENS, ("engine.logit_lens", "engine.saes"), Features(), lens, ("model", "saes")),
+        "input_score": StepPlan(tables.INPUT_SCORE, ("analysis.input_score",), Features(), score, read),
+        "output_score": StepPlan(tables.OUTPUT_SCORE, ("engine.output_score",), Features(), output, ("model", "saes", "logit_lens")),
+    }
+
+
+def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    """Effects of steering where a method needs them, and each method's intervention for each concept.
+
+    Fits depend on every feature's scores, since methods choose among all features.
+    """
+    compared = settings_of(experiment)
+    model = _of_model(experiment)
+    steps = {}
+    if any("effects" in method(name).needs for name in compared.methods):
+        effects = compared.effects.model_dump(mode="json", exclude={"n_vectors", "n_held_out", "prompts"})
+        effects |= {"prompts": value_digest(effect_prompts(compared)), "seed": compared.seed, **model}
+        steps["effects"] = StepPlan(tables.EFFECTS, ("methods.fit.effects",), Vectors(), effects, ("model", "saes"))
+    pins = (*(["lexicon"] if isinstance(compared.concepts, TopicTexts) else []), *(["vectors"] if compared.vectors else []))
+    scores = ("records", "concepts", "logit_lens", "input_score", "output_score")
+    settings = {**_training(experiment), **model, "features": _values(experiment.features), "n_features": experiment.saes.n_features}
+    texts = "world.concept_texts" if isinstance(compared.concepts, TopicTexts) else "sources.concept_texts"
+    of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
+    modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)
+    steps["fits"] = StepPlan(tables.FITS, modules, Fits(), settings, ("model", "saes", *pins, *scores, *steps), of_methods)
+    return steps
+
+
+def _training(experiment: Experiment) -> dict[str, Any]:
+    """What training texts depend on, but for the concepts, which are keys."""
+    compared = settings_of(experiment)
+    source: Any = "topics"
+    if isinstance(compared.concepts, PublishedConcepts):
+        source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
+    sizes = compared.model_dump(mode="json", include={"n_positive", "n_negative", "seed"})
+    return {**sizes, "texts": source, "openers": value_digest(training_openers(compared)), "n_held_out": compared.effects.n_held_out}
+
+
+def _text_steps(experiment: Experiment) -> dict[str, StepPlan]:
+    """Generated texts, of single features (P1's sweep) or of fits (the comparison of methods), and what is measured on them."""
+    second, of_fits = experiment.perplexity.model, experiment.until == "methods"
+    sampling = {"max_new_tokens", "temperature", "top_k", "stop", "seed"}
+    section: Settings = settings_of(experiment) if of_fits else experiment.sweep
+    texts = {**section.model_dump(mode="json", include=sampling | ({"sae_features"} if of_fits else set())), **_of_model(experiment)}
+    scoring = {**second.model_dump(mode="json", include={"dtype", "bos"}), "prompt_format": experiment.model.prompt_format}
+    keys: Keys = FitGenerations() if of_fits else FeatureGenerations(experiment.sweep.n_prefixes)
+    read = ("model", "saes", "fits") if of_fits else ("model", "saes")
+    steps = {"generations": StepPlan(tables.GENERATIONS, ("engine.generations",), keys, texts, read)}
+    if not of_fits or settings_of(experiment).factor_rule == "gen_success":
+        counted = ("model", "generations", "logit_lens", *(["fits"] if of_fits else []))
+        success = _values(experiment.gen_success)
+        steps["gen_success"] = StepPlan(tables.GEN_SUCCESS, ("analysis.gen_success",), keys, success, counted)
+    scored = ("perplexity_model", "generations")
+    return {**steps, "perplexity": StepPlan(tables.PERPLEXITY, ("engine.perplexity",), keys, scoring, scored)}
+
+
+def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
+    judge, of_fits = experiment.judge, experiment.until == "methods"
+    if isinstance(judge, NoJudge):
+        return {}
+    keys: Keys = FitGenerations() if of_fits else FeatureGenerations(experiment.sweep.n_prefixes)
+    concepts = () if of_fits else ("concepts",)
+    if isinstance(judge, OracleJudge):
+        read = ("oracle", "topics", *concepts, "generations", "perplexity")
+        oracle = ("world.oracle_rating", "analysis.concepts")
+        return {"judge": StepPlan(tables.JUDGEMENTS, oracle, keys, {"kind": judge.kind}, read)}
+    settings: dict[str, Any] = {
+        "rubric": rubric_digest(),
+        **judge.model_dump(mode="json", include={"kind", "max_tokens", "seed"}),
+        "prompt_format": experiment.model.prompt_format,
+    }
+    pins: tuple[str, ...] = ()
+    if isinstance(judge, EndpointJudge):
+        settings = {**settings, "model": judge.model}
+    else:
+        assert isinstance(judge, LocalModelJudge)
+        settings, pins = {**settings, "dtype": judge.model.dtype}, ("judge_model",)
+    modules = ("judge.rate_llm", "analysis.concepts", *(["judge.local_model"] if pins else []))
+    if not of_fits:
+        keys = FeatureGenerations(min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))
+    return {"judge": StepPlan(tables.JUDGEMENTS, modules, keys, settings, (*pins, *concepts, "generations"))}
+
+
+def _of_model(experiment: Experiment) -> dict[str, Any]:
+    return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"})
+
+
+def _values(section: Settings) -> dict[str, Any]:
+    return section.model_dump(mode="json")

@@ -1,0 +1,102 @@
+"""Every command given something a user can get wrong: one message that says what is wrong, exit code 1, no traceback."""
+
+import ast
+import builtins
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from saesteer.cli import app
+from saesteer.sources import http
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the shipped configuration and world, nothing computed; every address is a closed port of this machine."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/world").symlink_to(ROOT / "data/world")
+    addresses = dict.fromkeys(("neuronpedia", "neuronpedia_exports", "github"), closed)
+    (tmp_path / "config/config.yaml").write_text(yaml.safe_dump({"experiments": ["micro"], "addresses": addresses}))
+    explained = {"extends": "gemma-2-2b", "features": {"kind": "explained", "pattern": "word", "list": "config/features/word.json"}}
+    (tmp_path / "config/experiments/explained.yaml").write_text(yaml.safe_dump(explained))
+    misspelt = explained | {"saes": {"id": "layer_{layer}/width_16k/canonicle"}}
+    (tmp_path / "config/experiments/misspelt.yaml").write_text(yaml.safe_dump(misspelt))
+    (tmp_path / "data/damaged/sweep").mkdir(parents=True)
+    (tmp_path / "data/damaged/sweep/layers_00-03.json").write_text("{")
+    (tmp_path / "config/README.md").write_text("old")
+    (tmp_path / "config/broken.yaml").write_text("experiments: [micro\n")
+    (tmp_path / "a_file").write_text("not a folder")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(http.tenacity, "wait_exponential", lambda **_: lambda _: 0.0)  # not the seconds that an outage is waited for
+    monkeypatch.setattr(http.random, "uniform", lambda *_: 0.0)
+    return tmp_path
+
+
+CASES = {
+    "features explained": "explanations of gemma-2-2b/.*: connection failed or cut",
+    "features gemma-2-2b": "p1/gemma_2b: .*could not be downloaded .connection failed.*put the file at",
+    "features micro": "features of kind explicit need no list",
+    "features nothing": "experiment 'nothing': there is no file config/experiments/nothing.yaml",
+    "features misspelt": "release gemma-scope-2b-pt-res-canonical has no SAE",
+    "features micro --configfile nowhere.yaml": "nowhere.yaml",
+    "features micro --configfile config/broken.yaml": "config/broken.yaml is not readable as YAML",
+    "check nothing": "experiment 'nothing': there is no file",
+    "check misspelt": "problem +misspelt: SAEs: release .* has no SAE",
+    "export micro out": "records: sae-lens names no Neuronpedia source",
+    "export micro out --source a/b": "data/micro/records holds no manifest: run the experiment first",
+    "axbench micro out": "micro compares no methods",
+    "axbench tiny-methods out": "data/tiny-methods holds no steered: run the comparison first",
+    "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the comparison first",
+    "agreement micro": "data/micro/judge holds the ratings of 0 judges",
+    "gc": "data/damaged/sweep/layers_00-03.json",
+    "record": "Snakemake cannot say what is up to date",
+    "push": "git config .* failed",
+    "pull": "git config .* failed",
+    "pull micro": "nothing was published of micro",
+    "merge-versions a.dvc b.dvc": "DVC: you are not inside of a DVC repository",
+    "config-docs --check": "config/README.md is not in step with the settings",
+    "config-docs --folder a_file/below": "Not a directory: 'a_file/below'",
+    "readme --folder nowhere": "nowhere/README.md",
+}
+"""Command -> what its message says, as a regular expression."""
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_one_message_and_no_traceback(folder: Path, command: str) -> None:
+    result = CliRunner().invoke(app, command.split())
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1
+    assert re.search(CASES[command], result.output), result.output
+
+
+def test_every_command_is_among_them() -> None:
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert names - {command.split()[0] for command in CASES} == {"unlock"}  # its refusal: test_cli.py
+
+
+def test_every_error_of_the_package_has_the_one_base() -> None:
+    """Abstains is no error: a method has nothing to offer for a concept."""
+    classes = [
+        node
+        for file in (ROOT / "src/saesteer").rglob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    raised = {node.name: {base.id for base in node.bases if isinstance(base, ast.Name)} for node in classes}
+    builtin = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
+    ours = {"SaesteerError"}
+    while new := {name for name, bases in raised.items() if bases & ours} - ours:
+        ours |= new
+    assert len(ours) >= 12
+    assert {name for name, bases in raised.items() if bases & builtin} - ours == {"Abstains"}
