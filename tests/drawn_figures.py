@@ -8,14 +8,13 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from method_rows import LAYER, PROMPTS, method_settings, rows_of, synthetic_rows
+from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, synthetic_rows
 from synthetic_tables import selection_settings, synthetic_tables
 
 from saesteer.core.tables import SUMMARIES
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
 from saesteer.methods.compare.paper_values import our_protocol
-from saesteer.methods.compare.summaries import method_summaries
 
 ALL_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES
 OPTIONS = Options("capped", selection_settings())

@@ -80,7 +80,7 @@ def sweep_step(family: str, layer: int = 1, site: str = "resid_post", half: bool
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
         parts = list(feature_texts(lm, sae, layer, rows[places], prefixes_of(family), sampling, 3, batch=batch))
         assert batch is None or all(0 < part.height <= batch for part in parts)
-        return in_order(rows[places], pl.concat(parts), KEYS)
+        return in_order(rows[places], pl.concat(parts).drop("seconds"), KEYS)
 
     return Step(n, run)
 
