@@ -100,8 +100,7 @@ def commands() -> list[str]:
 
 
 def way_of(command: str) -> Way:
-    (way,) = [way for pattern, way in COMMANDS.items() if re.fullmatch(pattern, command)]
-    return way
+    return next((way for pattern, way in COMMANDS.items() if re.fullmatch(pattern, command)), Way(None))
 
 
 def test_every_command_has_one_way_and_every_way_a_command() -> None:
