@@ -8,17 +8,20 @@ SEED ?= 0
 # Tests' tensors are small: one thread each, or the workers' threads wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: figures test test-fast check docs format readme world world-adopt lock push pull
+.PHONY: figures test test-all test-fast check docs format readme world world-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going
 
-test: $(INSTALLED)  ## every test
-	$(PYTEST)
+test: $(INSTALLED)  ## the tests, with the main job, a kill, changes, sharing and SLURM among them
+	$(PYTEST) -m "not exhaustive"
+
+test-all: $(INSTALLED)  ## the rest: what takes longer than it tells, such as 20 kills, and every method on real inputs' forms
+	$(PYTEST) -m exhaustive
 
 test-fast: $(INSTALLED)  ## tests that take seconds
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not exhaustive"
 
 check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Checks on in every test: shapes and types of the package's public functions (jaxtyping + beartype); what several files of tests share."""
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return place.get("slurm/" if name.startswith("slurm/") else name, len(place))
 
     items.sort(key=turn)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, which says by EXPECTED_SKIPS (a regular expression) what may be skipped there, any other skip is a failure."""
+    expected = os.environ.get("EXPECTED_SKIPS")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if expected is None or reporter is None:  # a worker has no reporter
+        return
+    reasons = {str(report.longrepr) for report in reporter.stats.get("skipped", [])}
+    if unexpected := sorted(reason for reason in reasons if not re.search(expected, reason)):
+        reporter.write_line(f"skipped, though it was not expected: {unexpected}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
