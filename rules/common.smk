@@ -1,5 +1,6 @@
 # Helpers of the rules: the experiments, where their files are, and what makes a job due. No rules here.
 
+import functools
 import gc
 import os
 from pathlib import Path
@@ -55,15 +56,23 @@ def figure_caption(wildcards):
     return CAPTIONS[wildcards.figure]
 
 
+@functools.cache
+def wants_of(step, name, group):
+    """What plan.wants says of a job."""
+    return plan.wants(EXPERIMENTS[name], step, plan.layer_groups(EXPERIMENTS[name])[group])
+
+
+@functools.cache
+def steps_of(name):
+    """The steps of an experiment."""
+    return plans(EXPERIMENTS[name])
+
+
 def wants(step):
     """For params: keys, settings and versions of a step in a job's layers, in words."""
 
     def of(name):
-        def of_job(wildcards):
-            experiment = EXPERIMENTS[wildcards.experiment]
-            return plan.wants(experiment, step, plan.layer_groups(experiment)[wildcards.layers])[name]
-
-        return of_job
+        return lambda wildcards: wants_of(step, wildcards.experiment, wildcards.layers)[name]
 
     return {name: of(name) for name in ("rows", "settings", "versions")}
 
@@ -84,7 +93,7 @@ def check_all_files():
         check_files(name, experiment)
         if experiment.judge.kind == "none" and experiment.until == "figures":
             logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
-        asks = experiment.judge.kind == "endpoint" and "judge" in plans(experiment)
+        asks = experiment.judge.kind == "endpoint" and "judge" in steps_of(name)
         if asks and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
             from saesteer.judge.endpoint import check_key
 
@@ -94,9 +103,7 @@ def check_all_files():
 def judge_has_work(name, group):
     """Whether a job of the judge will have something to ask, as far as can be known before what it reads is made."""
     experiment, folder = EXPERIMENTS[name], DATA / name
-    files = {read: folder / read / f"{group}.json" for read in plans(experiment)["judge"].inputs} | {
-        "prefixes_file": prompts_path(experiment)
-    }
+    files = {read: folder / read / f"{group}.json" for read in steps_of(name)["judge"].inputs} | {"prefixes_file": prompts_path(experiment)}
     files |= {"asked_concepts": folder / "tables/asked_concepts.parquet"} if experiment.until == "methods" else {}
     return plan.n_missing(folder / "judge", experiment, "judge", plan.layer_groups(experiment)[group], files) != 0
 
@@ -104,14 +111,3 @@ def judge_has_work(name, group):
 def only(holds):
     """For wildcard_constraints: the experiments for which something holds; no name at all where it holds for none."""
     return "|".join(name for name, experiment in EXPERIMENTS.items() if holds(experiment)) or "(?!)"
-
-
-def pinned(wildcards):
-    """For params: what a pin is of."""
-    return asked_model(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
-
-
-def asked_model(wildcards):
-    """For params: which model is to be fetched, at which revision."""
-    model = model_settings(EXPERIMENTS[wildcards.experiment], wildcards.name)
-    return [model.repo or str(model.path), model.revision]

@@ -89,3 +89,14 @@ def concept_sources(wildcards):
     if isinstance(concepts, TopicTexts):
         return [str(path) for path in (concepts.lexicon, concepts.openers) if path.exists()]
     return [ancient(str(kept_at(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
+
+
+def pinned(wildcards):
+    """For params: what a pin is of."""
+    return asked_model(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
+
+
+def asked_model(wildcards):
+    """For params: which model is to be fetched, at which revision."""
+    model = model_settings(EXPERIMENTS[wildcards.experiment], wildcards.name)
+    return [model.repo or str(model.path), model.revision]

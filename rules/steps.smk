@@ -1,7 +1,6 @@
 # Helpers of the rules: the pins, manifests and tables that a job reads, for input. No rules here.
 
 from saesteer.workflow import plan
-from saesteer.workflow.steps import plans
 
 
 def figure_tables(wildcards):
@@ -35,7 +34,7 @@ def step_manifests(step):
     """For input: a step's manifests of all layers, or none where the experiment has no such step."""
 
     def of_experiment(wildcards):
-        return manifests(step)(wildcards) if step in plans(EXPERIMENTS[wildcards.experiment]) else []
+        return manifests(step)(wildcards) if step in steps_of(wildcards.experiment) else []
 
     return of_experiment
 
@@ -44,7 +43,7 @@ def step_inputs(step):
     """For input: the file behind each name that a step depends on: pins and manifests; nothing where the experiment has no such step."""
 
     def of_job(wildcards):
-        steps = plans(EXPERIMENTS[wildcards.experiment])
+        steps = steps_of(wildcards.experiment)
         names, made = steps[step].inputs if step in steps else (), {"saes", *steps}
         folder = f"{DATA}/{wildcards.experiment}"
         return {name: f"{folder}/{name}/{wildcards.layers}.json" if name in made else f"{folder}/pins/{name}.json" for name in names}
