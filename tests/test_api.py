@@ -18,7 +18,7 @@ from workflow_folder import Folder
 import saesteer
 from saesteer import api
 from saesteer.core.store import read_rows
-from saesteer.core.tables import GENERATIONS
+from saesteer.core.tables import GENERATIONS, of_features
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.saes import encode
 from saesteer.sources.prefixes import read_prefixes
@@ -137,7 +137,7 @@ def test_greedy_texts_are_those_of_generate_with_a_hook(lm: saesteer.LanguageMod
 def test_sampled_texts_are_those_of_the_experiment(lm: saesteer.LanguageModel, sae: saesteer.Sae, finished: Folder) -> None:
     prompts = read_prefixes(finished.path / "config/prefixes.txt", 4)
     texts = saesteer.steer(lm, sae, FEATURES, ["4", "0", 2.0], list(prompts.values()))
-    rows = read_rows(GENERATIONS, sorted((finished.path / "data/micro/sweep").glob("layers_*.json")), [LAYER])
+    rows = of_features(read_rows(GENERATIONS, sorted((finished.path / "data/micro/generations").glob("layers_*.json")), [LAYER]))
     rows = rows.with_columns(pl.col("factor").cast(pl.Float64), prompt=pl.col("prefix_id").replace_strict(prompts))
     both = texts.join(rows, on=["feature", "factor", "prompt", "sample"], suffix="_of_the_experiment")
     assert both.height == texts.height == 3 * 3 * 4

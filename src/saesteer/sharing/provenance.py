@@ -1,6 +1,6 @@
 """What was published: one line for each output, in git, sorted, one file for each rule of an experiment.
 
-    provenance/tiny/sweep.jsonl
+    provenance/tiny/generations.jsonl
 
 Lines are statements, each true by itself: "these bytes were made from those bytes, by this job". So git may merge two branches' files by
 keeping the lines of both (merge=union); of several statements about one output, the one that agrees with the files on disk counts.

@@ -93,11 +93,11 @@ def is_local(name: str) -> bool:
 
 
 def _experiment(output: str) -> str:
-    """data/tiny/sweep/... and figures/tiny/... are of the experiment tiny."""
+    """data/tiny/generations/... and figures/tiny/... are of the experiment tiny."""
     return Path(output).parts[1]
 
 
 def _tracked(output: str) -> Path:
-    """What DVC tracks of an output: data/tiny/sweep (a step's folder), data/tiny/metrics.json, figures/tiny."""
+    """What DVC tracks of an output: data/tiny/generations (a step's folder), data/tiny/metrics.json, figures/tiny."""
     parts = Path(output).parts
     return Path(*parts[:3]) if parts[0] != "figures" else Path(*parts[:2])
