@@ -55,6 +55,7 @@ def test_gemmas_sizes() -> None:
     assert GEMMA_2_9B.n_parameters == pytest.approx(9.241e9, rel=1e-3)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
@@ -107,6 +108,7 @@ def test_a_further_rows_cost_leaves_out_what_is_done_once() -> None:
     assert cost.rest == pytest.approx(0.01, rel=0.2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_growth_on_small_values(tmp_path: Path) -> None:
     page = tmp_path / "page.md"

@@ -188,6 +188,7 @@ def test_the_judges_rubric_changed_judges_again_and_nothing_else(finished: Folde
     assert not folder.table("judge").equals(finished.table("judge"))
 
 
+@pytest.mark.exhaustive
 def test_another_dtype_computes_everything_that_used_it_and_gc_removes_the_old_parts(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
     old = {step: set(parts) for step, parts in folder.parts().items()}
@@ -220,6 +221,7 @@ def revision(folder: Folder) -> dict[str, Any]:
     return {"model": {"revision": "0123abc"}}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("edit", "layers"), [(revision, {2, 6}), (edited_sae, {6})], ids=["model revision", "one layer's SAE"])
 def test_another_model_or_sae_computes_again_what_used_it(
     finished: Folder, tmp_path: Path, edit: Callable[[Folder], dict[str, Any]], layers: set[int]
@@ -267,7 +269,7 @@ def test_comments_and_docstrings_change_nothing(checkout: Checkout, code: Callab
 
 
 def test_one_figures_style_is_for_that_figure(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("figures/pmi_by_threshold.py", "new_figure(WIDE, 4.2", "new_figure(WIDE, 4.0")
+    code("figures/pmi_by_threshold.py", "legend_columns=2", "legend_columns=1")
     assert due(checkout) == {"figure": [f"figures/micro/pmi_by_threshold.{kind}" for kind in ("pdf", "png", "csv")]}
 
 
@@ -278,6 +280,11 @@ def test_the_style_of_all_figures_is_for_figures(checkout: Checkout, code: Calla
     assert len(files["figure"]) == 9 * 3
 
 
+def test_the_rubric_of_language_models_is_for_the_judge_and_nothing_else(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
+    code("judge/rubric.py", "\nimport hashlib", "\nUNUSED = 1\nimport hashlib")
+    assert set(due(checkout)) == {"judge"} | TABLES_AND_FIGURES - {"features_table"}
+
+
 def test_a_module_that_a_step_imports_runs_its_jobs_and_computes_no_row(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
     code("analysis/gen_success.py", "ALGORITHM_VERSION = 2", "ALGORITHM_VERSION = 2\nUNUSED = 1")
     assert set(due(checkout)) == {"gen_success"} | TABLES_AND_FIGURES - {"features_table"}
@@ -286,11 +293,7 @@ def test_a_module_that_a_step_imports_runs_its_jobs_and_computes_no_row(checkout
     assert done.n_rows == {}
 
 
-def test_the_rubric_of_language_models_is_for_the_judge_and_nothing_else(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("judge/rubric.py", "\nimport hashlib", "\nUNUSED = 1\nimport hashlib")
-    assert set(due(checkout)) == {"judge"} | TABLES_AND_FIGURES - {"features_table"}
-
-
+@pytest.mark.exhaustive
 def test_a_raised_algorithm_version_computes_that_step_and_later(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
     code("engine/logit_lens.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 2")
     done = run_measured(checkout, *LAST_STEPS)

@@ -56,7 +56,7 @@ CASES = {
     "export micro out": "records: sae-lens names no Neuronpedia source",
     "export micro out --source a/b": "data/micro/records holds no manifest: run the experiment first",
     "axbench micro out": "micro compares no methods",
-    "axbench tiny-methods out": "data/tiny-methods holds no steered: run the comparison first",
+    "axbench tiny-methods out": "data/tiny-methods holds no generations: run the comparison first",
     "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the comparison first",
     "agreement micro": "data/micro/judge holds the ratings of 0 judges",
     "gc": "data/damaged/sweep/layers_00-03.json",
@@ -67,7 +67,7 @@ CASES = {
     "merge-versions a.dvc b.dvc": "DVC: you are not inside of a DVC repository",
     "config-docs --check": "config/README.md is not in step with the settings",
     "config-docs --folder a_file/below": "Not a directory: 'a_file/below'",
-    "readme --folder nowhere": "nowhere/README.md",
+    "readme --folder nowhere": "docs/results/tiny.json is missing: run `make figures`",
 }
 """Command -> what its message says, as a regular expression."""
 

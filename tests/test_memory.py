@@ -226,7 +226,7 @@ def test_under_a_low_ceiling_the_batch_falls_and_rows_stay_the_same(tmp_path: Pa
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         assert ("output score: memory ran out; going on with" in done.stderr) == (spare != "none"), done.stderr
-        assert ("sweep: memory ran out; going on with" in done.stderr) == (spare != "none"), done.stderr
+        assert ("texts: memory ran out; going on with" in done.stderr) == (spare != "none"), done.stderr
         frames.append([pl.read_parquet(tmp_path / spare / name) for name in ("scores.parquet", "texts.parquet")])
     for limited, free in zip(*frames, strict=True):
         assert_frame_equal(limited, free, check_exact=True)

@@ -36,7 +36,7 @@ from saesteer.sources.sae_sources import sae_source
 from saesteer.workflow import plan
 from saesteer.workflow.steps import plans
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 SHIPPED = ("gemma-2-2b-it-methods", "gemma-2-9b-it-methods")
 TEXT_STEPS = ("generations", "perplexity", "judge")

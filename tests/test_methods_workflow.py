@@ -137,6 +137,7 @@ def test_results_in_axbenchs_form(compared: Checkout) -> None:
     assert sorted(table["DiffMean_steered_generation"]) == sorted(texts)
 
 
+@pytest.mark.exhaustive
 def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(restored: Checkout) -> None:
     saesteer(restored, "vectors", NAME, "diffmean", "6", "vectors.safetensors")
     compare(restored, methods=[*METHODS, "from_file"], vectors="vectors.safetensors")
@@ -161,6 +162,7 @@ def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     assert "| Toy |" in (restored.path / f"figures/{NAME}/methods.md").read_text()
 
 
+@pytest.mark.exhaustive
 def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
     compare(restored, factors={**FACTORS, "addition": [1, 2, 3]})
     rows = computed(restored)
@@ -169,6 +171,7 @@ def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
     assert all(set(found["factor"]) == {"2"} for found in rows.values())
 
 
+@pytest.mark.exhaustive
 def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> None:
     compare(restored, concepts={"topics": ["sea", "chess", "garden"]})
     rows = computed(restored)
@@ -176,6 +179,7 @@ def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> Non
     assert all(set(found["concept_id"]) == {text_id("garden")} for found in rows.values())
 
 
+@pytest.mark.exhaustive
 def test_a_bootstrap_setting_computes_no_row(restored: Checkout) -> None:
     compare(restored, bootstrap_draws=300)
     assert n_rows(restored) == {}
@@ -191,6 +195,7 @@ def test_p1s_rule_of_choice_counts_lens_tokens_and_runs_no_model(restored: Check
     assert "GenSuccess@20 over perplexity" in (restored.path / f"figures/{NAME}/methods.md").read_text()
 
 
+@pytest.mark.exhaustive
 def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
     table = restored.path / "src/saesteer/settings/methods.csv"
     changed = [f"{line.rpartition(',')[0]},2" if line.startswith("diffmean,") else line for line in table.read_text().splitlines()]

@@ -16,7 +16,7 @@ from workflow_folder import new_rows
 from saesteer.settings import load_experiment
 from saesteer.workflow import plan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from sharing_folders import Clone, clone_of, damaged_objects, first_clone, object_of, objects
 from workflow_folder import PER_FEATURE, PER_GENERATION, Folder, new_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 FEATURES = {2: [3, 141, 592, 653], 6: [27, 182, 818, 284]}
 COMPUTED = dict.fromkeys(PER_FEATURE, 1) | dict.fromkeys(PER_GENERATION, 3 * 4)

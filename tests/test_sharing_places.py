@@ -15,7 +15,7 @@ import pytest
 from sharing_folders import Clone, clone_of, damage, damaged_objects, first_clone, object_of, objects
 from workflow_folder import BIN, Folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 def _free_port() -> int:

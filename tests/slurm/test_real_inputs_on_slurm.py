@@ -13,7 +13,7 @@ from workflow_folder import ROOT
 from saesteer.settings import load_experiment
 from saesteer.workflow import plan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 def is_of_a_job(port: int) -> bool:

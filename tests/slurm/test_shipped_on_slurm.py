@@ -14,7 +14,7 @@ from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checko
 from saesteer.core.store import read_rows
 from saesteer.core.tables import STEPS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 @dataclass
