@@ -163,12 +163,14 @@ def run(folder: Folder, command: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("command", [command for command in commands() if way_of(command).here == "run"])
 def test_a_command_runs(command: str, clone: Clone) -> None:
     run(clone, command)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "command", [command for command in commands() if way_of(command).here == "dry" and f"{command} -n" not in commands()]
 )
