@@ -90,7 +90,7 @@ def parts_of(folder: Folder) -> set[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("moments", "n_rules"), [([Moment(8, 1.0), Moment(26, 0.5)], 2), pytest.param(random_moments(20, 0), 6, marks=pytest.mark.exhaustive)]
+    ("moments", "n_rules"), [([Moment(8, 1.0), Moment(26, 0.5)], 1), pytest.param(random_moments(20, 0), 6, marks=pytest.mark.exhaustive)]
 )
 def test_kill_9_loses_at_most_the_parts_in_flight(finished: Folder, tmp_path: Path, moments: list[Moment], n_rules: int) -> None:
     folder = Folder(tmp_path / "repo")

@@ -113,6 +113,7 @@ def test_what_was_damaged_or_lost_in_the_clone_is_fetched_again(pulled: Clone, t
     assert clone.table("generations").equals(pulled.table("generations"))
 
 
+@pytest.mark.exhaustive
 def test_what_the_remote_lacks_or_holds_damaged_is_named_and_made_again(published: Clone, tmp_path: Path) -> None:
     """As after a publish interrupted half-way: git names a part that never arrived; and two objects of the remote are damaged."""
     store = tmp_path / "store"
