@@ -134,7 +134,7 @@ def _text_steps(experiment: Experiment) -> dict[str, StepPlan]:
     section: Settings = settings_of(experiment) if of_fits else experiment.sweep
     texts = {**section.model_dump(mode="json", include=sampling | ({"sae_features"} if of_fits else set())), **_of_model(experiment)}
     scoring = {**second.model_dump(mode="json", include={"dtype", "bos"}), "prompt_format": experiment.model.prompt_format}
-    keys: Keys = FitGenerations() if of_fits else FeatureGenerations(experiment.sweep.n_prefixes)
+    keys = _text_keys(experiment)
     read = ("model", "saes", "fits") if of_fits else ("model", "saes")
     steps = {"generations": StepPlan(tables.GENERATIONS, ("engine.generations",), keys, texts, read)}
     if not of_fits or settings_of(experiment).factor_rule == "gen_success":
@@ -149,7 +149,7 @@ def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
     judge, of_fits = experiment.judge, experiment.until == "methods"
     if isinstance(judge, NoJudge):
         return {}
-    keys: Keys = FitGenerations() if of_fits else FeatureGenerations(experiment.sweep.n_prefixes)
+    keys = _text_keys(experiment)
     concepts = () if of_fits else ("concepts",)
     if isinstance(judge, OracleJudge):
         read = ("oracle", "topics", *concepts, "generations", "perplexity")
@@ -170,6 +170,10 @@ def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
     if not of_fits:
         keys = FeatureGenerations(min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))
     return {"judge": StepPlan(tables.JUDGEMENTS, modules, keys, settings, (*pins, *concepts, "generations"))}
+
+
+def _text_keys(experiment: Experiment) -> Keys:
+    return FitGenerations() if experiment.until == "methods" else FeatureGenerations(experiment.sweep.n_prefixes)
 
 
 def _of_model(experiment: Experiment) -> dict[str, Any]:
