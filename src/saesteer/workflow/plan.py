@@ -15,7 +15,7 @@ from saesteer.core.store import Wanted, missing_keys
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES
 from saesteer.settings import Experiment, LocalRecords, NoJudge
 from saesteer.workflow.keys import FILES_OF_KEYS, Files
-from saesteer.workflow.steps import StepPlan, plans
+from saesteer.workflow.steps import plans
 
 MOST_WORDS = 400
 """Characters of a value that a job's params show; a longer one is shown by its digest."""
@@ -124,6 +124,3 @@ def n_missing(folder: Path, experiment: Experiment, step: str, layers: Sequence[
     if not all(files[name].is_file() for name in files if name in {*plan.inputs, *FILES_OF_KEYS}):
         return None
     return sum(missing_keys(folder, plan.table, want).height for want in wanted(experiment, step, layers, files))
-
-
-__all__ = ["StepPlan", "artifacts", "figures", "layer_groups", "n_missing", "pins", "plans", "reports", "wanted", "wants"]
