@@ -6,14 +6,8 @@ rule fetch_model:
     """A model of the Hugging Face hub, at a commit, in the hub's own cache."""
     output:
         place=f"{DOWNLOADS}/{{experiment}}/{{name}}.json",
-    log:
-        "logs/{experiment}/fetch_model/{name}.log",
-    benchmark:
-        "logs/{experiment}/fetch_model/{name}.tsv"
     wildcard_constraints:
         name="|".join(MODELS),
-    conda:
-        "../envs/saesteer.yaml"
     params:
         asked=asked_model,
     script:
@@ -24,12 +18,6 @@ rule fetch_saes:
     """SAEs of the hub, at a commit, in plain form; refuses one whose width, layer or site does not fit the model."""
     output:
         place=f"{DOWNLOADS}/{{experiment}}/saes/{{layers}}.json",
-    log:
-        "logs/{experiment}/fetch_saes/{layers}.log",
-    benchmark:
-        "logs/{experiment}/fetch_saes/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         settings=setting("saes"),
     script:
@@ -40,11 +28,5 @@ rule fetch_published:
     """A file that a paper published, by its key; refused unless its SHA-256 is the pinned one."""
     output:
         file=f"{DOWNLOADS}/published/{{file}}",
-    log:
-        "logs/published/{file}.log",
-    benchmark:
-        "logs/published/{file}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     script:
         "../scripts/fetch_published.py"

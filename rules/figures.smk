@@ -14,12 +14,6 @@ rule figure:
             labels={"figure": "{figure}"},
         ),
         csv=f"{FIGURES}/{{experiment}}/{{figure}}.csv",
-    log:
-        "logs/{experiment}/figure/{figure}.log",
-    benchmark:
-        "logs/{experiment}/figure/{figure}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=figure_code,
         caption=figure_caption,

@@ -7,12 +7,6 @@ rule pin:
         files_to_pin,
     output:
         pin=f"{DATA}/{{experiment}}/pins/{{name}}.json",
-    log:
-        "logs/{experiment}/pin/{name}.log",
-    benchmark:
-        "logs/{experiment}/pin/{name}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("pin.py"),
         pinned=pinned,
@@ -26,12 +20,6 @@ rule convert_saes:
         sae_files,
     output:
         manifest=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
-    log:
-        "logs/{experiment}/convert_saes/{layers}.log",
-    benchmark:
-        "logs/{experiment}/convert_saes/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("convert_saes.py"),
         settings=setting("saes"),

@@ -10,14 +10,8 @@ rule judge:
         unpack(oracle_files),
     output:
         manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
-    log:
-        "logs/{experiment}/judge/{layers}.log",
-    benchmark:
-        "logs/{experiment}/judge/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind in ("oracle", "endpoint")),
-    conda:
-        "../envs/saesteer.yaml"
     params:
         **wants("judge"),
         code=code("judge.py"),
@@ -30,17 +24,10 @@ rule judge_model:
     input:
         unpack(step_inputs("judge")),
         unpack(files_of_keys),
-        judge_model_files=fetched("judge_model"),
     output:
         manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
-    log:
-        "logs/{experiment}/judge/{layers}.log",
-    benchmark:
-        "logs/{experiment}/judge/{layers}.tsv"
     wildcard_constraints:
         experiment=only(lambda experiment: experiment.judge.kind == "model"),
-    conda:
-        "../envs/saesteer.yaml"
     resources:
         **gpu_job("judge"),
     params:

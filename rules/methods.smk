@@ -15,12 +15,6 @@ rule concept_texts:
     output:
         asked=f"{TABLES}/asked_concepts.parquet",
         texts=f"{TABLES}/concept_texts.parquet",
-    log:
-        "logs/{experiment}/concept_texts.log",
-    benchmark:
-        "logs/{experiment}/concept_texts.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("concept_texts.py"),
         settings=setting("methods", "saes", "layers", "records"),
@@ -31,18 +25,9 @@ rule concept_texts:
 rule effects:
     """What adding each of many vectors does to the SAE's codes of the texts written (P2)."""
     input:
-        model_files=fetched("model"),
-        sae_files=fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
-        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+        unpack(step_inputs("effects")),
     output:
         manifest=f"{DATA}/{{experiment}}/effects/{{layers}}.json",
-    log:
-        "logs/{experiment}/effects/{layers}.log",
-    benchmark:
-        "logs/{experiment}/effects/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     resources:
         **gpu_job("effects"),
     params:
@@ -56,20 +41,12 @@ rule fits:
     """Each method's intervention for each concept."""
     input:
         unpack(step_inputs("fits")),
-        model_files=fetched("model"),
-        sae_files=fetched_saes,
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
         concept_texts=f"{TABLES}/concept_texts.parquet",
         features=layers_features,
         vectors_file=file_of("vectors"),
     output:
         manifest=f"{DATA}/{{experiment}}/fits/{{layers}}.json",
-    log:
-        "logs/{experiment}/fits/{layers}.log",
-    benchmark:
-        "logs/{experiment}/fits/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     resources:
         **gpu_job("fits"),
     params:
@@ -92,12 +69,6 @@ rule method_tables:
     output:
         **{name: f"{TABLES}/{name}.parquet" for name in METHOD_SUMMARIES},
         report=f"{FIGURES}/{{experiment}}/methods.md",
-    log:
-        "logs/{experiment}/method_tables.log",
-    benchmark:
-        "logs/{experiment}/method_tables.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("method_tables.py"),
         settings=setting("methods", "best_factor", "judge", "model"),

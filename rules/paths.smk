@@ -76,6 +76,12 @@ def files_in(path):
     return [str(file) for file in pinned_files(path)] if path.exists() else []
 
 
+def topic_files(wildcards):
+    """For input: the labelled texts and the topics' names, where concepts are topics."""
+    topics = isinstance(EXPERIMENTS[wildcards.experiment].concepts, TopicConcepts)
+    return {f"{name}_file": file_of(name)(wildcards) for name in ("texts", "topics")} if topics else {}
+
+
 def oracle_files(wildcards):
     """For input: what the shipped world's oracle reads besides."""
     if EXPERIMENTS[wildcards.experiment].judge.kind != "oracle":

@@ -4,18 +4,9 @@
 rule logit_lens:
     """The tokens that each feature's decoder direction promotes."""
     input:
-        model_files=fetched("model"),
-        sae_files=fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
-        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+        unpack(step_inputs("logit_lens")),
     output:
         manifest=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
-    log:
-        "logs/{experiment}/logit_lens/{layers}.log",
-    benchmark:
-        "logs/{experiment}/logit_lens/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     resources:
         **gpu_job("logit_lens"),
     params:
@@ -28,18 +19,9 @@ rule logit_lens:
 rule input_score:
     """Share of a feature's records whose maximal token is a lens token."""
     input:
-        model_files=fetched("model"),
-        model=f"{DATA}/{{experiment}}/pins/model.json",
-        records=f"{DATA}/{{experiment}}/records/{{layers}}.json",
-        logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
+        unpack(step_inputs("input_score")),
     output:
         manifest=f"{DATA}/{{experiment}}/input_score/{{layers}}.json",
-    log:
-        "logs/{experiment}/input_score/{layers}.log",
-    benchmark:
-        "logs/{experiment}/input_score/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         **wants("input_score"),
         code=code("input_score.py"),
@@ -50,19 +32,9 @@ rule input_score:
 rule output_score:
     """Rank and probability of the best lens token when the feature is amplified."""
     input:
-        model_files=fetched("model"),
-        sae_files=fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
-        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
-        logit_lens=f"{DATA}/{{experiment}}/logit_lens/{{layers}}.json",
+        unpack(step_inputs("output_score")),
     output:
         manifest=f"{DATA}/{{experiment}}/output_score/{{layers}}.json",
-    log:
-        "logs/{experiment}/output_score/{layers}.log",
-    benchmark:
-        "logs/{experiment}/output_score/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     resources:
         **gpu_job("output_score"),
     params:

@@ -7,12 +7,6 @@ rule selection:
         outcomes=f"{TABLES}/outcomes.parquet",
     output:
         table=f"{TABLES}/selection.parquet",
-    log:
-        "logs/{experiment}/selection.log",
-    benchmark:
-        "logs/{experiment}/selection.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("selection.py"),
         settings=setting("selection"),
@@ -27,12 +21,6 @@ rule factor_bins:
         features=f"{TABLES}/features.parquet",
     output:
         table=f"{TABLES}/factor_bins.parquet",
-    log:
-        "logs/{experiment}/factor_bins.log",
-    benchmark:
-        "logs/{experiment}/factor_bins.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("factor_bins.py"),
         settings=setting("selection", "figures"),
@@ -51,12 +39,6 @@ rule pmi:
     output:
         feature_pmi=f"{TABLES}/feature_pmi.parquet",
         pmi=f"{TABLES}/pmi.parquet",
-    log:
-        "logs/{experiment}/pmi.log",
-    benchmark:
-        "logs/{experiment}/pmi.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("pmi.py"),
         settings=setting("selection", "best_factor", "pmi"),
@@ -74,12 +56,6 @@ rule examples:
         prefixes_file=prompts_file,
     output:
         table=f"{TABLES}/examples.parquet",
-    log:
-        "logs/{experiment}/examples.log",
-    benchmark:
-        "logs/{experiment}/examples.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("examples.py"),
         settings=setting("sweep", "best_factor", "figures", "selection"),
@@ -97,12 +73,6 @@ rule metrics:
     output:
         metrics=f"{DATA}/{{experiment}}/metrics.json",
         headline=f"{FIGURES}/{{experiment}}/headline.md",
-    log:
-        "logs/{experiment}/metrics.log",
-    benchmark:
-        "logs/{experiment}/metrics.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("metrics.py"),
         settings=setting("selection", "best_factor"),

@@ -40,13 +40,16 @@ def step_manifests(step):
 
 
 def step_inputs(step):
-    """For input: the file behind each name that a step depends on: pins and manifests; nothing where the experiment has no such step."""
+    """For input: what a step depends on: pins, manifests, and where its models and SAEs from the hub were put; nothing where the experiment
+    has no such step."""
 
     def of_job(wildcards):
         steps = steps_of(wildcards.experiment)
         names, made = steps[step].inputs if step in steps else (), {"saes", *steps}
         folder = f"{DATA}/{wildcards.experiment}"
-        return {name: f"{folder}/{name}/{wildcards.layers}.json" if name in made else f"{folder}/pins/{name}.json" for name in names}
+        files = {name: f"{folder}/{name}/{wildcards.layers}.json" if name in made else f"{folder}/pins/{name}.json" for name in names}
+        places = {f"{name}_files": fetched(name)(wildcards) for name in names if name in MODELS}
+        return files | places | ({"sae_files": fetched_saes(wildcards)} if "saes" in names else {})
 
     return of_job
 

@@ -11,12 +11,6 @@ rule features_table:
         output_score=manifests("output_score"),
     output:
         table=f"{TABLES}/features.parquet",
-    log:
-        "logs/{experiment}/features_table.log",
-    benchmark:
-        "logs/{experiment}/features_table.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("features_table.py"),
     script:
@@ -33,14 +27,8 @@ rule layer_features:
         output_score=layer_manifests("output_score"),
     output:
         table=f"{DATA}/{{experiment}}/features/layer_{{layer}}.parquet",
-    log:
-        "logs/{experiment}/layer_features/{layer}.log",
-    benchmark:
-        "logs/{experiment}/layer_features/{layer}.tsv"
     wildcard_constraints:
         layer=r"\d+",
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("features_table.py"),
     script:
@@ -56,12 +44,6 @@ rule steering_table:
         prefixes_file=prompts_file,
     output:
         table=f"{TABLES}/steering.parquet",
-    log:
-        "logs/{experiment}/steering_table.log",
-    benchmark:
-        "logs/{experiment}/steering_table.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("steering_table.py"),
         settings=setting("sweep"),
@@ -77,12 +59,6 @@ rule outcomes:
     output:
         best_factors=f"{TABLES}/best_factors.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
-    log:
-        "logs/{experiment}/outcomes.log",
-    benchmark:
-        "logs/{experiment}/outcomes.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         code=code("outcomes.py"),
         settings=setting("best_factor"),

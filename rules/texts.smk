@@ -6,16 +6,8 @@ rule generations:
     input:
         unpack(step_inputs("generations")),
         unpack(files_of_keys),
-        model_files=fetched("model"),
-        sae_files=fetched_saes,
     output:
         manifest=f"{DATA}/{{experiment}}/generations/{{layers}}.json",
-    log:
-        "logs/{experiment}/generations/{layers}.log",
-    benchmark:
-        "logs/{experiment}/generations/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     resources:
         **gpu_job("generations"),
     params:
@@ -30,15 +22,8 @@ rule gen_success:
     input:
         unpack(step_inputs("gen_success")),
         unpack(files_of_keys),
-        model_files=fetched("model"),
     output:
         manifest=f"{DATA}/{{experiment}}/gen_success/{{layers}}.json",
-    log:
-        "logs/{experiment}/gen_success/{layers}.log",
-    benchmark:
-        "logs/{experiment}/gen_success/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     params:
         **wants("gen_success"),
         code=code("gen_success.py"),
@@ -51,15 +36,8 @@ rule perplexity:
     input:
         unpack(step_inputs("perplexity")),
         unpack(files_of_keys),
-        perplexity_model_files=fetched("perplexity_model"),
     output:
         manifest=f"{DATA}/{{experiment}}/perplexity/{{layers}}.json",
-    log:
-        "logs/{experiment}/perplexity/{layers}.log",
-    benchmark:
-        "logs/{experiment}/perplexity/{layers}.tsv"
-    conda:
-        "../envs/saesteer.yaml"
     resources:
         **gpu_job("perplexity"),
     params:

@@ -8,13 +8,7 @@ from saesteer.world.card import render_card
 
 ROOT = Path(__file__).resolve().parent.parent
 
-
-def main() -> None:
-    shipped = ROOT / "data" / "world"
-    metrics = adopt(ROOT / "build" / "world", shipped)
-    topics = json.loads((shipped / TOPICS).read_text(encoding="utf-8"))
-    (shipped / CARD).write_text(render_card(metrics, topics), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+shipped = ROOT / "data" / "world"
+metrics = adopt(ROOT / "build" / "world", shipped)
+topics = json.loads((shipped / TOPICS).read_text(encoding="utf-8"))
+(shipped / CARD).write_text(render_card(metrics, topics), encoding="utf-8")

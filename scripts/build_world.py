@@ -11,17 +11,11 @@ from saesteer.world.card import comparison
 
 ROOT = Path(__file__).resolve().parent.parent
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    shipped = ROOT / "data" / "world"
-    built = build_world(shipped / "lexicon.yaml", ROOT / "config" / "prefixes.txt", options.out, options.seed, WorldRecipe())
-    sys.stdout.write(comparison(built, json.loads((shipped / METRICS).read_text(encoding="utf-8"))))
-
-
-if __name__ == "__main__":
-    main()
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--seed", type=int, required=True)
+parser.add_argument("--out", type=Path, required=True)
+options = parser.parse_args()
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+shipped = ROOT / "data" / "world"
+built = build_world(shipped / "lexicon.yaml", ROOT / "config" / "prefixes.txt", options.out, options.seed, WorldRecipe())
+sys.stdout.write(comparison(built, json.loads((shipped / METRICS).read_text(encoding="utf-8"))))

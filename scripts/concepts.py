@@ -1,4 +1,4 @@
-"""The topic that each feature stands for, from its records and the texts' labels."""
+"""The concept that each feature stands for: the topic of its records by the texts' labels, or what Neuronpedia says it means."""
 
 import json
 from collections.abc import Iterator
@@ -6,19 +6,22 @@ from collections.abc import Iterator
 import polars as pl
 from common import complete_step, open_job
 
-from saesteer.analysis.concepts import clear_concepts
+from saesteer.analysis.concepts import clear_concepts, explained_concepts
 from saesteer.core.store import read_rows
 from saesteer.core.tables import RECORDS
+from saesteer.settings import TopicConcepts
 
 job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     records = read_rows(RECORDS, job.inputs["records"], job.layers).join(missing, on=["layer", "feature"], how="semi")
-    texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_topics"])
-    topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
-    found = clear_concepts(records, texts, topics, job.experiment.concepts.min_share)
-    yield from found.partition_by("layer")
+    if isinstance(job.experiment.concepts, TopicConcepts):
+        texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_topics"])
+        topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+        yield from clear_concepts(records, texts, topics, job.experiment.concepts.min_share).partition_by("layer")
+    else:
+        yield from explained_concepts(records).partition_by("layer")
 
 
 complete_step(job, "concepts", compute)

@@ -9,7 +9,7 @@ from saesteer.figures.definition import Options
 from saesteer.figures.save import save_figure
 
 job = open_job(snakemake)
-figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}").FIGURE
+figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}")
 tables = {name: read_summary((SUMMARIES | METHOD_SUMMARIES)[name], job.input(name)) for name in job.inputs}
 data = figure.data(tables, Options(job.experiment.best_factor.rule, job.experiment.selection))
 save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))

@@ -34,10 +34,10 @@ def by_language_model(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
     if isinstance(judge, EndpointJudge):
         asker = endpoint_asker(judge, os.environ)
     else:
-        from gpu import device
+        from gpu import available_device  # the module also keeps Hugging Face off the network
 
         weights = json.loads(job.input("judge_model").read_text(encoding="utf-8"))["digest"]
-        asker = local_model_asker(judge, job.model_folder("judge_model"), device(), weights)
+        asker = local_model_asker(judge, job.model_folder("judge_model"), available_device(), weights)
     instructions = job.prefixes() if job.experiment.model.prompt_format == "chat" else None
     yield from judge_texts(texts, instructions, asker, job.outputs["manifest"].parent / "answers", job.workflow.part_seconds)
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from common import Job, place
-from gpu import device
+from gpu import available_device
 
 from saesteer.core.store import read_manifest
 from saesteer.engine.dtypes import number_type
@@ -23,6 +23,6 @@ def sae_file(job: Job, layer: int) -> Path:
 
 def open_sae(job: Job, layer: int) -> Sae:
     """Load the converted SAE of a layer."""
-    sae = load_sae(sae_file(job, layer), number_type(job.experiment.model.dtype), device())
+    sae = load_sae(sae_file(job, layer), number_type(job.experiment.model.dtype), available_device())
     log.info("SAE of layer %d: %s, digest %s", layer, sae.meta.source, sae.meta.source_digest[:16])
     return sae

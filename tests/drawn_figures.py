@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,13 +13,13 @@ from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_
 from synthetic_tables import selection_settings, synthetic_tables
 
 from saesteer.core.tables import SUMMARIES
-from saesteer.figures.definition import FigureDefinition, Options
+from saesteer.figures.definition import Options
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
 from saesteer.methods.compare.paper_values import our_protocol
 
 ALL_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES
 OPTIONS = Options("capped", selection_settings())
-FIGURES: dict[str, FigureDefinition] = {name: import_module(f"saesteer.figures.{name}").FIGURE for name in ALL_TABLES}
+FIGURES: dict[str, Any] = {name: import_module(f"saesteer.figures.{name}") for name in ALL_TABLES}
 Tables = dict[str, pl.DataFrame]
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import saesteer
-from saesteer.engine.sae_convert import fetch_and_convert
+from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
 from saesteer.engine.saes import decode, encode, load_sae, read_meta
 from saesteer.settings import SaeSettings
 from saesteer.sources.hub import HubError
@@ -203,9 +203,8 @@ def test_a_folder_and_a_repository_of_ones_own_convert_alike(hub: Hub, tmp_path:
     hub.add("someone/saes", tmp_path / "repo")
     common = {"d_model": D_MODEL, "n_features": N_FEATURES, "site": "pre"}
     own = SaeSettings(repo="someone/saes", id="layer_{layer:02d}", **common)
-    folder = SaeSettings(path=f"{tmp_path}/repo/layer_{{layer:02d}}", **common)
     fetched = fetch_and_convert(own, 2, tmp_path, tmp_path / "a.safetensors")
-    local = fetch_and_convert(folder, 2, tmp_path, tmp_path / "b.safetensors")
+    local = convert_sae(tmp_path / "repo/layer_02", 2, "resid_pre", D_MODEL, N_FEATURES, tmp_path / "b.safetensors")
     assert (fetched.sha256, fetched.centred, fetched.architecture) == (local.sha256, local.centred, local.architecture)
     assert fetched.centred
     assert local.source == f"{tmp_path}/repo/layer_02"

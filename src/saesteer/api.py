@@ -13,7 +13,7 @@ import polars as pl
 from saesteer.analysis.input_score import input_scores as _input_scores
 from saesteer.analysis.records import top_records
 from saesteer.core.files import text_id
-from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
+from saesteer.core.tables.steps import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling

@@ -65,20 +65,17 @@ class _Plain:
 
 
 def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None, out: Path) -> SaeMeta:
-    """Convert the SAE of a layer, fetched from the hub at the pinned revision or read from its folder. What is current is left as it is.
+    """Convert the SAE of a layer, fetched from the hub at the pinned revision. What is current is left as it is.
 
     `cache_dir` holds Hugging Face's cache in `hub/`, null its default place.
     """
     expected = _Spec(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
     _check_request(expected, out)
-    if settings.path is not None:
-        folder = Path(settings.path.format(layer=layer))
-        _check_folder(folder)
-        origin = _Source(folder.as_posix(), pin(folder)["digest"])
-        return _converted(origin, expected, out, lambda: _from_folder(folder, expected))
     source = sae_source(settings, layer)
     fetched, origin = _fetch(source, settings.revision, cache_dir, expected)
-    return _converted(origin, expected, out, lambda: _from_hub(source, fetched, expected))
+    if is_current(out, asdict(origin) | asdict(expected) | {"converter_version": ALGORITHM_VERSION}):
+        return read_meta(out)
+    return _write(origin, out, _from_hub(source, fetched, expected))
 
 
 def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: int, out: Path) -> SaeMeta:
@@ -119,12 +116,6 @@ def _check_request(expected: _Spec, out: Path) -> None:
         raise ValueError(f"{out}: a converted SAE's name ends in .safetensors")
     if expected.site not in SITES:
         raise ValueError(f"site {expected.site!r} is not supported; supported: {', '.join(SITES)}")
-
-
-def _converted(origin: _Source, expected: _Spec, out: Path, read: Callable[[], _Plain]) -> SaeMeta:
-    if is_current(out, asdict(origin) | asdict(expected) | {"converter_version": ALGORITHM_VERSION}):
-        return read_meta(out)
-    return _write(origin, out, read())
 
 
 def _write(origin: _Source, out: Path, plain: _Plain) -> SaeMeta:

@@ -6,7 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, empty_panel, new_figure, styled
 
 LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
@@ -81,6 +81,3 @@ def counts(data: pl.DataFrame) -> str:
     left_out = f" At {missing} of {data.height} points every text is empty and has no perplexity." if missing else ""
     n = per_bin["n_features"].sum()
     return f"n = {n} features, all prefixes; bands: {data['confidence'][0]:.0%} bootstrap over features.{left_out}"
-
-
-FIGURE = FigureDefinition("by_factor", data, draw, counts)

@@ -1,10 +1,13 @@
-"""What a figure is: the table it reads, the data drawn, and how it is drawn."""
+"""What every figure's module works with.
 
-from collections.abc import Callable, Mapping
+A module of a figure has three functions: `data(tables, options)`, all that is drawn, which is saved beside the image; `draw(data)`; and
+`counts(data)`, printed at the figure's foot: n, what is missing, how the intervals were made. How to read it says names.CAPTIONS.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
-from matplotlib.figure import Figure
 
 from saesteer.settings import SelectionSettings
 
@@ -23,14 +26,3 @@ class Options:
 def confidence(options: Options) -> pl.Expr:
     """The level of the intervals drawn, a column of the data."""
     return pl.lit(options.selection.confidence).alias("confidence")
-
-
-@dataclass(frozen=True)
-class FigureDefinition:
-    """A figure: `draw(data(tables, options))`; what `data` returns is all that is drawn, and is saved beside the image."""
-
-    name: str
-    data: Callable[[Tables, Options], pl.DataFrame]
-    draw: Callable[[pl.DataFrame], Figure]
-    counts: Callable[[pl.DataFrame], str]
-    """n, missing and how the intervals were made, in this data: printed at the foot of the figure. How to read it says names.CAPTIONS."""

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import Options, Tables
 from saesteer.figures.style import BLACK, GREY, MAGENTA, styled
 
 # Title and width in inches of each column.
@@ -109,6 +109,3 @@ def counts(data: pl.DataFrame) -> str:
         f"n = {data.height} features chosen by rule: early and late ones at even distances in the ranking by output score; "
         f"sample 0 of the first prefix, its factor chosen on other prefixes; steering failed for {failed}."
     )
-
-
-FIGURE = FigureDefinition("examples", data, draw, counts)

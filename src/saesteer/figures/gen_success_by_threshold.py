@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, band, empty_panel, new_figure, styled, threshold_axis
 
 _COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
@@ -78,6 +78,3 @@ def counts(data: pl.DataFrame) -> str:
         )
     level = f"{data['confidence'][0]:.0%}"
     return f"{'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
-
-
-FIGURE = FigureDefinition("gen_success_by_threshold", data, draw, counts)

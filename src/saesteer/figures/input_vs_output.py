@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import Options, Tables
 from saesteer.figures.style import GREY, PAGE, layer_bar, new_figure, scatter_by_layer, styled
 
 _CORNERS = {(False, False): (0.49, 0.49), (False, True): (0.49, 1.09), (True, False): (1.02, 0.49), (True, True): (1.02, 1.09)}
@@ -46,6 +46,3 @@ def counts(data: pl.DataFrame) -> str:
     """Features drawn and features without an input score."""
     missing = data["input_score"].null_count()
     return f"n = {data.height - missing} features; {missing} without input score are not drawn."
-
-
-FIGURE = FigureDefinition("input_vs_output", data, draw, counts)

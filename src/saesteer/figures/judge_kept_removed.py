@@ -5,7 +5,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, band, empty_panel, new_figure, styled, threshold_axis
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
@@ -52,6 +52,3 @@ def counts(data: pl.DataFrame) -> str:
         f"{sizes} (no clear concept, or steering failed). Bands: {data['confidence'][0]:.0%} bootstrap over features; "
         "features removed are the others of the same n."
     )
-
-
-FIGURE = FigureDefinition("judge_kept_removed", data, draw, counts)

@@ -7,7 +7,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import Options, Tables
 from saesteer.figures.method_families import families_in, n_of
 from saesteer.figures.style import BLACK, GREY, NO_RATINGS, WIDE, empty_panel, new_figure, styled
 from saesteer.settings.registry import method
@@ -110,6 +110,3 @@ def counts(data: pl.DataFrame) -> str:
         f"{data['n_texts'].sum()} texts unrated. Crosses: {data['confidence'][0]:.0%} bootstrap over concepts. "
         f"The best {N_SHOWN} methods of a family."
     )
-
-
-FIGURE = FigureDefinition("method_curves", data, draw, counts)

@@ -8,7 +8,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import Options, Tables
 from saesteer.figures.method_families import n_of
 from saesteer.figures.style import BLACK, GREY, empty_panel, new_figure, styled
 
@@ -90,6 +90,3 @@ def counts(data: pl.DataFrame) -> str:
         f"{n_of(pairs['n'])} concepts; of {pairs.height} pairs {plain} are told apart by their own {pairs['confidence'][0]:.0%} interval, "
         f"{together} by the one for all pairs."
     )
-
-
-FIGURE = FigureDefinition("method_differences", data, draw, counts)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import Options, Tables
 from saesteer.figures.method_families import LOOKS, family_handles, n_of
 from saesteer.figures.style import BLACK, GREY, PAGE, empty_panel, new_figure, styled
 from saesteer.settings.registry import method
@@ -90,6 +90,3 @@ def counts(data: pl.DataFrame) -> str:
         f"{n_of(data['n'])} of {data['n_concepts'][0]} concepts; {data['n_missing'].sum()} of {data['n_texts'].sum()} texts unrated, "
         f"left out. Bars: {data['confidence'][0]:.0%} bootstrap over concepts; they are not paired: see the differences."
     )
-
-
-FIGURE = FigureDefinition("methods", data, draw, counts)

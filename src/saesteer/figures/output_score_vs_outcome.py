@@ -6,7 +6,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.style import NO_RATINGS, WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
 
 LABELS = {
@@ -70,6 +70,3 @@ def counts(data: pl.DataFrame) -> str:
         f"n = {known['gen_success_20']} features on the left; {judged} on the right, {n - judged} have no judge score. "
         f"Brackets: {data['confidence'][0]:.0%} bootstrap over features."
     )
-
-
-FIGURE = FigureDefinition("output_score_vs_outcome", data, draw, counts)

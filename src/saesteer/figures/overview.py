@@ -1,10 +1,12 @@
 """The whole result on one page: panels of the other figures. The one figure that reads several tables."""
 
+from types import ModuleType
+
 import polars as pl
 from matplotlib.figure import Figure
 
 from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import Options, Tables
 from saesteer.figures.style import layer_bar, new_figure, styled
 
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
@@ -12,14 +14,18 @@ _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_thresh
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The panels' data under one another; `figure` says whose a row is."""
-    parts = [module.FIGURE.data(tables, options).with_columns(pl.lit(module.FIGURE.name).alias("figure")) for module in _PARTS]
+    parts = [module.data(tables, options).with_columns(pl.lit(_name(module)).alias("figure")) for module in _PARTS]
     return pl.concat(parts, how="diagonal_relaxed")
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
 
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """Six panels on an A4 page, lettered a to f."""
-    parts = {module: data.filter(figure=module.FIGURE.name) for module in _PARTS}
+    parts = {module: data.filter(figure=_name(module)) for module in _PARTS}
     figure = new_figure(11.69, 8.27, counts(data))  # A4, landscape
     panels = figure.subplots(2, 3).ravel()
     outcome = parts[output_score_vs_outcome].filter(measure="gen_success_20")
@@ -49,6 +55,3 @@ def counts(data: pl.DataFrame) -> str:
         f"kept at threshold {headline['threshold']:g}; {judged['n_missing'][0]} have no judge score. "
         f"Bands and brackets: {headline['confidence']:.0%} bootstrap over features; (a): quartiles."
     )
-
-
-FIGURE = FigureDefinition("overview", data, draw, counts)

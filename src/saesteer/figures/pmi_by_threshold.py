@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
 from saesteer.figures.style import BLUE, GREY, band, empty_panel, styled, threshold_axis
 
@@ -38,6 +38,3 @@ def counts(data: pl.DataFrame) -> str:
     curves = [data.filter(layers=layers) for layers in LAYER_SETS]
     sizes = "; ".join(f"{layers_title(c)}: n = {c['n_kept'][0]}, {c['n_missing'][0]} without a co-occurring pair" for c in curves)
     return f"{sizes}. Bands: {data['confidence'][0]:.0%} bootstrap over features."
-
-
-FIGURE = FigureDefinition("pmi_by_threshold", data, draw, counts)

@@ -5,7 +5,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.definition import Options, Tables
 from saesteer.figures.style import BLUE, MAGENTA, PAGE, band, new_figure, row_above, styled
 
 _SCORES = (("input_score", BLUE, "o", "input score"), ("output_score", MAGENTA, "s", "output score"))
@@ -51,6 +51,3 @@ def counts(data: pl.DataFrame) -> str:
     missing = data["n_without_input_score"].to_list()
     by_layer = f" (by layer {', '.join(map(str, missing))})" if sum(missing) > 0 and len(missing) <= 14 else ""
     return f"n = {data['n'].sum()} features; {sum(missing)} without input score{by_layer}, left out of its median."
-
-
-FIGURE = FigureDefinition("roles", data, draw, counts)

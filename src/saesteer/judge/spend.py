@@ -77,7 +77,8 @@ def most(settings: EndpointJudge, messages: Iterable[Mapping[str, str]]) -> Spen
 def estimate(asks: Sequence[Ask], settings: EndpointJudge) -> Estimate:
     """What requests will cost if nothing has to be asked again."""
     characters = sum(prompt_characters(ask) for ask in asks)
-    return Estimate(len(asks), _typical(settings, len(asks), characters), total(most(settings, ask.messages) for ask in asks))
+    worst = sum((most(settings, ask.messages) for ask in asks), Spend())
+    return Estimate(len(asks), _typical(settings, len(asks), characters), worst)
 
 
 def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: EndpointJudge) -> Estimate:
@@ -138,11 +139,6 @@ class Budget:
             f" {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment file"
             " (null: no limit) and run again, or run again as it is to spend as much once more"
         )
-
-
-def total(spends: Iterable[Spend]) -> Spend:
-    """Their sum."""
-    return sum(spends, Spend())
 
 
 def _typical(settings: EndpointJudge, n_requests: int, characters: int) -> Spend:

@@ -29,7 +29,7 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
     dataset = "AlpacaEval" if asked.published_prompts == "alpaca_eval/instructions" else "prompts"
     for layer in sorted(experiment.layers):
         path = folder / f"layer_{layer:02d}" / "steering_data.parquet"
-        _write(to_axbench(rows, _order(experiment, data), prompts, layer, dataset), path)
+        write_atomically(path, to_axbench(rows, _order(experiment, data), prompts, layer, dataset).write_parquet)
         yield path
 
 
@@ -37,10 +37,6 @@ def export_vectors(data: Path, name: str, method: str, layer: int, path: Path) -
     """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
     fits = _rows(FITS, data / name).filter(pl.col("layer") == layer)
     write_vectors(fits, _asked_concepts(data / name), method, path)
-
-
-def _write(table: pl.DataFrame, path: Path) -> None:
-    write_atomically(path, lambda partial: table.write_parquet(partial))
 
 
 def _rows(table: Table, folder: Path) -> pl.DataFrame:

@@ -133,7 +133,7 @@ def language_metrics(shop: Workshop) -> dict[str, int | float]:
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": len(shop.tokenizer),
-        "training_tokens": measure.n_content(trained_on),
+        "training_tokens": int(corpus.is_content(trained_on).sum()),
         "held_out_tokens": held_out.n_tokens,
         "entropy_bound": held_out.nats / held_out.n_tokens,
         "model_loss": measure.held_out_loss(model, rows),

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
-from saesteer.world.corpus import is_content
 from saesteer.world.streams import stream_seed
 from saesteer.world.train_model import token_losses
 
@@ -52,7 +51,7 @@ def decode(sae: Mapping[str, Tensor], codes: Float[Tensor, "... d_sae"]) -> Floa
 def held_out_loss(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"]) -> float:
     """Mean loss in nats a token, BOS and padding not counted."""
     with torch.no_grad():
-        losses = [token_losses(model, _tensor(part)) for part in _batches(rows)]
+        losses = [token_losses(model, part) for part in torch.from_numpy(rows.astype(np.int64)).split(BATCH)]
     return float(torch.cat(losses).double().mean())
 
 
@@ -120,16 +119,3 @@ def samples(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: 
             output = model.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.7, top_k=50)
         texts.append(tokenizer.decode(output[0], skip_special_tokens=True))
     return texts
-
-
-def n_content(rows: UInt16[np.ndarray, "row context"]) -> int:
-    """Text tokens in the rows."""
-    return int(is_content(rows).sum())
-
-
-def _batches(rows: UInt16[np.ndarray, "row context"]) -> Iterator[UInt16[np.ndarray, "row context"]]:
-    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
-
-
-def _tensor(rows: UInt16[np.ndarray, "row context"]) -> Tensor:
-    return torch.from_numpy(rows.astype(np.int64))

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from saesteer.core.tables.schema import Column, Table
+from saesteer.core.tables.schema import Column, Table, by_name
 from saesteer.core.tables.steps import FACTOR, LAYER, METHOD, reason_for
 
 CONCEPT_ID = Column(pl.String, "first 16 hex digits of the SHA-256 of the concept's text")
@@ -58,7 +58,7 @@ FITS = Table(
         "reason": reason_for("kind"),
     },
 )
-METHOD_STEPS = {table.name: table for table in (EFFECTS, FITS)}
+METHOD_STEPS = by_name(EFFECTS, FITS)
 
 METHOD_HALVES = Table(
     "method_halves",
@@ -118,8 +118,8 @@ METHOD_SCORES = Table(
     ("layer", "method", "concept_id"),
     {
         **PER_FIT,
-        "concept": ASKED_CONCEPTS.columns["concept"],
-        "abstains": METHOD_CHOICES.columns["abstains"],
+        **ASKED_CONCEPTS.some("concept"),
+        **METHOD_CHOICES.some("abstains"),
         "reason": Column(pl.String, "why it abstains", "it does not"),
         "score": Column(pl.Float64, "mean over the halves reported on", "none of them has a score"),
         "n_halves": Column(pl.UInt8, "halves with a score behind it"),
@@ -128,7 +128,7 @@ METHOD_SCORES = Table(
         "n_at_grid_end": Column(pl.UInt8, "of them, those that did"),
         "n": Column(pl.UInt32, "texts reported on"),
         "n_missing": Column(pl.UInt32, "of them, those without a score"),
-        **{name: METHOD_CHOICES.columns[name] for name in ("concept_rating", "instruction_rating", "fluency_rating", "log_perplexity")},
+        **METHOD_CHOICES.some("concept_rating", "instruction_rating", "fluency_rating", "log_perplexity"),
         "change": Column(
             pl.Float64,
             "chosen factor times residual_change, mean over choices: how far the residual moves, exact where that is linear in the factor",
@@ -197,8 +197,7 @@ METHOD_CURVES = Table(
     {
         "layer": LAYER,
         "method": METHOD,
-        "title": METHODS_TABLE.columns["title"],
-        "family": METHODS_TABLE.columns["family"],
+        **METHODS_TABLE.some("title", "family"),
         "factor": FACTOR,
         "n": Column(pl.UInt32, "concepts for which the method has an intervention"),
         "n_texts": Column(pl.UInt32, "their texts, of all prompts"),
@@ -209,7 +208,7 @@ METHOD_CURVES = Table(
         "perplexity": Column(pl.Float64, "geometric mean over concepts", "every text is empty"),
         "n_chosen": Column(pl.UInt32, "choices that fell on this factor"),
         "method_score": Column(pl.Float64, "the method's held-out score (METHODS_TABLE)", "no concept has a score"),
-        "confidence": METHODS_TABLE.columns["confidence"],
+        **METHODS_TABLE.some("confidence"),
     },
 )
 METHOD_PUBLISHED = Table(
@@ -234,15 +233,4 @@ METHOD_PUBLISHED = Table(
         "matches": Column(pl.Boolean, "whether every fact is known and the same"),
     },
 )
-METHOD_SUMMARIES = {
-    table.name: table
-    for table in (
-        METHOD_HALVES,
-        METHOD_CHOICES,
-        METHOD_SCORES,
-        METHODS_TABLE,
-        METHOD_DIFFERENCES,
-        METHOD_CURVES,
-        METHOD_PUBLISHED,
-    )
-}
+METHOD_SUMMARIES = by_name(METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES, METHODS_TABLE, METHOD_DIFFERENCES, METHOD_CURVES, METHOD_PUBLISHED)

@@ -35,6 +35,15 @@ class Table:
     def key_schema(self) -> dict[str, Any]:
         return {name: self.columns[name].dtype for name in self.keys}
 
+    def some(self, *names: str) -> dict[str, Column]:
+        """Columns that another table takes over."""
+        return {name: self.columns[name] for name in names}
+
+
+def by_name(*tables: Table) -> dict[str, Table]:
+    """Tables by their names."""
+    return {table.name: table for table in tables}
+
 
 def validate(table: Table, frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """The frame with the schema's columns in order, or a TableError: columns, dtypes, nulls, NaN and duplicate keys are checked."""

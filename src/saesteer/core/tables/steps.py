@@ -5,7 +5,7 @@ A column is nullable only where it says when it is null.
 
 import polars as pl
 
-from saesteer.core.tables.schema import Column, Table
+from saesteer.core.tables.schema import Column, Table, by_name
 
 RECORD = pl.Struct(
     {
@@ -169,21 +169,7 @@ JUDGEMENTS = Table(
         "reason": reason_for("judge_score"),
     },
 )
-STEPS = {
-    table.name: table
-    for table in (
-        ACTIVATIONS,
-        RECORDS,
-        CONCEPTS,
-        LOGIT_LENS,
-        INPUT_SCORE,
-        OUTPUT_SCORE,
-        GENERATIONS,
-        GEN_SUCCESS,
-        PERPLEXITY,
-        JUDGEMENTS,
-    )
-}
+STEPS = by_name(ACTIVATIONS, RECORDS, CONCEPTS, LOGIT_LENS, INPUT_SCORE, OUTPUT_SCORE, GENERATIONS, GEN_SUCCESS, PERPLEXITY, JUDGEMENTS)
 
 
 def of_features(rows: pl.DataFrame) -> pl.DataFrame:

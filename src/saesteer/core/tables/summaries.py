@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from saesteer.core.tables.schema import Column, Table
+from saesteer.core.tables.schema import Column, Table, by_name
 from saesteer.core.tables.steps import CONCEPTS, FACTOR, INPUT_SCORE, LOGIT_LENS, OUTPUT_SCORE, PER_FEATURE, RECORDS, reason_for
 
 FEATURES = Table(
@@ -10,21 +10,13 @@ FEATURES = Table(
     ("layer", "feature"),
     {
         **PER_FEATURE,
-        "density": RECORDS.columns["density"],
-        "max_activation": RECORDS.columns["max_activation"],
-        "n_records": RECORDS.columns["n_records"],
-        "explanation": RECORDS.columns["explanation"],
-        "concept": CONCEPTS.columns["concept"],
-        "concept_share": CONCEPTS.columns["concept_share"],
+        **RECORDS.some("density", "max_activation", "n_records", "explanation"),
+        **CONCEPTS.some("concept", "concept_share"),
         "lens_tokens": LOGIT_LENS.columns["tokens"],
         "lens_token_ids": LOGIT_LENS.columns["token_ids"],
-        "input_score": INPUT_SCORE.columns["input_score"],
+        **INPUT_SCORE.some("input_score"),
         "input_score_reason": reason_for("input_score"),
-        "output_score": OUTPUT_SCORE.columns["output_score"],
-        "min_rank": OUTPUT_SCORE.columns["min_rank"],
-        "max_prob": OUTPUT_SCORE.columns["max_prob"],
-        "delta_token_confidence": OUTPUT_SCORE.columns["delta_token_confidence"],
-        "a_max": OUTPUT_SCORE.columns["a_max"],
+        **OUTPUT_SCORE.some("output_score", "min_rank", "max_prob", "delta_token_confidence", "a_max"),
     },
 )
 STEERING = Table(
@@ -69,10 +61,10 @@ OUTCOMES = Table(
     ("layer", "feature", "rule"),
     {
         **PER_FEATURE,
-        "rule": BEST_FACTORS.columns["rule"],
-        "input_score": INPUT_SCORE.columns["input_score"],
-        "output_score": OUTPUT_SCORE.columns["output_score"],
-        "concept": CONCEPTS.columns["concept"],
+        **BEST_FACTORS.some("rule"),
+        **INPUT_SCORE.some("input_score"),
+        **OUTPUT_SCORE.some("output_score"),
+        **CONCEPTS.some("concept"),
         "factors": Column(pl.List(pl.String), "chosen factor of each direction of the split; null where steering failed"),
         "n_at_grid_end": Column(pl.UInt8, "directions in which the choice is at a grid's end"),
         "gen_success_20": Column(pl.Float64, "mean of the directions' held-out GenSuccess@20"),
@@ -86,7 +78,7 @@ SELECTION = Table(
     "selection",
     ("rule", "measure", "layers", "threshold"),
     {
-        "rule": BEST_FACTORS.columns["rule"],
+        **BEST_FACTORS.some("rule"),
         "measure": Column(pl.String, "gen_success_20, judge_score, concept_rating or fluency_rating (held-out)"),
         "layers": Column(pl.String, "all or late"),
         "threshold": Column(pl.Float64, "features with output score >= this are kept"),
@@ -126,7 +118,7 @@ FEATURE_PMI = Table(
     ("layer", "feature"),
     {
         **PER_FEATURE,
-        "output_score": OUTPUT_SCORE.columns["output_score"],
+        **OUTPUT_SCORE.some("output_score"),
         "pmi": Column(pl.Float64, "mean PMI in nats of generated top tokens with lens tokens, co-occurring texts", "no pair co-occurs"),
         "n_pairs": Column(pl.UInt32, "pairs of different tokens that co-occur"),
         "n_absent": Column(pl.UInt32, "pairs that never do, left out"),
@@ -150,9 +142,9 @@ EXAMPLES = Table(
     ("layer", "feature"),
     {
         **PER_FEATURE,
-        "input_score": INPUT_SCORE.columns["input_score"],
-        "output_score": OUTPUT_SCORE.columns["output_score"],
-        "concept": CONCEPTS.columns["concept"],
+        **INPUT_SCORE.some("input_score"),
+        **OUTPUT_SCORE.some("output_score"),
+        **CONCEPTS.some("concept"),
         "lens_tokens": LOGIT_LENS.columns["tokens"],
         "top_context": Column(pl.String, "the largest maximum of the records, in [brackets], and the tokens around it", "no records"),
         "factor": Column(pl.String, "factor of the text shown", "steering failed"),
@@ -161,6 +153,4 @@ EXAMPLES = Table(
         "steered": Column(pl.String, "continuation at the chosen factor", "steering failed"),
     },
 )
-SUMMARIES = {
-    table.name: table for table in (FEATURES, STEERING, BEST_FACTORS, OUTCOMES, SELECTION, FACTOR_BINS, FEATURE_PMI, PMI, EXAMPLES)
-}
+SUMMARIES = by_name(FEATURES, STEERING, BEST_FACTORS, OUTCOMES, SELECTION, FACTOR_BINS, FEATURE_PMI, PMI, EXAMPLES)
