@@ -1,7 +1,5 @@
 """Random tiny models of four families, a small tokenizer and a random JumpReLU SAE, all made in code."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import cache

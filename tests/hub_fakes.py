@@ -1,7 +1,5 @@
 """Tiny models and SAEs in the forms in which they are published: random, seeded, with a usable share of active features."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

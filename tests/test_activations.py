@@ -1,7 +1,5 @@
 """Sparse codes against each text run alone and encoded token by token."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 import torch

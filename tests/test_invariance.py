@@ -1,7 +1,5 @@
 """No row depends on how many rows are computed together, in which order, or on its neighbours: bit for bit, for every step with a model."""
 
-from __future__ import annotations
-
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

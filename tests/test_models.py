@@ -1,7 +1,5 @@
 """Loading, the residual sites and the splice, against whole forwards of Hugging Face's models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

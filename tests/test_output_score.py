@@ -1,7 +1,5 @@
 """Output score against one whole hooked forward, a float64 softmax and a sort per feature."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Continuation likelihoods against one text at a time, with the prefix's end found by adding up token texts."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 from engine_models import FAMILIES, WORDS, model_and_sae, tiny_model, without_bos
