@@ -59,6 +59,14 @@ def test_residuals_at_every_site_equal_a_plain_hook(family: str) -> None:
             assert torch.equal(found, together[depth])
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
+def test_final_norm_equals_the_familys_own(family: str) -> None:
+    lm, sae = model_and_sae(family, 1)
+    with torch.no_grad():
+        expected = plain_hooks.family_parts(lm.model)[1](sae.W_dec)
+    torch.testing.assert_close(models.final_norm(lm, sae.W_dec), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_blocks_that_are_not_needed_are_not_run() -> None:
     lm = tiny_model("llama")
     prompt = models.prefill(lm, [1, 40, 41])
