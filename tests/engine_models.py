@@ -1,7 +1,6 @@
 """Random tiny models of four families, a small tokenizer and a random JumpReLU SAE, all made in code."""
 
-from __future__ import annotations
-
+import copy
 import json
 from dataclasses import replace
 from functools import cache
@@ -12,24 +11,10 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers import decoders as token_decoders
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from saesteer.engine.models import LanguageModel, language_model, load_language_model
-from saesteer.engine.saes import Sae, SaeMeta
+from saesteer.engine.saes import TENSORS, Sae, SaeMeta
 
 WORLD = Path(__file__).parents[1] / "data" / "world"
 D_MODEL = 32
@@ -53,41 +38,23 @@ def tiny_tokenizer(template: str = "<bos> $A") -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
-def _hf_model(family: str, n_vocab: int) -> Any:
-    common = {
-        "vocab_size": n_vocab,
-        "hidden_size": D_MODEL,
-        "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "initializer_range": 0.3,
-        "attn_implementation": "eager",
-    }
-    if family.startswith("gemma2"):
-        window = 4 if family.endswith("short_window") else 4096
-        return Gemma2ForCausalLM(
-            Gemma2Config(
-                **common, num_key_value_heads=2, head_dim=8, sliding_window=window, query_pre_attn_scalar=8, final_logit_softcapping=5.0
-            )
-        )
-    if family == "gemma3":
-        layer_types = ["sliding_attention", "full_attention"] * (N_LAYERS // 2)
-        return Gemma3ForCausalLM(
-            Gemma3TextConfig(
-                **common, num_key_value_heads=2, head_dim=8, sliding_window=4, query_pre_attn_scalar=8, layer_types=layer_types
-            )
-        )
-    if family == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=2, head_dim=8))
-    if family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
-    if family == "gpt_neox":
-        return GPTNeoXForCausalLM(GPTNeoXConfig(**common))
-    return GPT2LMHeadModel(GPT2Config(**common, resid_pdrop=0.0, n_inner=64))
+def hf_model(family: str, d_model: int, n_layers: int, **config: Any) -> Any:
+    """A random model of a family (transformers' own name), small heads, in its own numbers of attention where it has any."""
+    config |= {"hidden_size": d_model, "num_hidden_layers": n_layers, "num_attention_heads": 4, "intermediate_size": 2 * d_model}
+    if family in ("gemma2", "gemma3_text"):
+        config |= {"query_pre_attn_scalar": d_model // 4, "attn_implementation": "eager"}
+    if family in ("gemma2", "gemma3_text", "qwen3", "llama"):
+        config |= {"num_key_value_heads": 2, "head_dim": d_model // 4}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **config))
+
+
+OWN: dict[str, dict[str, Any]] = {
+    "gemma2": {"sliding_window": 4096, "final_logit_softcapping": 5.0},
+    "gemma2_short_window": {"model_type": "gemma2", "sliding_window": 4, "final_logit_softcapping": 5.0},
+    "gemma3": {"model_type": "gemma3_text", "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * (N_LAYERS // 2)},
+    "gpt2": {"resid_pdrop": 0.0, "n_inner": 64},
+}
+"""What a tiny model's configuration has besides what all have."""
 
 
 @cache
@@ -96,7 +63,10 @@ def tiny_model(family: str, seed: int = 0) -> LanguageModel:
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _hf_model(family, len(tokenizer) + 3)  # three logits without a token, as real models have
+        config = {"vocab_size": len(tokenizer) + 3, "max_position_embeddings": 64}  # three logits without a token, as real models have
+        config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3, "attn_implementation": "eager"}
+        config |= OWN.get(family, {})
+        model = hf_model(config.pop("model_type", family), D_MODEL, N_LAYERS, **config)
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
                 weight.data = weight.data + 0.2 * torch.randn_like(weight.data)
@@ -131,6 +101,15 @@ def tiny_sae(
 def without_bos(lm: LanguageModel) -> LanguageModel:
     """The same model with a tokenizer that adds nothing, as GPT-2's does."""
     return language_model(lm.model, tiny_tokenizer("$A"))
+
+
+def narrow(lm: LanguageModel) -> LanguageModel:
+    return language_model(copy.deepcopy(lm.model).to(torch.bfloat16), lm.tokenizer)
+
+
+def narrow_sae(sae: Sae) -> Sae:
+    """As scripts load it: in the model's format."""
+    return replace(sae, **{name: getattr(sae, name).to(torch.bfloat16) for name in TENSORS})
 
 
 def save_model(lm: LanguageModel, path: Path) -> Path:

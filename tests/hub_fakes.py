@@ -1,27 +1,16 @@
 """Tiny models and SAEs in the forms in which they are published: random, seeded, with a usable share of active features."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from engine_models import hf_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
 FAMILIES = ("gemma2", "llama", "gpt_neox", "gpt2")
 _SPECIAL = {
@@ -66,35 +55,18 @@ def small_tokenizer(family: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-def _model(family: str, tokenizer: PreTrainedTokenizerFast, d_model: int, n_layers: int) -> Any:
-    common: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": d_model,
-        "num_hidden_layers": n_layers,
-        "num_attention_heads": 4,
-        "intermediate_size": 2 * d_model,
-        "max_position_embeddings": 256,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "initializer_range": 0.1,
-    }
-    if family == "gemma2":
-        common |= {"num_key_value_heads": 2, "head_dim": d_model // 4, "query_pre_attn_scalar": d_model // 4}
-        common["pad_token_id"] = tokenizer.pad_token_id
-        return Gemma2ForCausalLM(Gemma2Config(**common, attn_implementation="eager"))
-    if family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
-    if family == "gpt_neox":
-        return GPTNeoXForCausalLM(GPTNeoXConfig(**common))
-    return GPT2LMHeadModel(GPT2Config(**common))
-
-
 def random_model(folder: Path, family: str, d_model: int = 32, n_layers: int = 4, seed: int = 0, max_shard_size: str = "1GB") -> Path:
     """Write a random model of a family (`FAMILIES`) with its tokenizer, as a repository of the hub holds it."""
     tokenizer = small_tokenizer(family)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _model(family, tokenizer, d_model, n_layers)
+        special = {
+            f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
+            for name in ("bos", "eos", "pad")
+            if name != "pad" or family == "gemma2"
+        }
+        config = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "initializer_range": 0.1}
+        model = hf_model(family, d_model, n_layers, **config, **special)
         for weight in model.parameters():
             if weight.ndim == 1:  # norms and biases too, so that leaving one out shows
                 weight.data += 0.1 * torch.randn_like(weight.data)

@@ -4,8 +4,6 @@ Large files (`LFS` below) are redirected to another host, as the hub does, and n
 of a blob. Faults are asked for by path: an error a number of times, a cut connection, wrong bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import threading

@@ -1,7 +1,5 @@
 """A loopback OpenAI-compatible endpoint (chat completions, files, batches) whose faults are chosen by the test."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

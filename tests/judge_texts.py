@@ -1,7 +1,5 @@
 """Generations to be judged, and a judge's settings with short waits."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ MEGABYTES is what the address space may grow by after the model is loaded and ha
 large as without a limit, so that memory does run out.
 """
 
-from __future__ import annotations
-
 import logging
 import resource
 import sys

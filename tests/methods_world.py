@@ -3,8 +3,6 @@
 `problem(topic="sea", n_texts=24)` is all that most tests need. Models, SAEs and tables are kept for the session; don't change them.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache

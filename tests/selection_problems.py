@@ -1,7 +1,5 @@
 """Problems made by hand for methods that select SAE features: the codes of every token are given, the SAE reads them off the residual."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

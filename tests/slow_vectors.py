@@ -1,7 +1,5 @@
 """What vector methods are compared with: one text at a time, unpadded, through transformers' own outputs; AdamW written out."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """LoRA, LoReFT and changed weights to look at: small ones that change much, peft's twin of one, and what must not change beside them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
 """Sparse codes against each text run alone and encoded token by token."""
 
-from __future__ import annotations
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -8,7 +8,10 @@ import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
 
+from saesteer.engine import activations, models
 from saesteer.engine.activations import SCHEMA, sparse_codes
+
+PRE = "resid_pre"
 
 
 def _texts(lengths: list[int], n_vocab: int = 200) -> pl.DataFrame:
@@ -18,26 +21,31 @@ def _texts(lengths: list[int], n_vocab: int = 200) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_equals_each_text_alone_token_by_token(family: str) -> None:
+def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codes of all layers and sites come from the same forwards."""
     lm, first = model_and_sae(family, 1)
-    _, second = model_and_sae(family, 3)
-    texts = _texts([5, 20, 1, 16, 17])
-    table = pl.concat(sparse_codes(lm, {3: second, 1: first}, texts))
+    (_, second), (_, pre), (_, centred) = (model_and_sae(family, layer, site) for layer, site in ((3, "resid_post"), (0, PRE), (2, PRE)))
+    saes = {3: second, 1: first, 0: pre, 2: replace(centred, meta=replace(centred.meta, centred=True))}
+    texts, forwards = _texts([5, 20, 1, 16, 17]), []
+    monkeypatch.setattr(activations, "residuals_at", lambda *args: forwards.append(args) or models.residuals_at(*args))
+    list(sparse_codes(lm, {1: first}, texts))
+    n_forwards = len(forwards)
+    table = pl.concat(sparse_codes(lm, saes, texts))
+    assert len(forwards) == 2 * n_forwards > 0
     assert table.schema == SCHEMA
-    assert table.height == 10
-    for layer, sae in ((1, first), (3, second)):
+    assert table.height == 20
+    for layer, sae in saes.items():
         for text_id, token_ids in texts.iter_rows():
             row = table.row(by_predicate=(pl.col("layer") == layer) & (pl.col("text_id") == text_id), named=True)
-            residuals = plain_hooks.residuals(lm.model, token_ids, layer)
+            residuals = plain_hooks.residuals(lm.model, token_ids, layer, sae.meta.site)
             codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
             codes[0] = 0
             assert row["n_tokens"] == len(token_ids)
             found = torch.zeros_like(codes)
             found[row["token_index"], row["feature"]] = torch.tensor(row["value"])
             torch.testing.assert_close(found, codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
-            assert list(zip(row["token_index"], row["feature"], strict=True)) == sorted(
-                zip(row["token_index"], row["feature"], strict=True)
-            )
+            places = list(zip(row["token_index"], row["feature"], strict=True))
+            assert places == sorted(places)
 
 
 def test_a_text_without_active_features_keeps_its_row() -> None:

@@ -1,7 +1,5 @@
 """LoRA, LoReFT and fine-tuning: against peft, plain PyTorch loops and separately trained copies of the model."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

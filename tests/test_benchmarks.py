@@ -3,26 +3,25 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # programs, which import one another from their own folder
+
+from cluster_scaling import EXPERIMENTS, SIMULATED, Job, critical_path, jobs_of, simulated_wall
+from cpu_slice import Cost, Rates, extrapolation_lines, marginal
+from gemma_2_2b import FACTORS, PREFIXES, PROMPT, Amount, Result, gpu_lines, rows_that_fit, score_layers, write_saes
+from growth import straight_line
+from random_model import GEMMA_2_2B, GEMMA_2_9B, Shape, random_gemma2, random_sae
+from where_time_goes import OWN_CODE, PARTS, profiled
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The benchmarks are programs: they import one another from their own folder."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
-    yield
-    folder = str(ROOT / "benchmarks")
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
-            del sys.modules[name]
+SMALL = Shape(n_vocab=50, d_model=16, n_layers=2, n_features=8, n_heads=4, n_kv_heads=2, head_dim=8, d_mlp=40)
 
 
 def run(program: str, *arguments: object) -> str:
@@ -35,9 +34,7 @@ def run(program: str, *arguments: object) -> str:
 
 
 def test_counted_weights_are_those_of_the_model() -> None:
-    from random_model import Shape, random_gemma2
-
-    shape = Shape(n_vocab=50, d_model=16, n_layers=2, n_features=8, n_heads=4, n_kv_heads=2, head_dim=8, d_mlp=40)
+    shape = SMALL
     lm = random_gemma2(shape, ("a text",))
     matrices = [weight.numel() for block in lm.blocks for weight in block.parameters() if weight.dim() == 2]
     assert sum(matrices) == shape.n_layers * shape.block_weights
@@ -48,8 +45,6 @@ def test_counted_weights_are_those_of_the_model() -> None:
 
 
 def test_gemmas_sizes() -> None:
-    from random_model import GEMMA_2_2B, GEMMA_2_9B
-
     assert GEMMA_2_2B.n_layers * GEMMA_2_2B.n_features == 425_984
     assert GEMMA_2_2B.n_parameters == pytest.approx(2.614e9, rel=1e-3)
     assert GEMMA_2_9B.n_parameters == pytest.approx(9.241e9, rel=1e-3)
@@ -69,9 +64,6 @@ def test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured(tmp_path: Path
 
 
 def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:
-    from gemma_2_2b import rows_that_fit
-    from random_model import GEMMA_2_2B
-
     fitting = [rows_that_fit(GEMMA_2_2B, "bfloat16", gib) for gib in (10, 24, 60)]
     assert fitting == sorted(fitting)
     assert fitting[0] < fitting[2]
@@ -81,9 +73,6 @@ def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:
 
 
 def test_extrapolation_counts_every_layer_and_block() -> None:
-    from cpu_slice import Cost, Rates, extrapolation_lines
-    from random_model import GEMMA_2_2B
-
     rates = Rates(lens=1.0, score=Cost(block=2.0, rest=3.0), sweep=Cost(block=1.0, rest=4.0), load_wall=0, peak_gib=0, device_flops=1)
     said = " ".join(extrapolation_lines(GEMMA_2_2B, rates, paper_tokens=86_400))
     hours = sum(16_384 * (1 + 3 + 2 * (25 - layer)) for layer in range(26)) / 3600
@@ -92,17 +81,14 @@ def test_extrapolation_counts_every_layer_and_block() -> None:
 
 
 def test_a_further_rows_cost_leaves_out_what_is_done_once() -> None:
-    import time
-
-    from cpu_slice import marginal
-    from random_model import Shape, random_gemma2
+    from random_model import random_gemma2
 
     def busy(seconds: float) -> None:
         end = time.process_time() + seconds
         while time.process_time() < end:
             pass
 
-    lm = random_gemma2(Shape(50, 16, 2, 8, 4, 2, 8, 40), ("a text",))
+    lm = random_gemma2(SMALL, ("a text",))
     cost = marginal(lm, lambda n: busy(0.2 + 0.01 * n), (5, 25), 1, 2)
     assert cost.block == 0
     assert cost.rest == pytest.approx(0.01, rel=0.2)
@@ -121,8 +107,6 @@ def test_growth_on_small_values(tmp_path: Path) -> None:
 
 
 def test_straight_line_through_exact_points() -> None:
-    from growth import straight_line
-
     x = np.array([10.0, 100.0, 10_000.0])
     line = straight_line(x, 0.5 + 0.003 * x)
     assert (line.fixed, line.slope) == pytest.approx((0.5, 0.003))
@@ -130,8 +114,6 @@ def test_straight_line_through_exact_points() -> None:
 
 
 def test_simulated_cluster_by_hand() -> None:
-    from cluster_scaling import Job, critical_path, simulated_wall
-
     jobs = [Job("sweep", 0, 5.0, None), Job("sweep", 1, 5.0, None), Job("perplexity", 0, 12.0, 0), Job("perplexity", 1, 12.0, 1)]
     assert critical_path(jobs) == 17
     # Both sweeps are seen at the look at 10 s; both perplexities run to 22 s and are seen at 10 + 10 + 20 = 40 s with two GPUs: the look
@@ -143,8 +125,6 @@ def test_simulated_cluster_by_hand() -> None:
 
 
 def test_more_gpus_never_fall_below_the_bound() -> None:
-    from cluster_scaling import EXPERIMENTS, SIMULATED, critical_path, jobs_of, simulated_wall
-
     for experiment in EXPERIMENTS:
         jobs = jobs_of(experiment, 180)
         assert len(jobs) == 4 * experiment.model.n_layers
@@ -163,11 +143,7 @@ def test_cluster_page_without_slurm(tmp_path: Path) -> None:
 
 
 def test_every_operation_belongs_to_a_part() -> None:
-    import torch
-    from random_model import Shape, random_gemma2, random_sae
-    from where_time_goes import OWN_CODE, PARTS, profiled
-
-    shape = Shape(n_vocab=50, d_model=16, n_layers=2, n_features=8, n_heads=4, n_kv_heads=2, head_dim=8, d_mlp=40)
+    shape = SMALL
     lm, sae = random_gemma2(shape, ("a text",)), random_sae(shape, 0)
     ids = torch.ones(1, 3, dtype=torch.long)
     profile = profiled(lm, sae, lambda: (lm.model(ids), torch.addmm(sae.b_enc, torch.randn(3, 16), sae.W_enc)))
@@ -179,9 +155,6 @@ def test_every_operation_belongs_to_a_part() -> None:
 
 
 def test_layers_read_ahead_come_in_order_and_the_gpu_table_scales_the_sweep(tmp_path: Path) -> None:
-    from gemma_2_2b import FACTORS, PREFIXES, PROMPT, Amount, Result, gpu_lines, score_layers, write_saes
-    from random_model import Shape, random_gemma2
-
     shape = Shape(n_vocab=100, d_model=16, n_layers=3, n_features=40, n_heads=4, n_kv_heads=2, head_dim=8, d_mlp=40)
     amount = Amount("cpu", "float32", shape, 40, 1, FACTORS, 50, score_batch=64, sweep_batch=64, lens_block=32)
     times = score_layers(random_gemma2(shape, (PROMPT, *PREFIXES.values())), amount, write_saes(amount, tmp_path))

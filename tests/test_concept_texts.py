@@ -1,7 +1,5 @@
 """Training texts: what the grammar's own judge says of them, and their tokens."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

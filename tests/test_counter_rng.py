@@ -1,7 +1,5 @@
 """Counter-based random numbers against plain-integer splitmix64 and against the uniform distribution."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

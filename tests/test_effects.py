@@ -1,7 +1,5 @@
 """Effects of steering against plain hooks, whole forwards and one text at a time, and against themselves in other company."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import polars as pl

@@ -1,8 +1,6 @@
 """What holds for every steering method of the table: a fit depends on its problem alone, leaves the model as it was, and a vector has unit
 norm and the scale that the papers give it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

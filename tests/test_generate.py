@@ -1,7 +1,5 @@
 """The batched sweep against Hugging Face's `generate` with a plain hook, one row at a time, and against itself in other batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

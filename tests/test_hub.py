@@ -1,7 +1,5 @@
 """Models from a loopback hub: served, from the cache alone, and with everything that can go wrong on the way."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Releases and ids against sae-lens' own list and loaders; what names tell is refused before anything is downloaded."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

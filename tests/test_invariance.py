@@ -1,7 +1,5 @@
 """No row depends on how many rows are computed together, in which order, or on its neighbours: bit for bit, for every step with a model."""
 
-from __future__ import annotations
-
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import WORDS, model_and_sae, prompt_of, tiny_model, tiny_sae
+from engine_models import WORDS, model_and_sae, narrow, narrow_sae, prompt_of, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
 from small_adapters import a_change, a_lora, a_loreft, model_of, rows_of
 from test_effects import prompts_of, settings
 from test_generate import KEYS, prefixes_of, sweep_rows
 from test_judge_local import TEXTS, answers, asks, judge_model
 from test_judge_local import settings as judge_settings
-from test_low_precision import narrow, narrow_sae
 from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 

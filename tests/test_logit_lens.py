@@ -1,7 +1,5 @@
 """Lens tokens against the family's own norm and head, one direction at a time."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model

@@ -1,7 +1,5 @@
 """bfloat16 and TF32 against float32: how far scores move, that ranks stay, and that what is counted is counted in float32."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from typing import Any

@@ -1,7 +1,5 @@
 """Free memory, batches from it, and going on with fewer rows: by hand, with faults put in, and in a process of limited address space."""
 
-from __future__ import annotations
-
 import logging
 import os
 import resource

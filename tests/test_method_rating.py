@@ -1,7 +1,5 @@
 """Ratings and losses of texts, of single features and of methods alike, against one text at a time."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

@@ -1,57 +1,62 @@
 """Loading, the residual sites and the splice, against whole forwards of Hugging Face's models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
-from engine_models import FAMILIES, N_LAYERS, model_and_sae, prompt_of, save_model, tiny_model
+from engine_models import D_MODEL, FAMILIES, N_LAYERS, model_and_sae, prompt_of, save_model, tiny_model
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
 
 from saesteer.engine import head, models
 
+EMPTY, ROW = models.Prefill((), (), 1, 0), torch.zeros(1, D_MODEL)
+
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
 @pytest.mark.parametrize("n_tokens", [1, 2, 7])
 def test_spliced_rows_give_the_whole_forwards_logits(family: str, n_tokens: int) -> None:
-    """Any row, at any layer, for prompts shorter and longer than the short sliding window."""
+    """Any row, at any layer and site, for prompts shorter and longer than the short sliding window."""
     lm, sae = model_and_sae(family, 1)
     token_ids = (models.prompt_token_ids(lm, prompt_of(family)) * 2)[:n_tokens]
     prompt = models.prefill(lm, token_ids)
-    for layer in (0, 1, lm.n_layers - 1):
-        with torch.no_grad():
-            residual = models.residual_at(lm, torch.tensor([token_ids]), layer + 1)[:, -1]
-        rows = residual + 3 * sae.W_dec[:5]
-        hidden = models.spliced_hidden(lm, prompt, layer + 1, rows)
-        logits = head.soft_capped(lm, head.raw_logits(lm, hidden))
+    last = lm.n_layers - 1
+    for layer, site in ((0, "resid_post"), (1, "resid_post"), (last, "resid_post"), (0, "resid_pre"), (2, "resid_pre")):
+        depth = models.depth_of(lm, layer, site)
+        rows = models.residual_at(lm, torch.tensor([token_ids]), depth)[:, -1] + 3 * sae.W_dec[:5]
+        logits = head.soft_capped(lm, head.raw_logits(lm, models.spliced_hidden(lm, prompt, depth, rows)))
         for row in range(5):
-            assert (logits[row] - _logits_with_row(lm, token_ids, layer, rows[row])).abs().max() < 2e-5
+            assert (logits[row] - _logits_with_row(lm, token_ids, layer, site, rows[row])).abs().max() < 2e-5
 
 
 @torch.no_grad()
-def _logits_with_row(lm: models.LanguageModel, token_ids: list[int], layer: int, row: torch.Tensor) -> torch.Tensor:
-    """Next-token logits of a whole forward whose block output at the last position is `row`."""
+def _logits_with_row(lm: models.LanguageModel, token_ids: list[int], layer: int, site: str, row: torch.Tensor) -> torch.Tensor:
+    """Next-token logits of a whole forward whose residual at the site of that very block is `row` at the last position."""
 
-    def replace(_module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
-        output = output.clone()
-        output[0, -1] = row
-        return output
+    def put_in(residual: torch.Tensor) -> torch.Tensor:
+        return torch.cat([residual[:, :-1], row[None, None]], dim=1)
 
-    handle = plain_hooks.family_parts(lm.model)[0][layer].register_forward_hook(replace)
+    handle = plain_hooks.at_site(lm.model, layer, site, put_in)
     logits = lm.model(torch.tensor([token_ids])).logits[0, -1]
     handle.remove()
     return logits
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_residuals_after_blocks_equal_a_plain_hook(family: str) -> None:
+def test_residuals_at_every_site_equal_a_plain_hook(family: str) -> None:
+    """resid_pre by a hook on the block's input: in the package it is the output of the block before, but for the first."""
     lm, _ = model_and_sae(family, 1)
     token_ids = models.prompt_token_ids(lm, prompt_of(family))
+    together = models.residuals_at(lm, torch.tensor([token_ids]), range(lm.n_layers + 1))
     for layer in range(lm.n_layers):
-        found = models.residual_at(lm, torch.tensor([token_ids]), layer + 1)[0]
-        torch.testing.assert_close(found, plain_hooks.residuals(lm.model, token_ids, layer), rtol=1e-5, atol=1e-4)
+        for site in models.SITES:
+            depth = models.depth_of(lm, layer, site)
+            found, expected = (
+                models.residual_at(lm, torch.tensor([token_ids]), depth),
+                plain_hooks.residuals(lm.model, token_ids, layer, site),
+            )
+            torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-4 if family == "shipped" else 1e-5)
+            assert torch.equal(found, together[depth])
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
@@ -69,11 +74,14 @@ def test_blocks_that_are_not_needed_are_not_run() -> None:
     handles = [
         block.self_attn.register_forward_hook(lambda *_args, number=number: ran.append(number)) for number, block in enumerate(lm.blocks)
     ]
+    models.residual_at(lm, torch.tensor([[1, 40, 41]]), 0)
+    assert ran == []
     models.residual_at(lm, torch.tensor([[1, 40, 41]]), 2)
     models.spliced_hidden(lm, prompt, 3, torch.zeros(1, lm.d_model))
+    models.spliced_hidden(lm, prompt, 0, torch.zeros(1, lm.d_model))
     for handle in handles:
         handle.remove()
-    assert ran == [0, 1, 3]
+    assert ran == [0, 1, 3, 0, 1, 2, 3]
 
 
 def test_the_prompts_cache_is_never_written() -> None:
@@ -99,12 +107,20 @@ def test_prompts_run_together_are_as_each_alone(family: str) -> None:
     assert models.prefills(lm, []) == []
 
 
-def test_blocks_get_their_forward_back_after_an_exception() -> None:
+def test_blocks_get_their_forward_back_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_args: object) -> None:
+        raise MemoryError("no memory")
+
     lm = tiny_model("gemma2")
     before = lm.model(torch.tensor([[1, 40]])).logits
     for depth in (0, 2):
         with pytest.raises(RuntimeError, match="inside"), models.spliced(lm, depth, torch.zeros(1, lm.d_model)):
             raise RuntimeError("inside")
+    with monkeypatch.context() as patched:
+        patched.setattr(lm.blocks[3].mlp, "forward", failing)
+        for run in (lambda: models.residuals_at(lm, torch.tensor([[1, 40]]), [0, 4]), lambda: models.spliced_hidden(lm, EMPTY, 0, ROW)):
+            with pytest.raises(MemoryError):
+                run()
     assert not any("forward" in block.__dict__ or block._forward_hooks or block._forward_pre_hooks for block in lm.blocks)
     assert torch.equal(lm.model(torch.tensor([[1, 40]])).logits, before)
 

@@ -1,17 +1,16 @@
 """Output score against one whole hooked forward, a float64 softmax and a sort per feature."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, WORLD, model_and_sae, prompt_of
+from engine_models import FAMILIES, FURTHER_FAMILIES, WORLD, model_and_sae, prompt_of
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
@@ -23,11 +22,16 @@ from saesteer.engine.output_score import output_scores, output_scores_from_file
 from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.saes import load_sae
 
+PLACES = [(0, "resid_post", False), (2, "resid_post", False), (-1, "resid_post", False)]
+PLACES += [(layer, "resid_pre", centred) for layer in (0, 2) for centred in (False, True)]
+CASES = [(family, *place) for family in (*FAMILIES, "shipped") for place in PLACES]
+CASES += [(family, 2, site, False) for family in FURTHER_FAMILIES for site in ("resid_pre", "resid_post")]
 
-@pytest.mark.parametrize("layer", [0, 2, -1])
-@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_equals_the_papers_formula(family: str, layer: int) -> None:
-    lm, sae = model_and_sae(family, range(8 if family == "shipped" else 4)[layer])
+
+@pytest.mark.parametrize(("family", "layer", "site", "centred"), CASES)
+def test_equals_the_papers_formula(family: str, layer: int, site: str, centred: bool) -> None:
+    lm, sae = model_and_sae(family, range(8 if family == "shipped" else 4)[layer], site)
+    sae = replace(sae, meta=replace(sae.meta, centred=centred))
     layer %= lm.n_layers
     features = [5, 0, 17, 63, 95]
     lens, _ = lens_tokens(lm, sae.W_dec[features], 20)
@@ -35,7 +39,7 @@ def test_equals_the_papers_formula(family: str, layer: int) -> None:
     table = output_scores(lm, sae, layer, features, lens, prompt_of(family), 10.0)
     assert table["feature"].to_list() == features
     token_ids = prompt_token_ids(lm, prompt_of(family))
-    a_max = plain_hooks.code_of(sae, plain_hooks.residuals(lm.model, token_ids, layer)[-1]).max()
+    a_max = plain_hooks.code_of(sae, plain_hooks.residuals(lm.model, token_ids, layer, site)[-1]).max()
     for row, tokens in zip(table.to_dicts(), lens.tolist(), strict=True):
         expected = plain_hooks.output_score(lm.model, sae, layer, row["feature"], 10.0, token_ids, tokens)
         assert row["min_rank"] == expected["min_rank"]

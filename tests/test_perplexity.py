@@ -1,23 +1,17 @@
 """Continuation likelihoods against one text at a time, with the prefix's end found by adding up token texts."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
-from engine_models import FAMILIES, WORDS, model_and_sae, tiny_model, without_bos
+from engine_models import FAMILIES, model_and_sae, tiny_model, without_bos
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
+from test_invariance import perplexity_step
 
 from saesteer.engine.perplexity import SCHEMA, continuation_nll
 
 
 def _rows(pairs: list[tuple[str, str]]) -> pl.DataFrame:
     return pl.DataFrame({"row": range(len(pairs)), "prefix": [p for p, _ in pairs], "text": [t for _, t in pairs]}).cast({"row": pl.UInt32})
-
-
-def _many(n: int, words: list[str] = WORDS, prefix: str = "From ba be") -> pl.DataFrame:
-    """Texts of many lengths, some of them equal."""
-    return _rows([(prefix, " " + " ".join(words[(i * 7 + j * (i % 5)) % len(words)] for j in range(1 + i % 17))) for i in range(n)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,10 +51,10 @@ def test_a_text_without_tokens_is_missing_not_zero() -> None:
 
 
 def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, rows = tiny_model("gemma2"), _many(100)
-    whole = continuation_nll(lm, rows)
-    monkeypatch.setattr("saesteer.engine.perplexity.LOGITS_AT_A_TIME", (50 * lm.n_vocab, 0))
-    assert_frame_equal(continuation_nll(lm, rows), whole, check_exact=True)
+    step, rows = perplexity_step("gemma2"), list(range(100))
+    whole = step.run(rows, None)
+    monkeypatch.setattr("saesteer.engine.perplexity.LOGITS_AT_A_TIME", (50 * tiny_model("gemma2").n_vocab, 0))
+    assert_frame_equal(step.run(rows, None), whole, check_exact=True)
 
 
 def test_too_long_a_text_is_refused() -> None:

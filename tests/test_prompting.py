@@ -1,7 +1,5 @@
 """Prompting as a method: one more text from factor to factor, what does not fit, and what there is no text for."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """What a model is given: beginning-of-sequence tokens, chat templates, and texts and token strings of both kinds of tokenizer."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """AxBench's files of concepts and labelled texts, against a loop over plain dicts; broken ones are refused by line, row and column."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

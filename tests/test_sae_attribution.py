@@ -1,7 +1,5 @@
 """Attribution and ablation of SAE features on the shipped model, against hooks and differences written here."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

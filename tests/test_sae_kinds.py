@@ -1,7 +1,5 @@
 """Every published kind of SAE, in its published form on a loopback hub, against sae-lens' own encode and the formula written out."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable, Iterator

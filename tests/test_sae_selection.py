@@ -1,7 +1,5 @@
 """Methods that steer with SAE features which they select: each against another library, a slow formula or a case worked by hand."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

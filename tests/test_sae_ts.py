@@ -1,8 +1,6 @@
 """The approximator of steering effects against scikit-learn and NumPy; vectors that target features against cases worked by hand, SciPy and
 a world that is linear."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import methods_world

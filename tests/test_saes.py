@@ -1,7 +1,5 @@
 """Converted SAEs against sae-lens' own, and one clear message for each thing that can be wrong with a file."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -3,8 +3,6 @@
 resid_pre of a block is found here by a hook on the block's input, in the package by the output of the block before, but for the first.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The edit as arithmetic, and the context manager that applies it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model

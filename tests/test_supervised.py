@@ -1,7 +1,5 @@
 """Supervised selection of features (P3) and its random control."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

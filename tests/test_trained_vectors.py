@@ -1,7 +1,5 @@
 """Vectors trained on the language-model loss, SSV and ReFT-r1: against slow loops, AdamW written out, and held-out texts."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
 import pytest

@@ -3,8 +3,6 @@
 Its configs are written out here as it writes them for the real models, since it knows only names of those.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

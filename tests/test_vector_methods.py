@@ -1,8 +1,6 @@
 """Methods that end in one vector: against scikit-learn, slow loops over transformers' own hidden states, and cases worked by hand."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -13,11 +11,14 @@ from sklearn.linear_model import LogisticRegression
 from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_residuals
 from torch import Tensor
 
+from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import probe
 from saesteer.methods.fit.components import lat, pair_differences, pca
 from saesteer.methods.fit.controls import from_file
 from saesteer.methods.fit.means import caa, diffmean, mean_of_text_means
 from saesteer.methods.fit.problem import Abstains, Problem, Text
+
+Vector = Callable[[Problem], Addition]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Files of vectors, read and written here on one side and by safetensors' NumPy functions on the other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 P1 is arXiv 2505.20063. Models are Hugging Face's; an SAE is its five tensors.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """splitmix64 in plain Python integers, written from the published algorithm."""
 
-from __future__ import annotations
-
 MASK = 2**64 - 1
 
 
