@@ -121,15 +121,15 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 def dry_run(folder: Path, experiment: str) -> None:
     """What is measured; refuses to measure anything else than a finished experiment."""
-    said = run_workflow(folder, experiment, "-n")
-    if "Nothing to be done" not in said:
-        raise RuntimeError(f"{experiment} is not finished:\n{said}")
+    printed = run_workflow(folder, experiment, "-n")
+    if "Nothing to be done" not in printed:
+        raise RuntimeError(f"{experiment} is not finished:\n{printed}")
 
 
 def one_more_feature(folder: Path) -> None:
     """Add a feature to the middle layer of the finished experiment, and run it."""
     path = folder / f"config/experiments/{WIDE}.yaml"
-    features = {layer: list(found) for layer, found in resolve(load_experiment(WIDE, path.parent)).items()}
+    features = {layer: list(indices) for layer, indices in resolve(load_experiment(WIDE, path.parent)).items()}
     features[N_LAYERS // 2].append(min(set(range(N_FEATURES)) - set(features[N_LAYERS // 2])))
     values = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**values, "features": {"kind": "explicit", "features": features}}))

@@ -87,11 +87,11 @@ def measured(family: str) -> tuple[int, Errors, Errors | None]:
         return n, bfloat16, errors(exact, scores(device, torch.float32))
 
 
-def in_short(kind: str, found: list[Errors]) -> str:
+def in_short(kind: str, per_model: list[Errors]) -> str:
     """The smallest and the largest of the models' numbers."""
-    if not found:
+    if not per_model:
         return f"{kind} not measured on a GPU"
-    medians, rho = [errors.median for errors in found], min(errors.rho for errors in found)
+    medians, rho = [errors.median for errors in per_model], min(errors.rho for errors in per_model)
     return f"{kind}: median error of a score {min(medians):.1%} to {max(medians):.1%}, Spearman {rho:.3f} or more"
 
 

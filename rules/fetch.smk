@@ -9,7 +9,7 @@ rule fetch_model:
     wildcard_constraints:
         name="|".join(MODELS),
     params:
-        asked=asked_model,
+        model=model_origin,
     script:
         "../scripts/fetch_model.py"
 

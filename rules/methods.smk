@@ -13,7 +13,7 @@ rule concept_texts:
     input:
         sources=concept_sources,
     output:
-        asked=f"{TABLES}/asked_concepts.parquet",
+        concepts=f"{TABLES}/asked_concepts.parquet",
         texts=f"{TABLES}/concept_texts.parquet",
     params:
         code=code("concept_texts.py"),

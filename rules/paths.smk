@@ -99,10 +99,10 @@ def concept_sources(wildcards):
 
 def pinned(wildcards):
     """For params: what a pin is of."""
-    return asked_model(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
+    return model_origin(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
 
 
-def asked_model(wildcards):
+def model_origin(wildcards):
     """For params: which model is to be fetched, at which revision."""
     model = model_settings(EXPERIMENTS[wildcards.experiment], wildcards.name)
     return [model.repo or str(model.path), model.revision]

@@ -56,9 +56,9 @@ def step_inputs(step):
 
 def files_of_keys(wildcards):
     """For input: what the keys of texts are read from."""
-    asked = f"{DATA}/{wildcards.experiment}/tables/asked_concepts.parquet"
+    concepts = f"{DATA}/{wildcards.experiment}/tables/asked_concepts.parquet"
     compares = EXPERIMENTS[wildcards.experiment].until == "methods"
-    return {"prefixes_file": prompts_file(wildcards)} | ({"asked_concepts": asked} if compares else {})
+    return {"prefixes_file": prompts_file(wildcards)} | ({"asked_concepts": concepts} if compares else {})
 
 
 def layers_features(wildcards):

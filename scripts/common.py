@@ -72,8 +72,8 @@ class Job:
 
     def prefixes(self) -> dict[str, str]:
         """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""
-        asked = self.experiment.methods
-        n = asked.n_prompts if asked and self.experiment.until == "methods" else self.experiment.sweep.n_prefixes
+        methods = self.experiment.methods
+        n = methods.n_prompts if methods and self.experiment.until == "methods" else self.experiment.sweep.n_prefixes
         return read_prefixes(self.input("prefixes_file"), n)
 
 

@@ -15,11 +15,11 @@ settings = job.experiment.methods
 sizes = (settings.n_positive, settings.n_negative, settings.seed)
 if isinstance(settings.concepts, TopicTexts):
     lexicon = load_lexicon(settings.concepts.lexicon, settings.concepts.openers)
-    asked, texts = topic_texts(lexicon, settings.concepts.topics, training_openers(settings), *sizes)
+    concepts, texts = topic_texts(lexicon, settings.concepts.topics, training_openers(settings), *sizes)
 else:
-    concepts, train = job.inputs["sources"]
-    asked, texts = published_texts(concepts, train, settings.concepts.n_concepts, *sizes)
+    metadata, train = job.inputs["sources"]
+    concepts, texts = published_texts(metadata, train, settings.concepts.n_concepts, *sizes)
     by_label = [name for name in settings.methods if "label" in method(name).needs]
-    asked = with_own_labels(asked, concepts, sae_names(job.experiment), by_label)
-write_summary(ASKED_CONCEPTS, asked, job.outputs["asked"])
+    concepts = with_own_labels(concepts, metadata, sae_names(job.experiment), by_label)
+write_summary(ASKED_CONCEPTS, concepts, job.outputs["concepts"])
 write_summary(CONCEPT_TEXTS, texts, job.outputs["texts"])

@@ -19,15 +19,15 @@ saes, manifest = job.experiment.saes, job.outputs["manifest"]
 
 def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
-    asked = {"layer": layer, "site": f"resid_{saes.site}", "d_model": saes.d_model, "n_features": saes.n_features}
+    expected = {"layer": layer, "site": f"resid_{saes.site}", "d_model": saes.d_model, "n_features": saes.n_features}
     made_from = {
         "source_digest": pin(source)["digest"],
         "converter_version": algorithm_versions("engine.sae_convert")["engine.sae_convert"],
     }
-    if not is_current(out, asked | made_from):
+    if not is_current(out, expected | made_from):
         from saesteer.engine.sae_convert import convert_sae
 
-        convert_sae(source, out=out, **asked)
+        convert_sae(source, out=out, **expected)
     return sae_entry(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")), out)
 
 

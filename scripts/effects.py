@@ -18,8 +18,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
     settings = job.experiment.methods
     lm = open_model(job)
-    asked = [plain_token_ids(lm, text) for text in effect_prompts(settings)]
-    prompts = [ids for ids in asked if ids]  # a tokenizer without a beginning-of-sequence token makes nothing of ""
+    prompts = [ids for text in effect_prompts(settings) if (ids := plain_token_ids(lm, text))]  # "" has none where there is no BOS token
     for layer, rows in by_layer(missing):
         frames = measured_effects(lm, open_sae(job, layer), layer, rows, prompts, settings.effects, settings.seed)
         yield from with_progress(frames, rows.height, "vector")

@@ -22,7 +22,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.methods.fit.vectors_file import read_vectors
 
     settings = job.experiment.methods
-    asked, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))
+    concepts, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))
     features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
     lm = open_model(job)
     vectors = read_vectors(settings.vectors, lm.d_model) if settings.vectors else {}
@@ -32,7 +32,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if "effects" in job.inputs:
             effects = fitted(read_rows(EFFECTS, job.inputs["effects"], [layer]), settings.effects.n_held_out)
         scored = features.filter(pl.col("layer") == layer)
-        problems = problems_of(lm, open_sae(job, layer), layer, asked, texts, scored, effects, vectors, settings.seed)
+        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, scored, effects, vectors, settings.seed)
         yield from with_progress(fitted_rows(problems, rows, neutral), rows.height, "fit")
 
 

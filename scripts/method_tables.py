@@ -23,15 +23,15 @@ from saesteer.report.method_report import report_markdown
 
 job = open_job(snakemake)
 experiment, settings = job.experiment, job.experiment.methods
-asked = read_summary(ASKED_CONCEPTS, job.input("asked_concepts"))
+concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts"))
 steps = (GENERATIONS, PERPLEXITY, JUDGEMENTS, GEN_SUCCESS)  # the last where it chooses factors
 texts, losses, ratings, success = (of_fits(read_rows(table, job.inputs.get(table.name, []))) for table in steps)
 fits = read_rows(FITS, job.inputs["fits"], None, [name for name in FITS.columns if name not in ("tensors", "values")])
-rows = Rows(texts, losses, ratings, fits, asked, success.drop_nulls("gen_success_20"))
-judge = getattr(experiment.judge, "model", experiment.judge.kind)
-judge_name = judge if isinstance(judge, str) else judge.name
+rows = Rows(texts, losses, ratings, fits, concepts, success.drop_nulls("gen_success_20"))
+rater = getattr(experiment.judge, "model", experiment.judge.kind)
+judge = rater if isinstance(rater, str) else rater.name
 
-protocols = {layer: our_protocol(settings, experiment.model.name, layer, judge_name, asked.height) for layer in sorted(experiment.layers)}
+protocols = {layer: our_protocol(settings, experiment.model.name, layer, judge, concepts.height) for layer in sorted(experiment.layers)}
 tables = method_summaries(rows, list(job.prefixes()), settings, experiment.best_factor.gen_success_limit, protocols)
 for name, table in METHOD_SUMMARIES.items():
     write_summary(table, tables[name], job.outputs[name])

@@ -92,7 +92,7 @@ def _made_once(shared: Path) -> "Folder":
 
     with FileLock(f"{shared}.lock"):
         if (shared / "finished").is_file():
-            return Folder.found(shared / "repo")
+            return Folder.existing(shared / "repo")
         folder = Folder(shared / "repo")
         code, output = folder.run()
         assert code == 0, output

@@ -191,11 +191,11 @@ class _Handler(Handler):
             self._content(path, content, {"X-Repo-Commit": commit, "ETag": f'"{blob_name(path, content)}"'})
 
     def _large(self, name: str) -> None:
-        found = self.hub.blob(name)
-        if found is None:
+        blob = self.hub.blob(name)
+        if blob is None:
             self._reply(404, b"no such blob")
         else:
-            self._content(*found, {"ETag": f'"{name}"'})
+            self._content(*blob, {"ETag": f'"{name}"'})
 
     def _content(self, path: str, content: bytes, headers: Mapping[str, str]) -> None:
         if path in self.hub.wrong:

@@ -70,7 +70,7 @@ class Judge:
     delay: float = 0.0
     hold_batch_reply: float = 0.0
     faults: deque[Fault | None] = field(default_factory=deque)
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of the completions asked for, faulty ones too."""
     answered: list[str] = field(default_factory=list)
     """Prompts that were answered in full (and are paid for)."""
@@ -86,8 +86,8 @@ class Judge:
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """A chat completion; counts as paid."""
         prompt = body["messages"][0]["content"]
-        said = self.answer(prompt)
-        message = said if isinstance(said, dict) else {"role": "assistant", "content": said}
+        answer = self.answer(prompt)
+        message = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
         with self.lock:
             self.answered.append(prompt)
         reply = {
@@ -126,7 +126,7 @@ class _Handler(Handler):
     def _chat(self, body: dict[str, Any]) -> None:
         judge = self.judge
         with judge.lock:
-            judge.asked.append(body)
+            judge.requests.append(body)
             fault = judge.faults.popleft() if judge.faults else None
             judge.at_once += 1
             judge.most_at_once = max(judge.most_at_once, judge.at_once)
@@ -169,10 +169,10 @@ class _Handler(Handler):
             return self.reply(200, judge.batches[name])
         if path == "/v1/batches":
             return self.reply(200, {"data": list(judge.batches.values())})
-        if found := re.fullmatch(r"/v1/batches/(\S+)", path):
-            return self._batch(found[1])
-        if found := re.fullmatch(r"/v1/files/(\S+)/content", path):
-            return self.reply(200, judge.files[found[1]])
+        if match := re.fullmatch(r"/v1/batches/(\S+)", path):
+            return self._batch(match[1])
+        if match := re.fullmatch(r"/v1/files/(\S+)/content", path):
+            return self.reply(200, judge.files[match[1]])
         return self.reply(404, {"error": {"message": "no such address"}})
 
     def _uploaded(self, content: bytes) -> str:

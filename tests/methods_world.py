@@ -67,9 +67,9 @@ def random_effects(seed: int = 0) -> Approximator:
 Toy = Sequence[Sequence[Sequence[float]]]  # texts of tokens of residuals
 
 
-def toy_problem(positive: Toy, negative: Toy, **asked: Any) -> Problem:
+def toy_problem(positive: Toy, negative: Toy, **options: Any) -> Problem:
     """A problem whose texts' residuals are given by hand, for methods that read nothing else of the texts."""
-    made = problem(n_texts=2, **asked)
+    made = problem(n_texts=2, **options)
     made.__dict__.update(positive_tokens=toy_tokens(positive), negative_tokens=toy_tokens(negative))
     return made
 
@@ -101,11 +101,6 @@ def texts_not_of(topic: str, n: int, seed: int = 0) -> list[Text]:
     return [_text(others[place % len(others)], rng) for place in range(n)]
 
 
-def said(text: Text) -> str:
-    """What a text says, without its context."""
-    return str(shipped_model().tokenizer.decode(text.ids[text.n_context :]))
-
-
 def _text(topic: int, rng: random.Random) -> Text:
     sentence = single_sentence(lexicon(), topic, 0.9999, rng)
     n_opening = sentence.topics.count(NO_TOPIC)
@@ -119,8 +114,8 @@ def _text(topic: int, rng: random.Random) -> Text:
 
 def labelled(table: pl.DataFrame, topic: str) -> int | None:
     """The feature that stands for a topic: of those with it as concept the one of largest share, then largest activation."""
-    found = table.filter(pl.col("concept") == topic).sort("concept_share", "max_activation", descending=True)
-    return None if found.is_empty() else int(found["feature"][0])
+    rows = table.filter(pl.col("concept") == topic).sort("concept_share", "max_activation", descending=True)
+    return None if rows.is_empty() else int(rows["feature"][0])
 
 
 @cache
@@ -179,6 +174,6 @@ def _unless(absent: torch.Tensor, values: list[float]) -> list[object]:
 def _codes(layer: int, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
     width = max(len(text.ids) for text in texts)
     ids = torch.tensor([text.ids + [0] * (width - len(text.ids)) for text in texts])
-    said_at = torch.tensor([[text.n_context <= place < len(text.ids) for place in range(width)] for text in texts])
+    is_output = torch.tensor([[text.n_context <= place < len(text.ids) for place in range(width)] for text in texts])
     codes = encode(shipped_sae(layer), residual_at(shipped_model(), ids, layer + 1))
-    return codes * said_at[:, :, None], ids
+    return codes * is_output[:, :, None], ids

@@ -72,11 +72,11 @@ class Neuronpedia:
     @functools.cached_property
     def by_feature(self) -> dict[str, dict[str, list[Any]]]:
         """What the API answers from: read at the first question, so a test changes the tree before it asks."""
-        found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        entries: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         for path in sorted(self.root.rglob("batch-*.jsonl.gz")):
             for line in read_batch(path):
-                found[f"{line['modelId']}/{line['layer']}/{line['index']}"][path.parent.name].append(line)
-        return found
+                entries[f"{line['modelId']}/{line['layer']}/{line['index']}"][path.parent.name].append(line)
+        return entries
 
     def load(self) -> None:
         """Read the tree again, after a test has changed it."""

@@ -89,9 +89,9 @@ def without(problem: Problem, feature: int, share: float) -> Callable[[torch.Ten
 
     def edit(residual: torch.Tensor, text: Text) -> torch.Tensor:
         changed = residual.clone()
-        said = slice(text.n_context, len(text.ids))
-        codes = slow_codes(problem, residual[said], feature)
-        changed[said] -= share * codes[:, None] * problem.sae.W_dec[feature]
+        output = slice(text.n_context, len(text.ids))
+        codes = slow_codes(problem, residual[output], feature)
+        changed[output] -= share * codes[:, None] * problem.sae.W_dec[feature]
         return changed
 
     return edit

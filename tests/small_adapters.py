@@ -89,9 +89,9 @@ def left_as_it_was(lm: LanguageModel) -> Iterator[None]:
 @torch.no_grad()
 def stepped(lm: LanguageModel, ids: Tensor, installed: Callable[[int], Any], prompt_length: int) -> Tensor:
     """Logits at all positions: the prompt in one forward, then token by token with a cache."""
-    cache, found = DynamicCache(), []
+    cache, logits = DynamicCache(), []
     bounds = [0, *range(prompt_length, ids.shape[1] + 1)]
     for start, end in pairwise(bounds):
         with installed(start):
-            found.append(lm.model(ids[:, start:end], past_key_values=cache, use_cache=True).logits)
-    return torch.cat(found, dim=1)
+            logits.append(lm.model(ids[:, start:end], past_key_values=cache, use_cache=True).logits)
+    return torch.cat(logits, dim=1)

@@ -41,9 +41,9 @@ def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.
             codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
             codes[0] = 0
             assert row["n_tokens"] == len(token_ids)
-            found = torch.zeros_like(codes)
-            found[row["token_index"], row["feature"]] = torch.tensor(row["value"])
-            torch.testing.assert_close(found, codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
+            dense = torch.zeros_like(codes)
+            dense[row["token_index"], row["feature"]] = torch.tensor(row["value"])
+            torch.testing.assert_close(dense, codes, rtol=1e-4, atol=2e-3 if family == "shipped" else 2e-4)
             places = list(zip(row["token_index"], row["feature"], strict=True))
             assert places == sorted(places)
 

@@ -78,9 +78,9 @@ def test_lora_steps_with_a_cache_as_peft_does_without(family: str) -> None:
     """Every position is adapted, in the prompt and after it."""
     lm = model_of(family)
     ids, adapter = rows_of(lm), a_lora(lm)
-    found = stepped(lm, ids, lambda start: low_rank_weights_installed(lm, adapter, torch.ones(5)), prompt_length=6)
+    logits = stepped(lm, ids, lambda start: low_rank_weights_installed(lm, adapter, torch.ones(5)), prompt_length=6)
     with torch.no_grad():
-        torch.testing.assert_close(found, peft_model(lm, adapter, family)(ids).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits, peft_model(lm, adapter, family)(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -155,8 +155,8 @@ def test_loreft_steps_with_a_cache_and_leaves_what_follows_the_prompt_alone(leng
     ids, one = rows_of(lm), a_loreft(lm)
     wanted = _looped_loreft(lm, one, ids, [1.0] * 5, [length] * 5)
     for first in (length, length - 1, 2):
-        found = stepped(lm, ids, lambda start: low_rank_subspace_installed(lm, one, torch.ones(5), start, length), prompt_length=first)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        logits = stepped(lm, ids, lambda start: low_rank_subspace_installed(lm, one, torch.ones(5), start, length), prompt_length=first)
+        torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_fitted_rows_of_r_are_orthonormal() -> None:
@@ -183,8 +183,8 @@ def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> 
     parts = []
     for text in given.positive:
         (logits,) = _looped_loreft(given.lm, installed[0], torch.tensor([text.ids]), [1.0], [text.n_context])
-        said = torch.tensor(text.ids[text.n_context :])
-        parts.append(nn.functional.cross_entropy(logits[text.n_context - 1 : -1], said, reduction="none"))
+        targets = torch.tensor(text.ids[text.n_context :])
+        parts.append(nn.functional.cross_entropy(logits[text.n_context - 1 : -1], targets, reduction="none"))
     assert float(losses[0].detach()) == pytest.approx(float(torch.cat(parts).mean()), abs=1e-4)
     assert len(losses) == len(installed) == loreft.RECIPE.epochs
 

@@ -141,8 +141,8 @@ def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest
     installed = importlib.metadata.version(package)
     assert installed.startswith(f"{release}.")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{release}1.0" if name == package else installed)
-    says = f"{package} {release}1.0 is installed, but its metadata on disk is .* as {package} {release} does: install that release"
-    with pytest.raises(SharingError, match=says):
+    message = f"{package} {release}1.0 is installed, but its metadata on disk is .* as {package} {release} does: install that release"
+    with pytest.raises(SharingError, match=message):
         read_record(tmp_path, "out") if package == "snakemake" else dvc_metadata.default_remote(tmp_path)
 
 

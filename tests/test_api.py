@@ -109,8 +109,8 @@ def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saestee
     dense = {api.text_id(text): sae_lens_sae.encode(rows).tolist() for text, rows in hidden.items()}
     token_ids = {api.text_id(text): tokens for text, tokens in ids.items()}
     lens = dict(saesteer.lens_tokens(lm, sae, list(range(40)))["feature", "token_ids"].iter_rows())
-    found = saesteer.feature_records(lm, sae, list(range(40)), texts, n_records=8, max_tokens=40)
-    scores = saesteer.input_scores(lm, sae, found, min_records=3, tokens="ids")
+    table = saesteer.feature_records(lm, sae, list(range(40)), texts, n_records=8, max_tokens=40)
+    scores = saesteer.input_scores(lm, sae, table, min_records=3, tokens="ids")
     for row in scores.to_dicts():
         kept = records.top_records(dense, row["feature"], 8)
         assert row["n_records"] == len(kept)
@@ -123,8 +123,8 @@ def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saestee
 def test_greedy_texts_are_those_of_generate_with_a_hook(lm: saesteer.LanguageModel, sae: saesteer.Sae) -> None:
     prompts, greedy = ["I believe that", "The"], saesteer.Sampling(max_new_tokens=8, temperature=0.0, stop="")
     table = saesteer.steer(lm, sae, FEATURES, [3, 0], prompts, sampling=greedy)
-    asked = [(feature, factor, prompt) for feature in FEATURES for factor in (3.0, 0.0) for prompt in prompts]
-    assert table["feature", "factor", "prompt"].rows() == asked
+    keys = [(feature, factor, prompt) for feature in FEATURES for factor in (3.0, 0.0) for prompt in prompts]
+    assert table["feature", "factor", "prompt"].rows() == keys
     for row in table.to_dicts():
         prompt = lm.tokenizer(row["prompt"])["input_ids"]
         ending = [lm.model.generation_config.eos_token_id]

@@ -55,12 +55,12 @@ def test_gemmas_sizes() -> None:
 def test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     sizes = ("--layers", 2, "--vocab", 300, "--features", 64, "--width", 32)
-    said = run("gemma_2_2b.py", "--random-weights", *sizes, "--device", "cpu", "--write", page)
-    assert page.read_text().strip() == said.strip()
-    assert "**Not measured on a GPU**" in said
-    assert "`OMP_NUM_THREADS=1 python benchmarks/gemma_2_2b.py --random-weights --layers 2 --vocab 300 --features 64 --width 32" in said
-    assert "Nothing is extrapolated from it" in said  # the sizes are not the real ones
-    assert "Arithmetic, not a measurement: output score and lens tokens take 1.83 PFLOP, the sweep 165" in said
+    printed = run("gemma_2_2b.py", "--random-weights", *sizes, "--device", "cpu", "--write", page)
+    assert page.read_text().strip() == printed.strip()
+    assert "**Not measured on a GPU**" in printed
+    assert "`OMP_NUM_THREADS=1 python benchmarks/gemma_2_2b.py --random-weights --layers 2 --vocab 300 --features 64 --width 32" in printed
+    assert "Nothing is extrapolated from it" in printed  # the sizes are not the real ones
+    assert "Arithmetic, not a measurement: output score and lens tokens take 1.83 PFLOP, the sweep 165" in printed
 
 
 def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:
@@ -74,10 +74,10 @@ def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:
 
 def test_extrapolation_counts_every_layer_and_block() -> None:
     rates = Rates(lens=1.0, score=Cost(block=2.0, rest=3.0), sweep=Cost(block=1.0, rest=4.0), load_wall=0, peak_gib=0, device_flops=1)
-    said = " ".join(extrapolation_lines(GEMMA_2_2B, rates, paper_tokens=86_400))
+    printed = " ".join(extrapolation_lines(GEMMA_2_2B, rates, paper_tokens=86_400))
     hours = sum(16_384 * (1 + 3 + 2 * (25 - layer)) for layer in range(26)) / 3600
-    assert f"**{hours:,.1f} hours**" in said
-    assert "**30.0 days**" in said  # 4 s and 26 blocks of 1 s a token
+    assert f"**{hours:,.1f} hours**" in printed
+    assert "**30.0 days**" in printed  # 4 s and 26 blocks of 1 s a token
 
 
 def test_a_further_rows_cost_leaves_out_what_is_done_once() -> None:
@@ -136,9 +136,9 @@ def test_more_gpus_never_fall_below_the_bound() -> None:
 
 @pytest.mark.slow
 def test_cluster_page_without_slurm(tmp_path: Path) -> None:
-    said = run("cluster_scaling.py", "--simulate", "--figure", tmp_path / "cluster" / "scaling", "--write", "none")
-    assert "Nothing here ran on a GPU" in said
-    assert "not run (--simulate was given)" in said
+    printed = run("cluster_scaling.py", "--simulate", "--figure", tmp_path / "cluster" / "scaling", "--write", "none")
+    assert "Nothing here ran on a GPU" in printed
+    assert "not run (--simulate was given)" in printed
     assert (tmp_path / "cluster/scaling.png").is_file()
 
 

@@ -75,9 +75,9 @@ def test_choices_are_the_definitions(points: list[tuple[float, float | None]]) -
     success, perplexity = [s for s, _ in points], [p for _, p in points]
     numbers = [float(factor) for factor in FACTORS]
     # A cap that is no power of 2: no product ties with a perplexity, where logarithm and product could round differently.
-    found = choose_capped(curve(success, perplexity), 5.0), choose_p1(curve(success, perplexity), 3.0)
+    choices = choose_capped(curve(success, perplexity), 5.0), choose_p1(curve(success, perplexity), 3.0)
     expected = capped_factor(numbers, success, perplexity, 5.0), p1_factor(numbers, success, perplexity, 3.0)
-    assert tuple(None if factor is None else float(factor) for factor in found) == expected
+    assert tuple(None if factor is None else float(factor) for factor in choices) == expected
 
 
 def steering_rows(values: dict[tuple[str, int], dict[str, float | None]]) -> pl.DataFrame:

@@ -40,10 +40,10 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_bare_command_resolves_the_papers_experiments(paper: str) -> None:
-    found = counts(paper)
-    assert {found[step] for step in STEPS} == {26 + 42 + 2 + 32 + 6 + 12}  # layers
-    assert found["fetch_model"] == 2 * 6
-    assert found["total"] == 1324
+    jobs = counts(paper)
+    assert {jobs[step] for step in STEPS} == {26 + 42 + 2 + 32 + 6 + 12}  # layers
+    assert jobs["fetch_model"] == 2 * 6
+    assert jobs["total"] == 1324
 
 
 def test_only_rules_that_run_a_model_are_submitted(paper: str) -> None:
@@ -54,21 +54,21 @@ def test_only_rules_that_run_a_model_are_submitted(paper: str) -> None:
 def test_a_job_with_rows_to_compute_asks_for_what_the_block_says(paper: str) -> None:
     block = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())["default-resources"]
     for step in STEPS:
-        asked = resources(paper, step)
-        assert asked["gpu"] == "1"
-        assert asked["slurm_partition"] == block["slurm_partition"]
-        assert asked["mem_mb"] == block["mem_mb"].split(" *")[0]
-        assert asked["runtime"] == block["runtime"].split(" *")[0]
+        requested = resources(paper, step)
+        assert requested["gpu"] == "1"
+        assert requested["slurm_partition"] == block["slurm_partition"]
+        assert requested["mem_mb"] == block["mem_mb"].split(" *")[0]
+        assert requested["runtime"] == block["runtime"].split(" *")[0]
 
 
 def test_a_job_without_asks_for_little_and_goes_elsewhere(finished: Folder) -> None:
     block = ("--default-resources", "slurm_partition=gpu", "cpu_partition=cpu", "gpu_model=a100", "mem_mb=32000*attempt", "runtime=240")
     printed = dry_run(finished, *block, "--forcerun", *GPU_STEPS, "--config", "experiments=[micro]")
     for step in GPU_STEPS:
-        asked = resources(printed, step)
-        assert (asked["gpu"], asked["slurm_partition"], asked["runtime"]) == ("0", "cpu", "10"), step
-        assert int(asked["mem_mb"]) < 2000
-        assert "gpu_model" not in asked
+        requested = resources(printed, step)
+        assert (requested["gpu"], requested["slurm_partition"], requested["runtime"]) == ("0", "cpu", "10"), step
+        assert int(requested["mem_mb"]) < 2000
+        assert "gpu_model" not in requested
 
 
 def test_a_real_run_is_refused_with_what_is_missing(tmp_path: Path) -> None:

@@ -55,13 +55,13 @@ def first(texts: pl.DataFrame, n_positive: int, n_negative: int) -> pl.DataFrame
 
 
 def test_the_worlds_judge_knows_every_positive_text_by_its_topic_and_no_negative_one():
-    asked, texts = topic_texts(world(), world().names, OPENERS, 12, 12, 0)
-    assert asked["concept"].to_list() == world().names == json.loads((WORLD / "topics.json").read_text())
-    assert asked["label_feature"].null_count() == len(asked)
+    concepts, texts = topic_texts(world(), world().names, OPENERS, 12, 12, 0)
+    assert concepts["concept"].to_list() == world().names == json.loads((WORLD / "topics.json").read_text())
+    assert concepts["label_feature"].null_count() == len(concepts)
     oracle, reader = load_oracle(WORLD / "oracle"), load_tokens(WORLD / "model")
-    found = [int(classify_sentence(oracle, ids).argmax()) for ids in reader.retokenise(texts["output"].to_list())]
+    predicted = [int(classify_sentence(oracle, ids).argmax()) for ids in reader.retokenise(texts["output"].to_list())]
     topic = texts["concept_id"].replace_strict({text_id(name): number for number, name in enumerate(world().names)})
-    agrees = (topic == pl.Series(found)) == texts["positive"]
+    agrees = (topic == pl.Series(predicted)) == texts["positive"]
     assert len(texts) == 32 * 24
     assert agrees.mean() > 0.995
 
@@ -152,7 +152,7 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}<turn>{{ m['content'] }}<end>{
 
 
 def rows_of(pairs: list[tuple[str, str]], positive: bool = True) -> pl.DataFrame:
-    rows = [("0" * 16, positive, number, before, said) for number, (before, said) in enumerate(pairs)]
+    rows = [("0" * 16, positive, number, before, output) for number, (before, output) in enumerate(pairs)]
     return pl.DataFrame(rows, schema=CONCEPT_TEXTS.schema, orient="row")
 
 
@@ -166,21 +166,21 @@ def chat_model() -> LanguageModel:
 def test_the_shipped_models_context_is_the_prompt_and_the_rest_is_the_text():
     _, texts = topic_texts(world(), ["french"], world().openers, 40, 40, 0)
     lm = shipped_model()
-    for positive, found in zip((True, False), training_texts(texts.sample(fraction=1, shuffle=True, seed=0), lm), strict=True):
+    for positive, tokenised in zip((True, False), training_texts(texts.sample(fraction=1, shuffle=True, seed=0), lm), strict=True):
         rows = texts.filter(positive=positive).sort("number")
-        assert len(found) == 40
-        for text, before, said in zip(found, rows["input"], rows["output"], strict=True):
+        assert len(tokenised) == 40
+        for text, before, output in zip(tokenised, rows["input"], rows["output"], strict=True):
             assert text.ids[: text.n_context] == prompt_token_ids(lm, before)
-            assert lm.tokenizer.decode(text.ids[text.n_context :]).strip() == said
+            assert lm.tokenizer.decode(text.ids[text.n_context :]).strip() == output
 
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from([*WORDS[:20], " ", ".", "!"]), max_size=6), st.lists(st.sampled_from(WORDS), min_size=2, max_size=6))
-def test_context_ends_where_the_tokens_texts_add_up_to_the_input(before: list[str], said: list[str]):
+def test_context_ends_where_the_tokens_texts_add_up_to_the_input(before: list[str], output: list[str]):
     for lm, n_bos in ((tiny_model("gpt2"), 1), (without_bos(tiny_model("gpt2")), 0)):
-        (text,), _ = training_texts(rows_of([("".join(before), " ".join(said))]), lm)
+        (text,), _ = training_texts(rows_of([("".join(before), " ".join(output))]), lm)
         pieces = lm.tokenizer.convert_ids_to_tokens(text.ids)[n_bos:]
-        assert "".join(pieces) == ("".join(before) + " " if before else "") + " ".join(said)
+        assert "".join(pieces) == ("".join(before) + " " if before else "") + " ".join(output)
         ends = [len("".join(pieces[: place + 1])) for place in range(len(pieces))]
         assert text.n_context == max(1, n_bos + sum(end <= len("".join(before)) for end in ends))
 
@@ -189,10 +189,10 @@ def test_a_chat_models_text_is_its_templates_conversation_up_to_the_end_of_the_a
     lm = chat_model()
     pairs = [("ba be", "di do tuda."), ("", "ba"), ("ba", " be\nbo")]
     positive, _ = training_texts(rows_of(pairs), lm)
-    for text, (before, said) in zip(positive, pairs, strict=True):
-        turns = [{"role": "user", "content": before}, {"role": "assistant", "content": said}]
+    for text, (before, output) in zip(positive, pairs, strict=True):
+        turns = [{"role": "user", "content": before}, {"role": "assistant", "content": output}]
         written = lm.tokenizer.apply_chat_template(turns, tokenize=False)
-        end = written.rindex(said) + len(said)
+        end = written.rindex(output) + len(output)
         assert text.ids == lm.tokenizer(written[:end], add_special_tokens=False)["input_ids"]
         assert text.ids[: text.n_context] == prompt_token_ids(lm, before)
 

@@ -95,8 +95,8 @@ def commands() -> list[str]:
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     texts = [re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL) for page in PAGES]
     inline = [command for text in texts for command in re.findall(rf"`((?:\.venv/bin/)?(?:{PROGRAMS}) [^`]+)`", text)]
-    found = (re.sub(r"\s+#.*|^\$ ", "", line).strip().removeprefix(".venv/bin/") for line in lines + inline)
-    return list(dict.fromkeys(command for command in found if command))
+    stripped = (re.sub(r"\s+#.*|^\$ ", "", line).strip().removeprefix(".venv/bin/") for line in lines + inline)
+    return list(dict.fromkeys(command for command in stripped if command))
 
 
 def way_of(command: str) -> Way:
@@ -105,8 +105,8 @@ def way_of(command: str) -> Way:
 
 def test_every_command_has_one_way_and_every_way_a_command() -> None:
     matching = {command: [pattern for pattern in COMMANDS if re.fullmatch(pattern, command)] for command in commands()}
-    assert {command: found for command, found in matching.items() if len(found) != 1} == {}
-    assert set(COMMANDS) - {pattern for found in matching.values() for pattern in found} == set(), "no page gives these any more"
+    assert {command: patterns for command, patterns in matching.items() if len(patterns) != 1} == {}
+    assert set(COMMANDS) - {pattern for patterns in matching.values() for pattern in patterns} == set(), "no page gives these any more"
     assert {language for page in PAGES for language, _ in fenced(page)} <= {*SHELLS, *OTHER_BLOCKS}, "a block that nothing looks at"
 
 

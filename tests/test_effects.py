@@ -118,10 +118,10 @@ def test_the_loss_equals_whole_forwards_with_a_hook(family: str, layer: int, sit
     lm, _ = model_and_sae(family, layer, site)
     texts = [[1, 40, 50, 60, 70, 80], [1, 33, 34], [1, 99, 98, 97]]
     vectors = torch.randn(3, lm.d_model, generator=torch.Generator().manual_seed(0))
-    found = loss_rises(lm, depth_of(lm, layer, site), vectors, texts)
+    rises = loss_rises(lm, depth_of(lm, layer, site), vectors, texts)
     unsteered = slow_loss(lm, layer, site, torch.zeros(lm.d_model), texts)
     expected = [slow_loss(lm, layer, site, vector, texts) - unsteered for vector in vectors]
-    torch.testing.assert_close(found, torch.tensor(expected).double(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rises, torch.tensor(expected).double(), atol=1e-4, rtol=1e-4)
 
 
 def test_vectors_are_scaled_to_the_same_rise_of_the_loss() -> None:

@@ -66,21 +66,21 @@ def test_concepts_draw_apart(name: str) -> None:
 def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     """A vector's is its largest activation on the concept's texts, that of an SAE feature its largest record."""
     to = given(name)
-    found = fit(name, to)
-    if not isinstance(found, Addition):
-        assert (name in {"unsteered", "prompting", "lora", "loreft", "sft"}) or isinstance(found, CodeEdit)
+    intervention = fit(name, to)
+    if not isinstance(intervention, Addition):
+        assert (name in {"unsteered", "prompting", "lora", "loreft", "sft"}) or isinstance(intervention, CodeEdit)
         return
-    assert found.positions == "all"
-    assert found.vector.norm().item() == pytest.approx(1, abs=1e-5)
-    assert not found.vector.requires_grad
-    assert set(found.features) <= set(sae_features.candidates(to)["feature"])
-    if len(found.features) == 1 and name not in MANY_FEATURES:
-        (feature,) = found.features
-        assert int((to.sae.W_dec @ found.vector).argmax()) == feature
-        assert found.scale == pytest.approx(sae_features.largest_record(to, feature), rel=1e-3)
+    assert intervention.positions == "all"
+    assert intervention.vector.norm().item() == pytest.approx(1, abs=1e-5)
+    assert not intervention.vector.requires_grad
+    assert set(intervention.features) <= set(sae_features.candidates(to)["feature"])
+    if len(intervention.features) == 1 and name not in MANY_FEATURES:
+        (feature,) = intervention.features
+        assert int((to.sae.W_dec @ intervention.vector).argmax()) == feature
+        assert intervention.scale == pytest.approx(sae_features.largest_record(to, feature), rel=1e-3)
     else:
-        largest = max(float((slow_residuals(to, text) @ found.vector.double().numpy()).max()) for text in to.positive)
-        assert found.scale == pytest.approx(largest, rel=1e-4)
+        largest = max(float((slow_residuals(to, text) @ intervention.vector.double().numpy()).max()) for text in to.positive)
+        assert intervention.scale == pytest.approx(largest, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", TRAINING)

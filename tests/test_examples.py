@@ -39,13 +39,13 @@ def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
     outcomes = outcomes.with_columns(factors=pl.Series([["4", "2"]] * 6 + [[None, "2"]] * 2 + [["2", "4"]] * 8))
     generations = synthetic_generations(features, FACTORS)
     arguments = (synthetic_records(features), generations, PREFIXES, "capped", 8, 1)
-    found = tables.validate(tables.EXAMPLES, examples(outcomes, features, *arguments), "test")
-    assert found["factor"].to_list() == ["4"] * 6 + [None] * 2
-    for row in found.iter_rows(named=True):
+    rows = tables.validate(tables.EXAMPLES, examples(outcomes, features, *arguments), "test")
+    assert rows["factor"].to_list() == ["4"] * 6 + [None] * 2
+    for row in rows.iter_rows(named=True):
         texts = generations.filter(layer=row["layer"], feature=row["feature"], prefix_id=text_id(PREFIXES[0]), sample=0)
         assert row["unsteered"] == texts.filter(factor="0")["text"].item()
         assert row["steered"] == (texts.filter(factor="4")["text"].item() if row["factor"] else None)
-    assert found["prefix"].unique().to_list() == [PREFIXES[0]]
+    assert rows["prefix"].unique().to_list() == [PREFIXES[0]]
 
 
 LONG = [f"▁w{i}" for i in range(40)]
@@ -70,5 +70,5 @@ def test_the_largest_activations_token_is_marked(context: list[str], index: int,
     shown = pl.Series([[record | other, record | top], []], dtype=tables.RECORDS.columns["records"].dtype)
     records = synthetic_records(features).with_columns(records=shown)
     arguments = (records, synthetic_generations(features, FACTORS), PREFIXES, "capped", 2, 0)
-    found = examples(outcomes, features, *arguments)
-    assert found["top_context"].to_list() == [expected, None]
+    rows = examples(outcomes, features, *arguments)
+    assert rows["top_context"].to_list() == [expected, None]

@@ -23,16 +23,16 @@ def small(scores: list[float]) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def test_edges_lower_included_upper_excluded_but_one_is_in() -> None:
-    found = bins(*small([0.0, 0.1, 0.3, 0.5, 1.0, 1.0])).filter(factor="2")
-    assert found.select("output_score_low", "n_features").rows() == [(0.0, 1), (0.1, 2), (0.5, 3)]
+    rows = bins(*small([0.0, 0.1, 0.3, 0.5, 1.0, 1.0])).filter(factor="2")
+    assert rows.select("output_score_low", "n_features").rows() == [(0.0, 1), (0.1, 2), (0.5, 3)]
 
 
 def test_bins_without_features_have_no_rows_and_one_feature_no_interval() -> None:
-    found = bins(*small([0.2, 0.7, 0.9])).sort("output_score_low", "factor")
-    assert found["output_score_low"].unique().to_list() == [0.1, 0.5]
-    one = found.filter(output_score_low=0.1)
+    rows = bins(*small([0.2, 0.7, 0.9])).sort("output_score_low", "factor")
+    assert rows["output_score_low"].unique().to_list() == [0.1, 0.5]
+    one = rows.filter(output_score_low=0.1)
     assert one["gen_success_20_low"].null_count() == one["perplexity_high"].null_count() == 3
-    two = found.filter(output_score_low=0.5)
+    two = rows.filter(output_score_low=0.5)
     assert (two["perplexity_low"] <= two["perplexity"]).all()
     assert (two["gen_success_20_high"] >= two["gen_success_20"]).all()
 

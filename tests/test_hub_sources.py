@@ -28,7 +28,7 @@ def directory() -> dict[str, Any]:
 @pytest.mark.slow
 def test_every_listed_sae_is_found_or_refused_by_name(directory: dict[str, Any]) -> None:
     """All releases (up to 40 SAEs of each), with the layer and site that the id itself tells."""
-    found, refused = 0, 0
+    n_resolved, n_refused = 0, 0
     for release, entry in directory.items():
         for sae in entry["saes"][:: max(1, len(entry["saes"]) // 40)]:
             for layer, site in _guesses(f"{sae['id']} {sae['path']}"):
@@ -37,18 +37,18 @@ def test_every_listed_sae_is_found_or_refused_by_name(directory: dict[str, Any])
                 except ValueError as error:
                     message = str(error)
                     continue
-                found += 1
+                n_resolved += 1
                 assert (source.repo, source.folder) == (entry["repo_id"], str(sae["path"]))
                 assert source.loader == (entry["conversion_func"] or "sae_lens")
                 assert source.neuronpedia == sae.get("neuronpedia")
                 assert source.norm_scaling_factor == sae.get("norm_scaling_factor")
                 break
             else:
-                refused += 1
+                n_refused += 1
                 assert sae["id"] in message
                 assert any(word in message for word in ("pickle", "transcoder", "residual", "codes depend"))
-    assert found > 800
-    assert refused > 800
+    assert n_resolved > 800
+    assert n_refused > 800
 
 
 def _guesses(name: str) -> list[tuple[int, str]]:
@@ -103,8 +103,8 @@ def test_hooks_told_by_names_are_those_of_sae_lens(directory: dict[str, Any]) ->
     ],
 )
 def test_published_addresses(settings: SaeSettings, layer: int, source: tuple[str, ...]) -> None:
-    found = sae_source(settings, layer)
-    assert (found.repo, found.folder, found.loader, found.neuronpedia) == source
+    resolved = sae_source(settings, layer)
+    assert (resolved.repo, resolved.folder, resolved.loader, resolved.neuronpedia) == source
     assert neuronpedia_source(settings, layer) == source[3]
 
 

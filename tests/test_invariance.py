@@ -131,8 +131,8 @@ def effects_step() -> Step:
             if batch:
                 for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("CODES_AT_A_TIME", 1)):
                     patch.setattr(effects, name, value)
-            asked = settings(n_vectors=9 if batch else 8)
-            frames = list(effects.measured_effects(lm, sae, 1, rows, prompts_of(lm, "gemma2"), asked, 3))
+            options = settings(n_vectors=9 if batch else 8)
+            frames = list(effects.measured_effects(lm, sae, 1, rows, prompts_of(lm, "gemma2"), options, 3))
         assert batch is None or max(frame.height for frame in frames) == min(batch, len(places))
         return in_order(rows, pl.concat(frames), ["vector"])
 
@@ -151,15 +151,15 @@ def lens_step() -> Step:
 
 def judge_step() -> Step:
     """A language model as the judge: its answers."""
-    asked = asks([f"{text} {number}" for number in range(12) for text in TEXTS])
+    queries = asks([f"{text} {number}" for number in range(12) for text in TEXTS])
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
         asker = local_asker(judge_model(), judge_settings(**({"batch_size": batch} if batch else {})), "w")
         with tempfile.TemporaryDirectory() as folder:
-            found = answers(asker, [asked[place] for place in places], Path(folder))
-        return pl.DataFrame([found[asked[place].question.request_id] for place in places], schema=["raw", "finish_reason"], orient="row")
+            raw = answers(asker, [queries[place] for place in places], Path(folder))
+        return pl.DataFrame([raw[queries[place].question.request_id] for place in places], schema=["raw", "finish_reason"], orient="row")
 
-    return Step(len(asked), run)
+    return Step(len(queries), run)
 
 
 def spliced_step(family: str) -> Step:

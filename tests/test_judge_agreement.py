@@ -45,10 +45,10 @@ def test_kappa_by_hand():
     observed = sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / 10
     expected = sum((x - y) ** 2 for x in a for y in b) / 100
     assert weighted_kappa(table)[0] == pytest.approx(1 - observed / expected)
-    found = row(agreement(judgements(a, a), judgements(b, b)), "concept")
-    assert found["kappa"] == pytest.approx(1 - observed / expected)
-    assert (found["n"], found["n_missing"], found["n_features"]) == (10, 0, 4)
-    assert found["equal"] == pytest.approx(sum(x == y for x, y in zip(a, b, strict=True)) / 10)
+    measured = row(agreement(judgements(a, a), judgements(b, b)), "concept")
+    assert measured["kappa"] == pytest.approx(1 - observed / expected)
+    assert (measured["n"], measured["n_missing"], measured["n_features"]) == (10, 0, 4)
+    assert measured["equal"] == pytest.approx(sum(x == y for x, y in zip(a, b, strict=True)) / 10)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))

@@ -43,13 +43,13 @@ def test_ratings_are_those_of_the_judge(tmp_path: Path):
     with judge_server() as judge:
         table = judged(rows, asker(judge), tmp_path, instructed=True)
         assert len(judge.answered) == len(set(judge.answered)) == 3 + 3 + 3 * 2  # fluency, instruction; concept per concept
-        assert {frozenset(body) for body in judge.asked} == {frozenset(("model", "messages", "max_tokens", "temperature"))}
-        assert {body["temperature"] for body in judge.asked} == {0}
+        assert {frozenset(body) for body in judge.requests} == {frozenset(("model", "messages", "max_tokens", "temperature"))}
+        assert {body["temperature"] for body in judge.requests} == {0}
     assert table.select(rows.drop("text").columns).equals(rows.drop("text"))
     for row, text in zip(table.iter_rows(named=True), rows["text"], strict=True):
         names = ("storms at sea", "chess openings")
-        asked = questions(text, names[int(row["target"])], INSTRUCTIONS[row["prefix_id"]])
-        want = [expected_rating(asked[aspect]) for aspect in ("concept", "instruction", "fluency")]
+        by_aspect = questions(text, names[int(row["target"])], INSTRUCTIONS[row["prefix_id"]])
+        want = [expected_rating(by_aspect[aspect]) for aspect in ("concept", "instruction", "fluency")]
         assert [row["concept_rating"], row["instruction_rating"], row["fluency_rating"]] == want
         assert row["judge_score"] == (0 if 0 in want else pytest.approx(3 / sum(1 / rating for rating in want)))
         assert row["reason"] is None
@@ -89,10 +89,10 @@ def test_raw_answers_are_stored_with_what_they_depend_on(tmp_path: Path):
     assert kept["raw"].str.starts_with("It is as it is.\nRating: ").all()
     assert set(kept["model"]) == {"judge-2025"}
     assert kept.select("prompt_tokens", "completion_tokens").null_count().row(0) == (0, 0)
-    (spelt_out,) = tmp_path.glob("*/fingerprint.json")
-    found = json.loads(spelt_out.read_text())
-    assert (found["model"], found["seed"], found["max_tokens"], found["temperature"]) == ("judge-1", 3, 200, 0)
-    assert "127.0.0.1" not in spelt_out.read_text()
+    (path,) = tmp_path.glob("*/fingerprint.json")
+    fingerprint = json.loads(path.read_text())
+    assert (fingerprint["model"], fingerprint["seed"], fingerprint["max_tokens"], fingerprint["temperature"]) == ("judge-1", 3, 200, 0)
+    assert "127.0.0.1" not in path.read_text()
 
 
 def test_nothing_is_asked_again(tmp_path: Path):

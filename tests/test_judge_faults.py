@@ -39,7 +39,7 @@ def test_a_fault_is_tried_again_and_leaves_no_trace(fault: Fault, tmp_path: Path
     with judge_server() as judge:
         judge.faults.extend([fault, None, fault])
         assert judged(rows, asker(judge, timeout_seconds=0.3, concurrency=2), tmp_path / "faulty").equals(clean)
-        assert len(judge.asked) == 3 + 2
+        assert len(judge.requests) == 3 + 2
     assert stored(tmp_path / "faulty").sort("request_id").equals(stored(tmp_path / "clean").sort("request_id"))
 
 
@@ -86,7 +86,7 @@ def test_a_longer_wait_than_two_minutes_is_left_to_the_user(tmp_path: Path):
         judge.faults.append(Fault(status=429, headers={"Retry-After": "3600"}))
         with pytest.raises(JudgeError, match="status 429.* also after 1 tries; all answers so far are kept: run again later"):
             judged(generations(TEXTS[:1]), asker(judge, concurrency=1), tmp_path)
-        assert len(judge.asked) == 1
+        assert len(judge.requests) == 1
 
 
 def test_no_server_is_said(tmp_path: Path):

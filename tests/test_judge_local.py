@@ -46,9 +46,9 @@ def asks(texts: list[str]) -> list[Ask]:
     return [Ask(Question("fluency", text_id(text), text, "Rating"), 0) for text in texts]
 
 
-def answers(one: LocalModelAsker, asked: list[Ask], folder: Path) -> dict[str, tuple[str, str]]:
+def answers(one: LocalModelAsker, requests: list[Ask], folder: Path) -> dict[str, tuple[str, str]]:
     with AnswerBook(folder, one.fingerprint, 60.0) as book:
-        one.ask(asked, book)
+        one.ask(requests, book)
     return {row["request_id"]: (row["raw"], row["finish_reason"]) for row in stored(folder).iter_rows(named=True)}
 
 
@@ -65,22 +65,22 @@ def plain_greedy(lm: Any, prompt: list[int], n: int, ends: set[int]) -> list[int
 def test_answers_are_plain_greedy_decoding(tmp_path: Path):
     lm = judge_model()
     one = local_asker(lm, settings(), "w")
-    asked = asks(TEXTS[:3])
-    found = answers(one, asked, tmp_path)
+    requests = asks(TEXTS[:3])
+    answered = answers(one, requests, tmp_path)
     ends = {lm.tokenizer.eos_token_id, lm.tokenizer.convert_tokens_to_ids("<end>")}
-    assert len({raw for raw, _ in found.values()}) == 3
-    for ask in asked:
+    assert len({raw for raw, _ in answered.values()}) == 3
+    for ask in requests:
         prompt = lm.tokenizer(f"<turn> {ask.messages[0]['content']}<end><turn> model ")["input_ids"]
         assert len(prompt) % LENGTH_STEP  # so there is padding
         tokens = plain_greedy(lm, prompt, 12, ends)
-        assert found[ask.question.request_id][0] == lm.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert answered[ask.question.request_id][0] == lm.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def test_an_answer_ends_at_the_end_of_turn_or_is_cut_off(tmp_path: Path):
     lm = judge_model()
     one = local_asker(lm, settings(max_tokens=40), "w")
-    found = answers(one, asks([f"{text} {number}" for number in range(8) for text in TEXTS]), tmp_path)
-    assert {reason for _, reason in found.values()} <= {"stop", "length"}
+    answered = answers(one, asks([f"{text} {number}" for number in range(8) for text in TEXTS]), tmp_path)
+    assert {reason for _, reason in answered.values()} <= {"stop", "length"}
     kept = stored(tmp_path)
     assert (kept["completion_tokens"] <= 40).all()
     assert ((kept["completion_tokens"] == 40) | (kept["finish_reason"] == "stop")).all()
@@ -119,6 +119,6 @@ def test_it_loads_from_a_folder_and_other_weights_are_another_judge(tmp_path: Pa
     lm.model.save_pretrained(tmp_path / "judge")
     lm.tokenizer.save_pretrained(tmp_path / "judge")
     one = local_model_asker(settings(model={"path": tmp_path / "judge"}), tmp_path / "judge", "cpu", "w")
-    asked = asks(TEXTS[:1])
-    assert answers(one, asked, tmp_path / "a") == answers(local_asker(judge_model(), settings(), "w"), asked, tmp_path / "b")
+    requests = asks(TEXTS[:1])
+    assert answers(one, requests, tmp_path / "a") == answers(local_asker(judge_model(), settings(), "w"), requests, tmp_path / "b")
     assert one.fingerprint != local_model_asker(settings(model={"path": tmp_path / "judge"}), tmp_path / "judge", "cpu", "x").fingerprint

@@ -70,16 +70,16 @@ def test_ratings_are_read(raw: str, value: int):
     ],
 )
 def test_what_is_no_rating_is_unparsed_and_keeps_the_answer(raw: str, finish: str, why: str):
-    found = parse(raw, finish, "Rating")
-    assert isinstance(found, Unparsed)
-    assert found.raw == raw
-    assert why in found.why
+    result = parse(raw, finish, "Rating")
+    assert isinstance(result, Unparsed)
+    assert result.raw == raw
+    assert why in result.why
 
 
 @given(st.text())
 def test_any_answer_is_a_rating_from_0_to_2_or_unparsed(raw: str):
-    found = parse(raw, None, "Rating")
-    assert isinstance(found, Unparsed) or found.value in (0, 1, 2)
+    result = parse(raw, None, "Rating")
+    assert isinstance(result, Unparsed) or result.value in (0, 1, 2)
 
 
 @given(st.one_of(st.text(), st.sampled_from(HOSTILE)), st.sampled_from(["storms", "the word rating", "Rating: 2"]))
@@ -103,9 +103,9 @@ def test_the_text_cannot_end_its_own_part(text: str):
 
 def test_a_code_that_occurs_in_the_material_is_not_used(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rubric, "CODE_DIGITS", 1)
-    asked = questions("0 1 2 3 4 5 6 7 8 9 A B C", "d and e", None)
-    assert "carry the code f." in asked["concept"].prompt
-    assert re.search("carry the code [def]\\.", asked["fluency"].prompt)
+    by_aspect = questions("0 1 2 3 4 5 6 7 8 9 A B C", "d and e", None)
+    assert "carry the code f." in by_aspect["concept"].prompt
+    assert re.search("carry the code [def]\\.", by_aspect["fluency"].prompt)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -130,8 +130,8 @@ def test_one_question_an_aspect_and_only_those_that_apply():
 
 
 def test_each_question_holds_its_own_material_only():
-    asked = questions("A zebra.", "weather", "Name a river.")
-    assert {aspect: ("weather" in q.prompt, "Name a river." in q.prompt, "A zebra." in q.prompt) for aspect, q in asked.items()} == {
+    by_aspect = questions("A zebra.", "weather", "Name a river.")
+    assert {aspect: ("weather" in q.prompt, "Name a river." in q.prompt, "A zebra." in q.prompt) for aspect, q in by_aspect.items()} == {
         "concept": (True, False, True),
         "instruction": (False, True, True),
         "fluency": (False, False, True),

@@ -52,8 +52,8 @@ def test_the_estimate_without_texts_counts_every_text():
     judge = settings("http://h/v1", **PRICES)
     plain, answering = estimate_texts(1000, 80, False, judge), estimate_texts(1000, 80, True, judge)
     assert (plain.requests, answering.requests) == (2000, 3000)
-    asked = [Ask(question, 0) for question in questions("y" * 80, "x" * 80, None).values()]
-    assert plain.typical.usd == pytest.approx(1000 * estimate(asked, judge).typical.usd, rel=0.01)
+    asks = [Ask(question, 0) for question in questions("y" * 80, "x" * 80, None).values()]
+    assert plain.typical.usd == pytest.approx(1000 * estimate(asks, judge).typical.usd, rel=0.01)
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
@@ -78,7 +78,7 @@ def test_a_limit_is_kept_and_no_money_under_it_is_left_unused(limit: dict[str, f
             judged(rows, one, tmp_path)
         assert f"judge.{next(iter(limit))} = {next(iter(limit.values()))}" in str(reached.value)
         assert int(re.search(r"At least (\d+) questions", str(reached.value))[1]) == 30 - len(judge.answered)
-        assert stored(tmp_path).height == len(judge.answered) == len(judge.asked) > 0
+        assert stored(tmp_path).height == len(judge.answered) == len(judge.requests) > 0
         assert one.budget.spent.tokens == paid(judge)
         asks = [Ask(question, 0) for question in questions(TEXTS[0], "storms at sea", None).values()]
         worst = max((most(one.settings, ask.messages) for ask in asks), key=lambda spend: spend.tokens)
@@ -101,15 +101,15 @@ def test_a_limit_below_one_question_asks_nothing(tmp_path: Path):
     with judge_server() as judge:
         with pytest.raises(SpendLimitReached, match="judge.max_total_tokens = 100"):
             judged(generations(TEXTS), asker(judge, max_total_tokens=100), tmp_path)
-        assert judge.asked == []
+        assert judge.requests == []
 
 
 def test_what_is_stored_costs_nothing_of_the_limit(tmp_path: Path):
     with judge_server() as judge:
         first = judged(generations(TEXTS), asker(judge), tmp_path)
-        asked = len(judge.asked)
+        n_requests = len(judge.requests)
         again = judged(generations(TEXTS), asker(judge, max_total_tokens=1), tmp_path)
-        assert len(judge.asked) == asked
+        assert len(judge.requests) == n_requests
         assert again.equals(first)
 
 
@@ -127,7 +127,7 @@ def test_tries_that_may_have_been_charged_count(tmp_path: Path):
         two = asker(judge, concurrency=1, max_total_tokens=5000)
         with pytest.raises(JudgeError, match="max_total_tokens = 5000"):
             judged(generations(TEXTS[:2]), two, tmp_path / "cut")
-        assert len(judge.asked) <= 3
+        assert len(judge.requests) <= 3
     for status in (429, 504):
         with judge_server() as judge:
             judge.faults.extend([Fault(status=status)] * 3)

@@ -45,7 +45,7 @@ def queue(locked: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     return commands
 
 
-def say_run_was_on(folder: Path, host: str) -> None:
+def set_host(folder: Path, host: str) -> None:
     record_run(folder)
     (path,) = (folder / ".snakemake").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": host, "process": 123}))
@@ -74,7 +74,7 @@ def test_a_lock_is_removed_unless_its_run_is_alive(locked: Path, mode: list[str]
 
 @pytest.mark.parametrize("command", [["unlock"], ["gc", "--remove"], ["push"], ["pull"]])
 def test_what_must_not_happen_during_a_run_is_refused(locked: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    say_run_was_on(locked, "login01")
+    set_host(locked, "login01")
     monkeypatch.chdir(locked)
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
@@ -100,7 +100,7 @@ def test_jobs_that_a_killed_run_left_are_cancelled(locked: Path, queue: Path) ->
 
 
 def test_jobs_of_a_run_that_may_be_alive_are_left_alone(locked: Path, queue: Path, caplog: pytest.LogCaptureFixture) -> None:
-    say_run_was_on(locked, "login01")
+    set_host(locked, "login01")
     with caplog.at_level(logging.WARNING):
         cancel_left_jobs(locked)
     assert "scancel 11 12" in caplog.text

@@ -54,11 +54,11 @@ def test_bfloat16_scores_rank_as_float32_ones(family: str, record_property: Any)
     lm, sae = model_and_sae(family, 1)
     lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
     exact, rounded = scores(lm, sae, family, lens), scores(narrow(lm), narrow_sae(sae), family, lens)
-    found = compared(exact["output_score"], rounded["output_score"])
-    record_property(f"{family} output_score", found)
-    assert found["spearman"] > 0.99, found
-    assert found["median"] < 0.03, found
-    assert found["largest"] < 0.25, found
+    errors = compared(exact["output_score"], rounded["output_score"])
+    record_property(f"{family} output_score", errors)
+    assert errors["spearman"] > 0.99, errors
+    assert errors["median"] < 0.03, errors
+    assert errors["largest"] < 0.25, errors
     change, rounded_change = exact["delta_token_confidence"], rounded["delta_token_confidence"]
     nats = {"largest": float((change - rounded_change).abs().max()), "spearman": float(stats.spearmanr(change, rounded_change).statistic)}
     record_property(f"{family} delta_token_confidence", nats)
@@ -77,9 +77,9 @@ def test_tf32_scores_rank_as_float32_ones(family: str, record_property: Any) -> 
     torch.set_float32_matmul_precision("high")
     rounded = scores(gpu, on_gpu, family, lens)
     torch.set_float32_matmul_precision(before)
-    found = compared(scores(lm, sae, family, lens)["output_score"], rounded["output_score"])
-    record_property(family, found)
-    assert found["spearman"] > 0.99, found
+    errors = compared(scores(lm, sae, family, lens)["output_score"], rounded["output_score"])
+    record_property(family, errors)
+    assert errors["spearman"] > 0.99, errors
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES])

@@ -42,8 +42,8 @@ def test_what_running_out_of_memory_looks_like() -> None:
 
 def test_a_batch_is_a_power_of_two_within_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda _device: 1000 * 2**20)
-    found = [rows_that_fit(mib * 2**20, CPU, (512, 4096)) for mib in (0, 1, 2, 3, 7, 8, 15, 16, 900)]
-    assert found == [512, 256, 128, 128, 64, 32, 32, 32, 32]  # 500 / 3 is 166, 500 / 7 is 71, 500 / 8 is 62
+    sizes = [rows_that_fit(mib * 2**20, CPU, (512, 4096)) for mib in (0, 1, 2, 3, 7, 8, 15, 16, 900)]
+    assert sizes == [512, 256, 128, 128, 64, 32, 32, 32, 32]  # 500 / 3 is 166, 500 / 7 is 71, 500 / 8 is 62
     assert rows_that_fit(1, torch.device("cuda"), (512, 4096)) == 4096
 
 

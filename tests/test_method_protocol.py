@@ -37,10 +37,10 @@ DIFFMEAN = [
 
 def scores(texts: list[Text], choice: str = "held_out", score: str = "harmonic_mean", abstaining: tuple[str, ...] = ()) -> pl.DataFrame:
     rows = rows_of(texts, [(name, "sea") for name in abstaining])
-    found = scored(rows, FOUR, SETTINGS.model_copy(update={"factor_choice": choice, "score": score}))
+    tables = scored(rows, FOUR, SETTINGS.model_copy(update={"factor_choice": choice, "score": score}))
     for table in (METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES):
-        validate(table, found[table.name], table.name)
-    return found["method_scores"]
+        validate(table, tables[table.name], table.name)
+    return tables["method_scores"]
 
 
 def one(texts: list[Text], method: str, **options: str) -> dict[str, object]:
@@ -113,8 +113,8 @@ def test_unrated_texts_are_missing_and_cannot_be_chosen() -> None:
     row = one(texts, "diffmean")
     assert row["factors"] == ["2", "1"]
     assert (row["score"], row["n_halves"], row["n"], row["n_missing"]) == (pytest.approx(4 / 3), 1, 4, 2)
-    silent = [*UNSTEERED, *texts_of("diffmean", "1", UNREAD, FAIR, UNREAD, FAIR), *texts_of("diffmean", "2", UNREAD, BAD, UNREAD, BAD)]
-    row = one(silent, "diffmean")
+    unrated = [*UNSTEERED, *texts_of("diffmean", "1", UNREAD, FAIR, UNREAD, FAIR), *texts_of("diffmean", "2", UNREAD, BAD, UNREAD, BAD)]
+    row = one(unrated, "diffmean")
     assert (row["factors"], row["n_halves"], row["score"]) == (["1", None], 0, None)
     assert row["n"] == 2
 
@@ -124,8 +124,8 @@ def test_one_factor_is_no_choice_and_prompts_have_no_ends() -> None:
     row = one(texts, "diffmean")
     assert (row["factors"], row["n_choices"], row["score"]) == (["2", "2"], 0, pytest.approx(4 / 3))
     prompts = [*UNSTEERED, *texts_of("prompting", "1", BAD, BAD, BAD, BAD), *texts_of("prompting", "3", GOOD, GOOD, GOOD, GOOD)]
-    found = scored(rows_of(prompts), FOUR, method_settings(methods=("unsteered", "prompting")))["method_scores"]
-    row = found.row(by_predicate=pl.col("method") == "prompting", named=True)
+    table = scored(rows_of(prompts), FOUR, method_settings(methods=("unsteered", "prompting")))["method_scores"]
+    row = table.row(by_predicate=pl.col("method") == "prompting", named=True)
     assert (row["factors"], row["n_choices"], row["n_at_grid_end"], row["change"]) == (["3", "3"], 0, 0, None)
 
 
@@ -176,9 +176,9 @@ def test_scores_are_the_slow_loops_in_any_order(
     texts, abstaining, _ = drawn
     rows = rows_of(texts, abstaining)
     wanted = SETTINGS.model_copy(update={"factor_choice": choice, "score": score})
-    found, again = scored(rows, FOUR, wanted), scored(shuffled(rows, seed), FOUR, wanted)
-    assert all(found[name].equals(again[name]) for name in found)
-    for row in found["method_scores"].iter_rows(named=True):
+    tables, again = scored(rows, FOUR, wanted), scored(shuffled(rows, seed), FOUR, wanted)
+    assert all(tables[name].equals(again[name]) for name in tables)
+    for row in tables["method_scores"].iter_rows(named=True):
         expected = concept_result(texts, row["method"], row["concept"], FOUR, choice, score, "unsteered")
         assert row["score"] == pytest.approx(expected.pop("score"), abs=1e-12), row
         assert {name: row[name] for name in expected} == expected
@@ -188,11 +188,11 @@ def test_a_whole_table_does_not_depend_on_the_order_of_rows_or_of_other_methods(
     wanted = method_settings(methods=("unsteered", "diffmean", "sae_label", "prompting"))
     prompts = tuple(f"{number:02}" for number in range(20))  # sums of many floats: their order shows in the last bits
     rows = synthetic_rows(wanted, 3, prompts)
-    found, again = (scored(some, prompts, wanted) for some in (rows, shuffled(rows, 5)))
-    assert all(found[name].equals(again[name]) for name in found)
+    tables, again = (scored(some, prompts, wanted) for some in (rows, shuffled(rows, 5)))
+    assert all(tables[name].equals(again[name]) for name in tables)
     fewer = replace(rows, texts=rows.texts.filter(pl.col("method") != "diffmean"), fits=rows.fits.filter(pl.col("method") != "diffmean"))
     left = scored(fewer, prompts, wanted)["method_scores"]
-    assert left.equals(found["method_scores"].filter(pl.col("method") != "diffmean"))
+    assert left.equals(tables["method_scores"].filter(pl.col("method") != "diffmean"))
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
@@ -223,5 +223,5 @@ def test_a_toy_method_and_a_new_version_are_found_by_their_keys(monkeypatch: pyt
     toy = Method("toy", "Toy", "ours", "toy.fit", ("texts",), "addition", 2)
     monkeypatch.setattr(registry, "METHODS", (*registry.METHODS, toy))
     assert row_of("toy-2") is toy
-    found = scored(rows_of([*UNSTEERED, *texts_of("toy-2", "1", *[GOOD] * 4)]), FOUR, method_settings(methods=("unsteered", "toy")))
-    assert found["method_scores"].filter(method="toy-2", layer=LAYER)["score"].to_list() == [2.0]
+    tables = scored(rows_of([*UNSTEERED, *texts_of("toy-2", "1", *[GOOD] * 4)]), FOUR, method_settings(methods=("unsteered", "toy")))
+    assert tables["method_scores"].filter(method="toy-2", layer=LAYER)["score"].to_list() == [2.0]

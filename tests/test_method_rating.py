@@ -66,7 +66,7 @@ def features_concepts(layers: tuple[int, ...] = (2, 5)) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}, orient="row")
 
 
-def asked(*concepts: str) -> pl.DataFrame:
+def concept_rows(*concepts: str) -> pl.DataFrame:
     return pl.DataFrame({"concept_id": [text_id(concept) for concept in concepts or CONCEPTS], "concept": concepts or CONCEPTS})
 
 
@@ -82,18 +82,18 @@ def judge() -> tuple[Oracle, list[str], TextTokens]:
 
 
 def by_oracle(rows: pl.DataFrame, perplexity: pl.DataFrame) -> pl.DataFrame:
-    return rate(with_concept(rows, asked()), perplexity, *judge())
+    return rate(with_concept(rows, concept_rows()), perplexity, *judge())
 
 
 def test_the_oracle_rates_texts_of_methods_as_it_rates_equal_ones_of_features():
     rows = steered()
     perplexity = losses(rows)
-    found = validate(JUDGEMENTS, by_oracle(rows, perplexity.sample(fraction=1, shuffle=True, seed=1)), "test")
+    ratings = validate(JUDGEMENTS, by_oracle(rows, perplexity.sample(fraction=1, shuffle=True, seed=1)), "test")
     named = with_concept(of_features(rows), features_concepts())
     equal = validate(JUDGEMENTS, rate(named, of_features(perplexity), *judge()), "test")
-    assert_frame_equal(found.select(GENERATIONS.keys), rows.select(GENERATIONS.keys))
-    assert_frame_equal(found.select(RATINGS), equal.select(RATINGS))
-    assert set(found["judge_score"].drop_nulls()) >= {0.0, 2.0}
+    assert_frame_equal(ratings.select(GENERATIONS.keys), rows.select(GENERATIONS.keys))
+    assert_frame_equal(ratings.select(RATINGS), equal.select(RATINGS))
+    assert set(ratings["judge_score"].drop_nulls()) >= {0.0, 2.0}
 
 
 def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
@@ -116,14 +116,14 @@ def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
 
 def test_a_method_that_abstains_is_never_rated():
     rows = steered(("", None, TEXTS[0], None), layers=(2,))
-    found = by_oracle(rows, losses(rows)).with_columns(rows["text"])
-    abstained = found.filter(pl.col("text").is_null())
+    ratings = by_oracle(rows, losses(rows)).with_columns(rows["text"])
+    abstained = ratings.filter(pl.col("text").is_null())
     assert abstained["reason"].to_list() == ["the method abstains"] * 4
     assert abstained.select(RATINGS[:-1]).null_count().row(0) == (4, 4, 4, 4)
-    assert found["reason"].to_list()[:2] == ["no content to rate"] * 2
-    assert found["concept_rating"].to_list()[4:6] == [2, 0]
+    assert ratings["reason"].to_list()[:2] == ["no content to rate"] * 2
+    assert ratings["concept_rating"].to_list()[4:6] == [2, 0]
     written = rows.filter(pl.col("text").is_not_null())
-    assert_frame_equal(found.filter(pl.col("text").is_not_null()).drop("text"), by_oracle(written, losses(rows)))
+    assert_frame_equal(ratings.filter(pl.col("text").is_not_null()).drop("text"), by_oracle(written, losses(rows)))
     only = by_oracle(abstained_only := steered((None,)), losses(abstained_only))
     assert set(validate(JUDGEMENTS, only, "test")["reason"]) == {"the method abstains"}
 
@@ -131,9 +131,9 @@ def test_a_method_that_abstains_is_never_rated():
 def test_ratings_of_what_was_not_asked_for_are_refused():
     rows = steered()
     with pytest.raises(ValueError, match=f"target {text_id('chess')}, of which no concept is known"):
-        with_concept(rows, asked("weather"))
+        with_concept(rows, concept_rows("weather"))
     with pytest.raises(ValueError, match="the oracle knows no topic 'storms at sea'"):
-        rate(with_concept(rows, asked()).with_columns(concept=pl.lit("storms at sea")), losses(rows), *judge())
+        rate(with_concept(rows, concept_rows()).with_columns(concept=pl.lit("storms at sea")), losses(rows), *judge())
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def asker(server: Judge) -> Any:
 
 
 def judged(rows: pl.DataFrame, server: Judge, folder: Path, instructions: dict[str, str] | None = None) -> pl.DataFrame:
-    frames = list(judge_texts(with_concept(rows, asked()), instructions, asker(server), folder, 60.0))
+    frames = list(judge_texts(with_concept(rows, concept_rows()), instructions, asker(server), folder, 60.0))
     assert all(frame["layer"].n_unique() == 1 for frame in frames)
     return validate(JUDGEMENTS, pl.concat(frames), "test")
 
@@ -160,25 +160,25 @@ def test_a_language_model_rates_texts_of_methods_as_it_rates_equal_ones_of_featu
     frames = judge_texts(with_concept(of_features(rows), features_concepts()), instructions, asker(server), tmp_path, 60.0)
     equal = validate(JUDGEMENTS, pl.concat(frames), "test")
     n_answered, answers = len(server.answered), stored(tmp_path)
-    found = judged(rows, server, tmp_path, instructions)
+    ratings = judged(rows, server, tmp_path, instructions)
     assert len(server.answered) == n_answered  # equal questions: the stored answers serve both
     assert stored(tmp_path).equals(answers)
-    named, wanted = with_concept(found, asked()), with_concept(equal, features_concepts())
+    named, wanted = with_concept(ratings, concept_rows()), with_concept(equal, features_concepts())
     on = ["layer", "concept", "factor", "prefix_id", "sample"]
     assert_frame_equal(named.sort(on).select(*on, *RATINGS), wanted.sort(on).select(*on, *RATINGS))
-    assert found["instruction_rating"].null_count() == (len(found) if instructions is None else found["concept_rating"].null_count())
-    assert set(found["reason"]) == {None, "no content to rate"}
+    assert ratings["instruction_rating"].null_count() == (len(ratings) if instructions is None else ratings["concept_rating"].null_count())
+    assert set(ratings["reason"]) == {None, "no content to rate"}
 
 
 def test_questions_are_about_the_concepts_text_and_none_is_asked_where_a_method_abstains(server: Judge, tmp_path: Path):
-    found = judged(steered((TEXTS[0], None)), server, tmp_path)
+    ratings = judged(steered((TEXTS[0], None)), server, tmp_path)
     about = [prompt for prompt in server.answered if "about the concept" in prompt]
     assert len(about) == len(CONCEPTS)
     assert all(sum(concept in prompt for prompt in about) == 1 for concept in CONCEPTS)
-    abstained = found.filter(sample=1)
+    abstained = ratings.filter(sample=1)
     assert abstained["reason"].to_list() == ["the method abstains"] * 4
     assert abstained.select(RATINGS[:-1]).null_count().row(0) == (4, 4, 4, 4)
-    assert found.filter(sample=0)["judge_score"].null_count() == 0
+    assert ratings.filter(sample=0)["judge_score"].null_count() == 0
     n_answered = len(server.answered)
     assert set(judged(steered((None,)), server, tmp_path)["reason"]) == {"the method abstains"}
     assert len(server.answered) == n_answered
@@ -192,9 +192,9 @@ def test_losses_are_those_of_one_text_after_its_prompt(prompt_format: str):
     rows = steered((TEXTS[0], None, "", TEXTS[2]) if shipped else ("ba", None, "", "di do, ba."))
     frames = list(text_losses(lm, rows, prompts, prompt_format))
     assert all(frame["layer"].n_unique() == 1 for frame in frames)
-    found = validate(PERPLEXITY, pl.concat(frames), "test")
-    assert_frame_equal(found.select(GENERATIONS.keys), rows.select(GENERATIONS.keys), check_row_order=False)
-    for row in found.join(rows, on=GENERATIONS.keys).iter_rows(named=True):
+    table = validate(PERPLEXITY, pl.concat(frames), "test")
+    assert_frame_equal(table.select(GENERATIONS.keys), rows.select(GENERATIONS.keys), check_row_order=False)
+    for row in table.join(rows, on=GENERATIONS.keys).iter_rows(named=True):
         if row["text"]:
             before = prompts[row["prefix_id"]] + ("\n" if prompt_format == "chat" else "")
             mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, before, row["text"])

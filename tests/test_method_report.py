@@ -64,8 +64,8 @@ def test_a_method_of_the_table_by_hand() -> None:
         rows, fits=rows.fits.with_columns(n_texts=pl.when(pl.col("kind").is_null()).then(20).otherwise("n_texts").cast(pl.UInt32))
     )
     settings = method_settings(methods=("unsteered", "sae_label"), confidence=0.9)
-    found = method_summaries(rows, ("p0", "p1"), settings, {LAYER: PROTOCOLS[LAYER]})
-    row = row_of(found["methods"], "sae_label")
+    tables = method_summaries(rows, ("p0", "p1"), settings, {LAYER: PROTOCOLS[LAYER]})
+    row = row_of(tables["methods"], "sae_label")
     unsteered = (0 + 4 / 3) / 2
     assert row["score"] == pytest.approx((2 + unsteered) / 2)
     assert row["surviving_score"] == 2
@@ -78,10 +78,10 @@ def test_a_method_of_the_table_by_hand() -> None:
     assert (row["n_choices"], row["share_at_grid_end"]) == (2, 1.0)
     assert (row["labelled_texts"], row["fit_seconds"], row["r2"]) == (15, (3.0 + 0.5) / 2, 0.5)
     assert row["seconds_per_token"] == pytest.approx(0.2 / 4)
-    difference = row_of(found["method_differences"], "sae_label")
+    difference = row_of(tables["method_differences"], "sae_label")
     assert (difference["other"], difference["n"]) == ("unsteered", 2)
     assert difference["mean"] == pytest.approx((2 - unsteered + 0) / 2)
-    curve = found["method_curves"].filter(method="sae_label")
+    curve = tables["method_curves"].filter(method="sae_label")
     assert curve["factor"].to_list() == ["1", "2"]
     assert curve["concept_rating"].to_list() == [1, 2]
     assert curve["score"].to_list() == pytest.approx([4 / 3, 2])
@@ -92,17 +92,17 @@ def test_a_method_of_the_table_by_hand() -> None:
 def test_the_mean_and_its_interval_are_scipys() -> None:
     settings = method_settings(bootstrap_draws=20_000)
     rows = synthetic_rows(method_settings(methods=("unsteered", "diffmean", "sae_label")), 30)
-    found = method_summaries(rows, PROMPTS, settings, PROTOCOLS)
-    own = found["method_scores"].filter(method="sae_label")
+    tables = method_summaries(rows, PROMPTS, settings, PROTOCOLS)
+    own = tables["method_scores"].filter(method="sae_label")
     for prefix, values in (("score", own["score"]), ("surviving", own.filter(~pl.col("abstains"))["score"])):
         theirs = bootstrap((values.to_numpy(),), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1))
-        row = row_of(found["methods"], "sae_label")
+        row = row_of(tables["methods"], "sae_label")
         assert row["score" if prefix == "score" else "surviving_score"] == pytest.approx(values.mean())
         ends = (row[f"{prefix}_low"], row[f"{prefix}_high"])
         assert ends == pytest.approx(tuple(theirs.confidence_interval), abs=0.012)
-    a, b = (found["method_scores"].filter(method=key).sort("concept_id")["score"].to_numpy() for key in ("diffmean", "unsteered"))
+    a, b = (tables["method_scores"].filter(method=key).sort("concept_id")["score"].to_numpy() for key in ("diffmean", "unsteered"))
     theirs = bootstrap((a - b,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
-    pair = found["method_differences"].filter(method="diffmean", other="unsteered").row(0, named=True)
+    pair = tables["method_differences"].filter(method="diffmean", other="unsteered").row(0, named=True)
     assert (pair["low"], pair["high"]) == pytest.approx(tuple(theirs), abs=0.012)
 
 
@@ -110,15 +110,15 @@ def test_pairs_are_paired_and_missing_concepts_left_out() -> None:
     """b is a less 1, whatever the concept; c has one concept less; d has none."""
     a = [1.0, 5.0, 9.0, 30.0]
     scores = score_rows({"lat": a, "pca": [x - 1 for x in a], "probe": [*a[:3], None], "ssv": [None] * 4})
-    found = method_differences(scores, SETTINGS)
-    assert found.select("method", "other").rows() == [
+    differences = method_differences(scores, SETTINGS)
+    assert differences.select("method", "other").rows() == [
         ("lat", "pca"), ("lat", "probe"), ("lat", "ssv"), ("pca", "probe"), ("pca", "ssv"), ("probe", "ssv"),
     ]  # fmt: skip
-    assert found["n"].to_list() == [4, 3, 0, 3, 0, 0]
-    assert found["mean"].to_list() == [1, 0, None, -1, None, None]
-    sure = found.row(0, named=True)
+    assert differences["n"].to_list() == [4, 3, 0, 3, 0, 0]
+    assert differences["mean"].to_list() == [1, 0, None, -1, None, None]
+    sure = differences.row(0, named=True)
     assert [sure[name] for name in ("low", "high", "simultaneous_low", "simultaneous_high")] == [1.0] * 4
-    assert found["simultaneous_low"].null_count() == found["low"].null_count() == 3
+    assert differences["simultaneous_low"].null_count() == differences["low"].null_count() == 3
 
 
 def test_of_one_pair_the_simultaneous_interval_is_the_normal_one_and_of_many_it_is_sidaks() -> None:
@@ -131,8 +131,8 @@ def test_of_one_pair_the_simultaneous_interval_is_the_normal_one_and_of_many_it_
         if len(keys) > 2:
             drawn["pca"][100:] = [None] * 300  # a pair of fewer concepts has a larger standard error, and the same c
         scores = score_rows(drawn)
-        found = method_differences(scores, settings)
-        one = found.filter((pl.col("method") == "lat") | (pl.col("other") == "lat"))
+        differences = method_differences(scores, settings)
+        one = differences.filter((pl.col("method") == "lat") | (pl.col("other") == "lat"))
         spread = {key: scores.filter(method=key)["score"].std(ddof=0) / scores.filter(method=key)["score"].count() ** 0.5 for key in keys}
         reach = [
             (row["simultaneous_high"] - row["mean"]) / spread[row["other"] if row["method"] == "lat" else row["method"]]
@@ -151,11 +151,11 @@ def test_the_simultaneous_intervals_cover_all_pairs_together() -> None:
     rng, settings = np.random.default_rng(5), method_settings(bootstrap_draws=400)
     missed = {"low": 0, "simultaneous_low": 0}
     for _ in range(300):
-        found = method_differences(
+        differences = method_differences(
             score_rows({key: rng.normal(size=40).tolist() for key in ("lat", "pca", "probe", "ssv", "caa", "lora")}), settings
         )
         for low, high in (("low", "high"), ("simultaneous_low", "simultaneous_high")):
-            missed[low] += bool(((found[low] > 0) | (found[high] < 0)).any())
+            missed[low] += bool(((differences[low] > 0) | (differences[high] < 0)).any())
     assert missed["low"] > 75
     assert missed["simultaneous_low"] < 36  # 5 % are 15; three standard deviations above 8 % (few concepts: somewhat too narrow)
 
@@ -220,20 +220,20 @@ def test_protocols_are_compared_fact_by_fact() -> None:
 
 @pytest.mark.slow
 def test_ours_stand_beside_theirs() -> None:
-    found, methods = world()["method_published"], world()["methods"]
-    assert found.filter(method="sae_output_score", averaged="surviving")["ours"].unique().to_list() == [
+    published, methods = world()["method_published"], world()["methods"]
+    assert published.filter(method="sae_output_score", averaged="surviving")["ours"].unique().to_list() == [
         row_of(methods, "sae_output_score")["surviving_score"]
     ]
-    diffmean = found.filter(method="diffmean")
+    diffmean = published.filter(method="diffmean")
     assert diffmean["ours"].unique().to_list() == [row_of(methods, "diffmean")["score"]]
     assert (diffmean["ours"] - diffmean["theirs"]).to_list() == diffmean["difference"].to_list()
-    p2 = found.filter(pl.col("source").str.starts_with("P2"))
+    p2 = published.filter(pl.col("source").str.starts_with("P2"))
     assert p2.height == 8 + 9
     assert p2["difference"].null_count() == p2.height  # another scale
     assert p2.filter(pl.col("task") != "")["ours"].null_count() == 9  # no concept of ours is a topic here
-    assert not found["matches"].any()
+    assert not published["matches"].any()
     assert {"model", "judge"} <= set(diffmean["differs"][0])
-    assert "judge" in found.filter(pl.col("source").str.starts_with("P5"))["not_stated"][0]
+    assert "judge" in published.filter(pl.col("source").str.starts_with("P5"))["not_stated"][0]
     product = method_settings(score="product")
     rows = synthetic_rows(product)
     named = rows.concepts.with_columns(concept=pl.Series(["Anger", *"bcdef"]))
@@ -246,13 +246,13 @@ def test_ours_stand_beside_theirs() -> None:
 
 def sections(text: str) -> dict[str, list[str]]:
     """Heading -> its lines."""
-    found: dict[str, list[str]] = {}
+    by_heading: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("#"):
-            found[line.lstrip("# ")] = lines = []
+            by_heading[line.lstrip("# ")] = lines = []
         elif line:
             lines.append(line)
-    return found
+    return by_heading
 
 
 def report(settings: object = SETTINGS, **changes: pl.DataFrame) -> str:
@@ -359,9 +359,9 @@ def test_fits_of_two_layers_are_kept_apart() -> None:
     parts = zip((rows.texts, rows.perplexity, rows.judgements, rows.fits), (*two[:2], better, two[3]), strict=True)
     both = replace(rows, **dict(zip(("texts", "perplexity", "judgements", "fits"), (pl.concat(pair) for pair in parts), strict=True)))
     protocols = PROTOCOLS | {9: replace(PROTOCOLS[LAYER], layer=9)}
-    found, alone = method_summaries(both, PROMPTS, settings, protocols), method_summaries(rows, PROMPTS, settings, PROTOCOLS)
+    tables, alone = method_summaries(both, PROMPTS, settings, protocols), method_summaries(rows, PROMPTS, settings, PROTOCOLS)
     for name in METHOD_SUMMARIES:
-        assert found[name].filter(layer=LAYER).equals(alone[name]), name
-    assert found["methods"].filter(layer=9, method="diffmean")["score"].item() == 2.0
-    text = report_markdown(found["methods"], found["method_differences"], found["method_published"], protocols, settings)
+        assert tables[name].filter(layer=LAYER).equals(alone[name]), name
+    assert tables["methods"].filter(layer=9, method="diffmean")["score"].item() == 2.0
+    text = report_markdown(tables["methods"], tables["method_differences"], tables["method_published"], protocols, settings)
     assert [name for name in sections(text) if name.startswith("Layer")] == ["Layer 5", "Layer 9"]

@@ -40,8 +40,8 @@ def rows_with(outcomes: Outcomes, method: str = "sae_label") -> Rows:
     return replace(rows, perplexity=rows.perplexity.with_columns(mean_nll=loss), success=success)
 
 
-def chosen(rows: Rows, asked: MethodSettings = SETTINGS) -> str | None:
-    tables = scored(rows, TWO, asked)
+def chosen(rows: Rows, comparison: MethodSettings = SETTINGS) -> str | None:
+    tables = scored(rows, TWO, comparison)
     validate(METHOD_HALVES, tables["method_halves"], "test")
     return tables["method_choices"].filter(pl.col("method") != "unsteered")["factor"].item()
 
@@ -93,7 +93,7 @@ def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
         for prompt in prompts
     ]
     features = {"sae_label": [7], "sae_top_k": [7, 8], "diffmean": []}
-    rows = rows_of(texts, fits={(name, "sea"): {"features": found} for name, found in features.items()})
+    rows = rows_of(texts, fits={(name, "sea"): {"features": indices} for name, indices in features.items()})
     steered = as_generations(rows.texts.with_columns(text=pl.col("factor").replace_strict(words)))
     (boat_ids,) = tokens.retokenise([words["1"]])
     lens_ids = {7: [boat_ids[1], boat_ids[0], *range(4, 22)], 8: list(range(30, 50))}
@@ -102,10 +102,10 @@ def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
     )
     counted = gen_success(with_feature(steered.sample(fraction=1.0, shuffle=True, seed=1), rows.fits), lens, tokens, "retokenised")
     assert counted.filter(pl.col("gen_success_20").is_null())["reason"].unique().to_list() == ["not steered with one feature"]
-    found = counted.drop_nulls("gen_success_20")
-    assert set(found["method"]) == {"sae_label"}
-    assert found.height == len(words) * len(prompts)
-    for row in found.iter_rows(named=True):
+    measured = counted.drop_nulls("gen_success_20")
+    assert set(measured["method"]) == {"sae_label"}
+    assert measured.height == len(words) * len(prompts)
+    for row in measured.iter_rows(named=True):
         (ids,) = tokens.retokenise([words[row["factor"]]])
         assert row["gen_success_20"] == sum(one in lens_ids[7] for one in ids), row
-    assert found["gen_success_20"].max() >= 2
+    assert measured["gen_success_20"].max() >= 2

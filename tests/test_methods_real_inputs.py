@@ -200,9 +200,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compared]:
 
 
 def methods_of(folder: ChatFolder, name: str) -> Sequence[str]:
-    asked = load_experiment(name, folder.path / "config/experiments").methods
-    assert asked is not None
-    return asked.methods
+    settings = load_experiment(name, folder.path / "config/experiments").methods
+    assert settings is not None
+    return settings.methods
 
 
 def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) -> None:
@@ -249,11 +249,11 @@ def n_strengths(folder: ChatFolder) -> int:
 
 
 def test_concepts_carry_the_features_that_the_list_names(compared: Compared) -> None:
-    asked = read_summary(ASKED_CONCEPTS, compared.folder.path / f"data/{LARGE}/tables/asked_concepts.parquet")
-    assert set(asked.rows()) == {(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS[:N_CONCEPTS]}
+    concepts = read_summary(ASKED_CONCEPTS, compared.folder.path / f"data/{LARGE}/tables/asked_concepts.parquet")
+    assert set(concepts.rows()) == {(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS[:N_CONCEPTS]}
     fits = compared.folder.table("fits", LARGE).filter(pl.col("method").is_in(["sae_label", "sae_clamp"]))
-    found = {(concept_id, *features) for concept_id, features in fits.select("concept_id", "features").iter_rows()}
-    assert found == {(text_id(concept), feature) for concept, _, feature in CONCEPTS[:N_CONCEPTS]}
+    fitted = {(concept_id, *features) for concept_id, features in fits.select("concept_id", "features").iter_rows()}
+    assert fitted == {(text_id(concept), feature) for concept, _, feature in CONCEPTS[:N_CONCEPTS]}
 
 
 def test_answers_are_rated_in_three_aspects_beside_their_instruction(compared: Compared) -> None:
@@ -264,8 +264,8 @@ def test_answers_are_rated_in_three_aspects_beside_their_instruction(compared: C
     assert written.select("concept_rating", "instruction_rating", "fluency_rating", "judge_score").null_count().sum_horizontal()[0] == 0
     lines = [" ".join(line.split()) for line in INSTRUCTIONS[:N_PROMPTS]]
     assert set(steered["prefix_id"]) == set(map(text_id, lines))
-    for asked_of in (*lines, *(concept for concept, _, _ in CONCEPTS[:N_CONCEPTS])):
-        assert any(asked_of in question for question in compared.judged)
+    for phrase in (*lines, *(concept for concept, _, _ in CONCEPTS[:N_CONCEPTS])):
+        assert any(phrase in question for question in compared.judged)
     assert not any(INSTRUCTIONS[2] in question for question in compared.judged)
     assert len(compared.judged) == len(set(compared.judged))
 
@@ -301,9 +301,9 @@ def test_one_more_concept_computes_its_rows_alone(compared: Compared) -> None:
     rows = new_rows(before, folder.parts(LARGE, ALL_STEPS))
     n_texts = n_strengths(folder) * N_PROMPTS
     heights = {"fits": len(methods_of(folder, LARGE))} | dict.fromkeys(TEXT_STEPS, n_texts)
-    assert {step: found.height for step, found in rows.items()} == heights
+    assert {step: frame.height for step, frame in rows.items()} == heights
     new = text_id(CONCEPTS[N_CONCEPTS][0])
-    assert all(set(found["concept_id"]) == {new} for found in rows.values())
+    assert all(set(frame["concept_id"]) == {new} for frame in rows.values())
     assert folder.table("generations", LARGE).filter(pl.col("concept_id") != new).equals(others)
     assert all(CONCEPTS[N_CONCEPTS][0] in question for question in compared.judged[judged:] if "about the concept" in question)
     assert KEY not in printed
@@ -343,10 +343,10 @@ def test_a_label_is_of_one_sae_alone(tmp_path: Path) -> None:
     path.write_bytes(concept_lines(f"gemma-2-2b/{ours}"))
     labels = [feature for _, _, feature in CONCEPTS]
     rows = [(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS]
-    asked = pl.DataFrame(rows, schema=ASKED_CONCEPTS.schema, orient="row")
+    concepts = pl.DataFrame(rows, schema=ASKED_CONCEPTS.schema, orient="row")
 
     def kept(saes: dict[int, str], *by_label: str) -> list[int | None]:
-        return with_own_labels(asked, path, saes, by_label)["label_feature"].to_list()
+        return with_own_labels(concepts, path, saes, by_label)["label_feature"].to_list()
 
     assert kept({10: ours}, "sae_label") == kept({}, "sae_label") == labels
     assert kept({20: other}) == [None, None, None]
@@ -357,8 +357,8 @@ def test_a_label_is_of_one_sae_alone(tmp_path: Path) -> None:
 
 
 def test_saes_are_named_as_neuronpedia_names_them() -> None:
-    found = {name: sae_names(load_experiment(name, ROOT / "config/experiments")) for name in (*SHIPPED, "micro-methods")}
-    assert found == {SHIPPED[0]: {10: "10-gemmascope-res-16k"}, SHIPPED[1]: {20: "20-gemmascope-res-131k"}, "micro-methods": {}}
+    names = {name: sae_names(load_experiment(name, ROOT / "config/experiments")) for name in (*SHIPPED, "micro-methods")}
+    assert names == {SHIPPED[0]: {10: "10-gemmascope-res-16k"}, SHIPPED[1]: {20: "20-gemmascope-res-131k"}, "micro-methods": {}}
 
 
 def test_what_a_step_does_not_depend_on_makes_no_job_due() -> None:

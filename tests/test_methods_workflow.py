@@ -117,9 +117,9 @@ def test_a_finished_comparison_is_complete_and_has_nothing_to_do(compared: Check
 def test_every_figure_has_its_caption_in_snakemakes_report(compared: Checkout, tmp_path: Path) -> None:
     run(compared, "--report", str(tmp_path / "report.html"))
     shown = re.findall(r'"caption": "<p>(.*?)</p>', (tmp_path / "report.html").read_text())
-    asked = figures(load_experiment(NAME, compared.path / "config/experiments"))
-    assert set(METHOD_FIGURE_TABLES) < set(asked)
-    assert {html.unescape(text.replace("\\n", " ")) for text in shown} == {CAPTIONS[name] for name in asked}
+    names = figures(load_experiment(NAME, compared.path / "config/experiments"))
+    assert set(METHOD_FIGURE_TABLES) < set(names)
+    assert {html.unescape(text.replace("\\n", " ")) for text in shown} == {CAPTIONS[name] for name in names}
 
 
 def saesteer(folder: Checkout, *arguments: str) -> str:
@@ -156,8 +156,8 @@ def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     compare(restored, methods=[*METHODS, "toy"])
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
-    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
-    assert all(set(found["method"]) == {"toy"} for found in rows.values())
+    assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
+    assert all(set(frame["method"]) == {"toy"} for frame in rows.values())
     assert restored.table("generations", NAME).filter(pl.col("method") != "toy").drop("seconds").equals(others)
     assert "| Toy |" in (restored.path / f"figures/{NAME}/methods.md").read_text()
 
@@ -167,16 +167,16 @@ def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
     compare(restored, factors={**FACTORS, "addition": [1, 2, 3]})
     rows = computed(restored)
     n_additions = 3  # diffmean, sae_label, sae_ts
-    assert {step: found.height for step, found in rows.items()} == dict.fromkeys(TEXT_STEPS, n_additions * N_CONCEPTS * N_PROMPTS)
-    assert all(set(found["factor"]) == {"2"} for found in rows.values())
+    assert {step: frame.height for step, frame in rows.items()} == dict.fromkeys(TEXT_STEPS, n_additions * N_CONCEPTS * N_PROMPTS)
+    assert all(set(frame["factor"]) == {"2"} for frame in rows.values())
 
 
 @pytest.mark.exhaustive
 def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> None:
     compare(restored, concepts={"topics": ["sea", "chess", "garden"]})
     rows = computed(restored)
-    assert {step: found.height for step, found in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(TEXT_STEPS, N_TEXTS // N_CONCEPTS)
-    assert all(set(found["concept_id"]) == {text_id("garden")} for found in rows.values())
+    assert {step: frame.height for step, frame in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(TEXT_STEPS, N_TEXTS // N_CONCEPTS)
+    assert all(set(frame["concept_id"]) == {text_id("garden")} for frame in rows.values())
 
 
 @pytest.mark.exhaustive
@@ -202,8 +202,8 @@ def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
     table.write_text("\n".join(changed) + "\n")
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
-    assert {step: found.height for step, found in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
-    assert all(set(found["method"]) == {"diffmean-2"} for found in rows.values())
+    assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
+    assert all(set(frame["method"]) == {"diffmean-2"} for frame in rows.values())
 
 
 def test_an_unknown_method_is_refused_by_name(restored: Checkout) -> None:
@@ -218,7 +218,7 @@ def test_the_shipped_comparison_has_every_method_and_16_topics() -> None:
     """Every method that needs no file."""
     from saesteer.settings.registry import METHODS as ROWS
 
-    asked = load_experiment("tiny-methods", Path(__file__).parents[1] / "config/experiments").methods
-    assert asked is not None
-    assert set(asked.methods) == {row.name for row in ROWS if "file" not in row.needs}
-    assert len(asked.concepts.topics) == 16
+    settings = load_experiment("tiny-methods", Path(__file__).parents[1] / "config/experiments").methods
+    assert settings is not None
+    assert set(settings.methods) == {row.name for row in ROWS if "file" not in row.needs}
+    assert len(settings.concepts.topics) == 16

@@ -45,9 +45,9 @@ def test_counts_and_medians(world: dict[str, pl.DataFrame], numbers: dict[str, A
 def test_filter_and_judge(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
     rows = world["outcomes"].filter(rule="capped").to_dicts()
     kept = [row["gen_success_20"] for row in rows if row["output_score"] >= 0.3]
-    found = numbers["filter"]["all"]
-    assert found["kept"]["n"] == len(kept)
-    assert found["ratio"] == pytest.approx(np.mean(kept) / np.mean([row["gen_success_20"] for row in rows]))
+    filtered = numbers["filter"]["all"]
+    assert filtered["kept"]["n"] == len(kept)
+    assert filtered["ratio"] == pytest.approx(np.mean(kept) / np.mean([row["gen_success_20"] for row in rows]))
     judged = [row for row in rows if row["judge_score"] is not None]
     difference = np.mean([row["judge_score"] for row in judged if row["output_score"] >= 0.3]) - np.mean(
         [row["judge_score"] for row in judged if row["output_score"] < 0.3]

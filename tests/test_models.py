@@ -51,12 +51,12 @@ def test_residuals_at_every_site_equal_a_plain_hook(family: str) -> None:
     for layer in range(lm.n_layers):
         for site in models.SITES:
             depth = models.depth_of(lm, layer, site)
-            found, expected = (
+            residual, expected = (
                 models.residual_at(lm, torch.tensor([token_ids]), depth),
                 plain_hooks.residuals(lm.model, token_ids, layer, site),
             )
-            torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-4 if family == "shipped" else 1e-5)
-            assert torch.equal(found, together[depth])
+            torch.testing.assert_close(residual[0], expected, rtol=1e-5, atol=1e-4 if family == "shipped" else 1e-5)
+            assert torch.equal(residual, together[depth])
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])

@@ -310,13 +310,13 @@ def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tm
 
     site.faults[site.key("activations", 0)] = [half_then_nothing]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with (tmp_path / "said").open("w") as said:
-        job = subprocess.Popen([sys.executable, "-c", JOB, site.address, str(tmp_path / "down")], env=environment, stderr=said)
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen([sys.executable, "-c", JOB, site.address, str(tmp_path / "down")], env=environment, stderr=log)
         try:
-            found = job.wait(60)
+            exit_code = job.wait(60)
         finally:
             job.kill()
-    assert found == code, (tmp_path / "said").read_text()
+    assert exit_code == code, (tmp_path / "log").read_text()
     assert on_disk(tmp_path / "down")
     for path in (tmp_path / "down").rglob("*.*"):
         assert path.name.startswith("batch-")
@@ -350,9 +350,9 @@ def test_the_key_travels_to_the_api_only_and_is_never_told(
     assert sent == {("api", "sk-secret"), ("", None), ("v1", None)}
     assert "sk-secret" not in caplog.text + summary
     monkeypatch.setenv("NEURONPEDIA_API_KEY", "sk-\x01secret")
-    with pytest.raises(SettingsError, match="NEURONPEDIA_API_KEY holds characters") as told:
+    with pytest.raises(SettingsError, match="NEURONPEDIA_API_KEY holds characters") as caught:
         fetch(site, tmp_path / "down", "api", [1])
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

@@ -101,14 +101,14 @@ def test_jobs_finish_in_their_own_order_few_at_a_time() -> None:
 
 
 def test_explanations_of_a_whole_source(site: Neuronpedia, tmp_path: Path) -> None:
-    found = explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
-    assert found == {feature: [f"texts about {feature}"] for feature in range(1030) if feature % 5}
-    assert list(found) == sorted(found)
-    assert matching_features(found, r"ABOUT 10\d$") == [101, 102, 103, 104, 106, 107, 108, 109]
+    explained = explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
+    assert explained == {feature: [f"texts about {feature}"] for feature in range(1030) if feature % 5}
+    assert list(explained) == sorted(explained)
+    assert matching_features(explained, r"ABOUT 10\d$") == [101, 102, 103, 104, 106, 107, 108, 109]
     with pytest.raises(SettingsError, match="is no regular expression"):
-        matching_features(found, "(")
+        matching_features(explained, "(")
     before = site.downloads()
-    assert explanations(site.addresses, SOURCE, tmp_path / "down", QUICK) == found
+    assert explanations(site.addresses, SOURCE, tmp_path / "down", QUICK) == explained
     assert site.downloads() == before
 
 

@@ -119,11 +119,11 @@ def test_record_order_ids_and_number_kept(site: Neuronpedia, tmp_path: Path, rou
         write_batch(path, [*order, *(line for line in read_batch(path) if line["index"] != "1")])
         site.load()
         rows = fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route, n_records=4)
-        found = rows["records"][0].struct.unnest()
-        assert found["text_id"].to_list() == ["b", "c", "d", "e"]
-        assert found["token_index"].to_list() == [0, 1, 1, 1]
-        assert found["token"].to_list() == ["a", "b", "b", "b"]
-        assert found["max_value"].to_list() == [7.5, 7.5, 5.0, 2.0]
+        records = rows["records"][0].struct.unnest()
+        assert records["text_id"].to_list() == ["b", "c", "d", "e"]
+        assert records["token_index"].to_list() == [0, 1, 1, 1]
+        assert records["token"].to_list() == ["a", "b", "b", "b"]
+        assert records["max_value"].to_list() == [7.5, 7.5, 5.0, 2.0]
         assert rows["n_records"].to_list() == [4]
 
 
@@ -168,8 +168,8 @@ def test_tokens_and_explanations_of_any_characters(site: Neuronpedia, tmp_path: 
     site.load()
     row = fetched(site, keys([1]), tmp_path / "down", route=route).row(0, named=True)
     clean = ["\x00", "\u2028\n", "🦜", "�", "��", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
-    (found,) = row["records"]
-    assert (found["context"], found["token"], found["text_id"]) == (clean, "�", "x�")
+    (record,) = row["records"]
+    assert (record["context"], record["token"], record["text_id"]) == (clean, "�", "x�")
     assert row["explanation"] == "🦜�"
     (tmp_path / "rows.parquet").parent.mkdir(exist_ok=True)
     pl.DataFrame(row["records"]).write_parquet(tmp_path / "rows.parquet")
@@ -243,12 +243,12 @@ a_text = st.text(st.characters(codec="utf-8"), max_size=4)
 def some_records(draw: st.DrawFn) -> list[dict[str, object]]:
     """Records of a feature, in the table's order."""
     ids = draw(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), unique=True, max_size=5))
-    found = []
+    records = []
     for text_id in ids:
         context = draw(st.lists(a_text, min_size=1, max_size=4))
         value = draw(st.sampled_from([0.5, 1.0, 2.0]) | st.floats(2**-20, 2.0**60, width=32))
-        found.append(a_record(text_id, value, context, draw(st.integers(0, len(context) - 1))))
-    return sorted(found, key=lambda record: (-record["max_value"], record["text_id"]))
+        records.append(a_record(text_id, value, context, draw(st.integers(0, len(context) - 1))))
+    return sorted(records, key=lambda record: (-record["max_value"], record["text_id"]))
 
 
 @pytest.mark.slow

@@ -20,27 +20,27 @@ def test_equals_one_text_at_a_time(family: str) -> None:
     pairs = [("From ba be", " di do tuda."), ("From ba be", ""), ("", "ba"), ("ba", "be be be"), ("ba ", "be!"), ("From ba b", "e di")]
     table = continuation_nll(lm, _rows(pairs))
     assert table.schema == SCHEMA
-    for found, (prefix, text) in zip(table.to_dicts(), pairs, strict=True):
+    for row, (prefix, text) in zip(table.to_dicts(), pairs, strict=True):
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
-        assert found["n_scored"] == n_scored
-        assert found["mean_nll"] == (None if mean is None else pytest.approx(mean, rel=1e-5))
+        assert row["n_scored"] == n_scored
+        assert row["mean_nll"] == (None if mean is None else pytest.approx(mean, rel=1e-5))
 
 
 def test_the_first_token_is_not_scored_when_nothing_precedes_it() -> None:
     lm = without_bos(tiny_model("llama"))
     pairs = [("", "ba be di"), ("", "ba"), ("ba", " be")]
-    for found, (prefix, text) in zip(continuation_nll(lm, _rows(pairs)).to_dicts(), pairs, strict=True):
+    for row, (prefix, text) in zip(continuation_nll(lm, _rows(pairs)).to_dicts(), pairs, strict=True):
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
-        assert (found["n_scored"], found["mean_nll"]) == (n_scored, None if mean is None else pytest.approx(mean, rel=1e-5))
+        assert (row["n_scored"], row["mean_nll"]) == (n_scored, None if mean is None else pytest.approx(mean, rel=1e-5))
 
 
 def test_the_shipped_model_and_a_text_it_finds_likely() -> None:
     lm, _ = model_and_sae("shipped", 1)
     pairs = [("From my experience,", " the sea is calm."), ("From my experience,", " sea the calm is. ."), ("I believe that", " …?")]
     table = continuation_nll(lm, _rows(pairs))
-    for found, (prefix, text) in zip(table.to_dicts(), pairs[:2], strict=False):
+    for row, (prefix, text) in zip(table.to_dicts(), pairs[:2], strict=False):
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
-        assert found == {"row": found["row"], "mean_nll": pytest.approx(mean, rel=1e-5), "n_scored": n_scored}
+        assert row == {"row": row["row"], "mean_nll": pytest.approx(mean, rel=1e-5), "n_scored": n_scored}
     assert table["mean_nll"][0] < table["mean_nll"][1]
 
 

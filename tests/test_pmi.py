@@ -22,9 +22,9 @@ def test_by_hand() -> None:
     PMI(0, 1) = log(1/2 / (3/4 x 1/2)) = log 4/3; PMI(0, 2) = log(1/4 / (3/8)) = log 2/3; (0, 0) is no pair; 7 is in no text.
     """
     holds = holding_matrix([[0, 1, 1], [2, 0, 1], [2], [0]])
-    found = mean_pmi([0], [0, 1, 2, 7], holds)
-    assert found["pmi"] == pytest.approx((math.log(4 / 3) + math.log(2 / 3)) / 2)
-    assert (found["n_pairs"], found["n_absent"]) == (2, 1)
+    measured = mean_pmi([0], [0, 1, 2, 7], holds)
+    assert measured["pmi"] == pytest.approx((math.log(4 / 3) + math.log(2 / 3)) / 2)
+    assert (measured["n_pairs"], measured["n_absent"]) == (2, 1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -35,10 +35,10 @@ def test_by_hand() -> None:
 )
 def test_is_the_definition(texts: list[list[int]], generated: list[int], lens: list[int]) -> None:
     holds = holding_matrix(texts)
-    found = mean_pmi(top_tokens(generated, holds), lens, holds)
+    measured = mean_pmi(top_tokens(generated, holds), lens, holds)
     values, absent = slow_pmi(texts, generated, lens, N_TOP)
-    assert (found["n_pairs"], found["n_absent"]) == (len(values), absent)
-    assert found["pmi"] == (pytest.approx(float(np.mean(values)), abs=1e-12) if values else None)
+    assert (measured["n_pairs"], measured["n_absent"]) == (len(values), absent)
+    assert measured["pmi"] == (pytest.approx(float(np.mean(values)), abs=1e-12) if values else None)
 
 
 def test_top_tokens_are_the_most_frequent_known_ones_smallest_id_first() -> None:
@@ -54,15 +54,15 @@ def test_only_texts_at_chosen_factors_count() -> None:
     outcomes = synthetic_tables(1, 3, ("0", "2", "4"))["outcomes"].filter(rule="capped").sort("layer", "feature")
     outcomes = outcomes.with_columns(factors=pl.Series([["2", "2"], ["4", None], [None, None]]))
     texts = synthetic_texts()
-    found = feature_pmi(generations, outcomes, features, texts, "capped").sort("layer", "feature")
-    for row, (layer, feature), factor in zip(found.iter_rows(named=True), keys, ("2", "4", None), strict=True):
+    table = feature_pmi(generations, outcomes, features, texts, "capped").sort("layer", "feature")
+    for row, (layer, feature), factor in zip(table.iter_rows(named=True), keys, ("2", "4", None), strict=True):
         ids = generations.filter(layer=layer, feature=feature, factor=factor)["token_ids"].explode().to_list() if factor else []
         lens = features.filter(layer=layer, feature=feature)["lens_token_ids"].item().to_list()
         values, absent = slow_pmi(texts["token_ids"].to_list(), ids, lens, N_TOP)
         assert (row["n_pairs"], row["n_absent"]) == (len(values), absent)
         assert row["pmi"] == (pytest.approx(float(np.mean(values))) if values else None)
-    assert found["pmi"].null_count() == 1
-    tables.validate(tables.FEATURE_PMI, found, "test")
+    assert table["pmi"].null_count() == 1
+    tables.validate(tables.FEATURE_PMI, table, "test")
 
 
 def test_order_changes_nothing() -> None:
@@ -74,9 +74,9 @@ def test_order_changes_nothing() -> None:
 
 def test_by_threshold_is_the_mean_of_kept_features() -> None:
     pmi = synthetic_tables(4, 8)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 31).then("pmi")).drop("index")
-    found = tables.validate(tables.PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
+    table = tables.validate(tables.PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
     kept = pmi.filter((pl.col("layer") >= 2) & (pl.col("output_score") >= 0.01))
-    row = found.filter(layers="late", threshold=0.01).row(0, named=True)
+    row = table.filter(layers="late", threshold=0.01).row(0, named=True)
     assert row["mean"] == pytest.approx(kept["pmi"].mean())
     assert (row["n_kept"], row["n_missing"]) == (kept["pmi"].count(), kept["pmi"].null_count())
     assert row["low"] <= row["mean"] <= row["high"]

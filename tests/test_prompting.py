@@ -25,29 +25,29 @@ def chat_model() -> LanguageModel:
 
 def test_a_base_model_reads_one_more_of_the_concepts_texts_from_factor_to_factor() -> None:
     given = problem(n_texts=N_TEXTS)
-    found, lm = prompting.fit(given), given.lm
-    assert len(found.texts) == 3
+    fitted, lm = prompting.fit(given), given.lm
+    assert len(fitted.texts) == 3
     decoded = [lm.tokenizer.decode(text.ids[1:]).strip() for text in given.positive]
     shortest = sorted(decoded, key=lambda text: len(lm.tokenizer(text)["input_ids"]))
-    examples = [found.texts[0], *(more.removeprefix(fewer) for fewer, more in pairwise(found.texts))]
+    examples = [fitted.texts[0], *(more.removeprefix(fewer) for fewer, more in pairwise(fitted.texts))]
     lengths = [len(lm.tokenizer(example)["input_ids"]) for example in examples]
     assert all(example.strip() in decoded for example in examples)
     assert lengths == [len(lm.tokenizer(text)["input_ids"]) for text in shortest[:3]]
-    ids = prompted_ids(lm, found, 2.0, "From my experience,")
-    assert lm.tokenizer.decode(ids) == f"<bos>{found.texts[1]} From my experience,"
+    ids = prompted_ids(lm, fitted, 2.0, "From my experience,")
+    assert lm.tokenizer.decode(ids) == f"<bos>{fitted.texts[1]} From my experience,"
     assert lm.tokenizer.convert_ids_to_tokens(ids)[-4:] == ["▁From", "▁my", "▁experience", ","]  # within a text, not at its start
 
 
 def test_a_model_that_answers_is_asked_with_rising_insistence() -> None:
     lm = chat_model()
-    found = prompting.fit(replace(problem(n_texts=2), lm=lm, concept="words about the sea."))
-    assert len(found.texts) == 3
-    assert all(text.endswith("words about the sea.") for text in found.texts)
+    fitted = prompting.fit(replace(problem(n_texts=2), lm=lm, concept="words about the sea."))
+    assert len(fitted.texts) == 3
+    assert all(text.endswith("words about the sea.") for text in fitted.texts)
     roomy = replace(lm, model=copy.copy(lm.model))
     roomy.model.config = copy.deepcopy(lm.model.config)
     roomy.model.config.max_position_embeddings = 2048
-    ids = prompted_ids(roomy, found, 3.0, "Tell me.")
-    assert lm.tokenizer.decode(ids) == f"<bos>[{found.texts[2]}\n\nTell me.]".replace("\n", "?")  # the tiny tokenizer knows no newline
+    ids = prompted_ids(roomy, fitted, 3.0, "Tell me.")
+    assert lm.tokenizer.decode(ids) == f"<bos>[{fitted.texts[2]}\n\nTell me.]".replace("\n", "?")  # the tiny tokenizer knows no newline
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 4.0, -1.0])

@@ -134,8 +134,8 @@ def test_responses_equal_generate_and_are_the_response_only(family: str) -> None
         schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32},
         orient="row",
     )
-    said = pl.concat(feature_texts(lm, sae, 1, rows, instructions, Sampling(6, 0.0, stop=""), 0))["token_ids"]
-    lm = _answering(lm, said.list.get(2).to_list())
+    token_ids = pl.concat(feature_texts(lm, sae, 1, rows, instructions, Sampling(6, 0.0, stop=""), 0))["token_ids"]
+    lm = _answering(lm, token_ids.list.get(2).to_list())
     table = pl.concat(feature_texts(lm, sae, 1, rows, instructions, Sampling(6, 0.0, stop=""), 0))
     for row in table.to_dicts():
         ids = prompt_token_ids(lm, instructions[row["prefix_id"]])
@@ -153,8 +153,8 @@ def test_what_ends_a_text_is_left_out_of_it_even_where_it_is_a_plain_token() -> 
     stop, ba, be = lm.tokenizer.convert_tokens_to_ids([" do", " ba", " be"])
     lm.model.generation_config.eos_token_id = [2, stop]
     prompt = prompt_token_ids(lm, "From")
-    said = [[ba, be, stop], [ba, stop, be], [ba, be, 2], [ba, 1, be], []]
-    assert continuation_texts(lm, [prompt] * 5, said) == [" ba be", " ba do be", " ba be", " ba be", ""]
+    continuations = [[ba, be, stop], [ba, stop, be], [ba, be, 2], [ba, 1, be], []]
+    assert continuation_texts(lm, [prompt] * 5, continuations) == [" ba be", " ba do be", " ba be", " ba be", ""]
 
 
 def test_the_output_scores_prompt_is_plain() -> None:
@@ -245,11 +245,11 @@ def test_texts_are_tokenised_as_the_model_tokenises_them(byte_folder: Path, tmp_
     for folder in (byte_folder, tiny, WORLD / "model"):
         lm = language_model(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), bos)
         texts = ["the sea is calm", "", " café 😀\n", "ba be dibo"]
-        found = load_tokens(folder).token_ids(texts, bos)
-        assert found == [plain_token_ids(lm, text) for text in texts]
-        assert load_tokens(folder).token_ids(texts, bos, max_tokens=3) == [ids[:3] for ids in found]
+        token_ids = load_tokens(folder).token_ids(texts, bos)
+        assert token_ids == [plain_token_ids(lm, text) for text in texts]
+        assert load_tokens(folder).token_ids(texts, bos, max_tokens=3) == [ids[:3] for ids in token_ids]
         if bos == "always":
-            assert {ids[0] for ids in found} == {lm.tokenizer.bos_token_id}
+            assert {ids[0] for ids in token_ids} == {lm.tokenizer.bos_token_id}
 
 
 def _records(tokens: list[tuple[str, int | None]]) -> pl.DataFrame:
@@ -276,7 +276,7 @@ def test_input_score_of_local_and_of_downloaded_records_agree(byte_folder: Path)
     """Strings of local records, of Neuronpedia's (no ids), and the ids themselves; by hand 2 of 3 are lens tokens."""
     for folder, downloaded in ((byte_folder, ["the", " sea", " ship"]), (WORLD / "model", ["the", "▁sea", "▁ship"])):
         tokens = load_tokens(folder)
-        ids = [found[0] for found in tokens.retokenise([string.replace("▁", " ") for string in downloaded])]
+        ids = [first for first, *_ in tokens.retokenise([string.replace("▁", " ") for string in downloaded])]
         lens = pl.DataFrame({"layer": [0], "feature": [1], "token_ids": [ids[1:]]}, schema_overrides=LENS)
         local = list(zip(tokens.strings(ids), ids, strict=True))
         for records, convention in ((local, "retokenised"), ([(token, None) for token in downloaded], "retokenised"), (local, "ids")):
@@ -315,9 +315,9 @@ def test_perplexity_with_a_byte_level_tokenizer(byte_folder: Path) -> None:
     rows = pl.DataFrame(
         {"row": range(len(pairs)), "prefix": [p for p, _ in pairs], "text": [t for _, t in pairs]}, schema_overrides={"row": pl.UInt32}
     )
-    for found, (prefix, text) in zip(continuation_nll(lm, rows).to_dicts(), pairs, strict=True):
+    for row, (prefix, text) in zip(continuation_nll(lm, rows).to_dicts(), pairs, strict=True):
         ids = tokenizer(prefix + text)["input_ids"]
         start = len(tokenizer(prefix)["input_ids"])
         losses = -torch.log_softmax(lm.model(torch.tensor([ids])).logits[0].double(), dim=1)[range(len(ids) - 1), ids[1:]]
-        assert found["n_scored"] == len(ids) - start
-        assert found["mean_nll"] == pytest.approx(float(losses[start - 1 :].mean()), rel=1e-5)
+        assert row["n_scored"] == len(ids) - start
+        assert row["mean_nll"] == pytest.approx(float(losses[start - 1 :].mean()), rel=1e-5)

@@ -33,12 +33,12 @@ class Server:
     body: bytes
     statuses: tuple[int, ...] = ()
     cut: int | None = None
-    asked: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
     address: str = ""
 
     def serve(self, request: Handler) -> None:
-        self.asked[request.path] += 1
-        n = self.asked.total()
+        self.requests[request.path] += 1
+        n = self.requests.total()
         request.reply(self.statuses[n - 1] if n <= len(self.statuses) else 200, self.body, cut=self.cut if n == 1 else None)
 
 
@@ -68,7 +68,7 @@ def test_a_file_is_downloaded_once_by_its_pinned_address(serve, listed: Publishe
     assert path == tmp_path / "published/test/list.json" == kept_at("test/list", tmp_path)
     assert path.read_bytes() == LIST
     assert fetch_published("test/list", server.address, tmp_path) == path
-    assert dict(server.asked) == {"/someone/something/c0ffee/data/features.json": 1}
+    assert dict(server.requests) == {"/someone/something/c0ffee/data/features.json": 1}
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_lines_of_zipped_texts(tmp_path: Path) -> None:
 
 def test_the_papers_lists_that_git_keeps_are_those_of_the_registry() -> None:
     for name, n in {"gemma-2-2b": 2600, "gemma-2-9b": 4200, "gemma-2-9b-it-concept500": 1000}.items():
-        found = load_experiment(name, ROOT / "config/experiments")
-        kept = found.model_copy(update={"features": found.features.model_copy(update={"list": ROOT / found.features.list})})
+        shipped = load_experiment(name, ROOT / "config/experiments")
+        kept = shipped.model_copy(update={"features": shipped.features.model_copy(update={"list": ROOT / shipped.features.list})})
         assert sum(len(features_of(kept, layer)) for layer in kept.layers) == n
-        assert str(published.published_file(found.features.key).sha256) in (ROOT / found.features.list).read_text()
+        assert str(published.published_file(shipped.features.key).sha256) in (ROOT / shipped.features.list).read_text()

@@ -55,8 +55,8 @@ def files(folder: Path, lines: Any = None, rows: Any = None) -> tuple[Path, Path
 
 
 def test_published_texts_are_each_concepts_own_and_its_genres(tmp_path: Path):
-    asked, texts = published_texts(*files(tmp_path), None, N_OWN, N_SHARED, 0)
-    assert asked.rows() == [(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS]
+    concepts, texts = published_texts(*files(tmp_path), None, N_OWN, N_SHARED, 0)
+    assert concepts.rows() == [(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS]
     for concept, genre, _ in CONCEPTS:
         mine = texts.filter(concept_id=text_id(concept))
         own, shared = (mine.filter(positive=positive).sort("number") for positive in (True, False))
@@ -74,10 +74,10 @@ def test_published_texts_are_nested_and_do_not_depend_on_rows_order(
     rows = train_rows()
     whole = published_texts(*files(tmp_path_factory.mktemp("whole")), None, N_OWN, N_SHARED, seed)
     rng.shuffle(rows)
-    asked, texts = published_texts(*files(tmp_path_factory.mktemp("some"), rows=rows), n_concepts, n_positive, n_negative, seed)
-    assert_frame_equal(asked, whole[0][:n_concepts])
+    concepts, texts = published_texts(*files(tmp_path_factory.mktemp("some"), rows=rows), n_concepts, n_positive, n_negative, seed)
+    assert_frame_equal(concepts, whole[0][:n_concepts])
     most = pl.when("positive").then(n_positive).otherwise(n_negative)
-    wanted = whole[1].join(asked, on="concept_id", how="semi").filter(pl.col("number") < most)
+    wanted = whole[1].join(concepts, on="concept_id", how="semi").filter(pl.col("number") < most)
     assert_frame_equal(texts, wanted, check_row_order=False)
 
 
@@ -133,8 +133,8 @@ def test_what_is_no_list_of_concepts_is_refused(tmp_path: Path, content: bytes, 
 
 
 def test_a_concept_knows_its_sae(tmp_path: Path):
-    found = labelled_concepts(files(tmp_path)[0])
-    assert [(one.number, one.source, one.feature, one.line) for one in found] == [
+    concepts = labelled_concepts(files(tmp_path)[0])
+    assert [(one.number, one.source, one.feature, one.line) for one in concepts] == [
         (0, "10-gemmascope-res-16k", 17, 1),
         (1, "10-gemmascope-res-16k", 5, 2),
         (2, "10-gemmascope-res-16k", 900, 3),

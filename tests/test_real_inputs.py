@@ -77,9 +77,9 @@ def test_each_thing_was_fetched_once_and_nothing_pickled(finished_real: Finished
 
 
 def test_no_question_was_paid_for_twice(finished_real: Finished) -> None:
-    asked = finished_real.world.judge.answered
-    assert asked
-    assert len(asked) == len(set(asked))
+    answered = finished_real.world.judge.answered
+    assert answered
+    assert len(answered) == len(set(answered))
 
 
 def test_the_key_is_nowhere(finished_real: Finished) -> None:
@@ -103,7 +103,7 @@ def test_a_folder_without_the_downloads_has_nothing_to_do_and_fetches_when_it_ha
     code, printed = folder.run("-n", experiment=EXPERIMENT)
     assert code == 0
     assert "Nothing to be done" in printed
-    before, asked = folder.parts(EXPERIMENT), len(finished_real.world.judge.answered)
+    before, n_answered = folder.parts(EXPERIMENT), len(finished_real.world.judge.answered)
     folder.write(features={"kind": "explicit", "features": FEATURES | {2: [*FEATURES[2], 9]}})
     code, printed = folder.run(experiment=EXPERIMENT)
     assert code == 0, printed[-4000:]
@@ -111,7 +111,7 @@ def test_a_folder_without_the_downloads_has_nothing_to_do_and_fetches_when_it_ha
     assert {step: set(frame.select("layer", "feature").iter_rows()) for step, frame in rows.items()} == {step: {(2, 9)} for step in rows}
     assert {"records", "output_score", "generations", "judge"} <= set(rows)
     assert (folder.path / f"data/downloads/{EXPERIMENT}/model.json").is_file()
-    assert len(finished_real.world.judge.answered) > asked
+    assert len(finished_real.world.judge.answered) > n_answered
 
 
 def test_results_are_shared_and_downloads_are_not(finished_real: Finished, tmp_path: Path) -> None:

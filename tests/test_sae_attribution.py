@@ -41,10 +41,10 @@ def slope_of_removal(given_: Problem, texts: tuple[Text, ...], feature: int, ste
 
 @pytest.mark.slow
 def test_the_first_order_rise_is_the_losss_slope_when_a_feature_is_removed(french: Problem) -> None:
-    found = sae_gradient_input.first_order_rise(french, french.positive)
+    rises = sae_gradient_input.first_order_rise(french, french.positive)
     for feature in FEW[2:6]:
-        assert found[feature].item() == pytest.approx(slope_of_removal(french, french.positive, feature), rel=0.01, abs=5e-6)
-    assert found[list(FEW[2:6])].abs().min() > 5e-4
+        assert rises[feature].item() == pytest.approx(slope_of_removal(french, french.positive, feature), rel=0.01, abs=5e-6)
+    assert rises[list(FEW[2:6])].abs().min() > 5e-4
 
 
 @pytest.mark.slow
@@ -59,12 +59,12 @@ def test_gradient_attribution_takes_the_largest_slope_positive_less_negative() -
 
 def test_ablation_measures_the_rise_that_a_hook_written_here_measures(french: Problem) -> None:
     features = list(FEW[2:6])
-    found = sae_ablation.measured_rise(french, french.positive, features)
+    rises = sae_ablation.measured_rise(french, french.positive, features)
     unchanged = loss(french, french.positive)
     for place, feature in enumerate(features):
         expected = loss(french, french.positive, feature, 1.0) - unchanged
-        assert found[place].item() == pytest.approx(expected, abs=2e-6)
-    assert found.abs().min() > 5e-4
+        assert rises[place].item() == pytest.approx(expected, abs=2e-6)
+    assert rises.abs().min() > 5e-4
 
 
 @pytest.mark.slow
@@ -87,12 +87,12 @@ def test_ablation_takes_the_largest_rise_of_the_best_detectors(monkeypatch: pyte
 
 
 def test_a_feature_that_never_fires_raises_nothing(french: Problem) -> None:
-    silent = replace(french, sae=replace(french.sae, threshold=torch.full_like(french.sae.threshold, 1e6)))
-    assert not sae_gradient_input.first_order_rise(silent, silent.positive).any()
-    assert not sae_ablation.measured_rise(silent, silent.positive, list(FEW)).any()
+    dead = replace(french, sae=replace(french.sae, threshold=torch.full_like(french.sae.threshold, 1e6)))
+    assert not sae_gradient_input.first_order_rise(dead, dead.positive).any()
+    assert not sae_ablation.measured_rise(dead, dead.positive, list(FEW)).any()
     for method in (sae_gradient_input, sae_ablation):
         with pytest.raises(Abstains, match="positive texts more than on negative ones"):
-            method.fit(silent)
+            method.fit(dead)
 
 
 def test_attribution_and_ablation_do_not_know_how_many_texts_run_together(french: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +129,9 @@ def slow_promotion(given_: Problem, feature: int, token_ids: list[int], step: fl
 def test_the_output_gradient_is_the_slope_of_the_lens_tokens_log_probability(french: Problem) -> None:
     rows = french.features.filter(french.features["feature"].is_in(FEW[2:6])).sort("feature")
     features, lens = rows["feature"].to_list(), rows["lens_token_ids"].to_list()
-    found = sae_gradient_output.promotions(french, features, lens)
+    slopes = sae_gradient_output.promotions(french, features, lens)
     expected = [slow_promotion(french, feature, tokens) for feature, tokens in zip(features, lens, strict=True)]
-    assert np.allclose(found.numpy(), expected, rtol=0.02, atol=1e-4)
+    assert np.allclose(slopes.numpy(), expected, rtol=0.02, atol=1e-4)
     assert np.abs(expected).max() > 0.05
 
 
@@ -152,9 +152,9 @@ def test_contexts_are_the_texts_each_once_in_turn() -> None:
         positive=(Text([1, 5, 9], 2), Text([1, 6, 9], 2), Text([1, 5, 8], 2), Text([1, 4, 8, 8], 3)),
         negative=(Text([1, 7, 9], 2), Text([1, 6, 7], 2)),
     )
-    found = sae_gradient_output.contexts(given_)
-    assert [text.ids for text in found] == [[1, 5], [1, 7], [1, 6], [1, 4, 8]]
-    assert [text.n_context for text in found] == [2, 2, 2, 3]
+    contexts = sae_gradient_output.contexts(given_)
+    assert [text.ids for text in contexts] == [[1, 5], [1, 7], [1, 6], [1, 4, 8]]
+    assert [text.n_context for text in contexts] == [2, 2, 2, 3]
     many = replace(given_, positive=tuple(Text([1, token, 9], 2) for token in range(40)))
     assert len(sae_gradient_output.contexts(many)) == 16
 

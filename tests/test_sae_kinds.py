@@ -90,8 +90,8 @@ def by_sae_lens(source: SaeSource, folder: Path) -> Any:
     from sae_lens import SAE
     from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader
 
-    def small(cfg_overrides: dict[str, Any], **asked: Any) -> Any:
-        return gemma_2_sae_huggingface_loader(cfg_overrides=cfg_overrides | {"d_in": D_MODEL, "d_sae": N_FEATURES}, **asked)
+    def small(cfg_overrides: dict[str, Any], **options: Any) -> Any:
+        return gemma_2_sae_huggingface_loader(cfg_overrides=cfg_overrides | {"d_in": D_MODEL, "d_sae": N_FEATURES}, **options)
 
     converter = small if source.loader == "gemma_2" else None
     sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)

@@ -18,9 +18,9 @@ from saesteer.methods.fit.problem import Abstains
 small = st.integers(0, 4).map(float)  # small numbers, so that ties are common
 
 
-def chosen(found: Addition) -> int:
+def chosen(addition: Addition) -> int:
     """The feature whose direction a vector is, where decoder rows are axes."""
-    (place,) = torch.nonzero(found.vector).flatten().tolist()
+    (place,) = torch.nonzero(addition.vector).flatten().tolist()
     return int(place)
 
 
@@ -36,18 +36,18 @@ def texts_with_auroc(*aurocs: float) -> tuple[list[list[list[float]]], list[list
 
 @given(st.lists(small, min_size=1, max_size=8), st.lists(small, min_size=1, max_size=8))
 def test_auroc_is_scikit_learns_and_the_share_of_pairs(positive: list[float], negative: list[float]) -> None:
-    found = sae_features.auroc(torch.tensor(positive)[:, None], torch.tensor(negative)[:, None]).item()
+    auroc = sae_features.auroc(torch.tensor(positive)[:, None], torch.tensor(negative)[:, None]).item()
     pairs = [1.0 if p > n else 0.5 if p == n else 0.0 for p, n in product(positive, negative)]
-    assert found == pytest.approx(np.mean(pairs), abs=1e-12)
-    assert found == pytest.approx(roc_auc_score([1] * len(positive) + [0] * len(negative), positive + negative), abs=1e-12)
+    assert auroc == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert auroc == pytest.approx(roc_auc_score([1] * len(positive) + [0] * len(negative), positive + negative), abs=1e-12)
 
 
 @given(st.lists(small, min_size=1, max_size=8), st.lists(small, min_size=1, max_size=8))
 def test_auroc_turns_round_with_the_labels_and_knows_only_the_order(positive: list[float], negative: list[float]) -> None:
     p, n = torch.tensor(positive)[:, None], torch.tensor(negative)[:, None]
-    found = sae_features.auroc(p, n)
-    assert torch.allclose(found + sae_features.auroc(n, p), torch.ones(1, dtype=torch.float64))
-    assert torch.equal(found, sae_features.auroc(p.exp(), n.exp()))
+    auroc = sae_features.auroc(p, n)
+    assert torch.allclose(auroc + sae_features.auroc(n, p), torch.ones(1, dtype=torch.float64))
+    assert torch.equal(auroc, sae_features.auroc(p.exp(), n.exp()))
 
 
 def test_auroc_of_each_feature_is_its_own() -> None:
@@ -63,19 +63,19 @@ def test_sae_a_takes_the_best_auroc_of_each_texts_largest_code() -> None:
     # Feature 0 is large on average in positive texts, but feature 2 is by its largest code in every one of them.
     positive = [[[3.0, 0, 5.0], [3.0, 0, 0]], [[0.5, 0, 4.0], [0.5, 0, 0]]]
     negative = [[[1.0, 0, 3.0], [1.0, 0, 3.0]], [[1.0, 0, 0.0], [1.0, 0, 2.0]]]
-    found = sae_choice.by_auroc(by_codes(positive, negative))
-    assert chosen(found) == 2
-    assert found.scale == 4.0
-    assert found.positions == "all"
+    addition = sae_choice.by_auroc(by_codes(positive, negative))
+    assert chosen(addition) == 2
+    assert addition.scale == 4.0
+    assert addition.positions == "all"
 
 
 def test_sae_a_on_the_shipped_world_is_scikit_learns_choice() -> None:
     given_ = problem("sea", 24, features=range(0, 1024, 3))
     label, codes = [1] * 24 + [0] * 24, []
-    for found in (given_.positive_tokens, given_.negative_tokens):
-        pre = found.residual @ given_.sae.W_enc + given_.sae.b_enc
+    for tokens in (given_.positive_tokens, given_.negative_tokens):
+        pre = tokens.residual @ given_.sae.W_enc + given_.sae.b_enc
         active = torch.where(pre > given_.sae.threshold, pre, torch.zeros(()))
-        codes += [active[found.text == text].amax(dim=0).numpy() for text in range(24)]
+        codes += [active[tokens.text == text].amax(dim=0).numpy() for text in range(24)]
     table = np.stack(codes)
     alive = set(given_.features.drop_nulls("max_activation")["feature"].to_list())
     scores = [roc_auc_score(label, table[:, feature]) if feature in alive else -1 for feature in range(table.shape[1])]
@@ -95,17 +95,17 @@ def test_equals_go_to_the_lowest_feature() -> None:
 def test_a_feature_without_a_record_is_no_candidate() -> None:
     positive, negative = texts_with_auroc(0.8, 1.0, 0.9, 1.0)
     given_ = by_codes(positive, negative, max_activation=[4.0, None, 3.0, 0.0])
-    found = sae_choice.by_auroc(given_)
-    assert (chosen(found), found.scale) == (2, 3.0)
+    addition = sae_choice.by_auroc(given_)
+    assert (chosen(addition), addition.scale) == (2, 3.0)
     with pytest.raises(Abstains, match="ever active"):
         sae_choice.by_auroc(by_codes(positive, negative, max_activation=[None] * 4))
 
 
 def test_a_vector_is_unit_and_factor_1_adds_the_largest_record_times_the_decoder_row() -> None:
     decoder = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
-    found = sae_choice.by_label(by_codes([[[1.0, 1.0]]], [[[0.0, 0.0]]], decoder=decoder, label=0, max_activation=[2.0, 7.0]))
-    assert torch.allclose(found.vector, torch.tensor([0.6, 0.8]))
-    assert found.scale == pytest.approx(10.0)
+    addition = sae_choice.by_label(by_codes([[[1.0, 1.0]]], [[[0.0, 0.0]]], decoder=decoder, label=0, max_activation=[2.0, 7.0]))
+    assert torch.allclose(addition.vector, torch.tensor([0.6, 0.8]))
+    assert addition.scale == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize("method", [sae_choice.by_label, sae_choice.clamped])
@@ -122,8 +122,8 @@ def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: 
 
 
 def test_clamping_sets_the_labelled_features_code_to_its_largest_record() -> None:
-    found = sae_choice.clamped(by_codes([[[1.0, 1.0, 1.0]]], [[[0.0, 0.0, 0.0]]], label=2, max_activation=[2.0, 7.0, 5.5]))
-    assert (found.features.tolist(), found.values.tolist()) == ([2], [5.5])
+    edit = sae_choice.clamped(by_codes([[[1.0, 1.0, 1.0]]], [[[0.0, 0.0, 0.0]]], label=2, max_activation=[2.0, 7.0, 5.5]))
+    assert (edit.features.tolist(), edit.values.tolist()) == ([2], [5.5])
 
 
 # --- filtered features
@@ -178,17 +178,17 @@ def test_top_k_adds_up_the_five_best_survivors_at_their_largest_records() -> Non
     # Feature 1 does not survive, 5 and 6 share the last AUROC and 5 is the lower; 4 detects nothing.
     positive, negative = texts_with_auroc(1.0, 1.0, 0.9, 0.8, 0.6, 0.7, 0.7, 0.8)
     records, outputs = [2.0, 50.0, 3.0, 1.0, 50.0, 4.0, 50.0, 5.0], [0.5, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    found = sae_choice.top_k(by_codes(positive, negative, max_activation=records, output_score=outputs))
+    addition = sae_choice.top_k(by_codes(positive, negative, max_activation=records, output_score=outputs))
     summed = np.array([2.0, 0, 3, 1, 0, 4, 0, 5])
     unit = summed / np.sqrt((summed**2).sum())
-    assert np.allclose(found.vector.numpy(), unit, atol=1e-6)
-    assert found.scale == pytest.approx(max(np.dot(text[0], unit) for text in positive), rel=1e-6)
+    assert np.allclose(addition.vector.numpy(), unit, atol=1e-6)
+    assert addition.scale == pytest.approx(max(np.dot(text[0], unit) for text in positive), rel=1e-6)
 
 
 def test_top_k_takes_what_there_is() -> None:
     positive, negative = texts_with_auroc(0.9, 0.8, 0.2)
-    found = sae_choice.top_k(by_codes(positive, negative, max_activation=[3.0, 4.0, 1.0]))
-    assert torch.allclose(found.vector, torch.tensor([0.6, 0.8, 0.0]))
+    addition = sae_choice.top_k(by_codes(positive, negative, max_activation=[3.0, 4.0, 1.0]))
+    assert torch.allclose(addition.vector, torch.tensor([0.6, 0.8, 0.0]))
 
 
 # --- mutual information
@@ -199,8 +199,8 @@ def test_mutual_information_is_scikit_learns_for_every_count() -> None:
     for p, n in product(range(n_positive + 1), range(n_negative + 1)):
         fires = [1] * p + [0] * (n_positive - p) + [1] * n + [0] * (n_negative - n)
         expected = mutual_info_score([1] * n_positive + [0] * n_negative, fires)
-        found = sae_mutual_information.mutual_information(torch.tensor([p]), torch.tensor([n]), n_positive, n_negative)
-        assert found.item() == pytest.approx(expected, abs=1e-12)
+        information = sae_mutual_information.mutual_information(torch.tensor([p]), torch.tensor([n]), n_positive, n_negative)
+        assert information.item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_mutual_information_takes_features_that_say_yes_and_asks_only_whether_they_fire() -> None:
@@ -216,9 +216,9 @@ def test_mutual_information_takes_features_that_say_yes_and_asks_only_whether_th
 def test_mutual_information_on_the_shipped_world_is_scikit_learns_choice() -> None:
     given_ = problem("french", 24)
     fires = []
-    for found in (given_.positive_tokens, given_.negative_tokens):
-        active = found.residual @ given_.sae.W_enc + given_.sae.b_enc > given_.sae.threshold
-        fires += [active[found.text == text].any(dim=0).numpy() for text in range(24)]
+    for tokens in (given_.positive_tokens, given_.negative_tokens):
+        active = tokens.residual @ given_.sae.W_enc + given_.sae.b_enc > given_.sae.threshold
+        fires += [active[tokens.text == text].any(dim=0).numpy() for text in range(24)]
     table, label = np.stack(fires), [1] * 24 + [0] * 24
     alive = given_.features.drop_nulls("max_activation")["feature"].sort().to_list()
     scores = {f: mutual_info_score(label, table[:, f]) for f in alive if table[:24, f].sum() > table[24:, f].sum()}

@@ -44,8 +44,8 @@ def toy(M: list[list[float]], b: list[float]) -> Approximator:
     return Approximator(torch.tensor(M), torch.tensor(b), 1.0)
 
 
-def assert_close(found: torch.Tensor, expected: object) -> None:
-    torch.testing.assert_close(found.double(), torch.as_tensor(np.asarray(expected)).double(), atol=1e-5, rtol=1e-4)
+def assert_close(actual: torch.Tensor, expected: object) -> None:
+    torch.testing.assert_close(actual.double(), torch.as_tensor(np.asarray(expected)).double(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.3, 1.0, 3.0])
@@ -67,29 +67,29 @@ def test_stronger_noise_asks_for_a_stronger_penalty() -> None:
 
 def test_a_noiseless_linear_world_is_found_with_r2_of_1() -> None:
     x, y, M, b = world(60, 0.0)
-    found = fitted(table(x, y), 10)
+    effects = fitted(table(x, y), 10)
     solution = np.linalg.lstsq(np.hstack([x[10:], np.ones((50, 1))]), y[10:], rcond=None)[0]
     np.testing.assert_allclose(solution, np.vstack([M, b]), atol=1e-10)
-    assert_close(found.M, solution[:-1])
-    assert_close(found.b, solution[-1])
-    assert found.r2 == pytest.approx(1, abs=1e-6)
+    assert_close(effects.M, solution[:-1])
+    assert_close(effects.b, solution[-1])
+    assert effects.r2 == pytest.approx(1, abs=1e-6)
 
 
 def test_effects_that_have_nothing_to_do_with_the_vectors_have_an_r2_of_about_0() -> None:
     x, y, _, _ = world(400, 1.0, of_x=0.0)
-    found = fitted(table(x, y), 100)
-    assert abs(found.r2) < 0.02
-    assert_close(found.b, y[100:].mean(axis=0) - x[100:].mean(axis=0) @ found.M.numpy())
+    effects = fitted(table(x, y), 100)
+    assert abs(effects.r2) < 0.02
+    assert_close(effects.b, y[100:].mean(axis=0) - x[100:].mean(axis=0) @ effects.M.numpy())
 
 
 def test_r2_is_that_of_the_lowest_vector_numbers_about_the_fitted_mean() -> None:
     x, y, _, _ = world(60, 0.5)
     y[:10] += 2  # so that the held-out mean is another
-    found = fitted(table(x, y), 10)
+    effects = fitted(table(x, y), 10)
     unit = float((np.linalg.svd(x[10:] - x[10:].mean(axis=0), compute_uv=False) ** 2).mean())
     theirs = Ridge(alpha=unit * ridge(x[10:], y[10:])[2]).fit(x[10:], y[10:])
     errors, spread = y[:10] - theirs.predict(x[:10]), y[:10] - y[10:].mean(axis=0)
-    assert found.r2 == pytest.approx(1 - (errors**2).sum() / (spread**2).sum(), abs=1e-5)
+    assert effects.r2 == pytest.approx(1 - (errors**2).sum() / (spread**2).sum(), abs=1e-5)
 
 
 def test_directions_count_at_unit_norm_as_in_the_papers_program() -> None:
@@ -129,18 +129,18 @@ def test_a_feature_that_nothing_changes_cannot_be_targeted() -> None:
 def test_the_targeted_vector_raises_its_feature_more_than_the_decoder_row() -> None:
     """In a linear world where steering acts along other directions than the decoder writes, fitted from noisy effects."""
     x, y, M, b = world(400, 0.5)
-    found = fitted(table(x, y), 50)
+    effects = fitted(table(x, y), 50)
     decoder = np.linalg.qr(np.random.default_rng(2).normal(size=(F, D)))[0]
     decoder = decoder + 0.5 * M.T / np.linalg.norm(M, axis=0)[:, None]
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
     for feature in range(F):
-        towards = (sae_ts.targeted(found, feature) + sae_ts.bias_direction(found)).numpy()  # without the correction, at unit norm
+        towards = (sae_ts.targeted(effects, feature) + sae_ts.bias_direction(effects)).numpy()  # without the correction, at unit norm
         assert towards @ M[:, feature] > decoder[feature] @ M[:, feature]
-        aimed = sae_ts.targeted(found, feature).numpy()
+        aimed = sae_ts.targeted(effects, feature).numpy()
         aimed /= np.linalg.norm(aimed)
         spill = aimed @ M @ b  # what it adds along what every vector does
         assert spill < decoder[feature] @ M @ b
-    assert found.r2 > 0.5
+    assert effects.r2 > 0.5
 
 
 def problem(label: int | None = 7, **changes: object) -> methods_world.Problem:
@@ -156,13 +156,13 @@ def expected_vectors(given: methods_world.Problem) -> dict[str, np.ndarray]:
     wanted = np.eye(1024)[7] - b
     R, _ = orthogonal_procrustes(W_dec / np.linalg.norm(W_dec, axis=1, keepdims=True), M.T / np.linalg.norm(M.T, axis=1, keepdims=True))
     turned = W_dec[7] @ R / np.linalg.norm(W_dec[7] @ R)
-    found = {
+    vectors = {
         "sae_ts": M[:, 7] / np.linalg.norm(M[:, 7]) - bias,
         "sae_ts_pinv": np.linalg.lstsq(M.T, wanted, rcond=None)[0],  # x M = wanted
         "sae_ts_rotation": turned - bias,
         "sae_ts_bias": -bias,
     }
-    return {name: vector / np.linalg.norm(vector) for name, vector in found.items()}
+    return {name: vector / np.linalg.norm(vector) for name, vector in vectors.items()}
 
 
 @pytest.mark.parametrize("name", NAMES[:-1])
@@ -178,11 +178,11 @@ def test_methods_give_the_unit_vector_with_its_largest_activation(name: str) -> 
         with pytest.raises(Abstains, match="no positive activation"):
             fit_of(method(name))(given)
         return
-    found = fit_of(method(name))(given)
-    assert isinstance(found, Addition)
-    assert_close(found.vector, expected)
-    assert found.scale == pytest.approx(largest, rel=1e-4)
-    assert found.positions == "all"
+    addition = fit_of(method(name))(given)
+    assert isinstance(addition, Addition)
+    assert_close(addition.vector, expected)
+    assert addition.scale == pytest.approx(largest, rel=1e-4)
+    assert addition.positions == "all"
 
 
 def test_the_rotation_turns_decoder_rows_to_where_they_act() -> None:
@@ -259,11 +259,11 @@ def test_fgaa_leaves_out_dense_features_and_those_of_the_first_token() -> None:
 def test_fgaa_aims_at_the_differing_features() -> None:
     given = problem()
     assert given.effects is not None
-    found = fgaa.fit(given)
+    addition = fgaa.fit(given)
     M, b = given.effects.M.double().numpy(), given.effects.b.double().numpy()
     difference, allowed = fgaa.code_difference(given).numpy(), fgaa.allowed(given).numpy()
     order = [feature for feature in np.argsort(-difference, kind="stable") if allowed[feature] and difference[feature] > 0][:50]
     v = np.zeros(1024)
     v[order] = difference[order]
     expected = M @ v / np.linalg.norm(M @ v) - M @ b / np.linalg.norm(M @ b)
-    assert_close(found.vector, expected / np.linalg.norm(expected))
+    assert_close(addition.vector, expected / np.linalg.norm(expected))

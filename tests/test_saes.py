@@ -47,9 +47,9 @@ def write_source(folder: Path, architecture: str = "jumprelu", **changes: Any) -
 
 
 def convert(source: Path, **changes: Any) -> Path:
-    asked = {"layer": LAYER, "site": "resid_post", "d_model": D_IN, "n_features": D_SAE} | changes
+    expected = {"layer": LAYER, "site": "resid_post", "d_model": D_IN, "n_features": D_SAE} | changes
     out = source.parent / "converted" / "layer_03.safetensors"
-    convert_sae(source, out=out, **asked)
+    convert_sae(source, out=out, **expected)
     return out
 
 
@@ -114,7 +114,7 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "changes", "message"),
+    ("expected", "changes", "message"),
     [
         ({"d_model": 128}, {}, "residuals of width 16, but the model's width is 128"),
         ({"n_features": 1024}, {}, "has 48 features, but 1024 were asked for"),
@@ -128,13 +128,13 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
         ({}, {"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard"),
     ],
 )
-def test_convert_refuses(asked: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_convert_refuses(expected: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", **changes)
     if changes.get("architecture") == "topk":
         tensors = load_file(source / "sae_weights.safetensors")
         save_file({name: tensor for name, tensor in tensors.items() if name != "threshold"}, source / "sae_weights.safetensors")
     with pytest.raises(ValueError, match=message) as caught:
-        convert(source, **asked)
+        convert(source, **expected)
     assert "hook_z" in message or "site" in message or str(source) in str(caught.value)
     assert not (tmp_path / "converted").exists()
 

@@ -35,11 +35,11 @@ def test_rows_are_plain_means_and_counts(outcomes: pl.DataFrame) -> None:
     judged = [row for row in rows if row["judge_score"] is not None]
     kept = [row["judge_score"] for row in judged if row["output_score"] >= 0.1]
     removed = [row["judge_score"] for row in judged if row["output_score"] < 0.1]
-    found = point(frame, "judge_score", "late", 0.1)
-    assert (found["n_features"], found["n_missing"], found["n_kept"]) == (len(judged), len(rows) - len(judged), len(kept))
-    assert found["mean"] == pytest.approx(sum(kept) / len(kept))
-    assert found["removed_mean"] == pytest.approx(sum(removed) / len(removed))
-    assert found["low"] <= found["mean"] <= found["high"]
+    estimate = point(frame, "judge_score", "late", 0.1)
+    assert (estimate["n_features"], estimate["n_missing"], estimate["n_kept"]) == (len(judged), len(rows) - len(judged), len(kept))
+    assert estimate["mean"] == pytest.approx(sum(kept) / len(kept))
+    assert estimate["removed_mean"] == pytest.approx(sum(removed) / len(removed))
+    assert estimate["low"] <= estimate["mean"] <= estimate["high"]
 
 
 def test_grid_has_the_unfiltered_row_and_the_headline(outcomes: pl.DataFrame) -> None:
@@ -98,8 +98,8 @@ def test_p_is_the_share_of_all_arrangements(rows: list[tuple[int, int, int]]) ->
     rows = sorted(rows, key=lambda row: row[2])
     values, scores, layers = (np.array(column) for column in zip(*rows, strict=True))
     counts = np.array([(scores >= threshold).sum() for threshold in (0, 2, 3)])
-    found = p_within_layers(values.astype(float), scores.astype(float), layers, counts, 4000, random_stream(0))
-    for threshold, count, p_value in zip((0, 2, 3), counts, found, strict=True):
+    p_values = p_within_layers(values.astype(float), scores.astype(float), layers, counts, 4000, random_stream(0))
+    for threshold, count, p_value in zip((0, 2, 3), counts, p_values, strict=True):
         if count in (0, len(rows)):
             assert p_value is None
         else:

@@ -52,10 +52,10 @@ def test_reading_equals_a_hook_on_the_block_and_the_hidden_states(family: str) -
     together = models.residuals_at(lm, ids, range(N_LAYERS + 1))
     for layer in range(N_LAYERS):
         depth = models.depth_of(lm, layer, "resid_pre")
-        found = models.residual_at(lm, ids, depth)
-        torch.testing.assert_close(found[0], plain_hooks.residuals(lm.model, token_ids, layer, "resid_pre"), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(found, hidden_states[layer], rtol=1e-5, atol=1e-5)
-        assert torch.equal(found, together[depth])
+        residual = models.residual_at(lm, ids, depth)
+        torch.testing.assert_close(residual[0], plain_hooks.residuals(lm.model, token_ids, layer, "resid_pre"), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(residual, hidden_states[layer], rtol=1e-5, atol=1e-5)
+        assert torch.equal(residual, together[depth])
 
 
 def test_the_first_blocks_input_has_positions_in_it_where_the_family_adds_them() -> None:
@@ -161,9 +161,9 @@ def test_codes_of_several_sites_come_from_one_forward(family: str, monkeypatch: 
             codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
             codes[0] = 0
             row = table.row(by_predicate=(pl.col("layer") == layer) & (pl.col("text_id") == text_id), named=True)
-            found = torch.zeros_like(codes)
-            found[row["token_index"], row["feature"]] = torch.tensor(row["value"])
-            torch.testing.assert_close(found, codes, rtol=1e-4, atol=2e-4)
+            dense = torch.zeros_like(codes)
+            dense[row["token_index"], row["feature"]] = torch.tensor(row["value"])
+            torch.testing.assert_close(dense, codes, rtol=1e-4, atol=2e-4)
 
 
 def test_a_centred_sae_is_given_rows_without_their_mean() -> None:

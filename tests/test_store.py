@@ -185,9 +185,9 @@ def test_step_that_skips_a_key_is_an_error(step: Step) -> None:
 
 def test_fingerprint_is_spelt_out_beside_the_parts(step: Step) -> None:
     step.run([1])
-    (spelt_out,) = step.folder.glob("*/fingerprint.json")
-    assert '"algorithm_version": 1' in spelt_out.read_text()
-    assert spelt_out.parent.name == wanted([1]).fingerprint_digest
+    (path,) = step.folder.glob("*/fingerprint.json")
+    assert '"algorithm_version": 1' in path.read_text()
+    assert path.parent.name == wanted([1]).fingerprint_digest
 
 
 def test_layers_in_turn_go_to_parts_of_their_own(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def slow_best(frequencies: np.ndarray, positive: np.ndarray) -> float:
 @given(labelled_frequencies)
 def test_the_best_threshold_is_the_best_of_all(rows: list[tuple[bool, float]]) -> None:
     positive, frequencies = (np.array(column) for column in zip(*rows, strict=True))
-    found = supervised.best_calibrated_f1(torch.tensor(frequencies)[:, None], torch.tensor(positive))
-    assert found.item() == pytest.approx(slow_best(frequencies, positive))
+    f1 = supervised.best_calibrated_f1(torch.tensor(frequencies)[:, None], torch.tensor(positive))
+    assert f1.item() == pytest.approx(slow_best(frequencies, positive))
 
 
 def test_features_tried_together_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,8 +95,8 @@ def test_features_tried_together_do_not_matter(monkeypatch: pytest.MonkeyPatch) 
 
 def test_firing_frequencies_are_shares_of_tokens() -> None:
     given_ = by_codes([[[0.1, 0, 3], [9, 0, 0]], [[0, 0, 1], [0, 0, 1], [0, 2, 1], [0, 0, 0]]], [[[0.0, 0, 0]]])
-    found = supervised.firing_frequencies(given_.sae, given_.positive_tokens)
-    assert found.tolist() == [[1.0, 0.0, 0.5], [0.0, 0.25, 0.75]]
+    frequencies = supervised.firing_frequencies(given_.sae, given_.positive_tokens)
+    assert frequencies.tolist() == [[1.0, 0.0, 0.5], [0.0, 0.25, 0.75]]
 
 
 # --- the selection
@@ -110,9 +110,9 @@ def world(n_positive: int = 50, seed: int = 0, **columns: list[object]) -> Probl
 
 
 def test_the_best_five_are_set_to_their_largest_records() -> None:
-    found = supervised.supervised(world(max_activation=[9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))
-    assert found.features.tolist() == [1, 2, 3, 4, 5]
-    assert found.values.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+    edit = supervised.supervised(world(max_activation=[9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))
+    assert edit.features.tolist() == [1, 2, 3, 4, 5]
+    assert edit.values.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_features_that_do_not_write_are_dropped_and_so_are_those_that_never_predict() -> None:
@@ -151,18 +151,18 @@ def test_equals_go_to_the_lowest_feature() -> None:
 def test_on_the_shipped_world_the_selection_is_the_slow_one() -> None:
     given_ = problem("french", 50, features=range(1, 1024, 8))
     rows = []
-    for found in (given_.positive_tokens, given_.negative_tokens):
-        fires = (found.residual @ given_.sae.W_enc + given_.sae.b_enc > given_.sae.threshold).double()
-        rows += [fires[found.text == text].mean(dim=0).numpy() for text in range(50)]
+    for tokens in (given_.positive_tokens, given_.negative_tokens):
+        fires = (tokens.residual @ given_.sae.W_enc + given_.sae.b_enc > given_.sae.threshold).double()
+        rows += [fires[tokens.text == text].mean(dim=0).numpy() for text in range(50)]
     table, positive = np.stack(rows), np.arange(100) < 50
     eligible = given_.features.drop_nulls("max_activation").filter(given_.features.drop_nulls("max_activation")["output_score"] >= 1e-3)
     eligible = [feature for feature in eligible["feature"].sort().to_list() if table[:50, feature].any()]
     scores = {feature: round(slow_best(table[:, feature], positive), 12) for feature in eligible}
     expected = sorted(scores, key=lambda feature: (-scores[feature], feature))[:5]
     assert supervised.selected(given_) == expected
-    found = supervised.supervised(given_)
+    edit = supervised.supervised(given_)
     largest = dict(given_.features.select("feature", "max_activation").iter_rows())
-    assert found.values.tolist() == pytest.approx([largest[feature] for feature in expected])
+    assert edit.values.tolist() == pytest.approx([largest[feature] for feature in expected])
 
 
 # --- the random control

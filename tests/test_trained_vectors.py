@@ -67,14 +67,14 @@ def test_steering_lowers_the_loss_of_held_out_positive_texts(method: ModuleType,
     held_out = texts_of("chess", 16, seed=77)
     assert not {tuple(text.ids) for text in held_out} & {tuple(text.ids) for text in chess.positive}
 
-    def loss(found: Addition, factor: float) -> float:
-        assert found.scale is not None
+    def loss(addition: Addition, factor: float) -> float:
+        assert addition.scale is not None
         with torch.no_grad():
-            return float(slow_loss(chess, held_out, lambda residual, _text: residual + factor * found.scale * found.vector))
+            return float(slow_loss(chess, held_out, lambda residual, _text: residual + factor * addition.scale * addition.vector))
 
-    found, control = method.fit(chess), random_vector(chess)
-    assert loss(found, 0.4) < loss(found, 0) - 0.1
-    assert loss(found, -0.4) > loss(found, 0) + 0.1
+    trained, control = method.fit(chess), random_vector(chess)
+    assert loss(trained, 0.4) < loss(trained, 0) - 0.1
+    assert loss(trained, -0.4) > loss(trained, 0) + 0.1
     assert abs(loss(control, 0.4) - loss(control, 0)) < 0.05
 
 
@@ -106,8 +106,8 @@ def test_reft_pooling_worked_by_hand():
     # Eight largest of 1 .. 10: 3 .. 10, mean 6.5; the others 1 + 2 over twelve said positions, two of them below 0. Unsaid: 100.
     long = [100.0, *range(1, 11), -4.0, -5.0, 100.0]
     short = [100.0, 2.0, 4.0, -1.0, *[100.0] * 10]  # three said, fewer than 8: their mean with -1 as 0
-    said = torch.tensor([[0, *[1] * 12, 0], [0, 1, 1, 1, *[0] * 10]]).bool()
-    push, others = reft_r1.pooled(torch.tensor([long, short]), said)
+    mask = torch.tensor([[0, *[1] * 12, 0], [0, 1, 1, 1, *[0] * 10]]).bool()
+    push, others = reft_r1.pooled(torch.tensor([long, short]), mask)
     assert push.tolist() == [6.5, 2.0]
     assert others.tolist() == [0.25, 0.0]
 
@@ -130,7 +130,7 @@ def test_reft_trains_by_the_papers_recipe():
         return across / max(1.0, float(across.norm()))
 
     expected = slow_adamw(drawn / drawn.norm(), gradient, len(batches), 1e-2, 0.01, after=lambda w: w / w.norm())
-    found = reft_r1.trained_direction(given)
+    direction = reft_r1.trained_direction(given)
     assert len(batches) == 6
-    assert cosine(found, drawn) < 0.99
-    assert torch.allclose(found, expected, atol=1e-4)
+    assert cosine(direction, drawn) < 0.99
+    assert torch.allclose(direction, expected, atol=1e-4)

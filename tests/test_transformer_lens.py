@@ -75,8 +75,8 @@ def lens_model(family: str, centred: bool = False) -> Any:
 def lens_residuals(model: Any, ids: Tensor) -> dict[tuple[int, str], Tensor]:
     """Residual at every site."""
     with torch.no_grad():
-        _, found = model.run_with_cache(ids)
-    return {(layer, site): found[f"blocks.{layer}.{HOOKS[site]}"] for layer, site in SITES}
+        _, activations = model.run_with_cache(ids)
+    return {(layer, site): activations[f"blocks.{layer}.{HOOKS[site]}"] for layer, site in SITES}
 
 
 def tokens_of(lm: models.LanguageModel) -> Tensor:
@@ -131,9 +131,9 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
             addition = Addition(ours.W_dec[feature], None, "last")
             steering = steering_of([addition], torch.tensor([0]), torch.tensor([factor]), ours, models.depth_of(lm, layer, site))
             with steering.installed(lm, 0, ids.shape[1]):
-                found = lm.model(ids).logits[0, -1]
+                logits = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)
-            torch.testing.assert_close(found, model.run_with_hooks(ids, fwd_hooks=hooks)[0, -1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(logits, model.run_with_hooks(ids, fwd_hooks=hooks)[0, -1], rtol=1e-4, atol=1e-4)
     row = pl.DataFrame({"feature": [50], "factor": ["3"], "prefix_id": ["0" * 16], "sample": [0]})
     (table,) = feature_texts(lm, ours, layer, row, {"0" * 16: PROMPT}, Sampling(6, 0.0, stop=""), 0)
     hooks = _steering(model, layer, theirs, 50, 3.0, ids.shape[1] - 1)
@@ -149,6 +149,6 @@ def test_codes_of_a_centred_sae_are_those_of_the_centred_model() -> None:
     (table,) = sparse_codes(lm, {2: ours}, pl.DataFrame({"text_id": ["a"], "token_ids": ids.tolist()}))
     expected = encode(theirs, lens_residuals(lens_model("gpt2", centred=True), ids)[2, "resid_pre"][0])
     expected[0] = 0
-    found = torch.zeros_like(expected)
-    found[table["token_index"][0].to_list(), table["feature"][0].to_list()] = torch.tensor(table["value"][0].to_list())
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    dense = torch.zeros_like(expected)
+    dense[table["token_index"][0].to_list(), table["feature"][0].to_list()] = torch.tensor(table["value"][0].to_list())
+    torch.testing.assert_close(dense, expected, rtol=1e-4, atol=1e-4)

@@ -101,16 +101,16 @@ def test_equal_tokens_make_no_pair():
 def test_components_point_from_negative_to_positive_texts(method: Vector, negative: list[float], sign: int):
     # Tokens lie along the first axis about 0, so that this is the component; only where negative texts lie says which end is positive.
     given = toy_problem([[[place / 4, 0.1 * (-1) ** place] for place in range(-8, 9)]], [[negative]])
-    found = method(given)
-    assert float(found.vector[0]) == pytest.approx(sign, abs=0.01)
-    assert found.scale == pytest.approx(2, abs=0.05)
+    addition = method(given)
+    assert float(addition.vector[0]) == pytest.approx(sign, abs=0.01)
+    assert addition.scale == pytest.approx(2, abs=0.05)
 
 
 def test_pca_is_about_the_mean():
     # About 0 the component would be the first axis, along which all tokens lie far out; about their mean it is the second.
-    found = pca(toy_problem([[[10, 0]], [[10, 1]], [[10, -1]]], [[[10, -5]]]))
-    assert found.vector.tolist() == pytest.approx([0, 1])
-    assert found.scale == pytest.approx(1)
+    addition = pca(toy_problem([[[10, 0]], [[10, 1]], [[10, -1]]], [[[10, -5]]]))
+    assert addition.vector.tolist() == pytest.approx([0, 1])
+    assert addition.scale == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -141,17 +141,17 @@ def overlapping(n_texts: int, n_tokens: int, seed: int) -> tuple[list[list[list[
 def test_probe_is_near_scikit_learns_logistic_regression():
     positive, negative = overlapping(300, 6, seed=0)
     given = toy_problem(positive, negative)
-    found = probe.probe_weights(given.positive_tokens, given.negative_tokens, given.generator("probe")).numpy()
+    weights = probe.probe_weights(given.positive_tokens, given.negative_tokens, given.generator("probe")).numpy()
     rows = np.concatenate([np.reshape(positive, (-1, 4)), np.reshape(negative, (-1, 4))])
     labels = np.repeat([1, 0], 1800)
     best = LogisticRegression(C=1e6, tol=1e-8).fit(rows, labels).coef_[0]
     # 1,200 steps at a mean rate of 2.5e-3 can move a weight by 3, the largest is under 1: trained to the end, all but the last coordinate,
     # which the bias nearly replaces (off by .005 to .04 over seeds, the others by about .01).
     assert 0.4 < np.abs(best).max() < 1
-    assert cosine(found, best) > 0.998
-    assert np.allclose(found, best, atol=0.05)
+    assert cosine(weights, best) > 0.998
+    assert np.allclose(weights, best, atol=0.05)
     assert cosine(diffmean(given).vector, best) < 0.9  # a probe is something else
-    assert cosine(probe.fit(given).vector, found) > 1 - 1e-6
+    assert cosine(probe.fit(given).vector, weights) > 1 - 1e-6
 
 
 def test_probe_trains_by_the_papers_recipe():
@@ -165,9 +165,9 @@ def test_probe_trains_by_the_papers_recipe():
         return sum(-torch.log(one if label else 1 - one) for one, label in p) / len(p)
 
     expected = slow_adamw(torch.zeros(5), lambda x, step: gradient_of(lambda y: loss(y, step), x), len(batches), 5e-3, 1e-3)
-    found = probe.probe_weights(given.positive_tokens, given.negative_tokens, given.generator("probe"))
+    weights = probe.probe_weights(given.positive_tokens, given.negative_tokens, given.generator("probe"))
     assert len(batches) == 48
-    assert torch.allclose(found, expected[:4], atol=1e-5)
+    assert torch.allclose(weights, expected[:4], atol=1e-5)
 
 
 def test_probe_of_the_world_tells_held_out_tokens_apart_as_well_as_scikit_learns():
@@ -194,10 +194,10 @@ def test_probe_of_the_world_tells_held_out_tokens_apart_as_well_as_scikit_learns
 def test_vector_from_a_file_is_taken_at_unit_norm():
     given = problem("sea", n_texts=8)
     direction = given.positive_tokens.residual[3]
-    found = from_file(problem("sea", n_texts=8, vectors={"sea": 7 * direction, "chess": -direction}))
-    assert torch.allclose(found.vector, direction / direction.norm(), atol=1e-6)
-    largest = max(float((slow_residuals(given, text) @ found.vector.double().numpy()).max()) for text in given.positive)
-    assert found.scale == pytest.approx(largest, rel=1e-5)
+    addition = from_file(problem("sea", n_texts=8, vectors={"sea": 7 * direction, "chess": -direction}))
+    assert torch.allclose(addition.vector, direction / direction.norm(), atol=1e-6)
+    largest = max(float((slow_residuals(given, text) @ addition.vector.double().numpy()).max()) for text in given.positive)
+    assert addition.scale == pytest.approx(largest, rel=1e-5)
 
 
 def test_concept_without_a_vector_abstains():
@@ -222,5 +222,5 @@ def test_vector_that_no_positive_text_activates_abstains():
 
 
 def test_text_that_says_nothing_does_not_count():
-    found = toy_tokens([[[2.0, 0.0]], [], [[4.0, 2.0]]])
-    assert mean_of_text_means(found).tolist() == [3, 1]
+    tokens = toy_tokens([[[2.0, 0.0]], [], [[4.0, 2.0]]])
+    assert mean_of_text_means(tokens).tolist() == [3, 1]

@@ -40,7 +40,7 @@ def fits(*rows: dict[str, Any]) -> pl.DataFrame:
     return validate(FITS, pl.DataFrame(rows, schema=FITS.schema), "test")
 
 
-def asked(*concepts: str) -> pl.DataFrame:
+def concept_rows(*concepts: str) -> pl.DataFrame:
     return pl.DataFrame({"concept_id": [text_id(concept) for concept in concepts], "concept": concepts})
 
 
@@ -53,9 +53,9 @@ def test_vectors_come_back_by_their_concepts_whatever_these_are_called(tmp_path_
     path = tmp_path_factory.mktemp("vectors") / "vectors.safetensors"
     given_vectors = {name: np.arange(D_MODEL, dtype=np.float32) * size for name, size in names.items()}
     save_file(given_vectors, path)
-    found = read_vectors(path, D_MODEL)
-    assert set(found) == set(names)
-    assert all(np.array_equal(found[name].numpy(), vector) for name, vector in given_vectors.items())
+    vectors = read_vectors(path, D_MODEL)
+    assert set(vectors) == set(names)
+    assert all(np.array_equal(vectors[name].numpy(), vector) for name, vector in given_vectors.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -109,18 +109,18 @@ def test_absent_cut_and_empty_files_are_refused(tmp_path: Path):
 def test_a_methods_unit_vectors_are_written_by_concept(tmp_path: Path):
     path = tmp_path / "out" / "vectors.safetensors"
     other = fit_row("chess", Addition(unit(1, 1, 1, 1), 1.0), method="caa", layer=5)
-    write_vectors(fits(*FITTED, other), asked("chess", "law", "the sea, at night"), "diffmean", path)
+    write_vectors(fits(*FITTED, other), concept_rows("chess", "law", "the sea, at night"), "diffmean", path)
     written = load_file(path)
     assert set(written) == {"the sea, at night", "chess"}
     assert written["the sea, at night"].tolist() == SEA.vector.tolist()
     assert written["chess"].tolist() == pytest.approx([0, 0, -0.8, 0.6])
-    found = read_vectors(path, D_MODEL)
-    assert all(torch.equal(found[name], one.vector) for name, one in (("chess", CHESS), ("the sea, at night", SEA)))
+    vectors = read_vectors(path, D_MODEL)
+    assert all(torch.equal(vectors[name], one.vector) for name, one in (("chess", CHESS), ("the sea, at night", SEA)))
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_equal_vectors_are_equal_bytes_in_any_order(tmp_path: Path):
-    concepts = asked("chess", "law", "the sea, at night")
+    concepts = concept_rows("chess", "law", "the sea, at night")
     write_vectors(fits(*FITTED), concepts, "diffmean", tmp_path / "one")
     write_vectors(fits(*reversed(FITTED)), concepts.reverse(), "diffmean", tmp_path / "other")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
@@ -136,7 +136,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("saesteer.methods.fit.vectors_file.save_file", fails)
     with pytest.raises(RuntimeError, match="out of luck"):
-        write_vectors(fits(*FITTED), asked("chess", "law", "the sea, at night"), "diffmean", path)
+        write_vectors(fits(*FITTED), concept_rows("chess", "law", "the sea, at night"), "diffmean", path)
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -153,5 +153,5 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch:
 )
 def test_what_cannot_be_written_is_refused(tmp_path: Path, rows: list[dict[str, Any]], method: str, message: str):
     with pytest.raises(SettingsError, match=message):
-        write_vectors(fits(*rows), asked("chess", "law", "the sea, at night"), method, tmp_path / "vectors")
+        write_vectors(fits(*rows), concept_rows("chess", "law", "the sea, at night"), method, tmp_path / "vectors")
     assert list(tmp_path.iterdir()) == []

@@ -103,9 +103,9 @@ def test_saes_explain_what_the_card_says(layer: int, model, fresh_rows: np.ndarr
     sae = measure.load_sae(WORLD / SAES / f"layer_{layer:02d}")
     assert sae["W_enc"].shape == (128, 1024)
     torch.testing.assert_close(sae["W_dec"].norm(dim=-1), torch.ones(1024), atol=1e-3, rtol=0)
-    found = measure.sae_metrics(sae, residuals(model, fresh_rows)[layer])
-    assert found["explained_variance"] == pytest.approx(SHIPPED["layers"][layer]["explained_variance"], abs=0.02)
-    assert found["l0"] == pytest.approx(SHIPPED["layers"][layer]["l0"], rel=0.1)
+    metrics = measure.sae_metrics(sae, residuals(model, fresh_rows)[layer])
+    assert metrics["explained_variance"] == pytest.approx(SHIPPED["layers"][layer]["explained_variance"], abs=0.02)
+    assert metrics["l0"] == pytest.approx(SHIPPED["layers"][layer]["l0"], rel=0.1)
 
 
 @pytest.mark.slow
@@ -149,9 +149,9 @@ def test_labels_agree_with_the_oracle(tokenizer):
 
 def test_oracle_accuracies_hold_on_a_fresh_split(tokenizer):
     judge = runtime.load_oracle(WORLD / ORACLE)
-    found = fitting.measure_oracle(judge, LEXICON, tokenizer, measure.load_model(WORLD / REFERENCE), FRESH, "test", OracleSizes(0, 200, 60))
+    rates = fitting.measure_oracle(judge, LEXICON, tokenizer, measure.load_model(WORLD / REFERENCE), FRESH, "test", OracleSizes(0, 200, 60))
     for key, slack in (("sentence_accuracy", 0.02), ("concept_accuracy", 0.05), ("fluency_accuracy", 0.08)):
-        assert found[key] == pytest.approx(SHIPPED["oracle"][key], abs=slack), key
+        assert rates[key] == pytest.approx(SHIPPED["oracle"][key], abs=slack), key
 
 
 def test_words_of_the_topics_are_content_and_function_words_are_not(tokenizer):

@@ -125,10 +125,10 @@ def test_measures_of_a_perfect_and_a_blind_sae(rows: np.ndarray):
     clean = measure.held_out_loss(model, rows[:40])
     perfect = mirror_sae(32)
     blind = {**perfect, "threshold": torch.full((64,), torch.inf), "b_dec": x.mean(0)}
-    found = measure.sae_metrics(perfect, x)
-    assert found["explained_variance"] == pytest.approx(1.0, abs=1e-6)
-    assert found["l0"] == pytest.approx(32.0)
-    assert found["dead"] == 0
+    metrics = measure.sae_metrics(perfect, x)
+    assert metrics["explained_variance"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["l0"] == pytest.approx(32.0)
+    assert metrics["dead"] == 0
     missed = measure.sae_metrics(blind, x)
     assert missed["explained_variance"] == pytest.approx(0.0, abs=1e-6)
     assert (missed["l0"], missed["dead"]) == (0.0, 64)

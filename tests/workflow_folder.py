@@ -34,7 +34,7 @@ class Folder:
             (path / "data/world").symlink_to(ROOT / "data/world")
 
     @classmethod
-    def found(cls, path: Path) -> "Folder":
+    def existing(cls, path: Path) -> "Folder":
         """One that another process has set up."""
         folder = cls.__new__(cls)
         folder.path, folder.root = path, ROOT

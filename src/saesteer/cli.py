@@ -87,8 +87,8 @@ def features(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> No
 
     for name in experiments:
         workflow, experiment = _loaded(name, configfile)
-        found = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
-        typer.echo(f"{name}: {sum(map(len, found.values()))} features in {len(found)} layers; commit the list")
+        by_layer = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
+        typer.echo(f"{name}: {sum(map(len, by_layer.values()))} features in {len(by_layer)} layers; commit the list")
 
 
 @app.command()

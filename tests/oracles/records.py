@@ -3,13 +3,13 @@
 
 def top_records(dense: dict[str, list[list[float]]], feature: int, n_records: int) -> list[tuple[str, int, float]]:
     """(text_id, position, value) of a feature's records. `dense` holds each text's codes, [position][feature]; position 0 is BOS."""
-    found = []
+    records = []
     for text_id, codes in dense.items():
         values = [row[feature] for row in codes]
         best = max(range(1, len(values)), key=lambda position: (values[position], -position))
         if values[best] > 0:
-            found.append((text_id, best, values[best]))
-    return sorted(found, key=lambda record: (-record[2], record[0]))[:n_records]
+            records.append((text_id, best, values[best]))
+    return sorted(records, key=lambda record: (-record[2], record[0]))[:n_records]
 
 
 def input_score(record_token_ids: list[int], lens_token_ids: list[int], min_records: int) -> float | None:

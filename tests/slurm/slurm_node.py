@@ -70,8 +70,8 @@ class Node:
         """Id -> what scontrol says of each job (with its GPUs while it runs), oldest first."""
         done = subprocess.run(["scontrol", "show", "job", "--details", "--oneliner"], capture_output=True, text=True, check=False)
         rows = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in done.stdout.splitlines()]
-        found = {row["JobId"]: row for row in rows if "JobId" in row and state in (None, row["JobState"])}
-        return dict(sorted(found.items(), key=lambda item: int(item[0])))
+        by_id = {row["JobId"]: row for row in rows if "JobId" in row and state in (None, row["JobState"])}
+        return dict(sorted(by_id.items(), key=lambda item: int(item[0])))
 
     def is_ready(self) -> bool:
         done = subprocess.run(["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 def is_of_a_job(port: int) -> bool:
     """Whether the process that has this port of this host runs inside a SLURM job."""
-    pids = {found.pid for found in psutil.net_connections("tcp") if found.laddr and found.laddr.port == port}
+    pids = {connection.pid for connection in psutil.net_connections("tcp") if connection.laddr and connection.laddr.port == port}
     return any("SLURM_JOB_ID" in psutil.Process(pid).environ() for pid in pids if pid)
 
 

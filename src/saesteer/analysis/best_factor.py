@@ -139,10 +139,10 @@ def _feature_rows(rows: list[_Row], settings: BestFactorSettings) -> Iterator[_R
 def _check_same_factors(halves: dict[str, dict[str, _Row]], first: _Row) -> None:
     expected = ({"0", "1"}, {"all"})
     if set(halves) not in expected or len({tuple(half) for half in halves.values()}) != 1:
-        found = {name: sorted(half) for name, half in halves.items()}
+        factors = {name: sorted(half) for name, half in halves.items()}
         raise ValueError(
             f"table steering: layer {first['layer']}, feature {first['feature']}: both halves of the prefixes need the same factors, "
-            f"found {found}; compute the sweep's missing rows first"
+            f"found {factors}; compute the sweep's missing rows first"
         )
 
 

@@ -35,9 +35,8 @@ def gen_success(generations: pl.DataFrame, lens: pl.DataFrame, tokens: TextToken
     ranks = lens.select("layer", "feature", id="token_ids").explode("id").with_columns(rank=pl.int_range(pl.len()).over("layer", "feature"))
     hits = rows.select("row", "layer", "feature", "id").explode("id").join(ranks, on=["layer", "feature", "id"], how="inner")
     counts = hits.group_by("row").agg((pl.col("rank") < k).sum().cast(pl.UInt16).alias(f"gen_success_{k}") for k in KS)
-    counted = rows.join(counts, on="row", how="left", maintain_order="left")
     reason = pl.when(pl.col("text").is_null()).then(pl.lit(NO_FIT)).when(pl.col("feature").is_null()).then(pl.lit(NOT_ONE_FEATURE))
-    found = counted.with_columns(reason=reason.otherwise(None))
+    counted = rows.join(counts, on="row", how="left", maintain_order="left").with_columns(reason=reason.otherwise(None))
     # No hit is a count of 0, not a missing value.
     zero = (pl.when(pl.col("reason").is_null()).then(pl.col(f"gen_success_{k}").fill_null(0)).alias(f"gen_success_{k}") for k in KS)
-    return found.with_columns(zero).select(list(GEN_SUCCESS.columns))
+    return counted.with_columns(zero).select(list(GEN_SUCCESS.columns))

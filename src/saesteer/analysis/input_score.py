@@ -36,5 +36,5 @@ def _retokenised_ids(strings: pl.Series, tokens: TextTokens) -> pl.Series:
     """First id of each token string tokenised again; null where the string gives no token."""
     distinct = strings.unique().sort().to_list()
     ids = tokens.retokenise([tokens.text_of(string) for string in distinct])
-    first = {string: found[0] if found else None for string, found in zip(distinct, ids, strict=True)}
+    first = {string: token_ids[0] if token_ids else None for string, token_ids in zip(distinct, ids, strict=True)}
     return pl.Series([first[string] for string in strings.to_list()], dtype=pl.UInt32)

@@ -73,8 +73,8 @@ def _errno(error: Exception) -> int | None:
     """The operating system's number of an error; libraries written in Rust (safetensors, polars) give it in their message only."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None
 
 
 def _advice(number: int | None, path: Path) -> str | None:

@@ -28,7 +28,7 @@ from saesteer.core.files import file_digest, remove_abandoned, value_digest, wri
 from saesteer.core.tables import Table, validate
 
 FINGERPRINT_DIGITS = 16
-_SPELT_OUT = "fingerprint.json"
+_FINGERPRINT = "fingerprint.json"
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +152,9 @@ def _write_part(folder: Path, table: Table, by_layer: Mapping[int, Wanted], fram
     rows = validate(table, pl.concat(frames), f"new rows of {folder}").sort(table.keys)
     want = by_layer[rows["layer"][0]]
     target = _layer_folder(folder, want)
-    spelt_out = target.parent / _SPELT_OUT
-    if not spelt_out.exists():
-        write_json(spelt_out, want.fingerprint)
+    path = target.parent / _FINGERPRINT
+    if not path.exists():
+        write_json(path, want.fingerprint)
     write_part(target, rows)
 
 
@@ -264,5 +264,5 @@ def unnamed_parts(folder: Path) -> list[Path]:
         return []
     entries = [entry for manifest in manifests for entry in read_manifest(manifest)["layers"].values()]
     named = {folder / part["path"] for entry in entries for part in entry.get("parts", [])}
-    named |= {part.parents[1] / _SPELT_OUT for part in named}
-    return sorted(path for pattern in ("*/layer_*/*", f"*/{_SPELT_OUT}") for path in folder.glob(pattern) if path not in named)
+    named |= {part.parents[1] / _FINGERPRINT for part in named}
+    return sorted(path for pattern in ("*/layer_*/*", f"*/{_FINGERPRINT}") for path in folder.glob(pattern) if path not in named)

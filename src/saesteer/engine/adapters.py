@@ -137,10 +137,10 @@ def _changed_parameters(lm: LanguageModel, intervention: WeightChange) -> dict[s
     """The parameters that a change is for, by name; tied ones are there once. A change for another model is refused."""
     parameters = dict(lm.model.named_parameters())
     for name, change in intervention.change.items():
-        found = tuple(parameters[name].shape) if name in parameters else "no such parameter"
-        if found != tuple(change.shape):
+        shape = tuple(parameters[name].shape) if name in parameters else "no such parameter"
+        if shape != tuple(change.shape):
             raise ValueError(
-                f"{lm.name}: the changed weights hold {name} of shape {tuple(change.shape)}, but the model has {found}; they belong to "
+                f"{lm.name}: the changed weights hold {name} of shape {tuple(change.shape)}, but the model has {shape}; they belong to "
                 "another model: fit method sft again"
             )
     return {name: parameters[name] for name in intervention.change}

@@ -121,13 +121,13 @@ class Slots:
             yield Slots(self.row[part], self.running[part], self.token[part], steering, [cache], self.position)
 
 
-def tile_rows(lm: LanguageModel, size: int, asked: int | None) -> int | None:
+def tile_rows(lm: LanguageModel, size: int, batch_size: int | None) -> int | None:
     """Rows of every forward: None where any number gives the same; else `TILE`, fewer only where memory does not hold as many. A small
     batch that was asked for is padded."""
     full = TILE[lm.device.type == "cuda"]
     if not shape_matters(lm):
         return None
-    return full if size == asked else min(full, size)
+    return full if size == batch_size else min(full, size)
 
 
 def row_bytes(lm: LanguageModel, kv_width: int, capacity: int) -> int:
@@ -236,8 +236,8 @@ def continuation_texts(lm: LanguageModel, prompts: Sequence[Sequence[int]], cont
     """Each continuation as text, without the token that ends it and other special tokens: prompt and continuation decoded together, so that
     spaces come out as in running text, and the prompt cut off."""
     final = set(final_ids(lm))  # not every tokenizer calls them special
-    said = [tokens[:-1] if tokens and tokens[-1] in final else tokens for tokens in continuations]
-    together = _decoded(lm, [[*prompt, *tokens] for prompt, tokens in zip(prompts, said, strict=True)])
+    trimmed = [tokens[:-1] if tokens and tokens[-1] in final else tokens for tokens in continuations]
+    together = _decoded(lm, [[*prompt, *tokens] for prompt, tokens in zip(prompts, trimmed, strict=True)])
     alone = _decoded(lm, prompts)
     return [whole[len(prompt) :] for whole, prompt in zip(together, alone, strict=True)]
 

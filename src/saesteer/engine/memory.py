@@ -113,7 +113,7 @@ class Halving:
         self.device = device
         self.least = least
         self.divisor = 1  # of the batches asked for
-        self.told = 1  # the divisor last logged
+        self.logged_divisor = 1
 
     def over(self, n_rows: int, batch: int, work: Callable[[slice, int], Result]) -> Iterator[Result]:
         """`work(rows, batch)` for one slice of up to `batch` rows after the other. A slice that does not fit is begun again with half as
@@ -139,8 +139,8 @@ class Halving:
                 raise MemoryError(self._advice(size)) from error
             self.divisor *= 2
             return None
-        if self.told != self.divisor:
-            self.told = self.divisor
+        if self.logged_divisor != self.divisor:
+            self.logged_divisor = self.divisor
             log.warning("%s: memory ran out; going on with %d rows at a time, which fit", self.what, size)
         return (result,)
 

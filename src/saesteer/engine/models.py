@@ -126,12 +126,12 @@ def language_model(model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_fo
     for scale in ("logit_scale", "logits_scaling"):
         if getattr(config, scale, None) not in (None, 1, 1.0):
             raise ValueError(f"{type(model).__name__} scales its logits ({scale} = {getattr(config, scale)}), which is not supported")
-    found = [child for child in model.base_model.children() if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers]
-    if len(found) != 1:
-        raise ValueError(f"{type(model).__name__}: expected one list of {config.num_hidden_layers} decoder blocks, found {len(found)}")
+    lists = [child for child in model.base_model.children() if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers]
+    if len(lists) != 1:
+        raise ValueError(f"{type(model).__name__}: expected one list of {config.num_hidden_layers} decoder blocks, found {len(lists)}")
     softcapping = getattr(config, "final_logit_softcapping", None)
     model.eval().requires_grad_(False)
-    lm = LanguageModel(model, tokenizer, found[0], model.get_output_embeddings(), softcapping, bos, prompt_format)
+    lm = LanguageModel(model, tokenizer, lists[0], model.get_output_embeddings(), softcapping, bos, prompt_format)
     _check_prompts(lm)
     return lm
 
@@ -263,13 +263,13 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
     """`prefill` of many prompts; those of one length share forwards, always of `MIN_ROWS` rows."""
     if not all(prompts):
         raise ValueError("a prompt needs at least one token; give the tokenizer a beginning-of-sequence token or the prompt some text")
-    found = {place: Prefill((), (), ids[-1], 0) for place, ids in enumerate(prompts) if len(ids) == 1}
+    prefilled = {place: Prefill((), (), ids[-1], 0) for place, ids in enumerate(prompts) if len(ids) == 1}
     for length in sorted({len(ids) for ids in prompts} - {1}):
         places = [place for place, ids in enumerate(prompts) if len(ids) == length]
         for start in range(0, len(places), MIN_ROWS):
             some = places[start : start + MIN_ROWS]
-            found |= zip(some, _prefilled(lm, [prompts[place] for place in some]), strict=True)
-    return [found[place] for place in range(len(prompts))]
+            prefilled |= zip(some, _prefilled(lm, [prompts[place] for place in some]), strict=True)
+    return [prefilled[place] for place in range(len(prompts))]
 
 
 def _prefilled(lm: LanguageModel, prompts: list[list[int]]) -> list[Prefill]:
@@ -367,8 +367,8 @@ def final_ids(lm: LanguageModel) -> list[int]:
     """The tokens with which the model ends a text: those of its generation config and, where it answers, the one that its chat template
     puts after an answer (some generation configs lack it, and the model would go on with a user's turn)."""
     eos = lm.model.generation_config.eos_token_id
-    found = {token for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
-    return sorted(found | _after_an_answer(lm) if lm.prompt_format == "chat" else found)
+    eos_ids = {token for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
+    return sorted(eos_ids | _after_an_answer(lm) if lm.prompt_format == "chat" else eos_ids)
 
 
 def _after_an_answer(lm: LanguageModel) -> set[int]:

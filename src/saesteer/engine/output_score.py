@@ -159,8 +159,8 @@ def _steered_statistics(
     padded, lens = (pad_rows(rows, size if shape_matters(lm) else MIN_ROWS) for rows in (directions, lens.to(lm.device)))
     factors = torch.full((len(padded),), factor, dtype=shared.a_max.dtype, device=lm.device)
     steered = amplify(shared.residual.expand(len(padded), -1), padded, factors, shared.a_max.expand(len(padded)))
-    found = _statistics(lm, spliced_hidden(lm, shared.run, shared.depth, steered), lens)
-    return _Statistics(found.rank[:n], found.probability[:n], found.log_top[:n])
+    statistics = _statistics(lm, spliced_hidden(lm, shared.run, shared.depth, steered), lens)
+    return _Statistics(statistics.rank[:n], statistics.probability[:n], statistics.log_top[:n])
 
 
 def _statistics(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"]) -> _Statistics:
@@ -198,14 +198,14 @@ def _gathered_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], id
     return logits if bias is None else logits + bias[ids].float()
 
 
-def _table(lm: LanguageModel, shared: _Prompt, features: Sequence[int], found: _Statistics) -> pl.DataFrame:
-    score = (1 - found.rank.double() / lm.n_vocab) * found.probability
+def _table(lm: LanguageModel, shared: _Prompt, features: Sequence[int], statistics: _Statistics) -> pl.DataFrame:
+    score = (1 - statistics.rank.double() / lm.n_vocab) * statistics.probability
     columns = {
         "feature": list(features),
         "output_score": score.tolist(),
-        "min_rank": found.rank.tolist(),
-        "max_prob": found.probability.tolist(),
+        "min_rank": statistics.rank.tolist(),
+        "max_prob": statistics.probability.tolist(),
         "a_max": [float(shared.a_max)] * len(features),
-        "delta_token_confidence": (shared.log_top - found.log_top).tolist(),
+        "delta_token_confidence": (shared.log_top - statistics.log_top).tolist(),
     }
     return pl.DataFrame(columns, schema=SCHEMA)

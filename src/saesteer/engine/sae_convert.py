@@ -160,15 +160,15 @@ def _fetch_named(
     source: SaeSource, revision: str | None, cache_dir: Path | None, names: tuple[str, ...], optional: tuple[str, ...]
 ) -> Fetched:
     wanted = tuple(f"{source.folder}/{name}" for name in names)
-    welcome = tuple(f"{source.folder}/{name}" for name in optional)
+    extra = tuple(f"{source.folder}/{name}" for name in optional)
 
     def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
         for name in wanted:
             if name not in listing:
                 raise HubError(f"{repo} has no {name}, which an SAE of this form ({source.loader}) consists of; check the id and revision")
-        return [*wanted, *(name for name in welcome if name in listing)]
+        return [*wanted, *(name for name in extra if name in listing)]
 
-    return fetch_files(source.repo, revision, choose, cache_dir, needed=wanted + welcome, inside=source.folder)
+    return fetch_files(source.repo, revision, choose, cache_dir, needed=wanted + extra, inside=source.folder)
 
 
 def _digest(source: SaeSource, fetched: Fetched) -> str:
@@ -242,9 +242,9 @@ def _npz_shape(file: Path) -> tuple[int, int]:
         return d_model, n_features
 
 
-def _with_shape(loader: Callable[..., Any], shape: tuple[int, int], *, cfg_overrides: dict[str, Any] | None, **asked: Any) -> Any:
+def _with_shape(loader: Callable[..., Any], shape: tuple[int, int], *, cfg_overrides: dict[str, Any] | None, **options: Any) -> Any:
     """Gemma Scope's loader guesses width and number of features from names: give it those of the weights."""
-    return loader(cfg_overrides=(cfg_overrides or {}) | {"d_in": shape[0], "d_sae": shape[1]}, **asked)
+    return loader(cfg_overrides=(cfg_overrides or {}) | {"d_in": shape[0], "d_sae": shape[1]}, **options)
 
 
 def _check_folder(folder: Path) -> None:

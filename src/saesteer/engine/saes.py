@@ -104,10 +104,10 @@ def placed(tensors: Mapping[str, Tensor], meta: SaeMeta, dtype: str, device: str
 
 
 def _check_digest(path: Path, meta: SaeMeta) -> None:
-    found = file_digest(path)
-    if found != meta.sha256:
+    digest = file_digest(path)
+    if digest != meta.sha256:
         raise ValueError(
-            f"{path}: its SHA-256 is {found[:12]}..., its JSON says {meta.sha256[:12]}...; the file was changed, convert the SAE again"
+            f"{path}: its SHA-256 is {digest[:12]}..., its JSON says {meta.sha256[:12]}...; the file was changed, convert the SAE again"
         )
 
 
@@ -115,10 +115,10 @@ def checked_meta(path: Path) -> SaeMeta:
     """What a converted SAE is, its file's bytes and shapes checked as `load_sae` does, but nothing kept in memory."""
     meta = read_meta(path)
     with opened(path) as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     for name, shape in tensor_shapes(meta.d_model, meta.n_features).items():
-        if found.get(name) != shape:
-            raise ValueError(f"{path}: tensor {name} has shape {found.get(name)}, its JSON says {shape}; convert the SAE again")
+        if shapes.get(name) != shape:
+            raise ValueError(f"{path}: tensor {name} has shape {shapes.get(name)}, its JSON says {shape}; convert the SAE again")
     _check_digest(path, meta)
     return meta
 

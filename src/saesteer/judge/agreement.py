@@ -58,14 +58,14 @@ def pairwise_agreement(judge_folder: Path, draws: int = 2000) -> dict[tuple[str,
 
 def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
     """Judge -> its JUDGEMENTS rows among all parts of a judge step, with the fingerprint of the texts that it rated."""
-    found: dict[str, list[pl.DataFrame]] = {}
-    for spelt_out in sorted(judge_folder.glob("*/fingerprint.json")):
-        fingerprint = json.loads(spelt_out.read_text(encoding="utf-8"))
-        parts = [part for layer in sorted(spelt_out.parent.glob("layer_*")) for part in sound_parts(layer)]
+    rated: dict[str, list[pl.DataFrame]] = {}
+    for path in sorted(judge_folder.glob("*/fingerprint.json")):
+        fingerprint = json.loads(path.read_text(encoding="utf-8"))
+        parts = [part for layer in sorted(path.parent.glob("layer_*")) for part in sound_parts(layer)]
         rows = [pl.read_parquet(part).with_columns(texts=pl.lit(fingerprint["inputs"]["generations"])) for part in parts]
-        found.setdefault(_judge_name(fingerprint["settings"]), []).extend(rows)
+        rated.setdefault(_judge_name(fingerprint["settings"]), []).extend(rows)
     return {
-        name: pl.concat(rows).unique([*JUDGEMENTS.keys, "texts"], keep="first", maintain_order=True) for name, rows in found.items() if rows
+        name: pl.concat(rows).unique([*JUDGEMENTS.keys, "texts"], keep="first", maintain_order=True) for name, rows in rated.items() if rows
     }
 
 

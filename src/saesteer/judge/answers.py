@@ -143,9 +143,9 @@ class AnswerBook:
         self._flushed_at = time.monotonic()
         if not self._unwritten:
             return
-        spelt_out = self.folder / "fingerprint.json"
-        if not spelt_out.exists():
-            write_json(spelt_out, self._fingerprint)
+        path = self.folder / "fingerprint.json"
+        if not path.exists():
+            write_json(path, self._fingerprint)
         rows = pl.DataFrame([asdict(answer) for answer in self._unwritten], schema=ANSWERS.schema)
         part = write_part(self.folder, validate(ANSWERS, rows, str(self.folder)).sort(ANSWERS.keys))
         self._read.add(part.stem)
@@ -186,7 +186,7 @@ class Asker(Protocol):
         ...
 
 
-def unasked(questions: Sequence[Question], book: AnswerBook) -> list[Ask]:
+def unanswered(questions: Sequence[Question], book: AnswerBook) -> list[Ask]:
     """The first attempts that no stored answer serves, each question once."""
     distinct = {question.request_id: question for question in questions}
     return [Ask(question, 0) for question in distinct.values() if (question.request_id, 0) not in book]
@@ -201,8 +201,8 @@ def answer_all(questions: Sequence[Question], asker: Asker, book: AnswerBook) ->
         asks = [ask for question in left if (ask := Ask(question, attempt)).key not in book]
         if asks:
             asker.ask(asks, book)
-        if lacking := next((ask for ask in asks if ask.key not in book), None):
-            raise JudgeError(f"the judge gave no answer to question {lacking.question.request_id}, and no error; run again")
+        if missing := next((ask for ask in asks if ask.key not in book), None):
+            raise JudgeError(f"the judge gave no answer to question {missing.question.request_id}, and no error; run again")
     book.flush()
     unreadable = [reading for question in left if isinstance(reading := book.reading(question), Unparsed)]
     if unreadable:

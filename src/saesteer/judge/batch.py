@@ -90,18 +90,18 @@ class BatchAsker(OfEndpoint):
 
     async def _resume(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
         """Collect an earlier run's batch. One that was noted but never made is forgotten."""
-        batch_id = note.batch_id or await self._found(client, note)
+        batch_id = note.batch_id or await self._listed_id(client, note)
         if batch_id is None:
             note.path.unlink(missing_ok=True)
             return
         log.info("judge: batch %s of an earlier run is found again", batch_id)
         await self._collect(client, replace(note, batch_id=batch_id), by_id, book)
 
-    async def _found(self, client: "AsyncOpenAI", note: _Note) -> str | None:
+    async def _listed_id(self, client: "AsyncOpenAI", note: _Note) -> str | None:
         """The id of a batch that was made by a run that did not live to know it."""
         listed = (await client.batches.list(limit=100)).data or []
-        found = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.path.stem and batch.status in _GOOD]
-        return max(found, key=lambda batch: batch.created_at).id if found else None
+        matching = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.path.stem and batch.status in _GOOD]
+        return max(matching, key=lambda batch: batch.created_at).id if matching else None
 
     async def _made(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask]) -> _Note:
         """Upload the questions and make the batch; its note then has its id. Making is never blindly tried again: that could pay twice."""
@@ -116,11 +116,10 @@ class BatchAsker(OfEndpoint):
                 completion_window="24h",
                 metadata={"saesteer": note.path.stem},
             )
-            batch_id = batch.id
+            batch_id: str | None = batch.id
         except BatchUncertain:
-            if (found := await self._found(client, note)) is None:
+            if (batch_id := await self._listed_id(client, note)) is None:
                 raise
-            batch_id = found
         log.info("judge: batch %s of %d questions sent", batch_id, len(asks))
         known = replace(note, batch_id=batch_id)
         known.write()

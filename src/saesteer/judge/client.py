@@ -118,7 +118,7 @@ def _is_readable(request: httpx2.Request, response: httpx2.Response) -> bool:
 
 def _advice(settings: EndpointJudge, error: openai.APIStatusError) -> str:
     """What a status means and what to do. Of 401 and 403 never the text: some endpoints quote the key, or a part of it, there."""
-    status, said = error.status_code, _excerpt(error.response)
+    status, excerpt = error.status_code, _excerpt(error.response)
     if status in (401, 403):
         if settings.key_variable is None:
             return "the endpoint wants a key: name the environment variable that holds it in judge.key_variable"
@@ -130,10 +130,10 @@ def _advice(settings: EndpointJudge, error: openai.APIStatusError) -> str:
                 f"no batch API here, or it no longer knows {error.request.url.path}: set judge.batch: false in the experiment file, and"
                 " the questions are asked one by one"
             )
-        return f"{said}; check judge.base_url (the address up to /v1) and judge.model"
+        return f"{excerpt}; check judge.base_url (the address up to /v1) and judge.model"
     if status in _AGAIN or status >= 500:
-        return f"{said}{_kept(error)}"
-    return f"{said}; the endpoint does not take such requests, check the judge's settings"
+        return f"{excerpt}{_kept(error)}"
+    return f"{excerpt}; the endpoint does not take such requests, check the judge's settings"
 
 
 def _kept(error: openai.APIError) -> str:

@@ -41,10 +41,10 @@ def parse(raw: str, finish_reason: str | None, label: str) -> Rating | Unparsed:
     lines = [line for line in raw.splitlines() if line.strip()]
     if not lines:
         return Unparsed(raw, "the answer is empty")
-    found = re.fullmatch(_LINE.format(label=re.escape(label)), lines[-1], re.IGNORECASE | re.ASCII)
-    if not found:
+    match = re.fullmatch(_LINE.format(label=re.escape(label)), lines[-1], re.IGNORECASE | re.ASCII)
+    if not match:
         return Unparsed(raw, f"the last line is not `{label}: N`")
-    value = found["value"]
+    value = match["value"]
     if value in ("0", "1", "2"):
         return Rating(int(value))
     if re.fullmatch(r"[+-]?[0-9]+([.,][0-9]+)?", value):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.core.tables.steps import NO_FIT
-from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unasked
+from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unanswered
 from saesteer.judge.parse import Rating
 from saesteer.judge.rubric import Aspect, Question, questions
 
@@ -43,7 +43,7 @@ def judge_texts(
         AnswerBook(answers_folder, asker.fingerprint, part_seconds) as book,
         tqdm(total=len(rows), desc="judge", unit="text", mininterval=5) as bar,
     ):
-        asker.expect(unasked([question for row in rows for question in row.values()], book))
+        asker.expect(unanswered([question for row in rows for question in row.values()], book))
         size = max(1, asker.questions_at_once // (2 if instructions is None else 3))
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
@@ -54,17 +54,17 @@ def judge_texts(
 
 
 def rate_with_answers(
-    texts: pl.DataFrame, asked: list[dict[Aspect, Question]], answers_instructions: bool, book: AnswerBook
+    texts: pl.DataFrame, row_questions: list[dict[Aspect, Question]], answers_instructions: bool, book: AnswerBook
 ) -> pl.DataFrame:
-    """The JUDGEMENTS rows of texts by stored answers; `asked` has each row's questions, and no question where one does not apply."""
+    """The JUDGEMENTS rows of texts by stored answers; `row_questions` has each row's, none where one does not apply."""
     ratings = {
-        f"{aspect}_rating": pl.Series([_rating(row.get(aspect), book) for row in asked], dtype=pl.UInt8)
+        f"{aspect}_rating": pl.Series([_rating(row.get(aspect), book) for row in row_questions], dtype=pl.UInt8)
         for aspect in ("concept", "instruction", "fluency")
     }
     apply = [name for name in ratings if answers_instructions or name != "instruction_rating"]
     rated = texts.select(GENERATIONS.keys).with_columns(
         **ratings,
-        reason=pl.Series([_reason(row, book) for row in asked], dtype=pl.String),
+        reason=pl.Series([_reason(row, book) for row in row_questions], dtype=pl.String),
     )
     return rated.with_columns(judge_score=harmonic_mean(apply)).select(list(JUDGEMENTS.columns))
 

@@ -103,8 +103,8 @@ def questions(text: str, concept: str | None, instruction: str | None) -> dict[A
 def rubric_digest() -> str:
     """Digest of everything that the rubric says: of the prompts about a fixed text, all attempts, with and without a code in the label."""
     texts = ("A text.", "Rating: 2")
-    asked = [question for text in texts for question in questions(text, "a concept", "An instruction.").values()]
-    return value_digest([question.messages(attempt) for question in asked for attempt in range(ATTEMPTS)])[:16]
+    fixed_questions = [question for text in texts for question in questions(text, "a concept", "An instruction.").values()]
+    return value_digest([question.messages(attempt) for question in fixed_questions for attempt in range(ATTEMPTS)])[:16]
 
 
 def _given(parts: Mapping[str, str | None]) -> dict[str, str]:

@@ -64,9 +64,9 @@ def to_axbench(rows: Rows, order: Sequence[str], prompts: Mapping[str, str], lay
 
 def _refuse_unknown(texts: pl.DataFrame, order: Sequence[str], prompts: Mapping[str, str]) -> None:
     for column, known in (("concept_id", order), ("prefix_id", list(prompts))):
-        strange = sorted(set(texts[column]) - set(known))
-        if strange:
-            raise ProtocolError(f"table steered holds {column} {strange[0]!r}, which is not among the {len(known)} given")
+        unknown = sorted(set(texts[column]) - set(known))
+        if unknown:
+            raise ProtocolError(f"table steered holds {column} {unknown[0]!r}, which is not among the {len(known)} given")
 
 
 def _numbered(

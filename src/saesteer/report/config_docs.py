@@ -54,7 +54,7 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [found for member in get_args(annotation) for found in _members(member)]
+        return [leaf for member in get_args(annotation) for leaf in _members(member)]
     return [annotation]
 
 

@@ -22,11 +22,11 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
     """Write a layer's results to FOLDER/layer_LL/steering_data.parquet, for each layer (P4, arXiv 2501.17148); gives the files."""
     if experiment.methods is None:
         raise SettingsError(f"{name} compares no methods, so there is nothing of AxBench's form in it: name a comparison")
-    asked = settings_of(experiment)
-    prompts = read_prefixes(asked.prompts or kept_at(str(asked.published_prompts), data / "downloads"), asked.n_prompts)
+    settings = settings_of(experiment)
+    prompts = read_prefixes(settings.prompts or kept_at(str(settings.published_prompts), data / "downloads"), settings.n_prompts)
     texts, losses, ratings = (of_fits(_rows(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS))
-    rows = Rows(texts, losses, ratings, _rows(FITS, data / name), _asked_concepts(data / name))
-    dataset = "AlpacaEval" if asked.published_prompts == "alpaca_eval/instructions" else "prompts"
+    rows = Rows(texts, losses, ratings, _rows(FITS, data / name), _concepts(data / name))
+    dataset = "AlpacaEval" if settings.published_prompts == "alpaca_eval/instructions" else "prompts"
     for layer in sorted(experiment.layers):
         path = folder / f"layer_{layer:02d}" / "steering_data.parquet"
         write_atomically(path, to_axbench(rows, _order(experiment, data), prompts, layer, dataset).write_parquet)
@@ -36,7 +36,7 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
 def export_vectors(data: Path, name: str, method: str, layer: int, path: Path) -> None:
     """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
     fits = _rows(FITS, data / name).filter(pl.col("layer") == layer)
-    write_vectors(fits, _asked_concepts(data / name), method, path)
+    write_vectors(fits, _concepts(data / name), method, path)
 
 
 def _rows(table: Table, folder: Path) -> pl.DataFrame:
@@ -46,7 +46,7 @@ def _rows(table: Table, folder: Path) -> pl.DataFrame:
     return read_rows(table, manifests)
 
 
-def _asked_concepts(folder: Path) -> pl.DataFrame:
+def _concepts(folder: Path) -> pl.DataFrame:
     return read_summary(ASKED_CONCEPTS, folder / "tables/asked_concepts.parquet")
 
 

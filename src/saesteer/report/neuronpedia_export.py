@@ -108,33 +108,33 @@ def _explanation(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
 def _records(rows: pl.DataFrame, source: Source, activations: pl.DataFrame | None) -> Iterator[dict[str, Any]]:
     codes = {} if activations is None else _codes(rows, activations)
     for row in rows.iter_rows(named=True):
-        for found in row["records"]:
-            known = None if activations is None else codes.get((found["text_id"], row["feature"]), {})
-            yield {**_name(row, source), **_record(found, known)}
+        for record in row["records"]:
+            known = None if activations is None else codes.get((record["text_id"], row["feature"]), {})
+            yield {**_name(row, source), **_record(record, known)}
 
 
 def _codes(rows: pl.DataFrame, activations: pl.DataFrame) -> dict[tuple[str, int], dict[int, float]]:
     """(text_id, feature) -> position -> code, of the rows' records."""
     wanted = rows.select("feature", text_id=pl.col("records").list.eval(pl.element().struct.field("text_id"))).explode("text_id")
     long = activations.select("text_id", "token_index", "feature", "value").explode("token_index", "feature", "value")
-    found: dict[tuple[str, int], dict[int, float]] = {}
+    codes: dict[tuple[str, int], dict[int, float]] = {}
     for text, position, feature, value in long.join(wanted, on=["text_id", "feature"], how="semi").iter_rows():
-        found.setdefault((text, feature), {})[position] = value
-    return found
+        codes.setdefault((text, feature), {})[position] = value
+    return codes
 
 
-def _record(found: Mapping[str, Any], codes: Mapping[int, float] | None) -> dict[str, Any]:
+def _record(record: Mapping[str, Any], codes: Mapping[int, float] | None) -> dict[str, Any]:
     """A record's own fields. The maximum is always there; other positions are 0 where the codes of the text are known, else null."""
-    n = len(found["context"])
+    n = len(record["context"])
     known = {} if codes is None else dict.fromkeys(range(n), 0.0) | dict(codes)
-    known[found["token_index"]] = found["max_value"]
+    known[record["token_index"]] = record["max_value"]
     return {
-        "id": found["text_id"],
+        "id": record["text_id"],
         "dataSource": None,
-        "tokens": found["context"],
+        "tokens": record["context"],
         "values": [known.get(position) for position in range(n)],
-        "maxValue": found["max_value"],
-        "maxValueTokenIndex": found["token_index"],
+        "maxValue": record["max_value"],
+        "maxValueTokenIndex": record["token_index"],
         "minValue": None if codes is None else min(known.values()),
         **dict.fromkeys(("binMin", "binMax", "binContains")),
         "dfaValues": [],

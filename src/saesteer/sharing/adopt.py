@@ -45,9 +45,9 @@ def examine(folder: Path, experiment: str) -> Examination:
         elif all(statement.sha256 != digest(output) for statement in statements):
             refused[output] = "its bytes are not those that were published"
             damaged.append(folder / output)
-        elif found := faults(folder / output) if is_manifest(folder / output) else {}:
-            refused[output] = "; ".join(f"{path.relative_to(folder)} {fault}" for path, fault in found.items())
-            damaged += [path for path in found if path.is_file()]
+        elif faulty := faults(folder / output) if is_manifest(folder / output) else {}:
+            refused[output] = "; ".join(f"{path.relative_to(folder)} {fault}" for path, fault in faulty.items())
+            damaged += [path for path in faulty if path.is_file()]
     agreeing = _agreeing(stated, refused, digest)
     return Examination(agreeing, dict(sorted(refused.items())), tuple(damaged))
 

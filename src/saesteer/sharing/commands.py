@@ -14,10 +14,10 @@ class SharingError(SaesteerError, RuntimeError):
 
 def check_release(package: str, release: str) -> None:
     """Refuse another release of a package than the one whose metadata on disk is known here."""
-    found = importlib.metadata.version(package)
-    if not f"{found}.".startswith(f"{release}."):
+    installed = importlib.metadata.version(package)
+    if not f"{installed}.".startswith(f"{release}."):
         raise SharingError(
-            f"{package} {found} is installed, but its metadata on disk is read and written as {package} {release} does: install that"
+            f"{package} {installed} is installed, but its metadata on disk is read and written as {package} {release} does: install that"
             " release (`uv pip install --requirement requirements.lock`), and run the same command again"
         )
 

@@ -53,12 +53,12 @@ def write_statements(folder: Path, experiment: str, statements: Iterable[Stateme
 
 def read_statements(folder: Path, experiment: str) -> dict[str, list[Statement]]:
     """Output -> what is stated about it."""
-    found: dict[str, list[Statement]] = {}
+    statements: dict[str, list[Statement]] = {}
     for path in sorted((folder / FOLDER / experiment).glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             statement = _parsed(line, f"{path}, line {number}")
-            found.setdefault(statement.output, []).append(statement)
-    return found
+            statements.setdefault(statement.output, []).append(statement)
+    return statements
 
 
 def _line(statement: Statement) -> str:

@@ -40,9 +40,9 @@ def read_record(folder: Path, output: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    found = values.get("record_format_version")
-    if found != FORMAT:
-        raise RecordError(f"{output}: Snakemake's record has format {found}, not {FORMAT}: use the Snakemake of requirements.lock")
+    version = values.get("record_format_version")
+    if version != FORMAT:
+        raise RecordError(f"{output}: Snakemake's record has format {version}, not {FORMAT}: use the Snakemake of requirements.lock")
     return {name: values[name] for name in FIELDS}
 
 

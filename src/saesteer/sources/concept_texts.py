@@ -44,8 +44,8 @@ def published_texts(
         for positive, n_texts in ((True, n_positive), (False, n_negative)):
             drawn = _drawn(source.of(one, positive), f"{seed}/{one.concept}/{positive}", n_texts, source.where(one), positive)
             rows += [concept_row(one.concept, positive, place, *texts) for place, texts in enumerate(drawn)]
-    asked = [{"concept_id": text_id(one.concept), "concept": one.concept, "label_feature": one.feature} for one in listed[:n_concepts]]
-    return concept_table(ASKED_CONCEPTS, asked, str(metadata)), concept_table(CONCEPT_TEXTS, rows, str(train))
+    concepts = [{"concept_id": text_id(one.concept), "concept": one.concept, "label_feature": one.feature} for one in listed[:n_concepts]]
+    return concept_table(ASKED_CONCEPTS, concepts, str(metadata)), concept_table(CONCEPT_TEXTS, rows, str(train))
 
 
 def sae_names(experiment: Experiment) -> dict[int, str]:
@@ -55,13 +55,13 @@ def sae_names(experiment: Experiment) -> dict[int, str]:
     return {layer: Source.parse(name).source for layer, name in names.items() if name}
 
 
-def with_own_labels(asked: pl.DataFrame, metadata: Path, saes: Mapping[int, str], by_label: Sequence[str]) -> pl.DataFrame:
+def with_own_labels(concepts: pl.DataFrame, metadata: Path, saes: Mapping[int, str], by_label: Sequence[str]) -> pl.DataFrame:
     """ASKED_CONCEPTS rows of AxBench's list, without the features of SAEs other than the layers' (`saes`, from `sae_names`; where none is
     known, the list is trusted): the number means nothing there. Refused where methods (`by_label`) steer with the labelled feature, or
     where it is one layer's SAE and not another's."""
     own = {one.concept: _own_label(one, metadata, saes, by_label) for one in labelled_concepts(metadata)}
-    labels = pl.col("concept").replace_strict(own, return_dtype=asked.schema["label_feature"])
-    return asked.with_columns(label_feature=labels)
+    labels = pl.col("concept").replace_strict(own, return_dtype=concepts.schema["label_feature"])
+    return concepts.with_columns(label_feature=labels)
 
 
 def _own_label(one: LabelledConcept, metadata: Path, saes: Mapping[int, str], by_label: Sequence[str]) -> int | None:

@@ -40,11 +40,11 @@ def list_digest(features: Mapping[int, Sequence[int]]) -> str:
 
 def write_list(path: Path, origin: PublishedFeatures | ExplainedFeatures, source: str, features: Mapping[int, Sequence[int]]) -> None:
     """Write a resolved list, with what it was resolved from, where it came from and its digest."""
-    listed = {str(layer): sorted(found) for layer, found in sorted(features.items())}
-    write_json(path, {"asked": _asked(origin), "source": source, "digest": list_digest(features), "features": listed})
+    listed = {str(layer): sorted(indices) for layer, indices in sorted(features.items())}
+    write_json(path, {"asked": _query(origin), "source": source, "digest": list_digest(features), "features": listed})
 
 
-def _asked(chosen: PublishedFeatures | ExplainedFeatures) -> dict[str, str]:
+def _query(chosen: PublishedFeatures | ExplainedFeatures) -> dict[str, str]:
     return {name: value for name, value in chosen.model_dump(mode="json").items() if name != "list"}
 
 
@@ -54,8 +54,8 @@ def _resolved(chosen: PublishedFeatures | ExplainedFeatures) -> dict[int, tuple[
         raise SettingsError(
             f"features.list: there is no {chosen.list}; `saesteer features EXPERIMENT` makes it (needs the network), commit it"
         )
-    asked, features = _read_list(chosen.list, chosen.list.stat().st_mtime_ns)
-    if asked != _asked(chosen):
+    query, features = _read_list(chosen.list, chosen.list.stat().st_mtime_ns)
+    if query != _query(chosen):
         raise SettingsError(f"{chosen.list} answers another question, or was edited: run `saesteer features EXPERIMENT` again")
     return features
 

@@ -99,9 +99,9 @@ def retrying(
 
     def wait(state: tenacity.RetryCallState) -> float:
         response = getattr(_error(state), "response", None)
-        told = retry_after(response.headers.get("Retry-After")) if response is not None else None
+        seconds = retry_after(response.headers.get("Retry-After")) if response is not None else None
         growing = tenacity.wait_exponential(multiplier=policy.first_wait, max=policy.longest_wait)
-        return (growing(state) if told is None else min(told, policy.longest_wait)) + random.uniform(0, policy.first_wait)
+        return (growing(state) if seconds is None else min(seconds, policy.longest_wait)) + random.uniform(0, policy.first_wait)
 
     return tenacity.retry(
         retry=tenacity.retry_if_exception(transient),

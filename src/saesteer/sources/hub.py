@@ -249,7 +249,7 @@ def _cached_folder(repo: str, revision: str | None, cache_dir: Path | None, need
 
     place = _hub_cache(cache_dir)
     try:
-        found = snapshot_download(repo, revision=revision, cache_dir=place, local_files_only=True, allow_patterns=list(needed))
+        return Path(snapshot_download(repo, revision=revision, cache_dir=place, local_files_only=True, allow_patterns=list(needed)))
     except LocalEntryNotFoundError as error:
         option = f" --cache-dir {place}" if cache_dir else ""
         raise HubError(
@@ -257,7 +257,6 @@ def _cached_folder(repo: str, revision: str | None, cache_dir: Path | None, need
             f" hub can be reached, run `hf download {repo} --revision {revision or 'main'}{option}`, or run this command there; then make"
             " that cache visible here, or copy it"
         ) from error
-    return Path(found)
 
 
 def _hub_cache(cache_dir: Path | None) -> Path:
@@ -297,16 +296,16 @@ def _checked_digest(repo: str, file: Path) -> str:
     digest = file_digest(file)
     expected = Path(os.readlink(file)).name if file.is_symlink() else ""
     if len(expected) == 64:
-        found = digest
+        actual = digest
     elif len(expected) == 40:
         content = file.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        actual = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     else:
         log.warning("%s: the cache does not say which bytes %s should have (it keeps no links); they are not compared", repo, file.name)
         return digest
-    if found != expected:
+    if actual != expected:
         raise HubError(
-            f"{repo}: {file.name} has hash {found[:12]}..., but the hub gives it {expected[:12]}...; it is not used: delete"
+            f"{repo}: {file.name} has hash {actual[:12]}..., but the hub gives it {expected[:12]}...; it is not used: delete"
             f" {file.resolve()} and run the same command again"
         )
     return digest

@@ -165,16 +165,16 @@ def labelled_concepts(path: Path) -> list[LabelledConcept]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is no text in UTF-8, so no list of concepts: {error}") from error
-    found = [_labelled_concept(path, place, line) for place, line in enumerate(lines, start=1) if line.strip()]
+    concepts = [_labelled_concept(path, place, line) for place, line in enumerate(lines, start=1) if line.strip()]
     for key in ("number", "concept"):
         first: dict[int | str, int] = {}
-        for one in found:
+        for one in concepts:
             value = getattr(one, key)
             if first.setdefault(value, one.line) != one.line:
                 raise SettingsError(f"{path}: lines {first[value]} and {one.line} have the same {key}, {value!r}; remove one")
-    if not found:
+    if not concepts:
         raise SettingsError(f"{path} holds no concepts: it needs one JSON object a line")
-    return found
+    return concepts
 
 
 def _labelled_concept(path: Path, line: int, text: str) -> LabelledConcept:
@@ -212,9 +212,9 @@ def labelled_texts(path: Path) -> pl.DataFrame:
     if absent := [name for name in LABELLED_TEXTS if name not in texts.columns]:
         raise SettingsError(f"{path}: no column {', '.join(absent)}; it has {', '.join(texts.columns)}")
     for name, dtype in LABELLED_TEXTS.items():
-        found = texts.schema[name]
-        if found != dtype and not (dtype == pl.Int64 and found.is_integer()):
-            raise SettingsError(f"{path}: column {name} has type {found}, but has to be {dtype}")
+        actual = texts.schema[name]
+        if actual != dtype and not (dtype == pl.Int64 and actual.is_integer()):
+            raise SettingsError(f"{path}: column {name} has type {actual}, but has to be {dtype}")
     texts = texts.select(pl.col(name).cast(dtype) for name, dtype in LABELLED_TEXTS.items()).with_row_index("row")
     bad = {
         **{f"{name} is null": pl.col(name).is_null() for name in LABELLED_TEXTS},

@@ -16,15 +16,15 @@ def resolve_features(experiment: Experiment, addresses: Addresses, downloads: Pa
     """Find the experiment's features and write them to `features.list`; gives layer -> features."""
     chosen = experiment.features
     if isinstance(chosen, PublishedFeatures):
-        found, source = _published(experiment, chosen, addresses, downloads, policy)
+        features, source = _published(experiment, chosen, addresses, downloads, policy)
     elif isinstance(chosen, ExplainedFeatures):
-        found, source = _explained(experiment, chosen, addresses, downloads, policy)
+        features, source = _explained(experiment, chosen, addresses, downloads, policy)
     else:
         raise SettingsError(f"features of kind {chosen.kind} need no list: the workflow resolves them by itself")
-    if not any(found.values()):
+    if not any(features.values()):
         raise SettingsError(f"{source}: no feature of layers {', '.join(map(str, experiment.layers))} matches; nothing was written")
-    write_list(chosen.list, chosen, source, found)
-    return found
+    write_list(chosen.list, chosen, source, features)
+    return features
 
 
 def _published(
@@ -45,6 +45,6 @@ def _explained(
 
     sources = sources_of(experiment, experiment.layers)
     explained = {layer: explanations(addresses, source, downloads, policy) for layer, source in sources.items()}
-    found = {layer: matching_features(texts, chosen.pattern) for layer, texts in explained.items()}
+    matching = {layer: matching_features(texts, chosen.pattern) for layer, texts in explained.items()}
     names = ", ".join(f"{source.model}/{source.source}" for source in sources.values())
-    return {layer: tuple(sorted(features)) for layer, features in found.items()}, f"explanations of {names} on Neuronpedia"
+    return {layer: tuple(sorted(features)) for layer, features in matching.items()}, f"explanations of {names} on Neuronpedia"

@@ -45,7 +45,7 @@ class WorldRecipe:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Build:
     """What every phase of a build needs: where, from which words, with which seed and sizes."""
 
     folder: Path
@@ -62,12 +62,12 @@ def build_world(lexicon_path: Path, prefixes_path: Path, out: Path, seed: int, r
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     lexicon = load_lexicon(lexicon_path, prefixes_path)
-    shop = Workshop(partial, lexicon, build_tokenizer(lexicon), seed, recipe)
+    build = Build(partial, lexicon, build_tokenizer(lexicon), seed, recipe)
     seconds = {}
     for name in (MODEL, REFERENCE):
-        seconds[name] = timed(train_one_model, shop, name)
-    seconds[SAES] = timed(train_all_saes, shop)
-    seconds["texts_oracle_and_measures"] = timed(finish, shop)
+        seconds[name] = timed(train_one_model, build, name)
+    seconds[SAES] = timed(train_all_saes, build)
+    seconds["texts_oracle_and_measures"] = timed(finish, build)
     metrics = add_seconds(partial, seconds)
     if out.exists():
         shutil.rmtree(out)
@@ -83,73 +83,73 @@ def timed(phase: Any, *arguments: Any) -> float:
     return round(time.monotonic() - start, 1)
 
 
-def train_one_model(shop: Workshop, name: str) -> None:
+def train_one_model(build: Build, name: str) -> None:
     """Train and store the LM `name`; both see the same texts, each in its own order and from its own initial weights."""
-    recipe = shop.recipe.model
-    rows = corpus.training_rows(shop.lexicon, shop.tokenizer, shop.seed, "train", recipe.steps * recipe.batch)
-    model = train_model.new_model(recipe, len(shop.tokenizer), shop.seed, name)
-    train_model.train(model, rows, recipe, shop.seed, name)
-    train_model.save_model(model, shop.tokenizer, shop.folder / name)
+    recipe = build.recipe.model
+    rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "train", recipe.steps * recipe.batch)
+    model = train_model.new_model(recipe, len(build.tokenizer), build.seed, name)
+    train_model.train(model, rows, recipe, build.seed, name)
+    train_model.save_model(model, build.tokenizer, build.folder / name)
 
 
-def train_all_saes(shop: Workshop) -> None:
+def train_all_saes(build: Build) -> None:
     """Train and store an SAE for each layer of the stored model, on texts of their own stream."""
-    model = measure.load_model(shop.folder / MODEL)
-    rows = corpus.training_rows(shop.lexicon, shop.tokenizer, shop.seed, "saes", shop.recipe.sae_documents)
+    model = measure.load_model(build.folder / MODEL)
+    rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "saes", build.recipe.sae_documents)
     for layer, x in enumerate(train_saes.residuals(model, rows)):
-        weights = train_saes.train_sae(x, shop.recipe.sae, shop.seed, layer)
-        train_saes.save_sae(weights, shop.folder / SAES / f"layer_{layer:02d}", layer, MODEL_NAME)
+        weights = train_saes.train_sae(x, build.recipe.sae, build.seed, layer)
+        train_saes.save_sae(weights, build.folder / SAES / f"layer_{layer:02d}", layer, MODEL_NAME)
 
 
-def finish(shop: Workshop) -> None:
+def finish(build: Build) -> None:
     """Write texts, topics, oracle and metrics beside the trained weights, using the tokenizer as stored."""
-    tokenizer = AutoTokenizer.from_pretrained(shop.folder / MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(build.folder / MODEL)
     corpus.write_texts(
-        shop.folder / TEXTS, tokenizer, corpus.fitted_corpus(shop.lexicon, shop.seed, "labelled", shop.recipe.labelled_texts)
+        build.folder / TEXTS, tokenizer, corpus.fitted_corpus(build.lexicon, build.seed, "labelled", build.recipe.labelled_texts)
     )
-    (shop.folder / TOPICS).write_text(json.dumps(shop.lexicon.names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    reference = measure.load_model(shop.folder / REFERENCE)
-    fitted, measured = oracle.fit_oracle(shop.lexicon, tokenizer, reference, shop.seed, shop.recipe.oracle)
-    oracle.save_oracle(fitted, measured, shop.recipe.oracle, shop.folder / ORACLE)
+    (build.folder / TOPICS).write_text(json.dumps(build.lexicon.names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    reference = measure.load_model(build.folder / REFERENCE)
+    fitted, measured = oracle.fit_oracle(build.lexicon, tokenizer, reference, build.seed, build.recipe.oracle)
+    oracle.save_oracle(fitted, measured, build.recipe.oracle, build.folder / ORACLE)
     metrics = {
-        "seed": shop.seed,
-        "recipe": asdict(shop.recipe),
-        "language": language_metrics(shop),
-        "layers": layer_metrics(shop),
+        "seed": build.seed,
+        "recipe": asdict(build.recipe),
+        "language": language_metrics(build),
+        "layers": layer_metrics(build),
         "oracle": {**measured, "thresholds": asdict(fitted.thresholds)},
         "seconds": None,
-        "samples": measure.samples(measure.load_model(shop.folder / MODEL), tokenizer, shop.seed),
+        "samples": measure.samples(measure.load_model(build.folder / MODEL), tokenizer, build.seed),
     }
-    write_json(shop.folder / METRICS, metrics)
+    write_json(build.folder / METRICS, metrics)
 
 
-def language_metrics(shop: Workshop) -> dict[str, int | float]:
+def language_metrics(build: Build) -> dict[str, int | float]:
     """Both models' held-out losses beside the grammar's bound, and sizes."""
-    held_out = corpus.fitted_corpus(shop.lexicon, shop.seed, "held_out", shop.recipe.held_out_documents)
-    rows = corpus.padded_rows(shop.tokenizer, held_out.documents)
-    model = measure.load_model(shop.folder / MODEL)
-    recipe = shop.recipe.model
-    trained_on = corpus.training_rows(shop.lexicon, shop.tokenizer, shop.seed, "train", recipe.steps * recipe.batch)
+    held_out = corpus.fitted_corpus(build.lexicon, build.seed, "held_out", build.recipe.held_out_documents)
+    rows = corpus.padded_rows(build.tokenizer, held_out.documents)
+    model = measure.load_model(build.folder / MODEL)
+    recipe = build.recipe.model
+    trained_on = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "train", recipe.steps * recipe.batch)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "vocabulary": len(shop.tokenizer),
+        "vocabulary": len(build.tokenizer),
         "training_tokens": int(corpus.is_content(trained_on).sum()),
         "held_out_tokens": held_out.n_tokens,
         "entropy_bound": held_out.nats / held_out.n_tokens,
         "model_loss": measure.held_out_loss(model, rows),
-        "reference_loss": measure.held_out_loss(measure.load_model(shop.folder / REFERENCE), rows),
+        "reference_loss": measure.held_out_loss(measure.load_model(build.folder / REFERENCE), rows),
     }
 
 
-def layer_metrics(shop: Workshop) -> list[dict[str, int | float]]:
+def layer_metrics(build: Build) -> list[dict[str, int | float]]:
     """Each layer's residual norm and what its SAE keeps, on held-out texts."""
-    held_out = corpus.fitted_corpus(shop.lexicon, shop.seed, "held_out", shop.recipe.held_out_documents)
-    rows = corpus.padded_rows(shop.tokenizer, held_out.documents)
-    model = measure.load_model(shop.folder / MODEL)
+    held_out = corpus.fitted_corpus(build.lexicon, build.seed, "held_out", build.recipe.held_out_documents)
+    rows = corpus.padded_rows(build.tokenizer, held_out.documents)
+    model = measure.load_model(build.folder / MODEL)
     clean = measure.held_out_loss(model, rows)
     layers = []
     for layer, x in enumerate(train_saes.residuals(model, rows)):
-        sae = measure.load_sae(shop.folder / SAES / f"layer_{layer:02d}")
+        sae = measure.load_sae(build.folder / SAES / f"layer_{layer:02d}")
         recovered = measure.loss_recovered(model, sae, layer, rows, x.mean(0), clean)
         layers.append({"layer": layer, **measure.sae_metrics(sae, x), "loss_recovered": recovered})
     return layers

@@ -43,16 +43,16 @@ def topic_texts(
         for positive, n_texts in ((True, n_positive), (False, n_negative)):
             drawn = _sentences(lexicon, number, positive, openers, seed)
             rows += [concept_row(topic, positive, place, *next(drawn)) for place in range(n_texts)]
-    asked = [{"concept_id": text_id(topic), "concept": topic, "label_feature": None} for topic in topics]
-    return concept_table(ASKED_CONCEPTS, asked, "topics"), concept_table(CONCEPT_TEXTS, rows, "topics")
+    concepts = [{"concept_id": text_id(topic), "concept": topic, "label_feature": None} for topic in topics]
+    return concept_table(ASKED_CONCEPTS, concepts, "topics"), concept_table(CONCEPT_TEXTS, rows, "topics")
 
 
 def _number(lexicon: Lexicon, topic: str) -> int:
     if topic in lexicon.names:
         return lexicon.names.index(topic)
     near = difflib.get_close_matches(topic, lexicon.names, n=1)
-    meant = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lexicon.names)}"
-    raise SettingsError(f"methods.concepts.topics: the grammar has no topic {topic!r}; {meant}")
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lexicon.names)}"
+    raise SettingsError(f"methods.concepts.topics: the grammar has no topic {topic!r}; {hint}")
 
 
 def _sentences(lexicon: Lexicon, topic: int, positive: bool, openers: Sequence[str], seed: int) -> Iterator[tuple[str, str]]:

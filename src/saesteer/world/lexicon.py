@@ -56,7 +56,7 @@ def _topic(path: Path, name: str, lists: dict[str, list[str]]) -> Topic:
     if tuple(lists) != wanted:
         raise ValueError(f"{path}, topic {name!r}: lists are {', '.join(lists)}; expected {', '.join(wanted)} in this order")
     for key, words in lists.items():
-        strange = [word for word in words if not isinstance(word, str) or "." in word]
-        if strange or not words:
-            raise ValueError(f'{path}, {name}.{key}: {strange} are not words without "."; put quotes around what YAML reads otherwise')
+        invalid = [word for word in words if not isinstance(word, str) or "." in word]
+        if invalid or not words:
+            raise ValueError(f'{path}, {name}.{key}: {invalid} are not words without "."; put quotes around what YAML reads otherwise')
     return Topic(name, {key: tuple(words) for key, words in lists.items()})

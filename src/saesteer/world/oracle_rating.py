@@ -21,9 +21,9 @@ def rate(texts: pl.DataFrame, perplexity: pl.DataFrame, oracle: Oracle, topics: 
     mean_nll). What cannot be rated is null: where there is no text, no concept, or no content.
     """
     numbers = {name: number for number, name in enumerate(topics)}
-    strange = sorted(set(texts["concept"].drop_nulls()) - set(topics))
-    if strange:
-        raise ValueError(f"the oracle knows no topic {strange[0]!r}: ask for topics of the shipped world, or take another judge")
+    unknown = sorted(set(texts["concept"].drop_nulls()) - set(topics))
+    if unknown:
+        raise ValueError(f"the oracle knows no topic {unknown[0]!r}: ask for topics of the shipped world, or take another judge")
     joined = texts.join(perplexity.select(*GENERATIONS.keys, "mean_nll"), on=GENERATIONS.keys, how="left", maintain_order="left")
     rows = joined.with_columns(mean_nll=pl.when(pl.col("text").is_not_null()).then("mean_nll"))
     ids = tokens.retokenise(rows["text"].fill_null("").to_list())

@@ -52,7 +52,7 @@ class BatchTopK(nn.Module):
         self.W_enc = nn.Parameter(directions.T.clone())  # [d_in, d_sae]
         self.b_enc = nn.Parameter(torch.zeros(recipe.d_sae))
         self.b_dec = nn.Parameter(centre.clone())
-        self.register_buffer("silent", torch.zeros(recipe.d_sae))
+        self.register_buffer("steps_inactive", torch.zeros(recipe.d_sae))
 
     def pre(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
         """Activations before the cut."""
@@ -169,12 +169,12 @@ def _step(sae: BatchTopK, x: Float[Tensor, "row d_in"], optimizer: torch.optim.O
     optimizer.step()
     with torch.no_grad():
         sae.W_dec.copy_(nn.functional.normalize(sae.W_dec, dim=-1))
-        sae.silent.add_(1).masked_fill_((codes > 0).any(0), 0)
+        sae.steps_inactive.add_(1).masked_fill_((codes > 0).any(0), 0)
 
 
 def _dead_loss(sae: BatchTopK, pre: Float[Tensor, "row d_sae"], error: Float[Tensor, "row d_in"], recipe: SaeRecipe) -> Float[Tensor, ""]:
     """How far the silent features alone miss the error that the others leave (the auxiliary loss of top-k SAEs)."""
-    dead = torch.nonzero(sae.silent > DEAD_AFTER).flatten()
+    dead = torch.nonzero(sae.steps_inactive > DEAD_AFTER).flatten()
     if len(dead) == 0:
         return error.new_zeros(())
     top = pre[:, dead].topk(min(recipe.dead_k, len(dead)), dim=-1)

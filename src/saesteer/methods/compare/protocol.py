@@ -80,14 +80,14 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str, gen_success
     )
     scores = means.with_columns(score=_of_means() if score == "harmonic_mean_of_means" else pl.col("text_score"))
     ratios = scores.join(_p1_ratios(scores, gen_success_limit), on=METHOD_HALVES.keys, how="left")
-    found = ratios.with_columns(choose_by=pl.when(pl.col("gen_success_20").is_null()).then("score").otherwise("p1_ratio"))
-    _refuse_gaps(found, rows.fits, set(halves.values()))
-    return found.select(list(METHOD_HALVES.columns)).sort(METHOD_HALVES.keys)
+    half_means = ratios.with_columns(choose_by=pl.when(pl.col("gen_success_20").is_null()).then("score").otherwise("p1_ratio"))
+    _refuse_gaps(half_means, rows.fits, set(halves.values()))
+    return half_means.select(list(METHOD_HALVES.columns)).sort(METHOD_HALVES.keys)
 
 
 def _texts(rows: Rows, halves: Mapping[str, int]) -> pl.DataFrame:
     """A row a text of fits that do not abstain, in the order of its key, with its ratings, loss and half."""
-    _refuse_strangers(rows, halves)
+    _refuse_unknown(rows, halves)
     keys = list(FIT_TEXT)
     fitted = rows.fits.filter(pl.col("kind").is_not_null()).select(FIT)
     ratings = [pl.col(name).cast(pl.Float64) for name in _RATINGS]
@@ -108,16 +108,16 @@ def _p1_ratios(scores: pl.DataFrame, gen_success_limit: float) -> pl.DataFrame:
     return known.select(METHOD_HALVES.keys).with_columns(p1_ratio=pl.Series(ratios, dtype=pl.Float64).fill_nan(None))
 
 
-def _refuse_strangers(rows: Rows, halves: Mapping[str, int]) -> None:
+def _refuse_unknown(rows: Rows, halves: Mapping[str, int]) -> None:
     """Every text is of a fit and a prompt that are there."""
     keys = list(FIT_TEXT)
     unknown = rows.texts.join(rows.fits.select(FIT), on=FIT, how="anti").select(FIT).unique().sort(FIT)
     if unknown.height:
         raise ProtocolError(f"table generations holds texts of a fit that table fits does not: {unknown.row(0, named=True)}")
-    strange = rows.texts.filter(~pl.col("prefix_id").is_in(list(halves))).select(keys).sort(keys)
-    if strange.height:
+    unlisted = rows.texts.filter(~pl.col("prefix_id").is_in(list(halves))).select(keys).sort(keys)
+    if unlisted.height:
         raise ProtocolError(
-            f"table generations holds a prompt that is not among the experiment's {len(halves)}: {strange.row(0, named=True)}"
+            f"table generations holds a prompt that is not among the experiment's {len(halves)}: {unlisted.row(0, named=True)}"
         )
 
 
@@ -138,12 +138,12 @@ def _of_means() -> pl.Expr:
     return pl.when(pl.col(instruction).is_null()).then(both).otherwise(harmonic_mean((concept, instruction, fluency)))
 
 
-def _refuse_gaps(found: pl.DataFrame, fits: pl.DataFrame, halves: set[int]) -> None:
+def _refuse_gaps(half_means: pl.DataFrame, fits: pl.DataFrame, halves: set[int]) -> None:
     """Every fit that does not abstain needs texts, in every half at the same factors."""
-    missing = fits.filter(pl.col("kind").is_not_null()).join(found, on=FIT, how="anti").select(FIT).sort(FIT)
+    missing = fits.filter(pl.col("kind").is_not_null()).join(half_means, on=FIT, how="anti").select(FIT).sort(FIT)
     if missing.height:
         raise ProtocolError(f"table generations has no text of {missing.row(0, named=True)}: compute its missing rows first")
-    counts = found.group_by(*FIT, "factor").agg(pl.col("half").n_unique()).filter(pl.col("half") < len(halves)).sort(*FIT, "factor")
+    counts = half_means.group_by(*FIT, "factor").agg(pl.col("half").n_unique()).filter(pl.col("half") < len(halves)).sort(*FIT, "factor")
     if counts.height:
         where = counts.select(*FIT, "factor").row(0, named=True)
         raise ProtocolError(f"table generations has texts of {where} in one half of the prompts only: compute its missing rows first")
@@ -189,10 +189,10 @@ def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
     """The unsteered method's score wherever a method abstains, on the same half of the same concept."""
     place = ["layer", "concept_id", "reported_on"]
     unsteered = choices.filter(~pl.col("abstains")).filter(method=_unsteered_key()).select(*place, unsteered="score")
-    lacking = choices.join(unsteered, on=place, how="anti").select(place).sort(place)
-    if lacking.height:
+    missing = choices.join(unsteered, on=place, how="anti").select(place).sort(place)
+    if missing.height:
         raise ProtocolError(
-            f"method {UNSTEERED} has no text for {lacking.row(0, named=True)}: abstaining methods count with its score, so it must be "
+            f"method {UNSTEERED} has no text for {missing.row(0, named=True)}: abstaining methods count with its score, so it must be "
             f"among `methods` of the experiment, for every concept"
         )
     joined = choices.join(unsteered, on=place, how="left")
@@ -209,7 +209,7 @@ def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFr
     prompts = pl.col("method").is_in([row.key for row in registry.METHODS if row.grid == "prompt"])
     change = pl.when(~prompts).then(pl.col("factor").cast(pl.Float64) * pl.col("residual_change"))
     rows = choices.sort(METHOD_CHOICES.keys).join(norms, on=FIT, how="left", maintain_order="left").with_columns(change=change)
-    found = rows.group_by(FIT, maintain_order=True).agg(
+    means = rows.group_by(FIT, maintain_order=True).agg(
         pl.col("abstains", "reason").first(),
         *(pl.col(name).mean() for name in (*_MEASURES, "change")),
         (pl.col("change") / pl.col("residual_norm")).mean().alias("relative_change"),
@@ -219,7 +219,7 @@ def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFr
         pl.col("at_grid_end").sum().cast(pl.UInt8).alias("n_at_grid_end"),
         pl.col("n", "n_missing").sum(),
     )
-    named = found.join(concepts.select("concept_id", "concept"), on="concept_id", how="left")
+    named = means.join(concepts.select("concept_id", "concept"), on="concept_id", how="left")
     return named.select(list(METHOD_SCORES.columns)).sort(METHOD_SCORES.keys)
 
 

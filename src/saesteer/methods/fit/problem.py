@@ -117,7 +117,7 @@ def padded_ids(lm: LanguageModel, texts: Sequence[Text]) -> Int[Tensor, "text se
     return torch.tensor([text.ids + text.ids[:1] * (width - len(text.ids)) for text in texts], device=lm.device)
 
 
-def said(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "text seq"]:
+def output_mask(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "text seq"]:
     """Where padded texts say something: not in the context, not in the padding."""
     place = torch.arange(max(len(text.ids) for text in texts))
     starts, ends = (torch.tensor(values)[:, None] for values in zip(*((text.n_context, len(text.ids)) for text in texts), strict=True))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import residual_changed
-from saesteer.methods.fit.problem import Problem, Text, said, scaled_addition, unit
+from saesteer.methods.fit.problem import Problem, Text, output_mask, scaled_addition, unit
 from saesteer.methods.fit.training import linear_decay, n_batches, shuffled_batches, text_loss
 
 K = 8
@@ -63,7 +63,7 @@ def usable_gradient(gradient: Float[Tensor, " d_model"], w: Float[Tensor, " d_mo
 def training_loss(problem: Problem, texts: Sequence[Text], w: Float[Tensor, " d_model"], progress: float) -> Float[Tensor, ""]:
     """Mean loss per token (nats) of the texts under the intervention + 0.005 * progress * mean of activations outside the top k; `progress`
     is the share of steps done."""
-    counted = said(texts, problem.lm.device)
+    counted = output_mask(texts, problem.lm.device)
     spare: list[Tensor] = []
 
     def pushed(residual: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import residual_changed
 from saesteer.engine.saes import Sae, encode
-from saesteer.methods.fit.problem import Problem, Text, said, text_batches
-from saesteer.methods.fit.sae_features import addition, best, n_said, ranked, residual_as_leaf, with_auroc
+from saesteer.methods.fit.problem import Problem, Text, output_mask, text_batches
+from saesteer.methods.fit.sae_features import addition, best, n_output_tokens, ranked, residual_as_leaf, with_auroc
 from saesteer.methods.fit.training import token_losses
 
 N_CANDIDATES = 32
@@ -35,14 +35,14 @@ def only(sae: Sae, features: list[int]) -> Sae:
 def measured_rise(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Float64[Tensor, " feature"]:
     """By how much removing each of some features from the texts raises their mean loss per token (nats)."""
     sae = only(problem.sae, features)
-    return torch.stack([_rises(problem, some, sae) for some in text_batches(texts)]).sum(dim=0) / n_said(texts)
+    return torch.stack([_rises(problem, some, sae) for some in text_batches(texts)]).sum(dim=0) / n_output_tokens(texts)
 
 
 def _rises(problem: Problem, texts: tuple[Text, ...], sae: Sae) -> Float64[Tensor, " feature"]:
     """Rise of the summed loss of a batch of texts by removing each of the SAE's features."""
     with residual_as_leaf(problem.lm, problem.depth) as read:
-        unchanged = token_losses(problem.lm, texts).split([n_said([text]) for text in texts])
-    codes = encode(sae, read[0].detach()) * said(texts, problem.lm.device)[:, :, None]  # [text seq feature]
+        unchanged = token_losses(problem.lm, texts).split([n_output_tokens([text]) for text in texts])
+    codes = encode(sae, read[0].detach()) * output_mask(texts, problem.lm.device)[:, :, None]  # [text seq feature]
     rise = torch.zeros(sae.meta.n_features, dtype=torch.float64)
     for place in range(sae.meta.n_features):
         # Only where it fires: removing what is not there changes nothing.

@@ -110,7 +110,7 @@ def at_largest_records(problem: Problem, features: list[int]) -> CodeEdit:
     return CodeEdit(torch.tensor(features, device=problem.lm.device), values)
 
 
-def n_said(texts: Sequence[Text]) -> int:
+def n_output_tokens(texts: Sequence[Text]) -> int:
     """Tokens that texts say, their contexts left out: those that a loss is the mean of."""
     return sum(len(text.ids) - text.n_context for text in texts)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import encode
 from saesteer.methods.fit.problem import Problem, Text, text_batches
-from saesteer.methods.fit.sae_features import addition, best, candidates, n_said, residual_as_leaf, scored
+from saesteer.methods.fit.sae_features import addition, best, candidates, n_output_tokens, residual_as_leaf, scored
 from saesteer.methods.fit.training import text_loss
 
 
@@ -35,9 +35,9 @@ def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tenso
     for some in text_batches(texts):
         residual, gradient = loss_gradient(problem, some)
         for text, row, slope in zip(some, residual, gradient, strict=True):
-            said = slice(text.n_context, len(text.ids))
-            along = slope[said].to(sae.W_dec) @ sae.W_dec.T  # [token n_features]
-            rise -= n_said(some) / n_said(texts) * (encode(sae, row[said]) * along).sum(dim=0).double()
+            output = slice(text.n_context, len(text.ids))
+            along = slope[output].to(sae.W_dec) @ sae.W_dec.T  # [token n_features]
+            rise -= n_output_tokens(some) / n_output_tokens(texts) * (encode(sae, row[output]) * along).sum(dim=0).double()
     return rise
 
 

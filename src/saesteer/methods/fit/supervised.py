@@ -55,12 +55,12 @@ def best_calibrated_f1(frequency: Float[Tensor, "text feature"], positive: Bool[
 
 def _best_of_block(frequency: Float[Tensor, "text feature"], positive: Bool[Tensor, " text"]) -> Float64[Tensor, " feature"]:
     ordered, order = frequency.sort(dim=0, descending=True)
-    said_yes = positive[order]  # [text feature]; the first n rows are the n texts of highest frequency
+    is_positive = positive[order]  # [text feature]; the first n rows are the n texts of highest frequency
     n_positive = int(positive.sum())
     weight = false_positive_weight(n_positive / len(positive))
-    scores = calibrated_f1(said_yes.cumsum(dim=0).double(), (~said_yes).cumsum(dim=0).double(), n_positive, weight)
+    scores = calibrated_f1(is_positive.cumsum(dim=0).double(), (~is_positive).cumsum(dim=0).double(), n_positive, weight)
     # A threshold cannot part equal frequencies: only the last row of a run of equals is one.
-    ends = torch.ones_like(said_yes)
+    ends = torch.ones_like(is_positive)
     ends[:-1] = ordered[:-1] > ordered[1:]
     return scores.masked_fill(~ends | (ordered <= 0), 0).amax(dim=0)
 

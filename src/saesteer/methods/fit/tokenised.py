@@ -36,8 +36,8 @@ def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[Text, 
 
 
 def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
-    before, said = str(row["input"]), str(row["output"])
-    whole = _answer(lm, before, said) if lm.prompt_format == "chat" else _continuation(lm, before, said)
+    before, output = str(row["input"]), str(row["output"])
+    whole = _answer(lm, before, output) if lm.prompt_format == "chat" else _continuation(lm, before, output)
     n_positions = lm.model.config.get_text_config(decoder=True).max_position_embeddings
     kept = Text(whole.ids[: min(whole.n_context + MOST_TOKENS, n_positions)], whole.n_context)
     if len(kept.ids) <= kept.n_context:
@@ -51,13 +51,13 @@ def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
     return kept
 
 
-def _answer(lm: LanguageModel, before: str, said: str) -> Text:
+def _answer(lm: LanguageModel, before: str, output: str) -> Text:
     context = prompt_token_ids(lm, before)
-    return Text(context + lm.tokenizer(said, add_special_tokens=False)["input_ids"], len(context))
+    return Text(context + lm.tokenizer(output, add_special_tokens=False)["input_ids"], len(context))
 
 
-def _continuation(lm: LanguageModel, before: str, said: str) -> Text:
-    encoded = lm.tokenizer(f"{before} {said}" if before else said, return_offsets_mapping=True)
+def _continuation(lm: LanguageModel, before: str, output: str) -> Text:
+    encoded = lm.tokenizer(f"{before} {output}" if before else output, return_offsets_mapping=True)
     ids = with_bos(encoded["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
     within = takewhile(lambda offset: offset[1] <= len(before), encoded["offset_mapping"])
     n_context = len(ids) - len(encoded["input_ids"]) + sum(1 for _ in within)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saesteer.engine.head import raw_logits
 from saesteer.engine.models import LanguageModel
-from saesteer.methods.fit.problem import Text, padded_ids, said
+from saesteer.methods.fit.problem import Text, output_mask, padded_ids
 
 ALGORITHM_VERSION = 1
 
@@ -31,7 +31,7 @@ def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " to
         raise ValueError("a text without context has a first token that nothing predicts: give it a beginning-of-sequence token at least")
     ids = padded_ids(lm, texts)  # [text seq]
     hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    row, at = said(texts, ids.device).nonzero(as_tuple=True)
+    row, at = output_mask(texts, ids.device).nonzero(as_tuple=True)
     return nn.functional.cross_entropy(logits_with_gradients(lm, hidden[row, at - 1]), ids[row, at], reduction="none")
 
 

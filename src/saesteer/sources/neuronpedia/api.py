@@ -85,13 +85,13 @@ async def _read(source: Source, feature: int, n_records: int, response: httpx2.R
         raise Transient(f"answered with {kind.partition(';')[0]} that is not JSON") from error
     if not isinstance(item, dict):
         raise Transient("answered with JSON that is no feature")
-    told = (item.get("modelId"), item.get("layer"), str(item.get("index")))
-    if told != (source.model, source.source, str(feature)):
+    identity = (item.get("modelId"), item.get("layer"), str(item.get("index")))
+    if identity != (source.model, source.source, str(feature)):
         raise Transient("answered with another feature than the one asked for")
     strings = Strings()
     usable = [record(entry, strings) for entry in _objects(item, "activations")]
     texts = descriptions(_objects(item, "explanations"))
-    records = [found for found in usable if found is not None]
+    records = [one for one in usable if one is not None]
     return known(item, feature, texts[0] if texts else None, kept(records, n_records), len(usable) - len(records))
 
 

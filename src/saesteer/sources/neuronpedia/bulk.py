@@ -39,22 +39,22 @@ async def from_exports(exports: Exports, features: Sequence[int], n_records: int
     if problems:
         yield Outcome(failed=[Failed(tuple(features), problems[0])])
         return
-    found, problems = await _described(exports, wanted, explained)
-    rest = tuple(sorted(wanted - set(found)))
+    described, problems = await _described(exports, wanted, explained)
+    rest = tuple(sorted(wanted - set(described)))
     if rest:
         yield Outcome(failed=[Failed(rest, problems[0])]) if problems else Outcome(unsure=rest)
-    if not found:
+    if not described:
         return
-    jobs = [partial(_with_records, exports, *group, n_records) for group in await _batches(exports, found)]
+    jobs = [partial(_with_records, exports, *group, n_records) for group in await _batches(exports, described)]
     async for result in as_finished(jobs, exports.client.policy.concurrency):
         yield result
 
 
 async def explained_features(exports: Exports, wanted: frozenset[int] | None) -> tuple[dict[int, list[str]], list[str]]:
     """Feature -> its explanations (of all features for None), and what is wrong with batches that could not be read."""
-    found, problems = await read_all(exports, "explanations", partial(_explanations, wanted))
+    batches, problems = await read_all(exports, "explanations", partial(_explanations, wanted))
     merged: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for batch in found:
+    for batch in batches:
         for feature, items in batch.items():
             merged[feature] += items
     return {feature: texts for feature, items in merged.items() if (texts := descriptions(items))}, problems
@@ -62,11 +62,11 @@ async def explained_features(exports: Exports, wanted: frozenset[int] | None) ->
 
 def _explanations(wanted: frozenset[int] | None, lines: Lines) -> dict[int, list[dict[str, Any]]]:
     """Only what is needed of explanations: most of a line is an embedding of its text."""
-    found = defaultdict(list)
+    by_feature = defaultdict(list)
     for feature, item in lines:
         if wanted is None or feature in wanted:
-            found[feature].append({name: item.get(name) for name in ("description", "typeName", "explanationModelName")})
-    return dict(found)
+            by_feature[feature].append({name: item.get(name) for name in ("description", "typeName", "explanationModelName")})
+    return dict(by_feature)
 
 
 async def _described(exports: Exports, wanted: frozenset[int], explained: Mapping[int, list[str]]) -> tuple[dict[int, Known], list[str]]:
@@ -75,16 +75,16 @@ async def _described(exports: Exports, wanted: frozenset[int], explained: Mappin
     def collect(lines: Lines) -> dict[int, Known]:
         return {i: known(item, i, next(iter(explained.get(i, [])), None), (), 0) for i, item in lines if i in wanted}
 
-    found, problems = await read_all(exports, "features", collect)
-    return {feature: told for batch in found for feature, told in batch.items()}, problems
+    batches, problems = await read_all(exports, "features", collect)
+    return {feature: one for batch in batches for feature, one in batch.items()}, problems
 
 
-async def _batches(exports: Exports, found: Mapping[int, Known]) -> list[tuple[int, int, dict[int, Known]]]:
+async def _batches(exports: Exports, described: Mapping[int, Known]) -> list[tuple[int, int, dict[int, Known]]]:
     """(number, features a batch, the wanted features in it) of each activations batch that is needed."""
-    size = await _batch_size(exports, max(found))
+    size = await _batch_size(exports, max(described))
     groups: dict[int, dict[int, Known]] = defaultdict(dict)
-    for feature, told in sorted(found.items()):
-        groups[feature // size][feature] = told
+    for feature, one in sorted(described.items()):
+        groups[feature // size][feature] = one
     return [(number, size, group) for number, group in groups.items()]
 
 
@@ -108,11 +108,11 @@ def _records(wanted: frozenset[int], lines: Lines) -> _Batch:
     for feature, item in lines:
         lowest, highest = min(lowest, feature), max(highest, feature)
         if feature in wanted:
-            found = record(item, strings)
-            if found is None:
+            parsed = record(item, strings)
+            if parsed is None:
                 n_unusable[feature] += 1
             else:
-                records[feature].append(found)
+                records[feature].append(parsed)
     return _Batch(records, n_unusable, lowest, highest)
 
 
@@ -124,12 +124,12 @@ async def _with_records(exports: Exports, number: int, size: int, features: Mapp
     except FetchError as error:
         return Outcome(failed=[Failed(tuple(features), str(error))])
     complete = [
-        replace(told, records=kept(batch.records.get(i, ()), n_records), n_unusable=batch.n_unusable.get(i, 0))
-        for i, told in features.items()
+        replace(one, records=kept(batch.records.get(i, ()), n_records), n_unusable=batch.n_unusable.get(i, 0))
+        for i, one in features.items()
     ]
-    silent = [told.feature for told in complete if not told.records and not told.n_unusable and _is_alive(told)]
-    return Outcome(known=[told for told in complete if told.feature not in silent], unsure=silent)
+    unsure = [one.feature for one in complete if not one.records and not one.n_unusable and _is_alive(one)]
+    return Outcome(known=[one for one in complete if one.feature not in unsure], unsure=unsure)
 
 
-def _is_alive(told: Known) -> bool:
-    return (told.density or 0) > 0 or (told.max_activation or 0) > 0
+def _is_alive(feature: Known) -> bool:
+    return (feature.density or 0) > 0 or (feature.max_activation or 0) > 0

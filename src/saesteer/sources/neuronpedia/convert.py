@@ -64,10 +64,10 @@ class Strings:
 
     def __call__(self, text: str) -> str:
         """The text, U+FFFD for each half of a broken surrogate pair: JSON can spell those, UTF-8 cannot."""
-        found = self._shared.get(text)
-        if found is None:
-            found = self._shared[text] = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-        return found
+        clean = self._shared.get(text)
+        if clean is None:
+            clean = self._shared[text] = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+        return clean
 
 
 def parse_json(text: bytes) -> Any:
@@ -84,8 +84,8 @@ def _refuse_constant(name: str) -> None:
 
 def number(value: Any) -> float | None:
     """A JSON value as a float, None where it is no finite number."""
-    found = _numbers([value])
-    return found[0] if found else None
+    numbers = _numbers([value])
+    return numbers[0] if numbers else None
 
 
 def _numbers(values: list[Any]) -> list[float] | None:
@@ -93,11 +93,11 @@ def _numbers(values: list[Any]) -> list[float] | None:
     if not set(map(type, values)) <= {int, float, NoneType}:
         return None
     try:
-        found = [-math.inf if value is None else float(value) for value in values]
+        floats = [-math.inf if value is None else float(value) for value in values]
     except OverflowError:
         return None
-    n_finite = sum(map(math.isfinite, found))
-    return found if n_finite and n_finite + values.count(None) == len(values) else None
+    n_finite = sum(map(math.isfinite, floats))
+    return floats if n_finite and n_finite + values.count(None) == len(values) else None
 
 
 def record(item: Mapping[str, Any], strings: Strings) -> Record | None:
@@ -144,12 +144,12 @@ def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
 
     Those of type oai_token-act-pair come first, then by type, explaining model and text, so that their order there does not matter.
     """
-    strings, found = Strings(), set()
+    strings, ranked = Strings(), set()
     for item in items:
         if isinstance(text := item.get("description"), str) and text.strip():
             kind, model = (strings(str(item.get(name) or "")) for name in ("typeName", "explanationModelName"))
-            found.add((kind != _FIRST_TYPE, kind, model, strings(text).strip()))
-    return list(dict.fromkeys(text for *_, text in sorted(found)))
+            ranked.add((kind != _FIRST_TYPE, kind, model, strings(text).strip()))
+    return list(dict.fromkeys(text for *_, text in sorted(ranked)))
 
 
 def known(item: Mapping[str, Any], feature: int, explanation: str | None, records: Sequence[Record], n_unusable: int) -> Known:
@@ -173,7 +173,7 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
         "density": [item.density for item in features],
         "max_activation": [_max_activation(item) for item in features],
         "n_records": [len(item.records) for item in features],
-        "records": [[_struct(rank, found) for rank, found in enumerate(item.records)] for item in features],
+        "records": [[_struct(rank, one) for rank, one in enumerate(item.records)] for item in features],
         "explanation": [item.explanation for item in features],
         "source": ["neuronpedia"] * len(features),
         "reason": [item.reason for item in features],
@@ -183,9 +183,9 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
 
 def _max_activation(item: Known) -> float | None:
     """Neuronpedia's estimate, else the largest record's maximum; null where neither says that the feature is ever active."""
-    largest = max((found.max_value for found in item.records), default=0.0)
-    told = item.max_activation or 0.0
-    return told if told > 0 else largest if largest > 0 else None
+    largest = max((one.max_value for one in item.records), default=0.0)
+    estimate = item.max_activation or 0.0
+    return estimate if estimate > 0 else largest if largest > 0 else None
 
 
 def _struct(rank: int, item: Record) -> dict[str, Any]:

@@ -29,10 +29,10 @@ async def _explanations(addresses: Addresses, source: Source, downloads: Path, p
             exports = await list_exports(client, addresses.neuronpedia_exports, source, downloads)
         except FetchError as error:
             raise IncompleteDownload(f"explanations of {source}: {error}") from error
-        found, problems = await explained_features(exports, None)
+        explained, problems = await explained_features(exports, None)
     if problems:
         raise IncompleteDownload(f"explanations of {source}: {'; '.join(problems)}; what was downloaded is kept: try again")
-    return dict(sorted(found.items()))
+    return dict(sorted(explained.items()))
 
 
 def matching_features(explanations: Mapping[int, Sequence[str]], pattern: str) -> list[int]:

@@ -79,7 +79,7 @@ async def list_exports(client: Client, base: str, source: Source, downloads: Pat
             break
         query["continuation-token"] = token
     named = {key: _BATCH.fullmatch(key.removeprefix(prefix)) for key in bytes_of}
-    sizes = {(found["kind"], int(found["number"])): bytes_of[key] for key, found in named.items() if found}
+    sizes = {(match["kind"], int(match["number"])): bytes_of[key] for key, match in named.items() if match}
     if not any(kind == "features" for kind, _ in sizes):
         raise FetchError(f"no exports of {source} are listed: check the source's name; {ONE_BY_ONE}")
     return Exports(client, base, source, downloads / "neuronpedia", sizes)
@@ -99,10 +99,10 @@ async def _read_listing(response: httpx2.Response) -> tuple[dict[str, int], str]
 
 
 def _text(item: ElementTree.Element, name: str) -> str:
-    found = item.findtext(f"{{*}}{name}")
-    if found is None:
+    text = item.findtext(f"{{*}}{name}")
+    if text is None:
         raise ValueError(f"no {name}")
-    return found
+    return text
 
 
 async def read_batch(exports: Exports, kind: str, number: int, collect: Callable[[Lines], T]) -> T:
@@ -190,11 +190,11 @@ async def read_all(exports: Exports, kind: str, collect: Callable[[Lines], T]) -
 
     gaps = exports.gaps(kind)
     problems = [f"{kind} batch {some(gaps)} is missing in the listing of exports; {ONE_BY_ONE}"] if gaps else []
-    found: list[T] = []
+    results: list[T] = []
     jobs = [partial(one, number) for number in exports.numbers(kind)]
     async for result in as_finished(jobs, exports.client.policy.concurrency):
         if isinstance(result, FetchError):
             problems.append(str(result))
         else:
-            found.append(result)
-    return found, sorted(problems)
+            results.append(result)
+    return results, sorted(problems)

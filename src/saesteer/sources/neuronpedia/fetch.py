@@ -85,9 +85,9 @@ async def _layer(download: _Download, source: Source, features: Sequence[int]) -
     """One layer's features; those that Neuronpedia does not have come last, when it is sure that it has the source."""
     n_there, absent = 0, []
     async for outcome in _by_route(download, source, features):
-        there = [told for told in outcome.known if told.there]
+        there = [one for one in outcome.known if one.there]
         n_there += len(there)
-        absent += [told for told in outcome.known if not told.there]
+        absent += [one for one in outcome.known if not one.there]
         yield Outcome(there, outcome.failed)
     if absent:
         yield await _absent(download, source, absent, n_there)
@@ -101,7 +101,7 @@ async def _absent(download: _Download, source: Source, absent: Sequence[Known], 
         why = f"Neuronpedia has neither these features nor feature 0 of {source}: check the source's name"
     except FetchError as error:
         why = f"not found, and whether Neuronpedia has {source} at all could not be found out: {error}"
-    return Outcome(failed=[Failed(tuple(told.feature for told in absent), why)])
+    return Outcome(failed=[Failed(tuple(one.feature for one in absent), why)])
 
 
 async def _by_route(download: _Download, source: Source, features: Sequence[int]) -> AsyncGenerator[Outcome, None]:
@@ -124,15 +124,15 @@ async def _by_route(download: _Download, source: Source, features: Sequence[int]
 def _count(download: _Download, source: Source, outcome: Outcome) -> None:
     if outcome.failed:
         download.failures.setdefault(str(source), []).extend(outcome.failed)
-    for told in outcome.known:
-        download.counts[told.reason or "with records"] += 1
-        download.counts["records that cannot be used"] += told.n_unusable
+    for one in outcome.known:
+        download.counts[one.reason or "with records"] += 1
+        download.counts["records that cannot be used"] += one.n_unusable
 
 
 def _report(download: _Download) -> None:
     """Log what was met; raise if something is missing."""
-    told = ", ".join(f"{n} {what}" for what, n in sorted(download.counts.items()) if n)
+    counts = ", ".join(f"{n} {what}" for what, n in sorted(download.counts.items()) if n)
     retries = ", ".join(f"{n} x {why}" for why, n in sorted(download.client.retries.items()))
-    log.info("Neuronpedia: features: %s; asked again: %s", told or "none", retries or "never")
+    log.info("Neuronpedia: features: %s; asked again: %s", counts or "none", retries or "never")
     if download.failures:
         raise incomplete(download.failures)
