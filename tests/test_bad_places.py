@@ -88,6 +88,7 @@ def test_a_full_disk(folder: Folder, disk: Disk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_read_only_folder(folder: Folder, disk: Disk) -> None:
     before = folder.parts()
     disk.mount("-o", "remount,ro")
@@ -101,6 +102,7 @@ def test_a_read_only_folder(folder: Folder, disk: Disk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_job_that_failed_is_due_again_with_all_that_reads_it(folder: Folder) -> None:
     """Snakemake records a failed job as done with its new inputs, and its output is neither a table nor a figure that one looks at."""
     (folder.path / "oracle/oracle.json").write_text("{}")
@@ -126,6 +128,7 @@ def unlock(folder: Folder) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_lock_left_by_a_killed_run(folder: Folder) -> None:
     process = folder.start(*TARGETS, "--forcerun", "pin")
     wait_for_lock(folder)
@@ -141,6 +144,7 @@ def test_a_lock_left_by_a_killed_run(folder: Folder) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_runs_at_once(folder: Folder) -> None:
     first = folder.start(*TARGETS, "--forcerun", "pin")
     wait_for_lock(folder)

@@ -134,6 +134,7 @@ def test_more_gpus_never_fall_below_the_bound() -> None:
         assert walls[0] > 7 * walls[3]  # eight GPUs
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_cluster_page_without_slurm(tmp_path: Path) -> None:
     printed = run("cluster_scaling.py", "--simulate", "--figure", tmp_path / "cluster" / "scaling", "--write", "none")

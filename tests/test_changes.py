@@ -100,6 +100,7 @@ def test_additions_compute_their_own_rows_and_end_where_a_run_from_nothing_does(
     assert results_of(folder) == results_of(finished)
 
 
+@pytest.mark.exhaustive
 def test_one_prefixs_text_edited_computes_its_rows(smaller: Folder, tmp_path: Path) -> None:
     folder = smaller.copy(tmp_path / "repo")
     path = folder.path / "config/prefixes.txt"
@@ -119,6 +120,7 @@ def test_nothing_changed_nothing_is_due(finished: Folder, tmp_path: Path) -> Non
     assert "Nothing to be done" in output
 
 
+@pytest.mark.exhaustive
 def test_one_feature_removed_computes_no_row_and_asks_for_no_gpu(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", **features([3, 141, 592], FEATURES[6]))
@@ -131,6 +133,7 @@ def test_one_feature_removed_computes_no_row_and_asks_for_no_gpu(finished: Folde
     assert pl.read_parquet(folder.path / LAST_STEPS[0]).equals(rows.filter(pl.col("feature") != 653))
 
 
+@pytest.mark.exhaustive
 def test_a_layer_a_job_one_feature_added_is_for_its_layers_jobs(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", layers_per_job=1)

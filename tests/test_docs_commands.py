@@ -41,7 +41,7 @@ ON_SLURM = "slurm/test_shipped_on_slurm.py::test_it_finishes"
 REAL = "test_real_inputs.py::test_every_figure_is_made"
 METHODS = "test_methods_workflow.py::test_a_finished_comparison_is_complete_and_has_nothing_to_do"
 COMMANDS = {
-    r"make figures": here("run", "test_shipped.py::test_the_readme_shows_these_numbers"),
+    r"make figures": here("run", "test_shipped.py::test_findings"),
     r"make (test|test-all|lock|check)": here("dry"),  # CI runs make test and make check themselves
     r"make docs": by("test_docs.py::test_the_site_builds_without_a_warning"),
     r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),

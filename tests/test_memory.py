@@ -215,6 +215,7 @@ def test_larger_forwards_are_expected_to_need_more() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_under_a_low_ceiling_the_batch_falls_and_rows_stay_the_same(tmp_path: Path) -> None:
     """The shipped model in two processes; one may take 16 MB of addresses more than it has after loading and a first small run."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}

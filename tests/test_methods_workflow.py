@@ -148,6 +148,7 @@ def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(resto
     assert own.equals(trained_elsewhere)
 
 
+@pytest.mark.exhaustive
 def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     others = restored.table("generations", NAME).filter(pl.col("method").is_in(METHODS)).drop("seconds")
     (restored.path / "src/saesteer/methods/fit/toy.py").write_text(TOY)

@@ -80,6 +80,7 @@ def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Fo
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_figures_made_again_are_the_same_bytes(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
     files = [file for file in sorted((folder.path / "figures").rglob("*")) if file.is_file()]

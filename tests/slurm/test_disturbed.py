@@ -87,6 +87,7 @@ def test_after_kill_9_of_snakemake_its_jobs_are_stopped_and_gone_on_from(
     assert sweep.folder.table("generations").equals(undisturbed.table("generations"))
 
 
+@pytest.mark.exhaustive
 def test_a_failing_rule_stops_its_descendants_only(node: Node, finished: Folder, tmp_path: Path) -> None:
     """The output score cannot be written; perplexity and what follows from it are made."""
     folder = finished.copy(tmp_path / "repo")
