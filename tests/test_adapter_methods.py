@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from saesteer.engine.adapters import (
     adapter_layers,
     attention_output,
+    changed_weights,
     low_rank_subspace_installed,
     low_rank_weights_installed,
     subspace_edited,
@@ -202,7 +203,7 @@ def test_changed_weights_equal_a_model_that_has_them(family: str, factor: float)
     tuned.load_state_dict(weights, strict=False)
     with left_as_it_was(lm), torch.no_grad():
         before = lm.model(ids).logits
-        with weights_installed(lm, change, torch.full((5,), factor)):
+        with weights_installed(lm, changed_weights(lm, change, torch.full((5,), factor))):
             ours = lm.model(ids).logits
         assert torch.equal(lm.model(ids).logits, before)
     assert torch.equal(ours, tuned(ids).logits)
@@ -211,20 +212,21 @@ def test_changed_weights_equal_a_model_that_has_them(family: str, factor: float)
 
 def test_weights_return_after_an_error() -> None:
     lm = shipped_model()
-    with left_as_it_was(lm), pytest.raises(RuntimeError, match="on the way"), weights_installed(lm, a_change(lm), torch.ones(2)):
+    weights = changed_weights(lm, a_change(lm), torch.ones(2))
+    with left_as_it_was(lm), pytest.raises(RuntimeError, match="on the way"), weights_installed(lm, weights):
         raise RuntimeError("on the way")
     broken = WeightChange({**a_change(lm).change, "model.norm.weight": torch.zeros(3)})
     with left_as_it_was(lm), pytest.raises(ValueError, match=r"model.norm.weight of shape \(3,\), but the model has \(128,\)"):
-        weights_installed(lm, broken, torch.ones(2)).__enter__()
+        changed_weights(lm, broken, torch.ones(2))
     with pytest.raises(ValueError, match="they belong to another model"):
-        weights_installed(lm, WeightChange({"other.weight": torch.zeros(3)}), torch.ones(2)).__enter__()
+        changed_weights(lm, WeightChange({"other.weight": torch.zeros(3)}), torch.ones(2))
 
 
 @pytest.mark.parametrize("factors", [[1.0, 2.0], []])
 def test_rows_of_changed_weights_share_a_factor(factors: list[float]) -> None:
     lm = shipped_model()
     with pytest.raises(ValueError, match=f"must share one factor, but there are {len(factors)}"):
-        weights_installed(lm, a_change(lm), torch.tensor(factors)).__enter__()
+        changed_weights(lm, a_change(lm), torch.tensor(factors))
 
 
 @pytest.mark.parametrize("installed", ["lora", "loreft"])
@@ -251,7 +253,7 @@ def test_fine_tuning_equals_a_plain_loop() -> None:
     assert set(fitted.change) == {name for name, _ in model.named_parameters()}
     assert not any("lm_head" in name for name in fitted.change)  # tied to the embeddings
     ids = rows_of(given.lm)
-    with torch.no_grad(), weights_installed(given.lm, fitted, torch.ones(5)):
+    with torch.no_grad(), weights_installed(given.lm, changed_weights(given.lm, fitted, torch.ones(5))):
         ours = given.lm.model(ids).logits
     with torch.no_grad():
         moved = float((model(ids).logits - given.lm.model(ids).logits).norm())
@@ -287,7 +289,7 @@ def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType)
         fitted = method.fit(given)
     before, after = float(_loss(given)), float(_loss(given, fitted))
     assert after < before
-    loaded = unpacked(kind_of(fitted), *packed(fitted), torch.device("cpu"))
+    loaded = unpacked(kind_of(fitted), *packed(fitted))
     assert float(_loss(given, loaded)) == after
     assert float(_loss(given, fitted, factor=0.0)) == pytest.approx(before, abs=1e-6)
 
@@ -307,7 +309,7 @@ def _loss(given: Problem, one: LowRankWeights | LowRankSubspace | WeightChange |
     if isinstance(one, LowRankSubspace):
         context = subspace_edited(lm, one, factors, 0, torch.tensor([text.n_context for text in given.positive]))
     if isinstance(one, WeightChange):
-        context = weights_installed(lm, one, factors)
+        context = weights_installed(lm, changed_weights(lm, one, factors))
     with torch.no_grad(), context:
         return text_loss(lm, given.positive)
 

@@ -221,12 +221,10 @@ def test_ending_tokens() -> None:
     lm = tiny_model("gpt2")
     texts = [lm.tokenizer.decode([token]) for token in range(len(lm.tokenizer))]
     ending = ending_tokens(lm, ".")
-    assert ending.nonzero().flatten().tolist() == sorted({2, *(token for token, text in enumerate(texts) if "." in text)})
-    assert ending_tokens(lm, "").nonzero().flatten().tolist() == [2]
+    assert np.flatnonzero(ending).tolist() == sorted({2, *(token for token, text in enumerate(texts) if "." in text)})
+    assert np.flatnonzero(ending_tokens(lm, "")).tolist() == [2]
     shipped = model_and_sae("shipped", 1)[0]
-    assert {".", "<0x2E>", "<eos>"} <= set(
-        shipped.tokenizer.convert_ids_to_tokens(ending_tokens(shipped, ".").nonzero().flatten().tolist())
-    )
+    assert {".", "<0x2E>", "<eos>"} <= set(shipped.tokenizer.convert_ids_to_tokens(np.flatnonzero(ending_tokens(shipped, ".")).tolist()))
 
 
 def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:

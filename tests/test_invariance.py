@@ -58,7 +58,7 @@ def in_order(rows: pl.DataFrame, table: pl.DataFrame, keys: Sequence[str]) -> pl
 
 def as_rows(tensor: Tensor) -> pl.DataFrame:
     """A row of bytes for each row of a tensor."""
-    return pl.DataFrame({"bytes": [row.detach().numpy().tobytes() for row in tensor]})
+    return pl.DataFrame({"bytes": [row.numpy().tobytes() for row in tensor.detach().cpu()]})
 
 
 def output_score_step(family: str, layer: int = 1, site: str = "resid_post") -> Step:
@@ -129,7 +129,7 @@ def effects_step() -> Step:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, lm.n_vocab, 4)))
             if batch:
-                for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("CODES_AT_A_TIME", 1)):
+                for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("CODES_AT_A_TIME", (1, 1))):
                     patch.setattr(effects, name, value)
             options = settings(n_vectors=9 if batch else 8)
             frames = list(effects.measured_effects(lm, sae, 1, rows, prompts_of(lm, "gemma2"), options, 3))

@@ -53,7 +53,7 @@ def test_a_text_without_tokens_is_missing_not_zero() -> None:
 def test_logits_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     step, rows = perplexity_step("gemma2"), list(range(100))
     whole = step.run(rows, None)
-    monkeypatch.setattr("saesteer.engine.perplexity.LOGITS_AT_A_TIME", (50 * tiny_model("gemma2").n_vocab, 0))
+    monkeypatch.setattr("saesteer.engine.head.LOGITS_AT_A_TIME", (50 * tiny_model("gemma2").n_vocab, 0))
     assert_frame_equal(step.run(rows, None), whole, check_exact=True)
 
 

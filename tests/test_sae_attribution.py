@@ -11,7 +11,7 @@ from slow_vectors import slow_loss
 
 from saesteer.methods.fit import problem as fit_problem
 from saesteer.methods.fit import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
-from saesteer.methods.fit.problem import Abstains, Problem, Text, largest_codes
+from saesteer.methods.fit.problem import Abstains, Problem, Text, pooled_codes
 
 FEW = (8, 53, 77, 98, 397, 665, 640, 898)  # features of layer 5 for what is too slow for all
 
@@ -162,6 +162,7 @@ def test_contexts_are_the_texts_each_once_in_turn() -> None:
 def test_slow_codes_are_the_saes(french: Problem) -> None:
     """The oracle of this file against the tested encoder, so that what it shows is shown of the right codes."""
     rows = french.positive_tokens.residual[:20]
-    codes = largest_codes(french.sae, replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20))
+    each = replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20)
+    codes = pooled_codes(french.sae, each, lambda codes: codes.amax(dim=0))
     for feature in FEW:
         assert torch.allclose(slow_codes(french, rows, feature), codes[:, feature], atol=1e-4)

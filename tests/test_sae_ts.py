@@ -18,7 +18,7 @@ from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import fgaa, sae_ts
 from saesteer.methods.fit.approximator import PENALTIES, fitted, ridge
 from saesteer.methods.fit.fits import fit_of
-from saesteer.methods.fit.problem import Abstains, Approximator, largest_codes
+from saesteer.methods.fit.problem import Abstains, Approximator
 from saesteer.settings.registry import method
 
 D, F = 6, 10
@@ -198,7 +198,7 @@ def test_the_rotation_turns_decoder_rows_to_where_they_act() -> None:
 @pytest.mark.slow
 def test_a_concept_without_a_label_takes_the_feature_of_best_auroc() -> None:
     given = problem(label=None)
-    positive, negative = (largest_codes(given.sae, tokens).numpy() for tokens in (given.positive_tokens, given.negative_tokens))
+    positive, negative = (codes.numpy() for codes in given.largest_codes)
     truth = [1] * len(positive) + [0] * len(negative)
     areas = [roc_auc_score(truth, [*positive[:, f], *negative[:, f]]) for f in range(1024)]
     chosen = sae_ts.target_feature(given)

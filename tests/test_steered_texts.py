@@ -110,7 +110,7 @@ def test_another_seed_samples_other_texts_and_the_last_token_stops_one() -> None
 def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     one = _interventions(tiny_sae(LAYER))[place]
     kind = {Addition: "addition", CodeEdit: "code_edit"}[type(one)]
-    again = unpacked(kind, *packed(one), torch.device("cpu"))
+    again = unpacked(kind, *packed(one))
     assert packed(again) == packed(one)
     assert type(again) is type(one)
 

@@ -18,7 +18,8 @@ IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]] * 16)
 
 def last_positions(sae: Sae, n: int, factor: Tensor, depth: int = 1) -> Steering:
     """P1's edit of n rows, each by the feature of its own number."""
-    return steering_of([Addition(sae.W_dec[feature], None, "last") for feature in range(n)], torch.arange(n), factor, sae, depth)
+    additions = [Addition(sae.W_dec[feature], None, "last") for feature in range(n)]
+    return steering_of(tiny_model("gemma2"), additions, torch.arange(n), factor, sae, depth)
 
 
 def edited(steering: Steering, residual: Tensor, prompt_length: int = 1) -> Tensor:

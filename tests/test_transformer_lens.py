@@ -129,7 +129,7 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
     with torch.no_grad():
         for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
             addition = Addition(ours.W_dec[feature], None, "last")
-            steering = steering_of([addition], torch.tensor([0]), torch.tensor([factor]), ours, models.depth_of(lm, layer, site))
+            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, models.depth_of(lm, layer, site))
             with steering.installed(lm, 0, ids.shape[1]):
                 logits = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)

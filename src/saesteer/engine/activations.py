@@ -84,11 +84,12 @@ def _sparse_tables(chunk: pl.DataFrame, layer: int, sae: Sae, residuals: Float[T
 def _sparse_table(chunk: pl.DataFrame, layer: int, codes: Float[Tensor, "batch seq n_features"]) -> pl.DataFrame:
     """The non-zero codes of each text's own tokens, position 0 left out."""
     n_tokens = chunk["token_ids"].list.len().to_numpy()
-    text, position, feature = (index.cpu().numpy() for index in codes[: len(chunk), 1:].nonzero(as_tuple=True))
+    inner = codes[: len(chunk), 1:]
+    active = inner.nonzero(as_tuple=True)
+    text, position, feature, value = (part.cpu().numpy() for part in (*active, inner[active].float()))
     position = position + 1
     own = position < n_tokens[text]
-    text, position, feature = text[own], position[own], feature[own]
-    value = codes[text, position, feature].float().cpu().numpy()
+    text, position, feature, value = text[own], position[own], feature[own], value[own]
     ends = np.searchsorted(text, np.arange(1, len(chunk)))
     columns = {
         "layer": [layer] * len(chunk),

@@ -6,7 +6,7 @@ Arithmetic is in the adapter's number format, its result in the model's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
 from saesteer.engine.models import LanguageModel, depth_of, residual_changed
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 DEPTHS = (5 / 26, 10 / 26, 15 / 26, 20 / 26)
 """Adapted layers as shares of the model's layers: 5, 10, 15 and 20 of Gemma-2-2b's 26 (P4, arXiv 2501.17148)."""
@@ -55,11 +55,12 @@ def widths(projection: nn.Module) -> tuple[int, int]:
 @contextmanager
 def low_rank_weights_installed(lm: LanguageModel, intervention: LowRankWeights, factor: Float[Tensor, " row"]) -> Iterator[None]:
     """Within the context, attention's output projection of each adapted layer adds `factor * scaling * B A x` to its output for an input x,
-    which is the weight `W + factor * scaling * B A` (LoRA, arXiv 2106.09685; P4, arXiv 2501.17148)."""
+    which is the weight `W + factor * scaling * B A` (LoRA, arXiv 2106.09685; P4, arXiv 2501.17148). Rows share an adapter or have their
+    own."""
     strength = (factor * intervention.scaling)[:, None, None]
 
     def added(A: Tensor, B: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        return lambda _module, args, output: output + (strength * (args[0].to(A.dtype) @ A.T @ B.T)).to(output.dtype)
+        return lambda _module, args, output: output + (strength * (args[0].to(A.dtype) @ A.mT @ B.mT)).to(output.dtype)
 
     with ExitStack() as hooks:
         for layer, A, B in zip(intervention.layers, intervention.A, intervention.B, strict=True):
@@ -73,14 +74,14 @@ def subspace_edited(
 ) -> Iterator[None]:
     """Within the context, the residual h after each adapted layer becomes `h + factor * R^T (W h + b - R h)` at the first and last
     positions of each row's prompt: once where these overlap, and nowhere after it (LoReFT, arXiv 2404.03592; P4, arXiv 2501.17148).
-    The rows' first token has position `start`."""
+    The rows' first token has position `start`; rows share an adapter or have their own."""
 
     def changed(R: Tensor, W: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
         def change(residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
             edited = _at_prompt_ends(intervention, start, residual.shape[1], prompt_length)
             strength = torch.where(edited, factor[:, None], 0.0)[:, :, None]
             h = residual.to(R.dtype)
-            return residual + (strength * ((h @ W.T + b - h @ R.T) @ R)).to(residual.dtype)
+            return residual + (strength * ((h @ W.mT + b.unsqueeze(-2) - h @ R.mT) @ R)).to(residual.dtype)
 
         return change
 
@@ -106,21 +107,28 @@ def low_rank_subspace_installed(
     return subspace_edited(lm, intervention, factor, start, torch.full((len(factor),), prompt_length, device=lm.device))
 
 
-@contextmanager
-def weights_installed(lm: LanguageModel, intervention: WeightChange, factor: Float[Tensor, " row"]) -> Iterator[None]:
-    """Within the context, the model's parameters are `p + factor * change[p]`; afterwards they hold the very tensors that they held before.
+def changed_weights(lm: LanguageModel, intervention: WeightChange, factor: Float[Tensor, " row"]) -> dict[str, Tensor]:
+    """The changed parameters, `p + factor * change[p]`, by name: a second copy of them. Rows share the model's weights, and so must share a
+    factor."""
+    shared, parameters = _shared_factor(factor), _changed_parameters(lm, intervention)
+    return {
+        name: (parameter.data + shared * intervention.change[name].to(parameter.device)).to(parameter.dtype)
+        for name, parameter in parameters.items()
+    }
 
-    Rows share the model's weights, and so must share a factor. Memory: a second copy of the changed parameters."""
-    shared = _shared_factor(factor)
-    parameters = _changed_parameters(lm, intervention)
-    earlier = {name: parameter.data for name, parameter in parameters.items()}
+
+@contextmanager
+def weights_installed(lm: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the context, the model has these parameters; afterwards they hold the very tensors that they held before."""
+    parameters = dict(lm.model.named_parameters())
+    earlier = {name: parameters[name].data for name in weights}
     try:
-        for name, parameter in parameters.items():
-            parameter.data = (earlier[name] + shared * intervention.change[name]).to(parameter.dtype)
+        for name, weight in weights.items():
+            parameters[name].data = weight
         yield
     finally:
-        for name, parameter in parameters.items():
-            parameter.data = earlier[name]
+        for name, weight in earlier.items():
+            parameters[name].data = weight
 
 
 def _shared_factor(factor: Float[Tensor, " row"]) -> float:

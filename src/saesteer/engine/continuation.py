@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from saesteer.engine.cache import RowLayer
 from saesteer.engine.head import raw_logits, soft_capped
 from saesteer.engine.memory import forward_bytes
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
@@ -35,7 +36,8 @@ MOST_ROWS = (512, 4096)
 """Largest batch on a CPU and on a GPU."""
 
 TILE = (64, 1024)
-"""Rows of every forward where shapes matter, on a CPU and on a GPU: enough there that launching kernels takes less time than they do."""
+"""Rows of every forward where shapes matter, on a CPU and on a GPU: enough there that launching kernels takes less time than they do. Under
+fine-tuned weights, which few rows share, it is `MIN_ROWS`."""
 
 
 @dataclass(frozen=True)
@@ -68,36 +70,6 @@ class Steering(Protocol):
         ...
 
 
-class RowLayer(DynamicLayer):
-    """A cache layer for a fixed set of rows, in one buffer with room for every step, so that adding a position copies nothing else."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.length = 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.keys, self.values = (
-                state.new_empty(*state.shape[:2], self.capacity, state.shape[3]) for state in (key_states, value_states)
-            )
-            self.is_initialized: bool = True
-        start, self.length = self.length, self.length + key_states.shape[2]
-        self.keys[:, :, start : self.length] = key_states  # [row kv_head position head_dim]
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def holding(self, keys: Tensor, values: Tensor) -> RowLayer:
-        """A layer of the same length for other rows."""
-        layer = RowLayer(self.capacity)
-        layer.keys, layer.values = keys, values
-        layer.length, layer.is_initialized = self.length, True
-        return layer
-
-
 @dataclass(frozen=True)
 class Slots:
     """The rows that a step runs, in one tile (a forward) or several equal ones: slot i holds row `row[i]` of the chunk; padding and
@@ -105,6 +77,7 @@ class Slots:
 
     row: Int[np.ndarray, " slot"]
     running: Bool[np.ndarray, " slot"]
+    numbers: Float64[Tensor, "slot step"]  # each slot's own, uniform random, for every step
     token: Int[Tensor, " slot"]  # to feed next
     steering: Steering  # of the slots
     caches: list[Cache]  # one a tile
@@ -117,14 +90,14 @@ class Slots:
             part = slice(number * size, (number + 1) * size)
             steering = self.steering
             if len(self.caches) > 1:
-                steering = steering.take(torch.arange(len(self.row), device=self.token.device)[part])
-            yield Slots(self.row[part], self.running[part], self.token[part], steering, [cache], self.position)
+                steering = steering.take(torch.arange(part.start, part.stop, device=self.token.device))
+            yield Slots(self.row[part], self.running[part], self.numbers[part], self.token[part], steering, [cache], self.position)
 
 
-def tile_rows(lm: LanguageModel, size: int, batch_size: int | None) -> int | None:
-    """Rows of every forward: None where any number gives the same; else `TILE`, fewer only where memory does not hold as many. A small
-    batch that was asked for is padded."""
-    full = TILE[lm.device.type == "cuda"]
+def tile_rows(lm: LanguageModel, size: int, batch_size: int | None, full: int | None = None) -> int | None:
+    """Rows of every forward: None where any number gives the same; else `full` (None: `TILE`), fewer only where memory does not hold as
+    many. A small batch that was asked for is padded."""
+    full = full or TILE[lm.device.type == "cuda"]
     if not shape_matters(lm):
         return None
     return full if size == batch_size else min(full, size)
@@ -144,20 +117,21 @@ def padded_index(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.nda
 
 
 def continue_rows(
-    lm: LanguageModel, slots: Slots, numbers: Float64[np.ndarray, "row step"], sampling: Sampling, ending: Bool[Tensor, " vocab"]
+    lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampling, ending: Bool[np.ndarray, " vocab"]
 ) -> tuple[Int[np.ndarray, "row step"], Int[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
     """Sample until every row has ended, from slots at their prompts' last tokens: token ids, how many of them count, and whether the row
-    was stopped rather than cut at the limit. `numbers` are uniform random numbers."""
-    token_ids = np.zeros(numbers.shape, dtype=np.int64)
-    lengths = np.zeros(len(numbers), dtype=np.int64)
-    stopped = np.zeros(len(numbers), dtype=bool)
+    was stopped rather than cut at the limit. The host waits for the device once a step, for the tokens."""
+    token_ids = np.zeros((n_rows, sampling.max_new_tokens), dtype=np.int64)
+    lengths = np.zeros(n_rows, dtype=np.int64)
+    stopped = np.zeros(n_rows, dtype=bool)
     tile = len(slots.row) // len(slots.caches) if shape_matters(lm) else None
     prompt_length = slots.position + 1
     for step in range(sampling.max_new_tokens):
-        tokens = torch.cat([_next_tokens(lm, part, numbers[part.row, step], sampling, prompt_length) for part in slots.tiles()])
-        ended = ending[tokens].cpu().numpy() & slots.running
+        tokens = torch.cat([_next_tokens(lm, part, step, sampling, prompt_length) for part in slots.tiles()])
+        drawn = tokens.cpu().numpy()
+        ended = ending[drawn] & slots.running
         rows = slots.row[slots.running]
-        token_ids[rows, step] = tokens.cpu().numpy()[slots.running]
+        token_ids[rows, step] = drawn[slots.running]
         lengths[rows] = step + 1
         stopped[slots.row[ended]] = True
         if np.array_equal(ended, slots.running):
@@ -166,18 +140,15 @@ def continue_rows(
     return token_ids, lengths, stopped
 
 
-def _next_tokens(
-    lm: LanguageModel, tile: Slots, numbers: Float64[np.ndarray, " slot"], sampling: Sampling, prompt_length: int
-) -> Int[Tensor, " slot"]:
+def _next_tokens(lm: LanguageModel, tile: Slots, step: int, sampling: Sampling, prompt_length: int) -> Int[Tensor, " slot"]:
     """One step of a tile."""
     logits = step_logits(lm, tile, prompt_length)
-    drawn = torch.from_numpy(numbers).to(lm.device)
-    return sample_tokens(logits, drawn, sampling.temperature, sampling.top_k)
+    return sample_tokens(logits, tile.numbers[:, step], sampling.temperature, sampling.top_k)
 
 
 def step_logits(lm: LanguageModel, tile: Slots, prompt_length: int) -> Float[Tensor, "slot vocab"]:
     """Feed each slot of one tile its token, through the steered model; the next token's logits, soft-capped where the model does so."""
-    position_ids = torch.tensor([[tile.position]], device=lm.device)
+    position_ids = torch.full((1, 1), tile.position, device=lm.device)
     with tile.steering.installed(lm, tile.position, prompt_length):
         output = lm.model.base_model(
             input_ids=tile.token[:, None], position_ids=position_ids, past_key_values=tile.caches[0], use_cache=True
@@ -196,6 +167,7 @@ def _advanced(slots: Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarr
     return Slots(
         row=slots.row[packed],
         running=np.arange(len(kept)) < len(index),
+        numbers=slots.numbers[kept],
         token=tokens[kept],
         steering=slots.steering.take(kept),
         caches=_repacked(slots.caches, kept, tile or len(kept)),
@@ -221,15 +193,15 @@ def _taken(layer: RowLayer) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def ending_tokens(lm: LanguageModel, stop: str) -> Bool[Tensor, " vocab"]:
+def ending_tokens(lm: LanguageModel, stop: str) -> Bool[np.ndarray, " vocab"]:
     """Which tokens end a text: those whose own text contains the stop character, and those with which the model ends one."""
-    ending = torch.zeros(lm.n_vocab, dtype=torch.bool)
+    ending = np.zeros(lm.n_vocab, dtype=bool)
     if stop:
         known = min(len(lm.tokenizer), lm.n_vocab)
         texts = _decoded(lm, [[token] for token in range(known)])
-        ending[:known] = torch.tensor([stop in text for text in texts])
+        ending[:known] = [stop in text for text in texts]
     ending[final_ids(lm)] = True
-    return ending.to(lm.device)
+    return ending
 
 
 def continuation_texts(lm: LanguageModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[str]:

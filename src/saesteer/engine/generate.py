@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
+from saesteer.engine.cache import Prefixes, RowLayer
 from saesteer.engine.continuation import (
     MOST_ROWS,
-    RowLayer,
     Sampling,
     Slots,
     Steering,
@@ -34,7 +34,7 @@ from saesteer.engine.continuation import (
 )
 from saesteer.engine.interventions import Intervention, WeightChange
 from saesteer.engine.memory import Halving, rows_that_fit
-from saesteer.engine.models import LanguageModel, Prefill, check_length, depth_of, prefills
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, depth_of, prefills
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import changes_prompt, steering_of, together
 
@@ -64,9 +64,9 @@ class _Run:
     interventions: Sequence[Intervention]
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
-    ending: Bool[Tensor, " vocab"]
+    ending: Bool[np.ndarray, " vocab"]
     kv_width: int  # numbers that a layer keeps of a position, of keys or of values
-    prefilled: dict[int, Prefill]  # of the latest batch's prompts, by place
+    prefixes: Prefixes
 
 
 @torch.no_grad()
@@ -91,14 +91,15 @@ def steered_texts(
         return
     check_length(lm, max(len(prompts[place]) for place in rows["prompt"].unique()) + sampling.max_new_tokens)
     ending = ending_tokens(lm, sampling.stop)
-    run = _Run(lm, sae, depth, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), {})
+    run = _Run(lm, sae, depth, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), Prefixes(lm))
     halving = Halving("texts", lm.device)
     for group in _groups(rows, interventions, prompts):
         length = len(prompts[group["prompt"][0]])
         size = batch or rows_that_fit(row_bytes(lm, run.kv_width, length + sampling.max_new_tokens), lm.device, MOST_ROWS)
+        full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
 
-        def finished(part: slice, size: int, group: pl.DataFrame = group) -> pl.DataFrame:
-            return _continued(run, group[part], tile_rows(lm, size, batch))
+        def finished(part: slice, size: int, group: pl.DataFrame = group, full: int | None = full) -> pl.DataFrame:
+            return _continued(run, group[part], tile_rows(lm, size, batch, full))
 
         yield from halving.over(group.height, size, finished)
 
@@ -126,9 +127,7 @@ def _groups(rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: 
 def _continued(run: _Run, chunk: pl.DataFrame, tile: int | None) -> pl.DataFrame:
     """The texts of rows that share a batch."""
     started = time.perf_counter()
-    numbers = draws(chunk["stream"].to_numpy()[:, None], np.arange(run.sampling.max_new_tokens)[None])  # [row step]
-    slots = _start(run, chunk, tile)
-    token_ids, lengths, stopped = continue_rows(run.lm, slots, numbers, run.sampling, run.ending)
+    token_ids, lengths, stopped = continue_rows(run.lm, _start(run, chunk, tile), len(chunk), run.sampling, run.ending)
     continuations = [ids[:length] for ids, length in zip(token_ids.tolist(), lengths.tolist(), strict=True)]
     made = {
         "row": chunk["row"],
@@ -148,19 +147,17 @@ def _start(run: _Run, chunk: pl.DataFrame, tile: int | None) -> Slots:
     slot = torch.from_numpy(row).to(lm.device)
     steering = _steering(run, chunk).take(slot)
     places = chunk["prompt"].to_list()
-    tiles = torch.arange(len(row), device=lm.device).split(tile or len(row))
     if changes_prompt(run.interventions[chunk["intervention"][0]]):
         ids = torch.tensor([run.prompts[place] for place in places], device=lm.device)[slot]  # [slot seq]
+        tiles = torch.arange(len(row), device=lm.device).split(tile or len(row))
         caches = [_steered_prefill(run, ids[some], steering.take(some)) for some in tiles]
     else:
-        distinct = list(dict.fromkeys(places))
-        shared = _shared_prefills(run, distinct)
-        number = {place: number for number, place in enumerate(distinct)}
-        which = torch.tensor([number[place] for place in places], device=lm.device)[slot]
-        caches = [_gathered(run, shared, which[some]) for some in tiles]
+        beginnings = [tuple(run.prompts[places[at]][:-1]) for at in row]
+        caches = run.prefixes.caches(beginnings, tile or len(row), run.sampling.max_new_tokens)
+    numbers = draws(chunk["stream"].to_numpy()[:, None], np.arange(run.sampling.max_new_tokens)[None])  # [row step]
     last = torch.tensor([run.prompts[place][-1] for place in places], device=lm.device)[slot]
     running = np.arange(len(row)) < len(chunk)
-    return Slots(row, running, last, steering, caches, position=len(run.prompts[places[0]]) - 1)
+    return Slots(row, running, torch.from_numpy(numbers).to(lm.device)[slot], last, steering, caches, len(run.prompts[places[0]]) - 1)
 
 
 def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
@@ -168,7 +165,7 @@ def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
     which = torch.tensor([used[place] for place in chunk["intervention"]], device=run.lm.device)
     factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
     factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=run.lm.device)
-    return steering_of([run.interventions[place] for place in used], which, factor, run.sae, run.depth)
+    return steering_of(run.lm, [run.interventions[place] for place in used], which, factor, run.sae, run.depth)
 
 
 def _steered_prefill(run: _Run, ids: Int[Tensor, "slot seq"], steering: Steering) -> Cache:
@@ -178,21 +175,3 @@ def _steered_prefill(run: _Run, ids: Int[Tensor, "slot seq"], steering: Steering
         with steering.installed(run.lm, 0, ids.shape[1]):
             run.lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
     return cache
-
-
-def _shared_prefills(run: _Run, places: Sequence[int]) -> list[Prefill]:
-    """The unsteered prefills of some prompts; those of the batch before are used again, all others are let go."""
-    known = {place: run.prefilled[place] for place in places if place in run.prefilled}
-    new = [place for place in places if place not in known]
-    run.prefilled.clear()
-    run.prefilled.update(known | dict(zip(new, prefills(run.lm, [list(run.prompts[place]) for place in new]), strict=True)))
-    return [run.prefilled[place] for place in places]
-
-
-def _gathered(run: _Run, shared: Sequence[Prefill], which: Int[Tensor, " slot"]) -> Cache:
-    """A cache with each slot's prompt, and room for the steps."""
-    position = shared[0].position
-    layers = [RowLayer(position + run.sampling.max_new_tokens) for _ in run.lm.blocks]
-    for number, layer in enumerate(layers if position else []):
-        layer.update(*(torch.cat([getattr(one, part)[number] for one in shared])[which] for part in ("keys", "values")))
-    return Cache(layers=layers)

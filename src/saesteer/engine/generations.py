@@ -21,7 +21,7 @@ from saesteer.engine.saes import Sae, check_features
 ALGORITHM_VERSION = 1
 
 MOST_INTERVENTIONS = 512
-"""Fits whose tensors are in memory at a time."""
+"""Fits whose tensors are in the host's memory at a time; on a GPU are those of a batch."""
 
 _FIT = ["layer", "method", "concept_id"]
 
@@ -135,7 +135,7 @@ def _texts_of_fits(
 ) -> Iterator[pl.DataFrame]:
     fits = chunk.select(*_FIT, "kind", "tensors", "values").unique(subset=_FIT, keep="first", maintain_order=True)
     interventions = [
-        _placed(unpacked(kind, tensors, values, lm.device), sae_features)
+        _placed(unpacked(kind, tensors, values), sae_features)
         for kind, tensors, values in fits.select("kind", "tensors", "values").iter_rows()
     ]
     numbered = chunk.drop("tensors", "values").join(fits.select(_FIT).with_row_index("intervention"), on=_FIT, maintain_order="left")

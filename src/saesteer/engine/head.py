@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from saesteer.engine.models import LanguageModel, pad_rows
+from saesteer.engine.memory import rows_that_fit
+from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
 from saesteer.engine.precision import is_narrow, product
 
 ALGORITHM_VERSION = 1
 
 HEAD_PART = 8192
 """Tokens whose rows of a narrow head are widened at a time on a CPU."""
+
+LOGITS_AT_A_TIME = (2**24, 2**28)
+"""Most logits held at a time on a CPU and on a GPU, in float32, where losses are read."""
 
 
 def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
@@ -41,6 +45,23 @@ def logit_chunks(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], chunk:
     padded = pad_rows(hidden)
     for start in range(0, lm.n_vocab, chunk):
         yield start, _head(lm, padded, slice(start, start + chunk))[: hidden.shape[0]]
+
+
+def rows_of_logits(lm: LanguageModel) -> int:
+    """How many rows of logits to hold at a time: as many as `LOGITS_AT_A_TIME` and memory allow, with the copies that a loss makes."""
+    on_cpu, on_gpu = (max(MIN_ROWS, most // lm.n_vocab) for most in LOGITS_AT_A_TIME)
+    return rows_that_fit(16 * lm.n_vocab, lm.device, (on_cpu, on_gpu))
+
+
+def token_nll(
+    lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"], n_rows: int
+) -> Float64[Tensor, " token"]:
+    """-log p of each target under the model's own logits, `n_rows` at a time; where shapes matter, the head sees as many in any case."""
+    losses = []
+    for rows, wanted in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
+        logits = soft_capped(lm, raw_logits(lm, pad_rows(rows, n_rows) if shape_matters(lm) else rows))[: len(rows)]
+        losses.append((logits.logsumexp(dim=1) - logits.gather(1, wanted[:, None]).squeeze(1)).double())
+    return torch.cat(losses)
 
 
 def _head(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row part"]:

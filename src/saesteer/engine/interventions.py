@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
@@ -49,8 +48,8 @@ class LowRankWeights:
     """LoRA: `W + factor * scaling * B @ A` for the output projection of attention in some layers (P4)."""
 
     layers: tuple[int, ...]
-    A: Float[Tensor, "layer rank d_in"]
-    B: Float[Tensor, "layer d_out rank"]
+    A: Float[Tensor, "layer *row rank d_in"]  # with rows: one adapter a row of a batch
+    B: Float[Tensor, "layer *row d_out rank"]
     scaling: float  # alpha / sqrt(rank), as P4's program has it
 
 
@@ -59,9 +58,9 @@ class LowRankSubspace:
     """LoReFT: `h + factor * R^T (W h + b - R h)` after some layers, at the first and last positions of the prompt (P4)."""
 
     layers: tuple[int, ...]
-    R: Float[Tensor, "layer rank d_model"]  # orthonormal rows
-    W: Float[Tensor, "layer rank d_model"]
-    b: Float[Tensor, "layer rank"]
+    R: Float[Tensor, "layer *row rank d_model"]  # orthonormal; with rows: one edit a row of a batch
+    W: Float[Tensor, "layer *row rank d_model"]
+    b: Float[Tensor, "layer *row rank"]
     n_first: int
     n_last: int
 
@@ -98,19 +97,25 @@ def kind_of(intervention: Intervention) -> str:
     return next(name for name, kind in KINDS.items() if isinstance(intervention, kind))
 
 
+def tensors_of(intervention: Intervention) -> dict[str, Tensor]:
+    """An intervention's tensors by name."""
+    if isinstance(intervention, WeightChange):
+        return dict(intervention.change)
+    values = {field.name: getattr(intervention, field.name) for field in fields(intervention)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
 def packed(intervention: Intervention) -> tuple[bytes, str]:
     """An intervention as safetensors bytes and JSON."""
-    values = {field.name: getattr(intervention, field.name) for field in fields(intervention)}
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    if isinstance(intervention, WeightChange):
-        tensors, values = dict(values.pop("change")), {}
-    plain = {name: value for name, value in values.items() if name not in tensors}
+    tensors = tensors_of(intervention)
+    names = [field.name for field in fields(intervention) if field.name not in {*tensors, "change"}]
+    plain = {name: getattr(intervention, name) for name in names}
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}), json.dumps(plain, sort_keys=True)
 
 
-def unpacked(kind: str, tensors: bytes, values: str, device: torch.device) -> Intervention:
-    """An intervention from what `packed` made."""
-    loaded = {name: tensor.to(device) for name, tensor in load(tensors).items()}
+def unpacked(kind: str, tensors: bytes, values: str) -> Intervention:
+    """An intervention from what `packed` made, in the host's memory."""
+    loaded = load(tensors)
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(values).items()}
     if kind == "weight_change":
         return WeightChange(loaded)

@@ -26,6 +26,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.files import safetensors_fault
 from saesteer.core.tokens import with_bos
+from saesteer.engine.attention import attention_on_gpu
 
 ALGORITHM_VERSION = 1
 
@@ -105,6 +106,8 @@ def load_language_model(path: Path, dtype: str, device: str, bos: str = "tokeniz
     for name, weight in model.named_parameters():
         if bool(weight.isnan().any()):
             raise ValueError(f"{path}: tensor {name} contains NaN; fetch or train the model again")
+    if device != "cpu":
+        model.set_attn_implementation(attention_on_gpu(model))
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     return language_model(model.to(device), tokenizer, bos, prompt_format)
 
@@ -233,6 +236,13 @@ def stopped_at(lm: LanguageModel, depth: int) -> Iterator[None]:
     """Within the context, only the first `depth` blocks run; later ones hand their input on and cost nothing."""
     with _overridden(list(lm.blocks[depth:]), _pass_through):
         yield
+
+
+def final_hidden(lm: LanguageModel, depth: int, residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
+    """What the final norm puts out when the residual at `depth` is this one; only the blocks after it run."""
+    with spliced(lm, depth, residual[:, 0]), residual_changed(lm, depth, lambda _first: residual):
+        hidden: Tensor = lm.model.base_model(inputs_embeds=residual, use_cache=False).last_hidden_state
+        return hidden
 
 
 @contextmanager

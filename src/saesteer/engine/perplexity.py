@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from saesteer.core.tables import GENERATIONS, PERPLEXITY
 from saesteer.core.tables.steps import NO_FIT
 from saesteer.core.tokens import with_bos
-from saesteer.engine.head import raw_logits, soft_capped
+from saesteer.engine.cache import Prefixes
+from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, plain_token_ids, shape_matters
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 LENGTH_STEP = 4
 """Token sequences are padded to the next multiple of this length: few shapes, and none that depends on a row's neighbours."""
-
-LOGITS_AT_A_TIME = (2**24, 2**28)
-"""Most logits held at a time on a CPU and on a GPU, in float32."""
 
 AT_A_TIME = 8192
 """Most rows of a frame."""
@@ -36,11 +36,16 @@ SCHEMA = pl.Schema({"row": pl.UInt32(), **{name: PERPLEXITY.schema[name] for nam
 
 
 @dataclass(frozen=True)
-class _Sequences:
-    """Tokenised rows: ids, and which of them belong to the continuation."""
+class _Sequence:
+    """A tokenised row."""
 
-    ids: list[list[int]]
-    scored: list[list[bool]]
+    ids: list[int]
+    scored: list[bool]  # which of them belong to the continuation
+    n_shared: int  # of the first ones, those that all texts after the prefix begin with, and that predict no scored token
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        return tuple(self.ids[: self.n_shared])
 
 
 def scored_prefix(prefix: str, prompt_format: str) -> str:
@@ -83,87 +88,81 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
     `rows` has row (a number of the caller's), prefix (`scored_prefix`) and text. Prefix and text are tokenised together as plain text, with
     the beginning-of-sequence token of the model's `bos` rule; scored are the tokens that end after the prefix. A text without any has a
     null. A row's number depends on its own text only. `batch` texts go together, fewer when memory runs out; None: as many as fit, for each
-    length.
+    length. What texts begin with alike is run once.
     """
     different = rows.select("prefix", "text").unique(maintain_order=True)
     nll = np.zeros(len(different))
     n_scored = np.zeros(len(different), dtype=np.int64)
     sequences = _tokenised(lm, different)
-    check_length(lm, max(map(len, sequences.ids), default=0))
-    halving = Halving("perplexity", lm.device)
-    for length, places in _by_length(sequences):
+    check_length(lm, max((len(one.ids) for one in sequences), default=0))
+    halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_logits(lm), Prefixes(lm)
+    for (n_shared, length), places in _groups(sequences):
+        together = batch or rows_that_fit(forward_bytes(lm, length, n_shared) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
 
-        def summed(part: slice, size: int, length: int = length, places: Int[np.ndarray, " row"] = places) -> None:
-            index = places[part]
-            ids, scored = _padded(sequences, index, length, size if shape_matters(lm) else MIN_ROWS)
-            sums = _scored_sum(lm, ids.to(lm.device), scored.to(lm.device))[: len(index)]
-            nll[index], n_scored[index] = sums.cpu().numpy(), scored.sum(dim=1)[: len(index)].numpy()
+        def summed(part: slice, size: int, length: int = length, places: list[int] = places, together: int = together) -> None:
+            some = [sequences[place] for place in places[part]]
+            ids, scored = _padded(some, length, size if shape_matters(lm) else MIN_ROWS)
+            beginnings = [one.shared for one in some] + [some[0].shared] * (len(ids) - len(some))
+            (cache,) = prefixes.caches(beginnings, len(ids), length)
+            sums = _scored_sum(lm, ids.to(lm.device), scored, cache, max(MIN_ROWS, n_rows * size // together))
+            nll[places[part]], n_scored[places[part]] = sums[: len(some)].cpu().numpy(), scored.sum(dim=1)[: len(some)].numpy()
 
-        rows_at_a_time = batch or rows_that_fit(forward_bytes(lm, length) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
-        for _ in halving.over(len(places), rows_at_a_time, summed):
+        for _ in halving.over(len(places), together, summed):
             pass
     mean = pl.when(pl.col("n_scored") > 0).then(pl.col("total") / pl.col("n_scored"))
     scores = different.with_columns(total=nll, n_scored=n_scored).with_columns(mean_nll=mean)
     return rows.join(scores, on=["prefix", "text"], how="left", maintain_order="left").select(SCHEMA.names()).cast(SCHEMA)
 
 
-def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> _Sequences:
-    texts = [prefix + text for prefix, text in zip(rows["prefix"], rows["text"], strict=True)]
-    if not texts:
-        return _Sequences([], [])
+def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> list[_Sequence]:
+    if rows.is_empty():
+        return []
+    prefixes = {prefix: plain_token_ids(lm, prefix) for prefix in rows["prefix"].unique()}
+    texts = [prefix + text for prefix, text in rows.iter_rows()]
     encoded = lm.tokenizer(texts, return_offsets_mapping=True)
-    ids, scored = [], []
-    for tokens, offsets, start in zip(encoded["input_ids"], encoded["offset_mapping"], rows["prefix"].str.len_chars(), strict=True):
-        whole = with_bos(tokens, lm.bos, lm.tokenizer.bos_token_id)
-        ends = [0] * (len(whole) - len(tokens)) + [end for _, end in offsets]
-        ids.append(whole)
+    sequences = []
+    for tokens, offsets, prefix in zip(encoded["input_ids"], encoded["offset_mapping"], rows["prefix"], strict=True):
+        ids = with_bos(tokens, lm.bos, lm.tokenizer.bos_token_id)
+        ends = [0] * (len(ids) - len(tokens)) + [end for _, end in offsets]
         # The first token has nothing before it to be predicted from.
-        scored.append([place > 0 and end > start for place, end in enumerate(ends)])
-    return _Sequences(ids, scored)
+        scored = [place > 0 and end > len(prefix) for place, end in enumerate(ends)]
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, prefixes[prefix], strict=False)))
+        first = scored.index(True) if any(scored) else 0
+        sequences.append(_Sequence(ids, scored, max(0, min(alike, first) - 1)))
+    return sequences
 
 
-def _by_length(sequences: _Sequences) -> Iterator[tuple[int, Int[np.ndarray, " row"]]]:
-    """Padded lengths, and the places of the rows of each that have something to score."""
-    lengths = np.array(
-        [
-            -(-len(ids) // LENGTH_STEP) * LENGTH_STEP if any(scored) else 0
-            for ids, scored in zip(sequences.ids, sequences.scored, strict=True)
-        ]
-    )
-    for length in np.unique(lengths[lengths > 0]):
-        yield int(length), np.flatnonzero(lengths == length)
+def _groups(sequences: Sequence[_Sequence]) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Places of the rows that have something to score, by how many tokens are shared and the padded number of the others; rows that share
+    the same tokens one after the other."""
+
+    def shape(place: int) -> tuple[int, int]:
+        one = sequences[place]
+        return one.n_shared, -(-(len(one.ids) - one.n_shared) // LENGTH_STEP) * LENGTH_STEP
+
+    order = sorted((place for place, one in enumerate(sequences) if any(one.scored)), key=lambda at: (shape(at), sequences[at].shared))
+    for key, places in groupby(order, key=shape):
+        yield key, list(places)
 
 
-def _padded(
-    sequences: _Sequences, index: Int[np.ndarray, " row"], length: int, n_slots: int
-) -> tuple[Int[Tensor, "slot seq"], Bool[Tensor, "slot seq"]]:
-    """Token ids and scored positions of some rows, in at least `n_slots` slots."""
+def _padded(sequences: Sequence[_Sequence], length: int, n_slots: int) -> tuple[Int[Tensor, "slot seq"], Bool[Tensor, "slot seq"]]:
+    """The tokens that rows do not share and which of them are scored, in at least `n_slots` slots."""
     # Padded with a token that no model takes for its padding token, about which some would warn.
-    ids = torch.full((max(len(index), n_slots), length), sequences.ids[index[0]][0])
+    ids = torch.full((max(len(sequences), n_slots), length), sequences[0].ids[0])
     scored = torch.zeros(ids.shape, dtype=torch.bool)
-    for slot, place in enumerate(index):
-        ids[slot, : len(sequences.ids[place])] = torch.tensor(sequences.ids[place])
-        scored[slot, : len(sequences.scored[place])] = torch.tensor(sequences.scored[place])
+    for slot, one in enumerate(sequences):
+        own = slice(one.n_shared, None)
+        ids[slot, : len(one.ids) - one.n_shared] = torch.tensor(one.ids[own])
+        scored[slot, : len(one.ids) - one.n_shared] = torch.tensor(one.scored[own])
     return ids, scored
 
 
-def _scored_sum(lm: LanguageModel, ids: Int[Tensor, "row seq"], scored: Bool[Tensor, "row seq"]) -> Float[Tensor, " row"]:
-    """Sum over each row's scored tokens of -log p(token | what is before it)."""
-    hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    wanted = scored[:, 1:]
-    targets = ids[:, 1:][wanted]  # [token]
-    sources = hidden[wanted]  # [token d_model]
-    step = max(MIN_ROWS, LOGITS_AT_A_TIME[lm.device.type == "cuda"] // lm.n_vocab)
-    parts = [_token_nll(lm, sources[start : start + step], targets[start : start + step], step) for start in range(0, len(targets), step)]
-    per_position = torch.zeros(wanted.shape, dtype=torch.double, device=ids.device)
-    per_position[wanted] = torch.cat(parts)
+def _scored_sum(
+    lm: LanguageModel, ids: Int[Tensor, "row seq"], scored: Bool[Tensor, "row seq"], cache: Cache, n_rows: int
+) -> Float64[Tensor, " row"]:
+    """Sum over each row's scored tokens (a mask in the host's memory) of -log p(token | what is before it), which the cache begins."""
+    hidden = lm.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    row, before = (index.to(lm.device) for index in scored[:, 1:].nonzero(as_tuple=True))
+    per_position = torch.zeros(ids.shape, dtype=torch.double, device=ids.device)
+    per_position[row, before] = token_nll(lm, hidden[row, before], ids[row, before + 1], n_rows)
     return per_position.sum(dim=1)
-
-
-def _token_nll(
-    lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"], step: int
-) -> Float[Tensor, " token"]:
-    """-log p of each target; where shapes matter, the head sees `step` rows in any case."""
-    rows = pad_rows(hidden, step) if shape_matters(lm) else hidden
-    logits = soft_capped(lm, raw_logits(lm, rows))[: len(hidden)]
-    return (logits.logsumexp(dim=1) - logits.gather(1, targets[:, None]).squeeze(1)).double()

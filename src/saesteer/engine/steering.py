@@ -1,12 +1,12 @@
 """Interventions as they act on a running model: one factor a row, installed for one forward and always removed.
 
-Rows that are steered together share a kind. Additions and code edits differ from row to row; adapters and fine-tuned weights belong to one
-intervention, and only their factor differs.
+Rows that are steered together share a kind. Additions, code edits and adapters of one shape differ from row to row; fine-tuned weights
+belong to one intervention and factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed, weights_installed
+from saesteer.engine.adapters import changed_weights, low_rank_subspace_installed, low_rank_weights_installed, weights_installed
 from saesteer.engine.amplify import amplify
 from saesteer.engine.continuation import Steering
 from saesteer.engine.interventions import (
@@ -26,11 +26,12 @@ from saesteer.engine.interventions import (
     Nothing,
     PromptText,
     WeightChange,
+    tensors_of,
 )
 from saesteer.engine.models import LanguageModel, residual_changed
 from saesteer.engine.saes import Sae, encoder_input, largest_code
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 def together(interventions: Sequence[Intervention]) -> list[list[int]]:
@@ -44,7 +45,11 @@ def together(interventions: Sequence[Intervention]) -> list[list[int]]:
 def _kind(place: int, one: Intervention) -> object:
     if isinstance(one, Addition):
         return Addition, one.positions, one.scale is None
-    return type(one) if isinstance(one, CodeEdit | Nothing | PromptText) else place
+    if isinstance(one, LowRankWeights | LowRankSubspace):
+        shapes = tuple(tensor.shape for tensor in tensors_of(one).values())
+        plain = (one.scaling,) if isinstance(one, LowRankWeights) else (one.n_first, one.n_last)
+        return type(one), one.layers, shapes, plain
+    return place if isinstance(one, WeightChange) else type(one)
 
 
 def changes_prompt(intervention: Intervention) -> bool:
@@ -53,7 +58,12 @@ def changes_prompt(intervention: Intervention) -> bool:
 
 
 def steering_of(
-    interventions: Sequence[Intervention], which: Int[Tensor, " row"], factor: Float[Tensor, " row"], sae: Sae, depth: int
+    lm: LanguageModel,
+    interventions: Sequence[Intervention],
+    which: Int[Tensor, " row"],
+    factor: Float[Tensor, " row"],
+    sae: Sae,
+    depth: int,
 ) -> Steering:
     """The steering of rows, each by one of the interventions (all of one group of `together`) at its own factor."""
     first = interventions[0]
@@ -63,7 +73,9 @@ def steering_of(
         return _additions([one for one in interventions if isinstance(one, Addition)], which, factor, sae, depth)
     if isinstance(first, CodeEdit):
         return _code_edits([one for one in interventions if isinstance(one, CodeEdit)], which, factor, sae, depth)
-    return _Adapted(first, factor)
+    if isinstance(first, WeightChange):
+        return _Weights(changed_weights(lm, first, factor))
+    return _adapters([one for one in interventions if isinstance(one, LowRankWeights | LowRankSubspace)], which, factor)
 
 
 @dataclass(frozen=True)
@@ -116,25 +128,30 @@ def _additions(interventions: Sequence[Addition], which: Tensor, factor: Tensor,
 
 @dataclass(frozen=True)
 class _CodeEdits:
+    """Features' codes set, in float32 also of a narrower SAE, as `encode` reads them."""
+
     sae: Sae
     depth: int
-    features: Int[Tensor, "row k"]
+    encoder: Float[Tensor, "row k d_model"]
+    bias: Float[Tensor, "row k"]
+    threshold: Float[Tensor, "row k"]
+    decoder: Float[Tensor, "row k d_model"]
     values: Float[Tensor, "row k"]
     given: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        return replace(self, **{name: getattr(self, name)[rows] for name in ("features", "values", "given")})
+        tensors = ("encoder", "bias", "threshold", "decoder", "values", "given")
+        return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         return residual_changed(lm, self.depth, self._edited)
 
     def _edited(self, residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
-        sae, rows = self.sae, encoder_input(self.sae, residual)
-        encoder = sae.W_enc.T[self.features]  # [row k d_model]
-        pre = torch.einsum("rsd,rkd->rsk", rows, encoder) + sae.b_enc[self.features][:, None]
-        codes = pre.masked_fill(pre <= sae.threshold[self.features][:, None], 0)
+        rows = encoder_input(self.sae, residual).to(self.encoder)
+        pre = torch.einsum("rsd,rkd->rsk", rows, self.encoder) + self.bias[:, None]
+        codes = pre.masked_fill(pre <= self.threshold[:, None], 0)
         change = (self.values[:, None] - codes) * self.given[:, None]  # [row seq k]
-        return residual + torch.einsum("rsk,rkd->rsd", change, sae.W_dec[self.features]).to(residual.dtype)
+        return residual + torch.einsum("rsk,rkd->rsd", change, self.decoder).to(residual.dtype)
 
 
 def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: Sae, depth: int) -> _CodeEdits:
@@ -143,23 +160,42 @@ def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor
 
     values = stacked([one.values.to(factor) for one in interventions]) * factor[:, None]
     given = stacked([torch.ones_like(one.values).to(factor) for one in interventions])
-    return _CodeEdits(sae, depth, stacked([one.features.to(factor.device) for one in interventions]), values, given)
+    features = stacked([one.features.to(factor.device) for one in interventions])
+    encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
+    return _CodeEdits(sae, depth, encoder, bias, threshold, decoder, values, given)
 
 
 @dataclass(frozen=True)
-class _Adapted:
-    """Rows under one adapter."""
+class _Adapters:
+    """Rows under adapters of their own: their tensors are [layer row ...]."""
 
-    intervention: LowRankWeights | LowRankSubspace | WeightChange
+    adapters: LowRankWeights | LowRankSubspace
     factor: Float[Tensor, " row"]
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        return replace(self, factor=self.factor[rows])
+        own = {name: tensor[:, rows] for name, tensor in tensors_of(self.adapters).items()}
+        return _Adapters(replace(self.adapters, **own), self.factor[rows])
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        one = self.intervention
-        if isinstance(one, LowRankWeights):
-            return low_rank_weights_installed(lm, one, self.factor)
-        if isinstance(one, LowRankSubspace):
-            return low_rank_subspace_installed(lm, one, self.factor, start, prompt_length)
-        return weights_installed(lm, one, self.factor)
+        if isinstance(self.adapters, LowRankWeights):
+            return low_rank_weights_installed(lm, self.adapters, self.factor)
+        return low_rank_subspace_installed(lm, self.adapters, self.factor, start, prompt_length)
+
+
+def _adapters(interventions: Sequence[LowRankWeights | LowRankSubspace], which: Tensor, factor: Tensor) -> _Adapters:
+    every = [tensors_of(one) for one in interventions]
+    rows = {name: torch.stack([tensors[name].to(factor.device) for tensors in every], dim=1)[:, which] for name in every[0]}
+    return _Adapters(replace(interventions[0], **rows), factor)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Rows under one model's changed weights."""
+
+    weights: Mapping[str, Tensor]
+
+    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+        return self
+
+    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
+        return weights_installed(lm, self.weights)

@@ -1,7 +1,8 @@
 """A judge that runs here: an instruction-tuned transformers model, greedy, asked in its own chat template.
 
 Prompts are padded on the left to a multiple of `LENGTH_STEP` tokens and batched with others of the same padded length, never below
-`MIN_ROWS` rows. So a prompt's padding depends on its own length only, and its answer not on its neighbours.
+`MIN_ROWS` rows and, where shapes matter, always as many. So a prompt's padding depends on its own length only, and its answer not on its
+neighbours.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 from transformers import GenerationConfig
 
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
+from saesteer.engine.continuation import row_bytes as continuation_bytes
+from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows, shape_matters
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
 from saesteer.settings import LocalModelJudge
 
@@ -26,7 +27,13 @@ ALGORITHM_VERSION = 1
 LENGTH_STEP = 32
 """Prompts are padded to a multiple of so many tokens."""
 
+MOST_ROWS = (32, 512)
+"""Largest batch on a CPU and on a GPU."""
+
 log = logging.getLogger(__name__)
+
+_Row = tuple[Ask, list[int]]
+"""A question and the token ids of its prompt."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,20 @@ class LocalModelAsker:
 
     def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
         """Answer batch by batch, the shortest prompts first."""
-        for length, batch in _batches(self._tokenised(asks), max(self.settings.batch_size, MIN_ROWS)):
-            for ask, prompt, (tokens, ended) in zip(*zip(*batch, strict=True), self._generated(batch, length), strict=True):
-                book.add(self._answer(ask, len(prompt), tokens, ended))
+        halving = Halving("judge", self.lm.device)
+        for length, rows in _groups(self._tokenised(asks)):
+            row_bytes = forward_bytes(self.lm, length) + continuation_bytes(self.lm, self.lm.d_model, length + self.settings.max_tokens)
+            size = max(MIN_ROWS, self.settings.batch_size or rows_that_fit(row_bytes, self.lm.device, MOST_ROWS))
 
-    def _tokenised(self, asks: Sequence[Ask]) -> list[tuple[Ask, list[int]]]:
+            def answers(part: slice, size: int, length: int = length, rows: list[_Row] = rows) -> list[Answer]:
+                texts = self._generated([prompt for _, prompt in rows[part]], length, size if shape_matters(self.lm) else MIN_ROWS)
+                return [self._answer(ask, len(prompt), *text) for (ask, prompt), text in zip(rows[part], texts, strict=True)]
+
+            for batch in halving.over(len(rows), size, answers):
+                for answer in batch:
+                    book.add(answer)
+
+    def _tokenised(self, asks: Sequence[Ask]) -> list[_Row]:
         template = self.lm.tokenizer.apply_chat_template
         inert = [[{**message, "content": self._inert(message["content"])} for message in ask.messages] for ask in asks]
         tokens = [template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"] for turns in inert]
@@ -74,16 +90,16 @@ class LocalModelAsker:
         return content
 
     @torch.no_grad()
-    def _generated(self, batch: Sequence[tuple[Ask, list[int]]], length: int) -> Iterator[tuple[list[int], bool]]:
-        """The new tokens of each row up to its end-of-turn token, and whether there was one."""
-        prompts = [prompt for _, prompt in batch]
+    def _generated(self, prompts: Sequence[list[int]], length: int, n_rows: int) -> list[tuple[list[int], bool]]:
+        """The new tokens of each row up to its end-of-turn token, and whether there was one, in a batch of at least `n_rows`."""
         padding = self.lm.tokenizer.pad_token_id or 0  # masked: which token it is makes no difference
         ids = torch.tensor([[padding] * (length - len(prompt)) + prompt for prompt in prompts], device=self.lm.device)
         mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.lm.device)
         ends = list(self.ends) or None
         config = GenerationConfig(max_new_tokens=self.settings.max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=padding)
-        output = self.lm.model.generate(input_ids=pad_rows(ids), attention_mask=pad_rows(mask), generation_config=config)
-        yield from (_until_end(row, self.ends) for row in output[: len(batch), length:])
+        ids, mask = (pad_rows(part, n_rows) for part in (ids, mask))
+        output = self.lm.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        return [_until_end(row, self.ends) for row in output[: len(prompts), length:].tolist()]
 
     def _answer(self, ask: Ask, n_prompt: int, tokens: list[int], ended: bool) -> Answer:
         return Answer(
@@ -106,12 +122,10 @@ def local_asker(lm: LanguageModel, settings: LocalModelJudge, weights: str) -> L
     return LocalModelAsker(lm, settings, weights, ends)
 
 
-def _batches(encoded: Sequence[tuple[Ask, list[int]]], size: int) -> Iterator[tuple[int, list[tuple[Ask, list[int]]]]]:
-    """Prompts of the same padded length, `size` at a time, with that length."""
-    in_order = sorted(encoded, key=lambda item: _padded_length(item[1]))
-    for length, group in groupby(in_order, key=lambda item: _padded_length(item[1])):
-        rows = list(group)
-        yield from ((length, rows[start : start + size]) for start in range(0, len(rows), size))
+def _groups(rows: Sequence[_Row]) -> Iterator[tuple[int, list[_Row]]]:
+    """Questions whose prompts have the same padded length, the shortest first, with that length."""
+    in_order = sorted(rows, key=lambda row: _padded_length(row[1]))
+    return ((length, list(group)) for length, group in groupby(in_order, key=lambda row: _padded_length(row[1])))
 
 
 def _padded_length(prompt: Sequence[int]) -> int:
@@ -125,7 +139,6 @@ def _end_ids(lm: LanguageModel) -> tuple[int, ...]:
     return ids or ((int(lm.tokenizer.eos_token_id),) if lm.tokenizer.eos_token_id is not None else ())
 
 
-def _until_end(row: Int[Tensor, " new"], ends: Sequence[int]) -> tuple[list[int], bool]:
-    tokens = [int(token) for token in row]
+def _until_end(tokens: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:
     first = next((place for place, token in enumerate(tokens) if token in ends), None)
     return (tokens, False) if first is None else (tokens[:first], True)

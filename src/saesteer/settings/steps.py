@@ -171,8 +171,8 @@ class LocalModelJudge(LanguageModelJudge):
     """A transformers model on the GPU."""
     model: ModelSettings
     """The model; instruction-tuned, with a chat template."""
-    batch_size: Annotated[int, Field(gt=0)] = 16
-    """Prompts at once."""
+    batch_size: Annotated[int, Field(gt=0)] | None = None
+    """Prompts at once; null: as many as fit, 512 at most on a GPU."""
 
 
 JudgeSettings = Annotated[NoJudge | OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]

@@ -63,21 +63,27 @@ def ridge(
 ) -> tuple[Float64[ndarray, "d_model n_features"], Float64[ndarray, " n_features"], float]:
     """M and b that minimise |x M + b - y|^2 + penalty |M|^2, and the penalty of `PENALTIES` (as a multiple) of least leave-one-out error.
 
-    From one SVD of the centred x: with hat matrix H (the mean's 1/n on its diagonal too), leaving a vector out makes its residual r_i
-    become r_i / (1 - H_ii). In float64, `FEATURES_AT_A_TIME`.
+    From one SVD U s V^T of the centred x: with hat matrix H (the mean's 1/n on its diagonal too), leaving a vector out makes its residual
+    r_i become r_i / (1 - H_ii). With p = U^T y, e = y - U p and the shares c that a penalty takes off p, the residuals are e + U c p, and
+    |r_i|^2 = |e_i|^2 + 2 (U c)_i . (e p^T)_i + (U c)_i p p^T (U c)_i^T: no penalty costs a product over features. In float64,
+    `FEATURES_AT_A_TIME`.
     """
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0, dtype=np.float64)
     U, s, Vt = np.linalg.svd(x - x_mean, full_matrices=False)
-    kept = [s**2 / (s**2 + penalty * float((s**2).mean())) for penalty in PENALTIES]
-    left = [1 - (U**2 @ share) - 1 / len(x) for share in kept]  # 1 - H_ii
+    penalties = [penalty * float((s**2).mean()) for penalty in PENALTIES]
+    left = [1 - (U**2 @ (s**2 / (s**2 + penalty))) - 1 / len(x) for penalty in penalties]  # 1 - H_ii
     projected = np.empty((len(s), y.shape[1]))
-    errors = np.zeros(len(PENALTIES))
+    own, crossed, gram = np.zeros(len(x)), np.zeros(U.shape), np.zeros((len(s), len(s)))  # |e_i|^2, e p^T, p p^T
     for start in range(0, y.shape[1], FEATURES_AT_A_TIME):
         some = slice(start, start + FEATURES_AT_A_TIME)
         centred = y[:, some].astype(np.float64) - y_mean[some]
-        projected[:, some] = U.T @ centred
-        residuals = (centred - U @ (share[:, None] * projected[:, some]) for share in kept)
-        errors += [float(((residual / rest[:, None]) ** 2).sum()) for residual, rest in zip(residuals, left, strict=True)]
-    best = PENALTIES[int(errors.argmin())]
-    M = Vt.T @ ((s / (s**2 + best * float((s**2).mean())))[:, None] * projected)
-    return M, y_mean - x_mean @ M, best
+        projected[:, some] = part = U.T @ centred
+        rest = centred - U @ part
+        own += (rest**2).sum(axis=1)
+        crossed += rest @ part.T
+        gram += part @ part.T
+    taken_off = [U * (penalty / (s**2 + penalty)) for penalty in penalties]
+    squared = [own + 2 * (rows * crossed).sum(axis=1) + ((rows @ gram) * rows).sum(axis=1) for rows in taken_off]  # |r_i|^2
+    best = int(np.argmin([float((residual / rest**2).sum()) for residual, rest in zip(squared, left, strict=True)]))
+    M = Vt.T @ ((s / (s**2 + penalties[best]))[:, None] * projected)
+    return M, y_mean - x_mean @ M, PENALTIES[best]

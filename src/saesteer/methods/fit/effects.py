@@ -26,10 +26,10 @@ from saesteer.core.counter_rng import streams, text_keys, uniforms
 from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.head import raw_logits, soft_capped
+from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.interventions import Addition, Intervention, Nothing
 from saesteer.engine.memory import Halving
-from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, pad_rows, residual_at, residual_changed, shape_matters, spliced
+from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, final_hidden, pad_rows, residual_at, shape_matters
 from saesteer.engine.saes import Sae, encode
 from saesteer.settings.methods import EffectSettings
 
@@ -50,11 +50,8 @@ OCTAVES = (-2, 2)
 HALVINGS = 4
 """How often that range is halved, in the logarithm, before the rise is interpolated: down to a quarter of an octave."""
 
-LOGITS_AT_A_TIME = (2**23, 2**28)
-"""Most logits held at a time on a CPU and on a GPU, in float32."""
-
-CODES_AT_A_TIME = 2**23
-"""Most codes (tokens times features) at a time."""
+CODES_AT_A_TIME = (2**23, 2**28)
+"""Most codes (tokens times features) at a time on a CPU and on a GPU."""
 
 
 def effect_features(n_features: int, n: int, seed: int, layer: int) -> list[int]:
@@ -84,7 +81,7 @@ class _Unsteered:
 
     residual: Float[Tensor, "text seq d_model"]
     targets: Int[Tensor, " token"]
-    counted: Bool[Tensor, "text seq"]  # whether the position's next token is one of them
+    predicting: tuple[Int[Tensor, " token"], Int[Tensor, " token"]]  # text and position before each
 
 
 @torch.no_grad()
@@ -108,7 +105,7 @@ def scaled_to_loss_rise(
     """
     unsteered = _unsteered(lm, depth, texts)
     base = _losses(lm, depth, torch.zeros_like(directions[:1]), unsteered)
-    usual = math.log2(float(unsteered.residual[unsteered.counted].float().norm(dim=1).mean()))
+    usual = math.log2(float(unsteered.residual[unsteered.predicting].float().norm(dim=1).mean()))
     low, high = (torch.full((len(directions),), usual + octave, dtype=torch.double, device=lm.device) for octave in OCTAVES)
     below, above = torch.full_like(low, math.nan), torch.full_like(low, math.nan)  # rises at low and high, once measured
     for _ in range(HALVINGS):
@@ -123,10 +120,9 @@ def scaled_to_loss_rise(
 
 def _unsteered(lm: LanguageModel, depth: int, texts: Sequence[Sequence[int]]) -> _Unsteered:
     ids, own = _padded(texts, max(map(len, texts)))
-    ids, own = ids.to(lm.device), own.to(lm.device)
-    counted = torch.zeros_like(own)
-    counted[:, :-1] = own[:, 1:]
-    return _Unsteered(residual_at(lm, ids, depth), ids[:, 1:][counted[:, :-1]], counted)
+    text, position = own[:, 1:].nonzero(as_tuple=True)
+    targets = ids[text, position + 1].to(lm.device)
+    return _Unsteered(residual_at(lm, ids.to(lm.device), depth), targets, (text.to(lm.device), position.to(lm.device)))
 
 
 def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
@@ -142,27 +138,17 @@ def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "te
 def _losses(lm: LanguageModel, depth: int, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered) -> Float64[Tensor, " vector"]:
     """Mean loss of the texts under each vector; only the model above `depth` runs."""
     least = -(-MIN_ROWS // len(unsteered.residual))
+    n_rows = rows_of_logits(lm)
 
     def losses(part: slice, size: int) -> Tensor:
         some = pad_rows(vectors[part], size if shape_matters(lm) else least)
         steered = (unsteered.residual[None] + some[:, None, None].to(unsteered.residual.dtype)).flatten(0, 1)  # [vector*text seq d_model]
-        with spliced(lm, depth, steered[:, 0]), residual_changed(lm, depth, lambda _first: steered):
-            hidden = lm.model.base_model(inputs_embeds=steered, use_cache=False).last_hidden_state
-        predicting = hidden.unflatten(0, (len(some), -1))[:, unsteered.counted]  # [vector token d_model]
-        nll = _token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(some)))
+        predicting = final_hidden(lm, depth, steered).unflatten(0, (len(some), -1))[:, *unsteered.predicting]  # [vector token d_model]
+        at_once = max(MIN_ROWS, n_rows * size // SCALING_VECTORS)
+        nll = token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(some)), at_once)
         return nll.unflatten(0, (len(some), -1)).mean(dim=1)[: len(vectors[part])]
 
     return torch.cat(list(Halving("loss under vectors", lm.device, least=1).over(len(vectors), SCALING_VECTORS, losses)))
-
-
-def _token_nll(lm: LanguageModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]) -> Float64[Tensor, " token"]:
-    """-log p of each target."""
-    step = max(MIN_ROWS, LOGITS_AT_A_TIME[lm.device.type == "cuda"] // lm.n_vocab)
-    nll = []
-    for rows, wanted in zip(hidden.split(step), targets.split(step), strict=True):
-        logits = soft_capped(lm, raw_logits(lm, pad_rows(rows, step) if shape_matters(lm) else rows))[: len(rows)]
-        nll.append((logits.logsumexp(dim=1) - logits.gather(1, wanted[:, None]).squeeze(1)).double())
-    return torch.cat(nll)
 
 
 @dataclass(frozen=True)
@@ -273,7 +259,7 @@ def _summed_means(
     """Sum over each vector's texts of the mean over their own tokens of each feature's code."""
     _, n_texts, width = ids.shape
     least = -(-MIN_ROWS // n_texts)
-    at_a_time = max(least, CODES_AT_A_TIME // (n_texts * width * run.sae.meta.n_features))
+    at_a_time = max(least, CODES_AT_A_TIME[run.lm.device.type == "cuda"] // (n_texts * width * run.sae.meta.n_features))
 
     def summed(part: slice, size: int) -> Tensor:
         n_rows = size if shape_matters(run.lm) else least

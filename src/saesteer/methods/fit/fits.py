@@ -114,7 +114,7 @@ def residual_change(problem: Problem, intervention: Intervention, neutral: Seque
         plain = residual_at(lm, ids, depth)[0, 1:]
         norms.append(plain.float().norm(dim=1))
         if not isinstance(intervention, PromptText):
-            steering = steering_of([intervention], which, factor, problem.sae, depth)
+            steering = steering_of(lm, [intervention], which, factor, problem.sae, depth)
             with steering.installed(lm, 0, len(prompt)):
                 changes.append((residual_at(lm, ids, depth)[0, 1:] - plain).float().norm(dim=1))
     mean_norm = float(torch.cat(norms).mean())

@@ -35,9 +35,10 @@ class Text:
     n_context: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Approximator:
-    """P2's linear model of what steering does (arXiv 2411.02193, section 3): effect = x @ M + b, in mean SAE code, of adding x."""
+    """P2's linear model of what steering does (arXiv 2411.02193, section 3): effect = x @ M + b, in mean SAE code, of adding x. In the
+    host's memory."""
 
     M: Float[Tensor, "d_model n_features"]
     b: Float[Tensor, " n_features"]
@@ -75,6 +76,14 @@ class Problem:
         """Residuals of what the negative texts say."""
         return tokens(self.lm, self.depth, self.negative)
 
+    @cached_property
+    def largest_codes(self) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:
+        """Each positive and each negative text's largest code of each feature."""
+        positive, negative = (
+            pooled_codes(self.sae, tokens, lambda codes: codes.amax(dim=0)) for tokens in (self.positive_tokens, self.negative_tokens)
+        )
+        return positive, negative
+
     def generator(self, use: str) -> torch.Generator:
         """Random numbers of this seed, layer, concept and use, whatever else was drawn before; on the CPU."""
         (key,) = text_keys([f"{self.seed}/{self.layer}/{self.concept}/{use}"])
@@ -91,7 +100,7 @@ class Tokens:
 
     def by_text(self) -> list[Float[Tensor, "token d_model"]]:
         """Each text's residuals."""
-        return [self.residual[self.text == text] for text in range(self.n_texts)]
+        return list(self.residual.split(torch.bincount(self.text, minlength=self.n_texts).tolist()))
 
 
 @torch.no_grad()
@@ -127,11 +136,6 @@ def output_mask(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "te
 def pooled_codes(sae: Sae, tokens: Tokens, pooled: Callable[[Tensor], Tensor]) -> Float[Tensor, "text n_features"]:
     """Each text's codes [token n_features], pooled over its tokens."""
     return torch.stack([pooled(encode(sae, rows)) for rows in tokens.by_text()])
-
-
-def largest_codes(sae: Sae, tokens: Tokens) -> Float[Tensor, "text n_features"]:
-    """Each text's largest code of each feature."""
-    return pooled_codes(sae, tokens, lambda codes: codes.amax(dim=0))
 
 
 def mean_codes(sae: Sae, tokens: Tokens) -> Float[Tensor, "text n_features"]:

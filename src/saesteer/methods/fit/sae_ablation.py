@@ -11,15 +11,15 @@ from dataclasses import replace
 
 import polars as pl
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import residual_changed
+from saesteer.engine.models import MIN_ROWS, pad_rows, residual_at
 from saesteer.engine.saes import Sae, encode
-from saesteer.methods.fit.problem import Problem, Text, output_mask, text_batches
-from saesteer.methods.fit.sae_features import addition, best, n_output_tokens, ranked, residual_as_leaf, with_auroc
-from saesteer.methods.fit.training import token_losses
+from saesteer.methods.fit.problem import Problem, Text, output_mask, padded_ids, text_batches
+from saesteer.methods.fit.sae_features import addition, best, n_output_tokens, ranked, with_auroc
+from saesteer.methods.fit.training import summed_losses
 
 N_CANDIDATES = 32
 """Features tried: those of highest AUROC on the training texts."""
@@ -39,29 +39,23 @@ def measured_rise(problem: Problem, texts: tuple[Text, ...], features: list[int]
 
 
 def _rises(problem: Problem, texts: tuple[Text, ...], sae: Sae) -> Float64[Tensor, " feature"]:
-    """Rise of the summed loss of a batch of texts by removing each of the SAE's features."""
-    with residual_as_leaf(problem.lm, problem.depth) as read:
-        unchanged = token_losses(problem.lm, texts).split([n_output_tokens([text]) for text in texts])
-    codes = encode(sae, read[0].detach()) * output_mask(texts, problem.lm.device)[:, :, None]  # [text seq feature]
-    rise = torch.zeros(sae.meta.n_features, dtype=torch.float64)
-    for place in range(sae.meta.n_features):
-        # Only where it fires: removing what is not there changes nothing.
-        rows = torch.nonzero(codes[:, :, place].amax(dim=1) > 0).flatten().tolist()
-        if rows:
-            written = codes[rows, :, place, None] * sae.W_dec[place]
-            losses = _losses_without(problem, [texts[row] for row in rows], written)
-            rise[place] = float((losses - torch.cat([unchanged[row] for row in rows])).double().sum())
-    return rise
-
-
-def _losses_without(problem: Problem, texts: list[Text], written: Float[Tensor, "text seq d_model"]) -> Float[Tensor, " token"]:
-    """Losses of what the texts say when what a feature wrote is taken off the residual."""
-
-    def without(residual: Tensor) -> Tensor:
-        return residual - written[:, : residual.shape[1]].to(residual.dtype)  # padded to the longest text of a larger batch
-
-    with residual_changed(problem.lm, problem.depth, without):
-        return token_losses(problem.lm, texts)
+    """Rise of the summed loss of a batch of texts by removing each of the SAE's features: the model above the SAE's site, `MIN_ROWS` texts
+    with a feature removed in every forward."""
+    lm, ids = problem.lm, padded_ids(problem.lm, texts)
+    outputs = output_mask(texts, lm.device)
+    residual = residual_at(lm, ids, problem.depth)  # [text seq d_model]
+    codes = encode(sae, residual) * outputs[:, :, None]  # [text seq feature]
+    unchanged = summed_losses(lm, problem.depth, pad_rows(residual), pad_rows(ids), pad_rows(outputs))
+    # Only where it fires: removing what is not there changes nothing.
+    feature, text = (codes.amax(dim=1) > 0).T.nonzero(as_tuple=True)
+    rise = torch.zeros(sae.meta.n_features, len(texts), dtype=torch.float64, device=lm.device)
+    for start in range(0, len(text), MIN_ROWS):
+        features, rows = feature[start : start + MIN_ROWS], text[start : start + MIN_ROWS]
+        written = codes[rows, :, features, None] * sae.W_dec[features][:, None]
+        without = residual[rows] - written.to(residual.dtype)
+        losses = summed_losses(lm, problem.depth, *(pad_rows(part) for part in (without, ids[rows], outputs[rows])))
+        rise[features, rows] = losses[: len(rows)] - unchanged[rows]
+    return rise.sum(dim=1).cpu()
 
 
 def fit(problem: Problem) -> Addition:

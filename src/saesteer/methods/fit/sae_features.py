@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.engine.models import LanguageModel, residual_changed
-from saesteer.methods.fit.problem import Abstains, Problem, Text, largest_codes
+from saesteer.methods.fit.problem import Abstains, Problem, Text
 
 ALGORITHM_VERSION = 1
 
@@ -47,8 +47,7 @@ def auroc(positive: Float[Tensor, "text_p feature"], negative: Float[Tensor, "te
 
 def with_auroc(problem: Problem) -> pl.DataFrame:
     """The candidates with a column `auroc`: of a text's largest code, on the training texts (P4's SAE-A, arXiv 2501.17148)."""
-    positive, negative = (largest_codes(problem.sae, tokens) for tokens in (problem.positive_tokens, problem.negative_tokens))
-    return scored(candidates(problem), "auroc", auroc(positive, negative))
+    return scored(candidates(problem), "auroc", auroc(*problem.largest_codes))
 
 
 def detectors(problem: Problem) -> pl.DataFrame:

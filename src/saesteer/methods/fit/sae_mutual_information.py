@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit.problem import Problem, largest_codes
+from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.sae_features import addition, best, candidates, scored
 
 
@@ -36,7 +36,7 @@ def _table(n_positive: int, n_negative: int) -> Float64[Tensor, "fired_p fired_n
 
 def fit(problem: Problem) -> Addition:
     """Of the features that fire in a larger share of positive than of negative texts, the one that says most about the label."""
-    positive, negative = (largest_codes(problem.sae, tokens) > 0 for tokens in (problem.positive_tokens, problem.negative_tokens))
+    positive, negative = (codes > 0 for codes in problem.largest_codes)
     fired_positive, fired_negative = positive.sum(dim=0), negative.sum(dim=0)
     information = mutual_information(fired_positive, fired_negative, len(positive), len(negative))
     more_often = positive.double().mean(dim=0) - negative.double().mean(dim=0)

@@ -3,6 +3,8 @@ feature and nothing else, less the direction in which every vector pushes."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -24,7 +26,7 @@ def pinv(problem: Problem) -> Addition:
     effects = approximator(problem)
     effect = -effects.b.double()
     effect[target_feature(problem)] += 1
-    return unit_addition(problem, effect @ torch.linalg.pinv(effects.M.double()))
+    return unit_addition(problem, effect @ pseudo_inverse(effects))
 
 
 def rotated(problem: Problem) -> Addition:
@@ -57,6 +59,13 @@ def bias_direction(effects: Approximator) -> Float64[Tensor, " d_model"]:
     return unit(effects.M.double() @ effects.b.double(), "the approximator's bias is zero")
 
 
+@lru_cache(maxsize=1)
+def pseudo_inverse(effects: Approximator) -> Float64[Tensor, "n_features d_model"]:
+    """pinv(M): minutes for a wide SAE, and the same for every concept."""
+    return torch.linalg.pinv(effects.M.double())
+
+
+@lru_cache(maxsize=1)
 def rotation(effects: Approximator, sae: Sae) -> Float64[Tensor, "d_model d_model"]:
     """The orthogonal Q that brings unit decoder rows nearest to the unit columns of M (Procrustes): U V^T of the singular value
     decomposition of their product [d_model n_features] @ [n_features d_model].
@@ -77,7 +86,7 @@ def unit_addition(problem: Problem, vector: Float64[Tensor, " d_model"]) -> Addi
 
 
 def approximator(problem: Problem) -> Approximator:
-    """The approximator that the problem must come with, in the CPU's memory."""
+    """The approximator that the problem must come with."""
     if problem.effects is None:
         raise ValueError(f"concept {problem.concept!r}: this method needs the effects of steering (table effects), and was given none")
-    return Approximator(problem.effects.M.cpu(), problem.effects.b.cpu(), problem.effects.r2)
+    return problem.effects

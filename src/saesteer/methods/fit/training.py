@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from saesteer.engine.head import raw_logits
-from saesteer.engine.models import LanguageModel
+from saesteer.engine.head import raw_logits, rows_of_logits, token_nll
+from saesteer.engine.models import LanguageModel, final_hidden
 from saesteer.methods.fit.problem import Text, output_mask, padded_ids
 
 ALGORITHM_VERSION = 1
@@ -33,6 +33,22 @@ def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " to
     hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     row, at = output_mask(texts, ids.device).nonzero(as_tuple=True)
     return nn.functional.cross_entropy(logits_with_gradients(lm, hidden[row, at - 1]), ids[row, at], reduction="none")
+
+
+@torch.no_grad()
+def summed_losses(
+    lm: LanguageModel,
+    depth: int,
+    residual: Float[Tensor, "text seq d_model"],
+    ids: Int[Tensor, "text seq"],
+    counted: Bool[Tensor, "text seq"],
+) -> Float64[Tensor, " text"]:
+    """Sum over each text's counted tokens of -log p(token | what is before it), in nats, when the residual at `depth` is this one."""
+    hidden = final_hidden(lm, depth, residual)
+    text, position = counted.nonzero(as_tuple=True)
+    per_position = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
+    per_position[text, position] = token_nll(lm, hidden[text, position - 1], ids[text, position], rows_of_logits(lm))
+    return per_position.sum(dim=1)
 
 
 def logits_with_gradients(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:

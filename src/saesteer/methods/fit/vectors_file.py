@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -79,6 +78,6 @@ def _refuse(fits: pl.DataFrame, rows: pl.DataFrame, written: pl.DataFrame, metho
 
 
 def _vector(row: dict[str, Any]) -> Float[Tensor, " d_model"]:
-    intervention = unpacked(row["kind"], row["tensors"], row["values"], torch.device("cpu"))
+    intervention = unpacked(row["kind"], row["tensors"], row["values"])
     assert isinstance(intervention, Addition)
     return intervention.vector.float().contiguous()

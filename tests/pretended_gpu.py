@@ -1,0 +1,197 @@
+"""A GPU that is only pretended, to find on a machine without one what would fail on one, and what would make it wait.
+
+    with pretended_gpu(free_bytes=2**34) as events:  # Counter of (what, file:line): copies between the devices, waits for the GPU
+        lm = load_language_model(folder, "bfloat16", "cuda")
+
+In a test, or around the `yield` of a pytest fixture. Inside, "cuda" is a device: its tensors are `Pretended`, say that they are on cuda:0
+and hold their numbers in a CPU tensor, `.raw`. Code takes its branches for CUDA, autograd included; numbers are a CPU's. Refused as on a
+GPU: operations on tensors of both devices (a CPU tensor without dimensions, or one used as an index, may stand beside), `.numpy()`,
+products of integers or of two types, `out_dtype` where CUDA has none. Not shown: a GPU's rounding, kernels' limits, memory, time, streams.
+
+How: a wrapper subclass on the device "meta" (which autograd takes in a build without CUDA) whose Python attributes say cuda, and modes
+for calls without such a tensor (factories, copies to the GPU). Modes hold for the thread that enters them.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as tree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+DEVICE = torch.device("cuda", 0)
+NAMES = ("cuda", "cuda:0", torch.device("cuda"), DEVICE)
+aten = torch.ops.aten
+INDEXING = {aten.index, aten._unsafe_index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index_put}
+SCALAR_BESIDE = {aten.where, aten.masked_fill, aten.masked_fill_, aten.fill, aten.fill_}
+PRODUCTS = {aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.addmv, aten.mv, aten.dot}
+WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.equal, aten.repeat_interleave}
+EVENTS: Counter[tuple[str, str]] = Counter()
+
+
+class Pretended(torch.Tensor):
+    """A tensor of the pretended GPU."""
+
+    raw: torch.Tensor
+    device = property(lambda self: DEVICE)
+    is_cuda = property(lambda self: True)
+    is_cpu = is_meta = property(lambda self: False)
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, raw: torch.Tensor) -> "Pretended":
+        layout = {"strides": raw.stride(), "storage_offset": raw.storage_offset(), "dtype": raw.dtype}
+        made = torch.Tensor._make_wrapper_subclass(cls, raw.shape, **layout, device="meta", requires_grad=False)
+        made.raw = raw
+        return made
+
+    def _set_data(self, new: torch.Tensor) -> None:
+        assert isinstance(new, Pretended) and (new.shape, new.dtype) == (self.shape, self.dtype)  # noqa: PT018
+        self.raw = new.raw
+
+    data = property(lambda self: self.detach(), _set_data)
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Pretended({self.raw!r})"
+
+    def numpy(self, *_: Any, **__: Any) -> None:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+
+    __array__ = numpy
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return super().__getitem__(_as_tensors(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_as_tensors(index), value)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _as_tensors(index: Any) -> Any:
+    """Lists and arrays in an index as CPU tensors: torch would make them on "meta", without their numbers."""
+    if isinstance(index, tuple):
+        return tuple(_as_tensors(part) for part in index)
+    if not isinstance(index, list | np.ndarray):
+        return index
+    _note("copied to the GPU, waiting")
+    return torch.as_tensor(index) if len(index) else torch.zeros(0, dtype=torch.long)
+
+
+def _note(what: str) -> None:
+    """Count an event at the innermost line outside torch, jaxtyping and this file."""
+    frame: Any = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ or {"torch", "jaxtyping"} & set(frame.f_code.co_filename.split("/")):
+        frame = frame.f_back
+    EVENTS[what, f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"] += 1
+
+
+def _note_waits(func: Any, args: Any, to_gpu: bool, kwargs: dict[str, Any]) -> None:
+    """Count what copies between the devices, or makes the host wait for the GPU."""
+    packet = func.overloadpacket
+    masks = packet in INDEXING and any(isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+    if masks or packet in WAITS:
+        _note(f"waited for ({packet.__name__})")
+    if packet in (aten._to_copy, aten.copy_):
+        source, arrives = (args[0], to_gpu) if packet is aten._to_copy else (args[1], isinstance(args[0], Pretended))
+        if isinstance(source, Pretended) != arrives:  # a copy within the GPU makes nobody wait
+            _note(("copied to the GPU" if arrives else "copied from the GPU") + ("" if kwargs.get("non_blocking") else ", waiting"))
+
+
+def _refuse(func: Any, args: Any, tensors: list[torch.Tensor]) -> None:
+    """What CUDA would refuse."""
+    packet = func.overloadpacket
+    beside = [x for x in tensors if not isinstance(x, Pretended)]
+    if len(beside) == len(tensors) or packet is aten.copy_:
+        return
+    if packet in INDEXING and isinstance(args[0], Pretended):
+        beside = [x for x in args[2:3] if isinstance(x, torch.Tensor) and not isinstance(x, Pretended)]  # the values put
+    if packet in INDEXING | SCALAR_BESIDE or torch.Tag.pointwise in func.tags:
+        beside = [x for x in beside if x.dim()]
+    if beside:
+        raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found cuda:0 and cpu, {[x.shape for x in beside]}")
+    types = {x.dtype for x in tensors}
+    if packet in PRODUCTS and (len(types) > 1 or not all(dtype.is_floating_point or dtype.is_complex for dtype in types)):
+        raise RuntimeError(f"{func}: not on cuda for {types}")
+    if func is aten.mm.dtype and (args[2] not in types and (args[2] != torch.float32 or not types <= {torch.float16, torch.bfloat16})):
+        raise RuntimeError("out_dtype must be the same as input dtype or fp32 for fp16/bf16 inputs")
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One operation, on the device that its arguments or its keyword `device` say."""
+    flat, spec = tree.tree_flatten((args, kwargs))
+    tensors = [x for x in flat if isinstance(x, torch.Tensor)]
+    given = {id(x.raw): x for x in tensors if isinstance(x, Pretended)}
+    asked = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
+    # Operations made of others ask for "meta", where the wrappers are; so does transformers, by a default, while it builds a model.
+    to_gpu = asked == "cuda" or (asked == "meta" and (bool(given) or torch.get_default_device().type != "meta"))
+    if not given and not to_gpu:
+        return func(*args, **kwargs)
+    _refuse(func, args, tensors)
+    _note_waits(func, args, to_gpu or asked is None, kwargs)
+    inside = [x.raw if isinstance(x, Pretended) else torch.device("cpu") if isinstance(x, torch.device) else x for x in flat]
+    raw_args, raw_kwargs = tree.tree_unflatten(inside, spec)
+    raw_kwargs.pop("pin_memory", None)
+    if func is aten.mm.dtype:
+        found = raw_args[0].to(raw_args[2]) @ raw_args[1].to(raw_args[2])  # which CPUs have not
+    elif func is aten._to_copy.default and to_gpu and given and raw_kwargs.get("dtype") in (None, args[0].dtype):
+        found = raw_args[0].view_as(raw_args[0])  # there already: on a GPU `to` gives the tensor itself
+    else:
+        found = func(*raw_args, **raw_kwargs)
+    if any(x.shape != x.raw.shape for x in given.values()):
+        raise NotImplementedError(f"pretended GPU: {func} changes a shape in place")
+    if (asked and not to_gpu) or (func is aten.copy_.default and not isinstance(args[0], Pretended)):
+        return found
+    return tree.tree_map_only(torch.Tensor, lambda x: given.get(id(x)) if id(x) in given else Pretended(x), found)
+
+
+class _Factories(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Indexed(TorchFunctionMode):
+    """Gives the device "cuda" its index, which torch would otherwise ask CUDA's library for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.cuda:
+            return args[0].to(DEVICE)
+        if func is torch.Tensor.to:
+            args = tuple(DEVICE if isinstance(arg, str | torch.device) and arg in NAMES else arg for arg in args)
+        if kwargs.get("device") not in NAMES:
+            return func(*args, **kwargs)
+        if func not in (torch.tensor, torch.as_tensor, torch.asarray):
+            return func(*args, **{**kwargs, "device": DEVICE})
+        asks = kwargs.pop("requires_grad", False)  # these copy where no mode sees it
+        return func(*args, **{**kwargs, "device": None}).to(DEVICE).requires_grad_(asks)
+
+
+@contextmanager
+def pretended_gpu(free_bytes: int = 2**37) -> Iterator[Counter[tuple[str, str]]]:
+    """Within the context "cuda" is a device with so much free memory; gives the counter of events."""
+    answers = {"device_count": 1, "current_device": 0, "is_initialized": True, "mem_get_info": (free_bytes, free_bytes)}
+    answers |= {"memory_reserved": 0, "memory_allocated": 0, "get_rng_state": torch.empty(0)}
+    answers |= dict.fromkeys(("_lazy_init", "empty_cache", "set_rng_state", "manual_seed_all"))
+    swapping = torch.__future__.set_swap_module_params_on_conversion  # else Module.to sets .data in C++, which leaves `.raw` behind
+    EVENTS.clear()
+    with ExitStack() as patches:
+        patches.callback(swapping, torch.__future__.get_swap_module_params_on_conversion())
+        swapping(True)
+        for name, answer in answers.items():
+            patches.enter_context(mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
+        patches.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda self, *_: self))
+        patches.enter_context(_Indexed())
+        patches.enter_context(_Factories())
+        yield EVENTS
