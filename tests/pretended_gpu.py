@@ -6,7 +6,10 @@
 In a test, or around the `yield` of a pytest fixture. Inside, "cuda" is a device: its tensors are `Pretended`, say that they are on cuda:0
 and hold their numbers in a CPU tensor, `.raw`. Code takes its branches for CUDA, autograd included; numbers are a CPU's. Refused as on a
 GPU: operations on tensors of both devices (a CPU tensor without dimensions, or one used as an index, may stand beside), `.numpy()`,
-products of integers or of two types, `out_dtype` where CUDA has none. Not shown: a GPU's rounding, kernels' limits, memory, time, streams.
+products of integers or of two types, `out_dtype` where CUDA has none. Not shown: a GPU's rounding, kernels' limits, time, streams.
+
+With `contents`, tensors have shapes but no numbers, so that a model of any size costs nothing: what is copied from the GPU is what
+`contents` makes of its shape. `WORK` then has each operation's FLOPs and bytes, and the most bytes that were held at once.
 
 How: a wrapper subclass on the device "meta" (which autograd takes in a build without CUDA) whose Python attributes say cuda, and modes
 for calls without such a tensor (factories, copies to the GPU). Modes hold for the thread that enters them.
@@ -14,8 +17,9 @@ for calls without such a tensor (factories, copies to the GPU). Modes hold for t
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -24,6 +28,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as tree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 DEVICE = torch.device("cuda", 0)
 NAMES = ("cuda", "cuda:0", torch.device("cuda"), DEVICE)
@@ -33,12 +38,70 @@ SCALAR_BESIDE = {aten.where, aten.masked_fill, aten.masked_fill_, aten.fill, ate
 PRODUCTS = {aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.addmv, aten.mv, aten.dot}
 WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.equal, aten.repeat_interleave}
 EVENTS: Counter[tuple[str, str]] = Counter()
+Contents = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Work:
+    """What was computed without numbers."""
+
+    contents: Contents | None = None
+    operations: list[tuple[str, float, int, int]] = field(default_factory=list)
+    """Name, FLOPs, bytes read and written, bytes of a number; views are none."""
+    storages: Counter[int] = field(default_factory=Counter)
+    held: int = 0
+    peak: int = 0
+
+    def hold(self, tensor: "Pretended") -> None:
+        """Count a storage's bytes as long as a tensor has it."""
+        storage = tensor.raw.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if not self.storages[key]:
+            self.held += size
+            self.peak = max(self.peak, self.held)
+        self.storages[key] += 1
+        tensor.share = _Share(self, key, size)
+
+    def let_go(self, key: int, size: int) -> None:
+        self.storages[key] -= 1
+        if not self.storages[key]:
+            del self.storages[key]
+            self.held -= size
+
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """An operation on raw tensors, unless its result is a view of one of them."""
+        into = [x for x in tree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        out = [x for x in tree.tree_leaves(result) if isinstance(x, torch.Tensor)]
+        read = {x.untyped_storage()._cdata for x in into}
+        in_place = func._schema.name.endswith("_")
+        if out and not in_place and all(x.untyped_storage()._cdata in read for x in out):
+            return
+        packet = func.overloadpacket
+        flops = flop_registry[packet](*args, **kwargs, out_val=result) if packet in flop_registry else 0
+        narrow = min((x.element_size() for x in into if x.is_floating_point()), default=4)
+        self.operations.append((packet.__name__, flops, sum(x.numel() * x.element_size() for x in (*into, *out)), narrow))
+
+
+@dataclass
+class _Share:
+    """A tensor's share of a storage, given up with the tensor. (Not a weak reference: tensors that have one cannot be swapped.)"""
+
+    work: Work
+    key: int
+    size: int
+
+    def __del__(self) -> None:
+        self.work.let_go(self.key, self.size)
+
+
+WORK = Work()
 
 
 class Pretended(torch.Tensor):
     """A tensor of the pretended GPU."""
 
     raw: torch.Tensor
+    share: _Share
     device = property(lambda self: DEVICE)
     is_cuda = property(lambda self: True)
     is_cpu = is_meta = property(lambda self: False)
@@ -49,6 +112,8 @@ class Pretended(torch.Tensor):
         layout = {"strides": raw.stride(), "storage_offset": raw.storage_offset(), "dtype": raw.dtype}
         made = torch.Tensor._make_wrapper_subclass(cls, raw.shape, **layout, device="meta", requires_grad=False)
         made.raw = raw
+        if WORK.contents:
+            WORK.hold(made)
         return made
 
     def _set_data(self, new: torch.Tensor) -> None:
@@ -133,27 +198,43 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     flat, spec = tree.tree_flatten((args, kwargs))
     tensors = [x for x in flat if isinstance(x, torch.Tensor)]
     given = {id(x.raw): x for x in tensors if isinstance(x, Pretended)}
-    asked = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
+    wanted = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
     # Operations made of others ask for "meta", where the wrappers are; so does transformers, by a default, while it builds a model.
-    to_gpu = asked == "cuda" or (asked == "meta" and (bool(given) or torch.get_default_device().type != "meta"))
+    to_gpu = wanted == "cuda" or (wanted == "meta" and (bool(given) or torch.get_default_device().type != "meta"))
     if not given and not to_gpu:
         return func(*args, **kwargs)
     _refuse(func, args, tensors)
-    _note_waits(func, args, to_gpu or asked is None, kwargs)
-    inside = [x.raw if isinstance(x, Pretended) else torch.device("cpu") if isinstance(x, torch.device) else x for x in flat]
+    _note_waits(func, args, to_gpu or wanted is None, kwargs)
+    if WORK.contents and func is aten._local_scalar_dense.default:
+        return WORK.contents(args[0]).item()
+    inside = [_inside(x) for x in flat]
     raw_args, raw_kwargs = tree.tree_unflatten(inside, spec)
     raw_kwargs.pop("pin_memory", None)
     if func is aten.mm.dtype:
-        found = raw_args[0].to(raw_args[2]) @ raw_args[1].to(raw_args[2])  # which CPUs have not
+        result = raw_args[0].to(raw_args[2]) @ raw_args[1].to(raw_args[2])  # which CPUs have not
     elif func is aten._to_copy.default and to_gpu and given and raw_kwargs.get("dtype") in (None, args[0].dtype):
-        found = raw_args[0].view_as(raw_args[0])  # there already: on a GPU `to` gives the tensor itself
+        result = raw_args[0].view_as(raw_args[0])  # there already: on a GPU `to` gives the tensor itself
     else:
-        found = func(*raw_args, **raw_kwargs)
+        result = func(*raw_args, **raw_kwargs)
     if any(x.shape != x.raw.shape for x in given.values()):
         raise NotImplementedError(f"pretended GPU: {func} changes a shape in place")
-    if (asked and not to_gpu) or (func is aten.copy_.default and not isinstance(args[0], Pretended)):
-        return found
-    return tree.tree_map_only(torch.Tensor, lambda x: given.get(id(x)) if id(x) in given else Pretended(x), found)
+    to_cpu = (wanted and not to_gpu) or (func is aten.copy_.default and not isinstance(args[0], Pretended))
+    if WORK.contents:
+        WORK.note(func, raw_args, raw_kwargs, result)
+        if to_cpu:
+            result = WORK.contents(result) if wanted else args[0].copy_(WORK.contents(result))
+    if to_cpu:
+        return result
+    return tree.tree_map_only(torch.Tensor, lambda x: given.get(id(x)) if id(x) in given else Pretended(x), result)
+
+
+def _inside(x: Any) -> Any:
+    """An argument as the operation on raw tensors is given it."""
+    if isinstance(x, Pretended):
+        return x.raw
+    if isinstance(x, torch.device):
+        return torch.device("meta" if WORK.contents else "cpu")
+    return torch.empty_like(x, device="meta") if WORK.contents and isinstance(x, torch.Tensor) else x
 
 
 class _Factories(TorchDispatchMode):
@@ -174,13 +255,14 @@ class _Indexed(TorchFunctionMode):
             return func(*args, **kwargs)
         if func not in (torch.tensor, torch.as_tensor, torch.asarray):
             return func(*args, **{**kwargs, "device": DEVICE})
-        asks = kwargs.pop("requires_grad", False)  # these copy where no mode sees it
-        return func(*args, **{**kwargs, "device": None}).to(DEVICE).requires_grad_(asks)
+        leaf = kwargs.pop("requires_grad", False)  # these copy where no mode sees it
+        return func(*args, **{**kwargs, "device": None}).to(DEVICE).requires_grad_(leaf)
 
 
 @contextmanager
-def pretended_gpu(free_bytes: int = 2**37) -> Iterator[Counter[tuple[str, str]]]:
+def pretended_gpu(free_bytes: int = 2**37, contents: Contents | None = None) -> Iterator[Counter[tuple[str, str]]]:
     """Within the context "cuda" is a device with so much free memory; gives the counter of events."""
+    WORK.__init__(contents)  # type: ignore[misc]
     answers = {"device_count": 1, "current_device": 0, "is_initialized": True, "mem_get_info": (free_bytes, free_bytes)}
     answers |= {"memory_reserved": 0, "memory_allocated": 0, "get_rng_state": torch.empty(0)}
     answers |= dict.fromkeys(("_lazy_init", "empty_cache", "set_rng_state", "manual_seed_all"))

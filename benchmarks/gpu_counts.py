@@ -1,0 +1,212 @@
+"""What the main kinds of work ask of a GPU at Gemma-2-2B's shapes, counted without one: tensors have shapes and no numbers.
+
+    python benchmarks/gpu_counts.py
+
+Counted: forwards of a decoding step's tiles, which share of their rows is live, how often a step waits, FLOPs, bytes read and written, the
+most bytes held. In the sweep a text ends after each token with the chance that gives the shipped model's mean length; batches are full, as
+most are in a real run. Modelled, not measured: every operation takes the longer of its FLOPs at `REACHED` of the peak and its bytes at
+`REACHED` of the bandwidth, while the host starts one every `LAUNCH` seconds; the longer of both is the time. Peaks (dense) and bandwidths
+are the makers'.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from measuring import command_line, publish
+from random_model import GEMMA_2_2B, PROMPT, Shape, by_id, random_gemma2, random_sae, swept
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the pretended GPU
+from pretended_gpu import EVENTS, WORK, pretended_gpu
+
+from saesteer.core.markdown import table
+from saesteer.engine import continuation, generate
+from saesteer.engine.attention import attention_on_gpu
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import steered_texts
+from saesteer.engine.interventions import Addition, CodeEdit, Intervention, LowRankSubspace, LowRankWeights, Nothing
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.saes import TENSORS, Sae
+
+TITLE = "Counted for a GPU"
+COMMAND = "python benchmarks/gpu_counts.py"
+LAYER = 10
+FULL_STOP, ANOTHER = 4, 10
+ENDS = 0.055
+"""Chance of a full stop: texts of at most 20 tokens then have 12 on average, as the shipped model's."""
+GPUS = {"H200": ({2: 989e12, 4: 67e12}, 4.8e12), "A100": ({2: 312e12, 4: 19.5e12}, 2.0e12)}
+"""FLOPs a second by bytes of a number (bfloat16, float32 without TF32), bytes a second."""
+REACHED, LAUNCH = 0.7, 5e-6
+PREFIXES = by_id([" ".join(f"w{50 + number * 5 + place}" for place in range(5)) for number in range(32)])
+N_SCORES, N_PAPER_SCORES, N_PAPER_TEXTS = 16_384, 26 * 16_384, 2600 * 12 * 50
+HEADINGS = (
+    "work",
+    "format",
+    "rows",
+    "forwards",
+    "live rows",
+    "waits a step",
+    "TFLOP",
+    "GB moved",
+    "GiB held",
+    *(f"{gpu}, s" for gpu in GPUS),
+)
+
+
+@dataclass
+class Steps:
+    """Decoding steps: how many, their forwards, rows and running rows, and how often the host waited."""
+
+    n: int = 0
+    forwards: int = 0
+    rows: int = 0
+    live: int = 0
+    waits: int = 0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one kind of work."""
+
+    n_rows: int  # that come out
+    steps: Steps
+    operations: list[tuple[str, float, int, int]]
+    peak: int
+
+    def seconds(self, gpu: str) -> float:
+        """Modelled."""
+        flops, bandwidth = GPUS[gpu]
+        device = sum(max(work / flops[2 if narrow == 2 else 4], size / bandwidth) for _, work, size, narrow in self.operations) / REACHED
+        return max(device, LAUNCH * len(self.operations))
+
+
+def contents(draw: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What is copied from the GPU: tokens, some of which end a text, and ones."""
+
+    def made(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.long and tensor.ndim == 1:
+            return torch.from_numpy(np.where(draw.random(tensor.shape[0]) < ENDS, FULL_STOP, ANOTHER))
+        return torch.ones(tensor.shape, dtype=tensor.dtype)
+
+    return made
+
+
+def n_waits() -> int:
+    return sum(n for (what, _), n in EVENTS.items() if "wait" in what)
+
+
+def counted(work: Callable[[], int]) -> Counts:
+    """Do it, and count; model and SAE are there already."""
+    WORK.operations.clear()
+    WORK.peak = WORK.held
+    steps, step_logits, advanced, continue_rows = Steps(), continuation.step_logits, continuation._advanced, generate.continue_rows
+
+    def stepping(lm: LanguageModel, slots: continuation.Slots, prompt_length: int) -> torch.Tensor:
+        steps.forwards, steps.rows, steps.live = steps.forwards + 1, steps.rows + len(slots.row), steps.live + int(slots.running.sum())
+        return step_logits(lm, slots, prompt_length)
+
+    def advancing(*args: object) -> continuation.Slots:
+        steps.n += 1
+        return advanced(*args)
+
+    def continuing(*args: object) -> object:
+        before = n_waits()
+        made = continue_rows(*args)
+        steps.waits += n_waits() - before
+        return made
+
+    continuation.step_logits, continuation._advanced, generate.continue_rows = stepping, advancing, continuing
+    try:
+        n_rows = work()
+    finally:
+        continuation.step_logits, continuation._advanced, generate.continue_rows = step_logits, advanced, continue_rows
+    return Counts(n_rows, steps, list(WORK.operations), WORK.peak)
+
+
+def texts(lm: LanguageModel, sae: Sae, one: Intervention, n_tokens: int = 16) -> int:
+    """Texts that do not end, of 256 fits of one kind at 8 factors, after one chat prompt: AxBench's setting, the first of 128 tokens."""
+    cells = [(fit, 0, str(factor)) for fit in range(256) for factor in range(1, 9)]
+    rows = pl.DataFrame(cells, schema=["intervention", "prompt", "factor"], orient="row").with_row_index("row")
+    rows = rows.with_columns(stream=pl.col("row").cast(pl.UInt64))
+    prompt = [1, *range(50, 80)]
+    made = steered_texts(lm, sae, LAYER, rows, [one] * 256, [prompt], Sampling(n_tokens, 1.0, stop=""))
+    return sum(frame.height for frame in made)
+
+
+def works(lm: LanguageModel, sae: Sae, shape: Shape) -> dict[str, Callable[[], int]]:
+    """The kinds of work, in slices that fill batches."""
+    d_in, part = shape.n_heads * shape.head_dim, torch.zeros(4, 4, shape.d_model)
+    adapted = (5, 10, 15, 20)
+    kinds: dict[str, Intervention] = {
+        "unsteered, prompting": Nothing(),
+        "vectors": Addition(torch.ones(shape.d_model), 1.0),
+        "SAE codes set": CodeEdit(torch.arange(5), torch.ones(5)),
+        "LoRA": LowRankWeights(adapted, torch.zeros(4, 4, d_in), torch.zeros(4, shape.d_model, 4), 16.0),
+        "LoReFT": LowRankSubspace(adapted, part, part, torch.zeros(4, 4), 5, 5),
+    }
+    lens = torch.zeros(N_SCORES, 20, dtype=torch.long)
+    scores = {"output score": lambda: output_scores(lm, sae, LAYER, range(N_SCORES), lens, PROMPT, 10.0).height}
+    sweep = {"sweep (P1)": lambda: swept(lm, sae, 32, PREFIXES, Sampling(20), ("1", "2", "4", "8")).height}
+    return scores | sweep | {f"16 tokens: {name}": lambda one=one: texts(lm, sae, one) for name, one in kinds.items()}
+
+
+def row_of(name: str, dtype: str, counts: Counts) -> tuple[str, ...]:
+    """A row of the table; amounts are for 1,000 rows."""
+    steps, thousand = counts.steps, 1000 / counts.n_rows
+    of_steps = (
+        (f"{steps.forwards * thousand:.1f}", f"{steps.live / steps.rows:.0%}", f"{steps.waits / (steps.n + 1):.2f}")
+        if steps.n
+        else ("–",) * 3
+    )
+    work, moved = (sum(column) * thousand for column in list(zip(*counts.operations, strict=True))[1:3])
+    amounts = (f"{work / 1e12:,.1f}", f"{moved / 1e9:,.0f}", f"{counts.peak / 2**30:.1f}")
+    return (name, dtype, f"{counts.n_rows:,}", *of_steps, *amounts, *(f"{counts.seconds(gpu) * thousand:.3f}" for gpu in GPUS))
+
+
+def results(dtype: str) -> dict[str, Counts]:
+    """All kinds of work in one number format."""
+    with pretended_gpu(2**37, contents(np.random.default_rng(0))), torch.no_grad():
+        lm = random_gemma2(GEMMA_2_2B, [PROMPT, "."], "meta", dtype)
+        lm.model.to("cuda")
+        lm.model.set_attn_implementation(attention_on_gpu(lm.model))
+        sae = random_sae(GEMMA_2_2B, LAYER)
+        sae = replace(sae, **{name: getattr(sae, name).to(getattr(torch, dtype)).to("cuda") for name in TENSORS})
+        return {name: counted(work) for name, work in works(lm, sae, GEMMA_2_2B).items()}
+
+
+def report(every: dict[str, dict[str, Counts]]) -> list[str]:
+    """The section of the page."""
+    rows = [row_of(name, dtype, counts) for dtype, of_dtype in every.items() for name, counts in of_dtype.items()]
+    times = {
+        (what, dtype): f"{every[dtype][name].seconds('H200') / every[dtype][name].n_rows * n:,.0f} s"
+        for what, name, n in (("scores", "output score", N_PAPER_SCORES), ("sweep", "sweep (P1)", N_PAPER_TEXTS))
+        for dtype in every
+    }
+    return [
+        f"# {TITLE}",
+        "",
+        f"Written by `{COMMAND}`; counted and modelled, not measured: no GPU was there.",
+        "",
+        f"Gemma-2-2B's shapes, SAE of 16,384 features at layer {LAYER}. Amounts are for 1,000 rows. Modelled: {REACHED:.0%} of peak and",
+        f"bandwidth, {LAUNCH * 1e6:.0f} microseconds for the host to start an operation; float32 without TF32.",
+        "",
+        f"In short: modelled for an H200, all {N_PAPER_SCORES:,} output scores take {times['scores', 'bfloat16']} in bfloat16 and "
+        f"{times['scores', 'float32']} in float32, P1's {N_PAPER_TEXTS:,} texts {times['sweep', 'bfloat16']} and "
+        f"{times['sweep', 'float32']}.",
+        "",
+        table(HEADINGS, rows),
+    ]
+
+
+def main() -> None:
+    options = command_line(__doc__).parse_args()
+    publish(report({dtype: results(dtype) for dtype in ("bfloat16", "float32")}), options.write)
+
+
+if __name__ == "__main__":
+    main()
