@@ -29,9 +29,14 @@ from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, LowRankSubspace, LowRankWeights, Nothing
-from saesteer.engine.models import LanguageModel
+from saesteer.engine.models import LanguageModel, residual_changed
 from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import continuation_nll
 from saesteer.engine.saes import TENSORS, Sae
+from saesteer.methods.fit.effects import measured_effects
+from saesteer.methods.fit.problem import Text
+from saesteer.methods.fit.training import text_loss
+from saesteer.settings.methods import EffectSettings
 
 TITLE = "Counted for a GPU"
 COMMAND = "python benchmarks/gpu_counts.py"
@@ -138,6 +143,32 @@ def texts(lm: LanguageModel, sae: Sae, one: Intervention, n_tokens: int = 16) ->
     return sum(frame.height for frame in made)
 
 
+def scored(lm: LanguageModel) -> int:
+    """Texts of 20 tokens after prefixes of 6."""
+    words = [" ".join(f"w{60 + (number * 7 + place) % 500}" for place in range(20)) for number in range(2048)]
+    prefixes = [list(PREFIXES.values())[number % len(PREFIXES)] + " " for number in range(2048)]
+    return continuation_nll(lm, pl.DataFrame({"row": range(2048), "prefix": prefixes, "text": words})).height
+
+
+def effects(lm: LanguageModel, sae: Sae) -> int:
+    """Vectors, each on 8 prompts of 4 rollouts of 32 tokens, P2's length."""
+    prompts = [[1, *range(50 + number, 60 + number)] for number in range(8)]
+    settings = EffectSettings(n_vectors=64, n_held_out=2, n_rollouts=4, n_prompts=8, max_new_tokens=32)
+    rows = pl.DataFrame({"vector": range(64)}, schema={"vector": pl.UInt32})
+    return sum(frame.height for frame in measured_effects(lm, sae, LAYER, rows, prompts, settings, 0))
+
+
+def trained(lm: LanguageModel, sae: Sae, n: int = 8) -> int:
+    """Forward and backward passes of batches of 6 texts of 64 tokens."""
+    vector = torch.zeros(lm.d_model, device=lm.device, requires_grad=True)
+    text = Text([1, *range(50, 113)], 16)
+    with torch.enable_grad():
+        for _ in range(n):
+            with residual_changed(lm, LAYER + 1, lambda residual: residual + vector.to(residual.dtype)):
+                text_loss(lm, [text] * 6).backward()
+    return 6 * n
+
+
 def works(lm: LanguageModel, sae: Sae, shape: Shape) -> dict[str, Callable[[], int]]:
     """The kinds of work, in slices that fill batches."""
     d_in, part = shape.n_heads * shape.head_dim, torch.zeros(4, 4, shape.d_model)
@@ -152,7 +183,9 @@ def works(lm: LanguageModel, sae: Sae, shape: Shape) -> dict[str, Callable[[], i
     lens = torch.zeros(N_SCORES, 20, dtype=torch.long)
     scores = {"output score": lambda: output_scores(lm, sae, LAYER, range(N_SCORES), lens, PROMPT, 10.0).height}
     sweep = {"sweep (P1)": lambda: swept(lm, sae, 32, PREFIXES, Sampling(20), ("1", "2", "4", "8")).height}
-    return scores | sweep | {f"16 tokens: {name}": lambda one=one: texts(lm, sae, one) for name, one in kinds.items()}
+    of_kinds = {f"16 tokens: {name}": lambda one=one: texts(lm, sae, one) for name, one in kinds.items()}
+    others = {"perplexity": lambda: scored(lm), "effects (P2)": lambda: effects(lm, sae), "training, SSV": lambda: trained(lm, sae)}
+    return scores | sweep | of_kinds | others
 
 
 def row_of(name: str, dtype: str, counts: Counts) -> tuple[str, ...]:

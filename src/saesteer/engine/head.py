@@ -20,6 +20,9 @@ HEAD_PART = 8192
 LOGITS_AT_A_TIME = (2**24, 2**28)
 """Most logits held at a time on a CPU and on a GPU, in float32, where losses are read."""
 
+MOST_ROWS = 8192
+"""Most rows of them, whatever the vocabulary: where shapes matter, fewer are padded."""
+
 
 def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
     """Raw head outputs as the model's own logits: cap * tanh(logits / cap) where the model has a cap."""
@@ -49,7 +52,7 @@ def logit_chunks(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], chunk:
 
 def rows_of_logits(lm: LanguageModel) -> int:
     """How many rows of logits to hold at a time: as many as `LOGITS_AT_A_TIME` and memory allow, with the copies that a loss makes."""
-    on_cpu, on_gpu = (max(MIN_ROWS, most // lm.n_vocab) for most in LOGITS_AT_A_TIME)
+    on_cpu, on_gpu = (min(MOST_ROWS, max(MIN_ROWS, 1 << (most // lm.n_vocab).bit_length() >> 1)) for most in LOGITS_AT_A_TIME)
     return rows_that_fit(16 * lm.n_vocab, lm.device, (on_cpu, on_gpu))
 
 

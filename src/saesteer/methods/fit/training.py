@@ -31,7 +31,8 @@ def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " to
         raise ValueError("a text without context has a first token that nothing predicts: give it a beginning-of-sequence token at least")
     ids = padded_ids(lm, texts)  # [text seq]
     hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    row, at = output_mask(texts, ids.device).nonzero(as_tuple=True)
+    # Found on the host, which knows the lengths: the device need not be waited for.
+    row, at = (index.to(ids.device) for index in output_mask(texts, torch.device("cpu")).nonzero(as_tuple=True))
     return nn.functional.cross_entropy(logits_with_gradients(lm, hidden[row, at - 1]), ids[row, at], reduction="none")
 
 
@@ -99,17 +100,17 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     a_step = recipe.batch * recipe.accumulated
     decay = linear_decay(optimizer, n_batches(texts, a_step, recipe.epochs))
-    losses: list[float] = []
+    losses: list[Tensor] = []
     for together in shuffled_batches(texts, a_step, recipe.epochs, generator):
         parts = [together[start : start + recipe.batch] for start in range(0, len(together), recipe.batch)]
-        losses.append(sum(_backward(loss_of(part) / len(parts)) for part in parts))
+        losses.append(torch.stack([_backward(loss_of(part) / len(parts)) for part in parts]).sum())
         nn.utils.clip_grad_norm_(parameters, recipe.largest_gradient)
         optimizer.step()
         decay.step()
         optimizer.zero_grad()
-    return losses
+    return torch.stack(losses).tolist()
 
 
-def _backward(loss: Tensor) -> float:
+def _backward(loss: Tensor) -> Tensor:
     loss.backward()
-    return float(loss.detach())
+    return loss.detach()
