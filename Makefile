@@ -28,7 +28,7 @@ check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports silent src/saesteer/__init__.py src/saesteer/api.py
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
 	$(BIN)/snakemake --lint
 	$(BIN)/saesteer config-docs --check

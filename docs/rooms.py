@@ -27,7 +27,7 @@ def layers() -> list[list[str]]:
 
 def imports(rooms: list[str]) -> dict[str, set[str]]:
     """Room -> rooms and heavy packages that its modules import."""
-    graph = grimp.build_graph("saesteer", include_external_packages=True, exclude_type_checking_imports=True)
+    graph = grimp.build_graph("saesteer", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None)
     found: dict[str, set[str]] = {}
     for room in rooms:
         modules = {f"saesteer.{room}", *graph.find_descendants(f"saesteer.{room}")}

@@ -27,7 +27,7 @@ WITHOUT = {
 
 @cache
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph("saesteer", exclude_type_checking_imports=True)
+    return grimp.build_graph("saesteer", exclude_type_checking_imports=True, cache_dir=None)
 
 
 @cache
