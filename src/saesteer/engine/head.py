@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from saesteer.engine.memory import rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
 from saesteer.engine.precision import is_narrow, product
 
@@ -51,9 +50,8 @@ def logit_chunks(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], chunk:
 
 
 def rows_of_logits(lm: LanguageModel) -> int:
-    """How many rows of logits to hold at a time: as many as `LOGITS_AT_A_TIME` and memory allow, with the copies that a loss makes."""
-    on_cpu, on_gpu = (min(MOST_ROWS, max(MIN_ROWS, 1 << (most // lm.n_vocab).bit_length() >> 1)) for most in LOGITS_AT_A_TIME)
-    return rows_that_fit(16 * lm.n_vocab, lm.device, (on_cpu, on_gpu))
+    """How many rows of logits to hold at a time where losses are read; where shapes matter, always as many, unless memory has run out."""
+    return min(MOST_ROWS, max(MIN_ROWS, LOGITS_AT_A_TIME[lm.device.type == "cuda"] // lm.n_vocab))
 
 
 def token_nll(

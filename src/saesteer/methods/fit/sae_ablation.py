@@ -2,7 +2,8 @@
 
 Removing feature f takes code_f * W_dec[f] off the residual at every token that the texts say (context left out, as wherever codes are read;
 P4, arXiv 2501.17148); the SAE's error stays. The rise of the mean loss per token is measured with the model as it then is, positive texts
-less negative ones. An alternative that reviewers asked for; a forward a feature and batch, so only the best detectors are tried.
+less negative ones. An alternative that reviewers asked for; a row of a forward for each text that a feature fires in, so only the best
+detectors are tried.
 """
 
 from __future__ import annotations
