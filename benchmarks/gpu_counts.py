@@ -10,7 +10,7 @@ are the makers'.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,20 +28,23 @@ from saesteer.engine import continuation, generate
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.interventions import Addition, CodeEdit, Intervention, LowRankSubspace, LowRankWeights, Nothing
+from saesteer.engine.interventions import Addition, CodeEdit, Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange
 from saesteer.engine.models import LanguageModel, residual_changed
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.engine.saes import TENSORS, Sae
+from saesteer.judge.local_model import LocalModelAsker
 from saesteer.methods.fit.effects import measured_effects
 from saesteer.methods.fit.problem import Text
 from saesteer.methods.fit.training import text_loss
+from saesteer.settings import LocalModelJudge
 from saesteer.settings.methods import EffectSettings
 
 TITLE = "Counted for a GPU"
 COMMAND = "python benchmarks/gpu_counts.py"
 LAYER = 10
 FULL_STOP, ANOTHER = 4, 10
+N_NEW = 16
 ENDS = 0.055
 """Chance of a full stop: texts of at most 20 tokens then have 12 on average, as the shipped model's."""
 GPUS = {"H200": ({2: 989e12, 4: 67e12}, 4.8e12), "A100": ({2: 312e12, 4: 19.5e12}, 2.0e12)}
@@ -133,21 +136,35 @@ def counted(work: Callable[[], int]) -> Counts:
     return Counts(n_rows, steps, list(WORK.operations), WORK.peak)
 
 
-def texts(lm: LanguageModel, sae: Sae, one: Intervention, n_tokens: int = 16) -> int:
-    """Texts that do not end, of 256 fits of one kind at 8 factors, after one chat prompt: AxBench's setting, the first of 128 tokens."""
-    cells = [(fit, 0, str(factor)) for fit in range(256) for factor in range(1, 9)]
+def instructions(n: int) -> list[list[int]]:
+    """Chat prompts with the lengths that instructions have: most of 15 to 60 tokens."""
+    lengths = np.random.default_rng(1).lognormal(np.log(20), 0.7, n).clip(3, 200).astype(int) + 9
+    return [[1, *(50 + place % 500 for place in range(length - 1))] for length in lengths.tolist()]
+
+
+def compared(lm: LanguageModel, sae: Sae, one: Intervention, n_concepts: int = 10, n_factors: int = 14) -> int:
+    """Texts of one method in AxBench's setting (P4), a small comparison of 10 concepts: every concept's fit on 10 instructions of its own
+    at 14 factors; the first `N_NEW` of 128 tokens."""
+    prompts = instructions(10 * n_concepts)
+    cells = [(prompt // 10, prompt, str(factor)) for prompt in range(len(prompts)) for factor in range(1, n_factors + 1)]
     rows = pl.DataFrame(cells, schema=["intervention", "prompt", "factor"], orient="row").with_row_index("row")
     rows = rows.with_columns(stream=pl.col("row").cast(pl.UInt64))
-    prompt = [1, *range(50, 80)]
-    made = steered_texts(lm, sae, LAYER, rows, [one] * 256, [prompt], Sampling(n_tokens, 1.0, stop=""))
+    made = steered_texts(lm, sae, LAYER, rows, [one] * n_concepts, prompts, Sampling(N_NEW, 1.0, stop=""))
     return sum(frame.height for frame in made)
 
 
-def scored(lm: LanguageModel) -> int:
-    """Texts of 20 tokens after prefixes of 6."""
-    words = [" ".join(f"w{60 + (number * 7 + place) % 500}" for place in range(20)) for number in range(2048)]
-    prefixes = [list(PREFIXES.values())[number % len(PREFIXES)] + " " for number in range(2048)]
-    return continuation_nll(lm, pl.DataFrame({"row": range(2048), "prefix": prefixes, "text": words})).height
+def scored(lm: LanguageModel, prefixes: Sequence[str], lengths: Sequence[int]) -> int:
+    """Texts of so many tokens after prefixes."""
+    words = [" ".join(f"w{60 + (number * 7 + place) % 500}" for place in range(length)) for number, length in enumerate(lengths)]
+    before = [prefixes[number % len(prefixes)] + " " for number in range(len(words))]
+    return continuation_nll(lm, pl.DataFrame({"row": range(len(words)), "prefix": before, "text": words})).height
+
+
+def judged(lm: LanguageModel, n: int = 512) -> int:
+    """Questions of 128 to 160 tokens, answered with 16."""
+    asker = LocalModelAsker(lm, LocalModelJudge(kind="model", model={"path": "judge"}, max_tokens=16), "", (FULL_STOP,))
+    asked = [[1, *(50 + (number + place) % 500 for place in range(129 + number % 30))] for number in range(n)]
+    return len(asker._generated(asked, 160, n))
 
 
 def effects(lm: LanguageModel, sae: Sae) -> int:
@@ -183,8 +200,19 @@ def works(lm: LanguageModel, sae: Sae, shape: Shape) -> dict[str, Callable[[], i
     lens = torch.zeros(N_SCORES, 20, dtype=torch.long)
     scores = {"output score": lambda: output_scores(lm, sae, LAYER, range(N_SCORES), lens, PROMPT, 10.0).height}
     sweep = {"sweep (P1)": lambda: swept(lm, sae, 32, PREFIXES, Sampling(20), ("1", "2", "4", "8")).height}
-    of_kinds = {f"16 tokens: {name}": lambda one=one: texts(lm, sae, one) for name, one in kinds.items()}
-    others = {"perplexity": lambda: scored(lm), "effects (P2)": lambda: effects(lm, sae), "training, SSV": lambda: trained(lm, sae)}
+    of_kinds = {f"comparison: {name}": lambda one=one: compared(lm, sae, one) for name, one in kinds.items()}
+    tuned = WeightChange({"model.layers.10.mlp.down_proj.weight": torch.zeros(shape.d_model, shape.d_mlp)})
+    of_kinds["comparison, 1 concept: SFT"] = lambda: compared(lm, sae, tuned, 1, 2)
+    continuations = list(PREFIXES.values())
+    responses = [" ".join(f"w{token}" for token in prompt[1:]) for prompt in instructions(100)]
+    lengths = np.random.default_rng(2).integers(8, 128, 1400).tolist()
+    others = {
+        "perplexity, sweep": lambda: scored(lm, continuations, [20] * 2048),
+        "perplexity, comparison": lambda: scored(lm, responses, lengths),
+        "effects (P2)": lambda: effects(lm, sae),
+        "training, SSV": lambda: trained(lm, sae),
+        "judge, local": lambda: judged(lm),
+    }
     return scores | sweep | of_kinds | others
 
 

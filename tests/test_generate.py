@@ -112,7 +112,7 @@ def _recorded_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Any, ...], t
     def stepping(lm: Any, slots: Any, *rest: Any) -> torch.Tensor:
         logits = step_logits(lm, slots, *rest)
         for slot in np.flatnonzero(slots.running):
-            recorded[chunks[-1]["stream"][int(slots.row[slot])], slots.position] = logits[slot]
+            recorded[chunks[-1]["stream"][int(slots.row[slot])], slots.place] = logits[slot]
         return logits
 
     monkeypatch.setattr(generate, "_start", starting)

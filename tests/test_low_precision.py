@@ -12,7 +12,7 @@ from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from saesteer.engine import continuation, head, models
+from saesteer.engine import continuation, head, models, perplexity
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
@@ -146,6 +146,21 @@ def test_tiles_give_the_tokens_of_one_forward(monkeypatch: pytest.MonkeyPatch, f
     assert_frame_equal(_sweep(lm, sae), whole, check_exact=True)
     assert forwards == {32}
     assert len(set(repacked)) > 2
+
+
+def test_padded_texts_have_the_likelihoods_of_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: prefixes of 1 to 12 tokens end at the same place of a cache, with a mask over what lies before them."""
+    lm = tiny_model("gpt2")
+    prefixes = ["From " + "ba di " * (i % 7) + "be" for i in range(60)]
+    rows = pl.DataFrame({"row": range(60), "prefix": prefixes, "text": [" do ba" * (1 + i % 4) for i in range(60)]})
+    plain = continuation_nll(lm, rows)
+    for module in (continuation, perplexity):
+        monkeypatch.setattr(module, "shape_matters", lambda _lm: True)
+    lengths = []
+    real = perplexity._hidden
+    monkeypatch.setattr(perplexity, "_hidden", lambda lm, ids, cache, shared: lengths.append(set(shared)) or real(lm, ids, cache, shared))
+    assert_frame_equal(continuation_nll(lm, rows), plain, abs_tol=1e-5)
+    assert max(map(len, lengths)) > 2
 
 
 def test_bfloat16_likelihoods_are_close() -> None:

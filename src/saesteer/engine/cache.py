@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.engine.models import LanguageModel, Prefill, prefills
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 class RowLayer(DynamicLayer):
@@ -44,6 +44,33 @@ class RowLayer(DynamicLayer):
         return layer
 
 
+def taken(layer: RowLayer) -> tuple[Tensor, Tensor]:
+    """A layer's keys and values, which it then no longer holds."""
+    keys, values, layer.keys, layer.values = layer.keys, layer.values, None, None
+    return keys, values
+
+
+def gathered(
+    layers: Iterable[Sequence[tuple[Tensor, Tensor]]], which: Int[Tensor, " row"], n_rows: int, length: int, room: int
+) -> list[Cache]:
+    """Caches of `n_rows` rows each from runs' keys and values, layer by layer ([row kv_head position head_dim], of one length in a run),
+    for the rows `which` of all runs. Each row's positions end at `length`, with zeros before the first, and there is room for so many
+    more."""
+    packed: list[list[RowLayer]] = [[] for _ in which.split(n_rows)]
+    for of_runs in layers:
+        keys, values = (torch.cat([_ending_at(length, state) for state in states]) for states in zip(*of_runs, strict=True))
+        for new, rows in zip(packed, which.split(n_rows), strict=True):
+            layer = RowLayer(length + room)
+            layer.update(keys[rows], values[rows])
+            new.append(layer)
+    return [Cache(layers=new) for new in packed]
+
+
+def _ending_at(length: int, state: Tensor) -> Tensor:
+    missing = length - state.shape[2]
+    return nn.functional.pad(state, (0, 0, missing, 0)) if missing else state
+
+
 class Prefixes:
     """The unsteered keys and values of what rows begin with; those of the batch before are used again, all others are let go."""
 
@@ -51,19 +78,15 @@ class Prefixes:
         self.lm = lm
         self.runs: dict[tuple[int, ...], Prefill] = {}
 
-    def caches(self, beginnings: Sequence[tuple[int, ...]], n_rows: int, room: int) -> list[Cache]:
-        """Caches of `n_rows` rows each that begin with these token ids, all of one length, with room for so many positions more."""
+    def caches(self, beginnings: Sequence[tuple[int, ...]], n_rows: int, length: int, room: int) -> list[Cache]:
+        """Caches of `n_rows` rows each that begin with these token ids: they end at `length`, with room for so many positions more."""
         distinct = {ids: number for number, ids in enumerate(dict.fromkeys(beginnings))}
         new = [ids for ids in distinct if ids not in self.runs]
         made = prefills(self.lm, [[*ids, 0] for ids in new])  # the last token is not run
         self.runs = {ids: run for ids, run in self.runs.items() if ids in distinct} | dict(zip(new, made, strict=True))
         runs = [self.runs[ids] for ids in distinct]
         which = torch.tensor([distinct[ids] for ids in beginnings], device=self.lm.device)
-        return [self._gathered(runs, some, room) for some in which.split(n_rows)]
-
-    def _gathered(self, runs: Sequence[Prefill], which: Int[Tensor, " row"], room: int) -> Cache:
-        position = runs[0].position
-        layers = [RowLayer(position + room) for _ in self.lm.blocks]
-        for number, layer in enumerate(layers if position else []):
-            layer.update(*(torch.cat([getattr(run, part)[number] for run in runs])[which] for part in ("keys", "values")))
-        return Cache(layers=layers)
+        if not length:
+            return [Cache(layers=[RowLayer(room) for _ in self.lm.blocks]) for _ in which.split(n_rows)]
+        layers = ([(run.keys[number], run.values[number]) for run in runs] for number in range(self.lm.n_layers))
+        return gathered(layers, which, n_rows, length, room)

@@ -1,11 +1,11 @@
 """Continuing many rows at once, each as if it ran alone: one forward a step for all of them, one token a row, until each has ended.
 
-Rows have prompts of one length, so there is no padding and no mask; rows that have finished are dropped as the batch thins out. What steers
-them is given (`Steering`).
+Rows that have finished are dropped as the batch thins out. What steers them is given (`Steering`).
 
-On a CPU in float32 a row's tokens are the same in any company, so a batch is one forward of any size from `MIN_ROWS`. Elsewhere kernels
-depend on shapes, so every forward has `TILE` rows: a batch is several tiles, dropping rows means fewer tiles, and a row's tokens depend
-neither on the batch nor on its neighbours.
+On a CPU in float32 a row's tokens are the same in any company: a batch is one forward of any size from `MIN_ROWS`, of prompts of one
+length, without padding or mask. Elsewhere kernels depend on shapes, so every forward has `TILE` rows: a batch is several tiles, dropping
+rows means fewer tiles. There prompts of all lengths with one `buffer_length` share a batch; their keys and values end at the same place,
+and what lies before a prompt is masked. So a row's tokens depend neither on the batch nor on its neighbours.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from saesteer.engine.cache import RowLayer
+from saesteer.engine.cache import RowLayer, taken
 from saesteer.engine.head import raw_logits, soft_capped
 from saesteer.engine.memory import forward_bytes
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
 from saesteer.engine.sampling import sample_tokens
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped when fewer than this share of a batch still run."""
@@ -35,9 +35,13 @@ COMPACT_BELOW = 0.75
 MOST_ROWS = (512, 4096)
 """Largest batch on a CPU and on a GPU."""
 
-TILE = (64, 1024)
-"""Rows of every forward where shapes matter, on a CPU and on a GPU: enough there that launching kernels takes less time than they do. Under
-fine-tuned weights, which few rows share, it is `MIN_ROWS`."""
+TILE = (64, 512)
+"""Rows of every forward where shapes matter, on a CPU and on a GPU: enough there that launching kernels takes no longer than they do
+(benchmarks/gpu_counts.py). Under fine-tuned weights, which few rows share, it is `MIN_ROWS`."""
+
+SHORTEST_BUFFER = (8, 64)
+"""Prompts up to this length share forwards where shapes matter; the second under fine-tuned weights, whose forwards take the time to read
+the weights, however few their rows."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class Slots:
     token: Int[Tensor, " slot"]  # to feed next
     steering: Steering  # of the slots
     caches: list[Cache]  # one a tile
-    position: int  # of `token`
+    place: int  # of `token` in the caches
+    before: Int[Tensor, " slot"] | None  # places before the prompt; None: none, in any slot
 
     def tiles(self) -> Iterator[Slots]:
         """Each tile by itself."""
@@ -91,7 +96,8 @@ class Slots:
             steering = self.steering
             if len(self.caches) > 1:
                 steering = steering.take(torch.arange(part.start, part.stop, device=self.token.device))
-            yield Slots(self.row[part], self.running[part], self.numbers[part], self.token[part], steering, [cache], self.position)
+            before = None if self.before is None else self.before[part]
+            yield Slots(self.row[part], self.running[part], self.numbers[part], self.token[part], steering, [cache], self.place, before)
 
 
 def tile_rows(lm: LanguageModel, size: int, batch_size: int | None, full: int | None = None) -> int | None:
@@ -103,11 +109,19 @@ def tile_rows(lm: LanguageModel, size: int, batch_size: int | None, full: int | 
     return full if size == batch_size else min(full, size)
 
 
-def row_bytes(lm: LanguageModel, kv_width: int, capacity: int) -> int:
-    """About the bytes that a row needs: its cache (`kv_width` numbers a layer, position and kind), its forward, and a few copies of its
-    logits."""
-    cache = lm.n_layers * 2 * kv_width * capacity * lm.dtype.itemsize
-    return cache + forward_bytes(lm, 1, capacity) + 16 * lm.n_vocab
+def buffer_length(lm: LanguageModel, n_prompt: int, n_new: int, shortest: int = SHORTEST_BUFFER[0]) -> int:
+    """Places that a prompt of `n_prompt` tokens takes in the caches: as many where any shape gives the same; else the next power of two,
+    as far as the model has positions, a function of nothing but the prompt's own length."""
+    if not shape_matters(lm) or n_prompt == 1:
+        return n_prompt
+    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings - n_new
+    return max(n_prompt, min(max(shortest, 2 ** (n_prompt - 1).bit_length()), limit))
+
+
+def row_bytes(lm: LanguageModel, kv_width: int, capacity: int) -> tuple[int, int]:
+    """About the bytes of a row's cache (`kv_width` numbers a layer, position and kind), and of its step: its forward and a few copies of
+    its logits."""
+    return lm.n_layers * 2 * kv_width * capacity * lm.dtype.itemsize, forward_bytes(lm, 1, capacity) + 16 * lm.n_vocab
 
 
 def padded_index(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.ndarray, " slot"]:
@@ -125,7 +139,7 @@ def continue_rows(
     lengths = np.zeros(n_rows, dtype=np.int64)
     stopped = np.zeros(n_rows, dtype=bool)
     tile = len(slots.row) // len(slots.caches) if shape_matters(lm) else None
-    prompt_length = slots.position + 1
+    prompt_length = slots.place + 1
     for step in range(sampling.max_new_tokens):
         tokens = torch.cat([_next_tokens(lm, part, step, sampling, prompt_length) for part in slots.tiles()])
         drawn = tokens.cpu().numpy()
@@ -148,10 +162,17 @@ def _next_tokens(lm: LanguageModel, tile: Slots, step: int, sampling: Sampling, 
 
 def step_logits(lm: LanguageModel, tile: Slots, prompt_length: int) -> Float[Tensor, "slot vocab"]:
     """Feed each slot of one tile its token, through the steered model; the next token's logits, soft-capped where the model does so."""
-    position_ids = torch.full((1, 1), tile.position, device=lm.device)
-    with tile.steering.installed(lm, tile.position, prompt_length):
+    position_ids, mask = torch.full((1, 1), tile.place, device=lm.device), None
+    if tile.before is not None:
+        mask = (torch.arange(tile.place + 1, device=lm.device) >= tile.before[:, None]).long()  # [slot place]
+        position_ids = position_ids - tile.before[:, None]
+    with tile.steering.installed(lm, tile.place, prompt_length):
         output = lm.model.base_model(
-            input_ids=tile.token[:, None], position_ids=position_ids, past_key_values=tile.caches[0], use_cache=True
+            input_ids=tile.token[:, None],
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=tile.caches[0],
+            use_cache=True,
         )
         return soft_capped(lm, raw_logits(lm, output.last_hidden_state[:, -1]))
 
@@ -162,8 +183,8 @@ def _advanced(slots: Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarr
     packed = padded_index(index, tile)
     few = len(packed) < len(running) and (tile is not None or len(index) < COMPACT_BELOW * len(running))
     if not few:
-        return replace(slots, running=running, token=tokens, position=slots.position + 1)
-    kept = torch.from_numpy(packed).to(tokens.device)
+        return replace(slots, running=running, token=tokens, place=slots.place + 1)
+    kept = torch.from_numpy(packed).to(tokens.device, non_blocking=True)
     return Slots(
         row=slots.row[packed],
         running=np.arange(len(kept)) < len(index),
@@ -171,7 +192,8 @@ def _advanced(slots: Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarr
         token=tokens[kept],
         steering=slots.steering.take(kept),
         caches=_repacked(slots.caches, kept, tile or len(kept)),
-        position=slots.position + 1,
+        place=slots.place + 1,
+        before=None if slots.before is None else slots.before[kept],
     )
 
 
@@ -180,17 +202,11 @@ def _repacked(caches: list[Cache], kept: Int[Tensor, " slot"], tile: int) -> lis
     packed: list[list[RowLayer]] = [[] for _ in kept.split(tile)]
     for layers in zip(*(cache.layers for cache in caches), strict=True):
         keys, values = (
-            torch.cat(states) if len(states) > 1 else states[0] for states in zip(*(_taken(layer) for layer in layers), strict=True)
+            torch.cat(states) if len(states) > 1 else states[0] for states in zip(*(taken(layer) for layer in layers), strict=True)
         )
         for new, rows in zip(packed, kept.split(tile), strict=True):
             new.append(layers[0].holding(keys[rows], values[rows]))
     return [Cache(layers=new) for new in packed]
-
-
-def _taken(layer: RowLayer) -> tuple[Tensor, Tensor]:
-    """A layer's keys and values, which it then no longer holds."""
-    keys, values, layer.keys, layer.values = layer.keys, layer.values, None, None
-    return keys, values
 
 
 def ending_tokens(lm: LanguageModel, stop: str) -> Bool[np.ndarray, " vocab"]:

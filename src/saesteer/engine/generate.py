@@ -1,8 +1,8 @@
 """Texts under interventions: many rows at once, each as if it ran alone (engine.continuation).
 
-Rows of one group of interventions (engine.steering.together) and one prompt length share a batch. Where an intervention leaves the prompt
-as it is, a prompt is run once and its cache gathered by row; elsewhere every row's prompt runs under its own steering. A row's tokens
-depend on its own intervention, factor, prompt and stream of random numbers only.
+Rows of one group of interventions (engine.steering.together) and one length of prompts (continuation.buffer_length) share a batch. Where an
+intervention leaves the prompt as it is, a prompt is run once and its cache gathered by row; elsewhere every row's prompt runs under its own
+steering. A row's tokens depend on its own intervention, factor, prompt and stream of random numbers only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
-from saesteer.engine.cache import Prefixes, RowLayer
+from saesteer.engine.cache import Prefixes, RowLayer, gathered, taken
 from saesteer.engine.continuation import (
     MOST_ROWS,
+    SHORTEST_BUFFER,
+    TILE,
     Sampling,
     Slots,
     Steering,
+    buffer_length,
     continuation_texts,
     continue_rows,
     ending_tokens,
@@ -38,7 +41,10 @@ from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, depth_
 from saesteer.engine.saes import Sae
 from saesteer.engine.steering import changes_prompt, steering_of, together
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
+
+PREFILL_TOKENS = 1024
+"""Tokens of a forward of steered prompts where shapes matter: enough on a GPU that launching kernels takes no longer than they do."""
 
 TEXTS = pl.Schema(
     {
@@ -93,13 +99,12 @@ def steered_texts(
     ending = ending_tokens(lm, sampling.stop)
     run = _Run(lm, sae, depth, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), Prefixes(lm))
     halving = Halving("texts", lm.device)
-    for group in _groups(rows, interventions, prompts):
-        length = len(prompts[group["prompt"][0]])
-        size = batch or rows_that_fit(row_bytes(lm, run.kv_width, length + sampling.max_new_tokens), lm.device, MOST_ROWS)
+    for length, group in _groups(run, rows):
         full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
+        size = batch or _rows_that_fit(run, length, full)
 
-        def finished(part: slice, size: int, group: pl.DataFrame = group, full: int | None = full) -> pl.DataFrame:
-            return _continued(run, group[part], tile_rows(lm, size, batch, full))
+        def finished(part: slice, size: int, length: int = length, group: pl.DataFrame = group, full: int | None = full) -> pl.DataFrame:
+            return _continued(run, group[part], length, tile_rows(lm, size, batch, full))
 
         yield from halving.over(group.height, size, finished)
 
@@ -109,25 +114,43 @@ def _kv_width(lm: LanguageModel, prompt: Sequence[int]) -> int:
     return run.keys[0].shape[1] * run.keys[0].shape[3] if run.keys else lm.d_model
 
 
-def _groups(rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: Sequence[Sequence[int]]) -> Iterator[pl.DataFrame]:
-    """Rows that can share a batch: one group of interventions, one prompt length; of fine-tuned weights one factor too."""
-    group = {place: number for number, places in enumerate(together(interventions)) for place in places}
-    lengths = [len(prompt) for prompt in prompts]
-    weights = [isinstance(one, WeightChange) for one in interventions]
-    factors = [factor if weights[place] else "" for place, factor in rows.select("intervention", "factor").iter_rows()]
+def full_batch_bytes(lm: LanguageModel, n_prompt: int, n_new: int) -> int:
+    """About the bytes that a GPU's largest batch takes beside weights; where less is free, batches are smaller. The model may be on the
+    device "meta"."""
+    cache, step = row_bytes(lm, _kv_width(lm, [0, 0]), buffer_length(lm, n_prompt, n_new) + n_new)
+    return MOST_ROWS[-1] * cache + TILE[-1] * step
+
+
+def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:
+    """Rows of a batch: their caches, and a step of one tile or, where there are none, of all."""
+    cache, step = row_bytes(run.lm, run.kv_width, length + run.sampling.max_new_tokens)
+    tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
+    if tile is None:
+        return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)
+    return rows_that_fit(cache, run.lm.device, MOST_ROWS, besides=tile * step)
+
+
+def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Rows that can share a batch, with their prompts' length in the caches: one group of interventions, of fine-tuned weights one factor
+    too."""
+    group = {place: number for number, places in enumerate(together(run.interventions)) for place in places}
+    weights = [isinstance(one, WeightChange) for one in run.interventions]
+    n_new = run.sampling.max_new_tokens
+    lengths = [[buffer_length(run.lm, len(prompt), n_new, shortest) for prompt in run.prompts] for shortest in SHORTEST_BUFFER]
+    cells = list(rows.select("intervention", "prompt", "factor").iter_rows())
     sorted_into = rows.with_columns(
-        _group=pl.Series([group[place] for place in rows["intervention"]]),
-        _length=pl.Series([lengths[place] for place in rows["prompt"]]),
-        _factor=pl.Series(factors, dtype=pl.String),
+        _group=pl.Series([group[place] for place, _, _ in cells]),
+        _length=pl.Series([lengths[weights[place]][prompt] for place, prompt, _ in cells]),
+        _factor=pl.Series([factor if weights[place] else "" for place, _, factor in cells], dtype=pl.String),
     )
-    for _, some in sorted_into.group_by("_group", "_length", "_factor", maintain_order=True):
-        yield some.select(rows.columns)
+    for (_, length, _), some in sorted_into.group_by("_group", "_length", "_factor", maintain_order=True):
+        yield int(length), some.select(rows.columns)
 
 
-def _continued(run: _Run, chunk: pl.DataFrame, tile: int | None) -> pl.DataFrame:
+def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> pl.DataFrame:
     """The texts of rows that share a batch."""
     started = time.perf_counter()
-    token_ids, lengths, stopped = continue_rows(run.lm, _start(run, chunk, tile), len(chunk), run.sampling, run.ending)
+    token_ids, lengths, stopped = continue_rows(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
     continuations = [ids[:length] for ids, length in zip(token_ids.tolist(), lengths.tolist(), strict=True)]
     made = {
         "row": chunk["row"],
@@ -140,24 +163,22 @@ def _continued(run: _Run, chunk: pl.DataFrame, tile: int | None) -> pl.DataFrame
     return pl.DataFrame(made, schema_overrides={"token_ids": pl.List(pl.UInt32)}).cast(TEXTS)
 
 
-def _start(run: _Run, chunk: pl.DataFrame, tile: int | None) -> Slots:
-    """Every row at its prompt's last token, in forwards of `tile` rows; None: in one."""
-    lm = run.lm
+def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slots:
+    """Every row at its prompt's last token, which the caches have at `length` - 1, in tiles of `tile` rows; None: in one forward."""
+    lm, room = run.lm, run.sampling.max_new_tokens
     row = padded_index(np.arange(len(chunk)), tile)
     slot = torch.from_numpy(row).to(lm.device)
     steering = _steering(run, chunk).take(slot)
-    places = chunk["prompt"].to_list()
-    if changes_prompt(run.interventions[chunk["intervention"][0]]):
-        ids = torch.tensor([run.prompts[place] for place in places], device=lm.device)[slot]  # [slot seq]
-        tiles = torch.arange(len(row), device=lm.device).split(tile or len(row))
-        caches = [_steered_prefill(run, ids[some], steering.take(some)) for some in tiles]
+    prompts = [run.prompts[place] for place in chunk["prompt"].to_numpy()[row]]
+    if changes_prompt(run.interventions[chunk["intervention"][0]]) and length > 1:
+        caches = _steered_prefills(run, prompts, steering, length - 1, tile)
     else:
-        beginnings = [tuple(run.prompts[places[at]][:-1]) for at in row]
-        caches = run.prefixes.caches(beginnings, tile or len(row), run.sampling.max_new_tokens)
-    numbers = draws(chunk["stream"].to_numpy()[:, None], np.arange(run.sampling.max_new_tokens)[None])  # [row step]
-    last = torch.tensor([run.prompts[place][-1] for place in places], device=lm.device)[slot]
+        caches = run.prefixes.caches([tuple(prompt[:-1]) for prompt in prompts], tile or len(row), length - 1, room)
+    numbers = draws(chunk["stream"].to_numpy()[:, None], np.arange(room)[None])  # [row step]
+    last = torch.tensor([prompt[-1] for prompt in prompts], device=lm.device)
+    before = None if tile is None else torch.tensor([length - len(prompt) for prompt in prompts], device=lm.device)
     running = np.arange(len(row)) < len(chunk)
-    return Slots(row, running, torch.from_numpy(numbers).to(lm.device)[slot], last, steering, caches, len(run.prompts[places[0]]) - 1)
+    return Slots(row, running, torch.from_numpy(numbers).to(lm.device)[slot], last, steering, caches, length - 1, before)
 
 
 def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
@@ -168,10 +189,29 @@ def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
     return steering_of(run.lm, [run.interventions[place] for place in used], which, factor, run.sae, run.depth)
 
 
-def _steered_prefill(run: _Run, ids: Int[Tensor, "slot seq"], steering: Steering) -> Cache:
-    """Keys and values of all prompt positions but the last under the rows' steering, with room for the rest."""
-    cache = Cache(layers=[RowLayer(ids.shape[1] + run.sampling.max_new_tokens) for _ in run.lm.blocks])
-    if ids.shape[1] > 1:
-        with steering.installed(run.lm, 0, ids.shape[1]):
-            run.lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Steering, length: int, tile: int | None) -> list[Cache]:
+    """Keys and values of all prompt positions but the last under the slots' steering, which end at `length`, with room for the rest.
+    Where shapes matter, prompts of one length run in forwards of as many rows as that length has."""
+    n_tokens = np.array([len(prompt) for prompt in prompts])
+    runs, order = [], np.empty(len(prompts), dtype=np.int64)  # order: of each slot, its row of all runs
+    n_before = 0
+    for n in np.unique(n_tokens):
+        slots = np.flatnonzero(n_tokens == n)
+        n_rows = len(slots) if tile is None else min(tile, max(MIN_ROWS, PREFILL_TOKENS // int(n)))
+        for start in range(0, len(slots), n_rows):
+            some = slots[start : start + n_rows]
+            order[some] = n_before + np.arange(len(some))
+            padded = padded_index(some, None if tile is None else n_rows)
+            ids = torch.tensor([prompts[slot] for slot in padded], device=run.lm.device)
+            runs.append(_steered_prefill(run.lm, ids, steering.take(torch.from_numpy(padded).to(run.lm.device))))
+            n_before += len(padded)
+    which = torch.from_numpy(order).to(run.lm.device)
+    layers = ([taken(layer) for layer in of_runs] for of_runs in zip(*(one.layers for one in runs), strict=True))
+    return gathered(layers, which, tile or len(prompts), length, run.sampling.max_new_tokens)
+
+
+def _steered_prefill(lm: LanguageModel, ids: Int[Tensor, "row seq"], steering: Steering) -> Cache:
+    cache = Cache(layers=[RowLayer(ids.shape[1] - 1) for _ in lm.blocks])
+    with steering.installed(lm, 0, ids.shape[1]):
+        lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
     return cache

@@ -75,11 +75,11 @@ def _left(folder: Path, limit: str, used: str, reclaimable: str) -> Iterator[int
         yield int(most) - int((folder / used).read_text()) + int(counts.get(reclaimable, 0))
 
 
-def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS) -> int:
-    """How many rows of `row_bytes` bytes to take together: as many as `SHARE` of the free memory holds, at least `least`, at most `most`
-    (on a CPU, on a GPU), rounded down to a power of two so that shapes repeat."""
+def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS, besides: int = 0) -> int:
+    """How many rows of `row_bytes` bytes to take together: as many as `SHARE` of the free memory holds `besides` other bytes, at least
+    `least`, at most `most` (on a CPU, on a GPU), rounded down to a power of two so that shapes repeat."""
     wanted, free = most[device.type == "cuda"], free_bytes(device)
-    fitting = min(wanted, int(SHARE * free) // max(1, row_bytes))
+    fitting = min(wanted, max(0, int(SHARE * free) - besides) // max(1, row_bytes))
     rows = max(least, 2 ** (max(1, fitting).bit_length() - 1))
     if rows < wanted:
         log.info("memory: %d rows at a time instead of %d, since %.2f GiB are free on %s", rows, wanted, free / GIB, device.type)

@@ -9,7 +9,7 @@ from itertools import groupby, takewhile
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -17,19 +17,21 @@ from saesteer.core.tables import GENERATIONS, PERPLEXITY
 from saesteer.core.tables.steps import NO_FIT
 from saesteer.core.tokens import with_bos
 from saesteer.engine.cache import Prefixes
+from saesteer.engine.continuation import buffer_length
 from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, plain_token_ids, shape_matters
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
-LENGTH_STEP = 4
-"""Token sequences are padded to the next multiple of this length: few shapes, and none that depends on a row's neighbours."""
+LENGTH_STEP = (4, 16)
+"""What texts do not share is padded to the next multiple of so many tokens, on a CPU in float32 and where shapes matter: few shapes, and
+none that depends on a row's neighbours."""
 
 AT_A_TIME = 8192
 """Most rows of a frame."""
 
-MOST_ROWS = (128, 1024)
+MOST_ROWS = (128, 256)
 """Largest batch on a CPU and on a GPU."""
 
 SCHEMA = pl.Schema({"row": pl.UInt32(), **{name: PERPLEXITY.schema[name] for name in ("mean_nll", "n_scored")}})
@@ -96,16 +98,20 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
     sequences = _tokenised(lm, different)
     check_length(lm, max((len(one.ids) for one in sequences), default=0))
     halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_logits(lm), Prefixes(lm)
-    for (n_shared, length), places in _groups(sequences):
-        together = batch or rows_that_fit(forward_bytes(lm, length, n_shared) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
+    for (cached, length), places in _groups(lm, sequences):
+        together = batch or rows_that_fit(forward_bytes(lm, length, cached) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
 
-        def summed(part: slice, size: int, length: int = length, places: list[int] = places, together: int = together) -> None:
+        def summed(
+            part: slice, size: int, cached: int = cached, length: int = length, places: list[int] = places, together: int = together
+        ) -> None:
             some = [sequences[place] for place in places[part]]
-            ids, scored = _padded(some, length, size if shape_matters(lm) else MIN_ROWS)
-            beginnings = [one.shared for one in some] + [some[0].shared] * (len(ids) - len(some))
-            (cache,) = prefixes.caches(beginnings, len(ids), length)
-            sums = _scored_sum(lm, ids.to(lm.device), scored, cache, max(MIN_ROWS, n_rows * size // together))
-            nll[places[part]], n_scored[places[part]] = sums[: len(some)].cpu().numpy(), scored.sum(dim=1)[: len(some)].numpy()
+            some += some[:1] * ((size if shape_matters(lm) else MIN_ROWS) - len(some))
+            ids, scored = _padded(some, length)
+            (cache,) = prefixes.caches([one.shared for one in some], len(some), cached, length)
+            hidden = _hidden(lm, ids.to(lm.device), cache, [one.n_shared for one in some])
+            sums = _scored_sum(lm, hidden, ids, scored, max(MIN_ROWS, n_rows * size // together))
+            n = len(places[part])
+            nll[places[part]], n_scored[places[part]] = sums[:n].cpu().numpy(), scored.sum(dim=1)[:n].numpy()
 
         for _ in halving.over(len(places), together, summed):
             pass
@@ -132,37 +138,53 @@ def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> list[_Sequence]:
     return sequences
 
 
-def _groups(sequences: Sequence[_Sequence]) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    """Places of the rows that have something to score, by how many tokens are shared and the padded number of the others; rows that share
-    the same tokens one after the other."""
+def _groups(lm: LanguageModel, sequences: Sequence[_Sequence]) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Places of the rows that have something to score, by the length that shared tokens have in the caches and the padded number of the
+    others; rows that share the same tokens one after the other."""
+    step = LENGTH_STEP[shape_matters(lm)]
+    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
 
     def shape(place: int) -> tuple[int, int]:
         one = sequences[place]
-        return one.n_shared, -(-(len(one.ids) - one.n_shared) // LENGTH_STEP) * LENGTH_STEP
+        length = min(-(-(len(one.ids) - one.n_shared) // step) * step, limit - one.n_shared)
+        return buffer_length(lm, one.n_shared + 1, length) - 1, length
 
     order = sorted((place for place, one in enumerate(sequences) if any(one.scored)), key=lambda at: (shape(at), sequences[at].shared))
     for key, places in groupby(order, key=shape):
         yield key, list(places)
 
 
-def _padded(sequences: Sequence[_Sequence], length: int, n_slots: int) -> tuple[Int[Tensor, "slot seq"], Bool[Tensor, "slot seq"]]:
-    """The tokens that rows do not share and which of them are scored, in at least `n_slots` slots."""
+def _padded(sequences: Sequence[_Sequence], length: int) -> tuple[Int[Tensor, "row seq"], Bool[Tensor, "row seq"]]:
+    """The tokens that rows do not share and which of them are scored."""
     # Padded with a token that no model takes for its padding token, about which some would warn.
-    ids = torch.full((max(len(sequences), n_slots), length), sequences[0].ids[0])
+    ids = torch.full((len(sequences), length), sequences[0].ids[0])
     scored = torch.zeros(ids.shape, dtype=torch.bool)
-    for slot, one in enumerate(sequences):
+    for row, one in enumerate(sequences):
         own = slice(one.n_shared, None)
-        ids[slot, : len(one.ids) - one.n_shared] = torch.tensor(one.ids[own])
-        scored[slot, : len(one.ids) - one.n_shared] = torch.tensor(one.scored[own])
+        ids[row, : len(one.ids) - one.n_shared] = torch.tensor(one.ids[own])
+        scored[row, : len(one.ids) - one.n_shared] = torch.tensor(one.scored[own])
     return ids, scored
 
 
+def _hidden(lm: LanguageModel, ids: Int[Tensor, "row seq"], cache: Cache, n_shared: Sequence[int]) -> Float[Tensor, "row seq d_model"]:
+    """What the final norm puts out for tokens after those in the cache, of which the last `n_shared` are a row's own."""
+    cached, mask, position_ids = cache.get_seq_length(), None, None
+    if shape_matters(lm):
+        before = cached - torch.tensor(list(n_shared), device=lm.device)[:, None]
+        places = torch.arange(cached + ids.shape[1], device=lm.device)[None]
+        mask, position_ids = (places >= before).long(), places[:, cached:] - before
+    output = lm.model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
 def _scored_sum(
-    lm: LanguageModel, ids: Int[Tensor, "row seq"], scored: Bool[Tensor, "row seq"], cache: Cache, n_rows: int
+    lm: LanguageModel, hidden: Float[Tensor, "row seq d_model"], ids: Int[Tensor, "row seq"], scored: Bool[Tensor, "row seq"], n_rows: int
 ) -> Float64[Tensor, " row"]:
-    """Sum over each row's scored tokens (a mask in the host's memory) of -log p(token | what is before it), which the cache begins."""
-    hidden = lm.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-    row, before = (index.to(lm.device) for index in scored[:, 1:].nonzero(as_tuple=True))
-    per_position = torch.zeros(ids.shape, dtype=torch.double, device=ids.device)
-    per_position[row, before] = token_nll(lm, hidden[row, before], ids[row, before + 1], n_rows)
+    """Sum over each row's scored tokens (masks and ids in the host's memory) of -log p(token | what is before it)."""
+    row, before = scored[:, 1:].nonzero(as_tuple=True)
+    targets = ids[row, before + 1].to(lm.device)
+    row, before = row.to(lm.device), before.to(lm.device)
+    per_position = torch.zeros(ids.shape, dtype=torch.double, device=lm.device)
+    per_position[row, before] = token_nll(lm, hidden[row, before], targets, n_rows)
     return per_position.sum(dim=1)
