@@ -94,12 +94,12 @@ class Counts:
 
 
 def contents(draw: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What is copied from the GPU: tokens, some of which end a text, and ones."""
+    """What is copied from the GPU: tokens, some of which end a text; answers to whether anything is otherwise than usual, no; and ones."""
 
     def made(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dtype == torch.long and tensor.ndim == 1:
             return torch.from_numpy(np.where(draw.random(tensor.shape[0]) < ENDS, FULL_STOP, ANOTHER))
-        return torch.ones(tensor.shape, dtype=tensor.dtype)
+        return torch.full(tensor.shape, tensor.dtype != torch.bool or tensor.ndim > 0, dtype=tensor.dtype)
 
     return made
 

@@ -132,13 +132,13 @@ def weights_installed(lm: LanguageModel, weights: Mapping[str, Tensor]) -> Itera
 
 
 def _shared_factor(factor: Float[Tensor, " row"]) -> float:
-    distinct = factor.unique().tolist()
-    if len(distinct) != 1:
+    if bool((factor != factor[0]).any()):
+        distinct = factor.unique().tolist()
         raise ValueError(
             f"rows under changed weights must share one factor, but there are {len(distinct)} ({', '.join(map(str, distinct[:5]))}): "
             "steer with one factor at a time"
         )
-    return float(distinct[0])
+    return float(factor[0])
 
 
 def _changed_parameters(lm: LanguageModel, intervention: WeightChange) -> dict[str, nn.Parameter]:
