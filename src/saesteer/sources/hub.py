@@ -89,6 +89,16 @@ def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dic
     return dict(json.loads((fetched.folder / "config.json").read_text(encoding="utf-8")))
 
 
+def model_tokenizer(repo: str, revision: str | None, cache_dir: Path | None) -> Path:
+    """Folder with a model's tokenizer and settings, without its weights."""
+    wanted = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+    def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
+        return [name for name in model_files(repo, listing) if name in wanted]
+
+    return fetch_files(repo, revision, choose, cache_dir, needed=wanted[:2]).folder
+
+
 def repo_size(repo: str, revision: str | None) -> int:
     """Bytes that `fetch_model` downloads when nothing is there yet."""
     with _explained(repo, revision):

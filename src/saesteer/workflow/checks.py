@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import safetensors_fault
+from saesteer.core.tokens import load_tokens
 from saesteer.settings import Experiment, SettingsError
 from saesteer.sources.features import resolve
 from saesteer.sources.pins import pinned_path
 from saesteer.sources.prefixes import read_prefixes
 from saesteer.workflow import plan
+from saesteer.workflow.steps import plans
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -98,6 +100,16 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
     beyond = [layer for layer in experiment.layers if layer >= n_layers]
     if beyond:
         raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {source} has layers 0 to {n_layers - 1}")
+
+
+def check_tokens(experiment: Experiment, model: Path) -> float | None:
+    """Refuse a model folder whose tokens do not survive being tokenised again, where a step does that; else gives the share that does."""
+    steps = plans(experiment)
+    if not any(step in steps and getattr(experiment, step).tokens == "retokenised" for step in ("input_score", "gen_success")):
+        return None
+    tokens = load_tokens(model)
+    tokens.check_round_trip()
+    return tokens.round_trip
 
 
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:

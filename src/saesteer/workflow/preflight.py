@@ -14,10 +14,10 @@ from typing import Any, Literal
 from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
-from saesteer.sources.hub import check_access, model_config, repo_size, weights_size
+from saesteer.sources.hub import check_access, model_config, model_tokenizer, repo_size, weights_size
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, sae_source
-from saesteer.workflow.checks import check_files, check_model_config
+from saesteer.workflow.checks import check_files, check_model_config, check_tokens
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
 
@@ -44,6 +44,7 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     yield _guarded("files", lambda: _files(name, experiment))
     for model in (model for model in MODELS if model in pins(experiment)):
         yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, sizes))
+    yield _guarded("tokens", lambda: _tokens(experiment, workflow.cache_dir))
     yield _guarded("SAEs", lambda: _saes(experiment))
     yield _guarded("records", lambda: _records(experiment))
     yield _disk(experiment, workflow, sizes)
@@ -78,6 +79,14 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, size
     size = repo_size(settings.repo, settings.revision)
     sizes[pin] = round(size * BYTES[settings.dtype] / BYTES[_stored_dtype(config)])
     return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
+
+
+def _tokens(experiment: Experiment, cache: Path | None) -> Finding:
+    """The share of the vocabulary that can be tokenised again."""
+    model = experiment.model
+    share = check_tokens(experiment, model.path or model_tokenizer(str(model.repo), model.revision, cache))
+    text = "ids as they are" if share is None else f"{share:.2%} of the vocabulary come back as themselves when tokenised again"
+    return Finding("ok", "tokens", text)
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str:
