@@ -1,4 +1,4 @@
-"""Token strings tokenised again, with every kind of tokenizer. They are made here with the tokenizers library, which tells what is right."""
+"""Token strings tokenised again, with every kind of tokenizer. They are made here with the tokenizers library, which says what is right."""
 
 import json
 from collections.abc import Callable

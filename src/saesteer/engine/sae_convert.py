@@ -33,6 +33,9 @@ from saesteer.sources.sae_sources import FORMS, SaeSource, check_hook, listed_so
 ALGORITHM_VERSION = 2
 ARCHITECTURES = ("jumprelu", "standard")
 _CONFIG, _WEIGHTS = FORMS["sae_lens"].configs[0], FORMS["sae_lens"].weights
+_CURRENT = "6."  # versions of sae-lens whose configurations need no conversion
+_TRAINING = ("batchtopk", "matryoshka_batchtopk")
+"""sae-lens' architectures that exist while an SAE is trained only."""
 _FOLD_BLOCK = 4096
 
 
@@ -84,6 +87,20 @@ def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: i
     _check_request(expected, out)
     _check_folder(source)
     return _write(_Source(source.as_posix(), pin(source)["digest"]), out, _from_folder(source, expected))
+
+
+def check_sae(source: Path, layer: int, site: str, d_model: int, n_features: int) -> None:
+    """Refuse a folder that `convert_sae` would refuse, by its configuration alone; sae-lens, whose import takes seconds, is needed for
+    configurations of older versions only."""
+    _check_folder(source)
+    _check_activation(str(source), source / _CONFIG)
+    config = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
+    if not str(config.get("metadata", {}).get("sae_lens_version", "")).startswith(_CURRENT):
+        from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
+
+        with _readable(str(source)):
+            config = handle_config_defaulting(config)
+    _check_config(str(source), config, _Spec(layer, site, d_model, n_features), scale_known=False)
 
 
 def published_sae(release: str, sae_id: str, revision: str | None, cache_dir: Path | None, dtype: str, device: str) -> Sae:
@@ -291,6 +308,8 @@ def _check_shape(what: str, shape: tuple[int, int], expected: _Spec) -> None:
 def _check_config(what: str, config: Mapping[str, Any], expected: _Spec | None, scale_known: bool) -> _Spec:
     """What a configuration describes; refused when it is not the SAE expected, or one whose arithmetic the plain files cannot express."""
     architecture = config["architecture"]
+    if architecture in _TRAINING:
+        raise ValueError(f"{what}: architecture {architecture!r} is a form for training; save it anew with its method save_inference_model")
     if architecture not in ARCHITECTURES:
         raise ValueError(f"{what}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
     normalisation = config.get("normalize_activations") or "none"

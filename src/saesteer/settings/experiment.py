@@ -95,7 +95,8 @@ class Experiment(Settings):
                 outside = [f for f in listed if not 0 <= f < self.saes.n_features]
                 if outside:
                     raise ValueError(
-                        f"features: layer {layer}: {outside[0]} is out of range, its SAE has features 0 to {self.saes.n_features - 1}"
+                        f"features: layer {layer}: {outside[0]} is out of range, its SAE has features 0 to {self.saes.n_features - 1}:"
+                        " correct the list, or saes.n_features"
                     )
             if not any(self.features.features.values()):
                 raise ValueError("features: the feature set is empty: list at least one feature")

@@ -52,7 +52,8 @@ def _check_features(name: str, experiment: Experiment) -> None:
         if features and not 0 <= min(features) <= max(features) < n_features:
             wrong = next(feature for feature in features if not 0 <= feature < n_features)
             raise SettingsError(
-                f"experiment {name}: features: layer {layer}: {wrong} is out of range, its SAE has features 0 to {n_features - 1}"
+                f"experiment {name}: features: layer {layer}: {wrong} is out of range, its SAE has features 0 to {n_features - 1}:"
+                " correct features, or saes.n_features"
             )
     if not any(resolve(experiment).values()):
         raise SettingsError(f"experiment {name}: the feature set is empty")
@@ -114,12 +115,12 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
 
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
     config = _read_config(folder / "cfg.json")
-    given = (config["d_in"], config["d_sae"])
+    given = (config.get("d_in"), config.get("d_sae"))
     expected = (experiment.saes.d_model, experiment.saes.n_features)
     if given != expected:
         raise SettingsError(
-            f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_model x n_features),"
-            f" but saes.d_model x saes.n_features is {expected[0]} x {expected[1]}"
+            f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_in x d_sae in its cfg.json), but saes.d_model x"
+            f" saes.n_features is {expected[0]} x {expected[1]}: correct these two keys, or saes.path"
         )
     _check_weights(folder)
 

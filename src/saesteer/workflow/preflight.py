@@ -98,12 +98,25 @@ def _stored_dtype(config: Mapping[str, Any]) -> str:
 def _saes(experiment: Experiment) -> Finding:
     """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
     if not experiment.saes.from_hub:
-        return Finding("ok", "SAEs", f"{experiment.saes.path}: checked with the files")
+        _check_own_saes(experiment)
+        return Finding("ok", "SAEs", f"{experiment.saes.path}: their configurations can be converted, and their files are sound")
     sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
     check_access(sources[0].repo)
     _check_sae_size(experiment, sources[0])
     text = f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at resid_{experiment.saes.site}"
     return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
+
+
+def _check_own_saes(experiment: Experiment) -> None:
+    """What conversion refuses, by the SAEs' configurations."""
+    from saesteer.engine.sae_convert import check_sae
+
+    saes = experiment.saes
+    for layer in experiment.layers:
+        try:
+            check_sae(Path(str(saes.path).format(layer=layer)), layer, f"resid_{saes.site}", saes.d_model, saes.n_features)
+        except ValueError as error:
+            raise SettingsError(f"{error}; correct saes.path, saes.site or layers, or give another SAE for layer {layer}") from error
 
 
 def _check_sae_size(experiment: Experiment, source: SaeSource) -> None:
@@ -203,5 +216,5 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def _gib(n_bytes: float) -> str:
+def _gib(n_bytes: int | float) -> str:
     return f"{n_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,81 @@
+"""A model and SAEs of one's own: what is refused in one sentence before anything runs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saesteer.settings import Experiment, load_experiment, load_workflow
+from saesteer.workflow.preflight import check_experiment
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Experiment:
+    """The shipped micro experiment with copies of its two SAEs, whose files a test may change."""
+    micro = load_experiment("micro", ROOT / "config/experiments")
+    for layer in micro.layers:
+        shutil.copytree(ROOT / f"data/world/saes/layer_{layer:02d}", tmp_path / f"saes/{layer}")
+    values = json.loads(micro.model_dump_json().replace("data/world/", f"{ROOT}/data/world/").replace("config/", f"{ROOT}/config/"))
+    values |= {"extends": None}
+    values["saes"]["path"] = f"{tmp_path}/saes/{{layer}}"
+    return Experiment.model_validate(values)
+
+
+def change_config(own: Experiment, layer: int, **keys: Any) -> None:
+    file = Path(own.saes.path.format(layer=layer)) / "cfg.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
+def problems(own: Experiment) -> list[str]:
+    """What `saesteer check` calls a problem."""
+    workflow = load_workflow({"experiments": ["own"]})
+    return [f"{found.about}: {found.text}" for found in check_experiment("own", own, workflow, os.environ) if found.level == "problem"]
+
+
+def test_the_shipped_saes_pass(own: Experiment) -> None:
+    assert problems(own) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"architecture": "batchtopk"}, "architecture 'batchtopk' .*training; save it .*save_inference_model"),
+        ({"architecture": "matching_pursuit"}, "architecture 'matching_pursuit' is not supported"),
+        ({"metadata": {"sae_lens_version": "6.54.12", "hook_name": "blocks.3.hook_resid_post"}}, r"layer 3, but .* layer 6 was asked for"),
+        ({"metadata": {"sae_lens_version": "6.54.12"}}, "names no hook"),
+        ({"d_in": 64}, r"saes/6 is 64 x 1024 .*: correct these two keys, or saes.path"),
+        ({"d_sae": 2048}, r"saes/6 is 128 x 2048 .*: correct these two keys, or saes.path"),
+    ],
+    ids=["training form", "architecture", "another layer", "no hook", "width", "number of features"],
+)
+def test_what_conversion_refuses_check_refuses(own: Experiment, changed: dict[str, Any], message: str) -> None:
+    change_config(own, 6, **changed)
+    problem = problems(own)[0]
+    assert re.search(message, problem), problem
+    assert "\n" not in problem
+
+
+def test_check_takes_seconds_also_for_what_it_refuses(own: Experiment, tmp_path: Path) -> None:
+    """From the command to its answer, without importing sae-lens."""
+    change_config(own, 6, architecture="batchtopk")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/own.yaml").write_text(own.model_dump_json(exclude_none=True))
+    (tmp_path / "config.yaml").write_text(json.dumps({"experiments": ["own"], "experiments_dir": "experiments"}))
+    started = time.monotonic()
+    command = [sys.executable, "-X", "importtime", "-m", "saesteer", "check", "own", "--configfile", "config.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "save_inference_model" in done.stdout
+    assert "saesteer.engine.sae_convert" in done.stderr
+    assert "sae_lens" not in done.stderr
+    assert time.monotonic() - started < 60  # 10 s on a machine that does nothing else
