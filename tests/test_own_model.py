@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+import yaml
 
-from saesteer.settings import Experiment, load_experiment, load_workflow
+from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
 from saesteer.workflow.preflight import check_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -79,3 +81,47 @@ def test_check_takes_seconds_also_for_what_it_refuses(own: Experiment, tmp_path:
     assert "saesteer.engine.sae_convert" in done.stderr
     assert "sae_lens" not in done.stderr
     assert time.monotonic() - started < 60  # 10 s on a machine that does nothing else
+
+
+OWN = {"extends": "tiny", "description": "x", "model": {"path": "my/model"}}
+GIVEN = {
+    "saes": {"path": "my/saes/{layer}"},
+    "records": {"texts": "my/texts.parquet"},
+    "perplexity": {"model": {"path": "my/model"}},
+    "concepts": {"kind": "none"},
+    "judge": {"kind": "none"},
+}
+
+
+def loaded(folder: Path, values: dict[str, Any]) -> Experiment:
+    shutil.copy(ROOT / "config/experiments/tiny.yaml", folder)
+    (folder / "own.yaml").write_text(json.dumps(values))
+    return load_experiment("own", folder)
+
+
+def test_what_belongs_to_the_shipped_model_is_not_inherited_by_another(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="saes.path, records.texts, concepts.topics, perplexity.model, judge.oracle would be tiny's"):
+        loaded(tmp_path, OWN)
+    for section in GIVEN:
+        with pytest.raises(SettingsError, match=rf"but {section}\.\w+ would be tiny's .*kind: none"):
+            loaded(tmp_path, OWN | {name: given for name, given in GIVEN.items() if name != section})
+    own = loaded(tmp_path, OWN | GIVEN)
+    assert (own.seed_of_world, own.sweep.n_prefixes) == (None, 20)
+    assert loaded(tmp_path, OWN | {"model": {"dtype": "bfloat16"}}).seed_of_world == 0
+
+
+def test_concepts_that_are_left_out_follow_the_records(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "config/experiments/tiny.yaml").read_text()) | {"judge": {"kind": "none"}}
+    del values["concepts"]
+    assert loaded(tmp_path, values).concepts.kind == "none"
+    assert loaded(tmp_path, values | {"records": {"kind": "neuronpedia", "source": "a/b"}}).concepts.kind == "explanations"
+
+
+def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Path) -> None:
+    for columns, message in ((["text"], "no column text_id and no token_ids and no token_topics"), (["text_id"], "neither a column text")):
+        texts = tmp_path / "texts.parquet"
+        pl.DataFrame({column: ["a text"] for column in columns}).write_parquet(texts)
+        values = own.model_dump(mode="json") | {"records": {"kind": "local", "texts": str(texts)}}
+        assert any(message in problem for problem in problems(Experiment.model_validate(values)))
+    texts.write_text("no Parquet")
+    assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(Experiment.model_validate(values)))

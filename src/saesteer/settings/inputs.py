@@ -162,4 +162,9 @@ class ExplanationConcepts(Settings):
     """A feature's concept is the explanation that its records come with: Neuronpedia's. Local records bring none."""
 
 
-ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts, Field(discriminator="kind")]
+class NoConcepts(Settings):
+    kind: Literal["none"]
+    """No feature has a concept: nothing is rated against one."""
+
+
+ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | NoConcepts, Field(discriminator="kind")]

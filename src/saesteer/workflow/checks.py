@@ -7,7 +7,8 @@ from typing import Any
 
 from saesteer.core.files import safetensors_fault
 from saesteer.core.tokens import load_tokens
-from saesteer.settings import Experiment, SettingsError
+from saesteer.settings import Experiment, SettingsError, TopicConcepts
+from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
 from saesteer.sources.pins import pinned_path
 from saesteer.sources.prefixes import read_prefixes
@@ -33,6 +34,7 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
     if prefixes:
         read_prefixes(prefixes, experiment.sweep.n_prefixes)
     _check_features(name, experiment)
+    _check_texts(name, experiment)
     model = experiment.model.path
     if model and model.exists():
         check_model(name, experiment, model)
@@ -57,6 +59,19 @@ def _check_features(name: str, experiment: Experiment) -> None:
             )
     if not any(resolve(experiment).values()):
         raise SettingsError(f"experiment {name}: the feature set is empty")
+
+
+def _check_texts(name: str, experiment: Experiment) -> None:
+    """Refuse a file that holds no texts, or no labels though concepts are counted from them."""
+    path = pinned_path(experiment, "texts")
+    if path is None or not path.is_file():
+        return
+    missing = sorted({"text_id", "token_ids", "token_topics"} - text_columns(path))
+    if isinstance(experiment.concepts, TopicConcepts) and missing:
+        raise SettingsError(
+            f"experiment {name}: concepts of kind topics need texts with labelled tokens, but {path} (records.texts) has no column"
+            f" {' and no '.join(missing)}: add what is missing, or set concepts and judge to kind: none"
+        )
 
 
 def _absent_paths(experiment: Experiment) -> list[str]:
