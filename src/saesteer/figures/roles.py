@@ -23,7 +23,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 
 def panel(axes: Axes, data: pl.DataFrame) -> None:
-    """Medians and quartile bands of both scores against layer."""
+    """Medians and quartile bands of both scores against layer, and how many features have each."""
     layers = data["layer"].cast(pl.Int64).to_numpy()
     for score, colour, marker, label in _SCORES:
         median, low, high = (data[f"{score}_{name}"].cast(pl.Float64).to_numpy() for name in ("median", "q25", "q75"))
@@ -33,7 +33,8 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("layer")
     axes.set_ylabel("score (0 to 1)")
-    row_above(axes, layers, data["n"].to_list(), "n")
+    row_above(axes, layers, (data["n"] - data["n_without_input_score"]).to_list(), "n", 13.0, BLUE)
+    row_above(axes, layers, data["n"].to_list(), "n", 5.0, MAGENTA)
 
 
 @styled
@@ -47,7 +48,6 @@ def draw(data: pl.DataFrame) -> Figure:
 
 
 def counts(data: pl.DataFrame) -> str:
-    """Features, and those without an input score, by layer where there is room."""
-    missing = data["n_without_input_score"].to_list()
-    by_layer = f" (by layer {', '.join(map(str, missing))})" if sum(missing) > 0 and len(missing) <= 14 else ""
-    return f"n = {data['n'].sum()} features; {sum(missing)} without input score{by_layer}, left out of its median."
+    """Features with each score."""
+    n, missing = int(data["n"].sum()), int(data["n_without_input_score"].sum())
+    return f"n = {n - missing} features with an input score, {n} with an output score; by layer above the panel."
