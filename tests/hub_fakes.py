@@ -215,7 +215,14 @@ def sparsify(folder: Path, d_model: int, n_features: int, k: int = 5, seed: int 
 
 
 def dictionary(
-    folder: Path, layer: int, d_model: int, n_features: int, kind: str = "AutoEncoderTopK", seed: int = 0, scale: float = 1.0, **trainer: Any
+    folder: Path,
+    layer: int,
+    d_model: int,
+    n_features: int,
+    kind: str = "AutoEncoderTopK",
+    seed: int = 0,
+    scale: float = 1.0,
+    **trainer: Any,
 ) -> Path:
     """An SAE as dictionary_learning saves it: ae.pt, a pickled state dict, and config.json."""
     folder.mkdir(parents=True)

@@ -235,7 +235,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
         converted(folder, tmp_path)
     assert "\n" not in str(caught.value)
     assert not ran.exists()
-    torch.load(folder / "ae.pt") if write is torch.save else pickle.loads((folder / "ae.pt").read_bytes())
+    torch.load(folder / "ae.pt") if write is torch.save else pickle.loads((folder / "ae.pt").read_bytes())  # noqa: S301
     assert ran.exists(), "the file is harmless: the test shows nothing"
 
 
@@ -296,7 +296,9 @@ def test_an_own_folder_of_plain_safetensors_needs_few_keys(tmp_path: Path) -> No
 def test_a_folder_of_no_form_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     save_file({"W_enc": torch.zeros(2, 3)}, tmp_path / "own/weights.safetensors")
-    with pytest.raises(ValueError, match=r"own is no SAE in a form that is known here: it lacks own/cfg\.json and own/sae_weights\.safetensors"):
+    with pytest.raises(
+        ValueError, match=r"own is no SAE in a form that is known here: it lacks own/cfg\.json and own/sae_weights\.safetensors"
+    ):
         converted(tmp_path / "own", tmp_path)
 
 

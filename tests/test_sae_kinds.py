@@ -180,7 +180,10 @@ def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Pat
     close(decode(ours, codes), decoder(codes))
     assert 0.05 < (codes > 0).double().mean() < 0.5
     assert (meta.site, meta.layer, meta.centred) == (f"resid_{settings.site}", kind.layer, kind.centred or kind.rows == "layer_norm")
-    assert (meta.k, meta.scale) == ({"openai_v5": 7, "saebench_topk": 6}.get(name), {"layer_norm": "std", "norm": "rms", None: None}[kind.rows])
+    assert (meta.k, meta.scale) == (
+        {"openai_v5": 7, "saebench_topk": 6}.get(name),
+        {"layer_norm": "std", "norm": "rms", None: None}[kind.rows],
+    )
     assert meta.source == f"{source.repo}@{commit}/{source.folder}"
     assert meta == read_meta(out)
     assert {tensor.dtype for tensor in load_file(out).values()} == {torch.float32}

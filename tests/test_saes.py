@@ -154,7 +154,9 @@ def test_convert_refuses_damaged_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sae_weights\.safetensors: not a readable safetensors file"):
         convert(source)
     weights.unlink()
-    with pytest.raises(ValueError, match=r"source is no SAE in a form that is known here: it lacks source/sae_weights\.safetensors \(sae_lens\) or"):
+    with pytest.raises(
+        ValueError, match=r"source is no SAE in a form that is known here: it lacks source/sae_weights\.safetensors \(sae_lens\) or"
+    ):
         convert(source)
 
 

@@ -22,7 +22,7 @@ from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta
 from saesteer.settings import SaeSettings
 from saesteer.sources.hub import Fetched, HubError, fetch_files
 from saesteer.sources.pins import SAE_FILES, is_current, pin
-from saesteer.sources.sae_sources import FORMS, SaeSource, files_of, listed_source, local_source, folder_of, sae_source, with_form
+from saesteer.sources.sae_sources import FORMS, SaeSource, files_of, folder_of, listed_source, local_source, sae_source, with_form
 
 ALGORITHM_VERSION = 3
 
@@ -105,9 +105,7 @@ def _meta(origin: _Origin, made: Plain, sha256: str) -> SaeMeta:
     return SaeMeta(**asdict(origin), converter_version=ALGORITHM_VERSION, sha256=sha256, **values, **asdict(made.spec))
 
 
-def _fetch(
-    source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None
-) -> tuple[SaeSource, Fetched, _Origin]:
+def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched, _Origin]:
     """The SAE's files; its configuration first, so that an SAE that cannot be used is refused before its weights are downloaded."""
     commit, files = revision, {}
     if source.loader is None:

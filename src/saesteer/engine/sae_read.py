@@ -87,7 +87,9 @@ def readable(what: str) -> Iterator[None]:
             " opened; they were not opened: choose SAEs in safetensors, or convert them where you trust them"
         ) from error
     except (AttributeError, KeyError, RuntimeError, StopIteration, TypeError, ValueError) as error:
-        raise ValueError(f"{what}: sae-lens cannot read it ({type(error).__name__}: {' '.join(str(error).split())}); is it an SAE of this form?") from error
+        raise ValueError(
+            f"{what}: sae-lens cannot read it ({type(error).__name__}: {' '.join(str(error).split())}); is it an SAE of this form?"
+        ) from error
 
 
 @contextmanager
@@ -162,7 +164,9 @@ def _sparsify_config(repo: str, folder: str, _device: str, _force: bool, overrid
     values = _json(Path(hf_hub_download(repo, f"{folder}/cfg.json")))
     what, hook = f"{repo}/{folder}", hook_of_module(folder.rsplit("/", 1)[-1])
     if hook is None:
-        raise SettingsError(f"{what}: the folder names no place in a model; those of sparsify are called layers.10 or layers.10.mlp, not {folder}")
+        raise SettingsError(
+            f"{what}: the folder names no place in a model; those of sparsify are called layers.10 or layers.10.mlp, not {folder}"
+        )
     for key in ("transcode", "skip_connection", "embed_skip", "gram_lookup", "signed"):
         if values.get(key):
             raise SettingsError(f"{what}: {key} is set in its cfg.json, which is not supported")

@@ -53,7 +53,9 @@ def pinned_files(path: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> list[Pa
         return [path]
     files = sorted(file for suffix in suffixes for file in path.glob(f"*{suffix}"))
     if not files:
-        raise SettingsError(f"{path} is neither a file nor a folder with {' or '.join(suffixes)} files; check the path in the experiment file")
+        raise SettingsError(
+            f"{path} is neither a file nor a folder with {' or '.join(suffixes)} files; check the path in the experiment file"
+        )
     return files
 
 

@@ -10,7 +10,7 @@ import difflib
 import functools
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,28 @@ def sae_source(settings: SaeSettings, layer: int) -> SaeSource:
 def listed_source(release: str, sae_id: str) -> SaeSource:
     """Where an SAE of a release lies; refused when it is published in a form that cannot be used."""
     source = _listed(release, sae_id)
-    if source.loader not in FORMS:
-        reason = _REFUSED.get(source.loader, "this form is not known here")
-        raise SettingsError(f"{source.name} ({source.loader}): {reason}; choose an SAE in one of the forms {', '.join(FORMS)}")
-    if source.hook is not None:
-        residual_site(source.name, source.hook)
+    if reason := refusal(source):
+        raise SettingsError(f"{source.name}: {reason}")
     return source
+
+
+def refusal(source: SaeSource) -> str | None:
+    """Why an SAE cannot be used, as far as its form and its names tell; None where they do not forbid it."""
+    if source.loader not in FORMS:
+        return f"{_REFUSED.get(str(source.loader), 'this form is not known here')} (the form {source.loader})"
+    try:
+        if source.hook is not None:
+            residual_site("", source.hook)
+    except SettingsError as error:
+        return str(error).removeprefix(": ")
+    return None
+
+
+def every_source() -> Iterator[tuple[str, SaeSource]]:
+    """Every SAE that sae-lens lists, after its model's name."""
+    for release, entry in _directory().items():
+        for sae in entry["saes"]:
+            yield entry["model"], _source(release, entry, sae)
 
 
 def local_source(folder: Path) -> SaeSource:
@@ -190,8 +206,11 @@ def _listed(release: str, sae_id: str) -> SaeSource:
     saes = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in saes:
         raise SettingsError(f"release {release} has no SAE {sae_id!r}{_nearest(sae_id, saes)}")
-    sae, loader, repo = saes[sae_id], entry["conversion_func"] or "sae_lens", entry["repo_id"]
-    folder = str(sae["path"])
+    return _source(release, entry, saes[sae_id])
+
+
+def _source(release: str, entry: Mapping[str, Any], sae: Mapping[str, Any]) -> SaeSource:
+    loader, repo, sae_id, folder = entry["conversion_func"] or "sae_lens", entry["repo_id"], sae["id"], str(sae["path"])
     hook = _hook(loader, repo, folder, sae_id)
     neuronpedia, overrides = sae.get("neuronpedia"), dict(entry.get("config_overrides") or {})
     overrides |= {"neuronpedia_id": neuronpedia} if neuronpedia else {}
@@ -207,8 +226,16 @@ def _entry(release: str) -> Mapping[str, Any]:
 
 @functools.cache
 def _parsed(release: str) -> Mapping[str, Any]:
-    values: dict[str, Any] = yaml.load(_texts()[release], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    return dict(values[release])
+    return dict(_loaded(_texts()[release])[release])
+
+
+@functools.cache
+def _directory() -> Mapping[str, Any]:
+    return _loaded(directory_file().read_text(encoding="utf-8"))
+
+
+def _loaded(text: str) -> dict[str, Any]:
+    return dict(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506
 
 
 @functools.cache
@@ -244,8 +271,8 @@ def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
     if loader in _LAYERS:
         match = re.search(_LAYERS[loader], folder)
         return f"blocks.{match[1]}.hook_resid_post" if match else None
-    if loader == "dictionary_learning_1":
-        return next((hook for part in folder.split("/") if (hook := hook_of_module(part))), None)
+    if loader == "dictionary_learning_1" and (told := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
+        return told
     match = re.search(r"blocks\.\d+\.(?:hook_resid_(?:pre|mid|post)|(?:\w+\.)*hook_\w+)", f"{sae_id} {folder}")
     return match[0] if match else None
 

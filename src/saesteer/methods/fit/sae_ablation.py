@@ -31,8 +31,8 @@ def measured_rise(problem: Problem, texts: tuple[Text, ...], features: list[int]
 
 
 def _rises(problem: Problem, texts: tuple[Text, ...], chosen: list[int]) -> Float64[Tensor, " feature"]:
-    """Rise of the summed loss of a batch of texts by removing each of some features: the model above the SAE's site, `MIN_ROWS` texts with a
-    feature removed in every forward."""
+    """Rise of the summed loss of a batch of texts by removing each of some features: the model above the SAE's site, `MIN_ROWS` texts with
+    a feature removed in every forward."""
     lm, ids = problem.lm, padded_ids(problem.lm, texts)
     outputs = output_mask(texts, lm.device)
     residual = residual_at(lm, ids, problem.depth)  # [text seq d_model]
