@@ -205,7 +205,7 @@ def _size(meta: SaeMeta, rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "
 
 
 def written_size(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row"]:
-    """Size of a residual in the SAE's units: a code c of feature f writes c times this times its decoder row. 1 of an SAE without `scale`."""
+    """What an SAE with `scale` divided a residual by, so that a code c of feature f writes c times this times its decoder row; else 1."""
     if meta.scale is None:
         return torch.ones(residual.shape[:-1], dtype=torch.promote_types(residual.dtype, torch.float32), device=residual.device)
     return _size(meta, _centred(meta, residual)).squeeze(-1)
