@@ -123,14 +123,14 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
         ({}, {"metadata": {"hook_name": None}}, "names no hook"),
         ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "reads 'blocks.3.hook_mlp_out'; only the residual stream"),
         ({"site": "mlp_out"}, {}, "site 'mlp_out' is not supported; supported: resid_post"),
-        ({}, {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        ({}, {"normalize_activations": "covariance_whitening"}, "normalize_activations is 'covariance_whitening'; fold it"),
         ({}, {"reshape_activations": "hook_z", "metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "reshape_activations is 'hook_z'"),
-        ({}, {"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard"),
+        ({}, {"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its codes have signs"),
     ],
 )
 def test_convert_refuses(expected: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", **changes)
-    if changes.get("architecture") == "topk":
+    if changes.get("architecture") == "abstopk":
         tensors = load_file(source / "sae_weights.safetensors")
         save_file({name: tensor for name, tensor in tensors.items() if name != "threshold"}, source / "sae_weights.safetensors")
     with pytest.raises(ValueError, match=message) as caught:
@@ -154,7 +154,9 @@ def test_convert_refuses_damaged_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sae_weights\.safetensors: not a readable safetensors file"):
         convert(source)
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match=r"sae_weights\.safetensors: no such file"):
+    with pytest.raises(
+        ValueError, match=r"source is no SAE in a form that is known here: it lacks source/sae_weights\.safetensors \(sae_lens\) or"
+    ):
         convert(source)
 
 

@@ -12,6 +12,7 @@ from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
 from saesteer.sources.pins import pinned_path
 from saesteer.sources.prefixes import read_prefixes
+from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.workflow import plan
 from saesteer.workflow.steps import plans
 
@@ -89,7 +90,7 @@ def _check_saes(name: str, experiment: Experiment) -> list[str]:
     absent = []
     for layer in experiment.layers:
         folder = Path(experiment.saes.path.format(layer=layer))
-        if (folder / "cfg.json").is_file():
+        if folder.is_dir():
             _check_sae(name, experiment, folder)
         else:
             absent.append((layer, folder))
@@ -97,7 +98,7 @@ def _check_saes(name: str, experiment: Experiment) -> list[str]:
         return []
     layer, folder = absent[0]
     others = f" (nor have {len(absent) - 1} more layers)" if len(absent) > 1 else ""
-    return [f"saes.path: layer {layer} has no SAE{others}: no {folder}/cfg.json; correct saes.path or drop the layer"]
+    return [f"saes.path: layer {layer} has no SAE{others}: no folder {folder}; correct saes.path or drop the layer"]
 
 
 def check_model(name: str, experiment: Experiment, folder: Path) -> None:
@@ -129,15 +130,16 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
 
 
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
-    config = _read_config(folder / "cfg.json")
-    given = (config.get("d_in"), config.get("d_sae"))
-    expected = (experiment.saes.d_model, experiment.saes.n_features)
-    if given != expected:
-        raise SettingsError(
-            f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_in x d_sae in its cfg.json), but saes.d_model x"
-            f" saes.n_features is {expected[0]} x {expected[1]}: correct these two keys, or saes.path"
-        )
-    _check_weights(folder)
+    """Refuse a folder that holds no SAE of a known form, a damaged one, or one whose configuration names another size."""
+    files = files_of(local_source(folder))
+    for config in map(_read_config, (folder.parent / file for file in files.configs)):
+        given, expected = (config.get("d_in"), config.get("d_sae")), (experiment.saes.d_model, experiment.saes.n_features)
+        if None not in given and given != expected:
+            raise SettingsError(
+                f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_in x d_sae in its configuration), but saes.d_model x"
+                f" saes.n_features is {expected[0]} x {expected[1]}: correct these two keys, or saes.path"
+            )
+    _check_file(folder.parent / files.weights)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -153,5 +155,9 @@ def _check_weights(folder: Path) -> None:
     if not files:
         raise SettingsError(f"there are no .safetensors weights in {folder}; check the path in the experiment file")
     for file in files:
-        if fault := safetensors_fault(file):
-            raise SettingsError(f"{file} is damaged, not readable as safetensors ({fault}): fetch or make it again")
+        _check_file(file)
+
+
+def _check_file(file: Path) -> None:
+    if file.suffix == ".safetensors" and (fault := safetensors_fault(file)):
+        raise SettingsError(f"{file} is damaged, not readable as safetensors ({fault}): fetch or make it again")
