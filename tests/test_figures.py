@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import polars as pl
-from drawn_figures import assert_same, drawn, thin, world
+from drawn_figures import FIGURES, assert_same, drawn, thin, world
 from matplotlib.figure import Figure
 
 from saesteer.figures.style import BLUE, MAGENTA
@@ -117,3 +117,13 @@ def test_line_breaks_and_control_characters_are_visible() -> None:
     cells = {text.get_text() for text in figure.axes[0].texts}
     assert {"⏎, ⏎, ␣, a⏎b, <0x41>", "… [⏎] ⏎"} <= cells
     assert any(cell.replace("\n", " ").endswith("one⏎two⏎") for cell in cells)
+
+
+def test_norms_of_decoder_rows_are_told_where_they_are_not_one() -> None:
+    features = world()["features"]
+    for norms, note in (((0.5, 2.25), "norms of 0.5 to 2.25."), ((0.999, 1.001), "above the panel."), ((None, None), "above the panel.")):
+        ends = pl.when(pl.int_range(pl.len()) % 2 == 0).then(norms[0]).otherwise(norms[1]).cast(pl.Float64)
+        tables = world() | {"features": features.with_columns(decoder_norm=ends)}
+        data, _ = drawn("roles", tables)
+        assert FIGURES["roles"].counts(data).endswith(note)
+        assert ("Decoder rows" in FIGURES["overview"].counts(drawn("overview", tables)[0])) == (norms == (0.5, 2.25))

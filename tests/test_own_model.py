@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
+from saesteer.sources.pins import sae_entry
 from saesteer.workflow.preflight import check_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -125,3 +128,11 @@ def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Pa
         assert any(message in problem for problem in problems(Experiment.model_validate(values)))
     texts.write_text("no Parquet")
     assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(Experiment.model_validate(values)))
+
+
+def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:
+    """By hand: rows of lengths 5 and 13, and of one length alone."""
+    meta = {"sha256": "0", "site": "resid_post", "centred": False, "k": None, "scale": None}
+    for rows, norms in (([[3.0, 4.0], [5.0, 12.0]], [5.0, 13.0]), ([[0.6, 0.8], [-1.0, 0.0]], 1.0)):
+        save_file({"W_dec": np.array(rows, dtype=np.float32)}, tmp_path / "sae.safetensors")
+        assert sae_entry(meta, tmp_path / "sae.safetensors")["decoder_norm"] == norms

@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
 from saesteer.engine.models import SITES
-from saesteer.engine.sae_plain import Plain, Spec, check_config, check_shape, plain
+from saesteer.engine.sae_plain import Plain, Spec, check_config, check_shape, plain, with_unit_rows
 from saesteer.engine.sae_read import config_of, npz_shape, read
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta
 from saesteer.settings import SaeSettings
@@ -43,17 +43,18 @@ def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None,
     expected = Spec(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
     _check_request(expected, out)
     source, fetched, origin = _fetch(sae_source(settings, layer), settings.revision, cache_dir, expected)
-    if is_current(out, asdict(origin) | asdict(expected) | {"converter_version": ALGORITHM_VERSION}):
+    made_from = {"decoder_rows": settings.decoder_rows, "converter_version": ALGORITHM_VERSION}
+    if is_current(out, asdict(origin) | asdict(expected) | made_from):
         return read_meta(out)
-    return _write(origin, out, _fetched(source, fetched, expected))
+    return _write(origin, out, _fetched(source, fetched, expected), settings.decoder_rows)
 
 
-def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: int, out: Path) -> SaeMeta:
+def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: int, out: Path, decoder_rows: str = "as_trained") -> SaeMeta:
     """Read an SAE's folder in one of the forms (saesteer.sources.sae_sources.FORMS), check that it is the SAE asked for, write `out`
-    (.safetensors, float32) and the JSON beside it."""
+    (.safetensors, float32) and the JSON beside it. `decoder_rows` is the setting of that name."""
     expected = Spec(layer, site, d_model, n_features)
     _check_request(expected, out)
-    return _write(_local_origin(source), out, _from_folder(source, expected))
+    return _write(_local_origin(source), out, _from_folder(source, expected), decoder_rows)
 
 
 def check_sae(source: Path, layer: int, site: str, d_model: int, n_features: int) -> None:
@@ -92,8 +93,9 @@ def _check_request(expected: Spec, out: Path) -> None:
         raise ValueError(f"site {expected.site!r} is not supported; supported: {', '.join(SITES)}")
 
 
-def _write(origin: _Origin, out: Path, made: Plain) -> SaeMeta:
+def _write(origin: _Origin, out: Path, made: Plain, decoder_rows: str) -> SaeMeta:
     _check_numbers(origin, made)
+    made = with_unit_rows(origin.source, made) if decoder_rows == "unit" else made
     write_atomically(out, lambda partial: save_file(made.tensors, partial))
     meta = _meta(origin, made, file_digest(out))
     write_json(out.with_suffix(".json"), asdict(meta))

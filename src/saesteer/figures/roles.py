@@ -8,18 +8,20 @@ from matplotlib.figure import Figure
 from saesteer.figures.definition import Options, Tables
 from saesteer.figures.style import BLUE, MAGENTA, PAGE, band, new_figure, row_above, styled
 
+_UNIT = 0.01
 _SCORES = (("input_score", BLUE, "o", "input score"), ("output_score", MAGENTA, "s", "output score"))
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
-    """A row a layer: features, those without an input score, and both scores' quartiles."""
+    """A row a layer: features, those without an input score, both scores' quartiles, smallest and largest norm of their decoder rows."""
     quartiles = [
         pl.col(score).quantile(level, "linear").alias(f"{score}_{name}")
         for score, *_ in _SCORES
         for level, name in ((0.25, "q25"), (0.5, "median"), (0.75, "q75"))
     ]
     missing = pl.col("input_score").null_count().alias("n_without_input_score")
-    return tables["features"].group_by("layer").agg(pl.len().alias("n"), missing, *quartiles).sort("layer")
+    norms = (pl.col("decoder_norm").min().alias("decoder_norm_low"), pl.col("decoder_norm").max().alias("decoder_norm_high"))
+    return tables["features"].group_by("layer").agg(pl.len().alias("n"), missing, *quartiles, *norms).sort("layer")
 
 
 def panel(axes: Axes, data: pl.DataFrame) -> None:
@@ -47,7 +49,14 @@ def draw(data: pl.DataFrame) -> Figure:
     return figure
 
 
+def norms_note(data: pl.DataFrame) -> str:
+    """Of decoder rows that are not of unit norm, their norms: a steering factor means more or less with them."""
+    norms: list[float] = [*data["decoder_norm_low"].drop_nulls(), *data["decoder_norm_high"].drop_nulls()]
+    unit = all(abs(norm - 1) < _UNIT for norm in norms)
+    return "" if unit else f" Decoder rows have norms of {min(norms):g} to {max(norms):g}."
+
+
 def counts(data: pl.DataFrame) -> str:
     """Features with each score."""
     n, missing = int(data["n"].sum()), int(data["n_without_input_score"].sum())
-    return f"n = {n - missing} features with an input score, {n} with an output score; by layer above the panel."
+    return f"n = {n - missing} features with an input score, {n} with an output score; by layer above the panel.{norms_note(data)}"

@@ -47,6 +47,9 @@ class SaeSettings(Settings):
     """Commit of the repository that holds the SAEs; null: the newest, whose commit is recorded."""
     site: Literal["post", "pre"] = "post"
     """Where the SAE sits in its decoder layer: post = the layer's output (resid_post), pre = its input (resid_pre)."""
+    decoder_rows: Literal["as_trained", "unit"] = "as_trained"
+    """unit: each decoder row is divided by its norm, and its feature's codes are multiplied by it. The SAE reconstructs the same; a
+    feature's direction is then W_dec / norm(W_dec), and a_max the largest of these codes. Not for TopK."""
     d_model: Annotated[int, Field(gt=0)]
     """Width of the residual stream that the SAEs read."""
     n_features: Annotated[int, Field(gt=0)]
