@@ -1,6 +1,8 @@
 """What a user brings: a small Llama-form model with random weights and Llama 2's kind of tokenizer, SAEs as sae-lens saves them, texts."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -24,6 +26,18 @@ def write_model(folder: Path) -> None:
         LlamaForCausalLM(config).save_pretrained(folder)
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
+
+
+def write_named_files(folder: Path) -> None:
+    """What `saesteer init` reads of a larger model and its SAEs: configurations and the tokenizer, without weights."""
+    configs: dict[str, dict[str, Any]] = {"model/config.json": {"hidden_size": 2048, "num_hidden_layers": 16, "bos_token_id": 1}}
+    for layer in (4, 8, 12):
+        metadata = {"hook_name": f"blocks.{layer}.hook_resid_post", "prepend_bos": True, "sae_lens_version": "6.54.12"}
+        configs[f"saes/layer_{layer}/cfg.json"] = {"architecture": "jumprelu", "d_in": 2048, "d_sae": 16384, "metadata": metadata}
+    for name, values in configs.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(values))
+    KINDS["BPE with dummy prefix (Llama 2)"]().save(str(folder / "model/tokenizer.json"))
 
 
 def write_saes(folder: Path, layers: tuple[int, ...]) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from own_files import write_named_files
 from safetensors.numpy import save_file
 
 from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
 from saesteer.sources.pins import sae_entry
+from saesteer.workflow.new_experiment import write_experiment
 from saesteer.workflow.preflight import check_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -136,3 +138,51 @@ def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:
     for rows, norms in (([[3.0, 4.0], [5.0, 12.0]], [5.0, 13.0]), ([[0.6, 0.8], [-1.0, 0.0]], 1.0)):
         save_file({"W_dec": np.array(rows, dtype=np.float32)}, tmp_path / "sae.safetensors")
         assert sae_entry(meta, tmp_path / "sae.safetensors")["decoder_norm"] == norms
+
+
+def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in the documentation is what `init` writes."""
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    written = write_experiment("my-model", Path("my/model"), Path("my/saes"), Path("my/texts.parquet"), Path()).read_text()
+    documented = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/own-models.md").read_text(), re.DOTALL)
+    assert written in documented
+    own = load_experiment("my-model", tmp_path)
+    assert (own.saes.path, own.saes.site, own.saes.d_model, own.saes.n_features) == ("my/saes/layer_{layer}", "post", 2048, 16384)
+    assert (own.layers, own.model.bos, own.input_score.tokens) == ((4, 8, 12), "always", "retokenised")
+    with pytest.raises(SettingsError, match=r"my-model\.yaml is there already"):
+        write_experiment("my-model", Path("my/model"), Path("my/saes"), None, Path())
+    assert Path("my-model.yaml").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("folders", "given", "pattern"),
+    [
+        (["layer_03", "layer_11"], "saes", "saes/layer_{layer:02d}"),
+        (["v2/3/16k", "v2/11/16k"], "saes", "saes/v2/{layer}/16k"),
+        (["3/small", "11/small", "3/large"], "saes/{layer}/small", "saes/{layer}/small"),
+        (["best"], "saes", "saes/best"),
+    ],
+)
+def test_init_finds_the_pattern_of_the_saes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: list[str], given: str, pattern: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    for folder in folders:
+        layer = int((re.search(r"(?<!v)\d+", folder) or ["3"])[0])
+        config = {"d_in": 2048, "d_sae": 64, "metadata": {"hook_name": f"blocks.{layer}.hook_resid_pre"}}
+        (tmp_path / "saes" / folder).mkdir(parents=True)
+        (tmp_path / "saes" / folder / "cfg.json").write_text(json.dumps(config))
+    write_experiment("own", Path("my/model"), Path(given), None, Path())
+    own = load_experiment("own", tmp_path)
+    assert (own.saes.path, own.saes.site) == (pattern, "pre")
+    assert own.layers == ((3,) if folders == ["best"] else (3, 11))
+
+
+def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    shutil.copytree("my/saes/layer_4", "my/saes/layer_4_again")
+    with pytest.raises(SettingsError, match=r"holds 4 SAEs of 3 layers \(resid_post 2048 x 16384\): name one a layer"):
+        write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
