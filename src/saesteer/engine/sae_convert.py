@@ -57,10 +57,13 @@ def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: i
     return _write(_local_origin(source), out, _from_folder(source, expected), decoder_rows)
 
 
-def check_sae(source: Path, layer: int, site: str, d_model: int, n_features: int) -> None:
-    """Refuse a folder that `convert_sae` would refuse, as far as its configuration tells."""
-    of_form, fetched = _local(source)
-    _check_config(of_form, fetched, Spec(layer, site, d_model, n_features))
+def check_sae(settings: SaeSettings, layer: int, cache_dir: Path | None) -> None:
+    """Refuse the SAE of a layer that conversion would refuse, by its configuration; of one on the hub, that alone is fetched."""
+    expected = Spec(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
+    if settings.path is None:
+        _configured(sae_source(settings, layer), settings.revision, cache_dir, expected)
+    else:
+        _check_config(*_local(Path(settings.path.format(layer=layer))), expected)
 
 
 def published_sae(release: str, sae_id: str, revision: str | None, cache_dir: Path | None, dtype: str, device: str) -> Sae:
@@ -115,18 +118,21 @@ def _meta(origin: _Origin, made: Plain, sha256: str) -> SaeMeta:
 
 def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched, _Origin]:
     """The SAE's files; its configuration first, so that an SAE that cannot be used is refused before its weights are downloaded."""
-    commit, files = revision, {}
-    if source.loader is None:
-        source = _with_form_on_hub(source, revision, cache_dir)
+    source, configs = _configured(source, revision, cache_dir, expected)
     names = files_of(source)
-    configs = Fetched(Path(), source.repo, "", {})
+    weights = _fetch_named(source, configs.commit or revision, cache_dir, (names.weights,), names.optional)
+    fetched = replace(weights, files=configs.files | weights.files)
+    return source, fetched, _Origin(f"{source.repo}@{fetched.commit}/{source.folder}", _digest(source, fetched))
+
+
+def _configured(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched]:
+    """The SAE with its form, and its configuration, which is checked; of a form without one, no files."""
+    source = _with_form_on_hub(source, revision, cache_dir) if source.loader is None else source
+    names, configs = files_of(source), Fetched(Path(), source.repo, "", {})
     if names.configs:
         configs = _fetch_named(source, revision, cache_dir, names.configs, ())
-        commit, files = configs.commit, configs.files
     _check_config(source, configs, expected)
-    weights = _fetch_named(source, commit, cache_dir, (names.weights,), names.optional)
-    fetched = replace(weights, files=files | weights.files)
-    return source, fetched, _Origin(f"{source.repo}@{fetched.commit}/{source.folder}", _digest(source, fetched))
+    return source, configs
 
 
 def _with_form_on_hub(source: SaeSource, revision: str | None, cache_dir: Path | None) -> SaeSource:

@@ -5,7 +5,7 @@ What is known exactly (access, shapes, a missing key) and what is estimated (byt
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     for model in (model for model in MODELS if model in pins(experiment)):
         yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, sizes))
     yield _guarded("tokens", lambda: _tokens(experiment, workflow.cache_dir))
-    yield _guarded("SAEs", lambda: _saes(experiment))
+    yield _guarded("SAEs", lambda: _saes(experiment, workflow.cache_dir))
     yield _guarded("records", lambda: _records(experiment))
     yield _disk(experiment, workflow, sizes)
     yield _gpu(experiment, sizes)
@@ -95,28 +95,28 @@ def _stored_dtype(config: Mapping[str, Any]) -> str:
     return stored if stored in BYTES else "float32"
 
 
-def _saes(experiment: Experiment) -> Finding:
+def _saes(experiment: Experiment, cache: Path | None) -> Finding:
     """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
     if not experiment.saes.from_hub:
-        _check_own_saes(experiment)
+        _check_configurations(experiment, experiment.layers, None)
         return Finding("ok", "SAEs", f"{experiment.saes.path}: their configurations can be converted, and their files are sound")
     sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
     check_access(sources[0].repo)
     first = _check_sae_size(experiment, sources[0])
+    _check_configurations(experiment, experiment.layers[:1], cache)
     text = f"{len(sources)} of {first.repo} in the form {first.loader}, at resid_{experiment.saes.site}"
     return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
 
 
-def _check_own_saes(experiment: Experiment) -> None:
-    """What conversion refuses, by the SAEs' configurations."""
+def _check_configurations(experiment: Experiment, layers: Sequence[int], cache: Path | None) -> None:
+    """What conversion would refuse."""
     from saesteer.engine.sae_convert import check_sae
 
-    saes = experiment.saes
-    for layer in experiment.layers:
+    for layer in layers:
         try:
-            check_sae(Path(str(saes.path).format(layer=layer)), layer, f"resid_{saes.site}", saes.d_model, saes.n_features)
+            check_sae(experiment.saes, layer, cache)
         except ValueError as error:
-            raise SettingsError(f"{error}; correct saes.path, saes.site or layers, or give another SAE for layer {layer}") from error
+            raise SettingsError(f"{error}; choose another SAE for layer {layer}, or correct the section saes") from error
 
 
 def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
