@@ -261,8 +261,8 @@ def test_bfloat16_output_scores_are_padded_to_their_batch(monkeypatch: pytest.Mo
     half, small = narrow(lm), narrow_sae(sae)
     lens, _ = lens_tokens(half, sae.W_dec, 20)
     shapes: list[int] = []
-    real = output_score.spliced_hidden
-    monkeypatch.setattr(output_score, "spliced_hidden", lambda *args: (shapes.append(len(args[3])), real(*args))[1])
+    real = output_score.hidden_after_prompt
+    monkeypatch.setattr(output_score, "hidden_after_prompt", lambda *args: (shapes.append(len(args[3])), real(*args))[1])
 
     def scores(features: Sequence[int]) -> pl.DataFrame:
         return output_scores(half, small, 1, features, lens[list(features)], prompt_of("gemma2"), 10.0, batch=64)

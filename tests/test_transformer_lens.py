@@ -13,7 +13,7 @@ import torch
 from engine_models import D_MODEL, FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from torch import Tensor
 
-from saesteer.engine import models
+from saesteer.engine import models, sites
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
@@ -89,7 +89,7 @@ def test_residuals_at_every_site(family: str) -> None:
     ids = tokens_of(lm)
     expected = lens_residuals(lens_model(family), ids)
     for layer, site in SITES:
-        ours = models.residual_at(lm, ids, models.depth_of(lm, layer, site))
+        ours = models.residual_at(lm, ids, sites.site_of(lm, layer, site))
         assert (ours - expected[layer, site]).norm() < 1e-5 * expected[layer, site].norm()
 
 
@@ -99,7 +99,7 @@ def test_with_centred_writing_weights_they_are_ours_less_their_means(family: str
     ids = tokens_of(lm)
     expected = lens_residuals(lens_model(family, centred=True), ids)
     for layer, site in SITES:
-        ours = models.residual_at(lm, ids, models.depth_of(lm, layer, site))
+        ours = models.residual_at(lm, ids, sites.site_of(lm, layer, site))
         assert (ours - expected[layer, site]).norm() > 1e-2 * expected[layer, site].norm()
         ours = ours - ours.mean(dim=-1, keepdim=True)
         assert (ours - expected[layer, site]).norm() < 1e-5 * expected[layer, site].norm()
@@ -129,7 +129,7 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
     with torch.no_grad():
         for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
             addition = Addition(ours.W_dec[feature], None, "last")
-            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, models.depth_of(lm, layer, site))
+            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, sites.site_of(lm, layer, site))
             with steering.installed(lm, 0, ids.shape[1]):
                 logits = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)

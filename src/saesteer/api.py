@@ -24,6 +24,7 @@ from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
 from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
 from saesteer.engine.saes import Sae, SaeMeta, check_features
+from saesteer.engine.sites import to_residual
 from saesteer.settings.base import canonical_factor
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
@@ -173,7 +174,7 @@ def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:
     """Lens tokens' ids and logits, as tensors."""
     _check_fit(lm, sae)
     check_features(features, sae.meta.n_features, "the SAE")
-    return _lens_tokens(lm, sae.W_dec[list(features)].float(), k)
+    return _lens_tokens(lm, sae.W_dec[list(features)].float(), k, to_residual=to_residual(lm, sae.meta.layer, sae.meta.site))
 
 
 def _tokens(lm: LanguageModel) -> TextTokens:
