@@ -142,8 +142,8 @@ def test_a_rise_out_of_reach_gets_the_end_of_the_range() -> None:
     texts = [prompt_token_ids(lm, "From my experience, the ship sails.")]
     direction = effect_vectors(sae, 1, 0, 5)
     norm = plain_hooks.residuals(lm.model, texts[0], 5)[:-1].norm(dim=1).mean()  # the last position predicts nothing
-    assert float(scaled_to_loss_rise(lm, site_of(lm, 5, "resid_post"), direction, texts, 1e6)[0]) == pytest.approx(4 * float(norm), rel=1e-5)
-    assert float(scaled_to_loss_rise(lm, site_of(lm, 5, "resid_post"), direction, texts, -1e6)[0]) == pytest.approx(float(norm) / 4, rel=1e-5)
+    low, high = (float(scaled_to_loss_rise(lm, site_of(lm, 5, "resid_post"), direction, texts, rise)[0]) for rise in (-1e6, 1e6))
+    assert (low, high) == (pytest.approx(float(norm) / 4, rel=1e-5), pytest.approx(4 * float(norm), rel=1e-5))
 
 
 def test_vectors_are_a_nested_sample_without_replacement() -> None:

@@ -20,7 +20,8 @@ IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]] * 16)
 def last_positions(sae: Sae, n: int, factor: Tensor, site: Site | None = None) -> Steering:
     """P1's edit of n rows, each by the feature of its own number."""
     additions = [Addition(sae.W_dec[feature], None, "last") for feature in range(n)]
-    return steering_of(tiny_model("gemma2"), additions, torch.arange(n), factor, sae, site or site_of(tiny_model("gemma2"), 0, "resid_post"))
+    lm = tiny_model("gemma2")
+    return steering_of(lm, additions, torch.arange(n), factor, sae, site or site_of(lm, 0, "resid_post"))
 
 
 def edited(steering: Steering, residual: Tensor, prompt_length: int = 1) -> Tensor:

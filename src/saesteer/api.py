@@ -24,7 +24,7 @@ from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
 from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
 from saesteer.engine.saes import Sae, SaeMeta, check_features
-from saesteer.engine.sites import to_residual
+from saesteer.engine.sites import to_residual, width_at
 from saesteer.settings.base import canonical_factor
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
@@ -76,11 +76,11 @@ def load_sae(
     device: str | None = None,
     cache_dir: Path | None = None,
 ) -> Sae:
-    """Load a sparse autoencoder of the residual stream.
+    """Load a sparse autoencoder.
 
     `source` is a release that sae-lens lists, with the SAE's id in it as `sae_id`, e.g. `load_sae("gpt2-small-res-jb",
     "blocks.6.hook_resid_pre")`; or a folder in sae-lens' form; or an `sae_lens.SAE`. Its layer and site are in `meta`. SAEs other than ReLU
-    or JumpReLU on plain residuals are refused by name.
+    or JumpReLU, and sites where nothing can be steered, are refused by name.
     """
     target = number_type(dtype), device or available_device()
     if sae_id is not None:
@@ -182,8 +182,8 @@ def _tokens(lm: LanguageModel) -> TextTokens:
 
 
 def _check_fit(lm: LanguageModel, sae: Sae) -> None:
-    if sae.meta.d_model != lm.d_model or sae.meta.layer >= lm.n_layers:
+    if sae.meta.layer >= lm.n_layers or sae.meta.d_model != width_at(lm, sae.meta.layer, sae.meta.site):
         raise ValueError(
-            f"{sae.meta.source} reads layer {sae.meta.layer} of a model of width {sae.meta.d_model}, but {lm.name} has"
-            f" {lm.n_layers} layers of width {lm.d_model}: give the SAE's own model"
+            f"{sae.meta.source} reads layer {sae.meta.layer} of a model of width {sae.meta.d_model} at {sae.meta.site}, but {lm.name}"
+            f" has {lm.n_layers} layers of width {lm.d_model}: give the SAE's own model"
         )

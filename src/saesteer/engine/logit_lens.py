@@ -28,8 +28,8 @@ def lens_tokens(
 ) -> tuple[Int[Tensor, "feature k"], Float[Tensor, "feature k"]]:
     """The k tokens with the largest `head(final_norm(W_dec[f]))` and these logits, largest first: P1 (arXiv 2505.20063), section 3.
 
-    The raw decoder row, brought to the residual where it does not lie there (sites.to_residual), no b_dec, no soft cap. Equal logits: the smaller token id first. At most `block` x vocabulary logits exist at a
-    time, fewer when memory runs out; None: as many as fit.
+    The raw decoder row, brought to the residual where it does not lie there (sites.to_residual), no b_dec, no soft cap. Equal logits: the
+    smaller token id first. At most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as fit.
     """
     if not 1 <= k <= lm.n_vocab:
         raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {lm.n_vocab} tokens")

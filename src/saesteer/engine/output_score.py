@@ -46,11 +46,11 @@ SCHEMA = pl.Schema({name: dtype for name, dtype in OUTPUT_SCORE.schema.items() i
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What all features of a layer share: the prompt's cache, what the unsteered model has at its last position and what follows from it."""
+    """What all features of a layer share: the prompt's cache, what the unsteered model has at its last position, what follows from it."""
 
     run: Prefill
     place: Place
-    value: Float[Tensor, "1 d_model"]  # at the place
+    value: Float[Tensor, "1 width"]  # at the place
     past: Float[Tensor, "1 d_model"] | None  # sites.Reading
     a_max: Float[Tensor, " 1"]
     log_top: float  # log of the likeliest next token's probability
@@ -71,10 +71,10 @@ def output_scores(
     next-token distribution p.
 
     S_out = (1 - min_rank / |V|) * max_prob over the feature's lens tokens; rank = number of tokens with a larger logit, so 0 is the
-    likeliest. `a_max` is the largest code of what the SAE reads there unsteered, in the SAE's units; the same for every feature, because the
-    prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template: it is the beginning of
-    a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the feature's effect on running
-    text, comparable between models.
+    likeliest. `a_max` is the largest code of what the SAE reads there, unsteered, in the SAE's units; the same for every feature, because
+    the prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template: it is the
+    beginning of a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the feature's effect
+    on running text, comparable between models.
 
     delta_token_confidence = log max p(unsteered) - log max p(steered), in nats (arXiv 2510.03659), of the same steering.
 

@@ -23,15 +23,16 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
-from saesteer.engine.models import SITES
+from saesteer.core.sites import CENTRED_SITES, SITES
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta, tensor_shapes
 from saesteer.settings import SaeSettings
 from saesteer.sources.hub import Fetched, HubError, fetch_files
 from saesteer.sources.pins import is_current, pin
-from saesteer.sources.sae_sources import FORMS, SaeSource, check_hook, listed_source, residual_site, sae_source
+from saesteer.sources.sae_sources import FORMS, SaeSource, check_hook, hook_of_config, listed_source, sae_source, site_of_hook
 
 ALGORITHM_VERSION = 2
-ARCHITECTURES = ("jumprelu", "standard")
+ARCHITECTURES = ("jumprelu", "standard", "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+"""A transcoder's skip connection passes its codes by, and with them all steering."""
 _CONFIG, _WEIGHTS = FORMS["sae_lens"].configs[0], FORMS["sae_lens"].weights
 _FOLD_BLOCK = 4096
 
@@ -69,7 +70,7 @@ def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None,
 
     `cache_dir` holds Hugging Face's cache in `hub/`, null its default place.
     """
-    expected = _Spec(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
+    expected = _Spec(layer, settings.site, settings.d_model, settings.n_features)
     _check_request(expected, out)
     source = sae_source(settings, layer)
     fetched, origin = _fetch(source, settings.revision, cache_dir, expected)
@@ -304,12 +305,16 @@ def _check_config(what: str, config: Mapping[str, Any], expected: _Spec | None, 
             f"{what}: normalize_activations is {normalisation!r}, which scales each residual by its own norm; only SAEs on plain residuals,"
             " or residuals times one constant, are supported"
         )
-    if config.get("reshape_activations") not in (None, "none"):
+    if config.get("reshape_activations") not in (None, "none", "hook_z"):  # hook_z: heads are concatenated
         raise ValueError(f"{what}: reshape_activations is {config['reshape_activations']!r}; only SAEs on residuals are supported")
-    hook = config.get("metadata", config).get("hook_name")
+    hook = hook_of_config(what, config.get("metadata", config))
     if hook is None:
         raise ValueError(f"{what}: its configuration names no hook (hook_name), so this SAE's layer cannot be checked; add it to {_CONFIG}")
-    spec = _Spec(*residual_site(what, hook), config["d_in"], config["d_sae"])
+    if config.get("d_out", config["d_in"]) != config["d_in"]:
+        raise ValueError(
+            f"{what}: it reads {config['d_in']} numbers and writes {config['d_out']}; only transcoders of one width are supported"
+        )
+    spec = _Spec(*site_of_hook(what, hook), config["d_in"], config["d_sae"])
     if expected:
         check_hook(what, hook, expected.layer, expected.site)
         _check_shape(what, (spec.d_model, spec.n_features), expected)
@@ -328,7 +333,7 @@ def _plain(what: str, sae: Any, expected: _Spec | None) -> _Plain:
         W_enc, b_enc, b_dec = sae.W_enc.detach().float(), sae.b_enc.detach().float(), sae.b_dec.detach().float()
         if sae.cfg.apply_b_dec_to_input:
             b_enc = (b_enc.double() - _times(b_dec, W_enc)).float()
-        jumps = sae.cfg.architecture() == "jumprelu"
+        jumps = sae.cfg.architecture().startswith("jumprelu")
         threshold = sae.threshold.detach().float().clamp(min=0) if jumps else torch.zeros_like(b_enc)
         tensors = {"W_enc": W_enc, "b_enc": b_enc, "threshold": threshold, "W_dec": sae.W_dec.detach().float(), "b_dec": b_dec}
     shapes = tensor_shapes(spec.d_model, spec.n_features)
@@ -336,7 +341,7 @@ def _plain(what: str, sae: Any, expected: _Spec | None) -> _Plain:
         if tensors[name].shape != shape:
             raise ValueError(f"{what}: tensor {name} has shape {tuple(tensors[name].shape)}, but {shape} was expected")
     kwargs = sae.cfg.metadata.model_from_pretrained_kwargs or {}
-    centred = bool(kwargs.get("center_writing_weights", False))
+    centred = spec.site in CENTRED_SITES and bool(kwargs.get("center_writing_weights", False))
     return _Plain({name: tensors[name].contiguous() for name in shapes}, spec, sae.cfg.architecture(), centred)
 
 

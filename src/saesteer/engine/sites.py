@@ -1,19 +1,19 @@
 """Where an SAE sits in a decoder block: what its encoder reads, and where a direction of its decoder is added.
 
-The names are core.sites.SITES. A block's parts are found by what they compute, so that no family needs a line of its own: the layer is run
-once on a few tokens, and what attention and the MLP add are those two tensors that, added to the block's input, give its output to the
-bit. Where no two do (a family that scales them, say), the sites inside of its blocks are refused.
+The names are core.sites.SITES; what a block is made of is found by running it (`engine.block_parts`).
 
-| site                  | the encoder reads                                        | a direction is added to                                 |
-|-----------------------|----------------------------------------------------------|---------------------------------------------------------|
-| resid_pre, resid_post | the residual before or behind the block                  | the same                                                |
-| embedding             | the residual before block 0                              | the same                                                |
-| resid_mid             | the residual between attention and MLP                   | the same                                                |
-| attn_out              | what attention adds to the residual                      | resid_mid; of a parallel block (GPT-NeoX's) resid_post  |
-| hook_z                | attention's heads, concatenated: its output map's input  | the same                                                |
-| mlp_out               | what the MLP adds to the residual                        | resid_post                                              |
-| transcoder            | the MLP's input                                          | resid_post                                              |
-| transcoder_normalized | the same before the norm's gain and bias                 | resid_post                                              |
+| site                  | the encoder reads                                       | a direction is added to                                |
+|-----------------------|---------------------------------------------------------|--------------------------------------------------------|
+| resid_pre, resid_post | the residual before or behind the block                 | the same                                               |
+| embedding             | the residual before block 0                             | the same                                               |
+| resid_mid             | the residual between attention and MLP                  | the same                                               |
+| attn_out              | what attention adds to the residual                     | resid_mid; of a parallel block (GPT-NeoX's) resid_post |
+| hook_z                | attention's heads side by side: its output map's input  | the same                                               |
+| mlp_out               | what the MLP adds to the residual                       | resid_post                                             |
+| transcoder            | the MLP's input                                         | resid_post                                             |
+| transcoder_normalized | the same before the gain and bias of the norm           | resid_post                                             |
+
+What attention or the MLP adds is added unchanged, so adding a direction to it is adding it to the residual behind it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from saesteer.core.sites import SITES
 from saesteer.engine.adapters import attention_output, widths
+from saesteer.engine.block_parts import normalized_input, parts_of, probe_ids
 from saesteer.engine.models import (
     MIN_ROWS,
     LanguageModel,
@@ -46,17 +47,11 @@ from saesteer.engine.models import (
 
 ALGORITHM_VERSION = 1
 
-MLP_NAMES = ("mlp", "feed_forward", "ffn", "moe", "block_sparse_moe")
-"""What families call a block's MLP."""
-
-PROBE = (5, 7, 6, 7)
-"""Tokens that a layer is run on where its parts are looked for: any will do, one of them twice."""
-
 
 @dataclass(frozen=True)
 class Place:
-    """Where directions are added: the residual at a depth (models.depth_of) or, in the block behind that depth, `module`'s input (hook_z) or
-    the residual to which its output was added (resid_mid)."""
+    """Where directions are added: the residual at a depth (models.depth_of) or, in the block behind that depth, the input of `module`
+    (hook_z) or the residual to which its output was added (resid_mid)."""
 
     depth: int
     module: nn.Module | None = None
@@ -103,14 +98,15 @@ def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
         return Site(name, layer, Place(0), None)
     if name == "hook_z":
         return Site(name, layer, Place(layer, attention_output(lm, layer), is_input=True), None)
-    parts = _parts(lm, layer)
+    parts = parts_of(lm, layer)
+    added = parts.added(lm)
     if name == "mlp_out":
-        return Site(name, layer, behind, Tap(parts.added(lm).mlp, is_input=False))
+        return Site(name, layer, behind, Tap(added.mlp, is_input=False))
     if name == "transcoder":
         return Site(name, layer, behind, Tap(parts.mlp(lm).module, is_input=True))
     if name == "transcoder_normalized":
-        return Site(name, layer, behind, _normalized(lm, parts))
-    added = parts.added(lm)
+        norm, view = normalized_input(lm, parts)
+        return Site(name, layer, behind, Tap(norm, is_input=True, view=view))
     middle = Place(layer, added.attention)
     if name == "attn_out":
         return Site(name, layer, middle if added.has_middle else behind, Tap(added.attention, is_input=False))
@@ -122,134 +118,21 @@ def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
     return Site(name, layer, middle, None)
 
 
+def width_at(lm: LanguageModel, layer: int, name: str) -> int:
+    """How many numbers an SAE at a site reads, and writes."""
+    return widths(attention_output(lm, layer))[0] if name == "hook_z" else lm.d_model
+
+
 def _check_embedding(lm: LanguageModel, layer: int) -> None:
     """Refuse the embedding of models that add positions to it: TransformerLens's hook_embed is without, their block 0 is given both."""
     if layer != 0:
         raise ValueError(f"the embedding is before layer 0, but layer {layer} was asked for: name layer 0")
-    first, *_ = residual_at(lm, _probe_ids(lm), 0)
+    first, *_ = residual_at(lm, probe_ids(lm), 0)
     if not torch.equal(first[1], first[3]):
         raise ValueError(
             f"{lm.name}: it adds positions to its embedding, so that no residual is what an SAE at the embedding reads; take an SAE at"
             " resid_pre of layer 0"
         )
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of a module in a block, as the probe saw it."""
-
-    name: str
-    module: nn.Module
-    given: Tensor | None
-    made: Tensor
-
-
-@dataclass(frozen=True)
-class _Added:
-    """The modules whose outputs a block adds to the residual."""
-
-    attention: nn.Module
-    mlp: nn.Module
-    has_middle: bool  # whether the MLP reads the residual with attention's output in it
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A block's calls on the probe, in order, with the residual before and behind it."""
-
-    layer: int
-    before: Float[Tensor, "row seq d_model"]
-    behind: Float[Tensor, "row seq d_model"]
-    calls: tuple[_Call, ...]
-
-    def mlp(self, lm: LanguageModel) -> _Call:
-        """The block's MLP."""
-        found = [call for call in self.calls if call.name in MLP_NAMES]
-        if len(found) != 1 or found[0].given is None or found[0].given.shape != self.before.shape:
-            raise ValueError(f"{lm.name}: no single MLP can be made out in layer {self.layer}, so a transcoder's input is not known")
-        return found[0]
-
-    def added(self, lm: LanguageModel) -> _Added:
-        """What the block adds: the first two outputs, attention's before the MLP's, that give its output to the bit."""
-        outputs = [call for call in self.calls if call.made.shape == self.before.shape]
-        for place, attention in enumerate(outputs):
-            for mlp in outputs[place + 1 :]:
-                if self._sums_up(attention.made, mlp.made):
-                    middle = self.before + attention.made
-                    reads = (call.given for call in self.calls if call.given is not None and call.given.shape == middle.shape)
-                    return _Added(attention.module, mlp.module, any(torch.equal(given, middle) for given in reads))
-        raise ValueError(
-            f"{lm.name}: what attention and the MLP add to the residual cannot be made out in layer {self.layer} ({type(lm.model).__name__});"
-            " only SAEs at resid_pre and resid_post can be used with this family"
-        )
-
-    def _sums_up(self, attention: Tensor, mlp: Tensor) -> bool:
-        sums = (self.before + attention + mlp, self.before + mlp + attention, self.before + (attention + mlp))
-        return any(torch.equal(one, self.behind) for one in sums)
-
-
-def _probe_ids(lm: LanguageModel) -> Int[Tensor, "row seq"]:
-    return torch.tensor([PROBE] * MIN_ROWS, device=lm.device) % lm.n_vocab
-
-
-@torch.no_grad()
-def _parts(lm: LanguageModel, layer: int) -> _Parts:
-    calls: list[_Call] = []
-
-    def noted(name: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            given = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
-            made = block_residual(output)
-            if isinstance(made, Tensor):
-                calls.append(_Call(name, module, given, made.clone()))
-
-        return note
-
-    with ExitStack() as hooks:
-        for name, module in lm.blocks[layer].named_modules():
-            if name:
-                hooks.callback(module.register_forward_hook(noted(name), with_kwargs=True).remove)
-        residuals = residuals_at(lm, _probe_ids(lm), [layer, layer + 1])
-    return _Parts(layer, residuals[layer], residuals[layer + 1], tuple(calls))
-
-
-def _normalized(lm: LanguageModel, parts: _Parts) -> Tap:
-    """The MLP's input before the gain and bias of the norm that makes it (TransformerLens's ln2.hook_normalized)."""
-    mlp = parts.mlp(lm)
-    norms = [call for call in parts.calls if torch.equal(call.made, mlp.given) and getattr(call.module, "weight", None) is not None]
-    for call in norms[:1]:
-        for view in (_rms_normalized(call.module), _layer_normalized(call.module)):
-            if _is_norm(call, view(call.given)):
-                return Tap(call.module, is_input=True, view=view)
-    raise ValueError(
-        f"{lm.name}: the norm before the MLP of layer {parts.layer} is neither a LayerNorm nor an RMSNorm, so what a transcoder of normalised"
-        " residuals reads is not known"
-    )
-
-
-def _epsilon(norm: nn.Module) -> float:
-    return float(getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", 0.0))
-
-
-def _rms_normalized(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    def view(x: Tensor) -> Tensor:
-        rows = x.to(torch.promote_types(x.dtype, torch.float32))
-        return rows * (rows.square().mean(dim=-1, keepdim=True) + _epsilon(norm)).rsqrt()
-
-    return view
-
-
-def _layer_normalized(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    rms = _rms_normalized(norm)
-    return lambda x: rms(x - x.mean(dim=-1, keepdim=True))
-
-
-def _is_norm(call: _Call, normalized: Tensor) -> bool:
-    """Whether the module's output is this, times its weight (or 1 + it, in Gemma's norms), plus its bias."""
-    weight, bias = call.module.weight.to(normalized), getattr(call.module, "bias", None)
-    shift = 0 if bias is None else bias.to(normalized)
-    close = 1e-4 if call.made.dtype == torch.float32 else 2e-2
-    return any(torch.allclose(normalized * gain + shift, call.made.to(normalized), rtol=close, atol=close) for gain in (weight, 1 + weight))
 
 
 @contextmanager
@@ -296,8 +179,8 @@ def _tapped(tap: Tap, take: Callable[[Tensor], None]) -> Iterator[None]:
 
 @contextmanager
 def steered(lm: LanguageModel, site: Site, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Within the context, every forward goes on with `change(value, read)` [row seq width] in place of the value at the site's place; `read`
-    is what the encoder reads."""
+    """Within the context, every forward goes on with `change(value, read)` [row seq width] in place of the value at the site's place;
+    `read` is what the encoder reads."""
     if site.read is None:
         with changed(lm, site.place, lambda value: change(value, value)):
             yield
@@ -383,12 +266,12 @@ def hidden_after_prompt(
 
 @torch.no_grad()
 def to_residual(lm: LanguageModel, layer: int, name: str) -> Callable[[Float[Tensor, "row width"]], Float[Tensor, "row d_model"]]:
-    """What brings directions of an SAE's decoder to the residual: at hook_z attention's output map, without its bias, and the norm behind it
-    where the family has one, as if nothing else came through them; elsewhere they are there."""
+    """What brings directions of an SAE's decoder to the residual: at hook_z attention's output map, without its bias, and the norm behind
+    it where the family has one, as if nothing else came through them; elsewhere they are there."""
     if name != "hook_z":
         return lambda directions: directions
-    projection, last = attention_output(lm, layer), _parts(lm, layer).added(lm).attention
-    bias = projection(torch.zeros(MIN_ROWS, widths(projection)[0], device=lm.device, dtype=lm.dtype))[:1]
+    projection, last = attention_output(lm, layer), parts_of(lm, layer).added(lm).attention
+    bias = projection(torch.zeros(MIN_ROWS, width_at(lm, layer, name), device=lm.device, dtype=lm.dtype))[:1]
 
     @torch.no_grad()
     def through(directions: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def _saes(experiment: Experiment) -> Finding:
     sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
     check_access(sources[0].repo)
     _check_sae_size(experiment, sources[0])
-    text = f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at resid_{experiment.saes.site}"
+    text = f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at {experiment.saes.site}"
     return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
 
 
@@ -104,7 +104,8 @@ def _check_sae_size(experiment: Experiment, source: SaeSource) -> None:
     """
     saes, size = experiment.saes, weights_size(source.repo, experiment.saes.revision, source.folder)
     matrices = 2 * saes.d_model * saes.n_features
-    if any(0 <= size - matrices * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values()):
+    shapes = {matrices, matrices + saes.d_model**2} if saes.site.startswith("transcoder") else {matrices}  # with a skip connection
+    if any(0 <= size - shape * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values() for shape in shapes):
         return
     wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
     raise SettingsError(

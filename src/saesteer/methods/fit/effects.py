@@ -147,7 +147,8 @@ def _losses(lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_mode
         some = pad_rows(vectors[part], size if shape_matters(lm) else least)
         steered = (unsteered.value[None] + some[:, None, None].to(unsteered.value.dtype)).flatten(0, 1)  # [vector*text seq width]
         past = None if unsteered.past is None else unsteered.past.repeat(len(some), 1, 1)
-        predicting = hidden_after(lm, site.place, steered, past).unflatten(0, (len(some), -1))[:, *unsteered.predicting]  # [vector token d_model]
+        hidden = hidden_after(lm, site.place, steered, past).unflatten(0, (len(some), -1))
+        predicting = hidden[:, *unsteered.predicting]  # [vector token d_model]
         at_once = max(MIN_ROWS, n_rows * size // SCALING_VECTORS)
         nll = token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(some)), at_once)
         return nll.unflatten(0, (len(some), -1)).mean(dim=1)[: len(vectors[part])]

@@ -114,7 +114,7 @@ class Tokens:
         """What the encoder reads of each text."""
         return self._split(self.read)
 
-    def _split(self, rows: Float[Tensor, "token d"]) -> list[Float[Tensor, "token d"]]:
+    def _split(self, rows: Tensor) -> list[Tensor]:
         return list(rows.split(torch.bincount(self.text, minlength=self.n_texts).tolist()))
 
 

@@ -117,7 +117,7 @@ def n_output_tokens(texts: Sequence[Text]) -> int:
 
 @contextmanager
 def residual_as_leaf(lm: LanguageModel, site: Site) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Within the context, what a forward has where directions are added at a site is cut off from what made it and put into the list that is
+    """Within the context, what a forward has where a site's directions are added is cut off from what made it and put into the list that is
     given, as the leaf that gradients are taken with respect to, with what the encoder reads."""
     made: list[tuple[Tensor, Tensor]] = []
 
