@@ -97,12 +97,19 @@ def gemma_scope(folder: Path, d_model: int, n_features: int, seed: int = 0, scal
     return folder
 
 
-def gemma_scope_2(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
-    """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w."""
+def gemma_scope_2(
+    folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, transcoder: bool = False
+) -> Path:
+    """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w; a transcoder with a skip connection."""
     folder.mkdir(parents=True)
-    config = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": f"model.layers.{layer}.output"}
-    _json(folder / "config.json", config | {"width": n_features, "l0": 60, "type": "sae"})
+    config: dict[str, Any] = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "width": n_features, "l0": 60}
+    config |= {"hf_hook_point_in": f"model.layers.{layer}.output", "type": "sae"}
     weights = random_weights(d_model, n_features, seed, scale)
+    if transcoder:
+        config |= {"hf_hook_point_in": f"model.layers.{layer}.pre_feedforward_layernorm.output", "affine_connection": True}
+        config |= {"hf_hook_point_out": f"model.layers.{layer}.post_feedforward_layernorm.output", "type": "transcoder"}
+        weights["affine_skip_connection"] = torch.eye(d_model)
+    _json(folder / "config.json", config)
     save_file({name.replace("W_", "w_"): tensor for name, tensor in weights.items()}, folder / "params.safetensors")
     return folder
 

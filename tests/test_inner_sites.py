@@ -1,5 +1,5 @@
-"""Sites inside of a decoder block: what is read there, output scores, texts, code edits and methods, against plain hooks by the families' own
-names (oracles.inner_sites)."""
+"""Sites inside of a decoder block: what is read there, output scores, texts, code edits and methods, against plain hooks by the families'
+own names (oracles.inner_sites)."""
 
 import copy
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from engine_models import D_MODEL, N_LAYERS, hf_model, tiny_model, tiny_sae, tiny_tokenizer
+from engine_models import D_MODEL, N_LAYERS, narrow, tiny_model, tiny_sae, tiny_tokenizer
 from methods_world import problem
 from oracles import inner_sites
 from torch import Tensor
@@ -26,9 +26,9 @@ from saesteer.engine.generations import feature_texts
 from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids, residuals_at
-from saesteer.engine.output_score import output_scores, output_scores_from_file
+from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae
-from saesteer.methods.fit import fits, sae_ablation, sae_gradient_input, sae_gradient_output
+from saesteer.methods.fit import fits, sae_ablation, sae_gradient_input
 from saesteer.methods.fit.effects import loss_rises
 from saesteer.methods.fit.problem import Problem, Text
 from saesteer.settings.registry import METHODS
@@ -38,10 +38,7 @@ PREFIXES = {f"{number:016x}": text for number, text in enumerate([PROMPT, "ba", 
 FAMILIES = ("gemma2", "llama", "gpt2", "gpt_neox", "qwen3", "wide_heads")
 INNER = tuple(site for site in SITES if site not in ("resid_pre", "resid_post"))
 CASES = [
-    (family, site)
-    for family in FAMILIES
-    for site in INNER
-    if (family, site) not in (("gpt_neox", "resid_mid"), ("gpt2", "embedding"))
+    (family, site) for family in FAMILIES for site in INNER if (family, site) not in (("gpt_neox", "resid_mid"), ("gpt2", "embedding"))
 ]
 ROWS = pl.DataFrame(
     [(feature, factor, f"{prefix:016x}", 0) for feature in (0, 17, 40) for factor in ("0", "0.8", "10") for prefix in range(3)],
@@ -125,12 +122,16 @@ def test_greedy_texts_equal_generate_with_a_plain_hook(family: str, site: str) -
     assert len(texts) > 3
 
 
-@pytest.mark.parametrize(("family", "site"), [("gemma2", "mlp_out"), ("llama", "transcoder"), ("wide_heads", "hook_z"), ("gpt2", "attn_out")])
+@pytest.mark.parametrize(
+    ("family", "site"), [("gemma2", "mlp_out"), ("llama", "transcoder"), ("wide_heads", "hook_z"), ("gpt2", "attn_out")]
+)
 def test_a_code_edit_reads_its_site_and_writes_where_its_decoder_does(family: str, site: str) -> None:
     lm, sae, layer = given(family, site)
     edit = CodeEdit(torch.tensor([3, 50]), torch.tensor([4.0, 9.0]))
     ids = prompt_token_ids(lm, PROMPT)
-    rows = pl.DataFrame({"row": [0], "intervention": [0], "prompt": [0], "factor": ["0.5"], "stream": [0]}, schema_overrides={"stream": pl.UInt64})
+    rows = pl.DataFrame(
+        {"row": [0], "intervention": [0], "prompt": [0], "factor": ["0.5"], "stream": [0]}, schema_overrides={"stream": pl.UInt64}
+    )
     (made,) = steered_texts(lm, sae, layer, rows.cast({"row": pl.UInt32}), [edit], [ids], Sampling(8, 0.0, stop=""))
 
     def delta(x: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ def test_a_code_edit_reads_its_site_and_writes_where_its_decoder_does(family: st
 
 @pytest.mark.parametrize(("family", "site"), CASES)
 def test_factor_0_changes_no_bit(family: str, site: str) -> None:
-    lm, sae, layer = given(family, site)
+    lm, _, layer = given(family, site)
     ids = torch.tensor([[1, 40, 41, 42]] * 32)
     plain = residuals_at(lm, ids, [N_LAYERS])[N_LAYERS]
     with sites.steered(lm, sites.site_of(lm, layer, site), lambda value, _read: value + 0 * value.sum()):
@@ -177,6 +178,20 @@ def test_lens_tokens_of_heads_go_through_the_output_map_and_the_norm_behind_it(f
     expected = lens_tokens(lm, rows.detach(), 5)
     assert torch.equal(ids, expected[0])
     torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES[:-1])
+def test_in_bfloat16_a_blocks_parts_are_the_same(family: str) -> None:
+    lm = model_of(family)
+    names = {module: name for name, module in lm.model.named_modules()}
+    small = narrow(lm)
+    small_names = {module: name for name, module in small.model.named_modules()}
+    for _, site in (case for case in CASES if case[0] == family):
+        layer = 0 if site == "embedding" else 1
+        one, other = sites.site_of(lm, layer, site), sites.site_of(small, layer, site)
+        assert (names.get(one.place.module), one.place.depth) == (small_names.get(other.place.module), other.place.depth)
+        assert (one.read is None) == (other.read is None)
+        assert one.read is None or names[one.read.module] == small_names[other.read.module]
 
 
 def test_what_a_model_has_not_is_refused_by_name() -> None:
@@ -234,7 +249,9 @@ def slow_loss(lm: LanguageModel, texts: list[list[int]]) -> float:
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize(("family", "site"), [("gemma2", "mlp_out"), ("gpt2", "resid_mid"), ("wide_heads", "hook_z"), ("gpt_neox", "attn_out")])
+@pytest.mark.parametrize(
+    ("family", "site"), [("gemma2", "mlp_out"), ("gpt2", "resid_mid"), ("wide_heads", "hook_z"), ("gpt_neox", "attn_out")]
+)
 def test_the_loss_under_vectors_equals_whole_forwards_with_a_hook(family: str, site: str) -> None:
     lm, _, layer = given(family, site)
     texts = [[1, 40, 50, 60, 70, 80], [1, 33, 34], [1, 99, 98, 97]]
@@ -248,11 +265,11 @@ def test_the_loss_under_vectors_equals_whole_forwards_with_a_hook(family: str, s
 
 
 def problem_at(site: str) -> Problem:
-    """A concept with texts, features and their records, at an SAE of the site."""
+    """A concept with texts, features and their records, at an SAE of the site; half of its features fire, whatever it reads."""
     made = problem(n_texts=6)
-    width = sites.width_at(made.lm, made.layer, site)
-    assert width == made.sae.meta.d_model
-    return replace(made, sae=replace(made.sae, meta=replace(made.sae.meta, site=site)))
+    assert sites.width_at(made.lm, made.layer, site) == made.sae.meta.d_model
+    zero = torch.zeros_like(made.sae.b_enc)
+    return replace(made, sae=replace(made.sae, b_enc=zero, threshold=zero, meta=replace(made.sae.meta, site=site)))
 
 
 def test_methods_without_the_sae_work_where_its_directions_are_added() -> None:

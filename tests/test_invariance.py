@@ -204,6 +204,13 @@ STEPS = [
         )
         for family in ("gemma2", "gpt2")
     ),
+    *(pytest.param(partial(output_score_step, "gemma2", site=site), (), id=f"output score, {site}") for site in ("resid_mid", "hook_z")),
+    pytest.param(partial(output_score_step, "llama", site="transcoder"), (), id="output score, transcoder", marks=pytest.mark.exhaustive),
+    *(
+        pytest.param(partial(sweep_step, "gemma2", site=site, half=half), (), id=f"{name}, {site}", marks=pytest.mark.exhaustive)
+        for site in ("resid_mid", "hook_z", "mlp_out", "transcoder_normalized")
+        for name, half in (("sweep", False), (TILES, True))
+    ),
     pytest.param(texts_step, (), id="texts under every kind of intervention"),
     *(
         pytest.param(partial(perplexity_step, family), (), id=f"perplexity, {family}", marks=SLOW)

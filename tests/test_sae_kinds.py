@@ -49,6 +49,18 @@ KINDS = {
     "gemma_scope_2": Kind(
         {"release": "gemma-scope-2-1b-pt-res-all", "id": "layer_{layer}_width_16k_l0_small"}, 5, hub_fakes.gemma_scope_2, 30.0
     ),
+    "gemma_scope_att": Kind(
+        {"release": "gemma-scope-2b-pt-att-canonical", "id": "layer_{layer}/width_16k/canonical", "site": "hook_z"},
+        3,
+        hub_fakes.gemma_scope,
+        named=False,
+    ),
+    "gemma_scope_2_transcoder": Kind(
+        {"release": "gemma-scope-2-4b-pt-transcoders-all", "id": "layer_{layer}_width_16k_l0_big_affine", "site": "transcoder"},
+        5,
+        functools.partial(hub_fakes.gemma_scope_2, transcoder=True),
+        20.0,
+    ),
     "llama_scope": Kind({"release": "llama_scope_lxr_8x", "id": "l{layer}r_8x"}, 20, hub_fakes.llama_scope, 0.4, factor=True),
     "llama_scope_r1": Kind(
         {"release": "llama_scope_r1_distill", "id": "l{layer}r_800m_slimpajama"}, 3, hub_fakes.llama_scope_r1, 0.3, factor=True
@@ -107,8 +119,8 @@ def residuals(scale: float) -> Tensor:
 
 def written_out(name: str, folder: Path, factor: float | None, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Codes and decoder from the published tensors and the words of each release, without sae-lens."""
-    if name in ("gemma_scope", "gemma_scope_2"):
-        tensors = dict(np.load(folder / "params.npz")) if name == "gemma_scope" else load_file(folder / "params.safetensors")
+    if name.startswith("gemma_scope"):
+        tensors = dict(np.load(folder / "params.npz")) if (folder / "params.npz").exists() else load_file(folder / "params.safetensors")
         t = {key.lower(): torch.as_tensor(value).double() for key, value in tensors.items()}
         pre = x @ t["w_enc"] + t["b_enc"]
         return pre * (pre > t["threshold"]), lambda codes: codes @ t["w_dec"] + t["b_dec"]
@@ -147,7 +159,7 @@ def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Pat
     close(codes, written)
     close(decode(ours, codes), decoder(codes))
     assert 0.05 < (codes > 0).double().mean() < 0.5
-    assert (meta.site, meta.layer, meta.centred) == (f"resid_{settings.site}", kind.layer, kind.centred)
+    assert (meta.site, meta.layer, meta.centred) == (settings.site, kind.layer, kind.centred)
     assert meta.source == f"{source.repo}@{commit}/{source.folder}"
     assert meta == read_meta(out)
     assert {tensor.dtype for tensor in load_file(out).values()} == {torch.float32}
@@ -230,11 +242,27 @@ def test_an_sae_of_another_shape_is_refused_with_both(name: str, hub: Hub, tmp_p
         ({"normalize_activations": "layer_norm"}, "'layer_norm', which scales each residual by its own norm"),
         ({"normalize_activations": "constant_norm_rescale"}, "'constant_norm_rescale', which scales each residual by its own norm"),
         ({"normalize_activations": "expected_average_only_in"}, "the constant that residuals are multiplied by is not published with it"),
-        ({"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard"),
+        ({"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard, transcoder"),
         ({"architecture": "gated"}, "architecture 'gated' is not supported"),
-        ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "reads 'blocks.2.hook_mlp_out'; only the residual stream can be steered"),
-        ({"metadata": {"hook_name": "blocks.2.hook_resid_mid"}}, "reads 'blocks.2.hook_resid_mid'; only the residual stream"),
-        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "reads resid_post of layer 4, but resid_post of layer 2 was asked for"),
+        ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "is at mlp_out of layer 2, but resid_post of layer 2 was asked for"),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_mlp_in"}},
+            "reads 'blocks.2.hook_mlp_in', which is none of the sites",
+        ),
+        ({"metadata": {"hook_name": "blocks.2.mlp.hook_in"}}, "reads 'blocks.2.mlp.hook_in' and writes to 'the same place'; supported are"),
+        (
+            {"metadata": {"hook_name": "blocks.2.mlp.hook_in", "hook_name_out": "blocks.3.hook_mlp_out"}},
+            "writes to 'blocks.3.hook_mlp_out'; supported are SAEs of one place, and transcoders from an MLP's input",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_resid_mid", "hook_name_out": "blocks.2.hook_mlp_out"}},
+            "reads 'blocks.2.hook_resid_mid' and writes to 'blocks.2.hook_mlp_out'",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.attn.hook_z", "model_from_pretrained_kwargs": {"fold_value_biases": True}}},
+            "loaded with fold_value_biases, which changes what blocks.2.attn.hook_z is",
+        ),
+        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "is at resid_post of layer 4, but resid_post of layer 2 was asked for"),
         ({"metadata": {"hook_name": None}}, "names no hook"),
         ({"activation_fn_str": "tanh-relu"}, "activation function 'tanh-relu' is not supported"),
         ({"architecture": "magic"}, "architecture 'magic' is not supported"),

@@ -118,14 +118,15 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
     [
         ({"d_model": 128}, {}, "residuals of width 16, but the model's width is 128"),
         ({"n_features": 1024}, {}, "has 48 features, but 1024 were asked for"),
-        ({"layer": 5}, {}, "reads resid_post of layer 3, but resid_post of layer 5 was asked for"),
-        ({}, {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}, "reads resid_pre of layer 3, but resid_post of layer 3 was asked for"),
+        ({"layer": 5}, {}, "is at resid_post of layer 3, but resid_post of layer 5 was asked for"),
+        ({}, {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}, "is at resid_pre of layer 3, but resid_post of layer 3 was asked for"),
         ({}, {"metadata": {"hook_name": None}}, "names no hook"),
-        ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "reads 'blocks.3.hook_mlp_out'; only the residual stream"),
-        ({"site": "mlp_out"}, {}, "site 'mlp_out' is not supported; supported: resid_post"),
+        ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "is at mlp_out of layer 3, but resid_post"),
+        ({"site": "resid_late"}, {}, "site 'resid_late' is not supported; supported: resid_pre, resid_mid, resid_post"),
+        ({"site": "mlp_out"}, {}, "is at resid_post of layer 3, but mlp_out of layer 3 was asked for"),
         ({}, {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
-        ({}, {"reshape_activations": "hook_z", "metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "reshape_activations is 'hook_z'"),
-        ({}, {"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard"),
+        ({}, {"reshape_activations": "something"}, "reshape_activations is 'something'"),
+        ({}, {"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard, transcoder"),
     ],
 )
 def test_convert_refuses(expected: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:

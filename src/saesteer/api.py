@@ -150,7 +150,7 @@ def steer(
 ) -> pl.DataFrame:
     """Continue each prompt while steering with each feature at each factor; factor 0 is the unsteered model.
 
-    At the last position of every forward, factor * a_max * decoder direction is added to the residual stream, a_max being the largest
+    At the last position of every forward, factor * a_max * decoder direction is added where the SAE writes, a_max being the largest
     activation of any feature there (P1, section 3). `sampling` None is P1's: at most 20 tokens, temperature 0.7 among the 50 likeliest, up
     to the first full stop. A text depends on the model, the SAE, `seed` and its own row alone, not on what else is asked for. Columns:
     feature, factor, prompt, sample, text, token_ids, n_tokens, stopped.

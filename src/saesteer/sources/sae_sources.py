@@ -124,7 +124,7 @@ def check_hook(what: str, hook: str, layer: int, site: str) -> None:
     """Refuse an SAE of another layer or site than the experiment's."""
     own = site_of_hook(what, hook)
     if own != (layer, site):
-        raise SettingsError(f"{what}: this SAE is one of {own[1]} of layer {own[0]}, but {site} of layer {layer} was asked for")
+        raise SettingsError(f"{what}: this SAE is at {own[1]} of layer {own[0]}, but {site} of layer {layer} was asked for")
 
 
 def site_of_hook(what: str, hook: str) -> tuple[int, str]:

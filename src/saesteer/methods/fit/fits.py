@@ -104,8 +104,8 @@ def _features(intervention: Intervention) -> list[int]:
 
 @torch.no_grad()
 def residual_change(problem: Problem, intervention: Intervention, neutral: Sequence[Sequence[int]]) -> tuple[float | None, float]:
-    """(mean norm of the change that factor 1 makes where the SAE's directions are added, mean norm of what lies there unsteered), over every
-    token of the neutral prompts but the first; no change is given for added text."""
+    """(mean norm of the change that factor 1 makes where the SAE's directions are added, mean norm of what lies there unsteered), over
+    every token of the neutral prompts but the first; no change is given for added text."""
     lm, site = problem.lm, problem.site
     which, factor = torch.zeros(MIN_ROWS, dtype=torch.long, device=lm.device), torch.ones(MIN_ROWS, device=lm.device)
     changes: list[Float[Tensor, " token"]] = []
