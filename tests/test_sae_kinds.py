@@ -107,6 +107,7 @@ def by_sae_lens(source: SaeSource, folder: Path) -> Any:
 
     converter = small if source.loader == "gemma_2" else None
     sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)
+    sae.turn_off_forward_pass_hook_z_reshaping()  # heads come side by side
     return sae.to(torch.float64)
 
 
