@@ -124,14 +124,14 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
         ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "is at mlp_out of layer 3, but resid_post"),
         ({"site": "resid_late"}, {}, "site 'resid_late' is not supported; supported: resid_pre, resid_mid, resid_post"),
         ({"site": "mlp_out"}, {}, "is at resid_post of layer 3, but mlp_out of layer 3 was asked for"),
-        ({}, {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        ({}, {"normalize_activations": "covariance_whitening"}, "normalize_activations is 'covariance_whitening'; fold it"),
         ({}, {"reshape_activations": "something"}, "reshape_activations is 'something'"),
-        ({}, {"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard, transcoder"),
+        ({}, {"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its codes have signs"),
     ],
 )
 def test_convert_refuses(expected: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", **changes)
-    if changes.get("architecture") == "topk":
+    if changes.get("architecture") == "abstopk":
         tensors = load_file(source / "sae_weights.safetensors")
         save_file({name: tensor for name, tensor in tensors.items() if name != "threshold"}, source / "sae_weights.safetensors")
     with pytest.raises(ValueError, match=message) as caught:
@@ -155,7 +155,9 @@ def test_convert_refuses_damaged_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sae_weights\.safetensors: not a readable safetensors file"):
         convert(source)
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match=r"sae_weights\.safetensors: no such file"):
+    with pytest.raises(
+        ValueError, match=r"source is no SAE in a form that is known here: it lacks source/sae_weights\.safetensors \(sae_lens\) or"
+    ):
         convert(source)
 
 

@@ -92,6 +92,15 @@ def features(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> No
 
 
 @app.command()
+def saes(pattern: Annotated[str, typer.Argument(help="Regular expression for release, model or repository; none: all.")] = "") -> None:
+    """List the SAEs that sae-lens knows: release, model, place, width, number, Neuronpedia's name, and whether they can be used here."""
+    from saesteer.report.sae_docs import release_lines, releases
+
+    for line in release_lines(releases(pattern)):
+        typer.echo(line)
+
+
+@app.command()
 def export(
     experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write v1/MODEL/SOURCE/... into.")],

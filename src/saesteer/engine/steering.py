@@ -29,7 +29,7 @@ from saesteer.engine.interventions import (
     tensors_of,
 )
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.saes import Sae, encoder_input, largest_code
+from saesteer.engine.saes import Sae, encode, encoder_input, largest_code, written_size
 from saesteer.engine.sites import Site, steered
 
 ALGORITHM_VERSION = 2
@@ -135,6 +135,7 @@ class _CodeEdits:
 
     sae: Sae
     site: Site
+    features: Int[Tensor, "row k"]
     encoder: Float[Tensor, "row k d_model"]
     bias: Float[Tensor, "row k"]
     threshold: Float[Tensor, "row k"]
@@ -143,18 +144,23 @@ class _CodeEdits:
     given: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        tensors = ("encoder", "bias", "threshold", "decoder", "values", "given")
+        tensors = ("features", "encoder", "bias", "threshold", "decoder", "values", "given")
         return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         return steered(lm, self.site, self._edited)
 
     def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        change = (self.values[:, None] - self._codes(read)) * self.given[:, None]  # [row seq k]
+        written = change * written_size(self.sae.meta, read)[:, :, None]
+        return value + torch.einsum("rsk,rkd->rsd", written, self.decoder).to(value.dtype)
+
+    def _codes(self, read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq k"]:
+        if self.sae.meta.k is not None:  # which codes are kept depends on all of them
+            return encode(self.sae, read).gather(2, self.features[:, None].expand(-1, read.shape[1], -1))
         rows = encoder_input(self.sae, read).to(self.encoder)
         pre = torch.einsum("rsd,rkd->rsk", rows, self.encoder) + self.bias[:, None]
-        codes = pre.masked_fill(pre <= self.threshold[:, None], 0)
-        change = (self.values[:, None] - codes) * self.given[:, None]  # [row seq k]
-        return value + torch.einsum("rsk,rkd->rsd", change, self.decoder).to(value.dtype)
+        return pre.masked_fill(pre <= self.threshold[:, None], 0)
 
 
 def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _CodeEdits:
@@ -165,7 +171,7 @@ def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor
     given = stacked([torch.ones_like(one.values).to(factor) for one in interventions])
     features = stacked([one.features.to(factor.device) for one in interventions])
     encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
-    return _CodeEdits(sae, site, encoder, bias, threshold, decoder, values, given)
+    return _CodeEdits(sae, site, features, encoder, bias, threshold, decoder, values, given)
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,11 @@ def repo_size(repo: str, revision: str | None) -> int:
     return sum(listing[name] for name in model_files(repo, listing))
 
 
-def weights_size(repo: str, revision: str | None, inside: str) -> int:
-    """Bytes of the weights (safetensors, npz) in a folder of a repository."""
+def file_sizes(repo: str, revision: str | None, inside: str) -> dict[str, int]:
+    """Bytes of each file in a folder of a repository, "" its top."""
     with _explained(repo, revision):
         _, listing = _with_retries(lambda: _hub_listing(repo, revision, inside))
-    return sum(size for name, size in listing.items() if name.endswith((".safetensors", ".npz")))
+    return listing
 
 
 def check_access(repo: str) -> None:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
-from saesteer.sources.hub import check_access, model_config, repo_size, weights_size
+from saesteer.sources.hub import check_access, file_sizes, model_config, repo_size
 from saesteer.sources.pins import MODELS, model_settings
-from saesteer.sources.sae_sources import SaeSource, sae_source
+from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.workflow.checks import check_files, check_model_config
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
@@ -92,24 +92,29 @@ def _saes(experiment: Experiment) -> Finding:
         return Finding("ok", "SAEs", f"{experiment.saes.path}: checked with the files")
     sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
     check_access(sources[0].repo)
-    _check_sae_size(experiment, sources[0])
-    text = f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at {experiment.saes.site}"
+    first = _check_sae_size(experiment, sources[0])
+    text = f"{len(sources)} of {first.repo} in the form {first.loader}, at {experiment.saes.site}"
     return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
 
 
-def _check_sae_size(experiment: Experiment, source: SaeSource) -> None:
-    """Refuse SAEs whose weights cannot be of the shape asked for, by the first one's size on the hub.
+def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
+    """The first SAE with its form; refused when its weights cannot be of the shape asked for, by their size on the hub.
 
-    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds, firing rates) and headers.
+    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds) and headers.
     """
-    saes, size = experiment.saes, weights_size(source.repo, experiment.saes.revision, source.folder)
+    saes, listing = experiment.saes, file_sizes(source.repo, experiment.saes.revision, folder_of(source))
+    source = with_form(source, listing)
+    weights = files_of(source).weights
+    if weights not in listing:
+        raise SettingsError(f"{source.repo} has no {weights}, which {source.name} consists of: correct saes.id or saes.revision")
+    size = listing[weights]
     matrices = 2 * saes.d_model * saes.n_features
     shapes = {matrices, matrices + saes.d_model**2} if saes.site.startswith("transcoder") else {matrices}  # with a skip connection
     if any(0 <= size - shape * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values() for shape in shapes):
-        return
+        return source
     wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
     raise SettingsError(
-        f"{source.name} has {size:,} bytes of weights in {source.repo}/{source.folder}, but {_shape(experiment)} has {wanted}, and a bit:"
+        f"{source.name} has {size:,} bytes of weights in {source.repo}/{weights}, but {_shape(experiment)} has {wanted}, and a bit:"
         " correct saes.d_model and saes.n_features, or saes.id"
     )
 

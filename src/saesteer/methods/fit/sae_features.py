@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.engine.models import LanguageModel
+from saesteer.engine.saes import written_size
 from saesteer.engine.sites import Site, steered
 from saesteer.methods.fit.problem import Abstains, Problem, Text
 
@@ -98,8 +99,11 @@ def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
 
 def addition(problem: Problem, feature: int) -> Addition:
     """Steering with one feature: factor 1 adds max_act * W_dec[f] everywhere (P4, arXiv 2501.17148, section 4), what the feature writes in
-    its largest record. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale."""
+    its largest record. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale. An SAE that
+    divides its input by its size writes in units of that size: the median over the concept's texts."""
     strength = largest_record(problem, feature)
+    if problem.sae.meta.scale is not None:
+        strength *= float(written_size(problem.sae.meta, problem.positive_tokens.read).median())
     norm = float(problem.sae.W_dec[feature].float().norm())
     return Addition(direction(problem, feature), strength * norm, features=(feature,))
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.saes import encode
+from saesteer.engine.saes import encode, written_size
 from saesteer.methods.fit.problem import Problem, Text, text_batches
 from saesteer.methods.fit.sae_features import addition, best, candidates, n_output_tokens, residual_as_leaf, scored
 from saesteer.methods.fit.training import text_loss
@@ -39,7 +39,8 @@ def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tenso
         for text, row, slope in zip(some, read, gradient, strict=True):
             output = slice(text.n_context, len(text.ids))
             along = slope[output].to(sae.W_dec) @ sae.W_dec.T  # [token n_features]
-            rise -= n_output_tokens(some) / n_output_tokens(texts) * (encode(sae, row[output]) * along).sum(dim=0).double()
+            written = encode(sae, row[output]) * written_size(sae.meta, row[output])[:, None]
+            rise -= n_output_tokens(some) / n_output_tokens(texts) * (written * along).sum(dim=0).double()
     return rise
 
 
