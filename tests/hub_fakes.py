@@ -221,6 +221,17 @@ def sparsify(folder: Path, d_model: int, n_features: int, k: int = 5, seed: int 
     return folder
 
 
+def transcoder_mw(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A ReLU transcoder as in mwhanna's: one file a layer, the encoder transposed, and what W&B kept of the run, misspelt in some."""
+    folder.mkdir(parents=True)
+    sizes = {"d_model": {"value": d_model}, "d_feature": {"value": n_features}, "batch_size": {"value": 64}}
+    _json(folder / "wanb-config.yaml", sizes)  # JSON is YAML
+    _json(folder / "config.yaml", {"model_name": "Qwen/Qwen3-4B"})
+    weights = _relu_weights(d_model, n_features, seed, scale)
+    save_file(weights | {"W_enc": weights["W_enc"].T.contiguous()}, folder / f"layer_{layer}.safetensors")
+    return folder
+
+
 def dictionary(
     folder: Path,
     layer: int,

@@ -70,6 +70,13 @@ KINDS = {
         {"release": "gpt2-small-res-jb", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 8, hub_fakes.res_jb, 3.0, centred=True
     ),
     "res_sm": Kind({"release": "pythia-70m-deduped-res-sm", "id": "blocks.{layer}.hook_resid_post"}, 3, hub_fakes.res_sm),
+    "gemma_scope_1_transcoder": Kind(
+        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_54", "site": "transcoder_normalized"},
+        3,
+        hub_fakes.gemma_scope,
+        2.0,
+        named=False,
+    ),
     "openai_v5": Kind(
         {"release": "gpt2-small-resid-post-v5-32k", "id": "blocks.{layer}.hook_resid_post"}, 4, hub_fakes.openai_v5, 5.0, rows="layer_norm"
     ),
@@ -114,12 +121,15 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def by_sae_lens(source: SaeSource, folder: Path) -> Any:
     """sae-lens' SAE, downloaded by itself; Gemma Scope's guessed width is replaced, since the fake is smaller than any published one."""
     from sae_lens import SAE
-    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader
+    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader, gemma_2_transcoder_huggingface_loader
+
+    guessing = {"gemma_2": gemma_2_sae_huggingface_loader, "gemma_2_transcoder": gemma_2_transcoder_huggingface_loader}
 
     def small(cfg_overrides: dict[str, Any], **options: Any) -> Any:
-        return gemma_2_sae_huggingface_loader(cfg_overrides=cfg_overrides | {"d_in": D_MODEL, "d_sae": N_FEATURES}, **options)
+        sizes = {"d_in": D_MODEL, "d_sae": N_FEATURES} | ({"d_out": D_MODEL} if source.loader == "gemma_2_transcoder" else {})
+        return guessing[str(source.loader)](cfg_overrides=cfg_overrides | sizes, **options)
 
-    converter = small if source.loader == "gemma_2" else None
+    converter = small if source.loader in guessing else None
     sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)
     sae.turn_off_forward_pass_hook_z_reshaping()  # heads come side by side
     return sae.to(torch.float64)

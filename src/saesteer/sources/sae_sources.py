@@ -311,7 +311,7 @@ def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
         return f"blocks.{match[1]}.{_LAYER_HOOKS.get(loader, 'hook_resid_post')}" if match else None
     if loader == "dictionary_learning_1" and (told := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
         return told
-    match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_\w+)", f"{sae_id} {folder}")
+    match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_(?:resid_(?:pre|mid|post)|\w+))", f"{sae_id} {folder}")
     return f"blocks.{match[1]}.{'attn.hook_z' if match[2] == 'hook_z' else match[2]}" if match else None
 
 
