@@ -19,7 +19,7 @@ saes, manifest = job.experiment.saes, job.outputs["manifest"]
 
 def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
-    expected = {"layer": layer, "site": f"resid_{saes.site}", "d_model": saes.d_model, "n_features": saes.n_features}
+    expected = {"layer": layer, "site": saes.site, "d_model": saes.d_model, "n_features": saes.n_features}
     made_from = {
         "decoder_rows": saes.decoder_rows,
         "source_digest": pin(source, suffixes=SAE_FILES)["digest"],

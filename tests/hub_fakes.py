@@ -97,12 +97,19 @@ def gemma_scope(folder: Path, d_model: int, n_features: int, seed: int = 0, scal
     return folder
 
 
-def gemma_scope_2(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
-    """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w."""
+def gemma_scope_2(
+    folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, transcoder: bool = False
+) -> Path:
+    """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w; a transcoder with a skip connection."""
     folder.mkdir(parents=True)
-    config = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": f"model.layers.{layer}.output"}
-    _json(folder / "config.json", config | {"width": n_features, "l0": 60, "type": "sae"})
+    config: dict[str, Any] = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "width": n_features, "l0": 60}
+    config |= {"hf_hook_point_in": f"model.layers.{layer}.output", "type": "sae"}
     weights = random_weights(d_model, n_features, seed, scale)
+    if transcoder:
+        config |= {"hf_hook_point_in": f"model.layers.{layer}.pre_feedforward_layernorm.output", "affine_connection": True}
+        config |= {"hf_hook_point_out": f"model.layers.{layer}.post_feedforward_layernorm.output", "type": "transcoder"}
+        weights["affine_skip_connection"] = torch.eye(d_model)
+    _json(folder / "config.json", config)
     save_file({name.replace("W_", "w_"): tensor for name, tensor in weights.items()}, folder / "params.safetensors")
     return folder
 
@@ -211,6 +218,17 @@ def sparsify(folder: Path, d_model: int, n_features: int, k: int = 5, seed: int 
     weights = _relu_weights(d_model, n_features, seed, scale)
     tensors = {"encoder.weight": weights["W_enc"].T.contiguous(), "encoder.bias": weights["b_enc"]}
     save_file(tensors | {name: weights[name] for name in ("W_dec", "b_dec")}, folder / "sae.safetensors")
+    return folder
+
+
+def transcoder_mw(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A ReLU transcoder as in mwhanna's: one file a layer, the encoder transposed, and what W&B kept of the run, misspelt in some."""
+    folder.mkdir(parents=True)
+    sizes = {"d_model": {"value": d_model}, "d_feature": {"value": n_features}, "batch_size": {"value": 64}}
+    _json(folder / "wanb-config.yaml", sizes)  # JSON is YAML
+    _json(folder / "config.yaml", {"model_name": "Qwen/Qwen3-4B"})
+    weights = _relu_weights(d_model, n_features, seed, scale)
+    save_file(weights | {"W_enc": weights["W_enc"].T.contiguous()}, folder / f"layer_{layer}.safetensors")
     return folder
 
 

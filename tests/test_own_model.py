@@ -148,7 +148,7 @@ def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.Mo
     documented = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/own-models.md").read_text(), re.DOTALL)
     assert written in documented
     own = load_experiment("my-model", tmp_path)
-    assert (own.saes.path, own.saes.site, own.saes.d_model, own.saes.n_features) == ("my/saes/layer_{layer}", "post", 2048, 16384)
+    assert (own.saes.path, own.saes.site, own.saes.d_model, own.saes.n_features) == ("my/saes/layer_{layer}", "resid_post", 2048, 16384)
     assert (own.layers, own.model.bos, own.input_score.tokens) == ((4, 8, 12), "always", "retokenised")
     with pytest.raises(SettingsError, match=r"my-model\.yaml is there already"):
         write_experiment("my-model", Path("my/model"), Path("my/saes"), None, Path())
@@ -176,7 +176,7 @@ def test_init_finds_the_pattern_of_the_saes(
         (tmp_path / "saes" / folder / "cfg.json").write_text(json.dumps(config))
     write_experiment("own", Path("my/model"), Path(given), None, Path())
     own = load_experiment("own", tmp_path)
-    assert (own.saes.path, own.saes.site) == (pattern, "pre")
+    assert (own.saes.path, own.saes.site) == (pattern, "resid_pre")
     assert own.layers == ((3,) if folders == ["best"] else (3, 11))
 
 

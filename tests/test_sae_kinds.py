@@ -50,6 +50,18 @@ KINDS = {
     "gemma_scope_2": Kind(
         {"release": "gemma-scope-2-1b-pt-res-all", "id": "layer_{layer}_width_16k_l0_small"}, 5, hub_fakes.gemma_scope_2, 30.0
     ),
+    "gemma_scope_att": Kind(
+        {"release": "gemma-scope-2b-pt-att-canonical", "id": "layer_{layer}/width_16k/canonical", "site": "hook_z"},
+        3,
+        hub_fakes.gemma_scope,
+        named=False,
+    ),
+    "gemma_scope_2_transcoder": Kind(
+        {"release": "gemma-scope-2-4b-pt-transcoders-all", "id": "layer_{layer}_width_16k_l0_big_affine", "site": "transcoder"},
+        5,
+        functools.partial(hub_fakes.gemma_scope_2, transcoder=True),
+        20.0,
+    ),
     "llama_scope": Kind({"release": "llama_scope_lxr_8x", "id": "l{layer}r_8x"}, 20, hub_fakes.llama_scope, 0.4, factor=True),
     "llama_scope_r1": Kind(
         {"release": "llama_scope_r1_distill", "id": "l{layer}r_800m_slimpajama"}, 3, hub_fakes.llama_scope_r1, 0.3, factor=True
@@ -58,6 +70,13 @@ KINDS = {
         {"release": "gpt2-small-res-jb", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 8, hub_fakes.res_jb, 3.0, centred=True
     ),
     "res_sm": Kind({"release": "pythia-70m-deduped-res-sm", "id": "blocks.{layer}.hook_resid_post"}, 3, hub_fakes.res_sm),
+    "gemma_scope_1_transcoder": Kind(
+        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_54", "site": "transcoder_normalized"},
+        3,
+        hub_fakes.gemma_scope,
+        2.0,
+        named=False,
+    ),
     "openai_v5": Kind(
         {"release": "gpt2-small-resid-post-v5-32k", "id": "blocks.{layer}.hook_resid_post"}, 4, hub_fakes.openai_v5, 5.0, rows="layer_norm"
     ),
@@ -102,13 +121,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def by_sae_lens(source: SaeSource, folder: Path) -> Any:
     """sae-lens' SAE, downloaded by itself; Gemma Scope's guessed width is replaced, since the fake is smaller than any published one."""
     from sae_lens import SAE
-    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader
+    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader, gemma_2_transcoder_huggingface_loader
+
+    guessing = {"gemma_2": gemma_2_sae_huggingface_loader, "gemma_2_transcoder": gemma_2_transcoder_huggingface_loader}
 
     def small(cfg_overrides: dict[str, Any], **options: Any) -> Any:
-        return gemma_2_sae_huggingface_loader(cfg_overrides=cfg_overrides | {"d_in": D_MODEL, "d_sae": N_FEATURES}, **options)
+        sizes = {"d_in": D_MODEL, "d_sae": N_FEATURES} | ({"d_out": D_MODEL} if source.loader == "gemma_2_transcoder" else {})
+        return guessing[str(source.loader)](cfg_overrides=cfg_overrides | sizes, **options)
 
-    converter = small if source.loader == "gemma_2" else None
+    converter = small if source.loader in guessing else None
     sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)
+    sae.turn_off_forward_pass_hook_z_reshaping()  # heads come side by side
     return sae.to(torch.float64)
 
 
@@ -138,8 +161,8 @@ def written_out(name: str, folder: Path, factor: float | None, x: Tensor) -> tup
         return (z + t["b_gate"] > 0) * (z * t["r_mag"].exp() + t["b_mag"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
     if name == "mistral_wg":
         x = x * (D_MODEL**0.5 / x.norm(dim=-1, keepdim=True))
-    if name in ("gemma_scope", "gemma_scope_2"):
-        tensors = dict(np.load(folder / "params.npz")) if name == "gemma_scope" else load_file(folder / "params.safetensors")
+    if name.startswith("gemma_scope"):
+        tensors = dict(np.load(folder / "params.npz")) if (folder / "params.npz").exists() else load_file(folder / "params.safetensors")
         t = {key.lower(): torch.as_tensor(value).double() for key, value in tensors.items()}
         pre = x @ t["w_enc"] + t["b_enc"]
         return pre * (pre > t["threshold"]), lambda codes: codes @ t["w_dec"] + t["b_dec"]
@@ -179,7 +202,7 @@ def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Pat
     close(codes, written)
     close(decode(ours, codes), decoder(codes))
     assert 0.05 < (codes > 0).double().mean() < 0.5
-    assert (meta.site, meta.layer, meta.centred) == (f"resid_{settings.site}", kind.layer, kind.centred or kind.rows == "layer_norm")
+    assert (meta.site, meta.layer, meta.centred) == (settings.site, kind.layer, kind.centred or kind.rows == "layer_norm")
     assert (meta.k, meta.scale) == (
         {"openai_v5": 7, "saebench_topk": 6}.get(name),
         {"layer_norm": "std", "norm": "rms", None: None}[kind.rows],
@@ -268,9 +291,25 @@ def test_an_sae_of_another_shape_is_refused_with_both(name: str, hub: Hub, tmp_p
         ({"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its codes have signs"),
         ({"architecture": "matryoshka_batchtopk", "k": 5}, "it is the form for training; save it with sae-lens' save_inference_model"),
         ({"architecture": "temporal"}, "its codes depend on the tokens before"),
-        ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "reads 'blocks.2.hook_mlp_out'; only the residual stream can be steered"),
-        ({"metadata": {"hook_name": "blocks.2.hook_resid_mid"}}, "reads 'blocks.2.hook_resid_mid'; only the residual stream"),
-        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "reads resid_post of layer 4, but resid_post of layer 2 was asked for"),
+        ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "is at mlp_out of layer 2, but resid_post of layer 2 was asked for"),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_mlp_in"}},
+            "reads 'blocks.2.hook_mlp_in', which is none of the sites",
+        ),
+        ({"metadata": {"hook_name": "blocks.2.mlp.hook_in"}}, "reads 'blocks.2.mlp.hook_in' and writes to 'the same place'; supported are"),
+        (
+            {"metadata": {"hook_name": "blocks.2.mlp.hook_in", "hook_name_out": "blocks.3.hook_mlp_out"}},
+            "writes to 'blocks.3.hook_mlp_out'; supported are SAEs of one place, and transcoders from an MLP's input",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_resid_mid", "hook_name_out": "blocks.2.hook_mlp_out"}},
+            "reads 'blocks.2.hook_resid_mid' and writes to 'blocks.2.hook_mlp_out'",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.attn.hook_z", "model_from_pretrained_kwargs": {"fold_value_biases": True}}},
+            "loaded with fold_value_biases, which changes what blocks.2.attn.hook_z is",
+        ),
+        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "is at resid_post of layer 4, but resid_post of layer 2 was asked for"),
         ({"metadata": {"hook_name": None}}, "names no hook"),
         ({"activation_fn_str": "tanh-relu"}, "activation function 'tanh-relu' is not supported"),
         ({"architecture": "magic"}, "architecture 'magic' is not supported"),

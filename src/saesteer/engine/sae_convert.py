@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import save, save_file
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
-from saesteer.engine.models import SITES
+from saesteer.core.sites import SITES
 from saesteer.engine.sae_plain import Plain, Spec, check_config, check_shape, plain, with_unit_rows
 from saesteer.engine.sae_read import config_of, npz_shape, read
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta
@@ -40,7 +40,7 @@ def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None,
 
     `cache_dir` holds Hugging Face's cache in `hub/`, null its default place.
     """
-    expected = Spec(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
+    expected = Spec(layer, settings.site, settings.d_model, settings.n_features)
     _check_request(expected, out)
     source, fetched, origin = _fetch(sae_source(settings, layer), settings.revision, cache_dir, expected)
     made_from = {"decoder_rows": settings.decoder_rows, "converter_version": ALGORITHM_VERSION}
@@ -59,7 +59,7 @@ def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: i
 
 def check_sae(settings: SaeSettings, layer: int, cache_dir: Path | None) -> None:
     """Refuse the SAE of a layer that conversion would refuse, by its configuration; of one on the hub, that alone is fetched."""
-    expected = Spec(layer, f"resid_{settings.site}", settings.d_model, settings.n_features)
+    expected = Spec(layer, settings.site, settings.d_model, settings.n_features)
     if settings.path is None:
         _configured(sae_source(settings, layer), settings.revision, cache_dir, expected)
     else:

@@ -13,10 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saesteer.core.sites import CENTRED_SITES
 from saesteer.engine.saes import tensor_shapes
-from saesteer.sources.sae_sources import check_hook, residual_site
+from saesteer.sources.sae_sources import check_hook, hook_of_config, site_of_hook
 
-ARCHITECTURES = ("jumprelu", "standard", "topk", "gated")
+ARCHITECTURES = (
+    "jumprelu",
+    "standard",
+    "topk",
+    "gated",
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+)
+"""Those that can be used. A transcoder's skip connection passes its codes by, and with them all steering."""
 _REFUSED = {
     "abstopk": "its codes have signs, so that none is the largest",
     "matching_pursuit": "its codes are found one after the other, each from what the others left",
@@ -64,12 +75,18 @@ def check_config(what: str, config: Mapping[str, Any], expected: Spec | None, sc
         reason = _REFUSED.get(architecture, f"supported: {', '.join(ARCHITECTURES)}")
         raise ValueError(f"{what}: architecture {architecture!r} is not supported; {reason}")
     _check_normalisation(what, config.get("normalize_activations") or "none", scale_known)
-    if config.get("reshape_activations") not in (None, "none"):
+    if config.get("reshape_activations") not in (None, "none", "hook_z"):  # hook_z: heads come side by side
         raise ValueError(f"{what}: reshape_activations is {config['reshape_activations']!r}; only SAEs on residuals are supported")
-    hook = config.get("metadata", config).get("hook_name")
+    hook = hook_of_config(what, config.get("metadata", config))
     if hook is None:
         raise ValueError(f"{what}: its configuration names no hook (hook_name), so this SAE's layer cannot be checked; add it to cfg.json")
-    spec = Spec(*residual_site(what, hook), config["d_in"], config["d_sae"])
+    spec = Spec(*site_of_hook(what, hook), config["d_in"], config["d_sae"])
+    if config.get("d_out", spec.d_model) != spec.d_model:
+        raise ValueError(
+            f"{what}: it reads {spec.d_model} numbers and writes {config['d_out']}; only transcoders of one width are supported"
+        )
+    if spec.site not in CENTRED_SITES and config.get("normalize_activations") in ("layer_norm", "constant_norm_rescale"):
+        raise ValueError(f"{what}: normalize_activations is {config['normalize_activations']!r}, which is not supported at {spec.site}")
     if expected:
         check_hook(what, hook, expected.layer, expected.site)
         check_shape(what, (spec.d_model, spec.n_features), expected)
@@ -104,7 +121,7 @@ def plain(what: str, sae: Any, expected: Spec | None) -> Plain:
         {name: tensors[name].contiguous() for name in shapes},
         spec,
         sae.cfg.architecture(),
-        centred=bool(kwargs.get("center_writing_weights", False)) or normalisation == "layer_norm",
+        centred=spec.site in CENTRED_SITES and (bool(kwargs.get("center_writing_weights", False)) or normalisation == "layer_norm"),
         k=min(sae.cfg.k, spec.n_features) if sae.cfg.architecture() == "topk" else None,
         scale={"layer_norm": "std", "constant_norm_rescale": "rms"}.get(normalisation),
     )
@@ -130,7 +147,9 @@ def _tensors(sae: Any) -> dict[str, Tensor]:
     else:
         b_enc = sae.b_enc.detach().float()
         # sae-lens applies a ReLU before the threshold, so a negative threshold acts as 0.
-        threshold = sae.threshold.detach().float().clamp(min=0) if sae.cfg.architecture() == "jumprelu" else torch.zeros_like(b_enc)
+        threshold = (
+            sae.threshold.detach().float().clamp(min=0) if sae.cfg.architecture().startswith("jumprelu") else torch.zeros_like(b_enc)
+        )
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):  # codes are those of unit decoder rows
         norm = W_dec.norm(dim=1)
         W_enc, b_enc, W_dec = W_enc * norm, b_enc * norm, W_dec / norm[:, None]

@@ -132,9 +132,9 @@ def _overrides(source: SaeSource, fetched: Fetched) -> dict[str, Any]:
     """What replaces sae-lens' reading or guessing of a configuration: its own list's corrections, and what the files say."""
     listed = dict(source.overrides)
     files = files_of(source)
-    if source.loader == "gemma_2" and files.weights in fetched.files:  # width and number of features are guessed from names
+    if files.weights.endswith(".npz") and files.weights in fetched.files:  # width and number of features are guessed from names
         d_model, n_features = npz_shape(fetched.folder / files.weights)
-        return listed | {"d_in": d_model, "d_sae": n_features}
+        return listed | {"d_in": d_model, "d_sae": n_features} | ({"d_out": d_model} if source.loader == "gemma_2_transcoder" else {})
     if source.loader == "sae_lens":
         _check_activation(source.name, _json(fetched.folder / files.configs[0]) | listed)
     if source.loader == "dictionary_learning_1":

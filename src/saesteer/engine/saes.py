@@ -47,11 +47,11 @@ class SaeMeta:
     source: str  #: the folder it was converted from, as it was given
     source_digest: str  #: of the source's config and weights (saesteer.sources.pins)
     converter_version: int  #: ALGORITHM_VERSION of saesteer.engine.sae_convert
-    architecture: str  #: the source's: jumprelu, standard, topk or gated
-    site: str  #: residual site it reads: resid_post (a block's output) or resid_pre (its input)
+    architecture: str  #: the source's: jumprelu, standard, topk, gated, or a transcoder's
+    site: str  #: what it reads and where it writes (saesteer.engine.sites)
     centred: bool  #: whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
-    layer: int  #: decoder block it reads
-    d_model: int  #: width of the residual
+    layer: int  #: decoder block that it sits in
+    d_model: int  #: width of what it reads and writes, the residual's but at hook_z
     n_features: int  #: of its codes
     sha256: str  #: of the converted safetensors file
     k: int | None = None  #: codes that each row keeps, its largest (TopK); None: all above their thresholds

@@ -1,4 +1,4 @@
-"""Where a published SAE lies: release and id -> repository, folder, form, residual site, Neuronpedia's name.
+"""Where a published SAE lies: release and id -> repository, folder, form, site, Neuronpedia's name.
 
 Read from the list that ships with sae-lens (pretrained_saes.yaml) without importing sae-lens, which takes seconds; of the list's 1.5 MB
 only the entry of the release that is asked for is parsed.
@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from saesteer.core.sites import SITES
 from saesteer.settings import SaeSettings, SettingsError
 
 
@@ -44,13 +45,14 @@ FORMS = {
     "sparsify": Form(("{path}/cfg.json",), "{path}/sae.safetensors"),
     "dictionary_learning_1": Form(("{path}/config.json",), "{path}/ae.pt"),
     "gemma_2": Form((), "{path}/params.npz", config_first=False),
+    "gemma_2_transcoder": Form((), "{path}/params.npz", config_first=False),
     "gemma_3": Form((), "{path}/params.safetensors", optional=("{path}/config.json",), config_first=False),
     "llama_scope": Form(("{path}/hyperparams.json",), "{path}/checkpoints/final.safetensors"),
     "llama_scope_r1_distill": Form(("{path}/config.json",), "{path}/sae_weights.safetensors"),
-    "connor_rob_hook_z": Form(("{stem}_cfg.json",), "{path}"),
     "deepseek_r1": Form((), "{path}"),
     "goodfire": Form((), "{path}"),
     "qwen_scope": Form((), "{path}"),
+    "mwhanna_transcoder": Form((), "{path}", optional=("config.yaml", "wandb-config.yaml", "wanb-config.yaml"), config_first=False),
 }
 """sae-lens' name of a loader -> the form that it reads, for those that can be converted. Weights named .pt are pickled: of them nothing
 but tensors is read."""
@@ -59,17 +61,28 @@ _TOLD_BY_FILES = ("sae_lens", "sparsify", "dictionary_learning_1", "gemma_2", "g
 """Forms of folders that are in no list."""
 
 _REFUSED = {
-    "gemma_2_transcoder": "it is a transcoder (MLP input to MLP output), not an SAE of the residual stream",
-    "mntss_clt_layer_transcoder": "it is a transcoder across layers, not an SAE of the residual stream",
-    "mwhanna_transcoder": "it is a transcoder (MLP input to MLP output), not an SAE of the residual stream",
+    "connor_rob_hook_z": "it was trained on heads from which TransformerLens had taken the value biases, and the model's own have them",
+    "mntss_clt_layer_transcoder": "it is a cross-layer transcoder, which writes to many layers",
     "temporal": "its codes depend on the tokens before (attention), so they are no function of one residual",
 }
-_SITES = ("resid_pre", "resid_post")
-_HOOKS = (
-    (re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post)"), None),
-    (re.compile(r"(?:model\.layers|gpt_neox\.layers|transformer\.h)\.(\d+)()"), "resid_post"),
-)
-"""Spellings of a hook's name: TransformerLens' and Hugging Face's (a block's output)."""
+_BLOCK = r"(?:blocks|model\.layers|model\.language_model\.layers|gpt_neox\.layers|transformer\.h)\.(\d+)"
+_SITES = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "hook_attn_out": "attn_out",
+    "attn.hook_z": "hook_z",
+    "hook_mlp_out": "mlp_out",
+    "mlp.hook_in": "transcoder",
+    "ln2.hook_normalized": "transcoder_normalized",
+    "": "resid_post",
+    "output": "resid_post",
+    "self_attn.o_proj.input": "hook_z",
+    "pre_feedforward_layernorm.output": "transcoder",
+    "post_feedforward_layernorm.output": "mlp_out",
+}
+"""A hook's name behind the block's, as TransformerLens and (from the empty one on) Hugging Face have it -> the site; `hook_mlp_in` is none,
+since sae-lens names two places so, the residual before the norm and, of Gemma Scope 2, the norm's output."""
 _MODULES = (
     (re.compile(r"resid_post_layer_(\d+)"), "blocks.{}.hook_resid_post"),
     (re.compile(r"mlp_out_layer_(\d+)"), "blocks.{}.hook_mlp_out"),
@@ -110,7 +123,7 @@ def sae_source(settings: SaeSettings, layer: int) -> SaeSource:
     else:
         source = listed_source(str(settings.release), sae_id)
     if source.hook is not None:
-        check_hook(source.name, source.hook, layer, f"resid_{settings.site}")
+        check_hook(source.name, source.hook, layer, settings.site)
     return source
 
 
@@ -126,9 +139,11 @@ def refusal(source: SaeSource) -> str | None:
     """Why an SAE cannot be used, as far as its form and its names tell; None where they do not forbid it."""
     if source.loader not in FORMS:
         return f"{_REFUSED.get(str(source.loader), 'this form is not known here')} (the form {source.loader})"
+    if source.loader == "gemma_3" and source.folder.startswith("clt"):
+        return "it is a cross-layer transcoder, which writes to many layers"
     try:
         if source.hook is not None:
-            residual_site("", source.hook)
+            site_of_hook("", source.hook)
     except SettingsError as error:
         return str(error).removeprefix(": ")
     return None
@@ -180,19 +195,42 @@ def neuronpedia_source(settings: SaeSettings, layer: int) -> str | None:
 
 
 def check_hook(what: str, hook: str, layer: int, site: str) -> None:
-    """Refuse an SAE that reads another layer or site than the experiment's."""
-    read = residual_site(what, hook)
-    if read != (layer, site):
-        raise SettingsError(f"{what}: this SAE reads {read[1]} of layer {read[0]}, but {site} of layer {layer} was asked for")
+    """Refuse an SAE of another layer or site than the experiment's."""
+    own = site_of_hook(what, hook)
+    if own != (layer, site):
+        raise SettingsError(f"{what}: this SAE is at {own[1]} of layer {own[0]}, but {site} of layer {layer} was asked for")
 
 
-def residual_site(what: str, hook: str) -> tuple[int, str]:
-    """Layer and site that a hook's name stands for; refused where it is not the residual stream."""
-    matches = ((pattern.fullmatch(hook), named) for pattern, named in _HOOKS)
-    read = next(((int(match[1]), named or match[2]) for match, named in matches if match), None)
-    if read is None or read[1] not in _SITES:
-        raise SettingsError(f"{what}: it reads {hook!r}; only the residual stream can be steered: {' or '.join(_SITES)} of a layer")
-    return read
+def site_of_hook(what: str, hook: str) -> tuple[int, str]:
+    """Layer and site that the name of the hook that is read stands for; a place where nothing can be steered is refused."""
+    if hook == "hook_embed":
+        return 0, "embedding"
+    match = re.fullmatch(_BLOCK + r"(?:\.(.+))?", hook)
+    site = _SITES.get(match[2] or "") if match else None
+    if match is None or site is None:
+        raise SettingsError(f"{what}: it reads {hook!r}, which is none of the sites that can be steered: {', '.join(SITES)}")
+    return int(match[1]), site
+
+
+def hook_of_config(what: str, config: Mapping[str, Any]) -> str | None:
+    """The hook that a configuration says is read; a transcoder is refused where it is not told what it reads and that it writes to its own
+    layer's MLP output, and an SAE whose model was changed in a way that moves what it reads."""
+    hook, out = config.get("hook_name"), config.get("hook_name_out")
+    if hook is None:
+        return None
+    if re.fullmatch(r"blocks\.\d+\.hook_mlp_in", hook) and config.get("hf_hook_name"):
+        hook = str(config["hf_hook_name"])
+    layer, site = site_of_hook(what, hook)
+    is_transcoder = site.startswith("transcoder")
+    if is_transcoder != (out is not None) or out not in (None, f"blocks.{layer}.hook_mlp_out"):
+        raise SettingsError(
+            f"{what}: it reads {hook!r} and writes to {out or 'the same place'!r}; supported are SAEs of one place, and transcoders from an"
+            " MLP's input to its layer's hook_mlp_out"
+        )
+    folded = {"transcoder": "fold_ln", "hook_z": "fold_value_biases"}.get(site)
+    if folded and (config.get("model_from_pretrained_kwargs") or {}).get(folded):
+        raise SettingsError(f"{what}: its model was loaded with {folded}, which changes what {hook} is; such an SAE is not supported")
+    return hook
 
 
 def _id(settings: SaeSettings, layer: int) -> str:
@@ -270,15 +308,23 @@ def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
         return f"blocks.{match[1]}.{hooks[match[2]]}" if match else None
     if loader in _LAYERS:
         match = re.search(_LAYERS[loader], folder)
-        return f"blocks.{match[1]}.hook_resid_post" if match else None
+        return f"blocks.{match[1]}.{_LAYER_HOOKS.get(loader, 'hook_resid_post')}" if match else None
     if loader == "dictionary_learning_1" and (told := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
         return told
-    match = re.search(r"blocks\.\d+\.(?:hook_resid_(?:pre|mid|post)|(?:\w+\.)*hook_\w+)", f"{sae_id} {folder}")
-    return match[0] if match else None
+    match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_(?:resid_(?:pre|mid|post)|\w+))", f"{sae_id} {folder}")
+    return f"blocks.{match[1]}.{'attn.hook_z' if match[2] == 'hook_z' else match[2]}" if match else None
 
 
-_LAYERS = {"deepseek_r1": r"l(\d+)", "goodfire": r"-l(\d+)\.pth?$", "qwen_scope": r"layer(\d+)\.sae\.pt$"}
-"""Loader -> where a file's name has the layer, of SAEs that all read resid_post."""
+_LAYERS = {
+    "deepseek_r1": r"l(\d+)",
+    "goodfire": r"-l(\d+)\.pth?$",
+    "qwen_scope": r"layer(\d+)\.sae\.pt$",
+    "gemma_2_transcoder": r"layer_(\d+)/",
+    "mwhanna_transcoder": r"layer_(\d+)\.safetensors$",
+}
+"""Loader -> where a file's name has the layer, of SAEs that all have one site."""
+_LAYER_HOOKS = {"gemma_2_transcoder": "ln2.hook_normalized", "mwhanna_transcoder": "mlp.hook_in"}
+"""What they read; the others resid_post."""
 
 
 def hook_of_module(name: str) -> str | None:
@@ -297,6 +343,6 @@ def _gemma_scope_hook(repo: str, folder: str) -> str | None:
 
 def _gemma_scope_2_hook(folder: str) -> str | None:
     layer = re.search(r"layer_(\d+)", folder)
-    hooks = {"resid_post": "hook_resid_post", "attn_out": "attn.hook_z", "mlp_out": "hook_mlp_out"}
-    hooks |= {"transcoder": "hook_mlp_in", "clt": "hook_mlp_in"}
-    return next((f"blocks.{layer[1]}.{hook}" for part, hook in hooks.items() if folder.startswith(part)), None) if layer else None
+    hooks = {"resid_post": "blocks.{}.hook_resid_post", "attn_out": "blocks.{}.attn.hook_z", "mlp_out": "blocks.{}.hook_mlp_out"}
+    hooks |= {"transcoder": "model.layers.{}.pre_feedforward_layernorm.output"}
+    return next((hook.format(layer[1]) for part, hook in hooks.items() if folder.startswith(part)), None) if layer else None

@@ -112,8 +112,12 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
     text = config.get("text_config", config)  # multimodal models keep their language model's settings in there
     width = text.get("hidden_size", text.get("n_embd"))
     n_layers = text.get("num_hidden_layers", text.get("n_layer"))
+    what = "a residual stream"
+    if experiment.saes.site == "hook_z":
+        n_heads = text.get("num_attention_heads", text.get("n_head"))
+        width, what = n_heads * (text.get("head_dim") or width // n_heads), f"{n_heads} heads with together a width"
     if width != experiment.saes.d_model:
-        raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has a residual stream of {width}")
+        raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has {what} of {width}")
     beyond = [layer for layer in experiment.layers if layer >= n_layers]
     if beyond:
         raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {source} has layers 0 to {n_layers - 1}")

@@ -11,7 +11,7 @@ from typing import Any
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_text
 from saesteer.core.tokens import LEAST_ROUND_TRIP, load_tokens
-from saesteer.sources.sae_sources import residual_site
+from saesteer.sources.sae_sources import hook_of_config, site_of_hook
 
 _CONFIG = "cfg.json"
 _LATE = 0.625
@@ -64,7 +64,7 @@ class _Saes:
 
     pattern: str  # `{layer}` for the layer
     layers: tuple[int, ...]
-    site: str  # post or pre
+    site: str
     hook: str  # of the first one
     d_model: int
     n_features: int
@@ -128,19 +128,17 @@ def _read_saes(path: Path) -> _Saes:
         listed = ", ".join(f"{site} {d_model} x {n_features}" for site, d_model, n_features in kinds)
         raise SettingsError(f"{path} holds {len(read)} SAEs of {len(layers)} layers ({listed}): name one a layer, as FOLDER/{{layer}}/REST")
     _, site, d_model, n_features, hook, prepends_bos = next(iter(read.values()))
-    return _Saes(_pattern(path, layers), tuple(sorted(layers)), site.removeprefix("resid_"), hook, d_model, n_features, prepends_bos)
+    return _Saes(_pattern(path, layers), tuple(sorted(layers)), site, hook, d_model, n_features, prepends_bos)
 
 
 def _read_sae(folder: Path) -> tuple[int, str, int, int, str, bool]:
     """Layer, site, width, number of features, hook, and whether texts had a beginning-of-sequence token, of one SAE."""
     config = _json(folder / _CONFIG)
     metadata = config.get("metadata", config)
-    if missing := [key for key, values in (("hook_name", metadata), ("d_in", config), ("d_sae", config)) if values.get(key) is None]:
-        raise SettingsError(
-            f"{folder / _CONFIG} has no {missing[0]}: is it an SAE in sae-lens's form? Add the key, or write the file by hand"
-        )
-    hook = metadata["hook_name"]
-    return *residual_site(str(folder), hook), config["d_in"], config["d_sae"], hook, bool(metadata.get("prepend_bos"))
+    hook, sizes = hook_of_config(str(folder), metadata), [config.get("d_in"), config.get("d_sae")]
+    if hook is None or None in sizes:
+        raise SettingsError(f"{folder / _CONFIG} lacks hook_name, d_in or d_sae: it is no SAE in sae-lens's form; write the file by hand")
+    return *site_of_hook(str(folder), hook), config["d_in"], config["d_sae"], hook, bool(metadata.get("prepend_bos"))
 
 
 def _folders(path: Path) -> list[Path]:

@@ -104,7 +104,7 @@ def _saes(experiment: Experiment, cache: Path | None) -> Finding:
     check_access(sources[0].repo)
     first = _check_sae_size(experiment, sources[0])
     _check_configurations(experiment, experiment.layers[:1], cache)
-    text = f"{len(sources)} of {first.repo} in the form {first.loader}, at resid_{experiment.saes.site}"
+    text = f"{len(sources)} of {first.repo} in the form {first.loader}, at {experiment.saes.site}"
     return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
 
 
@@ -131,7 +131,8 @@ def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
         raise SettingsError(f"{source.repo} has no {weights}, which {source.name} consists of: correct saes.id or saes.revision")
     size = listing[weights]
     matrices = 2 * saes.d_model * saes.n_features
-    if any(0 <= size - matrices * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values()):
+    shapes = {matrices, matrices + saes.d_model**2} if saes.site.startswith("transcoder") else {matrices}  # with a skip connection
+    if any(0 <= size - shape * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values() for shape in shapes):
         return source
     wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
     raise SettingsError(

@@ -14,8 +14,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import MIN_ROWS, pad_rows, residual_at
+from saesteer.engine.models import MIN_ROWS, pad_rows
 from saesteer.engine.saes import encode_some, written_size
+from saesteer.engine.sites import reading
 from saesteer.methods.fit.problem import Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.methods.fit.sae_features import addition, best, n_output_tokens, ranked, with_auroc
 from saesteer.methods.fit.training import summed_losses
@@ -35,18 +36,23 @@ def _rises(problem: Problem, texts: tuple[Text, ...], chosen: list[int]) -> Floa
     a feature removed in every forward."""
     lm, ids = problem.lm, padded_ids(problem.lm, texts)
     outputs = output_mask(texts, lm.device)
-    residual = residual_at(lm, ids, problem.depth)  # [text seq d_model]
-    codes = encode_some(problem.sae, residual, chosen) * outputs[:, :, None]  # [text seq feature]
-    directions, size = problem.sae.W_dec[chosen], written_size(problem.sae.meta, residual)
-    unchanged = summed_losses(lm, problem.depth, pad_rows(residual), pad_rows(ids), pad_rows(outputs))
+    made = reading(lm, ids, problem.site)  # [text seq width]
+    codes = encode_some(problem.sae, made.read, chosen) * outputs[:, :, None]  # [text seq feature]
+    directions, size = problem.sae.W_dec[chosen], written_size(problem.sae.meta, made.read)
+
+    def losses_of(value: Tensor, rows: Tensor) -> Float64[Tensor, " row"]:
+        past = None if made.past is None else made.past[rows]
+        return summed_losses(lm, problem.site.place, value, past, ids[rows], outputs[rows])
+
+    every = pad_rows(torch.arange(len(texts), device=lm.device))
+    unchanged = losses_of(made.value[every], every)
     # Only where it fires: removing what is not there changes nothing.
     feature, text = (codes.amax(dim=1) > 0).T.nonzero(as_tuple=True)
     rise = torch.zeros(len(chosen), len(texts), dtype=torch.float64, device=lm.device)
     for start in range(0, len(text), MIN_ROWS):
         features, rows = feature[start : start + MIN_ROWS], text[start : start + MIN_ROWS]
         written = (codes[rows, :, features] * size[rows])[:, :, None] * directions[features][:, None]
-        without = residual[rows] - written.to(residual.dtype)
-        losses = summed_losses(lm, problem.depth, *(pad_rows(part) for part in (without, ids[rows], outputs[rows])))
+        losses = losses_of(pad_rows(made.value[rows] - written.to(made.value.dtype)), pad_rows(rows))
         rise[features, rows] = losses[: len(rows)] - unchanged[rows]
     return rise.sum(dim=1).cpu()
 
