@@ -105,13 +105,17 @@ def loaded(folder: Path, values: dict[str, Any]) -> Experiment:
 
 
 def test_what_belongs_to_the_shipped_model_is_not_inherited_by_another(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="saes.path, records.texts, concepts.topics, perplexity.model, judge.oracle would be tiny's"):
+    with pytest.raises(
+        SettingsError, match="saes.path, records.texts, concepts.topics, perplexity.model.path, judge.oracle would be tiny's"
+    ):
         loaded(tmp_path, OWN)
     for section in GIVEN:
-        with pytest.raises(SettingsError, match=rf"but {section}\.\w+ would be tiny's .*kind: none"):
+        with pytest.raises(SettingsError, match=rf"but {section}\.[\w.]+ would be tiny's .*kind: none"):
             loaded(tmp_path, OWN | {name: given for name, given in GIVEN.items() if name != section})
     own = loaded(tmp_path, OWN | GIVEN)
     assert (own.seed_of_world, own.sweep.n_prefixes) == (None, 20)
+    fine_tuned = loaded(tmp_path, OWN | GIVEN | {"perplexity": {"model": {"path": "data/world/reference_model"}}})
+    assert str(fine_tuned.perplexity.model.path) == "data/world/reference_model"  # as in tiny, but said
     assert loaded(tmp_path, OWN | {"model": {"dtype": "bfloat16"}}).seed_of_world == 0
 
 

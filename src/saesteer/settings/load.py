@@ -68,7 +68,9 @@ def _merged(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     return _extended(path, str(base), _merged(str(base), folder, (*seen, name)), values) if base else values
 
 
-_OF_THE_SHIPPED_MODEL = (("saes", "path"), ("records", "texts"), ("concepts", "topics"), ("perplexity", "model"), ("judge", "oracle"))
+_OF_THE_SHIPPED_MODEL = tuple(
+    tuple(key.split(".")) for key in ("saes.path", "records.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
+)
 """Keys of an experiment on the shipped world whose values were made for its model."""
 
 
@@ -78,7 +80,7 @@ def _extended(path: Path, base: str, inherited: dict[str, Any], values: dict[str
     merged = _overlaid(inherited, values)
     if inherited.get("seed_of_world") is None or _origin(merged) == _origin(inherited):
         return merged
-    kept = [".".join(key) for key in _OF_THE_SHIPPED_MODEL if (value := _at(merged, key)) is not None and value == _at(inherited, key)]
+    kept = [".".join(key) for key in _OF_THE_SHIPPED_MODEL if _at(merged, key) is not None and _at(values, key) is None]
     if kept:
         raise SettingsError(
             f"{path}: its model is not that of {base}, which it extends, but {', '.join(kept)} would be {base}'s and belong to the shipped"
