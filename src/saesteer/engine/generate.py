@@ -37,8 +37,9 @@ from saesteer.engine.continuation import (
 )
 from saesteer.engine.interventions import Intervention, WeightChange
 from saesteer.engine.memory import Halving, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, depth_of, prefills
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
 from saesteer.engine.saes import Sae
+from saesteer.engine.sites import Site, site_of
 from saesteer.engine.steering import changes_prompt, steering_of, together
 
 ALGORITHM_VERSION = 2
@@ -66,7 +67,7 @@ class _Run:
 
     lm: LanguageModel
     sae: Sae
-    depth: int
+    site: Site
     interventions: Sequence[Intervention]
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
@@ -92,12 +93,12 @@ def steered_texts(
     `rows` has row (a number of the caller's), intervention and prompt (places in the sequences), factor (a decimal string) and stream
     (UInt64, core.counter_rng.streams: what its random numbers are drawn from). `prompts` are token ids.
     """
-    depth = depth_of(lm, layer, sae.meta.site)
+    site = site_of(lm, layer, sae.meta.site)
     if rows.is_empty():
         return
     check_length(lm, max(len(prompts[place]) for place in rows["prompt"].unique()) + sampling.max_new_tokens)
     ending = ending_tokens(lm, sampling.stop)
-    run = _Run(lm, sae, depth, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), Prefixes(lm))
+    run = _Run(lm, sae, site, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), Prefixes(lm))
     halving = Halving("texts", lm.device)
     for length, group in _groups(run, rows):
         full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
@@ -186,7 +187,7 @@ def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
     which = torch.tensor([used[place] for place in chunk["intervention"]], device=run.lm.device)
     factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
     factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=run.lm.device)
-    return steering_of(run.lm, [run.interventions[place] for place in used], which, factor, run.sae, run.depth)
+    return steering_of(run.lm, [run.interventions[place] for place in used], which, factor, run.sae, run.site)
 
 
 def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Steering, length: int, tile: int | None) -> list[Cache]:
