@@ -146,6 +146,18 @@ def test_a_code_edit_reads_its_site_and_writes_where_its_decoder_does(family: st
     assert made["token_ids"][0].to_list() == expected[: made["n_tokens"][0]]
 
 
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
+def test_an_sae_of_rows_of_one_size_writes_in_units_of_the_rows_that_it_reads(site: str) -> None:
+    """Not of those that it is added to."""
+    lm, sae, layer = given("gemma2", site)
+    sae = replace(sae, threshold=sae.threshold / 10, meta=replace(sae.meta, scale="rms"))
+    ids = prompt_token_ids(lm, PROMPT)
+    row = inner_sites.read(lm.model, ids, layer, site)[-1]
+    size = row.square().mean().sqrt()
+    table = output_scores(lm, sae, layer, [5], torch.tensor([[40, 41]]), PROMPT, 10.0)
+    assert table["a_max"][0] == pytest.approx(float(size * inner_sites.codes(sae, row / size).max()), rel=1e-5)
+
+
 @pytest.mark.parametrize(("family", "site"), CASES)
 def test_factor_0_changes_no_bit(family: str, site: str) -> None:
     lm, _, layer = given(family, site)

@@ -20,11 +20,12 @@ from torch import Tensor
 
 import saesteer
 from saesteer.engine.interventions import Addition, CodeEdit
-from saesteer.engine.models import depth_of, residual_at
+from saesteer.engine.models import residual_at
 from saesteer.engine.output_score import output_scores, output_scores_from_file
 from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
 from saesteer.engine.sae_read import read
 from saesteer.engine.saes import Sae, encode, encode_some, largest_code, largest_code_in_file, load_sae, written_size
+from saesteer.engine.sites import site_of
 from saesteer.engine.steering import steering_of
 from saesteer.settings import SaeSettings
 from saesteer.sources.hub import Fetched
@@ -145,7 +146,7 @@ def test_sparsify_by_its_formula(tmp_path: Path) -> None:
         ("layers.3", {"signed": True}, "signed is set in its cfg.json"),
         ("layers.3", {"transcode": True}, "transcode is set in its cfg.json"),
         ("layers.3", {"activation": "groupmax"}, "activation 'groupmax' is not supported; supported: topk"),
-        ("layers.4", {}, "reads resid_post of layer 4, but resid_post of layer 3 was asked for"),
+        ("layers.4", {}, "is at resid_post of layer 4, but resid_post of layer 3 was asked for"),
         ("lm_head", {}, "the folder names no place in a model; those of sparsify are called layers.10"),
     ],
 )
@@ -192,7 +193,7 @@ def test_dictionaries_equal_sae_lens(kind: str, hub: Hub, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"dict_class": "CrossCoder"}, "dictionaries of class 'CrossCoder' are not supported; supported: AutoEncoder, "),
-        ({"submodule_name": "mlp_out_layer_3"}, "reads 'blocks.3.hook_mlp_out'; only the residual stream"),
+        ({"submodule_name": "mlp_out_layer_3"}, "is at mlp_out of layer 3, but resid_post of layer 3 was asked for"),
         ({"submodule_name": "somewhere"}, "reads 'somewhere', which is no known place"),
         ({"activation_dim": 24}, "width 24, but the model's width is 16"),
     ],
@@ -333,12 +334,13 @@ KINDS = [(3, None), (None, "std"), (None, "rms"), (3, "std")]
 @pytest.mark.parametrize(("k", "scale"), KINDS)
 def test_additions_and_code_edits_are_in_units_of_the_residuals_size(k: int | None, scale: str | None) -> None:
     lm, sae = tiny_model("llama"), special(k, scale)
-    residual = residual_at(lm, torch.tensor([[1, 5, 9, 4]] * 32), depth_of(lm, 2, "resid_post"))
+    site = site_of(lm, 2, "resid_post")
+    residual = residual_at(lm, torch.tensor([[1, 5, 9, 4]] * 32), site.place.depth)
     features = torch.tensor([4, int(encode(sae, residual[0, 3]).argmax()), 50])
     edit = CodeEdit(features, torch.tensor([2.0, 0.5, 1.0]))
     factor, which = torch.full((32,), 1.5), torch.zeros(32, dtype=torch.long)
-    edited = steering_of(lm, [edit], which, factor, sae, 3)._edited(residual)
-    added = steering_of(lm, [Addition(sae.W_dec[7], None, "last")], which, factor, sae, 3)._added(residual)
+    edited = steering_of(lm, [edit], which, factor, sae, site)._edited(residual, residual)
+    added = steering_of(lm, [Addition(sae.W_dec[7], None, "last")], which, factor, sae, site)._added(residual, residual)
     for position in range(4):
         codes, size = codes_in_its_units(sae, residual[0, position])
         change = sum((1.5 * float(value) - codes[f]) * size * sae.W_dec[f] for f, value in zip(features, edit.values, strict=True))

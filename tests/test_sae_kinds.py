@@ -56,6 +56,15 @@ KINDS = {
         hub_fakes.gemma_scope,
         named=False,
     ),
+    "gemma_scope_transcoder": Kind(
+        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_76", "site": "transcoder_normalized"},
+        0,
+        hub_fakes.gemma_scope,
+        named=False,
+    ),
+    "qwen3_transcoder": Kind(
+        {"release": "mwhanna-qwen3-4b-transcoders", "id": "layer_{layer}", "site": "transcoder"}, 3, hub_fakes.qwen3_transcoder
+    ),
     "gemma_scope_2_transcoder": Kind(
         {"release": "gemma-scope-2-4b-pt-transcoders-all", "id": "layer_{layer}_width_16k_l0_big_affine", "site": "transcoder"},
         5,
@@ -114,12 +123,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def by_sae_lens(source: SaeSource, folder: Path) -> Any:
     """sae-lens' SAE, downloaded by itself; Gemma Scope's guessed width is replaced, since the fake is smaller than any published one."""
     from sae_lens import SAE
-    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader
+    from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
 
     def small(cfg_overrides: dict[str, Any], **options: Any) -> Any:
-        return gemma_2_sae_huggingface_loader(cfg_overrides=cfg_overrides | {"d_in": D_MODEL, "d_sae": N_FEATURES}, **options)
+        sizes = {"d_in": D_MODEL, "d_sae": N_FEATURES} | ({"d_out": D_MODEL} if "transcoder" in str(source.loader) else {})
+        return NAMED_PRETRAINED_SAE_LOADERS[str(source.loader)](cfg_overrides=cfg_overrides | sizes, **options)
 
-    converter = small if source.loader == "gemma_2" else None
+    converter = small if str(source.loader).startswith("gemma_2") else None
     sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)
     sae.turn_off_forward_pass_hook_z_reshaping()  # heads come side by side
     return sae.to(torch.float64)
@@ -165,6 +175,9 @@ def written_out(name: str, folder: Path, factor: float | None, x: Tensor) -> tup
             threshold = t["log_jumprelu_threshold"].exp()
         pre = (factor * x) @ t["encoder.weight"].T + t["encoder.bias"]
         return pre * (pre > threshold), lambda codes: (codes @ t["decoder.weight"].T + t["decoder.bias"]) / factor
+    if name == "qwen3_transcoder":
+        t = {key: value.double() for key, value in load_file(folder).items()}
+        return (x @ t["W_enc"].T + t["b_enc"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
     t = {key: value.double() for key, value in load_file(folder / "sae_weights.safetensors").items()}
     return ((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
 
@@ -177,7 +190,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = KINDS[name]
     source, folder = made(kind, tmp_path / "repo")
-    (folder / source.folder / "decoy.pt").write_bytes(b"not wanted")
+    ((folder / source.folder).parent / "decoy.pt").write_bytes(b"not wanted")
     commit = hub.add(source.repo, folder)
     theirs = by_sae_lens(source, folder)
     settings, out, n_before = settings_of(kind), tmp_path / "out" / "sae.safetensors", len(hub.requests)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from saesteer.settings import SettingsError
-from saesteer.sources.sae_sources import SaeSource, every_source, refusal
+from saesteer.sources.sae_sources import SaeSource, every_source, refusal, site_of_hook
 
 _WIDTH = re.compile(r"width_(\d+[km])|width-(2pow\d+)|-[Ww](\d+[Kk])\b|[-_](\d+x)\b|v5_(\d+k)|resid_pre_(\d+)\b")
 """How names tell the number of features; 8x is eight times the model's width."""
@@ -20,7 +20,7 @@ class Release:
 
     name: str
     model: str
-    sites: tuple[str, ...]  # places that they read, as TransformerLens names them
+    sites: tuple[str, ...]  # core.sites
     widths: tuple[str, ...]  # as names tell them; none where they do not
     n: int
     neuronpedia: str | None  # of the first that has one
@@ -53,7 +53,12 @@ def _release(name: str, model: str, reason: str | None, sources: list[SaeSource]
 
 
 def _site(source: SaeSource) -> str:
-    return re.sub(r"^blocks\.\d+\.(hook_)?", "", source.hook).removeprefix("hook_") if source.hook else "by its files"
+    if source.hook is None:
+        return "by its files"
+    try:
+        return site_of_hook(source.name, source.hook)[1]
+    except SettingsError:
+        return source.hook
 
 
 def _width(source: SaeSource) -> str | None:
