@@ -92,11 +92,13 @@ class Parts:
 
 
 def probe_ids(lm: LanguageModel) -> Int[Tensor, "row seq"]:
+    """The tokens of `PROBE`, `MIN_ROWS` times."""
     return torch.tensor([PROBE] * MIN_ROWS, device=lm.device) % lm.n_vocab
 
 
 @torch.no_grad()
 def parts_of(lm: LanguageModel, layer: int) -> Parts:
+    """The parts of a layer's block, from one forward that stops behind it."""
     calls: list[Call] = []
 
     def noted(name: str) -> Callable[..., None]:
@@ -104,7 +106,7 @@ def parts_of(lm: LanguageModel, layer: int) -> Parts:
             given = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
             made = block_residual(output)
             if isinstance(made, Tensor):
-                calls.append(Call(name, module, given, made.clone()))
+                calls.append(Call(name, module, None if given is None else given.clone(), made.clone()))
 
         return note
 
