@@ -97,18 +97,6 @@ def gemma_scope(folder: Path, d_model: int, n_features: int, seed: int = 0, scal
     return folder
 
 
-def qwen3_transcoder(file: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
-    """A ReLU transcoder as in mwhanna's for Qwen3: a file a layer at the repository's top, configurations beside it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sizes = {"d_model": d_model, "d_feature": n_features, "batch_size": 4096}
-    lines = [f"{name}:\n  value: {value}\n" for name, value in sizes.items()]
-    (file.parent / "wanb-config.yaml").write_text("".join(lines), encoding="utf-8")
-    (file.parent / "config.yaml").write_text("model_name: Qwen/Qwen3-4B\nfeature_input_hook: mlp.hook_in\n", encoding="utf-8")
-    weights = _relu_weights(d_model, n_features, seed, scale)
-    save_file(weights | {"W_enc": weights["W_enc"].T.contiguous()}, file)
-    return file
-
-
 def gemma_scope_2(
     folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, transcoder: bool = False
 ) -> Path:
@@ -230,6 +218,17 @@ def sparsify(folder: Path, d_model: int, n_features: int, k: int = 5, seed: int 
     weights = _relu_weights(d_model, n_features, seed, scale)
     tensors = {"encoder.weight": weights["W_enc"].T.contiguous(), "encoder.bias": weights["b_enc"]}
     save_file(tensors | {name: weights[name] for name in ("W_dec", "b_dec")}, folder / "sae.safetensors")
+    return folder
+
+
+def transcoder_mw(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A ReLU transcoder as in mwhanna's: one file a layer, the encoder transposed, and what W&B kept of the run, misspelt in some."""
+    folder.mkdir(parents=True)
+    sizes = {"d_model": {"value": d_model}, "d_feature": {"value": n_features}, "batch_size": {"value": 64}}
+    _json(folder / "wanb-config.yaml", sizes)  # JSON is YAML
+    _json(folder / "config.yaml", {"model_name": "Qwen/Qwen3-4B"})
+    weights = _relu_weights(d_model, n_features, seed, scale)
+    save_file(weights | {"W_enc": weights["W_enc"].T.contiguous()}, folder / f"layer_{layer}.safetensors")
     return folder
 
 

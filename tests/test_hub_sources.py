@@ -48,8 +48,8 @@ def test_every_listed_sae_is_found_or_refused_by_name(directory: dict[str, Any])
                 n_refused += 1
                 assert sae["id"] in message
                 assert any(word in message for word in ("transcoder", "none of the sites", "codes depend", "heads"))
-    assert n_resolved > 3000
-    assert n_refused > 40
+    assert n_resolved > 1600
+    assert 0 < n_refused < 50
 
 
 def _guesses(name: str) -> list[tuple[int, str]]:

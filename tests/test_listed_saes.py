@@ -41,13 +41,15 @@ def test_counts_are_those_of_sae_lens_own_list() -> None:
     total, usable = sum(one.n for one in ours), sum(one.n for one in ours if one.reason is None)
     assert f"| {total:,} | {usable:,} |" in classes_markdown().splitlines()[-1]
     assert len(releases_markdown().splitlines()) == 2 + len(ours)
-    assert usable >= 13816
+    assert usable == total - 41
 
 
 def test_principled_refusals() -> None:
     refused = {one.form: one.reason or "" for one in releases() if one.reason}
     assert "cross-layer transcoder" in refused["mntss_clt_layer_transcoder"]
     assert "codes depend on the tokens before" in refused["temporal"]
+    assert "had taken the value biases" in refused["connor_rob_hook_z"]
+    assert len(refused) == 3
 
 
 @pytest.mark.parametrize(

@@ -56,15 +56,6 @@ KINDS = {
         hub_fakes.gemma_scope,
         named=False,
     ),
-    "gemma_scope_transcoder": Kind(
-        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_76", "site": "transcoder_normalized"},
-        0,
-        hub_fakes.gemma_scope,
-        named=False,
-    ),
-    "qwen3_transcoder": Kind(
-        {"release": "mwhanna-qwen3-4b-transcoders", "id": "layer_{layer}", "site": "transcoder"}, 3, hub_fakes.qwen3_transcoder
-    ),
     "gemma_scope_2_transcoder": Kind(
         {"release": "gemma-scope-2-4b-pt-transcoders-all", "id": "layer_{layer}_width_16k_l0_big_affine", "site": "transcoder"},
         5,
@@ -79,6 +70,13 @@ KINDS = {
         {"release": "gpt2-small-res-jb", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 8, hub_fakes.res_jb, 3.0, centred=True
     ),
     "res_sm": Kind({"release": "pythia-70m-deduped-res-sm", "id": "blocks.{layer}.hook_resid_post"}, 3, hub_fakes.res_sm),
+    "gemma_scope_1_transcoder": Kind(
+        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_54", "site": "transcoder_normalized"},
+        3,
+        hub_fakes.gemma_scope,
+        2.0,
+        named=False,
+    ),
     "openai_v5": Kind(
         {"release": "gpt2-small-resid-post-v5-32k", "id": "blocks.{layer}.hook_resid_post"}, 4, hub_fakes.openai_v5, 5.0, rows="layer_norm"
     ),
@@ -123,13 +121,15 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def by_sae_lens(source: SaeSource, folder: Path) -> Any:
     """sae-lens' SAE, downloaded by itself; Gemma Scope's guessed width is replaced, since the fake is smaller than any published one."""
     from sae_lens import SAE
-    from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
+    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader, gemma_2_transcoder_huggingface_loader
+
+    guessing = {"gemma_2": gemma_2_sae_huggingface_loader, "gemma_2_transcoder": gemma_2_transcoder_huggingface_loader}
 
     def small(cfg_overrides: dict[str, Any], **options: Any) -> Any:
-        sizes = {"d_in": D_MODEL, "d_sae": N_FEATURES} | ({"d_out": D_MODEL} if "transcoder" in str(source.loader) else {})
-        return NAMED_PRETRAINED_SAE_LOADERS[str(source.loader)](cfg_overrides=cfg_overrides | sizes, **options)
+        sizes = {"d_in": D_MODEL, "d_sae": N_FEATURES} | ({"d_out": D_MODEL} if source.loader == "gemma_2_transcoder" else {})
+        return guessing[str(source.loader)](cfg_overrides=cfg_overrides | sizes, **options)
 
-    converter = small if str(source.loader).startswith("gemma_2") else None
+    converter = small if source.loader in guessing else None
     sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)
     sae.turn_off_forward_pass_hook_z_reshaping()  # heads come side by side
     return sae.to(torch.float64)
@@ -175,9 +175,6 @@ def written_out(name: str, folder: Path, factor: float | None, x: Tensor) -> tup
             threshold = t["log_jumprelu_threshold"].exp()
         pre = (factor * x) @ t["encoder.weight"].T + t["encoder.bias"]
         return pre * (pre > threshold), lambda codes: (codes @ t["decoder.weight"].T + t["decoder.bias"]) / factor
-    if name == "qwen3_transcoder":
-        t = {key: value.double() for key, value in load_file(folder).items()}
-        return (x @ t["W_enc"].T + t["b_enc"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
     t = {key: value.double() for key, value in load_file(folder / "sae_weights.safetensors").items()}
     return ((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
 
@@ -190,7 +187,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = KINDS[name]
     source, folder = made(kind, tmp_path / "repo")
-    ((folder / source.folder).parent / "decoy.pt").write_bytes(b"not wanted")
+    (folder / source.folder / "decoy.pt").write_bytes(b"not wanted")
     commit = hub.add(source.repo, folder)
     theirs = by_sae_lens(source, folder)
     settings, out, n_before = settings_of(kind), tmp_path / "out" / "sae.safetensors", len(hub.requests)

@@ -79,8 +79,8 @@ def load_sae(
     """Load a sparse autoencoder.
 
     `source` is a release that sae-lens lists, with the SAE's id in it as `sae_id`, e.g. `load_sae("gpt2-small-res-jb",
-    "blocks.6.hook_resid_pre")`; or a folder in sae-lens' form; or an `sae_lens.SAE`. Its layer and site are in `meta`. SAEs other than ReLU
-    or JumpReLU, and sites where nothing can be steered, are refused by name.
+    "blocks.6.hook_resid_pre")`; or a folder in the form of sae-lens, sparsify or dictionary_learning; or an `sae_lens.SAE`. Its layer and
+    site are in `meta`. Arithmetic and sites that are not supported are refused by name; of pickled weights nothing but tensors is read.
     """
     target = number_type(dtype), device or available_device()
     if sae_id is not None:

@@ -20,7 +20,7 @@ class Release:
 
     name: str
     model: str
-    sites: tuple[str, ...]  # core.sites
+    sites: tuple[str, ...]  # as in the setting saes.site; of those that cannot be used, what they read
     widths: tuple[str, ...]  # as names tell them; none where they do not
     n: int
     neuronpedia: str | None  # of the first that has one
@@ -54,11 +54,8 @@ def _release(name: str, model: str, reason: str | None, sources: list[SaeSource]
 
 def _site(source: SaeSource) -> str:
     if source.hook is None:
-        return "by its files"
-    try:
-        return site_of_hook(source.name, source.hook)[1]
-    except SettingsError:
-        return source.hook
+        return "named in its files"
+    return site_of_hook(source.name, source.hook)[1] if refusal(source) is None else re.sub(r"\.\d+\.", ".N.", source.hook)
 
 
 def _width(source: SaeSource) -> str | None:

@@ -37,11 +37,11 @@ class ModelSettings(Settings):
 
 class SaeSettings(Settings):
     path: str | None = None
-    """Folder of one SAE in sae-lens's on-disk form; `{layer}` stands for the layer, e.g. data/world/saes/layer_{layer:02d}."""
+    """Folder of one SAE, in a form that its files' names tell; `{layer}` stands for the layer, e.g. data/world/saes/layer_{layer:02d}."""
     release: str | None = None
-    """Instead of a folder: a release that sae-lens knows, e.g. gemma-scope-2b-pt-res-canonical."""
+    """Instead of a folder: a release that sae-lens knows (`saesteer saes` lists them), e.g. gemma-scope-2b-pt-res-canonical."""
     repo: str | None = None
-    """Instead of a folder: a repository of the hub with SAEs in sae-lens's form."""
+    """Instead of a folder: a repository of the hub with such folders."""
     id: str | None = None
     """With release: the SAE's id in it; with repo: its folder there. `{layer}` is the layer, e.g. layer_{layer}/width_16k/canonical."""
     revision: str | None = None

@@ -1,7 +1,7 @@
 """Fetch models and other files from the Hugging Face hub, at a pinned commit, into Hugging Face's own cache.
 
-Only configuration, tokenizer and safetensors files are fetched, never pickled weights. Each file's bytes are compared with the hash that
-the hub gave it (the cache names a file after it), so a damaged file is found whenever it came, with or without network.
+Of models only configuration, tokenizer and safetensors files are fetched, never pickled weights. Each file's bytes are compared with the
+hash that the hub gave it (the cache names a file after it), so a damaged file is found whenever it came, with or without network.
 
 huggingface_hub is imported inside the functions, and its endpoint (HF_ENDPOINT), offline mode (HF_HUB_OFFLINE) and token (HF_TOKEN,
 `hf auth login`) are its own.

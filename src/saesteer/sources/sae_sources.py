@@ -178,8 +178,8 @@ def with_form(source: SaeSource, names: Iterable[str]) -> SaeSource:
 
 def files_of(source: SaeSource) -> Files:
     """The files that an SAE consists of."""
-    form = FORMS[str(source.loader)]
-    configs, optional = (tuple(name.format(path=source.folder) for name in names) for names in (form.configs, form.optional))
+    form, stem = FORMS[str(source.loader)], source.folder.partition(".pt")[0]
+    configs, optional = (tuple(name.format(path=source.folder, stem=stem) for name in names) for names in (form.configs, form.optional))
     return Files(configs, form.weights.format(path=source.folder), optional)
 
 
@@ -311,7 +311,7 @@ def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
         return f"blocks.{match[1]}.{_LAYER_HOOKS.get(loader, 'hook_resid_post')}" if match else None
     if loader == "dictionary_learning_1" and (told := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
         return told
-    match = re.search(r"blocks\.(\d+)\.(hook_resid_(?:pre|mid|post)|(?:\w+\.)*hook_\w+)", f"{sae_id} {folder}")
+    match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_(?:resid_(?:pre|mid|post)|\w+))", f"{sae_id} {folder}")
     return f"blocks.{match[1]}.{'attn.hook_z' if match[2] == 'hook_z' else match[2]}" if match else None
 
 
