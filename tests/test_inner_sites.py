@@ -37,8 +37,20 @@ PROMPT = "From ba be dibo tuda"
 PREFIXES = {f"{number:016x}": text for number, text in enumerate([PROMPT, "ba", "tuda be"])}
 FAMILIES = ("gemma2", "llama", "gpt2", "gpt_neox", "qwen3", "wide_heads")
 INNER = tuple(site for site in SITES if site not in ("resid_pre", "resid_post"))
+FEW = (
+    ("gemma2", "resid_mid"),
+    ("gpt2", "attn_out"),
+    ("wide_heads", "hook_z"),
+    ("gpt_neox", "mlp_out"),
+    ("qwen3", "transcoder"),
+    ("gemma2", "transcoder_normalized"),
+    ("llama", "embedding"),
+)
 CASES = [
-    (family, site) for family in FAMILIES for site in INNER if (family, site) not in (("gpt_neox", "resid_mid"), ("gpt2", "embedding"))
+    pytest.param(family, site, marks=() if (family, site) in FEW else pytest.mark.exhaustive)
+    for family in FAMILIES
+    for site in INNER
+    if (family, site) not in (("gpt_neox", "resid_mid"), ("gpt2", "embedding"))
 ]
 ROWS = pl.DataFrame(
     [(feature, factor, f"{prefix:016x}", 0) for feature in (0, 17, 40) for factor in ("0", "0.8", "10") for prefix in range(3)],
@@ -146,6 +158,18 @@ def test_a_code_edit_reads_its_site_and_writes_where_its_decoder_does(family: st
     assert made["token_ids"][0].to_list() == expected[: made["n_tokens"][0]]
 
 
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
+def test_an_sae_of_rows_of_one_size_writes_in_units_of_the_rows_that_it_reads(site: str) -> None:
+    """Not of those that it is added to."""
+    lm, sae, layer = given("gemma2", site)
+    sae = replace(sae, threshold=sae.threshold / 10, meta=replace(sae.meta, scale="rms"))
+    ids = prompt_token_ids(lm, PROMPT)
+    row = inner_sites.read(lm.model, ids, layer, site)[-1]
+    size = row.square().mean().sqrt()
+    table = output_scores(lm, sae, layer, [5], torch.tensor([[40, 41]]), PROMPT, 10.0)
+    assert table["a_max"][0] == pytest.approx(float(size * inner_sites.codes(sae, row / size).max()), rel=1e-5)
+
+
 @pytest.mark.parametrize(("family", "site"), CASES)
 def test_factor_0_changes_no_bit(family: str, site: str) -> None:
     lm, _, layer = given(family, site)
@@ -186,7 +210,7 @@ def test_in_bfloat16_a_blocks_parts_are_the_same(family: str) -> None:
     names = {module: name for name, module in lm.model.named_modules()}
     small = narrow(lm)
     small_names = {module: name for name, module in small.model.named_modules()}
-    for _, site in (case for case in CASES if case[0] == family):
+    for site in (str(case.values[1]) for case in CASES if case.values[0] == family):
         layer = 0 if site == "embedding" else 1
         one, other = sites.site_of(lm, layer, site), sites.site_of(small, layer, site)
         assert (names.get(one.place.module), one.place.depth) == (small_names.get(other.place.module), other.place.depth)

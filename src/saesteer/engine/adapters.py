@@ -41,7 +41,7 @@ def attention_output(lm: LanguageModel, layer: int) -> nn.Module:
         names = ", ".join(name for name, _ in lm.blocks[layer].named_children())
         raise ValueError(
             f"{lm.name}: layer {layer} has no single attention module that ends in a linear map to {lm.d_model} dimensions (parts of the "
-            f"block: {names}); method lora and SAEs at hook_z cannot be used with this family"
+            f"block: {names}); LoRA cannot be fitted to this family: leave method lora out"
         )
     return attention[0][-1]
 

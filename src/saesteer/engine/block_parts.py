@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from saesteer.engine.models import MIN_ROWS, LanguageModel, block_residual, residuals_at
 
@@ -61,6 +62,16 @@ class Parts:
             raise ValueError(f"{lm.name}: no single MLP can be made out in layer {self.layer}, so a transcoder's input is not known")
         return found[0]
 
+    def projection(self, lm: LanguageModel) -> Call:
+        """Attention's output map: the last linear map that runs in the block's attention module."""
+        maps = [call for call in self.calls if isinstance(call.module, nn.Linear | Conv1D) and call.made.shape == self.before.shape]
+        found = [call for call in maps if any(word in call.name.partition(".")[0] for word in ("attn", "attention"))]
+        if not found or found[-1].given is None:
+            raise ValueError(
+                f"{lm.name}: no attention module with an output map can be made out in layer {self.layer}; SAEs at hook_z need one"
+            )
+        return found[-1]
+
     def added(self, lm: LanguageModel) -> Added:
         """What the block adds: the first two outputs, attention's before the MLP's, that give its output to the bit."""
         outputs = [call for call in self.calls if call.made.shape == self.before.shape]
@@ -71,7 +82,7 @@ class Parts:
                     reads = (call.given for call in self.calls if call.given is not None and call.given.shape == middle.shape)
                     return Added(attention.module, mlp.module, any(torch.equal(given, middle) for given in reads))
         raise ValueError(
-            f"{lm.name} ({type(lm.model).__name__}): what attention and the MLP add to the residual cannot be made out in layer"
+            f"{lm.name}: what attention and the MLP add to the residual cannot be made out in layer"
             f" {self.layer}; only SAEs at resid_pre and resid_post can be used with this family"
         )
 
@@ -81,11 +92,13 @@ class Parts:
 
 
 def probe_ids(lm: LanguageModel) -> Int[Tensor, "row seq"]:
+    """The tokens of `PROBE`, `MIN_ROWS` times."""
     return torch.tensor([PROBE] * MIN_ROWS, device=lm.device) % lm.n_vocab
 
 
 @torch.no_grad()
 def parts_of(lm: LanguageModel, layer: int) -> Parts:
+    """The parts of a layer's block, from one forward that stops behind it."""
     calls: list[Call] = []
 
     def noted(name: str) -> Callable[..., None]:
@@ -93,7 +106,7 @@ def parts_of(lm: LanguageModel, layer: int) -> Parts:
             given = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
             made = block_residual(output)
             if isinstance(made, Tensor):
-                calls.append(Call(name, module, given, made.clone()))
+                calls.append(Call(name, module, None if given is None else given.clone(), made.clone()))
 
         return note
 

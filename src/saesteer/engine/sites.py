@@ -28,10 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saesteer.core.sites import SITES
-from saesteer.engine.adapters import attention_output, widths
 from saesteer.engine.block_parts import normalized_input, parts_of, probe_ids
 from saesteer.engine.models import (
-    MIN_ROWS,
     LanguageModel,
     Prefill,
     block_residual,
@@ -96,9 +94,9 @@ def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
     if name == "embedding":
         _check_embedding(lm, layer)
         return Site(name, layer, Place(0), None)
-    if name == "hook_z":
-        return Site(name, layer, Place(layer, attention_output(lm, layer), is_input=True), None)
     parts = parts_of(lm, layer)
+    if name == "hook_z":
+        return Site(name, layer, Place(layer, parts.projection(lm).module, is_input=True), None)
     added = parts.added(lm)
     if name == "mlp_out":
         return Site(name, layer, behind, Tap(added.mlp, is_input=False))
@@ -120,7 +118,11 @@ def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
 
 def width_at(lm: LanguageModel, layer: int, name: str) -> int:
     """How many numbers an SAE at a site reads, and writes."""
-    return widths(attention_output(lm, layer))[0] if name == "hook_z" else lm.d_model
+    if name != "hook_z":
+        return lm.d_model
+    heads = parts_of(lm, layer).projection(lm).given
+    assert heads is not None
+    return heads.shape[-1]
 
 
 def _check_embedding(lm: LanguageModel, layer: int) -> None:
@@ -270,8 +272,10 @@ def to_residual(lm: LanguageModel, layer: int, name: str) -> Callable[[Float[Ten
     it where the family has one, as if nothing else came through them; elsewhere they are there."""
     if name != "hook_z":
         return lambda directions: directions
-    projection, last = attention_output(lm, layer), parts_of(lm, layer).added(lm).attention
-    bias = projection(torch.zeros(MIN_ROWS, width_at(lm, layer, name), device=lm.device, dtype=lm.dtype))[:1]
+    parts = parts_of(lm, layer)
+    call, last = parts.projection(lm), parts.added(lm).attention
+    projection = call.module
+    bias = projection(torch.zeros_like(call.given[:, 0]))[:1]
 
     @torch.no_grad()
     def through(directions: Tensor) -> Tensor:
