@@ -21,13 +21,14 @@ def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
     expected = {"layer": layer, "site": saes.site, "d_model": saes.d_model, "n_features": saes.n_features}
     made_from = {
+        "decoder_rows": saes.decoder_rows,
         "source_digest": pin(source, suffixes=SAE_FILES)["digest"],
         "converter_version": algorithm_versions("engine.sae_convert")["engine.sae_convert"],
     }
     if not is_current(out, expected | made_from):
         from saesteer.engine.sae_convert import convert_sae
 
-        convert_sae(source, out=out, **expected)
+        convert_sae(source, out=out, decoder_rows=saes.decoder_rows, **expected)
     return sae_entry(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")), out)
 
 

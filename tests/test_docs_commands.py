@@ -37,6 +37,7 @@ def by(*tests: str) -> Way:
     return Way(None, tests)
 
 
+OWN = "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
 ON_SLURM = "slurm/test_shipped_on_slurm.py::test_it_finishes"
 REAL = "test_real_inputs.py::test_every_figure_is_made"
 METHODS = "test_methods_workflow.py::test_a_finished_comparison_is_complete_and_has_nothing_to_do"
@@ -63,6 +64,10 @@ COMMANDS = {
     r"snakemake --profile slurm -n": here("run"),
     r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),
     r"saesteer (gc|gc --remove|unlock)": here("run"),
+    r"saesteer init( my-model .*)?|saesteer check my-model": by(OWN),
+    r'snakemake --cores all --config "experiments=\[my-model\]"': by(
+        "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
+    ),
     r"saesteer check( gemma-2-2b)?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
     r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),

@@ -274,3 +274,30 @@ def test_a_streamed_file_is_checked_as_a_loaded_one(tmp_path: Path) -> None:
     out.unlink()
     with pytest.raises(FileNotFoundError, match=r"layer_03\.safetensors: no such file"):
         checked_meta(out)
+
+
+def test_decoder_rows_of_unit_norm_leave_the_sae_what_it_is(tmp_path: Path) -> None:
+    """Against sae-lens' own folding of the decoder's norms."""
+    from sae_lens import SAE
+
+    source = write_source(tmp_path / "source")
+    tensors = load_file(source / "sae_weights.safetensors")
+    lengths = torch.linspace(0.5, 3, len(tensors["W_dec"]))
+    save_file(tensors | {"W_dec": tensors["W_dec"] * lengths[:, None]}, source / "sae_weights.safetensors")
+    folded = SAE.load_from_disk(source, device="cpu")
+    folded.fold_W_dec_norm()
+    unit = load_sae(convert(source, decoder_rows="unit"), "float32", "cpu")
+    plain = load_sae(convert(source), "float32", "cpu")
+    residual = torch.randn(40, D_IN, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(unit.W_dec.norm(dim=1), torch.ones(D_SAE))
+    with torch.no_grad():
+        torch.testing.assert_close(encode(unit, residual), folded.encode(residual), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(decode(unit, encode(unit, residual)), decode(plain, encode(plain, residual)), rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(largest_code(unit, residual), largest_code(plain, residual))
+    assert (unit.meta.decoder_rows, plain.meta.decoder_rows) == ("unit", "as_trained")
+
+
+def test_a_topk_sae_keeps_its_decoder_rows(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", "topk", k=4)
+    with pytest.raises(ValueError, match="TopK SAE would keep other codes .*set saes.decoder_rows to as_trained"):
+        convert(source, decoder_rows="unit")

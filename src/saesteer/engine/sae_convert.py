@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
 from saesteer.core.sites import SITES
-from saesteer.engine.sae_plain import Plain, Spec, check_config, check_shape, plain
+from saesteer.engine.sae_plain import Plain, Spec, check_config, check_shape, plain, with_unit_rows
 from saesteer.engine.sae_read import config_of, npz_shape, read
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta
 from saesteer.settings import SaeSettings
@@ -43,17 +43,27 @@ def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None,
     expected = Spec(layer, settings.site, settings.d_model, settings.n_features)
     _check_request(expected, out)
     source, fetched, origin = _fetch(sae_source(settings, layer), settings.revision, cache_dir, expected)
-    if is_current(out, asdict(origin) | asdict(expected) | {"converter_version": ALGORITHM_VERSION}):
+    made_from = {"decoder_rows": settings.decoder_rows, "converter_version": ALGORITHM_VERSION}
+    if is_current(out, asdict(origin) | asdict(expected) | made_from):
         return read_meta(out)
-    return _write(origin, out, _fetched(source, fetched, expected))
+    return _write(origin, out, _fetched(source, fetched, expected), settings.decoder_rows)
 
 
-def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: int, out: Path) -> SaeMeta:
+def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: int, out: Path, decoder_rows: str = "as_trained") -> SaeMeta:
     """Read an SAE's folder in one of the forms (saesteer.sources.sae_sources.FORMS), check that it is the SAE asked for, write `out`
-    (.safetensors, float32) and the JSON beside it."""
+    (.safetensors, float32) and the JSON beside it. `decoder_rows` is the setting of that name."""
     expected = Spec(layer, site, d_model, n_features)
     _check_request(expected, out)
-    return _write(_local_origin(source), out, _from_folder(source, expected))
+    return _write(_local_origin(source), out, _from_folder(source, expected), decoder_rows)
+
+
+def check_sae(settings: SaeSettings, layer: int, cache_dir: Path | None) -> None:
+    """Refuse the SAE of a layer that conversion would refuse, by its configuration; of one on the hub, that alone is fetched."""
+    expected = Spec(layer, settings.site, settings.d_model, settings.n_features)
+    if settings.path is None:
+        _configured(sae_source(settings, layer), settings.revision, cache_dir, expected)
+    else:
+        _check_config(*_local(Path(settings.path.format(layer=layer))), expected)
 
 
 def published_sae(release: str, sae_id: str, revision: str | None, cache_dir: Path | None, dtype: str, device: str) -> Sae:
@@ -86,8 +96,9 @@ def _check_request(expected: Spec, out: Path) -> None:
         raise ValueError(f"site {expected.site!r} is not supported; supported: {', '.join(SITES)}")
 
 
-def _write(origin: _Origin, out: Path, made: Plain) -> SaeMeta:
+def _write(origin: _Origin, out: Path, made: Plain, decoder_rows: str) -> SaeMeta:
     _check_numbers(origin, made)
+    made = with_unit_rows(origin.source, made) if decoder_rows == "unit" else made
     write_atomically(out, lambda partial: save_file(made.tensors, partial))
     meta = _meta(origin, made, file_digest(out))
     write_json(out.with_suffix(".json"), asdict(meta))
@@ -107,18 +118,21 @@ def _meta(origin: _Origin, made: Plain, sha256: str) -> SaeMeta:
 
 def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched, _Origin]:
     """The SAE's files; its configuration first, so that an SAE that cannot be used is refused before its weights are downloaded."""
-    commit, files = revision, {}
-    if source.loader is None:
-        source = _with_form_on_hub(source, revision, cache_dir)
+    source, configs = _configured(source, revision, cache_dir, expected)
     names = files_of(source)
-    configs = Fetched(Path(), source.repo, "", {})
+    weights = _fetch_named(source, configs.commit or revision, cache_dir, (names.weights,), names.optional)
+    fetched = replace(weights, files=configs.files | weights.files)
+    return source, fetched, _Origin(f"{source.repo}@{fetched.commit}/{source.folder}", _digest(source, fetched))
+
+
+def _configured(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched]:
+    """The SAE with its form, and its configuration, which is checked; of a form without one, no files."""
+    source = _with_form_on_hub(source, revision, cache_dir) if source.loader is None else source
+    names, configs = files_of(source), Fetched(Path(), source.repo, "", {})
     if names.configs:
         configs = _fetch_named(source, revision, cache_dir, names.configs, ())
-        commit, files = configs.commit, configs.files
     _check_config(source, configs, expected)
-    weights = _fetch_named(source, commit, cache_dir, (names.weights,), names.optional)
-    fetched = replace(weights, files=files | weights.files)
-    return source, fetched, _Origin(f"{source.repo}@{fetched.commit}/{source.folder}", _digest(source, fetched))
+    return source, configs
 
 
 def _with_form_on_hub(source: SaeSource, revision: str | None, cache_dir: Path | None) -> SaeSource:
@@ -167,14 +181,18 @@ def _local_origin(folder: Path) -> _Origin:
     return _Origin(folder.as_posix(), pin(folder, suffixes=SAE_FILES)["digest"])
 
 
-def _from_folder(folder: Path, expected: Spec | None) -> Plain:
+def _local(folder: Path) -> tuple[SaeSource, Fetched]:
     """A folder is a repository on this machine: the one above it."""
     source = local_source(folder)
     names = files_of(source)
     there = (name for name in (*names.configs, names.weights, *names.optional) if (folder.parent / name).is_file())
-    fetched = Fetched(folder.parent, source.repo, "", dict.fromkeys(there, ""))
+    return source, Fetched(folder.parent, source.repo, "", dict.fromkeys(there, ""))
+
+
+def _from_folder(folder: Path, expected: Spec | None) -> Plain:
+    source, fetched = _local(folder)
     _check_config(source, fetched, expected)
-    weights = folder.parent / names.weights
+    weights = folder.parent / files_of(source).weights
     if weights.suffix == ".safetensors" and (fault := safetensors_fault(weights)):
         raise ValueError(f"{weights}: not a readable safetensors file ({fault}); fetch or copy it again")
     return _fetched(source, fetched, expected)

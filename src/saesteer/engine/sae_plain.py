@@ -7,7 +7,7 @@ it depends on the row, and refused where it is neither. Versions of this arithme
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ class Plain:
     centred: bool
     k: int | None
     scale: str | None
+    decoder_rows: str = "as_trained"
 
 
 def check_shape(what: str, shape: tuple[int, int], expected: Spec) -> None:
@@ -124,6 +125,18 @@ def plain(what: str, sae: Any, expected: Spec | None) -> Plain:
         k=min(sae.cfg.k, spec.n_features) if sae.cfg.architecture() == "topk" else None,
         scale={"layer_norm": "std", "constant_norm_rescale": "rms"}.get(normalisation),
     )
+
+
+def with_unit_rows(what: str, made: Plain) -> Plain:
+    """The same SAE with decoder rows of unit norm: each is divided by its norm, and its feature's codes are multiplied by it. A row of
+    zeros stays."""
+    if made.k is not None:
+        raise ValueError(f"{what}: a TopK SAE would keep other codes with decoder rows of unit norm; set saes.decoder_rows to as_trained")
+    norms = made.tensors["W_dec"].double().norm(dim=1)
+    norms = norms.where(norms > 0, 1.0)
+    longer = {name: (made.tensors[name].double() * norms).float() for name in ("W_enc", "b_enc", "threshold")}
+    rows = (made.tensors["W_dec"].double() / norms[:, None]).float()
+    return replace(made, tensors={**made.tensors, **longer, "W_dec": rows}, decoder_rows="unit")
 
 
 def _tensors(sae: Any) -> dict[str, Tensor]:

@@ -38,7 +38,11 @@ _DICTIONARIES = (
 
 
 def config_of(source: SaeSource, fetched: Fetched) -> dict[str, Any]:
-    """The configuration as sae-lens understands it."""
+    """The configuration as sae-lens understands it. What version 6 wrote is read without importing sae-lens, which takes seconds."""
+    if source.loader == "sae_lens":
+        values = _json(fetched.folder / files_of(source).configs[0]) | _overrides(source, fetched)
+        if str(values.get("metadata", {}).get("sae_lens_version", "")).startswith("6."):
+            return values
     from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_CONFIG_GETTERS, handle_config_defaulting
 
     getters: dict[str, Callable[..., dict[str, Any]]] = NAMED_PRETRAINED_SAE_CONFIG_GETTERS | {"sparsify": _sparsify_config}

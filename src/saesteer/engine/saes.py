@@ -55,6 +55,7 @@ class SaeMeta:
     n_features: int  #: of its codes
     sha256: str  #: of the converted safetensors file
     k: int | None = None  #: codes that each row keeps, its largest (TopK); None: all above their thresholds
+    decoder_rows: Literal["as_trained", "unit"] = "as_trained"  #: unit: rows divided by their norms, codes multiplied by them
     scale: Literal["std", "rms"] | None = None  #: size that each row is divided by before encoding, and its additions multiplied by
 
 

@@ -50,6 +50,9 @@ class SaeSettings(Settings):
     """Where the SAE sits in its decoder layer: the residual before attention, before the MLP or behind the layer (resid_pre, resid_mid,
     resid_post); what attention or the MLP adds to it (attn_out, mlp_out); attention's heads before their output map (hook_z); a transcoder,
     of the MLP's input (transcoder) or of that before the norm's gain (transcoder_normalized: Gemma Scope's); the embedding, of layer 0."""
+    decoder_rows: Literal["as_trained", "unit"] = "as_trained"
+    """unit: each decoder row is divided by its norm, and its feature's codes are multiplied by it. The SAE reconstructs the same; a
+    feature's direction is then W_dec / norm(W_dec), and a_max the largest of these codes. Not for TopK."""
     d_model: Annotated[int, Field(gt=0)]
     """Width of what the SAEs read: the residual stream's; at hook_z heads times head width."""
     n_features: Annotated[int, Field(gt=0)]
@@ -170,4 +173,9 @@ class ExplanationConcepts(Settings):
     """A feature's concept is the explanation that its records come with: Neuronpedia's. Local records bring none."""
 
 
-ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts, Field(discriminator="kind")]
+class NoConcepts(Settings):
+    kind: Literal["none"]
+    """No feature has a concept: nothing is rated against one."""
+
+
+ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | NoConcepts, Field(discriminator="kind")]

@@ -1,7 +1,7 @@
 """Fetch models and other files from the Hugging Face hub, at a pinned commit, into Hugging Face's own cache.
 
-Of models only configuration, tokenizer and safetensors files are fetched, never pickled weights. Each file's bytes are compared with the hash that
-the hub gave it (the cache names a file after it), so a damaged file is found whenever it came, with or without network.
+Of models only configuration, tokenizer and safetensors files are fetched, never pickled weights. Each file's bytes are compared with the
+hash that the hub gave it (the cache names a file after it), so a damaged file is found whenever it came, with or without network.
 
 huggingface_hub is imported inside the functions, and its endpoint (HF_ENDPOINT), offline mode (HF_HUB_OFFLINE) and token (HF_TOKEN,
 `hf auth login`) are its own.
@@ -87,6 +87,16 @@ def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dic
     """A model's config.json: its family, width and depth, before anything large is downloaded."""
     fetched = fetch_files(repo, revision, _only_config, cache_dir, needed=("config.json",))
     return dict(json.loads((fetched.folder / "config.json").read_text(encoding="utf-8")))
+
+
+def model_tokenizer(repo: str, revision: str | None, cache_dir: Path | None) -> Path:
+    """Folder with a model's tokenizer and settings, without its weights."""
+    wanted = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+    def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
+        return [name for name in model_files(repo, listing) if name in wanted]
+
+    return fetch_files(repo, revision, choose, cache_dir, needed=wanted[:2]).folder
 
 
 def repo_size(repo: str, revision: str | None) -> int:

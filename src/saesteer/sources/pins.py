@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import safe_open
+
 from saesteer.core.files import file_digest, value_digest
 from saesteer.settings import (
     Experiment,
@@ -21,6 +24,7 @@ MODEL_FILES = (".safetensors", ".json")
 SAE_FILES = (*MODEL_FILES, ".npz", ".pt")
 """Endings of a folder's files that count."""
 
+_ROWS = 8192  # read at a time
 MODELS = ("model", "perplexity_model", "judge_model")
 """Names of pins that are models, and can come from the hub."""
 
@@ -83,4 +87,14 @@ def sae_entry(meta: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """A converted SAE's entry in the manifest of its layers: what results depend on, where it lies beside the manifest, and its bytes."""
     further = [meta[name] for name in ("k", "scale") if meta[name] is not None]  # results of SAEs without them stay valid
     fingerprint = value_digest([meta["sha256"], meta["site"], meta["centred"], *further])
-    return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"]}
+    return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"], "decoder_norm": _decoder_norms(file)}
+
+
+def _decoder_norms(file: Path) -> float | list[float]:
+    """The norm of each decoder row to three digits; one number where all are equal."""
+    with safe_open(file, framework="np") as opened:
+        decoder = opened.get_slice("W_dec")
+        n_rows = decoder.get_shape()[0]
+        parts = (decoder[start : min(start + _ROWS, n_rows)].astype(np.float64) for start in range(0, n_rows, _ROWS))
+        rounded = [float(f"{norm:.3g}") for part in parts for norm in np.linalg.norm(part, axis=1)]
+    return rounded[0] if len(set(rounded)) == 1 else rounded

@@ -5,7 +5,7 @@ What is known exactly (access, shapes, a missing key) and what is estimated (byt
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any, Literal
 from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
-from saesteer.sources.hub import check_access, file_sizes, model_config, repo_size
+from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
-from saesteer.workflow.checks import check_files, check_model_config
+from saesteer.workflow.checks import check_files, check_model_config, check_tokens
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
 
@@ -44,7 +44,8 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     yield _guarded("files", lambda: _files(name, experiment))
     for model in (model for model in MODELS if model in pins(experiment)):
         yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, sizes))
-    yield _guarded("SAEs", lambda: _saes(experiment))
+    yield _guarded("tokens", lambda: _tokens(experiment, workflow.cache_dir))
+    yield _guarded("SAEs", lambda: _saes(experiment, workflow.cache_dir))
     yield _guarded("records", lambda: _records(experiment))
     yield _disk(experiment, workflow, sizes)
     yield _gpu(experiment, sizes)
@@ -80,21 +81,42 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, size
     return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
 
 
+def _tokens(experiment: Experiment, cache: Path | None) -> Finding:
+    """The share of the vocabulary that can be tokenised again."""
+    model = experiment.model
+    share = check_tokens(experiment, model.path or model_tokenizer(str(model.repo), model.revision, cache))
+    text = "ids as they are" if share is None else f"{share:.2%} of the vocabulary come back as themselves when tokenised again"
+    return Finding("ok", "tokens", text)
+
+
 def _stored_dtype(config: Mapping[str, Any]) -> str:
     text = config.get("text_config", config)
     stored = str(text.get("dtype", text.get("torch_dtype", "float32")))
     return stored if stored in BYTES else "float32"
 
 
-def _saes(experiment: Experiment) -> Finding:
+def _saes(experiment: Experiment, cache: Path | None) -> Finding:
     """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
     if not experiment.saes.from_hub:
-        return Finding("ok", "SAEs", f"{experiment.saes.path}: checked with the files")
+        _check_configurations(experiment, experiment.layers, None)
+        return Finding("ok", "SAEs", f"{experiment.saes.path}: their configurations can be converted, and their files are sound")
     sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
     check_access(sources[0].repo)
     first = _check_sae_size(experiment, sources[0])
+    _check_configurations(experiment, experiment.layers[:1], cache)
     text = f"{len(sources)} of {first.repo} in the form {first.loader}, at {experiment.saes.site}"
     return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
+
+
+def _check_configurations(experiment: Experiment, layers: Sequence[int], cache: Path | None) -> None:
+    """What conversion would refuse."""
+    from saesteer.engine.sae_convert import check_sae
+
+    for layer in layers:
+        try:
+            check_sae(experiment.saes, layer, cache)
+        except ValueError as error:
+            raise SettingsError(f"{error}; choose another SAE for layer {layer}, or correct the section saes") from error
 
 
 def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
@@ -200,5 +222,5 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def _gib(n_bytes: float) -> str:
+def _gib(n_bytes: int | float) -> str:
     return f"{n_bytes / 2**30:.1f} GiB"
