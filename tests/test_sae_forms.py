@@ -395,7 +395,8 @@ def test_output_scores_equal_a_whole_forward(k: int | None, scale: str | None, t
     assert streamed["output_score"].to_list() == pytest.approx(scores["output_score"].to_list(), rel=1e-5)
 
 
-def test_the_same_bytes_read_otherwise_are_another_sae() -> None:
-    meta = vars(tiny_sae(0).meta)
-    entries = [meta, meta | {"k": 5}, meta | {"scale": "std"}, meta | {"centred": True}]
-    assert len({sae_entry(one, Path("sae.safetensors"))["fingerprint"] for one in entries}) == 4
+def test_the_same_bytes_read_otherwise_are_another_sae(tmp_path: Path) -> None:
+    sae, file = tiny_sae(0), tmp_path / "sae.safetensors"
+    save_file({"W_dec": sae.W_dec}, file)
+    entries = [vars(sae.meta) | changes for changes in ({}, {"k": 5}, {"scale": "std"}, {"centred": True})]
+    assert len({sae_entry(one, file)["fingerprint"] for one in entries}) == 4
