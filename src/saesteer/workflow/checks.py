@@ -11,6 +11,7 @@ from saesteer.sources.features import resolve
 from saesteer.sources.pins import pinned_path
 from saesteer.sources.prefixes import read_prefixes
 from saesteer.workflow import plan
+from saesteer.workflow.families import DEPTH, WIDTH, refusal, size
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -89,10 +90,13 @@ def check_model(name: str, experiment: Experiment, folder: Path) -> None:
 
 
 def check_model_config(name: str, experiment: Experiment, config: Mapping[str, Any], source: str) -> None:
-    """Refuse a model whose width or layers are not the experiment's, by its config.json."""
-    text = config.get("text_config", config)  # multimodal models keep their language model's settings in there
-    width = text.get("hidden_size", text.get("n_embd"))
-    n_layers = text.get("num_hidden_layers", text.get("n_layer"))
+    """Refuse a model of a family that cannot run, or whose width or layers are not the experiment's, by its config.json."""
+    if reason := refusal(config):
+        raise SettingsError(f"experiment {name}: {source}: {reason}; take another model")
+    width = size(config, *WIDTH)
+    n_layers = size(config, *DEPTH)
+    if width is None or n_layers is None:
+        raise SettingsError(f"experiment {name}: {source}: config.json does not say how wide and deep the model is; take another model")
     if width != experiment.saes.d_model:
         raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has a residual stream of {width}")
     beyond = [layer for layer in experiment.layers if layer >= n_layers]
