@@ -91,7 +91,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the head is, and all that the engine adds; the blocks as well, unless the model is spread over several GPUs."""
         return self.head.weight.device
 
     @property
@@ -112,7 +112,15 @@ def language_model(model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_fo
     model.eval().requires_grad_(False)
     lm = LanguageModel(model, tokenizer, structure_of(model), bos, prompt_format)
     _check_prompts(lm)
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        model.get_decoder().register_forward_hook(lambda _module, _args, output: _to_head(lm, output))
     return lm
+
+
+def _to_head(lm: LanguageModel, output: Any) -> Any:
+    """The decoder's output with its last hidden rows where the head is."""
+    output.last_hidden_state = output.last_hidden_state.to(lm.device)
+    return output
 
 
 def _check_prompts(lm: LanguageModel) -> None:
@@ -157,15 +165,21 @@ def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], T
     """Within the context, every forward's residual [row seq d_model] at `depth` goes through `change` and the model goes on with what that
     returns: the one place where residuals are read and written."""
     if depth == 0:
-        handle = lm.blocks[0].register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+        handle = lm.blocks[0].register_forward_pre_hook(lambda _module, args: (_moved(lm, change, args[0]), *args[1:]))
     else:
         handle = lm.blocks[depth - 1].register_forward_hook(
-            lambda _module, _args, output: with_block_residual(output, change(block_residual(output)))
+            lambda _module, _args, output: with_block_residual(output, _moved(lm, change, block_residual(output)))
         )
     try:
         yield
     finally:
         handle.remove()
+
+
+def _moved(lm: LanguageModel, change: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
+    """The change is made where the head is, as are SAEs and directions, and its result goes where the block is: the same GPU, unless the
+    model is spread over several."""
+    return change(residual.to(lm.device)).to(residual.device)
 
 
 def check_layer(lm: LanguageModel, layer: int) -> None:

@@ -125,5 +125,5 @@ def _check_head(model: Any, hidden: Tensor, of_head: _Call, logits: Tensor, stru
     scale, cap = structure.logit_scale, structure.final_logit_softcapping
     expected = of_head.output.float() * scale
     expected = expected if cap is None else cap * torch.tanh(expected / cap)
-    if not torch.allclose(logits.float(), expected, rtol=0.05, atol=0.05 * float(expected.abs().max())):
+    if not torch.allclose(logits.float().to(expected.device), expected, rtol=0.05, atol=0.05 * float(expected.abs().max())):
         raise ValueError(f"{_name(model)}: its logits are not its head's outputs, scaled by {scale} and capped at {cap}")
