@@ -15,12 +15,13 @@ from pretended_gpu import Pretended, pretended_gpu
 from test_sites import PROMPT
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from saesteer.engine import weights
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import TENSORS, Sae
+from saesteer.sources import model_size
+from saesteer.sources.model_size import bytes_of_weights, n_gpus
 
 MIB = 2**20
 SHARD = 64 * MIB
@@ -86,7 +87,7 @@ def test_a_model_over_two_gpus_gives_what_it_gives_on_one(folder: Path, site: st
     """Pretended ones, which refuse operations on tensors of both."""
     sae = tiny_sae(2, site=site)
     expected = steps(load_language_model(folder, "float32", "cpu"), sae)
-    monkeypatch.setattr(weights, "ON_ONE", 0.0)
+    monkeypatch.setattr(model_size, "ON_ONE", 0.0)
     with pretended_gpu(n_gpus=2):
         lm = load_language_model(folder, "float32", "cuda")
         places = {str(weight.device) for weight in lm.model.parameters()}
@@ -100,10 +101,19 @@ def test_where_weights_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pretended_gpu(n_gpus=2):
         lm = load_language_model(folder, "float32", "cuda")
         assert {str(weight.device) for weight in lm.model.parameters()} == {"cuda:0"}
-    monkeypatch.setattr(weights, "ON_ONE", 0.0)
-    monkeypatch.setattr(weights, "OF_EACH", 1e-7)
+    monkeypatch.setattr(model_size, "ON_ONE", 0.0)
+    monkeypatch.setattr(model_size, "OF_EACH", 1e-7)
     with pretended_gpu(n_gpus=2), pytest.raises(MemoryError, match=r"do not fit into .* on the 2 GPUs of this job; give it more"):
         load_language_model(folder, "float32", "cuda")
+
+
+def test_how_many_gpus_a_model_needs(folder: Path) -> None:
+    weights = bytes_of_weights(folder, "float32")
+    assert weights == 4 * sum(weight.numel() for weight in tiny_model("llama").model.parameters())
+    assert bytes_of_weights(folder, "bfloat16") * 2 == bytes_of_weights(folder, "tf32") == weights
+    gib = 2**30
+    sizes = {(18 * gib, 80): 1, (54 * gib, 80): 1, (108 * gib, 80): 2, (141 * gib, 80): 3, (18 * gib, 24): 1, (37 * gib, 24): 2}
+    assert {(n_bytes, gpu): n_gpus(n_bytes, gpu * gib) for n_bytes, gpu in sizes} == sizes
 
 
 def test_pretended_gpus_are_two_devices() -> None:

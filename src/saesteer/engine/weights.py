@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from saesteer.core.files import safetensors_fault
 from saesteer.engine.attention import attention_on_gpu
+from saesteer.sources import model_size
 
 ALGORITHM_VERSION = 1
 
 OF_TEXT = {r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model.", r"^(model\.)?language_model\.lm_head": "lm_head"}
 """Names of the text model's weights within a model for images and text, as saved before and since transformers 5, and by itself."""
-
-
-ON_ONE = 0.7
-"""Most of one GPU's free memory that a model's weights may take there; the rest is for an SAE, caches and activations."""
-
-OF_EACH = 0.85
-"""Most of each GPU's free memory where weights are spread."""
 
 
 def load_weights(path: Path, dtype: str, device: str) -> Any:
@@ -57,28 +49,19 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
 
 def _placement(path: Path, dtype: str, device: str) -> dict[str, Any]:
     """Where from_pretrained is to put weights, straight from their files: on the first GPU, or spread over all of the job's where they
-    would take more than `ON_ONE` of that."""
+    would take more than `model_size.ON_ONE` of that."""
     if device == "cpu":
         return {}
     free = {number: torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())}
-    needed = _bytes_of_weights(path, dtype)
-    if len(free) == 1 or needed <= ON_ONE * free[0]:
+    needed = model_size.bytes_of_weights(path, dtype)
+    if len(free) == 1 or needed <= model_size.ON_ONE * free[0]:
         return {"device_map": {"": f"{device}:0"}}
-    most = {number: int(OF_EACH * n_bytes) for number, n_bytes in free.items()}
-    if needed > sum(most.values()):
-        sizes = f"{needed / 2**30:.1f} GiB of weights do not fit into {sum(most.values()) / 2**30:.1f} GiB, {OF_EACH:.0%} of what is free"
+    most = {number: int(model_size.OF_EACH * n_bytes) for number, n_bytes in free.items()}
+    room = sum(most.values())
+    if needed > room:
+        sizes = f"{needed / 2**30:.1f} GiB of weights do not fit into the {room / 2**30:.1f} GiB that may be filled"
         raise MemoryError(f"{path}: {sizes} on the {len(free)} GPUs of this job; give it more, or larger ones")
     return {"device_map": "balanced", "max_memory": most}
-
-
-def _bytes_of_weights(path: Path, dtype: str) -> int:
-    """What all weights take in a number format, by the headers of their files."""
-    total = 0
-    for file in path.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as opened:
-            shapes = (opened.get_slice(name).get_shape() for name in opened.keys())  # noqa: SIM118
-            total += sum(math.prod(shape) for shape in shapes)
-    return total * getattr(torch, dtype).itemsize
 
 
 def _check_safetensors(path: Path) -> None:
