@@ -25,9 +25,11 @@ from transformers import AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.tokens import with_bos
+from saesteer.engine.conversation import check_conversation, conversation
 from saesteer.engine.linear_attention import SharedStates
 from saesteer.engine.structure import Structure, empty_layers, structure_of
 from saesteer.engine.weights import load_weights
+from saesteer.settings.inputs import ChatSettings
 
 ALGORITHM_VERSION = 1
 
@@ -43,6 +45,9 @@ BOS_RULES = ("tokenizer", "always")
 PROMPT_FORMATS = ("plain", "chat")
 """plain: the model continues the prompt; chat: the prompt is a user's turn in the tokenizer's chat template, and the model answers it."""
 
+PROMPT_ALONE = ChatSettings()
+"""A conversation that begins with the prompt."""
+
 
 @dataclass(frozen=True)
 class LanguageModel:
@@ -53,6 +58,7 @@ class LanguageModel:
     structure: Structure
     bos: str = "tokenizer"  # one of BOS_RULES
     prompt_format: str = "plain"  # one of PROMPT_FORMATS
+    chat: ChatSettings = PROMPT_ALONE  # what stands before a user's turn
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -100,17 +106,21 @@ class LanguageModel:
         return self.head.weight.dtype
 
 
-def load_language_model(path: Path, dtype: str, device: str, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
+def load_language_model(
+    path: Path, dtype: str, device: str, bos: str = "tokenizer", prompt_format: str = "plain", chat: ChatSettings | None = None
+) -> LanguageModel:
     """Load model and tokenizer from a folder in Hugging Face's format (safetensors only, nothing fetched), refusing damaged weights by
-    name. `bos` and `prompt_format` say how its prompts are built (`prompt_token_ids`)."""
+    name. `bos`, `prompt_format` and `chat` say how its prompts are built (`prompt_token_ids`)."""
     model = load_weights(path, dtype, device)
-    return language_model(model, AutoTokenizer.from_pretrained(path, local_files_only=True), bos, prompt_format)
+    return language_model(model, AutoTokenizer.from_pretrained(path, local_files_only=True), bos, prompt_format, chat)
 
 
-def language_model(model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
+def language_model(
+    model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_format: str = "plain", chat: ChatSettings | None = None
+) -> LanguageModel:
     """Find the parts of an already loaded Hugging Face causal language model, and put it into evaluation mode."""
     model.eval().requires_grad_(False)
-    lm = LanguageModel(model, tokenizer, structure_of(model), bos, prompt_format)
+    lm = LanguageModel(model, tokenizer, structure_of(model), bos, prompt_format, chat or PROMPT_ALONE)
     _check_prompts(lm)
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         model.get_decoder().register_forward_hook(lambda _module, _args, output: _to_head(lm, output))
@@ -132,6 +142,8 @@ def _check_prompts(lm: LanguageModel) -> None:
         raise ValueError(f"{lm.name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
     if lm.prompt_format == "chat" and not lm.tokenizer.chat_template:
         raise ValueError(f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")
+    if lm.prompt_format == "chat":
+        check_conversation(lm.name, lm.tokenizer, lm.chat)
 
 
 def shape_matters(lm: LanguageModel) -> bool:
@@ -360,14 +372,13 @@ def plain_token_ids(lm: LanguageModel, text: str) -> list[int]:
 def prompt_token_ids(lm: LanguageModel, text: str) -> list[int]:
     """Token ids of a prompt in the model's prompt format, up to where the model goes on.
 
-    plain: the text itself. chat: the text as a user's turn in the tokenizer's chat template, generation prompt included, so that the last
-    token, where steering starts, is the last before the response. Templates write their own beginning-of-sequence token, so the tokenizer
-    adds none.
+    plain: the text itself. chat: the text as the last user's turn in the tokenizer's chat template, generation prompt included, so that the
+    last token, where steering starts, is the last before the response. Templates write their own beginning-of-sequence token, so the
+    tokenizer adds none.
     """
     if lm.prompt_format == "plain":
         return plain_token_ids(lm, text)
-    turn = [{"role": "user", "content": text}]
-    written = lm.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    written = conversation(lm.tokenizer, lm.chat, text)
     return with_bos(lm.tokenizer(written, add_special_tokens=False)["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
 
 
