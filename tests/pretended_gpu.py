@@ -264,8 +264,8 @@ class _Indexed(TorchFunctionMode):
             return NAMES[args[0]]
         if func is torch.Tensor.cuda:
             return args[0].to(NAMES[args[1]] if len(args) > 1 and args[1] is not None else DEVICE)
-        if func is torch.Tensor.to:
-            args = (args[0], *(NAMES[arg] if isinstance(arg, str | int | torch.device) and arg in NAMES else arg for arg in args[1:]))
+        if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], str | int | torch.device):
+            args = (args[0], NAMES.get(args[1], args[1]), *args[2:])
         if kwargs.get("device") is None or kwargs["device"] not in NAMES:
             return func(*args, **kwargs)
         gpu = NAMES[kwargs["device"]]
