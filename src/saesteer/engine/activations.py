@@ -43,9 +43,8 @@ def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame
     """
     sites = [site_of(lm, layer, sae.meta.site) for layer, sae in sorted(saes.items())]
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
-    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
     halving = Halving("activations", lm.device)
-    for group, length in _groups(texts, limit):
+    for group, length in _groups(texts, lm.n_positions):
 
         def codes_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
             ids = _padded_ids(group["token_ids"][part].to_list(), length, size)

@@ -9,6 +9,27 @@ from saesteer.core.sites import Site
 from saesteer.settings.base import Settings, unique
 
 
+class ChatSettings(Settings):
+    system: str | None = None
+    """System prompt; null: the template's own, if it has one."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation: what the user said and what the model answered, in pairs."""
+    enable_thinking: bool | None = None
+    """For templates that know it (Qwen 3): whether the model may think before it answers; null: the template's default."""
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """The conversation that ends with a prompt, in the form of chat templates."""
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        roles = ("user", "assistant")
+        earlier = [{"role": role, "content": text} for turn in self.turns for role, text in zip(roles, turn, strict=True)]
+        return [*system, *earlier, {"role": "user", "content": prompt}]
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """Of the template."""
+        return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+
+
 class ModelSettings(Settings):
     path: Path | None = None
     """Folder of a Hugging Face causal language model (config.json, *.safetensors, tokenizer.json)."""
@@ -22,11 +43,15 @@ class ModelSettings(Settings):
     """Beginning-of-sequence token before a prompt: as the tokenizer adds it, or always (SAEs of GPT-2 and Pythia were trained so)."""
     prompt_format: Literal["plain", "chat"] = "plain"
     """plain: the model continues the prompt; chat: the prompt is a user's turn in the model's chat template and the model answers it."""
+    chat: ChatSettings | None = None
+    """With prompt_format chat: what stands before the user's turn, and the template's options; null: nothing."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSettings":
         if (self.path is None) == (self.repo is None):
             raise ValueError("give either path (a folder) or repo (a repository of the hub), not " + ("both" if self.path else "neither"))
+        if self.chat and self.prompt_format != "chat":
+            raise ValueError("chat: a system prompt, turns and enable_thinking need prompt_format chat")
         return self
 
     @property

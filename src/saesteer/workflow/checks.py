@@ -14,6 +14,7 @@ from saesteer.sources.pins import pinned_path
 from saesteer.sources.prefixes import read_prefixes
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.workflow import plan
+from saesteer.workflow.families import DEPTH, HEADS, WIDTH, refusal, size
 from saesteer.workflow.steps import plans
 
 
@@ -108,14 +109,17 @@ def check_model(name: str, experiment: Experiment, folder: Path) -> None:
 
 
 def check_model_config(name: str, experiment: Experiment, config: Mapping[str, Any], source: str) -> None:
-    """Refuse a model whose width or layers are not the experiment's, by its config.json."""
-    text = config.get("text_config", config)  # multimodal models keep their language model's settings in there
-    width = text.get("hidden_size", text.get("n_embd"))
-    n_layers = text.get("num_hidden_layers", text.get("n_layer"))
+    """Refuse a model of a family that cannot run, or whose width or layers are not the experiment's, by its config.json."""
+    if reason := refusal(config):
+        raise SettingsError(f"experiment {name}: {source}: {reason}; take another model")
+    width = size(config, *WIDTH)
+    n_layers = size(config, *DEPTH)
+    if width is None or n_layers is None:
+        raise SettingsError(f"experiment {name}: {source}: config.json does not say how wide and deep the model is; take another model")
     what = "a residual stream"
     if experiment.saes.site == "hook_z":
-        n_heads = text.get("num_attention_heads", text.get("n_head"))
-        width, what = n_heads * (text.get("head_dim") or width // n_heads), f"{n_heads} heads with together a width"
+        n_heads = size(config, *HEADS) or 1
+        width, what = n_heads * (size(config, "head_dim") or width // n_heads), f"{n_heads} heads with together a width"
     if width != experiment.saes.d_model:
         raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has {what} of {width}")
     beyond = [layer for layer in experiment.layers if layer >= n_layers]

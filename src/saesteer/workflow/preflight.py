@@ -15,13 +15,16 @@ from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
+from saesteer.sources.model_size import BYTES, bytes_of_weights, n_gpus
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.workflow.checks import check_files, check_model_config, check_tokens
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
 
-BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
+GPUS = (80, 48, 24)
+"""GiB of common GPUs, to say how many of them a model needs."""
+
 CHARACTERS_PER_TOKEN = 4
 WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
 NEURONPEDIA_LAYER = 0.4 * 2**30  # batches of a 16k source, by their published sizes; in proportion to the number of features
@@ -69,8 +72,8 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, size
     """Access, width and depth of a model of the hub; its size."""
     settings = model_settings(experiment, pin)
     if settings.path is not None:
-        sizes[pin] = sum(file.stat().st_size for file in settings.path.glob("*.safetensors"))
-        return Finding("ok", pin, f"{settings.name}, {_gib(sizes[pin])} on this machine")
+        sizes[pin] = bytes_of_weights(settings.path, settings.dtype)
+        return Finding("ok", pin, f"{settings.name}, {_gib(sizes[pin])} of weights in {settings.dtype}, on this machine")
     assert settings.repo is not None
     check_access(settings.repo)
     config = model_config(settings.repo, settings.revision, cache)
@@ -174,7 +177,11 @@ def _gpu(experiment: Experiment, sizes: Mapping[str, int]) -> Finding:
     steered = sizes.get("model", 0) + _sae_bytes(experiment) * BYTES[experiment.model.dtype] // 4 + WORKSPACE
     scoring = max((sizes[pin] for pin in sizes if pin != "model"), default=0) + WORKSPACE
     unknown = "" if len(sizes) == len(set(MODELS) & set(pins(experiment))) else " (of the models that could be read)"
-    return Finding("estimate", "GPU memory", f"about {_gib(steered)} to steer, {_gib(scoring)} for the second model{unknown}")
+    text = f"about {_gib(steered)} to steer, {_gib(scoring)} for the second model{unknown}"
+    needed = {gib: n_gpus(max(sizes.values(), default=0), gib * 2**30) for gib in GPUS}
+    if max(needed.values()) > 1:
+        text += "; a job takes " + ", ".join(f"{number} GPU{'s' * (number > 1)} of {gib} GiB" for gib, number in needed.items())
+    return Finding("estimate", "GPU memory", text)
 
 
 def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:

@@ -179,7 +179,8 @@ def _text_keys(experiment: Experiment) -> Keys:
 
 
 def _of_model(experiment: Experiment) -> dict[str, Any]:
-    return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"})
+    chat = {"chat"} if experiment.model.chat else set()
+    return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"} | chat)
 
 
 def _values(section: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from saesteer.engine.head import raw_logits, rows_of_logits, token_nll
+from saesteer.engine.head import raw_logits, rows_of_logits, scaled, token_nll
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.sites import Place, hidden_after
 from saesteer.methods.fit.problem import Text, output_mask, padded_ids
@@ -57,8 +57,7 @@ def summed_losses(
 
 def logits_with_gradients(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """The model's own logits of final hidden rows, soft cap included, in float32; gradients flow through them."""
-    logits = raw_logits(lm, hidden).float()
-    cap = lm.final_logit_softcapping
+    logits, cap = scaled(lm, raw_logits(lm, hidden).float()), lm.structure.final_logit_softcapping
     return logits if cap is None else cap * torch.tanh(logits / cap)  # head.soft_capped writes in place, which gradients forbid
 
 
