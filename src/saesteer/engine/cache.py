@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from saesteer.engine.linear_attention import RowStates
 from saesteer.engine.models import LanguageModel, Prefill, prefills
 
 ALGORITHM_VERSION = 1
@@ -44,6 +45,11 @@ class RowLayer(DynamicLayer):
         return layer
 
 
+def row_layers(lm: LanguageModel, capacity: int) -> list[RowLayer | RowStates]:
+    """Empty layers of the model's kinds, for a fixed set of rows."""
+    return [RowStates() if linear else RowLayer(capacity) for linear in lm.structure.linear]
+
+
 class Prefixes:
     """The unsteered keys and values of what rows begin with; those of the batch before are used again, all others are let go."""
 
@@ -63,7 +69,8 @@ class Prefixes:
 
     def _gathered(self, runs: Sequence[Prefill], which: Int[Tensor, " row"], room: int) -> Cache:
         position = runs[0].position
-        layers = [RowLayer(position + room) for _ in self.lm.blocks]
+        layers = row_layers(self.lm, position + room)
         for number, layer in enumerate(layers if position else []):
-            layer.update(*(torch.cat([getattr(run, part)[number] for run in runs])[which] for part in ("keys", "values")))
+            states = (torch.cat([getattr(run, part)[number] for run in runs]) for part in ("keys", "values"))
+            layer.update(*(state[which.to(state.device)] for state in states))  # on the block's GPU, of several
         return Cache(layers=layers)

@@ -183,7 +183,8 @@ def _repacked(caches: list[Cache], kept: Int[Tensor, " slot"], tile: int) -> lis
             torch.cat(states) if len(states) > 1 else states[0] for states in zip(*(_taken(layer) for layer in layers), strict=True)
         )
         for new, rows in zip(packed, kept.split(tile), strict=True):
-            new.append(layers[0].holding(keys[rows], values[rows]))
+            here = rows.to(keys.device)  # the block's GPU, of several
+            new.append(layers[0].holding(keys[here], values[here]))
     return [Cache(layers=new) for new in packed]
 
 

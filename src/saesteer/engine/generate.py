@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
-from saesteer.engine.cache import Prefixes, RowLayer
+from saesteer.engine.cache import Prefixes, row_layers
 from saesteer.engine.continuation import (
     MOST_ROWS,
     Sampling,
@@ -106,7 +106,8 @@ def steered_texts(
 
 def _kv_width(lm: LanguageModel, prompt: Sequence[int]) -> int:
     (run,) = prefills(lm, [list(prompt)])
-    return run.keys[0].shape[1] * run.keys[0].shape[3] if run.keys else lm.d_model
+    attention = [keys for keys, linear in zip(run.keys, lm.structure.linear, strict=False) if not linear]
+    return attention[0].shape[1] * attention[0].shape[3] if attention else lm.d_model
 
 
 def _groups(rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: Sequence[Sequence[int]]) -> Iterator[pl.DataFrame]:
@@ -170,7 +171,7 @@ def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
 
 def _steered_prefill(run: _Run, ids: Int[Tensor, "slot seq"], steering: Steering) -> Cache:
     """Keys and values of all prompt positions but the last under the rows' steering, with room for the rest."""
-    cache = Cache(layers=[RowLayer(ids.shape[1] + run.sampling.max_new_tokens) for _ in run.lm.blocks])
+    cache = Cache(layers=row_layers(run.lm, ids.shape[1] + run.sampling.max_new_tokens))
     if ids.shape[1] > 1:
         with steering.installed(run.lm, 0, ids.shape[1]):
             run.lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
