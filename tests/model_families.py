@@ -32,6 +32,8 @@ RUN: dict[str, dict[str, Any]] = {
     "apertus": KEY_HEADS,
     "arcee": KEY_HEADS,
     "aria_text": KEY_HEADS | EXPERTS | {"moe_num_experts": 4, "moe_topk": 2},
+    "bailing_hybrid": EXPERTS | LATENT | LINEAR_TYPES | {"num_key_value_heads": 4},
+    "bamba": KEY_HEADS | MAMBA | {"attn_layer_indices": [1, 3]},
     "biogpt": {},
     "bitnet": KEY_HEADS,
     "bloom": {},
@@ -67,6 +69,7 @@ RUN: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 4},
     "granite": KEY_HEADS | SCALED,
     "granitemoe": KEY_HEADS | EXPERTS | SCALED,
+    "granitemoehybrid": KEY_HEADS | EXPERTS | SCALED | MAMBA | {"layer_types": ["mamba", "attention"] * 2, "shared_intermediate_size": 64},
     "granitemoeshared": KEY_HEADS | EXPERTS | SCALED,
     "helium": KEY_HEADS,
     "hunyuan_v1_dense": KEY_HEADS,
@@ -74,8 +77,13 @@ RUN: dict[str, dict[str, Any]] = {
     "hy_v3": KEY_HEADS | EXPERTS,
     "internlm3": KEY_HEADS,
     "jais2": KEY_HEADS,
+    "jamba": KEY_HEADS | EXPERTS | {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "mamba_d_state": 8},
     "jetmoe": EXPERTS | {"num_key_value_heads": 2, "kv_channels": 8},
+    "kimi_linear": EXPERTS | LATENT | LINEAR_TYPES | {"num_key_value_heads": 4, "linear_num_heads": 4, "linear_head_dim": 8},
     "laguna": KEY_HEADS | EXPERTS,
+    "lfm2": KEY_HEADS | CONVOLUTIONS,
+    "lfm2_moe": KEY_HEADS | EXPERTS | CONVOLUTIONS | {"num_dense_layers": 1},
+    "lfm3": KEY_HEADS | CONVOLUTIONS,
     "llama": KEY_HEADS,
     "mellum": KEY_HEADS | EXPERTS,
     "mimo_v2_flash": KEY_HEADS | EXPERTS | SLIDING,
@@ -90,6 +98,7 @@ RUN: dict[str, dict[str, Any]] = {
     "olmo": KEY_HEADS,
     "olmo2": KEY_HEADS,
     "olmo3": KEY_HEADS | SLIDING,
+    "olmo_hybrid": KEY_HEADS | LINEAR | LINEAR_TYPES,
     "olmoe": KEY_HEADS | EXPERTS,
     "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
     "persimmon": {},
@@ -99,7 +108,10 @@ RUN: dict[str, dict[str, Any]] = {
     "qwen2": KEY_HEADS,
     "qwen2_moe": KEY_HEADS | EXPERTS,
     "qwen3": KEY_HEADS,
+    "qwen3_5_moe_text": KEY_HEADS | EXPERTS | LINEAR | LINEAR_TYPES,
+    "qwen3_5_text": KEY_HEADS | LINEAR | LINEAR_TYPES,
     "qwen3_moe": KEY_HEADS | EXPERTS,
+    "qwen3_next": KEY_HEADS | EXPERTS | LINEAR | LINEAR_TYPES,
     "seed_oss": KEY_HEADS,
     "smollm3": KEY_HEADS,
     "solar_open": KEY_HEADS | EXPERTS,
@@ -110,22 +122,6 @@ RUN: dict[str, dict[str, Any]] = {
     "youtu": LATENT | {"num_key_value_heads": 4},
 }
 """Those that are scored and steered."""
-
-WITH_STATES: dict[str, dict[str, Any]] = {
-    "bailing_hybrid": EXPERTS | LATENT | LINEAR_TYPES | {"num_key_value_heads": 4},
-    "bamba": KEY_HEADS | MAMBA | {"attn_layer_indices": [1, 3]},
-    "granitemoehybrid": KEY_HEADS | EXPERTS | SCALED | MAMBA | {"layer_types": ["mamba", "attention"] * 2, "shared_intermediate_size": 64},
-    "jamba": KEY_HEADS | EXPERTS | {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "mamba_d_state": 8},
-    "kimi_linear": EXPERTS | LATENT | LINEAR_TYPES | {"num_key_value_heads": 4, "linear_num_heads": 4, "linear_head_dim": 8},
-    "lfm2": KEY_HEADS | CONVOLUTIONS,
-    "lfm2_moe": KEY_HEADS | EXPERTS | CONVOLUTIONS | {"num_dense_layers": 1},
-    "lfm3": KEY_HEADS | CONVOLUTIONS,
-    "olmo_hybrid": KEY_HEADS | LINEAR | LINEAR_TYPES,
-    "qwen3_5_moe_text": KEY_HEADS | EXPERTS | LINEAR | LINEAR_TYPES,
-    "qwen3_5_text": KEY_HEADS | LINEAR | LINEAR_TYPES,
-    "qwen3_next": KEY_HEADS | EXPERTS | LINEAR | LINEAR_TYPES,
-}
-"""Those of them that keep states of one size in some layers instead of keys and values."""
 
 REFUSED: dict[str, dict[str, Any]] = {
     "bert": {},

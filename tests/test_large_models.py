@@ -12,13 +12,16 @@ import torch
 from engine_models import save_model, tiny_model, tiny_sae, tiny_tokenizer
 from polars.testing import assert_frame_equal
 from pretended_gpu import Pretended, pretended_gpu
-from test_sites import PROMPT
+from test_sites import PREFIXES, PROMPT, sweep_rows
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from saesteer.engine.activations import sparse_codes
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import continuation_nll
 from saesteer.engine.saes import TENSORS, Sae
 from saesteer.sources import model_size
 from saesteer.sources.model_size import bytes_of_weights, n_gpus
@@ -76,9 +79,12 @@ def steps(lm: LanguageModel, sae: Sae) -> dict[str, pl.DataFrame]:
     """What a step that runs a model makes, of each kind."""
     lens, _ = lens_tokens(lm, sae.W_dec[[5, 0]].roll(1, dims=0), 20)
     texts = pl.DataFrame({"text_id": ["a", "b"], "token_ids": [[1, 40, 60, 41], [1, 70, 71, 72, 73, 90]]})
+    rated = pl.DataFrame({"row": [0, 1], "prefix": ["From ba be", "From ba"], "text": [" dibo tuda.", " be di"]})
     return {
         "output scores": output_scores(lm, sae, 2, [5, 0], lens, PROMPT, 10.0),
         "codes": pl.concat(sparse_codes(lm, {2: sae}, texts)),
+        "perplexity": continuation_nll(lm, rated),
+        "texts": pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(8, 0.0), 3)).drop("seconds"),
     }
 
 

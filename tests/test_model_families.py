@@ -10,7 +10,7 @@ import pytest
 import torch
 from engine_models import tiny_model, tiny_tokenizer
 from family_table import PAGE, page, row
-from model_families import REFUSED, RUN, WITH_STATES
+from model_families import REFUSED, RUN
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from saesteer.engine import models
@@ -79,7 +79,7 @@ WITH_IMAGES = {
     "gemma3": {"vision_config": VISION, "text_config": TEXT | RUN["gemma3_text"], "mm_tokens_per_image": 4},
     "qwen3_5": {
         "vision_config": VISION | {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16},
-        "text_config": TEXT | WITH_STATES["qwen3_5_text"],
+        "text_config": TEXT | RUN["qwen3_5_text"],
     },
     "mistral3": {
         "vision_config": VISION | {"model_type": "pixtral"},
@@ -133,9 +133,8 @@ def test_check_refuses_by_name_what_cannot_run() -> None:
             check_model_config("tiny", experiment, config, "me/model")
 
 
-def test_a_prompts_states_are_shared_where_layers_attend_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompts_states_are_shared_where_layers_attend_linearly() -> None:
     """Splices behind linear layers' states, at each depth, against whole forwards."""
-    monkeypatch.setitem(engine_models.RUN, "qwen3_5_text", WITH_STATES["qwen3_5_text"])
     lm, ids = tiny_model("qwen3_5_text"), [1, 40, 60, 41, 50, 45]
     for token_ids in (ids, ids[:1], ids[:2]):
         prompt = models.prefill(lm, token_ids)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
-from saesteer.engine.cache import Prefixes, RowLayer, gathered, taken
+from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
@@ -112,7 +112,8 @@ def steered_texts(
 
 def _kv_width(lm: LanguageModel, prompt: Sequence[int]) -> int:
     (run,) = prefills(lm, [list(prompt)])
-    return run.keys[0].shape[1] * run.keys[0].shape[3] if run.keys else lm.d_model
+    attention = [keys for keys, linear in zip(run.keys, lm.structure.linear, strict=False) if not linear]
+    return attention[0].shape[1] * attention[0].shape[3] if attention else lm.d_model
 
 
 def full_batch_bytes(lm: LanguageModel, n_prompt: int, n_new: int) -> int:
@@ -208,11 +209,11 @@ def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Ste
             n_before += len(padded)
     which = torch.from_numpy(order).to(run.lm.device)
     layers = ([taken(layer) for layer in of_runs] for of_runs in zip(*(one.layers for one in runs), strict=True))
-    return gathered(layers, which, tile or len(prompts), length, run.sampling.max_new_tokens)
+    return gathered(run.lm, layers, which, tile or len(prompts), length, run.sampling.max_new_tokens)
 
 
 def _steered_prefill(lm: LanguageModel, ids: Int[Tensor, "row seq"], steering: Steering) -> Cache:
-    cache = Cache(layers=[RowLayer(ids.shape[1] - 1) for _ in lm.blocks])
+    cache = Cache(layers=row_layers(lm, ids.shape[1] - 1))
     with steering.installed(lm, 0, ids.shape[1]):
         lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
     return cache

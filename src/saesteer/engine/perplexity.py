@@ -142,11 +142,10 @@ def _groups(lm: LanguageModel, sequences: Sequence[_Sequence]) -> Iterator[tuple
     """Places of the rows that have something to score, by the length that shared tokens have in the caches and the padded number of the
     others; rows that share the same tokens one after the other."""
     step = LENGTH_STEP[shape_matters(lm)]
-    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
 
     def shape(place: int) -> tuple[int, int]:
         one = sequences[place]
-        length = min(-(-(len(one.ids) - one.n_shared) // step) * step, limit - one.n_shared)
+        length = min(-(-(len(one.ids) - one.n_shared) // step) * step, lm.n_positions - one.n_shared)
         return buffer_length(lm, one.n_shared + 1, length) - 1, length
 
     order = sorted((place for place, one in enumerate(sequences) if any(one.scored)), key=lambda at: (shape(at), sequences[at].shared))
