@@ -84,7 +84,9 @@ def steps(lm: LanguageModel, sae: Sae) -> dict[str, pl.DataFrame]:
         "output scores": output_scores(lm, sae, 2, [5, 0], lens, PROMPT, 10.0),
         "codes": pl.concat(sparse_codes(lm, {2: sae}, texts)),
         "perplexity": continuation_nll(lm, rated),
-        "texts": pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(8, 0.0), 3)).drop("seconds"),
+        "texts": pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(8, 0.0), 3))
+        .drop("seconds")
+        .sort("feature", "factor", "prefix_id"),
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import engine_models
+import polars as pl
 import pytest
 import torch
 from engine_models import tiny_model, tiny_tokenizer
@@ -14,6 +15,7 @@ from model_families import REFUSED, RUN
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from saesteer.engine import models
+from saesteer.engine.perplexity import continuation_nll
 from saesteer.settings import SettingsError, load_experiment
 from saesteer.workflow import families
 from saesteer.workflow.checks import check_model_config
@@ -133,19 +135,32 @@ def test_check_refuses_by_name_what_cannot_run() -> None:
             check_model_config("tiny", experiment, config, "me/model")
 
 
+@pytest.mark.parametrize("family", ["jamba", "qwen3_5_text"])
+@torch.no_grad()
+def test_likelihoods_where_layers_keep_states_are_those_of_whole_texts(family: str) -> None:
+    lm = tiny_model(family)
+    losses = continuation_nll(lm, pl.DataFrame({"row": [0, 1], "prefix": ["From ba di ba", "From be"], "text": [" do ba do", " di"]}))
+    for text, n_scored, loss in (("From ba di ba do ba do", 3, losses["mean_nll"][0]), ("From be di", 1, losses["mean_nll"][1])):
+        ids = lm.tokenizer(text, return_tensors="pt")["input_ids"]
+        whole = lm.model(input_ids=ids).logits[0, :-1].log_softmax(dim=1).gather(1, ids[0, 1:, None])
+        assert loss == pytest.approx(-float(whole[-n_scored:].mean()), abs=1e-4)
+
+
 def test_a_prompts_states_are_shared_where_layers_attend_linearly() -> None:
-    """Splices behind linear layers' states, at each depth, against whole forwards."""
+    """Splices behind linear layers' states, at each depth, against whole forwards: these take another way to the same states, in float32,
+    which leaves logits of 7 some 1e-4 apart."""
     lm, ids = tiny_model("qwen3_5_text"), [1, 40, 60, 41, 50, 45]
+    generator = torch.Generator().manual_seed(0)
     for token_ids in (ids, ids[:1], ids[:2]):
         prompt = models.prefill(lm, token_ids)
         before = [state.clone() for state in (*prompt.keys, *prompt.values)]
         for depth in range(lm.n_layers + 1):
-            rows = models.residual_at(lm, torch.tensor([token_ids]), depth)[:, -1] + torch.randn(40, lm.d_model)
+            rows = models.residual_at(lm, torch.tensor([token_ids]), depth)[:, -1] + torch.randn(40, lm.d_model, generator=generator)
             hidden = models.spliced_hidden(lm, prompt, depth, rows)
             for place in (0, 39):
                 with models.residual_changed(lm, depth, _with_last(rows[place])):
                     whole = lm.model(input_ids=torch.tensor([token_ids])).logits[0, -1]
-                torch.testing.assert_close(lm.head(hidden[place]), whole, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(lm.head(hidden[place]), whole, rtol=0, atol=1e-3)
         assert all(torch.equal(one, other) for one, other in zip((*prompt.keys, *prompt.values), before, strict=True))
 
 

@@ -134,7 +134,9 @@ def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> list[_Sequence]:
         scored = [place > 0 and end > len(prefix) for place, end in enumerate(ends)]
         alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, prefixes[prefix], strict=False)))
         first = scored.index(True) if any(scored) else 0
-        sequences.append(_Sequence(ids, scored, max(0, min(alike, first) - 1)))
+        # Some families' layers of states go on from one by a single token only (transformers' Jamba, without a word).
+        n_shared = 0 if any(lm.structure.linear) else max(0, min(alike, first) - 1)
+        sequences.append(_Sequence(ids, scored, n_shared))
     return sequences
 
 
