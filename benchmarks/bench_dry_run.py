@@ -71,6 +71,9 @@ def write_experiment(folder: Path, layers_per_job: int) -> None:
         "layers": list(range(N_LAYERS)),
         "features": {"kind": "sampled", "n_per_layer": N_PER_LAYER},
         "records": {"texts": "wide/texts.parquet"},
+        "concepts": {"topics": "data/world/topics.json"},  # the random model has the shipped one's tokenizer
+        "perplexity": {"model": {"path": "data/world/reference_model"}},
+        "judge": {"oracle": "data/world/oracle"},
         "sweep": {"factors": [0, 2], "n_prefixes": 2, "max_new_tokens": 5},
         "selection": {"late_layers_from": 16, "random_draws": 50, "permutations": 50, "bootstrap_draws": 50},
         "layers_per_job": layers_per_job,

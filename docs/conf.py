@@ -10,6 +10,7 @@ from typer.cli import get_docs_for_click
 
 from saesteer.cli import app
 from saesteer.report.method_readme import registry_markdown
+from saesteer.report.sae_docs import releases_markdown
 from saesteer.report.table_docs import tables_markdown
 
 project, author, html_title = "saesteer", "The saesteer developers", "saesteer"
@@ -31,7 +32,12 @@ def commands() -> str:
     return get_docs_for_click(obj=group, ctx=typer.Context(group), name="saesteer").partition("\n")[2]
 
 
-GENERATED = {"reference/commands": commands, "reference/tables": tables_markdown, "reference/methods": registry_markdown}
+GENERATED = {
+    "reference/commands": commands,
+    "reference/tables": tables_markdown,
+    "reference/methods": registry_markdown,
+    "reference/saes": releases_markdown,
+}
 """Page -> what is put behind its own text."""
 
 

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+from saesteer.sources.model_size import n_gpus
 from saesteer.workflow import plan
 from saesteer.workflow.keys import FILES_OF_KEYS
 from saesteer.workflow.locks import explain_lock, record_run
@@ -24,12 +25,20 @@ def gpu_job(step):
         def of_job(wildcards, input, attempt, threads, rulename, async_run):
             job = (wildcards, {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run})
             if has_keys_to_compute(step, wildcards, input, attempt):
-                return 1 if name == "gpu" else profile_value(name, *job)
+                return n_gpus_of(step, *job) if name == "gpu" else profile_value(name, *job)
             return idle[name](*job)
 
         return of_job
 
     return {name: asks_for(name) for name in idle if name == "gpu" or name in DEFAULTS}
+
+
+def n_gpus_of(step, wildcards, job):
+    """As many GPUs of the profile's `gpu_mb` as the step's largest model needs; one where the profile does not say how large they are."""
+    if "gpu_mb" not in DEFAULTS:
+        return 1
+    models = plan.model_bytes(EXPERIMENTS[wildcards.experiment], step, job["input"])
+    return n_gpus(models, profile_value("gpu_mb", wildcards, job) * 10**6)
 
 
 def profile_value(name, wildcards, job):

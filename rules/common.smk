@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from saesteer.workflow import plan
-from saesteer.workflow.checks import check_files, check_present_files
+from saesteer.workflow.checks import check_files, check_present_files, check_tokens
 from saesteer.workflow.code_digest import code_digest
 from saesteer.workflow.steps import plans
 from saesteer.figures.names import CAPTIONS, FIGURE_TABLES, METHOD_FIGURE_TABLES
@@ -91,6 +91,8 @@ def check_all_files():
     """For onstart: refuse a run, though not a dry run, of an experiment whose files are not all there."""
     for name, experiment in EXPERIMENTS.items():
         check_files(name, experiment)
+        if experiment.model.path:
+            check_tokens(experiment, experiment.model.path)
         if experiment.judge.kind == "none" and experiment.until == "figures":
             logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
         asks = experiment.judge.kind == "endpoint" and "judge" in steps_of(name)

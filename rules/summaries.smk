@@ -9,6 +9,7 @@ rule features_table:
         logit_lens=manifests("logit_lens"),
         input_score=manifests("input_score"),
         output_score=manifests("output_score"),
+        saes=manifests("saes"),
     output:
         table=f"{TABLES}/features.parquet",
     params:
@@ -25,6 +26,7 @@ rule layer_features:
         logit_lens=layer_manifests("logit_lens"),
         input_score=layer_manifests("input_score"),
         output_score=layer_manifests("output_score"),
+        saes=layer_manifests("saes"),
     output:
         table=f"{DATA}/{{experiment}}/features/layer_{{layer}}.parquet",
     wildcard_constraints:

@@ -10,7 +10,7 @@ from typing import Any
 from common import open_job
 
 from saesteer.core.files import write_json
-from saesteer.sources.pins import is_current, pin, sae_entry
+from saesteer.sources.pins import SAE_FILES, is_current, pin, sae_entry
 from saesteer.workflow.code_digest import algorithm_versions
 
 job = open_job(snakemake)
@@ -19,15 +19,16 @@ saes, manifest = job.experiment.saes, job.outputs["manifest"]
 
 def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
-    expected = {"layer": layer, "site": f"resid_{saes.site}", "d_model": saes.d_model, "n_features": saes.n_features}
+    expected = {"layer": layer, "site": saes.site, "d_model": saes.d_model, "n_features": saes.n_features}
     made_from = {
-        "source_digest": pin(source)["digest"],
+        "decoder_rows": saes.decoder_rows,
+        "source_digest": pin(source, suffixes=SAE_FILES)["digest"],
         "converter_version": algorithm_versions("engine.sae_convert")["engine.sae_convert"],
     }
     if not is_current(out, expected | made_from):
         from saesteer.engine.sae_convert import convert_sae
 
-        convert_sae(source, out=out, **expected)
+        convert_sae(source, out=out, decoder_rows=saes.decoder_rows, **expected)
     return sae_entry(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")), out)
 
 

@@ -25,7 +25,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     concepts, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))
     features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
     lm = open_model(job)
-    vectors = read_vectors(settings.vectors, lm.d_model) if settings.vectors else {}
+    vectors = read_vectors(settings.vectors, job.experiment.saes.d_model) if settings.vectors else {}
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
     for layer, rows in by_layer(missing):
         effects = None

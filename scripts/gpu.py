@@ -28,7 +28,7 @@ def open_model(job: Job, name: str = "model") -> LanguageModel:
     settings, folder, device = model_settings(job.experiment, name), job.model_folder(name), available_device()
     torch.set_num_threads(job.threads)
     log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device)
-    return load_language_model(folder, number_type(settings.dtype), device, settings.bos, settings.prompt_format)
+    return load_language_model(folder, number_type(settings.dtype), device, settings.bos, settings.prompt_format, settings.chat)
 
 
 def with_progress(frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None) -> Iterator[pl.DataFrame]:

@@ -15,12 +15,15 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
     from saesteer.core.tokens import load_tokens
     from saesteer.engine.logit_lens import lens_tokens
-    from saesteer.engine.saes import load_decoder_rows
+    from saesteer.engine.saes import load_decoder_rows, read_meta
+    from saesteer.engine.sites import to_residual
 
     lm, tokens = open_model(job), load_tokens(job.model_folder())
 
     def promoted(layer: int, rows: pl.DataFrame) -> pl.DataFrame:
-        ids, logits = lens_tokens(lm, load_decoder_rows(sae_file(job, layer), rows["feature"].to_list()), job.experiment.logit_lens.k)
+        file, k = sae_file(job, layer), job.experiment.logit_lens.k
+        directions = load_decoder_rows(file, rows["feature"].to_list())
+        ids, logits = lens_tokens(lm, directions, k, to_residual=to_residual(lm, layer, read_meta(file).site))
         return rows.with_columns(
             token_ids=pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32)),
             tokens=pl.Series([tokens.strings(row) for row in ids.tolist()], dtype=pl.List(pl.String)),

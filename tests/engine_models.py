@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from model_families import RUN
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers import decoders as token_decoders
@@ -23,8 +24,9 @@ N_FEATURES = 96
 SYLLABLES = [first + vowel for first in "bdfgklmnprst" for vowel in "aeiou"]
 WORDS = SYLLABLES + [one + two for one, two in zip(SYLLABLES, reversed(SYLLABLES), strict=True)]
 FAMILIES = ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2")
-FURTHER_FAMILIES = ("gemma3", "qwen3")
-"""Of the README's example of a model of one's own: no line of the engine is for them."""
+FURTHER_FAMILIES = ("gemma3", "qwen3", "bloom", "opt", "cohere2", "granite", "qwen3_5_text")
+"""Of the README's example of a model of one's own, and of other forms: blocks that put out tuples, blocks further inside, scaled
+logits, linear attention. No line of the engine is for them."""
 
 
 def tiny_tokenizer(template: str = "<bos> $A") -> PreTrainedTokenizerFast:
@@ -54,7 +56,7 @@ OWN: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * (N_LAYERS // 2)},
     "gpt2": {"resid_pdrop": 0.0, "n_inner": 64},
 }
-"""What a tiny model's configuration has besides what all have."""
+"""What a tiny model's configuration has besides what all have, where it is not that of `model_families.RUN`."""
 
 
 @cache
@@ -65,7 +67,7 @@ def tiny_model(family: str, seed: int = 0) -> LanguageModel:
         torch.manual_seed(seed)
         config = {"vocab_size": len(tokenizer) + 3, "max_position_embeddings": 64}  # three logits without a token, as real models have
         config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3, "attn_implementation": "eager"}
-        config |= OWN.get(family, {})
+        config |= OWN.get(family, RUN.get(family, {}))
         model = hf_model(config.pop("model_type", family), D_MODEL, N_LAYERS, **config)
         for name, weight in model.named_parameters():
             if weight.ndim == 1:

@@ -97,12 +97,19 @@ def gemma_scope(folder: Path, d_model: int, n_features: int, seed: int = 0, scal
     return folder
 
 
-def gemma_scope_2(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
-    """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w."""
+def gemma_scope_2(
+    folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, transcoder: bool = False
+) -> Path:
+    """JumpReLU as in Gemma Scope 2: config.json and params.safetensors with small w; a transcoder with a skip connection."""
     folder.mkdir(parents=True)
-    config = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": f"model.layers.{layer}.output"}
-    _json(folder / "config.json", config | {"width": n_features, "l0": 60, "type": "sae"})
+    config: dict[str, Any] = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "width": n_features, "l0": 60}
+    config |= {"hf_hook_point_in": f"model.layers.{layer}.output", "type": "sae"}
     weights = random_weights(d_model, n_features, seed, scale)
+    if transcoder:
+        config |= {"hf_hook_point_in": f"model.layers.{layer}.pre_feedforward_layernorm.output", "affine_connection": True}
+        config |= {"hf_hook_point_out": f"model.layers.{layer}.post_feedforward_layernorm.output", "type": "transcoder"}
+        weights["affine_skip_connection"] = torch.eye(d_model)
+    _json(folder / "config.json", config)
     save_file({name.replace("W_", "w_"): tensor for name, tensor in weights.items()}, folder / "params.safetensors")
     return folder
 
@@ -163,6 +170,100 @@ def res_sm(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 
     _json(folder / "cfg.json", config | {"sae_lens_training_version": None, "neuronpedia_id": None})
     save_file(_relu_weights(d_model, n_features, seed, scale), folder / "sae_weights.safetensors")
     return folder
+
+
+def openai_v5(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A TopK SAE on layer-normalised rows as in gpt2-small-resid-post-v5: sae-lens' configuration before 6, with the activation's name."""
+    weights = _relu_weights(d_model, n_features, seed, 1.0)  # the input has size 1, whatever the residual's
+    more = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 7}, "normalize_activations": "layer_norm"}
+    return _before_6(folder, f"blocks.{layer}.hook_resid_post", weights, more)
+
+
+def mistral_wg(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A ReLU SAE on rows of one norm as in mistral-7b-res-wg: that they are is said by sae-lens' list, not by the configuration."""
+    return _before_6(folder, f"blocks.{layer}.hook_resid_pre", _relu_weights(d_model, n_features, seed, 1.0), {})
+
+
+def gated_jh(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A gated SAE as in llama-3-8b-it-res-jh."""
+    weights = gated_weights(d_model, n_features, seed, scale)
+    return _before_6(folder, f"blocks.{layer}.hook_resid_post", weights, {"architecture": "gated"})
+
+
+def gated_weights(d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> dict[str, Tensor]:
+    """Gates that close on some positive magnitudes and open on some negative ones."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    weights = random_weights(d_model, n_features, seed, scale)
+    biases = {name: scale * (0.5 * torch.randn(n_features, generator=generator) - 0.5) for name in ("b_gate", "b_mag")}
+    growth = 0.3 * torch.randn(n_features, generator=generator)
+    return {"W_enc": weights["W_enc"], "W_dec": weights["W_dec"], "b_dec": weights["b_dec"], "r_mag": growth} | biases
+
+
+def _before_6(folder: Path, hook: str, weights: dict[str, Tensor], more: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    n_features, d_model = weights["W_dec"].shape
+    config = {"architecture": "standard", "d_in": d_model, "d_sae": n_features, "activation_fn_str": "relu", "apply_b_dec_to_input": True}
+    config |= {"finetuning_scaling_factor": False, "context_size": 64, "model_name": "gpt2-small", "hook_name": hook, "prepend_bos": True}
+    config |= {"normalize_activations": "none", "dtype": "float32", "device": "cpu", "sae_lens_training_version": None}
+    _json(folder / "cfg.json", config | more)
+    save_file(weights, folder / "sae_weights.safetensors")
+    return folder
+
+
+def sparsify(folder: Path, d_model: int, n_features: int, k: int = 5, seed: int = 0, scale: float = 1.0, **changes: Any) -> Path:
+    """A TopK SAE as sparsify saves it: the encoder transposed, the decoder not; the folder's name is the place that it reads."""
+    folder.mkdir(parents=True)
+    config = {"expansion_factor": n_features // d_model, "normalize_decoder": True, "num_latents": 0, "k": k, "signed": False}
+    _json(folder / "cfg.json", config | {"d_in": d_model} | changes)
+    weights = _relu_weights(d_model, n_features, seed, scale)
+    tensors = {"encoder.weight": weights["W_enc"].T.contiguous(), "encoder.bias": weights["b_enc"]}
+    save_file(tensors | {name: weights[name] for name in ("W_dec", "b_dec")}, folder / "sae.safetensors")
+    return folder
+
+
+def transcoder_mw(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
+    """A ReLU transcoder as in mwhanna's: one file a layer, the encoder transposed, and what W&B kept of the run, misspelt in some."""
+    folder.mkdir(parents=True)
+    sizes = {"d_model": {"value": d_model}, "d_feature": {"value": n_features}, "batch_size": {"value": 64}}
+    _json(folder / "wanb-config.yaml", sizes)  # JSON is YAML
+    _json(folder / "config.yaml", {"model_name": "Qwen/Qwen3-4B"})
+    weights = _relu_weights(d_model, n_features, seed, scale)
+    save_file(weights | {"W_enc": weights["W_enc"].T.contiguous()}, folder / f"layer_{layer}.safetensors")
+    return folder
+
+
+def dictionary(
+    folder: Path,
+    layer: int,
+    d_model: int,
+    n_features: int,
+    kind: str = "AutoEncoderTopK",
+    seed: int = 0,
+    scale: float = 1.0,
+    **trainer: Any,
+) -> Path:
+    """An SAE as dictionary_learning saves it: ae.pt, a pickled state dict, and config.json."""
+    folder.mkdir(parents=True)
+    values = {"dict_class": kind, "activation_dim": d_model, "dict_size": n_features, "k": 6, "layer": layer, "lm_name": "EleutherAI/p"}
+    values |= {"submodule_name": f"resid_post_layer_{layer}"} | trainer
+    _json(folder / "config.json", {"trainer": values, "buffer": {"d_submodule": d_model, "ctx_len": 128}})
+    torch.save(_dictionary_state(kind, d_model, n_features, seed, scale), folder / "ae.pt")
+    return folder
+
+
+def _dictionary_state(kind: str, d_model: int, n_features: int, seed: int, scale: float) -> dict[str, Tensor]:
+    weights = random_weights(d_model, n_features, seed, scale)
+    if kind in ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"):
+        one = torch.tensor(0.4 * scale)
+        return weights | ({"threshold": one, "k": torch.tensor(6)} if kind == "MatryoshkaBatchTopKSAE" else {})
+    linear = {"encoder.weight": weights["W_enc"].T.contiguous(), "decoder.weight": weights["W_dec"].T.contiguous()}
+    if kind == "GatedAutoEncoder":
+        gated = gated_weights(d_model, n_features, seed, scale)
+        biases = {"decoder_bias": gated["b_dec"], "gate_bias": gated["b_gate"], "mag_bias": gated["b_mag"], "r_mag": gated["r_mag"]}
+        return linear | biases
+    bias = weights["b_enc"] - weights["threshold"] * (kind == "AutoEncoder")
+    named = {"encoder.bias": bias, "bias" if kind == "AutoEncoder" else "b_dec": weights["b_dec"]}
+    return linear | named | ({} if kind == "AutoEncoder" else {"threshold": torch.tensor(0.4 * scale), "k": torch.tensor(6)})
 
 
 def sae_lens_form(folder: Path, d_model: int, n_features: int, hook_name: str, seed: int = 0, scale: float = 1.0, **changes: Any) -> Path:

@@ -78,7 +78,7 @@ def toy_tokens(texts: Toy) -> Tokens:
     """Residuals given by hand."""
     rows = torch.tensor([row for text in texts for row in text], dtype=torch.float32)
     number = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(text) for text in texts]))
-    return Tokens(rows, number, len(texts))
+    return Tokens(rows, rows, number, len(texts))
 
 
 @cache

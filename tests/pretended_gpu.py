@@ -1,12 +1,13 @@
-"""A GPU that is only pretended, to find on a machine without one what would fail on one, and what would make it wait.
+"""GPUs that are only pretended, to find on a machine without one what would fail on one, and what would make it wait.
 
     with pretended_gpu(free_bytes=2**34) as events:  # Counter of (what, file:line): copies between the devices, waits for the GPU
         lm = load_language_model(folder, "bfloat16", "cuda")
 
-In a test, or around the `yield` of a pytest fixture. Inside, "cuda" is a device: its tensors are `Pretended`, say that they are on cuda:0
-and hold their numbers in a CPU tensor, `.raw`. Code takes its branches for CUDA, autograd included; numbers are a CPU's. Refused as on a
-GPU: operations on tensors of both devices (a CPU tensor without dimensions, or one used as an index, may stand beside), `.numpy()`,
-products of integers or of two types, `out_dtype` where CUDA has none. Not shown: a GPU's rounding, kernels' limits, time, streams.
+In a test, or around the `yield` of a pytest fixture. Inside, "cuda" is a device, or `n_gpus` of them: its tensors are `Pretended`, say on
+which they are, and hold their numbers in a CPU tensor, `.raw`. Code takes its branches for CUDA, autograd included; numbers are a CPU's.
+Refused as on a GPU: operations on tensors of two devices (a CPU tensor without dimensions, or one used as an index, may stand beside),
+`.numpy()`, products of integers or of two types, `out_dtype` where CUDA has none. Not shown: a GPU's rounding, kernels' limits, time,
+streams.
 
 With `contents`, tensors have shapes but no numbers, so that a model of any size costs nothing: what is copied from the GPU is what
 `contents` makes of its shape. `WORK` then has each operation's FLOPs and bytes, and the most bytes that were held at once.
@@ -15,6 +16,7 @@ How: a wrapper subclass on the device "meta" (which autograd takes in a build wi
 for calls without such a tensor (factories, copies to the GPU). Modes hold for the thread that enters them.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,8 +32,10 @@ from torch.utils import _pytree as tree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-DEVICE = torch.device("cuda", 0)
-NAMES = ("cuda", "cuda:0", torch.device("cuda"), DEVICE)
+GPUS = [torch.device("cuda", number) for number in range(4)]
+DEVICE = GPUS[0]
+NAMES = {"cuda": DEVICE, torch.device("cuda"): DEVICE}
+NAMES |= {name: gpu for number, gpu in enumerate(GPUS) for name in (number, f"cuda:{number}", gpu)}
 aten = torch.ops.aten
 INDEXING = {aten.index, aten._unsafe_index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index_put}
 SCALAR_BESIDE = {aten.where, aten.masked_fill, aten.masked_fill_, aten.fill, aten.fill_}
@@ -46,6 +50,7 @@ class Work:
     """What was computed without numbers."""
 
     contents: Contents | None = None
+    gpu: torch.device = DEVICE  # of the last operation
     operations: list[tuple[str, float, int, int]] = field(default_factory=list)
     """Name, FLOPs, bytes read and written, bytes of a number; views are none."""
     storages: Counter[int] = field(default_factory=Counter)
@@ -102,23 +107,24 @@ class Pretended(torch.Tensor):
 
     raw: torch.Tensor
     share: _Share
-    device = property(lambda self: DEVICE)
+    gpu: torch.device
+    device = property(lambda self: self.gpu)
     is_cuda = property(lambda self: True)
     is_cpu = is_meta = property(lambda self: False)
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, raw: torch.Tensor) -> "Pretended":
+    def __new__(cls, raw: torch.Tensor, gpu: torch.device = DEVICE) -> "Pretended":
         layout = {"strides": raw.stride(), "storage_offset": raw.storage_offset(), "dtype": raw.dtype}
         made = torch.Tensor._make_wrapper_subclass(cls, raw.shape, **layout, device="meta", requires_grad=False)
-        made.raw = raw
+        made.raw, made.gpu = raw, gpu
         if WORK.contents:
             WORK.hold(made)
         return made
 
     def _set_data(self, new: torch.Tensor) -> None:
         assert isinstance(new, Pretended) and (new.shape, new.dtype) == (self.shape, self.dtype)  # noqa: PT018
-        self.raw = new.raw
+        self.raw, self.gpu = new.raw, new.gpu
 
     data = property(lambda self: self.detach(), _set_data)
 
@@ -178,8 +184,11 @@ def _refuse(func: Any, args: Any, tensors: list[torch.Tensor]) -> None:
     """What CUDA would refuse."""
     packet = func.overloadpacket
     beside = [x for x in tensors if not isinstance(x, Pretended)]
-    if len(beside) == len(tensors) or packet is aten.copy_:
+    if len(beside) == len(tensors) or packet in (aten.copy_, aten._to_copy):
         return
+    gpus = {x.gpu for x in tensors if isinstance(x, Pretended) and x.dim()}
+    if len(gpus) > 1:
+        raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {sorted(map(str, gpus))}")
     if packet in INDEXING and isinstance(args[0], Pretended):
         beside = [x for x in args[2:3] if isinstance(x, torch.Tensor) and not isinstance(x, Pretended)]  # the values put
     if packet in INDEXING | SCALAR_BESIDE or torch.Tag.pointwise in func.tags:
@@ -207,12 +216,16 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     _note_waits(func, args, to_gpu or wanted is None, kwargs)
     if WORK.contents and func is aten._local_scalar_dense.default:
         return WORK.contents(args[0]).item()
+    named = NAMES.get(kwargs.get("device")) if wanted == "cuda" else None
+    # A mask that attention makes inside an operation has no tensor beside it: it belongs where the last operation was.
+    gpu = named or next((x.gpu for x in given.values() if x.dim()), next((x.gpu for x in given.values()), WORK.gpu))
+    WORK.gpu = gpu
     inside = [_inside(x) for x in flat]
     raw_args, raw_kwargs = tree.tree_unflatten(inside, spec)
     raw_kwargs.pop("pin_memory", None)
     if func is aten.mm.dtype:
         result = raw_args[0].to(raw_args[2]) @ raw_args[1].to(raw_args[2])  # which CPUs have not
-    elif func is aten._to_copy.default and to_gpu and given and raw_kwargs.get("dtype") in (None, args[0].dtype):
+    elif func is aten._to_copy.default and to_gpu and given and args[0].gpu == gpu and raw_kwargs.get("dtype") in (None, args[0].dtype):
         result = raw_args[0].view_as(raw_args[0])  # there already: on a GPU `to` gives the tensor itself
     else:
         result = func(*raw_args, **raw_kwargs)
@@ -225,7 +238,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = WORK.contents(result) if wanted else args[0].copy_(WORK.contents(result))
     if to_cpu:
         return result
-    return tree.tree_map_only(torch.Tensor, lambda x: given.get(id(x)) if id(x) in given else Pretended(x), result)
+    return tree.tree_map_only(torch.Tensor, lambda x: given.get(id(x)) if id(x) in given else Pretended(x, gpu), result)
 
 
 def _inside(x: Any) -> Any:
@@ -247,23 +260,26 @@ class _Indexed(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func is torch.device and isinstance(args[0], int):
+            return NAMES[args[0]]
         if func is torch.Tensor.cuda:
-            return args[0].to(DEVICE)
-        if func is torch.Tensor.to:
-            args = tuple(DEVICE if isinstance(arg, str | torch.device) and arg in NAMES else arg for arg in args)
-        if kwargs.get("device") not in NAMES:
+            return args[0].to(NAMES[args[1]] if len(args) > 1 and args[1] is not None else DEVICE)
+        if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], str | int | torch.device):
+            args = (args[0], NAMES.get(args[1], args[1]), *args[2:])
+        if kwargs.get("device") is None or kwargs["device"] not in NAMES:
             return func(*args, **kwargs)
+        gpu = NAMES[kwargs["device"]]
         if func not in (torch.tensor, torch.as_tensor, torch.asarray):
-            return func(*args, **{**kwargs, "device": DEVICE})
+            return func(*args, **{**kwargs, "device": gpu})
         leaf = kwargs.pop("requires_grad", False)  # these copy where no mode sees it
-        return func(*args, **{**kwargs, "device": None}).to(DEVICE).requires_grad_(leaf)
+        return func(*args, **{**kwargs, "device": None}).to(gpu).requires_grad_(leaf)
 
 
 @contextmanager
-def pretended_gpu(free_bytes: int = 2**37, contents: Contents | None = None) -> Iterator[Counter[tuple[str, str]]]:
-    """Within the context "cuda" is a device with so much free memory; gives the counter of events."""
+def pretended_gpu(free_bytes: int = 2**37, contents: Contents | None = None, n_gpus: int = 1) -> Iterator[Counter[tuple[str, str]]]:
+    """Within the context "cuda" is a device, or several, each with so much free memory; gives the counter of events."""
     WORK.__init__(contents)  # type: ignore[misc]
-    answers = {"device_count": 1, "current_device": 0, "is_initialized": True, "mem_get_info": (free_bytes, free_bytes)}
+    answers = {"device_count": n_gpus, "current_device": 0, "is_initialized": True, "mem_get_info": (free_bytes, free_bytes)}
     answers |= {"memory_reserved": 0, "memory_allocated": 0, "get_rng_state": torch.empty(0)}
     answers |= dict.fromkeys(("_lazy_init", "empty_cache", "set_rng_state", "manual_seed_all"))
     swapping = torch.__future__.set_swap_module_params_on_conversion  # else Module.to sets .data in C++, which leaves `.raw` behind
@@ -274,6 +290,7 @@ def pretended_gpu(free_bytes: int = 2**37, contents: Contents | None = None) -> 
         for name, answer in answers.items():
             patches.enter_context(mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
         patches.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda self, *_: self))
+        patches.enter_context(mock.patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"))  # other threads have no modes
         patches.enter_context(_Indexed())
         patches.enter_context(_Factories())
         yield EVENTS

@@ -8,7 +8,7 @@ import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
 
-from saesteer.engine import activations, models
+from saesteer.engine import activations, sites
 from saesteer.engine.activations import SCHEMA, sparse_codes
 
 PRE = "resid_pre"
@@ -27,7 +27,7 @@ def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.
     (_, second), (_, pre), (_, centred) = (model_and_sae(family, layer, site) for layer, site in ((3, "resid_post"), (0, PRE), (2, PRE)))
     saes = {3: second, 1: first, 0: pre, 2: replace(centred, meta=replace(centred.meta, centred=True))}
     texts, forwards = _texts([5, 20, 1, 16, 17]), []
-    monkeypatch.setattr(activations, "residuals_at", lambda *args: forwards.append(args) or models.residuals_at(*args))
+    monkeypatch.setattr(activations, "readings", lambda *args: forwards.append(args) or sites.readings(*args))
     list(sparse_codes(lm, {1: first}, texts))
     n_forwards = len(forwards)
     table = pl.concat(sparse_codes(lm, saes, texts))

@@ -145,7 +145,9 @@ def test_sampled_texts_are_those_of_the_experiment(lm: saesteer.LanguageModel, s
 
 
 def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"layer 6 of a model of width 128, but .* has 4 layers of width 32: give the SAE's own model"):
+    with pytest.raises(
+        ValueError, match=r"layer 6 of a model of width 128 at resid_post, but .* has 4 layers of width 32: give the SAE's own model"
+    ):
         saesteer.lens_tokens(saesteer.load_model(random_model(tmp_path, "gpt2", 32), device="cpu"), sae, [0])
     for call in (saesteer.lens_tokens, saesteer.output_scores):
         with pytest.raises(ValueError, match="feature 1024 does not exist: the SAE has features 0 to 1023"):
@@ -154,5 +156,3 @@ def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path)
         saesteer.steer(lm, sae, [0], [-1], ["The"])
     with pytest.raises(ValueError, match="sae-lens knows no release 'gpt2-smal-res-jb'; nearest: gpt2-small-res-jb"):
         saesteer.load_sae("gpt2-smal-res-jb", "blocks.6.hook_resid_pre")
-    with pytest.raises(ValueError, match="it reads 'blocks.2.hook_mlp_out'; only the residual stream can be steered"):
-        saesteer.load_sae("gpt2-small-mlp-out-v5-32k", "blocks.2.hook_mlp_out")

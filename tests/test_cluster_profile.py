@@ -8,6 +8,8 @@ import pytest
 import yaml
 from workflow_folder import GPU_STEPS, ROOT, Folder
 
+from saesteer.sources.model_size import bytes_of_weights
+
 pytestmark = pytest.mark.slow
 
 STEPS = tuple(step for step in GPU_STEPS if step != "activations")  # of experiments with records from Neuronpedia
@@ -69,6 +71,13 @@ def test_a_job_without_asks_for_little_and_goes_elsewhere(finished: Folder) -> N
         assert (requested["gpu"], requested["slurm_partition"], requested["runtime"]) == ("0", "cpu", "10"), step
         assert int(requested["mem_mb"]) < 2000
         assert "gpu_model" not in requested
+
+
+def test_a_model_larger_than_a_gpu_gets_several(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "repo")
+    needed = bytes_of_weights(ROOT / "data/world/model", "float32")
+    printed = dry_run(folder, "--default-resources", f"gpu_mb={needed // 10**6 // 2}", "--config", "experiments=[micro]")
+    assert resources(printed, "output_score")["gpu"] == "3"
 
 
 def test_a_real_run_is_refused_with_what_is_missing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from saesteer.core.tables.methods import CONCEPT_TEXTS
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids
 from saesteer.engine.perplexity import continuation_nll
+from saesteer.engine.sites import site_of
 from saesteer.methods.fit.problem import tokens
 from saesteer.methods.fit.tokenised import MOST_TOKENS, training_texts
 from saesteer.methods.fit.training import text_loss
@@ -228,7 +229,7 @@ def test_losses_and_residuals_of_training_texts_count_what_perplexity_counts():
     before = texts.select(row=pl.col("number"), prefix="input", text=pl.lit(" ") + pl.col("output"))
     losses = continuation_nll(lm, before)
     assert [len(text.ids) - text.n_context for text in positive] == losses["n_scored"].to_list()
-    assert tokens(lm, 3, positive).residual.shape == (losses["n_scored"].sum(), lm.d_model)
+    assert tokens(lm, site_of(lm, 2, "resid_post"), positive).residual.shape == (losses["n_scored"].sum(), lm.d_model)
     for text, mean in zip(positive, losses["mean_nll"], strict=True):
         with torch.no_grad():
             assert float(text_loss(lm, [text])) == pytest.approx(mean, rel=1e-5)

@@ -4,6 +4,7 @@ Commands run in a clone of the project with a finished experiment and a DVC remo
 here as far as its dry run, and for real, on something small, by the test named; external ones by a test on loopback.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from workflow_folder import BIN, ROOT, Folder
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELLS = ("bash", "console", "sh")
-OTHER_BLOCKS = ("python", "py", "yaml", "text", "", "{toctree}", "{include}", "{eval-rst}")
+OTHER_BLOCKS = ("python", "py", "json", "yaml", "text", "", "{toctree}", "{include}", "{eval-rst}")
 PROGRAMS = "make|snakemake|saesteer|dvc|uv|pip|python3?|hf|git"
 
 
@@ -37,6 +38,7 @@ def by(*tests: str) -> Way:
     return Way(None, tests)
 
 
+OWN = "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
 ON_SLURM = "slurm/test_shipped_on_slurm.py::test_it_finishes"
 REAL = "test_real_inputs.py::test_every_figure_is_made"
 METHODS = "test_methods_workflow.py::test_a_finished_comparison_is_complete_and_has_nothing_to_do"
@@ -63,7 +65,13 @@ COMMANDS = {
     r"snakemake --profile slurm -n": here("run"),
     r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),
     r"saesteer (gc|gc --remove|unlock)": here("run"),
+    r"saesteer init( my-model .*)?|saesteer check my-model": by(OWN),
+    r'snakemake --cores all --config "experiments=\[my-model\]"': by(
+        "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
+    ),
     r"saesteer check( gemma-2-2b)?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
+    r"saesteer saes PATTERN": by("test_listed_saes.py::test_the_command"),
+    r"python tests/family_table\.py": by("test_model_families.py::test_every_family_scores_and_steers_as_plain_hooks_do"),
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
     r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),
     r"saesteer export tiny .*": here("run", "test_neuronpedia_parts.py::test_export_of_local_records"),
@@ -108,6 +116,11 @@ def test_every_command_has_one_way_and_every_way_a_command() -> None:
     assert {command: patterns for command, patterns in matching.items() if len(patterns) != 1} == {}
     assert set(COMMANDS) - {pattern for patterns in matching.values() for pattern in patterns} == set(), "no page gives these any more"
     assert {language for page in PAGES for language, _ in fenced(page)} <= {*SHELLS, *OTHER_BLOCKS}, "a block that nothing looks at"
+
+
+def test_json_is_json() -> None:
+    blocks = [json.loads(content) for page in PAGES for language, content in fenced(page) if language == "json"]
+    assert blocks
 
 
 @pytest.mark.parametrize("name", sorted({name for way in COMMANDS.values() for name in way.tests}))

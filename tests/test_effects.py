@@ -12,7 +12,8 @@ from oracles import plain_hooks, splitmix
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.tables import validate
 from saesteer.core.tables.methods import EFFECTS
-from saesteer.engine.models import depth_of, prompt_token_ids
+from saesteer.engine.models import prompt_token_ids
+from saesteer.engine.sites import site_of
 from saesteer.methods.fit.effects import effect_features, effect_vectors, loss_rises, measured_effects, scaled_to_loss_rise
 from saesteer.settings.methods import EffectSettings
 
@@ -118,7 +119,7 @@ def test_the_loss_equals_whole_forwards_with_a_hook(family: str, layer: int, sit
     lm, _ = model_and_sae(family, layer, site)
     texts = [[1, 40, 50, 60, 70, 80], [1, 33, 34], [1, 99, 98, 97]]
     vectors = torch.randn(3, lm.d_model, generator=torch.Generator().manual_seed(0))
-    rises = loss_rises(lm, depth_of(lm, layer, site), vectors, texts)
+    rises = loss_rises(lm, site_of(lm, layer, site), vectors, texts)
     unsteered = slow_loss(lm, layer, site, torch.zeros(lm.d_model), texts)
     expected = [slow_loss(lm, layer, site, vector, texts) - unsteered for vector in vectors]
     torch.testing.assert_close(rises, torch.tensor(expected).double(), atol=1e-4, rtol=1e-4)
@@ -129,7 +130,7 @@ def test_vectors_are_scaled_to_the_same_rise_of_the_loss() -> None:
     lm, sae = model_and_sae("shipped", 5)
     texts = [text.ids for topic in ("sea", "chess", "law") for text in texts_of(topic, 2)]
     directions = effect_vectors(sae, 6, 0, 5)
-    scales = scaled_to_loss_rise(lm, 6, directions, texts, 1.0)
+    scales = scaled_to_loss_rise(lm, site_of(lm, 5, "resid_post"), directions, texts, 1.0)
     unsteered = slow_loss(lm, 5, "resid_post", torch.zeros(lm.d_model), texts)
     for direction, scale in zip(directions, scales.tolist(), strict=True):
         assert slow_loss(lm, 5, "resid_post", scale * direction, texts) - unsteered == pytest.approx(1.0, abs=0.1)
@@ -141,8 +142,8 @@ def test_a_rise_out_of_reach_gets_the_end_of_the_range() -> None:
     texts = [prompt_token_ids(lm, "From my experience, the ship sails.")]
     direction = effect_vectors(sae, 1, 0, 5)
     norm = plain_hooks.residuals(lm.model, texts[0], 5)[:-1].norm(dim=1).mean()  # the last position predicts nothing
-    assert float(scaled_to_loss_rise(lm, 6, direction, texts, 1e6)[0]) == pytest.approx(4 * float(norm), rel=1e-5)
-    assert float(scaled_to_loss_rise(lm, 6, direction, texts, -1e6)[0]) == pytest.approx(float(norm) / 4, rel=1e-5)
+    low, high = (float(scaled_to_loss_rise(lm, site_of(lm, 5, "resid_post"), direction, texts, rise)[0]) for rise in (-1e6, 1e6))
+    assert (low, high) == (pytest.approx(float(norm) / 4, rel=1e-5), pytest.approx(4 * float(norm), rel=1e-5))
 
 
 def test_vectors_are_a_nested_sample_without_replacement() -> None:

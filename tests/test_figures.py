@@ -4,8 +4,10 @@ from itertools import combinations
 
 import numpy as np
 import polars as pl
-from drawn_figures import assert_same, drawn, world
+from drawn_figures import FIGURES, assert_same, drawn, thin, world
 from matplotlib.figure import Figure
+
+from saesteer.figures.style import BLUE, MAGENTA
 
 
 def lines(figure: Figure, panel: int, label: str) -> np.ndarray:
@@ -74,3 +76,52 @@ def test_cells_of_the_examples_do_not_overlap() -> None:
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 8 * 9 + 1
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+
+
+def test_roles_counts_each_score_apart() -> None:
+    data, figure = drawn("roles", world())
+    written = {colour: [text.get_text() for text in figure.axes[0].texts if text.get_color() == colour] for colour in (BLUE, MAGENTA)}
+    for score, colour in (("input_score", BLUE), ("output_score", MAGENTA)):
+        counted = world()["features"].group_by("layer").agg(pl.col(score).count()).sort("layer")[score]
+        assert written[colour] == [*map(str, counted), "n"]
+    assert (data["n_without_input_score"] > 0).any()
+
+
+def test_counts_of_the_quarters_hide_no_point() -> None:
+    """They stand where no score can be: below 0 or above 1."""
+    _, figure = drawn("input_vs_output", world())
+    axes = figure.axes[0]
+    heights = [axes.transData.inverted().transform(text.get_window_extent())[:, 1] for text in axes.texts]
+    assert sum(high < 0 for _, high in heights) == sum(low > 1 for low, _ in heights) == 2
+
+
+def test_panels_of_ratings_are_left_out_where_there_are_none() -> None:
+    for name, rated, unrated in (("overview", 6, 5), ("output_score_vs_outcome", 2, 1), ("judge_kept_removed", 3, 1)):
+        for tables, expected in ((world(), rated), (thin("no scores"), unrated)):
+            _, figure = drawn(name, tables)
+            panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+            assert len(panels) == expected
+            letters = [text.get_text() for axes in figure.axes for text in axes.texts if text.get_weight() == "bold"]
+            assert letters == (list("abcdef")[:expected] if name == "overview" else [])
+
+
+def test_line_breaks_and_control_characters_are_visible() -> None:
+    tables = world()["examples"].with_columns(
+        pl.lit(["\n", "<0x0A>", "▁", "a\x07b", "<0x41>"], pl.List(pl.String)).alias("lens_tokens"),
+        pl.lit(" one\ntwo\t").alias("steered"),
+        pl.lit("… [\n] <0x0A>").alias("top_context"),
+    )
+    _, figure = drawn("examples", {"examples": tables})
+    cells = {text.get_text() for text in figure.axes[0].texts}
+    assert {"⏎, ⏎, ␣, a⏎b, <0x41>", "… [⏎] ⏎"} <= cells
+    assert any(cell.replace("\n", " ").endswith("one⏎two⏎") for cell in cells)
+
+
+def test_norms_of_decoder_rows_are_told_where_they_are_not_one() -> None:
+    features = world()["features"]
+    for norms, note in (((0.5, 2.25), "norms of 0.5 to 2.25."), ((0.999, 1.001), "above the panel."), ((None, None), "above the panel.")):
+        ends = pl.when(pl.int_range(pl.len()) % 2 == 0).then(norms[0]).otherwise(norms[1]).cast(pl.Float64)
+        tables = world() | {"features": features.with_columns(decoder_norm=ends)}
+        data, _ = drawn("roles", tables)
+        assert FIGURES["roles"].counts(data).endswith(note)
+        assert ("Decoder rows" in FIGURES["overview"].counts(drawn("overview", tables)[0])) == (norms == (0.5, 2.25))

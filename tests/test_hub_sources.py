@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from saesteer.core.sites import SITES
 from saesteer.settings import SaeSettings
 from saesteer.sources.sae_sources import FORMS, SaeSource, directory_file, neuronpedia_source, sae_source
 
@@ -46,15 +47,15 @@ def test_every_listed_sae_is_found_or_refused_by_name(directory: dict[str, Any])
             else:
                 n_refused += 1
                 assert sae["id"] in message
-                assert any(word in message for word in ("pickle", "transcoder", "residual", "codes depend"))
-    assert n_resolved > 800
-    assert n_refused > 800
+                assert any(word in message for word in ("transcoder", "none of the sites", "codes depend", "heads"))
+    assert n_resolved > 1600
+    assert 0 < n_refused < 50
 
 
 def _guesses(name: str) -> list[tuple[int, str]]:
-    match = re.search(r"(?:blocks\.|layers?_|[lL])(\d+)", name)
+    match = re.search(r"(?:blocks\.|layers?_?|-?[lL])(\d+)", name)
     layer = int(match[1]) if match else 0
-    return [(layer, "post"), (layer, "pre")]
+    return [(0 if site == "embedding" else layer, site) for site in SITES]
 
 
 @pytest.mark.slow
@@ -67,11 +68,8 @@ def test_hooks_told_by_names_are_those_of_sae_lens(directory: dict[str, Any]) ->
             continue
         for sae in entry["saes"]:
             hook = get_gemma_2_config_from_hf(entry["repo_id"], sae["path"], "cpu")["hook_name"]
-            if not hook.endswith("hook_resid_post"):
-                with pytest.raises(ValueError, match=rf"it reads '{hook}'; only the residual stream can be steered"):
-                    sae_source(listed(release, sae["id"]), 0)
-            else:
-                assert sae_source(listed(release, sae["id"]), int(hook.split(".")[1])).hook == hook
+            site, layer = ("embedding", 0) if hook == "hook_embed" else (hook.split("hook_")[1], int(hook.split(".")[1]))
+            assert sae_source(listed(release, sae["id"], "hook_z" if site == "z" else site), layer).hook == hook
             n += 1
     assert n > 1000
 
@@ -99,7 +97,12 @@ def test_hooks_told_by_names_are_those_of_sae_lens(directory: dict[str, Any]) ->
             2,
             ("ctigges/pythia-70m-deduped__res-sm_processed", "2-res-sm", "sae_lens", "pythia-70m-deduped/2-res-sm"),
         ),
-        (SaeSettings(repo="me/saes", id="run/{layer}", **SIZES), 3, ("me/saes", "run/3", "sae_lens", None)),
+        (
+            listed("qwen-scope-3-1.7b-base-w32k-l50", "layer{layer}"),
+            3,
+            ("Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", "layer3.sae.pt", "qwen_scope", None),
+        ),
+        (SaeSettings(repo="me/saes", id="run/{layer}", **SIZES), 3, ("me/saes", "run/3", None, None)),
     ],
 )
 def test_published_addresses(settings: SaeSettings, layer: int, source: tuple[str, ...]) -> None:
@@ -120,21 +123,23 @@ def test_a_folder_has_no_neuronpedia_source() -> None:
             r"no release 'gemma-scope-2b-res-canonical'; nearest: gemma-scope-2b-pt-res-c",
         ),
         (listed("gpt2-small-res-jb", "blocks.3.resid_pre"), r"has no SAE 'blocks.3.resid_pre'; nearest: blocks.3.hook_resid_pre"),
-        (listed("gpt2-small-res-jb", "blocks.3.hook_resid_pre"), r"reads resid_pre of layer 3, but resid_post of layer 3 was asked for"),
-        (listed("gpt2-small-res-jb", "blocks.5.hook_resid_pre", "pre"), r"reads resid_pre of layer 5, but resid_pre of layer 3 was asked"),
-        (listed("gpt2-small-resid-mid-v5-32k", "blocks.3.hook_resid_mid"), r"it reads 'blocks.3.hook_resid_mid'; only the residual stream"),
-        (listed("gpt2-small-attn-out-v5-32k", "blocks.3.hook_attn_out"), r"it reads 'blocks.3.hook_attn_out'; only the residual stream"),
-        (listed("gemma-scope-2b-pt-mlp-canonical", "layer_3/width_16k/canonical"), r"it reads 'blocks.3.hook_mlp_out'"),
-        (listed("gemma-scope-2b-pt-res", "embedding/width_4k/average_l0_6"), r"it reads 'hook_embed'"),
-        (listed("gemma-scope-2-1b-pt-att-all", "layer_3_width_16k_l0_big"), r"it reads 'blocks.3.attn.hook_z'"),
-        (listed("gemma-scope-2-1b-pt-transcoders-all", "layer_3_width_16k_l0_big"), r"it reads 'blocks.3.hook_mlp_in'"),
-        (listed("llama_scope_lxm_8x", "l3m_8x"), r"it reads 'blocks.3.hook_mlp_out'"),
-        (listed("gpt2-small-hook-z-kk", "blocks.3.hook_z"), r"connor_rob_hook_z\): its weights are published as a pickle file"),
-        (listed("qwen-scope-3-1.7b-base-w32k-l50", "layer3"), r"qwen_scope\): its weights are published as a pickle file"),
-        (listed("gemma-scope-2b-pt-transcoders", "layer_3/width_16k/average_l0_54"), r"it is a transcoder"),
-        (listed("mwhanna-qwen3-4b-transcoders", "layer_3"), r"it is a transcoder"),
+        (listed("gpt2-small-res-jb", "blocks.3.hook_resid_pre"), r"is at resid_pre of layer 3, but resid_post of layer 3 was asked for"),
+        (listed("gpt2-small-res-jb", "blocks.5.hook_resid_pre", "pre"), r"is at resid_pre of layer 5, but resid_pre of layer 3 was asked"),
+        (listed("gpt2-small-resid-mid-v5-32k", "blocks.3.hook_resid_mid"), r"is at resid_mid of layer 3, but resid_post of layer 3 was"),
+        (listed("gpt2-small-attn-out-v5-32k", "blocks.3.hook_attn_out"), r"is at attn_out of layer 3, but resid_post"),
+        (listed("gemma-scope-2b-pt-mlp-canonical", "layer_3/width_16k/canonical"), r"is at mlp_out of layer 3, but"),
+        (listed("gemma-scope-2b-pt-res", "embedding/width_4k/average_l0_6"), r"is at embedding of layer 0, but"),
+        (listed("gemma-scope-2-1b-pt-att-all", "layer_3_width_16k_l0_big"), r"is at hook_z of layer 3, but"),
+        (listed("gemma-scope-2-1b-pt-transcoders-all", "layer_3_width_16k_l0_big"), r"is at transcoder of layer 3, but"),
+        (listed("llama_scope_lxm_8x", "l3m_8x"), r"is at mlp_out of layer 3, but"),
+        (listed("gpt2-small-hook-z-kk", "blocks.3.hook_z"), r"heads from which TransformerLens had taken the value biases"),
+        (listed("qwen-scope-3-1.7b-base-w32k-l50", "layer4"), r"is at resid_post of layer 4, but resid_post of layer 3 was asked for"),
+        (listed("mntss-gemma-2-2b-2.5m-clt-as-per-layer", "layer_3"), r"it is a cross-layer transcoder"),
+        (listed("gemma-scope-2b-pt-transcoders", "layer_3/width_16k/average_l0_54"), r"is at transcoder_normalized of layer 3, but"),
+        (listed("mwhanna-qwen3-4b-transcoders", "layer_3"), r"is at transcoder of layer 3, but"),
         (listed("temporal-sae-gemma-2-2b", "blocks.12.hook_resid_post"), r"codes depend on the tokens before"),
-        (SaeSettings(repo="me/saes", id="blocks.3.hook_mlp_out", **SIZES), r"it reads 'blocks.3.hook_mlp_out'"),
+        (SaeSettings(repo="me/saes", id="blocks.3.hook_mlp_out", **SIZES), r"is at mlp_out of layer 3, but"),
+        (SaeSettings(repo="me/saes", id="blocks.3.hook_mlp_in", **SIZES), r"it reads 'blocks.3.hook_mlp_in', which is none of the sites"),
         (SaeSettings(path="saes/{layer}", **SIZES), r"saes/\{layer\}: this SAE is a folder"),
     ],
 )

@@ -204,6 +204,13 @@ STEPS = [
         )
         for family in ("gemma2", "gpt2")
     ),
+    *(pytest.param(partial(output_score_step, "gemma2", site=site), (), id=f"output score, {site}") for site in ("resid_mid", "hook_z")),
+    pytest.param(partial(output_score_step, "llama", site="transcoder"), (), id="output score, transcoder", marks=pytest.mark.exhaustive),
+    *(
+        pytest.param(partial(sweep_step, "gemma2", site=site, half=half), (), id=f"{name}, {site}", marks=pytest.mark.exhaustive)
+        for site in ("resid_mid", "hook_z", "mlp_out", "transcoder_normalized")
+        for name, half in (("sweep", False), (TILES, True))
+    ),
     pytest.param(texts_step, (), id="texts under every kind of intervention"),
     *(
         pytest.param(partial(perplexity_step, family), (), id=f"perplexity, {family}", marks=SLOW)
@@ -261,8 +268,8 @@ def test_bfloat16_output_scores_are_padded_to_their_batch(monkeypatch: pytest.Mo
     half, small = narrow(lm), narrow_sae(sae)
     lens, _ = lens_tokens(half, sae.W_dec, 20)
     shapes: list[int] = []
-    real = output_score.spliced_hidden
-    monkeypatch.setattr(output_score, "spliced_hidden", lambda *args: (shapes.append(len(args[3])), real(*args))[1])
+    real = output_score.hidden_after_prompt
+    monkeypatch.setattr(output_score, "hidden_after_prompt", lambda *args: (shapes.append(len(args[3])), real(*args))[1])
 
     def scores(features: Sequence[int]) -> pl.DataFrame:
         return output_scores(half, small, 1, features, lens[list(features)], prompt_of("gemma2"), 10.0, batch=64)

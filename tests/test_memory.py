@@ -181,11 +181,11 @@ def _codes(lm: Any, sae: Any) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("step", "module", "name", "place", "above"),
     [
-        (_score, output_score, "spliced_hidden", 3, 32),
+        (_score, output_score, "hidden_after_prompt", 3, 32),
         (_sweep, generate, "_start", 1, 40),
         (_nll, perplexity, "_scored_sum", 1, 33),
         (_lens, logit_lens, "final_norm", 1, 40),
-        (_codes, activations, "residuals_at", 1, 40),
+        (_codes, activations, "readings", 1, 40),
     ],
 )
 def test_rows_are_bit_equal_when_memory_runs_out(

@@ -137,8 +137,8 @@ def test_properties() -> None:
     lm = tiny_model("gpt2")
     assert (lm.d_model, lm.n_layers, lm.dtype, lm.device.type) == (32, N_LAYERS, torch.float32, "cpu")
     assert lm.n_vocab == len(lm.tokenizer) + 3
-    assert lm.final_logit_softcapping is None
-    assert tiny_model("gemma2").final_logit_softcapping == 5.0
+    assert lm.structure.final_logit_softcapping is None
+    assert tiny_model("gemma2").structure.final_logit_softcapping == 5.0
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])

@@ -182,7 +182,7 @@ def damage(experiment: Experiment, what: str) -> None:
     ("what", "message"),
     [
         ("layer without an SAE", r"layer 6 has no SAE.*layer_06.*drop the layer"),
-        ("SAE of another width", r"layer_06 is 256 x 1024 \(d_model x n_features\), but .* is 128 x 1024"),
+        ("SAE of another width", r"layer_06 is 256 x 1024 .*, but .* is 128 x 1024: correct these two keys"),
         ("truncated model", r"model.safetensors is damaged"),
         ("SAE that is no safetensors", r"layer_06/sae_weights.safetensors is damaged"),
         ("model without config", r"model/config.json is not readable"),

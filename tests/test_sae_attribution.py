@@ -162,7 +162,7 @@ def test_contexts_are_the_texts_each_once_in_turn() -> None:
 def test_slow_codes_are_the_saes(french: Problem) -> None:
     """The oracle of this file against the tested encoder, so that what it shows is shown of the right codes."""
     rows = french.positive_tokens.residual[:20]
-    each = replace(french.positive_tokens, residual=rows, text=torch.arange(20), n_texts=20)
+    each = replace(french.positive_tokens, residual=rows, read=rows, text=torch.arange(20), n_texts=20)
     codes = pooled_codes(french.sae, each, lambda codes: codes.amax(dim=0))
     for feature in FEW:
         assert torch.allclose(slow_codes(french, rows, feature), codes[:, feature], atol=1e-4)

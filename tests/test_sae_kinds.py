@@ -36,6 +36,7 @@ class Kind:
     centred: bool = False
     factor: bool = False
     named: bool = True  # whether the maker is told the layer
+    rows: str | None = None  # how rows are made alike in size before encoding
 
 
 KINDS = {
@@ -49,6 +50,18 @@ KINDS = {
     "gemma_scope_2": Kind(
         {"release": "gemma-scope-2-1b-pt-res-all", "id": "layer_{layer}_width_16k_l0_small"}, 5, hub_fakes.gemma_scope_2, 30.0
     ),
+    "gemma_scope_att": Kind(
+        {"release": "gemma-scope-2b-pt-att-canonical", "id": "layer_{layer}/width_16k/canonical", "site": "hook_z"},
+        3,
+        hub_fakes.gemma_scope,
+        named=False,
+    ),
+    "gemma_scope_2_transcoder": Kind(
+        {"release": "gemma-scope-2-4b-pt-transcoders-all", "id": "layer_{layer}_width_16k_l0_big_affine", "site": "transcoder"},
+        5,
+        functools.partial(hub_fakes.gemma_scope_2, transcoder=True),
+        20.0,
+    ),
     "llama_scope": Kind({"release": "llama_scope_lxr_8x", "id": "l{layer}r_8x"}, 20, hub_fakes.llama_scope, 0.4, factor=True),
     "llama_scope_r1": Kind(
         {"release": "llama_scope_r1_distill", "id": "l{layer}r_800m_slimpajama"}, 3, hub_fakes.llama_scope_r1, 0.3, factor=True
@@ -57,6 +70,26 @@ KINDS = {
         {"release": "gpt2-small-res-jb", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 8, hub_fakes.res_jb, 3.0, centred=True
     ),
     "res_sm": Kind({"release": "pythia-70m-deduped-res-sm", "id": "blocks.{layer}.hook_resid_post"}, 3, hub_fakes.res_sm),
+    "gemma_scope_1_transcoder": Kind(
+        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_54", "site": "transcoder_normalized"},
+        3,
+        hub_fakes.gemma_scope,
+        2.0,
+        named=False,
+    ),
+    "openai_v5": Kind(
+        {"release": "gpt2-small-resid-post-v5-32k", "id": "blocks.{layer}.hook_resid_post"}, 4, hub_fakes.openai_v5, 5.0, rows="layer_norm"
+    ),
+    "mistral_wg": Kind(
+        {"release": "mistral-7b-res-wg", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 16, hub_fakes.mistral_wg, 5.0, rows="norm"
+    ),
+    "gated_jh": Kind({"release": "llama-3-8b-it-res-jh", "id": "blocks.{layer}.hook_resid_post"}, 25, hub_fakes.gated_jh, 2.0),
+    "saebench_topk": Kind(
+        {"release": "sae_bench_pythia70m_sweep_topk_ctx128_0730", "id": "blocks.{layer}.hook_resid_post__trainer_0"},
+        3,
+        hub_fakes.dictionary,
+        2.0,
+    ),
     "own": Kind({"repo": "someone/saes", "id": "layer_{layer}"}, 2, functools.partial(hub_fakes.res_sm, site="resid_post")),
 }
 
@@ -88,13 +121,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def by_sae_lens(source: SaeSource, folder: Path) -> Any:
     """sae-lens' SAE, downloaded by itself; Gemma Scope's guessed width is replaced, since the fake is smaller than any published one."""
     from sae_lens import SAE
-    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader
+    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader, gemma_2_transcoder_huggingface_loader
+
+    guessing = {"gemma_2": gemma_2_sae_huggingface_loader, "gemma_2_transcoder": gemma_2_transcoder_huggingface_loader}
 
     def small(cfg_overrides: dict[str, Any], **options: Any) -> Any:
-        return gemma_2_sae_huggingface_loader(cfg_overrides=cfg_overrides | {"d_in": D_MODEL, "d_sae": N_FEATURES}, **options)
+        sizes = {"d_in": D_MODEL, "d_sae": N_FEATURES} | ({"d_out": D_MODEL} if source.loader == "gemma_2_transcoder" else {})
+        return guessing[str(source.loader)](cfg_overrides=cfg_overrides | sizes, **options)
 
-    converter = small if source.loader == "gemma_2" else None
+    converter = small if source.loader in guessing else None
     sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)
+    sae.turn_off_forward_pass_hook_z_reshaping()  # heads come side by side
     return sae.to(torch.float64)
 
 
@@ -107,8 +144,25 @@ def residuals(scale: float) -> Tensor:
 
 def written_out(name: str, folder: Path, factor: float | None, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Codes and decoder from the published tensors and the words of each release, without sae-lens."""
-    if name in ("gemma_scope", "gemma_scope_2"):
-        tensors = dict(np.load(folder / "params.npz")) if name == "gemma_scope" else load_file(folder / "params.safetensors")
+    if name in ("openai_v5", "saebench_topk"):
+        file = folder / ("sae_weights.safetensors" if name == "openai_v5" else "ae.pt")
+        t = {key: value.double() for key, value in (load_file(file) if name == "openai_v5" else torch.load(file)).items()}
+        if name == "openai_v5":
+            centred = x - x.mean(dim=-1, keepdim=True)
+            x = centred / (centred.std(dim=-1, keepdim=True) + 1e-5)
+        else:
+            t |= {"W_enc": t["encoder.weight"].T, "b_enc": t["encoder.bias"], "W_dec": t["decoder.weight"].T}
+        pre = (x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
+        rank = (pre[..., None, :] > pre[..., None]).sum(dim=-1)  # how many are larger
+        return pre.relu() * (rank < (7 if name == "openai_v5" else 6)), lambda codes: codes @ t["W_dec"] + t["b_dec"]
+    if name == "gated_jh":
+        t = {key: value.double() for key, value in load_file(folder / "sae_weights.safetensors").items()}
+        z = (x - t["b_dec"]) @ t["W_enc"]
+        return (z + t["b_gate"] > 0) * (z * t["r_mag"].exp() + t["b_mag"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
+    if name == "mistral_wg":
+        x = x * (D_MODEL**0.5 / x.norm(dim=-1, keepdim=True))
+    if name.startswith("gemma_scope"):
+        tensors = dict(np.load(folder / "params.npz")) if (folder / "params.npz").exists() else load_file(folder / "params.safetensors")
         t = {key.lower(): torch.as_tensor(value).double() for key, value in tensors.items()}
         pre = x @ t["w_enc"] + t["b_enc"]
         return pre * (pre > t["threshold"]), lambda codes: codes @ t["w_dec"] + t["b_dec"]
@@ -133,7 +187,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = KINDS[name]
     source, folder = made(kind, tmp_path / "repo")
-    (folder / source.folder / "ae.pt").write_bytes(b"not wanted")
+    (folder / source.folder / "decoy.pt").write_bytes(b"not wanted")
     commit = hub.add(source.repo, folder)
     theirs = by_sae_lens(source, folder)
     settings, out, n_before = settings_of(kind), tmp_path / "out" / "sae.safetensors", len(hub.requests)
@@ -142,18 +196,23 @@ def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Pat
     codes = encode(ours, x)
     read = x - x.mean(dim=-1, keepdim=True) if kind.centred else x
     close(codes, theirs.encode(read))
-    close(decode(ours, codes), theirs.decode(codes))
+    if kind.rows is None:  # else sae-lens gives back the size and the mean that it took
+        close(decode(ours, codes), theirs.decode(codes))
     written, decoder = written_out(name, folder / source.folder, source.norm_scaling_factor, read)
     close(codes, written)
     close(decode(ours, codes), decoder(codes))
     assert 0.05 < (codes > 0).double().mean() < 0.5
-    assert (meta.site, meta.layer, meta.centred) == (f"resid_{settings.site}", kind.layer, kind.centred)
+    assert (meta.site, meta.layer, meta.centred) == (settings.site, kind.layer, kind.centred or kind.rows == "layer_norm")
+    assert (meta.k, meta.scale) == (
+        {"openai_v5": 7, "saebench_topk": 6}.get(name),
+        {"layer_norm": "std", "norm": "rms", None: None}[kind.rows],
+    )
     assert meta.source == f"{source.repo}@{commit}/{source.folder}"
     assert meta == read_meta(out)
     assert {tensor.dtype for tensor in load_file(out).values()} == {torch.float32}
     if "release" in kind.settings:
         assert saesteer.load_sae(source.release, source.id, device="cpu", cache_dir=tmp_path / "cache").meta == meta
-    assert not any(path.endswith((".pt", "/sparsity.safetensors")) for _, path, _ in hub.requests[n_before:])
+    assert not any(path.endswith(("/decoy.pt", "/sparsity.safetensors")) for _, path, _ in hub.requests[n_before:])
     use_hub(monkeypatch, hub.url, offline=True)
     again = tmp_path / "again" / "sae.safetensors"
     assert fetch_and_convert(settings, kind.layer, tmp_path / "cache", again) == meta
@@ -227,14 +286,30 @@ def test_an_sae_of_another_shape_is_refused_with_both(name: str, hub: Hub, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"normalize_activations": "layer_norm"}, "'layer_norm', which scales each residual by its own norm"),
-        ({"normalize_activations": "constant_norm_rescale"}, "'constant_norm_rescale', which scales each residual by its own norm"),
+        ({"normalize_activations": "covariance_whitening"}, "'covariance_whitening'; fold it into the weights"),
         ({"normalize_activations": "expected_average_only_in"}, "the constant that residuals are multiplied by is not published with it"),
-        ({"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard"),
-        ({"architecture": "gated"}, "architecture 'gated' is not supported"),
-        ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "reads 'blocks.2.hook_mlp_out'; only the residual stream can be steered"),
-        ({"metadata": {"hook_name": "blocks.2.hook_resid_mid"}}, "reads 'blocks.2.hook_resid_mid'; only the residual stream"),
-        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "reads resid_post of layer 4, but resid_post of layer 2 was asked for"),
+        ({"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its codes have signs"),
+        ({"architecture": "matryoshka_batchtopk", "k": 5}, "it is the form for training; save it with sae-lens' save_inference_model"),
+        ({"architecture": "temporal"}, "its codes depend on the tokens before"),
+        ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "is at mlp_out of layer 2, but resid_post of layer 2 was asked for"),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_mlp_in"}},
+            "reads 'blocks.2.hook_mlp_in', which is none of the sites",
+        ),
+        ({"metadata": {"hook_name": "blocks.2.mlp.hook_in"}}, "reads 'blocks.2.mlp.hook_in' and writes to 'the same place'; supported are"),
+        (
+            {"metadata": {"hook_name": "blocks.2.mlp.hook_in", "hook_name_out": "blocks.3.hook_mlp_out"}},
+            "writes to 'blocks.3.hook_mlp_out'; supported are SAEs of one place, and transcoders from an MLP's input",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_resid_mid", "hook_name_out": "blocks.2.hook_mlp_out"}},
+            "reads 'blocks.2.hook_resid_mid' and writes to 'blocks.2.hook_mlp_out'",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.attn.hook_z", "model_from_pretrained_kwargs": {"fold_value_biases": True}}},
+            "loaded with fold_value_biases, which changes what blocks.2.attn.hook_z is",
+        ),
+        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "is at resid_post of layer 4, but resid_post of layer 2 was asked for"),
         ({"metadata": {"hook_name": None}}, "names no hook"),
         ({"activation_fn_str": "tanh-relu"}, "activation function 'tanh-relu' is not supported"),
         ({"architecture": "magic"}, "architecture 'magic' is not supported"),

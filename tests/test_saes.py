@@ -118,19 +118,20 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
     [
         ({"d_model": 128}, {}, "residuals of width 16, but the model's width is 128"),
         ({"n_features": 1024}, {}, "has 48 features, but 1024 were asked for"),
-        ({"layer": 5}, {}, "reads resid_post of layer 3, but resid_post of layer 5 was asked for"),
-        ({}, {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}, "reads resid_pre of layer 3, but resid_post of layer 3 was asked for"),
+        ({"layer": 5}, {}, "is at resid_post of layer 3, but resid_post of layer 5 was asked for"),
+        ({}, {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}, "is at resid_pre of layer 3, but resid_post of layer 3 was asked for"),
         ({}, {"metadata": {"hook_name": None}}, "names no hook"),
-        ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "reads 'blocks.3.hook_mlp_out'; only the residual stream"),
-        ({"site": "mlp_out"}, {}, "site 'mlp_out' is not supported; supported: resid_post"),
-        ({}, {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
-        ({}, {"reshape_activations": "hook_z", "metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "reshape_activations is 'hook_z'"),
-        ({}, {"architecture": "topk", "k": 5}, "architecture 'topk' is not supported; supported: jumprelu, standard"),
+        ({}, {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "is at mlp_out of layer 3, but resid_post"),
+        ({"site": "resid_late"}, {}, "site 'resid_late' is not supported; supported: resid_pre, resid_mid, resid_post"),
+        ({"site": "mlp_out"}, {}, "is at resid_post of layer 3, but mlp_out of layer 3 was asked for"),
+        ({}, {"normalize_activations": "covariance_whitening"}, "normalize_activations is 'covariance_whitening'; fold it"),
+        ({}, {"reshape_activations": "something"}, "reshape_activations is 'something'"),
+        ({}, {"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its codes have signs"),
     ],
 )
 def test_convert_refuses(expected: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", **changes)
-    if changes.get("architecture") == "topk":
+    if changes.get("architecture") == "abstopk":
         tensors = load_file(source / "sae_weights.safetensors")
         save_file({name: tensor for name, tensor in tensors.items() if name != "threshold"}, source / "sae_weights.safetensors")
     with pytest.raises(ValueError, match=message) as caught:
@@ -154,7 +155,9 @@ def test_convert_refuses_damaged_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sae_weights\.safetensors: not a readable safetensors file"):
         convert(source)
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match=r"sae_weights\.safetensors: no such file"):
+    with pytest.raises(
+        ValueError, match=r"source is no SAE in a form that is known here: it lacks source/sae_weights\.safetensors \(sae_lens\) or"
+    ):
         convert(source)
 
 
@@ -271,3 +274,30 @@ def test_a_streamed_file_is_checked_as_a_loaded_one(tmp_path: Path) -> None:
     out.unlink()
     with pytest.raises(FileNotFoundError, match=r"layer_03\.safetensors: no such file"):
         checked_meta(out)
+
+
+def test_decoder_rows_of_unit_norm_leave_the_sae_what_it_is(tmp_path: Path) -> None:
+    """Against sae-lens' own folding of the decoder's norms."""
+    from sae_lens import SAE
+
+    source = write_source(tmp_path / "source")
+    tensors = load_file(source / "sae_weights.safetensors")
+    lengths = torch.linspace(0.5, 3, len(tensors["W_dec"]))
+    save_file(tensors | {"W_dec": tensors["W_dec"] * lengths[:, None]}, source / "sae_weights.safetensors")
+    folded = SAE.load_from_disk(source, device="cpu")
+    folded.fold_W_dec_norm()
+    unit = load_sae(convert(source, decoder_rows="unit"), "float32", "cpu")
+    plain = load_sae(convert(source), "float32", "cpu")
+    residual = torch.randn(40, D_IN, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(unit.W_dec.norm(dim=1), torch.ones(D_SAE))
+    with torch.no_grad():
+        torch.testing.assert_close(encode(unit, residual), folded.encode(residual), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(decode(unit, encode(unit, residual)), decode(plain, encode(plain, residual)), rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(largest_code(unit, residual), largest_code(plain, residual))
+    assert (unit.meta.decoder_rows, plain.meta.decoder_rows) == ("unit", "as_trained")
+
+
+def test_a_topk_sae_keeps_its_decoder_rows(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", "topk", k=4)
+    with pytest.raises(ValueError, match="TopK SAE would keep other codes .*set saes.decoder_rows to as_trained"):
+        convert(source, decoder_rows="unit")

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saesteer.report import config_docs
-from saesteer.settings import Experiment, SettingsError, Workflow, canonical_factor, load_experiment, load_workflow, read_yaml
+from saesteer.settings import Experiment, SaeSettings, SettingsError, Workflow, canonical_factor, load_experiment, load_workflow, read_yaml
+from saesteer.workflow.checks import check_model_config
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -171,8 +172,28 @@ def test_the_documentations_examples_are_accepted(tmp_path: Path) -> None:
     pages = sorted((CONFIG.parent / "docs").glob("*.md"))
     blocks = [block for page in pages for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
     sections = [values for values in map(yaml.safe_load, blocks) if {"saes", "judge"} & set(values)]
-    assert len(sections) == 3
+    assert len(sections) == 4
     shutil.copytree(CONFIG / "experiments", tmp_path, dirs_exist_ok=True)
+    base = {"extends": "gemma-2-2b", "description": "of the docs"}
     for number, values in enumerate(sections):
-        (tmp_path / f"docs-{number}.yaml").write_text(yaml.safe_dump({"extends": "gemma-2-2b", "description": "of the docs"} | values))
+        (tmp_path / f"docs-{number}.yaml").write_text(yaml.safe_dump(({} if "sweep" in values else base) | values))
         assert load_experiment(f"docs-{number}", tmp_path).records.kind in ("neuronpedia", "local")
+
+
+def test_sites_have_short_names_too() -> None:
+    common = {"path": "saes", "d_model": 4, "n_features": 8}
+    sites = [SaeSettings(**common, **more).site for more in ({}, {"site": "pre"}, {"site": "mid"}, {"site": "post"}, {"site": "hook_z"})]
+    assert sites == ["resid_post", "resid_pre", "resid_mid", "resid_post", "hook_z"]
+    with pytest.raises(ValueError, match="resid_pre"):
+        SaeSettings(**common, site="late")
+
+
+def test_the_width_at_hook_z_is_that_of_the_heads() -> None:
+    experiment = load_experiment("gemma-2-2b", CONFIG / "experiments")
+    config = {"hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8, "head_dim": 256}
+    check_model_config("own", experiment, config, "the model")
+    heads = experiment.saes.model_copy(update={"site": "hook_z", "d_model": 2048})
+    check_model_config("own", experiment.model_copy(update={"saes": heads}), config, "the model")
+    wide = experiment.model_copy(update={"saes": heads.model_copy(update={"d_model": 2304})})
+    with pytest.raises(SettingsError, match="saes.d_model is 2304, but the model has 8 heads with together a width of 2048"):
+        check_model_config("own", wide, config, "the model")

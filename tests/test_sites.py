@@ -152,7 +152,7 @@ def test_codes_of_several_sites_come_from_one_forward(family: str, monkeypatch: 
     saes = {0: tiny_sae(0, site="resid_pre"), 1: tiny_sae(1), 2: tiny_sae(2, seed=4, site="resid_pre", centred=True)}
     texts = pl.DataFrame({"text_id": ["a", "b"], "token_ids": [[1, 40, 60, 41], [1, 70, 71, 72, 73, 90]]})
     forwards: list[Any] = []
-    monkeypatch.setattr("saesteer.engine.activations.residuals_at", lambda *args: forwards.append(args) or models.residuals_at(*args))
+    monkeypatch.setattr("saesteer.engine.sites.residuals_at", lambda *args: forwards.append(args) or models.residuals_at(*args))
     table = pl.concat(sparse_codes(lm, saes, texts))
     assert len(forwards) == 1
     for layer, sae in saes.items():
@@ -184,12 +184,12 @@ def test_a_centred_sae_is_given_rows_without_their_mean() -> None:
 def test_refusals_and_hooks_gone_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, sae = tiny_model("gpt2"), tiny_sae(0, site="resid_pre")
     lens = torch.arange(20)[None]
-    unknown = replace(sae, meta=replace(sae.meta, site="resid_mid"))
-    with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
+    unknown = replace(sae, meta=replace(sae.meta, site="resid_late"))
+    with pytest.raises(ValueError, match="site 'resid_late' does not exist"):
         next(feature_texts(lm, unknown, 0, sweep_rows(4), PREFIXES, Sampling(), 0))
-    with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
+    with pytest.raises(ValueError, match="site 'resid_late' does not exist"):
         output_scores(lm, unknown, 0, [1], lens, PROMPT, 10.0)
-    with pytest.raises(ValueError, match="site 'resid_mid' does not exist"):
+    with pytest.raises(ValueError, match="site 'resid_late' does not exist"):
         next(sparse_codes(lm, {0: unknown}, pl.DataFrame({"text_id": ["a"], "token_ids": [[1, 2]]})))
 
     def failing(*_args: Any) -> None:

@@ -11,15 +11,17 @@ from saesteer.engine.continuation import Steering
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import LanguageModel, depth_of, residual_at, residual_changed
 from saesteer.engine.saes import Sae
+from saesteer.engine.sites import Site, site_of
 from saesteer.engine.steering import steering_of
 
 IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]] * 16)
 
 
-def last_positions(sae: Sae, n: int, factor: Tensor, depth: int = 1) -> Steering:
+def last_positions(sae: Sae, n: int, factor: Tensor, site: Site | None = None) -> Steering:
     """P1's edit of n rows, each by the feature of its own number."""
     additions = [Addition(sae.W_dec[feature], None, "last") for feature in range(n)]
-    return steering_of(tiny_model("gemma2"), additions, torch.arange(n), factor, sae, depth)
+    lm = tiny_model("gemma2")
+    return steering_of(lm, additions, torch.arange(n), factor, sae, site or site_of(lm, 0, "resid_post"))
 
 
 def edited(steering: Steering, residual: Tensor, prompt_length: int = 1) -> Tensor:
@@ -68,7 +70,7 @@ def test_positions_before_the_prompts_last_are_left_alone(family: str, layer: in
     lm, sae = model_and_sae(family, 1)
     depth = depth_of(lm, layer, site)
     before = residual_at(lm, IDS, depth)
-    with last_positions(sae, 32, torch.full((32,), 4.0), depth).installed(lm, 0, 3):
+    with last_positions(sae, 32, torch.full((32,), 4.0), site_of(lm, layer, site)).installed(lm, 0, 3):
         during = residual_at(lm, IDS, depth)
     assert torch.equal(during[:, :2], before[:, :2])
     assert (during[:, 2:] != before[:, 2:]).any(dim=2).all()

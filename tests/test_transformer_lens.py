@@ -13,7 +13,8 @@ import torch
 from engine_models import D_MODEL, FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from torch import Tensor
 
-from saesteer.engine import models
+from saesteer.core.sites import CENTRED_SITES
+from saesteer.engine import models, sites
 from saesteer.engine.activations import sparse_codes
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
@@ -23,8 +24,19 @@ from saesteer.engine.steering import steering_of
 
 pytestmark = pytest.mark.slow  # importing TransformerLens takes several seconds
 PROMPT = "From ba be dibo tuda"
-SITES = [(layer, site) for layer in range(N_LAYERS) for site in models.SITES]
-HOOKS = {"resid_pre": "hook_resid_pre", "resid_post": "hook_resid_post"}
+HOOKS = {
+    "resid_pre": "blocks.{}.hook_resid_pre",
+    "resid_mid": "blocks.{}.hook_resid_mid",
+    "resid_post": "blocks.{}.hook_resid_post",
+    "attn_out": "blocks.{}.hook_attn_out",
+    "hook_z": "blocks.{}.attn.hook_z",
+    "mlp_out": "blocks.{}.hook_mlp_out",
+    "transcoder_normalized": "blocks.{}.ln2.hook_normalized",
+    "embedding": "hook_embed",
+}
+BEFORE = ((0, "resid_pre"), (0, "embedding"))
+WRITTEN = {"transcoder_normalized": "blocks.{}.hook_mlp_out"}
+"""Where directions are added, where it is another hook than the one that is read."""
 
 
 def _settings(family: str, config: Any) -> dict[str, Any]:
@@ -72,11 +84,18 @@ def lens_model(family: str, centred: bool = False) -> Any:
     return model
 
 
-def lens_residuals(model: Any, ids: Tensor) -> dict[tuple[int, str], Tensor]:
-    """Residual at every site."""
+def sites_of(family: str) -> list[tuple[int, str]]:
+    """Every layer's sites that the family has; there is no hook point at a transcoder's other input, the MLP's."""
+    without = {"gpt_neox": "resid_mid", "gpt2": "embedding"}.get(family)
+    return [(layer, site) for layer in range(N_LAYERS) for site in HOOKS if site != without and (site != "embedding" or layer == 0)]
+
+
+def lens_rows(model: Any, ids: Tensor, family: str) -> dict[tuple[int, str], Tensor]:
+    """What lies at every site [row seq d]; heads side by side."""
     with torch.no_grad():
         _, activations = model.run_with_cache(ids)
-    return {(layer, site): activations[f"blocks.{layer}.{HOOKS[site]}"] for layer, site in SITES}
+    rows = {(layer, site): activations[HOOKS[site].format(layer)] for layer, site in sites_of(family)}
+    return {key: made.flatten(2) for key, made in rows.items()}
 
 
 def tokens_of(lm: models.LanguageModel) -> Tensor:
@@ -84,52 +103,75 @@ def tokens_of(lm: models.LanguageModel) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_residuals_at_every_site(family: str) -> None:
+def test_what_is_read_at_every_site(family: str) -> None:
     lm = tiny_model(family)
     ids = tokens_of(lm)
-    expected = lens_residuals(lens_model(family), ids)
-    for layer, site in SITES:
-        ours = models.residual_at(lm, ids, models.depth_of(lm, layer, site))
-        assert (ours - expected[layer, site]).norm() < 1e-5 * expected[layer, site].norm()
+    for (layer, site), expected in lens_rows(lens_model(family), ids, family).items():
+        ours = sites.reading(lm, ids, sites.site_of(lm, layer, site)).read
+        assert (ours - expected).norm() < 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
-def test_with_centred_writing_weights_they_are_ours_less_their_means(family: str) -> None:
+def test_with_centred_writing_weights_it_is_ours_less_its_means_where_they_write(family: str) -> None:
     lm = tiny_model(family)
     ids = tokens_of(lm)
-    expected = lens_residuals(lens_model(family, centred=True), ids)
-    for layer, site in SITES:
-        ours = models.residual_at(lm, ids, models.depth_of(lm, layer, site))
-        assert (ours - expected[layer, site]).norm() > 1e-2 * expected[layer, site].norm()
-        ours = ours - ours.mean(dim=-1, keepdim=True)
-        assert (ours - expected[layer, site]).norm() < 1e-5 * expected[layer, site].norm()
+    for (layer, site), expected in lens_rows(lens_model(family, centred=True), ids, family).items():
+        ours = sites.reading(lm, ids, sites.site_of(lm, layer, site)).read
+        if site in CENTRED_SITES:
+            assert (ours - expected).norm() > 1e-3 * expected.norm()
+            ours = ours - ours.mean(dim=-1, keepdim=True)
+        assert (ours - expected).norm() < 1e-5 * expected.norm()
 
 
 def _steering(model: Any, layer: int, sae: Sae, feature: int, factor: float, first: int) -> list[tuple[str, Callable[..., Tensor]]]:
-    """A hook that steers every position from `first` on of TransformerLens's own residual."""
+    """Hooks that steer every position from `first` on in TransformerLens's own forward."""
+    read: list[Tensor] = []
 
-    def steer(residual: Tensor, hook: Any) -> Tensor:
-        a_max = torch.relu(encode(sae, residual[0, first:])).amax(dim=1)
-        residual = residual.clone()
-        residual[0, first:] += factor * a_max[:, None] * sae.W_dec[feature]
-        return residual
+    def kept(rows: Tensor, hook: Any) -> None:
+        read.append(rows.flatten(2)[0, first:])
 
-    return [(f"blocks.{layer}.{HOOKS[sae.meta.site]}", steer)]
+    def steer(rows: Tensor, hook: Any) -> Tensor:
+        a_max = torch.relu(encode(sae, read.pop())).amax(dim=1)
+        changed = rows.flatten(2).clone()
+        changed[0, first:] += factor * a_max[:, None] * sae.W_dec[feature]
+        return changed.reshape(rows.shape)
+
+    hook = HOOKS[sae.meta.site]
+    return [(hook.format(layer), kept), (WRITTEN.get(sae.meta.site, hook).format(layer), steer)]
 
 
-@pytest.mark.parametrize(("layer", "site"), [(0, "resid_pre"), (2, "resid_pre"), (2, "resid_post")])
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+FAMILIES_STEERED = ("gpt2", "gpt_neox", "llama", "gemma2")
+
+
+def is_short(family: str, site: str) -> bool:
+    """Whether a case is among those that each change is tried on: a family for each site."""
+    return site in {
+        "gemma2": ("hook_z", "transcoder_normalized"),
+        "llama": ("attn_out", "embedding"),
+        "gpt2": ("mlp_out", "resid_mid"),
+    }.get(family, ()) or (site in ("resid_pre", "resid_post") and family != "gemma2")
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "site"),
+    [
+        pytest.param(family, layer, site, marks=() if is_short(family, site) else pytest.mark.exhaustive)
+        for family in FAMILIES_STEERED
+        for layer, site in sites_of(family)
+        if layer == 2 or (layer, site) in BEFORE
+    ],
+)
 def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, layer: int, site: str) -> None:
     """With LayerNorm: raw residuals, a centred SAE and no more here; centred writing weights and the SAE as it is there."""
-    lm, centred = tiny_model(family), family != "llama"
-    ours, theirs = tiny_sae(layer, site=site, centred=centred), tiny_sae(layer, site=site)
+    lm, centred = tiny_model(family), family in ("gpt2", "gpt_neox")
+    ours, theirs = tiny_sae(layer, site=site, centred=centred and site in CENTRED_SITES), tiny_sae(layer, site=site)
     # Random decoder rows have a mean, which centring removes along the way: trained on centred residuals or not, it must not matter.
     assert ours.W_dec.mean(dim=1).abs().max() > 0.05
     ids, model = tokens_of(lm), lens_model(family, centred)
     with torch.no_grad():
         for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
             addition = Addition(ours.W_dec[feature], None, "last")
-            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, models.depth_of(lm, layer, site))
+            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, sites.site_of(lm, layer, site))
             with steering.installed(lm, 0, ids.shape[1]):
                 logits = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)
@@ -147,7 +189,7 @@ def test_codes_of_a_centred_sae_are_those_of_the_centred_model() -> None:
     lm, ours, theirs = tiny_model("gpt2"), tiny_sae(2, site="resid_pre", centred=True), tiny_sae(2, site="resid_pre")
     ids = tokens_of(lm)
     (table,) = sparse_codes(lm, {2: ours}, pl.DataFrame({"text_id": ["a"], "token_ids": ids.tolist()}))
-    expected = encode(theirs, lens_residuals(lens_model("gpt2", centred=True), ids)[2, "resid_pre"][0])
+    expected = encode(theirs, lens_rows(lens_model("gpt2", centred=True), ids, "gpt2")[2, "resid_pre"][0])
     expected[0] = 0
     dense = torch.zeros_like(expected)
     dense[table["token_index"][0].to_list(), table["feature"][0].to_list()] = torch.tensor(table["value"][0].to_list())

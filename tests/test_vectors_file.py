@@ -68,7 +68,7 @@ def test_other_number_formats_are_read_as_float32(tmp_path: Path, dtype: torch.d
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.ones(5), r"its shape is \[5\], but the model's residual needs \[4\]"),
+        (torch.ones(5), r"its shape is \[5\], but vectors at the SAE's site have \[4\]"),
         (torch.ones(1, 4), r"its shape is \[1, 4\]"),
         (torch.tensor([1.0, float("nan"), 0, 0]), "it holds NaN or infinite"),
         (torch.tensor([1e300, 0, 0, 0], dtype=torch.float64), "it holds NaN or infinite"),

@@ -24,6 +24,7 @@ from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
 from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
 from saesteer.engine.saes import Sae, SaeMeta, check_features
+from saesteer.engine.sites import to_residual, width_at
 from saesteer.settings.base import canonical_factor
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
@@ -75,11 +76,11 @@ def load_sae(
     device: str | None = None,
     cache_dir: Path | None = None,
 ) -> Sae:
-    """Load a sparse autoencoder of the residual stream.
+    """Load a sparse autoencoder.
 
     `source` is a release that sae-lens lists, with the SAE's id in it as `sae_id`, e.g. `load_sae("gpt2-small-res-jb",
-    "blocks.6.hook_resid_pre")`; or a folder in sae-lens' form; or an `sae_lens.SAE`. Its layer and site are in `meta`. SAEs other than ReLU
-    or JumpReLU on plain residuals are refused by name.
+    "blocks.6.hook_resid_pre")`; or a folder in the form of sae-lens, sparsify or dictionary_learning; or an `sae_lens.SAE`. Its layer and
+    site are in `meta`. Arithmetic and sites that are not supported are refused by name; of pickled weights nothing but tensors is read.
     """
     target = number_type(dtype), device or available_device()
     if sae_id is not None:
@@ -149,7 +150,7 @@ def steer(
 ) -> pl.DataFrame:
     """Continue each prompt while steering with each feature at each factor; factor 0 is the unsteered model.
 
-    At the last position of every forward, factor * a_max * decoder direction is added to the residual stream, a_max being the largest
+    At the last position of every forward, factor * a_max * decoder direction is added where the SAE writes, a_max being the largest
     activation of any feature there (P1, section 3). `sampling` None is P1's: at most 20 tokens, temperature 0.7 among the 50 likeliest, up
     to the first full stop. A text depends on the model, the SAE, `seed` and its own row alone, not on what else is asked for. Columns:
     feature, factor, prompt, sample, text, token_ids, n_tokens, stopped.
@@ -173,7 +174,7 @@ def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:
     """Lens tokens' ids and logits, as tensors."""
     _check_fit(lm, sae)
     check_features(features, sae.meta.n_features, "the SAE")
-    return _lens_tokens(lm, sae.W_dec[list(features)].float(), k)
+    return _lens_tokens(lm, sae.W_dec[list(features)].float(), k, to_residual=to_residual(lm, sae.meta.layer, sae.meta.site))
 
 
 def _tokens(lm: LanguageModel) -> TextTokens:
@@ -181,8 +182,8 @@ def _tokens(lm: LanguageModel) -> TextTokens:
 
 
 def _check_fit(lm: LanguageModel, sae: Sae) -> None:
-    if sae.meta.d_model != lm.d_model or sae.meta.layer >= lm.n_layers:
+    if sae.meta.layer >= lm.n_layers or sae.meta.d_model != width_at(lm, sae.meta.layer, sae.meta.site):
         raise ValueError(
-            f"{sae.meta.source} reads layer {sae.meta.layer} of a model of width {sae.meta.d_model}, but {lm.name} has"
-            f" {lm.n_layers} layers of width {lm.d_model}: give the SAE's own model"
+            f"{sae.meta.source} reads layer {sae.meta.layer} of a model of width {sae.meta.d_model} at {sae.meta.site}, but {lm.name}"
+            f" has {lm.n_layers} layers of width {lm.d_model}: give the SAE's own model"
         )

@@ -81,6 +81,26 @@ def check(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> None:
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
+    model: Annotated[Path, typer.Option(help="Folder of the model.")],
+    saes: Annotated[
+        Path, typer.Option(help="Folder of its SAEs in sae-lens's form, a folder each; or their pattern, {layer} for the layer.")
+    ],
+    texts: Annotated[
+        Path | None, typer.Option(help="Parquet file with a column text, on which the features' records are computed.")
+    ] = None,
+    configfile: _Configfile = _CONFIG,
+) -> None:
+    """Write an experiment file for a model and SAEs of one's own, filled in from their files; nothing is overwritten."""
+    from saesteer.settings import load_workflow, read_yaml
+    from saesteer.workflow.new_experiment import write_experiment
+
+    folder = load_workflow(read_yaml(configfile), str(configfile)).experiments_dir
+    typer.echo(f"wrote {write_experiment(name, model, saes, texts, folder)}: look it through, then `saesteer check {name}`")
+
+
+@app.command()
 def features(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> None:
     """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
     from saesteer.sources.resolve_features import resolve_features
@@ -89,6 +109,15 @@ def features(experiments: _Experiments, configfile: _Configfile = _CONFIG) -> No
         workflow, experiment = _loaded(name, configfile)
         by_layer = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
         typer.echo(f"{name}: {sum(map(len, by_layer.values()))} features in {len(by_layer)} layers; commit the list")
+
+
+@app.command()
+def saes(pattern: Annotated[str, typer.Argument(help="Regular expression for release, model or repository; none: all.")] = "") -> None:
+    """List the SAEs that sae-lens knows: release, model, place, width, number, Neuronpedia's name, and whether they can be used here."""
+    from saesteer.report.sae_docs import release_lines, releases
+
+    for line in release_lines(releases(pattern)):
+        typer.echo(line)
 
 
 @app.command()

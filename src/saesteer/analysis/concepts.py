@@ -58,6 +58,12 @@ def explained_concepts(records: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def no_concepts(records: pl.DataFrame) -> pl.DataFrame:
+    """The CONCEPTS rows of features that stand for nothing by a source."""
+    unexplained = explained_concepts(records.with_columns(explanation=pl.lit(None, pl.String)))
+    return unexplained.with_columns(reason=pl.lit("the experiment has no concepts"))
+
+
 def with_concept(generations: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
     """GENERATIONS rows with the concept that each is to be about: its feature's, of CONCEPTS rows (null where that has none), or of
     ASKED_CONCEPTS rows the concept that the method was fitted for."""

@@ -83,4 +83,5 @@ def _marked(records: list[dict[str, Any]]) -> str | None:
     )
     space = " " if marked.startswith(" ") else ""
     ends = ("… " if first > 1 else "", " …" if at + 1 + _AROUND < len(context) else "")
-    return f"{ends[0]}{f'{before}{space}[{marked.strip()}]{after}'.strip()}{ends[1]}"
+    inner = f"{before}{space}[{marked.strip(' ')}]{after}"
+    return f"{ends[0]}{inner.strip(' ')}{ends[1]}"

@@ -8,7 +8,7 @@ from saesteer.core.tables import GEN_SUCCESS, GENERATIONS
 from saesteer.core.tables.steps import NO_FIT, SINGLE_FEATURE
 from saesteer.core.tokens import TextTokens
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 KS = (1, 5, 20)
 NOT_ONE_FEATURE = "not steered with one feature"
 
@@ -27,8 +27,11 @@ def gen_success(generations: pl.DataFrame, lens: pl.DataFrame, tokens: TextToken
     tokens; null where there is no feature or no text.
 
     convention "retokenised": the continuation's text is tokenised again (P1's program cuts the prefix off and tokenises the rest; of a
-    model that answers it tokenises the response, which is what such a model's text is); "ids": the ids as generated.
+    model that answers it tokenises the response, which is what such a model's text is), with no space of the tokenizer's own before it;
+    "ids": the ids as generated.
     """
+    if convention == "retokenised":
+        tokens.check_round_trip()
     texts = generations["text"].fill_null("").to_list()
     ids: Any = tokens.retokenise(texts) if convention == "retokenised" else generations["token_ids"]
     rows = generations.select(*GENERATIONS.keys, "feature", "text", row=pl.int_range(pl.len()), id=pl.Series(ids, dtype=pl.List(pl.UInt32)))

@@ -4,16 +4,19 @@ import polars as pl
 
 from saesteer.core.tokens import TextTokens
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 def input_scores(records: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, convention: str, min_records: int) -> pl.DataFrame:
     """The INPUT_SCORE rows of features: S_in = share of the feature's records whose maximal token is among its lens tokens, in [0, 1].
 
     P1, section 3. convention "retokenised": the token's string, "▁" read as a space where the tokenizer writes spaces so, is tokenised
-    again and its first id taken (P1's program); "ids": the id as recorded (P1's text). A record without an id is left out; with fewer than
+    again and its first id taken (P1's program, whose tokenizers put no space before a text; of those that do, it is left out). Refused
+    where the vocabulary does not survive it. "ids": the id as recorded (P1's text). A record without an id is left out; with fewer than
     min_records the score is null.
     """
+    if convention == "retokenised":
+        tokens.check_round_trip()
     long = records.select("layer", "feature", "records").explode("records").drop_nulls("records").unnest("records")
     ids = _retokenised_ids(long["token"], tokens) if convention == "retokenised" else long["token_id"]
     long = long.with_columns(ids.alias("id")).drop_nulls("id")
@@ -35,6 +38,5 @@ def input_scores(records: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, 
 def _retokenised_ids(strings: pl.Series, tokens: TextTokens) -> pl.Series:
     """First id of each token string tokenised again; null where the string gives no token."""
     distinct = strings.unique().sort().to_list()
-    ids = tokens.retokenise([tokens.text_of(string) for string in distinct])
-    first = {string: token_ids[0] if token_ids else None for string, token_ids in zip(distinct, ids, strict=True)}
+    first = dict(zip(distinct, tokens.retokenised_ids(distinct), strict=True))
     return pl.Series([first[string] for string in strings.to_list()], dtype=pl.UInt32)

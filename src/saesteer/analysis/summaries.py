@@ -1,6 +1,6 @@
 """The two tables that everything downstream reads: a row a feature, and a row a feature, factor and half of the prefixes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -8,9 +8,15 @@ from saesteer.core.tables import FEATURES, STEERING
 
 
 def features_table(
-    records: pl.DataFrame, concepts: pl.DataFrame, lens: pl.DataFrame, input_score: pl.DataFrame, output_score: pl.DataFrame
+    records: pl.DataFrame,
+    concepts: pl.DataFrame,
+    lens: pl.DataFrame,
+    input_score: pl.DataFrame,
+    output_score: pl.DataFrame,
+    norms: Mapping[int, float | Sequence[float] | None],
 ) -> pl.DataFrame:
-    """The FEATURES table: step tables joined by (layer, feature)."""
+    """The FEATURES table: step tables joined by (layer, feature). `norms` are those of each layer's decoder rows, one number where all are
+    equal."""
     keys = list(FEATURES.keys)
     joined = (
         records.join(concepts.drop("reason"), on=keys, how="left")
@@ -18,7 +24,12 @@ def features_table(
         .join(input_score.select(*keys, "input_score", input_score_reason="reason"), on=keys, how="left")
         .join(output_score, on=keys, how="left")
     )
-    return joined.select(list(FEATURES.columns))
+    of_rows = [_norm(norms[layer], feature) for layer, feature in joined.select(keys).iter_rows()]
+    return joined.with_columns(decoder_norm=pl.Series(of_rows, dtype=pl.Float64)).select(list(FEATURES.columns))
+
+
+def _norm(norms: float | Sequence[float] | None, feature: int) -> float | None:
+    return norms[feature] if isinstance(norms, Sequence) else norms
 
 
 def steering_table(

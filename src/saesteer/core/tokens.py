@@ -3,11 +3,16 @@ alone.
 
 Two conventions of writing a token's space exist, and token strings follow that of the model's tokenizer, as Neuronpedia's do: SentencePiece
 tokenizers (Gemma, Llama 2) write "▁the", byte-level ones (GPT-2, Pythia, Llama 3) are read as " the".
+
+Some tokenizers put a space before every text (Llama 2, Mistral: SentencePiece's dummy prefix). What is tokenised again here stood inside a
+text, so it is tokenised without that space.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,9 @@ from tokenizers import Tokenizer
 from saesteer.core.errors import SettingsError
 
 ALGORITHM_VERSION = 1
+LEAST_ROUND_TRIP = 0.99
+_NO_PREFIX: dict[str, dict[str, Any]] = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,52 @@ class TextTokens:
         return string if self.byte_level else string.replace("▁", " ")
 
     def retokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without BOS or other special tokens."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        """The ids of each text that goes on another one: without BOS or other special tokens, and without a dummy prefix."""
+        return [encoding.ids for encoding in self._without_prefix.encode_batch(list(texts), add_special_tokens=False)]
+
+    def retokenised_ids(self, strings: Sequence[str]) -> list[int | None]:
+        """The first id of each token string when what it says is tokenised again; None where that gives no token.
+
+        A piece that says nothing by itself has the id of its name: a byte (of byte fallback, "<0x0A>"), the rest of a word (WordPiece's
+        "##ing").
+        """
+        first = [ids[0] if ids else None for ids in self.retokenise([self.text_of(string) for string in strings])]
+        return [
+            self.tokenizer.token_to_id(string) if self._is_part(string) else again for string, again in zip(strings, first, strict=True)
+        ]
+
+    def _is_part(self, string: str) -> bool:
+        if self.byte_level or self.tokenizer.token_to_id(string) is None:
+            return False
+        rest_of_word = getattr(self.tokenizer.model, "continuing_subword_prefix", None)
+        return bool(_BYTE.fullmatch(string)) or bool(rest_of_word and string.startswith(rest_of_word))
+
+    @cached_property
+    def _without_prefix(self) -> Tokenizer:
+        """The tokenizer less what puts a space before a text."""
+        parts = {name: _component(getattr(self.tokenizer, name)) for name in ("normalizer", "pre_tokenizer")}
+        bare = {name: _without_prefix(part) for name, part in parts.items()}
+        return self.tokenizer if bare == parts else Tokenizer.from_str(json.dumps(json.loads(self.tokenizer.to_str()) | bare))
+
+    @cached_property
+    def round_trip(self) -> float:
+        """Share of the vocabulary whose strings, tokenised again, give the very token. Special tokens do not count, nor do those of a
+        byte-level tokenizer that hold a part of a character only."""
+        special = {token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        token_ids = sorted(set(self.tokenizer.get_vocab().values()) - special)
+        strings = dict(zip(token_ids, self.strings(token_ids), strict=True))
+        texts = {token_id: string for token_id, string in strings.items() if not (self.byte_level and "\ufffd" in string)}
+        again = self.retokenised_ids(list(texts.values()))
+        return sum(token_id == other for token_id, other in zip(texts, again, strict=True)) / max(len(texts), 1)
+
+    def check_round_trip(self) -> None:
+        """Refuse to tokenise again with a tokenizer whose tokens do not come back as themselves."""
+        if self.round_trip < LEAST_ROUND_TRIP:
+            raise SettingsError(
+                f"{self.source}: only {self.round_trip:.1%} of its tokens come back as themselves when their strings are tokenised again"
+                " (tokens: retokenised), so other tokens would be scored: set input_score.tokens and gen_success.tokens to ids, with"
+                " records of kind local (Neuronpedia's have no ids)"
+            )
 
     def token_ids(self, texts: Sequence[str], bos: str, max_tokens: int | None = None) -> list[list[int]]:
         """The ids of each text as the model is given it: with the beginning-of-sequence token that the tokenizer adds or, where `bos` is
@@ -50,6 +102,22 @@ class TextTokens:
             raise SettingsError(f"{self.source}: its tokenizer has no beginning-of-sequence token; set the model's bos to tokenizer")
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=True)
         return [with_bos(encoding.ids, bos, self.bos_id)[:max_tokens] for encoding in encodings]
+
+
+def _component(part: Any) -> Any:
+    """A normalizer or pre-tokenizer as the tokenizer's file writes it."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _without_prefix(part: Any) -> Any:
+    """A component less what puts a space before a text; None where nothing is left."""
+    if part is None or part["type"] == "Prepend":
+        return None
+    if part["type"] == "Sequence":
+        (members,) = (name for name in part if name != "type")
+        kept = [bare for bare in map(_without_prefix, part[members]) if bare is not None]
+        return part | {members: kept}
+    return part | {name: value for name, value in _NO_PREFIX.get(part["type"], {}).items() if name in part}
 
 
 def load_tokens(model: Path) -> TextTokens:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from saesteer.core.tables import ACTIVATIONS
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, depth_of, pad_rows, residuals_at
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
 from saesteer.engine.saes import Sae, encode
+from saesteer.engine.sites import readings, site_of
 
 ALGORITHM_VERSION = 1
 
@@ -40,18 +41,21 @@ def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame
     Padding is on the right, where causal attention cannot look back at it. `batch` texts go together, fewer when memory runs out; None: as
     many as fit. Yields tables of one layer.
     """
-    depths = {layer: depth_of(lm, layer, sae.meta.site) for layer, sae in sorted(saes.items())}
+    sites = [site_of(lm, layer, sae.meta.site) for layer, sae in sorted(saes.items())]
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
-    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
     halving = Halving("activations", lm.device)
-    for group, length in _groups(texts, limit):
+    for group, length in _groups(texts, lm.n_positions):
 
         def codes_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
             ids = _padded_ids(group["token_ids"][part].to_list(), length, size)
-            residuals = residuals_at(lm, ids.to(lm.device), list(depths.values()))
-            return [table for layer, depth in depths.items() for table in _sparse_tables(group[part], layer, saes[layer], residuals[depth])]
+            read = [one.read for one in readings(lm, ids.to(lm.device), sites)]
+            return [
+                table
+                for site, rows in zip(sites, read, strict=True)
+                for table in _sparse_tables(group[part], site.layer, saes[site.layer], rows)
+            ]
 
-        row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(depths)
+        row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(sites)
         size = batch or rows_that_fit(row_bytes, lm.device, MOST_ROWS)
         for tables in halving.over(group.height, size, codes_of):
             yield from tables

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from saesteer.engine.linear_attention import RowStates
 from saesteer.engine.models import LanguageModel, Prefill, prefills
 
 ALGORITHM_VERSION = 2
@@ -44,25 +45,34 @@ class RowLayer(DynamicLayer):
         return layer
 
 
-def taken(layer: RowLayer) -> tuple[Tensor, Tensor]:
+def taken(layer: RowLayer | RowStates) -> tuple[Tensor, Tensor]:
     """A layer's keys and values, which it then no longer holds."""
     keys, values, layer.keys, layer.values = layer.keys, layer.values, None, None
     return keys, values
 
 
+def row_layers(lm: LanguageModel, capacity: int) -> list[RowLayer | RowStates]:
+    """Empty layers of the model's kinds, for a fixed set of rows."""
+    return [RowStates() if linear else RowLayer(capacity) for linear in lm.structure.linear]
+
+
 def gathered(
-    layers: Iterable[Sequence[tuple[Tensor, Tensor]]], which: Int[Tensor, " row"], n_rows: int, length: int, room: int
+    lm: LanguageModel,
+    layers: Iterable[Sequence[tuple[Tensor, Tensor]]],
+    which: Int[Tensor, " row"],
+    n_rows: int,
+    length: int,
+    room: int,
 ) -> list[Cache]:
-    """Caches of `n_rows` rows each from runs' keys and values, layer by layer ([row kv_head position head_dim], of one length in a run),
-    for the rows `which` of all runs. Each row's positions end at `length`, with zeros before the first, and there is room for so many
-    more."""
-    packed: list[list[RowLayer]] = [[] for _ in which.split(n_rows)]
-    for of_runs in layers:
-        keys, values = (torch.cat([_ending_at(length, state) for state in states]) for states in zip(*of_runs, strict=True))
-        for new, rows in zip(packed, which.split(n_rows), strict=True):
-            layer = RowLayer(length + room)
-            layer.update(keys[rows], values[rows])
-            new.append(layer)
+    """Caches of `n_rows` rows each from runs' keys and values, layer by layer ([row kv_head position head_dim], of one length in a run;
+    states of linear layers as they are), for the rows `which` of all runs. Each row's positions end at `length`, with zeros before the
+    first, and there is room for so many more."""
+    packed = [row_layers(lm, length + room) for _ in which.split(n_rows)]
+    for number, of_runs in enumerate(layers):
+        pairs = of_runs if lm.structure.linear[number] else [[_ending_at(length, state) for state in pair] for pair in of_runs]
+        keys, values = (torch.cat(states) for states in zip(*pairs, strict=True))
+        for new, rows in zip(packed, which.to(keys.device).split(n_rows), strict=True):  # on the block's GPU, of several
+            new[number].update(keys[rows], values[rows])
     return [Cache(layers=new) for new in packed]
 
 
@@ -87,6 +97,6 @@ class Prefixes:
         runs = [self.runs[ids] for ids in distinct]
         which = torch.tensor([distinct[ids] for ids in beginnings], device=self.lm.device)
         if not length:
-            return [Cache(layers=[RowLayer(room) for _ in self.lm.blocks]) for _ in which.split(n_rows)]
+            return [Cache(layers=row_layers(self.lm, room)) for _ in which.split(n_rows)]
         layers = ([(run.keys[number], run.values[number]) for run in runs] for number in range(self.lm.n_layers))
-        return gathered(layers, which, n_rows, length, room)
+        return gathered(self.lm, layers, which, n_rows, length, room)

@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache
 
 from saesteer.engine.cache import RowLayer, taken
 from saesteer.engine.head import raw_logits, soft_capped
+from saesteer.engine.linear_attention import RowStates
 from saesteer.engine.memory import forward_bytes
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
 from saesteer.engine.sampling import sample_tokens
@@ -114,8 +115,7 @@ def buffer_length(lm: LanguageModel, n_prompt: int, n_new: int, shortest: int = 
     as far as the model has positions, a function of nothing but the prompt's own length."""
     if not shape_matters(lm) or n_prompt == 1:
         return n_prompt
-    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings - n_new
-    return max(n_prompt, min(max(shortest, 2 ** (n_prompt - 1).bit_length()), limit))
+    return max(n_prompt, min(max(shortest, 2 ** (n_prompt - 1).bit_length()), lm.n_positions - n_new))
 
 
 def row_bytes(lm: LanguageModel, kv_width: int, capacity: int) -> tuple[int, int]:
@@ -199,12 +199,12 @@ def _advanced(slots: Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarr
 
 def _repacked(caches: list[Cache], kept: Int[Tensor, " slot"], tile: int) -> list[Cache]:
     """The caches of the slots kept, in tiles; the old ones are emptied on the way, so that both never exist whole."""
-    packed: list[list[RowLayer]] = [[] for _ in kept.split(tile)]
+    packed: list[list[RowLayer | RowStates]] = [[] for _ in kept.split(tile)]
     for layers in zip(*(cache.layers for cache in caches), strict=True):
         keys, values = (
             torch.cat(states) if len(states) > 1 else states[0] for states in zip(*(taken(layer) for layer in layers), strict=True)
         )
-        for new, rows in zip(packed, kept.split(tile), strict=True):
+        for new, rows in zip(packed, kept.to(keys.device).split(tile), strict=True):  # on the block's GPU, of several
             new.append(layers[0].holding(keys[rows], values[rows]))
     return [Cache(layers=new) for new in packed]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
-from saesteer.engine.cache import Prefixes, RowLayer, gathered, taken
+from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
@@ -37,8 +37,9 @@ from saesteer.engine.continuation import (
 )
 from saesteer.engine.interventions import Intervention, WeightChange
 from saesteer.engine.memory import Halving, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, depth_of, prefills
+from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
 from saesteer.engine.saes import Sae
+from saesteer.engine.sites import Site, site_of
 from saesteer.engine.steering import changes_prompt, steering_of, together
 
 ALGORITHM_VERSION = 2
@@ -66,7 +67,7 @@ class _Run:
 
     lm: LanguageModel
     sae: Sae
-    depth: int
+    site: Site
     interventions: Sequence[Intervention]
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
@@ -92,12 +93,12 @@ def steered_texts(
     `rows` has row (a number of the caller's), intervention and prompt (places in the sequences), factor (a decimal string) and stream
     (UInt64, core.counter_rng.streams: what its random numbers are drawn from). `prompts` are token ids.
     """
-    depth = depth_of(lm, layer, sae.meta.site)
+    site = site_of(lm, layer, sae.meta.site)
     if rows.is_empty():
         return
     check_length(lm, max(len(prompts[place]) for place in rows["prompt"].unique()) + sampling.max_new_tokens)
     ending = ending_tokens(lm, sampling.stop)
-    run = _Run(lm, sae, depth, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), Prefixes(lm))
+    run = _Run(lm, sae, site, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), Prefixes(lm))
     halving = Halving("texts", lm.device)
     for length, group in _groups(run, rows):
         full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
@@ -111,7 +112,8 @@ def steered_texts(
 
 def _kv_width(lm: LanguageModel, prompt: Sequence[int]) -> int:
     (run,) = prefills(lm, [list(prompt)])
-    return run.keys[0].shape[1] * run.keys[0].shape[3] if run.keys else lm.d_model
+    attention = [keys for keys, linear in zip(run.keys, lm.structure.linear, strict=False) if not linear]
+    return attention[0].shape[1] * attention[0].shape[3] if attention else lm.d_model
 
 
 def full_batch_bytes(lm: LanguageModel, n_prompt: int, n_new: int) -> int:
@@ -186,7 +188,7 @@ def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
     which = torch.tensor([used[place] for place in chunk["intervention"]], device=run.lm.device)
     factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
     factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=run.lm.device)
-    return steering_of(run.lm, [run.interventions[place] for place in used], which, factor, run.sae, run.depth)
+    return steering_of(run.lm, [run.interventions[place] for place in used], which, factor, run.sae, run.site)
 
 
 def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Steering, length: int, tile: int | None) -> list[Cache]:
@@ -207,11 +209,11 @@ def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Ste
             n_before += len(padded)
     which = torch.from_numpy(order).to(run.lm.device)
     layers = ([taken(layer) for layer in of_runs] for of_runs in zip(*(one.layers for one in runs), strict=True))
-    return gathered(layers, which, tile or len(prompts), length, run.sampling.max_new_tokens)
+    return gathered(run.lm, layers, which, tile or len(prompts), length, run.sampling.max_new_tokens)
 
 
 def _steered_prefill(lm: LanguageModel, ids: Int[Tensor, "row seq"], steering: Steering) -> Cache:
-    cache = Cache(layers=[RowLayer(ids.shape[1] - 1) for _ in lm.blocks])
+    cache = Cache(layers=row_layers(lm, ids.shape[1] - 1))
     with steering.installed(lm, 0, ids.shape[1]):
         lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
     return cache

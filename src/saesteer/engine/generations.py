@@ -15,7 +15,7 @@ from saesteer.core.tables.steps import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLU
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Addition, Intervention, PromptText, unpacked
-from saesteer.engine.models import LanguageModel, check_length, depth_of, prompt_token_ids
+from saesteer.engine.models import LanguageModel, check_layer, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 
 ALGORITHM_VERSION = 1
@@ -44,7 +44,7 @@ def feature_texts(
     to text, which becomes a prompt in the model's format. The tables have the keys and the columns of a text. Random numbers come from
     every key.
     """
-    depth_of(lm, layer, sae.meta.site)  # refuses a layer that the model does not have
+    check_layer(lm, layer)
     features = rows["feature"].unique(maintain_order=True).to_list()
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
     prompts = _prompts(lm, rows, prefixes)

@@ -23,14 +23,21 @@ MOST_ROWS = 8192
 """Most rows of them, whatever the vocabulary: where shapes matter, fewer are padded."""
 
 
+def scaled(lm: LanguageModel, logits: Tensor) -> Tensor:
+    """Raw head outputs multiplied by the model's scale, where it has one."""
+    scale = lm.structure.logit_scale
+    return logits if scale == 1 else logits * scale
+
+
 def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
-    """Raw head outputs as the model's own logits: cap * tanh(logits / cap) where the model has a cap."""
-    cap = lm.final_logit_softcapping
+    """Raw head outputs as the model's own logits: scaled where the model scales them, cap * tanh(logits / cap) where it has a cap."""
+    logits, cap = scaled(lm, logits), lm.structure.final_logit_softcapping
     return logits if cap is None else torch.tanh(logits / cap).mul_(cap)
 
 
 def raw_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """The head applied to final hidden rows, without soft cap, at no fewer than `MIN_ROWS` rows; in float32 also of a narrower model."""
+    """The head applied to final hidden rows, no scale, no soft cap, at no fewer than `MIN_ROWS` rows; in float32 also of a narrower
+    model."""
     padded = pad_rows(hidden)
     if is_narrow(lm.dtype) and lm.device.type == "cpu":
         logits = torch.empty(len(padded), lm.n_vocab)
@@ -42,8 +49,8 @@ def raw_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float
 
 
 def logit_chunks(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], chunk: int) -> Iterator[tuple[int, Float[Tensor, "row part"]]]:
-    """Raw logits (no soft cap) in pieces of the vocabulary, each with its first token id: memory stays at rows x chunk. In float32 also of
-    a narrower model."""
+    """Raw logits (no scale, no soft cap) in pieces of the vocabulary, each with its first token id: memory stays at rows x
+    chunk. In float32 also of a narrower model."""
     padded = pad_rows(hidden)
     for start in range(0, lm.n_vocab, chunk):
         yield start, _head(lm, padded, slice(start, start + chunk))[: hidden.shape[0]]

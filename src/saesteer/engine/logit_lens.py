@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,12 +20,16 @@ MOST_ROWS = (128, 2048)
 
 @torch.no_grad()
 def lens_tokens(
-    lm: LanguageModel, decoder_rows: Float[Tensor, "feature d_model"], k: int, block: int | None = None
+    lm: LanguageModel,
+    decoder_rows: Float[Tensor, "feature width"],
+    k: int,
+    block: int | None = None,
+    to_residual: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> tuple[Int[Tensor, "feature k"], Float[Tensor, "feature k"]]:
     """The k tokens with the largest `head(final_norm(W_dec[f]))` and these logits, largest first: P1 (arXiv 2505.20063), section 3.
 
-    The raw decoder row, no b_dec, no soft cap. Equal logits: the smaller token id first. At most `block` x vocabulary logits exist at a
-    time, fewer when memory runs out; None: as many as fit.
+    The raw decoder row, brought to the residual where it does not lie there (sites.to_residual), no b_dec, no soft cap. Equal logits: the
+    smaller token id first. At most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as fit.
     """
     if not 1 <= k <= lm.n_vocab:
         raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {lm.n_vocab} tokens")
@@ -35,7 +41,7 @@ def lens_tokens(
     def looked_up(part: slice, size: int) -> None:
         rows = decoder_rows[part].to(lm.device)
         padded = pad_rows(rows, size) if shape_matters(lm) else rows
-        logits = raw_logits(lm, final_norm(lm, padded))[: len(rows)]  # [feature vocab]
+        logits = raw_logits(lm, final_norm(lm, to_residual(padded)))[: len(rows)]  # [feature vocab]
         top_ids, top_values = _largest(logits, k)
         ids[part], values[part] = top_ids.cpu(), top_values.cpu()
 

@@ -2,8 +2,7 @@
 
 Residuals are named by site (a block's output or input, `SITES`) and found by depth, the number of blocks before them (`depth_of`).
 Everything goes through the model's own code: blocks are bypassed by overriding the `forward` of their instances, so masks, rotary
-embeddings, layer types and the final norm are Hugging Face's, and no family needs a line of its own. Blocks are those of transformers 5,
-which return a tensor.
+embeddings, layer types and the final norm are Hugging Face's, and no family needs a line of its own (`engine.structure`).
 
 No forward runs below `MIN_ROWS` rows: matrix kernels change for very few rows, and a row's result would then depend on how many neighbours
 it had. On a CPU in float32 that is enough for rows that are equal to the bit in any company; elsewhere (`shape_matters`) forwards that
@@ -12,6 +11,7 @@ matter are padded to one shape as well.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,12 +21,15 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
-from saesteer.core.files import safetensors_fault
 from saesteer.core.tokens import with_bos
-from saesteer.engine.attention import attention_on_gpu
+from saesteer.engine.conversation import check_conversation, conversation
+from saesteer.engine.linear_attention import SharedStates
+from saesteer.engine.structure import Structure, empty_layers, structure_of
+from saesteer.engine.weights import load_weights
+from saesteer.settings.inputs import ChatSettings
 
 ALGORITHM_VERSION = 1
 
@@ -42,6 +45,9 @@ BOS_RULES = ("tokenizer", "always")
 PROMPT_FORMATS = ("plain", "chat")
 """plain: the model continues the prompt; chat: the prompt is a user's turn in the tokenizer's chat template, and the model answers it."""
 
+PROMPT_ALONE = ChatSettings()
+"""A conversation that begins with the prompt."""
+
 
 @dataclass(frozen=True)
 class LanguageModel:
@@ -49,11 +55,20 @@ class LanguageModel:
 
     model: Any
     tokenizer: Any
-    blocks: nn.ModuleList
-    head: nn.Module
-    final_logit_softcapping: float | None
+    structure: Structure
     bos: str = "tokenizer"  # one of BOS_RULES
     prompt_format: str = "plain"  # one of PROMPT_FORMATS
+    chat: ChatSettings = PROMPT_ALONE  # what stands before a user's turn
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks."""
+        return self.structure.blocks
+
+    @property
+    def head(self) -> nn.Module:
+        """The output head: logits of final hidden rows."""
+        return self.structure.head
 
     @property
     def name(self) -> str:
@@ -76,8 +91,13 @@ class LanguageModel:
         return int(self.head.weight.shape[0])
 
     @property
+    def n_positions(self) -> int:
+        """The most tokens that the model takes; without a limit where positions are not embedded (Bloom)."""
+        return int(getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or sys.maxsize)
+
+    @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the head is, and all that the engine adds; the blocks as well, unless the model is spread over several GPUs."""
         return self.head.weight.device
 
     @property
@@ -86,57 +106,31 @@ class LanguageModel:
         return self.head.weight.dtype
 
 
-def load_language_model(path: Path, dtype: str, device: str, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
+def load_language_model(
+    path: Path, dtype: str, device: str, bos: str = "tokenizer", prompt_format: str = "plain", chat: ChatSettings | None = None
+) -> LanguageModel:
     """Load model and tokenizer from a folder in Hugging Face's format (safetensors only, nothing fetched), refusing damaged weights by
-    name. `bos` and `prompt_format` say how its prompts are built (`prompt_token_ids`)."""
-    _check_safetensors(path)
-    model, info = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=getattr(torch, dtype),
-        attn_implementation="eager",
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    absent = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
-    if absent:
-        raise ValueError(
-            f"{path}: weights of {absent[0]} (and {len(absent) - 1} more) are missing or of another shape; fetch the model again"
-        )
-    for name, weight in model.named_parameters():
-        if bool(weight.isnan().any()):
-            raise ValueError(f"{path}: tensor {name} contains NaN; fetch or train the model again")
-    if device != "cpu":
-        model.set_attn_implementation(attention_on_gpu(model))
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return language_model(model.to(device), tokenizer, bos, prompt_format)
+    name. `bos`, `prompt_format` and `chat` say how its prompts are built (`prompt_token_ids`)."""
+    model = load_weights(path, dtype, device)
+    return language_model(model, AutoTokenizer.from_pretrained(path, local_files_only=True), bos, prompt_format, chat)
 
 
-def _check_safetensors(path: Path) -> None:
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(
-            f"{path}: no *.safetensors file here; a model folder in Hugging Face's format with safetensors weights is needed"
-        )
-    for file in files:
-        if fault := safetensors_fault(file):
-            raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
-
-
-def language_model(model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_format: str = "plain") -> LanguageModel:
+def language_model(
+    model: Any, tokenizer: Any, bos: str = "tokenizer", prompt_format: str = "plain", chat: ChatSettings | None = None
+) -> LanguageModel:
     """Find the parts of an already loaded Hugging Face causal language model, and put it into evaluation mode."""
-    config = model.config.get_text_config(decoder=True)
-    for scale in ("logit_scale", "logits_scaling"):
-        if getattr(config, scale, None) not in (None, 1, 1.0):
-            raise ValueError(f"{type(model).__name__} scales its logits ({scale} = {getattr(config, scale)}), which is not supported")
-    lists = [child for child in model.base_model.children() if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers]
-    if len(lists) != 1:
-        raise ValueError(f"{type(model).__name__}: expected one list of {config.num_hidden_layers} decoder blocks, found {len(lists)}")
-    softcapping = getattr(config, "final_logit_softcapping", None)
     model.eval().requires_grad_(False)
-    lm = LanguageModel(model, tokenizer, lists[0], model.get_output_embeddings(), softcapping, bos, prompt_format)
+    lm = LanguageModel(model, tokenizer, structure_of(model), bos, prompt_format, chat or PROMPT_ALONE)
     _check_prompts(lm)
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        model.get_decoder().register_forward_hook(lambda _module, _args, output: _to_head(lm, output))
     return lm
+
+
+def _to_head(lm: LanguageModel, output: Any) -> Any:
+    """The decoder's output with its last hidden rows where the head is."""
+    output.last_hidden_state = output.last_hidden_state.to(lm.device)
+    return output
 
 
 def _check_prompts(lm: LanguageModel) -> None:
@@ -148,6 +142,8 @@ def _check_prompts(lm: LanguageModel) -> None:
         raise ValueError(f"{lm.name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
     if lm.prompt_format == "chat" and not lm.tokenizer.chat_template:
         raise ValueError(f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")
+    if lm.prompt_format == "chat":
+        check_conversation(lm.name, lm.tokenizer, lm.chat)
 
 
 def shape_matters(lm: LanguageModel) -> bool:
@@ -181,15 +177,21 @@ def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], T
     """Within the context, every forward's residual [row seq d_model] at `depth` goes through `change` and the model goes on with what that
     returns: the one place where residuals are read and written."""
     if depth == 0:
-        handle = lm.blocks[0].register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+        handle = lm.blocks[0].register_forward_pre_hook(lambda _module, args: (_moved(lm, change, args[0]), *args[1:]))
     else:
         handle = lm.blocks[depth - 1].register_forward_hook(
-            lambda _module, _args, output: with_block_residual(output, change(block_residual(output)))
+            lambda _module, _args, output: with_block_residual(output, _moved(lm, change, block_residual(output)))
         )
     try:
         yield
     finally:
         handle.remove()
+
+
+def _moved(lm: LanguageModel, change: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
+    """The change is made where the head is, as are SAEs and directions, and its result goes where the block is: the same GPU, unless the
+    model is spread over several."""
+    return change(residual.to(lm.device)).to(residual.device)
 
 
 def check_layer(lm: LanguageModel, layer: int) -> None:
@@ -200,9 +202,10 @@ def check_layer(lm: LanguageModel, layer: int) -> None:
 
 def check_length(lm: LanguageModel, n_tokens: int) -> None:
     """Refuse more tokens than the model has positions for."""
-    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
-    if n_tokens > limit:
-        raise ValueError(f"{n_tokens} tokens were asked for, but the model takes at most {limit}; use shorter texts or fewer new tokens")
+    if n_tokens > lm.n_positions:
+        raise ValueError(
+            f"{n_tokens} tokens were asked for, but the model takes at most {lm.n_positions}; use shorter texts or fewer new tokens"
+        )
 
 
 def pad_rows(rows: Tensor, n_rows: int = MIN_ROWS) -> Tensor:
@@ -212,7 +215,7 @@ def pad_rows(rows: Tensor, n_rows: int = MIN_ROWS) -> Tensor:
 
 
 @contextmanager
-def _overridden(blocks: list[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
+def _overridden(blocks: list[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
     """Give the block instances another `forward`, and take it away again whatever happens."""
     earlier = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:
@@ -227,14 +230,20 @@ def _overridden(blocks: list[nn.Module], forward: Callable[..., Tensor]) -> Iter
                 block.forward = own
 
 
-def _pass_through(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    return hidden_states
+def _pass_through(lm: LanguageModel) -> Callable[..., Any]:
+    """A `forward` that hands on what a block is given, in the form of the model's blocks."""
+    n_extras = lm.structure.n_extras
+
+    def forward(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        return hidden_states if n_extras is None else (hidden_states, *[None] * n_extras)
+
+    return forward
 
 
 @contextmanager
 def stopped_at(lm: LanguageModel, depth: int) -> Iterator[None]:
     """Within the context, only the first `depth` blocks run; later ones hand their input on and cost nothing."""
-    with _overridden(list(lm.blocks[depth:]), _pass_through):
+    with _overridden(list(lm.blocks[depth:]), _pass_through(lm)):
         yield
 
 
@@ -249,13 +258,14 @@ def final_hidden(lm: LanguageModel, depth: int, residual: Float[Tensor, "row seq
 def spliced(lm: LanguageModel, depth: int, rows: Float[Tensor, "row d_model"]) -> Iterator[None]:
     """Within the context, the first `depth` blocks do nothing and the residual there is `rows` (one position a row) instead."""
     prepared = rows[:, None]  # [row 1 d_model]
-    with _overridden(list(lm.blocks[:depth]), _pass_through), residual_changed(lm, depth, lambda _residual: prepared):
+    with _overridden(list(lm.blocks[:depth]), _pass_through(lm)), residual_changed(lm, depth, lambda _residual: prepared):
         yield
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prompt run once: keys and values of positions 0..T-2 per layer, and the last token, which every later use feeds itself."""
+    """A prompt run once: keys and values of positions 0..T-2 per layer (of linear attention its two states, `RowStates`), and the last
+    token, which every later use feeds itself."""
 
     keys: tuple[Tensor, ...]  # n_layers x [1 kv_head T-1 head_dim]; empty for a prompt of one token
     values: tuple[Tensor, ...]
@@ -284,8 +294,7 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
 
 def _prefilled(lm: LanguageModel, prompts: list[list[int]]) -> list[Prefill]:
     """Up to `MIN_ROWS` prompts of one length, at least 2 tokens, in one forward."""
-    # Plain layers also where attention has a sliding window: the mask cuts the window, and all positions stay aligned.
-    cache = Cache(layers=[DynamicLayer() for _ in lm.blocks])
+    cache = Cache(layers=empty_layers(lm.structure))
     ids = torch.tensor(prompts, device=lm.device)
     lm.model.base_model(input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
     return [
@@ -318,8 +327,9 @@ def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[T
     """Place rows as the residual at `depth` (`depth_of`) and the prompt's last position; return what the final norm puts out there, one
     row each."""
     padded = pad_rows(rows.to(lm.dtype))
-    shared = [_SharedPrefix(keys, values) for keys, values in zip(prompt.keys, prompt.values, strict=True)]
-    cache = Cache(layers=shared or [DynamicLayer() for _ in lm.blocks])
+    states = zip(prompt.keys, prompt.values, lm.structure.linear if prompt.keys else (), strict=True)
+    shared = [SharedStates(keys, values, len(padded)) if linear else _SharedPrefix(keys, values) for keys, values, linear in states]
+    cache = Cache(layers=shared or empty_layers(lm.structure))
     position_ids = torch.full((padded.shape[0], 1), prompt.position, device=lm.device)
     with spliced(lm, depth, padded):
         output = lm.model.base_model(inputs_embeds=padded[:, None], position_ids=position_ids, past_key_values=cache, use_cache=True)
@@ -362,14 +372,13 @@ def plain_token_ids(lm: LanguageModel, text: str) -> list[int]:
 def prompt_token_ids(lm: LanguageModel, text: str) -> list[int]:
     """Token ids of a prompt in the model's prompt format, up to where the model goes on.
 
-    plain: the text itself. chat: the text as a user's turn in the tokenizer's chat template, generation prompt included, so that the last
-    token, where steering starts, is the last before the response. Templates write their own beginning-of-sequence token, so the tokenizer
-    adds none.
+    plain: the text itself. chat: the text as the last user's turn in the tokenizer's chat template, generation prompt included, so that the
+    last token, where steering starts, is the last before the response. Templates write their own beginning-of-sequence token, so the
+    tokenizer adds none.
     """
     if lm.prompt_format == "plain":
         return plain_token_ids(lm, text)
-    turn = [{"role": "user", "content": text}]
-    written = lm.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    written = conversation(lm.tokenizer, lm.chat, text)
     return with_bos(lm.tokenizer(written, add_special_tokens=False)["input_ids"], lm.bos, lm.tokenizer.bos_token_id)
 
 

@@ -19,15 +19,13 @@ from saesteer.engine.models import (
     MIN_ROWS,
     LanguageModel,
     Prefill,
-    depth_of,
     pad_rows,
     plain_token_ids,
     prefill,
-    residual_at,
     shape_matters,
-    spliced_hidden,
 )
 from saesteer.engine.saes import Sae, check_features, checked_meta, decoder_blocks, largest_code, largest_code_in_file
+from saesteer.engine.sites import Place, Site, hidden_after_prompt, reading, site_of
 
 ALGORITHM_VERSION = 2
 
@@ -48,11 +46,12 @@ SCHEMA = pl.Schema({name: dtype for name, dtype in OUTPUT_SCORE.schema.items() i
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What all features of a layer share: the prompt's cache, the unsteered residual at its last position and what follows from it."""
+    """What all features of a layer share: the prompt's cache, what the unsteered model has at its last position, what follows from it."""
 
     run: Prefill
-    depth: int
-    residual: Float[Tensor, "1 d_model"]
+    place: Place
+    value: Float[Tensor, "1 width"]  # at the place
+    past: Float[Tensor, "1 d_model"] | None  # sites.Reading
     a_max: Float[Tensor, " 1"]
     log_top: float  # log of the likeliest next token's probability
 
@@ -72,17 +71,17 @@ def output_scores(
     next-token distribution p.
 
     S_out = (1 - min_rank / |V|) * max_prob over the feature's lens tokens; rank = number of tokens with a larger logit, so 0 is the
-    likeliest. `a_max` is the largest code of the unsteered residual there, in the SAE's units; the same for every feature, because the
-    prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template: it is the beginning of
-    a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the feature's effect on running
-    text, comparable between models.
+    likeliest. `a_max` is the largest code of what the SAE reads there, unsteered, in the SAE's units; the same for every feature, because
+    the prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template: it is the
+    beginning of a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the feature's effect
+    on running text, comparable between models.
 
     delta_token_confidence = log max p(unsteered) - log max p(steered), in nats (arXiv 2510.03659), of the same steering.
 
     `batch` features go together, fewer when memory runs out; None: as many as fit.
     """
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
-    shared = _shared(lm, depth_of(lm, layer, sae.meta.site), prompt, lambda residual: largest_code(sae, residual))
+    shared = _shared(lm, site_of(lm, layer, sae.meta.site), prompt, lambda read: largest_code(sae, read))
     chosen = (torch.tensor(list(features[start : start + READ_ROWS]), device=lm.device) for start in range(0, len(features), READ_ROWS))
     blocks = (sae.W_dec[some] for some in chosen)
     frames = list(_scored(lm, shared, features, blocks, lens_token_ids, factor, batch))
@@ -104,18 +103,20 @@ def output_scores_from_file(
     decoder rows ahead of the computing, so that memory grows with neither the SAE nor the number of features. The SAE's numbers are used as
     they are stored, in float32, whatever the model's format."""
     meta = checked_meta(path)
-    shared = _shared(lm, depth_of(lm, layer, meta.site), prompt, lambda residual: largest_code_in_file(path, residual))
+    shared = _shared(lm, site_of(lm, layer, meta.site), prompt, lambda read: largest_code_in_file(path, read))
     yield from _scored(lm, shared, features, decoder_blocks(path, features, lm.device, READ_ROWS), lens_token_ids, factor, batch)
 
 
-def _shared(lm: LanguageModel, depth: int, prompt: str, a_max: Callable[[Tensor], Tensor]) -> _Prompt:
+def _shared(lm: LanguageModel, site: Site, prompt: str, a_max: Callable[[Tensor], Tensor]) -> _Prompt:
     """Run the prompt, unsteered."""
     token_ids = plain_token_ids(lm, prompt)
     run = prefill(lm, token_ids)
-    residual = residual_at(lm, torch.tensor([token_ids], device=lm.device), depth)[:, -1]  # [1 d_model]
-    hidden = spliced_hidden(lm, run, depth, residual)
+    unsteered = reading(lm, torch.tensor([token_ids], device=lm.device), site)
+    read, value = unsteered.read[:, -1], unsteered.value[:, -1]
+    past = None if unsteered.past is None else unsteered.past[:, -1]
+    hidden = hidden_after_prompt(lm, run, site.place, value, past)
     log_top = soft_capped(lm, raw_logits(lm, hidden)).double().log_softmax(dim=1).amax()
-    return _Prompt(run, depth, residual, a_max(pad_rows(residual))[:1], float(log_top))
+    return _Prompt(run, site.place, value, past, a_max(pad_rows(read))[:1], float(log_top))
 
 
 def _scored(
@@ -158,8 +159,8 @@ def _steered_statistics(
     n = len(directions)
     padded, lens = (pad_rows(rows, size if shape_matters(lm) else MIN_ROWS) for rows in (directions, lens.to(lm.device)))
     factors = torch.full((len(padded),), factor, dtype=shared.a_max.dtype, device=lm.device)
-    steered = amplify(shared.residual.expand(len(padded), -1), padded, factors, shared.a_max.expand(len(padded)))
-    statistics = _statistics(lm, spliced_hidden(lm, shared.run, shared.depth, steered), lens)
+    steered = amplify(shared.value.expand(len(padded), -1), padded, factors, shared.a_max.expand(len(padded)))
+    statistics = _statistics(lm, hidden_after_prompt(lm, shared.run, shared.place, steered, shared.past), lens)
     return _Statistics(statistics.rank[:n], statistics.probability[:n], statistics.log_top[:n])
 
 

@@ -134,7 +134,9 @@ def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> list[_Sequence]:
         scored = [place > 0 and end > len(prefix) for place, end in enumerate(ends)]
         alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, prefixes[prefix], strict=False)))
         first = scored.index(True) if any(scored) else 0
-        sequences.append(_Sequence(ids, scored, max(0, min(alike, first) - 1)))
+        # Some families' layers of states go on from one by a single token only (transformers' Jamba, without a word).
+        n_shared = 0 if any(lm.structure.linear) else max(0, min(alike, first) - 1)
+        sequences.append(_Sequence(ids, scored, n_shared))
     return sequences
 
 
@@ -142,11 +144,10 @@ def _groups(lm: LanguageModel, sequences: Sequence[_Sequence]) -> Iterator[tuple
     """Places of the rows that have something to score, by the length that shared tokens have in the caches and the padded number of the
     others; rows that share the same tokens one after the other."""
     step = LENGTH_STEP[shape_matters(lm)]
-    limit = lm.model.config.get_text_config(decoder=True).max_position_embeddings
 
     def shape(place: int) -> tuple[int, int]:
         one = sequences[place]
-        length = min(-(-(len(one.ids) - one.n_shared) // step) * step, limit - one.n_shared)
+        length = min(-(-(len(one.ids) - one.n_shared) // step) * step, lm.n_positions - one.n_shared)
         return buffer_length(lm, one.n_shared + 1, length) - 1, length
 
     order = sorted((place for place, one in enumerate(sequences) if any(one.scored)), key=lambda at: (shape(at), sequences[at].shared))

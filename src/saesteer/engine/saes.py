@@ -1,7 +1,9 @@
 """Sparse autoencoders from plain files: `<name>.safetensors` with five float32 tensors, `<name>.json` beside it saying what they are.
 
 The files are written by `saesteer.engine.sae_convert`, so no reader needs sae-lens. Code of a feature: `pre * (pre > threshold)` with
-`pre = residual @ W_enc + b_enc` (JumpReLU, arXiv 2407.14435; a plain ReLU is threshold 0).
+`pre = input @ W_enc + b_enc` (JumpReLU, arXiv 2407.14435; a plain ReLU is threshold 0; a gated SAE, arXiv 2404.16014, is a JumpReLU one).
+A TopK SAE (arXiv 2406.04093) keeps the k largest of them in each row. The input is the residual, in some SAEs less its mean and over its
+size; these then write in units of that size.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +33,9 @@ TENSORS = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
 READ_AHEAD = 2
 """Blocks of them read before they are needed."""
 
+_STD_EPSILON = 1e-5
+"""Added to a row's standard deviation where it is divided by it, as in sae-lens; not where it is multiplied."""
+
 ENCODER_BLOCK = 16_384
 """Features encoded at a time where only the largest code is wanted."""
 
@@ -42,13 +47,16 @@ class SaeMeta:
     source: str  #: the folder it was converted from, as it was given
     source_digest: str  #: of the source's config and weights (saesteer.sources.pins)
     converter_version: int  #: ALGORITHM_VERSION of saesteer.engine.sae_convert
-    architecture: str  #: the source's: jumprelu or standard
-    site: str  #: residual site it reads: resid_post (a block's output) or resid_pre (its input)
+    architecture: str  #: the source's: jumprelu, standard, topk, gated, or a transcoder's
+    site: str  #: what it reads and where it writes (saesteer.engine.sites)
     centred: bool  #: whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
-    layer: int  #: decoder block it reads
-    d_model: int  #: width of the residual
+    layer: int  #: decoder block that it sits in
+    d_model: int  #: width of what it reads and writes, the residual's but at hook_z
     n_features: int  #: of its codes
     sha256: str  #: of the converted safetensors file
+    k: int | None = None  #: codes that each row keeps, its largest (TopK); None: all above their thresholds
+    decoder_rows: Literal["as_trained", "unit"] = "as_trained"  #: unit: rows divided by their norms, codes multiplied by them
+    scale: Literal["std", "rms"] | None = None  #: size that each row is divided by before encoding, and its additions multiplied by
 
 
 @dataclass(frozen=True)
@@ -173,15 +181,35 @@ def check_features(features: Sequence[int], n_features: int, name: str) -> None:
 
 def encoder_input(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
     """What the SAE's encoder is given for residuals of the model: the rows in its number format, without their means over d_model where it
-    was trained on a model with centred writing weights (TransformerLens's center_writing_weights, whose residuals are just that)."""
+    was trained on a model with centred writing weights (TransformerLens's center_writing_weights, whose residuals are just that) or on
+    layer-normalised rows, and over their sizes where it was trained on rows of one size."""
     return _encoder_input(sae.meta, residual, sae.W_enc.dtype)
 
 
 def _encoder_input(meta: SaeMeta, residual: Float[Tensor, "*row d_model"], dtype: torch.dtype) -> Float[Tensor, "*row d_model"]:
-    if not meta.centred:
+    if not meta.centred and meta.scale is None:
         return residual.to(dtype)
+    rows = _centred(meta, residual)
+    return rows.to(dtype) if meta.scale is None else (rows / (_size(meta, rows) + _STD_EPSILON * (meta.scale == "std"))).to(dtype)
+
+
+def _centred(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """Rows, without their means where the SAE is centred, in float32 or wider."""
     precise = torch.promote_types(residual.dtype, torch.float32)  # the mean of a bfloat16 row, in bfloat16, is off by as much as a code
-    return (residual - residual.mean(dim=-1, keepdim=True, dtype=precise)).to(dtype)
+    return residual - residual.mean(dim=-1, keepdim=True, dtype=precise) if meta.centred else residual.to(precise)
+
+
+def _size(meta: SaeMeta, rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row 1"]:
+    if meta.scale == "std":
+        return rows.std(dim=-1, keepdim=True)
+    return rows.norm(dim=-1, keepdim=True) / meta.d_model**0.5
+
+
+def written_size(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row"]:
+    """What an SAE with `scale` divided a residual by, so that a code c of feature f writes c times this times its decoder row; else 1."""
+    if meta.scale is None:
+        return torch.ones(residual.shape[:-1], dtype=torch.promote_types(residual.dtype, torch.float32), device=residual.device)
+    return _size(meta, _centred(meta, residual)).squeeze(-1)
 
 
 def _codes(
@@ -190,28 +218,46 @@ def _codes(
     bias: Float[Tensor, " part"],
     threshold: Float[Tensor, " part"],
 ) -> Float[Tensor, "row part"]:
-    """Codes of some features, in float32 also of a narrower SAE."""
+    """Codes of some features before any are dropped for larger ones, in float32 also of a narrower SAE."""
     pre = product(rows, encoder).add_(bias) if is_narrow(rows.dtype) else torch.addmm(bias, rows, encoder)
     return pre.masked_fill_(pre <= threshold, 0)
 
 
 def encode(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row n_features"]:
-    """Feature codes of residuals, in float32 also of a narrower SAE."""
+    """Feature codes of residuals, in float32 also of a narrower SAE. Of a TopK SAE, codes that equal the k-th largest are all kept, so that
+    nothing depends on an order."""
     rows = encoder_input(sae, residual).reshape(-1, sae.meta.d_model)
-    return _codes(rows, sae.W_enc, sae.b_enc, sae.threshold).reshape(*residual.shape[:-1], sae.meta.n_features)
+    codes = _codes(rows, sae.W_enc, sae.b_enc, sae.threshold)
+    if sae.meta.k is not None:
+        smallest = codes.detach().topk(sae.meta.k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        codes = codes.masked_fill_(codes < smallest, 0)
+    return codes.reshape(*residual.shape[:-1], sae.meta.n_features)
+
+
+def encode_some(sae: Sae, residual: Float[Tensor, "*row d_model"], features: list[int]) -> Float[Tensor, "*row feature"]:
+    """Codes of some features. Of a TopK SAE all are computed: which are kept depends on all of them."""
+    if sae.meta.k is not None:
+        return encode(sae, residual)[..., features]
+    rows = encoder_input(sae, residual).reshape(-1, sae.meta.d_model)
+    codes = _codes(rows, sae.W_enc[:, features], sae.b_enc[features], sae.threshold[features])
+    return codes.reshape(*residual.shape[:-1], len(features))
 
 
 def decode(sae: Sae, codes: Float[Tensor, "*row n_features"]) -> Float[Tensor, "*row d_model"]:
-    """Residuals rebuilt from feature codes; of a centred SAE, centred ones."""
+    """Encoder inputs rebuilt from feature codes: of an SAE whose input is centred or scaled, centred and scaled ones."""
     return codes.to(sae.W_dec.dtype) @ sae.W_dec + sae.b_dec
 
 
 def largest_code(sae: Sae, residual: Float[Tensor, "row d_model"], block: int = ENCODER_BLOCK) -> Float[Tensor, " row"]:
-    """a_max of P1 (arXiv 2505.20063), section 3: each row's largest feature code, 0 when none is active; features in blocks for bounded
-    memory. In float32 also of a narrower SAE."""
+    """a_max of P1 (arXiv 2505.20063), section 3: each row's largest feature code, 0 when none is active, times its `written_size`; features
+    in blocks for bounded memory. In float32 also of a narrower SAE. A TopK SAE always keeps the largest."""
     parts = (slice(start, start + block) for start in range(0, sae.meta.n_features, block))
     encoders = ((sae.W_enc[:, part], sae.b_enc[part], sae.threshold[part]) for part in parts)
-    return _largest(encoder_input(sae, residual), encoders)
+    return _written(sae.meta, residual, _largest(encoder_input(sae, residual), encoders))
+
+
+def _written(meta: SaeMeta, residual: Float[Tensor, "row d_model"], codes: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
+    return codes if meta.scale is None else codes * written_size(meta, residual)
 
 
 def _largest(rows: Float[Tensor, "row d_model"], encoders: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Float[Tensor, " row"]:
@@ -236,7 +282,7 @@ def largest_code_in_file(path: Path, residual: Float[Tensor, "row d_model"], blo
                     raise ValueError(f"{path}: the encoder of features {start} and up contains NaN; convert the SAE again")
                 yield tuple(tensor.to(residual.device) for tensor in read)
 
-        return _largest(_encoder_input(meta, residual, torch.float32), encoders())
+        return _written(meta, residual, _largest(_encoder_input(meta, residual, torch.float32), encoders()))
 
 
 def decoder_blocks(path: Path, features: Sequence[int], device: torch.device, block: int) -> Iterator[Float[Tensor, "row d"]]:

@@ -28,8 +28,9 @@ from saesteer.engine.interventions import (
     WeightChange,
     tensors_of,
 )
-from saesteer.engine.models import LanguageModel, residual_changed
-from saesteer.engine.saes import Sae, encoder_input, largest_code
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.saes import Sae, encode, encoder_input, largest_code, written_size
+from saesteer.engine.sites import Site, steered
 
 ALGORITHM_VERSION = 2
 
@@ -63,16 +64,16 @@ def steering_of(
     which: Int[Tensor, " row"],
     factor: Float[Tensor, " row"],
     sae: Sae,
-    depth: int,
+    site: Site,
 ) -> Steering:
     """The steering of rows, each by one of the interventions (all of one group of `together`) at its own factor."""
     first = interventions[0]
     if isinstance(first, Nothing | PromptText):
         return _Unsteered()
     if isinstance(first, Addition):
-        return _additions([one for one in interventions if isinstance(one, Addition)], which, factor, sae, depth)
+        return _additions([one for one in interventions if isinstance(one, Addition)], which, factor, sae, site)
     if isinstance(first, CodeEdit):
-        return _code_edits([one for one in interventions if isinstance(one, CodeEdit)], which, factor, sae, depth)
+        return _code_edits([one for one in interventions if isinstance(one, CodeEdit)], which, factor, sae, site)
     if isinstance(first, WeightChange):
         return _Weights(changed_weights(lm, first, factor))
     return _adapters([one for one in interventions if isinstance(one, LowRankWeights | LowRankSubspace)], which, factor)
@@ -93,7 +94,7 @@ class _Additions:
     """`amplify` with each row's vector and factor, at every position or from the prompt's last token on."""
 
     sae: Sae
-    depth: int
+    site: Site
     vector: Float[Tensor, "row d_model"]
     factor: Float[Tensor, " row"]
     scale: Float[Tensor, " row"] | None  # None: a_max, each position's own (the authors' program takes the whole batch's)
@@ -106,24 +107,26 @@ class _Additions:
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         first = 0 if self.everywhere else max(0, prompt_length - 1 - start)  # place of the first position that is steered
 
-        def change(residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
-            return torch.cat([residual[:, :first], self._added(residual[:, first:])], dim=1) if first else self._added(residual)
+        def change(value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+            if not first:
+                return self._added(value, read)
+            return torch.cat([value[:, :first], self._added(value[:, first:], read[:, first:])], dim=1)
 
-        return residual_changed(lm, self.depth, change)
+        return steered(lm, self.site, change)
 
-    def _added(self, residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
+    def _added(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         if self.scale is None:
-            scale = largest_code(self.sae, residual.flatten(0, 1)).reshape(residual.shape[:2])
+            scale = largest_code(self.sae, read.flatten(0, 1)).reshape(read.shape[:2])
         else:
-            scale = self.scale[:, None].expand(residual.shape[:2])
-        return amplify(residual, self.vector[:, None], self.factor[:, None], scale)
+            scale = self.scale[:, None].expand(value.shape[:2])
+        return amplify(value, self.vector[:, None], self.factor[:, None], scale)
 
 
-def _additions(interventions: Sequence[Addition], which: Tensor, factor: Tensor, sae: Sae, depth: int) -> _Additions:
+def _additions(interventions: Sequence[Addition], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _Additions:
     scales = [one.scale for one in interventions if one.scale is not None]
     scale = torch.tensor(scales, dtype=factor.dtype, device=factor.device)[which] if scales else None
     vector = torch.stack([one.vector for one in interventions]).to(factor)[which]
-    return _Additions(sae, depth, vector, factor, scale, interventions[0].positions == "all")
+    return _Additions(sae, site, vector, factor, scale, interventions[0].positions == "all")
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ class _CodeEdits:
     """Features' codes set, in float32 also of a narrower SAE, as `encode` reads them."""
 
     sae: Sae
-    depth: int
+    site: Site
+    features: Int[Tensor, "row k"]
     encoder: Float[Tensor, "row k d_model"]
     bias: Float[Tensor, "row k"]
     threshold: Float[Tensor, "row k"]
@@ -140,21 +144,26 @@ class _CodeEdits:
     given: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        tensors = ("encoder", "bias", "threshold", "decoder", "values", "given")
+        tensors = ("features", "encoder", "bias", "threshold", "decoder", "values", "given")
         return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return residual_changed(lm, self.depth, self._edited)
+        return steered(lm, self.site, self._edited)
 
-    def _edited(self, residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
-        rows = encoder_input(self.sae, residual).to(self.encoder)
+    def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
+        change = (self.values[:, None] - self._codes(read)) * self.given[:, None]  # [row seq k]
+        written = change * written_size(self.sae.meta, read)[:, :, None]
+        return value + torch.einsum("rsk,rkd->rsd", written, self.decoder).to(value.dtype)
+
+    def _codes(self, read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq k"]:
+        if self.sae.meta.k is not None:  # which codes are kept depends on all of them
+            return encode(self.sae, read).gather(2, self.features[:, None].expand(-1, read.shape[1], -1))
+        rows = encoder_input(self.sae, read).to(self.encoder)
         pre = torch.einsum("rsd,rkd->rsk", rows, self.encoder) + self.bias[:, None]
-        codes = pre.masked_fill(pre <= self.threshold[:, None], 0)
-        change = (self.values[:, None] - codes) * self.given[:, None]  # [row seq k]
-        return residual + torch.einsum("rsk,rkd->rsd", change, self.decoder).to(residual.dtype)
+        return pre.masked_fill(pre <= self.threshold[:, None], 0)
 
 
-def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: Sae, depth: int) -> _CodeEdits:
+def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _CodeEdits:
     def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
         return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[which]
 
@@ -162,7 +171,7 @@ def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor
     given = stacked([torch.ones_like(one.values).to(factor) for one in interventions])
     features = stacked([one.features.to(factor.device) for one in interventions])
     encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
-    return _CodeEdits(sae, depth, encoder, bias, threshold, decoder, values, given)
+    return _CodeEdits(sae, site, features, encoder, bias, threshold, decoder, values, given)
 
 
 @dataclass(frozen=True)

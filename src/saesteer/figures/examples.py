@@ -8,7 +8,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from saesteer.figures.definition import Options, Tables
-from saesteer.figures.style import BLACK, GREY, MAGENTA, styled
+from saesteer.figures.style import BLACK, GREY, MAGENTA, styled, visible
 
 # Title and width in inches of each column.
 _COLUMNS = {
@@ -36,11 +36,11 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     scores = f"{'–' if row['input_score'] is None else format(row['input_score'], '.2f')} | {row['output_score']:.3f}"
-    lens = ", ".join(token.replace("▁", "").strip() or "␣" for token in row["lens_tokens"][:_N_LENS])
+    lens = ", ".join(visible(token.replace("▁", "").strip(" ")) or "␣" for token in row["lens_tokens"][:_N_LENS])
     prefix = row["prefix"]
-    steered = "steering failed" if row["steered"] is None else f"{prefix} {row['steered'].strip()}"
-    context = row["top_context"] or "no records"
-    unsteered = f"{prefix} {row['unsteered'].strip()}"
+    steered = "steering failed" if row["steered"] is None else visible(f"{prefix} {row['steered'].strip(' ')}")
+    context = visible(row["top_context"] or "no records")
+    unsteered = visible(f"{prefix} {row['unsteered'].strip(' ')}")
     name = f"{row['layer']}/{row['feature']}"
     return [name, scores, row["concept"] or "–", lens, context, row["factor"] or "–", unsteered, steered]
 

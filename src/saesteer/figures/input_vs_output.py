@@ -1,5 +1,7 @@
 """Input score against output score, a point a feature (P1, arXiv 2505.20063, figure 6)."""
 
+import itertools
+
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
@@ -8,7 +10,8 @@ from matplotlib.figure import Figure
 from saesteer.figures.definition import Options, Tables
 from saesteer.figures.style import GREY, PAGE, layer_bar, new_figure, scatter_by_layer, styled
 
-_CORNERS = {(False, False): (0.49, 0.49), (False, True): (0.49, 1.09), (True, False): (1.02, 0.49), (True, True): (1.02, 1.09)}
+_RIGHT = {False: 0.49, True: 1.02}
+_HEIGHT = {False: (-0.11, "bottom"), True: (1.1, "top")}  # beyond the points, which end at 0 and 1
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -22,12 +25,11 @@ def panel(axes: Axes, data: pl.DataFrame) -> PathCollection:
     points = scatter_by_layer(axes, scored, "input_score", "output_score", data["layer"])
     axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle="--")
-    for (high_input, high_output), (x, y) in _CORNERS.items():
+    for (high_input, x), (high_output, (y, anchor)) in itertools.product(_RIGHT.items(), _HEIGHT.items()):
         inside = ((scored["input_score"] > 0.5) == high_input) & ((scored["output_score"] > 0.5) == high_output)
-        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
-        axes.text(x, y, f"n = {inside.sum()}", ha="right", va="top", fontsize=8, color=GREY, bbox=box)
+        axes.text(x, y, f"n = {inside.sum()}", ha="right", va=anchor, fontsize=8, color=GREY)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.1)  # the upper counts stand above the points
+    axes.set_ylim(-0.12, 1.11)
     axes.set_xlabel("input score (0 to 1)")
     axes.set_ylabel("output score (0 to 1)")
     return points

@@ -25,20 +25,26 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
     x = np.arange(curve.height)
     band(axes, x, numbers["mean"], numbers["low"], numbers["high"], MAGENTA, "kept", "o")
     band(axes, x, numbers["removed_mean"], numbers["removed_low"], numbers["removed_high"], GREY, "removed", "s")
-    if not np.isfinite(numbers["mean"]).any():
+    if not is_rated(curve):
         empty_panel(axes, NO_RATINGS)
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
     axes.set_ylim(-0.05, 2.05)
 
 
+def is_rated(curve: pl.DataFrame) -> bool:
+    """Whether any feature has the rating."""
+    return bool(curve["n_features"].sum())
+
+
 @styled
 def draw(data: pl.DataFrame) -> Figure:
-    """Concept, fluency and their harmonic mean side by side."""
+    """Concept, fluency and their harmonic mean side by side; those that nothing was rated for are left out."""
+    rated = [measure for measure in TITLES if is_rated(data.filter(measure=measure))] or ["judge_score"]
     figure = new_figure(WIDE * 1.1, 4.2, counts(data))
-    panels = figure.subplots(1, len(TITLES), sharey=True)
-    for axes, (measure, title) in zip(panels, TITLES.items(), strict=True):
+    panels = figure.subplots(1, len(rated), sharey=True, squeeze=False).ravel()
+    for axes, measure in zip(panels, rated, strict=True):
         panel(axes, data.filter(measure=measure))
-        axes.set_title(title, pad=19)
+        axes.set_title(TITLES[measure], pad=19)
     panels[0].set_ylabel("mean rating, held out (0 to 2)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

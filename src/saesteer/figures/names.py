@@ -27,7 +27,8 @@ METHOD_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
 CAPTIONS = {
     "overview": (
         "(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
-        "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and removed."
+        "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and "
+        "removed, where texts were rated."
     ),
     "roles": (
         "Median (line) and inter-quartile range (band) of the input score (blue) and output score (magenta) of each layer's features: "
@@ -43,7 +44,7 @@ CAPTIONS = {
     ),
     "output_score_vs_outcome": (
         "Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by lens tokens written "
-        "(left) and by the judge (right). The correlation within layers cannot come from depth."
+        "(left) and by the judge (right, where texts were rated). The correlation within layers cannot come from depth."
     ),
     "by_factor": (
         "Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "

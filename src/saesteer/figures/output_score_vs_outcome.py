@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
 from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.style import NO_RATINGS, WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
+from saesteer.figures.style import PAGE, WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
 
 LABELS = {
     "gen_success_20": "GenSuccess@20, held out\n(lens tokens per continuation)",
@@ -33,7 +33,7 @@ def panel(axes: Axes, points: pl.DataFrame, measure: str) -> PathCollection:
     known = points.drop_nulls("value")
     drawn = scatter_by_layer(axes, known, "output_score", "value", points["layer"])
     if known.is_empty():
-        empty_panel(axes, NO_RATINGS if measure == "judge_score" else "no feature has a value")
+        empty_panel(axes, "no feature has a value")
     axes.set_xscale("symlog", linthresh=1e-3, linscale=0.4)
     axes.set_xlim(-2e-4, 1.15)
     axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
@@ -52,13 +52,19 @@ def _rho(points: pl.DataFrame, scope: str) -> str:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
-    """Success on the left, judge score on the right."""
-    figure = new_figure(WIDE, 4.4, counts(data))
-    panels = figure.subplots(1, len(LABELS))
-    for axes, measure in zip(panels, LABELS, strict=True):
+    """Success on the left, judge score on the right, where there is any."""
+    measures = _measures(data)
+    figure = new_figure(WIDE if len(measures) > 1 else PAGE * 0.85, 4.4, counts(data))
+    panels = figure.subplots(1, len(measures), squeeze=False).ravel()
+    for axes, measure in zip(panels, measures, strict=True):
         drawn = panel(axes, data.filter(measure=measure), measure)
     layer_bar(figure, drawn, panels)
     return figure
+
+
+def _measures(data: pl.DataFrame) -> list[str]:
+    """The outcomes that are drawn: success in any case, the judge's where something was rated."""
+    return [measure for measure in LABELS if measure != "judge_score" or data.filter(measure=measure)["value"].count()]
 
 
 def counts(data: pl.DataFrame) -> str:
@@ -66,7 +72,5 @@ def counts(data: pl.DataFrame) -> str:
     known = {measure: data.filter(measure=measure)["value"].count() for measure in LABELS}
     n = data.height // len(LABELS)
     judged = known["judge_score"]
-    return (
-        f"n = {known['gen_success_20']} features on the left; {judged} on the right, {n - judged} have no judge score. "
-        f"Brackets: {data['confidence'][0]:.0%} bootstrap over features."
-    )
+    sides = f" on the left; {judged} on the right, {n - judged} have no judge score" if judged else "; none has a judge score"
+    return f"n = {known['gen_success_20']} features{sides}. Brackets: {data['confidence'][0]:.0%} bootstrap over features."

@@ -24,10 +24,10 @@ def _name(module: ModuleType) -> str:
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
-    """Six panels on an A4 page, lettered a to f."""
+    """Six panels on an A4 page, lettered a to f; the last is the judge's, and left out where nothing was rated."""
     parts = {module: data.filter(figure=_name(module)) for module in _PARTS}
     figure = new_figure(11.69, 8.27, counts(data))  # A4, landscape
-    panels = figure.subplots(2, 3).ravel()
+    panels = list(figure.subplots(2, 3).ravel())
     outcome = parts[output_score_vs_outcome].filter(measure="gen_success_20")
     roles.panel(panels[0], parts[roles])
     points = input_vs_output.panel(panels[1], parts[input_vs_output])
@@ -35,12 +35,16 @@ def draw(data: pl.DataFrame) -> Figure:
     gen_success_by_threshold.panel(panels[3], parts[gen_success_by_threshold].filter(layers="all"))
     panels[3].set_ylim(bottom=0)
     by_factor.panel(panels[4], parts[by_factor], "gen_success_20")
-    judge_kept_removed.panel(panels[5], parts[judge_kept_removed].filter(measure="judge_score"))
-    panels[5].set_ylabel("mean judge score, held out (0 to 2)")
+    judged = parts[judge_kept_removed].filter(measure="judge_score")
+    if judge_kept_removed.is_rated(judged):
+        judge_kept_removed.panel(panels[5], judged)
+        panels[5].set_ylabel("mean judge score, held out (0 to 2)")
+    else:
+        panels.pop().remove()
     layer_bar(figure, points, panels[1:3])
-    for number, title in {0: None, 3: None, 4: "output score", 5: None}.items():
-        panels[number].legend(loc="best", fontsize=7, title=title, title_fontsize=7)
-    for panel, letter in zip(panels, "abcdef", strict=True):
+    for panel, title in zip([panels[0], *panels[3:]], (None, None, "output score", None), strict=False):
+        panel.legend(loc="best", fontsize=7, title=title, title_fontsize=7)
+    for panel, letter in zip(panels, "abcdef", strict=False):
         panel.annotate(letter, (0, 1), (-34, 14), "axes fraction", "offset points", weight="bold", fontsize=11)
     return figure
 
@@ -53,5 +57,5 @@ def counts(data: pl.DataFrame) -> str:
     return (
         f"n = {by_layer['n'].sum()} features, {by_layer['n_without_input_score'].sum()} without input score; {headline['n_kept']} are "
         f"kept at threshold {headline['threshold']:g}; {judged['n_missing'][0]} have no judge score. "
-        f"Bands and brackets: {headline['confidence']:.0%} bootstrap over features; (a): quartiles."
+        f"Bands and brackets: {headline['confidence']:.0%} bootstrap over features; (a): quartiles.{roles.norms_note(by_layer)}"
     )

@@ -8,22 +8,24 @@ from matplotlib.figure import Figure
 from saesteer.figures.definition import Options, Tables
 from saesteer.figures.style import BLUE, MAGENTA, PAGE, band, new_figure, row_above, styled
 
+_UNIT = 0.01
 _SCORES = (("input_score", BLUE, "o", "input score"), ("output_score", MAGENTA, "s", "output score"))
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
-    """A row a layer: features, those without an input score, and both scores' quartiles."""
+    """A row a layer: features, those without an input score, both scores' quartiles, smallest and largest norm of their decoder rows."""
     quartiles = [
         pl.col(score).quantile(level, "linear").alias(f"{score}_{name}")
         for score, *_ in _SCORES
         for level, name in ((0.25, "q25"), (0.5, "median"), (0.75, "q75"))
     ]
     missing = pl.col("input_score").null_count().alias("n_without_input_score")
-    return tables["features"].group_by("layer").agg(pl.len().alias("n"), missing, *quartiles).sort("layer")
+    norms = (pl.col("decoder_norm").min().alias("decoder_norm_low"), pl.col("decoder_norm").max().alias("decoder_norm_high"))
+    return tables["features"].group_by("layer").agg(pl.len().alias("n"), missing, *quartiles, *norms).sort("layer")
 
 
 def panel(axes: Axes, data: pl.DataFrame) -> None:
-    """Medians and quartile bands of both scores against layer."""
+    """Medians and quartile bands of both scores against layer, and how many features have each."""
     layers = data["layer"].cast(pl.Int64).to_numpy()
     for score, colour, marker, label in _SCORES:
         median, low, high = (data[f"{score}_{name}"].cast(pl.Float64).to_numpy() for name in ("median", "q25", "q75"))
@@ -33,7 +35,8 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("layer")
     axes.set_ylabel("score (0 to 1)")
-    row_above(axes, layers, data["n"].to_list(), "n")
+    row_above(axes, layers, (data["n"] - data["n_without_input_score"]).to_list(), "n", 13.0, BLUE)
+    row_above(axes, layers, data["n"].to_list(), "n", 5.0, MAGENTA)
 
 
 @styled
@@ -46,8 +49,14 @@ def draw(data: pl.DataFrame) -> Figure:
     return figure
 
 
+def norms_note(data: pl.DataFrame) -> str:
+    """Of decoder rows that are not of unit norm, their norms: a steering factor means more or less with them."""
+    norms: list[float] = [*data["decoder_norm_low"].drop_nulls(), *data["decoder_norm_high"].drop_nulls()]
+    unit = all(abs(norm - 1) < _UNIT for norm in norms)
+    return "" if unit else f" Decoder rows have norms of {min(norms):g} to {max(norms):g}."
+
+
 def counts(data: pl.DataFrame) -> str:
-    """Features, and those without an input score, by layer where there is room."""
-    missing = data["n_without_input_score"].to_list()
-    by_layer = f" (by layer {', '.join(map(str, missing))})" if sum(missing) > 0 and len(missing) <= 14 else ""
-    return f"n = {data['n'].sum()} features; {sum(missing)} without input score{by_layer}, left out of its median."
+    """Features with each score."""
+    n, missing = int(data["n"].sum()), int(data["n_without_input_score"].sum())
+    return f"n = {n - missing} features with an input score, {n} with an output score; by layer above the panel.{norms_note(data)}"

@@ -1,5 +1,6 @@
 """The look of every figure: fonts embedded as text, a palette that colour-blind readers and grey printers can tell apart."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,17 +80,27 @@ def threshold_label(threshold: float) -> str:
     return f"$10^{{{round(exponent)}}}$" if is_small_power else f"{threshold:g}"
 
 
-def row_above(axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], title: str) -> None:
-    """Numbers in a row above the panel, in its x coordinates; its title goes left of them."""
+def row_above(
+    axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], title: str, height: float = 6.0, colour: str = GREY
+) -> None:
+    """Numbers in a row above the panel, at a height in points, in its x coordinates; its title goes left of them."""
     size = 6.5 if len(numbers) <= 20 else 4.5
-    place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "color": GREY}
+    place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "color": colour}
     for position, number in zip(positions, numbers, strict=True):
-        axes.annotate(str(number), (position, 1), (0, 6), axes.get_xaxis_transform(), ha="center", fontsize=size, **place)
-    axes.annotate(title, (0, 1), (-4, 6), "axes fraction", ha="right", fontsize=6.5, **place)
+        axes.annotate(str(number), (position, 1), (0, height), axes.get_xaxis_transform(), ha="center", fontsize=size, **place)
+    axes.annotate(title, (0, 1), (-4, height), "axes fraction", ha="right", fontsize=6.5, **place)
 
 
-NO_RATINGS = "no ratings\n(the README's “Judges” says how to add a judge)"
-"""What stands in a panel of ratings where there are none."""
+NO_RATINGS = "no ratings: the page “Judges”\nsays how to add a judge"
+"""What stands in a figure of ratings where there are none."""
+
+_CONTROL = re.compile(r"<0x0[AD]>|[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Line breaks, also as bytes that a tokenizer writes so, and other control characters."""
+
+
+def visible(text: str) -> str:
+    """The text with a sign in place of each line break or other control character."""
+    return _CONTROL.sub("⏎", text)
 
 
 def empty_panel(axes: Axes, message: str) -> None:

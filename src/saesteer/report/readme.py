@@ -13,6 +13,7 @@ from typing import Any
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
 from saesteer.report.method_readme import kept_results, methods_readme
+from saesteer.report.sae_docs import classes_markdown
 from saesteer.report.scored import scores_by_layer, scores_markdown
 from saesteer.settings import SettingsError, load_experiment
 
@@ -21,7 +22,13 @@ SCORED = "tiny-all"
 """The shipped model's experiment with every feature."""
 COMPARED = ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2")
 """The comparisons of steering methods on the world's three seeds, in order."""
-PAGES = {"headline": "README.md", "seeds": "docs/tutorial.md", "scores": "docs/own-models.md", "methods": "docs/methods.md"}
+PAGES = {
+    "headline": "README.md",
+    "seeds": "docs/tutorial.md",
+    "scores": "docs/own-models.md",
+    "saes": "docs/own-models.md",
+    "methods": "docs/methods.md",
+}
 """Generated block -> the page that holds it."""
 
 
@@ -68,7 +75,7 @@ def blocks(root: Path) -> dict[str, str]:
     kept = {seed: root / f"docs/methods/{name}.json" for seed, name in enumerate(COMPARED)}
     compared = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in kept.items() if path.is_file()}
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
-    return {**shown, "scores": scores_markdown(scores), "methods": methods_readme(compared)}
+    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), "methods": methods_readme(compared)}
 
 
 def with_block(page: str, text: str, name: str, block: str) -> str:

@@ -18,6 +18,7 @@ from saesteer.settings.inputs import (
     LocalRecords,
     ModelSettings,
     NeuronpediaRecords,
+    NoConcepts,
     PublishedFeatures,
     RecordSettings,
     SaeSettings,

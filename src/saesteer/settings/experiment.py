@@ -1,7 +1,7 @@
 """An experiment file and a workflow file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,6 +12,7 @@ from saesteer.settings.inputs import (
     FeatureSet,
     LocalRecords,
     ModelSettings,
+    NoConcepts,
     RecordSettings,
     SaeSettings,
     SampledFeatures,
@@ -55,8 +56,8 @@ class Experiment(Settings):
     """Which features of each layer."""
     records: RecordSettings
     """Feature records: the texts in which a feature is most active."""
-    concepts: ConceptSettings
-    """What a feature stands for."""
+    concepts: ConceptSettings = NoConcepts(kind="none")
+    """What a feature stands for. Left out: none with local records, explanations with Neuronpedia's."""
     logit_lens: LogitLensSettings = LogitLensSettings()
     """The tokens that a feature's decoder direction promotes."""
     input_score: InputScoreSettings = InputScoreSettings()
@@ -86,6 +87,13 @@ class Experiment(Settings):
     seed_of_world: int | None = None
     """Which training seed of the shipped world this is; null for other models."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _concepts_of_records(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "concepts" not in values and isinstance(values.get("records"), dict):
+            return values | ({"concepts": {"kind": "explanations"}} if values["records"].get("kind") == "neuronpedia" else {})
+        return values
+
     @model_validator(mode="after")
     def _features_exist(self) -> "Experiment":
         if isinstance(self.features, ExplicitFeatures):
@@ -95,7 +103,8 @@ class Experiment(Settings):
                 outside = [f for f in listed if not 0 <= f < self.saes.n_features]
                 if outside:
                     raise ValueError(
-                        f"features: layer {layer}: {outside[0]} is out of range, its SAE has features 0 to {self.saes.n_features - 1}"
+                        f"features: layer {layer}: {outside[0]} is out of range, its SAE has features 0 to {self.saes.n_features - 1}:"
+                        " correct the list, or saes.n_features"
                     )
             if not any(self.features.features.values()):
                 raise ValueError("features: the feature set is empty: list at least one feature")

@@ -1,11 +1,33 @@
 """What an experiment starts from: model, SAEs, feature set, feature records, concepts."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from saesteer.core.sites import Site
 from saesteer.settings.base import Settings, unique
+
+
+class ChatSettings(Settings):
+    system: str | None = None
+    """System prompt; null: the template's own, if it has one."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation: what the user said and what the model answered, in pairs."""
+    enable_thinking: bool | None = None
+    """For templates that know it (Qwen 3): whether the model may think before it answers; null: the template's default."""
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """The conversation that ends with a prompt, in the form of chat templates."""
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        roles = ("user", "assistant")
+        earlier = [{"role": role, "content": text} for turn in self.turns for role, text in zip(roles, turn, strict=True)]
+        return [*system, *earlier, {"role": "user", "content": prompt}]
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """Of the template."""
+        return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
 
 
 class ModelSettings(Settings):
@@ -21,11 +43,15 @@ class ModelSettings(Settings):
     """Beginning-of-sequence token before a prompt: as the tokenizer adds it, or always (SAEs of GPT-2 and Pythia were trained so)."""
     prompt_format: Literal["plain", "chat"] = "plain"
     """plain: the model continues the prompt; chat: the prompt is a user's turn in the model's chat template and the model answers it."""
+    chat: ChatSettings | None = None
+    """With prompt_format chat: what stands before the user's turn, and the template's options; null: nothing."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSettings":
         if (self.path is None) == (self.repo is None):
             raise ValueError("give either path (a folder) or repo (a repository of the hub), not " + ("both" if self.path else "neither"))
+        if self.chat and self.prompt_format != "chat":
+            raise ValueError("chat: a system prompt, turns and enable_thinking need prompt_format chat")
         return self
 
     @property
@@ -36,19 +62,24 @@ class ModelSettings(Settings):
 
 class SaeSettings(Settings):
     path: str | None = None
-    """Folder of one SAE in sae-lens's on-disk form; `{layer}` stands for the layer, e.g. data/world/saes/layer_{layer:02d}."""
+    """Folder of one SAE, in a form that its files' names tell; `{layer}` stands for the layer, e.g. data/world/saes/layer_{layer:02d}."""
     release: str | None = None
-    """Instead of a folder: a release that sae-lens knows, e.g. gemma-scope-2b-pt-res-canonical."""
+    """Instead of a folder: a release that sae-lens knows (`saesteer saes` lists them), e.g. gemma-scope-2b-pt-res-canonical."""
     repo: str | None = None
-    """Instead of a folder: a repository of the hub with SAEs in sae-lens's form."""
+    """Instead of a folder: a repository of the hub with such folders."""
     id: str | None = None
     """With release: the SAE's id in it; with repo: its folder there. `{layer}` is the layer, e.g. layer_{layer}/width_16k/canonical."""
     revision: str | None = None
     """Commit of the repository that holds the SAEs; null: the newest, whose commit is recorded."""
-    site: Literal["post", "pre"] = "post"
-    """Where the SAE sits in its decoder layer: post = the layer's output (resid_post), pre = its input (resid_pre)."""
+    site: Site = "resid_post"
+    """Where the SAE sits in its decoder layer: the residual before attention, before the MLP or behind the layer (resid_pre, resid_mid,
+    resid_post); what attention or the MLP adds to it (attn_out, mlp_out); attention's heads before their output map (hook_z); a transcoder,
+    of the MLP's input (transcoder) or of that before the norm's gain (transcoder_normalized: Gemma Scope's); the embedding, of layer 0."""
+    decoder_rows: Literal["as_trained", "unit"] = "as_trained"
+    """unit: each decoder row is divided by its norm, and its feature's codes are multiplied by it. The SAE reconstructs the same; a
+    feature's direction is then W_dec / norm(W_dec), and a_max the largest of these codes. Not for TopK."""
     d_model: Annotated[int, Field(gt=0)]
-    """Width of the residual stream that the SAEs read."""
+    """Width of what the SAEs read: the residual stream's; at hook_z heads times head width."""
     n_features: Annotated[int, Field(gt=0)]
     """Number of features of each SAE."""
 
@@ -60,6 +91,11 @@ class SaeSettings(Settings):
         if given != ["path"] and self.id is None:
             raise ValueError(f"id is missing: which SAE of the {given[0]} is layer {{layer}}'s?")
         return self
+
+    @field_validator("site", mode="before")
+    @classmethod
+    def _short_names(cls, site: Any) -> Any:
+        return f"resid_{site}" if site in ("pre", "mid", "post") else site
 
     @property
     def from_hub(self) -> bool:
@@ -162,4 +198,9 @@ class ExplanationConcepts(Settings):
     """A feature's concept is the explanation that its records come with: Neuronpedia's. Local records bring none."""
 
 
-ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts, Field(discriminator="kind")]
+class NoConcepts(Settings):
+    kind: Literal["none"]
+    """No feature has a concept: nothing is rated against one."""
+
+
+ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | NoConcepts, Field(discriminator="kind")]

@@ -65,7 +65,39 @@ def _merged(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     values = read_yaml(path)
     values = _overlaid(PRESETS.get(str(values.get("preset")), {}), values)
     base = values.get("extends")
-    return _overlaid(_merged(str(base), folder, (*seen, name)), values) if base else values
+    return _extended(path, str(base), _merged(str(base), folder, (*seen, name)), values) if base else values
+
+
+_OF_THE_SHIPPED_MODEL = tuple(
+    tuple(key.split(".")) for key in ("saes.path", "records.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
+)
+"""Keys of an experiment on the shipped world whose values were made for its model."""
+
+
+def _extended(path: Path, base: str, inherited: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` laid on those of the experiment that they extend. Refused where they name another model than the shipped one, but keep what
+    belongs to that."""
+    merged = _overlaid(inherited, values)
+    if inherited.get("seed_of_world") is None or _origin(merged) == _origin(inherited):
+        return merged
+    kept = [".".join(key) for key in _OF_THE_SHIPPED_MODEL if _at(merged, key) is not None and _at(values, key) is None]
+    if kept:
+        raise SettingsError(
+            f"{path}: its model is not that of {base}, which it extends, but {', '.join(kept)} would be {base}'s and belong to the shipped"
+            " model: give your own (of concepts and judge also kind: none), or start from `saesteer init`"
+        )
+    return merged | {"seed_of_world": values.get("seed_of_world")}
+
+
+def _origin(values: Mapping[str, Any]) -> tuple[Any, Any]:
+    return _at(values, ("model", "path")), _at(values, ("model", "repo"))
+
+
+def _at(values: Any, keys: tuple[str, ...]) -> Any:
+    """What a path of keys leads to; None where it leads nowhere."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

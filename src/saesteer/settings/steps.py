@@ -16,7 +16,8 @@ class LogitLensSettings(Settings):
 
 class InputScoreSettings(Settings):
     tokens: Literal["retokenised", "ids"] = "retokenised"
-    """Which id a record's maximal token has: its string tokenised again (P1's program), or the id it was recorded with (P1's text)."""
+    """Which id a record's maximal token has: its string tokenised again (P1's program; refused where less than 99 % of the
+    vocabulary come back as themselves), or the id it was recorded with (P1's text)."""
     min_records: Annotated[int, Field(gt=0)] = 10
     """Features with fewer records have no input score (P1's program: 10; its text: 20)."""
 
@@ -68,7 +69,8 @@ class SweepSettings(Settings):
 
 class GenSuccessSettings(Settings):
     tokens: Literal["retokenised", "ids"] = "retokenised"
-    """Which tokens are counted: the continuation's text tokenised again (P1's program), or the ids as generated."""
+    """Which tokens are counted: the continuation's text tokenised again (P1's program; refused as for input_score), or the ids as
+    generated."""
 
 
 class PerplexitySettings(Settings):

@@ -15,7 +15,7 @@ ALGORITHM_VERSION = 1
 
 def text_ids(path: Path) -> list[str]:
     """The text_id of each text of a Parquet file; a digest of the text where the file has no such column."""
-    columns = _columns(path)
+    columns = text_columns(path)
     if "text_id" in columns:
         return pl.read_parquet(path, columns=["text_id"])["text_id"].to_list()
     return list(dict.fromkeys(map(text_id, pl.read_parquet(path, columns=["text"])["text"].to_list())))
@@ -27,7 +27,7 @@ def read_texts(path: Path, model: Path, bos: str, max_tokens: int | None = None)
     Ids are the file's own; a file without them is tokenised with the tokenizer of the model folder, `bos` as in the model's settings, and
     texts are cut after `max_tokens`.
     """
-    columns = _columns(path)
+    columns = text_columns(path)
     if {"text_id", "token_ids"} <= columns:
         return pl.read_parquet(path, columns=["text_id", "token_ids"])
     texts = pl.read_parquet(path, columns=["text"])["text"].to_list()
@@ -48,8 +48,12 @@ def tokenised(texts: Sequence[str], tokens: TextTokens, bos: str, max_tokens: in
     return pl.DataFrame({"text_id": [text_id(text) for text in distinct], "token_ids": pl.Series(ids, dtype=pl.List(pl.UInt32))})
 
 
-def _columns(path: Path) -> set[str]:
-    columns = set(pl.read_parquet_schema(path))
+def text_columns(path: Path) -> set[str]:
+    """The columns of a Parquet file of texts; refused when it is none, or has neither texts nor tokens."""
+    try:
+        columns = set(pl.read_parquet_schema(path))
+    except pl.exceptions.PolarsError as error:
+        raise SettingsError(f"{path} is not readable as Parquet ({error}): texts come as a Parquet file with a column text") from error
     if "text" not in columns and not {"text_id", "token_ids"} <= columns:
         raise SettingsError(f"{path} has neither a column text nor the columns text_id and token_ids; it has {', '.join(sorted(columns))}")
     return columns

@@ -1,7 +1,7 @@
 """Fetch models and other files from the Hugging Face hub, at a pinned commit, into Hugging Face's own cache.
 
-Only configuration, tokenizer and safetensors files are fetched, never pickled weights. Each file's bytes are compared with the hash that
-the hub gave it (the cache names a file after it), so a damaged file is found whenever it came, with or without network.
+Of models only configuration, tokenizer and safetensors files are fetched, never pickled weights. Each file's bytes are compared with the
+hash that the hub gave it (the cache names a file after it), so a damaged file is found whenever it came, with or without network.
 
 huggingface_hub is imported inside the functions, and its endpoint (HF_ENDPOINT), offline mode (HF_HUB_OFFLINE) and token (HF_TOKEN,
 `hf auth login`) are its own.
@@ -89,6 +89,16 @@ def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dic
     return dict(json.loads((fetched.folder / "config.json").read_text(encoding="utf-8")))
 
 
+def model_tokenizer(repo: str, revision: str | None, cache_dir: Path | None) -> Path:
+    """Folder with a model's tokenizer and settings, without its weights."""
+    wanted = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+    def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
+        return [name for name in model_files(repo, listing) if name in wanted]
+
+    return fetch_files(repo, revision, choose, cache_dir, needed=wanted[:2]).folder
+
+
 def repo_size(repo: str, revision: str | None) -> int:
     """Bytes that `fetch_model` downloads when nothing is there yet."""
     with _explained(repo, revision):
@@ -96,11 +106,11 @@ def repo_size(repo: str, revision: str | None) -> int:
     return sum(listing[name] for name in model_files(repo, listing))
 
 
-def weights_size(repo: str, revision: str | None, inside: str) -> int:
-    """Bytes of the weights (safetensors, npz) in a folder of a repository."""
+def file_sizes(repo: str, revision: str | None, inside: str) -> dict[str, int]:
+    """Bytes of each file in a folder of a repository, "" its top."""
     with _explained(repo, revision):
         _, listing = _with_retries(lambda: _hub_listing(repo, revision, inside))
-    return sum(size for name, size in listing.items() if name.endswith((".safetensors", ".npz")))
+    return listing
 
 
 def check_access(repo: str) -> None:

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import safe_open
+
 from saesteer.core.files import file_digest, value_digest
 from saesteer.settings import (
     Experiment,
@@ -17,6 +20,11 @@ from saesteer.settings import (
     TopicTexts,
 )
 
+MODEL_FILES = (".safetensors", ".json")
+SAE_FILES = (*MODEL_FILES, ".npz", ".pt")
+"""Endings of a folder's files that count."""
+
+_ROWS = 8192  # read at a time
 MODELS = ("model", "perplexity_model", "judge_model")
 """Names of pins that are models, and can come from the hub."""
 
@@ -43,21 +51,21 @@ def pinned_path(experiment: Experiment, name: str) -> Path | None:
     return paths[name]
 
 
-def pinned_files(path: Path) -> list[Path]:
+def pinned_files(path: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> list[Path]:
     """The files that count: the file itself, or of a folder its weights (safetensors) and JSON files."""
     if path.is_file():
         return [path]
-    files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    files = sorted(file for suffix in suffixes for file in path.glob(f"*{suffix}"))
     if not files:
         raise SettingsError(
-            f"{path} is neither a file nor a folder with .safetensors and .json files; check the path in the experiment file"
+            f"{path} is neither a file nor a folder with {' or '.join(suffixes)} files; check the path in the experiment file"
         )
     return files
 
 
-def pin(path: Path, revision: str | None = None) -> dict[str, Any]:
+def pin(path: Path, revision: str | None = None, suffixes: tuple[str, ...] = MODEL_FILES) -> dict[str, Any]:
     """Digests of the files behind a path. The path itself is no part of the digest: the same bytes elsewhere are the same model."""
-    files = {file.name: file_digest(file) for file in pinned_files(path)}
+    files = {file.name: file_digest(file) for file in pinned_files(path, suffixes)}
     return {"path": str(path), "revision": revision, "files": files, "digest": value_digest([revision, files])}
 
 
@@ -77,5 +85,16 @@ def is_current(made: Path, expected: Mapping[str, Any]) -> bool:
 
 def sae_entry(meta: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """A converted SAE's entry in the manifest of its layers: what results depend on, where it lies beside the manifest, and its bytes."""
-    fingerprint = value_digest([meta["sha256"], meta["site"], meta["centred"]])
-    return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"]}
+    further = [meta[name] for name in ("k", "scale") if meta[name] is not None]  # results of SAEs without them stay valid
+    fingerprint = value_digest([meta["sha256"], meta["site"], meta["centred"], *further])
+    return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"], "decoder_norm": _decoder_norms(file)}
+
+
+def _decoder_norms(file: Path) -> float | list[float]:
+    """The norm of each decoder row to three digits; one number where all are equal."""
+    with safe_open(file, framework="np") as opened:
+        decoder = opened.get_slice("W_dec")
+        n_rows = decoder.get_shape()[0]
+        parts = (decoder[start : min(start + _ROWS, n_rows)].astype(np.float64) for start in range(0, n_rows, _ROWS))
+        rounded = [float(f"{norm:.3g}") for part in parts for norm in np.linalg.norm(part, axis=1)]
+    return rounded[0] if len(set(rounded)) == 1 else rounded

@@ -1,4 +1,4 @@
-"""Where a published SAE lies: release and id -> repository, folder, form, residual site, Neuronpedia's name.
+"""Where a published SAE lies: release and id -> repository, folder, form, site, Neuronpedia's name.
 
 Read from the list that ships with sae-lens (pretrained_saes.yaml) without importing sae-lens, which takes seconds; of the list's 1.5 MB
 only the entry of the release that is asked for is parsed.
@@ -10,52 +10,89 @@ import difflib
 import functools
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from saesteer.core.sites import SITES
 from saesteer.settings import SaeSettings, SettingsError
 
 
 @dataclass(frozen=True)
+class Files:
+    """Names in the repository of the files that one SAE consists of."""
+
+    configs: tuple[str, ...]
+    weights: str
+    optional: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Form:
-    """Files that one SAE of a published form consists of, below its folder."""
+    """A published form: its files' names, `{path}` standing for what the list or the id calls the SAE's folder, or its file."""
 
     configs: tuple[str, ...]
     weights: str
     optional: tuple[str, ...] = ()
+    config_first: bool = True  # whether the configuration is known without the weights
 
 
 FORMS = {
-    "sae_lens": Form(("cfg.json",), "sae_weights.safetensors"),
-    "gemma_2": Form((), "params.npz"),
-    "gemma_3": Form((), "params.safetensors", optional=("config.json",)),
-    "llama_scope": Form(("hyperparams.json",), "checkpoints/final.safetensors"),
-    "llama_scope_r1_distill": Form(("config.json",), "sae_weights.safetensors"),
+    "sae_lens": Form(("{path}/cfg.json",), "{path}/sae_weights.safetensors"),
+    "sparsify": Form(("{path}/cfg.json",), "{path}/sae.safetensors"),
+    "dictionary_learning_1": Form(("{path}/config.json",), "{path}/ae.pt"),
+    "gemma_2": Form((), "{path}/params.npz", config_first=False),
+    "gemma_2_transcoder": Form((), "{path}/params.npz", config_first=False),
+    "gemma_3": Form((), "{path}/params.safetensors", optional=("{path}/config.json",), config_first=False),
+    "llama_scope": Form(("{path}/hyperparams.json",), "{path}/checkpoints/final.safetensors"),
+    "llama_scope_r1_distill": Form(("{path}/config.json",), "{path}/sae_weights.safetensors"),
+    "deepseek_r1": Form((), "{path}"),
+    "goodfire": Form((), "{path}"),
+    "qwen_scope": Form((), "{path}"),
+    "mwhanna_transcoder": Form((), "{path}", optional=("config.yaml", "wandb-config.yaml", "wanb-config.yaml"), config_first=False),
 }
-"""sae-lens' name of a loader -> the form that it reads, for those that can be converted."""
+"""sae-lens' name of a loader -> the form that it reads, for those that can be converted. Weights named .pt are pickled: of them nothing
+but tensors is read."""
 
-_PICKLED = "its weights are published as a pickle file, which can run code when it is opened; it is not loaded"
+_TOLD_BY_FILES = ("sae_lens", "sparsify", "dictionary_learning_1", "gemma_2", "gemma_3", "llama_scope", "llama_scope_r1_distill")
+"""Forms of folders that are in no list."""
+
 _REFUSED = {
-    "connor_rob_hook_z": _PICKLED,
-    "deepseek_r1": _PICKLED,
-    "dictionary_learning_1": _PICKLED,
-    "goodfire": _PICKLED,
-    "qwen_scope": _PICKLED,
-    "gemma_2_transcoder": "it is a transcoder (MLP input to MLP output), not an SAE of the residual stream",
-    "mntss_clt_layer_transcoder": "it is a transcoder across layers, not an SAE of the residual stream",
-    "mwhanna_transcoder": "it is a transcoder (MLP input to MLP output), not an SAE of the residual stream",
+    "connor_rob_hook_z": "it was trained on heads from which TransformerLens had taken the value biases, and the model's own have them",
+    "mntss_clt_layer_transcoder": "it is a cross-layer transcoder, which writes to many layers",
     "temporal": "its codes depend on the tokens before (attention), so they are no function of one residual",
 }
-_SITES = ("resid_pre", "resid_post")
-_HOOKS = (
-    (re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post)"), None),
-    (re.compile(r"(?:model\.layers|gpt_neox\.layers|transformer\.h)\.(\d+)()"), "resid_post"),
+_BLOCK = r"(?:blocks|model\.layers|model\.language_model\.layers|gpt_neox\.layers|transformer\.h)\.(\d+)"
+_SITES = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "hook_attn_out": "attn_out",
+    "attn.hook_z": "hook_z",
+    "hook_mlp_out": "mlp_out",
+    "mlp.hook_in": "transcoder",
+    "ln2.hook_normalized": "transcoder_normalized",
+    "": "resid_post",
+    "output": "resid_post",
+    "self_attn.o_proj.input": "hook_z",
+    "pre_feedforward_layernorm.output": "transcoder",
+    "post_feedforward_layernorm.output": "mlp_out",
+}
+"""A hook's name behind the block's, as TransformerLens and (from the empty one on) Hugging Face have it -> the site; `hook_mlp_in` is none,
+since sae-lens names two places so, the residual before the norm and, of Gemma Scope 2, the norm's output."""
+_MODULES = (
+    (re.compile(r"resid_post_layer_(\d+)"), "blocks.{}.hook_resid_post"),
+    (re.compile(r"mlp_out_layer_(\d+)"), "blocks.{}.hook_mlp_out"),
+    (re.compile(r"att(?:entio)?n_out_layer_(\d+)"), "blocks.{}.hook_attn_out"),
+    (re.compile(r"layers[._](\d+)"), "blocks.{}.hook_resid_post"),
+    (re.compile(r"layers[._](\d+)\.mlp"), "blocks.{}.hook_mlp_out"),
+    (re.compile(r"layers[._](\d+)\.(?:attention|attn|self_attn)"), "blocks.{}.hook_attn_out"),
+    (re.compile(r"embed_(?:tokens|in)()"), "hook_embed"),
 )
-"""Spellings of a hook's name: TransformerLens' and Hugging Face's (a block's output)."""
+"""Spellings of a place as dictionary_learning's and sparsify's folders and configurations have it -> the hook."""
 
 
 @dataclass(frozen=True)
@@ -64,40 +101,92 @@ class SaeSource:
 
     repo: str
     folder: str  # in the repository
-    loader: str  # sae-lens' name of the form, a key of FORMS
+    loader: str | None  # sae-lens' name of the form, a key of FORMS; None: of a repository in no list, its files' names tell
     release: str  # as sae-lens knows it; of an unlisted repository its name
     id: str  # in the release; of an unlisted repository the folder
     hook: str | None  # the hook's name where release, id and folder tell; the configuration's is checked besides
     neuronpedia: str | None = None  # model/source, e.g. gemma-2-2b/20-gemmascope-res-16k
     norm_scaling_factor: float | None = None  # constant that residuals are multiplied by before encoding
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the configuration, by sae-lens' list
 
     @property
     def name(self) -> str:
         """The SAE as messages call it."""
-        return f"SAE {self.id} of {self.release}"
+        return f"{self.repo}/{self.folder}" if self.release == self.repo else f"SAE {self.id} of {self.release}"
 
 
 def sae_source(settings: SaeSettings, layer: int) -> SaeSource:
     """Where the SAE of a layer lies; refused here where the names already tell that it cannot be used."""
     sae_id = _id(settings, layer)
     if settings.repo is not None:
-        source = SaeSource(settings.repo, sae_id, "sae_lens", settings.repo, sae_id, _hook("sae_lens", settings.repo, sae_id, sae_id))
+        source = SaeSource(settings.repo, sae_id, None, settings.repo, sae_id, _hook("sae_lens", settings.repo, sae_id, sae_id))
     else:
         source = listed_source(str(settings.release), sae_id)
     if source.hook is not None:
-        check_hook(source.name, source.hook, layer, f"resid_{settings.site}")
+        check_hook(source.name, source.hook, layer, settings.site)
     return source
 
 
 def listed_source(release: str, sae_id: str) -> SaeSource:
     """Where an SAE of a release lies; refused when it is published in a form that cannot be used."""
     source = _listed(release, sae_id)
-    if source.loader not in FORMS:
-        reason = _REFUSED.get(source.loader, "this form is not known here")
-        raise SettingsError(f"{source.name} ({source.loader}): {reason}; choose an SAE in one of the forms {', '.join(FORMS)}")
-    if source.hook is not None:
-        residual_site(source.name, source.hook)
+    if reason := refusal(source):
+        raise SettingsError(f"{source.name}: {reason}")
     return source
+
+
+def refusal(source: SaeSource) -> str | None:
+    """Why an SAE cannot be used, as far as its form and its names tell; None where they do not forbid it."""
+    if source.loader not in FORMS:
+        return f"{_REFUSED.get(str(source.loader), 'this form is not known here')} (the form {source.loader})"
+    if source.loader == "gemma_3" and source.folder.startswith("clt"):
+        return "it is a cross-layer transcoder, which writes to many layers"
+    try:
+        if source.hook is not None:
+            site_of_hook("", source.hook)
+    except SettingsError as error:
+        return str(error).removeprefix(": ")
+    return None
+
+
+def every_source() -> Iterator[tuple[str, SaeSource]]:
+    """Every SAE that sae-lens lists, after its model's name."""
+    for release, entry in _directory().items():
+        for sae in entry["saes"]:
+            yield entry["model"], _source(release, entry, sae)
+
+
+def local_source(folder: Path) -> SaeSource:
+    """The SAE in a folder on this machine, in the form that its files' names tell: the folder above stands for a repository."""
+    names = [f"{folder.name}/{file.relative_to(folder).as_posix()}" for file in folder.rglob("*") if file.is_file()]
+    above = folder.parent.as_posix()
+    return with_form(SaeSource(above, folder.name, None, above, folder.name, None), names)
+
+
+def with_form(source: SaeSource, names: Iterable[str]) -> SaeSource:
+    """The source with the form that the names of files tell; refused when they are those of none."""
+    if source.loader is not None:
+        return source
+    there, forms = set(names), [replace(source, loader=loader) for loader in _TOLD_BY_FILES]
+    missing = {form: {*files.configs, files.weights} - there for form in forms if (files := files_of(form))}
+    whole = next((form for form in forms if not missing[form]), None)
+    if whole is None:
+        lacks = " or ".join(f"{' and '.join(sorted(missing[form]))} ({form.loader})" for form in forms)
+        raise SettingsError(f"{source.name} is no SAE in a form that is known here: it lacks {lacks}")
+    return whole
+
+
+def files_of(source: SaeSource) -> Files:
+    """The files that an SAE consists of."""
+    form, stem = FORMS[str(source.loader)], source.folder.partition(".pt")[0]
+    configs, optional = (tuple(name.format(path=source.folder, stem=stem) for name in names) for names in (form.configs, form.optional))
+    return Files(configs, form.weights.format(path=source.folder), optional)
+
+
+def folder_of(source: SaeSource) -> str:
+    """The innermost folder of the repository that holds all of an SAE's files; "" for the top."""
+    is_file = source.loader is not None and FORMS[source.loader].weights == "{path}"
+    return source.folder.rpartition("/")[0] if is_file else source.folder
 
 
 def neuronpedia_source(settings: SaeSettings, layer: int) -> str | None:
@@ -106,19 +195,42 @@ def neuronpedia_source(settings: SaeSettings, layer: int) -> str | None:
 
 
 def check_hook(what: str, hook: str, layer: int, site: str) -> None:
-    """Refuse an SAE that reads another layer or site than the experiment's."""
-    read = residual_site(what, hook)
-    if read != (layer, site):
-        raise SettingsError(f"{what}: this SAE reads {read[1]} of layer {read[0]}, but {site} of layer {layer} was asked for")
+    """Refuse an SAE of another layer or site than the experiment's."""
+    own = site_of_hook(what, hook)
+    if own != (layer, site):
+        raise SettingsError(f"{what}: this SAE is at {own[1]} of layer {own[0]}, but {site} of layer {layer} was asked for")
 
 
-def residual_site(what: str, hook: str) -> tuple[int, str]:
-    """Layer and site that a hook's name stands for; refused where it is not the residual stream."""
-    matches = ((pattern.fullmatch(hook), named) for pattern, named in _HOOKS)
-    read = next(((int(match[1]), named or match[2]) for match, named in matches if match), None)
-    if read is None or read[1] not in _SITES:
-        raise SettingsError(f"{what}: it reads {hook!r}; only the residual stream can be steered: {' or '.join(_SITES)} of a layer")
-    return read
+def site_of_hook(what: str, hook: str) -> tuple[int, str]:
+    """Layer and site that the name of the hook that is read stands for; a place where nothing can be steered is refused."""
+    if hook == "hook_embed":
+        return 0, "embedding"
+    match = re.fullmatch(_BLOCK + r"(?:\.(.+))?", hook)
+    site = _SITES.get(match[2] or "") if match else None
+    if match is None or site is None:
+        raise SettingsError(f"{what}: it reads {hook!r}, which is none of the sites that can be steered: {', '.join(SITES)}")
+    return int(match[1]), site
+
+
+def hook_of_config(what: str, config: Mapping[str, Any]) -> str | None:
+    """The hook that a configuration says is read; a transcoder is refused where it is not told what it reads and that it writes to its own
+    layer's MLP output, and an SAE whose model was changed in a way that moves what it reads."""
+    hook, out = config.get("hook_name"), config.get("hook_name_out")
+    if hook is None:
+        return None
+    if re.fullmatch(r"blocks\.\d+\.hook_mlp_in", hook) and config.get("hf_hook_name"):
+        hook = str(config["hf_hook_name"])
+    layer, site = site_of_hook(what, hook)
+    is_transcoder = site.startswith("transcoder")
+    if is_transcoder != (out is not None) or out not in (None, f"blocks.{layer}.hook_mlp_out"):
+        raise SettingsError(
+            f"{what}: it reads {hook!r} and writes to {out or 'the same place'!r}; supported are SAEs of one place, and transcoders from an"
+            " MLP's input to its layer's hook_mlp_out"
+        )
+    folded = {"transcoder": "fold_ln", "hook_z": "fold_value_biases"}.get(site)
+    if folded and (config.get("model_from_pretrained_kwargs") or {}).get(folded):
+        raise SettingsError(f"{what}: its model was loaded with {folded}, which changes what {hook} is; such an SAE is not supported")
+    return hook
 
 
 def _id(settings: SaeSettings, layer: int) -> str:
@@ -132,10 +244,15 @@ def _listed(release: str, sae_id: str) -> SaeSource:
     saes = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in saes:
         raise SettingsError(f"release {release} has no SAE {sae_id!r}{_nearest(sae_id, saes)}")
-    sae, loader, repo = saes[sae_id], entry["conversion_func"] or "sae_lens", entry["repo_id"]
-    folder = str(sae["path"])
+    return _source(release, entry, saes[sae_id])
+
+
+def _source(release: str, entry: Mapping[str, Any], sae: Mapping[str, Any]) -> SaeSource:
+    loader, repo, sae_id, folder = entry["conversion_func"] or "sae_lens", entry["repo_id"], sae["id"], str(sae["path"])
     hook = _hook(loader, repo, folder, sae_id)
-    return SaeSource(repo, folder, loader, release, sae_id, hook, sae.get("neuronpedia"), sae.get("norm_scaling_factor"))
+    neuronpedia, overrides = sae.get("neuronpedia"), dict(entry.get("config_overrides") or {})
+    overrides |= {"neuronpedia_id": neuronpedia} if neuronpedia else {}
+    return SaeSource(repo, folder, loader, release, sae_id, hook, neuronpedia, sae.get("norm_scaling_factor"), overrides)
 
 
 def _entry(release: str) -> Mapping[str, Any]:
@@ -147,8 +264,16 @@ def _entry(release: str) -> Mapping[str, Any]:
 
 @functools.cache
 def _parsed(release: str) -> Mapping[str, Any]:
-    values: dict[str, Any] = yaml.load(_texts()[release], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    return dict(values[release])
+    return dict(_loaded(_texts()[release])[release])
+
+
+@functools.cache
+def _directory() -> Mapping[str, Any]:
+    return _loaded(directory_file().read_text(encoding="utf-8"))
+
+
+def _loaded(text: str) -> dict[str, Any]:
+    return dict(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506
 
 
 @functools.cache
@@ -181,8 +306,31 @@ def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
         match = re.search(r"L(\d+)([RMA])(?:-|$)", folder)
         hooks = {"R": "hook_resid_post", "M": "hook_mlp_out", "A": "hook_attn_out"}
         return f"blocks.{match[1]}.{hooks[match[2]]}" if match else None
-    match = re.search(r"blocks\.\d+\.(?:hook_resid_(?:pre|mid|post)|(?:\w+\.)*hook_\w+)", f"{sae_id} {folder}")
-    return match[0] if match else None
+    if loader in _LAYERS:
+        match = re.search(_LAYERS[loader], folder)
+        return f"blocks.{match[1]}.{_LAYER_HOOKS.get(loader, 'hook_resid_post')}" if match else None
+    if loader == "dictionary_learning_1" and (told := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
+        return told
+    match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_(?:resid_(?:pre|mid|post)|\w+))", f"{sae_id} {folder}")
+    return f"blocks.{match[1]}.{'attn.hook_z' if match[2] == 'hook_z' else match[2]}" if match else None
+
+
+_LAYERS = {
+    "deepseek_r1": r"l(\d+)",
+    "goodfire": r"-l(\d+)\.pth?$",
+    "qwen_scope": r"layer(\d+)\.sae\.pt$",
+    "gemma_2_transcoder": r"layer_(\d+)/",
+    "mwhanna_transcoder": r"layer_(\d+)\.safetensors$",
+}
+"""Loader -> where a file's name has the layer, of SAEs that all have one site."""
+_LAYER_HOOKS = {"gemma_2_transcoder": "ln2.hook_normalized", "mwhanna_transcoder": "mlp.hook_in"}
+"""What they read; the others resid_post."""
+
+
+def hook_of_module(name: str) -> str | None:
+    """The hook of a place that dictionary_learning or sparsify names; None where it is none of those known."""
+    matches = ((pattern.fullmatch(name), hook) for pattern, hook in _MODULES)
+    return next((hook.format(match[1]) for match, hook in matches if match), None)
 
 
 def _gemma_scope_hook(repo: str, folder: str) -> str | None:
@@ -195,6 +343,6 @@ def _gemma_scope_hook(repo: str, folder: str) -> str | None:
 
 def _gemma_scope_2_hook(folder: str) -> str | None:
     layer = re.search(r"layer_(\d+)", folder)
-    hooks = {"resid_post": "hook_resid_post", "attn_out": "attn.hook_z", "mlp_out": "hook_mlp_out"}
-    hooks |= {"transcoder": "hook_mlp_in", "clt": "hook_mlp_in"}
-    return next((f"blocks.{layer[1]}.{hook}" for part, hook in hooks.items() if folder.startswith(part)), None) if layer else None
+    hooks = {"resid_post": "blocks.{}.hook_resid_post", "attn_out": "blocks.{}.attn.hook_z", "mlp_out": "blocks.{}.hook_mlp_out"}
+    hooks |= {"transcoder": "model.layers.{}.pre_feedforward_layernorm.output"}
+    return next((hook.format(layer[1]) for part, hook in hooks.items() if folder.startswith(part)), None) if layer else None

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import safetensors_fault
-from saesteer.settings import Experiment, SettingsError
+from saesteer.core.tokens import load_tokens
+from saesteer.settings import Experiment, SettingsError, TopicConcepts
+from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
 from saesteer.sources.pins import pinned_path
 from saesteer.sources.prefixes import read_prefixes
+from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.workflow import plan
+from saesteer.workflow.families import DEPTH, HEADS, WIDTH, refusal, size
+from saesteer.workflow.steps import plans
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -31,6 +36,7 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
     if prefixes:
         read_prefixes(prefixes, experiment.sweep.n_prefixes)
     _check_features(name, experiment)
+    _check_texts(name, experiment)
     model = experiment.model.path
     if model and model.exists():
         check_model(name, experiment, model)
@@ -50,10 +56,24 @@ def _check_features(name: str, experiment: Experiment) -> None:
         if features and not 0 <= min(features) <= max(features) < n_features:
             wrong = next(feature for feature in features if not 0 <= feature < n_features)
             raise SettingsError(
-                f"experiment {name}: features: layer {layer}: {wrong} is out of range, its SAE has features 0 to {n_features - 1}"
+                f"experiment {name}: features: layer {layer}: {wrong} is out of range, its SAE has features 0 to {n_features - 1}:"
+                " correct features, or saes.n_features"
             )
     if not any(resolve(experiment).values()):
         raise SettingsError(f"experiment {name}: the feature set is empty")
+
+
+def _check_texts(name: str, experiment: Experiment) -> None:
+    """Refuse a file that holds no texts, or no labels though concepts are counted from them."""
+    path = pinned_path(experiment, "texts")
+    if path is None or not path.is_file():
+        return
+    missing = sorted({"text_id", "token_ids", "token_topics"} - text_columns(path))
+    if isinstance(experiment.concepts, TopicConcepts) and missing:
+        raise SettingsError(
+            f"experiment {name}: concepts of kind topics need texts with labelled tokens, but {path} (records.texts) has no column"
+            f" {' and no '.join(missing)}: add what is missing, or set concepts and judge to kind: none"
+        )
 
 
 def _absent_paths(experiment: Experiment) -> list[str]:
@@ -71,7 +91,7 @@ def _check_saes(name: str, experiment: Experiment) -> list[str]:
     absent = []
     for layer in experiment.layers:
         folder = Path(experiment.saes.path.format(layer=layer))
-        if (folder / "cfg.json").is_file():
+        if folder.is_dir():
             _check_sae(name, experiment, folder)
         else:
             absent.append((layer, folder))
@@ -79,7 +99,7 @@ def _check_saes(name: str, experiment: Experiment) -> list[str]:
         return []
     layer, folder = absent[0]
     others = f" (nor have {len(absent) - 1} more layers)" if len(absent) > 1 else ""
-    return [f"saes.path: layer {layer} has no SAE{others}: no {folder}/cfg.json; correct saes.path or drop the layer"]
+    return [f"saes.path: layer {layer} has no SAE{others}: no folder {folder}; correct saes.path or drop the layer"]
 
 
 def check_model(name: str, experiment: Experiment, folder: Path) -> None:
@@ -89,27 +109,45 @@ def check_model(name: str, experiment: Experiment, folder: Path) -> None:
 
 
 def check_model_config(name: str, experiment: Experiment, config: Mapping[str, Any], source: str) -> None:
-    """Refuse a model whose width or layers are not the experiment's, by its config.json."""
-    text = config.get("text_config", config)  # multimodal models keep their language model's settings in there
-    width = text.get("hidden_size", text.get("n_embd"))
-    n_layers = text.get("num_hidden_layers", text.get("n_layer"))
+    """Refuse a model of a family that cannot run, or whose width or layers are not the experiment's, by its config.json."""
+    if reason := refusal(config):
+        raise SettingsError(f"experiment {name}: {source}: {reason}; take another model")
+    width = size(config, *WIDTH)
+    n_layers = size(config, *DEPTH)
+    if width is None or n_layers is None:
+        raise SettingsError(f"experiment {name}: {source}: config.json does not say how wide and deep the model is; take another model")
+    what = "a residual stream"
+    if experiment.saes.site == "hook_z":
+        n_heads = size(config, *HEADS) or 1
+        width, what = n_heads * (size(config, "head_dim") or width // n_heads), f"{n_heads} heads with together a width"
     if width != experiment.saes.d_model:
-        raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has a residual stream of {width}")
+        raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has {what} of {width}")
     beyond = [layer for layer in experiment.layers if layer >= n_layers]
     if beyond:
         raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {source} has layers 0 to {n_layers - 1}")
 
 
+def check_tokens(experiment: Experiment, model: Path) -> float | None:
+    """Refuse a model folder whose tokens do not survive being tokenised again, where a step does that; else gives the share that does."""
+    steps = plans(experiment)
+    if not any(step in steps and getattr(experiment, step).tokens == "retokenised" for step in ("input_score", "gen_success")):
+        return None
+    tokens = load_tokens(model)
+    tokens.check_round_trip()
+    return tokens.round_trip
+
+
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
-    config = _read_config(folder / "cfg.json")
-    given = (config["d_in"], config["d_sae"])
-    expected = (experiment.saes.d_model, experiment.saes.n_features)
-    if given != expected:
-        raise SettingsError(
-            f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_model x n_features),"
-            f" but saes.d_model x saes.n_features is {expected[0]} x {expected[1]}"
-        )
-    _check_weights(folder)
+    """Refuse a folder that holds no SAE of a known form, a damaged one, or one whose configuration names another size."""
+    files = files_of(local_source(folder))
+    for config in map(_read_config, (folder.parent / file for file in files.configs)):
+        given, expected = (config.get("d_in"), config.get("d_sae")), (experiment.saes.d_model, experiment.saes.n_features)
+        if None not in given and given != expected:
+            raise SettingsError(
+                f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_in x d_sae in its configuration), but saes.d_model x"
+                f" saes.n_features is {expected[0]} x {expected[1]}: correct these two keys, or saes.path"
+            )
+    _check_file(folder.parent / files.weights)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -125,5 +163,9 @@ def _check_weights(folder: Path) -> None:
     if not files:
         raise SettingsError(f"there are no .safetensors weights in {folder}; check the path in the experiment file")
     for file in files:
-        if fault := safetensors_fault(file):
-            raise SettingsError(f"{file} is damaged, not readable as safetensors ({fault}): fetch or make it again")
+        _check_file(file)
+
+
+def _check_file(file: Path) -> None:
+    if file.suffix == ".safetensors" and (fault := safetensors_fault(file)):
+        raise SettingsError(f"{file} is damaged, not readable as safetensors ({fault}): fetch or make it again")

@@ -14,6 +14,8 @@ from saesteer.core.files import value_digest
 from saesteer.core.store import Wanted, missing_keys
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES
 from saesteer.settings import Experiment, LocalRecords, NoJudge
+from saesteer.sources.model_size import bytes_of_weights
+from saesteer.sources.pins import MODELS, model_settings
 from saesteer.workflow.keys import FILES_OF_KEYS, Files
 from saesteer.workflow.steps import plans
 
@@ -49,6 +51,19 @@ def pins(experiment: Experiment) -> list[str]:
     """Names of the models and files whose digests the steps depend on."""
     steps = plans(experiment)
     return sorted({name for step in steps.values() for name in step.inputs} - {"saes", *steps})
+
+
+def model_bytes(experiment: Experiment, step: str, files: Mapping[str, Any]) -> int:
+    """Bytes of the largest model that a step loads, as far as it is there: a folder of the experiment, or where a fetch left one."""
+    most = 0
+    for name in set(plans(experiment)[step].inputs) & set(MODELS):
+        settings = model_settings(experiment, name)
+        folder = settings.path
+        if folder is None and Path(files[f"{name}_files"]).is_file():
+            folder = Path(json.loads(Path(files[f"{name}_files"]).read_text(encoding="utf-8"))["folder"])
+        if folder is not None:
+            most = max(most, bytes_of_weights(folder, settings.dtype))
+    return most
 
 
 def has_pmi(experiment: Experiment) -> bool:

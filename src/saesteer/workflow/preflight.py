@@ -5,7 +5,7 @@ What is known exactly (access, shapes, a missing key) and what is estimated (byt
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,17 @@ from typing import Any, Literal
 from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
-from saesteer.sources.hub import check_access, model_config, repo_size, weights_size
+from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
+from saesteer.sources.model_size import BYTES, bytes_of_weights, n_gpus
 from saesteer.sources.pins import MODELS, model_settings
-from saesteer.sources.sae_sources import SaeSource, sae_source
-from saesteer.workflow.checks import check_files, check_model_config
+from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
+from saesteer.workflow.checks import check_files, check_model_config, check_tokens
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
 
-BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
+GPUS = (80, 48, 24)
+"""GiB of common GPUs, to say how many of them a model needs."""
+
 CHARACTERS_PER_TOKEN = 4
 WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
 NEURONPEDIA_LAYER = 0.4 * 2**30  # batches of a 16k source, by their published sizes; in proportion to the number of features
@@ -44,7 +47,8 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     yield _guarded("files", lambda: _files(name, experiment))
     for model in (model for model in MODELS if model in pins(experiment)):
         yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, sizes))
-    yield _guarded("SAEs", lambda: _saes(experiment))
+    yield _guarded("tokens", lambda: _tokens(experiment, workflow.cache_dir))
+    yield _guarded("SAEs", lambda: _saes(experiment, workflow.cache_dir))
     yield _guarded("records", lambda: _records(experiment))
     yield _disk(experiment, workflow, sizes)
     yield _gpu(experiment, sizes)
@@ -68,8 +72,8 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, size
     """Access, width and depth of a model of the hub; its size."""
     settings = model_settings(experiment, pin)
     if settings.path is not None:
-        sizes[pin] = sum(file.stat().st_size for file in settings.path.glob("*.safetensors"))
-        return Finding("ok", pin, f"{settings.name}, {_gib(sizes[pin])} on this machine")
+        sizes[pin] = bytes_of_weights(settings.path, settings.dtype)
+        return Finding("ok", pin, f"{settings.name}, {_gib(sizes[pin])} of weights in {settings.dtype}, on this machine")
     assert settings.repo is not None
     check_access(settings.repo)
     config = model_config(settings.repo, settings.revision, cache)
@@ -80,35 +84,62 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, size
     return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
 
 
+def _tokens(experiment: Experiment, cache: Path | None) -> Finding:
+    """The share of the vocabulary that can be tokenised again."""
+    model = experiment.model
+    share = check_tokens(experiment, model.path or model_tokenizer(str(model.repo), model.revision, cache))
+    text = "ids as they are" if share is None else f"{share:.2%} of the vocabulary come back as themselves when tokenised again"
+    return Finding("ok", "tokens", text)
+
+
 def _stored_dtype(config: Mapping[str, Any]) -> str:
     text = config.get("text_config", config)
     stored = str(text.get("dtype", text.get("torch_dtype", "float32")))
     return stored if stored in BYTES else "float32"
 
 
-def _saes(experiment: Experiment) -> Finding:
+def _saes(experiment: Experiment, cache: Path | None) -> Finding:
     """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
     if not experiment.saes.from_hub:
-        return Finding("ok", "SAEs", f"{experiment.saes.path}: checked with the files")
+        _check_configurations(experiment, experiment.layers, None)
+        return Finding("ok", "SAEs", f"{experiment.saes.path}: their configurations can be converted, and their files are sound")
     sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
     check_access(sources[0].repo)
-    _check_sae_size(experiment, sources[0])
-    text = f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at resid_{experiment.saes.site}"
+    first = _check_sae_size(experiment, sources[0])
+    _check_configurations(experiment, experiment.layers[:1], cache)
+    text = f"{len(sources)} of {first.repo} in the form {first.loader}, at {experiment.saes.site}"
     return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
 
 
-def _check_sae_size(experiment: Experiment, source: SaeSource) -> None:
-    """Refuse SAEs whose weights cannot be of the shape asked for, by the first one's size on the hub.
+def _check_configurations(experiment: Experiment, layers: Sequence[int], cache: Path | None) -> None:
+    """What conversion would refuse."""
+    from saesteer.engine.sae_convert import check_sae
 
-    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds, firing rates) and headers.
+    for layer in layers:
+        try:
+            check_sae(experiment.saes, layer, cache)
+        except ValueError as error:
+            raise SettingsError(f"{error}; choose another SAE for layer {layer}, or correct the section saes") from error
+
+
+def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
+    """The first SAE with its form; refused when its weights cannot be of the shape asked for, by their size on the hub.
+
+    Beside encoder and decoder a file holds a few numbers a feature (biases, thresholds) and headers.
     """
-    saes, size = experiment.saes, weights_size(source.repo, experiment.saes.revision, source.folder)
+    saes, listing = experiment.saes, file_sizes(source.repo, experiment.saes.revision, folder_of(source))
+    source = with_form(source, listing)
+    weights = files_of(source).weights
+    if weights not in listing:
+        raise SettingsError(f"{source.repo} has no {weights}, which {source.name} consists of: correct saes.id or saes.revision")
+    size = listing[weights]
     matrices = 2 * saes.d_model * saes.n_features
-    if any(0 <= size - matrices * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values()):
-        return
+    shapes = {matrices, matrices + saes.d_model**2} if saes.site.startswith("transcoder") else {matrices}  # with a skip connection
+    if any(0 <= size - shape * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values() for shape in shapes):
+        return source
     wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
     raise SettingsError(
-        f"{source.name} has {size:,} bytes of weights in {source.repo}/{source.folder}, but {_shape(experiment)} has {wanted}, and a bit:"
+        f"{source.name} has {size:,} bytes of weights in {source.repo}/{weights}, but {_shape(experiment)} has {wanted}, and a bit:"
         " correct saes.d_model and saes.n_features, or saes.id"
     )
 
@@ -146,7 +177,11 @@ def _gpu(experiment: Experiment, sizes: Mapping[str, int]) -> Finding:
     steered = sizes.get("model", 0) + _sae_bytes(experiment) * BYTES[experiment.model.dtype] // 4 + WORKSPACE
     scoring = max((sizes[pin] for pin in sizes if pin != "model"), default=0) + WORKSPACE
     unknown = "" if len(sizes) == len(set(MODELS) & set(pins(experiment))) else " (of the models that could be read)"
-    return Finding("estimate", "GPU memory", f"about {_gib(steered)} to steer, {_gib(scoring)} for the second model{unknown}")
+    text = f"about {_gib(steered)} to steer, {_gib(scoring)} for the second model{unknown}"
+    needed = {gib: n_gpus(max(sizes.values(), default=0), gib * 2**30) for gib in GPUS}
+    if max(needed.values()) > 1:
+        text += "; a job takes " + ", ".join(f"{number} GPU{'s' * (number > 1)} of {gib} GiB" for gib, number in needed.items())
+    return Finding("estimate", "GPU memory", text)
 
 
 def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
@@ -194,5 +229,5 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def _gib(n_bytes: float) -> str:
+def _gib(n_bytes: int | float) -> str:
     return f"{n_bytes / 2**30:.1f} GiB"

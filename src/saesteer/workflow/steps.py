@@ -89,7 +89,9 @@ def _score_steps(experiment: Experiment) -> dict[str, StepPlan]:
     output |= {**dtype, "bos": experiment.model.bos}  # its prompt is always plain
     score, read = _values(experiment.input_score), ("model", "records", "logit_lens")
     return {
-        "logit_lens": StepPlan(tables.LOGIT_LENS, ("engine.logit_lens", "engine.saes"), Features(), lens, ("model", "saes")),
+        "logit_lens": StepPlan(
+            tables.LOGIT_LENS, ("engine.logit_lens", "engine.saes", "engine.sites"), Features(), lens, ("model", "saes")
+        ),
         "input_score": StepPlan(tables.INPUT_SCORE, ("analysis.input_score",), Features(), score, read),
         "output_score": StepPlan(tables.OUTPUT_SCORE, ("engine.output_score",), Features(), output, ("model", "saes", "logit_lens")),
     }
@@ -177,7 +179,8 @@ def _text_keys(experiment: Experiment) -> Keys:
 
 
 def _of_model(experiment: Experiment) -> dict[str, Any]:
-    return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"})
+    chat = {"chat"} if experiment.model.chat else set()
+    return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"} | chat)
 
 
 def _values(section: Settings) -> dict[str, Any]:

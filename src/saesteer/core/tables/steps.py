@@ -107,7 +107,9 @@ OUTPUT_SCORE = Table(
         "min_rank": Column(pl.UInt32, "rank of the best lens token after steering, 0-based"),
         "max_prob": Column(pl.Float64, "probability of that token"),
         "delta_token_confidence": Column(pl.Float64, "log probability (nats) of the likeliest token unsteered, minus steered; P5"),
-        "a_max": Column(pl.Float64, "largest activation of any feature at the prompt's last position"),
+        "a_max": Column(
+            pl.Float64, "largest activation of any feature at the prompt's last position, times the size that the SAE divides its input by"
+        ),
     },
 )
 PER_GENERATION = {

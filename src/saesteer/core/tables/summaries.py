@@ -17,6 +17,7 @@ FEATURES = Table(
         **INPUT_SCORE.some("input_score"),
         "input_score_reason": reason_for("input_score"),
         **OUTPUT_SCORE.some("output_score", "min_rank", "max_prob", "delta_token_confidence", "a_max"),
+        "decoder_norm": Column(pl.Float64, "norm of the decoder row, to three digits", "the SAE's manifest does not say"),
     },
 )
 STEERING = Table(

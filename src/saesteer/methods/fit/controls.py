@@ -16,7 +16,7 @@ def unsteered(problem: Problem) -> Nothing:
 def random_vector(problem: Problem) -> Addition:
     """A direction uniform on the sphere, another for every concept and seed, scaled as DiffMean's vector is: what any push of that size
     does. A control, not a method of a paper."""
-    drawn = torch.randn(problem.lm.d_model, generator=problem.generator("random_vector"), dtype=torch.float64)
+    drawn = torch.randn(problem.width, generator=problem.generator("random_vector"), dtype=torch.float64)
     return scaled_addition(problem, (drawn / drawn.norm()).float().to(problem.lm.device))
 
 
@@ -25,9 +25,9 @@ def from_file(problem: Problem) -> Addition:
     vector = problem.vectors.get(problem.concept)
     if vector is None:
         raise Abstains(f"the file of vectors has none for {problem.concept!r}")
-    if tuple(vector.shape) != (problem.lm.d_model,):
+    if tuple(vector.shape) != (problem.width,):
         raise ValueError(
-            f"the vector for {problem.concept!r} has shape {tuple(vector.shape)}, not ({problem.lm.d_model},), the residual's of "
+            f"the vector for {problem.concept!r} has shape {tuple(vector.shape)}, not ({problem.width},), as at {problem.site.name} of "
             f"{problem.lm.name}: give vectors of this model"
         )
     return scaled_addition(problem, unit(vector.to(problem.lm.device).float()))

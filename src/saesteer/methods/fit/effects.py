@@ -29,8 +29,9 @@ from saesteer.engine.generate import steered_texts
 from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.interventions import Addition, Intervention, Nothing
 from saesteer.engine.memory import Halving
-from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, final_hidden, pad_rows, residual_at, shape_matters
+from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
+from saesteer.engine.sites import Site, hidden_after, reading, site_of
 from saesteer.settings.methods import EffectSettings
 
 ALGORITHM_VERSION = 1
@@ -77,40 +78,41 @@ def effect_vectors(sae: Sae, n: int, seed: int, layer: int) -> Float[Tensor, "ve
 
 @dataclass(frozen=True)
 class _Unsteered:
-    """Texts as the loss sees them: the residual at the depth, the tokens to predict, and which of them there are."""
+    """Texts as the loss sees them: what lies at the site, the tokens to predict, and which of them there are."""
 
-    residual: Float[Tensor, "text seq d_model"]
+    value: Float[Tensor, "text seq width"]
+    past: Float[Tensor, "text seq d_model"] | None  # sites.Reading
     targets: Int[Tensor, " token"]
     predicting: tuple[Int[Tensor, " token"], Int[Tensor, " token"]]  # text and position before each
 
 
 @torch.no_grad()
 def loss_rises(
-    lm: LanguageModel, depth: int, vectors: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]]
+    lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]]
 ) -> Float64[Tensor, " vector"]:
-    """By how much each vector, added at `depth` (models.depth_of) and every position, raises the mean loss of texts (token ids, the first
+    """By how much each vector, added at the site and every position, raises the mean loss of texts (token ids, the first
     is not predicted), in nats a token."""
-    unsteered = _unsteered(lm, depth, texts)
-    return _losses(lm, depth, vectors, unsteered) - _losses(lm, depth, torch.zeros_like(vectors[:1]), unsteered)
+    unsteered = _unsteered(lm, site, texts)
+    return _losses(lm, site, vectors, unsteered) - _losses(lm, site, torch.zeros_like(vectors[:1]), unsteered)
 
 
 @torch.no_grad()
 def scaled_to_loss_rise(
-    lm: LanguageModel, depth: int, directions: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]], target: float
+    lm: LanguageModel, site: Site, directions: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]], target: float
 ) -> Float64[Tensor, " vector"]:
     """Each unit direction's norm at which it raises the mean loss of texts by `target` nats a token (P2, section 3).
 
     The range of `OCTAVES` is halved `HALVINGS` times, in the logarithm, and the rise interpolated in what is left, where it is nearly a
     straight line; it is taken to grow with the norm. A vector that passes the target beyond the range gets that end of it.
     """
-    unsteered = _unsteered(lm, depth, texts)
-    base = _losses(lm, depth, torch.zeros_like(directions[:1]), unsteered)
-    usual = math.log2(float(unsteered.residual[unsteered.predicting].float().norm(dim=1).mean()))
+    unsteered = _unsteered(lm, site, texts)
+    base = _losses(lm, site, torch.zeros_like(directions[:1]), unsteered)
+    usual = math.log2(float(unsteered.value[unsteered.predicting].float().norm(dim=1).mean()))
     low, high = (torch.full((len(directions),), usual + octave, dtype=torch.double, device=lm.device) for octave in OCTAVES)
     below, above = torch.full_like(low, math.nan), torch.full_like(low, math.nan)  # rises at low and high, once measured
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        rise = _losses(lm, depth, (directions.double() * middle.exp2()[:, None]).float(), unsteered) - base
+        rise = _losses(lm, site, (directions.double() * middle.exp2()[:, None]).float(), unsteered) - base
         less = rise < target
         low, below = torch.where(less, middle, low), torch.where(less, rise, below)
         high, above = torch.where(less, high, middle), torch.where(less, above, rise)
@@ -118,11 +120,12 @@ def scaled_to_loss_rise(
     return (low + share * (high - low)).exp2()
 
 
-def _unsteered(lm: LanguageModel, depth: int, texts: Sequence[Sequence[int]]) -> _Unsteered:
+def _unsteered(lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]]) -> _Unsteered:
     ids, own = _padded(texts, max(map(len, texts)))
     text, position = own[:, 1:].nonzero(as_tuple=True)
     targets = ids[text, position + 1].to(lm.device)
-    return _Unsteered(residual_at(lm, ids.to(lm.device), depth), targets, (text.to(lm.device), position.to(lm.device)))
+    made = reading(lm, ids.to(lm.device), site)
+    return _Unsteered(made.value, made.past, targets, (text.to(lm.device), position.to(lm.device)))
 
 
 def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
@@ -135,15 +138,17 @@ def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "te
     return ids, own
 
 
-def _losses(lm: LanguageModel, depth: int, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered) -> Float64[Tensor, " vector"]:
-    """Mean loss of the texts under each vector; only the model above `depth` runs."""
-    least = -(-MIN_ROWS // len(unsteered.residual))
+def _losses(lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered) -> Float64[Tensor, " vector"]:
+    """Mean loss of the texts under each vector; only the model above the site runs."""
+    least = -(-MIN_ROWS // len(unsteered.value))
     n_rows = rows_of_logits(lm)
 
     def losses(part: slice, size: int) -> Tensor:
         some = pad_rows(vectors[part], size if shape_matters(lm) else least)
-        steered = (unsteered.residual[None] + some[:, None, None].to(unsteered.residual.dtype)).flatten(0, 1)  # [vector*text seq d_model]
-        predicting = final_hidden(lm, depth, steered).unflatten(0, (len(some), -1))[:, *unsteered.predicting]  # [vector token d_model]
+        steered = (unsteered.value[None] + some[:, None, None].to(unsteered.value.dtype)).flatten(0, 1)  # [vector*text seq width]
+        past = None if unsteered.past is None else unsteered.past.repeat(len(some), 1, 1)
+        hidden = hidden_after(lm, site.place, steered, past).unflatten(0, (len(some), -1))
+        predicting = hidden[:, *unsteered.predicting]  # [vector token d_model]
         at_once = max(MIN_ROWS, n_rows * size // SCALING_VECTORS)
         nll = token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(some)), at_once)
         return nll.unflatten(0, (len(some), -1)).mean(dim=1)[: len(vectors[part])]
@@ -158,7 +163,7 @@ class _Run:
     lm: LanguageModel
     sae: Sae
     layer: int
-    depth: int
+    site: Site
     prompts: Sequence[Sequence[int]]
     settings: EffectSettings
     seed: int
@@ -183,7 +188,7 @@ def measured_effects(
     """
     if max(map(len, prompts), default=0) < 2:
         raise ValueError("effects: no prompt has a token besides the first, so that a text may be without any to measure; add a longer one")
-    run = _Run(lm, sae, layer, depth_of(lm, layer, sae.meta.site), prompts, settings, seed)
+    run = _Run(lm, sae, layer, site_of(lm, layer, sae.meta.site), prompts, settings, seed)
     directions = effect_vectors(sae, settings.n_vectors, seed, layer)
     unsteered = _written(run, [Nothing()])
     usual = _mean_codes(run, unsteered)
@@ -191,10 +196,10 @@ def measured_effects(
     for some in rows["vector"].unique().sort().to_frame().iter_slices(VECTORS_AT_A_TIME):
         numbers = some["vector"].to_list()
         units = directions[numbers]
-        scales = scaled_to_loss_rise(lm, run.depth, units, scaling, settings.loss_rise)
+        scales = scaled_to_loss_rise(lm, run.site, units, scaling, settings.loss_rise)
         written = _written(run, [Addition(unit, scale) for unit, scale in zip(units, scales.tolist(), strict=True)])
         added = (units.double() * scales[:, None]).float()
-        yield _table(layer, numbers, added, _mean_codes(run, written) - usual, loss_rises(lm, run.depth, added, scaling))
+        yield _table(layer, numbers, added, _mean_codes(run, written) - usual, loss_rises(lm, run.site, added, scaling))
 
 
 def _table(
@@ -264,7 +269,7 @@ def _summed_means(
     def summed(part: slice, size: int) -> Tensor:
         n_rows = size if shape_matters(run.lm) else least
         some, weight = (pad_rows(rows[part], n_rows).flatten(0, 1).to(run.lm.device) for rows in (ids, own))
-        codes = encode(run.sae, residual_at(run.lm, some, run.depth)).float()  # [vector*text seq n_features]
+        codes = encode(run.sae, reading(run.lm, some, run.site).read).float()  # [vector*text seq n_features]
         share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
         means = torch.einsum("rs,rsf->rf", share.float(), codes).unflatten(0, (-1, n_texts))
         return means.double().sum(dim=1)[: len(ids[part])]

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import MIN_ROWS, residual_at
+from saesteer.engine.models import MIN_ROWS
 from saesteer.engine.saes import encode
+from saesteer.engine.sites import reading
 from saesteer.methods.fit.problem import Abstains, Problem, mean_codes, unit
 from saesteer.methods.fit.sae_ts import approximator, bias_direction, unit_addition
 
@@ -49,8 +50,8 @@ def bos_codes(problem: Problem) -> Float[Tensor, " n_features"]:
     first, bos = problem.positive[0].ids[:1], problem.lm.tokenizer.bos_token_id
     if first != [bos]:
         return torch.zeros(problem.sae.meta.n_features, device=problem.lm.device)
-    residual = residual_at(problem.lm, torch.tensor([first] * MIN_ROWS, device=problem.lm.device), problem.depth)[:, 0]
-    return encode(problem.sae, residual)[0]
+    made = reading(problem.lm, torch.tensor([first] * MIN_ROWS, device=problem.lm.device), problem.site)
+    return encode(problem.sae, made.read[:, 0])[0]
 
 
 def v_target(

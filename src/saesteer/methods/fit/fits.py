@@ -14,8 +14,9 @@ from torch import Tensor
 
 from saesteer.core.tables import FITS
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, PromptText, kind_of, packed
-from saesteer.engine.models import MIN_ROWS, LanguageModel, residual_at
+from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae
+from saesteer.engine.sites import reading
 from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Approximator, Problem
 from saesteer.methods.fit.tokenised import training_texts
@@ -103,19 +104,19 @@ def _features(intervention: Intervention) -> list[int]:
 
 @torch.no_grad()
 def residual_change(problem: Problem, intervention: Intervention, neutral: Sequence[Sequence[int]]) -> tuple[float | None, float]:
-    """(mean norm of the change of the residual at the layer that factor 1 makes, mean norm of the unsteered residual), over every token of
-    the neutral prompts but the first; no change is given for added text."""
-    lm, depth = problem.lm, problem.depth
+    """(mean norm of the change that factor 1 makes where the SAE's directions are added, mean norm of what lies there unsteered), over
+    every token of the neutral prompts but the first; no change is given for added text."""
+    lm, site = problem.lm, problem.site
     which, factor = torch.zeros(MIN_ROWS, dtype=torch.long, device=lm.device), torch.ones(MIN_ROWS, device=lm.device)
     changes: list[Float[Tensor, " token"]] = []
     norms: list[Float[Tensor, " token"]] = []
     for prompt in (prompt for prompt in neutral if len(prompt) > 1):
         ids = torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device)
-        plain = residual_at(lm, ids, depth)[0, 1:]
+        plain = reading(lm, ids, site).value[0, 1:]
         norms.append(plain.float().norm(dim=1))
         if not isinstance(intervention, PromptText):
-            steering = steering_of(lm, [intervention], which, factor, problem.sae, depth)
+            steering = steering_of(lm, [intervention], which, factor, problem.sae, site)
             with steering.installed(lm, 0, len(prompt)):
-                changes.append((residual_at(lm, ids, depth)[0, 1:] - plain).float().norm(dim=1))
+                changes.append((reading(lm, ids, site).value[0, 1:] - plain).float().norm(dim=1))
     mean_norm = float(torch.cat(norms).mean())
     return (float(torch.cat(changes).mean()) if changes else None), mean_norm

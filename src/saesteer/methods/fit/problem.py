@@ -14,8 +14,9 @@ from torch import Tensor
 
 from saesteer.core.counter_rng import text_keys
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import MIN_ROWS, LanguageModel, depth_of, residual_at
+from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae, encode
+from saesteer.engine.sites import Site, reading, site_of
 
 ALGORITHM_VERSION = 1
 
@@ -61,20 +62,26 @@ class Problem:
     vectors: dict[str, Float[Tensor, " d_model"]]  # concept -> vector trained elsewhere
     seed: int
 
+    @cached_property
+    def site(self) -> Site:
+        """What the SAE reads, and where every vector is added, also one that is made without the SAE: methods without one work on what
+        lies there, the residual but for hook_z."""
+        return site_of(self.lm, self.layer, self.sae.meta.site)
+
     @property
-    def depth(self) -> int:
-        """Where the residual is read and steered (models.depth_of)."""
-        return depth_of(self.lm, self.layer, self.sae.meta.site)
+    def width(self) -> int:
+        """Numbers in a vector that is added at the site."""
+        return self.sae.W_dec.shape[1]
 
     @cached_property
     def positive_tokens(self) -> Tokens:
-        """Residuals of what the positive texts say."""
-        return tokens(self.lm, self.depth, self.positive)
+        """What lies at the site where the positive texts say something."""
+        return tokens(self.lm, self.site, self.positive)
 
     @cached_property
     def negative_tokens(self) -> Tokens:
-        """Residuals of what the negative texts say."""
-        return tokens(self.lm, self.depth, self.negative)
+        """What lies at the site where the negative texts say something."""
+        return tokens(self.lm, self.site, self.negative)
 
     @cached_property
     def largest_codes(self) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:
@@ -92,26 +99,41 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The residual at every position that counts of some texts, in order: context left out."""
+    """Every position that counts of some texts, in order: context left out."""
 
-    residual: Float[Tensor, "token d_model"]
+    residual: Float[Tensor, "token d_model"]  # to which directions are added (sites.Reading.value: at hook_z no residual)
+    read: Float[Tensor, "token d_read"]  # by the SAE's encoder; the same tensor where it reads the residual
     text: Int[Tensor, " token"]  # which text each belongs to
     n_texts: int
 
     def by_text(self) -> list[Float[Tensor, "token d_model"]]:
         """Each text's residuals."""
-        return list(self.residual.split(torch.bincount(self.text, minlength=self.n_texts).tolist()))
+        return self._split(self.residual)
+
+    def read_by_text(self) -> list[Float[Tensor, "token d_read"]]:
+        """What the encoder reads of each text."""
+        return self._split(self.read)
+
+    def _split(self, rows: Tensor) -> list[Tensor]:
+        return list(rows.split(torch.bincount(self.text, minlength=self.n_texts).tolist()))
 
 
 @torch.no_grad()
-def tokens(lm: LanguageModel, depth: int, texts: tuple[Text, ...]) -> Tokens:
-    """Run texts, `TEXTS_AT_A_TIME` together, and keep the residual at `depth` of what they say."""
-    kept: list[Tensor] = []
+def tokens(lm: LanguageModel, site: Site, texts: tuple[Text, ...]) -> Tokens:
+    """Run texts, `TEXTS_AT_A_TIME` together, and keep what lies at the site, and what is read there, of what they say."""
+    values, reads = [], []
     for batch in text_batches(texts):
-        residual = residual_at(lm, padded_ids(lm, batch), depth)  # [text seq d_model]
-        kept += [row[text.n_context : len(text.ids)] for row, text in zip(residual, batch, strict=True)]
-    lengths = torch.tensor([len(row) for row in kept])
-    return Tokens(torch.cat(kept).float(), torch.arange(len(kept)).repeat_interleave(lengths).to(lm.device), len(kept))
+        made = reading(lm, padded_ids(lm, batch), site)  # [text seq width]
+        values += _said(made.value, batch)
+        reads += _said(made.read, batch) if site.read else []
+    lengths = torch.tensor([len(row) for row in values])
+    residual = torch.cat(values).float()
+    read = torch.cat(reads).float() if reads else residual
+    return Tokens(residual, read, torch.arange(len(values)).repeat_interleave(lengths).to(lm.device), len(values))
+
+
+def _said(rows: Float[Tensor, "text seq width"], texts: tuple[Text, ...]) -> list[Float[Tensor, "token width"]]:
+    return [row[text.n_context : len(text.ids)] for row, text in zip(rows, texts, strict=True)]
 
 
 def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
@@ -135,7 +157,7 @@ def output_mask(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "te
 
 def pooled_codes(sae: Sae, tokens: Tokens, pooled: Callable[[Tensor], Tensor]) -> Float[Tensor, "text n_features"]:
     """Each text's codes [token n_features], pooled over its tokens."""
-    return torch.stack([pooled(encode(sae, rows)) for rows in tokens.by_text()])
+    return torch.stack([pooled(encode(sae, rows)) for rows in tokens.read_by_text()])
 
 
 def mean_codes(sae: Sae, tokens: Tokens) -> Float[Tensor, "text n_features"]:

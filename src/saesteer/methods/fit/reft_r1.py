@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import residual_changed
+from saesteer.engine.sites import changed
 from saesteer.methods.fit.problem import Problem, Text, output_mask, scaled_addition, unit
 from saesteer.methods.fit.training import linear_decay, n_batches, shuffled_batches, text_loss
 
@@ -39,7 +39,7 @@ def fit(problem: Problem) -> Addition:
 def trained_direction(problem: Problem) -> Float[Tensor, " d_model"]:
     """w after AdamW on positive and negative texts, from a random direction."""
     generator = problem.generator("reft_r1")
-    w = unit(torch.randn(problem.lm.d_model, generator=generator)).to(problem.lm.device).requires_grad_()
+    w = unit(torch.randn(problem.width, generator=generator)).to(problem.lm.device).requires_grad_()
     texts = (*problem.positive, *problem.negative)
     n_steps = n_batches(texts, BATCH, EPOCHS)
     optimizer = torch.optim.AdamW([w], lr=LEARNING_RATE)
@@ -71,7 +71,7 @@ def training_loss(problem: Problem, texts: Sequence[Text], w: Float[Tensor, " d_
         spare.append(others.mean())
         return residual + (push[:, None, None] * w).to(residual.dtype)
 
-    with residual_changed(problem.lm, problem.depth, pushed):
+    with changed(problem.lm, problem.site.place, pushed):
         loss = text_loss(problem.lm, texts)
     return loss + SPARSITY * progress * spare[0]
 

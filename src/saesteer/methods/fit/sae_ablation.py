@@ -8,16 +8,15 @@ detectors are tried.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import polars as pl
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import MIN_ROWS, pad_rows, residual_at
-from saesteer.engine.saes import Sae, encode
+from saesteer.engine.models import MIN_ROWS, pad_rows
+from saesteer.engine.saes import encode_some, written_size
+from saesteer.engine.sites import reading
 from saesteer.methods.fit.problem import Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.methods.fit.sae_features import addition, best, n_output_tokens, ranked, with_auroc
 from saesteer.methods.fit.training import summed_losses
@@ -26,35 +25,34 @@ N_CANDIDATES = 32
 """Features tried: those of highest AUROC on the training texts."""
 
 
-def only(sae: Sae, features: list[int]) -> Sae:
-    """The SAE cut down to some features, in the given order."""
-    cut = {"W_enc": sae.W_enc[:, features]} | {name: getattr(sae, name)[features] for name in ("b_enc", "threshold", "W_dec")}
-    return replace(sae, **cut, meta=replace(sae.meta, n_features=len(features)))
-
-
 @torch.no_grad()
 def measured_rise(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Float64[Tensor, " feature"]:
     """By how much removing each of some features from the texts raises their mean loss per token (nats)."""
-    sae = only(problem.sae, features)
-    return torch.stack([_rises(problem, some, sae) for some in text_batches(texts)]).sum(dim=0) / n_output_tokens(texts)
+    return torch.stack([_rises(problem, some, features) for some in text_batches(texts)]).sum(dim=0) / n_output_tokens(texts)
 
 
-def _rises(problem: Problem, texts: tuple[Text, ...], sae: Sae) -> Float64[Tensor, " feature"]:
-    """Rise of the summed loss of a batch of texts by removing each of the SAE's features: the model above the SAE's site, `MIN_ROWS` texts
-    with a feature removed in every forward."""
+def _rises(problem: Problem, texts: tuple[Text, ...], chosen: list[int]) -> Float64[Tensor, " feature"]:
+    """Rise of the summed loss of a batch of texts by removing each of some features: the model above the SAE's site, `MIN_ROWS` texts with
+    a feature removed in every forward."""
     lm, ids = problem.lm, padded_ids(problem.lm, texts)
     outputs = output_mask(texts, lm.device)
-    residual = residual_at(lm, ids, problem.depth)  # [text seq d_model]
-    codes = encode(sae, residual) * outputs[:, :, None]  # [text seq feature]
-    unchanged = summed_losses(lm, problem.depth, pad_rows(residual), pad_rows(ids), pad_rows(outputs))
+    made = reading(lm, ids, problem.site)  # [text seq width]
+    codes = encode_some(problem.sae, made.read, chosen) * outputs[:, :, None]  # [text seq feature]
+    directions, size = problem.sae.W_dec[chosen], written_size(problem.sae.meta, made.read)
+
+    def losses_of(value: Tensor, rows: Tensor) -> Float64[Tensor, " row"]:
+        past = None if made.past is None else made.past[rows]
+        return summed_losses(lm, problem.site.place, value, past, ids[rows], outputs[rows])
+
+    every = pad_rows(torch.arange(len(texts), device=lm.device))
+    unchanged = losses_of(made.value[every], every)
     # Only where it fires: removing what is not there changes nothing.
     feature, text = (codes.amax(dim=1) > 0).T.nonzero(as_tuple=True)
-    rise = torch.zeros(sae.meta.n_features, len(texts), dtype=torch.float64, device=lm.device)
+    rise = torch.zeros(len(chosen), len(texts), dtype=torch.float64, device=lm.device)
     for start in range(0, len(text), MIN_ROWS):
         features, rows = feature[start : start + MIN_ROWS], text[start : start + MIN_ROWS]
-        written = codes[rows, :, features, None] * sae.W_dec[features][:, None]
-        without = residual[rows] - written.to(residual.dtype)
-        losses = summed_losses(lm, problem.depth, *(pad_rows(part) for part in (without, ids[rows], outputs[rows])))
+        written = (codes[rows, :, features] * size[rows])[:, :, None] * directions[features][:, None]
+        losses = losses_of(pad_rows(made.value[rows] - written.to(made.value.dtype)), pad_rows(rows))
         rise[features, rows] = losses[: len(rows)] - unchanged[rows]
     return rise.sum(dim=1).cpu()
 

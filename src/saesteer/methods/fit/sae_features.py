@@ -12,7 +12,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition, CodeEdit
-from saesteer.engine.models import LanguageModel, residual_changed
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.saes import written_size
+from saesteer.engine.sites import Site, steered
 from saesteer.methods.fit.problem import Abstains, Problem, Text
 
 ALGORITHM_VERSION = 1
@@ -97,8 +99,11 @@ def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
 
 def addition(problem: Problem, feature: int) -> Addition:
     """Steering with one feature: factor 1 adds max_act * W_dec[f] everywhere (P4, arXiv 2501.17148, section 4), what the feature writes in
-    its largest record. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale."""
+    its largest record. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale. An SAE that
+    divides its input by its size writes in units of that size: the median over the concept's texts."""
     strength = largest_record(problem, feature)
+    if problem.sae.meta.scale is not None:
+        strength *= float(written_size(problem.sae.meta, problem.positive_tokens.read).median())
     norm = float(problem.sae.W_dec[feature].float().norm())
     return Addition(direction(problem, feature), strength * norm, features=(feature,))
 
@@ -115,14 +120,14 @@ def n_output_tokens(texts: Sequence[Text]) -> int:
 
 
 @contextmanager
-def residual_as_leaf(lm: LanguageModel, depth: int) -> Iterator[list[Tensor]]:
-    """Within the context, the residual of a forward at `depth` is cut off from what made it and put into the list that is given, as the
-    leaf that gradients are taken with respect to."""
-    read: list[Tensor] = []
+def residual_as_leaf(lm: LanguageModel, site: Site) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Within the context, what a forward has where a site's directions are added is cut off from what made it and put into the list that is
+    given, as the leaf that gradients are taken with respect to, with what the encoder reads."""
+    made: list[tuple[Tensor, Tensor]] = []
 
-    def leaf(residual: Tensor) -> Tensor:
-        read.append(residual.detach().requires_grad_())
-        return read[-1]
+    def leaf(residual: Tensor, read: Tensor) -> Tensor:
+        made.append((residual.detach().requires_grad_(), read.detach()))
+        return made[-1][0]
 
-    with residual_changed(lm, depth, leaf):
-        yield read
+    with steered(lm, site, leaf):
+        yield made

@@ -15,17 +15,19 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.saes import encode
+from saesteer.engine.saes import encode, written_size
 from saesteer.methods.fit.problem import Problem, Text, text_batches
 from saesteer.methods.fit.sae_features import addition, best, candidates, n_output_tokens, residual_as_leaf, scored
 from saesteer.methods.fit.training import text_loss
 
 
-def loss_gradient(problem: Problem, texts: tuple[Text, ...]) -> tuple[Float[Tensor, "text seq d_model"], Float[Tensor, "text seq d_model"]]:
-    """The residual at the SAE's site and the gradient there of the texts' mean loss per token (nats), at every position."""
-    with torch.enable_grad(), residual_as_leaf(problem.lm, problem.depth) as read:
-        (gradient,) = torch.autograd.grad(text_loss(problem.lm, texts), read)
-    return read[0].detach(), gradient
+def loss_gradient(problem: Problem, texts: tuple[Text, ...]) -> tuple[Float[Tensor, "text seq d_read"], Float[Tensor, "text seq d_model"]]:
+    """What the SAE reads, and the gradient of the texts' mean loss per token (nats) where it writes, at every position."""
+    with torch.enable_grad(), residual_as_leaf(problem.lm, problem.site) as made:
+        loss = text_loss(problem.lm, texts)
+        residual, read = made[0]
+        (gradient,) = torch.autograd.grad(loss, residual)
+    return read, gradient
 
 
 def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tensor, " n_features"]:
@@ -33,11 +35,12 @@ def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tenso
     sae = problem.sae
     rise = torch.zeros(sae.meta.n_features, dtype=torch.float64, device=problem.lm.device)
     for some in text_batches(texts):
-        residual, gradient = loss_gradient(problem, some)
-        for text, row, slope in zip(some, residual, gradient, strict=True):
+        read, gradient = loss_gradient(problem, some)
+        for text, row, slope in zip(some, read, gradient, strict=True):
             output = slice(text.n_context, len(text.ids))
             along = slope[output].to(sae.W_dec) @ sae.W_dec.T  # [token n_features]
-            rise -= n_output_tokens(some) / n_output_tokens(texts) * (encode(sae, row[output]) * along).sum(dim=0).double()
+            written = encode(sae, row[output]) * written_size(sae.meta, row[output])[:, None]
+            rise -= n_output_tokens(some) / n_output_tokens(texts) * (written * along).sum(dim=0).double()
     return rise
 
 

@@ -54,9 +54,10 @@ def _log_probabilities(
     problem: Problem, prompts: tuple[Text, ...], rows: Tensor, last: Tensor
 ) -> tuple[Float[Tensor, "row seq d_model"], Float[Tensor, "prompt vocab"]]:
     """The residual at the SAE's site, as a leaf, and the next token's log-probabilities after each prompt."""
-    with residual_as_leaf(problem.lm, problem.depth) as read:
+    with residual_as_leaf(problem.lm, problem.site) as made:
         hidden = problem.lm.model.base_model(input_ids=pad_rows(padded_ids(problem.lm, prompts)), use_cache=False).last_hidden_state
-    return read[0], logits_with_gradients(problem.lm, hidden[rows, last]).log_softmax(dim=1)
+    residual, _ = made[0]
+    return residual, logits_with_gradients(problem.lm, hidden[rows, last]).log_softmax(dim=1)
 
 
 def fit(problem: Problem) -> Addition:

@@ -34,6 +34,6 @@ def fit(problem: Problem) -> WeightChange:
 
 def trainable_copy(lm: LanguageModel) -> LanguageModel:
     """The same model in float32, apart from it in memory, with gradients: updates of 4e-5 would be rounded away in narrower formats."""
-    tuned = language_model(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.bos, lm.prompt_format)
+    tuned = language_model(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.bos, lm.prompt_format, lm.chat)
     tuned.model.requires_grad_(True)
     return tuned

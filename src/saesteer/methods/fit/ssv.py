@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.models import residual_changed
+from saesteer.engine.sites import changed
 from saesteer.methods.fit.problem import Problem, Text, scaled_addition, unit
 from saesteer.methods.fit.training import Recipe, text_loss, train
 
@@ -31,12 +31,12 @@ def fit(problem: Problem) -> Addition:
 
 def trained_vector(problem: Problem) -> Float[Tensor, " d_model"]:
     """The vector as trained on positive texts, its length in units of the residual."""
-    vector = torch.full((problem.lm.d_model,), START, device=problem.lm.device, requires_grad=True)
+    vector = torch.full((problem.width,), START, device=problem.lm.device, requires_grad=True)
     train([vector], lambda texts: steered_loss(problem, texts, vector), problem.positive, RECIPE, problem.generator("ssv"))
     return vector.detach()
 
 
 def steered_loss(problem: Problem, texts: Sequence[Text], vector: Float[Tensor, " d_model"]) -> Float[Tensor, ""]:
     """Mean loss per token (nats) of what the texts say, with the vector added to the residual at every position."""
-    with residual_changed(problem.lm, problem.depth, lambda residual: residual + vector.to(residual.dtype)):
+    with changed(problem.lm, problem.site.place, lambda residual: residual + vector.to(residual.dtype)):
         return text_loss(problem.lm, texts)

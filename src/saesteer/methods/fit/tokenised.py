@@ -38,13 +38,12 @@ def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[Text, 
 def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
     before, output = str(row["input"]), str(row["output"])
     whole = _answer(lm, before, output) if lm.prompt_format == "chat" else _continuation(lm, before, output)
-    n_positions = lm.model.config.get_text_config(decoder=True).max_position_embeddings
-    kept = Text(whole.ids[: min(whole.n_context + MOST_TOKENS, n_positions)], whole.n_context)
+    kept = Text(whole.ids[: min(whole.n_context + MOST_TOKENS, lm.n_positions)], whole.n_context)
     if len(kept.ids) <= kept.n_context:
         kind = "positive" if row["positive"] else "negative"
         raise ValueError(
             f"{kind} text {row['number']} of concept_id {row['concept_id']}: no token of its output is left after the {whole.n_context} of"
-            f" its input ({lm.name} takes {n_positions}); shorten the input or give an output"
+            f" its input ({lm.name} takes {lm.n_positions}); shorten the input or give an output"
         )
     if len(kept.ids) < len(whole.ids):
         log.info("concept_id %s: a text of %d tokens is cut after %d", row["concept_id"], len(whole.ids), len(kept.ids))

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from saesteer.engine.head import raw_logits, rows_of_logits, token_nll
-from saesteer.engine.models import LanguageModel, final_hidden
+from saesteer.engine.head import raw_logits, rows_of_logits, scaled, token_nll
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.sites import Place, hidden_after
 from saesteer.methods.fit.problem import Text, output_mask, padded_ids
 
 ALGORITHM_VERSION = 1
@@ -39,13 +40,15 @@ def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " to
 @torch.no_grad()
 def summed_losses(
     lm: LanguageModel,
-    depth: int,
-    residual: Float[Tensor, "text seq d_model"],
+    place: Place,
+    value: Float[Tensor, "text seq width"],
+    past: Float[Tensor, "text seq d_model"] | None,
     ids: Int[Tensor, "text seq"],
     counted: Bool[Tensor, "text seq"],
 ) -> Float64[Tensor, " text"]:
-    """Sum over each text's counted tokens of -log p(token | what is before it), in nats, when the residual at `depth` is this one."""
-    hidden = final_hidden(lm, depth, residual)
+    """Sum over each text's counted tokens of -log p(token | what is before it), in nats, when this value lies at a
+    place (sites.hidden_after)."""
+    hidden = hidden_after(lm, place, value, past)
     text, position = counted.nonzero(as_tuple=True)
     per_position = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
     per_position[text, position] = token_nll(lm, hidden[text, position - 1], ids[text, position], rows_of_logits(lm))
@@ -54,8 +57,7 @@ def summed_losses(
 
 def logits_with_gradients(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """The model's own logits of final hidden rows, soft cap included, in float32; gradients flow through them."""
-    logits = raw_logits(lm, hidden).float()
-    cap = lm.final_logit_softcapping
+    logits, cap = scaled(lm, raw_logits(lm, hidden).float()), lm.structure.final_logit_softcapping
     return logits if cap is None else cap * torch.tanh(logits / cap)  # head.soft_capped writes in place, which gradients forbid
 
 

@@ -37,7 +37,7 @@ def read_vectors(path: Path, d_model: int) -> dict[str, Float[Tensor, " d_model"
 def _checked(path: Path, name: str, tensor: Tensor, d_model: int) -> Float[Tensor, " d_model"]:
     where = f"{path}, tensor {name!r}"
     if tuple(tensor.shape) != (d_model,):
-        raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but the model's residual needs [{d_model}]")
+        raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but vectors at the SAE's site have [{d_model}]")
     if not tensor.is_floating_point():
         raise SettingsError(f"{where}: its type is {tensor.dtype}; save it as floating-point numbers")
     vector = tensor.float()

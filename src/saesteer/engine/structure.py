@@ -1,0 +1,129 @@
+"""The parts of a Hugging Face causal language model, found from its structure, and a small forward that shows whether they are used as the
+engine supposes: blocks hand one residual stream to each other and keep a prompt's states in a cache, and logits are the head's, scaled and
+capped. A model that is built in another way is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+
+from saesteer.engine.linear_attention import RowStates
+
+ALGORITHM_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Where a model keeps what the engine works on."""
+
+    blocks: nn.ModuleList
+    head: nn.Module
+    linear: tuple[bool, ...]  # of each block: whether it attends linearly, so that a prompt leaves it states of one size
+    logit_scale: float  # what the head's outputs are multiplied by
+    final_logit_softcapping: float | None
+    n_extras: int | None = None  # a block puts out a tuple of its residual and so many things more; None: its residual alone
+
+
+def structure_of(model: Any) -> Structure:
+    """The parts of a model in evaluation mode."""
+    config = model.config.get_text_config(decoder=True)
+    blocks, head = _blocks(model, config.num_hidden_layers), model.get_output_embeddings()
+    structure = Structure(blocks, head, _linear(model), _logit_scale(config), getattr(config, "final_logit_softcapping", None))
+    decoder, cache = model.get_decoder(), Cache(layers=empty_layers(structure))
+    with torch.no_grad(), _watched([*blocks, decoder, head]) as calls:
+        ids = torch.ones(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+        logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+    if [call.module for call in calls] != [*blocks, decoder, head]:
+        raise ValueError(f"{_name(model)}: its forward does not run each decoder block once, in order, and then its head")
+    if not all(layer.keys is not None and len(layer.keys) == 1 for layer in cache.layers):
+        raise ValueError(f"{_name(model)}: its blocks keep nothing of a prompt in the cache that the engine gives them")
+    *of_blocks, of_decoder, of_head = calls
+    _check_stream(model, of_blocks, config.hidden_size)
+    _check_head(model, of_decoder.output.last_hidden_state, of_head, logits, structure)
+    output = of_blocks[0].output
+    return replace(structure, n_extras=len(output) - 1 if isinstance(output, tuple) else None)
+
+
+def empty_layers(structure: Structure) -> list[RowStates | DynamicLayer]:
+    """Cache layers of the model's kinds. Those of attention are plain also where it has a sliding window: the mask cuts the window, and all
+    positions stay aligned."""
+    return [RowStates() if linear else DynamicLayer() for linear in structure.linear]
+
+
+def _name(model: Any) -> str:
+    return type(model).__name__
+
+
+def _blocks(model: Any, n_layers: int) -> nn.ModuleList:
+    """The one list of as many modules as there are layers that lies in no other such list."""
+    parts = model.get_decoder().named_modules()
+    lists = {name: module for name, module in parts if isinstance(module, nn.ModuleList) and len(module) == n_layers}
+    outer = [module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    if len(outer) != 1:
+        raise ValueError(f"{_name(model)}: expected one list of {n_layers} decoder blocks, found {len(outer)}")
+    return outer[0]
+
+
+def _linear(model: Any) -> tuple[bool, ...]:
+    """Which blocks attend linearly, by the cache that transformers would give the model."""
+    kinds = {DynamicLayer: False, DynamicSlidingWindowLayer: False, LinearAttentionLayer: True}
+    layers = DynamicCache(config=model.config).layers
+    unknown = [type(layer).__name__ for layer in layers if type(layer) not in kinds or getattr(layer, "number_of_states", 1) > 1]
+    if unknown or all(kinds[type(layer)] for layer in layers):
+        held = unknown[0] if unknown else "the states of linear layers only"
+        raise ValueError(f"{_name(model)}: keeps {held} of a prompt, which the engine cannot share between rows; attention is needed")
+    return tuple(kinds[type(layer)] for layer in layers)
+
+
+def _logit_scale(config: Any) -> float:
+    """Cohere's models multiply their logits by a number, Granite's divide them by one."""
+    return float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1)
+
+
+@dataclass(frozen=True)
+class _Call:
+    module: nn.Module
+    given: Any  # its first argument
+    output: Any
+
+
+@contextmanager
+def _watched(modules: Sequence[nn.Module]) -> Iterator[list[_Call]]:
+    """Within the context, every call of the modules is listed when it returns."""
+    calls: list[_Call] = []
+    handles = [
+        module.register_forward_hook(lambda module, args, output: calls.append(_Call(module, args[0] if args else None, output)))
+        for module in modules
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_stream(model: Any, of_blocks: Sequence[_Call], width: int) -> None:
+    residuals = [call.output[0] if isinstance(call.output, tuple) else call.output for call in of_blocks]
+    if not all(isinstance(residual, Tensor) and residual.shape == (1, 2, width) for residual in residuals):
+        raise ValueError(f"{_name(model)}: its decoder blocks do not put out a residual stream of width {width}")
+    if any(call.given is not residual for call, residual in zip(of_blocks[1:], residuals[:-1], strict=True)):
+        raise ValueError(f"{_name(model)}: a decoder block is not given the residual that the block before it puts out")
+
+
+def _check_head(model: Any, hidden: Tensor, of_head: _Call, logits: Tensor, structure: Structure) -> None:
+    """That the head is given what the decoder puts out, and that its outputs, scaled and capped, are the model's logits."""
+    if of_head.given.shape != hidden.shape or not torch.equal(of_head.given, hidden.to(of_head.given.device)):
+        raise ValueError(f"{_name(model)}: its head is not given what its decoder puts out, but something made of that")
+    scale, cap = structure.logit_scale, structure.final_logit_softcapping
+    expected = of_head.output.float() * scale
+    expected = expected if cap is None else cap * torch.tanh(expected / cap)
+    if not torch.allclose(logits.float().to(expected.device), expected, rtol=0.05, atol=0.05 * float(expected.abs().max())):
+        raise ValueError(f"{_name(model)}: its logits are not its head's outputs, scaled by {scale} and capped at {cap}")

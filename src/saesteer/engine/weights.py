@@ -1,0 +1,75 @@
+"""The weights of a Hugging Face causal language model, from a folder; of a model for images and text, the text's alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from saesteer.core.files import safetensors_fault
+from saesteer.engine.attention import attention_on_gpu
+from saesteer.sources import model_size
+
+ALGORITHM_VERSION = 1
+
+OF_TEXT = {r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model.", r"^(model\.)?language_model\.lm_head": "lm_head"}
+"""Names of the text model's weights within a model for images and text, as saved before and since transformers 5, and by itself."""
+
+
+def load_weights(path: Path, dtype: str, device: str) -> Any:
+    """A folder's model with all its weights (safetensors only, nothing fetched), refused by name where some are damaged or missing."""
+    _check_safetensors(path)
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    text = config.get_text_config(decoder=True)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=text,
+        key_mapping=None if text is config else OF_TEXT,
+        dtype=getattr(torch, dtype),
+        attn_implementation="eager",
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+        **_placement(path, dtype, device),
+    )
+    absent = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
+    if absent:
+        raise ValueError(
+            f"{path}: weights of {absent[0]} (and {len(absent) - 1} more) are missing or of another shape; fetch the model again"
+        )
+    for name, weight in model.named_parameters():
+        if bool(weight.isnan().any()):
+            raise ValueError(f"{path}: tensor {name} contains NaN; fetch or train the model again")
+    if device != "cpu":
+        model.set_attn_implementation(attention_on_gpu(model))
+    return model
+
+
+def _placement(path: Path, dtype: str, device: str) -> dict[str, Any]:
+    """Where from_pretrained is to put weights, straight from their files: on the first GPU, or spread over all of the job's where they
+    would take more than `model_size.ON_ONE` of that."""
+    if device == "cpu":
+        return {}
+    free = {number: torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())}
+    needed = model_size.bytes_of_weights(path, dtype)
+    if len(free) == 1 or needed <= model_size.ON_ONE * free[0]:
+        return {"device_map": {"": f"{device}:0"}}
+    most = {number: int(model_size.OF_EACH * n_bytes) for number, n_bytes in free.items()}
+    room = sum(most.values())
+    if needed > room:
+        sizes = f"{needed / 2**30:.1f} GiB of weights do not fit into the {room / 2**30:.1f} GiB that may be filled"
+        raise MemoryError(f"{path}: {sizes} on the {len(free)} GPUs of this job; give it more, or larger ones")
+    return {"device_map": "balanced", "max_memory": most}
+
+
+def _check_safetensors(path: Path) -> None:
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"{path}: no *.safetensors file here; a model folder in Hugging Face's format with safetensors weights is needed"
+        )
+    for file in files:
+        if fault := safetensors_fault(file):
+            raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")

@@ -1,0 +1,137 @@
+"""Models that are large for a machine: weights go from their files to the GPU, and are spread over several where one is too small."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from engine_models import save_model, tiny_model, tiny_sae, tiny_tokenizer
+from polars.testing import assert_frame_equal
+from pretended_gpu import Pretended, pretended_gpu
+from test_sites import PREFIXES, PROMPT, sweep_rows
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from saesteer.engine.activations import sparse_codes
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generations import feature_texts
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel, load_language_model
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import continuation_nll
+from saesteer.engine.saes import TENSORS, Sae
+from saesteer.sources import model_size
+from saesteer.sources.model_size import bytes_of_weights, n_gpus
+
+MIB = 2**20
+SHARD = 64 * MIB
+LOADING = """
+import sys, threading
+from pathlib import Path
+import torch
+from pretended_gpu import pretended_gpu
+from saesteer.engine.weights import load_weights
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+before, peak, done = anonymous(), [0], threading.Event()
+
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], anonymous())
+
+watcher = threading.Thread(target=watch, daemon=True)
+with pretended_gpu(contents=lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype)):
+    watcher.start()
+    model = load_weights(Path(sys.argv[1]), "bfloat16", "cuda")
+    done.set(); watcher.join()
+    print(peak[0] - before, sum(weight.numel() * weight.itemsize for weight in model.parameters()))
+"""
+
+
+@pytest.mark.slow
+def test_the_host_holds_no_copy_of_the_weights(tmp_path: Path) -> None:
+    """Files of float32, loaded in bfloat16 into a pretended GPU that holds no numbers, so that all that is counted is the host's. Pages of
+    mapped files are not: the system drops them when memory is short."""
+    config = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 4000}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config)).save_pretrained(tmp_path, max_shard_size=SHARD)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LOADING, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    held, on_gpu = (int(number) for number in done.stdout.split())
+    assert len(list(tmp_path.glob("*.safetensors"))) > 5
+    assert on_gpu > 250 * MIB
+    assert held <= 1.2 * SHARD + 64 * MIB
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tiny_model("llama"), tmp_path_factory.mktemp("spread"))
+
+
+def steps(lm: LanguageModel, sae: Sae) -> dict[str, pl.DataFrame]:
+    """What a step that runs a model makes, of each kind."""
+    lens, _ = lens_tokens(lm, sae.W_dec[[5, 0]].roll(1, dims=0), 20)
+    texts = pl.DataFrame({"text_id": ["a", "b"], "token_ids": [[1, 40, 60, 41], [1, 70, 71, 72, 73, 90]]})
+    rated = pl.DataFrame({"row": [0, 1], "prefix": ["From ba be", "From ba"], "text": [" dibo tuda.", " be di"]})
+    return {
+        "output scores": output_scores(lm, sae, 2, [5, 0], lens, PROMPT, 10.0),
+        "codes": pl.concat(sparse_codes(lm, {2: sae}, texts)),
+        "perplexity": continuation_nll(lm, rated),
+        "texts": pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(8, 0.0), 3))
+        .drop("seconds")
+        .sort("feature", "factor", "prefix_id"),
+    }
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
+def test_a_model_over_two_gpus_gives_what_it_gives_on_one(folder: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretended ones, which refuse operations on tensors of both."""
+    sae = tiny_sae(2, site=site)
+    expected = steps(load_language_model(folder, "float32", "cpu"), sae)
+    monkeypatch.setattr(model_size, "ON_ONE", 0.0)
+    with pretended_gpu(n_gpus=2):
+        lm = load_language_model(folder, "float32", "cuda")
+        places = {str(weight.device) for weight in lm.model.parameters()}
+        made = steps(lm, replace(sae, **{name: getattr(sae, name).to(lm.device) for name in TENSORS}))
+    assert places == {"cuda:0", "cuda:1"}
+    for step, frame in made.items():
+        assert_frame_equal(frame, expected[step], rel_tol=1e-4, abs_tol=1e-5)
+
+
+def test_where_weights_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended_gpu(n_gpus=2):
+        lm = load_language_model(folder, "float32", "cuda")
+        assert {str(weight.device) for weight in lm.model.parameters()} == {"cuda:0"}
+    monkeypatch.setattr(model_size, "ON_ONE", 0.0)
+    monkeypatch.setattr(model_size, "OF_EACH", 1e-7)
+    with pretended_gpu(n_gpus=2), pytest.raises(MemoryError, match=r"do not fit into .* on the 2 GPUs of this job; give it more"):
+        load_language_model(folder, "float32", "cuda")
+
+
+def test_how_many_gpus_a_model_needs(folder: Path) -> None:
+    weights = bytes_of_weights(folder, "float32")
+    assert weights == 4 * sum(weight.numel() for weight in tiny_model("llama").model.parameters())
+    assert bytes_of_weights(folder, "bfloat16") * 2 == bytes_of_weights(folder, "tf32") == weights
+    gib = 2**30
+    sizes = {(18 * gib, 80): 1, (54 * gib, 80): 1, (108 * gib, 80): 2, (141 * gib, 80): 3, (18 * gib, 24): 1, (37 * gib, 24): 2}
+    assert {(n_bytes, gpu): n_gpus(n_bytes, gpu * gib) for n_bytes, gpu in sizes} == sizes
+
+
+def test_pretended_gpus_are_two_devices() -> None:
+    with pretended_gpu(n_gpus=2):
+        one, other = torch.ones(2, device="cuda:0"), torch.ones(2).to("cuda:1")
+        assert (str(one.device), str(other.device), str((other + 1).device)) == ("cuda:0", "cuda:1", "cuda:1")
+        assert str(one.to(other.device).device) == "cuda:1"
+        assert isinstance(torch.zeros_like(other), Pretended)
+        assert str(torch.zeros_like(other).device) == "cuda:1"
+        with pytest.raises(RuntimeError, match="same device"):
+            one + other
+        with pytest.raises(RuntimeError, match="same device"):
+            one[torch.zeros(1, dtype=torch.long, device="cuda:1")]

@@ -1,0 +1,192 @@
+"""A model and SAEs of one's own: what is refused in one sentence before anything runs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from own_files import write_named_files
+from safetensors.numpy import save_file
+
+from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
+from saesteer.sources.pins import sae_entry
+from saesteer.workflow.new_experiment import write_experiment
+from saesteer.workflow.preflight import check_experiment
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Experiment:
+    """The shipped micro experiment with copies of its two SAEs, whose files a test may change."""
+    micro = load_experiment("micro", ROOT / "config/experiments")
+    for layer in micro.layers:
+        shutil.copytree(ROOT / f"data/world/saes/layer_{layer:02d}", tmp_path / f"saes/{layer}")
+    values = json.loads(micro.model_dump_json().replace("data/world/", f"{ROOT}/data/world/").replace("config/", f"{ROOT}/config/"))
+    values |= {"extends": None}
+    values["saes"]["path"] = f"{tmp_path}/saes/{{layer}}"
+    return Experiment.model_validate(values)
+
+
+def change_config(own: Experiment, layer: int, **keys: Any) -> None:
+    file = Path(own.saes.path.format(layer=layer)) / "cfg.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
+def problems(own: Experiment) -> list[str]:
+    """What `saesteer check` calls a problem."""
+    workflow = load_workflow({"experiments": ["own"]})
+    return [f"{found.about}: {found.text}" for found in check_experiment("own", own, workflow, os.environ) if found.level == "problem"]
+
+
+def test_the_shipped_saes_pass(own: Experiment) -> None:
+    assert problems(own) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"architecture": "batchtopk"}, "architecture 'batchtopk' .*training; save it .*save_inference_model"),
+        ({"architecture": "matching_pursuit"}, "architecture 'matching_pursuit' is not supported"),
+        ({"metadata": {"sae_lens_version": "6.54.12", "hook_name": "blocks.3.hook_resid_post"}}, r"layer 3, but .* layer 6 was asked for"),
+        ({"metadata": {"sae_lens_version": "6.54.12"}}, "names no hook"),
+        ({"d_in": 64}, r"saes/6 is 64 x 1024 .*: correct these two keys, or saes.path"),
+        ({"d_sae": 2048}, r"saes/6 is 128 x 2048 .*: correct these two keys, or saes.path"),
+    ],
+    ids=["training form", "architecture", "another layer", "no hook", "width", "number of features"],
+)
+def test_what_conversion_refuses_check_refuses(own: Experiment, changed: dict[str, Any], message: str) -> None:
+    change_config(own, 6, **changed)
+    problem = problems(own)[0]
+    assert re.search(message, problem), problem
+    assert "\n" not in problem
+
+
+def test_check_takes_seconds_also_for_what_it_refuses(own: Experiment, tmp_path: Path) -> None:
+    """From the command to its answer, without importing sae-lens."""
+    change_config(own, 6, architecture="batchtopk")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/own.yaml").write_text(own.model_dump_json(exclude_none=True))
+    (tmp_path / "config.yaml").write_text(json.dumps({"experiments": ["own"], "experiments_dir": "experiments"}))
+    started = time.monotonic()
+    command = [sys.executable, "-X", "importtime", "-m", "saesteer", "check", "own", "--configfile", "config.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "save_inference_model" in done.stdout
+    assert "saesteer.engine.sae_convert" in done.stderr
+    assert "sae_lens" not in done.stderr
+    assert time.monotonic() - started < 60  # 10 s on a machine that does nothing else
+
+
+OWN = {"extends": "tiny", "description": "x", "model": {"path": "my/model"}}
+GIVEN = {
+    "saes": {"path": "my/saes/{layer}"},
+    "records": {"texts": "my/texts.parquet"},
+    "perplexity": {"model": {"path": "my/model"}},
+    "concepts": {"kind": "none"},
+    "judge": {"kind": "none"},
+}
+
+
+def loaded(folder: Path, values: dict[str, Any]) -> Experiment:
+    shutil.copy(ROOT / "config/experiments/tiny.yaml", folder)
+    (folder / "own.yaml").write_text(json.dumps(values))
+    return load_experiment("own", folder)
+
+
+def test_what_belongs_to_the_shipped_model_is_not_inherited_by_another(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match="saes.path, records.texts, concepts.topics, perplexity.model.path, judge.oracle would be tiny's"
+    ):
+        loaded(tmp_path, OWN)
+    for section in GIVEN:
+        with pytest.raises(SettingsError, match=rf"but {section}\.[\w.]+ would be tiny's .*kind: none"):
+            loaded(tmp_path, OWN | {name: given for name, given in GIVEN.items() if name != section})
+    own = loaded(tmp_path, OWN | GIVEN)
+    assert (own.seed_of_world, own.sweep.n_prefixes) == (None, 20)
+    fine_tuned = loaded(tmp_path, OWN | GIVEN | {"perplexity": {"model": {"path": "data/world/reference_model"}}})
+    assert str(fine_tuned.perplexity.model.path) == "data/world/reference_model"  # as in tiny, but said
+    assert loaded(tmp_path, OWN | {"model": {"dtype": "bfloat16"}}).seed_of_world == 0
+
+
+def test_concepts_that_are_left_out_follow_the_records(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "config/experiments/tiny.yaml").read_text()) | {"judge": {"kind": "none"}}
+    del values["concepts"]
+    assert loaded(tmp_path, values).concepts.kind == "none"
+    assert loaded(tmp_path, values | {"records": {"kind": "neuronpedia", "source": "a/b"}}).concepts.kind == "explanations"
+
+
+def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Path) -> None:
+    for columns, message in ((["text"], "no column text_id and no token_ids and no token_topics"), (["text_id"], "neither a column text")):
+        texts = tmp_path / "texts.parquet"
+        pl.DataFrame({column: ["a text"] for column in columns}).write_parquet(texts)
+        values = own.model_dump(mode="json") | {"records": {"kind": "local", "texts": str(texts)}}
+        assert any(message in problem for problem in problems(Experiment.model_validate(values)))
+    texts.write_text("no Parquet")
+    assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(Experiment.model_validate(values)))
+
+
+def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:
+    """By hand: rows of lengths 5 and 13, and of one length alone."""
+    meta = {"sha256": "0", "site": "resid_post", "centred": False, "k": None, "scale": None}
+    for rows, norms in (([[3.0, 4.0], [5.0, 12.0]], [5.0, 13.0]), ([[0.6, 0.8], [-1.0, 0.0]], 1.0)):
+        save_file({"W_dec": np.array(rows, dtype=np.float32)}, tmp_path / "sae.safetensors")
+        assert sae_entry(meta, tmp_path / "sae.safetensors")["decoder_norm"] == norms
+
+
+def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in the documentation is what `init` writes."""
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    written = write_experiment("my-model", Path("my/model"), Path("my/saes"), Path("my/texts.parquet"), Path()).read_text()
+    documented = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/own-models.md").read_text(), re.DOTALL)
+    assert written in documented
+    own = load_experiment("my-model", tmp_path)
+    assert (own.saes.path, own.saes.site, own.saes.d_model, own.saes.n_features) == ("my/saes/layer_{layer}", "resid_post", 2048, 16384)
+    assert (own.layers, own.model.bos, own.input_score.tokens) == ((4, 8, 12), "always", "retokenised")
+    with pytest.raises(SettingsError, match=r"my-model\.yaml is there already"):
+        write_experiment("my-model", Path("my/model"), Path("my/saes"), None, Path())
+    assert Path("my-model.yaml").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("folders", "given", "pattern"),
+    [
+        (["layer_03", "layer_11"], "saes", "saes/layer_{layer:02d}"),
+        (["v2/3/16k", "v2/11/16k"], "saes", "saes/v2/{layer}/16k"),
+        (["3/small", "11/small", "3/large"], "saes/{layer}/small", "saes/{layer}/small"),
+        (["best"], "saes", "saes/best"),
+    ],
+)
+def test_init_finds_the_pattern_of_the_saes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: list[str], given: str, pattern: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    for folder in folders:
+        layer = int((re.search(r"(?<!v)\d+", folder) or ["3"])[0])
+        config = {"d_in": 2048, "d_sae": 64, "metadata": {"hook_name": f"blocks.{layer}.hook_resid_pre"}}
+        (tmp_path / "saes" / folder).mkdir(parents=True)
+        (tmp_path / "saes" / folder / "cfg.json").write_text(json.dumps(config))
+    write_experiment("own", Path("my/model"), Path(given), None, Path())
+    own = load_experiment("own", tmp_path)
+    assert (own.saes.path, own.saes.site) == (pattern, "resid_pre")
+    assert own.layers == ((3,) if folders == ["best"] else (3, 11))
+
+
+def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named_files(Path("my"))
+    shutil.copytree("my/saes/layer_4", "my/saes/layer_4_again")
+    with pytest.raises(SettingsError, match=r"holds 4 SAEs of 3 layers \(resid_post 2048 x 16384\): name one a layer"):
+        write_experiment("own", Path("my/model"), Path("my/saes"), None, Path())
