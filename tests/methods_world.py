@@ -134,6 +134,7 @@ def features_table(layer: int = LAYER) -> pl.DataFrame:
             "explanation": [None] * n,
             "lens_tokens": [lm.tokenizer.convert_ids_to_tokens(row) for row in lens.tolist()],
             "lens_token_ids": lens.tolist(),
+            "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
             **_measured(layer, lens),
         }
     ).with_columns(pl.col("feature").cast(pl.UInt32))

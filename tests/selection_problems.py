@@ -43,6 +43,7 @@ def table(n_features: int, **columns: Sequence[object]) -> pl.DataFrame:
         "max_prob": 0.5,
         "delta_token_confidence": 1.0,
         "a_max": 5.0,
+        "decoder_norm": 1.0,
     }
     rows = {name: [value] * n_features for name, value in usual.items()} | {"feature": range(n_features)} | columns
     # From the last row up: no method may rest on the table's order.

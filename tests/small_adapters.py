@@ -18,7 +18,12 @@ from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, Weigh
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit import lora
 
-PROJECTIONS = {"gpt_neox": "gpt_neox.layers.{}.attention.dense", "gpt2": "transformer.h.{}.attn.c_proj"}
+PROJECTIONS = {
+    "gpt_neox": "gpt_neox.layers.{}.attention.dense",
+    "gpt2": "transformer.h.{}.attn.c_proj",
+    "bloom": "transformer.h.{}.self_attention.dense",
+    "opt": "model.decoder.layers.{}.self_attn.out_proj",
+}
 """Where the output projection of attention is in families that are not of Llama's kind."""
 
 

@@ -16,11 +16,11 @@ def test_attention_on_a_gpu_gives_the_plain_ones_logits(family: str) -> None:
     lm, _ = model_and_sae(family, 1)
     model, ids = copy.deepcopy(lm.model), torch.randint(3, 200, (33, 12), generator=torch.Generator().manual_seed(0))
     name = attention_on_gpu(model)
-    assert name == GROUPED
+    assert name == ("eager" if family == "bloom" else GROUPED)
     model.set_attn_implementation(name)
     expected = lm.model(ids).logits
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
-    cache = DynamicCache()
+    cache = DynamicCache(config=model.config)
     model(ids[:, :8], past_key_values=cache, use_cache=True)
     steps = [model(ids[:, place : place + 1], past_key_values=cache, use_cache=True).logits for place in range(8, 12)]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected[:, 8:], rtol=1e-4, atol=1e-4)

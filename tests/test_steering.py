@@ -13,6 +13,7 @@ from saesteer.engine.models import LanguageModel, depth_of, residual_at, residua
 from saesteer.engine.saes import Sae
 from saesteer.engine.sites import Site, site_of
 from saesteer.engine.steering import steering_of
+from saesteer.engine.structure import Structure
 
 IDS = torch.tensor([[1, 40, 41, 42], [1, 60, 61, 62]] * 16)
 
@@ -26,7 +27,7 @@ def last_positions(sae: Sae, n: int, factor: Tensor, site: Site | None = None) -
 
 def edited(steering: Steering, residual: Tensor, prompt_length: int = 1) -> Tensor:
     """What a block's output [row seq d_model] becomes."""
-    lm = LanguageModel(None, None, nn.ModuleList([nn.Identity()]), nn.Linear(1, 1), None)
+    lm = LanguageModel(None, None, Structure(nn.ModuleList([nn.Identity()]), nn.Linear(1, 1), (False,), 1.0, None))
     with steering.installed(lm, 0, prompt_length):
         return lm.blocks[0](residual)
 
@@ -84,7 +85,7 @@ class _TupleBlock(nn.Module):
 
 def test_a_block_may_put_out_a_tuple() -> None:
     block, hidden = _TupleBlock(), torch.zeros(2, 3, 4)
-    lm = LanguageModel(None, None, nn.ModuleList([block]), nn.Linear(4, 4), None)
+    lm = LanguageModel(None, None, Structure(nn.ModuleList([block]), nn.Linear(4, 4), (False,), 1.0, None, n_extras=1))
     with residual_changed(lm, 1, lambda residual: residual + 1):
         output, extra = block(hidden)
     assert extra == "attention"

@@ -132,7 +132,7 @@ def weights_installed(lm: LanguageModel, weights: Mapping[str, Tensor]) -> Itera
 
 
 def _shared_factor(factor: Float[Tensor, " row"]) -> float:
-    if bool((factor != factor[0]).any()):
+    if not len(factor) or bool((factor != factor[:1]).any()):
         distinct = factor.unique().tolist()
         raise ValueError(
             f"rows under changed weights must share one factor, but there are {len(distinct)} ({', '.join(map(str, distinct[:5]))}): "
