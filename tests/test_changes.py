@@ -289,7 +289,7 @@ def test_the_rubric_of_language_models_is_for_the_judge_and_nothing_else(checkou
 
 
 def test_a_module_that_a_step_imports_runs_its_jobs_and_computes_no_row(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("analysis/gen_success.py", "ALGORITHM_VERSION = 2", "ALGORITHM_VERSION = 2\nUNUSED = 1")
+    code("analysis/gen_success.py", "ALGORITHM_VERSION = 3", "ALGORITHM_VERSION = 3\nUNUSED = 1")
     assert set(due(checkout)) == {"gen_success"} | TABLES_AND_FIGURES - {"features_table"}
     done = run_measured(checkout, *LAST_STEPS)
     assert done.jobs == {"gen_success": 1, "steering_table": 1}

@@ -63,9 +63,7 @@ def test_check_compares_the_size_of_the_saes(folder: RealFolder) -> None:
     folder.write(saes={"revision": None, "d_model": 32, "n_features": 64})
     code, printed = saesteer(folder, "check", EXPERIMENT)
     assert code == 1
-    assert (
-        "bytes of weights in google/gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_102, but 32 x 64 (d_model x n_features)" in printed
-    )
+    assert "bytes of weights in google/gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_102/params.npz, but 32 x 64" in printed
 
 
 def test_check_says_that_a_licence_is_to_be_accepted(folder: RealFolder, world: World) -> None:

@@ -143,10 +143,10 @@ def _read_sae(folder: Path) -> tuple[int, str, int, int, str, bool]:
 
 def _folders(path: Path) -> list[Path]:
     pattern = re.sub(r"\{layer[^}]*\}", "*", path.as_posix())
-    found = sorted(file.parent for name in glob.glob(pattern) for file in Path(name).rglob(_CONFIG))
-    if not found:
+    folders = sorted(file.parent for name in glob.glob(pattern) for file in Path(name).rglob(_CONFIG))
+    if not folders:
         raise SettingsError(f"{path}: there is no {_CONFIG} below it; give a folder of SAEs in sae-lens's form, one folder a layer")
-    return found
+    return folders
 
 
 def _pattern(path: Path, layers: Mapping[int, Path]) -> str:
