@@ -23,7 +23,6 @@ from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
-    TILE,
     Sampling,
     Slots,
     Steering,
@@ -114,13 +113,6 @@ def _kv_width(lm: LanguageModel, prompt: Sequence[int]) -> int:
     (run,) = prefills(lm, [list(prompt)])
     attention = [keys for keys, linear in zip(run.keys, lm.structure.linear, strict=False) if not linear]
     return attention[0].shape[1] * attention[0].shape[3] if attention else lm.d_model
-
-
-def full_batch_bytes(lm: LanguageModel, n_prompt: int, n_new: int) -> int:
-    """About the bytes that a GPU's largest batch takes beside weights; where less is free, batches are smaller. The model may be on the
-    device "meta"."""
-    cache, step = row_bytes(lm, _kv_width(lm, [0, 0]), buffer_length(lm, n_prompt, n_new) + n_new)
-    return MOST_ROWS[-1] * cache + TILE[-1] * step
 
 
 def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:

@@ -12,6 +12,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_text
 from saesteer.core.tokens import LEAST_ROUND_TRIP, load_tokens
 from saesteer.sources.sae_sources import hook_of_config, site_of_hook
+from saesteer.workflow.families import DEPTH, size
 
 _CONFIG = "cfg.json"
 _LATE = 0.625
@@ -85,8 +86,9 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
 def experiment_text(model: Path, saes: _Saes, texts: Path | None) -> str:
     """The experiment file."""
     config, tokens = _json(model / "config.json"), load_tokens(model)
-    text = config.get("text_config", config)
-    n_layers = text.get("num_hidden_layers", text.get("n_layer"))
+    n_layers = size(config, *DEPTH)
+    if n_layers is None:
+        raise SettingsError(f"{model / 'config.json'} does not say how many layers the model has; take another model")
     adds_bos = tokens.bos_id is not None and tokens.token_ids(["a"], "tokenizer")[0][:1] == [tokens.bos_id]
     always = saes.prepends_bos and not adds_bos and tokens.bos_id is not None
     chat = (model / "chat_template.jinja").is_file() or "chat_template" in _json(model / "tokenizer_config.json", optional=True)

@@ -19,6 +19,7 @@ from saesteer.sources.model_size import BYTES, bytes_of_weights, n_gpus
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.workflow.checks import check_files, check_model_config, check_tokens
+from saesteer.workflow.families import text_config
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
 
@@ -93,7 +94,7 @@ def _tokens(experiment: Experiment, cache: Path | None) -> Finding:
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str:
-    text = config.get("text_config", config)
+    text = text_config(config)
     stored = str(text.get("dtype", text.get("torch_dtype", "float32")))
     return stored if stored in BYTES else "float32"
 
