@@ -21,6 +21,7 @@ from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.saes import Sae, SaeMeta
+from saesteer.engine.structure import untried_structure
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,10 @@ def random_gemma2(shape: Shape, texts: Sequence[str], device: str = "cpu", dtype
     )
     with _made_as(device, dtype):
         model = Gemma2ForCausalLM(config)
-    return language_model(model, word_tokenizer(shape.n_vocab, texts))
+    tokenizer = word_tokenizer(shape.n_vocab, texts)
+    if device == "meta":
+        return LanguageModel(model.eval().requires_grad_(False), tokenizer, untried_structure(model))
+    return language_model(model, tokenizer)
 
 
 def random_sae_tensors(shape: Shape, seed: int, device: str = "cpu") -> dict[str, Tensor]:

@@ -117,7 +117,7 @@ def _kv_width(lm: LanguageModel, prompt: Sequence[int]) -> int:
 
 def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:
     """Rows of a batch: their caches, and a step of one tile or, where there are none, of all."""
-    cache, step = row_bytes(run.lm, run.kv_width, length + run.sampling.max_new_tokens)
+    cache, step = row_bytes(run.lm, run.kv_width, length - 1 + run.sampling.max_new_tokens)
     tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
     if tile is None:
         return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)

@@ -32,7 +32,7 @@ def scaled(lm: LanguageModel, logits: Tensor) -> Tensor:
 def soft_capped(lm: LanguageModel, logits: Tensor) -> Tensor:
     """Raw head outputs as the model's own logits: scaled where the model scales them, cap * tanh(logits / cap) where it has a cap."""
     logits, cap = scaled(lm, logits), lm.structure.final_logit_softcapping
-    return logits if cap is None else torch.tanh(logits / cap).mul_(cap)
+    return logits if cap is None else (logits / cap).tanh_().mul_(cap)
 
 
 def raw_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:

@@ -76,14 +76,20 @@ def _left(folder: Path, limit: str, used: str, reclaimable: str) -> Iterator[int
 
 
 def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS, besides: int = 0) -> int:
-    """How many rows of `row_bytes` bytes to take together: as many as `SHARE` of the free memory holds `besides` other bytes, at least
-    `least`, at most `most` (on a CPU, on a GPU), rounded down to a power of two so that shapes repeat."""
+    """How many rows of `row_bytes` bytes to take together, `besides` other bytes, at most `most` (on a CPU, on a GPU): `rows_within` what
+    is free."""
     wanted, free = most[device.type == "cuda"], free_bytes(device)
-    fitting = min(wanted, max(0, int(SHARE * free) - besides) // max(1, row_bytes))
-    rows = max(least, 2 ** (max(1, fitting).bit_length() - 1))
+    rows = rows_within(free, row_bytes, wanted, least, besides)
     if rows < wanted:
         log.info("memory: %d rows at a time instead of %d, since %.2f GiB are free on %s", rows, wanted, free / GIB, device.type)
     return rows
+
+
+def rows_within(free: int, row_bytes: int, most: int, least: int = MIN_ROWS, besides: int = 0) -> int:
+    """As many rows as `SHARE` of so many free bytes holds `besides` other bytes, at least `least`, at most `most`, rounded down to a power
+    of two so that shapes repeat."""
+    fitting = min(most, max(0, int(SHARE * free) - besides) // max(1, row_bytes))
+    return max(least, 2 ** (max(1, fitting).bit_length() - 1))
 
 
 def forward_bytes(lm: LanguageModel, n_positions: int, n_cached: int = 0) -> int:

@@ -33,11 +33,10 @@ class Structure:
 
 
 def structure_of(model: Any) -> Structure:
-    """The parts of a model in evaluation mode."""
-    config = model.config.get_text_config(decoder=True)
-    blocks, head = _blocks(model, config.num_hidden_layers), model.get_output_embeddings()
-    structure = Structure(blocks, head, _linear(model), _logit_scale(config), getattr(config, "final_logit_softcapping", None))
-    decoder, cache = model.get_decoder(), Cache(layers=empty_layers(structure))
+    """The parts of a model in evaluation mode, tried on two tokens."""
+    structure = untried_structure(model)
+    blocks, decoder, head = structure.blocks, model.get_decoder(), structure.head
+    cache = Cache(layers=empty_layers(structure))
     with torch.no_grad(), _watched([*blocks, decoder, head]) as calls:
         ids = torch.ones(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
         logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
@@ -46,10 +45,17 @@ def structure_of(model: Any) -> Structure:
     if not all(layer.keys is not None and len(layer.keys) == 1 for layer in cache.layers):
         raise ValueError(f"{_name(model)}: its blocks keep nothing of a prompt in the cache that the engine gives them")
     *of_blocks, of_decoder, of_head = calls
-    _check_stream(model, of_blocks, config.hidden_size)
+    _check_stream(model, of_blocks, structure.head.weight.shape[1])
     _check_head(model, of_decoder.output.last_hidden_state, of_head, logits, structure)
     output = of_blocks[0].output
     return replace(structure, n_extras=len(output) - 1 if isinstance(output, tuple) else None)
+
+
+def untried_structure(model: Any) -> Structure:
+    """The parts of a model, by their names and places alone; its weights may be without numbers."""
+    config = model.config.get_text_config(decoder=True)
+    blocks, head = _blocks(model, config.num_hidden_layers), model.get_output_embeddings()
+    return Structure(blocks, head, _linear(model), _logit_scale(config), getattr(config, "final_logit_softcapping", None))
 
 
 def empty_layers(structure: Structure) -> list[RowStates | DynamicLayer]:

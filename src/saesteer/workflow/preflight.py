@@ -18,7 +18,7 @@ from saesteer.sources.hub import check_access, file_sizes, model_config, model_t
 from saesteer.sources.model_size import BYTES, bytes_of_weights, n_gpus
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
-from saesteer.workflow.checks import check_files, check_model_config, check_tokens
+from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
@@ -42,17 +42,25 @@ class Finding:
     text: str
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """A model's bytes in the number format that it will run in, and its config.json."""
+
+    n_bytes: int
+    config: Mapping[str, Any]
+
+
 def check_experiment(name: str, experiment: Experiment, workflow: Workflow, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Everything that can be known or estimated about an experiment, line by line, each as soon as it is known."""
-    sizes: dict[str, int] = {}
+    models: dict[str, _Weights] = {}
     yield _guarded("files", lambda: _files(name, experiment))
     for model in (model for model in MODELS if model in pins(experiment)):
-        yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, sizes))
+        yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, models))
     yield _guarded("tokens", lambda: _tokens(experiment, workflow.cache_dir))
     yield _guarded("SAEs", lambda: _saes(experiment, workflow.cache_dir))
     yield _guarded("records", lambda: _records(experiment))
-    yield _disk(experiment, workflow, sizes)
-    yield _gpu(experiment, sizes)
+    yield _disk(experiment, workflow, models)
+    yield _guarded("GPU memory", lambda: _gpu(experiment, models))
     yield _guarded("judge", lambda: _judge(experiment, environ))
 
 
@@ -69,19 +77,19 @@ def _files(name: str, experiment: Experiment) -> Finding:
     return Finding("ok", "files", f"{_n_features(experiment)} features in {len(experiment.layers)} layers; what is on this machine fits")
 
 
-def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, sizes: dict[str, int]) -> Finding:
+def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, models: dict[str, _Weights]) -> Finding:
     """Access, width and depth of a model of the hub; its size."""
     settings = model_settings(experiment, pin)
     if settings.path is not None:
-        sizes[pin] = bytes_of_weights(settings.path, settings.dtype)
-        return Finding("ok", pin, f"{settings.name}, {_gib(sizes[pin])} of weights in {settings.dtype}, on this machine")
+        models[pin] = _Weights(bytes_of_weights(settings.path, settings.dtype), read_config(settings.path / "config.json"))
+        return Finding("ok", pin, f"{settings.name}, {_gib(models[pin].n_bytes)} of weights in {settings.dtype}, on this machine")
     assert settings.repo is not None
     check_access(settings.repo)
     config = model_config(settings.repo, settings.revision, cache)
     if pin == "model":
         check_model_config(name, experiment, config, settings.repo)
     size = repo_size(settings.repo, settings.revision)
-    sizes[pin] = round(size * BYTES[settings.dtype] / BYTES[_stored_dtype(config)])
+    models[pin] = _Weights(round(size * BYTES[settings.dtype] / BYTES[_stored_dtype(config)]), config)
     return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
 
 
@@ -159,13 +167,13 @@ def _records(experiment: Experiment) -> Finding:
     return Finding("ok", "records", f"{len(sources)} sources of Neuronpedia, the first {first.model}/{first.source}")
 
 
-def _disk(experiment: Experiment, workflow: Workflow, sizes: Mapping[str, int]) -> Finding:
+def _disk(experiment: Experiment, workflow: Workflow, weights: Mapping[str, _Weights]) -> Finding:
     """Downloads, converted SAEs, generated texts, against what is free."""
     saes = len(experiment.layers) * _sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     records = len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.records, NeuronpediaRecords) else 0
     texts = _n_texts(experiment) * (40 + _max_new_tokens(experiment) * 3)
-    models = sum(sizes[pin] for pin in sizes if model_settings(experiment, pin).repo)
+    models = sum(weights[pin].n_bytes for pin in weights if model_settings(experiment, pin).repo)
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + records + texts
     free = shutil.disk_usage(_existing(workflow.cache_dir or workflow.data_dir)).free
     text = f"about {_gib(needed)}: models {_gib(models)}, SAEs {_gib(saes)} (twice: as published and converted), records {_gib(records)}, "
@@ -173,16 +181,28 @@ def _disk(experiment: Experiment, workflow: Workflow, sizes: Mapping[str, int]) 
     return Finding("estimate" if needed < free else "problem", "disk", text)
 
 
-def _gpu(experiment: Experiment, sizes: Mapping[str, int]) -> Finding:
-    """The largest job's memory: a model with one SAE, or the second model."""
-    steered = sizes.get("model", 0) + _sae_bytes(experiment) * BYTES[experiment.model.dtype] // 4 + WORKSPACE
-    scoring = max((sizes[pin] for pin in sizes if pin != "model"), default=0) + WORKSPACE
-    unknown = "" if len(sizes) == len(set(MODELS) & set(pins(experiment))) else " (of the models that could be read)"
-    text = f"about {_gib(steered)} to steer, {_gib(scoring)} for the second model{unknown}"
-    needed = {gib: n_gpus(max(sizes.values(), default=0), gib * 2**30) for gib in GPUS}
+def _gpu(experiment: Experiment, models: Mapping[str, _Weights]) -> Finding:
+    """What the largest jobs take of GPUs of common sizes: a sweep with one SAE, and the second model."""
+    from saesteer.engine.planned_memory import model_without_weights, sweep_bytes
+
+    needed = {gib: n_gpus(max((model.n_bytes for model in models.values()), default=0), gib * 2**30) for gib in GPUS}
+    parts = []
+    if "model" in models:
+        settings, weights = experiment.model, models["model"]
+        held = weights.n_bytes + _sae_bytes(experiment) * BYTES[settings.dtype] // 4
+        lm = model_without_weights(weights.config, settings.dtype)
+        n_new = _max_new_tokens(experiment)
+        taken = [(sweep_bytes(lm, held, n * gib * 2**30, settings.prompt_format, n_new), n * gib) for gib, n in needed.items()]
+        of_sizes = ", ".join(f"{_gib(some)} of {whole}" for some, whole in taken)
+        parts.append(f"texts take about {of_sizes} GiB, {_gib(held)} of it weights and SAE")
+    others = [model.n_bytes for pin, model in models.items() if pin != "model"]
+    if others:
+        parts.append(f"the second model's losses about {_gib(max(others) + WORKSPACE)}")
     if max(needed.values()) > 1:
-        text += "; a job takes " + ", ".join(f"{number} GPU{'s' * (number > 1)} of {gib} GiB" for gib, number in needed.items())
-    return Finding("estimate", "GPU memory", text)
+        parts.append("a job takes " + ", ".join(f"{number} GPU{'s' * (number > 1)} of {gib} GiB" for gib, number in needed.items()))
+    if len(models) < len(set(MODELS) & set(pins(experiment))):
+        parts.append("not all models could be read")
+    return Finding("estimate", "GPU memory", "; ".join(parts))
 
 
 def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:

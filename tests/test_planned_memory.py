@@ -1,0 +1,37 @@
+"""What a sweep will take of a GPU, planned from config.json, against what it holds on a pretended one of Gemma-2-2B's widths."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretended_gpu import WORK, pretended_gpu
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from gpu_counts import PREFIXES, contents
+from random_model import GEMMA_2_2B, random_gemma2, random_sae, swept
+
+from saesteer.engine.attention import attention_on_gpu
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.planned_memory import model_without_weights, sweep_bytes
+from saesteer.engine.saes import TENSORS
+
+SHAPE = replace(GEMMA_2_2B, n_vocab=32_000, n_layers=3, n_features=512)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("dtype", "gib"), [("bfloat16", 24), ("float32", 4)])
+def test_a_sweeps_peak_is_within_a_tenth_of_the_plan(dtype: str, gib: int) -> None:
+    with pretended_gpu(gib * 2**30, contents(np.random.default_rng(0))), torch.no_grad():
+        lm = random_gemma2(SHAPE, list(PREFIXES.values()), "meta", dtype)
+        lm.model.to("cuda")
+        lm.model.set_attn_implementation(attention_on_gpu(lm.model))
+        sae = random_sae(SHAPE, 1)
+        sae = replace(sae, **{name: getattr(sae, name).to(getattr(torch, dtype)).to("cuda") for name in TENSORS})
+        held, WORK.peak = WORK.held, 0
+        torch.cuda.mem_get_info = lambda *_: (gib * 2**30 - held, gib * 2**30)  # what the pretended GPU has free by now
+        swept(lm, sae, 32, PREFIXES, Sampling(6), ("1", "2", "4", "8"))
+    planned = sweep_bytes(model_without_weights(lm.model.config.to_dict(), dtype), held, gib * 2**30, "plain", 6)
+    assert WORK.peak == pytest.approx(planned, rel=0.1)
