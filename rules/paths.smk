@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from saesteer.workflow import plan
-from saesteer.sources.pins import pinned_files, pinned_path
+from saesteer.sources.pins import MODEL_FILES, SAE_FILES, pinned_files, pinned_path
 from saesteer.sources.published import kept_at
 
 
@@ -68,12 +68,12 @@ def sae_files(wildcards):
     if experiment.saes.from_hub:
         return fetched_saes(wildcards)
     folders = [Path(experiment.saes.path.format(layer=layer)) for layer in plan.layer_groups(experiment)[wildcards.layers]]
-    return [file for folder in folders for file in files_in(folder)]
+    return [file for folder in folders for file in files_in(folder, SAE_FILES)]
 
 
-def files_in(path):
+def files_in(path, patterns=MODEL_FILES):
     """The files that count of a folder or file; none while it is not there, for a dry run."""
-    return [str(file) for file in pinned_files(path)] if path.exists() else []
+    return [str(file) for file in pinned_files(path, patterns)] if path.exists() else []
 
 
 def topic_files(wildcards):

@@ -22,7 +22,7 @@ def converted(layer: int) -> dict[str, Any]:
     expected = {"layer": layer, "site": saes.site, "d_model": saes.d_model, "n_features": saes.n_features}
     made_from = {
         "decoder_rows": saes.decoder_rows,
-        "source_digest": pin(source, suffixes=SAE_FILES)["digest"],
+        "source_digest": pin(source, patterns=SAE_FILES)["digest"],
         "converter_version": algorithm_versions("engine.sae_convert")["engine.sae_convert"],
     }
     if not is_current(out, expected | made_from):

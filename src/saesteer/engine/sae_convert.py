@@ -178,7 +178,7 @@ def _fetched(source: SaeSource, fetched: Fetched, expected: Spec | None) -> Plai
 
 
 def _local_origin(folder: Path) -> _Origin:
-    return _Origin(folder.as_posix(), pin(folder, suffixes=SAE_FILES)["digest"])
+    return _Origin(folder.as_posix(), pin(folder, patterns=SAE_FILES)["digest"])
 
 
 def _local(folder: Path) -> tuple[SaeSource, Fetched]:

@@ -20,9 +20,9 @@ from saesteer.settings import (
     TopicTexts,
 )
 
-MODEL_FILES = (".safetensors", ".json")
-SAE_FILES = (*MODEL_FILES, ".npz", ".pt")
-"""Endings of a folder's files that count."""
+MODEL_FILES = ("*.safetensors", "*.json")
+SAE_FILES = ("**/*.safetensors", "**/*.json", "**/*.npz", "**/*.pt")
+"""Patterns of a folder's files that count."""
 
 _ROWS = 8192  # read at a time
 MODELS = ("model", "perplexity_model", "judge_model")
@@ -51,21 +51,21 @@ def pinned_path(experiment: Experiment, name: str) -> Path | None:
     return paths[name]
 
 
-def pinned_files(path: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> list[Path]:
-    """The files that count: the file itself, or of a folder its weights (safetensors) and JSON files."""
+def pinned_files(path: Path, patterns: tuple[str, ...] = MODEL_FILES) -> list[Path]:
+    """The files that count: the file itself, or of a folder those of some patterns, weights and configurations."""
     if path.is_file():
         return [path]
-    files = sorted(file for suffix in suffixes for file in path.glob(f"*{suffix}"))
+    files = sorted(file for pattern in patterns for file in path.glob(pattern))
     if not files:
-        raise SettingsError(
-            f"{path} is neither a file nor a folder with {' or '.join(suffixes)} files; check the path in the experiment file"
-        )
+        endings = " or ".join(pattern.rpartition("*")[2] for pattern in patterns)
+        raise SettingsError(f"{path} is neither a file nor a folder with {endings} files; check the path in the experiment file")
     return files
 
 
-def pin(path: Path, revision: str | None = None, suffixes: tuple[str, ...] = MODEL_FILES) -> dict[str, Any]:
+def pin(path: Path, revision: str | None = None, patterns: tuple[str, ...] = MODEL_FILES) -> dict[str, Any]:
     """Digests of the files behind a path. The path itself is no part of the digest: the same bytes elsewhere are the same model."""
-    files = {file.name: file_digest(file) for file in pinned_files(path, suffixes)}
+    above = path.parent if path.is_file() else path
+    files = {file.relative_to(above).as_posix(): file_digest(file) for file in pinned_files(path, patterns)}
     return {"path": str(path), "revision": revision, "files": files, "digest": value_digest([revision, files])}
 
 

@@ -1,0 +1,133 @@
+"""An experiment of each class of SAEs and models that people bring, on small random files of its published form: the workflow's output
+scores and greedy texts against whole forwards with plain hooks."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hub_fakes
+import polars as pl
+import pytest
+import torch
+from engine_models import WORDS, save_model, tiny_model, tiny_tokenizer
+from oracles import inner_sites, plain_hooks
+from test_model_families import WITH_IMAGES
+from transformers import AutoConfig, AutoModelForImageTextToText
+from workflow_folder import Folder
+
+from saesteer.engine.models import load_language_model, prompt_token_ids
+from saesteer.engine.sae_convert import convert_sae
+from saesteer.engine.saes import load_sae
+from saesteer.settings import load_experiment
+from saesteer.sources.prefixes import read_prefixes
+
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
+D, N, LAYER = 32, 64, 2
+
+
+def with_images(family: str, folder: Path) -> None:
+    """A checkpoint for images and text, as the hub has Gemma 3 from 4B up and Qwen 3.5."""
+    config = AutoConfig.for_model(family, **WITH_IMAGES[family])
+    config.text_config.vocab_size = len(tiny_tokenizer())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+
+
+def text_only(family: str, folder: Path) -> None:
+    save_model(tiny_model(family), folder)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is brought: a model and an SAE, written into folders."""
+
+    model: Callable[[Path], Any]
+    sae: Callable[[Path], Any]
+    site: str = "resid_post"
+    saes: str = "layer_{layer}"  # below my/; by folders' names some forms tell model and layer
+
+
+scope = partial(hub_fakes.gemma_scope, d_model=D, n_features=N, scale=0.3)
+scope_2 = partial(hub_fakes.gemma_scope_2, layer=LAYER, d_model=D, n_features=N, scale=0.3)
+CASES = {
+    "TopK of sparsify": Case(
+        partial(text_only, "llama"), partial(hub_fakes.sparsify, d_model=D, n_features=N, scale=0.3), saes="layers.{layer}"
+    ),
+    "Gemma Scope's MLP": Case(partial(text_only, "gemma2"), scope, "mlp_out", "gemma-scope-2b-pt-mlp/layer_{layer}/width_16k"),
+    "Gemma Scope's attention": Case(partial(text_only, "gemma2"), scope, "hook_z", "gemma-scope-2b-pt-att/layer_{layer}/width_16k"),
+    "Gemma Scope 2's transcoder": Case(
+        partial(text_only, "gemma3"), partial(scope_2, transcoder=True), "transcoder", "gemma-scope-2-1b-pt/transcoder/layer_{layer}"
+    ),
+    "Gemma 3 4B": Case(partial(with_images, "gemma3"), scope_2, saes="gemma-scope-2-4b-pt/resid_post/layer_{layer}"),
+    "Qwen 3.5": Case(
+        partial(with_images, "qwen3_5"),
+        partial(hub_fakes.sae_lens_form, d_model=D, n_features=N, hook_name=f"blocks.{LAYER}.hook_resid_post", scale=0.02),
+    ),
+}
+
+
+def written(folder: Folder, case: Case) -> None:
+    """The files and the experiment."""
+    case.model(folder.path / "my/model")
+    case.sae(folder.path / "my" / case.saes.format(layer=LAYER))
+    texts = [" ".join(WORDS[(n * 7 + place * (n % 5 + 1)) % len(WORDS)] for place in range(6 + n % 9)) for n in range(120)]
+    pl.DataFrame({"text": texts}).write_parquet(folder.path / "my/texts.parquet")
+    folder.edit(
+        "mine",
+        description="what somebody brings",
+        model={"path": "my/model"},
+        saes={"path": f"my/{case.saes}", "site": case.site, "d_model": D, "n_features": N},
+        layers=[LAYER],
+        features={"kind": "explicit", "features": {LAYER: [0, 7, 31, 40]}},
+        records={"kind": "local", "texts": "my/texts.parquet"},
+        concepts={"kind": "none"},
+        sweep={"factors": [0, 2, 8], "prefixes": "config/prefixes.txt", "n_prefixes": 2, "max_new_tokens": 5, "temperature": 0.0},
+        perplexity={"model": {"path": "my/model"}},
+        selection={"thresholds": [0.001, 0.01], "late_layers_from": 2, "random_draws": 50, "permutations": 50, "bootstrap_draws": 50},
+        judge={"kind": "none"},
+    )
+
+
+def hooked(case: Case, lm: Any, sae: Any, feature: int, factor: float) -> AbstractContextManager[None]:
+    if case.site == "resid_post":
+        return plain_hooks.steering_hook(lm.model, sae, LAYER, feature, factor)
+    return inner_sites.hooked(lm.model, LAYER, case.site, inner_sites.amplified(sae, feature, factor))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_scored_and_steered(name: str, tmp_path: Path) -> None:
+    case, folder = CASES[name], Folder(tmp_path / "run")
+    written(folder, case)
+    code, output = folder.run(experiment="mine")
+    assert code == 0, output
+    lm = load_language_model(folder.path / "my/model", "float32", "cpu")
+    place = tmp_path / "sae.safetensors"
+    convert_sae(folder.path / "my" / case.saes.format(layer=LAYER), layer=LAYER, site=case.site, d_model=D, n_features=N, out=place)
+    sae = load_sae(place, "float32", "cpu")
+    lens = dict(folder.table("logit_lens", "mine").select("feature", "token_ids").iter_rows())
+    settings = load_experiment("mine", folder.path / "config/experiments").output_score
+    ids = prompt_token_ids(lm, settings.prompt)
+    scores = folder.table("output_score", "mine")
+    assert scores.height == 4
+    for row in scores.iter_rows(named=True):
+        with torch.no_grad(), hooked(case, lm, sae, row["feature"], settings.factor):
+            p = torch.softmax(lm.model(torch.tensor([ids])).logits[0, -1].double(), dim=0)
+        tokens = lens[row["feature"]]
+        rank = min(int((p > p[token]).sum()) for token in tokens)
+        assert row["output_score"] == pytest.approx((1 - rank / len(p)) * float(p[tokens].max()), abs=1e-5)
+    prefixes = read_prefixes(folder.path / "config/prefixes.txt", 2)
+    texts = folder.table("generations", "mine")
+    assert texts.height == 4 * 3 * 2
+    assert texts["text"].n_unique() > 6
+    for row in texts.iter_rows(named=True):
+        prompt = torch.tensor([prompt_token_ids(lm, prefixes[row["prefix_id"]])])
+        with torch.no_grad(), hooked(case, lm, sae, row["feature"], float(row["factor"])):
+            plain = {"top_k": None, "top_p": None, "temperature": None, "pad_token_id": 0}
+            made = lm.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False, **plain)
+        assert row["token_ids"] == made[0, prompt.shape[1] :][: row["n_tokens"]].tolist()
+    assert (folder.path / "figures/mine/overview.pdf").is_file()
