@@ -201,7 +201,7 @@ def table(features: Mapping[int, Sequence[Mapping[str, Any]]], layer: int = LAYE
             "max_activation": records[0]["max_value"] if records else None,
             "n_records": len(records),
             "records": [{**record, "rank": rank} for rank, record in enumerate(records)],
-            "explanation": f"texts about {feature}" if explained and feature % 5 else None,
+            "explanations": [f"texts about {feature}"] if explained and feature % 5 else [],
             "source": "neuronpedia",
             "reason": None if records else "no records on Neuronpedia",
         }

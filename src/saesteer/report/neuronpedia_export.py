@@ -31,7 +31,7 @@ def write_export(records: pl.DataFrame, source: Source, folder: Path, activation
     lines = (_feature(row, source) for row in features)
     for number, batch in enumerate(_chunks(lines)):
         _write(place / "features", number, batch)
-    explained = (_explanation(row, source) for row in features if row["explanation"] is not None)
+    explained = (_explanation(row, text, source) for row in features for text in row["explanations"])
     for number, batch in enumerate(_chunks(explained)):
         _write(place / "explanations", number, batch)
     for (number,), rows in ordered.group_by(pl.col("feature") // _SIZE, maintain_order=True):
@@ -101,8 +101,8 @@ def _feature(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
     }
 
 
-def _explanation(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    return {**_name(row, source), "description": row["explanation"], "typeName": None, "explanationModelName": None}
+def _explanation(row: Mapping[str, Any], text: str, source: Source) -> dict[str, Any]:
+    return {**_name(row, source), "description": text, "typeName": None, "explanationModelName": None}
 
 
 def _records(rows: pl.DataFrame, source: Source, activations: pl.DataFrame | None) -> Iterator[dict[str, Any]]:

@@ -90,9 +90,8 @@ async def _read(source: Source, feature: int, n_records: int, response: httpx2.R
         raise Transient("answered with another feature than the one asked for")
     strings = Strings()
     usable = [record(entry, strings) for entry in _objects(item, "activations")]
-    texts = descriptions(_objects(item, "explanations"))
     records = [one for one in usable if one is not None]
-    return known(item, feature, texts[0] if texts else None, kept(records, n_records), len(usable) - len(records))
+    return known(item, feature, descriptions(_objects(item, "explanations")), kept(records, n_records), len(usable) - len(records))
 
 
 def _objects(item: dict[str, Any], name: str) -> list[dict[str, Any]]:
