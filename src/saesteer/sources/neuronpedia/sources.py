@@ -41,6 +41,11 @@ def known_sources(experiment: Experiment, layers: Sequence[int]) -> dict[int, So
     return {layer: Source.parse(name) for layer, name in names.items() if name}
 
 
+def named_sources(experiment: Experiment, layers: Sequence[int], name: str | None) -> dict[int, Source]:
+    """Layer -> the source of a name with `{layer}` in it; without a name the experiment's own."""
+    return {layer: Source.parse(name.format(layer=layer)) for layer in layers} if name else sources_of(experiment, layers)
+
+
 def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
     """The same where every layer must have a source."""
     known = known_sources(experiment, layers)
