@@ -125,7 +125,7 @@ def test_explanations_of_a_whole_source(site: Neuronpedia, tmp_path: Path) -> No
     explained = explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
     assert explained == {feature: [f"texts about {feature}"] for feature in range(1030) if feature % 5}
     assert list(explained) == sorted(explained)
-    assert matching_features(explained, r"ABOUT 10\d$") == [101, 102, 103, 104, 106, 107, 108, 109]
+    assert matching_features(explained, r"ABOUT 10\d$") == {n: f"texts about {n}" for n in (101, 102, 103, 104, 106, 107, 108, 109)}
     with pytest.raises(SettingsError, match="is no regular expression"):
         matching_features(explained, "(")
     before = site.downloads()

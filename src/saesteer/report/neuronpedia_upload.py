@@ -17,8 +17,6 @@ import polars as pl
 
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ACTIVATIONS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, read_summary
-from saesteer.methods.fit.vectors_file import fitted_additions
-from saesteer.report.exports import asked_concepts, rows_of
 from saesteer.report.neuronpedia_export import record_lines
 from saesteer.settings import Experiment, LocalRecords, SettingsError
 from saesteer.sources.neuronpedia.sources import Source, named_sources
@@ -118,6 +116,9 @@ def _text(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def method_vectors(experiment: Experiment, name: str, data: Path, method: str, model: str) -> list[Upload]:
     """The vectors that a method adds at factor 1, each with the median of its chosen factors as its strength."""
+    from saesteer.methods.fit.vectors_file import fitted_additions
+    from saesteer.report.exports import asked_concepts, rows_of
+
     hook = _HOOKS.get(experiment.saes.site)
     if hook is None:
         raise SettingsError(
