@@ -137,6 +137,8 @@ def export(
 
 
 class _Parts(StrEnum):
+    """What can be sent to Neuronpedia."""
+
     LIST = "list"
     FEATURES = "features"
     VECTORS = "vectors"
@@ -163,10 +165,12 @@ def upload(
     workflow, chosen = _loaded(experiment, configfile)
     uploads = uploads_of(what, chosen, experiment, workflow.data_dir, source, method)
     address, folder = workflow.addresses.neuronpedia, workflow.data_dir / experiment / "neuronpedia"
-    for one in uploads if dry_run else []:
-        typer.echo(f"POST {one.url(address)}{' (sent before: would be left out)' if sent_before(address, one, folder) else ''}")
-        typer.echo(one.body)
-    for sent in [] if dry_run else send_all(address, uploads, folder):
+    if dry_run:
+        for one in uploads:
+            typer.echo(f"POST {one.url(address)}{' (sent before: would be left out)' if sent_before(address, one, folder) else ''}")
+            typer.echo(one.body)
+        return
+    for sent in send_all(address, uploads, folder):
         answer = sent.answer if isinstance(sent.answer, dict) else {}
         typer.echo(f"{sent.upload.about}: {'sent before' if sent.before else 'sent'}: {answer.get('url') or answer.get('message') or 'ok'}")
 

@@ -17,7 +17,7 @@ from saesteer.core.errors import SaesteerError
 _CONFIGURATION = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _NOT_DONE = (425, 429, 500, 503)
-"""Statuses by which a server says that it did not do what a request asks; a 502 or 504 is a gateway's, which does not know."""
+"""Statuses by which a server says that it did not do what a request wants; a 502 or 504 is a gateway's, which does not know."""
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ async def send(client: Client, url: str, read: Callable[[httpx2.Response], Await
         try:
             return await _once(client, url, read, headers, body)
         except Transient as error:
-            status = error.response.status_code if error.response else None
+            status = None if error.response is None else error.response.status_code
             if status in _NOT_DONE or isinstance(error.__cause__, _NOT_SENT):
                 raise
             raise Unanswered(str(error)) from error
@@ -115,7 +115,6 @@ async def send(client: Client, url: str, read: Callable[[httpx2.Response], Await
 
 
 async def _patient(client: Client, once: Callable[[], Awaitable[T]]) -> T:
-
     def count(state: tenacity.RetryCallState) -> None:
         client.retries[str(_error(state))] += 1
 
