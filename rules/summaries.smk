@@ -14,6 +14,8 @@ rule features_table:
         table=f"{TABLES}/features.parquet",
     params:
         code=code("features_table.py"),
+        pages=setting("records", "saes"),
+        neuronpedia=WORKFLOW.addresses.neuronpedia,
     script:
         "../scripts/features_table.py"
 
@@ -33,6 +35,8 @@ rule layer_features:
         layer=r"\d+",
     params:
         code=code("features_table.py"),
+        pages=setting("records", "saes"),
+        neuronpedia=WORKFLOW.addresses.neuronpedia,
     script:
         "../scripts/features_table.py"
 

@@ -131,7 +131,9 @@ def features_table(layer: int = LAYER) -> pl.DataFrame:
         {
             "layer": [layer] * n,
             "feature": range(n),
+            "explanations": [[]] * n,
             "explanation": [None] * n,
+            "page": [None] * n,
             "lens_tokens": [lm.tokenizer.convert_ids_to_tokens(row) for row in lens.tolist()],
             "lens_token_ids": lens.tolist(),
             "decoder_norm": sae.W_dec.norm(dim=1).tolist(),

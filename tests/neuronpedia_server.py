@@ -1,4 +1,8 @@
-"""A Neuronpedia on loopback: its API and its bucket of exports, over a tree that write_export made; with faults by path."""
+"""A Neuronpedia on loopback: its API and its bucket of exports, over a tree that write_export made; with faults by path.
+
+What is posted is checked as Neuronpedia's own program checks it (its webapp's routes explanation/search, list/new-with-features,
+feature/upload-batch, vector/new); a search ranks explanations by the words that they share with the query.
+"""
 
 import functools
 import gzip
@@ -25,6 +29,9 @@ SOURCE = Source("tiny-model", "3-tiny-res-1k")
 LAYER = 3
 QUICK = Policy(attempts=3, first_wait=0.002, longest_wait=0.01, timeout=5.0, concurrency=4, give_up_after=20)
 HTML = b"<!doctype html><html><body>Too many requests, come back later</body></html>"
+
+PAGE = 20  # results of a search
+KEY = "sk-of-the-user"
 
 Fault = Callable[[Handler, bytes], None]
 """Answers a request in a wrong way; gets the body of the right answer."""
@@ -64,6 +71,8 @@ class Neuronpedia:
         self.delay = 0.0
         self.requests: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
+        self.made: list[tuple[str, bytes]] = []
+        """(path, body) of each change that was made."""
         self.most_at_once = 0
         self.address = ""
         self._at_once = 0
@@ -105,9 +114,16 @@ class Neuronpedia:
             self.headers.append({"path": place.path, **{name.lower(): value for name, value in request.headers.items()}})
             waiting = self.faults.get(place.path)
             fault = waiting.pop(0) if waiting else self.forever.get(place.path)
+        posted = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         try:
             time.sleep(self.delay)
-            code, body, kind = self._right(place.path, parse_qs(place.query))
+            if request.command == "POST":
+                code, answer = self._posted(place.path, posted, request.headers.get("x-api-key"))
+                body, kind = json.dumps(answer).encode(), "application/json"
+                if code == 200 and fault in (None, cut) and not place.path.endswith("/search"):
+                    self.made.append((place.path, posted))
+            else:
+                code, body, kind = self._right(place.path, parse_qs(place.query))
             if fault:
                 fault(request, body)
             else:
@@ -125,6 +141,38 @@ class Neuronpedia:
         if not file.is_file():
             return 404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml"
         return 200, file.read_bytes(), "application/x-gzip"
+
+    def _posted(self, path: str, body: bytes, key: str | None) -> tuple[int, Any]:
+        values, wrong = json.loads(body), FORMS[path]
+        if path.endswith("/search"):
+            return (400, {"message": fault}) if (fault := wrong(values)) else (200, self._search(values))
+        if key != KEY:
+            return 401, {"error": "This endpoint requires authorization. Specify your API key in the header x-api-key."}
+        if fault := wrong(values):
+            return 400, {"message": fault}
+        name = path.split("/")[2]
+        return 200, {"message": "Success", "url": f"{self.address}/{name}/1"}
+
+    def _search(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        asked = set(values["query"].split())
+        ranked = []
+        for name, parts in self.by_feature.items():
+            model, layer, index = name.split("/")
+            for item in parts["explanations"] if (model, [layer]) == (values["modelId"], values["layers"]) else ():
+                words = set(item["description"].split())
+                similarity = len(words & asked) / len(words | asked)
+                ranked.append(
+                    {
+                        **dict(zip(("modelId", "layer", "index"), (model, layer, index), strict=True)),
+                        "description": item["description"],
+                        "cosine_similarity": similarity,
+                    }
+                )
+        ranked.sort(key=lambda item: (-item["cosine_similarity"], int(item["index"])))
+        start = values["offset"]
+        page = ranked[start : start + PAGE]
+        more = {"nextOffset": start + PAGE} if len(page) == PAGE else {}
+        return {"request": values, "results": page, "resultsCount": len(page), "hasMore": bool(more), **more}
 
     def _feature(self, name: str) -> tuple[int, bytes, str]:
         parts = self.by_feature.get(name)
@@ -147,6 +195,65 @@ class Neuronpedia:
             '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
             f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{entries}</ListBucketResult>"
         ).encode()
+
+
+def _is(value: Any, kind: type, low: float = -1e8, high: float = 1e8) -> bool:
+    """A JSON value of a kind, its size (a number's or a length) within bounds."""
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(value, kind) and (kind is int or low <= len(value) <= high)
+
+
+def _fault_of_search(values: Any) -> str | None:
+    fits = _is(values["modelId"], str, 1) and _is(values["layers"], list, 1) and _is(values["query"], str, 3) and _is(values["offset"], int)
+    return None if fits else "not a search"
+
+
+def _fault_of_list(values: Any) -> str | None:
+    fits = _is(values["name"], str, 1) and _is(values["description"], str)
+    entries = (
+        _is(f["modelId"], str, 1) and _is(f["layer"], str, 1) and _is(f["index"], int) and _is(f["description"], str)
+        for f in values["features"]
+    )
+    return None if fits and all(entries) else "not a list"
+
+
+def _fault_of_batch(values: Any) -> str | None:
+    for feature in values["features"]:
+        if not _is(feature["index"], int) or not _is(feature.get("density", 0), float, 0, 1) or not _is(feature["activations"], list, 1):
+            return f"features[{feature['index']}] is no feature"
+        if not all(_is(one["text"], str, 1, 512) for one in feature["explanations"]):
+            return "explanations.text"
+        if not all(_is(one["token"], str) and _is(one["value"], float) for one in feature["topLogits"]):
+            return "topLogits"
+        for text in feature["activations"]:
+            tokens, numbers = text["tokens"], text["values"]
+            if (
+                not 1 <= len(tokens) == len(numbers) <= 1024
+                or not all(_is(t, str, 1) for t in tokens)
+                or not all(_is(v, float) for v in numbers)
+            ):
+                return "activations"
+    fits = _is(values["modelId"], str, 1) and _is(values["source"], str, 1) and _is(values["features"], list, 1, 128)
+    return None if fits and len({feature["index"] for feature in values["features"]}) == len(values["features"]) else "not a batch"
+
+
+def _fault_of_vector(values: Any) -> str | None:
+    fits = (
+        _is(values["modelId"], str, 1) and _is(values["layerNumber"], int) and values["hookType"] in ("hook_resid_pre", "hook_resid_post")
+    )
+    fits = fits and _is(values["vector"], list, 1, 24576) and all(_is(value, float) for value in values["vector"])
+    fits = fits and _is(values["vectorDefaultSteerStrength"], float, -300, 300) and _is(values["vectorLabel"], str, 1)
+    return None if fits else "not a vector"
+
+
+FORMS: dict[str, Callable[[Any], str | None]] = {
+    "/api/explanation/search": _fault_of_search,
+    "/api/list/new-with-features": _fault_of_list,
+    "/api/feature/upload-batch": _fault_of_batch,
+    "/api/vector/new": _fault_of_vector,
+}
+"""Path that is posted to -> what is wrong with a body."""
 
 
 @contextmanager
@@ -201,7 +308,7 @@ def table(features: Mapping[int, Sequence[Mapping[str, Any]]], layer: int = LAYE
             "max_activation": records[0]["max_value"] if records else None,
             "n_records": len(records),
             "records": [{**record, "rank": rank} for rank, record in enumerate(records)],
-            "explanation": f"texts about {feature}" if explained and feature % 5 else None,
+            "explanations": [f"texts about {feature}"] if explained and feature % 5 else [],
             "source": "neuronpedia",
             "reason": None if records else "no records on Neuronpedia",
         }

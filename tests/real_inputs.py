@@ -127,7 +127,7 @@ def layer_records(layer: int) -> pl.DataFrame:
                 "max_activation": 20.0 if n else None,
                 "n_records": n,
                 "records": [{**record, "rank": rank} for rank, record in enumerate(records)],
-                "explanation": f"mentions of the word{WORDS[feature % len(WORDS)]}",
+                "explanations": [f"mentions of the word{WORDS[feature % len(WORDS)]}"],
                 "source": "neuronpedia",
                 "reason": None if n else "no records on Neuronpedia",
             }

@@ -45,7 +45,9 @@ def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -
                     "density": 0.0 if dead else float(rng.beta(1, 80)),
                     "max_activation": None if dead else float(np.float32(rng.gamma(4, 5))),
                     "n_records": 0 if dead else 100,
+                    "explanations": [],
                     "explanation": None,
+                    "page": f"https://www.neuronpedia.org/world/{layer}-res/{feature}" if layer % 2 else None,
                     "concept": TOPICS[int(rng.integers(len(TOPICS)))] if topic and not dead else None,
                     "concept_share": None if dead else float(rng.random()),
                     "lens_tokens": [WORDS[i] for i in lens],
@@ -134,7 +136,7 @@ def synthetic_records(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
             "context": context,
         }
         alive = feature["max_activation"] is not None
-        known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_records", "explanation")}
+        known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_records", "explanations")}
         rows.append(known | {"records": [record] if alive else [], "source": "local"})
     return pl.DataFrame(rows, schema=tables.RECORDS.schema)
 

@@ -59,6 +59,7 @@ CASES = {
     "check misspelt": "problem +misspelt: SAEs: release .* has no SAE",
     "export micro out": "records: sae-lens names no Neuronpedia source",
     "export micro out --source a/b": "data/micro/records holds no manifest: run the experiment first",
+    "upload features micro": "upload features: give --source MODEL/SOURCE of your own source set",
     "axbench micro out": "micro compares no methods",
     "axbench tiny-methods out": "data/tiny-methods holds no generations: run the comparison first",
     "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the comparison first",

@@ -87,6 +87,7 @@ def test_features_are_found_by_their_explanations(folder: RealFolder) -> None:
     north = [feature for feature in range(N_FEATURES) if feature % 7 == 4]  # real_inputs.WORDS[4] is " north"
     assert kept["features"] == {str(layer): north for layer in LAYERS}
     assert kept["source"] == "explanations of gemma-2-2b/1-gemmascope-res-16k, gemma-2-2b/2-gemmascope-res-16k on Neuronpedia"
+    assert kept["answer"]["1"] == {str(feature): "mentions of the word north" for feature in north}
 
 
 def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:

@@ -75,6 +75,7 @@ COMMANDS = {
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
     r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),
     r"saesteer export tiny .*": here("run", "test_neuronpedia_parts.py::test_export_of_local_records"),
+    r"saesteer upload .*": by("test_neuronpedia_upload.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"),
     r"saesteer vectors .*": by("test_methods_workflow.py::test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts"),
     r"saesteer axbench .*": by("test_methods_workflow.py::test_results_in_axbenchs_form"),
     r"dvc remote (add|modify) .*|dvc config --local .*|dvc cache dir .*": here("empty"),

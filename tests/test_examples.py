@@ -1,12 +1,24 @@
 """The rule that chooses examples, and the text that is shown."""
 
+import io
+import re
+
 import polars as pl
 import pytest
-from synthetic_tables import PREFIXES, synthetic_features, synthetic_generations, synthetic_records, synthetic_tables
+from synthetic_tables import (
+    PREFIXES,
+    selection_settings,
+    synthetic_features,
+    synthetic_generations,
+    synthetic_records,
+    synthetic_tables,
+)
 
 from saesteer.analysis.examples import example_features, examples
 from saesteer.core import tables
 from saesteer.core.files import text_id
+from saesteer.figures import examples as figure
+from saesteer.figures.definition import Options
 
 FACTORS = ("0", "2", "4")
 
@@ -46,6 +58,17 @@ def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
         assert row["unsteered"] == texts.filter(factor="0")["text"].item()
         assert row["steered"] == (texts.filter(factor="4")["text"].item() if row["factor"] else None)
     assert rows["prefix"].unique().to_list() == [PREFIXES[0]]
+
+
+def test_an_example_links_to_its_features_page() -> None:
+    """In the PDF, from the cell that names the feature; examples of a layer that Neuronpedia does not have link nowhere."""
+    shown = synthetic_tables(2, 4, FACTORS)["examples"]
+    options = Options("capped", selection_settings())
+    body = io.BytesIO()
+    figure.draw(figure.data({"examples": shown}, options)).savefig(body, format="pdf")
+    linked = re.findall(rb"/URI \(([^)]*)\)", body.getvalue())
+    assert sorted(url.decode() for url in linked) == sorted(shown["page"].drop_nulls())
+    assert len(linked) == shown.filter(layer=1).height > 0
 
 
 LONG = [f"▁w{i}" for i in range(40)]

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from neuronpedia_server import QUICK, SOURCE, Neuronpedia, read_batch, records_of, serving, status, table, write_batch
 from tokenizers import Tokenizer, models
 
@@ -23,7 +25,8 @@ from saesteer.settings import Experiment, NeuronpediaRecords, SaeSettings, Setti
 from saesteer.sources.http import as_finished, retry_after
 from saesteer.sources.neuronpedia.explanations import explanations, matching_features
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
-from saesteer.sources.neuronpedia.sources import Source, sources_of
+from saesteer.sources.neuronpedia.sources import Source, known_sources, sources_of
+from saesteer.sources.sae_sources import directory_file
 
 
 @pytest.fixture
@@ -55,6 +58,24 @@ def test_the_source_is_the_one_given_or_sae_lenss() -> None:
     assert named == {2: Source("gpt2-small", "2-res-jb"), 3: Source("gpt2-small", "3-res-jb")}
     with pytest.raises(SettingsError, match=r"sae-lens names no Neuronpedia source for layer 2 .* set records.source"):
         sources_of(experiment(None, None, "x"), [2])
+
+
+def test_gemma_scope_2_has_its_sources() -> None:
+    """Those that sae-lens' list names are found, of the SAE's own layer; other widths and places have none."""
+    parts = re.findall(
+        r"^gemma-scope-2-4b-it-(?:res|transcoders-all):\n(?:[ -].*\n)*", directory_file().read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = 0
+    for release, entry in yaml.load("".join(parts), Loader=yaml.CSafeLoader).items():
+        for sae in entry["saes"]:
+            layer = int(re.findall(r"layer_(\d+)_", sae["id"])[0])
+            known = known_sources(experiment(None, release, sae["id"]), [layer])
+            assert [str(source) for source in known.values()] == [name for name in [sae.get("neuronpedia")] if name]
+            assert all(source.source.startswith(f"{layer}-gemmascope-2-") for source in known.values())
+            named += len(known)
+    assert named == 12 + 44
+    given = experiment(None, "gemma-scope-2-4b-it-transcoders-all", "layer_{layer}_width_262k_l0_small_affine")
+    assert sources_of(given, range(34))[33] == Source("gemma-3-4b-it", "33-gemmascope-2-transcoder-262k")
 
 
 AT_NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -104,7 +125,7 @@ def test_explanations_of_a_whole_source(site: Neuronpedia, tmp_path: Path) -> No
     explained = explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)
     assert explained == {feature: [f"texts about {feature}"] for feature in range(1030) if feature % 5}
     assert list(explained) == sorted(explained)
-    assert matching_features(explained, r"ABOUT 10\d$") == [101, 102, 103, 104, 106, 107, 108, 109]
+    assert matching_features(explained, r"ABOUT 10\d$") == {n: f"texts about {n}" for n in (101, 102, 103, 104, 106, 107, 108, 109)}
     with pytest.raises(SettingsError, match="is no regular expression"):
         matching_features(explained, "(")
     before = site.downloads()

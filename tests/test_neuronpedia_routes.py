@@ -170,14 +170,14 @@ def test_tokens_and_explanations_of_any_characters(site: Neuronpedia, tmp_path: 
     clean = ["\x00", "\u2028\n", "🦜", "�", "��", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
     (record,) = row["records"]
     assert (record["context"], record["token"], record["text_id"]) == (clean, "�", "x�")
-    assert row["explanation"] == "🦜�"
+    assert row["explanations"] == ["🦜�"]
     (tmp_path / "rows.parquet").parent.mkdir(exist_ok=True)
     pl.DataFrame(row["records"]).write_parquet(tmp_path / "rows.parquet")
     assert pl.read_parquet(tmp_path / "rows.parquet")["context"].to_list() == [clean]
 
 
 @pytest.mark.parametrize("route", ["bulk", "api"])
-def test_one_explanation_is_chosen_whatever_their_order(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+def test_all_explanations_are_kept_in_an_order_of_their_own(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     path = site.root / f"v1/{SOURCE}/explanations/batch-0.jsonl.gz"
     name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
     texts = [("a", "np_acts-logits-general", "gemini"), ("c", "oai_token-act-pair", "gpt-4o"), ("b", "oai_token-act-pair", "gpt-4o-mini")]
@@ -190,7 +190,7 @@ def test_one_explanation_is_chosen_whatever_their_order(site: Neuronpedia, tmp_p
         for gap in range(2, 9):
             write_batch(path.with_name(f"batch-{gap}.jsonl.gz"), [])
         site.load()
-        assert fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route)["explanation"].to_list() == ["c"]
+        assert fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route)["explanations"].to_list() == [["c", "d", "b", "a"]]
 
 
 @pytest.mark.parametrize("route", ["bulk", "api"])

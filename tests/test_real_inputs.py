@@ -50,6 +50,17 @@ def test_every_figure_is_made(finished_real: Finished) -> None:
     assert {"roles", "judge_kept_removed", "pmi_by_threshold"} <= made
 
 
+def test_features_have_their_pages(finished_real: Finished) -> None:
+    """Of Neuronpedia at the configured address."""
+    for name in ("features", "examples"):
+        rows = pl.read_parquet(finished_real.folder.path / "data" / EXPERIMENT / f"tables/{name}.parquet")
+        expected = [
+            f"{finished_real.world.neuronpedia.address}/gemma-2-2b/{layer}-gemmascope-res-16k/{feature}"
+            for layer, feature in rows.select("layer", "feature").iter_rows()
+        ]
+        assert rows["page"].to_list() == expected
+
+
 def test_every_step_has_its_rows(finished_real: Finished) -> None:
     n_features = sum(map(len, FEATURES.values()))
     heights = {

@@ -4,6 +4,7 @@ A command imports what it needs itself: all of it would take each of them a seco
 """
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,6 +134,45 @@ def export(
     workflow, chosen = _loaded(experiment, configfile)
     for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
         typer.echo(f"layer {layer}: {folder}/v1/{name}")
+
+
+class _Parts(StrEnum):
+    """What can be sent to Neuronpedia."""
+
+    LIST = "list"
+    FEATURES = "features"
+    VECTORS = "vectors"
+
+
+@app.command()
+def upload(
+    what: Annotated[
+        _Parts,
+        typer.Argument(help="list: of the kept features; features: with scores, to a source set of yours; vectors: that a method fitted."),
+    ],
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment; for vectors a comparison of methods.")],
+    source: Annotated[
+        str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; of vectors MODEL; a list's default: the experiment's own.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of vectors: key of the method, e.g. diffmean.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; print each request, its body byte for byte.")] = False,
+    configfile: _Configfile = _CONFIG,
+) -> None:
+    """Send an experiment's results to Neuronpedia, with the key in NEURONPEDIA_API_KEY; what was sent once is not sent again."""
+    from saesteer.report.neuronpedia_upload import uploads_of
+    from saesteer.sources.neuronpedia.upload import send_all, sent_before
+
+    workflow, chosen = _loaded(experiment, configfile)
+    uploads = uploads_of(what, chosen, experiment, workflow.data_dir, source, method)
+    address, folder = workflow.addresses.neuronpedia, workflow.data_dir / experiment / "neuronpedia"
+    if dry_run:
+        for one in uploads:
+            typer.echo(f"POST {one.url(address)}{' (sent before: would be left out)' if sent_before(address, one, folder) else ''}")
+            typer.echo(one.body)
+        return
+    for sent in send_all(address, uploads, folder):
+        answer = sent.answer if isinstance(sent.answer, dict) else {}
+        typer.echo(f"{sent.upload.about}: {'sent before' if sent.before else 'sent'}: {answer.get('url') or answer.get('message') or 'ok'}")
 
 
 @app.command()

@@ -47,20 +47,21 @@ def _highest_lift(at_maxima: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
 
 
 def explained_concepts(records: pl.DataFrame) -> pl.DataFrame:
-    """The CONCEPTS rows of features whose source explains them: the explanation is the concept."""
+    """The CONCEPTS rows of features whose source explains them: the first explanation is the concept."""
+    concept = pl.col("explanations").list.first()
     return records.select(
         "layer",
         "feature",
-        concept="explanation",
+        concept=concept,
         concept_share=pl.lit(None, pl.Float64),
         lift=pl.lit(None, pl.Float64),
-        reason=pl.when(pl.col("explanation").is_null()).then(pl.lit("the source does not explain it")),
+        reason=pl.when(concept.is_null()).then(pl.lit("the source does not explain it")),
     )
 
 
 def no_concepts(records: pl.DataFrame) -> pl.DataFrame:
     """The CONCEPTS rows of features that stand for nothing by a source."""
-    unexplained = explained_concepts(records.with_columns(explanation=pl.lit(None, pl.String)))
+    unexplained = explained_concepts(records.with_columns(explanations=pl.lit([], pl.List(pl.String))))
     return unexplained.with_columns(reason=pl.lit("the experiment has no concepts"))
 
 

@@ -53,7 +53,7 @@ def examples(
     """
     chosen = example_features(features, n, late_layers_from)
     factors = outcomes.filter(rule=rule).select(*_FEATURE, pl.col("factors").list.first().alias("factor"))
-    known = features.select(*_FEATURE, "input_score", "output_score", "concept", "lens_tokens")
+    known = features.select(*_FEATURE, "page", "input_score", "output_score", "concept", "lens_tokens")
     first = generations.filter((pl.col("prefix_id") == text_id(prefixes[0])) & (pl.col("sample") == 0))
     steered = first.select(*_FEATURE, "factor", pl.col("text").alias("steered"))
     unsteered = first.filter(factor="0").select(*_FEATURE, pl.col("text").alias("unsteered"))

@@ -10,7 +10,7 @@ import polars as pl
 from saesteer.core.tables import RECORD, RECORDS
 from saesteer.core.tokens import TextTokens
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 
 def top_records(
@@ -37,7 +37,7 @@ def top_records(
         max_activation="max_activation",
         n_records=pl.col("records").list.len().fill_null(0),
         records=pl.col("records").fill_null(pl.lit([], RECORDS.columns["records"].dtype)),
-        explanation=pl.lit(None, pl.String),
+        explanations=pl.lit([], RECORDS.columns["explanations"].dtype),
         source=pl.lit("local"),
         reason=pl.when(pl.col("records").is_null()).then(pl.lit("never active on the texts")),
     )

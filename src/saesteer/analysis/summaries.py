@@ -14,9 +14,10 @@ def features_table(
     input_score: pl.DataFrame,
     output_score: pl.DataFrame,
     norms: Mapping[int, float | Sequence[float] | None],
+    pages: Mapping[int, str],
 ) -> pl.DataFrame:
     """The FEATURES table: step tables joined by (layer, feature). `norms` are those of each layer's decoder rows, one number where all are
-    equal."""
+    equal; `pages` are the addresses below which Neuronpedia has the layers' features, where it has them."""
     keys = list(FEATURES.keys)
     joined = (
         records.join(concepts.drop("reason"), on=keys, how="left")
@@ -25,7 +26,12 @@ def features_table(
         .join(output_score, on=keys, how="left")
     )
     of_rows = [_norm(norms[layer], feature) for layer, feature in joined.select(keys).iter_rows()]
-    return joined.with_columns(decoder_norm=pl.Series(of_rows, dtype=pl.Float64)).select(list(FEATURES.columns))
+    below = pl.col("layer").replace_strict(dict(pages), return_dtype=pl.String, default=None)
+    return joined.with_columns(
+        explanation=pl.col("explanations").list.first(),
+        decoder_norm=pl.Series(of_rows, dtype=pl.Float64),
+        page=pl.concat_str(below, "feature", separator="/"),
+    ).select(list(FEATURES.columns))
 
 
 def _norm(norms: float | Sequence[float] | None, feature: int) -> float | None:

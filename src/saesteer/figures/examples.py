@@ -58,20 +58,23 @@ def draw(data: pl.DataFrame) -> Figure:
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     _write_row(axes, list(_COLUMNS), _MARGIN, weight="bold")
+    pages = data["page"].to_list()
     top = _MARGIN + 0.32
-    for row, row_height in zip(wrapped, heights, strict=True):
+    for row, row_height, page in zip(wrapped, heights, pages, strict=True):
         axes.plot([_MARGIN, width - _MARGIN], [top, top], color=GREY, linewidth=0.4)
-        _write_row(axes, row, top + 0.06, weight="normal")
+        _write_row(axes, row, top + 0.06, weight="normal", page=page)
         top += row_height
     axes.text(_MARGIN, height - 0.1, counts(data), fontsize=7, color=GREY, va="bottom", parse_math=False)
     return figure
 
 
-def _write_row(axes: Any, cells: list[str], top: float, weight: str) -> None:
+def _write_row(axes: Any, cells: list[str], top: float, weight: str, page: str | None = None) -> None:
+    """A row of cells, the first of which links to a page where there is one."""
     left = _MARGIN
     for cell, (title, width) in zip(cells, _COLUMNS.items(), strict=True):
         colour = MAGENTA if title == "steered" else BLACK
-        axes.text(left, top, cell, fontsize=7, color=colour, va="top", weight=weight, linespacing=1.2, parse_math=False)
+        link = page if left == _MARGIN else None
+        axes.text(left, top, cell, fontsize=7, color=colour, va="top", weight=weight, linespacing=1.2, parse_math=False, url=link)
         left += width
 
 

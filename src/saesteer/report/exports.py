@@ -24,8 +24,8 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
         raise SettingsError(f"{name} compares no methods, so there is nothing of AxBench's form in it: name a comparison")
     settings = settings_of(experiment)
     prompts = read_prefixes(settings.prompts or kept_at(str(settings.published_prompts), data / "downloads"), settings.n_prompts)
-    texts, losses, ratings = (of_fits(_rows(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS))
-    rows = Rows(texts, losses, ratings, _rows(FITS, data / name), _concepts(data / name))
+    texts, losses, ratings = (of_fits(rows_of(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS))
+    rows = Rows(texts, losses, ratings, rows_of(FITS, data / name), asked_concepts(data / name))
     dataset = "AlpacaEval" if settings.published_prompts == "alpaca_eval/instructions" else "prompts"
     for layer in sorted(experiment.layers):
         path = folder / f"layer_{layer:02d}" / "steering_data.parquet"
@@ -35,18 +35,18 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
 
 def export_vectors(data: Path, name: str, method: str, layer: int, path: Path) -> None:
     """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
-    fits = _rows(FITS, data / name).filter(pl.col("layer") == layer)
-    write_vectors(fits, _concepts(data / name), method, path)
+    fits = rows_of(FITS, data / name).filter(pl.col("layer") == layer)
+    write_vectors(fits, asked_concepts(data / name), method, path)
 
 
-def _rows(table: Table, folder: Path) -> pl.DataFrame:
+def rows_of(table: Table, folder: Path) -> pl.DataFrame:
     manifests = sorted((folder / table.name).glob("layers_*.json"))
     if not manifests:
         raise SettingsError(f"{folder} holds no {table.name}: run the comparison first (`snakemake methods`)")
     return read_rows(table, manifests)
 
 
-def _concepts(folder: Path) -> pl.DataFrame:
+def asked_concepts(folder: Path) -> pl.DataFrame:
     return read_summary(ASKED_CONCEPTS, folder / "tables/asked_concepts.parquet")
 
 

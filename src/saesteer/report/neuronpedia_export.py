@@ -14,7 +14,7 @@ from saesteer.core.files import write_atomically, write_text
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ACTIVATIONS, RECORDS
 from saesteer.settings import Experiment, SettingsError
-from saesteer.sources.neuronpedia.sources import Source, sources_of
+from saesteer.sources.neuronpedia.sources import Source, named_sources
 
 _SIZE = 1024
 
@@ -31,11 +31,11 @@ def write_export(records: pl.DataFrame, source: Source, folder: Path, activation
     lines = (_feature(row, source) for row in features)
     for number, batch in enumerate(_chunks(lines)):
         _write(place / "features", number, batch)
-    explained = (_explanation(row, source) for row in features if row["explanation"] is not None)
+    explained = (_explanation(row, text, source) for row in features for text in row["explanations"])
     for number, batch in enumerate(_chunks(explained)):
         _write(place / "explanations", number, batch)
     for (number,), rows in ordered.group_by(pl.col("feature") // _SIZE, maintain_order=True):
-        _write(place / "activations", int(str(number)), _records(rows, source, activations))
+        _write(place / "activations", int(str(number)), record_lines(rows, source, activations))
     _write_names(place, source)
 
 
@@ -45,7 +45,7 @@ def export_records(experiment: Experiment, data: Path, folder: Path, source: str
     `source` names them (model/source, `{layer}` for the layer); None takes the experiment's own Neuronpedia source.
     """
     layers = sorted(experiment.layers)
-    sources = {layer: Source.parse(source.format(layer=layer)) for layer in layers} if source else sources_of(experiment, layers)
+    sources = named_sources(experiment, layers, source)
     records, activations = (sorted((data / step).glob("layers_*.json")) for step in ("records", "activations"))
     if not records:
         raise SettingsError(f"{data}/records holds no manifest: run the experiment first")
@@ -101,11 +101,12 @@ def _feature(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
     }
 
 
-def _explanation(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    return {**_name(row, source), "description": row["explanation"], "typeName": None, "explanationModelName": None}
+def _explanation(row: Mapping[str, Any], text: str, source: Source) -> dict[str, Any]:
+    return {**_name(row, source), "description": text, "typeName": None, "explanationModelName": None}
 
 
-def _records(rows: pl.DataFrame, source: Source, activations: pl.DataFrame | None) -> Iterator[dict[str, Any]]:
+def record_lines(rows: pl.DataFrame, source: Source, activations: pl.DataFrame | None) -> Iterator[dict[str, Any]]:
+    """The activation records of one layer's RECORDS rows, feature by feature."""
     codes = {} if activations is None else _codes(rows, activations)
     for row in rows.iter_rows(named=True):
         for record in row["records"]:

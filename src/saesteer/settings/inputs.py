@@ -145,11 +145,21 @@ class PublishedFeatures(Settings):
 
 class ExplainedFeatures(Settings):
     kind: Literal["explained"]
-    """Take the features whose explanation on Neuronpedia matches. `saesteer features EXPERIMENT` searches, and writes `list`."""
-    pattern: str
+    """Take the features whose explanations on Neuronpedia match. `saesteer features EXPERIMENT` searches, and writes `list`."""
+    pattern: str | None = None
     """Regular expression, searched for in explanations, upper and lower case alike."""
+    query: Annotated[str, Field(min_length=3)] | None = None
+    """Instead of a pattern: text whose meaning explanations should be nearest to, by Neuronpedia's search."""
+    n_per_layer: Annotated[int, Field(gt=0)] | None = None
+    """With query: features taken of each layer, the nearest first."""
     list: Path
-    """File of the resolved list, in git: the workflow itself needs no network for it."""
+    """File of the resolved list with the explanations found, in git: the workflow itself needs no network for it."""
+
+    @model_validator(mode="after")
+    def _one_search(self) -> "ExplainedFeatures":
+        if (self.pattern is None) == (self.query is None) or (self.query is None) != (self.n_per_layer is None):
+            raise ValueError("features: give either pattern, or query and n_per_layer")
+        return self
 
 
 FeatureSet = Annotated[

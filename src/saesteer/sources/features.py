@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,14 +39,21 @@ def list_digest(features: Mapping[int, Sequence[int]]) -> str:
     return value_digest({str(layer): list(listed) for layer, listed in sorted(features.items())})
 
 
-def write_list(path: Path, origin: PublishedFeatures | ExplainedFeatures, source: str, features: Mapping[int, Sequence[int]]) -> None:
-    """Write a resolved list, with what it was resolved from, where it came from and its digest."""
+def write_list(
+    path: Path,
+    origin: PublishedFeatures | ExplainedFeatures,
+    source: str,
+    features: Mapping[int, Sequence[int]],
+    answer: Mapping[int, Any] | None = None,
+) -> None:
+    """Write a resolved list, with what it was resolved from, where it came from, its digest, and a search's answer for a reader."""
     listed = {str(layer): sorted(indices) for layer, indices in sorted(features.items())}
-    write_json(path, {"asked": _query(origin), "source": source, "digest": list_digest(features), "features": listed})
+    values = {"asked": _query(origin), "source": source, "digest": list_digest(features), "features": listed}
+    write_json(path, values | ({} if answer is None else {"answer": answer}))
 
 
-def _query(chosen: PublishedFeatures | ExplainedFeatures) -> dict[str, str]:
-    return {name: value for name, value in chosen.model_dump(mode="json").items() if name != "list"}
+def _query(chosen: PublishedFeatures | ExplainedFeatures) -> dict[str, Any]:
+    return chosen.model_dump(mode="json", exclude_none=True, exclude={"list"})
 
 
 def _resolved(chosen: PublishedFeatures | ExplainedFeatures) -> dict[int, tuple[int, ...]]:
@@ -61,7 +69,7 @@ def _resolved(chosen: PublishedFeatures | ExplainedFeatures) -> dict[int, tuple[
 
 
 @functools.cache
-def _read_list(path: Path, written_ns: int) -> tuple[dict[str, str] | None, dict[int, tuple[int, ...]]]:
+def _read_list(path: Path, written_ns: int) -> tuple[dict[str, Any] | None, dict[int, tuple[int, ...]]]:
     """What a list was resolved from, None where its features are not those of its digest; read once, for every step asks for each layer."""
     values = json.loads(path.read_text(encoding="utf-8"))
     features = {int(layer): tuple(sorted(listed)) for layer, listed in values["features"].items()}

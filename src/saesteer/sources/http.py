@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -14,6 +15,9 @@ import tenacity
 from saesteer.core.errors import SaesteerError
 
 _CONFIGURATION = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_NOT_DONE = (425, 429, 500, 503)
+"""Statuses by which a server says that it did not do what a request wants; a 502 or 504 is a gateway's, which does not know."""
 
 T = TypeVar("T")
 
@@ -60,6 +64,10 @@ class Transient(FetchError):
         self.response = response
 
 
+class Unanswered(FetchError):
+    """A change was sent, and no answer says whether it was made."""
+
+
 @dataclass(frozen=True)
 class Client:
     """What requests share."""
@@ -79,15 +87,40 @@ async def open_client(policy: Policy, follow_redirects: bool = False) -> AsyncIt
         yield Client(http, policy)
 
 
-async def get(client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str] | None = None) -> T:
-    """What `read` makes of the response (open, its body unread); repeated while it raises Transient."""
+async def get(
+    client: Client,
+    url: str,
+    read: Callable[[httpx2.Response], Awaitable[T]],
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> T:
+    """What `read` makes of the response (open, its body unread); repeated while it raises Transient. A `body` (JSON) is posted: for
+    questions only, which may be repeated."""
+    return await _patient(client, partial(_once, client, url, read, headers or {}, body))
 
+
+async def send(client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str], body: bytes) -> T:
+    """The same for a change, which must not be made twice: repeated only while it is certain that it was not made."""
+
+    async def once() -> T:
+        try:
+            return await _once(client, url, read, headers, body)
+        except Transient as error:
+            status = None if error.response is None else error.response.status_code
+            if status in _NOT_DONE or isinstance(error.__cause__, _NOT_SENT):
+                raise
+            raise Unanswered(str(error)) from error
+
+    return await _patient(client, once)
+
+
+async def _patient(client: Client, once: Callable[[], Awaitable[T]]) -> T:
     def count(state: tenacity.RetryCallState) -> None:
         client.retries[str(_error(state))] += 1
 
     patient = retrying(client.policy, lambda error: isinstance(error, Transient), count)
     try:
-        return await patient(_once)(client, url, read, headers or {})
+        return await patient(once)()
     except Transient as error:
         raise FetchError(f"{error} ({client.policy.attempts} attempts)") from error
 
@@ -132,9 +165,12 @@ def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-async def _once(client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str]) -> T:
+async def _once(
+    client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str], body: bytes | None
+) -> T:
+    content = {} if body is None else {"Content-Type": "application/json"}
     try:
-        async with client.http.stream("GET", url, headers=dict(headers)) as response:
+        async with client.http.stream("GET" if body is None else "POST", url, headers={**headers, **content}, content=body) as response:
             await _refuse(response)
             return await read(response)
     except _CONFIGURATION as error:

@@ -62,7 +62,9 @@ RECORDS = Table(
         "max_activation": Column(pl.Float32, "largest activation", "the feature is never active"),
         "n_records": Column(pl.UInt32, "records kept"),
         "records": Column(pl.List(RECORD), "texts with the largest maxima; ties broken by text_id"),
-        "explanation": Column(pl.String, "what the source says the feature means", "the source has none"),
+        "explanations": Column(
+            pl.List(pl.String), "all that the source says the feature means: type oai_token-act-pair first, then by type, model and text"
+        ),
         "source": Column(pl.String, "local or neuronpedia"),
         "reason": Column(pl.String, "why there are no records", "there are some"),
     },

@@ -10,7 +10,8 @@ FEATURES = Table(
     ("layer", "feature"),
     {
         **PER_FEATURE,
-        **RECORDS.some("density", "max_activation", "n_records", "explanation"),
+        **RECORDS.some("density", "max_activation", "n_records", "explanations"),
+        "explanation": Column(pl.String, "the first of them: the one that is shown", "the source has none"),
         **CONCEPTS.some("concept", "concept_share"),
         "lens_tokens": LOGIT_LENS.columns["tokens"],
         "lens_token_ids": LOGIT_LENS.columns["token_ids"],
@@ -18,6 +19,7 @@ FEATURES = Table(
         "input_score_reason": reason_for("input_score"),
         **OUTPUT_SCORE.some("output_score", "min_rank", "max_prob", "delta_token_confidence", "a_max"),
         "decoder_norm": Column(pl.Float64, "norm of the decoder row, to three digits", "the SAE's manifest does not say"),
+        "page": Column(pl.String, "address of the feature's page on Neuronpedia", "neither records.source nor sae-lens names a source"),
     },
 )
 STEERING = Table(
@@ -143,6 +145,7 @@ EXAMPLES = Table(
     ("layer", "feature"),
     {
         **PER_FEATURE,
+        **FEATURES.some("page"),
         **INPUT_SCORE.some("input_score"),
         **OUTPUT_SCORE.some("output_score"),
         **CONCEPTS.some("concept"),

@@ -49,7 +49,14 @@ def _checked(path: Path, name: str, tensor: Tensor, d_model: int) -> Float[Tenso
 
 
 def write_vectors(fits: pl.DataFrame, concepts: pl.DataFrame, method: str, path: Path) -> None:
-    """Write the unit vectors that a method fitted for the experiment's concepts, in the form of `read_vectors`.
+    """Write the unit vectors that a method fitted for the experiment's concepts, in the form of `read_vectors`."""
+    additions = fitted_additions(fits, concepts, method)
+    vectors = {concept: addition.vector.float().contiguous() for concept, addition in additions.items()}
+    write_atomically(path, lambda partial: save_file(vectors, partial))
+
+
+def fitted_additions(fits: pl.DataFrame, concepts: pl.DataFrame, method: str) -> dict[str, Addition]:
+    """Concept -> what a method that fits vectors adds for it.
 
     `fits` are FITS rows of one layer (of other methods too; `method` is the key); `concepts` has concept_id and concept. Concepts for which
     the method abstains are left out.
@@ -58,9 +65,8 @@ def write_vectors(fits: pl.DataFrame, concepts: pl.DataFrame, method: str, path:
     written = rows.filter(pl.col("kind").is_not_null())
     _refuse(fits, rows, written, method)
     if len(written) < len(rows):
-        log.warning("%s: method %s abstains for %d of %d concepts, which are left out", path, method, len(rows) - len(written), len(rows))
-    vectors = {row["concept"]: _vector(row) for row in written.sort("concept").iter_rows(named=True)}
-    write_atomically(path, lambda partial: save_file(vectors, partial))
+        log.warning("method %s abstains for %d of %d concepts, which are left out", method, len(rows) - len(written), len(rows))
+    return {row["concept"]: _addition(row) for row in written.sort("concept").iter_rows(named=True)}
 
 
 def _refuse(fits: pl.DataFrame, rows: pl.DataFrame, written: pl.DataFrame, method: str) -> None:
@@ -77,7 +83,7 @@ def _refuse(fits: pl.DataFrame, rows: pl.DataFrame, written: pl.DataFrame, metho
         raise SettingsError(f"method {method} abstains for every concept ({rows['reason'][0]}): there are no vectors to write")
 
 
-def _vector(row: dict[str, Any]) -> Float[Tensor, " d_model"]:
+def _addition(row: dict[str, Any]) -> Addition:
     intervention = unpacked(row["kind"], row["tensors"], row["values"])
     assert isinstance(intervention, Addition)
-    return intervention.vector.float().contiguous()
+    return intervention

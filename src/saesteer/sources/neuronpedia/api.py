@@ -1,8 +1,10 @@
-"""One feature a request, from Neuronpedia's API."""
+"""Neuronpedia's API: one feature a request, and the explanations nearest to a query."""
 
+import json
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -11,13 +13,13 @@ import httpx2
 
 from saesteer.settings import SettingsError
 from saesteer.sources.http import Client, FetchError, Refusal, Transient, as_finished, get
-from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, kept, known, parse_json, record
+from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, kept, known, number, parse_json, record
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
 from saesteer.sources.neuronpedia.sources import Source
 
 KEY_VARIABLE = "NEURONPEDIA_API_KEY"
 _CHECK_KEY = f": access refused; if {KEY_VARIABLE} is set, check it, or unset it (reading needs no key)"
-_ADVICE = {
+ADVICE = {
     401: _CHECK_KEY,
     403: _CHECK_KEY,
     404: ", and not in the API's own words: check addresses.neuronpedia in the configuration",
@@ -51,16 +53,55 @@ async def has_source(client: Client, base: str, source: Source) -> bool:
 async def _feature(client: Client, base: str, source: Source, feature: int, n_records: int) -> Known | Failed:
     url = f"{base.rstrip('/')}/api/feature/{quote(source.model)}/{quote(source.source)}/{feature}"
     try:
-        return await get(client, url, partial(_read, source, feature, n_records), _key_header())
+        return await get(client, url, partial(_read, source, feature, n_records), key_header())
     except Refusal as error:
         if error.status == 404 and _is_answer(error.body):
             return Known(feature, there=False)
-        return Failed((feature,), f"{error}{_ADVICE.get(error.status, '')}")
+        return Failed((feature,), f"{error}{ADVICE.get(error.status, '')}")
     except FetchError as error:
         return Failed((feature,), str(error))
 
 
-def _key_header() -> dict[str, str]:
+@dataclass(frozen=True)
+class Match:
+    """An explanation that a search answers with."""
+
+    feature: int
+    explanation: str
+    similarity: float | None  # cosine of its embedding and the query's
+
+
+async def nearest_explanations(client: Client, base: str, source: Source, query: str) -> AsyncGenerator[Match, None]:
+    """A source's explanations in the order of their nearness to a query, in Neuronpedia's embedding; a page a request."""
+    url, offset = f"{base.rstrip('/')}/api/explanation/search", 0
+    while True:
+        question = {"modelId": source.model, "layers": [source.source], "query": query, "offset": offset}
+        matches, following = await get(client, url, partial(_read_matches, source), key_header(), json.dumps(question).encode())
+        for match in matches:
+            yield match
+        if following is None:
+            return
+        if not following > offset:
+            raise FetchError("the search's pages do not end")
+        offset = following
+
+
+async def _read_matches(source: Source, response: httpx2.Response) -> tuple[list[Match], int | None]:
+    """One page of a search, and where the next begins (None: this is the last)."""
+    try:
+        answer = parse_json(await response.aread())
+        items = [(str(item["index"]), item["description"], number(item.get("cosine_similarity"))) for item in answer["results"]]
+        matches = [Match(int(index), text.strip(), similarity) for index, text, similarity in items]
+        of = {(item["modelId"], item["layer"]) for item in answer["results"]}
+        following = int(answer["nextOffset"]) if answer["hasMore"] else None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Transient("answered with something that is no search's result") from error
+    if of - {(source.model, source.source)}:
+        raise Transient("answered with features of another source than the one asked for")
+    return matches, following
+
+
+def key_header() -> dict[str, str]:
     """The header with the user's key, where there is one in the environment."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not (key.isascii() and key.isprintable()):
@@ -90,9 +131,8 @@ async def _read(source: Source, feature: int, n_records: int, response: httpx2.R
         raise Transient("answered with another feature than the one asked for")
     strings = Strings()
     usable = [record(entry, strings) for entry in _objects(item, "activations")]
-    texts = descriptions(_objects(item, "explanations"))
     records = [one for one in usable if one is not None]
-    return known(item, feature, texts[0] if texts else None, kept(records, n_records), len(usable) - len(records))
+    return known(item, feature, descriptions(_objects(item, "explanations")), kept(records, n_records), len(usable) - len(records))
 
 
 def _objects(item: dict[str, Any], name: str) -> list[dict[str, Any]]:

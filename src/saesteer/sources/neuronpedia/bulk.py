@@ -73,7 +73,7 @@ async def _described(exports: Exports, wanted: frozenset[int], explained: Mappin
     """Feature -> what its own line says (no records yet), and what is wrong with batches that could not be read."""
 
     def collect(lines: Lines) -> dict[int, Known]:
-        return {i: known(item, i, next(iter(explained.get(i, [])), None), (), 0) for i, item in lines if i in wanted}
+        return {i: known(item, i, explained.get(i, ()), (), 0) for i, item in lines if i in wanted}
 
     batches, problems = await read_all(exports, "features", collect)
     return {feature: one for batch in batches for feature, one in batch.items()}, problems

@@ -14,7 +14,7 @@ import polars as pl
 from saesteer.core.files import value_digest
 from saesteer.core.tables import RECORDS
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 NOT_THERE = "not on Neuronpedia"
 NO_RECORDS = "no records on Neuronpedia"
 
@@ -40,7 +40,7 @@ class Known:
     feature: int
     density: float | None = None
     max_activation: float | None = None
-    explanation: str | None = None
+    explanations: Sequence[str] = ()
     records: Sequence[Record] = ()
     n_unusable: int = 0
     """Records left out because a list in them is null, or lists or numbers do not fit."""
@@ -140,7 +140,7 @@ def kept(records: Iterable[Record], n_records: int) -> list[Record]:
 
 
 def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A feature's explanations, each once; the first is the one for the table.
+    """A feature's explanations, each once; the first is the one that is shown.
 
     Those of type oai_token-act-pair come first, then by type, explaining model and text, so that their order there does not matter.
     """
@@ -152,14 +152,14 @@ def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(text for *_, text in sorted(ranked)))
 
 
-def known(item: Mapping[str, Any], feature: int, explanation: str | None, records: Sequence[Record], n_unusable: int) -> Known:
+def known(item: Mapping[str, Any], feature: int, explanations: Sequence[str], records: Sequence[Record], n_unusable: int) -> Known:
     """A feature from its JSON object and what was read of its records and explanations."""
     density = number(item.get("frac_nonzero"))
     return Known(
         feature=feature,
         density=density if density is not None and 0 <= density <= 1 else None,
         max_activation=as_float32(number(item.get("maxActApprox"))),
-        explanation=explanation,
+        explanations=explanations,
         records=records,
         n_unusable=n_unusable,
     )
@@ -174,7 +174,7 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
         "max_activation": [_max_activation(item) for item in features],
         "n_records": [len(item.records) for item in features],
         "records": [[_struct(rank, one) for rank, one in enumerate(item.records)] for item in features],
-        "explanation": [item.explanation for item in features],
+        "explanations": [item.explanations for item in features],
         "source": ["neuronpedia"] * len(features),
         "reason": [item.reason for item in features],
     }

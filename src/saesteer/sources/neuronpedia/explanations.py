@@ -3,10 +3,12 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from saesteer.settings import Addresses, SettingsError
-from saesteer.sources.http import FetchError, Policy, open_client
+from saesteer.sources.http import FetchError, Policy, Refusal, open_client
+from saesteer.sources.neuronpedia.api import ADVICE, Match, nearest_explanations
 from saesteer.sources.neuronpedia.bulk import explained_features
 from saesteer.sources.neuronpedia.exports import list_exports
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
@@ -35,10 +37,36 @@ async def _explanations(addresses: Addresses, source: Source, downloads: Path, p
     return dict(sorted(explained.items()))
 
 
-def matching_features(explanations: Mapping[int, Sequence[str]], pattern: str) -> list[int]:
-    """The features one of whose explanations the regular expression is found in, upper and lower case alike, ascending."""
+def nearest_features(
+    addresses: Addresses,
+    source: Source,
+    query: str,
+    n: int,
+    policy: Policy = Policy(),  # noqa: B008 (frozen)
+) -> list[Match]:
+    """The `n` features of a source whose explanations are nearest to a query, each with the nearest, as Neuronpedia's search has them."""
+    return asyncio.run(_nearest_features(addresses, source, query, n, policy))
+
+
+async def _nearest_features(addresses: Addresses, source: Source, query: str, n: int, policy: Policy) -> list[Match]:
+    nearest: dict[int, Match] = {}
+    try:
+        async with open_client(policy) as client, aclosing(nearest_explanations(client, addresses.neuronpedia, source, query)) as matches:
+            async for match in matches:
+                nearest.setdefault(match.feature, match)
+                if len(nearest) == n:
+                    break
+    except FetchError as error:
+        advice = ADVICE.get(error.status, "") if isinstance(error, Refusal) and error.status != 404 else ""
+        raise IncompleteDownload(f"search of {source}: {error}{advice}") from error
+    return list(nearest.values())
+
+
+def matching_features(explanations: Mapping[int, Sequence[str]], pattern: str) -> dict[int, str]:
+    """Feature -> the first of its explanations that the regular expression is found in, upper and lower case alike, ascending."""
     try:
         expression = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
         raise SettingsError(f"features: pattern {pattern!r} is no regular expression: {error}") from error
-    return sorted(feature for feature, texts in explanations.items() if any(expression.search(text) for text in texts))
+    first = {feature: next(filter(expression.search, texts), None) for feature, texts in sorted(explanations.items())}
+    return {feature: text for feature, text in first.items() if text is not None}

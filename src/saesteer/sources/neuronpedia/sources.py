@@ -34,14 +34,25 @@ class Source:
         return cls(model, source)
 
 
-def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
-    """Layer -> the source that records.source names, or else sae-lens for the release's SAE."""
+def known_sources(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
+    """Layer -> the source that records.source names, or else sae-lens for the release's SAE; without the layers that have none."""
     given = experiment.records.source if isinstance(experiment.records, NeuronpediaRecords) else None
     names = {layer: given.format(layer=layer) if given else neuronpedia_source(experiment.saes, layer) for layer in layers}
-    for layer, name in names.items():
-        if name is None:
+    return {layer: Source.parse(name) for layer, name in names.items() if name}
+
+
+def named_sources(experiment: Experiment, layers: Sequence[int], name: str | None) -> dict[int, Source]:
+    """Layer -> the source of a name with `{layer}` in it; without a name the experiment's own."""
+    return {layer: Source.parse(name.format(layer=layer)) for layer in layers} if name else sources_of(experiment, layers)
+
+
+def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
+    """The same where every layer must have a source."""
+    known = known_sources(experiment, layers)
+    for layer in layers:
+        if layer not in known:
             raise SettingsError(
                 f"records: sae-lens names no Neuronpedia source for layer {layer} ({experiment.saes.release or 'SAEs of no release'}):"
                 " set records.source, e.g. gemma-2-2b/{layer}-gemmascope-res-16k"
             )
-    return {layer: Source.parse(str(name)) for layer, name in names.items()}
+    return known

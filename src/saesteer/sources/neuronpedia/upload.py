@@ -1,0 +1,125 @@
+"""What is sent to Neuronpedia: only by an explicit command, with the user's key, and nothing twice.
+
+Each upload leaves a file in a folder, named by the digest of its address and values: without an answer before it is sent, with
+Neuronpedia's answer once that is there. An upload with an answer is not sent again; of one with a file and no answer nobody knows whether
+it arrived, so the user has to look.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from saesteer.core.files import value_digest, write_json
+from saesteer.settings import SettingsError
+from saesteer.sources.http import COMMAND, Client, FetchError, Policy, Refusal, Transient, Unanswered, open_client, send
+from saesteer.sources.neuronpedia.api import ADVICE, KEY_VARIABLE, key_header
+from saesteer.sources.neuronpedia.convert import parse_json
+from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
+
+_SHOWN = 300  # characters of the server's words
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One request that changes something on Neuronpedia."""
+
+    about: str
+    path: str  # of the API, e.g. /api/vector/new
+    values: Mapping[str, Any]
+
+    @property
+    def body(self) -> bytes:
+        """The bytes that are sent."""
+        return json.dumps(self.values, ensure_ascii=False, allow_nan=False).encode()
+
+    def url(self, address: str) -> str:
+        """Where it goes, at an address of Neuronpedia."""
+        return address.rstrip("/") + self.path
+
+    def kept_at(self, address: str, folder: Path) -> Path:
+        """The file that says what came of it."""
+        return folder / f"{value_digest([self.url(address), self.values])[:16]}.json"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An upload that Neuronpedia has."""
+
+    upload: Upload
+    answer: Any
+    before: bool  # by an earlier run
+
+
+def sent_before(address: str, upload: Upload, folder: Path) -> Sent | None:
+    """What came of an upload in an earlier run, None where it was not sent; an error where nobody knows whether it arrived."""
+    kept = upload.kept_at(address, folder)
+    if not kept.is_file():
+        return None
+    values = json.loads(kept.read_text(encoding="utf-8"))
+    if "answer" not in values:
+        raise SettingsError(
+            f"{upload.about}: it was sent to {address} and no answer came, so it may have arrived: look there, then delete {kept} to send"
+            ' it again, or add an "answer" to that file to leave it'
+        )
+    return Sent(upload, values["answer"], before=True)
+
+
+def send_all(address: str, uploads: Sequence[Upload], folder: Path, policy: Policy = COMMAND) -> Iterator[Sent]:
+    """Send uploads one after the other, each once; `folder` remembers. The first that cannot be made ends it, the ones before stay sent."""
+    if not key_header():
+        raise SettingsError(f"sending to Neuronpedia needs a key: set the environment variable {KEY_VARIABLE} (Settings on its site)")
+    with asyncio.Runner() as runner:
+        results = _send_all(address, uploads, folder, policy)
+        while (result := runner.run(_next(results))) is not None:
+            yield result
+
+
+async def _next(results: AsyncGenerator[Sent, None]) -> Sent | None:
+    return await anext(results, None)
+
+
+async def _send_all(address: str, uploads: Sequence[Upload], folder: Path, policy: Policy) -> AsyncGenerator[Sent, None]:
+    async with open_client(policy) as client:
+        for upload in uploads:
+            yield sent_before(address, upload, folder) or await _send(client, address, upload, folder)
+
+
+async def _send(client: Client, address: str, upload: Upload, folder: Path) -> Sent:
+    kept, url = upload.kept_at(address, folder), upload.url(address)
+    values = {"about": upload.about, "url": url}
+    write_json(kept, values)
+    try:
+        answer = await send(client, url, _read, key_header(), upload.body)
+    except Unanswered as error:
+        raise IncompleteDownload(
+            f"{upload.about}: {error}; it may have arrived at {address}: look there, then delete {kept} to send it again"
+        ) from error
+    except FetchError as error:
+        kept.unlink()
+        words = f" ({_words(error.body)})" if isinstance(error, Refusal) else ""
+        advice = ADVICE.get(error.status, "") if isinstance(error, Refusal) else ""
+        raise IncompleteDownload(f"{upload.about}: {error}{words}{advice}; it was not sent") from error
+    write_json(kept, values | {"answer": answer})
+    return Sent(upload, answer, before=False)
+
+
+async def _read(response: httpx2.Response) -> Any:
+    try:
+        return parse_json(await response.aread())
+    except ValueError as error:
+        raise Transient("answered with something that is not JSON") from error
+
+
+def _words(body: bytes) -> str:
+    """What the API says of a refused request."""
+    try:
+        answer = parse_json(body)
+    except ValueError:
+        return "no words of the API's own"
+    given = (answer.get(name) for name in ("message", "error")) if isinstance(answer, dict) else ()
+    return next((str(text)[:_SHOWN] for text in given if text), "no words of the API's own")

@@ -1,0 +1,327 @@
+"""What is sent to Neuronpedia: in its forms, nothing twice, and exactly what a dry run printed."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from neuronpedia_server import KEY, QUICK, SOURCE, Neuronpedia, cut, page, serving, status
+from synthetic_tables import synthetic_features
+from typer.testing import CliRunner
+
+from saesteer.cli import app
+from saesteer.core.files import text_id
+from saesteer.core.store import Wanted, complete
+from saesteer.core.tables import ACTIVATIONS, ASKED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, Table, write_summary
+from saesteer.engine.interventions import Addition, packed
+from saesteer.report.neuronpedia_upload import uploads_of
+from saesteer.settings import Experiment, SettingsError, load_experiment
+from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
+from saesteer.sources.neuronpedia.upload import Upload, send_all
+
+ROOT = Path(__file__).parents[1]
+LIST, BATCH, VECTOR = "/api/list/new-with-features", "/api/feature/upload-batch", "/api/vector/new"
+LAYERS = (2, 6)
+N = 130  # features a layer with records
+OWN = "world/{layer}-res"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Neuronpedia]:
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
+    with serving(tmp_path / "bucket") as server:
+        yield server
+
+
+def experiment(name: str = "micro") -> Experiment:
+    return load_experiment(name, ROOT / "config/experiments")
+
+
+def stored(folder: Path, table: Table, rows: pl.DataFrame) -> None:
+    """Rows as a finished step leaves them."""
+    axis = table.keys[-1]
+    wants = [Wanted(layer, {axis: rows.filter(layer=layer)[axis].to_list()}, {}) for layer in LAYERS]
+    complete(
+        folder / table.name,
+        table,
+        wants,
+        lambda _: [rows.filter(layer=layer) for layer in LAYERS],
+        folder / table.name / "layers_02-06.json",
+    )
+
+
+def features() -> pl.DataFrame:
+    """FEATURES rows of two layers; the last of each has no records."""
+    frame = synthetic_features(2, N + 1).sort("layer", "feature")
+    numbers = pl.Series([*range(N + 1)] * 2, dtype=pl.UInt32)
+    return frame.with_columns(layer=pl.col("layer").replace({0: 2, 1: 6}), feature=numbers, density=pl.lit(0.25))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Tables of a finished experiment, micro: each feature's record is of the text that its number names."""
+    folder, table = tmp_path / "data/micro", features()
+    write_summary(FEATURES, table, folder / "tables/features.parquet")
+    codes = [(layer, f"t{n}", 4, [1, 3], [n, n], [0.5, 2.5]) for layer in LAYERS for n in range(N)]
+    stored(folder, ACTIVATIONS, pl.DataFrame(codes, schema=ACTIVATIONS.schema, orient="row"))
+    stored(folder, RECORDS, pl.DataFrame([record(layer, n) for layer in LAYERS for n in range(N + 1)], schema=RECORDS.schema))
+    lens = [(layer, n, [7, 8], ["▁sea", "▁ship"], [3.5, 1.25]) for layer in LAYERS for n in range(N + 1)]
+    stored(folder, LOGIT_LENS, pl.DataFrame(lens, schema=LOGIT_LENS.schema, orient="row"))
+    return tmp_path / "data"
+
+
+def record(layer: int, n: int) -> dict[str, Any]:
+    top = {
+        "rank": 0,
+        "text_id": f"t{n}",
+        "token_index": 3,
+        "token": "▁d",
+        "token_id": 3,
+        "max_value": 2.5,
+        "context": ["<s>", "▁b", "▁c", "▁d"],
+    }
+    known = {"layer": layer, "feature": n, "density": 0.25, "max_activation": 2.5, "n_records": 1, "records": [top]}
+    nothing = {"n_records": 0, "records": [], "reason": "never active"} if n == N else {"reason": None}
+    return known | {"explanations": [], "source": "local"} | nothing
+
+
+def sent(site: Neuronpedia, uploads: Sequence[Upload], folder: Path) -> list[bool]:
+    """Whether each was sent by an earlier run."""
+    return [one.before for one in send_all(site.address, uploads, folder / "sent", QUICK)]
+
+
+def posts(site: Neuronpedia) -> int:
+    return sum(site.requests.values())
+
+
+def test_the_kept_features_are_a_list_with_their_scores(site: Neuronpedia, data: Path) -> None:
+    uploads = uploads_of("list", experiment(), "micro", data, OWN, None)
+    assert sent(site, uploads, data) == [False]
+    ((path, body),) = site.made
+    values = json.loads(body)
+    kept = features().filter(pl.col("output_score") >= 0.3).sort("output_score", descending=True)
+    assert path == LIST
+    assert [(one["modelId"], one["layer"], one["index"]) for one in values["features"]] == [
+        ("world", f"{layer}-res", feature) for layer, feature in kept.select("layer", "feature").iter_rows()
+    ]
+    assert values["features"][0]["description"].startswith(f"output score {kept['output_score'][0]:.3f}, ")
+    assert f"{kept.height} of {2 * (N + 1)} features" in values["description"]
+    assert [headers["x-api-key"] for headers in site.headers] == [KEY]
+
+
+def test_features_go_in_batches_with_records_lens_tokens_and_scores(site: Neuronpedia, data: Path) -> None:
+    uploads = uploads_of("features", experiment(), "micro", data, OWN, None)
+    assert sent(site, uploads, data) == [False] * 4
+    bodies = [json.loads(body) for path, body in site.made if path == BATCH]
+    assert [(body["modelId"], body["source"], len(body["features"])) for body in bodies] == [
+        ("world", f"{layer}-res", n) for layer in LAYERS for n in (128, N - 128)
+    ]
+    one = bodies[1]["features"][0]
+    scores = features().row(by_predicate=(pl.col("layer") == 2) & (pl.col("feature") == 128), named=True)
+    assert (one["index"], one["density"]) == (128, 0.25)
+    assert one["activations"] == [{"tokens": ["<s>", "▁b", "▁c", "▁d"], "values": [0.0, 0.5, 0.0, 2.5]}]
+    assert one["topLogits"] == [{"token": "▁sea", "value": 3.5}, {"token": "▁ship", "value": 1.25}]
+    assert f"output score {scores['output_score']:.3f}" in one["explanations"][0]["text"]
+    assert [text["text"] for text in one["explanations"][1:]] == [scores["concept"]] * (scores["concept"] is not None)
+
+
+def test_a_long_record_is_cut_around_its_maximum(site: Neuronpedia, data: Path) -> None:
+    long = [f"w{n}" for n in range(3000)]
+    top = record(2, 0)["records"][0] | {"token_index": 2000, "context": long}
+    rows = pl.DataFrame([record(2, 0) | {"records": [top]}, record(6, 0)], schema=RECORDS.schema)
+    (data / "micro/records/layers_02-06.json").unlink()
+    stored(data / "micro/fresh", RECORDS, rows)
+    (data / "micro/records").rename(data / "micro/old")
+    (data / "micro/fresh/records").rename(data / "micro/records")
+    uploads = uploads_of("features", experiment(), "micro", data, OWN, None)
+    (text,) = uploads[0].values["features"][0]["activations"]
+    assert (len(text["tokens"]), text["tokens"][512], text["values"][512]) == (1024, "w2000", 2.5)
+    assert sent(site, uploads, data) == [False, False]
+
+
+def fits(scale: float | None) -> pl.DataFrame:
+    rows = []
+    for layer in LAYERS:
+        tensors, values = packed(Addition(torch.tensor([0.6, 0.8]), scale))
+        given = {
+            "layer": layer,
+            "method": "diffmean",
+            "concept_id": text_id("sea"),
+            "kind": "addition",
+            "tensors": tensors,
+            "values": values,
+        }
+        rows.append(given | {"features": [], "n_texts": 4, "fit_seconds": 0.0, "residual_change": 1.0, "residual_norm": 1.0})
+    return pl.DataFrame(rows, schema=FITS.schema)
+
+
+def compared(data: Path, scale: float | None = 5.0) -> Path:
+    """The tables of a comparison of methods, micro-methods: diffmean at two layers, factors 1 and 3 chosen for one concept."""
+    folder, scores = data / "micro-methods", METHOD_SUMMARIES["method_scores"]
+    wants = [Wanted(layer, {"method": ["diffmean"], "concept_id": [text_id("sea")]}, {}) for layer in LAYERS]
+    complete(
+        folder / "fits", FITS, wants, lambda _: [fits(scale).filter(layer=layer) for layer in LAYERS], folder / "fits/layers_02-06.json"
+    )
+    asked = {"concept_id": text_id("sea"), "concept": "sea", "label_feature": None}
+    write_summary(ASKED_CONCEPTS, pl.DataFrame([asked], schema=ASKED_CONCEPTS.schema), folder / "tables/asked_concepts.parquet")
+    counts = dict.fromkeys(("n_halves", "n_choices", "n_at_grid_end", "n", "n_missing"), 2)
+    row = {"method": "diffmean", "concept_id": text_id("sea"), "concept": "sea", "abstains": False, "factors": ["1", "3"], **counts}
+    write_summary(
+        scores, pl.DataFrame([row | {"layer": layer} for layer in LAYERS], schema=scores.schema), folder / "tables/method_scores.parquet"
+    )
+    return data
+
+
+def on_both(site: str = "resid_post") -> Experiment:
+    one = experiment("micro-methods")
+    return one.model_copy(update={"layers": LAYERS, "saes": one.saes.model_copy(update={"site": site})})
+
+
+def test_vectors_carry_the_strength_that_was_chosen(site: Neuronpedia, tmp_path: Path) -> None:
+    data = compared(tmp_path)
+    uploads = uploads_of("vectors", on_both(), "micro-methods", data, "world", "diffmean")
+    assert sent(site, uploads, tmp_path) == [False, False]
+    first = json.loads(site.made[0][1])
+    assert first.pop("vector") == pytest.approx([3.0, 4.0])  # scale x unit vector: strength 1 is factor 1
+    assert first == {
+        "modelId": "world",
+        "layerNumber": 2,
+        "hookType": "hook_resid_post",
+        "vectorDefaultSteerStrength": 2.0,  # median of the chosen factors
+        "vectorLabel": "sea (diffmean, micro-methods)",
+    }
+    assert [path for path, _ in site.made] == [VECTOR] * 2
+
+
+def test_vectors_that_neuronpedia_cannot_add_are_refused(tmp_path: Path) -> None:
+    data = compared(tmp_path, scale=None)
+    with pytest.raises(SettingsError, match="adds no constant vector"):
+        uploads_of("vectors", on_both(), "micro-methods", data, "world", "diffmean")
+    with pytest.raises(SettingsError, match="added at hook_z, where Neuronpedia's cannot be"):
+        uploads_of("vectors", on_both("hook_z"), "micro-methods", data, "world", "diffmean")
+
+
+ONE, TWO = (
+    Upload(
+        f"vector {n}",
+        VECTOR,
+        {
+            "modelId": "m",
+            "layerNumber": n,
+            "hookType": "hook_resid_pre",
+            "vector": [0.5],
+            "vectorDefaultSteerStrength": 1.0,
+            "vectorLabel": "é",
+        },
+    )
+    for n in (1, 2)
+)
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503])
+def test_what_was_not_done_is_asked_for_again(site: Neuronpedia, tmp_path: Path, fault: int) -> None:
+    site.faults[VECTOR] = [status(fault)]
+    assert sent(site, [ONE, TWO], tmp_path) == [False, False]
+    assert [json.loads(body)["layerNumber"] for _, body in site.made] == [1, 2]
+    assert posts(site) == 3
+    assert sent(site, [ONE, TWO], tmp_path) == [True, True]
+    assert posts(site) == 3
+
+
+def test_an_interrupted_upload_goes_on_where_it_was(site: Neuronpedia, tmp_path: Path) -> None:
+    site.faults[VECTOR] = [lambda request, body: request.reply(200, body), status(403)]
+    with pytest.raises(IncompleteDownload, match="vector 2: 403 .*NEURONPEDIA_API_KEY.*it was not sent"):
+        sent(site, [ONE, TWO], tmp_path)
+    site.made.clear()
+    assert sent(site, [ONE, TWO], tmp_path) == [True, False]
+    assert len(site.made) == 1
+
+
+@pytest.mark.parametrize("fault", [cut, page, status(502), status(504)])
+def test_what_may_have_arrived_is_not_sent_again(site: Neuronpedia, tmp_path: Path, fault: Any) -> None:
+    site.faults[VECTOR] = [fault]
+    with pytest.raises(IncompleteDownload, match="vector 1: .* may have arrived"):
+        sent(site, [ONE, TWO], tmp_path)
+    with pytest.raises(SettingsError, match=r"vector 1: it was sent to .* and no answer came, .* delete .*\.json to send"):
+        sent(site, [ONE, TWO], tmp_path)
+    assert posts(site) == 1
+    (kept,) = (tmp_path / "sent").iterdir()
+    kept.unlink()
+    assert sent(site, [ONE, TWO], tmp_path) == [False, False]
+
+
+def test_nothing_is_sent_without_a_key_or_with_a_wrong_one(site: Neuronpedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", "another")
+    with pytest.raises(IncompleteDownload, match=r"401 .*requires authorization.*if NEURONPEDIA_API_KEY is set, check it"):
+        sent(site, [ONE], tmp_path)
+    monkeypatch.delenv("NEURONPEDIA_API_KEY")
+    with pytest.raises(SettingsError, match="needs a key: set the environment variable NEURONPEDIA_API_KEY"):
+        sent(site, [ONE], tmp_path)
+    assert posts(site) == 1
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
+    assert sent(site, [ONE], tmp_path) == [False]
+
+
+def test_the_servers_words_are_told(site: Neuronpedia, tmp_path: Path) -> None:
+    wrong = Upload("a vector", VECTOR, dict(ONE.values) | {"vectorDefaultSteerStrength": 301.0})
+    with pytest.raises(IncompleteDownload, match=r"a vector: 400 Bad Request \(not a vector\); it was not sent"):
+        sent(site, [wrong], tmp_path)
+    assert site.made == []
+
+
+def test_a_server_that_is_down_got_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
+    with serving(tmp_path / "bucket") as gone:
+        address = gone.address
+    with pytest.raises(IncompleteDownload, match="it was not sent"):
+        list(send_all(address, [ONE], tmp_path / "sent", QUICK))
+    assert list((tmp_path / "sent").iterdir()) == []
+
+
+def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(site: Neuronpedia, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data.parent)
+    config = {
+        "experiments": ["micro"],
+        "experiments_dir": str(ROOT / "config/experiments"),
+        "addresses": {"neuronpedia": f"{site.address}/"},
+    }
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    command = ["upload", "features", "micro", "--source", OWN, "--configfile", "c.yaml"]
+    monkeypatch.delenv("NEURONPEDIA_API_KEY")
+    dry = CliRunner().invoke(app, [*command, "--dry-run"])
+    assert (dry.exit_code, posts(site)) == (0, 0), dry.output
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
+    dry = CliRunner().invoke(app, [*command, "--dry-run"])
+    lines = dry.stdout_bytes.splitlines()
+    assert KEY not in dry.output
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert lines[::2] == [f"POST {site.address}{path}".encode() for path, _ in site.made]
+    assert lines[1::2] == [body for _, body in site.made]
+    again = CliRunner().invoke(app, [*command, "--dry-run"])
+    assert again.output.count("sent before") == len(site.made) == 4
+    assert CliRunner().invoke(app, command).output.count(": sent before: ") == 4
+    assert posts(site) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("list", "micro", None, None), "sae-lens names no Neuronpedia source"),
+        (("features", "micro", None, None), "upload features: give --source MODEL/SOURCE of your own"),
+        (("vectors", "micro", "m", None), "upload vectors: give --method"),
+        (("vectors", "micro", "m", "diffmean"), "holds no fits"),
+    ],
+)
+def test_what_is_missing_is_named(data: Path, arguments: tuple[str, str, str | None, str | None], said: str) -> None:
+    what, name, source, method = arguments
+    with pytest.raises(SettingsError, match=said):
+        uploads_of(what, experiment(), name, data, source, method)
+
+
+def test_records_of_neuronpedia_are_not_uploaded(data: Path) -> None:
+    with pytest.raises(SettingsError, match="its records are Neuronpedia's own"):
+        uploads_of("features", experiment("gemma-2-2b"), "micro", data, str(SOURCE), None)
