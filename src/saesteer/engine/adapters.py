@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
 from saesteer.engine.models import LanguageModel, depth_of, residual_changed
+from saesteer.engine.quantised import is_quantised
 
 ALGORITHM_VERSION = 2
 
@@ -141,9 +142,18 @@ def _shared_factor(factor: Float[Tensor, " row"]) -> float:
     return float(factor[0])
 
 
+def check_changeable(lm: LanguageModel) -> None:
+    """Refuse to change the weights of a model with quantised ones."""
+    if any(is_quantised(weight) for weight in lm.model.parameters()):
+        raise ValueError(
+            f"{lm.name}: quantised weights cannot be trained or changed: set the model's dtype to bfloat16, or leave out method sft"
+        )
+
+
 def _changed_parameters(lm: LanguageModel, intervention: WeightChange) -> dict[str, nn.Parameter]:
     """The parameters that a change is for, by name; tied ones are there once. A change for another model is refused."""
     parameters = dict(lm.model.named_parameters())
+    check_changeable(lm)
     for name, change in intervention.change.items():
         shape = tuple(parameters[name].shape) if name in parameters else "no such parameter"
         if shape != tuple(change.shape):

@@ -105,7 +105,7 @@ def _check_saes(name: str, experiment: Experiment) -> list[str]:
 def check_model(name: str, experiment: Experiment, folder: Path) -> None:
     """Refuse a model folder that is damaged, or whose width or layers are not the experiment's."""
     _check_weights(folder)
-    check_model_config(name, experiment, _read_config(folder / "config.json"), str(folder))
+    check_model_config(name, experiment, read_config(folder / "config.json"), str(folder))
 
 
 def check_model_config(name: str, experiment: Experiment, config: Mapping[str, Any], source: str) -> None:
@@ -140,7 +140,7 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
     """Refuse a folder that holds no SAE of a known form, a damaged one, or one whose configuration names another size."""
     files = files_of(local_source(folder))
-    for config in map(_read_config, (folder.parent / file for file in files.configs)):
+    for config in map(read_config, (folder.parent / file for file in files.configs)):
         given, expected = (config.get("d_in"), config.get("d_sae")), (experiment.saes.d_model, experiment.saes.n_features)
         if None not in given and given != expected:
             raise SettingsError(
@@ -150,7 +150,8 @@ def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
     _check_file(folder.parent / files.weights)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file of a model or an SAE."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

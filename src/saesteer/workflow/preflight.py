@@ -15,10 +15,10 @@ from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
-from saesteer.sources.model_size import BYTES, bytes_of_weights, n_gpus
+from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
-from saesteer.workflow.checks import check_files, check_model_config, check_tokens
+from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.keys import n_fit_generations
 from saesteer.workflow.plan import pins
@@ -73,6 +73,8 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, size
     """Access, width and depth of a model of the hub; its size."""
     settings = model_settings(experiment, pin)
     if settings.path is not None:
+        if settings.dtype in QUANTISED:
+            _quantised_numbers(settings.dtype, read_config(settings.path / "config.json"))
         sizes[pin] = bytes_of_weights(settings.path, settings.dtype)
         return Finding("ok", pin, f"{settings.name}, {_gib(sizes[pin])} of weights in {settings.dtype}, on this machine")
     assert settings.repo is not None
@@ -81,8 +83,19 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, size
     if pin == "model":
         check_model_config(name, experiment, config, settings.repo)
     size = repo_size(settings.repo, settings.revision)
-    sizes[pin] = round(size * BYTES[settings.dtype] / BYTES[_stored_dtype(config)])
+    numbers = 0, size // BYTES[_stored_dtype(config)]
+    if settings.dtype in QUANTISED:
+        numbers = _quantised_numbers(settings.dtype, config)
+    sizes[pin] = total_bytes(*numbers, settings.dtype)
     return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
+
+
+def _quantised_numbers(dtype: str, config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many numbers of a model's weights are quantised, and how many are not; refused where they cannot be."""
+    check_library(dtype)
+    from saesteer.engine.quantised import numbers_of
+
+    return numbers_of(config)
 
 
 def _tokens(experiment: Experiment, cache: Path | None) -> Finding:
@@ -175,7 +188,8 @@ def _disk(experiment: Experiment, workflow: Workflow, sizes: Mapping[str, int]) 
 
 def _gpu(experiment: Experiment, sizes: Mapping[str, int]) -> Finding:
     """The largest job's memory: a model with one SAE, or the second model."""
-    steered = sizes.get("model", 0) + _sae_bytes(experiment) * BYTES[experiment.model.dtype] // 4 + WORKSPACE
+    each = BYTES.get(experiment.model.dtype, BYTES["bfloat16"])
+    steered = sizes.get("model", 0) + _sae_bytes(experiment) * each // 4 + WORKSPACE
     scoring = max((sizes[pin] for pin in sizes if pin != "model"), default=0) + WORKSPACE
     unknown = "" if len(sizes) == len(set(MODELS) & set(pins(experiment))) else " (of the models that could be read)"
     text = f"about {_gib(steered)} to steer, {_gib(scoring)} for the second model{unknown}"
