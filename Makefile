@@ -8,7 +8,7 @@ SEED ?= 0
 # Tests' tensors are small: one thread each, or the workers' threads wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: figures test test-all test-fast check docs format readme world world-adopt lock push pull
+.PHONY: figures test test-all test-fast test-quantised check docs format readme world world-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
@@ -22,6 +22,10 @@ test-all: $(INSTALLED)  ## the rest: what takes longer than it tells, such as 20
 
 test-fast: $(INSTALLED)  ## tests that take seconds
 	$(PYTEST) -m "not slow and not exhaustive"
+
+test-quantised: $(INSTALLED)  ## weights of 8 and 4 bits, with torchao in a folder of its own, as most installations are without
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/torchao torchao==0.18.0
+	PYTHONPATH=build/torchao $(BIN)/pytest -n 0 tests/test_quantised.py
 
 check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -120,7 +120,8 @@ def random_gemma2(shape: Shape, texts: Sequence[str], device: str = "cpu", dtype
         model = Gemma2ForCausalLM(config)
     tokenizer = word_tokenizer(shape.n_vocab, texts)
     if device == "meta":
-        return LanguageModel(model.eval().requires_grad_(False), tokenizer, untried_structure(model))
+        projections = tuple(block.self_attn.o_proj for block in model.model.layers)
+        return LanguageModel(model.eval().requires_grad_(False), tokenizer, replace(untried_structure(model), projections=projections))
     return language_model(model, tokenizer)
 
 

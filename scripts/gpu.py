@@ -16,7 +16,7 @@ from tqdm import tqdm
 # Compute nodes have no internet, and a job must not wait for one: everything is fetched before, by rules that run elsewhere.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
-from saesteer.engine.dtypes import available_device, number_type
+from saesteer.engine.dtypes import available_device
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.sources.pins import model_settings
 
@@ -28,7 +28,7 @@ def open_model(job: Job, name: str = "model") -> LanguageModel:
     settings, folder, device = model_settings(job.experiment, name), job.model_folder(name), available_device()
     torch.set_num_threads(job.threads)
     log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device)
-    return load_language_model(folder, number_type(settings.dtype), device, settings.bos, settings.prompt_format, settings.chat)
+    return load_language_model(folder, settings.dtype, device, settings.bos, settings.prompt_format, settings.chat)
 
 
 def with_progress(frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None) -> Iterator[pl.DataFrame]:

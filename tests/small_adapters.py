@@ -22,9 +22,19 @@ PROJECTIONS = {
     "gpt_neox": "gpt_neox.layers.{}.attention.dense",
     "gpt2": "transformer.h.{}.attn.c_proj",
     "bloom": "transformer.h.{}.self_attention.dense",
+    "lfm2": "model.layers.{}.self_attn.out_proj",
     "opt": "model.decoder.layers.{}.self_attn.out_proj",
 }
 """Where the output projection of attention is in families that are not of Llama's kind."""
+HYBRID = {"qwen3_5_text": ("linear_attn.out_proj", (2,)), "bamba": ("mamba.out_proj", (1, 3)), "lfm2": ("conv.out_proj", (1, 3))}
+"""Families with something in the place of attention: what that ends in, and the layers that have attention all the same."""
+
+
+def projection_of(family: str, layer: int) -> str:
+    """The name of the linear map that a layer's attention, or what is in its place, ends in."""
+    other, attending = HYBRID.get(family, ("", range(99)))
+    name = PROJECTIONS.get(family, "model.layers.{}.self_attn.o_proj") if layer in attending else f"model.layers.{{}}.{other}"
+    return name.format(layer)
 
 
 def model_of(family: str) -> LanguageModel:
@@ -57,14 +67,14 @@ def a_change(lm: LanguageModel) -> WeightChange:
 
 def peft_model(lm: LanguageModel, adapter: LowRankWeights, family: str, factor: float = 1.0) -> Any:
     """peft's LoRA with the same A and B, on a copy of the model, its scaling (that of rsLoRA) times the factor."""
-    names = [PROJECTIONS.get(family, "model.layers.{}.self_attn.o_proj").format(layer) for layer in adapter.layers]
+    names = [projection_of(family, layer) for layer in adapter.layers]
     config = peft.LoraConfig(
         r=4, lora_alpha=32, use_rslora=True, lora_dropout=0.0, target_modules=names, fan_in_fan_out=family == "gpt2", task_type="CAUSAL_LM"
     )
     model = peft.get_peft_model(copy.deepcopy(lm.model), config)
     for name, A, B in zip(names, adapter.A, adapter.B, strict=True):
         module = model.base_model.model.get_submodule(name)
-        module.lora_A["default"].weight.data = A.clone()
+        module.lora_A["default"].weight.data = A[:, : module.in_features].clone()
         module.lora_B["default"].weight.data = B.clone()
         module.scaling["default"] *= factor
     return model
@@ -94,7 +104,7 @@ def left_as_it_was(lm: LanguageModel) -> Iterator[None]:
 @torch.no_grad()
 def stepped(lm: LanguageModel, ids: Tensor, installed: Callable[[int], Any], prompt_length: int) -> Tensor:
     """Logits at all positions: the prompt in one forward, then token by token with a cache."""
-    cache, logits = DynamicCache(), []
+    cache, logits = DynamicCache(config=lm.model.config), []
     bounds = [0, *range(prompt_length, ids.shape[1] + 1)]
     for start, end in pairwise(bounds):
         with installed(start):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, shipped_model, tiny_model
 from methods_world import problem
-from small_adapters import PROJECTIONS, a_change, a_lora, a_loreft, hooks_of, left_as_it_was, model_of, peft_model, rows_of, stepped
+from model_families import RUN
+from small_adapters import a_change, a_lora, a_loreft, hooks_of, left_as_it_was, model_of, peft_model, projection_of, rows_of, stepped
 from torch import Tensor, nn
 
 from saesteer.engine.adapters import (
@@ -42,26 +43,33 @@ def test_layers_are_the_papers_on_its_model_and_as_deep_elsewhere() -> None:
     assert adapter_layers(1) == (0,)
 
 
-@pytest.mark.parametrize("family", ["shipped", *FAMILIES, *(family for family in FURTHER_FAMILIES if family != "qwen3_5_text")])
+@pytest.mark.parametrize("family", ["shipped", *FAMILIES, *FURTHER_FAMILIES, "phi3", "bamba", "lfm2", "afmoe"])
 def test_output_projection_is_found_in_every_family(family: str) -> None:
     lm = model_of(family)
     for layer in range(lm.n_layers):
-        name = PROJECTIONS.get(family, "model.layers.{}.self_attn.o_proj").format(layer)
-        assert attention_output(lm, layer) is lm.model.get_submodule(name)
+        assert attention_output(lm, layer) is lm.model.get_submodule(projection_of(family, layer))
 
 
-@pytest.mark.parametrize("block", [nn.ModuleDict({"mixer": nn.Linear(32, 32)}), nn.ModuleDict({"attn": nn.Linear(32, 16)})])
-def test_a_family_without_one_is_refused(block: nn.Module) -> None:
-    lm = tiny_model("llama")
-    lm = replace(lm, structure=replace(lm.structure, blocks=nn.ModuleList([block])))
-    with pytest.raises(ValueError, match=r"layer 0 has no single attention module that ends in a linear map to 32 .*parts of the block: "):
-        attention_output(lm, 0)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("family", [family for family in RUN if family != "jetmoe"])
+def test_output_projection_of_every_family_has_its_usual_name(family: str) -> None:
+    lm = tiny_model(family)
+    names = {id(module): name for name, module in lm.model.named_modules()}
+    found = [names[id(attention_output(lm, layer))] for layer in range(lm.n_layers)]
+    assert {name.rpartition(".")[2] for name in found} <= {"o_proj", "out_proj", "dense", "c_proj"}
+    assert not any("mlp" in name or "feed_forward" in name for name in found)
+
+
+def test_a_family_without_one_is_refused() -> None:
+    """Its attention ends in a map of experts."""
+    with pytest.raises(ValueError, match=r"attention of layer 0 does not end in a linear map to 32 .*leave method lora out"):
+        attention_output(tiny_model("jetmoe"), 0)
 
 
 # LoRA against peft.
 
 
-@pytest.mark.parametrize("family", ["shipped", "gemma2", "gpt_neox", "gpt2", "qwen3"])
+@pytest.mark.parametrize("family", ["shipped", "gemma2", "gpt_neox", "gpt2", "qwen3", "qwen3_5_text", "phi3", "bamba"])
 @pytest.mark.parametrize("factor", [1.0, 0.5, -2.0])
 def test_lora_equals_pefts(family: str, factor: float) -> None:
     lm = model_of(family)
@@ -75,7 +83,7 @@ def test_lora_equals_pefts(family: str, factor: float) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["shipped", "gpt2"])
+@pytest.mark.parametrize("family", ["shipped", "gpt2", "qwen3_5_text"])
 def test_lora_steps_with_a_cache_as_peft_does_without(family: str) -> None:
     """Every position is adapted, in the prompt and after it."""
     lm = model_of(family)
@@ -132,7 +140,7 @@ def _looped_row(lm: LanguageModel, one: LowRankSubspace, ids: Tensor, factor: fl
     return logits
 
 
-@pytest.mark.parametrize("family", ["shipped", "gemma2_short_window", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("family", ["shipped", "gemma2_short_window", "gpt_neox", "gpt2", "qwen3_5_text"])
 @pytest.mark.parametrize("length", [1, 4, 7, 10, 13])
 def test_loreft_edits_the_first_and_last_prompt_positions_once(family: str, length: int) -> None:
     lm = model_of(family)

@@ -76,6 +76,22 @@ def test_answers_are_plain_greedy_decoding(tmp_path: Path):
         assert answered[ask.question.request_id][0] == lm.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
+def test_what_stands_before_a_question_is_the_settings(tmp_path: Path):
+    lm = judge_model()
+    chat = {"system": "ba be", "turns": [["bo", "Rating: 1"]]}
+    one = local_asker(lm, settings(model={"path": "judge", "prompt_format": "chat", "chat": chat}), "w")
+    (ask,) = asks(TEXTS[:1])
+    ((raw, _),) = answers(one, [ask], tmp_path).values()
+    content = ask.messages[0]["content"]
+    prompt = lm.tokenizer(f"<turn> ba be<end><turn> bo<end><turn> Rating: 1<end><turn> {content}<end><turn> model ")["input_ids"]
+    ends = {lm.tokenizer.eos_token_id, lm.tokenizer.convert_tokens_to_ids("<end>")}
+    assert raw == lm.tokenizer.decode(plain_greedy(lm, prompt, 12, ends), skip_special_tokens=True)
+    assert one.fingerprint != local_asker(lm, settings(), "w").fingerprint
+    assert "chat" not in local_asker(lm, settings(), "w").fingerprint
+    with pytest.raises(ValueError, match=r"its chat template knows no enable_thinking; remove that from model\.chat"):
+        local_asker(lm, settings(model={"path": "judge", "prompt_format": "chat", "chat": {"enable_thinking": False}}), "w")
+
+
 def test_an_answer_ends_at_the_end_of_turn_or_is_cut_off(tmp_path: Path):
     lm = judge_model()
     one = local_asker(lm, settings(max_tokens=40), "w")

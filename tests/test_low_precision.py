@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -35,8 +36,8 @@ def narrow_sae(sae: Sae) -> Sae:
     return dataclasses.replace(sae, **tensors)
 
 
-def scores(lm: LanguageModel, sae: Sae, family: str, lens: torch.Tensor, **changes: Any) -> pl.DataFrame:
-    return output_scores(lm, sae, 1, range(N), lens, prompt_of(family), 10.0, **changes)
+def scores(lm: LanguageModel, sae: Sae, family: str, lens: torch.Tensor, features: Sequence[int] = range(N)) -> pl.DataFrame:
+    return output_scores(lm, sae, 1, features, lens, prompt_of(family), 10.0)
 
 
 def compared(exact: pl.Series, rounded: pl.Series) -> dict[str, float]:

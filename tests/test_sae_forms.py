@@ -64,17 +64,8 @@ def test_codes_equal_sae_lens(architecture: str, normalisation: str, folded: boo
     scale = 3.0 if normalisation == "none" else 1.0
     more = {"k": 5, "rescale_acts_by_decoder_norm": not folded} if architecture == "topk" else {}
     folder = tmp_path / "source"
-    hub_fakes.sae_lens_form(
-        folder,
-        D,
-        N,
-        f"blocks.{LAYER}.hook_resid_post",
-        scale=scale,
-        architecture=architecture,
-        normalize_activations=normalisation,
-        apply_b_dec_to_input=folded,
-        **more,
-    )
+    config = {"architecture": architecture, "normalize_activations": normalisation, "apply_b_dec_to_input": folded, **more}
+    hub_fakes.sae_lens_form(folder, D, N, f"blocks.{LAYER}.hook_resid_post", scale=scale, **config)
     weights = load_file(folder / "sae_weights.safetensors")
     if architecture == "gated":
         weights = hub_fakes.gated_weights(D, N, scale=scale)

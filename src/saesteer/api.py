@@ -56,15 +56,15 @@ def load_model(
 ) -> LanguageModel:
     """Load a causal language model from a folder in Hugging Face's form, or from the hub by its id (owner/name).
 
-    Only safetensors weights are read. `revision` is a commit, branch or tag of the hub; `dtype` is float32, tf32, bfloat16 or float16;
-    `device` None is the GPU where there is one. `bos` "always" puts a beginning-of-sequence token before every text, also where the
-    tokenizer adds none (GPT-2, Pythia); `prompt_format` "chat" takes prompts as a user's turn in the tokenizer's chat template. `cache_dir`
-    None is Hugging Face's own cache.
+    Only safetensors weights are read. `revision` is a commit, branch or tag of the hub; `dtype` is float32, tf32, bfloat16, float16 or,
+    with torchao, int8 or nf4; `device` None is the GPU where there is one. `bos` "always" puts a beginning-of-sequence token before every
+    text, also where the tokenizer adds none (GPT-2, Pythia); `prompt_format` "chat" takes prompts as a user's turn in the tokenizer's chat
+    template. `cache_dir` None is Hugging Face's own cache.
     """
     folder = Path(source)
     if not folder.is_dir():
         folder = fetch_model(str(source), revision, cache_dir).folder
-    return load_language_model(folder, number_type(dtype), device or available_device(), bos, prompt_format)
+    return load_language_model(folder, dtype, device or available_device(), bos, prompt_format)
 
 
 def load_sae(

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange
 from saesteer.engine.models import LanguageModel, depth_of, residual_changed
+from saesteer.engine.quantised import is_quantised
 
 ALGORITHM_VERSION = 2
 
@@ -30,37 +31,35 @@ def adapter_layers(n_layers: int) -> tuple[int, ...]:
 
 
 def attention_output(lm: LanguageModel, layer: int) -> nn.Module:
-    """The projection of a layer's attention back to the residual: the last linear map of the block's attention module, whatever the family
-    calls it (o_proj, dense, c_proj)."""
-    attention = [
-        maps
-        for name, child in lm.blocks[layer].named_children()
-        if ("attn" in name or "attention" in name) and (maps := [part for part in child.modules() if isinstance(part, nn.Linear | Conv1D)])
-    ]
-    if len(attention) != 1 or widths(attention[0][-1])[1] != lm.d_model:
+    """The linear map that brings what a layer's attention, or what is in its place, puts out back to the residual."""
+    projection = lm.structure.projections[layer]
+    if projection is None:
         names = ", ".join(name for name, _ in lm.blocks[layer].named_children())
         raise ValueError(
-            f"{lm.name}: layer {layer} has no single attention module that ends in a linear map to {lm.d_model} dimensions (parts of the "
-            f"block: {names}); LoRA cannot be fitted to this family: leave method lora out"
+            f"{lm.name}: attention of layer {layer} does not end in a linear map to {lm.d_model} dimensions (parts of the block: {names});"
+            " LoRA cannot be fitted to this family: leave method lora out"
         )
-    return attention[0][-1]
+    return projection
 
 
-def widths(projection: nn.Module) -> tuple[int, int]:
-    """Input and output width of a linear map; GPT-2's Conv1D holds its weight transposed."""
-    n_out, n_in = projection.weight.shape[::-1] if isinstance(projection, Conv1D) else projection.weight.shape
-    return int(n_in), int(n_out)
+def input_width(projection: nn.Module) -> int:
+    """Of a linear map; GPT-2's Conv1D holds its weight transposed."""
+    return int(projection.weight.shape[0 if isinstance(projection, Conv1D) else 1])
 
 
 @contextmanager
 def low_rank_weights_installed(lm: LanguageModel, intervention: LowRankWeights, factor: Float[Tensor, " row"]) -> Iterator[None]:
     """Within the context, attention's output projection of each adapted layer adds `factor * scaling * B A x` to its output for an input x,
     which is the weight `W + factor * scaling * B A` (LoRA, arXiv 2106.09685; P4, arXiv 2501.17148). Rows share an adapter or have their
-    own."""
+    own. A is as wide as the widest input, and of a narrower one's its first columns count."""
     strength = (factor * intervention.scaling)[:, None, None]
 
     def added(A: Tensor, B: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        return lambda _module, args, output: output + (strength * (args[0].to(A.dtype) @ A.mT @ B.mT)).to(output.dtype)
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            x = args[0].to(A.dtype)
+            return output + (strength * (x @ A[..., : x.shape[-1]].mT @ B.mT)).to(output.dtype)
+
+        return hook
 
     with ExitStack() as hooks:
         for layer, A, B in zip(intervention.layers, intervention.A, intervention.B, strict=True):
@@ -141,9 +140,18 @@ def _shared_factor(factor: Float[Tensor, " row"]) -> float:
     return float(factor[0])
 
 
+def check_changeable(lm: LanguageModel) -> None:
+    """Refuse to change the weights of a model with quantised ones."""
+    if any(is_quantised(weight) for weight in lm.model.parameters()):
+        raise ValueError(
+            f"{lm.name}: quantised weights cannot be trained or changed: set the model's dtype to bfloat16, or leave out method sft"
+        )
+
+
 def _changed_parameters(lm: LanguageModel, intervention: WeightChange) -> dict[str, nn.Parameter]:
     """The parameters that a change is for, by name; tied ones are there once. A change for another model is refused."""
     parameters = dict(lm.model.named_parameters())
+    check_changeable(lm)
     for name, change in intervention.change.items():
         shape = tuple(parameters[name].shape) if name in parameters else "no such parameter"
         if shape != tuple(change.shape):

@@ -2,11 +2,14 @@
 
 import torch
 
+from saesteer.sources.model_size import QUANTISED
+
 
 def number_type(dtype: str) -> str:
-    """The type that tensors have. TF32 is a way to multiply float32 matrices, on GPUs that have it, and is switched on here."""
+    """The type that tensors have: of a model with quantised weights, all others. TF32 is a way to multiply float32 matrices, on GPUs that
+    have it, and is switched on here."""
     if dtype != "tf32":
-        return dtype
+        return "bfloat16" if dtype in QUANTISED else dtype
     torch.set_float32_matmul_precision("high")
     return "float32"
 

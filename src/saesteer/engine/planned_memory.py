@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from saesteer.engine.continuation import MOST_ROWS, TILE, buffer_length, row_bytes
+from saesteer.engine.dtypes import number_type
 from saesteer.engine.memory import rows_within
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.structure import untried_structure
@@ -19,7 +20,7 @@ def model_without_weights(config: Mapping[str, Any], dtype: str) -> LanguageMode
     """The model of a config.json, of an image-and-text model its text's, with shapes and no numbers, and without a tokenizer."""
     text = AutoConfig.for_model(**config).get_text_config(decoder=True)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(text, dtype=getattr(torch, dtype), attn_implementation="eager")
+        model = AutoModelForCausalLM.from_config(text, dtype=getattr(torch, number_type(dtype)), attn_implementation="eager")
     return LanguageModel(model.eval().requires_grad_(False), None, untried_structure(model))
 
 

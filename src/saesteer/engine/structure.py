@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+from transformers.pytorch_utils import Conv1D
 
 from saesteer.engine.linear_attention import RowStates
 
@@ -30,6 +31,7 @@ class Structure:
     logit_scale: float  # what the head's outputs are multiplied by
     final_logit_softcapping: float | None
     n_extras: int | None = None  # a block puts out a tuple of its residual and so many things more; None: its residual alone
+    projections: tuple[nn.Module | None, ...] = ()  # of each block: the linear map that attention, or what is in its place, ends in
 
 
 def structure_of(model: Any) -> Structure:
@@ -37,7 +39,8 @@ def structure_of(model: Any) -> Structure:
     structure = untried_structure(model)
     blocks, decoder, head = structure.blocks, model.get_decoder(), structure.head
     cache = Cache(layers=empty_layers(structure))
-    with torch.no_grad(), _watched([*blocks, decoder, head]) as calls:
+    inner = [part for block in blocks for part in (*block.children(), *_maps(block))]
+    with torch.no_grad(), _watched(inner) as inner_calls, _watched([*blocks, decoder, head]) as calls:
         ids = torch.ones(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
         logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
     if [call.module for call in calls] != [*blocks, decoder, head]:
@@ -48,7 +51,8 @@ def structure_of(model: Any) -> Structure:
     _check_stream(model, of_blocks, structure.head.weight.shape[1])
     _check_head(model, of_decoder.output.last_hidden_state, of_head, logits, structure)
     output = of_blocks[0].output
-    return replace(structure, n_extras=len(output) - 1 if isinstance(output, tuple) else None)
+    projections = tuple(_projection(call, inner_calls) for call in of_blocks)
+    return replace(structure, n_extras=len(output) - 1 if isinstance(output, tuple) else None, projections=projections)
 
 
 def untried_structure(model: Any) -> Structure:
@@ -116,8 +120,32 @@ def _watched(modules: Sequence[nn.Module]) -> Iterator[list[_Call]]:
             handle.remove()
 
 
+def _maps(module: nn.Module) -> list[nn.Module]:
+    """The linear maps in a module."""
+    return [part for part in module.modules() if isinstance(part, nn.Linear | Conv1D)]
+
+
+def _projection(block: _Call, calls: Sequence[_Call]) -> nn.Module | None:
+    """What the first part of a block that runs a linear map, its attention, ends in: a linear map whose output, or this with the block's
+    input added (Bloom's), is the part's."""
+    maps = {id(one): part for part in block.module.children() for one in _maps(part)}
+    ran = [call for call in calls if id(call.module) in maps]
+    part = maps[id(ran[0].module)] if ran else None
+    last = next((call for call in reversed(ran) if maps[id(call.module)] is part), None)
+    of_part = next((_residual(call.output) for call in calls if call.module is part), None)
+    if last is None or not isinstance(of_part, Tensor) or not of_part.shape == last.output.shape == block.given.shape:
+        return None
+    with_input = last.output + block.given.to(last.output.device)
+    return last.module if torch.equal(of_part, last.output) or torch.equal(of_part, with_input) else None
+
+
+def _residual(output: Any) -> Any:
+    """The residual in a module's output, which is a tensor or a tuple that starts with it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def _check_stream(model: Any, of_blocks: Sequence[_Call], width: int) -> None:
-    residuals = [call.output[0] if isinstance(call.output, tuple) else call.output for call in of_blocks]
+    residuals = [_residual(call.output) for call in of_blocks]
     if not all(isinstance(residual, Tensor) and residual.shape == (1, 2, width) for residual in residuals):
         raise ValueError(f"{_name(model)}: its decoder blocks do not put out a residual stream of width {width}")
     if any(call.given is not residual for call, residual in zip(of_blocks[1:], residuals[:-1], strict=True)):

@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from saesteer.core.files import safetensors_fault
 from saesteer.engine.attention import attention_on_gpu
+from saesteer.engine.dtypes import number_type
+from saesteer.engine.quantised import has_nan, quantisation
 from saesteer.sources import model_size
 
 ALGORITHM_VERSION = 1
@@ -19,7 +21,8 @@ OF_TEXT = {r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model.", r"^(mo
 
 
 def load_weights(path: Path, dtype: str, device: str) -> Any:
-    """A folder's model with all its weights (safetensors only, nothing fetched), refused by name where some are damaged or missing."""
+    """A folder's model with all its weights (safetensors only, nothing fetched), refused by name where some are damaged or missing; `dtype`
+    as in the settings."""
     _check_safetensors(path)
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     text = config.get_text_config(decoder=True)
@@ -27,7 +30,8 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
         path,
         config=text,
         key_mapping=None if text is config else OF_TEXT,
-        dtype=getattr(torch, dtype),
+        dtype=getattr(torch, number_type(dtype)),
+        quantization_config=quantisation(text, dtype) if dtype in model_size.QUANTISED else None,
         attn_implementation="eager",
         local_files_only=True,
         use_safetensors=True,
@@ -40,7 +44,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
             f"{path}: weights of {absent[0]} (and {len(absent) - 1} more) are missing or of another shape; fetch the model again"
         )
     for name, weight in model.named_parameters():
-        if bool(weight.isnan().any()):
+        if has_nan(weight):
             raise ValueError(f"{path}: tensor {name} contains NaN; fetch or train the model again")
     if device != "cpu":
         model.set_attn_implementation(attention_on_gpu(model))

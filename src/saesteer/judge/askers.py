@@ -25,8 +25,7 @@ def endpoint_asker(
 
 def local_model_asker(settings: LocalModelJudge, folder: Path, device: str, weights: str) -> Asker:
     """A judge loaded from its folder; `weights` is the digest of its files (its pin's), which its answers are stored under."""
-    from saesteer.engine.dtypes import number_type  # needs torch, as do the others
-    from saesteer.engine.models import load_language_model
+    from saesteer.engine.models import load_language_model  # needs torch, as does the other
     from saesteer.judge.local_model import local_asker
 
-    return local_asker(load_language_model(folder, number_type(settings.model.dtype), device), settings, weights)
+    return local_asker(load_language_model(folder, settings.model.dtype, device), settings, weights)

@@ -17,10 +17,12 @@ import torch
 from transformers import GenerationConfig
 
 from saesteer.engine.continuation import row_bytes as row_bytes_of_step
+from saesteer.engine.conversation import check_conversation
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows, shape_matters
+from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, pad_rows, shape_matters
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
 from saesteer.settings import LocalModelJudge
+from saesteer.settings.inputs import ChatSettings
 
 ALGORITHM_VERSION = 1
 
@@ -52,7 +54,13 @@ class LocalModelAsker:
         """What its answers depend on besides the questions: weights and number type too, since no name vouches for them."""
         settings = self.settings
         judge = answers_fingerprint(settings.kind, settings.model.name, settings.max_tokens, settings.seed)
-        return {**judge, "weights": self.weights, "dtype": settings.model.dtype}
+        chat = {"chat": self.chat.model_dump(mode="json")} if settings.model.chat else {}
+        return {**judge, "weights": self.weights, "dtype": settings.model.dtype, **chat}
+
+    @property
+    def chat(self) -> ChatSettings:
+        """What stands before a question."""
+        return self.settings.model.chat or PROMPT_ALONE
 
     def expect(self, asks: Sequence[Ask]) -> None:
         """Log how much there is to do."""
@@ -74,9 +82,10 @@ class LocalModelAsker:
                     book.add(answer)
 
     def _tokenised(self, asks: Sequence[Ask]) -> list[_Row]:
-        template = self.lm.tokenizer.apply_chat_template
+        template, (*before, _) = self.lm.tokenizer.apply_chat_template, self.chat.messages("")
         inert = [[{**message, "content": self._inert(message["content"])} for message in ask.messages] for ask in asks]
-        tokens = [template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"] for turns in inert]
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, **self.chat.options}
+        tokens = [template([*before, *turns], **options)["input_ids"] for turns in inert]
         encoded = list(zip(asks, tokens, strict=True))
         for _, prompt in encoded:
             check_length(self.lm, _padded_length(prompt) + self.settings.max_tokens)
@@ -116,6 +125,7 @@ def local_asker(lm: LanguageModel, settings: LocalModelJudge, weights: str) -> L
     """A loaded model as a judge. Refuses one without a chat template."""
     if not getattr(lm.tokenizer, "chat_template", None):
         raise JudgeError(f"the judge {settings.model.name} has no chat template: name an instruction-tuned model in judge.model")
+    check_conversation(settings.model.name, lm.tokenizer, settings.model.chat or PROMPT_ALONE)
     ends = _end_ids(lm)
     # Greedy and nothing else: penalties and the like in the model's own configuration would come in by default.
     lm.model.generation_config = GenerationConfig(eos_token_id=list(ends) or None)

@@ -1,6 +1,7 @@
 """What can be known about an experiment's files before any job starts: refused here, not after an hour of computing."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from saesteer.sources.pins import pinned_path
 from saesteer.sources.prefixes import read_prefixes
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.workflow import plan
-from saesteer.workflow.families import DEPTH, HEADS, WIDTH, refusal, size
+from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, WIDTH, refusal, size, text_config
 from saesteer.workflow.steps import plans
 
 
@@ -122,6 +123,13 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
         width, what = n_heads * (size(config, "head_dim") or width // n_heads), f"{n_heads} heads with together a width"
     if width != experiment.saes.d_model:
         raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has {what} of {width}")
+    named = str(experiment.saes.path or experiment.saes.id).rstrip("/").format(layer=experiment.layers[0])
+    family = text_config(config).get("model_type")
+    if experiment.saes.site == "mlp_out" and family in MLP_OUT_DIFFERS and re.search(r"layers[._]\d+\.mlp$", named):
+        raise SettingsError(
+            f"experiment {name}: the SAEs at {named} read the MLP's own output, but mlp_out is what is added to the residual, and models of"
+            f" the family {family} make something else of that output first: take SAEs of another place"
+        )
     beyond = [layer for layer in experiment.layers if layer >= n_layers]
     if beyond:
         raise SettingsError(f"experiment {name}: layers: {beyond} do not exist, {source} has layers 0 to {n_layers - 1}")
@@ -151,7 +159,7 @@ def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A configuration in JSON."""
+    """A JSON file of a model or an SAE."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
-from saesteer.sources.model_size import BYTES, bytes_of_weights, n_gpus
+from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
@@ -81,7 +81,10 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, mode
     """Access, width and depth of a model of the hub; its size."""
     settings = model_settings(experiment, pin)
     if settings.path is not None:
-        models[pin] = _Weights(bytes_of_weights(settings.path, settings.dtype), read_config(settings.path / "config.json"))
+        config = read_config(settings.path / "config.json")
+        if settings.dtype in QUANTISED:
+            _quantised_numbers(settings.dtype, config)
+        models[pin] = _Weights(bytes_of_weights(settings.path, settings.dtype), config)
         return Finding("ok", pin, f"{settings.name}, {_gib(models[pin].n_bytes)} of weights in {settings.dtype}, on this machine")
     assert settings.repo is not None
     check_access(settings.repo)
@@ -89,8 +92,19 @@ def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, mode
     if pin == "model":
         check_model_config(name, experiment, config, settings.repo)
     size = repo_size(settings.repo, settings.revision)
-    models[pin] = _Weights(round(size * BYTES[settings.dtype] / BYTES[_stored_dtype(config)]), config)
+    numbers = 0, size // BYTES[_stored_dtype(config)]
+    if settings.dtype in QUANTISED:
+        numbers = _quantised_numbers(settings.dtype, config)
+    models[pin] = _Weights(total_bytes(*numbers, settings.dtype), config)
     return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
+
+
+def _quantised_numbers(dtype: str, config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many numbers of a model's weights are quantised, and how many are not; refused where they cannot be."""
+    check_library(dtype)
+    from saesteer.engine.quantised import numbers_of
+
+    return numbers_of(config)
 
 
 def _tokens(experiment: Experiment, cache: Path | None) -> Finding:
@@ -189,7 +203,7 @@ def _gpu(experiment: Experiment, models: Mapping[str, _Weights]) -> Finding:
     parts = []
     if "model" in models:
         settings, weights = experiment.model, models["model"]
-        held = weights.n_bytes + _sae_bytes(experiment) * BYTES[settings.dtype] // 4
+        held = weights.n_bytes + _sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
         lm = model_without_weights(weights.config, settings.dtype)
         n_new = _max_new_tokens(experiment)
         taken = [(sweep_bytes(lm, held, n * gib * 2**30, settings.prompt_format, n_new), n * gib) for gib, n in needed.items()]

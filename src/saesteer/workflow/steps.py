@@ -167,7 +167,8 @@ def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
         settings = {**settings, "model": judge.model}
     else:
         assert isinstance(judge, LocalModelJudge)
-        settings, pins = {**settings, "dtype": judge.model.dtype}, ("judge_model",)
+        of_judge = judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})
+        settings, pins = settings | of_judge, ("judge_model",)
     modules = ("judge.rate_llm", "analysis.concepts", *(["judge.local_model"] if pins else []))
     if not of_fits:
         keys = FeatureGenerations(min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import adapter_layers, attention_output, low_rank_weights_installed, widths
+from saesteer.engine.adapters import adapter_layers, attention_output, input_width, low_rank_weights_installed
 from saesteer.engine.interventions import LowRankWeights
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Problem, Text
@@ -46,6 +46,7 @@ def fit(problem: Problem) -> LowRankWeights:
 def untrained(lm: LanguageModel, generator: torch.Generator) -> LowRankWeights:
     """The adapter that training starts from: A uniform within 1 / sqrt(d_in), as peft draws it, and B 0, so that it changes nothing."""
     layers = adapter_layers(lm.n_layers)
-    n_in, n_out = widths(attention_output(lm, layers[0]))
-    A = torch.stack([nn.init.kaiming_uniform_(torch.empty(RANK, n_in), a=5**0.5, generator=generator) for _ in layers])
-    return LowRankWeights(layers, A.to(lm.device), torch.zeros(len(layers), n_out, RANK, device=lm.device), SCALING)
+    inputs = [input_width(attention_output(lm, layer)) for layer in layers]
+    A = [nn.init.kaiming_uniform_(torch.empty(RANK, n_in), a=5**0.5, generator=generator) for n_in in inputs]
+    padded = torch.stack([nn.functional.pad(one, (0, max(inputs) - one.shape[1])) for one in A])
+    return LowRankWeights(layers, padded.to(lm.device), torch.zeros(len(layers), lm.d_model, RANK, device=lm.device), SCALING)

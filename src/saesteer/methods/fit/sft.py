@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 
+from saesteer.engine.adapters import check_changeable
 from saesteer.engine.interventions import WeightChange
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.methods.fit.problem import Problem
@@ -34,6 +35,7 @@ def fit(problem: Problem) -> WeightChange:
 
 def trainable_copy(lm: LanguageModel) -> LanguageModel:
     """The same model in float32, apart from it in memory, with gradients: updates of 4e-5 would be rounded away in narrower formats."""
+    check_changeable(lm)
     tuned = language_model(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.bos, lm.prompt_format, lm.chat)
     tuned.model.requires_grad_(True)
     return tuned
