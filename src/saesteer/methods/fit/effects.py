@@ -71,7 +71,7 @@ def effect_vectors(sae: Sae, n: int, seed: int, layer: int) -> Float[Tensor, "ve
     """Decoder rows of `effect_features` to unit norm: the directions whose effects are measured."""
     rows = sae.W_dec[torch.tensor(effect_features(sae.meta.n_features, n, seed, layer), device=sae.W_dec.device)].float()
     norms = rows.norm(dim=1, keepdim=True)
-    if not bool((norms > 0).all()):
+    if bool((norms == 0).any()):
         raise ValueError(f"the SAE of layer {layer} has decoder rows of zeros, which have no direction: take another SAE")
     return rows / norms
 
