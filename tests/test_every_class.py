@@ -115,7 +115,7 @@ def test_it_is_scored_and_steered(name: str, tmp_path: Path) -> None:
     scores = folder.table("output_score", "mine")
     assert scores.height == 4
     for row in scores.iter_rows(named=True):
-        with torch.no_grad(), hooked(case, lm, sae, row["feature"], settings.factor):
+        with torch.no_grad(), hooked(case, lm, sae, row["feature"], float(settings.factor)):
             p = torch.softmax(lm.model(torch.tensor([ids])).logits[0, -1].double(), dim=0)
         tokens = lens[row["feature"]]
         rank = min(int((p > p[token]).sum()) for token in tokens)

@@ -182,17 +182,17 @@ def _local_origin(folder: Path) -> _Origin:
 
 
 def _local(folder: Path) -> tuple[SaeSource, Fetched]:
-    """A folder is a repository on this machine: the one above it."""
+    """A folder is part of a repository on this machine."""
     source = local_source(folder)
-    names = files_of(source)
-    there = (name for name in (*names.configs, names.weights, *names.optional) if (folder.parent / name).is_file())
-    return source, Fetched(folder.parent, source.repo, "", dict.fromkeys(there, ""))
+    names, repository = files_of(source), Path(source.release)
+    there = (name for name in (*names.configs, names.weights, *names.optional) if (repository / name).is_file())
+    return source, Fetched(repository, source.repo, "", dict.fromkeys(there, ""))
 
 
 def _from_folder(folder: Path, expected: Spec | None) -> Plain:
     source, fetched = _local(folder)
     _check_config(source, fetched, expected)
-    weights = folder.parent / files_of(source).weights
+    weights = fetched.folder / files_of(source).weights
     if weights.suffix == ".safetensors" and (fault := safetensors_fault(weights)):
         raise ValueError(f"{weights}: not a readable safetensors file ({fault}); fetch or copy it again")
     return _fetched(source, fetched, expected)

@@ -92,7 +92,8 @@ def readable(what: str) -> Iterator[None]:
         ) from error
     except (AttributeError, KeyError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise ValueError(
-            f"{what}: sae-lens cannot read it ({type(error).__name__}: {' '.join(str(error).split())}); is it an SAE of this form?"
+            f"{what}: sae-lens cannot read it ({type(error).__name__}: {' '.join(str(error).split())}); is it an SAE of this form, in"
+            " folders named as on the hub?"
         ) from error
 
 

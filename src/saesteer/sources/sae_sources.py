@@ -157,10 +157,14 @@ def every_source() -> Iterator[tuple[str, SaeSource]]:
 
 
 def local_source(folder: Path) -> SaeSource:
-    """The SAE in a folder on this machine, in the form that its files' names tell: the folder above stands for a repository."""
-    names = [f"{folder.name}/{file.relative_to(folder).as_posix()}" for file in folder.rglob("*") if file.is_file()]
-    above = folder.parent.as_posix()
-    return with_form(SaeSource(above, folder.name, None, above, folder.name, None), names)
+    """The SAE in a folder on this machine, in the form that its files' names tell. `release` is the folder that stands for a repository:
+    the one above; of Gemma Scope, whose folders' names say model, layer and site, the one called as on the hub."""
+    scope = next((path for path in folder.parents if "gemma-scope" in path.name), None)
+    repository = scope or folder.parent
+    inside = folder.relative_to(repository).as_posix()
+    names = [file.relative_to(repository).as_posix() for file in folder.rglob("*") if file.is_file()]
+    above = repository.as_posix()
+    return with_form(SaeSource(scope.name if scope else above, inside, None, above, inside, None), names)
 
 
 def with_form(source: SaeSource, names: Iterable[str]) -> SaeSource:

@@ -147,15 +147,16 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
 
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
     """Refuse a folder that holds no SAE of a known form, a damaged one, or one whose configuration names another size."""
-    files = files_of(local_source(folder))
-    for config in map(read_config, (folder.parent / file for file in files.configs)):
+    source = local_source(folder)
+    files, repository = files_of(source), Path(source.release)
+    for config in map(read_config, (repository / file for file in files.configs)):
         given, expected = (config.get("d_in"), config.get("d_sae")), (experiment.saes.d_model, experiment.saes.n_features)
         if None not in given and given != expected:
             raise SettingsError(
                 f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_in x d_sae in its configuration), but saes.d_model x"
                 f" saes.n_features is {expected[0]} x {expected[1]}: correct these two keys, or saes.path"
             )
-    _check_file(folder.parent / files.weights)
+    _check_file(repository / files.weights)
 
 
 def read_config(path: Path) -> dict[str, Any]:
