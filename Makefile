@@ -14,10 +14,10 @@ figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going
 
-test: $(INSTALLED)  ## the tests, with the main job, a kill, changes, sharing and SLURM among them
+test: $(INSTALLED)  ## the tests, with the main job, a kill, changes and sharing among them
 	$(PYTEST) -m "not exhaustive"
 
-test-all: $(INSTALLED)  ## the rest: what takes longer than it tells, such as 20 kills, and every method on real inputs' forms
+test-all: $(INSTALLED)  ## the rest: SLURM, and what takes longer than it tells, such as 20 kills, and every method on real inputs' forms
 	$(PYTEST) -m exhaustive
 
 test-fast: $(INSTALLED)  ## tests that take seconds

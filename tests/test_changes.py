@@ -85,16 +85,13 @@ def test_additions_compute_their_own_rows_and_end_where_a_run_from_nothing_does(
     assert column(done, PER_FEATURE | PER_GENERATION, "feature") == {653}
     assert done.gpu_jobs == done.model_jobs == set(GPU_STEPS) - {"activations"}
 
-    folder.edit("micro", **sweep(FACTORS, N_PREFIXES - 1))
-    done = run_measured(folder, *LAST_STEPS)
-    assert done.n_rows == only(PER_GENERATION, 8 * 3), "one factor added"
-    assert column(done, PER_GENERATION, "factor") == {"2"}
-    assert done.gpu_jobs == done.model_jobs == STEERING
-
     folder.edit("micro", **sweep(FACTORS, N_PREFIXES))
     done = run_measured(folder)
-    assert done.n_rows == only(PER_GENERATION, 8 * 3), "one prefix added"
-    assert len(column(done, PER_GENERATION, "prefix_id")) == 1
+    assert done.n_rows == only(PER_GENERATION, 8 * (3 + 3)), "one factor and one prefix added"
+    generations = pl.concat([done.rows[step].select("factor", "prefix_id") for step in PER_GENERATION])
+    new_prefix = set(generations.filter(pl.col("factor") != "2")["prefix_id"])
+    assert len(new_prefix) == 1
+    assert set(generations.filter(~pl.col("prefix_id").is_in(list(new_prefix)))["factor"]) == {"2"}
     assert done.gpu_jobs == done.model_jobs == STEERING
 
     assert results_of(folder) == results_of(finished)

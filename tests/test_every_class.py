@@ -103,7 +103,7 @@ def hooked(case: Case, lm: Any, sae: Any, feature: int, factor: float) -> Abstra
 def test_it_is_scored_and_steered(name: str, tmp_path: Path) -> None:
     case, folder = CASES[name], Folder(tmp_path / "run")
     written(folder, case)
-    code, output = folder.run(experiment="mine")
+    code, output = folder.run(*(f"data/mine/tables/{name}.parquet" for name in ("features", "steering")), experiment="mine")
     assert code == 0, output
     lm = load_language_model(folder.path / "my/model", "float32", "cpu")
     place = tmp_path / "sae.safetensors"
@@ -130,4 +130,4 @@ def test_it_is_scored_and_steered(name: str, tmp_path: Path) -> None:
             plain = {"top_k": None, "top_p": None, "temperature": None, "pad_token_id": 0}
             made = lm.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False, **plain)
         assert row["token_ids"] == made[0, prompt.shape[1] :][: row["n_tokens"]].tolist()
-    assert (folder.path / "figures/mine/overview.pdf").is_file()
+    assert pl.read_parquet(folder.path / "data/mine/tables/features.parquet")["input_score"].count() > 0

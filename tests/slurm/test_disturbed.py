@@ -12,7 +12,7 @@ import pytest
 from slurm_node import ClusterRun, Node, wait_for
 from workflow_folder import BIN, Folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
 N_WANTED, N_THERE = 8 * 7 * 20, 8 * 3 * 4  # the finished run has factors 0, 2 and 4 on the first four prefixes
 TARGET = "data/micro/generations/layers_02-06.json"
@@ -87,7 +87,6 @@ def test_after_kill_9_of_snakemake_its_jobs_are_stopped_and_gone_on_from(
     assert sweep.folder.table("generations").equals(undisturbed.table("generations"))
 
 
-@pytest.mark.exhaustive
 def test_a_failing_rule_stops_its_descendants_only(node: Node, finished: Folder, tmp_path: Path) -> None:
     """The output score cannot be written; perplexity and what follows from it are made."""
     folder = finished.copy(tmp_path / "repo")
@@ -132,14 +131,12 @@ def disturbed(node: Node, finished: Folder, tmp_path_factory: pytest.TempPathFac
     return Disturbed(sweep, first, sweep.start(*ENOUGH, "--retries", "1").finish(), kept)
 
 
-@pytest.mark.exhaustive
 def test_a_job_killed_for_memory_is_tried_again_with_more(disturbed: Disturbed) -> None:
     jobs = list(disturbed.sweep.jobs.values())
     assert [(job["JobState"], job["MinMemoryNode"]) for job in jobs[:2]] == [("FAILED", "500M"), ("CANCELLED", "2500M")]
     assert "Trying to restart job" in disturbed.first[1]
 
 
-@pytest.mark.exhaustive
 def test_the_message_names_the_log_that_says_why(disturbed: Disturbed) -> None:
     code, printed = disturbed.first
     assert code != 0
@@ -150,7 +147,6 @@ def test_the_message_names_the_log_that_says_why(disturbed: Disturbed) -> None:
     assert "CANCELLED" in cancelled.read_text()
 
 
-@pytest.mark.exhaustive
 def test_the_same_command_again_reuses_finished_parts(disturbed: Disturbed) -> None:
     assert disturbed.second[0] == 0, disturbed.second[1]
     n_kept = n_rows(disturbed.kept)
@@ -160,12 +156,10 @@ def test_the_same_command_again_reuses_finished_parts(disturbed: Disturbed) -> N
     assert f"{N_WANTED} keys wanted, {N_WANTED - N_THERE - n_kept} to compute" in disturbed.sweep.log()
 
 
-@pytest.mark.exhaustive
 def test_the_table_equals_an_undisturbed_runs(disturbed: Disturbed, undisturbed: Folder) -> None:
     assert disturbed.sweep.folder.table("generations").equals(undisturbed.table("generations"))
 
 
-@pytest.mark.exhaustive
 def test_scancel_ends_a_job_in_time(disturbed: Disturbed) -> None:
     """Told to stop, it wrote out what it had: the log of the job says so, and SLURM's own killing did not have to follow."""
     (cancelled,) = [job for job in disturbed.sweep.jobs.values() if job["JobState"] == "CANCELLED"]
