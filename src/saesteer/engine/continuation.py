@@ -118,10 +118,9 @@ def buffer_length(lm: LanguageModel, n_prompt: int, n_new: int, shortest: int = 
     return max(n_prompt, min(max(shortest, 2 ** (n_prompt - 1).bit_length()), lm.n_positions - n_new))
 
 
-def row_bytes(lm: LanguageModel, kv_width: int, capacity: int) -> tuple[int, int]:
-    """About the bytes of a row's cache (`kv_width` numbers a layer, position and kind), and of its step: its forward or, after it, two
-    copies of its logits."""
-    return lm.n_layers * 2 * kv_width * capacity * lm.dtype.itemsize, max(forward_bytes(lm, 1, capacity), 8 * lm.n_vocab)
+def step_bytes(lm: LanguageModel, capacity: int) -> int:
+    """About the bytes of a row's step with so many positions in its cache: its forward or, after it, two copies of its logits."""
+    return max(forward_bytes(lm, 1, capacity), 8 * lm.n_vocab)
 
 
 def padded_index(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.ndarray, " slot"]:

@@ -31,7 +31,7 @@ from saesteer.engine.continuation import (
     continue_rows,
     ending_tokens,
     padded_index,
-    row_bytes,
+    step_bytes,
     tile_rows,
 )
 from saesteer.engine.interventions import Intervention, WeightChange
@@ -71,7 +71,7 @@ class _Run:
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
     ending: Bool[np.ndarray, " vocab"]
-    kv_width: int  # numbers that a layer keeps of a position, of keys or of values
+    kept: tuple[int, int]  # bytes that a row's caches keep of a position, and of any number of positions (states of linear layers)
     prefixes: Prefixes
 
 
@@ -97,7 +97,7 @@ def steered_texts(
         return
     check_length(lm, max(len(prompts[place]) for place in rows["prompt"].unique()) + sampling.max_new_tokens)
     ending = ending_tokens(lm, sampling.stop)
-    run = _Run(lm, sae, site, interventions, prompts, sampling, ending, _kv_width(lm, prompts[rows["prompt"][0]]), Prefixes(lm))
+    run = _Run(lm, sae, site, interventions, prompts, sampling, ending, _kept(lm), Prefixes(lm))
     halving = Halving("texts", lm.device)
     for length, group in _groups(run, rows):
         full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
@@ -109,15 +109,17 @@ def steered_texts(
         yield from halving.over(group.height, size, finished)
 
 
-def _kv_width(lm: LanguageModel, prompt: Sequence[int]) -> int:
-    (run,) = prefills(lm, [list(prompt)])
-    attention = [keys for keys, linear in zip(run.keys, lm.structure.linear, strict=False) if not linear]
-    return attention[0].shape[1] * attention[0].shape[3] if attention else lm.d_model
+def _kept(lm: LanguageModel) -> tuple[int, int]:
+    (run,) = prefills(lm, [[0, 0]])  # one position
+    sizes = [keys.nbytes + values.nbytes for keys, values in zip(run.keys, run.values, strict=True)]
+    fixed = sum(size for size, linear in zip(sizes, lm.structure.linear, strict=True) if linear)
+    return sum(sizes) - fixed, fixed
 
 
 def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:
     """Rows of a batch: their caches, and a step of one tile or, where there are none, of all."""
-    cache, step = row_bytes(run.lm, run.kv_width, length - 1 + run.sampling.max_new_tokens)
+    capacity = length - 1 + run.sampling.max_new_tokens
+    cache, step = run.kept[0] * capacity + run.kept[1], step_bytes(run.lm, capacity)
     tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
     if tile is None:
         return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from saesteer.engine.continuation import MOST_ROWS, TILE, buffer_length, row_bytes
+from saesteer.engine.continuation import MOST_ROWS, TILE, buffer_length, step_bytes
 from saesteer.engine.dtypes import number_type
 from saesteer.engine.memory import rows_within
 from saesteer.engine.models import LanguageModel
@@ -26,9 +26,10 @@ def model_without_weights(config: Mapping[str, Any], dtype: str) -> LanguageMode
 
 def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_new: int) -> int:
     """About the most bytes that a sweep of texts of `n_new` tokens takes of a GPU of `gpu` bytes: `held` by weights and SAE, the caches of
-    as many texts as go together, and a step of one tile."""
-    length = buffer_length(lm, _N_PROMPT[prompt_format], n_new)
-    cache, step = row_bytes(lm, _kv_width(lm), length - 1 + n_new)
+    as many texts as go together (without states of linear layers), and a step of one tile."""
+    capacity = buffer_length(lm, _N_PROMPT[prompt_format], n_new) - 1 + n_new
+    n_layers = lm.structure.linear.count(False)
+    cache, step = 2 * n_layers * _kv_width(lm) * capacity * lm.dtype.itemsize, step_bytes(lm, capacity)
     rows = rows_within(gpu - held, cache, MOST_ROWS[1], besides=TILE[1] * step)
     return held + rows * cache + min(rows, TILE[1]) * step
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from saesteer.engine.continuation import row_bytes as row_bytes_of_step
+from saesteer.engine.continuation import step_bytes
 from saesteer.engine.conversation import check_conversation
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, pad_rows, shape_matters
@@ -70,7 +70,9 @@ class LocalModelAsker:
         """Answer batch by batch, the shortest prompts first."""
         halving = Halving("judge", self.lm.device)
         for length, rows in _groups(self._tokenised(asks)):
-            row_bytes = forward_bytes(self.lm, length) + sum(row_bytes_of_step(self.lm, self.lm.d_model, length + self.settings.max_tokens))
+            capacity = length + self.settings.max_tokens
+            cache = 2 * self.lm.n_layers * self.lm.d_model * capacity * self.lm.dtype.itemsize  # at most: key heads may be fewer
+            row_bytes = forward_bytes(self.lm, length) + cache + step_bytes(self.lm, capacity)
             size = max(MIN_ROWS, self.settings.batch_size or rows_that_fit(row_bytes, self.lm.device, MOST_ROWS))
 
             def answers(part: slice, size: int, length: int = length, rows: list[_Row] = rows) -> list[Answer]:
