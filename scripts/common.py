@@ -41,7 +41,7 @@ class Stop:
         raise SystemExit(self.code)
 
     def check(self) -> None:
-        """Exit now if the signal came where an exception is swallowed, as in some libraries' imports and destructors."""
+        """Exit now if the signal came where an exception is swallowed or replaced, as in some libraries' imports and contexts."""
         if self.code is not None:
             raise SystemExit(self.code)
 
@@ -116,8 +116,10 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
 
     try:
         complete(manifest.parent, plan.table, wants, until_stopped, manifest, job.workflow.part_seconds)
-    except SystemExit:
-        log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", step)
+    except BaseException:  # the exit, or what a library that it came through made of it
+        if job.stop.code is not None:
+            log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", step)
+        job.stop.check()
         raise
 
 

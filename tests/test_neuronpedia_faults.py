@@ -286,18 +286,23 @@ def test_what_was_downloaded_is_not_downloaded_again(site: Neuronpedia, tmp_path
 
 
 JOB = """
-import faulthandler, signal, sys
+import faulthandler, sys
 from pathlib import Path
 
+from common import Stop
 from neuronpedia_server import LAYER, QUICK, SOURCE, keys
 from saesteer.sources.neuronpedia.fetch import feature_records
 from saesteer.settings import Addresses, NeuronpediaRecords
 
 faulthandler.dump_traceback_later(20)  # a job that hangs says where
-signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+stop = Stop()
 addresses = Addresses(neuronpedia=sys.argv[1], neuronpedia_exports=sys.argv[1])
 settings = NeuronpediaRecords(kind="neuronpedia", route="bulk")
-list(feature_records(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), settings, Path(sys.argv[2]), QUICK))
+try:
+    list(feature_records(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), settings, Path(sys.argv[2]), QUICK))
+except BaseException:
+    stop.check()
+    raise
 """
 
 
@@ -309,7 +314,8 @@ def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tm
         job.wait(50)
 
     site.faults[site.key("activations", 0)] = [half_then_nothing]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent / 'scripts'}"}
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen([sys.executable, "-c", JOB, site.address, str(tmp_path / "down")], env=environment, stderr=log)
         try:

@@ -28,7 +28,7 @@ def features(layer: int, scores: list[tuple[float | None, float, float]]) -> pl.
         }
         for feature, (given, output, confidence) in enumerate(scores)
     ]
-    empty = dict.fromkeys(FEATURES.columns)
+    empty = dict.fromkeys(FEATURES.columns) | {"explanations": []}
     return pl.DataFrame([empty | row for row in rows], schema=FEATURES.schema)
 
 
