@@ -172,8 +172,10 @@ def scored(lm: LanguageModel, prefixes: Sequence[str], lengths: Sequence[int]) -
 
 
 def judged(lm: LanguageModel, n: int = 512) -> int:
-    """Questions of 128 to 160 tokens, answered with 16."""
-    asker = LocalModelAsker(lm, LocalModelJudge(kind="model", model={"path": "judge"}, max_tokens=16), "", (FULL_STOP,))
+    """Questions of 128 to 160 tokens, answered with `N_NEW`."""
+    asker = LocalModelAsker(lm, LocalModelJudge(kind="model", model={"path": "judge"}, max_tokens=N_NEW), "", (FULL_STOP,))
+    going_on = iter([True] * N_NEW)
+    lm.model._has_unfinished_sequences = lambda *_, **__: next(going_on, False)  # what generate looks up on the GPU after each token
     asked = [[1, *(50 + (number + place) % 500 for place in range(129 + number % 30))] for number in range(n)]
     return len(asker._generated(asked, 160, n))
 
