@@ -229,11 +229,11 @@ def works(lm: LanguageModel, sae: Sae, shape: Shape) -> dict[str, Callable[[], i
     return scores | sweep | of_kinds | others
 
 
-def p4_hours(counts: Counts, gpu: str) -> float:
+def p4_minutes(counts: Counts, gpu: str) -> float:
     """Modelled for one method in P4's setting, 500 concepts x 10 instructions x 14 factors of 128 tokens, from the first tokens of 10
     concepts: later tokens as long as these, fewer dead rows."""
     seconds = counts.seconds(gpu) / counts.n_rows * live_share(10) / live_share(500)
-    return seconds * 500 * 10 * 14 * 128 / N_NEW / 3600
+    return seconds * 500 * 10 * 14 * 128 / N_NEW / 60
 
 
 P4 = [f"comparison: {kind}" for kind in ("unsteered, prompting", "vectors", "SAE codes set", "LoRA", "LoReFT")]
@@ -286,7 +286,7 @@ def report(every: dict[str, dict[str, Counts]]) -> list[str]:
         table(HEADINGS, rows),
         "",
         "P4's setting, modelled for an H200 in bfloat16, one method of each kind: "
-        + ", ".join(f"{name.partition(': ')[2]} {p4_hours(every['bfloat16'][name], 'H200'):.1f} h" for name in P4)
+        + ", ".join(f"{name.partition(': ')[2]} {p4_minutes(every['bfloat16'][name], 'H200'):.0f} min" for name in P4)
         + ".",
         "Live rows of a comparison of vectors by its size: "
         + ", ".join(f"{n} concepts {live_share(n):.0%}" for n in (10, 20, 50, 100, 500))
