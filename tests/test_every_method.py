@@ -11,7 +11,7 @@ from small_adapters import left_as_it_was
 
 from saesteer.engine.interventions import Addition, CodeEdit, packed
 from saesteer.methods.fit import sae_features
-from saesteer.methods.fit.fits import fit_of
+from saesteer.methods.fit.fits import fit_of, intervention_of
 from saesteer.methods.fit.problem import Problem, Text
 from saesteer.settings.registry import METHODS, method
 
@@ -31,7 +31,7 @@ def given(name: str, topic: str = "garden", seed: int = 0) -> Problem:
 
 
 def fit(name: str, to: Problem) -> object:
-    return fit_of(method(name))(to)
+    return intervention_of(fit_of(method(name))(to))
 
 
 def slow(names: list[str]) -> list[object]:
