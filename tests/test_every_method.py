@@ -78,7 +78,7 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
         (feature,) = intervention.features
         assert int((to.sae.W_dec @ intervention.vector).argmax()) == feature
         assert intervention.scale == pytest.approx(sae_features.largest_record(to, feature), rel=1e-3)
-    else:
+    elif name != "ssv":  # which keeps its length: test_trained_vectors.py
         largest = max(float((slow_residuals(to, text) @ intervention.vector.double().numpy()).max()) for text in to.positive)
         assert intervention.scale == pytest.approx(largest, rel=1e-4)
 

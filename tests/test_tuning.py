@@ -1,5 +1,6 @@
 """The learning rate and number of epochs of trained methods: what held-out texts choose, worked out apart from it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from methods_world import problem, texts_of
+from torch import Tensor
 
 from saesteer.engine.adapters import subspace_edited
 from saesteer.engine.interventions import Addition
@@ -74,6 +76,29 @@ def test_steps_are_stopped_where_texts_held_out_get_worse() -> None:
     path = [adam_by_hand([1.0] * 6, 0.1, 8, stop) for stop in range(1, 9)]
     assert made.n_epochs == min(range(8), key=lambda epoch: abs(path[epoch] - 0.5)) + 1 < 8
     assert made.loss_after < made.loss_before
+
+
+def test_a_rate_is_given_up_after_four_epochs_without_a_lower_loss() -> None:
+    """Held-out texts lie where x starts, so the first epoch is the best, and the last of five."""
+    given, seen = with_recipe((0.1,), Recipe(0.1, 1, 1, 20)), []
+
+    def counted(problem: Problem, generator: torch.Generator) -> Trainee[float]:
+        trainee = parabola(problem, generator)
+
+        def losses(targets: Sequence[float], progress: float) -> Tensor:
+            seen.append(len(targets))
+            return trainee.losses(targets, progress)
+
+        return replace(trainee, losses=losses)
+
+    texts = [1.0] * 8
+    _, held = held_out(range(8), 0.25, given.generator("held out"))
+    for place in held:
+        texts[place] = 0.0
+    made = trained(given, "toy", counted, texts)
+    assert made.n_epochs == 1
+    trials = 5 * (6 + 2)  # each epoch six steps, and two held-out texts one by one
+    assert len(seen) == 2 + trials + 8
 
 
 def test_without_rates_the_recipe_holds_and_nothing_is_held_out() -> None:

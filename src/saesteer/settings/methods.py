@@ -86,7 +86,7 @@ class MethodSettings(Settings):
     n_negative: Annotated[int, Field(gt=1)] = 72
     """Training texts that do not (P4)."""
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(unique)] = (
-        1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1,
+        3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2,
     )  # fmt: skip
     """Every method that learns by gradient descent is trained at each, and takes the one, with its number of epochs, of lowest loss on
     held-out training texts; none: as published for the model (settings/recipes.csv)."""

@@ -25,6 +25,9 @@ ALGORITHM_VERSION = 2
 
 Item = TypeVar("Item")
 
+PATIENCE = 4
+"""Epochs without a lower held-out loss after which a learning rate is given up."""
+
 log = logging.getLogger(__name__)
 
 
@@ -127,15 +130,19 @@ def _chosen(
     parts = [held_out(group, problem.training.held_out, problem.generator("held out")) for group in groups]
     kept, held = ([item for part in parts for item in part[which]] for which in (0, 1))
     before = _held_out_loss(start(problem, problem.generator(method)), held, recipes[0].batch)
-    best = Trained(Nothing(), recipes[0].learning_rate, 1, before, inf)
+    lowest, best = inf, Trained(Nothing(), recipes[0].learning_rate, 1, before)
     for recipe in recipes:
         generator = problem.generator(method)
         trainee = start(problem, generator)
-        for epoch, _ in enumerate(trained_epochs(trainee, kept, recipe, generator), start=1):
-            after = _held_out_loss(trainee, held, recipe.batch)
-            if after < best.loss_after:
-                best = replace(best, learning_rate=recipe.learning_rate, n_epochs=epoch, loss_after=after)
-    if best.loss_after == inf:
+        own: list[float] = []  # held-out loss after each epoch
+        for _ in trained_epochs(trainee, kept, recipe, generator):
+            own.append(_held_out_loss(trainee, held, recipe.batch))
+            if own[-1] < lowest:
+                lowest = own[-1]
+                best = replace(best, learning_rate=recipe.learning_rate, n_epochs=len(own), loss_after=lowest)
+            if own[-1] == inf or min(own[-PATIENCE:]) > min(own):
+                break
+    if lowest == inf:
         raise Abstains("training diverges at every learning rate")
     return best
 
@@ -152,8 +159,9 @@ def held_out(items: Sequence[Item], share: float, generator: torch.Generator) ->
 
 @torch.no_grad()
 def _held_out_loss(trainee: Trainee[Item], items: Sequence[Item], batch: int) -> float:
-    """Mean over all tokens of the texts; not a number where training diverged."""
-    return float(torch.cat([trainee.losses(items[start : start + batch], 0.0) for start in range(0, len(items), batch)]).mean())
+    """Mean over all tokens of the texts; infinite where training diverged."""
+    loss = float(torch.cat([trainee.losses(items[start : start + batch], 0.0) for start in range(0, len(items), batch)]).mean())
+    return loss if isfinite(loss) else inf
 
 
 def trained_epochs(trainee: Trainee[Item], items: Sequence[Item], recipe: Recipe, generator: torch.Generator) -> Iterator[list[float]]:
