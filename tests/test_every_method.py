@@ -16,9 +16,9 @@ from saesteer.methods.fit.problem import Problem, Text
 from saesteer.settings.registry import METHODS, method
 
 NAMES = [row.name for row in METHODS]
-DRAWING = {"lat", "probe", "ssv", "reft_r1", "random_vector", "lora", "loreft", "sft", "supervised_random"}
+DRAWING = {"lat", "probe", "ssv", "reps", "reft_r1", "random_vector", "lora", "loreft", "sft", "supervised_random"}
 """Those that draw random numbers: pairs, order of texts, where to start, features."""
-TRAINING = ("ssv", "reft_r1", "lora", "loreft", "sft")
+TRAINING = ("ssv", "reps", "reft_r1", "lora", "loreft", "sft")
 N_TEXTS = {"supervised": 50, "supervised_random": 50}
 MANY_FEATURES = ("sae_top_k", "supervised", "supervised_random")
 
@@ -78,7 +78,7 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
         (feature,) = intervention.features
         assert int((to.sae.W_dec @ intervention.vector).argmax()) == feature
         assert intervention.scale == pytest.approx(sae_features.largest_record(to, feature), rel=1e-3)
-    elif name != "ssv":  # which keeps its length: test_trained_vectors.py
+    elif name not in ("ssv", "reps"):  # which keep their length: test_trained_vectors.py, test_reps.py
         largest = max(float((slow_residuals(to, text) @ intervention.vector.double().numpy()).max()) for text in to.positive)
         assert intervention.scale == pytest.approx(largest, rel=1e-4)
 

@@ -14,13 +14,20 @@ from torch import Tensor
 
 from saesteer.engine.adapters import subspace_edited
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit import lora, loreft, probe, reft_r1, sft, ssv
+from saesteer.methods.fit import lora, loreft, probe, reft_r1, reps, sft, ssv
 from saesteer.methods.fit.fits import fitted_rows
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.training import Trainee, held_out, text_loss, trained
 from saesteer.settings.recipes import Recipe, Training, recipes_of
 
-RATES = {lora: (3e-3, 1e3), loreft: (3e-3, 1e3), sft: (3e-4, 1e3), ssv: (1e-2, 1e3), reft_r1: (1e-2,), probe: (3e-3, 1e9)}
+RATES = {
+    **dict.fromkeys((lora, loreft), (0.003, 1000.0)),
+    sft: (3e-4, 1e3),
+    ssv: (1e-2, 1e3),
+    reps: (3e-2, 1e6),
+    probe: (3e-3, 1e9),
+    reft_r1: (1e-2,),
+}
 """Of each method one at which a few steps teach something, and one at which they break it, if there is one: ReFT-r1's direction keeps its
 length at any."""
 
@@ -160,10 +167,10 @@ def test_the_table_of_recipes_is_the_papers() -> None:
     """P4's program, its configurations for gemma-2-2b-it and gemma-2-9b-it."""
     small, large = recipes_of("google/gemma-2-2b-it"), recipes_of("google/gemma-2-9b-it")
     assert {name: recipe.learning_rate for name, recipe in small.items()} == {
-        "probe": 5e-3, "ssv": 1e-2, "reft_r1": 1e-2, "loreft": 9e-4, "lora": 9e-4, "sft": 4e-5,
+        "probe": 5e-3, "ssv": 1e-2, "reft_r1": 1e-2, "loreft": 9e-4, "lora": 9e-4, "sft": 4e-5, "reps": 8e-2,
     }  # fmt: skip
     assert {name: recipe.learning_rate for name, recipe in large.items()} == {
-        "probe": 1e-3, "ssv": 1e-2, "reft_r1": 5e-3, "loreft": 4e-4, "lora": 5e-3, "sft": 4e-5,
+        "probe": 1e-3, "ssv": 1e-2, "reft_r1": 5e-3, "loreft": 4e-4, "lora": 5e-3, "sft": 4e-5, "reps": 8e-2,
     }  # fmt: skip
     assert (large["loreft"].batch, large["loreft"].accumulated) == (9, 4)
     assert large["probe"].weight_decay == 1e-4
