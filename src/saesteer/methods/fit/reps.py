@@ -10,8 +10,8 @@ where null is h - ReLU(h . w) w / |w|^2, and the loss is the mean of -log sigmoi
 a condition is the unsteered model's.
 
 As published, y is the model's own answer: here sampled once for each positive text's prompt, at most as long as that text. Each pair has
-one factor, drawn once from those published (2, 4, ... 20), where the program draws one at every step and for either text; its dropout and the
-bias of the factor are left out. Factor 1 in the table is the middle of those trained with, 11 times the vector at its own length.
+one factor, drawn once from those published (2, 4, ... 20), where the program draws one at every step and for either text; its dropout and
+the bias of the factor are left out. Factor 1 in the table is the middle of those trained with, 11 times the vector at its own length.
 """
 
 from __future__ import annotations
