@@ -131,6 +131,21 @@ def test_input_score_is_the_share_of_records_on_lens_tokens(tokens: TextTokens, 
     assert rows.filter(feature=4)["input_score"][0] is None
 
 
+@pytest.mark.parametrize(("token", "lens_id", "score"), [("_name", 1, 1.0), ("_name", 2, 0.0), ("▁name", 2, 1.0), ("▁name", 1, 0.0)])
+def test_an_underscore_is_no_space_and_the_mark_of_a_space_is_one(token: str, lens_id: int, score: float) -> None:
+    """P1's program, which puts a space for "_", would find " name" (2) in the first two cases."""
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "_name": 1, "▁name": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    record = {"rank": 0, "text_id": "0", "token_index": 1, "token": token, "token_id": None, "max_value": 1.0, "context": [token]}
+    keys = {"layer": [LAYER], "feature": [0]}
+    schema = {name: RECORDS.schema[name] for name in ("layer", "feature", "records")}
+    records = pl.DataFrame(keys | {"records": [[record]]}, schema=schema)
+    lens = pl.DataFrame(
+        keys | {"token_ids": [[lens_id]]}, schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)}
+    )
+    assert input_scores(records, lens, TextTokens(tokenizer), "retokenised", 1)["input_score"].to_list() == [score]
+
+
 def generations(texts: list[str]) -> pl.DataFrame:
     rows = [(LAYER, "feature", "1", "2", f"{n:016x}", 0, [], text, 0, True, None, None) for n, text in enumerate(texts)]
     return pl.DataFrame(rows, schema=GENERATIONS.schema, orient="row")

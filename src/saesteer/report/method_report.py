@@ -27,6 +27,7 @@ _SCORES = {
     "harmonic_mean_of_means": "harmonic mean of the means of each rating (0 to 2)",
     "product": "mean over texts of concept / 2 x fluency / 2 (0 to 1)",
 }
+_BLANK = {"unrated": "", "rated": " Blank texts are rated as any other."}
 _METHOD_COLUMNS = (
     "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
     "factor", "of residual norm", "at grid's end", "labelled texts", "fit, s", "ms a token", "R²",
@@ -53,7 +54,8 @@ def _protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
     return (
         f"{methods['method'].n_unique()} methods, {n_concepts} concepts, {n_prompts} prompts, {settings.n_samples} "
         f"{_plural(settings.n_samples, 'text')} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
-        f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}. The factor is {_CHOICES[settings.factor_choice]}; "
+        f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}.{_BLANK[settings.blank_texts]} "
+        f"The factor is {_CHOICES[settings.factor_choice]}; "
         f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
         f"({settings.bootstrap_draws:,} draws, seed {settings.seed})."
     )

@@ -128,6 +128,11 @@ class Experiment(Settings):
             )
         return self
 
+    @property
+    def rates_blank_texts(self) -> bool:
+        """Whether blank texts are put to the judge, which a comparison of methods can ask for."""
+        return self.until == "methods" and settings_of(self).blank_texts == "rated"
+
 
 def settings_of(experiment: Experiment) -> MethodSettings:
     """The section `methods`, which an experiment with `until: methods` has."""

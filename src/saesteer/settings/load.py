@@ -37,10 +37,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # P2's nine tasks: one prompt, behaviour times coherence, the best of all strengths on the texts themselves.
     "p2": {"methods": {"prompts": "config/prompts-p2.txt", "n_prompts": 1, "score": "product", "factor_choice": "same_texts"}},
-    # P4, AxBench: the first five prompts choose the factor, the last five report.
+    # P4, AxBench: the first five prompts choose the factor, the last five report; adapters steer as they were trained.
     "p4": {
         "methods": {"n_positive": 72, "n_negative": 72, "n_prompts": 10, "temperature": 1.0, "score": "harmonic_mean"}
-        | {"factor_choice": "first_half", "averaged": "all"}
+        | {"factor_choice": "first_half", "averaged": "all", "blank_texts": "rated"}
+        | {"training_tokens": "all", "factors": {"adapter": ["1"]}}
     },
 }
 

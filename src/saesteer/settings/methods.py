@@ -85,6 +85,9 @@ class MethodSettings(Settings):
     """Training texts that show a concept (P4)."""
     n_negative: Annotated[int, Field(gt=1)] = 72
     """Training texts that do not (P4)."""
+    training_tokens: Literal["output", "all"] = "output"
+    """Which tokens of training texts make vectors and choose features: those that a text says; or its prompt's too, all but the
+    beginning-of-sequence token and what the chat template begins with (P4). Losses are of what texts say in any case."""
     prompts: Path | None = None
     """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
     published_prompts: str | None = None
@@ -112,6 +115,9 @@ class MethodSettings(Settings):
     """Measuring what steering does, for P2 and P6."""
     vectors: Path | None = None
     """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
+    blank_texts: Literal["unrated", "rated"] = "unrated"
+    """Texts of nothing but white space: unrated, and so missing from means; or put to the judge as any other (P4; the oracle rates
+    them 0)."""
     score: Literal["harmonic_mean", "harmonic_mean_of_means", "product"] = "harmonic_mean"
     """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean of
     concept / 2 x fluency / 2 (P2)."""

@@ -125,7 +125,8 @@ def _training(experiment: Experiment) -> dict[str, Any]:
     source: Any = "topics"
     if isinstance(compared.concepts, PublishedConcepts):
         source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
-    sizes = compared.model_dump(mode="json", include={"n_positive", "n_negative", "seed"})
+    prompts_count = {"training_tokens"} if compared.training_tokens == "all" else set()
+    sizes = compared.model_dump(mode="json", include={"n_positive", "n_negative", "seed"} | prompts_count)
     return {**sizes, "texts": source, "openers": value_digest(training_openers(compared)), "n_held_out": compared.effects.n_held_out}
 
 
@@ -153,14 +154,16 @@ def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
         return {}
     keys = _text_keys(experiment)
     concepts = () if of_fits else ("concepts",)
+    blank = {"blank_texts": "rated"} if experiment.rates_blank_texts else {}
     if isinstance(judge, OracleJudge):
         read = ("oracle", "topics", *concepts, "generations", "perplexity")
         oracle = ("world.oracle_rating", "analysis.concepts")
-        return {"judge": StepPlan(tables.JUDGEMENTS, oracle, keys, {"kind": judge.kind}, read)}
+        return {"judge": StepPlan(tables.JUDGEMENTS, oracle, keys, {"kind": judge.kind} | blank, read)}
     settings: dict[str, Any] = {
         "rubric": rubric_digest(),
         **judge.model_dump(mode="json", include={"kind", "max_tokens", "seed"}),
         "prompt_format": experiment.model.prompt_format,
+        **blank,
     }
     pins: tuple[str, ...] = ()
     if isinstance(judge, EndpointJudge):
