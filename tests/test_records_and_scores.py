@@ -204,7 +204,8 @@ def test_features_without_a_clear_concept_are_not_judged(tokens: TextTokens) -> 
 def test_steering_table_takes_means_of_what_is_there() -> None:
     keys = of_features(generations(["a", "b", "c"])).select(FEATURE_TEXT)
     counts = keys.with_columns(*(pl.Series([1, 3, 7], dtype=pl.UInt16).alias(f"gen_success_{k}") for k in (1, 5, 20)))
-    losses = keys.with_columns(mean_nll=pl.Series([math.log(2), None, math.log(8)]), n_scored=pl.lit(1, pl.UInt16))
+    whole = pl.Series([math.log(4), math.log(7), math.log(16)])
+    losses = keys.with_columns(mean_nll=pl.Series([math.log(2), None, math.log(8)]), n_scored=pl.lit(1, pl.UInt16), whole_text_nll=whole)
     ratings = keys.with_columns(
         concept_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series([0, 2, 1], dtype=pl.UInt8),
@@ -215,4 +216,5 @@ def test_steering_table_takes_means_of_what_is_there() -> None:
     assert [(row["n"], row["gen_success_20"], row["n_perplexity"], row["n_judged"]) for row in rows] == [(2, 4.0, 2, 0), (1, 3.0, 0, 0)]
     assert math.exp(rows[0]["log_perplexity"]) == pytest.approx(4)  # geometric mean of 2 and 8
     assert rows[1]["log_perplexity"] is None
+    assert [row["whole_text_perplexity"] for row in rows] == pytest.approx([10, 7])  # arithmetic mean of 4 and 16
     assert rows[0]["fluency_rating"] == 0.5

@@ -25,6 +25,7 @@ def headline_markdown(numbers: _Numbers) -> str:
         ("Output score against judge score, feature by feature", _correlation(numbers, "judge_score"), ""),
         ("Judge score, kept minus removed", _judge(numbers), ""),
         ("Factor at an end of the grid", _choices(numbers), ""),
+        (_other_perplexity_claim(numbers), _other_perplexity(numbers), ""),
     ]
     return table(("what", "measured", "holds"), rows) + "\n"
 
@@ -83,6 +84,23 @@ def _judge(numbers: _Numbers) -> str:
 def _choices(numbers: _Numbers) -> str:
     choices = numbers["choices"]
     return f"{_percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
+
+
+_OTHER_PERPLEXITY = {
+    "continuation": ("whole_text", "prefix and continuation together (arithmetic mean)"),
+    "whole_text": ("continuation", "the continuation alone (geometric mean)"),
+}
+
+
+def _other_perplexity_claim(numbers: _Numbers) -> str:
+    return f"GenSuccess@20 where factors are chosen by the perplexity of {_OTHER_PERPLEXITY[numbers['perplexity']['used']][1]}"
+
+
+def _other_perplexity(numbers: _Numbers) -> str:
+    used = numbers["perplexity"]["used"]
+    either = numbers["perplexity"][numbers["rule"]]
+    before, after = (number(either[name]) for name in (used, _OTHER_PERPLEXITY[used][0]))
+    return f"{before} → {after}; {_percent(either['share_that_differs'])} of choices differ"
 
 
 def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:

@@ -15,15 +15,17 @@ from saesteer.settings.experiment import Experiment, Workflow
 T = TypeVar("T", bound="Settings")
 
 # The conventions of each paper's own program, by the key that sets them (papers.md; where text and program differ, the program).
+# P1's perplexity is a judgement: its program reads what another, not public, has written under the name that Hugging Face's metric uses.
 PRESETS: dict[str, dict[str, Any]] = {
     "p1": {
         "input_score": {"tokens": "retokenised", "min_records": 10},
         "output_score": {"prompt": "From my experience,", "factor": "10"},
         "gen_success": {"tokens": "retokenised"},
-        "best_factor": {"rule": "p1", "factor_choice": "same_texts", "gen_success_limit": 3.0},
+        "best_factor": {"rule": "p1", "factor_choice": "same_texts", "gen_success_limit": 3.0} | {"perplexity": "whole_text"},
     },
     # P1, table 1: the judged experiment on AxBench's concepts.
     "p1_table_1": {
+        "best_factor": {"perplexity": "whole_text"},
         "methods": {
             "temperature": 0.7,
             "n_prompts": 10,
@@ -33,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "factor_choice": "first_half",
             "factor_rule": "gen_success",
             "averaged": "surviving",
-        }
+        },
     },
     # P2's nine tasks: one prompt, behaviour times coherence, the best of all strengths on the texts themselves.
     "p2": {"methods": {"prompts": "config/prompts-p2.txt", "n_prompts": 1, "score": "product", "factor_choice": "same_texts"}},
