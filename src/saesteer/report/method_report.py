@@ -87,7 +87,7 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield number(row["labelled_texts"], 0)
     yield number(row["fit_seconds"])
     yield number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
-    yield number(row["r2"])
+    yield number(row["r2"]) + (f", fitted on {row['n_effect_vectors']:,} vectors" if row["n_effect_vectors"] else "")
 
 
 def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
@@ -99,6 +99,7 @@ def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "Ratings, perplexity, factors and norms are of the method's own texts at the factors chosen. Factor: median, in multiples of what "
         "the method itself calls 1 (prompts: number of the text); of residual norm: median of factor times the change at factor 1, over "
         "the norm of the unsteered residual; exact for additions of a fixed vector, otherwise as if the change grew with the factor.",
+        "R²: of the linear approximator of steering effects, on vectors that it was not fitted on (P2 fits it on 50,000).",
         "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",
     ]
     if methods["instruction_rating"].null_count() == methods.height:

@@ -55,9 +55,14 @@ class FactorGrids(Settings):
     """Prompts: which of the method's texts, 1 is the first."""
 
 
+def most_effect_vectors(n_features: int) -> int:
+    """As many vectors as the decoder rows of an SAE make, one by one and in pairs (methods.fit.effects)."""
+    return n_features * (1 + (n_features - 1) // 2)
+
+
 class EffectSettings(Settings):
     n_vectors: Annotated[int, Field(gt=2)] = 1024
-    """Decoder directions whose effects are measured (P2: 50,000)."""
+    """Directions whose effects are measured (P2: 50,000): decoder rows and, beyond the SAE's width, sums of two."""
     n_held_out: Annotated[int, Field(gt=1)] = 128
     """Of them, those that the approximator is not fitted on but measured with (P2: 100)."""
     n_rollouts: Annotated[int, Field(gt=0)] = 2

@@ -173,6 +173,7 @@ METHODS_TABLE = Table(
         "fit_seconds": Column(pl.Float64, "wall time of a fit, mean over concepts"),
         "seconds_per_token": Column(pl.Float64, "wall time of generation over tokens generated, all factors", "it generated no token"),
         "r2": Column(pl.Float64, "held-out R2 of the approximator of effects, mean over concepts", "it rests on none"),
+        "n_effect_vectors": Column(pl.UInt32, "vectors that the approximator is fitted on (P2: 50,000)", "it rests on none"),
         "confidence": Column(pl.Float64, "share of draws that every interval holds"),
     },
 )
