@@ -39,7 +39,7 @@ def methods_readme(by_seed: Mapping[int, _Rows]) -> str:
 
     n = shown[0]["n"]
     note = f"n = {n} concepts; mean [95 %]; layers of other seeds in the same order; ratings and norm at layer {layers[-1]}.\n"
-    fitted_on = {row.get("n_effect_vectors") for row in shown} - {None}
+    fitted_on = [row["n_effect_vectors"] for row in shown if row.get("n_effect_vectors")]
     if fitted_on:
         note += f"SAE-TS and FGAA: their approximator is fitted on {max(fitted_on):,} vectors (P2: 50,000).\n"
     return f"{table(header, map(cells, names))}\n\n{note}"
