@@ -91,6 +91,7 @@ def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTOR
                         "gen_success_20": success,
                         "log_perplexity": None if empty else float(1.7 + 0.35 * float(factor) + 0.1 * rng.normal()),
                         "n_perplexity": 0 if empty else n,
+                        "mean_perplexity": None if empty else float(np.exp(1.8 + 0.35 * float(factor) + 0.2 * rng_whole.normal())),
                         "whole_text_perplexity": float(np.exp(2.5 + 0.1 * float(factor) + 0.1 * rng_whole.normal())),
                         "concept_rating": concept if rated else None,
                         "fluency_rating": fluency,

@@ -71,17 +71,20 @@ def test_correlations_choices_and_rules(world: dict[str, pl.DataFrame], numbers:
     assert numbers["capped_minus_p1"]["mean"] == pytest.approx(means[0] - means[1])
 
 
-def test_either_perplexitys_choices(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+def test_choices_by_each_perplexity(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
     """Those of the setting in force are the world's own; a choice differs where another factor, or none, was taken."""
-    other = best_factors(world["steering"], BestFactorSettings(perplexity="whole_text"))
-    for rule in ("capped", "p1"):
-        own, whole = (dict(_choices(table, rule)) for table in (world["best_factors"], other))
-        found = numbers["perplexity"][rule]
-        assert found["continuation"] == pytest.approx(world["outcomes"].filter(rule=rule)["gen_success_20"].mean())
-        assert found["whole_text"] == pytest.approx(other.filter(rule=rule)["gen_success_20"].mean())
-        assert found["share_that_differs"] == sum(own[key] != whole[key] for key in own) / len(own) > 0
+    for perplexity in ("continuation", "continuation_arithmetic", "whole_text"):
+        table = best_factors(world["steering"], BestFactorSettings(perplexity=perplexity))
+        for rule in ("capped", "p1"):
+            own, others = (dict(_choices(rows, rule)) for rows in (world["best_factors"], table))
+            found = numbers["perplexity"][rule][perplexity]
+            assert found["gen_success_20"] == pytest.approx(table.filter(rule=rule)["gen_success_20"].mean())
+            assert found["share_that_differs"] == sum(own[key] != others[key] for key in own) / len(own)
+    assert numbers["perplexity"]["capped"]["whole_text"]["share_that_differs"] > 0
+    own = numbers["perplexity"]["p1"]["continuation"]
+    assert own == {"gen_success_20": pytest.approx(world["outcomes"].filter(rule="p1")["gen_success_20"].mean()), "share_that_differs": 0}
     row = next(line for line in headline_markdown(numbers).splitlines() if "prefix and continuation together" in line)
-    assert f"{numbers['perplexity']['capped']['share_that_differs']:.1%} of choices differ" in row
+    assert f"{numbers['perplexity']['capped']['whole_text']['share_that_differs']:.1%} of choices differ" in row
 
 
 def _choices(table: pl.DataFrame, rule: str) -> list[tuple[tuple[int, int, str], str | None]]:

@@ -216,5 +216,6 @@ def test_steering_table_takes_means_of_what_is_there() -> None:
     assert [(row["n"], row["gen_success_20"], row["n_perplexity"], row["n_judged"]) for row in rows] == [(2, 4.0, 2, 0), (1, 3.0, 0, 0)]
     assert math.exp(rows[0]["log_perplexity"]) == pytest.approx(4)  # geometric mean of 2 and 8
     assert rows[1]["log_perplexity"] is None
+    assert [row["mean_perplexity"] for row in rows] == [pytest.approx(5), None]  # arithmetic mean of 2 and 8
     assert [row["whole_text_perplexity"] for row in rows] == pytest.approx([10, 7])  # arithmetic mean of 4 and 16
     assert rows[0]["fluency_rating"] == 0.5

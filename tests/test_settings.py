@@ -128,7 +128,7 @@ def test_preset_sets_the_papers_conventions_and_yields_to_explicit_keys(tmp_path
     base = full_experiment()
     base["best_factor"] = {}
     preset = load(tmp_path, {"extends": "base", "preset": "p1", "description": "x"}, base=base)
-    assert (preset.best_factor.rule, preset.best_factor.factor_choice) == ("p1", "same_texts")
+    assert (preset.best_factor.rule, preset.best_factor.factor_choice, preset.best_factor.perplexity) == ("p1", "same_texts", "whole_text")
     mixed = load(tmp_path, {"extends": "base", "preset": "p1", "description": "x", "best_factor": {"rule": "capped"}}, base=base)
     assert (mixed.best_factor.rule, mixed.best_factor.factor_choice) == ("capped", "same_texts")
 

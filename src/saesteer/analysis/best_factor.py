@@ -5,9 +5,9 @@ Two rules. `p1` is the rule of P1 (arXiv 2505.20063, steering experiments): drop
 bounding it. `capped` bounds it: the largest GenSuccess@20 among factors whose perplexity is at most a multiple of the unsteered
 text's; without a cap the winner is often the strongest factor and its text one repeated token.
 
-Perplexity is that of the continuation given its prefix, and the geometric mean over texts; or, by the setting of that name, that of prefix
-and continuation together and the arithmetic mean. P1's program reads a `mean_perplexity` whose producer is not public: a result of that
-name is the latter, in Hugging Face's metric.
+Perplexity is that of the continuation given its prefix, and the geometric mean over texts; or, by the setting of that name, the arithmetic
+mean, of continuations or of prefix and continuation together. P1's program reads a `mean_perplexity` whose producer is not public: the
+last is what Hugging Face's metric has under that name.
 
 Choosing and reporting on the same texts inflates the result, so each half reports at the factor chosen on the other half. A
 feature's rows depend on its own rows only.
@@ -25,12 +25,19 @@ from saesteer.core.tables import BEST_FACTORS, OUTCOMES
 from saesteer.settings import BestFactorSettings
 
 RULES = ("capped", "p1")
+PERPLEXITIES = {
+    "continuation": "log_perplexity",
+    "continuation_arithmetic": "mean_perplexity",
+    "whole_text": "whole_text_perplexity",
+}
+"""What choices can go by (settings: best_factor.perplexity) -> the column that has it; that of the first is its logarithm."""
 REPORTED = ("gen_success_20", "log_perplexity", "concept_rating", "fluency_rating", "judge_score")
 _FEATURE = ["layer", "feature"]
 # The mean over all prefixes weights each half's mean by the texts behind it.
 _WEIGHTS = {
     "gen_success_20": "n",
     "log_perplexity": "n_perplexity",
+    "mean_perplexity": "n_perplexity",
     "whole_text_perplexity": "n",
     "concept_rating": "n_judged",
     "fluency_rating": "n",
@@ -152,11 +159,10 @@ def _check_same_factors(halves: dict[str, dict[str, _Row]], first: _Row) -> None
 
 
 def _curve(half: dict[str, _Row], perplexity: str) -> Curve:
-    success, loss, whole = (
-        np.array([row[name] for row in half.values()], dtype=np.float64)
-        for name in ("gen_success_20", "log_perplexity", "whole_text_perplexity")
+    success, mean = (
+        np.array([row[name] for row in half.values()], dtype=np.float64) for name in ("gen_success_20", PERPLEXITIES[perplexity])
     )
-    return Curve(tuple(half), success, np.log(whole) if perplexity == "whole_text" else loss)
+    return Curve(tuple(half), success, mean if perplexity == "continuation" else np.log(mean))
 
 
 def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool) -> _Row:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from saesteer.analysis.best_factor import RULES, best_factors
+from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
 from saesteer.core.tables import BEST_FACTORS
 from saesteer.core.uncertainty import RankCorrelation, difference_interval, paired_difference_interval, random_stream, rank_correlation
@@ -153,21 +153,21 @@ def _choices(best_factors: pl.DataFrame) -> Numbers:
 
 
 def _by_perplexity(steering: pl.DataFrame, choice: BestFactorSettings) -> Numbers:
-    """Rule -> mean GenSuccess@20 where factors are chosen by either perplexity, and the share of choices that differ between the two."""
+    """Rule -> kind of perplexity that factors are chosen by -> mean GenSuccess@20, and the share of choices that differ from those of the
+    experiment's own kind."""
     keys = list(BEST_FACTORS.keys)
-    one, other = (
-        best_factors(steering, choice.model_copy(update={"perplexity": perplexity})).sort(keys)
-        for perplexity in ("continuation", "whole_text")
-    )
-    pairs = one.join(other, on=keys, suffix="_other", maintain_order="left")
-    of_rules = {rule: pairs.filter(rule=rule) for rule in RULES}
+    chosen = {
+        perplexity: best_factors(steering, choice.model_copy(update={"perplexity": perplexity})).sort(keys) for perplexity in PERPLEXITIES
+    }
+
+    def numbers(rows: pl.DataFrame, own: pl.DataFrame) -> Numbers:
+        return {"gen_success_20": rows["gen_success_20"].mean(), "share_that_differs": _share(rows["factor"].ne_missing(own["factor"]))}
+
     return {
         rule: {
-            "continuation": rows["gen_success_20"].mean(),
-            "whole_text": rows["gen_success_20_other"].mean(),
-            "share_that_differs": _share(rows["factor"].ne_missing(rows["factor_other"])),
+            perplexity: numbers(rows.filter(rule=rule), chosen[choice.perplexity].filter(rule=rule)) for perplexity, rows in chosen.items()
         }
-        for rule, rows in of_rules.items()
+        for rule in RULES
     }
 
 

@@ -25,7 +25,7 @@ def headline_markdown(numbers: _Numbers) -> str:
         ("Output score against judge score, feature by feature", _correlation(numbers, "judge_score"), ""),
         ("Judge score, kept minus removed", _judge(numbers), ""),
         ("Factor at an end of the grid", _choices(numbers), ""),
-        (_other_perplexity_claim(numbers), _other_perplexity(numbers), ""),
+        ("Held-out GenSuccess@20 where another perplexity chooses factors", _other_perplexities(numbers), ""),
     ]
     return table(("what", "measured", "holds"), rows) + "\n"
 
@@ -86,21 +86,20 @@ def _choices(numbers: _Numbers) -> str:
     return f"{_percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
 
 
-_OTHER_PERPLEXITY = {
-    "continuation": ("whole_text", "prefix and continuation together (arithmetic mean)"),
-    "whole_text": ("continuation", "the continuation alone (geometric mean)"),
+_PERPLEXITIES = {
+    "continuation": "of continuations (geometric mean)",
+    "continuation_arithmetic": "of continuations (arithmetic mean)",
+    "whole_text": "of prefix and continuation together (arithmetic mean)",
 }
 
 
-def _other_perplexity_claim(numbers: _Numbers) -> str:
-    return f"GenSuccess@20 where factors are chosen by the perplexity of {_OTHER_PERPLEXITY[numbers['perplexity']['used']][1]}"
-
-
-def _other_perplexity(numbers: _Numbers) -> str:
-    used = numbers["perplexity"]["used"]
-    either = numbers["perplexity"][numbers["rule"]]
-    before, after = (number(either[name]) for name in (used, _OTHER_PERPLEXITY[used][0]))
-    return f"{before} → {after}; {_percent(either['share_that_differs'])} of choices differ"
+def _other_perplexities(numbers: _Numbers) -> str:
+    either, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
+    others = {name: either[name] for name in _PERPLEXITIES if name != used}
+    return f"{number(either[used]['gen_success_20'])} → " + "; ".join(
+        f"{number(one['gen_success_20'])} by that {_PERPLEXITIES[name]}, where {_percent(one['share_that_differs'])} of choices differ"
+        for name, one in others.items()
+    )
 
 
 def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:

@@ -74,6 +74,7 @@ METHOD_HALVES = Table(
         "instruction_rating": Column(pl.Float64, "mean instruction rating", "there is no instruction, or none could be rated"),
         "fluency_rating": Column(pl.Float64, "mean fluency rating", "none could be rated"),
         "log_perplexity": Column(pl.Float64, "mean over texts of mean_nll (nats per token)", "every text is empty"),
+        "mean_perplexity": Column(pl.Float64, "arithmetic mean over texts of exp(mean_nll)", "every text is empty"),
         "whole_text_perplexity": Column(pl.Float64, "arithmetic mean over texts of exp(whole_text_nll)", "no text has one"),
         "gen_success_20": Column(pl.Float64, "mean GenSuccess@20 of the one SAE feature", "factors are chosen by the score"),
         "choose_by": Column(

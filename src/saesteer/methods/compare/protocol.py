@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from saesteer.analysis.best_factor import Curve, first_largest, p1_ratio
+from saesteer.analysis.best_factor import PERPLEXITIES, Curve, first_largest, p1_ratio
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
@@ -76,6 +76,7 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str, best_factor
         *(pl.col(name).mean() for name in _RATINGS),
         *(pl.col(name).filter(pl.col("text_score").is_not_null()).mean().alias(f"{name}_scored") for name in _RATINGS),
         pl.col("mean_nll").mean().alias("log_perplexity"),
+        pl.col("mean_nll").exp().mean().alias("mean_perplexity"),
         pl.col("whole_text_nll").exp().mean().alias("whole_text_perplexity"),
         pl.col("gen_success_20").mean(),
     )
@@ -103,10 +104,11 @@ def _p1_ratios(scores: pl.DataFrame, settings: BestFactorSettings) -> pl.DataFra
     """Keys of METHOD_HALVES and p1_ratio, where GenSuccess is known: null where the factor may not be chosen."""
     known = scores.drop_nulls("gen_success_20").sort(*FIT, "half", pl.col("factor").cast(pl.Float64))
     ratios: list[float] = []
-    log_perplexity = pl.col("whole_text_perplexity").log() if settings.perplexity == "whole_text" else pl.col("log_perplexity")
-    known = known.with_columns(curve_perplexity=log_perplexity.fill_null(float("nan")))
+    mean = pl.col(PERPLEXITIES[settings.perplexity])
+    log_mean = mean if settings.perplexity == "continuation" else mean.log()
+    known = known.with_columns(log_mean=log_mean.fill_null(float("nan")))
     for curve in known.partition_by(*FIT, "half", maintain_order=True):
-        points = Curve(tuple(curve["factor"]), curve["gen_success_20"].to_numpy(), curve["curve_perplexity"].to_numpy())
+        points = Curve(tuple(curve["factor"]), curve["gen_success_20"].to_numpy(), curve["log_mean"].to_numpy())
         ratios += p1_ratio(points, settings.gen_success_limit).tolist()
     return known.select(METHOD_HALVES.keys).with_columns(p1_ratio=pl.Series(ratios, dtype=pl.Float64).fill_nan(None))
 
