@@ -70,6 +70,7 @@ rule metrics:
         best_factors=f"{TABLES}/best_factors.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
         selection=f"{TABLES}/selection.parquet",
+        steering=f"{TABLES}/steering.parquet",
     output:
         metrics=f"{DATA}/{{experiment}}/metrics.json",
         headline=f"{FIGURES}/{{experiment}}/headline.md",

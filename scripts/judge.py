@@ -24,7 +24,7 @@ def by_oracle(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
     oracle, tokens = load_oracle(judge.oracle), load_tokens(job.model_folder())
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
     for (layer,), rows in texts.group_by("layer", maintain_order=True):
-        yield rate(rows, read_rows(PERPLEXITY, job.inputs["perplexity"], [layer]), oracle, topics, tokens)
+        yield rate(rows, read_rows(PERPLEXITY, job.inputs["perplexity"], [layer]), oracle, topics, tokens, job.experiment.rates_blank_texts)
 
 
 def by_language_model(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -39,7 +39,8 @@ def by_language_model(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
         weights = json.loads(job.input("judge_model").read_text(encoding="utf-8"))["digest"]
         asker = local_model_asker(judge, job.model_folder("judge_model"), available_device(), weights)
     instructions = job.prefixes() if job.experiment.model.prompt_format == "chat" else None
-    yield from judge_texts(texts, instructions, asker, job.outputs["manifest"].parent / "answers", job.workflow.part_seconds)
+    answers, blank = job.outputs["manifest"].parent / "answers", job.experiment.rates_blank_texts
+    yield from judge_texts(texts, instructions, asker, answers, job.workflow.part_seconds, blank)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -32,7 +32,7 @@ rater = getattr(experiment.judge, "model", experiment.judge.kind)
 judge = rater if isinstance(rater, str) else rater.name
 
 protocols = {layer: our_protocol(settings, experiment.model.name, layer, judge, concepts.height) for layer in sorted(experiment.layers)}
-tables = method_summaries(rows, list(job.prefixes()), settings, experiment.best_factor.gen_success_limit, protocols)
+tables = method_summaries(rows, list(job.prefixes()), settings, experiment.best_factor, protocols)
 for name, table in METHOD_SUMMARIES.items():
     write_summary(table, tables[name], job.outputs[name])
 report = report_markdown(tables["methods"], tables["method_differences"], tables["method_published"], protocols, settings)

@@ -13,11 +13,12 @@ from saesteer.core.tables import methods as tables
 from saesteer.methods.compare import protocol, summaries
 from saesteer.methods.compare.paper_values import Protocol
 from saesteer.methods.compare.protocol import Rows
+from saesteer.settings import BestFactorSettings
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import METHODS, method
 
 LAYER = 5
-GEN_SUCCESS_LIMIT = 3.0
+BEST_FACTOR = BestFactorSettings()
 TOPICS = {"kind": "topics", "topics": ("sea", "weather"), "lexicon": "lexicon.yaml", "openers": "prefixes.txt"}
 TEXTS = of_fits(pl.DataFrame(schema=GENERATIONS.schema)).schema
 Ratings = tuple[int | None, int | None, int | None]  # concept, instruction, fluency
@@ -65,7 +66,8 @@ def rows_of(
         steered.append(
             ids | {"token_ids": [5, 6, 7, 8], "text": f"{key} {factor}", "n_tokens": 4, "stopped": True, "seconds": 0.2, "reason": None}
         )
-        perplexity.append(ids | {"mean_nll": 1.0 + float(factor), "n_scored": 4, "reason": None})
+        nll = {"mean_nll": 1.0 + float(factor), "whole_text_nll": 2.0 + float(factor) / 2}
+        perplexity.append(ids | nll | {"n_scored": 4, "reason": None})
         names = ("concept_rating", "instruction_rating", "fluency_rating")
         score = harmonic(ratings)
         judgements.append(
@@ -120,13 +122,15 @@ def synthetic_rows(settings: MethodSettings, n_concepts: int = 6, prompts: tuple
     return replace(rows, perplexity=rows.perplexity.with_columns(pl.col("mean_nll") + noise))
 
 
-def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings) -> dict[str, pl.DataFrame]:
+def scored(
+    rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, best_factor: BestFactorSettings = BEST_FACTOR
+) -> dict[str, pl.DataFrame]:
     """The protocol's tables, with P1's own limit."""
-    return protocol.scored(rows, prefix_ids, settings, GEN_SUCCESS_LIMIT)
+    return protocol.scored(rows, prefix_ids, settings, best_factor)
 
 
 def method_summaries(
     rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, protocols: dict[int, Protocol]
 ) -> dict[str, pl.DataFrame]:
     """Every summary table, with P1's own limit."""
-    return summaries.method_summaries(rows, prefix_ids, settings, GEN_SUCCESS_LIMIT, protocols)
+    return summaries.method_summaries(rows, prefix_ids, settings, BEST_FACTOR, protocols)

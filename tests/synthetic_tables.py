@@ -66,7 +66,7 @@ def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -
 
 def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTORS, n: int = 10, seed: int = 0) -> pl.DataFrame:
     """A STEERING table: success and perplexity rise with the factor, success faster where the output score is high."""
-    rng = np.random.default_rng(seed + 1)
+    rng, rng_whole = np.random.default_rng(seed + 1), np.random.default_rng(seed + 5)
     rows = []
     for feature in features.iter_rows(named=True):
         gain = 2.5 * feature["output_score"] ** 0.5 * rng.lognormal(0, 0.5)
@@ -91,6 +91,8 @@ def synthetic_steering(features: pl.DataFrame, factors: tuple[str, ...] = FACTOR
                         "gen_success_20": success,
                         "log_perplexity": None if empty else float(1.7 + 0.35 * float(factor) + 0.1 * rng.normal()),
                         "n_perplexity": 0 if empty else n,
+                        "mean_perplexity": None if empty else float(np.exp(1.8 + 0.35 * float(factor) + 0.2 * rng_whole.normal())),
+                        "whole_text_perplexity": float(np.exp(2.5 + 0.1 * float(factor) + 0.1 * rng_whole.normal())),
                         "concept_rating": concept if rated else None,
                         "fluency_rating": fluency,
                         "judge_score": harmonic if rated else None,

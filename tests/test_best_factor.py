@@ -83,7 +83,14 @@ def test_choices_are_the_definitions(points: list[tuple[float, float | None]]) -
 def steering_rows(values: dict[tuple[str, int], dict[str, float | None]]) -> pl.DataFrame:
     """STEERING of layer 3, feature 7 from {(factor, half): columns}."""
     known = {"layer": 3, "feature": 7, "n": 10, "n_perplexity": 10, "n_judged": 10, "gen_success_1": 0.0, "gen_success_5": 0.0}
-    known |= {"log_perplexity": 1.0, "concept_rating": 1.0, "fluency_rating": 2.0, "judge_score": 1.0}
+    known |= {
+        "mean_perplexity": math.e,
+        "whole_text_perplexity": math.e,
+        "log_perplexity": 1.0,
+        "concept_rating": 1.0,
+        "fluency_rating": 2.0,
+        "judge_score": 1.0,
+    }
     rows = [known | {"factor": factor, "half": half} | row for (factor, half), row in values.items()]
     return pl.DataFrame(rows, schema=tables.STEERING.schema)
 
@@ -147,6 +154,29 @@ def test_same_texts_weights_the_halves_by_their_texts() -> None:
     chosen = best_factors(steering, BestFactorSettings(factor_choice="same_texts")).filter(rule="capped")
     assert chosen.select("reported_on", "factor").rows() == [("all", "2")]
     assert chosen["gen_success_20"].to_list() == pytest.approx([1.2])
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "column", "factor"),
+    [
+        ("continuation", "whole_text_perplexity", "6"),
+        ("whole_text", "whole_text_perplexity", "2"),
+        ("continuation_arithmetic", "mean_perplexity", "2"),
+    ],
+)
+def test_the_perplexity_that_choices_go_by(perplexity: str, column: str, factor: str) -> None:
+    """By the column's own perplexity 6 is above the cap (4 x 5 = 20) and 2 has the larger ratio, 1.5/10 to 2/30; by another, which is the
+    same everywhere, both rules take 6. Of halves with 10 and 30 texts the arithmetic mean at 2 is (8 x 10 + 12 x 30) / 40 = 11."""
+    points = {"0": (0.0, 5.0), "2": (1.5, 10.0), "6": (2.0, 30.0)}
+    rows: dict[tuple[str, int], dict[str, float | None]] = {
+        (at, half): {"gen_success_20": success, column: mean} for at, (success, mean) in points.items() for half in (0, 1)
+    }
+    chosen = best_factors(steering_rows(rows), BestFactorSettings(perplexity=perplexity))
+    assert chosen["factor"].to_list() == [factor] * 4
+    assert set(chosen["log_perplexity"]) == {1.0}  # reported is the geometric mean of continuations
+    rows["2", 0] |= {column: 8.0}
+    rows["2", 1] |= {column: 12.0, "n": 30, "n_perplexity": 30}
+    assert both_halves(steering_rows(rows)).filter(factor="2")[column].to_list() == [pytest.approx(11.0)]
 
 
 def test_a_factor_missing_in_one_half_is_named() -> None:

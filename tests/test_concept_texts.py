@@ -20,8 +20,8 @@ from saesteer.core.tokens import load_tokens
 from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.engine.sites import site_of
-from saesteer.methods.fit.problem import tokens
-from saesteer.methods.fit.tokenised import MOST_TOKENS, training_texts
+from saesteer.methods.fit.problem import Text, tokens
+from saesteer.methods.fit.tokenised import MOST_TOKENS, n_prefix_tokens, training_texts
 from saesteer.methods.fit.training import text_loss
 from saesteer.settings import SettingsError
 from saesteer.world.concept_texts import topic_texts
@@ -220,6 +220,26 @@ def test_texts_without_a_token_of_their_own_are_refused():
     two = pl.concat([rows_of([("ba", "be")]), rows_of([("ba", "be")]).with_columns(concept_id=pl.lit("1" * 16))])
     with pytest.raises(ValueError, match="of 2 concepts"):
         training_texts(two, lm)
+
+
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+def test_prompts_count_from_where_they_differ(prompt_format: str):
+    """In a chat template's prompt, what stands before the user's words and is the same for all is left out; after them, all counts."""
+    lm = chat_model() if prompt_format == "chat" else shipped_model()
+    inputs = ["ba be", "di do du", "do"] if prompt_format == "chat" else ["I think that", "Then we saw", ""]
+    texts = rows_of([(before, "ba di do") if prompt_format == "chat" else (before, "the sea is calm") for before in inputs])
+    positive, _ = training_texts(texts, lm)
+    prompts = [prompt_token_ids(lm, before) for before in inputs]
+    n_prefix = n_prefix_tokens(lm)
+    assert len({tuple(ids[:n_prefix]) for ids in prompts}) == 1
+    assert prompt_format == "plain" or len({tuple(ids[: n_prefix + 1]) for ids in prompts}) > 1
+    site = site_of(lm, 1, "resid_post")
+    said, every = tokens(lm, site, positive), tokens(lm, site, positive, n_prefix)
+    for number, text in enumerate(positive):
+        alone = tokens(lm, site, (Text(text.ids, n_prefix),)).residual
+        assert len(alone) == len(text.ids) - n_prefix
+        torch.testing.assert_close(every.by_text()[number], alone)
+        torch.testing.assert_close(every.by_text()[number][text.n_context - n_prefix :], said.by_text()[number])
 
 
 def test_losses_and_residuals_of_training_texts_count_what_perplexity_counts():

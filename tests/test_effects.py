@@ -15,7 +15,7 @@ from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.sites import site_of
 from saesteer.methods.fit.effects import effect_features, effect_vectors, loss_rises, measured_effects, scaled_to_loss_rise
-from saesteer.settings.methods import EffectSettings
+from saesteer.settings.methods import EffectSettings, most_effect_vectors
 
 SEED = 3
 
@@ -148,18 +148,44 @@ def test_a_rise_out_of_reach_gets_the_end_of_the_range() -> None:
 
 def test_vectors_are_a_nested_sample_without_replacement() -> None:
     drawn = effect_features(N_FEATURES, N_FEATURES, seed=4, layer=1)
-    assert sorted(drawn) == list(range(N_FEATURES))
+    assert sorted(drawn) == [(feature,) for feature in range(N_FEATURES)]
     assert effect_features(N_FEATURES, 10, seed=4, layer=1) == drawn[:10]
     assert effect_features(N_FEATURES, 10, seed=5, layer=1) != drawn[:10] != effect_features(N_FEATURES, 10, seed=4, layer=2)
     sae = tiny_sae(1)
     sae.W_dec.mul_(3)
-    torch.testing.assert_close(effect_vectors(sae, 10, 4, 1), sae.W_dec[drawn[:10]] / 3)
+    torch.testing.assert_close(effect_vectors(sae, 10, 4, 1), sae.W_dec[[feature for (feature,) in drawn[:10]]] / 3)
+
+
+@pytest.mark.parametrize("n_features", [5, 6])
+def test_beyond_the_width_every_pair_comes_once(n_features: int) -> None:
+    """Of 5 features all 10 pairs; of 6 all but the 3 that lie opposite each other."""
+    most = most_effect_vectors(n_features)
+    drawn = effect_features(n_features, most, seed=0, layer=2)
+    assert drawn[:n_features] == effect_features(n_features, n_features, seed=0, layer=2)
+    pairs = [frozenset(pair) for pair in drawn[n_features:]]
+    assert len(pairs) == len(set(pairs)) == {5: 10, 6: 12}[n_features]
+    assert all(len(pair) == 2 for pair in pairs)
+    assert {sum(feature in pair for pair in pairs) for feature in range(n_features)} == {4}
+    with pytest.raises(ValueError, match=f"set it to {most} at most"):
+        effect_features(n_features, most + 1, seed=0, layer=2)
+
+
+def test_a_pairs_vector_is_the_sum_of_its_unit_rows() -> None:
+    """Vectors below the width are the same to the bit, however many there are."""
+    sae = tiny_sae(1)
+    sae.W_dec.mul_(torch.linspace(1, 4, N_FEATURES)[:, None])
+    vectors, drawn = effect_vectors(sae, N_FEATURES + 9, 4, 1), effect_features(N_FEATURES, N_FEATURES + 9, 4, 1)
+    assert torch.equal(vectors[:N_FEATURES], effect_vectors(sae, N_FEATURES, 4, 1))
+    assert torch.equal(vectors[: N_FEATURES + 3], effect_vectors(sae, N_FEATURES + 3, 4, 1))
+    for vector, (one, other) in zip(vectors[N_FEATURES:], drawn[N_FEATURES:], strict=True):
+        total = sae.W_dec[one] / sae.W_dec[one].norm() + sae.W_dec[other] / sae.W_dec[other].norm()
+        torch.testing.assert_close(vector, total / total.norm())
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     lm, sae = model_and_sae("llama", 1)
-    with pytest.raises(ValueError, match=r"n_vectors is 97.* 96 features"):
-        effect_features(N_FEATURES, 97, seed=0, layer=1)
+    with pytest.raises(ValueError, match=r"n_vectors is 4609.* 96 features, which make 4608"):
+        effect_features(N_FEATURES, 4609, seed=0, layer=1)
     with pytest.raises(ValueError, match="no prompt has a token besides the first"):
         list(measured_effects(lm, sae, 1, rows_of(0), [[1], [1]], settings(), 0))
     sae.W_dec[3] = 0

@@ -126,7 +126,6 @@ def test_one_question_an_aspect_and_only_those_that_apply():
     assert list(questions("A storm.", "weather", "Tell me.")) == ["concept", "instruction", "fluency"]
     assert list(questions("A storm.", "weather", None)) == ["concept", "fluency"]
     assert list(questions("A storm.", "", None)) == ["fluency"]
-    assert questions(" \n", "weather", "Tell me.") == {}
 
 
 def test_each_question_holds_its_own_material_only():

@@ -81,8 +81,8 @@ def judge() -> tuple[Oracle, list[str], TextTokens]:
     return load_oracle(WORLD / "oracle"), json.loads((WORLD / "topics.json").read_text()), load_tokens(WORLD / "model")
 
 
-def by_oracle(rows: pl.DataFrame, perplexity: pl.DataFrame) -> pl.DataFrame:
-    return rate(with_concept(rows, concept_rows()), perplexity, *judge())
+def by_oracle(rows: pl.DataFrame, perplexity: pl.DataFrame, rates_blank: bool = False) -> pl.DataFrame:
+    return rate(with_concept(rows, concept_rows()), perplexity, *judge(), rates_blank)
 
 
 def test_the_oracle_rates_texts_of_methods_as_it_rates_equal_ones_of_features():
@@ -128,6 +128,22 @@ def test_a_method_that_abstains_is_never_rated():
     assert set(validate(JUDGEMENTS, only, "test")["reason"]) == {"the method abstains"}
 
 
+def test_blank_texts_are_rated_where_that_is_asked_for(server: Judge, tmp_path: Path):
+    """P4 puts them to its judge; a blank text shows nothing, so the oracle says 0. Other texts' ratings stay."""
+    rows = steered((TEXTS[0], "", " \n", None), layers=(2,))
+    blank = rows["text"].str.strip_chars() == ""
+    by_either = [by_oracle(rows, losses(rows), rates) for rates in (False, True)]
+    by_either += [judged(rows, server, tmp_path / str(rates), rates_blank=rates) for rates in (False, True)]
+    for kind, (without, rated) in enumerate((by_either[:2], by_either[2:])):
+        without, rated = (frame.sort(GENERATIONS.keys) for frame in (without, rated))
+        is_blank = rows.with_columns(blank=blank).sort(GENERATIONS.keys)["blank"].fill_null(False)
+        assert_frame_equal(without.filter(~is_blank), rated.filter(~is_blank))
+        assert set(without.filter(is_blank)["reason"]) == {"no content to rate"}
+        assert rated.filter(is_blank).select("concept_rating", "fluency_rating", "judge_score").null_count().row(0) == (0, 0, 0)
+        if not kind:
+            assert set(rated.filter(is_blank).select("concept_rating", "fluency_rating", "judge_score").rows()) == {(0, 0, 0.0)}
+
+
 def test_ratings_of_what_was_not_asked_for_are_refused():
     rows = steered()
     with pytest.raises(ValueError, match=f"target {text_id('chess')}, of which no concept is known"):
@@ -146,8 +162,10 @@ def asker(server: Judge) -> Any:
     return endpoint_asker(settings(server.base_url), {"TEST_JUDGE_KEY": KEY}, QUICK)
 
 
-def judged(rows: pl.DataFrame, server: Judge, folder: Path, instructions: dict[str, str] | None = None) -> pl.DataFrame:
-    frames = list(judge_texts(with_concept(rows, concept_rows()), instructions, asker(server), folder, 60.0))
+def judged(
+    rows: pl.DataFrame, server: Judge, folder: Path, instructions: dict[str, str] | None = None, rates_blank: bool = False
+) -> pl.DataFrame:
+    frames = list(judge_texts(with_concept(rows, concept_rows()), instructions, asker(server), folder, 60.0, rates_blank))
     assert all(frame["layer"].n_unique() == 1 for frame in frames)
     return validate(JUDGEMENTS, pl.concat(frames), "test")
 

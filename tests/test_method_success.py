@@ -8,7 +8,7 @@ import pytest
 from engine_models import WORLD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_rows import GEN_SUCCESS_LIMIT, LAYER, method_settings, rows_of, scored
+from method_rows import BEST_FACTOR, LAYER, method_settings, rows_of, scored
 from oracles.method_protocol import Text
 
 from saesteer.analysis.best_factor import Curve, choose_p1
@@ -55,6 +55,25 @@ def test_by_hand() -> None:
     assert chosen(replace(rows, success=rows.success.clear())) == "4"  # the score would
 
 
+def test_by_hand_with_the_perplexity_of_whole_texts() -> None:
+    """At 1: (1/2) / (12/12), at 2: (2/2) / (4/12), at 4: (2/2) / (6/12), where 12 is the arithmetic mean of two prompts' 4 and 20."""
+    rows = rows_with({"1": (1, 1.0), "2": (2, 2.0), "4": (2, 3.0)})
+    of_prompts = {"1": (4.0, 20.0), "2": (4.0, 4.0), "4": (6.0, 6.0)}
+    whole = [
+        np.log(of_prompts[row["factor"]][TWO.index(row["prefix_id"])]) if row["method"] == "sae_label" else 1.0
+        for row in rows.perplexity.iter_rows(named=True)
+    ]
+    rows = replace(rows, perplexity=rows.perplexity.with_columns(whole_text_nll=pl.Series(whole)))
+    by_whole = BEST_FACTOR.model_copy(update={"perplexity": "whole_text"})
+    comparison = SETTINGS.model_copy(update={"factor_choice": "same_texts"})
+    tables = scored(rows, TWO, comparison, by_whole)
+    halves = tables["method_halves"].filter(method="sae_label", half=0).sort("factor")
+    assert halves["whole_text_perplexity"].to_list() == pytest.approx([12, 4, 6])
+    assert halves["choose_by"].to_list() == pytest.approx([0.5, 3.0, 2.0])
+    assert tables["method_choices"].filter(method="sae_label")["factor"].item() == "2"
+    assert chosen(rows, comparison) == "1"
+
+
 def test_repetition_and_empty_texts_are_not_chosen_and_do_not_count_as_the_largest() -> None:
     rows = rows_with({"1": (1, 1.0), "2": (3, 1.5), "4": (4, 0.5), "8": (3, np.nan)})
     empty = pl.col("mean_nll").is_nan()
@@ -80,7 +99,7 @@ def test_without_any_success_and_without_any_allowed_steering_failed(outcomes: O
 def test_the_sweeps_own_rule_chooses_the_same(outcomes: list[tuple[int, float]]) -> None:
     factors = [str(place + 1) for place in range(len(outcomes))]
     curve = Curve(tuple(factors), np.array([float(count) for count, _ in outcomes]), np.array([loss for _, loss in outcomes]))
-    assert chosen(rows_with(dict(zip(factors, outcomes, strict=True)))) == choose_p1(curve, GEN_SUCCESS_LIMIT)
+    assert chosen(rows_with(dict(zip(factors, outcomes, strict=True)))) == choose_p1(curve, BEST_FACTOR.gen_success_limit)
 
 
 def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:

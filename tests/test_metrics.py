@@ -9,8 +9,10 @@ import pytest
 from scipy.stats import spearmanr
 from synthetic_tables import selection_settings, synthetic_tables
 
+from saesteer.analysis.best_factor import best_factors
 from saesteer.analysis.metrics import findings, headline
 from saesteer.report.headline import headline_markdown
+from saesteer.settings import BestFactorSettings
 
 SETTINGS = selection_settings()
 
@@ -21,7 +23,8 @@ def world() -> dict[str, pl.DataFrame]:
 
 
 def numbers_of(world: dict[str, pl.DataFrame]) -> dict[str, Any]:
-    return headline(world["features"], world["best_factors"], world["outcomes"], world["selection"], "capped", SETTINGS)
+    tables = [world[name] for name in ("features", "best_factors", "outcomes", "selection", "steering")]
+    return headline(*tables, BestFactorSettings(), SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,27 @@ def test_correlations_choices_and_rules(world: dict[str, pl.DataFrame], numbers:
     assert numbers["choices"]["share_at_grid_end"] == pytest.approx(sum(choices) / len(choices))
     means = [world["outcomes"].filter(rule=rule)["gen_success_20"].mean() for rule in ("capped", "p1")]
     assert numbers["capped_minus_p1"]["mean"] == pytest.approx(means[0] - means[1])
+
+
+def test_choices_by_each_perplexity(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
+    """Those of the setting in force are the world's own; a choice differs where another factor, or none, was taken."""
+    for perplexity in ("continuation", "continuation_arithmetic", "whole_text"):
+        table = best_factors(world["steering"], BestFactorSettings(perplexity=perplexity))
+        for rule in ("capped", "p1"):
+            own, others = (dict(_choices(rows, rule)) for rows in (world["best_factors"], table))
+            found = numbers["perplexity"][rule][perplexity]
+            assert found["gen_success_20"] == pytest.approx(table.filter(rule=rule)["gen_success_20"].mean())
+            assert found["share_that_differs"] == sum(own[key] != others[key] for key in own) / len(own)
+    assert numbers["perplexity"]["capped"]["whole_text"]["share_that_differs"] > 0
+    own = numbers["perplexity"]["p1"]["continuation"]
+    assert own == {"gen_success_20": pytest.approx(world["outcomes"].filter(rule="p1")["gen_success_20"].mean()), "share_that_differs": 0}
+    row = next(line for line in headline_markdown(numbers).splitlines() if "prefix and continuation together" in line)
+    assert f"{numbers['perplexity']['capped']['whole_text']['share_that_differs']:.1%} of choices differ" in row
+
+
+def _choices(table: pl.DataFrame, rule: str) -> list[tuple[tuple[int, int, str], str | None]]:
+    rows = table.filter(rule=rule).select("layer", "feature", "reported_on", "factor").rows()
+    return [((layer, feature, half), factor) for layer, feature, half, factor in rows]
 
 
 def test_order_changes_nothing_and_it_is_json(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:

@@ -140,10 +140,11 @@ def test_check_refuses_by_name_what_cannot_run() -> None:
 def test_likelihoods_where_layers_keep_states_are_those_of_whole_texts(family: str) -> None:
     lm = tiny_model(family)
     losses = continuation_nll(lm, pl.DataFrame({"row": [0, 1], "prefix": ["From ba di ba", "From be"], "text": [" do ba do", " di"]}))
-    for text, n_scored, loss in (("From ba di ba do ba do", 3, losses["mean_nll"][0]), ("From be di", 1, losses["mean_nll"][1])):
+    for text, n_scored, own in (("From ba di ba do ba do", 3, losses.row(0, named=True)), ("From be di", 1, losses.row(1, named=True))):
         ids = lm.tokenizer(text, return_tensors="pt")["input_ids"]
         whole = lm.model(input_ids=ids).logits[0, :-1].log_softmax(dim=1).gather(1, ids[0, 1:, None])
-        assert loss == pytest.approx(-float(whole[-n_scored:].mean()), abs=1e-4)
+        assert own["mean_nll"] == pytest.approx(-float(whole[-n_scored:].mean()), abs=1e-4)
+        assert own["whole_text_nll"] == pytest.approx(-float(whole.mean()), abs=1e-4)
 
 
 def test_a_prompts_states_are_shared_where_layers_attend_linearly() -> None:

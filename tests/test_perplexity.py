@@ -24,6 +24,7 @@ def test_equals_one_text_at_a_time(family: str) -> None:
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
         assert row["n_scored"] == n_scored
         assert row["mean_nll"] == (None if mean is None else pytest.approx(mean, rel=1e-5))
+        assert row["whole_text_nll"] == pytest.approx(plain_hooks.whole_text_nll(lm.model, lm.tokenizer, prefix + text), rel=1e-5)
 
 
 def test_the_first_token_is_not_scored_when_nothing_precedes_it() -> None:
@@ -31,7 +32,9 @@ def test_the_first_token_is_not_scored_when_nothing_precedes_it() -> None:
     pairs = [("", "ba be di"), ("", "ba"), ("ba", " be")]
     for row, (prefix, text) in zip(continuation_nll(lm, _rows(pairs)).to_dicts(), pairs, strict=True):
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
+        whole = plain_hooks.whole_text_nll(lm.model, lm.tokenizer, prefix + text)
         assert (row["n_scored"], row["mean_nll"]) == (n_scored, None if mean is None else pytest.approx(mean, rel=1e-5))
+        assert row["whole_text_nll"] == (None if whole is None else pytest.approx(whole, rel=1e-5))
 
 
 def test_the_shipped_model_and_a_text_it_finds_likely() -> None:
@@ -40,13 +43,18 @@ def test_the_shipped_model_and_a_text_it_finds_likely() -> None:
     table = continuation_nll(lm, _rows(pairs))
     for row, (prefix, text) in zip(table.to_dicts(), pairs[:2], strict=False):
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
-        assert row == {"row": row["row"], "mean_nll": pytest.approx(mean, rel=1e-5), "n_scored": n_scored}
+        whole = pytest.approx(plain_hooks.whole_text_nll(lm.model, lm.tokenizer, prefix + text), rel=1e-5)
+        assert row == {"row": row["row"], "mean_nll": pytest.approx(mean, rel=1e-5), "n_scored": n_scored, "whole_text_nll": whole}
     assert table["mean_nll"][0] < table["mean_nll"][1]
 
 
 def test_a_text_without_tokens_is_missing_not_zero() -> None:
-    table = continuation_nll(tiny_model("llama"), _rows([("From ba", ""), ("", "")]))
-    assert table.to_dicts() == [{"row": 0, "mean_nll": None, "n_scored": 0}, {"row": 1, "mean_nll": None, "n_scored": 0}]
+    lm = tiny_model("llama")
+    table = continuation_nll(lm, _rows([("From ba", ""), ("", "")]))
+    whole = pytest.approx(plain_hooks.whole_text_nll(lm.model, lm.tokenizer, "From ba"), rel=1e-5)
+    assert table["mean_nll"].to_list() == [None, None]
+    assert table["n_scored"].to_list() == [0, 0]
+    assert table["whole_text_nll"].to_list() == [whole, None]  # with its prefix the first is a text
     assert continuation_nll(tiny_model("llama"), _rows([]).cast({"prefix": pl.String, "text": pl.String})).schema == SCHEMA
 
 

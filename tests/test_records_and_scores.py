@@ -131,6 +131,21 @@ def test_input_score_is_the_share_of_records_on_lens_tokens(tokens: TextTokens, 
     assert rows.filter(feature=4)["input_score"][0] is None
 
 
+@pytest.mark.parametrize(("token", "lens_id", "score"), [("_name", 1, 1.0), ("_name", 2, 0.0), ("▁name", 2, 1.0), ("▁name", 1, 0.0)])
+def test_an_underscore_is_no_space_and_the_mark_of_a_space_is_one(token: str, lens_id: int, score: float) -> None:
+    """P1's program, which puts a space for "_", would find " name" (2) in the first two cases."""
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "_name": 1, "▁name": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    record = {"rank": 0, "text_id": "0", "token_index": 1, "token": token, "token_id": None, "max_value": 1.0, "context": [token]}
+    keys = {"layer": [LAYER], "feature": [0]}
+    schema = {name: RECORDS.schema[name] for name in ("layer", "feature", "records")}
+    records = pl.DataFrame(keys | {"records": [[record]]}, schema=schema)
+    lens = pl.DataFrame(
+        keys | {"token_ids": [[lens_id]]}, schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)}
+    )
+    assert input_scores(records, lens, TextTokens(tokenizer), "retokenised", 1)["input_score"].to_list() == [score]
+
+
 def generations(texts: list[str]) -> pl.DataFrame:
     rows = [(LAYER, "feature", "1", "2", f"{n:016x}", 0, [], text, 0, True, None, None) for n, text in enumerate(texts)]
     return pl.DataFrame(rows, schema=GENERATIONS.schema, orient="row")
@@ -189,7 +204,8 @@ def test_features_without_a_clear_concept_are_not_judged(tokens: TextTokens) -> 
 def test_steering_table_takes_means_of_what_is_there() -> None:
     keys = of_features(generations(["a", "b", "c"])).select(FEATURE_TEXT)
     counts = keys.with_columns(*(pl.Series([1, 3, 7], dtype=pl.UInt16).alias(f"gen_success_{k}") for k in (1, 5, 20)))
-    losses = keys.with_columns(mean_nll=pl.Series([math.log(2), None, math.log(8)]), n_scored=pl.lit(1, pl.UInt16))
+    whole = pl.Series([math.log(4), math.log(7), math.log(16)])
+    losses = keys.with_columns(mean_nll=pl.Series([math.log(2), None, math.log(8)]), n_scored=pl.lit(1, pl.UInt16), whole_text_nll=whole)
     ratings = keys.with_columns(
         concept_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series([0, 2, 1], dtype=pl.UInt8),
@@ -200,4 +216,6 @@ def test_steering_table_takes_means_of_what_is_there() -> None:
     assert [(row["n"], row["gen_success_20"], row["n_perplexity"], row["n_judged"]) for row in rows] == [(2, 4.0, 2, 0), (1, 3.0, 0, 0)]
     assert math.exp(rows[0]["log_perplexity"]) == pytest.approx(4)  # geometric mean of 2 and 8
     assert rows[1]["log_perplexity"] is None
+    assert [row["mean_perplexity"] for row in rows] == [pytest.approx(5), None]  # arithmetic mean of 2 and 8
+    assert [row["whole_text_perplexity"] for row in rows] == pytest.approx([10, 7])  # arithmetic mean of 4 and 16
     assert rows[0]["fluency_rating"] == 0.5

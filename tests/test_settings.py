@@ -128,9 +128,18 @@ def test_preset_sets_the_papers_conventions_and_yields_to_explicit_keys(tmp_path
     base = full_experiment()
     base["best_factor"] = {}
     preset = load(tmp_path, {"extends": "base", "preset": "p1", "description": "x"}, base=base)
-    assert (preset.best_factor.rule, preset.best_factor.factor_choice) == ("p1", "same_texts")
+    assert (preset.best_factor.rule, preset.best_factor.factor_choice, preset.best_factor.perplexity) == ("p1", "same_texts", "whole_text")
     mixed = load(tmp_path, {"extends": "base", "preset": "p1", "description": "x", "best_factor": {"rule": "capped"}}, base=base)
     assert (mixed.best_factor.rule, mixed.best_factor.factor_choice) == ("capped", "same_texts")
+
+
+def test_p4s_preset_is_axbenchs_protocol() -> None:
+    """Its experiment takes over the other factors of what it extends."""
+    base, p4 = (load_experiment(name, CONFIG / "experiments").methods for name in ("tiny-methods", "tiny-methods-p4"))
+    assert (p4.factors.adapter, p4.training_tokens, p4.blank_texts) == (("1",), "all", "rated")
+    assert (base.factors.adapter[0], base.training_tokens, base.blank_texts) == ("0.25", "output", "unrated")
+    assert p4.factors.addition == base.factors.addition
+    assert load_experiment("gemma-2-9b-it-methods", CONFIG / "experiments").methods.training_tokens == "all"
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])

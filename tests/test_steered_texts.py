@@ -1,6 +1,7 @@
 """Texts under interventions against a plain loop: the whole text run anew for every token, one row at a time, with one obvious hook."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -10,6 +11,7 @@ from engine_models import FAMILIES, tiny_model, tiny_sae
 from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling, ending_tokens
 from saesteer.engine.generate import steered_texts
+from saesteer.engine.generations import feature_texts, fit_texts
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, packed, unpacked
 from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids
 from saesteer.engine.saes import Sae, encode
@@ -113,6 +115,26 @@ def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     again = unpacked(kind, *packed(one))
     assert packed(again) == packed(one)
     assert type(again) is type(one)
+
+
+@pytest.mark.parametrize("norm", [1.0, 3.0])
+def test_at_the_last_position_a_method_adds_the_decoder_row_that_p1s_sweep_adds(norm: float) -> None:
+    """The row as it is: of an SAE whose rows have norm 3, not the unit vector that the method's fit holds."""
+    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
+    sae = replace(sae, W_dec=sae.W_dec * norm)
+    unit_row = sae.W_dec[7] / sae.W_dec[7].norm()
+    tensors, values = packed(Addition(unit_row, 4.0, features=(7,)))
+    keys = {"layer": LAYER, "method": "sae_label", "concept_id": "0" * 16}
+    fits = pl.DataFrame([keys | {"kind": "addition", "tensors": tensors, "values": values}], schema_overrides={"layer": pl.UInt16})
+    prompts = {f"{number:016x}": text for number, text in enumerate(("From ba", "ba be di do", "do"))}
+    cells = [{"factor": factor, "prefix_id": prompt, "sample": 0} for factor in FACTORS for prompt in prompts]
+    rows = pl.DataFrame(cells, schema_overrides={"sample": pl.UInt32})
+    of_fit = rows.with_columns(*(pl.lit(value).alias(name) for name, value in keys.items())).cast({"layer": pl.UInt16})
+    made = pl.concat(fit_texts(lm, sae, LAYER, of_fit, fits, prompts, GREEDY, 0, "last_position"))
+    swept = pl.concat(feature_texts(lm, sae, LAYER, rows.with_columns(feature=pl.lit(7, pl.UInt32)), prompts, GREEDY, 0))
+    on = ["factor", "prefix_id"]
+    assert made.sort(on)["token_ids"].to_list() == swept.sort(on)["token_ids"].to_list()
+    assert swept["token_ids"].n_unique() > 3
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:

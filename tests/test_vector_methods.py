@@ -1,6 +1,7 @@
 """Methods that end in one vector: against scikit-learn, slow loops over transformers' own hidden states, and cases worked by hand."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,26 @@ def test_means_worked_by_hand():
     assert tokens.scale == 3
     assert texts.vector.tolist() == pytest.approx([0.6, 0.8])  # (3 4) / 5
     assert texts.scale == pytest.approx(12 * 0.6 + 3 * 0.8)
+
+
+def test_prompts_tokens_count_where_they_are_asked_for_and_the_first_never_does(sea: Problem):
+    """Worked from transformers' own hidden states; the beginning-of-sequence token, by far the longest residual, is in neither mean."""
+    every = replace(sea, n_prefix=1)
+    for given, start in ((sea, None), (every, 1)):
+        own = [
+            [slow_residuals(given, Text(text.ids, text.n_context if start is None else start)) for text in texts]
+            for texts in (given.positive, given.negative)
+        ]
+        token_means, text_means = (
+            [np.concatenate(residuals).mean(axis=0) for residuals in own],
+            [np.mean([rows.mean(axis=0) for rows in residuals], axis=0) for residuals in own],
+        )
+        for method, (positive, negative) in ((diffmean, token_means), (caa, text_means)):
+            made = method(given)
+            expected = (positive - negative) / np.linalg.norm(positive - negative)
+            assert np.allclose(made.vector, expected, atol=1e-5)
+            assert made.scale == pytest.approx(max(float((rows @ expected).max()) for rows in own[0]), rel=1e-4)
+    assert not np.allclose(diffmean(sea).vector, diffmean(every).vector, atol=1e-2)
 
 
 # Components

@@ -201,6 +201,14 @@ def continuation_nll(model: Any, tokenizer: Any, prefix: str, text: str) -> tupl
     return (math.fsum(losses) / len(losses), len(losses)) if losses else (None, 0)
 
 
+def whole_text_nll(model: Any, tokenizer: Any, text: str) -> float | None:
+    """Mean -log p over all tokens of a text but the first, as Hugging Face's perplexity metric has it: cross entropy of shifted labels."""
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    if ids.shape[1] < 2:
+        return None
+    return torch.nn.functional.cross_entropy(model(ids).logits[0, :-1].double(), ids[0, 1:]).item()
+
+
 def token_text(tokenizer: Any, token: int) -> str:
     """A token's text with its space."""
     return tokenizer.convert_ids_to_tokens(token).replace("▁", " ")

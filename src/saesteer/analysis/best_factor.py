@@ -5,6 +5,10 @@ Two rules. `p1` is the rule of P1 (arXiv 2505.20063, steering experiments): drop
 bounding it. `capped` bounds it: the largest GenSuccess@20 among factors whose perplexity is at most a multiple of the unsteered
 text's; without a cap the winner is often the strongest factor and its text one repeated token.
 
+Perplexity is that of the continuation given its prefix, and the geometric mean over texts; or, by the setting of that name, the arithmetic
+mean, of continuations or of prefix and continuation together. P1's program reads a `mean_perplexity` whose producer is not public: the
+last is what Hugging Face's metric has under that name.
+
 Choosing and reporting on the same texts inflates the result, so each half reports at the factor chosen on the other half. A
 feature's rows depend on its own rows only.
 """
@@ -21,12 +25,20 @@ from saesteer.core.tables import BEST_FACTORS, OUTCOMES
 from saesteer.settings import BestFactorSettings
 
 RULES = ("capped", "p1")
+PERPLEXITIES = {
+    "continuation": "log_perplexity",
+    "continuation_arithmetic": "mean_perplexity",
+    "whole_text": "whole_text_perplexity",
+}
+"""What choices can go by (settings: best_factor.perplexity) -> the column that has it; that of the first is its logarithm."""
 REPORTED = ("gen_success_20", "log_perplexity", "concept_rating", "fluency_rating", "judge_score")
 _FEATURE = ["layer", "feature"]
 # The mean over all prefixes weights each half's mean by the texts behind it.
 _WEIGHTS = {
     "gen_success_20": "n",
     "log_perplexity": "n_perplexity",
+    "mean_perplexity": "n_perplexity",
+    "whole_text_perplexity": "n",
     "concept_rating": "n_judged",
     "fluency_rating": "n",
     "judge_score": "n_judged",
@@ -44,7 +56,7 @@ class Curve:
     gen_success: Float[np.ndarray, " factor"]
     """Mean GenSuccess@20."""
     log_perplexity: Float[np.ndarray, " factor"]
-    """Mean loss in nats per token; NaN where every continuation is empty."""
+    """Logarithm of the mean perplexity: of continuations, the mean loss in nats per token; NaN where every continuation is empty."""
 
     @property
     def positive(self) -> Bool[np.ndarray, " factor"]:
@@ -129,7 +141,7 @@ def _feature_rows(rows: list[_Row], settings: BestFactorSettings) -> Iterator[_R
     _check_same_factors(halves, rows[0])
     for reported_on, reported in halves.items():
         chosen_on = halves["all"] if reported_on == "all" else halves["1" if reported_on == "0" else "0"]
-        curve = _curve(chosen_on)
+        curve = _curve(chosen_on, settings.perplexity)
         choices = {"p1": choose_p1(curve, settings.gen_success_limit), "capped": choose_capped(curve, settings.perplexity_cap)}
         for rule in RULES:
             key = {"layer": rows[0]["layer"], "feature": rows[0]["feature"], "rule": rule, "reported_on": reported_on}
@@ -146,12 +158,11 @@ def _check_same_factors(halves: dict[str, dict[str, _Row]], first: _Row) -> None
         )
 
 
-def _curve(half: dict[str, _Row]) -> Curve:
-    return Curve(
-        factors=tuple(half),
-        gen_success=np.array([row["gen_success_20"] for row in half.values()], dtype=np.float64),
-        log_perplexity=np.array([row["log_perplexity"] for row in half.values()], dtype=np.float64),
+def _curve(half: dict[str, _Row], perplexity: str) -> Curve:
+    success, mean = (
+        np.array([row[name] for row in half.values()], dtype=np.float64) for name in ("gen_success_20", PERPLEXITIES[perplexity])
     )
+    return Curve(tuple(half), success, mean if perplexity == "continuation" else np.log(mean))
 
 
 def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool) -> _Row:

@@ -12,8 +12,9 @@ def input_scores(records: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, 
 
     P1, section 3. convention "retokenised": the token's string, "▁" read as a space where the tokenizer writes spaces so, is tokenised
     again and its first id taken (P1's program, whose tokenizers put no space before a text; of those that do, it is left out). Refused
-    where the vocabulary does not survive it. "ids": the id as recorded (P1's text). A record without an id is left out; with fewer than
-    min_records the score is null.
+    where the vocabulary does not survive it. An underscore stays one: P1's program puts a space for "_" instead, of which "▁" has no need
+    (its tokenizer reads that as a space), so that it looks for " name" where the token is "_name". "ids": the id as recorded (P1's text).
+    A record without an id is left out; with fewer than min_records the score is null.
     """
     if convention == "retokenised":
         tokens.check_round_trip()

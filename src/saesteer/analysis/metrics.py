@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
+from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
+from saesteer.core.tables import BEST_FACTORS
 from saesteer.core.uncertainty import RankCorrelation, difference_interval, paired_difference_interval, random_stream, rank_correlation
-from saesteer.settings import SelectionSettings
+from saesteer.settings import BestFactorSettings, SelectionSettings
 
 MAX_SHARE_BOTH_HIGH = 0.10
 MIN_RATIO = 1.5
@@ -30,10 +32,12 @@ def headline(
     best_factors: pl.DataFrame,
     outcomes: pl.DataFrame,
     selection: pl.DataFrame,
-    rule: str,
+    steering: pl.DataFrame,
+    choice: BestFactorSettings,
     settings: SelectionSettings,
 ) -> Numbers:
-    """FEATURES, BEST_FACTORS, OUTCOMES and SELECTION -> nested numbers for metrics.json; a number that does not exist is null."""
+    """FEATURES, BEST_FACTORS, OUTCOMES, SELECTION and STEERING -> nested numbers for metrics.json; a number that does not exist is null."""
+    rule = choice.rule
     chosen = outcomes.filter(rule=rule).sort(_FEATURE)
     numbers: Numbers = {
         "rule": rule,
@@ -47,6 +51,7 @@ def headline(
         "correlations": {measure: correlations(chosen, measure, settings) for measure in OUTCOMES_CORRELATED},
         "choices": _choices(best_factors.filter(rule=rule)),
         "capped_minus_p1": _rules_difference(outcomes, settings),
+        "perplexity": {"used": choice.perplexity} | _by_perplexity(steering, choice),
     }
     return numbers | {"findings": findings(numbers)}
 
@@ -144,6 +149,25 @@ def _choices(best_factors: pl.DataFrame) -> Numbers:
         "n": best_factors.height,
         "n_failed": best_factors["factor"].null_count(),
         "share_at_grid_end": _share(best_factors["at_grid_end"].drop_nulls()),
+    }
+
+
+def _by_perplexity(steering: pl.DataFrame, choice: BestFactorSettings) -> Numbers:
+    """Rule -> kind of perplexity that factors are chosen by -> mean GenSuccess@20, and the share of choices that differ from those of the
+    experiment's own kind."""
+    keys = list(BEST_FACTORS.keys)
+    chosen = {
+        perplexity: best_factors(steering, choice.model_copy(update={"perplexity": perplexity})).sort(keys) for perplexity in PERPLEXITIES
+    }
+
+    def numbers(rows: pl.DataFrame, own: pl.DataFrame) -> Numbers:
+        return {"gen_success_20": rows["gen_success_20"].mean(), "share_that_differs": _share(rows["factor"].ne_missing(own["factor"]))}
+
+    return {
+        rule: {
+            perplexity: numbers(rows.filter(rule=rule), chosen[choice.perplexity].filter(rule=rule)) for perplexity, rows in chosen.items()
+        }
+        for rule in RULES
     }
 
 

@@ -54,6 +54,8 @@ def steering_table(
         n=pl.len().cast(pl.UInt32),
         log_perplexity=pl.col("mean_nll").mean(),
         n_perplexity=pl.col("mean_nll").count().cast(pl.UInt32),
+        mean_perplexity=pl.col("mean_nll").exp().mean(),
+        whole_text_perplexity=pl.col("whole_text_nll").exp().mean(),
         n_judged=pl.col("judge_score").count().cast(pl.UInt32),
     )
     return summary.select(list(STEERING.columns))

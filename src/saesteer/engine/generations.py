@@ -18,7 +18,7 @@ from saesteer.engine.interventions import Addition, Intervention, PromptText, un
 from saesteer.engine.models import LanguageModel, check_layer, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 MOST_INTERVENTIONS = 512
 """Fits whose tensors are in the host's memory at a time; on a GPU are those of a batch."""
@@ -135,7 +135,7 @@ def _texts_of_fits(
 ) -> Iterator[pl.DataFrame]:
     fits = chunk.select(*_FIT, "kind", "tensors", "values").unique(subset=_FIT, keep="first", maintain_order=True)
     interventions = [
-        _placed(unpacked(kind, tensors, values), sae_features)
+        _placed(unpacked(kind, tensors, values), sae, sae_features)
         for kind, tensors, values in fits.select("kind", "tensors", "values").iter_rows()
     ]
     numbered = chunk.drop("tensors", "values").join(fits.select(_FIT).with_row_index("intervention"), on=_FIT, maintain_order="left")
@@ -152,10 +152,12 @@ def _texts_of_fits(
     yield from _texts(lm, sae, layer, wanted, interventions, list(places), sampling, FIT_TEXT)
 
 
-def _placed(one: Intervention, sae_features: str) -> Intervention:
-    """An SAE feature's direction at the last position, in multiples of a_max, where that is P1's protocol; else as it was fitted."""
+def _placed(one: Intervention, sae: Sae, sae_features: str) -> Intervention:
+    """An SAE feature's decoder row, whatever its norm, at the last position, in multiples of a_max, where that is P1's protocol (of several
+    features their vector, at unit norm); else as it was fitted."""
     if sae_features == "last_position" and isinstance(one, Addition) and one.features:
-        return replace(one, scale=None, positions="last")
+        vector = sae.W_dec[one.features[0]].to(one.vector) if len(one.features) == 1 else one.vector
+        return replace(one, vector=vector, scale=None, positions="last")
     return one
 
 

@@ -22,7 +22,7 @@ from saesteer.engine.head import rows_of_logits, token_nll
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, plain_token_ids, shape_matters
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 
 LENGTH_STEP = (4, 16)
 """What texts do not share is padded to the next multiple of so many tokens, on a CPU in float32 and where shapes matter: few shapes, and
@@ -34,7 +34,7 @@ AT_A_TIME = 8192
 MOST_ROWS = (128, 256)
 """Largest batch on a CPU and on a GPU."""
 
-SCHEMA = pl.Schema({"row": pl.UInt32(), **{name: PERPLEXITY.schema[name] for name in ("mean_nll", "n_scored")}})
+SCHEMA = pl.Schema({"row": pl.UInt32(), **{name: PERPLEXITY.schema[name] for name in ("mean_nll", "n_scored", "whole_text_nll")}})
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,16 @@ class _Sequence:
 
     ids: list[int]
     scored: list[bool]  # which of them belong to the continuation
-    n_shared: int  # of the first ones, those that all texts after the prefix begin with, and that predict no scored token
+    n_shared: int  # of the first ones, those that all texts after the prefix begin with, and that predict no other token
 
     @property
     def shared(self) -> tuple[int, ...]:
         return tuple(self.ids[: self.n_shared])
+
+    @property
+    def predicted_alike(self) -> tuple[int, ...]:
+        """The shared tokens and the one after them, the last that they predict."""
+        return tuple(self.ids[: self.n_shared + 1])
 
 
 def scored_prefix(prefix: str, prompt_format: str) -> str:
@@ -80,7 +85,7 @@ def _losses(lm: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
     scored = rows.join(losses, on="row", how="left", maintain_order="left")
     abstains = pl.when(pl.col("text").is_null()).then(pl.lit(NO_FIT))
     reason = abstains.when(pl.col("mean_nll").is_null()).then(pl.lit("the continuation is empty"))
-    return scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), reason=reason)
+    return scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
 
 
 @torch.no_grad()
@@ -89,12 +94,12 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
 
     `rows` has row (a number of the caller's), prefix (`scored_prefix`) and text. Prefix and text are tokenised together as plain text, with
     the beginning-of-sequence token of the model's `bos` rule; scored are the tokens that end after the prefix. A text without any has a
-    null. A row's number depends on its own text only. `batch` texts go together, fewer when memory runs out; None: as many as fit, for each
-    length. What texts begin with alike is run once.
+    null. `whole_text_nll` is the mean over prefix and text together, of every token but the first, which nothing predicts (Hugging Face's
+    perplexity of a text, where the first is the beginning-of-sequence token). A row's numbers depend on its own text only. `batch` texts go
+    together, fewer when memory runs out; None: as many as fit, for each length. What texts begin with alike is run once.
     """
     different = rows.select("prefix", "text").unique(maintain_order=True)
-    nll = np.zeros(len(different))
-    n_scored = np.zeros(len(different), dtype=np.int64)
+    nll, whole = np.zeros(len(different)), np.zeros(len(different))
     sequences = _tokenised(lm, different)
     check_length(lm, max((len(one.ids) for one in sequences), default=0))
     halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_logits(lm), Prefixes(lm)
@@ -106,17 +111,21 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
         ) -> None:
             some = [sequences[place] for place in places[part]]
             some += some[:1] * ((size if shape_matters(lm) else MIN_ROWS) - len(some))
-            ids, scored = _padded(some, length)
+            ids, own, scored = _padded(some, length)
             (cache,) = prefixes.caches([one.shared for one in some], len(some), cached, length)
             hidden = _hidden(lm, ids.to(lm.device), cache, [one.n_shared for one in some])
-            sums = _scored_sum(lm, hidden, ids, scored, max(MIN_ROWS, n_rows * size // together))
-            n = len(places[part])
-            nll[places[part]], n_scored[places[part]] = sums[:n].cpu().numpy(), scored.sum(dim=1)[:n].numpy()
+            sums = _sums(lm, hidden, ids, (own, scored), max(MIN_ROWS, n_rows * size // together))
+            whole[places[part]], nll[places[part]] = sums[:, : len(places[part])].cpu().numpy()
 
         for _ in halving.over(len(places), together, summed):
             pass
-    mean = pl.when(pl.col("n_scored") > 0).then(pl.col("total") / pl.col("n_scored"))
-    scores = different.with_columns(total=nll, n_scored=n_scored).with_columns(mean_nll=mean)
+    before = {ids: _sum_before(lm, ids, n_rows) for ids in dict.fromkeys(one.predicted_alike for one in sequences)}
+    whole += [before[one.predicted_alike] for one in sequences]
+    scores = different.with_columns(
+        n_scored=pl.Series([sum(one.scored) for one in sequences], dtype=pl.Int64),
+        mean_nll=_means(nll, [sum(one.scored) for one in sequences]),
+        whole_text_nll=_means(whole, [len(one.ids) - 1 for one in sequences]),
+    )
     return rows.join(scores, on=["prefix", "text"], how="left", maintain_order="left").select(SCHEMA.names()).cast(SCHEMA)
 
 
@@ -133,7 +142,7 @@ def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> list[_Sequence]:
         # The first token has nothing before it to be predicted from.
         scored = [place > 0 and end > len(prefix) for place, end in enumerate(ends)]
         alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, prefixes[prefix], strict=False)))
-        first = scored.index(True) if any(scored) else 0
+        first = scored.index(True) if any(scored) else len(ids)
         # Some families' layers of states go on from one by a single token only (transformers' Jamba, without a word).
         n_shared = 0 if any(lm.structure.linear) else max(0, min(alike, first) - 1)
         sequences.append(_Sequence(ids, scored, n_shared))
@@ -141,8 +150,8 @@ def _tokenised(lm: LanguageModel, rows: pl.DataFrame) -> list[_Sequence]:
 
 
 def _groups(lm: LanguageModel, sequences: Sequence[_Sequence]) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    """Places of the rows that have something to score, by the length that shared tokens have in the caches and the padded number of the
-    others; rows that share the same tokens one after the other."""
+    """Places of the rows with more tokens than are predicted alike, by the length that shared tokens have in the caches and the padded
+    number of the others; rows that share the same tokens one after the other."""
     step = LENGTH_STEP[shape_matters(lm)]
 
     def shape(place: int) -> tuple[int, int]:
@@ -150,21 +159,23 @@ def _groups(lm: LanguageModel, sequences: Sequence[_Sequence]) -> Iterator[tuple
         length = min(-(-(len(one.ids) - one.n_shared) // step) * step, lm.n_positions - one.n_shared)
         return buffer_length(lm, one.n_shared + 1, length) - 1, length
 
-    order = sorted((place for place, one in enumerate(sequences) if any(one.scored)), key=lambda at: (shape(at), sequences[at].shared))
+    own = (place for place, one in enumerate(sequences) if len(one.ids) > one.n_shared + 1)
+    order = sorted(own, key=lambda at: (shape(at), sequences[at].shared))
     for key, places in groupby(order, key=shape):
         yield key, list(places)
 
 
-def _padded(sequences: Sequence[_Sequence], length: int) -> tuple[Int[Tensor, "row seq"], Bool[Tensor, "row seq"]]:
-    """The tokens that rows do not share and which of them are scored."""
+def _padded(sequences: Sequence[_Sequence], length: int) -> tuple[Int[Tensor, "row seq"], Bool[Tensor, "row seq"], Bool[Tensor, "row seq"]]:
+    """The tokens that rows do not share, which of them are predicted from these, and which of those are scored."""
     # Padded with a token that no model takes for its padding token, about which some would warn.
     ids = torch.full((len(sequences), length), sequences[0].ids[0])
-    scored = torch.zeros(ids.shape, dtype=torch.bool)
+    predicted, scored = torch.zeros((2, *ids.shape), dtype=torch.bool)
     for row, one in enumerate(sequences):
-        own = slice(one.n_shared, None)
-        ids[row, : len(one.ids) - one.n_shared] = torch.tensor(one.ids[own])
-        scored[row, : len(one.ids) - one.n_shared] = torch.tensor(one.scored[own])
-    return ids, scored
+        own, n = slice(one.n_shared, None), len(one.ids) - one.n_shared
+        ids[row, :n] = torch.tensor(one.ids[own])
+        predicted[row, 1:n] = True
+        scored[row, :n] = torch.tensor(one.scored[own])
+    return ids, predicted, scored
 
 
 def _hidden(lm: LanguageModel, ids: Int[Tensor, "row seq"], cache: Cache, n_shared: Sequence[int]) -> Float[Tensor, "row seq d_model"]:
@@ -179,13 +190,35 @@ def _hidden(lm: LanguageModel, ids: Int[Tensor, "row seq"], cache: Cache, n_shar
     return hidden
 
 
-def _scored_sum(
-    lm: LanguageModel, hidden: Float[Tensor, "row seq d_model"], ids: Int[Tensor, "row seq"], scored: Bool[Tensor, "row seq"], n_rows: int
-) -> Float64[Tensor, " row"]:
-    """Sum over each row's scored tokens (masks and ids in the host's memory) of -log p(token | what is before it)."""
-    row, before = scored[:, 1:].nonzero(as_tuple=True)
+def _sums(
+    lm: LanguageModel,
+    hidden: Float[Tensor, "row seq d_model"],
+    ids: Int[Tensor, "row seq"],
+    masks: tuple[Bool[Tensor, "row seq"], Bool[Tensor, "row seq"]],
+    n_rows: int,
+) -> Float64[Tensor, "mask row"]:
+    """Sum over each row's tokens of -log p(token | what is before it): those of the first mask, and those of the second, which are among
+    them. Masks and ids in the host's memory."""
+    predicted, scored = (mask[:, 1:] for mask in masks)
+    row, before = predicted.nonzero(as_tuple=True)
     targets = ids[row, before + 1].to(lm.device)
     row, before = row.to(lm.device), before.to(lm.device)
     per_position = torch.zeros(ids.shape, dtype=torch.double, device=lm.device)
     per_position[row, before] = token_nll(lm, hidden[row, before], targets, n_rows)
-    return per_position.sum(dim=1)
+    of_scored = per_position.clone()
+    of_scored[:, :-1].masked_fill_(~scored.to(lm.device), 0)
+    return torch.stack([per_position.sum(dim=1), of_scored.sum(dim=1)])
+
+
+def _sum_before(lm: LanguageModel, ids: tuple[int, ...], n_rows: int) -> float:
+    """Sum over tokens but the first of -log p(token | what is before it), in a forward of their own."""
+    if len(ids) < 2:
+        return 0.0
+    rows = torch.tensor([ids[:-1]] * MIN_ROWS, device=lm.device)
+    hidden = lm.model.base_model(input_ids=rows, use_cache=False).last_hidden_state[0]
+    return float(token_nll(lm, hidden, torch.tensor(ids[1:], device=lm.device), n_rows).sum())
+
+
+def _means(sums: Float64[np.ndarray, " text"], counts: Sequence[int]) -> pl.Series:
+    """Sums over counts; null where there is nothing to take the mean of."""
+    return pl.Series([total / n if n > 0 else None for total, n in zip(sums.tolist(), counts, strict=True)], dtype=pl.Float64)

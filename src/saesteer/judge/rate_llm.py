@@ -28,17 +28,23 @@ log = logging.getLogger(__name__)
 
 
 def judge_texts(
-    texts: pl.DataFrame, instructions: Mapping[str, str] | None, asker: Asker, answers_folder: Path, part_seconds: float
+    texts: pl.DataFrame,
+    instructions: Mapping[str, str] | None,
+    asker: Asker,
+    answers_folder: Path,
+    part_seconds: float,
+    rates_blank: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (null where there is none), some at a time, one layer in each frame.
-    Their raw answers are on disk before they are yielded. Where a method abstains there is no text and no rating.
+    Their raw answers are on disk before they are yielded. Where a method abstains there is no text and no rating;
+    a blank text has none unless `rates_blank` (P4), which puts it to the judge as any other.
 
     `instructions` maps prefix_id to the instruction that the texts answer, or is None where texts continue a prefix. Nothing that
     `answers_folder` holds is asked again.
     """
     yield from (layer for _, layer in _abstained(texts.filter(pl.col("text").is_null())).group_by("layer", maintain_order=True))
     texts = texts.filter(pl.col("text").is_not_null())
-    rows = _with_questions(texts, instructions)
+    rows = _with_questions(texts, instructions, rates_blank)
     with (
         AnswerBook(answers_folder, asker.fingerprint, part_seconds) as book,
         tqdm(total=len(rows), desc="judge", unit="text", mininterval=5) as bar,
@@ -74,10 +80,13 @@ def _abstained(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(GENERATIONS.keys).with_columns(**none).with_columns(reason=pl.lit(NO_FIT)).select(list(JUDGEMENTS.columns))
 
 
-def _with_questions(texts: pl.DataFrame, instructions: Mapping[str, str] | None) -> list[dict[Aspect, Question]]:
+def _with_questions(texts: pl.DataFrame, instructions: Mapping[str, str] | None, rates_blank: bool) -> list[dict[Aspect, Question]]:
     """Each row's questions."""
     columns = (texts[name].to_list() for name in ("text", "concept", "prefix_id"))
-    return [questions(text, concept, _instruction(instructions, prefix)) for text, concept, prefix in zip(*columns, strict=True)]
+    return [
+        questions(text, concept, _instruction(instructions, prefix)) if rates_blank or text.strip() else {}
+        for text, concept, prefix in zip(*columns, strict=True)
+    ]
 
 
 def _instruction(instructions: Mapping[str, str] | None, prefix_id: str) -> str | None:

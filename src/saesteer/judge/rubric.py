@@ -89,9 +89,7 @@ class Question:
 
 
 def questions(text: str, concept: str | None, instruction: str | None) -> dict[Aspect, Question]:
-    """The questions that a text gives rise to: none if it is blank, none about a concept or instruction that is absent or empty."""
-    if not text.strip():
-        return {}
+    """The questions that a text gives rise to: none about a concept or instruction that is absent or empty."""
     material: dict[Aspect, Mapping[str, str | None]] = {
         "concept": {"concept": concept or None, "text": text},
         "instruction": {"instruction": instruction or None, "text": text},

@@ -25,6 +25,7 @@ def headline_markdown(numbers: _Numbers) -> str:
         ("Output score against judge score, feature by feature", _correlation(numbers, "judge_score"), ""),
         ("Judge score, kept minus removed", _judge(numbers), ""),
         ("Factor at an end of the grid", _choices(numbers), ""),
+        ("Held-out GenSuccess@20 where another perplexity chooses factors", _other_perplexities(numbers), ""),
     ]
     return table(("what", "measured", "holds"), rows) + "\n"
 
@@ -83,6 +84,22 @@ def _judge(numbers: _Numbers) -> str:
 def _choices(numbers: _Numbers) -> str:
     choices = numbers["choices"]
     return f"{_percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
+
+
+_PERPLEXITIES = {
+    "continuation": "of continuations (geometric mean)",
+    "continuation_arithmetic": "of continuations (arithmetic mean)",
+    "whole_text": "of prefix and continuation together (arithmetic mean)",
+}
+
+
+def _other_perplexities(numbers: _Numbers) -> str:
+    either, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
+    others = {name: either[name] for name in _PERPLEXITIES if name != used}
+    return f"{number(either[used]['gen_success_20'])} → " + "; ".join(
+        f"{number(one['gen_success_20'])} by that {_PERPLEXITIES[name]}, where {_percent(one['share_that_differs'])} of choices differ"
+        for name, one in others.items()
+    )
 
 
 def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:

@@ -10,7 +10,7 @@ from saesteer.settings.registry import METHODS
 
 KEPT = (
     *("layer", "method", "title", "n", "score", "score_low", "score_high", "n_abstaining", "surviving_score", "n_surviving"),
-    *("concept_rating", "fluency_rating", "median_relative_change", "n_missing", "n_texts"),
+    *("concept_rating", "fluency_rating", "median_relative_change", "n_missing", "n_texts", "n_effect_vectors"),
 )
 """Columns of METHODS_TABLE that the README needs."""
 
@@ -39,6 +39,9 @@ def methods_readme(by_seed: Mapping[int, _Rows]) -> str:
 
     n = shown[0]["n"]
     note = f"n = {n} concepts; mean [95 %]; layers of other seeds in the same order; ratings and norm at layer {layers[-1]}.\n"
+    fitted_on = [row["n_effect_vectors"] for row in shown if row.get("n_effect_vectors")]
+    if fitted_on:
+        note += f"SAE-TS and FGAA: their approximator is fitted on {max(fitted_on):,} vectors (P2: 50,000).\n"
     return f"{table(header, map(cells, names))}\n\n{note}"
 
 

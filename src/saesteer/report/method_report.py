@@ -27,6 +27,7 @@ _SCORES = {
     "harmonic_mean_of_means": "harmonic mean of the means of each rating (0 to 2)",
     "product": "mean over texts of concept / 2 x fluency / 2 (0 to 1)",
 }
+_BLANK = {"unrated": "", "rated": " Blank texts are rated as any other."}
 _METHOD_COLUMNS = (
     "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
     "factor", "of residual norm", "at grid's end", "labelled texts", "learning rate", "epochs",
@@ -54,7 +55,8 @@ def _protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
     return (
         f"{methods['method'].n_unique()} methods, {n_concepts} concepts, {n_prompts} prompts, {settings.n_samples} "
         f"{_plural(settings.n_samples, 'text')} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
-        f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}. The factor is {_CHOICES[settings.factor_choice]}; "
+        f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}.{_BLANK[settings.blank_texts]} "
+        f"The factor is {_CHOICES[settings.factor_choice]}; "
         f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
         f"({settings.bootstrap_draws:,} draws, seed {settings.seed})."
     )
@@ -89,7 +91,7 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield "–" if row["loss_after"] is None else f"{number(row['loss_before'])} → {number(row['loss_after'])}"
     yield number(row["fit_seconds"])
     yield number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
-    yield number(row["r2"])
+    yield number(row["r2"]) + (f", fitted on {row['n_effect_vectors']:,} vectors" if row["n_effect_vectors"] else "")
 
 
 def _learning_rate(row: _Row) -> str:
@@ -109,6 +111,7 @@ def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "the method itself calls 1 (prompts: number of the text); of residual norm: median of factor times the change at factor 1, over "
         "the norm of the unsteered residual; exact for additions of a fixed vector, otherwise as if the change grew with the factor.",
         _training_note(settings),
+        "R²: of the linear approximator of steering effects, on vectors that it was not fitted on (P2 fits it on 50,000).",
         "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",
     ]
     if methods["instruction_rating"].null_count() == methods.height:

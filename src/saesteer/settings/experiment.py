@@ -18,7 +18,8 @@ from saesteer.settings.inputs import (
     SampledFeatures,
     TopicConcepts,
 )
-from saesteer.settings.methods import MethodSettings
+from saesteer.settings.methods import MethodSettings, most_effect_vectors
+from saesteer.settings.registry import method
 from saesteer.settings.steps import (
     BestFactorSettings,
     FigureSettings,
@@ -122,11 +123,22 @@ class Experiment(Settings):
             raise ValueError("judge: kind oracle knows the shipped world's topics only; concepts of kind topics are needed")
         if self.until == "methods" and (self.methods is None or isinstance(self.judge, NoJudge)):
             raise ValueError("until: methods needs a section `methods` and a judge that is not of kind none")
+        effects = self.methods and any("effects" in method(name).needs for name in self.methods.methods)
+        if self.methods and effects and self.methods.effects.n_vectors > (most := most_effect_vectors(self.saes.n_features)):
+            raise ValueError(
+                f"methods: effects.n_vectors is {self.methods.effects.n_vectors}, but an SAE of {self.saes.n_features} features has {most}"
+                " single decoder rows and pairs of them: lower it"
+            )
         if self.methods and "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to bfloat16"
             )
         return self
+
+    @property
+    def rates_blank_texts(self) -> bool:
+        """Whether blank texts are put to the judge, which a comparison of methods can ask for."""
+        return self.until == "methods" and settings_of(self).blank_texts == "rated"
 
 
 def settings_of(experiment: Experiment) -> MethodSettings:

@@ -15,15 +15,17 @@ from saesteer.settings.experiment import Experiment, Workflow
 T = TypeVar("T", bound="Settings")
 
 # The conventions of each paper's own program, by the key that sets them (papers.md; where text and program differ, the program).
+# P1's perplexity is a judgement: its program reads what another, not public, has written under the name that Hugging Face's metric uses.
 PRESETS: dict[str, dict[str, Any]] = {
     "p1": {
         "input_score": {"tokens": "retokenised", "min_records": 10},
         "output_score": {"prompt": "From my experience,", "factor": "10"},
         "gen_success": {"tokens": "retokenised"},
-        "best_factor": {"rule": "p1", "factor_choice": "same_texts", "gen_success_limit": 3.0},
+        "best_factor": {"rule": "p1", "factor_choice": "same_texts", "gen_success_limit": 3.0} | {"perplexity": "whole_text"},
     },
     # P1, table 1: the judged experiment on AxBench's concepts.
     "p1_table_1": {
+        "best_factor": {"perplexity": "whole_text"},
         "methods": {
             "learning_rates": [],
             "temperature": 0.7,
@@ -34,15 +36,15 @@ PRESETS: dict[str, dict[str, Any]] = {
             "factor_choice": "first_half",
             "factor_rule": "gen_success",
             "averaged": "surviving",
-        }
+        },
     },
     # P2's nine tasks: one prompt, behaviour times coherence, the best of all strengths on the texts themselves.
     "p2": {"methods": {"prompts": "config/prompts-p2.txt", "n_prompts": 1, "score": "product", "factor_choice": "same_texts"}},
-    # P4, AxBench: the first five prompts choose the factor, the last five report.
+    # P4, AxBench: the first five prompts choose the factor, the last five report; adapters steer as they were trained.
     "p4": {
         "methods": {"n_positive": 72, "n_negative": 72, "n_prompts": 10, "temperature": 1.0, "score": "harmonic_mean"}
-        | {"learning_rates": []}
-        | {"factor_choice": "first_half", "averaged": "all"}
+        | {"factor_choice": "first_half", "averaged": "all", "blank_texts": "rated"}
+        | {"learning_rates": [], "training_tokens": "all", "factors": {"adapter": ["1"]}}
     },
 }
 

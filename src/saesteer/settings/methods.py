@@ -55,9 +55,14 @@ class FactorGrids(Settings):
     """Prompts: which of the method's texts, 1 is the first."""
 
 
+def most_effect_vectors(n_features: int) -> int:
+    """As many vectors as the decoder rows of an SAE make, one by one and in pairs (methods.fit.effects)."""
+    return n_features * (1 + (n_features - 1) // 2)
+
+
 class EffectSettings(Settings):
     n_vectors: Annotated[int, Field(gt=2)] = 1024
-    """Decoder directions whose effects are measured (P2: 50,000)."""
+    """Directions whose effects are measured (P2: 50,000): decoder rows and, beyond the SAE's width, sums of two."""
     n_held_out: Annotated[int, Field(gt=1)] = 128
     """Of them, those that the approximator is not fitted on but measured with (P2: 100)."""
     n_rollouts: Annotated[int, Field(gt=0)] = 2
@@ -92,6 +97,9 @@ class MethodSettings(Settings):
     held-out training texts; none: as published for the model (settings/recipes.csv)."""
     held_out_texts: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the training texts that is held out for this choice; the method is then trained on all."""
+    training_tokens: Literal["output", "all"] = "output"
+    """Which tokens of training texts make vectors and choose features: those that a text says; or its prompt's too, all but the
+    beginning-of-sequence token and what the chat template begins with (P4). Losses are of what texts say in any case."""
     prompts: Path | None = None
     """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
     published_prompts: str | None = None
@@ -119,6 +127,9 @@ class MethodSettings(Settings):
     """Measuring what steering does, for P2 and P6."""
     vectors: Path | None = None
     """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
+    blank_texts: Literal["unrated", "rated"] = "unrated"
+    """Texts of nothing but white space: unrated, and so missing from means; or put to the judge as any other (P4; the oracle rates
+    them 0)."""
     score: Literal["harmonic_mean", "harmonic_mean_of_means", "product"] = "harmonic_mean"
     """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean of
     concept / 2 x fluency / 2 (P2)."""

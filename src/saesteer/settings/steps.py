@@ -92,6 +92,10 @@ class BestFactorSettings(Settings):
     """held_out: choose on one half of the prefixes, report on the other, both directions averaged; same_texts: both on all (P1)."""
     gen_success_limit: Annotated[float, Field(gt=0)] = 3.0
     """p1: factors with GenSuccess@20 above this are dropped as repetition."""
+    perplexity: Literal["continuation", "continuation_arithmetic", "whole_text"] = "continuation"
+    """The perplexity that both rules go by: of the continuation given its prefix, geometric mean over texts; the same, arithmetic mean; or
+    of prefix and continuation together, arithmetic mean, as in Hugging Face's metric (which P1's program may have used: it reads a
+    `mean_perplexity` whose producer is not public)."""
     perplexity_cap: Annotated[float, Field(gt=1)] = 4.0
     """capped: factors whose perplexity is above this multiple of the unsteered text's are dropped."""
 

@@ -94,7 +94,7 @@ class Vectors:
         return {"n_vectors": len(self.axes(experiment, layer, {})["vector"])}
 
     def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
-        return {"vector": list(range(min(settings_of(experiment).effects.n_vectors, experiment.saes.n_features)))}
+        return {"vector": list(range(settings_of(experiment).effects.n_vectors))}
 
 
 @dataclass(frozen=True)

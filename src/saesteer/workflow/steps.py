@@ -113,6 +113,7 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
     pins = (*(["lexicon"] if isinstance(compared.concepts, TopicTexts) else []), *(["vectors"] if compared.vectors else []))
     scores = ("records", "concepts", "logit_lens", "input_score", "output_score")
     settings = {**_training(experiment), **model, "features": _values(experiment.features), "n_features": experiment.saes.n_features}
+    settings |= {"n_vectors": compared.effects.n_vectors} if steps else {}
     texts = "world.concept_texts" if isinstance(compared.concepts, TopicTexts) else "sources.concept_texts"
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)
@@ -126,7 +127,9 @@ def _training(experiment: Experiment) -> dict[str, Any]:
     source: Any = "topics"
     if isinstance(compared.concepts, PublishedConcepts):
         source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
-    sizes = compared.model_dump(mode="json", include={"n_positive", "n_negative", "seed", "learning_rates", "held_out_texts"})
+    sizes = compared.model_dump(
+        mode="json", include={"n_positive", "n_negative", "seed", "training_tokens", "learning_rates", "held_out_texts"}
+    )
     recipes = {name: asdict(recipe) for name, recipe in recipes_of(experiment.model.name).items()}
     openers, n_held_out = value_digest(training_openers(compared)), compared.effects.n_held_out
     return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out}
@@ -156,14 +159,16 @@ def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
         return {}
     keys = _text_keys(experiment)
     concepts = () if of_fits else ("concepts",)
+    blank = {"blank_texts": "rated"} if experiment.rates_blank_texts else {}
     if isinstance(judge, OracleJudge):
         read = ("oracle", "topics", *concepts, "generations", "perplexity")
         oracle = ("world.oracle_rating", "analysis.concepts")
-        return {"judge": StepPlan(tables.JUDGEMENTS, oracle, keys, {"kind": judge.kind}, read)}
+        return {"judge": StepPlan(tables.JUDGEMENTS, oracle, keys, {"kind": judge.kind} | blank, read)}
     settings: dict[str, Any] = {
         "rubric": rubric_digest(),
         **judge.model_dump(mode="json", include={"kind", "max_tokens", "seed"}),
         "prompt_format": experiment.model.prompt_format,
+        **blank,
     }
     pins: tuple[str, ...] = ()
     if isinstance(judge, EndpointJudge):

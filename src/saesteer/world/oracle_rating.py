@@ -14,11 +14,19 @@ from saesteer.world.oracle_judge import Oracle, concept_rating, fluency_rating
 ALGORITHM_VERSION = 2
 
 
-def rate(texts: pl.DataFrame, perplexity: pl.DataFrame, oracle: Oracle, topics: Sequence[str], tokens: TextTokens) -> pl.DataFrame:
+def rate(
+    texts: pl.DataFrame,
+    perplexity: pl.DataFrame,
+    oracle: Oracle,
+    topics: Sequence[str],
+    tokens: TextTokens,
+    rates_blank: bool = False,
+) -> pl.DataFrame:
     """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (a topic, or null), in their order.
 
     The concept rating looks at the continuation's tokens, the fluency rating at its loss under the second model (`perplexity`: keys and
-    mean_nll). What cannot be rated is null: where there is no text, no concept, or no content.
+    mean_nll). What cannot be rated is null: where there is no text, no concept, or no content. With
+    `rates_blank` a blank text is rated 0 on both, as one that shows nothing (P4 puts it to its judge).
     """
     numbers = {name: number for number, name in enumerate(topics)}
     unknown = sorted(set(texts["concept"].drop_nulls()) - set(topics))
@@ -36,6 +44,10 @@ def rate(texts: pl.DataFrame, perplexity: pl.DataFrame, oracle: Oracle, topics: 
         instruction_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series([fluency_rating(oracle, nll) for nll in rows["mean_nll"].to_list()], dtype=pl.UInt8),
     )
+    if rates_blank:
+        blank = pl.col("text").str.strip_chars().eq("") & pl.col("concept").is_not_null()
+        zero = pl.lit(0, pl.UInt8)
+        rated = rated.with_columns(pl.when(blank).then(zero).otherwise(name).alias(name) for name in ("concept_rating", "fluency_rating"))
     scored = rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]), reason=_reason())
     return scored.select(list(JUDGEMENTS.columns))
 

@@ -78,6 +78,8 @@ METHOD_HALVES = Table(
         "instruction_rating": Column(pl.Float64, "mean instruction rating", "there is no instruction, or none could be rated"),
         "fluency_rating": Column(pl.Float64, "mean fluency rating", "none could be rated"),
         "log_perplexity": Column(pl.Float64, "mean over texts of mean_nll (nats per token)", "every text is empty"),
+        "mean_perplexity": Column(pl.Float64, "arithmetic mean over texts of exp(mean_nll)", "every text is empty"),
+        "whole_text_perplexity": Column(pl.Float64, "arithmetic mean over texts of exp(whole_text_nll)", "no text has one"),
         "gen_success_20": Column(pl.Float64, "mean GenSuccess@20 of the one SAE feature", "factors are chosen by the score"),
         "choose_by": Column(
             pl.Float64,
@@ -183,6 +185,7 @@ METHODS_TABLE = Table(
         "fit_seconds": Column(pl.Float64, "wall time of a fit, mean over concepts"),
         "seconds_per_token": Column(pl.Float64, "wall time of generation over tokens generated, all factors", "it generated no token"),
         "r2": Column(pl.Float64, "held-out R2 of the approximator of effects, mean over concepts", "it rests on none"),
+        "n_effect_vectors": Column(pl.UInt32, "vectors that the approximator is fitted on (P2: 50,000)", "it rests on none"),
         "confidence": Column(pl.Float64, "share of draws that every interval holds"),
     },
 )

@@ -156,6 +156,11 @@ PERPLEXITY = Table(
             "the continuation is empty, or there is none",
         ),
         "n_scored": Column(pl.UInt16, "tokens scored"),
+        "whole_text_nll": Column(
+            pl.Float64,
+            "mean loss per token in nats of prefix and continuation together",
+            "the method abstains, or both together are one token",
+        ),
         "reason": reason_for("mean_nll"),
     },
 )

@@ -35,6 +35,10 @@ STEERING = Table(
         "gen_success_20": Column(pl.Float64, "mean GenSuccess@20"),
         "log_perplexity": Column(pl.Float64, "mean over texts of mean_nll (nats per token)", "every continuation is empty"),
         "n_perplexity": Column(pl.UInt32, "texts with a perplexity"),
+        "mean_perplexity": Column(pl.Float64, "arithmetic mean over texts of exp(mean_nll)", "every continuation is empty"),
+        "whole_text_perplexity": Column(
+            pl.Float64, "arithmetic mean over texts of exp(whole_text_nll)", "every text is one token with its prefix"
+        ),
         "concept_rating": Column(pl.Float64, "mean concept rating", "the feature has no clear concept"),
         "fluency_rating": Column(pl.Float64, "mean fluency rating", "nothing could be rated"),
         "judge_score": Column(pl.Float64, "mean of the texts' harmonic means", "nothing could be rated"),

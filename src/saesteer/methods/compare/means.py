@@ -39,7 +39,10 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
     lines = []
     for group in scores.sort(*FIT).partition_by(_METHOD, maintain_order=True):
         layer, key = group.select(_METHOD).row(0)
-        label = {"layer": layer, "method": key, "title": row_of(key).title, "family": family_of(row_of(key)), "paper": row_of(key).paper}
+        row = row_of(key)
+        label = {"layer": layer, "method": key, "title": row.title, "family": family_of(row), "paper": row.paper}
+        n_vectors = settings.effects.n_vectors - settings.effects.n_held_out if "effects" in row.needs else None
+        label |= {"n_effect_vectors": n_vectors}
         lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
     parts = (_factors(choices), _fit_costs(rows.fits), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from saesteer.analysis.best_factor import Curve, first_largest, p1_ratio
+from saesteer.analysis.best_factor import PERPLEXITIES, Curve, first_largest, p1_ratio
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
 from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
 from saesteer.core.tables.steps import FIT_TEXT, GEN_SUCCESS, of_fits
-from saesteer.settings import registry
+from saesteer.settings import BestFactorSettings, registry
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
 
@@ -66,7 +66,7 @@ def prompt_halves(prefix_ids: Sequence[str], factor_choice: str) -> dict[str, in
     return split_halves(prefix_ids, factor_choice)
 
 
-def method_halves(rows: Rows, halves: Mapping[str, int], score: str, gen_success_limit: float) -> pl.DataFrame:
+def method_halves(rows: Rows, halves: Mapping[str, int], score: str, best_factor: BestFactorSettings) -> pl.DataFrame:
     """Texts and what was measured on them -> METHOD_HALVES, for every fit that does not abstain."""
     texts = _texts(rows, halves).with_columns(text_score=_text_score(score))
     means = texts.group_by(METHOD_HALVES.keys, maintain_order=True).agg(
@@ -76,10 +76,12 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str, gen_success
         *(pl.col(name).mean() for name in _RATINGS),
         *(pl.col(name).filter(pl.col("text_score").is_not_null()).mean().alias(f"{name}_scored") for name in _RATINGS),
         pl.col("mean_nll").mean().alias("log_perplexity"),
+        pl.col("mean_nll").exp().mean().alias("mean_perplexity"),
+        pl.col("whole_text_nll").exp().mean().alias("whole_text_perplexity"),
         pl.col("gen_success_20").mean(),
     )
     scores = means.with_columns(score=_of_means() if score == "harmonic_mean_of_means" else pl.col("text_score"))
-    ratios = scores.join(_p1_ratios(scores, gen_success_limit), on=METHOD_HALVES.keys, how="left")
+    ratios = scores.join(_p1_ratios(scores, best_factor), on=METHOD_HALVES.keys, how="left")
     half_means = ratios.with_columns(choose_by=pl.when(pl.col("gen_success_20").is_null()).then("score").otherwise("p1_ratio"))
     _refuse_gaps(half_means, rows.fits, set(halves.values()))
     return half_means.select(list(METHOD_HALVES.columns)).sort(METHOD_HALVES.keys)
@@ -93,18 +95,21 @@ def _texts(rows: Rows, halves: Mapping[str, int]) -> pl.DataFrame:
     ratings = [pl.col(name).cast(pl.Float64) for name in _RATINGS]
     texts = rows.texts.select(keys).join(fitted, on=FIT, how="semi")
     texts = texts.join(rows.judgements.select(*keys, *ratings, "judge_score"), on=keys, how="left")
-    texts = texts.join(rows.perplexity.select(*keys, "mean_nll"), on=keys, how="left")
+    texts = texts.join(rows.perplexity.select(*keys, "mean_nll", "whole_text_nll"), on=keys, how="left")
     texts = texts.join(rows.success.select(*keys, "gen_success_20"), on=keys, how="left")
     return texts.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))
 
 
-def _p1_ratios(scores: pl.DataFrame, gen_success_limit: float) -> pl.DataFrame:
+def _p1_ratios(scores: pl.DataFrame, settings: BestFactorSettings) -> pl.DataFrame:
     """Keys of METHOD_HALVES and p1_ratio, where GenSuccess is known: null where the factor may not be chosen."""
     known = scores.drop_nulls("gen_success_20").sort(*FIT, "half", pl.col("factor").cast(pl.Float64))
     ratios: list[float] = []
+    mean = pl.col(PERPLEXITIES[settings.perplexity])
+    log_mean = mean if settings.perplexity == "continuation" else mean.log()
+    known = known.with_columns(log_mean=log_mean.fill_null(float("nan")))
     for curve in known.partition_by(*FIT, "half", maintain_order=True):
-        loss = curve["log_perplexity"].fill_null(float("nan")).to_numpy()
-        ratios += p1_ratio(Curve(tuple(curve["factor"]), curve["gen_success_20"].to_numpy(), loss), gen_success_limit).tolist()
+        points = Curve(tuple(curve["factor"]), curve["gen_success_20"].to_numpy(), curve["log_mean"].to_numpy())
+        ratios += p1_ratio(points, settings.gen_success_limit).tolist()
     return known.select(METHOD_HALVES.keys).with_columns(p1_ratio=pl.Series(ratios, dtype=pl.Float64).fill_nan(None))
 
 
@@ -223,12 +228,12 @@ def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFr
     return named.select(list(METHOD_SCORES.columns)).sort(METHOD_SCORES.keys)
 
 
-def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, gen_success_limit: float) -> dict[str, pl.DataFrame]:
+def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, best_factor: BestFactorSettings) -> dict[str, pl.DataFrame]:
     """All of this: METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name. `prefix_ids` are the prompts', in their file's order;
-    `gen_success_limit` is P1's rule's, where that chooses."""
+    `best_factor` has what P1's rule goes by, where that chooses."""
     _refuse_methods(rows.fits, settings)
     split = prompt_halves(prefix_ids, settings.factor_choice)
-    halves = method_halves(rows, split, settings.score, gen_success_limit)
+    halves = method_halves(rows, split, settings.score, best_factor)
     choices = method_choices(halves, rows.fits, settings.factor_choice)
     return {
         METHOD_HALVES.name: halves,

@@ -19,14 +19,15 @@ from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import method_curves, methods_table
 from saesteer.methods.compare.paper_values import Protocol, published_beside_ours
 from saesteer.methods.compare.protocol import Rows, scored
+from saesteer.settings import BestFactorSettings
 from saesteer.settings.methods import MethodSettings
 
 
 def method_summaries(
-    rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, gen_success_limit: float, protocols: dict[int, Protocol]
+    rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, best_factor: BestFactorSettings, protocols: dict[int, Protocol]
 ) -> dict[str, pl.DataFrame]:
     """METHOD_SUMMARIES by name. `prefix_ids` are the prompts', in their file's order; `protocols` is paper_values.our_protocol by layer."""
-    tables = scored(rows, prefix_ids, settings, gen_success_limit)
+    tables = scored(rows, prefix_ids, settings, best_factor)
     halves, choices, scores = (tables[table.name] for table in (METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES))
     methods = methods_table(scores, choices, rows, settings)
     return tables | {

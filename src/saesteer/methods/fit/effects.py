@@ -1,8 +1,8 @@
 """What steering with a vector does, measured on the text that it makes the model write: P2 (SAE-TS, arXiv 2411.02193), section 3.
 
 Texts are sampled with the vector added at every position, then read by the model as it is; the effect is their mean SAE code less that of
-unsteered texts from the same prompts and the same random numbers. Vectors are decoder rows (P2: of a larger SAE than the one that reads),
-each scaled so that it raises the loss of unsteered texts by the same amount.
+unsteered texts from the same prompts and the same random numbers. Vectors are decoder rows (P2: of a larger SAE than the one that reads)
+and, where more are wanted, sums of two, each scaled so that it raises the loss of unsteered texts by the same amount.
 
 Where this differs from P2's program: the first position (the beginning-of-sequence token) and the token that ends a text are left out of
 the means, for SAEs are not trained on them (the program counts the former, whose codes no vector changes, and never ends a text); tokens
@@ -32,7 +32,7 @@ from saesteer.engine.memory import Halving
 from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.sites import Site, hidden_after, reading, site_of
-from saesteer.settings.methods import EffectSettings
+from saesteer.settings.methods import EffectSettings, most_effect_vectors
 
 ALGORITHM_VERSION = 1
 
@@ -55,24 +55,42 @@ CODES_AT_A_TIME = (2**23, 2**28)
 """Most codes (tokens times features) at a time on a CPU and on a GPU."""
 
 
-def effect_features(n_features: int, n: int, seed: int, layer: int) -> list[int]:
-    """The features whose decoder rows are added, by vector number: the first n of a seeded permutation, so that the first 100 of 101
-    are the 100."""
-    if n > n_features:
+def effect_features(n_features: int, n: int, seed: int, layer: int) -> list[tuple[int, ...]]:
+    """The features whose decoder rows are added up in each vector, by vector number: the first n of a list that is the same for every n.
+
+    First every feature by itself, in a seeded order; then pairs: each feature with the next in that order, then each with the next but one,
+    and so on, so that no pair comes twice and all features are in equally many.
+    """
+    most = most_effect_vectors(n_features)
+    if n > most:
         raise ValueError(
-            f"effects.n_vectors is {n}, but the SAE of layer {layer} has {n_features} features: set it to {n_features} at most"
+            f"effects.n_vectors is {n}, but the SAE of layer {layer} has {n_features} features, which make {most} single rows and pairs:"
+            f" set it to {most} at most"
         )
     (use,) = text_keys(["effects"])  # another permutation than the feature set's of the same seed
-    order = np.argsort(uniforms(seed, layer, use, np.arange(n_features), step=0), kind="stable")
-    return [int(feature) for feature in order[:n]]
+    order = np.argsort(uniforms(seed, layer, use, np.arange(n_features), step=0), kind="stable").tolist()
+    pairs = ((order[number % n_features], order[(number + number // n_features + 1) % n_features]) for number in range(n - n_features))
+    return [*((feature,) for feature in order[:n]), *pairs]
 
 
 def effect_vectors(sae: Sae, n: int, seed: int, layer: int) -> Float[Tensor, "vector d_model"]:
-    """Decoder rows of `effect_features` to unit norm: the directions whose effects are measured."""
-    rows = sae.W_dec[torch.tensor(effect_features(sae.meta.n_features, n, seed, layer), device=sae.W_dec.device)].float()
+    """Decoder rows of `effect_features` to unit norm, of two of them the sum to unit norm: the directions whose effects are measured. (P2
+    has enough rows in a larger SAE than the one that reads.)"""
+    features = effect_features(sae.meta.n_features, n, seed, layer)
+    single = [one[0] for one in features if len(one) == 1]
+    pairs = [one for one in features if len(one) == 2]
+    rows = _to_unit_norm(sae.W_dec[torch.tensor(single, device=sae.W_dec.device)].float(), layer)
+    if not pairs:
+        return rows
+    place = {feature: number for number, feature in enumerate(single)}
+    first, second = torch.tensor([[place[feature] for feature in pair] for pair in pairs], device=rows.device).T
+    return torch.cat([rows, _to_unit_norm(rows[first] + rows[second], layer)])
+
+
+def _to_unit_norm(rows: Float[Tensor, "vector d_model"], layer: int) -> Float[Tensor, "vector d_model"]:
     norms = rows.norm(dim=1, keepdim=True)
     if bool((norms == 0).any()):
-        raise ValueError(f"the SAE of layer {layer} has decoder rows of zeros, which have no direction: take another SAE")
+        raise ValueError(f"the SAE of layer {layer} has decoder rows, or sums of two, of zeros, which have no direction: take another SAE")
     return rows / norms
 
 

@@ -19,7 +19,7 @@ from saesteer.engine.saes import Sae
 from saesteer.engine.sites import reading
 from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Approximator, Problem
-from saesteer.methods.fit.tokenised import training_texts
+from saesteer.methods.fit.tokenised import n_prefix_tokens, training_texts
 from saesteer.methods.fit.training import Trained
 from saesteer.settings.recipes import Training
 from saesteer.settings.registry import METHODS, Method
@@ -52,13 +52,16 @@ def problems_of(
     vectors: Mapping[str, Tensor],
     seed: int,
     training: Training,
+    training_tokens: str = "output",
 ) -> dict[str, Problem]:
-    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer."""
+    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer. `training_tokens` is the
+    setting of that name."""
+    n_prefix = n_prefix_tokens(lm) if training_tokens == "all" else None
 
     def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
         feature = label if label is not None else labelled_feature(features, concept)
-        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed, training)
+        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed, training, n_prefix)
 
     return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 

@@ -63,6 +63,7 @@ class Problem:
     vectors: dict[str, Float[Tensor, " d_model"]]  # concept -> vector trained elsewhere
     seed: int
     training: Training  # of methods that learn by gradient descent
+    n_prefix: int | None = None  # tokens of a text after the first so many count in vectors; None: those that it says
 
     @cached_property
     def site(self) -> Site:
@@ -77,13 +78,13 @@ class Problem:
 
     @cached_property
     def positive_tokens(self) -> Tokens:
-        """What lies at the site where the positive texts say something."""
-        return tokens(self.lm, self.site, self.positive)
+        """What lies at the site where the positive texts' tokens count."""
+        return tokens(self.lm, self.site, self.positive, self.n_prefix)
 
     @cached_property
     def negative_tokens(self) -> Tokens:
-        """What lies at the site where the negative texts say something."""
-        return tokens(self.lm, self.site, self.negative)
+        """What lies at the site where the negative texts' tokens count."""
+        return tokens(self.lm, self.site, self.negative, self.n_prefix)
 
     @cached_property
     def largest_codes(self) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:
@@ -101,7 +102,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Every position that counts of some texts, in order: context left out."""
+    """Every position that counts of some texts, in order."""
 
     residual: Float[Tensor, "token d_model"]  # to which directions are added (sites.Reading.value: at hook_z no residual)
     read: Float[Tensor, "token d_read"]  # by the SAE's encoder; the same tensor where it reads the residual
@@ -121,21 +122,23 @@ class Tokens:
 
 
 @torch.no_grad()
-def tokens(lm: LanguageModel, site: Site, texts: tuple[Text, ...]) -> Tokens:
-    """Run texts, `TEXTS_AT_A_TIME` together, and keep what lies at the site, and what is read there, of what they say."""
+def tokens(lm: LanguageModel, site: Site, texts: tuple[Text, ...], n_prefix: int | None = None) -> Tokens:
+    """Run texts, `TEXTS_AT_A_TIME` together, and keep what lies at the site, and what is read there, of what they say; with `n_prefix`, of
+    all their tokens after the first so many."""
     values, reads = [], []
     for batch in text_batches(texts):
         made = reading(lm, padded_ids(lm, batch), site)  # [text seq width]
-        values += _said(made.value, batch)
-        reads += _said(made.read, batch) if site.read else []
+        values += _counted(made.value, batch, n_prefix)
+        reads += _counted(made.read, batch, n_prefix) if site.read else []
     lengths = torch.tensor([len(row) for row in values])
     residual = torch.cat(values).float()
     read = torch.cat(reads).float() if reads else residual
     return Tokens(residual, read, torch.arange(len(values)).repeat_interleave(lengths).to(lm.device), len(values))
 
 
-def _said(rows: Float[Tensor, "text seq width"], texts: tuple[Text, ...]) -> list[Float[Tensor, "token width"]]:
-    return [row[text.n_context : len(text.ids)] for row, text in zip(rows, texts, strict=True)]
+def _counted(rows: Float[Tensor, "text seq width"], texts: tuple[Text, ...], n_prefix: int | None) -> list[Float[Tensor, "token width"]]:
+    starts = [text.n_context if n_prefix is None else min(n_prefix, text.n_context) for text in texts]
+    return [row[start : len(text.ids)] for row, text, start in zip(rows, texts, starts, strict=True)]
 
 
 def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:

@@ -35,6 +35,15 @@ def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[Text, 
     return positive, negative
 
 
+def n_prefix_tokens(lm: LanguageModel) -> int:
+    """How many tokens all prompts begin with: the first, which is the beginning-of-sequence token where there is one, and what a chat
+    template puts before the user's words (P4's program, which compares two prompts as here)."""
+    if lm.prompt_format == "plain":
+        return 1
+    prompts = (prompt_token_ids(lm, text) for text in ("a", "b"))
+    return max(1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False))))
+
+
 def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
     before, output = str(row["input"]), str(row["output"])
     whole = _answer(lm, before, output) if lm.prompt_format == "chat" else _continuation(lm, before, output)
