@@ -62,6 +62,7 @@ rule method_tables:
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
         prefixes_file=prompts_file,
         fits=manifests("fits"),
+        features=layers_features,
         generations=manifests("generations"),
         gen_success=step_manifests("gen_success"),
         perplexity=manifests("perplexity"),

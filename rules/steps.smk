@@ -62,6 +62,7 @@ def files_of_keys(wildcards):
 
 
 def layers_features(wildcards):
-    """For input: a job's tables of all scored features."""
-    layers = plan.layer_groups(EXPERIMENTS[wildcards.experiment])[wildcards.layers]
+    """For input: tables of all scored features, of a job's layers or, where it has none of its own, of all."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    layers = plan.layer_groups(experiment)[wildcards.layers] if "layers" in wildcards.keys() else experiment.layers
     return [f"{DATA}/{wildcards.experiment}/features/layer_{layer:02d}.parquet" for layer in layers]

@@ -1,6 +1,7 @@
 """The choice of a factor and a concept's score: by hand, against a slow loop over texts, in any order; what is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -219,8 +220,23 @@ def test_what_cannot_be_compared_is_refused() -> None:
         scored(other, FOUR, SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("toy,Toy,ours,toy.fit,,texts,guess,addition,1", "line 2: text_use 'guess' is unknown; known: choice"),
+        ("toy,Toy,ours,toy.fit,sae eyes,texts,choice,addition,1", "line 2: needs 'eyes' is unknown"),
+        ("toy,Toy,ours,toy.fit,texts,addition,1", "line 2: it has not as many values as the first line has names: name, title"),
+    ],
+)
+def test_a_row_of_the_registry_that_cannot_be_read_is_refused_by_its_line(line: str, message: str, tmp_path: Path) -> None:
+    header = registry.TABLE.read_text(encoding="utf-8").splitlines()[0]
+    (tmp_path / "methods.csv").write_text(f"{header}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        registry.read_methods(tmp_path / "methods.csv")
+
+
 def test_a_toy_method_and_a_new_version_are_found_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = Method("toy", "Toy", "ours", "toy.fit", ("texts",), "addition", 2)
+    toy = Method("toy", "Toy", "ours", "toy.fit", (), "texts", "choice", "addition", 2)
     monkeypatch.setattr(registry, "METHODS", (*registry.METHODS, toy))
     assert row_of("toy-2") is toy
     tables = scored(rows_of([*UNSTEERED, *texts_of("toy-2", "1", *[GOOD] * 4)]), FOUR, method_settings(methods=("unsteered", "toy")))

@@ -29,7 +29,8 @@ _SCORES = {
 }
 _METHOD_COLUMNS = (
     "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
-    "factor", "of residual norm", "at grid's end", "labelled texts", "fit, s", "ms a token", "R²",
+    "factor", "of residual norm", "at grid's end", "chosen by", "density", "share on concept", "labelled texts", "fit, s",
+    "ms a token", "R²",
 )  # fmt: skip
 
 
@@ -82,6 +83,9 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield "–" if row["median_factor"] is None else f"{row['median_factor']:g}"
     yield number(row["median_relative_change"])
     yield "–" if row["share_at_grid_end"] is None else f"{row['share_at_grid_end']:.0%} of {row['n_choices']}"
+    yield row["chosen_by"]
+    yield "–" if row["density"] is None else f"{row['density']:.2%}"
+    yield number(row["concept_share"])
     yield number(row["labelled_texts"], 0)
     yield number(row["fit_seconds"])
     yield number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
@@ -97,6 +101,9 @@ def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "Ratings, perplexity, factors and norms are of the method's own texts at the factors chosen. Factor: median, in multiples of what "
         "the method itself calls 1 (prompts: number of the text); of residual norm: median of factor times the change at factor 1, over "
         "the norm of the unsteered residual; exact for additions of a fixed vector, otherwise as if the change grew with the factor.",
+        "Chosen by: what chose the features or made the vector; labelled texts: how many of them took part in that (most vectors are "
+        "scaled by the texts' largest activation besides, SAE features by their largest record). Density: share of tokens on which the "
+        "features used are active, median; share on concept: of the records of those that are labelled with it.",
         "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",
     ]
     if methods["instruction_rating"].null_count() == methods.height:

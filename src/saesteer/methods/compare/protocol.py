@@ -20,6 +20,7 @@ from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
 from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
 from saesteer.core.tables.steps import FIT_TEXT, GEN_SUCCESS, of_fits
+from saesteer.core.tables.summaries import FEATURES
 from saesteer.settings import registry
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
@@ -43,6 +44,8 @@ class Rows:
     concepts: pl.DataFrame
     success: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUCCESS))
     """GEN_SUCCESS: fits with a count here choose by P1's rule, all others by the score."""
+    features: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=FEATURES.schema))
+    """FEATURES: what is said of the SAE features used rests on them, no score does."""
 
 
 class ProtocolError(SaesteerError, ValueError):

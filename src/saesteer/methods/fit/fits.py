@@ -22,7 +22,7 @@ from saesteer.methods.fit.problem import Abstains, Approximator, Problem
 from saesteer.methods.fit.tokenised import training_texts
 from saesteer.settings.registry import METHODS, Method
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 def fit_of(row: Method) -> Callable[[Problem], Intervention]:
@@ -71,7 +71,7 @@ def fitted_rows(problems: Mapping[str, Problem], missing: pl.DataFrame, neutral:
 
 def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dict[str, object]:
     """One fit, or why there is none."""
-    n_texts = len(problem.positive) + len(problem.negative) if "texts" in row.needs else 0
+    n_texts = n_choosing_texts(problem, row)
     r2 = problem.effects.r2 if problem.effects is not None and "effects" in row.needs else None
     started = time.perf_counter()
     try:
@@ -94,6 +94,13 @@ def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
         "fit_seconds": seconds,
         "reason": None,
     }
+
+
+def n_choosing_texts(problem: Problem, row: Method) -> int:
+    """Labelled texts that choose a method's features, make its vector or stand in its prompts; those that only set a scale do not count."""
+    conditions = {"unlabelled": problem.label is None, "base": problem.lm.prompt_format != "chat"}
+    choose = conditions.get(row.text_use, row.text_use == "choice")
+    return len(problem.positive) + len(problem.negative) if choose else 0
 
 
 def _features(intervention: Intervention) -> list[int]:
