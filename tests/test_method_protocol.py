@@ -76,11 +76,20 @@ def test_kinds_of_score_by_hand() -> None:
     """One factor; ratings (2, 1), (1, 2), (0, 2), (1, unread)."""
     texts = texts_of("unsteered", "1", (2, None, 1), (1, None, 2), (0, None, 2), (1, None, None))
     assert one(texts, "unsteered", choice="same_texts")["score"] == pytest.approx((4 / 3 + 4 / 3 + 0) / 3)
-    product = one(texts, "unsteered", choice="same_texts", score="product")
-    assert product["score"] == pytest.approx((1 * 0.5 + 0.5 * 1 + 0) / 3)
+    product = one(texts, "unsteered", choice="same_texts", score="product_of_means")
+    assert product["score"] == pytest.approx((1 + 0.5 + 0) / 3 * (0.5 + 1 + 1) / 3)  # the mean of products is 1/3
     means = one(texts, "unsteered", choice="same_texts", score="harmonic_mean_of_means")
     assert means["score"] == pytest.approx(2 / (1 / (3 / 3) + 1 / (5 / 3)))
     assert (means["n"], means["n_missing"]) == (4, 1)
+
+
+def test_p2s_score_is_the_largest_over_strengths_of_the_product_of_means() -> None:
+    """P2's scale is 1 to 10, made [0, 1]; ours 0 to 2. At strength 10 half of the texts are on the concept and broken, half fluent and off
+    it: means .5 and .5, so .25, where every text's own product is 0. At 20: 1 and .25, so .25: of equals the smaller strength."""
+    texts = [*UNSTEERED, *texts_of("diffmean", "10", (2, None, 0), (0, None, 2), (2, None, 0), (0, None, 2))]
+    texts += texts_of("diffmean", "20", (2, None, 1), (2, None, 0), (2, None, 1), (2, None, 0))
+    row = one([*texts, *texts_of("diffmean", "30", *[(2, None, 0)] * 4)], "diffmean", choice="same_texts", score="product_of_means")
+    assert (row["score"], row["factors"]) == (0.25, ["10"])
 
 
 def test_instructions_count_where_there_are_any() -> None:
@@ -168,7 +177,7 @@ def comparisons(draw: st.DrawFn) -> tuple[list[Text], list[tuple[str, str]], boo
 @given(
     comparisons(),
     st.sampled_from(("held_out", "first_half", "same_texts")),
-    st.sampled_from(("harmonic_mean", "harmonic_mean_of_means", "product")),
+    st.sampled_from(("harmonic_mean", "harmonic_mean_of_means", "product_of_means")),
     st.integers(0, 1000),
 )
 def test_scores_are_the_slow_loops_in_any_order(

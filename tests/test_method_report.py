@@ -256,7 +256,7 @@ def test_ours_stand_beside_theirs() -> None:
     assert not published["matches"].any()
     assert {"model", "judge"} <= set(diffmean["differs"][0])
     assert "judge" in published.filter(pl.col("source").str.starts_with("P5"))["not_stated"][0]
-    product = method_settings(score="product")
+    product = method_settings(score="product_of_means")
     rows = synthetic_rows(product)
     named = rows.concepts.with_columns(concept=pl.Series(["Anger", *"bcdef"]))
     tables = method_summaries(replace(rows, concepts=named), PROMPTS, product, {LAYER: our_protocol(product, "m", LAYER, "j", 6)})

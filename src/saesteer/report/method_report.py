@@ -25,7 +25,7 @@ _RULES = {
 _SCORES = {
     "harmonic_mean": "mean over texts of the harmonic mean of a text's ratings (0 to 2; 0 if any rating is 0)",
     "harmonic_mean_of_means": "harmonic mean of the means of each rating (0 to 2)",
-    "product": "mean over texts of concept / 2 x fluency / 2 (0 to 1)",
+    "product_of_means": "product of the mean of concept / 2 and the mean of fluency / 2 (0 to 1)",
 }
 _METHOD_COLUMNS = (
     "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",

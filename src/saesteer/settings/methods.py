@@ -70,6 +70,8 @@ class EffectSettings(Settings):
     """Tokens of each text (P2: 32)."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens (P2)."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
     loss_rise: Annotated[float, Field(gt=0)] = 1.0
     """Vectors are scaled so that they raise the loss of unsteered texts by so much, in nats a token."""
 
@@ -99,6 +101,8 @@ class MethodSettings(Settings):
     """Sampling temperature (P4)."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
     seed: int = 0
@@ -112,9 +116,9 @@ class MethodSettings(Settings):
     """Measuring what steering does, for P2 and P6."""
     vectors: Path | None = None
     """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
-    score: Literal["harmonic_mean", "harmonic_mean_of_means", "product"] = "harmonic_mean"
-    """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean of
-    concept / 2 x fluency / 2 (P2)."""
+    score: Literal["harmonic_mean", "harmonic_mean_of_means", "product_of_means"] = "harmonic_mean"
+    """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean
+    of concept / 2 times mean of fluency / 2 (P2)."""
     factor_choice: Literal["held_out", "first_half", "same_texts"] = "held_out"
     """Which prompts choose the factor: each half for the other, averaged; the first half for the second (P4); the same (P2)."""
     factor_rule: Literal["score", "gen_success"] = "score"

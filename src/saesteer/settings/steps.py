@@ -46,6 +46,8 @@ class SweepSettings(Settings):
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens (transformers' own default, which P1's program inherits)."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """And among the most likely of them that together have this probability; 1: among all of them (transformers' own default)."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A generation ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
     seed: int = 0

@@ -1,7 +1,7 @@
 """Published figures of steering methods: what they are, where they stand, and under which protocol they came about.
 
 A fact of a protocol that is None is one that we do not know. Ratings are 0, 1 or 2;
-P2's two are scaled to [0, 1] and multiplied.
+P2's two are scaled to [0, 1], and their means multiplied.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ _P1_AXBENCH = replace(
     factor_choice=f"first_half, {_BY_SUCCESS}",
     score="harmonic_mean_of_means",
 )
-_P2 = Protocol(None, 12, "gpt-4o-mini, 1 to 10", None, None, None, "same_texts", "product", "nine tasks of its own", 9, 'one, "I think"')
+_P2 = Protocol(
+    None, 12, "gpt-4o-mini, 1 to 10", None, None, None, "same_texts", "product_of_means", "nine tasks of its own", 9, 'one, "I think"'
+)
 _P5 = Protocol(None, None, None, None, None, None, None, "harmonic_mean", None, None, None)
 
 _SITES = (("gemma-2-2b-it", 10), ("gemma-2-2b-it", 20), ("gemma-2-9b-it", 20), ("gemma-2-9b-it", 31))
