@@ -45,7 +45,7 @@ CONCEPTS = [("references to boats and sailing", "text", 17), ("loops in programs
 N_CONCEPTS, N_TEXTS, N_PROMPTS = 2, 8, 2
 INSTRUCTIONS = ["How are the names of winds chosen?", "Why is the sky\nblue?", "Name a good book."]
 """As AlpacaEval's: one of them has several lines."""
-FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1]}  # prompt: [1] is in the file
+FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
 SIZES: dict[str, Any] = {
     "n_positive": N_TEXTS,
     "n_negative": N_TEXTS,

@@ -143,6 +143,11 @@ def test_the_papers_own_protocols() -> None:
     assert (p4.score, p4.averaged, p4.top_p) == ("harmonic_mean", "all", 1.0)
 
 
+def test_every_wording_of_the_prompt_is_tuned_where_others_tune_their_strengths() -> None:
+    for name in ("tiny-methods", "gemma-2-2b-it-methods", "gemma-2-9b-it-methods"):
+        assert load_experiment(name, CONFIG / "experiments").methods.factors.prompt == ("1", "2", "3"), name
+
+
 @pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])
 def test_files_that_hold_no_keys_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
