@@ -1,5 +1,6 @@
 # Helpers of the rules: the pins, manifests and tables that a job reads, for input. No rules here.
 
+from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.workflow import plan
 
 
@@ -59,6 +60,17 @@ def files_of_keys(wildcards):
     concepts = f"{DATA}/{wildcards.experiment}/tables/asked_concepts.parquet"
     compares = EXPERIMENTS[wildcards.experiment].until == "methods"
     return {"prefixes_file": prompts_file(wildcards)} | ({"asked_concepts": concepts} if compares else {})
+
+
+def steering_prompts(wildcards):
+    """For input: the prompts that a language model writes; none where the experiment names no such model."""
+    writer = EXPERIMENTS[wildcards.experiment].methods.prompt_writer
+    return [f"{DATA}/{wildcards.experiment}/steering_prompts/prompts.parquet"] if writer else []
+
+
+def prompt_writer(wildcards):
+    """For params: what the prompts depend on besides the concepts, in words."""
+    return plan.in_words(prompts_fingerprint(EXPERIMENTS[wildcards.experiment].methods.prompt_writer))
 
 
 def layers_features(wildcards):

@@ -6,7 +6,7 @@ import polars as pl
 from common import by_layer, complete_step, open_job
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, read_summary
+from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, STEERING_PROMPTS, read_summary
 from saesteer.sources.prefixes import effect_prompts
 
 job = open_job(snakemake)
@@ -24,6 +24,8 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     settings = job.experiment.methods
     concepts, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))
     features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
+    written = [read_summary(STEERING_PROMPTS, path) for path in job.inputs.get("prompts", [])]
+    prompts = pl.concat([pl.DataFrame(schema=STEERING_PROMPTS.schema), *written])
     lm = open_model(job)
     vectors = read_vectors(settings.vectors, job.experiment.saes.d_model) if settings.vectors else {}
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
@@ -32,7 +34,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if "effects" in job.inputs:
             effects = fitted(read_rows(EFFECTS, job.inputs["effects"], [layer]), settings.effects.n_held_out)
         scored = features.filter(pl.col("layer") == layer)
-        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, scored, effects, vectors, settings.seed)
+        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, scored, effects, vectors, prompts, settings.seed)
         yield from with_progress(fitted_rows(problems, rows, neutral), rows.height, "fit")
 
 

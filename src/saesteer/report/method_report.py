@@ -57,6 +57,7 @@ def _protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
         f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}. The factor is {_CHOICES[settings.factor_choice]}; "
         f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
         f"({settings.bootstrap_draws:,} draws, seed {settings.seed})."
+        + (f" Steering prompts are written by {settings.prompt_writer.model}." if settings.prompt_writer else "")
     )
 
 

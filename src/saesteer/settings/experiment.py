@@ -122,6 +122,10 @@ class Experiment(Settings):
             raise ValueError("judge: kind oracle knows the shipped world's topics only; concepts of kind topics are needed")
         if self.until == "methods" and (self.methods is None or isinstance(self.judge, NoJudge)):
             raise ValueError("until: methods needs a section `methods` and a judge that is not of kind none")
+        if self.methods and self.methods.prompt_writer and self.model.prompt_format != "chat":
+            raise ValueError(
+                "methods.prompt_writer writes instructions, which a model with prompt_format plain does not follow: set it to null"
+            )
         if self.methods and "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to bfloat16"

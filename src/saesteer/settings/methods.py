@@ -1,12 +1,13 @@
 """The comparison of steering methods: which, on which concepts, under which protocol."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.settings.base import Factor, Settings, unique
 from saesteer.settings.registry import METHODS, method
+from saesteer.settings.steps import Endpoint
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,6 +77,10 @@ class EffectSettings(Settings):
     """Vectors are scaled so that they raise the loss of unsteered texts by so much, in nats a token."""
 
 
+class PromptWriter(Endpoint):
+    section: ClassVar[str] = "methods.prompt_writer"
+
+
 class MethodSettings(Settings):
     methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_known)] = tuple(
         row.name for row in METHODS if row.name != "from_file"
@@ -114,6 +119,9 @@ class MethodSettings(Settings):
     """Each kind of method's strengths."""
     effects: EffectSettings = EffectSettings()
     """Measuring what steering does, for P2 and P6."""
+    prompt_writer: PromptWriter | None = None
+    """A language model behind an OpenAI-compatible address that writes the texts of the method prompting, for each concept one of each
+    insistence (P4); null: fixed wordings. Only for a model that answers."""
     vectors: Path | None = None
     """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
     score: Literal["harmonic_mean", "harmonic_mean_of_means", "product_of_means"] = "harmonic_mean"
@@ -137,6 +145,8 @@ class MethodSettings(Settings):
             raise ValueError("give either prompts (a file) or published_prompts (a key), and null for the other")
         if self.n_prompts < 2 and self.factor_choice != "same_texts":
             raise ValueError("n_prompts: one half of the prompts chooses the factor, the other reports: at least 2 are needed")
+        if self.prompt_writer and "prompting" not in self.methods:
+            raise ValueError("prompt_writer writes the texts of the method prompting, which is not among methods: add it, or set null")
         if ("from_file" in self.methods) != (self.vectors is not None):
             raise ValueError("method from_file and the key vectors belong together: give both or neither")
         return self

@@ -28,6 +28,19 @@ CONCEPT_TEXTS = Table(
         "output": Column(pl.String, "the text"),
     },
 )
+STEERING_PROMPTS = Table(
+    "steering_prompts",
+    ("concept_id", "number"),
+    {
+        "concept_id": CONCEPT_ID,
+        "number": Column(pl.UInt8, "number of the prompt, from the least insistent, 1"),
+        "prompt": Column(
+            pl.String, "what a language model wrote, to be put before a request", "it wrote nothing that can be used; see reason"
+        ),
+        "model": Column(pl.String, "the model as it names itself", "it does not say"),
+        "reason": reason_for("prompt"),
+    },
+)
 EFFECTS = Table(
     "effects",
     ("layer", "vector"),

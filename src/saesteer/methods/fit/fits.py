@@ -40,14 +40,16 @@ def problems_of(
     features: pl.DataFrame,
     effects: Approximator | None,
     vectors: Mapping[str, Tensor],
+    prompts: pl.DataFrame,
     seed: int,
 ) -> dict[str, Problem]:
-    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer."""
+    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer, and STEERING_PROMPTS."""
 
     def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
         feature = label if label is not None else labelled_feature(features, concept)
-        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed)
+        written = tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"])
+        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed, written)
 
     return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 

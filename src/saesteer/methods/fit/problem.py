@@ -61,6 +61,7 @@ class Problem:
     effects: Approximator | None
     vectors: dict[str, Float[Tensor, " d_model"]]  # concept -> vector trained elsewhere
     seed: int
+    prompts: tuple[str | None, ...] = ()  # written for the concept by a language model; empty: none was asked
 
     @cached_property
     def site(self) -> Site:
