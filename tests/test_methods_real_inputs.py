@@ -54,6 +54,7 @@ SIZES: dict[str, Any] = {
     "factors": FACTORS,
     "effects": {"n_vectors": 24, "n_held_out": 4, "n_rollouts": 1, "n_prompts": 4, "max_new_tokens": 6},
     "bootstrap_draws": 200,
+    "prompt_writer": None,
 }
 LARGE = "small-2b-it"
 """gemma-2-2b-it's comparison, all methods, with the judge that its file names."""
@@ -226,7 +227,7 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
     n_figures = sum(len(plan.figures(load_experiment(name, ROOT / "config/experiments"))) for name in SHIPPED)
     fetched = {"fetch_model": 4, "fetch_saes": 2, "fetch_published": 5}  # two models each; lists and texts of each, one of instructions
     once = ["neuronpedia_records", "concepts", "convert_saes", "logit_lens", "input_score", "output_score", "layer_features"]
-    once += ["features_table", "concept_texts", "effects", "fits", *TEXT_STEPS, "method_tables"]
+    once += ["features_table", "concept_texts", "steering_prompts", "effects", "fits", *TEXT_STEPS, "method_tables"]
     assert counted == fetched | {"pin": 4, "figure": n_figures, "methods": 1} | dict.fromkeys(once, 2)
 
 

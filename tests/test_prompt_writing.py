@@ -95,9 +95,8 @@ def chat_experiment(**changes: Any) -> Experiment:
 
 def test_prompts_belong_to_what_fits_depend_on_but_not_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    plain, one = (
-        plans(chat_experiment(**changes))["fits"].settings for changes in ({}, {"prompt_writer": writer("http://a/v1").model_dump()})
-    )
+    given = (None, writer("http://a/v1").model_dump())
+    plain, one = (plans(chat_experiment(prompt_writer=each))["fits"].settings for each in given)
     assert one == plain | {"prompt_writer": prompts_fingerprint(writer("http://a/v1"))}
     assert prompts_fingerprint(writer("http://b/v1", concurrency=3, max_usd=1.0)) == one["prompt_writer"]
     for changes in ({"model": "b"}, {"seed": 1}, {"max_tokens": 90}):

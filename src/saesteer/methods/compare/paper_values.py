@@ -129,7 +129,8 @@ def _values() -> Iterator[PaperValue]:
     for name, row in _P4_STEERING.items():
         for (model, layer), value in zip(_SITES, row, strict=False):  # SFT was run on the smaller model only
             protocol = replace(_AXBENCH, model=model, layer=layer, n_concepts=20 if name == "sft" else 500)
-            yield PaperValue(name, P4, "table of steering scores", protocol, value)
+            place = "table of steering scores" + (", prompts written by a language model" if name == "prompting" else "")
+            yield PaperValue(name, P4, place, protocol, value)
     for name, value in _P4_MEANS.items():
         protocol = replace(_AXBENCH, model="gemma-2-2b-it and gemma-2-9b-it")
         yield PaperValue(name, P4, "table of steering scores, mean of the four sites", protocol, value)
