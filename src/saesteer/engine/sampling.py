@@ -35,9 +35,8 @@ def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], te
     if top_p < 1:
         probabilities = torch.where(nucleus(probabilities, top_p), probabilities, 0.0)
     cumulative = probabilities.cumsum(dim=1)
-    total = cumulative[:, -1]
-    number = torch.minimum(numbers * total, torch.nextafter(total, torch.zeros_like(total)))  # below the total, however it is rounded
-    return (cumulative <= number[:, None]).sum(dim=1)
+    place = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(dim=1)
+    return place.clamp(max=logits.shape[1] - 1)
 
 
 def nucleus(probabilities: Float64[Tensor, "row k"], top_p: float) -> Bool[Tensor, "row k"]:
