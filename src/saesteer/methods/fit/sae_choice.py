@@ -30,7 +30,8 @@ K = 5
 
 
 def by_label(problem: Problem) -> Addition:
-    """AxBench's choice (P4, arXiv 2501.17148, section 4): the feature whose label the concept is. Training texts are not looked at."""
+    """AxBench's choice (P4, arXiv 2501.17148, section 4): the feature whose label the concept is; of several, the one with most
+    of its records on it (`fits.labelled_feature`). Training texts are not looked at."""
     return addition(problem, labelled(problem))
 
 
