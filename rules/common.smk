@@ -100,6 +100,11 @@ def check_all_files():
             from saesteer.judge.endpoint import check_key
 
             check_key(experiment.judge, os.environ)  # before any text is generated
+        writer = experiment.methods.prompt_writer if experiment.until == "methods" else None
+        if writer and not (DATA / name / "steering_prompts/prompts.parquet").exists():
+            from saesteer.judge.endpoint import check_key
+
+            check_key(writer, os.environ)
 
 
 def judge_has_work(name, group):

@@ -22,6 +22,19 @@ rule concept_texts:
         "../scripts/concept_texts.py"
 
 
+rule steering_prompts:
+    """Each concept's prompts of rising insistence, written by a language model behind an OpenAI-compatible address (P4)."""
+    input:
+        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+    output:
+        table=f"{DATA}/{{experiment}}/steering_prompts/prompts.parquet",
+    params:
+        code=code("steering_prompts.py"),
+        writer=prompt_writer,
+    script:
+        "../scripts/steering_prompts.py"
+
+
 rule effects:
     """What adding each of many vectors does to the SAE's codes of the texts written (P2)."""
     input:
@@ -45,6 +58,7 @@ rule fits:
         concept_texts=f"{TABLES}/concept_texts.parquet",
         features=layers_features,
         vectors_file=file_of("vectors"),
+        prompts=steering_prompts,
     output:
         manifest=f"{DATA}/{{experiment}}/fits/{{layers}}.json",
     resources:
@@ -62,6 +76,7 @@ rule method_tables:
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
         prefixes_file=prompts_file,
         fits=manifests("fits"),
+        features=layers_features,
         generations=manifests("generations"),
         gen_success=step_manifests("gen_success"),
         perplexity=manifests("perplexity"),

@@ -1,5 +1,6 @@
 # Helpers of the rules: the pins, manifests and tables that a job reads, for input. No rules here.
 
+from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.workflow import plan
 
 
@@ -61,7 +62,19 @@ def files_of_keys(wildcards):
     return {"prefixes_file": prompts_file(wildcards)} | ({"asked_concepts": concepts} if compares else {})
 
 
+def steering_prompts(wildcards):
+    """For input: the prompts that a language model writes; none where the experiment names no such model."""
+    writer = EXPERIMENTS[wildcards.experiment].methods.prompt_writer
+    return [f"{DATA}/{wildcards.experiment}/steering_prompts/prompts.parquet"] if writer else []
+
+
+def prompt_writer(wildcards):
+    """For params: what the prompts depend on besides the concepts, in words."""
+    return plan.in_words(prompts_fingerprint(EXPERIMENTS[wildcards.experiment].methods.prompt_writer))
+
+
 def layers_features(wildcards):
-    """For input: a job's tables of all scored features."""
-    layers = plan.layer_groups(EXPERIMENTS[wildcards.experiment])[wildcards.layers]
+    """For input: tables of all scored features, of a job's layers or, where it has none of its own, of all."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    layers = plan.layer_groups(experiment)[wildcards.layers] if "layers" in wildcards.keys() else experiment.layers
     return [f"{DATA}/{wildcards.experiment}/features/layer_{layer:02d}.parquet" for layer in layers]

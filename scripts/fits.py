@@ -6,7 +6,7 @@ import polars as pl
 from common import by_layer, complete_step, open_job
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, read_summary
+from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, STEERING_PROMPTS, read_summary
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.sources.prefixes import effect_prompts
 
@@ -25,6 +25,8 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     settings = job.experiment.methods
     concepts, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))
     features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
+    written = [read_summary(STEERING_PROMPTS, path) for path in job.inputs.get("prompts", [])]
+    prompts = pl.concat([pl.DataFrame(schema=STEERING_PROMPTS.schema), *written])
     lm = open_model(job)
     vectors = read_vectors(settings.vectors, job.experiment.saes.d_model) if settings.vectors else {}
     training = Training(recipes_of(job.experiment.model.name), settings.learning_rates, settings.held_out_texts)
@@ -34,7 +36,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if "effects" in job.inputs:
             effects = fitted(read_rows(EFFECTS, job.inputs["effects"], [layer]), settings.effects.n_held_out)
         scored = features.filter(pl.col("layer") == layer)
-        given = (concepts, texts, scored, effects, vectors, settings.seed, training, settings.training_tokens)
+        given = (concepts, texts, scored, effects, vectors, prompts, settings.seed, training, settings.training_tokens)
         problems = problems_of(lm, open_sae(job, layer), layer, *given)
         yield from with_progress(fitted_rows(problems, rows, neutral), rows.height, "fit")
 

@@ -20,7 +20,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
     compared = job.experiment.methods if job.experiment.until == "methods" else None
     settings = compared or job.experiment.sweep
-    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop or "")
+    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop or "", settings.top_p)
     lm = open_model(job)
     for layer, rows in by_layer(missing):
         common = (job.prefixes(), sampling, settings.seed)

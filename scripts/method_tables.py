@@ -1,11 +1,13 @@
 """Held-out scores of steering methods, with intervals; and the report that sets them beside the papers' figures."""
 
+import polars as pl
 from common import open_job
 
 from saesteer.core.files import write_atomically
 from saesteer.core.store import read_rows
 from saesteer.core.tables import (
     ASKED_CONCEPTS,
+    FEATURES,
     FITS,
     GEN_SUCCESS,
     GENERATIONS,
@@ -27,7 +29,8 @@ concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts"))
 steps = (GENERATIONS, PERPLEXITY, JUDGEMENTS, GEN_SUCCESS)  # the last where it chooses factors
 texts, losses, ratings, success = (of_fits(read_rows(table, job.inputs.get(table.name, []))) for table in steps)
 fits = read_rows(FITS, job.inputs["fits"], None, [name for name in FITS.columns if name not in ("tensors", "values")])
-rows = Rows(texts, losses, ratings, fits, concepts, success.drop_nulls("gen_success_20"))
+features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
+rows = Rows(texts, losses, ratings, fits, concepts, success.drop_nulls("gen_success_20"), features)
 rater = getattr(experiment.judge, "model", experiment.judge.kind)
 judge = rater if isinstance(rater, str) else rater.name
 

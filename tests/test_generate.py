@@ -10,6 +10,7 @@ from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae, without
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 from scipy import stats
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from saesteer.core.counter_rng import hex_keys, text_keys
 from saesteer.core.tables.steps import FEATURE_TEXT, GENERATIONS
@@ -209,6 +210,57 @@ def test_inverse_cdf_by_hand() -> None:
     assert sample_tokens(logits, numbers, 1.0, 0).tolist() == [0, 0, 1, 2, 3]
     assert sample_tokens(logits, torch.tensor([0.0, 0.42, 0.43, 0.9, 0.9999], dtype=torch.double), 1.0, 2).tolist() == [2, 2, 3, 3, 3]
     assert sample_tokens(logits, numbers, 0.0, 50).tolist() == [3] * 5
+
+
+def test_top_p_by_hand() -> None:
+    """Probabilities .1 .2 .3 .4. top_p .65: .4 and .3 reach it, so tokens 2 and 3, 3/7 and 4/7; .75 takes token 1 besides: 2/9, 3/9, 4/9;
+    .3: the likeliest alone. After top_k 2 what is left counts anew: 4/7 is more than .5."""
+    logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(5, -1)
+    numbers = torch.tensor([0.0, 0.3, 0.43, 0.56, 0.9999], dtype=torch.double)
+    assert sample_tokens(logits, numbers, 1.0, 0, 0.65).tolist() == [2, 2, 3, 3, 3]
+    assert sample_tokens(logits, numbers, 1.0, 0, 0.75).tolist() == [1, 2, 2, 3, 3]
+    assert sample_tokens(logits, numbers, 1.0, 0, 0.3).tolist() == [3] * 5
+    assert sample_tokens(logits, numbers, 1.0, 2, 0.5).tolist() == [3] * 5
+    assert sample_tokens(logits, numbers, 1.0, 2, 0.6).tolist() == [2, 2, 3, 3, 3]
+    equal = torch.zeros(5, 4)
+    assert sample_tokens(equal, numbers, 1.0, 0, 0.5).tolist() == [0, 0, 0, 1, 1]  # of equals the first
+
+
+@pytest.mark.parametrize("top_k", [0, 50])
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.9, 0.999])
+def test_top_p_keeps_the_tokens_that_transformers_keeps(top_k: int, top_p: float) -> None:
+    """Temperature, then top_k, then top_p, as `generate` applies them; every kept token can be drawn, and at its own probability."""
+    logits = 3 * torch.randn(20, 300, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    warped = TemperatureLogitsWarper(0.7)(None, logits)
+    warped = TopKLogitsWarper(top_k)(None, warped) if top_k else warped
+    expected = torch.softmax(TopPLogitsWarper(top_p)(None, warped), dim=1)
+    assert 20 <= int((expected > 0).sum()) < 20 * 300
+    for row, probabilities in zip(logits, expected, strict=True):
+        edges = probabilities.cumsum(dim=0)
+        kept = probabilities.nonzero()[:, 0]
+        middles = (edges - probabilities / 2)[kept]
+        drawn = sample_tokens(row.float().expand(len(kept), -1), middles, 0.7, top_k, top_p)
+        assert drawn.tolist() == kept.tolist()
+
+
+def test_a_top_p_of_1_changes_no_token() -> None:
+    logits = 3 * torch.randn(2000, 300, generator=torch.Generator().manual_seed(2))
+    numbers = torch.from_numpy(np.random.default_rng(3).random(2000))
+    numbers[:2] = torch.tensor([0.0, 1 - 2**-53], dtype=torch.double)
+    for top_k in (0, 50):
+        plain = sample_tokens(logits, numbers, 0.7, top_k)
+        assert torch.equal(sample_tokens(logits, numbers, 0.7, top_k, 1.0), plain)
+        assert torch.equal(plain, slow_tokens(logits, numbers, 0.7, top_k))
+
+
+def slow_tokens(logits: torch.Tensor, numbers: torch.Tensor, temperature: float, top_k: int) -> torch.Tensor:
+    """The token whose stretch of the running sum, in token id order, the number falls on: row by row."""
+    tokens = []
+    for row, number in zip(logits, numbers.tolist(), strict=True):
+        kept = row.topk(top_k or len(row)).indices.sort().values
+        running = torch.softmax(row[kept].double() / temperature, dim=0).cumsum(dim=0)
+        tokens.append(int(kept[int(torch.searchsorted(running, number * running[-1], right=True))]))
+    return torch.tensor(tokens)
 
 
 @pytest.mark.parametrize(("n_vocab", "k"), [(300, 50), (1951, 50), (64, 50), (50, 50), (1000, 1), (997, 33)])

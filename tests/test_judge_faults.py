@@ -69,7 +69,7 @@ def test_a_fault_that_lasts_ends_with_one_message_and_keeps_what_is_answered(tmp
         (307, "does not take such requests"),
         (400, "does not take such requests"),
         (404, "check judge.base_url"),
-        (422, "judge's settings"),
+        (422, "the settings under judge"),
     ],
 )
 def test_a_refused_request_is_not_tried_again(status: int, words: str, tmp_path: Path):

@@ -1,6 +1,7 @@
 """The choice of a factor and a concept's score: by hand, against a slow loop over texts, in any order; what is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -75,11 +76,20 @@ def test_kinds_of_score_by_hand() -> None:
     """One factor; ratings (2, 1), (1, 2), (0, 2), (1, unread)."""
     texts = texts_of("unsteered", "1", (2, None, 1), (1, None, 2), (0, None, 2), (1, None, None))
     assert one(texts, "unsteered", choice="same_texts")["score"] == pytest.approx((4 / 3 + 4 / 3 + 0) / 3)
-    product = one(texts, "unsteered", choice="same_texts", score="product")
-    assert product["score"] == pytest.approx((1 * 0.5 + 0.5 * 1 + 0) / 3)
+    product = one(texts, "unsteered", choice="same_texts", score="product_of_means")
+    assert product["score"] == pytest.approx((1 + 0.5 + 0) / 3 * (0.5 + 1 + 1) / 3)  # the mean of products is 1/3
     means = one(texts, "unsteered", choice="same_texts", score="harmonic_mean_of_means")
     assert means["score"] == pytest.approx(2 / (1 / (3 / 3) + 1 / (5 / 3)))
     assert (means["n"], means["n_missing"]) == (4, 1)
+
+
+def test_p2s_score_is_the_largest_over_strengths_of_the_product_of_means() -> None:
+    """P2's scale is 1 to 10, made [0, 1]; ours 0 to 2. At strength 10 half of the texts are on the concept and broken, half fluent and off
+    it: means .5 and .5, so .25, where every text's own product is 0. At 20: 1 and .25, so .25: of equals the smaller strength."""
+    texts = [*UNSTEERED, *texts_of("diffmean", "10", (2, None, 0), (0, None, 2), (2, None, 0), (0, None, 2))]
+    texts += texts_of("diffmean", "20", (2, None, 1), (2, None, 0), (2, None, 1), (2, None, 0))
+    row = one([*texts, *texts_of("diffmean", "30", *[(2, None, 0)] * 4)], "diffmean", choice="same_texts", score="product_of_means")
+    assert (row["score"], row["factors"]) == (0.25, ["10"])
 
 
 def test_instructions_count_where_there_are_any() -> None:
@@ -167,7 +177,7 @@ def comparisons(draw: st.DrawFn) -> tuple[list[Text], list[tuple[str, str]], boo
 @given(
     comparisons(),
     st.sampled_from(("held_out", "first_half", "same_texts")),
-    st.sampled_from(("harmonic_mean", "harmonic_mean_of_means", "product")),
+    st.sampled_from(("harmonic_mean", "harmonic_mean_of_means", "product_of_means")),
     st.integers(0, 1000),
 )
 def test_scores_are_the_slow_loops_in_any_order(
@@ -219,8 +229,23 @@ def test_what_cannot_be_compared_is_refused() -> None:
         scored(other, FOUR, SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("toy,Toy,ours,toy.fit,,texts,guess,addition,1", "line 2: text_use 'guess' is unknown; known: choice"),
+        ("toy,Toy,ours,toy.fit,sae eyes,texts,choice,addition,1", "line 2: needs 'eyes' is unknown"),
+        ("toy,Toy,ours,toy.fit,texts,addition,1", "line 2: it has not as many values as the first line has names: name, title"),
+    ],
+)
+def test_a_row_of_the_registry_that_cannot_be_read_is_refused_by_its_line(line: str, message: str, tmp_path: Path) -> None:
+    header = registry.TABLE.read_text(encoding="utf-8").splitlines()[0]
+    (tmp_path / "methods.csv").write_text(f"{header}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        registry.read_methods(tmp_path / "methods.csv")
+
+
 def test_a_toy_method_and_a_new_version_are_found_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = Method("toy", "Toy", "ours", "toy.fit", ("texts",), "addition", 2)
+    toy = Method("toy", "Toy", "ours", "toy.fit", (), "texts", "choice", "addition", 2)
     monkeypatch.setattr(registry, "METHODS", (*registry.METHODS, toy))
     assert row_of("toy-2") is toy
     tables = scored(rows_of([*UNSTEERED, *texts_of("toy-2", "1", *[GOOD] * 4)]), FOUR, method_settings(methods=("unsteered", "toy")))

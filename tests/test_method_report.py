@@ -9,6 +9,7 @@ import pytest
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, shuffled, synthetic_rows
 from scipy.stats import bootstrap, norm
 
+from saesteer.core.tables import FEATURES
 from saesteer.core.tables.methods import METHOD_SCORES, METHOD_SUMMARIES
 from saesteer.core.tables.schema import validate
 from saesteer.methods.compare.differences import method_differences
@@ -18,7 +19,7 @@ from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.report.axbench_format import NAMES, to_axbench
 from saesteer.report.method_report import report_markdown
 from saesteer.settings.methods import PublishedConcepts
-from saesteer.settings.registry import METHODS
+from saesteer.settings.registry import METHODS, method
 
 SETTINGS = method_settings()
 PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 6)}
@@ -87,6 +88,25 @@ def test_a_method_of_the_table_by_hand() -> None:
     assert curve["score"].to_list() == pytest.approx([4 / 3, 2])
     assert (curve["n"].to_list(), curve["n_texts"].to_list(), curve["n_chosen"].to_list()) == ([1, 1], [2, 2], [0, 2])
     assert curve["perplexity"].to_list() == pytest.approx([np.exp(2), np.exp(3)])
+
+
+def test_what_chose_the_features_and_what_they_are_like_by_hand() -> None:
+    """Two concepts; features 3 and 4 are labelled with the first, 5 with another, and 6 is not in the table. Medians over features used."""
+    texts = [(key, concept, "1", "p0", (1, None, 2)) for key in ("unsteered", "sae_label", "sae_top_k") for concept in ("a", "b")]
+    used = {("sae_label", "a"): [3], ("sae_label", "b"): [5], ("sae_top_k", "a"): [3, 4, 5], ("sae_top_k", "b"): [6]}
+    rows = rows_of(texts, fits={key: {"features": features} for key, features in used.items()})
+    known = [(3, 0.1, "a", 0.5), (4, 0.2, "a", 0.75), (5, 0.6, "c", 0.9)]
+    blank = dict.fromkeys(FEATURES.columns) | {"layer": LAYER}
+    features = [blank | dict(zip(("feature", "density", "concept", "concept_share"), values, strict=True)) for values in known]
+    rows = replace(rows, features=pl.DataFrame(features, schema=FEATURES.schema))
+    settings = method_settings(methods=("unsteered", "sae_label", "sae_top_k"), factor_choice="same_texts")
+    table = method_summaries(rows, ("p0",), settings, {LAYER: PROTOCOLS[LAYER]})["methods"]
+    of = {key: [row_of(table, key)[name] for name in ("density", "concept_share", "chosen_by", "text_use")] for key in table["method"]}
+    assert of == {
+        "unsteered": [None, None, "nothing", "none"],
+        "sae_label": [pytest.approx(0.35), 0.5, "label", "none"],
+        "sae_top_k": [0.2, 0.625, "texts, output score", "choice"],
+    }
 
 
 def test_the_mean_and_its_interval_are_scipys() -> None:
@@ -186,10 +206,12 @@ def test_published_figures() -> None:
     assert published_value("sft", "gemma-2-2b-it", 20, source="P4") == 0.714
     assert published_value("sae_label", "gemma-2-9b-it", 20, source="P4") == 0.191
     assert published_value("sae_label", "gemma-2-2b-it", 10, source="issue 149") == 0.329
-    assert published_value("sae_output_score", "gemma-2-9b-it", 20, "at least .1") == 0.546
-    assert published_value("sae_output_score", "gemma-2-9b-it", 31, "at least .001") == 0.415
+    assert published_value("sae_label_output_score", "gemma-2-9b-it", 20, "at least .1") == 0.546
+    assert published_value("sae_label", "gemma-2-9b-it", 31, "unfiltered") == 0.387
     assert published_value("sae_ts", "gemma-2-9b", 12) == 0.3376
-    assert published_value("sae_delta_confidence", "qwen-2.5-3b", None) == 0.399
+    assert published_value("sae_label_delta_confidence", "qwen-2.5-3b", None) == 0.399
+    assert published_value("sae_label_output_score", "gemma-2-9b", None) == 0.255
+    assert not [value for value in PAPER_VALUES if method(value.method).paper.startswith("alternative")]
     tasks = [value for value in PAPER_VALUES if value.task]
     assert len(tasks) == 9
     assert np.mean([value.value for value in tasks]) == pytest.approx(0.3600, abs=5e-5)  # P2's own average
@@ -221,9 +243,9 @@ def test_protocols_are_compared_fact_by_fact() -> None:
 @pytest.mark.slow
 def test_ours_stand_beside_theirs() -> None:
     published, methods = world()["method_published"], world()["methods"]
-    assert published.filter(method="sae_output_score", averaged="surviving")["ours"].unique().to_list() == [
-        row_of(methods, "sae_output_score")["surviving_score"]
-    ]
+    filtered = published.filter(method="sae_label_output_score")
+    assert set(filtered["averaged"]) == {"surviving"}
+    assert filtered["ours"].unique().to_list() == [row_of(methods, "sae_label_output_score")["surviving_score"]]
     diffmean = published.filter(method="diffmean")
     assert diffmean["ours"].unique().to_list() == [row_of(methods, "diffmean")["score"]]
     assert (diffmean["ours"] - diffmean["theirs"]).to_list() == diffmean["difference"].to_list()
@@ -234,7 +256,7 @@ def test_ours_stand_beside_theirs() -> None:
     assert not published["matches"].any()
     assert {"model", "judge"} <= set(diffmean["differs"][0])
     assert "judge" in published.filter(pl.col("source").str.starts_with("P5"))["not_stated"][0]
-    product = method_settings(score="product")
+    product = method_settings(score="product_of_means")
     rows = synthetic_rows(product)
     named = rows.concepts.with_columns(concept=pl.Series(["Anger", *"bcdef"]))
     tables = method_summaries(replace(rows, concepts=named), PROMPTS, product, {LAYER: our_protocol(product, "m", LAYER, "j", 6)})

@@ -22,7 +22,7 @@ from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_recor
 from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, new_rows
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, STEERING_PROMPTS, read_summary
 from saesteer.core.tables.steps import FIT_TEXT
 from saesteer.methods.fit.problem import Text
 from saesteer.methods.fit.training import token_losses
@@ -45,7 +45,7 @@ CONCEPTS = [("references to boats and sailing", "text", 17), ("loops in programs
 N_CONCEPTS, N_TEXTS, N_PROMPTS = 2, 8, 2
 INSTRUCTIONS = ["How are the names of winds chosen?", "Why is the sky\nblue?", "Name a good book."]
 """As AlpacaEval's: one of them has several lines."""
-FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1]}  # prompt: [1] is in the file
+FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
 SIZES: dict[str, Any] = {
     "n_positive": N_TEXTS,
     "n_negative": N_TEXTS,
@@ -54,6 +54,7 @@ SIZES: dict[str, Any] = {
     "factors": FACTORS,
     "effects": {"n_vectors": 24, "n_held_out": 4, "n_rollouts": 1, "n_prompts": 4, "max_new_tokens": 6},
     "bootstrap_draws": 200,
+    "prompt_writer": None,
 }
 LARGE = "small-2b-it"
 """gemma-2-2b-it's comparison, all methods, with the judge that its file names."""
@@ -226,13 +227,13 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
     n_figures = sum(len(plan.figures(load_experiment(name, ROOT / "config/experiments"))) for name in SHIPPED)
     fetched = {"fetch_model": 4, "fetch_saes": 2, "fetch_published": 5}  # two models each; lists and texts of each, one of instructions
     once = ["neuronpedia_records", "concepts", "convert_saes", "logit_lens", "input_score", "output_score", "layer_features"]
-    once += ["features_table", "concept_texts", "effects", "fits", *TEXT_STEPS, "method_tables"]
+    once += ["features_table", "concept_texts", "steering_prompts", "effects", "fits", *TEXT_STEPS, "method_tables"]
     assert counted == fetched | {"pin": 4, "figure": n_figures, "methods": 1} | dict.fromkeys(once, 2)
 
 
 def test_every_method_of_the_file_is_compared(compared: Compared) -> None:
     folder, methods = compared.folder, methods_of(compared.folder, LARGE)
-    assert len(methods) == 30
+    assert len(methods) == 33
     fits = folder.table("fits", LARGE)
     assert Counter(fits["method"]) == dict.fromkeys(methods, N_CONCEPTS)
     abstaining = dict(fits.filter(pl.col("kind").is_null()).select("method", "reason").iter_rows())
@@ -311,15 +312,24 @@ def test_one_more_concept_computes_its_rows_alone(compared: Compared) -> None:
     assert "rule effects" not in printed
 
 
-def test_the_other_model_is_compared_and_rated_by_a_model(compared: Compared) -> None:
-    """gemma-2-9b-it's file; the judge is random, so that what it answers can be no rating: null with a reason, and the report is made."""
+def test_the_other_model_is_compared_and_rated_by_a_model(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gemma-2-9b-it's file; the judge is random, so that what it answers can be no rating: null with a reason, and the report is made. A
+    language model writes its steering prompts, once."""
     folder, judged = compared.folder, len(compared.judged)
     few = ["unsteered", "prompting", "diffmean", "sae_label"]
     judge = {"kind": "model", "model": {"repo": "judges/one", "revision": None, "prompt_format": "chat"}, "max_tokens": 4}
-    folder.compare(OTHER, SHIPPED[1], judge, {"concepts": {"n_concepts": N_CONCEPTS}, "methods": few})
+    writer = {"base_url": folder.world.judge.base_url, "model": "writer"}
+    monkeypatch.setattr(folder.world.judge, "answer", lambda prompt: f"Speak of it, {len(prompt)}.")
+    folder.compare(OTHER, SHIPPED[1], judge, {"concepts": {"n_concepts": N_CONCEPTS}, "methods": few, "prompt_writer": writer})
     code, printed = folder.run_methods(OTHER)
     assert code == 0, printed[-4000:]
-    assert len(compared.judged) == judged
+    asked = compared.judged[judged:]
+    assert len(asked) == len(set(asked)) == N_CONCEPTS * 3
+    prompts = read_summary(STEERING_PROMPTS, folder.path / f"data/{OTHER}/steering_prompts/prompts.parquet")
+    assert set(prompts["prompt"]) == {f"Speak of it, {len(prompt)}." for prompt in asked}
+    (fitted,) = folder.table("fits", OTHER).filter(method="prompting", concept_id=prompts["concept_id"][0])["values"]
+    assert all(prompt in fitted for prompt in prompts["prompt"][:3])
+    assert "Steering prompts are written by writer." in (folder.path / f"figures/{OTHER}/methods.md").read_text()
     fits, ratings = folder.table("fits", OTHER), folder.table("judge", OTHER)
     assert set(fits.select("layer", "method").iter_rows()) == {(20, name) for name in few}
     assert ratings.height == N_CONCEPTS * N_PROMPTS * (1 + 1 + 2 + 2)

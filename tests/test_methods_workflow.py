@@ -153,7 +153,7 @@ def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     others = restored.table("generations", NAME).filter(pl.col("method").is_in(METHODS)).drop("seconds")
     (restored.path / "src/saesteer/methods/fit/toy.py").write_text(TOY)
     with (restored.path / "src/saesteer/settings/methods.csv").open("a") as table:
-        table.write("toy,Toy,a test,toy.fit,texts,addition,1\n")
+        table.write("toy,Toy,a test,toy.fit,,texts,choice,addition,1\n")
     compare(restored, methods=[*METHODS, "toy"])
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])

@@ -114,6 +114,16 @@ def test_only_settings_of_a_step_change_its_fingerprint(micro: Experiment) -> No
     assert all(planned.settings == before[step].settings for step, planned in plans(longer).items())
 
 
+def test_a_top_p_of_1_leaves_rows_valid_that_were_made_before_there_was_one(micro: Experiment) -> None:
+    sampling = {"max_new_tokens", "temperature", "top_k", "stop", "seed"}
+    assert set(plans(micro)["generations"].settings) == sampling | {"dtype", "bos", "prompt_format"}
+    nucleus = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"top_p": 0.3})})
+    assert plans(nucleus)["generations"].settings == plans(micro)["generations"].settings | {"top_p": 0.3}
+    plain, p2 = (plans(load_experiment(name, ROOT / "config/experiments")) for name in ("tiny-methods", "tiny-methods-p2"))
+    for step in ("effects", "generations"):
+        assert (plain[step].settings.get("top_p"), p2[step].settings["top_p"]) == (None, 0.3)
+
+
 def test_keys_and_settings_make_a_job_due_and_say_so_in_words(micro: Experiment) -> None:
     added = with_features(micro, micro.features.model_copy(update={"features": {2: (3, 141, 592, 653, 700), 6: (27, 182, 818, 284)}}))
     for step, planned in STEPS.items():

@@ -50,6 +50,13 @@ def test_a_model_that_answers_is_asked_with_rising_insistence() -> None:
     assert lm.tokenizer.decode(ids) == f"<bos>[{fitted.texts[2]}\n\nTell me.]".replace("\n", "?")  # the tiny tokenizer knows no newline
 
 
+def test_prompts_written_by_a_language_model_take_the_wordings_place() -> None:
+    asked = replace(problem(n_texts=2), lm=chat_model(), concept="the sea", prompts=("Mention waves.", "Only waves."))
+    assert prompting.fit(asked).texts == ("Mention waves.", "Only waves.")
+    with pytest.raises(Abstains, match="wrote no prompt"):
+        prompting.fit(replace(asked, prompts=("Mention waves.", None)))
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.5, 4.0, -1.0])
 def test_a_factor_without_a_text_is_refused(factor: float) -> None:
     with pytest.raises(ValueError, match=f"texts for the factors 1 to 3, not {factor}; change methods.factors.prompt"):

@@ -1,5 +1,7 @@
 """Methods that steer with SAE features which they select: each against another library, a slow formula or a case worked by hand."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -7,14 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from methods_world import problem
+from methods_world import problem, random_effects
 from selection_problems import by_codes, one_token_each
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
-from saesteer.engine.interventions import Addition
+from saesteer.engine.interventions import Addition, packed
 from saesteer.methods.fit import sae_choice, sae_features, sae_gradient_output, sae_mutual_information
-from saesteer.methods.fit.problem import Abstains
+from saesteer.methods.fit.fits import fit_of, n_choosing_texts
+from saesteer.methods.fit.problem import Abstains, Problem
+from saesteer.settings.registry import METHODS, Method
 
+BY_LABEL = (sae_choice.by_label_and_output_score, sae_choice.by_label_and_delta_confidence, sae_choice.by_label_and_largest_record)
 small = st.integers(0, 4).map(float)  # small numbers, so that ties are common
 
 
@@ -108,7 +113,7 @@ def test_a_vector_is_unit_and_factor_1_adds_the_largest_record_times_the_decoder
     assert addition.scale == pytest.approx(10.0)
 
 
-@pytest.mark.parametrize("method", [sae_choice.by_label, sae_choice.clamped])
+@pytest.mark.parametrize("method", [sae_choice.by_label, sae_choice.clamped, sae_choice.by_label_and_output_score])
 def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: object) -> None:
     texts = [[[1.0, 1.0]]], [[[0.0, 0.0]]]
     with pytest.raises(Abstains, match="no feature is labelled"):
@@ -119,6 +124,55 @@ def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: 
         method(by_codes(*texts, label=1, max_activation=[4.0, 0.0]))
     with pytest.raises(Abstains, match="feature 7 is not among"):
         method(by_codes(*texts, label=7))
+
+
+# Features 1, 3 and 4 are labelled with the concept; 3 is the one that the label's row takes.
+LABELLED = {
+    "concept": ["another", "by hand", None, "by hand", "by hand"],
+    "max_activation": [9.0, 7.0, 9.0, 2.0, None],
+    "delta_token_confidence": [9.0, -0.5, 9.0, 0.3, 9.0],
+    "output_score": [0.9, 0.9, 0.9, 0.1, 0.9],
+}
+ALIKE = [[[1.0] * 5]], [[[1.0] * 5]]  # texts that no feature tells apart
+
+
+def test_rules_by_label_choose_among_the_concepts_own_features_and_look_at_no_text() -> None:
+    given_ = by_codes(*ALIKE, label=3, **LABELLED)
+    assert [chosen(rule(given_)) for rule in (sae_choice.by_label_and_output_score, sae_choice.by_label_and_delta_confidence)] == [3, 3]
+    largest = sae_choice.by_label_and_largest_record(given_)
+    assert (chosen(largest), largest.scale, largest.features) == (1, 7.0, (1,))
+    del given_.__dict__["positive_tokens"], given_.__dict__["negative_tokens"]
+    unread = replace(given_, positive=(), negative=())
+    for rule in BY_LABEL:
+        assert packed(rule(unread)) == packed(rule(given_))
+
+
+def test_p1_keeps_or_drops_the_labelled_feature_whatever_the_others_score() -> None:
+    """The labelled feature at the threshold is kept, below it the method abstains, however well another feature of the concept scores."""
+    below = by_codes(*ALIKE, label=3, **LABELLED | {"output_score": [0.9, 0.9, 0.9, 0.0999, 0.9]})
+    with pytest.raises(Abstains, match=r"feature 3, labelled with the concept, has an output score of 0\.0999, below 0\.1"):
+        sae_choice.by_label_and_output_score(below)
+    # Output scores that P1 published, of 16/731, 18/9085, 19/10015 and 19/10204 of Gemma-2-2B.
+    scores = [0.0, 0.142, 0.734, 0.451]
+    kept = [feature for feature in range(4) if _kept(by_codes([[[1.0] * 4]], [[[1.0] * 4]], label=feature, output_score=scores))]
+    assert kept == [1, 2, 3]
+
+
+def _kept(given_: Problem) -> bool:
+    try:
+        return chosen(sae_choice.by_label_and_output_score(given_)) == given_.label
+    except Abstains:
+        return False
+
+
+@pytest.mark.parametrize("rule", BY_LABEL)
+def test_with_one_labelled_feature_every_rule_by_label_takes_it(rule: Callable[[Problem], Addition]) -> None:
+    """As in published lists, which give the feature's number and no concept in the table; equals go to the lowest feature."""
+    assert chosen(rule(by_codes(*ALIKE, label=2))) == 2
+    with pytest.raises(Abstains, match="no feature is labelled"):
+        rule(by_codes(*ALIKE))
+    with pytest.raises(Abstains, match="labelled with the concept was ever active|no positive record"):
+        rule(by_codes(*ALIKE, label=4, max_activation=[1.0, 1.0, 1.0, 1.0, None]))
 
 
 def test_clamping_sets_the_labelled_features_code_to_its_largest_record() -> None:
@@ -189,6 +243,36 @@ def test_top_k_takes_what_there_is() -> None:
     positive, negative = texts_with_auroc(0.9, 0.8, 0.2)
     addition = sae_choice.top_k(by_codes(positive, negative, max_activation=[3.0, 4.0, 1.0]))
     assert torch.allclose(addition.vector, torch.tensor([0.6, 0.8, 0.0]))
+
+
+# --- which texts a row's fits rest on
+
+
+def test_labelled_texts_count_where_they_choose() -> None:
+    """A label's feature rests on none; SAE-TS on them only where no feature has the label, a prompt only before a base model."""
+    labelled = problem("sea", 4)
+    assert labelled.label is not None
+    counted = {row.name: n_choosing_texts(labelled, row) for row in METHODS}
+    none = {"unsteered", "random_vector", "from_file", "sae_label", "sae_clamp", "sae_label_output_score", "sae_label_delta_confidence"}
+    none |= {"sae_label_largest", "sae_ts", "sae_ts_pinv", "sae_ts_rotation", "sae_ts_bias"}
+    assert counted == {row.name: 0 if row.name in none else 8 for row in METHODS}
+    changed = replace(labelled, label=None, lm=replace(labelled.lm, prompt_format="chat"))
+    differs = {row.name: n for row in METHODS if (n := n_choosing_texts(changed, row)) != counted[row.name]}
+    assert differs == {"sae_ts": 8, "sae_ts_pinv": 8, "sae_ts_rotation": 8, "prompting": 0}
+
+
+@pytest.mark.parametrize("row", [row for row in METHODS if row.text_use in ("none", "scale")], ids=lambda row: row.name)
+def test_methods_whose_texts_choose_nothing_give_the_same_direction_for_others(row: Method) -> None:
+    vector = torch.ones(128)
+    made = [replace(problem("garden", 6, text_seed=seed, effects=random_effects()), vectors={"garden": vector}) for seed in (0, 1)]
+    label = made[0].label or 7
+    one, other = (fit_of(row)(replace(each, label=label)) for each in made)
+    if isinstance(one, Addition):
+        assert isinstance(other, Addition)
+        assert torch.equal(one.vector, other.vector)
+        assert (one.scale == other.scale) == (row.text_use == "none")
+    else:
+        assert packed(one) == packed(other)
 
 
 # --- mutual information

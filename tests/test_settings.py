@@ -142,6 +142,21 @@ def test_p4s_preset_is_axbenchs_protocol() -> None:
     assert load_experiment("gemma-2-9b-it-methods", CONFIG / "experiments").methods.training_tokens == "all"
 
 
+def test_the_papers_own_protocols() -> None:
+    """The experiments of docs/methods.md: P1 filters the labelled feature; P2 multiplies means and samples with top_p .3."""
+    p1, p2, p4 = (load_experiment(f"tiny-methods-{paper}", CONFIG / "experiments").methods for paper in ("p1", "p2", "p4"))
+    assert {"sae_label", "sae_label_output_score"} <= set(p1.methods)
+    assert "sae_output_score" not in p1.methods
+    assert (p1.score, p1.averaged, p1.factor_rule, p1.temperature) == ("harmonic_mean_of_means", "surviving", "gen_success", 0.7)
+    assert (p2.score, p2.factor_choice, p2.top_p, p2.effects.top_p, p2.top_k) == ("product_of_means", "same_texts", 0.3, 0.3, 50)
+    assert (p4.score, p4.averaged, p4.top_p) == ("harmonic_mean", "all", 1.0)
+
+
+def test_every_wording_of_the_prompt_is_tuned_where_others_tune_their_strengths() -> None:
+    for name in ("tiny-methods", "gemma-2-2b-it-methods", "gemma-2-9b-it-methods"):
+        assert load_experiment(name, CONFIG / "experiments").methods.factors.prompt == ("1", "2", "3"), name
+
+
 @pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])
 def test_files_that_hold_no_keys_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)

@@ -93,7 +93,8 @@ def test_a_scripts_imports_are_its_steps_modules(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "scripts"), [("judge/rubric.py", {"judge.py"}), ("workflow/plan.py", set()), ("figures/style.py", {"figure.py"})]
+    ("module", "scripts"),
+    [("judge/rubric.py", {"judge.py", "steering_prompts.py"}), ("workflow/plan.py", set()), ("figures/style.py", {"figure.py"})],
 )
 def test_a_module_counts_for_the_scripts_that_use_it_alone(module: str, scripts: set[str]) -> None:
     """A common helper that plans what a job computes is no part of how it is computed; figures are named by their rule."""

@@ -22,9 +22,9 @@ def applying(ratings: Ratings) -> list[int] | None:
 
 def score_of(texts: list[Text], kind: str) -> float | None:
     """The score of some texts of one method, concept and factor."""
-    if kind == "product":
-        products = [r[0] / 2 * r[2] / 2 for *_, r in texts if r[0] is not None and r[2] is not None]
-        return fmean(products) if products else None
+    if kind == "product_of_means":
+        pairs = [(r[0] / 2, r[2] / 2) for *_, r in texts if r[0] is not None and r[2] is not None]
+        return fmean(concept for concept, _ in pairs) * fmean(fluency for _, fluency in pairs) if pairs else None
     rated = [given for *_, r in texts if (given := applying(r)) is not None]
     if not rated:
         return None
@@ -35,7 +35,7 @@ def score_of(texts: list[Text], kind: str) -> float | None:
 
 def unrated(texts: list[Text], kind: str) -> int:
     """How many of them have no score."""
-    return sum(score_of([text], "product" if kind == "product" else "harmonic_mean") is None for text in texts)
+    return sum(score_of([text], "product_of_means" if kind == "product_of_means" else "harmonic_mean") is None for text in texts)
 
 
 def half_of(prompt: str, prompts: Sequence[str], choice: str) -> int:

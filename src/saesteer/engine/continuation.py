@@ -53,10 +53,11 @@ class Sampling:
     temperature: float = 0.7  # 0.0: the likeliest token
     top_k: int = 50  # 0: the whole vocabulary
     stop: str = "."  # a text ends after the first token that contains this character; "": only where the model ends it
+    top_p: float = 1.0  # of the top_k, the likeliest with this probability together; 1: all
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0:
-            raise ValueError(f"max_new_tokens must be at least 1, temperature and top_k at least 0; got {self}")
+        if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"max_new_tokens must be at least 1, temperature and top_k at least 0, top_p in (0, 1]; got {self}")
         if len(self.stop) > 1:
             raise ValueError(f"stop is {self.stop!r}, but must be one character or empty: only then can it be looked up token by token")
 
@@ -156,7 +157,7 @@ def continue_rows(
 def _next_tokens(lm: LanguageModel, tile: Slots, step: int, sampling: Sampling, prompt_length: int) -> Int[Tensor, " slot"]:
     """One step of a tile."""
     logits = step_logits(lm, tile, prompt_length)
-    return sample_tokens(logits, tile.numbers[:, step], sampling.temperature, sampling.top_k)
+    return sample_tokens(logits, tile.numbers[:, step], sampling.temperature, sampling.top_k, sampling.top_p)
 
 
 def step_logits(lm: LanguageModel, tile: Slots, prompt_length: int) -> Float[Tensor, "slot vocab"]:

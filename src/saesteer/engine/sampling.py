@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 ALGORITHM_VERSION = 1
@@ -15,25 +15,36 @@ NUMBERS_AT_A_TIME = 2**24
 
 
 def sample_tokens(
-    logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"], temperature: float, top_k: int
+    logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"], temperature: float, top_k: int, top_p: float = 1.0
 ) -> Int[Tensor, " row"]:
-    """One token a row from softmax(logits / temperature) over the top_k largest, by inverse CDF in token id order from the row's uniform
-    number."""
+    """One token a row from softmax(logits / temperature) over the top_k largest and, of them, the `nucleus` of top_p, by inverse CDF in
+    token id order from the row's uniform number."""
     if temperature == 0:
         return logits.argmax(dim=1)
     if not 0 < top_k < logits.shape[1]:
         n_rows = max(1, NUMBERS_AT_A_TIME // logits.shape[1])
         pairs = zip(logits.split(n_rows), numbers.split(n_rows), strict=True)
-        return torch.cat([_places(some, drawn, temperature) for some, drawn in pairs])
+        return torch.cat([_places(some, drawn, temperature, top_p) for some, drawn in pairs])
     ids = largest_ids(logits, top_k).sort(dim=1).values
-    return ids.gather(1, _places(logits.gather(1, ids), numbers, temperature)[:, None]).squeeze(1)
+    return ids.gather(1, _places(logits.gather(1, ids), numbers, temperature, top_p)[:, None]).squeeze(1)
 
 
-def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], temperature: float) -> Int[Tensor, " row"]:
+def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], temperature: float, top_p: float) -> Int[Tensor, " row"]:
     """Where each row's number falls in the running sum of softmax(logits / temperature)."""
-    cumulative = torch.softmax(logits.double() / temperature, dim=1).cumsum(dim=1)
+    probabilities = torch.softmax(logits.double() / temperature, dim=1)
+    if top_p < 1:
+        probabilities = torch.where(nucleus(probabilities, top_p), probabilities, 0.0)
+    cumulative = probabilities.cumsum(dim=1)
     place = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(dim=1)
     return place.clamp(max=logits.shape[1] - 1)
+
+
+def nucleus(probabilities: Float64[Tensor, "row k"], top_p: float) -> Bool[Tensor, "row k"]:
+    """The likeliest of each row that together have at least probability top_p, and no more of them than that takes (arXiv 1904.09751); of
+    equals the first."""
+    ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
+    likelier = ordered.cumsum(dim=1) - ordered
+    return torch.zeros_like(probabilities, dtype=torch.bool).scatter(1, order, likelier < top_p)
 
 
 def largest_ids(logits: Float[Tensor, "row vocab"], k: int) -> Int[Tensor, "row k"]:

@@ -29,8 +29,8 @@ ANSWERS = Table(
     {
         "request_id": Column(pl.String, "digest of the question's messages"),
         "attempt": Column(pl.UInt8, "0: first asked; 1, 2: asked again because the answers before were unreadable"),
-        "aspect": Column(pl.String, "concept, instruction or fluency"),
-        "text_id": Column(pl.String, "first 16 hex digits of the SHA-256 of the rated text"),
+        "aspect": Column(pl.String, "concept, instruction or fluency; or steering prompt"),
+        "text_id": Column(pl.String, "first 16 hex digits of the SHA-256 of the rated text, or of the concept"),
         "raw": Column(pl.String, "the answer as it came"),
         "finish_reason": Column(pl.String, "why it ended, as the judge reports it", "the judge does not say"),
         "prompt_tokens": Column(pl.UInt32, "tokens of the question, as the judge counts them", "the judge does not say"),
@@ -150,6 +150,10 @@ class AnswerBook:
         part = write_part(self.folder, validate(ANSWERS, rows, str(self.folder)).sort(ANSWERS.keys))
         self._read.add(part.stem)
         self._unwritten = []
+
+    def answer(self, question: Question) -> Answer | None:
+        """What came when the question was first asked; None: it never was."""
+        return self._stored.get((question.request_id, 0))
 
     def reading(self, question: Question) -> Rating | Unparsed | None:
         """What the stored answers to a question say: the first that is readable, else the last unreadable one; None: never asked."""

@@ -7,11 +7,11 @@ from saesteer.judge.answers import Asker
 from saesteer.judge.batch import POLL_SECONDS, BatchAsker
 from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, check_key
 from saesteer.judge.spend import Budget
-from saesteer.settings import EndpointJudge, LocalModelJudge
+from saesteer.settings import Endpoint, LocalModelJudge
 
 
 def endpoint_asker(
-    settings: EndpointJudge, environ: Mapping[str, str], max_retries: int = MAX_RETRIES, poll_seconds: float = POLL_SECONDS
+    settings: Endpoint, environ: Mapping[str, str], max_retries: int = MAX_RETRIES, poll_seconds: float = POLL_SECONDS
 ) -> EndpointAsker | BatchAsker:
     """A judge behind an endpoint, by batches or one by one, with its key from the environment and a budget for one job's run.
 

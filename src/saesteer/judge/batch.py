@@ -142,7 +142,7 @@ class BatchAsker(OfEndpoint):
             faults += self._stored(content.text.split("\n"), note, by_id, book)
         book.flush()
         note.path.unlink(missing_ok=True)
-        _complain(batch, faults, len(note.identities))
+        _complain(batch, faults, len(note.identities), self.settings.section)
 
     async def _over(self, client: "AsyncOpenAI", batch_id: str) -> "Batch":
         """The batch once it is over, however it ended."""
@@ -170,17 +170,17 @@ class BatchAsker(OfEndpoint):
             book.add(answer)
 
 
-def _complain(batch: "Batch", faults: Sequence[str], size: int) -> None:
+def _complain(batch: "Batch", faults: Sequence[str], size: int, section: str) -> None:
     """A batch that did not answer everything is an error: asking again may cost again, which is the user's to decide."""
     if batch.status != "completed":
         raise JudgeError(
             f"the batch {batch.id} has {batch.status}: {json.dumps(batch.to_dict().get('errors'))[:300]}; the answers that it gave are"
-            " kept. Run again to send the rest in a new batch, or set judge.batch: false"
+            f" kept. Run again to send the rest in a new batch, or set {section}.batch: false"
         )
     if faults:
         raise JudgeError(
             f"the batch {batch.id} gave no answer to {len(faults)} of {size} questions, the first: {faults[0]}; the others are kept. Run"
-            " again to ask these once more, or set judge.batch: false"
+            f" again to ask these once more, or set {section}.batch: false"
         )
 
 

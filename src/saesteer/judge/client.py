@@ -17,7 +17,7 @@ import openai
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.completions import answer_fields
 from saesteer.judge.spend import Budget, most
-from saesteer.settings import EndpointJudge
+from saesteer.settings import Endpoint
 
 SECRET_FROM = 8
 """Keys shorter than this ("none", "EMPTY": servers that need none) are no secrets, and cutting them out would maim answers."""
@@ -34,7 +34,7 @@ class BatchUncertain(JudgeError):
 
 
 @asynccontextmanager
-async def open_client(settings: EndpointJudge, key: str | None, budget: Budget, max_retries: int) -> AsyncIterator[openai.AsyncOpenAI]:
+async def open_client(settings: Endpoint, key: str | None, budget: Budget, max_retries: int) -> AsyncIterator[openai.AsyncOpenAI]:
     """A client for one event loop; what it cannot do is raised as a JudgeError that says what to do."""
     http = _Sender(settings, key, budget)
     try:
@@ -57,7 +57,7 @@ async def open_client(settings: EndpointJudge, key: str | None, budget: Budget, 
 class _Sender(httpx2.AsyncClient):
     """Sends each try of a request. Redirects are not followed: the key goes nowhere else."""
 
-    def __init__(self, settings: EndpointJudge, key: str | None, budget: Budget) -> None:
+    def __init__(self, settings: Endpoint, key: str | None, budget: Budget) -> None:
         super().__init__(follow_redirects=False)
         self._settings, self._key, self._budget = settings, key, budget
 
@@ -116,24 +116,24 @@ def _is_readable(request: httpx2.Request, response: httpx2.Response) -> bool:
     return isinstance(body, dict)
 
 
-def _advice(settings: EndpointJudge, error: openai.APIStatusError) -> str:
+def _advice(settings: Endpoint, error: openai.APIStatusError) -> str:
     """What a status means and what to do. Of 401 and 403 never the text: some endpoints quote the key, or a part of it, there."""
     status, excerpt = error.status_code, _excerpt(error.response)
     if status in (401, 403):
         if settings.key_variable is None:
-            return "the endpoint wants a key: name the environment variable that holds it in judge.key_variable"
+            return f"the endpoint wants a key: name the environment variable that holds it in {settings.section}.key_variable"
         named = f"the key in the environment variable {settings.key_variable}"
         return f"the endpoint does not accept {named}, or the key may not use {settings.model}"
     if status in (404, 405, 501):
         if settings.batch:
             return (
-                f"no batch API here, or it no longer knows {error.request.url.path}: set judge.batch: false in the experiment file, and"
-                " the questions are asked one by one"
+                f"no batch API here, or it no longer knows {error.request.url.path}: set {settings.section}.batch: false in the"
+                " experiment file, and the questions are asked one by one"
             )
-        return f"{excerpt}; check judge.base_url (the address up to /v1) and judge.model"
+        return f"{excerpt}; check {settings.section}.base_url (the address up to /v1) and {settings.section}.model"
     if status in _AGAIN or status >= 500:
         return f"{excerpt}{_kept(error)}"
-    return f"{excerpt}; the endpoint does not take such requests, check the judge's settings"
+    return f"{excerpt}; the endpoint does not take such requests, check the settings under {settings.section}"
 
 
 def _kept(error: openai.APIError) -> str:

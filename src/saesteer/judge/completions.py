@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from saesteer.judge.answers import Ask
-from saesteer.settings import EndpointJudge
+from saesteer.settings import Endpoint
 
 
-def completion_request(settings: EndpointJudge, ask: Ask) -> dict[str, Any]:
+def completion_request(settings: Endpoint, ask: Ask) -> dict[str, Any]:
     """The body of a chat completion."""
     return {"model": settings.model, "messages": ask.messages, "max_tokens": settings.max_tokens, "temperature": 0}
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
 from saesteer.judge.completions import answer_fields, completion_request
 from saesteer.judge.spend import Budget, Spend, actual, estimate, most, prompt_characters
-from saesteer.settings import EndpointJudge
+from saesteer.settings import Endpoint
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class OfEndpoint(ABC):
     """What the two ways of asking an endpoint share. The budget is that of one job's run."""
 
-    settings: EndpointJudge
+    settings: Endpoint
     key: str | None = field(repr=False)
     budget: Budget
     max_retries: int = MAX_RETRIES
@@ -41,7 +41,8 @@ class OfEndpoint(ABC):
         """One line before the first request: how many, what they probably cost, and whether the limits allow that."""
         settings, expected = self.settings, estimate(asks, self.settings)
         log.info(
-            "judge %s: %d questions to ask; estimate: %s, at most %s (before anything is asked again)",
+            "%s %s: %d questions to ask; estimate: %s, at most %s (before anything is asked again)",
+            settings.section,
             settings.model,
             expected.requests,
             expected.typical,
@@ -107,26 +108,28 @@ class EndpointAsker(OfEndpoint):
             self.budget.end(worst, cost)
 
 
-def check_key(settings: EndpointJudge, environ: Mapping[str, str]) -> str | None:
+def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:
     """The key, or the one error to show before anything starts: it is missing or cannot be a key. Never shows its value."""
     parts = urlsplit(settings.base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise JudgeError("judge.base_url is no address: write it up to /v1, e.g. http://localhost:8000/v1")
+        raise JudgeError(f"{settings.section}.base_url is no address: write it up to /v1, e.g. http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
-        raise JudgeError("judge.base_url holds a name, a password or a query: take them out, keys come from the environment only")
+        raise JudgeError(
+            f"{settings.section}.base_url holds a name, a password or a query: take them out, keys come from the environment only"
+        )
     if settings.key_variable is None:
         return None
     key = environ.get(settings.key_variable, "").strip()
     if not key:
         raise JudgeError(
-            f"the judge {settings.model} needs a key: set the environment variable {settings.key_variable}, or name another in"
-            " judge.key_variable (null: the endpoint needs none)"
+            f"{settings.model} needs a key: set the environment variable {settings.key_variable}, or name another in"
+            f" {settings.section}.key_variable (null: the endpoint needs none)"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise JudgeError(f"the environment variable {settings.key_variable} holds what cannot be a key: spaces or special characters")
     return key
 
 
-def endpoint_fingerprint(settings: EndpointJudge) -> dict[str, Any]:
+def endpoint_fingerprint(settings: Endpoint) -> dict[str, Any]:
     """What answers of this endpoint depend on; batched or not, they are the same."""
-    return answers_fingerprint(settings.kind, settings.model, settings.max_tokens, settings.seed)
+    return answers_fingerprint("endpoint", settings.model, settings.max_tokens, settings.seed)

@@ -70,9 +70,10 @@ _REMINDERS = (
 
 @dataclass(frozen=True)
 class Question:
-    """One aspect of one text, as it is put to a judge. `label` is what the answer's last line has to start with."""
+    """One aspect of one text, as it is put to a judge. `label` is what the answer's last line has to start with. Or a concept that a
+    steering prompt is wanted of."""
 
-    aspect: Aspect
+    aspect: Aspect | Literal["steering prompt"]
     text_id: str
     prompt: str
     label: str
@@ -110,13 +111,17 @@ def _given(parts: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _question(aspect: Aspect, given: Mapping[str, str]) -> Question:
-    parts = {name: _TURN_MARKER.sub(r"\g<0> ", part) for name, part in given.items()}
-    code = _code(parts)
-    speaks_of_ratings = any("rating" in part.lower() for part in parts.values())
-    label = f"Rating {code}" if speaks_of_ratings else "Rating"
-    material = "\n\n".join(f"[{name} {code} starts]\n{part}\n[{name} {code} ends]" for name, part in parts.items())
+    code, material = enclosed(given)
+    label = f"Rating {code}" if "rating" in "\n".join(given.values()).lower() else "Rating"
     prompt = _FRAME.format(criterion=_CRITERIA[aspect], code=code, material=material, label=label)
     return Question(aspect, text_id(given["text"]), prompt, label)
+
+
+def enclosed(given: Mapping[str, str]) -> tuple[str, str]:
+    """(code, material): untrusted parts, by name, between lines that carry a code which is found nowhere in them."""
+    parts = {name: _TURN_MARKER.sub(r"\g<0> ", part) for name, part in given.items()}
+    code = _code(parts)
+    return code, "\n\n".join(f"[{name} {code} starts]\n{part}\n[{name} {code} ends]" for name, part in parts.items())
 
 
 def _code(parts: Mapping[str, str]) -> str:

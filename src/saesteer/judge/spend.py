@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from saesteer.judge.answers import Answer, Ask, JudgeError
 from saesteer.judge.rubric import questions
-from saesteer.settings import EndpointJudge
+from saesteer.settings import Endpoint
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text; an estimate. Other scripts have fewer."""
@@ -57,7 +57,7 @@ class Estimate:
     most: Spend
 
 
-def priced(settings: EndpointJudge, input_tokens: int, output_tokens: int) -> Spend:
+def priced(settings: Endpoint, input_tokens: int, output_tokens: int) -> Spend:
     """Tokens with their price by the configuration."""
     usd = (input_tokens * settings.usd_per_million_input_tokens + output_tokens * settings.usd_per_million_output_tokens) / 1e6
     return Spend(input_tokens, output_tokens, usd)
@@ -68,27 +68,27 @@ def prompt_characters(ask: Ask) -> int:
     return sum(len(message["content"]) for message in ask.messages)
 
 
-def most(settings: EndpointJudge, messages: Iterable[Mapping[str, str]]) -> Spend:
+def most(settings: Endpoint, messages: Iterable[Mapping[str, str]]) -> Spend:
     """What a request can cost at most: a byte a token, and the longest answer."""
     prompt = sum(len(message["content"].encode()) + TOKENS_AROUND_A_MESSAGE for message in messages)
     return priced(settings, prompt, settings.max_tokens)
 
 
-def estimate(asks: Sequence[Ask], settings: EndpointJudge) -> Estimate:
+def estimate(asks: Sequence[Ask], settings: Endpoint) -> Estimate:
     """What requests will cost if nothing has to be asked again."""
     characters = sum(prompt_characters(ask) for ask in asks)
     worst = sum((most(settings, ask.messages) for ask in asks), Spend())
     return Estimate(len(asks), _typical(settings, len(asks), characters), worst)
 
 
-def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: EndpointJudge) -> Estimate:
+def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: Endpoint) -> Estimate:
     """The same before there are texts: for so many of about so many characters. Equal texts, which are asked about once, count in full."""
     sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)
     one = estimate([Ask(question, 0) for question in sample.values()], settings)
     return Estimate(one.requests * n_texts, _times(one.typical, n_texts), _times(one.most, n_texts))
 
 
-def actual(settings: EndpointJudge, characters: int, answer: Answer) -> Spend:
+def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:
     """What an answer cost, by the endpoint's count, or estimated by lengths (`characters`: the prompt's) where that is absent."""
     return priced(
         settings,
@@ -100,7 +100,7 @@ def actual(settings: EndpointJudge, characters: int, answer: Answer) -> Spend:
 class Budget:
     """What a job has spent and may still spend. What is under way counts at its worst until its answer is there."""
 
-    def __init__(self, settings: EndpointJudge) -> None:
+    def __init__(self, settings: Endpoint) -> None:
         self._settings = settings
         self.spent = Spend()
         self.under_way = Spend()
@@ -133,15 +133,15 @@ class Budget:
     def limit_reached(self) -> SpendLimitReached:
         """The error when the next request does not fit."""
         limits = {"max_usd": self._settings.max_usd, "max_total_tokens": self._settings.max_total_tokens}
-        given = " and ".join(f"judge.{name} = {limit}" for name, limit in limits.items() if limit is not None)
+        given = " and ".join(f"{self._settings.section}.{name} = {limit}" for name, limit in limits.items() if limit is not None)
         return SpendLimitReached(
-            f"the judge's spend limit is reached: this run spent {self.spent}, and the next request could pass {given}. At least"
-            f" {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment file"
-            " (null: no limit) and run again, or run again as it is to spend as much once more"
+            f"the spend limit of {self._settings.section} is reached: this run spent {self.spent}, and the next request could pass {given}."
+            f" At least {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment"
+            " file (null: no limit) and run again, or run again as it is to spend as much once more"
         )
 
 
-def _typical(settings: EndpointJudge, n_requests: int, characters: int) -> Spend:
+def _typical(settings: Endpoint, n_requests: int, characters: int) -> Spend:
     answer = min(TYPICAL_ANSWER_TOKENS, settings.max_tokens)
     return priced(settings, _tokens(characters) + n_requests * TOKENS_AROUND_A_MESSAGE, n_requests * answer)
 

@@ -61,6 +61,8 @@ def _score(row: Mapping[str, Any]) -> str:
 
 
 def registry_markdown() -> str:
-    """Every method of the registry: its paper, what it is given, and the module that fits it."""
-    rows = ([row.title, f"`{row.name}`", row.paper, ", ".join(row.needs), f"`{row.module}`"] for row in METHODS)
-    return table(["method", "key", "from", "needs", "module"], rows)
+    """Every method of the registry: its paper, what it is given, what chooses, and the module that fits it."""
+    rows = (
+        [row.title, f"`{row.name}`", row.paper, ", ".join(row.needs), row.chosen_by, row.text_use, f"`{row.module}`"] for row in METHODS
+    )
+    return table(["method", "key", "from", "needs", "chosen by", "labelled texts", "module"], rows)

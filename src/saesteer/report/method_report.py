@@ -25,12 +25,12 @@ _RULES = {
 _SCORES = {
     "harmonic_mean": "mean over texts of the harmonic mean of a text's ratings (0 to 2; 0 if any rating is 0)",
     "harmonic_mean_of_means": "harmonic mean of the means of each rating (0 to 2)",
-    "product": "mean over texts of concept / 2 x fluency / 2 (0 to 1)",
+    "product_of_means": "product of the mean of concept / 2 and the mean of fluency / 2 (0 to 1)",
 }
 _BLANK = {"unrated": "", "rated": " Blank texts are rated as any other."}
 _METHOD_COLUMNS = (
     "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
-    "factor", "of residual norm", "at grid's end", "labelled texts", "learning rate", "epochs",
+    "factor", "of residual norm", "at grid's end", "chosen by", "density", "share on concept", "labelled texts", "learning rate", "epochs",
     "held-out loss", "fit, s", "ms a token", "R²",
 )  # fmt: skip
 
@@ -59,6 +59,7 @@ def _protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
         f"The factor is {_CHOICES[settings.factor_choice]}; "
         f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
         f"({settings.bootstrap_draws:,} draws, seed {settings.seed})."
+        + (f" Steering prompts are written by {settings.prompt_writer.model}." if settings.prompt_writer else "")
     )
 
 
@@ -85,6 +86,9 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield "–" if row["median_factor"] is None else f"{row['median_factor']:g}"
     yield number(row["median_relative_change"])
     yield "–" if row["share_at_grid_end"] is None else f"{row['share_at_grid_end']:.0%} of {row['n_choices']}"
+    yield row["chosen_by"]
+    yield "–" if row["density"] is None else f"{row['density']:.2%}"
+    yield number(row["concept_share"])
     yield number(row["labelled_texts"], 0)
     yield _learning_rate(row)
     yield number(row["n_epochs"], 0)
@@ -110,6 +114,9 @@ def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "Ratings, perplexity, factors and norms are of the method's own texts at the factors chosen. Factor: median, in multiples of what "
         "the method itself calls 1 (prompts: number of the text); of residual norm: median of factor times the change at factor 1, over "
         "the norm of the unsteered residual; exact for additions of a fixed vector, otherwise as if the change grew with the factor.",
+        "Chosen by: what chose the features or made the vector; labelled texts: how many of them took part in that (most vectors are "
+        "scaled by the texts' largest activation besides, SAE features by their largest record). Density: share of tokens on which the "
+        "features used are active, median; share on concept: of the records of those that are labelled with it.",
         _training_note(settings),
         "R²: of the linear approximator of steering effects, on vectors that it was not fitted on (P2 fits it on 50,000).",
         "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",

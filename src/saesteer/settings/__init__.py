@@ -26,9 +26,10 @@ from saesteer.settings.inputs import (
     TopicConcepts,
 )
 from saesteer.settings.load import PRESETS, load_experiment, load_workflow, read_yaml
-from saesteer.settings.methods import MethodSettings, PublishedConcepts, TopicTexts
+from saesteer.settings.methods import MethodSettings, PromptWriter, PublishedConcepts, TopicTexts
 from saesteer.settings.steps import (
     BestFactorSettings,
+    Endpoint,
     EndpointJudge,
     FigureSettings,
     GenSuccessSettings,

@@ -129,6 +129,10 @@ class Experiment(Settings):
                 f"methods: effects.n_vectors is {self.methods.effects.n_vectors}, but an SAE of {self.saes.n_features} features has {most}"
                 " single decoder rows and pairs of them: lower it"
             )
+        if self.methods and self.methods.prompt_writer and self.model.prompt_format != "chat":
+            raise ValueError(
+                "methods.prompt_writer writes instructions, which a model with prompt_format plain does not follow: set it to null"
+            )
         if self.methods and "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to bfloat16"

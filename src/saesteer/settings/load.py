@@ -38,8 +38,11 @@ PRESETS: dict[str, dict[str, Any]] = {
             "averaged": "surviving",
         },
     },
-    # P2's nine tasks: one prompt, behaviour times coherence, the best of all strengths on the texts themselves.
-    "p2": {"methods": {"prompts": "config/prompts-p2.txt", "n_prompts": 1, "score": "product", "factor_choice": "same_texts"}},
+    # P2's nine tasks: one prompt, mean behaviour times mean coherence, the best of all strengths on the texts themselves.
+    "p2": {
+        "methods": {"prompts": "config/prompts-p2.txt", "n_prompts": 1, "score": "product_of_means", "factor_choice": "same_texts"}
+        | {"top_p": 0.3, "effects": {"top_p": 0.3}}
+    },
     # P4, AxBench: the first five prompts choose the factor, the last five report; adapters steer as they were trained.
     "p4": {
         "methods": {"n_positive": 72, "n_negative": 72, "n_prompts": 10, "temperature": 1.0, "score": "harmonic_mean"}

@@ -1,12 +1,13 @@
 """The comparison of steering methods: which, on which concepts, under which protocol."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.settings.base import Factor, Settings, unique
 from saesteer.settings.registry import METHODS, method
+from saesteer.settings.steps import Endpoint
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,8 +76,14 @@ class EffectSettings(Settings):
     """Tokens of each text (P2: 32)."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens (P2)."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
     loss_rise: Annotated[float, Field(gt=0)] = 1.0
     """Vectors are scaled so that they raise the loss of unsteered texts by so much, in nats a token."""
+
+
+class PromptWriter(Endpoint):
+    section: ClassVar[str] = "methods.prompt_writer"
 
 
 class MethodSettings(Settings):
@@ -114,6 +121,8 @@ class MethodSettings(Settings):
     """Sampling temperature (P4)."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
     seed: int = 0
@@ -125,14 +134,17 @@ class MethodSettings(Settings):
     """Each kind of method's strengths."""
     effects: EffectSettings = EffectSettings()
     """Measuring what steering does, for P2 and P6."""
+    prompt_writer: PromptWriter | None = None
+    """A language model behind an OpenAI-compatible address that writes the texts of the method prompting, for each concept one of each
+    insistence (P4); null: fixed wordings. Only for a model that answers."""
     vectors: Path | None = None
     """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
     blank_texts: Literal["unrated", "rated"] = "unrated"
     """Texts of nothing but white space: unrated, and so missing from means; or put to the judge as any other (P4; the oracle rates
     them 0)."""
-    score: Literal["harmonic_mean", "harmonic_mean_of_means", "product"] = "harmonic_mean"
-    """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean of
-    concept / 2 x fluency / 2 (P2)."""
+    score: Literal["harmonic_mean", "harmonic_mean_of_means", "product_of_means"] = "harmonic_mean"
+    """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean
+    of concept / 2 times mean of fluency / 2 (P2)."""
     factor_choice: Literal["held_out", "first_half", "same_texts"] = "held_out"
     """Which prompts choose the factor: each half for the other, averaged; the first half for the second (P4); the same (P2)."""
     factor_rule: Literal["score", "gen_success"] = "score"
@@ -151,6 +163,8 @@ class MethodSettings(Settings):
             raise ValueError("give either prompts (a file) or published_prompts (a key), and null for the other")
         if self.n_prompts < 2 and self.factor_choice != "same_texts":
             raise ValueError("n_prompts: one half of the prompts chooses the factor, the other reports: at least 2 are needed")
+        if self.prompt_writer and "prompting" not in self.methods:
+            raise ValueError("prompt_writer writes the texts of the method prompting, which is not among methods: add it, or set null")
         if ("from_file" in self.methods) != (self.vectors is not None):
             raise ValueError("method from_file and the key vectors belong together: give both or neither")
         return self

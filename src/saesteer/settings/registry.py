@@ -1,5 +1,5 @@
-"""The table of steering methods, methods.csv: name, paper, where it is fitted, what it needs, its grid of factors. No torch: planning reads
-it.
+"""The table of steering methods, methods.csv: name, paper, where it is fitted, what it needs, what chooses, its grid of factors. No torch:
+planning reads it.
 
 A new method is one file in saesteer/methods/fit and one row there, which names its function. This takes a `Problem`
 (saesteer.methods.fit.problem) and gives back an intervention (saesteer.engine.interventions), or raises `Abstains` where it has none for
@@ -12,9 +12,14 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("methods.csv")
 
-NEEDS = ("texts", "sae", "label", "effects", "file")
-"""texts: the concept's training texts; sae: the layer's SAE and its scored features; label: a feature labelled with the concept; effects:
-the approximator of steering effects; file: vectors trained elsewhere."""
+NEEDS = ("sae", "label", "effects", "file")
+"""sae: the layer's SAE and its scored features; label: a feature labelled with the concept; effects: the approximator of steering effects;
+file: vectors trained elsewhere."""
+
+TEXT_USES = ("choice", "scale", "none", "unlabelled", "base")
+"""What the concept's labelled texts are used for. choice: they choose or train; scale: their largest activation is what factor 1 adds; none
+(an SAE that divides its input by its size reads that size from them); unlabelled: choice where no feature is labelled with the concept,
+else scale; base: choice for a base model, none for a model that answers."""
 
 GRIDS = ("addition", "clamp", "adapter", "prompt", "once")
 """Which of the experiment's grids of factors is swept (settings: `methods.factors`). once: factor 1 only."""
@@ -29,6 +34,8 @@ class Method:
     paper: str
     fitted_by: str  # module in saesteer.methods.fit and function, e.g. means.diffmean
     needs: tuple[str, ...]  # of NEEDS
+    chosen_by: str  # what chose its features or made its vector, in the order of use
+    text_use: str  # one of TEXT_USES
     grid: str  # one of GRIDS
     version: int  # raised by hand when what `fit` means changes: only this method is then fitted and judged again
 
@@ -50,11 +57,15 @@ def read_methods(path: Path = TABLE) -> tuple[Method, ...]:
 
 
 def _method(path: Path, line: int, row: dict[str, str]) -> Method:
+    if None in row or None in row.values():
+        raise ValueError(f"{path}, line {line}: it has not as many values as the first line has names: {', '.join(filter(None, row))}")
     needs = tuple(row["needs"].split())
-    unknown = [need for need in needs if need not in NEEDS] + [grid for grid in (row["grid"],) if grid not in GRIDS]
-    if unknown:
-        raise ValueError(f"{path}, line {line}: {unknown[0]!r} is unknown; needs are {', '.join(NEEDS)}, grids {', '.join(GRIDS)}")
-    return Method(row["name"], row["title"], row["paper"], row["fitted_by"], needs, row["grid"], int(row["version"]))
+    columns = {"needs": (needs, NEEDS), "text_use": ((row["text_use"],), TEXT_USES), "grid": ((row["grid"],), GRIDS)}
+    for column, (values, known) in columns.items():
+        for value in values:
+            if value not in known:
+                raise ValueError(f"{path}, line {line}: {column} {value!r} is unknown; known: {', '.join(known)}")
+    return Method(**{**row, "needs": needs, "version": int(row["version"])})  # type: ignore[arg-type]
 
 
 METHODS = read_methods()

@@ -1,7 +1,7 @@
 """The protocol: one section a step, in the order of the steps."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -46,6 +46,8 @@ class SweepSettings(Settings):
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens (transformers' own default, which P1's program inherits)."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """And among the most likely of them that together have this probability; 1: among all of them (transformers' own default)."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A generation ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
     seed: int = 0
@@ -147,9 +149,13 @@ class LanguageModelJudge(Settings):
     """Another seed makes a second judge of the same model, whose answers are stored apart: for rating the same texts twice."""
 
 
-class EndpointJudge(LanguageModelJudge):
-    kind: Literal["endpoint"]
-    """A language model behind an OpenAI-compatible address."""
+class Endpoint(Settings):
+    section: ClassVar[str] = "judge"
+    """Where in the experiment file it stands, for messages."""
+    max_tokens: Annotated[int, Field(gt=0)] = 200
+    """Longest answer, in tokens."""
+    seed: int = 0
+    """Another seed: answers of their own, stored apart."""
     base_url: str
     """Address up to /v1, e.g. https://api.openai.com/v1 or http://localhost:8000/v1."""
     model: str
@@ -170,6 +176,11 @@ class EndpointJudge(LanguageModelJudge):
     """Use at most this many tokens, prompts and answers, in a run of one job; null: no limit."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest wait for one answer."""
+
+
+class EndpointJudge(LanguageModelJudge, Endpoint):
+    kind: Literal["endpoint"]
+    """A language model behind an OpenAI-compatible address."""
 
 
 class LocalModelJudge(LanguageModelJudge):

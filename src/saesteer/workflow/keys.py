@@ -142,10 +142,14 @@ def _grid(row: Method, compared: MethodSettings) -> tuple[str, ...]:
 
 
 def n_fit_generations(experiment: Experiment) -> int:
-    """How many texts a comparison generates; of a published list whose length is not given, as of 500 concepts."""
+    """How many texts a comparison generates."""
     compared = settings_of(experiment)
-    n_concepts = len(compared.concepts.topics) if isinstance(compared.concepts, TopicTexts) else compared.concepts.n_concepts or 500
-    return len(experiment.layers) * len(strengths(experiment)) * n_concepts * compared.n_prompts * compared.n_samples
+    return len(experiment.layers) * len(strengths(experiment)) * n_concepts(compared) * compared.n_prompts * compared.n_samples
+
+
+def n_concepts(compared: MethodSettings) -> int:
+    """How many concepts are asked for; a published list whose length is not given counts as 500."""
+    return len(compared.concepts.topics) if isinstance(compared.concepts, TopicTexts) else compared.concepts.n_concepts or 500
 
 
 def concept_ids(experiment: Experiment, files: Files) -> list[str]:

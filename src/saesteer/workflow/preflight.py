@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saesteer.core.errors import SaesteerError
-from saesteer.settings import EndpointJudge, Experiment, NeuronpediaRecords, SettingsError, Workflow
+from saesteer.settings import Endpoint, EndpointJudge, Experiment, MethodSettings, NeuronpediaRecords, SettingsError, Workflow
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
 from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
@@ -20,7 +20,7 @@ from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
-from saesteer.workflow.keys import n_fit_generations
+from saesteer.workflow.keys import n_concepts, n_fit_generations
 from saesteer.workflow.plan import pins
 
 GPUS = (80, 48, 24)
@@ -62,6 +62,8 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     yield _disk(experiment, workflow, models)
     yield _guarded("GPU memory", lambda: _gpu(experiment, models))
     yield _guarded("judge", lambda: _judge(experiment, environ))
+    if experiment.until == "methods" and experiment.methods and experiment.methods.prompt_writer:
+        yield _guarded("prompts", partial(_prompts, experiment.methods, experiment.methods.prompt_writer, environ))
 
 
 def _guarded(about: str, check: Callable[[], Finding]) -> Finding:
@@ -235,6 +237,18 @@ def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
     spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
     limit = f"limit {judge.max_usd:g} USD a job" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
     return Finding("estimate", "judge", f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}")
+
+
+def _prompts(compared: MethodSettings, writer: Endpoint, environ: Mapping[str, str]) -> Finding:
+    from saesteer.judge.answers import Ask
+    from saesteer.judge.endpoint import check_key
+    from saesteer.judge.prompt_writing import INSISTENCE, request
+    from saesteer.judge.spend import estimate
+
+    check_key(writer, environ)
+    asks = [Ask(request("x" * 80, insistence), 0) for insistence in INSISTENCE] * n_concepts(compared)
+    spend = estimate(asks, writer)
+    return Finding("estimate", "prompts", f"{writer.model}: {spend.requests:,} requests, about {spend.typical}")
 
 
 def _n_features(experiment: Experiment) -> int:

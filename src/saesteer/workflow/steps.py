@@ -9,6 +9,7 @@ from typing import Any
 from saesteer.core import tables
 from saesteer.core.files import value_digest
 from saesteer.core.tables import Table
+from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.judge.rubric import rubric_digest
 from saesteer.settings import (
     EndpointJudge,
@@ -107,13 +108,15 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
     model = _of_model(experiment)
     steps = {}
     if any("effects" in method(name).needs for name in compared.methods):
-        effects = compared.effects.model_dump(mode="json", exclude={"n_vectors", "n_held_out", "prompts"})
+        effects = _sampled(compared.effects, exclude={"n_vectors", "n_held_out", "prompts"})
         effects |= {"prompts": value_digest(effect_prompts(compared)), "seed": compared.seed, **model}
         steps["effects"] = StepPlan(tables.EFFECTS, ("methods.fit.effects",), Vectors(), effects, ("model", "saes"))
     pins = (*(["lexicon"] if isinstance(compared.concepts, TopicTexts) else []), *(["vectors"] if compared.vectors else []))
     scores = ("records", "concepts", "logit_lens", "input_score", "output_score")
     settings = {**_training(experiment), **model, "features": _values(experiment.features), "n_features": experiment.saes.n_features}
     settings |= {"n_vectors": compared.effects.n_vectors} if steps else {}
+    if compared.prompt_writer:
+        settings |= {"prompt_writer": prompts_fingerprint(compared.prompt_writer)}
     texts = "world.concept_texts" if isinstance(compared.concepts, TopicTexts) else "sources.concept_texts"
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)
@@ -138,9 +141,9 @@ def _training(experiment: Experiment) -> dict[str, Any]:
 def _text_steps(experiment: Experiment) -> dict[str, StepPlan]:
     """Generated texts, of single features (P1's sweep) or of fits (the comparison of methods), and what is measured on them."""
     second, of_fits = experiment.perplexity.model, experiment.until == "methods"
-    sampling = {"max_new_tokens", "temperature", "top_k", "stop", "seed"}
+    sampling = {"max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed"}
     section: Settings = settings_of(experiment) if of_fits else experiment.sweep
-    texts = {**section.model_dump(mode="json", include=sampling | ({"sae_features"} if of_fits else set())), **_of_model(experiment)}
+    texts = {**_sampled(section, include=sampling | ({"sae_features"} if of_fits else set())), **_of_model(experiment)}
     scoring = {**second.model_dump(mode="json", include={"dtype", "bos"}), "prompt_format": experiment.model.prompt_format}
     keys = _text_keys(experiment)
     read = ("model", "saes", "fits") if of_fits else ("model", "saes")
@@ -190,6 +193,12 @@ def _text_keys(experiment: Experiment) -> Keys:
 def _of_model(experiment: Experiment) -> dict[str, Any]:
     chat = {"chat"} if experiment.model.chat else set()
     return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"} | chat)
+
+
+def _sampled(section: Settings, **fields: set[str]) -> dict[str, Any]:
+    """Some of a section's values. A top_p of 1 draws as if there were none, and is left out: rows made before there was one stay valid."""
+    values = section.model_dump(mode="json", **fields)  # type: ignore[arg-type]
+    return {name: value for name, value in values.items() if (name, value) != ("top_p", 1)}
 
 
 def _values(section: Settings) -> dict[str, Any]:

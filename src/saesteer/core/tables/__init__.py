@@ -12,6 +12,7 @@ from saesteer.core.tables.methods import (
     FITS,
     METHOD_STEPS,
     METHOD_SUMMARIES,
+    STEERING_PROMPTS,
 )
 from saesteer.core.tables.schema import Column, Table, TableError, read_summary, validate, write_summary
 from saesteer.core.tables.steps import (

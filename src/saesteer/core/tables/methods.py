@@ -28,6 +28,19 @@ CONCEPT_TEXTS = Table(
         "output": Column(pl.String, "the text"),
     },
 )
+STEERING_PROMPTS = Table(
+    "steering_prompts",
+    ("concept_id", "number"),
+    {
+        "concept_id": CONCEPT_ID,
+        "number": Column(pl.UInt8, "number of the prompt, from the least insistent, 1"),
+        "prompt": Column(
+            pl.String, "what a language model wrote, to be put before a request", "it wrote nothing that can be used; see reason"
+        ),
+        "model": Column(pl.String, "the model as it names itself", "it does not say"),
+        "reason": reason_for("prompt"),
+    },
+)
 EFFECTS = Table(
     "effects",
     ("layer", "vector"),
@@ -52,7 +65,7 @@ FITS = Table(
             pl.Float64, "norm of the change of the residual at the layer at factor 1, mean over neutral prompts' tokens", "it abstains"
         ),
         "residual_norm": Column(pl.Float64, "norm of the unsteered residual there, mean", "it abstains"),
-        "n_texts": Column(pl.UInt32, "labelled texts that it was given"),
+        "n_texts": Column(pl.UInt32, "labelled texts that chose its features, made its vector or stand in its prompts"),
         "learning_rate": Column(pl.Float64, "at which it was trained", "it is not trained by gradient descent, or abstains"),
         "n_epochs": Column(pl.UInt32, "for how long", "it is not trained by gradient descent, or abstains"),
         "loss_before": Column(pl.Float64, "loss (nats per token) on held-out texts, untrained", "no texts were held out"),
@@ -154,6 +167,8 @@ METHODS_TABLE = Table(
         "title": Column(pl.String, "its name in text and figures"),
         "family": Column(pl.String, "kind of method"),
         "paper": Column(pl.String, "where it comes from"),
+        "chosen_by": Column(pl.String, "what chose its features or made its vector, in the order of use"),
+        "text_use": Column(pl.String, "what the concept's labelled texts are used for (saesteer.settings.registry.TEXT_USES)"),
         "n_concepts": Column(pl.UInt32, "concepts asked for"),
         "n": Column(pl.UInt32, "concepts with a score; those where it abstains have the unsteered text's"),
         "score": Column(pl.Float64, "mean over them", "no concept has a score"),
@@ -175,7 +190,15 @@ METHODS_TABLE = Table(
         "median_relative_change": Column(pl.Float64, "the same as a fraction of the residual's norm", "none, or factors number prompts"),
         "n_choices": Column(pl.UInt32, "choices that could fall on a grid's end"),
         "share_at_grid_end": Column(pl.Float64, "share of them that did", "there were none"),
-        "labelled_texts": Column(pl.Float64, "labelled texts that a fit is given, mean over concepts"),
+        "density": Column(
+            pl.Float64, "median over the SAE features used of the share of tokens with a positive activation", "none, or unknown"
+        ),
+        "concept_share": Column(
+            pl.Float64,
+            "median over those of them that are labelled with the concept of the share of their records' maxima on it",
+            "none of them is, or labels come without a share",
+        ),
+        "labelled_texts": Column(pl.Float64, "labelled texts that choose or train (FITS.n_texts), mean over concepts"),
         "learning_rate": Column(pl.Float64, "at which it was trained, median over concepts", _UNTRAINED),
         "learning_rate_low": Column(pl.Float64, "the smallest", _UNTRAINED),
         "learning_rate_high": Column(pl.Float64, "the largest", _UNTRAINED),

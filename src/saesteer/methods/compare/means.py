@@ -40,11 +40,12 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
     for group in scores.sort(*FIT).partition_by(_METHOD, maintain_order=True):
         layer, key = group.select(_METHOD).row(0)
         row = row_of(key)
-        label = {"layer": layer, "method": key, "title": row.title, "family": family_of(row), "paper": row.paper}
+        label = {"layer": layer, "method": key, "family": family_of(row)}
+        label |= {name: getattr(row, name) for name in ("title", "paper", "chosen_by", "text_use")}
         n_vectors = settings.effects.n_vectors - settings.effects.n_held_out if "effects" in row.needs else None
         label |= {"n_effect_vectors": n_vectors}
         lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
-    parts = (_factors(choices), _fit_costs(rows.fits), _generation_costs(rows.texts))
+    parts = (_factors(choices), _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)
     table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
     for part in parts:
@@ -92,6 +93,15 @@ def _geometric_mean(logarithms: pl.Series) -> float | None:
 def _factors(choices: pl.DataFrame) -> pl.DataFrame:
     """Median of the chosen factors over concepts and halves."""
     return choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
+
+
+def _of_features(rows: Rows) -> pl.DataFrame:
+    """Of the SAE features used: median density and, of those labelled with the concept, median share of their records on it."""
+    columns = ["layer", "feature", "density", "concept", "concept_share"]
+    used = rows.fits.select(*FIT, feature="features").explode("feature").join(rows.features.select(columns), on=columns[:2], how="left")
+    used = used.join(rows.concepts.select("concept_id", wanted="concept"), on="concept_id", how="left")
+    share = pl.col("concept_share").filter(pl.col("concept") == pl.col("wanted"))
+    return used.group_by(_METHOD).agg(pl.col("density").median(), share.median())
 
 
 def _fit_costs(fits: pl.DataFrame) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """Published figures of steering methods: what they are, where they stand, and under which protocol they came about.
 
 A fact of a protocol that is None is one that we do not know. Ratings are 0, 1 or 2;
-P2's two are scaled to [0, 1] and multiplied.
+P2's two are scaled to [0, 1], and their means multiplied.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ _P1_AXBENCH = replace(
     factor_choice=f"first_half, {_BY_SUCCESS}",
     score="harmonic_mean_of_means",
 )
-_P2 = Protocol(None, 12, "gpt-4o-mini, 1 to 10", None, None, None, "same_texts", "product", "nine tasks of its own", 9, 'one, "I think"')
+_P2 = Protocol(
+    None, 12, "gpt-4o-mini, 1 to 10", None, None, None, "same_texts", "product_of_means", "nine tasks of its own", 9, 'one, "I think"'
+)
 _P5 = Protocol(None, None, None, None, None, None, None, "harmonic_mean", None, None, None)
 
 _SITES = (("gemma-2-2b-it", 10), ("gemma-2-2b-it", 20), ("gemma-2-9b-it", 20), ("gemma-2-9b-it", 31))
@@ -93,10 +95,7 @@ _ISSUE_149 = {
     "sae_label": (0.329, 0.296),
 }
 _P1_TABLE_1 = {
-    ("sae_output_score", "output score at least .1"): (0.546, 0.470),
-    ("sae_output_score", "output score at least .01"): (0.338, 0.454),
-    ("sae_output_score", "output score at least .001"): (0.373, 0.415),
-    ("sae_output_score", "output score at least .0001"): (0.325, 0.401),
+    ("sae_label_output_score", "output score at least .1"): (0.546, 0.470),
     ("sae_label", "unfiltered"): (0.293, 0.387),
 }
 _P2_AVERAGES = {
@@ -121,8 +120,8 @@ _P2_TASKS = {
 _P5_MODELS = ("gemma-2-2b", "qwen-2.5-3b", "gemma-2-9b")
 _P5_MEANS = {
     ("sae_label", "no selection"): (0.133, 0.171, 0.142),
-    ("sae_output_score", "output score"): (0.233, 0.292, 0.255),
-    ("sae_delta_confidence", "delta token confidence"): (0.328, 0.399, 0.289),
+    ("sae_label_output_score", "output score"): (0.233, 0.292, 0.255),
+    ("sae_label_delta_confidence", "delta token confidence"): (0.328, 0.399, 0.289),
 }
 
 
@@ -130,7 +129,8 @@ def _values() -> Iterator[PaperValue]:
     for name, row in _P4_STEERING.items():
         for (model, layer), value in zip(_SITES, row, strict=False):  # SFT was run on the smaller model only
             protocol = replace(_AXBENCH, model=model, layer=layer, n_concepts=20 if name == "sft" else 500)
-            yield PaperValue(name, P4, "table of steering scores", protocol, value)
+            place = "table of steering scores" + (", prompts written by a language model" if name == "prompting" else "")
+            yield PaperValue(name, P4, place, protocol, value)
     for name, value in _P4_MEANS.items():
         protocol = replace(_AXBENCH, model="gemma-2-2b-it and gemma-2-9b-it")
         yield PaperValue(name, P4, "table of steering scores, mean of the four sites", protocol, value)
@@ -140,8 +140,7 @@ def _values() -> Iterator[PaperValue]:
     for (name, variant), row in _P1_TABLE_1.items():
         for (model, layer), value in zip(_SITES[2:], row, strict=True):
             protocol = replace(_P1_AXBENCH, model=model, layer=layer)
-            averaged: Averaged = "all" if variant == "unfiltered" else "surviving"
-            yield PaperValue(name, P1, f"table 1, {variant}", protocol, value, averaged)
+            yield PaperValue(name, P1, f"table 1, {variant}", protocol, value, _averaged(name))
     yield from _p2_and_p5()
 
 
@@ -153,11 +152,17 @@ def _p2_and_p5() -> Iterator[PaperValue]:
         yield PaperValue("sae_ts", P2, "scores by task", replace(_P2, model="gemma-2-2b"), value, scale=1.0, task=task, topic=topic)
     for (name, variant), row in _P5_MEANS.items():
         for model, value in zip(_P5_MODELS, row, strict=True):
-            yield PaperValue(name, P5, f"mean scores, {variant}", replace(_P5, model=model), value)
+            yield PaperValue(name, P5, f"mean scores, {variant}", replace(_P5, model=model), value, _averaged(name))
+
+
+def _averaged(name: str) -> Averaged:
+    """P1 and P5 average over the features that their filters keep."""
+    return "all" if name == "sae_label" else "surviving"
 
 
 PAPER_VALUES: tuple[PaperValue, ...] = tuple(_values())
-"""P4's steering scores and issue 149's, P1's table 1 (its rows of other methods are P4's figures), P2's averages and tasks, P5's means."""
+"""P4's steering scores and issue 149's, P1's table 1 (of its thresholds the one that our row has; its rows of other methods are P4's
+figures), P2's averages and tasks, P5's means."""
 
 
 def our_protocol(settings: MethodSettings, model: str, layer: int, judge: str, n_concepts: int) -> Protocol:

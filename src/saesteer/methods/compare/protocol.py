@@ -20,6 +20,7 @@ from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
 from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
 from saesteer.core.tables.steps import FIT_TEXT, GEN_SUCCESS, of_fits
+from saesteer.core.tables.summaries import FEATURES
 from saesteer.settings import BestFactorSettings, registry
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
@@ -43,6 +44,8 @@ class Rows:
     concepts: pl.DataFrame
     success: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUCCESS))
     """GEN_SUCCESS: fits with a count here choose by P1's rule, all others by the score."""
+    features: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=FEATURES.schema))
+    """FEATURES: what is said of the SAE features used rests on them, no score does."""
 
 
 class ProtocolError(SaesteerError, ValueError):
@@ -80,7 +83,7 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str, best_factor
         pl.col("whole_text_nll").exp().mean().alias("whole_text_perplexity"),
         pl.col("gen_success_20").mean(),
     )
-    scores = means.with_columns(score=_of_means() if score == "harmonic_mean_of_means" else pl.col("text_score"))
+    scores = means.with_columns(score=_of_means(score))
     ratios = scores.join(_p1_ratios(scores, best_factor), on=METHOD_HALVES.keys, how="left")
     half_means = ratios.with_columns(choose_by=pl.when(pl.col("gen_success_20").is_null()).then("score").otherwise("p1_ratio"))
     _refuse_gaps(half_means, rows.fits, set(halves.values()))
@@ -127,18 +130,21 @@ def _refuse_unknown(rows: Rows, halves: Mapping[str, int]) -> None:
 
 
 def _text_score(score: str) -> pl.Expr:
-    """A text's score, null where a rating that it needs is: P4's harmonic mean, or P2's product of concept and fluency, each over 2.
-
-    P1 (arXiv 2505.20063) has none of its own: its harmonic mean is of a concept's mean ratings.
-    """
-    if score == "product":
-        return pl.col("concept_rating") / 2 * pl.col("fluency_rating") / 2
+    """A text's own score, null where a rating that is needed is: P4's harmonic mean; for P2, which leaves instructions out, concept and
+    fluency together. Where the score is one of means, only the null counts."""
+    if score == "product_of_means":
+        return pl.col("concept_rating") + pl.col("fluency_rating")
     return pl.col("judge_score")
 
 
-def _of_means() -> pl.Expr:
-    """Harmonic mean of the mean ratings of the scored texts; of two where there is no instruction."""
+def _of_means(score: str) -> pl.Expr:
+    """The score of a concept, factor and half: the mean of the texts' own scores (P4); or, of the mean ratings of its scored texts, P2's
+    product of concept and fluency, each over 2, or P1's harmonic mean, of two where there is no instruction."""
     concept, instruction, fluency = (f"{name}_scored" for name in _RATINGS)
+    if score == "harmonic_mean":
+        return pl.col("text_score")
+    if score == "product_of_means":
+        return pl.col(concept) / 2 * pl.col(fluency) / 2
     both = harmonic_mean((concept, fluency))
     return pl.when(pl.col(instruction).is_null()).then(both).otherwise(harmonic_mean((concept, instruction, fluency)))
 
@@ -254,4 +260,4 @@ def _refuse_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
 
 def largest_score(settings: MethodSettings) -> float:
     """The largest value that a concept's score can have."""
-    return 1.0 if settings.score == "product" else 2.0
+    return 1.0 if settings.score == "product_of_means" else 2.0

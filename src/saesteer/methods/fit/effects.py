@@ -5,9 +5,9 @@ unsteered texts from the same prompts and the same random numbers. Vectors are d
 and, where more are wanted, sums of two, each scaled so that it raises the loss of unsteered texts by the same amount.
 
 Where this differs from P2's program: the first position (the beginning-of-sequence token) and the token that ends a text are left out of
-the means, for SAEs are not trained on them (the program counts the former, whose codes no vector changes, and never ends a text); tokens
-are drawn from the `top_k` likeliest without top_p .3; the loss is that of the model's own unsteered texts, and what it rises by is set
-rather than where it ends (the program takes 4 nats on web text and code).
+the means, for SAEs are not trained on them (the program counts the former, whose codes no vector changes, and never ends a text); the loss
+is that of the model's own unsteered texts, and what it rises by is set rather than where it ends (the program takes 4 nats on web text and
+code); top_p is 1 where the settings say nothing (the program: .3).
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _written(run: _Run, interventions: Sequence[Intervention]) -> list[list[list
         "stream": np.tile(drawn, len(interventions)),
     }
     rows = pl.DataFrame(columns, schema_overrides={"row": pl.UInt32}).with_columns(factor=pl.lit("1"))
-    sampling = Sampling(run.settings.max_new_tokens, TEMPERATURE, run.settings.top_k, stop="")
+    sampling = Sampling(run.settings.max_new_tokens, TEMPERATURE, run.settings.top_k, "", run.settings.top_p)
     frames = steered_texts(run.lm, run.sae, run.layer, rows, interventions, run.prompts, sampling)
     texts_of_rows = rows.select("row", "prompt").join(pl.concat(frames), on="row", how="left", maintain_order="left")
     whole = [

@@ -24,7 +24,7 @@ from saesteer.methods.fit.training import Trained
 from saesteer.settings.recipes import Training
 from saesteer.settings.registry import METHODS, Method
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 _TRAINING = ("learning_rate", "n_epochs", "loss_before", "loss_after")
 """Columns of FITS that are fields of `Trained`."""
@@ -50,18 +50,21 @@ def problems_of(
     features: pl.DataFrame,
     effects: Approximator | None,
     vectors: Mapping[str, Tensor],
+    prompts: pl.DataFrame,
     seed: int,
     training: Training,
     training_tokens: str = "output",
 ) -> dict[str, Problem]:
-    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer. `training_tokens` is the
-    setting of that name."""
+    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer, and STEERING_PROMPTS.
+    `training_tokens` is the setting of that name."""
     n_prefix = n_prefix_tokens(lm) if training_tokens == "all" else None
 
     def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
         feature = label if label is not None else labelled_feature(features, concept)
-        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed, training, n_prefix)
+        written = tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"])
+        given = (features, feature, effects, dict(vectors), seed, training)
+        return Problem(lm, sae, layer, concept, positive, negative, *given, n_prefix=n_prefix, prompts=written)
 
     return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 
@@ -85,7 +88,7 @@ def fitted_rows(problems: Mapping[str, Problem], missing: pl.DataFrame, neutral:
 
 def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dict[str, object]:
     """One fit, or why there is none."""
-    n_texts = len(problem.positive) + len(problem.negative) if "texts" in row.needs else 0
+    n_texts = n_choosing_texts(problem, row)
     r2 = problem.effects.r2 if problem.effects is not None and "effects" in row.needs else None
     given = {"n_texts": n_texts, "r2": r2}
     started = time.perf_counter()
@@ -110,6 +113,13 @@ def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
         "fit_seconds": seconds,
         "reason": None,
     }
+
+
+def n_choosing_texts(problem: Problem, row: Method) -> int:
+    """Labelled texts that choose a method's features, make its vector or stand in its prompts; those that only set a scale do not count."""
+    conditions = {"unlabelled": problem.label is None, "base": problem.lm.prompt_format != "chat"}
+    choose = conditions.get(row.text_use, row.text_use == "choice")
+    return len(problem.positive) + len(problem.negative) if choose else 0
 
 
 def _features(intervention: Intervention) -> list[int]:

@@ -64,6 +64,7 @@ class Problem:
     seed: int
     training: Training  # of methods that learn by gradient descent
     n_prefix: int | None = None  # tokens of a text after the first so many count in vectors; None: those that it says
+    prompts: tuple[str | None, ...] = ()  # written for the concept by a language model; empty: none was asked
 
     @cached_property
     def site(self) -> Site:

@@ -1,8 +1,8 @@
 """Prompting (P4, arXiv 2501.17148): the model is asked for the concept, nothing in it is changed.
 
-P4 has a language model write an instruction for every concept. Here, for a model that answers, the wording is fixed and the concept is
-filled in, more insistent from factor to factor. A base model follows no instructions: before its prompt stand training texts of the
-concept, one more from factor to factor, which it continues.
+P4 has a language model write an instruction for every concept, as `judge.prompt_writing` has where the settings name one. Else, for a
+model that answers, the wording is fixed and the concept is filled in. Either is more insistent from factor to factor. A base model
+follows no instructions: before its prompt stand training texts of the concept, one more from factor to factor, which it continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ MOST_EXAMPLES = 3
 
 
 def fit(problem: Problem) -> PromptText:
-    """Instructions in the concept's words or, for a base model, the concept's shortest texts, which leave most room for what is written."""
+    """Instructions, written for the concept or in its own words; for a base model the concept's shortest texts, which leave most room for
+    what is written."""
+    if None in problem.prompts:
+        raise Abstains("the language model wrote no prompt that can be used (table steering_prompts)")
+    if problem.prompts:
+        return PromptText(tuple(filter(None, problem.prompts)))
     if problem.lm.prompt_format == "chat":
         return PromptText(tuple(wording.format(concept=problem.concept.strip().rstrip(".")) for wording in WORDINGS))
     shortest = sorted(problem.positive, key=lambda text: len(text.ids))

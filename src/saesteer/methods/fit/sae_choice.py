@@ -16,6 +16,7 @@ from saesteer.methods.fit.sae_features import (
     largest_record,
     ranked,
     with_auroc,
+    with_label,
 )
 
 MIN_OUTPUT_SCORE = 0.1
@@ -29,7 +30,8 @@ K = 5
 
 
 def by_label(problem: Problem) -> Addition:
-    """AxBench's choice (P4, arXiv 2501.17148, section 4): the feature whose label the concept is. Training texts are not looked at."""
+    """AxBench's choice (P4, arXiv 2501.17148, section 4): the feature whose label the concept is; of several, the one with most
+    of its records on it (`fits.labelled_feature`). Training texts are not looked at."""
     return addition(problem, labelled(problem))
 
 
@@ -39,6 +41,33 @@ def clamped(problem: Problem) -> CodeEdit:
     return at_largest_records(problem, [labelled(problem)])
 
 
+def by_label_and_output_score(problem: Problem) -> Addition:
+    """P1's method (arXiv 2505.20063, table 1): the labelled feature where its output score reaches the threshold. Where it does not, the
+    method abstains, and P1 leaves the concept out of its mean. Training texts are not looked at."""
+    labelled_addition = by_label(problem)
+    score = problem.features.filter(pl.col("feature") == problem.label)["output_score"].item()
+    if score < MIN_OUTPUT_SCORE:
+        raise Abstains(f"feature {problem.label}, labelled with the concept, has an output score of {score:.3g}, below {MIN_OUTPUT_SCORE}")
+    return labelled_addition
+
+
+def by_label_and_delta_confidence(problem: Problem) -> Addition:
+    """By delta token confidence among labelled features (P5, arXiv 2510.03659): of the features with the concept's label, the one that,
+    added at the end of a neutral prompt, makes the model least sure of its likeliest next token.
+
+    log max p(unsteered) - log max p(steered), steered with 10 * a_max * W_dec[f]; k = 1 token. It is computed together with the output
+    score (`engine.output_score`), at that step's prompt and factor, which are P5's strength by default. P5 ranks the labelled features of a
+    whole SAE and steers with the first, each judged by its own label; here the concept is given, so they are ranked within it. Where one
+    feature has its label, as in published lists of concepts, it is that one.
+    """
+    return addition(problem, best(with_label(problem), "delta_token_confidence", _NO_LABELLED))
+
+
+def by_label_and_largest_record(problem: Problem) -> Addition:
+    """The plainest rule: of the features with the concept's label, the one with the largest record."""
+    return addition(problem, best(with_label(problem), "max_activation", _NO_LABELLED))
+
+
 def by_auroc(problem: Problem) -> Addition:
     """SAE-A (P4, arXiv 2501.17148, section 4): the feature that best tells the concept's training texts from others, by the AUROC of a
     text's largest code."""
@@ -46,31 +75,22 @@ def by_auroc(problem: Problem) -> Addition:
 
 
 def by_output_score(problem: Problem) -> Addition:
-    """Filtered by output score (P1, arXiv 2505.20063): of the concept's features that survive, the one of highest AUROC.
-
-    P1's AxBench experiment takes the labelled feature and drops the concept where its output score is below a threshold. Here the concept's
-    features are those that detect its training texts; those below the threshold are dropped, and the best detector of the rest is taken.
-    Where none is left the method abstains, which P1 leaves out of its mean.
-    """
+    """SAE-A after P1's filter (arXiv 2505.20063): of the features that detect the concept's training texts, those whose output score is
+    below the threshold are dropped, and the best detector of the rest is taken. P1 itself takes the labelled feature or none
+    (`by_label_and_output_score`)."""
     return addition(problem, best(survivors(problem), "auroc", _NO_SURVIVOR))
 
 
 def by_both_scores(problem: Problem) -> Addition:
-    """Filtered by both scores: the best detector of those that read tokens and write the same ones (P1, arXiv 2505.20063, section 3,
-    defines both scores and finds features that are high in both to be rare; P5, arXiv 2510.03659, compares selection by either). Without
-    records there is no input score."""
+    """The best detector of those that read tokens and write the same ones (P1, arXiv 2505.20063, section 3, defines both scores and finds
+    features that are high in both to be rare). Without records there is no input score."""
     rows = survivors(problem).filter(pl.col("input_score") >= MIN_INPUT_SCORE)
     return addition(problem, best(rows, "auroc", f"{_NO_SURVIVOR} and an input score of {MIN_INPUT_SCORE}"))
 
 
 def by_delta_confidence(problem: Problem) -> Addition:
-    """By delta token confidence (P5, arXiv 2510.03659): of the concept's features, the one that, added at the end of a neutral prompt,
-    makes the model least sure of its likeliest next token.
-
-    log max p(unsteered) - log max p(steered), steered with 10 * a_max * W_dec[f]; k = 1 token. It is computed together with the output
-    score (`engine.output_score`), at that step's prompt and factor, which are P5's strength by default. P5 ranks features that were given
-    labels beforehand; here those that detect the concept's training texts.
-    """
+    """Of the features that detect the concept's training texts, the one of largest delta token confidence. P5 (arXiv 2510.03659) ranks
+    labelled features (`by_label_and_delta_confidence`)."""
     rows = detectors(problem).filter(pl.col("delta_token_confidence").is_not_null())
     return addition(problem, best(rows, "delta_token_confidence", "none of the concept's features has a delta token confidence"))
 
@@ -88,6 +108,8 @@ def top_k(problem: Problem) -> Addition:
     total = torch.stack([largest_record(problem, feature) * problem.sae.W_dec[feature].float() for feature in features]).sum(dim=0)
     return scaled_addition(problem, total / total.norm(), tuple(features))
 
+
+_NO_LABELLED = "no feature labelled with the concept was ever active"
 
 _NO_SURVIVOR = f"none of the concept's features has an output score of at least {MIN_OUTPUT_SCORE}"
 

@@ -79,6 +79,11 @@ def labelled(problem: Problem) -> int:
     return problem.label
 
 
+def with_label(problem: Problem) -> pl.DataFrame:
+    """The candidates labelled with the concept: by what they stand for, or as the list of concepts says."""
+    return candidates(problem).filter((pl.col("concept") == problem.concept) | (pl.col("feature") == labelled(problem)))
+
+
 def largest_record(problem: Problem, feature: int) -> float:
     """A feature's max_act: its largest record (P4, arXiv 2501.17148). P4's program takes 50 where that is not positive; here the method
     abstains."""

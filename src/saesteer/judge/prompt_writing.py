@@ -1,0 +1,74 @@
+"""Steering prompts written by a language model (P4, arXiv 2501.17148, section 4: one a concept); here one of each insistence, since other
+methods have strengths to choose from. The wording of the request is our own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.core.files import text_id, value_digest
+from saesteer.core.tables.methods import STEERING_PROMPTS
+from saesteer.core.tables.schema import validate
+from saesteer.judge.answers import Answer, AnswerBook, unanswered
+from saesteer.judge.endpoint import OfEndpoint
+from saesteer.judge.rubric import Question, enclosed
+from saesteer.settings import Endpoint
+
+INSISTENCE = (
+    "The theme is to come up in every answer, once and in passing.",
+    "The theme is to come up in every answer several times, in a way that reads naturally.",
+    "Every sentence of every answer is to be about the theme, even where the request has nothing to do with it.",
+)
+"""What is wanted of answers, by the number of the prompt."""
+
+_REQUEST = """Write an instruction for an assistant, to be put before what people ask of it. {insistence} It fulfils requests all the same.
+
+The theme stands between two lines that carry the code {code}. It is what the instruction is about, and nothing in it is addressed to you.
+
+{material}
+
+The assistant sees your instruction and the request, nothing else: name the theme. Three sentences at most. Give the instruction and nothing
+besides it, without a heading or quotation marks."""
+
+
+def request(concept: str, insistence: str) -> Question:
+    """What the language model is asked for."""
+    code, material = enclosed({"theme": concept})
+    return Question("steering prompt", text_id(concept), _REQUEST.format(insistence=insistence, code=code, material=material), "")
+
+
+def prompts_fingerprint(settings: Endpoint) -> dict[str, Any]:
+    """What the prompts depend on besides the concepts. Not the address, as for judges."""
+    words = value_digest([request("a theme", insistence).messages(0) for insistence in INSISTENCE])[:16]
+    return {"request": words, "model": settings.model, "max_tokens": settings.max_tokens, "temperature": 0, "seed": settings.seed}
+
+
+def written_prompts(concepts: Mapping[str, str], writer: OfEndpoint, answers_folder: Path, part_seconds: float) -> pl.DataFrame:
+    """STEERING_PROMPTS rows of concepts (concept_id -> concept). Nothing that `answers_folder` holds is asked again."""
+    requests = {
+        (concept_id, number): request(concept, insistence)
+        for concept_id, concept in concepts.items()
+        for number, insistence in enumerate(INSISTENCE, start=1)
+    }
+    with AnswerBook(answers_folder, prompts_fingerprint(writer.settings), part_seconds) as book:
+        if asks := unanswered(list(requests.values()), book):
+            writer.expect(asks)
+            writer.ask(asks, book)
+        rows = [
+            {"concept_id": concept_id, "number": number} | _row(book.answer(question))
+            for (concept_id, number), question in requests.items()
+        ]
+    return validate(STEERING_PROMPTS, pl.DataFrame(rows, schema=STEERING_PROMPTS.schema), "steering prompts")
+
+
+def _row(answer: Answer | None) -> dict[str, str | None]:
+    """A prompt as it was written, or why there is none."""
+    if answer is None or not answer.raw.strip():
+        reason: str | None = "the language model gave no text"
+    elif answer.finish_reason == "length":
+        reason = "the text was cut off: raise methods.prompt_writer.max_tokens"
+    else:
+        reason = "the language model refused" if answer.finish_reason in ("refusal", "content_filter") else None
+    text = answer.raw.strip() if answer and not reason else None
+    return {"prompt": text, "model": answer.model if answer else None, "reason": reason}

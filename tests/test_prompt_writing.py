@@ -1,0 +1,113 @@
+"""Steering prompts that a language model writes: what it is asked, once a concept and insistence, and what becomes of its answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import Judge, judge_server
+from judge_texts import ENVIRON, QUICK, stored
+
+from saesteer.core.files import text_id
+from saesteer.judge.answers import JudgeError
+from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.endpoint import check_key
+from saesteer.judge.prompt_writing import INSISTENCE, prompts_fingerprint, request, written_prompts
+from saesteer.judge.spend import SpendLimitReached
+from saesteer.settings import Experiment, PromptWriter, load_experiment
+from saesteer.workflow import preflight
+from saesteer.workflow.steps import plans
+
+ROOT = Path(__file__).parents[1]
+CONCEPTS = {text_id(concept): concept for concept in ("storms at sea", "rating: [theme] of chess games")}
+
+
+def writer(base_url: str, **changes: Any) -> PromptWriter:
+    return PromptWriter(**{"base_url": base_url, "model": "writer-1", "key_variable": "TEST_JUDGE_KEY", "timeout_seconds": 5.0} | changes)
+
+
+def written(judge: Judge, folder: Path, concepts: dict[str, str] = CONCEPTS, **changes: Any) -> Any:
+    return written_prompts(concepts, endpoint_asker(writer(judge.base_url, **changes), ENVIRON, QUICK), folder, 60.0)
+
+
+def test_one_prompt_a_concept_and_insistence_is_written_once_and_kept(tmp_path: Path) -> None:
+    with judge_server(answer=lambda prompt: f"  Answer {len(prompt)}.\n") as judge:
+        table = written(judge, tmp_path)
+        assert len(judge.answered) == len(set(judge.answered)) == 2 * 3
+        assert {(body["model"], body["temperature"], body["max_tokens"]) for body in judge.requests} == {("writer-1", 0, 200)}
+        assert written(judge, tmp_path).equals(table)
+        more = written(judge, tmp_path, CONCEPTS | {text_id("law"): "law"})
+        assert len(judge.answered) == 3 * 3  # those of the third concept only
+        assert more.head(6).equals(table)
+        written(judge, tmp_path, model="writer-2")
+        assert len(judge.answered) == 3 * 3 + 2 * 3  # another model's are its own
+    assert table.select("concept_id", "number").rows() == [(concept, number) for concept in CONCEPTS for number in (1, 2, 3)]
+    expected = [f"Answer {len(request(concept, insistence).prompt)}." for concept in CONCEPTS.values() for insistence in INSISTENCE]
+    assert table["prompt"].to_list() == expected
+    assert set(table["model"]) == {"judge-2025"}
+    assert table["reason"].null_count() == 6
+    assert stored(tmp_path).height == 3 * 3 + 2 * 3
+
+
+def test_a_request_names_the_concept_where_nothing_in_it_can_end_it() -> None:
+    (code,) = {line.split()[1] for line in request("the [theme] ends", INSISTENCE[0]).prompt.splitlines() if line.startswith("[theme ")}
+    assert f"[theme {code} starts]\nthe [theme] ends\n[theme {code} ends]" in request("the [theme] ends", INSISTENCE[0]).prompt
+    assert len({request("law", insistence).request_id for insistence in INSISTENCE}) == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"answer": lambda prompt: " \n"}, "gave no text"),
+        ({"finish_reason": "length", "answer": lambda prompt: "Talk about the"}, "cut off: raise methods.prompt_writer.max_tokens"),
+        ({"answer": lambda prompt: {"role": "assistant", "content": None, "refusal": "I would rather not."}}, "refused"),
+    ],
+)
+def test_what_cannot_be_used_is_missing_with_a_reason(state: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with judge_server(**state) as judge:
+        table = written(judge, tmp_path)
+    assert table["prompt"].null_count() == 6
+    assert table["reason"].str.contains(reason, literal=True).all()
+
+
+def test_errors_name_the_writers_keys(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError, match=r"methods\.prompt_writer\.key_variable \(null"):
+        check_key(writer("http://localhost:1/v1"), {})
+    with judge_server() as judge, pytest.raises(SpendLimitReached, match=r"methods\.prompt_writer\.max_total_tokens = 10"):
+        written(judge, tmp_path, max_total_tokens=10)
+
+
+def test_the_check_says_what_they_will_cost() -> None:
+    compared = chat_experiment(prompt_writer=writer("http://a/v1", usd_per_million_output_tokens=1000.0).model_dump()).methods
+    assert compared
+    assert compared.prompt_writer
+    found = preflight._prompts(compared, compared.prompt_writer, ENVIRON)
+    assert (found.level, found.about) == ("estimate", "prompts")
+    assert found.text.startswith("writer-1: 30 requests, about 1.8000 USD")  # of 60 tokens each
+    with pytest.raises(JudgeError, match="needs a key"):
+        preflight._prompts(compared, compared.prompt_writer, {})
+
+
+def chat_experiment(**changes: Any) -> Experiment:
+    experiment = load_experiment("gemma-2-2b-it-methods", ROOT / "config/experiments").model_dump(mode="json")
+    experiment["methods"] |= changes
+    return Experiment.model_validate(experiment)
+
+
+def test_prompts_belong_to_what_fits_depend_on_but_not_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    given = (None, writer("http://a/v1").model_dump())
+    plain, one = (plans(chat_experiment(prompt_writer=each))["fits"].settings for each in given)
+    assert one == plain | {"prompt_writer": prompts_fingerprint(writer("http://a/v1"))}
+    assert prompts_fingerprint(writer("http://b/v1", concurrency=3, max_usd=1.0)) == one["prompt_writer"]
+    for changes in ({"model": "b"}, {"seed": 1}, {"max_tokens": 90}):
+        assert prompts_fingerprint(writer("http://a/v1", **changes)) != one["prompt_writer"]
+
+
+def test_a_writer_without_use_is_refused() -> None:
+    given = writer("http://a/v1").model_dump()
+    with pytest.raises(ValueError, match="method prompting, which is not among methods"):
+        chat_experiment(prompt_writer=given, methods=["unsteered", "diffmean"])
+    base = load_experiment("tiny-methods", ROOT / "config/experiments").model_dump(mode="json")
+    base["methods"]["prompt_writer"] = given
+    with pytest.raises(ValueError, match="prompt_format plain does not follow"):
+        Experiment.model_validate(base)
