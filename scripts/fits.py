@@ -32,7 +32,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if "effects" in job.inputs:
             effects = fitted(read_rows(EFFECTS, job.inputs["effects"], [layer]), settings.effects.n_held_out)
         scored = features.filter(pl.col("layer") == layer)
-        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, scored, effects, vectors, settings.seed)
+        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, scored, effects, vectors, settings.words, settings.seed)
         yield from with_progress(fitted_rows(problems, rows, neutral), rows.height, "fit")
 
 

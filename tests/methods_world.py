@@ -55,6 +55,7 @@ def problem(
         effects=effects,
         vectors=dict(vectors or {}),
         seed=seed,
+        words=words_of(topic),
     )
 
 
@@ -85,6 +86,12 @@ def toy_tokens(texts: Toy) -> Tokens:
 def lexicon() -> Lexicon:
     """The grammar's words."""
     return load_lexicon(WORLD / "lexicon.yaml", WORLD.parents[1] / "config/prefixes.txt")
+
+
+def words_of(topic: str) -> tuple[str, ...]:
+    """The grammar's words for a topic's things, people and places."""
+    (one,) = (one for one in lexicon().topics if one.name == topic)
+    return tuple(word for name in ("things", "people", "places") for word in one.lists[name])
 
 
 def texts_of(topic: str, n: int, seed: int = 0) -> list[Text]:

@@ -112,6 +112,9 @@ class MethodSettings(Settings):
     """Measuring what steering does, for P2 and P6."""
     vectors: Path | None = None
     """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
+    words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Words that stand for each concept, for the method sae_logits, which abstains where there are none. Its authors let a language model
+    judge."""
     score: Literal["harmonic_mean", "harmonic_mean_of_means", "product"] = "harmonic_mean"
     """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean of
     concept / 2 x fluency / 2 (P2)."""

@@ -112,6 +112,8 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
     pins = (*(["lexicon"] if isinstance(compared.concepts, TopicTexts) else []), *(["vectors"] if compared.vectors else []))
     scores = ("records", "concepts", "logit_lens", "input_score", "output_score")
     settings = {**_training(experiment), **model, "features": _values(experiment.features), "n_features": experiment.saes.n_features}
+    if compared.words:
+        settings["words"] = compared.words
     texts = "world.concept_texts" if isinstance(compared.concepts, TopicTexts) else "sources.concept_texts"
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)

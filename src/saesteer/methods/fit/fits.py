@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.tables import FITS
+from saesteer.engine.conditional import switched
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, PromptText, kind_of, packed
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae
@@ -40,6 +41,7 @@ def problems_of(
     features: pl.DataFrame,
     effects: Approximator | None,
     vectors: Mapping[str, Tensor],
+    words: Mapping[str, tuple[str, ...]],
     seed: int,
 ) -> dict[str, Problem]:
     """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer."""
@@ -47,7 +49,8 @@ def problems_of(
     def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
         feature = label if label is not None else labelled_feature(features, concept)
-        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed)
+        own = words.get(concept, ())
+        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed, own)
 
     return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 
@@ -115,7 +118,8 @@ def residual_change(problem: Problem, intervention: Intervention, neutral: Seque
         plain = reading(lm, ids, site).value[0, 1:]
         norms.append(plain.float().norm(dim=1))
         if not isinstance(intervention, PromptText):
-            steering = steering_of(lm, [intervention], which, factor, problem.sae, site)
+            given = switched(lm, site, [intervention], which, factor, [prompt] * MIN_ROWS)
+            steering = steering_of(lm, [intervention], which, given, problem.sae, site)
             with steering.installed(lm, 0, len(prompt)):
                 changes.append((reading(lm, ids, site).value[0, 1:] - plain).float().norm(dim=1))
     mean_norm = float(torch.cat(norms).mean())

@@ -61,6 +61,7 @@ class Problem:
     effects: Approximator | None
     vectors: dict[str, Float[Tensor, " d_model"]]  # concept -> vector trained elsewhere
     seed: int
+    words: tuple[str, ...] = ()  # that stand for the concept
 
     @cached_property
     def site(self) -> Site:
