@@ -7,6 +7,7 @@ from common import by_layer, complete_step, open_job
 
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FEATURES, read_summary
+from saesteer.settings.recipes import Training, recipes_of
 from saesteer.sources.prefixes import effect_prompts
 
 job = open_job(snakemake)
@@ -26,13 +27,15 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
     lm = open_model(job)
     vectors = read_vectors(settings.vectors, job.experiment.saes.d_model) if settings.vectors else {}
+    training = Training(recipes_of(job.experiment.model.name), settings.learning_rates, settings.held_out_texts)
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
     for layer, rows in by_layer(missing):
         effects = None
         if "effects" in job.inputs:
             effects = fitted(read_rows(EFFECTS, job.inputs["effects"], [layer]), settings.effects.n_held_out)
         scored = features.filter(pl.col("layer") == layer)
-        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, scored, effects, vectors, settings.words, settings.seed)
+        given = (effects, vectors, settings.words, settings.seed, training)
+        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, scored, *given)
         yield from with_progress(fitted_rows(problems, rows, neutral), rows.height, "fit")
 
 

@@ -6,6 +6,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from saesteer.engine.models import residual_at
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import encode
 from saesteer.methods.fit.problem import Approximator, Problem, Text, Tokens
+from saesteer.methods.fit.training import trained_epochs
+from saesteer.settings.recipes import Training, recipes_of
 from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, Lexicon, load_lexicon
 
@@ -39,9 +42,10 @@ def problem(
     text_seed: int = 0,
     effects: Approximator | None = None,
     vectors: Mapping[str, torch.Tensor] | None = None,
+    learning_rates: Sequence[float] = (),
 ) -> Problem:
     """One topic at one layer: `n_texts` positive and as many negative texts (of the other topics in turn), the candidates (None: all
-    features), the feature labelled with the topic, if one is."""
+    features), the feature labelled with the topic, if one is. Trained methods are trained as published unless learning rates are given."""
     table = features_table(layer) if features is None else features_table(layer).filter(pl.col("feature").is_in(list(features)))
     return Problem(
         lm=shipped_model(),
@@ -55,6 +59,7 @@ def problem(
         effects=effects,
         vectors=dict(vectors or {}),
         seed=seed,
+        training=Training(recipes_of("shipped"), tuple(learning_rates)),
         words=words_of(topic),
     )
 
@@ -63,6 +68,17 @@ def random_effects(seed: int = 0) -> Approximator:
     """A made-up approximator of the shipped SAE's features."""
     rng = np.random.default_rng(seed)
     return Approximator(torch.tensor(rng.normal(size=(128, 1024))).float(), torch.tensor(rng.normal(size=1024)).float(), 0.5)
+
+
+def trained_by_recipe(method: ModuleType, given: Problem, *groups: Sequence[Any]) -> torch.Tensor:
+    """A method's first parameter after training on all of these groups as published."""
+    name = method.__name__.rpartition(".")[2]
+    generator = given.generator(name)
+    trainee = method.untrained(given, generator)
+    for _ in trained_epochs(trainee, [item for group in groups for item in group], given.training.recipes[name], generator):
+        pass
+    parameter: torch.Tensor = trainee.parameters[0].detach()
+    return parameter
 
 
 Toy = Sequence[Sequence[Sequence[float]]]  # texts of tokens of residuals

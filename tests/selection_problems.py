@@ -11,6 +11,7 @@ from methods_world import toy_tokens
 from saesteer.core.tables import FEATURES, validate
 from saesteer.engine.saes import Sae, SaeMeta
 from saesteer.methods.fit.problem import Problem, Text
+from saesteer.settings.recipes import Training, recipes_of
 
 Codes = Sequence[Sequence[Sequence[float]]]
 """Per text, per token, a code of every feature."""
@@ -69,6 +70,7 @@ def by_codes(
         effects=None,
         vectors={},
         seed=seed,
+        training=Training(recipes_of("shipped")),
     )
     made.__dict__["positive_tokens"] = toy_tokens(positive)
     made.__dict__["negative_tokens"] = toy_tokens(negative)

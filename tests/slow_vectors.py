@@ -50,7 +50,7 @@ def slow_reft_loss(given: Problem, texts: Sequence[Text], w: Tensor, progress: f
         return residual + sum(top) / len(top) * w
 
     loss = slow_loss(given, texts, pushed)
-    return loss + 0.005 * progress * sum(others) / len(others)
+    return loss + 0.005 * progress * sum(others)
 
 
 def slow_batches(texts: Sequence[Text], size: int, epochs: int, generator: torch.Generator) -> list[list[Text]]:

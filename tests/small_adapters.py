@@ -47,7 +47,7 @@ def rows_of(lm: LanguageModel, n_rows: int = 5, n_tokens: int = 13, seed: int = 
 
 def a_lora(lm: LanguageModel, seed: int = 0) -> LowRankWeights:
     """A LoRA that changes much: B is not 0 as before training."""
-    start = lora.untrained(lm, torch.Generator().manual_seed(seed))
+    start = lora.new_adapter(lm, adapter_layers(lm.n_layers), torch.Generator().manual_seed(seed))
     return replace(start, B=0.3 * torch.randn(start.B.shape, generator=torch.Generator().manual_seed(seed + 1)))
 
 

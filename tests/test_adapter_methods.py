@@ -12,6 +12,7 @@ import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, shipped_model, tiny_model
 from methods_world import problem
 from model_families import RUN
+from slow_vectors import slow_batches
 from small_adapters import a_change, a_lora, a_loreft, hooks_of, left_as_it_was, model_of, peft_model, projection_of, rows_of, stepped
 from torch import Tensor, nn
 
@@ -24,11 +25,12 @@ from saesteer.engine.adapters import (
     subspace_edited,
     weights_installed,
 )
-from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, WeightChange, kind_of, packed, unpacked
+from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, Nothing, WeightChange, kind_of, packed, unpacked
 from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit import lora, loreft, sft
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import Recipe, shuffled_batches, text_loss, train
+from saesteer.methods.fit.training import Trainee, text_loss, token_losses, trained_epochs
+from saesteer.settings.recipes import Recipe, recipes_of
 
 N_TEXTS = 24
 
@@ -41,6 +43,7 @@ def test_layers_are_the_papers_on_its_model_and_as_deep_elsewhere() -> None:
     assert adapter_layers(8) == (2, 3, 5, 6)
     assert adapter_layers(2) == (0, 1)
     assert adapter_layers(1) == (0,)
+    assert adapter_layers(42, recipes_of("google/gemma-2-9b-it")["lora"].layers) == (12, 20, 31, 39)
 
 
 @pytest.mark.parametrize("family", ["shipped", *FAMILIES, *FURTHER_FAMILIES, "phi3", "bamba", "lfm2", "afmoe"])
@@ -98,10 +101,10 @@ def test_trained_lora_is_as_good_as_pefts() -> None:
     """The same recipe in plain PyTorch over peft's module and Hugging Face's own loss."""
     given = problem(n_texts=N_TEXTS)
     generator = given.generator("lora")
-    model = peft_model(given.lm, lora.untrained(given.lm, generator), "shipped")
+    model = peft_model(given.lm, lora.new_adapter(given.lm, adapter_layers(8), generator), "shipped")
     wanted = [weight for weight in model.parameters() if weight.requires_grad]
     _plain_training(model, wanted, given, generator, rate=9e-4, forwards=2, epochs=24)
-    fitted = lora.fit(given)
+    fitted = lora.fit(given).intervention
     with low_rank_weights_installed(given.lm, fitted, torch.ones(N_TEXTS)), torch.no_grad():
         ours = text_loss(given.lm, given.positive)
     with torch.no_grad():
@@ -170,7 +173,7 @@ def test_loreft_steps_with_a_cache_and_leaves_what_follows_the_prompt_alone(leng
 
 
 def test_fitted_rows_of_r_are_orthonormal() -> None:
-    fitted = loreft.fit(problem(n_texts=N_TEXTS))
+    fitted = loreft.fit(problem(n_texts=N_TEXTS)).intervention
     torch.testing.assert_close(fitted.R @ fitted.R.mT, torch.eye(4).expand(4, 4, 4), rtol=0, atol=1e-5)
     assert (fitted.n_first, fitted.n_last) == (5, 5)
 
@@ -184,19 +187,19 @@ def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> 
         return subspace_edited(lm, one, factor, start, lengths)
 
     def heard(lm: LanguageModel, texts: Sequence[Text]) -> Tensor:
-        losses.append(text_loss(lm, texts))
+        losses.append(token_losses(lm, texts))
         return losses[-1]
 
     monkeypatch.setattr(loreft, "subspace_edited", spied)
-    monkeypatch.setattr(loreft, "text_loss", heard)
+    monkeypatch.setattr(loreft, "token_losses", heard)
     loreft.fit(given)
     parts = []
     for text in given.positive:
         (logits,) = _looped_loreft(given.lm, installed[0], torch.tensor([text.ids]), [1.0], [text.n_context])
         targets = torch.tensor(text.ids[text.n_context :])
         parts.append(nn.functional.cross_entropy(logits[text.n_context - 1 : -1], targets, reduction="none"))
-    assert float(losses[0].detach()) == pytest.approx(float(torch.cat(parts).mean()), abs=1e-4)
-    assert len(losses) == len(installed) == loreft.RECIPE.epochs
+    assert float(losses[0].detach().mean()) == pytest.approx(float(torch.cat(parts).mean()), abs=1e-4)
+    assert len(losses) == len(installed) == 24
 
 
 # Changed weights.
@@ -258,7 +261,7 @@ def test_fine_tuning_equals_a_plain_loop() -> None:
     given = problem(n_texts=N_TEXTS)
     model = copy.deepcopy(given.lm.model).requires_grad_(True)
     _plain_training(model, list(model.parameters()), given, given.generator("sft"), rate=4e-5, forwards=4, epochs=8, clip=1.0)
-    fitted = sft.fit(given)
+    fitted = sft.fit(given).intervention
     assert set(fitted.change) == {name for name, _ in model.named_parameters()}
     assert not any("lm_head" in name for name in fitted.change)  # tied to the embeddings
     ids = rows_of(given.lm)
@@ -271,11 +274,11 @@ def test_fine_tuning_equals_a_plain_loop() -> None:
 
 def test_training_steps_by_hand() -> None:
     """A loss c * x has the gradient c. Cut to 1, AdamW's step is the rate: 0.1 * (1 + 3/4 + 2/4 + 1/4) in four steps."""
-    texts = [Text([100], 0), Text([1], 0)]
 
     def moved(recipe: Recipe) -> tuple[float, list[float]]:
         x = torch.ones(1, requires_grad=True)
-        losses = train([x], lambda some: sum(text.ids[0] for text in some) / len(some) * x.sum(), texts, recipe, torch.Generator())
+        trainee = Trainee([x], lambda weights, _: torch.tensor(weights) * x, Nothing)
+        losses = [loss for epoch in trained_epochs(trainee, [100.0, 1.0], recipe, torch.Generator()) for loss in epoch]
         return float(x.detach()), losses
 
     x, losses = moved(Recipe(0.1, batch=1, accumulated=1, epochs=2, largest_gradient=1.0))
@@ -295,7 +298,7 @@ FITS = [lora, loreft, sft]
 def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType) -> None:
     given = problem(n_texts=N_TEXTS)
     with left_as_it_was(given.lm), torch.no_grad():  # a fit asks for gradients itself
-        fitted = method.fit(given)
+        fitted = method.fit(given).intervention
     before, after = float(_loss(given)), float(_loss(given, fitted))
     assert after < before
     loaded = unpacked(kind_of(fitted), *packed(fitted))
@@ -345,7 +348,7 @@ def _plain_training(
     """AdamW over batches of 18, a step every `forwards` of them or at an epoch's end, its rate falling to 0."""
     model.eval()
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
-    steps = list(shuffled_batches(given.positive, 18 * forwards, epochs, generator))
+    steps = slow_batches(given.positive, 18 * forwards, epochs, generator)
     for number, texts in enumerate(steps):
         parts = [texts[start : start + 18] for start in range(0, len(texts), 18)]
         for group in optimizer.param_groups:

@@ -347,7 +347,7 @@ def test_every_method_that_adds_or_edits_fits_at_every_site(site: str) -> None:
     for row in METHODS:
         if "effects" in row.needs or row.key in ("from_file", "supervised", "supervised_random", "sae_logits"):
             continue
-        fitted = fits.fit_of(row)(made)
+        fitted = fits.intervention_of(fits.fit_of(row)(made))
         change, norm = fits.residual_change(made, fitted, [[1, 40, 41, 42]])
         assert norm > 0
         if isinstance(fitted, Addition | CodeEdit):

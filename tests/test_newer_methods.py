@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from methods_world import problem, toy_problem
+from methods_world import problem, toy_problem, toy_tokens
 from scipy.stats import pearsonr
 from selection_problems import by_codes, one_token_each
 from sklearn.feature_selection import f_classif
@@ -14,7 +14,7 @@ from slow_vectors import cosine, gradient_of, slow_loss, slow_residuals
 
 from saesteer.engine.conditional import similarity
 from saesteer.engine.interventions import ConditionalAddition
-from saesteer.methods.fit import cast, corrsteer, means, sae_logits, sae_ssv, sdcv, srs
+from saesteer.methods.fit import cast, corrsteer, means, probe, sae_logits, sae_ssv, sdcv, srs
 from saesteer.methods.fit.problem import Abstains, Problem
 
 # Texts of the shipped world: codes from the definition of a JumpReLU SAE, on transformers' own hidden states.
@@ -56,15 +56,30 @@ def test_sdcv_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sdcv.diffmean(by_codes([[[4, 1, 2]]], [[[1, 1, 2]]])).vector.tolist() == [1, 0, 0]
 
 
-def test_sdcv_is_diffmean_of_residuals_rebuilt_token_by_token(sea: Problem) -> None:
-    positive, negative = slow_codes(sea, positive=True), slow_codes(sea, positive=False)
+def slow_denoised(given: Problem) -> list[list[list[list[float]]]]:
+    """Positive and negative texts, token by token."""
+    positive, negative = slow_codes(given, positive=True), slow_codes(given, positive=False)
     apart = np.mean([one.mean(axis=0) for one in positive], axis=0) - np.mean([one.mean(axis=0) for one in negative], axis=0)
     scale = np.ones(1024)
     scale[np.argsort(-np.abs(apart))[: sdcv.K]] = sdcv.SCALE
-    decoder = sea.sae.W_dec.double().numpy()
-    rebuilt = [[scale * code @ decoder for text in texts for code in text] for texts in (positive, negative)]
-    assert cosine(sdcv.diffmean(sea).vector, np.mean(rebuilt[0], axis=0) - np.mean(rebuilt[1], axis=0)) > 1 - 1e-6
+    decoder, bias = given.sae.W_dec.double().numpy(), given.sae.b_dec.double().numpy()
+    return [[[(scale * code @ decoder + bias).tolist() for code in text] for text in texts] for texts in (positive, negative)]
+
+
+def test_sdcv_is_diffmean_of_residuals_rebuilt_token_by_token(sea: Problem) -> None:
+    positive, negative = (np.concatenate(texts).mean(axis=0) for texts in slow_denoised(sea))
+    assert cosine(sdcv.diffmean(sea).vector, positive - negative) > 1 - 1e-6
     assert cosine(sdcv.diffmean(sea).vector, means.diffmean(sea).vector) < 0.999
+
+
+def test_sdcv_on_the_probe_is_the_probe_of_rebuilt_residuals() -> None:
+    given, rebuilt = problem("sea", n_texts=12), problem("sea", n_texts=12)
+    positive, negative = map(toy_tokens, slow_denoised(given))
+    rebuilt.__dict__.update(positive_tokens=positive, negative_tokens=negative)
+    fits = (sdcv.linear_probe(given), probe.fit(rebuilt), probe.fit(given))
+    ours, expected, plain = (one.intervention.vector for one in fits)
+    assert cosine(ours, expected) > 1 - 1e-5
+    assert cosine(ours, plain) < 0.99
 
 
 # --- SRS

@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from methods_world import problem, texts_of
+from methods_world import problem, texts_of, trained_by_recipe
 from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_loss, slow_reft_loss, slow_residuals
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import reft_r1, ssv
 from saesteer.methods.fit.controls import random_vector
 from saesteer.methods.fit.means import diffmean
-from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.problem import Problem, Text, steering_scale
 
 
 def long_texts(topic: str, n: int) -> list[Text]:
@@ -33,8 +33,8 @@ def test_ssv_loss_and_gradient_are_those_of_a_slow_loop(sea: Problem):
     def slow(x: Tensor) -> Tensor:
         return slow_loss(sea, sea.positive, lambda residual, _text: residual + x)  # every position
 
-    assert float(ssv.steered_loss(sea, sea.positive, vector)) == pytest.approx(float(slow(vector)), abs=1e-5)
-    fast_gradient = gradient_of(lambda x: ssv.steered_loss(sea, sea.positive, x), vector)
+    assert float(ssv.steered_losses(sea, sea.positive, vector).mean()) == pytest.approx(float(slow(vector)), abs=1e-5)
+    fast_gradient = gradient_of(lambda x: ssv.steered_losses(sea, sea.positive, x).mean(), vector)
     assert torch.allclose(fast_gradient, gradient_of(slow, vector), atol=1e-6)
 
 
@@ -46,7 +46,7 @@ def test_ssv_trains_by_the_papers_recipe(sea: Problem):
 
     expected = slow_adamw(torch.full((128,), 0.01), gradient, len(batches), 1e-2, 0.0)
     # Adam divides a gradient by its size, so where one is almost 0 float32 rounding reaches the step (1e-2): looser than the loss.
-    assert torch.allclose(ssv.trained_vector(sea), expected, atol=1e-4)
+    assert torch.allclose(trained_by_recipe(ssv, sea, sea.positive), expected, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def chess() -> Problem:
 
 def test_ssv_training_lowers_the_loss(chess: Problem):
     with torch.no_grad():
-        before = float(ssv.steered_loss(chess, chess.positive, torch.full((128,), ssv.START)))
-        after = float(ssv.steered_loss(chess, chess.positive, ssv.trained_vector(chess)))
+        before = float(ssv.steered_losses(chess, chess.positive, torch.full((128,), ssv.START)).mean())
+        after = float(ssv.steered_losses(chess, chess.positive, trained_by_recipe(ssv, chess, chess.positive)).mean())
     assert after < before - 0.01
 
 
@@ -72,7 +72,7 @@ def test_steering_lowers_the_loss_of_held_out_positive_texts(method: ModuleType,
         with torch.no_grad():
             return float(slow_loss(chess, held_out, lambda residual, _text: residual + factor * addition.scale * addition.vector))
 
-    trained, control = method.fit(chess), random_vector(chess)
+    trained, control = method.fit(chess).intervention, random_vector(chess)
     assert loss(trained, 0.4) < loss(trained, 0) - 0.1
     assert loss(trained, -0.4) > loss(trained, 0) + 0.1
     assert abs(loss(control, 0.4) - loss(control, 0)) < 0.05
@@ -83,23 +83,23 @@ def test_reft_loss_and_gradient_are_those_of_a_slow_loop(progress: float):
     given = problem("sea", n_texts=4)
     texts = [*long_texts("sea", 2), *given.negative]  # longer and shorter than the top 8
     w = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generator().manual_seed(1)), dim=0)
-    fast = reft_r1.training_loss(given, texts, w, progress)
+    fast = reft_r1.losses(given, texts, w, progress).mean()
     assert float(fast) == pytest.approx(float(slow_reft_loss(given, texts, w, progress)), abs=1e-5)
-    fast_gradient = gradient_of(lambda x: reft_r1.training_loss(given, texts, x, progress), w)
+    fast_gradient = gradient_of(lambda x: reft_r1.losses(given, texts, x, progress).mean(), w)
     assert torch.allclose(fast_gradient, gradient_of(lambda x: slow_reft_loss(given, texts, x, progress), w), atol=1e-6)
 
 
 def test_reft_sparsity_grows_with_progress():
     given, texts = problem("sea", n_texts=2), long_texts("sea", 3)
     w = diffmean(given).vector
-    at = [float(reft_r1.training_loss(given, texts, w, progress)) for progress in (0.0, 0.5, 1.0)]
+    at = [float(reft_r1.losses(given, texts, w, progress).mean()) for progress in (0.0, 0.5, 1.0)]
     others = []
     for text in texts:
         activations = sorted(max(0.0, float(one)) for one in slow_residuals(given, text) @ w.double().numpy())
         others.append(sum(activations[:-8]) / len(activations))
     assert sum(others) / 3 > 1  # so that a wrong weight would show
-    assert at[2] - at[0] == pytest.approx(0.005 * sum(others) / 3, rel=1e-3)
-    assert at[1] - at[0] == pytest.approx(0.0025 * sum(others) / 3, rel=1e-3)
+    assert at[2] - at[0] == pytest.approx(0.005 * sum(others), rel=1e-3)
+    assert at[1] - at[0] == pytest.approx(0.0025 * sum(others), rel=1e-3)
 
 
 def test_reft_pooling_worked_by_hand():
@@ -112,10 +112,24 @@ def test_reft_pooling_worked_by_hand():
     assert others.tolist() == [0.25, 0.0]
 
 
-def test_reft_gradient_keeps_the_length_and_is_clipped():
-    w = torch.tensor([1.0, 0.0, 0.0])
-    assert reft_r1.usable_gradient(torch.tensor([7.0, 3.0, 4.0]), w).tolist() == pytest.approx([0, 0.6, 0.8])  # (0 3 4) to length 1
-    assert reft_r1.usable_gradient(torch.tensor([7.0, 0.3, 0.4]), w).tolist() == pytest.approx([0, 0.3, 0.4])  # short: as it is
+def test_reft_gradient_keeps_the_length():
+    given = problem("sea", n_texts=4)
+    trainee = reft_r1.untrained(given, given.generator("reft_r1"))
+    (w,) = trainee.parameters
+    reft_r1.losses(given, given.positive, w, 0.5).mean().backward()
+    assert w.grad is not None
+    assert float(w.grad.norm()) > 1e-3
+    assert abs(float(w.grad @ w.detach())) < 1e-6 * float(w.grad.norm())
+
+
+def test_ssv_keeps_its_length_as_the_papers_program_does(sea: Problem):
+    """Factor 1 adds (largest h . w) * w: for w of length 3 nine times what its direction alone adds."""
+    vector = torch.randn(128, generator=torch.Generator().manual_seed(2))
+    direction = vector / vector.norm()
+    made = ssv.steering(sea, 3 * direction)
+    largest = max(float(torch.tensor(slow_residuals(sea, text) @ (3 * direction).double().numpy()).max()) for text in sea.positive)
+    assert torch.allclose(made.scale * made.vector, largest * 3 * direction, rtol=1e-4)
+    assert made.scale == pytest.approx(9 * steering_scale(direction, sea.positive_tokens), rel=1e-5)
 
 
 def test_reft_trains_by_the_papers_recipe():
@@ -130,7 +144,7 @@ def test_reft_trains_by_the_papers_recipe():
         return across / max(1.0, float(across.norm()))
 
     expected = slow_adamw(drawn / drawn.norm(), gradient, len(batches), 1e-2, 0.01, after=lambda w: w / w.norm())
-    direction = reft_r1.trained_direction(given)
+    direction = trained_by_recipe(reft_r1, given, given.positive, given.negative)
     assert len(batches) == 6
     assert cosine(direction, drawn) < 0.99
     assert torch.allclose(direction, expected, atol=1e-4)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from methods_world import problem, texts_not_of, texts_of, toy_problem, toy_tokens
+from methods_world import problem, texts_not_of, texts_of, toy_problem, toy_tokens, trained_by_recipe
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_residuals
@@ -141,7 +141,7 @@ def overlapping(n_texts: int, n_tokens: int, seed: int) -> tuple[list[list[list[
 def test_probe_is_near_scikit_learns_logistic_regression():
     positive, negative = overlapping(300, 6, seed=0)
     given = toy_problem(positive, negative)
-    weights = probe.probe_weights(given.positive_tokens, given.negative_tokens, given.generator("probe")).numpy()
+    weights = trained_by_recipe(probe, given, *probe.labelled(given)).numpy()
     rows = np.concatenate([np.reshape(positive, (-1, 4)), np.reshape(negative, (-1, 4))])
     labels = np.repeat([1, 0], 1800)
     best = LogisticRegression(C=1e6, tol=1e-8).fit(rows, labels).coef_[0]
@@ -151,7 +151,7 @@ def test_probe_is_near_scikit_learns_logistic_regression():
     assert cosine(weights, best) > 0.998
     assert np.allclose(weights, best, atol=0.05)
     assert cosine(diffmean(given).vector, best) < 0.9  # a probe is something else
-    assert cosine(probe.fit(given).vector, weights) > 1 - 1e-6
+    assert cosine(probe.fit(given).intervention.vector, weights) > 1 - 1e-6
 
 
 def test_probe_trains_by_the_papers_recipe():
@@ -165,7 +165,7 @@ def test_probe_trains_by_the_papers_recipe():
         return sum(-torch.log(one if label else 1 - one) for one, label in p) / len(p)
 
     expected = slow_adamw(torch.zeros(5), lambda x, step: gradient_of(lambda y: loss(y, step), x), len(batches), 5e-3, 1e-3)
-    weights = probe.probe_weights(given.positive_tokens, given.negative_tokens, given.generator("probe"))
+    weights = trained_by_recipe(probe, given, *probe.labelled(given))
     assert len(batches) == 48
     assert torch.allclose(weights, expected[:4], atol=1e-5)
 
@@ -185,7 +185,7 @@ def test_probe_of_the_world_tells_held_out_tokens_apart_as_well_as_scikit_learns
         higher = scores[labels == 1][:, None] > scores[labels == 0][None]
         return float(higher.mean())
 
-    assert auroc(new @ probe.fit(given).vector.double().numpy()) > auroc(reference) - 0.03
+    assert auroc(new @ probe.fit(given).intervention.vector.double().numpy()) > auroc(reference) - 0.03
 
 
 # From a file

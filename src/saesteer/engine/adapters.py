@@ -25,9 +25,10 @@ DEPTHS = (5 / 26, 10 / 26, 15 / 26, 20 / 26)
 """Adapted layers as shares of the model's layers: 5, 10, 15 and 20 of Gemma-2-2b's 26 (P4, arXiv 2501.17148)."""
 
 
-def adapter_layers(n_layers: int) -> tuple[int, ...]:
-    """The layers of a model that adapters change (`DEPTHS`); fewer than four where a shallow model has not as many."""
-    return tuple(sorted({round(depth * n_layers) for depth in DEPTHS} & set(range(n_layers))))
+def adapter_layers(n_layers: int, published: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """The layers of a model that adapters change: those published for it, or else by depth (`DEPTHS`); fewer than four where a shallow
+    model has not as many."""
+    return published or tuple(sorted({round(depth * n_layers) for depth in DEPTHS} & set(range(n_layers))))
 
 
 def attention_output(lm: LanguageModel, layer: int) -> nn.Module:

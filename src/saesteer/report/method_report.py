@@ -29,7 +29,8 @@ _SCORES = {
 }
 _METHOD_COLUMNS = (
     "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
-    "factor", "of residual norm", "at grid's end", "labelled texts", "fit, s", "ms a token", "R²",
+    "factor", "of residual norm", "at grid's end", "labelled texts", "learning rate", "epochs",
+    "held-out loss", "fit, s", "ms a token", "R²",
 )  # fmt: skip
 
 
@@ -83,9 +84,19 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield number(row["median_relative_change"])
     yield "–" if row["share_at_grid_end"] is None else f"{row['share_at_grid_end']:.0%} of {row['n_choices']}"
     yield number(row["labelled_texts"], 0)
+    yield _learning_rate(row)
+    yield number(row["n_epochs"], 0)
+    yield "–" if row["loss_after"] is None else f"{number(row['loss_before'])} → {number(row['loss_after'])}"
     yield number(row["fit_seconds"])
     yield number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
     yield number(row["r2"])
+
+
+def _learning_rate(row: _Row) -> str:
+    if row["learning_rate"] is None:
+        return "–"
+    low, high = row["learning_rate_low"], row["learning_rate_high"]
+    return f"{row['learning_rate']:g}" + ("" if low == high else f" ({low:g} to {high:g})")
 
 
 def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
@@ -97,6 +108,7 @@ def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "Ratings, perplexity, factors and norms are of the method's own texts at the factors chosen. Factor: median, in multiples of what "
         "the method itself calls 1 (prompts: number of the text); of residual norm: median of factor times the change at factor 1, over "
         "the norm of the unsteered residual; exact for additions of a fixed vector, otherwise as if the change grew with the factor.",
+        _training_note(settings),
         "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",
     ]
     if methods["instruction_rating"].null_count() == methods.height:
@@ -106,6 +118,17 @@ def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         names = ", ".join(f"{row['title']} ({row['n_concepts'] - row['n']})" for row in short.sort("method").iter_rows(named=True))
         sentences.append(f"Concepts without any score, left out of the means: {names}.")
     return " ".join(sentences)
+
+
+def _training_note(settings: MethodSettings) -> str:
+    if not settings.learning_rates:
+        return "Methods that learn by gradient descent are trained as published for the model (settings/recipes.csv)."
+    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
+    return (
+        f"Methods that learn by gradient descent: the learning rate (of {rates}) and the number of epochs of lowest loss (nats a token) on "
+        f"{settings.held_out_texts:.0%} of the training texts, held out; then trained on all. Shown: median over concepts (smallest to "
+        "largest), and the held-out loss before and after."
+    )
 
 
 def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, settings: MethodSettings) -> str:

@@ -25,6 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # P1, table 1: the judged experiment on AxBench's concepts.
     "p1_table_1": {
         "methods": {
+            "learning_rates": [],
             "temperature": 0.7,
             "n_prompts": 10,
             "sae_features": "last_position",
@@ -40,6 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # P4, AxBench: the first five prompts choose the factor, the last five report.
     "p4": {
         "methods": {"n_positive": 72, "n_negative": 72, "n_prompts": 10, "temperature": 1.0, "score": "harmonic_mean"}
+        | {"learning_rates": []}
         | {"factor_choice": "first_half", "averaged": "all"}
     },
 }

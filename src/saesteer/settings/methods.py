@@ -85,6 +85,13 @@ class MethodSettings(Settings):
     """Training texts that show a concept (P4)."""
     n_negative: Annotated[int, Field(gt=1)] = 72
     """Training texts that do not (P4)."""
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(unique)] = (
+        3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2,
+    )  # fmt: skip
+    """Every method that learns by gradient descent is trained at each, and takes the one, with its number of epochs, of lowest loss on
+    held-out training texts; none: as published for the model (settings/recipes.csv)."""
+    held_out_texts: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the training texts that is held out for this choice; the method is then trained on all."""
     prompts: Path | None = None
     """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
     published_prompts: str | None = None

@@ -3,7 +3,7 @@
 Features, factors, prefixes, texts, methods and concepts are keys, not settings: one more of them leaves all other rows valid.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from saesteer.core import tables
@@ -23,6 +23,7 @@ from saesteer.settings import (
     TopicTexts,
     settings_of,
 )
+from saesteer.settings.recipes import recipes_of
 from saesteer.settings.registry import METHODS, method
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
@@ -122,13 +123,15 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
 
 
 def _training(experiment: Experiment) -> dict[str, Any]:
-    """What training texts depend on, but for the concepts, which are keys."""
+    """What training depends on, but for the concepts, which are keys."""
     compared = settings_of(experiment)
     source: Any = "topics"
     if isinstance(compared.concepts, PublishedConcepts):
         source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
-    sizes = compared.model_dump(mode="json", include={"n_positive", "n_negative", "seed"})
-    return {**sizes, "texts": source, "openers": value_digest(training_openers(compared)), "n_held_out": compared.effects.n_held_out}
+    sizes = compared.model_dump(mode="json", include={"n_positive", "n_negative", "seed", "learning_rates", "held_out_texts"})
+    recipes = {name: asdict(recipe) for name, recipe in recipes_of(experiment.model.name).items()}
+    openers, n_held_out = value_digest(training_openers(compared)), compared.effects.n_held_out
+    return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out}
 
 
 def _text_steps(experiment: Experiment) -> dict[str, StepPlan]:

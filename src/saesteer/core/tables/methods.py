@@ -53,6 +53,10 @@ FITS = Table(
         ),
         "residual_norm": Column(pl.Float64, "norm of the unsteered residual there, mean", "it abstains"),
         "n_texts": Column(pl.UInt32, "labelled texts that it was given"),
+        "learning_rate": Column(pl.Float64, "at which it was trained", "it is not trained by gradient descent, or abstains"),
+        "n_epochs": Column(pl.UInt32, "for how long", "it is not trained by gradient descent, or abstains"),
+        "loss_before": Column(pl.Float64, "loss (nats per token) on held-out texts, untrained", "no texts were held out"),
+        "loss_after": Column(pl.Float64, "the same, trained on the others so long at that rate", "no texts were held out"),
         "r2": Column(pl.Float64, "held-out R2 of the approximator of effects that it rests on", "it rests on none"),
         "fit_seconds": Column(pl.Float64, "wall time of the fit"),
         "reason": reason_for("kind"),
@@ -138,6 +142,7 @@ METHOD_SCORES = Table(
     },
 )
 _INTERVAL_NULL = "fewer than 2 concepts"
+_UNTRAINED, _NONE_HELD_OUT = "it is not trained by gradient descent", "no texts were held out"
 METHODS_TABLE = Table(
     "methods",
     ("layer", "method"),
@@ -169,6 +174,12 @@ METHODS_TABLE = Table(
         "n_choices": Column(pl.UInt32, "choices that could fall on a grid's end"),
         "share_at_grid_end": Column(pl.Float64, "share of them that did", "there were none"),
         "labelled_texts": Column(pl.Float64, "labelled texts that a fit is given, mean over concepts"),
+        "learning_rate": Column(pl.Float64, "at which it was trained, median over concepts", _UNTRAINED),
+        "learning_rate_low": Column(pl.Float64, "the smallest", _UNTRAINED),
+        "learning_rate_high": Column(pl.Float64, "the largest", _UNTRAINED),
+        "n_epochs": Column(pl.Float64, "for how long, median", _UNTRAINED),
+        "loss_before": Column(pl.Float64, "loss (nats per token) on held-out texts, untrained, mean over concepts", _NONE_HELD_OUT),
+        "loss_after": Column(pl.Float64, "the same, trained on the other texts", _NONE_HELD_OUT),
         "fit_seconds": Column(pl.Float64, "wall time of a fit, mean over concepts"),
         "seconds_per_token": Column(pl.Float64, "wall time of generation over tokens generated, all factors", "it generated no token"),
         "r2": Column(pl.Float64, "held-out R2 of the approximator of effects, mean over concepts", "it rests on none"),

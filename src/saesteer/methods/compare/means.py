@@ -92,11 +92,19 @@ def _factors(choices: pl.DataFrame) -> pl.DataFrame:
 
 
 def _fit_costs(fits: pl.DataFrame) -> pl.DataFrame:
-    """What a fit takes, mean over concepts, those included where it abstained: it was tried."""
+    """How a method was trained, and what a fit takes, mean over concepts, those included where it abstained: it was tried."""
+    rate = pl.col("learning_rate")
     return (
         fits.sort(FIT)
         .group_by(_METHOD, maintain_order=True)
-        .agg(pl.col("n_texts").mean().alias("labelled_texts"), pl.col("fit_seconds", "r2").mean())
+        .agg(
+            pl.col("n_texts").mean().alias("labelled_texts"),
+            rate.median(),
+            rate.min().alias("learning_rate_low"),
+            rate.max().alias("learning_rate_high"),
+            pl.col("n_epochs").median(),
+            pl.col("loss_before", "loss_after", "fit_seconds", "r2").mean(),
+        )
     )
 
 

@@ -21,15 +21,25 @@ from saesteer.engine.sites import reading
 from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Approximator, Problem
 from saesteer.methods.fit.tokenised import training_texts
+from saesteer.methods.fit.training import Trained
+from saesteer.settings.recipes import Training
 from saesteer.settings.registry import METHODS, Method
 
 ALGORITHM_VERSION = 1
 
+_TRAINING = ("learning_rate", "n_epochs", "loss_before", "loss_after")
+"""Columns of FITS that are fields of `Trained`."""
 
-def fit_of(row: Method) -> Callable[[Problem], Intervention]:
+
+def fit_of(row: Method) -> Callable[[Problem], Intervention | Trained]:
     """The function that fits a method: imported only where it is called, since most need torch."""
-    fit: Callable[[Problem], Intervention] = getattr(import_module(row.module), row.fitted_by.rpartition(".")[2])
+    fit: Callable[[Problem], Intervention | Trained] = getattr(import_module(row.module), row.fitted_by.rpartition(".")[2])
     return fit
+
+
+def intervention_of(made: Intervention | Trained) -> Intervention:
+    """What a method's fit steers with."""
+    return made.intervention if isinstance(made, Trained) else made
 
 
 def problems_of(
@@ -43,6 +53,7 @@ def problems_of(
     vectors: Mapping[str, Tensor],
     words: Mapping[str, tuple[str, ...]],
     seed: int,
+    training: Training,
 ) -> dict[str, Problem]:
     """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer."""
 
@@ -50,7 +61,7 @@ def problems_of(
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
         feature = label if label is not None else labelled_feature(features, concept)
         own = words.get(concept, ())
-        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed, own)
+        return Problem(lm, sae, layer, concept, positive, negative, features, feature, effects, dict(vectors), seed, training, own)
 
     return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 
@@ -76,13 +87,15 @@ def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
     """One fit, or why there is none."""
     n_texts = len(problem.positive) + len(problem.negative) if "texts" in row.needs else 0
     r2 = problem.effects.r2 if problem.effects is not None and "effects" in row.needs else None
+    given = {"n_texts": n_texts, "r2": r2}
     started = time.perf_counter()
     try:
-        fitted = fit_of(row)(problem)
+        made = fit_of(row)(problem)
     except Abstains as why:
-        given = {"features": [], "n_texts": n_texts, "r2": r2, "fit_seconds": time.perf_counter() - started}
-        return {**dict.fromkeys(("kind", "tensors", "values", "residual_change", "residual_norm")), **given, "reason": str(why)}
+        empty = dict.fromkeys(("kind", "tensors", "values", "residual_change", "residual_norm", *_TRAINING))
+        return {**empty, **given, "features": [], "fit_seconds": time.perf_counter() - started, "reason": str(why)}
     seconds = time.perf_counter() - started
+    fitted = intervention_of(made)
     tensors, values = packed(fitted)
     change, norm = residual_change(problem, fitted, neutral)
     return {
@@ -92,8 +105,8 @@ def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
         "features": _features(fitted),
         "residual_change": change,
         "residual_norm": norm,
-        "n_texts": n_texts,
-        "r2": r2,
+        **{name: getattr(made, name, None) for name in _TRAINING},
+        **given,
         "fit_seconds": seconds,
         "reason": None,
     }

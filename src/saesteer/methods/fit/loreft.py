@@ -1,13 +1,12 @@
 """LoReFT (arXiv 2404.03592) as a steering method (P4, arXiv 2501.17148): after four layers, `h + R^T (W h + b - R h)` at the first and last
 positions of the prompt, trained on the language-model loss of what the positive texts say after it.
 
-Constants are those of P4's program; the paper's text gives other learning rates. A prompt shorter than both stretches together is edited
+Constants are those of P4's program (settings/recipes.csv). A prompt shorter than both stretches together is edited
 once at every position.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -16,32 +15,31 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from saesteer.engine.adapters import adapter_layers, subspace_edited
 from saesteer.engine.interventions import LowRankSubspace
-from saesteer.engine.models import LanguageModel
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import Recipe, text_loss, train
+from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
 
 RANK = 4
 N_FIRST = 5
 N_LAST = 5
-RECIPE = Recipe(learning_rate=9e-4, batch=18, accumulated=2, epochs=24)
-
-logger = logging.getLogger(__name__)
 
 
-def fit(problem: Problem) -> LowRankSubspace:
+def fit(problem: Problem) -> Trained:
     """An edit of rank `RANK`, trained on the positive texts, whose prompts are their contexts."""
-    lm, generator = problem.lm, problem.generator("loreft")
-    edits = nn.ModuleList(_Edit(lm.d_model, generator) for _ in adapter_layers(lm.n_layers)).to(lm.device)
+    return trained(problem, "loreft", untrained, problem.positive)
 
-    def loss(texts: Sequence[Text]) -> Tensor:
+
+def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Text]:
+    """What training starts from: random edits."""
+    lm = problem.lm
+    layers = adapter_layers(lm.n_layers, problem.training.recipes["loreft"].layers)
+    edits = nn.ModuleList(_Edit(lm.d_model, generator) for _ in layers).to(lm.device)
+
+    def losses(texts: Sequence[Text], _progress: float) -> Tensor:
         prompt_length = torch.tensor([text.n_context for text in texts], device=lm.device)
-        with subspace_edited(lm, _together(lm, edits), torch.ones(len(texts), device=lm.device), 0, prompt_length):
-            return text_loss(lm, texts)
+        with subspace_edited(lm, _together(layers, edits), torch.ones(len(texts), device=lm.device), 0, prompt_length):
+            return token_losses(lm, texts)
 
-    losses = train(list(edits.parameters()), loss, problem.positive, RECIPE, generator)
-    logger.info("loreft, %s: loss %.3f before, %.3f after %d steps", problem.concept, losses[0], losses[-1], len(losses))
-    with torch.no_grad():
-        return _together(lm, edits)
+    return Trainee(list(edits.parameters()), losses, lambda: _together(layers, edits))
 
 
 class _Edit(nn.Module):
@@ -56,6 +54,6 @@ class _Edit(nn.Module):
         orthogonal(self, "R", orthogonal_map="householder", use_trivialization=False)
 
 
-def _together(lm: LanguageModel, edits: nn.ModuleList) -> LowRankSubspace:
+def _together(layers: tuple[int, ...], edits: nn.ModuleList) -> LowRankSubspace:
     R, W, b = (torch.stack([getattr(edit, name) for edit in edits]) for name in ("R", "W", "b"))
-    return LowRankSubspace(adapter_layers(lm.n_layers), R, W, b, N_FIRST, N_LAST)
+    return LowRankSubspace(layers, R, W, b, N_FIRST, N_LAST)

@@ -1,46 +1,49 @@
 """Linear probe (P4, arXiv 2501.17148, section 4): logistic regression that tells tokens of positive texts from those of negative ones;
 its weights are the vector.
 
-Learning rate and batches are those of P4's program: a batch is 12 texts with all their tokens, the rate falls in a straight line to 0. That
-program also brings the weights to unit norm before each step; here they are free, as those of logistic regression are, and only the
-direction is kept.
+Constants are those of P4's program (settings/recipes.csv): a batch is 12 texts with all their tokens. That program also brings the weights
+to unit norm before each step; here they are free, as those of logistic regression are, and only the direction is kept.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.engine.interventions import Addition
-from saesteer.methods.fit.problem import Problem, Tokens, scaled_addition, unit
-from saesteer.methods.fit.training import linear_decay, n_batches, shuffled_batches
+from saesteer.methods.fit.problem import Problem, scaled_addition, unit
+from saesteer.methods.fit.training import Trained, Trainee, trained
 
-BATCH = 12
-EPOCHS = 24
-LEARNING_RATE = 5e-3
-WEIGHT_DECAY = 1e-3
+Labelled = tuple[Tensor, float]
+"""A text's residuals [token d_model], and 1 where it shows the concept, else 0."""
 
 
-def fit(problem: Problem) -> Addition:
+def fit(problem: Problem) -> Trained:
     """The trained probe's weights, to unit norm."""
-    return scaled_addition(problem, unit(probe_weights(problem.positive_tokens, problem.negative_tokens, problem.generator("probe"))))
+    return trained(problem, "probe", untrained, *labelled(problem))
 
 
-@torch.enable_grad()
-def probe_weights(positive: Tokens, negative: Tokens, generator: torch.Generator) -> Float[Tensor, " d_model"]:
-    """w of p(positive | h) = sigmoid(h . w + b), trained with AdamW from 0 on the mean cross-entropy over tokens."""
-    texts = [(rows, label) for tokens, label in ((positive, 1.0), (negative, 0.0)) for rows in tokens.by_text()]
-    weights = torch.zeros(positive.residual.shape[1], device=positive.residual.device, requires_grad=True)
-    bias = torch.zeros((), device=weights.device, requires_grad=True)
-    optimizer = torch.optim.AdamW([weights, bias], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = linear_decay(optimizer, n_batches(texts, BATCH, EPOCHS))
-    for batch in shuffled_batches(texts, BATCH, EPOCHS, generator):
-        rows = torch.cat([some for some, _ in batch])  # [token d_model]
-        labels = torch.cat([torch.full_like(some[:, 0], label) for some, label in batch])
-        loss = nn.functional.binary_cross_entropy_with_logits(rows @ weights + bias, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return weights.detach()
+def labelled(problem: Problem) -> tuple[list[Labelled], list[Labelled]]:
+    """The positive and the negative texts."""
+    of_positive, of_negative = problem.positive_tokens.by_text(), problem.negative_tokens.by_text()
+    return [(rows, 1.0) for rows in of_positive], [(rows, 0.0) for rows in of_negative]
+
+
+def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[Labelled]:
+    """What training starts from: weights and a bias of 0."""
+    weights = torch.zeros_like(problem.positive_tokens.residual[0], requires_grad=True)
+    bias = torch.zeros_like(weights[0], requires_grad=True)
+
+    def losses(texts: Sequence[Labelled], _progress: float) -> Tensor:
+        return cross_entropies(texts, weights, bias)
+
+    return Trainee([weights, bias], losses, lambda: scaled_addition(problem, unit(weights.detach())))
+
+
+def cross_entropies(texts: Sequence[Labelled], weights: Float[Tensor, " d_model"], bias: Float[Tensor, ""]) -> Float[Tensor, " token"]:
+    """-log of the probability that p(positive | h) = sigmoid(h . w + b) gives each token's label, in nats."""
+    rows = torch.cat([some for some, _ in texts])  # [token d_model]
+    labels = torch.cat([torch.full_like(some[:, 0], label) for some, label in texts])
+    return nn.functional.binary_cross_entropy_with_logits(rows @ weights + bias, labels, reduction="none")

@@ -17,6 +17,7 @@ from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.sites import Site, reading, site_of
+from saesteer.settings.recipes import Training
 
 ALGORITHM_VERSION = 1
 
@@ -61,6 +62,7 @@ class Problem:
     effects: Approximator | None
     vectors: dict[str, Float[Tensor, " d_model"]]  # concept -> vector trained elsewhere
     seed: int
+    training: Training  # of methods that learn by gradient descent
     words: tuple[str, ...] = ()  # that stand for the concept
 
     @cached_property

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from saesteer.engine.interventions import Addition
 from saesteer.methods.fit.problem import Problem, mean_codes
 from saesteer.methods.fit.sae_features import best, candidates, combination, ranked, scored
-from saesteer.methods.fit.ssv import steered_loss
+from saesteer.methods.fit.ssv import steered_losses
 
 K = 128
 N_PROBES = 50
@@ -106,7 +106,7 @@ def trained(
         texts, moved = (torch.randint(len(group), (BATCH,), generator=generator).tolist() for group in (positive, negative))
         z = negative[moved] + v
         distance = (z - above).square().sum(dim=1) - (z - below).square().sum(dim=1) / 2
-        fluency = steered_loss(problem, [problem.positive[text] for text in texts], v.float() @ directions)
+        fluency = steered_losses(problem, [problem.positive[text] for text in texts], v.float() @ directions).mean()
         (gradient,) = torch.autograd.grad(distance.mean() + LANGUAGE_MODEL * fluency + SPARSITY * v.abs().sum(), [v])
         with torch.no_grad():
             v -= LEARNING_RATE * gradient

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import Sae, decode, encode, written_size
+from saesteer.methods.fit import probe
 from saesteer.methods.fit.fgaa import code_difference
 from saesteer.methods.fit.means import difference_of_means
 from saesteer.methods.fit.problem import Problem, Tokens, scaled_addition
+from saesteer.methods.fit.training import Trained, trained
 
 K = 20
 """Features scaled up. Ours."""
@@ -32,6 +34,13 @@ SCALE = 5.0
 def diffmean(problem: Problem) -> Addition:
     """DiffMean of denoised residuals."""
     return scaled_addition(problem, difference_of_means(*denoised_tokens(problem)))
+
+
+def linear_probe(problem: Problem) -> Trained:
+    """The linear probe of denoised residuals, trained as that of residuals is, on the same draws."""
+    positive, negative = denoised_tokens(problem)
+    labelled = [(rows, 1.0) for rows in positive.by_text()], [(rows, 0.0) for rows in negative.by_text()]
+    return trained(problem, "probe", probe.untrained, *labelled)
 
 
 @torch.no_grad()

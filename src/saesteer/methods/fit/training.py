@@ -1,23 +1,34 @@
-"""Training on texts: the loss of a language model on what they say, batches in a seeded order, and the two learning-rate schedules."""
+"""Training on texts: the loss of a language model on what they say, gradient descent in a seeded order, and the learning rate and number of
+epochs that held-out texts choose, alike for every method."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import inf, isfinite
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from saesteer.engine.head import raw_logits, rows_of_logits, scaled, token_nll
+from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.sites import Place, hidden_after
-from saesteer.methods.fit.problem import Text, output_mask, padded_ids
+from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids
+from saesteer.settings.recipes import Recipe
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 Item = TypeVar("Item")
+
+PATIENCE = 4
+"""Epochs without a lower held-out loss after which a learning rate is given up."""
+
+log = logging.getLogger(__name__)
 
 
 def text_loss(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, ""]:
@@ -61,58 +72,143 @@ def logits_with_gradients(lm: LanguageModel, hidden: Float[Tensor, "row d_model"
     return logits if cap is None else cap * torch.tanh(logits / cap)  # head.soft_capped writes in place, which gradients forbid
 
 
-def shuffled_batches(texts: Sequence[Item], size: int, epochs: int, generator: torch.Generator) -> Iterator[list[Item]]:
-    """Every text (or its number) once an epoch, in a new order each time, `size` together."""
-    for _ in range(epochs):
-        order = torch.randperm(len(texts), generator=generator).tolist()
-        for start in range(0, len(order), size):
-            yield [texts[place] for place in order[start : start + size]]
+@dataclass(frozen=True)
+class Trainee(Generic[Item]):
+    """What gradient descent changes in place, and what it lowers."""
 
-
-def n_batches(texts: Sequence[Item], size: int, epochs: int) -> int:
-    """How many batches `shuffled_batches` gives."""
-    return epochs * -(-len(texts) // size)
-
-
-def linear_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rate falling in a straight line to 0 over the steps."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / n_steps))
+    parameters: Sequence[Tensor]
+    losses: Callable[[Sequence[Item], float], Float[Tensor, " token"]]
+    """Each token's loss on some texts when this share of the steps is done; held-out texts have share 0."""
+    result: Callable[[], Intervention]
+    """Steering with the parameters as they are."""
+    after_step: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How adapters and whole models are trained: AdamW without weight decay, its rate falling in a straight line to 0."""
+class Trained:
+    """A trained intervention, and how it was trained."""
 
+    intervention: Intervention
     learning_rate: float
-    batch: int  # texts in a forward
-    accumulated: int  # forwards in a step
-    epochs: int
-    largest_gradient: float = float("inf")  # norm that a step's gradient is cut to
+    n_epochs: int
+    loss_before: float | None = None  # nats a token of held-out texts, untrained; None where none were held out
+    loss_after: float | None = None  # at the learning rate and epoch chosen, before training again on all texts
+
+
+Start = Callable[[Problem, torch.Generator], Trainee[Item]]
+
+
+def trained(problem: Problem, method: str, start: Start[Item], *groups: Sequence[Item]) -> Trained:
+    """Train by the method's recipe on all texts of all groups, at the learning rate and for the number of epochs that have the lowest loss
+    on held-out texts (a share of each group) after training on the others; of equals the smaller. Where no rates are given to choose
+    from, as the recipe says. Every training begins with what `start` gives for the same random numbers."""
+    recipe = problem.training.recipes[method]
+    rates = problem.training.learning_rates
+    as_published = Trained(Nothing(), recipe.learning_rate, recipe.epochs)
+    choice = _chosen(problem, method, start, groups, [replace(recipe, learning_rate=rate) for rate in rates]) if rates else as_published
+    generator = problem.generator(method)
+    trainee = start(problem, generator)
+    everything = [item for group in groups for item in group]
+    final = replace(recipe, learning_rate=choice.learning_rate)
+    losses = [loss for epoch in islice(trained_epochs(trainee, everything, final, generator), choice.n_epochs) for loss in epoch]
+    rate, n_steps = final.learning_rate, len(losses)
+    log.info("%s, %s: loss %.3f before, %.3f after %d steps at rate %g", method, problem.concept, losses[0], losses[-1], n_steps, rate)
+    if not isfinite(losses[-1]):
+        raise Abstains(f"training at learning rate {rate:g} diverges")
+    with torch.no_grad():
+        return replace(choice, intervention=trainee.result())
+
+
+def _chosen(
+    problem: Problem,
+    method: str,
+    start: Start[Item],
+    groups: Sequence[Sequence[Item]],
+    recipes: Sequence[Recipe],
+) -> Trained:
+    """The recipe and epoch of lowest held-out loss; what is trained for that is thrown away."""
+    parts = [held_out(group, problem.training.held_out, problem.generator("held out")) for group in groups]
+    kept, held = ([item for part in parts for item in part[which]] for which in (0, 1))
+    before = _held_out_loss(start(problem, problem.generator(method)), held, recipes[0].batch)
+    lowest, best = inf, Trained(Nothing(), recipes[0].learning_rate, 1, before)
+    for recipe in recipes:
+        generator = problem.generator(method)
+        trainee = start(problem, generator)
+        own: list[float] = []  # held-out loss after each epoch
+        for _ in trained_epochs(trainee, kept, recipe, generator):
+            own.append(_held_out_loss(trainee, held, recipe.batch))
+            if own[-1] < lowest:
+                lowest = own[-1]
+                best = replace(best, learning_rate=recipe.learning_rate, n_epochs=len(own), loss_after=lowest)
+            if own[-1] == inf or min(own[-PATIENCE:]) > min(own):
+                break
+    if lowest == inf:
+        raise Abstains("training diverges at every learning rate")
+    return best
+
+
+def held_out(items: Sequence[Item], share: float, generator: torch.Generator) -> tuple[list[Item], list[Item]]:
+    """(Those to train on, those held out), drawn at random, each in their order; at least one of either."""
+    if len(items) < 2:
+        raise Abstains(f"{len(items)} training texts: one cannot be held out to choose a learning rate")
+    n_held = min(max(1, round(share * len(items))), len(items) - 1)
+    held = set(torch.randperm(len(items), generator=generator)[:n_held].tolist())
+    parts = [[item for place, item in enumerate(items) if (place in held) == wanted] for wanted in (False, True)]
+    return parts[0], parts[1]
+
+
+@torch.no_grad()
+def _held_out_loss(trainee: Trainee[Item], items: Sequence[Item], batch: int) -> float:
+    """Mean over all tokens of the texts; infinite where training diverged."""
+    loss = float(torch.cat([trainee.losses(items[start : start + batch], 0.0) for start in range(0, len(items), batch)]).mean())
+    return loss if isfinite(loss) else inf
+
+
+def trained_epochs(trainee: Trainee[Item], items: Sequence[Item], recipe: Recipe, generator: torch.Generator) -> Iterator[list[float]]:
+    """Change the parameters in place so that the loss falls, an epoch at a time, each text once in a new order; gives each step's mean loss
+    before it."""
+    optimizer = torch.optim.AdamW(trainee.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    n_steps = recipe.epochs * -(-len(items) // (recipe.batch * recipe.accumulated))
+    decay = linear_decay(optimizer, n_steps)
+    for _ in range(recipe.epochs):
+        batches = shuffled_batches(items, recipe.batch * recipe.accumulated, generator)
+        yield torch.stack([_step(trainee, together, recipe, optimizer, decay, n_steps) for together in batches]).tolist()
 
 
 @torch.enable_grad()
-def train(
-    parameters: Sequence[Tensor],
-    loss_of: Callable[[Sequence[Text]], Tensor],
-    texts: Sequence[Text],
+def _step(
+    trainee: Trainee[Item],
+    together: list[Item],
     recipe: Recipe,
-    generator: torch.Generator,
-) -> list[float]:
-    """Change parameters in place so that the loss of texts falls; give back each step's mean loss before it."""
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    a_step = recipe.batch * recipe.accumulated
-    decay = linear_decay(optimizer, n_batches(texts, a_step, recipe.epochs))
-    losses: list[Tensor] = []
-    for together in shuffled_batches(texts, a_step, recipe.epochs, generator):
-        parts = [together[start : start + recipe.batch] for start in range(0, len(together), recipe.batch)]
-        losses.append(torch.stack([_backward(loss_of(part) / len(parts)) for part in parts]).sum())
-        nn.utils.clip_grad_norm_(parameters, recipe.largest_gradient)
-        optimizer.step()
-        decay.step()
-        optimizer.zero_grad()
-    return torch.stack(losses).tolist()
+    optimizer: torch.optim.Optimizer,
+    decay: torch.optim.lr_scheduler.LambdaLR,
+    n_steps: int,
+) -> Float[Tensor, ""]:
+    """One step of gradient descent; gives the loss before it."""
+    parts = [together[start : start + recipe.batch] for start in range(0, len(together), recipe.batch)]
+    done = decay.last_epoch / n_steps
+    loss = torch.stack([_backward(trainee.losses(part, done).mean() / len(parts)) for part in parts]).sum()
+    if recipe.largest_gradient is not None:
+        nn.utils.clip_grad_norm_(trainee.parameters, recipe.largest_gradient)
+    optimizer.step()
+    trainee.after_step()
+    decay.step()
+    optimizer.zero_grad()
+    return loss
 
 
 def _backward(loss: Tensor) -> Tensor:
     loss.backward()
     return loss.detach()
+
+
+def shuffled_batches(items: Sequence[Item], size: int, generator: torch.Generator) -> Iterator[list[Item]]:
+    """Every item once, in a new order, `size` together."""
+    order = torch.randperm(len(items), generator=generator).tolist()
+    for start in range(0, len(order), size):
+        yield [items[place] for place in order[start : start + size]]
+
+
+def linear_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rate falling in a straight line to 0 over the steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / n_steps))
