@@ -36,8 +36,8 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if "effects" in job.inputs:
             effects = fitted(read_rows(EFFECTS, job.inputs["effects"], [layer]), settings.effects.n_held_out)
         scored = features.filter(pl.col("layer") == layer)
-        given = (concepts, texts, scored, effects, vectors, prompts, settings.seed, training, settings.training_tokens)
-        problems = problems_of(lm, open_sae(job, layer), layer, *given)
+        given = (scored, effects, vectors, prompts, settings.words, settings.seed, training, settings.training_tokens)
+        problems = problems_of(lm, open_sae(job, layer), layer, concepts, texts, *given)
         yield from with_progress(fitted_rows(problems, rows, neutral), rows.height, "fit")
 
 

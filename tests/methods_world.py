@@ -60,6 +60,7 @@ def problem(
         vectors=dict(vectors or {}),
         seed=seed,
         training=Training(recipes_of("shipped"), tuple(learning_rates)),
+        words=words_of(topic),
     )
 
 
@@ -101,6 +102,12 @@ def toy_tokens(texts: Toy) -> Tokens:
 def lexicon() -> Lexicon:
     """The grammar's words."""
     return load_lexicon(WORLD / "lexicon.yaml", WORLD.parents[1] / "config/prefixes.txt")
+
+
+def words_of(topic: str) -> tuple[str, ...]:
+    """The grammar's words for a topic's things, people and places."""
+    (one,) = (one for one in lexicon().topics if one.name == topic)
+    return tuple(word for name in ("things", "people", "places") for word in one.lists[name])
 
 
 def texts_of(topic: str, n: int, seed: int = 0) -> list[Text]:

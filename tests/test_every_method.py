@@ -9,14 +9,14 @@ from methods_world import problem, random_effects
 from slow_vectors import slow_residuals
 from small_adapters import left_as_it_was
 
-from saesteer.engine.interventions import Addition, CodeEdit, packed
+from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, packed
 from saesteer.methods.fit import sae_features
 from saesteer.methods.fit.fits import fit_of, intervention_of
 from saesteer.methods.fit.problem import Problem, Text
 from saesteer.settings.registry import METHODS, method
 
 NAMES = [row.name for row in METHODS]
-DRAWING = {"lat", "probe", "ssv", "reps", "reft_r1", "random_vector", "lora", "loreft", "sft", "supervised_random"}
+DRAWING = {"lat", "probe", "ssv", "reps", "reft_r1", "random_vector", "lora", "loreft", "sft", "sae_ssv", "sdcv_probe", "supervised_random"}
 """Those that draw random numbers: pairs, order of texts, where to start, features."""
 TRAINING = ("ssv", "reps", "reft_r1", "lora", "loreft", "sft")
 N_TEXTS = {"supervised": 50, "supervised_random": 50}
@@ -36,7 +36,10 @@ def fit(name: str, to: Problem) -> object:
 
 def slow(names: list[str]) -> list[object]:
     """Parameters, those that take seconds marked."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name in ("lora", "loreft", "sft", "sae_ablation") else name for name in names]
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("lora", "loreft", "sft", "sae_ablation", "sae_ssv") else name
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", slow(NAMES))
@@ -62,11 +65,14 @@ def test_concepts_draw_apart(name: str) -> None:
     assert packed(fit(name, replace(to, concept="law"))) != packed(fit(name, to))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow(NAMES))
 def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
-    """A vector's is its largest activation on the concept's texts, that of an SAE feature its largest record."""
+    """A vector's is its largest activation on the concept's texts, that of an SAE feature its largest record or, with CorrSteer, its mean
+    over positive texts of the largest code."""
     to = given(name)
     intervention = fit(name, to)
+    if isinstance(intervention, ConditionalAddition):
+        intervention = Addition(intervention.vector, intervention.scale)
     if not isinstance(intervention, Addition):
         assert (name in {"unsteered", "prompting", "lora", "loreft", "sft"}) or isinstance(intervention, CodeEdit)
         return
@@ -77,7 +83,8 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     if len(intervention.features) == 1 and name not in MANY_FEATURES:
         (feature,) = intervention.features
         assert int((to.sae.W_dec @ intervention.vector).argmax()) == feature
-        assert intervention.scale == pytest.approx(sae_features.largest_record(to, feature), rel=1e-3)
+        code = float(to.largest_codes[0][:, feature].mean()) if name == "corrsteer" else sae_features.largest_record(to, feature)
+        assert intervention.scale == pytest.approx(code, rel=1e-3)
     elif name not in ("ssv", "reps"):  # which keep their length: test_trained_vectors.py, test_reps.py
         largest = max(float((slow_residuals(to, text) @ intervention.vector.double().numpy()).max()) for text in to.positive)
         assert intervention.scale == pytest.approx(largest, rel=1e-4)

@@ -342,10 +342,10 @@ def rise(made: Problem, site: str, texts: tuple[Text, ...], feature: int, share:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("site", INNER)
 def test_every_method_that_adds_or_edits_fits_at_every_site(site: str) -> None:
-    """But for those that need the effects of steering, vectors from a file or many texts."""
+    """But for those that need the effects of steering, vectors from a file, many texts or a feature that promotes the concept's words."""
     made = problem_at(site) if site != "embedding" else replace(problem_at("embedding"), layer=0)
     for row in METHODS:
-        if "effects" in row.needs or row.key in ("from_file", "supervised", "supervised_random"):
+        if "effects" in row.needs or row.key in ("from_file", "supervised", "supervised_random", "sae_logits"):
             continue
         fitted = fits.intervention_of(fits.fit_of(row)(made))
         change, norm = fits.residual_change(made, fitted, [[1, 40, 41, 42]])

@@ -1,5 +1,6 @@
 """Texts under interventions against a plain loop: the whole text run anew for every token, one row at a time, with one obvious hook."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,8 +13,8 @@ from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling, ending_tokens
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts, fit_texts
-from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, packed, unpacked
-from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids
+from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, packed, unpacked
+from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids, residual_at
 from saesteer.engine.saes import Sae, encode
 
 LAYER = 1
@@ -36,6 +37,8 @@ def _interventions(sae: Sae) -> list[Intervention]:
         Addition(_unit(3, d), 2.5, "last"),
         CodeEdit(torch.tensor([3, 7]), torch.tensor([5.0, 2.0])),
         CodeEdit(torch.tensor([11]), torch.tensor([4.0])),
+        ConditionalAddition(_unit(4, d), 6.0, _unit(5, d), 0.1, above=True),
+        ConditionalAddition(_unit(4, d), 6.0, _unit(5, d), 0.1, above=False),
     ]
 
 
@@ -45,11 +48,23 @@ def _rows(n_interventions: int, n_prompts: int, seed: int = 0) -> pl.DataFrame:
     return rows.with_columns(stream=pl.Series(streams(seed, rows["row"].to_numpy()), dtype=pl.UInt64))
 
 
+def _slow_similarity(prompt: torch.Tensor, condition: torch.Tensor) -> float:
+    """CAST's, of a prompt's residuals, in plain numbers."""
+    h, c = prompt.double().mean(dim=0).tolist(), condition.double().tolist()
+    length = sum(a * a for a in c)
+    projected = [math.tanh(sum(a * b for a, b in zip(h, c, strict=True)) / length * a) for a in c]
+    norms = math.sqrt(sum(a * a for a in h)) * math.sqrt(sum(a * a for a in projected))
+    return sum(a * b for a, b in zip(h, projected, strict=True)) / norms
+
+
 def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The residual [1 seq d_model] of a whole text, position by position from the formula."""
 
     def edit(residual: torch.Tensor) -> torch.Tensor:
         out = residual.clone()
+        if isinstance(one, ConditionalAddition):
+            meets = _slow_similarity(residual[0, 1:prompt_length], one.condition) > one.threshold
+            return out + factor * one.scale * one.vector if meets == one.above else out
         for place in range(residual.shape[1]):
             h = residual[0, place]
             codes = encode(sae, h[None])[0]
@@ -97,6 +112,25 @@ def test_greedy_texts_equal_a_plain_loop_row_by_row(family: str) -> None:
     assert made["token_ids"].n_unique() > 6
 
 
+def test_a_condition_is_each_prompts_own() -> None:
+    """Steered like an addition where it is met, left alone elsewhere; in the same batch."""
+    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
+    prompts, condition = [*_prompts(lm), [lm.tokenizer.bos_token_id]], _unit(5, sae.meta.d_model)
+    values = [_slow_similarity(residual_at(lm, torch.tensor([ids] * 32), LAYER + 1)[0, 1:], condition) for ids in prompts[:3]]
+    threshold = sorted(values)[1] - 1e-4
+    given = [Nothing(), Addition(_unit(4, 32), 40.0)] + [
+        ConditionalAddition(_unit(4, 32), 40.0, condition, threshold, b) for b in (True, False)
+    ]
+    rows = _rows(4, 4).filter(pl.col("factor") == "3")
+    texts = pl.concat(steered_texts(lm, sae, LAYER, rows, given, prompts, GREEDY)).join(rows, on="row").sort("intervention", "prompt")
+    plain, added, above, below = (texts.filter(intervention=place)["token_ids"].to_list() for place in range(4))
+    assert all(one != other for one, other in zip(plain, added, strict=True))
+    met = [value > threshold for value in values]
+    assert sum(met) == 2
+    assert above == [added[place] if one else plain[place] for place, one in enumerate([*met, False])]
+    assert below == [plain[place] if one else added[place] for place, one in enumerate([*met, True])]
+
+
 def test_another_seed_samples_other_texts_and_the_last_token_stops_one() -> None:
     lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
     interventions, prompts, sampling = _interventions(sae), _prompts(lm), Sampling(max_new_tokens=8, temperature=1.0, stop="o")
@@ -108,10 +142,10 @@ def test_another_seed_samples_other_texts_and_the_last_token_stops_one() -> None
     assert whole["stopped"].to_list() == ended.tolist()
 
 
-@pytest.mark.parametrize("place", range(1, 7))
+@pytest.mark.parametrize("place", range(1, 9))
 def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     one = _interventions(tiny_sae(LAYER))[place]
-    kind = {Addition: "addition", CodeEdit: "code_edit"}[type(one)]
+    kind = {Addition: "addition", CodeEdit: "code_edit", ConditionalAddition: "conditional_addition"}[type(one)]
     again = unpacked(kind, *packed(one))
     assert packed(again) == packed(one)
     assert type(again) is type(one)

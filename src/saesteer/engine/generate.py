@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
 from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
+from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
@@ -182,7 +183,9 @@ def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
     which = torch.tensor([used[place] for place in chunk["intervention"]], device=run.lm.device)
     factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
     factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=run.lm.device)
-    return steering_of(run.lm, [run.interventions[place] for place in used], which, factor, run.sae, run.site)
+    interventions = [run.interventions[place] for place in used]
+    factor = switched(run.lm, run.site, interventions, which, factor, [run.prompts[place] for place in chunk["prompt"]])
+    return steering_of(run.lm, interventions, which, factor, run.sae, run.site)
 
 
 def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Steering, length: int, tile: int | None) -> list[Cache]:

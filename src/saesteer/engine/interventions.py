@@ -35,6 +35,18 @@ class Addition:
 
 
 @dataclass(frozen=True)
+class ConditionalAddition:
+    """An addition at every position of texts whose prompt meets a condition, and nothing to others (CAST, arXiv 2409.05907): sim(h, c) >
+    threshold or, where it is not `above`, sim(h, c) < threshold (engine.conditional), with h the prompt's mean residual."""
+
+    vector: Float[Tensor, " d_model"]  # unit norm
+    scale: float  # activation that factor 1 adds
+    condition: Float[Tensor, " d_model"]  # c
+    threshold: float
+    above: bool
+
+
+@dataclass(frozen=True)
 class CodeEdit:
     """Features' codes set to `factor * values` at every position: the difference, decoded, is added, so the SAE's error stays (P3, arXiv
     2605.31183; P4's clamping)."""
@@ -79,11 +91,12 @@ class PromptText:
     texts: tuple[str, ...]
 
 
-Intervention = Nothing | Addition | CodeEdit | LowRankWeights | LowRankSubspace | WeightChange | PromptText
+Intervention = Nothing | Addition | ConditionalAddition | CodeEdit | LowRankWeights | LowRankSubspace | WeightChange | PromptText
 
 KINDS: dict[str, type[Intervention]] = {
     "nothing": Nothing,
     "addition": Addition,
+    "conditional_addition": ConditionalAddition,
     "code_edit": CodeEdit,
     "low_rank_weights": LowRankWeights,
     "low_rank_subspace": LowRankSubspace,

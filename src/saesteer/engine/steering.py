@@ -20,6 +20,7 @@ from saesteer.engine.continuation import Steering
 from saesteer.engine.interventions import (
     Addition,
     CodeEdit,
+    ConditionalAddition,
     Intervention,
     LowRankSubspace,
     LowRankWeights,
@@ -66,12 +67,16 @@ def steering_of(
     sae: Sae,
     site: Site,
 ) -> Steering:
-    """The steering of rows, each by one of the interventions (all of one group of `together`) at its own factor."""
+    """The steering of rows, each by one of the interventions (all of one group of `together`) at its own factor, which is 0 where a
+    condition is not met (engine.conditional.switched)."""
     first = interventions[0]
     if isinstance(first, Nothing | PromptText):
         return _Unsteered()
     if isinstance(first, Addition):
         return _additions([one for one in interventions if isinstance(one, Addition)], which, factor, sae, site)
+    if isinstance(first, ConditionalAddition):
+        given = [Addition(one.vector, one.scale) for one in interventions if isinstance(one, ConditionalAddition)]
+        return _additions(given, which, factor, sae, site)
     if isinstance(first, CodeEdit):
         return _code_edits([one for one in interventions if isinstance(one, CodeEdit)], which, factor, sae, site)
     if isinstance(first, WeightChange):

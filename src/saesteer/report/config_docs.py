@@ -80,5 +80,5 @@ def _type_name(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default()
+    value = field.get_default(call_default_factory=True)
     return f"`{json.dumps(value, default=str)}`"

@@ -139,6 +139,9 @@ class MethodSettings(Settings):
     insistence (P4); null: fixed wordings. Only for a model that answers."""
     vectors: Path | None = None
     """Safetensors file of vectors trained elsewhere, a tensor [d_model] a concept, for the method from_file."""
+    words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Words that stand for each concept, for the method sae_logits, which abstains where there are none. Its authors let a language model
+    judge."""
     blank_texts: Literal["unrated", "rated"] = "unrated"
     """Texts of nothing but white space: unrated, and so missing from means; or put to the judge as any other (P4; the oracle rates
     them 0)."""

@@ -117,6 +117,8 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
     settings |= {"n_vectors": compared.effects.n_vectors} if steps else {}
     if compared.prompt_writer:
         settings |= {"prompt_writer": prompts_fingerprint(compared.prompt_writer)}
+    if compared.words:
+        settings["words"] = compared.words
     texts = "world.concept_texts" if isinstance(compared.concepts, TopicTexts) else "sources.concept_texts"
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.tables import FITS
+from saesteer.engine.conditional import switched
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, PromptText, kind_of, packed
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae
@@ -51,6 +52,7 @@ def problems_of(
     effects: Approximator | None,
     vectors: Mapping[str, Tensor],
     prompts: pl.DataFrame,
+    words: Mapping[str, tuple[str, ...]],
     seed: int,
     training: Training,
     training_tokens: str = "output",
@@ -62,9 +64,10 @@ def problems_of(
     def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
         feature = label if label is not None else labelled_feature(features, concept)
-        written = tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"])
         given = (features, feature, effects, dict(vectors), seed, training)
-        return Problem(lm, sae, layer, concept, positive, negative, *given, n_prefix=n_prefix, prompts=written)
+        written = tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"])
+        further = {"n_prefix": n_prefix, "prompts": written, "words": words.get(concept, ())}
+        return Problem(lm, sae, layer, concept, positive, negative, *given, **further)
 
     return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 
@@ -141,7 +144,8 @@ def residual_change(problem: Problem, intervention: Intervention, neutral: Seque
         plain = reading(lm, ids, site).value[0, 1:]
         norms.append(plain.float().norm(dim=1))
         if not isinstance(intervention, PromptText):
-            steering = steering_of(lm, [intervention], which, factor, problem.sae, site)
+            given = switched(lm, site, [intervention], which, factor, [prompt] * MIN_ROWS)
+            steering = steering_of(lm, [intervention], which, given, problem.sae, site)
             with steering.installed(lm, 0, len(prompt)):
                 changes.append((reading(lm, ids, site).value[0, 1:] - plain).float().norm(dim=1))
     mean_norm = float(torch.cat(norms).mean())

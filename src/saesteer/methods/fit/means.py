@@ -13,7 +13,7 @@ from saesteer.methods.fit.problem import Problem, Tokens, scaled_addition, unit
 def diffmean(problem: Problem) -> Addition:
     """DiffMean (P4, arXiv 2501.17148, section 4): mean over all tokens of positive texts - mean over all tokens of negative texts, to unit
     norm."""
-    return scaled_addition(problem, unit(problem.positive_tokens.residual.mean(dim=0) - problem.negative_tokens.residual.mean(dim=0)))
+    return scaled_addition(problem, difference_of_means(problem.positive_tokens, problem.negative_tokens))
 
 
 def caa(problem: Problem) -> Addition:
@@ -22,6 +22,11 @@ def caa(problem: Problem) -> Addition:
     pairs, however they are paired. P2's program counts the beginning-of-sequence token too: what that adds is its residual, the same in
     every text and by far the largest, times the difference of the mean of 1 / length, which says nothing of the concept. It is left out."""
     return scaled_addition(problem, unit(mean_of_text_means(problem.positive_tokens) - mean_of_text_means(problem.negative_tokens)))
+
+
+def difference_of_means(positive: Tokens, negative: Tokens) -> Float[Tensor, " d_model"]:
+    """Mean over all tokens of some texts - mean over all tokens of others, to unit norm."""
+    return unit(positive.residual.mean(dim=0) - negative.residual.mean(dim=0))
 
 
 def mean_of_text_means(tokens: Tokens) -> Float[Tensor, " d_model"]:

@@ -65,6 +65,7 @@ class Problem:
     training: Training  # of methods that learn by gradient descent
     n_prefix: int | None = None  # tokens of a text after the first so many count in vectors; None: those that it says
     prompts: tuple[str | None, ...] = ()  # written for the concept by a language model; empty: none was asked
+    words: tuple[str, ...] = ()  # that stand for the concept
 
     @cached_property
     def site(self) -> Site:

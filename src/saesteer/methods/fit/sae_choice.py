@@ -6,11 +6,12 @@ import polars as pl
 import torch
 
 from saesteer.engine.interventions import Addition, CodeEdit
-from saesteer.methods.fit.problem import Abstains, Problem, scaled_addition
+from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import (
     addition,
     at_largest_records,
     best,
+    combination,
     detectors,
     labelled,
     largest_record,
@@ -105,8 +106,7 @@ def top_k(problem: Problem) -> Addition:
     features = ranked(survivors(problem), "auroc")["feature"].head(K).to_list()
     if not features:
         raise Abstains(_NO_SURVIVOR)
-    total = torch.stack([largest_record(problem, feature) * problem.sae.W_dec[feature].float() for feature in features]).sum(dim=0)
-    return scaled_addition(problem, total / total.norm(), tuple(features))
+    return combination(problem, features, torch.tensor([largest_record(problem, one) for one in features], device=problem.lm.device))
 
 
 _NO_LABELLED = "no feature labelled with the concept was ever active"

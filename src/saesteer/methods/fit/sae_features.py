@@ -15,7 +15,7 @@ from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import written_size
 from saesteer.engine.sites import Site, steered
-from saesteer.methods.fit.problem import Abstains, Problem, Text
+from saesteer.methods.fit.problem import Abstains, Problem, Text, scaled_addition, unit
 
 ALGORITHM_VERSION = 1
 
@@ -102,15 +102,21 @@ def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
     return row / row.norm()
 
 
-def addition(problem: Problem, feature: int) -> Addition:
+def addition(problem: Problem, feature: int, code: float | None = None) -> Addition:
     """Steering with one feature: factor 1 adds max_act * W_dec[f] everywhere (P4, arXiv 2501.17148, section 4), what the feature writes in
-    its largest record. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale. An SAE that
-    divides its input by its size writes in units of that size: the median over the concept's texts."""
-    strength = largest_record(problem, feature)
+    its largest record, or at another `code`. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale.
+    An SAE that divides its input by its size writes in units of that size: the median over the concept's texts."""
+    strength = largest_record(problem, feature) if code is None else code
     if problem.sae.meta.scale is not None:
         strength *= float(written_size(problem.sae.meta, problem.positive_tokens.read).median())
     norm = float(problem.sae.W_dec[feature].float().norm())
     return Addition(direction(problem, feature), strength * norm, features=(feature,))
+
+
+def combination(problem: Problem, features: list[int], codes: Float[Tensor, " feature"]) -> Addition:
+    """Steering with several features at once: the sum of codes * W_dec[f], as one vector like any other."""
+    written = codes[:, None] * problem.sae.W_dec[features].float()  # [feature d_model]
+    return scaled_addition(problem, unit(written.sum(dim=0), "what its features write adds up to nothing"), tuple(features))
 
 
 def at_largest_records(problem: Problem, features: list[int]) -> CodeEdit:
