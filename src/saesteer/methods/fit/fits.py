@@ -64,10 +64,9 @@ def problems_of(
     def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
         positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
         feature = label if label is not None else labelled_feature(features, concept)
-        given = (features, feature, effects, dict(vectors), seed, training)
-        written = tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"])
-        further = {"n_prefix": n_prefix, "prompts": written, "words": words.get(concept, ())}
-        return Problem(lm, sae, layer, concept, positive, negative, *given, **further)
+        written, own = tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"]), words.get(concept, ())
+        given = (features, feature, effects, dict(vectors), seed, training, n_prefix, written, own)
+        return Problem(lm, sae, layer, concept, positive, negative, *given)
 
     return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
 
