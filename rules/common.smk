@@ -96,15 +96,13 @@ def check_all_files():
         if experiment.judge.kind == "none" and experiment.until == "figures":
             logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
         asks = experiment.judge.kind == "endpoint" and "judge" in steps_of(name)
-        if asks and any(judge_has_work(name, group) for group in plan.layer_groups(experiment)):
-            from saesteer.judge.endpoint import check_key
-
-            check_key(experiment.judge, os.environ)  # before any text is generated
+        judges = asks and any(judge_has_work(name, group) for group in plan.layer_groups(experiment))
         writer = experiment.methods.prompt_writer if experiment.until == "methods" else None
-        if writer and not (DATA / name / "steering_prompts/prompts.parquet").exists():
+        writes = writer and not (DATA / name / "steering_prompts/prompts.parquet").exists()
+        for endpoint in [experiment.judge] * bool(judges) + [writer] * bool(writes):
             from saesteer.judge.endpoint import check_key
 
-            check_key(writer, os.environ)
+            check_key(endpoint, os.environ)  # before any text is generated
 
 
 def judge_has_work(name, group):
