@@ -83,7 +83,7 @@ def test_choices_by_each_perplexity(world: dict[str, pl.DataFrame], numbers: dic
     assert numbers["perplexity"]["capped"]["whole_text"]["share_that_differs"] > 0
     own = numbers["perplexity"]["p1"]["continuation"]
     assert own == {"gen_success_20": pytest.approx(world["outcomes"].filter(rule="p1")["gen_success_20"].mean()), "share_that_differs": 0}
-    row = next(line for line in headline_markdown(numbers).splitlines() if "prefix and continuation together" in line)
+    row = next(line for line in headline_markdown(numbers).splitlines() if "prefixes and continuations together" in line)
     assert f"{numbers['perplexity']['capped']['whole_text']['share_that_differs']:.1%} of choices differ" in row
 
 

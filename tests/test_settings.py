@@ -157,6 +157,22 @@ def test_every_wording_of_the_prompt_is_tuned_where_others_tune_their_strengths(
         assert load_experiment(name, CONFIG / "experiments").methods.factors.prompt == ("1", "2", "3"), name
 
 
+def test_more_vectors_than_decoder_rows_make_are_refused(tmp_path: Path) -> None:
+    """5 features make 5 vectors and 10 pairs. Without a method that rests on effects the number is not looked at."""
+    shipped = load_experiment("tiny-methods", CONFIG / "experiments").model_dump(mode="json")
+    values = shipped | {
+        "extends": None,
+        "saes": shipped["saes"] | {"n_features": 5},
+        "methods": shipped["methods"] | {"methods": ["unsteered", "fgaa"]},
+    }
+    values["methods"]["effects"] |= {"n_vectors": 16, "n_held_out": 2}
+    values["features"] = {"kind": "all"}
+    with pytest.raises(SettingsError, match=r"effects.n_vectors is 16, but an SAE of 5 features has 15 single decoder rows and pairs"):
+        load(tmp_path, values)
+    values["methods"]["methods"] = ["unsteered", "diffmean"]
+    assert load(tmp_path, values).methods.effects.n_vectors == 16
+
+
 @pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])
 def test_files_that_hold_no_keys_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)

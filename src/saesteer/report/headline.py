@@ -25,7 +25,7 @@ def headline_markdown(numbers: _Numbers) -> str:
         ("Output score against judge score, feature by feature", _correlation(numbers, "judge_score"), ""),
         ("Judge score, kept minus removed", _judge(numbers), ""),
         ("Factor at an end of the grid", _choices(numbers), ""),
-        ("Held-out GenSuccess@20 where another perplexity chooses factors", _other_perplexities(numbers), ""),
+        ("Held-out GenSuccess@20, by the perplexity that factors are chosen by", _other_perplexities(numbers), ""),
     ]
     return table(("what", "measured", "holds"), rows) + "\n"
 
@@ -87,19 +87,20 @@ def _choices(numbers: _Numbers) -> str:
 
 
 _PERPLEXITIES = {
-    "continuation": "of continuations (geometric mean)",
-    "continuation_arithmetic": "of continuations (arithmetic mean)",
-    "whole_text": "of prefix and continuation together (arithmetic mean)",
+    "continuation": "the geometric mean over continuations",
+    "continuation_arithmetic": "the arithmetic mean over continuations",
+    "whole_text": "the arithmetic mean over prefixes and continuations together",
 }
 
 
 def _other_perplexities(numbers: _Numbers) -> str:
-    either, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
-    others = {name: either[name] for name in _PERPLEXITIES if name != used}
-    return f"{number(either[used]['gen_success_20'])} → " + "; ".join(
-        f"{number(one['gen_success_20'])} by that {_PERPLEXITIES[name]}, where {_percent(one['share_that_differs'])} of choices differ"
-        for name, one in others.items()
-    )
+    by_each, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
+    others = [
+        f"{number(by_each[name]['gen_success_20'])} by {words} ({_percent(by_each[name]['share_that_differs'])} of choices differ)"
+        for name, words in _PERPLEXITIES.items()
+        if name != used
+    ]
+    return "; ".join([f"{number(by_each[used]['gen_success_20'])} by {_PERPLEXITIES[used]}", *others])
 
 
 def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:
