@@ -163,20 +163,21 @@ def test_features_are_set_apart_by_strength_and_by_frequency(monkeypatch: pytest
     assert sae_logits.promising(by_codes(positive, negative))["feature"].to_list() == [0, 1]
 
 
-def test_features_name_the_concept_by_their_lens_tokens() -> None:
-    """Against the model's own norm and head, one feature at a time."""
-    given = problem("sea", n_texts=12)
-    rows = sae_logits.promising(given)
-    words, expected = {word.casefold() for word in given.words}, []
+def test_features_name_the_concept_by_their_lens_tokens(sea: Problem) -> None:
+    """Against the model's own norm and head, one feature at a time. Words: one token of the feature with the largest mean logit and two of
+    the one with the smallest."""
+    rows, lens = sae_logits.promising(sea), {}
     for feature in rows["feature"].to_list():
-        logits = given.lm.model.lm_head(given.lm.model.model.norm(given.sae.W_dec[feature]))
-        top = logits.topk(5)
-        n = len({given.lm.tokenizer.decode(one).strip().casefold() for one in top.indices.tolist()} & words)
-        expected += [(-n, -float(top.values.mean()), feature, float(top.values[0]))] if n else []
+        logits, ids = sea.lm.model.lm_head(sea.lm.model.model.norm(sea.sae.W_dec[feature])).topk(5)
+        lens[feature] = (float(logits.mean()), float(logits[0]), [sea.lm.tokenizer.decode(one).strip().casefold() for one in ids.tolist()])
+    by_logit = sorted(lens, key=lambda feature: lens[feature][0])
+    given = replace(sea, words=(lens[by_logit[-1]][2][0], *lens[by_logit[0]][2][:2]))
+    overlap = {feature: len(set(lens[feature][2]) & set(given.words)) for feature in lens}
+    expected = sorted((feature for feature in lens if overlap[feature]), key=lambda one: (-overlap[one], -lens[one][0]))
     named = sae_logits.naming(given, rows)
-    assert len(expected) >= 3
-    assert named["feature"].to_list() == [row[2] for row in sorted(expected)]
-    assert named["largest_logit"].to_list() == pytest.approx([row[3] for row in sorted(expected)], rel=1e-4)
+    assert named["feature"].to_list() == expected
+    assert expected.index(by_logit[0]) < expected.index(by_logit[-1])
+    assert named["largest_logit"].to_list() == pytest.approx([lens[feature][1] for feature in expected], rel=1e-4)
     addition = sae_logits.fit(given)
     weights = sae_logits.falling_weights(*(torch.tensor(named[name].to_list()) for name in ("code", "largest_logit")))
     written = sum(float(one) * given.sae.W_dec[feature] for one, feature in zip(weights, named["feature"], strict=True))
