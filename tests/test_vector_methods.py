@@ -54,7 +54,7 @@ def test_means_worked_by_hand():
 
 
 def test_prompts_tokens_count_where_they_are_asked_for_and_the_first_never_does(sea: Problem):
-    """Worked from transformers' own hidden states; the beginning-of-sequence token, by far the longest residual, is in neither mean."""
+    """Worked from transformers' own hidden states; the beginning-of-sequence token is in neither mean."""
     every = replace(sea, n_prefix=1)
     for given, start in ((sea, None), (every, 1)):
         own = [

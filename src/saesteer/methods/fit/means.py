@@ -20,7 +20,7 @@ def caa(problem: Problem) -> Addition:
     """CAA, contrastive activation addition, as P2 (arXiv 2411.02193) does it: mean over positive texts of the mean over their tokens, less
     the same of negative ones, at one layer and to unit norm. With as many negative as positive texts this is the mean over contrastive
     pairs, however they are paired. P2's program counts the beginning-of-sequence token too: what that adds is its residual, the same in
-    every text and by far the largest, times the difference of the mean of 1 / length, which says nothing of the concept. It is left out."""
+    every text, times the difference of the mean of 1 / length, which says nothing of the concept. It is left out."""
     return scaled_addition(problem, unit(mean_of_text_means(problem.positive_tokens) - mean_of_text_means(problem.negative_tokens)))
 
 
