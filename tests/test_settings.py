@@ -149,6 +149,7 @@ def test_the_papers_own_protocols() -> None:
     assert "sae_output_score" not in p1.methods
     assert (p1.score, p1.averaged, p1.factor_rule, p1.temperature) == ("harmonic_mean_of_means", "surviving", "gen_success", 0.7)
     assert (p2.score, p2.factor_choice, p2.top_p, p2.effects.top_p, p2.top_k) == ("product_of_means", "same_texts", 0.3, 0.3, 50)
+    assert p2.stop is None
     assert (p4.score, p4.averaged, p4.top_p) == ("harmonic_mean", "all", 1.0)
 
 
