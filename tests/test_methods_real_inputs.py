@@ -49,6 +49,7 @@ FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
 SIZES: dict[str, Any] = {
     "n_positive": N_TEXTS,
     "n_negative": N_TEXTS,
+    "learning_rates": [1e-3, 1e-2],
     "n_prompts": N_PROMPTS,
     "max_new_tokens": 8,
     "factors": FACTORS,
@@ -233,7 +234,7 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
 
 def test_every_method_of_the_file_is_compared(compared: Compared) -> None:
     folder, methods = compared.folder, methods_of(compared.folder, LARGE)
-    assert len(methods) == 33
+    assert len(methods) == 40
     fits = folder.table("fits", LARGE)
     assert Counter(fits["method"]) == dict.fromkeys(methods, N_CONCEPTS)
     abstaining = dict(fits.filter(pl.col("kind").is_null()).select("method", "reason").iter_rows())
