@@ -106,7 +106,7 @@ def trained(
         texts, moved = (torch.randint(len(group), (BATCH,), generator=generator).tolist() for group in (positive, negative))
         z = negative[moved] + v
         distance = (z - above).square().sum(dim=1) - (z - below).square().sum(dim=1) / 2
-        fluency = steered_losses(problem, [problem.positive[text] for text in texts], v.float() @ directions).mean()
+        fluency = steered_losses(problem, [problem.positive[text] for text in texts], directions.T @ v.float()).mean()
         (gradient,) = torch.autograd.grad(distance.mean() + LANGUAGE_MODEL * fluency + SPARSITY * v.abs().sum(), [v])
         with torch.no_grad():
             v -= LEARNING_RATE * gradient
