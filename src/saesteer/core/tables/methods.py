@@ -75,7 +75,22 @@ FITS = Table(
         "reason": reason_for("kind"),
     },
 )
-METHOD_STEPS = by_name(EFFECTS, FITS)
+DAMAGE = Table(
+    "damage",
+    ("layer", "method", "concept_id", "factor"),
+    {
+        **PER_FIT,
+        "factor": FACTOR,
+        "loss": Column(pl.Float64, "mean over tokens of ordinary texts, steered, of -log p, in nats"),
+        "unsteered_loss": Column(pl.Float64, "the same, unsteered"),
+        "divergence": Column(
+            pl.Float64,
+            "mean over the tokens of the Kullback-Leibler divergence of the next-token distribution from the unsteered one",
+        ),
+        "n_tokens": Column(pl.UInt32, "tokens counted"),
+    },
+)
+METHOD_STEPS = by_name(EFFECTS, FITS, DAMAGE)
 
 METHOD_HALVES = Table(
     "method_halves",
@@ -227,6 +242,24 @@ METHOD_DIFFERENCES = Table(
         "simultaneous_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
     },
 )
+METHOD_DAMAGE = Table(
+    "method_damage",
+    ("layer", "method"),
+    {
+        "layer": LAYER,
+        "method": METHOD,
+        **METHODS_TABLE.some("title", "family", "score", "score_low", "score_high"),
+        "n": Column(pl.UInt32, "concepts; those where it abstains are not steered, so nothing is lost"),
+        "loss_rise": Column(pl.Float64, "mean over them of what steering as chosen adds to the loss on ordinary texts, nats a token"),
+        "loss_rise_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "loss_rise_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "divergence": Column(pl.Float64, "mean over them of the divergence from the unsteered next-token distribution, nats"),
+        "divergence_low": Column(pl.Float64, "lower end", _INTERVAL_NULL),
+        "divergence_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "unsteered_loss": Column(pl.Float64, "loss on ordinary texts, unsteered, nats a token"),
+        **METHODS_TABLE.some("confidence"),
+    },
+)
 _RATINGS = ("score", "concept_rating", "instruction_rating", "fluency_rating")
 METHOD_CURVES = Table(
     "method_curves",
@@ -271,3 +304,5 @@ METHOD_PUBLISHED = Table(
     },
 )
 METHOD_SUMMARIES = by_name(METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES, METHODS_TABLE, METHOD_DIFFERENCES, METHOD_CURVES, METHOD_PUBLISHED)
+DAMAGE_SUMMARIES = by_name(METHOD_DAMAGE)
+"""Of a comparison that has ordinary texts."""

@@ -55,13 +55,17 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
 
 def _means(group: pl.DataFrame, label: tuple[int, str], settings: MethodSettings) -> _Row:
     own = group.filter(~pl.col("abstains"))
-    every = zip(("score", "score_low", "score_high"), _mean(group["score"], settings, ("mean", *label)), strict=True)
-    surviving = zip(("surviving_score", "surviving_low", "surviving_high"), _mean(own["score"], settings, ("mean", *label)), strict=True)
+    every = zip(("score", "score_low", "score_high"), mean_and_ends(group["score"], settings, ("mean", *label)), strict=True)
+    surviving = zip(
+        ("surviving_score", "surviving_low", "surviving_high"), mean_and_ends(own["score"], settings, ("mean", *label)), strict=True
+    )
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
     return {**sizes, "n_abstaining": group.height - own.height, "n_surviving": own["score"].count(), **dict(every), **dict(surviving)}
 
 
-def _mean(values: pl.Series, settings: MethodSettings, label: tuple[str | int, ...]) -> tuple[float | None, float | None, float | None]:
+def mean_and_ends(
+    values: pl.Series, settings: MethodSettings, label: tuple[str | int, ...]
+) -> tuple[float | None, float | None, float | None]:
     """Mean and interval of the values that are there; their order does not matter."""
     present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
     stream = random_stream(settings.seed, "methods", *label)
@@ -150,5 +154,5 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
 def _curve_point(group: pl.DataFrame, label: tuple[str | int, ...], settings: MethodSettings) -> _Row:
     point: _Row = {}
     for name in ("score", *_RATINGS):
-        point[name], point[f"{name}_low"], point[f"{name}_high"] = _mean(group[name], settings, ("curve", name, *label))
+        point[name], point[f"{name}_low"], point[f"{name}_high"] = mean_and_ends(group[name], settings, ("curve", name, *label))
     return point | {"perplexity": _geometric_mean(group["log_perplexity"])}
