@@ -105,9 +105,9 @@ def lexicon() -> Lexicon:
 
 
 def words_of(topic: str) -> tuple[str, ...]:
-    """The grammar's words for a topic's things, people and places."""
+    """The grammar's words for a topic's things, people and places, as far as it has such lists."""
     (one,) = (one for one in lexicon().topics if one.name == topic)
-    return tuple(word for name in ("things", "people", "places") for word in one.lists[name])
+    return tuple(word for name in ("things", "people", "places") for word in one.lists.get(name, ()))
 
 
 def texts_of(topic: str, n: int, seed: int = 0) -> list[Text]:

@@ -35,11 +35,10 @@ def fit(name: str, to: Problem) -> object:
 
 
 def slow(names: list[str]) -> list[object]:
-    """Parameters, those that take seconds marked."""
-    return [
-        pytest.param(name, marks=pytest.mark.slow) if name in ("lora", "loreft", "sft", "sae_ablation", "sae_ssv") else name
-        for name in names
-    ]
+    """Parameters, those that take seconds marked, and those that take many left to the tests at length."""
+    marks = dict.fromkeys(("lora", "loreft", "sft", "sae_ablation"), pytest.mark.slow)
+    marks |= dict.fromkeys(("reps", "sae_ssv"), pytest.mark.exhaustive)
+    return [pytest.param(name, marks=marks[name]) if name in marks else name for name in names]
 
 
 @pytest.mark.parametrize("name", slow(NAMES))

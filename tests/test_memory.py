@@ -183,7 +183,7 @@ def _codes(lm: Any, sae: Any) -> pl.DataFrame:
     [
         (_score, output_score, "hidden_after_prompt", 3, 32),
         (_sweep, generate, "_start", 1, 40),
-        (_nll, perplexity, "_scored_sum", 1, 33),
+        (_nll, perplexity, "_sums", 1, 33),
         (_lens, logit_lens, "final_norm", 1, 40),
         (_codes, activations, "readings", 1, 40),
     ],

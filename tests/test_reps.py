@@ -78,7 +78,7 @@ def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem)
     assert made == reps.pairs(problem("sea", n_texts=6))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_vector_writes_the_concept() -> None:
     """Added in the middle of the factors it was trained with, it makes unseen texts of the concept likelier, unlike its opposite."""
     chess = problem("chess", n_texts=32, learning_rates=(1e-2, 3e-2))

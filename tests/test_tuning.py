@@ -140,7 +140,10 @@ def test_held_out_parts_are_a_partition_in_order(n: int, share: float, seed: int
     assert abs(len(held) - share * n) <= 1
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow) if m in (lora, loreft, sft) else m for m in RATES])
+SLOW = {**dict.fromkeys((lora, loreft, sft), pytest.mark.slow), reps: pytest.mark.exhaustive}
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=SLOW[m]) if m in SLOW else m for m in RATES])
 def test_every_trained_method_finds_its_rate(method: ModuleType) -> None:
     """At the smallest rate nothing is learnt, at the largest everything is unlearnt; between them held-out loss falls."""
     made = method.fit(problem("sea", n_texts=16, learning_rates=(1e-9, *RATES[method])))
@@ -148,7 +151,7 @@ def test_every_trained_method_finds_its_rate(method: ModuleType) -> None:
     assert made.loss_after < made.loss_before
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_is_chosen_is_better_on_texts_that_the_fit_never_saw() -> None:
     """LoReFT at the rate published for 2.6 billion parameters, and at the one chosen."""
     tuned = problem("chess", n_texts=48, learning_rates=(1e-3, 1e-2))
