@@ -189,6 +189,9 @@ METHODS_TABLE = Table(
         "score": Column(pl.Float64, "mean over them", "no concept has a score"),
         "score_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
         "score_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "rank": Column(pl.Float64, "its place in the layer by that mean, 1 the best; equals share theirs", "no concept has a score"),
+        "rank_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "rank_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
         "n_abstaining": Column(pl.UInt32, "concepts for which the method has no intervention"),
         "n_surviving": Column(pl.UInt32, "concepts with a score of the method's own"),
         "surviving_score": Column(pl.Float64, "mean over those only: flatters a method that abstains", "there are none"),
@@ -238,6 +241,9 @@ METHOD_DIFFERENCES = Table(
         "mean": Column(pl.Float64, "mean over concepts of score minus the other's", "there are none"),
         "low": Column(pl.Float64, "lower end of its paired bootstrap interval over concepts", _INTERVAL_NULL),
         "high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "detectable": Column(
+            pl.Float64, "difference that as many concepts would show with probability .8 (two-sided test at 1 - confidence)", _INTERVAL_NULL
+        ),
         "simultaneous_low": Column(pl.Float64, "lower end of the interval that covers all of the layer's pairs together", _INTERVAL_NULL),
         "simultaneous_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
     },

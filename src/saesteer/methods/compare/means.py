@@ -14,6 +14,7 @@ import polars as pl
 from saesteer.core.tables.methods import METHOD_CURVES, METHODS_TABLE
 from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
 from saesteer.methods.compare.protocol import FIT, Rows, row_of
+from saesteer.methods.compare.ranks import method_ranks
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
 
@@ -45,7 +46,7 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
         n_vectors = settings.effects.n_vectors - settings.effects.n_held_out if "effects" in row.needs else None
         label |= {"n_effect_vectors": n_vectors}
         lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
-    parts = (_factors(choices), _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
+    parts = (method_ranks(scores, settings), _factors(choices), _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)
     table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
     for part in parts:
