@@ -21,7 +21,10 @@ rule damage:
 rule method_damage:
     """Each method's score against what it breaks."""
     input:
+        unpack(oracle_files),
         damage=manifests("damage"),
+        generations=manifests("generations"),
+        asked_concepts=f"{TABLES}/asked_concepts.parquet",
         method_choices=f"{TABLES}/method_choices.parquet",
         methods=f"{TABLES}/methods.parquet",
     output:

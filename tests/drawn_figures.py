@@ -44,7 +44,8 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
     chosen = tables["method_choices"].drop_nulls("factor").select("layer", "method", "concept_id", "factor").unique(maintain_order=True)
     rise = pl.col("factor").cast(pl.Float64) * 0.1 + pl.int_range(pl.len()) % 5 * 0.01
     made = chosen.with_columns(loss=2 + rise, unsteered_loss=pl.lit(2.0), divergence=rise / 2, n_tokens=pl.lit(99, pl.UInt32))
-    return tables | {"method_damage": method_damage(made, tables["method_choices"], tables["methods"], settings)}
+    others = chosen.with_columns(other_rating=rise / 4)
+    return tables | {"method_damage": method_damage(made, others, tables["method_choices"], tables["methods"], settings)}
 
 
 @cache

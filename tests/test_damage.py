@@ -1,20 +1,25 @@
 """What steering does to ordinary text: against plain forwards with hooks, and by hand."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import shipped_model, shipped_sae
+from engine_models import WORLD, shipped_model, shipped_sae
 from methods_world import texts_of
 from small_adapters import a_lora, a_loreft, peft_model
 from torch import Tensor
 
 from saesteer.core.tables.methods import DAMAGE, METHOD_CHOICES, METHODS_TABLE
+from saesteer.core.tokens import load_tokens
 from saesteer.engine.damage import N_CONTEXT, ordinary_texts, text_damage
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, PromptText, kind_of, packed
 from saesteer.engine.saes import encode
 from saesteer.methods.compare.damage import method_damage
 from saesteer.settings.methods import MethodSettings
+from saesteer.world.oracle_judge import concept_rating, load_oracle
+from saesteer.world.oracle_rating import other_ratings
 
 LAYER = 3
 CONCEPT = "0" * 16
@@ -153,7 +158,23 @@ def test_damage_by_hand() -> None:
         [dict.fromkeys(METHODS_TABLE.columns) | {"layer": 3, "method": m, "title": m, "family": "Vectors", "score": 1.0} for m in "ab"],
         schema=METHODS_TABLE.schema,
     )
-    a, b = method_damage(damage, choices, methods, settings).iter_rows(named=True)
+    others = pl.DataFrame(
+        [
+            (3, "a", "one", "1", 0.1),
+            (3, "a", "one", "1", 0.3),
+            (3, "a", "one", "2", 0.4),
+            (3, "a", "two", "1", None),
+            (3, "b", "two", "4", 0.5),
+            (3, "unsteered", "one", "1", 0.7),
+        ],
+        schema={**{name: choices.schema[name] for name in ("layer", "method", "concept_id", "factor")}, "other_rating": pl.Float64},
+        orient="row",
+    )
+    a, b = method_damage(damage, others, choices, methods, settings).iter_rows(named=True)
+    assert a["other_rating"] == pytest.approx(0.3)  # (.2 + .4) / 2 of concept one; two's texts have nothing to rate
+    assert b["other_rating"] == pytest.approx((0.7 + 0.5) / 2)
+    (none, _) = method_damage(damage, others.clear(), choices, methods, settings).iter_rows(named=True)
+    assert (none["other_rating"], none["loss_rise"]) == (None, a["loss_rise"])
     assert (a["n"], b["n"]) == (2, 2)
     assert a["loss_rise"] == pytest.approx(0.3)
     assert a["divergence"] == pytest.approx((0.6 + 0.2) / 2)
@@ -161,3 +182,15 @@ def test_damage_by_hand() -> None:
     assert b["divergence"] == pytest.approx(1.0)
     assert 0.2 - 1e-9 <= a["loss_rise_low"] <= 0.3 <= a["loss_rise_high"] <= 0.4 + 1e-9
     assert (a["score"], a["unsteered_loss"]) == (1.0, 2.0)
+
+
+def test_other_topics_are_rated_as_each_by_itself() -> None:
+    oracle, topics = load_oracle(WORLD / "oracle"), json.loads((WORLD / "topics.json").read_text())
+    texts = pl.DataFrame({"text": [" the captain moored the boat .", " the captain played the violin .", "", None], "concept": ["sea"] * 4})
+    ratings = other_ratings(texts, oracle, topics, load_tokens(WORLD / "model")).to_list()
+    ids = [load_tokens(WORLD / "model").retokenise([text])[0] for text in texts["text"][:2]]
+    for rating, text in zip(ratings[:2], ids, strict=True):
+        each = [concept_rating(oracle, text, number) for number, name in enumerate(topics) if name != "sea"]
+        assert rating == pytest.approx(sum(each) / 31)
+    assert ratings[1] > ratings[0]
+    assert ratings[2:] == [None, None]

@@ -263,6 +263,13 @@ METHOD_DAMAGE = Table(
         "divergence_low": Column(pl.Float64, "lower end", _INTERVAL_NULL),
         "divergence_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
         "unsteered_loss": Column(pl.Float64, "loss on ordinary texts, unsteered, nats a token"),
+        "other_rating": Column(
+            pl.Float64,
+            "mean rating of all other topics in the texts at the chosen factors, 0 to 2",
+            "the judge is not the shipped world's oracle",
+        ),
+        "other_rating_low": Column(pl.Float64, "lower end", "the same, or fewer than 2 concepts"),
+        "other_rating_high": Column(pl.Float64, "upper end", "the same, or fewer than 2 concepts"),
         **METHODS_TABLE.some("confidence"),
     },
 )
