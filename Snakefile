@@ -41,6 +41,7 @@ include: "rules/summaries.smk"
 include: "rules/selection.smk"
 include: "rules/figures.smk"
 include: "rules/methods.smk"
+include: "rules/damage.smk"
 
 
 # Each job's log and benchmark are named after its rule and wildcards; all run in one environment.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from saesteer.workflow import plan
+from saesteer.workflow.steps import ordinary_pin
 from saesteer.sources.pins import MODEL_FILES, SAE_FILES, pinned_files, pinned_path
 from saesteer.sources.published import kept_at
 
@@ -54,6 +55,11 @@ def pmi_file(wildcards):
         return ancient(str(kept_at(experiment.pmi.published, Path(DOWNLOADS))))
     path = experiment.pmi.texts or experiment.records.texts
     return [str(path)] if path.exists() else []
+
+
+def ordinary_texts_file(wildcards):
+    """For input: the texts on which it is measured what steering breaks."""
+    return file_of(ordinary_pin(EXPERIMENTS[wildcards.experiment]) or "texts")(wildcards)
 
 
 def files_to_pin(wildcards):

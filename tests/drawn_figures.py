@@ -15,7 +15,9 @@ from synthetic_tables import selection_settings, synthetic_tables
 from saesteer.core.tables import SUMMARIES
 from saesteer.figures.definition import Options
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
+from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.settings.methods import MethodSettings
 
 ALL_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES
 OPTIONS = Options("capped", selection_settings())
@@ -33,7 +35,17 @@ def drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
 
 def method_tables(**changes: object) -> Tables:
     settings = method_settings(**changes)
-    return method_summaries(synthetic_rows(settings), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 6)})
+    tables = method_summaries(synthetic_rows(settings), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 6)})
+    return with_damage(tables, settings)
+
+
+def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
+    """And what each method breaks: the more, the larger its factors."""
+    chosen = tables["method_choices"].drop_nulls("factor").select("layer", "method", "concept_id", "factor").unique(maintain_order=True)
+    rise = pl.col("factor").cast(pl.Float64) * 0.1 + pl.int_range(pl.len()) % 5 * 0.01
+    made = chosen.with_columns(loss=2 + rise, unsteered_loss=pl.lit(2.0), divergence=rise / 2, n_tokens=pl.lit(99, pl.UInt32))
+    others = chosen.with_columns(other_rating=rise / 4)
+    return tables | {"method_damage": method_damage(made, others, tables["method_choices"], tables["methods"], settings)}
 
 
 @cache
@@ -63,7 +75,8 @@ def thin(case: str) -> Tables:
         settings = method_settings(methods=("unsteered", "diffmean"))
         rating = (None, None, None) if case == "no ratings" else (1, None, 2)
         texts = [(key, "a", "1", prompt, rating) for key in settings.methods for prompt in PROMPTS]
-        return method_summaries(rows_of(texts), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 1)})
+        tables = method_summaries(rows_of(texts), PROMPTS, settings, {LAYER: our_protocol(settings, "model", LAYER, "judge", 1)})
+        return with_damage(tables, settings)
     micro = synthetic_tables(n_layers=2, n_features=4, factors=("0", "2", "4"))
     return micro if case == "micro" else _without_scores(micro)
 

@@ -102,3 +102,19 @@ def test_two_layers_have_panels_of_their_own() -> None:
         assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_label() != "<colorbar>"] == ["layer 5", "layer 9"]
     _, figure = drawn("method_curves", two_layers())
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison][:2] == ["layer 5: Controls", "layer 5: Prompt"]
+
+
+def test_damage_is_drawn_at_its_place_and_the_frontier_climbs() -> None:
+    data, figure = drawn("method_damage", world())
+    (axes,) = figure.axes
+    for row in world()["method_damage"].iter_rows(named=True):
+        x, y = line(axes, row["method"])
+        assert (x.item(), y.item()) == (row["loss_rise"], row["score"])
+    best = data.filter("frontier")
+    assert best["score"].is_sorted()
+    beaten = [
+        any(other["loss_rise"] <= row["loss_rise"] and other["score"] > row["score"] for other in data.iter_rows(named=True))
+        for row in data.iter_rows(named=True)
+    ]
+    assert not any(one for one, on in zip(beaten, data["frontier"], strict=True) if on)
+    assert {note.get_text() for note in axes.texts} == set(best["title"])

@@ -290,9 +290,9 @@ def test_the_report_says_what_the_tables_say() -> None:
     assert [row[0].lstrip("| ") for row in table[2:]] == world()["methods"].sort("score", descending=True)["title"].to_list()
     mutual = row_of(world()["methods"], "sae_mutual_information")
     (line,) = (line for line in parts[f"Layer {LAYER}"] if line.startswith(f"| {mutual['title']} |"))
-    assert (
-        f"| {mutual['score']:.3f} [{mutual['score_low']:.3f}, {mutual['score_high']:.3f}] (n = 6) | {mutual['n_abstaining']} of 6 |" in line
-    )
+    rank = f"{mutual['rank']:g} [{mutual['rank_low']:g}, {mutual['rank_high']:g}]"
+    score = f"{mutual['score']:.3f} [{mutual['score_low']:.3f}, {mutual['score_high']:.3f}] (n = 6)"
+    assert f"| {score} | {rank} | {mutual['n_abstaining']} of 6 |" in line
     assert f"| {mutual['surviving_score']:.3f} [" in line
     assert f"| {mutual['n_missing']} of {mutual['n_texts']} |" in line
     assert "a base model" in text

@@ -135,7 +135,7 @@ def _texts_of_fits(
 ) -> Iterator[pl.DataFrame]:
     fits = chunk.select(*_FIT, "kind", "tensors", "values").unique(subset=_FIT, keep="first", maintain_order=True)
     interventions = [
-        _placed(unpacked(kind, tensors, values), sae, sae_features)
+        placed(unpacked(kind, tensors, values), sae, sae_features)
         for kind, tensors, values in fits.select("kind", "tensors", "values").iter_rows()
     ]
     numbered = chunk.drop("tensors", "values").join(fits.select(_FIT).with_row_index("intervention"), on=_FIT, maintain_order="left")
@@ -152,7 +152,7 @@ def _texts_of_fits(
     yield from _texts(lm, sae, layer, wanted, interventions, list(places), sampling, FIT_TEXT)
 
 
-def _placed(one: Intervention, sae: Sae, sae_features: str) -> Intervention:
+def placed(one: Intervention, sae: Sae, sae_features: str) -> Intervention:
     """An SAE feature's decoder row, whatever its norm, at the last position, in multiples of a_max, where that is P1's protocol (of several
     features their vector, at unit norm); else as it was fitted."""
     if sae_features == "last_position" and isinstance(one, Addition) and one.features:

@@ -21,7 +21,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """Both orders of every pair, with titles, methods ordered by their score."""
     methods = tables["methods"].sort("layer", "score", "method", descending=[False, True, False], nulls_last=True)
     order = methods.select("layer", "method", "title", "confidence", rank=pl.int_range(pl.len()).over("layer"))
-    once = tables["method_differences"]
+    once = tables["method_differences"].select("layer", "method", "other", *_COLUMNS)
     turned = once.select(
         "layer", pl.col("other").alias("method"), pl.col("method").alias("other"), "n", -pl.col("mean"), low=-pl.col("high"),
         high=-pl.col("low"), simultaneous_low=-pl.col("simultaneous_high"), simultaneous_high=-pl.col("simultaneous_low"),

@@ -21,6 +21,7 @@ METHOD_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
     "methods": ("methods",),
     "method_curves": ("method_curves",),
     "method_differences": ("methods", "method_differences"),
+    "method_damage": ("method_damage",),
 }
 """Figures of the comparison of steering methods -> the tables that each reads."""
 
@@ -71,5 +72,9 @@ CAPTIONS = {
         "methods of each family: steering is good where a curve climbs before it turns left."
     ),
     "method_differences": ("Mean over concepts of the row's score minus the column's, best methods first, paired by concept."),
+    "method_damage": (
+        "Held-out score of every method against what steering at the chosen factors adds to the loss on ordinary text, which is not about "
+        "the concept: a method is worth its damage where no other lies above it and to its left (the line)."
+    ),
 }
 """Figure -> what is shown and how to read it: its caption in Snakemake's report, and in its log."""

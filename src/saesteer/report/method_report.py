@@ -29,7 +29,7 @@ _SCORES = {
 }
 _BLANK = {"unrated": "", "rated": " Blank texts are rated as any other."}
 _METHOD_COLUMNS = (
-    "method", "score", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
+    "method", "score", "rank", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
     "factor", "of residual norm", "at grid's end", "chosen by", "density", "share on concept", "labelled texts", "learning rate", "epochs",
     "held-out loss", "fit, s", "ms a token", "R²",
 )  # fmt: skip
@@ -77,6 +77,7 @@ def ranked(methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
 def _method_cells(row: _Row) -> Iterator[str]:
     yield row["title"]
     yield f"{_interval(row['score'], row['score_low'], row['score_high'])} (n = {row['n']})"
+    yield _rank(row)
     yield f"{row['n_abstaining']} of {row['n_concepts']}"
     yield f"{_interval(row['surviving_score'], row['surviving_low'], row['surviving_high'])} (n = {row['n_surviving']})"
     yield f"{row['n_missing']} of {row['n_texts']}"
@@ -96,6 +97,12 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield number(row["fit_seconds"])
     yield number(None if row["seconds_per_token"] is None else 1000 * row["seconds_per_token"])
     yield number(row["r2"]) + (f", fitted on {row['n_effect_vectors']:,} vectors" if row["n_effect_vectors"] else "")
+
+
+def _rank(row: _Row) -> str:
+    if row["rank"] is None:
+        return "–"
+    return f"{row['rank']:g}" + ("" if row["rank_low"] is None else f" [{row['rank_low']:g}, {row['rank_high']:g}]")
 
 
 def _learning_rate(row: _Row) -> str:
@@ -162,8 +169,17 @@ def _n_distinguishable(differences: pl.DataFrame, settings: MethodSettings) -> s
     return (
         f"{known.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out 0; of "
         f"so many pairs about {chance} would if no two methods differed. `all pairs together` holds for all of them at once (bootstrap of "
-        f"the largest |t|): there {together} leave out 0. With few concepts both kinds are somewhat too narrow."
+        f"the largest |t|): there {together} leave out 0. With as many concepts a pair's difference of {_detectable(known)} would be seen "
+        "with probability .8 (median and range over pairs, as if means were normal). With few concepts both kinds are somewhat too narrow."
     )
+
+
+def _detectable(differences: pl.DataFrame) -> str:
+    values = differences["detectable"].drop_nulls()
+    if values.is_empty():
+        return "–"
+    low, middle, high = (float(values.quantile(q, "linear") or 0) for q in (0, 0.5, 1))
+    return f"{number(middle)} ({number(low)} to {number(high)})"
 
 
 def _reversed(row: _Row) -> _Row:

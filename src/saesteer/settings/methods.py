@@ -123,6 +123,13 @@ class MethodSettings(Settings):
     """Sampling is among this many most likely tokens."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
+    ordinary_texts: Path | None = None
+    """Parquet file of texts (a column text) about anything, on which it is measured what steering breaks; null: those of local records, or
+    else it is not measured."""
+    n_ordinary_texts: Annotated[int, Field(gt=31)] = 32
+    """How many of them."""
+    ordinary_tokens: Annotated[int, Field(gt=8)] = 32
+    """Tokens read of each, the first eight as its prompt."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
     seed: int = 0

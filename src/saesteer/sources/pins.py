@@ -47,6 +47,7 @@ def pinned_path(experiment: Experiment, name: str) -> Path | None:
         "oracle": judge.oracle if isinstance(judge, OracleJudge) else None,
         "lexicon": methods.concepts.lexicon if methods and isinstance(methods.concepts, TopicTexts) else None,
         "vectors": methods.vectors if methods else None,
+        "ordinary_texts": methods.ordinary_texts if methods else None,
     }
     return paths[name]
 

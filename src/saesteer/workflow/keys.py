@@ -22,9 +22,9 @@ from saesteer.sources.published import published_file
 
 Axes = dict[str, Sequence[Any]]
 Files = Mapping[str, Path]
-"""The file behind each name of a job's inputs: pins, manifests, `prefixes_file`, `asked_concepts`."""
+"""The file behind each name of a job's inputs: pins, manifests, `prefixes_file`, `asked_concepts`, `method_choices`."""
 
-FILES_OF_KEYS = ("prefixes_file", "asked_concepts")
+FILES_OF_KEYS = ("prefixes_file", "asked_concepts", "method_choices")
 """Inputs that keys are read from."""
 
 
@@ -129,6 +129,20 @@ class FitGenerations:
             "prefix_id": list(prompts),
             "sample": list(range(compared.n_samples)),
         }
+
+
+@dataclass(frozen=True)
+class ChosenFits:
+    """Every fit at the factors that were chosen for it."""
+
+    def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
+        return {}
+
+    def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
+        columns = ["method", "concept_id", "factor"]
+        choices = pl.read_parquet(files["method_choices"], columns=["layer", "abstains", *columns])
+        chosen = choices.filter(pl.col("layer") == layer, ~pl.col("abstains"), pl.col("factor").is_not_null())
+        return {",".join(columns): chosen.select(columns).unique(maintain_order=True).rows()}
 
 
 def strengths(experiment: Experiment) -> list[tuple[str, str]]:

@@ -42,7 +42,8 @@ def artifacts(experiment: Experiment) -> list[str]:
     if experiment.until == "scores":
         return [*always, *scored]
     if experiment.until == "methods":
-        return [*always, *scored, *(f"tables/{name}.parquet" for name in tables.METHOD_SUMMARIES)]
+        further = tables.DAMAGE_SUMMARIES if has_damage(experiment) else ()
+        return [*always, *scored, *(f"tables/{name}.parquet" for name in (*tables.METHOD_SUMMARIES, *further))]
     summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
     return [*always, *(f"tables/{name}.parquet" for name in summaries), "metrics.json"]
 
@@ -71,13 +72,20 @@ def has_pmi(experiment: Experiment) -> bool:
     return bool(experiment.pmi.texts or experiment.pmi.published or isinstance(experiment.records, LocalRecords))
 
 
+def has_damage(experiment: Experiment) -> bool:
+    """Whether there are ordinary texts on which it can be measured what steering breaks."""
+    return "damage" in plans(experiment)
+
+
 def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """The figures that can be made of an experiment, each with the tables that it reads."""
     left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
     left_out |= set() if has_pmi(experiment) else {"pmi_by_threshold"}
     if experiment.until != "figures":
         left_out = {name for name, read in FIGURE_TABLES.items() if read != ("features",)}
-    compared = METHOD_FIGURE_TABLES if experiment.until == "methods" else {}
+    compared = dict(METHOD_FIGURE_TABLES) if experiment.until == "methods" else {}
+    if compared and not has_damage(experiment):
+        compared = {name: read for name, read in compared.items() if not set(read) & set(tables.DAMAGE_SUMMARIES)}
     return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out} | compared
 
 

@@ -29,7 +29,7 @@ from saesteer.settings.registry import METHODS, method
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
 from saesteer.workflow.code_digest import algorithm_versions
-from saesteer.workflow.keys import FeatureGenerations, Features, FitGenerations, Fits, Keys, Texts, Vectors
+from saesteer.workflow.keys import ChosenFits, FeatureGenerations, Features, FitGenerations, Fits, Keys, Texts, Vectors
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def plans(experiment: Experiment) -> dict[str, StepPlan]:
     if experiment.until == "scores":
         return scores
     if experiment.until == "methods":
-        return {**scores, **_fit_steps(experiment), **_text_steps(experiment), **_judge_step(experiment)}
+        judged = {**scores, **_fit_steps(experiment), **_text_steps(experiment), **_judge_step(experiment)}
+        return {**judged, **_damage_step(experiment)}
     return {**scores, **_text_steps(experiment), **_judge_step(experiment)}
 
 
@@ -186,6 +187,24 @@ def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
     if not of_fits:
         keys = FeatureGenerations(min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))
     return {"judge": StepPlan(tables.JUDGEMENTS, modules, keys, settings, (*pins, *concepts, "generations"))}
+
+
+def _damage_step(experiment: Experiment) -> dict[str, StepPlan]:
+    """What the chosen factors do to ordinary text, where there is any."""
+    pin = ordinary_pin(experiment)
+    if pin is None:
+        return {}
+    sizes = settings_of(experiment).model_dump(mode="json", include={"n_ordinary_texts", "ordinary_tokens", "sae_features"})
+    settings = {**sizes, **_of_model(experiment)}
+    modules = ("engine.damage", "sources.corpus")
+    return {"damage": StepPlan(tables.DAMAGE, modules, ChosenFits(), settings, ("model", "saes", "fits", pin))}
+
+
+def ordinary_pin(experiment: Experiment) -> str | None:
+    """The pin of the ordinary texts; None: there are none."""
+    if settings_of(experiment).ordinary_texts:
+        return "ordinary_texts"
+    return "texts" if isinstance(experiment.records, LocalRecords) else None
 
 
 def _text_keys(experiment: Experiment) -> Keys:

@@ -78,6 +78,13 @@ def topic_share(oracle: Oracle, token_ids: Sequence[int], topic: int) -> float |
     return float(on_topic.mean())
 
 
+def other_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> float | None:
+    """Mean over all other topics of their concept rating; None when there is no content token to judge."""
+    others = [concept_rating(oracle, token_ids, other) for other in range(len(oracle.log_prior)) if other != topic]
+    ratings = [rating for rating in others if rating is not None]
+    return sum(ratings) / len(ratings) if ratings else None
+
+
 def concept_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> int | None:
     """0, 1 or 2: how much of the text is about the topic; None when there is no content token to judge."""
     share = topic_share(oracle, token_ids, topic)

@@ -9,7 +9,7 @@ from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.core.tables.steps import NO_FIT
 from saesteer.core.tokens import TextTokens
-from saesteer.world.oracle_judge import Oracle, concept_rating, fluency_rating
+from saesteer.world.oracle_judge import Oracle, concept_rating, fluency_rating, other_rating
 
 ALGORITHM_VERSION = 2
 
@@ -50,6 +50,15 @@ def rate(
         rated = rated.with_columns(pl.when(blank).then(zero).otherwise(name).alias(name) for name in ("concept_rating", "fluency_rating"))
     scored = rated.with_columns(judge_score=harmonic_mean(["concept_rating", "fluency_rating"]), reason=_reason())
     return scored.select(list(JUDGEMENTS.columns))
+
+
+def other_ratings(texts: pl.DataFrame, oracle: Oracle, topics: Sequence[str], tokens: TextTokens) -> pl.Series:
+    """How much each text (columns text and concept, a topic) is about other topics: the mean over them of their concept rating, 0 to 2;
+    null where there is nothing to rate."""
+    numbers = {name: number for number, name in enumerate(topics)}
+    ids = tokens.retokenise(texts["text"].fill_null("").to_list())
+    ratings = [other_rating(oracle, text, numbers[name]) for name, text in zip(texts["concept"].to_list(), ids, strict=True)]
+    return pl.Series("other_rating", ratings, dtype=pl.Float64)
 
 
 def _reason() -> pl.Expr:

@@ -8,6 +8,8 @@ A column is nullable only where it says when it is null.
 from saesteer.core.tables.methods import (
     ASKED_CONCEPTS,
     CONCEPT_TEXTS,
+    DAMAGE,
+    DAMAGE_SUMMARIES,
     EFFECTS,
     FITS,
     METHOD_STEPS,

@@ -75,7 +75,22 @@ FITS = Table(
         "reason": reason_for("kind"),
     },
 )
-METHOD_STEPS = by_name(EFFECTS, FITS)
+DAMAGE = Table(
+    "damage",
+    ("layer", "method", "concept_id", "factor"),
+    {
+        **PER_FIT,
+        "factor": FACTOR,
+        "loss": Column(pl.Float64, "mean over tokens of ordinary texts, steered, of -log p, in nats"),
+        "unsteered_loss": Column(pl.Float64, "the same, unsteered"),
+        "divergence": Column(
+            pl.Float64,
+            "mean over the tokens of the Kullback-Leibler divergence of the next-token distribution from the unsteered one",
+        ),
+        "n_tokens": Column(pl.UInt32, "tokens counted"),
+    },
+)
+METHOD_STEPS = by_name(EFFECTS, FITS, DAMAGE)
 
 METHOD_HALVES = Table(
     "method_halves",
@@ -174,6 +189,9 @@ METHODS_TABLE = Table(
         "score": Column(pl.Float64, "mean over them", "no concept has a score"),
         "score_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
         "score_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "rank": Column(pl.Float64, "its place in the layer by that mean, 1 the best; equals share theirs", "no concept has a score"),
+        "rank_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "rank_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
         "n_abstaining": Column(pl.UInt32, "concepts for which the method has no intervention"),
         "n_surviving": Column(pl.UInt32, "concepts with a score of the method's own"),
         "surviving_score": Column(pl.Float64, "mean over those only: flatters a method that abstains", "there are none"),
@@ -223,8 +241,36 @@ METHOD_DIFFERENCES = Table(
         "mean": Column(pl.Float64, "mean over concepts of score minus the other's", "there are none"),
         "low": Column(pl.Float64, "lower end of its paired bootstrap interval over concepts", _INTERVAL_NULL),
         "high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "detectable": Column(
+            pl.Float64, "difference that as many concepts would show with probability .8 (two-sided test at 1 - confidence)", _INTERVAL_NULL
+        ),
         "simultaneous_low": Column(pl.Float64, "lower end of the interval that covers all of the layer's pairs together", _INTERVAL_NULL),
         "simultaneous_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+    },
+)
+METHOD_DAMAGE = Table(
+    "method_damage",
+    ("layer", "method"),
+    {
+        "layer": LAYER,
+        "method": METHOD,
+        **METHODS_TABLE.some("title", "family", "score", "score_low", "score_high"),
+        "n": Column(pl.UInt32, "concepts; those where it abstains are not steered, so nothing is lost"),
+        "loss_rise": Column(pl.Float64, "mean over them of what steering as chosen adds to the loss on ordinary texts, nats a token"),
+        "loss_rise_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "loss_rise_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "divergence": Column(pl.Float64, "mean over them of the divergence from the unsteered next-token distribution, nats"),
+        "divergence_low": Column(pl.Float64, "lower end", _INTERVAL_NULL),
+        "divergence_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "unsteered_loss": Column(pl.Float64, "loss on ordinary texts, unsteered, nats a token"),
+        "other_rating": Column(
+            pl.Float64,
+            "mean rating of all other topics in the texts at the chosen factors, 0 to 2",
+            "the judge is not the shipped world's oracle",
+        ),
+        "other_rating_low": Column(pl.Float64, "lower end", "the same, or fewer than 2 concepts"),
+        "other_rating_high": Column(pl.Float64, "upper end", "the same, or fewer than 2 concepts"),
+        **METHODS_TABLE.some("confidence"),
     },
 )
 _RATINGS = ("score", "concept_rating", "instruction_rating", "fluency_rating")
@@ -271,3 +317,5 @@ METHOD_PUBLISHED = Table(
     },
 )
 METHOD_SUMMARIES = by_name(METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES, METHODS_TABLE, METHOD_DIFFERENCES, METHOD_CURVES, METHOD_PUBLISHED)
+DAMAGE_SUMMARIES = by_name(METHOD_DAMAGE)
+"""Of a comparison that has ordinary texts."""

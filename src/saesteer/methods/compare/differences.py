@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from jaxtyping import Float
 from saesteer.core.tables.methods import METHOD_DIFFERENCES
 from saesteer.core.uncertainty import paired_difference_interval, random_stream
 from saesteer.settings.methods import MethodSettings
+
+POWER = 0.8
 
 _BLOCK = 2**22  # elements drawn at a time: bounds memory for many concepts
 _Row = dict[str, Any]
@@ -41,7 +44,18 @@ def _difference(
     stream = random_stream(settings.seed, "methods", "difference", *label)
     interval = paired_difference_interval(a[known], b[known], settings.bootstrap_draws, settings.confidence, stream)
     low, high = interval or (None, None)
-    return {"n": int(known.sum()), "mean": float((a - b)[known].mean()) if known.any() else None, "low": low, "high": high}
+    mean = float((a - b)[known].mean()) if known.any() else None
+    return {"n": int(known.sum()), "mean": mean, "low": low, "high": high, "detectable": detectable((a - b)[known], settings.confidence)}
+
+
+def detectable(differences: Float[np.ndarray, " concept"], confidence: float) -> float | None:
+    """The true mean difference that a two-sided test at 1 - confidence finds with probability `POWER`, with as many concepts whose
+    differences vary as these do: (z(1 - alpha / 2) + z(power)) times their standard error, as if means were normal. None for fewer than
+    2."""
+    if len(differences) < 2:
+        return None
+    normal = NormalDist()
+    return (normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(POWER)) * float(differences.std(ddof=1)) / len(differences) ** 0.5
 
 
 def _simultaneous(differences: list[Float[np.ndarray, " concept"]], settings: MethodSettings, layer: int) -> list[_Row]:

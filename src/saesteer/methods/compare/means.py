@@ -14,6 +14,7 @@ import polars as pl
 from saesteer.core.tables.methods import METHOD_CURVES, METHODS_TABLE
 from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
 from saesteer.methods.compare.protocol import FIT, Rows, row_of
+from saesteer.methods.compare.ranks import method_ranks
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
 
@@ -45,7 +46,7 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
         n_vectors = settings.effects.n_vectors - settings.effects.n_held_out if "effects" in row.needs else None
         label |= {"n_effect_vectors": n_vectors}
         lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
-    parts = (_factors(choices), _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
+    parts = (method_ranks(scores, settings), _factors(choices), _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)
     table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
     for part in parts:
@@ -55,13 +56,17 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
 
 def _means(group: pl.DataFrame, label: tuple[int, str], settings: MethodSettings) -> _Row:
     own = group.filter(~pl.col("abstains"))
-    every = zip(("score", "score_low", "score_high"), _mean(group["score"], settings, ("mean", *label)), strict=True)
-    surviving = zip(("surviving_score", "surviving_low", "surviving_high"), _mean(own["score"], settings, ("mean", *label)), strict=True)
+    every = zip(("score", "score_low", "score_high"), mean_and_ends(group["score"], settings, ("mean", *label)), strict=True)
+    surviving = zip(
+        ("surviving_score", "surviving_low", "surviving_high"), mean_and_ends(own["score"], settings, ("mean", *label)), strict=True
+    )
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
     return {**sizes, "n_abstaining": group.height - own.height, "n_surviving": own["score"].count(), **dict(every), **dict(surviving)}
 
 
-def _mean(values: pl.Series, settings: MethodSettings, label: tuple[str | int, ...]) -> tuple[float | None, float | None, float | None]:
+def mean_and_ends(
+    values: pl.Series, settings: MethodSettings, label: tuple[str | int, ...]
+) -> tuple[float | None, float | None, float | None]:
     """Mean and interval of the values that are there; their order does not matter."""
     present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
     stream = random_stream(settings.seed, "methods", *label)
@@ -150,5 +155,5 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
 def _curve_point(group: pl.DataFrame, label: tuple[str | int, ...], settings: MethodSettings) -> _Row:
     point: _Row = {}
     for name in ("score", *_RATINGS):
-        point[name], point[f"{name}_low"], point[f"{name}_high"] = _mean(group[name], settings, ("curve", name, *label))
+        point[name], point[f"{name}_low"], point[f"{name}_high"] = mean_and_ends(group[name], settings, ("curve", name, *label))
     return point | {"perplexity": _geometric_mean(group["log_perplexity"])}

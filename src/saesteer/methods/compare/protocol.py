@@ -199,7 +199,7 @@ def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
 def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
     """The unsteered method's score wherever a method abstains, on the same half of the same concept."""
     place = ["layer", "concept_id", "reported_on"]
-    unsteered = choices.filter(~pl.col("abstains")).filter(method=_unsteered_key()).select(*place, unsteered="score")
+    unsteered = choices.filter(~pl.col("abstains")).filter(method=unsteered_key()).select(*place, unsteered="score")
     missing = choices.join(unsteered, on=place, how="anti").select(place).sort(place)
     if missing.height:
         raise ProtocolError(
@@ -210,7 +210,8 @@ def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
     return joined.with_columns(score=pl.when("abstains").then("unsteered").otherwise("score"))
 
 
-def _unsteered_key() -> str:
+def unsteered_key() -> str:
+    """The key of the unsteered control."""
     return next(row.key for row in registry.METHODS if row.name == UNSTEERED)
 
 

@@ -1,0 +1,44 @@
+"""Each method's score against what it breaks."""
+
+import json
+
+import polars as pl
+from common import open_job
+
+from saesteer.core.store import read_rows
+from saesteer.core.tables import (
+    ASKED_CONCEPTS,
+    DAMAGE,
+    DAMAGE_SUMMARIES,
+    GENERATIONS,
+    METHOD_SUMMARIES,
+    of_fits,
+    read_summary,
+    write_summary,
+)
+from saesteer.methods.compare.damage import method_damage
+from saesteer.settings import OracleJudge
+
+job = open_job(snakemake)
+choices, methods = (read_summary(METHOD_SUMMARIES[name], job.input(name)) for name in ("method_choices", "methods"))
+keys = ["layer", "method", "concept_id", "factor"]
+
+
+def other_topics() -> pl.DataFrame:
+    """How much the texts at the chosen factors are about other topics; no rows where the judge is another than the oracle."""
+    judge = job.experiment.judge
+    if not isinstance(judge, OracleJudge):
+        return choices.select(keys).clear().with_columns(other_rating=pl.lit(None, pl.Float64))
+    from saesteer.core.tokens import load_tokens
+    from saesteer.world.oracle_judge import load_oracle
+    from saesteer.world.oracle_rating import other_ratings
+
+    concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")).select("concept_id", "concept")
+    texts = of_fits(read_rows(GENERATIONS, job.inputs["generations"])).join(choices.select(keys), on=keys, how="semi")
+    texts = texts.join(concepts, on="concept_id", how="left", maintain_order="left")
+    topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+    return texts.select(*keys, other_ratings(texts, load_oracle(judge.oracle), topics, load_tokens(job.model_folder())))
+
+
+table = method_damage(read_rows(DAMAGE, job.inputs["damage"]), other_topics(), choices, methods, job.experiment.methods)
+write_summary(DAMAGE_SUMMARIES["method_damage"], table, job.outputs["table"])

@@ -1,0 +1,68 @@
+"""Every method's held-out score against what steering adds to the loss on ordinary text, with the frontier of those that no other beats."""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from saesteer.figures.definition import Options, Tables
+from saesteer.figures.method_families import LOOKS, family_handles, n_of
+from saesteer.figures.style import BLACK, GREY, PAGE, empty_panel, new_figure, styled
+
+_COLUMNS = (
+    "layer", "method", "title", "family", "n", "score", "score_low", "score_high", "loss_rise", "loss_rise_low", "loss_rise_high",
+    "unsteered_loss", "confidence",
+)  # fmt: skip
+
+
+def data(tables: Tables, options: Options) -> pl.DataFrame:
+    """What of the table is drawn, least damage first, and whether a method lies on the frontier."""
+    shown = tables["method_damage"].select(_COLUMNS).drop_nulls(["score", "loss_rise"])
+    shown = shown.sort("layer", "loss_rise", pl.col("score"), "method", descending=[False, False, True, False])
+    above = pl.col("score").cum_max().shift(1).over("layer")
+    return shown.with_columns(frontier=above.is_null() | (pl.col("score") > above))
+
+
+def panel(axes: Axes, rows: pl.DataFrame) -> None:
+    """One layer's methods; those on the frontier by name."""
+    for row in rows.iter_rows(named=True):
+        look = LOOKS[row["family"]]
+        if row["score_low"] is not None:
+            axes.vlines(row["loss_rise"], row["score_low"], row["score_high"], color=look.colour, linewidth=0.6, alpha=0.5)
+        if row["loss_rise_low"] is not None:
+            axes.hlines(row["score"], row["loss_rise_low"], row["loss_rise_high"], color=look.colour, linewidth=0.6, alpha=0.5)
+        axes.plot([row["loss_rise"]], [row["score"]], look.marker, color=look.colour, markersize=5, label=row["method"])
+    best = rows.filter("frontier")
+    axes.step(best["loss_rise"], best["score"], where="post", color=BLACK, linewidth=0.9, linestyle=":", label="frontier", zorder=1)
+    for row in best.iter_rows(named=True):
+        axes.annotate(row["title"], (row["loss_rise"], row["score"]), (4, 4), textcoords="offset points", fontsize=6.5)
+    axes.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+    axes.set_xlabel("added loss on ordinary text (nats a token)")
+    if rows.is_empty():
+        empty_panel(axes, "no method has a score")
+
+
+@styled
+def draw(data: pl.DataFrame) -> Figure:
+    """A panel a layer."""
+    layers = data.partition_by("layer", maintain_order=True)
+    figure = new_figure(PAGE * (0.4 + 0.6 * max(1, len(layers))) * 1.1, 4.6, counts(data))
+    panels = figure.subplots(1, max(1, len(layers)), squeeze=False, sharey=True)[0]
+    for axes, rows in zip(panels, layers, strict=False):
+        panel(axes, rows)
+        axes.set_title(f"layer {rows['layer'][0]}")
+    panels[0].set_ylabel("held-out score, mean over concepts")
+    if not layers:
+        empty_panel(panels[0], "no method has a score")
+        return figure
+    frontier = Line2D([], [], color=BLACK, linestyle=":", linewidth=0.9, label="none better at less damage")
+    figure.legend(handles=[*family_handles(data), frontier], loc="outside upper center", ncols=4)
+    return figure
+
+
+def counts(data: pl.DataFrame) -> str:
+    """Concepts, and the loss that is added to."""
+    if data.is_empty():
+        return "n = 0 concepts"
+    losses = ", ".join(f"{loss:.2f}" for loss in data["unsteered_loss"].unique(maintain_order=True).drop_nulls())
+    return f"{n_of(data['n'])} concepts; unsteered loss {losses} nats a token. Bars: {data['confidence'][0]:.0%} bootstrap over concepts."

@@ -1,0 +1,54 @@
+"""The place of each method among those of its layer, with an interval: which order could have come about with other concepts."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from saesteer.core.uncertainty import random_stream
+from saesteer.settings.methods import MethodSettings
+
+_BLOCK = 2**22  # elements compared at a time
+SCHEMA = {"layer": pl.UInt16, "method": pl.String, "rank": pl.Float64, "rank_low": pl.Float64, "rank_high": pl.Float64}
+
+
+def method_ranks(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+    """METHOD_SCORES -> layer, method, rank and its ends: 1 has the highest mean over concepts, equals share the mean of their places. The
+    interval is a percentile bootstrap: concepts are resampled for all methods together. A method without a score is left out; the ends are
+    null for fewer than 2 concepts."""
+    rows = []
+    for layer in scores.sort("layer").partition_by("layer", maintain_order=True):
+        number, keys = int(layer["layer"][0]), sorted(layer.drop_nulls("score")["method"].unique())
+        if not keys:
+            continue
+        table = layer.pivot(on="method", index="concept_id", values="score").sort("concept_id")
+        values = table.select(keys).cast(pl.Float64).fill_null(np.nan).to_numpy()  # [concept method]
+        places = _ranked(np.nanmean(values, axis=0)[None])[0]
+        ends = _ends(values, settings, number) if len(values) > 1 else [(None, None)] * len(keys)
+        rows += [(number, key, float(place), *end) for key, place, end in zip(keys, places, ends, strict=True)]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _ends(values: Float[np.ndarray, "concept method"], settings: MethodSettings, layer: int) -> list[tuple[float, float]]:
+    stream = random_stream(settings.seed, "methods", "ranks", layer)
+    n, known = len(values), np.isfinite(values)
+    filled, blocks, left = np.where(known, values, 0), [], settings.bootstrap_draws
+    while left:
+        size = min(left, max(1, _BLOCK // values.shape[1] ** 2))
+        weights = stream.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # how often each concept is drawn
+        drawn = weights @ known
+        means = np.divide(weights @ filled, drawn, out=np.full(drawn.shape, -np.inf), where=drawn > 0)
+        blocks.append(_ranked(means))
+        left -= size
+    tail = (1 - settings.confidence) / 2
+    low, high = np.quantile(np.concatenate(blocks), [tail, 1 - tail], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _ranked(means: Float[np.ndarray, "draw method"]) -> Float[np.ndarray, "draw method"]:
+    """1 + how many are higher + half of the others that are equal."""
+    higher = (means[:, None, :] > means[:, :, None]).sum(axis=2)
+    equal = (means[:, None, :] == means[:, :, None]).sum(axis=2) - 1
+    ranks: Float[np.ndarray, "draw method"] = 1 + higher + equal / 2
+    return ranks

@@ -1,0 +1,69 @@
+"""Ranks of methods and detectable differences: by hand, by SciPy, by simulation."""
+
+from statistics import NormalDist
+
+import numpy as np
+import polars as pl
+import pytest
+from method_rows import method_settings
+from scipy import stats
+
+from saesteer.core.tables.methods import METHOD_SCORES
+from saesteer.methods.compare.differences import detectable
+from saesteer.methods.compare.ranks import method_ranks
+
+
+def scores(of: dict[str, list[float | None]], layer: int = 3) -> pl.DataFrame:
+    """METHOD_SCORES of methods with one score a concept."""
+    empty = dict.fromkeys(METHOD_SCORES.columns)
+    rows = [
+        empty | {"layer": layer, "method": name, "concept_id": f"{place:016x}", "concept": str(place), "score": score}
+        for name, values in of.items()
+        for place, score in enumerate(values)
+    ]
+    return pl.DataFrame(rows, schema=METHOD_SCORES.schema)
+
+
+def ranked(of: dict[str, list[float | None]]) -> dict[str, tuple[float, float, float]]:
+    table = method_ranks(scores(of), method_settings(bootstrap_draws=500))
+    return {row["method"]: (row["rank"], row["rank_low"], row["rank_high"]) for row in table.iter_rows(named=True)}
+
+
+def test_one_that_is_always_better_is_first_in_every_draw() -> None:
+    made = ranked({"a": [1.0, 1.2, 1.4], "b": [0.5, 0.6, 0.7], "c": [1.9, 1.8, 1.7]})
+    assert made == {"a": (2, 2, 2), "b": (3, 3, 3), "c": (1, 1, 1)}
+
+
+def test_equals_share_their_places_and_one_without_a_score_has_none() -> None:
+    made = ranked({"a": [1.0, 0.0], "b": [1.0, 0.0], "c": [0.0, 0.5], "d": [None, None]})
+    assert made["a"] == made["b"]
+    assert (made["a"][0], made["c"][0]) == (1.5, 3)
+    assert "d" not in made
+    assert made["c"][1:] == (1, 3)  # drawn twice, the second concept makes it the best
+    alone = method_ranks(scores({"a": [1.0], "b": [2.0]}), method_settings())
+    assert alone.select("rank", "rank_low").rows() == [(2, None), (1, None)]
+
+
+def test_ranks_are_scipys_over_all_resamples() -> None:
+    """With 3 concepts there are 27 resamples: the quantiles of many draws are near theirs."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 5))
+    every = np.stack(np.meshgrid(*[range(3)] * 3), axis=-1).reshape(-1, 3)
+    exact = stats.rankdata(-values[every].mean(axis=1), axis=1)
+    table = method_ranks(scores({str(m): values[:, m].tolist() for m in range(5)}), method_settings(bootstrap_draws=20_000))
+    assert table["rank"].to_list() == stats.rankdata(-values.mean(axis=0)).tolist()
+    low, high = np.quantile(np.repeat(exact, 100, axis=0), [0.025, 0.975], axis=0)
+    assert np.allclose(table["rank_low"], low, atol=0.51)
+    assert np.allclose(table["rank_high"], high, atol=0.51)
+
+
+def test_a_detectable_difference_is_found_four_times_in_five() -> None:
+    """z tests of normal means whose true difference is the detectable one."""
+    differences = np.array([0.1, -0.3, 0.5, 0.2, 0.4, -0.1, 0.6, 0.0])
+    size = detectable(differences, 0.95)
+    assert size == pytest.approx(2.8016 * differences.std(ddof=1) / 8**0.5, rel=1e-4)
+    error = float(differences.std(ddof=1)) / 8**0.5
+    means = np.random.default_rng(1).normal(size, error, size=200_000)
+    found = np.abs(means) / error > NormalDist().inv_cdf(0.975)
+    assert found.mean() == pytest.approx(0.8, abs=0.005)
+    assert detectable(np.array([0.3]), 0.95) is None
