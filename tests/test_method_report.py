@@ -234,9 +234,14 @@ def test_protocols_are_compared_fact_by_fact() -> None:
         max_new_tokens=128,
         stop=None,
         factor_choice="first_half",
+        learning_rates=[],
+        training_tokens="all",
+        blank_texts="rated",
     )
     ours = our_protocol(close, "google/gemma-2-9b-it", 31, "openai/gpt-4o-mini", 500)
     assert compared(ours, theirs) == (["prompts"], [])
+    tuned = our_protocol(method_settings(learning_rates=[1e-3], training_tokens="output"), "m", 31, "j", 500)
+    assert compared(replace(tuned, prompts=theirs.prompts), theirs)[0][-3:] == ["learning_rates", "training_tokens", "blank_texts"]
     assert compared(replace(ours, temperature=0.7), replace(theirs, judge=None)) == (["temperature", "prompts"], ["judge"])
 
 

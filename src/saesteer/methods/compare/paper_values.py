@@ -34,6 +34,10 @@ class Protocol:
     concepts: str | None
     n_concepts: int | None
     prompts: str | None
+    top_p: float | None
+    learning_rates: str | None
+    training_tokens: str | None
+    blank_texts: str | None
 
 
 FACTS = tuple(field.name for field in fields(Protocol))
@@ -61,7 +65,11 @@ _CONCEPT500 = "axbench/concept500, of its layer"
 _EOS = "end of sequence only"
 _BY_SUCCESS = "by GenSuccess over perplexity"
 _ALPACA = "AlpacaEval, ten drawn for each concept"
-_AXBENCH = Protocol(None, None, "gpt-4o-mini", 1.0, 128, _EOS, "first_half", "harmonic_mean", _CONCEPT500, 500, _ALPACA)
+_PUBLISHED_RATES = "as published"
+_AXBENCH = Protocol(
+    *(None, None, "gpt-4o-mini", 1.0, 128, _EOS, "first_half", "harmonic_mean", _CONCEPT500, 500, _ALPACA),
+    *(1.0, _PUBLISHED_RATES, "all", "rated"),
+)
 _P1_AXBENCH = replace(
     _AXBENCH,
     judge="claude-3.7-sonnet",
@@ -69,10 +77,19 @@ _P1_AXBENCH = replace(
     factor_choice=f"first_half, {_BY_SUCCESS}",
     score="harmonic_mean_of_means",
 )
-_P2 = Protocol(
-    None, 12, "gpt-4o-mini, 1 to 10", None, None, None, "same_texts", "product_of_means", "nine tasks of its own", 9, 'one, "I think"'
+_UNKNOWN = Protocol(**dict.fromkeys(FACTS, None))
+_P2 = replace(
+    _UNKNOWN,
+    layer=12,
+    judge="gpt-4o-mini, 1 to 10",
+    factor_choice="same_texts",
+    score="product_of_means",
+    concepts="nine tasks of its own",
+    n_concepts=9,
+    prompts='one, "I think"',
+    top_p=0.3,
 )
-_P5 = Protocol(None, None, None, None, None, None, None, "harmonic_mean", None, None, None)
+_P5 = replace(_UNKNOWN, score="harmonic_mean")
 
 _SITES = (("gemma-2-2b-it", 10), ("gemma-2-2b-it", 20), ("gemma-2-9b-it", 20), ("gemma-2-9b-it", 31))
 _P4_STEERING = {
@@ -179,6 +196,10 @@ def our_protocol(settings: MethodSettings, model: str, layer: int, judge: str, n
         concepts=_concepts(settings.concepts),
         n_concepts=n_concepts,
         prompts=f"the first {settings.n_prompts} of {settings.published_prompts or 'a file'}, for all concepts the same",
+        top_p=settings.top_p,
+        learning_rates="chosen on held-out texts" if settings.learning_rates else _PUBLISHED_RATES,
+        training_tokens=settings.training_tokens,
+        blank_texts=settings.blank_texts,
     )
 
 
