@@ -16,10 +16,11 @@ from saesteer.methods.fit.problem import Problem, Text
 from saesteer.settings.registry import METHODS, method
 
 NAMES = [row.name for row in METHODS]
-DRAWING = {"lat", "probe", "ssv", "reps", "reft_r1", "random_vector", "lora", "loreft", "sft", "sae_ssv", "sdcv_probe", "supervised_random"}
+DRAWING = {"lat", "probe", "ssv", "reft_r1", "random_vector", "lora", "loreft", "sft", "sae_ssv", "sdcv_probe", "supervised_random"}
+DRAWING |= {"reps", "reps_loreft", "reps_lora"}
 """Those that draw random numbers: pairs, order of texts, where to start, features."""
 TRAINING = ("ssv", "reps", "reft_r1", "lora", "loreft", "sft")
-EPOCHS = {"reps": 2, "loreft": 6, "sft": 2, "probe": 6}
+EPOCHS = {"reps": 2, "reps_loreft": 2, "reps_lora": 2, "loreft": 6, "sft": 2, "probe": 6}
 """Fewer than published. LoRA keeps its own: its B starts at 0, and Adam's first steps there are the signs of small gradients, which
 bfloat16 rounds either way."""
 N_TEXTS = {"supervised": 50, "supervised_random": 50}
@@ -75,7 +76,9 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     if isinstance(intervention, ConditionalAddition):
         intervention = Addition(intervention.vector, intervention.scale)
     if not isinstance(intervention, Addition):
-        assert (name in {"unsteered", "prompting", "lora", "loreft", "sft"}) or isinstance(intervention, CodeEdit)
+        assert (name in {"unsteered", "prompting", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}) or isinstance(
+            intervention, CodeEdit
+        )
         return
     assert intervention.positions == "all"
     assert intervention.vector.norm().item() == pytest.approx(1, abs=1e-5)

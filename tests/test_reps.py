@@ -1,16 +1,21 @@
-"""RePS: against its two formulas written out text by text, with plain hooks on an unpadded model."""
+"""RePS: against its formulas written out text by text, with plain hooks on an unpadded model."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import pytest
 import torch
 from methods_world import problem, texts_of
-from slow_vectors import cosine, gradient_of
-from torch import Tensor
+from slow_vectors import cosine
+from torch import Tensor, nn
 
-from saesteer.methods.fit import reps
+from saesteer.engine.adapters import adapter_layers
+from saesteer.engine.interventions import LowRankSubspace, LowRankWeights
+from saesteer.methods.fit import loreft, reps
 from saesteer.methods.fit.means import diffmean
 from saesteer.methods.fit.problem import Problem, Text
+from saesteer.methods.fit.training import Trainee
 
 
 @pytest.fixture(scope="module")
@@ -18,53 +23,152 @@ def sea() -> Problem:
     return problem("sea", n_texts=6)
 
 
-def slow_log_p(given: Problem, text: Text, change: object) -> Tensor:
-    """Sum of log p over what a text says, the residual [seq d_model] after the layer changed by a plain hook."""
-    block = given.lm.model.model.layers[given.layer]
-    handle = block.register_forward_hook(lambda _module, _args, out: change(out[0])[None])  # type: ignore[operator]
-    logits = given.lm.model(input_ids=torch.tensor([text.ids])).logits[0].double().log_softmax(dim=1)
+Steer = Callable[[Text, float], AbstractContextManager[None]]
+
+
+@contextmanager
+def hooked(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """A module's output [seq d] replaced by change(its input, it)."""
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], out: Tensor | tuple[Tensor, ...]) -> Tensor:
+        return change(args[0][0], out[0])[None]
+
+    handle = module.register_forward_hook(hook)
+    yield
     handle.remove()
+
+
+def slow_log_p(given: Problem, text: Text, steered: AbstractContextManager[None]) -> Tensor:
+    """Sum of log p over what a text says, by an unpadded model."""
+    with steered:
+        logits = given.lm.model(input_ids=torch.tensor([text.ids])).logits[0].double().log_softmax(dim=1)
     return sum((logits[place - 1, text.ids[place]] for place in range(text.n_context, len(text.ids))), torch.zeros(()))
 
 
-def slow_loss(given: Problem, pair: reps.Pair, w: Tensor) -> Tensor:
+def slow_loss(given: Problem, pair: reps.Pair, steer: Steer) -> Tensor:
     """Equation by equation."""
 
     def said(text: Text) -> int:
         return len(text.ids) - text.n_context
 
-    def null(h: Tensor) -> Tensor:
-        return torch.stack([row - torch.relu(row @ w) / (w @ w) * w for row in h])
+    def log_p(text: Text, factor: float) -> Tensor:
+        return slow_log_p(given, text, steer(text, factor))
 
-    def add(h: Tensor) -> Tensor:
-        return h + pair.factor * w
-
-    p_c, p = (float(slow_log_p(given, text, lambda h: h).detach()) for text in (pair.concept, pair.own))
-    n_c, n = said(pair.concept), said(pair.own)
-    plus = max(p - p_c, 1) / n_c * slow_log_p(given, pair.concept, add) - slow_log_p(given, pair.own, add) / n
-    minus = max(p_c - p, 1) / n * slow_log_p(given, pair.own, null) - slow_log_p(given, pair.concept, null) / n_c
+    p_c, p = (float(slow_log_p(given, text, nullcontext()).detach()) for text in (pair.concept, pair.own))
+    n_c, n, a = said(pair.concept), said(pair.own), pair.factor
+    plus = max(p - p_c, 1) / n_c * log_p(pair.concept, a) - log_p(pair.own, a) / n
+    minus = max(p_c - p, 1) / n * log_p(pair.own, -a) - log_p(pair.concept, -a) / n_c
     return (-torch.log(torch.sigmoid(plus)) - torch.log(torch.sigmoid(minus))) / 2
 
 
-def test_losses_and_gradient_are_those_of_the_formulas(sea: Problem) -> None:
-    some = reps.pairs(sea)[:3]
-    w = torch.randn(128, generator=torch.Generator().manual_seed(0)) * 0.3
-    fast = reps.losses(sea, some, w)
-    slow = torch.stack([slow_loss(sea, pair, w) for pair in some])
+def slow_vector(given: Problem, w: Tensor) -> Steer:
+    def steer(_text: Text, factor: float) -> AbstractContextManager[None]:
+        def change(_read: Tensor, h: Tensor) -> Tensor:
+            return h + factor * w if factor > 0 else torch.stack([row - torch.relu(row @ w) / (w @ w) * w for row in h])
+
+        return hooked(given.lm.model.model.layers[given.layer], change)
+
+    return steer
+
+
+def slow_loreft(given: Problem, one: LowRankSubspace) -> Steer:
+    @contextmanager
+    def steer(text: Text, factor: float) -> Iterator[None]:
+        n = text.n_context
+        places = sorted({*range(min(5, n)), *range(max(0, n - 5), n)})
+
+        def edited(R: Tensor, W: Tensor, b: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+            def change(_read: Tensor, h: Tensor) -> Tensor:
+                return torch.stack([row + factor * R.T @ (W @ row + b - R @ row) if i in places else row for i, row in enumerate(h)])
+
+            return change
+
+        with ExitStack() as stack:
+            for layer, R, W, b in zip(one.layers, one.R, one.W, one.b, strict=True):
+                stack.enter_context(hooked(given.lm.model.model.layers[layer], edited(R, W, b)))
+            yield
+
+    return steer
+
+
+def slow_lora(given: Problem, one: LowRankWeights) -> Steer:
+    @contextmanager
+    def steer(_text: Text, factor: float) -> Iterator[None]:
+        def adapted(A: Tensor, B: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+            return lambda x, out: out + factor * 16 * (x @ A.T) @ B.T  # rsLoRA: 32 / sqrt(4)
+
+        with ExitStack() as stack:
+            for layer, A, B in zip(one.layers, one.A, one.B, strict=True):
+                stack.enter_context(hooked(given.lm.model.model.layers[layer].self_attn.o_proj, adapted(A, B)))
+            yield
+
+    return steer
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_same_loss(given: Problem, trainee: Trainee[reps.Pair], steer: Steer) -> None:
+    """Losses, and gradients of their mean with respect to the last parameter."""
+    some = reps.pairs(given)[:3]
+    fast, slow = trainee.losses(some, 0.0), torch.stack([slow_loss(given, pair, steer) for pair in some])
     torch.testing.assert_close(fast.double(), slow.double(), rtol=1e-4, atol=1e-4)
-    fast_gradient = gradient_of(lambda x: reps.losses(sea, some, x).mean(), w)
-    slow_gradient = gradient_of(lambda x: torch.stack([slow_loss(sea, pair, x) for pair in some]).mean(), w)
-    assert torch.allclose(fast_gradient, slow_gradient, atol=1e-4)
+    ours, theirs = (torch.autograd.grad(loss.mean(), trainee.parameters[-1])[0] for loss in (fast, slow))
+    assert float(theirs.norm()) > 1e-3
+    assert float((ours - theirs).norm()) < 1e-3 * float(theirs.norm())
+
+
+def test_losses_and_gradient_of_a_vector_are_those_of_the_formulas(sea: Problem) -> None:
+    trainee = reps.untrained_vector(sea, seeded())
+    assert_same_loss(sea, trainee, slow_vector(sea, trainee.parameters[0]))
+
+
+def test_losses_and_gradient_of_an_adapter_are_those_of_the_formulas(sea: Problem) -> None:
+    trainee = reps.untrained_lora(sea, seeded())
+    A, B = trainee.parameters
+    B.data = 0.01 * torch.randn(B.shape, generator=seeded(1))
+    assert_same_loss(sea, trainee, slow_lora(sea, LowRankWeights(adapter_layers(8), A, B, 16.0)))
+
+
+def test_losses_and_gradient_of_edits_are_those_of_the_formulas(sea: Problem) -> None:
+    """Of the edits as they are; what trains is behind R's parametrisation."""
+    layers, edits = loreft.new_edits(sea, "reps_loreft", seeded())
+    one = loreft.edits_together(layers, edits)
+    some = reps.pairs(sea)[:3]
+    slow = torch.stack([slow_loss(sea, pair, slow_loreft(sea, one)) for pair in some])
+    torch.testing.assert_close(reps.untrained_loreft(sea, seeded()).losses(some, 0.0).double(), slow.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_factor_1_of_what_is_fitted_is_the_middle_of_the_factors_of_training(sea: Problem) -> None:
+    """The edits' and the adapter's texts at factor 1 are read as what was trained reads them at 11."""
+    text = sea.positive[0]
+    layers, edits = loreft.new_edits(sea, "reps_loreft", seeded())
+    trainee = reps.untrained_lora(sea, seeded())
+    trainee.parameters[1].data = torch.randn(trainee.parameters[1].shape, generator=seeded(1)) / 100
+    adapter = LowRankWeights(adapter_layers(8), *trainee.parameters, 16.0)
+    pairs = (
+        (slow_loreft(sea, loreft.edits_together(layers, edits)), slow_loreft(sea, reps.untrained_loreft(sea, seeded()).result())),
+        (slow_lora(sea, adapter), slow_lora(sea, trainee.result())),
+    )
+    with torch.no_grad():
+        for as_trained, fitted in pairs:
+            log_p = float(slow_log_p(sea, text, fitted(text, 1)))
+            assert log_p == pytest.approx(float(slow_log_p(sea, text, as_trained(text, 11))), rel=1e-4)
+            assert log_p != pytest.approx(float(slow_log_p(sea, text, as_trained(text, 1))), rel=1e-3)
 
 
 def test_a_model_that_is_indifferent_has_the_loss_of_a_coin(sea: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where both texts have log p -3 and three tokens, both differences are 0: log 2."""
+
+    def loss(pair: reps.Pair) -> list[float]:
+        return reps.losses(sea, [pair], lambda _texts, _factor: nullcontext()).tolist()
+
     text = Text([2, 5, 6, 7], 1)
     monkeypatch.setattr(reps, "log_probabilities", lambda _problem, texts: torch.full((len(texts),), -3.0))
-    assert reps.losses(sea, [reps.Pair(text, text, 4.0, -3.0, -3.0)], torch.ones(128)).tolist() == pytest.approx([math.log(2)])
+    assert loss(reps.Pair(text, text, 4.0, -3.0, -3.0)) == pytest.approx([math.log(2)])
     # Five nats more surprising than the model's own: D+ = 5 / 3 * -3 + 1 = -4, D- as before.
-    lost = reps.losses(sea, [reps.Pair(text, text, 4.0, -8.0, -3.0)], torch.ones(128)).tolist()
-    assert lost == pytest.approx([(math.log(1 + math.exp(4)) + math.log(2)) / 2])
+    assert loss(reps.Pair(text, text, 4.0, -8.0, -3.0)) == pytest.approx([(math.log(1 + math.exp(4)) + math.log(2)) / 2])
 
 
 def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem) -> None:
@@ -74,7 +178,7 @@ def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem)
         assert pair.own.ids[: pair.own.n_context] == pair.concept.ids[: pair.concept.n_context]
         assert pair.own.n_context < len(pair.own.ids) <= len(pair.concept.ids)
         assert pair.factor in reps.FACTORS
-        assert pair.own_log_p == pytest.approx(float(slow_log_p(sea, pair.own, lambda h: h)), abs=1e-3)
+        assert pair.own_log_p == pytest.approx(float(slow_log_p(sea, pair.own, nullcontext()).detach()), abs=1e-3)
     assert made == reps.pairs(problem("sea", n_texts=6))
 
 
@@ -82,12 +186,15 @@ def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem)
 def test_the_vector_writes_the_concept() -> None:
     """Added in the middle of the factors it was trained with, it makes unseen texts of the concept likelier, unlike its opposite."""
     chess = problem("chess", n_texts=32, learning_rates=(1e-2, 3e-2))
-    made = reps.fit(chess).intervention
+    made = reps.vector(chess).intervention
     new = texts_of("chess", 12, seed=77)
+
+    def pushed(factor: float) -> AbstractContextManager[None]:
+        return hooked(chess.lm.model.model.layers[chess.layer], lambda _read, h: h + factor * made.scale * made.vector)
 
     def log_p(factor: float) -> float:
         with torch.no_grad():
-            return float(sum(slow_log_p(chess, text, lambda h: h + factor * made.scale * made.vector) for text in new))
+            return float(sum(slow_log_p(chess, text, pushed(factor)) for text in new))
 
     assert log_p(0.5) > log_p(0) > log_p(-0.5)
     assert cosine(made.vector, diffmean(chess).vector) > 0.2

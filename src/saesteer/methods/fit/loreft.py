@@ -31,15 +31,21 @@ def fit(problem: Problem) -> Trained:
 def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Text]:
     """What training starts from: random edits."""
     lm = problem.lm
-    layers = adapter_layers(lm.n_layers, problem.training.recipes["loreft"].layers)
-    edits = nn.ModuleList(_Edit(lm.d_model, generator) for _ in layers).to(lm.device)
+    layers, edits = new_edits(problem, "loreft", generator)
 
     def losses(texts: Sequence[Text], _progress: float) -> Tensor:
         prompt_length = torch.tensor([text.n_context for text in texts], device=lm.device)
-        with subspace_edited(lm, _together(layers, edits), torch.ones(len(texts), device=lm.device), 0, prompt_length):
+        with subspace_edited(lm, edits_together(layers, edits), torch.ones(len(texts), device=lm.device), 0, prompt_length):
             return token_losses(lm, texts)
 
-    return Trainee(list(edits.parameters()), losses, lambda: _together(layers, edits))
+    return Trainee(list(edits.parameters()), losses, lambda: edits_together(layers, edits))
+
+
+def new_edits(problem: Problem, recipe: str, generator: torch.Generator) -> tuple[tuple[int, ...], nn.ModuleList]:
+    """(The layers that a recipe edits, a random edit of each)."""
+    lm = problem.lm
+    layers = adapter_layers(lm.n_layers, problem.training.recipes[recipe].layers)
+    return layers, nn.ModuleList(_Edit(lm.d_model, generator) for _ in layers).to(lm.device)
 
 
 class _Edit(nn.Module):
@@ -54,6 +60,7 @@ class _Edit(nn.Module):
         orthogonal(self, "R", orthogonal_map="householder", use_trivialization=False)
 
 
-def _together(layers: tuple[int, ...], edits: nn.ModuleList) -> LowRankSubspace:
+def edits_together(layers: tuple[int, ...], edits: nn.ModuleList) -> LowRankSubspace:
+    """The edits as one intervention."""
     R, W, b = (torch.stack([getattr(edit, name) for edit in edits]) for name in ("R", "W", "b"))
     return LowRankSubspace(layers, R, W, b, N_FIRST, N_LAST)

@@ -1,38 +1,47 @@
-"""RePS, reference-free preference steering (arXiv 2505.20809), of a vector: trained so that, with it added, a text of the concept is
-preferred to what the model itself says after the same prompt, and with its direction taken out the other way round.
+"""RePS, reference-free preference steering (arXiv 2505.20809), of a vector, of LoReFT's edits or of LoRA's adapter: trained so that, with
+it, a text of the concept is preferred to what the model itself says after the same prompt, and, steered away by it, the other way round.
 
 For a prompt x, a text y_c that shows the concept, the model's own text y and a factor a:
 
-    D+ = b+ / |y_c| log p(y_c | x; h + a w) - 1 / |y| log p(y | x; h + a w),              b+ = max(log p(y | x) - log p(y_c | x), 1)
-    D- = b- / |y| log p(y | x; null) - 1 / |y_c| log p(y_c | x; null),                    b- = max(log p(y_c | x) - log p(y | x), 1)
+    D+ = b+ / |y_c| log p(y_c | x; a) - 1 / |y| log p(y | x; a),              b+ = max(log p(y | x) - log p(y_c | x), 1)
+    D- = b- / |y| log p(y | x; away) - 1 / |y_c| log p(y_c | x; away),        b- = max(log p(y_c | x) - log p(y | x), 1)
 
-where null is h - ReLU(h . w) w / |w|^2, and the loss is the mean of -log sigmoid(D+) and -log sigmoid(D-). Lengths are in tokens, p without
-a condition is the unsteered model's.
+and the loss is the mean of -log sigmoid(D+) and -log sigmoid(D-). Lengths are in tokens, p without a condition is the unsteered model's.
+A vector w steers by h + a w, and away by h - ReLU(h . w) w / |w|^2. An edit or adapter has no direction that could be taken out: it steers
+away at the factor -a.
 
 As published, y is the model's own answer: here sampled once for each positive text's prompt, at most as long as that text. Each pair has
 one factor, drawn once from those published (2, 4, ... 20), where the program draws one at every step and for either text; its dropout and
-the bias of the factor are left out. Factor 1 in the table is the middle of those trained with, 11 times the vector at its own length.
+the bias of the factor are left out. Factor 1 in the table is the middle of those trained with: 11 times the vector at its own length, 11
+times the edit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saesteer.engine.adapters import adapter_layers, low_rank_weights_installed, subspace_edited
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.interventions import Addition, Nothing
+from saesteer.engine.interventions import Addition, LowRankSubspace, LowRankWeights, Nothing
 from saesteer.engine.sites import changed
+from saesteer.methods.fit.lora import new_adapter
+from saesteer.methods.fit.loreft import edits_together, new_edits
 from saesteer.methods.fit.problem import Abstains, Problem, Text, unit
 from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
 
 FACTORS = tuple(range(2, 21, 2))
 MIDDLE = sum(FACTORS) / len(FACTORS)
+
+Steering = Callable[[Sequence[Text], Float[Tensor, " text"]], AbstractContextManager[None]]
+"""Texts and their factors, negative ones to steer away -> while entered, the model reads these texts so."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,22 @@ class Pair:
     own_log_p: float
 
 
-def fit(problem: Problem) -> Trained:
+def vector(problem: Problem) -> Trained:
     """The trained vector."""
-    return trained(problem, "reps", untrained, pairs(problem))
+    return trained(problem, "reps", untrained_vector, pairs(problem))
 
 
-def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
+def loreft(problem: Problem) -> Trained:
+    """The trained edits after four layers."""
+    return trained(problem, "reps_loreft", untrained_loreft, pairs(problem))
+
+
+def lora(problem: Problem) -> Trained:
+    """The trained adapter."""
+    return trained(problem, "reps_lora", untrained_lora, pairs(problem))
+
+
+def untrained_vector(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: a vector as nn.Linear draws its weight."""
     bound = problem.width**-0.5
     w = nn.init.uniform_(torch.empty(problem.width), -bound, bound, generator=generator).to(problem.lm.device).requires_grad_()
@@ -59,7 +78,38 @@ def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     def result() -> Addition:
         return Addition(unit(w.detach()), MIDDLE * float(w.detach().norm()))
 
-    return Trainee([w], lambda some, _: losses(problem, some, w), result)
+    return Trainee([w], lambda some, _: losses(problem, some, lambda _texts, factor: vector_steering(problem, w, factor)), result)
+
+
+def untrained_loreft(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
+    """What training starts from: random edits. Their result at factor 1 is `MIDDLE` times the trained edit: h + R^T (W' h + b' - R h) with
+    W' = m W - (m - 1) R and b' = m b."""
+    lm = problem.lm
+    layers, edits = new_edits(problem, "reps_loreft", generator)
+
+    def steering(texts: Sequence[Text], factor: Float[Tensor, " text"]) -> AbstractContextManager[None]:
+        prompt_length = torch.tensor([text.n_context for text in texts], device=lm.device)
+        return subspace_edited(lm, edits_together(layers, edits), factor, 0, prompt_length)
+
+    def result() -> LowRankSubspace:
+        made = edits_together(layers, edits)
+        return replace(made, W=MIDDLE * made.W - (MIDDLE - 1) * made.R, b=MIDDLE * made.b)
+
+    return Trainee(list(edits.parameters()), lambda some, _: losses(problem, some, steering), result)
+
+
+def untrained_lora(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
+    """What training starts from: an adapter that changes nothing."""
+    lm = problem.lm
+    adapter = new_adapter(lm, adapter_layers(lm.n_layers, problem.training.recipes["reps_lora"].layers), generator)
+
+    def steering(_texts: Sequence[Text], factor: Float[Tensor, " text"]) -> AbstractContextManager[None]:
+        return low_rank_weights_installed(lm, adapter, factor)
+
+    def result() -> LowRankWeights:
+        return replace(adapter, A=adapter.A.detach(), B=MIDDLE * adapter.B.detach())
+
+    return Trainee([adapter.A.requires_grad_(), adapter.B.requires_grad_()], lambda some, _: losses(problem, some, steering), result)
 
 
 @torch.no_grad()
@@ -90,26 +140,31 @@ def pairs(problem: Problem) -> list[Pair]:
     return [Pair(*pair) for pair in zip(problem.positive, own, map(float, factors), log_p[: len(own)], log_p[len(own) :], strict=True)]
 
 
-def losses(problem: Problem, some: Sequence[Pair], w: Float[Tensor, " d_model"]) -> Float[Tensor, " pair"]:
+def losses(problem: Problem, some: Sequence[Pair], steering: Steering) -> Float[Tensor, " pair"]:
     """Mean of -log sigmoid(D+) and -log sigmoid(D-) of each pair."""
     texts = [pair.concept for pair in some] + [pair.own for pair in some]
-    factor = torch.tensor([pair.factor for pair in some] * 2, device=w.device)[:, None, None]
+    factor = torch.tensor([pair.factor for pair in some] * 2, device=problem.lm.device)
+    with steering(texts * 2, torch.cat([factor, -factor])):
+        log_p = log_probabilities(problem, texts * 2)
+    length = torch.tensor([len(text.ids) - text.n_context for text in texts], device=log_p.device)
+    concept_length, own_length = length.chunk(2)
+    concept_towards, own_towards, concept_away, own_away = log_p.chunk(4)
+    surprise = torch.tensor([pair.own_log_p - pair.concept_log_p for pair in some], device=log_p.device)
+    towards = surprise.clamp(min=1) / concept_length * concept_towards - own_towards / own_length
+    away = (-surprise).clamp(min=1) / own_length * own_away - concept_away / concept_length
+    return -(nn.functional.logsigmoid(towards) + nn.functional.logsigmoid(away)) / 2
+
+
+def vector_steering(problem: Problem, w: Float[Tensor, " d_model"], factor: Float[Tensor, " text"]) -> AbstractContextManager[None]:
+    """The vector added at positive factors, its direction taken out at negative ones, at every position."""
+    by_row = factor[:, None, None]
 
     def steered(residual: Tensor) -> Tensor:
-        h = residual.float()  # [text seq d_model]: the texts with the vector added, then the same with its direction taken out
-        added, plain = h.chunk(2)
-        taken_out = (plain @ w).relu()[..., None] * w / (w @ w)
-        return torch.cat([added + factor * w, plain - taken_out]).to(residual.dtype)
+        h = residual.float()  # [text seq d_model]
+        taken_out = (h @ w).relu()[..., None] * w / (w @ w)
+        return (h + torch.where(by_row > 0, by_row * w, -taken_out)).to(residual.dtype)
 
-    with changed(problem.lm, problem.site.place, steered):
-        log_p = log_probabilities(problem, texts * 2)
-    length = torch.tensor([len(text.ids) - text.n_context for text in texts], device=w.device)
-    concept_length, own_length = length.chunk(2)
-    concept_added, own_added, concept_without, own_without = log_p.chunk(4)
-    surprise = torch.tensor([pair.own_log_p - pair.concept_log_p for pair in some], device=w.device)
-    towards = surprise.clamp(min=1) / concept_length * concept_added - own_added / own_length
-    away = (-surprise).clamp(min=1) / own_length * own_without - concept_without / concept_length
-    return -(nn.functional.logsigmoid(towards) + nn.functional.logsigmoid(away)) / 2
+    return changed(problem.lm, problem.site.place, steered)
 
 
 def log_probabilities(problem: Problem, texts: Sequence[Text]) -> Float[Tensor, " text"]:
