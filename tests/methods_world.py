@@ -21,7 +21,7 @@ from saesteer.engine.models import residual_at
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import encode
 from saesteer.methods.fit.problem import Approximator, Problem, Text, Tokens
-from saesteer.methods.fit.training import trained_epochs
+from saesteer.methods.fit.training import ReadText, read_texts, trained_epochs
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, Lexicon, load_lexicon
@@ -68,6 +68,11 @@ def random_effects(seed: int = 0) -> Approximator:
     """A made-up approximator of the shipped SAE's features."""
     rng = np.random.default_rng(seed)
     return Approximator(torch.tensor(rng.normal(size=(128, 1024))).float(), torch.tensor(rng.normal(size=1024)).float(), 0.5)
+
+
+def read(given: Problem, texts: Sequence[Text]) -> list[ReadText]:
+    """Texts with what the model has at the problem's site."""
+    return read_texts(given.lm, given.site, texts)
 
 
 def trained_by_recipe(method: ModuleType, given: Problem, *groups: Sequence[Any]) -> torch.Tensor:

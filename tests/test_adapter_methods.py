@@ -27,9 +27,10 @@ from saesteer.engine.adapters import (
 )
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, Nothing, WeightChange, kind_of, packed, unpacked
 from saesteer.engine.models import LanguageModel
+from saesteer.engine.sites import Site
 from saesteer.methods.fit import lora, loreft, sft
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import Trainee, text_loss, token_losses, trained_epochs
+from saesteer.methods.fit.training import ReadText, Trainee, losses_behind, text_loss, trained_epochs
 from saesteer.settings.recipes import Recipe, recipes_of
 
 N_TEXTS = 24
@@ -186,12 +187,12 @@ def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> 
         installed.append(replace(one, R=one.R.detach().clone(), W=one.W.detach().clone(), b=one.b.detach().clone()))
         return subspace_edited(lm, one, factor, start, lengths)
 
-    def heard(lm: LanguageModel, texts: Sequence[Text]) -> Tensor:
-        losses.append(token_losses(lm, texts))
+    def heard(lm: LanguageModel, site: Site, some: Sequence[ReadText]) -> Tensor:
+        losses.append(losses_behind(lm, site, some))
         return losses[-1]
 
     monkeypatch.setattr(loreft, "subspace_edited", spied)
-    monkeypatch.setattr(loreft, "token_losses", heard)
+    monkeypatch.setattr(loreft, "losses_behind", heard)
     loreft.fit(given)
     parts = []
     for text in given.positive:

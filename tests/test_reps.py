@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from saesteer.engine.adapters import adapter_layers
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights
+from saesteer.engine.sites import Site
 from saesteer.methods.fit import loreft, reps
+from saesteer.methods.fit.lora import first_site
 from saesteer.methods.fit.means import diffmean
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import Trainee
+from saesteer.methods.fit.training import ReadText, Trainee
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +56,11 @@ def slow_loss(given: Problem, pair: reps.Pair, steer: Steer) -> Tensor:
     def log_p(text: Text, factor: float) -> Tensor:
         return slow_log_p(given, text, steer(text, factor))
 
-    p_c, p = (float(slow_log_p(given, text, nullcontext()).detach()) for text in (pair.concept, pair.own))
-    n_c, n, a = said(pair.concept), said(pair.own), pair.factor
-    plus = max(p - p_c, 1) / n_c * log_p(pair.concept, a) - log_p(pair.own, a) / n
-    minus = max(p_c - p, 1) / n * log_p(pair.own, -a) - log_p(pair.concept, -a) / n_c
+    concept, own, a = pair.concept.text, pair.own.text, pair.factor
+    p_c, p = (float(slow_log_p(given, text, nullcontext()).detach()) for text in (concept, own))
+    n_c, n = said(concept), said(own)
+    plus = max(p - p_c, 1) / n_c * log_p(concept, a) - log_p(own, a) / n
+    minus = max(p_c - p, 1) / n * log_p(own, -a) - log_p(concept, -a) / n_c
     return (-torch.log(torch.sigmoid(plus)) - torch.log(torch.sigmoid(minus))) / 2
 
 
@@ -109,9 +112,9 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def assert_same_loss(given: Problem, trainee: Trainee[reps.Pair], steer: Steer) -> None:
+def assert_same_loss(given: Problem, trainee: Trainee[reps.Pair], steer: Steer, site: Site) -> None:
     """Losses, and gradients of their mean with respect to the last parameter."""
-    some = reps.pairs(given)[:3]
+    some = reps.pairs(given, site)[:3]
     fast, slow = trainee.losses(some, 0.0), torch.stack([slow_loss(given, pair, steer) for pair in some])
     torch.testing.assert_close(fast.double(), slow.double(), rtol=1e-4, atol=1e-4)
     ours, theirs = (torch.autograd.grad(loss.mean(), trainee.parameters[-1])[0] for loss in (fast, slow))
@@ -121,21 +124,21 @@ def assert_same_loss(given: Problem, trainee: Trainee[reps.Pair], steer: Steer) 
 
 def test_losses_and_gradient_of_a_vector_are_those_of_the_formulas(sea: Problem) -> None:
     trainee = reps.untrained_vector(sea, seeded())
-    assert_same_loss(sea, trainee, slow_vector(sea, trainee.parameters[0]))
+    assert_same_loss(sea, trainee, slow_vector(sea, trainee.parameters[0]), sea.site)
 
 
 def test_losses_and_gradient_of_an_adapter_are_those_of_the_formulas(sea: Problem) -> None:
     trainee = reps.untrained_lora(sea, seeded())
     A, B = trainee.parameters
     B.data = 0.01 * torch.randn(B.shape, generator=seeded(1))
-    assert_same_loss(sea, trainee, slow_lora(sea, LowRankWeights(adapter_layers(8), A, B, 16.0)))
+    assert_same_loss(sea, trainee, slow_lora(sea, LowRankWeights(adapter_layers(8), A, B, 16.0)), first_site(sea, "reps_lora"))
 
 
 def test_losses_and_gradient_of_edits_are_those_of_the_formulas(sea: Problem) -> None:
     """Of the edits as they are; what trains is behind R's parametrisation."""
     layers, edits = loreft.new_edits(sea, "reps_loreft", seeded())
     one = loreft.edits_together(layers, edits)
-    some = reps.pairs(sea)[:3]
+    some = reps.pairs(sea, first_site(sea, "reps_loreft"))[:3]
     slow = torch.stack([slow_loss(sea, pair, slow_loreft(sea, one)) for pair in some])
     torch.testing.assert_close(reps.untrained_loreft(sea, seeded()).losses(some, 0.0).double(), slow.double(), rtol=1e-4, atol=1e-4)
 
@@ -158,28 +161,30 @@ def test_factor_1_of_what_is_fitted_is_the_middle_of_the_factors_of_training(sea
             assert log_p != pytest.approx(float(slow_log_p(sea, text, as_trained(text, 1))), rel=1e-3)
 
 
-def test_a_model_that_is_indifferent_has_the_loss_of_a_coin(sea: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_indifferent_has_the_loss_of_a_coin() -> None:
     """Where both texts have log p -3 and three tokens, both differences are 0: log 2."""
 
     def loss(pair: reps.Pair) -> list[float]:
-        return reps.losses(sea, [pair], lambda _texts, _factor: nullcontext()).tolist()
+        return reps.losses([pair], lambda texts, _factor: torch.ones(3 * len(texts))).tolist()
 
-    text = Text([2, 5, 6, 7], 1)
-    monkeypatch.setattr(reps, "log_probabilities", lambda _problem, texts: torch.full((len(texts),), -3.0))
+    text = ReadText(Text([2, 5, 6, 7], 1), torch.zeros(4, 128), None)
     assert loss(reps.Pair(text, text, 4.0, -3.0, -3.0)) == pytest.approx([math.log(2)])
     # Five nats more surprising than the model's own: D+ = 5 / 3 * -3 + 1 = -4, D- as before.
     assert loss(reps.Pair(text, text, 4.0, -8.0, -3.0)) == pytest.approx([(math.log(1 + math.exp(4)) + math.log(2)) / 2])
 
 
 def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem) -> None:
-    made = reps.pairs(sea)
-    assert [pair.concept for pair in made] == list(sea.positive)
+    made = reps.pairs(sea, sea.site)
+    assert [pair.concept.text for pair in made] == list(sea.positive)
     for pair in made:
-        assert pair.own.ids[: pair.own.n_context] == pair.concept.ids[: pair.concept.n_context]
-        assert pair.own.n_context < len(pair.own.ids) <= len(pair.concept.ids)
+        concept, own = pair.concept.text, pair.own.text
+        assert own.ids[: own.n_context] == concept.ids[: concept.n_context]
+        assert own.n_context < len(own.ids) <= len(concept.ids)
         assert pair.factor in reps.FACTORS
-        assert pair.own_log_p == pytest.approx(float(slow_log_p(sea, pair.own, nullcontext()).detach()), abs=1e-3)
-    assert made == reps.pairs(problem("sea", n_texts=6))
+        assert pair.own_log_p == pytest.approx(float(slow_log_p(sea, own, nullcontext()).detach()), abs=1e-3)
+    again = reps.pairs(problem("sea", n_texts=6), sea.site)
+    drawn, drawn_again = ([(pair.own.text, pair.factor, pair.own_log_p) for pair in each] for each in (made, again))
+    assert drawn == drawn_again
 
 
 @pytest.mark.exhaustive

@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from methods_world import problem, texts_of, trained_by_recipe
+from methods_world import problem, read, texts_of, trained_by_recipe
 from slow_vectors import cosine, gradient_of, slow_adamw, slow_batches, slow_loss, slow_reft_loss, slow_residuals
 from torch import Tensor
 
@@ -33,8 +33,8 @@ def test_ssv_loss_and_gradient_are_those_of_a_slow_loop(sea: Problem):
     def slow(x: Tensor) -> Tensor:
         return slow_loss(sea, sea.positive, lambda residual, _text: residual + x)  # every position
 
-    assert float(ssv.steered_losses(sea, sea.positive, vector).mean()) == pytest.approx(float(slow(vector)), abs=1e-5)
-    fast_gradient = gradient_of(lambda x: ssv.steered_losses(sea, sea.positive, x).mean(), vector)
+    assert float(ssv.steered_losses(sea, read(sea, sea.positive), vector).mean()) == pytest.approx(float(slow(vector)), abs=1e-5)
+    fast_gradient = gradient_of(lambda x: ssv.steered_losses(sea, read(sea, sea.positive), x).mean(), vector)
     assert torch.allclose(fast_gradient, gradient_of(slow, vector), atol=1e-6)
 
 
@@ -46,7 +46,7 @@ def test_ssv_trains_by_the_papers_recipe(sea: Problem):
 
     expected = slow_adamw(torch.full((128,), 0.01), gradient, len(batches), 1e-2, 0.0)
     # Adam divides a gradient by its size, so where one is almost 0 float32 rounding reaches the step (1e-2): looser than the loss.
-    assert torch.allclose(trained_by_recipe(ssv, sea, sea.positive), expected, atol=1e-4)
+    assert torch.allclose(trained_by_recipe(ssv, sea, read(sea, sea.positive)), expected, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,10 @@ def chess() -> Problem:
 
 
 def test_ssv_training_lowers_the_loss(chess: Problem):
+    chess_texts = read(chess, chess.positive)
     with torch.no_grad():
-        before = float(ssv.steered_losses(chess, chess.positive, torch.full((128,), ssv.START)).mean())
-        after = float(ssv.steered_losses(chess, chess.positive, trained_by_recipe(ssv, chess, chess.positive)).mean())
+        before = float(ssv.steered_losses(chess, chess_texts, torch.full((128,), ssv.START)).mean())
+        after = float(ssv.steered_losses(chess, chess_texts, trained_by_recipe(ssv, chess, chess_texts)).mean())
     assert after < before - 0.01
 
 
@@ -83,16 +84,16 @@ def test_reft_loss_and_gradient_are_those_of_a_slow_loop(progress: float):
     given = problem("sea", n_texts=4)
     texts = [*long_texts("sea", 2), *given.negative]  # longer and shorter than the top 8
     w = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generator().manual_seed(1)), dim=0)
-    fast = reft_r1.losses(given, texts, w, progress).mean()
+    fast = reft_r1.losses(given, read(given, texts), w, progress).mean()
     assert float(fast) == pytest.approx(float(slow_reft_loss(given, texts, w, progress)), abs=1e-5)
-    fast_gradient = gradient_of(lambda x: reft_r1.losses(given, texts, x, progress).mean(), w)
+    fast_gradient = gradient_of(lambda x: reft_r1.losses(given, read(given, texts), x, progress).mean(), w)
     assert torch.allclose(fast_gradient, gradient_of(lambda x: slow_reft_loss(given, texts, x, progress), w), atol=1e-6)
 
 
 def test_reft_sparsity_grows_with_progress():
     given, texts = problem("sea", n_texts=2), long_texts("sea", 3)
     w = diffmean(given).vector
-    at = [float(reft_r1.losses(given, texts, w, progress).mean()) for progress in (0.0, 0.5, 1.0)]
+    at = [float(reft_r1.losses(given, read(given, texts), w, progress).mean()) for progress in (0.0, 0.5, 1.0)]
     others = []
     for text in texts:
         activations = sorted(max(0.0, float(one)) for one in slow_residuals(given, text) @ w.double().numpy())
@@ -116,7 +117,7 @@ def test_reft_gradient_keeps_the_length():
     given = problem("sea", n_texts=4)
     trainee = reft_r1.untrained(given, given.generator("reft_r1"))
     (w,) = trainee.parameters
-    reft_r1.losses(given, given.positive, w, 0.5).mean().backward()
+    reft_r1.losses(given, read(given, given.positive), w, 0.5).mean().backward()
     assert w.grad is not None
     assert float(w.grad.norm()) > 1e-3
     assert abs(float(w.grad @ w.detach())) < 1e-6 * float(w.grad.norm())
@@ -144,7 +145,7 @@ def test_reft_trains_by_the_papers_recipe():
         return across / max(1.0, float(across.norm()))
 
     expected = slow_adamw(drawn / drawn.norm(), gradient, len(batches), 1e-2, 0.01, after=lambda w: w / w.norm())
-    direction = trained_by_recipe(reft_r1, given, given.positive, given.negative)
+    direction = trained_by_recipe(reft_r1, given, read(given, given.positive), read(given, given.negative))
     assert len(batches) == 6
     assert cosine(direction, drawn) < 0.99
     assert torch.allclose(direction, expected, atol=1e-4)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from saesteer.engine.adapters import adapter_layers, attention_output, input_width, low_rank_weights_installed
 from saesteer.engine.interventions import LowRankWeights
 from saesteer.engine.models import LanguageModel
-from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
+from saesteer.engine.sites import Site, site_of
+from saesteer.methods.fit.problem import Problem
+from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
 RANK = 4
 ALPHA = 32
@@ -27,17 +28,22 @@ SCALING = ALPHA / RANK**0.5
 
 def fit(problem: Problem) -> Trained:
     """An adapter of rank `RANK`, trained on the positive texts."""
-    return trained(problem, "lora", untrained, problem.positive)
+    return trained(problem, "lora", untrained, read_texts(problem.lm, first_site(problem, "lora"), problem.positive))
 
 
-def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Text]:
+def first_site(problem: Problem, recipe: str) -> Site:
+    """The residual before the first layer that an adapter changes."""
+    return site_of(problem.lm, min(adapter_layers(problem.lm.n_layers, problem.training.recipes[recipe].layers)), "resid_pre")
+
+
+def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: an adapter that changes nothing."""
-    lm = problem.lm
+    lm, site = problem.lm, first_site(problem, "lora")
     adapter = new_adapter(lm, adapter_layers(lm.n_layers, problem.training.recipes["lora"].layers), generator)
 
-    def losses(texts: Sequence[Text], _progress: float) -> Tensor:
-        with low_rank_weights_installed(lm, adapter, torch.ones(len(texts), device=lm.device)):
-            return token_losses(lm, texts)
+    def losses(some: Sequence[ReadText], _progress: float) -> Tensor:
+        with low_rank_weights_installed(lm, adapter, torch.ones(len(some), device=lm.device)):
+            return losses_behind(lm, site, some)
 
     def result() -> LowRankWeights:
         return replace(adapter, A=adapter.A.detach(), B=adapter.B.detach())

@@ -15,8 +15,9 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from saesteer.engine.adapters import adapter_layers, subspace_edited
 from saesteer.engine.interventions import LowRankSubspace
-from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
+from saesteer.methods.fit.lora import first_site
+from saesteer.methods.fit.problem import Problem
+from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
 RANK = 4
 N_FIRST = 5
@@ -25,18 +26,18 @@ N_LAST = 5
 
 def fit(problem: Problem) -> Trained:
     """An edit of rank `RANK`, trained on the positive texts, whose prompts are their contexts."""
-    return trained(problem, "loreft", untrained, problem.positive)
+    return trained(problem, "loreft", untrained, read_texts(problem.lm, first_site(problem, "loreft"), problem.positive))
 
 
-def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Text]:
+def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: random edits."""
-    lm = problem.lm
+    lm, site = problem.lm, first_site(problem, "loreft")
     layers, edits = new_edits(problem, "loreft", generator)
 
-    def losses(texts: Sequence[Text], _progress: float) -> Tensor:
-        prompt_length = torch.tensor([text.n_context for text in texts], device=lm.device)
-        with subspace_edited(lm, edits_together(layers, edits), torch.ones(len(texts), device=lm.device), 0, prompt_length):
-            return token_losses(lm, texts)
+    def losses(some: Sequence[ReadText], _progress: float) -> Tensor:
+        prompt_length = torch.tensor([one.text.n_context for one in some], device=lm.device)
+        with subspace_edited(lm, edits_together(layers, edits), torch.ones(len(some), device=lm.device), 0, prompt_length):
+            return losses_behind(lm, site, some)
 
     return Trainee(list(edits.parameters()), losses, lambda: edits_together(layers, edits))
 

@@ -17,9 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saesteer.engine.sites import changed
-from saesteer.methods.fit.problem import Problem, Text, output_mask, scaled_addition, unit
-from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
+from saesteer.methods.fit.problem import Problem, output_mask, scaled_addition, unit
+from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
 K = 8
 SPARSITY = 0.005
@@ -27,10 +26,11 @@ SPARSITY = 0.005
 
 def fit(problem: Problem) -> Trained:
     """The direction, trained on positive and negative texts from a random one."""
-    return trained(problem, "reft_r1", untrained, problem.positive, problem.negative)
+    positive, negative = (read_texts(problem.lm, problem.site, texts) for texts in (problem.positive, problem.negative))
+    return trained(problem, "reft_r1", untrained, positive, negative)
 
 
-def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Text]:
+def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: a random direction. A gradient along it could only change its length."""
     w = unit(torch.randn(problem.width, generator=generator)).to(problem.lm.device).requires_grad_()
     w.register_hook(lambda gradient: gradient - (gradient @ w.detach()) * w.detach())
@@ -42,10 +42,10 @@ def untrained(problem: Problem, generator: torch.Generator) -> Trainee[Text]:
     return Trainee([w], lambda texts, done: losses(problem, texts, w, done), lambda: scaled_addition(problem, w.detach()), to_unit_norm)
 
 
-def losses(problem: Problem, texts: Sequence[Text], w: Float[Tensor, " d_model"], progress: float) -> Float[Tensor, " token"]:
+def losses(problem: Problem, some: Sequence[ReadText], w: Float[Tensor, " d_model"], progress: float) -> Float[Tensor, " token"]:
     """Loss of each token of the texts (nats) under the intervention + 0.005 * progress * sum over texts of the mean of activations outside
     the top k; `progress` is the share of steps done."""
-    counted = output_mask(texts, problem.lm.device)
+    counted = output_mask([one.text for one in some], problem.lm.device)
     spare: list[Tensor] = []
 
     def pushed(residual: Tensor) -> Tensor:
@@ -53,8 +53,7 @@ def losses(problem: Problem, texts: Sequence[Text], w: Float[Tensor, " d_model"]
         spare.append(others.sum())
         return residual + (push[:, None, None] * w).to(residual.dtype)
 
-    with changed(problem.lm, problem.site.place, pushed):
-        of_tokens = token_losses(problem.lm, texts)
+    of_tokens = losses_behind(problem.lm, problem.site, some, pushed)
     return of_tokens + SPARSITY * progress * spare[0]
 
 

@@ -19,7 +19,6 @@ times the edit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -31,25 +30,25 @@ from saesteer.engine.adapters import adapter_layers, low_rank_weights_installed,
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Addition, LowRankSubspace, LowRankWeights, Nothing
-from saesteer.engine.sites import changed
-from saesteer.methods.fit.lora import new_adapter
+from saesteer.engine.sites import Site
+from saesteer.methods.fit.lora import first_site, new_adapter
 from saesteer.methods.fit.loreft import edits_together, new_edits
-from saesteer.methods.fit.problem import Abstains, Problem, Text, unit
-from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
+from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, unit
+from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
 FACTORS = tuple(range(2, 21, 2))
 MIDDLE = sum(FACTORS) / len(FACTORS)
 
-Steering = Callable[[Sequence[Text], Float[Tensor, " text"]], AbstractContextManager[None]]
-"""Texts and their factors, negative ones to steer away -> while entered, the model reads these texts so."""
+SteeredLosses = Callable[[Sequence[ReadText], Float[Tensor, " text"]], Float[Tensor, " token"]]
+"""Texts and their factors, negative ones to steer away -> the loss of each token that they say, so steered, in nats."""
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two texts after the same prompt."""
 
-    concept: Text
-    own: Text  # the unsteered model's
+    concept: ReadText
+    own: ReadText  # the unsteered model's
     factor: float
     concept_log_p: float  # of the whole text, unsteered, in nats
     own_log_p: float
@@ -57,17 +56,17 @@ class Pair:
 
 def vector(problem: Problem) -> Trained:
     """The trained vector."""
-    return trained(problem, "reps", untrained_vector, pairs(problem))
+    return trained(problem, "reps", untrained_vector, pairs(problem, problem.site))
 
 
 def loreft(problem: Problem) -> Trained:
     """The trained edits after four layers."""
-    return trained(problem, "reps_loreft", untrained_loreft, pairs(problem))
+    return trained(problem, "reps_loreft", untrained_loreft, pairs(problem, first_site(problem, "reps_loreft")))
 
 
 def lora(problem: Problem) -> Trained:
     """The trained adapter."""
-    return trained(problem, "reps_lora", untrained_lora, pairs(problem))
+    return trained(problem, "reps_lora", untrained_lora, pairs(problem, first_site(problem, "reps_lora")))
 
 
 def untrained_vector(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
@@ -78,43 +77,48 @@ def untrained_vector(problem: Problem, generator: torch.Generator) -> Trainee[Pa
     def result() -> Addition:
         return Addition(unit(w.detach()), MIDDLE * float(w.detach().norm()))
 
-    return Trainee([w], lambda some, _: losses(problem, some, lambda _texts, factor: vector_steering(problem, w, factor)), result)
+    def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
+        return losses_behind(problem.lm, problem.site, some, lambda residual: added_or_taken_out(residual, w, factor[:, None, None]))
+
+    return Trainee([w], lambda some, _: losses(some, steered), result)
 
 
 def untrained_loreft(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: random edits. Their result at factor 1 is `MIDDLE` times the trained edit: h + R^T (W' h + b' - R h) with
     W' = m W - (m - 1) R and b' = m b."""
-    lm = problem.lm
+    lm, site = problem.lm, first_site(problem, "reps_loreft")
     layers, edits = new_edits(problem, "reps_loreft", generator)
 
-    def steering(texts: Sequence[Text], factor: Float[Tensor, " text"]) -> AbstractContextManager[None]:
-        prompt_length = torch.tensor([text.n_context for text in texts], device=lm.device)
-        return subspace_edited(lm, edits_together(layers, edits), factor, 0, prompt_length)
+    def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
+        prompt_length = torch.tensor([one.text.n_context for one in some], device=lm.device)
+        with subspace_edited(lm, edits_together(layers, edits), factor, 0, prompt_length):
+            return losses_behind(lm, site, some)
 
     def result() -> LowRankSubspace:
         made = edits_together(layers, edits)
         return replace(made, W=MIDDLE * made.W - (MIDDLE - 1) * made.R, b=MIDDLE * made.b)
 
-    return Trainee(list(edits.parameters()), lambda some, _: losses(problem, some, steering), result)
+    return Trainee(list(edits.parameters()), lambda some, _: losses(some, steered), result)
 
 
 def untrained_lora(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: an adapter that changes nothing."""
-    lm = problem.lm
+    lm, site = problem.lm, first_site(problem, "reps_lora")
     adapter = new_adapter(lm, adapter_layers(lm.n_layers, problem.training.recipes["reps_lora"].layers), generator)
 
-    def steering(_texts: Sequence[Text], factor: Float[Tensor, " text"]) -> AbstractContextManager[None]:
-        return low_rank_weights_installed(lm, adapter, factor)
+    def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
+        with low_rank_weights_installed(lm, adapter, factor):
+            return losses_behind(lm, site, some)
 
     def result() -> LowRankWeights:
         return replace(adapter, A=adapter.A.detach(), B=MIDDLE * adapter.B.detach())
 
-    return Trainee([adapter.A.requires_grad_(), adapter.B.requires_grad_()], lambda some, _: losses(problem, some, steering), result)
+    return Trainee([adapter.A.requires_grad_(), adapter.B.requires_grad_()], lambda some, _: losses(some, steered), result)
 
 
 @torch.no_grad()
-def pairs(problem: Problem) -> list[Pair]:
-    """Each positive text with one that the unsteered model writes after its prompt."""
+def pairs(problem: Problem, site: Site) -> list[Pair]:
+    """Each positive text with one that the unsteered model writes after its prompt, both read at a site."""
     lm, generator = problem.lm, problem.generator("reps pairs")
     said = [len(text.ids) - text.n_context for text in problem.positive]
     rows = pl.DataFrame(
@@ -136,17 +140,19 @@ def pairs(problem: Problem) -> list[Pair]:
     if any(len(text.ids) == text.n_context for text in own):
         raise Abstains("the model writes nothing after one of the concept's prompts")
     factors = [FACTORS[place] for place in torch.randint(len(FACTORS), (len(own),), generator=generator).tolist()]
-    log_p = log_probabilities(problem, (*problem.positive, *own)).tolist()
-    return [Pair(*pair) for pair in zip(problem.positive, own, map(float, factors), log_p[: len(own)], log_p[len(own) :], strict=True)]
+    read = read_texts(lm, site, (*problem.positive, *own))
+    parts = (read[start : start + TEXTS_AT_A_TIME] for start in range(0, len(read), TEXTS_AT_A_TIME))
+    log_p = torch.cat([log_probabilities(part, losses_behind(lm, site, part)) for part in parts]).tolist()
+    halves = (read[: len(own)], read[len(own) :], map(float, factors), log_p[: len(own)], log_p[len(own) :])
+    return [Pair(*pair) for pair in zip(*halves, strict=True)]
 
 
-def losses(problem: Problem, some: Sequence[Pair], steering: Steering) -> Float[Tensor, " pair"]:
+def losses(some: Sequence[Pair], steered: SteeredLosses) -> Float[Tensor, " pair"]:
     """Mean of -log sigmoid(D+) and -log sigmoid(D-) of each pair."""
     texts = [pair.concept for pair in some] + [pair.own for pair in some]
-    factor = torch.tensor([pair.factor for pair in some] * 2, device=problem.lm.device)
-    with steering(texts * 2, torch.cat([factor, -factor])):
-        log_p = log_probabilities(problem, texts * 2)
-    length = torch.tensor([len(text.ids) - text.n_context for text in texts], device=log_p.device)
+    factor = torch.tensor([pair.factor for pair in some] * 2, device=texts[0].value.device)
+    log_p = log_probabilities(texts * 2, steered(texts * 2, torch.cat([factor, -factor])))
+    length = torch.tensor([n_said(one) for one in texts], device=log_p.device)
     concept_length, own_length = length.chunk(2)
     concept_towards, own_towards, concept_away, own_away = log_p.chunk(4)
     surprise = torch.tensor([pair.own_log_p - pair.concept_log_p for pair in some], device=log_p.device)
@@ -155,19 +161,20 @@ def losses(problem: Problem, some: Sequence[Pair], steering: Steering) -> Float[
     return -(nn.functional.logsigmoid(towards) + nn.functional.logsigmoid(away)) / 2
 
 
-def vector_steering(problem: Problem, w: Float[Tensor, " d_model"], factor: Float[Tensor, " text"]) -> AbstractContextManager[None]:
+def added_or_taken_out(
+    residual: Float[Tensor, "text seq d_model"], w: Float[Tensor, " d_model"], factor: Float[Tensor, "text 1 1"]
+) -> Float[Tensor, "text seq d_model"]:
     """The vector added at positive factors, its direction taken out at negative ones, at every position."""
-    by_row = factor[:, None, None]
-
-    def steered(residual: Tensor) -> Tensor:
-        h = residual.float()  # [text seq d_model]
-        taken_out = (h @ w).relu()[..., None] * w / (w @ w)
-        return (h + torch.where(by_row > 0, by_row * w, -taken_out)).to(residual.dtype)
-
-    return changed(problem.lm, problem.site.place, steered)
+    h = residual.float()
+    taken_out = (h @ w).relu()[..., None] * w / (w @ w)
+    return (h + torch.where(factor > 0, factor * w, -taken_out)).to(residual.dtype)
 
 
-def log_probabilities(problem: Problem, texts: Sequence[Text]) -> Float[Tensor, " text"]:
-    """log p(what a text says | its prompt), in nats, of all of its tokens together."""
-    lengths = [len(text.ids) - text.n_context for text in texts]
-    return -torch.stack([part.sum() for part in token_losses(problem.lm, texts).split(lengths)])
+def log_probabilities(some: Sequence[ReadText], losses: Float[Tensor, " token"]) -> Float[Tensor, " text"]:
+    """log p(what a text says | its prompt), in nats, of all of its tokens together, from the losses of all texts' tokens."""
+    return -torch.stack([part.sum() for part in losses.split([n_said(one) for one in some])])
+
+
+def n_said(one: ReadText) -> int:
+    """Tokens that a text says."""
+    return len(one.text.ids) - one.text.n_context

@@ -27,6 +27,7 @@ from saesteer.engine.interventions import Addition
 from saesteer.methods.fit.problem import Problem, mean_codes
 from saesteer.methods.fit.sae_features import best, candidates, combination, ranked, scored
 from saesteer.methods.fit.ssv import steered_losses
+from saesteer.methods.fit.training import read_texts
 
 K = 128
 N_PROBES = 50
@@ -100,13 +101,14 @@ def trained(
 ) -> Float64[Tensor, " k"]:
     """v, in codes of the features."""
     generator, directions = problem.generator("sae_ssv"), problem.sae.W_dec[features].float()
+    read = read_texts(problem.lm, problem.site, problem.positive)
     above, below = positive.mean(dim=0), negative.mean(dim=0)
     v = ((above - below) / (above - below).norm()).requires_grad_()
     for _ in range(STEPS):
         texts, moved = (torch.randint(len(group), (BATCH,), generator=generator).tolist() for group in (positive, negative))
         z = negative[moved] + v
         distance = (z - above).square().sum(dim=1) - (z - below).square().sum(dim=1) / 2
-        fluency = steered_losses(problem, [problem.positive[text] for text in texts], directions.T @ v.float()).mean()
+        fluency = steered_losses(problem, [read[text] for text in texts], directions.T @ v.float()).mean()
         (gradient,) = torch.autograd.grad(distance.mean() + LANGUAGE_MODEL * fluency + SPARSITY * v.abs().sum(), [v])
         with torch.no_grad():
             v -= LEARNING_RATE * gradient

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.sites import changed
-from saesteer.methods.fit.problem import Problem, Text, steering_scale, unit
-from saesteer.methods.fit.training import Trained, Trainee, token_losses, trained
+from saesteer.methods.fit.problem import Problem, steering_scale, unit
+from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
 START = 0.01
 """Each coordinate before training (P4's program)."""
@@ -25,10 +24,10 @@ START = 0.01
 
 def fit(problem: Problem) -> Trained:
     """The trained vector."""
-    return trained(problem, "ssv", untrained, problem.positive)
+    return trained(problem, "ssv", untrained, read_texts(problem.lm, problem.site, problem.positive))
 
 
-def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[Text]:
+def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: `START` in every coordinate."""
     vector = torch.full((problem.width,), START, device=problem.lm.device, requires_grad=True)
     return Trainee([vector], lambda texts, _: steered_losses(problem, texts, vector), lambda: steering(problem, vector.detach()))
@@ -41,7 +40,6 @@ def steering(problem: Problem, vector: Float[Tensor, " d_model"]) -> Addition:
     return Addition(direction, steering_scale(direction, problem.positive_tokens) * norm**2)
 
 
-def steered_losses(problem: Problem, texts: Sequence[Text], vector: Float[Tensor, " d_model"]) -> Float[Tensor, " token"]:
+def steered_losses(problem: Problem, some: Sequence[ReadText], vector: Float[Tensor, " d_model"]) -> Float[Tensor, " token"]:
     """Loss of each token that the texts say (nats), with the vector added to the residual at every position."""
-    with changed(problem.lm, problem.site.place, lambda residual: residual + vector.to(residual.dtype)):
-        return token_losses(problem.lm, texts)
+    return losses_behind(problem.lm, problem.site, some, lambda residual: residual + vector.to(residual.dtype))

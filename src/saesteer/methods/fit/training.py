@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from saesteer.engine.head import raw_logits, rows_of_logits, scaled, token_nll
 from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.sites import Place, hidden_after
-from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids
+from saesteer.engine.sites import Place, Site, hidden_after, reading
+from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.settings.recipes import Recipe
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 Item = TypeVar("Item")
 
@@ -39,13 +39,50 @@ def text_loss(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, ""]:
 
 def token_losses(lm: LanguageModel, texts: Sequence[Text]) -> Float[Tensor, " token"]:
     """-log p(token | what is before it) of each token that the texts say, text after text, in nats; gradients flow through it."""
+    ids = padded_ids(lm, texts)  # [text seq]
+    return _said_losses(lm, texts, ids, lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+
+
+def _said_losses(
+    lm: LanguageModel, texts: Sequence[Text], ids: Int[Tensor, "text seq"], hidden: Float[Tensor, "text seq d_model"]
+) -> Float[Tensor, " token"]:
     if any(text.n_context == 0 for text in texts):
         raise ValueError("a text without context has a first token that nothing predicts: give it a beginning-of-sequence token at least")
-    ids = padded_ids(lm, texts)  # [text seq]
-    hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     # Found on the host, which knows the lengths: the device need not be waited for.
     row, at = (index.to(ids.device) for index in output_mask(texts, torch.device("cpu")).nonzero(as_tuple=True))
     return nn.functional.cross_entropy(logits_with_gradients(lm, hidden[row, at - 1]), ids[row, at], reduction="none")
+
+
+@dataclass(frozen=True, eq=False)
+class ReadText:
+    """A training text with what the unsteered model has at a site at each of its positions: training that changes nothing before the site
+    need not run the blocks before it again."""
+
+    text: Text
+    value: Float[Tensor, "seq width"]
+    past: Float[Tensor, "seq d_model"] | None  # of hook_z: the residual that goes past it
+
+
+def read_texts(lm: LanguageModel, site: Site, texts: Sequence[Text]) -> list[ReadText]:
+    """Run texts up to a site, `TEXTS_AT_A_TIME` together."""
+    read = []
+    for batch in text_batches(tuple(texts)):
+        made = reading(lm, padded_ids(lm, batch), site)
+        pasts = [None] * len(batch) if made.past is None else list(made.past)
+        read += [ReadText(text, value[: len(text.ids)], past) for text, value, past in zip(batch, made.value, pasts, strict=False)]
+    return read
+
+
+def losses_behind(
+    lm: LanguageModel, site: Site, some: Sequence[ReadText], change: Callable[[Tensor], Tensor] = lambda value: value
+) -> Float[Tensor, " token"]:
+    """`token_losses` of texts read at the site when what lies there [text seq width] goes through `change`; only the blocks behind it run,
+    and gradients flow through them."""
+    texts = [one.text for one in some]
+    value = nn.utils.rnn.pad_sequence([one.value for one in some], batch_first=True)
+    pasts = [one.past[: len(one.value)] for one in some if one.past is not None]
+    past = nn.utils.rnn.pad_sequence(pasts, batch_first=True) if pasts else None
+    return _said_losses(lm, texts, padded_ids(lm, texts), hidden_after(lm, site.place, change(value), past))
 
 
 @torch.no_grad()
