@@ -108,6 +108,22 @@ def test_a_rate_is_given_up_after_four_epochs_without_a_lower_loss() -> None:
     assert len(seen) == 2 + trials + 8
 
 
+def test_a_rate_is_given_up_after_four_epochs_behind_the_best() -> None:
+    """At .3 the loss is far lower after each of the first four epochs than at .01, which is therefore not tried for twenty."""
+    tried: list[list[float]] = []
+
+    def counted(problem: Problem, generator: torch.Generator) -> Trainee[float]:
+        trainee = parabola(problem, generator)
+        tried.append([])
+        return replace(trainee, after_step=lambda: tried[-1].append(trainee.parameters[0].item()))
+
+    made = trained(with_recipe((0.01, 0.3), Recipe(9.0, 1, 1, 20)), "toy", counted, [1.0] * 8)
+    assert made.learning_rate == 0.3
+    untrained, at_large, at_small, final = (len(steps) / n for steps, n in zip(tried, (6, 6, 6, 8), strict=True))
+    assert (untrained, at_small, final) == (0, 4, made.n_epochs)
+    assert made.n_epochs <= at_large <= 20
+
+
 def test_without_rates_the_recipe_holds_and_nothing_is_held_out() -> None:
     made = trained(with_recipe((), Recipe(0.1, 1, 1, 3)), "toy", parabola, [1.0] * 8)
     assert (made.learning_rate, made.n_epochs, made.loss_before, made.loss_after) == (0.1, 3, None, None)

@@ -26,7 +26,7 @@ ALGORITHM_VERSION = 3
 Item = TypeVar("Item")
 
 PATIENCE = 4
-"""Epochs without a lower held-out loss after which a learning rate is given up."""
+"""Epochs without a lower held-out loss, or with a higher one than the best rate so far had at each, after which a rate is given up."""
 
 log = logging.getLogger(__name__)
 
@@ -168,20 +168,28 @@ def _chosen(
     kept, held = ([item for part in parts for item in part[which]] for which in (0, 1))
     before = _held_out_loss(start(problem, problem.generator(method)), held, recipes[0].batch)
     lowest, best = inf, Trained(Nothing(), recipes[0].learning_rate, 1, before)
-    for recipe in recipes:
+    leading: list[float] = []  # held-out loss after each epoch at the best rate so far
+    # The largest rates first: they learn, or diverge, in the fewest epochs.
+    for recipe in sorted(recipes, key=lambda recipe: recipe.learning_rate, reverse=True):
         generator = problem.generator(method)
         trainee = start(problem, generator)
         own: list[float] = []  # held-out loss after each epoch
         for _ in trained_epochs(trainee, kept, recipe, generator):
             own.append(_held_out_loss(trainee, held, recipe.batch))
-            if own[-1] < lowest:
-                lowest = own[-1]
-                best = replace(best, learning_rate=recipe.learning_rate, n_epochs=len(own), loss_after=lowest)
-            if own[-1] == inf or min(own[-PATIENCE:]) > min(own):
+            if own[-1] == inf or min(own[-PATIENCE:]) > min(own) or _behind(own, leading):
                 break
+        if min(own) < lowest:
+            lowest, leading = min(own), own
+            best = replace(best, learning_rate=recipe.learning_rate, n_epochs=own.index(lowest) + 1, loss_after=lowest)
     if lowest == inf:
         raise Abstains("training diverges at every learning rate")
     return best
+
+
+def _behind(own: Sequence[float], leading: Sequence[float]) -> bool:
+    """Whether each of the last `PATIENCE` epochs that the better rate had too left a higher loss than there."""
+    both = list(zip(own, leading, strict=False))[-PATIENCE:]
+    return len(both) == PATIENCE and all(mine > theirs for mine, theirs in both)
 
 
 def held_out(items: Sequence[Item], share: float, generator: torch.Generator) -> tuple[list[Item], list[Item]]:
