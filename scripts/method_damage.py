@@ -17,6 +17,7 @@ from saesteer.core.tables import (
     write_summary,
 )
 from saesteer.methods.compare.damage import method_damage
+from saesteer.methods.compare.layers import at_every_layer
 from saesteer.settings import OracleJudge
 
 job = open_job(snakemake)
@@ -34,11 +35,13 @@ def other_topics() -> pl.DataFrame:
     from saesteer.world.oracle_rating import other_ratings
 
     concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")).select("concept_id", "concept")
-    texts = of_fits(read_rows(GENERATIONS, job.inputs["generations"])).join(choices.select(keys), on=keys, how="semi")
+    texts = at_every_layer(of_fits(read_rows(GENERATIONS, job.inputs["generations"])), job.experiment.layers)
+    texts = texts.join(choices.select(keys), on=keys, how="semi")
     texts = texts.join(concepts, on="concept_id", how="left", maintain_order="left")
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
     return texts.select(*keys, other_ratings(texts, load_oracle(judge.oracle), topics, load_tokens(job.model_folder())))
 
 
-table = method_damage(read_rows(DAMAGE, job.inputs["damage"]), other_topics(), choices, methods, job.experiment.methods)
+damage = at_every_layer(read_rows(DAMAGE, job.inputs["damage"]), job.experiment.layers)
+table = method_damage(damage, other_topics(), choices, methods, job.experiment.methods)
 write_summary(DAMAGE_SUMMARIES["method_damage"], table, job.outputs["table"])

@@ -18,6 +18,7 @@ from saesteer.core.tables import (
     read_summary,
     write_summary,
 )
+from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.protocol import Rows
 from saesteer.methods.compare.summaries import method_summaries
@@ -29,6 +30,7 @@ concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts"))
 steps = (GENERATIONS, PERPLEXITY, JUDGEMENTS, GEN_SUCCESS)  # the last where it chooses factors
 texts, losses, ratings, success = (of_fits(read_rows(table, job.inputs.get(table.name, []))) for table in steps)
 fits = read_rows(FITS, job.inputs["fits"], None, [name for name in FITS.columns if name not in ("tensors", "values")])
+texts, losses, ratings, success, fits = (at_every_layer(made, experiment.layers) for made in (texts, losses, ratings, success, fits))
 features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
 rows = Rows(texts, losses, ratings, fits, concepts, success.drop_nulls("gen_success_20"), features)
 rater = getattr(experiment.judge, "model", experiment.judge.kind)

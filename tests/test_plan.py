@@ -4,19 +4,22 @@ import json
 import shutil
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saesteer.analysis.halves import split_halves
 from saesteer.core.files import text_id
-from saesteer.settings import AllFeatures, EndpointJudge, Experiment, SampledFeatures, SettingsError, load_experiment
+from saesteer.methods.compare.layers import at_every_layer
+from saesteer.settings import AllFeatures, EndpointJudge, Experiment, SampledFeatures, SettingsError, load_experiment, settings_of
 from saesteer.sources.features import features_of, resolve
 from saesteer.sources.pins import pin
 from saesteer.sources.prefixes import read_prefixes
-from saesteer.workflow import plan
+from saesteer.workflow import keys, plan
 from saesteer.workflow.checks import check_files
 from saesteer.workflow.steps import plans
 
@@ -225,3 +228,21 @@ def test_a_judge_whose_prefixes_are_still_to_be_fetched_has_work(micro: Experime
     assert plan.n_missing(tmp_path, experiment, "judge", (2,), files) is None
     files["prefixes_file"].write_text("prefixes = ['a', 'b', 'c', 'd']\n")
     assert plan.n_missing(tmp_path, experiment, "judge", (2,), files) == 4 * 3 * 4
+
+
+def test_methods_without_a_layer_are_fitted_at_the_first_layer_only() -> None:
+    experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
+    at = {layer: {row.name for row in keys.methods_at(experiment, layer)} for layer in (3, 6)}
+    assert at[3] == set(settings_of(experiment).methods)
+    assert at[3] - at[6] == {"unsteered", "prompting", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}
+    texts = {layer: keys.FitGenerations().axes(experiment, layer, {}) for layer in (3, 6)}
+    assert {name for name, _ in texts[6]["method,factor"]} == at[6]
+    n_texts = sum(prod(map(len, axes.values())) for axes in texts.values())
+    assert keys.n_fit_generations(experiment) == n_texts
+
+
+def test_rows_of_methods_without_a_layer_stand_for_every_layer() -> None:
+    rows = pl.DataFrame({"layer": [3, 3, 6], "method": ["lora", "diffmean", "diffmean"], "score": [1.0, 2.0, 3.0]})
+    both = at_every_layer(rows, [6, 3])
+    assert sorted(both.rows()) == [(3, "diffmean", 2.0), (3, "lora", 1.0), (6, "diffmean", 3.0), (6, "lora", 1.0)]
+    assert at_every_layer(rows.filter(layer=3), [3]).rows() == rows.filter(layer=3).rows()

@@ -10,6 +10,7 @@ import polars as pl
 from saesteer.core.files import text_id, write_atomically
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ASKED_CONCEPTS, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, Table, of_fits, read_summary
+from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import Rows
 from saesteer.methods.fit.vectors_file import write_vectors
 from saesteer.report.axbench_format import to_axbench
@@ -24,8 +25,9 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
         raise SettingsError(f"{name} compares no methods, so there is nothing of AxBench's form in it: name a comparison")
     settings = settings_of(experiment)
     prompts = read_prefixes(settings.prompts or kept_at(str(settings.published_prompts), data / "downloads"), settings.n_prompts)
-    texts, losses, ratings = (of_fits(rows_of(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS))
-    rows = Rows(texts, losses, ratings, rows_of(FITS, data / name), asked_concepts(data / name))
+    tables = [*(of_fits(rows_of(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS)), rows_of(FITS, data / name)]
+    texts, losses, ratings, fits = (at_every_layer(table, experiment.layers) for table in tables)
+    rows = Rows(texts, losses, ratings, fits, asked_concepts(data / name))
     dataset = "AlpacaEval" if settings.published_prompts == "alpaca_eval/instructions" else "prompts"
     for layer in sorted(experiment.layers):
         path = folder / f"layer_{layer:02d}" / "steering_data.parquet"

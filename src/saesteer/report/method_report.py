@@ -126,6 +126,8 @@ def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "features used are active, median; share on concept: of the records of those that are labelled with it.",
         _training_note(settings),
         "R²: of the linear approximator of steering effects, on vectors that it was not fitted on (P2 fits it on 50,000).",
+        "Methods that depend on no layer (unsteered, added text, adapters, fine-tuning) are fitted and judged once, at the first layer: "
+        "their rows, the norms among them, are the same at each.",
         "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",
     ]
     if methods["instruction_rating"].null_count() == methods.height:

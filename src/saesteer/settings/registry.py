@@ -45,6 +45,11 @@ class Method:
         return self.name if self.version == 1 else f"{self.name}-{self.version}"
 
     @property
+    def has_layer(self) -> bool:
+        """Whether what it steers with depends on the layer: added text, adapters, fine-tuned weights and no steering do not."""
+        return self.grid not in ("adapter", "prompt", "once")
+
+    @property
     def module(self) -> str:
         """The module that fits it."""
         return f"saesteer.methods.fit.{self.fitted_by.rpartition('.')[0]}"

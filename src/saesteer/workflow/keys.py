@@ -99,18 +99,18 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Fits:
-    """Every method with every concept."""
+    """Every method with every concept; those without a layer at the first layer only."""
 
     def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
-        return {"method": _method_keys(settings_of(experiment)), "concept_id": _configured_concepts(experiment)}
+        return {"method": [row.key for row in methods_at(experiment, layer)], "concept_id": _configured_concepts(experiment)}
 
     def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
-        return {"method": _method_keys(settings_of(experiment)), "concept_id": concept_ids(experiment, files)}
+        return {"method": [row.key for row in methods_at(experiment, layer)], "concept_id": concept_ids(experiment, files)}
 
 
 @dataclass(frozen=True)
 class FitGenerations:
-    """Every method at every factor of its grid, with every concept, prompt and sample."""
+    """Every method at every factor of its grid, with every concept, prompt and sample; those without a layer at the first layer only."""
 
     def configured(self, experiment: Experiment, layer: int) -> dict[str, Any]:
         compared = settings_of(experiment)
@@ -118,13 +118,13 @@ class FitGenerations:
         if compared.prompts:
             prompts = list(read_prefixes(compared.prompts, compared.n_prompts))
         concepts = _configured_concepts(experiment)
-        return {"method,factor": strengths(experiment), "target": concepts, "prefix_id": prompts, "sample": compared.n_samples}
+        return {"method,factor": strengths(experiment, layer), "target": concepts, "prefix_id": prompts, "sample": compared.n_samples}
 
     def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
         compared = settings_of(experiment)
         prompts = read_prefixes(compared.prompts or files["prefixes_file"], compared.n_prompts)
         return {
-            "method,factor": strengths(experiment),
+            "method,factor": strengths(experiment, layer),
             "target": concept_ids(experiment, files),
             "prefix_id": list(prompts),
             "sample": list(range(compared.n_samples)),
@@ -141,14 +141,21 @@ class ChosenFits:
     def axes(self, experiment: Experiment, layer: int, files: Files) -> Axes:
         columns = ["method", "concept_id", "factor"]
         choices = pl.read_parquet(files["method_choices"], columns=["layer", "abstains", *columns])
-        chosen = choices.filter(pl.col("layer") == layer, ~pl.col("abstains"), pl.col("factor").is_not_null())
+        own = pl.col("method").is_in([row.key for row in methods_at(experiment, layer)])
+        chosen = choices.filter(own, pl.col("layer") == layer, ~pl.col("abstains"), pl.col("factor").is_not_null())
         return {",".join(columns): chosen.select(columns).unique(maintain_order=True).rows()}
 
 
-def strengths(experiment: Experiment) -> list[tuple[str, str]]:
-    """Every method with each factor of its grid."""
+def methods_at(experiment: Experiment, layer: int) -> list[Method]:
+    """The methods that are fitted at a layer: all at the first, at others those that depend on it."""
+    rows = [method(name) for name in settings_of(experiment).methods]
+    return [row for row in rows if row.has_layer or layer == min(experiment.layers)]
+
+
+def strengths(experiment: Experiment, layer: int) -> list[tuple[str, str]]:
+    """Every method of a layer with each factor of its grid."""
     compared = settings_of(experiment)
-    return [(method(name).key, factor) for name in compared.methods for factor in _grid(method(name), compared)]
+    return [(row.key, factor) for row in methods_at(experiment, layer) for factor in _grid(row, compared)]
 
 
 def _grid(row: Method, compared: MethodSettings) -> tuple[str, ...]:
@@ -158,7 +165,8 @@ def _grid(row: Method, compared: MethodSettings) -> tuple[str, ...]:
 def n_fit_generations(experiment: Experiment) -> int:
     """How many texts a comparison generates."""
     compared = settings_of(experiment)
-    return len(experiment.layers) * len(strengths(experiment)) * n_concepts(compared) * compared.n_prompts * compared.n_samples
+    n_strengths = sum(len(strengths(experiment, layer)) for layer in experiment.layers)
+    return n_strengths * n_concepts(compared) * compared.n_prompts * compared.n_samples
 
 
 def n_concepts(compared: MethodSettings) -> int:
@@ -177,7 +185,3 @@ def concept_ids(experiment: Experiment, files: Files) -> list[str]:
 def _configured_concepts(experiment: Experiment) -> Any:
     concepts = settings_of(experiment).concepts
     return concept_ids(experiment, {}) if isinstance(concepts, TopicTexts) else concepts.model_dump(mode="json")
-
-
-def _method_keys(compared: MethodSettings) -> list[str]:
-    return [method(name).key for name in compared.methods]
