@@ -1,4 +1,4 @@
-"""A model steered while transformers runs it, in batches with padding on either side and with a cache: against plain hooks, text by text."""
+"""A model steered while transformers runs it, in batches, padded on either side, with a cache: against plain hooks, text by text."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -98,8 +98,11 @@ def test_texts_of_several_lengths_read_in_one_batch(case: str) -> None:
     assert torch.equal(lm.model(padded).logits, unsteered)
 
 
+SLOW = ("vector by a_max", "codes", "weights")
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.exhaustive] * (case in SLOW)) for case in CASES])
 def test_generation_with_a_cache_and_padding_before_the_prompts(case: str) -> None:
     intervention, sae, plainly = CASES[case]
     lm, greedy = shipped_model(), {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0}

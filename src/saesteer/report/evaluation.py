@@ -101,9 +101,9 @@ def evaluate(workflow: Workflow, experiment: Experiment, name: str, fit: Fit, ta
     folder = settings.path or fetched_folder(workflow.data_dir / "downloads" / name / "model.json")
     lm = load_language_model(folder, settings.dtype, device, settings.bos, settings.prompt_format, settings.chat)
     harness = harness_model(lm, tasks.batch_size)
-    unsteered = _results(harness, lm, tasks, manager)
+    unsteered = results_of(harness, lm, tasks, manager)
     with steered_model(lm, sae, fit.layer, intervention, fit.factor):
-        steered = _results(harness, lm, tasks, manager)
+        steered = results_of(harness, lm, tasks, manager)
     pin = json.loads((workflow.data_dir / name / "pins/model.json").read_text(encoding="utf-8"))
     return {
         "experiment": name,
@@ -141,7 +141,13 @@ def harness_model(lm: LanguageModel, batch_size: int) -> Any:
 
     if lm.chat.turns:
         raise SettingsError("lm_eval puts no earlier turns before its prompts: remove model.chat.turns, or evaluate another experiment")
-    return HFLM(pretrained=lm.model, tokenizer=_tokenizer(lm), batch_size=batch_size, chat_template_args=dict(lm.chat.options))
+    return HFLM(
+        pretrained=lm.model,
+        tokenizer=_tokenizer(lm),
+        batch_size=batch_size,
+        add_bos_token=False if lm.prompt_format == "chat" and lm.bos == "tokenizer" else None,  # templates write their own
+        chat_template_args=dict(lm.chat.options),
+    )
 
 
 def _tokenizer(lm: LanguageModel) -> Any:
@@ -152,19 +158,22 @@ def _tokenizer(lm: LanguageModel) -> Any:
     return tokenizer
 
 
-def _results(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> dict[str, Any]:
+def results_of(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> dict[str, Any]:
     """What lm_eval finds, with the model as it is now."""
     from lm_eval import simple_evaluate
 
-    made = simple_evaluate(
-        harness,
-        tasks=list(tasks.names),
-        task_manager=manager,
-        limit=tasks.limit,
-        apply_chat_template=lm.prompt_format == "chat",
-        system_instruction=lm.chat.system,
-        log_samples=False,
-    )
+    try:
+        made = simple_evaluate(
+            harness,
+            tasks=list(tasks.names),
+            task_manager=manager,
+            limit=tasks.limit,
+            apply_chat_template=lm.prompt_format == "chat",
+            system_instruction=lm.chat.system,
+            log_samples=False,
+        )
+    except (ValueError, OverflowError) as error:  # of a task that it refuses; of a perplexity that is no number any more
+        raise SettingsError(f"lm_eval stops with {type(error).__name__}: {error}; take another task or a smaller factor") from error
     return dict(made)
 
 
