@@ -20,6 +20,7 @@ from test_steered_model import FACTOR, VECTOR, hooked
 from typer.testing import CliRunner
 
 from saesteer.cli import app
+from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_json
 from saesteer.core.store import Wanted, complete
 from saesteer.core.tables import ASKED_CONCEPTS, FITS, write_summary
@@ -202,8 +203,9 @@ def finished_fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entry = sae_entry(json.loads(out.with_suffix(".json").read_text()), out)
     write_json(data / "saes/layers_06-06.json", {"step": "saes", "layers": {str(AT): entry}})
     write_json(data / "pins/model.json", pin(WORLD / "model"))
-    for name, pairs in (("sea_texts", REQUESTS), ("no_sentence", [("For many people,", " rook" * 50)] * 2)):
-        write_task(folder, name, pairs, output_type="loglikelihood", metric_list=[{"metric": "perplexity"}, {"metric": "acc"}])
+    write_task(folder, "no_documents", output_type="loglikelihood", metric_list=[{"metric": "perplexity"}])
+    (folder / "no_documents.jsonl").unlink()
+    write_task(folder, "sea_texts", output_type="loglikelihood", metric_list=[{"metric": "perplexity"}, {"metric": "acc"}])
     return folder
 
 
@@ -247,11 +249,14 @@ def test_the_command_measures_both_models(run: Any, finished_fits: Path) -> None
 
 
 @needs_lm_eval
-def test_a_perplexity_beyond_all_numbers_is_no_traceback(run: Any) -> None:
-    code, output = run("diffmean", "sea", "--layer", "6", "--tasks", "no_sentence", "--include-path", ".")
-    assert code == 1
-    assert "lm_eval stops with OverflowError: " in output
-    assert "take another task or a smaller factor" in output
+def test_a_perplexity_beyond_all_numbers_is_no_traceback(tmp_path: Path) -> None:
+    from lm_eval.tasks import TaskManager
+
+    pairs = [("For many people,", " rook" * 50)] * 2
+    write_task(tmp_path, "no_sentence", pairs, output_type="loglikelihood", metric_list=[{"metric": "perplexity"}])
+    lm, tasks = shipped_model(), Tasks(("no_sentence",))
+    with pytest.raises(SettingsError, match=r"lm_eval stops with OverflowError: .*take another task or a smaller factor"):
+        results_of(harness_model(lm, 2), lm, tasks, TaskManager(include_path=tmp_path, include_defaults=False))
 
 
 @needs_lm_eval
@@ -270,6 +275,14 @@ def test_a_task_that_lm_eval_does_not_know_is_refused(run: Any) -> None:
     assert code == 1
     assert "there is no task 'sea_text' here" in output
     assert "such as sea_texts" in output
+
+
+@needs_lm_eval
+def test_a_task_without_its_documents_is_refused_before_a_model_is_loaded(run: Any) -> None:
+    code, output = run("diffmean", "sea", "--layer", "6", "--tasks", "no_documents", "--include-path", ".")
+    assert code == 1
+    assert "no_documents.jsonl" in output
+    assert "Loading weights" not in output
 
 
 @pytest.mark.parametrize(

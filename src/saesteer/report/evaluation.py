@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from numbers import Real
@@ -124,7 +125,7 @@ def _sae_file(workflow: Workflow, experiment: Experiment, name: str, layer: int)
 
 
 def task_manager(tasks: Tasks) -> Any:
-    """lm_eval's list of tasks; refused without lm_eval, or where it does not know one of the tasks."""
+    """lm_eval's list of tasks. Refused without lm_eval, or where it does not know one of the tasks or cannot get at its documents."""
     if importlib.util.find_spec("lm_eval") is None:
         raise SettingsError("lm-evaluation-harness is not installed here: run `.venv/bin/uv pip install --python .venv/bin/python lm-eval`")
     from lm_eval.tasks import TaskManager
@@ -132,6 +133,8 @@ def task_manager(tasks: Tasks) -> Any:
     manager = TaskManager(include_path=tasks.include_path)
     for name in tasks.names:
         _check_known("task", name, manager.all_tasks)
+    with _explained((ValueError, RuntimeError, ImportError)):
+        manager.load(list(tasks.names))  # fetches what is not there yet, before a model is loaded
     return manager
 
 
@@ -162,7 +165,7 @@ def results_of(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> d
     """What lm_eval finds, with the model as it is now."""
     from lm_eval import simple_evaluate
 
-    try:
+    with _explained():
         made = simple_evaluate(
             harness,
             tasks=list(tasks.names),
@@ -172,9 +175,16 @@ def results_of(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> d
             system_instruction=lm.chat.system,
             log_samples=False,
         )
-    except (ValueError, OverflowError) as error:  # of a task that it refuses; of a perplexity that is no number any more
-        raise SettingsError(f"lm_eval stops with {type(error).__name__}: {error}; take another task or a smaller factor") from error
     return dict(made)
+
+
+@contextmanager
+def _explained(kinds: tuple[type[Exception], ...] = (ValueError, OverflowError)) -> Iterator[None]:
+    """Errors of lm_eval's as one message: of a task that it refuses, or of a perplexity that is no number any more."""
+    try:
+        yield
+    except kinds as error:
+        raise SettingsError(f"lm_eval stops with {type(error).__name__}: {error}; take another task or a smaller factor") from error
 
 
 def _rows(unsteered: Mapping[str, Any], steered: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
