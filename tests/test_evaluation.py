@@ -149,13 +149,6 @@ def test_a_model_that_answers_is_given_its_chat_template(template: str, tmp_path
     assert given == texts
 
 
-@needs_lm_eval
-def test_earlier_turns_are_refused() -> None:
-    lm = chat_model(THINKING, ChatSettings(turns=(("di?", "da."),)))
-    with pytest.raises(ValueError, match="lm_eval puts no earlier turns before its prompts: remove model.chat.turns"):
-        harness_model(lm, 1)
-
-
 # The command.
 
 NAME, AT = "micro-methods", 6
@@ -304,19 +297,25 @@ def test_what_cannot_be_evaluated_is_refused_by_name(run: Any, arguments: str, m
     assert message in output
 
 
-def test_p1s_protocol_is_refused(run: Any, finished_fits: Path) -> None:
-    """A feature's vector at the last position, and not everywhere."""
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("sae_label", {"methods": {"sae_features": "last_position"}}, "steers from the prompt's last position on (P1's protocol)"),
+        ("diffmean", {"model": {"prompt_format": "chat", "chat": {"turns": [["a", "b"]]}}}, "lm_eval puts no earlier turns before"),
+    ],
+)
+def test_settings_that_cannot_be_kept_are_refused(run: Any, finished_fits: Path, method: str, changes: Any, message: str) -> None:
+    """A feature's vector at the last position; a conversation before every prompt."""
     file = finished_fits / f"config/experiments/{NAME}.yaml"
     before = file.read_text()
     settings = yaml.safe_load(before)
-    settings["methods"]["sae_features"] = "last_position"
+    for section, values in changes.items():
+        settings[section] = settings.get(section, {}) | values
     file.write_text(yaml.safe_dump(settings))
-    try:
-        code, output = run("sae_label", "sea", "--layer", "6", "--tasks", "any")
-    finally:
-        file.write_text(before)
+    code, output = run(method, "sea", "--layer", "6", "--tasks", "any")
+    file.write_text(before)
     assert code == 1
-    assert "steers from the prompt's last position on (P1's protocol)" in output
+    assert message in output
 
 
 def test_without_lm_eval_it_is_said_what_to_install(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ class Tasks:
 
 def fit_of(experiment: Experiment, folder: Path, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
     """A fit of a finished comparison, whose data folder this is; `factor` None: the one that was chosen."""
+    if experiment.model.chat and experiment.model.chat.turns:
+        raise SettingsError("lm_eval puts no earlier turns before its prompts, which model.chat.turns asks for: take another experiment")
     _check_known("layer", str(layer), list(map(str, sorted(experiment.layers))))
     fits = rows_of(FITS, folder, [layer])
     _check_known("method", method, sorted(set(fits["method"])))
@@ -142,8 +144,6 @@ def harness_model(lm: LanguageModel, batch_size: int) -> Any:
     """The model as lm_eval's own class for models of transformers runs it."""
     from lm_eval.models.huggingface import HFLM
 
-    if lm.chat.turns:
-        raise SettingsError("lm_eval puts no earlier turns before its prompts: remove model.chat.turns, or evaluate another experiment")
     return HFLM(
         pretrained=lm.model,
         tokenizer=_tokenizer(lm),
