@@ -31,7 +31,7 @@ from saesteer.engine.sae_convert import convert_sae
 from saesteer.engine.steered_model import steered_model
 from saesteer.report.evaluation import Tasks, harness_model, results_of
 from saesteer.settings.inputs import ChatSettings
-from saesteer.sources.pins import pin, sae_entry
+from saesteer.sources.pins import converted_sae, pin, sae_entry
 
 ROOT = Path(__file__).parents[1]
 LAYER = 3
@@ -323,3 +323,16 @@ def test_without_lm_eval_it_is_said_what_to_install(run: Any, monkeypatch: pytes
     code, output = run("diffmean", "sea", "--layer", "6", "--tasks", "any")
     assert code == 1
     assert output.startswith("lm-evaluation-harness is not installed here: run `.venv/bin/uv pip install")
+
+
+def test_saes_of_the_hub_are_where_they_were_fetched(tmp_path: Path) -> None:
+    manifest, fetched, folder = tmp_path / "saes/layers_06-06.json", tmp_path / "downloads/layers_06-06.json", tmp_path / "cache"
+    write_json(manifest, {"step": "saes", "layers": {"6": {"file": "layer_06.safetensors"}}})
+    assert converted_sae(manifest, None, 6) == tmp_path / "saes/layer_06.safetensors"
+    with pytest.raises(FileNotFoundError, match="layers_06-06.json is missing: run the workflow on this machine"):
+        converted_sae(manifest, fetched, 6)
+    write_json(fetched, {"folder": str(folder)})
+    with pytest.raises(FileNotFoundError, match="cache is gone, though .* says that it was fetched: delete that file"):
+        converted_sae(manifest, fetched, 6)
+    folder.mkdir()
+    assert converted_sae(manifest, fetched, 6) == folder / "layer_06.safetensors"
