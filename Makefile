@@ -7,8 +7,10 @@ INSTALLED := .venv/.installed
 SEED ?= 0
 # Tests' tensors are small: one thread each, or the workers' threads wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# The last three are what lm-eval imports and requirements.lock has not.
+EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3
 
-.PHONY: figures test test-all test-fast test-quantised check docs format readme world world-adopt lock push pull
+.PHONY: figures test test-all test-fast test-extras check docs format readme world world-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
@@ -23,9 +25,9 @@ test-all: $(INSTALLED)  ## the rest: SLURM, and what takes longer than it tells,
 test-fast: $(INSTALLED)  ## tests that take seconds
 	$(PYTEST) -m "not slow and not exhaustive"
 
-test-quantised: $(INSTALLED)  ## weights of 8 and 4 bits, with torchao in a folder of its own, as most installations are without
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/torchao torchao==0.18.0
-	PYTHONPATH=build/torchao $(BIN)/pytest -n 0 tests/test_quantised.py
+test-extras: $(INSTALLED)  ## what needs torchao or lm-eval, in a folder of their own, as most installations are without
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/extras $(EXTRAS)
+	PYTHONPATH=build/extras $(BIN)/pytest -n 0 tests/test_quantised.py tests/test_evaluation.py
 
 check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """What every script of a rule does first: read the configuration, start the log, report errors in one line, stop in order."""
 
 import gc
-import json
 import logging
 import signal
 import sys
@@ -15,7 +14,7 @@ import polars as pl
 from saesteer.core.store import complete, read_rows
 from saesteer.core.tables import GENERATIONS
 from saesteer.settings import Experiment, Workflow, load_experiment, load_workflow
-from saesteer.sources.pins import model_settings
+from saesteer.sources.pins import fetched_folder, model_settings
 from saesteer.sources.prefixes import read_prefixes
 from saesteer.workflow.keys import FILES_OF_KEYS
 from saesteer.workflow.plan import layer_groups, wanted
@@ -68,23 +67,13 @@ class Job:
     def model_folder(self, name: str = "model") -> Path:
         """The folder of a model: the experiment file's own, or where the model from the hub was put."""
         settings = model_settings(self.experiment, name)
-        return settings.path or place(self.input(f"{name}_files"))
+        return settings.path or fetched_folder(self.input(f"{name}_files"))
 
     def prefixes(self) -> dict[str, str]:
         """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""
         methods = self.experiment.methods
         n = methods.n_prompts if methods and self.experiment.until == "methods" else self.experiment.sweep.n_prefixes
         return read_prefixes(self.input("prefixes_file"), n)
-
-
-def place(fetched: Path) -> Path:
-    """Where a fetch rule put something, by the file that it left."""
-    folder = Path(json.loads(fetched.read_text(encoding="utf-8"))["folder"])
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is gone, though {fetched} says that it was fetched: delete that file and run again to fetch anew"
-        )
-    return folder
 
 
 def open_job(snakemake: Any) -> Job:

@@ -3,22 +3,19 @@
 import logging
 from pathlib import Path
 
-from common import Job, place
+from common import Job
 from gpu import available_device
 
-from saesteer.core.store import read_manifest
 from saesteer.engine.dtypes import number_type
 from saesteer.engine.saes import Sae, load_sae
+from saesteer.sources.pins import converted_sae
 
 log = logging.getLogger("saesteer")
 
 
 def sae_file(job: Job, layer: int) -> Path:
     """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""
-    manifest = job.input("saes")
-    entry = read_manifest(manifest)["layers"][str(layer)]
-    folder = place(job.input("sae_files")) if job.experiment.saes.from_hub else manifest.parent
-    return folder / entry["file"]
+    return converted_sae(job.input("saes"), job.input("sae_files") if job.experiment.saes.from_hub else None, layer)
 
 
 def open_sae(job: Job, layer: int) -> Sae:

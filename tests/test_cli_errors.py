@@ -63,6 +63,7 @@ CASES = {
     "axbench micro out": "micro compares no methods",
     "axbench tiny-methods out": "data/tiny-methods holds no generations: run the comparison first",
     "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the comparison first",
+    "evaluate tiny-methods diffmean sea --layer 3 --tasks any": "data/tiny-methods holds no fits: run the comparison first",
     "agreement micro": "data/micro/judge holds the ratings of 0 judges",
     "saes [": "is not a regular expression",
     "gc": "data/damaged/sweep/layers_00-03.json",

@@ -77,6 +77,7 @@ COMMANDS = {
     r"saesteer export tiny .*": here("run", "test_neuronpedia_parts.py::test_export_of_local_records"),
     r"saesteer upload .*": by("test_neuronpedia_upload.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"),
     r"saesteer vectors .*": by("test_methods_workflow.py::test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts"),
+    r"saesteer evaluate .*": by("test_evaluation.py::test_the_command_measures_both_models"),
     r"saesteer axbench .*": by("test_methods_workflow.py::test_results_in_axbenchs_form"),
     r"dvc remote (add|modify) .*|dvc config --local .*|dvc cache dir .*": here("empty"),
     r"dvc (push|pull( data/tiny/tables\.dvc figures/tiny\.dvc)?)": here("run"),

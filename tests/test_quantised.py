@@ -1,4 +1,4 @@
-"""Weights of 8 and 4 bits: what is quantised, how far scores move, and what is refused. Most needs torchao: `make test-quantised`."""
+"""Weights of 8 and 4 bits: what is quantised, how far scores move, and what is refused. Most needs torchao: `make test-extras`."""
 
 import copy
 import importlib.util

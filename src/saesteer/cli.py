@@ -205,6 +205,35 @@ def vectors(
 
 
 @app.command()
+def evaluate(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    method: Annotated[str, typer.Argument(help="Key of a method whose steering acts at every position, e.g. diffmean.")],
+    concept: Annotated[str, typer.Argument(help="The concept that it was fitted for.")],
+    layer: Annotated[int, typer.Option(help="Layer that it was fitted at.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, groups or tags of lm-evaluation-harness, with commas.")],
+    factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: the chosen factor.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task; none: all.")] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder with tasks of one's own, in the harness's YAML.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests in a forward.")] = 8,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the results and what they depend on.")] = None,
+    configfile: _Configfile = _CONFIG,
+) -> None:
+    """Run tasks of lm-evaluation-harness (extra `evaluation`) on the model as it is and under a method's fit for a concept."""
+    from saesteer.core.files import write_json
+    from saesteer.report.evaluation import Tasks, evaluate, fit_of, table_of
+
+    workflow, chosen = _loaded(experiment, configfile)
+    fit = fit_of(chosen, workflow.data_dir / experiment, method, concept, layer, factor)
+    made = evaluate(workflow, chosen, experiment, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
+    typer.echo(f"{method}, {concept}, layer {layer}, factor {fit.factor} ({fit.factor_from})\n")
+    typer.echo(table_of(made["results"]))
+    if output:
+        write_json(output, made)
+
+
+@app.command()
 def agreement(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
     data: _Data = Path("data"),

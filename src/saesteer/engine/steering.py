@@ -162,7 +162,7 @@ class _CodeEdits:
 
     def _codes(self, read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq k"]:
         if self.sae.meta.k is not None:  # which codes are kept depends on all of them
-            return encode(self.sae, read).gather(2, self.features[:, None].expand(-1, read.shape[1], -1))
+            return encode(self.sae, read).gather(2, self.features[:, None].expand(*read.shape[:2], -1))
         rows = encoder_input(self.sae, read).to(self.encoder)
         pre = torch.einsum("rsd,rkd->rsk", rows, self.encoder) + self.bias[:, None]
         return pre.masked_fill(pre <= self.threshold[:, None], 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -37,15 +37,14 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
 
 def export_vectors(data: Path, name: str, method: str, layer: int, path: Path) -> None:
     """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
-    fits = rows_of(FITS, data / name).filter(pl.col("layer") == layer)
-    write_vectors(fits, asked_concepts(data / name), method, path)
+    write_vectors(rows_of(FITS, data / name, [layer]), asked_concepts(data / name), method, path)
 
 
-def rows_of(table: Table, folder: Path) -> pl.DataFrame:
+def rows_of(table: Table, folder: Path, layers: Sequence[int] | None = None) -> pl.DataFrame:
     manifests = sorted((folder / table.name).glob("layers_*.json"))
     if not manifests:
         raise SettingsError(f"{folder} holds no {table.name}: run the comparison first (`snakemake methods`)")
-    return read_rows(table, manifests)
+    return read_rows(table, manifests, layers)
 
 
 def asked_concepts(folder: Path) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import safe_open
 
 from saesteer.core.files import file_digest, value_digest
+from saesteer.core.store import read_manifest
 from saesteer.settings import (
     Experiment,
     LocalModelJudge,
@@ -73,6 +74,24 @@ def pin(path: Path, revision: str | None = None, patterns: tuple[str, ...] = MOD
 def pin_of_fetched(repo: str, commit: str, files: Mapping[str, str]) -> dict[str, Any]:
     """The pin of a model from the hub: its files' SHA-256, taken when they were fetched. Where they lie is no part of it."""
     return {"path": repo, "revision": commit, "files": dict(files), "digest": value_digest([commit, dict(files)])}
+
+
+def fetched_folder(fetched: Path) -> Path:
+    """Where a fetch rule put something, by the file that it left."""
+    if not fetched.is_file():
+        raise FileNotFoundError(f"{fetched} is missing: run the workflow on this machine, which fetches what the experiment needs")
+    folder = Path(json.loads(fetched.read_text(encoding="utf-8"))["folder"])
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is gone, though {fetched} says that it was fetched: delete that file and run again to fetch anew"
+        )
+    return folder
+
+
+def converted_sae(manifest: Path, fetched: Path | None, layer: int) -> Path:
+    """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put (`fetched`)."""
+    entry = read_manifest(manifest)["layers"][str(layer)]
+    return (fetched_folder(fetched) if fetched else manifest.parent) / entry["file"]
 
 
 def is_current(made: Path, expected: Mapping[str, Any]) -> bool:

@@ -1,0 +1,133 @@
+"""A model steered while transformers runs it, in batches, padded on either side, with a cache: against plain hooks, text by text."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from engine_models import shipped_model, shipped_sae
+from methods_world import texts_of
+from small_adapters import a_change, a_lora, a_loreft, left_as_it_was, peft_model
+from torch import Tensor
+
+from saesteer.core.errors import SettingsError
+from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, PromptText
+from saesteer.engine.saes import Sae, encode
+from saesteer.engine.steered_model import check_every_position, steered_model
+
+LAYER, FACTOR = 3, 1.5
+VECTOR = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generator().manual_seed(0)), dim=0)
+TEXTS = [ids[: 5 + 2 * place] for place, ids in enumerate(text.ids for text in texts_of("sea", 6, seed=5))]
+
+
+@contextmanager
+def hooked(change: Callable[[Tensor], Tensor]) -> Iterator[Any]:
+    """The shipped model, with its block's output [row seq d_model] replaced by a plain hook."""
+    model = shipped_model().model
+    handle = model.model.layers[LAYER].register_forward_hook(lambda _module, _args, output: change(output))
+    try:
+        yield model
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def another(model: Any) -> Iterator[Any]:
+    yield model
+
+
+def codes_set(sae: Sae) -> Callable[[Tensor], Tensor]:
+    """Codes of features 7 and 9 set to 1.5 times 4 and 2, position by position."""
+
+    def change(residual: Tensor) -> Tensor:
+        rows = residual.clone().flatten(0, 1)
+        for row in rows:
+            codes = encode(sae, row[None])[0]
+            row += (6.0 - codes[7]) * sae.W_dec[7] + (3.0 - codes[9]) * sae.W_dec[9]
+        return rows.reshape(residual.shape)
+
+    return change
+
+
+def amplified(residual: Tensor) -> Tensor:
+    """Each position by its own a_max."""
+    a_max = torch.stack([encode(shipped_sae(LAYER), row).max(dim=1).values for row in residual])
+    return residual + FACTOR * a_max[:, :, None] * VECTOR
+
+
+def changed_copy() -> Any:
+    model = copy.deepcopy(shipped_model().model)
+    change = a_change(shipped_model()).change
+    for name, weight in model.named_parameters():
+        weight.data = weight + FACTOR * change[name]
+    return model
+
+
+TOPK = replace(shipped_sae(LAYER), meta=replace(shipped_sae(LAYER).meta, k=12))
+CODES = CodeEdit(torch.tensor([7, 9]), torch.tensor([4.0, 2.0]))
+CASES: dict[str, tuple[Intervention, Sae, Callable[[], Any]]] = {
+    "vector": (Addition(VECTOR, 40.0), shipped_sae(LAYER), lambda: hooked(lambda residual: residual + FACTOR * 40 * VECTOR)),
+    "vector by a_max": (Addition(VECTOR, None), shipped_sae(LAYER), lambda: hooked(amplified)),
+    "codes": (CODES, shipped_sae(LAYER), lambda: hooked(codes_set(shipped_sae(LAYER)))),
+    "codes of a TopK SAE": (CODES, TOPK, lambda: hooked(codes_set(TOPK))),
+    "LoRA": (a_lora(shipped_model()), TOPK, lambda: another(peft_model(shipped_model(), a_lora(shipped_model()), "shipped", FACTOR))),
+    "weights": (a_change(shipped_model()), TOPK, lambda: another(changed_copy())),
+}
+"""What steers, and the same in plain code."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_texts_of_several_lengths_read_in_one_batch(case: str) -> None:
+    """Padded at the end, without a mask: what stands there is steered as well, and no text looks there."""
+    intervention, sae, plainly = CASES[case]
+    lm = shipped_model()
+    with plainly() as model:
+        expected = [model(torch.tensor([text])).logits[0] for text in TEXTS]
+    width = max(map(len, TEXTS))
+    padded = torch.tensor([text + [0] * (width - len(text)) for text in TEXTS])
+    unsteered = lm.model(padded).logits
+    with left_as_it_was(lm), steered_model(lm, sae, LAYER, intervention, FACTOR):
+        batches = torch.cat([lm.model(padded[:4]).logits, lm.model(padded[4:]).logits])
+    for text, made, before, wanted in zip(TEXTS, batches, unsteered, expected, strict=True):
+        torch.testing.assert_close(made[: len(text)], wanted, rtol=1e-4, atol=1e-4)
+        assert (made - before)[: len(text)].abs().max() > 0.1
+    assert torch.equal(lm.model(padded).logits, unsteered)
+
+
+SLOW = ("vector by a_max", "codes", "weights")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.exhaustive] * (case in SLOW)) for case in CASES])
+def test_generation_with_a_cache_and_padding_before_the_prompts(case: str) -> None:
+    intervention, sae, plainly = CASES[case]
+    lm, greedy = shipped_model(), {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0}
+    with plainly() as model:
+        expected = [model.generate(torch.tensor([text]), **greedy)[0, len(text) :].tolist() for text in TEXTS]
+    width = max(map(len, TEXTS))
+    ids = torch.tensor([[0] * (width - len(text)) + text for text in TEXTS])
+    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in TEXTS])
+    with steered_model(lm, sae, LAYER, intervention, FACTOR):
+        made = lm.model.generate(ids, attention_mask=mask, **greedy)
+    assert made[:, width:].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("intervention", "message"),
+    [
+        (Nothing(), "changes nothing: it is the unsteered model"),
+        (PromptText(("a text",)), "puts text before the prompt and steers nothing"),
+        (ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True), "decides by each prompt whether to steer"),
+        (a_loreft(shipped_model()), "edits the first and last positions of the prompt"),
+        (Addition(VECTOR, None, "last"), "steers from the prompt's last position on .P1's protocol."),
+    ],
+)
+def test_what_depends_on_the_prompt_is_refused(intervention: Intervention, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_every_position(intervention)
+    with pytest.raises(SettingsError, match=message):
+        steered_model(shipped_model(), shipped_sae(LAYER), LAYER, intervention, 1.0)
