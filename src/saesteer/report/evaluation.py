@@ -31,6 +31,7 @@ from saesteer.engine.interventions import Intervention, kind_of, unpacked
 from saesteer.engine.models import LanguageModel, load_language_model, plain_token_ids
 from saesteer.engine.saes import load_sae
 from saesteer.engine.steered_model import check_every_position, steered_model
+from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.exports import asked_concepts, rows_of
 from saesteer.settings import Experiment, Workflow, settings_of
 from saesteer.sources.pins import converted_sae, fetched_folder
@@ -67,7 +68,7 @@ def fit_of(experiment: Experiment, folder: Path, method: str, concept: str, laye
     if experiment.model.chat and experiment.model.chat.turns:
         raise SettingsError("lm_eval puts no earlier turns before its prompts, which model.chat.turns asks for: take another experiment")
     _check_known("layer", str(layer), list(map(str, sorted(experiment.layers))))
-    fits = rows_of(FITS, folder, [layer])
+    fits = at_every_layer(rows_of(FITS, folder, sorted({layer, min(experiment.layers)})), experiment.layers).filter(layer=layer)
     _check_known("method", method, sorted(set(fits["method"])))
     concepts = dict(asked_concepts(folder).select("concept", "concept_id").iter_rows())
     _check_known("concept", concept, list(concepts))
