@@ -13,7 +13,7 @@ import pytest
 from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import DAMAGE, METHOD_SUMMARIES, read_summary
 from saesteer.figures.names import CAPTIONS, METHOD_FIGURE_TABLES
 from saesteer.settings import load_experiment
 from saesteer.workflow.plan import figures
@@ -157,10 +157,18 @@ def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     compare(restored, methods=[*METHODS, "toy"])
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
+    assert_damage_of_chosen(restored, rows.pop("damage"), method="toy")
     assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
     assert all(set(frame["method"]) == {"toy"} for frame in rows.values())
     assert restored.table("generations", NAME).filter(pl.col("method") != "toy").drop("seconds").equals(others)
     assert "| Toy |" in (restored.path / f"figures/{NAME}/methods.md").read_text()
+
+
+def assert_damage_of_chosen(folder: Checkout, damage: pl.DataFrame | None, **of: str) -> None:
+    """It was measured at the factors chosen of these, and at no others; where none of them was, nowhere."""
+    choices = read_summary(METHOD_SUMMARIES["method_choices"], folder.path / f"data/{NAME}/tables/method_choices.parquet")
+    chosen = choices.drop_nulls("factor").filter(~pl.col("abstains"), **of).select(DAMAGE.keys).unique()
+    assert chosen.sort(DAMAGE.keys).rows() == ([] if damage is None else damage.select(DAMAGE.keys).sort(DAMAGE.keys).rows())
 
 
 @pytest.mark.exhaustive
@@ -168,6 +176,7 @@ def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
     compare(restored, factors={**FACTORS, "addition": [1, 2, 3]})
     rows = computed(restored)
     n_additions = 3  # diffmean, sae_label, sae_ts
+    assert_damage_of_chosen(restored, rows.pop("damage", None), factor="2")
     assert {step: frame.height for step, frame in rows.items()} == dict.fromkeys(TEXT_STEPS, n_additions * N_CONCEPTS * N_PROMPTS)
     assert all(set(frame["factor"]) == {"2"} for frame in rows.values())
 
@@ -176,6 +185,7 @@ def test_one_more_factor_computes_its_texts(restored: Checkout) -> None:
 def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> None:
     compare(restored, concepts={"topics": ["sea", "chess", "garden"]})
     rows = computed(restored)
+    assert_damage_of_chosen(restored, rows.pop("damage"), concept_id=text_id("garden"))
     assert {step: frame.height for step, frame in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(TEXT_STEPS, N_TEXTS // N_CONCEPTS)
     assert all(set(frame["concept_id"]) == {text_id("garden")} for frame in rows.values())
 
@@ -203,6 +213,7 @@ def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
     table.write_text("\n".join(changed) + "\n")
     rows = computed(restored)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
+    assert_damage_of_chosen(restored, rows.pop("damage"), method="diffmean-2")
     assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
     assert all(set(frame["method"]) == {"diffmean-2"} for frame in rows.values())
 
