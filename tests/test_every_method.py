@@ -20,9 +20,9 @@ DRAWING = {"lat", "probe", "ssv", "reft_r1", "random_vector", "lora", "loreft", 
 DRAWING |= {"reps", "reps_loreft", "reps_lora"}
 """Those that draw random numbers: pairs, order of texts, where to start, features."""
 TRAINING = ("ssv", "reps", "reft_r1", "lora", "loreft", "sft")
-EPOCHS = {"reps": 2, "reps_loreft": 2, "reps_lora": 2, "loreft": 6, "sft": 2, "probe": 6}
-"""Fewer than published. LoRA keeps its own: its B starts at 0, and Adam's first steps there are the signs of small gradients, which
-bfloat16 rounds either way."""
+EPOCHS = {"reps": 2, "reps_loreft": 2, "loreft": 6, "sft": 2, "probe": 6}
+"""Fewer than published. LoRA keeps its own, also with RePS: its B starts at 0, and Adam's first steps there are the signs of small
+gradients, which bfloat16 rounds either way."""
 N_TEXTS = {"supervised": 50, "supervised_random": 50}
 MANY_FEATURES = ("sae_top_k", "supervised", "supervised_random")
 

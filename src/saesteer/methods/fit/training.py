@@ -68,8 +68,9 @@ def read_texts(lm: LanguageModel, site: Site, texts: Sequence[Text]) -> list[Rea
     read = []
     for batch in text_batches(tuple(texts)):
         made = reading(lm, padded_ids(lm, batch), site)
-        pasts = [None] * len(batch) if made.past is None else list(made.past)
-        read += [ReadText(text, value[: len(text.ids)], past) for text, value, past in zip(batch, made.value, pasts, strict=False)]
+        for row, text in enumerate(batch):
+            n = len(text.ids)
+            read.append(ReadText(text, made.value[row, :n], None if made.past is None else made.past[row, :n]))
     return read
 
 
@@ -80,7 +81,7 @@ def losses_behind(
     and gradients flow through them."""
     texts = [one.text for one in some]
     value = nn.utils.rnn.pad_sequence([one.value for one in some], batch_first=True)
-    pasts = [one.past[: len(one.value)] for one in some if one.past is not None]
+    pasts = [one.past for one in some if one.past is not None]
     past = nn.utils.rnn.pad_sequence(pasts, batch_first=True) if pasts else None
     return _said_losses(lm, texts, padded_ids(lm, texts), hidden_after(lm, site.place, change(value), past))
 
