@@ -68,6 +68,7 @@ SECTION: dict[str, Any] = {
     "concepts": {"topics": ["sea", "chess"]},
     "n_positive": 12,
     "n_negative": 12,
+    "learning_rates": [1e-3, 1e-2],
     "n_prompts": N_PROMPTS,
     "max_new_tokens": 8,
     "factors": FACTORS,
