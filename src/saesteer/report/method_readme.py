@@ -1,57 +1,72 @@
-"""The README's table of steering methods: every method at every layer, and on the world's other seeds. Nobody types a number."""
+"""The documentation's table of steering methods: every method at every layer, over the world's seeds. Nobody types a number."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from saesteer.core.files import write_text
 from saesteer.core.markdown import number, table
-from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES, read_summary
+from saesteer.core.tables.schema import Table
+from saesteer.methods.compare.pooled import pooled_methods
+from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import METHODS
 
-KEPT = (
-    *("layer", "method", "title", "n", "score", "score_low", "score_high", "n_abstaining", "surviving_score", "n_surviving"),
-    *("concept_rating", "fluency_rating", "median_relative_change", "n_missing", "n_texts", "n_effect_vectors"),
-)
-"""Columns of METHODS_TABLE that the README needs."""
+KEPT = ("methods.csv", "differences.csv")
+"""Files of docs/methods/ that hold the pooled results."""
 
 _Rows = Sequence[Mapping[str, Any]]
 
 
-def kept_results(path: Path) -> list[dict[str, Any]]:
-    """METHODS_TABLE -> the rows that are kept in git."""
-    return read_summary(METHOD_SUMMARIES["methods"], path).select(KEPT).to_dicts()
+def keep_results(experiments: Sequence[Path], settings: MethodSettings, folder: Path) -> None:
+    """Pool the tables of the world's seeds (data/EXPERIMENT/tables, in order) and keep them in git, rounded."""
+
+    def tables(which: Table) -> list[pl.DataFrame]:
+        return [read_summary(which, path / f"{which.name}.parquet") for path in experiments]
+
+    read = (tables(METHOD_SUMMARIES["method_scores"]), tables(METHOD_SUMMARIES["methods"]), tables(DAMAGE_SUMMARIES["method_damage"]))
+    for name, rows in zip(KEPT, pooled_methods(*read, settings), strict=True):
+        write_text(folder / name, rows.write_csv(float_precision=4))
 
 
-def methods_readme(by_seed: Mapping[int, _Rows]) -> str:
-    """Seed of the world -> kept results: a row a method, best first by its mean over seed 0's layers."""
-    shown = by_seed[0]
-    layers = sorted({row["layer"] for row in shown})
-    names = sorted({row["method"] for row in shown}, key=lambda name: (-_mean(shown, name), name))
-    header = ["method", *(f"layer {layer}" for layer in layers), "concept / fluency", "of residual norm", "abstains"]
-    header += [f"seed {seed}" for seed in sorted(set(by_seed) - {0})]
+def methods_markdown(folder: Path) -> str:
+    """The kept results as a table: a row a method, best first by its mean over layers."""
+    rows, pairs = (pl.read_csv(folder / name) for name in KEPT)
+    layers, seeds = rows["layer"].unique().sort().to_list(), [name for name in rows.columns if name.startswith("seed_")]
+    names = rows.group_by("method").agg(pl.col("score").mean()).sort("score", "method", descending=[True, False], nulls_last=True)
+    by_key = {(row["method"], row["layer"]): row for row in rows.iter_rows(named=True)}
+    header = ["method", *(f"layer {layer}" for layer in layers), *(f"seeds, layer {layer}" for layer in layers)]
+    header += ["concept / fluency", "loss rise", "other topics", "above / below", "abstains"]
 
     def cells(name: str) -> list[str]:
-        rows = [_row(shown, name, layer) for layer in layers]
-        others = [" / ".join(number(_row(by_seed[seed], name, layer)["score"]) for layer in layers) for seed in sorted(set(by_seed) - {0})]
-        ratings = f"{number(rows[-1]['concept_rating'])} / {number(rows[-1]['fluency_rating'])}"
-        abstains = " / ".join(str(row["n_abstaining"]) for row in rows)
-        return [rows[0]["title"], *map(_score, rows), ratings, number(rows[-1]["median_relative_change"]), abstains, *others]
+        own = [by_key[name, layer] for layer in layers]
+        shown = [own[0]["title"], *map(_score, own), *(" ".join(number(row[seed]) for seed in seeds) for row in own)]
+        shown += [f"{number(own[-1]['concept_rating'])} / {number(own[-1]['fluency_rating'])}"]
+        shown += [" / ".join(number(row[column]) for row in own) for column in ("loss_rise", "other_rating")]
+        return [
+            *shown,
+            ", ".join(f"{row['n_above']} / {row['n_below']}" for row in own),
+            " / ".join(str(row["n_abstaining"]) for row in own),
+        ]
 
-    n = shown[0]["n"]
-    note = f"n = {n} concepts; mean [95 %]; layers of other seeds in the same order; ratings and norm at layer {layers[-1]}.\n"
-    fitted_on = [row["n_effect_vectors"] for row in shown if row.get("n_effect_vectors")]
-    if fitted_on:
-        note += f"SAE-TS and FGAA: their approximator is fitted on {max(fitted_on):,} vectors (P2: 50,000).\n"
-    return f"{table(header, map(cells, names))}\n\n{note}"
-
-
-def _mean(rows: _Rows, name: str) -> float:
-    scores = [row["score"] for row in rows if row["method"] == name and row["score"] is not None]
-    return sum(scores) / len(scores) if scores else 0.0
+    return f"{table(header, map(cells, names['method']))}\n\n{_note(rows, pairs, layers, len(seeds))}"
 
 
-def _row(rows: _Rows, name: str, layer: int) -> Mapping[str, Any]:
-    return next((row for row in rows if (row["method"], row["layer"]) == (name, layer)), {"score": None})
+def _note(rows: pl.DataFrame, pairs: pl.DataFrame, layers: Sequence[int], n_seeds: int) -> str:
+    n, seen = rows["n"][0], pairs["detectable"].drop_nulls()
+    low, middle, high = (float(seen.quantile(q, "linear") or 0) for q in (0, 0.5, 1))
+    apart = pairs.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0))
+    told = ", ".join(f"{apart.filter(layer=layer).height} of {pairs.filter(layer=layer).height} at layer {layer}" for layer in layers)
+    vectors = rows["n_effect_vectors"].drop_nulls()
+    return (
+        f"Mean [95 %] over n = {n} concepts, each the mean of {n_seeds} training seeds; seeds: each one's own mean. Ratings at layer "
+        f"{layers[-1]}. Loss rise: what steering at the chosen factors adds to the loss on ordinary text, nats a token; other topics: mean "
+        "rating of all topics but the concept. Above / below: of how many other methods the difference leaves out 0 in an interval that "
+        f"covers all pairs of the layer ({told}). Abstains: concepts of {n * n_seeds}. A difference of {number(middle)} ({number(low)} to "
+        f"{number(high)}, by pair) is seen with probability .8.\n"
+    ) + (f"SAE-TS and FGAA: their approximator is fitted on {vectors.to_list()[0]:,} vectors (P2: 50,000).\n" if len(vectors) else "")
 
 
 def _score(row: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
-from saesteer.report.method_readme import kept_results, methods_readme
+from saesteer.report.method_readme import keep_results, methods_markdown
 from saesteer.report.sae_docs import classes_markdown
 from saesteer.report.scored import scores_by_layer, scores_markdown
-from saesteer.settings import SettingsError, load_experiment
+from saesteer.settings import SettingsError, load_experiment, settings_of
 
 SHIPPED = "tiny"
 SCORED = "tiny-all"
@@ -42,9 +42,9 @@ def update_readme(root: Path) -> list[Path]:
         write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
     if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
         write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
-    for name in COMPARED:
-        if (table := root / f"data/{name}/tables/methods.parquet").is_file():
-            write_json(root / f"docs/methods/{name}.json", kept_results(table))
+    compared = [root / f"data/{name}/tables" for name in COMPARED]
+    if all((folder / "method_damage.parquet").is_file() for folder in compared):
+        keep_results(compared, settings_of(load_experiment(COMPARED[0], experiments)), root / "docs/methods")
     _copy_figure(root / f"figures/{SHIPPED}/overview.png", root / "docs/overview.png")
     _copy_figure(root / f"figures/{COMPARED[0]}/methods.png", root / "docs/methods.png")
     for name, block in blocks(root).items():
@@ -72,10 +72,8 @@ def blocks(root: Path) -> dict[str, str]:
         raise SettingsError("docs/results/tiny.json is missing: run `make figures`, then `make readme`")
     seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in results.items()}
     scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
-    kept = {seed: root / f"docs/methods/{name}.json" for seed, name in enumerate(COMPARED)}
-    compared = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in kept.items() if path.is_file()}
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
-    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), "methods": methods_readme(compared)}
+    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), "methods": methods_markdown(root / "docs/methods")}
 
 
 def with_block(page: str, text: str, name: str, block: str) -> str:

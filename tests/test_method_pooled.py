@@ -1,0 +1,70 @@
+"""The comparison over the world's seeds: by hand on a small case, and against SciPy's paired t interval."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from method_rows import method_settings
+from scipy import stats
+
+from saesteer.methods.compare.pooled import pooled_methods, pooled_scores
+from saesteer.report.method_readme import KEPT, methods_markdown
+
+
+def scores(values: dict[str, list[float | None]]) -> pl.DataFrame:
+    """METHOD_SCORES' columns that count: a method's score of each concept."""
+    rows = [(3, name, f"{place:016x}", value) for name, own in values.items() for place, value in enumerate(own)]
+    return pl.DataFrame(rows, schema={"layer": pl.UInt16, "method": pl.String, "concept_id": pl.String, "score": pl.Float64}, orient="row")
+
+
+def tables(values: dict[str, list[float | None]], fluency: float) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """METHODS_TABLE's and METHOD_DAMAGE's columns that count."""
+    means = [float(np.mean([value for value in own if value is not None])) for own in values.values()]
+    keys = pl.DataFrame({"layer": pl.Series([3] * len(values), dtype=pl.UInt16), "method": list(values)})
+    methods = keys.with_columns(
+        pl.col("method").str.to_uppercase().alias("title"), pl.Series("score", means), n_abstaining=1, concept_rating=1.0,
+        fluency_rating=fluency, n_effect_vectors=pl.lit(None, pl.UInt32), median_relative_change=pl.lit(None, pl.Float64),
+    )  # fmt: skip
+    return methods, keys.with_columns(loss_rise=fluency / 2, other_rating=pl.lit(None, pl.Float64))
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    """Two seeds, three methods: b is a half above a in every concept, c lies between and is missing once."""
+    first: dict[str, list[float | None]] = {"a": [0.0, 0.2, 0.1, 0.3], "b": [0.5, 0.7, 0.6, 0.8], "c": [0.2, None, 0.4, 0.5]}
+    second: dict[str, list[float | None]] = {"a": [0.2, 0.0, 0.3, 0.1], "b": [0.7, 0.5, 0.8, 0.6], "c": [0.4, 0.3, 0.2, 0.1]}
+    both = (first, second)
+    pooled = pooled_scores([scores(one) for one in both])
+    assert pooled.filter(method="a")["score"].to_list() == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    assert pooled.filter(method="c")["score"].to_list() == [pytest.approx(0.3), None, pytest.approx(0.3), pytest.approx(0.3)]
+    methods, damage = zip(*(tables(one, fluency) for one, fluency in zip(both, (1.0, 2.0), strict=True)), strict=True)
+    rows, differences = pooled_methods([scores(one) for one in both], methods, damage, method_settings())
+    a, b, c = rows.sort("method").iter_rows(named=True)
+    assert (a["n"], b["n"], c["n"]) == (4, 4, 3)
+    assert (a["score"], b["score"], c["score"]) == (pytest.approx(0.15), pytest.approx(0.65), pytest.approx(0.3))
+    assert (a["rank"], b["rank"], c["rank"]) == (3, 1, 2)
+    assert (b["seed_0"], b["seed_1"]) == (pytest.approx(0.65), pytest.approx(0.65))
+    assert (b["fluency_rating"], b["loss_rise"], b["other_rating"], b["n_abstaining"]) == (1.5, 0.75, None, 2)
+    # Every concept has b half above a: the difference does not vary, and its interval is that one number.
+    assert (b["n_above"], a["n_below"]) == (2, 2)
+    assert (a["n_above"], b["n_below"]) == (0, 0)
+    for name, table in zip(KEPT, (rows, differences), strict=True):
+        table.write_csv(tmp_path / name, float_precision=4)
+    text = methods_markdown(tmp_path)
+    assert text.splitlines()[2].startswith("| B | 0.65 [0.60, 0.70] | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 2 / 0 | 2 |")
+    assert "n = 4 concepts, each the mean of 2 training seeds" in text
+
+
+def test_seeds_together_see_what_one_does_not() -> None:
+    """Each seed adds noise of its own to a difference of .2: pooled, less is left, and a t interval of the same means says so."""
+    rng = np.random.default_rng(0)
+    seeds = [{"a": rng.normal(1, 0.3, 16).tolist(), "b": rng.normal(1.2, 0.3, 16).tolist()} for _ in range(3)]
+    settings = method_settings(bootstrap_draws=2000)
+    parts = zip(*(tables(one, 1.0) for one in seeds), strict=True)
+    _, together = pooled_methods([scores(one) for one in seeds], *map(list, parts), settings)
+    alone = [pooled_methods([scores(one)], *([part] for part in tables(one, 1.0)), settings)[1] for one in seeds]
+    assert together["detectable"][0] < min(one["detectable"][0] for one in alone)
+    means = [np.mean([one[name] for one in seeds], axis=0) for name in ("a", "b")]
+    theirs = stats.ttest_rel(*means).confidence_interval(0.95)
+    assert together["low"][0] == pytest.approx(theirs.low, abs=0.04)
+    assert together["high"][0] == pytest.approx(theirs.high, abs=0.04)
