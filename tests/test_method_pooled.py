@@ -9,7 +9,7 @@ from method_rows import method_settings
 from scipy import stats
 
 from saesteer.methods.compare.pooled import pooled_methods, pooled_scores
-from saesteer.report.method_readme import KEPT, methods_markdown
+from saesteer.report.method_readme import KEPT, methods_markdown, published_order_markdown
 
 
 def scores(values: dict[str, list[float | None]]) -> pl.DataFrame:
@@ -68,3 +68,19 @@ def test_seeds_together_see_what_one_does_not() -> None:
     theirs = stats.ttest_rel(*means).confidence_interval(0.95)
     assert together["low"][0] == pytest.approx(theirs.low, abs=0.04)
     assert together["high"][0] == pytest.approx(theirs.high, abs=0.04)
+
+
+def test_p4s_order_stands_beside_ours(tmp_path: Path) -> None:
+    """By P4's table: DiffMean .297, .178, .322, .158, a mean of .239 over its four sites, below LoReFT's .741 and above the SAE's .165."""
+    rows = [
+        (3, "diffmean", "DiffMean", 1.2, 1.1, 1.3),
+        (3, "loreft", "LoReFT", 1.0, 0.9, 1.1),
+        (3, "sae_label", "SAE, by label", 0.5, None, None),
+    ]
+    names = ["layer", "method", "title", "score", "score_low", "score_high"]
+    pl.DataFrame([*rows, (3, "caa", "CAA", 1.0, 0.9, 1.1)], schema=names, orient="row").write_csv(tmp_path / KEPT[0])
+    assert published_order_markdown(tmp_path).splitlines()[2:] == [
+        "| LoReFT | 0.741 | 1.00 [0.90, 1.10] | 1 | 2 |",
+        "| DiffMean | 0.239 | 1.20 [1.10, 1.30] | 2 | 1 |",
+        "| SAE, by label | 0.165 | 0.50 | 3 | 3 |",
+    ]

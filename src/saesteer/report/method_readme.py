@@ -10,9 +10,10 @@ from saesteer.core.files import write_text
 from saesteer.core.markdown import number, table
 from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES, read_summary
 from saesteer.core.tables.schema import Table
+from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
 from saesteer.methods.compare.pooled import pooled_methods
 from saesteer.settings.methods import MethodSettings
-from saesteer.settings.registry import METHODS
+from saesteer.settings.registry import METHODS, method
 
 KEPT = ("methods.csv", "differences.csv")
 """Files of docs/methods/ that hold the pooled results."""
@@ -67,6 +68,27 @@ def _note(rows: pl.DataFrame, pairs: pl.DataFrame, layers: Sequence[int], n_seed
         f"covers all pairs of the layer ({told}). Abstains: concepts of {n * n_seeds}. A difference of {number(middle)} ({number(low)} to "
         f"{number(high)}, by pair) is seen with probability .8.\n"
     ) + (f"SAE-TS and FGAA: their approximator is fitted on {vectors.to_list()[0]:,} vectors (P2: 50,000).\n" if len(vectors) else "")
+
+
+def published_order_markdown(folder: Path) -> str:
+    """The methods that AxBench's table has, in its order, beside the kept results: both scores are harmonic means of 0 to 2."""
+    published: dict[str, list[float]] = {}
+    for value in PAPER_VALUES:
+        if value.source == P4:
+            published.setdefault(method(value.method).key, []).append(value.value)
+    theirs = {key: sum(values) / len(values) for key, values in published.items()}
+    rows = pl.read_csv(folder / KEPT[0]).filter(pl.col("method").is_in(list(theirs))).drop_nulls("score")
+    layers = rows["layer"].unique().sort().to_list()
+    by_key = {(row["method"], row["layer"]): row for row in rows.iter_rows(named=True)}
+    keys = [key for key in sorted(theirs, key=lambda key: -theirs[key]) if (key, layers[0]) in by_key]
+    ours = sorted(keys, key=lambda key: -sum(by_key[key, layer]["score"] for layer in layers))
+    header = ["method", "P4, mean of its sites", *(f"here, layer {layer}" for layer in layers), "place in P4", "place here"]
+
+    def cells(place: int, key: str) -> list[str]:
+        own = [by_key[key, layer] for layer in layers]
+        return [own[0]["title"], number(theirs[key], 3), *map(_score, own), str(place), str(ours.index(key) + 1)]
+
+    return table(header, (cells(place, key) for place, key in enumerate(keys, start=1))) + "\n"
 
 
 def _score(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
-from saesteer.report.method_readme import keep_results, methods_markdown
+from saesteer.report.method_readme import keep_results, methods_markdown, published_order_markdown
 from saesteer.report.sae_docs import classes_markdown
 from saesteer.report.scored import scores_by_layer, scores_markdown
 from saesteer.settings import SettingsError, load_experiment, settings_of
@@ -28,6 +28,7 @@ PAGES = {
     "scores": "docs/own-models.md",
     "saes": "docs/own-models.md",
     "methods": "docs/methods.md",
+    "p4": "docs/findings.md",
 }
 """Generated block -> the page that holds it."""
 
@@ -73,7 +74,9 @@ def blocks(root: Path) -> dict[str, str]:
     seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in results.items()}
     scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
-    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), "methods": methods_markdown(root / "docs/methods")}
+    kept = root / "docs/methods"
+    methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
+    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), **methods}
 
 
 def with_block(page: str, text: str, name: str, block: str) -> str:
