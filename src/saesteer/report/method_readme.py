@@ -38,12 +38,14 @@ def methods_markdown(folder: Path) -> str:
     layers, seeds = rows["layer"].unique().sort().to_list(), [name for name in rows.columns if name.startswith("seed_")]
     names = rows.group_by("method").agg(pl.col("score").mean()).sort("score", "method", descending=[True, False], nulls_last=True)
     by_key = {(row["method"], row["layer"]): row for row in rows.iter_rows(named=True)}
-    header = ["method", *(f"layer {layer}" for layer in layers), *(f"seeds, layer {layer}" for layer in layers)]
+    by_seed = layers if len(seeds) > 1 else []
+    header = ["method", *(f"layer {layer}" for layer in layers), *(f"seeds, layer {layer}" for layer in by_seed)]
     header += ["concept / fluency", "loss rise", "other topics", "above / below", "abstains"]
 
     def cells(name: str) -> list[str]:
         own = [by_key[name, layer] for layer in layers]
-        shown = [own[0]["title"], *map(_score, own), *(" ".join(number(row[seed]) for seed in seeds) for row in own)]
+        shown = [own[0]["title"], *map(_score, own)]
+        shown += [" ".join(number(by_key[name, layer][seed]) for seed in seeds) for layer in by_seed]
         shown += [f"{number(own[-1]['concept_rating'])} / {number(own[-1]['fluency_rating'])}"]
         shown += [" / ".join(number(row[column]) for row in own) for column in ("loss_rise", "other_rating")]
         return [
@@ -61,8 +63,9 @@ def _note(rows: pl.DataFrame, pairs: pl.DataFrame, layers: Sequence[int], n_seed
     apart = pairs.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0))
     told = ", ".join(f"{apart.filter(layer=layer).height} of {pairs.filter(layer=layer).height} at layer {layer}" for layer in layers)
     vectors = rows["n_effect_vectors"].drop_nulls()
+    of_seeds = f", each the mean of {n_seeds} training seeds; seeds: each one's own mean" if n_seeds > 1 else ", one training seed"
     return (
-        f"Mean [95 %] over n = {n} concepts, each the mean of {n_seeds} training seeds; seeds: each one's own mean. Ratings at layer "
+        f"Mean [95 %] over n = {n} concepts{of_seeds}. Ratings at layer "
         f"{layers[-1]}. Loss rise: what steering at the chosen factors adds to the loss on ordinary text, nats a token; other topics: mean "
         "rating of all topics but the concept. Above / below: of how many other methods the difference leaves out 0 in an interval that "
         f"covers all pairs of the layer ({told}). Abstains: concepts of {n * n_seeds}. A difference of {number(middle)} ({number(low)} to "

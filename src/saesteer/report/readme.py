@@ -7,6 +7,7 @@ from them between markers, and a test compares the two.
 import json
 import shutil
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ def update_readme(root: Path) -> list[Path]:
         write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
     if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
         write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
-    compared = [root / f"data/{name}/tables" for name in COMPARED]
-    if all((folder / "method_damage.parquet").is_file() for folder in compared):
+    folders = [root / f"data/{name}/tables" for name in COMPARED]
+    compared = list(takewhile(lambda folder: (folder / "method_damage.parquet").is_file(), folders))
+    if compared:
         keep_results(compared, settings_of(load_experiment(COMPARED[0], experiments)), root / "docs/methods")
     _copy_figure(root / f"figures/{SHIPPED}/overview.png", root / "docs/overview.png")
     _copy_figure(root / f"figures/{COMPARED[0]}/methods.png", root / "docs/methods.png")
