@@ -22,7 +22,7 @@ from saesteer.settings import OracleJudge
 
 job = open_job(snakemake)
 choices, methods = (read_summary(METHOD_SUMMARIES[name], job.input(name)) for name in ("method_choices", "methods"))
-keys = ["layer", "method", "concept_id", "factor"]
+keys = list(DAMAGE.keys)
 
 
 def other_topics() -> pl.DataFrame:

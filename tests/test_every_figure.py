@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from drawn_figures import ALL_TABLES, FIGURES, OPTIONS, THIN, Tables, assert_labelled_and_inside, drawn, thin, two_layers, world
 
-from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES, SUMMARIES
+from saesteer.core.tables import ALL_SUMMARIES
 from saesteer.figures.method_families import LOOKS
 from saesteer.figures.names import CAPTIONS, FIGURE_TABLES, METHOD_FIGURE_TABLES
 from saesteer.figures.save import flat, save_figure
@@ -27,7 +27,7 @@ def make(name: str, tables: Tables, stem: Path) -> str:
 
 def test_names_tables_captions_and_families_agree() -> None:
     assert {name for name, read in FIGURE_TABLES.items() if len(read) != 1} == {"overview"}
-    assert {table for read in ALL_TABLES.values() for table in read} <= {*SUMMARIES, *METHOD_SUMMARIES, *DAMAGE_SUMMARIES}
+    assert {table for read in ALL_TABLES.values() for table in read} <= {*ALL_SUMMARIES}
     assert set(CAPTIONS) == set(FIGURES)
     assert all(len(caption) > 50 for caption in CAPTIONS.values())
     assert tuple(LOOKS) == FAMILIES

@@ -12,6 +12,7 @@ from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES, read_summar
 from saesteer.core.tables.schema import Table
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
 from saesteer.methods.compare.pooled import pooled_methods
+from saesteer.report.method_report import detectable_text
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import METHODS, method
 
@@ -58,18 +59,16 @@ def methods_markdown(folder: Path) -> str:
 
 
 def _note(rows: pl.DataFrame, pairs: pl.DataFrame, layers: Sequence[int], n_seeds: int) -> str:
-    n, seen = rows["n"][0], pairs["detectable"].drop_nulls()
-    low, middle, high = (float(seen.quantile(q, "linear") or 0) for q in (0, 0.5, 1))
-    apart = pairs.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0))
-    told = ", ".join(f"{apart.filter(layer=layer).height} of {pairs.filter(layer=layer).height} at layer {layer}" for layer in layers)
+    n, at = rows["n"][0], {layer: (rows.filter(layer=layer)["n_above"].sum(), pairs.filter(layer=layer).height) for layer in layers}
+    told = ", ".join(f"{n_apart} of {n_pairs} at layer {layer}" for layer, (n_apart, n_pairs) in at.items())
     vectors = rows["n_effect_vectors"].drop_nulls()
     of_seeds = f", each the mean of {n_seeds} training seeds; seeds: each one's own mean" if n_seeds > 1 else ", one training seed"
     return (
         f"Mean [95 %] over n = {n} concepts{of_seeds}. Ratings at layer "
         f"{layers[-1]}. Loss rise: what steering at the chosen factors adds to the loss on ordinary text, nats a token; other topics: mean "
         "rating of all topics but the concept. Above / below: of how many other methods the difference leaves out 0 in an interval that "
-        f"covers all pairs of the layer ({told}). Abstains: concepts of {n * n_seeds}. A difference of {number(middle)} ({number(low)} to "
-        f"{number(high)}, by pair) is seen with probability .8.\n"
+        f"covers all pairs of the layer ({told}). Abstains: concepts of {n * n_seeds}. A difference of {detectable_text(pairs)}, by pair, "
+        "is seen with probability .8.\n"
     ) + (f"SAE-TS and FGAA: their approximator is fitted on {vectors.to_list()[0]:,} vectors (P2: 50,000).\n" if len(vectors) else "")
 
 

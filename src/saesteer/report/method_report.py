@@ -171,12 +171,14 @@ def _n_distinguishable(differences: pl.DataFrame, settings: MethodSettings) -> s
     return (
         f"{known.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out 0; of "
         f"so many pairs about {chance} would if no two methods differed. `all pairs together` holds for all of them at once (bootstrap of "
-        f"the largest |t|): there {together} leave out 0. With as many concepts a pair's difference of {_detectable(known)} would be seen "
-        "with probability .8 (median and range over pairs, as if means were normal). With few concepts both kinds are somewhat too narrow."
+        f"the largest |t|): there {together} leave out 0. With as many concepts a pair's difference of {detectable_text(known)} would be "
+        "seen with probability .8 (median and range over pairs, as if means were normal). With few concepts both kinds are somewhat too "
+        "narrow."
     )
 
 
-def _detectable(differences: pl.DataFrame) -> str:
+def detectable_text(differences: pl.DataFrame) -> str:
+    """The detectable difference of METHOD_DIFFERENCES: median and range over pairs."""
     values = differences["detectable"].drop_nulls()
     if values.is_empty():
         return "–"

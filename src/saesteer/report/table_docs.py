@@ -12,12 +12,7 @@ from saesteer.core.tables import RECORD, Column, Table
 def tables_markdown() -> str:
     """Every table on disk: those of steps, then summaries."""
     steps = tables.STEPS | tables.METHOD_STEPS
-    summaries = (
-        tables.SUMMARIES
-        | tables.METHOD_SUMMARIES
-        | tables.DAMAGE_SUMMARIES
-        | {table.name: table for table in (tables.ASKED_CONCEPTS, tables.CONCEPT_TEXTS)}
-    )
+    summaries = tables.ALL_SUMMARIES | {table.name: table for table in (tables.ASKED_CONCEPTS, tables.CONCEPT_TEXTS)}
     fields = ", ".join(f"`{name}` ({_type(dtype)})" for name, dtype in RECORD.to_schema().items())
     return f"## Tables of steps\n\n{_sections(steps.values())}\nA record has {fields}.\n\n## Summaries\n\n{_sections(summaries.values())}"
 

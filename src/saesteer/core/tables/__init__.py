@@ -46,3 +46,6 @@ from saesteer.core.tables.summaries import (
     STEERING,
     SUMMARIES,
 )
+
+ALL_SUMMARIES = SUMMARIES | METHOD_SUMMARIES | DAMAGE_SUMMARIES
+"""Every summary table, by name."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.engine.adapters import adapter_layers, attention_output, input_width, low_rank_weights_installed
@@ -42,13 +43,20 @@ def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]
     adapter = new_adapter(lm, adapter_layers(lm.n_layers, problem.training.recipes["lora"].layers), generator)
 
     def losses(some: Sequence[ReadText], _progress: float) -> Tensor:
-        with low_rank_weights_installed(lm, adapter, torch.ones(len(some), device=lm.device)):
-            return losses_behind(lm, site, some)
+        return adapted_losses(lm, site, adapter, some, torch.ones(len(some), device=lm.device))
 
     def result() -> LowRankWeights:
         return replace(adapter, A=adapter.A.detach(), B=adapter.B.detach())
 
     return Trainee([adapter.A.requires_grad_(), adapter.B.requires_grad_()], losses, result)
+
+
+def adapted_losses(
+    lm: LanguageModel, site: Site, adapter: LowRankWeights, some: Sequence[ReadText], factor: Float[Tensor, " text"]
+) -> Float[Tensor, " token"]:
+    """Loss of each token that the texts say (nats), under the adapter at these factors."""
+    with low_rank_weights_installed(lm, adapter, factor):
+        return losses_behind(lm, site, some)
 
 
 def new_adapter(lm: LanguageModel, layers: tuple[int, ...], generator: torch.Generator) -> LowRankWeights:

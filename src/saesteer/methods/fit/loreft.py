@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from saesteer.engine.adapters import adapter_layers, subspace_edited
 from saesteer.engine.interventions import LowRankSubspace
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.sites import Site
 from saesteer.methods.fit.lora import first_site
 from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
@@ -35,11 +38,18 @@ def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]
     layers, edits = new_edits(problem, "loreft", generator)
 
     def losses(some: Sequence[ReadText], _progress: float) -> Tensor:
-        prompt_length = torch.tensor([one.text.n_context for one in some], device=lm.device)
-        with subspace_edited(lm, edits_together(layers, edits), torch.ones(len(some), device=lm.device), 0, prompt_length):
-            return losses_behind(lm, site, some)
+        return edited_losses(lm, site, edits_together(layers, edits), some, torch.ones(len(some), device=lm.device))
 
     return Trainee(list(edits.parameters()), losses, lambda: edits_together(layers, edits))
+
+
+def edited_losses(
+    lm: LanguageModel, site: Site, edits: LowRankSubspace, some: Sequence[ReadText], factor: Float[Tensor, " text"]
+) -> Float[Tensor, " token"]:
+    """Loss of each token that the texts say (nats), their prompts edited at these factors."""
+    prompt_length = torch.tensor([one.text.n_context for one in some], device=lm.device)
+    with subspace_edited(lm, edits, factor, 0, prompt_length):
+        return losses_behind(lm, site, some)
 
 
 def new_edits(problem: Problem, recipe: str, generator: torch.Generator) -> tuple[tuple[int, ...], nn.ModuleList]:

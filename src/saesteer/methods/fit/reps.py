@@ -26,13 +26,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import adapter_layers, low_rank_weights_installed, subspace_edited
+from saesteer.engine.adapters import adapter_layers
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Addition, LowRankSubspace, LowRankWeights, Nothing
 from saesteer.engine.sites import Site
-from saesteer.methods.fit.lora import first_site, new_adapter
-from saesteer.methods.fit.loreft import edits_together, new_edits
+from saesteer.methods.fit.lora import adapted_losses, first_site, new_adapter
+from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits
 from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, unit
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
@@ -90,9 +90,7 @@ def untrained_loreft(problem: Problem, generator: torch.Generator) -> Trainee[Pa
     layers, edits = new_edits(problem, "reps_loreft", generator)
 
     def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
-        prompt_length = torch.tensor([one.text.n_context for one in some], device=lm.device)
-        with subspace_edited(lm, edits_together(layers, edits), factor, 0, prompt_length):
-            return losses_behind(lm, site, some)
+        return edited_losses(lm, site, edits_together(layers, edits), some, factor)
 
     def result() -> LowRankSubspace:
         made = edits_together(layers, edits)
@@ -107,8 +105,7 @@ def untrained_lora(problem: Problem, generator: torch.Generator) -> Trainee[Pair
     adapter = new_adapter(lm, adapter_layers(lm.n_layers, problem.training.recipes["reps_lora"].layers), generator)
 
     def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
-        with low_rank_weights_installed(lm, adapter, factor):
-            return losses_behind(lm, site, some)
+        return adapted_losses(lm, site, adapter, some, factor)
 
     def result() -> LowRankWeights:
         return replace(adapter, A=adapter.A.detach(), B=MIDDLE * adapter.B.detach())
