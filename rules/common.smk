@@ -9,20 +9,21 @@ from saesteer.workflow import plan
 from saesteer.workflow.checks import check_files, check_present_files, check_tokens
 from saesteer.workflow.code_digest import code_digest
 from saesteer.workflow.steps import plans
-from saesteer.figures.names import CAPTIONS, FIGURE_TABLES, METHOD_FIGURE_TABLES
+from saesteer.figures.names import ALL_FIGURE_TABLES, CAPTIONS
 from saesteer.core.files import explain_read_only, file_digest
 from saesteer.settings.registry import METHODS
 from saesteer.settings.registry import TABLE as METHODS_TABLE
+from saesteer.sources.prefixes import prompts_path
 from saesteer.sources.pins import MODELS, model_settings, pinned_path
-from saesteer.settings import LocalRecords, TopicConcepts, TopicTexts, load_experiment, load_workflow
-from saesteer.core.tables import METHOD_SUMMARIES
+from saesteer.settings import LocalRecords, OwnTexts, TopicConcepts, TopicTexts, load_experiment, load_workflow
+from saesteer.core.tables import METHOD_SUMMARIES, QUESTION_SUMMARIES
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
 WORKFLOW = load_workflow(config)
-NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
+NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods, *WORKFLOW.open_questions])
 EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in NAMES}
 for name, experiment in EXPERIMENTS.items():
     check_present_files(name, experiment)
@@ -32,12 +33,13 @@ if workflow.is_main_process:
     for folder in (folder / name for name in EXPERIMENTS for folder in (DATA, FIGURES)):
         explain_read_only(folder)
 TABLES = f"{DATA}/{{experiment}}/tables"
+REPORT_ASSETS = Path(workflow.basedir) / "src/saesteer/report/site/assets/assets.json"
 
 
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     layers=r"layers_\d+-\d+",
-    figure="|".join([*FIGURE_TABLES, *METHOD_FIGURE_TABLES]),
+    figure="|".join(ALL_FIGURE_TABLES),
 
 
 def code(script, *modules):
@@ -52,7 +54,7 @@ def figure_code(wildcards):
 
 
 def figure_caption(wildcards):
-    """For params, from which caption.rst takes it: how a figure is to be read."""
+    """For params: how a figure is to be read."""
     return CAPTIONS[wildcards.figure]
 
 
@@ -108,7 +110,9 @@ def check_all_files():
 def judge_has_work(name, group):
     """Whether a job of the judge will have something to ask, as far as can be known before what it reads is made."""
     experiment, folder = EXPERIMENTS[name], DATA / name
-    files = {read: folder / read / f"{group}.json" for read in steps_of(name)["judge"].inputs} | {"prefixes_file": prompts_path(experiment)}
+    files = {read: folder / read / f"{group}.json" for read in steps_of(name)["judge"].inputs} | {
+        "prefixes_file": prompts_path(experiment, Path(DOWNLOADS))
+    }
     files |= {"asked_concepts": folder / "tables/asked_concepts.parquet"} if experiment.until == "methods" else {}
     return plan.n_missing(folder / "judge", experiment, "judge", plan.layer_groups(experiment)[group], files) != 0
 

@@ -7,12 +7,7 @@ rule figure:
         unpack(figure_tables),
     output:
         pdf=f"{FIGURES}/{{experiment}}/{{figure}}.pdf",
-        png=report(
-            f"{FIGURES}/{{experiment}}/{{figure}}.png",
-            category="{experiment}",
-            caption="caption.rst",
-            labels={"figure": "{figure}"},
-        ),
+        png=f"{FIGURES}/{{experiment}}/{{figure}}.png",
         csv=f"{FIGURES}/{{experiment}}/{{figure}}.csv",
     params:
         code=figure_code,
@@ -20,3 +15,16 @@ rule figure:
         settings=setting("selection", "best_factor"),
     script:
         "../scripts/figure.py"
+
+
+rule report:
+    """The report to walk through, of all that the experiment has: `snakemake figures/EXPERIMENT/report`, part of no other target."""
+    input:
+        finished,
+    output:
+        folder=directory(f"{FIGURES}/{{experiment}}/report"),
+    params:
+        code=code("report.py"),
+        assets=file_digest(REPORT_ASSETS),
+    script:
+        "../scripts/report.py"

@@ -37,15 +37,9 @@ def fetched_saes(wildcards):
 def prompts_file(wildcards):
     """For input: the file of the sweep's prefixes or of the comparison's prompts, one's own or a published one."""
     experiment = EXPERIMENTS[wildcards.experiment]
-    path, own = prompts_path(experiment), experiment.methods.prompts if experiment.until == "methods" else experiment.sweep.prefixes
+    path = prompts_path(experiment, Path(DOWNLOADS))
+    own = experiment.methods.prompts if experiment.until == "methods" else experiment.sweep.prefixes
     return str(path) if own else ancient(str(path))
-
-
-def prompts_path(experiment):
-    """Where an experiment's prompts are, or will be once they are fetched."""
-    if experiment.until == "methods":
-        return experiment.methods.prompts or kept_at(experiment.methods.published_prompts, Path(DOWNLOADS))
-    return experiment.sweep.prefixes or kept_at(experiment.sweep.published_prefixes, Path(DOWNLOADS))
 
 
 def pmi_file(wildcards):
@@ -96,10 +90,12 @@ def oracle_files(wildcards):
 
 
 def concept_sources(wildcards):
-    """For input: the grammar's words, or the published list of concepts and its training texts."""
+    """For input: the grammar's words, texts of one's own, or the published list of concepts and its training texts."""
     concepts = EXPERIMENTS[wildcards.experiment].methods.concepts
     if isinstance(concepts, TopicTexts):
         return [str(path) for path in (concepts.lexicon, concepts.openers) if path.exists()]
+    if isinstance(concepts, OwnTexts):
+        return [str(concepts.texts)] if concepts.texts.exists() else []
     return [ancient(str(kept_at(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
 
 

@@ -6,7 +6,7 @@ from saesteer.workflow import plan
 
 def figure_tables(wildcards):
     """For input: the summary tables that a figure reads."""
-    tables = (FIGURE_TABLES | METHOD_FIGURE_TABLES)[wildcards.figure]
+    tables = ALL_FIGURE_TABLES[wildcards.figure]
     return {table: f"{DATA}/{wildcards.experiment}/tables/{table}.parquet" for table in tables}
 
 
@@ -16,6 +16,15 @@ def manifests(step):
     def of_experiment(wildcards):
         groups = plan.layer_groups(EXPERIMENTS[wildcards.experiment])
         return [f"{DATA}/{wildcards.experiment}/{step}/{group}.json" for group in groups]
+
+    return of_experiment
+
+
+def layer_files(folder):
+    """For input: the tables that jobs of some layers each have made, of all layers."""
+
+    def of_experiment(wildcards):
+        return [f"{DATA}/{wildcards.experiment}/{folder}/{group}.parquet" for group in plan.layer_groups(EXPERIMENTS[wildcards.experiment])]
 
     return of_experiment
 
@@ -78,3 +87,10 @@ def layers_features(wildcards):
     experiment = EXPERIMENTS[wildcards.experiment]
     layers = plan.layer_groups(experiment)[wildcards.layers] if "layers" in wildcards.keys() else experiment.layers
     return [f"{DATA}/{wildcards.experiment}/features/layer_{layer:02d}.parquet" for layer in layers]
+
+
+def finished(wildcards):
+    """For input: all that the workflow makes of an experiment."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    tables = [f"{DATA}/{wildcards.experiment}/{file}" for file in plan.artifacts(experiment)]
+    return [*tables, *(f"{FIGURES}/{wildcards.experiment}/{file}" for file in plan.reports(experiment))]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import polars as pl
 from common import complete_step, open_job
 
-from saesteer.analysis.concepts import clear_concepts, explained_concepts, no_concepts
+from saesteer.analysis.concepts import clear_concepts, explained_concepts, given_concept, no_concepts
 from saesteer.core.store import read_rows
 from saesteer.core.tables import RECORDS
-from saesteer.settings import NoConcepts, TopicConcepts
+from saesteer.settings import GivenConcept, NoConcepts, TopicConcepts
 
 job = open_job(snakemake)
 
@@ -20,6 +20,8 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_topics"])
         topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
         yield from clear_concepts(records, texts, topics, job.experiment.concepts.min_share).partition_by("layer")
+    elif isinstance(job.experiment.concepts, GivenConcept):
+        yield from given_concept(records, job.experiment.concepts.concept).partition_by("layer")
     elif isinstance(job.experiment.concepts, NoConcepts):
         yield from no_concepts(records).partition_by("layer")
     else:

@@ -18,13 +18,13 @@ judge = job.experiment.judge
 
 def by_oracle(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.core.tokens import load_tokens
-    from saesteer.world.oracle_judge import load_oracle
-    from saesteer.world.oracle_rating import rate
+    from saesteer.world.judges import load_judge
+    from saesteer.world.rating import rate
 
-    oracle, tokens = load_oracle(judge.oracle), load_tokens(job.model_folder())
+    oracle = load_judge(judge.oracle, load_tokens(job.model_folder()))
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
     for (layer,), rows in texts.group_by("layer", maintain_order=True):
-        yield rate(rows, read_rows(PERPLEXITY, job.inputs["perplexity"], [layer]), oracle, topics, tokens, job.experiment.rates_blank_texts)
+        yield rate(rows, read_rows(PERPLEXITY, job.inputs["perplexity"], [layer]), oracle, topics, job.experiment.rates_blank_texts)
 
 
 def by_language_model(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:

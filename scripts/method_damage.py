@@ -31,15 +31,15 @@ def other_topics() -> pl.DataFrame:
     if not isinstance(judge, OracleJudge):
         return choices.select(keys).clear().with_columns(other_rating=pl.lit(None, pl.Float64))
     from saesteer.core.tokens import load_tokens
-    from saesteer.world.oracle_judge import load_oracle
-    from saesteer.world.oracle_rating import other_ratings
+    from saesteer.world.judges import load_judge
+    from saesteer.world.rating import other_ratings
 
     concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")).select("concept_id", "concept")
     texts = at_every_layer(of_fits(read_rows(GENERATIONS, job.inputs["generations"])), job.experiment.layers)
     texts = texts.join(choices.select(keys), on=keys, how="semi")
     texts = texts.join(concepts, on="concept_id", how="left", maintain_order="left")
     topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
-    return texts.select(*keys, other_ratings(texts, load_oracle(judge.oracle), topics, load_tokens(job.model_folder())))
+    return texts.select(*keys, other_ratings(texts, load_judge(judge.oracle, load_tokens(job.model_folder())), topics))
 
 
 damage = at_every_layer(read_rows(DAMAGE, job.inputs["damage"]), job.experiment.layers)

@@ -14,12 +14,12 @@ from synthetic_tables import selection_settings, synthetic_tables
 
 from saesteer.core.tables import SUMMARIES
 from saesteer.figures.definition import Options
-from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES
+from saesteer.figures.names import ALL_FIGURE_TABLES as ALL_TABLES
+from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, QUESTION_FIGURE_TABLES
 from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.settings.methods import MethodSettings
 
-ALL_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES
 OPTIONS = Options("capped", selection_settings())
 FIGURES: dict[str, Any] = {name: import_module(f"saesteer.figures.{name}") for name in ALL_TABLES}
 Tables = dict[str, pl.DataFrame]
@@ -60,7 +60,7 @@ def two_layers() -> Tables:
     return {name: pl.concat([world()[name], world()[name].with_columns(layer=pl.lit(9, pl.UInt16))]) for name in method_tables()}
 
 
-THIN = dict.fromkeys(FIGURE_TABLES, ("micro", "one feature", "no scores"))
+THIN = dict.fromkeys(FIGURE_TABLES | QUESTION_FIGURE_TABLES, ("micro", "one feature", "no scores"))
 THIN |= dict.fromkeys(METHOD_FIGURE_TABLES, ("one method", "one concept", "no ratings"))
 
 
@@ -94,6 +94,7 @@ def _without_scores(tables: Tables) -> Tables:
         "factor_bins": _blank(tables["factor_bins"], "perplexity", "perplexity_low", "perplexity_high"),
         "pmi": _blank(tables["pmi"], "mean", "low", "high").with_columns(n_kept=pl.lit(0, pl.UInt32)),
         "examples": _blank(tables["examples"], "input_score", "concept", "top_context", "factor", "steered"),
+        "choice_rules": _blank(tables["choice_rules"], "score", "score_low", "score_high").with_columns(n=pl.lit(0, pl.UInt32)),
     }
 
 

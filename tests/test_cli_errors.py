@@ -64,6 +64,11 @@ CASES = {
     "axbench tiny-methods out": "data/tiny-methods holds no generations: run the comparison first",
     "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the comparison first",
     "evaluate tiny-methods diffmean sea --layer 3 --tasks any": "data/tiny-methods holds no fits: run the comparison first",
+    "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
+    "export-vector nothing 3/5 --to gguf --out v.gguf": "experiment 'nothing': there is no file",
+    "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
+    "report nothing": "experiment 'nothing': there is no file",
+    "report micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "agreement micro": "data/micro/judge holds the ratings of 0 judges",
     "saes [": "is not a regular expression",
     "gc": "data/damaged/sweep/layers_00-03.json",
@@ -88,7 +93,7 @@ def test_one_message_and_no_traceback(folder: Path, command: str) -> None:
 
 
 def test_every_command_is_among_them() -> None:
-    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    names = {(command.name or command.callback.__name__).replace("_", "-") for command in app.registered_commands}
     assert names - {command.split()[0] for command in CASES} == {"unlock"}  # its refusal: test_cli.py
 
 

@@ -18,8 +18,9 @@ from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Noth
 from saesteer.engine.saes import encode
 from saesteer.methods.compare.damage import method_damage
 from saesteer.settings.methods import MethodSettings
+from saesteer.world.judges import load_judge
 from saesteer.world.oracle_judge import concept_rating, load_oracle
-from saesteer.world.oracle_rating import other_ratings
+from saesteer.world.rating import other_ratings
 
 LAYER = 3
 CONCEPT = "0" * 16
@@ -187,7 +188,7 @@ def test_damage_by_hand() -> None:
 def test_other_topics_are_rated_as_each_by_itself() -> None:
     oracle, topics = load_oracle(WORLD / "oracle"), json.loads((WORLD / "topics.json").read_text())
     texts = pl.DataFrame({"text": [" the captain moored the boat .", " the captain played the violin .", "", None], "concept": ["sea"] * 4})
-    ratings = other_ratings(texts, oracle, topics, load_tokens(WORLD / "model")).to_list()
+    ratings = other_ratings(texts, load_judge(WORLD / "oracle", load_tokens(WORLD / "model")), topics).to_list()
     ids = [load_tokens(WORLD / "model").retokenise([text])[0] for text in texts["text"][:2]]
     for rating, text in zip(ratings[:2], ids, strict=True):
         each = [concept_rating(oracle, text, number) for number, name in enumerate(topics) if name != "sea"]

@@ -18,12 +18,13 @@ from polars.testing import assert_frame_equal
 from saesteer.analysis.concepts import with_concept
 from saesteer.core.files import text_id
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, validate
-from saesteer.core.tokens import TextTokens, load_tokens
+from saesteer.core.tokens import load_tokens
 from saesteer.engine.perplexity import text_losses
 from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.rate_llm import judge_texts
-from saesteer.world.oracle_judge import Oracle, concept_rating, fluency_rating, load_oracle
-from saesteer.world.oracle_rating import rate
+from saesteer.world.judges import WorldJudge, load_judge
+from saesteer.world.oracle_judge import concept_rating, fluency_rating, load_oracle
+from saesteer.world.rating import rate
 
 CONCEPTS = ("weather", "chess")
 PROMPTS = tuple(INSTRUCTIONS)
@@ -77,8 +78,8 @@ def losses(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 @cache
-def judge() -> tuple[Oracle, list[str], TextTokens]:
-    return load_oracle(WORLD / "oracle"), json.loads((WORLD / "topics.json").read_text()), load_tokens(WORLD / "model")
+def judge() -> tuple[WorldJudge, list[str]]:
+    return load_judge(WORLD / "oracle", load_tokens(WORLD / "model")), json.loads((WORLD / "topics.json").read_text())
 
 
 def by_oracle(rows: pl.DataFrame, perplexity: pl.DataFrame, rates_blank: bool = False) -> pl.DataFrame:
@@ -99,7 +100,7 @@ def test_the_oracle_rates_texts_of_methods_as_it_rates_equal_ones_of_features():
 def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
     rows = steered()
     perplexity = losses(rows)
-    oracle, topics, reader = judge()
+    (_, topics), oracle, reader = judge(), load_oracle(WORLD / "oracle"), load_tokens(WORLD / "model")
     names = {text_id(concept): concept for concept in CONCEPTS}
     nll = {row[:-1]: row[-1] for row in perplexity.iter_rows()}
     for row in by_oracle(rows, perplexity).join(rows, on=GENERATIONS.keys).iter_rows(named=True):
@@ -148,7 +149,7 @@ def test_ratings_of_what_was_not_asked_for_are_refused():
     rows = steered()
     with pytest.raises(ValueError, match=f"target {text_id('chess')}, of which no concept is known"):
         with_concept(rows, concept_rows("weather"))
-    with pytest.raises(ValueError, match="the oracle knows no topic 'storms at sea'"):
+    with pytest.raises(ValueError, match="the judge knows no topic 'storms at sea'"):
         rate(with_concept(rows, concept_rows()).with_columns(concept=pl.lit("storms at sea")), losses(rows), *judge())
 
 

@@ -1,8 +1,7 @@
 """The comparison of steering methods as a workflow: finished once, then only what changed is computed again; a new method is one file and
 one row."""
 
-import html
-import re
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,12 +114,24 @@ def test_a_finished_comparison_is_complete_and_has_nothing_to_do(compared: Check
     assert (abstaining["n_abstaining"], abstaining["score"]) == (N_CONCEPTS, unsteered["score"])
 
 
-def test_every_figure_has_its_caption_in_snakemakes_report(compared: Checkout, tmp_path: Path) -> None:
-    run(compared, "--report", str(tmp_path / "report.html"))
-    shown = re.findall(r'"caption": "<p>(.*?)</p>', (tmp_path / "report.html").read_text())
+def test_the_rule_and_the_command_make_the_same_report(compared: Checkout) -> None:
+    folder = compared.path / f"figures/{NAME}/report"
+
+    def made() -> dict[str, bytes]:
+        paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".snakemake_timestamp"]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+    run(compared, f"figures/{NAME}/report")
+    by_rule = made()
+    text = by_rule["data/index.js"].decode().removeprefix('saesteer.piece("index",').removesuffix(");\n")
+    index = json.loads(text)
     names = figures(load_experiment(NAME, compared.path / "config/experiments"))
     assert set(METHOD_FIGURE_TABLES) < set(names)
-    assert {html.unescape(text.replace("\\n", " ")) for text in shown} == {CAPTIONS[name] for name in names}
+    assert index["figures"] == [[name, CAPTIONS[name]] for name in CAPTIONS if name in names]
+    assert len(index["methods"]["keys"]) == len(METHODS)
+    saesteer(compared, "report", NAME)
+    assert made() == by_rule
+    assert "Nothing to be done" in run(compared, "-n")
 
 
 def saesteer(folder: Checkout, *arguments: str) -> str:
@@ -189,6 +200,23 @@ def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> Non
     assert_damage_of_chosen(restored, rows.pop("damage"), concept_id=text_id("garden"))
     assert {step: frame.height for step, frame in rows.items()} == {"fits": len(METHODS)} | dict.fromkeys(TEXT_STEPS, N_TEXTS // N_CONCEPTS)
     assert all(set(frame["concept_id"]) == {text_id("garden")} for frame in rows.values())
+
+
+@pytest.mark.exhaustive
+def test_labelled_texts_of_ones_own_are_learnt_from(restored: Checkout) -> None:
+    """The same texts of the concepts as a file; a concept's negative ones are the other's."""
+    tables = restored.path / f"data/{NAME}/tables"
+    names = pl.read_parquet(tables / "asked_concepts.parquet").select("concept_id", "concept")
+    texts = pl.read_parquet(tables / "concept_texts.parquet").filter("positive").join(names, on="concept_id")
+    own = texts.select("concept", text="output", opener="input")
+    own.write_csv(restored.path / "own.csv")
+    compare(restored, concepts={"kind": "texts", "texts": "own.csv", "names": ["sea", "chess"]}, methods=["unsteered", "diffmean"])
+    rows = computed(restored)
+    assert rows["fits"].height == 2 * N_CONCEPTS
+    learnt = pl.read_parquet(tables / "concept_texts.parquet").join(names, on="concept_id")
+    for name, positive in (("sea", True), ("chess", False)):
+        kept = learnt.filter(concept="sea", positive=positive)
+        assert sorted(kept["output"]) == sorted(own.filter(concept=name)["text"])
 
 
 @pytest.mark.exhaustive

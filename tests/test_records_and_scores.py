@@ -31,8 +31,9 @@ from saesteer.core.tables import (
 )
 from saesteer.core.tables.steps import FEATURE_TEXT
 from saesteer.core.tokens import TextTokens
+from saesteer.world.judges import WorldJudge, oracle_as_judge
 from saesteer.world.oracle_judge import Oracle, Thresholds
-from saesteer.world.oracle_rating import rate
+from saesteer.world.rating import rate
 
 WORDS = ["<unk>", "▁sea", "▁ship", "▁cook", "▁salt", "▁and", "."]
 LAYER = 3
@@ -168,13 +169,13 @@ def test_gen_success_counts_lens_tokens(tokens: TextTokens, generated: list[list
     assert (rows["gen_success_5"] <= rows["gen_success_20"]).all()
 
 
-def two_topics() -> Oracle:
+def two_topics(tokens: TextTokens) -> WorldJudge:
     """Topics sea (▁sea, ▁ship) and cooking (▁cook, ▁salt); the other words say nothing."""
     likelihood = np.full((2, len(WORDS)), 0.1, dtype=np.float32)
     likelihood[0, 1:3] = likelihood[1, 3:5] = 0.24
     likelihood[0, 3:5] = likelihood[1, 1:3] = 0.01
     cuts = Thresholds(content_nats=0.1, topic_posterior=0.3, concept_shares=(0.1, 0.8), fluency_nats=(4.0, 8.0))
-    return Oracle(np.log(likelihood), np.log(np.full(2, 0.5, dtype=np.float32)), cuts)
+    return oracle_as_judge(Oracle(np.log(likelihood), np.log(np.full(2, 0.5, dtype=np.float32)), cuts), tokens)
 
 
 def test_ratings_and_what_cannot_be_rated(tokens: TextTokens) -> None:
@@ -183,7 +184,7 @@ def test_ratings_and_what_cannot_be_rated(tokens: TextTokens) -> None:
     losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([5.0, 3.0, 3.0, 9.0, 3.0, None]))
     known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
     concepts = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": ["sea"]}, schema=known)
-    rows = validate(JUDGEMENTS, rate(with_concept(texts, concepts), losses, two_topics(), ["sea", "cooking"], tokens), "test")
+    rows = validate(JUDGEMENTS, rate(with_concept(texts, concepts), losses, two_topics(tokens), ["sea", "cooking"]), "test")
     assert rows["concept_rating"].to_list() == [2, 1, 0, 2, None, 2]
     assert rows["fluency_rating"].to_list() == [1, 2, 2, 0, 2, None]
     assert rows["judge_score"].to_list() == pytest.approx([4 / 3, 4 / 3, 0.0, 0.0, None, None])
@@ -195,7 +196,7 @@ def test_features_without_a_clear_concept_are_not_judged(tokens: TextTokens) -> 
     losses = texts.select(*GEN_SUCCESS.keys).with_columns(mean_nll=pl.Series([1.0, 1.0]))
     known = {"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}
     unclear = pl.DataFrame({"layer": [LAYER], "feature": [1], "concept": [None]}, schema=known)
-    rows = rate(with_concept(texts, unclear), losses, two_topics(), ["sea", "cooking"], tokens)
+    rows = rate(with_concept(texts, unclear), losses, two_topics(tokens), ["sea", "cooking"])
     assert rows["judge_score"].null_count() == 2
     assert rows["fluency_rating"].to_list() == [2, 2]
     assert set(rows["reason"]) == {"the feature has no clear concept"}

@@ -65,6 +65,11 @@ def no_concepts(records: pl.DataFrame) -> pl.DataFrame:
     return unexplained.with_columns(reason=pl.lit("the experiment has no concepts"))
 
 
+def given_concept(records: pl.DataFrame, concept: str) -> pl.DataFrame:
+    """The CONCEPTS rows of features that are all rated against one concept."""
+    return explained_concepts(records.with_columns(explanations=pl.lit([concept], pl.List(pl.String))))
+
+
 def with_concept(generations: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
     """GENERATIONS rows with the concept that each is to be about: its feature's, of CONCEPTS rows (null where that has none), or of
     ASKED_CONCEPTS rows the concept that the method was fitted for."""

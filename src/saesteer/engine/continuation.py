@@ -130,11 +130,26 @@ def padded_index(index: Int[np.ndarray, " row"], tile: int | None) -> Int[np.nda
     return np.concatenate([index, np.repeat(index[:1], n_slots - len(index))])
 
 
-def continue_rows(
+@dataclass(frozen=True)
+class Continued:
+    """What rows have been continued with, up to the step that was taken last."""
+
+    token_ids: Int[np.ndarray, "row step"]
+    lengths: Int[np.ndarray, " row"]  # how many of them count
+    stopped: Bool[np.ndarray, " row"]  # ended by the text, not by the limit
+
+
+def continue_rows(lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampling, ending: Bool[np.ndarray, " vocab"]) -> Continued:
+    """Sample until every row has ended, from slots at their prompts' last tokens."""
+    *_, last = continued_steps(lm, slots, n_rows, sampling, ending)
+    return last
+
+
+def continued_steps(
     lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampling, ending: Bool[np.ndarray, " vocab"]
-) -> tuple[Int[np.ndarray, "row step"], Int[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
-    """Sample until every row has ended, from slots at their prompts' last tokens: token ids, how many of them count, and whether the row
-    was stopped rather than cut at the limit. The host waits for the device once a step, for the tokens."""
+) -> Iterator[Continued]:
+    """The same token by token: what there is after each step, in arrays that the next step goes on to fill. The host waits for the device
+    once a step, for the tokens."""
     token_ids = np.zeros((n_rows, sampling.max_new_tokens), dtype=np.int64)
     lengths = np.zeros(n_rows, dtype=np.int64)
     stopped = np.zeros(n_rows, dtype=bool)
@@ -148,10 +163,10 @@ def continue_rows(
         token_ids[rows, step] = drawn[slots.running]
         lengths[rows] = step + 1
         stopped[slots.row[ended]] = True
+        yield Continued(token_ids, lengths, stopped)
         if np.array_equal(ended, slots.running):
             break
         slots = _advanced(slots, tokens, slots.running & ~ended, tile)
-    return token_ids, lengths, stopped
 
 
 def _next_tokens(lm: LanguageModel, tile: Slots, step: int, sampling: Sampling, prompt_length: int) -> Int[Tensor, " slot"]:

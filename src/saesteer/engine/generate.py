@@ -24,12 +24,14 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
+    Continued,
     Sampling,
     Slots,
     Steering,
     buffer_length,
     continuation_texts,
     continue_rows,
+    continued_steps,
     ending_tokens,
     padded_index,
     step_bytes,
@@ -96,9 +98,7 @@ def steered_texts(
     site = site_of(lm, layer, sae.meta.site)
     if rows.is_empty():
         return
-    check_length(lm, max(len(prompts[place]) for place in rows["prompt"].unique()) + sampling.max_new_tokens)
-    ending = ending_tokens(lm, sampling.stop)
-    run = _Run(lm, sae, site, interventions, prompts, sampling, ending, _kept(lm), Prefixes(lm))
+    run = _run(lm, sae, site, rows, interventions, prompts, sampling)
     halving = Halving("texts", lm.device)
     for length, group in _groups(run, rows):
         full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
@@ -108,6 +108,38 @@ def steered_texts(
             return _continued(run, group[part], length, tile_rows(lm, size, batch, full))
 
         yield from halving.over(group.height, size, finished)
+
+
+@torch.no_grad()
+def steered_texts_by_token(
+    lm: LanguageModel,
+    sae: Sae,
+    layer: int,
+    rows: pl.DataFrame,
+    interventions: Sequence[Intervention],
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+) -> Iterator[list[str]]:
+    """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
+    (one kind of intervention, one length of prompts)."""
+    run = _run(lm, sae, site_of(lm, layer, sae.meta.site), rows, interventions, prompts, sampling)
+    ((length, group),) = _groups(run, rows)
+    slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
+    for made in continued_steps(lm, slots, group.height, sampling, run.ending):
+        yield _texts_of(run, group, made)
+
+
+def _run(
+    lm: LanguageModel,
+    sae: Sae,
+    site: Site,
+    rows: pl.DataFrame,
+    interventions: Sequence[Intervention],
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+) -> _Run:
+    check_length(lm, max(len(prompts[place]) for place in rows["prompt"].unique()) + sampling.max_new_tokens)
+    return _Run(lm, sae, site, interventions, prompts, sampling, ending_tokens(lm, sampling.stop), _kept(lm), Prefixes(lm))
 
 
 def _kept(lm: LanguageModel) -> tuple[int, int]:
@@ -147,17 +179,25 @@ def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]
 def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> pl.DataFrame:
     """The texts of rows that share a batch."""
     started = time.perf_counter()
-    token_ids, lengths, stopped = continue_rows(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
-    continuations = [ids[:length] for ids, length in zip(token_ids.tolist(), lengths.tolist(), strict=True)]
-    made = {
+    made = continue_rows(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
+    columns = {
         "row": chunk["row"],
-        "token_ids": continuations,
-        "text": continuation_texts(run.lm, [run.prompts[place] for place in chunk["prompt"]], continuations),
-        "n_tokens": lengths,
-        "stopped": stopped,
+        "token_ids": _continuations(made),
+        "text": _texts_of(run, chunk, made),
+        "n_tokens": made.lengths,
+        "stopped": made.stopped,
         "seconds": np.full(len(chunk), (time.perf_counter() - started) / len(chunk)),
     }
-    return pl.DataFrame(made, schema_overrides={"token_ids": pl.List(pl.UInt32)}).cast(TEXTS)
+    return pl.DataFrame(columns, schema_overrides={"token_ids": pl.List(pl.UInt32)}).cast(TEXTS)
+
+
+def _continuations(made: Continued) -> list[list[int]]:
+    """Each row's tokens."""
+    return [ids[:length] for ids, length in zip(made.token_ids.tolist(), made.lengths.tolist(), strict=True)]
+
+
+def _texts_of(run: _Run, chunk: pl.DataFrame, made: Continued) -> list[str]:
+    return continuation_texts(run.lm, [run.prompts[place] for place in chunk["prompt"]], _continuations(made))
 
 
 def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slots:

@@ -13,7 +13,7 @@ from jaxtyping import UInt64
 from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.tables.steps import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import steered_texts
+from saesteer.engine.generate import steered_texts, steered_texts_by_token
 from saesteer.engine.interventions import Addition, Intervention, PromptText, unpacked
 from saesteer.engine.models import LanguageModel, check_layer, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
@@ -24,6 +24,8 @@ MOST_INTERVENTIONS = 512
 """Fits whose tensors are in the host's memory at a time; on a GPU are those of a batch."""
 
 _FIT = ["layer", "method", "concept_id"]
+_ROW = ["row", "intervention", "prompt", "factor", "stream"]
+"""What `steered_texts` reads of a row."""
 
 
 @torch.no_grad()
@@ -44,11 +46,28 @@ def feature_texts(
     to text, which becomes a prompt in the model's format. The tables have the keys and the columns of a text. Random numbers come from
     every key.
     """
+    wanted, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
+    for texts in _texts(lm, sae, layer, wanted, interventions, prompts, sampling, FEATURE_TEXT, batch):
+        yield texts.with_columns(seconds=pl.lit(None, pl.Float64))
+
+
+def feature_texts_by_token(
+    lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], sampling: Sampling, seed: int
+) -> Iterator[list[str]]:
+    """The texts of `feature_texts` while they are written, after each token: of a few rows, whose prefixes have one length."""
+    wanted, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
+    yield from steered_texts_by_token(lm, sae, layer, wanted.select(_ROW), interventions, prompts, sampling)
+
+
+def _of_features(
+    lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], seed: int
+) -> tuple[pl.DataFrame, list[Intervention], list[list[int]]]:
+    """Rows with what `steered_texts` wants, the interventions and the prompts that they name."""
     check_layer(lm, layer)
     features = rows["feature"].unique(maintain_order=True).to_list()
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
     prompts = _prompts(lm, rows, prefixes)
-    interventions = [Addition(sae.W_dec[feature], None, "last", (feature,)) for feature in features]
+    interventions: list[Intervention] = [Addition(sae.W_dec[feature], None, "last", (feature,)) for feature in features]
     keys = (rows["feature"].to_numpy(), text_keys(rows["factor"]), hex_keys(rows["prefix_id"]), rows["sample"].to_numpy())
     wanted = rows.with_row_index("row").with_columns(
         layer=pl.lit(layer, pl.UInt16),
@@ -56,8 +75,7 @@ def feature_texts(
         prompt=_place(rows["prefix_id"], list(prompts)),
         stream=pl.Series(streams(seed, layer, *keys), dtype=pl.UInt64),
     )
-    for texts in _texts(lm, sae, layer, wanted, interventions, list(prompts.values()), sampling, FEATURE_TEXT, batch):
-        yield texts.with_columns(seconds=pl.lit(None, pl.Float64))
+    return wanted, interventions, list(prompts.values())
 
 
 def fit_texts(
@@ -98,8 +116,7 @@ def _texts(
     batch: int | None = None,
 ) -> Iterator[pl.DataFrame]:
     """The texts of rows (keys, and what `steered_texts` wants) with their keys."""
-    columns = ["row", "intervention", "prompt", "factor", "stream"]
-    for texts in steered_texts(lm, sae, layer, wanted.select(columns), interventions, prompts, sampling, batch):
+    for texts in steered_texts(lm, sae, layer, wanted.select(_ROW), interventions, prompts, sampling, batch):
         made = wanted.select("row", *keys).join(texts, on="row").with_columns(reason=pl.lit(None, pl.String))
         yield made.select(*keys, *(pl.col(name).cast(column.dtype) for name, column in TEXT_COLUMNS.items()))
 

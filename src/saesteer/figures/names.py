@@ -25,6 +25,20 @@ METHOD_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
 }
 """Figures of the comparison of steering methods -> the tables that each reads."""
 
+QUESTION_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
+    "choice_rules": ("choice_rules",),
+    "quantity_correlations": ("quantity_correlations",),
+    "headline_samples": ("headline_samples",),
+    "threshold_curves": ("threshold_curves", "threshold_transfer"),
+    "grid_ends": ("grid_ends",),
+    "setting_agreement": ("setting_agreement",),
+    "data_sizes": ("data_sizes",),
+    "predictor": ("predictions", "predictor_weights", "choice_rules"),
+}
+"""Figures of what the papers leave open, where every feature was steered and judged -> the tables that each reads."""
+
+ALL_FIGURE_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES | QUESTION_FIGURE_TABLES
+
 CAPTIONS = {
     "overview": (
         "(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
@@ -63,6 +77,39 @@ CAPTIONS = {
         "Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the same "
         "prefix continued without and with steering."
     ),
+    "choice_rules": (
+        "Held-out judge score of the feature that each rule picks for a concept, among all features of the layer that are labelled with "
+        "it: every one was steered and judged. Brute force picks by the judge's scores on the other half. Marks: ways to choose the factor."
+    ),
+    "quantity_correlations": (
+        "Rank correlation, over a layer's features, of each cheap quantity with the judge's score of the text (black), with the number "
+        "of lens tokens that steering writes (magenta), and with the factor that is best (blue): what a filter promises and what is "
+        "wanted can differ."
+    ),
+    "headline_samples": (
+        "Mean of the features that P1's filter keeps over the mean of all: of the whole population, with its interval (black), and in "
+        "random samples of as many features a layer as the shipped headline is made of (grey). At 1 the filter changes nothing."
+    ),
+    "threshold_curves": (
+        "Mean of the features that each threshold of the output score keeps, less the mean of all, in each layer; and the threshold "
+        "that is best on some features, where it was chosen (hollow) and on features that it was not chosen on (filled)."
+    ),
+    "grid_ends": (
+        "Shares of the chosen factors that are the grid's smallest or largest (left), and what choosing from fewer factors changes in "
+        "the held-out judge score (right), for each rule that chooses factors."
+    ),
+    "setting_agreement": (
+        "The output score at other factors (left) and other neutral prompts (right) against the experiment's own setting: rank "
+        "correlations with it, with what steering reaches, and overlap of the features kept."
+    ),
+    "data_sizes": (
+        "Quantities from fewer records of a feature, or from fewer labelled texts: rank correlation with the same quantity from most "
+        "(left), and the held-out judge score of the feature that it picks for a concept (right)."
+    ),
+    "predictor": (
+        "Left: held-out judge score of the feature that a ridge regression on all quantities picks, trained on the other layers, beside "
+        "single quantities. Right: its weights, for one standard deviation of each quantity."
+    ),
     "methods": (
         "Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "
         "Hollow: over the concepts alone for which the method has something to steer with."
@@ -77,4 +124,4 @@ CAPTIONS = {
         "the concept: a method is worth its damage where no other lies above it and to its left (the line)."
     ),
 }
-"""Figure -> what is shown and how to read it: its caption in Snakemake's report, and in its log."""
+"""Figure -> what is shown and how to read it: its caption in the report (`saesteer report`), and in its log."""

@@ -7,9 +7,7 @@ lm_eval builds the requests, batches them, and calls the very model that steers 
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib.util
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,38 +17,17 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import FITS, read_summary
-from saesteer.core.tables.methods import METHOD_CHOICES
-from saesteer.engine.dtypes import available_device, number_type
 from saesteer.engine.generations import placed
-from saesteer.engine.interventions import Intervention, kind_of, unpacked
-from saesteer.engine.models import LanguageModel, load_language_model, plain_token_ids
-from saesteer.engine.saes import load_sae
+from saesteer.engine.interventions import kind_of
+from saesteer.engine.models import LanguageModel, plain_token_ids
 from saesteer.engine.steered_model import check_every_position, steered_model
-from saesteer.methods.compare.layers import at_every_layer
-from saesteer.report.exports import asked_concepts, rows_of
+from saesteer.report.finished import Finished, Fit, check_known
 from saesteer.settings import Experiment, Workflow, settings_of
-from saesteer.sources.pins import converted_sae, fetched_folder
-from saesteer.workflow.plan import layer_groups
 
 PACKAGES = ("saesteer", "lm_eval", "torch", "transformers", "datasets")
 """Whose versions stand with the results."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a method fitted for a concept, and how hard it is to steer."""
-
-    layer: int
-    method: str
-    concept: str
-    intervention: Intervention
-    factor: float
-    factor_from: str  # what chose it
 
 
 @dataclass(frozen=True)
@@ -63,55 +40,24 @@ class Tasks:
     batch_size: int = 8
 
 
-def fit_of(experiment: Experiment, folder: Path, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
-    """A fit of a finished comparison, whose data folder this is; `factor` None: the one that was chosen."""
-    if experiment.model.chat and experiment.model.chat.turns:
-        raise SettingsError("lm_eval puts no earlier turns before its prompts, which model.chat.turns asks for: take another experiment")
-    _check_known("layer", str(layer), list(map(str, sorted(experiment.layers))))
-    fits = at_every_layer(rows_of(FITS, folder, sorted({layer, min(experiment.layers)})), experiment.layers).filter(layer=layer)
-    _check_known("method", method, sorted(set(fits["method"])))
-    concepts = dict(asked_concepts(folder).select("concept", "concept_id").iter_rows())
-    _check_known("concept", concept, list(concepts))
-    (row,) = fits.filter(method=method, concept_id=concepts[concept]).to_dicts()
-    if row["kind"] is None:
-        raise SettingsError(f"method {method} abstains for concept {concept!r} at layer {layer}: {row['reason']}")
-    strength, factor_from = _chosen_factor(folder, row) if factor is None else (factor, "given")
-    return Fit(layer, method, concept, unpacked(row["kind"], row["tensors"], row["values"]), strength, factor_from)
-
-
-def _check_known(what: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:20]
-        raise SettingsError(f"there is no {what} {name!r} here; there are {len(known)}, such as {', '.join(near)}")
-
-
-def _chosen_factor(folder: Path, fit: Mapping[str, Any]) -> tuple[float, str]:
-    """The factor that the comparison chose, and in words how. Of two halves' the larger, which does more to the model."""
-    choices = read_summary(METHOD_CHOICES, folder / "tables/method_choices.parquet")
-    mine = choices.filter(pl.col("factor").is_not_null(), **{name: fit[name] for name in FITS.keys})
-    factors = sorted(set(mine["factor"].cast(pl.Float64)))
-    if not factors:
-        raise SettingsError(f"no factor could be chosen for method {fit['method']} and this concept: name one (--factor)")
-    return factors[-1], "chosen" if len(factors) == 1 else f"the largest of those that halves chose: {', '.join(map(str, factors))}"
-
-
 def evaluate(workflow: Workflow, experiment: Experiment, name: str, fit: Fit, tasks: Tasks) -> dict[str, Any]:
     """The tasks' results with the model as it is and steered, and what they depend on, as JSON values."""
-    settings, device = experiment.model, available_device()
-    sae = load_sae(_sae_file(workflow, experiment, name, fit.layer), number_type(settings.dtype), device)
+    settings = experiment.model
+    if settings.chat and settings.chat.turns:
+        raise SettingsError("lm_eval puts no earlier turns before its prompts, which model.chat.turns asks for: take another experiment")
+    finished = Finished(workflow, experiment, name)
+    sae = finished.sae(fit.layer)
     intervention = placed(fit.intervention, sae, settings_of(experiment).sae_features)
     check_every_position(intervention)
     manager = task_manager(tasks)
-    folder = settings.path or fetched_folder(workflow.data_dir / "downloads" / name / "model.json")
-    lm = load_language_model(folder, settings.dtype, device, settings.bos, settings.prompt_format, settings.chat)
+    lm = finished.model()
     harness = harness_model(lm, tasks.batch_size)
     unsteered = results_of(harness, lm, tasks, manager)
     with steered_model(lm, sae, fit.layer, intervention, fit.factor):
         steered = results_of(harness, lm, tasks, manager)
-    pin = json.loads((workflow.data_dir / name / "pins/model.json").read_text(encoding="utf-8"))
     return {
         "experiment": name,
-        "model": {"name": settings.name, "revision": pin["revision"], "digest": pin["digest"], "dtype": settings.dtype, "device": device},
+        "model": finished.model_record() | {"device": lm.device.type},
         "sae": sae.meta.sha256,
         "fit": {name: getattr(fit, name) for name in ("layer", "method", "concept", "factor", "factor_from")}
         | {"kind": kind_of(intervention)},
@@ -119,12 +65,6 @@ def evaluate(workflow: Workflow, experiment: Experiment, name: str, fit: Fit, ta
         "versions": {package: version(package) for package in PACKAGES},
         "results": list(_rows(unsteered, steered)),
     }
-
-
-def _sae_file(workflow: Workflow, experiment: Experiment, name: str, layer: int) -> Path:
-    group = next(group for group, layers in layer_groups(experiment).items() if layer in layers)
-    fetched = workflow.data_dir / "downloads" / name / f"saes/{group}.json" if experiment.saes.from_hub else None
-    return converted_sae(workflow.data_dir / name / f"saes/{group}.json", fetched, layer)
 
 
 def task_manager(tasks: Tasks) -> Any:
@@ -135,7 +75,7 @@ def task_manager(tasks: Tasks) -> Any:
 
     manager = TaskManager(include_path=tasks.include_path)
     for name in tasks.names:
-        _check_known("task", name, manager.all_tasks)
+        check_known("task", name, manager.all_tasks)
     with _explained((ValueError, RuntimeError, ImportError)):
         manager.load(list(tasks.names))  # fetches what is not there yet, before a model is loaded
     return manager

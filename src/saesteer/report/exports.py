@@ -14,8 +14,8 @@ from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import Rows
 from saesteer.methods.fit.vectors_file import write_vectors
 from saesteer.report.axbench_format import to_axbench
-from saesteer.settings import Experiment, SettingsError, TopicTexts, settings_of
-from saesteer.sources.prefixes import read_prefixes
+from saesteer.settings import Experiment, NamedConcepts, SettingsError, settings_of
+from saesteer.sources.prefixes import prompts_in_order
 from saesteer.sources.published import kept_at, labelled_concepts
 
 
@@ -24,7 +24,7 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
     if experiment.methods is None:
         raise SettingsError(f"{name} compares no methods, so there is nothing of AxBench's form in it: name a comparison")
     settings = settings_of(experiment)
-    prompts = read_prefixes(settings.prompts or kept_at(str(settings.published_prompts), data / "downloads"), settings.n_prompts)
+    prompts = prompts_in_order(experiment, data / "downloads")
     tables = [*(of_fits(rows_of(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS)), rows_of(FITS, data / name)]
     texts, losses, ratings, fits = (at_every_layer(table, experiment.layers) for table in tables)
     rows = Rows(texts, losses, ratings, fits, asked_concepts(data / name))
@@ -54,6 +54,6 @@ def asked_concepts(folder: Path) -> pl.DataFrame:
 def _order(experiment: Experiment, data: Path) -> list[str]:
     """concept_ids in the order of their source."""
     concepts = settings_of(experiment).concepts
-    if isinstance(concepts, TopicTexts):
-        return [text_id(topic) for topic in concepts.topics]
+    if isinstance(concepts, NamedConcepts):
+        return [text_id(name) for name in concepts.names]
     return [text_id(one.concept) for one in labelled_concepts(kept_at(concepts.concepts, data / "downloads"))[: concepts.n_concepts]]

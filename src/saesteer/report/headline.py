@@ -8,11 +8,19 @@ from saesteer.core.markdown import number, table
 
 _Numbers = Mapping[str, Any]
 
+HEADLINE_COLUMNS = ("what", "measured", "holds")
+
 
 def headline_markdown(numbers: _Numbers) -> str:
-    """A Markdown table of what was found: finding, number, and whether it holds by the rule fixed beforehand."""
-    held = {name: "yes" if holds else "**no**" for name, holds in numbers["findings"].items()}
-    rows = [
+    """HEADLINE_COLUMNS as a Markdown table."""
+    rows = ((what, measured, "**no**" if holds == "no" else holds) for what, measured, holds in headline_rows(numbers))
+    return table(HEADLINE_COLUMNS, rows) + "\n"
+
+
+def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
+    """What was found: finding, number, and whether it holds by the rule fixed beforehand."""
+    held = {name: "yes" if holds else "no" for name, holds in numbers["findings"].items()}
+    return [
         (
             f"Scores change with depth (Spearman over {numbers['depth']['n_layers']} layers)",
             _depth(numbers),
@@ -27,7 +35,6 @@ def headline_markdown(numbers: _Numbers) -> str:
         ("Factor at an end of the grid", _choices(numbers), ""),
         ("Held-out GenSuccess@20, by the perplexity that factors are chosen by", _other_perplexities(numbers), ""),
     ]
-    return table(("what", "measured", "holds"), rows) + "\n"
 
 
 def _interval(numbers: _Numbers, digits: int = 2) -> str:

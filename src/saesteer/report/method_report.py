@@ -39,10 +39,10 @@ def report_markdown(
     methods: pl.DataFrame, differences: pl.DataFrame, published: pl.DataFrame, protocols: dict[int, Protocol], settings: MethodSettings
 ) -> str:
     """METHODS_TABLE, METHOD_DIFFERENCES, METHOD_PUBLISHED and `our_protocol` of each layer -> the whole report."""
-    parts = ["# Steering methods under one protocol", _protocol_text(methods, settings)]
+    parts = ["# Steering methods under one protocol", protocol_text(methods, settings)]
     for layer in methods["layer"].unique().sort().to_list():
         ours = methods.filter(layer=layer)
-        parts += [f"## Layer {layer}", methods_markdown(ours, settings), _notes(ours, settings)]
+        parts += [f"## Layer {layer}", methods_markdown(ours, settings), method_notes(ours, settings)]
         parts += ["### Differences between methods", differences_markdown(ours, differences.filter(layer=layer), settings)]
         theirs = published.filter(layer=layer)
         if theirs.height:
@@ -50,7 +50,8 @@ def report_markdown(
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
+def protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
+    """What was generated, how it is scored, how factors are chosen and intervals drawn."""
     n_concepts, n_prompts = int(methods["n_concepts"].to_numpy().max()), settings.n_prompts
     return (
         f"{methods['method'].n_unique()} methods, {n_concepts} concepts, {n_prompts} prompts, {settings.n_samples} "
@@ -112,7 +113,8 @@ def _learning_rate(row: _Row) -> str:
     return f"{row['learning_rate']:g}" + ("" if low == high else f" ({low:g} to {high:g})")
 
 
-def _notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
+def method_notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
+    """How the columns of one layer's table are to be read."""
     headline = "surviving concepts only" if settings.averaged == "surviving" else "all concepts"
     sentences = [
         f"Sorted by the mean over {headline}.",

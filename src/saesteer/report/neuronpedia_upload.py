@@ -17,6 +17,7 @@ import polars as pl
 
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ACTIVATIONS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, read_summary
+from saesteer.engine.vector_formats import neuronpedia_body
 from saesteer.report.neuronpedia_export import record_lines
 from saesteer.settings import Experiment, LocalRecords, SettingsError
 from saesteer.sources.neuronpedia.sources import Source, named_sources
@@ -136,14 +137,8 @@ def method_vectors(experiment: Experiment, name: str, data: Path, method: str, m
             if not factors:
                 log.warning("layer %d, %s: no factor was chosen, so its vector is left out", layer, concept)
                 continue
-            values = {
-                "modelId": model,
-                "layerNumber": layer,
-                "hookType": hook,
-                "vector": (addition.scale * addition.vector.float()).tolist(),
-                "vectorDefaultSteerStrength": median(factors),
-                "vectorLabel": f"{concept} ({method}, {name})",
-            }
+            vector, label = addition.scale * addition.vector.float(), f"{concept} ({method}, {name})"
+            values = neuronpedia_body(model, layer, hook, vector, median(factors), label)
             uploads.append(Upload(f"vector of layer {layer}, {concept}", "/api/vector/new", values))
     return uploads
 

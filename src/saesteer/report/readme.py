@@ -1,6 +1,7 @@
 """The README's and the documentation's tables and figures of results: nobody types a number.
 
-Results are kept in docs/results/EXPERIMENT.json (copies of metrics.json), docs/methods/ and docs/scores/; the pages hold what is generated
+Results are kept in docs/results/EXPERIMENT.json (copies of metrics.json), docs/methods/, docs/open-questions/ and docs/scores/; the
+pages hold what is generated
 from them between markers, and a test compares the two.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import write_atomically, write_json, write_text
+from saesteer.report import open_questions
 from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
 from saesteer.report.method_readme import keep_results, methods_markdown, published_order_markdown
 from saesteer.report.sae_docs import classes_markdown
@@ -23,6 +25,8 @@ SCORED = "tiny-all"
 """The shipped model's experiment with every feature."""
 COMPARED = ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2")
 """The comparisons of steering methods on the world's three seeds, in order."""
+ASKED = ("tiny-brute",)
+"""Experiments on what the papers leave open."""
 PAGES = {
     "headline": "README.md",
     "seeds": "docs/tutorial.md",
@@ -30,6 +34,7 @@ PAGES = {
     "saes": "docs/own-models.md",
     "methods": "docs/methods.md",
     "p4": "docs/findings.md",
+    **dict.fromkeys(open_questions.BLOCKS, "docs/open-questions.md"),
 }
 """Generated block -> the page that holds it."""
 
@@ -48,12 +53,16 @@ def update_readme(root: Path) -> list[Path]:
     compared = list(takewhile(lambda folder: (folder / "method_damage.parquet").is_file(), folders))
     if compared:
         keep_results(compared, settings_of(load_experiment(COMPARED[0], experiments)), root / "docs/methods")
+    for name in ASKED:
+        if (root / f"data/{name}/tables/data_sizes.parquet").is_file():
+            open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
+            _copy_figure(root / f"figures/{name}/choice_rules.png", root / f"docs/{name}.png")
     _copy_figure(root / f"figures/{SHIPPED}/overview.png", root / "docs/overview.png")
     _copy_figure(root / f"figures/{COMPARED[0]}/methods.png", root / "docs/methods.png")
     for name, block in blocks(root).items():
         page = root / PAGES[name]
         write_text(page, with_block(PAGES[name], page.read_text(encoding="utf-8"), name, block))
-    return [*(root / page for page in PAGES.values()), *(root / f"docs/results/{name}.json" for name in taken)]
+    return [*(root / page for page in dict.fromkeys(PAGES.values())), *(root / f"docs/results/{name}.json" for name in taken)]
 
 
 def _copy_figure(figure: Path, target: Path) -> None:
@@ -78,7 +87,7 @@ def blocks(root: Path) -> dict[str, str]:
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
     kept = root / "docs/methods"
     methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
-    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), **methods}
+    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), **methods, **open_questions.blocks(root)}
 
 
 def with_block(page: str, text: str, name: str, block: str) -> str:

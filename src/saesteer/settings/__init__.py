@@ -15,6 +15,7 @@ from saesteer.settings.inputs import (
     ExplanationConcepts,
     ExplicitFeatures,
     FeatureSet,
+    GivenConcept,
     LocalRecords,
     ModelSettings,
     NeuronpediaRecords,
@@ -26,7 +27,7 @@ from saesteer.settings.inputs import (
     TopicConcepts,
 )
 from saesteer.settings.load import PRESETS, load_experiment, load_workflow, read_yaml
-from saesteer.settings.methods import MethodSettings, PromptWriter, PublishedConcepts, TopicTexts
+from saesteer.settings.methods import MethodSettings, NamedConcepts, OwnTexts, PromptWriter, PublishedConcepts, TopicTexts
 from saesteer.settings.steps import (
     BestFactorSettings,
     Endpoint,

@@ -119,8 +119,8 @@ class Experiment(Settings):
     def _parts_fit(self) -> "Experiment":
         if isinstance(self.concepts, TopicConcepts) and not isinstance(self.records, LocalRecords):
             raise ValueError("concepts: kind topics needs records of kind local, whose texts carry topics (Neuronpedia's: explanations)")
-        if isinstance(self.judge, OracleJudge) and not isinstance(self.concepts, TopicConcepts):
-            raise ValueError("judge: kind oracle knows the shipped world's topics only; concepts of kind topics are needed")
+        if isinstance(self.judge, OracleJudge) and getattr(self.concepts, "topics", None) is None:
+            raise ValueError("judge: kind oracle knows the topics of a shipped world only; concepts of kind topics are needed")
         if self.until == "methods" and (self.methods is None or isinstance(self.judge, NoJudge)):
             raise ValueError("until: methods needs a section `methods` and a judge that is not of kind none")
         effects = self.methods and any("effects" in method(name).needs for name in self.methods.methods)
@@ -165,6 +165,8 @@ class Workflow(Settings):
     """Names of the experiments to run; NAME stands for the file NAME.yaml in experiments_dir."""
     methods: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
     """Names of the experiments of the target `methods`, comparisons of steering methods; no part of the default target."""
+    open_questions: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
+    """Names of the experiments of the target `open_questions`, on what the papers leave open; no part of the default target."""
     experiments_dir: Path = Path("config/experiments")
     """Folder of the experiment files."""
     data_dir: Path = Path("data")

@@ -209,9 +209,18 @@ class ExplanationConcepts(Settings):
     """A feature's concept is the explanation that its records come with: Neuronpedia's. Local records bring none."""
 
 
+class GivenConcept(Settings):
+    kind: Literal["given"]
+    """Every feature is rated against one concept, whatever it stands for: what `saesteer recommend` asks."""
+    concept: Annotated[str, Field(min_length=1)]
+    """The concept."""
+    topics: Path | None = None
+    """JSON list of topic names, which a judge of kind oracle needs."""
+
+
 class NoConcepts(Settings):
     kind: Literal["none"]
     """No feature has a concept: nothing is rated against one."""
 
 
-ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | NoConcepts, Field(discriminator="kind")]
+ConceptSettings = Annotated[TopicConcepts | ExplanationConcepts | GivenConcept | NoConcepts, Field(discriminator="kind")]

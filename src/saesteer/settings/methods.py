@@ -26,6 +26,21 @@ class TopicTexts(Settings):
     openers: Path
     """File of neutral openers that training texts begin with, a line each; those that are prompts here are left out."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts in order."""
+        return self.topics
+
+
+class OwnTexts(Settings):
+    kind: Literal["texts"]
+    """Concepts and labelled texts of one's own; another concept's texts are the negative ones."""
+    texts: Path
+    """Parquet, CSV or JSON lines (.jsonl) with columns concept and text, and opener where texts go on from something; those that go on
+    from a prompt of the comparison are left out."""
+    names: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
+    """Which of the file's concepts."""
+
 
 class PublishedConcepts(Settings):
     kind: Literal["published"]
@@ -38,7 +53,9 @@ class PublishedConcepts(Settings):
     """Use this many concepts, from the top; null: all."""
 
 
-ConceptSource = Annotated[TopicTexts | PublishedConcepts, Field(discriminator="kind")]
+NamedConcepts = TopicTexts | OwnTexts
+"""Sources whose concepts the settings name."""
+ConceptSource = Annotated[TopicTexts | OwnTexts | PublishedConcepts, Field(discriminator="kind")]
 
 
 class FactorGrids(Settings):

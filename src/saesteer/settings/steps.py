@@ -135,9 +135,9 @@ class NoJudge(Settings):
 
 class OracleJudge(Settings):
     kind: Literal["oracle"]
-    """The shipped world's ground truth."""
+    """The judge of a shipped world, which knows its topics."""
     oracle: Path
-    """Folder of the oracle (classifier.safetensors, oracle.json)."""
+    """Its folder (classifier.safetensors with oracle.json or text_judge.json)."""
 
 
 class LanguageModelJudge(Settings):

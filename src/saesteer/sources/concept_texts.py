@@ -1,4 +1,5 @@
-"""The concepts that are asked for and their training texts, from AxBench's published files (P4, arXiv 2501.17148, section 4).
+"""The concepts that are asked for and their training texts, from a file of one's own or AxBench's published files (P4, arXiv 2501.17148,
+section 4).
 
 Which texts a concept gets depends on the seed and on the concept alone: asking for more of them keeps those that were there, and so does
 asking for more concepts.
@@ -6,7 +7,7 @@ asking for more concepts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.core.files import text_id
 from saesteer.core.tables.methods import ASKED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.core.tables.schema import Table, validate
-from saesteer.settings import Experiment, NeuronpediaRecords, SettingsError
+from saesteer.settings import Experiment, NeuronpediaRecords, OwnTexts, SettingsError
 from saesteer.sources.neuronpedia.sources import Source
 from saesteer.sources.published import LabelledConcept, labelled_concepts, labelled_texts
 from saesteer.sources.sae_sources import neuronpedia_source
@@ -46,6 +47,39 @@ def published_texts(
             rows += [concept_row(one.concept, positive, place, *texts) for place, texts in enumerate(drawn)]
     concepts = [{"concept_id": text_id(one.concept), "concept": one.concept, "label_feature": one.feature} for one in listed[:n_concepts]]
     return concept_table(ASKED_CONCEPTS, concepts, str(metadata)), concept_table(CONCEPT_TEXTS, rows, str(train))
+
+
+def own_texts(source: OwnTexts, prompts: Collection[str], n_positive: int, n_negative: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """ASKED_CONCEPTS and CONCEPT_TEXTS rows of a file of labelled texts: each concept's own texts, and the other named concepts' as
+    negative ones; which of them, where there are more, depends on the seed. Texts that go on from one of the `prompts` are left out."""
+    texts = _read_own(source.texts).filter(~pl.col("input").is_in(list(prompts)))
+    named = texts.filter(pl.col("concept").is_in(source.names))
+    rows = []
+    for name in source.names:
+        for positive, n_texts in ((True, n_positive), (False, n_negative)):
+            among = named.filter((pl.col("concept") == name) == positive)
+            drawn = _drawn(among, f"{seed}/{name}/{positive}", n_texts, f"{source.texts}: concept {name!r}", positive)
+            rows += [concept_row(name, positive, place, *pair) for place, pair in enumerate(drawn)]
+    concepts = [{"concept_id": text_id(name), "concept": name, "label_feature": None} for name in source.names]
+    return concept_table(ASKED_CONCEPTS, concepts, str(source.texts)), concept_table(CONCEPT_TEXTS, rows, str(source.texts))
+
+
+def _read_own(path: Path) -> pl.DataFrame:
+    """concept, input (what a text goes on from) and output (the text), no text of a concept twice."""
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
+    if path.suffix not in readers:
+        raise SettingsError(f"{path}: labelled texts are read from {', '.join(readers)} files: save them as one of these")
+    try:
+        frame = readers[path.suffix](path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    if missing := [name for name in ("concept", "text") if name not in frame.columns]:
+        raise SettingsError(f"{path} has no column {' and no '.join(missing)}; it has {', '.join(frame.columns)}")
+    opener = pl.col("opener").cast(pl.String).fill_null("") if "opener" in frame.columns else pl.lit("")
+    named = frame.select(concept=pl.col("concept").cast(pl.String), input=opener, output=pl.col("text").cast(pl.String))
+    if empty := [row for row, values in enumerate(named.iter_rows(), start=1) if not values[0] or not values[2]]:
+        raise SettingsError(f"{path}, row {empty[0]}: a concept or a text is empty: fill it in, or leave the row out")
+    return named.unique(["concept", "output"], keep="first", maintain_order=True)
 
 
 def sae_names(experiment: Experiment) -> dict[int, str]:

@@ -12,10 +12,12 @@ from saesteer.core.files import file_digest, value_digest
 from saesteer.core.store import read_manifest
 from saesteer.settings import (
     Experiment,
+    GivenConcept,
     LocalModelJudge,
     LocalRecords,
     ModelSettings,
     OracleJudge,
+    OwnTexts,
     SettingsError,
     TopicConcepts,
     TopicTexts,
@@ -44,9 +46,10 @@ def pinned_path(experiment: Experiment, name: str) -> Path | None:
     records, concepts, judge, methods = experiment.records, experiment.concepts, experiment.judge, experiment.methods
     paths = {
         "texts": records.texts if isinstance(records, LocalRecords) else None,
-        "topics": concepts.topics if isinstance(concepts, TopicConcepts) else None,
+        "topics": concepts.topics if isinstance(concepts, TopicConcepts | GivenConcept) else None,
         "oracle": judge.oracle if isinstance(judge, OracleJudge) else None,
         "lexicon": methods.concepts.lexicon if methods and isinstance(methods.concepts, TopicTexts) else None,
+        "own_texts": methods.concepts.texts if methods and isinstance(methods.concepts, OwnTexts) else None,
         "vectors": methods.vectors if methods else None,
         "ordinary_texts": methods.ordinary_texts if methods else None,
     }

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from saesteer.core.files import text_id
-from saesteer.settings import MethodSettings, SettingsError, TopicTexts
-from saesteer.sources.published import instructions, literal_strings
+from saesteer.settings import Experiment, MethodSettings, SettingsError, TopicTexts, settings_of
+from saesteer.sources.published import instructions, kept_at, literal_strings
 
 
 def read_prefixes(path: Path, n: int) -> dict[str, str]:
@@ -21,6 +21,20 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
     if len(lines) < n:
         raise SettingsError(f"{path} has {len(lines)} prefixes, but n_prefixes (of methods: n_prompts) asks for {n}: lower it or add lines")
     return {text_id(line): line for line in lines[:n]}
+
+
+def prompts_path(experiment: Experiment, downloads: Path) -> Path:
+    """The file of an experiment's prefixes (of a comparison's prompts), one's own, or where a published one is or will be."""
+    if experiment.until == "methods":
+        methods = settings_of(experiment)
+        return methods.prompts or kept_at(str(methods.published_prompts), downloads)
+    return experiment.sweep.prefixes or kept_at(str(experiment.sweep.published_prefixes), downloads)
+
+
+def prompts_in_order(experiment: Experiment, downloads: Path) -> dict[str, str]:
+    """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""
+    n = settings_of(experiment).n_prompts if experiment.until == "methods" else experiment.sweep.n_prefixes
+    return read_prefixes(prompts_path(experiment, downloads), n)
 
 
 def _lines(path: Path) -> list[str]:
@@ -44,5 +58,10 @@ def training_openers(compared: MethodSettings) -> list[str]:
 
 def _unjudged(path: Path, compared: MethodSettings) -> list[str]:
     """The lines of a file that are no prompts of the comparison, where those are a file of one's own."""
-    judged = set(read_prefixes(compared.prompts, compared.n_prompts).values()) if compared.prompts else set()
+    judged = prompts_of(compared)
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line not in judged]
+
+
+def prompts_of(compared: MethodSettings) -> set[str]:
+    """The prompts of the comparison, where those are a file of one's own."""
+    return set(read_prefixes(compared.prompts, compared.n_prompts).values()) if compared.prompts else set()

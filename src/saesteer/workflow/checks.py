@@ -80,7 +80,12 @@ def _check_texts(name: str, experiment: Experiment) -> None:
 def _absent_paths(experiment: Experiment) -> list[str]:
     keys = {"model": "model.path", "perplexity_model": "perplexity.model.path", "judge_model": "judge.model.path"}
     keys |= {"texts": "records.texts", "topics": "concepts.topics", "oracle": "judge.oracle"}
-    keys |= {"lexicon": "methods.concepts.lexicon", "vectors": "methods.vectors", "ordinary_texts": "methods.ordinary_texts"}
+    keys |= {
+        "lexicon": "methods.concepts.lexicon",
+        "own_texts": "methods.concepts.texts",
+        "vectors": "methods.vectors",
+        "ordinary_texts": "methods.ordinary_texts",
+    }
     paths = {keys[name]: pinned_path(experiment, name) for name in plan.pins(experiment)} | {"pmi.texts": experiment.pmi.texts}
     return [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in paths.items() if path and not path.exists()]
 

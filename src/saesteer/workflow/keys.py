@@ -13,7 +13,7 @@ import polars as pl
 
 from saesteer.core.files import text_id
 from saesteer.core.tables.steps import SINGLE_FEATURE
-from saesteer.settings import Experiment, LocalRecords, MethodSettings, TopicTexts, settings_of
+from saesteer.settings import Experiment, LocalRecords, MethodSettings, NamedConcepts, settings_of
 from saesteer.settings.registry import Method, method
 from saesteer.sources.corpus import text_ids
 from saesteer.sources.features import features_of
@@ -171,17 +171,17 @@ def n_fit_generations(experiment: Experiment) -> int:
 
 def n_concepts(compared: MethodSettings) -> int:
     """How many concepts are asked for; a published list whose length is not given counts as 500."""
-    return len(compared.concepts.topics) if isinstance(compared.concepts, TopicTexts) else compared.concepts.n_concepts or 500
+    return len(compared.concepts.names) if isinstance(compared.concepts, NamedConcepts) else compared.concepts.n_concepts or 500
 
 
 def concept_ids(experiment: Experiment, files: Files) -> list[str]:
     """concept_id of every concept asked for: known from the configuration, or from the fetched list."""
     concepts = settings_of(experiment).concepts
-    if isinstance(concepts, TopicTexts):
-        return [text_id(topic) for topic in concepts.topics]
+    if isinstance(concepts, NamedConcepts):
+        return [text_id(name) for name in concepts.names]
     return pl.read_parquet(files["asked_concepts"], columns=["concept_id"])["concept_id"].to_list()
 
 
 def _configured_concepts(experiment: Experiment) -> Any:
     concepts = settings_of(experiment).concepts
-    return concept_ids(experiment, {}) if isinstance(concepts, TopicTexts) else concepts.model_dump(mode="json")
+    return concept_ids(experiment, {}) if isinstance(concepts, NamedConcepts) else concepts.model_dump(mode="json")

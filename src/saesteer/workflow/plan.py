@@ -12,8 +12,8 @@ from typing import Any
 from saesteer.core import tables
 from saesteer.core.files import value_digest
 from saesteer.core.store import Wanted, missing_keys
-from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES
-from saesteer.settings import Experiment, LocalRecords, NoJudge
+from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES, QUESTION_FIGURE_TABLES
+from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts
 from saesteer.sources.model_size import bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.workflow.keys import FILES_OF_KEYS, Files
@@ -45,6 +45,9 @@ def artifacts(experiment: Experiment) -> list[str]:
         further = tables.DAMAGE_SUMMARIES if has_damage(experiment) else ()
         return [*always, *scored, *(f"tables/{name}.parquet" for name in (*tables.METHOD_SUMMARIES, *further))]
     summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
+    if answers_questions(experiment):
+        summaries += list(tables.QUESTION_SUMMARIES)
+        always += [f"{name}/{group}.parquet" for name in tables.LAYER_SUMMARIES for group in layer_groups(experiment)]
     return [*always, *(f"tables/{name}.parquet" for name in summaries), "metrics.json"]
 
 
@@ -77,6 +80,13 @@ def has_damage(experiment: Experiment) -> bool:
     return "damage" in plans(experiment)
 
 
+def answers_questions(experiment: Experiment) -> bool:
+    """Whether every feature of its layers is steered and judged, so that rules that pick one can be compared with the best there is, and
+    its texts are labelled with the concepts."""
+    every = isinstance(experiment.features, AllFeatures) and not isinstance(experiment.judge, NoJudge)
+    return every and isinstance(experiment.concepts, TopicConcepts) and experiment.until == "figures"
+
+
 def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """The figures that can be made of an experiment, each with the tables that it reads."""
     left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
@@ -86,7 +96,8 @@ def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     compared = dict(METHOD_FIGURE_TABLES) if experiment.until == "methods" else {}
     if compared and not has_damage(experiment):
         compared = {name: read for name, read in compared.items() if not set(read) & set(tables.DAMAGE_SUMMARIES)}
-    return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out} | compared
+    answered = QUESTION_FIGURE_TABLES if answers_questions(experiment) else {}
+    return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out} | compared | answered
 
 
 def reports(experiment: Experiment) -> list[str]:

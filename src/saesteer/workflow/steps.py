@@ -16,8 +16,10 @@ from saesteer.settings import (
     Experiment,
     LocalModelJudge,
     LocalRecords,
+    NamedConcepts,
     NoJudge,
     OracleJudge,
+    OwnTexts,
     PublishedConcepts,
     Settings,
     TopicConcepts,
@@ -81,7 +83,8 @@ def _record_steps(experiment: Experiment) -> dict[str, StepPlan]:
         share, read = {"min_share": concepts.min_share}, ("texts", "topics", "records")
         steps["concepts"] = StepPlan(tables.CONCEPTS, ("analysis.concepts",), Features(), share, read)
     else:
-        steps["concepts"] = StepPlan(tables.CONCEPTS, ("analysis.concepts",), Features(), {"kind": concepts.kind}, ("records",))
+        of_kind = concepts.model_dump(mode="json", exclude={"topics"})
+        steps["concepts"] = StepPlan(tables.CONCEPTS, ("analysis.concepts",), Features(), of_kind, ("records",))
     return steps
 
 
@@ -112,7 +115,8 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
         effects = _sampled(compared.effects, exclude={"n_vectors", "n_held_out", "prompts"})
         effects |= {"prompts": value_digest(effect_prompts(compared)), "seed": compared.seed, **model}
         steps["effects"] = StepPlan(tables.EFFECTS, ("methods.fit.effects",), Vectors(), effects, ("model", "saes"))
-    pins = (*(["lexicon"] if isinstance(compared.concepts, TopicTexts) else []), *(["vectors"] if compared.vectors else []))
+    made_from = "lexicon" if isinstance(compared.concepts, TopicTexts) else "own_texts"
+    pins = (*([made_from] if isinstance(compared.concepts, NamedConcepts) else []), *(["vectors"] if compared.vectors else []))
     scores = ("records", "concepts", "logit_lens", "input_score", "output_score")
     settings = {**_training(experiment), **model, "features": _values(experiment.features), "n_features": experiment.saes.n_features}
     settings |= {"n_vectors": compared.effects.n_vectors} if steps else {}
@@ -131,7 +135,9 @@ def _training(experiment: Experiment) -> dict[str, Any]:
     """What training depends on, but for the concepts, which are keys."""
     compared = settings_of(experiment)
     source: Any = "topics"
-    if isinstance(compared.concepts, PublishedConcepts):
+    if isinstance(compared.concepts, OwnTexts):
+        source = "texts"
+    elif isinstance(compared.concepts, PublishedConcepts):
         source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
     sizes = compared.model_dump(
         mode="json", include={"n_positive", "n_negative", "seed", "training_tokens", "learning_rates", "held_out_texts"}
@@ -168,7 +174,7 @@ def _judge_step(experiment: Experiment) -> dict[str, StepPlan]:
     blank = {"blank_texts": "rated"} if experiment.rates_blank_texts else {}
     if isinstance(judge, OracleJudge):
         read = ("oracle", "topics", *concepts, "generations", "perplexity")
-        oracle = ("world.oracle_rating", "analysis.concepts")
+        oracle = ("world.rating", "analysis.concepts")
         return {"judge": StepPlan(tables.JUDGEMENTS, oracle, keys, {"kind": judge.kind} | blank, read)}
     settings: dict[str, Any] = {
         "rubric": rubric_digest(),

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from jaxtyping import UInt16
+from transformers import AutoTokenizer, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from saesteer.core.files import write_json
 from saesteer.world import corpus, measure, oracle, train_model, train_saes
@@ -146,10 +148,16 @@ def layer_metrics(build: Build) -> list[dict[str, int | float]]:
     held_out = corpus.fitted_corpus(build.lexicon, build.seed, "held_out", build.recipe.held_out_documents)
     rows = corpus.padded_rows(build.tokenizer, held_out.documents)
     model = measure.load_model(build.folder / MODEL)
-    clean = measure.held_out_loss(model, rows)
+    return measures_of_saes(model, build.folder / SAES, rows, measure.held_out_loss(model, rows))
+
+
+def measures_of_saes(
+    model: Gemma2ForCausalLM, saes: Path, rows: UInt16[np.ndarray, "row context"], clean: float
+) -> list[dict[str, int | float]]:
+    """What each layer's stored SAE keeps of the rows' residuals; `clean` is the model's loss on them."""
     layers = []
     for layer, x in enumerate(train_saes.residuals(model, rows)):
-        sae = measure.load_sae(build.folder / SAES / f"layer_{layer:02d}")
+        sae = measure.load_sae(saes / f"layer_{layer:02d}")
         recovered = measure.loss_recovered(model, sae, layer, rows, x.mean(0), clean)
         layers.append({"layer": layer, **measure.sae_metrics(sae, x), "loss_recovered": recovered})
     return layers

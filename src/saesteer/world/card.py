@@ -96,8 +96,7 @@ def render_card(metrics: dict[str, Any], topics: Sequence[str]) -> str:
         CORPUS.format(n_topics=len(topics), vocabulary=language["vocabulary"]) + "\nTopics: " + ", ".join(topics) + ".\n",
         LANGUAGE.format(**recipe["model"], **language),
         language_table(seeds),
-        "Continuations by the shipped model, temperature 0.7, unchosen:\n\n"
-        + "".join(f"- {_escaped(text)}\n" for text in first["samples"]),
+        "Continuations by the shipped model, temperature 0.7, unchosen:\n\n" + "".join(f"- {escaped(text)}\n" for text in first["samples"]),
         SAE_TEXT.format(**recipe["sae"]),
         *(layer_table(one) for one in seeds),
         ORACLE.format(
@@ -159,6 +158,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return table(head, rows) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text of the models as it is, not as Markdown."""
     return "".join("\\" + character if character in "\\`*_<>[]|#" else character for character in " ".join(text.split()))

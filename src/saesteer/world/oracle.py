@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Bool, Float, UInt8, UInt16
 from safetensors.numpy import save_file
 from transformers import Gemma2ForCausalLM, PreTrainedTokenizerFast
 
@@ -163,10 +163,15 @@ def fluency_accuracy(oracle: Oracle, losses: Float[np.ndarray, " item"], items: 
 def sentence_accuracy(oracle: Oracle, sentences: Sequence[tuple[tuple[int, ...], int]]) -> tuple[float, float]:
     """(32-way accuracy, expected calibration error over ten bins of the largest probability) on (token_ids, topic) pairs."""
     posteriors = np.stack([runtime.classify_sentence(oracle, ids) for ids, _ in sentences])
-    confidence, right = posteriors.max(1), posteriors.argmax(1) == np.array([topic for _, topic in sentences])
+    right = posteriors.argmax(1) == np.array([topic for _, topic in sentences])
+    return float(right.mean()), calibration_error(posteriors.max(1), right)
+
+
+def calibration_error(confidence: Float[np.ndarray, " text"], right: Bool[np.ndarray, " text"]) -> float:
+    """Mean distance of confidence and accuracy over ten bins of confidence, weighted by their texts."""
     bins = np.minimum((confidence * 10).astype(int), 9)
     gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
-    return float(right.mean()), float(np.sum(gaps))
+    return float(np.sum(gaps))
 
 
 def labelled_sentences(

@@ -57,7 +57,7 @@ def load_oracle(folder: Path) -> Oracle:
 def topic_posterior(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, "token topic"]:
     """P(topic | token) of each token on its own, by Bayes' rule."""
     joint = oracle.log_likelihood[:, _checked(oracle, token_ids)].T + oracle.log_prior  # [token, topic]
-    return _softmax(joint)
+    return softmax(joint)
 
 
 def content_tokens(oracle: Oracle, token_ids: Sequence[int]) -> Bool[np.ndarray, " token"]:
@@ -78,13 +78,6 @@ def topic_share(oracle: Oracle, token_ids: Sequence[int], topic: int) -> float |
     return float(on_topic.mean())
 
 
-def other_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> float | None:
-    """Mean over all other topics of their concept rating; None when there is no content token to judge."""
-    others = [concept_rating(oracle, token_ids, other) for other in range(len(oracle.log_prior)) if other != topic]
-    ratings = [rating for rating in others if rating is not None]
-    return sum(ratings) / len(ratings) if ratings else None
-
-
 def concept_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> int | None:
     """0, 1 or 2: how much of the text is about the topic; None when there is no content token to judge."""
     share = topic_share(oracle, token_ids, topic)
@@ -96,15 +89,20 @@ def concept_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> int 
 
 def fluency_rating(oracle: Oracle, mean_nll: float | None) -> int | None:
     """0, 1 or 2 from the text's mean loss (nats per token) under the reference model; None where that is undefined."""
+    return rating_of_loss(oracle.thresholds.fluency_nats, mean_nll)
+
+
+def rating_of_loss(cuts: tuple[float, float], mean_nll: float | None) -> int | None:
+    """2 up to the first cut, 1 up to the second, else 0; None where the loss is undefined."""
     if mean_nll is None or not math.isfinite(mean_nll):
         return None
-    fluent, poor = oracle.thresholds.fluency_nats
+    fluent, poor = cuts
     return int(mean_nll <= fluent) + int(mean_nll <= poor)
 
 
 def classify_sentence(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, " topic"]:
     """P(topic | all tokens), tokens taken as independent given the topic."""
-    return _softmax(oracle.log_likelihood[:, _checked(oracle, token_ids)].sum(-1) + oracle.log_prior)
+    return softmax(oracle.log_likelihood[:, _checked(oracle, token_ids)].sum(-1) + oracle.log_prior)
 
 
 def _checked(oracle: Oracle, token_ids: Sequence[int]) -> np.ndarray:
@@ -115,6 +113,7 @@ def _checked(oracle: Oracle, token_ids: Sequence[int]) -> np.ndarray:
     return ids
 
 
-def _softmax(scores: np.ndarray) -> np.ndarray:
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities of log weights, over the last axis."""
     weights = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
     return np.asarray(weights / weights.sum(-1, keepdims=True))

@@ -33,6 +33,7 @@ class ModelRecipe:
     n_heads: int = 4
     n_kv_heads: int = 2
     head_dim: int = 32
+    context: int = CONTEXT
     steps: int = 450
     batch: int = 64
     learning_rate: float = 3e-3
@@ -56,8 +57,8 @@ def gemma_config(recipe: ModelRecipe, vocab_size: int) -> Gemma2Config:
         num_key_value_heads=recipe.n_kv_heads,
         head_dim=recipe.head_dim,
         query_pre_attn_scalar=recipe.head_dim,
-        max_position_embeddings=CONTEXT,
-        sliding_window=CONTEXT,
+        max_position_embeddings=recipe.context,
+        sliding_window=recipe.context,
         attn_logit_softcapping=50.0,
         final_logit_softcapping=30.0,
         tie_word_embeddings=True,
@@ -90,10 +91,7 @@ def new_model(recipe: ModelRecipe, vocab_size: int, seed: int, name: str) -> Gem
 
 def train(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"], recipe: ModelRecipe, seed: int, name: str) -> list[float]:
     """AdamW over the rows in the order that the stream `name` gives; returns each step's loss in nats a token."""
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    optimizer = adamw(model, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_shape(recipe))
     tokens = torch.from_numpy(rows.astype(np.int64))
     order = torch.randperm(len(tokens), generator=tensor_stream(seed, f"{name}/order"))
@@ -111,6 +109,14 @@ def train(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"], rec
     model.eval()
     logger.info("%s: training loss %.3f nats a token after %d steps", name, float(np.mean(losses[-20:])), recipe.steps)
     return losses
+
+
+def adamw(model: Gemma2ForCausalLM, recipe: ModelRecipe) -> torch.optim.AdamW:
+    """The optimiser: weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
 
 
 def learning_rate_shape(recipe: ModelRecipe) -> Callable[[int], float]:

@@ -20,6 +20,7 @@ from transformers import Gemma2ForCausalLM
 
 from saesteer.world.corpus import is_content
 from saesteer.world.streams import tensor_stream
+from saesteer.world.tokenizer import CONTEXT
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def jump_relu_weights(sae: BatchTopK, scale: float, threshold: float) -> dict[st
         }
 
 
-def save_sae(weights: dict[str, Tensor], folder: Path, layer: int, model_name: str) -> None:
+def save_sae(weights: dict[str, Tensor], folder: Path, layer: int, model_name: str, context: int = CONTEXT) -> None:
     """Write sae-lens's on-disk form: float16 weights and a config that asks for float32 arithmetic."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}
@@ -139,7 +140,7 @@ def save_sae(weights: dict[str, Tensor], folder: Path, layer: int, model_name: s
             "model_class_name": "AutoModelForCausalLM",
             "hook_name": f"blocks.{layer}.hook_resid_post",
             "prepend_bos": True,
-            "context_size": 64,
+            "context_size": context,
         },
     }
     (folder / "cfg.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,24 @@ from saesteer.core.tables.methods import (
     METHOD_SUMMARIES,
     STEERING_PROMPTS,
 )
+from saesteer.core.tables.questions import (
+    CHOICE_RULES,
+    DATA_SIZES,
+    FEATURE_RANKINGS,
+    GRID_ENDS,
+    HEADLINE_SAMPLES,
+    LAYER_SUMMARIES,
+    OUTPUT_SCORE_SETTINGS,
+    PREDICTIONS,
+    PREDICTOR_WEIGHTS,
+    QUANTITIES,
+    QUANTITY_CORRELATIONS,
+    QUESTION_SUMMARIES,
+    RECOMMENDATIONS,
+    SETTING_AGREEMENT,
+    THRESHOLD_CURVES,
+    THRESHOLD_TRANSFER,
+)
 from saesteer.core.tables.schema import Column, Table, TableError, read_summary, validate, write_summary
 from saesteer.core.tables.steps import (
     ACTIVATIONS,
@@ -47,5 +65,5 @@ from saesteer.core.tables.summaries import (
     SUMMARIES,
 )
 
-ALL_SUMMARIES = SUMMARIES | METHOD_SUMMARIES | DAMAGE_SUMMARIES
+ALL_SUMMARIES = SUMMARIES | LAYER_SUMMARIES | QUESTION_SUMMARIES | METHOD_SUMMARIES | DAMAGE_SUMMARIES
 """Every summary table, by name."""

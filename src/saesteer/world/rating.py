@@ -1,4 +1,4 @@
-"""Ratings of texts by the shipped world's ground truth: concept and fluency, each 0, 1 or 2, and their harmonic mean (AxBench, arXiv
+"""Ratings of texts by a shipped world's judge: concept and fluency, each 0, 1 or 2, and their harmonic mean (AxBench, arXiv
 2501.17148, section 3)."""
 
 from collections.abc import Sequence
@@ -8,8 +8,7 @@ import polars as pl
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.core.tables.steps import NO_FIT
-from saesteer.core.tokens import TextTokens
-from saesteer.world.oracle_judge import Oracle, concept_rating, fluency_rating, other_rating
+from saesteer.world.judges import WorldJudge
 
 ALGORITHM_VERSION = 2
 
@@ -17,32 +16,30 @@ ALGORITHM_VERSION = 2
 def rate(
     texts: pl.DataFrame,
     perplexity: pl.DataFrame,
-    oracle: Oracle,
+    judge: WorldJudge,
     topics: Sequence[str],
-    tokens: TextTokens,
     rates_blank: bool = False,
 ) -> pl.DataFrame:
     """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (a topic, or null), in their order.
 
-    The concept rating looks at the continuation's tokens, the fluency rating at its loss under the second model (`perplexity`: keys and
+    The concept rating looks at the continuation, the fluency rating at its loss under the second model (`perplexity`: keys and
     mean_nll). What cannot be rated is null: where there is no text, no concept, or no content. With
     `rates_blank` a blank text is rated 0 on both, as one that shows nothing (P4 puts it to its judge).
     """
     numbers = {name: number for number, name in enumerate(topics)}
     unknown = sorted(set(texts["concept"].drop_nulls()) - set(topics))
     if unknown:
-        raise ValueError(f"the oracle knows no topic {unknown[0]!r}: ask for topics of the shipped world, or take another judge")
+        raise ValueError(f"the judge knows no topic {unknown[0]!r}: ask for topics of its world, or take another judge")
     joined = texts.join(perplexity.select(*GENERATIONS.keys, "mean_nll"), on=GENERATIONS.keys, how="left", maintain_order="left")
     rows = joined.with_columns(mean_nll=pl.when(pl.col("text").is_not_null()).then("mean_nll"))
-    ids = tokens.retokenise(rows["text"].fill_null("").to_list())
+    ids = judge.read(rows["text"].fill_null("").to_list())
     concept = [
-        None if name is None else concept_rating(oracle, text, numbers[name])
-        for name, text in zip(rows["concept"].to_list(), ids, strict=True)
+        None if name is None else judge.concept(text, numbers[name]) for name, text in zip(rows["concept"].to_list(), ids, strict=True)
     ]
     rated = rows.with_columns(
         concept_rating=pl.Series(concept, dtype=pl.UInt8),
         instruction_rating=pl.lit(None, pl.UInt8),
-        fluency_rating=pl.Series([fluency_rating(oracle, nll) for nll in rows["mean_nll"].to_list()], dtype=pl.UInt8),
+        fluency_rating=pl.Series([judge.fluency(nll) for nll in rows["mean_nll"].to_list()], dtype=pl.UInt8),
     )
     if rates_blank:
         blank = pl.col("text").str.strip_chars().eq("") & pl.col("concept").is_not_null()
@@ -52,13 +49,20 @@ def rate(
     return scored.select(list(JUDGEMENTS.columns))
 
 
-def other_ratings(texts: pl.DataFrame, oracle: Oracle, topics: Sequence[str], tokens: TextTokens) -> pl.Series:
+def other_ratings(texts: pl.DataFrame, judge: WorldJudge, topics: Sequence[str]) -> pl.Series:
     """How much each text (columns text and concept, a topic) is about other topics: the mean over them of their concept rating, 0 to 2;
     null where there is nothing to rate."""
     numbers = {name: number for number, name in enumerate(topics)}
-    ids = tokens.retokenise(texts["text"].fill_null("").to_list())
-    ratings = [other_rating(oracle, text, numbers[name]) for name, text in zip(texts["concept"].to_list(), ids, strict=True)]
+    ids = judge.read(texts["text"].fill_null("").to_list())
+    ratings = [other_rating(judge, text, numbers[name]) for name, text in zip(texts["concept"].to_list(), ids, strict=True)]
     return pl.Series("other_rating", ratings, dtype=pl.Float64)
+
+
+def other_rating(judge: WorldJudge, token_ids: Sequence[int], topic: int) -> float | None:
+    """Mean over all other topics of their concept rating; None when there is nothing to judge."""
+    others = [judge.concept(token_ids, other) for other in range(judge.n_topics) if other != topic]
+    ratings = [rating for rating in others if rating is not None]
+    return sum(ratings) / len(ratings) if ratings else None
 
 
 def _reason() -> pl.Expr:

@@ -1,0 +1,201 @@
+"""Which feature to steer with towards a concept, how hard, and whether anything else does better.
+
+Candidates are few, picked by what steering needs no model for: features labelled with the concept, of those the ones with the largest
+record (of the rules of analysis.choice_rules the one that came nearest to the best attainable score). Feature and factor are then chosen by
+the judge's mean score: on one half of the prompts for the scores reported on the other half, both ways, and on all prompts for what is
+recommended. So the scores are those of the procedure, and owe nothing to the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from saesteer.analysis.halves import split_halves
+from saesteer.core.tables.questions import RECOMMENDATIONS
+from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, random_stream
+from saesteer.settings import SelectionSettings
+
+STEERS = 1.0
+"""The mean judge score (0 to 2) from which a recommendation is worth following: that of texts with both ratings 1."""
+FEATURE, UNSTEERED = "feature", "0"
+N_PER_LAYER = 4
+"""Candidates of a layer, unless another number is asked for."""
+Verdict = Literal["use", "weak", "none"]
+_OPTION = ["kind", "layer", "name"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts with its interval; None where nothing was rated."""
+
+    mean: float | None
+    interval: Interval | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One kind of steering at its best: what is recommended, and the held-out scores of choosing so."""
+
+    kind: str
+    """FEATURE, or a method's name."""
+    layer: int
+    name: str
+    """Number of the feature; of a method its name."""
+    factor: str
+    score: Estimate
+    concept: Estimate
+    fluency: Estimate
+    above_unsteered: Estimate
+    """Score minus the unsteered texts', prompt by prompt."""
+    by_prompt: Mapping[str, float]
+    """Held-out score of each prompt."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The verdict on a concept, and what it rests on."""
+
+    concept: str
+    verdict: Verdict
+    feature: Choice | None
+    rivals: tuple[Choice, ...]
+    """Other methods, in descending order of their scores."""
+    behind: tuple[Estimate, ...]
+    """Of each rival: its score minus the feature's, prompt by prompt."""
+
+
+def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
+    """FEATURES rows -> layer, feature, match: the first `n_per_layer` of a layer, by how they match the concept (its label before a word of
+    the explanation before a lens token) and then by their largest record."""
+    words = {word for word in concept.lower().split() if len(word) > 2} or {concept.lower()}
+    said = pl.coalesce("explanation", pl.lit("")).str.to_lowercase()
+    tokens = pl.col("lens_tokens").list.eval(pl.element().str.strip_chars("▁Ġ ").str.to_lowercase())
+    rank = (
+        pl.when(pl.col("concept").str.to_lowercase() == concept.lower())
+        .then(0)
+        .when(pl.all_horizontal(said.str.contains(word, literal=True) for word in sorted(words)))
+        .then(1)
+        .when(pl.any_horizontal(tokens.list.contains(word) for word in sorted(words)))
+        .then(2)
+    )
+    matched = features.with_columns(rank=rank.fill_null(3)).filter(pl.col("rank") < 3).drop_nulls("max_activation")
+    first = (
+        matched.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])
+        .group_by("layer")
+        .head(n_per_layer)
+    )
+    names = {0: "label", 1: "explanation", 2: "lens"}
+    return first.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False]).select(
+        "layer", "feature", match=pl.col("rank").replace_strict(names, return_dtype=pl.String)
+    )
+
+
+def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: SelectionSettings) -> Recommendation:
+    """The verdict from the ratings of features' and other methods' texts.
+
+    rated: kind (feature, or a method's), layer, name, factor, prefix_id, judge_score, concept_rating, fluency_rating: texts at positive
+    factors, prompts in their order. unsteered: prefix_id, judge_score.
+    """
+    choices = {kind: best_choice(rated, unsteered, kind, settings) for kind in sorted(set(rated["kind"]))}
+    feature = choices.pop(FEATURE, None)
+    rivals = sorted((choice for choice in choices.values() if choice), key=lambda choice: -(choice.score.mean or 0.0))
+    behind = tuple(_difference(rival.by_prompt, feature.by_prompt if feature else {}, rival.kind, settings) for rival in rivals)
+    return Recommendation(concept, verdict_of(feature), feature, tuple(rivals), behind)
+
+
+def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, settings: SelectionSettings) -> Choice | None:
+    """The option of highest mean score on all prompts, with the scores of choosing so held out; None where nothing is rated."""
+    rows = rated.filter(kind=kind).drop_nulls("judge_score")
+    if rows.is_empty():
+        return None
+    halves = split_halves(rated["prefix_id"].unique(maintain_order=True))
+    half = pl.col("prefix_id").replace_strict(halves, return_dtype=pl.Int64)
+    held_out = pl.concat([_at(_best(rows.filter(half != reported)), rows.filter(half == reported)) for reported in (0, 1)])
+    score, concept, fluency = (_by_prompt(held_out, column) for column in ("judge_score", "concept_rating", "fluency_rating"))
+    ((_, layer, name, factor),) = _best(rows).rows()
+    return Choice(
+        kind,
+        layer,
+        name,
+        factor,
+        estimated(score.values(), f"{kind}/score", settings),
+        estimated(concept.values(), f"{kind}/concept", settings),
+        estimated(fluency.values(), f"{kind}/fluency", settings),
+        _difference(score, _by_prompt(unsteered, "judge_score"), kind, settings),
+        score,
+    )
+
+
+def recommendations(features: pl.DataFrame, texts: pl.DataFrame, n_per_layer: int, settings: SelectionSettings) -> pl.DataFrame:
+    """RECOMMENDATIONS, where every feature was steered with: what is recommended for each concept that features are labelled with, against
+    the best that choosing among all of them reaches.
+
+    texts: JUDGEMENTS rows of features, prompts in their order.
+    """
+    labelled = features.select("layer", "feature", "concept").drop_nulls("concept")
+    rated = texts.join(labelled, on=["layer", "feature"], maintain_order="left").with_columns(
+        kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String), layer=pl.col("layer").cast(pl.Int64)
+    )
+    rows = [_recommended(str(name), features, of, n_per_layer, settings) for (name,), of in rated.group_by("concept", maintain_order=True)]
+    return pl.DataFrame(rows, schema=RECOMMENDATIONS.schema).sort("concept")
+
+
+def _recommended(
+    concept: str, features: pl.DataFrame, rated: pl.DataFrame, n_per_layer: int, settings: SelectionSettings
+) -> dict[str, Any]:
+    of_label = candidates(features, concept, n_per_layer).filter(match="label")
+    keys = of_label.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String))
+    steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED)
+    made = recommend(concept, steered.join(keys, on=["layer", "name"], how="semi", maintain_order="left"), unsteered, settings)
+    best = best_choice(steered, unsteered, FEATURE, settings)
+    row: dict[str, Any] = {"concept": concept, "n_candidates": of_label.height, "verdict": made.verdict}
+    if made.feature is None or best is None or made.feature.score.mean is None or best.score.mean is None:
+        return row
+    score, (low, high) = made.feature.score.mean, made.feature.score.interval or (None, None)
+    row |= {"layer": made.feature.layer, "feature": int(made.feature.name), "factor": made.feature.factor}
+    return row | {"score": score, "score_low": low, "score_high": high, "best": best.score.mean, "regret": best.score.mean - score}
+
+
+def _difference(first: Mapping[str, float], second: Mapping[str, float], label: str, settings: SelectionSettings) -> Estimate:
+    """First minus second over the prompts of both."""
+    return estimated([value - second[prompt] for prompt, value in first.items() if prompt in second], f"{label}/difference", settings)
+
+
+def estimated(values: Iterable[float], label: str, settings: SelectionSettings) -> Estimate:
+    """Their mean with a bootstrap interval over prompts."""
+    array = np.array(list(values))
+    if not len(array):
+        return Estimate(None, None, 0)
+    stream = random_stream(settings.seed, "recommendation", label)
+    return Estimate(float(array.mean()), bootstrap_mean_interval(array, settings.bootstrap_draws, settings.confidence, stream), len(array))
+
+
+def verdict_of(choice: Choice | None) -> Verdict:
+    """use: better than unsteered by its interval, and STEERS or more; weak: better, but less; none: not seen to be better."""
+    if choice is None or choice.above_unsteered.interval is None or choice.above_unsteered.interval[0] <= 0:
+        return "none"
+    assert choice.score.mean is not None
+    return "use" if choice.score.mean >= STEERS else "weak"
+
+
+def _best(rows: pl.DataFrame) -> pl.DataFrame:
+    """kind, layer, name, factor of the highest mean score; ties: the smallest factor, then the first."""
+    means = rows.group_by(*_OPTION, "factor").agg(pl.col("judge_score").mean())
+    order = means.with_columns(strength=pl.col("factor").cast(pl.Float64))
+    best = order.sort("judge_score", "strength", "layer", "name", descending=[True, False, False, False]).head(1)
+    return best.select(*_OPTION, "factor")
+
+
+def _at(choice: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.join(choice, on=[*_OPTION, "factor"], how="semi")
+
+
+def _by_prompt(rows: pl.DataFrame, column: str) -> dict[str, float]:
+    known = rows.drop_nulls(column).group_by("prefix_id", maintain_order=True).agg(pl.col(column).cast(pl.Float64).mean())
+    return dict(known.iter_rows())

@@ -1,0 +1,55 @@
+"""The application: how it shows errors, the options that several commands have, and what they share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from saesteer.core.errors import SaesteerError
+from saesteer.workflow.locks import stale_locks
+
+if TYPE_CHECKING:
+    from saesteer.settings import Experiment, Workflow
+
+
+class _Commands(TyperGroup):
+    """Shows what a user can mend as one message, whichever command raised it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SaesteerError, OSError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Experiments = Annotated[list[str], typer.Argument(help="Names of experiments.")]
+SomeExperiments = Annotated[
+    list[str] | None, typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
+]
+Configfile = Annotated[Path, typer.Option(help="Configuration that names the experiments.")]
+Data = Annotated[Path, typer.Option(help="Folder of the data artifacts.")]
+CONFIG = Path("config/config.yaml")
+
+
+def loaded(experiment: str, configfile: Path) -> "tuple[Workflow, Experiment]":
+    from saesteer.settings import load_experiment, load_workflow, read_yaml
+
+    workflow = load_workflow(read_yaml(configfile), str(configfile))
+    return workflow, load_experiment(experiment, workflow.experiments_dir)
+
+
+def configuration(experiments: list[str] | None, configfile: Path) -> list[str]:
+    """Snakemake's arguments for a configuration."""
+    chosen = ["--config", f"experiments=[{','.join(experiments)}]"] if experiments else []
+    return ["--configfile", str(configfile), *chosen]
+
+
+def refuse_while_running(folder: Path = Path()) -> list[Path]:
+    """The folder's locks, which nobody alive holds."""
+    locks, holder = stale_locks(folder)
+    if holder is not None:
+        raise SaesteerError(f"a workflow is running here (process {holder}): wait for it, or stop it, then try again")
+    return locks

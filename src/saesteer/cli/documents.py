@@ -1,0 +1,34 @@
+"""Commands that write generated documents."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saesteer.cli.application import app
+from saesteer.core.errors import SaesteerError
+
+
+@app.command("config-docs")
+def config_docs(
+    folder: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("config"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the files differ.")] = False,
+) -> None:
+    """Write config/schema.json and config/README.md from the settings."""
+    from saesteer.core.files import write_text
+    from saesteer.report.config_docs import readme_text, schema_text
+
+    for path, text in ((folder / "schema.json", schema_text()), (folder / "README.md", readme_text())):
+        if not check:
+            write_text(path, text)
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise SaesteerError(f"{path} is not in step with the settings: run `saesteer config-docs`")
+
+
+@app.command()
+def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")] = Path()) -> None:
+    """Paste the results of finished experiments into the README and docs/."""
+    from saesteer.report.readme import update_readme
+
+    for path in update_readme(folder):
+        typer.echo(f"wrote {path}")

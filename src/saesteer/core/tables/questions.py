@@ -1,0 +1,261 @@
+"""Summary tables of an experiment in which every feature of its layers was steered and judged: what the papers leave open."""
+
+import polars as pl
+
+from saesteer.core.tables.schema import Column, Table, by_name
+from saesteer.core.tables.steps import OUTPUT_SCORE, PER_FEATURE
+
+_NO_CONCEPT = "no clear concept, or no text of it"
+QUANTITIES = Table(
+    "quantities",
+    ("layer", "feature"),
+    {
+        **PER_FEATURE,
+        "lens_confidence": Column(pl.Float64, "log probability (nats) of the first lens token in head(final_norm(decoder direction))"),
+        "head_cosine": Column(pl.Float64, "largest cosine of the decoder row with a row of the head"),
+        "lens_on_concept": Column(
+            pl.Float64, "mean over its lens tokens of the share of a token's uses that are on the concept", _NO_CONCEPT
+        ),
+        "concept_score": Column(pl.Float64, "output score with the concept's 20 most frequent tokens for the lens tokens", _NO_CONCEPT),
+        "label_f1": Column(pl.Float64, "F1 of firing anywhere in a text as a test of its topic being the concept", _NO_CONCEPT),
+        "information": Column(pl.Float64, "nats that firing in a text tells about its topic being the concept", _NO_CONCEPT),
+        "gradient": Column(
+            pl.Float64, "first-order rise of the loss when it is removed, texts of the concept less others, nats", _NO_CONCEPT
+        ),
+        "ablation": Column(pl.Float64, "measured rise of the same, nats", _NO_CONCEPT),
+        "mean_cosine": Column(pl.Float64, "cosine with the mean of the concept's texts less the mean of others", _NO_CONCEPT),
+    },
+)
+OUTPUT_SCORE_SETTINGS = Table(
+    "output_score_settings",
+    ("layer", "feature", "prompt", "factor"),
+    {
+        **PER_FEATURE,
+        "prompt": Column(pl.String, "neutral prompt"),
+        "factor": Column(pl.String, "steering factor, a canonical decimal, in multiples of a_max"),
+        **OUTPUT_SCORE.some("output_score"),
+    },
+)
+_FEW_CONCEPTS = "fewer than 2 concepts"
+CHOICE_RULES = Table(
+    "choice_rules",
+    ("factor_rule", "layer", "rule"),
+    {
+        "factor_rule": Column(pl.String, "what chose each feature's factor: judge, capped, p1, common or scaled (analysis.choice_rules)"),
+        "layer": PER_FEATURE["layer"],
+        "rule": Column(
+            pl.String,
+            "column of FEATURES or QUANTITIES whose largest value picks; random: any; best: brute force on the other half",
+        ),
+        "n_concepts": Column(pl.UInt32, "concepts with at least two labelled features that were judged"),
+        "n": Column(pl.UInt32, "of them, those for which the rule picks one"),
+        "score": Column(pl.Float64, "mean over them of the picked feature's held-out judge score, 0 to 2", "it picks none"),
+        "score_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _FEW_CONCEPTS),
+        "score_high": Column(pl.Float64, "upper end", _FEW_CONCEPTS),
+        "above_random": Column(pl.Float64, "mean over them of that score less the mean over the concept's candidates", "it picks none"),
+        "above_random_low": Column(pl.Float64, "lower end", _FEW_CONCEPTS),
+        "above_random_high": Column(pl.Float64, "upper end", _FEW_CONCEPTS),
+        "share_of_best": Column(pl.Float64, "score over the best's, over the same concepts", "factors are not chosen by the judge"),
+    },
+)
+_ONE_KIND = "all features steer well, or none"
+FEATURE_RANKINGS = Table(
+    "feature_rankings",
+    ("layer", "rule"),
+    {
+        "layer": PER_FEATURE["layer"],
+        "rule": Column(pl.String, "column of FEATURES or QUANTITIES that ranks a layer's judged features"),
+        "n": Column(pl.UInt32, "features that have it"),
+        "n_steers": Column(pl.UInt32, "of them, those with a held-out judge score of at least 1"),
+        "area": Column(pl.Float64, "area under the ROC curve as a test of steering well", _ONE_KIND),
+        "area_low": Column(pl.Float64, "lower end of its bootstrap interval over features", _ONE_KIND),
+        "area_high": Column(pl.Float64, "upper end", _ONE_KIND),
+        "precision_10": Column(pl.Float64, "share of the ten first that steer well", "fewer than 10 features"),
+        "precision_50": Column(pl.Float64, "share of the fifty first", "fewer than 50 features"),
+    },
+)
+QUANTITY_CORRELATIONS = Table(
+    "quantity_correlations",
+    ("layer", "quantity", "outcome"),
+    {
+        "layer": PER_FEATURE["layer"],
+        "quantity": Column(pl.String, "column of FEATURES or QUANTITIES"),
+        "outcome": Column(
+            pl.String,
+            "judge_score (factor by the judge), best_factor (chosen so), gen_success_20, concept_rating or fluency_rating of OUTCOMES,"
+            " lens_on_concept or mean_cosine of QUANTITIES",
+        ),
+        "n": Column(pl.UInt32, "features that have both"),
+        "rho": Column(pl.Float64, "rank correlation", "one of the two does not vary"),
+        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
+        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+    },
+)
+_NONE_KEPT = "nothing is kept"
+HEADLINE_SAMPLES = Table(
+    "headline_samples",
+    ("measure", "layers"),
+    {
+        "measure": Column(pl.String, "gen_success_20 or judge_score (held out)"),
+        "layers": Column(pl.String, "all, or one layer"),
+        "n": Column(pl.UInt32, "features with the measure"),
+        "n_kept": Column(pl.UInt32, "of them, those that reach the headline's threshold"),
+        "mean": Column(pl.Float64, "mean over all", "there is none"),
+        "kept_mean": Column(pl.Float64, "mean over those kept", _NONE_KEPT),
+        "ratio": Column(pl.Float64, "the second over the first", "nothing is kept, or the mean is 0"),
+        "ratio_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as ratio, or fewer than 2 features"),
+        "ratio_high": Column(pl.Float64, "upper end", "as ratio, or fewer than 2 features"),
+        "difference": Column(pl.Float64, "kept less removed", "nothing is kept or nothing removed"),
+        "difference_low": Column(pl.Float64, "lower end of its bootstrap interval", "fewer than 2 are kept or removed"),
+        "difference_high": Column(pl.Float64, "upper end", "fewer than 2 are kept or removed"),
+        "n_sampled": Column(pl.UInt32, "features of a layer in a sample"),
+        "sampled_ratio": Column(pl.Float64, "median over random samples of the ratio", "no sample has one"),
+        "sampled_ratio_low": Column(pl.Float64, "lower end of what the samples have", "no sample has one"),
+        "sampled_ratio_high": Column(pl.Float64, "upper end", "no sample has one"),
+    },
+)
+THRESHOLD_CURVES = Table(
+    "threshold_curves",
+    ("measure", "layer", "threshold"),
+    {
+        **HEADLINE_SAMPLES.some("measure"),
+        "layer": PER_FEATURE["layer"],
+        "threshold": Column(pl.Float64, "features with output score >= this are kept"),
+        **HEADLINE_SAMPLES.some("n"),
+        "n_kept": Column(pl.UInt32, "features kept"),
+        "gain": Column(pl.Float64, "mean over those kept less the mean over all", _NONE_KEPT),
+        "gain_low": Column(pl.Float64, "lower end of its bootstrap interval over features", _NONE_KEPT),
+        "gain_high": Column(pl.Float64, "upper end", _NONE_KEPT),
+    },
+)
+THRESHOLD_TRANSFER = Table(
+    "threshold_transfer",
+    ("measure", "chosen_on", "tried_on"),
+    {
+        **HEADLINE_SAMPLES.some("measure"),
+        "chosen_on": Column(pl.String, "half: a random half of the features, many times; or a layer"),
+        "tried_on": Column(pl.String, "rest: the other half; or another layer"),
+        "threshold": Column(pl.Float64, "of largest gain where it was chosen; of halves the median"),
+        "threshold_low": Column(pl.Float64, "lower end over halvings; of layers the same"),
+        "threshold_high": Column(pl.Float64, "upper end"),
+        "gain_chosen": Column(pl.Float64, "gain where it was chosen; of halves the mean"),
+        "gain": Column(pl.Float64, "gain where it was tried", _NONE_KEPT),
+        "gain_low": Column(pl.Float64, "lower end over halvings; of layers of its bootstrap interval over features", _NONE_KEPT),
+        "gain_high": Column(pl.Float64, "upper end", _NONE_KEPT),
+    },
+)
+GRID_ENDS = Table(
+    "grid_ends",
+    ("layer", "factor_rule", "grid"),
+    {
+        **CHOICE_RULES.some("layer"),
+        "factor_rule": Column(pl.String, "what chose each feature's factor on the other half: judge, capped or p1"),
+        "grid": Column(pl.String, "which of the sweep's positive factors could be chosen"),
+        "n": Column(pl.UInt32, "choices: two for each judged feature, less those where steering failed"),
+        "at_smallest": Column(pl.Float64, "share of them that are the grid's smallest factor", "there is no choice"),
+        "at_largest": Column(pl.Float64, "share of them that are the grid's largest", "there is no choice"),
+        "moved": Column(pl.Float64, "share of choices that differ from those with all factors", "there is no choice"),
+        "score": Column(pl.Float64, "held-out judge score, mean over features", "no feature was judged"),
+        "change": Column(pl.Float64, "that less the score with all factors", "no feature was judged"),
+        "change_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "fewer than 2 features"),
+        "change_high": Column(pl.Float64, "upper end", "fewer than 2 features"),
+    },
+)
+SETTING_AGREEMENT = Table(
+    "setting_agreement",
+    ("layer", "prompt", "factor"),
+    {
+        "layer": PER_FEATURE["layer"],
+        **OUTPUT_SCORE_SETTINGS.some("prompt", "factor"),
+        "is_own": Column(pl.Boolean, "the experiment's own setting, which the others are compared with"),
+        "n": Column(pl.UInt32, "features"),
+        "rho": Column(pl.Float64, "rank correlation of the two settings' output scores", "one of them does not vary"),
+        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
+        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+        "n_kept": Column(pl.UInt32, "features that reach the headline's threshold"),
+        "jaccard": Column(pl.Float64, "kept by both settings over kept by either", "neither keeps any"),
+        "jaccard_first": Column(pl.Float64, "the same of as many first features as the own setting keeps", "it keeps none"),
+        "rho_success": Column(pl.Float64, "rank correlation with held-out GenSuccess@20", "one of the two does not vary"),
+        "rho_success_low": Column(pl.Float64, "lower end", "as rho_success, or fewer than 3 features"),
+        "rho_success_high": Column(pl.Float64, "upper end", "as rho_success, or fewer than 3 features"),
+        "rho_judge": Column(pl.Float64, "rank correlation with the held-out judge score", "one of the two does not vary"),
+        "rho_judge_low": Column(pl.Float64, "lower end", "as rho_judge, or fewer than 3 features"),
+        "rho_judge_high": Column(pl.Float64, "upper end", "as rho_judge, or fewer than 3 features"),
+        **CHOICE_RULES.some("score", "score_low", "score_high"),
+    },
+)
+DATA_SIZES = Table(
+    "data_sizes",
+    ("layer", "rule", "n"),
+    {
+        **CHOICE_RULES.some("layer"),
+        "rule": Column(pl.String, "quantity that is computed from part of the data, and picks"),
+        "n": Column(pl.UInt32, "records of a feature, or labelled texts of a concept and as many of others"),
+        "n_features": Column(pl.UInt32, "features that have the quantity at this and at the largest number"),
+        "rho": Column(pl.Float64, "rank correlation with the same quantity at the largest number", "one of the two does not vary"),
+        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
+        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+        "n_concepts": Column(pl.UInt32, "concepts for which it picks a feature"),
+        "same_pick": Column(pl.Float64, "share of them whose pick is that of the largest number", "it picks none"),
+        **CHOICE_RULES.some("score", "score_low", "score_high"),
+    },
+)
+PREDICTIONS = Table(
+    "predictions",
+    ("layer", "trained_on"),
+    {
+        **CHOICE_RULES.some("layer"),
+        "trained_on": Column(pl.String, "the other layers of the experiment"),
+        "n": Column(pl.UInt32, "features of the layer that were judged"),
+        "penalty": Column(pl.Float64, "of the ridge regression, chosen by cross-validation where it was trained"),
+        "rho": Column(pl.Float64, "rank correlation of prediction and held-out judge score", "one of the two does not vary"),
+        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
+        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+        **CHOICE_RULES.some("n_concepts", "score", "score_low", "score_high"),
+        "above_activation": Column(pl.Float64, "that score less that of the largest record's pick, over concepts", "it picks none"),
+        "above_activation_low": Column(pl.Float64, "lower end", _FEW_CONCEPTS),
+        "above_activation_high": Column(pl.Float64, "upper end", _FEW_CONCEPTS),
+    },
+)
+PREDICTOR_WEIGHTS = Table(
+    "predictor_weights",
+    ("layer", "quantity"),
+    {
+        "layer": Column(pl.UInt16, "decoder layer, 0-based, which the predictor was not trained on"),
+        "quantity": Column(pl.String, "column of FEATURES or QUANTITIES, as normal scores of its ranks in the layer"),
+        "weight": Column(pl.Float64, "judge score for one standard deviation of the quantity, the others equal"),
+    },
+)
+RECOMMENDATIONS = Table(
+    "recommendations",
+    ("concept",),
+    {
+        "concept": Column(pl.String, "a topic that features are labelled with"),
+        "n_candidates": Column(pl.UInt32, "features that `saesteer recommend` would steer with, of all layers"),
+        "verdict": Column(pl.String, "use, weak or none"),
+        "layer": Column(pl.UInt16, "of the feature that it recommends", "no text could be rated"),
+        "feature": Column(pl.UInt32, "the feature that it recommends", "no text could be rated"),
+        "factor": Column(pl.String, "how hard to steer with it", "no text could be rated"),
+        "score": Column(pl.Float64, "held-out mean judge score of choosing so among the candidates", "no text could be rated"),
+        "score_low": Column(pl.Float64, "lower end of its bootstrap interval over prompts", "no text could be rated"),
+        "score_high": Column(pl.Float64, "upper end", "no text could be rated"),
+        "best": Column(pl.Float64, "the same of choosing so among all features with the label", "no text could be rated"),
+        "regret": Column(pl.Float64, "best less score", "no text could be rated"),
+    },
+)
+LAYER_SUMMARIES = by_name(QUANTITIES, OUTPUT_SCORE_SETTINGS)
+"""A file each for the layers of a job."""
+QUESTION_SUMMARIES = by_name(
+    CHOICE_RULES,
+    FEATURE_RANKINGS,
+    QUANTITY_CORRELATIONS,
+    HEADLINE_SAMPLES,
+    THRESHOLD_CURVES,
+    THRESHOLD_TRANSFER,
+    GRID_ENDS,
+    SETTING_AGREEMENT,
+    DATA_SIZES,
+    PREDICTIONS,
+    PREDICTOR_WEIGHTS,
+    RECOMMENDATIONS,
+)

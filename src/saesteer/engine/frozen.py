@@ -1,0 +1,104 @@
+"""Steering frozen to a constant vector, the form in which other programs take it: the same tensor, added to what a decoder block puts out.
+
+P1's steering (arXiv 2505.20063) takes a_max anew at each position. Frozen, a_max is one number, its median over neutral prompts. That is
+another intervention, so its texts are to be measured like any other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saesteer.core.errors import SettingsError
+from saesteer.engine.interventions import (
+    Addition,
+    CodeEdit,
+    ConditionalAddition,
+    Intervention,
+    LowRankSubspace,
+    LowRankWeights,
+    Nothing,
+    PromptText,
+    WeightChange,
+)
+from saesteer.engine.models import MIN_ROWS, LanguageModel
+from saesteer.engine.saes import Sae, largest_code
+from saesteer.engine.sites import reading, site_of
+
+_NOT_CONSTANT = {
+    Nothing: "changes nothing",
+    PromptText: "puts text before the prompt",
+    ConditionalAddition: "decides by each prompt whether to add its vector",
+    CodeEdit: "sets (clamps) SAE codes, by a different amount at each position",
+    LowRankWeights: "is an adapter (LoRA), which changes weights",
+    LowRankSubspace: "is an adapter (LoReFT), whose edit depends on the residual",
+    WeightChange: "is a fine-tuned model",
+}
+
+
+@dataclass(frozen=True)
+class BlockVector:
+    """A constant vector that is added to what a decoder block puts out."""
+
+    direction: Float[Tensor, " d_model"]  # what factor 1 adds, in float32 on the host
+    factor: float
+    block: int  # 0-based; -1: added to what the first block is given
+    n_blocks: int
+    positions: Literal["all", "last"]  # every one, or the prompt's last and those behind it
+    model_type: str  # as in the model's config.json
+    module: str  # name of the block in transformers' model; "" for block -1
+    base_module: str  # the same below the model's `base_model`
+
+    @property
+    def vector(self) -> Float[Tensor, " d_model"]:
+        """What is added: the strength is in it."""
+        return self.factor * self.direction
+
+
+def check_constant(one: Intervention) -> Addition:
+    """The intervention, if it adds a vector without looking at the text; others are refused."""
+    if isinstance(one, Addition):
+        return one
+    raise SettingsError(f"this fit {_NOT_CONSTANT[type(one)]}: it is no constant added vector, so no vector file can hold it")
+
+
+def frozen(one: Addition, a_max: float, positions: Literal["all", "last"]) -> Addition:
+    """The addition with a constant scale: its own, or this a_max where it takes each position's. `positions` is where the consumer adds:
+    everywhere, or from the prompt's last token on."""
+    return replace(one, scale=a_max if one.scale is None else one.scale, positions=positions)
+
+
+@torch.no_grad()
+def median_a_max(lm: LanguageModel, sae: Sae, layer: int, prompts: Sequence[Sequence[int]]) -> float:
+    """The median over prompts (token ids) of a_max at the last token, where P1's steering starts."""
+    site = site_of(lm, layer, sae.meta.site)
+    rows = (torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device) for prompt in prompts)
+    a_max = median(float(largest_code(sae, reading(lm, ids, site).read[:, -1])[0]) for ids in rows)
+    if not a_max > 0:
+        raise SettingsError(f"layer {layer}: no feature is active at the last token of the neutral prompts (median), so a_max is 0 there")
+    return a_max
+
+
+def block_vector(lm: LanguageModel, layer: int, site: str, addition: Addition, factor: float) -> BlockVector:
+    """What a frozen addition at an SAE's site adds to a block's output; refused where that is no place between two blocks."""
+    place = site_of(lm, layer, site).place
+    if place.module is not None:
+        raise SettingsError(
+            f"site {site} lies inside decoder block {layer}, but other programs add vectors between blocks: take an SAE at resid_pre,"
+            " resid_post or mlp_out, or a transcoder"
+        )
+    assert addition.scale is not None
+    block = place.depth - 1
+    direction = (addition.scale * addition.vector.float()).cpu()
+    names = (_name_of(lm, model, block) for model in (lm.model, lm.model.base_model))
+    return BlockVector(direction, factor, block, lm.n_layers, addition.positions, lm.model.config.model_type, *names)
+
+
+def _name_of(lm: LanguageModel, model: nn.Module, block: int) -> str:
+    return "" if block < 0 else next(name for name, module in model.named_modules() if module is lm.blocks[block])

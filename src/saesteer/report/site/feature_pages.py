@@ -1,0 +1,183 @@
+"""What a page of one feature shows: its row, where its scores lie in the layer, records, curves over factors, steered texts, neighbours."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors import safe_open
+
+from saesteer.core.tables import (
+    ACTIVATIONS,
+    GEN_SUCCESS,
+    GENERATIONS,
+    JUDGEMENTS,
+    PERPLEXITY,
+    RECORDS,
+    Table,
+    of_features,
+)
+from saesteer.core.tables.steps import SINGLE_FEATURE
+from saesteer.report.site.feature_table import N_LENS_TOKENS
+from saesteer.report.site.pieces import grouped, shortened, write_list
+from saesteer.report.site.results import Results
+
+N_RECORDS = 8
+"""Records shown of a feature, those with the largest activations."""
+BEFORE, AFTER = 24, 12
+"""Tokens of a record shown around its maximum."""
+N_PROMPTS = 8
+"""Prompts whose steered texts are shown, the first of the list."""
+N_NEIGHBOURS = 8
+_BLOCK = 512  # rows of a decoder whose cosines are computed at once
+_CANDIDATES = 4  # times as many as are shown are sorted: their cosines may be equal once they are rounded
+_RANKED = ("output_score", "input_score")
+OUTCOME_COLUMNS = ("rule", "factors", "gen_success_20", "concept_rating", "fluency_rating", "judge_score")
+_MEASURES = {  # column of STEERING -> the column by which its two halves count
+    "gen_success_20": "n",
+    "log_perplexity": "n_perplexity",
+    "concept_rating": "n",
+    "fluency_rating": "n",
+    "judge_score": "n_judged",
+}
+CURVE_COLUMNS = ("factor", "n", *_MEASURES)
+TEXT_KEYS = ("factor", "prompt", "sample")
+TEXT_COLUMNS = ("text", "concept_rating", "instruction_rating", "fluency_rating", "judge_score", "mean_nll", "gen_success_20")
+_Feature = dict[int, Any]
+"""Feature of a layer -> a part of its page."""
+
+
+def write_feature_pages(folder: Path, results: Results, features: pl.DataFrame) -> dict[str, Any]:
+    """Write every feature's page, in the order of FEATURES; gives what the page has to know of them."""
+    summaries = {name: results.summary(name) for name in ("steering", "outcomes")}
+    shown = [name for name in features.columns if name not in ("lens_token_ids", "explanation")]
+
+    def pages() -> Iterator[dict[str, Any]]:
+        for rows in features.partition_by("layer", maintain_order=True):
+            layer = int(rows["layer"][0])
+            parts = _parts(results, layer, rows, {name: _of_layer(table, layer) for name, table in summaries.items()})
+            for row in shortened(rows.select(shown)).iter_rows():
+                feature = row[1]
+                yield {"row": row} | {name: of_feature[feature] for name, of_feature in parts.items() if feature in of_feature}
+
+    return {
+        "starts": write_list(folder, "f", pages()),
+        "columns": shown,
+        "curve": CURVE_COLUMNS,
+        "outcomes": OUTCOME_COLUMNS,
+        "texts": [*TEXT_KEYS, *TEXT_COLUMNS],
+    }
+
+
+def _of_layer(table: pl.DataFrame | None, layer: int) -> pl.DataFrame | None:
+    return None if table is None else table.filter(pl.col("layer") == layer)
+
+
+def _parts(results: Results, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame | None]) -> dict[str, _Feature]:
+    parts = {"place": _places(rows)}
+    records = results.rows(RECORDS, [layer], ["records"])
+    if records is not None:
+        parts["records"] = _records(records.join(rows, on="feature", how="semi"), results.rows(ACTIVATIONS, [layer]))
+    if summaries["steering"] is not None:
+        parts["curve"] = grouped(_curves(summaries["steering"]))
+    if summaries["outcomes"] is not None:
+        parts["outcomes"] = grouped(summaries["outcomes"].select("feature", *OUTCOME_COLUMNS))
+    if (texts := steered_texts(results, layer, SINGLE_FEATURE)) is not None:
+        parts["texts"] = grouped(of_features(texts.drop("reason")).drop("layer"))
+    if decoder := results.decoder(layer):
+        parts["neighbours"] = _named(neighbours(decoder, rows["feature"].to_list()), rows)
+    return parts
+
+
+def _places(rows: pl.DataFrame) -> _Feature:
+    """Each score's rank in the layer, 1 the largest, and of how many."""
+    ranks = rows.select("feature", *(pl.col(name).rank("min", descending=True) for name in _RANKED))
+    counts = [int(rows[name].count()) for name in _RANKED]
+    return {feature: [None if rank is None else [rank, n] for rank, n in zip(own, counts, strict=True)] for feature, *own in ranks.rows()}
+
+
+def _named(nearest: Mapping[int, list[tuple[int, float]]], rows: pl.DataFrame) -> _Feature:
+    """Each neighbour with its label and first lens tokens, null where it has no page."""
+    labels = rows.select(pl.coalesce("concept", "explanation").fill_null(""), pl.col("lens_tokens").list.head(N_LENS_TOKENS)).rows()
+    known = dict(zip(rows["feature"].to_list(), labels, strict=True))
+    return {feature: [(other, cosine, *known.get(other, (None, None))) for other, cosine in own] for feature, own in nearest.items()}
+
+
+def _curves(steering: pl.DataFrame) -> pl.DataFrame:
+    """STEERING over both halves: means over all texts, factors in order."""
+    means = [
+        ((pl.col(name) * pl.col(n)).sum() / pl.col(n).filter(pl.col(name).is_not_null()).sum()).fill_nan(None).alias(name)
+        for name, n in _MEASURES.items()
+    ]
+    rows = steering.group_by("feature", "factor").agg(pl.col("n").sum(), *means)
+    return rows.select("feature", *CURVE_COLUMNS).sort("feature", pl.col("factor").cast(pl.Float64))
+
+
+def _records(records: pl.DataFrame, activations: pl.DataFrame | None) -> _Feature:
+    """Feature -> its first records: largest activation, place of the maximum among the tokens shown, these tokens, where they activate the
+    feature and by how much if that is known, and on which sides the text goes on."""
+    each = records.select("feature", "records").explode("records", empty_as_null=False).unnest("records")
+    first = each.filter(pl.col("rank") < N_RECORDS).sort("feature", "rank")
+    start = (pl.col("token_index").cast(pl.Int64) - BEFORE).clip(lower_bound=0)
+    first = first.with_columns(start=start, n_context=pl.col("context").list.len())
+    first = first.with_columns(tokens=pl.col("context").list.slice("start", pl.col("token_index") - pl.col("start") + 1 + AFTER))
+    known = None if activations is None else _activations(activations, first.select("feature", "text_id"))
+    made: _Feature = dict.fromkeys(records["feature"].to_list(), ())
+    columns = ("feature", "text_id", "max_value", "token_index", "start", "tokens", "n_context")
+    for feature, text, value, at, begin, tokens, n in shortened(first.select(columns)).iter_rows():
+        end, active = begin + len(tokens), None if known is None else known.get((feature, text), {})
+        by_token = None if active is None else [(place - begin, active[place]) for place in range(begin, end) if place in active]
+        made[feature] = (*made[feature], (value, at - begin, tokens, by_token, (begin > 0, end < n)))
+    return made
+
+
+def _activations(activations: pl.DataFrame, wanted: pl.DataFrame) -> dict[tuple[int, str], dict[int, float]]:
+    """(feature, text_id) -> place of a token -> the feature's activation there, of the pairs wanted."""
+    of_texts = activations.join(wanted, on="text_id", how="semi").select("feature", "text_id", "token_index", "value")
+    active = of_texts.explode("feature", "token_index", "value").join(wanted, on=["feature", "text_id"], how="semi")
+    made: dict[tuple[int, str], dict[int, float]] = {}
+    for feature, text, place, value in shortened(active).iter_rows():
+        made.setdefault((feature, text), {})[place] = value
+    return made
+
+
+def steered_texts(results: Results, layer: int, method: str | None = None) -> pl.DataFrame | None:
+    """A layer's texts of the first prompts, with what was measured on each: the keys of GENERATIONS, `prompt` (its number) for prefix_id,
+    TEXT_COLUMNS and `reason`. Of one method, or of all but single features."""
+    texts = results.rows(GENERATIONS, [layer], ["text", "reason"])
+    if texts is None:
+        return None
+    numbers = {prefix: number for number, prefix in enumerate(list(results.prompts)[:N_PROMPTS])}
+    of_method = pl.col("method") == method if method else pl.col("method") != SINGLE_FEATURE
+    texts = texts.filter(of_method, pl.col("prefix_id").is_in(list(numbers)))
+    measured: list[tuple[Table, list[str]]] = [
+        (JUDGEMENTS, ["concept_rating", "instruction_rating", "fluency_rating", "judge_score"]),
+        (PERPLEXITY, ["mean_nll"]),
+        (GEN_SUCCESS, ["gen_success_20"]),
+    ]
+    for table, columns in measured:
+        rows = results.rows(table, [layer], columns)
+        rows = pl.DataFrame(schema={name: table.schema[name] for name in (*table.keys, *columns)}) if rows is None else rows
+        texts = texts.join(rows, on=GENERATIONS.keys, how="left")
+    texts = texts.with_columns(prefix_id=pl.col("prefix_id").replace_strict(numbers, return_dtype=pl.UInt32))
+    order = ["method", "target", pl.col("factor").cast(pl.Float64), "prefix_id", "sample"]
+    return texts.sort(order).select("layer", "method", "target", "factor", "prefix_id", "sample", *TEXT_COLUMNS, "reason")
+
+
+def neighbours(decoder: Path, features: list[int]) -> dict[int, list[tuple[int, float]]]:
+    """Each feature's nearest others of the whole SAE by cosine of the decoder rows, with the cosines to three digits."""
+    with safe_open(decoder, framework="np") as opened:
+        rows = opened.get_tensor("W_dec").astype(np.float32)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    n = min(N_NEIGHBOURS * _CANDIDATES, len(rows) - 1)
+    made = {}
+    for start in range(0, len(features), _BLOCK):
+        own = features[start : start + _BLOCK]
+        cosines = rows[own] @ rows.T
+        cosines[np.arange(len(own)), own] = -2  # not its own neighbour
+        nearest = np.argpartition(-cosines, n - 1, axis=1)[:, :n]
+        for feature, of_feature, others in zip(own, cosines, nearest, strict=True):
+            pairs = sorted((-round(float(of_feature[other]), 3), int(other)) for other in others)
+            made[feature] = [(other, -cosine) for cosine, other in pairs[:N_NEIGHBOURS]]
+    return made

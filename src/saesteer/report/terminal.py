@@ -1,0 +1,83 @@
+"""Steered texts in a terminal, side by side, while they are written."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+from rich.columns import Columns
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.text import Text
+
+from saesteer.core.errors import SettingsError
+from saesteer.core.files import text_id
+from saesteer.engine.generations import feature_texts_by_token
+from saesteer.report.finished import Finished, parse_feature, protocol_of, sampling_of
+from saesteer.settings.base import canonical_factor
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt that is continued unsteered and at each factor."""
+
+    layer: int
+    feature: int
+    factors: tuple[float, ...]
+    prompt: str
+    seed: int | None = None  # None: the experiment's
+    max_tokens: int | None = None  # None: the experiment's
+
+    @property
+    def every_factor(self) -> list[str]:
+        """Decimals, the unsteered model's first."""
+        return list(dict.fromkeys(map(canonical_factor, (0, *self.factors))))
+
+
+def request_of(feature: str, factors: Sequence[float], prompt: str, seed: int | None = None, max_tokens: int | None = None) -> Request:
+    """A request for LAYER/FEATURE."""
+    place = parse_feature(feature)
+    if place is None:
+        raise SettingsError(f"{feature!r} is no LAYER/FEATURE, e.g. 6/884")
+    return Request(*place, tuple(factors), prompt, seed, max_tokens)
+
+
+def texts_by_token(finished: Finished, request: Request) -> Iterator[list[str]]:
+    """The texts of `every_factor` after each token, by the experiment's own steering (P1's) and sampling."""
+    sae, lm, sampling = finished.sae_with(request.layer, request.feature), finished.model(), sampling_of(finished.experiment)
+    if request.max_tokens is not None:
+        sampling = replace(sampling, max_new_tokens=request.max_tokens)
+    prompt_id = text_id(request.prompt)
+    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    keys = itertools.product([request.feature], request.every_factor, [prompt_id], [0])
+    rows = pl.DataFrame(list(keys), schema=schema, orient="row")
+    seed = protocol_of(finished.experiment).seed if request.seed is None else request.seed
+    try:
+        yield from feature_texts_by_token(lm, sae, request.layer, rows, {prompt_id: request.prompt}, sampling, seed)
+    except ValueError as fault:  # too long a prompt, or none
+        raise SettingsError(str(fault)) from fault
+
+
+def show(texts: Iterable[Sequence[str]], request: Request, console: Console) -> None:
+    """Draw the texts as they grow; where the output is no terminal, once they are there."""
+    with Live(console=console, refresh_per_second=12) as live:
+        for some in texts:
+            live.update(_side_by_side(some, request, console))
+
+
+def _side_by_side(texts: Sequence[str], request: Request, console: Console) -> Columns:
+    width = max(24, console.width // min(len(texts), 4) - 1)
+    titles = [f"factor {factor}" if float(factor) else "unsteered" for factor in request.every_factor]
+    panels = [
+        Panel(Text.assemble((_printable(request.prompt), "dim"), _printable(text)), title=title, width=width)
+        for title, text in zip(titles, texts, strict=True)
+    ]
+    return Columns(panels)
+
+
+def _printable(text: str) -> str:
+    """A model's text without what would move the cursor or change the terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text)

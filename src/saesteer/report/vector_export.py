@@ -1,0 +1,199 @@
+"""A feature or a method's fit as a file that other programs add to the residual stream: frozen, measured beside the original, written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import polars as pl
+
+from saesteer.core import markdown
+from saesteer.core.errors import SettingsError
+from saesteer.core.files import write_json
+from saesteer.core.tables import BEST_FACTORS, CONCEPTS, read_summary
+from saesteer.engine.frozen import block_vector, check_constant, frozen, median_a_max
+from saesteer.engine.generations import placed
+from saesteer.engine.interventions import Addition
+from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.models import LanguageModel, prompt_token_ids
+from saesteer.engine.saes import Sae
+from saesteer.engine.sites import to_residual
+from saesteer.engine.vector_formats import FORMATS, check_format
+from saesteer.report.exports import rows_of
+from saesteer.report.finished import Finished, fit_of, parse_feature
+from saesteer.report.measured import Form, Lens, measured
+from saesteer.settings import Experiment, settings_of
+from saesteer.sources.neuronpedia.sources import known_sources
+
+
+@dataclass(frozen=True)
+class Steerer:
+    """What is to be exported."""
+
+    label: str
+    addition: Addition  # as the experiment steers with it
+    factor: float
+    factor_from: str  # what chose it
+    concept: str | None  # that texts are rated for
+    origin: Mapping[str, Any]  # feature, or method and concept
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a vector goes."""
+
+    form: str  # of FORMATS
+    path: Path
+    n_texts: int  # at least so many are measured of each form of steering
+    model_id: str | None = None  # what Neuronpedia calls the model
+
+
+def steerer_of(
+    finished: Finished, which: str, layer: int | None = None, factor: float | None = None, concept: str | None = None
+) -> tuple[Steerer, Sae]:
+    """What LAYER/FEATURE or METHOD/CONCEPT names in a finished experiment, and the SAE of its layer. `concept` is what texts are rated for;
+    None: what the feature stands for in the experiment, or what the method was fitted for."""
+    place, experiment, name = parse_feature(which), finished.experiment, finished.name
+    if place is not None:
+        sae = finished.sae_with(*place)
+        return _of_feature(finished, sae, place[1], factor, concept), sae
+    method, slash, asked = which.partition("/")
+    if not slash:
+        raise SettingsError(f"{which!r} is neither LAYER/FEATURE, e.g. 6/884, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'")
+    if experiment.until != "methods":
+        raise SettingsError(f"{name} compares no methods: name a feature as LAYER/FEATURE, or a comparison of methods")
+    if layer is None and len(experiment.layers) > 1:
+        raise SettingsError(f"{name} fits methods at layers {', '.join(map(str, sorted(experiment.layers)))}: choose one (--layer)")
+    fit = fit_of(experiment, finished.data, method, asked, min(experiment.layers) if layer is None else layer, factor)
+    addition = check_constant(fit.intervention)
+    sae = finished.sae(fit.layer)
+    addition = check_constant(placed(addition, sae, settings_of(experiment).sae_features))
+    label, origin = f"{asked} ({method}, layer {fit.layer})", {"method": method, "concept": asked, "features": list(addition.features)}
+    return Steerer(label, addition, fit.factor, fit.factor_from, concept or asked, origin), sae
+
+
+def _of_feature(finished: Finished, sae: Sae, feature: int, factor: float | None, concept: str | None) -> Steerer:
+    layer = sae.meta.layer
+    strength, factor_from = _best_factor(finished, layer, feature) if factor is None else (factor, "given")
+    known = concept or _concept(finished.data, layer, feature)
+    label = f"feature {layer}/{feature}" + (f" ({known})" if known else "")
+    return Steerer(label, Addition(sae.W_dec[feature], None, "last", (feature,)), strength, factor_from, known, {"feature": feature})
+
+
+def _best_factor(finished: Finished, layer: int, feature: int) -> tuple[float, str]:
+    path, rule = finished.data / "tables/best_factors.parquet", finished.experiment.best_factor.rule
+    rows = read_summary(BEST_FACTORS, path) if path.is_file() else pl.DataFrame(schema=BEST_FACTORS.schema)
+    factors = rows.filter(pl.col("factor").is_not_null(), layer=layer, feature=feature, rule=rule)["factor"].cast(pl.Float64).to_list()
+    if not factors:
+        raise SettingsError(f"the experiment has chosen no factor for feature {layer}/{feature}: name one (--factor)")
+    return median(factors), f"median of those that rule {rule} chose: {', '.join(f'{factor:g}' for factor in factors)}"
+
+
+def _concept(folder: Path, layer: int, feature: int) -> str | None:
+    """What the feature stands for by the experiment's table; None where it has no such row."""
+    if not any((folder / CONCEPTS.name).glob("layers_*.json")):
+        return None
+    named = rows_of(CONCEPTS, folder, [layer]).filter(feature=feature)["concept"].to_list()
+    return named[0] if named else None
+
+
+def export_vector(finished: Finished, steerer: Steerer, sae: Sae, to: Target) -> dict[str, Any]:
+    """Freeze, measure and write; gives what is said of the vector. What a format cannot express is refused before anything is measured."""
+    neuronpedia = {"neuronpedia_model": _neuronpedia_model(finished.experiment, sae.meta.layer, to)} if to.form == "neuronpedia" else {}
+    lm, form = finished.model(), FORMATS[to.form]
+    constant, scale = _constant(finished, lm, sae, steerer.addition, form.positions)
+    one = block_vector(lm, sae.meta.layer, sae.meta.site, constant, steerer.factor)
+    check_format(to.form, to.path, one)
+    forms = [Form("original", steerer.addition, steerer.factor)]
+    if (constant.scale, constant.positions) != (steerer.addition.scale, steerer.addition.positions):
+        forms.append(Form("frozen", constant, steerer.factor))
+    texts = measured(finished, lm, sae, forms, steerer.concept, _lens(lm, sae, steerer.addition), to.n_texts)
+    about = {
+        "label": steerer.label,
+        "made_by": f"saesteer {version('saesteer')}",
+        "experiment": finished.name,
+        "model": finished.model_record() | {"model_type": one.model_type, "licence": _licence(finished.model_folder())},
+        "sae": {"source": sae.meta.source, "sha256": sae.meta.sha256, "layer": sae.meta.layer, "site": sae.meta.site},
+        "steered_by": dict(steerer.origin),
+        "added_to": {"output_of_block": one.block, "module": one.module, "positions": _POSITIONS[constant.positions]},
+        "factor": steerer.factor,
+        "factor_from": steerer.factor_from,
+        **scale,
+        "norm": float(one.vector.norm()),
+        "expected_effect": {"concept": steerer.concept, "judge": finished.experiment.judge.kind, "texts": texts},
+        "usage": form.usage(to.path, one),
+        **neuronpedia,
+    }
+    form.write(to.path, one, about)
+    if not form.has_about:
+        write_json(to.path.with_name(f"{to.path.name}.json"), about)
+    return about
+
+
+_POSITIONS = {"all": "all", "last": "the prompt's last token and all that follow"}
+
+
+def _constant(
+    finished: Finished, lm: LanguageModel, sae: Sae, one: Addition, positions: Literal["all", "last"]
+) -> tuple[Addition, dict[str, Any]]:
+    """The addition frozen for a consumer that can start at these positions; and what factor 1 adds, with how that was fixed."""
+    where = positions if one.positions == "last" else "all"
+    if one.scale is not None:
+        return frozen(one, one.scale, where), {"scale": one.scale, "scale_from": "fitted by the method"}
+    ids = [prompt_token_ids(lm, prompt) for prompt in finished.prompts().values()]
+    a_max = median_a_max(lm, sae, sae.meta.layer, ids)
+    how = f"median over {len(ids)} neutral prompts of the largest SAE code at the last token"
+    return frozen(one, a_max, where), {"a_max": a_max, "a_max_from": how}
+
+
+def _lens(lm: LanguageModel, sae: Sae, addition: Addition) -> Lens | None:
+    if len(addition.features) != 1:
+        return None
+    ids, _ = lens_tokens(lm, sae.W_dec[list(addition.features)].float(), 20, to_residual=to_residual(lm, sae.meta.layer, sae.meta.site))
+    return Lens(addition.features[0], tuple(ids[0].tolist()))
+
+
+def _neuronpedia_model(experiment: Experiment, layer: int, to: Target) -> str:
+    known = known_sources(experiment, [layer])
+    if to.model_id is None and layer not in known:
+        raise SettingsError("neuronpedia: it is not known what Neuronpedia calls this model: give --model-id, e.g. gemma-2-2b")
+    return to.model_id or known[layer].model
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence that a model card in the model's folder names; None where there is none."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    from huggingface_hub import RepoCard
+
+    named = RepoCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
+    return named if isinstance(named, str) else None
+
+
+def strength(about: Mapping[str, Any]) -> str:
+    """How hard is steered, in a line."""
+    name = "a_max" if "a_max" in about else "scale"
+    return f"{about['label']}: factor {about['factor']:g} ({about['factor_from']}), {name} {about[name]:.4g} ({about[f'{name}_from']})"
+
+
+def effect_table(about: Mapping[str, Any]) -> str:
+    """What was measured, as a table in Markdown."""
+    header = ("", "texts", "score", "concept", "fluency", "GenSuccess@20", "perplexity, × unsteered")
+    scores = ("judge_score", "concept_rating", "fluency_rating", "gen_success_20", "perplexity_ratio")
+    rows = about["expected_effect"]["texts"]
+    lines = [(row["form"], row["n_texts"], *(_cell(row[score], row["n_texts"]) for score in scores)) for row in rows]
+    if len(rows) == 2:  # nothing was frozen
+        lines.append(("frozen", "the same: what it adds is constant already", *[""] * 5))
+    return markdown.table(header, lines)
+
+
+def _cell(value: Mapping[str, Any] | None, n_texts: int) -> str:
+    if value is None:
+        return "–"
+    interval = "" if value["low"] is None else f" [{markdown.number(value['low'])}, {markdown.number(value['high'])}]"
+    return markdown.number(value["mean"]) + interval + ("" if value["n"] == n_texts else f" (n = {value['n']})")

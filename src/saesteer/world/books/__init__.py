@@ -1,0 +1,1 @@
+"""The shipped world of natural English: models, SAEs and a judge trained on public-domain books."""

@@ -1,0 +1,182 @@
+"""Fit the books' judge: the classifier on the train books, sharpness and cuts on the valid books, accuracies on the judge books.
+
+What to tell apart is made of the books' own sentences, as long as a continuation. Concept: a run of tokens of a book on the topic (2),
+half of one joined to half of another topic's (1), a run of another topic (0). Fluency, of a run after the sentence before it: as
+written (2), a fifth of its tokens replaced (1), its tokens shuffled or one of them repeated throughout (0). A book's run is not always
+about its topic, so the accuracies have a ceiling below 1.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+from scipy.optimize import minimize_scalar
+from transformers import Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+from saesteer.world.books import judge as runtime
+from saesteer.world.books.judge import TextJudge, split_words
+from saesteer.world.books.paragraphs import book_sentences
+from saesteer.world.oracle import RATINGS, REPLACED_SHARE, ConceptItem, FluencyItem, best_cut, calibration_error, continuation_losses
+from saesteer.world.oracle_judge import softmax
+from saesteer.world.streams import stream_seed
+from saesteer.world.tokenizer import BOS_ID, SPECIAL_TOKENS
+
+SMOOTHING = 0.5
+IN_TEXTS = 5
+"""Paragraphs that a word must stand in to count."""
+RUN = (20, 40)
+"""Shortest and longest run of tokens to be rated: as long as a steered continuation."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of tokens of books, each as long as a continuation."""
+
+    before: tuple[tuple[int, ...], ...]
+    """BOS and the sentence before each run."""
+    ids: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    topics: tuple[int, ...]
+
+
+def known_words(texts: Iterable[str]) -> dict[str, int]:
+    """word -> number, in alphabetical order: the words of at least IN_TEXTS texts."""
+    in_texts = Counter(word for text in texts for word in set(split_words(text)))
+    return {word: number for number, word in enumerate(sorted(word for word, n in in_texts.items() if n >= IN_TEXTS))}
+
+
+def fit_classifier(texts: Sequence[str], topics: Sequence[int], n_topics: int, words: Mapping[str, int]) -> Float[np.ndarray, "topic word"]:
+    """log P(word | topic) by counting words; to each count SMOOTHING times the word's share of all words is added, so that a word that no
+    topic was seen with says nothing."""
+    counts = np.zeros((n_topics, len(words)))
+    for text, topic in zip(texts, topics, strict=True):
+        np.add.at(counts[topic], [words[word] for word in split_words(text) if word in words], 1.0)
+    share = counts.sum(0) + 1.0
+    smoothed = counts + SMOOTHING * len(words) * share / share.sum()
+    log_likelihood = np.log(smoothed) - np.log(smoothed.sum(1, keepdims=True))
+    return log_likelihood.astype(np.float16).astype(np.float32)  # as stored
+
+
+def runs(tokenizer: PreTrainedTokenizerFast, paragraphs: pl.DataFrame, topics: Sequence[str], n: int, seed: int, name: str) -> Runs:
+    """n runs, as many of each topic, that start with a sentence; drawn from the stream `name` without putting back."""
+    rng = np.random.default_rng(stream_seed(seed, name))
+    before, ids, texts, numbers = [], [], [], []
+    for number, topic in enumerate(topics):
+        books = book_sentences(paragraphs.filter(topic=topic))
+        places = [(book, start) for book, sentences in enumerate(books) for start in range(1, len(sentences))]
+        for place in rng.permutation(len(places)):
+            book, start = places[place]
+            run: list[int] = []
+            for sentence in books[book][start : start + RUN[1]]:
+                run += tokenizer(" " + sentence, add_special_tokens=False)["input_ids"]
+                if len(run) >= RUN[0]:
+                    break
+            if len(run) >= RUN[0]:
+                ids.append(tuple(run[: RUN[1]]))
+                texts.append(tokenizer.decode(run[: RUN[1]]))
+                before.append((BOS_ID, *tokenizer(books[book][start - 1], add_special_tokens=False)["input_ids"][-RUN[1] :]))
+                numbers.append(number)
+            if len(numbers) == (number + 1) * (n // len(topics)):
+                break
+    return Runs(tuple(before), tuple(ids), tuple(texts), tuple(numbers))
+
+
+def concept_items(drawn: Runs, judge: TextJudge, seed: int, name: str) -> list[ConceptItem]:
+    """One item a run, every rating a third of them: the run's words, half of them, or those of another topic's run."""
+    rng = np.random.default_rng(stream_seed(seed, name))
+    ids, topics, items = runtime.word_ids(judge, drawn.texts), np.array(drawn.topics), []
+    for place, (own, topic) in enumerate(zip(ids, drawn.topics, strict=True)):
+        other = ids[rng.choice(np.flatnonzero(topics != topic))]
+        rating = RATINGS[place % len(RATINGS)]
+        halves = [own[: len(own) // 2] + other[len(other) // 2 :], other[: len(other) // 2] + own[len(own) // 2 :]]
+        items.append(ConceptItem(tuple((other, halves[rng.integers(2)], own)[rating]), topic, rating))
+    return items
+
+
+def fluency_items(drawn: Runs, vocabulary: int, seed: int, name: str) -> list[FluencyItem]:
+    """One item a run, every rating a third of them."""
+    rng = np.random.default_rng(stream_seed(seed, name))
+    return [
+        FluencyItem(before, _corrupted(ids, RATINGS[place % len(RATINGS)], vocabulary, rng), RATINGS[place % len(RATINGS)])
+        for place, (before, ids) in enumerate(zip(drawn.before, drawn.ids, strict=True))
+    ]
+
+
+def _corrupted(ids: Sequence[int], rating: int, vocabulary: int, rng: np.random.Generator) -> tuple[int, ...]:
+    body = np.array(ids)
+    if rating == 1:
+        places = rng.choice(len(body), max(1, round(REPLACED_SHARE * len(body))), replace=False)
+        body[places] = rng.integers(len(SPECIAL_TOKENS), vocabulary, len(places))
+    elif rating == 0:
+        body = rng.permutation(body) if rng.random() < 0.5 else np.full_like(body, rng.choice(body))
+    return tuple(int(token) for token in body)
+
+
+def fit_sharpness(judge: TextJudge, drawn: Runs) -> float:
+    """The factor on log-likelihoods under which the topics of unseen books' runs are likeliest."""
+    sums = np.stack([judge.log_likelihood[:, ids].sum(-1) for ids in runtime.word_ids(judge, drawn.texts)])  # [run, topic]
+    topics = np.array(drawn.topics)
+
+    def loss(sharpness: float) -> float:
+        return -float(np.log(softmax(sharpness * sums)[np.arange(len(topics)), topics] + 1e-300).mean())
+
+    return float(minimize_scalar(loss, bounds=(0.01, 2.0), method="bounded").x)
+
+
+def fit_judge(
+    words: Mapping[str, int], log_likelihood: Float[np.ndarray, "topic word"], drawn: Runs, reference: Gemma2ForCausalLM, seed: int
+) -> TextJudge:
+    """Sharpness and all four cuts from runs of the valid books."""
+    judge = TextJudge(words, log_likelihood, 1.0, (0.0, 0.0), (0.0, 0.0))
+    judge = replace(judge, sharpness=fit_sharpness(judge, drawn))
+    items = concept_items(drawn, judge, seed, "books/concept/valid")
+    on_topic = np.array([runtime.topic_posterior(judge, item.token_ids)[item.topic] for item in items])
+    fluency = fluency_items(drawn, reference.config.vocab_size, seed, "books/fluency/valid")
+    expected = -continuation_losses(reference, fluency)  # low loss is good
+    concept, fluent = _cuts(on_topic, [item.rating for item in items]), _cuts(expected, [item.rating for item in fluency])
+    return replace(judge, concept_cuts=concept, fluency_nats=(-fluent[1], -fluent[0]))
+
+
+def _cuts(values: Float[np.ndarray, " item"], ratings: Sequence[int]) -> tuple[float, float]:
+    """Where 1 begins and where 2 begins."""
+    groups = [values[np.array(ratings) == rating] for rating in RATINGS]
+    cuts = best_cut(groups[1], groups[0]), best_cut(groups[2], groups[1])
+    return min(cuts), max(cuts)
+
+
+def measure_judge(judge: TextJudge, drawn: Runs, reference: Gemma2ForCausalLM, topics: Sequence[str], seed: int) -> dict[str, object]:
+    """What runs of the judge books say: accuracy by topic, calibration error, and how often each rating is given by how a text was made."""
+    posteriors = np.stack([runtime.topic_posterior(judge, ids) for ids in runtime.word_ids(judge, drawn.texts)])
+    right = posteriors.argmax(1) == np.array(drawn.topics)
+    items = concept_items(drawn, judge, seed, "books/concept/judge")
+    fluency = fluency_items(drawn, reference.config.vocab_size, seed, "books/fluency/judge")
+    losses = continuation_losses(reference, fluency)
+    concept = [(item.rating, runtime.concept_rating(judge, item.token_ids, item.topic)) for item in items]
+    fluent = [(item.rating, runtime.fluency_rating(judge, float(loss))) for item, loss in zip(fluency, losses, strict=True)]
+    by_topic = {name: float(right[np.array(drawn.topics) == number].mean()) for number, name in enumerate(topics)}
+    return {
+        "runs": len(right),
+        "topic_accuracy": float(right.mean()),
+        "topic_accuracy_by_topic": by_topic,
+        "calibration_error": calibration_error(posteriors.max(1), right),
+        "concept_ratings": rating_counts(concept),
+        "fluency_ratings": rating_counts(fluent),
+    }
+
+
+def rating_counts(pairs: Sequence[tuple[int, int | None]]) -> list[list[int]]:
+    """Counts of [made as][rated as]."""
+    counts: Int[np.ndarray, "made rated"] = np.zeros((len(RATINGS), len(RATINGS)), dtype=np.int64)
+    for made, rated in pairs:
+        if rated is not None:
+            counts[made, rated] += 1
+    return counts.tolist()
+
+
+def accuracy(counts: Sequence[Sequence[int]]) -> float:
+    """Share rated as made."""
+    table = np.array(counts)
+    return float(np.trace(table) / table.sum())

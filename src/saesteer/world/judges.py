@@ -1,0 +1,40 @@
+"""The judges of the shipped worlds, alike to those who rate with them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from saesteer.core.tokens import TextTokens
+from saesteer.world import oracle_judge
+from saesteer.world.books import judge as text_judge
+
+ALGORITHM_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class WorldJudge:
+    """Ratings 0, 1 or 2; None where there is nothing to rate."""
+
+    read: Callable[[Sequence[str]], list[list[int]]]
+    """Texts as numbers of what the judge counts: tokens, or words."""
+    concept: Callable[[Sequence[int], int], int | None]
+    """Of a text so read for a topic's number."""
+    fluency: Callable[[float | None], int | None]
+    """Of a text's mean loss (nats per token) under the reference model."""
+    n_topics: int
+
+
+def load_judge(folder: Path, tokens: TextTokens) -> WorldJudge:
+    """The judge of a folder: of the grammar's world (oracle.json) or of the books' (text_judge.json)."""
+    if not (folder / text_judge.SETTINGS).exists():
+        return oracle_as_judge(oracle_judge.load_oracle(folder), tokens)
+    judge = text_judge.load_text_judge(folder)
+    rated = (partial(text_judge.concept_rating, judge), partial(text_judge.fluency_rating, judge))
+    return WorldJudge(partial(text_judge.word_ids, judge), *rated, len(judge.log_likelihood))
+
+
+def oracle_as_judge(oracle: oracle_judge.Oracle, tokens: TextTokens) -> WorldJudge:
+    """The grammar's oracle, which counts the model's tokens."""
+    rated = (partial(oracle_judge.concept_rating, oracle), partial(oracle_judge.fluency_rating, oracle))
+    return WorldJudge(tokens.retokenise, *rated, len(oracle.log_prior))

@@ -1,0 +1,134 @@
+"""Results of experiments that never ran, full of texts that would do harm if a page took them for markup, and their reports."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from method_rows import LAYER, method_settings, method_summaries, synthetic_rows
+from safetensors.numpy import save_file
+from synthetic_tables import PREFIXES, synthetic_features, synthetic_generations, synthetic_records, synthetic_tables
+from workflow_folder import ROOT
+
+from saesteer.core import tables
+from saesteer.core.files import text_id, write_json
+from saesteer.core.store import Wanted, complete
+from saesteer.core.tables import Table, as_generations, write_summary
+from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.report.site.results import Results
+from saesteer.settings import load_experiment
+
+HOSTILE = (
+    "</script><script>window.hurt=1</script>",
+    "<img src=x onerror=window.hurt=1>",
+    "<!--<script>",
+    "line\u2028paragraph\u2029end\nnext",
+    "'\"`${window.hurt=1}\\",
+    "&lt;b&gt; \u202eback",
+)
+FACTORS = ("0", "2", "10", "20")
+METHODS = ("unsteered", "diffmean", "sae_label", "prompting", "lora")
+
+
+def spoilt(values: pl.Series) -> pl.Series:
+    """Texts, each with one of HOSTILE behind it; null stays null."""
+    return pl.Series(
+        values.name, [None if value is None else f"{value} {HOSTILE[i % len(HOSTILE)]}" for i, value in enumerate(values)], pl.String
+    )
+
+
+def write_step(data: Path, table: Table, rows: pl.DataFrame) -> None:
+    """Rows of a step in the part store, as a job leaves them."""
+    names, wanted = table.keys[1:], []
+    for (layer,), own in rows.group_by("layer", maintain_order=True):
+        keys: list[Any] = own[names[0]].to_list() if len(names) == 1 else own.select(names).rows()
+        wanted.append(Wanted(int(str(layer)), {",".join(names): keys}, {"step": table.name}))
+    layers = sorted({want.layer for want in wanted})
+    manifest = data / table.name / f"layers_{layers[0]:02d}-{layers[-1]:02d}.json"
+    complete(data / table.name, table, wanted, lambda missing: rows.partition_by("layer"), manifest)
+
+
+def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Results:
+    """An experiment with a sweep, judged, all of its texts hostile."""
+    data = folder / "data/tiny"
+    for name, table in synthetic_tables(n_layers, n_features, FACTORS, late_layers_from=1).items():
+        made = _spoilt_features(table) if name == "features" else table
+        write_summary(tables.ALL_SUMMARIES[name], made, data / f"tables/{name}.parquet")
+    features = synthetic_features(n_layers, n_features)
+    write_step(data, tables.RECORDS, _spoilt_records(synthetic_records(features)))
+    write_step(data, tables.ACTIVATIONS, _activations(features))
+    texts = as_generations(synthetic_generations(features, FACTORS)).select(list(tables.GENERATIONS.columns))
+    write_step(data, tables.GENERATIONS, texts.with_columns(spoilt(texts["text"])))
+    _write_measures(data, texts)
+    for layer in range(n_layers):
+        rows = np.random.default_rng(layer).normal(size=(1024, 8)).astype(np.float32)
+        path = data / f"saes/layer_{layer:02d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_file({"W_dec": rows}, path)
+    files = {str(layer): {"file": f"layer_{layer:02d}.safetensors"} for layer in range(n_layers)}
+    write_json(data / f"saes/layers_00-{n_layers - 1:02d}.json", {"step": "saes", "layers": files})
+    experiment = load_experiment("tiny", ROOT / "config/experiments")
+    experiment = experiment.model_copy(update={"layers": tuple(range(n_layers)), "description": f"A test {HOSTILE[0]}"})
+    return Results("tiny", experiment, data, folder / "figures/tiny", {text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
+
+
+def compared(folder: Path) -> Results:
+    """A comparison of methods, all of its texts hostile."""
+    data, prompts = folder / "data/methods", tuple(text_id(prompt) for prompt in PREFIXES)
+    settings = method_settings(methods=list(METHODS))
+    rows = synthetic_rows(settings, n_concepts=3, prompts=prompts)
+    summaries = method_summaries(rows, prompts, settings, {LAYER: our_protocol(settings, "tiny", LAYER, "oracle", 3)})
+    scores = summaries["method_scores"]
+    summaries["method_scores"] = scores.with_columns(spoilt(scores["concept"]))
+    for name, table in summaries.items():
+        write_summary(tables.METHOD_SUMMARIES[name], table, data / f"tables/{name}.parquet")
+    features = _spoilt_features(synthetic_features(1, 4)).with_columns(layer=pl.lit(LAYER, pl.UInt16))
+    write_summary(tables.FEATURES, features, data / "tables/features.parquet")
+    texts = rows.texts.with_columns(spoilt(rows.texts["text"]))
+    for step, made in ((tables.GENERATIONS, texts), (tables.PERPLEXITY, rows.perplexity), (tables.JUDGEMENTS, rows.judgements)):
+        write_step(data, step, as_generations(made).select(list(step.columns)))
+    experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
+    experiment = experiment.model_copy(update={"layers": (LAYER,), "methods": settings})
+    return Results("methods", experiment, data, folder / "figures/methods", dict(zip(prompts, PREFIXES, strict=True)))
+
+
+def _spoilt_features(features: pl.DataFrame) -> pl.DataFrame:
+    lens = [[f"{tokens[0]}{HOSTILE[i % len(HOSTILE)]}", *tokens[1:]] for i, tokens in enumerate(features["lens_tokens"].to_list())]
+    pages = ["javascript:window.hurt=1" if i % 2 else "https://www.neuronpedia.org/world/6-res/1" for i in range(features.height)]
+    explanations = [[HOSTILE[i % len(HOSTILE)]] for i in range(features.height)]
+    return features.with_columns(
+        spoilt(features["concept"]), lens_tokens=pl.Series(lens), page=pl.Series(pages), explanations=pl.Series(explanations)
+    )
+
+
+def _spoilt_records(records: pl.DataFrame) -> pl.DataFrame:
+    def spoil(record: dict[str, Any], i: int) -> dict[str, Any]:
+        return record | {"context": [*record["context"][:-1], HOSTILE[i % len(HOSTILE)]]}
+
+    rows = [[spoil(record, i) for record in own] for i, own in enumerate(records["records"].to_list())]
+    return records.with_columns(
+        records=pl.Series(rows, dtype=tables.RECORDS.schema["records"]),
+        reason=pl.when(pl.col("records").list.len() == 0).then(pl.lit("never active")),
+    )
+
+
+def _activations(features: pl.DataFrame) -> pl.DataFrame:
+    """Of the one text that every record is of: each feature by 1 at its maximum, and by .25 at the token before."""
+    rows = [
+        (layer, "0" * 16, 10, [place for _ in own for place in (3, 4)], [one for one in own for _ in (3, 4)], [0.25, 1.0] * len(own))
+        for layer in features["layer"].unique().sort()
+        for own in [features.filter(layer=layer)["feature"].to_list()]
+    ]
+    return pl.DataFrame(rows, schema=tables.ACTIVATIONS.schema, orient="row")
+
+
+def _write_measures(data: Path, texts: pl.DataFrame) -> None:
+    keys, n = texts.select(tables.GENERATIONS.keys), texts.height
+    nothing: Callable[[Any], pl.Series] = lambda dtype: pl.Series([None] * n, dtype=dtype)  # noqa: E731
+    ratings = {"concept_rating": np.arange(n) % 3, "fluency_rating": np.full(n, 2), "judge_score": (np.arange(n) % 3).astype(float)}
+    judged = keys.with_columns(**{name: pl.Series(values) for name, values in ratings.items()}, instruction_rating=nothing(pl.UInt8))
+    lost = keys.with_columns(mean_nll=pl.Series(np.linspace(1, 5, n)), n_scored=pl.lit(12), whole_text_nll=pl.lit(2.0))
+    success = keys.with_columns(**{f"gen_success_{k}": pl.lit(k // 5) for k in (1, 5, 20)})
+    for table, rows in ((tables.JUDGEMENTS, judged), (tables.PERPLEXITY, lost), (tables.GEN_SUCCESS, success)):
+        write_step(data, table, rows.with_columns(reason=nothing(pl.String)).select(list(table.columns)).cast(table.schema))

@@ -1,0 +1,80 @@
+"""`saesteer recommend`: what is missing is computed, rows go to and fro, and what cannot be answered is refused in a sentence."""
+
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from workflow_folder import BIN, Folder
+
+pytestmark = pytest.mark.slow
+
+
+def ask(folder: Folder, *arguments: str) -> tuple[int, str, str]:
+    command = [str(BIN / "saesteer"), "recommend", *arguments]
+    for name in ("Snakefile", "rules", "scripts", "src"):  # a recommendation runs in a clone
+        if not (folder.path / name).exists():
+            (folder.path / name).symlink_to(folder.root / name)
+    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def micro(finished: Folder, tmp_path: Path) -> Folder:
+    return finished.copy(tmp_path / "copy")
+
+
+def labels(folder: Folder) -> list[str]:
+    features = pl.read_parquet(folder.path / "data/micro/tables/features.parquet")
+    return sorted(features["concept"].drop_nulls().unique())
+
+
+def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(micro: Folder):
+    concept = labels(micro)[0]
+    features = pl.read_parquet(micro.path / "data/micro/tables/features.parquet").filter(concept=concept)
+    before = micro.parts()
+    code, said, log = ask(micro, "micro", concept)
+    assert code == 0, log
+    (file,) = (micro.path / "config/experiments").glob("micro-recommend-*.yaml")
+    listed = yaml.safe_load(file.read_text())["features"]["features"]
+    assert (
+        sorted((layer, feature) for layer, numbers in listed.items() for feature in numbers)
+        == features.select("layer", "feature").sort("layer", "feature").rows()
+    )
+    assert said.startswith(f"# micro: {concept}\n")
+    assert all(f"| {layer}/{feature} | label |" in said for layer, feature in features.select("layer", "feature").iter_rows())
+    # The derived experiment's texts are the experiment's own; only ratings and concepts are new, and lie in both stores.
+    after = micro.parts()
+    assert {step for step in after if after[step] != before[step]} == {"concepts", "judge"}
+    code, again, log = ask(micro, "micro", concept)
+    assert (code, again) == (0, said)
+    assert "to compute" not in log
+
+
+def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder):
+    code, _, log = ask(micro, "micro", "opera")
+    assert code != 0
+    assert "none of the 8 features of micro is labelled with, explained by or promotes 'opera'" in log
+    assert labels(micro)[0] in log
+    assert "Traceback" not in log
+
+
+def test_an_experiment_without_scores_or_judge_is_refused(micro: Folder):
+    code, _, log = ask(micro, "tiny", "sea")
+    assert code != 0
+    assert "compute the scores first" in log
+    micro.edit("micro", judge={"kind": "none"})
+    code, _, log = ask(micro, "micro", "sea")
+    assert code != 0
+    assert "a recommendation needs ratings" in log
+
+
+@pytest.mark.exhaustive
+def test_prompting_and_a_vector_are_tried_beside_the_features(micro: Folder):
+    concept = labels(micro)[0]
+    code, said, log = ask(micro, "micro", concept, "--comparison", "micro-methods", "--output", "answer.md")
+    assert (code, said) == (0, ""), log
+    page = (micro.path / "answer.md").read_text()
+    assert "prompting at layer 6" in page
+    assert "diffmean at layer 6" in page

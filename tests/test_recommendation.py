@@ -1,0 +1,109 @@
+"""Which feature is recommended for a concept, by hand-made ratings."""
+
+import polars as pl
+import pytest
+
+from saesteer.analysis.recommendation import candidates, recommend, recommendations
+from saesteer.settings import SelectionSettings
+
+SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
+PROMPTS = [f"p{number}" for number in range(8)]
+
+
+def ratings(kind: str, layer: int, name: str, factor: str, scores: list[float | None]) -> pl.DataFrame:
+    rows = [(kind, layer, name, factor, prompt, score, score, 2) for prompt, score in zip(PROMPTS, scores, strict=True)]
+    names = ["kind", "layer", "name", "factor", "prefix_id", "judge_score", "concept_rating", "fluency_rating"]
+    types = [pl.String, pl.Int64, pl.String, pl.String, pl.String, pl.Float64, pl.Float64, pl.Float64]
+    return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")
+
+
+def unsteered(score: float = 0.25) -> pl.DataFrame:
+    return pl.DataFrame({"prefix_id": PROMPTS, "judge_score": [score, 0.0] * 4})
+
+
+def test_feature_and_factor_are_chosen_on_the_other_half():
+    """By hand: on the even prompts 7 is best, on the odd ones 9; held out each gets what the other half's choice scores there."""
+    rated = pl.concat(
+        [
+            ratings("feature", 3, "7", "1", [2, 1, 2, 1, 2, 1, 2, 1]),
+            ratings("feature", 3, "9", "2", [0, 1.5, 0, 1.5, 0, 1.5, 0, 1.5]),
+        ]
+    )
+    result = recommend("sea", rated, unsteered(), SETTINGS)
+    chosen = result.feature
+    assert chosen is not None
+    assert (chosen.name, chosen.factor) == ("7", "1")  # on all prompts 1.5 against .75
+    assert chosen.by_prompt == {prompt: (0.0 if number % 2 == 0 else 1.0) for number, prompt in enumerate(PROMPTS)}
+    assert (chosen.score.mean, chosen.score.n, chosen.fluency.mean) == (0.5, 8, 2.0)
+    assert chosen.above_unsteered.mean == pytest.approx(0.5 - 0.125)
+
+
+@pytest.mark.parametrize(("score", "verdict"), [(1.5, "use"), (0.75, "weak"), (0.1, "none")])
+def test_the_verdict_goes_by_the_interval_above_unsteered_and_by_the_score(score: float, verdict: str):
+    rated = ratings("feature", 3, "7", "1", [score, score * 0.9] * 4)
+    assert recommend("sea", rated, unsteered(), SETTINGS).verdict == verdict
+
+
+def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowhere():
+    rated = pl.concat([ratings("feature", 3, "7", factor, [1, None, 1, 1, 1, 1, None, 1]) for factor in ("10", "2", "4")])
+    chosen = recommend("sea", rated, unsteered(), SETTINGS).feature
+    assert chosen is not None
+    assert (chosen.factor, chosen.score.n) == ("2", 6)
+    nothing = recommend("sea", ratings("feature", 3, "7", "1", [None] * 8), unsteered(), SETTINGS)
+    assert (nothing.verdict, nothing.feature) == ("none", None)
+
+
+def test_rivals_come_in_order_with_their_difference_by_prompt():
+    rated = pl.concat(
+        [
+            ratings("feature", 3, "7", "1", [1, 1.5] * 4),
+            ratings("prompting", 3, "prompting", "2", [1.5, 1.5] * 4),
+            ratings("diffmean", 3, "diffmean", "1", [2, 2] * 4),
+        ]
+    )
+    result = recommend("sea", rated, unsteered(), SETTINGS)
+    assert [rival.kind for rival in result.rivals] == ["diffmean", "prompting"]
+    assert [estimate.mean for estimate in result.behind] == [0.75, 0.25]
+    low, high = result.behind[0].interval or (None, None)
+    assert low is not None
+    assert 0.5 <= low < 0.75 < high <= 1.0
+
+
+def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_record():
+    features = pl.DataFrame(
+        {
+            "layer": [3, 3, 3, 3, 3, 6, 6],
+            "feature": [1, 2, 3, 4, 5, 1, 2],
+            "concept": ["sea", "Sea", None, None, "tea", None, "sea"],
+            "explanation": [None, None, "ships at sea", None, None, "The season", None],
+            "lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
+            "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
+        }
+    )
+    assert candidates(features, "sea", 3).rows() == [(3, 2, "label"), (3, 1, "label"), (3, 3, "explanation"), (6, 1, "explanation")]
+    assert candidates(features, "sea", 9).rows()[3] == (3, 4, "lens")
+    assert candidates(features, "opera", 3).is_empty()
+
+
+def test_regret_is_against_choosing_among_all_features_with_the_label():
+    """By hand: 7 has the larger record, 9 steers better; a candidate a layer is 7, so the regret is .5."""
+    features = pl.DataFrame(
+        {
+            "layer": [3, 3, 3],
+            "feature": [7, 9, 5],
+            "concept": ["sea", "sea", None],
+            "explanation": [None, None, None],
+            "lens_tokens": [["a"], ["b"], ["sea"]],
+            "max_activation": [9.0, 2.0, 99.0],
+        },
+        schema_overrides={"explanation": pl.String},
+    )
+    rows = pl.concat(
+        [ratings("feature", 3, name, factor, [score] * 8) for name, factor, score in (("7", "0", 0), ("7", "1", 1), ("9", "1", 1.5))]
+    )
+    texts = rows.drop("kind").with_columns(feature=pl.col("name").cast(pl.Int64)).drop("name")
+    (row,) = recommendations(features, texts, 1, SETTINGS).rows(named=True)
+    assert (row["concept"], row["n_candidates"], row["verdict"], row["feature"], row["factor"]) == ("sea", 1, "use", 7, "1")
+    assert (row["score"], row["best"], row["regret"]) == (1.0, 1.5, 0.5)
+    (all_of_them,) = recommendations(features, texts, 2, SETTINGS).rows(named=True)
+    assert (all_of_them["feature"], all_of_them["regret"]) == (9, 0.0)

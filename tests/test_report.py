@@ -1,0 +1,210 @@
+"""The report's folder: pieces say what the tables say and no text breaks out of them; what is missing is named; same tables, same bytes."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from report_folders import HOSTILE, METHODS, compared, swept
+from safetensors.numpy import load_file
+from workflow_folder import ROOT
+
+from saesteer.report.site import pieces
+from saesteer.report.site.feature_pages import N_NEIGHBOURS, neighbours
+from saesteer.report.site.folder import ReportError, write_report
+from saesteer.report.site.pieces import as_json, packed, write_list
+
+ASSETS = ROOT / "src/saesteer/report/site/assets"
+
+
+def piece(folder: Path, name: str) -> Any:
+    """The value that a script file hands over."""
+    text = (folder / f"data/{name}.js").read_text(encoding="utf-8")
+    match = re.fullmatch(r"saesteer\.piece\((\"[^\"]*\"),(.*)\);\n", text, re.DOTALL)
+    assert match
+    assert json.loads(match[1]) == name
+    return json.loads(match[2])
+
+
+def entries(folder: Path, stem: str, starts: list[int]) -> list[Any]:
+    return [entry for number in range(len(starts)) for entry in piece(folder, f"{stem}/{number}")]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    folder = tmp_path_factory.mktemp("swept")
+    results = swept(folder)
+    return results, write_report(results, folder / "figures/tiny/report").parent
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    folder = tmp_path_factory.mktemp("compared")
+    results = compared(folder)
+    return results, write_report(results, folder / "report").parent
+
+
+def test_no_text_breaks_out_of_a_script_and_every_text_comes_back() -> None:
+    for text in (*HOSTILE, "".join(map(chr, range(0x300)))):
+        written = as_json([text])
+        assert json.loads(written) == [text]
+        assert not re.search("[<>&\u2028\u2029\n]", written)
+
+
+def test_a_feature_page_says_what_the_tables_say(sweep: tuple[Any, Path]) -> None:
+    results, folder = sweep
+    index, features = piece(folder, "index"), results.summary("features")
+    pages = entries(folder, "f", index["features"]["starts"])
+    assert len(pages) == features.height
+    for page, row in zip(pages, features.iter_rows(named=True), strict=True):
+        shown = dict(zip(index["features"]["columns"], page["row"], strict=True))
+        assert {name: value for name, value in shown.items() if not isinstance(value, float)} == {
+            name: row[name] for name, value in shown.items() if not isinstance(value, float)
+        }
+        assert all(value == pytest.approx(row[name], rel=1e-5) for name, value in shown.items() if isinstance(value, float))
+        higher = features.filter(layer=row["layer"]).filter(pl.col("output_score") > row["output_score"]).height
+        assert page["place"][0] == [higher + 1, features.filter(layer=row["layer"]).height]
+        texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
+        assert {(text["factor"], text["prompt"]) for text in texts} == {
+            (factor, prompt) for factor in ("0", "2", "10", "20") for prompt in range(4)
+        }
+        assert all(text["fluency_rating"] == 2 and text["gen_success_20"] == 4 and text["text"] for text in texts)
+
+
+def test_a_curve_is_the_mean_over_both_halves_texts(sweep: tuple[Any, Path]) -> None:
+    """One factor by hand: each half's mean counts as often as it has texts; a missing mean counts not at all."""
+    results, folder = sweep
+    index = piece(folder, "index")
+    page = entries(folder, "f", index["features"]["starts"])[0]
+    row = results.summary("features").row(0, named=True)
+    halves = results.summary("steering").filter(layer=row["layer"], feature=row["feature"], factor="10").rows(named=True)
+    (curve,) = (dict(zip(index["features"]["curve"], one, strict=True)) for one in page["curve"] if one[0] == "10")
+    for name, count in (("gen_success_20", "n"), ("log_perplexity", "n_perplexity"), ("fluency_rating", "n"), ("judge_score", "n_judged")):
+        known = [(half[name], half[count]) for half in halves if half[name] is not None and half[count]]
+        expected = sum(value * n for value, n in known) / sum(n for _, n in known) if known else None
+        assert curve[name] == (None if expected is None else pytest.approx(expected, rel=1e-5))
+    assert [one[0] for one in page["curve"]] == ["0", "2", "10", "20"]
+
+
+def test_a_record_has_the_activation_of_each_token(sweep: tuple[Any, Path]) -> None:
+    _, folder = sweep
+    pages = entries(folder, "f", piece(folder, "index")["features"]["starts"])
+    for value, at, tokens, active, cut in (record for page in pages for record in page["records"]):
+        assert (value, at, len(tokens), cut) == (1.0, 4, 10, [False, False])
+        assert active == [[3, 0.25], [4, 1.0]]
+
+
+def test_neighbours_are_the_nearest_by_cosine(sweep: tuple[Any, Path]) -> None:
+    results, _ = sweep
+    rows = load_file(results.decoder(1))["W_dec"].astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    for feature, nearest in neighbours(results.decoder(1), [0, 7, 1023]).items():
+        cosines = rows @ rows[feature]
+        cosines[feature] = -2
+        expected = np.sort(cosines)[::-1][:N_NEIGHBOURS]
+        assert [cosine for _, cosine in nearest] == pytest.approx(expected, abs=6e-4)
+        assert all(cosines[other] == pytest.approx(cosine, abs=6e-4) for other, cosine in nearest)
+
+
+def test_a_column_comes_back_from_its_bytes() -> None:
+    values = pl.Series([0.5, None, -2.0], dtype=pl.Float32)
+    assert np.frombuffer(base64.b64decode(packed(values)), "<f4").tolist()[::2] == [0.5, -2.0]
+    assert np.isnan(np.frombuffer(base64.b64decode(packed(values)), "<f4")[1])
+    assert np.frombuffer(base64.b64decode(packed(pl.Series([1, 2**20], dtype=pl.UInt32))), "<u4").tolist() == [1, 2**20]
+
+
+def test_a_long_list_is_cut_where_its_pieces_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 20)
+    starts = write_list(tmp_path, "f", ["x" * size for size in (1, 30, 5, 5, 5, 40)])
+    found = [piece(tmp_path, f"f/{number}") for number in range(len(starts))]
+    assert starts == [sum(map(len, found[:number])) for number in range(len(found))]
+    assert [text for part in found for text in part] == ["x" * size for size in (1, 30, 5, 5, 5, 40)]
+    assert len(starts) > 3
+
+
+def test_a_method_page_has_every_text_and_every_difference(comparison: tuple[Any, Path]) -> None:
+    results, folder = comparison
+    methods = piece(folder, "index")["methods"]
+    assert methods["keys"] == sorted(METHODS)
+    for number, key in enumerate(methods["keys"]):
+        page = piece(folder, f"m/{number}")
+        others = [dict(zip(page["method_differences"]["columns"], row, strict=True)) for row in page["method_differences"]["rows"]]
+        assert {row["other"] for row in others} == set(METHODS) - {key}
+        scores = {row["method"]: row["score"] for row in results.summary("methods").rows(named=True)}
+        assert all(row["mean"] == pytest.approx(scores[key] - scores[row["other"]], abs=1e-4) for row in others if row["n"] == 3)
+        ((concepts, starts),) = methods["texts"][key].values()
+        told = entries(folder, f"t/{number}-5", starts)
+        assert len(told) == len(concepts) == 3
+        assert all(bool(one["rows"]) != bool(one["reason"]) for one in told)
+
+
+def test_every_number_leads_to_a_file_that_is_there(sweep: tuple[Any, Path]) -> None:
+    results, folder = sweep
+    files = piece(folder, "index")["files"]
+    assert {"features", "steering", "outcomes", "records", "activations", "generations", "judge"} <= {one["table"] for one in files}
+    for name, address, digest in (file for one in files for file in one["files"]):
+        assert (folder / address).resolve().is_file(), name
+        assert hashlib.sha256((folder / address).read_bytes()).hexdigest() == digest
+    assert all(len(one["columns"]) for one in files if one["table"] != "saes")
+    assert results.name in files[0]["files"][0][0]
+
+
+def test_the_same_tables_give_the_same_bytes(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    _, folder = sweep
+    again = write_report(swept(tmp_path), tmp_path / "figures/tiny/report").parent
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
+
+
+def test_what_is_not_there_is_left_out_and_named(tmp_path: Path) -> None:
+    results = swept(tmp_path)
+    assert piece(write_report(results, tmp_path / "report").parent, "index")["missing"] == ["The comparison of methods"]
+    for name in ("records", "activations", "generations", "gen_success", "judge", "saes", "tables/steering.parquet"):
+        path = results.data / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folder = write_report(results, tmp_path / "report").parent
+    index = piece(folder, "index")
+    assert len(index["missing"]) == 7
+    assert not {"records", "curve", "texts", "neighbours"} & {
+        name for page in entries(folder, "f", index["features"]["starts"]) for name in page
+    }
+
+
+def test_no_features_and_a_folder_of_other_things_are_refused(tmp_path: Path) -> None:
+    results = swept(tmp_path)
+    own = tmp_path / "mine"
+    own.mkdir()
+    (own / "notes.txt").write_text("mine")
+    with pytest.raises(ReportError, match="something else than a report"):
+        write_report(results, own)
+    assert (own / "notes.txt").read_text() == "mine"
+    (results.data / "tables/features.parquet").unlink()
+    with pytest.raises(ReportError, match="run the experiment first"):
+        write_report(results, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_assets_are_what_their_sources_give() -> None:
+    """Digests of what was built and of what it was built from: `make report-assets` after a change in web/."""
+    manifest = json.loads((ASSETS / "assets.json").read_text())
+    for folder, digests in ((ASSETS, manifest["built"]), (ROOT / "web", manifest["from"])):
+        for name, digest in digests.items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    sources = {path.relative_to(ROOT / "web").as_posix() for path in (ROOT / "web/src").iterdir()} | {
+        "build.mjs",
+        "package.json",
+        "package-lock.json",
+    }
+    assert set(manifest["from"]) == sources
+    licences = (ASSETS / "LICENSES.txt").read_text()
+    pinned = json.loads((ROOT / "web/package.json").read_text())["dependencies"]
+    assert {one["name"]: one["version"] for one in manifest["packages"]} == pinned
+    assert all(f"{one['name']} {one['version']} ({one['license']})" in licences for one in manifest["packages"])
+    assert "innerHTML" not in "".join(path.read_text() for path in (ROOT / "web/src").iterdir())

@@ -1,0 +1,286 @@
+"""The report in a real Chromium, opened from disk: every kind of page, by keyboard, on a phone, and with a large model's features."""
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from report_folders import compared, swept
+
+from saesteer.core.tables import FEATURES, write_summary
+from saesteer.report.site.folder import write_report
+from saesteer.report.site.results import Results
+
+sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")]
+
+PHONE, DESK = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
+N_LARGE = (26, 16_384)
+"""Layers, and features in each: Gemma 2 2B with the SAEs of width 16k."""
+TYPE = """async (text) => {
+  const box = document.querySelector("input[type=search]"), started = performance.now();
+  Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(box, text);
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+  await new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn, 0)));
+  return [performance.now() - started, document.querySelector(".count").textContent];
+}"""
+FIRST_ROW = """new MutationObserver((_, observer) => {
+  if (!document.querySelector("[role=row][data-at]")) return;
+  observer.disconnect();
+  requestAnimationFrame(() => setTimeout(() => { window.firstRow = performance.now(); }, 0));
+}).observe(document, { childList: true, subtree: true });"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        # Chromium's own sandbox needs rights that root and many containers have not; all that is opened was made here.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a browser's page; at the end none may have complained, asked for anything outside the report, or run a text as a program."""
+    pages, complaints = [], []
+
+    def leave() -> None:
+        while pages:
+            if hurt := pages[-1].evaluate("window.hurt"):
+                complaints.append(f"a text ran as a program: {hurt}")
+            pages.pop().close()
+
+    def open_(report: Path, route: str, size: dict[str, int] = DESK, scheme: str = "light", script: str = "") -> Any:
+        leave()
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        pages.append(page)
+        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else complaints.append(request.url))
+        if script:
+            page.add_init_script(script)
+        visit(page, report, route)
+        return page
+
+    yield open_
+    leave()
+    assert complaints == []
+
+
+def visit(page: Any, report: Path, route: str) -> None:
+    """Goes to a page of a report and waits until it is there."""
+    page.goto(f"{report.as_uri()}#/{route}")
+    page.wait_for_selector("main h1, main [role=alert]")
+    page.wait_for_selector("main [role=status]:has-text('Loading')", state="detached")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+    folder = tmp_path_factory.mktemp("swept")
+    results = swept(folder)
+    return results, write_report(results, folder / "report")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+    folder = tmp_path_factory.mktemp("compared")
+    results = compared(folder)
+    return results, write_report(results, folder / "report")
+
+
+def routes(sweep: tuple[Results, Path], comparison: tuple[Results, Path]) -> list[tuple[Path, str, str]]:
+    """Every kind of page: its report, its route, a selector of what it has to show."""
+    features = sweep[0].summary("features")
+    assert features is not None
+    first, second = (
+        f"{layer}/{feature}" for layer, feature in features.filter(pl.col("n_records") > 0).select("layer", "feature").rows()[:2]
+    )
+    swept_, compared_ = sweep[1], comparison[1]
+    return [
+        (swept_, "", "main table"),
+        (swept_, "features", "[role=row][data-at]"),
+        (swept_, f"feature/{first}", "mark.most"),
+        (swept_, f"feature/{first}", ".curve canvas"),
+        (swept_, f"compare/features/{first}/{second}", ".beside > div:nth-child(2) .card"),
+        (swept_, "files/features/output_score", "code.chosen"),
+        (swept_, "nothing/here", "main h1"),
+        (swept_, "feature/0/99999", "[role=alert]"),
+        (compared_, "", "main table"),
+        (compared_, "methods", "main table"),
+        (compared_, "method/diffmean", ".card.chosen"),
+        (compared_, "compare/methods/diffmean/sae_label", ".beside > div:nth-child(2) button.link"),
+    ]
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), pytest.param(PHONE, "dark", marks=pytest.mark.exhaustive)])
+def test_every_kind_of_page_shows_what_it_should_and_is_accessible(
+    sweep: tuple[Results, Path], comparison: tuple[Results, Path], opened: Callable[..., Any], size: dict[str, int], scheme: str
+) -> None:
+    page = opened(sweep[1], "", size, scheme)
+    for report, route, selector in routes(sweep, comparison):
+        visit(page, report, route)
+        page.wait_for_selector(selector)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], route
+        faults = (
+            axe.Axe()
+            .run(page, options={"preload": False, "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]})
+            .response["violations"]
+        )
+        assert [(route, fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
+
+
+def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    features = results.summary("features")
+    assert features is not None
+    rows = features.filter(pl.col("n_records") > 0).rows(named=True)
+    links = []
+    page = opened(report, "")
+    for row in rows:
+        visit(page, report, f"feature/{row['layer']}/{row['feature']}")
+        page.wait_for_selector(f"h1:text-is('Feature {row['layer']}/{row['feature']}') ~ section")
+        text = page.inner_text("main").replace("\u202f", " ")
+        shown = [row["explanations"][0], row["lens_tokens"][0].replace("▁", " ").strip()]
+        assert all("".join(one.split()) in "".join(text.replace("⏎", "").split()) for one in shown)
+        assert page.locator("main img, main script, main b").count() == 0
+        links += page.eval_on_selector_all("main a", "(all) => all.map((one) => one.protocol)")
+    assert set(links) == {"file:", "https:"}
+
+
+def test_the_table_by_keyboard(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    features = results.summary("features")
+    assert features is not None
+    expected = [f"{layer}/{feature}" for layer, feature in features.sort("output_score", descending=True).select("layer", "feature").rows()]
+    page = opened(report, "features")
+    page.wait_for_selector("[role=row][data-at]")
+
+    def focused() -> str:
+        return str(page.evaluate("document.activeElement.querySelector('.id')?.textContent ?? document.activeElement.tagName"))
+
+    page.keyboard.press("Tab")
+    for _ in range(40):
+        if focused() == expected[0]:
+            break
+        page.keyboard.press("Tab")
+    assert focused() == expected[0]
+    for key, place in (("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("End", -1), ("Home", 0), ("ArrowDown", 1)):
+        page.keyboard.press(key)
+        page.wait_for_timeout(50)
+        assert focused() == expected[place], key
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"h1:text-is('Feature {expected[1]}')")
+    page.go_back()
+    page.wait_for_selector(f"[role=row][tabindex='0']:has-text('{expected[1]}')")
+
+
+def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    features = results.summary("features")
+    assert features is not None
+    page = opened(report, "features")
+    ids = lambda: page.eval_on_selector_all("[role=row][data-at] .id", "(all) => all.map((one) => one.textContent)")  # noqa: E731
+    named = features.with_columns(id=pl.format("{}/{}", "layer", "feature"), lens=pl.col("lens_tokens").list.head(8).list.join(" "))
+    ranked = named.sort("output_score", descending=True)
+
+    def typed(label: str, text: str) -> None:
+        page.get_by_label(label).fill(text)
+        page.wait_for_timeout(50)
+
+    typed("Search labels", "SHIP")
+    label = pl.coalesce("concept", "explanation").fill_null("").str.to_lowercase()
+    hit = label.str.contains("ship", literal=True) | pl.col("lens").str.to_lowercase().str.contains("ship", literal=True)
+    assert ids() == ranked.filter(hit)["id"].to_list() != []
+    typed("Search labels", "")
+    typed("output score at least", "0.05")
+    assert ids() == ranked.filter(pl.col("output_score") >= 0.05)["id"].to_list() != ranked["id"].to_list()
+    typed("output score at least", "")
+    page.get_by_label("Layer", exact=True).select_option("1")
+    page.wait_for_timeout(50)
+    assert ids() == ranked.filter(layer=1)["id"].to_list()
+    page.get_by_label("Layer", exact=True).select_option("")
+    concept = named["concept"].drop_nulls()[0]
+    page.get_by_label("Concept", exact=True).select_option(" ".join(concept.split("\n")).replace("\u2028", " ").replace("\u2029", " "))
+    page.wait_for_timeout(50)
+    assert ids() == ranked.filter(pl.col("concept") == concept)["id"].to_list()
+    page.get_by_label("Concept", exact=True).select_option("")
+    page.get_by_role("button", name="input score").click()
+    page.wait_for_timeout(50)
+    assert ids() == named.sort("input_score", "layer", "feature", descending=[True, False, False], nulls_last=True)["id"].to_list()
+    typed("Search labels", ranked["id"][2])
+    assert ids() == [ranked["id"][2]]
+
+
+def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    features = results.summary("features")
+    assert features is not None
+    page = opened(report, "feature/{}/{}".format(*features.select("layer", "feature").row(0)))
+    page.locator(".place .num").first.click()
+    page.wait_for_selector("code.chosen:text-is('output_score')")
+    address = page.locator("details[open] li a").first.evaluate("(link) => link.href")
+    assert address == (results.data / "tables/features.parquet").as_uri()
+
+
+def large_features(n_layers: int, n: int) -> pl.DataFrame:
+    """A FEATURES table as large as a real model's, every feature explained."""
+    rng = np.random.default_rng(0)
+    words = np.array(
+        [f"{first}{last}" for first in ("ba", "co", "du", "fi", "ge", "ho") for last in ("ble", "cker", "ding", "fer", "gon", "hin")]
+    )
+    total = n_layers * n
+    drawn, lens = words[rng.integers(0, len(words), (total, 7))], rng.integers(0, len(words), (total, 20))
+    explanations = [" ".join(row) for row in drawn]
+    columns: dict[str, Any] = {
+        "layer": np.repeat(np.arange(n_layers), n),
+        "feature": np.tile(np.arange(n), n_layers),
+        "density": rng.beta(1, 80, total),
+        "max_activation": rng.gamma(4, 5, total),
+        "n_records": np.full(total, 20),
+        "explanations": [[text] for text in explanations],
+        "explanation": explanations,
+        "concept": explanations,
+        "lens_tokens": [list(row) for row in words[lens]],
+        "lens_token_ids": lens.tolist(),
+        "input_score": rng.random(total),
+        "output_score": rng.random(total) ** 6,
+        "min_rank": rng.integers(0, 50, total),
+        "max_prob": rng.random(total),
+        "delta_token_confidence": rng.normal(size=total),
+        "a_max": np.full(total, 18.3),
+    }
+    blank = {name: pl.Series([None] * total, dtype=dtype) for name, dtype in FEATURES.schema.items() if name not in columns}
+    return pl.DataFrame(columns | blank).select(list(FEATURES.columns)).cast(FEATURES.schema)
+
+
+@pytest.mark.exhaustive
+def test_a_large_models_features_are_there_at_once_and_searched_at_once(tmp_path: Path, opened: Callable[..., Any]) -> None:
+    features = large_features(*N_LARGE)
+    results = replace(swept(tmp_path / "small"), data=tmp_path / "data", figures=tmp_path / "figures")
+    write_summary(FEATURES, features, results.data / "tables/features.parquet")
+    report = write_report(results, tmp_path / "report")
+    first_rows, searches = [], []
+    for _ in range(3):
+        page = opened(report, "features", script=FIRST_ROW)
+        page.wait_for_selector("[role=row][data-at]")
+        page.wait_for_timeout(200)
+        first_rows.append(page.evaluate("window.firstRow"))
+        page.wait_for_selector(".count:not(:has-text('being loaded'))")
+        for needle in ("bable", "cocker du", "fi", "geding hogon bafer", "zz", "12/345"):
+            took, count = page.evaluate(TYPE, needle)
+            searches.append(took)
+            lens = pl.col("lens_tokens").list.head(8).list.join(" ")
+            hit = pl.col("concept").str.contains(needle, literal=True) | lens.str.contains(needle, literal=True)
+            expected = 1 if "/" in needle else features.filter(hit).height
+            assert count.startswith(f"{expected:,} of {features.height:,} features")
+    assert min(first_rows) < 1000, first_rows
+    assert statistics.median(searches) < 200, searches

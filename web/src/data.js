@@ -1,0 +1,146 @@
+// Data in pieces: script files, since a page opened from disk may not fetch. Each calls saesteer.piece(name, value) once.
+
+const pieces = new Map();
+const loading = new Map();
+window.saesteer = { piece: (name, value) => pieces.set(name, value) };
+
+export function load(name) {
+  if (!loading.has(name)) loading.set(name, new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = `data/${name}.js`;
+    script.onload = () => { script.remove(); resolve(pieces.get(name)); pieces.delete(name); };
+    script.onerror = () => {
+      script.remove();
+      loading.delete(name);
+      reject(new Error(`The file data/${name}.js cannot be read: the report's folder has to be copied as a whole, or made again.`));
+    };
+    document.head.append(script);
+  }));
+  return loading.get(name);
+}
+
+/** One entry of a list that lies in pieces which begin at `starts`. */
+export async function entry(stem, starts, at) {
+  let piece = starts.length - 1;
+  while (starts[piece] > at) piece -= 1;
+  return (await load(`${stem}/${piece}`))[at - starts[piece]];
+}
+
+function bytes(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+  const text = atob(base64), made = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) made[i] = text.charCodeAt(i);
+  return made;
+}
+
+/** Texts that come as one string with a line each, and where each line begins: to search it is faster than to search many strings. */
+function lines(joined, n) {
+  const begins = (text) => {
+    const at = new Uint32Array(n + 1);
+    for (let i = 0, from = 0; i < n; i++) at[i + 1] = from = (text.indexOf("\n", from) + 1) || text.length + 1;
+    return at;
+  };
+  const lower = joined.toLowerCase(), at = begins(joined);
+  return { shown: joined, at, lower: lower === joined ? joined : lower, lowerAt: lower.length === joined.length ? at : begins(lower) };
+}
+
+/** The columns of the table of all features; each is loaded when it is first needed, texts chunk by chunk. */
+export function openTable({ n, chunk, layers }) {
+  const nChunks = Math.ceil(n / chunk), columns = new Map(), texts = new Map();
+  const starts = [];
+  layers.reduce((start, [, size]) => { starts.push(start); return start + size; }, 0);
+
+  function numbers(name) {
+    if (!columns.has(name)) columns.set(name, (async () => {
+      const Kind = name === "feature" ? Uint32Array : Float32Array, column = new Kind(n);
+      await Promise.all(Array.from({ length: nChunks }, async (_, k) => column.set(new Kind(bytes(await load(`c/${name}/${k}`)).buffer), k * chunk)));
+      return column;
+    })());
+    return columns.get(name);
+  }
+
+  /** A column of texts as it comes in, chunk by chunk: { chunks, done }; `changed` is called after each. */
+  function text(name, changed) {
+    if (!texts.has(name)) {
+      const column = { chunks: [], done: false };
+      texts.set(name, column);
+      (async () => {
+        for (let k = 0; k < nChunks; k++) {
+          column.chunks[k] = lines(await load(`c/${name}/${k}`), Math.min(chunk, n - k * chunk));
+          column.done = k === nChunks - 1;
+          changed();
+        }
+      })().catch(changed);
+    }
+    return texts.get(name);
+  }
+
+  /** A text of a column, null while it is not there yet. */
+  function textOf({ chunks }, row) {
+    const part = chunks[Math.floor(row / chunk)], i = row % chunk;
+    return part ? part.shown.slice(part.at[i], part.at[i + 1] - 1) : null;
+  }
+
+  /** Marks the rows of a column whose text has the needle in it, or is the needle. */
+  function mark(column, needle, rows, whole) {
+    column.chunks.forEach((part, k) => {
+      const [text, at] = whole ? [part.shown, part.at] : [part.lower, part.lowerAt];
+      for (let from = text.indexOf(needle), i = 0; from >= 0; from = text.indexOf(needle, from)) {
+        while (at[i + 1] <= from) i += 1;
+        if (!whole || (from === at[i] && from + needle.length === at[i + 1] - 1)) rows[k * chunk + i] = 1;
+        from = at[i + 1];
+      }
+    });
+    return rows;
+  }
+
+  const layerOf = (row) => {
+    let at = starts.length - 1;
+    while (starts[at] > row) at -= 1;
+    return layers[at][0];
+  };
+
+  const range = (layer) => {
+    const at = layers.findIndex(([one]) => one === layer);
+    return at < 0 ? [0, 0] : [starts[at], starts[at] + layers[at][1]];
+  };
+
+  /** The row of a feature, -1 where there is none. */
+  async function rowOf(layer, feature) {
+    const column = await numbers("feature");
+    let [low, high] = range(layer);
+    const end = high;
+    while (low < high) { const middle = (low + high) >> 1; if (column[middle] < feature) low = middle + 1; else high = middle; }
+    return low < end && column[low] === feature ? low : -1;
+  }
+
+  return { n, numbers, text, textOf, mark, layerOf, range, rowOf };
+}
+
+/** Rows in the order of a column's values, those without one last; equal ones by row. */
+export function ordered(values, descending) {
+  const n = values.length, order = new Uint32Array(n), ranks = new Uint32Array(n), bits = new Uint32Array(values.buffer);
+  for (let row = 0; row < n; row++) {
+    const rising = bits[row] >>> 31 ? ~bits[row] : bits[row] | 0x80000000; // floats in the order of their values
+    ranks[row] = values[row] !== values[row] ? 0xffffffff : descending ? ~rising : rising;
+  }
+  if (n > 0x200000) { // rank and row no longer fit into one number
+    for (let row = 0; row < n; row++) order[row] = row;
+    return order.sort((a, b) => ranks[a] - ranks[b] || a - b);
+  }
+  const keys = new Float64Array(n);
+  for (let row = 0; row < n; row++) keys[row] = ranks[row] * 0x200000 + row;
+  keys.sort();
+  for (let i = 0; i < n; i++) order[i] = keys[i] % 0x200000;
+  return order;
+}
+
+/** The rows, in order, that lie in a range, have at least some values and are marked in every one of some lists. */
+export function matching(order, [low, high], least, marks) {
+  const rows = new Uint32Array(order.length), fits = new Uint8Array(order.length).fill(1, low, high);
+  for (const [values, value] of least) for (let row = low; row < high; row++) if (!(values[row] >= value)) fits[row] = 0;
+  for (const marked of marks) for (let row = low; row < high; row++) fits[row] &= marked[row];
+  let n = 0;
+  for (let i = 0; i < order.length; i++) if (fits[order[i]]) rows[n++] = order[i];
+  return rows.subarray(0, n);
+}

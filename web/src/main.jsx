@@ -1,0 +1,84 @@
+import { render } from "preact";
+import { useEffect, useId, useState } from "preact/hooks";
+import "uplot/dist/uPlot.min.css";
+import "./report.css";
+import { load, openTable } from "./data.js";
+import { FeaturePage } from "./feature.jsx";
+import { Features } from "./features.jsx";
+import { MethodPage } from "./method.jsx";
+import { Files, Methods, Overview } from "./overview.jsx";
+import { Index } from "./parts.jsx";
+
+const route = () => {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  return { path: path.split("/").map(decodeURIComponent), query: new URLSearchParams(query ?? "") };
+};
+
+function App({ index, table }) {
+  const [{ path, query }, setRoute] = useState(route);
+  useEffect(() => {
+    const turn = () => setRoute(route());
+    addEventListener("hashchange", turn);
+    return () => removeEventListener("hashchange", turn);
+  }, []);
+  const [kind, ...rest] = path, title = document.querySelector("main h1")?.textContent;
+  useEffect(() => {
+    const heading = document.querySelector("main h1");
+    document.title = [kind && heading?.textContent, `${index.name}, saesteer`].filter(Boolean).join(" – ");
+    if (location.hash) heading?.focus({ preventScroll: true });
+    const place = kind === "files" && document.getElementById(rest.length > 1 ? `column-${rest[0]}-${rest[1]}` : `table-${rest[0]}`);
+    if (place) place.scrollIntoView({ block: "center" }); else scrollTo(0, 0);
+  }, [path.join("/")]);
+  return <Index.Provider value={index}>
+    <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.querySelector("main h1")?.focus(); }}>Skip to the content</a>
+    <header><nav aria-label="Pages"><a class="name" href="#/">saesteer <strong>{index.name}</strong></a>
+      {[["", "Overview"], ["features", "Features"], ...(index.methods ? [["methods", "Methods"]] : []), ["compare", "Compare"], ["files", "Files"]].map(([to, name]) =>
+        <a href={`#/${to}`} aria-current={kind === to || (to && kind === to.replace(/s$/, "")) ? "page" : undefined}>{name}</a>)}</nav></header>
+    <main id="main">{page(kind, rest, query, index, table)}</main>
+  </Index.Provider>;
+}
+
+function page(kind, rest, query, index, table) {
+  if (kind === "") return <Overview />;
+  if (kind === "features") return <Features table={table} query={query} />;
+  if (kind === "feature") return <FeaturePage table={table} layer={Number(rest[0])} feature={Number(rest[1])} />;
+  if (kind === "methods" && index.methods) return <Methods />;
+  if (kind === "method" && index.methods) return <MethodPage method={rest[0]} />;
+  if (kind === "compare") return <Compare of={rest[0] === "methods" && index.methods ? "methods" : "features"} rest={rest.slice(1)} index={index} table={table} />;
+  if (kind === "files") return <Files table={rest[0]} column={rest[1]} />;
+  return <><h1 tabIndex={-1}>No such page</h1><p>This report has no page of that name. <a href="#/">Overview</a></p></>;
+}
+
+/** Two features, or two methods, side by side. */
+function Compare({ of, rest, index, table }) {
+  const parts = of === "features" ? [rest.slice(0, 2), rest.slice(2, 4)] : [rest.slice(0, 1), rest.slice(1, 2)];
+  const go = (place, value) => {
+    const chosen = parts.map((one, i) => (i === place ? value : one.join("/"))).filter(Boolean);
+    location.hash = `#/compare/${of}/${chosen.join("/")}`;
+  };
+  return <>
+    <h1 tabIndex={-1}>Compare {of}</h1>
+    {index.methods && <p class="links"><a href="#/compare/features">Features</a><a href="#/compare/methods">Methods</a></p>}
+    <div class="beside">{parts.map((one, place) => <div>
+      <Chooser of={of} value={one.join("/")} place={place} index={index} onChange={(value) => go(place, value)} />
+      {one.length === (of === "features" ? 2 : 1) && one[0] !== "" && (of === "features" ? <FeaturePage key={one.join("/")} table={table} layer={Number(one[0])} feature={Number(one[1])} level={2} /> : <MethodPage key={one[0]} method={one[0]} level={2} />)}
+    </div>)}</div>
+  </>;
+}
+
+function Chooser({ of, value, place, index, onChange }) {
+  const id = useId(), [text, setText] = useState(value), name = `${["First", "Second"][place]} ${of.slice(0, -1)}`;
+  useEffect(() => setText(value), [value]);
+  if (of === "methods") {
+    const titles = new Map(index.methods.table.rows.map((row) => [row[index.methods.table.columns.indexOf("method")], row[index.methods.table.columns.indexOf("title")]]));
+    return <span class="field"><label for={id}>{name}</label><select id={id} value={value} onChange={(event) => onChange(event.target.value)}>
+      <option value="">choose one</option>{index.methods.keys.map((key) => <option value={key} selected={key === value}>{titles.get(key)}</option>)}</select></span>;
+  }
+  return <form class="field" onSubmit={(event) => { event.preventDefault(); if (/^\d+\/\d+$/.test(text.trim())) onChange(text.trim()); }}>
+    <label for={id}>{name}, LAYER/FEATURE</label><span class="joined"><input id={id} value={text} pattern="\s*\d+/\d+\s*" placeholder="6/884" autocomplete="off" onInput={(event) => setText(event.target.value)} /><button>Show</button></span></form>;
+}
+
+load("index").then(
+  (index) => render(<App index={index} table={openTable(index.table)} />, document.getElementById("report")),
+  (error) => { document.getElementById("report").textContent = error.message; },
+);

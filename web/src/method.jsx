@@ -1,0 +1,77 @@
+import { useContext, useMemo, useState } from "preact/hooks";
+import { entry, load } from "./data.js";
+import { Choice, Curves, Index, Num, Section, Table, Texts, Waiting, objects, show, usePromise } from "./parts.jsx";
+
+export function MethodPage({ method, level = 1 }) {
+  const index = useContext(Index), number = index.methods?.keys.indexOf(method) ?? -1;
+  const page = usePromise(async () => {
+    if (number < 0) throw new Error(`No method ${method} is in this report.`);
+    return load(`m/${number}`);
+  }, [method]);
+  const rows = number < 0 ? [] : objects(index.methods.table).filter((row) => row.method === method);
+  const Title = level === 1 ? "h1" : "h2";
+  return <article><Title tabIndex={-1}>{rows[0]?.title ?? method}</Title>
+    {page.value ? <Method key={method} page={page.value} rows={rows} method={method} level={level} /> : <Waiting error={page.error} />}</article>;
+}
+
+const FACTS = [["score", "held-out score"], ["rank", "rank in its layer"], ["concept_rating", "concept rating"], ["instruction_rating", "instruction rating"], ["fluency_rating", "fluency rating"], ["perplexity", "perplexity"],
+  ["n_abstaining", "concepts it abstains from"], ["n_concepts", "concepts"], ["median_factor", "median factor"], ["share_at_grid_end", "share at the grid's end"], ["labelled_texts", "labelled texts"], ["density", "density of its features"],
+  ["learning_rate", "learning rate"], ["n_epochs", "epochs"], ["r2", "R² of effects"], ["fit_seconds", "seconds to fit"], ["seconds_per_token", "seconds a token"]];
+
+function Method({ page, rows, method, level }) {
+  const index = useContext(Index), layers = rows.map((row) => row.layer), [layer, setLayer] = useState(layers.at(-1));
+  const row = rows.find((one) => one.layer === layer), damage = objects(page.method_damage).find((one) => one.layer === layer);
+  const of = (name) => objects(page[name]).filter((one) => one.layer === layer);
+  const scores = useMemo(() => of("method_scores"), [layer]), curves = useMemo(() => of("method_curves"), [layer]), differences = useMemo(() => of("method_differences"), [layer]);
+  const titles = Object.fromEntries(objects(index.methods.table).map((one) => [one.method, one.title]));
+  return <>
+    <p class="quiet"><code>{method}</code>, {row.family}{row.paper && `, ${row.paper}`}. Chosen by: {row.chosen_by || "nothing"}. Labelled texts: {row.text_use || "none"}.</p>
+    <p class="links">{level === 1 && <a href={`#/compare/methods/${method}`}>Compare with another method</a>}</p>
+    {layers.length > 1 && <div class="fields"><Choice label="Layer" value={layer} options={layers.map((one) => [one, one])} onChange={(value) => setLayer(Number(value))} /></div>}
+    <Section title="In short" tables={["methods", "method_damage"]}>
+      <dl class="facts">{FACTS.filter(([name]) => row[name] !== null).map(([name, title]) => <div><dt>{title}</dt><dd><Num table="methods" column={name} value={row[name]} />
+        {name === "score" && row.score_low !== null && <span class="quiet"> [{show(row.score_low)}, {show(row.score_high)}]</span>}</dd></div>)}
+        {damage && <div><dt>rise of the loss on ordinary text</dt><dd><Num table="method_damage" column="loss_rise" value={damage.loss_rise} /></dd></div>}
+        {damage?.other_rating != null && <div><dt>rating of other topics</dt><dd><Num table="method_damage" column="other_rating" value={damage.other_rating} /></dd></div>}</dl></Section>
+    {curves.length > 1 && <MethodCurves rows={curves} />}
+    <Concepts key={layer} scores={scores} method={method} layer={layer} />
+    {differences.length > 0 && <Section title="Against the other methods" tables={["method_differences"]}><details><summary>{differences.length} differences, paired by concept</summary>
+      <Table sortable caption="Differences from other methods" headers={["other method", ["score minus the other's", "method_differences", "mean"], "95 %", "95 %, all pairs together", "concepts", "beside it"]}
+        rows={differences.map((one) => [{ sort: titles[one.other] ?? one.other, shown: <a href={`#/method/${one.other}`}>{titles[one.other] ?? one.other}</a> }, one.mean, ends(one.low, one.high), ends(one.simultaneous_low, one.simultaneous_high), one.n,
+          <a href={`#/compare/methods/${method}/${one.other}`}>compare</a>])} /></details></Section>}
+  </>;
+}
+
+const ends = (low, high) => (low === null ? "–" : `${show(low)} to ${show(high)}`);
+
+function MethodCurves({ rows }) {
+  const factors = useMemo(() => rows.map((row) => row.factor), [rows]);
+  const ratings = useMemo(() => [["concept", rows.map((row) => row.concept_rating)], ["fluency", rows.map((row) => row.fluency_rating)], ["score", rows.map((row) => row.score)]], [rows]);
+  const perplexity = useMemo(() => [["perplexity", rows.map((row) => row.perplexity)]], [rows]);
+  const column = (title, name) => [title, "method_curves", name];
+  return <Section title="How hard: by factor" tables={["method_curves"]}>
+    <div class="curves"><Curves title="Ratings by factor, mean over concepts" factors={factors} series={ratings} /><Curves title="Perplexity by factor" factors={factors} series={perplexity} log /></div>
+    <details><summary>The same as a table</summary><Table caption="Means by factor" headers={["factor", column("score", "score"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("perplexity", "perplexity"), column("times chosen", "n_chosen")]}
+      rows={rows.map((row) => [row.factor, row.score, row.concept_rating, row.fluency_rating, row.perplexity, row.n_chosen])} /></details></Section>;
+}
+
+function Concepts({ scores, method, layer }) {
+  const index = useContext(Index), texts = index.methods.texts[method], fitted = texts?.[layer] ? layer : Object.keys(texts ?? {})[0];
+  const [concept, setConcept] = useState(scores[0]?.concept_id), row = scores.find((one) => one.concept_id === concept), number = index.methods.keys.indexOf(method);
+  const page = usePromise(async () => {
+    const [concepts, starts] = texts?.[fitted] ?? [[], [0]], at = concepts.indexOf(concept);
+    return at < 0 ? null : entry(`t/${number}-${fitted}`, starts, at);
+  }, [concept, fitted]);
+  const column = (title, name) => [title, "method_scores", name];
+  if (!scores.length) return null;
+  return <>
+    <Section title="Concept by concept" tables={["method_scores"]}><Table sortable caption="Scores by concept"
+      headers={["concept", column("score", "score"), column("factors", "factors"), column("concept rating", "concept_rating"), column("fluency", "fluency_rating"), column("abstains", "abstains")]}
+      rows={scores.map((one) => [{ sort: one.concept, shown: <button type="button" class="link" onClick={() => setConcept(one.concept_id)} aria-pressed={one.concept_id === concept}>{one.concept}</button> }, one.score,
+        one.factors.map((factor) => factor ?? "none").join(", "), one.concept_rating, one.fluency_rating, one.abstains ? one.reason ?? "yes" : "no"])} /></Section>
+    {texts && <Section title={`Texts: ${row.concept}`} tables={["generations", "judge", "perplexity"]}>
+      <div class="fields"><Choice label="Concept" value={concept} options={scores.map((one) => [one.concept_id, one.concept])} onChange={setConcept} /></div>
+      {page.value ? page.value.rows.length ? <Texts key={concept} columns={index.methods.text_columns} rows={page.value.rows} best={row.factors.filter((one) => one !== null)} /> : <p>It abstains: {page.value.reason ?? "no text"}.</p> : "value" in page ? <p>There are no texts of it.</p> : <Waiting error={page.error} />}
+    </Section>}
+  </>;
+}

@@ -1,0 +1,140 @@
+// What every page uses: numbers with their sources, tables, curves, steered texts.
+
+import { createContext } from "preact";
+import { useContext, useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
+import uPlot from "uplot";
+
+export const Index = createContext(null);
+
+export const show = (value, digits = 3) => {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (typeof value !== "number") return String(value);
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  const small = Math.abs(value) < 0.001 || Math.abs(value) >= 10000;
+  return (small ? value.toExponential(1) : Number(value.toPrecision(digits)).toString()).replace("-", "−");
+};
+
+/** Rows of a table as objects. */
+export const objects = (table) => (table ? table.rows.map((row) => Object.fromEntries(table.columns.map((name, i) => [name, row[i]]))) : []);
+
+export function usePromise(start, needs) {
+  const [state, set] = useState({});
+  useEffect(() => {
+    let current = true;
+    set({});
+    start().then((value) => current && set({ value }), (error) => current && set({ error }));
+    return () => { current = false; };
+  }, needs);
+  return state;
+}
+
+export function Waiting({ error }) {
+  return error ? <p class="error" role="alert">{error.message}</p> : <p class="quiet" role="status">Loading …</p>;
+}
+
+/** A number that leads to the table it comes from. */
+export function Num({ table, column, value, digits }) {
+  const index = useContext(Index);
+  const [, meaning] = index.files.find((one) => one.table === table)?.columns.find(([name]) => name === column) ?? [];
+  return <a class="num" href={`#/files/${table}/${column}`} title={meaning}>{show(value, digits)}</a>;
+}
+
+export function From({ tables }) {
+  const index = useContext(Index), there = tables.filter((name) => index.files.some((one) => one.table === name));
+  return <span class="from">from {there.map((name, i) => <>{i ? ", " : ""}<a href={`#/files/${name}`}>{name}</a></>)}</span>;
+}
+
+export function Section({ title, tables, children }) {
+  const id = useId();
+  return <section aria-labelledby={id}><div class="heading"><h2 id={id}>{title}</h2>{tables && <From tables={tables} />}</div>{children}</section>;
+}
+
+/** A table whose rows are all there; a header is a name, or a name, the table and the column that it shows. */
+export function Table({ caption, headers, rows, sortable }) {
+  const [sort, setSort] = useState(null);
+  const plain = (cell) => (cell && typeof cell === "object" && "sort" in cell ? cell.sort : cell);
+  const compare = (a, b) => {
+    const [x, y] = [plain(a[sort.at]), plain(b[sort.at])];
+    if (x === null || x === undefined || x === "–") return 1;
+    if (y === null || y === undefined || y === "–") return -1;
+    return (x < y ? -1 : x > y ? 1 : 0) * (sort.descending ? -1 : 1);
+  };
+  const shown = sort ? [...rows].sort(compare) : rows;
+  const header = (one, at) => {
+    const [name, table, column] = [].concat(one), state = sort?.at === at && (sort.descending ? "descending" : "ascending");
+    const turn = () => setSort({ at, descending: sort?.at === at ? !sort.descending : typeof plain(rows[0]?.[at]) === "number" });
+    const source = table && <a class="where" href={`#/files/${table}/${column}`} aria-label={`where ${name} comes from`}>↗</a>;
+    return <th scope="col" aria-sort={state || undefined}>{sortable ? <button type="button" onClick={turn}>{name}{state ? (sort.descending ? " ↓" : " ↑") : ""}</button> : name} {source}</th>;
+  };
+  const content = (cell) => (cell && typeof cell === "object" && "sort" in cell ? cell.shown : typeof cell === "number" || cell === null ? show(cell) : cell);
+  return <div class="wide" tabIndex={0} role="region" aria-label={caption}>
+    <table class={sortable ? "sortable" : undefined}><caption class="hidden">{caption}</caption>
+      <thead><tr>{headers.map(header)}</tr></thead>
+      <tbody>{shown.map((row) => <tr>{row.map((cell) => <td class={typeof plain(cell) === "number" ? "right" : undefined}>{content(cell)}</td>)}</tr>)}</tbody>
+    </table></div>;
+}
+
+export function Choice({ label, value, options, onChange }) {
+  const id = useId();
+  return <span class="field"><label for={id}>{label}</label>
+    <select id={id} value={value} onChange={(event) => onChange(event.target.value)}>
+      {options.map(([key, name]) => <option value={key} selected={String(key) === String(value)}>{name}</option>)}
+    </select></span>;
+}
+
+const SERIES = ["--line-1", "--line-2", "--line-3"];
+
+/** Curves over factors. The same numbers stand in a table below them, so the drawing itself is hidden from screen readers. */
+export function Curves({ title, factors, series, log }) {
+  const place = useRef(null), [dark, setDark] = useState(matchMedia("(prefers-color-scheme: dark)").matches);
+  useEffect(() => {
+    const media = matchMedia("(prefers-color-scheme: dark)"), turn = () => setDark(media.matches);
+    media.addEventListener("change", turn);
+    return () => media.removeEventListener("change", turn);
+  }, []);
+  useLayoutEffect(() => {
+    const style = getComputedStyle(place.current), colour = (name) => {
+      place.current.style.color = `var(${name})`;
+      return style.color;
+    };
+    const [ink, grid] = [colour("--quiet"), colour("--rule")], font = "12px system-ui, sans-serif";
+    const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 }, font };
+    const values = (self, ticks) => ticks.map((tick) => (tick === null ? "" : tick.toLocaleString("en", { notation: "compact" })));
+    const decades = (self, ticks) => ticks.map((tick) => (tick !== null && Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-9 ? tick : null));
+    const rising = log ? { filter: decades, grid: { ...axis.grid, filter: decades }, ticks: { ...axis.ticks, filter: decades } } : {};
+    const marks = factors.map((_, i) => i); // factors stand side by side: they are a grid, and 0 has no place on a log axis
+    const plot = new uPlot({
+      width: place.current.clientWidth, height: 190, legend: { show: false }, cursor: { show: false },
+      scales: { x: { time: false, range: [-0.3, marks.length - 0.7] }, y: log ? { distr: 3 } : { range: (self, low, high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
+      axes: [{ ...axis, splits: () => marks, values: () => factors.map((factor, i) => (factors.length > 9 && i % 2 ? "" : factor)) }, { ...axis, ...rising, size: 58, values }],
+      series: [{}, ...series.map(([, points], i) => ({ stroke: colour(SERIES[i]), width: 2, dash: [[], [7, 3], [2, 3]][i], points: { show: true, size: 5 }, spanGaps: true }))],
+    }, [marks, ...series.map(([, points]) => points)], place.current);
+    place.current.style.color = "";
+    const resized = new ResizeObserver(() => place.current && plot.setSize({ width: place.current.clientWidth, height: 190 }));
+    resized.observe(place.current);
+    return () => { resized.disconnect(); plot.destroy(); };
+  }, [dark, factors, series]);
+  return <figure class="curve"><figcaption>{title}{!title.toLowerCase().startsWith(series[0][0].toLowerCase()) && <ul class="key">{series.map(([name], i) => <li class={`key-${i + 1}`}>{name}</li>)}</ul>}</figcaption>
+    <div ref={place} aria-hidden="true" /></figure>;
+}
+
+const RATINGS = [["concept_rating", "concept"], ["instruction_rating", "instruction"], ["fluency_rating", "fluency"], ["judge_score", "score"]];
+
+/** Steered texts of one prompt, a card a factor. */
+export function Texts({ columns, rows, best }) {
+  const index = useContext(Index), [prompt, setPrompt] = useState(null);
+  const all = objects({ columns, rows }), prompts = [...new Set(all.map((row) => row.prompt))].sort((a, b) => a - b);
+  const current = prompts.includes(prompt) ? prompt : prompts[0];
+  const own = all.filter((row) => row.prompt === current).sort((a, b) => a.factor - b.factor || a.sample - b.sample);
+  const number = (column, value) => <Num table={column === "mean_nll" ? "perplexity" : column === "gen_success_20" ? "gen_success" : "judge"} column={column} value={value} />;
+  return <>
+    <div class="fields"><Choice label="Prompt" value={current} options={prompts.map((one) => [one, index.prompts[one]])} onChange={(value) => setPrompt(Number(value))} />
+      {index.limits.n_prompts > prompts.length && <span class="quiet">{prompts.length} of {index.limits.n_prompts} prompts are in this report.</span>}</div>
+    <ol class="cards">{own.map((row) => <li class={best?.includes(row.factor) ? "card chosen" : "card"}>
+      <h3>factor {row.factor}{row.factor === "0" ? ", unsteered" : ""}{best?.includes(row.factor) ? <span class="tag">chosen</span> : null}</h3>
+      <p class="text"><span class="quiet">{index.prompts[current]}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
+      <dl class="inline">{RATINGS.filter(([name]) => row[name] !== null).map(([name, title]) => <div><dt>{title}</dt><dd>{number(name, row[name])}</dd></div>)}
+        {row.gen_success_20 !== null && <div><dt>lens tokens</dt><dd>{number("gen_success_20", row.gen_success_20)}</dd></div>}
+        {row.mean_nll !== null && <div><dt>loss</dt><dd>{number("mean_nll", row.mean_nll)}</dd></div>}</dl>
+    </li>)}</ol></>;
+}
