@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saesteer.core.tables.methods import DAMAGE, METHOD_CHOICES, METHODS_TABLE
 from saesteer.core.tokens import load_tokens
-from saesteer.engine.damage import N_CONTEXT, ordinary_texts, text_damage
+from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
 from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, PromptText, kind_of, packed
 from saesteer.engine.saes import encode
 from saesteer.methods.compare.damage import method_damage
@@ -77,6 +77,9 @@ def test_a_vector_is_added_at_every_position() -> None:
     close(made, slow(lambda residual: residual + 60 * vector))
     assert made["divergence"] > 0.1
     assert made["unsteered_loss"] == pytest.approx(slow(None)[0], abs=1e-4)
+    rises = loss_rises(shipped_model(), shipped_sae(LAYER), Addition(vector, 40.0), 1.5, ordinary())
+    lengths = [len(text) - N_CONTEXT for text in ordinary()]
+    assert np.average(rises.tolist(), weights=lengths) == pytest.approx(made["loss"] - made["unsteered_loss"], abs=1e-9)
 
 
 @torch.no_grad()

@@ -1,9 +1,13 @@
 """Which feature is recommended for a concept, by hand-made ratings."""
 
+import re
+from pathlib import Path
+
 import polars as pl
 import pytest
 
-from saesteer.analysis.recommendation import candidates, recommend, recommendations
+from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend, recommendations
+from saesteer.report.recommend import Answer, Question, page_of
 from saesteer.settings import SelectionSettings
 
 SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
@@ -78,11 +82,37 @@ def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_th
             "explanation": [None, None, "ships at sea", None, None, "The season", None],
             "lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
             "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
+            "fires_on": [None, "▁tea", None, None, "▁Sea", None, None],
+            "near": [False] * 7,
         }
     )
     assert candidates(features, "sea", 3).rows() == [(3, 2, "label"), (3, 1, "label"), (3, 3, "explanation"), (6, 1, "explanation")]
-    assert candidates(features, "sea", 9).rows()[3] == (3, 4, "lens")
+    assert candidates(features, "sea", 9).rows()[3:5] == [(3, 5, "records"), (3, 4, "lens")]
+    searched = candidates(features.with_columns(near=pl.col("feature") == 4), "sea", 9)
+    assert searched.rows()[3:5] == [(3, 4, "search"), (3, 5, "records")]
     assert candidates(features, "opera", 3).is_empty()
+
+
+def test_a_feature_fires_on_the_token_of_most_of_its_records():
+    def record(*tokens: str) -> list[dict[str, str]]:
+        return [{"token": token} for token in tokens]
+
+    records = pl.DataFrame({"layer": [3, 3, 6], "feature": [1, 2, 1], "records": [record("b", "a", "b"), record("d", "c"), []]})
+    assert fired_on(records).rows() == [(3, 1, "b"), (3, 2, "c")]
+
+
+def test_perplexity_is_compared_prompt_by_prompt():
+    """By hand: two texts a prompt, unsteered 1 nat each; steered 1 + ln 2 on even and 1 + ln 8 on odd prompts: 2 and 8 times, 4 in the
+    geometric mean."""
+    rated = ratings("feature", 3, "7", "1", [1.5] * 8)
+    steered = rated.with_columns(mean_nll=1 + pl.Series([2.0, 8.0] * 4).log())
+    plain = rated.with_columns(mean_nll=pl.lit(1.0))
+    chosen = recommend("sea", steered, unsteered(), SETTINGS).feature
+    assert chosen is not None
+    ratio = perplexity_ratio(chosen, pl.concat([steered, steered]), plain, SETTINGS)
+    assert ratio.mean == pytest.approx(4.0)
+    low, high = ratio.interval or (0.0, 0.0)
+    assert 2 <= low < 4 < high <= 8
 
 
 def test_regret_is_against_choosing_among_all_features_with_the_label():
@@ -107,3 +137,27 @@ def test_regret_is_against_choosing_among_all_features_with_the_label():
     assert (row["score"], row["best"], row["regret"]) == (1.0, 1.5, 0.5)
     (all_of_them,) = recommendations(features, texts, 2, SETTINGS).rows(named=True)
     assert (all_of_them["feature"], all_of_them["regret"]) == (9, 0.0)
+
+
+def test_a_models_text_cannot_break_the_page():
+    """Cell ends, line ends, links and HTML in texts and tokens are shown as they are."""
+    hostile = "a | b\n\n# c <script>alert(1)</script> [d](javascript:e)"
+    rated = ratings("feature", 3, "7", "1", [1.5] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(hostile))
+    plain = rated.with_columns(factor=pl.lit("0"))
+    row = {
+        "layer": 3,
+        "feature": 7,
+        "match": "label",
+        "concept": "sea",
+        "explanation": None,
+        "lens_tokens": [hostile],
+        "input_score": 0.5,
+        "output_score": 0.5,
+    }
+    question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
+    page = page_of(Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, pl.DataFrame([row]), pl.concat([rated, plain])))
+    cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in page.splitlines() if line.startswith("|")]
+    assert cells == [2] * 7 + [8] * 3 + [4] * 7
+    markup = re.sub(r"\\.", "", page)
+    assert "<" not in markup
+    assert "](" not in markup

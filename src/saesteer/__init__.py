@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saesteer.api import (
+        Answer,
         LanguageModel,
         Sae,
         SaeMeta,
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
         load_model,
         load_sae,
         output_scores,
+        recommend,
         steer,
     )
 
 __all__ = [
+    "Answer",
     "LanguageModel",
     "Sae",
     "SaeMeta",
@@ -33,6 +36,7 @@ __all__ = [
     "load_model",
     "load_sae",
     "output_scores",
+    "recommend",
     "steer",
 ]
 

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.input_score import input_scores as _input_scores
+from saesteer.analysis.recommendation import N_PER_LAYER
 from saesteer.analysis.records import top_records
 from saesteer.core.files import text_id
 from saesteer.core.tables.steps import LOGIT_LENS, OUTPUT_SCORE
@@ -25,11 +26,15 @@ from saesteer.engine.output_score import output_scores as _output_scores
 from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
 from saesteer.engine.saes import Sae, SaeMeta, check_features
 from saesteer.engine.sites import to_residual, width_at
+from saesteer.report.recommend import Answer, Question
+from saesteer.report.recommend import answer as _answer
+from saesteer.settings import load_workflow, read_yaml
 from saesteer.settings.base import canonical_factor
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
 
 __all__ = [
+    "Answer",
     "LanguageModel",
     "Sae",
     "SaeMeta",
@@ -40,6 +45,7 @@ __all__ = [
     "load_model",
     "load_sae",
     "output_scores",
+    "recommend",
     "steer",
 ]
 
@@ -168,6 +174,25 @@ def steer(
         pl.col("prefix_id").replace_strict(named, return_dtype=pl.String).alias("prompt"),
         *("sample", "text", "token_ids", "n_tokens", "stopped"),
     )
+
+
+def recommend(
+    experiment: str,
+    concept: str,
+    *,
+    n_per_layer: int = N_PER_LAYER,
+    comparison: str | None = None,
+    cores: int = 2,
+    configfile: Path = Path("config/config.yaml"),
+) -> Answer:
+    """Which feature of an experiment to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better.
+
+    The current folder is the project's; what is missing is computed there, as by `saesteer recommend`. `n_per_layer` is the largest number
+    of candidates of a layer; `comparison` names a comparison of methods on the same model, by whose settings and labelled texts
+    prompting and DiffMean are tried beside the features.
+    """
+    workflow = load_workflow(read_yaml(configfile), str(configfile))
+    return _answer(workflow, Question(experiment, concept, n_per_layer, cores, configfile, comparison))
 
 
 def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:

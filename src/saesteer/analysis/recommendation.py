@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import exp
 from typing import Any, Literal
 
 import numpy as np
@@ -71,29 +72,49 @@ class Recommendation:
 
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
-    """FEATURES rows -> layer, feature, match: the first `n_per_layer` of a layer, by how they match the concept (its label before a word of
-    the explanation before a lens token) and then by their largest record."""
+    """The first `n_per_layer` features of a layer -> layer, feature, match: by how they match the concept (its label, a word of the
+    explanation, a search for the concept by meaning, the token they fire on, a lens token) and then by their largest record.
+
+    features: FEATURES columns, fires_on (`fired_on`; may be null) and near (whether such a search gave the feature).
+    """
     words = {word for word in concept.lower().split() if len(word) > 2} or {concept.lower()}
     said = pl.coalesce("explanation", pl.lit("")).str.to_lowercase()
-    tokens = pl.col("lens_tokens").list.eval(pl.element().str.strip_chars("▁Ġ ").str.to_lowercase())
+    fires_on, tokens = _word(pl.col("fires_on")), pl.col("lens_tokens").list.eval(_word(pl.element()))
     rank = (
         pl.when(pl.col("concept").str.to_lowercase() == concept.lower())
         .then(0)
         .when(pl.all_horizontal(said.str.contains(word, literal=True) for word in sorted(words)))
         .then(1)
-        .when(pl.any_horizontal(tokens.list.contains(word) for word in sorted(words)))
+        .when("near")
         .then(2)
+        .when(fires_on.is_in(sorted(words)))
+        .then(3)
+        .when(pl.any_horizontal(tokens.list.contains(word) for word in sorted(words)))
+        .then(4)
     )
-    matched = features.with_columns(rank=rank.fill_null(3)).filter(pl.col("rank") < 3).drop_nulls("max_activation")
+    matched = features.with_columns(rank=rank).drop_nulls(["rank", "max_activation"])
     first = (
         matched.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])
         .group_by("layer")
         .head(n_per_layer)
     )
-    names = {0: "label", 1: "explanation", 2: "lens"}
+    names = dict(enumerate(("label", "explanation", "search", "records", "lens")))
     return first.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False]).select(
         "layer", "feature", match=pl.col("rank").replace_strict(names, return_dtype=pl.String)
     )
+
+
+def fired_on(records: pl.DataFrame) -> pl.DataFrame:
+    """RECORDS -> layer, feature, fires_on: the token at which most of a feature's records are largest; ties: the first in the alphabet."""
+    tokens = records.select("layer", "feature", pl.col("records").list.eval(pl.element().struct.field("token"))).explode("records")
+    counted = tokens.drop_nulls().group_by("layer", "feature", fires_on="records").len()
+    most = counted.sort("layer", "feature", "len", "fires_on", descending=[False, False, True, False])
+    return most.group_by("layer", "feature", maintain_order=True).agg(pl.col("fires_on").first())
+
+
+def _word(token: pl.Expr) -> pl.Expr:
+    """A token without what marks the beginning of a word, in lower case."""
+    return token.str.strip_chars("▁Ġ ").str.to_lowercase()
 
 
 def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: SelectionSettings) -> Recommendation:
@@ -149,7 +170,8 @@ def recommendations(features: pl.DataFrame, texts: pl.DataFrame, n_per_layer: in
 def _recommended(
     concept: str, features: pl.DataFrame, rated: pl.DataFrame, n_per_layer: int, settings: SelectionSettings
 ) -> dict[str, Any]:
-    of_label = candidates(features, concept, n_per_layer).filter(match="label")
+    with_labels_only = features.with_columns(fires_on=pl.lit(None, pl.String), near=False)
+    of_label = candidates(with_labels_only, concept, n_per_layer).filter(match="label")
     keys = of_label.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String))
     steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED)
     made = recommend(concept, steered.join(keys, on=["layer", "name"], how="semi", maintain_order="left"), unsteered, settings)
@@ -174,6 +196,16 @@ def estimated(values: Iterable[float], label: str, settings: SelectionSettings) 
         return Estimate(None, None, 0)
     stream = random_stream(settings.seed, "recommendation", label)
     return Estimate(float(array.mean()), bootstrap_mean_interval(array, settings.bootstrap_draws, settings.confidence, stream), len(array))
+
+
+def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: SelectionSettings) -> Estimate:
+    """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
+    steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
+    rise = _difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), f"{choice.kind}/perplexity", settings)
+    if rise.mean is None or rise.interval is None:
+        return rise
+    low, high = rise.interval
+    return Estimate(exp(rise.mean), Interval(exp(low), exp(high)), rise.n)
 
 
 def verdict_of(choice: Choice | None) -> Verdict:

@@ -196,14 +196,12 @@ def recommend(
 ) -> None:
     """Say which feature to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better."""
     from saesteer.core.files import write_atomically
-    from saesteer.core.tables import FEATURES, read_summary
     from saesteer.report.recommend import Question, answer, page_of
     from saesteer.settings import load_workflow, read_yaml
 
     workflow = load_workflow(read_yaml(configfile), str(configfile))
     question = Question(experiment, concept, features, cores, configfile, comparison)
-    made, picked, rated = answer(workflow, question)
-    page = page_of(question, made, picked, rated, read_summary(FEATURES, workflow.data_dir / experiment / "tables/features.parquet"))
+    page = page_of(answer(workflow, question))
     if output is None:
         typer.echo(page)
     else:

@@ -12,3 +12,8 @@ def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
 def number(value: float | None, digits: int = 2) -> str:
     """A number, or a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def escaped(text: str) -> str:
+    """Text of a model as it is, on one line, not as Markdown."""
+    return "".join("\\" + character if character in "\\`*_<>[]|#" else character for character in " ".join(text.split()))

@@ -55,6 +55,16 @@ def text_damage(
         yield pl.DataFrame([made], schema=DAMAGE.schema)
 
 
+@torch.no_grad()
+def loss_rises(
+    lm: LanguageModel, sae: Sae, intervention: Intervention, factor: float, texts: Sequence[Sequence[int]]
+) -> Float64[Tensor, " text"]:
+    """What steering at the SAE's layer adds to the mean loss of each ordinary text, nats a token."""
+    unsteered, steered = (_read(lm, sae, sae.meta.layer, one, factor, texts) for one in (None, intervention))
+    rise = compared(lm, steered, unsteered)[0] - compared(lm, unsteered, unsteered)[0]
+    return torch.stack([part.mean() for part in rise.split([len(text) - N_CONTEXT for text in texts])])
+
+
 def _read(
     lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention | None, factor: float, texts: Sequence[Sequence[int]]
 ) -> _Read:

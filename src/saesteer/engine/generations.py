@@ -67,7 +67,7 @@ def _of_features(
     features = rows["feature"].unique(maintain_order=True).to_list()
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
     prompts = _prompts(lm, rows, prefixes)
-    interventions: list[Intervention] = [Addition(sae.W_dec[feature], None, "last", (feature,)) for feature in features]
+    interventions: list[Intervention] = [feature_addition(sae, feature) for feature in features]
     keys = (rows["feature"].to_numpy(), text_keys(rows["factor"]), hex_keys(rows["prefix_id"]), rows["sample"].to_numpy())
     wanted = rows.with_row_index("row").with_columns(
         layer=pl.lit(layer, pl.UInt16),
@@ -167,6 +167,12 @@ def _texts_of_fits(
         stream=pl.Series(streams(seed, _concept_prompt_sample(numbered)), dtype=pl.UInt64),
     )
     yield from _texts(lm, sae, layer, wanted, interventions, list(places), sampling, FIT_TEXT)
+
+
+def feature_addition(sae: Sae, feature: int) -> Addition:
+    """Steering with one feature as P1 (arXiv 2505.20063, section 3) does it: a multiple of a_max times its decoder row, at the last
+    position."""
+    return Addition(sae.W_dec[feature], None, "last", (feature,))
 
 
 def placed(one: Intervention, sae: Sae, sae_features: str) -> Intervention:

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,41 @@ from typing import Any
 import polars as pl
 import yaml
 
-from saesteer.analysis.recommendation import FEATURE, UNSTEERED, Choice, Estimate, Recommendation, candidates, recommend
+from saesteer.analysis.recommendation import (
+    FEATURE,
+    STEERS,
+    UNSTEERED,
+    Choice,
+    Estimate,
+    Recommendation,
+    candidates,
+    estimated,
+    fired_on,
+    perplexity_ratio,
+    recommend,
+)
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id
-from saesteer.core.markdown import table
-from saesteer.core.tables import FEATURES, GENERATIONS, JUDGEMENTS, of_features, of_fits, read_summary
+from saesteer.core.markdown import escaped, table
+from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RECORDS, of_features, of_fits, read_summary
+from saesteer.engine.damage import loss_rises, ordinary_texts
+from saesteer.engine.generations import feature_addition
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.exports import rows_of
-from saesteer.settings import Experiment, NamedConcepts, NoJudge, TopicConcepts, Workflow, load_experiment, settings_of
+from saesteer.report.finished import Finished
+from saesteer.settings import (
+    Experiment,
+    ExplainedFeatures,
+    LocalRecords,
+    NamedConcepts,
+    NoJudge,
+    TopicConcepts,
+    Workflow,
+    load_experiment,
+    settings_of,
+)
+from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
+from saesteer.sources.corpus import read_texts
 from saesteer.sources.prefixes import prompts_in_order
 from saesteer.workflow.plan import layer_groups
 
@@ -47,36 +74,74 @@ class Question:
     """A comparison of methods on the same model, whose settings and labelled texts serve for prompting and a supervised vector."""
 
 
-def answer(workflow: Workflow, question: Question) -> tuple[Recommendation, pl.DataFrame, pl.DataFrame]:
-    """The recommendation, its candidates and the rated texts; computes what is missing."""
+@dataclass(frozen=True)
+class Answer:
+    """What is recommended, and what it rests on."""
+
+    question: Question
+    recommendation: Recommendation
+    perplexity: Estimate | None
+    """Of the recommended feature's texts, as a multiple of the unsteered ones'; None where nothing is recommended."""
+    ordinary_loss: Estimate | None
+    """What the feature adds to the loss on ordinary texts, nats a token; None where the experiment has no texts of its own."""
+    candidates: pl.DataFrame
+    """FEATURES columns and `match`."""
+    texts: pl.DataFrame
+    """kind, layer, name, factor, prompt, text and ratings of every text, prompts in their order."""
+
+
+def answer(workflow: Workflow, question: Question) -> Answer:
+    """The answer; computes what is missing."""
     experiment = load_experiment(question.name, workflow.experiments_dir)
     picked = picked_features(workflow, experiment, question)
     derived = derived_name(question.name, question.concept)
     write_experiment(workflow.experiments_dir / f"{derived}.yaml", of_candidates(question, experiment, picked))
-    compute(workflow, question.name, derived, "judge", question)
+    compute(workflow, question.name, derived, question)
     rated = feature_texts(workflow, derived)
     if question.comparison:
         rated = pl.concat([rated, method_texts(workflow, question)])
     steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
-    return recommend(question.concept, steered, unsteered, experiment.selection), picked, rated
+    made = recommend(question.concept, steered, unsteered, experiment.selection)
+    if made.feature is None:
+        return Answer(question, made, None, None, picked, rated)
+    perplexity = perplexity_ratio(made.feature, steered, unsteered, experiment.selection)
+    finished = Finished(workflow, load_experiment(derived, workflow.experiments_dir), derived)
+    return Answer(question, made, perplexity, ordinary_loss(finished, made.feature), picked, rated)
+
+
+def ordinary_loss(finished: Finished, choice: Choice) -> Estimate | None:
+    """What steering with the feature adds to the loss of ordinary texts, those of the experiment's records."""
+    records, model = finished.experiment.records, finished.experiment.model
+    if not isinstance(records, LocalRecords):
+        return None
+    corpus = read_texts(records.texts, finished.model_folder(), model.bos, ORDINARY_TOKENS)
+    texts = ordinary_texts(corpus["token_ids"].to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
+    sae = finished.sae_with(choice.layer, int(choice.name))
+    rises = loss_rises(finished.model(), sae, feature_addition(sae, int(choice.name)), float(choice.factor), texts)
+    return estimated(rises.tolist(), "ordinary loss", finished.experiment.selection)
 
 
 def picked_features(workflow: Workflow, experiment: Experiment, question: Question) -> pl.DataFrame:
-    """layer, feature, match of the candidates; refused where nothing points to the concept."""
+    """The candidates' FEATURES columns and `match`; refused where nothing points to the concept."""
     if isinstance(experiment.judge, NoJudge):
         raise SettingsError(f"experiment {question.name} has judge of kind none: a recommendation needs ratings: give it a judge")
     path = workflow.data_dir / question.name / "tables/features.parquet"
     if not path.exists():
         raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
     features = read_summary(FEATURES, path)
-    picked = candidates(features, question.concept, question.n_per_layer)
+    fires = fired_on(rows_of(RECORDS, workflow.data_dir / question.name))
+    listed = experiment.features
+    near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
+    known_of = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
+    picked = candidates(known_of, question.concept, question.n_per_layer)
     if picked.is_empty():
         known = ", ".join(sorted(set(features["concept"].drop_nulls()))[:40]) or "none"
         raise SettingsError(
-            f"none of the {features.height} features of {question.name} is labelled with, explained by or promotes {question.concept!r}:"
+            f"none of the {features.height} features of {question.name} is labelled with, explained by, fires on or promotes"
+            f" {question.concept!r}:"
             f" labels are {known}"
         )
-    return picked
+    return picked.join(features, on=["layer", "feature"], how="left", maintain_order="left")
 
 
 def derived_name(name: str, concept: str) -> str:
@@ -104,11 +169,12 @@ def write_experiment(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def compute(workflow: Workflow, source: str, derived: str, step: str, question: Question) -> None:
-    """Run a step of the derived experiment and what it needs, with the rows that the source has; the source gets the new ones."""
+def compute(workflow: Workflow, source: str, derived: str, question: Question) -> None:
+    """Have the derived experiment's texts written and rated, with the rows that the source has; the source gets the new ones."""
     experiment = load_experiment(derived, workflow.experiments_dir)
     share_parts(workflow.data_dir / source, workflow.data_dir / derived)
-    targets = [str(workflow.data_dir / derived / step / f"{group}.json") for group in layer_groups(experiment)]
+    steps = (JUDGEMENTS.name, PERPLEXITY.name)
+    targets = [str(workflow.data_dir / derived / step / f"{group}.json") for step in steps for group in layer_groups(experiment)]
     target_of = "methods" if experiment.until == "methods" else "experiments"
     command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete", "--quiet", "rules"]
     command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{derived}]"]
@@ -133,10 +199,9 @@ def share_parts(source: Path, target: Path) -> None:
 def feature_texts(workflow: Workflow, derived: str) -> pl.DataFrame:
     """Ratings and texts of the candidates' texts, prompts in their order."""
     experiment = load_experiment(derived, workflow.experiments_dir)
-    texts, ratings = (of_features(rows_of(one, workflow.data_dir / derived)) for one in (GENERATIONS, JUDGEMENTS))
+    tables = [of_features(rows_of(one, workflow.data_dir / derived)) for one in _TABLES]
     prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
-    keys = ["layer", "feature", "factor", "prefix_id", "sample"]
-    joined = texts.select(*keys, "text").join(ratings, on=keys)
+    joined = joined_texts(tables, ["layer", "feature", "factor", "prefix_id", "sample"])
     named = joined.with_columns(kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String))
     return in_order(named, prompts)
 
@@ -152,14 +217,24 @@ def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
     other = next(name for name in settings.concepts.names if name != question.concept)
     methods = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
     write_experiment(workflow.experiments_dir / f"{derived}.yaml", {"extends": question.comparison, "methods": methods})
-    compute(workflow, str(question.comparison), derived, "judge", question)
+    compute(workflow, str(question.comparison), derived, question)
     experiment = load_experiment(derived, workflow.experiments_dir)
-    tables = [at_every_layer(of_fits(rows_of(one, workflow.data_dir / derived)), experiment.layers) for one in (GENERATIONS, JUDGEMENTS)]
-    keys = ["layer", "method", "concept_id", "factor", "prefix_id", "sample"]
-    joined = tables[0].select(*keys, "text").join(tables[1], on=keys).filter(concept_id=text_id(question.concept))
+    tables = [at_every_layer(of_fits(rows_of(one, workflow.data_dir / derived)), experiment.layers) for one in _TABLES]
+    joined = joined_texts(tables, ["layer", "method", "concept_id", "factor", "prefix_id", "sample"])
+    fits = at_every_layer(rows_of(FITS, workflow.data_dir / derived), experiment.layers).select(*FITS.keys, "n_texts")
+    rivals = joined.join(fits, on=FITS.keys).filter(pl.col("method").is_in(RIVALS), concept_id=text_id(question.concept))
+    learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} of {} labelled texts", "method", "n_texts")).otherwise("method")
     prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
-    rivals = joined.filter(pl.col("method").is_in(RIVALS)).with_columns(kind="method", name="method")
-    return in_order(rivals, prompts)
+    return in_order(rivals.with_columns(kind="method", name=learnt), prompts)
+
+
+_TABLES = (GENERATIONS, JUDGEMENTS, PERPLEXITY)
+
+
+def joined_texts(tables: Sequence[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
+    """Texts with their ratings and losses, from the rows of `_TABLES`."""
+    texts, ratings, losses = tables
+    return texts.select(*keys, "text").join(ratings, on=keys).join(losses.select(*keys, "mean_nll"), on=keys)
 
 
 def in_order(rows: pl.DataFrame, prompts: Mapping[str, str]) -> pl.DataFrame:
@@ -168,7 +243,19 @@ def in_order(rows: pl.DataFrame, prompts: Mapping[str, str]) -> pl.DataFrame:
     order = rows.filter(pl.col("prefix_id").is_in(list(place))).with_columns(
         place=pl.col("prefix_id").replace_strict(place, return_dtype=pl.Int64), prompt=pl.col("prefix_id").replace_strict(dict(prompts))
     )
-    columns = ["kind", "layer", "name", "factor", "prefix_id", "prompt", "text", "judge_score", "concept_rating", "fluency_rating"]
+    columns = [
+        "kind",
+        "layer",
+        "name",
+        "factor",
+        "prefix_id",
+        "prompt",
+        "text",
+        "judge_score",
+        "concept_rating",
+        "fluency_rating",
+        "mean_nll",
+    ]
     return order.sort("place").select(columns).cast({"layer": pl.Int64})
 
 
@@ -196,42 +283,71 @@ def _rival(rival: Choice, behind: Estimate, made: Recommendation) -> str:
     if made.feature is None or behind.interval is None:
         return f"{what}."
     low, high = behind.interval
-    against = "better than the feature" if low > 0 else "worse than the feature" if high < 0 else "no difference to the feature is seen"
-    return f"{what}; {against} ({shown(behind, signed=True)})."
+    against = (
+        "better than the feature" if low > 0 else "worse than the feature" if high < 0 else "as good as the feature, as far as is seen"
+    )
+    instead = ": use it instead" if low > 0 and (rival.score.mean or 0.0) >= STEERS else ""
+    return f"{what}; {against} ({shown(behind, signed=True)}){instead}."
 
 
-def shown(estimate: Estimate, signed: bool = False) -> str:
+def shown(estimate: Estimate | None, signed: bool = False) -> str:
     """mean [low, high], n."""
-    if estimate.mean is None or estimate.interval is None:
+    if estimate is None or estimate.mean is None or estimate.interval is None:
         return "unknown"
     sign = "+" if signed else ""
     low, high = estimate.interval
     return f"{estimate.mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}] (n = {estimate.n})"
 
 
-def page_of(question: Question, made: Recommendation, picked: pl.DataFrame, rated: pl.DataFrame, features: pl.DataFrame) -> str:
-    """The answer as Markdown: verdict, candidates, and texts of what is recommended."""
-    parts = [f"# {question.name}: {made.concept}\n", *(f"- {line}" for line in sentences_of(made)), "", "## Candidates\n"]
+def page_of(made: Answer) -> str:
+    """The answer as Markdown: verdict, what it does and what it breaks, candidates, and texts."""
+    best = made.recommendation.feature
+    parts = [f"# {made.question.name}: {escaped(made.question.concept)}\n", *(f"- {line}" for line in sentences_of(made.recommendation))]
+    if best is not None:
+        parts += [
+            "",
+            f"## Feature {best.layer}/{best.name} at factor {best.factor}\n",
+            table(["measured", "mean [95 %]"], _measured(made, best)),
+        ]
     head = ["feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor"]
-    parts.append(table(head, _lines(picked, rated, features)))
-    if made.feature is not None:
-        chosen = rated.filter(kind=FEATURE, layer=made.feature.layer, name=made.feature.name)
-        parts += ["", f"## Texts at factor {made.feature.factor}, and unsteered\n"]
-        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _texts(chosen, made.feature.factor)))
+    parts += ["", "## Candidates\n", table(head, _lines(made.candidates, made.texts))]
+    if best is not None:
+        chosen = made.texts.filter(kind=FEATURE, layer=best.layer, name=best.name)
+        parts += ["", f"## Texts at factor {best.factor}, and unsteered\n"]
+        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _texts(chosen, best.factor)))
     return "\n".join(parts) + "\n"
 
 
-def _lines(picked: pl.DataFrame, rated: pl.DataFrame, features: pl.DataFrame) -> list[list[str]]:
+def _measured(made: Answer, best: Choice) -> list[list[str]]:
+    return [
+        ["judge score, 0 to 2, held out", shown(best.score)],
+        ["concept, 0 to 2, held out", shown(best.concept)],
+        ["fluency, 0 to 2, held out", shown(best.fluency)],
+        ["perplexity of its texts, × unsteered", shown(made.perplexity)],
+        ["loss on ordinary text, nats a token more", shown(made.ordinary_loss, signed=True)],
+    ]
+
+
+def _lines(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str]]:
     """A row a candidate; its best mean is over the prompts that chose its factor, and so too high."""
     steered = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE)
     means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls().sort("judge_score", descending=True)
     lines = []
-    for row in picked.join(features, on=["layer", "feature"], how="left", maintain_order="left").iter_rows(named=True):
+    for row in picked.iter_rows(named=True):
         best = means.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
         numbers = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
         at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else ["unrated", ""]
         fires = row["concept"] or row["explanation"] or "unclear"
-        lines.append([f"{row['layer']}/{row['feature']}", row["match"], fires, " ".join(row["lens_tokens"][:5]), *numbers, *at_best])
+        lines.append(
+            [
+                f"{row['layer']}/{row['feature']}",
+                row["match"],
+                escaped(fires),
+                escaped(" ".join(row["lens_tokens"][:5])),
+                *numbers,
+                *at_best,
+            ]
+        )
     return lines
 
 
@@ -239,7 +355,8 @@ def _texts(chosen: pl.DataFrame, factor: str) -> list[list[str]]:
     """prompt, unsteered and steered text, score; of the first texts."""
     unsteered = chosen.filter(factor=UNSTEERED).select("prefix_id", unsteered="text")
     both = chosen.filter(factor=factor).join(unsteered, on="prefix_id", maintain_order="left").head(N_TEXTS)
+    said = ("prompt", "unsteered", "text")
     return [
-        [row["prompt"], row["unsteered"] or "", row["text"] or "", "" if row["judge_score"] is None else f"{row['judge_score']:.2f}"]
+        [*(escaped(row[name] or "") for name in said), "" if row["judge_score"] is None else f"{row['judge_score']:.2f}"]
         for row in both.iter_rows(named=True)
     ]

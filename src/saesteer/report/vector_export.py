@@ -16,7 +16,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
 from saesteer.core.tables import BEST_FACTORS, CONCEPTS, read_summary
 from saesteer.engine.frozen import block_vector, check_constant, frozen, median_a_max
-from saesteer.engine.generations import placed
+from saesteer.engine.generations import feature_addition, placed
 from saesteer.engine.interventions import Addition
 from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel, prompt_token_ids
@@ -81,7 +81,7 @@ def _of_feature(finished: Finished, sae: Sae, feature: int, factor: float | None
     strength, factor_from = _best_factor(finished, layer, feature) if factor is None else (factor, "given")
     known = concept or _concept(finished.data, layer, feature)
     label = f"feature {layer}/{feature}" + (f" ({known})" if known else "")
-    return Steerer(label, Addition(sae.W_dec[feature], None, "last", (feature,)), strength, factor_from, known, {"feature": feature})
+    return Steerer(label, feature_addition(sae, feature), strength, factor_from, known, {"feature": feature})
 
 
 def _best_factor(finished: Finished, layer: int, feature: int) -> tuple[float, str]:

@@ -9,6 +9,9 @@ from saesteer.settings.base import Factor, Settings, unique
 from saesteer.settings.registry import METHODS, method
 from saesteer.settings.steps import Endpoint
 
+N_ORDINARY_TEXTS, ORDINARY_TOKENS = 32, 32
+"""On how many texts, and how much of each, it is measured what steering breaks, unless settings say otherwise."""
+
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
@@ -143,9 +146,9 @@ class MethodSettings(Settings):
     ordinary_texts: Path | None = None
     """Parquet file of texts (a column text) about anything, on which it is measured what steering breaks; null: those of local records, or
     else it is not measured."""
-    n_ordinary_texts: Annotated[int, Field(gt=31)] = 32
+    n_ordinary_texts: Annotated[int, Field(gt=31)] = N_ORDINARY_TEXTS
     """How many of them."""
-    ordinary_tokens: Annotated[int, Field(gt=8)] = 32
+    ordinary_tokens: Annotated[int, Field(gt=8)] = ORDINARY_TOKENS
     """Tokens read of each, the first eight as its prompt."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from saesteer.core.markdown import table
+from saesteer.core.markdown import escaped, table
 
 INTRODUCTION = """\
 # The shipped world
@@ -156,8 +156,3 @@ def comparison(built: dict[str, Any], shipped: dict[str, Any]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return table(head, rows) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Text of the models as it is, not as Markdown."""
-    return "".join("\\" + character if character in "\\`*_<>[]|#" else character for character in " ".join(text.split()))

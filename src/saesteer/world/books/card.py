@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from saesteer.core.markdown import table
+from saesteer.core.markdown import escaped, table
 from saesteer.world.books.fit_judge import accuracy
-from saesteer.world.card import escaped, layer_table
+from saesteer.world.card import layer_table
 
 INTRODUCTION = """\
 # The world of the books
