@@ -52,10 +52,28 @@ def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(micro: 
     assert "to compute" not in log
 
 
+def test_from_python_it_is_the_same_answer(micro: Folder):
+    concept = labels(micro)[0]
+    code, said, log = ask(micro, "micro", concept)
+    assert code == 0, log
+    program = f"""
+import saesteer
+from saesteer.report.recommend import page_of
+answer = saesteer.recommend("micro", {concept!r})
+assert answer.ordinary_loss.n == 32, answer.ordinary_loss
+assert answer.texts.height == answer.candidates.height * answer.texts["factor"].n_unique() * answer.texts["prefix_id"].n_unique()
+print(page_of(answer))
+"""
+    command = [str(BIN / "python"), "-c", program]
+    done = subprocess.run(command, cwd=micro.path, env=micro.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == said
+
+
 def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder):
     code, _, log = ask(micro, "micro", "opera")
     assert code != 0
-    assert "none of the 8 features of micro is labelled with, explained by or promotes 'opera'" in log
+    assert "none of the 8 features of micro is labelled with, explained by, fires on or promotes 'opera'" in log
     assert labels(micro)[0] in log
     assert "Traceback" not in log
 

@@ -166,6 +166,8 @@ def steer(
     keys = itertools.product(features, dict.fromkeys(map(canonical_factor, factors)), named, range(n_samples))
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     rows = pl.DataFrame(list(keys), schema=schema, orient="row")
+    if rows.is_empty():
+        raise ValueError("nothing to steer: give a feature, a factor, a prompt and a sample at least")
     texts = pl.concat(feature_texts(lm, sae, sae.meta.layer, rows, named, sampling or Sampling(), seed))
     ordered = rows.join(texts, on=list(schema), maintain_order="left")
     return ordered.select(
