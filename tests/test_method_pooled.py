@@ -6,10 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 from method_rows import method_settings
+from polars.testing import assert_frame_equal
 from scipy import stats
 
+from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES
 from saesteer.methods.compare.pooled import pooled_methods, pooled_scores
-from saesteer.report.method_readme import KEPT, methods_markdown, published_order_markdown
+from saesteer.report.method_readme import KEPT, keep_results, methods_markdown, pool_results, published_order_markdown
 
 
 def scores(values: dict[str, list[float | None]]) -> pl.DataFrame:
@@ -27,6 +29,27 @@ def tables(values: dict[str, list[float | None]], fluency: float) -> tuple[pl.Da
         fluency_rating=fluency, n_effect_vectors=pl.lit(None, pl.UInt32), median_relative_change=pl.lit(None, pl.Float64),
     )  # fmt: skip
     return methods, keys.with_columns(loss_rise=fluency / 2, other_rating=pl.lit(None, pl.Float64))
+
+
+def method_tables(folder: Path, shift: float) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Whole METHOD_SCORES, METHODS_TABLE and METHOD_DAMAGE tables of a comparison, written where a run has them."""
+    own: dict[str, list[float | None]] = {"a": [0.0, 0.2, 0.1, 0.3], "b": [0.5, 0.75, 0.6, 0.8 + shift]}
+    methods, damage = tables(own, 1.0 + shift)
+    whole = []
+    for which, rows in zip(
+        (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], DAMAGE_SUMMARIES["method_damage"]),
+        (scores(own), methods, damage),
+        strict=True,
+    ):
+        rest = [
+            pl.lit([] if kind == pl.List else "" if kind == pl.String else 0).cast(kind).alias(name)
+            for name, kind in which.schema.items()
+            if name not in rows.columns
+        ]
+        whole.append(rows.with_columns(rest).select(list(which.schema)).cast(pl.Schema(which.schema)))
+        folder.mkdir(exist_ok=True)
+        whole[-1].write_parquet(folder / f"{which.name}.parquet")
+    return whole[0], whole[1], whole[2]
 
 
 def test_by_hand(tmp_path: Path) -> None:
@@ -53,6 +76,18 @@ def test_by_hand(tmp_path: Path) -> None:
     text = methods_markdown(tmp_path)
     assert text.splitlines()[2].startswith("| B | 0.65 [0.60, 0.70] | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 2 / 0 | 2 |")
     assert "n = 4 concepts, each the mean of 2 training seeds" in text
+
+
+def test_seeds_are_kept_one_at_a_time_and_pooled_from_what_is_kept(tmp_path: Path) -> None:
+    """Kept on two days, pooled they are what the tables themselves give, but for the fifth digit."""
+    made = [method_tables(tmp_path / name, shift) for name, shift in (("one", 0.0), ("two", 0.25))]
+    for name in ("one", "two"):
+        keep_results(tmp_path / name, tmp_path / "kept" / name)
+    pool_results([tmp_path / "kept/one", tmp_path / "kept/two"], method_settings(), tmp_path)
+    scores, methods, damage = zip(*made, strict=True)
+    expected = zip(KEPT, pooled_methods(scores, methods, damage, method_settings()), strict=True)
+    for name, table in expected:
+        assert_frame_equal(pl.read_csv(tmp_path / name, schema=table.schema), table, rel_tol=0, abs_tol=2e-3)
 
 
 def test_seeds_together_see_what_one_does_not() -> None:

@@ -11,25 +11,39 @@ from saesteer.core.markdown import number, table
 from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES, read_summary
 from saesteer.core.tables.schema import Table
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
-from saesteer.methods.compare.pooled import pooled_methods
+from saesteer.methods.compare.pooled import LOSSES, RATINGS, pooled_methods
 from saesteer.report.method_report import detectable_text
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import METHODS, method
 
 KEPT = ("methods.csv", "differences.csv")
 """Files of docs/methods/ that hold the pooled results."""
+POOLED = (
+    (METHOD_SUMMARIES["method_scores"], ("layer", "method", "concept_id", "concept", "score")),
+    (METHOD_SUMMARIES["methods"], ("layer", "method", "title", "score", "n_abstaining", "n_effect_vectors", *RATINGS)),
+    (DAMAGE_SUMMARIES["method_damage"], ("layer", "method", *LOSSES)),
+)
+"""Tables and columns of each seed that they are made from, kept in a folder a seed beside them."""
 
 _Rows = Sequence[Mapping[str, Any]]
 
 
-def keep_results(experiments: Sequence[Path], settings: MethodSettings, folder: Path) -> None:
-    """Pool the tables of the world's seeds (data/EXPERIMENT/tables, in order) and keep them in git, rounded."""
+def keep_results(tables: Path, folder: Path) -> None:
+    """Keep a finished comparison's tables that are pooled in git, rounded: seeds are computed one at a time, and on other days."""
+    for which, columns in POOLED:
+        rows = read_summary(which, tables / f"{which.name}.parquet").select(columns)
+        write_text(folder / f"{which.name}.csv", rows.write_csv(float_precision=4))
 
-    def tables(which: Table) -> list[pl.DataFrame]:
-        return [read_summary(which, path / f"{which.name}.parquet") for path in experiments]
 
-    read = (tables(METHOD_SUMMARIES["method_scores"]), tables(METHOD_SUMMARIES["methods"]), tables(DAMAGE_SUMMARIES["method_damage"]))
-    for name, rows in zip(KEPT, pooled_methods(*read, settings), strict=True):
+def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) -> None:
+    """Pool what is kept of the world's seeds, in order, and keep that too."""
+
+    def kept(which: Table, columns: Sequence[str]) -> list[pl.DataFrame]:
+        schema = {name: which.schema[name] for name in columns}
+        return [pl.read_csv(seed / f"{which.name}.csv", schema=schema) for seed in seeds]
+
+    scores, methods, damage = (kept(which, columns) for which, columns in POOLED)
+    for name, rows in zip(KEPT, pooled_methods(scores, methods, damage, settings), strict=True):
         write_text(folder / name, rows.write_csv(float_precision=4))
 
 

@@ -10,9 +10,13 @@ from saesteer.analysis.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, RULES
 from saesteer.core.files import write_text
 from saesteer.core.markdown import number, table
 from saesteer.core.tables import QUESTION_SUMMARIES, read_summary
+from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.settings import SelectionSettings
 
 KEPT = Path("docs/open-questions")
 """A folder an experiment, a file a table."""
+SEED = "-seed-"
+"""In the name of an experiment that is another's on a further training seed."""
 TITLES = {BEST: "brute force on the other half", RANDOM: "random pick", **RULES}
 _Row = Mapping[str, Any]
 
@@ -24,10 +28,12 @@ def keep_results(tables: Path, folder: Path) -> None:
 
 
 def blocks(root: Path) -> dict[str, str]:
-    """Name -> generated table of each block, the experiments one after the other."""
+    """Name -> generated table of each block, the experiments one after the other; further training seeds in tables of their own."""
     experiments = sorted(path.name for path in (root / KEPT).iterdir() if path.is_dir())
     kept = {name: _read(root / KEPT / name) for name in experiments}
-    return {block: "\n\n".join(_titled(name, tables, make) for name, tables in kept.items()) + "\n" for block, make in BLOCKS.items()}
+    whole = {name: tables for name, tables in kept.items() if SEED not in name}
+    made = {block: "\n\n".join(_titled(name, tables, make) for name, tables in whole.items()) for block, make in BLOCKS.items()}
+    return {block: text + "\n" for block, text in (made | {block: make(kept) for block, make in OVER_SEEDS.items()}).items()}
 
 
 def _read(folder: Path) -> dict[str, pl.DataFrame]:
@@ -185,6 +191,38 @@ def _predictor(tables: dict[str, pl.DataFrame]) -> str:
     return table(header, lines)
 
 
+def _choices_over_seeds(kept: Mapping[str, Mapping[str, pl.DataFrame]]) -> str:
+    """What a few rules' picks score, experiment by experiment."""
+    rules = (BEST, "mean_cosine", "max_activation", "output_score", RANDOM)
+    lines = []
+    for name, tables in kept.items():
+        rows = _by(tables["choice_rules"].filter(factor_rule=BY_JUDGE), "layer", "rule")
+        for layer in _layers(tables["choice_rules"]):
+            n = rows[layer, RANDOM]["n_concepts"]
+            lines.append([f"`{name}`", layer, n, *(_with_interval(rows.get((layer, rule)), "score") for rule in rules)])
+    return table(["experiment", "layer", "concepts", *(TITLES[rule] for rule in rules)], lines)
+
+
+def _recommendations_over_seeds(kept: Mapping[str, Mapping[str, pl.DataFrame]]) -> str:
+    """Means over concepts of what `saesteer recommend` would say, experiment by experiment."""
+    lines = []
+    for name, tables in kept.items():
+        rows = tables["recommendations"].drop_nulls("regret")
+        verdicts = rows["verdict"].value_counts(sort=True).rows()
+        means = [_mean(rows[column], name, column) for column in ("score", "best", "regret")]
+        lines.append([f"`{name}`", rows.height, ", ".join(f"{verdict} {count}" for verdict, count in verdicts), *means])
+    return table(["experiment", "concepts", "verdicts", "held-out score", "best attainable", "regret"], lines)
+
+
+def _mean(values: pl.Series, *label: str) -> str:
+    """Their mean with its bootstrap interval."""
+    settings = SelectionSettings.model_fields
+    draws, confidence = settings["bootstrap_draws"].default, settings["confidence"].default
+    numbers = values.to_numpy()
+    low, high = bootstrap_mean_interval(numbers, draws, confidence, random_stream(0, *label)) or (None, None)
+    return f"{number(float(numbers.mean()))} [{number(low)}, {number(high)}]"
+
+
 def _recommendations(tables: dict[str, pl.DataFrame]) -> str:
     header = ["concept", "candidates", "verdict", "feature", "factor", "held-out score", "best attainable", "regret"]
     rows = tables["recommendations"]
@@ -208,4 +246,8 @@ BLOCKS: dict[str, Callable[[dict[str, pl.DataFrame]], str]] = {
     "open-sizes": _sizes,
     "open-predictor": _predictor,
     "open-recommendations": _recommendations,
+}
+OVER_SEEDS: dict[str, Callable[[Mapping[str, Mapping[str, pl.DataFrame]]], str]] = {
+    "open-choices-seeds": _choices_over_seeds,
+    "open-recommendations-seeds": _recommendations_over_seeds,
 }

@@ -15,7 +15,7 @@ from typing import Any
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.report import open_questions
 from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
-from saesteer.report.method_readme import keep_results, methods_markdown, published_order_markdown
+from saesteer.report.method_readme import keep_results, methods_markdown, pool_results, published_order_markdown
 from saesteer.report.sae_docs import classes_markdown
 from saesteer.report.scored import scores_by_layer, scores_markdown
 from saesteer.settings import SettingsError, load_experiment, settings_of
@@ -25,7 +25,7 @@ SCORED = "tiny-all"
 """The shipped model's experiment with every feature."""
 COMPARED = ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2")
 """The comparisons of steering methods on the world's three seeds, in order."""
-ASKED = ("tiny-brute",)
+ASKED = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2")
 """Experiments on what the papers leave open."""
 PAGES = {
     "headline": "README.md",
@@ -34,7 +34,7 @@ PAGES = {
     "saes": "docs/own-models.md",
     "methods": "docs/methods.md",
     "p4": "docs/findings.md",
-    **dict.fromkeys(open_questions.BLOCKS, "docs/open-questions.md"),
+    **dict.fromkeys([*open_questions.BLOCKS, *open_questions.OVER_SEEDS], "docs/open-questions.md"),
 }
 """Generated block -> the page that holds it."""
 
@@ -49,14 +49,16 @@ def update_readme(root: Path) -> list[Path]:
         write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
     if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
         write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
-    folders = [root / f"data/{name}/tables" for name in COMPARED]
-    compared = list(takewhile(lambda folder: (folder / "method_damage.parquet").is_file(), folders))
+    for name in COMPARED:
+        if (root / f"data/{name}/tables/method_damage.parquet").is_file():
+            keep_results(root / f"data/{name}/tables", root / f"docs/methods/{name}")
+    compared = list(takewhile(Path.is_dir, (root / f"docs/methods/{name}" for name in COMPARED)))
     if compared:
-        keep_results(compared, settings_of(load_experiment(COMPARED[0], experiments)), root / "docs/methods")
+        pool_results(compared, settings_of(load_experiment(COMPARED[0], experiments)), root / "docs/methods")
     for name in ASKED:
         if (root / f"data/{name}/tables/data_sizes.parquet").is_file():
             open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
-            _copy_figure(root / f"figures/{name}/choice_rules.png", root / f"docs/{name}.png")
+    _copy_figure(root / f"figures/{ASKED[0]}/choice_rules.png", root / f"docs/{ASKED[0]}.png")
     _copy_figure(root / f"figures/{SHIPPED}/overview.png", root / "docs/overview.png")
     _copy_figure(root / f"figures/{COMPARED[0]}/methods.png", root / "docs/methods.png")
     for name, block in blocks(root).items():

@@ -14,8 +14,8 @@ from saesteer.settings.methods import MethodSettings
 
 _FIT = ["layer", "method", "concept_id"]
 _METHOD = ["layer", "method"]
-MEANS = ("concept_rating", "fluency_rating", "median_relative_change", "loss_rise", "other_rating")
-"""Columns whose mean over seeds is shown."""
+RATINGS, LOSSES = ("concept_rating", "fluency_rating", "median_relative_change"), ("loss_rise", "other_rating")
+"""Columns of METHODS_TABLE and METHOD_DAMAGE whose mean over seeds is shown."""
 
 
 def pooled_scores(by_seed: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -40,9 +40,11 @@ def pooled_methods(
     table = pl.DataFrame(lines).cast({"layer": pl.UInt16}).join(method_ranks(pooled, settings), on=_METHOD, how="left")
     for seed, own in enumerate(methods):
         table = table.join(own.select(*_METHOD, pl.col("score").alias(f"seed_{seed}")), on=_METHOD, how="left")
-    joined = [own.join(lost.select(*_METHOD, "loss_rise", "other_rating"), on=_METHOD) for own, lost in zip(methods, damage, strict=True)]
-    every = pl.concat([one.select(*_METHOD, "title", "n_abstaining", "n_effect_vectors", *MEANS) for one in joined])
-    means = every.group_by(_METHOD).agg(pl.col("title", "n_effect_vectors").first(), pl.col("n_abstaining").sum(), pl.col(MEANS).mean())
+    joined = [own.join(lost.select(*_METHOD, *LOSSES), on=_METHOD) for own, lost in zip(methods, damage, strict=True)]
+    every = pl.concat([one.select(*_METHOD, "title", "n_abstaining", "n_effect_vectors", *RATINGS, *LOSSES) for one in joined])
+    means = every.group_by(_METHOD).agg(
+        pl.col("title", "n_effect_vectors").first(), pl.col("n_abstaining").sum(), pl.col(*RATINGS, *LOSSES).mean()
+    )
     table = table.join(means, on=_METHOD, how="left").join(_above_and_below(differences), on=_METHOD, how="left")
     return table.sort(_METHOD), differences
 
