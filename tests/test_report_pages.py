@@ -2,6 +2,8 @@
 
 import shutil
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from report_folders import compared, swept
+from workflow_folder import ROOT
 
 from saesteer.core.tables import FEATURES, write_summary
 from saesteer.report.site.folder import write_report
@@ -136,6 +139,19 @@ def test_every_kind_of_page_shows_what_it_should_and_is_accessible(
             .response["violations"]
         )
         assert [(route, fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
+
+
+def test_pictures_for_the_documentation(sweep: tuple[Results, Path], tmp_path: Path) -> None:
+    features = sweep[0].summary("features")
+    assert features is not None
+    layer, feature = features.filter(pl.col("n_records") > 0).select("layer", "feature").row(0)
+    command = [sys.executable, "docs/screenshots.py", str(sweep[1].parent), f"{layer}/{feature}", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"report-{name}.png" for name in ("factors", "feature", "features", "texts")
+    ]
+    assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
 
 
 def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
