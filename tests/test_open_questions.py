@@ -24,7 +24,7 @@ from saesteer.core.tables import QUESTION_SUMMARIES, validate, write_summary
 from saesteer.core.tokens import load_tokens
 from saesteer.core.uncertainty import random_stream
 from saesteer.figures.names import QUESTION_FIGURE_TABLES
-from saesteer.report.open_questions import BLOCKS, KEPT, blocks, keep_results
+from saesteer.report.open_questions import BLOCKS, KEPT, OVER_SEEDS, blocks, keep_results
 from saesteer.settings import BestFactorSettings, NoJudge, OutputScoreSettings, load_experiment
 from saesteer.workflow import plan
 
@@ -245,10 +245,19 @@ def test_only_an_experiment_with_every_feature_judged_answers_them() -> None:
 def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
     for name, table in QUESTION_SUMMARIES.items():
         write_summary(table, tables[name], tmp_path / f"{name}.parquet")
-    keep_results(tmp_path, tmp_path / KEPT / "one")
+    for experiment in ("one", "one-seed-1"):
+        keep_results(tmp_path, tmp_path / KEPT / experiment)
     made = blocks(tmp_path)
-    assert set(made) == set(BLOCKS)
-    assert all(text.startswith("`one`:\n\n| ") and "None" not in text and "nan" not in text for text in made.values())
+    assert set(made) == {*BLOCKS, *OVER_SEEDS}
+    assert not any("None" in text or "nan" in text for text in made.values())
+    assert all(made[name].startswith("`one`:\n\n| ") and "one-seed-1" not in made[name] for name in BLOCKS)
+    for name in OVER_SEEDS:  # the same results twice
+        first, second = (tuple(row for row in made[name].splitlines() if row.startswith(f"| `{one}` ")) for one in ("one", "one-seed-1"))
+        assert len(first) == len(second) > 0
+    (recommended,) = first
+    regret = tables["recommendations"]["regret"].drop_nulls()
+    assert f"| {regret.len()} | " in recommended
+    assert f"{regret.mean():.2f} [".replace("-", "−") in recommended
     line = tables["choice_rules"].row(
         by_predicate=(pl.col("factor_rule") == "judge") & (pl.col("layer") == 1) & (pl.col("rule") == "best"), named=True
     )
