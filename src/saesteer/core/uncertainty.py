@@ -17,6 +17,8 @@ _BLOCK = 2**22  # elements drawn at a time: bounds memory for large feature sets
 
 
 class Interval(NamedTuple):
+    """An interval of a number."""
+
     low: float
     high: float
 
