@@ -1,5 +1,6 @@
 """`saesteer recommend`: what is missing is computed, rows go to and fro, and what cannot be answered is refused in a sentence."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -94,5 +95,6 @@ def test_prompting_and_a_vector_are_tried_beside_the_features(micro: Folder):
     code, said, log = ask(micro, "micro", concept, "--comparison", "micro-methods", "--output", "answer.md")
     assert (code, said) == (0, ""), log
     page = (micro.path / "answer.md").read_text()
-    assert "prompting at layer 6" in page
-    assert "diffmean at layer 6" in page
+    # A model that continues text is prompted with labelled texts.
+    assert re.search(r"^- prompting from \d+ labelled texts at layer 6, factor \d", page, re.MULTILINE)
+    assert re.search(r"^- diffmean from \d+ labelled texts at layer 6, factor \d", page, re.MULTILINE)

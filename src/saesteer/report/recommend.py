@@ -223,7 +223,7 @@ def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
     joined = joined_texts(tables, ["layer", "method", "concept_id", "factor", "prefix_id", "sample"])
     fits = at_every_layer(rows_of(FITS, workflow.data_dir / derived), experiment.layers).select(*FITS.keys, "n_texts")
     rivals = joined.join(fits, on=FITS.keys).filter(pl.col("method").is_in(RIVALS), concept_id=text_id(question.concept))
-    learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} of {} labelled texts", "method", "n_texts")).otherwise("method")
+    learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} from {} labelled texts", "method", "n_texts")).otherwise("method")
     prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
     return in_order(rivals.with_columns(kind="method", name=learnt), prompts)
 
