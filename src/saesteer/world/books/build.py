@@ -55,6 +55,7 @@ class BooksRecipe:
     sentences_a_topic: int = 80
     vocabulary: int = 4096
     sae_rows: int = 5000
+    measured_rows: int = 2000  # of the valid books, on which the SAEs are measured
     runs: int = 4800
     speed: Speed = field(default_factory=Speed)
 
@@ -153,10 +154,14 @@ def train_all_saes(build: BooksBuild) -> None:
     """Train and store an SAE for each layer of the stored model, on rows of the train books."""
     model = measure.load_model(build.folder / MODEL)
     train = build.rows("train")
-    picked = np.random.default_rng(stream_seed(build.seed, "saes/rows")).permutation(len(train))[: build.recipe.sae_rows]
-    for layer, x in enumerate(train_saes.residuals(model, train[picked])):
+    for layer, x in enumerate(train_saes.residuals(model, drawn_rows(build, train, build.recipe.sae_rows, "saes/rows"))):
         weights = train_saes.train_sae(x, build.recipe.sae, build.seed, layer)
         train_saes.save_sae(weights, build.folder / SAES / f"layer_{layer:02d}", layer, MODEL_NAME, build.recipe.model.context)
+
+
+def drawn_rows(build: BooksBuild, rows: UInt16[np.ndarray, "row context"], n: int, label: str) -> UInt16[np.ndarray, "some context"]:
+    """`n` of the rows at random, without one twice; all where there are no more."""
+    return rows[np.random.default_rng(stream_seed(build.seed, label)).permutation(len(rows))[:n]]
 
 
 def make_judge(build: BooksBuild) -> None:
@@ -199,7 +204,7 @@ def write_concept_texts(build: BooksBuild) -> None:
     texts.best_by_topic(drawn, build.topics, build.recipe.sentences_a_topic).write_parquet(build.folder / CONCEPT_TEXTS)
 
 
-def language_metrics(build: BooksBuild, model: Gemma2ForCausalLM, reference: Gemma2ForCausalLM, clean: float) -> dict[str, int | float]:
+def language_metrics(build: BooksBuild, model: Gemma2ForCausalLM, reference: Gemma2ForCausalLM) -> dict[str, int | float]:
     """Sizes, tokens, and both models' losses on the valid books."""
     train, valid, recipe = build.rows("train"), build.rows("valid"), build.recipe.model
     return {
@@ -208,22 +213,21 @@ def language_metrics(build: BooksBuild, model: Gemma2ForCausalLM, reference: Gem
         "tokens": int(is_content(train).sum()),
         "tokens_seen": recipe.steps * recipe.batch * (recipe.context - 1),
         "valid_tokens": int(is_content(valid).sum()),
-        "valid_loss": clean,
+        "valid_loss": measure.held_out_loss(model, valid),
         "reference_valid_loss": measure.held_out_loss(reference, valid),
     }
 
 
 def write_metrics(build: BooksBuild) -> None:
     """Losses, what the SAEs keep, the judge's accuracies and unchosen samples."""
-    rows = build.rows("valid")
+    rows = drawn_rows(build, build.rows("valid"), build.recipe.measured_rows, "measured/rows")
     model, reference = (measure.load_model(build.folder / name) for name in (MODEL, REFERENCE))
-    clean = measure.held_out_loss(model, rows)
     judge = json.loads((build.folder / JUDGE / "text_judge.json").read_text(encoding="utf-8"))
     metrics = {
         "seed": build.seed,
         "recipe": asdict(build.recipe),
-        "language": language_metrics(build, model, reference, clean),
-        "layers": measures_of_saes(model, build.folder / SAES, rows, clean),
+        "language": language_metrics(build, model, reference),
+        "layers": measures_of_saes(model, build.folder / SAES, rows, measure.held_out_loss(model, rows)),
         "judge": judge,
         "texts": json.loads((build.folder / COUNTS).read_text(encoding="utf-8")),
         "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in sorted((build.folder / PHASES).glob("*.json"))},
