@@ -28,8 +28,8 @@ from saesteer.engine.saes import Sae, SaeMeta, check_features
 from saesteer.engine.sites import to_residual, width_at
 from saesteer.report.recommend import Answer, Question
 from saesteer.report.recommend import answer as _answer
-from saesteer.settings import load_workflow, read_yaml
 from saesteer.settings.base import canonical_factor
+from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
 
