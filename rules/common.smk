@@ -11,8 +11,7 @@ from saesteer.workflow.code_digest import code_digest
 from saesteer.workflow.steps import plans
 from saesteer.figures.names import ALL_FIGURE_TABLES, CAPTIONS
 from saesteer.core.files import explain_read_only, file_digest
-from saesteer.settings.registry import METHODS
-from saesteer.settings.registry import TABLE as METHODS_TABLE
+from saesteer.settings.registry import METHODS, TABLE as METHODS_TABLE
 from saesteer.sources.prefixes import prompts_path
 from saesteer.sources.pins import MODELS, model_settings, pinned_path
 from saesteer.settings import LocalRecords, OwnTexts, TopicConcepts, TopicTexts, load_experiment, load_workflow
@@ -28,11 +27,10 @@ EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in
 for name, experiment in EXPERIMENTS.items():
     check_present_files(name, experiment)
 DATA, FIGURES = WORKFLOW.data_dir, WORKFLOW.figures_dir
-DOWNLOADS = f"{DATA}/downloads"
 if workflow.is_main_process:
     for folder in (folder / name for name in EXPERIMENTS for folder in (DATA, FIGURES)):
         explain_read_only(folder)
-TABLES = f"{DATA}/{{experiment}}/tables"
+DOWNLOADS, TABLES = f"{DATA}/downloads", f"{DATA}/{{experiment}}/tables"
 REPORT_ASSETS = Path(workflow.basedir) / "src/saesteer/report/site/assets/assets.json"
 
 
@@ -110,9 +108,8 @@ def check_all_files():
 def judge_has_work(name, group):
     """Whether a job of the judge will have something to ask, as far as can be known before what it reads is made."""
     experiment, folder = EXPERIMENTS[name], DATA / name
-    files = {read: folder / read / f"{group}.json" for read in steps_of(name)["judge"].inputs} | {
-        "prefixes_file": prompts_path(experiment, Path(DOWNLOADS))
-    }
+    files = {read: folder / read / f"{group}.json" for read in steps_of(name)["judge"].inputs}
+    files["prefixes_file"] = prompts_path(experiment, Path(DOWNLOADS))
     files |= {"asked_concepts": folder / "tables/asked_concepts.parquet"} if experiment.until == "methods" else {}
     return plan.n_missing(folder / "judge", experiment, "judge", plan.layer_groups(experiment)[group], files) != 0
 
