@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 
 from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend, recommendations
-from saesteer.report.recommend import Answer, Question, page_of
-from saesteer.settings import SelectionSettings
+from saesteer.report.finished import Finished
+from saesteer.report.recommend import Answer, Question, ordinary_loss, page_of, shown
+from saesteer.settings import LocalRecords, SelectionSettings, load_experiment
+from saesteer.settings.load import load_workflow, read_yaml
 
 SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
 PROMPTS = [f"p{number}" for number in range(8)]
@@ -161,3 +163,15 @@ def test_a_models_text_cannot_break_the_page():
     markup = re.sub(r"\\.", "", page)
     assert "<" not in markup
     assert "](" not in markup
+
+
+def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_path: Path):
+    """31 texts of two words are refused by nobody: the answer says unknown."""
+    pl.DataFrame({"text": ["The sea"] * 31}).write_parquet(tmp_path / "texts.parquet")
+    workflow = load_workflow(read_yaml(Path("config/config.yaml")))
+    experiment = load_experiment("tiny", workflow.experiments_dir)
+    short = experiment.model_copy(update={"records": LocalRecords(kind="local", texts=tmp_path / "texts.parquet")})
+    choice = recommend("sea", ratings("feature", 3, "7", "1", [1.5] * 8), unsteered(), SETTINGS).feature
+    assert choice is not None
+    assert ordinary_loss(Finished(workflow, short, "tiny"), choice) is None
+    assert shown(None) == "unknown"

@@ -35,8 +35,9 @@ from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.markdown import escaped, table
 from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RECORDS, of_features, of_fits, read_summary
-from saesteer.engine.damage import loss_rises, ordinary_texts
+from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
+from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.report.exports import rows_of
 from saesteer.report.finished import Finished
@@ -83,7 +84,7 @@ class Answer:
     perplexity: Estimate | None
     """Of the recommended feature's texts, as a multiple of the unsteered ones'; None where nothing is recommended."""
     ordinary_loss: Estimate | None
-    """What the feature adds to the loss on ordinary texts, nats a token; None where the experiment has no texts of its own."""
+    """What the feature adds to the loss on ordinary texts, nats a token; None where it has no texts of its own, or too short ones."""
     candidates: pl.DataFrame
     """FEATURES columns and `match`."""
     texts: pl.DataFrame
@@ -114,8 +115,10 @@ def ordinary_loss(finished: Finished, choice: Choice) -> Estimate | None:
     records, model = finished.experiment.records, finished.experiment.model
     if not isinstance(records, LocalRecords):
         return None
-    corpus = read_texts(records.texts, finished.model_folder(), model.bos, ORDINARY_TOKENS)
-    texts = ordinary_texts(corpus["token_ids"].to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
+    corpus = read_texts(records.texts, finished.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
+    if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
+        return None
+    texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
     sae = finished.sae_with(choice.layer, int(choice.name))
     rises = loss_rises(finished.model(), sae, feature_addition(sae, int(choice.name)), float(choice.factor), texts)
     return estimated(rises.tolist(), "ordinary loss", finished.experiment.selection)
@@ -129,7 +132,8 @@ def picked_features(workflow: Workflow, experiment: Experiment, question: Questi
     if not path.exists():
         raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
     features = read_summary(FEATURES, path)
-    fires = fired_on(rows_of(RECORDS, workflow.data_dir / question.name))
+    # A layer at a time: a large model's records fill the memory.
+    fires = pl.concat(fired_on(rows_of(RECORDS, workflow.data_dir / question.name, [layer])) for layer in experiment.layers)
     listed = experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
     known_of = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
@@ -138,8 +142,7 @@ def picked_features(workflow: Workflow, experiment: Experiment, question: Questi
         known = ", ".join(sorted(set(features["concept"].drop_nulls()))[:40]) or "none"
         raise SettingsError(
             f"none of the {features.height} features of {question.name} is labelled with, explained by, fires on or promotes"
-            f" {question.concept!r}:"
-            f" labels are {known}"
+            f" {question.concept!r}: labels are {known}"
         )
     return picked.join(features, on=["layer", "feature"], how="left", maintain_order="left")
 
