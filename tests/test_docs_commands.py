@@ -85,7 +85,7 @@ COMMANDS = {
     r"saesteer recommend( .*)?": by("test_recommend.py::test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing"),
     r"saesteer steer( .*)?": by("test_steer_command.py::test_the_command"),
     r"saesteer export-vector( .*)?": by("test_vector_export.py::test_a_features_vector_is_frozen_measured_and_written"),
-    r"llama-cli .*": by("test_vector_consumers.py::test_llama_cpps_reader"),
+    r"llama-cli .*": by("test_llama_cpp.py::test_its_logits_and_greedy_tokens_are_ours"),
     r"lm_eval --model steered .*": by("test_vector_consumers.py::test_lm_evals_steered_model"),
     r"curl .*": by("test_vector_export.py::test_neuronpedias_request"),
     r"saesteer evaluate( .*)?": by("test_evaluation.py::test_the_command_measures_both_models"),
