@@ -32,7 +32,7 @@ def keep_results(tables: Path, folder: Path) -> None:
     """Keep a finished comparison's tables that are pooled in git, rounded: seeds are computed one at a time, and on other days."""
     for which, columns in POOLED:
         rows = read_summary(which, tables / f"{which.name}.parquet").select(columns)
-        write_text(folder / f"{which.name}.csv", rows.write_csv(float_precision=4))
+        write_text(folder / f"{which.name}.csv", rows.write_csv(float_precision=6))
 
 
 def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) -> None:
