@@ -96,5 +96,5 @@ def test_prompting_and_a_vector_are_tried_beside_the_features(micro: Folder):
     assert (code, said) == (0, ""), log
     page = (micro.path / "answer.md").read_text()
     # A model that continues text is prompted with labelled texts.
-    assert re.search(r"^- prompting from \d+ labelled texts at layer 6, factor \d", page, re.MULTILINE)
+    assert re.search(r"^- prompting from \d+ labelled texts at factor \d", page, re.MULTILINE)
     assert re.search(r"^- diffmean from \d+ labelled texts at layer 6, factor \d", page, re.MULTILINE)

@@ -8,7 +8,7 @@ import pytest
 
 from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend, recommendations
 from saesteer.report.finished import Finished
-from saesteer.report.recommend import Answer, Question, ordinary_loss, page_of, shown
+from saesteer.report.recommend import Answer, Question, ordinary_loss, page_of, sentences_of, shown
 from saesteer.settings import LocalRecords, SelectionSettings, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
 
@@ -175,3 +175,19 @@ def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_p
     assert choice is not None
     assert ordinary_loss(Finished(workflow, short, "tiny"), choice) is None
     assert shown(None) == "unknown"
+
+
+def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():
+    """A prompt has no layer, a vector has."""
+    rated = pl.concat(
+        [
+            ratings("feature", 3, "7", "1", [1.0, 1.0] * 4),
+            ratings("prompting", 3, "prompting", "2", [2.0, 1.75] * 4),
+            ratings("diffmean", 6, "diffmean", "1.5", [0.25, 0.5] * 4),
+        ]
+    )
+    _, prompt, vector = sentences_of(recommend("sea", rated, unsteered(), SETTINGS))
+    assert prompt.startswith("prompting at factor 2: judge score 1.88 [")
+    assert prompt.endswith("(n = 8)): use it instead.")
+    assert vector.startswith("diffmean at layer 6, factor 1.5: judge score 0.38 [")
+    assert "; worse than the feature (-0.6" in vector

@@ -53,6 +53,7 @@ from saesteer.settings import (
     settings_of,
 )
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
+from saesteer.settings.registry import METHODS
 from saesteer.sources.corpus import read_texts
 from saesteer.sources.prefixes import prompts_in_order
 from saesteer.workflow.plan import layer_groups
@@ -282,7 +283,9 @@ def _verdict(made: Recommendation) -> str:
 
 
 def _rival(rival: Choice, behind: Estimate, made: Recommendation) -> str:
-    what = f"{rival.name} at layer {rival.layer}, factor {rival.factor}: judge score {shown(rival.score)}"
+    has_layer = any(row.key == rival.kind and row.has_layer for row in METHODS)
+    where = f"layer {rival.layer}, factor {rival.factor}" if has_layer else f"factor {rival.factor}"
+    what = f"{rival.name} at {where}: judge score {shown(rival.score)}"
     if made.feature is None or behind.interval is None:
         return f"{what}."
     low, high = behind.interval
