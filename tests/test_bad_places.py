@@ -152,7 +152,7 @@ def test_two_runs_at_once(folder: Folder) -> None:
     refused = unlock(folder)
     assert first.wait(timeout=300) == 0
     assert code != 0
-    assert "cannot be locked" in output
+    assert "A workflow is running in this folder" in output
     assert refused.returncode == 1
     assert "a workflow is running here" in refused.stderr
 

@@ -217,10 +217,11 @@ def test_larger_forwards_are_expected_to_need_more() -> None:
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_under_a_low_ceiling_the_batch_falls_and_rows_stay_the_same(tmp_path: Path) -> None:
-    """The shipped model in two processes; one may take 16 MB of addresses more than it has after loading and a first small run."""
+    """The shipped model in two processes; one may take 28 MB of addresses more than it has after loading and a first small run: of 16 the
+    allocator's gaps leave too little for the fewest rows at times, and with 40 the scores need no smaller batch."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     frames = []
-    for spare in ("none", "16"):
+    for spare in ("none", "28"):
         command = [sys.executable, str(Path(__file__).with_name("memory_ceiling.py")), spare, str(tmp_path / spare)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
