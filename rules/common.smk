@@ -15,7 +15,7 @@ from saesteer.settings.registry import METHODS, TABLE as METHODS_TABLE
 from saesteer.sources.prefixes import prompts_path
 from saesteer.sources.pins import MODELS, model_settings, pinned_path
 from saesteer.settings import LocalRecords, OwnTexts, TopicConcepts, TopicTexts, load_experiment, load_workflow
-from saesteer.core.tables import METHOD_SUMMARIES, QUESTION_SUMMARIES
+from saesteer.core.tables import EFFECT_QUESTIONS, METHOD_SUMMARIES, QUESTION_SUMMARIES
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)

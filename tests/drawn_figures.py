@@ -12,12 +12,13 @@ from matplotlib.text import Text
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, synthetic_rows
 from synthetic_tables import selection_settings, synthetic_tables
 
-from saesteer.core.tables import SUMMARIES
+from saesteer.core.tables import EFFECTS, SUMMARIES
 from saesteer.figures.definition import Options
 from saesteer.figures.names import ALL_FIGURE_TABLES as ALL_TABLES
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, QUESTION_FIGURE_TABLES
 from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.methods.fit.effect_questions import approximator_sizes, effect_multiples
 from saesteer.settings.methods import MethodSettings
 
 OPTIONS = Options("capped", selection_settings())
@@ -51,7 +52,23 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
 @cache
 def world() -> Tables:
     """The summary tables of an experiment and of a comparison of methods."""
-    return synthetic_tables() | method_tables()
+    return synthetic_tables() | method_tables() | effect_tables()
+
+
+def effect_tables(n: int = 150) -> Tables:
+    """What SAE-TS's approximator says of effects that grow ever more slowly."""
+    rng = np.random.default_rng(0)
+    x, M = rng.normal(size=(n, 6)), rng.normal(size=(6, 9))
+
+    def rows(some: np.ndarray) -> pl.DataFrame:
+        columns = {"layer": [LAYER] * len(some), "vector": range(len(some)), "direction": some, "effect": np.tanh(some @ M)}
+        return pl.DataFrame(columns | {"loss_rise": np.linalg.norm(some, axis=1)}).cast(pl.Schema(EFFECTS.schema))
+
+    again = pl.concat([rows(multiple * x[:20]).with_columns(multiple=pl.lit(multiple)) for multiple in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)])
+    return {
+        "approximator_sizes": approximator_sizes(rows(x), 20, OPTIONS.selection),
+        "effect_multiples": effect_multiples(rows(x), again, 20, OPTIONS.selection),
+    }
 
 
 @cache

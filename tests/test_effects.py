@@ -10,11 +10,18 @@ from methods_world import texts_of
 from oracles import plain_hooks, splitmix
 
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables import validate
+from saesteer.core.tables import EFFECTS_AT_MULTIPLES, validate
 from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.sites import site_of
-from saesteer.methods.fit.effects import effect_features, effect_vectors, loss_rises, measured_effects, scaled_to_loss_rise
+from saesteer.methods.fit.effects import (
+    effect_features,
+    effect_vectors,
+    effects_at_multiples,
+    loss_rises,
+    measured_effects,
+    scaled_to_loss_rise,
+)
 from saesteer.settings.methods import EffectSettings, most_effect_vectors
 
 SEED = 3
@@ -89,6 +96,24 @@ def test_effects_equal_a_slow_loop(family: str, site: str) -> None:
         torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
         assert float((steered - unsteered).abs().max()) > 0.01
     assert table["vector"].to_list() == [1, 5]
+
+
+@pytest.mark.slow
+def test_effects_at_multiples_equal_a_slow_loop() -> None:
+    lm, sae = model_and_sae("gemma2", 2)
+    chosen, prompts = settings().model_copy(update={"multiples": (1.0, 3.0)}), prompts_of(lm, "gemma2")
+    table = pl.concat(measured_effects(lm, sae, 2, rows_of(5, 1), prompts, chosen, SEED))
+    again = validate(EFFECTS_AT_MULTIPLES, pl.concat(effects_at_multiples(lm, sae, 2, table, prompts, chosen, SEED)), "test")
+    assert again.select("multiple", "vector").rows() == [(1, 1), (1, 5), (3, 1), (3, 5)]
+    for column in ("direction", "effect"):
+        same = torch.tensor(again.filter(multiple=1)[column].to_list())
+        torch.testing.assert_close(same, torch.tensor(table[column].to_list()), atol=2e-4, rtol=1e-3)
+    ending = {lm.model.generation_config.eos_token_id}
+    unsteered, _ = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 2, 5, ending)
+    for row in again.filter(multiple=3).to_dicts():
+        (direction,) = table.filter(vector=row["vector"])["direction"].to_list()
+        steered, _ = slow_mean(lm, sae, 3 * torch.tensor(direction), prompts, 2, 5, ending)
+        torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
 
 
 def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,10 @@ QUESTION_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
 }
 """Figures of what the papers leave open, where every feature was steered and judged -> the tables that each reads."""
 
-ALL_FIGURE_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES | QUESTION_FIGURE_TABLES
+EFFECT_FIGURE_TABLES: dict[str, tuple[str, ...]] = {"effects": ("approximator_sizes", "effect_multiples")}
+"""Figures of what the approximator of steering's effects leaves open -> the tables that each reads."""
+
+ALL_FIGURE_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES | QUESTION_FIGURE_TABLES | EFFECT_FIGURE_TABLES
 
 CAPTIONS = {
     "overview": (
@@ -109,6 +112,11 @@ CAPTIONS = {
     "predictor": (
         "Left: held-out judge score of the feature that a ridge regression on all quantities picks, trained on the other layers, beside "
         "single quantities. Right: its weights, for one standard deviation of each quantity."
+    ),
+    "effects": (
+        "Left: how much of the effects of vectors it was not fitted on the approximator of SAE-TS explains, by the number of vectors "
+        "that it is fitted on, and a kernel regression on the same ones. Right: vectors at multiples of the fitted scale: the effect's norm"
+        " over that at 1, its cosine with that at 1, and the cosine of predicted and measured effects."
     ),
     "methods": (
         "Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import write_text
-from saesteer.core.markdown import number, table
+from saesteer.core.markdown import number, table, with_interval
 from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES, read_summary
 from saesteer.core.tables.schema import Table
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
@@ -59,7 +59,7 @@ def methods_markdown(folder: Path) -> str:
 
     def cells(name: str) -> list[str]:
         own = [by_key[name, layer] for layer in layers]
-        shown = [own[0]["title"], *map(_score, own)]
+        shown = [own[0]["title"], *(with_interval(row, "score") for row in own)]
         shown += [" ".join(number(by_key[name, layer][seed]) for seed in seeds) for layer in by_seed]
         shown += [f"{number(own[-1]['concept_rating'])} / {number(own[-1]['fluency_rating'])}"]
         shown += [" / ".join(number(row[column]) for row in own) for column in ("loss_rise", "other_rating")]
@@ -102,15 +102,10 @@ def published_order_markdown(folder: Path) -> str:
 
     def cells(place: int, key: str) -> list[str]:
         own = [by_key[key, layer] for layer in layers]
-        return [own[0]["title"], number(theirs[key], 3), *map(_score, own), str(place), str(ours.index(key) + 1)]
+        scores = (with_interval(row, "score") for row in own)
+        return [own[0]["title"], number(theirs[key], 3), *scores, str(place), str(ours.index(key) + 1)]
 
     return table(header, (cells(place, key) for place, key in enumerate(keys, start=1))) + "\n"
-
-
-def _score(row: Mapping[str, Any]) -> str:
-    if row["score"] is None or row["score_low"] is None:
-        return number(row["score"])
-    return f"{number(row['score'])} [{number(row['score_low'])}, {number(row['score_high'])}]"
 
 
 def registry_markdown() -> str:

@@ -8,7 +8,7 @@ import polars as pl
 
 from saesteer.analysis.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, RULES, SCALED
 from saesteer.core.files import write_text
-from saesteer.core.markdown import number, table
+from saesteer.core.markdown import number, table, with_interval
 from saesteer.core.tables import QUESTION_SUMMARIES, read_summary
 from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
 from saesteer.settings import SelectionSettings
@@ -44,13 +44,6 @@ def _titled(experiment: str, tables: dict[str, pl.DataFrame], make: Callable[[di
     return f"`{experiment}`:\n\n{make(tables)}"
 
 
-def _with_interval(row: _Row | None, name: str) -> str:
-    if row is None or row[name] is None:
-        return number(None)
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return number(row[name]) + (f" [{number(low)}, {number(high)}]" if low is not None else "")
-
-
 def _by(rows: pl.DataFrame, *keys: str) -> dict[Any, _Row]:
     return {tuple(row[key] for key in keys): row for row in rows.iter_rows(named=True)}
 
@@ -71,7 +64,7 @@ def _choices(tables: dict[str, pl.DataFrame]) -> str:
 
     def cells(rule: str) -> list[str]:
         judged = [by_key.get((BY_JUDGE, layer, rule)) for layer in layers]
-        shown = [TITLES[rule], *(_with_interval(row, "score") for row in judged), *(_with_interval(row, "above_random") for row in judged)]
+        shown = [TITLES[rule], *(with_interval(row, "score") for row in judged), *(with_interval(row, "above_random") for row in judged)]
         rest = [by_key.get((name, layer, rule)) for name in others for layer in layers]
         return shown + [number(row["score"] if row else None) for row in rest]
 
@@ -88,7 +81,7 @@ def _rankings(tables: dict[str, pl.DataFrame]) -> str:
     def cells(rule: str) -> list[str]:
         own = [by_key[layer, rule] for layer in layers]
         shares = [number(row[f"precision_{k}"]) for k in (10, 50) for row in own]
-        return [TITLES[rule], *(_with_interval(row, "area") for row in own), *shares]
+        return [TITLES[rule], *(with_interval(row, "area") for row in own), *shares]
 
     n = ", ".join(
         f"{by_key[layer, 'output_score']['n_steers']} of {by_key[layer, 'output_score']['n']} at layer {layer}" for layer in layers
@@ -104,7 +97,7 @@ def _correlations(tables: dict[str, pl.DataFrame]) -> str:
     shown = {"judge_score": "judge", "gen_success_20": "GenSuccess", "mean_cosine": "cosine with means"}
     header = ["quantity", *(f"{title}, layer {layer}" for title in shown.values() for layer in layers)]
     lines = (
-        [TITLES[name], *(_with_interval(by_key.get((layer, name, outcome)), "rho") for outcome in shown for layer in layers)]
+        [TITLES[name], *(with_interval(by_key.get((layer, name, outcome)), "rho") for outcome in shown for layer in layers)]
         for name in order
     )
     return table(header, lines)
@@ -114,7 +107,7 @@ def _headline(tables: dict[str, pl.DataFrame]) -> str:
     header = ["measure", "layers", "n", "kept", "mean", "mean of kept", "ratio", "ratio in samples of 30 a layer", "kept less removed"]
     lines = (
         [row["measure"], row["layers"], row["n"], row["n_kept"], number(row["mean"]), number(row["kept_mean"])]
-        + [_with_interval(row, name) for name in ("ratio", "sampled_ratio", "difference")]
+        + [with_interval(row, name) for name in ("ratio", "sampled_ratio", "difference")]
         for row in tables["headline_samples"].iter_rows(named=True)
     )
     return table(header, lines)
@@ -123,7 +116,7 @@ def _headline(tables: dict[str, pl.DataFrame]) -> str:
 def _thresholds(tables: dict[str, pl.DataFrame]) -> str:
     header = ["measure", "chosen on", "tried on", "threshold", "gain where it was chosen", "gain where it was tried"]
     lines = (
-        [row["measure"], row["chosen_on"], row["tried_on"], _short(row), number(row["gain_chosen"]), _with_interval(row, "gain")]
+        [row["measure"], row["chosen_on"], row["tried_on"], _short(row), number(row["gain_chosen"]), with_interval(row, "gain")]
         for row in tables["threshold_transfer"].iter_rows(named=True)
     )
     return table(header, lines)
@@ -142,7 +135,7 @@ def _grid(tables: dict[str, pl.DataFrame]) -> str:
             row["factor_rule"],
             row["grid"],
             *(number(row[name]) for name in ("at_smallest", "at_largest", "moved", "score")),
-            _with_interval(row, "change"),
+            with_interval(row, "change"),
         ]
         for row in tables["grid_ends"].iter_rows(named=True)
     )
@@ -164,9 +157,9 @@ def _settings(tables: dict[str, pl.DataFrame]) -> str:
         "score of its pick",
     ]
     lines = (
-        [row["layer"], row["prompt"] + (" (own)" if row["is_own"] else ""), row["factor"], _with_interval(row, "rho"), row["n_kept"]]
+        [row["layer"], row["prompt"] + (" (own)" if row["is_own"] else ""), row["factor"], with_interval(row, "rho"), row["n_kept"]]
         + [number(row["jaccard"]), number(row["jaccard_first"])]
-        + [_with_interval(row, name) for name in ("rho_success", "rho_judge", "score")]
+        + [with_interval(row, name) for name in ("rho_success", "rho_judge", "score")]
         for row in rows.iter_rows(named=True)
     )
     return table(header, lines)
@@ -175,7 +168,7 @@ def _settings(tables: dict[str, pl.DataFrame]) -> str:
 def _sizes(tables: dict[str, pl.DataFrame]) -> str:
     header = ["layer", "quantity", "records or texts", "rank correlation with most", "same pick", "score of its pick"]
     lines = (
-        [row["layer"], TITLES[row["rule"]], row["n"], _with_interval(row, "rho"), number(row["same_pick"]), _with_interval(row, "score")]
+        [row["layer"], TITLES[row["rule"]], row["n"], with_interval(row, "rho"), number(row["same_pick"]), with_interval(row, "score")]
         for row in tables["data_sizes"].iter_rows(named=True)
     )
     return table(header, lines)
@@ -184,8 +177,8 @@ def _sizes(tables: dict[str, pl.DataFrame]) -> str:
 def _predictor(tables: dict[str, pl.DataFrame]) -> str:
     header = ["layer", "learnt on", "penalty", "rank correlation", "concepts", "score of its pick", "above the largest record's pick"]
     lines = (
-        [row["layer"], row["trained_on"], number(row["penalty"], 0), _with_interval(row, "rho"), row["n_concepts"]]
-        + [_with_interval(row, name) for name in ("score", "above_activation")]
+        [row["layer"], row["trained_on"], number(row["penalty"], 0), with_interval(row, "rho"), row["n_concepts"]]
+        + [with_interval(row, name) for name in ("score", "above_activation")]
         for row in tables["predictions"].iter_rows(named=True)
     )
     return table(header, lines)
@@ -199,7 +192,7 @@ def _choices_over_seeds(kept: Mapping[str, Mapping[str, pl.DataFrame]]) -> str:
         rows = _by(tables["choice_rules"].filter(factor_rule=BY_JUDGE), "layer", "rule")
         for layer in _layers(tables["choice_rules"]):
             n = rows[layer, RANDOM]["n_concepts"]
-            lines.append([f"`{name}`", layer, n, *(_with_interval(rows.get((layer, rule)), "score") for rule in rules)])
+            lines.append([f"`{name}`", layer, n, *(with_interval(rows.get((layer, rule)), "score") for rule in rules)])
     return table(["experiment", "layer", "concepts", *(TITLES[rule] for rule in rules)], lines)
 
 
@@ -229,7 +222,7 @@ def _recommendations(tables: dict[str, pl.DataFrame]) -> str:
     lines = []
     for row in rows.iter_rows(named=True):
         picked = "–" if row["feature"] is None else f"{row['layer']}/{row['feature']}"
-        numbers = [_with_interval(row, "score"), number(row["best"]), number(row["regret"])]
+        numbers = [with_interval(row, "score"), number(row["best"]), number(row["regret"])]
         lines.append([row["concept"], row["n_candidates"], row["verdict"], picked, row["factor"] or "–", *numbers])
     means = [number(rows.select(pl.col(name).mean()).item()) for name in ("score", "best", "regret")]
     return table(header, [*lines, ["mean", "", "", "", "", *means]])

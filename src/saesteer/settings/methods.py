@@ -100,6 +100,9 @@ class EffectSettings(Settings):
     """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
     loss_rise: Annotated[float, Field(gt=0)] = 1.0
     """Vectors are scaled so that they raise the loss of unsteered texts by so much, in nats a token."""
+    multiples: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(unique)] = ()
+    """Multiples of that scale at which the held-out vectors' effects are measured too, to see where the linear approximator breaks. None:
+    the tables approximator_sizes and effect_multiples are not made."""
 
 
 class PromptWriter(Endpoint):

@@ -12,8 +12,8 @@ from typing import Any
 from saesteer.core import tables
 from saesteer.core.files import value_digest
 from saesteer.core.store import Wanted, missing_keys
-from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES, QUESTION_FIGURE_TABLES
-from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts
+from saesteer.figures.names import EFFECT_FIGURE_TABLES, FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES, QUESTION_FIGURE_TABLES
+from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts, settings_of
 from saesteer.sources.model_size import bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.workflow.keys import FILES_OF_KEYS, Files
@@ -43,6 +43,9 @@ def artifacts(experiment: Experiment) -> list[str]:
         return [*always, *scored]
     if experiment.until == "methods":
         further = tables.DAMAGE_SUMMARIES if has_damage(experiment) else ()
+        if asks_of_effects(experiment):
+            further = (*further, *tables.EFFECT_QUESTIONS)
+            always += [f"effects_at_multiples/{group}.parquet" for group in layer_groups(experiment)]
         return [*always, *scored, *(f"tables/{name}.parquet" for name in (*tables.METHOD_SUMMARIES, *further))]
     summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
     if answers_questions(experiment):
@@ -87,6 +90,11 @@ def answers_questions(experiment: Experiment) -> bool:
     return every and isinstance(experiment.concepts, TopicConcepts) and experiment.until == "figures"
 
 
+def asks_of_effects(experiment: Experiment) -> bool:
+    """Whether the effects of vectors are measured at other scales too."""
+    return "effects" in plans(experiment) and bool(settings_of(experiment).effects.multiples)
+
+
 def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """The figures that can be made of an experiment, each with the tables that it reads."""
     left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
@@ -96,6 +104,8 @@ def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     compared = dict(METHOD_FIGURE_TABLES) if experiment.until == "methods" else {}
     if compared and not has_damage(experiment):
         compared = {name: read for name, read in compared.items() if not set(read) & set(tables.DAMAGE_SUMMARIES)}
+    if asks_of_effects(experiment):
+        compared |= EFFECT_FIGURE_TABLES
     answered = QUESTION_FIGURE_TABLES if answers_questions(experiment) else {}
     return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out} | compared | answered
 

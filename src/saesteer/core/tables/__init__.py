@@ -17,8 +17,12 @@ from saesteer.core.tables.methods import (
     STEERING_PROMPTS,
 )
 from saesteer.core.tables.questions import (
+    APPROXIMATOR_SIZES,
     CHOICE_RULES,
     DATA_SIZES,
+    EFFECT_MULTIPLES,
+    EFFECT_QUESTIONS,
+    EFFECTS_AT_MULTIPLES,
     FEATURE_RANKINGS,
     GRID_ENDS,
     HEADLINE_SAMPLES,
@@ -26,6 +30,7 @@ from saesteer.core.tables.questions import (
     OUTPUT_SCORE_SETTINGS,
     PREDICTIONS,
     PREDICTOR_WEIGHTS,
+    PSEUDO_INVERSES,
     QUANTITIES,
     QUANTITY_CORRELATIONS,
     QUESTION_SUMMARIES,
@@ -34,7 +39,7 @@ from saesteer.core.tables.questions import (
     THRESHOLD_CURVES,
     THRESHOLD_TRANSFER,
 )
-from saesteer.core.tables.schema import Column, Table, TableError, read_summary, validate, write_summary
+from saesteer.core.tables.schema import Column, Table, TableError, by_name, read_summary, validate, write_summary
 from saesteer.core.tables.steps import (
     ACTIVATIONS,
     CONCEPTS,
@@ -65,5 +70,6 @@ from saesteer.core.tables.summaries import (
     SUMMARIES,
 )
 
-ALL_SUMMARIES = SUMMARIES | LAYER_SUMMARIES | QUESTION_SUMMARIES | METHOD_SUMMARIES | DAMAGE_SUMMARIES
+ALL_SUMMARIES = SUMMARIES | LAYER_SUMMARIES | QUESTION_SUMMARIES | METHOD_SUMMARIES | DAMAGE_SUMMARIES | EFFECT_QUESTIONS
+ALL_SUMMARIES |= by_name(EFFECTS_AT_MULTIPLES)
 """Every summary table, by name."""

@@ -2,8 +2,19 @@
 
 import polars as pl
 
+from saesteer.core.tables.methods import EFFECTS
 from saesteer.core.tables.schema import Column, Table, by_name
 from saesteer.core.tables.steps import OUTPUT_SCORE, PER_FEATURE
+
+
+def _with_interval(name: str, meaning: str, over: str = "vectors") -> dict[str, Column]:
+    """A mean and the ends of its interval."""
+    return {
+        name: Column(pl.Float64, meaning),
+        f"{name}_low": Column(pl.Float64, f"lower end of its bootstrap interval over {over}"),
+        f"{name}_high": Column(pl.Float64, "upper end"),
+    }
+
 
 _NO_CONCEPT = "no clear concept, or no text of it"
 QUANTITIES = Table(
@@ -243,6 +254,33 @@ RECOMMENDATIONS = Table(
         "regret": Column(pl.Float64, "best less score", "no text could be rated"),
     },
 )
+APPROXIMATOR_SIZES = Table(
+    "approximator_sizes",
+    ("layer", "model", "n"),
+    {
+        "layer": PER_FEATURE["layer"],
+        "model": Column(pl.String, "linear: ridge regression on the unit direction, as SAE-TS has it; kernel: on Gaussians of distances"),
+        "n": Column(pl.UInt32, "vectors that it is fitted on"),
+        "n_held_out": Column(pl.UInt32, "vectors that R2 is measured on"),
+        "r2": Column(pl.Float64, "1 - squared error over squared distance from the fitted vectors' mean effect, all features together"),
+        "r2_low": Column(pl.Float64, "lower end of its bootstrap interval over held-out vectors"),
+        "r2_high": Column(pl.Float64, "upper end"),
+    },
+)
+EFFECT_MULTIPLES = Table(
+    "effect_multiples",
+    ("layer", "multiple"),
+    {
+        "layer": PER_FEATURE["layer"],
+        "multiple": Column(pl.Float64, "of the scale at which the approximator's vectors were added"),
+        "n": Column(pl.UInt32, "held-out vectors"),
+        **_with_interval("loss_rise", "by how much they raise the loss of unsteered texts, nats a token"),
+        **_with_interval("size", "norm of the effect over its norm at multiple 1"),
+        **_with_interval("cosine", "cosine of the effect with that at multiple 1"),
+        **_with_interval("pattern", "cosine of the predicted and the measured effect, each less its mean over vectors"),
+        **_with_interval("r2", "R2 of multiple * x M + b about the mean effect at this multiple; below 0 the mean predicts better"),
+    },
+)
 LAYER_SUMMARIES = by_name(QUANTITIES, OUTPUT_SCORE_SETTINGS)
 """A file each for the layers of a job."""
 QUESTION_SUMMARIES = by_name(
@@ -259,3 +297,22 @@ QUESTION_SUMMARIES = by_name(
     PREDICTOR_WEIGHTS,
     RECOMMENDATIONS,
 )
+PSEUDO_INVERSES = Table(
+    "pseudo_inverses",
+    ("layer", "target"),
+    {
+        "layer": PER_FEATURE["layer"],
+        "target": Column(pl.Float64, "code of its feature that a vector (target e_j - b) pinv(M) aims at; SAE-TS has 1"),
+        "n": Column(pl.UInt32, "features with a concept that a vector changes"),
+        "condition": Column(pl.Float64, "largest over smallest singular value of M that is not 0"),
+        **_with_interval("column_cosine", "cosine of the vector with the feature's column of M", "features"),
+        **_with_interval("shared_cosine", "cosine with -b pinv(M), which the vectors of all features share", "features"),
+    },
+)
+EFFECTS_AT_MULTIPLES = Table(
+    "effects_at_multiples",
+    ("layer", "vector", "multiple"),
+    {**EFFECTS.columns, **EFFECT_MULTIPLES.some("multiple")},
+)
+EFFECT_QUESTIONS = by_name(APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES)
+"""What the approximator of steering's effects (SAE-TS) leaves open, where settings name multiples."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -209,8 +210,7 @@ def measured_effects(
     run = _Run(lm, sae, layer, site_of(lm, layer, sae.meta.site), prompts, settings, seed)
     directions = effect_vectors(sae, settings.n_vectors, seed, layer)
     unsteered = _written(run, [Nothing()])
-    usual = _mean_codes(run, unsteered)
-    scaling = [ids for ids in unsteered[0] if len(ids) > 1][:: 2 * settings.n_rollouts]  # about one of every second prompt
+    usual, scaling = _mean_codes(run, unsteered), _scaling_texts(run, unsteered)
     for some in rows["vector"].unique().sort().to_frame().iter_slices(VECTORS_AT_A_TIME):
         numbers = some["vector"].to_list()
         units = directions[numbers]
@@ -218,6 +218,36 @@ def measured_effects(
         written = _written(run, [Addition(unit, scale) for unit, scale in zip(units, scales.tolist(), strict=True)])
         added = (units.double() * scales[:, None]).float()
         yield _table(layer, numbers, added, _mean_codes(run, written) - usual, loss_rises(lm, run.site, added, scaling))
+
+
+@torch.no_grad()
+def effects_at_multiples(
+    lm: LanguageModel,
+    sae: Sae,
+    layer: int,
+    effects: pl.DataFrame,
+    prompts: Sequence[Sequence[int]],
+    settings: EffectSettings,
+    seed: int,
+) -> Iterator[pl.DataFrame]:
+    """EFFECTS rows of one layer once more at each of `settings.multiples` of their scale, with a column `multiple`. At 1 they are the
+    same but for rounding."""
+    run = _Run(lm, sae, layer, site_of(lm, layer, sae.meta.site), prompts, settings, seed)
+    unsteered = _written(run, [Nothing()])
+    usual, scaling = _mean_codes(run, unsteered), _scaling_texts(run, unsteered)
+    for multiple, some in product(settings.multiples, effects.sort("vector").iter_slices(VECTORS_AT_A_TIME)):
+        added = multiple * torch.tensor(some["direction"].to_list(), device=lm.device)
+        norms = added.double().norm(dim=1)
+        units = added.double() / norms[:, None]
+        written = _written(run, [Addition(unit.float(), norm) for unit, norm in zip(units, norms.tolist(), strict=True)])
+        rises = loss_rises(lm, run.site, added, scaling)
+        made = _table(layer, some["vector"].to_list(), added, _mean_codes(run, written) - usual, rises)
+        yield made.with_columns(multiple=pl.lit(float(multiple)))
+
+
+def _scaling_texts(run: _Run, unsteered: Sequence[Sequence[list[int]]]) -> list[list[int]]:
+    """The unsteered texts whose loss is measured: about one of every second prompt."""
+    return [ids for ids in unsteered[0] if len(ids) > 1][:: 2 * run.settings.n_rollouts]
 
 
 def _table(
