@@ -7,13 +7,20 @@ from saesteer.core.tables.schema import Column, Table, by_name
 from saesteer.core.tables.steps import OUTPUT_SCORE, PER_FEATURE
 
 
-def _with_interval(name: str, meaning: str, over: str = "vectors") -> dict[str, Column]:
-    """A mean and the ends of its interval."""
+def _with_interval(
+    name: str, meaning: str, over: str = "vectors", null_when: str | None = None, ends_null_when: str | None = None
+) -> dict[str, Column]:
+    """A number and the ends of its interval, with when it is null and when they are."""
     return {
-        name: Column(pl.Float64, meaning),
-        f"{name}_low": Column(pl.Float64, f"lower end of its bootstrap interval over {over}"),
-        f"{name}_high": Column(pl.Float64, "upper end"),
+        name: Column(pl.Float64, meaning, null_when),
+        f"{name}_low": Column(pl.Float64, f"lower end of its bootstrap interval over {over}", ends_null_when or null_when),
+        f"{name}_high": Column(pl.Float64, "upper end", ends_null_when or null_when),
     }
+
+
+def _rank_correlation(name: str, meaning: str) -> dict[str, Column]:
+    """A rank correlation over features and the ends of its interval."""
+    return _with_interval(name, meaning, "features", "one of the two does not vary", f"as {name}, or fewer than 3 features")
 
 
 _NO_CONCEPT = "no clear concept, or no text of it"
@@ -60,9 +67,9 @@ CHOICE_RULES = Table(
         ),
         "n_concepts": Column(pl.UInt32, "concepts with at least two labelled features that were judged"),
         "n": Column(pl.UInt32, "of them, those for which the rule picks one"),
-        "score": Column(pl.Float64, "mean over them of the picked feature's held-out judge score, 0 to 2", "it picks none"),
-        "score_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _FEW_CONCEPTS),
-        "score_high": Column(pl.Float64, "upper end", _FEW_CONCEPTS),
+        **_with_interval(
+            "score", "mean over them of the picked feature's held-out judge score, 0 to 2", "concepts", "it picks none", _FEW_CONCEPTS
+        ),
         "above_random": Column(pl.Float64, "mean over them of that score less the mean over the concept's candidates", "it picks none"),
         "above_random_low": Column(pl.Float64, "lower end", _FEW_CONCEPTS),
         "above_random_high": Column(pl.Float64, "upper end", _FEW_CONCEPTS),
@@ -78,9 +85,7 @@ FEATURE_RANKINGS = Table(
         "rule": Column(pl.String, "column of FEATURES or QUANTITIES that ranks a layer's judged features"),
         "n": Column(pl.UInt32, "features that have it"),
         "n_steers": Column(pl.UInt32, "of them, those with a held-out judge score of at least 1"),
-        "area": Column(pl.Float64, "area under the ROC curve as a test of steering well", _ONE_KIND),
-        "area_low": Column(pl.Float64, "lower end of its bootstrap interval over features", _ONE_KIND),
-        "area_high": Column(pl.Float64, "upper end", _ONE_KIND),
+        **_with_interval("area", "area under the ROC curve as a test of steering well", "features", _ONE_KIND),
         "precision_10": Column(pl.Float64, "share of the ten first that steer well", "fewer than 10 features"),
         "precision_50": Column(pl.Float64, "share of the fifty first", "fewer than 50 features"),
     },
@@ -97,9 +102,7 @@ QUANTITY_CORRELATIONS = Table(
             " lens_on_concept or mean_cosine of QUANTITIES",
         ),
         "n": Column(pl.UInt32, "features that have both"),
-        "rho": Column(pl.Float64, "rank correlation", "one of the two does not vary"),
-        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
-        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+        **_rank_correlation("rho", "rank correlation"),
     },
 )
 _NONE_KEPT = "nothing is kept"
@@ -113,12 +116,12 @@ HEADLINE_SAMPLES = Table(
         "n_kept": Column(pl.UInt32, "of them, those that reach the headline's threshold"),
         "mean": Column(pl.Float64, "mean over all", "there is none"),
         "kept_mean": Column(pl.Float64, "mean over those kept", _NONE_KEPT),
-        "ratio": Column(pl.Float64, "the second over the first", "nothing is kept, or the mean is 0"),
-        "ratio_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as ratio, or fewer than 2 features"),
-        "ratio_high": Column(pl.Float64, "upper end", "as ratio, or fewer than 2 features"),
-        "difference": Column(pl.Float64, "kept less removed", "nothing is kept or nothing removed"),
-        "difference_low": Column(pl.Float64, "lower end of its bootstrap interval", "fewer than 2 are kept or removed"),
-        "difference_high": Column(pl.Float64, "upper end", "fewer than 2 are kept or removed"),
+        **_with_interval(
+            "ratio", "the second over the first", "features", "nothing is kept, or the mean is 0", "as ratio, or fewer than 2 features"
+        ),
+        **_with_interval(
+            "difference", "kept less removed", "features", "nothing is kept or nothing removed", "fewer than 2 are kept or removed"
+        ),
         "n_sampled": Column(pl.UInt32, "features of a layer in a sample"),
         "sampled_ratio": Column(pl.Float64, "median over random samples of the ratio", "no sample has one"),
         "sampled_ratio_low": Column(pl.Float64, "lower end of what the samples have", "no sample has one"),
@@ -134,9 +137,7 @@ THRESHOLD_CURVES = Table(
         "threshold": Column(pl.Float64, "features with output score >= this are kept"),
         **HEADLINE_SAMPLES.some("n"),
         "n_kept": Column(pl.UInt32, "features kept"),
-        "gain": Column(pl.Float64, "mean over those kept less the mean over all", _NONE_KEPT),
-        "gain_low": Column(pl.Float64, "lower end of its bootstrap interval over features", _NONE_KEPT),
-        "gain_high": Column(pl.Float64, "upper end", _NONE_KEPT),
+        **_with_interval("gain", "mean over those kept less the mean over all", "features", _NONE_KEPT),
     },
 )
 THRESHOLD_TRANSFER = Table(
@@ -167,9 +168,7 @@ GRID_ENDS = Table(
         "at_largest": Column(pl.Float64, "share of them that are the grid's largest", "there is no choice"),
         "moved": Column(pl.Float64, "share of choices that differ from those with all factors", "there is no choice"),
         "score": Column(pl.Float64, "held-out judge score, mean over features", "no feature was judged"),
-        "change": Column(pl.Float64, "that less the score with all factors", "no feature was judged"),
-        "change_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "fewer than 2 features"),
-        "change_high": Column(pl.Float64, "upper end", "fewer than 2 features"),
+        **_with_interval("change", "that less the score with all factors", "features", "no feature was judged", "fewer than 2 features"),
     },
 )
 SETTING_AGREEMENT = Table(
@@ -180,18 +179,12 @@ SETTING_AGREEMENT = Table(
         **OUTPUT_SCORE_SETTINGS.some("prompt", "factor"),
         "is_own": Column(pl.Boolean, "the experiment's own setting, which the others are compared with"),
         "n": Column(pl.UInt32, "features"),
-        "rho": Column(pl.Float64, "rank correlation of the two settings' output scores", "one of them does not vary"),
-        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
-        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+        **_rank_correlation("rho", "rank correlation of the two settings' output scores"),
         "n_kept": Column(pl.UInt32, "features that reach the headline's threshold"),
         "jaccard": Column(pl.Float64, "kept by both settings over kept by either", "neither keeps any"),
         "jaccard_first": Column(pl.Float64, "the same of as many first features as the own setting keeps", "it keeps none"),
-        "rho_success": Column(pl.Float64, "rank correlation with held-out GenSuccess@20", "one of the two does not vary"),
-        "rho_success_low": Column(pl.Float64, "lower end", "as rho_success, or fewer than 3 features"),
-        "rho_success_high": Column(pl.Float64, "upper end", "as rho_success, or fewer than 3 features"),
-        "rho_judge": Column(pl.Float64, "rank correlation with the held-out judge score", "one of the two does not vary"),
-        "rho_judge_low": Column(pl.Float64, "lower end", "as rho_judge, or fewer than 3 features"),
-        "rho_judge_high": Column(pl.Float64, "upper end", "as rho_judge, or fewer than 3 features"),
+        **_rank_correlation("rho_success", "rank correlation with held-out GenSuccess@20"),
+        **_rank_correlation("rho_judge", "rank correlation with the held-out judge score"),
         **CHOICE_RULES.some("score", "score_low", "score_high"),
     },
 )
@@ -203,9 +196,7 @@ DATA_SIZES = Table(
         "rule": Column(pl.String, "quantity that is computed from part of the data, and picks"),
         "n": Column(pl.UInt32, "records of a feature, or labelled texts of a concept and as many of others"),
         "n_features": Column(pl.UInt32, "features that have the quantity at this and at the largest number"),
-        "rho": Column(pl.Float64, "rank correlation with the same quantity at the largest number", "one of the two does not vary"),
-        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
-        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+        **_rank_correlation("rho", "rank correlation with the same quantity at the largest number"),
         "n_concepts": Column(pl.UInt32, "concepts for which it picks a feature"),
         "same_pick": Column(pl.Float64, "share of them whose pick is that of the largest number", "it picks none"),
         **CHOICE_RULES.some("score", "score_low", "score_high"),
@@ -219,9 +210,7 @@ PREDICTIONS = Table(
         "trained_on": Column(pl.String, "the other layers of the experiment"),
         "n": Column(pl.UInt32, "features of the layer that were judged"),
         "penalty": Column(pl.Float64, "of the ridge regression, chosen by cross-validation where it was trained"),
-        "rho": Column(pl.Float64, "rank correlation of prediction and held-out judge score", "one of the two does not vary"),
-        "rho_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "as rho, or fewer than 3 features"),
-        "rho_high": Column(pl.Float64, "upper end", "as rho, or fewer than 3 features"),
+        **_rank_correlation("rho", "rank correlation of prediction and held-out judge score"),
         **CHOICE_RULES.some("n_concepts", "score", "score_low", "score_high"),
         "above_activation": Column(pl.Float64, "that score less that of the largest record's pick, over concepts", "it picks none"),
         "above_activation_low": Column(pl.Float64, "lower end", _FEW_CONCEPTS),
@@ -247,9 +236,7 @@ RECOMMENDATIONS = Table(
         "layer": Column(pl.UInt16, "of the feature that it recommends", "no text could be rated"),
         "feature": Column(pl.UInt32, "the feature that it recommends", "no text could be rated"),
         "factor": Column(pl.String, "how hard to steer with it", "no text could be rated"),
-        "score": Column(pl.Float64, "held-out mean judge score of choosing so among the candidates", "no text could be rated"),
-        "score_low": Column(pl.Float64, "lower end of its bootstrap interval over prompts", "no text could be rated"),
-        "score_high": Column(pl.Float64, "upper end", "no text could be rated"),
+        **_with_interval("score", "held-out mean judge score of choosing so among the candidates", "prompts", "no text could be rated"),
         "best": Column(pl.Float64, "the same of choosing so among all features with the label", "no text could be rated"),
         "regret": Column(pl.Float64, "best less score", "no text could be rated"),
     },

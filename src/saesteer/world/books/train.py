@@ -32,7 +32,7 @@ def plain_model() -> ModelRecipe:
         n_kv_heads=4,
         head_dim=32,
         context=128,
-        steps=3600,
+        steps=2000,
         batch=64,
         learning_rate=3e-3,
         warm_up=100,
