@@ -40,6 +40,7 @@ rule open_question_tables:
         outcomes=f"{TABLES}/outcomes.parquet",
         quantities=layer_files("quantities"),
         settings=layer_files("output_score_settings"),
+        predictor=lambda wildcards: EXPERIMENTS[wildcards.experiment].selection.predictor or [],
     output:
         **{name: f"{TABLES}/{name}.parquet" for name in QUESTION_SUMMARIES if name not in ("data_sizes", "recommendations")},
     params:

@@ -6,7 +6,7 @@ from common import open_job
 from saesteer.analysis.choice_rules import choice_rules, feature_rankings, with_quantities
 from saesteer.analysis.grid_ends import grid_ends
 from saesteer.analysis.headline_samples import headline_samples
-from saesteer.analysis.predictor import predictions
+from saesteer.analysis.predictor import predictions, predictions_from
 from saesteer.analysis.quantity_correlations import quantity_correlations
 from saesteer.analysis.setting_agreement import setting_agreement
 from saesteer.analysis.threshold_transfer import threshold_curves, threshold_transfer
@@ -14,6 +14,7 @@ from saesteer.core.tables import (
     FEATURES,
     OUTCOMES,
     OUTPUT_SCORE_SETTINGS,
+    PREDICTOR_WEIGHTS,
     QUANTITIES,
     QUESTION_SUMMARIES,
     STEERING,
@@ -30,6 +31,10 @@ quantities, elsewhere = (
 settings, choice, own = job.experiment.selection, job.experiment.best_factor, job.experiment.output_score
 known = with_quantities(features, quantities)
 predicted, weights = predictions(known, steering, settings)
+if settings.predictor:
+    learnt = pl.read_csv(job.input("predictor"), schema=PREDICTOR_WEIGHTS.schema)
+    from_there = predictions_from(learnt, settings.predictor.parent.name, known, steering, settings)
+    predicted = pl.concat([predicted, from_there]).sort("layer", "trained_on")
 made = {
     "choice_rules": choice_rules(known, steering, outcomes, settings),
     "feature_rankings": feature_rankings(known, steering, settings),

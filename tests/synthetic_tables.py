@@ -13,7 +13,7 @@ from saesteer.analysis.factor_bins import factor_bins
 from saesteer.analysis.grid_ends import grid_ends
 from saesteer.analysis.headline_samples import headline_samples
 from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
-from saesteer.analysis.predictor import predictions
+from saesteer.analysis.predictor import predictions, predictions_from
 from saesteer.analysis.quantity_correlations import quantity_correlations
 from saesteer.analysis.recommendation import recommendations
 from saesteer.analysis.selection import selection
@@ -202,6 +202,8 @@ def question_tables(
     known = with_quantities(features, synthetic_quantities(features, seed))
     scores, choice, own = synthetic_output_scores(features, seed), BestFactorSettings(), OutputScoreSettings()
     predicted, weights = predictions(known, steering, settings)
+    if not weights.is_empty():
+        predicted = pl.concat([predicted, predictions_from(weights, "another", known, steering, settings)]).sort("layer", "trained_on")
     return {
         "choice_rules": choice_rules(known, steering, results, settings),
         "feature_rankings": feature_rankings(known, steering, settings),

@@ -17,10 +17,10 @@ from saesteer.analysis.data_sizes import by_records, token_concepts
 from saesteer.analysis.grid_ends import grids
 from saesteer.analysis.headline_samples import N_SAMPLED, headline_samples
 from saesteer.analysis.labelled_texts import chosen_texts, concept_tokens, detection, lens_on_concept, texts_by_topic, token_shares
-from saesteer.analysis.predictor import PENALTIES, QUANTITIES, chosen_penalty, normal_scores, predictions, ridge
+from saesteer.analysis.predictor import PENALTIES, QUANTITIES, chosen_penalty, normal_scores, predictions, predictions_from, ridge
 from saesteer.analysis.setting_agreement import jaccard, score_settings
 from saesteer.analysis.threshold_transfer import threshold_curves, threshold_transfer
-from saesteer.core.tables import QUESTION_SUMMARIES, validate, write_summary
+from saesteer.core.tables import PREDICTOR_WEIGHTS, QUESTION_SUMMARIES, validate, write_summary
 from saesteer.core.tokens import load_tokens
 from saesteer.core.uncertainty import random_stream
 from saesteer.figures.names import QUESTION_FIGURE_TABLES
@@ -229,6 +229,12 @@ def test_what_one_layer_teaches_holds_on_another() -> None:
     assert predictions(known.filter(layer=0), pl.concat(rows), SETTINGS)[0].is_empty()
     scores = normal_scores(known.filter(layer=0).with_columns(density=pl.lit(None, pl.Float64)))
     assert (scores[:, QUANTITIES.index("density")] == 0).all()
+    signs = {"gradient": (3.0, -1.0), "density": (1.0, -1.0)}  # by layer: their means are 1 and 0
+    given = [(layer, name, signs.get(name, (0.0, 0.0))[layer]) for layer in (0, 1) for name in QUANTITIES]
+    elsewhere = pl.DataFrame(given, schema=PREDICTOR_WEIGHTS.schema, orient="row")
+    tried = predictions_from(elsewhere, "there", known, pl.concat(rows), SETTINGS)
+    assert tried.select("layer", "trained_on", "penalty").rows() == [(0, "there", None), (1, "there", None)]
+    assert tried["rho"].to_list() == pytest.approx([1, 1])
 
 
 def test_only_an_experiment_with_every_feature_judged_answers_them() -> None:

@@ -25,8 +25,7 @@ _FEATURE = ["layer", "feature"]
 
 def predictions(features: pl.DataFrame, steering: pl.DataFrame, settings: SelectionSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
     """FEATURES with QUANTITIES, and STEERING -> PREDICTIONS and PREDICTOR_WEIGHTS; none of an experiment with one layer."""
-    judged = features.select(*_FEATURE, "concept", *RULES).join(by_judge(steering), on=_FEATURE).sort(_FEATURE)
-    layers = {int(own["layer"][0]): own for own in judged.partition_by("layer", maintain_order=True)}
+    layers = _judged_layers(features, steering)
     lines, weights = [], []
     for layer, own in layers.items():
         others = {number: rows for number, rows in layers.items() if number != layer}
@@ -41,6 +40,26 @@ def predictions(features: pl.DataFrame, steering: pl.DataFrame, settings: Select
         weights += [{"layer": layer, "quantity": name, "weight": float(w)} for name, w in zip(QUANTITIES, learnt, strict=True)]
     made = pl.DataFrame(lines, schema=PREDICTIONS.schema).sort(PREDICTIONS.keys)
     return made, pl.DataFrame(weights, schema=PREDICTOR_WEIGHTS.schema).sort(PREDICTOR_WEIGHTS.keys)
+
+
+def predictions_from(
+    weights: pl.DataFrame, trained_on: str, features: pl.DataFrame, steering: pl.DataFrame, settings: SelectionSettings
+) -> pl.DataFrame:
+    """PREDICTIONS of a predictor that was trained on another experiment, `trained_on`: its PREDICTOR_WEIGHTS, mean over its layers. Nothing
+    is learnt here."""
+    of_quantity = dict(weights.group_by("quantity").agg(pl.col("weight").mean()).iter_rows())
+    learnt = np.array([of_quantity[name] for name in QUANTITIES])
+    lines = []
+    for layer, own in _judged_layers(features, steering).items():
+        predicted = own.with_columns(prediction=pl.Series(normal_scores(own) @ learnt))
+        lines.append({"layer": layer, "trained_on": trained_on} | _line(predicted, settings, layer))
+    return pl.DataFrame(lines, schema=PREDICTIONS.schema).sort(PREDICTIONS.keys)
+
+
+def _judged_layers(features: pl.DataFrame, steering: pl.DataFrame) -> dict[int, pl.DataFrame]:
+    """Each layer's features that were judged, with their quantities."""
+    judged = features.select(*_FEATURE, "concept", *RULES).join(by_judge(steering), on=_FEATURE).sort(_FEATURE)
+    return {int(own["layer"][0]): own for own in judged.partition_by("layer", maintain_order=True)}
 
 
 def normal_scores(rows: pl.DataFrame) -> Float[np.ndarray, "feature quantity"]:

@@ -10,14 +10,16 @@ from saesteer.figures.dots import dodged, dots, legend, named_rows
 from saesteer.figures.method_families import n_of
 from saesteer.figures.style import WIDE, empty_panel, new_figure, styled
 
-PREDICTOR = "predictor"
+PREDICTOR, ELSEWHERE = "predictor", "predictor of another experiment"
 _BESIDE = (BEST, "max_activation", "output_score", RANDOM)
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """Scores of picks (`rule`), then weights (`quantity`)."""
     columns = ("layer", "rule", "n_concepts", "score", "score_low", "score_high")
-    ours = tables["predictions"].with_columns(rule=pl.lit(PREDICTOR)).select(columns)
+    elsewhere = pl.col("penalty").is_null()
+    rule = pl.when(elsewhere).then(pl.lit(ELSEWHERE)).otherwise(pl.lit(PREDICTOR))
+    ours = tables["predictions"].with_columns(rule=rule).select(columns)
     rules = tables["choice_rules"].filter(pl.col("rule").is_in(_BESIDE), factor_rule=BY_JUDGE).select(columns)
     rules = rules.join(ours.select("layer"), on="layer", how="semi")
     weights = tables["predictor_weights"]
@@ -33,7 +35,7 @@ def draw(data: pl.DataFrame) -> Figure:
     names = data["quantity"].drop_nulls().unique(maintain_order=True).to_list()
     figure = new_figure(WIDE, 1.7 + 0.22 * max(12, len(names)), counts(data))
     left, right = figure.subplots(1, 2)
-    rules = (PREDICTOR, *_BESIDE)
+    rules = [rule for rule in (PREDICTOR, ELSEWHERE, *_BESIDE) if rule != ELSEWHERE or rule in data["rule"]]
     for number, layer in enumerate(layers):
         own, beside = data.filter(layer=layer), dodged(number, len(layers), 0.3)
         scores, weights = own.drop_nulls("rule"), own.drop_nulls("quantity")
@@ -46,7 +48,7 @@ def draw(data: pl.DataFrame) -> Figure:
         )
         places = weights["quantity"].replace_strict({name: place for place, name in enumerate(names)}, return_dtype=pl.Float64)
         dots(right, weights.select("weight"), "weight", places + beside, number)
-    named_rows(left, ["predictor", *(TITLES[rule] for rule in _BESIDE)], "judge score of the pick (0–2)")
+    named_rows(left, [TITLES.get(rule, rule) for rule in rules], "judge score of the pick (0–2)")
     named_rows(right, [RULES[name] for name in names], "weight (judge score for 1 s.d.)", zero=0.0)
     left.set_ylabel("rule that picks")
     if not layers:

@@ -240,7 +240,23 @@ BLOCKS: dict[str, Callable[[dict[str, pl.DataFrame]], str]] = {
     "open-predictor": _predictor,
     "open-recommendations": _recommendations,
 }
+
+
+def _predictor_over_seeds(kept: Mapping[str, Mapping[str, pl.DataFrame]]) -> str:
+    """The predictor in each experiment, trained on its other layer or on another experiment, beside what the cosine alone picks."""
+    lines = []
+    for name, tables in kept.items():
+        rules = _by(tables["choice_rules"].filter(factor_rule=BY_JUDGE), "layer", "rule")
+        for row in tables["predictions"].iter_rows(named=True):
+            cosine = with_interval(rules.get((row["layer"], "mean_cosine")), "score")
+            numbers = [with_interval(row, "rho"), with_interval(row, "score"), cosine, with_interval(row, "above_activation")]
+            lines.append([f"`{name}`", row["layer"], row["trained_on"], *numbers])
+    header = ["experiment", "layer", "learnt on", "rank correlation", "score of its pick", TITLES["mean_cosine"]]
+    return table([*header, "above the largest record's pick"], lines)
+
+
 OVER_SEEDS: dict[str, Callable[[Mapping[str, Mapping[str, pl.DataFrame]]], str]] = {
     "open-choices-seeds": _choices_over_seeds,
     "open-recommendations-seeds": _recommendations_over_seeds,
+    "open-predictor-seeds": _predictor_over_seeds,
 }

@@ -119,6 +119,8 @@ class SelectionSettings(Settings):
     """Level of intervals and bands."""
     seed: int = 0
     """Seed of control, permutations and bootstrap."""
+    predictor: Path | None = None
+    """predictor_weights.csv of another experiment, in a folder of its name: that predictor is tried here too (tables predictions)."""
 
 
 class PmiSettings(Settings):

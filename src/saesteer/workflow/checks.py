@@ -36,6 +36,9 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
         raise SettingsError(f"experiment {name}: sweep.prefixes: there is no file {prefixes}")
     if prefixes:
         read_prefixes(prefixes, experiment.sweep.n_prefixes)
+    predictor = experiment.selection.predictor
+    if predictor and not predictor.is_file():
+        raise SettingsError(f"experiment {name}: selection.predictor: there is no file {predictor}")
     _check_features(name, experiment)
     _check_texts(name, experiment)
     model = experiment.model.path

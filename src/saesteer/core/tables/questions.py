@@ -207,9 +207,9 @@ PREDICTIONS = Table(
     ("layer", "trained_on"),
     {
         **CHOICE_RULES.some("layer"),
-        "trained_on": Column(pl.String, "the other layers of the experiment"),
+        "trained_on": Column(pl.String, "the other layers of the experiment, or another experiment (settings: selection.predictor)"),
         "n": Column(pl.UInt32, "features of the layer that were judged"),
-        "penalty": Column(pl.Float64, "of the ridge regression, chosen by cross-validation where it was trained"),
+        "penalty": Column(pl.Float64, "of the ridge regression, chosen by cross-validation", "it was trained on another experiment"),
         **_rank_correlation("rho", "rank correlation of prediction and held-out judge score"),
         **CHOICE_RULES.some("n_concepts", "score", "score_low", "score_high"),
         "above_activation": Column(pl.Float64, "that score less that of the largest record's pick, over concepts", "it picks none"),
