@@ -14,12 +14,17 @@ from saesteer.core.tables import (
     read_summary,
     write_summary,
 )
-from saesteer.methods.fit.effect_questions import approximator_sizes, effect_multiples, pseudo_inverses
+from saesteer.methods.fit.effect_questions import approximator_sizes, effect_multiples, pseudo_inverses, told_apart
+from saesteer.methods.fit.effects import effect_features
 
 job = open_job(snakemake)
 n_held_out, selection = job.experiment.methods.effects.n_held_out, job.experiment.selection
 again = pl.concat(read_summary(EFFECTS_AT_MULTIPLES, path) for path in job.inputs["multiples"])
-effects = {layer: read_rows(EFFECTS, job.inputs["effects"], [layer]) for layer in job.experiment.layers}
+n_vectors, n_features, seed = job.experiment.methods.effects.n_vectors, job.experiment.saes.n_features, job.experiment.methods.seed
+effects = {
+    layer: told_apart(read_rows(EFFECTS, job.inputs["effects"], [layer]), effect_features(n_features, n_vectors, seed, layer), n_held_out)
+    for layer in job.experiment.layers
+}
 sizes = (approximator_sizes(rows, n_held_out, selection) for rows in effects.values())
 multiples = (effect_multiples(rows, again.filter(layer=layer), n_held_out, selection) for layer, rows in effects.items())
 of_concepts = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"]).drop_nulls("concept")

@@ -15,7 +15,9 @@ from saesteer.methods.fit.effect_questions import (
     kernel_prediction,
     pseudo_inverses,
     sizes,
+    told_apart,
 )
+from saesteer.methods.fit.effects import effect_features
 from saesteer.settings import SelectionSettings
 
 D, F, HELD_OUT = 5, 7, 12
@@ -62,6 +64,16 @@ def test_sizes_double_up_to_all() -> None:
     assert sizes(300) == [64, 128, 256, 300]
     assert sizes(256) == [64, 128, 256]
     assert sizes(20) == [20]
+
+
+def test_no_sum_with_a_held_out_row_is_fitted() -> None:
+    features = effect_features(24, 24 + 60, seed=0, layer=2)
+    x = directions(len(features))
+    kept = told_apart(effects(x, x), features, 4).sort("vector")["vector"].to_list()
+    out = {one[0] for one in features[:4]}
+    assert kept[:24] == list(range(24))
+    assert 24 < len(kept) < len(features)
+    assert set(range(24, 84)) - set(kept) == {n for n in range(24, 84) if out & set(features[n])}
 
 
 def test_r2_by_size_and_model() -> None:

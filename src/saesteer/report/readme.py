@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.report import open_questions
+from saesteer.report import effect_readme, open_questions
 from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
 from saesteer.report.method_readme import keep_results, methods_markdown, pool_results, published_order_markdown
 from saesteer.report.sae_docs import classes_markdown
@@ -27,6 +27,8 @@ COMPARED = ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2")
 """The comparisons of steering methods on the world's three seeds, in order."""
 ASKED = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2")
 """Experiments on what the papers leave open."""
+EFFECTS = "tiny-effects"
+"""The experiment on the approximator of steering's effects."""
 PAGES = {
     "headline": "README.md",
     "seeds": "docs/tutorial.md",
@@ -34,6 +36,7 @@ PAGES = {
     "saes": "docs/own-models.md",
     "methods": "docs/methods.md",
     "p4": "docs/findings.md",
+    "open-effects": "docs/open-questions.md",
     **dict.fromkeys([*open_questions.BLOCKS, *open_questions.OVER_SEEDS], "docs/open-questions.md"),
 }
 """Generated block -> the page that holds it."""
@@ -58,6 +61,9 @@ def update_readme(root: Path) -> list[Path]:
     for name in ASKED:
         if (root / f"data/{name}/tables/data_sizes.parquet").is_file():
             open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
+    if (root / f"data/{EFFECTS}/tables/effect_multiples.parquet").is_file():
+        effect_readme.keep_results(root / f"data/{EFFECTS}/tables", root / "docs/effects")
+    _copy_figure(root / f"figures/{EFFECTS}/effects.png", root / "docs/effects.png")
     _copy_figure(root / f"figures/{ASKED[0]}/choice_rules.png", root / f"docs/{ASKED[0]}.png")
     _copy_figure(root / f"figures/{SHIPPED}/overview.png", root / "docs/overview.png")
     _copy_figure(root / f"figures/{COMPARED[0]}/methods.png", root / "docs/methods.png")
@@ -89,7 +95,8 @@ def blocks(root: Path) -> dict[str, str]:
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
     kept = root / "docs/methods"
     methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
-    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), **methods, **open_questions.blocks(root)}
+    asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / "docs/effects")}
+    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), **methods, **asked}
 
 
 def with_block(page: str, text: str, name: str, block: str) -> str:

@@ -49,6 +49,14 @@ def approximator_sizes(effects: pl.DataFrame, n_held_out: int, settings: Selecti
     return pl.DataFrame(rows, schema=APPROXIMATOR_SIZES.schema)
 
 
+def told_apart(effects: pl.DataFrame, features: Sequence[Sequence[int]], n_held_out: int) -> pl.DataFrame:
+    """EFFECTS rows without the sums in which the decoder row of a held-out vector stands: fitted on these, a model would have seen half of
+    what it is asked. `features` are those of each vector (effects.effect_features)."""
+    held_out = {feature for some in features[:n_held_out] for feature in some}
+    kept = [number for number, some in enumerate(features) if number < n_held_out or not held_out & set(some)]
+    return effects.filter(pl.col("vector").is_in(kept))
+
+
 def sizes(n: int) -> list[int]:
     """Powers of two from `SMALLEST` that are below n, and n."""
     doubled = [SMALLEST * 2**power for power in range(n.bit_length()) if SMALLEST * 2**power < n]
