@@ -248,19 +248,22 @@ def test_only_an_experiment_with_every_feature_judged_answers_them() -> None:
     assert not plan.answers_questions(silent)
 
 
+SEEDS = ("one", "one-seed-1")
+
+
 def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
     for name, table in QUESTION_SUMMARIES.items():
         write_summary(table, tables[name], tmp_path / f"{name}.parquet")
-    for experiment in ("one", "one-seed-1"):
+    for experiment in SEEDS:
         keep_results(tmp_path, tmp_path / KEPT / experiment)
     made = blocks(tmp_path)
     assert set(made) == {*BLOCKS, *OVER_SEEDS}
     assert not any("None" in text or "nan" in text for text in made.values())
     assert all(made[name].startswith("`one`:\n\n| ") and "one-seed-1" not in made[name] for name in BLOCKS)
+    rows = {(name, one): [row for row in made[name].splitlines() if row.startswith(f"| `{one}` ")] for name in OVER_SEEDS for one in SEEDS}
     for name in OVER_SEEDS:  # the same results twice
-        first, second = (tuple(row for row in made[name].splitlines() if row.startswith(f"| `{one}` ")) for one in ("one", "one-seed-1"))
-        assert len(first) == len(second) > 0
-    (recommended,) = first
+        assert len(rows[name, "one"]) == len(rows[name, "one-seed-1"]) > 0
+    (recommended,) = rows["open-recommendations-seeds", "one"]
     regret = tables["recommendations"]["regret"].drop_nulls()
     assert f"| {regret.len()} | " in recommended
     assert f"{regret.mean():.2f} [".replace("-", "−") in recommended
