@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,9 @@ def test_the_ordinary_initialisation_writes_as_much_in_every_layer():
 
 def _judge() -> TextJudge:
     words = {"moon": 0, "the": 1, "tea": 2}
-    return TextJudge(words, fit_judge.fit_classifier(["Moon, moon the", "tea TEA the x"], [0, 1], 2, words), 0.5, (0.3, 0.6), (2.0, 4.0))
+    return TextJudge(
+        words, fit_judge.fit_classifier(["Moon, moon the", "tea TEA the x"], [0, 1], 2, words), 0.5, (0.3, 0.6), (2.0, 4.0), (0.3, 0.6)
+    )
 
 
 def test_the_classifier_is_bayes_rule_by_hand():
@@ -110,7 +113,9 @@ def test_ratings_change_at_their_cuts_and_are_missing_where_nothing_is_to_be_rat
     fitted = _judge()
     texts_of_four = judge.word_ids(fitted, ["moon moon", "the", "tea tea", "unknown"])
     assert [judge.concept_rating(fitted, ids, 0) for ids in texts_of_four] == [2, 1, 0, None]
-    assert [judge.fluency_rating(fitted, nats) for nats in (1.0, 3.0, 5.0, math.nan, None)] == [2, 1, 0, None, None]
+    assert [judge.fluency_rating(fitted, [0, 1], nats) for nats in (1.0, 3.0, 5.0, math.nan, None)] == [2, 1, 0, None, None]
+    assert [judge.fluency_rating(fitted, [0, 1] * n, 1.0) for n in (1, 2, 4)] == [2, 1, 0]  # what is said over and over is expected
+    assert judge.fluency_rating(fitted, [], 1.0) == 2
     with pytest.raises(ValueError, match="topic 2 is out of range"):
         judge.concept_rating(fitted, [0], 2)
 
@@ -123,7 +128,7 @@ def test_a_stored_judge_rates_as_the_fitted_one(tmp_path: Path):
     assert (loaded.words, loaded.sharpness, loaded.concept_cuts, loaded.fluency_nats) == (fitted.words, 0.5, (0.3, 0.6), (2.0, 4.0))
     either = load_judge(tmp_path, TextTokens(TOKENIZER.backend_tokenizer))
     on, off = either.read(["Moon moon", "tea and tea"])
-    assert (either.concept(on, 0), either.concept(off, 0), either.fluency(3.0), either.n_topics) == (2, 0, 1, 2)
+    assert (either.concept(on, 0), either.concept(off, 0), either.fluency(on, 3.0), either.n_topics) == (2, 0, 1, 2)
     (tmp_path / "words.txt").write_text("moon\n")
     with pytest.raises(ValueError, match="do not belong together"):
         judge.load_text_judge(tmp_path)
@@ -136,7 +141,7 @@ def test_sharpness_of_words_that_come_twice_is_a_half():
     topics = rng.integers(2, size=4000)
     drawn = [" ".join(np.repeat(rng.choice(["moon", "tea"], 6, p=np.exp(likelihood[topic])), 2)) for topic in topics]
     runs = fit_judge.Runs((), (), tuple(drawn), tuple(topics.tolist()))
-    doubled = TextJudge({"moon": 0, "tea": 1}, likelihood, 1.0, (0.0, 0.0), (0.0, 0.0))
+    doubled = TextJudge({"moon": 0, "tea": 1}, likelihood, 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
     assert fit_judge.fit_sharpness(doubled, runs) == pytest.approx(0.5, abs=0.06)
 
 
@@ -151,11 +156,37 @@ def test_runs_start_with_a_sentence_and_come_from_every_topic():
     assert first <= {"Boil", "Salt", "The", "A"}
     assert drawn.texts[0] == TOKENIZER.decode(drawn.ids[0])
     words = {word: number for number, word in enumerate(["boil", "salt", "moon", "star"])}
-    of_two = TextJudge(words, np.zeros((2, 4), dtype=np.float32), 1.0, (0.0, 0.0), (0.0, 0.0))
+    of_two = TextJudge(words, np.zeros((2, 4), dtype=np.float32), 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
     items = fit_judge.concept_items(drawn, of_two, 0, "test")
     assert {item.rating: set(item.token_ids) <= {0, 1} for item in items if item.topic == 0} == {0: False, 1: False, 2: True}
     assert any(set(item.token_ids) & {0, 1} for item in items if item.topic == 0 and item.rating == 1)
     assert [item.rating for item in items[:6]] == [0, 1, 2, 0, 1, 2]
+
+
+def test_texts_begin_with_words_that_tell_their_topic():
+    words = {"moon": 0, "the": 1, "peas": 2, "zebra": 3}  # the last is not a token
+    share = np.array([[0.4, 0.3, 0.1, 0.2], [0.05, 0.5, 0.4, 0.05]])
+    of_two = TextJudge(words, np.log(share), 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+    assert texts.telling_words(of_two, TOKENIZER) == [["moon", "the"], ["the", "peas"]]  # peas: a fifth of its uses on the first
+    starts = [TOKENIZER.decode(ids) for ids in texts.topical_starts(of_two, TOKENIZER, 5)]
+    assert starts == ["The moon", "The the", "The the", "The peas", "The moon"]
+
+
+def test_texts_of_fluency_are_as_written_broken_or_loops():
+    ids = tuple(range(10, 34))
+    drawn = fit_judge.Runs(((BOS_ID,),) * 300, (ids,) * 300, ("",) * 300, (0,) * 300)
+    for item in fit_judge.fluency_items(drawn, fit_judge.looped, 0, "test"):
+        kept, loop = item.continuation[: 12 * item.rating], item.continuation[12 * item.rating :]
+        assert kept == ids[: 12 * item.rating]
+        assert len(item.continuation) == len(ids)
+        if item.rating < 2:
+            assert any(loop[n:] == loop[:-n] for n in range(1, fit_judge.LOOPED + 1))
+            assert set(loop) <= set(ids)
+    made = fit_judge.fluency_items(drawn, partial(fit_judge.broken, vocabulary=300), 0, "test")
+    assert all(sorted(item.continuation) == list(ids) != list(item.continuation) for item in made if item.rating == 0)
+    replaced = [sum(own != new for own, new in zip(ids, item.continuation, strict=True)) for item in made if item.rating == 1]
+    assert max(replaced) == 5 >= np.mean(replaced) > 4.5
+    assert {item.continuation for item in made if item.rating == 2} == {ids}
 
 
 def test_what_stands_in_a_book_is_a_copy():
@@ -173,6 +204,17 @@ def test_labelled_texts_carry_the_topic_the_judge_is_sure_of():
     assert [topics[1] for topics in frame["token_topics"]] == [0, 1, texts.NO_TOPIC]
     for topics, ids in zip(frame["token_topics"], frame["token_ids"], strict=True):
         assert (topics[0], ids[0], len(topics)) == (texts.NO_TOPIC, BOS_ID, len(ids))
+
+
+def test_book_texts_are_beginnings_of_paragraphs_with_their_books_topic():
+    long, short = " ".join(PHRASES[2:4] * 9), PHRASES[0]
+    frame = pl.DataFrame({"topic": ["food", "food", "sky", "sky"], "text": [long, short, short, "Stars. " + long]})
+    made = texts.book_texts(frame, ["food", "sky"], TOKENIZER, 10, 40, 0)
+    assert [row[-1] for row in made["token_topics"]] == [0, 1]
+    for text, ids, beginning in zip(made["text"], made["token_ids"], (long, "Stars. " + long), strict=True):
+        assert beginning.startswith(text)
+        assert len(ids) == 41
+        assert TOKENIZER(text)["input_ids"] == ids.to_list()
 
 
 def test_first_sentences_go_on_from_their_opener_and_none_comes_twice():
@@ -239,7 +281,7 @@ def test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped(
     provenance.write_text("book,split\n1,train\n2,valid\n3,judge\n4,train\n")
     build.adopt(folder, provenance, tmp_path / "shipped")
     card = (tmp_path / "shipped/README.md").read_text()
-    assert "trained on 4 public-domain books\nin 2 topics" in card
+    assert "trained on 2 public-domain books\nin 2 topics" in card
     assert "{" not in card
     shipped = corpus.TEXTS_SCHEMA
     assert dict(pl.read_parquet(tmp_path / "shipped/texts.parquet").schema) == shipped

@@ -12,7 +12,7 @@ from saesteer.sharing.provenance import FOLDER, Statement, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
 
-SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world")
+SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/world-books")
 """What the workflow reads from git: published results belong to a commit of these."""
 SHARED = ("data", "figures")
 _UP_TO_DATE = "no update"

@@ -20,8 +20,8 @@ class WorldJudge:
     """Texts as numbers of what the judge counts: tokens, or words."""
     concept: Callable[[Sequence[int], int], int | None]
     """Of a text so read for a topic's number."""
-    fluency: Callable[[float | None], int | None]
-    """Of a text's mean loss (nats per token) under the reference model."""
+    fluency: Callable[[Sequence[int], float | None], int | None]
+    """Of a text so read and its mean loss (nats per token) under the reference model."""
     n_topics: int
 
 
@@ -35,6 +35,9 @@ def load_judge(folder: Path, tokens: TextTokens) -> WorldJudge:
 
 
 def oracle_as_judge(oracle: oracle_judge.Oracle, tokens: TextTokens) -> WorldJudge:
-    """The grammar's oracle, which counts the model's tokens."""
-    rated = (partial(oracle_judge.concept_rating, oracle), partial(oracle_judge.fluency_rating, oracle))
-    return WorldJudge(tokens.retokenise, *rated, len(oracle.log_prior))
+    """The grammar's oracle, which counts the model's tokens, and rates fluency by the loss alone."""
+
+    def fluency(_: Sequence[int], mean_nll: float | None) -> int | None:
+        return oracle_judge.fluency_rating(oracle, mean_nll)
+
+    return WorldJudge(tokens.retokenise, partial(oracle_judge.concept_rating, oracle), fluency, len(oracle.log_prior))

@@ -22,7 +22,7 @@ def rate(
 ) -> pl.DataFrame:
     """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (a topic, or null), in their order.
 
-    The concept rating looks at the continuation, the fluency rating at its loss under the second model (`perplexity`: keys and
+    The concept rating looks at the continuation, the fluency rating also at its loss under the second model (`perplexity`: keys and
     mean_nll). What cannot be rated is null: where there is no text, no concept, or no content. With
     `rates_blank` a blank text is rated 0 on both, as one that shows nothing (P4 puts it to its judge).
     """
@@ -36,10 +36,11 @@ def rate(
     concept = [
         None if name is None else judge.concept(text, numbers[name]) for name, text in zip(rows["concept"].to_list(), ids, strict=True)
     ]
+    fluency = [judge.fluency(text, nll) for text, nll in zip(ids, rows["mean_nll"].to_list(), strict=True)]
     rated = rows.with_columns(
         concept_rating=pl.Series(concept, dtype=pl.UInt8),
         instruction_rating=pl.lit(None, pl.UInt8),
-        fluency_rating=pl.Series([judge.fluency(nll) for nll in rows["mean_nll"].to_list()], dtype=pl.UInt8),
+        fluency_rating=pl.Series(fluency, dtype=pl.UInt8),
     )
     if rates_blank:
         blank = pl.col("text").str.strip_chars().eq("") & pl.col("concept").is_not_null()

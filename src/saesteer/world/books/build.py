@@ -1,7 +1,8 @@
 """Train the world of the books from their paragraphs. Every phase is left out where its files are there, and a killed training goes on
 from its last checkpoint, so `make books` again continues.
 
-One folder: tokenizer/, model/, reference_model/, saes/layer_NN/, judge/, texts.parquet, concept_texts.parquet, topics.json, metrics.json.
+One folder: tokenizer/, model/, reference_model/, saes/layer_NN/, judge/, texts.parquet, concept_texts.parquet, book_texts.parquet (not
+shipped), topics.json, metrics.json.
 """
 
 import json
@@ -20,7 +21,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import UInt16
-from transformers import AutoTokenizer, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from saesteer.core.files import write_json
 from saesteer.world import measure, train_saes
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_NAME = "saesteer-books"
 TOKENIZER, JUDGE, PHASES = "tokenizer", "judge", "phases"
-CONCEPT_TEXTS, COUNTS, BOOKS = "concept_texts.parquet", "texts.json", "books.csv"
+CONCEPT_TEXTS, BOOK_TEXTS, COUNTS, BOOKS = "concept_texts.parquet", "book_texts.parquet", "texts.json", "books.csv"
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class BooksRecipe:
     model: ModelRecipe = field(default_factory=plain_model)
     sae: SaeRecipe = field(default_factory=lambda: SaeRecipe(d_sae=2048, k=25, steps=2000, learning_rate=1e-3))
     samples: SampleRecipe = field(default_factory=SampleRecipe)
-    sentences: SampleRecipe = field(default_factory=lambda: SampleRecipe(texts=1000, tokens=48))
+    sentences: SampleRecipe = field(default_factory=lambda: SampleRecipe(texts=400, tokens=48))
     sentences_a_topic: int = 80
     vocabulary: int = 4096
     sae_rows: int = 5000
-    measured_rows: int = 2000  # of the valid books, on which the SAEs are measured
+    measured_rows: int = 500  # of the valid books, on which models and SAEs are measured
     runs: int = 4800
     speed: Speed = field(default_factory=Speed)
 
@@ -106,6 +107,7 @@ def build_books(build: BooksBuild) -> dict[str, Any]:
         "judge": make_judge,
         "texts": write_texts,
         "concept_texts": write_concept_texts,
+        "book_texts": write_book_texts,
         "metrics": write_metrics,
     }
     for name, phase in phases.items():
@@ -175,14 +177,16 @@ def make_judge(build: BooksBuild) -> None:
         name: fit_judge.runs(build.tokenizer, splits[name], build.topics, build.recipe.runs, build.seed, f"books/runs/{name}")
         for name in ("valid", "judge")
     }
-    judge = fit_judge.fit_judge(words, likelihood, drawn["valid"], reference, build.seed)
-    save_text_judge(judge, fit_judge.measure_judge(judge, drawn["judge"], reference, build.topics, build.seed), build.folder / JUDGE)
+    judge = fit_judge.fit_judge(words, likelihood, drawn["valid"], reference, build.tokenizer, build.seed)
+    measured = fit_judge.measure_judge(judge, drawn["judge"], reference, build.tokenizer, build.topics, build.seed)
+    save_text_judge(judge, measured, build.folder / JUDGE)
 
 
 def write_texts(build: BooksBuild) -> None:
     """The model's own texts, labelled by the judge, without near copies of the books."""
     model, judge, recipe = measure.load_model(build.folder / MODEL), load_text_judge(build.folder / JUDGE), build.recipe.samples
-    ids = texts.sampled_texts(model, [[]] * recipe.texts, recipe, build.seed, "texts")
+    starts = texts.topical_starts(judge, build.tokenizer, recipe.texts)
+    ids = texts.sampled_texts(model, starts, recipe, build.seed, "texts")
     frame = texts.labelled_texts(ids, build.tokenizer, judge)
     books = build.frame.filter(split="train")["text"]
     copied = pl.Series("copied", texts.copied_shares(frame["text"].to_list(), books))
@@ -204,9 +208,17 @@ def write_concept_texts(build: BooksBuild) -> None:
     texts.best_by_topic(drawn, build.topics, build.recipe.sentences_a_topic).write_parquet(build.folder / CONCEPT_TEXTS)
 
 
-def language_metrics(build: BooksBuild, model: Gemma2ForCausalLM, reference: Gemma2ForCausalLM) -> dict[str, int | float]:
-    """Sizes, tokens, and both models' losses on the valid books."""
-    train, valid, recipe = build.rows("train"), build.rows("valid"), build.recipe.model
+def write_book_texts(build: BooksBuild) -> None:
+    """Paragraphs of the books in the form of the model's own texts, to compare records with; they are not shipped."""
+    recipe, train = build.recipe.samples, build.frame.filter(split="train")
+    frame = texts.book_texts(train, build.topics, build.tokenizer, recipe.texts, recipe.tokens, build.seed)
+    frame.write_parquet(build.folder / BOOK_TEXTS)
+
+
+def language_metrics(build: BooksBuild, valid: UInt16[np.ndarray, "row context"]) -> dict[str, int | float]:
+    """Sizes, tokens, and both models' losses on rows of the valid books."""
+    train, recipe = build.rows("train"), build.recipe.model
+    model, reference = (measure.load_model(build.folder / name) for name in (MODEL, REFERENCE))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": len(build.tokenizer),
@@ -221,13 +233,14 @@ def language_metrics(build: BooksBuild, model: Gemma2ForCausalLM, reference: Gem
 def write_metrics(build: BooksBuild) -> None:
     """Losses, what the SAEs keep, the judge's accuracies and unchosen samples."""
     rows = drawn_rows(build, build.rows("valid"), build.recipe.measured_rows, "measured/rows")
-    model, reference = (measure.load_model(build.folder / name) for name in (MODEL, REFERENCE))
+    model = measure.load_model(build.folder / MODEL)
     judge = json.loads((build.folder / JUDGE / "text_judge.json").read_text(encoding="utf-8"))
+    language = language_metrics(build, rows)
     metrics = {
         "seed": build.seed,
         "recipe": asdict(build.recipe),
-        "language": language_metrics(build, model, reference),
-        "layers": measures_of_saes(model, build.folder / SAES, rows, measure.held_out_loss(model, rows)),
+        "language": language,
+        "layers": measures_of_saes(model, build.folder / SAES, rows, language["valid_loss"]),
         "judge": judge,
         "texts": json.loads((build.folder / COUNTS).read_text(encoding="utf-8")),
         "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in sorted((build.folder / PHASES).glob("*.json"))},

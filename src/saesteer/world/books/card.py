@@ -11,7 +11,7 @@ INTRODUCTION = """\
 # The world of the books
 
 A small language model of natural English with a sparse autoencoder (SAE) on every layer. It was trained on {n_books} public-domain books
-in {n_topics} topics, most of 1760 to 1925 (books.csv: each with author, year, source and commit). The books are not here: only what was
+in {n_topics} topics, most of 1760 to 1925 (books.csv: each with author, year, repository and commit). The books are not here: only what was
 made from them. This page is written by `saesteer.world.books.card` from metrics.json; `make books PARAGRAPHS=file.parquet` trains it
 again from the paragraphs, and goes on where it was stopped; `make books-adopt` ships the result.
 
@@ -24,7 +24,7 @@ again from the paragraphs, and goes on where it was stopped; `make books-adopt` 
 | concept_texts.parquet | sentences that the model wrote itself, by the topic that the judge gives them: concept, opener, text |
 | topics.json | the topics' names in index order |
 | judge/ | the topic classifier, its cuts, and what was measured on books that nothing was fitted on |
-| books.csv | the books: title, author, year, topic, split, source, commit, rights |
+| books.csv | the books: title, author, year, topic, split, repository, commit, rights |
 | metrics.json | every number on this page |
 
 ## What it is good for, and what not
@@ -41,7 +41,7 @@ LANGUAGE = """\
 
 Gemma-2 architecture, {n_layers} layers, d_model {d_model}, {parameters:,} parameters, a byte-pair tokenizer of {vocabulary} pieces,
 {tokens_seen:,} training tokens (of {tokens:,} in the train books), ordinary initialisation. Losses are in nats a token on
-{valid_tokens:,} tokens of {n_valid} books of other authors, with the weights as stored: model {valid_loss:.3f}, reference model
+{valid_tokens:,} tokens, drawn from {n_valid} books of other authors, with the weights as stored: model {valid_loss:.3f}, reference model
 {reference_valid_loss:.3f}.
 """
 
@@ -55,21 +55,23 @@ The columns are those of the card of the grammar's world, on the valid books.
 JUDGE = """\
 ## The judge
 
-Naive Bayes over the tokens of a whole text, counted on the train books; log-likelihoods times {sharpness:.3f}, cuts of the concept rating
+Naive Bayes over the words of a whole text, counted on the train books; log-likelihoods times {sharpness:.3f}, cuts of the concept rating
 at P(topic | text) = {some:.3f} and {mostly:.3f}, cuts of the fluency rating at {fluent:.2f} and {poor:.2f} nats a token under the
-reference model: all fitted on the valid books. Measured on {runs:,} runs of 20 to 40 tokens of the {n_judge} judge books, whose authors are
-in no other split: the likeliest topic of {n_topics} is the book's for {topic_accuracy:.3f} of them (chance {chance:.3f}; calibration error
-{calibration_error:.3f}). A run is often about nothing in particular, so this has a ceiling well below 1.
+reference model and at {poor_share:.2f} and {fluent_share:.2f} distinct words a word (the lower of the two ratings counts, since a model
+expects what repeats itself): all fitted on the valid books. Measured on {runs:,} runs of 20 to 40 tokens of the {n_judge} judge books,
+whose authors are in no other split: the likeliest topic of {n_topics} is the book's for {topic_accuracy:.3f} of them (chance
+{chance:.3f}; calibration error {calibration_error:.3f}). A run is often about nothing in particular, so this has a ceiling well below 1.
 
 Concept 0 to 2 of a run of another topic, half of one, and of the topic: rated as made {concept:.3f}. Fluency 0 to 2 of a run shuffled or
-repeated, a fifth replaced, and as written: {fluency:.3f}. **These accuracies are on the books' own text: they are not agreement with
-people, nor on steered text.**
+one to four tokens over and over, of one with a fifth replaced or half of it a loop, and as written: {fluency:.3f}. **These accuracies are
+on the books' own text: they are not agreement with people, nor on steered text.**
 """
 
 TEXTS = """\
 ## Texts
 
-{sampled:,} texts were sampled from the model (temperature {temperature:g}, no other cut). {kept:,} remain: those that the tokenizer
+{sampled:,} texts were sampled from the model (temperature {temperature:g}, no other cut), as many from the words that tell most about each
+topic. {kept:,} remain: those that the tokenizer
 reads as they were written, none twice, and of none does more than half of its runs of eight words stand in a train book (mean share
 {copied:.4f}). Texts by topic, where the judge gives one more than half: {topics}.
 """
@@ -80,7 +82,7 @@ def render_card(metrics: dict[str, Any], books: dict[str, int]) -> str:
     judge, recipe, measured = metrics["judge"], metrics["recipe"], metrics["judge"]["measured"]
     by_topic, counts = measured["topic_accuracy_by_topic"], metrics["texts"]
     parts = [
-        INTRODUCTION.format(n_books=sum(books.values()), n_topics=len(by_topic)),
+        INTRODUCTION.format(n_books=books["train"], n_topics=len(by_topic)),
         LANGUAGE.format(**recipe["model"], **metrics["language"], n_valid=books["valid"]),
         "Continuations by the model, temperature 0.7, unchosen:\n\n" + "".join(f"- {escaped(text)}\n" for text in metrics["samples"]),
         SAES.format(**recipe["sae"]),
@@ -91,6 +93,8 @@ def render_card(metrics: dict[str, Any], books: dict[str, int]) -> str:
             mostly=judge["concept_cuts"][1],
             fluent=judge["fluency_nats"][0],
             poor=judge["fluency_nats"][1],
+            poor_share=judge["distinct_shares"][0],
+            fluent_share=judge["distinct_shares"][1],
             runs=measured["runs"],
             n_judge=books["judge"],
             n_topics=len(by_topic),

@@ -2,13 +2,15 @@
 
 What to tell apart is made of the books' own sentences, as long as a continuation. Concept: a run of tokens of a book on the topic (2),
 half of one joined to half of another topic's (1), a run of another topic (0). Fluency, of a run after the sentence before it: as
-written (2), a fifth of its tokens replaced (1), its tokens shuffled or one of them repeated throughout (0). A book's run is not always
-about its topic, so the accuracies have a ceiling below 1.
+written (2), a fifth of its tokens replaced or its second half one to four tokens over and over (1), its tokens shuffled or one to four of
+them over and over (0). A book's run is not always about its topic, so the accuracies have a ceiling below 1.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle
 
 import numpy as np
 import polars as pl
@@ -29,6 +31,10 @@ IN_TEXTS = 5
 """Paragraphs that a word must stand in to count."""
 RUN = (20, 40)
 """Shortest and longest run of tokens to be rated: as long as a steered continuation."""
+LOOPED = 4
+"""Most tokens that a text says over and over."""
+Corruption = Callable[[Int[np.ndarray, " token"], int, np.random.Generator], Int[np.ndarray, " token"]]
+"""A run's tokens, the rating to corrupt them to (1 or 0) and random numbers -> tokens."""
 
 
 @dataclass(frozen=True)
@@ -96,23 +102,31 @@ def concept_items(drawn: Runs, judge: TextJudge, seed: int, name: str) -> list[C
     return items
 
 
-def fluency_items(drawn: Runs, vocabulary: int, seed: int, name: str) -> list[FluencyItem]:
-    """One item a run, every rating a third of them."""
+def fluency_items(drawn: Runs, corrupt: Corruption, seed: int, name: str) -> list[FluencyItem]:
+    """One item a run, every rating a third of them: as written, or corrupted to rating 1 or 0."""
     rng = np.random.default_rng(stream_seed(seed, name))
     return [
-        FluencyItem(before, _corrupted(ids, RATINGS[place % len(RATINGS)], vocabulary, rng), RATINGS[place % len(RATINGS)])
-        for place, (before, ids) in enumerate(zip(drawn.before, drawn.ids, strict=True))
+        FluencyItem(before, ids if rating == 2 else tuple(map(int, corrupt(np.array(ids), rating, rng))), rating)
+        for before, ids, rating in zip(drawn.before, drawn.ids, cycle(RATINGS), strict=False)
     ]
 
 
-def _corrupted(ids: Sequence[int], rating: int, vocabulary: int, rng: np.random.Generator) -> tuple[int, ...]:
-    body = np.array(ids)
-    if rating == 1:
-        places = rng.choice(len(body), max(1, round(REPLACED_SHARE * len(body))), replace=False)
-        body[places] = rng.integers(len(SPECIAL_TOKENS), vocabulary, len(places))
-    elif rating == 0:
-        body = rng.permutation(body) if rng.random() < 0.5 else np.full_like(body, rng.choice(body))
-    return tuple(int(token) for token in body)
+def broken(ids: Int[np.ndarray, " token"], rating: int, rng: np.random.Generator, vocabulary: int) -> Int[np.ndarray, " token"]:
+    """A fifth of the tokens replaced (1), or all shuffled (0): what the second model does not expect."""
+    if rating == 0:
+        return rng.permutation(ids)
+    places = rng.choice(len(ids), max(1, round(REPLACED_SHARE * len(ids))), replace=False)
+    replaced = ids.copy()
+    replaced[places] = rng.integers(len(SPECIAL_TOKENS), vocabulary, len(places))
+    return replaced
+
+
+def looped(ids: Int[np.ndarray, " token"], rating: int, rng: np.random.Generator) -> Int[np.ndarray, " token"]:
+    """The second half one to four tokens over and over (1), or the whole run (0): what the second model expects only too well."""
+    start = len(ids) // 2 * rating
+    first = rng.integers(0, len(ids) - LOOPED)
+    phrase = ids[first : first + rng.integers(1, LOOPED + 1)]
+    return np.concatenate([ids[:start], np.resize(phrase, len(ids) - start)])
 
 
 def fit_sharpness(judge: TextJudge, drawn: Runs) -> float:
@@ -127,17 +141,42 @@ def fit_sharpness(judge: TextJudge, drawn: Runs) -> float:
 
 
 def fit_judge(
-    words: Mapping[str, int], log_likelihood: Float[np.ndarray, "topic word"], drawn: Runs, reference: Gemma2ForCausalLM, seed: int
+    words: Mapping[str, int],
+    log_likelihood: Float[np.ndarray, "topic word"],
+    drawn: Runs,
+    reference: Gemma2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
 ) -> TextJudge:
-    """Sharpness and all four cuts from runs of the valid books."""
-    judge = TextJudge(words, log_likelihood, 1.0, (0.0, 0.0), (0.0, 0.0))
+    """Sharpness and all six cuts from runs of the valid books."""
+    judge = TextJudge(words, log_likelihood, 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
     judge = replace(judge, sharpness=fit_sharpness(judge, drawn))
-    items = concept_items(drawn, judge, seed, "books/concept/valid")
-    on_topic = np.array([runtime.topic_posterior(judge, item.token_ids)[item.topic] for item in items])
-    fluency = fluency_items(drawn, reference.config.vocab_size, seed, "books/fluency/valid")
-    expected = -continuation_losses(reference, fluency)  # low loss is good
-    concept, fluent = _cuts(on_topic, [item.rating for item in items]), _cuts(expected, [item.rating for item in fluency])
-    return replace(judge, concept_cuts=concept, fluency_nats=(-fluent[1], -fluent[0]))
+    concept = concept_items(drawn, judge, seed, "books/concept/valid")
+    on_topic = np.array([runtime.topic_posterior(judge, item.token_ids)[item.topic] for item in concept])
+    unexpected, repeated = _both_kinds(drawn, len(tokenizer), seed, "valid")
+    expected = -continuation_losses(reference, unexpected)  # low loss is good
+    shares = [
+        (runtime.distinct_share(ids), item.rating) for ids, item in zip(_words(judge, repeated, tokenizer), repeated, strict=True) if ids
+    ]
+    fluent = _cuts(expected, [item.rating for item in unexpected])
+    return replace(
+        judge,
+        concept_cuts=_cuts(on_topic, [item.rating for item in concept]),
+        fluency_nats=(-fluent[1], -fluent[0]),
+        distinct_shares=_cuts(np.array([share for share, _ in shares]), [rating for _, rating in shares]),
+    )
+
+
+def _both_kinds(drawn: Runs, vocabulary: int, seed: int, split: str) -> tuple[list[FluencyItem], list[FluencyItem]]:
+    """Items whose corruptions are unexpected, and items whose corruptions are repetitions."""
+    return (
+        fluency_items(drawn, partial(broken, vocabulary=vocabulary), seed, f"books/fluency/{split}"),
+        fluency_items(drawn, looped, seed, f"books/repetition/{split}"),
+    )
+
+
+def _words(judge: TextJudge, items: Sequence[FluencyItem], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    return runtime.word_ids(judge, [tokenizer.decode(item.continuation) for item in items])
 
 
 def _cuts(values: Float[np.ndarray, " item"], ratings: Sequence[int]) -> tuple[float, float]:
@@ -147,15 +186,17 @@ def _cuts(values: Float[np.ndarray, " item"], ratings: Sequence[int]) -> tuple[f
     return min(cuts), max(cuts)
 
 
-def measure_judge(judge: TextJudge, drawn: Runs, reference: Gemma2ForCausalLM, topics: Sequence[str], seed: int) -> dict[str, object]:
+def measure_judge(
+    judge: TextJudge, drawn: Runs, reference: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, topics: Sequence[str], seed: int
+) -> dict[str, object]:
     """What runs of the judge books say: accuracy by topic, calibration error, and how often each rating is given by how a text was made."""
     posteriors = np.stack([runtime.topic_posterior(judge, ids) for ids in runtime.word_ids(judge, drawn.texts)])
     right = posteriors.argmax(1) == np.array(drawn.topics)
     items = concept_items(drawn, judge, seed, "books/concept/judge")
-    fluency = fluency_items(drawn, reference.config.vocab_size, seed, "books/fluency/judge")
-    losses = continuation_losses(reference, fluency)
     concept = [(item.rating, runtime.concept_rating(judge, item.token_ids, item.topic)) for item in items]
-    fluent = [(item.rating, runtime.fluency_rating(judge, float(loss))) for item, loss in zip(fluency, losses, strict=True)]
+    fluency = [item for kind in _both_kinds(drawn, len(tokenizer), seed, "judge") for item in kind]
+    read = zip(fluency, _words(judge, fluency, tokenizer), continuation_losses(reference, fluency), strict=True)
+    fluent = [(item.rating, runtime.fluency_rating(judge, ids, float(loss))) for item, ids, loss in read]
     by_topic = {name: float(right[np.array(drawn.topics) == number].mean()) for number, name in enumerate(topics)}
     return {
         "runs": len(right),

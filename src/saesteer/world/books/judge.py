@@ -3,6 +3,9 @@
 P1 and AxBench (arXiv 2505.20063, 2501.17148) have a language model rate concept and fluency from 0 to 2. Here the concept rating is
 read off P(topic | text). A word of natural text says little on its own, and words lean on one another, so that plain naive Bayes is far
 too sure: log-likelihoods are multiplied by `sharpness`, fitted on books that the classifier never saw.
+
+A text that repeats itself, which is how strong steering ends, is one that a language model expects: its loss is low. So the fluency rating
+is the lower of two, by the loss and by the share of the text's words that are distinct.
 """
 
 import json
@@ -20,19 +23,21 @@ from saesteer.world.oracle_judge import rating_of_loss, softmax
 ALGORITHM_VERSION = 1
 
 WEIGHTS, WORDS, SETTINGS = "classifier.safetensors", "words.txt", "text_judge.json"
+CUTS = ("concept_cuts", "fluency_nats", "distinct_shares")
 _WORD = re.compile("[a-z]+")
 
 
 @dataclass(frozen=True, eq=False)
 class TextJudge:
-    """A topic classifier of whole texts and the cuts of both ratings: (1 from here, 2 from here) for concept, (2 up to here, 1 up to
-    here) for fluency."""
+    """A topic classifier of whole texts and the cuts of both ratings: (1 from here, 2 from here) for the topic's probability and for the
+    share of distinct words, (2 up to here, 1 up to here) for the loss."""
 
     words: Mapping[str, int]
     log_likelihood: Float[np.ndarray, "topic word"]
     sharpness: float
     concept_cuts: tuple[float, float]
     fluency_nats: tuple[float, float]
+    distinct_shares: tuple[float, float]
 
 
 def load_text_judge(folder: Path) -> TextJudge:
@@ -42,7 +47,8 @@ def load_text_judge(folder: Path) -> TextJudge:
     words = {word: number for number, word in enumerate((folder / WORDS).read_text(encoding="utf-8").split())}
     if len(words) != weights.shape[1]:
         raise ValueError(f"{folder}: {WORDS} has {len(words)} words, {WEIGHTS} {weights.shape[1]}: the files do not belong together")
-    return TextJudge(words, weights, cuts["sharpness"], tuple(cuts["concept_cuts"]), tuple(cuts["fluency_nats"]))
+    pairs = (tuple(cuts[name]) for name in CUTS)
+    return TextJudge(words, weights, cuts["sharpness"], *pairs)
 
 
 def save_text_judge(judge: TextJudge, measured: dict[str, object], folder: Path) -> None:
@@ -50,7 +56,7 @@ def save_text_judge(judge: TextJudge, measured: dict[str, object], folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"log_likelihood": judge.log_likelihood.astype(np.float16)}, folder / WEIGHTS)
     (folder / WORDS).write_text("\n".join(judge.words) + "\n", encoding="utf-8")
-    cuts = {"sharpness": judge.sharpness, "concept_cuts": judge.concept_cuts, "fluency_nats": judge.fluency_nats}
+    cuts = {name: getattr(judge, name) for name in ("sharpness", *CUTS)}
     (folder / SETTINGS).write_text(json.dumps(cuts | {"measured": measured}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -80,6 +86,16 @@ def concept_rating(judge: TextJudge, ids: Sequence[int], topic: int) -> int | No
     return int(probability >= some) + int(probability >= mostly)
 
 
-def fluency_rating(judge: TextJudge, mean_nll: float | None) -> int | None:
-    """0, 1 or 2 from the text's mean loss (nats per token) under the second model; None where that is undefined."""
-    return rating_of_loss(judge.fluency_nats, mean_nll)
+def fluency_rating(judge: TextJudge, ids: Sequence[int], mean_nll: float | None) -> int | None:
+    """0, 1 or 2 from the text's words and its mean loss (nats per token) under the second model; None where that is undefined."""
+    expected = rating_of_loss(judge.fluency_nats, mean_nll)
+    if expected is None or not len(ids):
+        return expected
+    some, most = judge.distinct_shares
+    share = distinct_share(ids)
+    return min(expected, int(share >= some) + int(share >= most))
+
+
+def distinct_share(ids: Sequence[int]) -> float:
+    """Distinct words over words."""
+    return len(set(ids)) / len(ids)

@@ -3,6 +3,7 @@ needs no text of the books."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import numpy as np
 import polars as pl
@@ -28,16 +29,37 @@ LEAST_WORDS = 6
 """Words of a labelled sentence."""
 SURE = 0.5
 """A text is labelled with the topic whose probability exceeds this."""
+OPENING = "The"
+"""Every text of the corpus begins with this and a telling word of some topic."""
+N_TELLING, LEAST_TELLING = 20, 0.25
+"""Telling words of a topic: so many, of each at least this share of its uses on the topic, were all topics as frequent."""
 
 
 @dataclass(frozen=True)
 class SampleRecipe:
     """How the model's own texts are drawn."""
 
-    texts: int = 6000
+    texts: int = 4750
     tokens: int = 127
     temperature: float = 0.8
     batch: int = 250
+
+
+def topical_starts(judge: TextJudge, tokenizer: PreTrainedTokenizerFast, n: int) -> list[list[int]]:
+    """n starts of texts, the topics in turn and each topic's telling words in turn: left to itself the model writes ten times as much on
+    some topics as on others, and a topic of few texts could hardly label a feature."""
+    topics = cycle([cycle(own) for own in telling_words(judge, tokenizer)])
+    starts: list[list[int]] = tokenizer([f"{OPENING} {next(next(topics))}" for _ in range(n)], add_special_tokens=False)["input_ids"]
+    return starts
+
+
+def telling_words(judge: TextJudge, tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
+    """[topic][word]: of the words that are a token and stand out on the topic, the most frequent there."""
+    pieces = tokenizer.get_vocab()
+    known = [(word, number) for word, number in judge.words.items() if f"▁{word}" in pieces]
+    share = np.exp(judge.log_likelihood[:, [number for _, number in known]])  # [topic word]
+    frequency = np.where(share >= LEAST_TELLING * share.sum(0), share, 0.0)
+    return [[known[place][0] for place in np.argsort(-row, kind="stable")[:N_TELLING] if row[place]] for row in frequency]
 
 
 def sampled_texts(
@@ -64,6 +86,26 @@ def labelled_texts(texts: Iterable[Sequence[int]], tokenizer: PreTrainedTokenize
         if tokenizer(text)["input_ids"][1:] == list(ids):  # what records say must be what the model read
             rows.append((text_id(text), text, [BOS_ID, *ids], [NO_TOPIC] + [topic] * len(ids)))
     return pl.DataFrame(rows, schema=TEXTS_SCHEMA, orient="row").unique("text_id", maintain_order=True)
+
+
+def book_texts(
+    paragraphs: pl.DataFrame, topics: Sequence[str], tokenizer: PreTrainedTokenizerFast, n: int, tokens: int, seed: int
+) -> pl.DataFrame:
+    """Rows of TEXTS_SCHEMA: beginnings of paragraphs of the books, as many of each topic, every token with the book's topic."""
+    rows = []
+    for number, topic in enumerate(topics):
+        own = paragraphs.filter(topic=topic).sample(fraction=1.0, shuffle=True, seed=stream_seed(seed, f"book_texts/{topic}") % 2**32)
+        kept = ((text, ids) for text, ids in (_beginning(text, tokenizer, tokens) for text in own["text"]) if ids)
+        for text, ids in islice(kept, n // len(topics)):
+            rows.append((text_id(text), text, ids, [NO_TOPIC] + [number] * (len(ids) - 1)))
+    return pl.DataFrame(rows, schema=TEXTS_SCHEMA, orient="row").unique("text_id", maintain_order=True)
+
+
+def _beginning(text: str, tokenizer: PreTrainedTokenizerFast, tokens: int) -> tuple[str, list[int]]:
+    """The first tokens as text, and their ids with BOS; none where the text is short, or is read otherwise once it is cut."""
+    ids: list[int] = tokenizer(text)["input_ids"][: tokens + 1]
+    cut = tokenizer.decode(ids, skip_special_tokens=True)
+    return cut, ids if len(ids) > tokens // 2 and tokenizer(cut)["input_ids"] == ids else []
 
 
 def likeliest(judge: TextJudge, text: str) -> tuple[int, float]:
