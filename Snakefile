@@ -43,6 +43,7 @@ include: "rules/figures.smk"
 include: "rules/methods.smk"
 include: "rules/damage.smk"
 include: "rules/open_questions.smk"
+include: "rules/effect_questions.smk"
 
 
 # Each job's log and benchmark are named after its rule and wildcards; all run in one environment.

@@ -42,7 +42,7 @@ rule open_question_tables:
         settings=layer_files("output_score_settings"),
         predictor=lambda wildcards: EXPERIMENTS[wildcards.experiment].selection.predictor or [],
     output:
-        **{name: f"{TABLES}/{name}.parquet" for name in QUESTION_SUMMARIES if name not in ("data_sizes", "recommendations")},
+        **{name: f"{TABLES}/{name}.parquet" for name in QUESTION_SUMMARIES if name not in ("data_sizes", "recommendations", "judge_error")},
     params:
         code=code("open_questions.py"),
         settings=setting("selection", "best_factor", "output_score"),
@@ -85,35 +85,19 @@ rule recommendations:
         "../scripts/recommendations.py"
 
 
-rule effects_at_multiples:
-    """Held-out vectors' effects at multiples of the scale at which the approximator of effects is fitted (SAE-TS)."""
+rule judge_error:
+    """Mean scores corrected for how often the judge is measured to err."""
     input:
-        effects=f"{DATA}/{{experiment}}/effects/{{layers}}.json",
-        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
-        sae_files=fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
-        model_files=fetched("model"),
+        features=f"{TABLES}/features.parquet",
+        steering=f"{TABLES}/steering.parquet",
+        quantities=layer_files("quantities"),
+        judge=manifests("judge"),
+        prefixes_file=prompts_file,
+        counts=judge_counts,
     output:
-        table=f"{DATA}/{{experiment}}/effects_at_multiples/{{layers}}.parquet",
-    resources:
-        gpu=1,
+        table=f"{TABLES}/judge_error.parquet",
     params:
-        code=code("effects_at_multiples.py"),
-        settings=setting("methods"),
+        code=code("judge_error.py"),
+        settings=setting("selection"),
     script:
-        "../scripts/effects_at_multiples.py"
-
-
-rule effect_questions:
-    """How well effects are predicted from more vectors, by a smooth model, and beyond the scale of the fitted ones."""
-    input:
-        effects=manifests("effects"),
-        multiples=layer_files("effects_at_multiples"),
-        features=layers_features,
-    output:
-        **{name: f"{TABLES}/{name}.parquet" for name in EFFECT_QUESTIONS},
-    params:
-        code=code("effect_questions.py"),
-        settings=setting("methods", "selection"),
-    script:
-        "../scripts/effect_questions.py"
+        "../scripts/judge_error.py"

@@ -89,6 +89,13 @@ def oracle_files(wildcards):
     return {"topics_file": file_of("topics")(wildcards), "model_files": fetched("model")(wildcards)}
 
 
+def judge_counts(wildcards):
+    """For input: how often the shipped world's judge was measured to give each rating, where its folder says so."""
+    judge = EXPERIMENTS[wildcards.experiment].judge
+    path = judge.oracle / "text_judge.json" if judge.kind == "oracle" else None
+    return [str(path)] if path and path.exists() else []
+
+
 def concept_sources(wildcards):
     """For input: the grammar's words, texts of one's own, or the published list of concepts and its training texts."""
     concepts = EXPERIMENTS[wildcards.experiment].methods.concepts

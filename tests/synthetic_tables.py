@@ -12,6 +12,7 @@ from saesteer.analysis.examples import examples
 from saesteer.analysis.factor_bins import factor_bins
 from saesteer.analysis.grid_ends import grid_ends
 from saesteer.analysis.headline_samples import headline_samples
+from saesteer.analysis.judge_error import RatingCounts, judge_error
 from saesteer.analysis.pmi import feature_pmi, pmi_by_threshold
 from saesteer.analysis.predictor import predictions, predictions_from
 from saesteer.analysis.quantity_correlations import quantity_correlations
@@ -195,6 +196,18 @@ def synthetic_sizes(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     return pl.concat(made).with_columns(value=pl.col("value") + pl.Series(rng.normal(size=sum(map(len, made)))) / pl.col("n"))
 
 
+def synthetic_judgements(steering: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """Ratings of a text for each row of STEERING that has a judge score, with its half."""
+    rng = np.random.default_rng(seed + 11)
+    rows = steering.drop_nulls("judge_score").select("layer", "feature", "factor", "half")
+    ratings = {name: pl.Series(rng.integers(0, 3, rows.height), dtype=pl.UInt8) for name in ("concept_rating", "fluency_rating")}
+    return rows.with_columns(**ratings)
+
+
+COUNTS = RatingCounts(np.array([[80, 15, 5], [20, 60, 20], [10, 20, 70]]), np.array([[90, 10, 0], [10, 80, 10], [0, 20, 80]]))
+"""Of a judge that is right more often than not."""
+
+
 def question_tables(
     features: pl.DataFrame, steering: pl.DataFrame, results: pl.DataFrame, settings: SelectionSettings, seed: int
 ) -> dict[str, pl.DataFrame]:
@@ -216,6 +229,7 @@ def question_tables(
         "data_sizes": data_sizes(synthetic_sizes(features, seed), features, steering, settings),
         "predictions": predicted,
         "predictor_weights": weights,
+        "judge_error": judge_error(known, steering, synthetic_judgements(steering, seed), COUNTS, settings),
         "recommendations": recommendations(features, steering.with_columns(prefix_id=pl.col("half").cast(pl.String)), 4, settings),
     }
 

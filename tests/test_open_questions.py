@@ -18,6 +18,7 @@ from saesteer.analysis.grid_ends import grids
 from saesteer.analysis.headline_samples import N_SAMPLED, headline_samples
 from saesteer.analysis.labelled_texts import chosen_texts, concept_tokens, detection, lens_on_concept, texts_by_topic, token_shares
 from saesteer.analysis.predictor import PENALTIES, QUANTITIES, chosen_penalty, normal_scores, predictions, predictions_from, ridge
+from saesteer.analysis.record_agreement import record_agreement
 from saesteer.analysis.setting_agreement import jaccard, score_settings
 from saesteer.analysis.threshold_transfer import threshold_curves, threshold_transfer
 from saesteer.core.tables import PREDICTOR_WEIGHTS, QUESTION_SUMMARIES, validate, write_summary
@@ -246,6 +247,24 @@ def test_only_an_experiment_with_every_feature_judged_answers_them() -> None:
     assert {"quantities/layers_03-03.parquet", "output_score_settings/layers_06-06.parquet"} <= {*plan.artifacts(brute)}
     silent = brute.model_copy(update={"judge": NoJudge(kind="none")})
     assert not plan.answers_questions(silent)
+
+
+def test_records_of_two_corpora_agree_as_far_as_their_scores_and_concepts(tables: Tables) -> None:
+    features = tables["features"]
+    other = features.with_columns(
+        input_score=1 - pl.col("input_score"), concept=pl.when(pl.col("feature") < 30).then("concept").otherwise(pl.lit("else"))
+    )
+    for line in record_agreement(features, other, SETTINGS).iter_rows(named=True):
+        own = features.filter(layer=line["layer"])
+        labelled = own.drop_nulls("concept")
+        assert (line["rho_input_score"], line["rho_density"]) == (pytest.approx(-1), pytest.approx(1))
+        same = labelled.filter(pl.col("feature") < 30).height
+        assert (line["n"], line["n_concept"], line["n_other_concept"]) == (
+            own.height,
+            labelled.height,
+            same + own.filter(pl.col("feature") >= 30).height,
+        )
+        assert (line["n_both"], line["n_same"]) == (labelled.height, same)
 
 
 SEEDS = ("one", "one-seed-1")

@@ -111,6 +111,21 @@ def test_concept_is_the_topic_of_highest_lift(tokens: TextTokens, seed: int) -> 
     assert rows.filter(feature=4)["reason"].to_list() == ["no records"]
 
 
+def test_a_topic_of_few_texts_does_not_hide_a_clear_one() -> None:
+    # Topic 0 has eight of nine labelled tokens: its lift is below the other's, whose single record is not enough.
+    texts = pl.DataFrame(
+        {"text_id": ["a", "b"], "token_topics": [[0] * 8, [1]]}, schema={"text_id": pl.String, "token_topics": pl.List(pl.UInt8)}
+    )
+    at = [{"text_id": "a", "token_index": place} for place in range(3)] + [{"text_id": "b", "token_index": 0}]
+    record = pl.Struct({"text_id": pl.String, "token_index": pl.UInt16})
+    schema = {"layer": pl.UInt16, "feature": pl.UInt32, "n_records": pl.UInt32, "records": pl.List(record)}
+    records = pl.DataFrame([{"layer": LAYER, "feature": 0, "n_records": 4, "records": at}], schema=schema)
+    (row,) = clear_concepts(records, texts, ["sea", "cooking"], 0.5).iter_rows(named=True)
+    assert (row["concept"], row["concept_share"], row["reason"]) == ("sea", 0.75, None)
+    (row,) = clear_concepts(records, texts, ["sea", "cooking"], 0.8).iter_rows(named=True)
+    assert (row["concept"], row["concept_share"], row["lift"]) == (None, 0.25, pytest.approx(0.25 * 9))
+
+
 @pytest.mark.parametrize("convention", ["retokenised", "ids"])
 def test_input_score_is_the_share_of_records_on_lens_tokens(tokens: TextTokens, convention: str) -> None:
     activations, texts, dense = corpus(2)

@@ -17,6 +17,8 @@ from saesteer.core.tables.steps import SINGLE_FEATURE
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+SHIPPED = ("data/world", "data/world-books", "docs")
+"""What experiments of the default configuration read, beside config/."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
 ALL_STEPS = STEPS | METHOD_STEPS
 PER_FEATURE = {"records", "concepts", "logit_lens", "input_score", "output_score"}
@@ -24,14 +26,15 @@ PER_GENERATION = {"generations", "gen_success", "perplexity", "judge"}
 
 
 class Folder:
-    """A folder that the workflow runs in: the shipped world and its own copy of the configuration; the code is `root`'s."""
+    """A folder that the workflow runs in: the shipped worlds and its own copy of the configuration; the code is `root`'s."""
 
     def __init__(self, path: Path, root: Path = ROOT) -> None:
         self.path, self.root = path, root
         if path != root:
             shutil.copytree(root / "config", path / "config")
             (path / "data").mkdir()
-            (path / "data/world").symlink_to(ROOT / "data/world")
+            for name in SHIPPED:
+                (path / name).symlink_to(ROOT / name)
 
     @classmethod
     def existing(cls, path: Path) -> "Folder":
@@ -48,7 +51,7 @@ class Folder:
     def copy(self, path: Path) -> "Folder":
         twin = Folder(path, self.root)
         for name in ("data", "figures", "logs", ".snakemake"):
-            shutil.copytree(self.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("world"))
+            shutil.copytree(self.path / name, path / name, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("world*"))
         shutil.copytree(self.path / "config", path / "config", dirs_exist_ok=True)
         return twin
 

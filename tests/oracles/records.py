@@ -25,12 +25,13 @@ def gen_success(generated: list[int], lens_token_ids: list[int], k: int) -> int:
 
 
 def concept(record_topics: list[int | None], token_topics: list[int], min_share: float) -> tuple[int | None, float, float]:
-    """(topic or None, share, lift) of highest lift; token_topics are the topics of all labelled tokens."""
-    best = (-1.0, 0, 0.0)
+    """(topic or None, share, lift) of highest lift among the topics of enough share, or among all; token_topics are the topics of all
+    labelled tokens."""
+    best = (False, -1.0, 0, 0.0)
     for topic in sorted({t for t in record_topics if t is not None}):
         share = sum(t == topic for t in record_topics) / len(record_topics)
         lift = share / (sum(t == topic for t in token_topics) / len(token_topics))
-        if lift > best[0]:
-            best = (lift, topic, share)
-    lift, topic, share = best
+        if (share >= min_share, lift) > best[:2]:
+            best = (share >= min_share, lift, topic, share)
+    _, lift, topic, share = best
     return (topic if share >= min_share else None), share, lift

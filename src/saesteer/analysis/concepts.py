@@ -1,10 +1,10 @@
-"""The concept a feature stands for, where texts are labelled: the topic with the highest lift in its activation records."""
+"""The concept a feature stands for, where texts are labelled: the clear topic with the highest lift in its activation records."""
 
 from collections.abc import Sequence
 
 import polars as pl
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 NO_TOPIC = 255  # in token_topics: BOS, neutral openers
 
 
@@ -12,12 +12,13 @@ def clear_concepts(records: pl.DataFrame, texts: pl.DataFrame, topics: Sequence[
     """The CONCEPTS rows of features, from their RECORDS rows and the labelled texts (text_id, token_topics).
 
     share = the topic's part of the records' maxima (all records, those on no topic too); lift = share over the topic's part of all
-    labelled tokens; the concept is the topic of highest lift, and it is clear when its share is at least min_share.
+    labelled tokens; a topic is clear when its share is at least min_share, and the concept is the clear topic of highest lift. Where none
+    is clear, share and lift are of the topic of highest lift, which can be one that few texts are about.
     """
     labels = texts.select("text_id", topic="token_topics").explode("topic").with_columns(token_index=pl.int_range(pl.len()).over("text_id"))
     base = labels.filter(pl.col("topic") != NO_TOPIC)["topic"].value_counts(normalize=True, name="base")
     at_maxima = _record_positions(records).join(labels.cast({"token_index": pl.UInt16}), on=["text_id", "token_index"], how="left")
-    best = _highest_lift(at_maxima, base)
+    best = _highest_lift(at_maxima, base, min_share)
     rows = records.select("layer", "feature", "n_records").join(best, on=["layer", "feature"], how="left")
     clear = pl.col("concept_share") >= min_share
     names = pl.col("topic").replace_strict(dict(enumerate(topics)), return_dtype=pl.String, default=None)
@@ -38,11 +39,13 @@ def _record_positions(records: pl.DataFrame) -> pl.DataFrame:
     return long.select("layer", "feature", "n_records", pl.col("records").struct.field("text_id", "token_index"))
 
 
-def _highest_lift(at_maxima: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
+def _highest_lift(at_maxima: pl.DataFrame, base: pl.DataFrame, min_share: float) -> pl.DataFrame:
+    """layer, feature, topic, concept_share and lift: of the clear topics, where there are any, else of all, the one of highest lift."""
     on_topic = at_maxima.filter(pl.col("topic") != NO_TOPIC)
     shares = on_topic.group_by("layer", "feature", "topic").agg(concept_share=pl.len() / pl.col("n_records").first())
     lifts = shares.join(base, on="topic").with_columns(lift=pl.col("concept_share") / pl.col("base"))
-    ordered = lifts.sort("layer", "feature", "lift", "topic", descending=[False, False, True, False])
+    clear = pl.col("concept_share") >= min_share
+    ordered = lifts.sort("layer", "feature", clear, "lift", "topic", descending=[False, False, True, True, False])
     return ordered.unique(subset=["layer", "feature"], keep="first", maintain_order=True)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, RULES, SCALED
+from saesteer.analysis.judge_error import ALL, REMOVED
+from saesteer.analysis.judge_error import KEPT as KEPT_BY_FILTER
 from saesteer.core.files import write_text
 from saesteer.core.markdown import number, table, with_interval
 from saesteer.core.tables import QUESTION_SUMMARIES, read_summary
@@ -15,6 +17,8 @@ from saesteer.settings import SelectionSettings
 
 KEPT = Path("docs/open-questions")
 """A folder an experiment, a file a table."""
+FIRST = "tiny"
+"""How the experiments begin that stand first: those on the model that the pages' text is about."""
 SEED = "-seed-"
 """In the name of an experiment that is another's on a further training seed."""
 TITLES = {BEST: "brute force on the other half", RANDOM: "random pick", **RULES}
@@ -29,7 +33,8 @@ def keep_results(tables: Path, folder: Path) -> None:
 
 def blocks(root: Path) -> dict[str, str]:
     """Name -> generated table of each block, the experiments one after the other; further training seeds in tables of their own."""
-    experiments = sorted(path.name for path in (root / KEPT).iterdir() if path.is_dir())
+    names = (path.name for path in (root / KEPT).iterdir() if path.is_dir())
+    experiments = sorted(names, key=lambda name: (not name.startswith(FIRST), name))
     kept = {name: _read(root / KEPT / name) for name in experiments}
     whole = {name: tables for name, tables in kept.items() if SEED not in name}
     made = {block: "\n\n".join(_titled(name, tables, make) for name, tables in whole.items()) for block, make in BLOCKS.items()}
@@ -255,8 +260,24 @@ def _predictor_over_seeds(kept: Mapping[str, Mapping[str, pl.DataFrame]]) -> str
     return table([*header, "above the largest record's pick"], lines)
 
 
+def _judge_error(kept: Mapping[str, Mapping[str, pl.DataFrame]]) -> str:
+    """Scores as rated and corrected for the judge's errors, of experiments whose judge was measured so."""
+    groups = {name: TITLES[name] for name in ("mean_cosine", "max_activation", "output_score", RANDOM)}
+    groups |= {name: name for name in (ALL, KEPT_BY_FILTER, REMOVED)}
+    lines = []
+    for name, tables in kept.items():
+        rows = _by(tables["judge_error"], "layer", "group")
+        for layer in _layers(tables["judge_error"]):
+            for group, title in groups.items():
+                row = rows[layer, group]
+                count = f"{row['n']} {row['units']}"
+                lines.append([f"`{name}`", layer, title, count, with_interval(row, "score"), with_interval(row, "corrected")])
+    return table(["experiment", "layer", "of", "n", "as rated", "corrected"], lines)
+
+
 OVER_SEEDS: dict[str, Callable[[Mapping[str, Mapping[str, pl.DataFrame]]], str]] = {
     "open-choices-seeds": _choices_over_seeds,
     "open-recommendations-seeds": _recommendations_over_seeds,
     "open-predictor-seeds": _predictor_over_seeds,
+    "open-judge-error": _judge_error,
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.report import effect_readme, open_questions
+from saesteer.report import effect_readme, open_questions, record_readme
 from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
 from saesteer.report.method_readme import keep_results, methods_markdown, pool_results, published_order_markdown
 from saesteer.report.sae_docs import classes_markdown
@@ -23,12 +23,25 @@ from saesteer.settings import SettingsError, load_experiment, settings_of
 SHIPPED = "tiny"
 SCORED = "tiny-all"
 """The shipped model's experiment with every feature."""
+BOOKS = "books"
+"""P1's experiment on the books' model."""
 COMPARED = ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2")
 """The comparisons of steering methods on the world's three seeds, in order."""
-ASKED = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2")
+ASKED = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books-brute")
 """Experiments on what the papers leave open."""
+RECORDED = ("data/books-brute/tables/features.parquet", "data/books-paragraphs/features/layer_*.parquet")
+"""The same features by records from the texts of the books' model, and from the books."""
 EFFECTS = "tiny-effects"
 """The experiment on the approximator of steering's effects."""
+FIGURES = {
+    "overview": "tiny/overview",
+    "methods": "tiny-methods/methods",
+    "tiny-brute": "tiny-brute/choice_rules",
+    "effects": "tiny-effects/effects",
+    "books": "books/overview",
+    "books-brute": "books-brute/choice_rules",
+}
+"""Figure of the documentation -> the figure that it is a copy of."""
 PAGES = {
     "headline": "README.md",
     "seeds": "docs/tutorial.md",
@@ -36,6 +49,8 @@ PAGES = {
     "saes": "docs/own-models.md",
     "methods": "docs/methods.md",
     "p4": "docs/findings.md",
+    "books": "docs/books.md",
+    "books-records": "docs/books.md",
     "open-effects": "docs/open-questions.md",
     **dict.fromkeys([*open_questions.BLOCKS, *open_questions.OVER_SEEDS], "docs/open-questions.md"),
 }
@@ -46,7 +61,7 @@ def update_readme(root: Path) -> list[Path]:
     """Take over finished experiments' results, write the pages' generated blocks anew; gives the files written."""
     experiments = root / "config/experiments"
     seeds = [path.stem for path in sorted(experiments.glob("*.yaml")) if _is_seed(path.stem, experiments)]
-    finished = {name: root / f"data/{name}/metrics.json" for name in seeds}
+    finished = {name: root / f"data/{name}/metrics.json" for name in (*seeds, BOOKS)}
     taken = [name for name, path in finished.items() if path.is_file()]
     for name in taken:
         write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
@@ -63,10 +78,11 @@ def update_readme(root: Path) -> list[Path]:
             open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
     if (root / f"data/{EFFECTS}/tables/effect_multiples.parquet").is_file():
         effect_readme.keep_results(root / f"data/{EFFECTS}/tables", root / "docs/effects")
-    _copy_figure(root / f"figures/{EFFECTS}/effects.png", root / "docs/effects.png")
-    _copy_figure(root / f"figures/{ASKED[0]}/choice_rules.png", root / f"docs/{ASKED[0]}.png")
-    _copy_figure(root / f"figures/{SHIPPED}/overview.png", root / "docs/overview.png")
-    _copy_figure(root / f"figures/{COMPARED[0]}/methods.png", root / "docs/methods.png")
+    own, books = (list(root.glob(pattern)) for pattern in RECORDED)
+    if own and books:
+        record_readme.keep_results(own, books, load_experiment(ASKED[-1], experiments).selection, root / "docs/books")
+    for name, figure in FIGURES.items():
+        _copy_figure(root / f"figures/{figure}.png", root / f"docs/{name}.png")
     for name, block in blocks(root).items():
         page = root / PAGES[name]
         write_text(page, with_block(PAGES[name], page.read_text(encoding="utf-8"), name, block))
@@ -90,11 +106,13 @@ def blocks(root: Path) -> dict[str, str]:
     }
     if SHIPPED not in results:
         raise SettingsError("docs/results/tiny.json is missing: run `make figures`, then `make readme`")
-    seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in results.items()}
+    of_seeds = {name: numbers for name, numbers in results.items() if name != BOOKS}
+    seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in of_seeds.items()}
     scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
     kept = root / "docs/methods"
     methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
+    shown |= {"books": headline_markdown(results[BOOKS]), "books-records": record_readme.records_markdown(root / "docs/books")}
     asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / "docs/effects")}
     return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), **methods, **asked}
 

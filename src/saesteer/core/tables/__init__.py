@@ -26,6 +26,7 @@ from saesteer.core.tables.questions import (
     FEATURE_RANKINGS,
     GRID_ENDS,
     HEADLINE_SAMPLES,
+    JUDGE_ERROR,
     LAYER_SUMMARIES,
     OUTPUT_SCORE_SETTINGS,
     PREDICTIONS,

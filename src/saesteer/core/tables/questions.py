@@ -268,6 +268,39 @@ EFFECT_MULTIPLES = Table(
         **_with_interval("r2", "R2 of multiple * x M + b about the mean effect at this multiple; below 0 the mean predicts better"),
     },
 )
+JUDGE_ERROR = Table(
+    "judge_error",
+    ("layer", "group"),
+    {
+        "layer": PER_FEATURE["layer"],
+        "group": Column(pl.String, "rule of CHOICE_RULES whose picks these are; or all features, features kept or removed by P1's filter"),
+        "units": Column(pl.String, "concepts or features"),
+        "n": Column(pl.UInt32, "how many"),
+        **_with_interval("score", "mean of held-out judge scores, factors chosen by the judge", "units", "fewer than 2 units"),
+        **_with_interval(
+            "corrected",
+            "the same corrected for the judge's measured errors, which can leave 0 to 2",
+            "units and over the texts on which the judge was measured",
+            "fewer than 2 units",
+        ),
+    },
+)
+"""Without rows where the judge's folder does not say how texts made as 0, 1 and 2 were rated."""
+RECORD_AGREEMENT = Table(
+    "record_agreement",
+    ("layer",),
+    {
+        "layer": PER_FEATURE["layer"],
+        "n": Column(pl.UInt32, "features"),
+        **_rank_correlation("rho_input_score", "rank correlation of the input score from one corpus with that from the other"),
+        **_rank_correlation("rho_max_activation", "the same of the largest record"),
+        **_rank_correlation("rho_density", "the same of the density"),
+        "n_concept": Column(pl.UInt32, "features with a concept by the first corpus"),
+        "n_other_concept": Column(pl.UInt32, "by the second"),
+        "n_both": Column(pl.UInt32, "by both"),
+        "n_same": Column(pl.UInt32, "of these, with the same concept"),
+    },
+)
 LAYER_SUMMARIES = by_name(QUANTITIES, OUTPUT_SCORE_SETTINGS)
 """A file each for the layers of a job."""
 QUESTION_SUMMARIES = by_name(
@@ -283,6 +316,7 @@ QUESTION_SUMMARIES = by_name(
     PREDICTIONS,
     PREDICTOR_WEIGHTS,
     RECOMMENDATIONS,
+    JUDGE_ERROR,
 )
 PSEUDO_INVERSES = Table(
     "pseudo_inverses",
