@@ -66,6 +66,17 @@ def test_scores_are_means_over_the_texts_at_the_factor_that_the_other_half_choos
     ]
     line = table.row(by_predicate=(pl.col("layer") == 1) & (pl.col("group") == "output_score"), named=True)
     assert line["score"] == pytest.approx(np.mean(picks))
+    assert line["n"] == len(picks)
+
+
+def test_n_counts_the_concepts_for_which_a_rule_picks_one():
+    made = synthetic_tables(n_layers=1, n_features=60)
+    known = made["features"].with_columns(pl.lit(0.0).alias(name) for name in RULES if name not in made["features"].columns)
+    (concept,) = known.drop_nulls("concept")["concept"].head(1)
+    some = known.with_columns(gradient=pl.when(pl.col("concept") != concept).then(pl.col("gradient")))
+    table = judge_error(some, made["steering"], synthetic_judgements(made["steering"]), COUNTS, SETTINGS)
+    counts = dict(table.select("group", "n").iter_rows())
+    assert counts["gradient"] == counts["ablation"] - 1
 
 
 def test_without_counts_there_are_no_rows():

@@ -22,11 +22,13 @@ import polars as pl
 from jaxtyping import Float, Int, Num
 
 from saesteer.analysis.choice_rules import RANDOM, RULES, chosen_by_judge, picked
+from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import JUDGE_ERROR
 from saesteer.core.uncertainty import quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
-SCORES = np.array([[0.0 if 0 in (m, n) else 2 * m * n / (m + n) for n in range(3)] for m in range(3)])
+_PAIRS = pl.DataFrame([(m, n) for m in range(3) for n in range(3)], schema=["concept", "fluency"], orient="row")
+SCORES = _PAIRS.select(harmonic_mean(_PAIRS.columns)).to_numpy().reshape(3, 3)
 """H: harmonic mean of concept m and fluency n."""
 CELLS = [f"c{m}f{n}" for m in range(3) for n in range(3)]
 """Columns: shares of a unit's texts rated m for concept and n for fluency."""
@@ -87,18 +89,18 @@ def chosen_cells(steering: pl.DataFrame, judgements: pl.DataFrame) -> pl.DataFra
 
 
 def _groups(layer: pl.DataFrame, settings: SelectionSettings) -> Iterator[tuple[str, str, Float[np.ndarray, "unit 9"]]]:
-    """(group, what its units are, their cells)."""
+    """(group, what its units are, their cells); concepts for which a rule picks none are left out."""
     by_cell = [picked(layer, value=name) for name in CELLS]
     for rule in (*RULES, RANDOM):
-        yield rule, "concepts", np.stack([frame[rule].to_numpy() for frame in by_cell], axis=1)
+        cells = np.stack([frame[rule].to_numpy() for frame in by_cell], axis=1)
+        yield rule, "concepts", cells[~np.isnan(cells).any(axis=1)]
     kept = pl.col("output_score") >= settings.headline_threshold
     for name, rows in ((ALL, layer), (KEPT, layer.filter(kept)), (REMOVED, layer.filter(~kept))):
         yield name, "features", rows.select(CELLS).to_numpy()
 
 
 def _means(cells: Float[np.ndarray, "unit 9"], counts: RatingCounts, settings: SelectionSettings, label: tuple[int, str]) -> _Row:
-    """score and corrected, with their intervals; units without cells (a rule that picks none) are left out."""
-    cells = cells[~np.isnan(cells).any(axis=1)]
+    """score and corrected, with their intervals."""
     if len(cells) < 2:
         return {}
     stream = random_stream(settings.seed, "judge error", *label)

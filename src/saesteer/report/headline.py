@@ -110,7 +110,7 @@ def _other_perplexities(numbers: _Numbers) -> str:
     return "; ".join([f"{number(by_each[used]['gen_success_20'])} by {_PERPLEXITIES[used]}", *others])
 
 
-def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:
+def findings_by_seed_markdown(by_seed: Mapping[int, _Numbers]) -> str:
     """A Markdown table with a row for each training seed of the shipped world: the three findings and whether they hold."""
     header = (
         "seed",
@@ -121,7 +121,7 @@ def findings_by_seed_markdown(by_seed: Mapping[int | None, _Numbers]) -> str:
         "p within layers",
         "holds",
     )
-    return table(header, [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed, key=lambda seed: seed or 0)]) + "\n"
+    return table(header, [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed)]) + "\n"
 
 
 def _seed_row(seed: int | None, numbers: _Numbers) -> tuple[str, ...]:

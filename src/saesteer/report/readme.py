@@ -106,8 +106,8 @@ def blocks(root: Path) -> dict[str, str]:
     }
     if SHIPPED not in results:
         raise SettingsError("docs/results/tiny.json is missing: run `make figures`, then `make readme`")
-    of_seeds = {name: numbers for name, numbers in results.items() if name != BOOKS}
-    seeds = {load_experiment(name, root / "config/experiments").seed_of_world: numbers for name, numbers in of_seeds.items()}
+    numbered = ((load_experiment(name, root / "config/experiments").seed_of_world, numbers) for name, numbers in results.items())
+    seeds = {seed: numbers for seed, numbers in numbered if seed is not None}
     scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
     kept = root / "docs/methods"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 
 import numpy as np
 import polars as pl
@@ -105,9 +105,10 @@ def concept_items(drawn: Runs, judge: TextJudge, seed: int, name: str) -> list[C
 def fluency_items(drawn: Runs, corrupt: Corruption, seed: int, name: str) -> list[FluencyItem]:
     """One item a run, every rating a third of them: as written, or corrupted to rating 1 or 0."""
     rng = np.random.default_rng(stream_seed(seed, name))
+    ratings = islice(cycle(RATINGS), len(drawn.ids))
     return [
         FluencyItem(before, ids if rating == 2 else tuple(map(int, corrupt(np.array(ids), rating, rng))), rating)
-        for before, ids, rating in zip(drawn.before, drawn.ids, cycle(RATINGS), strict=False)
+        for before, ids, rating in zip(drawn.before, drawn.ids, ratings, strict=True)
     ]
 
 

@@ -47,8 +47,7 @@ def load_text_judge(folder: Path) -> TextJudge:
     words = {word: number for number, word in enumerate((folder / WORDS).read_text(encoding="utf-8").split())}
     if len(words) != weights.shape[1]:
         raise ValueError(f"{folder}: {WORDS} has {len(words)} words, {WEIGHTS} {weights.shape[1]}: the files do not belong together")
-    pairs = (tuple(cuts[name]) for name in CUTS)
-    return TextJudge(words, weights, cuts["sharpness"], *pairs)
+    return TextJudge(words, weights, cuts["sharpness"], **{name: tuple(cuts[name]) for name in CUTS})
 
 
 def save_text_judge(judge: TextJudge, measured: dict[str, object], folder: Path) -> None:
