@@ -4,7 +4,6 @@ what a loopback hub, Neuronpedia, GitHub and judge serve, to the report and figu
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import yaml
 from engine_models import tiny_model
 from hub_fakes import gemma_scope, random_model
 from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_records, small_world
-from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, new_rows
+from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, STEERING_PROMPTS, read_summary
@@ -208,7 +207,7 @@ def methods_of(folder: ChatFolder, name: str) -> Sequence[str]:
 
 
 def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "config", tmp_path / "run/config")
+    folder = Folder(tmp_path / "run")
     (tmp_path / "path").mkdir()
     (tmp_path / "path/sitecustomize.py").write_text(
         "import pathlib, socket\n"
@@ -219,7 +218,7 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
     )
     command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "-n", "methods", "--configfile", "config/paper.yaml"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'path'}:{ROOT / 'src'}"}
-    done = subprocess.run(command, cwd=tmp_path / "run", env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
     printed = done.stdout + done.stderr
     assert done.returncode == 0, printed[-4000:]
     assert not (tmp_path / "asked").exists()
