@@ -15,7 +15,7 @@ LLAMA := llama-cpp-python==0.3.36 diskcache==5.6.3
 UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_C_FLAGS_DEBUG=-O1 -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
     -DGGML_OPENMP=OFF -DGGML_NATIVE=OFF"
 
-.PHONY: figures test test-all test-fast test-extras report-assets check docs format readme world world-adopt books books-adopt lock push pull
+.PHONY: figures test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
@@ -67,8 +67,17 @@ world: $(INSTALLED)  ## train a seed of the shipped world from nothing into buil
 world-adopt: $(INSTALLED)  ## ship build/world/seed_0
 	$(BIN)/python scripts/adopt_world.py
 
+architecture: $(INSTALLED)  ## train a model of another architecture on the same grammar, with SAEs, into build/world/NAME: make architecture NAME=llama
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_architecture.py $(NAME)
+
+kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities on the shipped model into build/kinds, or go on
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_kinds.py
+
 books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEED), or go on: make books PARAGRAPHS=file.parquet
 	$(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed $(SEED) --out build/books/seed_$(SEED)
+
+books-saes: $(INSTALLED)  ## train SAEs of another seed on the model that make books trained: make books-saes PARAGRAPHS=file.parquet SAE_SEED=1
+	$(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed 0 --out build/books/seed_0 --sae-seed $(SAE_SEED)
 
 books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv
 	$(BIN)/python scripts/adopt_books.py --books $(BOOKS)

@@ -274,6 +274,14 @@ def test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped(
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert build.build_books(world) == metrics
     assert {path: path.stat().st_mtime_ns for path in times} == times
+    for seed in (0, 1):
+        build.train_saes_of_seed(world, seed, tmp_path / f"seed_{seed}")
+    files = ("layer_00/sae_weights.safetensors", "layer_01/sae_weights.safetensors")
+    own, same, other = (
+        [(place / file).read_bytes() for file in files] for place in (folder / "saes", tmp_path / "seed_0", tmp_path / "seed_1")
+    )
+    assert own == same
+    assert set(own).isdisjoint(other)
     concepts = pl.read_parquet(folder / build.CONCEPT_TEXTS)
     assert set(concepts["opener"]) <= set(openers)
     assert concepts.columns == ["concept", "opener", "text"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sae_lens.saes.sae import SAE
 from torch import nn
 
-from saesteer.world import build, card, corpus, measure, train_model, train_saes
+from saesteer.world import architectures, build, card, corpus, measure, train_model, train_saes
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.oracle import OracleSizes
 from saesteer.world.tokenizer import BOS_ID, EOS_ID, PAD_ID, build_tokenizer
@@ -182,3 +183,21 @@ def test_adopting_half_a_world_is_refused(tiny_world: Path, tmp_path: Path):
     (tmp_path / "seed_0").mkdir()
     with pytest.raises(FileNotFoundError, match="make world SEED=0"):
         build.adopt(tmp_path, tiny_world / "shipped")
+
+
+@pytest.mark.parametrize("name", list(architectures.ARCHITECTURES))
+def test_a_model_of_another_architecture_is_trained_with_its_saes(name: str, tmp_path: Path):
+    lexicon = load_lexicon(LEXICON_PATH, PREFIXES_PATH)
+    recipe = build.WorldRecipe(replace(TINY_MODEL, steps=40), TINY_SAE, sae_documents=40, held_out_documents=20)
+    metrics = architectures.build_architecture(build.Build(tmp_path / name, lexicon, TOKENIZER, 0, recipe), name)
+    assert metrics["entropy_bound"] < metrics["model_loss"] < math.log(len(TOKENIZER)) - 0.3
+    assert len(metrics["layers"]) == TINY_MODEL.n_layers
+    assert json.loads((tmp_path / name / "metrics.json").read_text()) == metrics
+    model = measure.load_model(tmp_path / name / "model")
+    other = corpus.training_rows(lexicon, TOKENIZER, 0, "other", 8)
+    tokens = torch.from_numpy(other.astype(np.int64))
+    with torch.no_grad():
+        hidden = model(input_ids=tokens, output_hidden_states=True).hidden_states
+    text = (tokens != PAD_ID) & (tokens != BOS_ID) & (tokens != EOS_ID)
+    torch.testing.assert_close(train_saes.residuals(model, other)[0], hidden[1][text])
+    assert SAE.load_from_disk(tmp_path / name / "saes/layer_02").cfg.d_in == TINY_MODEL.d_model

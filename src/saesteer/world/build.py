@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt16
-from transformers import AutoTokenizer, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.core.files import write_json
 from saesteer.world import corpus, measure, oracle, train_model, train_saes
@@ -152,7 +152,7 @@ def layer_metrics(build: Build) -> list[dict[str, int | float]]:
 
 
 def measures_of_saes(
-    model: Gemma2ForCausalLM, saes: Path, rows: UInt16[np.ndarray, "row context"], clean: float
+    model: PreTrainedModel, saes: Path, rows: UInt16[np.ndarray, "row context"], clean: float
 ) -> list[dict[str, int | float]]:
     """What each layer's stored SAE keeps of the rows' residuals; `clean` is the model's loss on them."""
     layers = []

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, UInt16
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from saesteer.engine.structure import untried_structure
 from saesteer.world.streams import stream_seed
 from saesteer.world.train_model import token_losses
 
@@ -27,7 +28,7 @@ SAMPLE_PROMPTS = (
 Edit = Callable[[Float[Tensor, "row context d_model"]], Float[Tensor, "row context d_model"]]
 
 
-def load_model(folder: Path) -> Gemma2ForCausalLM:
+def load_model(folder: Path) -> PreTrainedModel:
     """A stored model in float32, ready to be measured."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -48,7 +49,7 @@ def decode(sae: Mapping[str, Tensor], codes: Float[Tensor, "... d_sae"]) -> Floa
     return codes @ sae["W_dec"] + sae["b_dec"]
 
 
-def held_out_loss(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"]) -> float:
+def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
     """Mean loss in nats a token, BOS and padding not counted."""
     with torch.no_grad():
         losses = [token_losses(model, part) for part in torch.from_numpy(rows.astype(np.int64)).split(BATCH)]
@@ -56,13 +57,13 @@ def held_out_loss(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row contex
 
 
 @contextmanager
-def edited_residual(model: Gemma2ForCausalLM, layer: int, edit: Edit) -> Iterator[None]:
+def edited_residual(model: PreTrainedModel, layer: int, edit: Edit) -> Iterator[None]:
     """While open, the output of decoder layer `layer` passes through `edit`."""
 
     def hook(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
         return edit(output)
 
-    handle = model.model.layers[layer].register_forward_hook(hook)
+    handle = untried_structure(model).blocks[layer].register_forward_hook(hook)
     try:
         yield
     finally:
@@ -87,7 +88,7 @@ def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> di
 
 
 def loss_recovered(
-    model: Gemma2ForCausalLM,
+    model: PreTrainedModel,
     sae: Mapping[str, Tensor],
     layer: int,
     rows: UInt16[np.ndarray, "row context"],
@@ -109,7 +110,7 @@ def loss_recovered(
     return (ablated - spliced) / (ablated - clean)
 
 
-def samples(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[str]:
+def samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[str]:
     """A continuation of each of a few neutral prompts at temperature 0.7, unchosen."""
     texts = []
     for prompt in SAMPLE_PROMPTS:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8, UInt16
 from safetensors.numpy import save_file
-from transformers import Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.world import corpus, grammar
 from saesteer.world import oracle_judge as runtime
@@ -102,7 +102,7 @@ def fluency_items(lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: in
     return items
 
 
-def continuation_losses(model: Gemma2ForCausalLM, items: Sequence[FluencyItem], batch: int = 64) -> Float[np.ndarray, " item"]:
+def continuation_losses(model: PreTrainedModel, items: Sequence[FluencyItem], batch: int = 64) -> Float[np.ndarray, " item"]:
     """Mean loss (nats per token) of each continuation given its context."""
     losses = []
     for start in range(0, len(items), batch):
@@ -184,7 +184,7 @@ def labelled_sentences(
 
 
 def fit_oracle(
-    lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, reference: Gemma2ForCausalLM, seed: int, sizes: OracleSizes
+    lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, reference: PreTrainedModel, seed: int, sizes: OracleSizes
 ) -> tuple[Oracle, dict[str, float]]:
     """The fitted judge and what the test split says of it."""
     docs = corpus.fitted_corpus(lexicon, seed, "oracle/fit", sizes.fit_documents).documents
@@ -201,7 +201,7 @@ def measure_oracle(
     oracle: Oracle,
     lexicon: Lexicon,
     tokenizer: PreTrainedTokenizerFast,
-    reference: Gemma2ForCausalLM,
+    reference: PreTrainedModel,
     seed: int,
     split: str,
     sizes: OracleSizes,

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.world.streams import stream_seed, tensor_stream
 from saesteer.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
@@ -89,7 +89,7 @@ def new_model(recipe: ModelRecipe, vocab_size: int, seed: int, name: str) -> Gem
     return model
 
 
-def train(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"], recipe: ModelRecipe, seed: int, name: str) -> list[float]:
+def train(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"], recipe: ModelRecipe, seed: int, name: str) -> list[float]:
     """AdamW over the rows in the order that the stream `name` gives; returns each step's loss in nats a token."""
     optimizer = adamw(model, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_shape(recipe))
@@ -111,7 +111,7 @@ def train(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"], rec
     return losses
 
 
-def adamw(model: Gemma2ForCausalLM, recipe: ModelRecipe) -> torch.optim.AdamW:
+def adamw(model: PreTrainedModel, recipe: ModelRecipe) -> torch.optim.AdamW:
     """The optimiser: weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]
@@ -130,7 +130,7 @@ def learning_rate_shape(recipe: ModelRecipe) -> Callable[[int], float]:
     return factor
 
 
-def token_losses(model: Gemma2ForCausalLM, tokens: Int[Tensor, "row context"]) -> Float[Tensor, " token"]:
+def token_losses(model: PreTrainedModel, tokens: Int[Tensor, "row context"]) -> Float[Tensor, " token"]:
     """Loss in nats of each token after BOS, padding left out."""
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     targets = tokens[:, 1:]
@@ -138,7 +138,7 @@ def token_losses(model: Gemma2ForCausalLM, tokens: Int[Tensor, "row context"]) -
     return torch.nn.functional.cross_entropy(logits[kept], targets[kept], reduction="none")
 
 
-def save_model(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Weights rounded to float16, config and tokenizer, in Hugging Face form; no sampling defaults."""
     finite = all(torch.isfinite(parameter.half()).all() for parameter in model.parameters())
     if not finite:

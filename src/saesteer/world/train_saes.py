@@ -16,8 +16,9 @@ from jaxtyping import Float, UInt16
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import Gemma2ForCausalLM
+from transformers import PreTrainedModel
 
+from saesteer.engine.structure import untried_structure
 from saesteer.world.corpus import is_content
 from saesteer.world.streams import tensor_stream
 from saesteer.world.tokenizer import CONTEXT
@@ -60,23 +61,23 @@ class BatchTopK(nn.Module):
         return torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
 
 
-def residuals(model: Gemma2ForCausalLM, rows: UInt16[np.ndarray, "row context"], batch: int = 64) -> Float[Tensor, "layer token d_model"]:
+def residuals(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"], batch: int = 64) -> Float[Tensor, "layer token d_model"]:
     """resid_post of every decoder layer at every text token (BOS, EOS and padding left out)."""
-    mask = torch.from_numpy(is_content(rows))
+    mask, blocks = torch.from_numpy(is_content(rows)), untried_structure(model).blocks
     # Filled in place: all layers' residuals take a gigabyte or two, and joining collected parts would hold them twice.
-    kept = torch.empty(len(model.model.layers), int(mask.sum()), model.config.hidden_size)
+    kept = torch.empty(len(blocks), int(mask.sum()), model.config.hidden_size)
     filled = 0
     current: list[Tensor] = []
 
     def note(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         current.append(output if isinstance(output, Tensor) else output[0])
 
-    handles = [layer.register_forward_hook(note) for layer in model.model.layers]
+    handles = [layer.register_forward_hook(note) for layer in blocks]
     try:
         for start in tqdm(range(0, len(rows), batch), desc="activations", mininterval=5):
             current.clear()
             with torch.no_grad():
-                model.model(input_ids=torch.from_numpy(rows[start : start + batch].astype(np.int64)), use_cache=False)
+                model.get_decoder()(input_ids=torch.from_numpy(rows[start : start + batch].astype(np.int64)), use_cache=False)
             chosen = mask[start : start + batch]
             for layer, output in enumerate(current):
                 kept[layer, filled : filled + int(chosen.sum())] = output[chosen]

@@ -154,11 +154,20 @@ def train_one_model(build: BooksBuild, name: str) -> None:
 
 def train_all_saes(build: BooksBuild) -> None:
     """Train and store an SAE for each layer of the stored model, on rows of the train books."""
+    train_saes_of_seed(build, build.seed, build.folder / SAES)
+
+
+def train_saes_of_seed(build: BooksBuild, seed: int, out: Path) -> None:
+    """The same with the SAEs' own seed, on the same rows; layers that are there are left out."""
     model = measure.load_model(build.folder / MODEL)
-    train = build.rows("train")
-    for layer, x in enumerate(train_saes.residuals(model, drawn_rows(build, train, build.recipe.sae_rows, "saes/rows"))):
-        weights = train_saes.train_sae(x, build.recipe.sae, build.seed, layer)
-        train_saes.save_sae(weights, build.folder / SAES / f"layer_{layer:02d}", layer, MODEL_NAME, build.recipe.model.context)
+    rows = drawn_rows(build, build.rows("train"), build.recipe.sae_rows, "saes/rows")
+    for layer, x in enumerate(train_saes.residuals(model, rows)):
+        folder = out / f"layer_{layer:02d}"
+        if not folder.exists():
+            partial = out / f"{folder.name}.partial"
+            weights = train_saes.train_sae(x, build.recipe.sae, seed, layer)
+            train_saes.save_sae(weights, partial, layer, MODEL_NAME, build.recipe.model.context)
+            partial.rename(folder)
 
 
 def drawn_rows(build: BooksBuild, rows: UInt16[np.ndarray, "row context"], n: int, label: str) -> UInt16[np.ndarray, "some context"]:

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
-from transformers import Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.world.books import judge as runtime
 from saesteer.world.books.judge import TextJudge, split_words
@@ -145,7 +145,7 @@ def fit_judge(
     words: Mapping[str, int],
     log_likelihood: Float[np.ndarray, "topic word"],
     drawn: Runs,
-    reference: Gemma2ForCausalLM,
+    reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
 ) -> TextJudge:
@@ -188,7 +188,7 @@ def _cuts(values: Float[np.ndarray, " item"], ratings: Sequence[int]) -> tuple[f
 
 
 def measure_judge(
-    judge: TextJudge, drawn: Runs, reference: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, topics: Sequence[str], seed: int
+    judge: TextJudge, drawn: Runs, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, topics: Sequence[str], seed: int
 ) -> dict[str, object]:
     """What runs of the judge books say: accuracy by topic, calibration error, and how often each rating is given by how a text was made."""
     posteriors = np.stack([runtime.topic_posterior(judge, ids) for ids in runtime.word_ids(judge, drawn.texts)])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.files import text_id
@@ -63,7 +63,7 @@ def telling_words(judge: TextJudge, tokenizer: PreTrainedTokenizerFast) -> list[
 
 
 def sampled_texts(
-    model: Gemma2ForCausalLM, starts: Sequence[Sequence[int]], recipe: SampleRecipe, seed: int, name: str
+    model: PreTrainedModel, starts: Sequence[Sequence[int]], recipe: SampleRecipe, seed: int, name: str
 ) -> Iterator[list[int]]:
     """A continuation of each start (all as long), with the start, without BOS; sampled from the whole vocabulary."""
     for first in tqdm(range(0, len(starts), recipe.batch), desc=name, unit="batch"):
