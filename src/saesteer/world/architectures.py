@@ -1,6 +1,5 @@
-"""Models of other architectures on the grammar of the shipped world, with their SAEs: the same texts, tokenizer, sizes and schedule, and
-the initialisation that transformers gives each architecture. Judge, reference model and labelled texts are the shipped ones, which do not
-depend on the model.
+"""Models of other architectures, or of another initialisation, on the grammar of the shipped world, with their SAEs: the same texts,
+tokenizer, sizes and schedule. Judge, reference model and labelled texts are the shipped ones, which do not depend on the model.
 
 One folder: model/, saes/layer_NN/, metrics.json.
 """
@@ -8,7 +7,7 @@ One folder: model/, saes/layer_NN/, metrics.json.
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -24,35 +23,27 @@ from saesteer.world.train_model import ModelRecipe
 logger = logging.getLogger(__name__)
 
 
-def llama(recipe: ModelRecipe, vocab_size: int) -> LlamaConfig:
+def gemma_plain(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
+    """The shipped model's architecture with an ordinary initialisation: every layer writes as much."""
+    plain = replace(recipe, embedding_scale=1.0, first_write=1.0, growth=1.0, final_norm=1.0)
+    return train_model.new_model(plain, vocab_size, seed, "gemma_plain")
+
+
+def llama(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
     """Llama's: RMS norms before each block, gated MLP, rotary positions in all dimensions, tied embeddings."""
-    return LlamaConfig(
-        num_key_value_heads=recipe.n_kv_heads,
-        head_dim=recipe.head_dim,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
-        intermediate_size=recipe.d_mlp,
-        **_sizes(recipe, vocab_size),
-    )
+    sizes = _sizes(recipe, vocab_size) | {"num_key_value_heads": recipe.n_kv_heads, "head_dim": recipe.head_dim}
+    return _initialised(LlamaConfig(intermediate_size=recipe.d_mlp, rms_norm_eps=1e-6, tie_word_embeddings=True, **sizes), seed)
 
 
-def neox(recipe: ModelRecipe, vocab_size: int) -> GPTNeoXConfig:
+def neox(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
     """NeoX's (Pythia): layer norms, attention and a plain MLP side by side, rotary positions in a quarter, untied embeddings. The MLP
     is half as wide again, as it has two matrices for three."""
-    return GPTNeoXConfig(
-        use_parallel_residual=True, tie_word_embeddings=False, intermediate_size=recipe.d_mlp * 3 // 2, **_sizes(recipe, vocab_size)
-    )
+    sizes = _sizes(recipe, vocab_size) | {"intermediate_size": recipe.d_mlp * 3 // 2}
+    return _initialised(GPTNeoXConfig(use_parallel_residual=True, tie_word_embeddings=False, **sizes), seed)
 
 
-ARCHITECTURES: Mapping[str, Callable[[ModelRecipe, int], PretrainedConfig]] = {"llama": llama, "neox": neox}
-
-
-def new_model(name: str, recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
-    """Weights as transformers initialises them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, f"{name}/constructor"))
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(ARCHITECTURES[name](recipe, vocab_size))
-    return model
+ARCHITECTURES: Mapping[str, Callable[[ModelRecipe, int, int], PreTrainedModel]] = {"gemma_plain": gemma_plain, "llama": llama, "neox": neox}
+"""Name -> untrained model."""
 
 
 def build_architecture(build: Build, name: str) -> dict[str, Any]:
@@ -60,7 +51,7 @@ def build_architecture(build: Build, name: str) -> dict[str, Any]:
     partial, recipe = build.folder.with_name(f"{build.folder.name}.partial"), build.recipe
     shutil.rmtree(partial, ignore_errors=True)
     rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "train", recipe.model.steps * recipe.model.batch)
-    model = new_model(name, recipe.model, len(build.tokenizer), build.seed)
+    model = ARCHITECTURES[name](recipe.model, len(build.tokenizer), build.seed)
     train_model.train(model, rows, recipe.model, build.seed, name)
     train_model.save_model(model, build.tokenizer, partial / MODEL)
     model = measure.load_model(partial / MODEL)
@@ -87,6 +78,14 @@ def build_architecture(build: Build, name: str) -> dict[str, Any]:
     partial.rename(build.folder)
     logger.info("%s: %.3f nats a token", build.folder, metrics["model_loss"])
     return metrics
+
+
+def _initialised(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """Weights as transformers draws them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, f"{config.model_type}/constructor"))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 def _sizes(recipe: ModelRecipe, vocab_size: int) -> dict[str, Any]:
