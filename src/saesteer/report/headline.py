@@ -110,10 +110,10 @@ def _other_perplexities(numbers: _Numbers) -> str:
     return "; ".join([f"{number(by_each[used]['gen_success_20'])} by {_PERPLEXITIES[used]}", *others])
 
 
-def findings_by_seed_markdown(by_seed: Mapping[int, _Numbers]) -> str:
-    """A Markdown table with a row for each training seed of the shipped world: the three findings and whether they hold."""
+def findings_markdown(what: str, by_label: Mapping[str, _Numbers]) -> str:
+    """A Markdown table with a row for each experiment, labelled by `what` tells them apart: the three findings and whether they hold."""
     header = (
-        "seed",
+        what,
         "scores with depth (input, output)",
         "both above .5",
         "GenSuccess@20, all → kept",
@@ -121,16 +121,16 @@ def findings_by_seed_markdown(by_seed: Mapping[int, _Numbers]) -> str:
         "p within layers",
         "holds",
     )
-    return table(header, [_seed_row(seed, by_seed[seed]) for seed in sorted(by_seed)]) + "\n"
+    return table(header, [_findings_row(label, numbers) for label, numbers in by_label.items()]) + "\n"
 
 
-def _seed_row(seed: int | None, numbers: _Numbers) -> tuple[str, ...]:
+def _findings_row(label: str, numbers: _Numbers) -> tuple[str, ...]:
     depth, gain = numbers["depth"], numbers["filter"]["all"]
     held = [name.replace("_", " ") for name, holds in numbers["findings"].items() if holds]
     failed = [name.replace("_", " ") for name, holds in numbers["findings"].items() if not holds]
     verdict = f"{len(held)} of {len(held) + len(failed)}" + (f" (**fails: {', '.join(failed)}**)" if failed else "")
     return (
-        str(seed),
+        label,
         f"ρ = {number(depth['rho_input_score'])}, {number(depth['rho_output_score'])}",
         _percent(numbers["both_above_half"]["share"]),
         f"{number(gain['unfiltered']['mean'])} → {number(gain['kept']['mean'])} (n = {gain['kept']['n']})",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.report import effect_readme, open_questions, record_readme
-from saesteer.report.headline import findings_by_seed_markdown, headline_markdown
+from saesteer.report import effect_readme, kind_readme, model_readme, open_questions, record_readme
+from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.report.method_readme import keep_results, methods_markdown, pool_results, published_order_markdown
 from saesteer.report.sae_docs import classes_markdown
 from saesteer.report.scored import scores_by_layer, scores_markdown
@@ -27,12 +27,17 @@ BOOKS = "books"
 """P1's experiment on the books' model."""
 COMPARED = ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2")
 """The comparisons of steering methods on the world's three seeds, in order."""
+BOOKS_COMPARED = ("books-methods",)
+"""The same on the books' model."""
 ASKED = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books-brute")
 """Experiments on what the papers leave open."""
 RECORDED = ("data/books-brute/tables/features.parquet", "data/books-paragraphs/features/layer_*.parquet")
 """The same features by records from the texts of the books' model, and from the books."""
-EFFECTS = "tiny-effects"
-"""The experiment on the approximator of steering's effects."""
+SHIPPED_EFFECTS = "tiny-effects"
+EFFECTS = {SHIPPED_EFFECTS: "docs/effects", "tiny-effects-llama": "docs/effects/llama", "tiny-effects-neox": "docs/effects/neox"}
+"""Experiment on the approximator of steering's effects -> the folder that keeps its results."""
+KINDS = "docs/kinds"
+"""The folder that keeps what other SAEs of the shipped model gave."""
 FIGURES = {
     "overview": "tiny/overview",
     "methods": "tiny-methods/methods",
@@ -51,6 +56,12 @@ PAGES = {
     "p4": "docs/findings.md",
     "books": "docs/books.md",
     "books-records": "docs/books.md",
+    "books-seeds": "docs/books.md",
+    "books-methods": "docs/books.md",
+    "models": "docs/open-questions.md",
+    "growth": "docs/open-questions.md",
+    "kinds": "docs/open-questions.md",
+    "effects-models": "docs/open-questions.md",
     "open-effects": "docs/open-questions.md",
     **dict.fromkeys([*open_questions.BLOCKS, *open_questions.OVER_SEEDS], "docs/open-questions.md"),
 }
@@ -59,34 +70,56 @@ PAGES = {
 
 def update_readme(root: Path) -> list[Path]:
     """Take over finished experiments' results, write the pages' generated blocks anew; gives the files written."""
-    experiments = root / "config/experiments"
-    seeds = [path.stem for path in sorted(experiments.glob("*.yaml")) if _is_seed(path.stem, experiments)]
-    finished = {name: root / f"data/{name}/metrics.json" for name in (*seeds, BOOKS)}
-    taken = [name for name, path in finished.items() if path.is_file()]
-    for name in taken:
-        write_json(root / f"docs/results/{name}.json", json.loads(finished[name].read_text(encoding="utf-8")))
-    if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
-        write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
-    for name in COMPARED:
-        if (root / f"data/{name}/tables/method_damage.parquet").is_file():
-            keep_results(root / f"data/{name}/tables", root / f"docs/methods/{name}")
-    compared = list(takewhile(Path.is_dir, (root / f"docs/methods/{name}" for name in COMPARED)))
-    if compared:
-        pool_results(compared, settings_of(load_experiment(COMPARED[0], experiments)), root / "docs/methods")
-    for name in ASKED:
-        if (root / f"data/{name}/tables/data_sizes.parquet").is_file():
-            open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
-    if (root / f"data/{EFFECTS}/tables/effect_multiples.parquet").is_file():
-        effect_readme.keep_results(root / f"data/{EFFECTS}/tables", root / "docs/effects")
-    own, books = (list(root.glob(pattern)) for pattern in RECORDED)
-    if own and books:
-        record_readme.keep_results(own, books, load_experiment(ASKED[-1], experiments).selection, root / "docs/books")
+    taken = _keep_headlines(root)
+    _keep_comparisons(root)
+    _keep_questions(root)
     for name, figure in FIGURES.items():
         _copy_figure(root / f"figures/{figure}.png", root / f"docs/{name}.png")
     for name, block in blocks(root).items():
         page = root / PAGES[name]
         write_text(page, with_block(PAGES[name], page.read_text(encoding="utf-8"), name, block))
-    return [*(root / page for page in dict.fromkeys(PAGES.values())), *(root / f"docs/results/{name}.json" for name in taken)]
+    return [*(root / page for page in dict.fromkeys(PAGES.values())), *taken]
+
+
+def _keep_headlines(root: Path) -> list[Path]:
+    """Copies of finished experiments' metrics, and scores layer by layer; gives the copies."""
+    experiments, taken = root / "config/experiments", []
+    seeds = [path.stem for path in sorted(experiments.glob("*.yaml")) if _is_seed(path.stem, experiments)]
+    for name in (*seeds, *model_readme.RESULTS):
+        finished = root / f"data/{name}/metrics.json"
+        if finished.is_file():
+            taken.append(root / f"docs/results/{name}.json")
+            write_json(taken[-1], json.loads(finished.read_text(encoding="utf-8")))
+    if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
+        write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
+    return taken
+
+
+def _keep_comparisons(root: Path) -> None:
+    """Comparisons of steering methods, pooled over the seeds of their world."""
+    for folder, names in {"docs/methods": COMPARED, "docs/books/methods": BOOKS_COMPARED}.items():
+        for name in names:
+            if (root / f"data/{name}/tables/method_damage.parquet").is_file():
+                keep_results(root / f"data/{name}/tables", root / folder / name)
+        compared = list(takewhile(Path.is_dir, (root / folder / name for name in names)))
+        if compared:
+            pool_results(compared, settings_of(load_experiment(names[0], root / "config/experiments")), root / folder)
+
+
+def _keep_questions(root: Path) -> None:
+    """Tables of what the papers leave open."""
+    for name in ASKED:
+        if (root / f"data/{name}/tables/data_sizes.parquet").is_file():
+            open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
+    for name, folder in EFFECTS.items():
+        if (root / f"data/{name}/tables/effect_multiples.parquet").is_file():
+            effect_readme.keep_results(root / f"data/{name}/tables", root / folder)
+    if (root / kind_readme.BUILT).is_file():
+        kind_readme.keep_results(root, root / KINDS)
+    model_readme.keep_results(root)
+    own, books = (list(root.glob(pattern)) for pattern in RECORDED)
+    if own and books:
+        record_readme.keep_results(own, books, load_experiment(ASKED[-1], root / "config/experiments").selection, root / "docs/books")
 
 
 def _copy_figure(figure: Path, target: Path) -> None:
@@ -109,12 +142,22 @@ def blocks(root: Path) -> dict[str, str]:
     numbered = ((load_experiment(name, root / "config/experiments").seed_of_world, numbers) for name, numbers in results.items())
     seeds = {seed: numbers for seed, numbers in numbered if seed is not None}
     scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
-    shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_by_seed_markdown(seeds)}
+    by_seed = {str(seed): seeds[seed] for seed in sorted(seeds)}
+    shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_markdown("seed", by_seed)}
     kept = root / "docs/methods"
     methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
+    methods |= {"books-methods": methods_markdown(root / "docs/books/methods"), "kinds": kind_readme.kinds_markdown(root / KINDS)}
     shown |= {"books": headline_markdown(results[BOOKS]), "books-records": record_readme.records_markdown(root / "docs/books")}
-    asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / "docs/effects")}
-    return {**shown, "scores": scores_markdown(scores), "saes": classes_markdown(), **methods, **asked}
+    asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / EFFECTS[SHIPPED_EFFECTS])}
+    asked["effects-models"] = effect_readme.models_markdown({name: root / folder for name, folder in EFFECTS.items()})
+    return {
+        **shown,
+        **model_readme.blocks(root, results),
+        "scores": scores_markdown(scores),
+        "saes": classes_markdown(),
+        **methods,
+        **asked,
+    }
 
 
 def with_block(page: str, text: str, name: str, block: str) -> str:
