@@ -1,4 +1,4 @@
-# Whether steering breaks the model: loss on ordinary text at the factors that were chosen.
+# Whether steering breaks the model, by its loss on ordinary text at the factors that were chosen, and whether it lasts.
 
 
 rule damage:
@@ -34,3 +34,21 @@ rule method_damage:
         settings=setting("methods"),
     script:
         "../scripts/method_damage.py"
+
+
+rule persistence:
+    """The concept rating of texts at the chosen factors, stretch by stretch."""
+    input:
+        unpack(oracle_files),
+        prefixes_file=prompts_file,
+        generations=manifests("generations"),
+        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        method_choices=f"{TABLES}/method_choices.parquet",
+        methods=f"{TABLES}/methods.parquet",
+    output:
+        table=f"{TABLES}/persistence.parquet",
+    params:
+        code=code("persistence.py"),
+        settings=setting("methods", "judge"),
+    script:
+        "../scripts/persistence.py"

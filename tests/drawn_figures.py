@@ -18,6 +18,7 @@ from saesteer.figures.names import ALL_FIGURE_TABLES as ALL_TABLES
 from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, QUESTION_FIGURE_TABLES
 from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.paper_values import our_protocol
+from saesteer.methods.compare.persistence import persistence
 from saesteer.methods.fit.effect_questions import approximator_sizes, effect_multiples
 from saesteer.settings.methods import MethodSettings
 
@@ -52,7 +53,21 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
 @cache
 def world() -> Tables:
     """The summary tables of an experiment and of a comparison of methods."""
-    return synthetic_tables() | method_tables() | effect_tables()
+    return synthetic_tables() | method_tables() | effect_tables() | {"persistence": stretches()}
+
+
+def stretches() -> pl.DataFrame:
+    """Ratings of three stretches of the texts of two methods: one fades, the other stays."""
+    settings, keys = method_settings(), ("diffmean", "prompting")
+    rated = pl.DataFrame(
+        [
+            {"layer": LAYER, "method": key, "concept_id": concept, "stretch": stretch, "concept_rating": rating, "capitals": 0.1 * stretch}
+            for key in keys
+            for stretch in (1, 2, 3)
+            for concept, rating in (("a", 2), ("b", 2 // stretch if key == "diffmean" else 1))
+        ]
+    )
+    return persistence(rated.cast({"layer": pl.UInt16, "stretch": pl.UInt16}), method_tables()["methods"], settings)
 
 
 def effect_tables(n: int = 150) -> Tables:

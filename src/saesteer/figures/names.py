@@ -40,7 +40,10 @@ QUESTION_FIGURE_TABLES: dict[str, tuple[str, ...]] = {
 EFFECT_FIGURE_TABLES: dict[str, tuple[str, ...]] = {"effects": ("approximator_sizes", "effect_multiples")}
 """Figures of what the approximator of steering's effects leaves open -> the tables that each reads."""
 
-ALL_FIGURE_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES | QUESTION_FIGURE_TABLES | EFFECT_FIGURE_TABLES
+PERSISTENCE_FIGURE_TABLES: dict[str, tuple[str, ...]] = {"persistence": ("persistence",)}
+"""Figures of long texts, rated stretch by stretch -> the tables that each reads."""
+
+ALL_FIGURE_TABLES = FIGURE_TABLES | METHOD_FIGURE_TABLES | QUESTION_FIGURE_TABLES | EFFECT_FIGURE_TABLES | PERSISTENCE_FIGURE_TABLES
 
 CAPTIONS = {
     "overview": (
@@ -127,6 +130,10 @@ CAPTIONS = {
         "methods of each family: steering is good where a curve climbs before it turns left."
     ),
     "method_differences": ("Mean over concepts of the row's score minus the column's, best methods first, paired by concept."),
+    "persistence": (
+        "Mean concept rating of successive stretches of held-out texts at the chosen factors, each by itself: a line that falls loses "
+        "the concept as the text goes on. A stretch is shorter than what the judge was measured on, so levels are lower than scores."
+    ),
     "method_damage": (
         "Held-out score of every method against what steering at the chosen factors adds to the loss on ordinary text, which is not about "
         "the concept: a method is worth its damage where no other lies above it and to its left (the line)."

@@ -133,6 +133,8 @@ class Experiment(Settings):
             raise ValueError(
                 "methods.prompt_writer writes instructions, which a model with prompt_format plain does not follow: set it to null"
             )
+        if self.methods and self.methods.stretch_words is not None and not isinstance(self.judge, OracleJudge):
+            raise ValueError("methods.stretch_words: only the judge of a shipped world rates stretches of texts: set it to null")
         if self.methods and "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to bfloat16"

@@ -155,6 +155,9 @@ class MethodSettings(Settings):
     """Tokens read of each, the first eight as its prompt."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
     """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
+    stretch_words: Annotated[int, Field(gt=3)] | None = None
+    """With the judge of a shipped world: texts at the chosen factors are rated again in stretches of so many words, to see whether steering
+    lasts. null: the table persistence is not made."""
     seed: int = 0
     """Seed of fits and texts."""
     sae_features: Literal["everywhere", "last_position"] = "everywhere"

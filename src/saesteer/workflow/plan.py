@@ -12,7 +12,14 @@ from typing import Any
 from saesteer.core import tables
 from saesteer.core.files import value_digest
 from saesteer.core.store import Wanted, missing_keys
-from saesteer.figures.names import EFFECT_FIGURE_TABLES, FIGURE_TABLES, METHOD_FIGURE_TABLES, PMI_TABLES, QUESTION_FIGURE_TABLES
+from saesteer.figures.names import (
+    EFFECT_FIGURE_TABLES,
+    FIGURE_TABLES,
+    METHOD_FIGURE_TABLES,
+    PERSISTENCE_FIGURE_TABLES,
+    PMI_TABLES,
+    QUESTION_FIGURE_TABLES,
+)
 from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts, settings_of
 from saesteer.sources.model_size import bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
@@ -43,6 +50,8 @@ def artifacts(experiment: Experiment) -> list[str]:
         return [*always, *scored]
     if experiment.until == "methods":
         further = tables.DAMAGE_SUMMARIES if has_damage(experiment) else ()
+        if asks_of_persistence(experiment):
+            further = (*further, *tables.PERSISTENCE_SUMMARIES)
         if asks_of_effects(experiment):
             further = (*further, *tables.EFFECT_QUESTIONS)
             always += [f"effects_at_multiples/{group}.parquet" for group in layer_groups(experiment)]
@@ -95,6 +104,11 @@ def asks_of_effects(experiment: Experiment) -> bool:
     return "effects" in plans(experiment) and bool(settings_of(experiment).effects.multiples)
 
 
+def asks_of_persistence(experiment: Experiment) -> bool:
+    """Whether texts are rated again stretch by stretch."""
+    return experiment.until == "methods" and settings_of(experiment).stretch_words is not None
+
+
 def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """The figures that can be made of an experiment, each with the tables that it reads."""
     left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
@@ -106,6 +120,8 @@ def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
         compared = {name: read for name, read in compared.items() if not set(read) & set(tables.DAMAGE_SUMMARIES)}
     if asks_of_effects(experiment):
         compared |= EFFECT_FIGURE_TABLES
+    if asks_of_persistence(experiment):
+        compared |= PERSISTENCE_FIGURE_TABLES
     answered = QUESTION_FIGURE_TABLES if answers_questions(experiment) else {}
     return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out} | compared | answered
 

@@ -1,7 +1,7 @@
 """Ratings of texts by a shipped world's judge: concept and fluency, each 0, 1 or 2, and their harmonic mean (AxBench, arXiv
 2501.17148, section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
@@ -57,6 +57,31 @@ def other_ratings(texts: pl.DataFrame, judge: WorldJudge, topics: Sequence[str])
     ids = judge.read(texts["text"].fill_null("").to_list())
     ratings = [other_rating(judge, text, numbers[name]) for name, text in zip(texts["concept"].to_list(), ids, strict=True)]
     return pl.Series("other_rating", ratings, dtype=pl.Float64)
+
+
+def stretch_ratings(texts: pl.DataFrame, judge: WorldJudge, topics: Sequence[str], size: int) -> pl.DataFrame:
+    """Each text's whole stretches of `size` words, a row each: its other columns, stretch (from 1), concept_rating of the stretch by
+    itself, and capitals, the share of its words that begin with a capital without beginning a sentence."""
+    numbers = {name: number for number, name in enumerate(topics)}
+    cut = [(row, *part) for row, text in enumerate(texts["text"].fill_null("").to_list()) for part in _stretches(text, size)]
+    rows, stretches, parts, capitals = zip(*cut, strict=True) if cut else ((), (), (), ())
+    concepts = texts["concept"].gather(list(rows)).to_list()
+    ratings = [judge.concept(ids, numbers[name]) for name, ids in zip(concepts, judge.read(parts), strict=True)]
+    return texts.drop("text")[list(rows)].with_columns(
+        stretch=pl.Series(stretches, dtype=pl.UInt16),
+        concept_rating=pl.Series(ratings, dtype=pl.UInt8),
+        capitals=pl.Series(capitals, dtype=pl.Float64),
+    )
+
+
+def _stretches(text: str, size: int) -> Iterator[tuple[int, str, float]]:
+    """Number from 1, text and share of capitals of each whole stretch of words."""
+    words = text.split()
+    begins = [True, *(word.rstrip("\"'”’)")[-1:] in tuple(".!?") for word in words)]  # a sentence, of each word
+    capital = [word.lstrip("\"'“‘(")[:1].isupper() and not first for word, first in zip(words, begins, strict=False)]
+    for number in range(len(words) // size):
+        part = slice(number * size, (number + 1) * size)
+        yield number + 1, " ".join(words[part]), sum(capital[part]) / size
 
 
 def other_rating(judge: WorldJudge, token_ids: Sequence[int], topic: int) -> float | None:

@@ -14,6 +14,8 @@ from saesteer.core.tables.methods import (
     FITS,
     METHOD_STEPS,
     METHOD_SUMMARIES,
+    PERSISTENCE,
+    PERSISTENCE_SUMMARIES,
     STEERING_PROMPTS,
 )
 from saesteer.core.tables.questions import (
@@ -72,5 +74,5 @@ from saesteer.core.tables.summaries import (
 )
 
 ALL_SUMMARIES = SUMMARIES | LAYER_SUMMARIES | QUESTION_SUMMARIES | METHOD_SUMMARIES | DAMAGE_SUMMARIES | EFFECT_QUESTIONS
-ALL_SUMMARIES |= by_name(EFFECTS_AT_MULTIPLES)
+ALL_SUMMARIES |= by_name(EFFECTS_AT_MULTIPLES) | PERSISTENCE_SUMMARIES
 """Every summary table, by name."""

@@ -316,6 +316,26 @@ METHOD_PUBLISHED = Table(
         "matches": Column(pl.Boolean, "whether every fact is known and the same"),
     },
 )
+PERSISTENCE = Table(
+    "persistence",
+    ("layer", "method", "stretch"),
+    {
+        "layer": LAYER,
+        "method": METHOD,
+        "stretch": Column(pl.UInt16, "of the text's words, 1 the first (methods.stretch_words each); only whole ones count"),
+        **METHODS_TABLE.some("title", "family"),
+        "n": Column(pl.UInt32, "concepts that have such a stretch; those where the method abstains have none"),
+        "n_texts": Column(pl.UInt32, "of their held-out texts at the chosen factors, those that have it"),
+        "concept_rating": Column(pl.Float64, "mean over concepts of the stretch's concept rating, 0 to 2", "nothing in it could be rated"),
+        "concept_rating_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "concept_rating_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "capitals": Column(pl.Float64, "share of words within sentences that begin with a capital, mean over concepts"),
+        "capitals_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "capitals_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "confidence": Column(pl.Float64, "share of draws that every interval holds"),
+    },
+)
 METHOD_SUMMARIES = by_name(METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES, METHODS_TABLE, METHOD_DIFFERENCES, METHOD_CURVES, METHOD_PUBLISHED)
 DAMAGE_SUMMARIES = by_name(METHOD_DAMAGE)
+PERSISTENCE_SUMMARIES = by_name(PERSISTENCE)
 """Of a comparison that has ordinary texts."""
