@@ -74,3 +74,4 @@ def test_concepts_count_alike_whatever_their_number_of_texts() -> None:
     assert table["n_texts"].to_list() == [4, 1]
     assert table["concept_rating_low"].to_list()[1] is None
     assert table["capitals"].to_list() == [0.5, 0.5]
+    assert table["change"].to_list() == pytest.approx([0.0, 1 - 5 / 3])

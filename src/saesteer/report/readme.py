@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.report import effect_readme, kind_readme, model_readme, open_questions, record_readme
+from saesteer.report import effect_readme, kind_readme, model_readme, open_questions, persistence_readme, record_readme
 from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.report.method_readme import keep_results, methods_markdown, pool_results, published_order_markdown
 from saesteer.report.sae_docs import classes_markdown
@@ -36,6 +36,8 @@ RECORDED = ("data/books-brute/tables/features.parquet", "data/books-paragraphs/f
 SHIPPED_EFFECTS = "tiny-effects"
 EFFECTS = {SHIPPED_EFFECTS: "docs/effects", "tiny-effects-llama": "docs/effects/llama", "tiny-effects-neox": "docs/effects/neox"}
 """Experiment on the approximator of steering's effects -> the folder that keeps its results."""
+LONG = "books-long"
+"""The comparison of methods in long texts on the books' model."""
 KINDS = "docs/kinds"
 """The folder that keeps what other SAEs of the shipped model gave."""
 FIGURES = {
@@ -45,6 +47,8 @@ FIGURES = {
     "effects": "tiny-effects/effects",
     "books": "books/overview",
     "books-brute": "books-brute/choice_rules",
+    "books-methods": "books-methods/methods",
+    "persistence": "books-long/persistence",
 }
 """Figure of the documentation -> the figure that it is a copy of."""
 PAGES = {
@@ -62,6 +66,7 @@ PAGES = {
     "growth": "docs/open-questions.md",
     "kinds": "docs/open-questions.md",
     "effects-models": "docs/open-questions.md",
+    "persistence": "docs/open-questions.md",
     "open-effects": "docs/open-questions.md",
     **dict.fromkeys([*open_questions.BLOCKS, *open_questions.OVER_SEEDS], "docs/open-questions.md"),
 }
@@ -116,6 +121,8 @@ def _keep_questions(root: Path) -> None:
             effect_readme.keep_results(root / f"data/{name}/tables", root / folder)
     if (root / kind_readme.BUILT).is_file():
         kind_readme.keep_results(root, root / KINDS)
+    if (long := root / f"data/{LONG}/tables/persistence.parquet").is_file():
+        persistence_readme.keep_results(long, root / "docs/books")
     model_readme.keep_results(root)
     own, books = (list(root.glob(pattern)) for pattern in RECORDED)
     if own and books:
@@ -149,6 +156,7 @@ def blocks(root: Path) -> dict[str, str]:
     methods |= {"books-methods": methods_markdown(root / "docs/books/methods"), "kinds": kind_readme.kinds_markdown(root / KINDS)}
     shown |= {"books": headline_markdown(results[BOOKS]), "books-records": record_readme.records_markdown(root / "docs/books")}
     asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / EFFECTS[SHIPPED_EFFECTS])}
+    asked["persistence"] = persistence_readme.persistence_markdown(root / "docs/books")
     asked["effects-models"] = effect_readme.models_markdown({name: root / folder for name, folder in EFFECTS.items()})
     return {
         **shown,

@@ -329,6 +329,11 @@ PERSISTENCE = Table(
         "concept_rating": Column(pl.Float64, "mean over concepts of the stretch's concept rating, 0 to 2", "nothing in it could be rated"),
         "concept_rating_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
         "concept_rating_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        "change": Column(
+            pl.Float64, "its rating less the first stretch's, mean over concepts that have both", "nothing in it could be rated"
+        ),
+        "change_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
+        "change_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
         "capitals": Column(pl.Float64, "share of words within sentences that begin with a capital, mean over concepts"),
         "capitals_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
         "capitals_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),

@@ -11,7 +11,7 @@ from saesteer.methods.compare.means import mean_and_ends
 from saesteer.methods.compare.protocol import FIT
 from saesteer.settings.methods import MethodSettings
 
-_MEASURES = ("concept_rating", "capitals")
+_MEASURES = ("concept_rating", "change", "capitals")
 
 
 def held_out_texts(texts: pl.DataFrame, choices: pl.DataFrame, halves: Mapping[str, int]) -> pl.DataFrame:
@@ -27,7 +27,10 @@ def persistence(rated: pl.DataFrame, methods: pl.DataFrame, settings: MethodSett
     """Stretches of held-out texts (FIT keys, stretch, concept_rating, capitals) and METHODS_TABLE -> PERSISTENCE: means over a concept's
     texts, then over concepts."""
     keys = list(PERSISTENCE.keys)
-    concepts = rated.group_by(*FIT, "stretch").agg(pl.len().alias("n_texts"), pl.col(_MEASURES).mean()).sort(*FIT, "stretch")
+    means = pl.col("concept_rating", "capitals").mean()
+    concepts = rated.group_by(*FIT, "stretch").agg(pl.len().alias("n_texts"), means).sort(*FIT, "stretch")
+    first = concepts.filter(stretch=1).select(*FIT, first="concept_rating")
+    concepts = concepts.join(first, on=FIT, how="left").with_columns(change=pl.col("concept_rating") - pl.col("first"))
     lines = []
     for group in concepts.sort(*keys, "concept_id").partition_by(keys, maintain_order=True):
         layer, key, stretch = group.select(keys).row(0)
