@@ -7,7 +7,7 @@ import pytest
 import yaml
 from workflow_folder import ROOT, Folder
 
-from saesteer.core.tables import METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import METHOD_SUMMARIES, PERSISTENCE, read_summary
 from saesteer.figures.names import FIGURE_TABLES
 
 pytestmark = pytest.mark.exhaustive
@@ -45,7 +45,7 @@ def test_the_nine_figures_are_made(folder: Folder):
 
 def test_methods_learn_from_the_sentences_that_the_model_wrote(folder: Folder):
     methods = yaml.safe_load((folder.path / "config/experiments/books-methods.yaml").read_text())["methods"]
-    methods |= {"methods": ["unsteered", "diffmean", "prompting"], "n_prompts": 2}
+    methods |= {"methods": ["unsteered", "diffmean", "prompting"], "n_prompts": 2, "stretch_words": 5}
     folder.edit("books-methods", layers=[4], methods=methods | {"factors": {"addition": ["0.4", "1"], "prompt": ["1"]}})
     code, output = folder.run(experiment="books-methods")
     assert code == 0, output
@@ -53,3 +53,8 @@ def test_methods_learn_from_the_sentences_that_the_model_wrote(folder: Folder):
     assert scores["n"].unique().to_list() == [16]
     by_method = dict(scores.select("method", "score").iter_rows())
     assert by_method["diffmean"] > by_method["unsteered"]
+    stretches = read_summary(PERSISTENCE, folder.path / "data/books-methods/tables/persistence.parquet").filter(stretch=1)
+    assert set(stretches["method"]) == set(by_method)
+    ratings = dict(stretches.select("method", "concept_rating").iter_rows())
+    assert ratings["diffmean"] > ratings["unsteered"]
+    assert (folder.path / "figures/books-methods/persistence.pdf").stat().st_size > 100

@@ -17,9 +17,10 @@ EXPERIMENT = "tiny-brute"
 """The experiment on the shipped SAEs; those on the others have the kind behind it."""
 BUILT = Path("build/kinds/metrics.json")
 """L0 and explained variance of every kind (world.sae_kinds)."""
+SHIPPED = "shipped"
 NAMES = {
     "k4": "BatchTopK, k 4",
-    "shipped": "BatchTopK, k 12",
+    SHIPPED: "BatchTopK, k 12",
     "k36": "BatchTopK, k 36",
     "topk": "TopK, k 12",
     "jumprelu": "JumpReLU",
@@ -55,9 +56,10 @@ def kinds_markdown(folder: Path) -> str:
 
 
 def _measured(folder: Path) -> list[tuple[str, int, dict[str, float]]]:
-    """Kind, layer and measures, layer by layer by the number of active features."""
+    """Kind, layer and measures of what is kept, layer by layer by the number of active features."""
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    rows = [(kind, int(layer), measures) for kind in NAMES for layer, measures in measured[kind].items()]
+    kept = [kind for kind in NAMES if kind == SHIPPED or (folder / kind).is_dir()]
+    rows = [(kind, int(layer), measures) for kind in kept for layer, measures in measured[kind].items()]
     return sorted(rows, key=lambda row: (row[1], row[2]["l0"]))
 
 
@@ -74,5 +76,5 @@ def _picks(folder: Path) -> pl.DataFrame:
 
 
 def _read(folder: Path, kind: str, name: str) -> pl.DataFrame:
-    kept = folder.parent / "open-questions" / EXPERIMENT if kind == "shipped" else folder / kind
+    kept = folder.parent / "open-questions" / EXPERIMENT if kind == SHIPPED else folder / kind
     return pl.read_csv(kept / f"{name}.csv", schema=QUESTION_SUMMARIES[name].schema)

@@ -157,7 +157,9 @@ def blocks(root: Path) -> dict[str, str]:
     shown |= {"books": headline_markdown(results[BOOKS]), "books-records": record_readme.records_markdown(root / "docs/books")}
     asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / EFFECTS[SHIPPED_EFFECTS])}
     asked["persistence"] = persistence_readme.persistence_markdown(root / "docs/books")
-    asked["effects-models"] = effect_readme.models_markdown({name: root / folder for name, folder in EFFECTS.items()})
+    asked["effects-models"] = effect_readme.models_markdown(
+        {name: root / folder for name, folder in EFFECTS.items() if (root / folder).is_dir()}
+    )
     return {
         **shown,
         **model_readme.blocks(root, results),
