@@ -312,7 +312,8 @@ def _summed_means(
     """Sum over each vector's texts of the mean over their own tokens of each feature's code."""
     _, n_texts, width = ids.shape
     least = -(-MIN_ROWS // n_texts)
-    at_a_time = max(least, CODES_AT_A_TIME[run.lm.device.type == "cuda"] // (n_texts * width * run.sae.meta.n_features))
+    most = CODES_AT_A_TIME[run.lm.device.type == "cuda"] // (n_texts * width * run.sae.meta.n_features)
+    at_a_time = max(least, min(most, VECTORS_AT_A_TIME))  # more never come, and a GPU's shapes are filled up
 
     def summed(part: slice, size: int) -> Tensor:
         n_rows = size if shape_matters(run.lm) else least
