@@ -1,13 +1,14 @@
 """What every script of a rule does first: read the configuration, start the log, report errors in one line, stop in order."""
 
 import gc
+import json
 import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -19,6 +20,9 @@ from saesteer.sources.prefixes import read_prefixes
 from saesteer.workflow.keys import FILES_OF_KEYS
 from saesteer.workflow.plan import layer_groups, wanted
 from saesteer.workflow.steps import plans
+
+if TYPE_CHECKING:
+    from saesteer.world.judges import WorldJudge
 
 log = logging.getLogger("saesteer")
 
@@ -68,6 +72,18 @@ class Job:
         """The folder of a model: the experiment file's own, or where the model from the hub was put."""
         settings = model_settings(self.experiment, name)
         return settings.path or fetched_folder(self.input(f"{name}_files"))
+
+    def topics(self) -> list[str]:
+        """The topics of a shipped world, by number."""
+        names: list[str] = json.loads(self.input("topics_file").read_text(encoding="utf-8"))
+        return names
+
+    def world_judge(self) -> "WorldJudge":
+        """The judge of a shipped world, which the experiment names."""
+        from saesteer.core.tokens import load_tokens
+        from saesteer.world.judges import load_judge
+
+        return load_judge(self.experiment.judge.oracle, load_tokens(self.model_folder()))
 
     def prefixes(self) -> dict[str, str]:
         """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""

@@ -1,6 +1,5 @@
 """The concept that each feature stands for: the topic of its records by the texts' labels, what Neuronpedia says it means, or none."""
 
-import json
 from collections.abc import Iterator
 
 import polars as pl
@@ -18,7 +17,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     records = read_rows(RECORDS, job.inputs["records"], job.layers).join(missing, on=["layer", "feature"], how="semi")
     if isinstance(job.experiment.concepts, TopicConcepts):
         texts = pl.read_parquet(job.input("texts_file"), columns=["text_id", "token_topics"])
-        topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+        topics = job.topics()
         yield from clear_concepts(records, texts, topics, job.experiment.concepts.min_share).partition_by("layer")
     elif isinstance(job.experiment.concepts, GivenConcept):
         yield from given_concept(records, job.experiment.concepts.concept).partition_by("layer")

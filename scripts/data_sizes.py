@@ -1,7 +1,5 @@
 """How much data quantities need that come from records or from labelled texts."""
 
-import json
-
 import polars as pl
 from common import open_job
 
@@ -13,7 +11,7 @@ from saesteer.core.tokens import load_tokens
 
 job = open_job(snakemake)
 labelled = pl.read_parquet(job.input("texts_file"))
-topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+topics = job.topics()
 features, steering = (read_summary(table, job.input(table.name)) for table in (FEATURES, STEERING))
 records, lens = (read_rows(table, job.inputs[table.name]) for table in (RECORDS, LOGIT_LENS))
 tokens, convention = load_tokens(job.model_folder()), job.experiment.input_score.tokens

@@ -17,12 +17,9 @@ judge = job.experiment.judge
 
 
 def by_oracle(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.core.tokens import load_tokens
-    from saesteer.world.judges import load_judge
     from saesteer.world.rating import rate
 
-    oracle = load_judge(judge.oracle, load_tokens(job.model_folder()))
-    topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+    oracle, topics = job.world_judge(), job.topics()
     for (layer,), rows in texts.group_by("layer", maintain_order=True):
         yield rate(rows, read_rows(PERPLEXITY, job.inputs["perplexity"], [layer]), oracle, topics, job.experiment.rates_blank_texts)
 

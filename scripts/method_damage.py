@@ -1,7 +1,5 @@
 """Each method's score against what it breaks."""
 
-import json
-
 import polars as pl
 from common import open_job
 
@@ -27,19 +25,15 @@ keys = list(DAMAGE.keys)
 
 def other_topics() -> pl.DataFrame:
     """How much the texts at the chosen factors are about other topics; no rows where the judge is another than the oracle."""
-    judge = job.experiment.judge
-    if not isinstance(judge, OracleJudge):
+    if not isinstance(job.experiment.judge, OracleJudge):
         return choices.select(keys).clear().with_columns(other_rating=pl.lit(None, pl.Float64))
-    from saesteer.core.tokens import load_tokens
-    from saesteer.world.judges import load_judge
     from saesteer.world.rating import other_ratings
 
     concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")).select("concept_id", "concept")
     texts = at_every_layer(of_fits(read_rows(GENERATIONS, job.inputs["generations"])), job.experiment.layers)
     texts = texts.join(choices.select(keys), on=keys, how="semi")
     texts = texts.join(concepts, on="concept_id", how="left", maintain_order="left")
-    topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
-    return texts.select(*keys, other_ratings(texts, load_judge(judge.oracle, load_tokens(job.model_folder())), topics))
+    return texts.select(*keys, other_ratings(texts, job.world_judge(), job.topics()))
 
 
 damage = at_every_layer(read_rows(DAMAGE, job.inputs["damage"]), job.experiment.layers)

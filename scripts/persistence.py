@@ -1,16 +1,12 @@
 """The concept rating of texts at the chosen factors, stretch by stretch."""
 
-import json
-
 from common import open_job
 
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ASKED_CONCEPTS, GENERATIONS, METHOD_SUMMARIES, PERSISTENCE, of_fits, read_summary, write_summary
-from saesteer.core.tokens import load_tokens
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.persistence import held_out_texts, persistence
 from saesteer.methods.compare.protocol import prompt_halves
-from saesteer.world.judges import load_judge
 from saesteer.world.rating import stretch_ratings
 
 job = open_job(snakemake)
@@ -20,7 +16,5 @@ concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")).select("con
 texts = at_every_layer(of_fits(read_rows(GENERATIONS, job.inputs["generations"])), experiment.layers)
 texts = held_out_texts(texts, choices, prompt_halves(list(job.prefixes()), settings.factor_choice))
 texts = texts.join(concepts, on="concept_id", how="left", maintain_order="left")
-topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
-judge = load_judge(experiment.judge.oracle, load_tokens(job.model_folder()))
-rated = stretch_ratings(texts, judge, topics, settings.stretch_words)
+rated = stretch_ratings(texts, job.world_judge(), job.topics(), settings.stretch_words)
 write_summary(PERSISTENCE, persistence(rated, methods, settings), job.outputs["table"])

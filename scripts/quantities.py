@@ -1,6 +1,5 @@
 """Cheap quantities of every feature beside its two scores, and its output score at other prompts and factors."""
 
-import json
 from collections.abc import Iterator
 
 import polars as pl
@@ -23,7 +22,7 @@ KEY = ["layer", "feature"]
 job = open_job(snakemake)
 lm, own = open_model(job), job.experiment.output_score
 labelled = pl.read_parquet(job.input("texts_file"))
-topics = json.loads(job.input("topics_file").read_text(encoding="utf-8"))
+topics = job.topics()
 shares, texts = token_shares(labelled, topics), texts_by_topic(labelled, topics)
 features = read_summary(FEATURES, job.input("features"))
 
