@@ -1,76 +1,400 @@
-"""SAEs of other kinds, on data whose directions are known."""
+"""Every published kind of SAE, in its published form on a loopback hub, against sae-lens' own encode and the formula written out."""
 
+import functools
 import json
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import hub_fakes
+import numpy as np
 import pytest
 import torch
-from sae_lens.saes.sae import SAE
+from hub_server import Hub, serve_hub, use_hub
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from saesteer.world import measure, sae_kinds, train_saes
-from saesteer.world.sae_kinds import KindsRecipe
-from saesteer.world.train_saes import SaeRecipe
+import saesteer
+from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
+from saesteer.engine.saes import decode, encode, load_sae, read_meta
+from saesteer.settings import SaeSettings
+from saesteer.sources.hub import HubError
+from saesteer.sources.sae_sources import SaeSource, sae_source
 
-RECIPE = KindsRecipe(SaeRecipe(d_sae=48, k=4, steps=300, batch=256), sparsities=(2,))
-
-
-def sparse_data(n: int) -> torch.Tensor:
-    """Two layers of sums of 4 of 24 directions in 32 dimensions, off centre."""
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(24, 32, generator=generator), dim=-1)
-    chosen = torch.rand(2, n, 24, generator=generator).argsort(-1)[..., :4]
-    codes = torch.zeros(2, n, 24).scatter(-1, chosen, 1 + torch.rand(2, n, 4, generator=generator))
-    return 20 * (codes @ directions) + 3
+D_MODEL, N_FEATURES = 16, 64
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("kinds")
-    x = sparse_data(6000)
-    sae_kinds.build_kinds(x[:, :5000], [1], RECIPE, 0, "test", out)
-    sae_kinds.measure_kinds(x[:, 5000:], [1], {name: out / name for name in sae_kinds.names(RECIPE)}, out)
-    return out
+@dataclass(frozen=True)
+class Kind:
+    """A published kind: how an experiment names it, the maker of its fake, and the size of its residuals."""
+
+    settings: dict[str, Any]
+    layer: int
+    make: Callable[..., Path]
+    scale: float = 1.0
+    centred: bool = False
+    factor: bool = False
+    named: bool = True  # whether the maker is told the layer
+    rows: str | None = None  # how rows are made alike in size before encoding
 
 
-def test_every_kind_learns(built: Path):
-    measured = json.loads((built / sae_kinds.METRICS).read_text())
-    assert sorted(measured) == sorted(sae_kinds.names(RECIPE)) == ["gated", "jumprelu", "k2", "topk"]
-    assert {name: SAE.load_from_disk(built / name / "layer_01").cfg.architecture() for name in measured} == {
-        "k2": "jumprelu",
-        "topk": "topk",
-        "gated": "gated",
-        "jumprelu": "jumprelu",
-    }
-    shares = {name: of_layer["1"]["explained_variance"] for name, of_layer in measured.items()}
-    assert min(shares.values()) > 0.5, shares
-    assert measured["topk"]["1"]["l0"] <= RECIPE.sae.k  # TopK keeps k, of which some may be 0
-    assert measured["k2"]["1"]["l0"] == pytest.approx(2, abs=1)
+KINDS = {
+    "gemma_scope": Kind(
+        {"release": "gemma-scope-2b-pt-res-canonical", "id": "layer_{layer}/width_16k/canonical"},
+        20,
+        hub_fakes.gemma_scope,
+        7.0,
+        named=False,
+    ),
+    "gemma_scope_2": Kind(
+        {"release": "gemma-scope-2-1b-pt-res-all", "id": "layer_{layer}_width_16k_l0_small"}, 5, hub_fakes.gemma_scope_2, 30.0
+    ),
+    "gemma_scope_att": Kind(
+        {"release": "gemma-scope-2b-pt-att-canonical", "id": "layer_{layer}/width_16k/canonical", "site": "hook_z"},
+        3,
+        hub_fakes.gemma_scope,
+        named=False,
+    ),
+    "gemma_scope_2_transcoder": Kind(
+        {"release": "gemma-scope-2-4b-pt-transcoders-all", "id": "layer_{layer}_width_16k_l0_big_affine", "site": "transcoder"},
+        5,
+        functools.partial(hub_fakes.gemma_scope_2, transcoder=True),
+        20.0,
+    ),
+    "llama_scope": Kind({"release": "llama_scope_lxr_8x", "id": "l{layer}r_8x"}, 20, hub_fakes.llama_scope, 0.4, factor=True),
+    "llama_scope_r1": Kind(
+        {"release": "llama_scope_r1_distill", "id": "l{layer}r_800m_slimpajama"}, 3, hub_fakes.llama_scope_r1, 0.3, factor=True
+    ),
+    "res_jb": Kind(
+        {"release": "gpt2-small-res-jb", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 8, hub_fakes.res_jb, 3.0, centred=True
+    ),
+    "res_sm": Kind({"release": "pythia-70m-deduped-res-sm", "id": "blocks.{layer}.hook_resid_post"}, 3, hub_fakes.res_sm),
+    "gemma_scope_1_transcoder": Kind(
+        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_54", "site": "transcoder_normalized"},
+        3,
+        hub_fakes.gemma_scope,
+        2.0,
+        named=False,
+    ),
+    "openai_v5": Kind(
+        {"release": "gpt2-small-resid-post-v5-32k", "id": "blocks.{layer}.hook_resid_post"}, 4, hub_fakes.openai_v5, 5.0, rows="layer_norm"
+    ),
+    "mistral_wg": Kind(
+        {"release": "mistral-7b-res-wg", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 16, hub_fakes.mistral_wg, 5.0, rows="norm"
+    ),
+    "gated_jh": Kind({"release": "llama-3-8b-it-res-jh", "id": "blocks.{layer}.hook_resid_post"}, 25, hub_fakes.gated_jh, 2.0),
+    "saebench_topk": Kind(
+        {"release": "sae_bench_pythia70m_sweep_topk_ctx128_0730", "id": "blocks.{layer}.hook_resid_post__trainer_0"},
+        3,
+        hub_fakes.dictionary,
+        2.0,
+    ),
+    "own": Kind({"repo": "someone/saes", "id": "layer_{layer}"}, 2, functools.partial(hub_fakes.res_sm, site="resid_post")),
+}
 
 
-def test_the_metrics_are_those_of_the_shipped_saes(built: Path):
-    """Measured by sae-lens and by the code that measures the shipped SAEs."""
-    folder, x = built / "k2/layer_01", sparse_data(1000)[1]
-    theirs, ours = sae_kinds.metrics_of(folder, x), measure.sae_metrics(measure.load_sae(folder), x)
-    assert theirs["l0"] == pytest.approx(ours["l0"], rel=1e-4)
-    assert theirs["explained_variance"] == pytest.approx(ours["explained_variance"], rel=1e-4)
-    assert theirs["silent"] == ours["dead"] / RECIPE.sae.d_sae
+def settings_of(kind: Kind, **changes: Any) -> SaeSettings:
+    return SaeSettings(**({"d_model": D_MODEL, "n_features": N_FEATURES} | kind.settings | changes))
 
 
-def test_decoder_rows_have_norm_1(built: Path):
-    for name in sae_kinds.names(RECIPE):
-        rows = SAE.load_from_disk(built / name / "layer_01").W_dec
-        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)), rtol=0, atol=1e-3)
+def made(kind: Kind, folder: Path, d_model: int = D_MODEL, n_features: int = N_FEATURES) -> tuple[SaeSource, Path]:
+    """The fake in a folder that stands for the repository."""
+    source = sae_source(settings_of(kind), kind.layer)
+    more: dict[str, Any] = {"layer": kind.layer} if kind.named else {}
+    if kind.factor:
+        more["factor"] = source.norm_scaling_factor
+    kind.make(folder / source.folder, d_model=d_model, n_features=n_features, scale=kind.scale, **more)
+    return source, folder
 
 
-def test_a_sparsity_is_trained_as_the_shipped_saes_are(built: Path, tmp_path: Path):
-    weights = train_saes.train_sae(sparse_data(6000)[1, :5000], replace(RECIPE.sae, k=2), 0, 1)
-    train_saes.save_sae(weights, tmp_path, 1, "test")
-    assert (tmp_path / "sae_weights.safetensors").read_bytes() == (built / "k2/layer_01/sae_weights.safetensors").read_bytes()
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
+    with serve_hub() as hub:
+        use_hub(monkeypatch, hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "sae_lens"))  # sae-lens' own downloads
+        yield hub
 
 
-def test_only_what_is_missing_is_trained(built: Path, tmp_path: Path):
-    files = sorted(built.glob("*/layer_01/*"))
-    before = {file: file.stat().st_mtime_ns for file in files}
-    sae_kinds.build_kinds(sparse_data(6000)[:, :5000], [1], RECIPE, 0, "test", built)
-    assert {file: file.stat().st_mtime_ns for file in files} == before
+def by_sae_lens(source: SaeSource, folder: Path) -> Any:
+    """sae-lens' SAE, downloaded by itself; Gemma Scope's guessed width is replaced, since the fake is smaller than any published one."""
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_sae_loaders import gemma_2_sae_huggingface_loader, gemma_2_transcoder_huggingface_loader
+
+    guessing = {"gemma_2": gemma_2_sae_huggingface_loader, "gemma_2_transcoder": gemma_2_transcoder_huggingface_loader}
+
+    def small(cfg_overrides: dict[str, Any], **options: Any) -> Any:
+        sizes = {"d_in": D_MODEL, "d_sae": N_FEATURES} | ({"d_out": D_MODEL} if source.loader == "gemma_2_transcoder" else {})
+        return guessing[str(source.loader)](cfg_overrides=cfg_overrides | sizes, **options)
+
+    converter = small if source.loader in guessing else None
+    sae, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(source.release, source.id, converter=converter)
+    sae.turn_off_forward_pass_hook_z_reshaping()  # heads come side by side
+    return sae.to(torch.float64)
+
+
+def residuals(scale: float) -> Tensor:
+    """Rows with a mean of their own, so that centring them shows."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(5, 7, D_MODEL, generator=generator, dtype=torch.float64)
+    return scale * (rows + torch.randn(5, 7, 1, generator=generator, dtype=torch.float64))
+
+
+def written_out(name: str, folder: Path, factor: float | None, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Codes and decoder from the published tensors and the words of each release, without sae-lens."""
+    if name in ("openai_v5", "saebench_topk"):
+        file = folder / ("sae_weights.safetensors" if name == "openai_v5" else "ae.pt")
+        t = {key: value.double() for key, value in (load_file(file) if name == "openai_v5" else torch.load(file)).items()}
+        if name == "openai_v5":
+            centred = x - x.mean(dim=-1, keepdim=True)
+            x = centred / (centred.std(dim=-1, keepdim=True) + 1e-5)
+        else:
+            t |= {"W_enc": t["encoder.weight"].T, "b_enc": t["encoder.bias"], "W_dec": t["decoder.weight"].T}
+        pre = (x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
+        rank = (pre[..., None, :] > pre[..., None]).sum(dim=-1)  # how many are larger
+        return pre.relu() * (rank < (7 if name == "openai_v5" else 6)), lambda codes: codes @ t["W_dec"] + t["b_dec"]
+    if name == "gated_jh":
+        t = {key: value.double() for key, value in load_file(folder / "sae_weights.safetensors").items()}
+        z = (x - t["b_dec"]) @ t["W_enc"]
+        return (z + t["b_gate"] > 0) * (z * t["r_mag"].exp() + t["b_mag"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
+    if name == "mistral_wg":
+        x = x * (D_MODEL**0.5 / x.norm(dim=-1, keepdim=True))
+    if name.startswith("gemma_scope"):
+        tensors = dict(np.load(folder / "params.npz")) if (folder / "params.npz").exists() else load_file(folder / "params.safetensors")
+        t = {key.lower(): torch.as_tensor(value).double() for key, value in tensors.items()}
+        pre = x @ t["w_enc"] + t["b_enc"]
+        return pre * (pre > t["threshold"]), lambda codes: codes @ t["w_dec"] + t["b_dec"]
+    if factor:
+        file = "checkpoints/final.safetensors" if name == "llama_scope" else "sae_weights.safetensors"
+        t = {key: value.double() for key, value in load_file(folder / file).items()}
+        if name == "llama_scope":  # one threshold, in units of the raw residual
+            threshold: Any = factor * json.loads((folder / "hyperparams.json").read_text())["jump_relu_threshold"]
+        else:
+            threshold = t["log_jumprelu_threshold"].exp()
+        pre = (factor * x) @ t["encoder.weight"].T + t["encoder.bias"]
+        return pre * (pre > threshold), lambda codes: (codes @ t["decoder.weight"].T + t["decoder.bias"]) / factor
+    t = {key: value.double() for key, value in load_file(folder / "sae_weights.safetensors").items()}
+    return ((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu(), lambda codes: codes @ t["W_dec"] + t["b_dec"]
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-6 * float(theirs.detach().abs().max()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = KINDS[name]
+    source, folder = made(kind, tmp_path / "repo")
+    (folder / source.folder / "decoy.pt").write_bytes(b"not wanted")
+    commit = hub.add(source.repo, folder)
+    theirs = by_sae_lens(source, folder)
+    settings, out, n_before = settings_of(kind), tmp_path / "out" / "sae.safetensors", len(hub.requests)
+    meta = fetch_and_convert(settings, kind.layer, tmp_path / "cache", out)
+    ours, x = load_sae(out, "float64", "cpu"), residuals(kind.scale)
+    codes = encode(ours, x)
+    read = x - x.mean(dim=-1, keepdim=True) if kind.centred else x
+    close(codes, theirs.encode(read))
+    if kind.rows is None:  # else sae-lens gives back the size and the mean that it took
+        close(decode(ours, codes), theirs.decode(codes))
+    written, decoder = written_out(name, folder / source.folder, source.norm_scaling_factor, read)
+    close(codes, written)
+    close(decode(ours, codes), decoder(codes))
+    assert 0.05 < (codes > 0).double().mean() < 0.5
+    assert (meta.site, meta.layer, meta.centred) == (settings.site, kind.layer, kind.centred or kind.rows == "layer_norm")
+    assert (meta.k, meta.scale) == (
+        {"openai_v5": 7, "saebench_topk": 6}.get(name),
+        {"layer_norm": "std", "norm": "rms", None: None}[kind.rows],
+    )
+    assert meta.source == f"{source.repo}@{commit}/{source.folder}"
+    assert meta == read_meta(out)
+    assert {tensor.dtype for tensor in load_file(out).values()} == {torch.float32}
+    if "release" in kind.settings:
+        assert saesteer.load_sae(source.release, source.id, device="cpu", cache_dir=tmp_path / "cache").meta == meta
+    assert not any(path.endswith(("/decoy.pt", "/sparsity.safetensors")) for _, path, _ in hub.requests[n_before:])
+    use_hub(monkeypatch, hub.url, offline=True)
+    again = tmp_path / "again" / "sae.safetensors"
+    assert fetch_and_convert(settings, kind.layer, tmp_path / "cache", again) == meta
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_float32_codes_agree_with_sae_lens_in_float32(hub: Hub, tmp_path: Path) -> None:
+    kind = KINDS["llama_scope"]
+    source, folder = made(kind, tmp_path / "repo")
+    hub.add(source.repo, folder)
+    theirs = by_sae_lens(source, folder).to(torch.float32)
+    fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+    x = residuals(kind.scale).float()
+    codes = encode(load_sae(tmp_path / "sae.safetensors", "float32", "cpu"), x)
+    torch.testing.assert_close(codes, theirs.encode(x).detach(), rtol=1e-5, atol=1e-5 * float(codes.max()))
+
+
+def test_a_pinned_revision_is_what_is_converted(hub: Hub, tmp_path: Path) -> None:
+    """sae-lens itself would take the newest files. What is current is not converted again."""
+    kind = KINDS["res_sm"]
+    source, folder = made(kind, tmp_path / "old")
+    old = hub.add(source.repo, folder)
+    hub_fakes.res_sm(tmp_path / "new" / source.folder, kind.layer, D_MODEL, N_FEATURES, seed=1)
+    new = hub.add(source.repo, tmp_path / "new")
+    out = tmp_path / "sae.safetensors"
+    pinned = fetch_and_convert(settings_of(kind, revision=old), kind.layer, tmp_path, out)
+    expected = load_file(tmp_path / "old" / source.folder / "sae_weights.safetensors")["W_dec"]
+    assert torch.equal(load_file(out)["W_dec"], expected)
+    written = out.stat().st_mtime_ns
+    assert fetch_and_convert(settings_of(kind, revision=old), kind.layer, tmp_path, out) == pinned
+    assert out.stat().st_mtime_ns == written
+    newest = fetch_and_convert(settings_of(kind), kind.layer, tmp_path, out)
+    assert (pinned.source, newest.source) == tuple(f"{source.repo}@{commit}/{source.folder}" for commit in (old, new))
+    assert not torch.equal(load_file(out)["W_dec"], expected)
+
+
+def test_a_folder_and_a_repository_of_ones_own_convert_alike(hub: Hub, tmp_path: Path) -> None:
+    hub_fakes.sae_lens_form(
+        tmp_path / "repo" / "layer_02",
+        D_MODEL,
+        N_FEATURES,
+        "blocks.2.hook_resid_pre",
+        metadata={"model_from_pretrained_kwargs": {"center_writing_weights": True}},
+    )
+    hub.add("someone/saes", tmp_path / "repo")
+    common = {"d_model": D_MODEL, "n_features": N_FEATURES, "site": "pre"}
+    own = SaeSettings(repo="someone/saes", id="layer_{layer:02d}", **common)
+    fetched = fetch_and_convert(own, 2, tmp_path, tmp_path / "a.safetensors")
+    local = convert_sae(tmp_path / "repo/layer_02", 2, "resid_pre", D_MODEL, N_FEATURES, tmp_path / "b.safetensors")
+    assert (fetched.sha256, fetched.centred, fetched.architecture) == (local.sha256, local.centred, local.architecture)
+    assert fetched.centred
+    assert local.source == f"{tmp_path}/repo/layer_02"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_sae_of_another_shape_is_refused_with_both(name: str, hub: Hub, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    source, folder = made(kind, tmp_path / "repo")
+    hub.add(source.repo, folder)
+    for changes, message in (
+        ({"d_model": 24}, r"width 16, but the model's width is 24 \(W_enc is 16 x 64, the experiment's SAE is 24 x 64\)"),
+        ({"n_features": 48}, r"64 features, but 48 were asked for \(W_enc is 16 x 64, the experiment's SAE is 16 x 48\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fetch_and_convert(settings_of(kind, **changes), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+    assert not (tmp_path / "sae.safetensors").exists()
+    if source.loader in ("sae_lens", "llama_scope", "llama_scope_r1_distill"):
+        assert not any(path.startswith("/cdn/") for _, path, _ in hub.requests)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalize_activations": "covariance_whitening"}, "'covariance_whitening'; fold it into the weights"),
+        ({"normalize_activations": "expected_average_only_in"}, "the constant that residuals are multiplied by is not published with it"),
+        ({"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its codes have signs"),
+        ({"architecture": "matryoshka_batchtopk", "k": 5}, "it is the form for training; save it with sae-lens' save_inference_model"),
+        ({"architecture": "temporal"}, "its codes depend on the tokens before"),
+        ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "is at mlp_out of layer 2, but resid_post of layer 2 was asked for"),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_mlp_in"}},
+            "reads 'blocks.2.hook_mlp_in', which is none of the sites",
+        ),
+        ({"metadata": {"hook_name": "blocks.2.mlp.hook_in"}}, "reads 'blocks.2.mlp.hook_in' and writes to 'the same place'; supported are"),
+        (
+            {"metadata": {"hook_name": "blocks.2.mlp.hook_in", "hook_name_out": "blocks.3.hook_mlp_out"}},
+            "writes to 'blocks.3.hook_mlp_out'; supported are SAEs of one place, and transcoders from an MLP's input",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_resid_mid", "hook_name_out": "blocks.2.hook_mlp_out"}},
+            "reads 'blocks.2.hook_resid_mid' and writes to 'blocks.2.hook_mlp_out'",
+        ),
+        (
+            {"metadata": {"hook_name": "blocks.2.attn.hook_z", "model_from_pretrained_kwargs": {"fold_value_biases": True}}},
+            "loaded with fold_value_biases, which changes what blocks.2.attn.hook_z is",
+        ),
+        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "is at resid_post of layer 4, but resid_post of layer 2 was asked for"),
+        ({"metadata": {"hook_name": None}}, "names no hook"),
+        ({"activation_fn_str": "tanh-relu"}, "activation function 'tanh-relu' is not supported"),
+        ({"architecture": "magic"}, "architecture 'magic' is not supported"),
+    ],
+)
+def test_what_the_configuration_tells_is_refused_before_the_weights(
+    changes: dict[str, Any], message: str, hub: Hub, tmp_path: Path
+) -> None:
+    hub_fakes.sae_lens_form(tmp_path / "repo" / "layer_2", D_MODEL, N_FEATURES, "blocks.2.hook_resid_post", **changes)
+    hub.add("someone/saes", tmp_path / "repo")
+    with pytest.raises(ValueError, match=message):
+        fetch_and_convert(settings_of(KINDS["own"]), 2, tmp_path, tmp_path / "sae.safetensors")
+    assert not any(path.startswith("/cdn/") for _, path, _ in hub.requests)
+
+
+@pytest.mark.parametrize("name", ["gemma_scope", "res_sm"])
+def test_weights_that_are_not_numbers_are_refused(name: str, hub: Hub, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    source, folder = made(kind, tmp_path / "repo")
+    file = next(path for path in (folder / source.folder).iterdir() if path.suffix != ".json")
+    tensors = dict(np.load(file)) if file.suffix == ".npz" else {key: value.numpy() for key, value in load_file(file).items()}
+    tensors["W_dec"][3, 4] = np.nan
+    if file.suffix == ".npz":
+        np.savez(file, **tensors)
+    else:
+        save_file({key: torch.from_numpy(value) for key, value in tensors.items()}, file)
+    hub.add(source.repo, folder)
+    with pytest.raises(ValueError, match=rf"{source.repo}@\w+/{source.folder}: tensor W_dec contains NaN"):
+        fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+    assert not (tmp_path / "sae.safetensors").exists()
+
+
+def test_a_factor_on_each_feature_is_not_dropped(hub: Hub, tmp_path: Path) -> None:
+    """Early sae-lens files may hold a scaling_factor after fine-tuning; sae-lens 6 reads it only where it is 1."""
+    kind = KINDS["res_jb"]
+    source, folder = made(kind, tmp_path / "repo")
+    file = folder / source.folder / "sae_weights.safetensors"
+    save_file(load_file(file) | {"scaling_factor": torch.full((N_FEATURES,), 1.5)}, file)
+    hub.add(source.repo, folder)
+    with pytest.raises(ValueError, match="sae-lens cannot read it .*is it an SAE of this form"):
+        fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+
+
+def test_a_pickle_in_an_npz_is_not_opened(hub: Hub, tmp_path: Path) -> None:
+    kind = KINDS["gemma_scope"]
+    source, folder = made(kind, tmp_path / "repo")
+    file = folder / source.folder / "params.npz"
+    tensors = dict(np.load(file)) | {"b_dec": np.array([{"any": "object"}], dtype=object)}
+    np.savez(file, **tensors)
+    hub.add(source.repo, folder)
+    with pytest.raises(ValueError, match="sae-lens cannot read it .*allow_pickle=False"):
+        fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+
+
+def test_a_missing_and_a_damaged_file_are_named(hub: Hub, tmp_path: Path) -> None:
+    kind = KINDS["llama_scope"]
+    source, folder = made(kind, tmp_path / "repo")
+    weights = f"{source.folder}/checkpoints/final.safetensors"
+    hub.add(source.repo, folder)
+    hub.corrupt(weights)
+    with pytest.raises(HubError, match=r"final\.safetensors has hash .*, but the hub gives it"):
+        fetch_and_convert(settings_of(kind), kind.layer, tmp_path / "one", tmp_path / "sae.safetensors")
+    hub.wrong.clear()
+    (folder / weights).unlink()
+    hub.add(source.repo, folder)
+    with pytest.raises(HubError, match=rf"has no {weights}, which an SAE of this form \(llama_scope\) consists of"):
+        fetch_and_convert(settings_of(kind), kind.layer, tmp_path / "two", tmp_path / "sae.safetensors")
+
+
+def test_gemma_scope_2_without_its_configuration(hub: Hub, tmp_path: Path) -> None:
+    """Some of its folders have none; sae-lens then goes by the folder's name."""
+    kind = KINDS["gemma_scope_2"]
+    source, folder = made(kind, tmp_path / "repo")
+    (folder / source.folder / "config.json").unlink()
+    hub.add(source.repo, folder)
+    assert fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors").architecture == "jumprelu"
+
+
+def test_sae_lens_is_left_as_it_was(hub: Hub, tmp_path: Path) -> None:
+    from huggingface_hub import hf_hub_download
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    kind = KINDS["gemma_scope_2"]
+    source, folder = made(kind, tmp_path / "repo")
+    hub.add(source.repo, folder)
+    fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
+    assert loaders.hf_hub_download is hf_hub_download
+    assert loaders.get_safetensors_tensor_shapes.__module__ == loaders.__name__
