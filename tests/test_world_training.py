@@ -200,4 +200,7 @@ def test_a_model_of_another_architecture_is_trained_with_its_saes(name: str, tmp
         hidden = model(input_ids=tokens, output_hidden_states=True).hidden_states
     text = (tokens != PAD_ID) & (tokens != BOS_ID) & (tokens != EOS_ID)
     torch.testing.assert_close(train_saes.residuals(model, other)[0], hidden[1][text])
+    cosine = torch.cosine_similarity(hidden[0], hidden[1], dim=-1)[text].mean()
+    assert measure.embedding_cosine(model, other) == pytest.approx(float(cosine), abs=1e-5)
+    assert -1 <= metrics["embedding_cosine"] <= 1
     assert SAE.load_from_disk(tmp_path / name / "saes/layer_02").cfg.d_in == TINY_MODEL.d_model

@@ -57,6 +57,8 @@ def _growth_markdown(measured: Mapping[str, tuple[Sequence[float], Mapping[str, 
         medians = " ".join(number(layer["median_output_score"], 3) for layer in numbers["layers"])
         growth = (norms[-1] / norms[0]) ** (1 / (len(norms) - 1))
         ends = f"{number(norms[0], 1)} → {number(norms[-1], 1)}"
-        lines.append([label, ends, number(growth), medians, number(numbers["depth"]["rho_output_score"])])
-    header = ["model", "residual norm, first and last layer", "times a layer", "median output score by layer", "ρ with depth"]
+        inputs = " ".join(number(layer["median_input_score"]) for layer in numbers["layers"])
+        lines.append([label, ends, number(growth), inputs, medians, number(numbers["depth"]["rho_output_score"])])
+    header = ["model", "residual norm, first and last layer", "times a layer", "median input score by layer"]
+    header += ["median output score by layer", "ρ of the latter with depth"]
     return table(header, lines) + "\n"

@@ -22,6 +22,9 @@ from saesteer.world.train_model import ModelRecipe
 
 logger = logging.getLogger(__name__)
 
+EMBEDDING_ROWS = 64
+"""Of the held-out texts, those on which it is measured how much of the token the first layer leaves."""
+
 
 def gemma_plain(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
     """The shipped model's architecture with an ordinary initialisation: every layer writes as much."""
@@ -71,6 +74,7 @@ def build_architecture(build: Build, name: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "model_loss": measure.held_out_loss(model, measured_rows),
         "entropy_bound": held_out.nats / held_out.n_tokens,
+        "embedding_cosine": measure.embedding_cosine(model, measured_rows[:EMBEDDING_ROWS]),
         "layers": layers,
     }
     write_json(partial / METRICS, metrics)

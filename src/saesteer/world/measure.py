@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.engine.structure import untried_structure
+from saesteer.world.corpus import is_content
 from saesteer.world.streams import stream_seed
 from saesteer.world.train_model import token_losses
 
@@ -54,6 +55,14 @@ def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"
     with torch.no_grad():
         losses = [token_losses(model, part) for part in torch.from_numpy(rows.astype(np.int64)).split(BATCH)]
     return float(torch.cat(losses).double().mean())
+
+
+def embedding_cosine(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
+    """Mean cosine, over text tokens, of the residual behind layer 0 with the token's embedding as layer 0 reads it."""
+    tokens = torch.from_numpy(rows.astype(np.int64))
+    with torch.no_grad():
+        before, behind = model(input_ids=tokens, output_hidden_states=True, use_cache=False).hidden_states[:2]
+    return float(torch.cosine_similarity(before, behind, dim=-1)[torch.from_numpy(is_content(rows))].double().mean())
 
 
 @contextmanager
