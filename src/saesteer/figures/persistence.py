@@ -20,7 +20,7 @@ def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer, a line a method."""
     layers = data.partition_by("layer", maintain_order=True)
     titles = data["title"].unique(maintain_order=True).to_list()
-    figure = new_figure(PAGE * 0.7 * max(1, len(layers)), 4.4, counts(data))
+    figure = new_figure(PAGE * max(1, 0.7 * len(layers)), 4.6, counts(data))
     panels = figure.subplots(1, max(1, len(layers)), squeeze=False, sharey=True)[0]
     for axes, rows in zip(panels, layers, strict=False):
         for number, title in enumerate(titles):
@@ -31,11 +31,11 @@ def draw(data: pl.DataFrame) -> Figure:
             axes.lines[-1].set_linestyle(LAYER_STYLES[number // len(LOOKS)])
         axes.set_title(f"layer {rows['layer'][0]}")
         axes.set_xlabel("stretch of the text")
-        axes.set_ylim(0, 2)
+        axes.set_ylim(0, 2.05)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("concept rating of the stretch (0–2)")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=4)
+    figure.legend(handles, names, loc="outside upper center", ncols=3)
     return figure
 
 

@@ -1,6 +1,5 @@
 """The documentation's tables of how far the linear model of steering's effects goes (SAE-TS), from results kept in git."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -70,24 +69,3 @@ def effects_markdown(folder: Path) -> str:
         f"\n\nn = {sizes['n_held_out'][0]} held-out vectors; scores: n = {scores['n'][0]} concepts, "
         f"{scores['n_effect_vectors'].drop_nulls()[0]:,} vectors fitted. 95 % intervals.\n"
     )
-
-
-COMMON_SIZE = 512
-"""Fitted vectors that every experiment has."""
-
-
-def models_markdown(folders: Mapping[str, Path]) -> str:
-    """The same measures side by side, a row an experiment and layer: R2 at `COMMON_SIZE`, effects at twice the fitted scale, and scores."""
-    lines = []
-    for experiment, folder in folders.items():
-        sizes, multiples, _ = (pl.read_csv(folder / f"{name}.csv", schema=which.schema) for name, which in EFFECT_QUESTIONS.items())
-        scores = pl.read_csv(folder / f"{METHODS}.csv")
-        for layer in sizes["layer"].unique().sort():
-            fitted = [sizes.filter(layer=layer, model=model, n=COMMON_SIZE).row(0, named=True) for model in ("linear", "kernel")]
-            twice = multiples.filter(layer=layer, multiple=2.0).row(0, named=True)
-            by_method = {row["method"]: row for row in scores.filter(layer=layer).iter_rows(named=True)}
-            shown = [with_interval(row, "r2") for row in fitted] + [with_interval(twice, name) for name in ("size", "cosine", "r2")]
-            steered = [with_interval(by_method.get(name), "score") for name in ("sae_ts", "sae_ts_bias", "sae_label", "unsteered")]
-            lines.append([f"`{experiment}`", layer, *shown, *steered])
-    header = ["experiment", "layer", "R², linear", "R², kernel", "at 2: norm over that at 1", "at 2: cosine", "at 2: R²"]
-    return table([*header, "SAE-TS", "bias alone", "SAE, by label", "unsteered"], lines) + "\n"

@@ -33,9 +33,8 @@ ASKED = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books-brute")
 """Experiments on what the papers leave open."""
 RECORDED = ("data/books-brute/tables/features.parquet", "data/books-paragraphs/features/layer_*.parquet")
 """The same features by records from the texts of the books' model, and from the books."""
-SHIPPED_EFFECTS = "tiny-effects"
-EFFECTS = {SHIPPED_EFFECTS: "docs/effects", "tiny-effects-llama": "docs/effects/llama", "tiny-effects-neox": "docs/effects/neox"}
-"""Experiment on the approximator of steering's effects -> the folder that keeps its results."""
+EFFECTS = "tiny-effects"
+"""The experiment on the approximator of steering's effects."""
 LONG = "books-long"
 """The comparison of methods in long texts on the books' model."""
 KINDS = "docs/kinds"
@@ -65,7 +64,6 @@ PAGES = {
     "models": "docs/open-questions.md",
     "growth": "docs/open-questions.md",
     "kinds": "docs/open-questions.md",
-    "effects-models": "docs/open-questions.md",
     "persistence": "docs/open-questions.md",
     "open-effects": "docs/open-questions.md",
     **dict.fromkeys([*open_questions.BLOCKS, *open_questions.OVER_SEEDS], "docs/open-questions.md"),
@@ -116,9 +114,8 @@ def _keep_questions(root: Path) -> None:
     for name in ASKED:
         if (root / f"data/{name}/tables/data_sizes.parquet").is_file():
             open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
-    for name, folder in EFFECTS.items():
-        if (root / f"data/{name}/tables/effect_multiples.parquet").is_file():
-            effect_readme.keep_results(root / f"data/{name}/tables", root / folder)
+    if (root / f"data/{EFFECTS}/tables/effect_multiples.parquet").is_file():
+        effect_readme.keep_results(root / f"data/{EFFECTS}/tables", root / "docs/effects")
     if (root / kind_readme.BUILT).is_file():
         kind_readme.keep_results(root, root / KINDS)
     if (long := root / f"data/{LONG}/tables/persistence.parquet").is_file():
@@ -155,11 +152,8 @@ def blocks(root: Path) -> dict[str, str]:
     methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
     methods |= {"books-methods": methods_markdown(root / "docs/books/methods"), "kinds": kind_readme.kinds_markdown(root / KINDS)}
     shown |= {"books": headline_markdown(results[BOOKS]), "books-records": record_readme.records_markdown(root / "docs/books")}
-    asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / EFFECTS[SHIPPED_EFFECTS])}
+    asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / "docs/effects")}
     asked["persistence"] = persistence_readme.persistence_markdown(root / "docs/books")
-    asked["effects-models"] = effect_readme.models_markdown(
-        {name: root / folder for name, folder in EFFECTS.items() if (root / folder).is_dir()}
-    )
     return {
         **shown,
         **model_readme.blocks(root, results),

@@ -322,7 +322,9 @@ PERSISTENCE = Table(
     {
         "layer": LAYER,
         "method": METHOD,
-        "stretch": Column(pl.UInt16, "of the text's words, 1 the first (methods.stretch_words each); only whole ones count"),
+        "stretch": Column(
+            pl.UInt16, "of the text's words, 1 the first (methods.stretch_words each); whole ones that half of the concepts have"
+        ),
         **METHODS_TABLE.some("title", "family"),
         "n": Column(pl.UInt32, "concepts that have such a stretch; those where the method abstains have none"),
         "n_texts": Column(pl.UInt32, "of their held-out texts at the chosen factors, those that have it"),

@@ -25,12 +25,14 @@ def held_out_texts(texts: pl.DataFrame, choices: pl.DataFrame, halves: Mapping[s
 
 def persistence(rated: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
     """Stretches of held-out texts (FIT keys, stretch, concept_rating, capitals) and METHODS_TABLE -> PERSISTENCE: means over a concept's
-    texts, then over concepts."""
+    texts, then over concepts. Later stretches, which fewer than half of a method's concepts have, are left out."""
     keys = list(PERSISTENCE.keys)
     means = pl.col("concept_rating", "capitals").mean()
     concepts = rated.group_by(*FIT, "stretch").agg(pl.len().alias("n_texts"), means).sort(*FIT, "stretch")
     first = concepts.filter(stretch=1).select(*FIT, first="concept_rating")
     concepts = concepts.join(first, on=FIT, how="left").with_columns(change=pl.col("concept_rating") - pl.col("first"))
+    in_all, here = pl.col("concept_id").n_unique().over("layer", "method"), pl.col("concept_id").n_unique().over(keys)
+    concepts = concepts.filter(2 * here >= in_all)
     lines = []
     for group in concepts.sort(*keys, "concept_id").partition_by(keys, maintain_order=True):
         layer, key, stretch = group.select(keys).row(0)
