@@ -34,6 +34,13 @@ def fetched_saes(wildcards):
     return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{wildcards.layers}.json")] if hub else []
 
 
+def all_fetched_saes(wildcards):
+    """For input: where the SAEs of all layers from the hub were put."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    groups = plan.layer_groups(experiment) if experiment.saes.from_hub else ()
+    return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{group}.json") for group in groups]
+
+
 def prompts_file(wildcards):
     """For input: the file of the sweep's prefixes or of the comparison's prompts, one's own or a published one."""
     experiment = EXPERIMENTS[wildcards.experiment]

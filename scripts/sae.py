@@ -9,13 +9,18 @@ from gpu import available_device
 from saesteer.engine.dtypes import number_type
 from saesteer.engine.saes import Sae, load_sae
 from saesteer.sources.pins import converted_sae
+from saesteer.workflow.plan import layer_groups
 
 log = logging.getLogger("saesteer")
 
 
 def sae_file(job: Job, layer: int) -> Path:
-    """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""
-    return converted_sae(job.input("saes"), job.input("sae_files") if job.experiment.saes.from_hub else None, layer)
+    """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put. The rule's input has those of the job's own
+    layers, or of all groups of layers, in order."""
+    manifests = job.inputs["saes"]
+    groups = layer_groups(job.experiment).values() if len(manifests) > 1 else [job.experiment.layers]
+    (number,) = (place for place, layers in enumerate(groups) if layer in layers)
+    return converted_sae(manifests[number], job.inputs["sae_files"][number] if job.experiment.saes.from_hub else None, layer)
 
 
 def open_sae(job: Job, layer: int) -> Sae:

@@ -6,11 +6,12 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
 
-from saesteer.core.tables import EFFECTS, EFFECTS_AT_MULTIPLES, validate
+from saesteer.core.tables import EFFECT_LAYERS, EFFECTS, EFFECTS_AT_MULTIPLES, validate
 from saesteer.methods.fit.effect_questions import (
     PENALTIES,
     WIDTHS,
     approximator_sizes,
+    effect_layers,
     effect_multiples,
     kernel_prediction,
     pseudo_inverses,
@@ -90,6 +91,21 @@ def test_r2_by_size_and_model() -> None:
     assert by_model["kernel"] > 0.9
     assert (bent["r2_low"] < bent["r2"]).all()
     assert (bent["r2"] < bent["r2_high"]).all()
+
+
+def test_each_reading_layer_has_an_approximator_of_its_own() -> None:
+    """What the steered layer reads is linear, what a later one reads is not; rows of other layers and of vectors left out are not read."""
+    rng = np.random.default_rng(6)
+    x, M = directions(HELD_OUT + 200), rng.normal(size=(D, F))
+    own, bent = effects(x, x @ M), effects(x, (x @ M) ** 2).with_columns(read_layer=pl.lit(4, pl.UInt16))
+    later = pl.concat([bent, bent.with_columns(layer=pl.lit(7, pl.UInt16))])
+    kept = own.filter(pl.col("vector") < HELD_OUT + 128)
+    made = validate(EFFECT_LAYERS, effect_layers(kept, later, HELD_OUT, SETTINGS), "test")
+    assert made.select("read_layer", "n").unique(maintain_order=True).rows() == [(2, 64), (2, 128), (4, 64), (4, 128)]
+    linear = made.filter(model="linear", n=128)
+    assert linear["r2"].to_list() == pytest.approx([1, 0], abs=0.15)
+    alone = effect_layers(kept, later.filter(layer=9), HELD_OUT, SETTINGS)
+    assert alone.equals(made.filter(read_layer=2))
 
 
 def test_a_linear_world_is_linear_at_every_multiple_and_one_that_saturates_is_not() -> None:

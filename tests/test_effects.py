@@ -10,13 +10,14 @@ from methods_world import texts_of
 from oracles import plain_hooks, splitmix
 
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables import EFFECTS_AT_MULTIPLES, validate
+from saesteer.core.tables import EFFECTS_AT_LATER_LAYERS, EFFECTS_AT_MULTIPLES, validate
 from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.sites import site_of
 from saesteer.methods.fit.effects import (
     effect_features,
     effect_vectors,
+    effects_at_later_layers,
     effects_at_multiples,
     loss_rises,
     measured_effects,
@@ -70,16 +71,19 @@ def slow_text(lm: Any, sae: Any, vector: torch.Tensor, prompt: list[int], number
     return ids
 
 
-def slow_mean(lm: Any, sae: Any, vector: torch.Tensor, prompts: list[list[int]], n_rollouts: int, n_new: int, ending: set[int]) -> Any:
-    """Mean over texts of the mean over their tokens but the first of the SAE's codes, read without the vector."""
-    means = []
+def slow_mean(
+    lm: Any, sae: Any, vector: torch.Tensor, prompts: list[list[int]], n_rollouts: int, n_new: int, ending: set[int], reader: Any = None
+) -> Any:
+    """Mean over texts of the mean over their tokens but the first of the codes of the SAE, or of another one that reads, without the
+    vector."""
+    means, reader = [], reader or sae
     for number, prompt in enumerate(prompts):
         for rollout in range(n_rollouts):
             key = int(text_keys([f"{number}/{rollout}"])[0])
             ids = slow_text(lm, sae, vector, prompt, [splitmix.uniform(SEED, key, step) for step in range(n_new)], ending)
-            residuals = plain_hooks.residuals(lm.model, ids, sae.meta.layer, sae.meta.site)[1:]
+            residuals = plain_hooks.residuals(lm.model, ids, reader.meta.layer, reader.meta.site)[1:]
             if len(residuals):
-                means.append(torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals]).double().mean(dim=0))
+                means.append(torch.stack([plain_hooks.code_of(reader, residual) for residual in residuals]).double().mean(dim=0))
     return torch.stack(means).mean(dim=0), len(means)
 
 
@@ -114,6 +118,24 @@ def test_effects_at_multiples_equal_a_slow_loop() -> None:
         (direction,) = table.filter(vector=row["vector"])["direction"].to_list()
         steered, _ = slow_mean(lm, sae, 3 * torch.tensor(direction), prompts, 2, 5, ending)
         torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "site"), [("gemma2", "resid_post"), ("gpt2", "resid_pre")])
+def test_effects_at_later_layers_equal_a_slow_loop(family: str, site: str) -> None:
+    lm, sae = model_and_sae(family, 1, site)
+    readers = {2: tiny_sae(2, seed=5, n_features=40, site=site), 3: tiny_sae(3, seed=6, site=site)}
+    chosen, prompts = settings(), prompts_of(lm, family)
+    table = pl.concat(measured_effects(lm, sae, 1, rows_of(5, 1), prompts, chosen, SEED))
+    made = pl.concat(effects_at_later_layers(lm, sae, readers, 1, table, prompts, chosen, SEED))
+    assert validate(EFFECTS_AT_LATER_LAYERS, made, "test").select("vector", "read_layer").rows() == [(1, 2), (5, 2), (1, 3), (5, 3)]
+    ending = {lm.model.generation_config.eos_token_id}
+    for row in made.to_dicts():
+        reader = readers[row["read_layer"]]
+        unsteered, _ = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 2, 5, ending, reader)
+        steered, _ = slow_mean(lm, sae, torch.tensor(row["direction"]), prompts, 2, 5, ending, reader)
+        torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
+        assert float((steered - unsteered).abs().max()) > 0.01
 
 
 def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch: pytest.MonkeyPatch) -> None:

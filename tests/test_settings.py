@@ -11,9 +11,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from saesteer.report import config_docs
 from saesteer.settings import Experiment, SaeSettings, SettingsError, Workflow, canonical_factor, load_experiment, load_workflow, read_yaml
+from saesteer.settings.methods import EffectSettings
 from saesteer.workflow.checks import check_model_config
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -172,6 +174,20 @@ def test_more_vectors_than_decoder_rows_make_are_refused(tmp_path: Path) -> None
         load(tmp_path, values)
     values["methods"]["methods"] = ["unsteered", "diffmean"]
     assert load(tmp_path, values).methods.effects.n_vectors == 16
+
+
+@pytest.mark.parametrize(
+    ("effects", "message"),
+    [
+        ({"n_vectors": 9, "n_held_out": 8}, "effects.n_vectors is 9, but 8 vectors are held out and 2 at least fitted: set it to 10"),
+        ({"n_vectors": 20, "n_held_out": 8, "n_at_later_layers": 8}, "effects.n_at_later_layers is 8, but 8 vectors are held out"),
+        ({"n_vectors": 20, "n_held_out": 8, "n_at_later_layers": 21}, "effects.n_at_later_layers is 21, more than n_vectors, 20: lower it"),
+    ],
+)
+def test_effects_of_which_none_is_fitted_are_refused(effects: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EffectSettings(**effects)
+    EffectSettings(n_vectors=20, n_held_out=8, n_at_later_layers=20)
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])

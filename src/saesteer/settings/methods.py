@@ -103,6 +103,21 @@ class EffectSettings(Settings):
     multiples: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(unique)] = ()
     """Multiples of that scale at which the held-out vectors' effects are measured too, to see where the linear approximator breaks. None:
     the tables approximator_sizes and effect_multiples are not made."""
+    n_at_later_layers: Annotated[int, Field(ge=0)] = 0
+    """Vectors, the held-out ones first, whose effects the SAEs of the experiment's later layers read too, to see whether the approximator
+    holds there. 0: the table effect_layers is not made."""
+
+    @model_validator(mode="after")
+    def _some_are_fitted(self) -> "EffectSettings":
+        fewest = self.n_held_out + 2
+        for name, n in (("n_vectors", self.n_vectors), ("n_at_later_layers", self.n_at_later_layers or self.n_vectors)):
+            if n < fewest:
+                raise ValueError(
+                    f"effects.{name} is {n}, but {self.n_held_out} vectors are held out and 2 at least fitted: set it to {fewest}"
+                )
+        if self.n_at_later_layers > self.n_vectors:
+            raise ValueError(f"effects.n_at_later_layers is {self.n_at_later_layers}, more than n_vectors, {self.n_vectors}: lower it")
+        return self
 
 
 class PromptWriter(Endpoint):

@@ -55,6 +55,9 @@ def artifacts(experiment: Experiment) -> list[str]:
         if asks_of_effects(experiment):
             further = (*further, *tables.EFFECT_QUESTIONS)
             always += [f"effects_at_multiples/{group}.parquet" for group in layer_groups(experiment)]
+        if reads_later_layers(experiment):
+            further = (*further, *tables.EFFECT_LAYER_SUMMARIES)
+            always += [f"effects_at_later_layers/{group}.parquet" for group in layer_groups(experiment)]
         return [*always, *scored, *(f"tables/{name}.parquet" for name in (*tables.METHOD_SUMMARIES, *further))]
     summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
     if answers_questions(experiment):
@@ -102,6 +105,11 @@ def answers_questions(experiment: Experiment) -> bool:
 def asks_of_effects(experiment: Experiment) -> bool:
     """Whether the effects of vectors are measured at other scales too."""
     return "effects" in plans(experiment) and bool(settings_of(experiment).effects.multiples)
+
+
+def reads_later_layers(experiment: Experiment) -> bool:
+    """Whether later layers' SAEs read the effects of vectors too."""
+    return "effects" in plans(experiment) and settings_of(experiment).effects.n_at_later_layers > 0
 
 
 def asks_of_persistence(experiment: Experiment) -> bool:

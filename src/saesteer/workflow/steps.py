@@ -112,7 +112,7 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
     model = _of_model(experiment)
     steps = {}
     if any("effects" in method(name).needs for name in compared.methods):
-        effects = _sampled(compared.effects, exclude={"n_vectors", "n_held_out", "prompts", "multiples"})
+        effects = _sampled(compared.effects, exclude={"n_vectors", "n_held_out", "prompts", "multiples", "n_at_later_layers"})
         effects |= {"prompts": value_digest(effect_prompts(compared)), "seed": compared.seed, **model}
         steps["effects"] = StepPlan(tables.EFFECTS, ("methods.fit.effects",), Vectors(), effects, ("model", "saes"))
     made_from = "lexicon" if isinstance(compared.concepts, TopicTexts) else "own_texts"

@@ -268,6 +268,12 @@ EFFECT_MULTIPLES = Table(
         **_with_interval("r2", "R2 of multiple * x M + b about the mean effect at this multiple; below 0 the mean predicts better"),
     },
 )
+_LATER = {"read_layer": Column(pl.UInt16, "whose SAE read the texts: the steered layer itself or a later one of the experiment")}
+EFFECT_LAYERS = Table(
+    "effect_layers",
+    ("layer", "read_layer", "model", "n"),
+    {"layer": PER_FEATURE["layer"], **_LATER, **{name: APPROXIMATOR_SIZES.columns[name] for name in list(APPROXIMATOR_SIZES.columns)[1:]}},
+)
 JUDGE_ERROR = Table(
     "judge_error",
     ("layer", "group"),
@@ -335,5 +341,12 @@ EFFECTS_AT_MULTIPLES = Table(
     ("layer", "vector", "multiple"),
     {**EFFECTS.columns, **EFFECT_MULTIPLES.some("multiple")},
 )
+EFFECTS_AT_LATER_LAYERS = Table(
+    "effects_at_later_layers",
+    ("layer", "vector", "read_layer"),
+    {**EFFECTS.columns, **_LATER},
+)
+EFFECT_LAYER_SUMMARIES = by_name(EFFECT_LAYERS)
+"""Where settings say how many vectors' texts later layers read again."""
 EFFECT_QUESTIONS = by_name(APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES)
 """What the approximator of steering's effects (SAE-TS) leaves open, where settings name multiples."""

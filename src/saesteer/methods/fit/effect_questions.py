@@ -10,7 +10,7 @@ import polars as pl
 from jaxtyping import Float64
 from numpy import ndarray
 
-from saesteer.core.tables import APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES
+from saesteer.core.tables import APPROXIMATOR_SIZES, EFFECT_LAYERS, EFFECT_MULTIPLES, PSEUDO_INVERSES
 from saesteer.core.uncertainty import bootstrap_mean_interval, quantile_interval, random_stream
 from saesteer.methods.fit.approximator import ridge
 from saesteer.settings import SelectionSettings
@@ -47,6 +47,20 @@ def approximator_sizes(effects: pl.DataFrame, n_held_out: int, settings: Selecti
             r2 = _r2_columns(y[:n_held_out], predicted, usual, settings, stream)
             rows.append({"layer": layer, "model": model, "n": n, "n_held_out": n_held_out, **r2})
     return pl.DataFrame(rows, schema=APPROXIMATOR_SIZES.schema)
+
+
+def effect_layers(effects: pl.DataFrame, at_later: pl.DataFrame, n_held_out: int, settings: SelectionSettings) -> pl.DataFrame:
+    """EFFECT_LAYERS rows of one layer: R2 of the approximator fitted on its vectors' effects (EFFECTS rows), and of those fitted on what
+    later layers' SAEs read of the same vectors (effects.effects_at_later_layers)."""
+    (layer,) = effects["layer"].unique()
+    of_later = at_later.join(effects, on=["layer", "vector"], how="semi")
+    own = effects.with_columns(read_layer=pl.lit(layer, pl.UInt16)).select(at_later.columns)
+    by_reader = pl.concat([own, of_later]).partition_by("read_layer", as_dict=True, include_key=False)
+    tables = (
+        approximator_sizes(rows, n_held_out, settings).with_columns(read_layer=pl.lit(reader, pl.UInt16))
+        for (reader,), rows in sorted(by_reader.items())
+    )
+    return pl.concat(tables).select(list(EFFECT_LAYERS.columns))
 
 
 def told_apart(effects: pl.DataFrame, features: Sequence[Sequence[int]], n_held_out: int) -> pl.DataFrame:

@@ -13,8 +13,8 @@ code); top_p is 1 where the settings say nothing (the program: .3).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -237,12 +237,41 @@ def effects_at_multiples(
     usual, scaling = _mean_codes(run, unsteered), _scaling_texts(run, unsteered)
     for multiple, some in product(settings.multiples, effects.sort("vector").iter_slices(VECTORS_AT_A_TIME)):
         added = multiple * torch.tensor(some["direction"].to_list(), device=lm.device)
-        norms = added.double().norm(dim=1)
-        units = added.double() / norms[:, None]
-        written = _written(run, [Addition(unit.float(), norm) for unit, norm in zip(units, norms.tolist(), strict=True)])
-        rises = loss_rises(lm, run.site, added, scaling)
-        made = _table(layer, some["vector"].to_list(), added, _mean_codes(run, written) - usual, rises)
+        effect = _mean_codes(run, _written(run, _additions(added))) - usual
+        made = _table(layer, some["vector"].to_list(), added, effect, loss_rises(lm, run.site, added, scaling))
         yield made.with_columns(multiple=pl.lit(float(multiple)))
+
+
+@torch.no_grad()
+def effects_at_later_layers(
+    lm: LanguageModel,
+    sae: Sae,
+    readers: Mapping[int, Sae],
+    layer: int,
+    effects: pl.DataFrame,
+    prompts: Sequence[Sequence[int]],
+    settings: EffectSettings,
+    seed: int,
+) -> Iterator[pl.DataFrame]:
+    """EFFECTS rows of one layer once more as the SAEs of later layers (`readers`, by layer) read the same texts, with a column
+    `read_layer`. The column effect is as wide as the reading SAE."""
+    run = _Run(lm, sae, layer, site_of(lm, layer, sae.meta.site), prompts, settings, seed)
+    runs = {number: replace(run, sae=reader, site=site_of(lm, number, reader.meta.site)) for number, reader in readers.items()}
+    unsteered = _written(run, [Nothing()])
+    usual = {number: _mean_codes(reading_run, unsteered) for number, reading_run in runs.items()}
+    for some in effects.sort("vector").iter_slices(VECTORS_AT_A_TIME):
+        added = torch.tensor(some["direction"].to_list(), device=lm.device)
+        written = _written(run, _additions(added))
+        for number, reading_run in runs.items():
+            effect = (_mean_codes(reading_run, written) - usual[number]).float().cpu().numpy()
+            values = pl.Series("effect", effect).cast(EFFECTS.schema["effect"])
+            yield some.with_columns(values, read_layer=pl.lit(number, pl.UInt16))
+
+
+def _additions(added: Float[Tensor, "vector d_model"]) -> list[Intervention]:
+    norms = added.double().norm(dim=1)
+    units = added.double() / norms[:, None]
+    return [Addition(unit.float(), norm) for unit, norm in zip(units, norms.tolist(), strict=True)]
 
 
 def _scaling_texts(run: _Run, unsteered: Sequence[Sequence[list[int]]]) -> list[list[int]]:
