@@ -1,15 +1,20 @@
 """The documentation's tables of how far the linear model of steering's effects goes (SAE-TS), from results kept in git."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
 from saesteer.core.files import write_text
 from saesteer.core.markdown import number, table, with_interval
-from saesteer.core.tables import EFFECT_QUESTIONS, METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import EFFECT_LAYERS, EFFECT_QUESTIONS, METHOD_SUMMARIES, read_summary
 
 METHODS = "methods"
-"""The third file kept: held-out scores of the methods that rest on the approximator."""
+"""The fourth file kept: held-out scores of the methods that rest on the approximator."""
+LAYERS = "effect_layers.csv"
+"""What later layers read, in the folder of the shipped model's results."""
+COMMON_SIZE = 512
+"""Fitted vectors that every model's experiment has."""
 _SCORES = ("layer", "method", "title", "n", "score", "score_low", "score_high", "r2", "n_effect_vectors")
 _OF_EFFECT = {
     "loss_rise": "loss rise, nats a token",
@@ -28,7 +33,22 @@ def keep_results(tables: Path, folder: Path) -> None:
     write_text(folder / f"{METHODS}.csv", scores.write_csv(float_precision=4))
 
 
-def effects_markdown(folder: Path) -> str:
+def keep_layers(later: Path, folder: Path) -> None:
+    """Keep in git what later layers read, rounded."""
+    write_text(folder / LAYERS, read_summary(EFFECT_LAYERS, later).write_csv(float_precision=4))
+
+
+def blocks(folders: Mapping[str, Path]) -> dict[str, str]:
+    """Name -> generated text of each block, from each experiment's folder, the shipped model's first."""
+    shipped = next(iter(folders.values()))
+    return {
+        "open-effects": _effects_markdown(shipped),
+        "effects-models": _models_markdown(folders),
+        "effects-layers": _layers_markdown(pl.read_csv(shipped / LAYERS, schema=EFFECT_LAYERS.schema)),
+    }
+
+
+def _effects_markdown(folder: Path) -> str:
     """R2 by number of vectors, effects by multiple, vectors by pseudo-inverse, and the scores of what rests on the approximator."""
     sizes, multiples, inverses = (pl.read_csv(folder / f"{name}.csv", schema=which.schema) for name, which in EFFECT_QUESTIONS.items())
     scores = pl.read_csv(folder / f"{METHODS}.csv")
@@ -69,3 +89,34 @@ def effects_markdown(folder: Path) -> str:
         f"\n\nn = {sizes['n_held_out'][0]} held-out vectors; scores: n = {scores['n'][0]} concepts, "
         f"{scores['n_effect_vectors'].drop_nulls()[0]:,} vectors fitted. 95 % intervals.\n"
     )
+
+
+def _models_markdown(folders: Mapping[str, Path]) -> str:
+    """The same measures side by side, a row an experiment and layer: R2 at `COMMON_SIZE`, effects at twice the fitted scale, and scores."""
+    lines = []
+    for experiment, folder in folders.items():
+        sizes, multiples, _ = (pl.read_csv(folder / f"{name}.csv", schema=which.schema) for name, which in EFFECT_QUESTIONS.items())
+        scores = pl.read_csv(folder / f"{METHODS}.csv")
+        for layer in sizes["layer"].unique().sort():
+            fitted = [sizes.filter(layer=layer, model=model, n=COMMON_SIZE).row(0, named=True) for model in ("linear", "kernel")]
+            twice = multiples.filter(layer=layer, multiple=2.0).row(0, named=True)
+            by_method = {row["method"]: row for row in scores.filter(layer=layer).iter_rows(named=True)}
+            shown = [with_interval(row, "r2") for row in fitted] + [with_interval(twice, name) for name in ("size", "cosine", "r2")]
+            steered = [with_interval(by_method.get(name), "score") for name in ("sae_ts", "sae_ts_bias", "sae_label", "unsteered")]
+            lines.append([f"`{experiment}`", layer, *shown, *steered])
+    header = ["experiment", "layer", "R², linear", "R², kernel", "at 2: norm over that at 1", "at 2: cosine", "at 2: R²"]
+    return table([*header, "SAE-TS", "bias alone", "SAE, by label", "unsteered"], lines) + "\n"
+
+
+def _layers_markdown(layers: pl.DataFrame) -> str:
+    """R2 of the largest approximators, a row a steered layer and model, a column a reading layer."""
+    most = layers.filter(n=layers["n"].max())
+    readers = most["read_layer"].unique().sort().to_list()
+    by_reader = {(row["layer"], row["model"], row["read_layer"]): row for row in most.iter_rows(named=True)}
+    lines = (
+        [layer, model, *(with_interval(by_reader.get((layer, model, reader)), "r2") for reader in readers)]
+        for layer in most["layer"].unique().sort()
+        for model in ("linear", "kernel")
+    )
+    header = ["vectors added at layer", "model", *(f"R², read at layer {reader}" for reader in readers)]
+    return table(header, lines) + f"\n\nn = {most['n_held_out'][0]} held-out vectors, {most['n'][0]} fitted. 95 % intervals.\n"

@@ -33,8 +33,11 @@ ASKED = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books-brute")
 """Experiments on what the papers leave open."""
 RECORDED = ("data/books-brute/tables/features.parquet", "data/books-paragraphs/features/layer_*.parquet")
 """The same features by records from the texts of the books' model, and from the books."""
-EFFECTS = "tiny-effects"
-"""The experiment on the approximator of steering's effects."""
+EFFECTS = {"tiny-effects": "docs/effects", "tiny-effects-llama": "docs/effects/llama", "tiny-effects-neox": "docs/effects/neox"}
+"""Experiment on the approximator of steering's effects -> the folder that keeps its results, the shipped model's first."""
+SHIPPED_EFFECTS = next(iter(EFFECTS))
+EFFECT_LAYERS = "tiny-effects-layers"
+"""The experiment on what later layers read of them."""
 LONG = "books-long"
 """The comparison of methods in long texts on the books' model."""
 KINDS = "docs/kinds"
@@ -66,6 +69,8 @@ PAGES = {
     "kinds": "docs/open-questions.md",
     "persistence": "docs/open-questions.md",
     "open-effects": "docs/open-questions.md",
+    "effects-models": "docs/open-questions.md",
+    "effects-layers": "docs/open-questions.md",
     **dict.fromkeys([*open_questions.BLOCKS, *open_questions.OVER_SEEDS], "docs/open-questions.md"),
 }
 """Generated block -> the page that holds it."""
@@ -114,8 +119,11 @@ def _keep_questions(root: Path) -> None:
     for name in ASKED:
         if (root / f"data/{name}/tables/data_sizes.parquet").is_file():
             open_questions.keep_results(root / f"data/{name}/tables", root / open_questions.KEPT / name)
-    if (root / f"data/{EFFECTS}/tables/effect_multiples.parquet").is_file():
-        effect_readme.keep_results(root / f"data/{EFFECTS}/tables", root / "docs/effects")
+    for name, folder in EFFECTS.items():
+        if (root / f"data/{name}/tables/effect_multiples.parquet").is_file():
+            effect_readme.keep_results(root / f"data/{name}/tables", root / folder)
+    if (later := root / f"data/{EFFECT_LAYERS}/tables/effect_layers.parquet").is_file():
+        effect_readme.keep_layers(later, root / EFFECTS[SHIPPED_EFFECTS])
     if (root / kind_readme.BUILT).is_file():
         kind_readme.keep_results(root, root / KINDS)
     if (long := root / f"data/{LONG}/tables/persistence.parquet").is_file():
@@ -152,7 +160,7 @@ def blocks(root: Path) -> dict[str, str]:
     methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
     methods |= {"books-methods": methods_markdown(root / "docs/books/methods"), "kinds": kind_readme.kinds_markdown(root / KINDS)}
     shown |= {"books": headline_markdown(results[BOOKS]), "books-records": record_readme.records_markdown(root / "docs/books")}
-    asked = {**open_questions.blocks(root), "open-effects": effect_readme.effects_markdown(root / "docs/effects")}
+    asked = {**open_questions.blocks(root), **effect_readme.blocks({name: root / folder for name, folder in EFFECTS.items()})}
     asked["persistence"] = persistence_readme.persistence_markdown(root / "docs/books")
     return {
         **shown,
