@@ -15,7 +15,7 @@ LLAMA := llama-cpp-python==0.3.36 diskcache==5.6.3
 UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_C_FLAGS_DEBUG=-O1 -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
     -DGGML_OPENMP=OFF -DGGML_NATIVE=OFF"
 
-.PHONY: figures test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-adopt lock push pull
+.PHONY: figures test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
@@ -78,6 +78,9 @@ books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEE
 
 books-saes: $(INSTALLED)  ## train SAEs of another seed on the model that make books trained: make books-saes PARAGRAPHS=file.parquet SAE_SEED=1
 	$(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed 0 --out build/books/seed_0 --sae-seed $(SAE_SEED)
+
+books-kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities at layer 4 of that model: make books-kinds PARAGRAPHS=file.parquet
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed 0 --out build/books/seed_0 --kinds 4
 
 books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv
 	$(BIN)/python scripts/adopt_books.py --books $(BOOKS)

@@ -1,5 +1,6 @@
 """The world of the books at tiny sizes: rows, tokenizer, resumed training, judge, copies, labelled texts."""
 
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 
 from saesteer.core.tokens import TextTokens
 from saesteer.world import corpus, train_model
-from saesteer.world.books import build, fit_judge, judge, texts, train
+from saesteer.world.books import build, fit_judge, judge, kinds, texts, train
 from saesteer.world.books.judge import TextJudge
 from saesteer.world.books.paragraphs import packed_rows, read_paragraphs, sentences
 from saesteer.world.books.tokenizer import learn_tokenizer
@@ -282,6 +283,13 @@ def test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped(
     )
     assert own == same
     assert set(own).isdisjoint(other)
+    kinds.train_kinds(world, [1], tmp_path / "kinds")
+    measured = json.loads((tmp_path / "kinds/metrics.json").read_text())
+    assert list(measured) == ["gated", "jumprelu", "k1", "k12", "shipped", "topk"]
+    assert all(list(layers) == ["1"] for layers in measured.values())
+    for kind in ("k12", "topk"):
+        about = json.loads((tmp_path / f"kinds/{kind}/layer_01/cfg.json").read_text())["metadata"]
+        assert (about["hook_name"], about["model_name"], about["context_size"]) == ("blocks.1.hook_resid_post", build.MODEL_NAME, 32)
     concepts = pl.read_parquet(folder / build.CONCEPT_TEXTS)
     assert set(concepts["opener"]) <= set(openers)
     assert concepts.columns == ["concept", "opener", "text"]

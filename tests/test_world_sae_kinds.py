@@ -28,7 +28,7 @@ def sparse_data(n: int) -> torch.Tensor:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kinds")
     x = sparse_data(6000)
-    sae_kinds.build_kinds(x[:, :5000], [1], RECIPE, 0, "test", out)
+    sae_kinds.build_kinds(x[:, :5000], [1], RECIPE, 0, "test", 64, out)
     sae_kinds.measure_kinds(x[:, 5000:], [1], {name: out / name for name in sae_kinds.names(RECIPE)}, out)
     return out
 
@@ -72,5 +72,5 @@ def test_a_sparsity_is_trained_as_the_shipped_saes_are(built: Path, tmp_path: Pa
 def test_only_what_is_missing_is_trained(built: Path, tmp_path: Path):
     files = sorted(built.glob("*/layer_01/*"))
     before = {file: file.stat().st_mtime_ns for file in files}
-    sae_kinds.build_kinds(sparse_data(6000)[:, :5000], [1], RECIPE, 0, "test", built)
+    sae_kinds.build_kinds(sparse_data(6000)[:, :5000], [1], RECIPE, 0, "test", 64, built)
     assert {file: file.stat().st_mtime_ns for file in files} == before

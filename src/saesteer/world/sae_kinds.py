@@ -23,7 +23,6 @@ from torch import Tensor
 from saesteer.core.files import write_json
 from saesteer.world import train_saes
 from saesteer.world.streams import stream_seed
-from saesteer.world.tokenizer import CONTEXT
 from saesteer.world.train_saes import SaeRecipe
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,13 @@ def names(recipe: KindsRecipe) -> list[str]:
 
 
 def build_kinds(
-    train: Float[Tensor, "layer token d_in"], layers: Sequence[int], recipe: KindsRecipe, seed: int, model_name: str, out: Path
+    train: Float[Tensor, "layer token d_in"],
+    layers: Sequence[int],
+    recipe: KindsRecipe,
+    seed: int,
+    model_name: str,
+    context: int,
+    out: Path,
 ) -> None:
     """Every kind at every layer that is not there yet, so that a killed training goes on at the SAE where it was."""
     for layer in layers:
@@ -60,10 +65,13 @@ def build_kinds(
                 continue
             partial = folder.with_name(f"{folder.name}.partial")
             if kind in _by_sae_lens(1, recipe):
-                _train_by_sae_lens(train[layer], kind, layer, recipe, seed, model_name, partial)
+                sae = _trained_by_sae_lens(train[layer], kind, layer, recipe, seed)
+                hook = f"blocks.{layer}.hook_resid_post"
+                sae.cfg.metadata = SAEMetadata(hook_name=hook, model_name=model_name, prepend_bos=True, context_size=context)
+                sae.save_inference_model(partial)
             else:
                 weights = train_saes.train_sae(train[layer], replace(recipe.sae, k=int(kind[1:])), seed, layer)
-                train_saes.save_sae(weights, partial, layer, model_name)
+                train_saes.save_sae(weights, partial, layer, model_name, context)
             partial.rename(folder)
             logger.info("%s", folder)
 
@@ -102,19 +110,14 @@ def _by_sae_lens(d_in: int, recipe: KindsRecipe) -> Mapping[str, tuple[type[Trai
     }
 
 
-def _train_by_sae_lens(
-    x: Float[Tensor, "token d_in"], kind: str, layer: int, recipe: KindsRecipe, seed: int, model_name: str, folder: Path
-) -> None:
+def _trained_by_sae_lens(x: Float[Tensor, "token d_in"], kind: str, layer: int, recipe: KindsRecipe, seed: int) -> TrainingSAE[Any]:
     make, config = _by_sae_lens(x.shape[1], recipe)[kind]
-    config.metadata = SAEMetadata(
-        hook_name=f"blocks.{layer}.hook_resid_post", model_name=model_name, prepend_bos=True, context_size=CONTEXT
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, f"kinds/{kind}/{layer}"))
         sae = make(config)
         SAETrainer(_schedule(recipe.sae), sae, _batches(x, recipe.sae.batch, seed)).fit()
     sae.fold_W_dec_norm()  # rows of norm 1, as the shipped SAEs have: a_max, the unit of steering factors, then means the same
-    sae.save_inference_model(folder)
+    return sae
 
 
 def _schedule(recipe: SaeRecipe) -> SAETrainerConfig:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import UInt16
+from jaxtyping import Float, UInt16
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from saesteer.core.files import write_json
@@ -159,15 +160,19 @@ def train_all_saes(build: BooksBuild) -> None:
 
 def train_saes_of_seed(build: BooksBuild, seed: int, out: Path) -> None:
     """The same with the SAEs' own seed, on the same rows; layers that are there are left out."""
-    model = measure.load_model(build.folder / MODEL)
-    rows = drawn_rows(build, build.rows("train"), build.recipe.sae_rows, "saes/rows")
-    for layer, x in enumerate(train_saes.residuals(model, rows)):
+    for layer, x in enumerate(sae_residuals(build)):
         folder = out / f"layer_{layer:02d}"
         if not folder.exists():
             partial = out / f"{folder.name}.partial"
             weights = train_saes.train_sae(x, build.recipe.sae, seed, layer)
             train_saes.save_sae(weights, partial, layer, MODEL_NAME, build.recipe.model.context)
             partial.rename(folder)
+
+
+def sae_residuals(build: BooksBuild) -> Float[Tensor, "layer token d_in"]:
+    """The stored model's residuals on the rows of the train books that SAEs are trained on."""
+    rows = drawn_rows(build, build.rows("train"), build.recipe.sae_rows, "saes/rows")
+    return train_saes.residuals(measure.load_model(build.folder / MODEL), rows)
 
 
 def drawn_rows(build: BooksBuild, rows: UInt16[np.ndarray, "row context"], n: int, label: str) -> UInt16[np.ndarray, "some context"]:

@@ -1,0 +1,20 @@
+"""SAEs of other kinds and sparsities on the finished model of the books."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from saesteer.world import measure, sae_kinds, train_saes
+from saesteer.world.books.build import MODEL_NAME, BooksBuild, drawn_rows, sae_residuals
+from saesteer.world.build import MODEL, SAES
+from saesteer.world.sae_kinds import KindsRecipe
+
+
+def train_kinds(build: BooksBuild, layers: Sequence[int], out: Path) -> None:
+    """Train what is not there yet on the rows of the SAEs that `make books` trained, BatchTopK with a third and with three times their
+    k; measure all, those too, on rows of the valid books."""
+    k = build.recipe.sae.k
+    recipe = KindsRecipe(build.recipe.sae, (k // 3, 3 * k))
+    sae_kinds.build_kinds(sae_residuals(build), layers, recipe, build.seed, MODEL_NAME, build.recipe.model.context, out)
+    held_out = drawn_rows(build, build.rows("valid"), build.recipe.measured_rows, "kinds/rows")
+    folders = {sae_kinds.SHIPPED: build.folder / SAES, **{name: out / name for name in sae_kinds.names(recipe)}}
+    sae_kinds.measure_kinds(train_saes.residuals(measure.load_model(build.folder / MODEL), held_out), layers, folders, out)
