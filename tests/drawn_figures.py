@@ -61,7 +61,8 @@ def stretches() -> pl.DataFrame:
     settings, keys = method_settings(), ("diffmean", "prompting")
     rated = pl.DataFrame(
         [
-            {"layer": LAYER, "method": key, "concept_id": concept, "stretch": stretch, "concept_rating": rating, "capitals": 0.1 * stretch}
+            {"layer": LAYER, "method": key, "concept_id": concept, "factor": "1", "prefix_id": "p", "sample": 0}
+            | {"stretch": stretch, "concept_rating": rating, "capitals": 0.1 * stretch}
             for key in keys
             for stretch in (1, 2, 3)
             for concept, rating in (("a", 2), ("b", 2 // stretch if key == "diffmean" else 1))

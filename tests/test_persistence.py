@@ -60,18 +60,19 @@ def test_texts_are_of_the_prompts_that_did_not_choose_their_factor() -> None:
 
 
 def test_concepts_count_alike_whatever_their_number_of_texts() -> None:
-    rows = [("a", 1, 2), ("a", 1, 2), ("a", 1, 1), ("b", 1, 0), ("a", 2, 1)]
+    rows = [("a", "p", 1, 2), ("a", "q", 1, 2), ("a", "r", 1, 0), ("b", "p", 1, 0), ("a", "r", 2, 1)]
+    fit = {"layer": LAYER, "method": "diffmean", "factor": "1", "sample": 0, "capitals": 0.5}
     rated = pl.DataFrame(
         [
-            {"layer": LAYER, "method": "diffmean", "concept_id": concept, "stretch": stretch, "concept_rating": rating, "capitals": 0.5}
-            for concept, stretch, rating in rows
+            fit | {"concept_id": concept, "prefix_id": prompt, "stretch": stretch, "concept_rating": rating}
+            for concept, prompt, stretch, rating in rows
         ],
-        schema_overrides={"layer": pl.UInt16, "stretch": pl.UInt16},
+        schema_overrides={"layer": pl.UInt16, "stretch": pl.UInt16, "concept_rating": pl.UInt8},
     )
     table = validate(PERSISTENCE, persistence(rated, TITLES, method_settings()), "test")
-    assert table["concept_rating"].to_list() == pytest.approx([5 / 6, 1.0])  # (5/3 + 0) / 2; a alone
+    assert table["concept_rating"].to_list() == pytest.approx([4 / 6, 1.0])  # (4/3 + 0) / 2; a alone
     assert table["n"].to_list() == [2, 1]
     assert table["n_texts"].to_list() == [4, 1]
     assert table["concept_rating_low"].to_list()[1] is None
     assert table["capitals"].to_list() == [0.5, 0.5]
-    assert table["change"].to_list() == pytest.approx([0.0, 1 - 5 / 3])
+    assert table["change"].to_list() == pytest.approx([0.0, 1.0])  # of the one text that goes on, not less the mean of all

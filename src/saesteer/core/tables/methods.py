@@ -332,7 +332,9 @@ PERSISTENCE = Table(
         "concept_rating_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
         "concept_rating_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
         "change": Column(
-            pl.Float64, "its rating less the first stretch's, mean over concepts that have both", "nothing in it could be rated"
+            pl.Float64,
+            "its rating less that of the same text's first stretch, mean over texts, then concepts",
+            "nothing in it could be rated",
         ),
         "change_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
         "change_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),

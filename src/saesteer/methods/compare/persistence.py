@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from saesteer.core.tables.methods import PERSISTENCE
+from saesteer.core.tables.steps import FIT_TEXT
 from saesteer.methods.compare.means import mean_and_ends
 from saesteer.methods.compare.protocol import FIT
 from saesteer.settings.methods import MethodSettings
@@ -24,13 +25,14 @@ def held_out_texts(texts: pl.DataFrame, choices: pl.DataFrame, halves: Mapping[s
 
 
 def persistence(rated: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
-    """Stretches of held-out texts (FIT keys, stretch, concept_rating, capitals) and METHODS_TABLE -> PERSISTENCE: means over a concept's
-    texts, then over concepts. Later stretches, which fewer than half of a method's concepts have, are left out."""
+    """Stretches of held-out texts (FIT_TEXT keys, stretch, concept_rating, capitals) and METHODS_TABLE -> PERSISTENCE: means over a
+    concept's texts, then over concepts. Later stretches, which fewer than half of a method's concepts have, are left out. Not every text is
+    as long, so `change` is text by text."""
     keys = list(PERSISTENCE.keys)
-    means = pl.col("concept_rating", "capitals").mean()
-    concepts = rated.group_by(*FIT, "stretch").agg(pl.len().alias("n_texts"), means).sort(*FIT, "stretch")
-    first = concepts.filter(stretch=1).select(*FIT, first="concept_rating")
-    concepts = concepts.join(first, on=FIT, how="left").with_columns(change=pl.col("concept_rating") - pl.col("first"))
+    first = rated.filter(stretch=1).select(*FIT_TEXT, first="concept_rating")
+    changes = pl.col("concept_rating").cast(pl.Int16) - pl.col("first").cast(pl.Int16)
+    of_texts = rated.join(first, on=FIT_TEXT, how="left").with_columns(change=changes)
+    concepts = of_texts.group_by(*FIT, "stretch").agg(pl.len().alias("n_texts"), pl.col(_MEASURES).mean()).sort(*FIT, "stretch")
     in_all, here = pl.col("concept_id").n_unique().over("layer", "method"), pl.col("concept_id").n_unique().over(keys)
     concepts = concepts.filter(2 * here >= in_all)
     lines = []
