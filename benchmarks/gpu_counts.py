@@ -34,7 +34,7 @@ from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.engine.saes import TENSORS, Sae
 from saesteer.judge.local_model import LocalModelAsker
-from saesteer.methods.fit.effects import measured_effects
+from saesteer.methods.fit.effects import EffectRun, measured_effects
 from saesteer.methods.fit.problem import Text
 from saesteer.methods.fit.training import text_loss
 from saesteer.settings import LocalModelJudge
@@ -185,7 +185,7 @@ def effects(lm: LanguageModel, sae: Sae) -> int:
     prompts = [[1, *range(50 + number, 60 + number)] for number in range(8)]
     settings = EffectSettings(n_vectors=64, n_held_out=2, n_rollouts=4, n_prompts=8, max_new_tokens=32)
     rows = pl.DataFrame({"vector": range(64)}, schema={"vector": pl.UInt32})
-    return sum(frame.height for frame in measured_effects(lm, sae, LAYER, rows, prompts, settings, 0))
+    return sum(frame.height for frame in measured_effects(EffectRun(lm, sae, LAYER, prompts, settings, 0), rows))
 
 
 def trained(lm: LanguageModel, sae: Sae, n: int = 8) -> int:

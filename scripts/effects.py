@@ -9,19 +9,14 @@ job = open_job(snakemake)
 
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from effect_run import effect_run
     from gpu import open_model, with_progress
-    from sae import open_sae
 
-    from saesteer.engine.models import plain_token_ids
     from saesteer.methods.fit.effects import measured_effects
-    from saesteer.sources.prefixes import effect_prompts
 
-    settings = job.experiment.methods
     lm = open_model(job)
-    prompts = [ids for text in effect_prompts(settings) if (ids := plain_token_ids(lm, text))]  # "" has none where there is no BOS token
     for layer, rows in by_layer(missing):
-        frames = measured_effects(lm, open_sae(job, layer), layer, rows, prompts, settings.effects, settings.seed)
-        yield from with_progress(frames, rows.height, "vector")
+        yield from with_progress(measured_effects(effect_run(job, lm, layer), rows), rows.height, "vector")
 
 
 complete_step(job, "effects", compute)

@@ -15,6 +15,7 @@ from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.sites import site_of
 from saesteer.methods.fit.effects import (
+    EffectRun,
     effect_features,
     effect_vectors,
     effects_at_later_layers,
@@ -92,7 +93,7 @@ def slow_mean(
 def test_effects_equal_a_slow_loop(family: str, site: str) -> None:
     lm, sae = model_and_sae(family, 2, site)
     chosen, prompts = settings(), prompts_of(lm, family)
-    table = pl.concat(measured_effects(lm, sae, 2, rows_of(5, 1), prompts, chosen, SEED))
+    table = pl.concat(measured_effects(EffectRun(lm, sae, 2, prompts, chosen, SEED), rows_of(5, 1)))
     ending = {lm.model.generation_config.eos_token_id}
     unsteered, _ = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 2, 5, ending)
     for row in validate(EFFECTS, table, "test").to_dicts():
@@ -106,8 +107,8 @@ def test_effects_equal_a_slow_loop(family: str, site: str) -> None:
 def test_effects_at_multiples_equal_a_slow_loop() -> None:
     lm, sae = model_and_sae("gemma2", 2)
     chosen, prompts = settings().model_copy(update={"multiples": (1.0, 3.0)}), prompts_of(lm, "gemma2")
-    table = pl.concat(measured_effects(lm, sae, 2, rows_of(5, 1), prompts, chosen, SEED))
-    again = validate(EFFECTS_AT_MULTIPLES, pl.concat(effects_at_multiples(lm, sae, 2, table, prompts, chosen, SEED)), "test")
+    table = pl.concat(measured_effects(EffectRun(lm, sae, 2, prompts, chosen, SEED), rows_of(5, 1)))
+    again = validate(EFFECTS_AT_MULTIPLES, pl.concat(effects_at_multiples(EffectRun(lm, sae, 2, prompts, chosen, SEED), table)), "test")
     assert again.select("multiple", "vector").rows() == [(1, 1), (1, 5), (3, 1), (3, 5)]
     for column in ("direction", "effect"):
         same = torch.tensor(again.filter(multiple=1)[column].to_list())
@@ -126,8 +127,8 @@ def test_effects_at_later_layers_equal_a_slow_loop(family: str, site: str) -> No
     lm, sae = model_and_sae(family, 1, site)
     readers = {2: tiny_sae(2, seed=5, n_features=40, site=site), 3: tiny_sae(3, seed=6, site=site)}
     chosen, prompts = settings(), prompts_of(lm, family)
-    table = pl.concat(measured_effects(lm, sae, 1, rows_of(5, 1), prompts, chosen, SEED))
-    made = pl.concat(effects_at_later_layers(lm, sae, readers, 1, table, prompts, chosen, SEED))
+    table = pl.concat(measured_effects(EffectRun(lm, sae, 1, prompts, chosen, SEED), rows_of(5, 1)))
+    made = pl.concat(effects_at_later_layers(EffectRun(lm, sae, 1, prompts, chosen, SEED), readers, table))
     assert validate(EFFECTS_AT_LATER_LAYERS, made, "test").select("vector", "read_layer").rows() == [(1, 2), (5, 2), (1, 3), (5, 3)]
     ending = {lm.model.generation_config.eos_token_id}
     for row in made.to_dicts():
@@ -144,7 +145,7 @@ def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch:
     ending = set(range(2, lm.n_vocab, 2))
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", sorted(ending))
     prompts = prompts_of(lm, "llama")
-    table = pl.concat(measured_effects(lm, sae, 1, rows_of(0), prompts, settings(n_rollouts=4), SEED))
+    table = pl.concat(measured_effects(EffectRun(lm, sae, 1, prompts, settings(n_rollouts=4), SEED), rows_of(0)))
     unsteered, n = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 4, 5, ending)
     steered, _ = slow_mean(lm, sae, torch.tensor(table["direction"][0].to_list()), prompts, 4, 5, ending)
     assert n < 16
@@ -153,7 +154,9 @@ def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch:
 
 def test_another_seed_gives_other_effects_of_other_vectors() -> None:
     lm, sae = model_and_sae("llama", 1)
-    one, other = (pl.concat(measured_effects(lm, sae, 1, rows_of(0), prompts_of(lm, "llama"), settings(), seed)) for seed in (1, 2))
+    one, other = (
+        pl.concat(measured_effects(EffectRun(lm, sae, 1, prompts_of(lm, "llama"), settings(), seed), rows_of(0))) for seed in (1, 2)
+    )
     assert one["effect"].to_list() != other["effect"].to_list()
     assert one["direction"].to_list() != other["direction"].to_list()
 
@@ -234,7 +237,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"n_vectors is 4609.* 96 features, which make 4608"):
         effect_features(N_FEATURES, 4609, seed=0, layer=1)
     with pytest.raises(ValueError, match="no prompt has a token besides the first"):
-        list(measured_effects(lm, sae, 1, rows_of(0), [[1], [1]], settings(), 0))
+        list(measured_effects(EffectRun(lm, sae, 1, [[1], [1]], settings(), 0), rows_of(0)))
     sae.W_dec[3] = 0
     with pytest.raises(ValueError, match="zeros"):
         effect_vectors(sae, 96, 0, 1)

@@ -132,7 +132,7 @@ def effects_step() -> Step:
                 for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("CODES_AT_A_TIME", (1, 1))):
                     patch.setattr(effects, name, value)
             options = settings(n_vectors=9 if batch else 8)
-            frames = list(effects.measured_effects(lm, sae, 1, rows, prompts_of(lm, "gemma2"), options, 3))
+            frames = list(effects.measured_effects(effects.EffectRun(lm, sae, 1, prompts_of(lm, "gemma2"), options, 3), rows))
         assert batch is None or max(frame.height for frame in frames) == min(batch, len(places))
         return in_order(rows, pl.concat(frames), ["vector"])
 

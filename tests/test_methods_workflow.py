@@ -170,8 +170,8 @@ def test_effects_are_read_at_later_layers_and_at_multiples(tmp_path: Path) -> No
     assert later["vector"].sort().to_list() == list(range(12))
     assert later["effect"].list.to_array(1024).to_numpy().any()
     fitted = read_summary(EFFECT_LAYERS, folder.path / data / "tables/effect_layers.parquet")
-    assert fitted.select("layer", "read_layer", "model").rows() == [
-        (layer, reader, model) for layer, reader in ((3, 3), (3, 6), (6, 6)) for model in ("kernel", "linear")
+    assert fitted.select("layer", "model", "read_layer").rows() == [
+        (layer, model, reader) for layer, readers in ((3, (3, 6)), (6, (6,))) for model in ("kernel", "linear") for reader in readers
     ]
     assert set(fitted["n"]) == {4}
 

@@ -48,10 +48,15 @@ def blocks(folders: Mapping[str, Path]) -> dict[str, str]:
     }
 
 
+def _kept(folder: Path) -> tuple[list[pl.DataFrame], pl.DataFrame]:
+    """The tables of an experiment that `keep_results` wrote: those of EFFECT_QUESTIONS in their order, and the methods' scores."""
+    questions = [pl.read_csv(folder / f"{name}.csv", schema=which.schema) for name, which in EFFECT_QUESTIONS.items()]
+    return questions, pl.read_csv(folder / f"{METHODS}.csv")
+
+
 def _effects_markdown(folder: Path) -> str:
     """R2 by number of vectors, effects by multiple, vectors by pseudo-inverse, and the scores of what rests on the approximator."""
-    sizes, multiples, inverses = (pl.read_csv(folder / f"{name}.csv", schema=which.schema) for name, which in EFFECT_QUESTIONS.items())
-    scores = pl.read_csv(folder / f"{METHODS}.csv")
+    (sizes, multiples, inverses), scores = _kept(folder)
     layers = sizes["layer"].unique().sort().to_list()
     models = sizes["model"].unique(maintain_order=True).to_list()
     header = ["vectors", *(f"{model}, layer {layer}" for layer in layers for model in models)]
@@ -95,8 +100,7 @@ def _models_markdown(folders: Mapping[str, Path]) -> str:
     """The same measures side by side, a row an experiment and layer: R2 at `COMMON_SIZE`, effects at twice the fitted scale, and scores."""
     lines = []
     for experiment, folder in folders.items():
-        sizes, multiples, _ = (pl.read_csv(folder / f"{name}.csv", schema=which.schema) for name, which in EFFECT_QUESTIONS.items())
-        scores = pl.read_csv(folder / f"{METHODS}.csv")
+        (sizes, multiples, _), scores = _kept(folder)
         for layer in sizes["layer"].unique().sort():
             fitted = [sizes.filter(layer=layer, model=model, n=COMMON_SIZE).row(0, named=True) for model in ("linear", "kernel")]
             twice = multiples.filter(layer=layer, multiple=2.0).row(0, named=True)

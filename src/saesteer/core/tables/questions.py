@@ -271,8 +271,8 @@ EFFECT_MULTIPLES = Table(
 _LATER = {"read_layer": Column(pl.UInt16, "whose SAE read the texts: the steered layer itself or a later one of the experiment")}
 EFFECT_LAYERS = Table(
     "effect_layers",
-    ("layer", "read_layer", "model", "n"),
-    {"layer": PER_FEATURE["layer"], **_LATER, **{name: APPROXIMATOR_SIZES.columns[name] for name in list(APPROXIMATOR_SIZES.columns)[1:]}},
+    ("layer", "model", "n", "read_layer"),
+    {**APPROXIMATOR_SIZES.columns, **_LATER},
 )
 JUDGE_ERROR = Table(
     "judge_error",

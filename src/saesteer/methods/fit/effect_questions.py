@@ -10,7 +10,7 @@ import polars as pl
 from jaxtyping import Float64
 from numpy import ndarray
 
-from saesteer.core.tables import APPROXIMATOR_SIZES, EFFECT_LAYERS, EFFECT_MULTIPLES, PSEUDO_INVERSES
+from saesteer.core.tables import APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES
 from saesteer.core.uncertainty import bootstrap_mean_interval, quantile_interval, random_stream
 from saesteer.methods.fit.approximator import ridge
 from saesteer.settings import SelectionSettings
@@ -60,7 +60,7 @@ def effect_layers(effects: pl.DataFrame, at_later: pl.DataFrame, n_held_out: int
         approximator_sizes(rows, n_held_out, settings).with_columns(read_layer=pl.lit(reader, pl.UInt16))
         for (reader,), rows in sorted(by_reader.items())
     )
-    return pl.concat(tables).select(list(EFFECT_LAYERS.columns))
+    return pl.concat(tables)
 
 
 def told_apart(effects: pl.DataFrame, features: Sequence[Sequence[int]], n_held_out: int) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -176,91 +177,69 @@ def _losses(lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_mode
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What the effects of all vectors share."""
+class EffectRun:
+    """What the effects of all vectors of a layer share. `prompts` are token ids, beginning-of-sequence token first; every vector continues
+    each of them `settings.n_rollouts` times."""
 
     lm: LanguageModel
     sae: Sae
     layer: int
-    site: Site
     prompts: Sequence[Sequence[int]]
     settings: EffectSettings
     seed: int
 
+    @cached_property
+    def site(self) -> Site:
+        """Where vectors are added and codes read."""
+        return site_of(self.lm, self.layer, self.sae.meta.site)
+
 
 @torch.no_grad()
-def measured_effects(
-    lm: LanguageModel,
-    sae: Sae,
-    layer: int,
-    rows: pl.DataFrame,
-    prompts: Sequence[Sequence[int]],
-    settings: EffectSettings,
-    seed: int,
-) -> Iterator[pl.DataFrame]:
+def measured_effects(run: EffectRun, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """EFFECTS rows of the vectors that `rows` names (column vector, numbers below `settings.n_vectors`), `VECTORS_AT_A_TIME` together.
 
-    `prompts` are token ids, beginning-of-sequence token first, at least one with more than that; every vector continues each of them
-    `settings.n_rollouts` times. The effect of a vector is the mean over these texts of the mean over their tokens, prompts included, of
-    each feature's code in the model without the vector, less that of unsteered texts. A row depends on its own vector, the prompts, the
-    settings and the seed only.
+    At least one prompt has a token besides the first. The effect of a vector is the mean over its texts of the mean over their tokens,
+    prompts included, of each feature's code in the model without the vector, less that of unsteered texts. A row depends on its own
+    vector, the prompts, the settings and the seed only.
     """
-    if max(map(len, prompts), default=0) < 2:
+    if max(map(len, run.prompts), default=0) < 2:
         raise ValueError("effects: no prompt has a token besides the first, so that a text may be without any to measure; add a longer one")
-    run = _Run(lm, sae, layer, site_of(lm, layer, sae.meta.site), prompts, settings, seed)
-    directions = effect_vectors(sae, settings.n_vectors, seed, layer)
+    directions = effect_vectors(run.sae, run.settings.n_vectors, run.seed, run.layer)
     unsteered = _written(run, [Nothing()])
     usual, scaling = _mean_codes(run, unsteered), _scaling_texts(run, unsteered)
     for some in rows["vector"].unique().sort().to_frame().iter_slices(VECTORS_AT_A_TIME):
         numbers = some["vector"].to_list()
         units = directions[numbers]
-        scales = scaled_to_loss_rise(lm, run.site, units, scaling, settings.loss_rise)
+        scales = scaled_to_loss_rise(run.lm, run.site, units, scaling, run.settings.loss_rise)
         written = _written(run, [Addition(unit, scale) for unit, scale in zip(units, scales.tolist(), strict=True)])
         added = (units.double() * scales[:, None]).float()
-        yield _table(layer, numbers, added, _mean_codes(run, written) - usual, loss_rises(lm, run.site, added, scaling))
+        yield _table(run.layer, numbers, added, _mean_codes(run, written) - usual, loss_rises(run.lm, run.site, added, scaling))
 
 
 @torch.no_grad()
-def effects_at_multiples(
-    lm: LanguageModel,
-    sae: Sae,
-    layer: int,
-    effects: pl.DataFrame,
-    prompts: Sequence[Sequence[int]],
-    settings: EffectSettings,
-    seed: int,
-) -> Iterator[pl.DataFrame]:
+def effects_at_multiples(run: EffectRun, effects: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """EFFECTS rows of one layer once more at each of `settings.multiples` of their scale, with a column `multiple`. At 1 they are the
     same but for rounding."""
-    run = _Run(lm, sae, layer, site_of(lm, layer, sae.meta.site), prompts, settings, seed)
     unsteered = _written(run, [Nothing()])
     usual, scaling = _mean_codes(run, unsteered), _scaling_texts(run, unsteered)
-    for multiple, some in product(settings.multiples, effects.sort("vector").iter_slices(VECTORS_AT_A_TIME)):
-        added = multiple * torch.tensor(some["direction"].to_list(), device=lm.device)
+    for multiple, some in product(run.settings.multiples, effects.sort("vector").iter_slices(VECTORS_AT_A_TIME)):
+        added = multiple * torch.tensor(some["direction"].to_list(), device=run.lm.device)
         effect = _mean_codes(run, _written(run, _additions(added))) - usual
-        made = _table(layer, some["vector"].to_list(), added, effect, loss_rises(lm, run.site, added, scaling))
+        made = _table(run.layer, some["vector"].to_list(), added, effect, loss_rises(run.lm, run.site, added, scaling))
         yield made.with_columns(multiple=pl.lit(float(multiple)))
 
 
 @torch.no_grad()
-def effects_at_later_layers(
-    lm: LanguageModel,
-    sae: Sae,
-    readers: Mapping[int, Sae],
-    layer: int,
-    effects: pl.DataFrame,
-    prompts: Sequence[Sequence[int]],
-    settings: EffectSettings,
-    seed: int,
-) -> Iterator[pl.DataFrame]:
+def effects_at_later_layers(run: EffectRun, readers: Mapping[int, Sae], effects: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """EFFECTS rows of one layer once more as the SAEs of later layers (`readers`, by layer) read the same texts, with a column
-    `read_layer`. The column effect is as wide as the reading SAE."""
-    run = _Run(lm, sae, layer, site_of(lm, layer, sae.meta.site), prompts, settings, seed)
-    runs = {number: replace(run, sae=reader, site=site_of(lm, number, reader.meta.site)) for number, reader in readers.items()}
+    `read_layer`. The column effect is as wide as the reading SAE. Without readers no text is written."""
+    if not readers:
+        return
+    runs = {number: replace(run, sae=reader, layer=number) for number, reader in readers.items()}
     unsteered = _written(run, [Nothing()])
     usual = {number: _mean_codes(reading_run, unsteered) for number, reading_run in runs.items()}
     for some in effects.sort("vector").iter_slices(VECTORS_AT_A_TIME):
-        added = torch.tensor(some["direction"].to_list(), device=lm.device)
+        added = torch.tensor(some["direction"].to_list(), device=run.lm.device)
         written = _written(run, _additions(added))
         for number, reading_run in runs.items():
             effect = (_mean_codes(reading_run, written) - usual[number]).float().cpu().numpy()
@@ -274,7 +253,7 @@ def _additions(added: Float[Tensor, "vector d_model"]) -> list[Intervention]:
     return [Addition(unit.float(), norm) for unit, norm in zip(units, norms.tolist(), strict=True)]
 
 
-def _scaling_texts(run: _Run, unsteered: Sequence[Sequence[list[int]]]) -> list[list[int]]:
+def _scaling_texts(run: EffectRun, unsteered: Sequence[Sequence[list[int]]]) -> list[list[int]]:
     """The unsteered texts whose loss is measured: about one of every second prompt."""
     return [ids for ids in unsteered[0] if len(ids) > 1][:: 2 * run.settings.n_rollouts]
 
@@ -296,7 +275,7 @@ def _table(
     return pl.DataFrame(columns).cast(pl.Schema(EFFECTS.schema))
 
 
-def _written(run: _Run, interventions: Sequence[Intervention]) -> list[list[list[int]]]:
+def _written(run: EffectRun, interventions: Sequence[Intervention]) -> list[list[list[int]]]:
     """Whole texts, without the token that ends one, of every intervention: prompt by prompt, all rollouts of one together. Their random
     numbers are those of prompt and rollout, whatever steers them."""
     n_rollouts = run.settings.n_rollouts
@@ -319,7 +298,7 @@ def _written(run: _Run, interventions: Sequence[Intervention]) -> list[list[list
     return [whole[start : start + len(texts)] for start in range(0, len(whole), len(texts))]
 
 
-def _mean_codes(run: _Run, texts: Sequence[Sequence[list[int]]]) -> Float64[Tensor, "vector n_features"]:
+def _mean_codes(run: EffectRun, texts: Sequence[Sequence[list[int]]]) -> Float64[Tensor, "vector n_features"]:
     """Mean over each vector's texts of the mean over their tokens (the first position left out) of each feature's code, unsteered. A text
     without any is left out. Texts whose prompts have one length are read together, at a width of that length's own."""
     total = torch.zeros(len(texts), run.sae.meta.n_features, dtype=torch.double, device=run.lm.device)
@@ -336,7 +315,7 @@ def _mean_codes(run: _Run, texts: Sequence[Sequence[list[int]]]) -> Float64[Tens
 
 
 def _summed_means(
-    run: _Run, ids: Int[Tensor, "vector text seq"], own: Bool[Tensor, "vector text seq"]
+    run: EffectRun, ids: Int[Tensor, "vector text seq"], own: Bool[Tensor, "vector text seq"]
 ) -> Float64[Tensor, "vector feature"]:
     """Sum over each vector's texts of the mean over their own tokens of each feature's code."""
     _, n_texts, width = ids.shape
