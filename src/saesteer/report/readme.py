@@ -40,8 +40,8 @@ EFFECT_LAYERS = "tiny-effects-layers"
 """The experiment on what later layers read of them."""
 LONG = "books-long"
 """The comparison of methods in long texts on the books' model."""
-KINDS = "docs/kinds"
-"""The folder that keeps what other SAEs of the shipped model gave."""
+KINDS = {"kinds": kind_readme.GRAMMAR}
+"""Block -> a shipped model's SAEs of other kinds."""
 FIGURES = {
     "overview": "tiny/overview",
     "methods": "tiny-methods/methods",
@@ -124,8 +124,9 @@ def _keep_questions(root: Path) -> None:
             effect_readme.keep_results(root / f"data/{name}/tables", root / folder)
     if (later := root / f"data/{EFFECT_LAYERS}/tables/effect_layers.parquet").is_file():
         effect_readme.keep_layers(later, root / EFFECTS[SHIPPED_EFFECTS])
-    if (root / kind_readme.BUILT).is_file():
-        kind_readme.keep_results(root, root / KINDS)
+    for kinds in KINDS.values():
+        if (root / kinds.built).is_file():
+            kind_readme.keep_results(root, kinds)
     if (long := root / f"data/{LONG}/tables/persistence.parquet").is_file():
         persistence_readme.keep_results(long, root / "docs/books")
     model_readme.keep_results(root)
@@ -158,7 +159,8 @@ def blocks(root: Path) -> dict[str, str]:
     shown = {"headline": headline_markdown(results[SHIPPED]), "seeds": findings_markdown("seed", by_seed)}
     kept = root / "docs/methods"
     methods = {"methods": methods_markdown(kept), "p4": published_order_markdown(kept)}
-    methods |= {"books-methods": methods_markdown(root / "docs/books/methods"), "kinds": kind_readme.kinds_markdown(root / KINDS)}
+    methods |= {"books-methods": methods_markdown(root / "docs/books/methods")}
+    methods |= {block: kind_readme.kinds_markdown(root, kinds) for block, kinds in KINDS.items()}
     shown |= {"books": headline_markdown(results[BOOKS]), "books-records": record_readme.records_markdown(root / "docs/books")}
     asked = {**open_questions.blocks(root), **effect_readme.blocks({name: root / folder for name, folder in EFFECTS.items()})}
     asked["persistence"] = persistence_readme.persistence_markdown(root / "docs/books")
