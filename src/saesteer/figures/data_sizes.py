@@ -4,13 +4,12 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from saesteer.analysis.choice_rules import RULES
 from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.dots import LOOKS
 from saesteer.figures.method_families import n_of
-from saesteer.figures.style import WIDE, band, empty_panel, new_figure, styled
+from saesteer.figures.style import WIDE, band, empty_panel, log_axis, new_figure, styled
 
 _COLUMNS = {"rho": "rank correlation with most data", "score": "held-out judge score of the pick"}
 
@@ -28,10 +27,7 @@ def panel(axes: Axes, rows: pl.DataFrame, column: str) -> None:
         )
         marker, colour = LOOKS[number]
         band(axes, own["n"].to_numpy(), middle, low, high, colour, RULES[own["rule"][0]], marker)
-    sizes = rows["n"].unique().sort().to_list()
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=6.5)
-    axes.xaxis.set_minor_locator(NullLocator())
+    log_axis(axes, rows["n"])
     axes.set_xlabel("records of a feature, or labelled texts of a concept")
 
 

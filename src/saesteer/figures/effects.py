@@ -5,12 +5,11 @@ from itertools import chain
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.dots import LOOKS
 from saesteer.figures.method_families import n_of
-from saesteer.figures.style import GREY, WIDE, band, new_figure, styled
+from saesteer.figures.style import GREY, WIDE, band, log_axis, new_figure, styled
 
 _MODELS = {"linear": "linear (SAE-TS)", "kernel": "kernel regression"}
 _MEASURES = {"size": "norm over that at 1", "cosine": "cosine with that at 1", "pattern": "cosine, predicted and measured"}
@@ -43,11 +42,7 @@ def lines(axes: Axes, rows: pl.DataFrame, names: dict[str, str], first_look: int
         marker, colour = LOOKS[number]
         x, middle, low, high = (own[column].to_numpy() for column in ("x", "y", "low", "high"))
         band(axes, x, middle, low, high, colour, title, marker)
-    places = rows["x"].unique().sort().to_list()
-    ticks = [place for place in places if place == places[-1] or place * 1.3 < places[-1]]  # labels do not touch
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=6.5)
-    axes.xaxis.set_minor_locator(NullLocator())
+    log_axis(axes, rows["x"])
 
 
 @styled

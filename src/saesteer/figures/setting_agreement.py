@@ -4,12 +4,11 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.dots import LOOKS, dodged, dots, legend, named_rows
 from saesteer.figures.method_families import n_of
-from saesteer.figures.style import WIDE, band, empty_panel, new_figure, styled
+from saesteer.figures.style import WIDE, band, empty_panel, log_axis, new_figure, styled
 
 _LINES = {"rho": "rank correlation with the own setting", "rho_judge": "with the judge score", "rho_success": "with GenSuccess@20"}
 
@@ -27,10 +26,7 @@ def by_factor(axes: Axes, rows: pl.DataFrame) -> None:
         middle, low, high = (rows[column].cast(pl.Float64).fill_null(np.nan).to_numpy() for column in (name, f"{name}_low", f"{name}_high"))
         marker, colour = LOOKS[number]
         band(axes, rows["factor"].to_numpy(), middle, low, high, colour, name, marker)
-    factors = rows["factor"].to_list()
-    axes.set_xscale("log")
-    axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
-    axes.xaxis.set_minor_locator(NullLocator())
+    log_axis(axes, rows["factor"])
     axes.set_xlabel("factor of the output score (multiples of a_max)")
 
 

@@ -62,6 +62,15 @@ def band(axes: Axes, x: np.ndarray, middle: np.ndarray, low: np.ndarray, high: n
     axes.vlines(x[alone], low[alone], high[alone], color=colour, linewidth=1)
 
 
+def log_axis(axes: Axes, places: pl.Series) -> None:
+    """A logarithmic axis below, with a tick at each place."""
+    values = places.unique().sort().to_list()
+    ticks = [value for value in values if value == values[-1] or value * 1.3 < values[-1]]  # labels do not touch
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=6.5)
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
 def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int]) -> None:
     """Thresholds at even distances, for they span many orders of magnitude, and how many features each keeps above the panel."""
     positions = np.arange(len(thresholds))
