@@ -63,12 +63,6 @@ def ordinary_texts_file(wildcards):
     return file_of(ordinary_pin(EXPERIMENTS[wildcards.experiment]) or "texts")(wildcards)
 
 
-def files_to_pin(wildcards):
-    """For input: the files behind a pin, or where a model from the hub was put."""
-    path = pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name)
-    return files_in(path) if path else fetched(wildcards.name)(wildcards)
-
-
 def sae_files(wildcards):
     """For input: the SAEs' files of a job's layers, as published; or where those from the hub were put."""
     experiment = EXPERIMENTS[wildcards.experiment]
@@ -111,11 +105,6 @@ def concept_sources(wildcards):
     if isinstance(concepts, OwnTexts):
         return [str(concepts.texts)] if concepts.texts.exists() else []
     return [ancient(str(kept_at(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
-
-
-def pinned(wildcards):
-    """For params: what a pin is of."""
-    return model_origin(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
 
 
 def model_origin(wildcards):
