@@ -285,7 +285,7 @@ def test_a_world_of_books_from_nothing_is_complete_and_goes_on_where_it_stopped(
     assert set(own).isdisjoint(other)
     kinds.train_kinds(world, [1], tmp_path / "kinds")
     measured = json.loads((tmp_path / "kinds/metrics.json").read_text())
-    assert list(measured) == ["gated", "jumprelu", "k1", "k12", "shipped", "topk"]
+    assert list(measured) == ["gated", "jumprelu", "jumprelu-dense", "jumprelu-sparse", "k1", "k12", "shipped", "topk"]
     assert all(list(layers) == ["1"] for layers in measured.values())
     for kind in ("k12", "topk"):
         about = json.loads((tmp_path / f"kinds/{kind}/layer_01/cfg.json").read_text())["metadata"]

@@ -40,7 +40,8 @@ class KindsRecipe:
     sparsities: tuple[int, ...] = (4, 36)
     """k of the BatchTopK SAEs."""
     gated_l1: float = 4.0
-    jumprelu_l0: float = 1.0
+    jumprelu: Mapping[str, float] = field(default_factory=lambda: {"jumprelu": 1.0})
+    """Kind -> weight of the loss's count of active features, of the JumpReLU SAEs."""
 
 
 def names(recipe: KindsRecipe) -> list[str]:
@@ -101,12 +102,14 @@ def _by_sae_lens(d_in: int, recipe: KindsRecipe) -> Mapping[str, tuple[type[Trai
     """Kind -> sae-lens's class and configuration. JumpReLU's thresholds begin high and its bandwidth is wide: with sae-lens's own defaults
     nearly every feature dies on models this small."""
     same = {"d_in": d_in, "d_sae": recipe.sae.d_sae, "normalize_activations": "expected_average_only_in", "apply_b_dec_to_input": True}
-    jumps = {"l0_coefficient": recipe.jumprelu_l0, "l0_warm_up_steps": recipe.sae.steps // 2}
-    jumps |= {"jumprelu_bandwidth": 0.1, "jumprelu_init_threshold": 0.05}
+    jumps = {"l0_warm_up_steps": recipe.sae.steps // 2, "jumprelu_bandwidth": 0.1, "jumprelu_init_threshold": 0.05}
     return {
         "topk": (TopKTrainingSAE, TopKTrainingSAEConfig(k=recipe.sae.k, **same)),
         "gated": (GatedTrainingSAE, GatedTrainingSAEConfig(l1_coefficient=recipe.gated_l1, **same)),
-        "jumprelu": (JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig(**jumps, **same)),
+        **{
+            kind: (JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig(l0_coefficient=weight, **jumps, **same))
+            for kind, weight in recipe.jumprelu.items()
+        },
     }
 
 
