@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, empty_panel, new_figure, styled
+from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, empty_panel, new_figure, styled, with_ends
 
 LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
 _MARKERS = "osD^vP*X"
@@ -26,8 +26,8 @@ def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
     bins = data.partition_by("output_score_low", maintain_order=True)
     colours = DARK_VIRIDIS(np.linspace(0, 1, len(bins)))
     for number, (members, colour) in enumerate(zip(bins, colours, strict=True)):
-        middle, low, high = (members[name].cast(pl.Float64).to_numpy() for name in (quantity, f"{quantity}_low", f"{quantity}_high"))
-        band(axes, members["factor"].to_numpy(), middle, low, high, colour, _label(members), _MARKERS[number % len(_MARKERS)])
+        marker = _MARKERS[number % len(_MARKERS)]
+        band(axes, members["factor"].to_numpy(), members, with_ends(quantity), colour, _label(members), marker)
     _factor_axis(axes, data["factor"].unique().sort().to_list())
     if data[quantity].null_count() == data.height:
         empty_panel(axes, f"no {quantity}")

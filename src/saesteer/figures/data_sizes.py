@@ -1,6 +1,5 @@
 """Quantities from fewer records or fewer labelled texts."""
 
-import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,7 +8,7 @@ from saesteer.analysis.choice_rules import RULES
 from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.dots import LOOKS
 from saesteer.figures.method_families import n_of
-from saesteer.figures.style import WIDE, band, empty_panel, log_axis, new_figure, styled
+from saesteer.figures.style import WIDE, band, empty_panel, log_axis, new_figure, styled, with_ends
 
 _COLUMNS = {"rho": "rank correlation with most data", "score": "held-out judge score of the pick"}
 
@@ -22,11 +21,8 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 def panel(axes: Axes, rows: pl.DataFrame, column: str) -> None:
     """A line a quantity."""
     for number, own in enumerate(rows.partition_by("rule", maintain_order=True)):
-        middle, low, high = (
-            own[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in (column, f"{column}_low", f"{column}_high")
-        )
         marker, colour = LOOKS[number]
-        band(axes, own["n"].to_numpy(), middle, low, high, colour, RULES[own["rule"][0]], marker)
+        band(axes, own["n"].to_numpy(), own, with_ends(column), colour, RULES[own["rule"][0]], marker)
     log_axis(axes, rows["n"])
     axes.set_xlabel("records of a feature, or labelled texts of a concept")
 

@@ -40,8 +40,7 @@ def lines(axes: Axes, rows: pl.DataFrame, names: dict[str, str], first_look: int
     for number, (name, title) in enumerate(names.items(), start=first_look):
         own = rows.filter(curve=name)
         marker, colour = LOOKS[number]
-        x, middle, low, high = (own[column].to_numpy() for column in ("x", "y", "low", "high"))
-        band(axes, x, middle, low, high, colour, title, marker)
+        band(axes, own["x"].to_numpy(), own, ("y", "low", "high"), colour, title, marker)
     log_axis(axes, rows["x"])
 
 

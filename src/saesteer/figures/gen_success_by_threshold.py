@@ -28,11 +28,10 @@ def first_layer(options: Options) -> pl.Expr:
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
     """One set of layers: the kept features' mean and the random band against threshold."""
-    numbers = {name: curve[name].cast(pl.Float64).to_numpy() for name in _COLUMNS[2:]}
     x = np.arange(curve.height)
-    band(axes, x, numbers["random_mean"], numbers["random_low"], numbers["random_high"], GREY, "as many removed at random", "None")
-    band(axes, x, numbers["mean"], numbers["low"], numbers["high"], MAGENTA, "kept by output score", "o")
-    if not np.isfinite(numbers["mean"]).any():
+    band(axes, x, curve, ("random_mean", "random_low", "random_high"), GREY, "as many removed at random", "None")
+    band(axes, x, curve, ("mean", "low", "high"), MAGENTA, "kept by output score", "o")
+    if not curve["mean"].is_not_null().any():
         empty_panel(axes, "no features")
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")

@@ -21,10 +21,9 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
     """One rating of kept and of removed features against threshold."""
-    numbers = {name: curve[name].cast(pl.Float64).to_numpy() for name in _NUMBERS}
     x = np.arange(curve.height)
-    band(axes, x, numbers["mean"], numbers["low"], numbers["high"], MAGENTA, "kept", "o")
-    band(axes, x, numbers["removed_mean"], numbers["removed_low"], numbers["removed_high"], GREY, "removed", "s")
+    band(axes, x, curve, ("mean", "low", "high"), MAGENTA, "kept", "o")
+    band(axes, x, curve, ("removed_mean", "removed_low", "removed_high"), GREY, "removed", "s")
     if not is_rated(curve):
         empty_panel(axes, NO_RATINGS)
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 from saesteer.figures.definition import Options, Tables
 from saesteer.figures.dots import LAYER_STYLES, LOOKS
 from saesteer.figures.method_families import n_of
-from saesteer.figures.style import PAGE, band, new_figure, styled
+from saesteer.figures.style import PAGE, band, new_figure, styled, with_ends
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -26,8 +26,7 @@ def draw(data: pl.DataFrame) -> Figure:
         for number, title in enumerate(titles):
             own = rows.filter(title=title)
             marker, colour = LOOKS[number % len(LOOKS)]
-            middle, low, high = (own[name].to_numpy() for name in ("concept_rating", "concept_rating_low", "concept_rating_high"))
-            band(axes, own["stretch"].to_numpy(), middle, low, high, colour, title, marker)
+            band(axes, own["stretch"].to_numpy(), own, with_ends("concept_rating"), colour, title, marker)
             axes.lines[-1].set_linestyle(LAYER_STYLES[number // len(LOOKS)])
         axes.set_title(f"layer {rows['layer'][0]}")
         axes.set_xlabel("stretch of the text")

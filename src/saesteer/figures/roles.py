@@ -28,8 +28,7 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
     """Medians and quartile bands of both scores against layer, and how many features have each."""
     layers = data["layer"].cast(pl.Int64).to_numpy()
     for score, colour, marker, label in _SCORES:
-        median, low, high = (data[f"{score}_{name}"].cast(pl.Float64).to_numpy() for name in ("median", "q25", "q75"))
-        band(axes, layers, median, low, high, colour, label, marker)
+        band(axes, layers, data, (f"{score}_median", f"{score}_q25", f"{score}_q75"), colour, label, marker)
     axes.set_xticks(layers if len(layers) <= 14 else layers[:: int(np.ceil(len(layers) / 14))])
     axes.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
     axes.set_ylim(-0.03, 1.03)

@@ -1,6 +1,5 @@
 """The output score at other factors and prompts, against the experiment's own setting and as a rule that picks."""
 
-import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,7 +7,7 @@ from matplotlib.figure import Figure
 from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.dots import LOOKS, dodged, dots, legend, named_rows
 from saesteer.figures.method_families import n_of
-from saesteer.figures.style import WIDE, band, empty_panel, log_axis, new_figure, styled
+from saesteer.figures.style import WIDE, band, empty_panel, log_axis, new_figure, styled, with_ends
 
 _LINES = {"rho": "rank correlation with the own setting", "rho_judge": "with the judge score", "rho_success": "with GenSuccess@20"}
 
@@ -23,9 +22,8 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 def by_factor(axes: Axes, rows: pl.DataFrame) -> None:
     """One layer at the own prompt."""
     for number, name in enumerate(_LINES):
-        middle, low, high = (rows[column].cast(pl.Float64).fill_null(np.nan).to_numpy() for column in (name, f"{name}_low", f"{name}_high"))
         marker, colour = LOOKS[number]
-        band(axes, rows["factor"].to_numpy(), middle, low, high, colour, name, marker)
+        band(axes, rows["factor"].to_numpy(), rows, with_ends(name), colour, name, marker)
     log_axis(axes, rows["factor"])
     axes.set_xlabel("factor of the output score (multiples of a_max)")
 

@@ -52,8 +52,15 @@ def new_figure(width: float, height: float, note: str) -> Figure:
     return figure
 
 
-def band(axes: Axes, x: np.ndarray, middle: np.ndarray, low: np.ndarray, high: np.ndarray, colour: object, label: str, marker: str) -> None:
-    """A line with a shaded interval; gaps where values are missing, and a bar where a point has no neighbour to shade towards."""
+def with_ends(column: str) -> tuple[str, str, str]:
+    """Names of a quantity's column and of its interval's ends."""
+    return column, f"{column}_low", f"{column}_high"
+
+
+def band(axes: Axes, x: np.ndarray, rows: pl.DataFrame, columns: tuple[str, str, str], colour: object, label: str, marker: str) -> None:
+    """A line with a shaded interval, of the `columns` middle, low and high; gaps where values are missing, and a bar where a point has no
+    neighbour to shade towards."""
+    middle, low, high = (rows[column].cast(pl.Float64).to_numpy() for column in columns)
     axes.plot(x, middle, color=colour, marker=marker, label=label, zorder=3)
     axes.fill_between(x, low, high, color=colour, alpha=_BAND_ALPHA, linewidth=0)
     known = np.isfinite(low)

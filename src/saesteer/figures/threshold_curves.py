@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from saesteer.figures.definition import Options, Tables, confidence
 from saesteer.figures.dots import dodged, dots, legend, named_rows
 from saesteer.figures.method_families import n_of
-from saesteer.figures.style import DARK_VIRIDIS, GREY, WIDE, band, new_figure, styled, threshold_label
+from saesteer.figures.style import DARK_VIRIDIS, GREY, WIDE, band, new_figure, styled, threshold_label, with_ends
 
 _TITLES = {"gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
 _MARKERS = "osD^vP*X"
@@ -28,8 +28,7 @@ def curves(axes: Axes, rows: pl.DataFrame, title: str) -> None:
     for number, own in enumerate(layers):
         colour = DARK_VIRIDIS(number / max(1, len(layers) - 1))
         places = np.array([thresholds.index(threshold) for threshold in own["threshold"]])
-        middle, low, high = (own[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("gain", "gain_low", "gain_high"))
-        band(axes, places, middle, low, high, colour, f"layer {own['layer'][0]}", _MARKERS[number % len(_MARKERS)])
+        band(axes, places, own, with_ends("gain"), colour, f"layer {own['layer'][0]}", _MARKERS[number % len(_MARKERS)])
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(thresholds)), [threshold_label(one) for one in thresholds], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlabel("features with output score ≥ this are kept")

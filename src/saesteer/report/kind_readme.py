@@ -44,7 +44,12 @@ def _names(sparse: int, shipped: int, dense: int) -> dict[str, str]:
 
 
 GRAMMAR = Kinds("tiny-brute", Path("docs/kinds"), Path("build/kinds/metrics.json"), _names(4, 12, 36))
-BOOKS = Kinds("books-brute", Path("docs/books/kinds"), Path("build/books/seed_0/kinds/metrics.json"), _names(8, 25, 75))
+BOOKS = Kinds(
+    "books-brute",
+    Path("docs/books/kinds"),
+    Path("build/books/seed_0/kinds/metrics.json"),
+    _names(8, 25, 75) | {"jumprelu-sparse": "JumpReLU, sparser", "jumprelu-dense": "JumpReLU, denser"},
+)
 
 
 def keep_results(root: Path, kinds: Kinds) -> None:
