@@ -71,6 +71,19 @@ def test_what_conversion_refuses_check_refuses(own: Experiment, changed: dict[st
     assert "\n" not in problem
 
 
+def test_prompts_that_leave_no_room_are_refused(own: Experiment, tmp_path: Path) -> None:
+    """The shipped model takes 64 tokens: the beginning-of-sequence token, three of the first word, 40 more and 20 new ones."""
+    file = tmp_path / "prefixes.txt"
+    longer = own.model_copy(update={"sweep": own.sweep.model_copy(update={"prefixes": file, "max_new_tokens": 20})})
+    others = (ROOT / "config/prefixes.txt").read_text().splitlines()[1 : own.sweep.n_prefixes]
+    file.write_text("\n".join(["the " * 40 + "the", *others]))
+    assert problems(longer) == []
+    file.write_text("\n".join(["the " * 41 + "the", *others]))
+    (refused,) = problems(longer)
+    assert "prefixes.txt: 'the the " in refused
+    assert "has 45 tokens, which with max_new_tokens: 20 are more than the 64 that" in refused
+
+
 def test_check_takes_seconds_also_for_what_it_refuses(own: Experiment, tmp_path: Path) -> None:
     """From the command to its answer, without importing sae-lens."""
     change_config(own, 6, architecture="batchtopk")

@@ -31,7 +31,8 @@ MLP_OUT_DIFFERS = frozenset(
 WIDTH = ("hidden_size", "n_embd", "n_embed", "d_model")
 DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-"""Families' names of the residual stream's width, of the number of layers and of attention heads."""
+POSITIONS = ("max_position_embeddings", "n_positions")
+"""Families' names of the residual stream's width, of the number of layers, of attention heads, and of the longest text in tokens."""
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from saesteer.sources.hub import check_access, file_sizes, model_config, model_t
 from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
-from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
+from saesteer.workflow.checks import check_files, check_model_config, check_tokens, n_new_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.keys import n_concepts, n_fit_generations
 from saesteer.workflow.plan import pins
@@ -188,7 +188,7 @@ def _disk(experiment: Experiment, workflow: Workflow, weights: Mapping[str, _Wei
     saes = len(experiment.layers) * _sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     records = len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.records, NeuronpediaRecords) else 0
-    texts = _n_texts(experiment) * (40 + _max_new_tokens(experiment) * 3)
+    texts = _n_texts(experiment) * (40 + n_new_tokens(experiment) * 3)
     models = sum(weights[pin].n_bytes for pin in weights if model_settings(experiment, pin).repo)
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + records + texts
     free = shutil.disk_usage(_existing(workflow.cache_dir or workflow.data_dir)).free
@@ -207,7 +207,7 @@ def _gpu(experiment: Experiment, models: Mapping[str, _Weights]) -> Finding:
         settings, weights = experiment.model, models["model"]
         held = weights.n_bytes + _sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
         lm = model_without_weights(weights.config, settings.dtype)
-        n_new = _max_new_tokens(experiment)
+        n_new = n_new_tokens(experiment)
         taken = [(sweep_bytes(lm, held, n * gib * 2**30, settings.prompt_format, n_new), n * gib) for gib, n in needed.items()]
         of_sizes = ", ".join(f"{_gib(some)} of {whole}" for some, whole in taken)
         parts.append(f"texts take about {of_sizes} GiB, {_gib(held)} of it weights and SAE")
@@ -233,7 +233,7 @@ def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
     check_key(judge, environ)
     n_prefixes = experiment.sweep.n_prefixes
     share = 1.0 if experiment.until == "methods" else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
-    n_texts, characters = math.ceil(_n_texts(experiment) * share), _max_new_tokens(experiment) * CHARACTERS_PER_TOKEN
+    n_texts, characters = math.ceil(_n_texts(experiment) * share), n_new_tokens(experiment) * CHARACTERS_PER_TOKEN
     spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
     limit = f"limit {judge.max_usd:g} USD a job" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
     return Finding("estimate", "judge", f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}")
@@ -262,10 +262,6 @@ def _n_texts(experiment: Experiment) -> int:
     if experiment.until == "methods":
         return n_fit_generations(experiment)
     return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
-
-
-def _max_new_tokens(experiment: Experiment) -> int:
-    return experiment.methods.max_new_tokens if experiment.until == "methods" and experiment.methods else experiment.sweep.max_new_tokens
 
 
 def _sae_bytes(experiment: Experiment) -> int:
