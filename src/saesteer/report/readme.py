@@ -40,7 +40,7 @@ EFFECT_LAYERS = "tiny-effects-layers"
 """The experiment on what later layers read of them."""
 LONG = "books-long"
 """The comparison of methods in long texts on the books' model."""
-KINDS = {"kinds": kind_readme.GRAMMAR}
+KINDS = {"kinds": kind_readme.GRAMMAR, "books-kinds": kind_readme.BOOKS}
 """Block -> a shipped model's SAEs of other kinds."""
 FIGURES = {
     "overview": "tiny/overview",
@@ -67,6 +67,7 @@ PAGES = {
     "models": "docs/open-questions.md",
     "growth": "docs/open-questions.md",
     "kinds": "docs/open-questions.md",
+    "books-kinds": "docs/open-questions.md",
     "persistence": "docs/open-questions.md",
     "open-effects": "docs/open-questions.md",
     "effects-models": "docs/open-questions.md",
