@@ -1,17 +1,6 @@
 # What comes from outside: digests of models and data files, SAEs in plain form.
 
 
-def files_to_pin(wildcards):
-    """For input: the files behind a pin, or where a model from the hub was put."""
-    path = pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name)
-    return files_in(path) if path else fetched(wildcards.name)(wildcards)
-
-
-def pinned(wildcards):
-    """For params: what a pin is of."""
-    return model_origin(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
-
-
 rule pin:
     """Digests of a model folder or a data file; what is computed from it depends on these, not on its path."""
     input:

@@ -9,23 +9,20 @@ from saesteer.sources.published import kept_at
 
 
 def file_of(name):
-    """For input: the file that an experiment names; nothing while it is not there, for a dry run."""
+    """For input: the file that an experiment names."""
+    return lambda wildcards: present(pinned_path(EXPERIMENTS[wildcards.experiment], name))
 
-    def of_experiment(wildcards):
-        path = pinned_path(EXPERIMENTS[wildcards.experiment], name)
-        return [str(path)] if path and path.exists() else []
 
-    return of_experiment
+def present(*paths):
+    """Those that there are; nothing is missing for a dry run."""
+    return [str(path) for path in paths if path and path.exists()]
 
 
 def fetched(name):
     """For input: where a model from the hub was put. What is computed from it depends on its pin; on this only that it is there."""
-
-    def of_experiment(wildcards):
-        hub = pinned_path(EXPERIMENTS[wildcards.experiment], name) is None
-        return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/{name}.json")] if hub else []
-
-    return of_experiment
+    return lambda wildcards: (
+        [] if pinned_path(EXPERIMENTS[wildcards.experiment], name) else [ancient(f"{DOWNLOADS}/{wildcards.experiment}/{name}.json")]
+    )
 
 
 def fetched_saes(wildcards):
@@ -54,13 +51,18 @@ def pmi_file(wildcards):
     experiment = EXPERIMENTS[wildcards.experiment]
     if experiment.pmi.published:
         return ancient(str(kept_at(experiment.pmi.published, Path(DOWNLOADS))))
-    path = experiment.pmi.texts or experiment.records.texts
-    return [str(path)] if path.exists() else []
+    return present(experiment.pmi.texts or experiment.records.texts)
 
 
 def ordinary_texts_file(wildcards):
     """For input: the texts on which it is measured what steering breaks."""
     return file_of(ordinary_pin(EXPERIMENTS[wildcards.experiment]) or "texts")(wildcards)
+
+
+def files_to_pin(wildcards):
+    """For input: the files behind a pin, or where a model from the hub was put."""
+    path = pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name)
+    return files_in(path) if path else fetched(wildcards.name)(wildcards)
 
 
 def sae_files(wildcards):
@@ -93,18 +95,22 @@ def oracle_files(wildcards):
 def judge_counts(wildcards):
     """For input: how often the shipped world's judge was measured to give each rating, where its folder says so."""
     judge = EXPERIMENTS[wildcards.experiment].judge
-    path = judge.oracle / "text_judge.json" if judge.kind == "oracle" else None
-    return [str(path)] if path and path.exists() else []
+    return present(judge.oracle / "text_judge.json" if judge.kind == "oracle" else None)
 
 
 def concept_sources(wildcards):
     """For input: the grammar's words, texts of one's own, or the published list of concepts and its training texts."""
     concepts = EXPERIMENTS[wildcards.experiment].methods.concepts
     if isinstance(concepts, TopicTexts):
-        return [str(path) for path in (concepts.lexicon, concepts.openers) if path.exists()]
+        return present(concepts.lexicon, concepts.openers)
     if isinstance(concepts, OwnTexts):
-        return [str(concepts.texts)] if concepts.texts.exists() else []
+        return present(concepts.texts)
     return [ancient(str(kept_at(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
+
+
+def pinned(wildcards):
+    """For params: what a pin is of."""
+    return model_origin(wildcards) if wildcards.name in MODELS else str(pinned_path(EXPERIMENTS[wildcards.experiment], wildcards.name))
 
 
 def model_origin(wildcards):
