@@ -12,7 +12,7 @@ from saesteer.workflow.steps import plans
 from saesteer.figures.names import ALL_FIGURE_TABLES, CAPTIONS
 from saesteer.core.files import explain_read_only, file_digest
 from saesteer.settings.registry import METHODS, TABLE as METHODS_TABLE
-from saesteer.sources.prefixes import prompts_path
+from saesteer.sources.prefixes import own_prompts, prompts_path
 from saesteer.sources.pins import MODELS, model_settings, pinned_path
 from saesteer.settings import LocalRecords, OwnTexts, TopicConcepts, TopicTexts, load_experiment, load_workflow
 from saesteer.core.tables import EFFECT_QUESTIONS, METHOD_SUMMARIES, QUESTION_SUMMARIES

@@ -42,8 +42,7 @@ def prompts_file(wildcards):
     """For input: the file of the sweep's prefixes or of the comparison's prompts, one's own or a published one."""
     experiment = EXPERIMENTS[wildcards.experiment]
     path = prompts_path(experiment, Path(DOWNLOADS))
-    own = experiment.methods.prompts if experiment.until == "methods" else experiment.sweep.prefixes
-    return str(path) if own else ancient(str(path))
+    return str(path) if own_prompts(experiment) else ancient(str(path))
 
 
 def pmi_file(wildcards):

@@ -31,7 +31,7 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
     x = np.arange(curve.height)
     band(axes, x, curve, ("random_mean", "random_low", "random_high"), GREY, "as many removed at random", "None")
     band(axes, x, curve, ("mean", "low", "high"), MAGENTA, "kept by output score", "o")
-    if not curve["mean"].is_not_null().any():
+    if curve["mean"].is_null().all():
         empty_panel(axes, "no features")
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")

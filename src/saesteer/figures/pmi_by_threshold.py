@@ -19,7 +19,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 def panel(axes: Axes, curve: pl.DataFrame) -> None:
     """One set of layers: mean PMI of the features kept against threshold."""
     band(axes, np.arange(curve.height), curve, ("mean", "low", "high"), BLUE, "kept by output score", "o")
-    if not curve["mean"].is_not_null().any():
+    if curve["mean"].is_null().all():
         empty_panel(axes, "no feature has a PMI")
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", label="independent words", zorder=1)
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())

@@ -25,10 +25,13 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
 
 def prompts_path(experiment: Experiment, downloads: Path) -> Path:
     """The file of an experiment's prefixes (of a comparison's prompts), one's own, or where a published one is or will be."""
-    if experiment.until == "methods":
-        methods = settings_of(experiment)
-        return methods.prompts or kept_at(str(methods.published_prompts), downloads)
-    return experiment.sweep.prefixes or kept_at(str(experiment.sweep.published_prefixes), downloads)
+    published = settings_of(experiment).published_prompts if experiment.until == "methods" else experiment.sweep.published_prefixes
+    return own_prompts(experiment) or kept_at(str(published), downloads)
+
+
+def own_prompts(experiment: Experiment) -> Path | None:
+    """The file of one's own that has them; None: a published one has."""
+    return settings_of(experiment).prompts if experiment.until == "methods" else experiment.sweep.prefixes
 
 
 def prompts_in_order(experiment: Experiment, downloads: Path) -> dict[str, str]:

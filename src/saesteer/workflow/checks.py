@@ -2,17 +2,18 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import safetensors_fault
-from saesteer.core.tokens import load_tokens
+from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import Experiment, SettingsError, TopicConcepts
 from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
 from saesteer.sources.pins import pinned_path
-from saesteer.sources.prefixes import prompts_in_order, prompts_path, read_prefixes
+from saesteer.sources.prefixes import own_prompts, prompts_in_order, read_prefixes
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.workflow import plan
 from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
@@ -146,28 +147,29 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
 def check_tokens(experiment: Experiment, model: Path) -> float | None:
     """Refuse a model folder whose tokens do not survive being tokenised again, where a step does that, and prompts that leave no room for
     what is generated; else gives the share that survives."""
-    steps = plans(experiment)
-    if "generations" in steps:
-        _check_lengths(experiment, model)
-    if not any(step in steps and getattr(experiment, step).tokens == "retokenised" for step in ("input_score", "gen_success")):
+    steps, own = plans(experiment), own_prompts(experiment)
+    retokenised = any(step in steps and getattr(experiment, step).tokens == "retokenised" for step in ("input_score", "gen_success"))
+    measured = "generations" in steps and own is not None and own.is_file() and (model / "tokenizer.json").is_file()
+    if not (retokenised or measured):
         return None
     tokens = load_tokens(model)
+    if measured:
+        _check_lengths(experiment, model, tokens)
+    if not retokenised:
+        return None
     tokens.check_round_trip()
     return tokens.round_trip
 
 
-def _check_lengths(experiment: Experiment, model: Path) -> None:
+def _check_lengths(experiment: Experiment, model: Path, tokens: TextTokens) -> None:
     """Refuse prompts of one's own that are too long for the model, what a chat template adds to them not counted."""
-    n_positions = size(read_config(model / "config.json"), *POSITIONS)
-    path = prompts_path(experiment, Path())
-    if n_positions is None or not path.is_file() or not (model / "tokenizer.json").is_file():
-        return
+    n_positions = size(read_config(model / "config.json"), *POSITIONS) or sys.maxsize
     prompts, n_new = list(prompts_in_order(experiment, Path()).values()), n_new_tokens(experiment)
-    for prompt, ids in zip(prompts, load_tokens(model).token_ids(prompts, experiment.model.bos), strict=True):
+    for prompt, ids in zip(prompts, tokens.token_ids(prompts, experiment.model.bos), strict=True):
         if len(ids) + n_new > n_positions:
             raise SettingsError(
-                f"{path}: {prompt[:40]!r}… has {len(ids)} tokens, which with max_new_tokens: {n_new} are more than the {n_positions} that"
-                f" {model} takes; shorten it or lower max_new_tokens"
+                f"{own_prompts(experiment)}: {prompt[:40]!r}… has {len(ids)} tokens, which with max_new_tokens: {n_new} are more than the"
+                f" {n_positions} that {model} takes; shorten it or lower max_new_tokens"
             )
 
 
