@@ -1,4 +1,5 @@
 # Generated texts, of single features over factors and prefixes (P1's sweep) or of fitted methods, and what is measured on them.
+# The jobs that run a model on them are the longest and go first, so that no core is idle while the last of them runs.
 
 
 rule generations:
@@ -8,6 +9,7 @@ rule generations:
         unpack(files_of_keys),
     output:
         manifest=f"{DATA}/{{experiment}}/generations/{{layers}}.json",
+    priority: 1
     resources:
         **gpu_job("generations"),
     params:
@@ -38,6 +40,7 @@ rule perplexity:
         unpack(files_of_keys),
     output:
         manifest=f"{DATA}/{{experiment}}/perplexity/{{layers}}.json",
+    priority: 1
     resources:
         **gpu_job("perplexity"),
     params:
