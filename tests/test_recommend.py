@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -31,13 +32,28 @@ def labels(folder: Folder) -> list[str]:
     return sorted(features["concept"].drop_nulls().unique())
 
 
-def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(micro: Folder):
-    concept = labels(micro)[0]
-    features = pl.read_parquet(micro.path / "data/micro/tables/features.parquet").filter(concept=concept)
-    before = micro.parts()
-    code, said, log = ask(micro, "micro", concept)
+@dataclass(frozen=True)
+class Answered:
+    folder: Folder
+    concept: str
+    parts_before: dict[str, set[Path]]
+    page: str
+
+
+@pytest.fixture(scope="module")
+def answered(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Answered:
+    """A labelled concept, answered once."""
+    folder = finished.copy(tmp_path_factory.mktemp("answered") / "copy")
+    concept, before = labels(folder)[0], folder.parts()
+    code, said, log = ask(folder, "micro", concept)
     assert code == 0, log
-    (file,) = (micro.path / "config/experiments").glob("micro-recommend-*.yaml")
+    return Answered(folder, concept, before, said)
+
+
+def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(answered: Answered):
+    folder, concept, said = answered.folder, answered.concept, answered.page
+    features = pl.read_parquet(folder.path / "data/micro/tables/features.parquet").filter(concept=concept)
+    (file,) = (folder.path / "config/experiments").glob("micro-recommend-*.yaml")
     listed = yaml.safe_load(file.read_text())["features"]["features"]
     assert (
         sorted((layer, feature) for layer, numbers in listed.items() for feature in numbers)
@@ -46,29 +62,27 @@ def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(micro: 
     assert said.startswith(f"# micro: {concept}\n")
     assert all(f"| {layer}/{feature} | label |" in said for layer, feature in features.select("layer", "feature").iter_rows())
     # The derived experiment's texts are the experiment's own; only ratings and concepts are new, and lie in both stores.
-    after = micro.parts()
-    assert {step for step in after if after[step] != before[step]} == {"concepts", "judge"}
-    code, again, log = ask(micro, "micro", concept)
+    after = folder.parts()
+    assert {step for step in after if after[step] != answered.parts_before[step]} == {"concepts", "judge"}
+    code, again, log = ask(folder, "micro", concept)
     assert (code, again) == (0, said)
     assert "to compute" not in log
 
 
-def test_from_python_it_is_the_same_answer(micro: Folder):
-    concept = labels(micro)[0]
-    code, said, log = ask(micro, "micro", concept)
-    assert code == 0, log
+def test_from_python_it_is_the_same_answer(answered: Answered):
     program = f"""
 import saesteer
 from saesteer.report.recommend import page_of
-answer = saesteer.recommend("micro", {concept!r})
+answer = saesteer.recommend("micro", {answered.concept!r})
 assert answer.ordinary_loss.n == 32, answer.ordinary_loss
 assert answer.texts.height == answer.candidates.height * answer.texts["factor"].n_unique() * answer.texts["prefix_id"].n_unique()
 print(page_of(answer))
 """
     command = [str(BIN / "python"), "-c", program]
-    done = subprocess.run(command, cwd=micro.path, env=micro.environment, capture_output=True, text=True, check=False)
+    folder = answered.folder
+    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == said
+    assert done.stdout == answered.page
 
 
 def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder):
