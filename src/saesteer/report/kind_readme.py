@@ -53,21 +53,22 @@ BOOKS = Kinds(
 
 
 def keep_results(root: Path, kinds: Kinds) -> None:
-    """Keep in git what is finished, rounded, and draw the figure beside it."""
+    """Keep in git what is finished, rounded, and draw the figure beside it; the shipped SAEs' rows change without the others'."""
     folder = root / kinds.kept
-    write_json(folder / "metrics.json", json.loads((root / kinds.built).read_text(encoding="utf-8")))
+    if (root / kinds.built).is_file():
+        write_json(folder / "metrics.json", json.loads((root / kinds.built).read_text(encoding="utf-8")))
     for kind in kinds.names:
         for name in _TABLES:
             made = root / f"data/{kinds.experiment}-{kind}/tables/{name}.parquet"
             if made.is_file():
                 write_text(folder / kind / f"{name}.csv", read_summary(QUESTION_SUMMARIES[name], made).write_csv(float_precision=4))
-    rows = _picks(root, kinds)
+    rows = picks_of(root, kinds)
     save_figure(draw(rows), rows, folder / "kinds")
 
 
 def kinds_markdown(root: Path, kinds: Kinds) -> str:
     """A row a kind and layer, by the number of active features."""
-    picks = {(row["kind"], row["layer"], row["rule"]): row for row in _picks(root, kinds).iter_rows(named=True)}
+    picks = {(row["kind"], row["layer"], row["rule"]): row for row in picks_of(root, kinds).iter_rows(named=True)}
     lines = []
     for kind, layer, measured in _measured(root, kinds):
         success = _read(root, kinds, kind, "headline_samples").filter(measure="gen_success_20", layers=str(layer)).row(0, named=True)
@@ -87,7 +88,7 @@ def _measured(root: Path, kinds: Kinds) -> list[tuple[str, int, dict[str, float]
     return sorted(rows, key=lambda row: (row[1], row[2]["l0"]))
 
 
-def _picks(root: Path, kinds: Kinds) -> pl.DataFrame:
+def picks_of(root: Path, kinds: Kinds) -> pl.DataFrame:
     """The held-out score of what each rule picks: kind, layer, l0, rule, n_concepts, score and the ends of its interval."""
     columns = ("layer", "rule", "n_concepts", "score", "score_low", "score_high")
     parts = [

@@ -99,6 +99,8 @@ def _keep_headlines(root: Path) -> list[Path]:
         if finished.is_file():
             taken.append(root / f"docs/results/{name}.json")
             write_json(taken[-1], json.loads(finished.read_text(encoding="utf-8")))
+    if not (root / f"docs/results/{SHIPPED}.json").is_file():
+        raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make figures`, then `make readme`")
     if scored := list((root / f"data/{SCORED}/features").glob("layer_*.parquet")):
         write_json(root / f"docs/scores/{SCORED}.json", scores_by_layer(scored))
     return taken
@@ -126,8 +128,7 @@ def _keep_questions(root: Path) -> None:
     if (later := root / f"data/{EFFECT_LAYERS}/tables/effect_layers.parquet").is_file():
         effect_readme.keep_layers(later, root / EFFECTS[SHIPPED_EFFECTS])
     for kinds in KINDS.values():
-        if (root / kinds.built).is_file():
-            kind_readme.keep_results(root, kinds)
+        kind_readme.keep_results(root, kinds)
     if (long := root / f"data/{LONG}/tables/persistence.parquet").is_file():
         persistence_readme.keep_results(long, root / "docs/books")
     model_readme.keep_results(root)
@@ -151,8 +152,6 @@ def blocks(root: Path) -> dict[str, str]:
     results: dict[str, Mapping[str, Any]] = {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "docs/results").glob("*.json"))
     }
-    if SHIPPED not in results:
-        raise SettingsError("docs/results/tiny.json is missing: run `make figures`, then `make readme`")
     numbered = ((load_experiment(name, root / "config/experiments").seed_of_world, numbers) for name, numbers in results.items())
     seeds = {seed: numbers for seed, numbers in numbered if seed is not None}
     scores = json.loads((root / f"docs/scores/{SCORED}.json").read_text(encoding="utf-8"))
