@@ -1,18 +1,22 @@
 """The README and the documentation: what is generated is in step, what is named exists, and the site builds without a warning."""
 
 import ast
+import csv
 import importlib.util
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from workflow_folder import BIN, ROOT
 
 import saesteer
 from saesteer.core.tables import ALL_SUMMARIES, METHOD_STEPS, STEPS
-from saesteer.report import readme
+from saesteer.report import kind_readme, readme
 from saesteer.report.headline import headline_markdown
 from saesteer.report.method_readme import registry_markdown
 from saesteer.report.table_docs import tables_markdown
@@ -21,6 +25,9 @@ from saesteer.settings.registry import METHODS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = [ROOT / "README.md", *(ROOT / f"docs/{page}.md" for page in ("findings", "open-questions", "books", "methods"))]
+"""Pages whose words say what was measured."""
+INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")
 
 
 def test_pages_show_the_kept_results() -> None:
@@ -28,6 +35,41 @@ def test_pages_show_the_kept_results() -> None:
         text = (ROOT / readme.PAGES[name]).read_text(encoding="utf-8")
         assert readme.with_block(readme.PAGES[name], text, name, block) == text, "run `make readme`"
     assert headline_markdown(json.loads((ROOT / "docs/results/tiny.json").read_text())) in README
+
+
+@pytest.mark.parametrize("kinds", readme.KINDS.values(), ids=readme.KINDS)
+def test_the_figure_of_kinds_shows_the_kept_results(kinds: kind_readme.Kinds) -> None:
+    drawn = pl.read_csv(ROOT / kinds.kept / "kinds.csv")
+    assert_frame_equal(drawn, kind_readme.picks_of(ROOT, kinds), check_dtypes=False)
+
+
+def test_intervals_in_the_text_stand_in_a_table() -> None:
+    """A mean with its interval is a row of a kept table, as it is or as the reverse difference, or stands in a generated block."""
+    blocks, kept = readme.blocks(ROOT), set(kept_intervals())
+    kept.update(numbers for block in blocks.values() for numbers in shown_intervals(block))
+    for page in RESULTS:
+        text = page.read_text(encoding="utf-8")
+        for name in (name for name in blocks if ROOT / readme.PAGES[name] == page):
+            text = readme.with_block(page.name, text, name, "")
+        assert sorted(set(shown_intervals(text)) - kept) == [], page.name
+
+
+def shown_intervals(text: str) -> list[tuple[float, ...]]:
+    matches = (match.group("mean", "low", "high") for match in INTERVAL.finditer(text))
+    return [tuple(float(number.replace("−", "-")) for number in numbers) for numbers in matches]
+
+
+def kept_intervals() -> Iterator[tuple[float, ...]]:
+    """(mean, low, high) of every row of the kept tables, and the reverse, rounded to one, two and three digits."""
+    for path in (ROOT / "docs").rglob("*.csv"):
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+            for low in (name for name in row if name.endswith("low") and row[name]):
+                own = low.removesuffix("low").removesuffix("_")
+                mean = own if own in row else "mean"
+                numbers = [float(row[name]) for name in (mean, low, low.removesuffix("low") + "high") if name in row]
+                for digits in (1, 2, 3):
+                    yield tuple(float(f"{number:.{digits}f}") for number in numbers)
+                    yield tuple(float(f"{-number:.{digits}f}") for number in (numbers[0], *reversed(numbers[1:])))
 
 
 def test_a_page_without_its_markers_is_refused() -> None:
