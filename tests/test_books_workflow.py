@@ -13,6 +13,7 @@ from saesteer.figures.names import FIGURE_TABLES
 pytestmark = pytest.mark.exhaustive
 
 N_TEXTS = 600
+TOPICS = ["cooking", "medicine", "music", "railways", "sea", "war"]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,12 @@ def test_the_nine_figures_are_made(folder: Folder):
 def test_methods_learn_from_the_sentences_that_the_model_wrote(folder: Folder):
     methods = yaml.safe_load((folder.path / "config/experiments/books-methods.yaml").read_text())["methods"]
     methods |= {"methods": ["unsteered", "diffmean", "prompting"], "n_prompts": 2, "stretch_words": 5}
+    methods["concepts"]["names"] = TOPICS
     folder.edit("books-methods", layers=[4], methods=methods | {"factors": {"addition": ["0.4", "1"], "prompt": ["1"]}})
     code, output = folder.run(experiment="books-methods")
     assert code == 0, output
     scores = read_summary(METHOD_SUMMARIES["methods"], folder.path / "data/books-methods/tables/methods.parquet")
-    assert scores["n"].unique().to_list() == [16]
+    assert scores["n"].unique().to_list() == [len(TOPICS)]
     by_method = dict(scores.select("method", "score").iter_rows())
     assert by_method["diffmean"] > by_method["unsteered"]
     stretches = read_summary(PERSISTENCE, folder.path / "data/books-methods/tables/persistence.parquet").filter(stretch=1)

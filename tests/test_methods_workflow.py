@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from gpu_folder import GpuFolder, assert_alike
 from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
@@ -41,21 +42,21 @@ def fit(problem: Problem) -> Addition:
 '''
 
 
-def run(folder: Folder, *arguments: str) -> str:
-    code, output = folder.run("methods", *arguments, methods=f"[{NAME}]")
+LAST_STEP = f"data/{NAME}/damage/layers_06-06.json"
+"""The last that keeps parts; it follows from all others that do."""
+
+
+def run(folder: Folder, *arguments: str, target: str = "methods") -> str:
+    code, output = folder.run(target, *arguments, methods=f"[{NAME}]")
     assert code == 0, output
     return output
 
 
-def computed(folder: Folder) -> dict[str, pl.DataFrame]:
+def computed(folder: Folder, target: str = LAST_STEP) -> dict[str, pl.DataFrame]:
     """Run the comparison; step -> the rows in the parts that came in."""
     before = folder.parts(NAME, ALL_STEPS)
-    run(folder)
+    run(folder, target=target)
     return new_rows(before, folder.parts(NAME, ALL_STEPS))
-
-
-def n_rows(folder: Folder) -> dict[str, int]:
-    return {step: rows.height for step, rows in computed(folder).items()}
 
 
 def compare(folder: Folder, **changes: Any) -> None:
@@ -180,7 +181,7 @@ def test_effects_are_read_at_later_layers_and_at_multiples(tmp_path: Path) -> No
 def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(restored: Checkout) -> None:
     saesteer(restored, "vectors", NAME, "diffmean", "6", "vectors.safetensors")
     compare(restored, methods=[*METHODS, "from_file"], vectors="vectors.safetensors")
-    run(restored)
+    run(restored, target=f"data/{NAME}/generations/layers_06-06.json")
     texts = restored.table("generations", NAME)
     keys = ["concept_id", "factor", "prefix_id", "sample"]
     own, trained_elsewhere = (texts.filter(pl.col("method") == name).sort(keys)["text"] for name in ("diffmean", "from_file"))
@@ -194,7 +195,7 @@ def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     with (restored.path / "src/saesteer/settings/methods.csv").open("a") as table:
         table.write("toy,Toy,a test,toy.fit,,texts,choice,addition,1\n")
     compare(restored, methods=[*METHODS, "toy"])
-    rows = computed(restored)
+    rows = computed(restored, "methods")
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
     assert_damage_of_chosen(restored, rows.pop("damage"), method="toy")
     assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
@@ -249,12 +250,13 @@ def test_labelled_texts_of_ones_own_are_learnt_from(restored: Checkout) -> None:
 @pytest.mark.exhaustive
 def test_a_bootstrap_setting_computes_no_row(restored: Checkout) -> None:
     compare(restored, bootstrap_draws=300)
-    assert n_rows(restored) == {}
+    assert computed(restored, "methods") == {}
 
 
 def test_p1s_rule_of_choice_counts_lens_tokens_and_runs_no_model(restored: Checkout) -> None:
     compare(restored, factor_rule="gen_success")
-    assert n_rows(restored) == {"gen_success": N_TEXTS}
+    rows = computed(restored, "methods")
+    assert {step: frame.height for step, frame in rows.items()} == {"gen_success": N_TEXTS}
     halves = read_summary(METHOD_SUMMARIES["method_halves"], restored.path / f"data/{NAME}/tables/method_halves.parquet")
     counted = halves.filter(pl.col("gen_success_20").is_not_null())
     assert set(counted["method"]) >= {"sae_label"}
@@ -272,6 +274,17 @@ def test_a_raised_version_computes_that_method(restored: Checkout) -> None:
     assert_damage_of_chosen(restored, rows.pop("damage"), method="diffmean-2")
     assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
     assert all(set(frame["method"]) == {"diffmean-2"} for frame in rows.values())
+
+
+@pytest.mark.exhaustive
+def test_on_a_gpu_it_gives_the_same_tables(restored: Checkout, tmp_path: Path) -> None:
+    folder = GpuFolder(tmp_path / "repo")
+    compare(folder)
+    for one in (folder, restored):
+        run(one, target=LAST_STEP)
+    logs = [path.read_text() for step in ("effects", "fits", "generations") for path in (folder.path / "logs" / NAME / step).glob("*.log")]
+    assert ["on cuda" in log for log in logs] == [True] * 3
+    assert_alike(folder, restored, NAME, ("effects", "fits", "generations", "perplexity", "judge"))
 
 
 def test_an_unknown_method_is_refused_by_name(restored: Checkout) -> None:

@@ -13,7 +13,7 @@ from saesteer.figures.names import QUESTION_FIGURE_TABLES
 
 pytestmark = pytest.mark.exhaustive
 
-N_FEATURES = 256
+N_FEATURES = 128
 
 
 def write_first_features(source: Path, target: Path) -> None:
@@ -31,7 +31,7 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     for layer in (3, 6):
         write_first_features(ROOT / f"data/world/saes/layer_{layer:02d}", folder.path / f"saes/layer_{layer:02d}")
     saes = {"path": "saes/layer_{layer:02d}", "d_model": 128, "n_features": N_FEATURES}
-    folder.edit("tiny-brute", saes=saes, sweep={"factors": [0, 1, 2], "n_prefixes": 2, "max_new_tokens": 8})
+    folder.edit("tiny-brute", saes=saes, sweep={"factors": [0, 1, 2], "n_prefixes": 2, "max_new_tokens": 8}, layers_per_job=2)
     code, output = folder.run("open_questions", open_questions="[tiny-brute]")
     assert code == 0, output
     data, figures = folder.path / "data/tiny-brute", folder.path / "figures/tiny-brute"

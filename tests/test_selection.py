@@ -121,7 +121,5 @@ def test_the_smallest_p_is_one_over_permutations_plus_one() -> None:
 
 
 def test_full_size_has_every_row() -> None:
-    """240 features, 15 thresholds, all draws."""
-    outcomes = synthetic_tables()["outcomes"]
-    full = selection_settings(random_draws=1000, permutations=10000, bootstrap_draws=2000)
-    assert selection(outcomes, full).height == 2 * 4 * 2 * 15
+    """240 features, 15 thresholds."""
+    assert selection(synthetic_tables()["outcomes"], selection_settings()).height == 2 * 4 * 2 * 15
