@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from workflow_folder import BIN, Folder
 
 TOKENS = {"HF_TOKEN": "hf_of_this_host", "OPENAI_API_KEY": "sk-of-this-host"}
@@ -193,6 +194,12 @@ class ClusterRun:
     @property
     def is_alive(self) -> bool:
         return self.process.poll() is None
+
+    def queries(self, since: float) -> set[int]:
+        """Processes in which it asks the controller, begun since then and without an answer yet."""
+        children = (one.info for one in psutil.process_iter(["pid", "ppid", "name", "create_time"]))
+        own = (child for child in children if child["ppid"] == self.process.pid and child["name"] in ("scontrol", "squeue"))
+        return {child["pid"] for child in own if child["create_time"] >= since}
 
     def kill(self) -> None:
         """kill -9 of Snakemake and what it started on this host; its jobs in SLURM go on."""

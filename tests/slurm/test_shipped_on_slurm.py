@@ -42,7 +42,15 @@ def outage(node: Node, run: ClusterRun) -> str:
     """Stop the controller until Snakemake has looked for its jobs in vain; give what was printed meanwhile."""
     with node.controller_down():
         before = len(run.printed.read_text())  # what was submitted until now was before it
-        wait_for("Snakemake to miss the controller", lambda: "MinJobAge=None" in run.printed.read_text()[before:], 120)
+        stopped, begun = time.time(), set[int]()
+
+        def has_failed() -> bool:
+            """A query began a second after the stop, as processes' times are exact to a second, and has ended."""
+            unanswered = run.queries(stopped + 1)
+            begun.update(unanswered)
+            return bool(begun - unanswered)
+
+        wait_for("Snakemake to miss the controller", has_failed, 120)
         meanwhile = run.printed.read_text()[before:]
     wait_for("the controller", node.jobs)  # running or not: all of them may have ended while it was down
     return meanwhile
@@ -56,7 +64,7 @@ def seen(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         configuration.write(f"data_dir: {seen.scratch}\n")  # the one line for shared scratch
     base = ("--default-resources", "slurm_partition=gpu", "mem_mb=2500*attempt", "runtime=60")  # as a reader edits the block
     run = node.run(folder, "--configfile", "config/config.yaml", *base)
-    deadline = time.monotonic() + 1200
+    deadline = time.monotonic() + 2400
     while run.is_alive and time.monotonic() < deadline:
         running = node.jobs("RUNNING")
         seen.gpus_at_once.append({index for job in running.values() for index in re.findall(r"IDX:(\d)", job.get("GRES", ""))})
