@@ -5,7 +5,7 @@ from pathlib import Path
 
 from saesteer.sources.model_size import n_gpus
 from saesteer.workflow import plan
-from saesteer.workflow.keys import FILES_OF_KEYS
+from saesteer.workflow.keys import FURTHER_FILES
 from saesteer.workflow.locks import explain_lock, record_run
 from saesteer.workflow.slurm import cancel_left_jobs, put_before_slurm
 
@@ -50,7 +50,7 @@ def profile_value(name, wildcards, job):
 def has_keys_to_compute(step, wildcards, input, attempt):
     """Whether a job has to compute something, as far as can be known while its inputs may still be missing."""
     inputs = steps_of(wildcards.experiment)[step].inputs
-    files = {name: Path(input[name]) for name in (*inputs, *(name for name in FILES_OF_KEYS if name in input.keys()))}
+    files = {name: Path(input[name]) for name in (*inputs, *(name for name in FURTHER_FILES if name in input.keys()))}
     seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files.values())
     return n_missing(step, wildcards.experiment, wildcards.layers, tuple(files.items()), (seen, attempt)) != 0
 

@@ -54,11 +54,11 @@ rule fits:
     """Each method's intervention for each concept."""
     input:
         unpack(step_inputs("fits")),
+        unpack(steering_prompts),
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
         concept_texts=f"{TABLES}/concept_texts.parquet",
         features=layers_features,
         vectors_file=file_of("vectors"),
-        prompts=steering_prompts,
     output:
         manifest=f"{DATA}/{{experiment}}/fits/{{layers}}.json",
     resources:

@@ -74,7 +74,7 @@ def files_of_keys(wildcards):
 def steering_prompts(wildcards):
     """For input: the prompts that a language model writes; none where the experiment names no such model."""
     writer = EXPERIMENTS[wildcards.experiment].methods.prompt_writer
-    return [f"{DATA}/{wildcards.experiment}/steering_prompts/prompts.parquet"] if writer else []
+    return {"steering_prompts": f"{DATA}/{wildcards.experiment}/steering_prompts/prompts.parquet"} if writer else {}
 
 
 def prompt_writer(wildcards):

@@ -1,8 +1,10 @@
 """What every script of a rule does first: read the configuration, start the log, report errors in one line, stop in order."""
 
 import gc
+import importlib.metadata
 import json
 import logging
+import platform
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +19,14 @@ from saesteer.core.tables import GENERATIONS
 from saesteer.settings import Experiment, Workflow, load_experiment, load_workflow
 from saesteer.sources.pins import fetched_folder, model_settings
 from saesteer.sources.prefixes import read_prefixes
-from saesteer.workflow.keys import FILES_OF_KEYS
+from saesteer.workflow.keys import FURTHER_FILES
 from saesteer.workflow.plan import layer_groups, wanted
 from saesteer.workflow.steps import plans
 
 if TYPE_CHECKING:
     from saesteer.world.judges import WorldJudge
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "sae-lens", "numpy", "polars")
 
 log = logging.getLogger("saesteer")
 
@@ -58,6 +62,8 @@ class Job:
     threads: int
     workflow: Workflow
     stop: Stop
+    code: str
+    """Digest of the code that the job runs."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -104,6 +110,7 @@ def open_job(snakemake: Any) -> Job:
         threads=snakemake.threads,
         workflow=workflow,
         stop=Stop(),
+        code=snakemake.params.get("code", ""),
     )
 
 
@@ -111,8 +118,9 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
     """Compute the step's missing rows of the job's layers, and write the manifest."""
     manifest = job.outputs["manifest"]
     plan = plans(job.experiment)[step]
-    files = {name: job.input(name) for name in (*plan.inputs, *FILES_OF_KEYS) if name in job.inputs}
+    files = {name: job.input(name) for name in (*plan.inputs, *FURTHER_FILES) if name in job.inputs}
     wants = wanted(job.experiment, step, job.layers, files)
+    made_with = {"code": job.code, **library_versions()}
 
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         for frame in compute(missing):
@@ -120,7 +128,7 @@ def complete_step(job: Job, step: str, compute: Callable[[pl.DataFrame], Iterabl
             job.stop.check()
 
     try:
-        complete(manifest.parent, plan.table, wants, until_stopped, manifest, job.workflow.part_seconds)
+        complete(manifest.parent, plan.table, wants, until_stopped, manifest, job.workflow.part_seconds, made_with)
     except BaseException:  # the exit, or what a library that it came through made of it
         if job.stop.code is not None:
             log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", step)
@@ -138,6 +146,11 @@ def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
     """The missing keys, one layer after the other."""
     for (layer,), rows in missing.group_by("layer", maintain_order=True):
         yield int(layer), rows
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries whose arithmetic, tokenisers or models rows come from."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
 
 def _paths(value: Any) -> list[Path]:

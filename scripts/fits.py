@@ -25,7 +25,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     settings = job.experiment.methods
     concepts, texts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts")), read_summary(CONCEPT_TEXTS, job.input("concept_texts"))
     features = pl.concat(read_summary(FEATURES, path) for path in job.inputs["features"])
-    written = [read_summary(STEERING_PROMPTS, path) for path in job.inputs.get("prompts", [])]
+    written = [read_summary(STEERING_PROMPTS, path) for path in job.inputs.get("steering_prompts", [])]
     prompts = pl.concat([pl.DataFrame(schema=STEERING_PROMPTS.schema), *written])
     lm = open_model(job)
     vectors = read_vectors(settings.vectors, job.experiment.saes.d_model) if settings.vectors else {}

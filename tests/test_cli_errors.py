@@ -32,8 +32,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config/experiments/explained.yaml").write_text(yaml.safe_dump(explained))
     misspelt = explained | {"saes": {"id": "layer_{layer}/width_16k/canonicle"}}
     (tmp_path / "config/experiments/misspelt.yaml").write_text(yaml.safe_dump(misspelt))
-    (tmp_path / "data/damaged/sweep").mkdir(parents=True)
-    (tmp_path / "data/damaged/sweep/layers_00-03.json").write_text("{")
     (tmp_path / "config/README.md").write_text("old")
     (tmp_path / "config/broken.yaml").write_text("experiments: [micro\n")
     (tmp_path / "a_file").write_text("not a folder")
@@ -71,7 +69,7 @@ CASES = {
     "report micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "agreement micro": "data/micro/judge holds the ratings of 0 judges",
     "saes [": "is not a regular expression",
-    "gc": "data/damaged/sweep/layers_00-03.json",
+    "gc": "data/micro/activations/layers_02-06.json is missing, so a job failed or has not run",
     "record": "Snakemake cannot say what is up to date",
     "push": "git config .* failed",
     "pull": "git config .* failed",

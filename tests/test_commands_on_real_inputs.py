@@ -10,7 +10,7 @@ import pytest
 from real_inputs import EXPERIMENT, LAYERS, N_FEATURES, RealFolder, World, small_world
 from workflow_folder import BIN
 
-from saesteer.core.store import Wanted, complete
+from saesteer.core.store import MEASURED_ON, Upstream, Wanted, complete
 from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import pairwise_agreement
 from saesteer.settings import SettingsError
@@ -105,8 +105,10 @@ def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
         )
 
     axes = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
-    fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, "inputs": {"generations": sweep}}
-    complete(folder, JUDGEMENTS, [Wanted(3, axes, fingerprint)], rate, folder / "layers_03-03.json")
+    fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, MEASURED_ON: "rows"}
+    digests = Wanted(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(f"generations:{sweep}").alias(MEASURED_ON))
+    wanted = Wanted(3, axes, fingerprint, Upstream([digests], {}))
+    complete(folder, JUDGEMENTS, [wanted], rate, folder / "layers_03-03.json")
 
 
 def test_judges_of_the_same_texts_are_compared(tmp_path: Path) -> None:

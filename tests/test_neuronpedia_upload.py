@@ -178,7 +178,7 @@ def compared(data: Path, scale: float | None = 5.0) -> Path:
 
 def on_both(site: str = "resid_post") -> Experiment:
     one = experiment("micro-methods")
-    return one.model_copy(update={"layers": LAYERS, "saes": one.saes.model_copy(update={"site": site})})
+    return one.model_copy(update={"layers": LAYERS, "layers_per_job": 5, "saes": one.saes.model_copy(update={"site": site})})
 
 
 def test_vectors_carry_the_strength_that_was_chosen(site: Neuronpedia, tmp_path: Path) -> None:

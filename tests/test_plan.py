@@ -94,7 +94,8 @@ def written_inputs(folder: Path, step: str, value: str = "a") -> dict[str, Path]
     files = {}
     for name in STEPS[step].inputs:
         files[name] = folder / f"{name}.json"
-        layers = {"step": name, "layers": {"2": {"fingerprint": value}, "6": {"fingerprint": value}}}
+        entry = {"fingerprint": value, "rows": 0, "parts": []}
+        layers = {"step": name, "layers": {"2": entry, "6": entry}}
         files[name].write_text(json.dumps(layers if name in {*STEPS, "saes"} else {"digest": value}))
     return files
 
@@ -223,7 +224,7 @@ def test_a_judge_whose_prefixes_are_still_to_be_fetched_has_work(micro: Experime
     experiment = micro.model_copy(update={"judge": judge, "sweep": sweep})
     files = {name: tmp_path / f"{name}.json" for name in plans(experiment)["judge"].inputs}
     for name, path in files.items():
-        path.write_text(json.dumps({"step": name, "layers": {"2": {"fingerprint": "a"}}}))
+        path.write_text(json.dumps({"step": name, "layers": {"2": {"fingerprint": "a", "rows": 0, "parts": []}}}))
     files["prefixes_file"] = tmp_path / "prefixes.py"
     assert plan.n_missing(tmp_path, experiment, "judge", (2,), files) is None
     files["prefixes_file"].write_text("prefixes = ['a', 'b', 'c', 'd']\n")

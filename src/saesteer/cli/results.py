@@ -83,12 +83,13 @@ def vectors(
     method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
     layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
     path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
-    data: Data = Path("data"),
+    configfile: Configfile = CONFIG,
 ) -> None:
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
     from saesteer.report.exports import export_vectors
 
-    export_vectors(data, experiment, method, layer, path)
+    workflow, chosen = loaded(experiment, configfile)
+    export_vectors(chosen, workflow.data_dir, experiment, method, layer, path)
     typer.echo(f"wrote {path}")
 
 

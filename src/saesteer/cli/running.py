@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, Data, Experiments, app, loaded, refuse_while_running
+from saesteer.cli.application import CONFIG, Configfile, Experiments, SomeExperiments, app, loaded, refuse_while_running
 from saesteer.core.errors import SaesteerError
 
 
@@ -20,15 +20,20 @@ def unlock(folder: Annotated[Path, typer.Option(help="Folder that the workflow r
 
 @app.command()
 def gc(
-    data: Data = Path("data"),
+    experiments: SomeExperiments = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
+    configfile: Configfile = CONFIG,
 ) -> None:
-    """List the parts that no manifest names (of removed features, old settings, old models), and remove them when told to."""
-    from saesteer.core.store import unnamed_parts
+    """List the parts that no manifest of a finished experiment names (of removed features, old settings, old models), and remove them when
+    told to."""
+    from saesteer.settings import load_workflow, read_yaml
+    from saesteer.workflow.plan import unneeded_files
 
     if remove:
         refuse_while_running()  # parts of an unfinished run are named by no manifest yet
-    parts = [part for folder in sorted(data.glob("*/*")) if folder.is_dir() for part in unnamed_parts(folder)]
+    names = experiments or load_workflow(read_yaml(configfile), str(configfile)).experiments
+    chosen = [(workflow.data_dir / name, experiment) for name in names for workflow, experiment in [loaded(name, configfile)]]
+    parts = [part for folder, experiment in chosen for part in unneeded_files(folder, experiment)]
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
         if remove:

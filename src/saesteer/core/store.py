@@ -7,6 +7,11 @@
 A job's work is `wanted keys - keys present`. Nobody appends to or edits a part, so a kill loses at most the part in flight, an added
 feature computes itself and nothing else, and a shared part is never written through a link. A part whose bytes do not match its name is
 named in the log, set aside, and computed again. Readers go through a manifest and see the wanted keys only.
+
+A row that is measured on rows of earlier steps (a text's perplexity, a text's rating) carries their digest in a further column,
+`measured_on`. A row whose digest is another than that of the rows that serve now counts as missing: after a merge of two machines' parts,
+or when a damaged part was made again elsewhere, no number stands beside a text that it was not measured on. The manifest says which rows
+of its parts serve, and from which rows of the earlier steps' manifests they were measured; `read_rows` refuses it when those have changed.
 """
 
 import functools
@@ -28,13 +33,26 @@ from saesteer.core.files import file_digest, remove_abandoned, value_digest, wri
 from saesteer.core.tables import Table, validate
 
 FINGERPRINT_DIGITS = 16
+MEASURED_ON = "measured_on"
 _FINGERPRINT = "fingerprint.json"
+_MADE_WITH = "saesteer"
+"""Key of a part's Parquet metadata under which stands what made it."""
 
 log = logging.getLogger(__name__)
 
 
 class StoreError(SaesteerError, RuntimeError):
     """Parts or a manifest that cannot be used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The rows of earlier steps that one layer's rows are measured on."""
+
+    digests: Sequence[pl.DataFrame]
+    """For each table read: some of the key columns, and MEASURED_ON, the digest of the rows behind these keys."""
+    entries: Mapping[str, str]
+    """Earlier step -> digest of which rows serve by its manifest."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class Wanted:
     layer: int
     axes: Mapping[str, Sequence[Any]]
     fingerprint: Mapping[str, Any]
+    upstream: Upstream | None = None
 
     @property
     def fingerprint_digest(self) -> str:
@@ -59,12 +78,27 @@ class Wanted:
 
     def keys(self, table: Table) -> pl.DataFrame:
         """One row a key, in the order of the axes."""
-        return _key_product(table, self.layer, self.axes)
+        frames = [_axis(table, name.split(","), values) for name, values in {"layer": [self.layer], **self.axes}.items()]
+        return functools.reduce(lambda left, right: left.join(right, how="cross"), frames).select(table.keys)
 
+    def stored_keys(self, table: Table) -> list[str]:
+        """The columns by which a part's row is known to be the one wanted."""
+        return [*table.keys, *([MEASURED_ON] if self.upstream else [])]
 
-def _key_product(table: Table, layer: int, axes: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    frames = [_axis(table, name.split(","), values) for name, values in {"layer": [layer], **axes}.items()]
-    return functools.reduce(lambda left, right: left.join(right, how="cross"), frames).select(table.keys)
+    def with_digests(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows with the digest of what they are measured on, where they are measured on anything."""
+        if self.upstream is None:
+            return rows
+        names = [f"{MEASURED_ON}_{number}" for number in range(len(self.upstream.digests))]
+        joined = rows
+        for name, digests in zip(names, self.upstream.digests, strict=True):
+            on = [column for column in digests.columns if column != MEASURED_ON]
+            joined = joined.join(digests.rename({MEASURED_ON: name}), on=on, how="left", maintain_order="left")
+        joined = joined.with_columns(pl.concat_str(names, separator=" ").alias(MEASURED_ON)).drop(names)
+        if joined[MEASURED_ON].null_count():
+            first = joined.filter(pl.col(MEASURED_ON).is_null()).row(0, named=True)
+            raise StoreError(f"layer {self.layer}: of what an earlier step should have computed, a row is missing for {first}: run again")
+        return joined
 
 
 def _axis(table: Table, names: Sequence[str], values: Sequence[Any]) -> pl.DataFrame:
@@ -81,18 +115,20 @@ def complete(
     compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]],
     manifest: Path,
     part_seconds: float = 60.0,
+    made_with: Mapping[str, str] | None = None,
 ) -> int:
     """Compute the wanted keys that no part holds, write them as parts, then write the manifest. Gives the number of rows computed.
 
     `compute` gets the missing keys (never an empty frame) and yields finished rows, one layer in each frame; whatever it has yielded is
-    kept even when it fails later. A job with nothing missing never calls it.
+    kept even when it fails later. A job with nothing missing never calls it. `made_with` is recorded in each new part: versions of the
+    code and of the libraries.
     """
     for want in wanted:
         remove_abandoned(_layer_folder(folder, want))
     todo = pl.concat([_absent_keys(table, want, _set_damaged_aside(_layer_folder(folder, want))) for want in wanted])
     log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.n_keys for want in wanted), todo.height)
     if not todo.is_empty():
-        _write_parts(folder, table, wanted, compute(todo), part_seconds)
+        _write_parts(folder, table, wanted, compute(todo), part_seconds, made_with or {})
     write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wanted}})
     return todo.height
 
@@ -106,8 +142,9 @@ def _absent_keys(table: Table, want: Wanted, parts: Sequence[Path]) -> pl.DataFr
     keys = want.keys(table)
     if not parts:
         return keys
-    present = pl.concat([pl.read_parquet(part, columns=list(table.keys)) for part in parts])
-    return keys.join(present, on=table.keys, how="anti", maintain_order="left")
+    stored = want.stored_keys(table)
+    present = pl.concat([pl.read_parquet(part, columns=stored) for part in parts])
+    return want.with_digests(keys).join(present, on=stored, how="anti", maintain_order="left").select(table.keys)
 
 
 def sound_parts(folder: Path) -> list[Path]:
@@ -131,7 +168,14 @@ def _layer_folder(folder: Path, want: Wanted) -> Path:
     return folder / want.fingerprint_digest / f"layer_{want.layer:02d}"
 
 
-def _write_parts(folder: Path, table: Table, wanted: Sequence[Wanted], frames: Iterable[pl.DataFrame], part_seconds: float) -> None:
+def _write_parts(
+    folder: Path,
+    table: Table,
+    wanted: Sequence[Wanted],
+    frames: Iterable[pl.DataFrame],
+    part_seconds: float,
+    made_with: Mapping[str, str],
+) -> None:
     """Collect finished rows into parts of `part_seconds` of work, each of one layer; on a failure what is finished is written first."""
     by_layer = {want.layer: want for want in wanted}
     waiting: dict[int, list[pl.DataFrame]] = {}
@@ -141,27 +185,30 @@ def _write_parts(folder: Path, table: Table, wanted: Sequence[Wanted], frames: I
             waiting.setdefault(frame["layer"][0], []).append(frame)
             if time.monotonic() - started > part_seconds:
                 while waiting:
-                    _write_part(folder, table, by_layer, waiting.pop(next(iter(waiting))))
+                    _write_part(folder, table, by_layer, waiting.pop(next(iter(waiting))), made_with)
                 started = time.monotonic()
     finally:
         for layer_frames in waiting.values():
-            _write_part(folder, table, by_layer, layer_frames)
+            _write_part(folder, table, by_layer, layer_frames, made_with)
 
 
-def _write_part(folder: Path, table: Table, by_layer: Mapping[int, Wanted], frames: Sequence[pl.DataFrame]) -> None:
+def _write_part(
+    folder: Path, table: Table, by_layer: Mapping[int, Wanted], frames: Sequence[pl.DataFrame], made_with: Mapping[str, str]
+) -> None:
     rows = validate(table, pl.concat(frames), f"new rows of {folder}").sort(table.keys)
     want = by_layer[rows["layer"][0]]
     target = _layer_folder(folder, want)
     path = target.parent / _FINGERPRINT
     if not path.exists():
         write_json(path, want.fingerprint)
-    write_part(target, rows)
+    write_part(target, want.with_digests(rows), made_with)
 
 
-def write_part(folder: Path, rows: pl.DataFrame) -> Path:
-    """Store checked and sorted rows as a part: the same rows have the same bytes, and so the same name."""
+def write_part(folder: Path, rows: pl.DataFrame, made_with: Mapping[str, str] | None = None) -> Path:
+    """Store checked and sorted rows as a part: the same rows, made with the same, have the same bytes, and so the same name."""
     buffer = io.BytesIO()
-    rows.write_parquet(buffer, compression="zstd", statistics=False)
+    metadata = {_MADE_WITH: json.dumps(made_with, sort_keys=True)} if made_with else None
+    rows.write_parquet(buffer, compression="zstd", statistics=False, metadata=metadata)
     return write_part_bytes(folder, buffer.getvalue())
 
 
@@ -176,33 +223,55 @@ def _describe(folder: Path, table: Table, want: Wanted) -> dict[str, Any]:
     """A layer's entry in the manifest."""
     parts = sound_parts(_layer_folder(folder, want))
     keys = want.keys(table)
-    rows = _serving_rows(table, parts, keys)
+    rows = _serving_rows(table, parts, want, keys)
     if rows.height != keys.height:
         absent = keys.join(rows, on=table.keys, how="anti")
         raise StoreError(f"{folder}: {absent.height} wanted keys were not computed, the first is {absent.row(0, named=True)}; see the log")
+    serving = {parts[number]: group["row"].to_list() for (number,), group in rows.group_by("part", maintain_order=True)}
     return {
         "fingerprint": want.fingerprint_digest,
-        "wanted": {name: list(values) for name, values in want.axes.items()},
         "rows": rows.height,
-        "parts": _part_entries(folder, parts, rows),
+        "parts": [{"path": str(part.relative_to(folder)), "rows": _ranges(sorted(serving[part]))} for part in sorted(serving)],
+        "made_with": _distinct([made_with(part) for part in sorted(serving)]),
         "nulls": _nulls_by_reason(rows),
+        **({MEASURED_ON: dict(want.upstream.entries)} if want.upstream else {}),
     }
 
 
-def _serving_rows(table: Table, parts: Sequence[Path], keys: pl.DataFrame) -> pl.DataFrame:
-    """The wanted rows with the number of the part that serves each: where two parts hold a key, the first by name."""
-    columns = [*table.keys, *(["reason"] if "reason" in table.columns else [])]
-    empty = keys.clear().with_columns(
-        **({"reason": pl.lit(None, pl.String)} if "reason" in table.columns else {}), part=pl.lit(0, pl.Int32)
-    )
-    held = [pl.read_parquet(part, columns=columns).with_columns(part=pl.lit(number, pl.Int32)) for number, part in enumerate(parts)]
-    rows = pl.concat([empty, *held]).unique(subset=table.keys, keep="first", maintain_order=True)
-    return rows.join(keys, on=table.keys, how="semi")
+def _serving_rows(table: Table, parts: Sequence[Path], want: Wanted, keys: pl.DataFrame) -> pl.DataFrame:
+    """The wanted rows with the number of the part that serves each and of the row in it: where two parts hold a key, the first by name."""
+    stored, reason = want.stored_keys(table), ["reason"] if "reason" in table.columns else []
+    empty = want.with_digests(keys.clear()).with_columns(*(pl.lit(None, pl.String).alias(name) for name in reason))
+    empty = empty.with_columns(row=pl.lit(0, pl.UInt32), part=pl.lit(0, pl.Int32))
+    held = [
+        pl.read_parquet(part, columns=[*stored, *reason])
+        .select(*stored, *reason, row=pl.int_range(pl.len(), dtype=pl.UInt32), part=pl.lit(number, pl.Int32))
+        .join(want.with_digests(keys), on=stored, how="semi")
+        for number, part in enumerate(parts)
+    ]
+    return pl.concat([empty, *held]).unique(subset=table.keys, keep="first", maintain_order=True)
 
 
-def _part_entries(folder: Path, parts: Sequence[Path], rows: pl.DataFrame) -> list[dict[str, Any]]:
-    serves = dict(rows.group_by("part").len().iter_rows())
-    return [{"path": str(part.relative_to(folder)), "serves": serves[number]} for number, part in enumerate(parts) if number in serves]
+def _ranges(numbers: Sequence[int]) -> list[list[int]]:
+    """Sorted row numbers as [first, one past the last] of each run."""
+    starts = [number for place, number in enumerate(numbers) if place == 0 or numbers[place - 1] != number - 1]
+    ends = [number + 1 for place, number in enumerate(numbers) if place == len(numbers) - 1 or numbers[place + 1] != number + 1]
+    return [list(run) for run in zip(starts, ends, strict=True)]
+
+
+def made_with(part: Path) -> dict[str, str]:
+    """The versions of code and libraries that a part was made with; none where it does not say."""
+    recorded: dict[str, str] = json.loads(pl.read_parquet_metadata(part).get(_MADE_WITH, "{}"))
+    return recorded
+
+
+def _distinct(records: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    return [json.loads(text) for text in sorted({json.dumps(record, sort_keys=True) for record in records})]
+
+
+def entry_digest(entry: Mapping[str, Any]) -> str:
+    """Which rows serve a layer by its entry in a manifest, as a digest."""
+    return value_digest(entry["parts"])
 
 
 def _nulls_by_reason(rows: pl.DataFrame) -> dict[str, int]:
@@ -236,32 +305,46 @@ def read_rows(
 
 
 def _layer_rows(table: Table, manifest: Path, layer: int, entry: Mapping[str, Any], names: list[str]) -> pl.DataFrame:
-    parts = [manifest.parent / part["path"] for part in entry["parts"]]
-    for part in parts:
-        if not part.is_file():
-            raise StoreError(f"{part} is missing, but {manifest} names it: delete the manifest and run again, or pull the data")
-        if file_digest(part) != part.stem:
-            raise StoreError(
-                f"{part}: its bytes do not match its name: delete {manifest} and run again, and it is set aside and computed anew"
-            )
-    held = pl.concat([pl.DataFrame(schema=table.schema).select(names), *(pl.read_parquet(part, columns=names) for part in parts)])
-    rows = held.unique(subset=table.keys, keep="first", maintain_order=True)
-    rows = rows.join(_key_product(table, layer, entry["wanted"]), on=table.keys, how="semi")
-    if rows.height != entry["rows"]:
+    _refuse_changed_upstream(manifest, layer, entry)
+    frames = [pl.DataFrame(schema=table.schema).select(names)]
+    for part in entry["parts"]:
+        path = _checked_part(manifest, part)
+        held = pl.read_parquet(path, columns=names)
+        frames += [held.slice(start, end - start) for start, end in part["rows"]]
+    rows = pl.concat(frames)
+    if rows.height != entry["rows"] or rows.select(table.keys).is_duplicated().any():
         raise StoreError(
-            f"{manifest}: layer {layer} should have {entry['rows']} rows, its parts hold {rows.height}: delete it and run again"
+            f"{manifest}: layer {layer} should have {entry['rows']} rows, each of another key; its parts hold {rows.height}: delete it and"
+            " run again"
         )
     return validate(table, rows, str(manifest)) if set(names) == set(table.columns) else rows
 
 
-def unnamed_parts(folder: Path) -> list[Path]:
-    """Files under a step's folder that no manifest of the step names: what `saesteer gc` lists and removes.
+def _checked_part(manifest: Path, part: Mapping[str, Any]) -> Path:
+    """The file of a part, whose bytes have the digest that it is named by."""
+    path = manifest.parent / part["path"]
+    if "rows" not in part:
+        raise StoreError(f"{manifest} was written by an earlier version: run the workflow again; no computed row is lost")
+    if ".." in path.parts or not path.is_relative_to(manifest.parent):
+        raise StoreError(f"{manifest} names {part['path']!r}, which is not below its folder: delete the manifest and run again")
+    if not path.is_file():
+        raise StoreError(f"{path} is missing, but {manifest} names it: delete the manifest and run again, or pull the data")
+    if file_digest(path) != path.stem:
+        raise StoreError(f"{path}: its bytes do not match its name: delete {manifest} and run again, and it is set aside and computed anew")
+    return path
 
-    Without any manifest, parts are unfinished work that the next run goes on from: nothing is unnamed.
-    """
-    manifests = list(folder.glob("layers_*.json"))
-    if not manifests:
-        return []
+
+def _refuse_changed_upstream(manifest: Path, layer: int, entry: Mapping[str, Any]) -> None:
+    """Refuse rows that were measured on other rows than those that serve now in the steps before; a step that is not here cannot be read
+    beside them."""
+    for step, digest in entry.get(MEASURED_ON, {}).items():
+        earlier = manifest.parents[1] / step / manifest.name
+        if earlier.is_file() and entry_digest(read_manifest(earlier)["layers"][str(layer)]) != digest:
+            raise StoreError(f"{manifest}: layer {layer} was measured on other rows than {earlier} names now: run the workflow again")
+
+
+def unnamed_parts(folder: Path, manifests: Sequence[Path]) -> list[Path]:
+    """Files under a step's folder that none of the step's manifests names: what `saesteer gc` lists and removes."""
     entries = [entry for manifest in manifests for entry in read_manifest(manifest)["layers"].values()]
     named = {folder / part["path"] for entry in entries for part in entry.get("parts", [])}
     named |= {part.parents[1] / _FINGERPRINT for part in named}

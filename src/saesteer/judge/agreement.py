@@ -7,6 +7,7 @@ concept) are alike, so the bootstrap draws features.
 
 import itertools
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from saesteer.core.store import sound_parts
-from saesteer.core.tables import JUDGEMENTS
+from saesteer.core.store import MEASURED_ON, sound_parts
+from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.core.uncertainty import quantile_interval, random_stream
 from saesteer.settings import SettingsError
 
@@ -32,6 +33,10 @@ SCHEMA = pl.Schema(
         "high": pl.Float64,
     }
 )
+
+_TEXT = "text_digest"
+
+log = logging.getLogger(__name__)
 
 _WEIGHTS = np.subtract.outer(np.arange(3), np.arange(3)).astype(np.float64) ** 2
 
@@ -51,21 +56,28 @@ def pairwise_agreement(judge_folder: Path, draws: int = 2000) -> dict[tuple[str,
             f"{judge_folder} holds the ratings of {len(rated)} judges: change `judge` in the experiment file (another model, or another"
             " seed to ask the same one again) and run once more; earlier ratings are kept"
         )
-    same_text = [*JUDGEMENTS.keys, "texts"]
+    same_text = [*JUDGEMENTS.keys, _TEXT]
     pairs = {(one, other): (rated[one], rated[other]) for one, other in itertools.combinations(rated, 2)}
-    return {names: agreement(a.join(b, on=same_text, how="semi"), b.drop("texts"), draws) for names, (a, b) in pairs.items()}
+    return {
+        names: agreement(a.join(b, on=same_text, how="semi").drop(_TEXT), b.join(a, on=same_text, how="semi").drop(_TEXT), draws)
+        for names, (a, b) in pairs.items()
+    }
 
 
 def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
-    """Judge -> its JUDGEMENTS rows among all parts of a judge step, with the fingerprint of the texts that it rated."""
+    """Judge -> its JUDGEMENTS rows among all parts of a judge step, with the digest of the text that each is about."""
     rated: dict[str, list[pl.DataFrame]] = {}
     for path in sorted(judge_folder.glob("*/fingerprint.json")):
         fingerprint = json.loads(path.read_text(encoding="utf-8"))
         parts = [part for layer in sorted(path.parent.glob("layer_*")) for part in sound_parts(layer)]
-        rows = [pl.read_parquet(part).with_columns(texts=pl.lit(fingerprint["inputs"]["generations"])) for part in parts]
+        if MEASURED_ON not in fingerprint:
+            log.warning("%s: its ratings do not say which texts they are about, so they are left out", path.parent)
+            continue
+        text = pl.col(MEASURED_ON).str.extract(rf"{GENERATIONS.name}:(\w+)").alias(_TEXT)
+        rows = [pl.read_parquet(part).with_columns(text).drop(MEASURED_ON) for part in parts]
         rated.setdefault(_judge_name(fingerprint["settings"]), []).extend(rows)
     return {
-        name: pl.concat(rows).unique([*JUDGEMENTS.keys, "texts"], keep="first", maintain_order=True) for name, rows in rated.items() if rows
+        name: pl.concat(rows).unique([*JUDGEMENTS.keys, _TEXT], keep="first", maintain_order=True) for name, rows in rated.items() if rows
     }
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
-
 from saesteer.core.files import text_id, write_atomically
-from saesteer.core.store import read_rows
-from saesteer.core.tables import ASKED_CONCEPTS, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, Table, of_fits, read_summary
+from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import Rows
 from saesteer.methods.fit.vectors_file import write_vectors
 from saesteer.report.axbench_format import to_axbench
+from saesteer.report.step_rows import asked_concepts, rows_of
 from saesteer.settings import Experiment, NamedConcepts, SettingsError, settings_of
 from saesteer.sources.prefixes import prompts_in_order
 from saesteer.sources.published import kept_at, labelled_concepts
@@ -25,7 +23,10 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
         raise SettingsError(f"{name} compares no methods, so there is nothing of AxBench's form in it: name a comparison")
     settings = settings_of(experiment)
     prompts = prompts_in_order(experiment, data / "downloads")
-    tables = [*(of_fits(rows_of(table, data / name)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS)), rows_of(FITS, data / name)]
+    tables = [
+        *(of_fits(rows_of(table, data / name, experiment)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS)),
+        rows_of(FITS, data / name, experiment),
+    ]
     texts, losses, ratings, fits = (at_every_layer(table, experiment.layers) for table in tables)
     rows = Rows(texts, losses, ratings, fits, asked_concepts(data / name))
     dataset = "AlpacaEval" if settings.published_prompts == "alpaca_eval/instructions" else "prompts"
@@ -35,20 +36,9 @@ def export_axbench(experiment: Experiment, data: Path, name: str, folder: Path) 
         yield path
 
 
-def export_vectors(data: Path, name: str, method: str, layer: int, path: Path) -> None:
+def export_vectors(experiment: Experiment, data: Path, name: str, method: str, layer: int, path: Path) -> None:
     """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
-    write_vectors(rows_of(FITS, data / name, [layer]), asked_concepts(data / name), method, path)
-
-
-def rows_of(table: Table, folder: Path, layers: Sequence[int] | None = None) -> pl.DataFrame:
-    manifests = sorted((folder / table.name).glob("layers_*.json"))
-    if not manifests:
-        raise SettingsError(f"{folder} holds no {table.name}: run the comparison first (`snakemake methods`)")
-    return read_rows(table, manifests, layers)
-
-
-def asked_concepts(folder: Path) -> pl.DataFrame:
-    return read_summary(ASKED_CONCEPTS, folder / "tables/asked_concepts.parquet")
+    write_vectors(rows_of(FITS, data / name, experiment, [layer]), asked_concepts(data / name), method, path)
 
 
 def _order(experiment: Experiment, data: Path) -> list[str]:

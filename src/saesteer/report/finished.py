@@ -20,7 +20,7 @@ from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.saes import Sae, load_sae
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.report.exports import asked_concepts, rows_of
+from saesteer.report.step_rows import asked_concepts, rows_of
 from saesteer.settings import Experiment, MethodSettings, Workflow, settings_of
 from saesteer.settings.steps import SweepSettings
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings
@@ -120,7 +120,7 @@ def sampling_of(experiment: Experiment) -> Sampling:
 def fit_of(experiment: Experiment, folder: Path, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
     """A fit of a finished comparison, whose data folder this is; `factor` None: the one that was chosen."""
     check_known("layer", str(layer), list(map(str, sorted(experiment.layers))))
-    fits = at_every_layer(rows_of(FITS, folder, sorted({layer, min(experiment.layers)})), experiment.layers).filter(layer=layer)
+    fits = at_every_layer(rows_of(FITS, folder, experiment, sorted({layer, min(experiment.layers)})), experiment.layers).filter(layer=layer)
     check_known("method", method, sorted(set(fits["method"])))
     concepts = dict(asked_concepts(folder).select("concept", "concept_id").iter_rows())
     check_known("concept", concept, list(concepts))

@@ -13,6 +13,7 @@ import polars as pl
 from saesteer.core.files import write_atomically, write_text
 from saesteer.core.store import read_rows
 from saesteer.core.tables import ACTIVATIONS, RECORDS
+from saesteer.report.step_rows import present_manifests
 from saesteer.settings import Experiment, SettingsError
 from saesteer.sources.neuronpedia.sources import Source, named_sources
 
@@ -46,7 +47,7 @@ def export_records(experiment: Experiment, data: Path, folder: Path, source: str
     """
     layers = sorted(experiment.layers)
     sources = named_sources(experiment, layers, source)
-    records, activations = (sorted((data / step).glob("layers_*.json")) for step in ("records", "activations"))
+    records, activations = (present_manifests(data, experiment, step) for step in ("records", "activations"))
     if not records:
         raise SettingsError(f"{data}/records holds no manifest: run the experiment first")
     for layer, named in sources.items():

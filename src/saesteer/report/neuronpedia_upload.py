@@ -15,10 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.store import read_rows
 from saesteer.core.tables import ACTIVATIONS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, read_summary
 from saesteer.engine.vector_formats import neuronpedia_body
 from saesteer.report.neuronpedia_export import record_lines
+from saesteer.report.step_rows import asked_concepts, rows_of
 from saesteer.settings import Experiment, LocalRecords, SettingsError
 from saesteer.sources.neuronpedia.sources import Source, named_sources
 from saesteer.sources.neuronpedia.upload import Upload
@@ -79,14 +79,12 @@ def features_with_scores(experiment: Experiment, name: str, data: Path, source: 
     return [
         upload
         for layer, place in named_sources(experiment, sorted(set(table["layer"])), source).items()
-        for upload in _layer_features(table.filter(pl.col("layer") == layer), place, data / name, layer)
+        for upload in _layer_features(table.filter(pl.col("layer") == layer), place, data / name, experiment, layer)
     ]
 
 
-def _layer_features(table: pl.DataFrame, place: Source, folder: Path, layer: int) -> Iterator[Upload]:
-    records, activations, lens = (
-        read_rows(step, sorted((folder / step.name).glob("layers_*.json")), [layer]) for step in (RECORDS, ACTIVATIONS, LOGIT_LENS)
-    )
+def _layer_features(table: pl.DataFrame, place: Source, folder: Path, experiment: Experiment, layer: int) -> Iterator[Upload]:
+    records, activations, lens = (rows_of(step, folder, experiment, [layer]) for step in (RECORDS, ACTIVATIONS, LOGIT_LENS))
     lines = groupby(record_lines(records, place, activations), key=lambda line: int(line["index"]))
     texts = {feature: usable for feature, given in lines if (usable := [_text(line) for line in given if all(line["tokens"])])}
     rows = table.join(lens.select("feature", "tokens", "logits"), on="feature", how="left").sort("feature").iter_rows(named=True)
@@ -118,14 +116,13 @@ def _text(line: Mapping[str, Any]) -> dict[str, Any]:
 def method_vectors(experiment: Experiment, name: str, data: Path, method: str, model: str) -> list[Upload]:
     """The vectors that a method adds at factor 1, each with the median of its chosen factors as its strength."""
     from saesteer.methods.fit.vectors_file import fitted_additions
-    from saesteer.report.exports import asked_concepts, rows_of
 
     hook = _HOOKS.get(experiment.saes.site)
     if hook is None:
         raise SettingsError(
             f"{name}: its vectors are added at {experiment.saes.site}, where Neuronpedia's cannot be; it has resid_pre, resid_post"
         )
-    fits, concepts = rows_of(FITS, data / name), asked_concepts(data / name)
+    fits, concepts = rows_of(FITS, data / name, experiment), asked_concepts(data / name)
     scores = read_summary(METHOD_SUMMARIES["method_scores"], data / name / "tables/method_scores.parquet").filter(method=method)
     uploads = []
     for layer in sorted(experiment.layers):

@@ -39,8 +39,8 @@ from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
 from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.report.exports import rows_of
 from saesteer.report.finished import Finished
+from saesteer.report.step_rows import rows_of
 from saesteer.settings import (
     Experiment,
     ExplainedFeatures,
@@ -134,7 +134,7 @@ def picked_features(workflow: Workflow, experiment: Experiment, question: Questi
         raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
     features = read_summary(FEATURES, path)
     # A layer at a time: a large model's records fill the memory.
-    fires = pl.concat(fired_on(rows_of(RECORDS, workflow.data_dir / question.name, [layer])) for layer in experiment.layers)
+    fires = pl.concat(fired_on(rows_of(RECORDS, workflow.data_dir / question.name, experiment, [layer])) for layer in experiment.layers)
     listed = experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
     known_of = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
@@ -203,7 +203,7 @@ def share_parts(source: Path, target: Path) -> None:
 def feature_texts(workflow: Workflow, derived: str) -> pl.DataFrame:
     """Ratings and texts of the candidates' texts, prompts in their order."""
     experiment = load_experiment(derived, workflow.experiments_dir)
-    tables = [of_features(rows_of(one, workflow.data_dir / derived)) for one in _TABLES]
+    tables = [of_features(rows_of(one, workflow.data_dir / derived, experiment)) for one in _TABLES]
     prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
     joined = joined_texts(tables, ["layer", "feature", "factor", "prefix_id", "sample"])
     named = joined.with_columns(kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String))
@@ -223,9 +223,9 @@ def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
     write_experiment(workflow.experiments_dir / f"{derived}.yaml", {"extends": question.comparison, "methods": methods})
     compute(workflow, str(question.comparison), derived, question)
     experiment = load_experiment(derived, workflow.experiments_dir)
-    tables = [at_every_layer(of_fits(rows_of(one, workflow.data_dir / derived)), experiment.layers) for one in _TABLES]
+    tables = [at_every_layer(of_fits(rows_of(one, workflow.data_dir / derived, experiment)), experiment.layers) for one in _TABLES]
     joined = joined_texts(tables, ["layer", "method", "concept_id", "factor", "prefix_id", "sample"])
-    fits = at_every_layer(rows_of(FITS, workflow.data_dir / derived), experiment.layers).select(*FITS.keys, "n_texts")
+    fits = at_every_layer(rows_of(FITS, workflow.data_dir / derived, experiment), experiment.layers).select(*FITS.keys, "n_texts")
     rivals = joined.join(fits, on=FITS.keys).filter(pl.col("method").is_in(RIVALS), concept_id=text_id(question.concept))
     learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} from {} labelled texts", "method", "n_texts")).otherwise("method")
     prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")

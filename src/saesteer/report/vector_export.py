@@ -23,9 +23,9 @@ from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.sites import to_residual
 from saesteer.engine.vector_formats import FORMATS, check_format
-from saesteer.report.exports import rows_of
 from saesteer.report.finished import Finished, fit_of, parse_feature
 from saesteer.report.measured import Form, Lens, measured
+from saesteer.report.step_rows import present_manifests, rows_of
 from saesteer.settings import Experiment, settings_of
 from saesteer.sources.neuronpedia.sources import known_sources
 
@@ -79,7 +79,7 @@ def steerer_of(
 def _of_feature(finished: Finished, sae: Sae, feature: int, factor: float | None, concept: str | None) -> Steerer:
     layer = sae.meta.layer
     strength, factor_from = _best_factor(finished, layer, feature) if factor is None else (factor, "given")
-    known = concept or _concept(finished.data, layer, feature)
+    known = concept or _concept(finished, layer, feature)
     label = f"feature {layer}/{feature}" + (f" ({known})" if known else "")
     return Steerer(label, feature_addition(sae, feature), strength, factor_from, known, {"feature": feature})
 
@@ -93,11 +93,11 @@ def _best_factor(finished: Finished, layer: int, feature: int) -> tuple[float, s
     return median(factors), f"median of those that rule {rule} chose: {', '.join(f'{factor:g}' for factor in factors)}"
 
 
-def _concept(folder: Path, layer: int, feature: int) -> str | None:
+def _concept(finished: Finished, layer: int, feature: int) -> str | None:
     """What the feature stands for by the experiment's table; None where it has no such row."""
-    if not any((folder / CONCEPTS.name).glob("layers_*.json")):
+    if not present_manifests(finished.data, finished.experiment, CONCEPTS.name):
         return None
-    named = rows_of(CONCEPTS, folder, [layer]).filter(feature=feature)["concept"].to_list()
+    named = rows_of(CONCEPTS, finished.data, finished.experiment, [layer]).filter(feature=feature)["concept"].to_list()
     return named[0] if named else None
 
 

@@ -24,8 +24,8 @@ Axes = dict[str, Sequence[Any]]
 Files = Mapping[str, Path]
 """The file behind each name of a job's inputs: pins, manifests, `prefixes_file`, `asked_concepts`, `method_choices`."""
 
-FILES_OF_KEYS = ("prefixes_file", "asked_concepts", "method_choices")
-"""Inputs that keys are read from."""
+FURTHER_FILES = ("prefixes_file", "asked_concepts", "method_choices", "steering_prompts")
+"""Inputs that keys are read from, and what a language model wrote."""
 
 
 @runtime_checkable

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core import tables
+from saesteer.core.errors import SettingsError
 from saesteer.core.files import value_digest
-from saesteer.core.store import Wanted, missing_keys
+from saesteer.core.store import MEASURED_ON, StoreError, Wanted, missing_keys, unnamed_parts
 from saesteer.figures.names import (
     EFFECT_FIGURE_TABLES,
     FIGURE_TABLES,
@@ -23,8 +24,9 @@ from saesteer.figures.names import (
 from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts, settings_of
 from saesteer.sources.model_size import bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
-from saesteer.workflow.keys import FILES_OF_KEYS, Files
+from saesteer.workflow.keys import FURTHER_FILES, Files
 from saesteer.workflow.steps import plans
+from saesteer.workflow.upstream import upstream
 
 MOST_WORDS = 400
 """Characters of a value that a job's params show; a longer one is shown by its digest."""
@@ -35,6 +37,23 @@ def layer_groups(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     size, layers = experiment.layers_per_job, sorted(experiment.layers)
     chunks = [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
     return {f"layers_{chunk[0]:02d}-{chunk[-1]:02d}": chunk for chunk in chunks}
+
+
+def manifests(folder: Path, experiment: Experiment, step: str) -> list[Path]:
+    """The manifests of a step in an experiment's data folder. Readers take these and not all that lie there: of other groups of layers, or
+    of features that were removed, some may be left."""
+    return [folder / step / f"{group}.json" for group in layer_groups(experiment)]
+
+
+def unneeded_files(folder: Path, experiment: Experiment) -> list[Path]:
+    """The parts in an experiment's data folder that no manifest names: of removed features, old settings, old models."""
+    planned = {step: manifests(folder, experiment, step) for step in plans(experiment)}
+    if absent := [path for paths in planned.values() for path in paths if not path.is_file()]:
+        raise SettingsError(
+            f"{absent[0]} is missing, so a job failed or has not run, and its finished rows are named by nothing: run the workflow first"
+        )
+    steps = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [file for step in steps for file in unnamed_parts(step, planned.get(step.name, []))]
 
 
 def artifacts(experiment: Experiment) -> list[str]:
@@ -147,15 +166,14 @@ def wanted(experiment: Experiment, step: str, layers: Sequence[int], files: File
     """
     plan = plans(experiment)[step]
     inputs = {name: files[name] for name in plan.inputs}
-    common = {"step": step, "algorithm_versions": plan.versions, "settings": plan.settings}
-    return [
-        Wanted(
-            layer,
-            plan.keys.axes(experiment, layer, files),
-            {**common, "inputs": {name: _input_digest(path, layer) for name, path in inputs.items()}},
-        )
-        for layer in layers
-    ]
+    common: dict[str, Any] = {"step": step, "algorithm_versions": plan.versions, "settings": plan.settings}
+    wants = []
+    for layer in layers:
+        rows_read = upstream(experiment, step, layer, files)
+        fingerprint = {**common, "inputs": {name: _input_digest(path, layer) for name, path in inputs.items()}}
+        fingerprint |= {MEASURED_ON: "rows"} if rows_read else {}  # parts without the column are of another fingerprint
+        wants.append(Wanted(layer, plan.keys.axes(experiment, layer, files), fingerprint, rows_read))
+    return wants
 
 
 def _input_digest(path: Path, layer: int) -> str:
@@ -187,8 +205,11 @@ def in_words(value: Any) -> str:
 
 
 def n_missing(folder: Path, experiment: Experiment, step: str, layers: Sequence[int], files: Files) -> int | None:
-    """How many keys a job would compute; None while what it reads is not there yet."""
+    """How many keys a job would compute; None while what it reads is not there yet, or has to be made again."""
     plan = plans(experiment)[step]
-    if not all(files[name].is_file() for name in files if name in {*plan.inputs, *FILES_OF_KEYS}):
+    if not all(files[name].is_file() for name in files if name in {*plan.inputs, *FURTHER_FILES}):
         return None
-    return sum(missing_keys(folder, plan.table, want).height for want in wanted(experiment, step, layers, files))
+    try:
+        return sum(missing_keys(folder, plan.table, want).height for want in wanted(experiment, step, layers, files))
+    except StoreError:  # what is wrong with the earlier step's rows, its own job sees to, or this one says when it reads them
+        return None

@@ -46,6 +46,8 @@ class StepPlan:
     """What the rows depend on besides: names of pins, `saes`, and earlier steps."""
     versioned_rows: tuple[str, ...] = ()
     """Modules that count by a version in the keys instead: those that fit a method."""
+    written: tuple[Table, ...] = ()
+    """Summary tables that rows depend on and that nothing determines: a language model wrote them."""
 
     @property
     def versions(self) -> dict[str, int]:
@@ -127,7 +129,8 @@ def _fit_steps(experiment: Experiment) -> dict[str, StepPlan]:
     texts = "world.concept_texts" if isinstance(compared.concepts, TopicTexts) else "sources.concept_texts"
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)
-    steps["fits"] = StepPlan(tables.FITS, modules, Fits(), settings, ("model", "saes", *pins, *scores, *steps), of_methods)
+    written = (tables.STEERING_PROMPTS,) if compared.prompt_writer else ()
+    steps["fits"] = StepPlan(tables.FITS, modules, Fits(), settings, ("model", "saes", *pins, *scores, *steps), of_methods, written)
     return steps
 
 

@@ -71,7 +71,7 @@ FITS = Table(
         "loss_before": Column(pl.Float64, "loss (nats per token) on held-out texts, untrained", "no texts were held out"),
         "loss_after": Column(pl.Float64, "the same, trained on the others so long at that rate", "no texts were held out"),
         "r2": Column(pl.Float64, "held-out R2 of the approximator of effects that it rests on", "it rests on none"),
-        "fit_seconds": Column(pl.Float64, "wall time of the fit"),
+        "fit_seconds": Column(pl.Float64, "wall time of the fit", is_wall_time=True),
         "reason": reason_for("kind"),
     },
 )

@@ -19,6 +19,8 @@ class Column:
     dtype: Any  # a polars data type
     meaning: str
     null_when: str | None = None
+    is_wall_time: bool = False
+    """Differs each time the row is computed, and is no part of what is measured on the row."""
 
 
 @dataclass(frozen=True)

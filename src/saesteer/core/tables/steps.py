@@ -129,7 +129,12 @@ TEXT_COLUMNS = {
     "text": Column(pl.String, "the continuation or response", "the method abstains; see reason"),
     "n_tokens": Column(pl.UInt16, "number of generated tokens; 0 where it abstains"),
     "stopped": Column(pl.Boolean, "ended by the stop text or EOS, not by length"),
-    "seconds": Column(pl.Float64, "its share of its batch's wall time", "single features: their rows are the same whenever they are made"),
+    "seconds": Column(
+        pl.Float64,
+        "its share of its batch's wall time",
+        "single features: their rows are the same whenever they are made",
+        is_wall_time=True,
+    ),
     "reason": reason_for("text"),
 }
 GENERATIONS = Table("generations", tuple(PER_GENERATION), {**PER_GENERATION, **TEXT_COLUMNS})

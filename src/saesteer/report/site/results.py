@@ -11,6 +11,7 @@ import polars as pl
 from saesteer.core.files import file_digest
 from saesteer.core.store import read_manifest, read_rows
 from saesteer.core.tables import ALL_SUMMARIES, Table, read_summary
+from saesteer.report.step_rows import present_manifests
 from saesteer.settings import Experiment, Workflow, settings_of
 from saesteer.sources.pins import converted_sae
 from saesteer.sources.prefixes import read_prefixes
@@ -37,11 +38,12 @@ class Results:
 
     def rows(self, table: Table, layers: Sequence[int], columns: Sequence[str] | None = None) -> pl.DataFrame | None:
         """Rows of a step, None where there are none of these layers."""
-        manifests = [path for path in self.manifests(table.name) if {*layers} & {int(layer) for layer in read_manifest(path)["layers"]}]
-        return read_rows(table, manifests, layers, columns) if manifests else None
+        of_layers = [path for path in self.manifests(table.name) if {*layers} & {int(layer) for layer in read_manifest(path)["layers"]}]
+        return read_rows(table, of_layers, layers, columns) if of_layers else None
 
     def manifests(self, step: str) -> list[Path]:
-        return sorted((self.data / step).glob("layers_*.json"))
+        """The step's manifests that there are."""
+        return present_manifests(self.data, self.experiment, step)
 
     def decoder(self, layer: int) -> Path | None:
         """The converted SAE of a layer, None where it is not on this machine."""

@@ -1,0 +1,375 @@
+"""No number stands beside a row that it was not measured on: for every pair of steps, two machines' parts side by side, and what a reader,
+`gc` and a regrouping make of leftovers."""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from attacks import attack
+
+from saesteer.core.files import text_id
+from saesteer.core.row_digest import row_digests
+from saesteer.core.store import MEASURED_ON, StoreError, Wanted, complete, read_manifest, read_rows
+from saesteer.core.tables import EFFECTS, FITS, GENERATIONS, PERPLEXITY, RECORDS, STEERING_PROMPTS, Table, write_summary
+from saesteer.report.step_rows import rows_of
+from saesteer.settings import EndpointJudge, Experiment, SettingsError, load_experiment
+from saesteer.workflow import plan
+from saesteer.workflow.keys import ChosenFits
+from saesteer.workflow.steps import plans
+
+ROOT = Path(__file__).parents[1]
+ENDPOINT = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
+
+
+def experiment(name: str, **changes: Any) -> Experiment:
+    return load_experiment(name, ROOT / "config/experiments").model_copy(update=changes)
+
+
+def small_comparison() -> Experiment:
+    """A comparison of a label's feature, a vector from effects and prompts that a language model writes."""
+    chosen = experiment("micro-methods")
+    compared = chosen.methods.model_copy(
+        update={"methods": ("unsteered", "prompting", "sae_ts"), "prompt_writer": ENDPOINT, "n_prompts": 2}
+    )
+    return chosen.model_copy(update={"methods": compared})
+
+
+EXPERIMENTS = {
+    "micro": functools.partial(experiment, "micro"),
+    "micro, judged by a language model": functools.partial(experiment, "micro", judge=ENDPOINT),
+    "comparison": small_comparison,
+}
+
+
+def pairs() -> list[Any]:
+    """Every step with each earlier one whose rows it reads."""
+    return [
+        pytest.param(name, earlier, later, id=f"{name}: {earlier} -> {later}")
+        for name, made in EXPERIMENTS.items()
+        for later, planned in plans(made()).items()
+        for earlier in (*planned.inputs, *(table.name for table in planned.written))
+        if earlier in plans(made()) or earlier == STEERING_PROMPTS.name
+    ]
+
+
+def fake_rows(table: Table, keys: pl.DataFrame, machine: str) -> pl.DataFrame:
+    """Rows as another machine would compute them: each value depends on the key and the machine."""
+    number = sum(map(ord, machine)) % 97 + 1
+    return keys.with_columns(
+        **{name: _fake(column.dtype, number) for name, column in table.columns.items() if name not in table.keys and name != "reason"},
+        **({"reason": pl.lit(None, pl.String)} if "reason" in table.columns else {}),
+    ).select(list(table.columns))
+
+
+def _fake(dtype: Any, number: int) -> pl.Expr:
+    if isinstance(dtype, pl.List):
+        return pl.concat_list(_fake(dtype.inner, number))
+    if isinstance(dtype, pl.Struct):
+        return pl.struct(_fake(field.dtype, number).alias(field.name) for field in dtype.fields)
+    text = {pl.String: str(number), pl.Binary: bytes([number]), pl.Boolean: number % 2 == 0}
+    return pl.lit(text.get(dtype, number), dtype)
+
+
+class Machine:
+    """A data folder in which one machine computes the steps of an experiment, with fake values."""
+
+    def __init__(self, folder: Path, of: Experiment, name: str) -> None:
+        self.folder, self.experiment, self.name, self.steps = folder, of, name, plans(of)
+        self.computed: dict[str, int] = {}
+        (folder / "pins").mkdir(parents=True, exist_ok=True)
+
+    def files(self, step: str) -> dict[str, Path]:
+        files = {name: self.manifest(name) if name in self.steps else self._pin(name) for name in self.steps[step].inputs}
+        if isinstance(self.steps[step].keys, ChosenFits):
+            files["method_choices"] = self._choices()
+        return files | {table.name: self.prompts() for table in self.steps[step].written}
+
+    def manifest(self, step: str) -> Path:
+        return plan.manifests(self.folder, self.experiment, step)[0]
+
+    def run(self, steps: tuple[str, ...] | None = None) -> dict[str, int]:
+        """Compute what is missing; gives the number of rows of each step that computed any."""
+        for step in steps or tuple(self.steps):
+            wants = plan.wanted(self.experiment, step, self.layers, self.files(step))
+            table = self.steps[step].table
+            rows = lambda missing, table=table: fake_rows(table, missing, self.name).partition_by("layer")  # noqa: E731
+            self.computed[step] = complete(self.folder / step, table, wants, rows, self.manifest(step), made_with={"torch": self.name})
+        return {step: n for step, n in self.computed.items() if n}
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return next(iter(plan.layer_groups(self.experiment).values()))
+
+    def n_missing(self, step: str) -> int | None:
+        return plan.n_missing(self.folder / step, self.experiment, step, self.layers, self.files(step))
+
+    def take_parts(self, other: "Machine", *steps: str) -> None:
+        """Put the parts of another machine beside those that are here, as a merge of two branches does."""
+        for step in steps:
+            for part in (other.folder / step).glob("*/layer_*/*.parquet"):
+                target = self.folder / step / part.relative_to(other.folder / step)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(part.read_bytes())
+
+    def prompts(self) -> Path:
+        """What a language model wrote for the concepts."""
+        path, concepts = (
+            self.folder / "steering_prompts/prompts.parquet",
+            [text_id(name) for name in self.experiment.methods.concepts.names],
+        )
+        if not path.is_file():
+            keys = pl.DataFrame({"concept_id": concepts, "number": [1] * len(concepts)}, schema=STEERING_PROMPTS.key_schema)
+            write_summary(STEERING_PROMPTS, fake_rows(STEERING_PROMPTS, keys, self.name), path)
+        return path
+
+    def _choices(self) -> Path:
+        path, fits = self.folder / "choices.parquet", read_rows(FITS, [self.manifest("fits")])
+        fits.select("layer", "method", "concept_id", factor=pl.lit("1"), abstains=pl.lit(False)).write_parquet(path)
+        return path
+
+    def _pin(self, name: str) -> Path:
+        path = self.folder / f"pins/{name}.json"
+        layers = {str(layer): {"fingerprint": "a"} for layer in self.experiment.layers}
+        path.write_text(json.dumps({"step": "saes", "layers": layers} if name == "saes" else {"digest": "a"}))
+        return path
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def machine(folder: Path, name: str, of: str) -> Machine:
+    return Machine(folder / name, EXPERIMENTS[of](), name)
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "another machine's rows of any earlier step take the place of those that were read",
+    "what was measured on them counts as missing, for every pair of steps; readers refuse the old numbers until it is computed again",
+)
+@pytest.mark.parametrize(("of", "earlier", "later"), pairs())
+def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(tmp_path: Path, of: str, earlier: str, later: str) -> None:
+    here = machine(tmp_path, "ours", of)
+    here.run()
+    assert here.n_missing(later) == 0
+    n_rows = read_rows(here.steps[later].table, [here.manifest(later)], here.layers).height
+    if earlier == STEERING_PROMPTS.name:
+        here.prompts().unlink()
+        here.name = "theirs"
+        here.prompts()
+    else:
+        for part in (here.folder / earlier).glob("*/layer_*/*.parquet"):
+            part.unlink()
+        here.name = "theirs"
+        here.run((earlier,))
+        with pytest.raises(StoreError, match="was measured on other rows than"):
+            read_rows(here.steps[later].table, [here.manifest(later)])
+    assert here.n_missing(later) in (n_rows, None), "None: another step that it reads has to be computed again first"
+    here.run()
+    assert here.n_missing(later) == 0
+    assert read_rows(here.steps[later].table, [here.manifest(later)]).height == n_rows
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "two machines' parts for the same keys, with different texts, are merged as git and DVC merge them",
+    "no row is computed, and every perplexity and rating stands beside the text that it was measured on",
+)
+@pytest.mark.parametrize("of", EXPERIMENTS)
+def test_two_machines_parts_side_by_side(tmp_path: Path, of: str) -> None:
+    ours, theirs = machine(tmp_path, "ours", of), machine(tmp_path, "theirs", of)
+    for each in (ours, theirs):
+        each.run()
+    for here, other in ((ours, theirs), (theirs, ours)):
+        here.take_parts(other, *here.steps)
+        here.run()
+        assert here.computed["generations"] == here.computed["perplexity"] == 0
+        assert_measured_on_what_is_served(here)
+
+
+def assert_measured_on_what_is_served(here: Machine) -> None:
+    """Each served row of perplexity carries the digest of the text that is served."""
+    texts = read_rows(GENERATIONS, [here.manifest("generations")])
+    digests = row_digests(GENERATIONS, texts, GENERATIONS.keys)
+    for layer, entry in read_manifest(here.manifest("perplexity"))["layers"].items():
+        for part in entry["parts"]:
+            held = pl.read_parquet(here.folder / "perplexity" / part["path"]).with_row_index()
+            rows = pl.concat([held.slice(start, end - start) for start, end in part["rows"]])
+            both = rows.join(digests.filter(layer=int(layer)), on=GENERATIONS.keys)
+            assert both.height == rows.height
+            assert (both[MEASURED_ON] == "generations:" + both["digest"]).all()
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "a damaged part of texts is made again on another machine, whose rounding samples other tokens",
+    "only what was measured on the texts that changed is computed again",
+)
+def test_one_layer_s_texts_made_again_elsewhere(tmp_path: Path) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run()
+    part = next((here.folder / "generations").glob("*/layer_06/*.parquet"))
+    n_texts = pl.read_parquet(part).height
+    part.write_bytes(part.read_bytes()[:-9])
+    here.name = "theirs"
+    assert here.run() == dict.fromkeys(("generations", "gen_success", "perplexity", "judge"), n_texts)
+    assert_measured_on_what_is_served(here)
+
+
+def test_wall_times_are_no_part_of_what_is_measured_on_a_row(tmp_path: Path) -> None:
+    keys = pl.DataFrame({"layer": [1], "method": ["m"], "concept_id": ["c"]}, schema=FITS.key_schema)
+    fit = fake_rows(FITS, keys, "ours")
+    slower, other = fit.with_columns(fit_seconds=pl.lit(99.0)), fit.with_columns(tensors=pl.lit(b"other"))
+    digest = row_digests(FITS, fit, FITS.keys)
+    assert digest.equals(row_digests(FITS, slower, FITS.keys))
+    assert not digest.equals(row_digests(FITS, other, FITS.keys))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([["ab", "c"]], [["a", "bc"]]),
+        ([[]], [None]),
+        ([[""]], [[]]),
+        ([["a"], []], [[], ["a"]]),
+    ],
+)
+def test_rows_that_differ_in_where_values_end_have_other_digests(one: list[Any], other: list[Any]) -> None:
+    def digests(contexts: list[Any]) -> list[str]:
+        keys = pl.DataFrame({"layer": [0] * len(contexts), "feature": list(range(len(contexts)))}, schema=RECORDS.key_schema)
+        rows = fake_rows(RECORDS, keys, "x").with_columns(explanations=pl.Series(contexts, dtype=pl.List(pl.String)))
+        return row_digests(RECORDS, rows, RECORDS.keys)["digest"].to_list()
+
+    assert digests(one) != digests(other)
+
+
+def test_a_digest_does_not_depend_on_other_rows_or_their_order(tmp_path: Path) -> None:
+    keys = pl.DataFrame({"layer": [0, 0, 0], "vector": [2, 0, 1]}, schema=EFFECTS.key_schema)
+    rows = fake_rows(EFFECTS, keys, "x").with_columns(effect=pl.Series([[1.0, 2.0], [], [3.0]], dtype=pl.List(pl.Float32)))
+    together = row_digests(EFFECTS, rows, EFFECTS.keys).sort("vector")
+    apart = pl.concat([row_digests(EFFECTS, row, EFFECTS.keys) for row in rows.iter_slices(1)]).sort("vector")
+    assert together.equals(apart)
+    assert together["digest"].n_unique() == 3
+
+
+def test_the_digest_of_a_row_is_the_same_in_every_version() -> None:
+    """It stands in the parts of everybody's results: a change of it computes everything again."""
+    keys = pl.DataFrame({"layer": [3], "method": ["feature"], "target": ["7"], "factor": ["2"], "prefix_id": ["p"], "sample": [0]})
+    rows = fake_rows(GENERATIONS, keys.cast(GENERATIONS.key_schema), "x").with_columns(
+        token_ids=pl.Series([[5, 258]], dtype=pl.List(pl.UInt32))
+    )
+    assert row_digests(GENERATIONS, rows, GENERATIONS.keys)["digest"].to_list() == ["6bc4f233fe280b451fad51a6f01ef360"]
+
+
+@attack(
+    "the part store, kills and disks",
+    "a manifest claims more rows than its parts hold, or one key twice",
+    "refused, naming the manifest, the layer and both numbers",
+)
+@pytest.mark.parametrize("change", ["count", "key twice"])
+def test_a_manifest_s_row_count_is_checked(tmp_path: Path, change: str) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run(("activations", "records"))
+    manifest = read_manifest(here.manifest("records"))
+    entry = manifest["layers"]["2"]
+    if change == "count":
+        entry["rows"] += 1
+    else:
+        entry["parts"][0]["rows"] = [[0, 2], [1, 3]]
+    here.manifest("records").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="layer 2 should have"):
+        read_rows(RECORDS, [here.manifest("records")])
+
+
+@attack(
+    "the part store, kills and disks",
+    "a manifest names a part outside its folder",
+    "refused before the file is opened",
+)
+@pytest.mark.parametrize("path", ["../../secret.parquet", "/etc/secret.parquet"])
+def test_a_manifest_s_parts_lie_below_it(tmp_path: Path, path: str) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run(("activations", "records"))
+    manifest = read_manifest(here.manifest("records"))
+    manifest["layers"]["2"]["parts"][0]["path"] = path
+    here.manifest("records").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="not below its folder"):
+        read_rows(RECORDS, [here.manifest("records")])
+
+
+def test_a_manifest_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run(("activations", "records"))
+    manifest = read_manifest(here.manifest("records"))
+    for part in manifest["layers"]["2"]["parts"]:
+        del part["rows"]
+    here.manifest("records").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="written by an earlier version: run the workflow again"):
+        read_rows(RECORDS, [here.manifest("records")])
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "manifests of an earlier grouping of layers, with a removed feature, lie beside those of the plan",
+    "reports, exports and uploads read the planned manifests only",
+)
+def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run(("activations", "records"))
+    fewer = here.experiment.features.model_copy(update={"features": {2: (3, 141, 592), 6: (27, 182, 818, 284)}})
+    regrouped = here.experiment.model_copy(update={"layers_per_job": 1, "features": fewer})
+    for group, layers in plan.layer_groups(regrouped).items():
+        wants = plan.wanted(regrouped, "records", layers, here.files("records"))
+        complete(here.folder / "records", RECORDS, wants, lambda missing: [], here.folder / f"records/{group}.json")
+    assert here.manifest("records").is_file()
+    rows = rows_of(RECORDS, here.folder, regrouped)
+    assert rows.select("layer", "feature").rows() == [(2, 3), (2, 141), (2, 592), (6, 27), (6, 182), (6, 284), (6, 818)]
+
+
+@attack(
+    "the part store, kills and disks",
+    "`gc --remove` after a job failed, when Snakemake has removed its manifest",
+    "refused, naming the manifest; no finished row is removed",
+)
+def test_gc_refuses_while_a_planned_manifest_is_missing(tmp_path: Path) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run()
+    assert plan.unneeded_files(here.folder, here.experiment) == []
+    here.manifest("generations").unlink()
+    with pytest.raises(SettingsError, match=r"generations/layers_02-06\.json is missing"):
+        plan.unneeded_files(here.folder, here.experiment)
+
+
+def test_gc_lists_what_no_planned_manifest_names(tmp_path: Path) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run()
+    before = set(here.folder.glob("generations/*/layer_*/*.parquet"))
+    here.experiment = here.experiment.model_copy(update={"sweep": here.experiment.sweep.model_copy(update={"temperature": 0.9})})
+    here.run()
+    unneeded = plan.unneeded_files(here.folder, here.experiment)
+    assert before < set(unneeded)
+    assert {path.relative_to(here.folder).parts[0] for path in unneeded} == {"generations", "gen_success", "perplexity", "judge"}
+
+
+def test_a_part_records_what_it_was_made_with_and_the_manifest_says_so(tmp_path: Path) -> None:
+    here = machine(tmp_path, "2.13.0", "micro")
+    here.run(("activations",))
+    next((here.folder / "activations").glob("*/layer_06/*.parquet")).unlink()
+    here.name = "2.14.0"
+    here.run(("activations",))
+    layers: Mapping[str, Any] = read_manifest(here.manifest("activations"))["layers"]
+    assert {layer: entry["made_with"] for layer, entry in layers.items()} == {"2": [{"torch": "2.13.0"}], "6": [{"torch": "2.14.0"}]}
+
+
+def test_a_row_whose_earlier_row_is_missing_is_an_error(tmp_path: Path) -> None:
+    here = machine(tmp_path, "ours", "micro")
+    here.run()
+    (want,) = plan.wanted(here.experiment, "perplexity", (2,), here.files("perplexity"))
+    more = Wanted(2, {**want.axes, "target": [*want.axes["target"], "999"]}, want.fingerprint, want.upstream)
+    with pytest.raises(StoreError, match="of what an earlier step should have computed, a row is missing for .*999"):
+        complete(here.folder / "perplexity", PERPLEXITY, [more], lambda missing: [], tmp_path / "m.json")
