@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from attacks import attack
 from report_folders import HOSTILE, METHODS, compared, swept
 from safetensors.numpy import load_file
 from workflow_folder import ROOT
@@ -175,6 +176,22 @@ def test_what_is_not_there_is_left_out_and_named(tmp_path: Path) -> None:
     assert not {"records", "curve", "texts", "neighbours"} & {
         name for page in entries(folder, "f", index["features"]["starts"]) for name in page
     }
+
+
+@attack(
+    "code, libraries and models",
+    "rows made with several versions of torch or transformers stand in one table",
+    "each part records the versions of code and libraries; the report and `push` name table and versions",
+)
+def test_rows_of_several_versions_in_one_table_are_named(tmp_path: Path) -> None:
+    results = swept(tmp_path)
+    (path,) = results.manifests("records")
+    manifest = json.loads(path.read_text())
+    for layer, made_with in (("0", {"code": "a", "torch": "2.13.0"}), ("1", {"code": "b", "torch": "2.14.0"})):
+        manifest["layers"][layer]["made_with"] = [made_with]
+    path.write_text(json.dumps(manifest))
+    folder = write_report(results, tmp_path / "report").parent
+    assert piece(folder, "index")["mixed"] == ["records: torch 2.13.0 and 2.14.0"]
 
 
 def test_no_features_and_a_folder_of_other_things_are_refused(tmp_path: Path) -> None:

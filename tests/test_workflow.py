@@ -1,6 +1,8 @@
 """The workflow itself, on the micro experiment: end to end, forced again, misused."""
 
 import json
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from run_records import LAST_STEPS
 from workflow_folder import PER_FEATURE, PER_GENERATION, ROOT, Folder
 
+from saesteer.core.store import read_manifest
 from saesteer.core.tables import STEPS
 from saesteer.settings import load_experiment
 from saesteer.workflow.plan import artifacts
@@ -39,6 +42,16 @@ def test_every_file_that_a_rule_makes_is_asked_for(finished: Folder) -> None:
     made = {path for kind in ("pins/*.json", "*/layers_??-??.json", "tables/*", "*.json") for path in data.glob(kind)}
     listed = artifacts(load_experiment("micro", finished.path / "config/experiments"))
     assert {str(path.relative_to(data)) for path in made} == set(listed)
+
+
+@pytest.mark.slow
+def test_parts_record_the_code_and_the_libraries_that_made_them(finished: Folder) -> None:
+    for step in STEPS:
+        layers = read_manifest(finished.path / f"data/micro/{step}/layers_02-06.json")["layers"].values()
+        ((versions,), (same,)) = (entry["made_with"] for entry in layers)
+        assert versions == same
+        assert {name: versions[name] for name in ("torch", "transformers")} == {name: version(name) for name in ("torch", "transformers")}
+        assert re.fullmatch("[0-9a-f]{16}", versions["code"])
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ export function Overview() {
         rows={index.layers.map(([layer, n, input, output]) => [<a href={`#/features?layer=${layer}`}>{`layer ${layer}`}</a>, n, input, output])} /></Section>
     {index.figures.length > 0 && <Section title="Figures"><div class="figures">{index.figures.map(([name, caption]) => <figure>
       <a href={`figures/${name}.png`}><img src={`figures/${name}.png`} alt={name.replaceAll("_", " ")} loading="lazy" /></a><figcaption>{caption}</figcaption></figure>)}</div></Section>}
+    {index.mixed.length > 0 && <Section title="Rows of several versions"><p>Rows of these tables were made with several versions of a library:</p><ul>{index.mixed.map((one) => <li>{one}</li>)}</ul></Section>}
     {index.missing.length > 0 && <Section title="Not in this report"><p>There are no tables of these:</p><ul>{index.missing.map((one) => <li>{one}</li>)}</ul></Section>}
   </>;
 }

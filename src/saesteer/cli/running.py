@@ -25,15 +25,17 @@ def gc(
     configfile: Configfile = CONFIG,
 ) -> None:
     """List the parts that no manifest of a finished experiment names (of removed features, old settings, old models), and remove them when
-    told to."""
+    told to. Without names: of every experiment that has a folder of data."""
     from saesteer.settings import load_workflow, read_yaml
     from saesteer.workflow.plan import unneeded_files
 
     if remove:
         refuse_while_running()  # parts of an unfinished run are named by no manifest yet
-    names = experiments or load_workflow(read_yaml(configfile), str(configfile)).experiments
-    chosen = [(workflow.data_dir / name, experiment) for name in names for workflow, experiment in [loaded(name, configfile)]]
-    parts = [part for folder, experiment in chosen for part in unneeded_files(folder, experiment)]
+    workflow = load_workflow(read_yaml(configfile), str(configfile))
+    names = experiments or [
+        path.stem for path in sorted(workflow.experiments_dir.glob("*.yaml")) if (workflow.data_dir / path.stem).is_dir()
+    ]
+    parts = [part for name in names for part in unneeded_files(workflow.data_dir / name, loaded(name, configfile)[1])]
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
         if remove:

@@ -269,6 +269,14 @@ def _distinct(records: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     return [json.loads(text) for text in sorted({json.dumps(record, sort_keys=True) for record in records})]
 
 
+def mixed_versions(manifests: Iterable[Path]) -> dict[str, list[str]]:
+    """Library -> its versions, where the rows that the manifests name were made with several."""
+    records = [record for path in manifests for entry in read_manifest(path)["layers"].values() for record in entry.get("made_with", [])]
+    names = sorted({name for record in records for name in record} - {"code"})
+    versions = {name: sorted({record.get(name, "unknown") for record in records}) for name in names}
+    return {name: several for name, several in versions.items() if len(several) > 1}
+
+
 def entry_digest(entry: Mapping[str, Any]) -> str:
     """Which rows serve a layer by its entry in a manifest, as a digest."""
     return value_digest(entry["parts"])

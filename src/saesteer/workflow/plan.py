@@ -50,7 +50,8 @@ def unneeded_files(folder: Path, experiment: Experiment) -> list[Path]:
     planned = {step: manifests(folder, experiment, step) for step in plans(experiment)}
     if absent := [path for paths in planned.values() for path in paths if not path.is_file()]:
         raise SettingsError(
-            f"{absent[0]} is missing, so a job failed or has not run, and its finished rows are named by nothing: run the workflow first"
+            f"{absent[0]} is missing, so a job failed or has not run, and its finished rows are named by nothing: run the workflow first,"
+            " or name other experiments"
         )
     steps = sorted(path for path in folder.iterdir() if path.is_dir())
     return [file for step in steps for file in unnamed_parts(step, planned.get(step.name, []))]

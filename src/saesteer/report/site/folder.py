@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.errors import SaesteerError
+from saesteer.core.store import mixed_versions
 from saesteer.core.tables import ALL_SUMMARIES, DAMAGE, FITS, STEPS
 from saesteer.figures.names import CAPTIONS
 from saesteer.report.headline import headline_rows
@@ -73,6 +74,7 @@ def _index(results: Results, features: pl.DataFrame, folder: Path) -> dict[str, 
         "prompts": list(results.prompts.values())[:N_PROMPTS],
         "limits": {"n_prompts": len(results.prompts), "n_records": N_RECORDS, "rule": experiment.best_factor.rule},
         "missing": _missing(results),
+        "mixed": _mixed(results),
     }
 
 
@@ -94,6 +96,12 @@ def _by_layer(features: pl.DataFrame) -> list[Any]:
     """Layer, features, and the medians of both scores."""
     medians = (pl.col(name).median() for name in ("input_score", "output_score"))
     return shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows()
+
+
+def _mixed(results: Results) -> list[str]:
+    """Tables whose rows were made with several versions of a library, in words."""
+    mixed = {name: mixed_versions(results.manifests(name)) for name in _FILES_SHOWN}
+    return [f"{name}: {library} {' and '.join(versions)}" for name, libraries in mixed.items() for library, versions in libraries.items()]
 
 
 def _missing(results: Results) -> list[str]:
