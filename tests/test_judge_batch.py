@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attacks import attack
 from judge_server import Fault, Judge, judge_server
 from judge_texts import ENVIRON, KEY, QUICK, TEXTS, generations, judged, judging_process, settings, stored
 
@@ -56,6 +57,11 @@ def test_no_batch_api_names_the_key_of_the_configuration(tmp_path: Path):
         judged(generations(TEXTS), asker(judge), tmp_path)
 
 
+@attack(
+    "judges and money",
+    "a batch of questions fails, expires or is cancelled",
+    "a message says so; the answers that it gave are kept, and the next run asks the others only",
+)
 @pytest.mark.parametrize("ending", ["failed", "expired", "cancelled"])
 def test_a_batch_that_fails_is_told_and_its_answers_kept(ending: str, tmp_path: Path):
     rows = generations(TEXTS)
@@ -92,6 +98,11 @@ def test_only_what_the_limit_allows_is_sent(tmp_path: Path):
         assert len(judge.answered) == 9
 
 
+@attack(
+    "judges and money",
+    "kill -9 while a batch is being made or waited for",
+    "the next run finds the batch and keeps all of its answers; no second batch is made, and no file holds the key",
+)
 @pytest.mark.parametrize("when", ["while it is being made", "while it is waited for"])
 def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     with judge_server(hold_batch_reply=1.0 if "made" in when else 0.0, batch_polls=10**9) as judge:
@@ -113,6 +124,11 @@ def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
+@attack(
+    "judges and money",
+    "the reply to the making of a batch comes too late",
+    "the batch is found in the endpoint's list, and is made once",
+)
 def test_making_a_batch_is_never_blindly_repeated(tmp_path: Path):
     """The reply to its making comes too late: the batch exists, and is found in the list."""
     with judge_server(hold_batch_reply=0.6) as judge:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from attacks import attack
 from judge_server import Fault, judge_server, label
 from judge_texts import (
     ENVIRON,
@@ -162,6 +163,11 @@ def test_a_missing_key_is_refused_before_anything_is_asked(key: str | None):
         assert judge.paths == []
 
 
+@attack(
+    "judges and money",
+    "a key with characters that no key has, or an address that holds a key",
+    "refused, naming the variable or `base_url`, without showing the secret",
+)
 def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
     for bad in ("sk-secret\nX: y", "sk secret", "sk-sécret"):
         with pytest.raises(JudgeError, match="TEST_JUDGE_KEY") as refused:
@@ -184,6 +190,11 @@ def test_a_wrong_key_stops_at_once_and_names_the_variable(tmp_path: Path):
         judged(generations(TEXTS), endpoint_asker(settings(judge.base_url, key_variable=None), {}, QUICK), tmp_path)
 
 
+@attack(
+    "judges and money",
+    "an endpoint repeats the key in its answers, model names and errors",
+    "no stored answer, file, log or message holds the key",
+)
 @pytest.mark.parametrize("key", [KEY, "abc/def/ghi=="])
 def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The endpoint shows the key wherever it can: in answers, model names and errors."""
@@ -225,6 +236,11 @@ def test_openai_is_imported_for_questions_only(tmp_path: Path):
         assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "False\n"
 
 
+@attack(
+    "judges and money",
+    "kill -9 or SIGTERM of a job that asks a judge",
+    "only answers of the last moment before kill -9, and on SIGTERM only requests under way, are asked again",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attacks import attack
 from typer.testing import CliRunner
 
 from saesteer.cli import app
@@ -72,6 +73,11 @@ def test_a_lock_is_removed_unless_its_run_is_alive(locked: Path, mode: list[str]
     assert CliRunner().invoke(app, ["unlock", "--folder", str(locked)]).exit_code == 0  # with no lock there is nothing to say
 
 
+@attack(
+    "processes, users, hosts and clusters",
+    "`unlock`, `gc --remove`, `push` or `pull` while a run of another host holds the folder",
+    "refused, naming the process and the host",
+)
 @pytest.mark.parametrize("command", [["unlock"], ["gc", "--remove"], ["push"], ["pull"]])
 def test_what_must_not_happen_during_a_run_is_refused(locked: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     set_host(locked, "login01")
@@ -107,6 +113,11 @@ def test_jobs_of_a_run_that_may_be_alive_are_left_alone(locked: Path, queue: Pat
     assert not (queue / "cancelled").exists()
 
 
+@attack(
+    "processes, users, hosts and clusters",
+    "tokens, keys and passwords stand in the environment from which jobs are submitted",
+    "`sbatch` is not given them, and is given other variables as they are",
+)
 def test_the_sbatch_before_the_real_one_drops_secrets_only(queue: Path) -> None:
     command(queue, "sbatch", 'env -0; echo "$@"')
     secrets = {"HF_TOKEN": "hf_1", "OPENAI_API_KEY": "sk\nFAKE_TOKEN=2", "AWS_SECRET_ACCESS_KEY": "3", "DB_PASSWORD": "4"}
