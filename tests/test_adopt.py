@@ -75,7 +75,7 @@ def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple
             (folder / _name(i)).write_bytes(b"tampered with")
         for i in missing:
             (folder / _name(i)).unlink()
-        examination = examine(folder, "exp")
+        examination = examine(folder, "exp", ())
         adopt(folder, examination)
         expected = {i for i in graph if not _made_from(graph, i) & (edited | missing)}
         assert set(examination.agreeing) == {_name(i) for i in expected}
@@ -92,7 +92,7 @@ def test_of_several_statements_the_one_that_agrees_with_the_disk_counts(tmp_path
     ours = Statement("data/exp/tables/t.parquet", _sha256(b"our table"), {"a.txt": _sha256(b"ours")}, RECORD | {"params": ["'ours'"]})
     theirs = Statement("data/exp/tables/t.parquet", _sha256(b"their table"), {"a.txt": _sha256(b"theirs")}, RECORD)
     write_statements(tmp_path, "exp", [theirs, ours])
-    adopt(tmp_path, examine(tmp_path, "exp"))
+    adopt(tmp_path, examine(tmp_path, "exp", ()))
     assert (read_record(tmp_path, "data/exp/tables/t.parquet") or {})["params"] == ["'ours'"]
 
 
@@ -105,7 +105,7 @@ def test_adoption_does_not_touch_what_a_cache_links_to(tmp_path: Path) -> None:
     output.unlink()
     output.hardlink_to(cached)
     before = cached.stat().st_mtime_ns
-    adopt(tmp_path, examine(tmp_path, "exp"))
+    adopt(tmp_path, examine(tmp_path, "exp", ()))
     assert output.stat().st_nlink == 1
     assert output.read_bytes() == b"published 0"
     assert cached.stat().st_mtime_ns == before
@@ -163,7 +163,7 @@ def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest
     "refused, naming the file and the line",
 )
 def test_an_unmerged_provenance_file_is_named(tmp_path: Path) -> None:
-    write_statements(tmp_path, "exp", [Statement("a", "0", {}, RECORD)])
+    write_statements(tmp_path, "exp", [Statement("data/exp/a", "0", {}, RECORD)])
     path = tmp_path / "provenance/exp/made_up.jsonl"
     path.write_text("<<<<<<< ours\n" + path.read_text())
     with pytest.raises(ProvenanceError, match=r"made_up.jsonl, line 1: not a statement .*finish the merge"):
@@ -171,7 +171,7 @@ def test_an_unmerged_provenance_file_is_named(tmp_path: Path) -> None:
 
 
 def test_rules_that_are_gone_leave_no_statements(tmp_path: Path) -> None:
-    write_statements(tmp_path, "exp", [Statement("a", "0", {}, RECORD)])
-    write_statements(tmp_path, "exp", [Statement("b", "0", {}, RECORD | {"rule": "another"})])
-    assert set(read_statements(tmp_path, "exp")) == {"b"}
-    assert json.loads((tmp_path / "provenance/exp/another.jsonl").read_text())["output"] == "b"
+    write_statements(tmp_path, "exp", [Statement("data/exp/a", "0", {}, RECORD)])
+    write_statements(tmp_path, "exp", [Statement("data/exp/b", "0", {}, RECORD | {"rule": "another"})])
+    assert set(read_statements(tmp_path, "exp")) == {"data/exp/b"}
+    assert json.loads((tmp_path / "provenance/exp/another.jsonl").read_text())["output"] == "data/exp/b"

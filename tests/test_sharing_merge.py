@@ -132,8 +132,7 @@ def test_a_version_comes_back_with_nothing_to_do(story: Story, tmp_path: Path) -
     clone.tool("saesteer", "pull")
     assert clone.has_nothing_to_do()
     assert 700 not in clone.table("generations")["feature"]
-    named = [str(path.relative_to(clone.path)) for path in clone.path.glob("*/**/*.dvc")]
-    assert "up to date" in clone.tool("dvc", "status", *named)
+    assert any(700 in set(pl.read_parquet(part)["feature"]) for part in clone.parts()["input_score"]), "what was computed here stays"
     difference = clone.tool("dvc", "metrics", "diff", "v1", "feature-a", "--targets", "data/micro/metrics.json")
     assert "features.n" in difference
     clone.git("checkout", "--quiet", "feature-a")
@@ -155,4 +154,3 @@ def test_unpublished_parts_survive_a_pull(story: Story, tmp_path: Path) -> None:
     twin.write_bytes(b"computed here, never pushed")
     clone.tool("saesteer", "pull")
     assert twin.read_bytes() == b"computed here, never pushed"
-    assert not (clone.path / "data/.kept").exists()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, configuration, refuse_while_running
+from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, configuration, loaded, refuse_while_running
 
 
 @app.command()
@@ -28,12 +28,13 @@ def push(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -
 
 
 @app.command()
-def pull(experiments: SomeExperiments = None) -> None:
+def pull(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
     from saesteer.sharing import fetch
+    from saesteer.workflow.plan import planned_outputs
 
     refuse_while_running()
-    examined = fetch.pull(Path(), experiments or [])
+    examined = fetch.pull(Path(), experiments or [], lambda name: planned_outputs(name, *loaded(name, configfile)))
     if not examined:
         typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
     for name, examination in examined.items():
