@@ -54,7 +54,8 @@ def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
 def _make_folder(folder: Path) -> None:
     """Make a folder and those above it; each is flushed into the one that names it, as a flushed file in a folder that is lost is lost."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        if not folder.parent.exists():
+            _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _flush(folder.parent)
 
