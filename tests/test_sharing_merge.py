@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import pytest
 from attacks import attack
 from sharing_folders import Clone, clone_of, damaged_objects, first_clone, object_of, objects

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saesteer.core import store
+from saesteer.core.machine import process_table
 from saesteer.core.store import StoreError, Wanted, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
 from saesteer.core.tables import OUTPUT_SCORE, TableError
 
@@ -302,8 +302,8 @@ def test_kill_9_loses_at_most_the_part_in_flight(step: Step) -> None:
 
 
 def writers(killed: int) -> tuple[str, str, str]:
-    host = socket.gethostname()
-    return f"{host}-{killed}", f"{host}-{os.getpid()}", "elsewhere-1"
+    here = process_table()
+    return f"{here}-{killed}", f"{here}-{os.getpid()}", "elsewhere-1"
 
 
 @attack(

@@ -181,3 +181,5 @@ class Workflow(Settings):
     """Where things are downloaded from; to be changed for mirrors."""
     part_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Finished rows are written to disk at least this often: what a kill can lose, in seconds of work."""
+    job_variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z_0-9]*$")], ...] = ()
+    """Environment variables that jobs on a cluster get beside those that they need anyway; all others stay on the submitting host."""
