@@ -140,6 +140,23 @@ def test_a_request_whose_job_is_killed_counts_at_its_worst(number: signal.Signal
 
 @attack(
     "judges and money",
+    "the host loses power after a request was sent",
+    "its reservation was flushed to disk before it was sent",
+)
+def test_a_reservation_is_on_disk_before_its_request_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed, fsync = [], os.fsync
+
+    def recorded(descriptor: int) -> None:
+        fsync(descriptor)
+        flushed.append(os.pread(descriptor, 10_000, 0))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    assert Budget(settings("http://h/v1"), tmp_path).reserve(Spend(500, 50, 0.5))
+    assert flushed == [(tmp_path / LEDGER).read_bytes()]
+
+
+@attack(
+    "judges and money",
     "the ledger's last line is torn at each of its bytes",
     "the whole lines count, the rest is cut off before the next line is written",
 )

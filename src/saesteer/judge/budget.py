@@ -90,8 +90,8 @@ class Budget:
             f"the spend limit of {self._settings.section} is reached: all jobs and runs of the experiment have spent {self.total}, in which"
             f" {len(self._open)} requests of unknown cost count at their worst, {self.open}, and the next request could pass {given}. At"
             f" least {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment"
-            f" file (null: no limit) and run again. {self._ledger} lists what was spent: delete the lines of requests that the endpoint did"
-            " not charge"
+            f" file (null: no limit) and run again. {self._ledger} lists what was spent: while nothing runs, you may delete the"
+            " lines of requests that the endpoint did not charge"
         )
 
     @contextmanager
