@@ -75,6 +75,7 @@ CASES = {
     "pull": "git config .* failed",
     "pull micro": "nothing was published of micro",
     "merge-versions a.dvc b.dvc": "DVC: you are not inside of a DVC repository",
+    "algorithms --keep engine.nothing": "no row depends on a module of this name",
     "config-docs --check": "config/README.md is not in step with the settings",
     "config-docs --folder a_file/below": "Not a directory: 'a_file/below'",
     "readme --folder nowhere": "docs/results/tiny.json is missing: run `make figures`",

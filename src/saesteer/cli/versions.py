@@ -11,7 +11,9 @@ from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, c
 def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
     from saesteer.sharing import publish
+    from saesteer.workflow.algorithms import check_lock
 
+    check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
     refuse_while_running()
     tracked = publish.record(Path(), configuration(experiments, configfile))
     typer.echo(f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/")
@@ -21,7 +23,9 @@ def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG)
 def push(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
+    from saesteer.workflow.algorithms import check_lock
 
+    check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
     refuse_while_running()
     tracked = publish.push(Path(), configuration(experiments, configfile))
     typer.echo(f"published {len(tracked)} folders and files")
