@@ -1,9 +1,12 @@
 """What every part of the configuration shares: strict models, factors, lists without repetition."""
 
+import re
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from saesteer.core.errors import SettingsError
 
 
 class Settings(BaseModel):
@@ -29,5 +32,15 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def experiment_name(value: str) -> str:
+    """A name that can be a folder's, and part of a pattern and of a command line; any other is refused."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise SettingsError(
+            f"{value!r} cannot name an experiment: letters, digits, points, hyphens and underscores, a letter or digit first, can"
+        )
+    return value
+
+
+ExperimentName = Annotated[str, AfterValidator(experiment_name)]
 Factor = Annotated[str, BeforeValidator(canonical_factor)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)]
