@@ -8,6 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from saesteer.core.errors import SettingsError
 
+LARGEST_FACTOR = 10_000
+"""100 is the largest that any paper tries; a model's numbers overflow at some factor, and what is written then tells nothing."""
+
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -18,9 +21,13 @@ def canonical_factor(value: Any) -> str:
     try:
         number = Decimal(str(value)).normalize()
     except InvalidOperation as error:
-        raise ValueError(f"{value!r} is no decimal number") from error
+        raise SettingsError(f"{value!r} is no decimal number") from error
     if not number.is_finite() or number < 0:
-        raise ValueError(f"a factor is a finite number >= 0, not {value!r}")
+        raise SettingsError(f"a factor is a finite number >= 0, not {value!r}")
+    if number > LARGEST_FACTOR:
+        raise SettingsError(
+            f"a factor is at most {LARGEST_FACTOR}, not {value!r}: already at some hundred nothing is left of what the model read"
+        )
     return format(number, "f")
 
 
