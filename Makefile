@@ -92,17 +92,19 @@ push: $(INSTALLED)  ## share finished results: make push EXPERIMENTS="tiny micro
 pull: $(INSTALLED)  ## fetch the results that this commit names; none named: all that were published
 	$(BIN)/saesteer pull $(EXPERIMENTS)
 
+# torch comes first and has no hash: its builds for a CPU and for CUDA are different files of one version. Of all else, what torch brought
+# included, only files with a hash of the lock are installed, and sources are built by such alone.
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --reinstall --no-deps --require-hashes --build-constraints requirements.lock --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements.lock --editable .
 	touch $@
 
 # torch and the CUDA packages it brings are pinned by pyproject.toml and installed first, so the lock leaves them out.
 lock: $(INSTALLED)  ## pin every dependency anew
 	$(BIN)/uv pip compile --quiet --universal pyproject.toml --extra dev --no-annotate --no-header --no-emit-package torch -o .venv/all.txt
-	$(BIN)/uv pip compile --quiet --universal pyproject.toml --extra dev --no-annotate --no-header --no-emit-package torch \
+	$(BIN)/uv pip compile --quiet --universal pyproject.toml --extra dev --no-annotate --no-header --generate-hashes --no-emit-package torch \
 	    $$(grep -oE '^(nvidia-[a-z0-9-]+|cuda-[a-z]+|triton)' .venv/all.txt | sed 's/^/--no-emit-package /') -o requirements.lock

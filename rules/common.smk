@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import re
 from pathlib import Path
 
 from saesteer.workflow import plan
@@ -35,7 +36,7 @@ REPORT_ASSETS = Path(workflow.basedir) / "src/saesteer/report/site/assets/assets
 
 
 wildcard_constraints:
-    experiment="|".join(EXPERIMENTS),
+    experiment="|".join(map(re.escape, EXPERIMENTS)),
     layers=r"layers_\d+-\d+",
     figure="|".join(ALL_FIGURE_TABLES),
 
@@ -116,4 +117,4 @@ def judge_has_work(name, group):
 
 def only(holds):
     """For wildcard_constraints: the experiments for which something holds; no name at all where it holds for none."""
-    return "|".join(name for name, experiment in EXPERIMENTS.items() if holds(experiment)) or "(?!)"
+    return "|".join(re.escape(name) for name, experiment in EXPERIMENTS.items() if holds(experiment)) or "(?!)"

@@ -15,7 +15,7 @@ job = open_job(snakemake)
 
 def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     fits = read_rows(FITS, job.inputs.get("fits", []), job.layers, ["features"])
-    texts = with_feature(missing_texts(job, missing, ["text", "token_ids"]), fits)
+    texts = with_feature(missing_texts(job, missing, ["text", "token_ids", "reason"]), fits)
     lens = read_rows(LOGIT_LENS, job.inputs["logit_lens"], job.layers)
     counts = gen_success(texts, lens, load_tokens(job.model_folder()), job.experiment.gen_success.tokens)
     yield from counts.partition_by("layer")

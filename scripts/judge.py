@@ -45,7 +45,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         concepts = read_summary(ASKED_CONCEPTS, job.input("asked_concepts"))
     else:
         concepts = read_rows(CONCEPTS, job.inputs["concepts"], job.layers)
-    texts = with_concept(missing_texts(job, missing, ["text"]), concepts)
+    texts = with_concept(missing_texts(job, missing, ["text", "reason"]), concepts)
     yield from (by_oracle if isinstance(judge, OracleJudge) else by_language_model)(texts)
 
 

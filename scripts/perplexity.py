@@ -14,7 +14,7 @@ def compute(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.perplexity import text_losses
 
     lm = open_model(job, "perplexity_model")
-    frames = text_losses(lm, missing_texts(job, missing, ["text"]), job.prefixes(), job.experiment.model.prompt_format)
+    frames = text_losses(lm, missing_texts(job, missing, ["text", "reason"]), job.prefixes(), job.experiment.model.prompt_format)
     yield from with_progress(frames, missing.height, "text", tokens="n_scored")
 
 

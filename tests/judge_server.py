@@ -26,7 +26,7 @@ class Fault:
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    body: str = '{"error": {"message": "a fault of the test"}}'
+    body: str | bytes = '{"error": {"message": "a fault of the test"}}'
     cut: int | None = None
     wait: float = 0.0
     drip: float = 0.0  # seconds between the true response's bytes

@@ -145,7 +145,7 @@ def _feature_rows(rows: list[_Row], settings: BestFactorSettings) -> Iterator[_R
         choices = {"p1": choose_p1(curve, settings.gen_success_limit), "capped": choose_capped(curve, settings.perplexity_cap)}
         for rule in RULES:
             key = {"layer": rows[0]["layer"], "feature": rows[0]["feature"], "rule": rule, "reported_on": reported_on}
-            yield key | _report(choices[rule], reported, has_concept)
+            yield key | _report(choices[rule], reported, has_concept, bool(np.isfinite(curve.gen_success[curve.positive]).any()))
 
 
 def _check_same_factors(halves: dict[str, dict[str, _Row]], first: _Row) -> None:
@@ -165,10 +165,12 @@ def _curve(half: dict[str, _Row], perplexity: str) -> Curve:
     return Curve(tuple(half), success, mean if perplexity == "continuation" else np.log(mean))
 
 
-def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool) -> _Row:
-    """What the texts reported on say at the factor; steering that failed counts as success 0, and as judged 0 where it could be judged."""
+def _report(factor: str | None, reported: dict[str, _Row], has_concept: bool, has_texts: bool) -> _Row:
+    """What the texts reported on say at the factor; steering that failed counts as success 0, and as judged 0 where it could be judged;
+    where there are no texts to choose by, nothing is known."""
     if factor is None:
-        failed = dict.fromkeys(REPORTED) | {"gen_success_20": 0.0, "judge_score": 0.0 if has_concept else None}
+        zero = 0.0 if has_texts else None
+        failed = dict.fromkeys(REPORTED) | {"gen_success_20": zero, "judge_score": zero if has_concept else None}
         return {"factor": None, "at_grid_end": None} | failed
     positive = [candidate for candidate in reported if float(candidate) > 0]
     at_end = factor in (positive[0], positive[-1])

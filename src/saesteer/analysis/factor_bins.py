@@ -23,7 +23,7 @@ def factor_bins(steering: pl.DataFrame, features: pl.DataFrame, edges: tuple[flo
     rows = []
     for low, high in pairwise(edges):
         below = pl.col("output_score") <= high if high == edges[-1] else pl.col("output_score") < high
-        members = frame.filter((pl.col("output_score") >= low) & below)
+        members = frame.filter((pl.col("output_score") >= low) & below).drop_nulls("gen_success_20")
         for factor in sorted(members["factor"].unique(), key=float):
             key = {"output_score_low": low, "output_score_high": high, "factor": factor}
             rows.append(key | _row(members.filter(factor=factor), settings, (low, high, factor)))

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.tables import GEN_SUCCESS, GENERATIONS
-from saesteer.core.tables.steps import NO_FIT, SINGLE_FEATURE
+from saesteer.core.tables.steps import SINGLE_FEATURE
 from saesteer.core.tokens import TextTokens
 
 ALGORITHM_VERSION = 3
@@ -34,11 +34,18 @@ def gen_success(generations: pl.DataFrame, lens: pl.DataFrame, tokens: TextToken
         tokens.check_round_trip()
     texts = generations["text"].fill_null("").to_list()
     ids: Any = tokens.retokenise(texts) if convention == "retokenised" else generations["token_ids"]
-    rows = generations.select(*GENERATIONS.keys, "feature", "text", row=pl.int_range(pl.len()), id=pl.Series(ids, dtype=pl.List(pl.UInt32)))
+    rows = generations.select(
+        *GENERATIONS.keys,
+        "feature",
+        "text",
+        pl.col("reason").alias("no_text"),
+        row=pl.int_range(pl.len()),
+        id=pl.Series(ids, dtype=pl.List(pl.UInt32)),
+    )
     ranks = lens.select("layer", "feature", id="token_ids").explode("id").with_columns(rank=pl.int_range(pl.len()).over("layer", "feature"))
     hits = rows.select("row", "layer", "feature", "id").explode("id").join(ranks, on=["layer", "feature", "id"], how="inner")
     counts = hits.group_by("row").agg((pl.col("rank") < k).sum().cast(pl.UInt16).alias(f"gen_success_{k}") for k in KS)
-    reason = pl.when(pl.col("text").is_null()).then(pl.lit(NO_FIT)).when(pl.col("feature").is_null()).then(pl.lit(NOT_ONE_FEATURE))
+    reason = pl.when(pl.col("text").is_null()).then("no_text").when(pl.col("feature").is_null()).then(pl.lit(NOT_ONE_FEATURE))
     counted = rows.join(counts, on="row", how="left", maintain_order="left").with_columns(reason=reason.otherwise(None))
     # No hit is a count of 0, not a missing value.
     zero = (pl.when(pl.col("reason").is_null()).then(pl.col(f"gen_success_{k}").fill_null(0)).alias(f"gen_success_{k}") for k in KS)

@@ -174,7 +174,7 @@ def _by_perplexity(steering: pl.DataFrame, choice: BestFactorSettings) -> Number
 def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Numbers:
     """Held-out GenSuccess@20 under the capped rule minus under P1's, paired by feature."""
     capped, p1 = (outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20") for rule in ("capped", "p1"))
-    pairs = capped.join(p1, on=_FEATURE, suffix="_p1").sort(_FEATURE)
+    pairs = capped.join(p1, on=_FEATURE, suffix="_p1").drop_nulls().sort(_FEATURE)
     a, b = pairs["gen_success_20"].to_numpy(), pairs["gen_success_20_p1"].to_numpy()
     stream = random_stream(settings.seed, "rules")
     interval = paired_difference_interval(a, b, settings.bootstrap_draws, settings.confidence, stream)

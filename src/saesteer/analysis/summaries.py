@@ -51,7 +51,7 @@ def steering_table(
     summary = rows.group_by(STEERING.keys).agg(
         *(pl.col(f"gen_success_{k}").cast(pl.Float64).mean() for k in (1, 5, 20)),
         *(pl.col(name).cast(pl.Float64).mean() for name in rated),
-        n=pl.len().cast(pl.UInt32),
+        n=pl.col("gen_success_20").count().cast(pl.UInt32),
         log_perplexity=pl.col("mean_nll").mean(),
         n_perplexity=pl.col("mean_nll").count().cast(pl.UInt32),
         mean_perplexity=pl.col("mean_nll").exp().mean(),

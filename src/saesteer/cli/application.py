@@ -25,9 +25,18 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-Experiments = Annotated[list[str], typer.Argument(help="Names of experiments.")]
+
+
+def _named(names: list[str] | None) -> list[str] | None:
+    from saesteer.settings import experiment_name
+
+    return names and [experiment_name(name) for name in names]
+
+
+Experiments = Annotated[list[str], typer.Argument(help="Names of experiments.", callback=_named)]
 SomeExperiments = Annotated[
-    list[str] | None, typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).")
+    list[str] | None,
+    typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).", callback=_named),
 ]
 Configfile = Annotated[Path, typer.Option(help="Configuration that names the experiments.")]
 Data = Annotated[Path, typer.Option(help="Folder of the data artifacts.")]

@@ -231,8 +231,9 @@ def agreement(
 ) -> None:
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
     from saesteer.judge.agreement import pairwise_agreement
+    from saesteer.settings import experiment_name
 
-    for (one, other), rows in pairwise_agreement(data / experiment / "judge").items():
+    for (one, other), rows in pairwise_agreement(data / experiment_name(experiment) / "judge").items():
         typer.echo(f"{one} against {other}")
         for row in rows.iter_rows(named=True):
             typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))

@@ -26,7 +26,7 @@ from saesteer.engine.head import raw_logits, soft_capped
 from saesteer.engine.linear_attention import RowStates
 from saesteer.engine.memory import forward_bytes
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_ids, shape_matters
-from saesteer.engine.sampling import sample_tokens
+from saesteer.engine.sampling import NOTHING, sample_tokens
 
 ALGORITHM_VERSION = 2
 
@@ -137,6 +137,7 @@ class Continued:
     token_ids: Int[np.ndarray, "row step"]
     lengths: Int[np.ndarray, " row"]  # how many of them count
     stopped: Bool[np.ndarray, " row"]  # ended by the text, not by the limit
+    failed: Bool[np.ndarray, " row"]  # at a step whose logits are not finite: what there is then is no text
 
 
 def continue_rows(lm: LanguageModel, slots: Slots, n_rows: int, sampling: Sampling, ending: Bool[np.ndarray, " vocab"]) -> Continued:
@@ -152,21 +153,24 @@ def continued_steps(
     once a step, for the tokens."""
     token_ids = np.zeros((n_rows, sampling.max_new_tokens), dtype=np.int64)
     lengths = np.zeros(n_rows, dtype=np.int64)
-    stopped = np.zeros(n_rows, dtype=bool)
+    stopped, failed = np.zeros((2, n_rows), dtype=bool)
     tile = len(slots.row) // len(slots.caches) if shape_matters(lm) else None
     prompt_length = slots.place + 1
     for step in range(sampling.max_new_tokens):
         tokens = torch.cat([_next_tokens(lm, part, step, sampling, prompt_length) for part in slots.tiles()])
         drawn = tokens.cpu().numpy()
-        ended = ending[drawn] & slots.running
+        lost = (drawn == NOTHING) & slots.running
+        ended = ending[drawn] & slots.running & ~lost
         rows = slots.row[slots.running]
         token_ids[rows, step] = drawn[slots.running]
         lengths[rows] = step + 1
         stopped[slots.row[ended]] = True
-        yield Continued(token_ids, lengths, stopped)
-        if np.array_equal(ended, slots.running):
+        failed[slots.row[lost]] = True
+        yield Continued(token_ids, lengths, stopped, failed)
+        going_on = slots.running & ~ended & ~lost
+        if not going_on.any():
             break
-        slots = _advanced(slots, tokens, slots.running & ~ended, tile)
+        slots = _advanced(slots, tokens.clamp(min=0), going_on, tile)
 
 
 def _next_tokens(lm: LanguageModel, tile: Slots, step: int, sampling: Sampling, prompt_length: int) -> Int[Tensor, " slot"]:

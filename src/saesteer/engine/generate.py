@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
+from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
@@ -57,10 +58,12 @@ TEXTS = pl.Schema(
         "n_tokens": pl.UInt16(),
         "stopped": pl.Boolean(),
         "seconds": pl.Float64(),
+        "reason": pl.String(),
     }
 )
-"""Columns of the texts: `token_ids` and `n_tokens` include the token that ended the text (stop character or end of sequence), `text` is the
-continuation alone, `seconds` a row's share of its batch's wall time."""
+"""Columns of the texts; a row has none, and a reason, where a step's logits were not finite. `token_ids` and `n_tokens` include the
+token that ended the text (stop character or end of sequence), `text` is the continuation alone, `seconds` a row's share of its batch's wall
+time."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def steered_texts_by_token(
     interventions: Sequence[Intervention],
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
-) -> Iterator[list[str]]:
+) -> Iterator[list[str | None]]:
     """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
     (one kind of intervention, one length of prompts)."""
     run = _run(lm, sae, site_of(lm, layer, sae.meta.site), rows, interventions, prompts, sampling)
@@ -184,20 +187,24 @@ def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) ->
         "row": chunk["row"],
         "token_ids": _continuations(made),
         "text": _texts_of(run, chunk, made),
-        "n_tokens": made.lengths,
+        "n_tokens": np.where(made.failed, 0, made.lengths),
         "stopped": made.stopped,
         "seconds": np.full(len(chunk), (time.perf_counter() - started) / len(chunk)),
+        "reason": [NOT_FINITE if failed else None for failed in made.failed.tolist()],
     }
     return pl.DataFrame(columns, schema_overrides={"token_ids": pl.List(pl.UInt32)}).cast(TEXTS)
 
 
-def _continuations(made: Continued) -> list[list[int]]:
+def _continuations(made: Continued) -> list[list[int] | None]:
     """Each row's tokens."""
-    return [ids[:length] for ids, length in zip(made.token_ids.tolist(), made.lengths.tolist(), strict=True)]
+    rows = zip(made.token_ids.tolist(), made.lengths.tolist(), made.failed.tolist(), strict=True)
+    return [None if failed else ids[:length] for ids, length, failed in rows]
 
 
-def _texts_of(run: _Run, chunk: pl.DataFrame, made: Continued) -> list[str]:
-    return continuation_texts(run.lm, [run.prompts[place] for place in chunk["prompt"]], _continuations(made))
+def _texts_of(run: _Run, chunk: pl.DataFrame, made: Continued) -> list[str | None]:
+    continuations = _continuations(made)
+    texts = continuation_texts(run.lm, [run.prompts[place] for place in chunk["prompt"]], [ids or [] for ids in continuations])
+    return [None if ids is None else text for ids, text in zip(continuations, texts, strict=True)]
 
 
 def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slots:

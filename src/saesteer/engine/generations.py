@@ -53,7 +53,7 @@ def feature_texts(
 
 def feature_texts_by_token(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], sampling: Sampling, seed: int
-) -> Iterator[list[str]]:
+) -> Iterator[list[str | None]]:
     """The texts of `feature_texts` while they are written, after each token: of a few rows, whose prefixes have one length."""
     wanted, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
     yield from steered_texts_by_token(lm, sae, layer, wanted.select(_ROW), interventions, prompts, sampling)
@@ -117,7 +117,7 @@ def _texts(
 ) -> Iterator[pl.DataFrame]:
     """The texts of rows (keys, and what `steered_texts` wants) with their keys."""
     for texts in steered_texts(lm, sae, layer, wanted.select(_ROW), interventions, prompts, sampling, batch):
-        made = wanted.select("row", *keys).join(texts, on="row").with_columns(reason=pl.lit(None, pl.String))
+        made = wanted.select("row", *keys).join(texts, on="row")
         yield made.select(*keys, *(pl.col(name).cast(column.dtype) for name, column in TEXT_COLUMNS.items()))
 
 

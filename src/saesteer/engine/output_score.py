@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from saesteer.core.errors import SettingsError
 from saesteer.core.tables import OUTPUT_SCORE
+from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.engine.amplify import amplify
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
@@ -200,6 +203,13 @@ def _gathered_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], id
 
 
 def _table(lm: LanguageModel, shared: _Prompt, features: Sequence[int], statistics: _Statistics) -> pl.DataFrame:
+    log_tops = statistics.log_top.tolist()
+    lost = [feature for feature, log_top in zip(features, log_tops, strict=True) if not math.isfinite(log_top - shared.log_top)]
+    if lost:
+        raise SettingsError(
+            f"output score: {NOT_FINITE} where feature {lost[0]} (and {len(lost) - 1} more) steers, so there is nothing to rank: lower"
+            " output_score.factor, or set model.dtype to float32"
+        )
     score = (1 - statistics.rank.double() / lm.n_vocab) * statistics.probability
     columns = {
         "feature": list(features),

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.tables import GENERATIONS, PERPLEXITY
-from saesteer.core.tables.steps import NO_FIT
+from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.core.tokens import with_bos
 from saesteer.engine.cache import Prefixes
 from saesteer.engine.continuation import buffer_length
@@ -66,7 +66,7 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
     """The PERPLEXITY rows of GENERATIONS rows, some at a time, one layer in each frame.
 
     The second model never sees what a method added to a prompt: `prompts` (prefix_id -> prompt; `prompt_format` of the model that wrote the
-    text) are what the text is scored after. Null where the method abstains and where the text is empty.
+    text) are what the text is scored after. Null where there is no text, where it is empty and where its loss is not finite.
     """
     unknown = set(texts["prefix_id"]) - set(prompts)
     if unknown:
@@ -82,9 +82,10 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
 
 def _losses(lm: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
     losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
-    scored = rows.join(losses, on="row", how="left", maintain_order="left")
-    abstains = pl.when(pl.col("text").is_null()).then(pl.lit(NO_FIT))
-    reason = abstains.when(pl.col("mean_nll").is_null()).then(pl.lit("the continuation is empty"))
+    finite = (pl.when(pl.col(name).is_finite()).then(name).alias(name) for name in ("mean_nll", "whole_text_nll"))
+    scored = rows.join(losses.with_columns(finite), on="row", how="left", maintain_order="left")
+    no_loss = pl.when(pl.col("n_scored") > 0).then(pl.lit(NOT_FINITE)).otherwise(pl.lit("the continuation is empty"))
+    reason = pl.when(pl.col("text").is_null()).then("reason").when(pl.col("mean_nll").is_null()).then(no_loss)
     return scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
 
 

@@ -20,7 +20,9 @@ def model_without_weights(config: Mapping[str, Any], dtype: str) -> LanguageMode
     """The model of a config.json, of an image-and-text model its text's, with shapes and no numbers, and without a tokenizer."""
     text = AutoConfig.for_model(**config).get_text_config(decoder=True)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(text, dtype=getattr(torch, number_type(dtype)), attn_implementation="eager")
+        model = AutoModelForCausalLM.from_config(
+            text, dtype=getattr(torch, number_type(dtype)), attn_implementation="eager", trust_remote_code=False
+        )
     return LanguageModel(model.eval().requires_grad_(False), None, untried_structure(model))
 
 

@@ -42,7 +42,7 @@ def numbers_of(config: PretrainedConfig | Mapping[str, Any]) -> tuple[int, int]:
     if not isinstance(config, PretrainedConfig):
         config = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config.get_text_config(decoder=True))
+        model = AutoModelForCausalLM.from_config(config.get_text_config(decoder=True), trust_remote_code=False)
     head = model.get_output_embeddings()
     linear = sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear and module is not head)
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) or module is head]

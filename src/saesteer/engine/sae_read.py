@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from saesteer.core.zipped import zip_fault
 from saesteer.settings import SettingsError
 from saesteer.sources.hub import Fetched
 from saesteer.sources.sae_sources import SaeSource, files_of, hook_of_module
@@ -70,7 +71,9 @@ def read(source: SaeSource, fetched: Fetched) -> Any:
 
 
 def npz_shape(file: Path) -> tuple[int, int]:
-    """Width and number of features of an SAE in NumPy's form."""
+    """Width and number of features of an SAE in NumPy's form, a zip archive; read before anything else of it."""
+    if fault := zip_fault(file):
+        raise SettingsError(f"{file}: {fault}; choose other SAEs, or fetch them again")
     with readable(str(file)), np.load(file, allow_pickle=False) as arrays:
         name = next(name for name in arrays.files if name.lower() == "w_enc")
         d_model, n_features = arrays[name].shape

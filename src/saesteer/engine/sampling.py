@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 ALGORITHM_VERSION = 1
 
+NOTHING = -1
+"""In place of a token, where logits are no numbers to draw one by."""
+
 NUMBERS_AT_A_TIME = 2**24
 """Most float64 numbers at a time where the whole vocabulary is sampled from."""
 
@@ -18,25 +21,28 @@ def sample_tokens(
     logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"], temperature: float, top_k: int, top_p: float = 1.0
 ) -> Int[Tensor, " row"]:
     """One token a row from softmax(logits / temperature) over the top_k largest and, of them, the `nucleus` of top_p, by inverse CDF in
-    token id order from the row's uniform number."""
+    token id order from the row's uniform number; `NOTHING` where a logit is NaN or +inf, or all are -inf."""
     if temperature == 0:
-        return logits.argmax(dim=1)
+        best = logits.argmax(dim=1)
+        return torch.where(logits.gather(1, best[:, None]).squeeze(1).isfinite(), best, NOTHING)
     if not 0 < top_k < logits.shape[1]:
         n_rows = max(1, NUMBERS_AT_A_TIME // logits.shape[1])
         pairs = zip(logits.split(n_rows), numbers.split(n_rows), strict=True)
         return torch.cat([_places(some, drawn, temperature, top_p) for some, drawn in pairs])
     ids = largest_ids(logits, top_k).sort(dim=1).values
-    return ids.gather(1, _places(logits.gather(1, ids), numbers, temperature, top_p)[:, None]).squeeze(1)
+    places = _places(logits.gather(1, ids), numbers, temperature, top_p)
+    return torch.where(places == NOTHING, NOTHING, ids.gather(1, places.clamp(min=0)[:, None]).squeeze(1))
 
 
 def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], temperature: float, top_p: float) -> Int[Tensor, " row"]:
-    """Where each row's number falls in the running sum of softmax(logits / temperature)."""
+    """Where each row's number falls in the running sum of softmax(logits / temperature), which is NaN throughout where it is anywhere."""
     probabilities = torch.softmax(logits.double() / temperature, dim=1)
+    nowhere = probabilities[:, 0].isnan()
     if top_p < 1:
         probabilities = torch.where(nucleus(probabilities, top_p), probabilities, 0.0)
     cumulative = probabilities.cumsum(dim=1)
     place = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(dim=1)
-    return place.clamp(max=logits.shape[1] - 1)
+    return torch.where(nowhere, NOTHING, place.clamp(max=logits.shape[1] - 1))
 
 
 def nucleus(probabilities: Float64[Tensor, "row k"], top_p: float) -> Bool[Tensor, "row k"]:

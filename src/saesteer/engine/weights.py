@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.dtypes import number_type
@@ -24,7 +27,8 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
     """A folder's model with all its weights (safetensors only, nothing fetched), refused by name where some are damaged or missing; `dtype`
     as in the settings."""
     _check_safetensors(path)
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    with without_own_code(path):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
     model, info = AutoModelForCausalLM.from_pretrained(
         path,
@@ -34,6 +38,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
         quantization_config=quantisation(text, dtype) if dtype in model_size.QUANTISED else None,
         attn_implementation="eager",
         local_files_only=True,
+        trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
         **_placement(path, dtype, device),
@@ -49,6 +54,19 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
     if device != "cpu":
         model.set_attn_implementation(attention_on_gpu(model))
     return model
+
+
+@contextmanager
+def without_own_code(path: Path) -> Iterator[None]:
+    """Where a model's folder cannot be loaded without running Python code in it, say so: transformers advises to trust it."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise SettingsError(
+            f"{path}: this model needs Python code that comes with it, which is never run: take a model of a family that transformers has"
+        ) from error
 
 
 def _placement(path: Path, dtype: str, device: str) -> dict[str, Any]:

@@ -19,9 +19,13 @@ from saesteer.judge.budget import Budget
 from saesteer.judge.completions import answer_fields
 from saesteer.judge.spend import most
 from saesteer.settings import Endpoint
+from saesteer.sources.http import LARGEST_ANSWER, FetchError, body_of
 
 SECRET_FROM = 8
 """Keys shorter than this ("none", "EMPTY": servers that need none) are no secrets, and cutting them out would maim answers."""
+
+MOST_OF_A_BATCH = 2**30
+"""Most bytes of a batch's file of answers, unpacked."""
 
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _GATEWAY = (502, 504)  # what stands behind the gateway may have answered, and charged
@@ -81,15 +85,18 @@ class _Sender(httpx2.AsyncClient):
         longest = request.extensions["timeout"]["read"]
         try:
             async with asyncio.timeout(longest):  # in all, also when bytes keep dripping in
-                response = self._without_key(await super().send(request, **options))
+                response = await super().send(request, **options | {"stream": True})
+                largest = MOST_OF_A_BATCH if request.url.path.endswith("/content") else LARGEST_ANSWER
+                response = self._without_key(response, await body_of(response, largest))
         except TimeoutError:
             raise httpx2.ReadTimeout(f"no whole answer within {longest:g} s", request=request) from None
+        except FetchError as error:
+            raise httpx2.RemoteProtocolError(str(error), request=request) from None
         if response.is_success and not _is_readable(request, response):
             raise httpx2.RemoteProtocolError(f"not the JSON of an answer: {_excerpt(response)}", request=request)
         return response
 
-    def _without_key(self, response: httpx2.Response) -> httpx2.Response:
-        content = response.content
+    def _without_key(self, response: httpx2.Response, content: bytes) -> httpx2.Response:
         if self._key and len(self._key) >= SECRET_FROM:
             for spelling in (self._key, self._key.replace("/", "\\/")):  # JSON may escape the slash
                 content = content.replace(spelling.encode(), b"[key]")

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
-from saesteer.core.tables.steps import NO_FIT
 from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, unanswered
 from saesteer.judge.parse import Rating
 from saesteer.judge.rubric import Aspect, Question, questions
@@ -36,13 +35,13 @@ def judge_texts(
     rates_blank: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """The JUDGEMENTS rows of GENERATIONS rows with a column `concept` (null where there is none), some at a time, one layer in each frame.
-    Their raw answers are on disk before they are yielded. Where a method abstains there is no text and no rating;
+    Their raw answers are on disk before they are yielded. Where there is no text there is no rating;
     a blank text has none unless `rates_blank` (P4), which puts it to the judge as any other.
 
     `instructions` maps prefix_id to the instruction that the texts answer, or is None where texts continue a prefix. Nothing that
     `answers_folder` holds is asked again.
     """
-    yield from (layer for _, layer in _abstained(texts.filter(pl.col("text").is_null())).group_by("layer", maintain_order=True))
+    yield from (layer for _, layer in _without_text(texts.filter(pl.col("text").is_null())).group_by("layer", maintain_order=True))
     texts = texts.filter(pl.col("text").is_not_null())
     rows = _with_questions(texts, instructions, rates_blank)
     with (
@@ -75,9 +74,9 @@ def rate_with_answers(
     return rated.with_columns(judge_score=harmonic_mean(apply)).select(list(JUDGEMENTS.columns))
 
 
-def _abstained(rows: pl.DataFrame) -> pl.DataFrame:
-    none = {name: pl.lit(None, column.dtype) for name, column in JUDGEMENTS.columns.items() if name not in GENERATIONS.keys}
-    return rows.select(GENERATIONS.keys).with_columns(**none).with_columns(reason=pl.lit(NO_FIT)).select(list(JUDGEMENTS.columns))
+def _without_text(rows: pl.DataFrame) -> pl.DataFrame:
+    none = {name: pl.lit(None, column.dtype) for name, column in JUDGEMENTS.columns.items() if name not in (*GENERATIONS.keys, "reason")}
+    return rows.select(*GENERATIONS.keys, "reason").with_columns(**none).select(list(JUDGEMENTS.columns))
 
 
 def _with_questions(texts: pl.DataFrame, instructions: Mapping[str, str] | None, rates_blank: bool) -> list[dict[Aspect, Question]]:

@@ -100,7 +100,7 @@ def _texts(
     ids = [prompt_token_ids(lm, prompt) for prompt in prompts.values()]
     interventions = [form.intervention for form in forms]
     made = pl.concat(steered_texts(lm, sae, sae.meta.layer, wanted, interventions, ids, sampling_of(experiment)))
-    rest = {"layer": pl.lit(sae.meta.layer), "target": pl.lit(""), "reason": pl.lit(None, pl.String)}
+    rest = {"layer": pl.lit(sae.meta.layer), "target": pl.lit("")}
     joined = wanted.join(made, on="row", maintain_order="left").with_columns(**rest)
     return joined.select(*GENERATIONS.columns).cast(pl.Schema(GENERATIONS.schema))
 

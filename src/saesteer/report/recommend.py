@@ -49,6 +49,7 @@ from saesteer.settings import (
     NoJudge,
     TopicConcepts,
     Workflow,
+    experiment_name,
     load_experiment,
     settings_of,
 )
@@ -94,6 +95,9 @@ class Answer:
 
 def answer(workflow: Workflow, question: Question) -> Answer:
     """The answer; computes what is missing."""
+    for name in (question.name, question.comparison):
+        if name is not None:
+            experiment_name(name)
     experiment = load_experiment(question.name, workflow.experiments_dir)
     picked = picked_features(workflow, experiment, question)
     derived = derived_name(question.name, question.concept)

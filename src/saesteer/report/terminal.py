@@ -15,6 +15,7 @@ from rich.text import Text
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
+from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
 from saesteer.report.finished import Finished, parse_feature, protocol_of, sampling_of
 from saesteer.settings.base import canonical_factor
@@ -45,7 +46,7 @@ def request_of(feature: str, factors: Sequence[float], prompt: str, seed: int | 
     return Request(*place, tuple(factors), prompt, seed, max_tokens)
 
 
-def texts_by_token(finished: Finished, request: Request) -> Iterator[list[str]]:
+def texts_by_token(finished: Finished, request: Request) -> Iterator[list[str | None]]:
     """The texts of `every_factor` after each token, by the experiment's own steering (P1's) and sampling."""
     sae, lm, sampling = finished.sae_with(request.layer, request.feature), finished.model(), sampling_of(finished.experiment)
     if request.max_tokens is not None:
@@ -61,18 +62,22 @@ def texts_by_token(finished: Finished, request: Request) -> Iterator[list[str]]:
         raise SettingsError(str(fault)) from fault
 
 
-def show(texts: Iterable[Sequence[str]], request: Request, console: Console) -> None:
+def show(texts: Iterable[Sequence[str | None]], request: Request, console: Console) -> None:
     """Draw the texts as they grow; where the output is no terminal, once they are there."""
     with Live(console=console, refresh_per_second=12) as live:
         for some in texts:
             live.update(_side_by_side(some, request, console))
 
 
-def _side_by_side(texts: Sequence[str], request: Request, console: Console) -> Columns:
+def _side_by_side(texts: Sequence[str | None], request: Request, console: Console) -> Columns:
     width = max(24, console.width // min(len(texts), 4) - 1)
     titles = [f"factor {factor}" if float(factor) else "unsteered" for factor in request.every_factor]
     panels = [
-        Panel(Text.assemble((_printable(request.prompt), "dim"), _printable(text)), title=title, width=width)
+        Panel(
+            Text.assemble((_printable(request.prompt), "dim"), _printable(f" ({NOT_FINITE})" if text is None else text)),
+            title=title,
+            width=width,
+        )
         for title, text in zip(titles, texts, strict=True)
     ]
     return Columns(panels)

@@ -6,7 +6,7 @@ config/README.md are generated from here.
 """
 
 from saesteer.core.errors import SettingsError
-from saesteer.settings.base import Factor, Layers, Settings, canonical_factor, unique
+from saesteer.settings.base import Factor, Layers, Settings, canonical_factor, experiment_name, unique
 from saesteer.settings.experiment import Addresses, Experiment, Workflow, settings_of
 from saesteer.settings.inputs import (
     AllFeatures,

@@ -1,9 +1,15 @@
 """What every part of the configuration shares: strict models, factors, lists without repetition."""
 
+import re
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from saesteer.core.errors import SettingsError
+
+LARGEST_FACTOR = 10_000
+"""100 is the largest that any paper tries; a model's numbers overflow at some factor, and what is written then tells nothing."""
 
 
 class Settings(BaseModel):
@@ -15,9 +21,13 @@ def canonical_factor(value: Any) -> str:
     try:
         number = Decimal(str(value)).normalize()
     except InvalidOperation as error:
-        raise ValueError(f"{value!r} is no decimal number") from error
+        raise SettingsError(f"{value!r} is no decimal number") from error
     if not number.is_finite() or number < 0:
-        raise ValueError(f"a factor is a finite number >= 0, not {value!r}")
+        raise SettingsError(f"a factor is a finite number >= 0, not {value!r}")
+    if number > LARGEST_FACTOR:
+        raise SettingsError(
+            f"a factor is at most {LARGEST_FACTOR}, not {value!r}: already at some hundred nothing is left of what the model read"
+        )
     return format(number, "f")
 
 
@@ -29,5 +39,15 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def experiment_name(value: str) -> str:
+    """A name that can be a folder's, and part of a pattern and of a command line; any other is refused."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise SettingsError(
+            f"{value!r} cannot name an experiment: letters, digits, points, hyphens and underscores, a letter or digit first, can"
+        )
+    return value
+
+
+ExperimentName = Annotated[str, AfterValidator(experiment_name)]
 Factor = Annotated[str, BeforeValidator(canonical_factor)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)]

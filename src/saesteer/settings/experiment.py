@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from saesteer.settings.base import Layers, Settings, unique
+from saesteer.settings.base import ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
     ExplicitFeatures,
@@ -163,11 +163,11 @@ class Addresses(Settings):
 
 
 class Workflow(Settings):
-    experiments: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
+    experiments: Annotated[tuple[ExperimentName, ...], Field(min_length=1), AfterValidator(unique)]
     """Names of the experiments to run; NAME stands for the file NAME.yaml in experiments_dir."""
-    methods: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
+    methods: Annotated[tuple[ExperimentName, ...], AfterValidator(unique)] = ()
     """Names of the experiments of the target `methods`, comparisons of steering methods; no part of the default target."""
-    open_questions: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
+    open_questions: Annotated[tuple[ExperimentName, ...], AfterValidator(unique)] = ()
     """Names of the experiments of the target `open_questions`, on what the papers leave open; no part of the default target."""
     experiments_dir: Path = Path("config/experiments")
     """Folder of the experiment files."""

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from saesteer.core.errors import SettingsError
-from saesteer.settings.base import Settings
+from saesteer.settings.base import Settings, experiment_name
 from saesteer.settings.experiment import Experiment, Workflow
 
 T = TypeVar("T", bound="Settings")
@@ -63,7 +63,7 @@ def load_experiment(name: str, folder: Path) -> Experiment:
 
 
 def _merged(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    path = folder / f"{name}.yaml"
+    path = folder / f"{experiment_name(name)}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise SettingsError(f"experiment {name!r}: there is no file {path}.{_nearest(name, known)} Known: {', '.join(known) or 'none'}")

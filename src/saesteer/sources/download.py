@@ -3,14 +3,16 @@
 import asyncio
 import hashlib
 import logging
+from functools import partial
 from pathlib import Path
-
-import httpx2
 
 from saesteer.core.files import file_digest, write_atomically
 from saesteer.settings import SettingsError
-from saesteer.sources.http import COMMAND, FetchError, Policy, get, open_client
+from saesteer.sources.http import COMMAND, FetchError, Policy, body_of, get, open_client
 from saesteer.sources.published import kept_at, published_file
+
+LARGEST_FILE = 2**28
+"""Most bytes of a file."""
 
 log = logging.getLogger(__name__)
 
@@ -38,4 +40,4 @@ def fetch_published(key: str, address: str, downloads: Path, policy: Policy = CO
 
 async def _downloaded(url: str, policy: Policy) -> bytes:
     async with open_client(policy, follow_redirects=True) as client:
-        return await get(client, url, httpx2.Response.aread)
+        return await get(client, url, partial(body_of, most=LARGEST_FILE))

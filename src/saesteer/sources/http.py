@@ -19,6 +19,9 @@ _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _NOT_DONE = (425, 429, 500, 503)
 """Statuses by which a server says that it did not do what a request wants; a 502 or 504 is a gateway's, which does not know."""
 
+LARGEST_ANSWER = 2**25
+"""Most bytes of an answer, unpacked; a feature with all its records has a few hundred thousand."""
+
 T = TypeVar("T")
 
 
@@ -188,7 +191,18 @@ async def _refuse(response: httpx2.Response) -> None:
         raise Transient(why, response)
     if response.is_redirect:
         why += f": moved to {response.headers.get('location')}; set `addresses` in the configuration accordingly"
-    raise Refusal(why, response.status_code, await response.aread())
+    raise Refusal(why, response.status_code, await body_of(response))
+
+
+async def body_of(response: httpx2.Response, most: int = LARGEST_ANSWER) -> bytes:
+    """The body of an open response, unpacked; of one that is larger than `most` bytes no more than these are read."""
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > most:
+            await response.aclose()
+            raise FetchError(f"{response.url} answers with more than {most / 2**20:g} MiB (unpacked), so it was not read to its end")
+    return bytes(body)
 
 
 async def as_finished(jobs: Iterable[Callable[[], Awaitable[T]]], concurrency: int) -> AsyncGenerator[T, None]:

@@ -5,7 +5,6 @@ its syntax tree, and nothing is ever imported or run.
 """
 
 import ast
-import io
 import json
 import re
 import zipfile
@@ -15,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from saesteer.core.zipped import zip_fault
 from saesteer.settings import SettingsError
 
 
@@ -125,7 +125,9 @@ def instructions(path: Path) -> list[str]:
 
 def zipped_lines(path: Path) -> pl.DataFrame:
     """The distinct lines with letters in them of the text files of a zip archive, one text each -> column text."""
-    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+    if fault := zip_fault(path):
+        raise SettingsError(f"{path}: {fault}")
+    with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".txt"))
         text = "\n".join(archive.read(name).decode("utf-8", errors="replace") for name in names)
     lines = [line.strip() for line in text.splitlines()]

@@ -11,6 +11,7 @@ from typing import Any
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_text
 from saesteer.core.tokens import LEAST_ROUND_TRIP, load_tokens
+from saesteer.settings import experiment_name
 from saesteer.sources.sae_sources import hook_of_config, site_of_hook
 from saesteer.workflow.families import DEPTH, size
 
@@ -74,9 +75,7 @@ class _Saes:
 
 def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, folder: Path) -> Path:
     """Write NAME.yaml into the folder of experiments; never over a file that is there."""
-    path = folder / f"{name}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise SettingsError(f"{name!r} cannot name an experiment: letters, digits, points, hyphens and underscores only")
+    path = folder / f"{experiment_name(name)}.yaml"
     if path.exists():
         raise SettingsError(f"{path} is there already, and is not overwritten: choose another name, or remove it")
     write_text(path, experiment_text(model, _read_saes(saes), texts))

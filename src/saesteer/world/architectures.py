@@ -88,7 +88,7 @@ def _initialised(config: PretrainedConfig, seed: int) -> PreTrainedModel:
     """Weights as transformers draws them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, f"{config.model_type}/constructor"))
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return model
 
 

@@ -105,7 +105,7 @@ def train_all_saes(build: Build) -> None:
 
 def finish(build: Build) -> None:
     """Write texts, topics, oracle and metrics beside the trained weights, using the tokenizer as stored."""
-    tokenizer = AutoTokenizer.from_pretrained(build.folder / MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(build.folder / MODEL, trust_remote_code=False)
     corpus.write_texts(
         build.folder / TEXTS, tokenizer, corpus.fitted_corpus(build.lexicon, build.seed, "labelled", build.recipe.labelled_texts)
     )

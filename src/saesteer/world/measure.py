@@ -31,7 +31,7 @@ Edit = Callable[[Float[Tensor, "row context d_model"]], Float[Tensor, "row conte
 
 def load_model(folder: Path) -> PreTrainedModel:
     """A stored model in float32, ready to be measured."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def load_sae(folder: Path) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ import polars as pl
 
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
-from saesteer.core.tables.steps import NO_FIT
 from saesteer.world.judges import WorldJudge
 
 ALGORITHM_VERSION = 2
@@ -94,7 +93,7 @@ def other_rating(judge: WorldJudge, token_ids: Sequence[int], topic: int) -> flo
 def _reason() -> pl.Expr:
     return (
         pl.when(pl.col("text").is_null())
-        .then(pl.lit(NO_FIT))
+        .then("reason")
         .when(pl.col("concept").is_null())
         .then(pl.lit("the feature has no clear concept"))
         .when(pl.col("concept_rating").is_null())

@@ -34,6 +34,8 @@ FIT_TEXT = ("layer", "method", "concept_id", "factor", "prefix_id", "sample")
 SINGLE_FEATURE = "feature"
 """The `method` of texts that one feature steers, as in P1."""
 NO_FIT = "the method abstains"
+NOT_FINITE = "logits are not finite"
+"""Why there is no text, or no loss: steered so hard, a model computes no numbers."""
 
 
 def reason_for(column: str) -> Column:
@@ -125,9 +127,9 @@ PER_GENERATION = {
 """The key of a text names the intervention behind it: a single feature (method "feature") or the fit of a method, at a factor."""
 
 TEXT_COLUMNS = {
-    "token_ids": Column(pl.List(pl.UInt32), "generated tokens, the one that ended the text included", "the method abstains; see reason"),
-    "text": Column(pl.String, "the continuation or response", "the method abstains; see reason"),
-    "n_tokens": Column(pl.UInt16, "number of generated tokens; 0 where it abstains"),
+    "token_ids": Column(pl.List(pl.UInt32), "generated tokens, the one that ended the text included", "see reason"),
+    "text": Column(pl.String, "the continuation or response", "the method abstains, or logits are not finite; see reason"),
+    "n_tokens": Column(pl.UInt16, "number of generated tokens; 0 where there is no text"),
     "stopped": Column(pl.Boolean, "ended by the stop text or EOS, not by length"),
     "seconds": Column(
         pl.Float64,
@@ -158,13 +160,13 @@ PERPLEXITY = Table(
         "mean_nll": Column(
             pl.Float64,
             "mean loss per token in nats, given the prefix; perplexity is its exp",
-            "the continuation is empty, or there is none",
+            "the continuation is empty, there is none, or its loss is not finite",
         ),
         "n_scored": Column(pl.UInt16, "tokens scored"),
         "whole_text_nll": Column(
             pl.Float64,
             "mean loss per token in nats of prefix and continuation together",
-            "the method abstains, or both together are one token",
+            "there is no continuation, both together are one token, or the loss is not finite",
         ),
         "reason": reason_for("mean_nll"),
     },

@@ -85,7 +85,9 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str, best_factor
     )
     scores = means.with_columns(score=_of_means(score))
     ratios = scores.join(_p1_ratios(scores, best_factor), on=METHOD_HALVES.keys, how="left")
-    half_means = ratios.with_columns(choose_by=pl.when(pl.col("gen_success_20").is_null()).then("score").otherwise("p1_ratio"))
+    half_means = ratios.with_columns(
+        choose_by=pl.when(pl.col("gen_success_20").is_null().all().over(FIT)).then("score").otherwise("p1_ratio")
+    )
     _refuse_gaps(half_means, rows.fits, set(halves.values()))
     return half_means.select(list(METHOD_HALVES.columns)).sort(METHOD_HALVES.keys)
 

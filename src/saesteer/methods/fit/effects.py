@@ -276,8 +276,8 @@ def _table(
 
 
 def _written(run: EffectRun, interventions: Sequence[Intervention]) -> list[list[list[int]]]:
-    """Whole texts, without the token that ends one, of every intervention: prompt by prompt, all rollouts of one together. Their random
-    numbers are those of prompt and rollout, whatever steers them."""
+    """Whole texts, without the token that ends one (where logits are not finite, the prompt alone), of every intervention: prompt by
+    prompt, all rollouts of one together. Their random numbers are those of prompt and rollout, whatever steers them."""
     n_rollouts = run.settings.n_rollouts
     texts = [(prompt, rollout) for prompt in range(len(run.prompts)) for rollout in range(n_rollouts)]
     drawn = streams(run.seed, text_keys(f"{prompt}/{rollout}" for prompt, rollout in texts))
@@ -292,7 +292,7 @@ def _written(run: EffectRun, interventions: Sequence[Intervention]) -> list[list
     frames = steered_texts(run.lm, run.sae, run.layer, rows, interventions, run.prompts, sampling)
     texts_of_rows = rows.select("row", "prompt").join(pl.concat(frames), on="row", how="left", maintain_order="left")
     whole = [
-        [*run.prompts[prompt], *(token_ids[:-1] if stopped else token_ids)]
+        [*run.prompts[prompt], *(token_ids[:-1] if stopped else token_ids or ())]
         for prompt, token_ids, stopped in texts_of_rows.select("prompt", "token_ids", "stopped").iter_rows()
     ]
     return [whole[start : start + len(texts)] for start in range(0, len(whole), len(texts))]

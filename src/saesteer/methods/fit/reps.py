@@ -133,7 +133,7 @@ def pairs(problem: Problem, site: Site) -> list[Pair]:
     written = (
         pl.concat(steered_texts(lm, problem.sae, problem.layer, rows, [Nothing()], prompts, sampling)).sort("row")["token_ids"].to_list()
     )
-    own = [Text(prompt + tokens[:n], len(prompt)) for prompt, tokens, n in zip(prompts, written, said, strict=True)]
+    own = [Text(prompt + (tokens or [])[:n], len(prompt)) for prompt, tokens, n in zip(prompts, written, said, strict=True)]
     if any(len(text.ids) == text.n_context for text in own):
         raise Abstains("the model writes nothing after one of the concept's prompts")
     factors = [FACTORS[place] for place in torch.randint(len(FACTORS), (len(own),), generator=generator).tolist()]

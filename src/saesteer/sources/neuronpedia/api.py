@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx2
 
 from saesteer.settings import SettingsError
-from saesteer.sources.http import Client, FetchError, Refusal, Transient, as_finished, get
+from saesteer.sources.http import Client, FetchError, Refusal, Transient, as_finished, body_of, get
 from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, kept, known, number, parse_json, record
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
 from saesteer.sources.neuronpedia.sources import Source
@@ -89,7 +89,7 @@ async def nearest_explanations(client: Client, base: str, source: Source, query:
 async def _read_matches(source: Source, response: httpx2.Response) -> tuple[list[Match], int | None]:
     """One page of a search, and where the next begins (None: this is the last)."""
     try:
-        answer = parse_json(await response.aread())
+        answer = parse_json(await body_of(response))
         items = [(str(item["index"]), item["description"], number(item.get("cosine_similarity"))) for item in answer["results"]]
         matches = [Match(int(index), text.strip(), similarity) for index, text, similarity in items]
         of = {(item["modelId"], item["layer"]) for item in answer["results"]}
@@ -118,7 +118,7 @@ def _is_answer(body: bytes) -> bool:
 
 
 async def _read(source: Source, feature: int, n_records: int, response: httpx2.Response) -> Known:
-    body = await response.aread()
+    body = await body_of(response)
     try:
         item = parse_json(body)
     except ValueError as error:

@@ -24,13 +24,14 @@ import httpx2
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import write_atomically
-from saesteer.sources.http import Client, FetchError, Transient, as_finished, get
+from saesteer.core.zipped import LARGEST_RATIO
+from saesteer.sources.http import Client, FetchError, Transient, as_finished, body_of, get
 from saesteer.sources.neuronpedia.convert import parse_json
 from saesteer.sources.neuronpedia.outcomes import some
 from saesteer.sources.neuronpedia.sources import Source
 
 _BATCH = re.compile(r"(?P<kind>features|activations|explanations)/batch-(?P<number>\d+)\.jsonl\.gz")
-_LONGEST_LINE = 2**26  # bytes; a feature's line has some ten thousand
+_LONGEST_LINE = 2**24  # bytes; a feature's line has some ten thousand
 _IDENTITY = {"Accept-Encoding": "identity"}  # the batches are compressed files already
 ONE_BY_ONE = "route: api in the configuration's records asks for features one by one instead"
 
@@ -87,7 +88,7 @@ async def list_exports(client: Client, base: str, source: Source, downloads: Pat
 
 async def _read_listing(response: httpx2.Response) -> tuple[dict[str, int], str]:
     """One page of S3's listing: key -> bytes, and the token of the next page ("": this is the last)."""
-    body = await response.aread()
+    body = await body_of(response)
     try:
         root = ElementTree.fromstring(body)
         if not root.tag.endswith("ListBucketResult"):
@@ -132,6 +133,8 @@ async def _download(exports: Exports, batch: tuple[str, int], path: Path, collec
     with tempfile.TemporaryFile(dir=path.parent) as body:
         async for chunk in response.aiter_raw():
             body.write(chunk)
+            if body.tell() > exports.sizes[batch]:
+                raise Transient(f"more bytes came than the {exports.sizes[batch]} that are listed")
         if body.tell() != exports.sizes[batch]:
             raise Transient(f"{body.tell()} bytes came, {exports.sizes[batch]} are listed")
         body.seek(0)
@@ -155,12 +158,16 @@ async def _decoded(exports: Exports, file: Any, collect: Callable[[Lines], T]) -
 
 
 def lines(file: Any, source: Source) -> Lines:
-    """The JSON lines of a gzip file (binary, open), or DamagedBatch. One line at a time is in memory."""
-    number = 0
+    """The JSON lines of a gzip file (binary, open), or DamagedBatch. One line at a time is in memory, and no more is unpacked than a batch
+    can hold."""
+    number = unpacked = 0
     try:
         with gzip.GzipFile(fileobj=file) as text:
             while line := text.readline(_LONGEST_LINE):
                 number += 1
+                unpacked += len(line)
+                if unpacked > LARGEST_RATIO * file.tell():
+                    raise ValueError(f"it unpacks to more than {LARGEST_RATIO} times its size, as no batch of {source} does")
                 if line.strip():
                     yield _parsed(line, source)
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:

@@ -16,7 +16,7 @@ import httpx2
 
 from saesteer.core.files import value_digest, write_json
 from saesteer.settings import SettingsError
-from saesteer.sources.http import COMMAND, Client, FetchError, Policy, Refusal, Transient, Unanswered, open_client, send
+from saesteer.sources.http import COMMAND, Client, FetchError, Policy, Refusal, Transient, Unanswered, body_of, open_client, send
 from saesteer.sources.neuronpedia.api import ADVICE, KEY_VARIABLE, key_header
 from saesteer.sources.neuronpedia.convert import parse_json
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
@@ -110,7 +110,9 @@ async def _send(client: Client, address: str, upload: Upload, folder: Path) -> S
 
 async def _read(response: httpx2.Response) -> Any:
     try:
-        return parse_json(await response.aread())
+        return parse_json(await body_of(response))
+    except FetchError as error:
+        raise Unanswered(str(error)) from error
     except ValueError as error:
         raise Transient("answered with something that is not JSON") from error
 

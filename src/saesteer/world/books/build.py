@@ -85,7 +85,7 @@ class BooksBuild:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer as stored."""
-        return AutoTokenizer.from_pretrained(self.folder / TOKENIZER)
+        return AutoTokenizer.from_pretrained(self.folder / TOKENIZER, trust_remote_code=False)
 
     def rows(self, split: str) -> UInt16[np.ndarray, "row context"]:
         """A split's rows of tokens, made once."""

@@ -1,0 +1,88 @@
+"""Installing by the Makefile's own command: only files whose hash the lock has."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from attacks import attack
+
+ROOT = Path(__file__).parents[1]
+RECIPE = (ROOT / "Makefile").read_text(encoding="utf-8").split("$(INSTALLED): ")[1].split("\n\n")[0]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def wheel(folder: Path, code: str) -> str:
+    """A wheel of the package `lantern`, which one in the same folder replaces; its hash."""
+    name, info = "lantern-1.0-py3-none-any.whl", "lantern-1.0.dist-info"
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        archive.writestr("lantern.py", code)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: lantern\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", f"lantern.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def installed(folder: Path, lock: str) -> subprocess.CompletedProcess[str]:
+    """What comes of the Makefile's command with this lock, where packages are the folder's; they are put into folder/made."""
+    (folder / "requirements.lock").write_text(lock)
+    (line,) = (line for line in RECIPE.splitlines() if "--requirement requirements.lock" in line)
+    command = line.strip().replace("$(BIN)/uv", "uv").replace("$(BIN)/python", f"{sys.executable} --target made").split()
+    command += ["--offline", "--no-index", "--find-links", ".", "--cache-dir", "cache"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_package_with_the_hash_of_the_lock_is_installed(tmp_path: Path) -> None:
+    done = installed(tmp_path, f"lantern==1.0 --hash=sha256:{wheel(tmp_path, 'LIT = 1')}\n")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made/lantern.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lock", "words"),
+    [
+        pytest.param(
+            "lantern==1.0 --hash=sha256:{of_another}",
+            "Hash mismatch",
+            marks=attack(
+                "code, libraries and models",
+                "A package index answers with other bytes for a version in requirements.lock.",
+                "Refused: the lock has the hash of every file, and `make` installs no other.",
+            ),
+        ),
+        pytest.param(
+            "lantern==1.0",
+            "hash",
+            marks=attack(
+                "code, libraries and models",
+                "A line without a hash gets into requirements.lock.",
+                "Refused: `make` installs nothing from a lock where a hash is missing.",
+            ),
+        ),
+    ],
+)
+def test_a_package_without_the_hash_of_the_lock_is_refused(tmp_path: Path, lock: str, words: str) -> None:
+    of_another = wheel(tmp_path, "LIT = 1")
+    wheel(tmp_path, "LIT = 2")
+    done = installed(tmp_path, lock.format(of_another=of_another) + "\n")
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert not (tmp_path / "made/lantern.py").exists()
+
+
+def test_every_line_of_the_lock_has_a_hash() -> None:
+    entries = re.split(r"\n(?! )", LOCK.strip())
+    assert len(entries) > 300
+    assert [entry for entry in entries if not re.match(r"\S+==[^\n]*\\\n    --hash=sha256:[0-9a-f]{64}", entry)] == []
+
+
+def test_uv_and_torch_have_one_version_and_conda_installs_as_make_does() -> None:
+    pinned = re.findall(r"pip install --quiet (\S+)$", RECIPE, re.MULTILINE)
+    assert [re.fullmatch(r"(\w+)==[\d.]+", one)[1] for one in pinned] == ["torch", "uv"]  # type: ignore[index]
+    steps = [re.sub(r" --quiet| --compile-bytecode| --python \S+", "", step) for step in re.findall("pip install(.*)", RECIPE)]
+    assert re.findall("pip install(.*)", (ROOT / "envs/saesteer.post-deploy.sh").read_text(encoding="utf-8")) == steps

@@ -1,0 +1,113 @@
+"""Names of experiments, from wherever they come: what is no name is refused in a sentence, before it is part of a path or a pattern."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from attacks import attack
+from typer.testing import CliRunner
+
+from saesteer.cli import app
+from saesteer.settings import SettingsError, load_experiment, load_workflow
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = r"letters, digits, points, hyphens and underscores, a letter or digit first, can"
+
+BAD = (
+    pytest.param(
+        "x(",
+        marks=attack(
+            "downloads and other untrusted input",
+            "The name of an experiment is no regular expression, such as x(.",
+            "Refused in one sentence that says what a name may hold.",
+        ),
+    ),
+    pytest.param(
+        "../outside",
+        marks=attack(
+            "downloads and other untrusted input",
+            "The name of an experiment leads out of its folder (../outside).",
+            "Refused by every command, in the configuration and in `extends`.",
+        ),
+    ),
+    pytest.param(
+        "/tmp/outside",
+        marks=attack(
+            "downloads and other untrusted input",
+            "The name of an experiment is an absolute path.",
+            "Refused by every command, in the configuration and in `extends`.",
+        ),
+    ),
+    "..",
+    "a/b",
+    "",
+    "tiny\n",
+    "tiny|micro",
+)
+
+COMMANDS = (
+    "export {} out",
+    "upload list {}",
+    "axbench {} out",
+    "vectors {} diffmean 3 v.safetensors",
+    "export-vector {} 3/5 --to gguf --out v.gguf",
+    "steer {} 3/5 hi --factor 1",
+    "evaluate {} diffmean sea --layer 3 --tasks any",
+    "recommend {} sea",
+    "recommend micro sea --comparison {}",
+    "report {}",
+    "agreement {}",
+    "gc {}",
+    "check {}",
+    "features {}",
+    "init {} --model data/world/model --saes data/world/saes",
+    "record {}",
+    "push {}",
+    "pull {}",
+)
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("key", ["experiments", "methods", "open_questions"])
+def test_the_configuration_names_nothing_else(key: str, name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{key}\.0: {re.escape(repr(name))} cannot name an experiment: {ALLOWED}"):
+        load_workflow({"experiments": ["tiny"], key: [name]})
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_an_experiment_extends_nothing_else(name: str, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({"extends": name or "..."}))
+    with pytest.raises(SettingsError, match=rf"cannot name an experiment: {ALLOWED}"):
+        load_experiment("one", tmp_path)
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_takes_anything_else(command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    monkeypatch.chdir(tmp_path)
+    words = [name if word == "{}" else word for word in command.split()]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert [path.name for path in tmp_path.iterdir()] == ["config"]
+    assert result.output == f"{name!r} cannot name an experiment: {ALLOWED}\n"
+
+
+@pytest.mark.slow
+def test_a_point_in_a_name_is_a_point_in_the_rules(tmp_path: Path) -> None:
+    """Where it stood for any character, two rules would make the ratings of the other experiment."""
+    own, experiments = tmp_path / "config.yaml", tmp_path / "experiments"
+    shutil.copytree(ROOT / "config/experiments", experiments)
+    judge = {"kind": "model", "model": {"path": "data/world/model"}}
+    (experiments / "one-name.yaml").write_text(yaml.safe_dump({"extends": "micro"}))
+    (experiments / "one.name.yaml").write_text(yaml.safe_dump({"extends": "micro", "judge": judge}))
+    own.write_text(
+        yaml.safe_dump({"experiments": ["one-name", "one.name"], "experiments_dir": str(experiments), "data_dir": str(tmp_path)})
+    )
+    command = ["snakemake", "--dry-run", "--nolock", str(tmp_path / "one-name/judge/layers_02-06.json"), "--configfile", str(own)]
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

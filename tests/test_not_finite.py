@@ -1,0 +1,179 @@
+"""Logits that are no numbers: the text is missing with the reason in every table, and nothing else changes. Absurd factors are refused."""
+
+import copy
+import math
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from attacks import attack
+from engine_models import tiny_model, tiny_sae
+from polars.testing import assert_frame_equal
+from test_generate import TINY, sweep_rows, swept
+
+from saesteer.analysis.best_factor import best_factors
+from saesteer.analysis.gen_success import gen_success
+from saesteer.analysis.summaries import steering_table
+from saesteer.core.tables import (
+    BEST_FACTORS,
+    GEN_SUCCESS,
+    GENERATIONS,
+    JUDGEMENTS,
+    PERPLEXITY,
+    STEERING,
+    as_generations,
+    of_features,
+    validate,
+)
+from saesteer.core.tables.steps import NOT_FINITE
+from saesteer.core.tokens import TextTokens
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.models import language_model
+from saesteer.engine.output_score import output_scores
+from saesteer.engine.perplexity import text_losses
+from saesteer.engine.sampling import NOTHING, sample_tokens
+from saesteer.settings import BestFactorSettings, SettingsError, canonical_factor
+
+LENS = ("layer", "feature", "token_ids")
+FAMILY, OVERFLOWS = "gemma2", "1" + "0" * 39
+"""A factor that is infinite in float32."""
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.0, 50, 1.0), (0.7, 2, 1.0), (0.7, 2, 0.5), (0.7, 0, 1.0), (0.7, 0, 0.5)])
+@pytest.mark.parametrize("bad", [[NAN, 1.0, 2.0, 3.0], [1.0, 2.0, NAN, 0.0], [0.0, INF, 1.0, 2.0], [NAN] * 4, [-INF] * 4])
+def test_no_token_is_drawn(bad: list[float], temperature: float, top_k: int, top_p: float) -> None:
+    masked, plain = [-INF, 1.0, -INF, 0.5], [0.1, 0.2, 3.0, 0.4]
+    numbers = torch.tensor([0.3, 0.6, 0.9], dtype=torch.double)
+    drawn = sample_tokens(torch.tensor([masked, bad, plain]), numbers, temperature, top_k, top_p)
+    alone = sample_tokens(torch.tensor([masked, plain, plain]), numbers, temperature, top_k, top_p)
+    assert drawn.tolist() == [alone[0], NOTHING, alone[2]]
+    assert drawn[0] in (1, 3)
+
+
+def texts(factors: dict[str, str], sampling: Sampling) -> pl.DataFrame:
+    """A sweep in which factors are replaced by others."""
+    rows = sweep_rows(48).with_columns(pl.col("factor").replace(factors)).unique(maintain_order=True)
+    return swept(tiny_model(FAMILY), tiny_sae(1), rows, FAMILY, sampling).sort("feature", "factor", "prefix_id", "sample")
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "Some rows of a batch are steered so hard that their logits are NaN.",
+    "Their texts are missing with the reason; the other rows of the batch are the same to the bit.",
+)
+@pytest.mark.parametrize("sampling", [Sampling(8, 0.0, stop="o"), Sampling(8, stop=""), Sampling(8, top_k=0, stop="o")])
+def test_a_text_of_no_numbers_is_missing_and_its_neighbours_are_as_without_it(sampling: Sampling) -> None:
+    made, plain = texts({"10": OVERFLOWS}, sampling), texts({}, sampling)
+    lost, rest = made.filter(factor=OVERFLOWS), made.filter(pl.col("factor") != OVERFLOWS)
+    assert min(lost.height, rest.height) > 8
+    for name, value in {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "reason": NOT_FINITE}.items():
+        assert lost[name].unique().to_list() == [value]
+    assert_frame_equal(rest, plain.filter(pl.col("factor") != "10"), check_exact=True)
+    validate(GENERATIONS, as_generations(made), "test")
+
+
+def generations() -> pl.DataFrame:
+    """GENERATIONS rows of one feature: four prefixes at factors 0, 1 and 2, of which all at 2 are lost, and one at 1."""
+    rows = [
+        {"layer": 1, "feature": 3, "factor": factor, "prefix_id": prefix, "sample": 0, "token_ids": [5, 6], "text": " ba be", "n_tokens": 2}
+        for factor in ("0", "1", "2")
+        for prefix in TINY
+    ]
+    first = next(iter(TINY))
+    for row in rows:
+        row["reason"] = NOT_FINITE if row["factor"] == "2" or (row["factor"], row["prefix_id"]) == ("1", first) else None
+        if row["reason"]:
+            row |= {"token_ids": None, "text": None, "n_tokens": 0}
+    schema = {name: GENERATIONS.schema[name] for name in ("token_ids", "n_tokens", "layer", "sample")} | {"feature": pl.UInt32}
+    frame = pl.DataFrame(rows, schema_overrides=schema).with_columns(stopped=False, seconds=pl.lit(None, pl.Float64))
+    return as_generations(frame).select(list(GENERATIONS.columns))
+
+
+def measured() -> dict[str, pl.DataFrame]:
+    """What is measured on them."""
+    made, lm = generations(), tiny_model(FAMILY)
+    lens = pl.DataFrame(
+        {"layer": [1], "feature": [3], "token_ids": [[5]]},
+        schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)},
+    )
+    tokens = TextTokens(lm.tokenizer.backend_tokenizer, lm.tokenizer.bos_token_id, lm.name)
+    return {
+        GEN_SUCCESS.name: gen_success(made.with_columns(feature=pl.lit(3, pl.UInt32)), lens, tokens, "ids"),
+        PERPLEXITY.name: pl.concat(text_losses(lm, made, TINY, "plain")),
+    }
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "What is measured on texts meets one that is missing because logits were not finite.",
+    "Null with that reason in each table; never a count, loss or rating of 0.",
+)
+def test_what_is_measured_on_a_missing_text_is_missing() -> None:
+    lost = pl.col("text").is_null()
+    made = generations()
+    assert made.filter(lost).height == 5
+    for name, rows in measured().items():
+        column = {GEN_SUCCESS.name: "gen_success_20", PERPLEXITY.name: "mean_nll"}[name]
+        joined = rows.join(made.select(*GENERATIONS.keys, "text"), on=GENERATIONS.keys)
+        assert joined.filter(lost)[column].null_count() == 5
+        assert joined.filter(lost)["reason"].to_list() == [NOT_FINITE] * 5
+        assert joined.filter(~lost)[column].null_count() == joined.filter(~lost)["reason"].count() == 0
+        validate({GEN_SUCCESS.name: GEN_SUCCESS, PERPLEXITY.name: PERPLEXITY}[name], rows, "test")
+
+
+def steering() -> pl.DataFrame:
+    """STEERING of them."""
+    rows = [of_features(frame).drop("reason") for frame in measured().values()]
+    unrated = of_features(pl.DataFrame(schema=JUDGEMENTS.schema)).drop("reason")
+    return steering_table(*rows, unrated, {prefix: number % 2 for number, prefix in enumerate(TINY)})
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "At a factor no text of a feature is there, since logits were not finite.",
+    "Its means are null, it isn't chosen, and a feature without any text has no score, not one of 0.",
+)
+def test_a_factor_without_texts_is_not_chosen_and_counts_as_nothing() -> None:
+    made = validate(STEERING, steering(), "test")
+    assert made.filter(factor="2").select("n", "gen_success_20", "log_perplexity").unique().row(0) == (0, None, None)
+    assert made.filter(factor="1").sort("half")["n"].to_list() == [1, 2]
+    chosen = best_factors(made, BestFactorSettings())
+    assert chosen["factor"].unique().to_list() == ["1"]
+    validate(BEST_FACTORS, chosen, "test")
+    nothing = best_factors(made.filter(pl.col("factor") != "1"), BestFactorSettings())
+    assert nothing.select(pl.col("factor", "gen_success_20").null_count()).row(0) == (nothing.height, nothing.height)
+    validate(BEST_FACTORS, nothing, "test")
+
+
+def test_a_loss_that_is_not_finite_is_missing() -> None:
+    whole = tiny_model(FAMILY)
+    lm = language_model(copy.deepcopy(whole.model), whole.tokenizer)
+    lm.head.weight.data.fill_(NAN)
+    rows = pl.concat(text_losses(lm, generations().filter(factor="0"), TINY, "plain"))
+    assert rows.select("mean_nll", "whole_text_nll", "reason").unique().row(0) == (None, None, NOT_FINITE)
+    assert (rows["n_scored"] > 0).all()
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "The output score's factor is so large that the logits are NaN.",
+    "An error that names the feature and the setting; no score is written.",
+)
+def test_an_output_score_of_no_numbers_is_refused() -> None:
+    lm, sae = tiny_model(FAMILY), tiny_sae(1)
+    with pytest.raises(SettingsError, match=r"logits are not finite where feature 4 \(and 1 more\) steers.*lower output_score\.factor"):
+        output_scores(lm, sae, 1, [4, 5], torch.zeros((2, 3), dtype=torch.long), "From ba be", 3e38)
+
+
+@attack(
+    "downloads and other untrusted input",
+    "A configuration or a command asks for a factor of 1e30.",
+    "Refused when the settings are read, with the largest factor that is taken.",
+)
+@pytest.mark.parametrize("value", ["1e30", 10_001, 1e30, "10000.5"])
+def test_an_absurd_factor_is_refused(value: Any) -> None:
+    with pytest.raises(SettingsError, match="a factor is at most 10000, not"):
+        canonical_factor(value)
+    assert canonical_factor("1e4") == "10000"
