@@ -9,6 +9,7 @@ import pytest
 from attacks import attack
 from workflow_folder import ROOT, Folder
 
+from saesteer.settings import SettingsError
 from saesteer.sources.hub import SMALL_FILES
 from saesteer.sources.pins import pin, pinned_files
 from saesteer.world.books.judge import load_text_judge
@@ -73,6 +74,22 @@ def test_every_file_that_is_opened_is_pinned(model: Path, opened: set[Path]) -> 
     read = {path for path in opened if path.is_relative_to(model)}
     assert {model / "chat_template.jinja", model / "additional_chat_templates/default.jinja"} <= read
     assert read <= set(pinned_files(model))
+
+
+@attack(
+    "code, libraries and models",
+    "the index of a model's weights names a file in a folder below or beside the model's, which transformers would load",
+    "refused, with the file's name: its bytes are in no digest",
+)
+@pytest.mark.parametrize("shard", ["below/model-2.safetensors", "../model-2.safetensors", "model-2.safetensors"])
+def test_weights_elsewhere_are_refused(model: Path, shard: str) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": shard}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SettingsError, match=rf"model\.safetensors\.index\.json names {shard}, which is not in the folder itself"):
+        pin(model)
+    (model / "model-2.safetensors").touch()
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"b": "model-2.safetensors"}}))
+    assert "model-2.safetensors" in pin(model)["files"]
 
 
 def test_every_file_that_is_fetched_would_be_pinned(tmp_path: Path) -> None:

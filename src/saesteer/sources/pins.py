@@ -73,7 +73,17 @@ def pin(path: Path, revision: str | None = None, patterns: tuple[str, ...] = MOD
     """Digests of the files behind a path. The path itself is no part of the digest: the same bytes elsewhere are the same model."""
     above = path.parent if path.is_file() else path
     files = {file.relative_to(above).as_posix(): file_digest(file) for file in pinned_files(path, patterns)}
+    _refuse_weights_elsewhere(path / "model.safetensors.index.json", files)
     return {"path": str(path), "revision": revision, "files": files, "digest": value_digest([revision, files])}
+
+
+def _refuse_weights_elsewhere(index: Path, files: Mapping[str, str]) -> None:
+    """Refuse an index that names weights which are not in the pin, though transformers would load them."""
+    named = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values() if index.is_file() else ()
+    if elsewhere := sorted(set(named) - files.keys()):
+        raise SettingsError(
+            f"{index} names {elsewhere[0]}, which is not in the folder itself: put all weights there, or fetch the model again"
+        )
 
 
 def pin_of_fetched(repo: str, commit: str, files: Mapping[str, str]) -> dict[str, Any]:

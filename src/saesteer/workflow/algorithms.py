@@ -34,8 +34,8 @@ def algorithms() -> dict[str, Locked]:
     for row in METHODS:
         of_methods.setdefault(row.module, {})[row.name] = row.version
     modules = versioned_modules(*of_methods)
-    own = {name: {} if version is None else {"ALGORITHM_VERSION": version} for name, (version, _) in modules.items()}
-    return {name: (own[name] | of_methods.get(f"{PACKAGE.name}.{name}", {}), digest) for name, (_, digest) in modules.items()}
+    constants = {name: {} if version is None else {"ALGORITHM_VERSION": version} for name, (version, _) in modules.items()}
+    return {name: (constants[name] | of_methods.get(f"{PACKAGE.name}.{name}", {}), digest) for name, (_, digest) in modules.items()}
 
 
 def check_lock() -> None:
@@ -50,8 +50,8 @@ def write_lock(keep: Sequence[str] = ()) -> dict[str, str]:
     if unknown := [pattern for pattern in keep if not any(fnmatch(name, pattern) for name in now)]:
         raise CodeError(f"--keep {unknown[0]}: no row depends on a module of this name; names are as in {LOCK}")
     changes = _changes(now)
-    kept = {name for name in now if any(fnmatch(name, pattern) for pattern in keep)}
-    _refuse({name: change for name, change in changes.items() if change == LOWERED or (change == EDITED and name not in kept)})
+    acknowledged = {name for name in now if any(fnmatch(name, pattern) for pattern in keep)}
+    _refuse({name: change for name, change in changes.items() if change == LOWERED or (change == EDITED and name not in acknowledged)})
     write_text(LOCK, "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(module)}" for name, module in sorted(now.items())) + "\n}\n")
     return changes
 
