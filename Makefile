@@ -47,6 +47,7 @@ check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
 	$(BIN)/snakemake --lint
 	$(BIN)/saesteer config-docs --check
+	$(BIN)/saesteer algorithms --check
 
 docs: $(INSTALLED)  ## the documentation site in build/docs, without a network; every warning is an error
 	$(BIN)/python docs/rooms.py

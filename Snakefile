@@ -27,8 +27,7 @@ onerror:
 rule all:
     """Every figure, table and manifest of every experiment (plan.artifacts says why not the figures only)."""
     input:
-        [f"{FIGURES}/{name}/{file}" for name in WORKFLOW.experiments for file in plan.reports(EXPERIMENTS[name])],
-        [f"{DATA}/{name}/{file}" for name in WORKFLOW.experiments for file in plan.artifacts(EXPERIMENTS[name])],
+        [plan.planned_outputs(name, WORKFLOW, EXPERIMENTS[name]) for name in WORKFLOW.experiments],
 
 
 include: "rules/fetch.smk"

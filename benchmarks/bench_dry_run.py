@@ -45,8 +45,9 @@ def write_model(folder: Path) -> None:
     """A random Gemma-2 of 26 narrow layers with the shipped tokenizer."""
     shutil.copytree(WORLD / "model", folder, ignore=shutil.ignore_patterns("*.safetensors"))
     sizes = {"hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "intermediate_size": 2 * D_MODEL, "head_dim": 8}
-    sizes |= {"layer_types": ["full_attention"] * N_LAYERS, "dtype": "float32"}
-    config = AutoConfig.from_pretrained(WORLD / "model", **sizes, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        WORLD / "model", **sizes, layer_types=["full_attention"] * N_LAYERS, dtype="float32", trust_remote_code=False
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, trust_remote_code=False).save_pretrained(folder)
 

@@ -13,7 +13,7 @@ DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
     explain_lock(Path())
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
-    put_before_slurm(Path(workflow.basedir) / "slurm/bin")
+    put_before_slurm(Path(workflow.basedir) / "slurm/bin", WORKFLOW.job_variables)
 
 
 def gpu_job(step):

@@ -4,8 +4,7 @@
 rule methods:
     """The target `snakemake methods`: what config/config.yaml names under `methods`."""
     input:
-        [f"{FIGURES}/{name}/{file}" for name in WORKFLOW.methods for file in plan.reports(EXPERIMENTS[name])],
-        [f"{DATA}/{name}/{file}" for name in WORKFLOW.methods for file in plan.artifacts(EXPERIMENTS[name])],
+        [plan.planned_outputs(name, WORKFLOW, EXPERIMENTS[name]) for name in WORKFLOW.methods],
 
 
 rule concept_texts:

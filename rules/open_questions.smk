@@ -4,8 +4,7 @@
 rule open_questions:
     """The target `snakemake open_questions`: what config/config.yaml names under `open_questions`."""
     input:
-        [f"{FIGURES}/{name}/{file}" for name in WORKFLOW.open_questions for file in plan.reports(EXPERIMENTS[name])],
-        [f"{DATA}/{name}/{file}" for name in WORKFLOW.open_questions for file in plan.artifacts(EXPERIMENTS[name])],
+        [plan.planned_outputs(name, WORKFLOW, EXPERIMENTS[name]) for name in WORKFLOW.open_questions],
 
 
 rule quantities:

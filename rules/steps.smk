@@ -91,6 +91,4 @@ def layers_features(wildcards):
 
 def finished(wildcards):
     """For input: all that the workflow makes of an experiment."""
-    experiment = EXPERIMENTS[wildcards.experiment]
-    tables = [f"{DATA}/{wildcards.experiment}/{file}" for file in plan.artifacts(experiment)]
-    return [*tables, *(f"{FIGURES}/{wildcards.experiment}/{file}" for file in plan.reports(experiment))]
+    return plan.planned_outputs(wildcards.experiment, WORKFLOW, EXPERIMENTS[wildcards.experiment])

@@ -29,7 +29,7 @@ def by_language_model(texts: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.judge.rate_llm import judge_texts
 
     if isinstance(judge, EndpointJudge):
-        asker = endpoint_asker(judge, os.environ)
+        asker = endpoint_asker(judge, os.environ, job.outputs["manifest"].parents[1])
     else:
         from gpu import available_device  # the module also keeps Hugging Face off the network
 

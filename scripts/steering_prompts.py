@@ -11,6 +11,6 @@ from saesteer.judge.prompt_writing import written_prompts
 
 job = open_job(snakemake)
 concepts = dict(read_summary(ASKED_CONCEPTS, job.input("asked_concepts")).select("concept_id", "concept").iter_rows())
-writer = endpoint_asker(job.experiment.methods.prompt_writer, os.environ)
 output = job.outputs["table"]
+writer = endpoint_asker(job.experiment.methods.prompt_writer, os.environ, output.parents[1])
 write_summary(STEERING_PROMPTS, written_prompts(concepts, writer, output.parent / "answers", job.workflow.part_seconds), output)

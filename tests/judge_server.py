@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -82,6 +84,10 @@ class Judge:
     at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     base_url: str = ""
+    data: Path = Path()
+    """Data folder of the experiment that asks, where its ledger is."""
+    model: str = "judge-2025"
+    """What it calls itself in its answers."""
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """A chat completion; counts as paid."""
@@ -93,7 +99,7 @@ class Judge:
         reply = {
             "id": "c",
             "object": "chat.completion",
-            "model": "judge-2025",
+            "model": self.model,
             "choices": [{"index": 0, "message": message, "finish_reason": self.finish_reason}],
         }
         if self.usage is ABSENT:
@@ -215,8 +221,9 @@ class _Handler(Handler):
 @contextmanager
 def judge_server(**state: Any) -> Iterator[Judge]:
     """The endpoint, for the context's duration; `base_url` is its address."""
-    judge = Judge(**state)
     waits = mock.patch("openai._base_client.INITIAL_RETRY_DELAY", 0.01)  # seconds that the client's waits start from
-    with waits, serving_with(type("Handler", (_Handler,), {"judge": judge})) as address:
-        judge.base_url = f"{address}/v1"
-        yield judge
+    with waits, TemporaryDirectory() as data:
+        judge = Judge(**state, data=Path(data))
+        with serving_with(type("Handler", (_Handler,), {"judge": judge})) as address:
+            judge.base_url = f"{address}/v1"
+            yield judge

@@ -74,7 +74,7 @@ def stored(folder: Path) -> pl.DataFrame:
 
 
 def asker(judge: Judge, **changes: object) -> EndpointAsker:
-    return endpoint_asker(settings(judge.base_url, **changes), ENVIRON, QUICK)
+    return endpoint_asker(settings(judge.base_url, **changes), ENVIRON, judge.data, QUICK)
 
 
 PROGRAM = """
@@ -83,8 +83,8 @@ from pathlib import Path
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the scripts do
 from judge_texts import ENVIRON, QUICK, concepts, generations, settings, judge_generations
 from saesteer.judge.askers import endpoint_asker
-texts, address, folder, part_seconds, changes = map(json.loads, sys.argv[1:])
-asker = endpoint_asker(settings(address, **changes), ENVIRON, QUICK, poll_seconds=0.02)
+texts, address, data, folder, part_seconds, changes = map(json.loads, sys.argv[1:])
+asker = endpoint_asker(settings(address, **changes), ENVIRON, Path(data), QUICK, poll_seconds=0.02)
 for _ in judge_generations(generations(texts), concepts(), None, asker, Path(folder), part_seconds):
     pass
 print("openai" in sys.modules)
@@ -93,7 +93,7 @@ print("openai" in sys.modules)
 
 def judging_process(texts: Sequence[str], judge: Judge, folder: Path, part_seconds: float = 60.0, **changes: Any) -> subprocess.Popen[str]:
     """A process that judges texts and prints whether it has imported openai."""
-    arguments = [json.dumps(value) for value in (texts, judge.base_url, str(folder), part_seconds, changes)]
+    arguments = [json.dumps(value) for value in (texts, judge.base_url, str(judge.data), str(folder), part_seconds, changes)]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], env=environ, text=True, **pipes)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from attacks import attack
 from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.persistence import MetadataRecord
@@ -59,6 +60,11 @@ def _publish(folder: Path, graph: Graph) -> None:
     write_statements(folder, "exp", statements)
 
 
+@attack(
+    "shared storage and git",
+    "any published outputs are tampered with or missing in a clone",
+    "only what is unchanged, and made from unchanged things alone, is adopted; the rest is named and removed",
+)
 @given(graphs())
 def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple[Graph, set[int], set[int]]) -> None:
     graph, edited, missing = case
@@ -69,7 +75,7 @@ def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple
             (folder / _name(i)).write_bytes(b"tampered with")
         for i in missing:
             (folder / _name(i)).unlink()
-        examination = examine(folder, "exp")
+        examination = examine(folder, "exp", ())
         adopt(folder, examination)
         expected = {i for i in graph if not _made_from(graph, i) & (edited | missing)}
         assert set(examination.agreeing) == {_name(i) for i in expected}
@@ -86,7 +92,7 @@ def test_of_several_statements_the_one_that_agrees_with_the_disk_counts(tmp_path
     ours = Statement("data/exp/tables/t.parquet", _sha256(b"our table"), {"a.txt": _sha256(b"ours")}, RECORD | {"params": ["'ours'"]})
     theirs = Statement("data/exp/tables/t.parquet", _sha256(b"their table"), {"a.txt": _sha256(b"theirs")}, RECORD)
     write_statements(tmp_path, "exp", [theirs, ours])
-    adopt(tmp_path, examine(tmp_path, "exp"))
+    adopt(tmp_path, examine(tmp_path, "exp", ()))
     assert (read_record(tmp_path, "data/exp/tables/t.parquet") or {})["params"] == ["'ours'"]
 
 
@@ -99,7 +105,7 @@ def test_adoption_does_not_touch_what_a_cache_links_to(tmp_path: Path) -> None:
     output.unlink()
     output.hardlink_to(cached)
     before = cached.stat().st_mtime_ns
-    adopt(tmp_path, examine(tmp_path, "exp"))
+    adopt(tmp_path, examine(tmp_path, "exp", ()))
     assert output.stat().st_nlink == 1
     assert output.read_bytes() == b"published 0"
     assert cached.stat().st_mtime_ns == before
@@ -135,6 +141,11 @@ def test_a_record_of_another_snakemake_is_refused(tmp_path: Path) -> None:
         read_record(tmp_path, "out")
 
 
+@attack(
+    "code, libraries and models",
+    "another release of Snakemake or DVC is installed than the one whose records are read",
+    "refused, naming both releases",
+)
 @pytest.mark.parametrize("package", ["snakemake", "dvc"])
 def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     release = {"snakemake": snakemake_metadata.RELEASE, "dvc": dvc_metadata.RELEASE}[package]
@@ -146,8 +157,13 @@ def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest
         read_record(tmp_path, "out") if package == "snakemake" else dvc_metadata.default_remote(tmp_path)
 
 
+@attack(
+    "shared storage and git",
+    "a provenance file holds the conflict marks of an unfinished merge",
+    "refused, naming the file and the line",
+)
 def test_an_unmerged_provenance_file_is_named(tmp_path: Path) -> None:
-    write_statements(tmp_path, "exp", [Statement("a", "0", {}, RECORD)])
+    write_statements(tmp_path, "exp", [Statement("data/exp/a", "0", {}, RECORD)])
     path = tmp_path / "provenance/exp/made_up.jsonl"
     path.write_text("<<<<<<< ours\n" + path.read_text())
     with pytest.raises(ProvenanceError, match=r"made_up.jsonl, line 1: not a statement .*finish the merge"):
@@ -155,7 +171,7 @@ def test_an_unmerged_provenance_file_is_named(tmp_path: Path) -> None:
 
 
 def test_rules_that_are_gone_leave_no_statements(tmp_path: Path) -> None:
-    write_statements(tmp_path, "exp", [Statement("a", "0", {}, RECORD)])
-    write_statements(tmp_path, "exp", [Statement("b", "0", {}, RECORD | {"rule": "another"})])
-    assert set(read_statements(tmp_path, "exp")) == {"b"}
-    assert json.loads((tmp_path / "provenance/exp/another.jsonl").read_text())["output"] == "b"
+    write_statements(tmp_path, "exp", [Statement("data/exp/a", "0", {}, RECORD)])
+    write_statements(tmp_path, "exp", [Statement("data/exp/b", "0", {}, RECORD | {"rule": "another"})])
+    assert set(read_statements(tmp_path, "exp")) == {"data/exp/b"}
+    assert json.loads((tmp_path / "provenance/exp/another.jsonl").read_text())["output"] == "data/exp/b"

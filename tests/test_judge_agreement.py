@@ -108,7 +108,7 @@ def test_one_judge_twice_and_two_judges(tmp_path):
     tables = []
     for name, seed, shift in (("a", 0, 0), ("a", 1, 0), ("b", 0, 1)):
         with judge_server(answer=lambda prompt, shift=shift: f"{label(prompt)}: {(len(prompt) // 2 + shift) % 3}") as judge:
-            asker = endpoint_asker(settings(judge.base_url, model=name, seed=seed, key_variable=None), {})
+            asker = endpoint_asker(settings(judge.base_url, model=name, seed=seed, key_variable=None), {}, judge.data)
             tables.append(judged(rows, asker, tmp_path))
     twice, two = agreement(tables[0], tables[1]), agreement(tables[0], tables[2])
     assert row(twice, "fluency")["equal"] == 1.0

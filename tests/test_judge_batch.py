@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attacks import attack
 from judge_server import Fault, Judge, judge_server
 from judge_texts import ENVIRON, KEY, QUICK, TEXTS, generations, judged, judging_process, settings, stored
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.batch import BatchAsker
-from saesteer.judge.spend import SpendLimitReached
+from saesteer.judge.budget import Budget, SpendLimitReached
+from saesteer.judge.spend import Spend
 
 
 def asker(judge: Judge, **changes: object) -> BatchAsker:
-    return endpoint_asker(settings(judge.base_url, batch=True, **changes), ENVIRON, QUICK, poll_seconds=0.01)
+    return endpoint_asker(settings(judge.base_url, batch=True, **changes), ENVIRON, judge.data, QUICK, poll_seconds=0.01)
 
 
 def notes(folder: Path) -> list[Path]:
@@ -28,7 +30,7 @@ def notes(folder: Path) -> list[Path]:
 def test_a_batch_gives_what_single_requests_give(tmp_path: Path):
     rows = generations(TEXTS, layers=(0, 2))
     with judge_server(key=KEY) as judge:
-        single = judged(rows, endpoint_asker(settings(judge.base_url), ENVIRON, QUICK), tmp_path / "single", instructed=True)
+        single = judged(rows, endpoint_asker(settings(judge.base_url), ENVIRON, judge.data, QUICK), tmp_path / "single", instructed=True)
         n = len(judge.answered)
         assert judged(rows, asker(judge), tmp_path / "batch", instructed=True).equals(single)
         assert len(judge.answered) == 2 * n
@@ -52,10 +54,18 @@ def test_unreadable_answers_go_into_further_batches(tmp_path: Path):
 
 
 def test_no_batch_api_names_the_key_of_the_configuration(tmp_path: Path):
-    with judge_server(has_batches=False) as judge, pytest.raises(JudgeError, match="no batch API here.*set judge.batch: false"):
-        judged(generations(TEXTS), asker(judge), tmp_path)
+    with judge_server(has_batches=False) as judge:
+        one = asker(judge)
+        with pytest.raises(JudgeError, match="no batch API here.*set judge.batch: false"):
+            judged(generations(TEXTS), one, tmp_path)
+    assert one.budget.spent == one.budget.total == Spend()  # nothing stays reserved for a batch that is none
 
 
+@attack(
+    "judges and money",
+    "a batch of questions fails, expires or is cancelled",
+    "a message says so; the answers that it gave are kept, and the next run asks the others only",
+)
 @pytest.mark.parametrize("ending", ["failed", "expired", "cancelled"])
 def test_a_batch_that_fails_is_told_and_its_answers_kept(ending: str, tmp_path: Path):
     rows = generations(TEXTS)
@@ -92,7 +102,17 @@ def test_only_what_the_limit_allows_is_sent(tmp_path: Path):
         assert len(judge.answered) == 9
 
 
+@attack(
+    "judges and money",
+    "kill -9 while a batch is being made or waited for",
+    "the next run finds the batch and keeps all of its answers; no second batch is made, and no file holds the key",
+)
 @pytest.mark.parametrize("when", ["while it is being made", "while it is waited for"])
+@attack(
+    "judges and money",
+    "a job is killed while its batch is being made, or waited for",
+    "the next run finds the batch and collects it; what was reserved for it gives way to what it cost",
+)
 def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     with judge_server(hold_batch_reply=1.0 if "made" in when else 0.0, batch_polls=10**9) as judge:
         run = judging_process(TEXTS, judge, tmp_path, batch=True)
@@ -102,10 +122,12 @@ def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
         run.wait(10)
         (note,) = notes(tmp_path)
         assert (json.loads(note.read_text())["batch_id"] is None) == ("made" in when)
+        assert Budget(settings(judge.base_url), judge.data).open.tokens > 9 * 200
         judge.batch_polls = 0
         # The next run wants fewer texts: what the batch holds besides is kept all the same.
         judged(generations(TEXTS[:1]), asker(judge), tmp_path)
         assert stored(tmp_path).height == 9
+        assert Budget(settings(judge.base_url), judge.data).total.tokens == sum(len(prompt) // 4 + 12 for prompt in judge.answered)
         judged(generations(TEXTS), asker(judge), tmp_path)
         assert len(judge.batches) == 1
         assert len(judge.answered) == 9
@@ -113,6 +135,11 @@ def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
+@attack(
+    "judges and money",
+    "the reply to the making of a batch comes too late",
+    "the batch is found in the endpoint's list, and is made once",
+)
 def test_making_a_batch_is_never_blindly_repeated(tmp_path: Path):
     """The reply to its making comes too late: the batch exists, and is found in the list."""
     with judge_server(hold_batch_reply=0.6) as judge:
@@ -136,7 +163,7 @@ def test_a_note_of_a_batch_that_was_never_made_is_dropped(tmp_path: Path):
 
 def test_the_configuration_says_which_way(tmp_path: Path):
     with judge_server() as judge:
-        assert isinstance(endpoint_asker(settings(judge.base_url, batch=True), ENVIRON), BatchAsker)
+        assert isinstance(endpoint_asker(settings(judge.base_url, batch=True), ENVIRON, judge.data), BatchAsker)
         judge.faults.append(Fault(status=500))
-        judged(generations(TEXTS[:1]), endpoint_asker(settings(judge.base_url), ENVIRON, QUICK), tmp_path)
+        judged(generations(TEXTS[:1]), endpoint_asker(settings(judge.base_url), ENVIRON, judge.data, QUICK), tmp_path)
         assert judge.batches == {}

@@ -8,11 +8,13 @@ import signal
 import time
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
-from judge_server import Fault, judge_server, label
+from attacks import attack
+from judge_server import Fault, agreeable, judge_server, label
 from judge_texts import (
     ENVIRON,
     INSTRUCTIONS,
@@ -156,12 +158,17 @@ def test_concurrency_is_bounded_and_changes_nothing(tmp_path: Path):
 def test_a_missing_key_is_refused_before_anything_is_asked(key: str | None):
     environ = {} if key is None else {"TEST_JUDGE_KEY": key}
     with judge_server() as judge:
-        for refuse in (check_key, endpoint_asker):
+        for refuse in (check_key, partial(endpoint_asker, data=judge.data)):
             with pytest.raises(JudgeError, match="set the environment variable TEST_JUDGE_KEY"):
                 refuse(settings(judge.base_url), environ)
         assert judge.paths == []
 
 
+@attack(
+    "judges and money",
+    "a key with characters that no key has, or an address that holds a key",
+    "refused, naming the variable or `base_url`, without showing the secret",
+)
 def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
     for bad in ("sk-secret\nX: y", "sk secret", "sk-sécret"):
         with pytest.raises(JudgeError, match="TEST_JUDGE_KEY") as refused:
@@ -181,9 +188,14 @@ def test_a_wrong_key_stops_at_once_and_names_the_variable(tmp_path: Path):
         assert len(judge.paths) == 1
     assert KEY not in str(refused.value)
     with judge_server(key="another") as judge, pytest.raises(JudgeError, match="judge.key_variable"):
-        judged(generations(TEXTS), endpoint_asker(settings(judge.base_url, key_variable=None), {}, QUICK), tmp_path)
+        judged(generations(TEXTS), endpoint_asker(settings(judge.base_url, key_variable=None), {}, judge.data, QUICK), tmp_path)
 
 
+@attack(
+    "judges and money",
+    "an endpoint repeats the key in its answers, model names and errors",
+    "no stored answer, file, log or message holds the key",
+)
 @pytest.mark.parametrize("key", [KEY, "abc/def/ghi=="])
 def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The endpoint shows the key wherever it can: in answers, model names and errors."""
@@ -192,7 +204,7 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path,
     with judge_server(key=key, answer=lambda prompt: f"Your key is {key}.\n{label(prompt)}: 1") as judge:
         escaped = json.dumps({"choices": [{"message": {"content": key}, "finish_reason": "stop"}]}).replace("/", "\\/")
         judge.faults.extend([Fault(status=500, body=f"{key} again"), Fault(raw=f"<html>{key}"), Fault(raw=escaped)])
-        one = endpoint_asker(settings(judge.base_url), {"TEST_JUDGE_KEY": key}, QUICK)
+        one = endpoint_asker(settings(judge.base_url), {"TEST_JUDGE_KEY": key}, tmp_path / "data", QUICK)
         texts += [repr(one), str(one), json.dumps(dict(one.fingerprint))]
         judged(generations(TEXTS), one, tmp_path)
         judge.faults.extend([Fault(status=400, body=f"bad {key}")] * 20)
@@ -225,6 +237,11 @@ def test_openai_is_imported_for_questions_only(tmp_path: Path):
         assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "False\n"
 
 
+@attack(
+    "judges and money",
+    "kill -9 or SIGTERM of a job that asks a judge",
+    "only answers of the last moment before kill -9, and on SIGTERM only requests under way, are asked again",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
@@ -286,3 +303,23 @@ def test_progress_and_cost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFix
     captured = capsys.readouterr()
     assert "judge: 100%" in captured.err
     assert captured.out == ""
+
+
+@attack(
+    "judges and money",
+    "the model behind a judge's name is replaced by another during a run",
+    "all answers are kept; the job's log and the report name the models that gave them",
+)
+def test_a_name_that_goes_over_to_another_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with judge_server() as judge:
+        judged(generations(TEXTS[:1]), asker(judge), tmp_path)
+        assert "several models" not in caplog.text
+
+        def replaced(prompt: str) -> str:
+            judge.model = "judge-2026"
+            return agreeable(prompt)
+
+        judge.answer = replaced
+        judged(generations(TEXTS), asker(judge), tmp_path)
+    assert "come from several models under one name: judge-2025, judge-2026 (docs/judges.md)" in caplog.text
+    assert stored(tmp_path).height == len(judge.answered) == 9

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from attacks import attack
 from run_records import results_of
 from workflow_folder import BIN, Folder
 
@@ -88,6 +89,11 @@ def parts_of(folder: Folder) -> set[Path]:
     return {part for parts in folder.parts().values() for part in parts}
 
 
+@attack(
+    "the part store, kills and disks",
+    "kill -9 of a whole run, Snakemake and its jobs, again and again",
+    "no finished part is lost or half written, no finished row is computed again, and the results equal an undisturbed run's",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moments", "n_rules"), [([Moment(8, 1.0), Moment(26, 0.5)], 1), pytest.param(random_moments(20, 0), 6, marks=pytest.mark.exhaustive)]

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from attacks import attack
 from typer.testing import CliRunner
 
 from saesteer.cli import app
 from saesteer.workflow.locks import explain_lock, record_run, stale_locks
-from saesteer.workflow.slurm import cancel_left_jobs, left_jobs
+from saesteer.workflow.slurm import cancel_left_jobs, left_jobs, put_before_slurm
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,6 +73,11 @@ def test_a_lock_is_removed_unless_its_run_is_alive(locked: Path, mode: list[str]
     assert CliRunner().invoke(app, ["unlock", "--folder", str(locked)]).exit_code == 0  # with no lock there is nothing to say
 
 
+@attack(
+    "processes, users, hosts and clusters",
+    "`unlock`, `gc --remove`, `push` or `pull` while a run of another host holds the folder",
+    "refused, naming the process and the host",
+)
 @pytest.mark.parametrize("command", [["unlock"], ["gc", "--remove"], ["push"], ["pull"]])
 def test_what_must_not_happen_during_a_run_is_refused(locked: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     set_host(locked, "login01")
@@ -107,18 +113,40 @@ def test_jobs_of_a_run_that_may_be_alive_are_left_alone(locked: Path, queue: Pat
     assert not (queue / "cancelled").exists()
 
 
-def test_the_sbatch_before_the_real_one_drops_secrets_only(queue: Path) -> None:
+def variables_of_a_job(queue: Path, environment: dict[str, str]) -> dict[str, str]:
+    """What the real sbatch, and so a job, is given."""
     command(queue, "sbatch", 'env -0; echo "$@"')
-    secrets = {"HF_TOKEN": "hf_1", "OPENAI_API_KEY": "sk\nFAKE_TOKEN=2", "AWS_SECRET_ACCESS_KEY": "3", "DB_PASSWORD": "4"}
-    kept = {"TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/opt/lib:/lib", "NAME": "two words"}
-    environment = {"PATH": f"{ROOT}/slurm/bin:{os.environ['PATH']}"} | secrets | kept
+    environment = {"PATH": f"{ROOT}/slurm/bin:{os.environ['PATH']}"} | environment
     done = subprocess.run(["sbatch", "--wrap", "a  b"], env=environment, capture_output=True, text=True, check=True)
     *variables, arguments = done.stdout.split("\0")
-    seen = dict(variable.split("=", 1) for variable in variables)
     assert arguments == "--wrap a  b\n"
-    assert {name: seen.get(name) for name in kept} == kept
-    assert not set(seen) & set(secrets)
+    return dict(variable.split("=", 1) for variable in variables)
+
+
+@attack(
+    "processes, users, hosts and clusters",
+    "secrets in the environment of a run on a cluster, under names of every kind",
+    "stay on the submitting host: a job gets what it needs by name, and nothing else",
+)
+def test_the_sbatch_before_the_real_one_passes_what_a_job_needs(queue: Path) -> None:
+    named = ["HF_TOKEN", "OPENAI_API_KEY", "GITHUB_PAT", "DATABASE_URL", "DB_PASSWD", "SLURM_JWT", "http_proxy", "KUBECONFIG", "MY_LOGIN"]
+    like_needed = ["HF_HUB_TOKEN", "CONDA_TOKEN", "PYTHON_AUTH", "XPATH", "PATHS", "path", "BASH_FUNC_x%%", "A\nHOME"]
+    needed = {"TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/opt/lib:/lib", "HF_HOME": "two  words", "LC_ALL": "C"}
+    needed |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1\nHF_ENDPOINT=x", "PYTHONPATH": "$(id) \"`'\\", "SLURM_CONF": "/etc/s"}
+    seen = variables_of_a_job(queue, dict.fromkeys([*named, *like_needed], "() { secret; }") | needed)
+    assert {name: seen.get(name) for name in needed} == needed
+    assert set(seen) - needed.keys() <= {"PATH", "PWD", "OLDPWD", "SHLVL", "_"}, "those that a shell makes"
+    assert "secret" not in str(seen)
     assert seen["PATH"] == os.environ["PATH"]
+
+
+def test_further_variables_go_along_where_the_configuration_names_them(queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAESTEER_JOB_VARIABLES", "of an earlier run")
+    put_before_slurm(ROOT / "slurm/bin", ("LICENCE_KEY", "NOT_THERE"))
+    further = {"LICENCE_KEY": "1", "LICENCE": "2", "SAESTEER_JOB_VARIABLES": os.environ["SAESTEER_JOB_VARIABLES"]}
+    seen = variables_of_a_job(queue, further)
+    assert seen["LICENCE_KEY"] == "1"
+    assert not seen.keys() & {"LICENCE", "NOT_THERE", "SAESTEER_JOB_VARIABLES"}
 
 
 def test_without_accounting_the_sacct_before_the_real_one_asks_the_queue(queue: Path) -> None:

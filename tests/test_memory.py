@@ -13,6 +13,7 @@ import polars as pl
 import psutil
 import pytest
 import torch
+from attacks import attack
 from engine_models import model_and_sae, prompt_of
 from polars.testing import assert_frame_equal
 
@@ -177,6 +178,11 @@ def _codes(lm: Any, sae: Any) -> pl.DataFrame:
     return table.sort("text_id")
 
 
+@attack(
+    "processes, users, hosts and clusters",
+    "memory runs out in the middle of a step that runs the model",
+    "the step goes on with fewer rows at a time, and its rows are equal to the bit",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "module", "name", "place", "above"),

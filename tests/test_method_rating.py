@@ -160,7 +160,7 @@ def server() -> Iterator[Judge]:
 
 
 def asker(server: Judge) -> Any:
-    return endpoint_asker(settings(server.base_url), {"TEST_JUDGE_KEY": KEY}, QUICK)
+    return endpoint_asker(settings(server.base_url), {"TEST_JUDGE_KEY": KEY}, server.data, QUICK)
 
 
 def judged(

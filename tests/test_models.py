@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attacks import attack
 from engine_models import D_MODEL, FAMILIES, N_LAYERS, model_and_sae, prompt_of, save_model, tiny_model
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
@@ -107,6 +108,11 @@ def test_prompts_run_together_are_as_each_alone(family: str) -> None:
     assert models.prefills(lm, []) == []
 
 
+@attack(
+    "code, libraries and models",
+    "an error, such as running out of memory, inside a forward of the steered model",
+    "the model has no hook left and gives the same logits as before",
+)
 def test_blocks_get_their_forward_back_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_args: object) -> None:
         raise MemoryError("no memory")
@@ -151,6 +157,11 @@ def test_load_from_disk(family: str, tmp_path: Path) -> None:
     assert models.load_language_model(tmp_path / "model", "bfloat16", "cpu").dtype == torch.bfloat16
 
 
+@attack(
+    "code, libraries and models",
+    "a model's weights hold NaN, lack a tensor, are cut short or are missing",
+    "refused, naming the tensor or the file",
+)
 def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     path = save_model(tiny_model("llama"), tmp_path / "model")
     file = path / "model.safetensors"

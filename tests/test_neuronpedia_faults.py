@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from attacks import attack
 from loopback import Handler
 from neuronpedia_server import (
     HTML,
@@ -152,6 +153,11 @@ def test_a_batch_that_does_not_come_whole_is_not_stored(site: Neuronpedia, tmp_p
     assert_frame_equal(rows, expected(1, 2, 3), check_exact=True)
 
 
+@attack(
+    "downloads and other untrusted input",
+    "a batch in Neuronpedia's bucket is cut short, is of another model or source, or holds NaN or broken lines",
+    "none of its features is stored; a summary names them, and the other batches serve",
+)
 @pytest.mark.parametrize("fault", IN_THE_BUCKET)
 def test_a_batch_that_is_damaged_in_the_bucket_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
     """Its length is the listed one, and what it holds decodes in part."""
@@ -163,6 +169,11 @@ def test_a_batch_that_is_damaged_in_the_bucket_is_not_stored(site: Neuronpedia, 
     assert on_disk(tmp_path / f"down/neuronpedia/v1/{SOURCE}/activations") == ["batch-1.jsonl.gz"]
 
 
+@attack(
+    "downloads and other untrusted input",
+    "Neuronpedia's API keeps failing for a feature, or answers with another feature, NaN or 100,000 nested lists",
+    "the feature is not stored and is named, and all others are stored",
+)
 @pytest.mark.parametrize("fault", [*PASSING, *OF_ANSWERS])
 def test_a_feature_that_the_api_fails_on_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
     site.forever[f"{API}/2"] = {**PASSING, **OF_ANSWERS}[fault]
@@ -306,6 +317,11 @@ except BaseException:
 """
 
 
+@attack(
+    "downloads and other untrusted input",
+    "SIGTERM or kill -9 of a job in the middle of a download",
+    "whole batches only are left on disk; the next download goes on from them, and the rows are the same",
+)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tmp_path: Path, number: signal.Signals, code: int) -> None:
     def half_then_nothing(request: Handler, body: bytes) -> None:
@@ -343,6 +359,11 @@ def test_few_requests_are_under_way_at_once(tmp_path: Path, route: str) -> None:
         assert site.most_at_once == 3
 
 
+@attack(
+    "downloads and other untrusted input",
+    "a download with a key for Neuronpedia from its API and from its bucket",
+    "the key is sent to the API only, and stands in no log or message",
+)
 def test_the_key_travels_to_the_api_only_and_is_never_told(
     site: Neuronpedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from attacks import attack
 from neuronpedia_server import KEY, QUICK, SOURCE, Neuronpedia, cut, page, serving, status
 from synthetic_tables import synthetic_features
 from typer.testing import CliRunner
@@ -241,6 +242,11 @@ def test_an_interrupted_upload_goes_on_where_it_was(site: Neuronpedia, tmp_path:
     assert len(site.made) == 1
 
 
+@attack(
+    "downloads and other untrusted input",
+    "the connection is cut, or a gateway fails, after something was sent to Neuronpedia",
+    "it is not sent again until the user deletes the file that the message names",
+)
 @pytest.mark.parametrize("fault", [cut, page, status(502), status(504)])
 def test_what_may_have_arrived_is_not_sent_again(site: Neuronpedia, tmp_path: Path, fault: Any) -> None:
     site.faults[VECTOR] = [fault]

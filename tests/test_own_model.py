@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from attacks import attack
 from own_files import write_named_files
 from safetensors.numpy import save_file
 
@@ -117,6 +118,11 @@ def loaded(folder: Path, values: dict[str, Any]) -> Experiment:
     return load_experiment("own", folder)
 
 
+@attack(
+    "code, libraries and models",
+    "an experiment with a model of its own inherits the SAEs, texts or judge of the shipped model",
+    "refused, naming the keys",
+)
 def test_what_belongs_to_the_shipped_model_is_not_inherited_by_another(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match="saes.path, records.texts, concepts.topics, perplexity.model.path, judge.oracle would be tiny's"

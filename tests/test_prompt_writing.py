@@ -10,9 +10,9 @@ from judge_texts import ENVIRON, QUICK, stored
 from saesteer.core.files import text_id
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.budget import SpendLimitReached
 from saesteer.judge.endpoint import check_key
 from saesteer.judge.prompt_writing import INSISTENCE, prompts_fingerprint, request, written_prompts
-from saesteer.judge.spend import SpendLimitReached
 from saesteer.settings import Experiment, PromptWriter, load_experiment
 from saesteer.workflow import preflight
 from saesteer.workflow.steps import plans
@@ -26,7 +26,7 @@ def writer(base_url: str, **changes: Any) -> PromptWriter:
 
 
 def written(judge: Judge, folder: Path, concepts: dict[str, str] = CONCEPTS, **changes: Any) -> Any:
-    return written_prompts(concepts, endpoint_asker(writer(judge.base_url, **changes), ENVIRON, QUICK), folder, 60.0)
+    return written_prompts(concepts, endpoint_asker(writer(judge.base_url, **changes), ENVIRON, judge.data, QUICK), folder, 60.0)
 
 
 def test_one_prompt_a_concept_and_insistence_is_written_once_and_kept(tmp_path: Path) -> None:

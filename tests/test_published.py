@@ -79,6 +79,11 @@ def test_faults_that_pass_are_tried_again(serve, listed: Published, tmp_path: Pa
     assert fetch_published("test/list", server.address, tmp_path).read_bytes() == LIST
 
 
+@attack(
+    "downloads and other untrusted input",
+    "a published file comes with other bytes than those that are pinned",
+    "refused with both SHA-256; nothing is stored",
+)
 def test_other_bytes_are_refused_and_not_stored(serve, listed: Published, tmp_path: Path) -> None:
     server = serve(b"<html>not what was asked for</html>")
     with pytest.raises(SettingsError, match=f"has the SHA-256 .*, not the pinned {listed.sha256}: it is refused"):
@@ -134,6 +139,11 @@ def test_a_published_set_is_resolved_into_a_list(serve, listed: Published, tmp_p
     assert written["source"] == f"someone/something@c0ffee/data/features.json, SHA-256 {listed.sha256}"
 
 
+@attack(
+    "downloads and other untrusted input",
+    "a resolved list of features is edited by hand, or belongs to another question",
+    "refused",
+)
 def test_a_list_that_was_edited_or_answers_another_question_is_refused(listed: Published, tmp_path: Path) -> None:
     chosen = experiment(tmp_path)
     path = tmp_path / "list.json"
@@ -154,6 +164,11 @@ def test_other_forms_of_lists_are_refused(tmp_path: Path, text: str) -> None:
         feature_list(tmp_path / "list.json")
 
 
+@attack(
+    "downloads and other untrusted input",
+    "a published program whose strings are wanted ends the process when it is run",
+    "the strings are read, and the program is never run",
+)
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_strings_of_a_program_are_read_and_never_run(tmp_path_factory: pytest.TempPathFactory, strings: list[str]) -> None:
     path = tmp_path_factory.mktemp("program") / "program.py"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 import polars as pl
 import pytest
 from attacks import attack
+from judge_texts import settings as judge_settings
 from report_folders import HOSTILE, METHODS, compared, swept
 from safetensors.numpy import load_file
 from workflow_folder import ROOT
 
+from saesteer.judge.answers import Answer, AnswerBook
+from saesteer.judge.endpoint import endpoint_fingerprint
 from saesteer.report.site import pieces
 from saesteer.report.site.feature_pages import N_NEIGHBOURS, neighbours
 from saesteer.report.site.folder import ReportError, write_report
@@ -192,6 +196,16 @@ def test_rows_of_several_versions_in_one_table_are_named(tmp_path: Path) -> None
     path.write_text(json.dumps(manifest))
     folder = write_report(results, tmp_path / "report").parent
     assert piece(folder, "index")["mixed"] == ["records: torch 2.13.0 and 2.14.0"]
+
+
+def test_a_judges_name_that_went_over_to_another_model_is_named(tmp_path: Path) -> None:
+    results, judge = swept(tmp_path), judge_settings("http://h/v1")
+    results = replace(results, experiment=results.experiment.model_copy(update={"judge": judge}))
+    for model, mixed in (("judge-2025", []), ("judge-2026", ["judge: judge-1 answered as judge-2025 and judge-2026"])):
+        with AnswerBook(results.data / "judge/answers", endpoint_fingerprint(judge), 60.0) as book:
+            book.add(Answer(model, 0, "fluency", "text", "Rating: 2", "stop", 1, 1, model))
+        folder = write_report(results, tmp_path / "report").parent
+        assert piece(folder, "index")["mixed"] == mixed
 
 
 def test_no_features_and_a_folder_of_other_things_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from attacks import attack
 from report_folders import compared, swept
 from workflow_folder import ROOT
 
@@ -154,6 +155,11 @@ def test_pictures_for_the_documentation(sweep: tuple[Results, Path], tmp_path: P
     assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
 
 
+@attack(
+    "downloads and other untrusted input",
+    "tokens, texts and explanations in a report hold scripts, tags and control characters",
+    "they are shown as text: none runs, and the pages ask for nothing outside the report",
+)
 def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
     features = results.summary("features")

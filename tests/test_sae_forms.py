@@ -13,6 +13,7 @@ from typing import Any
 import hub_fakes
 import pytest
 import torch
+from attacks import attack
 from engine_models import tiny_model, tiny_sae
 from hub_server import Hub, serve_hub, use_hub
 from safetensors.torch import load_file, save_file
@@ -230,6 +231,11 @@ class _Runs:
         return Path.touch, (self.target,)
 
 
+@attack(
+    "downloads and other untrusted input",
+    "an SAE's pickle runs code when opened, and PyTorch's environment allows it",
+    "refused, and the code does not run",
+)
 @pytest.mark.parametrize("write", [torch.save, lambda value, file: file.write_bytes(pickle.dumps(value))], ids=["torch", "pickle"])
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
     write: Callable[[Any, Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from attacks import attack
 from engine_models import WORLD, shipped_sae, tiny_sae
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
@@ -167,6 +168,11 @@ def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content))
 
 
+@attack(
+    "code, libraries and models",
+    "a converted SAE or its JSON is changed, cut short, deleted or without a tensor",
+    "refused, naming the file and what is wrong",
+)
 def test_load_refuses_what_was_not_converted(tmp_path: Path) -> None:
     out = convert(write_source(tmp_path / "source"))
     note, tensors, sound = out.with_suffix(".json"), load_file(out), out.read_bytes()

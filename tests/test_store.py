@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -11,10 +10,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from attacks import attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saesteer.core import store
+from saesteer.core.machine import process_table
 from saesteer.core.store import StoreError, Wanted, complete, missing_keys, read_manifest, read_rows, sound_parts, unnamed_parts
 from saesteer.core.tables import OUTPUT_SCORE, TableError
 
@@ -86,6 +87,11 @@ def test_removed_feature_computes_nothing_and_is_not_read(step: Step) -> None:
     assert step.read()["feature"].to_list() == [1, 3]
 
 
+@attack(
+    "the part store, kills and disks",
+    "any sequence of added and removed features and of errors part-way through a step",
+    "no row is computed twice, and the rows are those of one undisturbed run",
+)
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sets(st.integers(0, 30), min_size=1, max_size=12), st.none() | st.integers(0, 5)), min_size=1, max_size=6))
 def test_any_history_of_changes_and_failures_gives_the_same_rows(tmp_path_factory: pytest.TempPathFactory, history) -> None:
@@ -118,7 +124,35 @@ def test_new_algorithm_version_computes_again_and_keeps_the_old_parts(step: Step
     assert unnamed_parts(step.folder, [step.manifest]) == sorted([*old, old[0].parents[1] / "fingerprint.json"])
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "replaced by another sound file"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(
+            "truncated",
+            marks=attack(
+                "the part store, kills and disks",
+                "a part is cut short",
+                "readers refuse it by name; the next run sets it aside, names it and computes its rows again, which are the same",
+            ),
+        ),
+        pytest.param(
+            "one bit flipped",
+            marks=attack(
+                "the part store, kills and disks",
+                "one bit of a part is flipped",
+                "readers refuse it by name; the next run sets it aside, names it and computes its rows again, which are the same",
+            ),
+        ),
+        pytest.param(
+            "replaced by another sound file",
+            marks=attack(
+                "the part store, kills and disks",
+                "a part is replaced by a sound file with other rows",
+                "readers refuse it by name; the next run sets it aside, names it and computes its rows again, which are the same",
+            ),
+        ),
+    ],
+)
 def test_damaged_part_is_set_aside_and_computed_again(step: Step, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     step.run([1, 2, 3])
     before = step.read()
@@ -169,6 +203,11 @@ def test_missing_part_is_named(step: Step) -> None:
         step.read()
 
 
+@attack(
+    "the part store, kills and disks",
+    "a step computes NaN for a column that must hold numbers",
+    "refused, naming the column; no part is written",
+)
 def test_rows_that_break_the_schema_are_refused(step: Step) -> None:
     def compute(missing):
         yield rows_of(missing).with_columns(output_score=pl.lit(float("nan")))
@@ -178,6 +217,11 @@ def test_rows_that_break_the_schema_are_refused(step: Step) -> None:
     assert not step.parts()
 
 
+@attack(
+    "the part store, kills and disks",
+    "a step leaves out a row that is wanted, without an error",
+    "refused, with the number of missing rows and the first key",
+)
 def test_step_that_skips_a_key_is_an_error(step: Step) -> None:
     with pytest.raises(StoreError, match=r"1 wanted keys were not computed.*'feature': 2"):
         complete(step.folder, OUTPUT_SCORE, [wanted([1, 2])], lambda missing: [rows_of(missing.head(1))], step.manifest)
@@ -258,10 +302,15 @@ def test_kill_9_loses_at_most_the_part_in_flight(step: Step) -> None:
 
 
 def writers(killed: int) -> tuple[str, str, str]:
-    host = socket.gethostname()
-    return f"{host}-{killed}", f"{host}-{os.getpid()}", "elsewhere-1"
+    here = process_table()
+    return f"{here}-{killed}", f"{here}-{os.getpid()}", "elsewhere-1"
 
 
+@attack(
+    "the part store, kills and disks",
+    "half-written temporary files of a killed process, of a live one and of another host lie in the store",
+    "the next run removes those of the killed process only, and reads none",
+)
 def test_temporary_files_of_killed_processes_are_cleared_away_and_those_of_live_ones_stay(step: Step) -> None:
     step.run([1])
     (part,) = step.parts()

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from attacks import attack
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -85,6 +86,11 @@ def test_what_can_be_no_direction_is_refused_by_name(tmp_path: Path, tensor: tor
         read_vectors(path, D_MODEL)
 
 
+@attack(
+    "downloads and other untrusted input",
+    "a pickle, a broken header or an empty file is given as a file of vectors",
+    "refused, naming the file",
+)
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle or a zip", b"\x10\x00\x00\x00\x00\x00\x00\x00{not json at all}"])
 def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "mine.safetensors"

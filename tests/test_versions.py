@@ -19,7 +19,6 @@ EXPERIMENTS = ("micro", "micro-methods", "gemma-2-2b", "gemma-2-2b-it-methods", 
 SCIENCE = ("engine", "analysis", "methods.fit", "judge", "world")
 WITHOUT = {
     "engine.dtypes": "names of number formats, which are settings",
-    "engine.quantised": "counted in engine.weights",
     "engine.memory": "how many rows go together, which no row depends on",
     "judge.answers": "keeps answers; questions and parsing have versions of their own",
     "judge.rubric": "its digest is among the judge's settings",
@@ -35,16 +34,22 @@ def graph() -> grimp.ImportGraph:
 @cache
 def steps() -> dict[tuple[str, str], StepPlan]:
     experiments = {name: load_experiment(name, ROOT / "config/experiments") for name in EXPERIMENTS}
-    judge = LocalModelJudge(kind="model", model=experiments["micro"].model)
+    for name in ("micro", "micro-methods"):
+        quantised = experiments[name].model.model_copy(update={"dtype": "nf4"})
+        second = experiments[name].perplexity.model_copy(update={"model": quantised})
+        experiments[f"quantised {name}"] = experiments[name].model_copy(update={"model": quantised, "perplexity": second})
+    judge = LocalModelJudge(kind="model", model=quantised)
     experiments["judged by a model"] = experiments["micro"].model_copy(update={"judge": judge})
     return {(name, step): plan for name, experiment in experiments.items() for step, plan in plans(experiment).items()}
 
 
 def used(plan: StepPlan) -> set[str]:
-    """Modules that a step's computation imports, but for those that fit a method, whose versions are in the keys."""
+    """Modules that a step's computation imports, but for those that fit a method, whose versions are in the keys, and for the quantising of
+    a model's weights where they are not quantised."""
     start = {f"saesteer.{name}" for name in plan.modules}
     closure = start.union(*(graph().find_upstream_modules(name) for name in start))
-    return {name.removeprefix("saesteer.") for name in closure} - set(plan.versioned_rows)
+    left_out = set() if plan.settings.get("dtype") in ("int8", "nf4") else {"engine.quantised"}
+    return {name.removeprefix("saesteer.") for name in closure} - set(plan.versioned_rows) - left_out
 
 
 def version_of(module: str) -> int | None:
@@ -77,6 +82,15 @@ def test_a_raised_version_makes_every_step_that_uses_it_due_and_no_other(module:
         code_digest.algorithm_versions.cache_clear()
     assert due == {step for step, plan in steps().items() if module in used(plan)}
     assert due
+
+
+def test_quantised_weights_count_where_the_model_is_quantised_and_nowhere_else() -> None:
+    """Rows of other models keep their fingerprints."""
+    counted = {(name, step) for (name, step), plan in steps().items() if "engine.quantised" in plan.versions}
+    run_the_model = {"activations", "logit_lens", "output_score", "generations", "perplexity"}
+    of_methods = {*run_the_model, "effects", "fits", "damage"}
+    expected = {"quantised micro": run_the_model, "quantised micro-methods": of_methods, "judged by a model": {"judge"}}
+    assert counted == {(name, step) for name, steps_of_it in expected.items() for step in steps_of_it}
 
 
 @pytest.mark.parametrize("script", sorted({step for _, step in steps()} - {"records", "concepts"}))

@@ -1,4 +1,4 @@
-"""Commands that write generated documents."""
+"""Commands that write generated files of the repository."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,24 @@ def config_docs(
             write_text(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
             raise SaesteerError(f"{path} is not in step with the settings: run `saesteer config-docs`")
+
+
+@app.command()
+def algorithms(
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Module that was edited without any row changing, as engine.cache or 'core.*'; may be repeated."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the code differs from the lock.")] = False,
+) -> None:
+    """Lock the versions of all modules that rows depend on; refuse one that was edited under the same version, unless it is to be kept."""
+    from saesteer.workflow.algorithms import check_lock, write_lock
+
+    if check:
+        check_lock()
+    else:
+        for module, change in write_lock(keep or []).items():
+            typer.echo(f"locked: {module} (the lock before: {change})")
 
 
 @app.command()

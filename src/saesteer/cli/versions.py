@@ -4,14 +4,16 @@ from pathlib import Path
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, configuration, refuse_while_running
+from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, configuration, loaded, refuse_while_running
 
 
 @app.command()
 def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
     from saesteer.sharing import publish
+    from saesteer.workflow.algorithms import check_lock
 
+    check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
     refuse_while_running()
     tracked = publish.record(Path(), configuration(experiments, configfile))
     typer.echo(f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/")
@@ -21,19 +23,22 @@ def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG)
 def push(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
+    from saesteer.workflow.algorithms import check_lock
 
+    check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
     refuse_while_running()
     tracked = publish.push(Path(), configuration(experiments, configfile))
     typer.echo(f"published {len(tracked)} folders and files")
 
 
 @app.command()
-def pull(experiments: SomeExperiments = None) -> None:
+def pull(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
     from saesteer.sharing import fetch
+    from saesteer.workflow.plan import planned_outputs
 
     refuse_while_running()
-    examined = fetch.pull(Path(), experiments or [])
+    examined = fetch.pull(Path(), experiments or [], lambda name: planned_outputs(name, *loaded(name, configfile)))
     if not examined:
         typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
     for name, examination in examined.items():

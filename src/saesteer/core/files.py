@@ -15,9 +15,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from saesteer.core.machine import exists, process_table
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-_PARTIAL = re.compile(r"\.(?P<host>[^/]+)-(?P<process>\d+)\.[^.]+\.partial")
 _DAY = 86_400.0
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     remove_abandoned(path.parent, path.name)
-    prefix = f".{path.name}.{socket.gethostname()}-{os.getpid()}."
+    prefix = f".{path.name}.{process_table() or socket.gethostname()}-{os.getpid()}."
     descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=path.parent)
     os.close(descriptor)
     partial = Path(name)
@@ -50,10 +51,19 @@ def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; each is flushed into the one that names it, as a flushed file in a folder that is lost is lost."""
+    if not folder.is_dir():
+        if not folder.parent.exists():
+            _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush(folder.parent)
+
+
 def remove_abandoned(folder: Path, name: str = "*") -> None:
     """Remove the temporary files that killed processes left behind for files of this name (a glob pattern) in a folder.
 
-    Abandoned is what no process can still be writing: its process on this host is gone, or it is another host's and a day old.
+    Abandoned is what no process can still be writing: its process of this machine is gone, or it is another machine's and a day old.
     """
     for partial in folder.glob(f".{name}.*.partial"):
         if not _may_be_written(partial):
@@ -61,12 +71,8 @@ def remove_abandoned(folder: Path, name: str = "*") -> None:
 
 
 def _may_be_written(partial: Path) -> bool:
-    import psutil  # takes 0.1 s, and hardly any job finds a file left behind
-
-    writer = _PARTIAL.search(partial.name)
-    if writer and writer["host"].endswith(socket.gethostname()):
-        return psutil.pid_exists(int(writer["process"]))
-    return time.time() - partial.stat().st_mtime < _DAY
+    writer = re.search(rf"\.{process_table()}-(\d+)\.[^.]+\.partial$", partial.name)
+    return exists(int(writer[1])) if writer else time.time() - partial.stat().st_mtime < _DAY
 
 
 def _errno(error: Exception) -> int | None:

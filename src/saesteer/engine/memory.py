@@ -1,7 +1,7 @@
 """How much memory is free, how many rows fit into it, and going on with fewer when it runs out.
 
 A batch is a matter of speed only: rows come out the same whatever it is (to the bit on a CPU in float32), so it is chosen by what is free
-when a job starts and halved when that was too much.
+when a job starts and halved when that was too much. For the same reason this module has no ALGORITHM_VERSION.
 """
 
 from __future__ import annotations

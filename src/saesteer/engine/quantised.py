@@ -4,8 +4,6 @@ The matrices of the decoder blocks' linear maps are quantised when they are read
 NormalFloat, arXiv 2305.14314) with one for each 64 numbers. All else is bfloat16: embedding and head, which the logit lens and every score
 read, norms, biases, and what is no linear map of its own (experts, GPT-2's Conv1D). Each product is made in bfloat16 with the matrix
 brought back to it, so activations are as exact as in bfloat16, rows do not depend on their company, and gradients reach what comes before.
-
-Versions of this arithmetic are counted in `saesteer.engine.weights`.
 """
 
 from __future__ import annotations
@@ -20,6 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, TorchAoConfig
 
 from saesteer.sources.model_size import check_library
+
+ALGORITHM_VERSION = 1
+"""In the fingerprints of steps whose model is quantised (saesteer.workflow.steps)."""
 
 LEAST_SHARE = 0.5
 """Of a model's weights, embedding and head apart: where linear maps hold less, quantising them saves little, and is refused."""

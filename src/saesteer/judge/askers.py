@@ -5,19 +5,20 @@ from pathlib import Path
 
 from saesteer.judge.answers import Asker
 from saesteer.judge.batch import POLL_SECONDS, BatchAsker
+from saesteer.judge.budget import Budget
 from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, check_key
-from saesteer.judge.spend import Budget
 from saesteer.settings import Endpoint, LocalModelJudge
 
 
 def endpoint_asker(
-    settings: Endpoint, environ: Mapping[str, str], max_retries: int = MAX_RETRIES, poll_seconds: float = POLL_SECONDS
+    settings: Endpoint, environ: Mapping[str, str], data: Path, max_retries: int = MAX_RETRIES, poll_seconds: float = POLL_SECONDS
 ) -> EndpointAsker | BatchAsker:
-    """A judge behind an endpoint, by batches or one by one, with its key from the environment and a budget for one job's run.
+    """A judge behind an endpoint, by batches or one by one, with its key from the environment and the budget of the experiment whose data
+    folder is `data`.
 
     Refuses a missing key. The address and the key are no part of what its answers are stored under.
     """
-    key, budget = check_key(settings, environ), Budget(settings)
+    key, budget = check_key(settings, environ), Budget(settings, data)
     if settings.batch:
         return BatchAsker(settings, key, budget, max_retries, poll_seconds)
     return EndpointAsker(settings, key, budget, max_retries)

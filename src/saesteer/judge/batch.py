@@ -45,12 +45,14 @@ class _Note:
 
     path: Path
     identities: Mapping[str, Identity]
+    request: str | None
+    """Its name in the ledger of costs; a batch that was sent before there was one has none."""
     batch_id: str | None = None
 
     def write(self) -> None:
         """Address and key are no part of it."""
         about = {custom_id: asdict(identity) for custom_id, identity in self.identities.items()}
-        write_json(self.path, {"batch_id": self.batch_id, "asks": about})
+        write_json(self.path, {"batch_id": self.batch_id, "request": self.request, "asks": about})
 
 
 @dataclass(frozen=True)
@@ -69,27 +71,32 @@ class BatchAsker(OfEndpoint):
             if note.identities.keys() & by_id.keys():
                 await self._resume(client, note, by_id, book)
         while left := [ask for ask in asks if ask.key not in book]:
-            affordable = self._affordable(left)
+            affordable, worst = self._affordable(left)
             self.budget.n_left = len(left)
             if len(affordable) < min(len(left), self.fewest):
                 raise self.budget.limit_reached()
-            note = _new_note(book.folder, affordable)
+            request = self.budget.reserve(worst)
+            if request is None:  # another job has reserved since
+                continue
+            note = _new_note(book.folder, affordable, request)
             note.write()
             await self._collect(client, await self._made(client, note, affordable), by_id, book)
 
-    def _affordable(self, asks: Sequence[Ask]) -> list[Ask]:
-        """As many as the limits allow even if each costs the most it can."""
+    def _affordable(self, asks: Sequence[Ask]) -> tuple[list[Ask], Spend]:
+        """As many as the limits allow even if each costs the most it can, and what they then cost."""
         chosen: list[Ask] = []
         worst = Spend()
         for ask in asks[: self.questions_at_once]:
-            worst += most(self.settings, ask.messages)
-            if not self.budget.fits(worst):
+            more = worst + most(self.settings, ask.messages)
+            if not self.budget.fits(more):
                 break
             chosen.append(ask)
-        return chosen
+            worst = more
+        return chosen, worst
 
     async def _resume(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
-        """Collect an earlier run's batch. One that was noted but never made is forgotten."""
+        """Collect an earlier run's batch. One that was noted but never made is forgotten; what was reserved for it still counts, since only
+        the endpoint's bill can tell whether it never was."""
         batch_id = note.batch_id or await self._listed_id(client, note)
         if batch_id is None:
             note.path.unlink(missing_ok=True)
@@ -108,8 +115,8 @@ class BatchAsker(OfEndpoint):
         from saesteer.judge.client import BatchUncertain
 
         upload = ("judge.jsonl", self._lines(asks), "application/jsonl")
-        file = await client.files.create(file=upload, purpose="batch", timeout=FILE_SECONDS)
         try:
+            file = await client.files.create(file=upload, purpose="batch", timeout=FILE_SECONDS)
             batch = await client.batches.create(
                 input_file_id=file.id,
                 endpoint="/v1/chat/completions",
@@ -120,6 +127,9 @@ class BatchAsker(OfEndpoint):
         except BatchUncertain:
             if (batch_id := await self._listed_id(client, note)) is None:
                 raise
+        except Exception:  # refused: there is no batch
+            self.budget.settle(note.request, Spend())
+            raise
         log.info("judge: batch %s of %d questions sent", batch_id, len(asks))
         known = replace(note, batch_id=batch_id)
         known.write()
@@ -137,10 +147,13 @@ class BatchAsker(OfEndpoint):
         """Wait for the batch, store its answers, drop its note once they are on disk, and complain about what it lacks."""
         batch = await self._over(client, str(note.batch_id))
         faults: list[str] = []
+        cost = Spend()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await client.files.content(file, timeout=FILE_SECONDS)
-            faults += self._stored(content.text.split("\n"), note, by_id, book)
+            file_cost, file_faults = self._stored(content.text.split("\n"), note, by_id, book)
+            cost, faults = cost + file_cost, faults + file_faults
         book.flush()
+        self.budget.settle(note.request, cost)
         note.path.unlink(missing_ok=True)
         _complain(batch, faults, len(note.identities), self.settings.section)
 
@@ -155,19 +168,21 @@ class BatchAsker(OfEndpoint):
             await asyncio.sleep(self.poll_seconds)
         return batch
 
-    def _stored(self, lines: Sequence[str], note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> Iterator[str]:
-        """Put a result file's answers into the book, also those that nobody waits for now; yields what is wrong with the others."""
+    def _stored(self, lines: Sequence[str], note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> tuple[Spend, list[str]]:
+        """Put a result file's answers into the book, also those that nobody waits for now. Gives their cost, and the lines without one."""
+        cost, faults = Spend(), list[str]()
         for line in filter(str.strip, lines):
             try:
                 values = json.loads(line)
                 identity = note.identities[values["custom_id"]]
                 answer = Answer(**asdict(identity), **answer_fields(values["response"]["body"]))
             except (ValueError, KeyError, TypeError, IndexError):
-                yield line[:300]
+                faults.append(line[:300])
                 continue
             ask = by_id.get(values["custom_id"])
-            self.budget.end(Spend(), actual(self.settings, prompt_characters(ask) if ask else 0, answer))
+            cost += actual(self.settings, prompt_characters(ask) if ask else 0, answer)
             book.add(answer)
+        return cost, faults
 
 
 def _complain(batch: "Batch", faults: Sequence[str], size: int, section: str) -> None:
@@ -188,13 +203,13 @@ def _custom_id(ask: Ask) -> str:
     return f"{ask.question.request_id}-{ask.attempt}"
 
 
-def _new_note(folder: Path, asks: Sequence[Ask]) -> _Note:
+def _new_note(folder: Path, asks: Sequence[Ask], request: str) -> _Note:
     identities = {_custom_id(ask): ask.identity for ask in asks}
-    return _Note(folder / "batches" / f"{value_digest(sorted(identities))[:16]}.json", identities)
+    return _Note(folder / "batches" / f"{value_digest(sorted(identities))[:16]}.json", identities, request)
 
 
 def _notes(folder: Path) -> Iterator[_Note]:
     for path in sorted((folder / "batches").glob("*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
         identities = {custom_id: Identity(**identity) for custom_id, identity in values["asks"].items()}
-        yield _Note(path, identities, values["batch_id"])
+        yield _Note(path, identities, values.get("request"), values["batch_id"])

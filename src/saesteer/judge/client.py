@@ -15,8 +15,9 @@ import httpx2
 import openai
 
 from saesteer.judge.answers import JudgeError
+from saesteer.judge.budget import Budget
 from saesteer.judge.completions import answer_fields
-from saesteer.judge.spend import Budget, most
+from saesteer.judge.spend import most
 from saesteer.settings import Endpoint
 from saesteer.sources.http import LARGEST_ANSWER, FetchError, body_of
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
+from saesteer.judge.budget import Budget
 from saesteer.judge.completions import answer_fields, completion_request
-from saesteer.judge.spend import Budget, Spend, actual, estimate, most, prompt_characters
+from saesteer.judge.spend import Spend, actual, estimate, most, prompt_characters
 from saesteer.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OfEndpoint(ABC):
-    """What the two ways of asking an endpoint share. The budget is that of one job's run."""
+    """What the two ways of asking an endpoint share. The budget is the experiment's."""
 
     settings: Endpoint
     key: str | None = field(repr=False)
@@ -80,8 +81,8 @@ class EndpointAsker(OfEndpoint):
         waiting, running = deque(asks), set[asyncio.Task[None]]()
         failure: BaseException | None = None
         while running or waiting:
-            while waiting and len(running) < self.settings.concurrency and self._affordable(waiting[0]):
-                running.add(asyncio.create_task(self._ask_one(client, waiting.popleft(), book)))
+            while waiting and len(running) < self.settings.concurrency and (request := self._reserved(waiting[0])):
+                running.add(asyncio.create_task(self._ask_one(client, waiting.popleft(), request, book)))
             self.budget.n_left = len(waiting) + len(running)
             if not running:
                 raise self.budget.limit_reached()
@@ -93,19 +94,18 @@ class EndpointAsker(OfEndpoint):
         if failure:
             raise failure
 
-    def _affordable(self, ask: Ask) -> bool:
-        return self.budget.fits(most(self.settings, ask.messages))
+    def _reserved(self, ask: Ask) -> str | None:
+        return self.budget.reserve(most(self.settings, ask.messages))
 
-    async def _ask_one(self, client: "AsyncOpenAI", ask: Ask, book: AnswerBook) -> None:
-        worst, cost = most(self.settings, ask.messages), Spend()
-        self.budget.start(worst)
+    async def _ask_one(self, client: "AsyncOpenAI", ask: Ask, request: str, book: AnswerBook) -> None:
         try:
             completion = await client.chat.completions.with_raw_response.create(**completion_request(self.settings, ask))
-            answer = Answer(**asdict(ask.identity), **answer_fields(completion.http_response.json()))
-            cost = actual(self.settings, prompt_characters(ask), answer)
-            book.add(answer)
-        finally:
-            self.budget.end(worst, cost)
+        except Exception:  # not a task that is cancelled, whose request may still be charged
+            self.budget.settle(request, Spend())  # tries that may have been charged stand in the ledger by themselves
+            raise
+        answer = Answer(**asdict(ask.identity), **answer_fields(completion.http_response.json()))
+        book.add(answer)
+        self.budget.settle(request, actual(self.settings, prompt_characters(ask), answer))
 
 
 def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What a judge costs: estimated before, counted during, stopped at a limit.
+"""What a judge costs: estimated before, counted afterwards (for the limit see saesteer.judge.budget).
 
 Before an answer comes, its tokens are estimates: a token is about four characters of English. What a request can cost at most is counted
 by its bytes (a token is at least one) and the longest answer allowed. Afterwards the endpoint's own count is used where it gives one.
@@ -7,7 +7,7 @@ by its bytes (a token is at least one) and the longest answer allowed. Afterward
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from saesteer.judge.answers import Answer, Ask, JudgeError
+from saesteer.judge.answers import Answer, Ask
 from saesteer.judge.rubric import questions
 from saesteer.settings import Endpoint
 
@@ -19,10 +19,6 @@ TYPICAL_ANSWER_TOKENS = 60
 
 TOKENS_AROUND_A_MESSAGE = 16
 """A chat template's own tokens; an upper estimate."""
-
-
-class SpendLimitReached(JudgeError):
-    """The next request could pass the limit in money or tokens."""
 
 
 @dataclass(frozen=True)
@@ -95,50 +91,6 @@ def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:
         _tokens(characters) if answer.prompt_tokens is None else answer.prompt_tokens,
         _tokens(len(answer.raw)) if answer.completion_tokens is None else answer.completion_tokens,
     )
-
-
-class Budget:
-    """What a job has spent and may still spend. What is under way counts at its worst until its answer is there."""
-
-    def __init__(self, settings: Endpoint) -> None:
-        self._settings = settings
-        self.spent = Spend()
-        self.under_way = Spend()
-        self.n_left = 0
-        """Questions without an answer, for the message when the limit is reached."""
-
-    def fits(self, worst: Spend) -> bool:
-        """Whether the limits hold even if everything under way and this costs the most it can."""
-        after = self.spent + self.under_way + worst
-        # The price anew from whole tokens: a sum of many small amounts drifts.
-        usd = priced(self._settings, after.input_tokens, after.output_tokens).usd
-        limits = ((usd, self._settings.max_usd), (after.tokens, self._settings.max_total_tokens))
-        return all(limit is None or value <= limit for value, limit in limits)
-
-    def start(self, worst: Spend) -> None:
-        """A request begins."""
-        self.under_way += worst
-
-    def end(self, worst: Spend, cost: Spend) -> None:
-        """It is over, and cost so much."""
-        self.under_way -= worst
-        self.spent += cost
-
-    def lose(self, worst: Spend) -> None:
-        """A request broke off and may have been charged all the same: counted at its worst. Raises when its repetition no longer fits."""
-        self.spent += worst
-        if not self.fits(Spend()):
-            raise self.limit_reached()
-
-    def limit_reached(self) -> SpendLimitReached:
-        """The error when the next request does not fit."""
-        limits = {"max_usd": self._settings.max_usd, "max_total_tokens": self._settings.max_total_tokens}
-        given = " and ".join(f"{self._settings.section}.{name} = {limit}" for name, limit in limits.items() if limit is not None)
-        return SpendLimitReached(
-            f"the spend limit of {self._settings.section} is reached: this run spent {self.spent}, and the next request could pass {given}."
-            f" At least {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment"
-            " file (null: no limit) and run again, or run again as it is to spend as much once more"
-        )
 
 
 def _typical(settings: Endpoint, n_requests: int, characters: int) -> Spend:

@@ -118,7 +118,7 @@ def _ratings(finished: Finished, texts: pl.DataFrame, losses: pl.DataFrame, prom
         asker: Asker = local_model_asker(judge, finished.model_folder("judge_model"), available_device(), digest)
     else:
         assert isinstance(judge, EndpointJudge)
-        asker = endpoint_asker(judge, os.environ)
+        asker = endpoint_asker(judge, os.environ, finished.data)
     instructions = prompts if experiment.model.prompt_format == "chat" else None
     answers, seconds = finished.data / "judge/answers", finished.workflow.part_seconds
     return pl.concat(judge_texts(texts, instructions, asker, answers, seconds, experiment.rates_blank_texts))

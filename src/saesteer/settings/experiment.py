@@ -183,3 +183,5 @@ class Workflow(Settings):
     """SHA-256 of the published files whose digest this project does not know, by key, e.g. nltk/webtext: none is taken without."""
     part_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Finished rows are written to disk at least this often: what a kill can lose, in seconds of work."""
+    job_variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z_0-9]*$")], ...] = ()
+    """Environment variables that jobs on a cluster get beside those that they need anyway; all others stay on the submitting host."""

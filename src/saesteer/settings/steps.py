@@ -173,9 +173,9 @@ class Endpoint(Settings):
     usd_per_million_output_tokens: Annotated[float, Field(ge=0)] = 0.0
     """Price, for the estimate and the limit."""
     max_usd: Annotated[float, Field(ge=0)] | None = None
-    """Spend at most this much in a run of one job; null: no limit in money."""
+    """Spend at most this much on the experiment, all jobs and runs together; null: no limit in money."""
     max_total_tokens: Annotated[int, Field(gt=0)] | None = None
-    """Use at most this many tokens, prompts and answers, in a run of one job; null: no limit."""
+    """Use at most this many tokens, prompts and answers, all jobs and runs together; null: no limit."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest wait for one answer."""
 

@@ -9,14 +9,16 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from saesteer.core.confined import confined
 from saesteer.core.files import file_digest, write_atomically
+from saesteer.sharing.checkout import set_aside
 from saesteer.sharing.provenance import Statement, read_statements
 from saesteer.sharing.snakemake_metadata import drop_record, read_record, write_record
-from saesteer.sharing.soundness import faults, is_manifest, named_files
+from saesteer.sharing.soundness import faults, is_manifest
 
 Digest = Callable[[str], str | None]
 Stated = Mapping[str, list[Statement]]
@@ -30,31 +32,31 @@ class Examination:
     """Output -> the statement that its bytes and its inputs' bytes agree with."""
     refused: Mapping[str, str]
     """Output -> why it has to be made again."""
-    damaged: tuple[Path, ...]
-    """Files that are there with bytes that were not published: a fresh copy may help."""
+    unaccounted: frozenset[str]
+    """Those refused of which nothing was published, so that somebody here may have made them."""
 
 
-def examine(folder: Path, experiment: str) -> Examination:
-    """Compare the files of an experiment with its provenance. Changes nothing."""
+def examine(folder: Path, experiment: str, planned: Collection[str]) -> Examination:
+    """Compare the files of an experiment, whose configuration plans some outputs, with its provenance. Changes nothing."""
     stated, digest = read_statements(folder, experiment), _digests(folder)
-    refused = dict.fromkeys(_unaccounted(folder, stated), "nothing was published about it")
-    damaged: list[Path] = []
+    unaccounted = frozenset(_unaccounted(folder, stated, planned))
+    refused = dict.fromkeys(unaccounted, "nothing was published about it")
     for output, statements in stated.items():
         if digest(output) is None:
             refused[output] = "missing"
         elif all(statement.sha256 != digest(output) for statement in statements):
             refused[output] = "its bytes are not those that were published"
-            damaged.append(folder / output)
         elif faulty := faults(folder / output) if is_manifest(folder / output) else {}:
             refused[output] = "; ".join(f"{path.relative_to(folder)} {fault}" for path, fault in faulty.items())
-            damaged += [path for path in faulty if path.is_file()]
     agreeing = _agreeing(stated, refused, digest)
-    return Examination(agreeing, dict(sorted(refused.items())), tuple(damaged))
+    return Examination(agreeing, dict(sorted(refused.items())), unaccounted)
 
 
 def adopt(folder: Path, examination: Examination) -> None:
-    """Make agreeing outputs up to date for Snakemake, and remove the others."""
+    """Make agreeing outputs up to date for Snakemake. The others are removed, or set aside where nothing was published about them."""
     for output in examination.refused:
+        if output in examination.unaccounted:
+            set_aside(folder / output)
         (folder / output).unlink(missing_ok=True)
         drop_record(folder, output)
     moment = time.time()
@@ -68,17 +70,20 @@ def adopt(folder: Path, examination: Examination) -> None:
 
 
 def _digests(folder: Path) -> Digest:
-    """SHA-256 of files of the folder, each read once; None of one that is not there."""
-    return functools.cache(lambda name: file_digest(folder / name) if (folder / name).is_file() else None)
+    """SHA-256 of files of the folder, each read once; None of one that is not there, or not in the folder."""
+
+    @functools.cache
+    def digest(name: str) -> str | None:
+        path = confined(folder, name)
+        return file_digest(path) if path and path.is_file() else None
+
+    return digest
 
 
-def _unaccounted(folder: Path, stated: Stated) -> list[str]:
-    """Files in outputs' places that no statement, manifest or record of this checkout speaks of: Snakemake would take them on trust."""
-    roots = {folder.joinpath(*Path(output).parts[:2]) for output in stated}
-    files = {path for root in roots for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()}
-    named = {file for path in files if is_manifest(path) for file, _ in named_files(path)}
-    names = sorted(str(path.relative_to(folder)) for path in files - named if path.suffix != ".dvc" and not path.name.startswith("."))
-    return [name for name in names if name not in stated and read_record(folder, name) is None]
+def _unaccounted(folder: Path, stated: Stated, planned: Collection[str]) -> list[str]:
+    """Planned outputs that are there, and of which neither a statement nor a record of this checkout speaks: Snakemake would take them on
+    trust."""
+    return [name for name in planned if name not in stated and (folder / name).is_file() and read_record(folder, name) is None]
 
 
 def _agreeing(stated: Stated, refused: dict[str, str], digest: Digest) -> dict[str, Statement]:

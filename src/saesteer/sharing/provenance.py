@@ -13,10 +13,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from saesteer.core.confined import confined
 from saesteer.core.files import write_text
 from saesteer.sharing.commands import SharingError
+from saesteer.sharing.snakemake_metadata import FIELDS
 
 FOLDER = Path("provenance")
+SHARED = ("data", "figures")
+"""Where results are."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Statement:
     """Path of each input -> SHA-256 of the bytes that the output was made from."""
     record: Mapping[str, Any]
     """Snakemake's record of the job."""
+
+
+_STATEMENT = TypeAdapter(Statement)
 
 
 class ProvenanceError(SharingError):
@@ -57,6 +66,8 @@ def read_statements(folder: Path, experiment: str) -> dict[str, list[Statement]]
     for path in sorted((folder / FOLDER / experiment).glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             statement = _parsed(line, f"{path}, line {number}")
+            if not statement.output.startswith(tuple(f"{home}/{experiment}/" for home in SHARED)) or not confined(folder, statement.output):
+                raise ProvenanceError(f"{path}, line {number}: {statement.output!r} is no result of {experiment}, or lies behind a link")
             statements.setdefault(statement.output, []).append(statement)
     return statements
 
@@ -68,9 +79,11 @@ def _line(statement: Statement) -> str:
 
 
 def _parsed(line: str, where: str) -> Statement:
+    advice = "finish the merge if one is under way, else `git checkout` the file"
     try:
-        return Statement(**json.loads(line))
-    except (ValueError, TypeError) as error:
-        raise ProvenanceError(
-            f"{where}: not a statement ({error}): finish the merge if one is under way, else `git checkout` the file"
-        ) from error
+        statement = _STATEMENT.validate_json(line)
+    except ValidationError as error:
+        raise ProvenanceError(f"{where}: not a statement ({error.errors()[0]['msg']}): {advice}") from error
+    if set(statement.record) != set(FIELDS) or not str(statement.record["rule"]).isidentifier():
+        raise ProvenanceError(f"{where}: not a statement (its record has other fields, or its rule is no name): {advice}")
+    return statement

@@ -1,28 +1,33 @@
 """Publishing: what is up to date and sound goes into DVC's cache, its provenance into git, and both to where colleagues find them."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from saesteer.core.files import file_digest
+from saesteer.core.store import mixed_versions
 from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging, summary
 from saesteer.sharing.dvc_issue_10977 import upload
 from saesteer.sharing.dvc_metadata import default_remote
-from saesteer.sharing.provenance import FOLDER, Statement, write_statements
+from saesteer.sharing.provenance import FOLDER, SHARED, Statement, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
 
 SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/world-books")
 """What the workflow reads from git: published results belong to a commit of these."""
-SHARED = ("data", "figures")
 _UP_TO_DATE = "no update"
 _SHOWN = 5
+
+log = logging.getLogger(__name__)
 
 
 def record(folder: Path, configuration: list[str]) -> list[Path]:
     """Write the provenance of all outputs of a configuration and put them under DVC. Gives the folders and files that DVC tracks."""
     outputs = _finished_outputs(folder, configuration)
     _refuse_damage(folder, outputs)
+    _say_mixed_versions(folder, outputs)
     digest = functools.cache(lambda name: file_digest(folder / name))  # an input of many outputs is read once
     statements: dict[str, list[Statement]] = {}
     for output in outputs:
@@ -78,6 +83,14 @@ def _refuse_damage(folder: Path, outputs: Sequence[str]) -> None:
             raise SharingError(
                 f"{path.relative_to(folder)} {fault}: `snakemake --cores all --force {output}` makes it again; other rows are kept"
             )
+
+
+def _say_mixed_versions(folder: Path, outputs: Sequence[str]) -> None:
+    """Name the steps of whose rows some were made with one version of a library and some with another."""
+    by_step = groupby((folder / output for output in outputs if is_manifest(folder / output)), key=lambda manifest: manifest.parent)
+    for step, manifests in by_step:
+        for library, versions in mixed_versions(manifests).items():
+            log.warning("%s: its rows were made with several versions of %s: %s", step.relative_to(folder), library, ", ".join(versions))
 
 
 def _statement(folder: Path, output: str, digest: Callable[[str], str]) -> Statement:

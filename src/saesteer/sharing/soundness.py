@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from saesteer.core.confined import confined
 from saesteer.core.files import file_digest
 
 
@@ -24,10 +25,12 @@ def named_files(manifest: Path) -> Iterator[tuple[Path, str | None]]:
 
 def faults(manifest: Path) -> dict[Path, str]:
     """What is missing or damaged of the files that a manifest names. Damaged parts and SAEs are never read."""
-    return {path: fault for path, expected in named_files(manifest) if (fault := _fault(path, expected))}
+    return {path: fault for path, expected in named_files(manifest) if (fault := _fault(manifest.parent, path, expected))}
 
 
-def _fault(path: Path, expected: str | None) -> str | None:
+def _fault(folder: Path, path: Path, expected: str | None) -> str | None:
+    if not path.is_relative_to(folder) or confined(folder, str(path.relative_to(folder))) is None:
+        return "does not lie below the manifest that names it"
     if not path.is_file():
         return "is missing"
     if expected is None or file_digest(path) == expected:

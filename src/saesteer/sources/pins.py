@@ -23,9 +23,11 @@ from saesteer.settings import (
     TopicTexts,
 )
 
-MODEL_FILES = ("*.safetensors", "*.json")
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*.jinja")
+"""Patterns of the files that count of a folder with a model, or a world's judge: weights, settings, chat templates and vocabularies, so all
+that transformers reads there. Of the rest (cards, licences, pickled weights, code) nothing is read."""
 SAE_FILES = ("**/*.safetensors", "**/*.json", "**/*.npz", "**/*.pt")
-"""Patterns of a folder's files that count."""
+"""The same of a folder with SAEs."""
 
 _ROWS = 8192  # read at a time
 MODELS = ("model", "perplexity_model", "judge_model")
@@ -57,7 +59,7 @@ def pinned_path(experiment: Experiment, name: str) -> Path | None:
 
 
 def pinned_files(path: Path, patterns: tuple[str, ...] = MODEL_FILES) -> list[Path]:
-    """The files that count: the file itself, or of a folder those of some patterns, weights and configurations."""
+    """The files that count: the file itself, or of a folder those of some patterns."""
     if path.is_file():
         return [path]
     files = sorted(file for pattern in patterns for file in path.glob(pattern))

@@ -48,6 +48,14 @@ def algorithm_versions(*modules: str, without: tuple[str, ...] = ()) -> dict[str
     return dict(sorted((_dotted(file), version) for file, version in versions.items() if version is not None))
 
 
+def versioned_modules(*modules: str) -> dict[str, tuple[int | None, str]]:
+    """Module (its name below the package) -> its ALGORITHM_VERSION, None without, and the digest of its syntax tree: of all modules that
+    have a version, of those given, and of those that they import."""
+    versioned = [file for file in PACKAGE.rglob("*.py") if _version(file) is not None]
+    given = [file for name in modules if (file := _module_file(name))]
+    return {_dotted(file): (_version(file), _digest(file)[:16]) for file in _closure(*versioned, *given)}
+
+
 def _dotted(file: Path) -> str:
     return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 

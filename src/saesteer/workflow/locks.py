@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from saesteer.core.files import write_json
+from saesteer.core.machine import installation, is_running, process_table, start
 from saesteer.sharing.snakemake_metadata import lock_files
 
 _LAST_RUN = Path(".snakemake/last_run.json")
@@ -17,8 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def record_run(folder: Path) -> None:
-    """Note who runs here: on another host of a shared file system the process cannot be seen."""
-    write_json(folder / _LAST_RUN, {"host": socket.gethostname(), "process": os.getpid()})
+    """Note who runs here: another host's process cannot be seen, and another user's does not show what it is."""
+    process = psutil.Process()
+    here = {"host": socket.gethostname(), "installation": installation(), "table": process_table()}
+    write_json(folder / _LAST_RUN, here | {"process": process.pid, "start": start(process.pid), "user": process.username()})
 
 
 def stale_locks(folder: Path) -> tuple[list[Path], str | None]:
@@ -37,14 +40,28 @@ def explain_lock(folder: Path) -> None:
 
 
 def other_run(folder: Path) -> str | None:
-    """The process of a run in the folder, besides this one, that is alive, or was started on another host and may be."""
+    """The process of a run in the folder, besides this one, that is alive, or was started on another machine and may be."""
     if process := _running_in(folder.resolve()):
         return str(process)
     path = folder / _LAST_RUN
+    if user := _user_of_new_lock(folder, path):
+        return f"of user {user}, whose run has just begun; if it is gone: snakemake --unlock"
     last = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if last and last["host"] != socket.gethostname():
-        return f"{last['process']} on {last['host']}, not seen from here; if it is gone: snakemake --unlock"
-    return None
+    if last is None:
+        return None
+    here = last["host"] == socket.gethostname()
+    if here and last.get("table") == process_table():
+        is_other = last["process"] != os.getpid() and is_running(last["process"], last["start"])
+        return f"{last['process']} of {last['user']}; if that is no workflow: snakemake --unlock" if is_other else None
+    if here and last.get("installation") is not None and last["installation"] == installation():
+        return None  # before this host was booted
+    return f"{last['process']} on {last['host']}, not seen from here; if it is gone: snakemake --unlock"
+
+
+def _user_of_new_lock(folder: Path, last_run: Path) -> int | None:
+    """The number of another user, whose run has locked the folder and has not yet noted who it is."""
+    noted = last_run.stat().st_mtime if last_run.is_file() else 0
+    return next((lock.st_uid for lock in map(Path.stat, lock_files(folder)) if lock.st_mtime > noted and lock.st_uid != os.geteuid()), None)
 
 
 def _running_in(folder: Path) -> int | None:

@@ -21,7 +21,7 @@ from saesteer.figures.names import (
     PMI_TABLES,
     QUESTION_FIGURE_TABLES,
 )
-from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts, settings_of
+from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts, Workflow, settings_of
 from saesteer.sources.model_size import bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.workflow.keys import FURTHER_FILES, Files
@@ -158,6 +158,12 @@ def reports(experiment: Experiment) -> list[str]:
     """What the rules make in an experiment's folder of figures."""
     headline = {"figures": ["headline.md"], "scores": [], "methods": ["methods.md"]}[experiment.until]
     return [*(f"{figure}.pdf" for figure in figures(experiment)), *headline]
+
+
+def planned_outputs(name: str, workflow: Workflow, experiment: Experiment) -> list[str]:
+    """The files that the workflow is asked for, for an experiment of this name."""
+    data = [str(workflow.data_dir / name / path) for path in artifacts(experiment)]
+    return [*data, *(str(workflow.figures_dir / name / path) for path in reports(experiment))]
 
 
 def wanted(experiment: Experiment, step: str, layers: Sequence[int], files: Files) -> list[Wanted]:

@@ -261,7 +261,7 @@ def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
     share = 1.0 if experiment.until == "methods" else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
     n_texts, characters = math.ceil(_n_texts(experiment) * share), n_new_tokens(experiment) * CHARACTERS_PER_TOKEN
     spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
-    limit = f"limit {judge.max_usd:g} USD a job" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
+    limit = f"limit {judge.max_usd:g} USD for all jobs and runs" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
     return Finding("estimate", "judge", f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}")
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from saesteer.workflow.locks import other_run
@@ -12,8 +13,9 @@ from saesteer.workflow.locks import other_run
 log = logging.getLogger(__name__)
 
 
-def put_before_slurm(folder: Path) -> None:
-    """Put a folder with commands of our own before SLURM's, on hosts that have a SLURM."""
+def put_before_slurm(folder: Path, job_variables: Sequence[str]) -> None:
+    """Put a folder with commands of our own before SLURM's, on hosts that have a SLURM, and tell them which further variables jobs need."""
+    os.environ["SAESTEER_JOB_VARIABLES"] = " ".join(job_variables)
     places = os.environ["PATH"].split(os.pathsep)
     if shutil.which("sbatch") and str(folder) not in places:
         os.environ["PATH"] = os.pathsep.join([str(folder), *places])

@@ -28,6 +28,7 @@ from saesteer.settings import (
 )
 from saesteer.settings.recipes import recipes_of
 from saesteer.settings.registry import METHODS, method
+from saesteer.sources.model_size import QUANTISED
 from saesteer.sources.prefixes import effect_prompts, training_openers
 from saesteer.sources.published import published_file
 from saesteer.workflow.code_digest import algorithm_versions
@@ -52,7 +53,8 @@ class StepPlan:
     @property
     def versions(self) -> dict[str, int]:
         """Module -> ALGORITHM_VERSION, of all modules that the rows depend on."""
-        return algorithm_versions(*self.modules, without=self.versioned_rows)
+        unused = () if self.settings.get("dtype") in QUANTISED else ("engine.quantised",)
+        return algorithm_versions(*self.modules, without=(*self.versioned_rows, *unused))
 
 
 def plans(experiment: Experiment) -> dict[str, StepPlan]:

@@ -20,12 +20,15 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.store import mixed_versions
 from saesteer.core.tables import ALL_SUMMARIES, DAMAGE, FITS, STEPS
 from saesteer.figures.names import CAPTIONS
+from saesteer.judge.answers import answering_models, stored_at
+from saesteer.judge.endpoint import endpoint_fingerprint
 from saesteer.report.headline import headline_rows
 from saesteer.report.site.feature_pages import N_PROMPTS, N_RECORDS, write_feature_pages
 from saesteer.report.site.feature_table import write_feature_table
 from saesteer.report.site.method_pages import write_method_pages
 from saesteer.report.site.pieces import as_json, shortened, write_piece
 from saesteer.report.site.results import Results
+from saesteer.settings import EndpointJudge
 
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
 _INDEX = "data/index.js"
@@ -99,8 +102,12 @@ def _by_layer(features: pl.DataFrame) -> list[Any]:
 
 
 def _mixed(results: Results) -> list[str]:
-    """Tables whose rows were made with several versions of a library, in words."""
+    """Tables whose rows were made with several versions of a library, and a judge's by several models under one name, in words."""
     mixed = {name: mixed_versions(results.manifests(name)) for name in _FILES_SHOWN}
+    judge = results.experiment.judge
+    if isinstance(judge, EndpointJudge):
+        models = answering_models(stored_at(results.data / "judge/answers", endpoint_fingerprint(judge)))
+        mixed["judge"] |= {f"{judge.model} answered as": models} if len(models) > 1 else {}
     return [f"{name}: {library} {' and '.join(versions)}" for name, libraries in mixed.items() for library, versions in libraries.items()]
 
 

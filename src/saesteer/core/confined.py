@@ -1,0 +1,12 @@
+"""Paths that come from a file (of a remote, of a colleague's git) and may lead nowhere but below a folder."""
+
+from pathlib import Path
+
+
+def confined(folder: Path, name: str) -> Path | None:
+    """The path of a name below a folder; None for one that would lie elsewhere: absolute, with `..`, or through a link."""
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\0" in name or "\\" in name:
+        return None
+    path = folder.joinpath(*parts)
+    return None if any(parent.is_symlink() for parent in path.parents[: len(parts) - 1]) else path

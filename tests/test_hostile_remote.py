@@ -1,0 +1,537 @@
+"""What comes from a DVC remote or a colleague's git: every listing, object and path tampered with, and what lies in the clone already."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from attacks import attack
+from sharing_folders import damage, damaged_objects, objects
+
+from saesteer.sharing import fetch
+from saesteer.sharing.adopt import Examination
+from saesteer.sharing.commands import SharingError, git
+from saesteer.sharing.dvc_metadata import merge_versions
+from saesteer.sharing.provenance import Statement, write_statements
+from saesteer.sharing.snakemake_metadata import FIELDS, write_record
+
+RECORD = dict.fromkeys(FIELDS) | {"rule": "made_up", "params": ["'x'"], "record_format_version": 6}
+ANSWER = b"an answer that was paid for"
+PART = f"data/exp/judge/abcd/layer_00/{hashlib.sha256(b'rows').hexdigest()}.parquet"
+ANSWERS = f"data/exp/judge/answers/ef01/{hashlib.sha256(ANSWER).hexdigest()}.parquet"
+MANIFEST = "data/exp/judge/layers_00-00.json"
+FILES = {
+    "data/exp/tables/t.parquet": b"a table",
+    "data/exp/tables/u.parquet": b"another table",
+    "data/exp/metrics.json": b"{}",
+    "figures/exp/roles.pdf": b"a figure",
+    PART: b"rows",
+    ANSWERS: ANSWER,
+    "data/exp/judge/abcd/fingerprint.json": b"{}",
+    MANIFEST: json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": str(Path(*Path(PART).parts[3:]))}]}}}).encode(),
+}
+OUTPUTS = [name for name in FILES if name not in (PART, ANSWERS, "data/exp/judge/abcd/fingerprint.json")]
+TRACKED = ("data/exp/tables", "data/exp/judge", "data/exp/metrics.json", "figures/exp")
+ELSEWHERE = (
+    "../../../src/evil.py",
+    "../../../.git/hooks/post-checkout",
+    "../../../../outside.py",
+    "/tmp/absolute.py",
+    "a/../../../evil.py",
+    "./b",
+    "",
+)
+"""Paths in a listing of data/exp/tables that lie elsewhere, or are written in another way than DVC writes them."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A clone and its own copy of the remote."""
+
+    clone: Path
+    store: Path
+
+    def pull(self, planned: tuple[str, ...] = ()) -> Examination:
+        return fetch.pull(self.clone, [], lambda name: planned)["exp"]
+
+    def object(self, digest: str) -> Path:
+        return self.store / "files/md5" / digest[:2] / digest[2:]
+
+    def named(self, file: str) -> str:
+        """The MD5 by which git names a folder or file."""
+        return str(yaml.safe_load((self.clone / f"{file}.dvc").read_text())["outs"][0]["md5"])
+
+    def name(self, file: str, digest: str) -> None:
+        path = self.clone / f"{file}.dvc"
+        values = yaml.safe_load(path.read_text())
+        values["outs"][0]["md5"] = digest
+        path.write_text(yaml.safe_dump(values))
+
+    def add_object(self, data: bytes, ending: str = "") -> str:
+        digest = hashlib.md5(data).hexdigest() + ending
+        self.object(digest).parent.mkdir(parents=True, exist_ok=True)
+        self.object(digest).write_bytes(data)
+        return digest
+
+    def with_entry(self, relpath: str, data: bytes = b"evil") -> bytes:
+        """The bytes of the listing of data/exp/tables with one more entry, whose object is in the remote."""
+        entries = json.loads(self.object(self.named("data/exp/tables")).read_bytes())
+        return json.dumps([*entries, {"md5": self.add_object(data), "relpath": relpath}]).encode()
+
+    def files(self) -> dict[str, bytes]:
+        """Every file around the clone but for git's, DVC's and Snakemake's own."""
+        top = self.clone.parent
+        paths = (path for path in top.rglob("*") if path.is_file() and not path.is_relative_to(self.store))
+        names = {str(path.relative_to(top)): path for path in paths}
+        kept = ("clone/.git/hooks", "clone/.dvc/config")
+        return {
+            name: path.read_bytes()
+            for name, path in names.items()
+            if name.startswith(kept) or not name.startswith(("clone/.git/", "clone/.dvc/", "clone/.snakemake/"))
+        }
+
+
+def run(folder: Path, *command: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """A repository whose results, made up, are in the remote."""
+    folder = tmp_path_factory.mktemp("published")
+    a, store = folder / "a", folder / "store"
+    write(a, FILES)
+    for name in (".dvcignore", ".gitignore"):
+        shutil.copy(Path(__file__).parents[1] / name, a / name)
+    run(a, "git", "init", "--quiet", "--initial-branch=main")
+    run(a, "git", "config", "user.name", "A")
+    run(a, "git", "config", "user.email", "a@example.org")
+    dvc = (sys.executable, "-m", "dvc")
+    run(a, *dvc, "init", "--quiet")
+    run(a, *dvc, "remote", "add", "--quiet", "--default", "storage", str(store))
+    run(a, *dvc, "add", "--quiet", *TRACKED)
+    run(a, *dvc, "push", "--quiet")
+    statements = [Statement(name, hashlib.sha256(FILES[name]).hexdigest(), {}, RECORD) for name in OUTPUTS]
+    write_statements(a, "exp", statements)
+    run(a, "git", "add", "--all")
+    run(a, "git", "commit", "--quiet", "--message", "Results")
+    return Shared(a, store)
+
+
+@pytest.fixture
+def shared(published: Shared, tmp_path: Path) -> Shared:
+    """A colleague's clone, with a copy of the remote to tamper with."""
+    clone, store = tmp_path / "clone", tmp_path / "store"
+    run(tmp_path, "git", "clone", "--quiet", str(published.clone), str(clone))
+    run(clone, "git", "config", "user.name", "B")
+    run(clone, "git", "config", "user.email", "b@example.org")
+    shutil.copytree(published.store, store)
+    (clone / ".dvc/config.local").write_text(f"['remote \"storage\"']\n    url = {store}\n")
+    return Shared(clone, store)
+
+
+def test_what_was_published_comes(shared: Shared) -> None:
+    examination = shared.pull()
+    assert set(examination.agreeing) == set(OUTPUTS)
+    assert not examination.refused
+    assert {name: (shared.clone / name).read_bytes() for name in FILES} == FILES
+    assert not shared.pull().refused
+
+
+@attack(
+    "shared storage and git",
+    "a writer of the remote adds an entry to a listing: a module of the package, a git hook, a file outside the clone, an absolute path",
+    "the listing has other bytes than git names: none of it is used, and what it should have brought is named and made again",
+)
+@pytest.mark.parametrize("relpath", [*ELSEWHERE, "fine.parquet"])
+def test_a_listing_with_one_more_entry(shared: Shared, relpath: str) -> None:
+    before = shared.files()
+    forged = shared.with_entry(relpath)
+    shared.object(shared.named("data/exp/tables")).write_bytes(forged)
+    examination = shared.pull()
+    assert examination.refused == {f"data/exp/tables/{name}.parquet": "missing" for name in "tu"}
+    come = {f"clone/{name}": data for name, data in FILES.items() if "tables" not in name}
+    new = {name: data for name, data in shared.files().items() if before.get(name) != data}
+    assert {name: data for name, data in new.items() if not name.endswith(".pulled.json")} == come
+
+
+@attack(
+    "rows and the texts they were measured on",
+    "a part with forged rows, named by its own digest, is put into the remote and into its listing",
+    "it never reaches the store's folder, as git names another listing",
+)
+def test_a_forged_part_in_the_remote(shared: Shared) -> None:
+    digest, path = shared.named("data/exp/judge"), f"abcd/layer_00/{hashlib.sha256(b'forged').hexdigest()}.parquet"
+    entries = json.loads(shared.object(digest).read_bytes())
+    forged = [*entries, {"md5": shared.add_object(b"forged"), "relpath": path}]
+    shared.object(digest).write_bytes(json.dumps(forged).encode())
+    shared.pull()
+    assert not (shared.clone / "data/exp/judge" / path).exists()
+
+
+@attack(
+    "shared storage and git",
+    "a listing whose digest git does name holds paths with `..`, absolute ones, empty ones, or one twice",
+    "the pull stops before any file is written, and names listing and path",
+)
+@pytest.mark.parametrize("relpath", [*ELSEWHERE, "t.parquet", "t.parquet/below", "a\\b"])
+def test_a_listing_that_git_names(shared: Shared, relpath: str) -> None:
+    shared.name("data/exp/tables", shared.add_object(shared.with_entry(relpath), ".dir"))
+    before = shared.files()
+    with pytest.raises(SharingError, match="the listing of .*tables names"):
+        shared.pull()
+    assert shared.files() == before
+
+
+@attack(
+    "shared storage and git",
+    "any one object of the remote has other bytes than its name says",
+    "it is neither put in place nor left in the cache; its output is named and made again, all others are adopted",
+)
+def test_every_object_tampered_with(shared: Shared, tmp_path: Path) -> None:
+    for number, (name, data) in enumerate(FILES.items()):
+        twin = Shared(tmp_path / f"clone{number}", shared.store)
+        shutil.copytree(shared.clone, twin.clone)
+        held = twin.object(hashlib.md5(data).hexdigest())
+        whole = held.read_bytes()
+        damage(held)
+        refused = twin.pull().refused
+        if name in OUTPUTS or name == PART:
+            assert set(refused) == {MANIFEST if name == PART else name} | ({"data/exp/metrics.json"} if data == b"{}" else set())
+        assert not (twin.clone / name).exists()
+        assert damaged_objects(twin.clone / ".dvc/cache") == []
+        held.write_bytes(whole)
+
+
+@attack(
+    "shared storage and git",
+    "every listing and every object of the remote is tampered with at once",
+    "nothing is adopted, no file is written",
+)
+def test_a_remote_of_which_nothing_is_true(shared: Shared) -> None:
+    before = shared.files()
+    for held in objects(shared.store):
+        damage(held)
+    assert not shared.pull().agreeing
+    assert shared.files() == before
+
+
+@attack(
+    "shared storage and git",
+    "`pull` while nothing answers at the remote's address",
+    "one message says so and what to do; no file is written",
+)
+def test_a_remote_that_does_not_answer(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    remote = "['remote \"storage\"']\n    url = s3://results/none\n    endpointurl = http://127.0.0.1:9/\n"
+    (shared.clone / ".dvc/config.local").write_text(remote)
+    before = shared.files()
+    with pytest.raises(SharingError, match="the remote could not be read, so nothing was put in place"):
+        shared.pull()
+    assert shared.files() == before
+
+
+@attack(
+    "shared storage and git",
+    "an object in DVC's cache is damaged, and marked as checked by its read-only mode",
+    "it is dropped and fetched again",
+)
+def test_a_damaged_object_in_the_cache(shared: Shared) -> None:
+    shared.pull()
+    (shared.clone / "data/exp/tables/t.parquet").unlink()
+    digest = hashlib.md5(b"a table").hexdigest()
+    cached = shared.clone / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    damage(cached)
+    cached.chmod(0o444)
+    assert not shared.pull().refused
+    assert (shared.clone / "data/exp/tables/t.parquet").read_bytes() == b"a table"
+
+
+@attack(
+    "shared storage and git",
+    "a .dvc file in git names another place or folder, a command, or another remote",
+    "the pull stops before anything is fetched, and names the file",
+)
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda values: values | {"wdir": "../../.."},
+        lambda values: values | {"cmd": "touch /tmp/evil", "deps": []},
+        lambda values: {"outs": [values["outs"][0] | {"path": "../../src"}]},
+        lambda values: {"outs": [values["outs"][0] | {"path": "/tmp/evil"}]},
+        lambda values: {"outs": [values["outs"][0] | {"remote": "other"}]},
+        lambda values: {"outs": [values["outs"][0], values["outs"][0] | {"path": "other"}]},
+        lambda values: {"outs": [values["outs"][0] | {"md5": "../../../../../etc/passwd"}]},
+        lambda values: ["no mapping"],
+    ],
+)
+def test_a_dvc_file_of_another_form(shared: Shared, edit: Callable[[dict[str, object]], object]) -> None:
+    path = shared.clone / "data/exp/tables.dvc"
+    path.write_text(yaml.safe_dump(edit(yaml.safe_load(path.read_text()))))
+    before = shared.files()
+    with pytest.raises(SharingError, match=r"data/exp/tables\.dvc"):
+        shared.pull()
+    assert shared.files() == before
+
+
+@attack(
+    "shared storage and git",
+    "git holds a symbolic link in the place of a folder of results",
+    "the pull stops and names it",
+)
+def test_a_link_in_git(shared: Shared) -> None:
+    (shared.clone / "data/exp").rename(shared.clone / "data/exp-real")
+    (shared.clone / "data/exp").symlink_to("exp-real")
+    git(shared.clone, "add", "--force", "data/exp")
+    with pytest.raises(SharingError, match="git holds a symbolic link among the results, so nothing was pulled: data/exp"):
+        shared.pull()
+
+
+@attack(
+    "shared storage and git",
+    "a folder inside a folder of results is a link to somewhere else",
+    "the pull stops: nothing is written through a link",
+)
+def test_a_link_on_the_way(shared: Shared, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (shared.clone / "data/exp/judge").mkdir()
+    (shared.clone / "data/exp/judge/abcd").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SharingError, match="the listing of .*judge names 'abcd/"):
+        shared.pull()
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+@attack(
+    "shared storage and git",
+    "a line of provenance names an output outside the clone, of another experiment, or the package's own code",
+    "refused, naming file and line; nothing is read or deleted",
+)
+@pytest.mark.parametrize(
+    "output", ["../precious.txt", "data/exp/../../../precious.txt", "{outside}", "src/module.py", "data/other/t.parquet"]
+)
+def test_an_output_elsewhere_in_provenance(shared: Shared, tmp_path: Path, output: str) -> None:
+    write(shared.clone, {"../precious.txt": b"mine", "src/module.py": b"code", "data/other/t.parquet": b"other"})
+    line = json.dumps({"output": output.format(outside=tmp_path / "precious.txt"), "sha256": "0", "inputs": {}, "record": RECORD})
+    path = shared.clone / "provenance/exp/made_up.jsonl"
+    path.write_text(f"{path.read_text()}{line}\n")
+    before = shared.files()
+    with pytest.raises(SharingError, match=r"made_up\.jsonl, line 6: .* is no result of exp"):
+        shared.pull()
+    assert shared.files() == before
+
+
+@attack(
+    "shared storage and git",
+    "a line of provenance holds a record with other fields, or a rule's name that is a path",
+    "refused, naming file and line",
+)
+@pytest.mark.parametrize("record", [RECORD | {"more": 1}, RECORD | {"rule": "../../src/module"}, {}, None, [1]])
+def test_a_record_of_another_form_in_provenance(shared: Shared, record: object) -> None:
+    path = shared.clone / "provenance/exp/made_up.jsonl"
+    path.write_text(f"{json.dumps({'output': 'data/exp/tables/t.parquet', 'sha256': '0', 'inputs': {}, 'record': record})}\n")
+    with pytest.raises(SharingError, match=r"made_up\.jsonl, line 1: not a statement"):
+        shared.pull()
+
+
+@attack(
+    "shared storage and git",
+    "provenance says that an output was made from a file outside the clone",
+    "that file is not read, and the output is made again",
+)
+def test_an_input_elsewhere_in_provenance(shared: Shared, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_bytes(b"secret")
+    outside = {"../secret.txt": hashlib.sha256(b"secret").hexdigest()}
+    write_statements(shared.clone, "exp", [Statement("data/exp/metrics.json", hashlib.sha256(b"{}").hexdigest(), outside, RECORD)])
+    assert shared.pull().refused == {"data/exp/metrics.json": "made from ../secret.txt, which is missing"}
+
+
+@attack(
+    "shared storage and git",
+    "a manifest from the remote names parts outside its folder",
+    "its outputs are refused; the file outside is not read",
+)
+def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path) -> None:
+    (tmp_path / f"{hashlib.sha256(b'secret').hexdigest()}.parquet").write_bytes(b"secret")
+    named = f"../../../../{hashlib.sha256(b'secret').hexdigest()}.parquet"
+    data = json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": named}]}}}).encode()
+    entries = json.loads(shared.object(shared.named("data/exp/judge")).read_bytes())
+    listing = [entry | {"md5": shared.add_object(data)} if entry["relpath"] == Path(MANIFEST).name else entry for entry in entries]
+    shared.name("data/exp/judge", shared.add_object(json.dumps(listing).encode(), ".dir"))
+    write_statements(shared.clone, "exp", [Statement(MANIFEST, hashlib.sha256(data).hexdigest(), {}, RECORD)])
+    assert "does not lie below the manifest" in shared.pull().refused[MANIFEST]
+
+
+HERE = {
+    f"data/exp/judge/answers/ef01/{hashlib.sha256(b'unpublished').hexdigest()}.parquet": b"unpublished",
+    f"data/exp/judge/abcd/layer_00/{hashlib.sha256(b'my rows').hexdigest()}.parquet": b"my rows",
+    "data/exp/judge/answers/ef01/batches/1.json": b"a batch under way",
+    "data/exp/uploads/receipt.json": b"a receipt",
+    "data/exp/notes.md": b"my notes",
+    "data/exp/tables/notes.md": b"my notes on tables",
+    "data/exp/tables/t.parquet.corrupt": b"set aside",
+    "figures/exp/roles-annotated.pdf": b"annotated",
+    "figures/exp/report/index.html": b"the report",
+}
+"""What a person, a paid judge or a job here left beside what is pulled."""
+
+
+@attack(
+    "judges and money",
+    "`pull` while answers of a judge, a batch's note, receipts of uploads, notes and annotations lie among the results",
+    "all stay, byte for byte",
+)
+def test_what_was_paid_for_or_made_by_hand_stays(shared: Shared) -> None:
+    write(shared.clone, HERE)
+    shared.pull()
+    shared.pull()
+    assert {name: (shared.clone / name).read_bytes() for name in HERE} == HERE
+
+
+def _publish_notes(shared: Shared, data: bytes) -> None:
+    """A colleague's version has notes among its tables."""
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.name("data/exp/tables", shared.add_object(shared.with_entry("notes.md", data), ".dir"))
+
+
+@attack(
+    "shared storage and git",
+    "a published file would take the place of one that a person wrote here",
+    "the pull stops before it writes, and names the file",
+)
+def test_a_file_in_the_way(shared: Shared) -> None:
+    write(shared.clone, {"data/exp/tables/notes.md": b"my notes"})
+    _publish_notes(shared, b"the colleague's")
+    before = shared.files()
+    with pytest.raises(SharingError, match=r"in the way .*\n  data/exp/tables/notes\.md"):
+        shared.pull()
+    assert shared.files() == before
+
+
+@pytest.mark.parametrize("path", ["data/exp/tables/t.parquet/mine.txt", "data/exp/judge/abcd"])
+def test_a_folder_or_file_in_the_way(shared: Shared, path: str) -> None:
+    write(shared.clone, {path: b"mine"})
+    with pytest.raises(SharingError, match="in the way"):
+        shared.pull()
+    assert (shared.clone / path).read_bytes() == b"mine"
+
+
+def test_what_pull_wrote_follows_the_version_unless_somebody_changed_it(shared: Shared) -> None:
+    notes = shared.clone / "data/exp/tables/notes.md"
+    _publish_notes(shared, b"first")
+    shared.pull()
+    assert notes.read_bytes() == b"first"
+    _publish_notes(shared, b"second")
+    shared.pull()
+    assert notes.read_bytes() == b"second"
+    notes.write_bytes(b"edited here")
+    _publish_notes(shared, b"third")
+    with pytest.raises(SharingError, match="in the way"):
+        shared.pull()
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.pull()
+    assert notes.read_bytes() == b"edited here"
+    _publish_notes(shared, b"edited here")
+    shared.pull()
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.pull()
+    assert notes.read_bytes() == b"edited here", "pull did not write it"
+
+
+def test_what_pull_wrote_goes_with_the_version(shared: Shared) -> None:
+    _publish_notes(shared, b"first")
+    shared.pull()
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.pull()
+    assert not (shared.clone / "data/exp/tables/notes.md").exists()
+    assert (shared.clone / ANSWERS).read_bytes() == ANSWER
+
+
+def test_nothing_is_removed_while_a_listing_is_missing(shared: Shared) -> None:
+    _publish_notes(shared, b"first")
+    shared.pull()
+    shared.name("data/exp/tables", "0" * 32 + ".dir")
+    shared.pull()
+    assert (shared.clone / "data/exp/tables/notes.md").read_bytes() == b"first"
+
+
+@attack(
+    "shared storage and git",
+    "the note of what `pull` wrote, itself under the name of a result, leads outside the experiment's folders",
+    "nothing there is removed",
+)
+def test_a_forged_ledger(shared: Shared, tmp_path: Path) -> None:
+    write(shared.clone, {"../precious.txt": b"mine", "src/module.py": b"code"})
+    names = ("../precious.txt", "src/module.py", str(tmp_path / "precious.txt"))
+    noted = dict.fromkeys(names, hashlib.md5(b"mine").hexdigest()) | {"src/module.py": hashlib.md5(b"code").hexdigest()}
+    write(shared.clone, {"data/exp/.pulled.json": json.dumps(noted).encode()})
+    shared.pull()
+    assert (tmp_path / "precious.txt").read_bytes() == b"mine"
+    assert (shared.clone / "src/module.py").read_bytes() == b"code"
+
+
+def test_a_damaged_part_is_set_aside_and_comes_again(shared: Shared) -> None:
+    shared.pull()
+    damage(shared.clone / PART)
+    assert not shared.pull().refused
+    assert (shared.clone / PART).read_bytes() == b"rows"
+    assert (shared.clone / f"{PART}.corrupt").is_file()
+
+
+@attack(
+    "shared storage and git",
+    "a planned output lies there of which nothing was published and Snakemake has no record",
+    "it is set aside, so that it never passes for up to date, and is made again",
+)
+def test_a_planned_output_that_nothing_speaks_for(shared: Shared) -> None:
+    write(shared.clone, {"data/exp/tables/v.parquet": b"from somewhere", "data/exp/tables/w.parquet": b"made here"})
+    write_record(shared.clone, "data/exp/tables/w.parquet", RECORD, {}, 1.0)
+    examination = shared.pull(("data/exp/tables/v.parquet", "data/exp/tables/w.parquet", "data/exp/tables/t.parquet"))
+    assert examination.refused == {"data/exp/tables/v.parquet": "nothing was published about it"}
+    assert (shared.clone / "data/exp/tables/v.parquet.corrupt").read_bytes() == b"from somewhere"
+    assert (shared.clone / "data/exp/tables/w.parquet").read_bytes() == b"made here"
+
+
+def test_an_output_made_from_another_input_is_not_adopted(shared: Shared) -> None:
+    (shared.clone / "input.txt").write_bytes(b"other")
+    made_from = {"input.txt": hashlib.sha256(b"published").hexdigest()}
+    write_statements(shared.clone, "exp", [Statement("data/exp/metrics.json", hashlib.sha256(b"{}").hexdigest(), made_from, RECORD)])
+    assert shared.pull().refused == {"data/exp/metrics.json": "made from input.txt, which is different here"}
+    assert not (shared.clone / "data/exp/metrics.json").exists()
+
+
+@attack(
+    "shared storage and git",
+    "git merges two branches while the remote holds a forged listing of one of them",
+    "the merge stops; the forged listing is not used",
+)
+def test_a_forged_listing_in_a_merge(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = shared.clone / "theirs.dvc"
+    digest = shared.add_object(shared.with_entry("v.parquet"), ".dir")
+    shared.object(digest).write_bytes(shared.with_entry("../../../src/evil.py"))
+    theirs.write_text((shared.clone / "data/exp/tables.dvc").read_text().replace(shared.named("data/exp/tables"), digest))
+    monkeypatch.chdir(shared.clone)
+    with pytest.raises(SharingError, match="neither DVC's cache nor the remote has the other branch's listing"):
+        merge_versions(Path("data/exp/tables.dvc"), theirs)
+
+
+def test_files_are_links_where_dvc_is_told_so(shared: Shared) -> None:
+    with (shared.clone / ".dvc/config.local").open("a") as file:
+        file.write("[cache]\n    type = hardlink\n")
+    shared.pull()
+    assert (shared.clone / PART).stat().st_nlink == 2
+    assert not os.access(shared.clone / PART, os.W_OK) or os.geteuid() == 0

@@ -1,0 +1,127 @@
+"""Everything that is read of a folder with a model is in its pin, and makes the pin due when it changes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from attacks import attack
+from workflow_folder import ROOT, Folder
+
+from saesteer.sources.hub import SMALL_FILES
+from saesteer.sources.pins import pin, pinned_files
+from saesteer.world.books.judge import load_text_judge
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+SMALL = {
+    "chat_template.jinja": TEMPLATE,
+    "additional_chat_templates/default.jinja": TEMPLATE,
+    "special_tokens_map.json": "{}",
+    "added_tokens.json": "{}",
+    "vocab.json": "{}",
+    "vocab.txt": "a\n",
+    "merges.txt": "#version: 0.2\n",
+    "tokenizer.model": "a",
+}
+"""Further files of a model's folder that transformers knows."""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The shipped model with everything that transformers might read beside it, and what it never reads."""
+    folder = tmp_path / "model"
+    shutil.copytree(ROOT / "data/world/model", folder)
+    for name, text in SMALL.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "README.md").write_text("A card.")
+    return folder
+
+
+@attack(
+    "code, libraries and models",
+    "the chat template, or another small file of a local model's folder, is edited",
+    "the model's digest is another, and everything that used the model is computed again",
+)
+@pytest.mark.parametrize("name", [*SMALL, "generation_config.json", "tokenizer_config.json"])
+def test_an_edited_file_of_a_model_changes_its_digest(model: Path, name: str) -> None:
+    before = pin(model)["digest"]
+    with (model / name).open("a") as file:
+        file.write("\n")
+    assert pin(model)["digest"] != before
+    assert model / name in pinned_files(model)
+
+
+def test_what_nothing_reads_is_no_part_of_a_model(model: Path) -> None:
+    before = pin(model)["digest"]
+    (model / "README.md").write_text("Another card.")
+    assert pin(model)["digest"] == before
+
+
+def test_the_shipped_model_keeps_its_digest() -> None:
+    """Rows were computed from this pin: files of kinds that a folder lacks change nothing."""
+    assert pin(ROOT / "data/world/model")["digest"] == "2518dc7647374b64e2e7082200c5129309ae196deec1cc22154f1f9f86e1e7fc"
+
+
+@pytest.mark.slow
+def test_every_file_that_is_opened_is_pinned(model: Path, opened: set[Path]) -> None:
+    """Also of a later transformers."""
+    from saesteer.engine.models import load_language_model
+
+    load_language_model(model, "float32", "cpu", prompt_format="chat")
+    read = {path for path in opened if path.is_relative_to(model)}
+    assert {model / "chat_template.jinja", model / "additional_chat_templates/default.jinja"} <= read
+    assert read <= set(pinned_files(model))
+
+
+def test_every_file_that_is_fetched_would_be_pinned(tmp_path: Path) -> None:
+    for name in SMALL_FILES:
+        (tmp_path / name).touch()
+    assert {path.name for path in pinned_files(tmp_path)} == set(SMALL_FILES)
+
+
+@attack(
+    "code, libraries and models",
+    "the list of words of the books' judge is edited, which says what each number of its classifier is about",
+    "the judge's digest is another, and everything that it rated is rated again",
+)
+def test_every_file_of_a_world_s_judge_is_pinned(opened: set[Path]) -> None:
+    folder = ROOT / "data/world-books/judge"
+    load_text_judge(folder)
+    assert folder / "words.txt" in opened
+    assert {path for path in opened if path.is_relative_to(folder)} <= set(pinned_files(folder))
+
+
+_OPENED: set[Path] = set()
+
+
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], str | Path):
+        _OPENED.add(Path(arguments[0]))
+
+
+@pytest.fixture(scope="module")
+def _watched() -> None:
+    """Python's own record of opened files; it cannot be taken back."""
+    sys.addaudithook(_hook)
+
+
+@pytest.fixture
+def opened(_watched: None) -> set[Path]:
+    """The files that are opened from here on."""
+    _OPENED.clear()
+    return _OPENED
+
+
+@pytest.mark.slow
+def test_an_edited_chat_template_makes_the_pin_due(model: Path, tmp_path: Path) -> None:
+    """Its files are the rule's inputs."""
+    folder, target = Folder(tmp_path / "repo"), "data/micro/pins/perplexity_model.json"
+    folder.edit("micro", perplexity={"model": {"path": str(model)}})
+    code, output = folder.run(target)
+    assert code == 0, output
+    before = json.loads((folder.path / target).read_text())["digest"]
+    (model / "chat_template.jinja").write_text(TEMPLATE + " ")
+    assert folder.run(target)[0] == 0
+    assert json.loads((folder.path / target).read_text())["digest"] != before
