@@ -10,4 +10,4 @@ from saesteer.sources.download import fetch_published
 start_log(Path(snakemake.log[0]))
 workflow = load_workflow(snakemake.config)
 key = str(Path(snakemake.wildcards.file).with_suffix(""))
-fetch_published(key, workflow.addresses.github, workflow.data_dir / "downloads")
+fetch_published(key, workflow.addresses.github, workflow.data_dir / "downloads", stated=workflow.published_digests)

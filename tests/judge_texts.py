@@ -38,7 +38,8 @@ def generations(texts: Sequence[str], layers: Sequence[int] = (0,)) -> pl.DataFr
         for feature in (0, 1)
         for number, text in enumerate(texts)
     ]
-    return as_generations(pl.DataFrame(rows)).cast({**GENERATIONS.key_schema, "text": pl.String})
+    made = as_generations(pl.DataFrame(rows)).with_columns(reason=pl.lit(None, pl.String))
+    return made.cast({**GENERATIONS.key_schema, "text": pl.String})
 
 
 def concepts(layers: Sequence[int] = (0,), names: Sequence[str | None] = CONCEPTS) -> pl.DataFrame:

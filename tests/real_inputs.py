@@ -22,6 +22,7 @@ from loopback import serving_with
 from neuronpedia_server import Neuronpedia, a_record, serving
 from workflow_folder import ROOT, Folder
 
+from saesteer.core.files import file_digest
 from saesteer.core.tables import RECORDS
 from saesteer.report.neuronpedia_export import write_export
 from saesteer.settings import SaeSettings
@@ -45,6 +46,8 @@ class World:
     judge: Judge
     github: str
     extra: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of published files that the project has none of."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -86,7 +89,8 @@ class RealFolder(Folder):
         }
         (self.path / f"config/experiments/{EXPERIMENT}.yaml").write_text(yaml.safe_dump(chosen | sections))
         addresses = self.world.neuronpedia.addresses.model_dump() | {"github": self.world.github}
-        (self.path / "config/config.yaml").write_text(yaml.safe_dump({"experiments": [EXPERIMENT], "addresses": addresses}))
+        values = {"experiments": [EXPERIMENT], "addresses": addresses, "published_digests": self.world.digests}
+        (self.path / "config/config.yaml").write_text(yaml.safe_dump(values))
 
 
 @contextmanager
@@ -99,7 +103,10 @@ def small_world(folder: Path) -> Iterator[World]:
             write_export(layer_records(layer), Source("gemma-2-2b", f"{layer}-gemmascope-res-16k"), folder / "exports")
         neuronpedia = stack.enter_context(serving(folder / "exports"))
         judge = stack.enter_context(judge_server(key=KEY))
-        yield World(hub, neuronpedia, judge, stack.enter_context(_serving_files(_github(folder / "github"))))
+        github, corpus = folder / "github", PUBLISHED["nltk/webtext"]
+        address = stack.enter_context(_serving_files(_github(github)))
+        digest = file_digest(github / corpus.repo / corpus.commit / corpus.path)
+        yield World(hub, neuronpedia, judge, address, digests={"nltk/webtext": digest})
 
 
 def _fill_hub(hub: Hub, folder: Path) -> None:

@@ -134,6 +134,7 @@ def test_an_answer_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, path:
     with pytest.raises(SaesteerError, match=re.escape(site.address + path) + r"\S* " + ANSWER):
         ANSWERS[path](site, tmp_path / "downloads")
     assert site.requests[path] == 1
+    assert len(list((tmp_path / "downloads").rglob("*.json"))) == (path == LIST)  # what may have arrived is not sent again
 
 
 @pytest.mark.usefixtures("low_memory")

@@ -59,6 +59,14 @@ def test_check_names_every_problem_at_once(folder: RealFolder) -> None:
     assert "OPENAI_API_KEY" in printed
 
 
+def test_check_names_published_files_without_a_digest(folder: RealFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder.world, "digests", {})
+    folder.write()
+    code, printed = saesteer(folder, "check", EXPERIMENT)
+    assert code == 1
+    assert "published files: the project knows no digest of nltk/webtext: state it under published_digests" in printed
+
+
 def test_check_compares_the_size_of_the_saes(folder: RealFolder) -> None:
     folder.write(saes={"revision": None, "d_model": 32, "n_features": 64})
     code, printed = saesteer(folder, "check", EXPERIMENT)

@@ -53,7 +53,7 @@ def steered(texts: tuple[str | None, ...] = TEXTS, layers: tuple[int, ...] = (2,
 
 def _text(text: str | None) -> tuple[Any, ...]:
     """The columns of a text."""
-    return (None if text is None else [5, 6, 7], text, 3, True, 0.1, None if text is not None else "why")
+    return (None if text is None else [5, 6, 7], text, 3, True, 0.1, None if text is not None else "the method abstains")
 
 
 def of_features(rows: pl.DataFrame) -> pl.DataFrame:

@@ -122,6 +122,8 @@ def chat_world(folder: Path) -> Iterator[World]:
             path = folder / "github" / PUBLISHED[key].repo / PUBLISHED[key].commit / PUBLISHED[key].path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+            if PUBLISHED[key].sha256 is None:
+                world.digests[key] = hashlib.sha256(data).hexdigest()
         for name, n_layers in (("2b", 11), ("9b", 21)):
             world.hub.add(f"google/gemma-2-{name}-it", random_model(folder / f"chat-{name}", "gemma2", D_MODEL, n_layers))
         _serve_saes(world, folder, "google/gemma-scope-2b-pt-res", "gemma-scope-2b-pt-res-canonical", "16k", 10)
@@ -175,7 +177,7 @@ class ChatFolder(RealFolder):
         }
         (self.path / f"config/experiments/{name}.yaml").write_text(yaml.safe_dump(chosen | sections))
         addresses = self.world.neuronpedia.addresses.model_dump() | {"github": self.world.github}
-        (self.path / "config/config.yaml").write_text(yaml.safe_dump({"addresses": addresses}))
+        (self.path / "config/config.yaml").write_text(yaml.safe_dump({"addresses": addresses, "published_digests": self.world.digests}))
 
     def compare_2b(self, n_concepts: int = N_CONCEPTS, name: str = LARGE, **sections: Any) -> None:
         judge = {"base_url": self.world.judge.base_url}

@@ -297,8 +297,9 @@ def test_gen_success_counts_a_responses_tokens(byte_folder: Path) -> None:
         "sample": pl.UInt32,
         "token_ids": pl.List(pl.UInt32),
         "text": pl.String,
+        "reason": pl.String,
     }
-    generations = pl.DataFrame([(0, 1, "2", "0" * 16, 0, [the, with_space, 0], "the the")], schema=schema, orient="row")
+    generations = pl.DataFrame([(0, 1, "2", "0" * 16, 0, [the, with_space, 0], "the the", None)], schema=schema, orient="row")
     lens = pl.DataFrame({"layer": [0], "feature": [1], "token_ids": [[the]]}, schema_overrides=LENS)
     for convention in ("retokenised", "ids"):
         counted = gen_success(as_generations(generations).with_columns(feature=pl.lit(1, pl.UInt32)), lens, tokens, convention)

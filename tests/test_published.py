@@ -91,6 +91,24 @@ def test_other_bytes_are_refused_and_not_stored(serve, listed: Published, tmp_pa
     assert not list(tmp_path.rglob("*.*"))
 
 
+@attack(
+    "downloads and other untrusted input",
+    "A published file whose digest the project does not know is asked for, and one lies in its place already.",
+    "Refused with the digest of what came, until the user states it in the configuration; other bytes than stated are refused.",
+)
+def test_a_file_without_a_digest_is_not_taken_on_trust(serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(published.PUBLISHED, "test/list", Published("someone/something", "c0ffee", "data/features.json", None))
+    address, digest = serve(LIST).address, hashlib.sha256(LIST).hexdigest()
+    with pytest.raises(SettingsError, match=rf"refused, nothing was stored.*`published_digests: {{test/list: {digest}}}`"):
+        fetch_published("test/list", address, tmp_path)
+    assert not list(tmp_path.rglob("*.*"))
+    kept = fetch_published("test/list", address, tmp_path, stated={"test/list": digest})
+    assert kept.read_bytes() == LIST
+    for stated, words in (({}, "the project knows none"), ({"test/list": "0" * 64}, "not the pinned 000")):
+        with pytest.raises(SettingsError, match=words):
+            fetch_published("test/list", address, tmp_path, stated=stated)
+
+
 def test_a_file_that_was_changed_is_fetched_again(serve, listed: Published, tmp_path: Path) -> None:
     server = serve(LIST)
     fetch_published("test/list", server.address, tmp_path).write_bytes(b"{}")

@@ -21,14 +21,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.tokens import with_bos
 from saesteer.engine.conversation import check_conversation, conversation
 from saesteer.engine.linear_attention import SharedStates
 from saesteer.engine.structure import Structure, empty_layers, structure_of
-from saesteer.engine.weights import load_weights, without_own_code
+from saesteer.engine.weights import load_tokenizer, load_weights
 from saesteer.settings.inputs import ChatSettings
 
 ALGORITHM_VERSION = 1
@@ -112,9 +111,7 @@ def load_language_model(
     """Load model and tokenizer from a folder in Hugging Face's format (safetensors only, nothing fetched), refusing damaged weights by
     name. `bos`, `prompt_format` and `chat` say how its prompts are built (`prompt_token_ids`)."""
     model = load_weights(path, dtype, device)
-    with without_own_code(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    return language_model(model, tokenizer, bos, prompt_format, chat)
+    return language_model(model, load_tokenizer(path), bos, prompt_format, chat)
 
 
 def language_model(

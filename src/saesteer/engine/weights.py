@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
@@ -27,7 +27,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
     """A folder's model with all its weights (safetensors only, nothing fetched), refused by name where some are damaged or missing; `dtype`
     as in the settings."""
     _check_safetensors(path)
-    with without_own_code(path):
+    with _without_own_code(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -57,7 +57,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
 
 
 @contextmanager
-def without_own_code(path: Path) -> Iterator[None]:
+def _without_own_code(path: Path) -> Iterator[None]:
     """Where a model's folder cannot be loaded without running Python code in it, say so: transformers advises to trust it."""
     try:
         yield
@@ -67,6 +67,12 @@ def without_own_code(path: Path) -> Iterator[None]:
         raise SettingsError(
             f"{path}: this model needs Python code that comes with it, which is never run: take a model of a family that transformers has"
         ) from error
+
+
+def load_tokenizer(path: Path) -> Any:
+    """A folder's tokenizer; nothing is fetched."""
+    with _without_own_code(path):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def _placement(path: Path, dtype: str, device: str) -> dict[str, Any]:

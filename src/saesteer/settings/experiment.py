@@ -179,6 +179,8 @@ class Workflow(Settings):
     """Where downloads are kept, e.g. on a scratch file system; null: Hugging Face's own cache, and data_dir/downloads for the rest."""
     addresses: Addresses = Addresses()
     """Where things are downloaded from; to be changed for mirrors."""
+    published_digests: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default={})
+    """SHA-256 of the published files whose digest this project does not know, by key, e.g. nltk/webtext: none is taken without."""
     part_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Finished rows are written to disk at least this often: what a kill can lose, in seconds of work."""
     job_variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z_0-9]*$")], ...] = ()

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from saesteer.core.files import file_digest, write_atomically
 from saesteer.settings import SettingsError
@@ -17,13 +19,17 @@ LARGEST_FILE = 2**28
 log = logging.getLogger(__name__)
 
 
-def fetch_published(key: str, address: str, downloads: Path, policy: Policy = COMMAND) -> Path:
+def fetch_published(
+    key: str, address: str, downloads: Path, policy: Policy = COMMAND, stated: Mapping[str, str] = MappingProxyType({})
+) -> Path:
     """Download the file of a key unless it is there, refuse other bytes than the pinned ones, and give its place.
 
+    `stated` has the digests that the user states (`published_digests`); a file without any is refused.
     `address` is the base of raw.githubusercontent.com's form: {address}/{repo}/{commit}/{path}.
     """
     file, kept = published_file(key), kept_at(key, downloads)
-    if kept.is_file() and file.sha256 in (None, file_digest(kept)):
+    pinned = file.sha256 or stated.get(key)
+    if kept.is_file() and file_digest(kept) == pinned:
         return kept
     url = f"{address}/{file.repo}/{file.commit}/{file.path}"
     try:
@@ -31,8 +37,13 @@ def fetch_published(key: str, address: str, downloads: Path, policy: Policy = CO
     except FetchError as error:
         raise SettingsError(f"{key}: {url} could not be downloaded ({error}); try again later, or put the file at {kept}") from error
     digest = hashlib.sha256(data).hexdigest()
-    if file.sha256 not in (None, digest):
-        raise SettingsError(f"{key}: {url} has the SHA-256 {digest}, not the pinned {file.sha256}: it is refused, nothing was stored")
+    if pinned is None:
+        raise SettingsError(
+            f"{key}: {url} has the SHA-256 {digest}, and the project knows none to compare it with: it is refused, nothing was stored. Make"
+            f" sure that it is what was published, and state it in the configuration: `published_digests: {{{key}: {digest}}}`"
+        )
+    if pinned != digest:
+        raise SettingsError(f"{key}: {url} has the SHA-256 {digest}, not the pinned {pinned}: it is refused, nothing was stored")
     write_atomically(kept, lambda partial: partial.write_bytes(data))
     log.info("%s: %d bytes, SHA-256 %s, from %s", key, len(data), digest, url)
     return kept

@@ -26,7 +26,7 @@ class Published:
     commit: str
     path: str
     sha256: str | None
-    """Of its bytes; None where the commit alone pins it (its digest could not be taken when this table was written)."""
+    """Of its bytes; None where it could not be taken when this table was written: the user states it (`published_digests`)."""
 
     @property
     def identity(self) -> str:

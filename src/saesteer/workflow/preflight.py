@@ -12,11 +12,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saesteer.core.errors import SaesteerError
-from saesteer.settings import Endpoint, EndpointJudge, Experiment, MethodSettings, NeuronpediaRecords, SettingsError, Workflow
+from saesteer.settings import (
+    Endpoint,
+    EndpointJudge,
+    Experiment,
+    MethodSettings,
+    NeuronpediaRecords,
+    PublishedConcepts,
+    SettingsError,
+    Workflow,
+    settings_of,
+)
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
 from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
 from saesteer.sources.pins import MODELS, model_settings
+from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.workflow.checks import check_files, check_model_config, check_tokens, n_new_tokens, read_config
 from saesteer.workflow.families import text_config
@@ -62,6 +73,10 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     yield _disk(experiment, workflow, models)
     yield _guarded("GPU memory", lambda: _gpu(experiment, models))
     yield _guarded("judge", lambda: _judge(experiment, environ))
+    unknown = [key for key in _published(experiment) if published_file(key).sha256 is None and key not in workflow.published_digests]
+    if unknown:
+        text = f"the project knows no digest of {', '.join(unknown)}: state it under published_digests (the first download prints it)"
+        yield Finding("problem", "published files", text)
     if experiment.until == "methods" and experiment.methods and experiment.methods.prompt_writer:
         yield _guarded("prompts", partial(_prompts, experiment.methods, experiment.methods.prompt_writer, environ))
 
@@ -72,6 +87,17 @@ def _guarded(about: str, check: Callable[[], Finding]) -> Finding:
         return check()
     except (SaesteerError, ValueError, OSError) as error:
         return Finding("problem", about, str(error))
+
+
+def _published(experiment: Experiment) -> list[str]:
+    """Keys of the published files that an experiment downloads."""
+    if experiment.until == "methods":
+        compared = settings_of(experiment)
+        concepts = compared.concepts if isinstance(compared.concepts, PublishedConcepts) else None
+        keys = [compared.published_prompts, *([concepts.concepts, concepts.texts] if concepts else [])]
+    else:
+        keys = [experiment.sweep.published_prefixes, experiment.pmi.published] if experiment.until == "figures" else []
+    return [key for key in keys if key]
 
 
 def _files(name: str, experiment: Experiment) -> Finding:
