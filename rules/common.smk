@@ -3,7 +3,6 @@
 import functools
 import gc
 import os
-import re
 from pathlib import Path
 
 from saesteer.workflow import plan
@@ -36,7 +35,7 @@ REPORT_ASSETS = Path(workflow.basedir) / "src/saesteer/report/site/assets/assets
 
 
 wildcard_constraints:
-    experiment="|".join(map(re.escape, EXPERIMENTS)),
+    experiment="|".join(EXPERIMENTS).replace(".", r"\."),  # the one character of names that patterns take otherwise
     layers=r"layers_\d+-\d+",
     figure="|".join(ALL_FIGURE_TABLES),
 
@@ -117,4 +116,4 @@ def judge_has_work(name, group):
 
 def only(holds):
     """For wildcard_constraints: the experiments for which something holds; no name at all where it holds for none."""
-    return "|".join(re.escape(name) for name, experiment in EXPERIMENTS.items() if holds(experiment)) or "(?!)"
+    return "|".join(name for name, experiment in EXPERIMENTS.items() if holds(experiment)).replace(".", r"\.") or "(?!)"

@@ -1,44 +1,21 @@
-"""What comes from a DVC remote or a colleague's git: every listing, object and path tampered with, and what lies in the clone already."""
+"""What comes from a DVC remote or a colleague's git: every listing, object and path tampered with."""
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from attacks import attack
+from made_up_results import FILES, MANIFEST, OUTPUTS, PART, RECORD, Shared, colleague_of, publish, write
 from sharing_folders import damage, damaged_objects, objects
 
-from saesteer.sharing import fetch
-from saesteer.sharing.adopt import Examination
 from saesteer.sharing.commands import SharingError, git
 from saesteer.sharing.dvc_metadata import merge_versions
 from saesteer.sharing.provenance import Statement, write_statements
-from saesteer.sharing.snakemake_metadata import FIELDS, write_record
 
-RECORD = dict.fromkeys(FIELDS) | {"rule": "made_up", "params": ["'x'"], "record_format_version": 6}
-ANSWER = b"an answer that was paid for"
-PART = f"data/exp/judge/abcd/layer_00/{hashlib.sha256(b'rows').hexdigest()}.parquet"
-ANSWERS = f"data/exp/judge/answers/ef01/{hashlib.sha256(ANSWER).hexdigest()}.parquet"
-MANIFEST = "data/exp/judge/layers_00-00.json"
-FILES = {
-    "data/exp/tables/t.parquet": b"a table",
-    "data/exp/tables/u.parquet": b"another table",
-    "data/exp/metrics.json": b"{}",
-    "figures/exp/roles.pdf": b"a figure",
-    PART: b"rows",
-    ANSWERS: ANSWER,
-    "data/exp/judge/abcd/fingerprint.json": b"{}",
-    MANIFEST: json.dumps({"step": "judge", "layers": {"0": {"parts": [{"path": str(Path(*Path(PART).parts[3:]))}]}}}).encode(),
-}
-OUTPUTS = [name for name in FILES if name not in (PART, ANSWERS, "data/exp/judge/abcd/fingerprint.json")]
-TRACKED = ("data/exp/tables", "data/exp/judge", "data/exp/metrics.json", "figures/exp")
 ELSEWHERE = (
     "../../../src/evil.py",
     "../../../.git/hooks/post-checkout",
@@ -51,96 +28,14 @@ ELSEWHERE = (
 """Paths in a listing of data/exp/tables that lie elsewhere, or are written in another way than DVC writes them."""
 
 
-@dataclass(frozen=True)
-class Shared:
-    """A clone and its own copy of the remote."""
-
-    clone: Path
-    store: Path
-
-    def pull(self, planned: tuple[str, ...] = ()) -> Examination:
-        return fetch.pull(self.clone, [], lambda name: planned)["exp"]
-
-    def object(self, digest: str) -> Path:
-        return self.store / "files/md5" / digest[:2] / digest[2:]
-
-    def named(self, file: str) -> str:
-        """The MD5 by which git names a folder or file."""
-        return str(yaml.safe_load((self.clone / f"{file}.dvc").read_text())["outs"][0]["md5"])
-
-    def name(self, file: str, digest: str) -> None:
-        path = self.clone / f"{file}.dvc"
-        values = yaml.safe_load(path.read_text())
-        values["outs"][0]["md5"] = digest
-        path.write_text(yaml.safe_dump(values))
-
-    def add_object(self, data: bytes, ending: str = "") -> str:
-        digest = hashlib.md5(data).hexdigest() + ending
-        self.object(digest).parent.mkdir(parents=True, exist_ok=True)
-        self.object(digest).write_bytes(data)
-        return digest
-
-    def with_entry(self, relpath: str, data: bytes = b"evil") -> bytes:
-        """The bytes of the listing of data/exp/tables with one more entry, whose object is in the remote."""
-        entries = json.loads(self.object(self.named("data/exp/tables")).read_bytes())
-        return json.dumps([*entries, {"md5": self.add_object(data), "relpath": relpath}]).encode()
-
-    def files(self) -> dict[str, bytes]:
-        """Every file around the clone but for git's, DVC's and Snakemake's own."""
-        top = self.clone.parent
-        paths = (path for path in top.rglob("*") if path.is_file() and not path.is_relative_to(self.store))
-        names = {str(path.relative_to(top)): path for path in paths}
-        kept = ("clone/.git/hooks", "clone/.dvc/config")
-        return {
-            name: path.read_bytes()
-            for name, path in names.items()
-            if name.startswith(kept) or not name.startswith(("clone/.git/", "clone/.dvc/", "clone/.snakemake/"))
-        }
-
-
-def run(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
-def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """A repository whose results, made up, are in the remote."""
-    folder = tmp_path_factory.mktemp("published")
-    a, store = folder / "a", folder / "store"
-    write(a, FILES)
-    for name in (".dvcignore", ".gitignore"):
-        shutil.copy(Path(__file__).parents[1] / name, a / name)
-    run(a, "git", "init", "--quiet", "--initial-branch=main")
-    run(a, "git", "config", "user.name", "A")
-    run(a, "git", "config", "user.email", "a@example.org")
-    dvc = (sys.executable, "-m", "dvc")
-    run(a, *dvc, "init", "--quiet")
-    run(a, *dvc, "remote", "add", "--quiet", "--default", "storage", str(store))
-    run(a, *dvc, "add", "--quiet", *TRACKED)
-    run(a, *dvc, "push", "--quiet")
-    statements = [Statement(name, hashlib.sha256(FILES[name]).hexdigest(), {}, RECORD) for name in OUTPUTS]
-    write_statements(a, "exp", statements)
-    run(a, "git", "add", "--all")
-    run(a, "git", "commit", "--quiet", "--message", "Results")
-    return Shared(a, store)
+    return publish(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
 def shared(published: Shared, tmp_path: Path) -> Shared:
-    """A colleague's clone, with a copy of the remote to tamper with."""
-    clone, store = tmp_path / "clone", tmp_path / "store"
-    run(tmp_path, "git", "clone", "--quiet", str(published.clone), str(clone))
-    run(clone, "git", "config", "user.name", "B")
-    run(clone, "git", "config", "user.email", "b@example.org")
-    shutil.copytree(published.store, store)
-    (clone / ".dvc/config.local").write_text(f"['remote \"storage\"']\n    url = {store}\n")
-    return Shared(clone, store)
+    return colleague_of(published, tmp_path)
 
 
 def test_what_was_published_comes(shared: Shared) -> None:
@@ -376,144 +271,6 @@ def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path) -> None
     assert "does not lie below the manifest" in shared.pull().refused[MANIFEST]
 
 
-HERE = {
-    f"data/exp/judge/answers/ef01/{hashlib.sha256(b'unpublished').hexdigest()}.parquet": b"unpublished",
-    f"data/exp/judge/abcd/layer_00/{hashlib.sha256(b'my rows').hexdigest()}.parquet": b"my rows",
-    "data/exp/judge/answers/ef01/batches/1.json": b"a batch under way",
-    "data/exp/uploads/receipt.json": b"a receipt",
-    "data/exp/notes.md": b"my notes",
-    "data/exp/tables/notes.md": b"my notes on tables",
-    "data/exp/tables/t.parquet.corrupt": b"set aside",
-    "figures/exp/roles-annotated.pdf": b"annotated",
-    "figures/exp/report/index.html": b"the report",
-}
-"""What a person, a paid judge or a job here left beside what is pulled."""
-
-
-@attack(
-    "judges and money",
-    "`pull` while answers of a judge, a batch's note, receipts of uploads, notes and annotations lie among the results",
-    "all stay, byte for byte",
-)
-def test_what_was_paid_for_or_made_by_hand_stays(shared: Shared) -> None:
-    write(shared.clone, HERE)
-    shared.pull()
-    shared.pull()
-    assert {name: (shared.clone / name).read_bytes() for name in HERE} == HERE
-
-
-def _publish_notes(shared: Shared, data: bytes) -> None:
-    """A colleague's version has notes among its tables."""
-    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
-    shared.name("data/exp/tables", shared.add_object(shared.with_entry("notes.md", data), ".dir"))
-
-
-@attack(
-    "shared storage and git",
-    "a published file would take the place of one that a person wrote here",
-    "the pull stops before it writes, and names the file",
-)
-def test_a_file_in_the_way(shared: Shared) -> None:
-    write(shared.clone, {"data/exp/tables/notes.md": b"my notes"})
-    _publish_notes(shared, b"the colleague's")
-    before = shared.files()
-    with pytest.raises(SharingError, match=r"in the way .*\n  data/exp/tables/notes\.md"):
-        shared.pull()
-    assert shared.files() == before
-
-
-@pytest.mark.parametrize("path", ["data/exp/tables/t.parquet/mine.txt", "data/exp/judge/abcd"])
-def test_a_folder_or_file_in_the_way(shared: Shared, path: str) -> None:
-    write(shared.clone, {path: b"mine"})
-    with pytest.raises(SharingError, match="in the way"):
-        shared.pull()
-    assert (shared.clone / path).read_bytes() == b"mine"
-
-
-def test_what_pull_wrote_follows_the_version_unless_somebody_changed_it(shared: Shared) -> None:
-    notes = shared.clone / "data/exp/tables/notes.md"
-    _publish_notes(shared, b"first")
-    shared.pull()
-    assert notes.read_bytes() == b"first"
-    _publish_notes(shared, b"second")
-    shared.pull()
-    assert notes.read_bytes() == b"second"
-    notes.write_bytes(b"edited here")
-    _publish_notes(shared, b"third")
-    with pytest.raises(SharingError, match="in the way"):
-        shared.pull()
-    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
-    shared.pull()
-    assert notes.read_bytes() == b"edited here"
-    _publish_notes(shared, b"edited here")
-    shared.pull()
-    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
-    shared.pull()
-    assert notes.read_bytes() == b"edited here", "pull did not write it"
-
-
-def test_what_pull_wrote_goes_with_the_version(shared: Shared) -> None:
-    _publish_notes(shared, b"first")
-    shared.pull()
-    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
-    shared.pull()
-    assert not (shared.clone / "data/exp/tables/notes.md").exists()
-    assert (shared.clone / ANSWERS).read_bytes() == ANSWER
-
-
-def test_nothing_is_removed_while_a_listing_is_missing(shared: Shared) -> None:
-    _publish_notes(shared, b"first")
-    shared.pull()
-    shared.name("data/exp/tables", "0" * 32 + ".dir")
-    shared.pull()
-    assert (shared.clone / "data/exp/tables/notes.md").read_bytes() == b"first"
-
-
-@attack(
-    "shared storage and git",
-    "the note of what `pull` wrote, itself under the name of a result, leads outside the experiment's folders",
-    "nothing there is removed",
-)
-def test_a_forged_ledger(shared: Shared, tmp_path: Path) -> None:
-    write(shared.clone, {"../precious.txt": b"mine", "src/module.py": b"code"})
-    names = ("../precious.txt", "src/module.py", str(tmp_path / "precious.txt"))
-    noted = dict.fromkeys(names, hashlib.md5(b"mine").hexdigest()) | {"src/module.py": hashlib.md5(b"code").hexdigest()}
-    write(shared.clone, {"data/exp/.pulled.json": json.dumps(noted).encode()})
-    shared.pull()
-    assert (tmp_path / "precious.txt").read_bytes() == b"mine"
-    assert (shared.clone / "src/module.py").read_bytes() == b"code"
-
-
-def test_a_damaged_part_is_set_aside_and_comes_again(shared: Shared) -> None:
-    shared.pull()
-    damage(shared.clone / PART)
-    assert not shared.pull().refused
-    assert (shared.clone / PART).read_bytes() == b"rows"
-    assert (shared.clone / f"{PART}.corrupt").is_file()
-
-
-@attack(
-    "shared storage and git",
-    "a planned output lies there of which nothing was published and Snakemake has no record",
-    "it is set aside, so that it never passes for up to date, and is made again",
-)
-def test_a_planned_output_that_nothing_speaks_for(shared: Shared) -> None:
-    write(shared.clone, {"data/exp/tables/v.parquet": b"from somewhere", "data/exp/tables/w.parquet": b"made here"})
-    write_record(shared.clone, "data/exp/tables/w.parquet", RECORD, {}, 1.0)
-    examination = shared.pull(("data/exp/tables/v.parquet", "data/exp/tables/w.parquet", "data/exp/tables/t.parquet"))
-    assert examination.refused == {"data/exp/tables/v.parquet": "nothing was published about it"}
-    assert (shared.clone / "data/exp/tables/v.parquet.corrupt").read_bytes() == b"from somewhere"
-    assert (shared.clone / "data/exp/tables/w.parquet").read_bytes() == b"made here"
-
-
-def test_an_output_made_from_another_input_is_not_adopted(shared: Shared) -> None:
-    (shared.clone / "input.txt").write_bytes(b"other")
-    made_from = {"input.txt": hashlib.sha256(b"published").hexdigest()}
-    write_statements(shared.clone, "exp", [Statement("data/exp/metrics.json", hashlib.sha256(b"{}").hexdigest(), made_from, RECORD)])
-    assert shared.pull().refused == {"data/exp/metrics.json": "made from input.txt, which is different here"}
-    assert not (shared.clone / "data/exp/metrics.json").exists()
-
-
 @attack(
     "shared storage and git",
     "git merges two branches while the remote holds a forged listing of one of them",
@@ -527,11 +284,3 @@ def test_a_forged_listing_in_a_merge(shared: Shared, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(shared.clone)
     with pytest.raises(SharingError, match="neither DVC's cache nor the remote has the other branch's listing"):
         merge_versions(Path("data/exp/tables.dvc"), theirs)
-
-
-def test_files_are_links_where_dvc_is_told_so(shared: Shared) -> None:
-    with (shared.clone / ".dvc/config.local").open("a") as file:
-        file.write("[cache]\n    type = hardlink\n")
-    shared.pull()
-    assert (shared.clone / PART).stat().st_nlink == 2
-    assert not os.access(shared.clone / PART, os.W_OK) or os.geteuid() == 0

@@ -51,8 +51,8 @@ def other_run(folder: Path) -> str | None:
         return None
     here = last["host"] == socket.gethostname()
     if here and last.get("table") == process_table():
-        is_other = last["process"] != os.getpid() and is_running(last["process"], last["start"])
-        return f"{last['process']} of {last['user']}; if that is no workflow: snakemake --unlock" if is_other else None
+        is_other = last["process"] != os.getpid() and is_running(last["process"], last.get("start"))
+        return f"{last['process']} of {last.get('user', 'this host')}; if that is no workflow: snakemake --unlock" if is_other else None
     if here and last.get("installation") is not None and last["installation"] == installation():
         return None  # before this host was booted
     return f"{last['process']} on {last['host']}, not seen from here; if it is gone: snakemake --unlock"

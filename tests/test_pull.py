@@ -1,0 +1,171 @@
+"""What a pull replaces and removes: what an earlier pull or a rule wrote, and nothing that a person, a paid judge or a job here made."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from attacks import attack
+from made_up_results import ANSWER, ANSWERS, PART, RECORD, Shared, colleague_of, publish, write
+from sharing_folders import damage
+
+from saesteer.sharing.commands import SharingError, git
+from saesteer.sharing.provenance import Statement, write_statements
+from saesteer.sharing.snakemake_metadata import write_record
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    return publish(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def shared(published: Shared, tmp_path: Path) -> Shared:
+    return colleague_of(published, tmp_path)
+
+
+HERE = {
+    f"data/exp/judge/answers/ef01/{hashlib.sha256(b'unpublished').hexdigest()}.parquet": b"unpublished",
+    f"data/exp/judge/abcd/layer_00/{hashlib.sha256(b'my rows').hexdigest()}.parquet": b"my rows",
+    "data/exp/judge/answers/ef01/batches/1.json": b"a batch under way",
+    "data/exp/uploads/receipt.json": b"a receipt",
+    "data/exp/notes.md": b"my notes",
+    "data/exp/tables/notes.md": b"my notes on tables",
+    "data/exp/tables/t.parquet.corrupt": b"set aside",
+    "figures/exp/roles-annotated.pdf": b"annotated",
+    "figures/exp/report/index.html": b"the report",
+}
+"""What a person, a paid judge or a job here left beside what is pulled."""
+
+
+@attack(
+    "judges and money",
+    "`pull` while answers of a judge, a batch's note, receipts of uploads, notes and annotations lie among the results",
+    "all stay, byte for byte",
+)
+def test_what_was_paid_for_or_made_by_hand_stays(shared: Shared) -> None:
+    write(shared.clone, HERE)
+    shared.pull()
+    shared.pull()
+    assert {name: (shared.clone / name).read_bytes() for name in HERE} == HERE
+
+
+def _publish_notes(shared: Shared, data: bytes) -> None:
+    """A colleague's version has notes among its tables."""
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.name("data/exp/tables", shared.add_object(shared.with_entry("notes.md", data), ".dir"))
+
+
+@attack(
+    "shared storage and git",
+    "a published file would take the place of one that a person wrote here",
+    "the pull stops before it writes, and names the file",
+)
+def test_a_file_in_the_way(shared: Shared) -> None:
+    write(shared.clone, {"data/exp/tables/notes.md": b"my notes"})
+    _publish_notes(shared, b"the colleague's")
+    before = shared.files()
+    with pytest.raises(SharingError, match=r"in the way .*\n  data/exp/tables/notes\.md"):
+        shared.pull()
+    assert shared.files() == before
+
+
+@pytest.mark.parametrize("path", ["data/exp/tables/t.parquet/mine.txt", "data/exp/judge/abcd"])
+def test_a_folder_or_file_in_the_way(shared: Shared, path: str) -> None:
+    write(shared.clone, {path: b"mine"})
+    with pytest.raises(SharingError, match="in the way"):
+        shared.pull()
+    assert (shared.clone / path).read_bytes() == b"mine"
+
+
+def test_what_pull_wrote_follows_the_version_unless_somebody_changed_it(shared: Shared) -> None:
+    notes = shared.clone / "data/exp/tables/notes.md"
+    _publish_notes(shared, b"first")
+    shared.pull()
+    assert notes.read_bytes() == b"first"
+    _publish_notes(shared, b"second")
+    shared.pull()
+    assert notes.read_bytes() == b"second"
+    notes.write_bytes(b"edited here")
+    _publish_notes(shared, b"third")
+    with pytest.raises(SharingError, match="in the way"):
+        shared.pull()
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.pull()
+    assert notes.read_bytes() == b"edited here"
+    _publish_notes(shared, b"edited here")
+    shared.pull()
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.pull()
+    assert notes.read_bytes() == b"edited here", "pull did not write it"
+
+
+def test_what_pull_wrote_goes_with_the_version(shared: Shared) -> None:
+    _publish_notes(shared, b"first")
+    shared.pull()
+    git(shared.clone, "checkout", "--", "data/exp/tables.dvc")
+    shared.pull()
+    assert not (shared.clone / "data/exp/tables/notes.md").exists()
+    assert (shared.clone / ANSWERS).read_bytes() == ANSWER
+
+
+def test_nothing_is_removed_while_a_listing_is_missing(shared: Shared) -> None:
+    _publish_notes(shared, b"first")
+    shared.pull()
+    shared.name("data/exp/tables", "0" * 32 + ".dir")
+    shared.pull()
+    assert (shared.clone / "data/exp/tables/notes.md").read_bytes() == b"first"
+
+
+@attack(
+    "shared storage and git",
+    "the note of what `pull` wrote, itself under the name of a result, leads outside the experiment's folders",
+    "nothing there is removed",
+)
+def test_a_forged_ledger(shared: Shared, tmp_path: Path) -> None:
+    write(shared.clone, {"../precious.txt": b"mine", "src/module.py": b"code"})
+    names = ("../precious.txt", "src/module.py", str(tmp_path / "precious.txt"))
+    noted = dict.fromkeys(names, hashlib.md5(b"mine").hexdigest()) | {"src/module.py": hashlib.md5(b"code").hexdigest()}
+    write(shared.clone, {"data/exp/.pulled.json": json.dumps(noted).encode()})
+    shared.pull()
+    assert (tmp_path / "precious.txt").read_bytes() == b"mine"
+    assert (shared.clone / "src/module.py").read_bytes() == b"code"
+
+
+def test_a_damaged_part_is_set_aside_and_comes_again(shared: Shared) -> None:
+    shared.pull()
+    damage(shared.clone / PART)
+    assert not shared.pull().refused
+    assert (shared.clone / PART).read_bytes() == b"rows"
+    assert (shared.clone / f"{PART}.corrupt").is_file()
+
+
+@attack(
+    "shared storage and git",
+    "a planned output lies there of which nothing was published and Snakemake has no record",
+    "it is set aside, so that it never passes for up to date, and is made again",
+)
+def test_a_planned_output_that_nothing_speaks_for(shared: Shared) -> None:
+    write(shared.clone, {"data/exp/tables/v.parquet": b"from somewhere", "data/exp/tables/w.parquet": b"made here"})
+    write_record(shared.clone, "data/exp/tables/w.parquet", RECORD, {}, 1.0)
+    examination = shared.pull(("data/exp/tables/v.parquet", "data/exp/tables/w.parquet", "data/exp/tables/t.parquet"))
+    assert examination.refused == {"data/exp/tables/v.parquet": "nothing was published about it"}
+    assert (shared.clone / "data/exp/tables/v.parquet.corrupt").read_bytes() == b"from somewhere"
+    assert (shared.clone / "data/exp/tables/w.parquet").read_bytes() == b"made here"
+
+
+def test_an_output_made_from_another_input_is_not_adopted(shared: Shared) -> None:
+    (shared.clone / "input.txt").write_bytes(b"other")
+    made_from = {"input.txt": hashlib.sha256(b"published").hexdigest()}
+    write_statements(shared.clone, "exp", [Statement("data/exp/metrics.json", hashlib.sha256(b"{}").hexdigest(), made_from, RECORD)])
+    assert shared.pull().refused == {"data/exp/metrics.json": "made from input.txt, which is different here"}
+    assert not (shared.clone / "data/exp/metrics.json").exists()
+
+
+def test_files_are_links_where_dvc_is_told_so(shared: Shared) -> None:
+    with (shared.clone / ".dvc/config.local").open("a") as file:
+        file.write("[cache]\n    type = hardlink\n")
+    shared.pull()
+    assert (shared.clone / PART).stat().st_nlink == 2
+    assert not os.access(shared.clone / PART, os.W_OK) or os.geteuid() == 0
