@@ -60,6 +60,7 @@ class _Entry(BaseModel):
 
 
 _LISTING = TypeAdapter(list[_Entry])
+_REMEDY = "delete it there, and have it pushed again where it was made (`make push`)"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _read_listing(store: Any, version: Version) -> bytes | None:
         return None
     if hashlib.md5(data).hexdigest() == version.digest.removesuffix(".dir"):
         return data
-    log.error("%s: its listing in %s is damaged or forged (git names other bytes): it is not used", version.path, held.path)
+    log.error("%s: its listing %s is damaged or forged (git names other bytes), so it is not used: %s", version.path, held.path, _REMEDY)
     return None
 
 
@@ -169,7 +170,7 @@ def bring(repo: Repo, digests: Collection[str]) -> None:
         transfer(remote, cache, absent, verify=True, callback=progress)
     for version in absent:
         if _drop_damaged(cache, version.value):
-            log.error("the remote's object %s is damaged or forged: it is not used", version.value)
+            log.error("the remote's object %s is damaged or forged, so it is not used: %s", version.value, _REMEDY)
 
 
 def _drop_damaged(cache: Any, digest: str) -> bool:
