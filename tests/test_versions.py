@@ -20,6 +20,7 @@ SCIENCE = ("engine", "analysis", "methods.fit", "judge", "world")
 WITHOUT = {
     "engine.dtypes": "names of number formats, which are settings",
     "engine.memory": "how many rows go together, which no row depends on",
+    "judge.answering_models": "says who answered, which is in no row",
     "judge.answers": "keeps answers; questions and parsing have versions of their own",
     "judge.rubric": "its digest is among the judge's settings",
 }

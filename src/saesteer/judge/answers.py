@@ -18,8 +18,9 @@ import polars as pl
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, remove_abandoned, value_digest, write_json
-from saesteer.core.store import FINGERPRINT_DIGITS, sound_parts, write_part
+from saesteer.core.store import FINGERPRINT_DIGITS, write_part
 from saesteer.core.tables import Column, Table, validate
+from saesteer.judge.answering_models import answering_models
 from saesteer.judge.parse import Rating, Unparsed, parse
 from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
 
@@ -95,22 +96,11 @@ def answers_fingerprint(kind: str, model: str, max_tokens: int, seed: int) -> di
     return {"rubric": rubric_digest(), "kind": kind, "model": model, "max_tokens": max_tokens, "temperature": 0, "seed": seed}
 
 
-def stored_at(answers_folder: Path, fingerprint: Mapping[str, Any]) -> Path:
-    """The folder of one judge's answers."""
-    return answers_folder / value_digest(fingerprint)[:FINGERPRINT_DIGITS]
-
-
-def answering_models(folder: Path) -> list[str]:
-    """The models that gave the answers in a judge's folder, as they name themselves: several, where a name went over to another model."""
-    names = [pl.read_parquet(part, columns=["model"])["model"] for part in sound_parts(folder)]
-    return sorted({name for part in names for name in part.drop_nulls()})
-
-
 class AnswerBook:
     """The stored answers of one judge, and the writer of new ones. A context: leaving it, however, writes what is not yet on disk."""
 
     def __init__(self, answers_folder: Path, fingerprint: Mapping[str, Any], part_seconds: float) -> None:
-        self.folder = stored_at(answers_folder, fingerprint)
+        self.folder = answers_folder / value_digest(fingerprint)[:FINGERPRINT_DIGITS]
         self._fingerprint = fingerprint
         self._part_seconds = part_seconds
         self._stored: dict[tuple[str, int], Answer] = {}

@@ -20,8 +20,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.store import mixed_versions
 from saesteer.core.tables import ALL_SUMMARIES, DAMAGE, FITS, STEPS
 from saesteer.figures.names import CAPTIONS
-from saesteer.judge.answers import answering_models, stored_at
-from saesteer.judge.endpoint import endpoint_fingerprint
+from saesteer.judge.answering_models import models_behind
 from saesteer.report.headline import headline_rows
 from saesteer.report.site.feature_pages import N_PROMPTS, N_RECORDS, write_feature_pages
 from saesteer.report.site.feature_table import write_feature_table
@@ -106,7 +105,7 @@ def _mixed(results: Results) -> list[str]:
     mixed = {name: mixed_versions(results.manifests(name)) for name in _FILES_SHOWN}
     judge = results.experiment.judge
     if isinstance(judge, EndpointJudge):
-        models = answering_models(stored_at(results.data / "judge/answers", endpoint_fingerprint(judge)))
+        models = models_behind(judge, results.data / "judge/answers")
         mixed["judge"] |= {f"{judge.model} answered as": models} if len(models) > 1 else {}
     return [f"{name}: {library} {' and '.join(versions)}" for name, libraries in mixed.items() for library, versions in libraries.items()]
 
