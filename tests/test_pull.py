@@ -139,6 +139,10 @@ def test_a_damaged_part_is_set_aside_and_comes_again(shared: Shared) -> None:
     assert not shared.pull().refused
     assert (shared.clone / PART).read_bytes() == b"rows"
     assert (shared.clone / f"{PART}.corrupt").is_file()
+    (shared.clone / PART).write_bytes(b"edited")
+    shared.pull()
+    assert (shared.clone / f"{PART}.1.corrupt").read_bytes() == b"edited"
+    assert (shared.clone / f"{PART}.corrupt").read_bytes() != b"edited", "what was set aside before stays"
 
 
 @attack(

@@ -6,6 +6,7 @@ is without it. Anything else stays, and where such a file is in the way the pull
 (parts, a judge's answers) are never removed.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -93,8 +94,9 @@ def remove_what_is_gone(folder: Path, experiment: str, files: Files) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a file that must not be read another name, under which it stays."""
-    return path.replace(path.with_name(f"{path.name}{SET_ASIDE}"))
+    """Give a file that must not be read another name, under which it stays; those set aside before stay too."""
+    names = (path.with_name(f"{path.name}{f'.{number}' if number else ''}{SET_ASIDE}") for number in itertools.count())
+    return path.replace(next(name for name in names if not name.exists()))
 
 
 def _ledger(folder: Path, experiment: str) -> Path:

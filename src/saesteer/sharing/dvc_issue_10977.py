@@ -1,9 +1,9 @@
 """What makes up for DVC's open issue 10977: a push or pull that is killed while it collects leaves a list of what is to travel, and the
 next one takes that list for whole. Data is left out, and nobody is told.
 
-So DVC's lists are dropped before each push and pull, and after a push the remote is asked for each object. When the issue is closed, and
-the release of DVC that closes it is the one in pyproject.toml, this module can go: `upload` becomes `dvc push`, and
-`forget_what_was_collected` nothing, provided that test_sharing_places.py stays green.
+So DVC's lists are dropped before each push, and after it the remote is asked for each object; a pull does without them. When the issue is
+closed, and the release of DVC that closes it is the one in pyproject.toml, this module can go: `upload` becomes `dvc push`, provided that
+test_sharing_places.py stays green.
 """
 
 import logging
@@ -19,18 +19,13 @@ from saesteer.sharing.dvc_metadata import repository
 log = logging.getLogger(__name__)
 
 
-def forget_what_was_collected(folder: Path) -> None:
-    """Have DVC look again at what a push or pull has to bring. Its other lists, and the digests that it knows, stay."""
-    with repository(folder) as repo:
-        repo.drop_data_index()
-
-
 def upload(folder: Path, tracked: Sequence[Path]) -> None:
     """Bring everything that the .dvc files of folders and files name into the remote.
 
     Where the remote has a folder's listing, `dvc push` takes the folder's files to be there too, so what it did is looked up.
     """
-    forget_what_was_collected(folder)
+    with repository(folder) as repo:
+        repo.drop_data_index()  # its other lists, and the digests that it knows, stay
     if not dvc(folder, "push", *map(str, tracked)) or not _complete(folder, tracked):
         raise SharingError(
             "the data could not be uploaded (above: why); git was not touched and nothing is lost: run the same command again"

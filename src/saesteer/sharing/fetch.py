@@ -1,6 +1,5 @@
 """Fetching what a commit names: data from the remote, checked against git and its provenance, adopted where it agrees."""
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from saesteer.sharing.provenance import SHARED, published_experiments, read_stat
 
 _LINK = "120000"
 """git's mode of a symbolic link."""
-
-log = logging.getLogger(__name__)
 
 
 def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Collection[str]]) -> dict[str, Examination]:
