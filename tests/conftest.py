@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 install_import_hook("saesteer", "beartype.beartype")
 
-# How long one example takes says more about the machine than about the code.
-settings.register_profile("saesteer", deadline=None)
+# How long one example takes says more about the machine than about the code. A commit's tests try the same examples each time;
+# `pytest --hypothesis-profile search` tries others.
+settings.register_profile("saesteer", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("saesteer")
 
 

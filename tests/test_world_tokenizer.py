@@ -1,4 +1,4 @@
-"""The tokenizer: any text comes back, one token a word, and "." on its own."""
+"""The tokenizer: any text comes back but a special token's spelling, one token a word, and "." on its own."""
 
 import itertools
 from pathlib import Path
@@ -19,8 +19,17 @@ LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes
 TOKENIZER = build_tokenizer(LEXICON)
 
 
+PLAIN_TEXTS = st.text(st.characters(exclude_characters=SPACE, exclude_categories=["Cs"]), max_size=80).filter(
+    lambda text: not any(token in text for token in SPECIAL_TOKENS)
+)
+
+
+def test_a_special_tokens_spelling_is_the_special_token():
+    assert TOKENIZER(SPECIAL_TOKENS[EOS_ID])["input_ids"] == [BOS_ID, EOS_ID]
+
+
 @settings(deadline=None, max_examples=300)
-@given(st.text(st.characters(exclude_characters=SPACE, exclude_categories=["Cs"]), max_size=80))
+@given(PLAIN_TEXTS)
 def test_any_text_comes_back(text: str):
     assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], skip_special_tokens=True) == text
 
