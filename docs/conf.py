@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
 from saesteer.cli import app
-from saesteer.report.method_readme import registry_markdown
+from saesteer.report.method_docs import registry_markdown
 from saesteer.report.sae_docs import releases_markdown
 from saesteer.report.table_docs import tables_markdown
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).parents[1]
-WIDTH, ROW, TEXT, NAME = 920, 54, 700, 96
+WIDTH, ROW, TEXT, NAME = 942, 54, 722, 118
 COLOURS = ("#1f5a96", "#a3195b", "#1b7f6b", "#8a6100")
 HEAVY = ("torch", "transformers")
 

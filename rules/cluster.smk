@@ -5,7 +5,6 @@ from pathlib import Path
 
 from saesteer.sources.model_size import n_gpus
 from saesteer.workflow import plan
-from saesteer.workflow.keys import FURTHER_FILES
 from saesteer.workflow.locks import explain_lock, record_run
 from saesteer.workflow.slurm import cancel_left_jobs, put_before_slurm
 
@@ -24,7 +23,7 @@ def gpu_job(step):
     def asks_for(name):
         def of_job(wildcards, input, attempt, threads, rulename, async_run):
             job = (wildcards, {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run})
-            if has_keys_to_compute(step, wildcards, input, attempt):
+            if has_keys_to_compute(step, wildcards, attempt):
                 return n_gpus_of(step, *job) if name == "gpu" else profile_value(name, *job)
             return idle[name](*job)
 
@@ -37,7 +36,7 @@ def n_gpus_of(step, wildcards, job):
     """As many GPUs of the profile's `gpu_mb` as the step's largest model needs; one where the profile does not say how large they are."""
     if "gpu_mb" not in DEFAULTS:
         return 1
-    models = plan.model_bytes(EXPERIMENTS[wildcards.experiment], step, job["input"])
+    models = plan.model_bytes(RUNS[wildcards.experiment], step)
     return n_gpus(models, profile_value("gpu_mb", wildcards, job) * 10**6)
 
 
@@ -47,19 +46,18 @@ def profile_value(name, wildcards, job):
     return DEFAULTS[name].evaluate(wildcards, **job).value
 
 
-def has_keys_to_compute(step, wildcards, input, attempt):
+def has_keys_to_compute(step, wildcards, attempt):
     """Whether a job has to compute something, as far as can be known while its inputs may still be missing."""
-    inputs = steps_of(wildcards.experiment)[step].inputs
-    files = {name: Path(input[name]) for name in (*inputs, *(name for name in FURTHER_FILES if name in input.keys()))}
-    seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files.values())
-    return n_missing(step, wildcards.experiment, wildcards.layers, tuple(files.items()), (seen, attempt)) != 0
+    run = RUNS[wildcards.experiment]
+    files = plan.files_of_keys(run, step, run.experiment.layer_groups[wildcards.layers])
+    seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files)
+    return n_missing(step, wildcards.experiment, wildcards.layers, (seen, attempt)) != 0
 
 
 @functools.cache
-def n_missing(step, name, group, files, state):
+def n_missing(step, name, group, state):
     """Missing keys of a job, counted once for all its resources; `state` is what the count depends on besides."""
-    experiment = EXPERIMENTS[name]
-    return plan.n_missing(DATA / name / step, experiment, step, plan.layer_groups(experiment)[group], dict(files))
+    return plan.n_missing(RUNS[name], step, EXPERIMENTS[name].layer_groups[group])
 
 
 def failed_jobs():

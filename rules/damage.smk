@@ -4,51 +4,56 @@
 rule damage:
     """What each fit at its chosen factors does to ordinary text."""
     input:
-        unpack(step_inputs("damage")),
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+        fits=f"{DATA}/fits/{{layers}}.json",
         method_choices=f"{TABLES}/method_choices.parquet",
-        texts_file=ordinary_texts_file,
+        texts=ordinary_texts,
     output:
-        manifest=f"{DATA}/{{experiment}}/damage/{{layers}}.json",
+        manifest=f"{DATA}/damage/{{layers}}.json",
     resources:
         **gpu_job("damage"),
     params:
-        **wants("damage"),
-        code=code("damage.py"),
+        **rows_of("damage"),
     script:
-        "../scripts/damage.py"
+        "../scripts/step.py"
 
 
 rule method_damage:
     """Each method's score against what it breaks."""
     input:
-        unpack(oracle_files),
+        topics=topics_of_judge,
+        model_files=fetched("model"),
         damage=manifests("damage"),
         generations=manifests("generations"),
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
         method_choices=f"{TABLES}/method_choices.parquet",
         methods=f"{TABLES}/methods.parquet",
     output:
-        table=f"{TABLES}/method_damage.parquet",
+        method_damage=f"{TABLES}/method_damage.parquet",
     params:
-        code=code("method_damage.py"),
+        code=code("summary.py", "summaries.method_damage"),
         settings=setting("methods"),
     script:
-        "../scripts/method_damage.py"
+        "../scripts/summary.py"
 
 
 rule persistence:
     """The concept rating of texts at the chosen factors, stretch by stretch."""
     input:
-        unpack(oracle_files),
-        prefixes_file=prompts_file,
+        topics=topics_of_judge,
+        model_files=fetched("model"),
+        prompts=prompts,
         generations=manifests("generations"),
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
         method_choices=f"{TABLES}/method_choices.parquet",
         methods=f"{TABLES}/methods.parquet",
     output:
-        table=f"{TABLES}/persistence.parquet",
+        persistence=f"{TABLES}/persistence.parquet",
     params:
-        code=code("persistence.py"),
+        code=code("summary.py", "summaries.persistence"),
         settings=setting("methods", "judge"),
     script:
-        "../scripts/persistence.py"
+        "../scripts/summary.py"

@@ -4,65 +4,65 @@
 rule effects_at_multiples:
     """Held-out vectors' effects at multiples of the scale at which the approximator of effects is fitted (SAE-TS)."""
     input:
-        effects=f"{DATA}/{{experiment}}/effects/{{layers}}.json",
-        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+        effects=f"{DATA}/effects/{{layers}}.json",
+        saes=f"{DATA}/saes/{{layers}}.json",
         sae_files=fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
+        model=f"{DATA}/pins/model.json",
         model_files=fetched("model"),
     output:
-        table=f"{DATA}/{{experiment}}/effects_at_multiples/{{layers}}.parquet",
+        effects_at_multiples=f"{DATA}/effects_at_multiples/{{layers}}.parquet",
     resources:
         gpu=1,
     params:
-        code=code("effects_at_multiples.py"),
+        code=code("summary.py", "summaries.effects_at_multiples"),
         settings=setting("methods"),
     script:
-        "../scripts/effects_at_multiples.py"
+        "../scripts/summary.py"
 
 
 rule effects_at_later_layers:
     """Vectors' effects as the SAEs of the experiment's later layers read them (SAE-TS)."""
     input:
-        effects=f"{DATA}/{{experiment}}/effects/{{layers}}.json",
+        effects=f"{DATA}/effects/{{layers}}.json",
         saes=manifests("saes"),
         sae_files=all_fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
+        model=f"{DATA}/pins/model.json",
         model_files=fetched("model"),
     output:
-        table=f"{DATA}/{{experiment}}/effects_at_later_layers/{{layers}}.parquet",
+        effects_at_later_layers=f"{DATA}/effects_at_later_layers/{{layers}}.parquet",
     resources:
         gpu=1,
     params:
-        code=code("effects_at_later_layers.py"),
+        code=code("summary.py", "summaries.effects_at_later_layers"),
         settings=setting("methods"),
     script:
-        "../scripts/effects_at_later_layers.py"
+        "../scripts/summary.py"
 
 
 rule effect_layers:
     """How well effects are predicted at the steered layer and at later ones."""
     input:
         effects=manifests("effects"),
-        at_later_layers=layer_files("effects_at_later_layers"),
+        at_later_layers=tables_by_group("effects_at_later_layers"),
     output:
-        table=f"{TABLES}/effect_layers.parquet",
+        effect_layers=f"{TABLES}/effect_layers.parquet",
     params:
-        code=code("effect_layers.py"),
+        code=code("summary.py", "summaries.effect_layers"),
         settings=setting("methods", "selection"),
     script:
-        "../scripts/effect_layers.py"
+        "../scripts/summary.py"
 
 
 rule effect_questions:
     """How well effects are predicted from more vectors, by a smooth model, and beyond the scale of the fitted ones."""
     input:
         effects=manifests("effects"),
-        multiples=layer_files("effects_at_multiples"),
-        features=layers_features,
+        multiples=tables_by_group("effects_at_multiples"),
+        features=features_by_layer,
     output:
-        **{name: f"{TABLES}/{name}.parquet" for name in EFFECT_QUESTIONS},
+        **{table.name: f"{TABLES}/{table.name}.parquet" for table in summaries()["effect_questions"].tables},
     params:
-        code=code("effect_questions.py"),
+        code=code("summary.py", "summaries.effect_questions"),
         settings=setting("methods", "selection"),
     script:
-        "../scripts/effect_questions.py"
+        "../scripts/summary.py"

@@ -6,12 +6,11 @@ rule figure:
     input:
         unpack(figure_tables),
     output:
-        pdf=f"{FIGURES}/{{experiment}}/{{figure}}.pdf",
-        png=f"{FIGURES}/{{experiment}}/{{figure}}.png",
-        csv=f"{FIGURES}/{{experiment}}/{{figure}}.csv",
+        pdf=f"{FIGURES}/{{figure}}.pdf",
+        png=f"{FIGURES}/{{figure}}.png",
+        csv=f"{FIGURES}/{{figure}}.csv",
     params:
-        code=figure_code,
-        caption=figure_caption,
+        code=lambda wildcards: code_digest(f"figures.{wildcards.figure}", script=SCRIPTS / "figure.py"),
         settings=setting("selection", "best_factor"),
     script:
         "../scripts/figure.py"
@@ -20,9 +19,9 @@ rule figure:
 rule report:
     """The report to walk through, of all that the experiment has: `snakemake figures/EXPERIMENT/report`, part of no other target."""
     input:
-        finished,
+        lambda wildcards: plan.planned_outputs(RUNS[wildcards.experiment]),
     output:
-        folder=directory(f"{FIGURES}/{{experiment}}/report"),
+        folder=directory(f"{FIGURES}/report"),
     params:
         code=code("report.py"),
         assets=file_digest(REPORT_ASSETS),

@@ -6,7 +6,7 @@ rule pin:
     input:
         files_to_pin,
     output:
-        pin=f"{DATA}/{{experiment}}/pins/{{name}}.json",
+        pin=f"{DATA}/pins/{{name}}.json",
     params:
         code=code("pin.py"),
         pinned=pinned,
@@ -19,7 +19,7 @@ rule convert_saes:
     input:
         sae_files,
     output:
-        manifest=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+        manifest=f"{DATA}/saes/{{layers}}.json",
     params:
         code=code("convert_saes.py"),
         settings=setting("saes"),

@@ -1,37 +1,59 @@
-# Ratings of the generated texts: by the shipped world's ground truth, by a language model behind an address, or by one on the GPU.
+# Ratings of the generated texts: concept, instruction (where there is one) and fluency, each 0, 1 or 2, and their harmonic mean. By the
+# judge of a shipped world, by a language model behind an address, or by one on the GPU.
 
 
 rule judge:
-    """Concept, instruction (where there is one) and fluency, each 0, 1 or 2, and their harmonic mean: by the oracle, or behind an
-    OpenAI-compatible address."""
+    """By the judge of a shipped world, which knows its topics."""
     input:
-        unpack(step_inputs("judge")),
-        unpack(files_of_keys),
-        unpack(oracle_files),
+        oracle=f"{PINS}/oracle.json",
+        topics_pin=f"{PINS}/topics.json",
+        topics=file_of("topics"),
+        model_files=fetched("model"),
+        concepts=concepts_of_texts,
+        generations=f"{DATA}/generations/{{layers}}.json",
+        perplexity=f"{DATA}/perplexity/{{layers}}.json",
+        prompts=prompts,
     output:
-        manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
+        manifest=f"{DATA}/judge/{{layers}}.json",
     wildcard_constraints:
-        experiment=only(lambda experiment: experiment.judge.kind in ("oracle", "endpoint")),
+        experiment=only(lambda experiment: judge_kind(experiment) == "oracle"),
     params:
-        **wants("judge"),
-        code=code("judge.py"),
+        **rows_of("judge"),
     script:
-        "../scripts/judge.py"
+        "../scripts/step.py"
+
+
+rule judge_endpoint:
+    """By a language model behind an OpenAI-compatible address."""
+    input:
+        concepts=concepts_of_texts,
+        generations=f"{DATA}/generations/{{layers}}.json",
+        prompts=prompts,
+    output:
+        manifest=f"{DATA}/judge/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: judge_kind(experiment) == "endpoint"),
+    params:
+        **rows_of("judge"),
+    script:
+        "../scripts/step.py"
 
 
 rule judge_model:
-    """The same by a transformers model on the GPU."""
+    """By a transformers model on the GPU."""
     input:
-        unpack(step_inputs("judge")),
-        unpack(files_of_keys),
+        judge_model=f"{PINS}/judge_model.json",
+        judge_model_files=fetched("judge_model"),
+        concepts=concepts_of_texts,
+        generations=f"{DATA}/generations/{{layers}}.json",
+        prompts=prompts,
     output:
-        manifest=f"{DATA}/{{experiment}}/judge/{{layers}}.json",
+        manifest=f"{DATA}/judge/{{layers}}.json",
     wildcard_constraints:
-        experiment=only(lambda experiment: experiment.judge.kind == "model"),
+        experiment=only(lambda experiment: judge_kind(experiment) == "model"),
     resources:
         **gpu_job("judge"),
     params:
-        **wants("judge"),
-        code=code("judge.py"),
+        **rows_of("judge"),
     script:
-        "../scripts/judge.py"
+        "../scripts/step.py"

@@ -1,10 +1,16 @@
-# The comparison of steering methods: training texts, effects, fits; tables and the report.
+# The comparison of steering methods: its concepts and training texts, the tables and the report.
+
+from saesteer.core.files import file_digest
+from saesteer.core.tables import METHOD_SUMMARIES
+from saesteer.judge.prompt_writing import prompts_fingerprint
+from saesteer.methods.compare.paper_values import PROTOCOLS, VALUES
+from saesteer.settings.registry import TABLE as METHODS_TABLE
 
 
 rule methods:
     """The target `snakemake methods`: what config/config.yaml names under `methods`."""
     input:
-        [plan.planned_outputs(name, WORKFLOW, EXPERIMENTS[name]) for name in WORKFLOW.methods],
+        [plan.planned_outputs(RUNS[name]) for name in WORKFLOW.methods],
 
 
 rule concept_texts:
@@ -12,13 +18,13 @@ rule concept_texts:
     input:
         sources=concept_sources,
     output:
-        concepts=f"{TABLES}/asked_concepts.parquet",
-        texts=f"{TABLES}/concept_texts.parquet",
+        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        concept_texts=f"{TABLES}/concept_texts.parquet",
     params:
-        code=code("concept_texts.py"),
+        code=code("summary.py", "summaries.concept_texts"),
         settings=setting("methods", "saes", "layers", "records"),
     script:
-        "../scripts/concept_texts.py"
+        "../scripts/summary.py"
 
 
 rule steering_prompts:
@@ -26,66 +32,33 @@ rule steering_prompts:
     input:
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
     output:
-        table=f"{DATA}/{{experiment}}/steering_prompts/prompts.parquet",
+        steering_prompts=f"{DATA}/steering_prompts/prompts.parquet",
+    wildcard_constraints:
+        experiment=only(summaries()["steering_prompts"].exists),
     params:
-        code=code("steering_prompts.py"),
-        writer=prompt_writer,
+        code=code("summary.py", "summaries.steering_prompts"),
+        writer=lambda wildcards: plan.in_words(prompts_fingerprint(EXPERIMENTS[wildcards.experiment].methods.prompt_writer)),
     script:
-        "../scripts/steering_prompts.py"
-
-
-rule effects:
-    """What adding each of many vectors does to the SAE's codes of the texts written (P2)."""
-    input:
-        unpack(step_inputs("effects")),
-    output:
-        manifest=f"{DATA}/{{experiment}}/effects/{{layers}}.json",
-    resources:
-        **gpu_job("effects"),
-    params:
-        **wants("effects"),
-        code=code("effects.py"),
-    script:
-        "../scripts/effects.py"
-
-
-rule fits:
-    """Each method's intervention for each concept."""
-    input:
-        unpack(step_inputs("fits")),
-        unpack(steering_prompts),
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
-        concept_texts=f"{TABLES}/concept_texts.parquet",
-        features=layers_features,
-        vectors_file=file_of("vectors"),
-    output:
-        manifest=f"{DATA}/{{experiment}}/fits/{{layers}}.json",
-    resources:
-        **gpu_job("fits"),
-    params:
-        **wants("fits"),
-        code=code("fits.py", *(row.module for row in METHODS)),
-    script:
-        "../scripts/fits.py"
+        "../scripts/summary.py"
 
 
 rule method_tables:
     """Held-out scores with intervals, differences, costs; and the report that sets them beside the papers' figures."""
     input:
         asked_concepts=f"{TABLES}/asked_concepts.parquet",
-        prefixes_file=prompts_file,
+        prompts=prompts,
         fits=manifests("fits"),
-        features=layers_features,
+        features=features_by_layer,
         generations=manifests("generations"),
-        gen_success=step_manifests("gen_success"),
+        gen_success=manifests("gen_success"),
         perplexity=manifests("perplexity"),
         judge=manifests("judge"),
     output:
         **{name: f"{TABLES}/{name}.parquet" for name in METHOD_SUMMARIES},
-        report=f"{FIGURES}/{{experiment}}/methods.md",
+        report=f"{FIGURES}/methods.md",
     params:
-        code=code("method_tables.py"),
+        code=code("method_tables.py", "summaries.method_tables"),
         settings=setting("methods", "best_factor", "judge", "model"),
-        methods=file_digest(METHODS_TABLE),
+        data=[file_digest(table) for table in (METHODS_TABLE, VALUES, PROTOCOLS)],
     script:
         "../scripts/method_tables.py"

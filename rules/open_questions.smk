@@ -4,31 +4,31 @@
 rule open_questions:
     """The target `snakemake open_questions`: what config/config.yaml names under `open_questions`."""
     input:
-        [plan.planned_outputs(name, WORKFLOW, EXPERIMENTS[name]) for name in WORKFLOW.open_questions],
+        [plan.planned_outputs(RUNS[name]) for name in WORKFLOW.open_questions],
 
 
 rule quantities:
     """Cheap quantities of every feature beside its two scores, and its output score at other prompts and factors."""
     input:
         features=f"{TABLES}/features.parquet",
-        activations=f"{DATA}/{{experiment}}/activations/{{layers}}.json",
-        saes=f"{DATA}/{{experiment}}/saes/{{layers}}.json",
+        activations=f"{DATA}/activations/{{layers}}.json",
+        saes=f"{DATA}/saes/{{layers}}.json",
         sae_files=fetched_saes,
-        model=f"{DATA}/{{experiment}}/pins/model.json",
+        model=f"{DATA}/pins/model.json",
         model_files=fetched("model"),
         texts_file=file_of("texts"),
         topics_file=file_of("topics"),
-        prefixes_file=prompts_file,
+        prompts=prompts,
     output:
-        quantities=f"{DATA}/{{experiment}}/quantities/{{layers}}.parquet",
-        settings=f"{DATA}/{{experiment}}/output_score_settings/{{layers}}.parquet",
+        quantities=f"{DATA}/quantities/{{layers}}.parquet",
+        output_score_settings=f"{DATA}/output_score_settings/{{layers}}.parquet",
     resources:
         gpu=1,
     params:
-        code=code("quantities.py"),
+        code=code("summary.py", "summaries.quantities"),
         settings=setting("output_score", "sweep", "logit_lens"),
     script:
-        "../scripts/quantities.py"
+        "../scripts/summary.py"
 
 
 rule open_question_tables:
@@ -37,16 +37,16 @@ rule open_question_tables:
         features=f"{TABLES}/features.parquet",
         steering=f"{TABLES}/steering.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
-        quantities=layer_files("quantities"),
-        settings=layer_files("output_score_settings"),
+        quantities=tables_by_group("quantities"),
+        settings=tables_by_group("output_score_settings"),
         predictor=lambda wildcards: EXPERIMENTS[wildcards.experiment].selection.predictor or [],
     output:
-        **{name: f"{TABLES}/{name}.parquet" for name in QUESTION_SUMMARIES if name not in ("data_sizes", "recommendations", "judge_error")},
+        **{table.name: f"{TABLES}/{table.name}.parquet" for table in summaries()["open_question_tables"].tables},
     params:
-        code=code("open_questions.py"),
+        code=code("summary.py", "summaries.open_question_tables"),
         settings=setting("selection", "best_factor", "output_score"),
     script:
-        "../scripts/open_questions.py"
+        "../scripts/summary.py"
 
 
 rule data_sizes:
@@ -61,12 +61,12 @@ rule data_sizes:
         texts_file=file_of("texts"),
         topics_file=file_of("topics"),
     output:
-        table=f"{TABLES}/data_sizes.parquet",
+        data_sizes=f"{TABLES}/data_sizes.parquet",
     params:
-        code=code("data_sizes.py"),
+        code=code("summary.py", "summaries.data_sizes"),
         settings=setting("selection", "input_score"),
     script:
-        "../scripts/data_sizes.py"
+        "../scripts/summary.py"
 
 
 rule recommendations:
@@ -74,14 +74,14 @@ rule recommendations:
     input:
         features=f"{TABLES}/features.parquet",
         judge=manifests("judge"),
-        prefixes_file=prompts_file,
+        prompts=prompts,
     output:
-        table=f"{TABLES}/recommendations.parquet",
+        recommendations=f"{TABLES}/recommendations.parquet",
     params:
-        code=code("recommendations.py"),
+        code=code("summary.py", "summaries.recommendations"),
         settings=setting("selection"),
     script:
-        "../scripts/recommendations.py"
+        "../scripts/summary.py"
 
 
 rule judge_error:
@@ -89,14 +89,14 @@ rule judge_error:
     input:
         features=f"{TABLES}/features.parquet",
         steering=f"{TABLES}/steering.parquet",
-        quantities=layer_files("quantities"),
+        quantities=tables_by_group("quantities"),
         judge=manifests("judge"),
-        prefixes_file=prompts_file,
-        counts=judge_counts,
+        prompts=prompts,
+        counts=measured_judge,
     output:
-        table=f"{TABLES}/judge_error.parquet",
+        judge_error=f"{TABLES}/judge_error.parquet",
     params:
-        code=code("judge_error.py"),
+        code=code("summary.py", "summaries.judge_error"),
         settings=setting("selection"),
     script:
-        "../scripts/judge_error.py"
+        "../scripts/summary.py"

@@ -1,64 +1,83 @@
-# Feature records: the texts in which each feature is most active, and the topic that they share.
+# Max-activating examples: the texts in which each feature is most active, and the concept that they share.
 
 
 rule activations:
-    """SAE codes of a corpus of one's own, sparse."""
+    """Feature activations of local texts, sparse."""
     input:
-        unpack(step_inputs("activations")),
-        texts_file=file_of("texts"),
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+        texts=file_of("texts"),
     output:
-        manifest=f"{DATA}/{{experiment}}/activations/{{layers}}.json",
+        manifest=f"{DATA}/activations/{{layers}}.json",
     resources:
         **gpu_job("activations"),
     params:
-        **wants("activations"),
-        code=code("activations.py"),
+        **rows_of("activations"),
     script:
-        "../scripts/activations.py"
+        "../scripts/step.py"
 
 
 rule records:
     """The texts with each feature's largest activations."""
     input:
-        unpack(step_inputs("records")),
+        activations=f"{DATA}/activations/{{layers}}.json",
+        texts_pin=f"{PINS}/texts.json",
+        texts=file_of("texts"),
+        model=f"{PINS}/model.json",
         model_files=fetched("model"),
-        model=f"{DATA}/{{experiment}}/pins/model.json",
-        texts_file=file_of("texts"),
     output:
-        manifest=f"{DATA}/{{experiment}}/records/{{layers}}.json",
+        manifest=f"{DATA}/records/{{layers}}.json",
     wildcard_constraints:
         experiment=only(lambda experiment: isinstance(experiment.records, LocalRecords)),
     params:
-        **wants("records"),
-        code=code("records.py"),
+        **rows_of("records"),
     script:
-        "../scripts/records.py"
+        "../scripts/step.py"
 
 
 rule neuronpedia_records:
     """The same from Neuronpedia, with explanations."""
     output:
-        manifest=f"{DATA}/{{experiment}}/records/{{layers}}.json",
+        manifest=f"{DATA}/records/{{layers}}.json",
     wildcard_constraints:
         experiment=only(lambda experiment: not isinstance(experiment.records, LocalRecords)),
     threads: 8  # of the submitting host, so that few run at once: each has several requests under way
     params:
-        **wants("records"),
-        code=code("neuronpedia_records.py"),
+        **rows_of("records"),
         sections=setting("records", "saes"),
     script:
-        "../scripts/neuronpedia_records.py"
+        "../scripts/step.py"
 
 
 rule concepts:
-    """The topic with the highest lift in each feature's records, or what Neuronpedia says the feature means."""
+    """The topic with the highest lift in each feature's records."""
     input:
-        unpack(step_inputs("concepts")),
-        unpack(topic_files),
+        records=f"{DATA}/records/{{layers}}.json",
+        texts_pin=f"{PINS}/texts.json",
+        texts=file_of("texts"),
+        topics_pin=f"{PINS}/topics.json",
+        topics=file_of("topics"),
     output:
-        manifest=f"{DATA}/{{experiment}}/concepts/{{layers}}.json",
+        manifest=f"{DATA}/concepts/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment.concepts, TopicConcepts)),
     params:
-        **wants("concepts"),
-        code=code("concepts.py"),
+        **rows_of("concepts"),
     script:
-        "../scripts/concepts.py"
+        "../scripts/step.py"
+
+
+rule concepts_without_topics:
+    """What Neuronpedia says that each feature means, one concept for all features, or none."""
+    input:
+        records=f"{DATA}/records/{{layers}}.json",
+    output:
+        manifest=f"{DATA}/concepts/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: not isinstance(experiment.concepts, TopicConcepts)),
+    params:
+        **rows_of("concepts"),
+    script:
+        "../scripts/step.py"

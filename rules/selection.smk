@@ -6,12 +6,12 @@ rule selection:
     input:
         outcomes=f"{TABLES}/outcomes.parquet",
     output:
-        table=f"{TABLES}/selection.parquet",
+        selection=f"{TABLES}/selection.parquet",
     params:
-        code=code("selection.py"),
+        code=code("summary.py", "summaries.selection"),
         settings=setting("selection"),
     script:
-        "../scripts/selection.py"
+        "../scripts/summary.py"
 
 
 rule factor_bins:
@@ -20,12 +20,12 @@ rule factor_bins:
         steering=f"{TABLES}/steering.parquet",
         features=f"{TABLES}/features.parquet",
     output:
-        table=f"{TABLES}/factor_bins.parquet",
+        factor_bins=f"{TABLES}/factor_bins.parquet",
     params:
-        code=code("factor_bins.py"),
-        settings=setting("selection", "figures"),
+        code=code("summary.py", "summaries.factor_bins"),
+        settings=setting("selection"),
     script:
-        "../scripts/factor_bins.py"
+        "../scripts/summary.py"
 
 
 rule pmi:
@@ -34,16 +34,16 @@ rule pmi:
         generations=manifests("generations"),
         outcomes=f"{TABLES}/outcomes.parquet",
         features=f"{TABLES}/features.parquet",
-        texts_file=pmi_file,
+        texts=texts_of_pmi,
         model_files=fetched("model"),
     output:
         feature_pmi=f"{TABLES}/feature_pmi.parquet",
         pmi=f"{TABLES}/pmi.parquet",
     params:
-        code=code("pmi.py"),
+        code=code("summary.py", "summaries.pmi"),
         settings=setting("selection", "best_factor", "pmi"),
     script:
-        "../scripts/pmi.py"
+        "../scripts/summary.py"
 
 
 rule examples:
@@ -53,14 +53,14 @@ rule examples:
         features=f"{TABLES}/features.parquet",
         records=manifests("records"),
         generations=manifests("generations"),
-        prefixes_file=prompts_file,
+        prompts=prompts,
     output:
-        table=f"{TABLES}/examples.parquet",
+        examples=f"{TABLES}/examples.parquet",
     params:
-        code=code("examples.py"),
-        settings=setting("sweep", "best_factor", "figures", "selection"),
+        code=code("summary.py", "summaries.examples"),
+        settings=setting("sweep", "best_factor", "selection"),
     script:
-        "../scripts/examples.py"
+        "../scripts/summary.py"
 
 
 rule metrics:
@@ -72,8 +72,8 @@ rule metrics:
         selection=f"{TABLES}/selection.parquet",
         steering=f"{TABLES}/steering.parquet",
     output:
-        metrics=f"{DATA}/{{experiment}}/metrics.json",
-        headline=f"{FIGURES}/{{experiment}}/headline.md",
+        metrics=f"{DATA}/metrics.json",
+        headline=f"{FIGURES}/headline.md",
     params:
         code=code("metrics.py"),
         settings=setting("selection", "best_factor"),

@@ -3,48 +3,99 @@
 
 
 rule generations:
-    """One text for each intervention, factor, prompt and sample."""
+    """One text for each feature, factor, prefix and sample."""
     input:
-        unpack(step_inputs("generations")),
-        unpack(files_of_keys),
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+        prompts=prompts,
     output:
-        manifest=f"{DATA}/{{experiment}}/generations/{{layers}}.json",
+        manifest=f"{DATA}/generations/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment, Sweep)),
     priority: 1
     resources:
         **gpu_job("generations"),
     params:
-        **wants("generations"),
-        code=code("generations.py"),
+        **rows_of("generations"),
     script:
-        "../scripts/generations.py"
+        "../scripts/step.py"
+
+
+rule method_generations:
+    """One text for each method, concept, factor, prompt and sample."""
+    input:
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+        fits=f"{DATA}/fits/{{layers}}.json",
+        prompts=prompts,
+        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+    output:
+        manifest=f"{DATA}/generations/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment, Comparison)),
+    priority: 1
+    resources:
+        **gpu_job("generations"),
+    params:
+        **rows_of("generations"),
+    script:
+        "../scripts/step.py"
 
 
 rule gen_success:
-    """How many of a text's tokens are lens tokens of the one feature that steers it."""
+    """How many of a text's tokens are lens tokens of the feature that steers it."""
     input:
-        unpack(step_inputs("gen_success")),
-        unpack(files_of_keys),
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        generations=f"{DATA}/generations/{{layers}}.json",
+        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
+        prompts=prompts,
     output:
-        manifest=f"{DATA}/{{experiment}}/gen_success/{{layers}}.json",
+        manifest=f"{DATA}/gen_success/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment, Sweep)),
     params:
-        **wants("gen_success"),
-        code=code("gen_success.py"),
+        **rows_of("gen_success"),
     script:
-        "../scripts/gen_success.py"
+        "../scripts/step.py"
+
+
+rule method_gen_success:
+    """The same of the texts of methods that steer with one feature."""
+    input:
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        generations=f"{DATA}/generations/{{layers}}.json",
+        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
+        fits=f"{DATA}/fits/{{layers}}.json",
+        prompts=prompts,
+    output:
+        manifest=f"{DATA}/gen_success/{{layers}}.json",
+    wildcard_constraints:
+        experiment=only(lambda experiment: isinstance(experiment, Comparison)),
+    params:
+        **rows_of("gen_success"),
+    script:
+        "../scripts/step.py"
 
 
 rule perplexity:
     """The loss of each text, given its prompt, under a second model."""
     input:
-        unpack(step_inputs("perplexity")),
-        unpack(files_of_keys),
+        perplexity_model=f"{PINS}/perplexity_model.json",
+        perplexity_model_files=fetched("perplexity_model"),
+        generations=f"{DATA}/generations/{{layers}}.json",
+        prompts=prompts,
     output:
-        manifest=f"{DATA}/{{experiment}}/perplexity/{{layers}}.json",
+        manifest=f"{DATA}/perplexity/{{layers}}.json",
     priority: 1
     resources:
         **gpu_job("perplexity"),
     params:
-        **wants("perplexity"),
-        code=code("perplexity.py"),
+        **rows_of("perplexity"),
     script:
-        "../scripts/perplexity.py"
+        "../scripts/step.py"

@@ -7,14 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import open_job
-
 from saesteer.core.files import write_json
 from saesteer.sources.pins import SAE_FILES, is_current, pin, sae_entry
 from saesteer.workflow.code_digest import algorithm_versions
+from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)
-saes, manifest = job.experiment.saes, job.outputs["manifest"]
+saes, manifest = job.run.experiment.saes, job.outputs["manifest"]
 
 
 def converted(layer: int) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from common import start_log
-
 from saesteer.settings import load_workflow
 from saesteer.sources.download import fetch_published
+from saesteer.workflow.job import start_log
 
 start_log(Path(snakemake.log[0]))
 workflow = load_workflow(snakemake.config)

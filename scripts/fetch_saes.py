@@ -2,15 +2,14 @@
 
 from dataclasses import asdict
 
-from common import open_job
-
 from saesteer.core.files import write_json
 from saesteer.engine.sae_convert import fetch_and_convert
 from saesteer.sources.pins import sae_entry
+from saesteer.workflow.job import open_job
 
 job = open_job(snakemake)
-saes, cache = job.experiment.saes, job.workflow.cache_dir
-folder = (cache or job.workflow.data_dir / "downloads") / job.wildcards["experiment"] / "saes"
+run, saes, cache = job.run, job.run.experiment.saes, job.run.workflow.cache_dir
+folder = (cache or run.downloads) / run.name / "saes"
 layers = {}
 for layer in job.layers:
     out = folder / f"layer_{layer:02d}.safetensors"

@@ -1,16 +1,16 @@
 """One figure and the data behind it."""
 
-import importlib
-
-from common import log, open_job
-
-from saesteer.core.tables import ALL_SUMMARIES, read_summary
 from saesteer.figures.definition import Options
+from saesteer.figures.registry import FIGURES
 from saesteer.figures.save import save_figure
+from saesteer.settings import Sweep
+from saesteer.summaries.summary import summary_tables
+from saesteer.workflow.job import log, open_job
 
 job = open_job(snakemake)
-figure = importlib.import_module(f"saesteer.figures.{job.wildcards['figure']}")
-tables = {name: read_summary(ALL_SUMMARIES[name], job.input(name)) for name in job.inputs}
-data = figure.data(tables, Options(job.experiment.best_factor.rule, job.experiment.selection))
+figure, experiment = FIGURES[job.wildcards["figure"]], job.run.experiment
+tables = {name: job.run.summary(summary_tables()[name]) for name in figure.tables}
+rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""
+data = figure.data(tables, Options(rule, experiment.intervals))
 save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
-log.info("%s %s", snakemake.params.caption, figure.counts(data))
+log.info("%s %s", figure.caption, figure.counts(data))

@@ -1,9 +1,8 @@
 """The figures with tables to draw, of the main job and of the comparison of methods, and what every figure has to hold."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,25 +10,40 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, synthetic_rows
 from synthetic_tables import selection_settings, synthetic_tables
+from workflow_folder import ROOT
 
-from saesteer.core.tables import EFFECTS, SUMMARIES
+from saesteer.core.tables import EFFECTS, METHOD_DAMAGE, METHOD_SUMMARIES, QUESTION_SUMMARIES, SELECTION
 from saesteer.figures.definition import Options
-from saesteer.figures.names import ALL_FIGURE_TABLES as ALL_TABLES
-from saesteer.figures.names import FIGURE_TABLES, METHOD_FIGURE_TABLES, QUESTION_FIGURE_TABLES
+from saesteer.figures.registry import FIGURES
 from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.methods.compare.persistence import persistence
 from saesteer.methods.fit.effect_questions import approximator_sizes, effect_multiples
+from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
+from saesteer.summaries.summary import summaries_of
 
 OPTIONS = Options("capped", selection_settings())
-FIGURES: dict[str, Any] = {name: import_module(f"saesteer.figures.{name}") for name in ALL_TABLES}
 Tables = dict[str, pl.DataFrame]
 
 
+def data_of(name: str, tables: Tables) -> pl.DataFrame:
+    """What a figure draws, from no table but those it names."""
+    return FIGURES[name].data({table: tables[table] for table in FIGURES[name].tables}, OPTIONS)
+
+
 def drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
-    """A figure's data and the figure, from no table but those it names."""
-    data = FIGURES[name].data({table: tables[table] for table in ALL_TABLES[name]}, OPTIONS)
+    """A figure's data and the figure."""
+    return _drawn_world(name) if tables is world() else _drawn(name, tables)
+
+
+@cache
+def _drawn_world(name: str) -> tuple[pl.DataFrame, Figure]:
+    return _drawn(name, world())
+
+
+def _drawn(name: str, tables: Tables) -> tuple[pl.DataFrame, Figure]:
+    data = data_of(name, tables)
     figure = FIGURES[name].draw(data)
     figure.draw_without_rendering()
     return data, figure
@@ -93,8 +107,20 @@ def two_layers() -> Tables:
     return {name: pl.concat([world()[name], world()[name].with_columns(layer=pl.lit(9, pl.UInt16))]) for name in method_tables()}
 
 
-THIN = dict.fromkeys(FIGURE_TABLES | QUESTION_FIGURE_TABLES, ("micro", "one feature", "no scores"))
-THIN |= dict.fromkeys(METHOD_FIGURE_TABLES, ("one method", "one concept", "no ratings"))
+def reading(*groups: Mapping[str, object]) -> list[str]:
+    """The figures that read such tables only."""
+    return [name for name, figure in FIGURES.items() if set(figure.tables) <= {table for group in groups for table in group}]
+
+
+def _of_a_sweep() -> dict[str, object]:
+    """The tables of the shipped experiment."""
+    shipped = load_experiment("tiny", ROOT / "config/experiments")
+    return {table.name: table for summary in summaries_of(shipped).values() for table in summary.tables}
+
+
+METHOD_FIGURES = reading({**METHOD_SUMMARIES, METHOD_DAMAGE.name: METHOD_DAMAGE})
+THIN = dict.fromkeys(reading(_of_a_sweep(), QUESTION_SUMMARIES), ("micro", "one feature", "no scores"))
+THIN |= dict.fromkeys(METHOD_FIGURES, ("one method", "one concept", "no ratings"))
 
 
 @cache
@@ -116,7 +142,7 @@ def thin(case: str) -> Tables:
 
 def _without_scores(tables: Tables) -> Tables:
     judged = pl.col("measure") != "gen_success_20"
-    nulls = [name for name, column in SUMMARIES["selection"].columns.items() if column.null_when]
+    nulls = [name for name, column in SELECTION.columns.items() if column.null_when]
     return tables | {
         "features": _blank(tables["features"], "input_score", "concept", "max_activation"),
         "selection": tables["selection"].with_columns(

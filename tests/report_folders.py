@@ -1,6 +1,7 @@
 """Results of experiments that never ran, full of texts that would do harm if a page took them for markup, and their reports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from saesteer.core.files import text_id, write_json
 from saesteer.core.store import Wanted, complete
 from saesteer.core.tables import Table, as_generations, write_summary
 from saesteer.methods.compare.paper_values import our_protocol
-from saesteer.report.site.results import Results
-from saesteer.settings import load_experiment
+from saesteer.run import Run
+from saesteer.settings import Experiment, load_experiment, load_workflow
+from saesteer.summaries.summary import summary_tables
 
 HOSTILE = (
     "</script><script>window.hurt=1</script>",
@@ -31,6 +33,22 @@ FACTORS = ("0", "2", "10", "20")
 METHODS = ("unsteered", "diffmean", "sae_label", "prompting", "lora")
 
 
+@dataclass(frozen=True)
+class PromptedRun(Run):
+    """A run whose prompts are these, not those of the experiment's file."""
+
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    def prompts_if_any(self) -> dict[str, str]:
+        return dict(self.given)
+
+
+def run_in(folder: Path, name: str, experiment: Experiment, prompts: Mapping[str, str]) -> Run:
+    """An experiment whose data and figures lie in the folder."""
+    folders = {"data_dir": folder / "data", "figures_dir": folder / "figures"}
+    return PromptedRun(load_workflow({"experiments": [name]}).model_copy(update=folders), name, experiment, prompts)
+
+
 def spoilt(values: pl.Series) -> pl.Series:
     """Texts, each with one of HOSTILE behind it; null stays null."""
     return pl.Series(
@@ -42,19 +60,18 @@ def write_step(data: Path, table: Table, rows: pl.DataFrame) -> None:
     """Rows of a step in the part store, as a job leaves them."""
     names, wanted = table.keys[1:], []
     for (layer,), own in rows.group_by("layer", maintain_order=True):
-        keys: list[Any] = own[names[0]].to_list() if len(names) == 1 else own.select(names).rows()
-        wanted.append(Wanted(int(str(layer)), {",".join(names): keys}, {"step": table.name}))
+        wanted.append(Wanted(int(str(layer)), [own.select(names)], {"step": table.name}))
     layers = sorted({want.layer for want in wanted})
     manifest = data / table.name / f"layers_{layers[0]:02d}-{layers[-1]:02d}.json"
     complete(data / table.name, table, wanted, lambda missing: rows.partition_by("layer"), manifest)
 
 
-def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Results:
+def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
     """An experiment with a sweep, judged, all of its texts hostile."""
     data = folder / "data/tiny"
     for name, table in synthetic_tables(n_layers, n_features, FACTORS, late_layers_from=1).items():
         made = _spoilt_features(table) if name == "features" else table
-        write_summary(tables.ALL_SUMMARIES[name], made, data / f"tables/{name}.parquet")
+        write_summary(summary_tables()[name], made, data / f"tables/{name}.parquet")
     features = synthetic_features(n_layers, n_features)
     write_step(data, tables.RECORDS, _spoilt_records(synthetic_records(features)))
     write_step(data, tables.ACTIVATIONS, _activations(features))
@@ -70,10 +87,10 @@ def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Results:
     write_json(data / f"saes/layers_00-{n_layers - 1:02d}.json", {"step": "saes", "layers": files})
     experiment = load_experiment("tiny", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": tuple(range(n_layers)), "description": f"A test {HOSTILE[0]}"})
-    return Results("tiny", experiment, data, folder / "figures/tiny", {text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
+    return run_in(folder, "tiny", experiment, {text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
 
 
-def compared(folder: Path) -> Results:
+def compared(folder: Path) -> Run:
     """A comparison of methods, all of its texts hostile."""
     data, prompts = folder / "data/methods", tuple(text_id(prompt) for prompt in PREFIXES)
     settings = method_settings(methods=list(METHODS))
@@ -90,7 +107,7 @@ def compared(folder: Path) -> Results:
         write_step(data, step, as_generations(made).select(list(step.columns)))
     experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": (LAYER,), "methods": settings})
-    return Results("methods", experiment, data, folder / "figures/methods", dict(zip(prompts, PREFIXES, strict=True)))
+    return run_in(folder, "methods", experiment, dict(zip(prompts, PREFIXES, strict=True)))
 
 
 def _spoilt_features(features: pl.DataFrame) -> pl.DataFrame:

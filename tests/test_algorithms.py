@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from attacks import attack
-from test_code_digest import clear
+from test_code_digest import as_package, clear
 from typer.testing import CliRunner
 
 from saesteer.cli import app
 from saesteer.settings.registry import METHODS
-from saesteer.workflow import algorithms, code_digest
+from saesteer.workflow import algorithms
 from saesteer.workflow.algorithms import check_lock, write_lock
 from saesteer.workflow.code_digest import CodeError
 
@@ -23,6 +23,8 @@ FILES = {
     "helper.py": "def twice(x):\n    return 2 * x\n",
     "means.py": "def diffmean(x):\n    return x\n\n\ndef caa(x):\n    return 2 * x\n",
     "unused.py": "X = 1\n",
+    "__init__.py": "",
+    "workflow/__init__.py": "",
     "workflow/plan.py": "from pack.score import score\n",
 }
 VERSIONS = {"diffmean": 1, "caa": 1}
@@ -43,8 +45,8 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     for name, text in FILES.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
-    for module in (algorithms, code_digest):
-        monkeypatch.setattr(module, "PACKAGE", package)
+    monkeypatch.setattr(algorithms, "PACKAGE", package)
+    as_package(package, monkeypatch)
     monkeypatch.setattr(algorithms, "LOCK", package / "algorithms.lock")
     algorithms.LOCK.write_text("{}")
     set_methods(monkeypatch, VERSIONS)

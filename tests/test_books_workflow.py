@@ -8,7 +8,8 @@ import yaml
 from workflow_folder import ROOT, Folder
 
 from saesteer.core.tables import METHOD_SUMMARIES, PERSISTENCE, read_summary
-from saesteer.figures.names import FIGURE_TABLES
+from saesteer.settings import load_experiment
+from saesteer.workflow.plan import figures
 
 pytestmark = pytest.mark.exhaustive
 
@@ -36,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def test_the_nine_figures_are_made(folder: Folder):
     code, output = folder.run(experiment="books")
     assert code == 0, output
-    assert all((folder.path / f"figures/books/{name}.{ending}").stat().st_size > 100 for name in FIGURE_TABLES for ending in ("pdf", "png"))
+    names = figures(load_experiment("books", folder.path / "config/experiments"))
+    assert len(names) == 9
+    assert all((folder.path / f"figures/books/{name}.{ending}").stat().st_size > 100 for name in names for ending in ("pdf", "png"))
     numbers = json.loads((folder.path / "data/books/metrics.json").read_text())
     assert numbers["features"]["n"] == 60
     assert numbers["features"]["n_with_concept"] > 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from synthetic_tables import selection_settings, synthetic_quantities, synthetic_tables
+from synthetic_tables import main_tables, selection_settings, synthetic_quantities
 
 from saesteer.analysis.choice_rules import (
     BEST,
@@ -31,7 +31,7 @@ FEATURE = ["layer", "feature"]
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pl.DataFrame]:
-    made = synthetic_tables(n_layers=2, n_features=60)
+    made = main_tables(n_layers=2, n_features=60)
     return made | {"features": with_quantities(made["features"], synthetic_quantities(made["features"]))}
 
 

@@ -56,12 +56,12 @@ CASES = {
     "check nothing": "experiment 'nothing': there is no file",
     "check misspelt": "problem +misspelt: SAEs: release .* has no SAE",
     "export micro out": "records: sae-lens names no Neuronpedia source",
-    "export micro out --source a/b": "data/micro/records holds no manifest: run the experiment first",
+    "export micro out --source a/b": "data/micro holds no records: run the workflow of experiment micro",
     "upload features micro": "upload features: give --source MODEL/SOURCE of your own source set",
     "axbench micro out": "micro compares no methods",
-    "axbench tiny-methods out": "data/tiny-methods holds no generations: run the comparison first",
-    "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the comparison first",
-    "evaluate tiny-methods diffmean sea --layer 3 --tasks any": "data/tiny-methods holds no fits: run the comparison first",
+    "axbench tiny-methods out": "data/tiny-methods holds no generations: run the workflow of experiment tiny-methods",
+    "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the workflow of experiment tiny-methods",
+    "evaluate tiny-methods diffmean sea --layer 3 --tasks any": "tiny-methods holds no fits: run the workflow of experiment",
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
     "export-vector nothing 3/5 --to gguf --out v.gguf": "experiment 'nothing': there is no file",
     "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
@@ -78,7 +78,6 @@ CASES = {
     "algorithms --keep engine.nothing": "no row depends on a module of this name",
     "config-docs --check": "config/README.md is not in step with the settings",
     "config-docs --folder a_file/below": "Not a directory: 'a_file/below'",
-    "readme --folder nowhere": "docs/results/tiny.json is missing: run `make figures`",
 }
 """Command -> what its message says, as a regular expression."""
 

@@ -59,28 +59,15 @@ def test_check_names_every_problem_at_once(folder: RealFolder) -> None:
     assert "OPENAI_API_KEY" in printed
 
 
-def test_check_names_published_files_without_a_digest(folder: RealFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_what_is_served_otherwise_than_stated(folder: RealFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose licence is to be accepted, SAEs of another size, a published file without a digest."""
     monkeypatch.setattr(folder.world, "digests", {})
-    folder.write()
-    code, printed = saesteer(folder, "check", EXPERIMENT)
-    assert code == 1
-    assert "published files: the project knows no digest of nltk/webtext: state it under published_digests" in printed
-
-
-def test_check_compares_the_size_of_the_saes(folder: RealFolder) -> None:
+    monkeypatch.setattr(folder.world.hub.repos["google/gemma-2-2b"], "gated", True)
     folder.write(saes={"revision": None, "d_model": 32, "n_features": 64})
     code, printed = saesteer(folder, "check", EXPERIMENT)
     assert code == 1
+    assert "published files: the project knows no digest of nltk/webtext: state it under published_digests" in printed
     assert "bytes of weights in google/gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_102/params.npz, but 32 x 64" in printed
-
-
-def test_check_says_that_a_licence_is_to_be_accepted(folder: RealFolder, world: World) -> None:
-    world.hub.repos["google/gemma-2-2b"].gated = True
-    try:
-        code, printed = saesteer(folder, "check", EXPERIMENT)
-    finally:
-        world.hub.repos["google/gemma-2-2b"].gated = False
-    assert code == 1
     assert "google/gemma-2-2b is gated: accept its licence at" in printed
 
 
@@ -112,7 +99,8 @@ def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
             reason=pl.lit(None, pl.String),
         )
 
-    axes = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
+    values = {"method": ["feature"], "target": ["1", "2"], "factor": ["2"], "prefix_id": ["p", "q"], "sample": [0]}
+    axes = [pl.DataFrame({name: column}) for name, column in values.items()]
     fingerprint = {"settings": {"kind": "endpoint", "model": "judge", "seed": seed}, MEASURED_ON: "rows"}
     digests = Wanted(3, axes, {}).keys(JUDGEMENTS).with_columns(pl.lit(f"generations:{sweep}").alias(MEASURED_ON))
     wanted = Wanted(3, axes, fingerprint, Upstream([digests], {}))

@@ -10,7 +10,7 @@ from test_prompts import TURNS, chat_tokenizer
 from saesteer.engine.models import LanguageModel, language_model, load_language_model, prompt_token_ids
 from saesteer.settings import load_experiment
 from saesteer.settings.inputs import ChatSettings, ModelSettings
-from saesteer.workflow.steps import plans
+from saesteer.steps.step import steps_of
 
 EXPERIMENTS = Path(__file__).parents[1] / "config/experiments"
 THINKING = "{{ bos_token }}" + TURNS + "{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"
@@ -68,7 +68,7 @@ def test_settings() -> None:
 def test_a_conversation_makes_texts_due_and_no_scores_and_none_changes_nothing() -> None:
     experiment = load_experiment("gemma-2-9b-it-concept500", EXPERIMENTS)
     other = experiment.model_copy(update={"model": experiment.model.model_copy(update={"prompt_format": "chat", "chat": CHAT})})
-    before, after = plans(experiment), plans(other)
+    before, after = steps_of(experiment), steps_of(other)
     assert "chat" not in before["generations"].settings
     assert after["generations"].settings["chat"] == CHAT.model_dump(mode="json")
     assert {step for step in before if before[step].settings != after[step].settings} >= {"generations"}

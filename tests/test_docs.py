@@ -15,43 +15,50 @@ from polars.testing import assert_frame_equal
 from workflow_folder import BIN, ROOT
 
 import saesteer
-from saesteer.core.tables import ALL_SUMMARIES, METHOD_STEPS, STEPS
-from saesteer.report import kind_readme, readme
+from saesteer.core.tables import METHOD_STEPS, STEPS
 from saesteer.report.headline import headline_markdown
-from saesteer.report.method_readme import registry_markdown
+from saesteer.report.method_docs import registry_markdown
 from saesteer.report.table_docs import tables_markdown
 from saesteer.settings import SettingsError
 from saesteer.settings.registry import METHODS
+from saesteer.summaries.summary import summary_tables
+from studies.pages import kinds
+from studies.pages.blocks import KINDS, PAGES, with_block, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RESULTS = [ROOT / "README.md", *(ROOT / f"docs/{page}.md" for page in ("findings", "open-questions", "books", "methods"))]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "open-questions", "books", "methods"))]
 """Pages whose words say what was measured."""
 INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")
 
 
-def test_pages_show_the_kept_results() -> None:
-    for name, block in readme.blocks(ROOT).items():
-        text = (ROOT / readme.PAGES[name]).read_text(encoding="utf-8")
-        assert readme.with_block(readme.PAGES[name], text, name, block) == text, "run `make readme`"
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_shows_the_kept_results(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert written(ROOT, page, text) == text, "run `make readme`"
+
+
+def test_the_readme_shows_the_headline_of_the_shipped_experiment() -> None:
     assert headline_markdown(json.loads((ROOT / "docs/results/tiny.json").read_text())) in README
 
 
-@pytest.mark.parametrize("kinds", readme.KINDS.values(), ids=readme.KINDS)
-def test_the_figure_of_kinds_shows_the_kept_results(kinds: kind_readme.Kinds) -> None:
-    drawn = pl.read_csv(ROOT / kinds.kept / "kinds.csv")
-    assert_frame_equal(drawn, kind_readme.picks_of(ROOT, kinds), check_dtypes=False)
+@pytest.mark.parametrize("which", KINDS.values(), ids=KINDS)
+def test_the_figure_of_kinds_shows_the_kept_results(which: kinds.Kinds) -> None:
+    drawn = pl.read_csv(ROOT / which.folder / "kinds.csv")
+    assert_frame_equal(drawn, kinds.drawn(ROOT, which), check_dtypes=False)
 
 
 def test_intervals_in_the_text_stand_in_a_table() -> None:
     """A mean with its interval is a row of a kept table, as it is or as the reverse difference, or stands in a generated block."""
-    blocks, kept = readme.blocks(ROOT), set(kept_intervals())
-    kept.update(numbers for block in blocks.values() for numbers in shown_intervals(block))
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in {*RESULTS, *PAGES}}
+    kept = set(kept_intervals())
+    for page, blocks in PAGES.items():
+        for name in blocks:
+            block = texts[page].partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
+            kept.update(shown_intervals(block))
+            texts[page] = with_block(page, texts[page], name, "")
     for page in RESULTS:
-        text = page.read_text(encoding="utf-8")
-        for name in (name for name in blocks if ROOT / readme.PAGES[name] == page):
-            text = readme.with_block(page.name, text, name, "")
-        assert sorted(set(shown_intervals(text)) - kept) == [], page.name
+        assert sorted(set(shown_intervals(texts[page])) - kept) == [], page
 
 
 def shown_intervals(text: str) -> list[tuple[float, ...]]:
@@ -74,7 +81,7 @@ def kept_intervals() -> Iterator[tuple[float, ...]]:
 
 def test_a_page_without_its_markers_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"docs/a\.md has no lines <!-- headline -->"):
-        readme.with_block("docs/a.md", "# Title", "headline", "| a |")
+        with_block("docs/a.md", "# Title", "headline", "| a |")
 
 
 def test_the_readme_fits_a_screen_or_two() -> None:
@@ -85,7 +92,7 @@ def test_the_readme_fits_a_screen_or_two() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     """Links within the site are checked once more when it is built."""
-    for page in PAGES:
+    for page in FILES:
         linked = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
         for path, anchor in linked:
             target = page.parent / path if path else page
@@ -95,9 +102,9 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors or target.name == "performance.md", f"{page.name}: {path}#{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
 def test_every_function_and_module_named_exists(page: Path) -> None:
-    for name in re.findall(r"`(saesteer(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+    for name in re.findall(r"`((?:saesteer|studies)(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
         module, _, function = name.rpartition(".")
         file = next((path for path in (_file(name), _file(module)) if path), None)
         assert file, f"{name} does not exist"
@@ -106,13 +113,13 @@ def test_every_function_and_module_named_exists(page: Path) -> None:
 
 
 def _file(module: str) -> Path | None:
-    path = ROOT / "src" / module.replace(".", "/")
-    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+    paths = [folder / module.replace(".", "/") for folder in (ROOT / "src", ROOT)]
+    return next((file for path in paths for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
 def test_every_table_column_and_method_is_described() -> None:
     text = tables_markdown()
-    for table in (STEPS | METHOD_STEPS | ALL_SUMMARIES).values():
+    for table in (STEPS | METHOD_STEPS | summary_tables()).values():
         section = text.split(f"### `{table.name}`\n")[1].split("###")[0]
         shown = re.findall(r"^\| `(\w+)`( \(key\))? \| (.+?) \| (.+?) \| (.*?) \|$", section, re.MULTILINE)
         assert [row[0] for row in shown] == list(table.columns)

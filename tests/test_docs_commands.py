@@ -222,14 +222,26 @@ def test_a_command_of_setting_up_runs(command: str, empty: Clone) -> None:
     run(empty, command)
 
 
+EACH_PAGE = """
+import json, sys
+for page, program in json.load(sys.stdin).items():
+    print(f"<page {page}>", flush=True)
+    exec(compile(program, page, "exec"), {"__name__": "__main__"})
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")], ids=lambda page: page.name)
-def test_a_pages_python_runs(page: Path, finished: Folder, tmp_path: Path) -> None:
+def test_the_pages_python_runs(finished: Folder, tmp_path: Path) -> None:
+    """Each page's blocks one after the other, with names of their own; in one process, as each would load the same libraries."""
     for name, target in {"data/world": ROOT / "data/world", "data/tiny": finished.path / "data/micro"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(target)
     shutil.copytree(finished.path / "figures/micro", tmp_path / "figures/tiny")
-    program = "\n".join(content for language, content in fenced(page) if language == "python")
-    done = subprocess.run([str(BIN / "python"), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    blocks = {str(page): [content for language, content in fenced(page) if language == "python"] for page in PAGES}
+    programs = {page: "\n".join(contents) for page, contents in blocks.items() if contents}
+    command = [str(BIN / "python"), "-c", EACH_PAGE]
+    done = subprocess.run(command, cwd=tmp_path, input=json.dumps(programs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    printed = re.split(r"^<page .*>$", done.stdout, flags=re.MULTILINE)[1:]
+    assert len(printed) == len(programs)
+    assert all(text.strip() for text in printed)

@@ -179,7 +179,7 @@ def finished_fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row |= {"tensors": tensors, "values": values, "features": [], "n_texts": 8, "fit_seconds": 0.1}
         rows.append(row | {"reason": None if one else "too few texts"} | ({"residual_change": 1.0, "residual_norm": 9.0} if one else {}))
     frame = pl.DataFrame(rows, schema=FITS.schema)
-    wanted = Wanted(AT, {"method": list(FITTED), "concept_id": [sea]}, {"made": "by hand"})
+    wanted = Wanted(AT, [pl.DataFrame({"method": list(FITTED)}), pl.DataFrame({"concept_id": [sea]})], {"made": "by hand"})
     complete(data / "fits", FITS, [wanted], lambda _missing: [frame], data / "fits/layers_06-06.json")
     concepts = pl.DataFrame({"concept_id": [sea], "concept": ["sea"], "label_feature": [7]}, schema=ASKED_CONCEPTS.schema)
     write_summary(ASKED_CONCEPTS, concepts, data / "tables/asked_concepts.parquet")

@@ -1,54 +1,107 @@
-"""What holds for every figure: axes are labelled, files are the same bytes again, thin tables do not break it."""
+"""What holds for every figure: axes are labelled, files are the same bytes again, thin tables do not break it. Each is drawn once."""
 
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
-from drawn_figures import ALL_TABLES, FIGURES, OPTIONS, THIN, Tables, assert_labelled_and_inside, drawn, thin, two_layers, world
+from drawn_figures import (
+    FIGURES,
+    METHOD_FIGURES,
+    OPTIONS,
+    THIN,
+    assert_labelled_and_inside,
+    data_of,
+    drawn,
+    thin,
+    two_layers,
+    world,
+)
+from matplotlib.figure import Figure
 
-from saesteer.core.tables import ALL_SUMMARIES
 from saesteer.figures.method_families import LOOKS
-from saesteer.figures.names import CAPTIONS, FIGURE_TABLES, METHOD_FIGURE_TABLES
 from saesteer.figures.save import flat, save_figure
 from saesteer.methods.compare.means import FAMILIES
+from saesteer.summaries.summary import summary_tables
 
-KINDS = ("pdf", "png", "csv")
+AS_PNG_TOO = ("overview", "examples", "method_curves")
+"""Figures whose PNG is compared between processes, too, not the PDF and the CSV alone."""
+ELSEWHERE = """
+import sys
+from pathlib import Path
+import polars as pl
+from saesteer.figures import save
+from saesteer.figures.definition import Options
+from saesteer.figures.registry import FIGURES
+from saesteer.settings import SelectionSettings
+
+tables, folder, *names_as_png = map(Path, sys.argv[1:])
+read = {path.stem: pl.read_ipc(path) for path in tables.iterdir() if path.suffix == ".arrow"}
+options = Options("capped", SelectionSettings.model_validate_json((tables / "selection.json").read_text()))
+as_png = [str(name) for name in names_as_png]
+for name in [*as_png, *(name for name in FIGURES if name not in as_png)]:
+    if name not in as_png:
+        save._METADATA.pop("png", None)
+    data = FIGURES[name].data({table: read[table] for table in FIGURES[name].tables}, options)
+    save.save_figure(FIGURES[name].draw(data), data, folder / name)
+print("torch" in sys.modules)
+"""
+"""Draws every figure of tables in a folder."""
 
 
-def make(name: str, tables: Tables, stem: Path) -> str:
-    """The figure's files; returns the note at its foot."""
-    data = FIGURES[name].data({table: tables[table] for table in ALL_TABLES[name]}, OPTIONS)
-    save_figure(FIGURES[name].draw(data), data, stem)
-    return FIGURES[name].counts(data)
+@dataclass(frozen=True)
+class Drawing:
+    name: str
+    data: pl.DataFrame
+    figure: Figure
+    stem: Path
 
 
-def test_names_tables_captions_and_families_agree() -> None:
-    assert {name for name, read in FIGURE_TABLES.items() if len(read) != 1} == {"overview"}
-    assert {table for read in ALL_TABLES.values() for table in read} <= {*ALL_SUMMARIES}
-    assert set(CAPTIONS) == set(FIGURES)
-    assert all(len(caption) > 50 for caption in CAPTIONS.values())
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("figures")
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def drawing(request: pytest.FixtureRequest, folder: Path) -> Drawing:
+    """A figure of the sample tables, in files, and as it is when it is drawn at its own size."""
+    name = request.param
+    data = data_of(name, world())
+    figure = FIGURES[name].draw(data)
+    save_figure(figure, data, folder / name)
+    figure.draw_without_rendering()
+    return Drawing(name, data, figure, folder / name)
+
+
+def test_declarations_name_tables_and_say_how_to_read_the_figure() -> None:
+    assert {table for figure in FIGURES.values() for table in figure.tables} <= {*summary_tables()}
+    assert all(len(figure.caption) > 50 for figure in FIGURES.values())
+    assert len({figure.position for figure in FIGURES.values()}) == len(FIGURES)
+    assert next(iter(FIGURES)) == "overview"
     assert tuple(LOOKS) == FAMILIES
     assert len({look.colour for look in LOOKS.values()}) == len({look.marker for look in LOOKS.values()}) == len(LOOKS)
 
 
-CASES = [(name, world) for name in FIGURES] + [(name, two_layers) for name in METHOD_FIGURE_TABLES]
+def test_axes_are_labelled_and_text_lies_inside(drawing: Drawing) -> None:
+    assert_labelled(drawing.name, drawing.figure)
 
 
-@pytest.mark.parametrize(("name", "tables"), CASES)
-def test_axes_are_labelled_and_text_lies_inside(name: str, tables: object) -> None:
-    _, figure = drawn(name, tables())
+@pytest.mark.parametrize("name", METHOD_FIGURES)
+def test_axes_of_two_layers_are_labelled_and_text_lies_inside(name: str) -> None:
+    assert_labelled(name, drawn(name, two_layers())[1])
+
+
+def assert_labelled(name: str, figure: Figure) -> None:
     assert_labelled_and_inside(figure)
     shown = [axes for axes in figure.axes if axes.axison and name not in ("methods",)]  # whose axis is of names
     assert all(axes.get_ylabel() for axes in shown if axes.get_subplotspec() and axes.get_subplotspec().is_first_col())
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name != "examples"])
-def test_nothing_drawn_lies_outside_its_axes(name: str) -> None:
-    _, figure = drawn(name, world())
-    for axes in figure.axes:
+def test_nothing_drawn_lies_outside_its_axes(drawing: Drawing) -> None:
+    for axes in drawing.figure.axes if drawing.name != "examples" else ():
         (x0, x1), (y0, y1) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
         data = axes.dataLim
         assert x0 <= data.x0
@@ -57,53 +110,54 @@ def test_nothing_drawn_lies_outside_its_axes(name: str) -> None:
         assert data.y1 <= y1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
-def test_files_are_the_same_bytes_again_and_hold_what_is_drawn(name: str, tmp_path: Path) -> None:
-    shuffled = {table: frame.sample(fraction=1.0, shuffle=True, seed=1) for table, frame in world().items()}
-    notes = [make(name, tables, tmp_path / folder / name) for folder, tables in (("a", world()), ("b", shuffled))]
-    assert notes[0] == notes[1]
-    for kind in KINDS:
-        first, second = ((tmp_path / folder / f"{name}.{kind}").read_bytes() for folder in "ab")
-        assert first == second
-        assert len(first) > 100
-    pdf = (tmp_path / "a" / f"{name}.pdf").read_bytes()
+def test_files_hold_what_is_drawn(drawing: Drawing) -> None:
+    pdf = drawing.stem.with_suffix(".pdf").read_bytes()
     assert b"Date" not in pdf
     assert b"/Type3" not in pdf
     assert b"/FontFile2" in pdf  # embedded TrueType, so that the text stays text
-    assert sorted(path.suffix for path in (tmp_path / "a").iterdir()) == [".csv", ".pdf", ".png"]
-    data = flat(FIGURES[name].data(world(), OPTIONS))
-    assert pl.read_csv(tmp_path / "a" / f"{name}.csv", schema=data.schema).equals(data)
+    assert len(drawing.stem.with_suffix(".png").read_bytes()) > 100
+    assert sorted(path.suffix for path in drawing.stem.parent.glob(f"{drawing.name}.*")) == [".csv", ".pdf", ".png"]
+    data = flat(drawing.data)
+    assert pl.read_csv(drawing.stem.with_suffix(".csv"), schema=data.schema).equals(data)
+
+
+def test_the_order_of_the_tables_rows_changes_nothing(drawing: Drawing) -> None:
+    """What is drawn is made from the data alone: the same data is the same figure."""
+    data = data_of(drawing.name, shuffled(seed=1))
+    assert data.equals(drawing.data)
+    assert FIGURES[drawing.name].counts(data) == FIGURES[drawing.name].counts(drawing.data)
+
+
+def shuffled(seed: int) -> dict[str, pl.DataFrame]:
+    return {table: frame.sample(fraction=1.0, shuffle=True, seed=seed) for table, frame in world().items()}
 
 
 @pytest.mark.slow
-def test_another_process_writes_the_same_bytes_without_torch(tmp_path: Path) -> None:
-    """Later, and with another hash seed."""
-    name = "overview"
-    make(name, world(), tmp_path / "here")
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from synthetic_tables import selection_settings, synthetic_tables\n"
-        "from saesteer.figures import overview; from saesteer.figures.definition import Options\n"
-        "from saesteer.figures.save import save_figure\n"
-        "data = overview.data(synthetic_tables(), Options('capped', selection_settings()))\n"
-        "save_figure(overview.draw(data), data, Path(sys.argv[1]))\n"
-        "assert 'torch' not in sys.modules"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "there")], env=environment, check=True)
-    for kind in KINDS:
-        assert (tmp_path / f"here.{kind}").read_bytes() == (tmp_path / f"there.{kind}").read_bytes()
+def test_another_process_writes_the_same_bytes_without_torch(folder: Path, tmp_path: Path) -> None:
+    """Of every figure, from tables in another order, and with another hash seed."""
+    tables, elsewhere = tmp_path / "tables", tmp_path / "figures"
+    tables.mkdir()
+    elsewhere.mkdir()
+    for table, frame in shuffled(seed=2).items():
+        frame.write_ipc(tables / f"{table}.arrow")
+    (tables / "selection.json").write_text(OPTIONS.selection.model_dump_json())
+    command = [sys.executable, "-c", ELSEWHERE, str(tables), str(elsewhere), *AS_PNG_TOO]
+    done = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
+    assert (done.stderr, done.stdout.split()) == ("", ["False"])
+    for name in FIGURES:
+        if not (folder / f"{name}.pdf").is_file():  # where this test runs alone
+            save_figure(FIGURES[name].draw(data_of(name, world())), data_of(name, world()), folder / name)
+        for kind in ("pdf", "csv", *(["png"] if name in AS_PNG_TOO else [])):
+            assert (folder / f"{name}.{kind}").read_bytes() == (elsewhere / f"{name}.{kind}").read_bytes(), (name, kind)
 
 
-def test_statistics_and_figures_import_no_torch() -> None:
+def test_statistics_and_figures_import_no_torch_and_planning_no_matplotlib() -> None:
     modules = [f"analysis.{name}" for name in ("best_factor", "examples", "factor_bins", "metrics", "pmi", "selection")]
     modules += ["report.headline", "report.method_report", "report.axbench_format", "core.uncertainty", "methods.compare.summaries"]
-    modules += ["figures.save", *(f"figures.{name}" for name in FIGURES)]
-    names_only = "import sys, saesteer.figures.names; print('matplotlib' in sys.modules)\n"
-    program = names_only + "\n".join(f"import saesteer.{name}" for name in modules) + "\nprint('torch' in sys.modules)"
+    program = "import sys, saesteer.workflow.plan, saesteer.figures.registry; print(*({'matplotlib', 'scipy', 'torch'} & {*sys.modules}))\n"
+    program += "\n".join(f"import saesteer.{name}" for name in [*modules, "figures.save"]) + "\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["False"]
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in THIN.items() for case in cases])
@@ -118,7 +172,6 @@ def test_thin_tables_are_drawn(name: str, case: str) -> None:
     assert "None" not in note
 
 
-def test_lists_are_saved_as_text(tmp_path: Path) -> None:
-    make("examples", world(), tmp_path / "examples")
-    saved = pl.read_csv(tmp_path / "examples.csv")
-    assert saved["lens_tokens"][0] == " ".join(FIGURES["examples"].data(world(), OPTIONS)["lens_tokens"][0])
+def test_lists_are_saved_as_text() -> None:
+    data = data_of("examples", world())
+    assert flat(data)["lens_tokens"][0] == " ".join(data["lens_tokens"][0])

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from synthetic_tables import (
     PREFIXES,
+    main_tables,
     selection_settings,
     synthetic_features,
     synthetic_generations,
     synthetic_records,
-    synthetic_tables,
 )
 
 from saesteer.analysis.examples import example_features, examples
@@ -47,7 +47,7 @@ def test_choice_does_not_depend_on_order() -> None:
 
 def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
     features = synthetic_features(2, 4, seed=3)
-    outcomes = synthetic_tables(2, 4, FACTORS, seed=3)["outcomes"].sort("rule", "layer", "feature")
+    outcomes = main_tables(2, 4, FACTORS, seed=3)["outcomes"].sort("rule", "layer", "feature")
     outcomes = outcomes.with_columns(factors=pl.Series([["4", "2"]] * 6 + [[None, "2"]] * 2 + [["2", "4"]] * 8))
     generations = synthetic_generations(features, FACTORS)
     arguments = (synthetic_records(features), generations, PREFIXES, "capped", 8, 1)
@@ -62,7 +62,7 @@ def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
 
 def test_an_example_links_to_its_features_page() -> None:
     """In the PDF, from the cell that names the feature; examples of a layer that Neuronpedia does not have link nowhere."""
-    shown = synthetic_tables(2, 4, FACTORS)["examples"]
+    shown = main_tables(2, 4, FACTORS)["examples"]
     options = Options("capped", selection_settings())
     body = io.BytesIO()
     figure.draw(figure.data({"examples": shown}, options)).savefig(body, format="pdf")
@@ -87,7 +87,7 @@ LONG = [f"▁w{i}" for i in range(40)]
 )
 def test_the_largest_activations_token_is_marked(context: list[str], index: int, expected: str) -> None:
     features = synthetic_features(1, 2)
-    outcomes = synthetic_tables(1, 2, FACTORS)["outcomes"]
+    outcomes = main_tables(1, 2, FACTORS)["outcomes"]
     record = {"text_id": "0" * 16, "token": "▁ship", "token_id": 1, "max_value": 1.0}
     other, top = {"rank": 1, "token_index": 0, "context": ["▁No"]}, {"rank": 0, "token_index": index, "context": context}
     shown = pl.Series([[record | other, record | top], []], dtype=tables.RECORDS.columns["records"].dtype)

@@ -191,8 +191,7 @@ STEPS = [
     *(
         pytest.param(partial(step, family, layer, "resid_pre"), (), id=f"{name} before layer {layer}, {family}", marks=SLOW)
         for name, step in (("output score", output_score_step), ("sweep", partial(sweep_step, n=120)))
-        for family in ("gemma2", "gpt2")
-        for layer in (0, 2)
+        for family, layer in (("gemma2", 0), ("gpt2", 2))
     ),
     *(
         pytest.param(partial(sweep_step, family), (), id=f"sweep, {family}", marks=SLOW)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from synthetic_tables import COUNTS, selection_settings, synthetic_judgements, synthetic_tables
+from synthetic_tables import COUNTS, main_tables, selection_settings, synthetic_judgements, synthetic_tables
 
 from saesteer.analysis.choice_rules import RANDOM, RULES, chosen_by_judge
 from saesteer.analysis.judge_error import ALL, KEPT, REMOVED, SCORES, RatingCounts, _means, corrected_scores, judge_error, read_counts
@@ -70,7 +70,7 @@ def test_scores_are_means_over_the_texts_at_the_factor_that_the_other_half_choos
 
 
 def test_n_counts_the_concepts_for_which_a_rule_picks_one():
-    made = synthetic_tables(n_layers=1, n_features=60)
+    made = main_tables(n_layers=1, n_features=60)
     known = made["features"].with_columns(pl.lit(0.0).alias(name) for name in RULES if name not in made["features"].columns)
     (concept,) = known.drop_nulls("concept")["concept"].head(1)
     some = known.with_columns(gradient=pl.when(pl.col("concept") != concept).then(pl.col("gradient")))
@@ -80,7 +80,7 @@ def test_n_counts_the_concepts_for_which_a_rule_picks_one():
 
 
 def test_without_counts_there_are_no_rows():
-    made = synthetic_tables(n_layers=1, n_features=20)
+    made = main_tables(n_layers=1, n_features=20)
     known = made["features"].with_columns(pl.lit(0.0).alias(name) for name in RULES if name not in made["features"].columns)
     table = judge_error(known, made["steering"], synthetic_judgements(made["steering"]), None, SETTINGS)
     assert table.is_empty()

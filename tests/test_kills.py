@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -12,13 +13,15 @@ import polars as pl
 import pytest
 from attacks import attack
 from run_records import results_of
-from workflow_folder import BIN, Folder
+from workflow_folder import BIN, PER_GENERATION, Folder
 
 from saesteer.core.files import file_digest
 from saesteer.core.tables import STEPS
 
 N_BEFORE_TABLES, N_JOBS = 16, 33
 """Jobs of the experiment: pins, SAEs and steps; all."""
+TARGETS = ("data/micro/metrics.json", "figures/micro/roles.csv")
+"""What follows from every step's rows."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,11 @@ def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since:
         time.sleep(0.2)
 
 
-def kill_at(folder: Folder, moment: Moment) -> set[str]:
+def kill_at(folder: Folder, moment: Moment, *targets: str) -> set[str]:
     """Go on with the workflow as `make figures` does, kill it and all its children; the rules of the jobs that were killed."""
     subprocess.run([BIN / "saesteer", "unlock"], cwd=folder.path, env=folder.environment, check=True, capture_output=True)
     since = time.time()
-    process = folder.start(part_seconds=0)
+    process = folder.start(*targets, part_seconds=0)
     wait_for(folder, moment.n_done, process, since)
     time.sleep(moment.seconds)
     ended = process.poll() is not None
@@ -89,34 +92,64 @@ def parts_of(folder: Folder) -> set[Path]:
     return {part for parts in folder.parts().values() for part in parts}
 
 
+def sweep_to_do(finished: Folder, path: Path) -> Folder:
+    """The finished experiment without its texts and all that follows from them."""
+    folder = finished.copy(path)
+    for name in ("logs", *(f"data/micro/{name}" for name in (*PER_GENERATION, "tables")), "figures/micro"):
+        shutil.rmtree(folder.path / name)
+    (folder.path / "data/micro/metrics.json").unlink()
+    return folder
+
+
 @attack(
     "the part store, kills and disks",
     "kill -9 of a whole run, Snakemake and its jobs, again and again",
     "no finished part is lost or half written, no finished row is computed again, and the results equal an undisturbed run's",
 )
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("moments", "n_rules"), [([Moment(8, 1.0), Moment(26, 0.5)], 1), pytest.param(random_moments(20, 0), 6, marks=pytest.mark.exhaustive)]
-)
-def test_kill_9_loses_at_most_the_parts_in_flight(finished: Folder, tmp_path: Path, moments: list[Moment], n_rules: int) -> None:
+def test_kill_9_loses_at_most_the_parts_in_flight(finished: Folder, tmp_path: Path) -> None:
+    """In the sweep, and once more when the texts are rated."""
+    folder = sweep_to_do(finished, tmp_path / "repo")
+    struck = killed_at(folder, [Moment(0, 4.0), Moment(4, 0.5)], *TARGETS)
+    assert struck
+    run_to_the_end(folder, finished, *TARGETS)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_kill_9_at_20_random_moments(finished: Folder, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "repo")
-    kept: set[Path] = set()
+    struck = killed_at(folder, random_moments(20, 0))
+    assert len(struck) >= 6
+    assert {"activations", "figure"} <= struck, "the moments have to fall into every phase"
+    run_to_the_end(folder, finished)
+
+
+def killed_at(folder: Folder, moments: list[Moment], *targets: str) -> set[str]:
+    """Kill the run at each moment, and see that no part was lost or written half; the rules of the jobs that were killed."""
+    before = parts_of(folder)
     struck: set[str] = set()
     for moment in moments:
-        struck |= kill_at(folder, moment)
+        struck |= kill_at(folder, moment, *targets)
         parts = parts_of(folder)
-        assert kept <= parts, "a finished part was lost"
-        assert all(file_digest(part) == part.stem for part in parts - kept), "a part was written half"
-        kept = parts
+        assert before <= parts, "a finished part was lost"
+        assert all(file_digest(part) == part.stem for part in parts - before), "a part was written half"
+        before = parts
+    return struck
+
+
+def run_to_the_end(folder: Folder, finished: Folder, *targets: str) -> None:
+    """The same command goes on to what an undisturbed run makes."""
+    before = parts_of(folder)
     subprocess.run([BIN / "saesteer", "unlock"], cwd=folder.path, env=folder.environment, check=True, capture_output=True)
-    code, output = folder.run(part_seconds=0)
+    code, output = folder.run(*targets, part_seconds=0)
     assert code == 0, output
-    assert kept <= parts_of(folder)
+    assert before <= parts_of(folder)
     for step, table in STEPS.items():
         keys = pl.concat([pl.read_parquet(part, columns=list(table.keys)) for part in folder.parts()[step]])
         assert keys.height == keys.n_unique() == finished.table(step).height, f"{step}: finished rows were computed again"
         assert folder.table(step).equals(finished.table(step)), step
-    assert results_of(folder) == results_of(finished)
-    assert len(struck) >= n_rules
-    assert len(moments) < 20 or {"activations", "figure"} <= struck, "the moments have to fall into every phase"
+    results, expected = results_of(folder), results_of(finished)
+    assert results == {path: content for path, content in expected.items() if not targets or path in results}
+    assert set(targets) <= set(results)
     assert not [path for kind in ("corrupt", "partial") for path in folder.path.rglob(f"*.{kind}")], "litter"

@@ -9,9 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 from saesteer.cli import app
-from saesteer.report.sae_docs import classes_markdown, releases, releases_markdown
+from saesteer.report.sae_docs import releases, releases_markdown
 from saesteer.settings import SettingsError
 from saesteer.sources.sae_sources import directory_file, every_source, listed_source, refusal
+from studies import ROOT
+from studies.pages.blocks import SAES
 
 
 def test_what_is_said_of_every_listed_sae_is_what_asking_for_it_gives() -> None:
@@ -39,7 +41,7 @@ def test_counts_are_those_of_sae_lens_own_list() -> None:
         assert {one.model for one in some} == {entry["model"]}
         assert sum(one.n_neuronpedia for one in some) == sum(1 for sae in entry["saes"] if sae.get("neuronpedia"))
     total, usable = sum(one.n for one in ours), sum(one.n for one in ours if one.reason is None)
-    assert f"| {total:,} | {usable:,} |" in classes_markdown().splitlines()[-1]
+    assert f"| {total:,} | {usable:,} |" in SAES.markdown(ROOT).splitlines()[-1]
     assert len(releases_markdown().splitlines()) == 2 + len(ours)
     assert usable == total - 41
 

@@ -3,7 +3,8 @@
 
 import functools
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from saesteer.core.files import text_id
 from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Wanted, complete, read_manifest, read_rows
 from saesteer.core.tables import EFFECTS, FITS, GENERATIONS, PERPLEXITY, RECORDS, STEERING_PROMPTS, Table, write_summary
-from saesteer.report.step_rows import rows_of
-from saesteer.settings import EndpointJudge, Experiment, SettingsError, load_experiment
+from saesteer.core.tables.methods import METHOD_CHOICES
+from saesteer.run import Run
+from saesteer.settings import EndpointJudge, Experiment, SettingsError, Workflow, load_experiment
+from saesteer.steps.step import steps_of
 from saesteer.workflow import plan
-from saesteer.workflow.keys import ChosenFits
-from saesteer.workflow.steps import plans
 
 ROOT = Path(__file__).parents[1]
 ENDPOINT = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
@@ -49,10 +50,10 @@ def pairs() -> list[Any]:
     """Every step with each earlier one whose rows it reads."""
     return [
         pytest.param(name, earlier, later, id=f"{name}: {earlier} -> {later}")
-        for name, made in EXPERIMENTS.items()
-        for later, planned in plans(made()).items()
+        for name, steps in {name: steps_of(made()) for name, made in EXPERIMENTS.items()}.items()
+        for later, planned in steps.items()
         for earlier in (*planned.inputs, *(table.name for table in planned.written))
-        if earlier in plans(made()) or earlier == STEERING_PROMPTS.name
+        if earlier in steps or earlier == STEERING_PROMPTS.name
     ]
 
 
@@ -78,34 +79,44 @@ class Machine:
     """A data folder in which one machine computes the steps of an experiment, with fake values."""
 
     def __init__(self, folder: Path, of: Experiment, name: str) -> None:
-        self.folder, self.experiment, self.name, self.steps = folder, of, name, plans(of)
+        self.folder, self.experiment, self.name, self.steps = folder, of, name, steps_of(of)
         self.computed: dict[str, int] = {}
-        (folder / "pins").mkdir(parents=True, exist_ok=True)
 
-    def files(self, step: str) -> dict[str, Path]:
-        files = {name: self.manifest(name) if name in self.steps else self._pin(name) for name in self.steps[step].inputs}
-        if isinstance(self.steps[step].keys, ChosenFits):
-            files["method_choices"] = self._choices()
-        return files | {table.name: self.prompts() for table in self.steps[step].written}
+    @property
+    def opened(self) -> Run:
+        return Run(Workflow(experiments=("any",), data_dir=self.folder.parent), self.folder.name, self.experiment)
+
+    def write_inputs(self, step: str) -> None:
+        """What no earlier step computes: pins, SAEs, written prompts, and the choices that are made of fits."""
+        for name, path in plan.input_files(self.opened, step, self.layers).items():
+            if name not in self.steps:
+                self._write_pin(path, name)
+        if step == "damage":
+            self._write_choices()
+        if self.steps[step].written:
+            self.prompts()
 
     def manifest(self, step: str) -> Path:
-        return plan.manifests(self.folder, self.experiment, step)[0]
+        return self.opened.manifests(step)[0]
 
     def run(self, steps: tuple[str, ...] | None = None) -> dict[str, int]:
         """Compute what is missing; gives the number of rows of each step that computed any."""
         for step in steps or tuple(self.steps):
-            wants = plan.wanted(self.experiment, step, self.layers, self.files(step))
+            self.write_inputs(step)
+            wants = plan.wanted(self.opened, step, self.layers)
             table = self.steps[step].table
             rows = lambda missing, table=table: fake_rows(table, missing, self.name).partition_by("layer")  # noqa: E731
-            self.computed[step] = complete(self.folder / step, table, wants, rows, self.manifest(step), made_with={"torch": self.name})
+            self.computed[step] = complete(
+                self.folder / step, table, wants, rows, self.manifest(step), made_with=lambda: {"torch": self.name}
+            )
         return {step: n for step, n in self.computed.items() if n}
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return next(iter(plan.layer_groups(self.experiment).values()))
+        return next(iter(self.experiment.layer_groups.values()))
 
     def n_missing(self, step: str) -> int | None:
-        return plan.n_missing(self.folder / step, self.experiment, step, self.layers, self.files(step))
+        return plan.n_missing(self.opened, step, self.layers)
 
     def take_parts(self, other: "Machine", *steps: str) -> None:
         """Put the parts of another machine beside those that are here, as a merge of two branches does."""
@@ -126,16 +137,15 @@ class Machine:
             write_summary(STEERING_PROMPTS, fake_rows(STEERING_PROMPTS, keys, self.name), path)
         return path
 
-    def _choices(self) -> Path:
-        path, fits = self.folder / "choices.parquet", read_rows(FITS, [self.manifest("fits")])
+    def _write_choices(self) -> None:
+        path, fits = self.opened.summary_path(METHOD_CHOICES), read_rows(FITS, [self.manifest("fits")])
+        path.parent.mkdir(exist_ok=True)
         fits.select("layer", "method", "concept_id", factor=pl.lit("1"), abstains=pl.lit(False)).write_parquet(path)
-        return path
 
-    def _pin(self, name: str) -> Path:
-        path = self.folder / f"pins/{name}.json"
+    def _write_pin(self, path: Path, name: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         layers = {str(layer): {"fingerprint": "a"} for layer in self.experiment.layers}
         path.write_text(json.dumps({"step": "saes", "layers": layers} if name == "saes" else {"digest": "a"}))
-        return path
 
 
 @pytest.fixture(autouse=True)
@@ -147,15 +157,30 @@ def machine(folder: Path, name: str, of: str) -> Machine:
     return Machine(folder / name, EXPERIMENTS[of](), name)
 
 
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that gives the data folder in which a machine has computed an experiment: tests change copies of it only."""
+
+    @functools.cache
+    def folder(of: str) -> Path:
+        here = machine(tmp_path_factory.mktemp("computed"), "ours", of)
+        here.run()
+        return here.folder
+
+    return folder
+
+
 @attack(
     "rows and the texts they were measured on",
     "another machine's rows of any earlier step take the place of those that were read",
     "what was measured on them counts as missing, for every pair of steps; readers refuse the old numbers until it is computed again",
 )
 @pytest.mark.parametrize(("of", "earlier", "later"), pairs())
-def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(tmp_path: Path, of: str, earlier: str, later: str) -> None:
+def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(
+    tmp_path: Path, computed: Callable[[str], Path], of: str, earlier: str, later: str
+) -> None:
+    shutil.copytree(computed(of), tmp_path / "ours")
     here = machine(tmp_path, "ours", of)
-    here.run()
     assert here.n_missing(later) == 0
     n_rows = read_rows(here.steps[later].table, [here.manifest(later)], here.layers).height
     if earlier == STEERING_PROMPTS.name:
@@ -323,11 +348,16 @@ def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
     here.run(("activations", "records"))
     fewer = here.experiment.features.model_copy(update={"features": {2: (3, 141, 592), 6: (27, 182, 818, 284)}})
     regrouped = here.experiment.model_copy(update={"layers_per_job": 1, "features": fewer})
-    for group, layers in plan.layer_groups(regrouped).items():
-        wants = plan.wanted(regrouped, "records", layers, here.files("records"))
-        complete(here.folder / "records", RECORDS, wants, lambda missing: [], here.folder / f"records/{group}.json")
+    run = Run(here.opened.workflow, here.opened.name, regrouped)
+    entries = read_manifest(here.manifest("activations"))["layers"]
+    for group, layers in regrouped.layer_groups.items():
+        of_group = {str(layer): entries[str(layer)] for layer in layers}
+        (here.folder / f"activations/{group}.json").write_text(json.dumps({"step": "activations", "layers": of_group}))
+        complete(
+            here.folder / "records", RECORDS, plan.wanted(run, "records", layers), lambda missing: [], here.folder / f"records/{group}.json"
+        )
     assert here.manifest("records").is_file()
-    rows = rows_of(RECORDS, here.folder, regrouped)
+    rows = run.rows(RECORDS)
     assert rows.select("layer", "feature").rows() == [(2, 3), (2, 141), (2, 592), (6, 27), (6, 182), (6, 284), (6, 818)]
 
 
@@ -339,10 +369,10 @@ def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
 def test_gc_refuses_while_a_planned_manifest_is_missing(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
-    assert plan.unneeded_files(here.folder, here.experiment) == []
+    assert plan.unneeded_files(here.opened) == []
     here.manifest("generations").unlink()
     with pytest.raises(SettingsError, match=r"generations/layers_02-06\.json is missing"):
-        plan.unneeded_files(here.folder, here.experiment)
+        plan.unneeded_files(here.opened)
 
 
 def test_gc_lists_what_no_planned_manifest_names(tmp_path: Path) -> None:
@@ -351,7 +381,7 @@ def test_gc_lists_what_no_planned_manifest_names(tmp_path: Path) -> None:
     before = set(here.folder.glob("generations/*/layer_*/*.parquet"))
     here.experiment = here.experiment.model_copy(update={"sweep": here.experiment.sweep.model_copy(update={"temperature": 0.9})})
     here.run()
-    unneeded = plan.unneeded_files(here.folder, here.experiment)
+    unneeded = plan.unneeded_files(here.opened)
     assert before < set(unneeded)
     assert {path.relative_to(here.folder).parts[0] for path in unneeded} == {"generations", "gen_success", "perplexity", "judge"}
 
@@ -369,7 +399,8 @@ def test_a_part_records_what_it_was_made_with_and_the_manifest_says_so(tmp_path:
 def test_a_row_whose_earlier_row_is_missing_is_an_error(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
-    (want,) = plan.wanted(here.experiment, "perplexity", (2,), here.files("perplexity"))
-    more = Wanted(2, {**want.axes, "target": [*want.axes["target"], "999"]}, want.fingerprint, want.upstream)
+    (want,) = plan.wanted(here.opened, "perplexity", (2,))
+    axes = [pl.concat([axis, axis[:1].with_columns(target=pl.lit("999"))]) if "target" in axis.columns else axis for axis in want.axes]
+    more = Wanted(2, axes, want.fingerprint, want.upstream)
     with pytest.raises(StoreError, match="of what an earlier step should have computed, a row is missing for .*999"):
         complete(here.folder / "perplexity", PERPLEXITY, [more], lambda missing: [], tmp_path / "m.json")

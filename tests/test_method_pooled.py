@@ -9,9 +9,10 @@ from method_rows import method_settings
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from saesteer.core.tables import DAMAGE_SUMMARIES, METHOD_SUMMARIES
-from saesteer.methods.compare.pooled import pooled_methods, pooled_scores
-from saesteer.report.method_readme import KEPT, keep_results, methods_markdown, pool_results, published_order_markdown
+from saesteer.core.tables import by_name
+from studies.pages.methods import POOLED_FILES, TABLE_COLUMNS, TABLES, methods_markdown, pool_results, published_order_markdown
+from studies.pages.pooled import pooled_methods, pooled_scores
+from studies.pages.results import Snapshot, write_snapshot
 
 
 def scores(values: dict[str, list[float | None]]) -> pl.DataFrame:
@@ -36,18 +37,14 @@ def method_tables(folder: Path, shift: float) -> tuple[pl.DataFrame, pl.DataFram
     own: dict[str, list[float | None]] = {"a": [0.0, 0.2, 0.1, 0.3], "b": [0.5, 0.75, 0.6, 0.8 + shift]}
     methods, damage = tables(own, 1.0 + shift)
     whole = []
-    for which, rows in zip(
-        (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], DAMAGE_SUMMARIES["method_damage"]),
-        (scores(own), methods, damage),
-        strict=True,
-    ):
+    for which, rows in zip(TABLES, (scores(own), methods, damage), strict=True):
         rest = [
             pl.lit([] if kind == pl.List else "" if kind == pl.String else 0).cast(kind).alias(name)
             for name, kind in which.schema.items()
             if name not in rows.columns
         ]
         whole.append(rows.with_columns(rest).select(list(which.schema)).cast(pl.Schema(which.schema)))
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         whole[-1].write_parquet(folder / f"{which.name}.parquet")
     return whole[0], whole[1], whole[2]
 
@@ -71,7 +68,7 @@ def test_by_hand(tmp_path: Path) -> None:
     # Every concept has b half above a: the difference does not vary, and its interval is that one number.
     assert (b["n_above"], a["n_below"]) == (2, 2)
     assert (a["n_above"], b["n_below"]) == (0, 0)
-    for name, table in zip(KEPT, (rows, differences), strict=True):
+    for name, table in zip(POOLED_FILES, (rows, differences), strict=True):
         table.write_csv(tmp_path / name, float_precision=4)
     text = methods_markdown(tmp_path)
     assert text.splitlines()[2].startswith("| B | 0.65 [0.60, 0.70] | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 2 / 0 | 2 |")
@@ -79,13 +76,13 @@ def test_by_hand(tmp_path: Path) -> None:
 
 
 def test_seeds_are_kept_one_at_a_time_and_pooled_from_what_is_kept(tmp_path: Path) -> None:
-    """Kept on two days, pooled they are what the tables themselves give, but for the fifth digit."""
-    made = [method_tables(tmp_path / name, shift) for name, shift in (("one", 0.0), ("two", 0.25))]
+    """Snapshot on two days, pooled they are what the tables themselves give, but for the fifth digit."""
+    made = [method_tables(tmp_path / f"data/{name}/tables", shift) for name, shift in (("one", 0.0), ("two", 0.25))]
     for name in ("one", "two"):
-        keep_results(tmp_path / name, tmp_path / "kept" / name)
+        write_snapshot(tmp_path, Snapshot(name, by_name(*TABLES), f"kept/{name}", TABLE_COLUMNS, 6))
     pool_results([tmp_path / "kept/one", tmp_path / "kept/two"], method_settings(), tmp_path)
     scores, methods, damage = zip(*made, strict=True)
-    expected = zip(KEPT, pooled_methods(scores, methods, damage, method_settings()), strict=True)
+    expected = zip(POOLED_FILES, pooled_methods(scores, methods, damage, method_settings()), strict=True)
     for name, table in expected:
         assert_frame_equal(pl.read_csv(tmp_path / name, schema=table.schema), table, rel_tol=0, abs_tol=2e-3)
 
@@ -113,7 +110,7 @@ def test_p4s_order_stands_beside_ours(tmp_path: Path) -> None:
         (3, "sae_label", "SAE, by label", 0.5, None, None),
     ]
     names = ["layer", "method", "title", "score", "score_low", "score_high"]
-    pl.DataFrame([*rows, (3, "caa", "CAA", 1.0, 0.9, 1.1)], schema=names, orient="row").write_csv(tmp_path / KEPT[0])
+    pl.DataFrame([*rows, (3, "caa", "CAA", 1.0, 0.9, 1.1)], schema=names, orient="row").write_csv(tmp_path / POOLED_FILES[0])
     assert published_order_markdown(tmp_path).splitlines()[2:] == [
         "| LoReFT | 0.741 | 1.00 [0.90, 1.10] | 1 | 2 |",
         "| DiffMean | 0.239 | 1.20 [1.10, 1.30] | 2 | 1 |",

@@ -32,8 +32,8 @@ from saesteer.sources.concept_texts import sae_names, with_own_labels
 from saesteer.sources.neuronpedia.sources import Source
 from saesteer.sources.published import PUBLISHED
 from saesteer.sources.sae_sources import sae_source
+from saesteer.steps.step import steps_of
 from saesteer.workflow import plan
-from saesteer.workflow.steps import plans
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -228,8 +228,9 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
     counted = {words[0]: int(words[1]) for line in table if len(words := line.split()) == 2 and words[1].isdigit()}
     n_figures = sum(len(plan.figures(load_experiment(name, ROOT / "config/experiments"))) for name in SHIPPED)
     fetched = {"fetch_model": 4, "fetch_saes": 2, "fetch_published": 5}  # two models each; lists and texts of each, one of instructions
-    once = ["neuronpedia_records", "concepts", "convert_saes", "logit_lens", "input_score", "output_score", "layer_features"]
-    once += ["features_table", "concept_texts", "steering_prompts", "effects", "fits", *TEXT_STEPS, "method_tables"]
+    once = ["neuronpedia_records", "concepts_without_topics", "convert_saes", "logit_lens", "input_score", "output_score", "layer_features"]
+    once += ["features_table", "concept_texts", "steering_prompts", "effects", "fits", "method_generations"]
+    once += ["perplexity", "judge_endpoint", "method_tables"]
     assert counted == fetched | {"pin": 4, "figure": n_figures, "methods": 1} | dict.fromkeys(once, 2)
 
 
@@ -375,11 +376,10 @@ def test_saes_are_named_as_neuronpedia_names_them() -> None:
 
 def test_what_a_step_does_not_depend_on_makes_no_job_due() -> None:
     experiment = load_experiment(SHIPPED[0], ROOT / "config/experiments")
-    assert experiment.methods is not None
 
     def due(**changes: Any) -> set[str]:
         changed = experiment.model_copy(update={"methods": experiment.methods.model_copy(update=changes)})
-        return {step for step in plans(experiment) if plan.wants(experiment, step, (10,)) != plan.wants(changed, step, (10,))}
+        return {step for step in steps_of(experiment) if plan.wants(experiment, step, (10,)) != plan.wants(changed, step, (10,))}
 
     concepts = experiment.methods.concepts.model_copy(update={"n_concepts": 3})
     factors = experiment.methods.factors.model_copy(update={"addition": ("1",)})

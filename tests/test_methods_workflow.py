@@ -3,7 +3,7 @@ one row."""
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import DAMAGE, EFFECT_LAYERS, EFFECTS_AT_LATER_LAYERS, EFFECTS_AT_MULTIPLES, METHOD_SUMMARIES, read_summary
-from saesteer.figures.names import CAPTIONS, METHOD_FIGURE_TABLES
+from saesteer.figures.registry import FIGURES
 from saesteer.settings import load_experiment
 from saesteer.workflow.plan import figures
 
@@ -44,18 +44,19 @@ def fit(problem: Problem) -> Addition:
 
 LAST_STEP = f"data/{NAME}/damage/layers_06-06.json"
 """The last that keeps parts; it follows from all others that do."""
+REPORT = f"figures/{NAME}/methods.md"
 
 
-def run(folder: Folder, *arguments: str, target: str = "methods") -> str:
-    code, output = folder.run(target, *arguments, methods=f"[{NAME}]")
+def run(folder: Folder, *arguments: str, targets: Sequence[str] = ("methods",)) -> str:
+    code, output = folder.run(*targets, *arguments, methods=f"[{NAME}]")
     assert code == 0, output
     return output
 
 
-def computed(folder: Folder, target: str = LAST_STEP) -> dict[str, pl.DataFrame]:
-    """Run the comparison; step -> the rows in the parts that came in."""
+def computed(folder: Folder, *targets: str) -> dict[str, pl.DataFrame]:
+    """Run the comparison to its last step and these files; step -> the rows in the parts that came in."""
     before = folder.parts(NAME, ALL_STEPS)
-    run(folder, target=target)
+    run(folder, targets=(LAST_STEP, *targets))
     return new_rows(before, folder.parts(NAME, ALL_STEPS))
 
 
@@ -127,8 +128,8 @@ def test_the_rule_and_the_command_make_the_same_report(compared: Checkout) -> No
     text = by_rule["data/index.js"].decode().removeprefix('saesteer.piece("index",').removesuffix(");\n")
     index = json.loads(text)
     names = figures(load_experiment(NAME, compared.path / "config/experiments"))
-    assert set(METHOD_FIGURE_TABLES) < set(names)
-    assert index["figures"] == [[name, CAPTIONS[name]] for name in CAPTIONS if name in names]
+    assert {"methods", "method_curves", "method_differences", "method_damage"} < set(names)
+    assert index["figures"] == [[name, FIGURES[name].caption] for name in names]
     assert len(index["methods"]["keys"]) == len(METHODS)
     saesteer(compared, "report", NAME)
     assert made() == by_rule
@@ -181,7 +182,7 @@ def test_effects_are_read_at_later_layers_and_at_multiples(tmp_path: Path) -> No
 def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(restored: Checkout) -> None:
     saesteer(restored, "vectors", NAME, "diffmean", "6", "vectors.safetensors")
     compare(restored, methods=[*METHODS, "from_file"], vectors="vectors.safetensors")
-    run(restored, target=f"data/{NAME}/generations/layers_06-06.json")
+    run(restored, targets=[f"data/{NAME}/generations/layers_06-06.json"])
     texts = restored.table("generations", NAME)
     keys = ["concept_id", "factor", "prefix_id", "sample"]
     own, trained_elsewhere = (texts.filter(pl.col("method") == name).sort(keys)["text"] for name in ("diffmean", "from_file"))
@@ -195,13 +196,13 @@ def test_a_new_method_is_one_file_and_one_row(restored: Checkout) -> None:
     with (restored.path / "src/saesteer/settings/methods.csv").open("a") as table:
         table.write("toy,Toy,a test,toy.fit,,texts,choice,addition,1\n")
     compare(restored, methods=[*METHODS, "toy"])
-    rows = computed(restored, "methods")
+    rows = computed(restored, REPORT)
     n = N_CONCEPTS * N_PROMPTS * len(FACTORS["addition"])
     assert_damage_of_chosen(restored, rows.pop("damage"), method="toy")
     assert {step: frame.height for step, frame in rows.items()} == {"fits": N_CONCEPTS} | dict.fromkeys(TEXT_STEPS, n)
     assert all(set(frame["method"]) == {"toy"} for frame in rows.values())
     assert restored.table("generations", NAME).filter(pl.col("method") != "toy").drop("seconds").equals(others)
-    assert "| Toy |" in (restored.path / f"figures/{NAME}/methods.md").read_text()
+    assert "| Toy |" in (restored.path / REPORT).read_text()
 
 
 def assert_damage_of_chosen(folder: Checkout, damage: pl.DataFrame | None, **of: str) -> None:
@@ -250,18 +251,18 @@ def test_labelled_texts_of_ones_own_are_learnt_from(restored: Checkout) -> None:
 @pytest.mark.exhaustive
 def test_a_bootstrap_setting_computes_no_row(restored: Checkout) -> None:
     compare(restored, bootstrap_draws=300)
-    assert computed(restored, "methods") == {}
+    assert computed(restored) == {}
 
 
 def test_p1s_rule_of_choice_counts_lens_tokens_and_runs_no_model(restored: Checkout) -> None:
     compare(restored, factor_rule="gen_success")
-    rows = computed(restored, "methods")
+    rows = computed(restored, REPORT, f"data/{NAME}/tables/method_halves.parquet")
     assert {step: frame.height for step, frame in rows.items()} == {"gen_success": N_TEXTS}
     halves = read_summary(METHOD_SUMMARIES["method_halves"], restored.path / f"data/{NAME}/tables/method_halves.parquet")
     counted = halves.filter(pl.col("gen_success_20").is_not_null())
     assert set(counted["method"]) >= {"sae_label"}
     assert not set(counted["method"]) & {"diffmean", "lora", "prompting", "unsteered"}
-    assert "GenSuccess@20 over perplexity" in (restored.path / f"figures/{NAME}/methods.md").read_text()
+    assert "GenSuccess@20 over perplexity" in (restored.path / REPORT).read_text()
 
 
 @pytest.mark.exhaustive
@@ -281,8 +282,9 @@ def test_on_a_gpu_it_gives_the_same_tables(restored: Checkout, tmp_path: Path) -
     folder = GpuFolder(tmp_path / "repo")
     compare(folder)
     for one in (folder, restored):
-        run(one, target=LAST_STEP)
-    logs = [path.read_text() for step in ("effects", "fits", "generations") for path in (folder.path / "logs" / NAME / step).glob("*.log")]
+        run(one, targets=[LAST_STEP])
+    rules, logs_of = ("effects", "fits", "method_generations"), folder.path / "logs" / NAME
+    logs = [path.read_text() for rule in rules for path in (logs_of / rule).glob("*.log")]
     assert ["on cuda" in log for log in logs] == [True] * 3
     assert_alike(folder, restored, NAME, ("effects", "fits", "generations", "perplexity", "judge"))
 

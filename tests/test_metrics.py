@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import spearmanr
-from synthetic_tables import selection_settings, synthetic_tables
+from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.best_factor import best_factors
 from saesteer.analysis.metrics import findings, headline
@@ -19,7 +19,7 @@ SETTINGS = selection_settings()
 
 @pytest.fixture(scope="module")
 def world() -> dict[str, pl.DataFrame]:
-    return synthetic_tables()
+    return main_tables()
 
 
 def numbers_of(world: dict[str, pl.DataFrame]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def test_markdown_has_the_numbers(numbers: dict[str, Any]) -> None:
 
 
 def test_a_world_too_small_for_most_numbers() -> None:
-    world = synthetic_tables(1, 2, ("0", "2"), late_layers_from=5)
+    world = main_tables(1, 2, ("0", "2"), late_layers_from=5)
     world["features"] = world["features"].with_columns(input_score=pl.lit(None, pl.Float64), concept=pl.lit(None, pl.String))
     judged = ["judge_score", "concept_rating"]
     world["outcomes"] = world["outcomes"].with_columns(pl.lit(None, pl.Float64).alias(name) for name in judged)

@@ -300,10 +300,10 @@ JOB = """
 import faulthandler, sys
 from pathlib import Path
 
-from common import Stop
 from neuronpedia_server import LAYER, QUICK, SOURCE, keys
 from saesteer.sources.neuronpedia.fetch import feature_records
 from saesteer.settings import Addresses, NeuronpediaRecords
+from saesteer.workflow.job import Stop
 
 faulthandler.dump_traceback_later(20)  # a job that hangs says where
 stop = Stop()
@@ -331,7 +331,7 @@ def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tm
 
     site.faults[site.key("activations", 0)] = [half_then_nothing]
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent / 'scripts'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent / 'src'}"}
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen([sys.executable, "-c", JOB, site.address, str(tmp_path / "down")], env=environment, stderr=log)
         try:

@@ -21,7 +21,7 @@ from saesteer.analysis.records import top_records
 from saesteer.core.tables import ACTIVATIONS
 from saesteer.core.tokens import TextTokens
 from saesteer.report.neuronpedia_export import write_export
-from saesteer.settings import Experiment, NeuronpediaRecords, SaeSettings, SettingsError
+from saesteer.settings import NeuronpediaRecords, SaeSettings, Scores, SettingsError
 from saesteer.sources.http import as_finished, retry_after
 from saesteer.sources.neuronpedia.explanations import explanations, matching_features
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
@@ -44,11 +44,11 @@ def test_names_of_sources() -> None:
             Source.parse(bad)
 
 
-def experiment(source: str | None, release: str | None, sae: str) -> Experiment:
+def experiment(source: str | None, release: str | None, sae: str) -> Scores:
     """As much of an experiment as names a source."""
     records = NeuronpediaRecords(kind="neuronpedia", source=source)
     saes = SaeSettings.model_construct(release=release, repo=None, path=None, id=sae)
-    return Experiment.model_construct(records=records, saes=saes)
+    return Scores.model_construct(records=records, saes=saes)
 
 
 def test_the_source_is_the_one_given_or_sae_lenss() -> None:

@@ -23,7 +23,7 @@ from neuronpedia_server import (
 from pydantic import ValidationError
 
 from saesteer.report.neuronpedia_export import write_export
-from saesteer.settings import Experiment, ExplainedFeatures, NeuronpediaRecords, SettingsError
+from saesteer.settings import ExplainedFeatures, NeuronpediaRecords, Scores, SettingsError
 from saesteer.sources.features import features_of
 from saesteer.sources.neuronpedia.explanations import nearest_features
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
@@ -84,9 +84,9 @@ def test_pages_that_do_not_end_are_refused(site: Neuronpedia) -> None:
         nearest(site, N)
 
 
-def experiment(chosen: ExplainedFeatures) -> Experiment:
+def experiment(chosen: ExplainedFeatures) -> Scores:
     records = NeuronpediaRecords(kind="neuronpedia", source="tiny-model/{layer}-tiny-res-1k")
-    return Experiment.model_construct(records=records, layers=(3,), features=chosen, saes=None)
+    return Scores.model_construct(records=records, layers=(3,), features=chosen, saes=None)
 
 
 def test_the_answer_is_kept_and_the_set_stays_what_it_was(site: Neuronpedia, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from saesteer.core.store import Wanted, complete
 from saesteer.core.tables import ACTIVATIONS, ASKED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, Table, write_summary
 from saesteer.engine.interventions import Addition, packed
 from saesteer.report.neuronpedia_upload import uploads_of
-from saesteer.settings import Experiment, SettingsError, load_experiment
+from saesteer.run import Run
+from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.upload import Upload, send_all
 
@@ -42,10 +43,16 @@ def experiment(name: str = "micro") -> Experiment:
     return load_experiment(name, ROOT / "config/experiments")
 
 
+def run_of(data: Path, one: Experiment | None = None, name: str = "micro") -> Run:
+    """An experiment, or micro, whose tables lie in a folder of data."""
+    workflow = load_workflow({"experiments": [name]}).model_copy(update={"data_dir": data})
+    return Run(workflow, name, one or experiment())
+
+
 def stored(folder: Path, table: Table, rows: pl.DataFrame) -> None:
     """Rows as a finished step leaves them."""
     axis = table.keys[-1]
-    wants = [Wanted(layer, {axis: rows.filter(layer=layer)[axis].to_list()}, {}) for layer in LAYERS]
+    wants = [Wanted(layer, [rows.filter(layer=layer).select(axis)], {}) for layer in LAYERS]
     complete(
         folder / table.name,
         table,
@@ -100,7 +107,7 @@ def posts(site: Neuronpedia) -> int:
 
 
 def test_the_kept_features_are_a_list_with_their_scores(site: Neuronpedia, data: Path) -> None:
-    uploads = uploads_of("list", experiment(), "micro", data, OWN, None)
+    uploads = uploads_of("list", run_of(data), OWN, None)
     assert sent(site, uploads, data) == [False]
     ((path, body),) = site.made
     values = json.loads(body)
@@ -115,7 +122,7 @@ def test_the_kept_features_are_a_list_with_their_scores(site: Neuronpedia, data:
 
 
 def test_features_go_in_batches_with_records_lens_tokens_and_scores(site: Neuronpedia, data: Path) -> None:
-    uploads = uploads_of("features", experiment(), "micro", data, OWN, None)
+    uploads = uploads_of("features", run_of(data), OWN, None)
     assert sent(site, uploads, data) == [False] * 4
     bodies = [json.loads(body) for path, body in site.made if path == BATCH]
     assert [(body["modelId"], body["source"], len(body["features"])) for body in bodies] == [
@@ -138,7 +145,7 @@ def test_a_long_record_is_cut_around_its_maximum(site: Neuronpedia, data: Path) 
     stored(data / "micro/fresh", RECORDS, rows)
     (data / "micro/records").rename(data / "micro/old")
     (data / "micro/fresh/records").rename(data / "micro/records")
-    uploads = uploads_of("features", experiment(), "micro", data, OWN, None)
+    uploads = uploads_of("features", run_of(data), OWN, None)
     (text,) = uploads[0].values["features"][0]["activations"]
     assert (len(text["tokens"]), text["tokens"][512], text["values"][512]) == (1024, "w2000", 2.5)
     assert sent(site, uploads, data) == [False, False]
@@ -163,7 +170,7 @@ def fits(scale: float | None) -> pl.DataFrame:
 def compared(data: Path, scale: float | None = 5.0) -> Path:
     """The tables of a comparison of methods, micro-methods: diffmean at two layers, factors 1 and 3 chosen for one concept."""
     folder, scores = data / "micro-methods", METHOD_SUMMARIES["method_scores"]
-    wants = [Wanted(layer, {"method": ["diffmean"], "concept_id": [text_id("sea")]}, {}) for layer in LAYERS]
+    wants = [Wanted(layer, [pl.DataFrame({"method": "diffmean", "concept_id": text_id("sea")})], {}) for layer in LAYERS]
     complete(
         folder / "fits", FITS, wants, lambda _: [fits(scale).filter(layer=layer) for layer in LAYERS], folder / "fits/layers_02-06.json"
     )
@@ -184,7 +191,7 @@ def on_both(site: str = "resid_post") -> Experiment:
 
 def test_vectors_carry_the_strength_that_was_chosen(site: Neuronpedia, tmp_path: Path) -> None:
     data = compared(tmp_path)
-    uploads = uploads_of("vectors", on_both(), "micro-methods", data, "world", "diffmean")
+    uploads = uploads_of("vectors", run_of(data, on_both(), "micro-methods"), "world", "diffmean")
     assert sent(site, uploads, tmp_path) == [False, False]
     first = json.loads(site.made[0][1])
     assert first.pop("vector") == pytest.approx([3.0, 4.0])  # scale x unit vector: strength 1 is factor 1
@@ -201,9 +208,9 @@ def test_vectors_carry_the_strength_that_was_chosen(site: Neuronpedia, tmp_path:
 def test_vectors_that_neuronpedia_cannot_add_are_refused(tmp_path: Path) -> None:
     data = compared(tmp_path, scale=None)
     with pytest.raises(SettingsError, match="adds no constant vector"):
-        uploads_of("vectors", on_both(), "micro-methods", data, "world", "diffmean")
+        uploads_of("vectors", run_of(data, on_both(), "micro-methods"), "world", "diffmean")
     with pytest.raises(SettingsError, match="added at hook_z, where Neuronpedia's cannot be"):
-        uploads_of("vectors", on_both("hook_z"), "micro-methods", data, "world", "diffmean")
+        uploads_of("vectors", run_of(data, on_both("hook_z"), "micro-methods"), "world", "diffmean")
 
 
 ONE, TWO = (
@@ -325,9 +332,9 @@ def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(site: Neuronpedia
 def test_what_is_missing_is_named(data: Path, arguments: tuple[str, str, str | None, str | None], said: str) -> None:
     what, name, source, method = arguments
     with pytest.raises(SettingsError, match=said):
-        uploads_of(what, experiment(), name, data, source, method)
+        uploads_of(what, run_of(data, name=name), source, method)
 
 
 def test_records_of_neuronpedia_are_not_uploaded(data: Path) -> None:
     with pytest.raises(SettingsError, match="its records are Neuronpedia's own"):
-        uploads_of("features", experiment("gemma-2-2b"), "micro", data, str(SOURCE), None)
+        uploads_of("features", run_of(data, experiment("gemma-2-2b")), str(SOURCE), None)

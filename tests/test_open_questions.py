@@ -18,16 +18,18 @@ from saesteer.analysis.grid_ends import grids
 from saesteer.analysis.headline_samples import N_SAMPLED, headline_samples
 from saesteer.analysis.labelled_texts import chosen_texts, concept_tokens, detection, lens_on_concept, texts_by_topic, token_shares
 from saesteer.analysis.predictor import PENALTIES, QUANTITIES, chosen_penalty, normal_scores, predictions, predictions_from, ridge
-from saesteer.analysis.record_agreement import record_agreement
 from saesteer.analysis.setting_agreement import jaccard, score_settings
 from saesteer.analysis.threshold_transfer import threshold_curves, threshold_transfer
 from saesteer.core.tables import PREDICTOR_WEIGHTS, QUESTION_SUMMARIES, validate, write_summary
 from saesteer.core.tokens import load_tokens
 from saesteer.core.uncertainty import random_stream
-from saesteer.figures.names import QUESTION_FIGURE_TABLES
-from saesteer.report.open_questions import BLOCKS, KEPT, OVER_SEEDS, blocks, keep_results
-from saesteer.settings import BestFactorSettings, NoJudge, OutputScoreSettings, load_experiment
+from saesteer.figures.registry import FIGURES
+from saesteer.run import Run
+from saesteer.settings import BestFactorSettings, NoJudge, OutputScoreSettings, Workflow, load_experiment
 from saesteer.workflow import plan
+from studies.pages.questions import BLOCKS, FOLDER
+from studies.pages.record_agreement import record_agreement
+from studies.pages.results import Snapshot, write_snapshot
 
 SETTINGS = selection_settings()
 TOPICS = ["sea", "chess"]
@@ -240,13 +242,15 @@ def test_what_one_layer_teaches_holds_on_another() -> None:
 
 def test_only_an_experiment_with_every_feature_judged_answers_them() -> None:
     brute, shipped = (load_experiment(name, Path("config/experiments")) for name in ("tiny-brute", "tiny"))
-    for experiment, asked in ((brute, True), (shipped, False)):
-        made = {*plan.artifacts(experiment), *plan.reports(experiment)}
-        wanted = {*(f"tables/{name}.parquet" for name in QUESTION_SUMMARIES), *(f"{name}.pdf" for name in QUESTION_FIGURE_TABLES)}
-        assert wanted <= made if asked else not wanted & made
-    assert {"quantities/layers_03-03.parquet", "output_score_settings/layers_06-06.parquet"} <= {*plan.artifacts(brute)}
+    figures = [name for name, figure in FIGURES.items() if {*figure.tables} <= {*QUESTION_SUMMARIES}]
+    assert len(figures) == 8
+    wanted = {*(f"tables/{name}.parquet" for name in QUESTION_SUMMARIES), *(f"{name}.pdf" for name in figures)}
+    wanted |= {"quantities/layers_03-03.parquet", "output_score_settings/layers_06-06.parquet"}
     silent = brute.model_copy(update={"judge": NoJudge(kind="none")})
-    assert not plan.answers_questions(silent)
+    for experiment, asked in ((brute, True), (shipped, False), (silent, False)):
+        run = Run(Workflow(experiments=("any",)), "any", experiment)
+        planned = {path.partition("/any/")[2] for path in plan.planned_outputs(run)}
+        assert wanted <= planned if asked else not wanted & planned
 
 
 def test_records_of_two_corpora_agree_as_far_as_their_scores_and_concepts(tables: Tables) -> None:
@@ -271,16 +275,19 @@ SEEDS = ("one", "one-seed-1")
 
 
 def test_the_page_shows_what_is_kept(tables: Tables, tmp_path: Path) -> None:
-    for name, table in QUESTION_SUMMARIES.items():
-        write_summary(table, tables[name], tmp_path / f"{name}.parquet")
     for experiment in SEEDS:
-        keep_results(tmp_path, tmp_path / KEPT / experiment)
-    made = blocks(tmp_path)
-    assert set(made) == {*BLOCKS, *OVER_SEEDS}
+        folder = tmp_path / f"data/{experiment}/tables"
+        for name, table in QUESTION_SUMMARIES.items():
+            assert not (tmp_path / FOLDER / experiment).exists()  # all tables or none
+            write_summary(table, tables[name], folder / f"{name}.parquet")
+            write_snapshot(tmp_path, Snapshot(experiment, QUESTION_SUMMARIES, f"{FOLDER}/{experiment}"))
+    made = {name: shown.markdown(tmp_path) for name, shown in BLOCKS.items()}
+    apart = [name for name, shown in BLOCKS.items() if shown.apart]
+    over_seeds = [name for name in BLOCKS if name not in apart]
     assert not any("None" in text or "nan" in text for text in made.values())
-    assert all(made[name].startswith("`one`:\n\n| ") and "one-seed-1" not in made[name] for name in BLOCKS)
-    rows = {(name, one): [row for row in made[name].splitlines() if row.startswith(f"| `{one}` ")] for name in OVER_SEEDS for one in SEEDS}
-    for name in OVER_SEEDS:  # the same results twice
+    assert all(made[name].startswith("`one`:\n\n| ") and "one-seed-1" not in made[name] for name in apart)
+    rows = {(name, one): [row for row in made[name].splitlines() if row.startswith(f"| `{one}` ")] for name in over_seeds for one in SEEDS}
+    for name in over_seeds:  # the same results twice
         assert len(rows[name, "one"]) == len(rows[name, "one-seed-1"]) > 0
     (recommended,) = rows["open-recommendations-seeds", "one"]
     regret = tables["recommendations"]["regret"].drop_nulls()

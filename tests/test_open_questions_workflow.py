@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from workflow_folder import ROOT, Folder
 
 from saesteer.core.tables import QUESTION_SUMMARIES, read_summary
-from saesteer.figures.names import QUESTION_FIGURE_TABLES
+from saesteer.figures.registry import FIGURES
 
 pytestmark = pytest.mark.exhaustive
 
@@ -39,7 +39,9 @@ def test_every_question_is_answered_and_nothing_is_left_to_do(tmp_path: Path):
     assert {name: frame.height for name, frame in tables.items() if frame.is_empty()} == {
         "judge_error": 0
     }  # the grammar's judge was not measured so
-    assert all((figures / f"{name}.{ending}").stat().st_size > 100 for name in QUESTION_FIGURE_TABLES for ending in ("pdf", "png", "csv"))
+    names = [name for name, figure in FIGURES.items() if {*figure.tables} <= {*QUESTION_SUMMARIES}]
+    assert len(names) == 8
+    assert all((figures / f"{name}.{ending}").stat().st_size > 100 for name in names for ending in ("pdf", "png", "csv"))
     texts = pl.scan_parquet(data / "generations/*/layer_*/*.parquet").select(pl.len()).collect().item()
     assert texts == 2 * N_FEATURES * 3 * 2
     code, output = folder.run("open_questions", "-n", open_questions="[tiny-brute]")

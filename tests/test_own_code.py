@@ -90,7 +90,7 @@ def test_code_in_a_folder_is_not_run(file: str, changes: dict[str, object], tmp_
     assert "\n" not in words
 
 
-@pytest.mark.parametrize("folder", ["src", "scripts", "benchmarks"])
+@pytest.mark.parametrize("folder", ["src", "scripts", "studies", "benchmarks"])
 def test_every_load_says_that_code_is_not_trusted(folder: str) -> None:
     without = []
     for file in sorted((ROOT / folder).rglob("*.py")):

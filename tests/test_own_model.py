@@ -18,7 +18,7 @@ from attacks import attack
 from own_files import write_named_files
 from safetensors.numpy import save_file
 
-from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
+from saesteer.settings import Experiment, Scores, SettingsError, experiment_of, load_experiment, load_workflow
 from saesteer.sources.pins import sae_entry
 from saesteer.workflow.new_experiment import write_experiment
 from saesteer.workflow.preflight import check_experiment
@@ -35,7 +35,7 @@ def own(tmp_path: Path) -> Experiment:
     values = json.loads(micro.model_dump_json().replace("data/world/", f"{ROOT}/data/world/").replace("config/", f"{ROOT}/config/"))
     values |= {"extends": None}
     values["saes"]["path"] = f"{tmp_path}/saes/{{layer}}"
-    return Experiment.model_validate(values)
+    return experiment_of(values)
 
 
 def change_config(own: Experiment, layer: int, **keys: Any) -> None:
@@ -138,6 +138,26 @@ def test_what_belongs_to_the_shipped_model_is_not_inherited_by_another(tmp_path:
     assert loaded(tmp_path, OWN | {"model": {"dtype": "bfloat16"}}).seed_of_world == 0
 
 
+@attack(
+    "code, libraries and models",
+    "an experiment that stops at the scores of a model of its own extends the shipped one, and another steers from there",
+    "the shipped model's judge and second model are not handed on: the sections are missing",
+)
+def test_what_scores_do_not_read_of_the_shipped_model_is_not_handed_on(tmp_path: Path) -> None:
+    read = {name: GIVEN[name] for name in ("saes", "records", "concepts")}
+    own = loaded(tmp_path, OWN | read | {"kind": "scores"})
+    assert isinstance(own, Scores)
+    assert own.seed_of_world is None
+    with pytest.raises(SettingsError, match=r"saes.path, records.texts, concepts.topics would be tiny's"):
+        loaded(tmp_path, OWN | {"kind": "scores"})
+    loaded(tmp_path, OWN | read | {"kind": "scores"})
+    shutil.move(tmp_path / "own.yaml", tmp_path / "scored.yaml")
+    with pytest.raises(SettingsError) as refused:
+        loaded(tmp_path, {"extends": "scored", "kind": "sweep"})
+    missing = [f"{section}: this key is missing; add it" for section in ("perplexity", "judge")]
+    assert [line.strip() for line in str(refused.value).splitlines()[1:]] == missing
+
+
 def test_concepts_that_are_left_out_follow_the_records(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "config/experiments/tiny.yaml").read_text()) | {"judge": {"kind": "none"}}
     del values["concepts"]
@@ -150,9 +170,9 @@ def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Pa
         texts = tmp_path / "texts.parquet"
         pl.DataFrame({column: ["a text"] for column in columns}).write_parquet(texts)
         values = own.model_dump(mode="json") | {"records": {"kind": "local", "texts": str(texts)}}
-        assert any(message in problem for problem in problems(Experiment.model_validate(values)))
+        assert any(message in problem for problem in problems(experiment_of(values)))
     texts.write_text("no Parquet")
-    assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(Experiment.model_validate(values)))
+    assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(experiment_of(values)))
 
 
 def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:

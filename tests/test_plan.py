@@ -15,13 +15,24 @@ from hypothesis import strategies as st
 from saesteer.analysis.halves import split_halves
 from saesteer.core.files import text_id
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.settings import AllFeatures, EndpointJudge, Experiment, SampledFeatures, SettingsError, load_experiment, settings_of
+from saesteer.run import Run
+from saesteer.settings import (
+    AllFeatures,
+    EndpointJudge,
+    Experiment,
+    SampledFeatures,
+    SettingsError,
+    Workflow,
+    experiment_of,
+    load_experiment,
+)
 from saesteer.sources.features import features_of, resolve
 from saesteer.sources.pins import pin
 from saesteer.sources.prefixes import read_prefixes
-from saesteer.workflow import keys, plan
+from saesteer.steps import keys
+from saesteer.steps.step import steps_of
+from saesteer.workflow import plan
 from saesteer.workflow.checks import check_files
-from saesteer.workflow.steps import plans
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,46 +95,60 @@ def test_bad_prefix_files_are_refused(tmp_path: Path, text: str, n: int, message
 
 def test_groups_cover_the_layers_once(micro: Experiment) -> None:
     experiment = micro.model_copy(update={"layers": (0, 1, 2, 3, 4, 5, 7), "layers_per_job": 3})
-    assert plan.layer_groups(experiment) == {"layers_00-02": (0, 1, 2), "layers_03-05": (3, 4, 5), "layers_07-07": (7,)}
+    assert experiment.layer_groups == {"layers_00-02": (0, 1, 2), "layers_03-05": (3, 4, 5), "layers_07-07": (7,)}
 
 
-STEPS = plans(load_experiment("micro", ROOT / "config/experiments"))
+STEPS = steps_of(load_experiment("micro", ROOT / "config/experiments"))
 
 
-def written_inputs(folder: Path, step: str, value: str = "a") -> dict[str, Path]:
-    files = {}
-    for name in STEPS[step].inputs:
-        files[name] = folder / f"{name}.json"
-        entry = {"fingerprint": value, "rows": 0, "parts": []}
-        layers = {"step": name, "layers": {"2": entry, "6": entry}}
-        files[name].write_text(json.dumps(layers if name in {*STEPS, "saes"} else {"digest": value}))
-    return files
+def run_in(folder: Path, experiment: Experiment) -> Run:
+    return Run(Workflow(experiments=("micro",), data_dir=folder), "micro", experiment)
+
+
+def write_input(run: Run, step: str, name: str, value: str = "a") -> None:
+    path = plan.input_files(run, step, (2, 6))[name]
+    entry = {"fingerprint": value, "rows": 0, "parts": []}
+    layers = {"step": name, "layers": {"2": entry, "6": entry}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(layers if name in {*STEPS, "saes"} else {"digest": value}))
+
+
+def run_with_inputs(folder: Path, experiment: Experiment, step: str) -> Run:
+    run = run_in(folder, experiment)
+    for name in steps_of(experiment)[step].inputs:
+        write_input(run, step, name)
+    return run
+
+
+def fingerprints(run: Run, step: str) -> list[str]:
+    return [want.fingerprint_digest for want in plan.wanted(run, step, (2, 6))]
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_fingerprint_depends_on_every_input_and_on_no_path(micro: Experiment, tmp_path: Path, step: str) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    before = [want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), written_inputs(tmp_path, step))]
-    assert before == [want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), written_inputs(tmp_path / "elsewhere", step))]
+    run = run_with_inputs(tmp_path, micro, step)
+    before = fingerprints(run, step)
+    assert before == fingerprints(run_with_inputs(tmp_path / "elsewhere", micro, step), step)
     for name in STEPS[step].inputs:
-        files = written_inputs(tmp_path, step) | {name: written_inputs(tmp_path / "elsewhere", step, "b")[name]}
-        assert not set(before) & {want.fingerprint_digest for want in plan.wanted(micro, step, (2, 6), files)}
+        write_input(run, step, name, "b")
+        assert not set(before) & set(fingerprints(run, step))
+        write_input(run, step, name)
 
 
 def test_only_settings_of_a_step_change_its_fingerprint(micro: Experiment) -> None:
     hotter = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"temperature": 0.9})})
     longer = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"n_prefixes": 6})})
-    before, after = plans(micro), plans(hotter)
+    before, after = steps_of(micro), steps_of(hotter)
     assert {step for step, planned in before.items() if planned.settings != after[step].settings} == {"generations"}
-    assert all(planned.settings == before[step].settings for step, planned in plans(longer).items())
+    assert all(planned.settings == before[step].settings for step, planned in steps_of(longer).items())
 
 
 def test_a_top_p_of_1_leaves_rows_valid_that_were_made_before_there_was_one(micro: Experiment) -> None:
     sampling = {"max_new_tokens", "temperature", "top_k", "stop", "seed"}
-    assert set(plans(micro)["generations"].settings) == sampling | {"dtype", "bos", "prompt_format"}
+    assert set(steps_of(micro)["generations"].settings) == sampling | {"dtype", "bos", "prompt_format"}
     nucleus = micro.model_copy(update={"sweep": micro.sweep.model_copy(update={"top_p": 0.3})})
-    assert plans(nucleus)["generations"].settings == plans(micro)["generations"].settings | {"top_p": 0.3}
-    plain, p2 = (plans(load_experiment(name, ROOT / "config/experiments")) for name in ("tiny-methods", "tiny-methods-p2"))
+    assert steps_of(nucleus)["generations"].settings == steps_of(micro)["generations"].settings | {"top_p": 0.3}
+    plain, p2 = (steps_of(load_experiment(name, ROOT / "config/experiments")) for name in ("tiny-methods", "tiny-methods-p2"))
     for step in ("effects", "generations"):
         assert (plain[step].settings.get("top_p"), p2[step].settings["top_p"]) == (None, 0.3)
 
@@ -142,9 +167,8 @@ def test_keys_and_settings_make_a_job_due_and_say_so_in_words(micro: Experiment)
 
 
 def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path: Path) -> None:
-    files = {name: tmp_path / f"{name}.json" for name in STEPS["generations"].inputs}
-    assert plan.n_missing(tmp_path, micro, "generations", (2,), files) is None
-    assert plan.n_missing(tmp_path, micro, "generations", (2,), written_inputs(tmp_path, "generations")) == 4 * 3 * 4
+    assert plan.n_missing(run_in(tmp_path, micro), "generations", (2,)) is None
+    assert plan.n_missing(run_with_inputs(tmp_path, micro, "generations"), "generations", (2,)) == 4 * 3 * 4
 
 
 def test_the_plan_needs_no_torch() -> None:
@@ -167,7 +191,7 @@ def own_world(tmp_path: Path, micro: Experiment) -> Experiment:
     """The micro experiment on copies of the shipped files, which a test may damage."""
     shutil.copytree(ROOT / "data/world", tmp_path / "world")
     values = json.loads(micro.model_dump_json().replace("data/world", str(tmp_path / "world")))
-    return Experiment.model_validate(values)
+    return experiment_of(values)
 
 
 def test_shipped_files_fit(own_world: Experiment) -> None:
@@ -209,6 +233,14 @@ def test_files_that_cannot_be_used_are_refused_before_any_job(own_world: Experim
         check_files("own", own_world)
 
 
+def test_prompts_of_a_comparison_that_are_not_there_are_refused(micro: Experiment, tmp_path: Path) -> None:
+    """As a sweep's prefixes are."""
+    compared = load_experiment("tiny-methods", ROOT / "config/experiments")
+    absent = compared.methods.model_copy(update={"prompts": tmp_path / "none.txt"})
+    with pytest.raises(SettingsError, match=r"experiment own: methods.prompts: there is no file .*none.txt"):
+        check_files("own", compared.model_copy(update={"methods": absent}))
+
+
 def test_layers_beyond_the_model_are_refused(own_world: Experiment) -> None:
     with pytest.raises(SettingsError, match=r"layers: \[8\] do not exist, .* has layers 0 to 7"):
         check_files("own", own_world.model_copy(update={"layers": (2, 8)}))
@@ -222,23 +254,23 @@ def test_a_judge_whose_prefixes_are_still_to_be_fetched_has_work(micro: Experime
     judge = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
     sweep = micro.sweep.model_copy(update={"prefixes": None, "published_prefixes": "p1/prefixes"})
     experiment = micro.model_copy(update={"judge": judge, "sweep": sweep})
-    files = {name: tmp_path / f"{name}.json" for name in plans(experiment)["judge"].inputs}
-    for name, path in files.items():
-        path.write_text(json.dumps({"step": name, "layers": {"2": {"fingerprint": "a", "rows": 0, "parts": []}}}))
-    files["prefixes_file"] = tmp_path / "prefixes.py"
-    assert plan.n_missing(tmp_path, experiment, "judge", (2,), files) is None
-    files["prefixes_file"].write_text("prefixes = ['a', 'b', 'c', 'd']\n")
-    assert plan.n_missing(tmp_path, experiment, "judge", (2,), files) == 4 * 3 * 4
+    run = run_with_inputs(tmp_path, experiment, "judge")
+    assert plan.n_missing(run, "judge", (2,)) is None
+    assert plan.endpoints_to_ask(run) == [judge]
+    run.prompts_path.parent.mkdir(parents=True)
+    run.prompts_path.write_text("prefixes = ['a', 'b', 'c', 'd']\n")
+    assert plan.n_missing(run, "judge", (2,)) == 4 * 3 * 4
 
 
 def test_methods_without_a_layer_are_fitted_at_the_first_layer_only() -> None:
     experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
-    at = {layer: {row.name for row in keys.methods_at(experiment, layer)} for layer in (3, 6)}
-    assert at[3] == set(settings_of(experiment).methods)
+    at = {layer: {row.name for row in keys.methods_at(experiment.methods, experiment.layers, layer)} for layer in (3, 6)}
+    assert at[3] == set(experiment.methods.methods)
     assert at[3] - at[6] == {"unsteered", "prompting", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}
-    texts = {layer: keys.FitGenerations().axes(experiment, layer, {}) for layer in (3, 6)}
-    assert {name for name, _ in texts[6]["method,factor"]} == at[6]
-    n_texts = sum(prod(map(len, axes.values())) for axes in texts.values())
+    run = run_in(ROOT / "data", experiment)
+    texts = {layer: [axis.values(run) for axis in keys.texts_of_fits(experiment)(layer)] for layer in (3, 6)}
+    assert set(texts[6][0]["method"]) == at[6]
+    n_texts = sum(prod(axis.height for axis in axes) for axes in texts.values())
     assert keys.n_fit_generations(experiment) == n_texts
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.statistics import pmi as slow_pmi
-from synthetic_tables import FACTORS, selection_settings, synthetic_features, synthetic_generations, synthetic_tables, synthetic_texts
+from synthetic_tables import FACTORS, main_tables, selection_settings, synthetic_features, synthetic_generations, synthetic_texts
 
 from saesteer.analysis.pmi import N_TOP, feature_pmi, holding_matrix, mean_pmi, pmi_by_threshold, top_tokens
 from saesteer.core import tables
@@ -51,7 +51,7 @@ def test_only_texts_at_chosen_factors_count() -> None:
     features = synthetic_features(1, 3)
     generations = synthetic_generations(features, ("0", "2", "4"))
     keys = features.select("layer", "feature").rows()
-    outcomes = synthetic_tables(1, 3, ("0", "2", "4"))["outcomes"].filter(rule="capped").sort("layer", "feature")
+    outcomes = main_tables(1, 3, ("0", "2", "4"))["outcomes"].filter(rule="capped").sort("layer", "feature")
     outcomes = outcomes.with_columns(factors=pl.Series([["2", "2"], ["4", None], [None, None]]))
     texts = synthetic_texts()
     table = feature_pmi(generations, outcomes, features, texts, "capped").sort("layer", "feature")
@@ -66,14 +66,14 @@ def test_only_texts_at_chosen_factors_count() -> None:
 
 
 def test_order_changes_nothing() -> None:
-    whole = synthetic_tables(2, 6)
+    whole = main_tables(2, 6)
     features = whole["features"].sample(fraction=1.0, shuffle=True, seed=1)
     generations = synthetic_generations(whole["features"], FACTORS).sample(fraction=1.0, shuffle=True, seed=1)
     assert feature_pmi(generations, whole["outcomes"], features, synthetic_texts(), "capped").equals(whole["feature_pmi"])
 
 
 def test_by_threshold_is_the_mean_of_kept_features() -> None:
-    pmi = synthetic_tables(4, 8)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 31).then("pmi")).drop("index")
+    pmi = main_tables(4, 8)["feature_pmi"].with_row_index().with_columns(pmi=pl.when(pl.col("index") != 31).then("pmi")).drop("index")
     table = tables.validate(tables.PMI, pmi_by_threshold(pmi, selection_settings(late_layers_from=2)), "test")
     kept = pmi.filter((pl.col("layer") >= 2) & (pl.col("output_score") >= 0.01))
     row = table.filter(layers="late", threshold=0.01).row(0, named=True)

@@ -13,9 +13,9 @@ from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.budget import SpendLimitReached
 from saesteer.judge.endpoint import check_key
 from saesteer.judge.prompt_writing import INSISTENCE, prompts_fingerprint, request, written_prompts
-from saesteer.settings import Experiment, PromptWriter, load_experiment
+from saesteer.settings import Comparison, PromptWriter, load_experiment
+from saesteer.steps.step import steps_of
 from saesteer.workflow import preflight
-from saesteer.workflow.steps import plans
 
 ROOT = Path(__file__).parents[1]
 CONCEPTS = {text_id(concept): concept for concept in ("storms at sea", "rating: [theme] of chess games")}
@@ -87,16 +87,16 @@ def test_the_check_says_what_they_will_cost() -> None:
         preflight._prompts(compared, compared.prompt_writer, {})
 
 
-def chat_experiment(**changes: Any) -> Experiment:
+def chat_experiment(**changes: Any) -> Comparison:
     experiment = load_experiment("gemma-2-2b-it-methods", ROOT / "config/experiments").model_dump(mode="json")
     experiment["methods"] |= changes
-    return Experiment.model_validate(experiment)
+    return Comparison.model_validate(experiment)
 
 
 def test_prompts_belong_to_what_fits_depend_on_but_not_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     given = (None, writer("http://a/v1").model_dump())
-    plain, one = (plans(chat_experiment(prompt_writer=each))["fits"].settings for each in given)
+    plain, one = (steps_of(chat_experiment(prompt_writer=each))["fits"].settings for each in given)
     assert one == plain | {"prompt_writer": prompts_fingerprint(writer("http://a/v1"))}
     assert prompts_fingerprint(writer("http://b/v1", concurrency=3, max_usd=1.0)) == one["prompt_writer"]
     for changes in ({"model": "b"}, {"seed": 1}, {"max_tokens": 90}):
@@ -110,4 +110,4 @@ def test_a_writer_without_use_is_refused() -> None:
     base = load_experiment("tiny-methods", ROOT / "config/experiments").model_dump(mode="json")
     base["methods"]["prompt_writer"] = given
     with pytest.raises(ValueError, match="prompt_format plain does not follow"):
-        Experiment.model_validate(base)
+        Comparison.model_validate(base)

@@ -20,7 +20,7 @@ from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import language_model, load_language_model
 from saesteer.engine.quantised import has_nan, is_quantised, numbers_of
 from saesteer.methods.fit.sft import trainable_copy
-from saesteer.settings import Experiment
+from saesteer.settings import Experiment, experiment_of
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights, n_gpus, total_bytes
 
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="could not import 'torchao'")
@@ -192,8 +192,8 @@ def test_sft_is_refused_in_the_settings(own: Experiment) -> None:  # noqa: F811
         "concepts": {"kind": "published", "concepts": "a/b", "texts": "a/c"},
         "prompts": "config/prefixes.txt",
     }
-    values = own.model_dump(mode="json") | {"methods": methods}
-    Experiment.model_validate(values)
+    values = own.model_dump(mode="json") | {"kind": "comparison", "methods": methods}
+    experiment_of(values)
     values["model"]["dtype"] = "nf4"
     with pytest.raises(ValueError, match="sft trains all weights, which nf4 does not allow: leave sft out"):
-        Experiment.model_validate(values)
+        experiment_of(values)

@@ -8,7 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from typer.testing import CliRunner
 from workflow_folder import BIN, Folder
+
+from saesteer.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -85,22 +88,21 @@ print(page_of(answer))
     assert done.stdout == answered.page
 
 
-def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder):
-    code, _, log = ask(micro, "micro", "opera")
-    assert code != 0
-    assert "none of the 8 features of micro is labelled with, explained by, fires on or promotes 'opera'" in log
-    assert labels(micro)[0] in log
-    assert "Traceback" not in log
+def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(micro.path)
+    result = CliRunner().invoke(app, ["recommend", "micro", "opera"])
+    assert result.exit_code == 1
+    assert "none of the 8 features of micro is labelled with, explained by, fires on or promotes 'opera'" in result.output
+    assert labels(micro)[0] in result.output
 
 
-def test_an_experiment_without_scores_or_judge_is_refused(micro: Folder):
-    code, _, log = ask(micro, "tiny", "sea")
-    assert code != 0
-    assert "compute the scores first" in log
+def test_an_experiment_without_a_judge_is_refused(micro: Folder, monkeypatch: pytest.MonkeyPatch):
+    """One without scores: test_cli_errors.py."""
     micro.edit("micro", judge={"kind": "none"})
-    code, _, log = ask(micro, "micro", "sea")
-    assert code != 0
-    assert "a recommendation needs ratings" in log
+    monkeypatch.chdir(micro.path)
+    result = CliRunner().invoke(app, ["recommend", "micro", "sea"])
+    assert result.exit_code == 1
+    assert "a recommendation needs ratings" in result.output
 
 
 @pytest.mark.exhaustive

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend, recommendations
-from saesteer.report.finished import Finished
-from saesteer.report.recommend import Answer, Question, ordinary_loss, page_of, sentences_of, shown
-from saesteer.settings import LocalRecords, SelectionSettings, load_experiment
+from saesteer.report.recommend import Answer, Question, as_sweep, ordinary_loss, page_of, sentences_of, shown
+from saesteer.run import Run
+from saesteer.settings import LocalRecords, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
 
 SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
@@ -173,8 +174,21 @@ def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_p
     short = experiment.model_copy(update={"records": LocalRecords(kind="local", texts=tmp_path / "texts.parquet")})
     choice = recommend("sea", ratings("feature", 3, "7", "1", [1.5] * 8), unsteered(), SETTINGS).feature
     assert choice is not None
-    assert ordinary_loss(Finished(workflow, short, "tiny"), choice) is None
+    assert ordinary_loss(Run(workflow, "tiny", short), choice) is None
     assert shown(None) == "unknown"
+
+
+def test_scores_are_steered_with_as_the_sweep_that_they_extend(tmp_path: Path):
+    """Scores alone, without a sweep below them, have no factors, prompts and judge to recommend by."""
+    workflow = load_workflow(read_yaml(Path("config/config.yaml")))
+    tiny, scored = (as_sweep(workflow, name).sweep for name in ("tiny", "tiny-all"))
+    assert (scored.sweep, scored.judge, scored.selection) == (tiny.sweep, tiny.judge, tiny.selection)
+    assert scored.features.kind == "all"
+    values = load_experiment("tiny-all", workflow.experiments_dir).model_dump(mode="json") | {"extends": None}
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(values))
+    alone = workflow.model_copy(update={"experiments_dir": tmp_path})
+    with pytest.raises(SettingsError, match=r"alone has to be of kind sweep, or to extend one that is.*(\n.*)*judge: this key is missing"):
+        as_sweep(alone, "alone")
 
 
 def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():

@@ -18,6 +18,7 @@ from report_folders import HOSTILE, METHODS, compared, swept
 from safetensors.numpy import load_file
 from workflow_folder import ROOT
 
+from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, STEERING
 from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
 from saesteer.report.site import pieces
@@ -64,7 +65,7 @@ def test_no_text_breaks_out_of_a_script_and_every_text_comes_back() -> None:
 
 def test_a_feature_page_says_what_the_tables_say(sweep: tuple[Any, Path]) -> None:
     results, folder = sweep
-    index, features = piece(folder, "index"), results.summary("features")
+    index, features = piece(folder, "index"), results.summary(FEATURES)
     pages = entries(folder, "f", index["features"]["starts"])
     assert len(pages) == features.height
     for page, row in zip(pages, features.iter_rows(named=True), strict=True):
@@ -87,8 +88,8 @@ def test_a_curve_is_the_mean_over_both_halves_texts(sweep: tuple[Any, Path]) -> 
     results, folder = sweep
     index = piece(folder, "index")
     page = entries(folder, "f", index["features"]["starts"])[0]
-    row = results.summary("features").row(0, named=True)
-    halves = results.summary("steering").filter(layer=row["layer"], feature=row["feature"], factor="10").rows(named=True)
+    row = results.summary(FEATURES).row(0, named=True)
+    halves = results.summary(STEERING).filter(layer=row["layer"], feature=row["feature"], factor="10").rows(named=True)
     (curve,) = (dict(zip(index["features"]["curve"], one, strict=True)) for one in page["curve"] if one[0] == "10")
     for name, count in (("gen_success_20", "n"), ("log_perplexity", "n_perplexity"), ("fluency_rating", "n"), ("judge_score", "n_judged")):
         known = [(half[name], half[count]) for half in halves if half[name] is not None and half[count]]
@@ -107,9 +108,9 @@ def test_a_record_has_the_activation_of_each_token(sweep: tuple[Any, Path]) -> N
 
 def test_neighbours_are_the_nearest_by_cosine(sweep: tuple[Any, Path]) -> None:
     results, _ = sweep
-    rows = load_file(results.decoder(1))["W_dec"].astype(np.float64)
+    rows = load_file(results.sae_file(1))["W_dec"].astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    for feature, nearest in neighbours(results.decoder(1), [0, 7, 1023]).items():
+    for feature, nearest in neighbours(results.sae_file(1), [0, 7, 1023]).items():
         cosines = rows @ rows[feature]
         cosines[feature] = -2
         expected = np.sort(cosines)[::-1][:N_NEIGHBOURS]
@@ -141,7 +142,7 @@ def test_a_method_page_has_every_text_and_every_difference(comparison: tuple[Any
         page = piece(folder, f"m/{number}")
         others = [dict(zip(page["method_differences"]["columns"], row, strict=True)) for row in page["method_differences"]["rows"]]
         assert {row["other"] for row in others} == set(METHODS) - {key}
-        scores = {row["method"]: row["score"] for row in results.summary("methods").rows(named=True)}
+        scores = {row["method"]: row["score"] for row in results.summary(METHOD_SUMMARIES["methods"]).rows(named=True)}
         assert all(row["mean"] == pytest.approx(scores[key] - scores[row["other"]], abs=1e-4) for row in others if row["n"] == 3)
         ((concepts, starts),) = methods["texts"][key].values()
         told = entries(folder, f"t/{number}-5", starts)

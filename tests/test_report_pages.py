@@ -18,7 +18,7 @@ from workflow_folder import ROOT
 
 from saesteer.core.tables import FEATURES, write_summary
 from saesteer.report.site.folder import write_report
-from saesteer.report.site.results import Results
+from saesteer.run import Run
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -88,22 +88,22 @@ def visit(page: Any, report: Path, route: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     folder = tmp_path_factory.mktemp("swept")
     results = swept(folder)
     return results, write_report(results, folder / "report")
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     folder = tmp_path_factory.mktemp("compared")
     results = compared(folder)
     return results, write_report(results, folder / "report")
 
 
-def routes(sweep: tuple[Results, Path], comparison: tuple[Results, Path]) -> list[tuple[Path, str, str]]:
+def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[Path, str, str]]:
     """Every kind of page: its report, its route, a selector of what it has to show."""
-    features = sweep[0].summary("features")
+    features = sweep[0].summary(FEATURES)
     assert features is not None
     first, second = (
         f"{layer}/{feature}" for layer, feature in features.filter(pl.col("n_records") > 0).select("layer", "feature").rows()[:2]
@@ -127,7 +127,7 @@ def routes(sweep: tuple[Results, Path], comparison: tuple[Results, Path]) -> lis
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), pytest.param(PHONE, "dark", marks=pytest.mark.exhaustive)])
 def test_every_kind_of_page_shows_what_it_should_and_is_accessible(
-    sweep: tuple[Results, Path], comparison: tuple[Results, Path], opened: Callable[..., Any], size: dict[str, int], scheme: str
+    sweep: tuple[Run, Path], comparison: tuple[Run, Path], opened: Callable[..., Any], size: dict[str, int], scheme: str
 ) -> None:
     page = opened(sweep[1], "", size, scheme)
     for report, route, selector in routes(sweep, comparison):
@@ -142,8 +142,8 @@ def test_every_kind_of_page_shows_what_it_should_and_is_accessible(
         assert [(route, fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
 
 
-def test_pictures_for_the_documentation(sweep: tuple[Results, Path], tmp_path: Path) -> None:
-    features = sweep[0].summary("features")
+def test_pictures_for_the_documentation(sweep: tuple[Run, Path], tmp_path: Path) -> None:
+    features = sweep[0].summary(FEATURES)
     assert features is not None
     layer, feature = features.filter(pl.col("n_records") > 0).select("layer", "feature").row(0)
     command = [sys.executable, "docs/screenshots.py", str(sweep[1].parent), f"{layer}/{feature}", "--out", str(tmp_path)]
@@ -160,9 +160,9 @@ def test_pictures_for_the_documentation(sweep: tuple[Results, Path], tmp_path: P
     "tokens, texts and explanations in a report hold scripts, tags and control characters",
     "they are shown as text: none runs, and the pages ask for nothing outside the report",
 )
-def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
-    features = results.summary("features")
+    features = results.summary(FEATURES)
     assert features is not None
     rows = features.filter(pl.col("n_records") > 0).rows(named=True)
     links = []
@@ -178,9 +178,9 @@ def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Results, Path], opened
     assert set(links) == {"file:", "https:"}
 
 
-def test_the_table_by_keyboard(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+def test_the_table_by_keyboard(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
-    features = results.summary("features")
+    features = results.summary(FEATURES)
     assert features is not None
     expected = [f"{layer}/{feature}" for layer, feature in features.sort("output_score", descending=True).select("layer", "feature").rows()]
     page = opened(report, "features")
@@ -205,9 +205,9 @@ def test_the_table_by_keyboard(sweep: tuple[Results, Path], opened: Callable[...
     page.wait_for_selector(f"[role=row][tabindex='0']:has-text('{expected[1]}')")
 
 
-def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
-    features = results.summary("features")
+    features = results.summary(FEATURES)
     assert features is not None
     page = opened(report, "features")
     ids = lambda: page.eval_on_selector_all("[role=row][data-at] .id", "(all) => all.map((one) => one.textContent)")  # noqa: E731
@@ -242,9 +242,9 @@ def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[R
     assert ids() == [ranked["id"][2]]
 
 
-def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Results, Path], opened: Callable[..., Any]) -> None:
+def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
-    features = results.summary("features")
+    features = results.summary(FEATURES)
     assert features is not None
     page = opened(report, "feature/{}/{}".format(*features.select("layer", "feature").row(0)))
     page.locator(".place .num").first.click()
@@ -287,7 +287,9 @@ def large_features(n_layers: int, n: int) -> pl.DataFrame:
 @pytest.mark.exhaustive
 def test_a_large_models_features_are_there_at_once_and_searched_at_once(tmp_path: Path, opened: Callable[..., Any]) -> None:
     features = large_features(*N_LARGE)
-    results = replace(swept(tmp_path / "small"), data=tmp_path / "data", figures=tmp_path / "figures")
+    small = swept(tmp_path / "small")
+    workflow = small.workflow.model_copy(update={"data_dir": tmp_path / "data", "figures_dir": tmp_path / "figures"})
+    results = replace(small, workflow=workflow)
     write_summary(FEATURES, features, results.data / "tables/features.parquet")
     report = write_report(results, tmp_path / "report")
     first_rows, searches = [], []

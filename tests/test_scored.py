@@ -1,13 +1,16 @@
-"""Experiments that stop at the scores: their tables a layer, and the README's table of them."""
+"""Experiments that stop at the scores: their tables a layer, and the documentation's table of them."""
 
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from workflow_folder import Folder
 
+from saesteer.core.files import write_json
 from saesteer.core.tables import FEATURES, read_summary, write_summary
-from saesteer.report.scored import scores_by_layer, scores_markdown
+from studies.pages.blocks import SCORES
+from studies.pages.scores import scores_by_layer
 
 
 def features(layer: int, scores: list[tuple[float | None, float, float]]) -> pl.DataFrame:
@@ -42,15 +45,20 @@ def test_medians_and_shares_by_hand(tmp_path: Path) -> None:
     assert first["share_output_high"] == 0.5  # 0.75 and 1.0 of four
     assert first["share_both_high"] == pytest.approx(1 / 3)  # of the three with both scores
     assert second["input_score"] is None
-    assert scores_markdown([first]).splitlines()[2] == "| 0 | 4 | 1 | 0.500 | 0.500 | 0.750 | 50.0% | 33.3% |"
-    assert scores_markdown([second]).splitlines()[2] == "| 1 | 1 | 1 | – | 0.500 | 0.000 | 0.0% | – |"
+    write_json(tmp_path / "docs/scores/tiny-all.json", [first, second])
+    assert SCORES.markdown(tmp_path).splitlines()[2:] == [
+        "| 0 | 4 | 1 | 0.500 | 0.500 | 0.750 | 50.0% | 33.3% |",
+        "| 1 | 1 | 1 | – | 0.500 | 0.000 | 0.0% | – |",
+    ]
 
 
 @pytest.mark.slow
 def test_an_experiment_that_stops_at_the_scores(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "repo")
     before = folder.parts()
-    folder.edit("micro", until="scores")
+    file = folder.path / "config/experiments/micro.yaml"
+    shared = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in ("sweep", "selection")}
+    file.write_text(yaml.safe_dump(shared | {"kind": "scores"}))
     code, printed = folder.run()
     assert code == 0, printed
     assert folder.parts() == before

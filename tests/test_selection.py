@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.statistics import exact_p_within_layers, removal_means
-from synthetic_tables import selection_settings, synthetic_tables
+from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.selection import p_within_layers, random_removal, selection
 from saesteer.core import tables
@@ -15,7 +15,7 @@ from saesteer.core.uncertainty import random_stream
 
 @pytest.fixture(scope="module")
 def outcomes() -> pl.DataFrame:
-    return synthetic_tables(n_layers=4, n_features=8, late_layers_from=2)["outcomes"]
+    return main_tables(n_layers=4, n_features=8, late_layers_from=2)["outcomes"]
 
 
 SETTINGS = selection_settings(late_layers_from=2)
@@ -122,4 +122,4 @@ def test_the_smallest_p_is_one_over_permutations_plus_one() -> None:
 
 def test_full_size_has_every_row() -> None:
     """240 features, 15 thresholds."""
-    assert selection(synthetic_tables()["outcomes"], selection_settings()).height == 2 * 4 * 2 * 15
+    assert selection(main_tables()["outcomes"], selection_settings()).height == 2 * 4 * 2 * 15

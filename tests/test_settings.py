@@ -1,6 +1,7 @@
 """Configuration: misspelt keys, bad values, files that extend each other, generated documents."""
 
 import copy
+import functools
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,16 +15,32 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from saesteer.report import config_docs
-from saesteer.settings import Experiment, SaeSettings, SettingsError, Workflow, canonical_factor, load_experiment, load_workflow, read_yaml
+from saesteer.settings import (
+    Comparison,
+    Experiment,
+    SaeSettings,
+    Scores,
+    SettingsError,
+    Sweep,
+    Workflow,
+    canonical_factor,
+    comparison,
+    experiment_of,
+    load_experiment,
+    load_workflow,
+    read_yaml,
+    steering,
+)
 from saesteer.settings.methods import EffectSettings
+from saesteer.sources.prefixes import prompt_source
 from saesteer.workflow.checks import check_model_config
 
 CONFIG = Path(__file__).parents[1] / "config"
 
 
-def full_experiment() -> dict[str, Any]:
-    """The shipped experiment with every key written out."""
-    return load_experiment("tiny", CONFIG / "experiments").model_dump(mode="json")
+def full_experiment(name: str = "tiny") -> dict[str, Any]:
+    """A shipped experiment with every key written out."""
+    return load_experiment(name, CONFIG / "experiments").model_dump(mode="json") | {"extends": None}
 
 
 def key_paths(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -39,21 +56,92 @@ def load(tmp_path: Path, values: dict[str, Any], **others: dict[str, Any]) -> Ex
     return load_experiment("own", tmp_path)
 
 
-@pytest.mark.parametrize("path", list(key_paths(full_experiment())), ids=".".join)
-def test_every_key_misspelt_is_refused_with_the_nearest(tmp_path: Path, path: tuple[str, ...]) -> None:
-    values = full_experiment()
-    section = values
-    for key in path[:-1]:
-        section = section[key]
-    value = section.pop(path[-1])
-    misspelt = path[-1][:-1] + "q" + path[-1][-1] if path[-1] != "kind" else "kinq"
-    section[misspelt] = value
+@pytest.mark.parametrize("name", ["tiny-all", "tiny", "gemma-2-2b-it-methods"])
+def test_every_key_misspelt_is_refused_with_the_nearest(name: str) -> None:
+    whole = full_experiment(name)
+    for path in key_paths(whole):
+        values = copy.deepcopy(whole)
+        section = functools.reduce(dict.__getitem__, path[:-1], values)
+        misspelt = path[-1][:-1] + "q" + path[-1][-1] if path[-1] != "kind" else "kinq"
+        section[misspelt] = section.pop(path[-1])
+        with pytest.raises(SettingsError) as refused:
+            experiment_of(values, "own.yaml")
+        assert "own.yaml cannot be used" in str(refused.value)
+        if path != ("features", "kind"):
+            assert f"unknown key {misspelt!r}. Did you mean {path[-1]!r}?" in str(refused.value), path
+
+
+SCORES = ("description", "model", "saes", "layers", "features", "records", "concepts")
+"""What an experiment of kind scores states."""
+
+
+def test_each_kind_does_with_the_sections_that_it_reads() -> None:
+    values = {key: value for key, value in full_experiment().items() if key in SCORES}
+    assert isinstance(experiment_of(values | {"kind": "scores"}), Scores)
     with pytest.raises(SettingsError) as refused:
-        load(tmp_path, values)
-    message = str(refused.value)
-    assert "own.yaml cannot be used" in message
-    if path != ("features", "kind"):
-        assert f"unknown key {misspelt!r}. Did you mean {path[-1]!r}?" in message
+        experiment_of(values)
+    assert [line.strip() for line in str(refused.value).splitlines()[1:]] == [
+        f"{section}: this key is missing; add it" for section in ("perplexity", "judge", "sweep", "selection")
+    ]
+    steering = values | {key: full_experiment()[key] for key in ("perplexity", "judge")}
+    sweep = {key: full_experiment()[key] for key in ("sweep", "selection")}
+    assert isinstance(experiment_of(steering | sweep), Sweep)
+    compared = {"kind": "comparison", "methods": full_experiment("tiny-methods")["methods"]}
+    assert isinstance(experiment_of(steering | compared), Comparison)
+
+
+def test_what_a_kind_does_not_read_is_left_out_of_what_it_extends(tmp_path: Path) -> None:
+    """A base that stops at the scores hands on what it has from its own base."""
+    chain = {"sweep": full_experiment(), "scored": {"extends": "sweep", "description": "x", "kind": "scores", "features": {"kind": "all"}}}
+    own = load(tmp_path, {"extends": "scored", "kind": "comparison", "methods": full_experiment("tiny-methods")["methods"]}, **chain)
+    scored, again = load_experiment("scored", tmp_path), load_experiment("scored", tmp_path, kind="sweep")
+    assert [type(each) for each in (own, scored, again)] == [Comparison, Scores, Sweep]
+    assert {"sweep", "selection", "pmi", "methods", "judge", "perplexity"}.isdisjoint(scored.model_dump())
+    assert {"sweep", "selection", "pmi"}.isdisjoint(own.model_dump())
+    assert own.judge.model_dump(mode="json") == again.judge.model_dump(mode="json") == full_experiment()["judge"]
+    assert again.sweep.model_dump(mode="json") == full_experiment()["sweep"]
+    assert load(tmp_path, {"extends": "scored", "description": "y"}, **chain).kind == "scores"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kind": "scores", "sweep": {}}, "an experiment of kind scores does not read sweep: remove it, or write kind: sweep"),
+        ({"kind": "scores", "judge": {}}, "does not read judge: remove it, or write kind: sweep or comparison"),
+        ({"methods": {}}, "an experiment of kind sweep does not read methods: remove it, or write kind: comparison"),
+        ({"kind": "comparison", "pmi": {}, "sweep": {}}, "does not read pmi, sweep: remove them, or write kind: sweep"),
+        ({"kind": "comparsion"}, "an experiment is of kind scores, sweep, comparison, not 'comparsion'. Did you mean 'comparison'?"),
+        ({"preset": "p2"}, "preset p2 sets methods only, which kind sweep does not read: remove the preset, or write kind: comparison"),
+        ({"until": "figures"}, "the key until has become kind: in place of `until: figures` write `kind: sweep`"),
+        ({"until": "scores"}, "in place of `until: scores` write `kind: scores`"),
+        ({"until": "methods", "methods": {}}, "in place of `until: methods` write `kind: comparison`"),
+        ({"until": "methods", "selection": {}}, "write `kind: comparison`, and remove selection, which an experiment of this kind"),
+        ({"figures": {}}, "the section figures has become constants of the code, the same for all experiments: remove it"),
+    ],
+)
+def test_files_of_another_kind_or_version_are_refused_by_what_to_write(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path, {"extends": "base", "description": "x"} | keys, base=full_experiment())
+    assert str(refused.value).startswith(f"{tmp_path}/own.yaml")
+    assert message in str(refused.value)
+
+
+def test_what_needs_another_kind_says_which() -> None:
+    scored, sweep = (load_experiment(name, CONFIG / "experiments") for name in ("tiny-all", "tiny"))
+    for needed, experiment, message in [
+        (steering, scored, "own generates no texts, it is of kind scores: name an experiment of kind sweep or comparison"),
+        (comparison, scored, "own compares no methods, it is of kind scores: name an experiment of kind comparison"),
+        (comparison, sweep, "own compares no methods, it is of kind sweep: name an experiment of kind comparison"),
+        (lambda experiment, _: prompt_source(experiment), scored, "kind scores has no prompts to generate texts from"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            needed(experiment, "own")
+    assert steering(sweep, "own") is sweep
+
+
+def test_a_comparison_without_ratings_is_refused() -> None:
+    with pytest.raises(SettingsError, match="judge: kind 'none' cannot be used here; kinds that can: oracle, endpoint, model"):
+        experiment_of(full_experiment("tiny-methods") | {"judge": {"kind": "none"}})
 
 
 def test_misspelt_workflow_key_is_refused() -> None:
@@ -66,9 +154,9 @@ def test_misspelt_experiment_names_the_nearest() -> None:
         load_experiment("tinny", CONFIG / "experiments")
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "value", "message"),
-    [
+def test_bad_values_are_refused_by_key() -> None:
+    whole = full_experiment()
+    for section, key, value, message in [
         ("sweep", "factors", [0], "no factor is positive"),
         ("sweep", "factors", [1, 2], "factor 0 is missing"),
         ("sweep", "factors", [0, 2, 2.0], "given more than once: 2"),
@@ -79,38 +167,31 @@ def test_misspelt_experiment_names_the_nearest() -> None:
         ("features", "n_per_layer", 2000, "more than the 1024 features"),
         ("model", "dtype", "float8", "float32"),
         ("logit_lens", "k", 10, "greater than or equal to 20"),
-        ("figures", "output_score_bins", [0, 0.5, 0.2, 1], "ascend from 0 to 1"),
         ("selection", "confidence", 1.5, "less than 1"),
-    ],
-)
-def test_bad_values_are_refused_by_key(tmp_path: Path, section: str, key: str, value: Any, message: str) -> None:
-    values = full_experiment()
-    values[section][key] = value
-    with pytest.raises(SettingsError, match=f"{section}.*{key}|{section}") as refused:
-        load(tmp_path, values)
-    assert message in str(refused.value)
+    ]:
+        with pytest.raises(SettingsError, match=f"{section}.*{key}") as refused:
+            experiment_of(whole | {section: whole[section] | {key: value}})
+        assert message in str(refused.value), (section, key, value)
 
 
-@pytest.mark.parametrize(
-    ("features", "message"),
-    [
+def test_bad_feature_sets_are_refused() -> None:
+    whole = full_experiment()
+    for features, message in [
         ({0: []}, "the feature set is empty"),
         ({}, "the feature set is empty"),
         ({0: [5, 5]}, "layer 0: features given more than once: 5"),
         ({3: [1024]}, "layer 3: 1024 is out of range, its SAE has features 0 to 1023"),
         ({3: [-1]}, "layer 3: -1 is out of range"),
         ({9: [1]}, "layers [9] are not among `layers`"),
-    ],
-)
-def test_bad_feature_sets_are_refused(tmp_path: Path, features: dict[int, list[int]], message: str) -> None:
-    with pytest.raises(SettingsError) as refused:
-        load(tmp_path, full_experiment() | {"features": {"kind": "explicit", "features": features}})
-    assert message in str(refused.value)
+    ]:
+        with pytest.raises(SettingsError) as refused:
+            experiment_of(whole | {"features": {"kind": "explicit", "features": features}})
+        assert message in str(refused.value), features
 
 
-def test_duplicate_layers_are_refused(tmp_path: Path) -> None:
+def test_duplicate_layers_are_refused() -> None:
     with pytest.raises(SettingsError, match="layers: given more than once: 2"):
-        load(tmp_path, full_experiment() | {"layers": [2, 2]})
+        experiment_of(full_experiment() | {"layers": [2, 2]})
 
 
 def test_extending_states_only_what_differs(tmp_path: Path) -> None:
@@ -160,20 +241,19 @@ def test_every_wording_of_the_prompt_is_tuned_where_others_tune_their_strengths(
         assert load_experiment(name, CONFIG / "experiments").methods.factors.prompt == ("1", "2", "3"), name
 
 
-def test_more_vectors_than_decoder_rows_make_are_refused(tmp_path: Path) -> None:
+def test_more_vectors_than_decoder_rows_make_are_refused() -> None:
     """5 features make 5 vectors and 10 pairs. Without a method that rests on effects the number is not looked at."""
-    shipped = load_experiment("tiny-methods", CONFIG / "experiments").model_dump(mode="json")
+    shipped = full_experiment("tiny-methods")
     values = shipped | {
-        "extends": None,
         "saes": shipped["saes"] | {"n_features": 5},
         "methods": shipped["methods"] | {"methods": ["unsteered", "fgaa"]},
     }
     values["methods"]["effects"] |= {"n_vectors": 16, "n_held_out": 2}
     values["features"] = {"kind": "all"}
     with pytest.raises(SettingsError, match=r"effects.n_vectors is 16, but an SAE of 5 features has 15 single decoder rows and pairs"):
-        load(tmp_path, values)
+        experiment_of(values)
     values["methods"]["methods"] = ["unsteered", "diffmean"]
-    assert load(tmp_path, values).methods.effects.n_vectors == 16
+    assert experiment_of(values).methods.effects.n_vectors == 16
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = Folder(tmp_path_factory.mktemp("tiny") / "repo")
     settings = yaml.safe_load((folder.path / "config/experiments/tiny.yaml").read_text())
     folder.edit("tiny", sweep=settings["sweep"] | {"n_prefixes": N_PREFIXES})
-    code, output = folder.run(experiment="tiny")
+    code, output = folder.run("data/tiny/metrics.json", experiment="tiny")
     assert code == 0, output
     metrics: dict[str, Any] = json.loads((folder.path / "data/tiny/metrics.json").read_text())
     return metrics

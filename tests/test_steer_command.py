@@ -15,20 +15,21 @@ from typer.testing import CliRunner
 from saesteer import api
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
-from saesteer.report.finished import Finished, sampling_of
+from saesteer.report.fits import sampling_of
 from saesteer.report.terminal import Request, request_of, show, texts_by_token
-from saesteer.settings import load_experiment, load_workflow
+from saesteer.run import Run, open_run
+from saesteer.settings import load_workflow
 
 PROMPT = "I think that"
 
 
 @pytest.fixture
-def comparison(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Finished:  # noqa: F811
+def comparison(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: F811
     monkeypatch.chdir(finished_fits)
-    return Finished(load_workflow({"experiments": ["micro"], "methods": [NAME]}), load_experiment(NAME, Path("config/experiments")), NAME)
+    return open_run(NAME, load_workflow({"experiments": ["micro"], "methods": [NAME]}))
 
 
-def test_texts_grow_into_those_of_the_library(comparison: Finished) -> None:
+def test_texts_grow_into_those_of_the_library(comparison: Run) -> None:
     request = Request(6, 7, (1.5, 3.0), PROMPT, seed=4, max_tokens=12)
     steps = list(texts_by_token(comparison, request))
     sampling = replace(sampling_of(comparison.experiment), max_new_tokens=12)
@@ -65,7 +66,7 @@ def test_a_models_text_does_not_command_the_terminal() -> None:
     assert "[red]red[/red]" in shown
 
 
-def test_the_command(comparison: Finished) -> None:
+def test_the_command(comparison: Run) -> None:
     made = CliRunner().invoke(app, ["steer", NAME, "6/7", PROMPT, "--factor", "1.5", "--factor", "3", "--max-tokens", "4"])
     assert made.exit_code == 0, made.output
     assert [made.output.count(title) for title in ("unsteered", "factor 1.5", "factor 3")] == [1, 1, 1]
@@ -79,7 +80,7 @@ def test_the_command(comparison: Finished) -> None:
         (("6/7", "a long one " * 60), "at most 64"),
     ],
 )
-def test_what_cannot_be_steered_is_refused_in_a_line(comparison: Finished, arguments: tuple[str, str], message: str) -> None:
+def test_what_cannot_be_steered_is_refused_in_a_line(comparison: Run, arguments: tuple[str, str], message: str) -> None:
     made = CliRunner().invoke(app, ["steer", NAME, *arguments, "--factor", "1"])
     assert made.exit_code == 1
     assert message in made.output

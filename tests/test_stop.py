@@ -11,7 +11,7 @@ import polars as pl
 import psutil
 import pytest
 from attacks import attack
-from workflow_folder import ROOT, Folder
+from workflow_folder import Folder
 
 SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
 TARGET = "data/micro/generations/layers_02-06.json"
@@ -20,7 +20,7 @@ N_WANTED, N_THERE = 8 * 7 * 20, 8 * 3 * 4
 
 def script_of(run: subprocess.Popen[str]) -> psutil.Process:
     """The process of the sweep's script."""
-    (script,) = [child for child in psutil.Process(run.pid).children(recursive=True) if child.cmdline()[-1].endswith("generations.py")]
+    (script,) = [child for child in psutil.Process(run.pid).children(recursive=True) if child.cmdline()[-1].endswith("step.py")]
     return script
 
 
@@ -78,9 +78,8 @@ def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all
 
 
 PROGRAM = """
-import os, signal, sys
-sys.path.insert(0, {scripts!r})
-from common import Stop
+import os, signal
+from saesteer.workflow.job import Stop
 stop = Stop()
 try:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -101,6 +100,6 @@ print("still computing", flush=True)
 @pytest.mark.parametrize(("swallowed", "printed"), [("BaseException", "writing out\n"), ("ZeroDivisionError", "")])
 def test_the_signal_is_neither_lost_nor_disturbing(swallowed: str, printed: str) -> None:
     """Library code that swallows every exception only delays the exit to the next batch; a second signal changes nothing."""
-    program = PROGRAM.format(scripts=str(ROOT / "scripts"), swallowed=swallowed)
+    program = PROGRAM.format(swallowed=swallowed)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, printed)

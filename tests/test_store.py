@@ -23,7 +23,7 @@ LAYER = 5
 
 
 def wanted(features, version: int = 1) -> Wanted:
-    return Wanted(LAYER, {"feature": list(features)}, {"algorithm_version": version})
+    return Wanted(LAYER, [pl.DataFrame({"feature": list(features)})], {"algorithm_version": version})
 
 
 def rows_of(keys: pl.DataFrame) -> pl.DataFrame:
@@ -235,7 +235,7 @@ def test_fingerprint_is_spelt_out_beside_the_parts(step: Step) -> None:
 
 
 def test_layers_in_turn_go_to_parts_of_their_own(tmp_path: Path) -> None:
-    wants = [Wanted(layer, {"feature": [1, 2]}, {}) for layer in (0, 1)]
+    wants = [Wanted(layer, [pl.DataFrame({"feature": [1, 2]})], {}) for layer in (0, 1)]
 
     def compute(missing):
         for feature in (1, 2):

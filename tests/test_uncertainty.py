@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 from oracles.statistics import pooled_rank_correlation
 from scipy.stats import bootstrap, spearmanr
 
+from saesteer.core.tables.schema import interval
 from saesteer.core.uncertainty import (
     bootstrap_mean_interval,
     difference_interval,
-    paired_difference_interval,
+    mean_columns,
     quantile_interval,
     random_stream,
     rank_correlation,
 )
+from saesteer.settings import SelectionSettings
 
 SKEWED = np.random.default_rng(3).gamma(0.5, 2.0, 60)
 
@@ -45,7 +47,7 @@ def test_unpaired_difference_is_scipys_percentile_interval() -> None:
 def test_pairs_are_not_broken() -> None:
     """a - b is 1 for every pair, however much a and b vary: the interval is [1, 1]."""
     a = np.array([1.0, 5.0, 9.0, 30.0])
-    assert paired_difference_interval(a, a - 1, 100, 0.95, random_stream(0)) == (1.0, 1.0)
+    assert bootstrap_mean_interval(a - (a - 1), 100, 0.95, random_stream(0)) == (1.0, 1.0)
     unpaired = difference_interval(a, a - 1, 100, 0.95, random_stream(0))
     assert unpaired is not None
     assert unpaired.low < 0 < 2 < unpaired.high
@@ -131,3 +133,14 @@ def test_correlations_that_do_not_exist() -> None:
     assert rank_correlation(same, SKEWED[:5], np.zeros(5, dtype=np.int64), 10, 0.95, random_stream(0)) == (5, None, None, None)
     two = rank_correlation(np.array([1.0, 2.0]), np.array([5.0, 6.0]), np.zeros(2, dtype=np.int64), 10, 0.95, random_stream(0))
     assert two == (2, 1.0, None, None)
+
+
+@pytest.mark.parametrize("ends", [None, "", "removed_"])
+def test_columns_of_a_mean_are_those_that_a_table_declares(ends: str | None) -> None:
+    values, stream = SKEWED[:6], random_stream(3)
+    drawn = SelectionSettings(thresholds=(0.1,), late_layers_from=0, bootstrap_draws=100)
+    columns = mean_columns("gain", values, drawn, random_stream(3), ends)
+    assert list(columns) == list(interval("gain", "mean", "features", ends=ends))
+    assert list(columns.values()) == [values.mean(), *bootstrap_mean_interval(values, 100, drawn.confidence, stream)]
+    assert list(mean_columns("gain", values[:1], drawn, stream, ends).values()) == [values[0], None, None]
+    assert list(mean_columns("gain", values[:0], drawn, stream, ends).values()) == [None, None, None]

@@ -4,8 +4,6 @@ hook."""
 import copy
 import importlib.util
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +69,6 @@ def test_repeng(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ControlModel(copy.deepcopy(shipped_model().model), [LAYER])
     model.set_control(vector, 1.0)
     check(torch.cat([model(row[None]).logits for row in IDS]))  # it takes no batch that shares its positions
-
-
-@needs("dialz")
-def test_dialz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its module of vectors alone: the package imports IPython too. Its model is loaded in half precision, so the numbers are compared."""
-    package = types.ModuleType("dialz")
-    package.__path__ = list(importlib.util.find_spec("dialz").submodule_search_locations)
-    monkeypatch.setitem(sys.modules, "dialz", package)
-    from dialz.vector import SteeringVector
-
-    vector = SteeringVector.import_gguf(written("dialz", tmp_path / "a.gguf"))
-    assert (vector.model_type, list(vector.directions)) == ("gemma2", [LAYER])
-    assert vector.directions[LAYER].tolist() == ADDED.tolist()
 
 
 @needs("lm_eval")

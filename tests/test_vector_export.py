@@ -28,9 +28,9 @@ from saesteer.engine.steered_model import steered_model
 from saesteer.engine.vector_formats import FORMATS, check_format, neuronpedia_body
 from saesteer.methods.fit.vectors_file import read_vectors
 from saesteer.report import measured as measuring
-from saesteer.report.finished import Finished
 from saesteer.report.measured import Form, Lens, measured
-from saesteer.settings import load_experiment, load_workflow
+from saesteer.run import Run, open_run
+from saesteer.settings import load_workflow
 
 LAYER, FACTOR, SCALE = 6, 1.5, 40.0
 IDS = torch.tensor([TEXTS[2], TEXTS[2][::-1]])
@@ -151,7 +151,6 @@ def test_sites_inside_a_block_are_refused(site: str) -> None:
     ("to", "name", "change", "message"),
     [
         ("gguf", "a.gguf", {"block": 0}, "gguf cannot add a vector to what block 0 puts out: llama.cpp takes directions from 1 on"),
-        ("svec", "a.svec", {"block": 7}, "behind the last block there is none"),
         ("gguf", "a.gguf", {"block": -1}, "this vector is added before block 0"),
         ("python", "a.py", {"block": -1}, "this vector is added before block 0"),
         ("lm-eval", "a.bin", {}, "readers of lm-eval take files that end in .pt"),
@@ -166,7 +165,7 @@ def test_what_a_format_cannot_express_is_refused(to: str, name: str, change: dic
 def test_what_they_can_express_is_not() -> None:
     one = vector_of(shipped_model())
     for to, form in FORMATS.items():
-        for block in (form.first, one.n_blocks - 1 - form.n_behind):
+        for block in (form.first, one.n_blocks - 1):
             check_format(to, Path("a" + form.suffix), replace(one, block=block))
     check_format("neuronpedia", Path("a"), replace(one, block=-1))
 
@@ -205,21 +204,6 @@ def test_the_module_is_a_hook_factory_of_sglang(tmp_path: Path) -> None:
     (first, second) = hook(None, None, (torch.zeros(3, 128), "rest"))
     torch.testing.assert_close(first, (FACTOR * SCALE * VECTOR).expand(3, -1))
     assert second == "rest"
-
-
-@torch.no_grad()
-def test_svec_is_numbered_by_the_block_that_is_given_the_vector(tmp_path: Path) -> None:
-    """activation-steering's LeashLayer adds before its layer runs."""
-    FORMATS["svec"].write(tmp_path / "a.svec", vector_of(shipped_model()), ABOUT)
-    written = json.loads((tmp_path / "a.svec").read_text())
-    ((layer, direction),) = written["directions"].items()
-    assert (written["model_type"], list(written["explained_variances"])) == ("gemma2", [layer])
-    model = shipped_model().model
-    block = model.model.layers[int(layer)]
-    handle = block.register_forward_pre_hook(lambda _module, args: (args[0] + torch.tensor(direction), *args[1:]))
-    logits = model(IDS).logits
-    handle.remove()
-    torch.testing.assert_close(logits, plainly_steered(), rtol=1e-4, atol=1e-4)
 
 
 def test_safetensors_say_what_they_hold_and_come_in_again_as_a_method(tmp_path: Path) -> None:
@@ -276,12 +260,12 @@ def test_transformer_lens_takes_the_modules_hook(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def comparison(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Finished:  # noqa: F811
+def comparison(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: F811
     monkeypatch.chdir(finished_fits)
-    return Finished(load_workflow({"experiments": ["micro"], "methods": [NAME]}), load_experiment(NAME, Path("config/experiments")), NAME)
+    return open_run(NAME, load_workflow({"experiments": ["micro"], "methods": [NAME]}))
 
 
-def test_forms_are_compared_on_the_same_draws_and_rated_by_the_judge(comparison: Finished) -> None:
+def test_forms_are_compared_on_the_same_draws_and_rated_by_the_judge(comparison: Run) -> None:
     """Factor 0 writes the unsteered texts; a vector that writes the sea's words is rated higher than nothing; means by hand."""
     lm, sae = shipped_model(), shipped_sae(6)
     forms = [Form("none of it", Addition(VECTOR, 40.0), 0.0), Form("feature", Addition(sae.W_dec[7], 30.0, features=(7,)), 2.0)]
@@ -304,7 +288,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return made.exit_code, made.output
 
 
-def test_a_features_vector_is_frozen_measured_and_written(comparison: Finished, tmp_path: Path) -> None:
+def test_a_features_vector_is_frozen_measured_and_written(comparison: Run, tmp_path: Path) -> None:
     path = tmp_path / "feature.py"
     code, output = run("6/7", "--to", "python", "--out", str(path), "--factor", "1.5", "--concept", "sea", "--texts", "4")
     assert code == 0, output
@@ -320,7 +304,7 @@ def test_a_features_vector_is_frozen_measured_and_written(comparison: Finished, 
     assert about["added_to"] == {"output_of_block": 6, "module": "model.layers.6", "positions": "all"}
 
 
-def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_beside_it(comparison: Finished, tmp_path: Path) -> None:
+def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_beside_it(comparison: Run, tmp_path: Path) -> None:
     path = tmp_path / "fit.pt"
     code, output = run("diffmean/sea", "--to", "lm-eval", "--out", str(path), "--texts", "2")
     assert code == 0, output
@@ -350,14 +334,14 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
         ("seven", "'seven' is neither LAYER/FEATURE, e.g. 6/884, nor METHOD/CONCEPT"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_by_name(comparison: Finished, tmp_path: Path, arguments: str, message: str) -> None:
+def test_what_cannot_be_exported_is_refused_by_name(comparison: Run, tmp_path: Path, arguments: str, message: str) -> None:
     code, output = run(*arguments.split(), "--to", "gguf", "--out", str(tmp_path / "a.gguf"))
     assert code == 1
     assert message in output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_neuronpedia_must_know_the_model(comparison: Finished, tmp_path: Path) -> None:
+def test_neuronpedia_must_know_the_model(comparison: Run, tmp_path: Path) -> None:
     code, output = run("6/7", "--to", "neuronpedia", "--out", str(tmp_path / "a.json"), "--factor", "1")
     assert code == 1
     assert "it is not known what Neuronpedia calls this model: give --model-id" in output

@@ -1,7 +1,4 @@
-"""What a step's rows depend on is complete: every module that computes them counts, for the steps that use it and for no other.
-
-The graph of imports is grimp's, not the package's own.
-"""
+"""What a step's rows depend on is complete: every module that computes them counts, for the steps that use it and for no other."""
 
 from functools import cache
 from pathlib import Path
@@ -11,8 +8,9 @@ import pytest
 
 from saesteer.settings import LocalModelJudge, load_experiment
 from saesteer.settings.registry import METHODS
-from saesteer.workflow import code_digest
-from saesteer.workflow.steps import StepPlan, plans
+from saesteer.steps.step import Step, steps_of
+from saesteer.workflow.code_digest import PLUMBING, imported_by, version_of
+from saesteer.workflow.plan import versions
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ("micro", "micro-methods", "gemma-2-2b", "gemma-2-2b-it-methods", "gemma-2-9b-it-concept500")
@@ -25,6 +23,10 @@ WITHOUT = {
     "judge.rubric": "its digest is among the judge's settings",
 }
 """Modules of the science without a version, and why."""
+IN_FINGERPRINTS = {"fits": {"judge.parse"}}
+"""Modules behind what a step's settings name, here the digest of how prompts are written, which therefore compute no row of it."""
+OPENED_BY = {"model": "engine.models", "sae": "engine.saes", "tokens": "core.tokens", "world_judge": "world.judges"}
+"""Method of Run -> the module that it opens something with."""
 
 
 @cache
@@ -33,7 +35,7 @@ def graph() -> grimp.ImportGraph:
 
 
 @cache
-def steps() -> dict[tuple[str, str], StepPlan]:
+def steps() -> dict[tuple[str, str], Step]:
     experiments = {name: load_experiment(name, ROOT / "config/experiments") for name in EXPERIMENTS}
     for name in ("micro", "micro-methods"):
         quantised = experiments[name].model.model_copy(update={"dtype": "nf4"})
@@ -41,77 +43,56 @@ def steps() -> dict[tuple[str, str], StepPlan]:
         experiments[f"quantised {name}"] = experiments[name].model_copy(update={"model": quantised, "perplexity": second})
     judge = LocalModelJudge(kind="model", model=quantised)
     experiments["judged by a model"] = experiments["micro"].model_copy(update={"judge": judge})
-    return {(name, step): plan for name, experiment in experiments.items() for step, plan in plans(experiment).items()}
+    return {(name, of): step for name, experiment in experiments.items() for of, step in steps_of(experiment).items()}
 
 
-def used(plan: StepPlan) -> set[str]:
+def used(step: Step) -> set[str]:
     """Modules that a step's computation imports, but for those that fit a method, whose versions are in the keys, and for the quantising of
     a model's weights where they are not quantised."""
-    start = {f"saesteer.{name}" for name in plan.modules}
+    start = {f"saesteer.{name}" for name in step.modules}
     closure = start.union(*(graph().find_upstream_modules(name) for name in start))
-    left_out = set() if plan.settings.get("dtype") in ("int8", "nf4") else {"engine.quantised"}
-    return {name.removeprefix("saesteer.") for name in closure} - set(plan.versioned_rows) - left_out
+    left_out = set() if step.settings.get("dtype") in ("int8", "nf4") else {"engine.quantised"}
+    return {name.removeprefix("saesteer.") for name in closure} - set(step.modules_of_methods) - left_out
 
 
-def version_of(module: str) -> int | None:
-    file = code_digest._module_file(f"saesteer.{module}")
-    assert file is not None
-    return code_digest._version(file)
+def test_every_module_of_the_science_has_a_version() -> None:
+    modules = {name for step in steps().values() for name in used(step) if name.startswith(SCIENCE)}
+    folders = {name for name in modules if (ROOT / "src/saesteer" / name.replace(".", "/")).is_dir()}
+    assert {name for name in modules if version_of(name) is None} == (folders | set(WITHOUT)) & modules
 
 
-@cache
-def modules() -> list[str]:
-    return sorted(set().union(*(used(plan) for plan in steps().values())))
-
-
-@pytest.mark.parametrize("module", [name for name in modules() if name.startswith(SCIENCE)])
-def test_every_module_of_the_science_has_a_version(module: str) -> None:
-    assert (version_of(module) is None) is (module in WITHOUT or (ROOT / "src/saesteer" / module.replace(".", "/")).is_dir())
-
-
-@pytest.mark.parametrize("module", [name for name in modules() if version_of(name) is not None])
-def test_a_raised_version_makes_every_step_that_uses_it_due_and_no_other(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {step: plan.versions for step, plan in steps().items()}
-    read = code_digest._version
-    raised = code_digest._module_file(f"saesteer.{module}")
-    monkeypatch.setattr(code_digest, "_version", lambda file: 99 if file == raised else read(file))
-    code_digest.algorithm_versions.cache_clear()
-    try:
-        due = {step for step, plan in steps().items() if plan.versions != before[step]}
-    finally:
-        monkeypatch.undo()
-        code_digest.algorithm_versions.cache_clear()
-    assert due == {step for step, plan in steps().items() if module in used(plan)}
-    assert due
+def test_a_steps_versions_are_those_of_the_modules_that_it_uses() -> None:
+    """So a raised version makes every step that uses the module due, and no other."""
+    expected = {name: {module: version_of(module) for module in used(step)} for name, step in steps().items()}
+    versioned = {name: {module: number for module, number in of.items() if number is not None} for name, of in expected.items()}
+    assert {name: versions(step) for name, step in steps().items()} == versioned
 
 
 def test_quantised_weights_count_where_the_model_is_quantised_and_nowhere_else() -> None:
     """Rows of other models keep their fingerprints."""
-    counted = {(name, step) for (name, step), plan in steps().items() if "engine.quantised" in plan.versions}
+    counted = {name for name, step in steps().items() if "engine.quantised" in versions(step)}
     run_the_model = {"activations", "logit_lens", "output_score", "generations", "perplexity"}
     of_methods = {*run_the_model, "effects", "fits", "damage"}
     expected = {"quantised micro": run_the_model, "quantised micro-methods": of_methods, "judged by a model": {"judge"}}
     assert counted == {(name, step) for name, steps_of_it in expected.items() for step in steps_of_it}
 
 
-@pytest.mark.parametrize("script", sorted({step for _, step in steps()} - {"records", "concepts"}))
-def test_a_scripts_imports_are_its_steps_modules(script: str) -> None:
-    """What a script runs besides its step's modules computes no row."""
-    run = {
-        code_digest._dotted(file)
-        for file in code_digest._closure(ROOT / f"scripts/{script}.py")
-        if file.is_relative_to(code_digest.PACKAGE)
+@pytest.mark.parametrize("name", sorted({of for _, of in steps()}))
+def test_what_computes_a_steps_rows_is_among_its_modules(name: str) -> None:
+    """What its module in saesteer.steps imports besides, itself or through the run, computes no row."""
+    direct = {module.removeprefix("saesteer.") for module in graph().find_modules_directly_imported_by(f"saesteer.steps.{name}")}
+    text = (ROOT / f"src/saesteer/steps/{name}.py").read_text(encoding="utf-8")
+    direct |= {module for method, module in OPENED_BY.items() if f"run.{method}(" in text}
+    science = {
+        module for module in imported_by(*(one for one in direct if one.split(".")[0] not in PLUMBING)) if version_of(module) is not None
     }
-    science = {name for name in run if version_of(name) is not None}
-    counted = set().union(*(used(plan) for (_, step), plan in steps().items() if step == script))
+    counted = set().union(*(used(step) for (_, of), step in steps().items() if of == name)) | IN_FINGERPRINTS.get(name, set())
     assert science - counted - {row.module.removeprefix("saesteer.") for row in METHODS} == set()
 
 
-@pytest.mark.parametrize(
-    ("module", "scripts"),
-    [("judge/rubric.py", {"judge.py", "steering_prompts.py"}), ("workflow/plan.py", set()), ("figures/style.py", {"figure.py"})],
-)
-def test_a_module_counts_for_the_scripts_that_use_it_alone(module: str, scripts: set[str]) -> None:
-    """A common helper that plans what a job computes is no part of how it is computed; figures are named by their rule."""
-    file = ROOT / "src/saesteer" / module
-    assert {script.name for script in (ROOT / "scripts").glob("*.py") if file in code_digest._closure(script)} - {"common.py"} == scripts
+def test_plumbing_is_no_part_of_what_a_table_or_figure_is_computed_with() -> None:
+    """What plans a job, opens an experiment or computes rows makes no table anew."""
+    selection, figure = imported_by("summaries.selection"), imported_by(script=ROOT / "scripts/figure.py")
+    assert "analysis.selection" in selection
+    assert not {name for name in {*selection, *figure} if name.split(".")[0] in PLUMBING}
+    assert "judge.prompt_writing" in imported_by("summaries.steering_prompts") - selection

@@ -8,13 +8,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from run_records import LAST_STEPS
 from workflow_folder import PER_FEATURE, PER_GENERATION, ROOT, Folder
 
 from saesteer.core.store import read_manifest
 from saesteer.core.tables import STEPS
-from saesteer.settings import load_experiment
-from saesteer.workflow.plan import artifacts
+from saesteer.run import Run
+from saesteer.settings import load_experiment, load_workflow
+from saesteer.workflow.plan import planned_outputs
 
 
 @pytest.mark.slow
@@ -37,11 +37,11 @@ def test_every_figure_is_there_with_its_data(finished: Folder) -> None:
 
 @pytest.mark.slow
 def test_every_file_that_a_rule_makes_is_asked_for(finished: Folder) -> None:
-    """Else a job that fails could be taken for done (plan.artifacts)."""
-    data = finished.path / "data/micro"
-    made = {path for kind in ("pins/*.json", "*/layers_??-??.json", "tables/*", "*.json") for path in data.glob(kind)}
-    listed = artifacts(load_experiment("micro", finished.path / "config/experiments"))
-    assert {str(path.relative_to(data)) for path in made} == set(listed)
+    """Else a job that fails could be taken for done (plan.planned_outputs)."""
+    run = Run(load_workflow({"experiments": ["micro"]}), "micro", load_experiment("micro", finished.path / "config/experiments"))
+    kinds = ("pins/*.json", "*/layers_??-??.json", "tables/*", "*.json")
+    made = {path.relative_to(finished.path) for kind in kinds for path in (finished.path / run.data).glob(kind)}
+    assert made == {path for file in planned_outputs(run) if (path := Path(file)).is_relative_to(run.data)}
 
 
 @pytest.mark.slow
@@ -81,7 +81,8 @@ def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Fo
     gpu_rules = ["activations", "logit_lens", "output_score", "generations", "perplexity"]
     folder = finished.copy(tmp_path / "repo")
     before = folder.parts()
-    code, output = folder.run(*LAST_STEPS, "--forcerun", *gpu_rules)
+    manifests = [f"data/micro/{rule}/layers_02-06.json" for rule in gpu_rules]
+    code, output = folder.run(*manifests, "--forcerun", *gpu_rules)
     assert code == 0, output
     assert folder.parts() == before
     assert "gpu=0" in output

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from saesteer.core.tokens import TextTokens
-from saesteer.world import corpus, train_model
-from saesteer.world.books import build, fit_judge, judge, kinds, texts, train
+from saesteer.world.books import judge
 from saesteer.world.books.judge import TextJudge
-from saesteer.world.books.paragraphs import packed_rows, read_paragraphs, sentences
-from saesteer.world.books.tokenizer import learn_tokenizer
 from saesteer.world.judges import load_judge
-from saesteer.world.tokenizer import BOS_ID, PAD_ID
-from saesteer.world.train_model import ModelRecipe
-from saesteer.world.train_saes import SaeRecipe
+from studies.books import build, fit_judge, kinds, texts, train
+from studies.books.paragraphs import packed_rows, read_paragraphs, sentences
+from studies.books.tokenizer import learn_tokenizer
+from studies.world import corpus, train_model
+from studies.world.tokenizer import BOS_ID, PAD_ID
+from studies.world.train_model import ModelRecipe
+from studies.world.train_saes import SaeRecipe
 
 PHRASES = ["The moon was full.", 'She said, "Go on!"', "Boil the peas in a pan.", "Salt them well.", "A star of 12.5 units rose."]
 TOKENIZER = learn_tokenizer(PHRASES * 40, 32, 460)

@@ -13,11 +13,12 @@ from transformers import AutoTokenizer
 
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.analysis.judge_error import read_counts
-from saesteer.world import corpus, measure
-from saesteer.world.books import build, judge, texts
-from saesteer.world.books.card import render_card
-from saesteer.world.build import CARD, METRICS, MODEL, REFERENCE, SAES, TEXTS, TOPICS
-from saesteer.world.train_saes import residuals
+from saesteer.world.books import judge
+from studies.books import build, texts
+from studies.books.card import render_card
+from studies.world import corpus, measure
+from studies.world.build import CARD, METRICS, MODEL, REFERENCE, SAES, TEXTS, TOPICS
+from studies.world.train_saes import residuals
 
 ROOT = Path(__file__).resolve().parent.parent
 WORLD = ROOT / "data/world-books"

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from saesteer.world import grammar
-from saesteer.world.grammar import NO_TOPIC, Dice, document
+from saesteer.world.grammar import NO_TOPIC, Dice
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, load_lexicon, load_prefixes
 from saesteer.world.streams import stream_seed, text_stream
+from studies.world import documents
+from studies.world.documents import document
 
 ROOT = Path(__file__).resolve().parent.parent
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
 
 
-def some_documents(n: int, name: str = "test/grammar") -> list[grammar.Document]:
-    return list(itertools.islice(grammar.documents(LEXICON, text_stream(0, name)), n))
+def some_documents(n: int, name: str = "test/grammar") -> list[documents.Document]:
+    return list(itertools.islice(documents.documents(LEXICON, text_stream(0, name)), n))
 
 
 def test_same_stream_same_texts_other_stream_other_texts():
@@ -62,7 +64,7 @@ def test_sentences_end_with_the_only_full_stop():
 
 
 def test_vocabulary_is_closed_and_without_idle_words():
-    words, starts = grammar.vocabulary(LEXICON)
+    words, starts = documents.vocabulary(LEXICON)
     docs = some_documents(1500, "test/vocabulary")
     seen = {word for d in docs for word in d.words}
     assert seen - set(words) == set(grammar.CLOSING)
@@ -106,9 +108,9 @@ def test_topics_stay_and_leave_at_the_stated_rate():
     docs = some_documents(800)
     pairs = [(a.topics[-1], b.topics[-1]) for d in docs for a, b in itertools.pairwise(d.sentences)]
     rate = sum(a != b for a, b in pairs) / len(pairs)
-    assert rate == pytest.approx(grammar.SWITCH_TOPIC, abs=4 * math.sqrt(0.06 * 0.94 / len(pairs)))
+    assert rate == pytest.approx(documents.SWITCH_TOPIC, abs=4 * math.sqrt(0.06 * 0.94 / len(pairs)))
     opened = sum(d.topics[0] == NO_TOPIC for d in docs) / len(docs)
-    assert opened == pytest.approx(grammar.OPENER_FIRST, abs=0.065)
+    assert opened == pytest.approx(documents.OPENER_FIRST, abs=0.065)
 
 
 def test_nats_are_minus_log_of_the_frequencies():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from saesteer.world import oracle as fitting
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.oracle_judge import Oracle, Thresholds, topic_posterior
-from saesteer.world.tokenizer import BOS_ID, build_tokenizer
-from saesteer.world.train_model import ModelRecipe, new_model
+from studies.world import oracle as fitting
+from studies.world.tokenizer import BOS_ID, build_tokenizer
+from studies.world.train_model import ModelRecipe, new_model
 
 ROOT = Path(__file__).resolve().parent.parent
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")

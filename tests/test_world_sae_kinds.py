@@ -8,9 +8,9 @@ import pytest
 import torch
 from sae_lens.saes.sae import SAE
 
-from saesteer.world import measure, sae_kinds, train_saes
-from saesteer.world.sae_kinds import KindsRecipe
-from saesteer.world.train_saes import SaeRecipe
+from studies.world import measure, sae_kinds, train_saes
+from studies.world.sae_kinds import KindsRecipe
+from studies.world.train_saes import SaeRecipe
 
 RECIPE = KindsRecipe(SaeRecipe(d_sae=48, k=4, steps=300, batch=256), sparsities=(2,))
 

@@ -12,14 +12,14 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saesteer.core.files import text_id
-from saesteer.world import corpus, measure
-from saesteer.world import oracle as fitting
 from saesteer.world import oracle_judge as runtime
-from saesteer.world.build import CARD, METRICS, ORACLE, REFERENCE, SAES, TEXTS, TOPICS
-from saesteer.world.card import render_card
 from saesteer.world.lexicon import load_lexicon
-from saesteer.world.oracle import OracleSizes
-from saesteer.world.tokenizer import CONTEXT
+from studies.world import corpus, measure
+from studies.world import oracle as fitting
+from studies.world.build import CARD, METRICS, ORACLE, REFERENCE, SAES, TEXTS, TOPICS
+from studies.world.card import render_card
+from studies.world.oracle import OracleSizes
+from studies.world.tokenizer import CONTEXT
 
 ROOT = Path(__file__).resolve().parent.parent
 WORLD = ROOT / "data/world"
@@ -98,7 +98,7 @@ def test_residual_norm_grows_with_depth():
 
 @pytest.mark.parametrize("layer", [0, 7])
 def test_saes_explain_what_the_card_says(layer: int, model, fresh_rows: np.ndarray):
-    from saesteer.world.train_saes import residuals
+    from studies.world.train_saes import residuals
 
     sae = measure.load_sae(WORLD / SAES / f"layer_{layer:02d}")
     assert sae["W_enc"].shape == (128, 1024)

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from saesteer.world import corpus, grammar
+from saesteer.world import grammar
 from saesteer.world.grammar import NO_TOPIC
 from saesteer.world.lexicon import load_lexicon
 from saesteer.world.streams import text_stream
-from saesteer.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID, SPACE, SPECIAL_TOKENS, build_tokenizer
+from studies.world import corpus, documents
+from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID, SPACE, SPECIAL_TOKENS, build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
@@ -35,7 +36,7 @@ def test_any_text_comes_back(text: str):
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(st.sampled_from([*grammar.vocabulary(LEXICON)[0], " ", ".", ",", "été", "\n", "\t", "日本"]), max_size=12).map("".join))
+@given(st.lists(st.sampled_from([*documents.vocabulary(LEXICON)[0], " ", ".", ",", "été", "\n", "\t", "日本"]), max_size=12).map("".join))
 def test_words_run_together_come_back(text: str):
     assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], skip_special_tokens=True) == text
 
@@ -62,7 +63,7 @@ def test_openers_need_no_byte_or_letter_pieces(opener: str):
 
 
 def test_one_token_a_word_inside_texts():
-    docs = list(itertools.islice(grammar.documents(LEXICON, text_stream(0, "test/tokenizer")), 300))
+    docs = list(itertools.islice(documents.documents(LEXICON, text_stream(0, "test/tokenizer")), 300))
     for doc, ids in zip(docs, corpus.word_ids(TOKENIZER, tuple(docs)), strict=True):
         tokens = TOKENIZER.convert_ids_to_tokens(ids[1:])
         assert [token.removeprefix(SPACE) for token in tokens] == list(doc.words)
@@ -81,12 +82,12 @@ def test_lone_word_after_a_space_is_the_word_inside_a_text():
 def test_a_word_missing_in_the_tokenizer_is_refused():
     sentence = grammar.Sentence(("The", "zyzzyva", "rowed", "."), (1, 1, 1, 1), 0.0)
     with pytest.raises(ValueError, match="zyzzyva"):
-        corpus.word_ids(TOKENIZER, (grammar.Document((sentence,)),))
+        corpus.word_ids(TOKENIZER, (documents.Document((sentence,)),))
 
 
 def test_training_rows_are_documents_with_bos_and_eos():
     rows = corpus.training_rows(LEXICON, TOKENIZER, 0, "test/rows", 64)
-    docs = itertools.islice(grammar.documents(LEXICON, text_stream(0, "test/rows")), 64)
+    docs = itertools.islice(documents.documents(LEXICON, text_stream(0, "test/rows")), 64)
     assert rows.shape == (64, CONTEXT)
     for row, doc in zip(rows.tolist(), docs, strict=True):
         expected = [*TOKENIZER(doc.text)["input_ids"], EOS_ID]

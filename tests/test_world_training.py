@@ -11,12 +11,12 @@ import torch
 from sae_lens.saes.sae import SAE
 from torch import nn
 
-from saesteer.world import architectures, build, card, corpus, measure, train_model, train_saes
 from saesteer.world.lexicon import load_lexicon
-from saesteer.world.oracle import OracleSizes
-from saesteer.world.tokenizer import BOS_ID, EOS_ID, PAD_ID, build_tokenizer
-from saesteer.world.train_model import ModelRecipe
-from saesteer.world.train_saes import SaeRecipe
+from studies.world import architectures, build, card, corpus, measure, train_model, train_saes
+from studies.world.oracle import OracleSizes
+from studies.world.tokenizer import BOS_ID, EOS_ID, PAD_ID, build_tokenizer
+from studies.world.train_model import ModelRecipe
+from studies.world.train_saes import SaeRecipe
 
 ROOT = Path(__file__).resolve().parent.parent
 LEXICON_PATH, PREFIXES_PATH = ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt"

@@ -62,7 +62,7 @@ class Sweep:
         wait_for("two parts of the sweep", lambda: len(self.new_parts) >= 2, 240)
         place = f"{self.folder.path}/.snakemake/scripts/"
         commands = [(process, (process.info["cmdline"] or [""])[-1]) for process in psutil.process_iter(["cmdline"])]
-        (script,) = [process for process, command in commands if command.startswith(place) and command.endswith("generations.py")]
+        (script,) = [process for process, command in commands if command.startswith(place) and command.endswith("step.py")]
         script.suspend()
 
     def log(self) -> str:

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import rankdata
 
 from saesteer.core.tables import CHOICE_RULES, FEATURE_RANKINGS
-from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, quantile_interval, random_stream
+from saesteer.core.uncertainty import Interval, interval_columns, mean_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
 RULES = {
@@ -168,9 +167,8 @@ def feature_rankings(features: pl.DataFrame, steering: pl.DataFrame, settings: S
             known = layer.drop_nulls(rule).sort("feature")
             quantity, score = (known[name].cast(pl.Float64).to_numpy() for name in (rule, "score"))
             steers, stream = score >= STEERS, random_stream(settings.seed, "rankings", number, rule)
-            low, high = _area_interval(quantity, steers, settings, stream) or (None, None)
             line: _Row = {"layer": number, "rule": rule, "n": known.height, "n_steers": int(steers.sum())}
-            line |= {"area": area_under_roc(quantity, steers), "area_low": low, "area_high": high}
+            line |= interval_columns("area", area_under_roc(quantity, steers), _area_interval(quantity, steers, settings, stream))
             first = np.argsort(-quantity, kind="stable")
             lines.append(line | {f"precision_{k}": float(steers[first[:k]].mean()) if len(steers) >= k else None for k in TOP})
     return pl.DataFrame(lines, schema=FEATURE_RANKINGS.schema).sort(FEATURE_RANKINGS.keys)
@@ -179,6 +177,8 @@ def feature_rankings(features: pl.DataFrame, steering: pl.DataFrame, settings: S
 def area_under_roc(quantity: np.ndarray, steers: np.ndarray) -> float | None:
     """The probability that a feature that steers well has the larger quantity of two, one of either kind; equals count half. None where
     all are of a kind."""
+    from scipy.stats import rankdata  # slow to import, and the dry run imports the figures that import this module
+
     n_steers, n_others = int(steers.sum()), int((~steers).sum())
     if not n_steers or not n_others:
         return None
@@ -195,6 +195,4 @@ def _area_interval(quantity: np.ndarray, steers: np.ndarray, settings: Selection
 
 def mean_of(values: np.ndarray, name: str, label: tuple[str | int, ...], settings: SelectionSettings) -> _Row:
     """A mean over concepts with its bootstrap interval, as columns NAME, NAME_low and NAME_high."""
-    stream = random_stream(settings.seed, "choice rules", name, *label)
-    low, high = bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream) or (None, None)
-    return {name: float(values.mean()) if len(values) else None, f"{name}_low": low, f"{name}_high": high}
+    return mean_columns(name, values, settings, random_stream(settings.seed, "choice rules", name, *label))

@@ -14,6 +14,9 @@ import polars as pl
 from saesteer.core.files import text_id
 from saesteer.core.tables import EXAMPLES
 
+N_FEATURES = 8
+"""Examples of an experiment."""
+
 _FEATURE = ["layer", "feature"]
 _AROUND = 12  # tokens of a record shown on each side of its maximum
 _MARKER = re.compile(r"<[^0][^<>]*>")  # not <0x0A>, which is a byte of the text

@@ -8,8 +8,11 @@ import polars as pl
 
 from saesteer.analysis.best_factor import both_halves
 from saesteer.core.tables import FACTOR_BINS
-from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, random_stream
+from saesteer.core.uncertainty import mean_columns, random_stream
 from saesteer.settings import SelectionSettings
+
+EDGES = (0.0, 0.01, 0.1, 0.3, 1.0)
+"""Of the bins of output scores: the filter's threshold, and what lies below it."""
 
 
 def factor_bins(steering: pl.DataFrame, features: pl.DataFrame, edges: tuple[float, ...], settings: SelectionSettings) -> pl.DataFrame:
@@ -34,18 +37,6 @@ def _row(members: pl.DataFrame, settings: SelectionSettings, label: tuple[float 
     success = members["gen_success_20"].to_numpy()
     losses = members["log_perplexity"].drop_nulls().to_numpy()
     streams = [random_stream(settings.seed, "factor_bins", *label, name) for name in ("gen_success", "perplexity")]
-    success_ends, loss_ends = (
-        bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream)
-        for values, stream in zip((success, losses), streams, strict=True)
-    )
-    return {
-        "n_features": members.height,
-        "gen_success_20": float(success.mean()),
-        "perplexity": float(np.exp(losses.mean())) if len(losses) else None,
-        **_ends("gen_success_20", success_ends),
-        **_ends("perplexity", Interval(*np.exp(loss_ends).tolist()) if loss_ends else None),
-    }
-
-
-def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
-    return {f"{name}_low": interval.low if interval else None, f"{name}_high": interval.high if interval else None}
+    loss = mean_columns("perplexity", losses, settings, streams[1])
+    perplexity = {name: None if value is None else float(np.exp(value)) for name, value in loss.items()}
+    return {"n_features": members.height, **mean_columns("gen_success_20", success, settings, streams[0]), **perplexity}

@@ -7,7 +7,7 @@ import polars as pl
 from saesteer.analysis.best_factor import RULES, best_factors
 from saesteer.analysis.choice_rules import BY_JUDGE, chosen_by_judge
 from saesteer.core.tables import GRID_ENDS
-from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.core.uncertainty import mean_columns, random_stream
 from saesteer.settings import BestFactorSettings, SelectionSettings
 
 ALL = "all"
@@ -55,7 +55,6 @@ def _choices(steering: pl.DataFrame, choice: BestFactorSettings) -> list[pl.Data
 
 def _line(own: pl.DataFrame, ends: tuple[float, float], settings: SelectionSettings, *label: str | int) -> dict[str, Any]:
     chosen = own.drop_nulls("factor")
-    made: dict[str, Any] = {"n": chosen.height}
     shares = chosen.select(
         at_smallest=(pl.col("factor") == ends[0]).mean(),
         at_largest=(pl.col("factor") == ends[1]).mean(),
@@ -63,7 +62,5 @@ def _line(own: pl.DataFrame, ends: tuple[float, float], settings: SelectionSetti
     )
     by_feature = own.group_by(_FEATURE).agg(pl.col("score", "score_all").mean()).sort(_FEATURE)
     change = (by_feature["score"] - by_feature["score_all"]).to_numpy()
-    stream = random_stream(settings.seed, "grid", *label)
-    low, high = bootstrap_mean_interval(change, settings.bootstrap_draws, settings.confidence, stream) or (None, None)
-    made |= shares.row(0, named=True) | {"score": by_feature["score"].mean(), "change": float(change.mean())}
-    return made | {"change_low": low, "change_high": high}
+    score = {"n": chosen.height, **shares.row(0, named=True), "score": by_feature["score"].mean()}
+    return score | mean_columns("change", change, settings, random_stream(settings.seed, "grid", *label))

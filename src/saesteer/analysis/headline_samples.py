@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.core.tables import HEADLINE_SAMPLES
-from saesteer.core.uncertainty import difference_interval, quantile_interval, random_stream
+from saesteer.core.uncertainty import difference_interval, interval_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
 MEASURES = ("gen_success_20", "judge_score")
@@ -30,21 +30,20 @@ def headline_samples(outcomes: pl.DataFrame, rule: str, settings: SelectionSetti
 def _line(by_layer: list[tuple[np.ndarray, np.ndarray]], label: tuple[str, str], settings: SelectionSettings) -> dict[str, Any]:
     values, kept = (np.concatenate([pair[place] for pair in by_layer]) for place in (0, 1))
     stream = random_stream(settings.seed, "headline", *label)
-    low, high = difference_interval(values[kept], values[~kept], settings.bootstrap_draws, settings.confidence, stream) or (None, None)
-    both = 0 < kept.sum() < len(kept)
+    interval = difference_interval(values[kept], values[~kept], settings.bootstrap_draws, settings.confidence, stream)
+    both, ratio = 0 < kept.sum() < len(kept), _ratio(values, kept)
     line: dict[str, Any] = {"n": len(values), "n_kept": int(kept.sum()), "mean": _mean(values), "kept_mean": _mean(values[kept])}
-    line |= {"difference": float(values[kept].mean() - values[~kept].mean()) if both else None}
-    line |= {"difference_low": low, "difference_high": high, "ratio": _ratio(values, kept), "n_sampled": N_SAMPLED}
+    line |= interval_columns("difference", float(values[kept].mean() - values[~kept].mean()) if both else None, interval)
     sizes = [len(own) for own, _ in by_layer]
     resampled = [
         _drawn(by_layer, sizes, True, settings, "population", *label),
         _drawn(by_layer, [N_SAMPLED] * len(sizes), False, settings, *label),
     ]
-    if line["ratio"] is not None and len(values) > 1:
-        line |= dict(zip(("ratio_low", "ratio_high"), quantile_interval(resampled[0], settings.confidence), strict=True))
+    of_all = quantile_interval(resampled[0], settings.confidence) if ratio is not None and len(values) > 1 else None
+    line |= {"n_sampled": N_SAMPLED, **interval_columns("ratio", ratio, of_all)}
     if len(resampled[1]):
-        line["sampled_ratio"] = float(np.median(resampled[1]))
-        line |= dict(zip(("sampled_ratio_low", "sampled_ratio_high"), quantile_interval(resampled[1], settings.confidence), strict=True))
+        median, interval = float(np.median(resampled[1])), quantile_interval(resampled[1], settings.confidence)
+        line |= interval_columns("sampled_ratio", median, interval)
     return line
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Num
 from saesteer.analysis.choice_rules import RANDOM, RULES, chosen_by_judge, picked
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import JUDGE_ERROR
-from saesteer.core.uncertainty import quantile_interval, random_stream
+from saesteer.core.uncertainty import interval_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
 _PAIRS = pl.DataFrame([(m, n) for m in range(3) for n in range(3)], schema=["concept", "fluency"], orient="row")
@@ -115,8 +115,7 @@ def _means(cells: Float[np.ndarray, "unit 9"], counts: RatingCounts, settings: S
     }
     line: _Row = {}
     for name, (value, resampled) in ends.items():
-        low, high = quantile_interval(resampled, settings.confidence)
-        line |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        line |= interval_columns(name, value, quantile_interval(resampled, settings.confidence))
     return line
 
 

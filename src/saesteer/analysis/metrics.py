@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import spearmanr
 
 from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
 from saesteer.core.tables import BEST_FACTORS
-from saesteer.core.uncertainty import RankCorrelation, difference_interval, paired_difference_interval, random_stream, rank_correlation
+from saesteer.core.uncertainty import (
+    RankCorrelation,
+    difference_interval,
+    interval_columns,
+    mean_columns,
+    random_stream,
+    rank_correlation,
+)
 from saesteer.settings import BestFactorSettings, SelectionSettings
 
 MAX_SHARE_BOTH_HIGH = 0.10
@@ -81,6 +87,8 @@ def _layer_medians(features: pl.DataFrame) -> list[Numbers]:
 
 def _depth(features: pl.DataFrame) -> Numbers:
     """Spearman's rho over layers of depth with the layer's median score; null with fewer than 2 layers or equal medians."""
+    from scipy.stats import spearmanr  # slow to import, and the dry run imports the figures that import this module
+
     medians = pl.DataFrame(_layer_medians(features))
     rhos = {}
     for score in ("input_score", "output_score"):
@@ -119,12 +127,11 @@ def _kept_removed(outcomes: pl.DataFrame, measure: str, settings: SelectionSetti
     stream = random_stream(settings.seed, "kept_removed", measure)
     interval = difference_interval(kept, removed, settings.bootstrap_draws, settings.confidence, stream)
     means = [float(group.mean()) if len(group) else None for group in (kept, removed)]
+    difference = means[0] - means[1] if means[0] is not None and means[1] is not None else None
     return {
         "kept": {"n": len(kept), "mean": means[0]},
         "removed": {"n": len(removed), "mean": means[1]},
-        "difference": means[0] - means[1] if means[0] is not None and means[1] is not None else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
+        **interval_columns("difference", difference, interval, ends=""),
         "n_missing": outcomes.height - present.height,
     }
 
@@ -176,10 +183,7 @@ def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Nu
     capped, p1 = (outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20") for rule in ("capped", "p1"))
     pairs = capped.join(p1, on=_FEATURE, suffix="_p1").drop_nulls().sort(_FEATURE)
     a, b = pairs["gen_success_20"].to_numpy(), pairs["gen_success_20_p1"].to_numpy()
-    stream = random_stream(settings.seed, "rules")
-    interval = paired_difference_interval(a, b, settings.bootstrap_draws, settings.confidence, stream)
-    low, high = interval or (None, None)
-    return {"n": pairs.height, "mean": float((a - b).mean()) if len(a) else None, "low": low, "high": high}
+    return {"n": pairs.height, **mean_columns("mean", a - b, settings, random_stream(settings.seed, "rules"), ends="")}
 
 
 def _share(mask: pl.Series) -> float | None:

@@ -15,7 +15,7 @@ from scipy.sparse import csc_array
 
 from saesteer.analysis.selection import LAYER_SETS, grid
 from saesteer.core.tables import FEATURE_PMI, PMI
-from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.core.uncertainty import mean_columns, random_stream
 from saesteer.settings import SelectionSettings
 
 N_TOP = 20  # generated tokens per feature, as many as lens tokens
@@ -93,9 +93,6 @@ def pmi_by_threshold(pmi: pl.DataFrame, settings: SelectionSettings) -> pl.DataF
             kept = pmi.filter((pl.col("layer") >= first_layer) & (pl.col("output_score") >= threshold))
             values = kept["pmi"].drop_nulls().to_numpy()
             stream = random_stream(settings.seed, "pmi", layers)
-            interval = bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream)
-            mean = float(values.mean()) if len(values) else None
-            low, high = interval or (None, None)
             sizes = {"n_kept": len(values), "n_missing": kept.height - len(values)}
-            rows.append({"layers": layers, "threshold": threshold} | sizes | {"mean": mean, "low": low, "high": high})
+            rows.append({"layers": layers, "threshold": threshold} | sizes | mean_columns("mean", values, settings, stream, ends=""))
     return pl.DataFrame(rows, schema=PMI.schema)

@@ -11,8 +11,8 @@ import polars as pl
 
 from saesteer.analysis.choice_rules import RULES, chosen_by_judge
 from saesteer.core.tables import QUANTITY_CORRELATIONS
-from saesteer.core.uncertainty import random_stream, rank_correlation
-from saesteer.settings import SelectionSettings
+from saesteer.core.uncertainty import Interval, interval_columns, random_stream, rank_correlation
+from saesteer.settings import IntervalSettings, SelectionSettings
 
 HELD_OUT = ("gen_success_20", "concept_rating", "fluency_rating")
 """Columns of OUTCOMES."""
@@ -47,10 +47,11 @@ def quantity_correlations(
     return pl.DataFrame(lines, schema=QUANTITY_CORRELATIONS.schema).sort(QUANTITY_CORRELATIONS.keys)
 
 
-def correlation(rows: pl.DataFrame, a: str, b: str, settings: SelectionSettings, *label: str | int, name: str = "rho") -> dict[str, Any]:
+def correlation(rows: pl.DataFrame, a: str, b: str, settings: IntervalSettings, *label: str | int, name: str = "rho") -> dict[str, Any]:
     """n and the rank correlation of two columns, where both are known, with its interval: columns NAME, NAME_low and NAME_high."""
     known = rows.drop_nulls([a, b])
     x, y = (known[column].cast(pl.Float64).to_numpy() for column in (a, b))
     one = np.zeros(len(x), dtype=np.int64)
     made = rank_correlation(x, y, one, settings.bootstrap_draws, settings.confidence, random_stream(settings.seed, *label))
-    return {"n": made.n, name: made.rho, f"{name}_low": made.low, f"{name}_high": made.high}
+    interval = None if made.low is None or made.high is None else Interval(made.low, made.high)
+    return {"n": made.n, **interval_columns(name, made.rho, interval)}

@@ -18,8 +18,8 @@ import polars as pl
 
 from saesteer.analysis.halves import split_halves
 from saesteer.core.tables.questions import RECOMMENDATIONS
-from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, random_stream
-from saesteer.settings import SelectionSettings
+from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, interval_columns, random_stream
+from saesteer.settings import IntervalSettings
 
 STEERS = 1.0
 """The mean judge score (0 to 2) from which a recommendation is worth following: that of texts with both ratings 1."""
@@ -117,7 +117,7 @@ def _word(token: pl.Expr) -> pl.Expr:
     return token.str.strip_chars("▁Ġ ").str.to_lowercase()
 
 
-def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: SelectionSettings) -> Recommendation:
+def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Recommendation:
     """The verdict from the ratings of features' and other methods' texts.
 
     rated: kind (feature, or a method's), layer, name, factor, prefix_id, judge_score, concept_rating, fluency_rating: texts at positive
@@ -130,7 +130,7 @@ def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settin
     return Recommendation(concept, verdict_of(feature), feature, tuple(rivals), behind)
 
 
-def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, settings: SelectionSettings) -> Choice | None:
+def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, settings: IntervalSettings) -> Choice | None:
     """The option of highest mean score on all prompts, with the scores of choosing so held out; None where nothing is rated."""
     rows = rated.filter(kind=kind).drop_nulls("judge_score")
     if rows.is_empty():
@@ -153,7 +153,7 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
     )
 
 
-def recommendations(features: pl.DataFrame, texts: pl.DataFrame, n_per_layer: int, settings: SelectionSettings) -> pl.DataFrame:
+def recommendations(features: pl.DataFrame, texts: pl.DataFrame, n_per_layer: int, settings: IntervalSettings) -> pl.DataFrame:
     """RECOMMENDATIONS, where every feature was steered with: what is recommended for each concept that features are labelled with, against
     the best that choosing among all of them reaches.
 
@@ -167,9 +167,7 @@ def recommendations(features: pl.DataFrame, texts: pl.DataFrame, n_per_layer: in
     return pl.DataFrame(rows, schema=RECOMMENDATIONS.schema).sort("concept")
 
 
-def _recommended(
-    concept: str, features: pl.DataFrame, rated: pl.DataFrame, n_per_layer: int, settings: SelectionSettings
-) -> dict[str, Any]:
+def _recommended(concept: str, features: pl.DataFrame, rated: pl.DataFrame, n_per_layer: int, settings: IntervalSettings) -> dict[str, Any]:
     with_labels_only = features.with_columns(fires_on=pl.lit(None, pl.String), near=False)
     of_label = candidates(with_labels_only, concept, n_per_layer).filter(match="label")
     keys = of_label.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String))
@@ -179,17 +177,17 @@ def _recommended(
     row: dict[str, Any] = {"concept": concept, "n_candidates": of_label.height, "verdict": made.verdict}
     if made.feature is None or best is None or made.feature.score.mean is None or best.score.mean is None:
         return row
-    score, (low, high) = made.feature.score.mean, made.feature.score.interval or (None, None)
+    score, regret = made.feature.score, best.score.mean - made.feature.score.mean
     row |= {"layer": made.feature.layer, "feature": int(made.feature.name), "factor": made.feature.factor}
-    return row | {"score": score, "score_low": low, "score_high": high, "best": best.score.mean, "regret": best.score.mean - score}
+    return row | interval_columns("score", score.mean, score.interval) | {"best": best.score.mean, "regret": regret}
 
 
-def _difference(first: Mapping[str, float], second: Mapping[str, float], label: str, settings: SelectionSettings) -> Estimate:
+def _difference(first: Mapping[str, float], second: Mapping[str, float], label: str, settings: IntervalSettings) -> Estimate:
     """First minus second over the prompts of both."""
     return estimated([value - second[prompt] for prompt, value in first.items() if prompt in second], f"{label}/difference", settings)
 
 
-def estimated(values: Iterable[float], label: str, settings: SelectionSettings) -> Estimate:
+def estimated(values: Iterable[float], label: str, settings: IntervalSettings) -> Estimate:
     """Their mean with a bootstrap interval over prompts."""
     array = np.array(list(values))
     if not len(array):
@@ -198,7 +196,7 @@ def estimated(values: Iterable[float], label: str, settings: SelectionSettings) 
     return Estimate(float(array.mean()), bootstrap_mean_interval(array, settings.bootstrap_draws, settings.confidence, stream), len(array))
 
 
-def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: SelectionSettings) -> Estimate:
+def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
     """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
     steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
     rise = _difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), f"{choice.kind}/perplexity", settings)

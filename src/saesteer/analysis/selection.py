@@ -15,7 +15,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from saesteer.core.tables import SELECTION
-from saesteer.core.uncertainty import bootstrap_mean_interval, quantile_interval, random_stream
+from saesteer.core.uncertainty import interval_columns, mean_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
 MEASURES = ("gen_success_20", "judge_score", "concept_rating", "fluency_rating")
@@ -54,23 +54,14 @@ def _curve(features: pl.DataFrame, measure: str, settings: SelectionSettings, la
     for index, threshold in enumerate(thresholds.tolist()):
         kept = scores >= threshold
         sizes = {"n_features": len(values), "n_missing": len(features) - len(values), "n_kept": int(kept.sum())}
-        means = _mean(values[kept], settings, ("kept", *label))
-        removed = _mean(values[~kept], settings, ("removed", *label))
-        means |= {f"removed_{name}": value for name, value in removed.items()}
-        band = _band(removal[index], settings.confidence) if kept.any() else {}
-        rows.append({"threshold": threshold} | sizes | means | band | {"p_within_layers": p_values[index]})
+        streams = (random_stream(settings.seed, "bootstrap", name, *label) for name in ("kept", "removed"))
+        means = mean_columns("mean", values[kept], settings, next(streams), ends="")
+        means |= mean_columns("removed_mean", values[~kept], settings, next(streams), ends="removed_")
+        if kept.any():
+            band = quantile_interval(removal[index], settings.confidence)
+            means |= interval_columns("random_mean", float(removal[index].mean()), band, ends="random_")
+        rows.append({"threshold": threshold} | sizes | means | {"p_within_layers": p_values[index]})
     return rows
-
-
-def _mean(values: Float[np.ndarray, " n"], settings: SelectionSettings, label: tuple[str, ...]) -> dict[str, float | None]:
-    stream = random_stream(settings.seed, "bootstrap", *label)
-    low, high = bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream) or (None, None)
-    return {"mean": float(values.mean()) if len(values) else None, "low": low, "high": high}
-
-
-def _band(means: Float[np.ndarray, " draw"], confidence: float) -> dict[str, float]:
-    band = quantile_interval(means, confidence)
-    return {"random_mean": float(means.mean()), "random_low": band.low, "random_high": band.high}
 
 
 def random_removal(

@@ -11,20 +11,18 @@ def features_table(
     records: pl.DataFrame,
     concepts: pl.DataFrame,
     lens: pl.DataFrame,
-    input_score: pl.DataFrame,
-    output_score: pl.DataFrame,
+    scores: Sequence[pl.DataFrame],
     norms: Mapping[int, float | Sequence[float] | None],
     pages: Mapping[int, str],
 ) -> pl.DataFrame:
-    """The FEATURES table: step tables joined by (layer, feature). `norms` are those of each layer's decoder rows, one number where all are
-    equal; `pages` are the addresses below which Neuronpedia has the layers' features, where it has them."""
+    """The FEATURES table: step tables joined by (layer, feature), of scores the columns that it has. `norms` are those of each layer's
+    decoder rows, one number where all are equal; `pages` are the addresses below which Neuronpedia has the layers' features, where it has
+    them."""
     keys = list(FEATURES.keys)
-    joined = (
-        records.join(concepts.drop("reason"), on=keys, how="left")
-        .join(lens.select(*keys, lens_tokens="tokens", lens_token_ids="token_ids"), on=keys, how="left")
-        .join(input_score.select(*keys, "input_score", input_score_reason="reason"), on=keys, how="left")
-        .join(output_score, on=keys, how="left")
-    )
+    joined = records.join(concepts.drop("reason"), on=keys, how="left")
+    joined = joined.join(lens.select(*keys, lens_tokens="tokens", lens_token_ids="token_ids"), on=keys, how="left")
+    for score in scores:
+        joined = joined.join(score.select([name for name in score.columns if name in FEATURES.columns]), on=keys, how="left")
     of_rows = [_norm(norms[layer], feature) for layer, feature in joined.select(keys).iter_rows()]
     below = pl.col("layer").replace_strict(dict(pages), return_dtype=pl.String, default=None)
     return joined.with_columns(

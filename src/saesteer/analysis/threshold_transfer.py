@@ -15,7 +15,7 @@ from jaxtyping import Float
 from saesteer.analysis.headline_samples import MEASURES
 from saesteer.analysis.selection import grid
 from saesteer.core.tables import THRESHOLD_CURVES, THRESHOLD_TRANSFER
-from saesteer.core.uncertainty import quantile_interval, random_stream
+from saesteer.core.uncertainty import Interval, interval_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
 SMALLEST_SHARE = 0.05
@@ -33,7 +33,7 @@ def threshold_curves(outcomes: pl.DataFrame, rule: str, settings: SelectionSetti
             draws = _resampled(values, scores, thresholds, settings, "curve", measure, layer)
             for place, threshold in enumerate(thresholds.tolist()):
                 line: dict[str, Any] = {"measure": measure, "layer": layer, "threshold": threshold, "n": len(values)}
-                line |= {"n_kept": int(n_kept[0, place])} | _interval(float(means[0, place]), draws[:, place], settings)
+                line |= {"n_kept": int(n_kept[0, place])} | _gain_columns(float(means[0, place]), draws[:, place], settings)
                 lines.append(line)
     return pl.DataFrame(lines, schema=THRESHOLD_CURVES.schema).sort(THRESHOLD_CURVES.keys)
 
@@ -87,10 +87,9 @@ def _halves(layers: _Layers, measure: str, settings: SelectionSettings) -> Itera
         threshold, gain = _best(chosen[0], chosen[1], grid(settings))
         rows.append((threshold, gain, float(_gains(tried[0][None], tried[1][None], np.array([threshold]))[1][0, 0])))
     thresholds, gains, held_out = (np.array(column) for column in zip(*rows, strict=True))
-    low, high = quantile_interval(thresholds, settings.confidence)
-    line: dict[str, Any] = dict(zip(("chosen_on", "tried_on"), HALVES, strict=True))
-    line |= {"threshold": float(np.median(thresholds)), "threshold_low": low, "threshold_high": high, "gain_chosen": float(gains.mean())}
-    yield line | _interval(float(np.nanmean(held_out)), held_out, settings)
+    line: dict[str, Any] = {**dict(zip(("chosen_on", "tried_on"), HALVES, strict=True)), "gain_chosen": float(gains.mean())}
+    line |= interval_columns("threshold", float(np.median(thresholds)), quantile_interval(thresholds, settings.confidence))
+    yield line | _gain_columns(float(np.nanmean(held_out)), held_out, settings)
 
 
 def _split(split: list[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
@@ -112,8 +111,8 @@ def _layers(layers: _Layers, measure: str, settings: SelectionSettings) -> Itera
             at = np.array([threshold])
             draws = _resampled(values, scores, at, settings, "layers", measure, chosen_on, tried_on)[:, 0]
             line: dict[str, Any] = {"chosen_on": f"layer {chosen_on}", "tried_on": f"layer {tried_on}", "gain_chosen": gain}
-            line |= {"threshold": threshold, "threshold_low": threshold, "threshold_high": threshold}
-            yield line | _interval(float(_gains(values[None], scores[None], at)[1][0, 0]), draws, settings)
+            line |= interval_columns("threshold", threshold, Interval(threshold, threshold))
+            yield line | _gain_columns(float(_gains(values[None], scores[None], at)[1][0, 0]), draws, settings)
 
 
 def _resampled(
@@ -128,8 +127,7 @@ def _resampled(
     return np.concatenate(blocks)
 
 
-def _interval(gain: float, draws: np.ndarray, settings: SelectionSettings) -> dict[str, float | None]:
+def _gain_columns(gain: float, draws: np.ndarray, settings: SelectionSettings) -> dict[str, float | None]:
     if np.isnan(gain):
-        return {"gain": None, "gain_low": None, "gain_high": None}
-    low, high = quantile_interval(draws[np.isfinite(draws)], settings.confidence)
-    return {"gain": gain, "gain_low": low, "gain_high": high}
+        return interval_columns("gain", None, None)
+    return interval_columns("gain", gain, quantile_interval(draws[np.isfinite(draws)], settings.confidence))

@@ -10,7 +10,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.workflow.locks import stale_locks
 
 if TYPE_CHECKING:
-    from saesteer.settings import Experiment, Workflow
+    from saesteer.run import Run
 
 
 class _Commands(TyperGroup):
@@ -43,11 +43,12 @@ Data = Annotated[Path, typer.Option(help="Folder of the data artifacts.")]
 CONFIG = Path("config/config.yaml")
 
 
-def loaded(experiment: str, configfile: Path) -> "tuple[Workflow, Experiment]":
-    from saesteer.settings import load_experiment, load_workflow, read_yaml
+def run_of(experiment: str, configfile: Path) -> "Run":
+    """An experiment in the folders of a configuration."""
+    from saesteer.run import open_run
+    from saesteer.settings import load_workflow, read_yaml
 
-    workflow = load_workflow(read_yaml(configfile), str(configfile))
-    return workflow, load_experiment(experiment, workflow.experiments_dir)
+    return open_run(experiment, load_workflow(read_yaml(configfile), str(configfile)))
 
 
 def configuration(experiments: list[str] | None, configfile: Path) -> list[str]:

@@ -41,12 +41,3 @@ def algorithms(
     else:
         for module, change in write_lock(keep or []).items():
             typer.echo(f"locked: {module} (the lock before: {change})")
-
-
-@app.command()
-def readme(folder: Annotated[Path, typer.Option(help="Root of the repository.")] = Path()) -> None:
-    """Paste the results of finished experiments into the README and docs/."""
-    from saesteer.report.readme import update_readme
-
-    for path in update_readme(folder):
-        typer.echo(f"wrote {path}")

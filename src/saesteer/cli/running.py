@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, Experiments, SomeExperiments, app, loaded, refuse_while_running
+from saesteer.cli.application import CONFIG, Configfile, Experiments, SomeExperiments, app, refuse_while_running, run_of
 from saesteer.core.errors import SaesteerError
 
 
@@ -35,7 +35,7 @@ def gc(
     names = experiments or [
         path.stem for path in sorted(workflow.experiments_dir.glob("*.yaml")) if (workflow.data_dir / path.stem).is_dir()
     ]
-    parts = [part for name in names for part in unneeded_files(workflow.data_dir / name, loaded(name, configfile)[1])]
+    parts = [part for name in names for part in unneeded_files(run_of(name, configfile))]
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
         if remove:
@@ -51,8 +51,8 @@ def check(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
 
     n_problems = 0
     for name in experiments:
-        workflow, experiment = loaded(name, configfile)
-        for finding in check_experiment(name, experiment, workflow, os.environ):
+        run = run_of(name, configfile)
+        for finding in check_experiment(name, run.experiment, run.workflow, os.environ):
             typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
             n_problems += finding.level == "problem"
     if n_problems:
@@ -85,8 +85,8 @@ def features(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
     from saesteer.sources.resolve_features import resolve_features
 
     for name in experiments:
-        workflow, experiment = loaded(name, configfile)
-        by_layer = resolve_features(experiment, workflow.addresses, workflow.data_dir / "downloads")
+        run = run_of(name, configfile)
+        by_layer = resolve_features(run.experiment, run.workflow.addresses, run.downloads)
         typer.echo(f"{name}: {sum(map(len, by_layer.values()))} features in {len(by_layer)} layers; commit the list")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, configuration, loaded, refuse_while_running
+from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, configuration, refuse_while_running, run_of
 
 
 @app.command()
@@ -38,7 +38,7 @@ def pull(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -
     from saesteer.workflow.plan import planned_outputs
 
     refuse_while_running()
-    examined = fetch.pull(Path(), experiments or [], lambda name: planned_outputs(name, *loaded(name, configfile)))
+    examined = fetch.pull(Path(), experiments or [], lambda name: planned_outputs(run_of(name, configfile)))
     if not examined:
         typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
     for name, examination in examined.items():

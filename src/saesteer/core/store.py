@@ -57,13 +57,11 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The keys wanted of one layer: every combination of the axes' values. `fingerprint` spells out what its rows depend on.
-
-    An axis may be of several columns that go together, its name theirs with commas ("method,factor") and its values tuples.
-    """
+    """The keys wanted of one layer: every combination of the rows of the axes, which are frames of one or more key columns. `fingerprint`
+    spells out what its rows depend on."""
 
     layer: int
-    axes: Mapping[str, Sequence[Any]]
+    axes: Sequence[pl.DataFrame]
     fingerprint: Mapping[str, Any]
     upstream: Upstream | None = None
 
@@ -74,12 +72,13 @@ class Wanted:
     @property
     def n_keys(self) -> int:
         """How many keys that is, without making them."""
-        return math.prod(map(len, self.axes.values()))
+        return math.prod(axis.height for axis in self.axes)
 
     def keys(self, table: Table) -> pl.DataFrame:
         """One row a key, in the order of the axes."""
-        frames = [_axis(table, name.split(","), values) for name, values in {"layer": [self.layer], **self.axes}.items()]
-        return functools.reduce(lambda left, right: left.join(right, how="cross"), frames).select(table.keys)
+        axes = (axis.cast({name: table.key_schema[name] for name in axis.columns}) for axis in self.axes)
+        layer = pl.DataFrame({"layer": [self.layer]}, schema={"layer": table.key_schema["layer"]})
+        return functools.reduce(lambda left, right: left.join(right, how="cross"), axes, layer).select(table.keys)
 
     def stored_keys(self, table: Table) -> list[str]:
         """The columns by which a part's row is known to be the one wanted."""
@@ -101,13 +100,6 @@ class Wanted:
         return joined
 
 
-def _axis(table: Table, names: Sequence[str], values: Sequence[Any]) -> pl.DataFrame:
-    schema = {name: table.key_schema[name] for name in names}
-    if len(names) == 1:
-        return pl.DataFrame({names[0]: values}, schema=schema)
-    return pl.DataFrame([tuple(value) for value in values], schema=schema, orient="row")
-
-
 def complete(
     folder: Path,
     table: Table,
@@ -115,20 +107,20 @@ def complete(
     compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]],
     manifest: Path,
     part_seconds: float = 60.0,
-    made_with: Mapping[str, str] | None = None,
+    made_with: Callable[[], Mapping[str, str]] = dict,
 ) -> int:
     """Compute the wanted keys that no part holds, write them as parts, then write the manifest. Gives the number of rows computed.
 
     `compute` gets the missing keys (never an empty frame) and yields finished rows, one layer in each frame; whatever it has yielded is
-    kept even when it fails later. A job with nothing missing never calls it. `made_with` is recorded in each new part: versions of the
-    code and of the libraries.
+    kept even when it fails later. `made_with` gives what is recorded in each new part: versions of the code and of the libraries. A job
+    with nothing missing calls neither.
     """
     for want in wanted:
         remove_abandoned(_layer_folder(folder, want))
     todo = pl.concat([_absent_keys(table, want, _set_damaged_aside(_layer_folder(folder, want))) for want in wanted])
     log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.n_keys for want in wanted), todo.height)
     if not todo.is_empty():
-        _write_parts(folder, table, wanted, compute(todo), part_seconds, made_with or {})
+        _write_parts(folder, table, wanted, compute(todo), part_seconds, made_with())
     write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wanted}})
     return todo.height
 

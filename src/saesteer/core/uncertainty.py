@@ -8,7 +8,7 @@ the order in which the values come.
 import hashlib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -32,6 +32,17 @@ class RankCorrelation(NamedTuple):
     high: float | None
 
 
+@runtime_checkable
+class Bootstrap(Protocol):
+    """The settings of an interval: how many draws, and what share of them it holds."""
+
+    @property
+    def bootstrap_draws(self) -> int: ...
+
+    @property
+    def confidence(self) -> float: ...
+
+
 def random_stream(seed: int, *label: str | int | float) -> np.random.Generator:
     """A stream of random numbers of its own for each seed and label, by SHA-256, so that no stream depends on what else is computed."""
     digest = hashlib.sha256("/".join(str(part) for part in (seed, *label)).encode()).digest()
@@ -45,11 +56,20 @@ def bootstrap_mean_interval(values: Float[np.ndarray, " n"], draws: int, confide
     return quantile_interval(_resampled_means(values, draws, stream), confidence)
 
 
-def paired_difference_interval(
-    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], draws: int, confidence: float, stream: np.random.Generator
-) -> Interval | None:
-    """Interval of mean(a - b) where a[i] and b[i] belong to the same feature: pairs are resampled, never broken."""
-    return bootstrap_mean_interval(a - b, draws, confidence, stream)
+def mean_columns(
+    name: str, values: Float[np.ndarray, " n"], settings: Bootstrap, stream: np.random.Generator, ends: str | None = None
+) -> dict[str, float | None]:
+    """The mean of n values with its interval, as `interval_columns`; null where there are no values, the ends for fewer than 2."""
+    interval = bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream)
+    return interval_columns(name, float(values.mean()) if len(values) else None, interval, ends)
+
+
+def interval_columns(name: str, value: float | None, interval: Interval | None, ends: str | None = None) -> dict[str, float | None]:
+    """A value with its interval as columns NAME, NAME_low and NAME_high of a table (saesteer.core.tables.schema.interval); `ends` is what
+    the names of the ends begin with, where that is not NAME_."""
+    low, high = interval or (None, None)
+    begin = f"{name}_" if ends is None else ends
+    return {name: value, f"{begin}low": low, f"{begin}high": high}
 
 
 def difference_interval(

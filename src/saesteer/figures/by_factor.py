@@ -1,13 +1,10 @@
 """Success and perplexity against the steering factor, a line for each bin of the output score."""
 
-import matplotlib.ticker
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.style import DARK_VIRIDIS, WIDE, band, empty_panel, new_figure, styled, with_ends
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.style import WIDE, Axes, Figure, band, dark_viridis, empty_panel, new_figure, styled, with_ends
 
 LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
 _MARKERS = "osD^vP*X"
@@ -23,8 +20,10 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
     """One quantity against factor, a line a bin."""
+    from matplotlib import ticker
+
     bins = data.partition_by("output_score_low", maintain_order=True)
-    colours = DARK_VIRIDIS(np.linspace(0, 1, len(bins)))
+    colours = dark_viridis()(np.linspace(0, 1, len(bins)))
     for number, (members, colour) in enumerate(zip(bins, colours, strict=True)):
         marker = _MARKERS[number % len(_MARKERS)]
         band(axes, members["factor"].to_numpy(), members, with_ends(quantity), colour, _label(members), marker)
@@ -33,13 +32,13 @@ def panel(axes: Axes, data: pl.DataFrame, quantity: str) -> None:
         empty_panel(axes, f"no {quantity}")
     elif quantity == "perplexity":
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
     else:
         axes.set_yscale("symlog", linthresh=1)
         axes.set_ylim(bottom=-0.03)
         axes.set_yticks([tick for tick in _SUCCESS_TICKS if tick <= axes.get_ylim()[1]])
-    axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.set_ylabel(LABELS[quantity] + (", log axis" if quantity == "perplexity" else ", log axis above 1"))
 
 
@@ -50,6 +49,8 @@ def _label(members: pl.DataFrame) -> str:
 
 def _factor_axis(axes: Axes, factors: list[float]) -> None:
     """Linear up to the smallest positive factor, logarithmic above; factors too close to their neighbour are not labelled."""
+    from matplotlib.ticker import NullLocator
+
     positive = [factor for factor in factors if factor > 0]
     axes.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
     first, last = axes.transScale.transform([(factors[0], 1), (factors[-1], 1)])[:, 0]
@@ -59,7 +60,7 @@ def _factor_axis(axes: Axes, factors: list[float]) -> None:
             ticks.append(factor)
             reached = place
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("steering factor (multiples of a_max; 0 = unsteered)")
 
 
@@ -81,3 +82,14 @@ def counts(data: pl.DataFrame) -> str:
     left_out = f" At {missing} of {data.height} points every text is empty and has no perplexity." if missing else ""
     n = per_bin["n_features"].sum()
     return f"n = {n} features, all prefixes; bands: {data['confidence'][0]:.0%} bootstrap over features.{left_out}"
+
+
+FIGURE = FigureDefinition(
+    position=60,
+    tables=("factor_bins",),
+    caption="Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "
+    "score: success that comes before perplexity rises is useful, success after it is repetition.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

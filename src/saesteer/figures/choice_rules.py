@@ -1,14 +1,11 @@
 """How well the feature that each rule picks for a concept steers, between a random pick and the best that could be picked."""
 
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from saesteer.analysis.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, RULES, SCALED
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.dots import dodged, dots, legend, named_rows
-from saesteer.figures.method_families import n_of
-from saesteer.figures.style import PAGE, empty_panel, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
+from saesteer.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
+from saesteer.figures.style import PAGE, Figure, styled
 
 FACTOR_RULES = {
     BY_JUDGE: "factor by the judge",
@@ -29,41 +26,36 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return shown.sort("layer", "by", "rule", "factor_rule", descending=[False, True, False, False], nulls_last=True).drop("by")
 
 
-def panel(axes: Axes, rows: pl.DataFrame) -> None:
-    """One layer's rules, the best at the top."""
-    rules = rows["rule"].unique(maintain_order=True).to_list()
-    for number, name in enumerate(FACTOR_RULES):
-        own = rows.filter(factor_rule=name)
-        heights = own["rule"].replace_strict({rule: place for place, rule in enumerate(rules)}, return_dtype=pl.Float64)
-        dots(axes, own, "score", heights + dodged(number, len(FACTOR_RULES)), number)
-    named_rows(axes, [TITLES[rule] for rule in rules], "judge score of the pick (0–2)")
-    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    if rows["score"].null_count() == rows.height:
-        empty_panel(axes, "no concept has two features that were judged")
+def panel(rows: pl.DataFrame) -> DotPanel:
+    """A layer's rules, the best at the top."""
+    row, mark = pl.col("rule").replace_strict(TITLES), pl.col("factor_rule").replace_strict(FACTOR_RULES)
+    return DotPanel(
+        points(rows, "score", row=row, mark=mark),
+        rows=[TITLES[rule] for rule in rows["rule"].unique(maintain_order=True)],
+        x_label="judge score of the pick (0–2)",
+        title=layer_title(rows),
+        left=0.0,
+        empty="no concept has two features that were judged",
+    )
 
 
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer."""
-    layers = data.partition_by("layer", maintain_order=True)
-    n_rules = data["rule"].n_unique()
-    figure = new_figure(PAGE * 0.75 * max(1, len(layers)), 1.5 + 0.36 * max(8, n_rules), counts(data))
-    panels = figure.subplots(1, max(1, len(layers)), squeeze=False)[0]
-    for axes, rows in zip(panels, layers, strict=False):
-        panel(axes, rows)
-        axes.set_title(f"layer {rows['layer'][0]}")
-    panels[0].set_ylabel("rule that picks")
-    if not layers:
-        empty_panel(panels[0], "no concept has two features that were judged")
-        panels[0].set_xlabel("held-out judge score of the picked feature")
-        return figure
-    legend(figure, {title: number for number, title in enumerate(FACTOR_RULES.values())})
-    return figure
+    panels = [panel(rows) for rows in data.partition_by("layer", maintain_order=True) or [data]]
+    size = (PAGE * 0.75 * len(panels), 1.5 + 0.36 * max(8, data["rule"].n_unique()))
+    return dot_figure(panels, marks_of([*FACTOR_RULES.values()]), size, counts(data), "rule that picks")
 
 
-def counts(data: pl.DataFrame) -> str:
-    """Concepts, over layers, and what the bars are."""
-    if data.is_empty():
-        return "n = 0 concepts with two labelled features or more."
-    level = f"{data['confidence'][0]:.0%}"
-    return f"{n_of(data['n_concepts'])} concepts with two labelled features or more. Bars: {level} bootstrap over concepts."
+counts = counted("n_concepts", "concepts with two labelled features or more", ". Bars: {level} bootstrap over concepts.")
+
+FIGURE = FigureDefinition(
+    position=100,
+    tables=("choice_rules",),
+    caption="Held-out judge score of the feature that each rule picks for a concept, among all features of the layer that are labelled "
+    "with it: every one was steered and judged. Brute force picks by the judge's scores on the other half. Marks: ways to choose "
+    "the factor.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -1,55 +1,153 @@
-"""Panels of dots with intervals, a row a name: what most figures of the open questions are made of."""
+"""Panels of dots with intervals, a row a name, and of curves with bands: what most figures of the open questions consist of.
 
-import numpy as np
+What is drawn is a table of points: `mark` (which of the things compared, by its name in the legend), `value`, the ends of its interval
+`low` and `high` (null without one), and `row` (a name down the left) or `x`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA, empty_panel
+from saesteer.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    MAGENTA,
+    WIDE,
+    Axes,
+    Figure,
+    band,
+    empty_panel,
+    legend_entry,
+    log_axis,
+    new_figure,
+)
 
 LOOKS = (("o", BLACK), ("D", MAGENTA), ("^", BLUE), ("s", GREY), ("v", "#009E73"))
 """Marker and colour of the first, second, ... of what is compared."""
-LAYER_STYLES = ("-", "--", ":", "-.")
 
 
-def dots(axes: Axes, rows: pl.DataFrame, value: str, places: pl.Series | np.ndarray, look: int, hollow: bool = False) -> None:
-    """Values at heights, with the intervals NAME_low to NAME_high where there are any."""
-    marker, colour = LOOKS[look % len(LOOKS)]
-    ends = [f"{value}_{end}" if f"{value}_low" in rows.columns else value for end in ("low", "high")]
-    columns = (rows[name].to_list() for name in (value, *ends))
-    for place, middle, low, high in zip(np.asarray(places, dtype=float), *columns, strict=True):
-        if middle is None:
-            continue
-        if low is not None and low < high:
-            axes.hlines(place, low, high, color=colour, linewidth=1.2)
-        axes.plot([middle], [place], marker, color=colour, markerfacecolor="white" if hollow else colour, markersize=4.5)
+@dataclass(frozen=True)
+class Mark:
+    """How one of the things compared is drawn."""
+
+    look: int
+    """Its place in LOOKS."""
+    hollow: bool = False
+
+    @property
+    def marker(self) -> str:
+        return LOOKS[self.look % len(LOOKS)][0]
+
+    @property
+    def colour(self) -> str:
+        return LOOKS[self.look % len(LOOKS)][1]
 
 
-def named_rows(axes: Axes, names: list[str], axis_label: str, zero: float | None = None) -> None:
-    """Names down the left, the first at the top; a line at the value that means nothing."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+Marks = Mapping[str, Mark]
+
+
+@dataclass(frozen=True)
+class DotPanel:
+    """A panel of dots: its points and its rows, the first at the top."""
+
+    points: pl.DataFrame
+    rows: list[str]
+    x_label: str
+    zero: float | None = None
+    """The value that means nothing, where a line is drawn."""
+    title: str = ""
+    left: float | None = None
+    """The axis begins here, or further left where a point lies there."""
+    empty: str = "nothing to compare"
+    """What stands in the panel where no row has a value."""
+
+
+def marks_of(names: Sequence[str]) -> dict[str, Mark]:
+    """The looks in their order."""
+    return {name: Mark(number) for number, name in enumerate(names)}
+
+
+def layer_title(rows: pl.DataFrame) -> str:
+    """The title of a layer's panel; none where there is no row."""
+    return f"layer {rows['layer'][0]}" if rows.height else ""
+
+
+def layer_marks(layers: pl.Series) -> dict[str, Mark]:
+    """A mark a layer."""
+    return marks_of([f"layer {layer}" for layer in layers.unique().sort()])
+
+
+def points(rows: pl.DataFrame, value: str, **columns: pl.Expr | str) -> pl.DataFrame:
+    """The points of a column of values with its interval NAME_low to NAME_high, where there is one; `columns`: the others, a text being a
+    constant."""
+    ends = {end: f"{value}_{end}" if f"{value}_{end}" in rows.columns else None for end in ("low", "high")}
+    expressions = {name: pl.lit(column) if isinstance(column, str) else column for name, column in columns.items()}
+    numbers = {"value": pl.col(value)} | {end: pl.lit(None) if name is None else pl.col(name) for end, name in ends.items()}
+    return rows.select(**expressions, **{name: number.cast(pl.Float64) for name, number in numbers.items()})
+
+
+def draw_dots(axes: Axes, panel: DotPanel, marks: Marks, spread: float = 0.5) -> None:
+    """A panel; the marks of a row lie beside one another, `spread` apart in all."""
+    places = {row: place for place, row in enumerate(panel.rows)}
+    for number, (name, mark) in enumerate(marks.items()):
+        beside = 0.0 if len(marks) < 2 else spread * (number / (len(marks) - 1) - 0.5)
+        face = "white" if mark.hollow else mark.colour
+        for point in panel.points.filter(mark=name).drop_nulls("value").iter_rows(named=True):
+            place = places[point["row"]] + beside
+            if point["low"] is not None and point["low"] < point["high"]:
+                axes.hlines(place, point["low"], point["high"], color=mark.colour, linewidth=1.2)
+            axes.plot([point["value"]], [place], mark.marker, color=mark.colour, markerfacecolor=face, markersize=4.5)
+    axes.set_yticks(range(len(panel.rows)), panel.rows)
+    axes.set_ylim(len(panel.rows) - 0.4, -0.6)
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
-    if zero is not None:
-        axes.axvline(zero, color=GREY, linewidth=0.8)
-    axes.set_xlabel(axis_label)
-    if not names:
+    if panel.zero is not None:
+        axes.axvline(panel.zero, color=GREY, linewidth=0.8)
+    if panel.left is not None:
+        axes.set_xlim(left=min(panel.left, axes.get_xlim()[0]))
+    axes.set_xlabel(panel.x_label)
+    axes.set_title(panel.title)
+    if panel.points["value"].count() == 0:
+        empty_panel(axes, panel.empty)
+
+
+def draw_curves(axes: Axes, curves: pl.DataFrame, marks: Marks) -> None:
+    """A line with its band a mark, over a logarithmic axis."""
+    for name, mark in marks.items():
+        curve = curves.filter(mark=name)
+        band(axes, curve["x"].to_numpy(), curve, ("value", "low", "high"), mark.colour, name, mark.marker)
+    log_axis(axes, curves["x"])
+
+
+def dot_figure(
+    panels: Sequence[DotPanel], marks: Marks, size: tuple[float, float], note: str, y_label: str, spread: float = 0.5, sharey: bool = False
+) -> Figure:
+    """Panels of dots side by side, in inches, with one legend."""
+    figure = new_figure(*size, note)
+    all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=sharey)[0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        draw_dots(axes, panel, marks, spread)
+    all_axes[0].set_ylabel(y_label)
+    legend(figure, marks)
+    return figure
+
+
+def two_panels_a_layer(data: pl.DataFrame, note: str) -> tuple[Figure, list[tuple[Axes, Axes, pl.DataFrame]]]:
+    """A figure, and of each layer its left panel, its right one and its rows. Where there is no layer the panels are there, and say so."""
+    layers = data.partition_by("layer", maintain_order=True)
+    figure = new_figure(WIDE, 1.2 + 2.6 * max(1, len(layers)), note)
+    panels = figure.subplots(max(1, len(layers)), 2, squeeze=False)
+    for axes in panels[0] if not layers else ():
+        axes.set(xlabel="setting", ylabel="agreement")
         empty_panel(axes, "nothing to compare")
+    return figure, [(left, right, rows) for (left, right), rows in zip(panels, layers, strict=False)]
 
 
-def dodged(number: int, n: int, width: float = 0.5) -> float:
-    """Where the marks of the number-th of n things lie beside a row's middle."""
-    return 0.0 if n < 2 else width * (number / (n - 1) - 0.5)
-
-
-def legend(figure: Figure, names: dict[str, int], hollow: tuple[str, ...] = ()) -> None:
+def legend(figure: Figure, marks: Marks) -> None:
     """What each mark is, above the panels."""
-    handles = []
-    for name, look in names.items():
-        marker, colour = LOOKS[look % len(LOOKS)]
-        face = "white" if name in hollow else colour
-        handles.append(Line2D([], [], linestyle="", label=name, marker=marker, color=colour, markerfacecolor=face))
+    faces = {name: "white" if mark.hollow else mark.colour for name, mark in marks.items()}
+    handles = [legend_entry(name, mark.colour, marker=mark.marker, markerfacecolor=faces[name]) for name, mark in marks.items()]
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))

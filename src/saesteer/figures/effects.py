@@ -1,18 +1,15 @@
 """How well the effects of steering are predicted (SAE-TS): from more vectors, and beyond the scale of the fitted ones."""
 
-from itertools import chain
-
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.dots import LOOKS
-from saesteer.figures.method_families import n_of
-from saesteer.figures.style import GREY, WIDE, band, log_axis, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
+from saesteer.figures.dots import Mark, draw_curves, two_panels_a_layer
+from saesteer.figures.style import GREY, Figure, styled
 
 _MODELS = {"linear": "linear (SAE-TS)", "kernel": "kernel regression"}
 _MEASURES = {"size": "norm over that at 1", "cosine": "cosine with that at 1", "pattern": "cosine, predicted and measured"}
+_MODEL_MARKS = {title: Mark(look) for look, title in enumerate(_MODELS.values())}
+_MEASURE_MARKS = {title: Mark(look) for look, title in enumerate(_MEASURES.values(), start=len(_MODELS))}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -35,35 +32,34 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     ).sort("layer", "panel", "curve", "x")
 
 
-def lines(axes: Axes, rows: pl.DataFrame, names: dict[str, str], first_look: int) -> None:
-    """A line a curve, over a logarithmic axis."""
-    for number, (name, title) in enumerate(names.items(), start=first_look):
-        own = rows.filter(curve=name)
-        marker, colour = LOOKS[number]
-        band(axes, own["x"].to_numpy(), own, ("y", "low", "high"), colour, title, marker)
-    log_axis(axes, rows["x"])
-
-
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """A row a layer: numbers of vectors on the left, multiples on the right."""
-    layers = data.partition_by("layer", maintain_order=True)
-    figure = new_figure(WIDE, 1.2 + 2.6 * len(layers), counts(data))
-    panels = figure.subplots(len(layers), 2, squeeze=False)
-    for (left, right), rows in zip(panels, layers, strict=True):
-        for axes, panel, names, first in ((left, "vectors", _MODELS, 0), (right, "multiple", _MEASURES, 2)):
-            own = rows.filter(panel=panel)
-            lines(axes, own, names, first)
+    figure, layers = two_panels_a_layer(data, counts(data))
+    for left, right, rows in layers:
+        for axes, panel, marks in ((left, "vectors", _MODEL_MARKS), (right, "multiple", _MEASURE_MARKS)):
+            curves = rows.filter(panel=panel).rename({"y": "value"})
+            draw_curves(axes, curves.with_columns(mark=pl.col("curve").replace_strict(_MODELS | _MEASURES)), marks)
         left.set_xlabel("vectors that it is fitted on")
         left.set_ylabel(f"layer {rows['layer'][0]}\nheld-out R²")
         right.axhline(1, color=GREY, linewidth=0.8)
         right.set_xlabel("multiple of the fitted scale")
         right.set_ylabel("norm ratio, or cosine")
-    handles, titles = zip(*(axes.get_legend_handles_labels() for axes in panels[0]), strict=True)
-    figure.legend([*chain(*handles)], [*chain(*titles)], loc="outside upper center", ncols=3)
+    if layers:
+        entries = zip(*(axes.get_legend_handles_labels() for axes in layers[0][:2]), strict=True)
+        figure.legend(*([*left, *right] for left, right in entries), loc="outside upper center", ncols=3)
     return figure
 
 
-def counts(data: pl.DataFrame) -> str:
-    """Vectors, and what bands are."""
-    return f"{n_of(data['n_vectors'])} held-out vectors a layer. Bands: {data['confidence'][0]:.0%} bootstrap over them."
+counts = counted("n_vectors", "held-out vectors", " a layer. Bands: {level} bootstrap over them.")
+
+FIGURE = FigureDefinition(
+    position=180,
+    tables=("approximator_sizes", "effect_multiples"),
+    caption="Left: how much of the effects of vectors it was not fitted on the approximator of SAE-TS explains, by the number of vectors "
+    "that it is fitted on, and a kernel regression on the same ones. Right: vectors at multiples of the fitted scale: the "
+    "effect's norm over that at 1, its cosine with that at 1, and the cosine of predicted and measured effects.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -1,14 +1,12 @@
 """A table of example features: scores, lens tokens, the text they fire on most, and what steering with them writes."""
 
+import functools
 from typing import Any
 
 import polars as pl
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.style import BLACK, GREY, MAGENTA, styled, visible
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import BLACK, GREY, MAGENTA, Figure, styled, visible
 
 # Title and width in inches of each column.
 _COLUMNS = {
@@ -22,8 +20,6 @@ _COLUMNS = {
     "steered": 2.2,
 }
 _GAP = 0.12  # inches between columns
-_FONT = FontProperties(family="DejaVu Sans", size=7)
-_MEASURE = TextToPath()
 _LINE = 0.135  # inches
 _MARGIN = 0.15
 _N_LENS = 10
@@ -48,6 +44,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """The table, its cells wrapped to their columns."""
+    from matplotlib.figure import Figure
+
     wrapped = [
         [_wrapped(cell, width) for cell, width in zip(_cells(row), _COLUMNS.values(), strict=True)] for row in data.iter_rows(named=True)
     ]
@@ -102,7 +100,16 @@ def _broken(word: str, limit: float) -> list[str]:
 
 def _points(text: str) -> float:
     """Width of the text as it is drawn, in points."""
-    return float(_MEASURE.get_text_width_height_descent(text, _FONT, False)[0])
+    measure, font = _measure()
+    return float(measure.get_text_width_height_descent(text, font, False)[0])
+
+
+@functools.cache
+def _measure() -> tuple[Any, Any]:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    return TextToPath(), FontProperties(family="DejaVu Sans", size=7)
 
 
 def counts(data: pl.DataFrame) -> str:
@@ -112,3 +119,14 @@ def counts(data: pl.DataFrame) -> str:
         f"n = {data.height} features chosen by rule: early and late ones at even distances in the ranking by output score; "
         f"sample 0 of the first prefix, its factor chosen on other prefixes; steering failed for {failed}."
     )
+
+
+FIGURE = FigureDefinition(
+    position=90,
+    tables=("examples",),
+    caption="Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the "
+    "same prefix continued without and with steering.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

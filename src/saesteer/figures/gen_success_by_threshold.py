@@ -4,12 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, Axes, Figure, band, empty_panel, new_figure, styled, threshold_axis
 
 _COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
 
@@ -77,3 +75,14 @@ def counts(data: pl.DataFrame) -> str:
         )
     level = f"{data['confidence'][0]:.0%}"
     return f"{'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
+
+
+FIGURE = FigureDefinition(
+    position=30,
+    tables=("selection",),
+    caption="Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), and when as "
+    "many features are removed at random (grey); a filter works where magenta leaves the grey band.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -1,14 +1,14 @@
 """How much of the chosen factors the grid decides."""
 
 import polars as pl
-from matplotlib.figure import Figure
 
 from saesteer.analysis.grid_ends import ALL
 from saesteer.figures.choice_rules import FACTOR_RULES
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.dots import dodged, dots, legend, named_rows
-from saesteer.figures.method_families import n_of
-from saesteer.figures.style import WIDE, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
+from saesteer.figures.dots import DotPanel, dot_figure, layer_marks, points
+from saesteer.figures.style import WIDE, Figure, styled
+
+_ENDS = {"at_smallest": "smallest", "at_largest": "largest"}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -19,31 +19,30 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """Shares of ends on the left, the cost of fewer factors on the right; a mark a layer."""
-    layers = data["layer"].unique().sort().to_list()
-    rules = [name for name in FACTOR_RULES if name in data["factor_rule"]]
-    figure = new_figure(WIDE, 1.8 + 0.3 * max(8, 4 * len(rules)), counts(data))
-    left, right = figure.subplots(1, 2)
-    ends = [(rule, end) for rule in rules for end in ("at_smallest", "at_largest")]
-    others = [grid for grid in data["grid"].unique().sort() if grid != ALL]
-    fewer = [(rule, grid) for rule in rules for grid in others]
-    for number, layer in enumerate(layers):
-        own, beside = data.filter(layer=layer), dodged(number, len(layers), 0.3)
-        for place, (rule, end) in enumerate(ends):
-            rows = own.filter(grid=ALL, factor_rule=rule)
-            dots(left, rows, end, pl.Series([place + beside] * rows.height), number)
-        for place, (rule, grid) in enumerate(fewer):
-            rows = own.filter(grid=grid, factor_rule=rule)
-            dots(right, rows, "change", pl.Series([place + beside] * rows.height), number)
-    named_rows(left, [f"{FACTOR_RULES[rule]}: {end[3:]}" for rule, end in ends], "share of chosen factors")
-    left.set_xlim(left=min(-0.02, left.get_xlim()[0]))
-    named_rows(right, [f"{FACTOR_RULES[rule]}: {grid}" for rule, grid in fewer], "held-out judge score, change", zero=0.0)
-    left.set_ylabel("how factors are chosen")
-    legend(figure, {f"layer {layer}": number for number, layer in enumerate(layers)})
-    return figure
+    titles = [title for rule, title in FACTOR_RULES.items() if rule in data["factor_rule"]]
+    smaller = [grid for grid in data["grid"].unique().sort() if grid != ALL]
+    named = data.with_columns(rule=pl.col("factor_rule").replace_strict(FACTOR_RULES), mark=pl.format("layer {}", "layer"))
+    mark, of_all = pl.col("mark"), named.filter(grid=ALL)
+    shares = pl.concat(points(of_all, column, row=pl.format(f"{{}}: {end}", "rule"), mark=mark) for column, end in _ENDS.items())
+    costs = points(named.filter(pl.col("grid") != ALL), "change", row=pl.format("{}: {}", "rule", "grid"), mark=mark)
+    ends = [f"{title}: {end}" for title in titles for end in _ENDS.values()]
+    grids = [f"{title}: {grid}" for title in titles for grid in smaller]
+    panels = [
+        DotPanel(shares.sort(pl.col("row").cast(pl.Enum(ends))), ends, "share of chosen factors", left=-0.02),
+        DotPanel(costs.sort(pl.col("row").cast(pl.Enum(grids))), grids, "held-out judge score, change", zero=0.0),
+    ]
+    size = (WIDE, 1.8 + 0.3 * max(8, 4 * len(titles)))
+    return dot_figure(panels, layer_marks(data["layer"]), size, counts(data), "how factors are chosen", spread=0.3)
 
 
-def counts(data: pl.DataFrame) -> str:
-    """Choices, and what bars are."""
-    if data.is_empty():
-        return "n = 0 choices."
-    return f"{n_of(data['n'])} choices of a factor (two a feature, a half each). Bars: {data['confidence'][0]:.0%} bootstrap over features."
+counts = counted("n", "choices", " of a factor (two a feature, a half each). Bars: {level} bootstrap over features.")
+
+FIGURE = FigureDefinition(
+    position=140,
+    tables=("grid_ends",),
+    caption="Shares of the chosen factors that are the grid's smallest or largest (left), and what choosing from fewer factors changes in "
+    "the held-out judge score (right), for each rule that chooses factors.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

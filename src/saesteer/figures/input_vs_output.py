@@ -3,12 +3,9 @@
 import itertools
 
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.style import GREY, PAGE, layer_bar, new_figure, scatter_by_layer, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import GREY, PAGE, Axes, Figure, PathCollection, layer_bar, new_figure, scatter_by_layer, styled
 
 _RIGHT = {False: 0.49, True: 1.02}
 _HEIGHT = {False: (-0.11, "bottom"), True: (1.1, "top")}  # beyond the points, which end at 0 and 1
@@ -48,3 +45,14 @@ def counts(data: pl.DataFrame) -> str:
     """Features drawn and features without an input score."""
     missing = data["input_score"].null_count()
     return f"n = {data.height - missing} features; {missing} without input score are not drawn."
+
+
+FIGURE = FigureDefinition(
+    position=40,
+    tables=("features",),
+    caption="Each point is a feature, coloured by its layer; the lines at .5 part the four cases and each quarter says how many lie in "
+    "it: few features score high on both.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -2,11 +2,10 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, Axes, Figure, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.settings import Experiment, NoJudge, Sweep
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
 _NUMBERS = ("mean", "low", "high", "removed_mean", "removed_low", "removed_high")
@@ -57,3 +56,20 @@ def counts(data: pl.DataFrame) -> str:
         f"{sizes} (no clear concept, or steering failed). Bands: {data['confidence'][0]:.0%} bootstrap over features; "
         "features removed are the others of the same n."
     )
+
+
+def has_ratings(experiment: Experiment) -> bool:
+    """Whether a judge rates the texts."""
+    return isinstance(experiment, Sweep) and not isinstance(experiment.judge, NoJudge)
+
+
+FIGURE = FigureDefinition(
+    position=70,
+    tables=("selection",),
+    applies=has_ratings,
+    caption="Mean rating by the judge of text steered with the features kept at each threshold (magenta) and with those removed (grey): "
+    "how much it is about the feature's concept, how well-formed it is, and the mean of the texts' harmonic means.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -4,12 +4,10 @@ from itertools import zip_longest
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.method_families import families_in, n_of
-from saesteer.figures.style import BLACK, GREY, NO_RATINGS, WIDE, empty_panel, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
+from saesteer.figures.method_families import families_in
+from saesteer.figures.style import BLACK, GREY, NO_RATINGS, WIDE, Axes, Figure, empty_panel, new_figure, styled
 from saesteer.settings.registry import method
 
 N_SHOWN = 4
@@ -110,3 +108,14 @@ def counts(data: pl.DataFrame) -> str:
         f"{data['n_texts'].sum()} texts unrated. Crosses: {data['confidence'][0]:.0%} bootstrap over concepts. "
         f"The best {N_SHOWN} methods of a family."
     )
+
+
+FIGURE = FigureDefinition(
+    position=200,
+    tables=("method_curves",),
+    caption="Mean concept rating against mean fluency rating at every factor (a number marks the weakest and the strongest), for the best "
+    "methods of each family: steering is good where a curve climbs before it turns left.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -1,13 +1,10 @@
 """Every method's held-out score against what steering adds to the loss on ordinary text, with the frontier of those that no other beats."""
 
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.method_families import LOOKS, family_handles, n_of
-from saesteer.figures.style import BLACK, GREY, PAGE, empty_panel, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
+from saesteer.figures.method_families import LOOKS, family_handles
+from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure, styled
 
 _COLUMNS = (
     "layer", "method", "title", "family", "n", "score", "score_low", "score_high", "loss_rise", "loss_rise_low", "loss_rise_high",
@@ -55,7 +52,7 @@ def draw(data: pl.DataFrame) -> Figure:
     if not layers:
         empty_panel(panels[0], "no method has a score")
         return figure
-    frontier = Line2D([], [], color=BLACK, linestyle=":", linewidth=0.9, label="none better at less damage")
+    frontier = legend_entry("none better at less damage", BLACK, linestyle=":", linewidth=0.9)
     figure.legend(handles=[*family_handles(data), frontier], loc="outside upper center", ncols=4)
     return figure
 
@@ -66,3 +63,14 @@ def counts(data: pl.DataFrame) -> str:
         return "n = 0 concepts"
     losses = ", ".join(f"{loss:.2f}" for loss in data["unsteered_loss"].unique(maintain_order=True).drop_nulls())
     return f"{n_of(data['n'])} concepts; unsteered loss {losses} nats a token. Bars: {data['confidence'][0]:.0%} bootstrap over concepts."
+
+
+FIGURE = FigureDefinition(
+    position=230,
+    tables=("method_damage",),
+    caption="Held-out score of every method against what steering at the chosen factors adds to the loss on ordinary text, which is not "
+    "about the concept: a method is worth its damage where no other lies above it and to its left (the line).",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -1,18 +1,13 @@
 """Which methods can be told apart: every pair's mean difference, and whether its intervals leave out 0."""
 
-import matplotlib
+from typing import Any
+
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.method_families import n_of
-from saesteer.figures.style import BLACK, GREY, empty_panel, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
+from saesteer.figures.style import BLACK, GREY, Axes, Figure, empty_panel, legend_entry, new_figure, part_of_colours, styled
 
-_COLOURS = matplotlib.colors.ListedColormap(matplotlib.colormaps["PuOr_r"](np.linspace(0.2, 0.8, 256)))  # marks stay visible
 _CELL = 0.2  # inches
 _COLUMNS = ("n", "mean", "low", "high", "simultaneous_low", "simultaneous_high")
 
@@ -33,7 +28,7 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     )
 
 
-def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> QuadMesh:
+def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> Any:
     """One layer: row minus column; a dot where the pair's own interval leaves out 0, a ring where the interval for all pairs does."""
     titles = dict(rows.select("rank", "title").unique().sort("rank").iter_rows())
     n = len(titles)
@@ -41,7 +36,7 @@ def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> QuadMesh:
     places = rows.select("rank", "other_rank").to_numpy()
     matrix[places[:, 0], places[:, 1]] = rows["mean"].to_numpy()
     edges = np.arange(n + 1) - 0.5
-    mesh = axes.pcolormesh(edges, edges, matrix, cmap=_COLOURS, vmin=-limit, vmax=limit)
+    mesh = axes.pcolormesh(edges, edges, matrix, cmap=part_of_colours("PuOr_r", 0.2, 0.8), vmin=-limit, vmax=limit)
     for low, high, marker, face, size in (("low", "high", ".", BLACK, 2.5), ("simultaneous_low", "simultaneous_high", "o", "none", 5)):
         sure = rows.filter((pl.col(low) > 0) | (pl.col(high) < 0))
         axes.plot(
@@ -73,8 +68,8 @@ def draw(data: pl.DataFrame) -> Figure:
         mesh = panel(axes, rows, limit)
         axes.set_title(f"layer {rows['layer'][0]}")
         figure.colorbar(mesh, ax=axes, label="difference of mean scores", shrink=0.6)
-    dot = Line2D([], [], color=BLACK, linestyle="", marker=".", markersize=3, label="its own interval leaves out 0")
-    ring = Line2D([], [], color=BLACK, linestyle="", marker="o", markerfacecolor="none", markersize=5, label="and the one for all pairs")
+    dot = legend_entry("its own interval leaves out 0", BLACK, marker=".", markersize=3)
+    ring = legend_entry("and the one for all pairs", BLACK, marker="o", markerfacecolor="none", markersize=5)
     figure.legend(handles=[dot, ring], loc="outside upper center", ncols=2, labelcolor=GREY)
     return figure
 
@@ -90,3 +85,13 @@ def counts(data: pl.DataFrame) -> str:
         f"{n_of(pairs['n'])} concepts; of {pairs.height} pairs {plain} are told apart by their own {pairs['confidence'][0]:.0%} interval, "
         f"{together} by the one for all pairs."
     )
+
+
+FIGURE = FigureDefinition(
+    position=210,
+    tables=("methods", "method_differences"),
+    caption="Mean over concepts of the row's score minus the column's, best methods first, paired by concept.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

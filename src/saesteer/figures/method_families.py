@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import polars as pl
-from matplotlib.lines import Line2D
 
-from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA
+from saesteer.figures.style import BLACK, BLUE, GREY, MAGENTA, Line2D, legend_entry
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,4 @@ def families_in(data: pl.DataFrame) -> list[str]:
 
 def family_handles(data: pl.DataFrame) -> list[Line2D]:
     """The legend's entries of the families in the data."""
-    looks = [(family, LOOKS[family]) for family in families_in(data)]
-    return [Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=family) for family, look in looks]
-
-
-def n_of(sizes: pl.Series) -> str:
-    """How many concepts stand behind the numbers of a figure: one n, or the fewest and the most."""
-    fewest, most = (int(size) for size in (sizes.to_numpy().min(), sizes.to_numpy().max()))
-    return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
+    return [legend_entry(family, LOOKS[family].colour, marker=LOOKS[family].marker, markersize=6) for family in families_in(data)]

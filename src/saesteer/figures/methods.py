@@ -3,13 +3,10 @@
 from typing import Any
 
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.method_families import LOOKS, family_handles, n_of
-from saesteer.figures.style import BLACK, GREY, PAGE, empty_panel, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
+from saesteer.figures.method_families import LOOKS, family_handles
+from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure, styled
 from saesteer.settings.registry import method
 
 _UNSTEERED = method("unsteered")
@@ -77,8 +74,8 @@ def draw(data: pl.DataFrame) -> Figure:
     for axes, rows in zip(panels, layers, strict=True):
         panel(axes, rows)
         axes.set_title(f"layer {rows['layer'][0]}")
-    survivors = Line2D([], [], color=BLACK, marker="o", markerfacecolor="none", linestyle="", markersize=4, label="survivors only")
-    unsteered = Line2D([], [], color=GREY, linestyle="--", linewidth=1, label="unsteered")
+    survivors = legend_entry("survivors only", BLACK, marker="o", markerfacecolor="none", markersize=4)
+    unsteered = legend_entry("unsteered", GREY, linestyle="--", linewidth=1)
     hollow = [survivors] if data["n_abstaining"].sum() else []
     figure.legend(handles=[*family_handles(data), *hollow, unsteered], loc="outside upper center", ncols=4)
     return figure
@@ -90,3 +87,14 @@ def counts(data: pl.DataFrame) -> str:
         f"{n_of(data['n'])} of {data['n_concepts'][0]} concepts; {data['n_missing'].sum()} of {data['n_texts'].sum()} texts unrated, "
         f"left out. Bars: {data['confidence'][0]:.0%} bootstrap over concepts; they are not paired: see the differences."
     )
+
+
+FIGURE = FigureDefinition(
+    position=190,
+    tables=("methods",),
+    caption="Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "
+    "Hollow: over the concepts alone for which the method has something to steer with.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -1,13 +1,10 @@
 """Does the output score foretell, feature by feature, how well steering works?"""
 
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
 
 from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.style import PAGE, WIDE, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
+from saesteer.figures.style import PAGE, WIDE, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
 
 LABELS = {
     "gen_success_20": "GenSuccess@20, held out\n(lens tokens per continuation)",
@@ -74,3 +71,14 @@ def counts(data: pl.DataFrame) -> str:
     judged = known["judge_score"]
     sides = f" on the left; {judged} on the right, {n - judged} have no judge score" if judged else "; none has a judge score"
     return f"n = {known['gen_success_20']} features{sides}. Brackets: {data['confidence'][0]:.0%} bootstrap over features."
+
+
+FIGURE = FigureDefinition(
+    position=50,
+    tables=("outcomes",),
+    caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by lens tokens written "
+    "(left) and by the judge (right, where texts were rated). The correlation within layers cannot come from depth.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

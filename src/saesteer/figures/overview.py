@@ -3,11 +3,10 @@
 from types import ModuleType
 
 import polars as pl
-from matplotlib.figure import Figure
 
 from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.style import layer_bar, new_figure, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import Figure, layer_bar, new_figure, styled
 
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
 
@@ -59,3 +58,15 @@ def counts(data: pl.DataFrame) -> str:
         f"kept at threshold {headline['threshold']:g}; {judged['n_missing'][0]} have no judge score. "
         f"Bands and brackets: {headline['confidence']:.0%} bootstrap over features; (a): quartiles.{roles.norms_note(by_layer)}"
     )
+
+
+FIGURE = FigureDefinition(
+    position=10,
+    tables=("features", "outcomes", "selection", "factor_bins"),
+    caption="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
+    "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and "
+    "removed, where texts were rated.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -1,13 +1,13 @@
 """Whether steering lasts: the concept rating of texts, stretch by stretch."""
 
 import polars as pl
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.dots import LAYER_STYLES, LOOKS
-from saesteer.figures.method_families import n_of
-from saesteer.figures.style import PAGE, band, new_figure, styled, with_ends
+from saesteer.figures.definition import FigureDefinition, Options, Tables, counted
+from saesteer.figures.dots import LOOKS, Mark, layer_title
+from saesteer.figures.style import PAGE, Figure, band, new_figure, styled, with_ends
+
+_LINE_STYLES = ("-", "--", ":", "-.")
+"""Of the first, second, ... methods that share a look."""
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -18,28 +18,34 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer, a line a method."""
+    from matplotlib.ticker import MaxNLocator
+
     layers = data.partition_by("layer", maintain_order=True)
     titles = data["title"].unique(maintain_order=True).to_list()
     figure = new_figure(PAGE * max(1, 0.7 * len(layers)), 4.6, counts(data))
     panels = figure.subplots(1, max(1, len(layers)), squeeze=False, sharey=True)[0]
     for axes, rows in zip(panels, layers, strict=False):
         for number, title in enumerate(titles):
-            own = rows.filter(title=title)
-            marker, colour = LOOKS[number % len(LOOKS)]
-            band(axes, own["stretch"].to_numpy(), own, with_ends("concept_rating"), colour, title, marker)
-            axes.lines[-1].set_linestyle(LAYER_STYLES[number // len(LOOKS)])
-        axes.set_title(f"layer {rows['layer'][0]}")
+            stretches, mark = rows.filter(title=title), Mark(number)
+            band(axes, stretches["stretch"].to_numpy(), stretches, with_ends("concept_rating"), mark.colour, title, mark.marker)
+            axes.lines[-1].set_linestyle(_LINE_STYLES[number // len(LOOKS)])
+        axes.set_title(layer_title(rows))
         axes.set_xlabel("stretch of the text")
         axes.set_ylim(0, 2.05)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("concept rating of the stretch (0–2)")
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3, handlelength=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=4)
     return figure
 
 
-def counts(data: pl.DataFrame) -> str:
-    """Concepts, and what bands are."""
-    if data.is_empty():
-        return "n = 0 concepts."
-    return f"{n_of(data['n'])} concepts, held-out texts at the chosen factors. Bands: {data['confidence'][0]:.0%} bootstrap over concepts."
+counts = counted("n", "concepts", ", held-out texts at the chosen factors. Bands: {level} bootstrap over concepts.")
+
+FIGURE = FigureDefinition(
+    position=220,
+    tables=("persistence",),
+    caption="Mean concept rating of successive stretches of held-out texts at the chosen factors, each by itself: a line that falls loses "
+    "the concept as the text goes on. A stretch is shorter than what the judge was measured on, so levels are lower than scores.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -2,13 +2,11 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from saesteer.analysis.selection import LAYER_SETS
-from saesteer.figures.definition import Options, Tables, confidence
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
-from saesteer.figures.style import BLUE, GREY, band, empty_panel, styled, threshold_axis
+from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, styled, threshold_axis
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -37,3 +35,14 @@ def counts(data: pl.DataFrame) -> str:
     curves = [data.filter(layers=layers) for layers in LAYER_SETS]
     sizes = "; ".join(f"{layers_title(c)}: n = {c['n_kept'][0]}, {c['n_missing'][0]} without a co-occurring pair" for c in curves)
     return f"{sizes}. Bands: {data['confidence'][0]:.0%} bootstrap over features."
+
+
+FIGURE = FigureDefinition(
+    position=80,
+    tables=("pmi",),
+    caption="Mean pointwise mutual information of the tokens a feature makes the model write most with its lens tokens, by threshold of "
+    "the output score; above 0 they occur together in texts more often than by chance, and a token is never paired with itself.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

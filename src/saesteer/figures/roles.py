@@ -2,11 +2,9 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from saesteer.figures.definition import Options, Tables
-from saesteer.figures.style import BLUE, MAGENTA, PAGE, band, new_figure, row_above, styled
+from saesteer.figures.definition import FigureDefinition, Options, Tables
+from saesteer.figures.style import BLUE, MAGENTA, PAGE, Axes, Figure, band, new_figure, row_above, styled
 
 _UNIT = 0.01
 _SCORES = (("input_score", BLUE, "o", "input score"), ("output_score", MAGENTA, "s", "output score"))
@@ -59,3 +57,14 @@ def counts(data: pl.DataFrame) -> str:
     """Features with each score."""
     n, missing = int(data["n"].sum()), int(data["n_without_input_score"].sum())
     return f"n = {n - missing} features with an input score, {n} with an output score; by layer above the panel.{norms_note(data)}"
+
+
+FIGURE = FigureDefinition(
+    position=20,
+    tables=("features",),
+    caption="Median (line) and inter-quartile range (band) of the input score (blue) and output score (magenta) of each layer's features: "
+    "features of early layers say what is read, features of late layers what will be written.",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

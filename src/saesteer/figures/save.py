@@ -3,12 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import polars as pl
-from matplotlib.figure import Figure
 
 from saesteer.core.files import write_atomically
-from saesteer.figures.style import STYLE
+from saesteer.figures.style import STYLE, Figure
 
 # Time stamps and versions stay out of the files, so that equal figures are equal bytes.
 _METADATA: dict[str, dict[str, str | None]] = {
@@ -19,6 +17,8 @@ _METADATA: dict[str, dict[str, str | None]] = {
 
 def save_figure(figure: Figure, data: pl.DataFrame, stem: Path) -> list[Path]:
     """Write STEM.pdf, STEM.png and STEM.csv, each atomically; returns their paths."""
+    import matplotlib
+
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in (*_METADATA, "csv")]
     with matplotlib.rc_context(STYLE):
         for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=False):

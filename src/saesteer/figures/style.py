@@ -1,23 +1,28 @@
 """The look of every figure: fonts embedded as text, a palette that colour-blind readers and grey printers can tell apart."""
 
+import functools
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-import matplotlib
-import matplotlib.ticker
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+else:  # the dry run imports the modules of figures, and has no use for matplotlib
+    Axes = Figure = Line2D = ListedColormap = PathCollection = Any
+
+P = ParamSpec("P")
 
 BLUE = "#0072B2"
 MAGENTA = "#C51B7D"
 GREY = "#6E6E6E"
 BLACK = "#222222"
-DARK_VIRIDIS = matplotlib.colors.ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256)))
-"""Without its brightest colours, which are too pale in print."""
 WIDE = 10.0  # inches: two panels
 PAGE = 6.8  # inches: one panel
 _BAND_ALPHA = 0.2
@@ -41,12 +46,37 @@ STYLE = {
     "savefig.dpi": 200,
 }
 
-styled = matplotlib.rc_context(STYLE)
-"""Decorator of functions that draw."""
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorator of functions that draw."""
+
+    @functools.wraps(draw)
+    def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return draw_in_style
+
+
+@functools.cache
+def part_of_colours(name: str, first: float, last: float) -> ListedColormap:
+    """A colour map of matplotlib's without its ends, which are too pale or too dark."""
+    import matplotlib
+
+    return matplotlib.colors.ListedColormap(matplotlib.colormaps[name](np.linspace(first, last, 256)))
+
+
+def dark_viridis() -> ListedColormap:
+    """Viridis without its brightest colours, which are too pale in print."""
+    return part_of_colours("viridis", 0.0, 0.9)
 
 
 def new_figure(width: float, height: float, note: str) -> Figure:
     """An empty figure, in inches, with a note at its foot."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.supxlabel(note, fontsize=7, color=GREY, x=0.01, ha="left", parse_math=False)
     return figure
@@ -71,11 +101,13 @@ def band(axes: Axes, x: np.ndarray, rows: pl.DataFrame, columns: tuple[str, str,
 
 def log_axis(axes: Axes, places: pl.Series) -> None:
     """A logarithmic axis below, with a tick at each place."""
+    from matplotlib.ticker import NullLocator
+
     values = places.unique().sort().to_list()
     ticks = [value for value in values if value == values[-1] or value * 1.3 < values[-1]]  # labels do not touch
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=6.5)
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int]) -> None:
@@ -126,12 +158,23 @@ def empty_panel(axes: Axes, message: str) -> None:
 
 def scatter_by_layer(axes: Axes, points: pl.DataFrame, x: str, y: str, layers: pl.Series) -> PathCollection:
     """A point a row, coloured by its layer on the scale of `layers`; one layer alone is dark."""
+    from matplotlib.colors import Normalize
+
     numbers = layers.to_list() or [0]
-    norm = matplotlib.colors.Normalize(min(numbers), max(max(numbers), min(numbers) + 1))
+    norm = Normalize(min(numbers), max(max(numbers), min(numbers) + 1))
     colours = points["layer"].to_list()
-    return axes.scatter(points[x], points[y], c=colours, cmap=DARK_VIRIDIS, norm=norm, s=14, alpha=0.85, linewidths=0)
+    return axes.scatter(points[x], points[y], c=colours, cmap=dark_viridis(), norm=norm, s=14, alpha=0.85, linewidths=0)
 
 
 def layer_bar(figure: Figure, points: PathCollection, panels: Axes | Sequence[Axes] | np.ndarray) -> None:
     """The colour scale of layers beside the panels."""
-    figure.colorbar(points, ax=panels, label="layer", shrink=0.8, ticks=matplotlib.ticker.MaxNLocator(integer=True))
+    from matplotlib.ticker import MaxNLocator
+
+    figure.colorbar(points, ax=panels, label="layer", shrink=0.8, ticks=MaxNLocator(integer=True))
+
+
+def legend_entry(label: str, colour: str, **look: Any) -> Line2D:
+    """An entry of a legend: a marker without a line, unless told otherwise."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **{"linestyle": "", "color": colour, "label": label, **look})

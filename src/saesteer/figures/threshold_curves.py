@@ -2,16 +2,14 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from saesteer.figures.definition import Options, Tables, confidence
-from saesteer.figures.dots import dodged, dots, legend, named_rows
-from saesteer.figures.method_families import n_of
-from saesteer.figures.style import DARK_VIRIDIS, GREY, WIDE, band, new_figure, styled, threshold_label, with_ends
+from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
+from saesteer.figures.dots import DotPanel, Mark, draw_dots, legend, points
+from saesteer.figures.style import GREY, WIDE, Axes, Figure, band, dark_viridis, new_figure, styled, threshold_label, with_ends
 
 _TITLES = {"gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
 _MARKERS = "osD^vP*X"
+_TRIAL_MARKS = {"tried on other features": Mark(0), "where it was chosen": Mark(0, hollow=True)}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -26,11 +24,13 @@ def curves(axes: Axes, rows: pl.DataFrame, title: str) -> None:
     thresholds = rows["threshold"].unique().sort().to_list()
     layers = rows.partition_by("layer", maintain_order=True)
     for number, own in enumerate(layers):
-        colour = DARK_VIRIDIS(number / max(1, len(layers) - 1))
+        colour = dark_viridis()(number / max(1, len(layers) - 1))
         places = np.array([thresholds.index(threshold) for threshold in own["threshold"]])
         band(axes, places, own, with_ends("gain"), colour, f"layer {own['layer'][0]}", _MARKERS[number % len(_MARKERS)])
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set_xticks(range(len(thresholds)), [threshold_label(one) for one in thresholds], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_xticks(
+        range(len(thresholds)), [threshold_label(threshold) for threshold in thresholds], rotation=60, ha="right", rotation_mode="anchor"
+    )
     axes.set_xlabel("features with output score ≥ this are kept")
     axes.set_ylabel(f"{title}:\nkept less all")
     if layers:
@@ -40,22 +40,26 @@ def curves(axes: Axes, rows: pl.DataFrame, title: str) -> None:
 @styled
 def draw(data: pl.DataFrame) -> Figure:
     """Curves above, trials below, a column a measure."""
-    n_trials = data.filter(pl.col("chosen_on").is_not_null()).group_by("measure").len()["len"].max()
-    figure = new_figure(WIDE, 5.2 + 0.25 * int(str(n_trials or 1)), counts(data))
-    panels = figure.subplots(2, len(_TITLES), height_ratios=(3, 1 + 0.25 * int(str(n_trials or 1))))
+    n_trials = max(data.drop_nulls("chosen_on")["measure"].value_counts()["count"], default=1)
+    figure = new_figure(WIDE, 5.2 + 0.25 * n_trials, counts(data))
+    panels = figure.subplots(2, len(_TITLES), height_ratios=(3, 1 + 0.25 * n_trials))
     for place, (measure, title) in enumerate(_TITLES.items()):
         rows = data.filter(measure=measure)
-        curves(panels[0][place], rows.filter(pl.col("layer").is_not_null()), title)
-        trials = rows.filter(pl.col("chosen_on").is_not_null())
-        heights = pl.Series(range(trials.height), dtype=pl.Float64)
-        dots(panels[1][place], trials, "gain", heights + dodged(0, 2, 0.2), 0)
-        dots(panels[1][place], trials.select(gain="gain_chosen"), "gain", heights + dodged(1, 2, 0.2), 0, hollow=True)
-        shown = trials.select("chosen_on", "tried_on", "threshold").iter_rows()
-        names = [f"{chosen} → {tried}: {threshold:.1g}" for chosen, tried, threshold in shown]
-        named_rows(panels[1][place], names, f"{title}: kept less all", zero=0.0)
+        curves(panels[0][place], rows.drop_nulls("layer"), title)
+        draw_dots(panels[1][place], trials(rows.drop_nulls("chosen_on"), title), _TRIAL_MARKS, spread=0.2)
         panels[1][place].set_ylabel("chosen → tried: threshold")
-    legend(figure, {"tried on other features": 0, "where it was chosen": 0}, hollow=("where it was chosen",))
+    legend(figure, _TRIAL_MARKS)
     return figure
+
+
+def trials(rows: pl.DataFrame, title: str) -> DotPanel:
+    """A row a threshold: its gain where it was chosen, and elsewhere."""
+    shown = rows.select("chosen_on", "tried_on", "threshold").iter_rows()
+    names = [f"{chosen} → {tried}: {threshold:.1g}" for chosen, tried, threshold in shown]
+    named = rows.with_columns(name=pl.Series(names, dtype=pl.String))
+    columns = dict(zip(("gain", "gain_chosen"), _TRIAL_MARKS, strict=True))
+    gains = pl.concat(points(named, column, row=pl.col("name"), mark=mark) for column, mark in columns.items())
+    return DotPanel(gains, names, f"{title}: kept less all", zero=0.0)
 
 
 def counts(data: pl.DataFrame) -> str:
@@ -66,3 +70,14 @@ def counts(data: pl.DataFrame) -> str:
     level = f"{data['confidence'][0]:.0%}"
     bars = f"bands, and bars between layers: {level} bootstrap over features; bars of halves: {level} of halvings"
     return f"{n_of(n)} features of a layer; {bars}."
+
+
+FIGURE = FigureDefinition(
+    position=130,
+    tables=("threshold_curves", "threshold_transfer"),
+    caption="Mean of the features that each threshold of the output score keeps, less the mean of all, in each layer; and the threshold "
+    "that is best on some features, where it was chosen (hollow) and on features that it was not chosen on (filled).",
+    data=data,
+    draw=draw,
+    counts=counts,
+)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from saesteer.core.store import MEASURED_ON, sound_parts
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
-from saesteer.core.uncertainty import quantile_interval, random_stream
+from saesteer.core.uncertainty import interval_columns, quantile_interval, random_stream
 from saesteer.settings import SettingsError
 
 SCHEMA = pl.Schema(
@@ -99,9 +99,7 @@ def _aspect_row(pairs: pl.DataFrame, aspect: str, draws: int, confidence: float,
         "n_missing": pairs.height - rated.height,
         "n_features": len(counts),
         "equal": (rated[one] == rated[other]).mean(),
-        "kappa": kappa if np.isfinite(kappa) else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
+        **interval_columns("kappa", kappa if np.isfinite(kappa) else None, interval, ends=""),
     }
 
 

@@ -23,8 +23,8 @@ from saesteer.engine.generations import placed
 from saesteer.engine.interventions import kind_of
 from saesteer.engine.models import LanguageModel, plain_token_ids
 from saesteer.engine.steered_model import check_every_position, steered_model
-from saesteer.report.finished import Finished, Fit, check_known
-from saesteer.settings import Experiment, Workflow, settings_of
+from saesteer.report.fits import Fit
+from saesteer.run import Run, check_known
 
 PACKAGES = ("saesteer", "lm_eval", "torch", "transformers", "datasets")
 """Whose versions stand with the results."""
@@ -40,24 +40,23 @@ class Tasks:
     batch_size: int = 8
 
 
-def evaluate(workflow: Workflow, experiment: Experiment, name: str, fit: Fit, tasks: Tasks) -> dict[str, Any]:
+def evaluate(run: Run, fit: Fit, tasks: Tasks) -> dict[str, Any]:
     """The tasks' results with the model as it is and steered, and what they depend on, as JSON values."""
-    settings = experiment.model
+    settings = run.experiment.model
     if settings.chat and settings.chat.turns:
         raise SettingsError("lm_eval puts no earlier turns before its prompts, which model.chat.turns asks for: take another experiment")
-    finished = Finished(workflow, experiment, name)
-    sae = finished.sae(fit.layer)
-    intervention = placed(fit.intervention, sae, settings_of(experiment).sae_features)
+    sae = run.sae(fit.layer)
+    intervention = placed(fit.intervention, sae, run.comparison.methods.sae_features)
     check_every_position(intervention)
     manager = task_manager(tasks)
-    lm = finished.model()
+    lm = run.model()
     harness = harness_model(lm, tasks.batch_size)
     unsteered = results_of(harness, lm, tasks, manager)
     with steered_model(lm, sae, fit.layer, intervention, fit.factor):
         steered = results_of(harness, lm, tasks, manager)
     return {
-        "experiment": name,
-        "model": finished.model_record() | {"device": lm.device.type},
+        "experiment": run.name,
+        "model": run.model_record() | {"device": lm.device.type},
         "sae": sae.meta.sha256,
         "fit": {name: getattr(fit, name) for name in ("layer", "method", "concept", "factor", "factor_from")}
         | {"kind": kind_of(intervention)},

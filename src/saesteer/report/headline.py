@@ -41,7 +41,8 @@ def _interval(numbers: _Numbers, digits: int = 2) -> str:
     return "" if numbers["low"] is None else f" [{number(numbers['low'], digits)}, {number(numbers['high'], digits)}]"
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share with one digit, or a dash where there is none."""
     return "–" if share is None else f"{share:.1%}"
 
 
@@ -53,7 +54,7 @@ def _depth(numbers: _Numbers) -> str:
 def _both(numbers: _Numbers) -> str:
     both = numbers["both_above_half"]
     n_without = numbers["features"]["n_without_input_score"]
-    return f"{_percent(both['share'])} ({both['n']} of {both['n_scored']} scored; {n_without} without input score)"
+    return f"{percent(both['share'])} ({both['n']} of {both['n_scored']} scored; {n_without} without input score)"
 
 
 def _filter_claim(numbers: _Numbers) -> str:
@@ -68,11 +69,12 @@ def _gain(result: _Numbers) -> str:
     before_text, after_text = (f"{number(one['mean'])}{_interval(one)} (n = {one['n']})" for one in (before, after))
     return (
         f"{before_text} → {after_text}: {number(result['ratio'])}×; "
-        f"random {number(random['low'])} to {number(random['high'])}; p {_p(result['p_within_layers'])}"
+        f"random {number(random['low'])} to {number(random['high'])}; p {p_value(result['p_within_layers'])}"
     )
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """A p value, from .001 on with three digits; a dash where there is none."""
     return "–" if value is None else "< .001" if value < 0.001 else f"= {value:.3f}"
 
 
@@ -90,7 +92,7 @@ def _judge(numbers: _Numbers) -> str:
 
 def _choices(numbers: _Numbers) -> str:
     choices = numbers["choices"]
-    return f"{_percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
+    return f"{percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
 
 
 _PERPLEXITIES = {
@@ -103,38 +105,8 @@ _PERPLEXITIES = {
 def _other_perplexities(numbers: _Numbers) -> str:
     by_each, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
     others = [
-        f"{number(by_each[name]['gen_success_20'])} by {words} ({_percent(by_each[name]['share_that_differs'])} of choices differ)"
+        f"{number(by_each[name]['gen_success_20'])} by {words} ({percent(by_each[name]['share_that_differs'])} of choices differ)"
         for name, words in _PERPLEXITIES.items()
         if name != used
     ]
     return "; ".join([f"{number(by_each[used]['gen_success_20'])} by {_PERPLEXITIES[used]}", *others])
-
-
-def findings_markdown(what: str, by_label: Mapping[str, _Numbers]) -> str:
-    """A Markdown table with a row for each experiment, labelled by `what` tells them apart: the three findings and whether they hold."""
-    header = (
-        what,
-        "scores with depth (input, output)",
-        "both above .5",
-        "GenSuccess@20, all → kept",
-        "ratio",
-        "p within layers",
-        "holds",
-    )
-    return table(header, [_findings_row(label, numbers) for label, numbers in by_label.items()]) + "\n"
-
-
-def _findings_row(label: str, numbers: _Numbers) -> tuple[str, ...]:
-    depth, gain = numbers["depth"], numbers["filter"]["all"]
-    held = [name.replace("_", " ") for name, holds in numbers["findings"].items() if holds]
-    failed = [name.replace("_", " ") for name, holds in numbers["findings"].items() if not holds]
-    verdict = f"{len(held)} of {len(held) + len(failed)}" + (f" (**fails: {', '.join(failed)}**)" if failed else "")
-    return (
-        label,
-        f"ρ = {number(depth['rho_input_score'])}, {number(depth['rho_output_score'])}",
-        _percent(numbers["both_above_half"]["share"]),
-        f"{number(gain['unfiltered']['mean'])} → {number(gain['kept']['mean'])} (n = {gain['kept']['n']})",
-        f"{number(gain['ratio'])}×",
-        _p(gain["p_within_layers"]),
-        verdict,
-    )

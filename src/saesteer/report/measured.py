@@ -5,8 +5,6 @@ Forms are compared on the same prompts and random numbers. Intervals are bootstr
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,21 +16,16 @@ import polars as pl
 from saesteer.analysis.gen_success import gen_success
 from saesteer.core.counter_rng import streams, text_keys
 from saesteer.core.tables import GENERATIONS, LOGIT_LENS
-from saesteer.core.tokens import load_tokens
 from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
-from saesteer.engine.dtypes import available_device
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.perplexity import text_losses
 from saesteer.engine.saes import Sae
-from saesteer.judge.answers import Asker
-from saesteer.judge.askers import endpoint_asker, local_model_asker
-from saesteer.judge.rate_llm import judge_texts
-from saesteer.report.finished import Finished, protocol_of, sampling_of
-from saesteer.settings import EndpointJudge, Experiment, LocalModelJudge, NoJudge, OracleJudge, TopicConcepts
-from saesteer.world.judges import load_judge
-from saesteer.world.rating import rate
+from saesteer.report.fits import sampling_of
+from saesteer.run import Run
+from saesteer.settings import Experiment, NoJudge
+from saesteer.steps.judge import ratings
 
 UNSTEERED = "unsteered"
 SCORES = ("judge_score", "concept_rating", "fluency_rating", "gen_success_20")
@@ -56,24 +49,24 @@ class Lens:
 
 
 def measured(
-    finished: Finished, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, lens: Lens | None, n_texts: int
+    run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, lens: Lens | None, n_texts: int
 ) -> list[dict[str, Any]]:
     """A row a form, the unsteered model's first: number of texts, mean and interval of each score, and perplexity as a multiple of the
     unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature."""
-    prompts = finished.prompts()
+    experiment, prompts = run.steering, run.prompts()
     every = [Form(UNSTEERED, Nothing(), 0.0), *forms]
-    texts = _texts(finished.experiment, lm, sae, every, prompts, n_texts)
-    second = finished.model("perplexity_model")
-    losses = pl.concat(text_losses(second, texts, prompts, finished.experiment.model.prompt_format))
+    texts = _texts(experiment, lm, sae, every, prompts, n_texts)
+    second = run.model("perplexity_model")
+    losses = pl.concat(text_losses(second, texts, prompts, experiment.model.prompt_format))
     rated = [losses.select(*GENERATIONS.keys, "mean_nll")]
-    if concept is not None and not isinstance(finished.experiment.judge, NoJudge):
-        ratings = _ratings(finished, texts.with_columns(concept=pl.lit(concept)), losses, prompts)
-        rated.append(ratings.select(*GENERATIONS.keys, *SCORES[:3]))
+    if concept is not None and not isinstance(experiment.judge, NoJudge):
+        rows = pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses))
+        rated.append(rows.select(*GENERATIONS.keys, *SCORES[:3]))
     if lens is not None:
-        rated.append(_hits(finished, texts, sae.meta.layer, lens))
+        rated.append(_hits(run, texts, sae.meta.layer, lens))
     for frame in rated:
         texts = texts.join(frame, on=GENERATIONS.keys, how="left", maintain_order="left")
-    return [_row(finished.experiment, texts, form) for form in every]
+    return [_row(experiment, texts, form) for form in every]
 
 
 def _texts(
@@ -96,7 +89,7 @@ def _texts(
         schema_overrides={"row": pl.UInt32},
     )
     keys = text_keys(f"{prefix_id}/{sample}" for _, (_, prefix_id), sample in cells)
-    wanted = rows.with_columns(stream=pl.Series(streams(protocol_of(experiment).seed, keys), dtype=pl.UInt64))
+    wanted = rows.with_columns(stream=pl.Series(streams(experiment.sampling.seed, keys), dtype=pl.UInt64))
     ids = [prompt_token_ids(lm, prompt) for prompt in prompts.values()]
     interventions = [form.intervention for form in forms]
     made = pl.concat(steered_texts(lm, sae, sae.meta.layer, wanted, interventions, ids, sampling_of(experiment)))
@@ -105,29 +98,10 @@ def _texts(
     return joined.select(*GENERATIONS.columns).cast(pl.Schema(GENERATIONS.schema))
 
 
-def _ratings(finished: Finished, texts: pl.DataFrame, losses: pl.DataFrame, prompts: Mapping[str, str]) -> pl.DataFrame:
-    """JUDGEMENTS rows of texts with a column `concept`, by the experiment's judge."""
-    experiment, judge = finished.experiment, finished.experiment.judge
-    if isinstance(judge, OracleJudge):
-        assert isinstance(experiment.concepts, TopicConcepts)
-        topics = json.loads(experiment.concepts.topics.read_text(encoding="utf-8"))
-        tokens = load_tokens(finished.model_folder())
-        return rate(texts, losses, load_judge(judge.oracle, tokens), topics, experiment.rates_blank_texts)
-    if isinstance(judge, LocalModelJudge):
-        digest = finished.pin("judge_model")["digest"]
-        asker: Asker = local_model_asker(judge, finished.model_folder("judge_model"), available_device(), digest)
-    else:
-        assert isinstance(judge, EndpointJudge)
-        asker = endpoint_asker(judge, os.environ, finished.data)
-    instructions = prompts if experiment.model.prompt_format == "chat" else None
-    answers, seconds = finished.data / "judge/answers", finished.workflow.part_seconds
-    return pl.concat(judge_texts(texts, instructions, asker, answers, seconds, experiment.rates_blank_texts))
-
-
-def _hits(finished: Finished, texts: pl.DataFrame, layer: int, lens: Lens) -> pl.DataFrame:
+def _hits(run: Run, texts: pl.DataFrame, layer: int, lens: Lens) -> pl.DataFrame:
     row = {"layer": layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}
     of_feature = texts.with_columns(feature=pl.lit(lens.feature, pl.UInt32))
-    tokens, convention = load_tokens(finished.model_folder()), finished.experiment.gen_success.tokens
+    tokens, convention = run.tokens(), run.steering.gen_success.tokens
     counted = gen_success(of_feature, pl.DataFrame([row], schema=LOGIT_LENS.schema), tokens, convention)
     return counted.select(*GENERATIONS.keys, "gen_success_20")
 
@@ -153,7 +127,7 @@ def _mean(experiment: Experiment, prompts: pl.Series, values: pl.Series) -> dict
     rows = pl.DataFrame({"prompt": prompts, "value": values.cast(pl.Float64)}).drop_nulls()
     if rows.is_empty():
         return None
-    settings = experiment.selection
+    settings = experiment.intervals
     means = rows.group_by("prompt", maintain_order=True).agg(pl.col("value").mean())["value"].to_numpy()
     interval = bootstrap_mean_interval(means, settings.bootstrap_draws, settings.confidence, random_stream(settings.seed, "measured"))
     low, high = interval or (None, None)

@@ -11,10 +11,8 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_text
-from saesteer.core.store import read_rows
 from saesteer.core.tables import ACTIVATIONS, RECORDS
-from saesteer.report.step_rows import present_manifests
-from saesteer.settings import Experiment, SettingsError
+from saesteer.run import Run
 from saesteer.sources.neuronpedia.sources import Source, named_sources
 
 _SIZE = 1024
@@ -40,19 +38,15 @@ def write_export(records: pl.DataFrame, source: Source, folder: Path, activation
     _write_names(place, source)
 
 
-def export_records(experiment: Experiment, data: Path, folder: Path, source: str | None) -> dict[int, Source]:
-    """Export the records of a finished experiment, whose data are in `data`; gives layer -> the source written.
+def export_records(run: Run, folder: Path, source: str | None) -> dict[int, Source]:
+    """Export the records of a finished experiment; gives layer -> the source written.
 
     `source` names them (model/source, `{layer}` for the layer); None takes the experiment's own Neuronpedia source.
     """
-    layers = sorted(experiment.layers)
-    sources = named_sources(experiment, layers, source)
-    records, activations = (present_manifests(data, experiment, step) for step in ("records", "activations"))
-    if not records:
-        raise SettingsError(f"{data}/records holds no manifest: run the experiment first")
+    sources = named_sources(run.experiment, run.layers, source)
     for layer, named in sources.items():
-        codes = read_rows(ACTIVATIONS, activations, [layer]) if activations else None
-        write_export(read_rows(RECORDS, records, [layer]), named, folder, codes)
+        activations = run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None
+        write_export(run.rows(RECORDS, [layer]), named, folder, activations)
     return sources
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import ACTIVATIONS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, read_summary
+from saesteer.core.tables import ACTIVATIONS, ASKED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS
 from saesteer.engine.vector_formats import neuronpedia_body
 from saesteer.report.neuronpedia_export import record_lines
-from saesteer.report.step_rows import asked_concepts, rows_of
-from saesteer.settings import Experiment, LocalRecords, SettingsError
+from saesteer.run import Run
+from saesteer.settings import LocalRecords, SettingsError, Sweep
+from saesteer.settings.steps import HEADLINE_THRESHOLD
 from saesteer.sources.neuronpedia.sources import Source, named_sources
 from saesteer.sources.neuronpedia.upload import Upload
 
@@ -36,10 +36,10 @@ _HOOKS = {
 log = logging.getLogger(__name__)
 
 
-def uploads_of(what: str, experiment: Experiment, name: str, data: Path, source: str | None, method: str | None) -> list[Upload]:
+def uploads_of(what: str, run: Run, source: str | None, method: str | None) -> list[Upload]:
     """The requests of `saesteer upload`, in order."""
     if what == "list":
-        return list_of_kept(experiment, name, data, source)
+        return list_of_kept(run, source)
     if source is None:
         example = (
             "MODEL, as Neuronpedia calls the model"
@@ -48,43 +48,44 @@ def uploads_of(what: str, experiment: Experiment, name: str, data: Path, source:
         )
         raise SettingsError(f"upload {what}: give --source {example}")
     if what == "features":
-        return features_with_scores(experiment, name, data, source)
+        return features_with_scores(run, source)
     if method is None:
         raise SettingsError("upload vectors: give --method, the key of a method that fits vectors, e.g. diffmean")
-    return method_vectors(experiment, name, data, method, source)
+    return method_vectors(run, method, source)
 
 
-def list_of_kept(experiment: Experiment, name: str, data: Path, source: str | None) -> list[Upload]:
+def list_of_kept(run: Run, source: str | None) -> list[Upload]:
     """A list of the features whose output score reaches the headline's threshold, the highest first."""
-    features, threshold = _features(data / name), experiment.selection.headline_threshold
+    experiment, features = run.experiment, _features(run)
+    threshold = experiment.selection.headline_threshold if isinstance(experiment, Sweep) else HEADLINE_THRESHOLD
     kept = features.filter(pl.col("output_score") >= threshold).sort("output_score", "layer", "feature", descending=[True, False, False])
     if kept.is_empty():
         raise SettingsError(
-            f"{name}: no feature has an output score of {threshold:g} (selection.headline_threshold): there is nothing to list"
+            f"{run.name}: no feature has an output score of {threshold:g} (selection.headline_threshold): there is nothing to list"
         )
-    sources = named_sources(experiment, sorted(set(kept["layer"])), source)
+    sources = named_sources(run.experiment, sorted(set(kept["layer"])), source)
     entries = [
         {**_place(sources[row["layer"]]), "index": row["feature"], "description": _scores(row)} for row in kept.iter_rows(named=True)
     ]
-    said = f"{len(entries)} of {features.height} features: output score of at least {threshold:g} (saesteer, {experiment.model.name})"
-    values = {"name": f"{name}: features kept for steering", "description": said, "features": entries}
+    said = f"{len(entries)} of {features.height} features: output score of at least {threshold:g} (saesteer, {run.experiment.model.name})"
+    values = {"name": f"{run.name}: features kept for steering", "description": said, "features": entries}
     return [Upload(f"list of {len(entries)} features", "/api/list/new-with-features", values)]
 
 
-def features_with_scores(experiment: Experiment, name: str, data: Path, source: str) -> list[Upload]:
+def features_with_scores(run: Run, source: str) -> list[Upload]:
     """Features with density, lens tokens, records and scores, for sources of the user's own; those without records cannot be sent."""
-    if not isinstance(experiment.records, LocalRecords):
-        raise SettingsError(f"{name}: its records are Neuronpedia's own; only features whose records were computed here can be uploaded")
-    table = _features(data / name)
+    if not isinstance(run.experiment.records, LocalRecords):
+        raise SettingsError(f"{run.name}: its records are Neuronpedia's own; only features with records computed here can be uploaded")
+    table = _features(run)
     return [
         upload
-        for layer, place in named_sources(experiment, sorted(set(table["layer"])), source).items()
-        for upload in _layer_features(table.filter(pl.col("layer") == layer), place, data / name, experiment, layer)
+        for layer, place in named_sources(run.experiment, sorted(set(table["layer"])), source).items()
+        for upload in _layer_features(table.filter(pl.col("layer") == layer), place, run, layer)
     ]
 
 
-def _layer_features(table: pl.DataFrame, place: Source, folder: Path, experiment: Experiment, layer: int) -> Iterator[Upload]:
-    records, activations, lens = (rows_of(step, folder, experiment, [layer]) for step in (RECORDS, ACTIVATIONS, LOGIT_LENS))
+def _layer_features(table: pl.DataFrame, place: Source, run: Run, layer: int) -> Iterator[Upload]:
+    records, activations, lens = (run.rows(step, [layer]) for step in (RECORDS, ACTIVATIONS, LOGIT_LENS))
     lines = groupby(record_lines(records, place, activations), key=lambda line: int(line["index"]))
     texts = {feature: usable for feature, given in lines if (usable := [_text(line) for line in given if all(line["tokens"])])}
     rows = table.join(lens.select("feature", "tokens", "logits"), on="feature", how="left").sort("feature").iter_rows(named=True)
@@ -113,19 +114,19 @@ def _text(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: line[name][first : first + _MOST_TOKENS] for name in ("tokens", "values")}
 
 
-def method_vectors(experiment: Experiment, name: str, data: Path, method: str, model: str) -> list[Upload]:
+def method_vectors(run: Run, method: str, model: str) -> list[Upload]:
     """The vectors that a method adds at factor 1, each with the median of its chosen factors as its strength."""
     from saesteer.methods.fit.vectors_file import fitted_additions
 
-    hook = _HOOKS.get(experiment.saes.site)
+    hook = _HOOKS.get(run.experiment.saes.site)
     if hook is None:
         raise SettingsError(
-            f"{name}: its vectors are added at {experiment.saes.site}, where Neuronpedia's cannot be; it has resid_pre, resid_post"
+            f"{run.name}: its vectors are added at {run.experiment.saes.site}, where Neuronpedia's cannot be; it has resid_pre, resid_post"
         )
-    fits, concepts = rows_of(FITS, data / name, experiment), asked_concepts(data / name)
-    scores = read_summary(METHOD_SUMMARIES["method_scores"], data / name / "tables/method_scores.parquet").filter(method=method)
+    fits, concepts = run.rows(FITS), run.summary(ASKED_CONCEPTS)
+    scores = run.summary(METHOD_SUMMARIES["method_scores"]).filter(method=method)
     uploads = []
-    for layer in sorted(experiment.layers):
+    for layer in run.layers:
         chosen = {row["concept"]: row["factors"] for row in scores.filter(layer=layer).iter_rows(named=True)}
         for concept, addition in fitted_additions(fits.filter(layer=layer), concepts, method).items():
             if addition.scale is None or addition.positions != "all":
@@ -134,19 +135,15 @@ def method_vectors(experiment: Experiment, name: str, data: Path, method: str, m
             if not factors:
                 log.warning("layer %d, %s: no factor was chosen, so its vector is left out", layer, concept)
                 continue
-            vector, label = addition.scale * addition.vector.float(), f"{concept} ({method}, {name})"
+            vector, label = addition.scale * addition.vector.float(), f"{concept} ({method}, {run.name})"
             values = neuronpedia_body(model, layer, hook, vector, median(factors), label)
             uploads.append(Upload(f"vector of layer {layer}, {concept}", "/api/vector/new", values))
     return uploads
 
 
-def _features(folder: Path) -> pl.DataFrame:
-    tables = [path for path in [folder / "tables/features.parquet"] if path.is_file()] or sorted(
-        (folder / "features").glob("layer_*.parquet")
-    )
-    if not tables:
-        raise SettingsError(f"{folder} holds no table of features: run the experiment first")
-    return pl.concat([read_summary(FEATURES, path) for path in tables])
+def _features(run: Run) -> pl.DataFrame:
+    every = run.summary_if_any(FEATURES)
+    return run.features(run.layers) if every is None else every
 
 
 def _place(source: Source) -> dict[str, str]:

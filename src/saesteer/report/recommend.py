@@ -34,30 +34,27 @@ from saesteer.analysis.recommendation import (
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.markdown import escaped, table
-from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RECORDS, of_features, of_fits, read_summary
+from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RECORDS, of_features, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
 from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.report.finished import Finished
-from saesteer.report.step_rows import rows_of
+from saesteer.run import Run, open_run
 from saesteer.settings import (
-    Experiment,
+    Comparison,
     ExplainedFeatures,
     LocalRecords,
     NamedConcepts,
     NoJudge,
+    Sweep,
     TopicConcepts,
     Workflow,
     experiment_name,
     load_experiment,
-    settings_of,
 )
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
 from saesteer.settings.registry import METHODS
 from saesteer.sources.corpus import read_texts
-from saesteer.sources.prefixes import prompts_in_order
-from saesteer.workflow.plan import layer_groups
 
 RIVALS = ("prompting", "diffmean")
 N_TEXTS = 5
@@ -98,47 +95,52 @@ def answer(workflow: Workflow, question: Question) -> Answer:
     for name in (question.name, question.comparison):
         if name is not None:
             experiment_name(name)
-    experiment = load_experiment(question.name, workflow.experiments_dir)
-    picked = picked_features(workflow, experiment, question)
-    derived = derived_name(question.name, question.concept)
-    write_experiment(workflow.experiments_dir / f"{derived}.yaml", of_candidates(question, experiment, picked))
-    compute(workflow, question.name, derived, question)
-    rated = feature_texts(workflow, derived)
+    source = as_sweep(workflow, question.name)
+    picked = picked_features(source, question)
+    derived = computed(source, of_candidates(question, source.sweep, picked), question)
+    rated = feature_texts(derived)
     if question.comparison:
         rated = pl.concat([rated, method_texts(workflow, question)])
     steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
-    made = recommend(question.concept, steered, unsteered, experiment.selection)
+    made = recommend(question.concept, steered, unsteered, source.sweep.selection)
     if made.feature is None:
         return Answer(question, made, None, None, picked, rated)
-    perplexity = perplexity_ratio(made.feature, steered, unsteered, experiment.selection)
-    finished = Finished(workflow, load_experiment(derived, workflow.experiments_dir), derived)
-    return Answer(question, made, perplexity, ordinary_loss(finished, made.feature), picked, rated)
+    perplexity = perplexity_ratio(made.feature, steered, unsteered, source.sweep.selection)
+    return Answer(question, made, perplexity, ordinary_loss(derived, made.feature), picked, rated)
 
 
-def ordinary_loss(finished: Finished, choice: Choice) -> Estimate | None:
+def as_sweep(workflow: Workflow, name: str) -> Run:
+    """The experiment as a sweep: of one that stops at the scores, with the sections of the sweep that it extends."""
+    try:
+        return Run(workflow, name, load_experiment(name, workflow.experiments_dir, kind="sweep"))
+    except SettingsError as fault:
+        raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
+
+
+def ordinary_loss(run: Run, choice: Choice) -> Estimate | None:
     """What steering with the feature adds to the loss of ordinary texts, those of the experiment's records."""
-    records, model = finished.experiment.records, finished.experiment.model
+    records, model = run.experiment.records, run.experiment.model
     if not isinstance(records, LocalRecords):
         return None
-    corpus = read_texts(records.texts, finished.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
+    corpus = read_texts(records.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
     if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
         return None
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
-    sae = finished.sae_with(choice.layer, int(choice.name))
-    rises = loss_rises(finished.model(), sae, feature_addition(sae, int(choice.name)), float(choice.factor), texts)
-    return estimated(rises.tolist(), "ordinary loss", finished.experiment.selection)
+    sae = run.sae_with(choice.layer, int(choice.name))
+    rises = loss_rises(run.model(), sae, feature_addition(sae, int(choice.name)), float(choice.factor), texts)
+    return estimated(rises.tolist(), "ordinary loss", run.experiment.intervals)
 
 
-def picked_features(workflow: Workflow, experiment: Experiment, question: Question) -> pl.DataFrame:
+def picked_features(run: Run, question: Question) -> pl.DataFrame:
     """The candidates' FEATURES columns and `match`; refused where nothing points to the concept."""
+    experiment, path = run.sweep, run.summary_path(FEATURES)
     if isinstance(experiment.judge, NoJudge):
         raise SettingsError(f"experiment {question.name} has judge of kind none: a recommendation needs ratings: give it a judge")
-    path = workflow.data_dir / question.name / "tables/features.parquet"
     if not path.exists():
         raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
-    features = read_summary(FEATURES, path)
+    features = run.summary(FEATURES)
     # A layer at a time: a large model's records fill the memory.
-    fires = pl.concat(fired_on(rows_of(RECORDS, workflow.data_dir / question.name, experiment, [layer])) for layer in experiment.layers)
+    fires = pl.concat(fired_on(run.rows(RECORDS, [layer])) for layer in experiment.layers)
     listed = experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
     known_of = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
@@ -157,7 +159,7 @@ def derived_name(name: str, concept: str) -> str:
     return f"{name}-recommend-{re.sub('[^a-z0-9]+', '-', concept.lower()).strip('-')}-{text_id(concept)[:4]}"
 
 
-def of_candidates(question: Question, experiment: Experiment, picked: pl.DataFrame) -> dict[str, Any]:
+def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
     """The experiment file of the candidates, all rated against the concept."""
     listed = {layer: picked.filter(layer=layer)["feature"].sort().to_list() for layer in experiment.layers}
     concepts: dict[str, Any] = {"kind": "given", "concept": question.concept}
@@ -166,7 +168,7 @@ def of_candidates(question: Question, experiment: Experiment, picked: pl.DataFra
     return {
         "extends": question.name,
         "description": f"Candidates of {question.name} for {question.concept!r}, written by saesteer recommend",
-        "until": "figures",
+        "kind": "sweep",
         "features": {"kind": "explicit", "features": listed},
         "concepts": concepts,
     }
@@ -177,18 +179,21 @@ def write_experiment(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def compute(workflow: Workflow, source: str, derived: str, question: Question) -> None:
-    """Have the derived experiment's texts written and rated, with the rows that the source has; the source gets the new ones."""
-    experiment = load_experiment(derived, workflow.experiments_dir)
-    share_parts(workflow.data_dir / source, workflow.data_dir / derived)
-    steps = (JUDGEMENTS.name, PERPLEXITY.name)
-    targets = [str(workflow.data_dir / derived / step / f"{group}.json") for step in steps for group in layer_groups(experiment)]
-    target_of = "methods" if experiment.until == "methods" else "experiments"
+def computed(source: Run, values: Mapping[str, Any], question: Question) -> Run:
+    """An experiment that is derived from another one, with its texts written and rated: it takes over the rows that the source has, and
+    gives it the new ones."""
+    derived = derived_name(source.name, question.concept)
+    write_experiment(source.workflow.experiments_dir / f"{derived}.yaml", values)
+    run = open_run(derived, source.workflow)
+    share_parts(source.data, run.data)
+    targets = [str(path) for table in (JUDGEMENTS, PERPLEXITY) for path in run.manifests(table.name)]
+    target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
     command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete", "--quiet", "rules"]
     command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{derived}]"]
     if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
         raise SaesteerError(f"the workflow of {derived} failed: see above, or logs/{derived}")
-    share_parts(workflow.data_dir / derived, workflow.data_dir / source)
+    share_parts(run.data, source.data)
+    return run
 
 
 def share_parts(source: Path, target: Path) -> None:
@@ -204,36 +209,28 @@ def share_parts(source: Path, target: Path) -> None:
             os.link(path, linked)
 
 
-def feature_texts(workflow: Workflow, derived: str) -> pl.DataFrame:
+def feature_texts(run: Run) -> pl.DataFrame:
     """Ratings and texts of the candidates' texts, prompts in their order."""
-    experiment = load_experiment(derived, workflow.experiments_dir)
-    tables = [of_features(rows_of(one, workflow.data_dir / derived, experiment)) for one in _TABLES]
-    prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
-    joined = joined_texts(tables, ["layer", "feature", "factor", "prefix_id", "sample"])
-    named = joined.with_columns(kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String))
-    return in_order(named, prompts)
+    joined = joined_texts([of_features(run.rows(table)) for table in _TABLES], ["layer", "feature", "factor", "prefix_id", "sample"])
+    return in_order(joined.with_columns(kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String)), run.prompts())
 
 
 def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
     """The same of prompting and a supervised vector, at the strengths of the comparison."""
-    compared = load_experiment(str(question.comparison), workflow.experiments_dir)
-    settings = settings_of(compared)
+    comparison = open_run(str(question.comparison), workflow)
+    settings = comparison.comparison.methods
     if not isinstance(settings.concepts, NamedConcepts):
         raise SettingsError(f"{question.comparison}: methods.concepts is a published list: take one of kind topics or texts")
-    derived = derived_name(str(question.comparison), question.concept)
     field = "topics" if settings.concepts.kind == "topics" else "names"
     other = next(name for name in settings.concepts.names if name != question.concept)
     methods = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
-    write_experiment(workflow.experiments_dir / f"{derived}.yaml", {"extends": question.comparison, "methods": methods})
-    compute(workflow, str(question.comparison), derived, question)
-    experiment = load_experiment(derived, workflow.experiments_dir)
-    tables = [at_every_layer(of_fits(rows_of(one, workflow.data_dir / derived, experiment)), experiment.layers) for one in _TABLES]
-    joined = joined_texts(tables, ["layer", "method", "concept_id", "factor", "prefix_id", "sample"])
-    fits = at_every_layer(rows_of(FITS, workflow.data_dir / derived, experiment), experiment.layers).select(*FITS.keys, "n_texts")
+    run = computed(comparison, {"extends": question.comparison, "methods": methods}, question)
+    texts = [at_every_layer(of_fits(run.rows(table)), run.experiment.layers) for table in _TABLES]
+    joined = joined_texts(texts, ["layer", "method", "concept_id", "factor", "prefix_id", "sample"])
+    fits = at_every_layer(run.rows(FITS), run.experiment.layers).select(*FITS.keys, "n_texts")
     rivals = joined.join(fits, on=FITS.keys).filter(pl.col("method").is_in(RIVALS), concept_id=text_id(question.concept))
     learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} from {} labelled texts", "method", "n_texts")).otherwise("method")
-    prompts = prompts_in_order(experiment, workflow.data_dir / "downloads")
-    return in_order(rivals.with_columns(kind="method", name=learnt), prompts)
+    return in_order(rivals.with_columns(kind="method", name=learnt), run.prompts())
 
 
 _TABLES = (GENERATIONS, JUDGEMENTS, PERPLEXITY)

@@ -72,12 +72,13 @@ def release_lines(found: Iterable[Release]) -> Iterator[str]:
         parts = [f"{one.n} of {one.model} at {', '.join(one.sites)}"]
         parts += [f"width {', '.join(one.widths)}"] if one.widths else []
         parts += [f"{one.n_neuronpedia} on Neuronpedia, the first {one.neuronpedia}"] if one.neuronpedia else []
-        yield f"{one.name}: {'; '.join(parts)}; {_verdict(one)}"
+        yield f"{one.name}: {'; '.join(parts)}; {verdict(one)}"
         n_usable, n = n_usable + one.n * (one.reason is None), n + one.n
     yield f"{n_usable:,} of {n:,} SAEs can be used"
 
 
-def _verdict(one: Release) -> str:
+def verdict(one: Release) -> str:
+    """Whether its SAEs can be used, and why not."""
     return "yes" if one.reason is None else f"no: {one.reason}"
 
 
@@ -85,22 +86,7 @@ def releases_markdown() -> str:
     """Every release, a row for each thing that is said of its SAEs."""
     rows = "".join(
         f"| `{one.name}` | {one.model} | {', '.join(one.sites)} | {', '.join(one.widths)} | {one.n} | {one.n_neuronpedia or ''} |"
-        f" {_verdict(one)} |\n"
+        f" {verdict(one)} |\n"
         for one in releases()
     )
     return f"| release | model | place | width | SAEs | with a Neuronpedia id | can be used |\n|---|---|---|---|---|---|---|\n{rows}"
-
-
-def classes_markdown() -> str:
-    """Counts by place and form, and in all."""
-    found = releases()
-    classes: dict[tuple[str, str, str], list[Release]] = {}
-    for one in found:
-        classes.setdefault((", ".join(one.sites), one.form, _verdict(one)), []).append(one)
-    rows = "".join(
-        f"| {site} | `{form}` | {len(some)} | {sum(one.n for one in some):,} | {verdict} |\n"
-        for (site, form, verdict), some in sorted(classes.items())
-    )
-    total, usable = sum(one.n for one in found), sum(one.n for one in found if one.reason is None)
-    every = f"| in all |  | {len({one.name for one in found})} | {total:,} | {usable:,} |\n"
-    return f"| place | form | releases | SAEs | can be used |\n|---|---|---|---|---|\n{rows}{every}"

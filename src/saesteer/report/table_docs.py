@@ -7,14 +7,15 @@ import polars as pl
 
 from saesteer.core import tables
 from saesteer.core.tables import RECORD, Column, Table
+from saesteer.summaries.summary import summary_tables
 
 
 def tables_markdown() -> str:
     """Every table on disk: those of steps, then summaries."""
     steps = tables.STEPS | tables.METHOD_STEPS
-    summaries = tables.ALL_SUMMARIES | {table.name: table for table in (tables.ASKED_CONCEPTS, tables.CONCEPT_TEXTS)}
     fields = ", ".join(f"`{name}` ({_type(dtype)})" for name, dtype in RECORD.to_schema().items())
-    return f"## Tables of steps\n\n{_sections(steps.values())}\nA record has {fields}.\n\n## Summaries\n\n{_sections(summaries.values())}"
+    of_steps, of_summaries = _sections(steps.values()), _sections(summary_tables().values())
+    return f"## Tables of steps\n\n{of_steps}\nA record has {fields}.\n\n## Summaries\n\n{of_summaries}"
 
 
 def _sections(several: Iterable[Table]) -> str:

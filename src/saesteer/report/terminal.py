@@ -17,7 +17,8 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
-from saesteer.report.finished import Finished, parse_feature, protocol_of, sampling_of
+from saesteer.report.fits import parse_feature, sampling_of
+from saesteer.run import Run
 from saesteer.settings.base import canonical_factor
 
 
@@ -46,16 +47,16 @@ def request_of(feature: str, factors: Sequence[float], prompt: str, seed: int | 
     return Request(*place, tuple(factors), prompt, seed, max_tokens)
 
 
-def texts_by_token(finished: Finished, request: Request) -> Iterator[list[str | None]]:
+def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
     """The texts of `every_factor` after each token, by the experiment's own steering (P1's) and sampling."""
-    sae, lm, sampling = finished.sae_with(request.layer, request.feature), finished.model(), sampling_of(finished.experiment)
+    sae, lm, sampling = run.sae_with(request.layer, request.feature), run.model(), sampling_of(run.experiment)
     if request.max_tokens is not None:
         sampling = replace(sampling, max_new_tokens=request.max_tokens)
     prompt_id = text_id(request.prompt)
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     keys = itertools.product([request.feature], request.every_factor, [prompt_id], [0])
     rows = pl.DataFrame(list(keys), schema=schema, orient="row")
-    seed = protocol_of(finished.experiment).seed if request.seed is None else request.seed
+    seed = run.experiment.sampling.seed if request.seed is None else request.seed
     try:
         yield from feature_texts_by_token(lm, sae, request.layer, rows, {prompt_id: request.prompt}, sampling, seed)
     except ValueError as fault:  # too long a prompt, or none

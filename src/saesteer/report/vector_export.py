@@ -14,7 +14,7 @@ import polars as pl
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
-from saesteer.core.tables import BEST_FACTORS, CONCEPTS, read_summary
+from saesteer.core.tables import BEST_FACTORS, CONCEPTS
 from saesteer.engine.frozen import block_vector, check_constant, frozen, median_a_max
 from saesteer.engine.generations import feature_addition, placed
 from saesteer.engine.interventions import Addition
@@ -23,10 +23,10 @@ from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.sites import to_residual
 from saesteer.engine.vector_formats import FORMATS, check_format
-from saesteer.report.finished import Finished, fit_of, parse_feature
+from saesteer.report.fits import fit_of, parse_feature
 from saesteer.report.measured import Form, Lens, measured
-from saesteer.report.step_rows import present_manifests, rows_of
-from saesteer.settings import Experiment, settings_of
+from saesteer.run import Run
+from saesteer.settings import Experiment, Sweep
 from saesteer.sources.neuronpedia.sources import known_sources
 
 
@@ -53,70 +53,68 @@ class Target:
 
 
 def steerer_of(
-    finished: Finished, which: str, layer: int | None = None, factor: float | None = None, concept: str | None = None
+    run: Run, which: str, layer: int | None = None, factor: float | None = None, concept: str | None = None
 ) -> tuple[Steerer, Sae]:
     """What LAYER/FEATURE or METHOD/CONCEPT names in a finished experiment, and the SAE of its layer. `concept` is what texts are rated for;
     None: what the feature stands for in the experiment, or what the method was fitted for."""
-    place, experiment, name = parse_feature(which), finished.experiment, finished.name
+    place, experiment, name = parse_feature(which), run.experiment, run.name
     if place is not None:
-        sae = finished.sae_with(*place)
-        return _of_feature(finished, sae, place[1], factor, concept), sae
+        sae = run.sae_with(*place)
+        return _of_feature(run, sae, place[1], factor, concept), sae
     method, slash, asked = which.partition("/")
     if not slash:
         raise SettingsError(f"{which!r} is neither LAYER/FEATURE, e.g. 6/884, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'")
-    if experiment.until != "methods":
-        raise SettingsError(f"{name} compares no methods: name a feature as LAYER/FEATURE, or a comparison of methods")
+    compared = run.comparison.methods
     if layer is None and len(experiment.layers) > 1:
         raise SettingsError(f"{name} fits methods at layers {', '.join(map(str, sorted(experiment.layers)))}: choose one (--layer)")
-    fit = fit_of(experiment, finished.data, method, asked, min(experiment.layers) if layer is None else layer, factor)
+    fit = fit_of(run, method, asked, min(experiment.layers) if layer is None else layer, factor)
     addition = check_constant(fit.intervention)
-    sae = finished.sae(fit.layer)
-    addition = check_constant(placed(addition, sae, settings_of(experiment).sae_features))
+    sae = run.sae(fit.layer)
+    addition = check_constant(placed(addition, sae, compared.sae_features))
     label, origin = f"{asked} ({method}, layer {fit.layer})", {"method": method, "concept": asked, "features": list(addition.features)}
     return Steerer(label, addition, fit.factor, fit.factor_from, concept or asked, origin), sae
 
 
-def _of_feature(finished: Finished, sae: Sae, feature: int, factor: float | None, concept: str | None) -> Steerer:
+def _of_feature(run: Run, sae: Sae, feature: int, factor: float | None, concept: str | None) -> Steerer:
     layer = sae.meta.layer
-    strength, factor_from = _best_factor(finished, layer, feature) if factor is None else (factor, "given")
-    known = concept or _concept(finished, layer, feature)
+    strength, factor_from = _best_factor(run, layer, feature) if factor is None else (factor, "given")
+    known = concept or _concept(run, layer, feature)
     label = f"feature {layer}/{feature}" + (f" ({known})" if known else "")
     return Steerer(label, feature_addition(sae, feature), strength, factor_from, known, {"feature": feature})
 
 
-def _best_factor(finished: Finished, layer: int, feature: int) -> tuple[float, str]:
-    path, rule = finished.data / "tables/best_factors.parquet", finished.experiment.best_factor.rule
-    rows = read_summary(BEST_FACTORS, path) if path.is_file() else pl.DataFrame(schema=BEST_FACTORS.schema)
+def _best_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
+    experiment, rows = run.experiment, run.summary_if_any(BEST_FACTORS)
+    rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""
+    rows = pl.DataFrame(schema=BEST_FACTORS.schema) if rows is None else rows
     factors = rows.filter(pl.col("factor").is_not_null(), layer=layer, feature=feature, rule=rule)["factor"].cast(pl.Float64).to_list()
     if not factors:
         raise SettingsError(f"the experiment has chosen no factor for feature {layer}/{feature}: name one (--factor)")
     return median(factors), f"median of those that rule {rule} chose: {', '.join(f'{factor:g}' for factor in factors)}"
 
 
-def _concept(finished: Finished, layer: int, feature: int) -> str | None:
+def _concept(run: Run, layer: int, feature: int) -> str | None:
     """What the feature stands for by the experiment's table; None where it has no such row."""
-    if not present_manifests(finished.data, finished.experiment, CONCEPTS.name):
-        return None
-    named = rows_of(CONCEPTS, finished.data, finished.experiment, [layer]).filter(feature=feature)["concept"].to_list()
+    named = run.rows_if_any(CONCEPTS, [layer]).filter(feature=feature)["concept"].to_list()
     return named[0] if named else None
 
 
-def export_vector(finished: Finished, steerer: Steerer, sae: Sae, to: Target) -> dict[str, Any]:
+def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str, Any]:
     """Freeze, measure and write; gives what is said of the vector. What a format cannot express is refused before anything is measured."""
-    neuronpedia = {"neuronpedia_model": _neuronpedia_model(finished.experiment, sae.meta.layer, to)} if to.form == "neuronpedia" else {}
-    lm, form = finished.model(), FORMATS[to.form]
-    constant, scale = _constant(finished, lm, sae, steerer.addition, form.positions)
+    neuronpedia = {"neuronpedia_model": _neuronpedia_model(run.experiment, sae.meta.layer, to)} if to.form == "neuronpedia" else {}
+    lm, form = run.model(), FORMATS[to.form]
+    constant, scale = _constant(run, lm, sae, steerer.addition, form.positions)
     one = block_vector(lm, sae.meta.layer, sae.meta.site, constant, steerer.factor)
     check_format(to.form, to.path, one)
     forms = [Form("original", steerer.addition, steerer.factor)]
     if (constant.scale, constant.positions) != (steerer.addition.scale, steerer.addition.positions):
         forms.append(Form("frozen", constant, steerer.factor))
-    texts = measured(finished, lm, sae, forms, steerer.concept, _lens(lm, sae, steerer.addition), to.n_texts)
+    texts = measured(run, lm, sae, forms, steerer.concept, _lens(lm, sae, steerer.addition), to.n_texts)
     about = {
         "label": steerer.label,
         "made_by": f"saesteer {version('saesteer')}",
-        "experiment": finished.name,
-        "model": finished.model_record() | {"model_type": one.model_type, "licence": _licence(finished.model_folder())},
+        "experiment": run.name,
+        "model": run.model_record() | {"model_type": one.model_type, "licence": _licence(run.model_folder())},
         "sae": {"source": sae.meta.source, "sha256": sae.meta.sha256, "layer": sae.meta.layer, "site": sae.meta.site},
         "steered_by": dict(steerer.origin),
         "added_to": {"output_of_block": one.block, "module": one.module, "positions": _POSITIONS[constant.positions]},
@@ -124,7 +122,7 @@ def export_vector(finished: Finished, steerer: Steerer, sae: Sae, to: Target) ->
         "factor_from": steerer.factor_from,
         **scale,
         "norm": float(one.vector.norm()),
-        "expected_effect": {"concept": steerer.concept, "judge": finished.experiment.judge.kind, "texts": texts},
+        "expected_effect": {"concept": steerer.concept, "judge": run.steering.judge.kind, "texts": texts},
         "usage": form.usage(to.path, one),
         **neuronpedia,
     }
@@ -137,14 +135,12 @@ def export_vector(finished: Finished, steerer: Steerer, sae: Sae, to: Target) ->
 _POSITIONS = {"all": "all", "last": "the prompt's last token and all that follow"}
 
 
-def _constant(
-    finished: Finished, lm: LanguageModel, sae: Sae, one: Addition, positions: Literal["all", "last"]
-) -> tuple[Addition, dict[str, Any]]:
+def _constant(run: Run, lm: LanguageModel, sae: Sae, one: Addition, positions: Literal["all", "last"]) -> tuple[Addition, dict[str, Any]]:
     """The addition frozen for a consumer that can start at these positions; and what factor 1 adds, with how that was fixed."""
     where = positions if one.positions == "last" else "all"
     if one.scale is not None:
         return frozen(one, one.scale, where), {"scale": one.scale, "scale_from": "fitted by the method"}
-    ids = [prompt_token_ids(lm, prompt) for prompt in finished.prompts().values()]
+    ids = [prompt_token_ids(lm, prompt) for prompt in run.prompts().values()]
     a_max = median_a_max(lm, sae, sae.meta.layer, ids)
     how = f"median over {len(ids)} neutral prompts of the largest SAE code at the last token"
     return frozen(one, a_max, where), {"a_max": a_max, "a_max_from": how}

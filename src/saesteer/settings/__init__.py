@@ -1,13 +1,13 @@
 """The configuration: frozen pydantic models, and the only reader of YAML.
 
 A workflow file (config/config.yaml) names experiments; an experiment file (config/experiments/NAME.yaml) holds one model,
-its SAEs, a feature set and a protocol. Unknown keys are refused with the nearest valid key named. config/schema.json and
-config/README.md are generated from here.
+its SAEs, a feature set, and the sections that its kind reads: scores, sweep or comparison. Unknown keys are refused with the
+nearest valid key named. config/schema.json and config/README.md are generated from here.
 """
 
 from saesteer.core.errors import SettingsError
 from saesteer.settings.base import Factor, Layers, Settings, canonical_factor, experiment_name, unique
-from saesteer.settings.experiment import Addresses, Experiment, Workflow, settings_of
+from saesteer.settings.experiment import Addresses, Comparison, Experiment, Scores, Steering, Sweep, Workflow, comparison, steering
 from saesteer.settings.inputs import (
     AllFeatures,
     ConceptSettings,
@@ -18,6 +18,7 @@ from saesteer.settings.inputs import (
     GivenConcept,
     LocalRecords,
     ModelSettings,
+    ModelSource,
     NeuronpediaRecords,
     NoConcepts,
     PublishedFeatures,
@@ -26,15 +27,15 @@ from saesteer.settings.inputs import (
     SampledFeatures,
     TopicConcepts,
 )
-from saesteer.settings.load import PRESETS, load_experiment, load_workflow, read_yaml
+from saesteer.settings.load import KINDS, PRESETS, experiment_of, load_experiment, load_workflow, read_yaml
 from saesteer.settings.methods import MethodSettings, NamedConcepts, OwnTexts, PromptWriter, PublishedConcepts, TopicTexts
 from saesteer.settings.steps import (
     BestFactorSettings,
     Endpoint,
     EndpointJudge,
-    FigureSettings,
     GenSuccessSettings,
     InputScoreSettings,
+    IntervalSettings,
     JudgeSettings,
     LanguageModelJudge,
     LocalModelJudge,
@@ -44,6 +45,7 @@ from saesteer.settings.steps import (
     OutputScoreSettings,
     PerplexitySettings,
     PmiSettings,
+    SamplingSettings,
     SelectionSettings,
     SweepSettings,
 )

@@ -1,10 +1,11 @@
-"""An experiment file and a workflow file."""
+"""An experiment file, which is of one of three kinds, and a workflow file."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from saesteer.core.errors import SettingsError
 from saesteer.settings.base import ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
@@ -22,35 +23,39 @@ from saesteer.settings.methods import MethodSettings, most_effect_vectors
 from saesteer.settings.registry import method
 from saesteer.settings.steps import (
     BestFactorSettings,
-    FigureSettings,
     GenSuccessSettings,
     InputScoreSettings,
+    IntervalSettings,
     JudgeSettings,
     LogitLensSettings,
-    NoJudge,
     OracleJudge,
     OutputScoreSettings,
     PerplexitySettings,
     PmiSettings,
+    RatingJudge,
+    SamplingSettings,
     SelectionSettings,
     SweepSettings,
 )
 
 
-class Experiment(Settings):
+class ScoringSections(Settings):
+    """What experiments of every kind have: all that the scores are computed from."""
+
     extends: str | None = None
-    """Name of an experiment whose file is read first; this file's keys are laid over it."""
+    """Name of an experiment whose file is read first; this file's keys are laid over it, and what its kind does not read is left out."""
     preset: Literal["p1", "p1_table_1", "p2", "p4"] | None = None
-    """A paper whose program's conventions are set; keys given beside it are laid over them."""
+    """A paper whose program's conventions are set, as far as the kind reads them; keys given beside it are laid over them."""
+    kind: Literal["scores", "sweep", "comparison"] = "sweep"
+    """scores: input and output score, e.g. of every feature of a model; nothing is generated. sweep: from there to texts steered with
+    each feature, ratings and figures. comparison: from there to the comparison of steering methods. Left out: as in the experiment that
+    it extends, or else sweep."""
     description: str
     """One line: what this experiment is for."""
     model: ModelSettings
     """The language model that is steered."""
     saes: SaeSettings
     """Its sparse autoencoders."""
-    until: Literal["figures", "scores", "methods"] = "figures"
-    """scores: stop after input and output score, e.g. of every feature of a model; nothing is generated, `sweep` to `judge` go unread.
-    methods: from there to the comparison of steering methods, under `methods` and with `judge`."""
     layers: Layers
     """Decoder layers whose features are scored, 0-based."""
     features: FeatureSet
@@ -65,24 +70,6 @@ class Experiment(Settings):
     """P1's input score."""
     output_score: OutputScoreSettings = OutputScoreSettings()
     """P1's output score."""
-    sweep: SweepSettings
-    """Generation with each feature at each factor."""
-    gen_success: GenSuccessSettings = GenSuccessSettings()
-    """GenSuccess@k: lens tokens in the generated text."""
-    perplexity: PerplexitySettings
-    """How plausible the generated text is to a second model."""
-    best_factor: BestFactorSettings = BestFactorSettings()
-    """The choice of a feature's factor."""
-    selection: SelectionSettings
-    """Filtering features by output score, with controls."""
-    judge: JudgeSettings
-    """Ratings of concept, instruction (where there is one) and fluency."""
-    methods: MethodSettings | None = None
-    """The comparison of steering methods; needed with `until: methods`, otherwise unread."""
-    pmi: PmiSettings = PmiSettings()
-    """The corpus of the figure of pointwise mutual information."""
-    figures: FigureSettings = FigureSettings()
-    """What the figures show."""
     layers_per_job: Annotated[int, Field(gt=0)] = 1
     """Layers that one job covers; each job costs a Python start."""
     seed_of_world: int | None = None
@@ -96,7 +83,7 @@ class Experiment(Settings):
         return values
 
     @model_validator(mode="after")
-    def _features_exist(self) -> "Experiment":
+    def _features_exist(self) -> "ScoringSections":
         if isinstance(self.features, ExplicitFeatures):
             if set(self.features.features) - set(self.layers):
                 raise ValueError(f"features: layers {sorted(set(self.features.features) - set(self.layers))} are not among `layers`")
@@ -116,41 +103,138 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "Experiment":
+    def _concepts_fit_records(self) -> "ScoringSections":
         if isinstance(self.concepts, TopicConcepts) and not isinstance(self.records, LocalRecords):
             raise ValueError("concepts: kind topics needs records of kind local, whose texts carry topics (Neuronpedia's: explanations)")
+        return self
+
+    @property
+    def layer_groups(self) -> dict[str, tuple[int, ...]]:
+        """Name -> layers of each job's group, e.g. layers_00-03."""
+        size, layers = self.layers_per_job, sorted(self.layers)
+        chunks = [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
+        return {f"layers_{chunk[0]:02d}-{chunk[-1]:02d}": chunk for chunk in chunks}
+
+    @property
+    def sampling(self) -> SamplingSettings | MethodSettings:
+        """How texts are sampled: where an experiment says nothing of it, as in a sweep by default."""
+        return SamplingSettings()
+
+    @property
+    def intervals(self) -> IntervalSettings:
+        """How the intervals of what is measured on single features and vectors are computed."""
+        return IntervalSettings()
+
+    @property
+    def rates_blank_texts(self) -> bool:
+        """Whether blank texts are put to the judge."""
+        return False
+
+
+class SteeringSections(ScoringSections):
+    """What experiments that generate texts have besides."""
+
+    gen_success: GenSuccessSettings = GenSuccessSettings()
+    """GenSuccess@k: lens tokens in the generated text. A comparison reads it where methods.factor_rule is gen_success."""
+    perplexity: PerplexitySettings
+    """How plausible the generated text is to a second model."""
+    best_factor: BestFactorSettings = BestFactorSettings()
+    """The choice of a feature's factor. A comparison reads perplexity and gen_success_limit, where methods.factor_rule is gen_success."""
+    judge: JudgeSettings
+    """Ratings of concept, instruction (where there is one) and fluency. A comparison needs one that is not of kind none."""
+
+    @model_validator(mode="after")
+    def _judge_fits_concepts(self) -> "SteeringSections":
         if isinstance(self.judge, OracleJudge) and getattr(self.concepts, "topics", None) is None:
             raise ValueError("judge: kind oracle knows the topics of a shipped world only; concepts of kind topics are needed")
-        if self.until == "methods" and (self.methods is None or isinstance(self.judge, NoJudge)):
-            raise ValueError("until: methods needs a section `methods` and a judge that is not of kind none")
-        effects = self.methods and any("effects" in method(name).needs for name in self.methods.methods)
-        if self.methods and effects and self.methods.effects.n_vectors > (most := most_effect_vectors(self.saes.n_features)):
+        return self
+
+
+class Scores(ScoringSections):
+    """Input and output score of every feature; nothing is generated."""
+
+    kind: Literal["scores"] = "scores"
+
+
+class Sweep(SteeringSections):
+    """Texts steered with each feature at each factor, their ratings, the choice of factors and the filter by output score: P1."""
+
+    kind: Literal["sweep"] = "sweep"
+    sweep: SweepSettings
+    """Generation with each feature at each factor."""
+    selection: SelectionSettings
+    """Filtering features by output score, with controls."""
+    pmi: PmiSettings = PmiSettings()
+    """The corpus of the figure of pointwise mutual information."""
+
+    @property
+    def sampling(self) -> SweepSettings:
+        return self.sweep
+
+    @property
+    def intervals(self) -> SelectionSettings:
+        return self.selection
+
+
+class Comparison(SteeringSections):
+    """The comparison of steering methods on the same concepts: P4."""
+
+    kind: Literal["comparison"] = "comparison"
+    judge: RatingJudge
+    """Ratings of concept, instruction (where there is one) and fluency."""
+    methods: MethodSettings
+    """Which methods, on which concepts, under which protocol."""
+
+    @model_validator(mode="after")
+    def _methods_fit(self) -> "Comparison":
+        effects = any("effects" in method(name).needs for name in self.methods.methods)
+        if effects and self.methods.effects.n_vectors > (most := most_effect_vectors(self.saes.n_features)):
             raise ValueError(
                 f"methods: effects.n_vectors is {self.methods.effects.n_vectors}, but an SAE of {self.saes.n_features} features has {most}"
                 " single decoder rows and pairs of them: lower it"
             )
-        if self.methods and self.methods.prompt_writer and self.model.prompt_format != "chat":
+        if self.methods.prompt_writer and self.model.prompt_format != "chat":
             raise ValueError(
                 "methods.prompt_writer writes instructions, which a model with prompt_format plain does not follow: set it to null"
             )
-        if self.methods and self.methods.stretch_words is not None and not isinstance(self.judge, OracleJudge):
+        if self.methods.stretch_words is not None and not isinstance(self.judge, OracleJudge):
             raise ValueError("methods.stretch_words: only the judge of a shipped world rates stretches of texts: set it to null")
-        if self.methods and "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
+        if "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to bfloat16"
             )
         return self
 
     @property
+    def sampling(self) -> MethodSettings:
+        return self.methods
+
+    @property
+    def intervals(self) -> IntervalSettings:
+        return IntervalSettings(confidence=self.methods.confidence)
+
+    @property
     def rates_blank_texts(self) -> bool:
-        """Whether blank texts are put to the judge, which a comparison of methods can ask for."""
-        return self.until == "methods" and settings_of(self).blank_texts == "rated"
+        return self.methods.blank_texts == "rated"
 
 
-def settings_of(experiment: Experiment) -> MethodSettings:
-    """The section `methods`, which an experiment with `until: methods` has."""
-    assert experiment.methods is not None
-    return experiment.methods
+Steering = Sweep | Comparison
+"""The kinds of experiment that generate texts."""
+Experiment = Scores | Sweep | Comparison
+
+
+def steering(experiment: Experiment, name: str) -> Steering:
+    """An experiment that has to generate texts; one that stops at the scores is refused by its name."""
+    if isinstance(experiment, Scores):
+        raise SettingsError(f"{name} generates no texts, it is of kind scores: name an experiment of kind sweep or comparison")
+    return experiment
+
+
+def comparison(experiment: Experiment, name: str) -> Comparison:
+    """An experiment that has to be a comparison of steering methods; any other is refused by its name."""
+    if not isinstance(experiment, Comparison):
+        raise SettingsError(f"{name} compares no methods, it is of kind {experiment.kind}: name an experiment of kind comparison")
+    return experiment
 
 
 class Addresses(Settings):

@@ -30,7 +30,7 @@ class ChatSettings(Settings):
         return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
 
 
-class ModelSettings(Settings):
+class ModelSource(Settings):
     path: Path | None = None
     """Folder of a Hugging Face causal language model (config.json, *.safetensors, tokenizer.json)."""
     repo: str | None = None
@@ -42,23 +42,39 @@ class ModelSettings(Settings):
     linear maps' weights quantised to 8 or 4 bits (needs torchao; not for method sft)."""
     bos: Literal["tokenizer", "always"] = "tokenizer"
     """Beginning-of-sequence token before a prompt: as the tokenizer adds it, or always (SAEs of GPT-2 and Pythia were trained so)."""
-    prompt_format: Literal["plain", "chat"] = "plain"
-    """plain: the model continues the prompt; chat: the prompt is a user's turn in the model's chat template and the model answers it."""
-    chat: ChatSettings | None = None
-    """With prompt_format chat: what stands before the user's turn, and the template's options; null: nothing."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> "ModelSettings":
+    def _one_source(self) -> "ModelSource":
         if (self.path is None) == (self.repo is None):
             raise ValueError("give either path (a folder) or repo (a repository of the hub), not " + ("both" if self.path else "neither"))
-        if self.chat and self.prompt_format != "chat":
-            raise ValueError("chat: a system prompt, turns and enable_thinking need prompt_format chat")
         return self
 
     @property
     def name(self) -> str:
         """The model as a reader knows it."""
         return self.repo or str(self.path)
+
+    @property
+    def conversation(self) -> tuple[str, ChatSettings | None]:
+        """The format of its prompts, and what stands before them."""
+        return "plain", None
+
+
+class ModelSettings(ModelSource):
+    prompt_format: Literal["plain", "chat"] = "plain"
+    """plain: the model continues the prompt; chat: the prompt is a user's turn in the model's chat template and the model answers it."""
+    chat: ChatSettings | None = None
+    """With prompt_format chat: what stands before the user's turn, and the template's options; null: nothing."""
+
+    @model_validator(mode="after")
+    def _chat_has_a_template(self) -> "ModelSettings":
+        if self.chat and self.prompt_format != "chat":
+            raise ValueError("chat: a system prompt, turns and enable_thinking need prompt_format chat")
+        return self
+
+    @property
+    def conversation(self) -> tuple[str, ChatSettings | None]:
+        return self.prompt_format, self.chat
 
 
 class SaeSettings(Settings):

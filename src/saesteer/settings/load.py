@@ -1,7 +1,7 @@
 """Reading YAML: extends, presets, and messages that say which file and key."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,9 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from saesteer.core.errors import SettingsError
 from saesteer.settings.base import Settings, experiment_name
-from saesteer.settings.experiment import Experiment, Workflow
+from saesteer.settings.experiment import Comparison, Experiment, Scores, Sweep, Workflow
 
 T = TypeVar("T", bound="Settings")
+
+KINDS: dict[str, type[Scores] | type[Sweep] | type[Comparison]] = {"scores": Scores, "sweep": Sweep, "comparison": Comparison}
+DEFAULT_KIND = "sweep"
+_SECTIONS = frozenset(name for kind in KINDS.values() for name in kind.model_fields)
+_OF_UNTIL = {"scores": "scores", "figures": "sweep", "methods": "comparison"}
+"""What the key `kind` says in place of each value of `until`, a key of earlier versions."""
 
 # The conventions of each paper's own program, by the key that sets them (papers.md; where text and program differ, the program).
 # P1's perplexity is a judgement: its program reads what another, not public, has written under the name that Hugging Face's metric uses.
@@ -57,9 +63,24 @@ def load_workflow(values: Mapping[str, Any], source: str = "the configuration") 
     return _validated(Workflow, values, source)
 
 
-def load_experiment(name: str, folder: Path) -> Experiment:
-    """Read NAME.yaml, lay it over the experiment it extends, validate."""
-    return _validated(Experiment, _merged(name, folder, seen=()), str(folder / f"{name}.yaml"))
+def load_experiment(name: str, folder: Path, kind: str | None = None) -> Experiment:
+    """Read NAME.yaml, lay it over the experiment it extends, validate. `kind`: as if the file said so, since an experiment of another kind
+    can be made of the sections that it has or extends."""
+    values = _merged(name, folder, seen=())
+    return experiment_of(values | ({"kind": kind} if kind else {}), str(folder / f"{name}.yaml"))
+
+
+def experiment_of(values: Mapping[str, Any], source: str = "the experiment") -> Experiment:
+    """Validate the values of an experiment. Sections of other kinds than its own are left out."""
+    kind = KINDS[_kind_of(values, source)]
+    return _validated(kind, {key: value for key, value in values.items() if key in kind.model_fields or key not in _SECTIONS}, source)
+
+
+def _kind_of(values: Mapping[str, Any], source: str) -> str:
+    kind = str(values.get("kind", DEFAULT_KIND))
+    if kind not in KINDS:
+        raise SettingsError(f"{source}: kind: an experiment is of kind {', '.join(KINDS)}, not {kind!r}.{_nearest(kind, list(KINDS))}")
+    return kind
 
 
 def _merged(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -69,10 +90,46 @@ def _merged(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
         raise SettingsError(f"experiment {name!r}: there is no file {path}.{_nearest(name, known)} Known: {', '.join(known) or 'none'}")
     if name in seen:
         raise SettingsError(f"{path}: key 'extends' runs in a circle: {' -> '.join((*seen, name))}")
-    values = read_yaml(path)
-    values = _overlaid(PRESETS.get(str(values.get("preset")), {}), values)
-    base = values.get("extends")
-    return _extended(path, str(base), _merged(str(base), folder, (*seen, name)), values) if base else values
+    written = read_yaml(path)
+    _refuse_earlier_keys(path, written)
+    base, preset = written.get("extends"), PRESETS.get(str(written.get("preset")), {})
+    inherited = _merged(str(base), folder, (*seen, name)) if base else {}
+    kind = _kind_of({**inherited, **written}, str(path))
+    _refuse_unread(path, kind, written, preset)
+    values = _overlaid(preset, written)
+    return _extended(path, str(base), inherited, values, kind) if base else values
+
+
+def _refuse_unread(path: Path, kind: str, written: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
+    """Refuse sections of the file itself that its kind does not read, and a preset of which it reads nothing."""
+    if unread := _unread(written, kind):
+        them, listed = "them" if unread[1:] else "it", ", ".join(unread)
+        raise SettingsError(f"{path}: an experiment of kind {kind} does not read {listed}: {_remedy(them, unread)}")
+    if preset and set(preset) == set(_unread(preset, kind)):
+        remedy, listed = _remedy("the preset", preset), ", ".join(preset)
+        raise SettingsError(f"{path}: preset {written['preset']} sets {listed} only, which kind {kind} does not read: {remedy}")
+
+
+def _unread(values: Iterable[str], kind: str) -> list[str]:
+    """The sections that only experiments of other kinds have."""
+    return [key for key in values if key in _SECTIONS and key not in KINDS[kind].model_fields]
+
+
+def _remedy(what: str, sections: Iterable[str]) -> str:
+    readers = [kind for kind in KINDS if not _unread(sections, kind)]
+    return f"remove {what}" + (f", or write kind: {' or '.join(readers)}" if readers else "")
+
+
+def _refuse_earlier_keys(path: Path, written: Mapping[str, Any]) -> None:
+    """Refuse a file of an earlier version, and say what to write instead."""
+    if "figures" in written:
+        raise SettingsError(f"{path}: the section figures has become constants of the code, the same for all experiments: remove it")
+    if "until" not in written:
+        return
+    kind = _OF_UNTIL.get(str(written["until"]), DEFAULT_KIND)
+    unread = _unread(written, kind)
+    removed = f", and remove {', '.join(unread)}, which an experiment of this kind does not read" if unread else ""
+    raise SettingsError(f"{path}: the key until has become kind: in place of `until: {written['until']}` write `kind: {kind}`{removed}")
 
 
 _OF_THE_SHIPPED_MODEL = tuple(
@@ -81,12 +138,14 @@ _OF_THE_SHIPPED_MODEL = tuple(
 """Keys of an experiment on the shipped world whose values were made for its model."""
 
 
-def _extended(path: Path, base: str, inherited: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` laid on those of the experiment that they extend. Refused where they name another model than the shipped one, but keep what
-    belongs to that."""
+def _extended(path: Path, base: str, inherited: dict[str, Any], values: dict[str, Any], kind: str) -> dict[str, Any]:
+    """`values` laid on those of the experiment that they extend, whose sections of other kinds stay for a file that extends this one in
+    turn. Refused where they name another model than the shipped one, but keep what belongs to that."""
     merged = _overlaid(inherited, values)
     if inherited.get("seed_of_world") is None or _origin(merged) == _origin(inherited):
         return merged
+    for section in _unread((section for section, *_ in _OF_THE_SHIPPED_MODEL), kind):
+        merged.pop(section, None)
     kept = [".".join(key) for key in _OF_THE_SHIPPED_MODEL if _at(merged, key) is not None and _at(values, key) is None]
     if kept:
         raise SettingsError(
@@ -145,6 +204,9 @@ def _problem(kind: type[BaseModel], item: Any) -> str:
         valid = _keys_at(kind, path)
         unknown = [key for key in item["input"] if key not in valid] if isinstance(item["input"], Mapping) else []
         return f"{where}: {_unknown(unknown[0], valid) if unknown else 'the key kind is missing; add it'}"
+    if item["type"] == "union_tag_invalid":
+        context = item["ctx"]
+        return f"{where}: kind {context['tag']!r} cannot be used here; kinds that can: {context['expected_tags'].replace(chr(39), '')}"
     if item["type"] == "missing":
         return f"{where}: this key is missing; add it"
     return f"{where}: {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r:.80})"

@@ -6,7 +6,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from saesteer.settings.base import Factor, Settings, unique
-from saesteer.settings.inputs import ModelSettings
+from saesteer.settings.inputs import ModelSettings, ModelSource
+
+HEADLINE_THRESHOLD = 0.3
+"""Output score of the features that P1's filter keeps, unless settings say otherwise."""
 
 
 class LogitLensSettings(Settings):
@@ -29,17 +32,7 @@ class OutputScoreSettings(Settings):
     """Steering factor, in multiples of a_max."""
 
 
-class SweepSettings(Settings):
-    factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
-    """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits."""
-    prefixes: Path | None = None
-    """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
-    published_prefixes: str | None = None
-    """Instead of a file: key of a published list, e.g. p1/prefixes; it is downloaded and checked when the workflow runs."""
-    n_prefixes: Annotated[int, Field(ge=2)] = 20
-    """How many of the prefixes are used, from the top; half choose the factor, half report."""
-    n_samples: Annotated[int, Field(gt=0)] = 1
-    """Generations per feature, factor and prefix."""
+class SamplingSettings(Settings):
     max_new_tokens: Annotated[int, Field(gt=0)] = 20
     """Longest continuation, in tokens."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
@@ -52,6 +45,19 @@ class SweepSettings(Settings):
     """A generation ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
     seed: int = 0
     """Seed of the sampling; every row has its own random numbers, from this seed and its key."""
+
+
+class SweepSettings(SamplingSettings):
+    factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
+    """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits."""
+    prefixes: Path | None = None
+    """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
+    published_prefixes: str | None = None
+    """Instead of a file: key of a published list, e.g. p1/prefixes; it is downloaded and checked when the workflow runs."""
+    n_prefixes: Annotated[int, Field(ge=2)] = 20
+    """How many of the prefixes are used, from the top; half choose the factor, half report."""
+    n_samples: Annotated[int, Field(gt=0)] = 1
+    """Generations per feature, factor and prefix."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "SweepSettings":
@@ -76,15 +82,8 @@ class GenSuccessSettings(Settings):
 
 
 class PerplexitySettings(Settings):
-    model: ModelSettings
-    """The second language model that scores the texts."""
-
-    @field_validator("model")
-    @classmethod
-    def _plain(cls, model: ModelSettings) -> ModelSettings:
-        if model.prompt_format != "plain":
-            raise ValueError("prompt_format: the second model scores text as it stands; leave it plain")
-        return model
+    model: ModelSource
+    """The second language model that scores the texts, as they stand."""
 
 
 class BestFactorSettings(Settings):
@@ -102,10 +101,19 @@ class BestFactorSettings(Settings):
     """capped: factors whose perplexity is above this multiple of the unsteered text's are dropped."""
 
 
-class SelectionSettings(Settings):
+class IntervalSettings(Settings):
+    bootstrap_draws: Annotated[int, Field(gt=0)] = 2000
+    """Bootstrap draws of the intervals."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Level of intervals and bands."""
+    seed: int = 0
+    """Seed of control, permutations and bootstrap."""
+
+
+class SelectionSettings(IntervalSettings):
     thresholds: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), AfterValidator(unique)]
     """Output-score thresholds: keep features that score at least this."""
-    headline_threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
+    headline_threshold: Annotated[float, Field(ge=0, le=1)] = HEADLINE_THRESHOLD
     """The threshold of the headline and of the test within layers."""
     late_layers_from: Annotated[int, Field(ge=0)]
     """First layer that counts as late."""
@@ -113,12 +121,6 @@ class SelectionSettings(Settings):
     """Draws of the random-removal control."""
     permutations: Annotated[int, Field(gt=0)] = 10000
     """Permutations of the test within layers."""
-    bootstrap_draws: Annotated[int, Field(gt=0)] = 2000
-    """Bootstrap draws of the intervals."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Level of intervals and bands."""
-    seed: int = 0
-    """Seed of control, permutations and bootstrap."""
     predictor: Path | None = None
     """predictor_weights.csv of another experiment, in a folder of its name: that predictor is tried here too (tables predictions)."""
 
@@ -195,17 +197,5 @@ class LocalModelJudge(LanguageModelJudge):
 
 
 JudgeSettings = Annotated[NoJudge | OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
-
-
-class FigureSettings(Settings):
-    example_features: Annotated[int, Field(gt=0)] = 8
-    """Rows of the table of example features."""
-    output_score_bins: Annotated[tuple[float, ...], Field(min_length=3), AfterValidator(unique)] = (0.0, 0.01, 0.1, 0.3, 1.0)
-    """Edges of the output-score bins in the figure of factors."""
-
-    @field_validator("output_score_bins")
-    @classmethod
-    def _ascending(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
-        if list(edges) != sorted(edges) or edges[0] != 0 or edges[-1] != 1:
-            raise ValueError("bin edges ascend from 0 to 1")
-        return edges
+RatingJudge = Annotated[OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]
+"""The judges that rate."""

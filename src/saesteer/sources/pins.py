@@ -11,17 +11,21 @@ from safetensors import safe_open
 from saesteer.core.files import file_digest, value_digest
 from saesteer.core.store import read_manifest
 from saesteer.settings import (
+    Comparison,
     Experiment,
     GivenConcept,
     LocalModelJudge,
     LocalRecords,
-    ModelSettings,
+    ModelSource,
     OracleJudge,
     OwnTexts,
+    Scores,
     SettingsError,
+    Sweep,
     TopicConcepts,
     TopicTexts,
 )
+from saesteer.sources.published import kept_at
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*.jinja")
 """Patterns of the files that count of a folder with a model, or a world's judge: weights, settings, chat templates and vocabularies, so all
@@ -34,18 +38,23 @@ MODELS = ("model", "perplexity_model", "judge_model")
 """Names of pins that are models, and can come from the hub."""
 
 
-def model_settings(experiment: Experiment, name: str) -> ModelSettings:
+def model_settings(experiment: Experiment, name: str) -> ModelSource:
     """The settings of the model behind a pin's name."""
-    if name == "judge_model" and isinstance(experiment.judge, LocalModelJudge):
-        return experiment.judge.model
-    return {"model": experiment.model, "perplexity_model": experiment.perplexity.model}[name]
+    models: dict[str, ModelSource] = {"model": experiment.model}
+    if not isinstance(experiment, Scores):
+        models["perplexity_model"] = experiment.perplexity.model
+        if isinstance(experiment.judge, LocalModelJudge):
+            models["judge_model"] = experiment.judge.model
+    return models[name]
 
 
 def pinned_path(experiment: Experiment, name: str) -> Path | None:
     """The folder or file behind each name that can be pinned; None for a model that comes from the hub."""
     if name in MODELS:
         return model_settings(experiment, name).path
-    records, concepts, judge, methods = experiment.records, experiment.concepts, experiment.judge, experiment.methods
+    records, concepts = experiment.records, experiment.concepts
+    judge = None if isinstance(experiment, Scores) else experiment.judge
+    methods = experiment.methods if isinstance(experiment, Comparison) else None
     paths = {
         "texts": records.texts if isinstance(records, LocalRecords) else None,
         "topics": concepts.topics if isinstance(concepts, TopicConcepts | GivenConcept) else None,
@@ -56,6 +65,13 @@ def pinned_path(experiment: Experiment, name: str) -> Path | None:
         "ordinary_texts": methods.ordinary_texts if methods else None,
     }
     return paths[name]
+
+
+def pmi_file(experiment: Sweep, downloads: Path) -> Path | None:
+    """The texts whose co-occurrences are counted for PMI: a published corpus, the experiment file's, or those of local records."""
+    if experiment.pmi.published:
+        return kept_at(experiment.pmi.published, downloads)
+    return experiment.pmi.texts or (experiment.records.texts if isinstance(experiment.records, LocalRecords) else None)
 
 
 def pinned_files(path: Path, patterns: tuple[str, ...] = MODEL_FILES) -> list[Path]:

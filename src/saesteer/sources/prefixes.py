@@ -1,10 +1,32 @@
 """The neutral prefixes (of a model that answers: instructions) that generations go on from."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from saesteer.core.files import text_id
-from saesteer.settings import Experiment, MethodSettings, SettingsError, TopicTexts, settings_of
+from saesteer.settings import Comparison, Experiment, MethodSettings, Scores, SettingsError, TopicTexts
 from saesteer.sources.published import instructions, kept_at, literal_strings
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where the prefixes of a sweep, or the prompts of a comparison, come from, and how many of them are used."""
+
+    file: Path | None  # one's own
+    published: str | None  # instead: key of a published list
+    n: int
+    key: str  # that names the file, for messages
+
+
+def prompt_source(experiment: Experiment) -> PromptSource:
+    """Where an experiment's prompts come from; refused where nothing is generated."""
+    if isinstance(experiment, Scores):
+        raise SettingsError("an experiment of kind scores has no prompts to generate texts from: name one of kind sweep or comparison")
+    if isinstance(experiment, Comparison):
+        compared = experiment.methods
+        return PromptSource(compared.prompts, compared.published_prompts, compared.n_prompts, "methods.prompts")
+    sweep = experiment.sweep
+    return PromptSource(sweep.prefixes, sweep.published_prefixes, sweep.n_prefixes, "sweep.prefixes")
 
 
 def read_prefixes(path: Path, n: int) -> dict[str, str]:
@@ -25,19 +47,18 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
 
 def prompts_path(experiment: Experiment, downloads: Path) -> Path:
     """The file of an experiment's prefixes (of a comparison's prompts), one's own, or where a published one is or will be."""
-    published = settings_of(experiment).published_prompts if experiment.until == "methods" else experiment.sweep.published_prefixes
-    return own_prompts(experiment) or kept_at(str(published), downloads)
+    source = prompt_source(experiment)
+    return source.file or kept_at(str(source.published), downloads)
 
 
 def own_prompts(experiment: Experiment) -> Path | None:
     """The file of one's own that has them; None: a published one has."""
-    return settings_of(experiment).prompts if experiment.until == "methods" else experiment.sweep.prefixes
+    return prompt_source(experiment).file
 
 
 def prompts_in_order(experiment: Experiment, downloads: Path) -> dict[str, str]:
     """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""
-    n = settings_of(experiment).n_prompts if experiment.until == "methods" else experiment.sweep.n_prefixes
-    return read_prefixes(prompts_path(experiment, downloads), n)
+    return read_prefixes(prompts_path(experiment, downloads), prompt_source(experiment).n)
 
 
 def _lines(path: Path) -> list[str]:

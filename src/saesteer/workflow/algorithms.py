@@ -32,10 +32,10 @@ def algorithms() -> dict[str, Locked]:
     """Every module that rows depend on. The versions of one that fits methods are those of the methods."""
     of_methods: dict[str, dict[str, int]] = {}
     for row in METHODS:
-        of_methods.setdefault(row.module, {})[row.name] = row.version
+        of_methods.setdefault(row.module.removeprefix(f"{PACKAGE.name}."), {})[row.name] = row.version
     modules = versioned_modules(*of_methods)
     constants = {name: {} if version is None else {"ALGORITHM_VERSION": version} for name, (version, _) in modules.items()}
-    return {name: (constants[name] | of_methods.get(f"{PACKAGE.name}.{name}", {}), digest) for name, (_, digest) in modules.items()}
+    return {name: (constants[name] | of_methods.get(name, {}), digest) for name, (_, digest) in modules.items()}
 
 
 def check_lock() -> None:

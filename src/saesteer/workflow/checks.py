@@ -9,15 +9,15 @@ from typing import Any
 
 from saesteer.core.files import safetensors_fault
 from saesteer.core.tokens import TextTokens, load_tokens
-from saesteer.settings import Experiment, SettingsError, TopicConcepts
+from saesteer.settings import Experiment, Scores, SettingsError, Sweep, TopicConcepts
 from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
-from saesteer.sources.pins import pinned_path
-from saesteer.sources.prefixes import own_prompts, prompts_in_order, read_prefixes
+from saesteer.sources.pins import MODELS, pinned_path
+from saesteer.sources.prefixes import own_prompts, prompt_source, prompts_in_order, read_prefixes
 from saesteer.sources.sae_sources import files_of, local_source
+from saesteer.steps.step import steps_of
 from saesteer.workflow import plan
 from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
-from saesteer.workflow.steps import plans
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -32,26 +32,28 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
 
     What comes from the hub is checked when it is fetched.
     """
-    prefixes = experiment.sweep.prefixes
-    if prefixes and not prefixes.is_file():
-        raise SettingsError(f"experiment {name}: sweep.prefixes: there is no file {prefixes}")
-    if prefixes:
-        read_prefixes(prefixes, experiment.sweep.n_prefixes)
-    predictor = experiment.selection.predictor
-    if predictor and not predictor.is_file():
+    if not isinstance(experiment, Scores):
+        _check_prompts(name, experiment)
+    if isinstance(experiment, Sweep) and (predictor := experiment.selection.predictor) and not predictor.is_file():
         raise SettingsError(f"experiment {name}: selection.predictor: there is no file {predictor}")
     _check_features(name, experiment)
     _check_texts(name, experiment)
     model = experiment.model.path
     if model and model.exists():
         check_model(name, experiment, model)
-    for path in (
-        experiment.perplexity.model.path,
-        pinned_path(experiment, "judge_model") if "judge_model" in plan.pins(experiment) else None,
-    ):
+    for path in (pinned_path(experiment, other) for other in MODELS[1:] if other in plan.pins(experiment)):
         if path and path.exists():
             _check_weights(path)
     return [*_absent_paths(experiment), *_check_saes(name, experiment)]
+
+
+def _check_prompts(name: str, experiment: Experiment) -> None:
+    """Refuse a file of one's own that is not there, or has too few prompts."""
+    source = prompt_source(experiment)
+    if source.file and not source.file.is_file():
+        raise SettingsError(f"experiment {name}: {source.key}: there is no file {source.file}")
+    if source.file:
+        read_prefixes(source.file, source.n)
 
 
 def _check_features(name: str, experiment: Experiment) -> None:
@@ -90,7 +92,9 @@ def _absent_paths(experiment: Experiment) -> list[str]:
         "vectors": "methods.vectors",
         "ordinary_texts": "methods.ordinary_texts",
     }
-    paths = {keys[name]: pinned_path(experiment, name) for name in plan.pins(experiment)} | {"pmi.texts": experiment.pmi.texts}
+    paths = {keys[name]: pinned_path(experiment, name) for name in plan.pins(experiment)}
+    if isinstance(experiment, Sweep):
+        paths["pmi.texts"] = experiment.pmi.texts
     return [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in paths.items() if path and not path.exists()]
 
 
@@ -147,9 +151,10 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
 def check_tokens(experiment: Experiment, model: Path) -> float | None:
     """Refuse a model folder whose tokens do not survive being tokenised again, where a step does that, and prompts that leave no room for
     what is generated; else gives the share that survives."""
-    steps, own = plans(experiment), own_prompts(experiment)
+    steps = steps_of(experiment)
+    own = own_prompts(experiment) if "generations" in steps else None
     retokenised = any(step in steps and getattr(experiment, step).tokens == "retokenised" for step in ("input_score", "gen_success"))
-    measured = "generations" in steps and own is not None and own.is_file() and (model / "tokenizer.json").is_file()
+    measured = own is not None and own.is_file() and (model / "tokenizer.json").is_file()
     if not (retokenised or measured):
         return None
     tokens = load_tokens(model)
@@ -164,18 +169,13 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
 def _check_lengths(experiment: Experiment, model: Path, tokens: TextTokens) -> None:
     """Refuse prompts of one's own that are too long for the model, what a chat template adds to them not counted."""
     n_positions = size(read_config(model / "config.json"), *POSITIONS) or sys.maxsize
-    prompts, n_new = list(prompts_in_order(experiment, Path()).values()), n_new_tokens(experiment)
+    prompts, n_new = list(prompts_in_order(experiment, Path()).values()), experiment.sampling.max_new_tokens
     for prompt, ids in zip(prompts, tokens.token_ids(prompts, experiment.model.bos), strict=True):
         if len(ids) + n_new > n_positions:
             raise SettingsError(
                 f"{own_prompts(experiment)}: {prompt[:40]!r}… has {len(ids)} tokens, which with max_new_tokens: {n_new} are more than the"
                 f" {n_positions} that {model} takes; shorten it or lower max_new_tokens"
             )
-
-
-def n_new_tokens(experiment: Experiment) -> int:
-    """The most that a text may be continued by."""
-    return experiment.methods.max_new_tokens if experiment.until == "methods" and experiment.methods else experiment.sweep.max_new_tokens
 
 
 def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:

@@ -1,22 +1,27 @@
-"""Digests of the code a job runs: its script and every module of this package that it imports, directly or not.
+"""Versions and digests of the code that computes rows, tables and figures: of modules of the package and of all that they import.
 
-Snakemake notices an edited script but not an edited module. The digest is over syntax trees without docstrings, so that a comment or a
-docstring changes nothing. Imports inside functions count; imports for type checkers do not, nor does what decides which rows are computed
-rather than how (`PLUMBING`): that shows in a job's keys and settings. Each file is parsed once a process: this happens in every dry run.
+Rows are due again where the ALGORITHM_VERSION of a module that computes them is raised (`algorithm_versions`), tables and figures where
+the code that makes them is edited (`code_digest`: Snakemake notices an edited script, but no edited module). Imports inside functions
+count; imports for type checkers do not, nor does what decides which rows are computed rather than how (`PLUMBING`). The digests are over
+syntax trees without docstrings, so that a comment or a docstring changes nothing.
 """
 
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import grimp
 
 from saesteer.core.errors import SaesteerError
 
 PACKAGE = Path(__file__).parents[1]
-PLUMBING = ("workflow", "common")
-"""A room of the package, and the helper beside the scripts that each of them begins with."""
+_VERSION = re.compile(r"^ALGORITHM_VERSION = (\d+)\b", re.MULTILINE)
+PLUMBING = ("workflow", "steps", "run")
+"""Rooms and a module of the package that say what a job reads and computes, not how."""
 
 
 class CodeError(SaesteerError):
@@ -24,121 +29,82 @@ class CodeError(SaesteerError):
 
 
 @functools.cache
-def code_digest(script: Path, *modules: str) -> str:
-    """Digest of a script and of the package modules it depends on, in hex; `modules` are those that it imports by a computed name."""
-    start = [script, *(file for name in modules if (file := _module_file(name)))]
-    digests = sorted((_name(file, script.parent), _digest(file)) for file in _closure(*start))
+def code_digest(*modules: str, script: Path | None = None) -> str:
+    """Digest of the code of modules (their names below the package), of a script, and of all modules that these import, in hex."""
+    scripts = {} if script is None else {script.name: script}
+    files = scripts | {name: _file(name) for name in imported_by(*modules, script=script)}
+    digests = sorted((name, _digest(file)) for name, file in files.items())
     return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
-
-
-def _name(file: Path, scripts: Path) -> str:
-    """A file's place in the package or beside the script, wherever the project lies."""
-    return str(file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else scripts))
 
 
 @functools.cache
 def algorithm_versions(*modules: str, without: tuple[str, ...] = ()) -> dict[str, int]:
-    """Module (its name below the package) -> ALGORITHM_VERSION, of all modules that have one among those given and those that they import,
-    but for `without`. Read without importing them: they may need torch."""
-    files = [_module_file(f"{PACKAGE.name}.{name}") for name in modules]
-    if None in files:
-        raise CodeError(f"the package has no module {modules[files.index(None)]}")
-    left_out = {_module_file(f"{PACKAGE.name}.{name}") for name in without}
-    versions = {file: _version(file) for file in _closure(*(file for file in files if file)) - left_out}
-    return dict(sorted((_dotted(file), version) for file, version in versions.items() if version is not None))
+    """Module -> ALGORITHM_VERSION, of all modules that have one among those given and those that they import, but for `without`."""
+    versions = {name: version_of(name) for name in sorted(imported_by(*modules) - set(without))}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def versioned_modules(*modules: str) -> dict[str, tuple[int | None, str]]:
-    """Module (its name below the package) -> its ALGORITHM_VERSION, None without, and the digest of its syntax tree: of all modules that
-    have a version, of those given, and of those that they import."""
-    versioned = [file for file in PACKAGE.rglob("*.py") if _version(file) is not None]
-    given = [file for name in modules if (file := _module_file(name))]
-    return {_dotted(file): (_version(file), _digest(file)[:16]) for file in _closure(*versioned, *given)}
+    """Module -> its ALGORITHM_VERSION, None without, and the digest of its syntax tree: of all modules that have a version, of those given,
+    and of those that they import."""
+    versioned = [name for name in _names(_graph().modules) if version_of(name) is not None]
+    return {name: (version_of(name), _digest(_file(name))[:16]) for name in imported_by(*versioned, *modules)}
 
 
-def _dotted(file: Path) -> str:
-    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+def imported_by(*modules: str, script: Path | None = None) -> set[str]:
+    """Modules, and those that they and the script import, directly or not, with the packages that they lie in; plumbing is left out."""
+    graph = _graph()
+    start = {f"{PACKAGE.name}.{name}" for name in modules}
+    if absent := start - graph.modules:
+        raise CodeError(f"the package has no module {_names(absent)[0]}")
+    if script is not None:
+        start |= _imports(script) & graph.modules
+    names = _names(start.union(*(graph.find_upstream_modules(name) for name in start)))
+    return {".".join(parts[:n]) for parts in (name.split(".") for name in names) for n in range(1, len(parts) + 1)}
 
 
-def _closure(*start: Path) -> set[Path]:
-    """Files and what they import, directly or not; plumbing is not entered."""
-    seen, waiting = set(start), list(start)
-    while waiting:
-        new = {file for file in _imported(waiting.pop()) if not _is_plumbing(file)} - seen
-        seen |= new
-        waiting += new
-    return seen
-
-
-def _is_plumbing(file: Path) -> bool:
-    room, helper = PLUMBING
-    return PACKAGE / room in file.parents or (file.stem == helper and not file.is_relative_to(PACKAGE))
-
-
-@functools.cache
-def _imported(file: Path) -> frozenset[Path]:
-    """Files of this package that a file imports, and sibling modules in a script's folder."""
-    names = _imports(file)
-    siblings = {file.parent / f"{name}.py" for name in names if "." not in name and not file.is_relative_to(PACKAGE)}
-    modules = {_module_file(name) for name in names}
-    return frozenset({path for path in siblings if path.is_file()} | {path for path in modules if path})
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """The statements inside a node, however deep: imports are nowhere else, and most of a tree is expressions."""
-    for block in ("body", "orelse", "handlers", "finalbody", "cases"):
-        if block == "body" and _is_for_type_checkers(node):
-            continue
-        for inner in getattr(node, block, ()):
-            yield inner
-            yield from _statements(inner)
-
-
-def _is_for_type_checkers(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
-def _imported_names(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield alias.name
-    elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-        yield node.module
-        for alias in node.names:
-            yield f"{node.module}.{alias.name}"
-
-
-def _module_file(name: str) -> Path | None:
-    head, *rest = name.split(".")
-    if head != PACKAGE.name:
-        return None
-    path = PACKAGE.joinpath(*rest)
-    candidates = [path / "__init__.py", path.with_suffix(".py")]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+def version_of(module: str) -> int | None:
+    """The ALGORITHM_VERSION of a module; it is not imported, as it may need torch."""
+    found = _VERSION.search(_text(_file(module)))
+    return int(found[1]) if found else None
 
 
 @functools.cache
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+def _graph() -> grimp.ImportGraph:
+    """Which module of the package imports which, without plumbing."""
+    graph = grimp.build_graph(PACKAGE.name, exclude_type_checking_imports=True, cache_dir=None)
+    for module in {name for name in graph.modules if name.split(".")[1:2] and name.split(".")[1] in PLUMBING}:
+        graph.remove_module(module)
+    return graph
+
+
+def _names(modules: Iterable[str]) -> list[str]:
+    """Names below the package."""
+    return sorted(name.removeprefix(f"{PACKAGE.name}.") for name in modules if name != PACKAGE.name)
+
+
+def _file(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @functools.cache
-def _imports(file: Path) -> frozenset[str]:
-    """Names that a file imports, anywhere in it."""
-    return frozenset(name for statement in _statements(_tree(file)) for name in _imported_names(statement))
+def _imports(script: Path) -> frozenset[str]:
+    """Names that a script imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(_text(script), filename=str(script))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = [(str(node.module), alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return frozenset(plain.union(*({module, f"{module}.{name}"} for module, name in parts)))
+
+
+@functools.cache
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 @functools.cache
 def _digest(file: Path) -> str:
-    return hashlib.sha256(repr(_plain(_tree(file))).encode()).hexdigest()
-
-
-@functools.cache
-def _version(file: Path) -> int | None:
-    for node in _tree(file).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "ALGORITHM_VERSION":
-            return int(ast.literal_eval(node.value))
-    return None
+    return hashlib.sha256(repr(_plain(ast.parse(_text(file), filename=str(file)))).encode()).hexdigest()
 
 
 def _plain(node: Any) -> Any:

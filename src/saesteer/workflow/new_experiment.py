@@ -20,6 +20,7 @@ _LATE = 0.625
 """Share of the layers that come before the late ones: 5 of the shipped model's 8, 16 of Gemma-2-2B's 26 (P1)."""
 _FILE = """\
 description: {description}
+kind: sweep  # or scores: generates no texts, and does without the sections from gen_success on; or comparison: of steering methods
 model:
   path: {model}
   dtype: float32  # or bfloat16: half the memory, scores off by 0.5 % (median)

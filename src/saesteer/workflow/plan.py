@@ -9,178 +9,115 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saesteer.core import tables
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import value_digest
 from saesteer.core.store import MEASURED_ON, StoreError, Wanted, missing_keys, unnamed_parts
-from saesteer.figures.names import (
-    EFFECT_FIGURE_TABLES,
-    FIGURE_TABLES,
-    METHOD_FIGURE_TABLES,
-    PERSISTENCE_FIGURE_TABLES,
-    PMI_TABLES,
-    QUESTION_FIGURE_TABLES,
-)
-from saesteer.settings import AllFeatures, Experiment, LocalRecords, NoJudge, TopicConcepts, Workflow, settings_of
-from saesteer.sources.model_size import bytes_of_weights
+from saesteer.core.tables import STEERING_PROMPTS
+from saesteer.run import Run
+from saesteer.settings import Comparison, Endpoint, EndpointJudge, Experiment, Scores, Sweep
+from saesteer.sources.model_size import QUANTISED, bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
-from saesteer.workflow.keys import FURTHER_FILES, Files
-from saesteer.workflow.steps import plans
+from saesteer.steps.keys import Axis
+from saesteer.steps.step import Step, steps_of
+from saesteer.summaries.summary import summaries_of
+from saesteer.workflow.code_digest import algorithm_versions
 from saesteer.workflow.upstream import upstream
 
 MOST_WORDS = 400
 """Characters of a value that a job's params show; a longer one is shown by its digest."""
 
 
-def layer_groups(experiment: Experiment) -> dict[str, tuple[int, ...]]:
-    """Name -> layers of each job's group, e.g. layers_00-03."""
-    size, layers = experiment.layers_per_job, sorted(experiment.layers)
-    chunks = [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
-    return {f"layers_{chunk[0]:02d}-{chunk[-1]:02d}": chunk for chunk in chunks}
+def planned_outputs(run: Run) -> list[str]:
+    """Every file that the rules make of an experiment: pins, manifests, tables, metrics, figures and reports.
+
+    The workflow asks for all of them. If it asked for figures only, a job that failed would be taken for done: Snakemake 9.27 removes
+    its output, records it as made from the new inputs all the same, and does not miss a file between two that are there.
+    """
+    experiment = run.experiment
+    files = [f"pins/{name}.json" for name in pins(experiment)]
+    files += [f"{step}/{group}.json" for step in ("saes", *steps_of(experiment)) for group in experiment.layer_groups]
+    files += [file for summary in summaries_of(experiment).values() for file in summary.files(experiment)]
+    files += ["metrics.json"] if isinstance(experiment, Sweep) else []
+    return [*(str(run.data / file) for file in files), *(str(run.figures / file) for file in reports(experiment))]
 
 
-def manifests(folder: Path, experiment: Experiment, step: str) -> list[Path]:
-    """The manifests of a step in an experiment's data folder. Readers take these and not all that lie there: of other groups of layers, or
-    of features that were removed, some may be left."""
-    return [folder / step / f"{group}.json" for group in layer_groups(experiment)]
+def reports(experiment: Experiment) -> list[str]:
+    """What the rules make in an experiment's folder of figures."""
+    headline = {"scores": [], "sweep": ["headline.md"], "comparison": ["methods.md"]}[experiment.kind]
+    return [*(f"{figure}.pdf" for figure in figures(experiment)), *headline]
 
 
-def unneeded_files(folder: Path, experiment: Experiment) -> list[Path]:
+def figures(experiment: Experiment) -> list[str]:
+    """The figures of an experiment: it has all tables that they read."""
+    from saesteer.figures.registry import FIGURES  # jobs do without
+
+    tables = {table.name for summary in summaries_of(experiment).values() for table in summary.tables}
+    return [name for name, figure in FIGURES.items() if tables.issuperset(figure.tables) and figure.applies(experiment)]
+
+
+def unneeded_files(run: Run) -> list[Path]:
     """The parts in an experiment's data folder that no manifest names: of removed features, old settings, old models."""
-    planned = {step: manifests(folder, experiment, step) for step in plans(experiment)}
+    planned = {step: run.manifests(step) for step in steps_of(run.experiment)}
     if absent := [path for paths in planned.values() for path in paths if not path.is_file()]:
         raise SettingsError(
             f"{absent[0]} is missing, so a job failed or has not run, and its finished rows are named by nothing: run the workflow first,"
             " or name other experiments"
         )
-    steps = sorted(path for path in folder.iterdir() if path.is_dir())
+    steps = sorted(path for path in run.data.iterdir() if path.is_dir())
     return [file for step in steps for file in unnamed_parts(step, planned.get(step.name, []))]
-
-
-def artifacts(experiment: Experiment) -> list[str]:
-    """Every file that the rules make in an experiment's data folder: pins, manifests, tables, metrics.
-
-    The workflow asks for all of them. If it asked for figures only, a job that failed would be taken for done: Snakemake 9.27 removes
-    its output, records it as made from the new inputs all the same, and does not miss a file between two that are there.
-    """
-    manifests = [f"{step}/{group}.json" for step in ("saes", *plans(experiment)) for group in layer_groups(experiment)]
-    always = [*(f"pins/{name}.json" for name in pins(experiment)), *manifests]
-    scored = ["tables/features.parquet", *(f"features/layer_{layer:02d}.parquet" for layer in sorted(experiment.layers))]
-    if experiment.until == "scores":
-        return [*always, *scored]
-    if experiment.until == "methods":
-        further = tables.DAMAGE_SUMMARIES if has_damage(experiment) else ()
-        if asks_of_persistence(experiment):
-            further = (*further, *tables.PERSISTENCE_SUMMARIES)
-        if asks_of_effects(experiment):
-            further = (*further, *tables.EFFECT_QUESTIONS)
-            always += [f"effects_at_multiples/{group}.parquet" for group in layer_groups(experiment)]
-        if reads_later_layers(experiment):
-            further = (*further, *tables.EFFECT_LAYER_SUMMARIES)
-            always += [f"effects_at_later_layers/{group}.parquet" for group in layer_groups(experiment)]
-        return [*always, *scored, *(f"tables/{name}.parquet" for name in (*tables.METHOD_SUMMARIES, *further))]
-    summaries = [name for name in tables.SUMMARIES if has_pmi(experiment) or name not in PMI_TABLES]
-    if answers_questions(experiment):
-        summaries += list(tables.QUESTION_SUMMARIES)
-        always += [f"{name}/{group}.parquet" for name in tables.LAYER_SUMMARIES for group in layer_groups(experiment)]
-    return [*always, *(f"tables/{name}.parquet" for name in summaries), "metrics.json"]
 
 
 def pins(experiment: Experiment) -> list[str]:
     """Names of the models and files whose digests the steps depend on."""
-    steps = plans(experiment)
+    steps = steps_of(experiment)
     return sorted({name for step in steps.values() for name in step.inputs} - {"saes", *steps})
 
 
-def model_bytes(experiment: Experiment, step: str, files: Mapping[str, Any]) -> int:
+def model_bytes(run: Run, step: str) -> int:
     """Bytes of the largest model that a step loads, as far as it is there: a folder of the experiment, or where a fetch left one."""
     most = 0
-    for name in set(plans(experiment)[step].inputs) & set(MODELS):
-        settings = model_settings(experiment, name)
+    for name in set(steps_of(run.experiment)[step].inputs) & set(MODELS):
+        settings, place = model_settings(run.experiment, name), run.downloads / run.name / f"{name}.json"
         folder = settings.path
-        if folder is None and Path(files[f"{name}_files"]).is_file():
-            folder = Path(json.loads(Path(files[f"{name}_files"]).read_text(encoding="utf-8"))["folder"])
+        if folder is None and place.is_file():
+            folder = Path(json.loads(place.read_text(encoding="utf-8"))["folder"])
         if folder is not None:
             most = max(most, bytes_of_weights(folder, settings.dtype))
     return most
 
 
-def has_pmi(experiment: Experiment) -> bool:
-    """Whether there are texts whose co-occurrences can be counted."""
-    return bool(experiment.pmi.texts or experiment.pmi.published or isinstance(experiment.records, LocalRecords))
+def input_files(run: Run, step: str, layers: Sequence[int]) -> dict[str, Path]:
+    """The file behind each of a step's inputs, for a job of these layers."""
+    steps = steps_of(run.experiment)
+    made = ("saes", *steps)
+    (group,) = {name for name, of_group in run.experiment.layer_groups.items() if {*layers} & {*of_group}}
+    return {name: run.data / (f"{name}/{group}.json" if name in made else f"pins/{name}.json") for name in steps[step].inputs}
 
 
-def has_damage(experiment: Experiment) -> bool:
-    """Whether there are ordinary texts on which it can be measured what steering breaks."""
-    return "damage" in plans(experiment)
+def files_of_keys(run: Run, step: str, layers: Sequence[int]) -> list[Path]:
+    """The files that decide which keys a job of these layers misses."""
+    plan = steps_of(run.experiment)[step]
+    read_from = {axis.file(run): None for axis in plan.keys(layers[0]) if axis.file}
+    return [*input_files(run, step, layers).values(), *read_from, *map(run.summary_path, plan.written)]
 
 
-def answers_questions(experiment: Experiment) -> bool:
-    """Whether every feature of its layers is steered and judged, so that rules that pick one can be compared with the best there is, and
-    its texts are labelled with the concepts."""
-    every = isinstance(experiment.features, AllFeatures) and not isinstance(experiment.judge, NoJudge)
-    return every and isinstance(experiment.concepts, TopicConcepts) and experiment.until == "figures"
-
-
-def asks_of_effects(experiment: Experiment) -> bool:
-    """Whether the effects of vectors are measured at other scales too."""
-    return "effects" in plans(experiment) and bool(settings_of(experiment).effects.multiples)
-
-
-def reads_later_layers(experiment: Experiment) -> bool:
-    """Whether later layers' SAEs read the effects of vectors too."""
-    return "effects" in plans(experiment) and settings_of(experiment).effects.n_at_later_layers > 0
-
-
-def asks_of_persistence(experiment: Experiment) -> bool:
-    """Whether texts are rated again stretch by stretch."""
-    return experiment.until == "methods" and settings_of(experiment).stretch_words is not None
-
-
-def figures(experiment: Experiment) -> dict[str, tuple[str, ...]]:
-    """The figures that can be made of an experiment, each with the tables that it reads."""
-    left_out = {"judge_kept_removed"} if isinstance(experiment.judge, NoJudge) else set()
-    left_out |= set() if has_pmi(experiment) else {"pmi_by_threshold"}
-    if experiment.until != "figures":
-        left_out = {name for name, read in FIGURE_TABLES.items() if read != ("features",)}
-    compared = dict(METHOD_FIGURE_TABLES) if experiment.until == "methods" else {}
-    if compared and not has_damage(experiment):
-        compared = {name: read for name, read in compared.items() if not set(read) & set(tables.DAMAGE_SUMMARIES)}
-    if asks_of_effects(experiment):
-        compared |= EFFECT_FIGURE_TABLES
-    if asks_of_persistence(experiment):
-        compared |= PERSISTENCE_FIGURE_TABLES
-    answered = QUESTION_FIGURE_TABLES if answers_questions(experiment) else {}
-    return {name: read for name, read in FIGURE_TABLES.items() if name not in left_out} | compared | answered
-
-
-def reports(experiment: Experiment) -> list[str]:
-    """What the rules make in an experiment's folder of figures."""
-    headline = {"figures": ["headline.md"], "scores": [], "methods": ["methods.md"]}[experiment.until]
-    return [*(f"{figure}.pdf" for figure in figures(experiment)), *headline]
-
-
-def planned_outputs(name: str, workflow: Workflow, experiment: Experiment) -> list[str]:
-    """The files that the workflow is asked for, for an experiment of this name."""
-    data = [str(workflow.data_dir / name / path) for path in artifacts(experiment)]
-    return [*data, *(str(workflow.figures_dir / name / path) for path in reports(experiment))]
-
-
-def wanted(experiment: Experiment, step: str, layers: Sequence[int], files: Files) -> list[Wanted]:
-    """The keys that a job of the step has to see to, each layer with its fingerprint.
-
-    `files` holds the file behind each of the plan's inputs, and of the prefixes where the step has them.
-    """
-    plan = plans(experiment)[step]
-    inputs = {name: files[name] for name in plan.inputs}
-    common: dict[str, Any] = {"step": step, "algorithm_versions": plan.versions, "settings": plan.settings}
+def wanted(run: Run, step: str, layers: Sequence[int]) -> list[Wanted]:
+    """The keys that a job of the step has to see to, each layer with its fingerprint."""
+    files, plan = input_files(run, step, layers), steps_of(run.experiment)[step]
+    common: dict[str, Any] = {"step": step, "algorithm_versions": versions(plan), "settings": plan.settings}
     wants = []
     for layer in layers:
-        rows_read = upstream(experiment, step, layer, files)
-        fingerprint = {**common, "inputs": {name: _input_digest(path, layer) for name, path in inputs.items()}}
+        rows_read = upstream(run, step, layer)
+        fingerprint = {**common, "inputs": {name: _input_digest(files[name], layer) for name in plan.inputs}}
         fingerprint |= {MEASURED_ON: "rows"} if rows_read else {}  # parts without the column are of another fingerprint
-        wants.append(Wanted(layer, plan.keys.axes(experiment, layer, files), fingerprint, rows_read))
+        wants.append(Wanted(layer, [axis.values(run) for axis in plan.keys(layer)], fingerprint, rows_read))
     return wants
+
+
+def versions(step: Step) -> dict[str, int]:
+    """Module -> ALGORITHM_VERSION, of all modules that a step's rows depend on."""
+    unused = () if step.settings.get("dtype") in QUANTISED else ("engine.quantised",)
+    return algorithm_versions(*step.modules, without=(*step.modules_of_methods, *unused))
 
 
 def _input_digest(path: Path, layer: int) -> str:
@@ -192,12 +129,16 @@ def _input_digest(path: Path, layer: int) -> str:
 def wants(experiment: Experiment, step: str, layers: Sequence[int]) -> dict[str, str]:
     """For a job's params: what its rows depend on besides its files, in words, so that `snakemake -n` shows what has changed. Needs no file
     that is still to be fetched."""
-    plan = plans(experiment)[step]
+    plan = steps_of(experiment)[step]
     return {
-        "rows": in_words({f"layer {layer}": plan.keys.configured(experiment, layer) for layer in layers}),
+        "rows": in_words({f"layer {layer}": _configured(plan.keys(layer)) for layer in layers}),
         "settings": in_words(plan.settings),
-        "versions": in_words(plan.versions),
+        "versions": in_words(versions(plan)),
     }
+
+
+def _configured(axes: Sequence[Axis]) -> dict[str, Any]:
+    return {", ".join(axis.columns): axis.configured for axis in axes if axis.configured is not None}
 
 
 def in_words(value: Any) -> str:
@@ -211,12 +152,26 @@ def in_words(value: Any) -> str:
     return f"{size}digest {value_digest(value)[:16]}"
 
 
-def n_missing(folder: Path, experiment: Experiment, step: str, layers: Sequence[int], files: Files) -> int | None:
+def n_missing(run: Run, step: str, layers: Sequence[int]) -> int | None:
     """How many keys a job would compute; None while what it reads is not there yet, or has to be made again."""
-    plan = plans(experiment)[step]
-    if not all(files[name].is_file() for name in files if name in {*plan.inputs, *FURTHER_FILES}):
+    plan = steps_of(run.experiment)[step]
+    if not all(path.is_file() for path in files_of_keys(run, step, layers)):
         return None
     try:
-        return sum(missing_keys(folder, plan.table, want).height for want in wanted(experiment, step, layers, files))
+        return sum(missing_keys(run.data / step, plan.table, want).height for want in wanted(run, step, layers))
     except StoreError:  # what is wrong with the earlier step's rows, its own job sees to, or this one says when it reads them
         return None
+
+
+def endpoints_to_ask(run: Run) -> list[Endpoint]:
+    """The language models behind addresses that jobs will ask, as far as can be known before what they read is made."""
+    experiment = run.experiment
+    if isinstance(experiment, Scores):
+        return []
+    asked: list[Endpoint] = []
+    groups = experiment.layer_groups.values()
+    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(run, "judge", layers) != 0 for layers in groups):
+        asked.append(experiment.judge)
+    if isinstance(experiment, Comparison) and experiment.methods.prompt_writer and not run.summary_path(STEERING_PROMPTS).exists():
+        asked.append(experiment.methods.prompt_writer)
+    return asked

@@ -13,25 +13,29 @@ from typing import Any, Literal
 
 from saesteer.core.errors import SaesteerError
 from saesteer.settings import (
+    Comparison,
     Endpoint,
     EndpointJudge,
     Experiment,
     MethodSettings,
     NeuronpediaRecords,
     PublishedConcepts,
+    Scores,
     SettingsError,
+    Steering,
+    Sweep,
     Workflow,
-    settings_of,
 )
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
 from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
 from saesteer.sources.pins import MODELS, model_settings
+from saesteer.sources.prefixes import prompt_source
 from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
-from saesteer.workflow.checks import check_files, check_model_config, check_tokens, n_new_tokens, read_config
+from saesteer.steps.keys import n_concepts, n_fit_generations
+from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
-from saesteer.workflow.keys import n_concepts, n_fit_generations
 from saesteer.workflow.plan import pins
 
 GPUS = (80, 48, 24)
@@ -72,12 +76,13 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     yield _guarded("records", lambda: _records(experiment))
     yield _disk(experiment, workflow, models)
     yield _guarded("GPU memory", lambda: _gpu(experiment, models))
-    yield _guarded("judge", lambda: _judge(experiment, environ))
+    if not isinstance(experiment, Scores):
+        yield _guarded("judge", partial(_judge, experiment, environ))
     unknown = [key for key in _published(experiment) if published_file(key).sha256 is None and key not in workflow.published_digests]
     if unknown:
         text = f"the project knows no digest of {', '.join(unknown)}: state it under published_digests (the first download prints it)"
         yield Finding("problem", "published files", text)
-    if experiment.until == "methods" and experiment.methods and experiment.methods.prompt_writer:
+    if isinstance(experiment, Comparison) and experiment.methods.prompt_writer:
         yield _guarded("prompts", partial(_prompts, experiment.methods, experiment.methods.prompt_writer, environ))
 
 
@@ -91,12 +96,12 @@ def _guarded(about: str, check: Callable[[], Finding]) -> Finding:
 
 def _published(experiment: Experiment) -> list[str]:
     """Keys of the published files that an experiment downloads."""
-    if experiment.until == "methods":
-        compared = settings_of(experiment)
-        concepts = compared.concepts if isinstance(compared.concepts, PublishedConcepts) else None
-        keys = [compared.published_prompts, *([concepts.concepts, concepts.texts] if concepts else [])]
-    else:
-        keys = [experiment.sweep.published_prefixes, experiment.pmi.published] if experiment.until == "figures" else []
+    keys: list[str | None] = []
+    if isinstance(experiment, Comparison):
+        concepts = experiment.methods.concepts if isinstance(experiment.methods.concepts, PublishedConcepts) else None
+        keys = [experiment.methods.published_prompts, *([concepts.concepts, concepts.texts] if concepts else [])]
+    elif isinstance(experiment, Sweep):
+        keys = [experiment.sweep.published_prefixes, experiment.pmi.published]
     return [key for key in keys if key]
 
 
@@ -214,7 +219,7 @@ def _disk(experiment: Experiment, workflow: Workflow, weights: Mapping[str, _Wei
     saes = len(experiment.layers) * _sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     records = len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.records, NeuronpediaRecords) else 0
-    texts = _n_texts(experiment) * (40 + n_new_tokens(experiment) * 3)
+    texts = _n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
     models = sum(weights[pin].n_bytes for pin in weights if model_settings(experiment, pin).repo)
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + records + texts
     free = shutil.disk_usage(_existing(workflow.cache_dir or workflow.data_dir)).free
@@ -233,7 +238,7 @@ def _gpu(experiment: Experiment, models: Mapping[str, _Weights]) -> Finding:
         settings, weights = experiment.model, models["model"]
         held = weights.n_bytes + _sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
         lm = model_without_weights(weights.config, settings.dtype)
-        n_new = n_new_tokens(experiment)
+        n_new = experiment.sampling.max_new_tokens
         taken = [(sweep_bytes(lm, held, n * gib * 2**30, settings.prompt_format, n_new), n * gib) for gib, n in needed.items()]
         of_sizes = ", ".join(f"{_gib(some)} of {whole}" for some, whole in taken)
         parts.append(f"texts take about {of_sizes} GiB, {_gib(held)} of it weights and SAE")
@@ -247,7 +252,7 @@ def _gpu(experiment: Experiment, models: Mapping[str, _Weights]) -> Finding:
     return Finding("estimate", "GPU memory", "; ".join(parts))
 
 
-def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
+def _judge(experiment: Steering, environ: Mapping[str, str]) -> Finding:
     judge = experiment.judge
     if not isinstance(judge, EndpointJudge):
         return Finding(
@@ -257,9 +262,9 @@ def _judge(experiment: Experiment, environ: Mapping[str, str]) -> Finding:
     from saesteer.judge.spend import estimate_texts
 
     check_key(judge, environ)
-    n_prefixes = experiment.sweep.n_prefixes
-    share = 1.0 if experiment.until == "methods" else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
-    n_texts, characters = math.ceil(_n_texts(experiment) * share), n_new_tokens(experiment) * CHARACTERS_PER_TOKEN
+    n_prefixes = prompt_source(experiment).n
+    share = 1.0 if isinstance(experiment, Comparison) else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
+    n_texts, characters = math.ceil(_n_texts(experiment) * share), experiment.sampling.max_new_tokens * CHARACTERS_PER_TOKEN
     spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
     limit = f"limit {judge.max_usd:g} USD for all jobs and runs" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
     return Finding("estimate", "judge", f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}")
@@ -282,11 +287,11 @@ def _n_features(experiment: Experiment) -> int:
 
 
 def _n_texts(experiment: Experiment) -> int:
-    sweep = experiment.sweep
-    if experiment.until == "scores":
+    if isinstance(experiment, Scores):
         return 0
-    if experiment.until == "methods":
+    if isinstance(experiment, Comparison):
         return n_fit_generations(experiment)
+    sweep = experiment.sweep
     return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
 
 

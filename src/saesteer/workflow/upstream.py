@@ -8,30 +8,35 @@ its values in the key columns of both tables (a text for its perplexity), or all
 import polars as pl
 
 from saesteer.core.row_digest import row_digests
-from saesteer.core.store import MEASURED_ON, Upstream, entry_digest, read_manifest, read_rows
-from saesteer.core.tables import Table, read_summary
-from saesteer.settings import Experiment
-from saesteer.workflow.keys import FeatureGenerations, Files, FitGenerations
-from saesteer.workflow.steps import StepPlan, plans
-
-_TARGETS = {FeatureGenerations: "feature", FitGenerations: "concept_id"}
-"""What the column `target` of a text holds."""
+from saesteer.core.store import MEASURED_ON, Upstream, entry_digest, read_manifest
+from saesteer.core.tables import Table
+from saesteer.run import Run
+from saesteer.settings import Comparison
+from saesteer.steps.step import Step, steps_of
 
 
-def upstream(experiment: Experiment, step: str, layer: int, files: Files) -> Upstream | None:
+def upstream(run: Run, step: str, layer: int) -> Upstream | None:
     """What a step's rows of a layer are measured on; None: on models and files with pins only."""
-    steps = plans(experiment)
+    steps = steps_of(run.experiment)
     plan = steps[step]
     earlier = [name for name in plan.inputs if name in steps]
-    frames = [_digests(plan, steps[name].table, read_rows(steps[name].table, [files[name]], [layer])) for name in earlier]
-    frames += [_digests(plan, table, read_summary(table, files[table.name])) for table in plan.written]
-    entries = {name: entry_digest(read_manifest(files[name])["layers"][str(layer)]) for name in earlier}
+    tables = [(steps[name].table, run.rows(steps[name].table, [layer])) for name in earlier]
+    tables += [(table, run.summary(table)) for table in plan.written]
+    of_texts = "concept_id" if isinstance(run.experiment, Comparison) else "feature"
+    target = of_texts if "target" in plan.table.keys else None
+    frames = [_digests(plan, table, rows, target) for table, rows in tables]
+    entries = {name: _entry_digest(run, name, layer) for name in earlier}
     return Upstream(frames, entries) if frames else None
 
 
-def _digests(plan: StepPlan, table: Table, rows: pl.DataFrame) -> pl.DataFrame:
-    """The digests of an earlier table's rows, by the key columns that a row of the step shares with them."""
-    target = _TARGETS.get(type(plan.keys))
+def _entry_digest(run: Run, step: str, layer: int) -> str:
+    (manifest,) = run.manifests(step, [layer])
+    return entry_digest(read_manifest(manifest)["layers"][str(layer)])
+
+
+def _digests(plan: Step, table: Table, rows: pl.DataFrame, target: str | None) -> pl.DataFrame:
+    """The digests of an earlier table's rows, by the key columns that a row of the step shares with them; `target` is what the column of
+    that name holds."""
     shared = [name for name in table.keys if name in plan.table.keys or name == target]
     digests = row_digests(table, rows, shared)
     digests = digests.select(*shared, pl.format(f"{table.name}:{{}}", "digest").alias(MEASURED_ON))

@@ -1,1 +1,1 @@
-"""The shipped world: a grammar with labels, the model and SAEs trained on its text, and the judge that knows its truth."""
+"""The shipped worlds, as far as experiments read them: the grammar's labelled texts, and the judges that know what a text is about."""

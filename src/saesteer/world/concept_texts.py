@@ -20,6 +20,7 @@ from saesteer.settings import SettingsError
 from saesteer.sources.concept_texts import concept_row, concept_table
 from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import Lexicon
+from saesteer.world.streams import text_stream
 
 ALGORITHM_VERSION = 1
 
@@ -57,8 +58,6 @@ def _number(lexicon: Lexicon, topic: str) -> int:
 
 def _sentences(lexicon: Lexicon, topic: int, positive: bool, openers: Sequence[str], seed: int) -> Iterator[tuple[str, str]]:
     """Openers, each with a sentence that goes on from it: one stream of them a (seed, topic, positive)."""
-    from saesteer.world.streams import text_stream  # it imports torch, which planning does not need
-
     name = lexicon.names[topic]
     rng = text_stream(seed, f"concept texts/{name}/{'positive' if positive else 'negative'}")
     subjects = repeat(topic) if positive else _others(len(lexicon.topics), topic, rng)

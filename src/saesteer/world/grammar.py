@@ -1,16 +1,14 @@
 """A grammar that writes English-like text with a topic for every token.
 
-A document starts in a topic and leaves it with 6 % chance at each later sentence. A sentence is one clause template filled with the
-topic's words: drawn by Zipf's law, or, where a word of the clause suggests it, near that word's partners (verb -> thing ->
-adjective, place; person -> verb). Neutral openers carry no topic. Every draw adds its -log p to the sentence's `nats`, so their sum
-over the tokens bounds the text's entropy from above (two derivations may write the same text).
+A sentence is one clause template filled with the topic's words: drawn by Zipf's law, or, where a word of the clause suggests it, near
+that word's partners (verb -> thing -> adjective, place; person -> verb). Neutral openers carry no topic. Every draw adds its -log p to
+the sentence's `nats`, so their sum over the tokens bounds the text's entropy from above (two derivations may write the same text).
 """
 
 import bisect
 import itertools
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,10 +17,7 @@ from saesteer.world.lexicon import Lexicon, Topic
 
 ALGORITHM_VERSION = 1
 
-SWITCH_TOPIC = 0.06
-OPENER_FIRST, OPENER_LATER = 0.30, 0.08
 PRONOUN = 0.4
-SENTENCES = (3, 9)
 WORD_ZIPF, PARTNER_ZIPF, DETERMINER_ZIPF = 0.4, 0.6, 0.8
 ADVERB = 0.25
 CLOSING = (".", ",", ":")  # written without a space before them
@@ -90,33 +85,6 @@ class Sentence:
     nats: float
 
 
-@dataclass(frozen=True)
-class Document:
-    """A few sentences, mostly of one topic."""
-
-    sentences: tuple[Sentence, ...]
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """All sentences' words."""
-        return tuple(itertools.chain.from_iterable(sentence.words for sentence in self.sentences))
-
-    @property
-    def topics(self) -> tuple[int, ...]:
-        """A topic for each of `words`."""
-        return tuple(itertools.chain.from_iterable(sentence.topics for sentence in self.sentences))
-
-    @property
-    def text(self) -> str:
-        """The document as it is read."""
-        return join_words(self.words)
-
-    def fitted(self, n_words: int) -> "Document":
-        """As many whole sentences from the start as fit into n_words."""
-        lengths = itertools.accumulate(len(sentence.words) for sentence in self.sentences)
-        return Document(tuple(s for s, end in zip(self.sentences, lengths, strict=True) if end <= n_words))
-
-
 class Dice:
     """A random stream that adds up the -log p of what it drew."""
 
@@ -151,30 +119,22 @@ class Scene:
     person: int | None = None
 
 
-def document(lexicon: Lexicon, rng: random.Random) -> Document:
-    """Draw one document of 3 to 9 sentences."""
-    dice = Dice(rng)
-    scene = Scene(dice.uniform(len(lexicon.topics)))
-    low, high = SENTENCES
-    n_sentences = low + dice.uniform(high - low + 1)
-    sentences = []
-    for position in range(n_sentences):
-        if position and dice.flip(SWITCH_TOPIC):
-            scene.topic = (scene.topic + 1 + dice.uniform(len(lexicon.topics) - 1)) % len(lexicon.topics)
-            scene.person = None
-        sentences.append(_sentence(lexicon, scene, OPENER_LATER if position else OPENER_FIRST, dice))
-    return Document(tuple(sentences))
-
-
-def documents(lexicon: Lexicon, rng: random.Random) -> Iterator[Document]:
-    """Documents without end."""
-    while True:
-        yield document(lexicon, rng)
+def sentence(lexicon: Lexicon, scene: Scene, opener: float, dice: Dice) -> Sentence:
+    """The next sentence of a scene, with a neutral opener at that probability."""
+    before = dice.nats
+    opening: tuple[str, ...] = ()
+    if opener and dice.flip(opener):
+        opening = opener_words(lexicon.openers[dice.uniform(len(lexicon.openers))])
+    clause = (*_clause(lexicon.topics[scene.topic], scene, dice), ".")
+    if not opening and lexicon.topics[scene.topic].name != "code":
+        clause = (clause[0].capitalize(), *clause[1:])
+    topics = (NO_TOPIC,) * len(opening) + (scene.topic,) * len(clause)
+    return Sentence(opening + clause, topics, dice.nats - before)
 
 
 def single_sentence(lexicon: Lexicon, topic: int, opener: float, rng: random.Random) -> Sentence:
     """One sentence of a given topic, as a document would begin, with a neutral opener at that probability."""
-    return _sentence(lexicon, Scene(topic), opener, Dice(rng))
+    return sentence(lexicon, Scene(topic), opener, Dice(rng))
 
 
 def opener_words(opener: str) -> tuple[str, ...]:
@@ -187,43 +147,11 @@ def join_words(words: tuple[str, ...]) -> str:
     return "".join(word if index == 0 or word in CLOSING else " " + word for index, word in enumerate(words))
 
 
-def vocabulary(lexicon: Lexicon) -> tuple[list[str], list[str]]:
-    """(every word that the grammar can write, those of them that can begin a document), sorted."""
-    inner: set[str] = {"an", "il", "elle", "he", "she", "even", "odd", *DIGITS, *DETERMINERS, *ADVERBS}
-    for template in (*ENGLISH, *FRENCH, *NUMBERS, *CODE):
-        inner.update(word for word in template.split() if not word.startswith("{"))
-    for topic in lexicon.topics:
-        inner.update(word for words in topic.lists.values() for phrase in words for word in phrase.split())
-    starts = {word.capitalize() for word in (*DETERMINERS, "an", "he", "she", "in", "there", "when", "everyone", "no", "nobody", "if")}
-    starts |= {word.capitalize() for word in ("le", "la", "il", "elle", "dans")}
-    for topic in lexicon.topics:
-        starts.update(word.capitalize() for word in topic.lists.get("words", ()))
-        starts.update(topic.lists.get("variables", ()))
-    starts |= {template.split()[0] for template in CODE if not template.startswith("{")}
-    for opener in lexicon.openers:
-        words = opener_words(opener)
-        inner.update(words)
-        starts.add(words[0])
-    return sorted((inner | starts) - set(CLOSING)), sorted(starts)
-
-
 @lru_cache
 def _zipf(n: int, exponent: float) -> tuple[list[float], list[float]]:
     weights = [(rank + 1) ** -exponent for rank in range(n)]
     total = math.fsum(weights)
     return list(itertools.accumulate(w / total for w in weights)), [-math.log(w / total) for w in weights]
-
-
-def _sentence(lexicon: Lexicon, scene: Scene, opener: float, dice: Dice) -> Sentence:
-    before = dice.nats
-    opening: tuple[str, ...] = ()
-    if opener and dice.flip(opener):
-        opening = opener_words(lexicon.openers[dice.uniform(len(lexicon.openers))])
-    clause = (*_clause(lexicon.topics[scene.topic], scene, dice), ".")
-    if not opening and lexicon.topics[scene.topic].name != "code":
-        clause = (clause[0].capitalize(), *clause[1:])
-    topics = (NO_TOPIC,) * len(opening) + (scene.topic,) * len(clause)
-    return Sentence(opening + clause, topics, dice.nats - before)
 
 
 def _clause(topic: Topic, scene: Scene, dice: Dice) -> tuple[str, ...]:

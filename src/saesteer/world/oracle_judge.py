@@ -4,7 +4,7 @@ It rates what P1 and AxBench (arXiv 2505.20063, 2501.17148) ask a language model
 naive Bayes topic model fitted on labelled text and by the loss of a second, independently seeded language model. Which words count
 as content is read off the fitted model: those whose topic distribution lies at least `content_nats` from the topics' prior.
 Function words ("the", "was", ".") and the neutral openers' words lie near it. All cuts were fitted on a calibration split of their
-own (saesteer.world.oracle).
+own (studies.world.oracle).
 """
 
 import json

@@ -3,8 +3,6 @@
 import hashlib
 import random
 
-import torch
-
 ALGORITHM_VERSION = 1
 
 
@@ -17,8 +15,3 @@ def stream_seed(seed: int, name: str) -> int:
 def text_stream(seed: int, name: str) -> random.Random:
     """Python's generator for the grammar's choices."""
     return random.Random(stream_seed(seed, name))
-
-
-def tensor_stream(seed: int, name: str) -> torch.Generator:
-    """Torch's generator for initial weights and shuffles."""
-    return torch.Generator().manual_seed(stream_seed(seed, name))

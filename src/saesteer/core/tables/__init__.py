@@ -1,7 +1,7 @@
 """Columns, dtypes, units and keys of every table on disk: one schema a table, validated on write and on read.
 
 A step table (STEPS) has one row a key, so "is it computed?" is an anti-join on the key columns; what belongs to a key in any
-number (records of a feature, tokens of a generation) is a list in that row. A summary table (SUMMARIES) is computed afresh.
+number (records of a feature, tokens of a generation) is a list in that row. A summary table is computed afresh.
 A column is nullable only where it says when it is null.
 """
 
@@ -9,30 +9,26 @@ from saesteer.core.tables.methods import (
     ASKED_CONCEPTS,
     CONCEPT_TEXTS,
     DAMAGE,
-    DAMAGE_SUMMARIES,
     EFFECTS,
     FITS,
+    METHOD_DAMAGE,
     METHOD_STEPS,
     METHOD_SUMMARIES,
     PERSISTENCE,
-    PERSISTENCE_SUMMARIES,
     STEERING_PROMPTS,
 )
 from saesteer.core.tables.questions import (
     APPROXIMATOR_SIZES,
     CHOICE_RULES,
     DATA_SIZES,
-    EFFECT_LAYER_SUMMARIES,
     EFFECT_LAYERS,
     EFFECT_MULTIPLES,
-    EFFECT_QUESTIONS,
     EFFECTS_AT_LATER_LAYERS,
     EFFECTS_AT_MULTIPLES,
     FEATURE_RANKINGS,
     GRID_ENDS,
     HEADLINE_SAMPLES,
     JUDGE_ERROR,
-    LAYER_SUMMARIES,
     OUTPUT_SCORE_SETTINGS,
     PREDICTIONS,
     PREDICTOR_WEIGHTS,
@@ -73,9 +69,4 @@ from saesteer.core.tables.summaries import (
     PMI,
     SELECTION,
     STEERING,
-    SUMMARIES,
 )
-
-ALL_SUMMARIES = SUMMARIES | LAYER_SUMMARIES | QUESTION_SUMMARIES | METHOD_SUMMARIES | DAMAGE_SUMMARIES | EFFECT_QUESTIONS
-ALL_SUMMARIES |= by_name(EFFECTS_AT_MULTIPLES, EFFECTS_AT_LATER_LAYERS) | EFFECT_LAYER_SUMMARIES | PERSISTENCE_SUMMARIES
-"""Every summary table, by name."""

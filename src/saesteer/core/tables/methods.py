@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from saesteer.core.tables.schema import Column, Table, by_name
+from saesteer.core.tables.schema import Column, Table, by_name, interval
 from saesteer.core.tables.steps import FACTOR, LAYER, METHOD, reason_for
 
 CONCEPT_ID = Column(pl.String, "first 16 hex digits of the SHA-256 of the concept's text")
@@ -172,6 +172,13 @@ METHOD_SCORES = Table(
     },
 )
 _INTERVAL_NULL = "fewer than 2 concepts"
+
+
+def _mean(name: str, meaning: str, null_when: str | None = None, ends: str | None = None) -> dict[str, Column]:
+    """A mean over concepts and the ends of its interval."""
+    return interval(name, meaning, "concepts", null_when, _INTERVAL_NULL, ends)
+
+
 _UNTRAINED, _NONE_HELD_OUT = "it is not trained by gradient descent", "no texts were held out"
 METHODS_TABLE = Table(
     "methods",
@@ -186,17 +193,11 @@ METHODS_TABLE = Table(
         "text_use": Column(pl.String, "what the concept's labelled texts are used for (saesteer.settings.registry.TEXT_USES)"),
         "n_concepts": Column(pl.UInt32, "concepts asked for"),
         "n": Column(pl.UInt32, "concepts with a score; those where it abstains have the unsteered text's"),
-        "score": Column(pl.Float64, "mean over them", "no concept has a score"),
-        "score_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
-        "score_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
-        "rank": Column(pl.Float64, "its place in the layer by that mean, 1 the best; equals share theirs", "no concept has a score"),
-        "rank_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
-        "rank_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        **_mean("score", "mean over them", "no concept has a score"),
+        **_mean("rank", "its place in the layer by that mean, 1 the best; equals share theirs", "no concept has a score"),
         "n_abstaining": Column(pl.UInt32, "concepts for which the method has no intervention"),
         "n_surviving": Column(pl.UInt32, "concepts with a score of the method's own"),
-        "surviving_score": Column(pl.Float64, "mean over those only: flatters a method that abstains", "there are none"),
-        "surviving_low": Column(pl.Float64, "lower end", _INTERVAL_NULL),
-        "surviving_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        **_mean("surviving_score", "mean over those only: flatters a method that abstains", "there are none", ends="surviving_"),
         "n_texts": Column(pl.UInt32, "texts reported on"),
         "n_missing": Column(pl.UInt32, "of them, those without a score"),
         "concept_rating": Column(pl.Float64, "mean over concepts at the chosen factors", "no text of its own was rated"),
@@ -238,9 +239,7 @@ METHOD_DIFFERENCES = Table(
         "method": METHOD,
         "other": Column(pl.String, "key of the method that is subtracted; each pair stands once, in the order of METHODS_TABLE's keys"),
         "n": Column(pl.UInt32, "concepts with a score under both"),
-        "mean": Column(pl.Float64, "mean over concepts of score minus the other's", "there are none"),
-        "low": Column(pl.Float64, "lower end of its paired bootstrap interval over concepts", _INTERVAL_NULL),
-        "high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        **_mean("mean", "mean over concepts of score minus the other's", "there are none", ends=""),
         "detectable": Column(
             pl.Float64, "difference that as many concepts would show with probability .8 (two-sided test at 1 - confidence)", _INTERVAL_NULL
         ),
@@ -256,24 +255,23 @@ METHOD_DAMAGE = Table(
         "method": METHOD,
         **METHODS_TABLE.some("title", "family", "score", "score_low", "score_high"),
         "n": Column(pl.UInt32, "concepts; those where it abstains are not steered, so nothing is lost"),
-        "loss_rise": Column(pl.Float64, "mean over them of what steering as chosen adds to the loss on ordinary texts, nats a token"),
-        "loss_rise_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
-        "loss_rise_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
-        "divergence": Column(pl.Float64, "mean over them of the divergence from the unsteered next-token distribution, nats"),
-        "divergence_low": Column(pl.Float64, "lower end", _INTERVAL_NULL),
-        "divergence_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        **_mean("loss_rise", "mean over them of what steering as chosen adds to the loss on ordinary texts, nats a token"),
+        **_mean("divergence", "mean over them of the divergence from the unsteered next-token distribution, nats"),
         "unsteered_loss": Column(pl.Float64, "loss on ordinary texts, unsteered, nats a token"),
-        "other_rating": Column(
-            pl.Float64,
+        **interval(
+            "other_rating",
             "mean rating of all other topics in the texts at the chosen factors, 0 to 2",
+            "concepts",
             "the judge is not the shipped world's oracle",
+            "the same, or fewer than 2 concepts",
         ),
-        "other_rating_low": Column(pl.Float64, "lower end", "the same, or fewer than 2 concepts"),
-        "other_rating_high": Column(pl.Float64, "upper end", "the same, or fewer than 2 concepts"),
         **METHODS_TABLE.some("confidence"),
     },
 )
-_RATINGS = ("score", "concept_rating", "instruction_rating", "fluency_rating")
+_MEANS = {
+    name: _mean(name, "mean over concepts, all prompts", "none could be rated")
+    for name in ("score", "concept_rating", "instruction_rating", "fluency_rating")
+}
 METHOD_CURVES = Table(
     "method_curves",
     ("layer", "method", "factor"),
@@ -285,9 +283,7 @@ METHOD_CURVES = Table(
         "n": Column(pl.UInt32, "concepts for which the method has an intervention"),
         "n_texts": Column(pl.UInt32, "their texts, of all prompts"),
         "n_missing": Column(pl.UInt32, "of them, those without a score"),
-        **{name: Column(pl.Float64, "mean over concepts, all prompts", "none could be rated") for name in _RATINGS},
-        **{f"{name}_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL) for name in _RATINGS},
-        **{f"{name}_high": Column(pl.Float64, "upper end", _INTERVAL_NULL) for name in _RATINGS},
+        **{f"{name}{end}": columns[f"{name}{end}"] for end in ("", "_low", "_high") for name, columns in _MEANS.items()},
         "perplexity": Column(pl.Float64, "geometric mean over concepts", "every text is empty"),
         "n_chosen": Column(pl.UInt32, "choices that fell on this factor"),
         "method_score": Column(pl.Float64, "the method's held-out score (METHODS_TABLE)", "no concept has a score"),
@@ -328,23 +324,14 @@ PERSISTENCE = Table(
         **METHODS_TABLE.some("title", "family"),
         "n": Column(pl.UInt32, "concepts that have such a stretch; those where the method abstains have none"),
         "n_texts": Column(pl.UInt32, "of their held-out texts at the chosen factors, those that have it"),
-        "concept_rating": Column(pl.Float64, "mean over concepts of the stretch's concept rating, 0 to 2", "nothing in it could be rated"),
-        "concept_rating_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
-        "concept_rating_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
-        "change": Column(
-            pl.Float64,
+        **_mean("concept_rating", "mean over concepts of the stretch's concept rating, 0 to 2", "nothing in it could be rated"),
+        **_mean(
+            "change",
             "its rating less that of the same text's first stretch, mean over texts, then concepts",
             "nothing in it could be rated",
         ),
-        "change_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
-        "change_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
-        "capitals": Column(pl.Float64, "share of words within sentences that begin with a capital, mean over concepts"),
-        "capitals_low": Column(pl.Float64, "lower end of its bootstrap interval over concepts", _INTERVAL_NULL),
-        "capitals_high": Column(pl.Float64, "upper end", _INTERVAL_NULL),
+        **_mean("capitals", "share of words within sentences that begin with a capital, mean over concepts"),
         "confidence": Column(pl.Float64, "share of draws that every interval holds"),
     },
 )
 METHOD_SUMMARIES = by_name(METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES, METHODS_TABLE, METHOD_DIFFERENCES, METHOD_CURVES, METHOD_PUBLISHED)
-DAMAGE_SUMMARIES = by_name(METHOD_DAMAGE)
-PERSISTENCE_SUMMARIES = by_name(PERSISTENCE)
-"""Of a comparison that has ordinary texts."""

@@ -3,24 +3,13 @@
 import polars as pl
 
 from saesteer.core.tables.methods import EFFECTS
-from saesteer.core.tables.schema import Column, Table, by_name
+from saesteer.core.tables.schema import Column, Table, by_name, interval
 from saesteer.core.tables.steps import OUTPUT_SCORE, PER_FEATURE
-
-
-def _with_interval(
-    name: str, meaning: str, over: str = "vectors", null_when: str | None = None, ends_null_when: str | None = None
-) -> dict[str, Column]:
-    """A number and the ends of its interval, with when it is null and when they are."""
-    return {
-        name: Column(pl.Float64, meaning, null_when),
-        f"{name}_low": Column(pl.Float64, f"lower end of its bootstrap interval over {over}", ends_null_when or null_when),
-        f"{name}_high": Column(pl.Float64, "upper end", ends_null_when or null_when),
-    }
 
 
 def _rank_correlation(name: str, meaning: str) -> dict[str, Column]:
     """A rank correlation over features and the ends of its interval."""
-    return _with_interval(name, meaning, "features", "one of the two does not vary", f"as {name}, or fewer than 3 features")
+    return interval(name, meaning, "features", "one of the two does not vary", f"as {name}, or fewer than 3 features")
 
 
 _NO_CONCEPT = "no clear concept, or no text of it"
@@ -67,12 +56,16 @@ CHOICE_RULES = Table(
         ),
         "n_concepts": Column(pl.UInt32, "concepts with at least two labelled features that were judged"),
         "n": Column(pl.UInt32, "of them, those for which the rule picks one"),
-        **_with_interval(
+        **interval(
             "score", "mean over them of the picked feature's held-out judge score, 0 to 2", "concepts", "it picks none", _FEW_CONCEPTS
         ),
-        "above_random": Column(pl.Float64, "mean over them of that score less the mean over the concept's candidates", "it picks none"),
-        "above_random_low": Column(pl.Float64, "lower end", _FEW_CONCEPTS),
-        "above_random_high": Column(pl.Float64, "upper end", _FEW_CONCEPTS),
+        **interval(
+            "above_random",
+            "mean over them of that score less the mean over the concept's candidates",
+            "concepts",
+            "it picks none",
+            _FEW_CONCEPTS,
+        ),
         "share_of_best": Column(pl.Float64, "score over the best's, over the same concepts", "factors are not chosen by the judge"),
     },
 )
@@ -85,7 +78,7 @@ FEATURE_RANKINGS = Table(
         "rule": Column(pl.String, "column of FEATURES or QUANTITIES that ranks a layer's judged features"),
         "n": Column(pl.UInt32, "features that have it"),
         "n_steers": Column(pl.UInt32, "of them, those with a held-out judge score of at least 1"),
-        **_with_interval("area", "area under the ROC curve as a test of steering well", "features", _ONE_KIND),
+        **interval("area", "area under the ROC curve as a test of steering well", "features", _ONE_KIND),
         "precision_10": Column(pl.Float64, "share of the ten first that steer well", "fewer than 10 features"),
         "precision_50": Column(pl.Float64, "share of the fifty first", "fewer than 50 features"),
     },
@@ -116,12 +109,10 @@ HEADLINE_SAMPLES = Table(
         "n_kept": Column(pl.UInt32, "of them, those that reach the headline's threshold"),
         "mean": Column(pl.Float64, "mean over all", "there is none"),
         "kept_mean": Column(pl.Float64, "mean over those kept", _NONE_KEPT),
-        **_with_interval(
+        **interval(
             "ratio", "the second over the first", "features", "nothing is kept, or the mean is 0", "as ratio, or fewer than 2 features"
         ),
-        **_with_interval(
-            "difference", "kept less removed", "features", "nothing is kept or nothing removed", "fewer than 2 are kept or removed"
-        ),
+        **interval("difference", "kept less removed", "features", "nothing is kept or nothing removed", "fewer than 2 are kept or removed"),
         "n_sampled": Column(pl.UInt32, "features of a layer in a sample"),
         "sampled_ratio": Column(pl.Float64, "median over random samples of the ratio", "no sample has one"),
         "sampled_ratio_low": Column(pl.Float64, "lower end of what the samples have", "no sample has one"),
@@ -137,7 +128,7 @@ THRESHOLD_CURVES = Table(
         "threshold": Column(pl.Float64, "features with output score >= this are kept"),
         **HEADLINE_SAMPLES.some("n"),
         "n_kept": Column(pl.UInt32, "features kept"),
-        **_with_interval("gain", "mean over those kept less the mean over all", "features", _NONE_KEPT),
+        **interval("gain", "mean over those kept less the mean over all", "features", _NONE_KEPT),
     },
 )
 THRESHOLD_TRANSFER = Table(
@@ -151,9 +142,7 @@ THRESHOLD_TRANSFER = Table(
         "threshold_low": Column(pl.Float64, "lower end over halvings; of layers the same"),
         "threshold_high": Column(pl.Float64, "upper end"),
         "gain_chosen": Column(pl.Float64, "gain where it was chosen; of halves the mean"),
-        "gain": Column(pl.Float64, "gain where it was tried", _NONE_KEPT),
-        "gain_low": Column(pl.Float64, "lower end over halvings; of layers of its bootstrap interval over features", _NONE_KEPT),
-        "gain_high": Column(pl.Float64, "upper end", _NONE_KEPT),
+        **interval("gain", "gain where it was tried", "features; of halves the lower end over halvings", _NONE_KEPT),
     },
 )
 GRID_ENDS = Table(
@@ -168,7 +157,7 @@ GRID_ENDS = Table(
         "at_largest": Column(pl.Float64, "share of them that are the grid's largest", "there is no choice"),
         "moved": Column(pl.Float64, "share of choices that differ from those with all factors", "there is no choice"),
         "score": Column(pl.Float64, "held-out judge score, mean over features", "no feature was judged"),
-        **_with_interval("change", "that less the score with all factors", "features", "no feature was judged", "fewer than 2 features"),
+        **interval("change", "that less the score with all factors", "features", "no feature was judged", "fewer than 2 features"),
     },
 )
 SETTING_AGREEMENT = Table(
@@ -212,9 +201,13 @@ PREDICTIONS = Table(
         "penalty": Column(pl.Float64, "of the ridge regression, chosen by cross-validation", "it was trained on another experiment"),
         **_rank_correlation("rho", "rank correlation of prediction and held-out judge score"),
         **CHOICE_RULES.some("n_concepts", "score", "score_low", "score_high"),
-        "above_activation": Column(pl.Float64, "that score less that of the largest record's pick, over concepts", "it picks none"),
-        "above_activation_low": Column(pl.Float64, "lower end", _FEW_CONCEPTS),
-        "above_activation_high": Column(pl.Float64, "upper end", _FEW_CONCEPTS),
+        **interval(
+            "above_activation",
+            "that score less that of the largest record's pick, over concepts",
+            "concepts",
+            "it picks none",
+            _FEW_CONCEPTS,
+        ),
     },
 )
 PREDICTOR_WEIGHTS = Table(
@@ -236,7 +229,7 @@ RECOMMENDATIONS = Table(
         "layer": Column(pl.UInt16, "of the feature that it recommends", "no text could be rated"),
         "feature": Column(pl.UInt32, "the feature that it recommends", "no text could be rated"),
         "factor": Column(pl.String, "how hard to steer with it", "no text could be rated"),
-        **_with_interval("score", "held-out mean judge score of choosing so among the candidates", "prompts", "no text could be rated"),
+        **interval("score", "held-out mean judge score of choosing so among the candidates", "prompts", "no text could be rated"),
         "best": Column(pl.Float64, "the same of choosing so among all features with the label", "no text could be rated"),
         "regret": Column(pl.Float64, "best less score", "no text could be rated"),
     },
@@ -249,9 +242,9 @@ APPROXIMATOR_SIZES = Table(
         "model": Column(pl.String, "linear: ridge regression on the unit direction, as SAE-TS has it; kernel: on Gaussians of distances"),
         "n": Column(pl.UInt32, "vectors that it is fitted on"),
         "n_held_out": Column(pl.UInt32, "vectors that R2 is measured on"),
-        "r2": Column(pl.Float64, "1 - squared error over squared distance from the fitted vectors' mean effect, all features together"),
-        "r2_low": Column(pl.Float64, "lower end of its bootstrap interval over held-out vectors"),
-        "r2_high": Column(pl.Float64, "upper end"),
+        **interval(
+            "r2", "1 - squared error over squared distance from the fitted vectors' mean effect, all features together", "held-out vectors"
+        ),
     },
 )
 EFFECT_MULTIPLES = Table(
@@ -261,11 +254,11 @@ EFFECT_MULTIPLES = Table(
         "layer": PER_FEATURE["layer"],
         "multiple": Column(pl.Float64, "of the scale at which the approximator's vectors were added"),
         "n": Column(pl.UInt32, "held-out vectors"),
-        **_with_interval("loss_rise", "by how much they raise the loss of unsteered texts, nats a token"),
-        **_with_interval("size", "norm of the effect over its norm at multiple 1"),
-        **_with_interval("cosine", "cosine of the effect with that at multiple 1"),
-        **_with_interval("pattern", "cosine of the predicted and the measured effect, each less its mean over vectors"),
-        **_with_interval("r2", "R2 of multiple * x M + b about the mean effect at this multiple; below 0 the mean predicts better"),
+        **interval("loss_rise", "by how much they raise the loss of unsteered texts, nats a token", "vectors"),
+        **interval("size", "norm of the effect over its norm at multiple 1", "vectors"),
+        **interval("cosine", "cosine of the effect with that at multiple 1", "vectors"),
+        **interval("pattern", "cosine of the predicted and the measured effect, each less its mean over vectors", "vectors"),
+        **interval("r2", "R2 of multiple * x M + b about the mean effect at this multiple; below 0 the mean predicts better", "vectors"),
     },
 )
 _LATER = {"read_layer": Column(pl.UInt16, "whose SAE read the texts: the steered layer itself or a later one of the experiment")}
@@ -282,8 +275,8 @@ JUDGE_ERROR = Table(
         "group": Column(pl.String, "rule of CHOICE_RULES whose picks these are; or all features, features kept or removed by P1's filter"),
         "units": Column(pl.String, "concepts or features"),
         "n": Column(pl.UInt32, "how many"),
-        **_with_interval("score", "mean of held-out judge scores, factors chosen by the judge", "units", "fewer than 2 units"),
-        **_with_interval(
+        **interval("score", "mean of held-out judge scores, factors chosen by the judge", "units", "fewer than 2 units"),
+        **interval(
             "corrected",
             "the same corrected for the judge's measured errors, which can leave 0 to 2",
             "units and over the texts on which the judge was measured",
@@ -292,23 +285,6 @@ JUDGE_ERROR = Table(
     },
 )
 """Without rows where the judge's folder does not say how texts made as 0, 1 and 2 were rated."""
-RECORD_AGREEMENT = Table(
-    "record_agreement",
-    ("layer",),
-    {
-        "layer": PER_FEATURE["layer"],
-        "n": Column(pl.UInt32, "features"),
-        **_rank_correlation("rho_input_score", "rank correlation of the input score from one corpus with that from the other"),
-        **_rank_correlation("rho_max_activation", "the same of the largest record"),
-        **_rank_correlation("rho_density", "the same of the density"),
-        "n_concept": Column(pl.UInt32, "features with a concept by the first corpus"),
-        "n_other_concept": Column(pl.UInt32, "by the second"),
-        "n_both": Column(pl.UInt32, "by both"),
-        "n_same": Column(pl.UInt32, "of these, with the same concept"),
-    },
-)
-LAYER_SUMMARIES = by_name(QUANTITIES, OUTPUT_SCORE_SETTINGS)
-"""A file each for the layers of a job."""
 QUESTION_SUMMARIES = by_name(
     CHOICE_RULES,
     FEATURE_RANKINGS,
@@ -332,8 +308,8 @@ PSEUDO_INVERSES = Table(
         "target": Column(pl.Float64, "code of its feature that a vector (target e_j - b) pinv(M) aims at; SAE-TS has 1"),
         "n": Column(pl.UInt32, "features with a concept that a vector changes"),
         "condition": Column(pl.Float64, "largest over smallest singular value of M that is not 0"),
-        **_with_interval("column_cosine", "cosine of the vector with the feature's column of M", "features"),
-        **_with_interval("shared_cosine", "cosine with -b pinv(M), which the vectors of all features share", "features"),
+        **interval("column_cosine", "cosine of the vector with the feature's column of M", "features"),
+        **interval("shared_cosine", "cosine with -b pinv(M), which the vectors of all features share", "features"),
     },
 )
 EFFECTS_AT_MULTIPLES = Table(
@@ -346,7 +322,3 @@ EFFECTS_AT_LATER_LAYERS = Table(
     ("layer", "vector", "read_layer"),
     {**EFFECTS.columns, **_LATER},
 )
-EFFECT_LAYER_SUMMARIES = by_name(EFFECT_LAYERS)
-"""Where settings say how many vectors' texts later layers read again."""
-EFFECT_QUESTIONS = by_name(APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES)
-"""What the approximator of steering's effects (SAE-TS) leaves open, where settings name multiples."""

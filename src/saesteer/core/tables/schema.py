@@ -23,6 +23,20 @@ class Column:
     """Differs each time the row is computed, and is no part of what is measured on the row."""
 
 
+def interval(
+    name: str, meaning: str, over: str, null_when: str | None = None, ends_null_when: str | None = None, ends: str | None = None
+) -> dict[str, Column]:
+    """A value and the ends of its bootstrap interval over what it is a mean of (saesteer.core.uncertainty.interval_columns): NAME, NAME_low
+    and NAME_high. The ends are null as the value is unless `ends_null_when` says otherwise; `ends` is what their names begin with, where
+    that is not NAME_."""
+    begin, missing = f"{name}_" if ends is None else ends, ends_null_when or null_when
+    return {
+        name: Column(pl.Float64, meaning, null_when),
+        f"{begin}low": Column(pl.Float64, f"lower end of its bootstrap interval over {over}", missing),
+        f"{begin}high": Column(pl.Float64, "upper end", missing),
+    }
+
+
 @dataclass(frozen=True)
 class Table:
     name: str

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from saesteer.core.tables.schema import Column, Table, by_name
+from saesteer.core.tables.schema import Column, Table, interval
 from saesteer.core.tables.steps import CONCEPTS, FACTOR, INPUT_SCORE, LOGIT_LENS, OUTPUT_SCORE, PER_FEATURE, RECORDS, reason_for
 
 FEATURES = Table(
@@ -93,12 +93,10 @@ SELECTION = Table(
         "n_features": Column(pl.UInt32, "features with the measure, before filtering"),
         "n_missing": Column(pl.UInt32, "features without it, left out"),
         "n_kept": Column(pl.UInt32, "features kept"),
-        "mean": Column(pl.Float64, "mean of the measure over kept features", "nothing is kept"),
-        "low": Column(pl.Float64, "lower end of its bootstrap interval over features", "fewer than 2 are kept"),
-        "high": Column(pl.Float64, "upper end", "fewer than 2 are kept"),
-        "removed_mean": Column(pl.Float64, "mean over removed features", "nothing is removed"),
-        "removed_low": Column(pl.Float64, "lower end of its bootstrap interval over features", "fewer than 2 are removed"),
-        "removed_high": Column(pl.Float64, "upper end", "fewer than 2 are removed"),
+        **interval("mean", "mean of the measure over kept features", "features", "nothing is kept", "fewer than 2 are kept", ends=""),
+        **interval(
+            "removed_mean", "mean over removed features", "features", "nothing is removed", "fewer than 2 are removed", ends="removed_"
+        ),
         "random_mean": Column(pl.Float64, "mean when as many are removed at random", "nothing is kept"),
         "random_low": Column(pl.Float64, "lower end of the random band", "nothing is kept"),
         "random_high": Column(pl.Float64, "upper end of the random band", "nothing is kept"),
@@ -113,12 +111,8 @@ FACTOR_BINS = Table(
         "output_score_high": Column(pl.Float64, "upper edge (excluded, but 1 is included)"),
         "factor": FACTOR,
         "n_features": Column(pl.UInt32, "features in the bin"),
-        "gen_success_20": Column(pl.Float64, "mean over features of GenSuccess@20, all prefixes"),
-        "gen_success_20_low": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
-        "gen_success_20_high": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
-        "perplexity": Column(pl.Float64, "geometric mean over features and texts", "every text is empty"),
-        "perplexity_low": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
-        "perplexity_high": Column(pl.Float64, "bootstrap interval over features", "fewer than 2 features"),
+        **interval("gen_success_20", "mean over features of GenSuccess@20, all prefixes", "features", None, "fewer than 2 features"),
+        **interval("perplexity", "geometric mean over features and texts", "features", "every text is empty", "fewer than 2 features"),
     },
 )
 FEATURE_PMI = Table(
@@ -140,9 +134,7 @@ PMI = Table(
         "threshold": Column(pl.Float64, "features with output score >= this are kept"),
         "n_kept": Column(pl.UInt32, "features kept that have a PMI"),
         "n_missing": Column(pl.UInt32, "features kept without one"),
-        "mean": Column(pl.Float64, "mean PMI in nats", "nothing is kept"),
-        "low": Column(pl.Float64, "bootstrap interval over features", "fewer than 2"),
-        "high": Column(pl.Float64, "bootstrap interval over features", "fewer than 2"),
+        **interval("mean", "mean PMI in nats", "features", "nothing is kept", "fewer than 2", ends=""),
     },
 )
 EXAMPLES = Table(
@@ -162,4 +154,3 @@ EXAMPLES = Table(
         "steered": Column(pl.String, "continuation at the chosen factor", "steering failed"),
     },
 )
-SUMMARIES = by_name(FEATURES, STEERING, BEST_FACTORS, OUTCOMES, SELECTION, FACTOR_BINS, FEATURE_PMI, PMI, EXAMPLES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from saesteer.core.tables.methods import METHOD_DAMAGE
-from saesteer.methods.compare.means import mean_and_ends
+from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT, unsteered_key
 from saesteer.settings.methods import MethodSettings
 
@@ -30,8 +30,7 @@ def method_damage(
         layer, key = group.select("layer", "method").row(0)
         line = {"layer": layer, "method": key, "n": group["loss_rise"].count(), "confidence": settings.confidence}
         for name in _MEASURES:
-            ends = mean_and_ends(group[name], settings, ("damage", name, layer, key))
-            line |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+            line |= mean_over_concepts(name, group[name], settings, "damage", name, layer, key)
         lines.append(line)
     made = {name: dtype for name, dtype in METHOD_DAMAGE.schema.items() if name not in (*_TAKEN_OVER, "unsteered_loss")}
     table = pl.DataFrame(lines, schema=made)

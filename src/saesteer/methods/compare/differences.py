@@ -10,7 +10,7 @@ import polars as pl
 from jaxtyping import Float
 
 from saesteer.core.tables.methods import METHOD_DIFFERENCES
-from saesteer.core.uncertainty import paired_difference_interval, random_stream
+from saesteer.core.uncertainty import mean_columns, random_stream
 from saesteer.settings.methods import MethodSettings
 
 POWER = 0.8
@@ -40,12 +40,9 @@ def method_differences(scores: pl.DataFrame, settings: MethodSettings) -> pl.Dat
 def _difference(
     a: Float[np.ndarray, " concept"], b: Float[np.ndarray, " concept"], label: tuple[int, str, str], settings: MethodSettings
 ) -> _Row:
-    known = ~np.isnan(a - b)
-    stream = random_stream(settings.seed, "methods", "difference", *label)
-    interval = paired_difference_interval(a[known], b[known], settings.bootstrap_draws, settings.confidence, stream)
-    low, high = interval or (None, None)
-    mean = float((a - b)[known].mean()) if known.any() else None
-    return {"n": int(known.sum()), "mean": mean, "low": low, "high": high, "detectable": detectable((a - b)[known], settings.confidence)}
+    differences = (a - b)[~np.isnan(a - b)]
+    mean = mean_columns("mean", differences, settings, random_stream(settings.seed, "methods", "difference", *label), ends="")
+    return {"n": len(differences), **mean, "detectable": detectable(differences, settings.confidence)}
 
 
 def detectable(differences: Float[np.ndarray, " concept"], confidence: float) -> float | None:

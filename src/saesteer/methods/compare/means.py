@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.core.tables.methods import METHOD_CURVES, METHODS_TABLE
-from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.core.uncertainty import mean_columns, random_stream
 from saesteer.methods.compare.protocol import FIT, Rows, row_of
 from saesteer.methods.compare.ranks import method_ranks
 from saesteer.settings.methods import MethodSettings
@@ -56,22 +56,18 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
 
 def _means(group: pl.DataFrame, label: tuple[int, str], settings: MethodSettings) -> _Row:
     own = group.filter(~pl.col("abstains"))
-    every = zip(("score", "score_low", "score_high"), mean_and_ends(group["score"], settings, ("mean", *label)), strict=True)
-    surviving = zip(
-        ("surviving_score", "surviving_low", "surviving_high"), mean_and_ends(own["score"], settings, ("mean", *label)), strict=True
-    )
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
-    return {**sizes, "n_abstaining": group.height - own.height, "n_surviving": own["score"].count(), **dict(every), **dict(surviving)}
+    sizes |= {"n_abstaining": group.height - own.height, "n_surviving": own["score"].count()}
+    surviving = mean_over_concepts("surviving_score", own["score"], settings, "mean", *label, ends="surviving_")
+    return sizes | mean_over_concepts("score", group["score"], settings, "mean", *label) | surviving
 
 
-def mean_and_ends(
-    values: pl.Series, settings: MethodSettings, label: tuple[str | int, ...]
-) -> tuple[float | None, float | None, float | None]:
-    """Mean and interval of the values that are there; their order does not matter."""
+def mean_over_concepts(
+    name: str, values: pl.Series, settings: MethodSettings, *label: str | int, ends: str | None = None
+) -> dict[str, float | None]:
+    """`mean_columns` of the values that are not null; their order does not matter."""
     present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
-    stream = random_stream(settings.seed, "methods", *label)
-    low, high = bootstrap_mean_interval(present, settings.bootstrap_draws, settings.confidence, stream) or (None, None)
-    return (float(present.mean()) if len(present) else None), low, high
+    return mean_columns(name, present, settings, random_stream(settings.seed, "methods", *label), ends)
 
 
 def _at_chosen(group: pl.DataFrame) -> _Row:
@@ -155,5 +151,5 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
 def _curve_point(group: pl.DataFrame, label: tuple[str | int, ...], settings: MethodSettings) -> _Row:
     point: _Row = {}
     for name in ("score", *_RATINGS):
-        point[name], point[f"{name}_low"], point[f"{name}_high"] = mean_and_ends(group[name], settings, ("curve", name, *label))
+        point |= mean_over_concepts(name, group[name], settings, "curve", name, *label)
     return point | {"perplexity": _geometric_mean(group["log_perplexity"])}

@@ -8,7 +8,7 @@ import polars as pl
 
 from saesteer.core.tables.methods import PERSISTENCE
 from saesteer.core.tables.steps import FIT_TEXT
-from saesteer.methods.compare.means import mean_and_ends
+from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT
 from saesteer.settings.methods import MethodSettings
 
@@ -40,8 +40,7 @@ def persistence(rated: pl.DataFrame, methods: pl.DataFrame, settings: MethodSett
         layer, key, stretch = group.select(keys).row(0)
         line = {"layer": layer, "method": key, "stretch": stretch, "n": group.height, "n_texts": group["n_texts"].sum()}
         for name in _MEASURES:
-            ends = mean_and_ends(group[name], settings, ("persistence", name, layer, key, stretch))
-            line |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+            line |= mean_over_concepts(name, group[name], settings, "persistence", name, layer, key, stretch)
         lines.append(line | {"confidence": settings.confidence})
     made = {name: dtype for name, dtype in PERSISTENCE.schema.items() if name not in ("title", "family")}
     titles = methods.select("layer", "method", "title", "family")

@@ -11,9 +11,9 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from saesteer.core.tables import APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES
-from saesteer.core.uncertainty import bootstrap_mean_interval, quantile_interval, random_stream
+from saesteer.core.uncertainty import interval_columns, mean_columns, quantile_interval, random_stream
 from saesteer.methods.fit.approximator import ridge
-from saesteer.settings import SelectionSettings
+from saesteer.settings import IntervalSettings
 
 SMALLEST = 64
 """Fewest vectors that an approximator is fitted on; the next sizes are twice as many."""
@@ -32,7 +32,7 @@ New = Float64[ndarray, "new d_model"]
 Predicted = Float64[ndarray, "new n_features"]
 
 
-def approximator_sizes(effects: pl.DataFrame, n_held_out: int, settings: SelectionSettings) -> pl.DataFrame:
+def approximator_sizes(effects: pl.DataFrame, n_held_out: int, settings: IntervalSettings) -> pl.DataFrame:
     """APPROXIMATOR_SIZES rows of one layer's EFFECTS: held out are the vectors of lowest number, fitted the first ones after them."""
     (layer,) = effects["layer"].unique()
     ordered = effects.sort("vector")
@@ -49,7 +49,7 @@ def approximator_sizes(effects: pl.DataFrame, n_held_out: int, settings: Selecti
     return pl.DataFrame(rows, schema=APPROXIMATOR_SIZES.schema)
 
 
-def effect_layers(effects: pl.DataFrame, at_later: pl.DataFrame, n_held_out: int, settings: SelectionSettings) -> pl.DataFrame:
+def effect_layers(effects: pl.DataFrame, at_later: pl.DataFrame, n_held_out: int, settings: IntervalSettings) -> pl.DataFrame:
     """EFFECT_LAYERS rows of one layer: R2 of the approximator fitted on its vectors' effects (EFFECTS rows), and of those fitted on what
     later layers' SAEs read of the same vectors (effects.effects_at_later_layers)."""
     (layer,) = effects["layer"].unique()
@@ -120,7 +120,7 @@ def _squared_distances(a: Float64[ndarray, "a d_model"], b: Float64[ndarray, "b 
     return ((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T).clip(min=0)
 
 
-def effect_multiples(effects: pl.DataFrame, at_multiples: pl.DataFrame, n_held_out: int, settings: SelectionSettings) -> pl.DataFrame:
+def effect_multiples(effects: pl.DataFrame, at_multiples: pl.DataFrame, n_held_out: int, settings: IntervalSettings) -> pl.DataFrame:
     """EFFECT_MULTIPLES rows of one layer: the held-out vectors' effects at multiples (effects.effects_at_multiples) against their own at
     1 and against the approximator that is fitted on the others at 1."""
     (layer,) = effects["layer"].unique()
@@ -136,8 +136,8 @@ def effect_multiples(effects: pl.DataFrame, at_multiples: pl.DataFrame, n_held_o
 
 
 def _of_multiple(
-    multiple: float, own: pl.DataFrame, base: Effects, of_held_out: Effects, b: Float64[ndarray, " n_features"], settings: SelectionSettings
-) -> dict[str, float]:
+    multiple: float, own: pl.DataFrame, base: Effects, of_held_out: Effects, b: Float64[ndarray, " n_features"], settings: IntervalSettings
+) -> dict[str, float | None]:
     effect = _matrix(own["effect"])
     usual = effect.mean(axis=0)
     values = {
@@ -151,7 +151,7 @@ def _of_multiple(
     return means | _r2_columns(effect, predicted, usual, settings, random_stream(0, "effect_multiples", "r2", multiple))
 
 
-def pseudo_inverses(effects: pl.DataFrame, features: Sequence[int], n_held_out: int, settings: SelectionSettings) -> pl.DataFrame:
+def pseudo_inverses(effects: pl.DataFrame, features: Sequence[int], n_held_out: int, settings: IntervalSettings) -> pl.DataFrame:
     """PSEUDO_INVERSES rows of one layer: P2's vectors by pseudo-inverse, (t e_j - b) pinv(M), of some features at larger and larger targets
     t, against what M has for the feature, its column M_j, and against what all of them share, -b pinv(M). No rows for fewer than 2."""
     (layer,) = effects["layer"].unique()
@@ -172,14 +172,11 @@ def pseudo_inverses(effects: pl.DataFrame, features: Sequence[int], n_held_out: 
     return pl.DataFrame(rows, schema=PSEUDO_INVERSES.schema)
 
 
-def _means(values: Mapping[str, Float64[ndarray, " n"]], table: str, key: float, settings: SelectionSettings) -> dict[str, float]:
+def _means(values: Mapping[str, Float64[ndarray, " n"]], table: str, key: float, settings: IntervalSettings) -> dict[str, float | None]:
     """Each one's mean and the ends of its bootstrap interval."""
-    columns: dict[str, float] = {}
+    columns: dict[str, float | None] = {}
     for name, each in values.items():
-        stream = random_stream(0, table, name, key)
-        interval = bootstrap_mean_interval(each, settings.bootstrap_draws, settings.confidence, stream)
-        assert interval is not None, "there are two held-out vectors, and two features with a concept, at least"
-        columns |= {name: float(each.mean()), f"{name}_low": interval.low, f"{name}_high": interval.high}
+        columns |= mean_columns(name, each, settings, random_stream(0, table, name, key))
     return columns
 
 
@@ -188,8 +185,8 @@ def _cosines(a: Effects, b: Effects) -> Float64[ndarray, " vector"]:
 
 
 def _r2_columns(
-    true: Effects, predicted: Effects, usual: Float64[ndarray, " n_features"], settings: SelectionSettings, stream: np.random.Generator
-) -> dict[str, float]:
+    true: Effects, predicted: Effects, usual: Float64[ndarray, " n_features"], settings: IntervalSettings, stream: np.random.Generator
+) -> dict[str, float | None]:
     """R2 about `usual`, vectors pooled, with its bootstrap interval over them."""
     errors, spreads = ((true - other) ** 2 for other in (predicted, usual))
     error, spread = errors.sum(axis=1), spreads.sum(axis=1)
@@ -199,5 +196,5 @@ def _r2_columns(
             some = stream.integers(0, len(error), len(error))
             yield 1 - error[some].sum() / spread[some].sum()
 
-    low, high = quantile_interval(np.fromiter(r2s(), dtype=np.float64), settings.confidence)
-    return {"r2": float(1 - error.sum() / spread.sum()), "r2_low": low, "r2_high": high}
+    interval = quantile_interval(np.fromiter(r2s(), dtype=np.float64), settings.confidence)
+    return interval_columns("r2", float(1 - error.sum() / spread.sum()), interval)

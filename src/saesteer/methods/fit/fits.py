@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import polars as pl
@@ -22,6 +22,7 @@ from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Approximator, Problem
 from saesteer.methods.fit.tokenised import n_prefix_tokens, training_texts
 from saesteer.methods.fit.training import Trained
+from saesteer.settings.methods import MethodSettings
 from saesteer.settings.recipes import Training
 from saesteer.settings.registry import METHODS, Method
 
@@ -42,33 +43,47 @@ def intervention_of(made: Intervention | Trained) -> Intervention:
     return made.intervention if isinstance(made, Trained) else made
 
 
-def problems_of(
-    lm: LanguageModel,
-    sae: Sae,
-    layer: int,
-    concepts: pl.DataFrame,
-    texts: pl.DataFrame,
-    features: pl.DataFrame,
-    effects: Approximator | None,
-    vectors: Mapping[str, Tensor],
-    prompts: pl.DataFrame,
-    words: Mapping[str, tuple[str, ...]],
-    seed: int,
-    training: Training,
-    training_tokens: str = "output",
-) -> dict[str, Problem]:
-    """concept_id -> what methods are given, from the ASKED_CONCEPTS, CONCEPT_TEXTS and FEATURES rows of a layer, and STEERING_PROMPTS.
-    `training_tokens` is the setting of that name."""
-    n_prefix = n_prefix_tokens(lm) if training_tokens == "all" else None
+@dataclass(frozen=True)
+class FitInputs:
+    """What the fits of one layer are made from, for all concepts."""
 
-    def of_concept(concept_id: str, concept: str, label: int | None) -> Problem:
-        positive, negative = training_texts(texts.filter(pl.col("concept_id") == concept_id), lm)
-        feature = label if label is not None else labelled_feature(features, concept)
-        written, own = tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"]), words.get(concept, ())
-        given = (features, feature, effects, dict(vectors), seed, training, n_prefix, written, own)
-        return Problem(lm, sae, layer, concept, positive, negative, *given)
+    lm: LanguageModel
+    sae: Sae
+    layer: int
+    concepts: pl.DataFrame  # ASKED_CONCEPTS
+    texts: pl.DataFrame  # CONCEPT_TEXTS
+    prompts: pl.DataFrame  # STEERING_PROMPTS
+    features: pl.DataFrame  # FEATURES rows of the layer
+    effects: Approximator | None
+    vectors: Mapping[str, Tensor]  # concept -> vector trained elsewhere
+    training: Training
+    settings: MethodSettings
 
-    return {concept_id: of_concept(concept_id, concept, label) for concept_id, concept, label in concepts.iter_rows()}
+
+def problems_of(inputs: FitInputs) -> dict[str, Problem]:
+    """concept_id -> the problem that each method is given."""
+    return {concept_id: _problem(inputs, concept_id, concept, label) for concept_id, concept, label in inputs.concepts.iter_rows()}
+
+
+def _problem(inputs: FitInputs, concept_id: str, concept: str, label: int | None) -> Problem:
+    positive, negative = training_texts(inputs.texts.filter(pl.col("concept_id") == concept_id), inputs.lm)
+    return Problem(
+        lm=inputs.lm,
+        sae=inputs.sae,
+        layer=inputs.layer,
+        concept=concept,
+        positive=positive,
+        negative=negative,
+        features=inputs.features,
+        label=label if label is not None else labelled_feature(inputs.features, concept),
+        effects=inputs.effects,
+        vectors=dict(inputs.vectors),
+        seed=inputs.settings.seed,
+        training=inputs.training,
+        n_prefix=n_prefix_tokens(inputs.lm) if inputs.settings.training_tokens == "all" else None,
+        prompts=tuple(inputs.prompts.filter(concept_id=concept_id).sort("number")["prompt"]),
+        words=inputs.settings.words.get(concept, ()),
+    )
 
 
 def labelled_feature(features: pl.DataFrame, concept: str) -> int | None:
@@ -90,15 +105,14 @@ def fitted_rows(problems: Mapping[str, Problem], missing: pl.DataFrame, neutral:
 
 def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dict[str, object]:
     """One fit, or why there is none."""
-    n_texts = n_choosing_texts(problem, row)
     r2 = problem.effects.r2 if problem.effects is not None and "effects" in row.needs else None
-    given = {"n_texts": n_texts, "r2": r2}
+    basis = {"n_texts": n_choosing_texts(problem, row), "r2": r2}
     started = time.perf_counter()
     try:
         made = fit_of(row)(problem)
     except Abstains as why:
         empty = dict.fromkeys(("kind", "tensors", "values", "residual_change", "residual_norm", *_TRAINING))
-        return {**empty, **given, "features": [], "fit_seconds": time.perf_counter() - started, "reason": str(why)}
+        return {**empty, **basis, "features": [], "fit_seconds": time.perf_counter() - started, "reason": str(why)}
     seconds = time.perf_counter() - started
     fitted = intervention_of(made)
     tensors, values = packed(fitted)
@@ -111,7 +125,7 @@ def _row(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
         "residual_change": change,
         "residual_norm": norm,
         **{name: getattr(made, name, None) for name in _TRAINING},
-        **given,
+        **basis,
         "fit_seconds": seconds,
         "reason": None,
     }

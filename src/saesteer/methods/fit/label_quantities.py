@@ -31,7 +31,20 @@ def label_quantities(lm: LanguageModel, sae: Sae, layer: int, features: pl.DataF
         positive, negative = (_texts(rows) for rows in chosen_texts(texts, str(concept), N_TEXTS))
         if not positive or not negative:
             continue
-        problem = Problem(lm, sae, layer, str(concept), positive, negative, own, None, None, {}, 0, Training({}))
+        problem = Problem(
+            lm=lm,
+            sae=sae,
+            layer=layer,
+            concept=str(concept),
+            positive=positive,
+            negative=negative,
+            features=own,
+            label=None,
+            effects=None,
+            vectors={},
+            seed=0,
+            training=Training({}),
+        )
         numbers = own["feature"].to_list()
         gradient = first_order_rise(problem, positive) - first_order_rise(problem, negative)
         ablation = measured_rise(problem, positive, numbers) - measured_rise(problem, negative, numbers)

@@ -13,15 +13,17 @@ from saesteer.core.tables import (
     GEN_SUCCESS,
     GENERATIONS,
     JUDGEMENTS,
+    OUTCOMES,
     PERPLEXITY,
     RECORDS,
+    STEERING,
     Table,
     of_features,
 )
 from saesteer.core.tables.steps import SINGLE_FEATURE
 from saesteer.report.site.feature_table import N_LENS_TOKENS
 from saesteer.report.site.pieces import grouped, shortened, write_list
-from saesteer.report.site.results import Results
+from saesteer.run import Run
 
 N_RECORDS = 8
 """Records shown of a feature, those with the largest activations."""
@@ -48,15 +50,15 @@ _Feature = dict[int, Any]
 """Feature of a layer -> a part of its page."""
 
 
-def write_feature_pages(folder: Path, results: Results, features: pl.DataFrame) -> dict[str, Any]:
+def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame) -> dict[str, Any]:
     """Write every feature's page, in the order of FEATURES; gives what the page has to know of them."""
-    summaries = {name: results.summary(name) for name in ("steering", "outcomes")}
+    summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)}
     shown = [name for name in features.columns if name not in ("lens_token_ids", "explanation")]
 
     def pages() -> Iterator[dict[str, Any]]:
         for rows in features.partition_by("layer", maintain_order=True):
             layer = int(rows["layer"][0])
-            parts = _parts(results, layer, rows, {name: _of_layer(table, layer) for name, table in summaries.items()})
+            parts = _parts(run, layer, rows, {name: _of_layer(table, layer) for name, table in summaries.items()})
             for row in shortened(rows.select(shown)).iter_rows():
                 feature = row[1]
                 yield {"row": row} | {name: of_feature[feature] for name, of_feature in parts.items() if feature in of_feature}
@@ -74,18 +76,18 @@ def _of_layer(table: pl.DataFrame | None, layer: int) -> pl.DataFrame | None:
     return None if table is None else table.filter(pl.col("layer") == layer)
 
 
-def _parts(results: Results, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame | None]) -> dict[str, _Feature]:
+def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame | None]) -> dict[str, _Feature]:
     parts = {"place": _places(rows)}
-    records = results.rows(RECORDS, [layer], ["records"])
-    if records is not None:
-        parts["records"] = _records(records.join(rows, on="feature", how="semi"), results.rows(ACTIVATIONS, [layer]))
+    if run.has_rows(RECORDS, layer):
+        records = run.rows(RECORDS, [layer], ["records"]).join(rows, on="feature", how="semi")
+        parts["records"] = _records(records, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
     if summaries["steering"] is not None:
         parts["curve"] = grouped(_curves(summaries["steering"]))
     if summaries["outcomes"] is not None:
         parts["outcomes"] = grouped(summaries["outcomes"].select("feature", *OUTCOME_COLUMNS))
-    if (texts := steered_texts(results, layer, SINGLE_FEATURE)) is not None:
+    if (texts := steered_texts(run, layer, SINGLE_FEATURE)) is not None:
         parts["texts"] = grouped(of_features(texts.drop("reason")).drop("layer"))
-    if decoder := results.decoder(layer):
+    if decoder := run.sae_file_if_any(layer):
         parts["neighbours"] = _named(neighbours(decoder, rows["feature"].to_list()), rows)
     return parts
 
@@ -142,13 +144,13 @@ def _activations(activations: pl.DataFrame, wanted: pl.DataFrame) -> dict[tuple[
     return made
 
 
-def steered_texts(results: Results, layer: int, method: str | None = None) -> pl.DataFrame | None:
+def steered_texts(run: Run, layer: int, method: str | None = None) -> pl.DataFrame | None:
     """A layer's texts of the first prompts, with what was measured on each: the keys of GENERATIONS, `prompt` (its number) for prefix_id,
     TEXT_COLUMNS and `reason`. Of one method, or of all but single features."""
-    texts = results.rows(GENERATIONS, [layer], ["text", "reason"])
-    if texts is None:
+    if not run.has_rows(GENERATIONS, layer):
         return None
-    numbers = {prefix: number for number, prefix in enumerate(list(results.prompts)[:N_PROMPTS])}
+    texts = run.rows(GENERATIONS, [layer], ["text", "reason"])
+    numbers = {prefix: number for number, prefix in enumerate(list(run.prompts_if_any())[:N_PROMPTS])}
     of_method = pl.col("method") == method if method else pl.col("method") != SINGLE_FEATURE
     texts = texts.filter(of_method, pl.col("prefix_id").is_in(list(numbers)))
     measured: list[tuple[Table, list[str]]] = [
@@ -157,9 +159,7 @@ def steered_texts(results: Results, layer: int, method: str | None = None) -> pl
         (GEN_SUCCESS, ["gen_success_20"]),
     ]
     for table, columns in measured:
-        rows = results.rows(table, [layer], columns)
-        rows = pl.DataFrame(schema={name: table.schema[name] for name in (*table.keys, *columns)}) if rows is None else rows
-        texts = texts.join(rows, on=GENERATIONS.keys, how="left")
+        texts = texts.join(run.rows_if_any(table, [layer], columns), on=GENERATIONS.keys, how="left")
     texts = texts.with_columns(prefix_id=pl.col("prefix_id").replace_strict(numbers, return_dtype=pl.UInt32))
     order = ["method", "target", pl.col("factor").cast(pl.Float64), "prefix_id", "sample"]
     return texts.sort(order).select("layer", "method", "target", "factor", "prefix_id", "sample", *TEXT_COLUMNS, "reason")

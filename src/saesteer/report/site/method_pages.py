@@ -10,19 +10,20 @@ import polars as pl
 from saesteer.report.method_report import method_notes, protocol_text
 from saesteer.report.site.feature_pages import TEXT_COLUMNS, TEXT_KEYS, steered_texts
 from saesteer.report.site.pieces import as_json, as_rows, shortened, write_list, write_piece
-from saesteer.report.site.results import Results
-from saesteer.settings import settings_of
+from saesteer.run import Run
+from saesteer.summaries.summary import summary_tables
 
 _OF_METHOD = ("method_scores", "method_curves", "method_damage")
 
 
-def write_method_pages(folder: Path, results: Results, methods: pl.DataFrame) -> dict[str, Any]:
+def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[str, Any]:
     """Write every method's page; gives what the overview of methods shows."""
-    settings = settings_of(results.experiment)
-    tables = {name: table for name in _OF_METHOD if (table := results.summary(name)) is not None}
+    settings = run.comparison.methods
+    every = summary_tables()
+    tables = {name: table for name in _OF_METHOD if (table := run.summary_if_any(every[name])) is not None}
     if "method_curves" in tables:
         tables["method_curves"] = tables["method_curves"].sort(pl.col("factor").cast(pl.Float64), maintain_order=True)
-    differences = results.summary("method_differences")
+    differences = run.summary_if_any(every["method_differences"])
     keys = methods["method"].unique().sort().to_list()
     for number, key in enumerate(keys):
         own = {name: as_rows(table.filter(pl.col("method") == key)) for name, table in tables.items()}
@@ -30,10 +31,10 @@ def write_method_pages(folder: Path, results: Results, methods: pl.DataFrame) ->
     return {
         "keys": keys,
         "table": as_rows(methods),
-        "published": as_rows(results.summary("method_published")),
+        "published": as_rows(run.summary_if_any(every["method_published"])),
         "protocol": protocol_text(methods, settings),
         "notes": {layer: method_notes(methods.filter(layer=layer), settings) for layer in methods["layer"].unique().sort().to_list()},
-        "texts": _write_texts(folder, results, keys),
+        "texts": _write_texts(folder, run, keys),
         "text_columns": [*TEXT_KEYS, *TEXT_COLUMNS],
     }
 
@@ -48,11 +49,11 @@ def _differences(differences: pl.DataFrame | None, key: str) -> pl.DataFrame | N
     return pl.concat([differences.filter(pl.col("method") == key), reversed_]).sort("layer", "mean", "other", nulls_last=True)
 
 
-def _write_texts(folder: Path, results: Results, keys: list[str]) -> dict[str, dict[str, list[Any]]]:
+def _write_texts(folder: Path, run: Run, keys: list[str]) -> dict[str, dict[str, list[Any]]]:
     """Method -> layer at which it was fitted -> its concepts, in the order in which their texts lie in pieces, and where pieces begin."""
     made: dict[str, dict[str, list[Any]]] = {}
-    for layer in sorted(results.experiment.layers):
-        texts = steered_texts(results, layer)
+    for layer in run.layers:
+        texts = steered_texts(run, layer)
         if texts is None:
             continue
         rows = shortened(texts.drop("layer")).rows()  # by method, then by concept

@@ -1,1 +1,1 @@
-"""The shipped world of natural English: models, SAEs and a judge trained on public-domain books."""
+"""The shipped world of natural English, as far as experiments read it: its judge."""

@@ -1,0 +1,57 @@
+# Helpers of the rules, for input: what earlier jobs made of several groups of layers. No rules here.
+
+from saesteer.steps import effects
+from saesteer.steps.step import steps_of
+
+
+def manifests(step):
+    """A step's manifests of all layers; none where the experiment has no such step."""
+
+    def of_experiment(wildcards):
+        run = RUNS[wildcards.experiment]
+        return [str(path) for path in run.manifests(step)] if step in ("saes", *steps_of(run.experiment)) else []
+
+    return of_experiment
+
+
+def manifest_of_layer(step):
+    """A step's manifest of the job that a layer belongs to."""
+    return lambda wildcards: str(*RUNS[wildcards.experiment].manifests(step, [int(wildcards.layer)]))
+
+
+def tables_by_group(table):
+    """The files of a table that each group of layers has its own of."""
+    return lambda wildcards: [
+        f"{DATA}/{table}/{group}.parquet".format(**wildcards) for group in EXPERIMENTS[wildcards.experiment].layer_groups
+    ]
+
+
+def features_by_layer(wildcards):
+    """The tables of all scored features, a file a layer."""
+    return [f"{DATA}/features/layer_{layer:02d}.parquet".format(**wildcards) for layer in EXPERIMENTS[wildcards.experiment].layers]
+
+
+def figure_tables(wildcards):
+    """The summary tables that a figure reads."""
+    return {table: f"{TABLES}/{table}.parquet".format(**wildcards) for table in ALL_FIGURES[wildcards.figure].tables}
+
+
+def concepts_of_texts(wildcards):
+    """What texts are rated for: the concepts of the features of a sweep, or those of a comparison."""
+    compares = isinstance(EXPERIMENTS[wildcards.experiment], Comparison)
+    return (f"{TABLES}/asked_concepts.parquet" if compares else f"{DATA}/concepts/{{layers}}.json").format(**wildcards)
+
+
+def further_inputs_of_fits(wildcards):
+    """What fits read where the experiment has it: a file of labelled words or texts, ready-made vectors, measured effects, and
+    the prompts that a language model writes."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    compared = experiment.methods
+    files = {
+        "lexicon": f"{PINS}/lexicon.json" if compared.concepts.kind == "topics" else None,
+        "own_texts": f"{PINS}/own_texts.json" if compared.concepts.kind == "texts" else None,
+        "vectors": f"{PINS}/vectors.json" if compared.vectors else None,
+        "effects": f"{DATA}/effects/{{layers}}.json" if effects.step(experiment) else None,
+        "steering_prompts": f"{DATA}/steering_prompts/prompts.parquet" if compared.prompt_writer else None,
+    }
+    return {name: path.format(**wildcards) for name, path in files.items() if path}

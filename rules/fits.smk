@@ -1,0 +1,45 @@
+# What methods steer with: effects of steering where a method needs them, and each method's intervention for each concept.
+
+
+rule effects:
+    """What adding each of many vectors does to the SAE's codes of the texts written (P2)."""
+    input:
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+    output:
+        manifest=f"{DATA}/effects/{{layers}}.json",
+    resources:
+        **gpu_job("effects"),
+    params:
+        **rows_of("effects"),
+    script:
+        "../scripts/step.py"
+
+
+rule fits:
+    """Each method's intervention for each concept."""
+    input:
+        unpack(further_inputs_of_fits),
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        concept_texts=f"{TABLES}/concept_texts.parquet",
+        features=features_by_layer,
+        records=f"{DATA}/records/{{layers}}.json",
+        concepts=f"{DATA}/concepts/{{layers}}.json",
+        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
+        input_score=f"{DATA}/input_score/{{layers}}.json",
+        output_score=f"{DATA}/output_score/{{layers}}.json",
+        vectors_file=file_of("vectors"),
+    output:
+        manifest=f"{DATA}/fits/{{layers}}.json",
+    resources:
+        **gpu_job("fits"),
+    params:
+        **rows_of("fits"),
+    script:
+        "../scripts/step.py"

@@ -1,0 +1,5 @@
+"""Tables made from tables, by the module of the rule's name in saesteer.summaries."""
+
+from saesteer.workflow.job import open_job, write_summaries
+
+write_summaries(open_job(snakemake), snakemake.rule)

@@ -1,0 +1,238 @@
+"""An experiment and all that the workflow keeps of it: folders, manifests, tables, prompts, models, SAEs and the judge of a shipped world.
+
+Scripts of rules, commands, the Python interface and the report all open an experiment through this one object. Files are read when a method
+is called, and torch is imported only where a model or an SAE is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from saesteer.core.errors import SettingsError
+from saesteer.core.store import read_manifest, read_rows
+from saesteer.core.tables import FEATURES, STEERING_PROMPTS, Table, read_summary
+from saesteer.core.tokens import TextTokens, load_tokens
+from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, comparison, load_experiment, steering
+from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
+from saesteer.sources.prefixes import prompts_in_order, prompts_path
+
+if TYPE_CHECKING:
+    from saesteer.engine.models import LanguageModel
+    from saesteer.engine.saes import Sae
+    from saesteer.world.judges import WorldJudge
+
+log = logging.getLogger("saesteer")
+
+
+@dataclass(frozen=True)
+class Run:
+    workflow: Workflow
+    name: str
+    experiment: Experiment
+
+    @property
+    def data(self) -> Path:
+        """The folder of its data artifacts."""
+        return self.workflow.data_dir / self.name
+
+    @property
+    def figures(self) -> Path:
+        """The folder of its figures."""
+        return self.workflow.figures_dir / self.name
+
+    @property
+    def downloads(self) -> Path:
+        """The folder of what the experiments of this workflow fetched."""
+        return self.workflow.data_dir / "downloads"
+
+    @property
+    def steering(self) -> Steering:
+        """The experiment as one that generates texts; refused where it stops at the scores."""
+        return steering(self.experiment, self.name)
+
+    @property
+    def sweep(self) -> Sweep:
+        """The experiment as a sweep, which it has to be."""
+        assert isinstance(self.experiment, Sweep)
+        return self.experiment
+
+    @property
+    def comparison(self) -> Comparison:
+        """The experiment as a comparison of methods; any other is refused."""
+        return comparison(self.experiment, self.name)
+
+    @property
+    def layers(self) -> list[int]:
+        """Its layers, ascending."""
+        return sorted(self.experiment.layers)
+
+    def manifests(self, step: str, layers: Sequence[int] | None = None) -> list[Path]:
+        """A step's manifests of the jobs that have some of the layers (None: of all jobs)."""
+        groups = self.experiment.layer_groups.items()
+        return [self.data / step / f"{group}.json" for group, of_group in groups if layers is None or {*layers} & {*of_group}]
+
+    def present_manifests(self, step: str, layers: Sequence[int] | None = None) -> list[Path]:
+        """Those of them that are there."""
+        return [path for path in self.manifests(step, layers) if path.is_file()]
+
+    def rows(self, table: Table, layers: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Rows of a step (of some layers, some columns; keys always), sorted by key; refused where the step has not run."""
+        present = self.present_manifests(table.name, layers)
+        if not present:
+            raise SettingsError(f"{self.data} holds no {table.name}: run the workflow of experiment {self.name} first")
+        return read_rows(table, present, layers, columns)
+
+    def rows_if_any(self, table: Table, layers: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The same; no rows where the step has not run, or the experiment has no such step."""
+        return read_rows(table, self.present_manifests(table.name, layers), layers, columns)
+
+    def has_rows(self, table: Table, layer: int) -> bool:
+        """Whether a step has run at a layer."""
+        return bool(self.present_manifests(table.name, [layer]))
+
+    def summary_path(self, table: Table) -> Path:
+        """Where a table is that is computed afresh from others; answers that were paid for lie beside the written prompts."""
+        if table == STEERING_PROMPTS:
+            return self.data / "steering_prompts/prompts.parquet"
+        return self.data / f"tables/{table.name}.parquet"
+
+    def summary(self, table: Table) -> pl.DataFrame:
+        """A summary table; refused where it has not been made."""
+        path = self.summary_path(table)
+        if not path.is_file():
+            raise SettingsError(f"{path} is missing: run the workflow of experiment {self.name} first")
+        return read_summary(table, path)
+
+    def summary_if_any(self, table: Table) -> pl.DataFrame | None:
+        """The same; None where it has not been made."""
+        return self.summary(table) if self.summary_path(table).is_file() else None
+
+    def summary_by_group(self, table: Table) -> pl.DataFrame:
+        """A table that each group of layers has a file of its own of."""
+        return pl.concat([read_summary(table, self.data / f"{table.name}/{group}.parquet") for group in self.experiment.layer_groups])
+
+    def features(self, layers: Sequence[int]) -> pl.DataFrame:
+        """Features of some layers, from the files that there is one of for each layer."""
+        paths = [self.data / f"features/layer_{layer:02d}.parquet" for layer in layers]
+        if absent := [path for path in paths if not path.is_file()]:
+            raise SettingsError(f"{absent[0]} is missing: run the workflow of experiment {self.name} first")
+        return pl.concat([read_summary(FEATURES, path) for path in paths])
+
+    @property
+    def prompts_path(self) -> Path:
+        """The file of its prompts: the experiment file's, or where a published one is or will be."""
+        return prompts_path(self.experiment, self.downloads)
+
+    def prompts(self) -> dict[str, str]:
+        """prefix_id -> prefix of the sweep, or prompt of the comparison, in order."""
+        return prompts_in_order(self.experiment, self.downloads)
+
+    def prompts_if_any(self) -> dict[str, str]:
+        """The same; none where nothing is generated, or while their file is not there."""
+        if isinstance(self.experiment, Scores) or not self.prompts_path.is_file():
+            return {}
+        return self.prompts()
+
+    def topics(self) -> list[str]:
+        """The topics of a shipped world, by number."""
+        names: list[str] = json.loads(self.file("topics").read_text(encoding="utf-8"))
+        return names
+
+    def file(self, name: str) -> Path:
+        """A data file that the experiment names (sources.pins)."""
+        path = pinned_path(self.experiment, name)
+        assert path is not None
+        return path
+
+    def pin(self, name: str = "model") -> dict[str, Any]:
+        """What a pin holds: digests of a model or data file."""
+        pin: dict[str, Any] = json.loads((self.data / f"pins/{name}.json").read_text(encoding="utf-8"))
+        return pin
+
+    def model_record(self) -> dict[str, Any]:
+        """Which model is steered."""
+        pin, settings = self.pin(), self.experiment.model
+        return {"name": settings.name, "revision": pin["revision"], "digest": pin["digest"], "dtype": settings.dtype}
+
+    def model_folder(self, name: str = "model") -> Path:
+        """The folder of one of its models (sources.pins.MODELS): the experiment file's, or where the model from the hub was put."""
+        return model_settings(self.experiment, name).path or fetched_folder(self.downloads / self.name / f"{name}.json")
+
+    def tokens(self) -> TextTokens:
+        """The tokenizer of the model that is steered."""
+        return load_tokens(self.model_folder())
+
+    def model(self, name: str = "model") -> LanguageModel:
+        """One of its models, loaded."""
+        from saesteer.engine.dtypes import available_device
+        from saesteer.engine.models import load_language_model
+
+        settings, device = model_settings(self.experiment, name), available_device()
+        log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device)
+        return load_language_model(self.model_folder(name), settings.dtype, device, settings.bos, *settings.conversation)
+
+    def sae_file(self, layer: int) -> Path:
+        """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""
+        check_known("layer", str(layer), [str(known) for known in self.layers])
+        (manifest,) = self.manifests("saes", [layer])
+        if not manifest.is_file():
+            raise SettingsError(f"{manifest} is missing: run the workflow on this machine first, which converts the experiment's SAEs")
+        fetched = self.downloads / self.name / "saes" / manifest.name if self.experiment.saes.from_hub else None
+        return converted_sae(manifest, fetched, layer)
+
+    def sae_file_if_any(self, layer: int) -> Path | None:
+        """The same; None where it is not on this machine."""
+        present = self.present_manifests("saes", [layer])
+        if not present or (self.experiment.saes.from_hub and not (self.downloads / self.name / "saes" / present[0].name).is_file()):
+            return None
+        path = self.sae_file(layer)
+        return path if path.is_file() else None
+
+    def sae(self, layer: int) -> Sae:
+        """The converted SAE of a layer, loaded."""
+        from saesteer.engine.dtypes import available_device, number_type
+        from saesteer.engine.saes import load_sae
+
+        sae = load_sae(self.sae_file(layer), number_type(self.experiment.model.dtype), available_device())
+        log.info("SAE of layer %d: %s, digest %s", layer, sae.meta.source, sae.meta.source_digest[:16])
+        return sae
+
+    def sae_with(self, layer: int, feature: int) -> Sae:
+        """The same, if it has a feature."""
+        sae = self.sae(layer)
+        if feature >= sae.meta.n_features:
+            raise SettingsError(f"feature {layer}/{feature} does not exist: the SAE has features 0 to {sae.meta.n_features - 1}")
+        return sae
+
+    def decoder_norms(self, layers: Sequence[int]) -> dict[int, Any]:
+        """Layer -> norm of each decoder row of its SAE; one number where all are equal, None where it is not known."""
+        saes = [read_manifest(path)["layers"] for path in self.manifests("saes", layers)]
+        return {int(layer): entry.get("decoder_norm") for of_group in saes for layer, entry in of_group.items() if int(layer) in layers}
+
+    def world_judge(self) -> WorldJudge:
+        """The judge of a shipped world, which the experiment names."""
+        from saesteer.world.judges import load_judge
+
+        judge = self.steering.judge
+        assert isinstance(judge, OracleJudge)
+        return load_judge(judge.oracle, self.tokens())
+
+
+def open_run(name: str, workflow: Workflow) -> Run:
+    """The experiment of this name, in a workflow's folders."""
+    return Run(workflow, name, load_experiment(name, workflow.experiments_dir))
+
+
+def check_known(what: str, name: str, known: Sequence[str]) -> None:
+    """Refuse a name that is not among those known, with the nearest of them."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:20]
+        raise SettingsError(f"there is no {what} {name!r} here; there are {len(known)}, such as {', '.join(near)}")

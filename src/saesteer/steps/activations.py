@@ -1,0 +1,50 @@
+"""Feature activations of the texts that local records are made from: sparse, one row a layer and text."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import ACTIVATIONS
+from saesteer.run import Run
+from saesteer.settings import Experiment, LocalRecords
+from saesteer.steps import keys
+from saesteer.steps.step import Step
+
+
+def step(experiment: Experiment) -> Step | None:
+    if not isinstance(experiment.records, LocalRecords):
+        return None
+    settings = {"dtype": experiment.model.dtype, "bos": experiment.model.bos, "max_tokens": experiment.records.max_tokens}
+    modules = ("engine.activations", "sources.corpus")
+    inputs = ("model", "saes")
+    return Step(
+        table=ACTIVATIONS,
+        keys=keys.texts,
+        settings=settings,
+        inputs=inputs,
+        modules=modules,
+        compute=compute,
+        runs_model=True,
+        unit="text",
+        tokens="n_tokens",
+    )
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.engine.activations import sparse_codes
+    from saesteer.sources.corpus import read_texts
+
+    records = run.experiment.records
+    assert isinstance(records, LocalRecords)
+    texts = read_texts(records.texts, run.model_folder(), run.experiment.model.bos, records.max_tokens)
+    lm = run.model()
+    for layers, text_ids in _same_layers(missing):
+        saes = {layer: run.sae(layer) for layer in layers}
+        yield from sparse_codes(lm, saes, texts.filter(pl.col("text_id").is_in(text_ids)))
+
+
+def _same_layers(missing: pl.DataFrame) -> Iterator[tuple[list[int], list[str]]]:
+    """Groups of texts that miss the same layers, so that one forward serves them all."""
+    by_text = missing.group_by("text_id", maintain_order=True).agg(pl.col("layer").sort())
+    for (layers,), rows in by_text.group_by("layer", maintain_order=True):
+        yield layers, rows["text_id"].to_list()

@@ -1,0 +1,47 @@
+"""The concept that each feature stands for: the topic of its records by the texts' labels, what Neuronpedia says it means, or none."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import CONCEPTS, RECORDS
+from saesteer.run import Run
+from saesteer.settings import Experiment, GivenConcept, NoConcepts, TopicConcepts
+from saesteer.steps import keys
+from saesteer.steps.step import Step, layers_of
+
+
+def step(experiment: Experiment) -> Step | None:
+    concepts, modules = experiment.concepts, ("analysis.concepts",)
+    if isinstance(concepts, TopicConcepts):
+        return Step(
+            table=CONCEPTS,
+            keys=keys.features(experiment),
+            settings={"min_share": concepts.min_share},
+            inputs=("texts", "topics", "records"),
+            modules=modules,
+            compute=compute,
+        )
+    return Step(
+        table=CONCEPTS,
+        keys=keys.features(experiment),
+        settings=concepts.model_dump(mode="json", exclude={"topics"}),
+        inputs=("records",),
+        modules=modules,
+        compute=compute,
+    )
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.analysis.concepts import clear_concepts, explained_concepts, given_concept, no_concepts
+
+    concepts = run.experiment.concepts
+    records = run.rows(RECORDS, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
+    if isinstance(concepts, TopicConcepts):
+        texts = pl.read_parquet(run.file("texts"), columns=["text_id", "token_topics"])
+        rows = clear_concepts(records, texts, run.topics(), concepts.min_share)
+    elif isinstance(concepts, GivenConcept):
+        rows = given_concept(records, concepts.concept)
+    else:
+        rows = no_concepts(records) if isinstance(concepts, NoConcepts) else explained_concepts(records)
+    yield from rows.partition_by("layer")

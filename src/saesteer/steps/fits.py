@@ -1,0 +1,91 @@
+"""The intervention that each method fits for each concept. Fits depend on every feature's scores: methods choose among all features."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from saesteer.core.files import value_digest
+from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FITS, STEERING_PROMPTS
+from saesteer.judge.prompt_writing import prompts_fingerprint
+from saesteer.run import Run
+from saesteer.settings import Comparison, Experiment, NamedConcepts, OwnTexts, PublishedConcepts, TopicTexts
+from saesteer.settings.recipes import Training, recipes_of
+from saesteer.settings.registry import METHODS
+from saesteer.sources.prefixes import effect_prompts, training_openers
+from saesteer.sources.published import published_file
+from saesteer.steps import effects, keys
+from saesteer.steps.step import Step, by_layer, model_values, values_of
+
+
+def step(experiment: Experiment) -> Step | None:
+    if not isinstance(experiment, Comparison):
+        return None
+    compared, has_effects = experiment.methods, effects.step(experiment) is not None
+    from_topics = isinstance(compared.concepts, TopicTexts)
+    settings = {**_training(experiment), **model_values(experiment)}
+    settings |= {"features": values_of(experiment.features), "n_features": experiment.saes.n_features}
+    settings |= {"n_vectors": compared.effects.n_vectors} if has_effects else {}
+    settings |= {"prompt_writer": prompts_fingerprint(compared.prompt_writer)} if compared.prompt_writer else {}
+    settings |= {"words": compared.words} if compared.words else {}
+    labelled = ["lexicon" if from_topics else "own_texts"] if isinstance(compared.concepts, NamedConcepts) else []
+    inputs = ["model", "saes", *labelled, *(["vectors"] if compared.vectors else [])]
+    inputs += ["records", "concepts", "logit_lens", "input_score", "output_score", *(["effects"] if has_effects else [])]
+    of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
+    texts = "world.concept_texts" if from_topics else "sources.concept_texts"
+    modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)
+    return Step(
+        table=FITS,
+        keys=keys.fits(experiment),
+        settings=settings,
+        inputs=tuple(inputs),
+        modules=modules,
+        compute=compute,
+        runs_model=True,
+        unit="fit",
+        modules_of_methods=of_methods,
+        written=(STEERING_PROMPTS,) if compared.prompt_writer else (),
+    )
+
+
+def _training(experiment: Comparison) -> dict[str, Any]:
+    """What training depends on, but for the concepts, which are keys."""
+    compared = experiment.methods
+    source: Any = "topics"
+    if isinstance(compared.concepts, OwnTexts):
+        source = "texts"
+    elif isinstance(compared.concepts, PublishedConcepts):
+        source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
+    sizes = compared.model_dump(
+        mode="json", include={"n_positive", "n_negative", "seed", "training_tokens", "learning_rates", "held_out_texts"}
+    )
+    recipes = {name: asdict(recipe) for name, recipe in recipes_of(experiment.model.name).items()}
+    openers, n_held_out = value_digest(training_openers(compared)), compared.effects.n_held_out
+    return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out}
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.engine.models import plain_token_ids
+    from saesteer.methods.fit.approximator import fitted
+    from saesteer.methods.fit.fits import FitInputs, fitted_rows, problems_of
+    from saesteer.methods.fit.vectors_file import read_vectors
+
+    experiment, settings, lm = run.comparison, run.comparison.methods, run.model()
+    neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
+    features, n_held_out = run.features(run.layers), settings.effects.n_held_out
+    for layer, rows in by_layer(missing):
+        inputs = FitInputs(
+            lm=lm,
+            sae=run.sae(layer),
+            layer=layer,
+            concepts=run.summary(ASKED_CONCEPTS),
+            texts=run.summary(CONCEPT_TEXTS),
+            features=features.filter(pl.col("layer") == layer),
+            effects=fitted(run.rows(EFFECTS, [layer]), n_held_out) if effects.step(experiment) else None,
+            vectors=read_vectors(settings.vectors, experiment.saes.d_model) if settings.vectors else {},
+            prompts=run.summary(STEERING_PROMPTS) if settings.prompt_writer else pl.DataFrame(schema=STEERING_PROMPTS.schema),
+            training=Training(recipes_of(experiment.model.name), settings.learning_rates, settings.held_out_texts),
+            settings=settings,
+        )
+        yield from fitted_rows(problems_of(inputs), rows, neutral)

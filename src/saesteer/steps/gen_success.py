@@ -1,0 +1,39 @@
+"""GenSuccess@1, 5 and 20 of each text that a single feature steers: how many of its tokens are the feature's top logit-lens tokens."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import FITS, GEN_SUCCESS, LOGIT_LENS
+from saesteer.run import Run
+from saesteer.settings import Comparison, Experiment, Scores
+from saesteer.steps import keys
+from saesteer.steps.generations import texts_of
+from saesteer.steps.step import Step, layers_of, values_of
+
+
+def step(experiment: Experiment) -> Step | None:
+    of_fits = isinstance(experiment, Comparison)
+    if isinstance(experiment, Scores) or (isinstance(experiment, Comparison) and experiment.methods.factor_rule != "gen_success"):
+        return None
+    inputs = ("model", "generations", "logit_lens", *(["fits"] if of_fits else []))
+    settings = values_of(experiment.gen_success)
+    return Step(
+        table=GEN_SUCCESS,
+        keys=keys.texts_of(experiment),
+        settings=settings,
+        inputs=inputs,
+        modules=("analysis.gen_success",),
+        compute=compute,
+        unit="text",
+    )
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.analysis.gen_success import gen_success, with_feature
+
+    layers = layers_of(missing)
+    fits = run.rows(FITS, layers, ["features"]) if isinstance(run.experiment, Comparison) else pl.DataFrame(schema=FITS.schema)
+    texts = with_feature(texts_of(run, missing, ["text", "token_ids", "reason"]), fits)
+    counts = gen_success(texts, run.rows(LOGIT_LENS, layers), run.tokens(), run.steering.gen_success.tokens)
+    yield from counts.partition_by("layer")

@@ -1,0 +1,55 @@
+"""Generated texts, of single features (P1's sweep) or of fits (the comparison of methods), at each factor, prompt and sample."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import FITS, GENERATIONS, as_generations, of_features, of_fits
+from saesteer.run import Run
+from saesteer.settings import Comparison, Experiment, Scores
+from saesteer.steps import keys
+from saesteer.steps.step import Step, by_layer, layers_of, model_values, sampling_values
+
+SAMPLING = {"max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed"}
+
+
+def step(experiment: Experiment) -> Step | None:
+    if isinstance(experiment, Scores):
+        return None
+    of_fits, modules = isinstance(experiment, Comparison), ("engine.generations",)
+    included = SAMPLING | {"sae_features"} if of_fits else SAMPLING
+    settings = {**sampling_values(experiment.sampling, include=included), **model_values(experiment)}
+    inputs = ("model", "saes", "fits") if of_fits else ("model", "saes")
+    return Step(
+        table=GENERATIONS,
+        keys=keys.texts_of(experiment),
+        settings=settings,
+        inputs=inputs,
+        modules=modules,
+        compute=compute,
+        runs_model=True,
+        unit="text",
+        tokens="n_tokens",
+    )
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.engine.continuation import Sampling
+    from saesteer.engine.generations import feature_texts, fit_texts
+
+    experiment, drawn, lm = run.experiment, run.experiment.sampling, run.model()
+    sampling = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_k, drawn.stop or "", drawn.top_p)
+    how = (run.prompts(), sampling, drawn.seed)
+    for layer, rows in by_layer(missing):
+        if isinstance(experiment, Comparison):
+            fits = run.rows(FITS, [layer], ["kind", "tensors", "values"])
+            frames = fit_texts(lm, run.sae(layer), layer, of_fits(rows), fits, *how, experiment.methods.sae_features)
+        else:
+            frames = feature_texts(lm, run.sae(layer), layer, of_features(rows), *how)
+        yield from map(as_generations, frames)
+
+
+def texts_of(run: Run, missing: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """The texts of missing keys, with some of their columns."""
+    texts = run.rows(GENERATIONS, layers_of(missing), columns)
+    return texts.join(missing, on=GENERATIONS.keys, how="semi", maintain_order="left")

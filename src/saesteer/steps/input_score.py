@@ -1,0 +1,32 @@
+"""P1's input score of each feature."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import INPUT_SCORE, LOGIT_LENS, RECORDS
+from saesteer.run import Run
+from saesteer.settings import Experiment
+from saesteer.steps import keys
+from saesteer.steps.step import Step, layers_of, values_of
+
+
+def step(experiment: Experiment) -> Step | None:
+    inputs = ("model", "records", "logit_lens")
+    return Step(
+        table=INPUT_SCORE,
+        keys=keys.features(experiment),
+        settings=values_of(experiment.input_score),
+        inputs=inputs,
+        modules=("analysis.input_score",),
+        compute=compute,
+    )
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.analysis.input_score import input_scores
+
+    settings, layers = run.experiment.input_score, layers_of(missing)
+    records = run.rows(RECORDS, layers).join(missing, on=["layer", "feature"], how="semi")
+    scores = input_scores(records, run.rows(LOGIT_LENS, layers), run.tokens(), settings.tokens, settings.min_records)
+    yield from scores.partition_by("layer")

@@ -1,0 +1,169 @@
+"""The keys of a step: every combination of the values of its axes. No torch: this decides whether a job has anything to compute."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.core.files import text_id
+from saesteer.core.tables import ASKED_CONCEPTS
+from saesteer.core.tables.methods import METHOD_CHOICES
+from saesteer.core.tables.steps import SINGLE_FEATURE
+from saesteer.run import Run
+from saesteer.settings import Comparison, Experiment, MethodSettings, NamedConcepts, Steering, Sweep
+from saesteer.settings.registry import Method, method
+from saesteer.sources.corpus import text_ids
+from saesteer.sources.features import features_of
+from saesteer.sources.prefixes import prompt_source, read_prefixes
+from saesteer.sources.published import published_file
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Key columns whose values go together."""
+
+    columns: tuple[str, ...]
+    values: Callable[[Run], pl.DataFrame]
+    configured: Any
+    """What the configuration alone says of the values, as a JSON value: a change of it makes the layer's job due. Published files are told
+    by what pins them; None of what an input of the job holds."""
+    file: Callable[[Run], Path] | None = None
+    """The file that is fetched or computed first, and from which the values are read."""
+
+
+Keys = Callable[[int], list[Axis]]
+"""The axes of a step's keys at a layer, besides the layer."""
+
+
+def configured(**columns: Sequence[Any]) -> Axis:
+    """An axis whose values the configuration says."""
+    frame = pl.DataFrame(columns)
+    return Axis(tuple(columns), lambda run: frame, frame.rows() if len(columns) > 1 else list(*columns.values()))
+
+
+def features(experiment: Experiment) -> Keys:
+    """Every feature of the experiment."""
+    return lambda layer: [configured(feature=features_of(experiment, layer))]
+
+
+def texts(layer: int) -> list[Axis]:
+    """Every text of the corpus that local records are computed from."""
+    return [Axis(("text_id",), lambda run: pl.DataFrame({"text_id": text_ids(run.file("texts"))}), None)]
+
+
+def texts_of_features(experiment: Sweep, n_prefixes: int) -> Keys:
+    """P1's sweep: every feature with every factor, sample and each of the first prefixes."""
+    return lambda layer: [
+        configured(method=[SINGLE_FEATURE]),
+        configured(target=[str(feature) for feature in features_of(experiment, layer)]),
+        configured(factor=experiment.sweep.factors),
+        _prompts(experiment, n_prefixes),
+        configured(sample=range(experiment.sweep.n_samples)),
+    ]
+
+
+def vectors(n_vectors: int) -> Keys:
+    """The vectors whose effects are measured (P2)."""
+    return lambda layer: [configured(vector=range(n_vectors))]
+
+
+def fits(experiment: Comparison) -> Keys:
+    """Every method with every concept; those without a layer at the first layer only."""
+    compared, layers = experiment.methods, experiment.layers
+    return lambda layer: [
+        configured(method=[row.key for row in methods_at(compared, layers, layer)]),
+        _concepts(compared, "concept_id"),
+    ]
+
+
+def texts_of_fits(experiment: Comparison) -> Keys:
+    """Every method at every factor of its grid, with every concept, prompt and sample; those without a layer at the first layer only."""
+
+    def axes(layer: int) -> list[Axis]:
+        compared = experiment.methods
+        methods, factors = zip(*strengths(compared, experiment.layers, layer), strict=True)
+        return [
+            configured(method=methods, factor=factors),
+            _concepts(compared, "target"),
+            _prompts(experiment, compared.n_prompts),
+            configured(sample=range(compared.n_samples)),
+        ]
+
+    return axes
+
+
+def texts_of(experiment: Steering) -> Keys:
+    """All of an experiment's texts."""
+    return texts_of_fits(experiment) if isinstance(experiment, Comparison) else texts_of_features(experiment, experiment.sweep.n_prefixes)
+
+
+def chosen_fits(experiment: Comparison) -> Keys:
+    """Every fit at the factors that were chosen for it."""
+    columns = ("method", "concept_id", "factor")
+
+    def axes(layer: int) -> list[Axis]:
+        of_layer = [row.key for row in methods_at(experiment.methods, experiment.layers, layer)]
+
+        def values(run: Run) -> pl.DataFrame:
+            choices = pl.read_parquet(run.summary_path(METHOD_CHOICES), columns=["layer", "abstains", *columns])
+            has_factor = ~pl.col("abstains") & pl.col("factor").is_not_null()
+            chosen = choices.filter(pl.col("method").is_in(of_layer), pl.col("layer") == layer, has_factor)
+            return chosen.select(columns).unique(maintain_order=True)
+
+        return [Axis(columns, values, None, lambda run: run.summary_path(METHOD_CHOICES))]
+
+    return axes
+
+
+def _prompts(experiment: Steering, n: int) -> Axis:
+    """The first prompts of the experiment's file, or of a published one."""
+    source = prompt_source(experiment)
+    if source.file:
+        return configured(prefix_id=list(read_prefixes(source.file, n)))
+    identity = published_file(str(source.published)).identity
+
+    def values(run: Run) -> pl.DataFrame:
+        return pl.DataFrame({"prefix_id": list(read_prefixes(run.prompts_path, n))})
+
+    return Axis(("prefix_id",), values, {"published": identity, "n_prompts": n}, lambda run: run.prompts_path)
+
+
+def _concepts(compared: MethodSettings, column: str) -> Axis:
+    """Every concept by its concept_id: known from the configuration, or from the fetched list."""
+    concepts = compared.concepts
+    if isinstance(concepts, NamedConcepts):
+        return configured(**{column: [text_id(name) for name in concepts.names]})
+
+    def values(run: Run) -> pl.DataFrame:
+        return pl.read_parquet(run.summary_path(ASKED_CONCEPTS), columns=["concept_id"]).rename({"concept_id": column})
+
+    return Axis((column,), values, concepts.model_dump(mode="json"), lambda run: run.summary_path(ASKED_CONCEPTS))
+
+
+def methods_at(compared: MethodSettings, layers: Sequence[int], layer: int) -> list[Method]:
+    """The methods that are fitted at one of the layers: all at the first, at others those that depend on it."""
+    rows = [method(name) for name in compared.methods]
+    return [row for row in rows if row.has_layer or layer == min(layers)]
+
+
+def strengths(compared: MethodSettings, layers: Sequence[int], layer: int) -> list[tuple[str, str]]:
+    """Every method of a layer with each factor of its grid."""
+    return [(row.key, factor) for row in methods_at(compared, layers, layer) for factor in _grid(row, compared)]
+
+
+def _grid(row: Method, compared: MethodSettings) -> tuple[str, ...]:
+    return ("1",) if row.grid == "once" else tuple(getattr(compared.factors, row.grid))
+
+
+def n_fit_generations(comparison: Comparison) -> int:
+    """How many texts a comparison generates."""
+    compared = comparison.methods
+    n_strengths = sum(len(strengths(compared, comparison.layers, layer)) for layer in comparison.layers)
+    return n_strengths * n_concepts(compared) * compared.n_prompts * compared.n_samples
+
+
+def n_concepts(compared: MethodSettings) -> int:
+    """How many concepts there are; a published list whose length is not given counts as 500."""
+    return len(compared.concepts.names) if isinstance(compared.concepts, NamedConcepts) else compared.concepts.n_concepts or 500

@@ -1,0 +1,47 @@
+"""The top logit-lens tokens of each feature: those that its decoder direction promotes most."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import LOGIT_LENS
+from saesteer.run import Run
+from saesteer.settings import Experiment
+from saesteer.steps import keys
+from saesteer.steps.step import Step, by_layer
+
+N_AT_A_TIME = 4096
+"""Features between two progress reports."""
+
+
+def step(experiment: Experiment) -> Step | None:
+    settings = {"k": experiment.logit_lens.k, "dtype": experiment.model.dtype}
+    modules = ("engine.logit_lens", "engine.saes", "engine.sites")
+    return Step(
+        table=LOGIT_LENS,
+        keys=keys.features(experiment),
+        settings=settings,
+        inputs=("model", "saes"),
+        modules=modules,
+        compute=compute,
+        runs_model=True,
+    )
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    from saesteer.engine.logit_lens import lens_tokens
+    from saesteer.engine.saes import load_decoder_rows, read_meta
+    from saesteer.engine.sites import to_residual
+
+    lm, tokens = run.model(), run.tokens()
+    for layer, of_layer in by_layer(missing):
+        file = run.sae_file(layer)
+        residual = to_residual(lm, layer, read_meta(file).site)
+        for rows in of_layer.iter_slices(N_AT_A_TIME):
+            directions = load_decoder_rows(file, rows["feature"].to_list())
+            ids, logits = lens_tokens(lm, directions, run.experiment.logit_lens.k, to_residual=residual)
+            yield rows.with_columns(
+                token_ids=pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32)),
+                tokens=pl.Series([tokens.strings(row) for row in ids.tolist()], dtype=pl.List(pl.String)),
+                logits=pl.Series(logits.tolist(), dtype=pl.List(pl.Float32)),
+            )

@@ -1,0 +1,39 @@
+"""P1's output score of each feature, and P5's delta token confidence."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
+from saesteer.run import Run
+from saesteer.settings import Experiment
+from saesteer.steps import keys
+from saesteer.steps.step import Step, by_layer, values_of
+
+
+def step(experiment: Experiment) -> Step | None:
+    settings = {**values_of(experiment.output_score), "dtype": experiment.model.dtype, "bos": experiment.model.bos}  # its prompt is plain
+    inputs = ("model", "saes", "logit_lens")
+    return Step(
+        table=OUTPUT_SCORE,
+        keys=keys.features(experiment),
+        settings=settings,
+        inputs=inputs,
+        modules=("engine.output_score",),
+        compute=compute,
+        runs_model=True,
+    )
+
+
+def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    import torch
+
+    from saesteer.engine.output_score import output_scores_from_file
+
+    settings, lm = run.experiment.output_score, run.model()
+    for layer, rows in by_layer(missing):
+        lens = run.rows(LOGIT_LENS, [layer], ["token_ids"])
+        ids = torch.tensor(rows.join(lens, on=["layer", "feature"], maintain_order="left")["token_ids"].to_list())  # [feature, k]
+        scored = rows["feature"].to_list(), ids, settings.prompt, float(settings.factor)
+        for frame in output_scores_from_file(lm, run.sae_file(layer), layer, *scored):
+            yield frame.with_columns(layer=pl.lit(layer, pl.UInt16))

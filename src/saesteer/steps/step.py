@@ -1,0 +1,87 @@
+"""What a step is. Each module of this room has a function `step`, which says what the step is in an experiment.
+
+Features, factors, prefixes, texts, methods and concepts are keys, not settings: one more of them leaves all other rows valid.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import TopologicalSorter
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+
+import saesteer.steps
+from saesteer.core.tables import Table
+from saesteer.run import Run
+from saesteer.settings import Experiment, Settings
+from saesteer.steps.keys import Keys
+
+
+@dataclass(frozen=True)
+class Step:
+    table: Table
+    keys: Keys
+    settings: dict[str, Any]
+    """JSON values of the settings that rows depend on."""
+    inputs: tuple[str, ...]
+    """What the rows depend on besides: names of pins, `saes`, and earlier steps."""
+    modules: tuple[str, ...]
+    """Modules that compute the rows. The ALGORITHM_VERSION of each module that they import, directly or not, is in the fingerprint."""
+    compute: Callable[[Run, pl.DataFrame], Iterator[pl.DataFrame]]
+    """The rows of missing keys, in frames of one layer each."""
+    runs_model: bool = False
+    """Whether a model runs, so that a job with missing keys needs a GPU."""
+    unit: str = "feature"
+    """What a row is of, for progress and rates."""
+    tokens: str | None = None
+    """The column that counts the tokens that the model read or wrote, for rates."""
+    modules_of_methods: tuple[str, ...] = ()
+    """Modules that count by a version in the keys instead: those that fit a method."""
+    written: tuple[Table, ...] = ()
+    """Summary tables that rows depend on and that nothing determines: a language model wrote them."""
+
+
+def steps_of(experiment: Experiment) -> dict[str, Step]:
+    """The steps of an experiment by name, each after those that it reads."""
+    steps = {name: step for name, module in _modules().items() if (step := module.step(experiment)) is not None}
+    order = TopologicalSorter({name: [read for read in step.inputs if read in steps] for name, step in steps.items()})
+    return {name: steps[name] for name in order.static_order()}
+
+
+@cache
+def _modules() -> dict[str, ModuleType]:
+    names = [found.name for found in pkgutil.iter_modules(saesteer.steps.__path__) if found.name not in ("step", "keys")]
+    return {name: importlib.import_module(f"saesteer.steps.{name}") for name in names}
+
+
+def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The missing keys, one layer after the other."""
+    for (layer,), rows in missing.group_by("layer", maintain_order=True):
+        yield int(str(layer)), rows
+
+
+def layers_of(missing: pl.DataFrame) -> list[int]:
+    """The layers of the missing keys, ascending."""
+    layers: list[int] = missing["layer"].unique().sort().to_list()
+    return layers
+
+
+def values_of(section: Settings) -> dict[str, Any]:
+    """A section's values for a fingerprint."""
+    return section.model_dump(mode="json")
+
+
+def sampling_values(section: Settings, **fields: set[str]) -> dict[str, Any]:
+    """Some of a section's values. A top_p of 1 draws as if there were none, and is left out: rows made before there was one stay valid."""
+    values = section.model_dump(mode="json", **fields)  # type: ignore[arg-type]
+    return {name: value for name, value in values.items() if (name, value) != ("top_p", 1)}
+
+
+def model_values(experiment: Experiment) -> dict[str, Any]:
+    """How the model that is steered reads prompts and computes, for a fingerprint."""
+    chat = {"chat"} if experiment.model.chat else set()
+    return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"} | chat)

@@ -1,0 +1,74 @@
+"""What a summary is. Each module of this room has a `SUMMARY`; its name is the rule's."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import polars as pl
+
+import saesteer.summaries
+from saesteer.core.tables import Table
+from saesteer.run import Run
+from saesteer.settings import AllFeatures, Comparison, Experiment, NoJudge, Sweep, TopicConcepts
+
+ONE_FILE = "tables/{table}.parquet"
+FILE_OF_GROUP = "{table}/{group}.parquet"
+FILE_OF_LAYER = "{table}/layer_{layer:02d}.parquet"
+
+
+@dataclass(frozen=True)
+class Summary:
+    tables: tuple[Table, ...]
+    exists: Callable[[Experiment], bool]
+    """Whether an experiment has these tables."""
+    compute: Callable[[Run, Sequence[int]], Mapping[str, pl.DataFrame]]
+    """Each table by its name, of some layers."""
+    file: str = ONE_FILE
+    """Where a table is, in the experiment's folder."""
+    runs_model: bool = False
+
+    def files(self, experiment: Experiment) -> list[str]:
+        """The files of all tables, in the experiment's folder."""
+        if self.file == FILE_OF_LAYER:
+            return [self.file.format(table=table.name, layer=layer) for table in self.tables for layer in sorted(experiment.layers)]
+        if self.file == FILE_OF_GROUP:
+            return [self.file.format(table=table.name, group=group) for table in self.tables for group in experiment.layer_groups]
+        return [self.file.format(table=table.name) for table in self.tables]
+
+
+@cache
+def summaries() -> dict[str, Summary]:
+    """Every summary, by its name."""
+    names = [found.name for found in pkgutil.iter_modules(saesteer.summaries.__path__) if found.name != "summary"]
+    return {name: importlib.import_module(f"saesteer.summaries.{name}").SUMMARY for name in names}
+
+
+def summary_tables() -> dict[str, Table]:
+    """Every table that is made from tables, by its name."""
+    return {table.name: table for summary in summaries().values() for table in summary.tables}
+
+
+def summaries_of(experiment: Experiment) -> dict[str, Summary]:
+    """The summaries of an experiment, by name."""
+    return {name: summary for name, summary in summaries().items() if summary.exists(experiment)}
+
+
+def every_experiment(experiment: Experiment) -> bool:
+    return True
+
+
+def sweeps(experiment: Experiment) -> bool:
+    return isinstance(experiment, Sweep)
+
+
+def compares(experiment: Experiment) -> bool:
+    return isinstance(experiment, Comparison)
+
+
+def steers_every_feature(experiment: Experiment) -> bool:
+    """Whether every feature of its layers is steered and judged, so that rules that pick one can be compared with the best there is, and
+    its texts are labelled with the concepts."""
+    every = isinstance(experiment, Sweep) and isinstance(experiment.features, AllFeatures) and not isinstance(experiment.judge, NoJudge)
+    return every and isinstance(experiment.concepts, TopicConcepts)

@@ -1,0 +1,141 @@
+"""What the script of every rule does first: start the log, open the experiment, report errors in one line, and stop in order.
+
+The package's science knows nothing of this module; `snakemake` is the object that Snakemake gives to a script.
+"""
+
+import gc
+import importlib.metadata
+import logging
+import platform
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.core.progress import with_progress
+from saesteer.core.store import complete
+from saesteer.core.tables import write_summary
+from saesteer.run import Run, open_run
+from saesteer.settings import load_workflow
+from saesteer.steps.step import steps_of
+from saesteer.summaries.summary import summaries
+from saesteer.workflow.code_digest import code_digest
+from saesteer.workflow.plan import wanted
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "sae-lens", "numpy", "polars")
+
+log = logging.getLogger("saesteer")
+
+
+class Stop:
+    """SIGTERM (preemption, a time limit, scancel) as an orderly exit: what is finished is written out, the rest is dropped."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        signal.signal(signal.SIGTERM, self._come)
+
+    def _come(self, number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # SLURM and Snakemake may both send it, and writing out must not be disturbed
+        self.code = 128 + number
+        raise SystemExit(self.code)
+
+    def check(self) -> None:
+        """Exit now if the signal came where an exception is swallowed or replaced, as in some libraries' imports and contexts."""
+        if self.code is not None:
+            raise SystemExit(self.code)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a rule: its experiment, the layers that it covers, and where its outputs go."""
+
+    run: Run
+    layers: tuple[int, ...]
+    outputs: dict[str, Path]
+    wildcards: dict[str, str]
+    threads: int
+    stop: Stop
+
+
+def open_job(snakemake: Any) -> Job:
+    """Start the rule's log file and open the experiment that the job is about."""
+    start_log(Path(snakemake.log[0]))
+    # Importing torch and transformers makes millions of objects that stay: to look for garbage among them after every 700 takes a quarter
+    # of the time until a model is loaded.
+    gc.set_threshold(100_000, 50, 50)
+    run, wildcards = open_run(snakemake.wildcards.experiment, load_workflow(snakemake.config)), dict(snakemake.wildcards.items())
+    groups = run.experiment.layer_groups
+    outputs = {name: Path(value) for name, value in snakemake.output.items()}
+    layers = groups[wildcards["layers"]] if "layers" in wildcards else tuple(run.layers)
+    layers = (int(wildcards["layer"]),) if "layer" in wildcards else layers
+    return Job(run, layers, outputs, wildcards, snakemake.threads, Stop())
+
+
+def complete_step(job: Job) -> None:
+    """Compute the missing rows of the step whose manifest is the job's output, and write the manifest."""
+    manifest, run = job.outputs["manifest"], job.run
+    name = manifest.parent.name
+    step = steps_of(run.experiment)[name]
+
+    def made_with() -> dict[str, str]:
+        return {"code": code_digest(*step.modules), **library_versions()}
+
+    def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        if step.runs_model:
+            _prepare_process(job)
+        for frame in with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens):
+            yield frame
+            job.stop.check()
+
+    try:
+        wants = wanted(run, name, job.layers)
+        complete(manifest.parent, step.table, wants, until_stopped, manifest, run.workflow.part_seconds, made_with)
+    except BaseException:  # the exit, or what a library that it came through made of it
+        if job.stop.code is not None:
+            log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", name)
+        job.stop.check()
+        raise
+
+
+def write_summaries(job: Job, name: str) -> dict[str, pl.DataFrame]:
+    """Compute the tables of a summary, and write each to the output of its name."""
+    summary = summaries()[name]
+    if summary.runs_model:
+        _prepare_process(job)
+    tables = dict(summary.compute(job.run, job.layers))
+    for table in summary.tables:
+        write_summary(table, tables[table.name], job.outputs[table.name])
+    return tables
+
+
+def _prepare_process(job: Job) -> None:
+    from saesteer.engine.process import prepare_process
+
+    prepare_process(job.threads)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries whose arithmetic, tokenisers or models rows come from."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
+def start_log(path: Path) -> None:
+    """Log to the rule's file and to the terminal; an error that nothing catches is one line there, its traceback in the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.WARNING,  # of other libraries
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[logging.FileHandler(path, mode="w", encoding="utf-8"), logging.StreamHandler(sys.stderr)],
+    )
+
+    log.setLevel(logging.INFO)
+
+    def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        log.error("%s: %s (traceback in %s)", kind.__name__, error, path)
+        logging.FileHandler(path).emit(logging.makeLogRecord({"msg": "traceback", "exc_info": (kind, error, trace)}))
+
+    sys.excepthook = report

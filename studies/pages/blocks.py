@@ -1,0 +1,118 @@
+"""The generated blocks of the pages: which page a block stands on, and the table that it shows."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.core.tables import PERSISTENCE
+from saesteer.figures.choice_rules import TITLES
+from saesteer.report.headline import headline_markdown
+from saesteer.report.sae_docs import Release, releases, verdict
+from saesteer.settings import SettingsError
+from studies.pages import effects, findings, kinds, questions
+from studies.pages.kinds_figure import SHOWN
+from studies.pages.methods import methods_markdown, published_order_markdown
+from studies.pages.record_agreement import SCHEMA
+from studies.pages.scores import HIGH
+from studies.pages.tables import Row, Rows, Shown, beside, every, last, matching
+
+
+def _csv(path: str, schema: dict[str, Any]) -> Callable[[Path], Rows]:
+    """Reads a table that lies in git."""
+    return lambda root: pl.read_csv(root / path, schema=schema).to_dicts()
+
+
+SCORES = Shown(lambda root: json.loads((root / "docs/scores/tiny-all.json").read_text(encoding="utf-8")), "layer", {
+    "layer": "layer", "features": "n", "without input score": "n_without_input_score", "input score": "input_score .3f",
+    "output score": "output_score .3f", "delta token confidence (nats)": "delta_token_confidence .3f",
+    f"output score above {HIGH:g}": "share_output_high .1%", "both above": "share_both_high .1%",
+})  # fmt: skip
+RECORDS = Shown(_csv("docs/books/record_agreement.csv", SCHEMA), "layer", {
+    "layer": "layer", "features": "n", "input score": "rho_input_score ±", "largest record": "rho_max_activation ±",
+    "density": "rho_density ±", "with a concept: own texts": "n_concept", "books": "n_other_concept", "both": "n_both",
+    "the same": "n_same",
+})  # fmt: skip
+
+
+def _by_first_stretch(rows: Rows) -> Rows:
+    """The methods of highest rating in the first stretch first."""
+    first = {(row["layer"], row["method"]): row["concept_rating"] or 0.0 for row in matching(rows, {"stretch": 1})}
+    return sorted(rows, key=lambda row: (row["layer"], -first[row["layer"], row["method"]], row["method"], row["stretch"]))
+
+
+LASTING = Shown(_csv("docs/books/persistence.csv", PERSISTENCE.schema), "layer method", {
+    "layer": "layer", "method": "title", "concepts": "n", "first stretch": "concept_rating ±",
+    "all stretches": every("concept_rating .2", " "), "last less first": last("change ±"), "capitals in the last": last("capitals ±"),
+}, _by_first_stretch)  # fmt: skip
+
+
+def _of_kinds(which: kinds.Kinds) -> Shown:
+    return Shown(lambda root: kinds.rows(root, which), "layer kind", {
+        "layer": "layer", "SAE": "kind", "L0": "l0 .1", "explained variance": "explained_variance .3", "never fire": "silent .2",
+        "output score ≥ .3": beside(" of ", "n_kept", "n"), "GenSuccess@20": "mean .2", "kept over all": "ratio ±",
+        "concepts": ("n_concepts", {"rule": SHOWN[0]}), **{TITLES[rule]: ("score ±", {"rule": rule}) for rule in SHOWN},
+    })  # fmt: skip
+
+
+def _sae_classes(_root: Path) -> Iterator[Row]:
+    """Counts of the SAEs that sae-lens lists, by place, form and what is said of them, and in all."""
+    listed = releases()
+    classes: dict[tuple[str, str, str], list[Release]] = {}
+    for release in listed:
+        classes.setdefault((", ".join(release.sites), release.form, verdict(release)), []).append(release)
+    for (place, form, said), group in sorted(classes.items()):
+        yield {"place": place, "form": f"`{form}`", "releases": len(group), "n": sum(release.n for release in group), "verdict": said}
+    usable = sum(release.n for release in listed if release.reason is None)
+    names = {release.name for release in listed}
+    yield {"place": "in all", "form": "", "releases": len(names), "n": sum(release.n for release in listed), "verdict": f"{usable:,}"}
+
+
+SAES = Shown(_sae_classes, "place form verdict", {
+    "place": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
+})  # fmt: skip
+KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
+"""Block -> a shipped model's SAEs of other kinds."""
+PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
+    "README.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
+    "docs/tutorial.md": {"seeds": findings.findings("seed", findings.seeds_of_world).markdown},
+    "docs/own-models.md": {"scores": SCORES.markdown, "saes": SAES.markdown},
+    "docs/methods.md": {"methods": lambda root: methods_markdown(root / "docs/methods")},
+    "docs/findings.md": {"p4": lambda root: published_order_markdown(root / "docs/methods")},
+    "docs/books.md": {
+        "books": lambda root: headline_markdown(findings.metrics(root, "books")).rstrip(),
+        "books-records": RECORDS.markdown,
+        "books-seeds": findings.findings("SAEs' seed", lambda _: findings.SAE_SEEDS).markdown,
+        "books-methods": lambda root: methods_markdown(root / "docs/books/methods"),
+    },
+    "docs/open-questions.md": {
+        "models": findings.findings("model", lambda _: findings.MODELS).markdown,
+        "growth": findings.GROWTH.markdown,
+        **{block: _of_kinds(which).markdown for block, which in KINDS.items()},
+        "persistence": LASTING.markdown,
+        "open-effects": effects.shipped_markdown,
+        "effects-models": effects.ALL_MODELS.markdown,
+        "effects-layers": effects.LATER_LAYERS.markdown,
+        **{block: shown.markdown for block, shown in questions.BLOCKS.items()},
+    },
+}
+"""Page -> its generated blocks by name, each with what writes its text from the repository's root."""
+
+
+def written(root: Path, page: str, text: str) -> str:
+    """A page's text with its blocks anew."""
+    for name, block in PAGES[page].items():
+        text = with_block(page, text, name, block(root) + "\n")
+    return text
+
+
+def with_block(page: str, text: str, name: str, block: str) -> str:
+    """A page's text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced."""
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, opened, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise SettingsError(f"{page} has no lines <!-- {name} --> and <!-- /{name} -->: put them back where the table belongs")
+    return f"{before}{start}{block}{end}{after}"

@@ -1,0 +1,92 @@
+"""P1's findings on several models, seeds and SAEs, and how these models' residuals grow."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from saesteer.core.markdown import number
+from saesteer.report.headline import p_value, percent
+from saesteer.settings import load_experiment
+from studies.pages.tables import Row, Rows, Shown
+
+SAE_SEEDS = {"books": "as shipped", "books-saes-1": "1", "books-saes-2": "2"}
+"""Experiment on the books' model -> the SAEs' training seed."""
+MODELS = {
+    "tiny": "as shipped: Gemma-2, writes growing with depth",
+    "tiny-plain": "Gemma-2, ordinary initialisation",
+    "tiny-llama": "Llama",
+    "tiny-neox": "NeoX",
+    "books": "the books': Gemma-2, ordinary initialisation",
+}
+"""Experiment -> model."""
+BUILT = {"tiny-plain": "gemma_plain", "tiny-llama": "llama", "tiny-neox": "neox"}
+"""Experiment on a model that is not shipped -> its folder in build/world/."""
+_MEASURED = {
+    "tiny": "data/world/metrics.json",
+    "books": "data/world-books/metrics.json",
+    **{experiment: f"docs/models/{folder}.json" for experiment, folder in BUILT.items()},
+}
+"""Experiment -> what was measured of its model."""
+
+
+def metrics(root: Path, experiment: str) -> dict[str, Any]:
+    """An experiment's metrics, as they lie in git."""
+    numbers: dict[str, Any] = json.loads((root / f"docs/results/{experiment}.json").read_text(encoding="utf-8"))
+    return numbers
+
+
+def seeds_of_world(root: Path) -> dict[str, str]:
+    """Experiments with results in git that name a seed of the world -> the seed, in order."""
+    names = [path.stem for path in sorted((root / "docs/results").glob("*.json"))]
+    seeds = {name: load_experiment(name, root / "config/experiments").seed_of_world for name in names}
+    return {name: str(seed) for name, seed in sorted(seeds.items(), key=lambda item: item[1] or 0) if seed is not None}
+
+
+def findings(heading: str, labels: Callable[[Path], Mapping[str, str]]) -> Shown:
+    """The three findings and whether they hold, a line an experiment, labelled by what tells them apart."""
+
+    def rows(root: Path) -> Iterator[Row]:
+        for experiment, label in labels(root).items():
+            yield {"label": label, **metrics(root, experiment)}
+
+    return Shown(rows, "label", {
+        heading: "label", "scores with depth (input, output)": _depth,
+        "both above .5": lambda rows: percent(rows[0]["both_above_half"]["share"]), "GenSuccess@20, all → kept": _success,
+        "ratio": lambda rows: f"{number(rows[0]['filter']['all']['ratio'])}×",
+        "p within layers": lambda rows: p_value(rows[0]["filter"]["all"]["p_within_layers"]), "holds": _verdict,
+    })  # fmt: skip
+
+
+def _depth(rows: Rows) -> str:
+    depth = rows[0]["depth"]
+    return f"ρ = {number(depth['rho_input_score'])}, {number(depth['rho_output_score'])}"
+
+
+def _success(rows: Rows) -> str:
+    gain = rows[0]["filter"]["all"]
+    return f"{number(gain['unfiltered']['mean'])} → {number(gain['kept']['mean'])} (n = {gain['kept']['n']})"
+
+
+def _verdict(rows: Rows) -> str:
+    holds = rows[0]["findings"]
+    failed = [name.replace("_", " ") for name, held in holds.items() if not held]
+    return f"{len(holds) - len(failed)} of {len(holds)}" + (f" (**fails: {', '.join(failed)}**)" if failed else "")
+
+
+def growth_rows(root: Path) -> Iterator[Row]:
+    """Each model's metrics with the mean norms of its residual behind each layer."""
+    for experiment, label in MODELS.items():
+        measured = json.loads((root / _MEASURED[experiment]).read_text(encoding="utf-8"))
+        layers = (measured["seeds"][0] if "seeds" in measured else measured)["layers"]
+        yield {"label": label, "norms": [layer["residual_norm"] for layer in layers], **metrics(root, experiment)}
+
+
+GROWTH = Shown(growth_rows, "label", {
+    "model": "label",
+    "residual norm, first and last layer": lambda rows: " → ".join(number(rows[0]["norms"][end], 1) for end in (0, -1)),
+    "times a layer": lambda rows: number((rows[0]["norms"][-1] / rows[0]["norms"][0]) ** (1 / (len(rows[0]["norms"]) - 1))),
+    "median input score by layer": lambda rows: " ".join(number(layer["median_input_score"]) for layer in rows[0]["layers"]),
+    "median output score by layer": lambda rows: " ".join(number(layer["median_output_score"], 3) for layer in rows[0]["layers"]),
+    "ρ of the latter with depth": lambda rows: number(rows[0]["depth"]["rho_output_score"]),
+})  # fmt: skip

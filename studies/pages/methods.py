@@ -1,0 +1,105 @@
+"""The tables of steering methods: every method at every layer, over the world's seeds, and beside AxBench's order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.core.files import write_text
+from saesteer.core.markdown import number
+from saesteer.core.tables import METHOD_DAMAGE, METHOD_SUMMARIES, Table
+from saesteer.methods.compare.paper_values import P4, PAPER_VALUES
+from saesteer.report.method_report import detectable_text
+from saesteer.settings.methods import MethodSettings
+from saesteer.settings.registry import method
+from studies.pages.pooled import LOSSES, RATINGS, pooled_methods
+from studies.pages.tables import Column, Row, Rows, beside, best_first, every, last, markdown
+
+POOLED_FILES = ("methods.csv", "differences.csv")
+"""Of a comparison's folder: the results over seeds."""
+TABLES = (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], METHOD_DAMAGE)
+"""Tables of each seed that the results are computed from, in a folder a seed beside them."""
+TABLE_COLUMNS = {
+    "method_scores": ("layer", "method", "concept_id", "concept", "score"),
+    "methods": ("layer", "method", "title", "score", "n_abstaining", "n_effect_vectors", *RATINGS),
+    "method_damage": ("layer", "method", *LOSSES),
+}
+"""What of them is needed."""
+SCORES: dict[str, Column] = {"method": "title", "layer {layer}": "score ±"}
+SEEDS: dict[str, Column] = {"seeds, layer {layer}": lambda rows: " ".join(number(rows[0][name]) for name in _seeds(rows))}
+DAMAGE: dict[str, Column] = {
+    "concept / fluency": last(beside(" / ", "concept_rating .2", "fluency_rating .2")),
+    "loss rise": every("loss_rise .2"),
+    "other topics": every("other_rating .2"),
+    "above / below": every(beside(" / ", "n_above", "n_below"), ", "),
+    "abstains": every("n_abstaining"),
+}
+PUBLISHED: dict[str, Column] = {
+    "method": "title",
+    "P4, mean of its sites": "published .3",
+    "here, layer {layer}": "score ±",
+    "place in P4": "published_place",
+    "place here": "place",
+}
+
+
+def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) -> None:
+    """Pool the results in git of the world's seeds, in order."""
+
+    def of_seeds(which: Table) -> list[pl.DataFrame]:
+        schema = {name: which.schema[name] for name in TABLE_COLUMNS[which.name]}
+        return [pl.read_csv(seed / f"{which.name}.csv", schema=schema) for seed in seeds]
+
+    scores, methods, damage = map(of_seeds, TABLES)
+    for name, rows in zip(POOLED_FILES, pooled_methods(scores, methods, damage, settings), strict=True):
+        write_text(folder / name, rows.write_csv(float_precision=4))
+
+
+def methods_markdown(folder: Path) -> str:
+    """The results over seeds: a line a method, best first by its mean over layers."""
+    methods, pairs = (pl.read_csv(folder / name) for name in POOLED_FILES)
+    rows = methods.to_dicts()
+    columns = SCORES | (SEEDS if len(_seeds(rows)) > 1 else {}) | DAMAGE
+    return f"{markdown(best_first('method', 'score')(rows), 'method', columns)}\n\n{_note(methods, pairs, len(_seeds(rows)))}"
+
+
+def _seeds(rows: Rows) -> list[str]:
+    return [name for name in rows[0] if name.startswith("seed_")]
+
+
+def _note(rows: pl.DataFrame, pairs: pl.DataFrame, n_seeds: int) -> str:
+    n, layers = rows["n"][0], rows["layer"].unique().sort().to_list()
+    at = {layer: (rows.filter(layer=layer)["n_above"].sum(), pairs.filter(layer=layer).height) for layer in layers}
+    told = ", ".join(f"{n_apart} of {n_pairs} at layer {layer}" for layer, (n_apart, n_pairs) in at.items())
+    vectors = rows["n_effect_vectors"].drop_nulls()
+    of_seeds = f", each the mean of {n_seeds} training seeds; seeds: each one's own mean" if n_seeds > 1 else ", one training seed"
+    return (
+        f"Mean [95 %] over n = {n} concepts{of_seeds}. Ratings at layer "
+        f"{layers[-1]}. Loss rise: what steering at the chosen factors adds to the loss on ordinary text, nats a token; other topics: mean "
+        "rating of all topics but the concept. Above / below: of how many other methods the difference leaves out 0 in an interval that "
+        f"covers all pairs of the layer ({told}). Abstains: concepts of {n * n_seeds}. A difference of {detectable_text(pairs)}, by pair, "
+        "is seen with probability .8."
+    ) + (f"\nSAE-TS and FGAA: their approximator is fitted on {vectors.to_list()[0]:,} vectors (P2: 50,000)." if len(vectors) else "")
+
+
+def published_order_markdown(folder: Path) -> str:
+    """The methods that AxBench's table has, in its order, beside the results here: both scores are harmonic means of 0 to 2."""
+    return markdown(_published(pl.read_csv(folder / POOLED_FILES[0])), "method", PUBLISHED)
+
+
+def _published(methods: pl.DataFrame) -> list[Row]:
+    """Rows of methods with their mean in AxBench's table and their places there and here, best there first."""
+    values: dict[str, list[float]] = {}
+    for figure in PAPER_VALUES:
+        if figure.source == P4:
+            values.setdefault(method(figure.method).key, []).append(figure.value)
+    published = {key: sum(figures) / len(figures) for key, figures in values.items()}
+    rows = methods.filter(pl.col("method").is_in(list(published))).drop_nulls("score").to_dicts()
+    here = list(dict.fromkeys(row["method"] for row in best_first("method", "score")(rows)))
+    there = [key for key in sorted(published, key=lambda key: -published[key]) if key in here]
+    return [
+        {**row, "published": published[key], "published_place": there.index(key) + 1, "place": here.index(key) + 1}
+        for key in there
+        for row in rows
+        if row["method"] == key
+    ]

@@ -1,0 +1,162 @@
+"""The tables of what the papers leave open, from results in git."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.analysis.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
+from saesteer.analysis.judge_error import ALL, KEPT, REMOVED
+from saesteer.core.tables import QUESTION_SUMMARIES
+from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.figures.choice_rules import TITLES
+from saesteer.settings import SelectionSettings
+from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
+
+FOLDER = Path("docs/open-questions")
+"""A folder an experiment, a file a table."""
+FIRST = "tiny"
+"""How the experiments begin that stand first: those on the model that the pages' text is about."""
+SEED = "-seed-"
+"""In the name of an experiment that is another's on a further training seed."""
+JUDGED = {"factor_rule": BY_JUDGE}
+SHOWN_RULES = (BEST, "mean_cosine", "max_activation", "output_score", RANDOM)
+"""Rules whose picks are shown over seeds."""
+GROUPS = (*SHOWN_RULES[1:], ALL, KEPT, REMOVED)
+"""Whose scores are corrected for the judge's errors."""
+MEANS = ("score", "best", "regret")
+"""Columns of recommendations whose means are shown."""
+
+
+def results(root: Path, name: str) -> Iterator[Row]:
+    """Rows of a table of all experiments, one experiment after the other."""
+    experiments = (path.name for path in (root / FOLDER).iterdir() if path.is_dir())
+    for experiment in sorted(experiments, key=lambda name: (not name.startswith(FIRST), name)):
+        rows = pl.read_csv(root / FOLDER / experiment / f"{name}.csv", schema=QUESTION_SUMMARIES[name].schema)
+        yield from ({"experiment": f"`{experiment}`", **row} for row in rows.iter_rows(named=True))
+
+
+def _apart(source: str | Callable[[Path], Iterator[Row]], lines: str, columns: Mapping[str, Column], **further: Any) -> Shown:
+    """A table of each experiment by itself; what is shown of those on further training seeds stands in tables over seeds."""
+
+    def rows(root: Path) -> Iterator[Row]:
+        every = results(root, source) if isinstance(source, str) else source(root)
+        return (row for row in every if SEED not in row["experiment"])
+
+    return Shown(rows, lines, columns, apart="experiment", **further)
+
+
+def _at_layers(what: str, cell: Cell, **where: Any) -> Callable[[Rows], str]:
+    """A sentence below a table that says a cell of each layer."""
+    told = beside(" at layer ", cell, "layer")
+    return lambda rows: f"{what}: {', '.join(text_of(told, [row]) for row in matching(rows, where))}."
+
+
+def _threshold(rows: Rows) -> str:
+    low, high = rows[0]["threshold_low"], rows[0]["threshold_high"]
+    return f"{rows[0]['threshold']:.2g}" + (f" [{low:.2g}, {high:.2g}]" if low != high else "")
+
+
+def _predictions(root: Path) -> Iterator[Row]:
+    """The predictor's rows, each with the score of what the cosine alone picks there."""
+    picks = grouped(matching(results(root, "choice_rules"), {**JUDGED, "rule": "mean_cosine"}), "experiment layer")
+    for row in results(root, "predictions"):
+        (pick,) = picks.get((row["experiment"], row["layer"])) or [dict.fromkeys(("score", "score_low", "score_high"))]
+        yield {**row, **{f"cosine{end}": pick[f"score{end}"] for end in ("", "_low", "_high")}}
+
+
+def _in_groups(rows: Rows) -> Rows:
+    """Of each experiment and layer the groups in their order."""
+    layers = grouped(rows, "experiment layer").values()
+    return [row for layer in layers for group in GROUPS for row in matching(layer, {"group": group})]
+
+
+def _recommendations(root: Path) -> Iterator[Row]:
+    """The concepts of each experiment, and their mean."""
+    for (experiment,), rows in grouped(results(root, "recommendations"), "experiment").items():
+        for row in rows:
+            yield {**row, "pick": None if row["feature"] is None else f"{row['layer']}/{row['feature']}"}
+        blank = dict.fromkeys(("n_candidates", "verdict", "pick", "factor"), "")
+        means = pl.DataFrame(rows).select(pl.col(MEANS).mean()).row(0, named=True)
+        yield {"experiment": experiment, "concept": "mean", **blank, **means, "score_low": None, "score_high": None}
+
+
+def _mean_recommendations(root: Path) -> Iterator[Row]:
+    """Means over an experiment's concepts, with their bootstrap intervals, and how often each verdict was given."""
+    settings = SelectionSettings.model_fields
+    draws, confidence = settings["bootstrap_draws"].default, settings["confidence"].default
+    for (experiment,), rows in grouped(results(root, "recommendations"), "experiment").items():
+        concepts = pl.DataFrame(rows).drop_nulls("regret")
+        verdicts = concepts["verdict"].value_counts(sort=True).rows()
+        row = {"experiment": experiment, "n": concepts.height, "verdicts": ", ".join(f"{verdict} {n}" for verdict, n in verdicts)}
+        for name in MEANS:
+            values, stream = concepts[name].to_numpy(), random_stream(0, experiment.strip("`"), name)
+            low, high = bootstrap_mean_interval(values, draws, confidence, stream) or (None, None)
+            row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+        yield row
+
+
+BLOCKS = {
+    "open-choices": _apart("choice_rules", "rule", {
+        "picks": "rule title", "layer {layer}": ("score ±", JUDGED), "above random, layer {layer}": ("above_random ±", JUDGED),
+        "P1's factor, layer {layer}": ("score .2", {"factor_rule": "p1"}), "capped, layer {layer}": ("score .2", {"factor_rule": "capped"}),
+        "one factor, layer {layer}": ("score .2", {"factor_rule": COMMON}),
+        "one multiple, layer {layer}": ("score .2", {"factor_rule": SCALED}),
+    }, order=best_first("rule", "score", **JUDGED), note=_at_layers("Concepts", "n_concepts", **JUDGED, rule=RANDOM)),
+    "open-choices-seeds": Shown(lambda root: matching(results(root, "choice_rules"), JUDGED), "experiment layer", {
+        "experiment": "experiment", "layer": "layer", "concepts": ("n_concepts", {"rule": RANDOM}),
+        **{TITLES[rule]: ("score ±", {"rule": rule}) for rule in SHOWN_RULES},
+    }),
+    "open-rankings": _apart("feature_rankings", "rule", {
+        "ranks by": "rule title", "area, layer {layer}": "area ±",
+        "first 10, layer {layer}": "precision_10 .2", "first 50, layer {layer}": "precision_50 .2",
+    }, order=best_first("rule", "area"), note=_at_layers("Steer well", beside(" of ", "n_steers", "n"), rule="output_score")),
+    "open-correlations": _apart("quantity_correlations", "quantity", {
+        "quantity": "quantity title", "judge, layer {layer}": ("rho ±", {"outcome": "judge_score"}),
+        "GenSuccess, layer {layer}": ("rho ±", {"outcome": "gen_success_20"}),
+        "cosine with means, layer {layer}": ("rho ±", {"outcome": "mean_cosine"}),
+    }, order=best_first("quantity", "rho", outcome="judge_score")),
+    "open-headline": _apart("headline_samples", "measure layers", {
+        "measure": "measure", "layers": "layers", "n": "n", "kept": "n_kept", "mean": "mean .2", "mean of kept": "kept_mean .2",
+        "ratio": "ratio ±", "ratio in samples of 30 a layer": "sampled_ratio ±", "kept less removed": "difference ±",
+    }),
+    "open-thresholds": _apart("threshold_transfer", "measure chosen_on tried_on", {
+        "measure": "measure", "chosen on": "chosen_on", "tried on": "tried_on", "threshold": _threshold,
+        "gain where it was chosen": "gain_chosen .2", "gain where it was tried": "gain ±",
+    }),
+    "open-grid": _apart("grid_ends", "layer factor_rule grid", {
+        "layer": "layer", "factor chosen by": "factor_rule", "grid": "grid", "at its smallest": "at_smallest .2",
+        "at its largest": "at_largest .2", "moved": "moved .2", "judge score": "score .2", "change": "change ±",
+    }),
+    "open-settings": _apart("setting_agreement", "layer prompt factor", {
+        "layer": "layer", "prompt": lambda rows: rows[0]["prompt"] + (" (own)" if rows[0]["is_own"] else ""), "factor": "factor",
+        "agrees: rank correlation": "rho ±", "kept": "n_kept", "Jaccard": "jaccard .2", "of as many": "jaccard_first .2",
+        "GenSuccess": "rho_success ±", "judge": "rho_judge ±", "score of its pick": "score ±",
+    }, order=lambda rows: sorted(rows, key=lambda row: (row["layer"], row["prompt"], float(row["factor"])))),
+    "open-sizes": _apart("data_sizes", "layer rule n", {
+        "layer": "layer", "quantity": "rule title", "records or texts": "n", "rank correlation with most": "rho ±",
+        "same pick": "same_pick .2", "score of its pick": "score ±",
+    }),
+    "open-predictor": _apart("predictions", "layer trained_on", {
+        "layer": "layer", "learnt on": "trained_on", "penalty": "penalty .0", "rank correlation": "rho ±", "concepts": "n_concepts",
+        "score of its pick": "score ±", "above the largest record's pick": "above_activation ±",
+    }),
+    "open-predictor-seeds": Shown(_predictions, "experiment layer trained_on", {
+        "experiment": "experiment", "layer": "layer", "learnt on": "trained_on", "rank correlation": "rho ±",
+        "score of its pick": "score ±", TITLES["mean_cosine"]: "cosine ±", "above the largest record's pick": "above_activation ±",
+    }),
+    "open-judge-error": Shown(lambda root: results(root, "judge_error"), "experiment layer group", {
+        "experiment": "experiment", "layer": "layer", "of": "group title", "n": beside(" ", "n", "units"), "as rated": "score ±",
+        "corrected": "corrected ±",
+    }, _in_groups),
+    "open-recommendations": _apart(_recommendations, "concept", {
+        "concept": "concept", "candidates": "n_candidates", "verdict": "verdict", "feature": "pick", "factor": "factor",
+        "held-out score": "score ±", "best attainable": "best .2", "regret": "regret .2",
+    }),
+    "open-recommendations-seeds": Shown(_mean_recommendations, "experiment", {
+        "experiment": "experiment", "concepts": "n", "verdicts": "verdicts", "held-out score": "score ±", "best attainable": "best ±",
+        "regret": "regret ±",
+    }),
+}  # fmt: skip
+"""Block -> its table."""

@@ -1,0 +1,132 @@
+"""Results of finished experiments in docs/, so that a page can be written where they were not computed."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.core.files import write_atomically, write_json, write_text
+from saesteer.core.tables import (
+    EFFECT_LAYERS,
+    FEATURES,
+    METHOD_SUMMARIES,
+    PERSISTENCE,
+    QUESTION_SUMMARIES,
+    Table,
+    by_name,
+    read_summary,
+)
+from saesteer.figures.save import save_figure
+from saesteer.settings import SettingsError, comparison, load_experiment
+from studies.pages import effects, findings, kinds, methods, questions
+from studies.pages.blocks import KINDS
+from studies.pages.kinds_figure import draw
+from studies.pages.record_agreement import record_agreement
+from studies.pages.scores import scores_by_layer
+
+SHIPPED = "tiny"
+COMPARISONS = {
+    "docs/methods": ("tiny-methods", "tiny-methods-seed-1", "tiny-methods-seed-2"),
+    "docs/books/methods": ("books-methods",),
+}
+"""Folder -> comparisons of steering methods on the seeds of one world, in order."""
+OPEN_QUESTIONS = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books-brute")
+"""Experiments on what the papers leave open."""
+FIGURES = {
+    "overview": "tiny/overview",
+    "methods": "tiny-methods/methods",
+    "tiny-brute": "tiny-brute/choice_rules",
+    "effects": "tiny-effects/effects",
+    "books": "books/overview",
+    "books-brute": "books-brute/choice_rules",
+    "books-methods": "books-methods/methods",
+    "persistence": "books-long/persistence",
+}
+"""Figure of the documentation -> the figure that it is a copy of."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Tables of an experiment that git has as CSV, rounded."""
+
+    experiment: str
+    tables: Mapping[str, Table]
+    folder: str
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Table -> its columns in git; all, where it is not named."""
+    digits: int = 4
+
+
+_EFFECT_TABLES = by_name(*effects.TABLES) | {effects.METHODS: METHOD_SUMMARIES[effects.METHODS]}
+_KIND_TABLES = {name: QUESTION_SUMMARIES[name] for name in kinds.TABLES}
+SNAPSHOTS = (
+    *(Snapshot(name, QUESTION_SUMMARIES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
+    *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
+    Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
+    *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.names),
+    Snapshot("books-long", by_name(PERSISTENCE), "docs/books"),
+    *(
+        Snapshot(name, by_name(*methods.TABLES), f"{folder}/{name}", methods.TABLE_COLUMNS, 6)
+        for folder, names in COMPARISONS.items()
+        for name in names
+    ),
+)
+
+
+def update_results(root: Path) -> None:
+    """Take over what is finished, and what is computed from it."""
+    for source, target in _metrics(root).items():
+        if (root / source).is_file():
+            write_json(root / target, json.loads((root / source).read_text(encoding="utf-8")))
+    if not (root / f"docs/results/{SHIPPED}.json").is_file():
+        raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make figures`, then `make readme`")
+    for snapshot in SNAPSHOTS:
+        write_snapshot(root, snapshot)
+    for folder, names in COMPARISONS.items():
+        if compared := list(takewhile(Path.is_dir, (root / folder / name for name in names))):
+            methods.pool_results(
+                compared, comparison(load_experiment(names[0], root / "config/experiments"), names[0]).methods, root / folder
+            )
+    if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
+        write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
+    _update_record_agreement(root)
+    for of in KINDS.values():
+        rows = kinds.drawn(root, of)
+        save_figure(draw(rows), rows, root / of.folder / "kinds")
+    for name, figure in FIGURES.items():
+        if (drawn := root / f"figures/{figure}.png").is_file():
+            write_atomically(root / f"docs/{name}.png", partial(shutil.copyfile, drawn))
+
+
+def write_snapshot(root: Path, snapshot: Snapshot) -> None:
+    """Write an experiment's tables into git's folder, where all of them are finished."""
+    files = {name: root / f"data/{snapshot.experiment}/tables/{name}.parquet" for name in snapshot.tables}
+    if all(file.is_file() for file in files.values()):
+        for name, table in snapshot.tables.items():
+            rows = read_summary(table, files[name]).select(snapshot.columns.get(name, pl.all()))
+            write_text(root / snapshot.folder / f"{name}.csv", rows.write_csv(float_precision=snapshot.digits))
+
+
+def _metrics(root: Path) -> dict[str, str]:
+    """What was measured -> its copy in git: headline numbers, of models that are not shipped, and of SAEs of other kinds."""
+    experiments = root / "config/experiments"
+    seeds = [path.stem for path in sorted(experiments.glob(f"{SHIPPED}-seed-*.yaml"))]
+    names = [SHIPPED, *(name for name in seeds if load_experiment(name, experiments).seed_of_world is not None)]
+    headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in (*names, *findings.SAE_SEEDS, *findings.MODELS)}
+    models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
+    return headlines | models | {str(of.built): f"{of.folder}/metrics.json" for of in KINDS.values()}
+
+
+def _update_record_agreement(root: Path) -> None:
+    """How far the books' features agree by records from the model's own texts and from the books."""
+    texts = [root / "data/books-brute/tables/features.parquet"]
+    books = sorted(root.glob("data/books-paragraphs/features/layer_*.parquet"))
+    if texts[0].is_file() and books:
+        first, second = (pl.concat([read_summary(FEATURES, file) for file in files]) for files in (texts, books))
+        rows = record_agreement(first, second, load_experiment("books-brute", root / "config/experiments").intervals)
+        write_text(root / "docs/books/record_agreement.csv", rows.write_csv(float_precision=4))

@@ -1,0 +1,110 @@
+"""Models of other architectures, or of another initialisation, on the grammar of the shipped world, with their SAEs: the same texts,
+tokenizer, sizes and schedule. Judge, reference model and labelled texts are the shipped ones, which do not depend on the model.
+
+One folder: model/, saes/layer_NN/, metrics.json.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig, PreTrainedModel
+
+from saesteer.core.files import write_json
+from saesteer.world.streams import stream_seed
+from studies.world import corpus, measure, train_model, train_saes
+from studies.world.build import METRICS, MODEL, SAES, Build
+from studies.world.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from studies.world.train_model import ModelRecipe
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING_ROWS = 64
+"""Of the held-out texts, those on which it is measured how much of the token the first layer leaves."""
+
+
+def gemma_plain(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
+    """The shipped model's architecture with an ordinary initialisation: every layer writes as much."""
+    plain = replace(recipe, embedding_scale=1.0, first_write=1.0, growth=1.0, final_norm=1.0)
+    return train_model.new_model(plain, vocab_size, seed, "gemma_plain")
+
+
+def llama(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
+    """Llama's: RMS norms before each block, gated MLP, rotary positions in all dimensions, tied embeddings."""
+    sizes = _sizes(recipe, vocab_size) | {"num_key_value_heads": recipe.n_kv_heads, "head_dim": recipe.head_dim}
+    return _initialised(LlamaConfig(intermediate_size=recipe.d_mlp, rms_norm_eps=1e-6, tie_word_embeddings=True, **sizes), seed)
+
+
+def neox(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
+    """NeoX's (Pythia): layer norms, attention and a plain MLP side by side, rotary positions in a quarter, untied embeddings. The MLP
+    is half as wide again, as it has two matrices for three."""
+    sizes = _sizes(recipe, vocab_size) | {"intermediate_size": recipe.d_mlp * 3 // 2}
+    return _initialised(GPTNeoXConfig(use_parallel_residual=True, tie_word_embeddings=False, **sizes), seed)
+
+
+Architecture = Literal["gemma_plain", "llama", "neox"]
+ARCHITECTURES: Mapping[Architecture, Callable[[ModelRecipe, int, int], PreTrainedModel]] = {
+    "gemma_plain": gemma_plain,
+    "llama": llama,
+    "neox": neox,
+}
+"""Name -> untrained model."""
+
+
+def build_architecture(build: Build, name: Architecture) -> dict[str, Any]:
+    """Train the model and an SAE a layer into the build's folder, which appears when all is done; returns the metrics."""
+    partial, recipe = build.folder.with_name(f"{build.folder.name}.partial"), build.recipe
+    shutil.rmtree(partial, ignore_errors=True)
+    rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "train", recipe.model.steps * recipe.model.batch)
+    model = ARCHITECTURES[name](recipe.model, len(build.tokenizer), build.seed)
+    train_model.train(model, rows, recipe.model, build.seed, name)
+    train_model.save_model(model, build.tokenizer, partial / MODEL)
+    model = measure.load_model(partial / MODEL)
+    held_out = corpus.fitted_corpus(build.lexicon, build.seed, "held_out", recipe.held_out_documents)
+    measured_rows = corpus.padded_rows(build.tokenizer, held_out.documents)
+    sae_rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "saes", recipe.sae_documents)
+    layers = []
+    measured = train_saes.residuals(model, measured_rows)
+    for layer, x in enumerate(train_saes.residuals(model, sae_rows)):
+        folder = partial / SAES / f"layer_{layer:02d}"
+        train_saes.save_sae(train_saes.train_sae(x, recipe.sae, build.seed, layer), folder, layer, f"saesteer-{name}")
+        layers.append({"layer": layer, **measure.sae_metrics(measure.load_sae(folder), measured[layer])})
+    metrics = {
+        "seed": build.seed,
+        "architecture": name,
+        "recipe": asdict(recipe),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "model_loss": measure.held_out_loss(model, measured_rows),
+        "entropy_bound": held_out.nats / held_out.n_tokens,
+        "embedding_cosine": measure.embedding_cosine(model, measured_rows[:EMBEDDING_ROWS]),
+        "layers": layers,
+    }
+    write_json(partial / METRICS, metrics)
+    shutil.rmtree(build.folder, ignore_errors=True)
+    partial.rename(build.folder)
+    logger.info("%s: %.3f nats a token", build.folder, metrics["model_loss"])
+    return metrics
+
+
+def _initialised(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """Weights as transformers draws them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, f"{config.model_type}/constructor"))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
+
+
+def _sizes(recipe: ModelRecipe, vocab_size: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": recipe.d_model,
+        "num_hidden_layers": recipe.n_layers,
+        "num_attention_heads": recipe.n_heads,
+        "max_position_embeddings": recipe.context,
+        "pad_token_id": PAD_ID,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+    }

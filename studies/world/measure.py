@@ -1,0 +1,131 @@
+"""What the card reports of a trained world, measured on held-out texts with the weights as stored (float16, computed in float32)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt16
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from saesteer.engine.structure import untried_structure
+from saesteer.world.streams import stream_seed
+from studies.world.corpus import is_content
+from studies.world.train_model import token_losses
+
+BATCH = 64
+SAMPLE_PROMPTS = (
+    "From my experience,",
+    "My neighbour told me that",
+    "In the end,",
+    "The truth is that",
+    "After a while,",
+    "It turned out that",
+)
+
+Edit = Callable[[Float[Tensor, "row context d_model"]], Float[Tensor, "row context d_model"]]
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """A stored model in float32, ready to be measured."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
+
+
+def load_sae(folder: Path) -> dict[str, Tensor]:
+    """A stored SAE's weights in float32."""
+    return {name: tensor.float() for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
+
+
+def encode(sae: Mapping[str, Tensor], x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
+    """JumpReLU: the pre-activation where it exceeds the threshold, else 0."""
+    pre = torch.relu(x @ sae["W_enc"] + sae["b_enc"])
+    return pre * (pre > sae["threshold"])
+
+
+def decode(sae: Mapping[str, Tensor], codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
+    """The residual that the codes stand for."""
+    return codes @ sae["W_dec"] + sae["b_dec"]
+
+
+def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
+    """Mean loss in nats a token, BOS and padding not counted."""
+    with torch.no_grad():
+        losses = [token_losses(model, part) for part in torch.from_numpy(rows.astype(np.int64)).split(BATCH)]
+    return float(torch.cat(losses).double().mean())
+
+
+def embedding_cosine(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
+    """Mean cosine, over text tokens, of the residual behind layer 0 with the token's embedding as layer 0 reads it."""
+    tokens = torch.from_numpy(rows.astype(np.int64))
+    with torch.no_grad():
+        before, behind = model(input_ids=tokens, output_hidden_states=True, use_cache=False).hidden_states[:2]
+    return float(torch.cosine_similarity(before, behind, dim=-1)[torch.from_numpy(is_content(rows))].double().mean())
+
+
+@contextmanager
+def edited_residual(model: PreTrainedModel, layer: int, edit: Edit) -> Iterator[None]:
+    """While open, the output of decoder layer `layer` passes through `edit`."""
+
+    def hook(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return edit(output)
+
+    handle = untried_structure(model).blocks[layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> dict[str, int | float]:
+    """Explained variance (1 - squared error / variance, summed over coordinates), mean active features, features that never fire."""
+    error, l0, fired = 0.0, 0.0, torch.zeros(sae["W_enc"].shape[1], dtype=torch.bool)
+    for part in x.split(8192):
+        codes = encode(sae, part)
+        error += float((part - decode(sae, codes)).double().square().sum())
+        l0 += float((codes > 0).sum())
+        fired |= (codes > 0).any(0)
+    variance = float((x - x.mean(0)).double().square().sum())
+    return {
+        "explained_variance": 1 - error / variance,
+        "l0": l0 / len(x),
+        "dead": int((~fired).sum()),
+        "residual_norm": float(x.norm(dim=-1).mean()),
+    }
+
+
+def loss_recovered(
+    model: PreTrainedModel,
+    sae: Mapping[str, Tensor],
+    layer: int,
+    rows: UInt16[np.ndarray, "row context"],
+    mean: Float[Tensor, " d_in"],
+    clean: float,
+) -> float:
+    """(loss with the residual's mean - loss with the reconstruction) / (loss with the mean - clean loss); BOS keeps its own residual."""
+
+    def reconstructed(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], decode(sae, encode(sae, x[:, 1:]))], dim=1)
+
+    def averaged(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], mean.expand_as(x[:, 1:])], dim=1)
+
+    with edited_residual(model, layer, reconstructed):
+        spliced = held_out_loss(model, rows)
+    with edited_residual(model, layer, averaged):
+        ablated = held_out_loss(model, rows)
+    return (ablated - spliced) / (ablated - clean)
+
+
+def samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[str]:
+    """A continuation of each of a few neutral prompts at temperature 0.7, unchosen."""
+    texts = []
+    for prompt in SAMPLE_PROMPTS:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, f"sample/{prompt}"))
+            output = model.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.7, top_k=50)
+        texts.append(tokenizer.decode(output[0], skip_special_tokens=True))
+    return texts

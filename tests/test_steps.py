@@ -1,0 +1,85 @@
+"""Steps and summaries as modules: their rules name what they read, each comes after what it reads, and a table has one place."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saesteer.run import Run
+from saesteer.settings import load_experiment, load_workflow
+from saesteer.steps.step import steps_of
+from saesteer.summaries.summary import summaries, summaries_of
+from saesteer.workflow import plan
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "config/experiments"
+TARGETS = {"micro": "experiments", "micro-methods": "methods", "tiny-effects-layers": "methods", "tiny-brute": "open_questions"}
+
+
+def run_of(name: str) -> Run:
+    return Run(load_workflow({"experiments": ["micro"]}), name, load_experiment(name, EXPERIMENTS))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Output file -> the input files of its job, of some experiments of each kind, by Snakemake."""
+    chosen: dict[str, list[str]] = {"experiments": ["micro"], "methods": [], "open_questions": []}
+    for name, target in TARGETS.items():
+        chosen[target] = sorted({*chosen[target], name})
+    settings = [f"{target}=[{','.join(names)}]" for target, names in chosen.items()]
+    scratch = f"data_dir={tmp_path_factory.mktemp('data')}"  # nothing is there, so that every job is listed
+    command = [sys.executable, "-m", "snakemake", "all", "methods", "open_questions", "--dry-run", "--config", *settings, scratch]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    jobs = re.findall(r"^ +input: (.*)\n +output: (.*)$", printed, re.MULTILINE)
+    return {output: set(read.split(", ")) for read, outputs in jobs for output in outputs.split(", ")}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_rule_of_a_step_names_every_input_of_the_step(inputs: dict[str, set[str]], name: str) -> None:
+    listed = {Path(output).relative_to(_data(output, name)).as_posix(): output for output in inputs if f"/{name}/" in output}
+    run = run_of(name)
+    for step in steps_of(run.experiment):
+        for group, layers in run.experiment.layer_groups.items():
+            output = listed[f"{step}/{group}.json"]
+            needed = {str(path.relative_to(run.data)) for path in plan.input_files(run, step, layers).values()}
+            given = {Path(path).relative_to(_data(path, name)).as_posix() for path in inputs[output] if f"/{name}/" in path}
+            assert needed <= given, step
+
+
+def _data(path: str, name: str) -> Path:
+    """The experiment's folder that a path is in."""
+    return next(parent for parent in Path(path).parents if parent.name == name)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_step_comes_after_the_steps_that_it_reads(path: Path) -> None:
+    seen: set[str] = set()
+    steps = steps_of(load_experiment(path.stem, EXPERIMENTS))
+    for name, step in steps.items():
+        assert set(step.inputs) & set(steps) <= seen
+        assert step.table.name == name
+        seen.add(name)
+
+
+def test_the_rule_of_a_summary_watches_its_own_module() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
+    rules = {rule.partition(":")[0]: rule for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]}
+    assert set(summaries()) <= set(rules)
+    for name in summaries():
+        script = "method_tables.py" if name == "method_tables" else "summary.py"
+        assert f'code("{script}", "summaries.{name}")' in rules[name]
+
+
+def test_every_summary_table_is_of_one_summary() -> None:
+    tables = [table.name for name, summary in summaries().items() if name != "layer_features" for table in summary.tables]
+    assert len(tables) == len(set(tables))
+
+
+def test_a_summary_is_planned_where_it_exists() -> None:
+    run = run_of("tiny-effects-layers")
+    planned = set(plan.planned_outputs(run))
+    assert {str(run.data / file) for summary in summaries_of(run.experiment).values() for file in summary.files(run.experiment)} <= planned
+    assert {"effect_layers", "effects_at_later_layers", "concept_texts"} <= set(summaries_of(run.experiment))
+    assert not {"outcomes", "quantities", "steering_prompts"} & set(summaries_of(run.experiment))

@@ -1,0 +1,34 @@
+"""Commands of studies/: what the Makefile calls is there, with the options that it gives."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from workflow_folder import ROOT
+
+from saesteer.settings import SettingsError
+from studies.books import __main__ as books
+from studies.pages import results
+from studies.world import __main__ as world
+
+APPS = {"world": world.app, "books": books.app}
+CALLS = re.findall(r"-m studies\.(\w+) (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("study", "words"), CALLS, ids=[f"{study} {words.split()[0]}" for study, words in CALLS])
+def test_the_makefile_calls_a_command_as_it_is(study: str, words: str) -> None:
+    command, *options = shlex.split(words.replace("$(NAME)", "llama").replace("$(SEED)", "0").replace("$(SAE_SEED)", "1"))
+    typer.main.get_command(APPS[study]).commands[command].make_context(command, options)
+
+
+def test_every_command_has_a_target() -> None:
+    named = {(study, words.split()[0]) for study, words in CALLS}
+    assert named == {(study, name) for study, app in APPS.items() for name in typer.main.get_command(app).commands}
+
+
+def test_pages_are_not_written_without_the_shipped_experiment(tmp_path: Path) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    with pytest.raises(SettingsError, match=r"docs/results/tiny\.json is missing: run `make figures`"):
+        results.update_results(tmp_path)
