@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from saesteer import api
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
-from saesteer.report.fits import sampling_of
 from saesteer.report.terminal import Request, request_of, show, texts_by_token
 from saesteer.run import Run, open_run
 from saesteer.settings import load_workflow
+from saesteer.steps.generations import sampling_of
 
 PROMPT = "I think that"
 

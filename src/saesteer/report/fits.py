@@ -1,4 +1,4 @@
-"""What a method of a finished comparison fitted for a concept, and how texts of an experiment are generated."""
+"""What a method of a finished comparison fitted for a concept."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import polars as pl
 from saesteer.core.errors import SettingsError
 from saesteer.core.tables import ASKED_CONCEPTS, FITS
 from saesteer.core.tables.methods import METHOD_CHOICES
-from saesteer.engine.continuation import Sampling
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run, check_known
-from saesteer.settings import Experiment
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,6 @@ def parse_feature(which: str) -> tuple[int, int] | None:
     """LAYER/FEATURE as numbers; None where it is something else."""
     layer, slash, feature = which.partition("/")
     return (int(layer), int(feature)) if slash and layer.isdecimal() and feature.isdecimal() else None
-
-
-def sampling_of(experiment: Experiment) -> Sampling:
-    """How its tokens are drawn."""
-    settings = experiment.sampling
-    return Sampling(settings.max_new_tokens, settings.temperature, settings.top_k, settings.stop or "", settings.top_p)
 
 
 def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:

@@ -22,9 +22,9 @@ from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.perplexity import text_losses
 from saesteer.engine.saes import Sae
-from saesteer.report.fits import sampling_of
 from saesteer.run import Run
 from saesteer.settings import Experiment, NoJudge
+from saesteer.steps.generations import sampling_of
 from saesteer.steps.judge import ratings
 
 UNSTEERED = "unsteered"

@@ -17,9 +17,10 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
-from saesteer.report.fits import parse_feature, sampling_of
+from saesteer.report.fits import parse_feature
 from saesteer.run import Run
 from saesteer.settings.base import canonical_factor
+from saesteer.steps.generations import sampling_of
 
 
 @dataclass(frozen=True)

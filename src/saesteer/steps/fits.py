@@ -73,19 +73,23 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
     experiment, settings, lm = run.comparison, run.comparison.methods, run.model()
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
-    features, n_held_out = run.features(run.layers), settings.effects.n_held_out
+    concepts, texts, features = run.summary(ASKED_CONCEPTS), run.summary(CONCEPT_TEXTS), run.features(run.layers)
+    prompts = run.summary(STEERING_PROMPTS) if settings.prompt_writer else pl.DataFrame(schema=STEERING_PROMPTS.schema)
+    vectors = read_vectors(settings.vectors, experiment.saes.d_model) if settings.vectors else {}
+    training = Training(recipes_of(experiment.model.name), settings.learning_rates, settings.held_out_texts)
+    has_effects = effects.step(experiment) is not None
     for layer, rows in by_layer(missing):
         inputs = FitInputs(
             lm=lm,
             sae=run.sae(layer),
             layer=layer,
-            concepts=run.summary(ASKED_CONCEPTS),
-            texts=run.summary(CONCEPT_TEXTS),
+            concepts=concepts,
+            texts=texts,
             features=features.filter(pl.col("layer") == layer),
-            effects=fitted(run.rows(EFFECTS, [layer]), n_held_out) if effects.step(experiment) else None,
-            vectors=read_vectors(settings.vectors, experiment.saes.d_model) if settings.vectors else {},
-            prompts=run.summary(STEERING_PROMPTS) if settings.prompt_writer else pl.DataFrame(schema=STEERING_PROMPTS.schema),
-            training=Training(recipes_of(experiment.model.name), settings.learning_rates, settings.held_out_texts),
+            effects=fitted(run.rows(EFFECTS, [layer]), settings.effects.n_held_out) if has_effects else None,
+            vectors=vectors,
+            prompts=prompts,
+            training=training,
             settings=settings,
         )
         yield from fitted_rows(problems_of(inputs), rows, neutral)

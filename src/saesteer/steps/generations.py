@@ -1,6 +1,7 @@
 """Generated texts, of single features (P1's sweep) or of fits (the comparison of methods), at each factor, prompt and sample."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -9,6 +10,9 @@ from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, Scores
 from saesteer.steps import keys
 from saesteer.steps.step import Step, by_layer, layers_of, model_values, sampling_values
+
+if TYPE_CHECKING:
+    from saesteer.engine.continuation import Sampling
 
 SAMPLING = {"max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed"}
 
@@ -34,12 +38,10 @@ def step(experiment: Experiment) -> Step | None:
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.engine.continuation import Sampling
     from saesteer.engine.generations import feature_texts, fit_texts
 
-    experiment, drawn, lm = run.experiment, run.experiment.sampling, run.model()
-    sampling = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_k, drawn.stop or "", drawn.top_p)
-    how = (run.prompts(), sampling, drawn.seed)
+    experiment, lm = run.experiment, run.model()
+    how = (run.prompts(), sampling_of(experiment), experiment.sampling.seed)
     for layer, rows in by_layer(missing):
         if isinstance(experiment, Comparison):
             fits = run.rows(FITS, [layer], ["kind", "tensors", "values"])
@@ -47,6 +49,14 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         else:
             frames = feature_texts(lm, run.sae(layer), layer, of_features(rows), *how)
         yield from map(as_generations, frames)
+
+
+def sampling_of(experiment: Experiment) -> "Sampling":
+    """How an experiment's tokens are drawn."""
+    from saesteer.engine.continuation import Sampling
+
+    drawn = experiment.sampling
+    return Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_k, drawn.stop or "", drawn.top_p)
 
 
 def texts_of(run: Run, missing: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
