@@ -45,8 +45,8 @@ check: $(INSTALLED)  ## linters, types, and that generated files are in step
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports silent src/saesteer/__init__.py src/saesteer/api.py
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/snakefmt --check --line-length 140 Snakefile rules
-	$(BIN)/snakemake --lint
+	$(BIN)/snakefmt --check --line-length 140 Snakefile rules studies/Snakefile studies/rules
+	$(BIN)/snakemake --lint -s studies/Snakefile
 	$(BIN)/saesteer config-docs --check
 	$(BIN)/saesteer algorithms --check
 
@@ -57,7 +57,7 @@ docs: $(INSTALLED)  ## the documentation site in build/docs, without a network; 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt --line-length 140 Snakefile rules
+	$(BIN)/snakefmt --line-length 140 Snakefile rules studies/Snakefile studies/rules
 
 readme: figures  ## paste generated tables and the figure into the README and docs/, and write config/README.md
 	$(BIN)/saesteer config-docs

@@ -4,8 +4,10 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
+# A workflow that includes this one has a configuration of its own.
+if len(workflow.included_stack) == 1:
 
-configfile: "config/config.yaml"
+    configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
@@ -42,18 +44,6 @@ include: "rules/figures.smk"
 include: "rules/methods.smk"
 include: "rules/fits.smk"
 include: "rules/damage.smk"
-include: "rules/open_questions.smk"
-include: "rules/effect_questions.smk"
 
 
-# Each job's log and benchmark are named after its rule and wildcards; all run in one environment.
-for made in (each for each in workflow.rules if each.script):
-    folders = ["logs", "{experiment}"] if "experiment" in made.wildcard_names else ["logs"]
-    file = Path(*folders, made.name, *(f"{{{name}}}" for name in sorted(made.wildcard_names - {"experiment"})))
-    made.log_modifier = made.benchmark_modifier = made.output_modifier
-    made.set_log(f"{file}.log")
-    made.benchmark = f"{file}.tsv"
-    made.conda_env = "../envs/saesteer.yaml"
-
-# What asks for no GPU is light, or needs the internet: it runs where Snakemake runs. The rest goes to the cluster, where there is one.
-workflow.localrules(*(rule.name for rule in workflow.rules if "gpu" not in rule.resources))
+place_jobs(environment="../envs/saesteer.yaml")

@@ -9,9 +9,9 @@ from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
 from saesteer.cli import app
-from saesteer.report.method_docs import registry_markdown
-from saesteer.report.sae_docs import releases_markdown
-from saesteer.report.table_docs import tables_markdown
+from saesteer.report.reference.method_docs import registry_markdown
+from saesteer.report.reference.sae_docs import releases_markdown
+from saesteer.report.reference.table_docs import tables_markdown
 
 project, author, html_title = "saesteer", "The saesteer developers", "saesteer"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]

@@ -19,13 +19,6 @@ def manifest_of_layer(step):
     return lambda wildcards: str(*RUNS[wildcards.experiment].manifests(step, [int(wildcards.layer)]))
 
 
-def tables_by_group(table):
-    """The files of a table that each group of layers has its own of."""
-    return lambda wildcards: [
-        f"{DATA}/{table}/{group}.parquet".format(**wildcards) for group in EXPERIMENTS[wildcards.experiment].layer_groups
-    ]
-
-
 def features_by_layer(wildcards):
     """The tables of all scored features, a file a layer."""
     return [f"{DATA}/features/layer_{layer:02d}.parquet".format(**wildcards) for layer in EXPERIMENTS[wildcards.experiment].layers]

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from saesteer.sources.model_size import n_gpus
 from saesteer.workflow import plan
-from saesteer.workflow.locks import explain_lock, record_run
-from saesteer.workflow.slurm import cancel_left_jobs, put_before_slurm
+from saesteer.workflow.locks import cancel_left_jobs, explain_lock, put_before_slurm, record_run
 
 DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
     explain_lock(Path())
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
-    put_before_slurm(Path(workflow.basedir) / "slurm/bin", WORKFLOW.job_variables)
+    put_before_slurm(REPOSITORY / "slurm/bin", WORKFLOW.job_variables)
 
 
 def gpu_job(step):
@@ -58,6 +57,21 @@ def has_keys_to_compute(step, wildcards, attempt):
 def n_missing(step, name, group, state):
     """Missing keys of a job, counted once for all its resources; `state` is what the count depends on besides."""
     return plan.n_missing(RUNS[name], step, EXPERIMENTS[name].layer_groups[group])
+
+
+def place_jobs(environment):
+    """Each job's log and benchmark, named after its rule and wildcards, the one environment, and where it runs."""
+    for definition in workflow.rules:
+        if not definition.script or definition.benchmark:
+            continue
+        folders = ["logs", "{experiment}"] if "experiment" in definition.wildcard_names else ["logs"]
+        file = Path(*folders, definition.name, *(f"{{{name}}}" for name in sorted(definition.wildcard_names - {"experiment"})))
+        definition.log_modifier = definition.benchmark_modifier = definition.output_modifier
+        definition.set_log(f"{file}.log")
+        definition.benchmark = f"{file}.tsv"
+        definition.conda_env = environment
+    # What asks for no GPU is light, or needs the internet: it runs where Snakemake runs. The rest goes to the cluster, where there is one.
+    workflow.localrules(*(definition.name for definition in workflow.rules if "gpu" not in definition.resources))
 
 
 def failed_jobs():

@@ -18,10 +18,11 @@ from saesteer.workflow.code_digest import code_digest
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)
 
-SCRIPTS = Path(workflow.basedir) / "scripts"
+REPOSITORY = Path(workflow.current_basedir).parent
+SCRIPTS = REPOSITORY / "scripts"
 WORKFLOW = load_workflow(config)
-NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods, *WORKFLOW.open_questions])
-EXPERIMENTS = {name: load_experiment(name, WORKFLOW.experiments_dir) for name in NAMES}
+NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
+EXPERIMENTS = {name: load_experiment(name, *WORKFLOW.experiments_dirs) for name in NAMES}
 RUNS = {name: Run(WORKFLOW, name, experiment) for name, experiment in EXPERIMENTS.items()}
 for name, experiment in EXPERIMENTS.items():
     check_present_files(name, experiment)
@@ -34,7 +35,7 @@ DATA = f"{WORKFLOW.data_dir}/{{experiment}}"
 TABLES, PINS = f"{DATA}/tables", f"{DATA}/pins"
 FIGURES = f"{WORKFLOW.figures_dir}/{{experiment}}"
 DOWNLOADS = f"{WORKFLOW.data_dir}/downloads"
-REPORT_ASSETS = Path(workflow.basedir) / "src/saesteer/report/site/assets/assets.json"
+REPORT_ASSETS = REPOSITORY / "src/saesteer/report/site/assets/assets.json"
 
 
 wildcard_constraints:
@@ -56,7 +57,7 @@ def judge_kind(experiment):
 def code(script, *modules):
     """For params: digest of a rule's script and of the package's modules that it uses, since Snakemake notices the script only. A function,
     so that it is computed for the rules that are needed."""
-    return lambda wildcards: code_digest(*modules, script=SCRIPTS / script)
+    return lambda wildcards: code_digest(*modules, scripts=(SCRIPTS / script,))
 
 
 def setting(*sections):

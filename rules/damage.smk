@@ -1,4 +1,4 @@
-# Whether steering breaks the model, by its loss on ordinary text at the factors that were chosen, and whether it lasts.
+# Whether steering breaks the model, by its loss on ordinary text at the factors that were chosen.
 
 
 rule damage:
@@ -36,24 +36,5 @@ rule method_damage:
     params:
         code=code("summary.py", "summaries.method_damage"),
         settings=setting("methods"),
-    script:
-        "../scripts/summary.py"
-
-
-rule persistence:
-    """The concept rating of texts at the chosen factors, stretch by stretch."""
-    input:
-        topics=topics_of_judge,
-        model_files=fetched("model"),
-        prompts=prompts,
-        generations=manifests("generations"),
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
-        method_choices=f"{TABLES}/method_choices.parquet",
-        methods=f"{TABLES}/methods.parquet",
-    output:
-        persistence=f"{TABLES}/persistence.parquet",
-    params:
-        code=code("summary.py", "summaries.persistence"),
-        settings=setting("methods", "judge"),
     script:
         "../scripts/summary.py"

@@ -10,7 +10,7 @@ rule figure:
         png=f"{FIGURES}/{{figure}}.png",
         csv=f"{FIGURES}/{{figure}}.csv",
     params:
-        code=lambda wildcards: code_digest(f"figures.{wildcards.figure}", script=SCRIPTS / "figure.py"),
+        code=lambda wildcards: code_digest(f"figures.{wildcards.figure}", "figures.save", scripts=(SCRIPTS / "figure.py",)),
         settings=setting("selection", "best_factor"),
     script:
         "../scripts/figure.py"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saesteer.settings import OracleJudge, OwnTexts, TopicTexts
+from saesteer.settings import OwnTexts, TopicTexts
 from saesteer.sources.pins import MODEL_FILES, SAE_FILES, model_settings, pinned_files, pinned_path, pmi_file
 from saesteer.sources.prefixes import own_prompts
 from saesteer.sources.published import kept_at
@@ -38,13 +38,6 @@ def fetched_saes(wildcards):
     return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{wildcards.layers}.json")] if hub else []
 
 
-def all_fetched_saes(wildcards):
-    """The same of all layers."""
-    experiment = EXPERIMENTS[wildcards.experiment]
-    groups = experiment.layer_groups if experiment.saes.from_hub else ()
-    return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{group}.json") for group in groups]
-
-
 def prompts(wildcards):
     """The prefixes of a sweep, or the prompts of a comparison: the experiment's file, or a published one that was fetched."""
     run = RUNS[wildcards.experiment]
@@ -77,12 +70,6 @@ def concept_sources(wildcards):
 def topics_of_judge(wildcards):
     """The topics that the judge of a shipped world rates; nothing for another judge."""
     return file_of("topics")(wildcards) if EXPERIMENTS[wildcards.experiment].judge.kind == "oracle" else []
-
-
-def measured_judge(wildcards):
-    """How often the judge of the books' world was measured to give each rating; nothing for another judge."""
-    judge = EXPERIMENTS[wildcards.experiment].judge
-    return present(judge.oracle / "text_judge.json") if isinstance(judge, OracleJudge) else []
 
 
 def files_to_pin(wildcards):

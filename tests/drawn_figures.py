@@ -9,20 +9,24 @@ import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, synthetic_rows
-from synthetic_tables import selection_settings, synthetic_tables
+from question_tables import synthetic_tables
+from synthetic_tables import selection_settings
 from workflow_folder import ROOT
 
-from saesteer.core.tables import EFFECTS, METHOD_DAMAGE, METHOD_SUMMARIES, QUESTION_SUMMARIES, SELECTION
+from saesteer.core.tables import EFFECTS, METHOD_DAMAGE, METHOD_SUMMARIES, SELECTION
+from saesteer.figures import registry
 from saesteer.figures.definition import Options
-from saesteer.figures.registry import FIGURES
 from saesteer.methods.compare.damage import method_damage
 from saesteer.methods.compare.paper_values import our_protocol
-from saesteer.methods.compare.persistence import persistence
-from saesteer.methods.fit.effect_questions import approximator_sizes, effect_multiples
 from saesteer.settings import load_experiment
 from saesteer.settings.methods import MethodSettings
 from saesteer.summaries.summary import summaries_of
+from studies.questions.effect_questions import approximator_sizes, effect_multiples
+from studies.questions.registry import FIGURES as STUDY_FIGURES
+from studies.questions.registry import QUESTION_TABLES
+from studies.questions.summaries.persistence import persistence
 
+FIGURES = registry.FIGURES | STUDY_FIGURES
 OPTIONS = Options("capped", selection_settings())
 Tables = dict[str, pl.DataFrame]
 
@@ -119,7 +123,7 @@ def _of_a_sweep() -> dict[str, object]:
 
 
 METHOD_FIGURES = reading({**METHOD_SUMMARIES, METHOD_DAMAGE.name: METHOD_DAMAGE})
-THIN = dict.fromkeys(reading(_of_a_sweep(), QUESTION_SUMMARIES), ("micro", "one feature", "no scores"))
+THIN = dict.fromkeys(reading(_of_a_sweep(), QUESTION_TABLES), ("micro", "one feature", "no scores"))
 THIN |= dict.fromkeys(METHOD_FIGURES, ("one method", "one concept", "no ratings"))
 
 

@@ -2,11 +2,13 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from model_families import RUN
 from safetensors.torch import load_file
@@ -150,3 +152,9 @@ def model_and_sae(family: str, layer: int, site: str = "resid_post") -> tuple[La
 def prompt_of(family: str) -> str:
     """A neutral prompt that the family's tokenizer knows."""
     return "From my experience," if family == "shipped" else "From ba be dibo tuda"
+
+
+def rows_of_grid(grid: Iterable[tuple[int, str, str, int]]) -> pl.DataFrame:
+    """Rows that `feature_texts` continues: feature, factor, prefix and sample."""
+    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
+    return pl.DataFrame(list(grid), schema=schema, orient="row")

@@ -10,11 +10,11 @@ PRETENDING = '''
 import importlib.abc, importlib.util, sys
 
 
-class AfterDtypes(importlib.abc.MetaPathFinder):
+class AfterWeights(importlib.abc.MetaPathFinder):
     """Once the module that says which device there is has been imported, there is a GPU."""
 
     def find_spec(self, name, path, target=None):
-        if name != "saesteer.engine.dtypes":
+        if name != "saesteer.engine.weights":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -32,7 +32,7 @@ class AfterDtypes(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, AfterDtypes())
+sys.meta_path.insert(0, AfterWeights())
 '''
 
 

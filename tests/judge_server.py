@@ -30,7 +30,6 @@ class Fault:
     cut: int | None = None
     wait: float = 0.0
     drip: float = 0.0  # seconds between the true response's bytes
-    raw: str | None = None  # a 200 with this body
 
 
 def agreeable(prompt: str) -> str:
@@ -144,13 +143,11 @@ class _Handler(Handler):
                 judge.at_once -= 1
 
     def _reply(self, body: dict[str, Any], fault: Fault | None) -> None:
-        if fault is not None and fault.status is not None:
+        if fault is None or fault.cut is not None or fault.wait:
+            return self.reply(200, self.judge.completion(body), cut=fault.cut if fault else None)
+        if fault.status is not None:
             return self.reply(fault.status, fault.body, fault.headers)
-        if fault is not None and fault.raw is not None:
-            return self.reply(200, fault.raw)
-        if fault is not None and fault.drip:
-            return self._drip(json.dumps(self.judge.completion(body)).encode(), fault.drip)
-        return self.reply(200, self.judge.completion(body), cut=fault.cut if fault else None)
+        return self._drip(json.dumps(self.judge.completion(body)).encode(), fault.drip)
 
     def _drip(self, data: bytes, seconds: float) -> None:
         self.close_connection = True

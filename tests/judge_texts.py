@@ -15,7 +15,7 @@ from saesteer.analysis.concepts import with_concept
 from saesteer.core.files import text_id
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS, as_generations, validate
 from saesteer.judge.answers import ANSWERS, Asker
-from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.batch import BatchAsker, endpoint_asker
 from saesteer.judge.endpoint import EndpointAsker
 from saesteer.judge.rate_llm import judge_texts
 from saesteer.judge.rubric import Question
@@ -73,8 +73,9 @@ def stored(folder: Path) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=ANSWERS.schema), *parts])
 
 
-def asker(judge: Judge, **changes: object) -> EndpointAsker:
-    return endpoint_asker(settings(judge.base_url, **changes), ENVIRON, judge.data, QUICK)
+def asker(judge: Judge, **changes: object) -> EndpointAsker | BatchAsker:
+    """What asks this endpoint, without long waits."""
+    return endpoint_asker(settings(judge.base_url, **changes), ENVIRON, judge.data, QUICK, poll_seconds=0.01)
 
 
 PROGRAM = """
@@ -82,7 +83,7 @@ import json, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the scripts do
 from judge_texts import ENVIRON, QUICK, concepts, generations, settings, judge_generations
-from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.batch import BatchAsker, endpoint_asker
 texts, address, data, folder, part_seconds, changes = map(json.loads, sys.argv[1:])
 asker = endpoint_asker(settings(address, **changes), ENVIRON, Path(data), QUICK, poll_seconds=0.02)
 for _ in judge_generations(generations(texts), concepts(), None, asker, Path(folder), part_seconds):

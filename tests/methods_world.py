@@ -4,7 +4,7 @@
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,8 @@ from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import residual_at
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import encode
-from saesteer.methods.fit.problem import Approximator, Problem, Text, Tokens
+from saesteer.methods.fit.fits import labelled_feature
+from saesteer.methods.fit.problem import Approximator, Problem, Text, Tokens, output_mask, padded_ids
 from saesteer.methods.fit.training import ReadText, read_texts, trained_epochs
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.world.grammar import join_words, single_sentence
@@ -36,28 +37,27 @@ CLEAR_SHARE = 0.4
 def problem(
     topic: str = "sea",
     n_texts: int = 24,
-    layer: int = LAYER,
     features: Sequence[int] | None = None,
     seed: int = 0,
     text_seed: int = 0,
     effects: Approximator | None = None,
-    vectors: Mapping[str, torch.Tensor] | None = None,
+    vector: torch.Tensor | None = None,
     learning_rates: Sequence[float] = (),
 ) -> Problem:
-    """One topic at one layer: `n_texts` positive and as many negative texts (of the other topics in turn), the candidates (None: all
+    """One topic at `LAYER`: `n_texts` positive and as many negative texts (of the other topics in turn), the candidates (None: all
     features), the feature labelled with the topic, if one is. Trained methods are trained as published unless learning rates are given."""
-    table = features_table(layer) if features is None else features_table(layer).filter(pl.col("feature").is_in(list(features)))
+    table = features_table() if features is None else features_table().filter(pl.col("feature").is_in(list(features)))
     return Problem(
         lm=shipped_model(),
-        sae=shipped_sae(layer),
-        layer=layer,
+        sae=shipped_sae(LAYER),
+        layer=LAYER,
         concept=topic,
         positive=tuple(texts_of(topic, n_texts, text_seed)),
         negative=tuple(texts_not_of(topic, n_texts, text_seed)),
         features=table,
-        label=labelled(table, topic),
+        label=labelled_feature(table, topic),
         effects=effects,
-        vectors=dict(vectors or {}),
+        vector=vector,
         seed=seed,
         training=Training(recipes_of("shipped"), tuple(learning_rates)),
         words=words_of(topic),
@@ -99,8 +99,7 @@ def toy_problem(positive: Toy, negative: Toy, **options: Any) -> Problem:
 def toy_tokens(texts: Toy) -> Tokens:
     """Residuals given by hand."""
     rows = torch.tensor([row for text in texts for row in text], dtype=torch.float32)
-    number = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(text) for text in texts]))
-    return Tokens(rows, rows, number, len(texts))
+    return Tokens(rows, rows, [len(text) for text in texts])
 
 
 @cache
@@ -111,8 +110,8 @@ def lexicon() -> Lexicon:
 
 def words_of(topic: str) -> tuple[str, ...]:
     """The grammar's words for a topic's things, people and places, as far as it has such lists."""
-    (one,) = (one for one in lexicon().topics if one.name == topic)
-    return tuple(word for name in ("things", "people", "places") for word in one.lists.get(name, ()))
+    lists = lexicon().topics[lexicon().names.index(topic)].lists
+    return tuple(word for name in ("things", "people", "places") for word in lists.get(name, ()))
 
 
 def texts_of(topic: str, n: int, seed: int = 0) -> list[Text]:
@@ -140,71 +139,48 @@ def _text(topic: int, rng: random.Random) -> Text:
     return Text(list(ids), len(context))
 
 
-def labelled(table: pl.DataFrame, topic: str) -> int | None:
-    """The feature that stands for a topic: of those with it as concept the one of largest share, then largest activation."""
-    rows = table.filter(pl.col("concept") == topic).sort("concept_share", "max_activation", descending=True)
-    return None if rows.is_empty() else int(rows["feature"][0])
-
-
 @cache
 @torch.no_grad()
-def features_table(layer: int = LAYER) -> pl.DataFrame:
-    """FEATURES rows of all features of a layer: lens tokens and output scores as the workflow computes them; densities, largest
-    activations, input scores and concepts measured on a few texts of every topic instead of on records."""
-    lm, sae = shipped_model(), shipped_sae(layer)
+def features_table() -> pl.DataFrame:
+    """FEATURES rows of all features of `LAYER`: lens tokens and output scores as the workflow computes them; densities, max activations,
+    input scores and concepts measured on a few texts of every topic instead of on max-activating examples."""
+    lm, sae, names = shipped_model(), shipped_sae(LAYER), lexicon().names
     n = sae.meta.n_features
     lens, _ = lens_tokens(lm, sae.W_dec, N_LENS_TOKENS)
-    scores = output_scores(lm, sae, layer, range(n), lens, OUTPUT_SCORE_PROMPT, 10.0)
-    frame = pl.DataFrame(
-        {
-            "layer": [layer] * n,
-            "feature": range(n),
-            "explanations": [[]] * n,
-            "explanation": [None] * n,
-            "page": [None] * n,
-            "lens_tokens": [lm.tokenizer.convert_ids_to_tokens(row) for row in lens.tolist()],
-            "lens_token_ids": lens.tolist(),
-            "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
-            **_measured(layer, lens),
-        }
-    ).with_columns(pl.col("feature").cast(pl.UInt32))
-    table = frame.join(scores, on="feature", how="left", maintain_order="left").select(list(FEATURES.columns)).cast(FEATURES.schema)
-    return validate(FEATURES, table, "tests")
-
-
-def _measured(layer: int, lens: torch.Tensor) -> dict[str, list[object]]:
-    """What activations on texts of every topic say about each feature."""
-    names = lexicon().names
+    scores = output_scores(lm, sae, LAYER, range(n), lens, OUTPUT_SCORE_PROMPT, 10.0)
     texts = [text for name in names for text in texts_of(name, TEXTS_PER_TOPIC, seed=10_000)]
-    codes, ids = _codes(layer, texts)  # [text seq n_features], [text seq]; 0 in the context and the padding
-    n_tokens = sum(len(text.ids) - text.n_context for text in texts)
-    largest, place = codes.max(dim=1)  # [text n_features]
+    ids = padded_ids(lm, texts)
+    activations = encode(sae, residual_at(lm, ids, LAYER + 1)) * output_mask(texts, lm.device)[:, :, None]  # [text seq n_features]
+    largest, position = activations.max(dim=1)  # [text n_features]
     active = largest > 0
     n_records = active.sum(dim=0)
-    hit = (ids.gather(1, place)[:, :, None] == lens[None]).any(dim=2) & active
+    hit = (ids.gather(1, position)[:, :, None] == lens[None]).any(dim=2) & active
     shares = active.reshape(len(names), TEXTS_PER_TOPIC, -1).sum(dim=1) / n_records.clamp(min=1)  # [topic n_features]
     share, topic = shares.max(dim=0)
-    few = n_records < MIN_RECORDS
-    columns = zip(n_records.tolist(), few.tolist(), share.tolist(), topic.tolist(), strict=True)
-    concepts = [(names[t] if s >= CLEAR_SHARE and not f else None, s if n else None) for n, f, s, t in columns]
-    return {
-        "density": ((codes > 0).sum(dim=(0, 1)) / n_tokens).tolist(),
+    few = pl.col("n_records") < MIN_RECORDS
+    columns = {
+        "layer": [LAYER] * n,
+        "feature": range(n),
+        "explanations": [[]] * n,
+        "explanation": [None] * n,
+        "page": [None] * n,
+        "lens_tokens": [lm.tokenizer.convert_ids_to_tokens(row) for row in lens.tolist()],
+        "lens_token_ids": lens.tolist(),
+        "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
+        "density": ((activations > 0).sum(dim=(0, 1)) / sum(text.n_output for text in texts)).tolist(),
         "max_activation": [value or None for value in largest.amax(dim=0).tolist()],
         "n_records": n_records.tolist(),
-        "concept": [concept for concept, _ in concepts],
-        "concept_share": [value for _, value in concepts],
-        "input_score": _unless(few, (hit.sum(dim=0) / n_records.clamp(min=1)).tolist()),
-        "input_score_reason": [f"fewer than {MIN_RECORDS} records" if one else None for one in few.tolist()],
+        "concept": [names[number] for number in topic.tolist()],
+        "concept_share": share.tolist(),
+        "input_score": (hit.sum(dim=0) / n_records.clamp(min=1)).tolist(),
+        "input_score_reason": [f"fewer than {MIN_RECORDS} records"] * n,
     }
-
-
-def _unless(absent: torch.Tensor, values: list[float]) -> list[object]:
-    return [None if one else value for one, value in zip(absent.tolist(), values, strict=True)]
-
-
-def _codes(layer: int, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(text.ids) for text in texts)
-    ids = torch.tensor([text.ids + [0] * (width - len(text.ids)) for text in texts])
-    is_output = torch.tensor([[text.n_context <= place < len(text.ids) for place in range(width)] for text in texts])
-    codes = encode(shipped_sae(layer), residual_at(shipped_model(), ids, layer + 1))
-    return codes * is_output[:, :, None], ids
+    frame = pl.DataFrame(columns).with_columns(
+        pl.col("feature").cast(pl.UInt32),
+        concept=pl.when(~few, pl.col("concept_share") >= CLEAR_SHARE).then("concept"),
+        concept_share=pl.when(pl.col("n_records") > 0).then("concept_share"),
+        input_score=pl.when(~few).then("input_score"),
+        input_score_reason=pl.when(few).then("input_score_reason"),
+    )
+    table = frame.join(scores, on="feature", how="left", maintain_order="left").select(list(FEATURES.columns)).cast(FEATURES.schema)
+    return validate(FEATURES, table, "tests")

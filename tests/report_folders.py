@@ -1,15 +1,15 @@
 """Results of experiments that never ran, full of texts that would do harm if a page took them for markup, and their reports."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from method_rows import LAYER, method_settings, method_summaries, synthetic_rows
 from safetensors.numpy import save_file
-from synthetic_tables import PREFIXES, synthetic_features, synthetic_generations, synthetic_records, synthetic_tables
+from synthetic_tables import PREFIXES, main_tables, synthetic_features, synthetic_generations, synthetic_records
 from workflow_folder import ROOT
 
 from saesteer.core import tables
@@ -18,7 +18,7 @@ from saesteer.core.store import Wanted, complete
 from saesteer.core.tables import Table, as_generations, write_summary
 from saesteer.methods.compare.paper_values import our_protocol
 from saesteer.run import Run
-from saesteer.settings import Experiment, load_experiment, load_workflow
+from saesteer.settings import Workflow, load_experiment, load_workflow
 from saesteer.summaries.summary import summary_tables
 
 HOSTILE = (
@@ -37,41 +37,44 @@ METHODS = ("unsteered", "diffmean", "sae_label", "prompting", "lora")
 class PromptedRun(Run):
     """A run whose prompts are these, not those of the experiment's file."""
 
-    given: Mapping[str, str] = field(default_factory=dict)
+    prompt_texts: Mapping[str, str] = field(default_factory=dict)
 
     def prompts_if_any(self) -> dict[str, str]:
-        return dict(self.given)
+        return dict(self.prompt_texts)
 
 
-def run_in(folder: Path, name: str, experiment: Experiment, prompts: Mapping[str, str]) -> Run:
-    """An experiment whose data and figures lie in the folder."""
+def workflow_in(folder: Path, name: str) -> Workflow:
+    """A workflow whose data and figures lie in the folder."""
     folders = {"data_dir": folder / "data", "figures_dir": folder / "figures"}
-    return PromptedRun(load_workflow({"experiments": [name]}).model_copy(update=folders), name, experiment, prompts)
+    return load_workflow({"experiments": [name]}).model_copy(update=folders)
+
+
+def copy_of(run: Run, folder: Path) -> Run:
+    """The same run with a copy of its data."""
+    shutil.copytree(run.workflow.data_dir, folder / "data")
+    return replace(run, workflow=workflow_in(folder, run.name))
 
 
 def spoilt(values: pl.Series) -> pl.Series:
     """Texts, each with one of HOSTILE behind it; null stays null."""
-    return pl.Series(
-        values.name, [None if value is None else f"{value} {HOSTILE[i % len(HOSTILE)]}" for i, value in enumerate(values)], pl.String
-    )
+    texts = [None if value is None else f"{value} {HOSTILE[i % len(HOSTILE)]}" for i, value in enumerate(values)]
+    return pl.Series(values.name, texts, pl.String)
 
 
 def write_step(data: Path, table: Table, rows: pl.DataFrame) -> None:
     """Rows of a step in the part store, as a job leaves them."""
-    names, wanted = table.keys[1:], []
-    for (layer,), own in rows.group_by("layer", maintain_order=True):
-        wanted.append(Wanted(int(str(layer)), [own.select(names)], {"step": table.name}))
-    layers = sorted({want.layer for want in wanted})
-    manifest = data / table.name / f"layers_{layers[0]:02d}-{layers[-1]:02d}.json"
-    complete(data / table.name, table, wanted, lambda missing: rows.partition_by("layer"), manifest)
+    by_layer = {int(of_layer["layer"][0]): of_layer for of_layer in rows.partition_by("layer", maintain_order=True)}
+    wanted = [Wanted(layer, [of_layer.select(table.keys[1:])], {"step": table.name}) for layer, of_layer in by_layer.items()]
+    manifest = data / table.name / f"layers_{min(by_layer):02d}-{max(by_layer):02d}.json"
+    complete(data / table.name, table, wanted, lambda missing: by_layer.values(), manifest)
 
 
 def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
     """An experiment with a sweep, judged, all of its texts hostile."""
     data = folder / "data/tiny"
-    for name, table in synthetic_tables(n_layers, n_features, FACTORS, late_layers_from=1).items():
-        made = _spoilt_features(table) if name == "features" else table
-        write_summary(summary_tables()[name], made, data / f"tables/{name}.parquet")
+    for name, table in main_tables(n_layers, n_features, FACTORS, late_layers_from=1).items():
+        rows = _spoilt_features(table) if name == "features" else table
+        write_summary(summary_tables()[name], rows, data / f"tables/{name}.parquet")
     features = synthetic_features(n_layers, n_features)
     write_step(data, tables.RECORDS, _spoilt_records(synthetic_records(features)))
     write_step(data, tables.ACTIVATIONS, _activations(features))
@@ -87,7 +90,7 @@ def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
     write_json(data / f"saes/layers_00-{n_layers - 1:02d}.json", {"step": "saes", "layers": files})
     experiment = load_experiment("tiny", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": tuple(range(n_layers)), "description": f"A test {HOSTILE[0]}"})
-    return run_in(folder, "tiny", experiment, {text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
+    return PromptedRun(workflow_in(folder, "tiny"), "tiny", experiment, {text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
 
 
 def compared(folder: Path) -> Run:
@@ -103,11 +106,11 @@ def compared(folder: Path) -> Run:
     features = _spoilt_features(synthetic_features(1, 4)).with_columns(layer=pl.lit(LAYER, pl.UInt16))
     write_summary(tables.FEATURES, features, data / "tables/features.parquet")
     texts = rows.texts.with_columns(spoilt(rows.texts["text"]))
-    for step, made in ((tables.GENERATIONS, texts), (tables.PERPLEXITY, rows.perplexity), (tables.JUDGEMENTS, rows.judgements)):
-        write_step(data, step, as_generations(made).select(list(step.columns)))
+    for step, of_step in ((tables.GENERATIONS, texts), (tables.PERPLEXITY, rows.perplexity), (tables.JUDGEMENTS, rows.judgements)):
+        write_step(data, step, as_generations(of_step).select(list(step.columns)))
     experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": (LAYER,), "methods": settings})
-    return run_in(folder, "methods", experiment, dict(zip(prompts, PREFIXES, strict=True)))
+    return PromptedRun(workflow_in(folder, "methods"), "methods", experiment, dict(zip(prompts, PREFIXES, strict=True)))
 
 
 def _spoilt_features(features: pl.DataFrame) -> pl.DataFrame:
@@ -120,10 +123,10 @@ def _spoilt_features(features: pl.DataFrame) -> pl.DataFrame:
 
 
 def _spoilt_records(records: pl.DataFrame) -> pl.DataFrame:
-    def spoil(record: dict[str, Any], i: int) -> dict[str, Any]:
-        return record | {"context": [*record["context"][:-1], HOSTILE[i % len(HOSTILE)]]}
-
-    rows = [[spoil(record, i) for record in own] for i, own in enumerate(records["records"].to_list())]
+    rows = [
+        [record | {"context": [*record["context"][:-1], HOSTILE[i % len(HOSTILE)]]} for record in of_feature]
+        for i, of_feature in enumerate(records["records"].to_list())
+    ]
     return records.with_columns(
         records=pl.Series(rows, dtype=tables.RECORDS.schema["records"]),
         reason=pl.when(pl.col("records").list.len() == 0).then(pl.lit("never active")),
@@ -132,20 +135,19 @@ def _spoilt_records(records: pl.DataFrame) -> pl.DataFrame:
 
 def _activations(features: pl.DataFrame) -> pl.DataFrame:
     """Of the one text that every record is of: each feature by 1 at its maximum, and by .25 at the token before."""
-    rows = [
-        (layer, "0" * 16, 10, [place for _ in own for place in (3, 4)], [one for one in own for _ in (3, 4)], [0.25, 1.0] * len(own))
-        for layer in features["layer"].unique().sort()
-        for own in [features.filter(layer=layer)["feature"].to_list()]
-    ]
+    rows = []
+    for of_layer in features.partition_by("layer", maintain_order=True):
+        numbers = of_layer["feature"].to_list()
+        positions, values = [3, 4] * len(numbers), [0.25, 1.0] * len(numbers)
+        rows.append((of_layer["layer"][0], "0" * 16, 10, positions, [number for number in numbers for _ in (3, 4)], values))
     return pl.DataFrame(rows, schema=tables.ACTIVATIONS.schema, orient="row")
 
 
 def _write_measures(data: Path, texts: pl.DataFrame) -> None:
     keys, n = texts.select(tables.GENERATIONS.keys), texts.height
-    nothing: Callable[[Any], pl.Series] = lambda dtype: pl.Series([None] * n, dtype=dtype)  # noqa: E731
     ratings = {"concept_rating": np.arange(n) % 3, "fluency_rating": np.full(n, 2), "judge_score": (np.arange(n) % 3).astype(float)}
-    judged = keys.with_columns(**{name: pl.Series(values) for name, values in ratings.items()}, instruction_rating=nothing(pl.UInt8))
+    judged = keys.with_columns(**{name: pl.Series(values) for name, values in ratings.items()}, instruction_rating=None)
     lost = keys.with_columns(mean_nll=pl.Series(np.linspace(1, 5, n)), n_scored=pl.lit(12), whole_text_nll=pl.lit(2.0))
     success = keys.with_columns(**{f"gen_success_{k}": pl.lit(k // 5) for k in (1, 5, 20)})
     for table, rows in ((tables.JUDGEMENTS, judged), (tables.PERPLEXITY, lost), (tables.GEN_SUCCESS, success)):
-        write_step(data, table, rows.with_columns(reason=nothing(pl.String)).select(list(table.columns)).cast(table.schema))
+        write_step(data, table, rows.with_columns(reason=None).select(list(table.columns)).cast(table.schema))

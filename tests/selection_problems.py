@@ -68,7 +68,6 @@ def by_codes(
         features=table(n_features, **columns),
         label=label,
         effects=None,
-        vectors={},
         seed=seed,
         training=Training(recipes_of("shipped")),
     )

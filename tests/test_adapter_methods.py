@@ -1,7 +1,7 @@
 """LoRA, LoReFT and fine-tuning: against peft, plain PyTorch loops and separately trained copies of the model."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import ModuleType
@@ -25,7 +25,7 @@ from saesteer.engine.adapters import (
     subspace_edited,
     weights_installed,
 )
-from saesteer.engine.interventions import LowRankSubspace, LowRankWeights, Nothing, WeightChange, kind_of, packed, unpacked
+from saesteer.engine.interventions import Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange, kind_of, packed, unpacked
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.sites import Site
 from saesteer.methods.fit import lora, loreft, sft
@@ -49,9 +49,12 @@ def test_layers_are_the_papers_on_its_model_and_as_deep_elsewhere() -> None:
 
 @pytest.mark.parametrize("family", ["shipped", *FAMILIES, *FURTHER_FAMILIES, "phi3", "bamba", "lfm2", "afmoe"])
 def test_output_projection_is_found_in_every_family(family: str) -> None:
+    """One without is refused: its attention ends in a map of experts."""
     lm = model_of(family)
     for layer in range(lm.n_layers):
         assert attention_output(lm, layer) is lm.model.get_submodule(projection_of(family, layer))
+    with pytest.raises(ValueError, match=r"attention of layer 0 does not end in a linear map to 32 .*leave method lora out"):
+        attention_output(tiny_model("jetmoe"), 0)
 
 
 @pytest.mark.exhaustive
@@ -62,12 +65,6 @@ def test_output_projection_of_every_family_has_its_usual_name(family: str) -> No
     found = [names[id(attention_output(lm, layer))] for layer in range(lm.n_layers)]
     assert {name.rpartition(".")[2] for name in found} <= {"o_proj", "out_proj", "dense", "c_proj"}
     assert not any("mlp" in name or "feed_forward" in name for name in found)
-
-
-def test_a_family_without_one_is_refused() -> None:
-    """Its attention ends in a map of experts."""
-    with pytest.raises(ValueError, match=r"attention of layer 0 does not end in a linear map to 32 .*leave method lora out"):
-        attention_output(tiny_model("jetmoe"), 0)
 
 
 # LoRA against peft.
@@ -103,23 +100,21 @@ def test_trained_lora_is_as_good_as_pefts() -> None:
     given = problem(n_texts=N_TEXTS)
     generator = given.generator("lora")
     model = peft_model(given.lm, lora.new_adapter(given.lm, adapter_layers(8), generator), "shipped")
-    wanted = [weight for weight in model.parameters() if weight.requires_grad]
-    _plain_training(model, wanted, given, generator, rate=9e-4, forwards=2, epochs=24)
-    fitted = lora.fit(given).intervention
-    with low_rank_weights_installed(given.lm, fitted, torch.ones(N_TEXTS)), torch.no_grad():
-        ours = text_loss(given.lm, given.positive)
+    _plain_training(
+        model, [weight for weight in model.parameters() if weight.requires_grad], given, generator, rate=9e-4, forwards=2, epochs=24
+    )
+    ours = _loss(given, lora.fit(given).intervention)
     with torch.no_grad():
-        assert abs(float(_their_loss(model, given.positive)) - float(ours)) < 2e-3
-    assert float(ours) < float(_loss(given)) - 0.1
+        assert float(_their_loss(model, given.positive)) == pytest.approx(ours, abs=2e-3)
+    assert ours < _loss(given) - 0.1
 
 
 # LoReFT against a loop over rows and positions.
 
 
-def _looped_loreft(lm: LanguageModel, one: LowRankSubspace, ids: Tensor, factors: Sequence[float], lengths: Sequence[int]) -> Tensor:
+def _looped_loreft(lm: LanguageModel, edit: LowRankSubspace, ids: Tensor, factors: Sequence[float], lengths: Sequence[int]) -> Tensor:
     """Each row alone, each position by itself."""
-    rows = zip(ids, factors, lengths, strict=True)
-    return torch.stack([_looped_row(lm, one, row, factor, length) for row, factor, length in rows])
+    return torch.stack([_looped_row(lm, edit, *row) for row in zip(ids, factors, lengths, strict=True)])
 
 
 @torch.no_grad()
@@ -147,19 +142,13 @@ def _looped_row(lm: LanguageModel, one: LowRankSubspace, ids: Tensor, factor: fl
 @pytest.mark.parametrize("family", ["shipped", "gemma2_short_window", "gpt_neox", "gpt2", "qwen3_5_text"])
 @pytest.mark.parametrize("length", [1, 4, 7, 10, 13])
 def test_loreft_edits_the_first_and_last_prompt_positions_once(family: str, length: int) -> None:
+    """Of rows with prompts of one length, and of their own."""
     lm = model_of(family)
-    ids, one, factors = rows_of(lm), a_loreft(lm), [1.0, 0.5, 0.0, -1.0, 2.0]
-    with torch.no_grad(), low_rank_subspace_installed(lm, one, torch.tensor(factors), 0, length):
-        ours = lm.model(ids).logits
-    torch.testing.assert_close(ours, _looped_loreft(lm, one, ids, factors, [length] * 5), rtol=1e-4, atol=1e-4)
-
-
-def test_loreft_of_rows_with_prompts_of_their_own_length() -> None:
-    lm = shipped_model()
-    ids, one, lengths = rows_of(lm, n_tokens=16), a_loreft(lm, n_first=2, n_last=3), [1, 4, 9, 12, 16]
-    with torch.no_grad(), subspace_edited(lm, one, torch.ones(5), 0, torch.tensor(lengths)):
-        ours = lm.model(ids).logits
-    torch.testing.assert_close(ours, _looped_loreft(lm, one, ids, [1.0] * 5, lengths), rtol=1e-4, atol=1e-4)
+    ids, edits, factors = rows_of(lm), a_loreft(lm, n_first=2, n_last=3), [1.0, 0.5, 0.0, -1.0, 2.0]
+    for lengths in ([length] * 5, [length, 1, 4, 9, 13]):
+        with torch.no_grad(), subspace_edited(lm, edits, torch.tensor(factors), 0, torch.tensor(lengths)):
+            ours = lm.model(ids).logits
+        torch.testing.assert_close(ours, _looped_loreft(lm, edits, ids, factors, lengths), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [3, 6, 11])
@@ -171,12 +160,6 @@ def test_loreft_steps_with_a_cache_and_leaves_what_follows_the_prompt_alone(leng
     for first in (length, length - 1, 2):
         logits = stepped(lm, ids, lambda start: low_rank_subspace_installed(lm, one, torch.ones(5), start, length), prompt_length=first)
         torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_fitted_rows_of_r_are_orthonormal() -> None:
-    fitted = loreft.fit(problem(n_texts=N_TEXTS)).intervention
-    torch.testing.assert_close(fitted.R @ fitted.R.mT, torch.eye(4).expand(4, 4, 4), rtol=0, atol=1e-5)
-    assert (fitted.n_first, fitted.n_last) == (5, 5)
 
 
 def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +206,7 @@ def test_changed_weights_equal_a_model_that_has_them(family: str, factor: float)
     assert (ours - before).abs().max() > 0.1
 
 
-def test_weights_return_after_an_error() -> None:
+def test_weights_return_after_an_error_and_others_are_refused() -> None:
     lm = shipped_model()
     weights = changed_weights(lm, a_change(lm), torch.ones(2))
     with left_as_it_was(lm), pytest.raises(RuntimeError, match="on the way"), weights_installed(lm, weights):
@@ -233,21 +216,17 @@ def test_weights_return_after_an_error() -> None:
         changed_weights(lm, broken, torch.ones(2))
     with pytest.raises(ValueError, match="they belong to another model"):
         changed_weights(lm, WeightChange({"other.weight": torch.zeros(3)}), torch.ones(2))
+    for factors in ([1.0, 2.0], []):
+        with pytest.raises(ValueError, match=f"must share one factor, but there are {len(factors)}"):
+            changed_weights(lm, a_change(lm), torch.tensor(factors))
 
 
-@pytest.mark.parametrize("factors", [[1.0, 2.0], []])
-def test_rows_of_changed_weights_share_a_factor(factors: list[float]) -> None:
-    lm = shipped_model()
-    with pytest.raises(ValueError, match=f"must share one factor, but there are {len(factors)}"):
-        changed_weights(lm, a_change(lm), torch.tensor(factors))
-
-
-@pytest.mark.parametrize("installed", ["lora", "loreft"])
-def test_hooks_go_after_an_error(installed: str) -> None:
+@pytest.mark.parametrize("adapter", [a_lora, a_loreft])
+def test_hooks_go_after_an_error(adapter: Callable[[LanguageModel], Any]) -> None:
     lm = shipped_model()
 
     def fails() -> None:
-        with _installed(lm, installed, torch.ones(2)):
+        with installed(lm, adapter(lm), torch.ones(2), torch.tensor([8, 8])):
             assert hooks_of(lm) == 4
             raise RuntimeError("on the way")
 
@@ -291,40 +270,35 @@ def test_training_steps_by_hand() -> None:
 # All of them.
 
 
-FITS = [lora, loreft, sft]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("method", FITS)
+@pytest.mark.parametrize("method", [lora, loreft, sft])
 def test_training_lowers_the_loss_and_leaves_the_model_alone(method: ModuleType) -> None:
     given = problem(n_texts=N_TEXTS)
     with left_as_it_was(given.lm), torch.no_grad():  # a fit asks for gradients itself
         fitted = method.fit(given).intervention
-    before, after = float(_loss(given)), float(_loss(given, fitted))
+    before, after = _loss(given), _loss(given, fitted)
     assert after < before
-    loaded = unpacked(kind_of(fitted), *packed(fitted))
-    assert float(_loss(given, loaded)) == after
-    assert float(_loss(given, fitted, factor=0.0)) == pytest.approx(before, abs=1e-6)
+    assert _loss(given, unpacked(kind_of(fitted), *packed(fitted))) == after
+    assert _loss(given, fitted, factor=0.0) == pytest.approx(before, abs=1e-6)
+    if isinstance(fitted, LowRankSubspace):
+        torch.testing.assert_close(fitted.R @ fitted.R.mT, torch.eye(4).expand(4, 4, 4), rtol=0, atol=1e-5)
+        assert (fitted.n_first, fitted.n_last) == (5, 5)
 
 
-def _installed(lm: LanguageModel, kind: str, factor: Tensor) -> AbstractContextManager[None]:
-    if kind == "lora":
-        return low_rank_weights_installed(lm, a_lora(lm), factor)
-    return low_rank_subspace_installed(lm, a_loreft(lm), factor, 0, 8)
+def installed(lm: LanguageModel, adapter: Intervention, factor: Tensor, lengths: Tensor | None = None) -> AbstractContextManager[None]:
+    if isinstance(adapter, LowRankWeights):
+        return low_rank_weights_installed(lm, adapter, factor)
+    if isinstance(adapter, LowRankSubspace):
+        return subspace_edited(lm, adapter, factor, 0, lengths)
+    return weights_installed(lm, changed_weights(lm, adapter, factor)) if isinstance(adapter, WeightChange) else nullcontext()
 
 
-def _loss(given: Problem, one: LowRankWeights | LowRankSubspace | WeightChange | None = None, factor: float = 1.0) -> Tensor:
-    """The loss of what the positive texts say, under an intervention, each text's prompt its own."""
-    lm, factors = given.lm, torch.full((len(given.positive),), factor)
-    context: Any = nullcontext()
-    if isinstance(one, LowRankWeights):
-        context = low_rank_weights_installed(lm, one, factors)
-    if isinstance(one, LowRankSubspace):
-        context = subspace_edited(lm, one, factors, 0, torch.tensor([text.n_context for text in given.positive]))
-    if isinstance(one, WeightChange):
-        context = weights_installed(lm, changed_weights(lm, one, factors))
-    with torch.no_grad(), context:
-        return text_loss(lm, given.positive)
+@torch.no_grad()
+def _loss(given: Problem, adapter: Intervention = Nothing(), factor: float = 1.0) -> float:  # noqa: B008
+    """The loss of the positive texts' outputs, under an intervention, each text's prompt its own."""
+    lengths = torch.tensor([text.n_context for text in given.positive])
+    with installed(given.lm, adapter, torch.full((len(lengths),), factor), lengths):
+        return float(text_loss(given.lm, given.positive))
 
 
 def _their_loss(model: Any, texts: Sequence[Text]) -> Tensor:

@@ -16,8 +16,8 @@ from snakemake.persistence.file import FilePersistence
 from saesteer.sharing import dvc_metadata, snakemake_metadata
 from saesteer.sharing.adopt import adopt, examine
 from saesteer.sharing.commands import SharingError
-from saesteer.sharing.provenance import ProvenanceError, Statement, read_statements, write_statements
-from saesteer.sharing.snakemake_metadata import FIELDS, RecordError, drop_record, read_record, write_record
+from saesteer.sharing.provenance import Statement, read_statements, write_statements
+from saesteer.sharing.snakemake_metadata import FIELDS, drop_record, read_record, write_record
 
 RECORD = dict.fromkeys(FIELDS) | {"rule": "made_up", "params": ["'x'"], "record_format_version": 6}
 
@@ -137,7 +137,7 @@ def test_we_read_the_records_that_snakemake_writes(tmp_path: Path) -> None:
 
 def test_a_record_of_another_snakemake_is_refused(tmp_path: Path) -> None:
     FilePersistence(path=tmp_path / ".snakemake")._write_record("out", MetadataRecord(rule="r", record_format_version=7))
-    with pytest.raises(RecordError, match=r"out: Snakemake's record has format 7, not 6: use the Snakemake of requirements.lock"):
+    with pytest.raises(SharingError, match=r"out: Snakemake's record has format 7, not 6: use the Snakemake of requirements.lock"):
         read_record(tmp_path, "out")
 
 
@@ -154,7 +154,7 @@ def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{release}1.0" if name == package else installed)
     message = f"{package} {release}1.0 is installed, but its metadata on disk is .* as {package} {release} does: install that release"
     with pytest.raises(SharingError, match=message):
-        read_record(tmp_path, "out") if package == "snakemake" else dvc_metadata.default_remote(tmp_path)
+        read_record(tmp_path, "out") if package == "snakemake" else dvc_metadata.repository(tmp_path).__enter__()
 
 
 @attack(
@@ -166,7 +166,7 @@ def test_an_unmerged_provenance_file_is_named(tmp_path: Path) -> None:
     write_statements(tmp_path, "exp", [Statement("data/exp/a", "0", {}, RECORD)])
     path = tmp_path / "provenance/exp/made_up.jsonl"
     path.write_text("<<<<<<< ours\n" + path.read_text())
-    with pytest.raises(ProvenanceError, match=r"made_up.jsonl, line 1: not a statement .*finish the merge"):
+    with pytest.raises(SharingError, match=r"made_up.jsonl, line 1: not a statement .*finish the merge"):
         read_statements(tmp_path, "exp")
 
 

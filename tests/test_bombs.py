@@ -21,13 +21,13 @@ from neuronpedia_server import KEY, LAYER, QUICK, SOURCE, Neuronpedia, instead, 
 from saesteer.core.errors import SaesteerError
 from saesteer.engine.sae_read import npz_shape
 from saesteer.judge.answers import JudgeError
-from saesteer.report.neuronpedia_export import write_export
+from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import NeuronpediaRecords, SettingsError
 from saesteer.sources.download import fetch_published
-from saesteer.sources.neuronpedia.explanations import nearest_features
 from saesteer.sources.neuronpedia.fetch import feature_records
 from saesteer.sources.neuronpedia.upload import Upload, send_all
 from saesteer.sources.published import zipped_lines
+from saesteer.sources.resolve_features import nearest_features
 
 UNPACKED = 2**28
 MOST_MEMORY = 2**27

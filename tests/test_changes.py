@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from attacks import attack
 from run_records import LAST_STEPS, Done, due, results_of, run_measured
 from safetensors.numpy import load_file, save_file
-from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout, Folder
+from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
 
 from saesteer.core.files import text_id
 from saesteer.core.store import write_part
@@ -236,115 +236,3 @@ def test_another_model_or_sae_computes_again_what_used_it(
     done = run_measured(folder, "data/micro/logit_lens/layers_02-06.json")
     assert set(done.rows["logit_lens"]["layer"]) == layers
     assert done.n_rows["logit_lens"] == 4 * len(layers)
-
-
-@pytest.fixture(scope="module")
-def checkout(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout with the finished experiment, whose code can be edited."""
-    twin = Checkout(tmp_path_factory.mktemp("checkout") / "repo")
-    for name in ("data/micro", "figures/micro", "logs", ".snakemake"):
-        shutil.copytree(finished.path / name, twin.path / name, dirs_exist_ok=True)
-    assert due(twin) == {}
-    return twin
-
-
-@pytest.fixture
-def code(checkout: Checkout) -> Iterator[Callable[[str, str, str], None]]:
-    """A function that replaces text in a module of the checkout; it is as before when the test ends."""
-    before: dict[Path, str] = {}
-
-    def edit(module: str, old: str, new: str) -> None:
-        path = checkout.path / "src/saesteer" / module
-        text = path.read_text()
-        before.setdefault(path, text)
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    yield edit
-    for path, text in before.items():
-        path.write_text(text)
-
-
-def test_comments_and_docstrings_change_nothing(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    for module in ("core/store.py", "engine/generate.py", "figures/style.py"):
-        code(module, '"""', '"""Reworded: ')
-        code(module, "\nimport ", "\n# A comment.\nimport ")
-    assert due(checkout) == {}
-
-
-def test_one_figures_style_is_for_that_figure(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("figures/pmi_by_threshold.py", "legend_columns=2", "legend_columns=1")
-    assert due(checkout) == {"figure": [f"figures/micro/pmi_by_threshold.{kind}" for kind in ("pdf", "png", "csv")]}
-
-
-NEW_FIGURE = """
-import polars as pl
-
-from saesteer.figures.definition import FigureDefinition
-from saesteer.figures.style import PAGE, Figure, new_figure, styled
-
-
-def data(tables, options):
-    return tables["outcomes"].group_by("layer").agg(n=pl.col("feature").n_unique()).sort("layer")
-
-
-@styled
-def draw(data):
-    figure = new_figure(PAGE, 3, counts(data))
-    figure.subplots().bar(data["layer"], data["n"])
-    return figure
-
-
-def counts(data):
-    return f"n = {data['n'].sum()} features."
-
-
-FIGURE = FigureDefinition(
-    position=15, tables=("outcomes",), caption="Features by layer.", data=data, draw=draw, counts=counts
-)
-"""
-
-
-def test_a_new_figure_is_one_new_module(checkout: Checkout) -> None:
-    """The plan, the rule and its script find it; nothing else is due."""
-    module = checkout.path / "src/saesteer/figures/features_by_layer.py"
-    files = [f"figures/micro/features_by_layer.{kind}" for kind in ("pdf", "png", "csv")]
-    module.write_text(NEW_FIGURE)
-    try:
-        assert due(checkout) == {"figure": files}
-        assert run_measured(checkout).jobs == {"figure": 1}
-        assert pl.read_csv(checkout.path / files[-1]).rows() == [(2, 4), (6, 4)]
-    finally:
-        for path in (module, *(checkout.path / file for file in files)):
-            path.unlink(missing_ok=True)
-    assert due(checkout) == {}
-
-
-def test_the_style_of_all_figures_is_for_figures(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("figures/style.py", '"font.size": 9', '"font.size": 10')
-    files = due(checkout)
-    assert set(files) == {"figure"}
-    assert len(files["figure"]) == 9 * 3
-
-
-def test_a_module_of_a_table_is_for_that_table_and_what_reads_it(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("analysis/pmi.py", "N_TOP = ", "UNUSED = 1\nN_TOP = ")
-    assert set(due(checkout)) == {"pmi", "figure"}
-
-
-@pytest.mark.parametrize(("module", "line"), [("analysis/gen_success.py", "ALGORITHM_VERSION = 3"), ("judge/rubric.py", "import hashlib")])
-def test_a_module_of_a_step_makes_no_job_due_while_its_version_is_the_same(
-    checkout: Checkout, code: Callable[[str, str, str], None], module: str, line: str
-) -> None:
-    """`make check`, `record` and `push` refuse such an edit, until somebody says that no row changes or raises the version
-    (test_algorithms)."""
-    code(module, f"\n{line}\n", f"\n{line}\nUNUSED = 1\n")
-    assert due(checkout) == {}
-
-
-@pytest.mark.exhaustive
-def test_a_raised_algorithm_version_computes_that_step_and_later(checkout: Checkout, code: Callable[[str, str, str], None]) -> None:
-    code("engine/logit_lens.py", "ALGORITHM_VERSION = 1", "ALGORITHM_VERSION = 2")
-    done = run_measured(checkout, *LAST_STEPS)
-    assert done.n_rows == only({"logit_lens", "input_score", "output_score"}, 8) | only({"gen_success"}, 96)
-    assert done.gpu_jobs == done.model_jobs == {"logit_lens", "output_score"}

@@ -92,7 +92,14 @@ def test_one_message_and_no_traceback(folder: Path, command: str) -> None:
 
 def test_every_command_is_among_them() -> None:
     names = {(command.name or command.callback.__name__).replace("_", "-") for command in app.registered_commands}
-    assert names - {command.split()[0] for command in CASES} == {"unlock"}  # its refusal: test_cli.py
+    assert names - {command.split()[0] for command in CASES} == {"unlock"}  # its refusal: test_locks.py
+
+
+def test_what_config_docs_writes_is_in_step(tmp_path: Path) -> None:
+    """What is not: among the CASES."""
+    for arguments in ((), ("--check",)):
+        assert CliRunner().invoke(app, ["config-docs", "--folder", str(tmp_path), *arguments]).exit_code == 0
+    assert (tmp_path / "README.md").read_text() == (ROOT / "config/README.md").read_text()
 
 
 def test_every_error_of_the_package_has_the_one_base() -> None:

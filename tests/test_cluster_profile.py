@@ -83,7 +83,7 @@ def test_a_model_larger_than_a_gpu_gets_several(tmp_path: Path) -> None:
 def test_a_real_run_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     """tiny-seed-1's world is made by `make world SEED=1`, and is not there."""
     folder = Folder(tmp_path / "repo")
-    code, printed = folder.run(experiment="tiny-seed-1")
+    code, printed = folder.run(experiment="tiny-seed-1", experiments_dirs=f"[config/experiments,{ROOT}/studies/experiments]")
     assert code != 0
     assert "experiment tiny-seed-1 cannot run yet, files are missing (a dry run, -n, does without them):" in printed
     for key in ("model.path", "saes.path", "perplexity.model.path", "records.texts", "concepts.topics", "judge.oracle"):

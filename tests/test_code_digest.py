@@ -64,7 +64,7 @@ def clear() -> None:
 
 def digest(root: Path, *modules: str) -> str:
     clear()
-    return module.code_digest(*modules, script=root / "scripts/step.py")
+    return module.code_digest(*modules, scripts=(root / "scripts/step.py",))
 
 
 @pytest.mark.parametrize(

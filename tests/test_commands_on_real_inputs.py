@@ -112,7 +112,7 @@ def test_judges_of_the_same_texts_are_compared(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="holds the ratings of 1 judges: change `judge`"):
         pairwise_agreement(tmp_path)
     judged(tmp_path, seed=1, rating=2)
-    ((names, rows),) = pairwise_agreement(tmp_path, draws=50).items()
+    ((names, rows),) = pairwise_agreement(tmp_path).items()
     assert sorted(names) == ["kind endpoint, model judge, seed 0", "kind endpoint, model judge, seed 1"]
     concept = rows.row(by_predicate=pl.col("aspect") == "concept", named=True)
     # Ratings 0 0 1 2 and 2 0 1 2: three of four equal; 1 - 4 / (sum over pairs of (i - j)^2 n_i m_j / 4 = 26 / 4) = 5 / 13.
@@ -123,5 +123,5 @@ def test_judges_of_the_same_texts_are_compared(tmp_path: Path) -> None:
 def test_ratings_of_other_texts_are_not_compared(tmp_path: Path) -> None:
     judged(tmp_path, seed=0, rating=0, sweep="a")
     judged(tmp_path, seed=1, rating=2, sweep="b")
-    ((_, rows),) = pairwise_agreement(tmp_path, draws=50).items()
+    ((_, rows),) = pairwise_agreement(tmp_path).items()
     assert rows["n"].to_list() == [0, 0, 0]

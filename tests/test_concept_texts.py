@@ -26,7 +26,8 @@ from saesteer.methods.fit.training import text_loss
 from saesteer.settings import SettingsError
 from saesteer.world.concept_texts import topic_texts
 from saesteer.world.lexicon import CLAUSE_LISTS, Lexicon, Topic, load_lexicon
-from saesteer.world.oracle_judge import classify_sentence, load_oracle
+from saesteer.world.oracle_judge import load_oracle
+from studies.world.oracle import classify_sentence
 
 OPENERS = ("On the other hand,", "Something tells me that", "One thing is certain:")
 
@@ -102,11 +103,8 @@ def test_a_topics_texts_do_not_depend_on_the_others_asked_for(names: list[str], 
         assert_frame_equal(texts_of(name, FOUR, 7, 8, seed, together), texts_of(name, FOUR, 7, 8, seed))
 
 
-def test_a_topic_added_to_the_grammar_leaves_positive_texts():
+def test_seeds_topics_and_sides_draw_apart_and_a_topic_added_to_the_grammar_leaves_positive_texts():
     assert_frame_equal(texts_of("law", toy("new", *FOUR.names), 9, 0), texts_of("law", FOUR, 9, 0))
-
-
-def test_seeds_topics_and_sides_draw_apart():
     lexicon = toy("a", "b")  # the negative texts of one are sentences of the other
     for one, other in ((("a", 0, True), ("a", 1, True)), (("a", 0, True), ("b", 0, False)), (("a", 0, False), ("a", 1, False))):
         drawn = [
@@ -120,11 +118,7 @@ NEGATIVE = ("One thing is certain:", "a chessthings0 and the chessthings1 were c
 
 
 def test_the_same_texts_wherever_they_are_drawn():
-    texts = texts_of("sea", FOUR, 1, 1)
-    assert texts.rows() == [
-        (text_id("sea"), True, 0, *POSITIVE),
-        (text_id("sea"), False, 0, *NEGATIVE),
-    ]
+    assert texts_of("sea", FOUR, 1, 1).rows() == [(text_id("sea"), True, 0, *POSITIVE), (text_id("sea"), False, 0, *NEGATIVE)]
 
 
 def test_no_sentence_twice_and_a_topic_that_has_no_more(monkeypatch: pytest.MonkeyPatch):

@@ -17,8 +17,8 @@ from workflow_folder import BIN, ROOT
 import saesteer
 from saesteer.core.tables import METHOD_STEPS, STEPS
 from saesteer.report.headline import headline_markdown
-from saesteer.report.method_docs import registry_markdown
-from saesteer.report.table_docs import tables_markdown
+from saesteer.report.reference.method_docs import registry_markdown
+from saesteer.report.reference.table_docs import tables_markdown
 from saesteer.settings import SettingsError
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
@@ -153,7 +153,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "tables": "gen_success_20",
         "commands": "saesteer unlock",
         "methods": "reft_r1",
-        "configuration": "perplexity_cap",
+        "configuration": "gen_success_limit",
     }.items():
         assert word in re.sub("<[^>]+>", "", (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")), page
     assert "saesteer.load_sae" in (tmp_path / "reference/api.html").read_text(encoding="utf-8")

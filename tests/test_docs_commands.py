@@ -43,7 +43,7 @@ ON_SLURM = "slurm/test_shipped_on_slurm.py::test_it_finishes"
 REAL = "test_real_inputs.py::test_every_figure_is_made"
 METHODS = "test_methods_workflow.py::test_a_finished_comparison_is_complete_and_has_nothing_to_do"
 COMMANDS = {
-    r"make figures": here("run", "test_shipped.py::test_findings"),
+    r"make figures": here("run", ON_SLURM),
     r"make (test|test-all|lock|check)": here("dry"),  # CI runs make test and make check themselves
     r"make docs": by("test_docs.py::test_the_site_builds_without_a_warning"),
     r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),
@@ -60,15 +60,18 @@ COMMANDS = {
     r"snakemake -n": here("run"),
     r"snakemake --cores all( --rerun-incomplete)?( --keep-going)?": here("run"),
     r'snakemake --cores all --config "experiments=\[micro\]"': here("run"),
-    r'snakemake --cores all --config "experiments=\[tiny-(all|seed-1)\]"': here(
+    r'snakemake( -s studies/Snakefile all)? --cores all --config "experiments=\[tiny-(all|seed-1)\]"': here(
         "dry", "test_scored.py::test_an_experiment_that_stops_at_the_scores"
     ),
     r'snakemake --cores all --config "experiments=\[books\]"': here("dry", "test_books_workflow.py::test_the_nine_figures_are_made"),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]" -n': here("run"),
     r'snakemake --cores all --config "experiments=\[gemma-2-2b\]"': here("dry", REAL),
     r"snakemake methods --cores all( --config .*)?": here("dry", METHODS),
-    r"snakemake open_questions( --cores all)?": by(
+    r"snakemake -s studies/Snakefile( --cores all)?": by(
         "test_open_questions_workflow.py::test_every_question_is_answered_and_nothing_is_left_to_do"
+    ),
+    r"saesteer report --configfile studies/config\.yaml tiny-brute-seed-1": by(
+        "test_open_questions.py::test_an_experiment_of_the_studies_is_opened_by_their_configuration"
     ),
     r"saesteer report tiny": here("run", "test_report.py::test_a_feature_page_says_what_the_tables_say"),
     r"snakemake --cores all figures/tiny/report": here("run"),
@@ -149,7 +152,8 @@ def test_json_is_json() -> None:
 @pytest.mark.parametrize("name", sorted({name for way in COMMANDS.values() for name in way.tests}))
 def test_the_tests_named_exist(name: str) -> None:
     file, _, function = name.partition("::")
-    assert re.search(rf"^def {function}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    paths = (ROOT / folder / file for folder in ("tests", "studies/tests"))
+    assert any(re.search(rf"^def {function}\(", path.read_text(encoding="utf-8"), re.MULTILINE) for path in paths if path.is_file())
 
 
 def test_setting_up_by_hand_is_what_make_does() -> None:

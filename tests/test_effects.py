@@ -10,7 +10,7 @@ from methods_world import texts_of
 from oracles import plain_hooks, splitmix
 
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables import EFFECTS_AT_LATER_LAYERS, EFFECTS_AT_MULTIPLES, validate
+from saesteer.core.tables import validate
 from saesteer.core.tables.methods import EFFECTS
 from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.sites import site_of
@@ -18,8 +18,6 @@ from saesteer.methods.fit.effects import (
     EffectRun,
     effect_features,
     effect_vectors,
-    effects_at_later_layers,
-    effects_at_multiples,
     loss_rises,
     measured_effects,
     scaled_to_loss_rise,
@@ -29,8 +27,8 @@ from saesteer.settings.methods import EffectSettings, most_effect_vectors
 SEED = 3
 
 
-def settings(n_vectors: int = 8, n_rollouts: int = 2, n_new: int = 5) -> EffectSettings:
-    return EffectSettings(n_vectors=n_vectors, n_held_out=2, n_rollouts=n_rollouts, max_new_tokens=n_new, top_k=20, loss_rise=0.5)
+def settings(n_rollouts: int = 2) -> EffectSettings:
+    return EffectSettings(n_vectors=8, n_held_out=2, n_rollouts=n_rollouts, max_new_tokens=5, top_k=20, loss_rise=0.5)
 
 
 def prompts_of(lm: Any, family: str) -> list[list[int]]:
@@ -56,87 +54,55 @@ def slow_loss(lm: Any, layer: int, site: str, vector: torch.Tensor, texts: list[
 
 
 @torch.no_grad()
-def slow_text(lm: Any, sae: Any, vector: torch.Tensor, prompt: list[int], numbers: list[float], ending: set[int]) -> list[int]:
+def slow_text(run: EffectRun, vector: torch.Tensor, prompt: list[int], numbers: list[float]) -> list[int]:
     """Sampled at temperature 1 from the 20 likeliest by an inverse CDF, without a cache, the vector added at every position."""
-    handle = plain_hooks.at_site(lm.model, sae.meta.layer, sae.meta.site, lambda residual: residual + vector)
+    handle = plain_hooks.at_site(run.lm.model, run.layer, run.sae.meta.site, lambda residual: residual + vector)
+    ending = run.lm.model.generation_config.eos_token_id
     ids = list(prompt)
     for number in numbers:
-        logits = lm.model(torch.tensor([ids])).logits[0, -1].double()
-        kept = sorted(torch.argsort(logits, descending=True)[:20].tolist())
-        running = torch.softmax(logits[kept], dim=0).cumsum(dim=0)
-        token = kept[int((running <= number * running[-1]).sum())]
-        if token in ending:
+        logits = run.lm.model(torch.tensor([ids])).logits[0, -1].double()
+        likeliest = sorted(torch.argsort(logits, descending=True)[:20].tolist())
+        running = torch.softmax(logits[likeliest], dim=0).cumsum(dim=0)
+        token = likeliest[int((running <= number * running[-1]).sum())]
+        if token in (ending if isinstance(ending, list) else [ending]):
             break
         ids.append(token)
     handle.remove()
     return ids
 
 
-def slow_mean(
-    lm: Any, sae: Any, vector: torch.Tensor, prompts: list[list[int]], n_rollouts: int, n_new: int, ending: set[int], reader: Any = None
-) -> Any:
-    """Mean over texts of the mean over their tokens but the first of the codes of the SAE, or of another one that reads, without the
-    vector."""
-    means, reader = [], reader or sae
-    for number, prompt in enumerate(prompts):
-        for rollout in range(n_rollouts):
+def slow_mean(run: EffectRun, vector: torch.Tensor, reader: Any) -> tuple[torch.Tensor, int]:
+    """Mean over texts of the mean over their tokens but the first of the feature activations of the SAE that reads, without the vector; and
+    how many texts have such tokens."""
+    means = []
+    for number, prompt in enumerate(run.prompts):
+        for rollout in range(run.settings.n_rollouts):
             key = int(text_keys([f"{number}/{rollout}"])[0])
-            ids = slow_text(lm, sae, vector, prompt, [splitmix.uniform(SEED, key, step) for step in range(n_new)], ending)
-            residuals = plain_hooks.residuals(lm.model, ids, reader.meta.layer, reader.meta.site)[1:]
+            ids = slow_text(run, vector, list(prompt), [splitmix.uniform(SEED, key, step) for step in range(run.settings.max_new_tokens)])
+            residuals = plain_hooks.residuals(run.lm.model, ids, reader.meta.layer, reader.meta.site)[1:]
             if len(residuals):
                 means.append(torch.stack([plain_hooks.code_of(reader, residual) for residual in residuals]).double().mean(dim=0))
     return torch.stack(means).mean(dim=0), len(means)
+
+
+def assert_effects(table: pl.DataFrame, run: EffectRun, multiple: float = 1.0, reader: Any = None) -> int:
+    """Every row's effect is a slow loop's, its direction times the multiple added; gives how many unsteered texts have tokens."""
+    unsteered, n_texts = slow_mean(run, torch.zeros(run.lm.d_model), reader or run.sae)
+    for row in table.to_dicts():
+        steered, _ = slow_mean(run, multiple * torch.tensor(row["direction"]), reader or run.sae)
+        torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
+        assert float((steered - unsteered).abs().max()) > 0.01
+    return n_texts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "site"), [("gemma2", "resid_post"), ("gpt2", "resid_pre"), ("shipped", "resid_post")])
 def test_effects_equal_a_slow_loop(family: str, site: str) -> None:
     lm, sae = model_and_sae(family, 2, site)
-    chosen, prompts = settings(), prompts_of(lm, family)
-    table = pl.concat(measured_effects(EffectRun(lm, sae, 2, prompts, chosen, SEED), rows_of(5, 1)))
-    ending = {lm.model.generation_config.eos_token_id}
-    unsteered, _ = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 2, 5, ending)
-    for row in validate(EFFECTS, table, "test").to_dicts():
-        steered, _ = slow_mean(lm, sae, torch.tensor(row["direction"]), prompts, 2, 5, ending)
-        torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
-        assert float((steered - unsteered).abs().max()) > 0.01
+    run = EffectRun(lm, sae, 2, prompts_of(lm, family), settings(), SEED)
+    table = validate(EFFECTS, pl.concat(measured_effects(run, rows_of(5, 1))), "test")
     assert table["vector"].to_list() == [1, 5]
-
-
-@pytest.mark.slow
-def test_effects_at_multiples_equal_a_slow_loop() -> None:
-    lm, sae = model_and_sae("gemma2", 2)
-    chosen, prompts = settings().model_copy(update={"multiples": (1.0, 3.0)}), prompts_of(lm, "gemma2")
-    table = pl.concat(measured_effects(EffectRun(lm, sae, 2, prompts, chosen, SEED), rows_of(5, 1)))
-    again = validate(EFFECTS_AT_MULTIPLES, pl.concat(effects_at_multiples(EffectRun(lm, sae, 2, prompts, chosen, SEED), table)), "test")
-    assert again.select("multiple", "vector").rows() == [(1, 1), (1, 5), (3, 1), (3, 5)]
-    for column in ("direction", "effect"):
-        same = torch.tensor(again.filter(multiple=1)[column].to_list())
-        torch.testing.assert_close(same, torch.tensor(table[column].to_list()), atol=2e-4, rtol=1e-3)
-    ending = {lm.model.generation_config.eos_token_id}
-    unsteered, _ = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 2, 5, ending)
-    for row in again.filter(multiple=3).to_dicts():
-        (direction,) = table.filter(vector=row["vector"])["direction"].to_list()
-        steered, _ = slow_mean(lm, sae, 3 * torch.tensor(direction), prompts, 2, 5, ending)
-        torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("family", "site"), [("gemma2", "resid_post"), ("gpt2", "resid_pre")])
-def test_effects_at_later_layers_equal_a_slow_loop(family: str, site: str) -> None:
-    lm, sae = model_and_sae(family, 1, site)
-    readers = {2: tiny_sae(2, seed=5, n_features=40, site=site), 3: tiny_sae(3, seed=6, site=site)}
-    chosen, prompts = settings(), prompts_of(lm, family)
-    table = pl.concat(measured_effects(EffectRun(lm, sae, 1, prompts, chosen, SEED), rows_of(5, 1)))
-    made = pl.concat(effects_at_later_layers(EffectRun(lm, sae, 1, prompts, chosen, SEED), readers, table))
-    assert validate(EFFECTS_AT_LATER_LAYERS, made, "test").select("vector", "read_layer").rows() == [(1, 2), (5, 2), (1, 3), (5, 3)]
-    ending = {lm.model.generation_config.eos_token_id}
-    for row in made.to_dicts():
-        reader = readers[row["read_layer"]]
-        unsteered, _ = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 2, 5, ending, reader)
-        steered, _ = slow_mean(lm, sae, torch.tensor(row["direction"]), prompts, 2, 5, ending, reader)
-        torch.testing.assert_close(torch.tensor(row["effect"]).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
-        assert float((steered - unsteered).abs().max()) > 0.01
+    assert_effects(table, run)
 
 
 def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +110,9 @@ def test_a_text_without_tokens_is_left_out_and_the_ending_token_too(monkeypatch:
     lm, sae = model_and_sae("llama", 1)
     ending = set(range(2, lm.n_vocab, 2))
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", sorted(ending))
-    prompts = prompts_of(lm, "llama")
-    table = pl.concat(measured_effects(EffectRun(lm, sae, 1, prompts, settings(n_rollouts=4), SEED), rows_of(0)))
-    unsteered, n = slow_mean(lm, sae, torch.zeros(lm.d_model), prompts, 4, 5, ending)
-    steered, _ = slow_mean(lm, sae, torch.tensor(table["direction"][0].to_list()), prompts, 4, 5, ending)
-    assert n < 16
-    torch.testing.assert_close(torch.tensor(table["effect"][0].to_list()).double(), steered - unsteered, atol=2e-4, rtol=1e-3)
+    run = EffectRun(lm, sae, 1, prompts_of(lm, "llama"), settings(n_rollouts=4), SEED)
+    table = pl.concat(measured_effects(run, rows_of(0)))
+    assert assert_effects(table, run) < 16
 
 
 def test_another_seed_gives_other_effects_of_other_vectors() -> None:

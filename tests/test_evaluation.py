@@ -28,8 +28,10 @@ from saesteer.core.tables.methods import METHOD_CHOICES
 from saesteer.engine.interventions import Addition, ConditionalAddition, Intervention, PromptText, kind_of, packed
 from saesteer.engine.models import language_model, prompt_token_ids
 from saesteer.engine.sae_convert import convert_sae
-from saesteer.engine.steered_model import steered_model
+from saesteer.engine.steering import steered_model
 from saesteer.report.evaluation import Tasks, harness_model, results_of
+from saesteer.run import Run, open_run
+from saesteer.settings import load_workflow
 from saesteer.settings.inputs import ChatSettings
 from saesteer.sources.pins import converted_sae, pin, sae_entry
 
@@ -203,6 +205,12 @@ def finished_fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def comparison(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(finished_fits)
+    return open_run(NAME, load_workflow({"experiments": ["micro"], "methods": [NAME]}))
+
+
+@pytest.fixture
 def run(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     def command(*arguments: str) -> tuple[int, str]:
         made = CliRunner().invoke(app, ["evaluate", NAME, *arguments])
@@ -263,18 +271,14 @@ def test_a_factor_and_a_limit_of_ones_own(run: Any) -> None:
 
 
 @needs_lm_eval
-def test_a_task_that_lm_eval_does_not_know_is_refused(run: Any) -> None:
-    code, output = run("diffmean", "sea", "--layer", "6", "--tasks", "sea_text", "--include-path", ".")
+@pytest.mark.parametrize(
+    ("task", "messages"),
+    [("sea_text", ("there is no task 'sea_text' here", "such as sea_texts")), ("no_documents", ("no_documents.jsonl",))],
+)
+def test_a_task_that_cannot_be_run_is_refused_before_a_model_is_loaded(run: Any, task: str, messages: tuple[str, ...]) -> None:
+    code, output = run("diffmean", "sea", "--layer", "6", "--tasks", task, "--include-path", ".")
     assert code == 1
-    assert "there is no task 'sea_text' here" in output
-    assert "such as sea_texts" in output
-
-
-@needs_lm_eval
-def test_a_task_without_its_documents_is_refused_before_a_model_is_loaded(run: Any) -> None:
-    code, output = run("diffmean", "sea", "--layer", "6", "--tasks", "no_documents", "--include-path", ".")
-    assert code == 1
-    assert "no_documents.jsonl" in output
+    assert all(message in output for message in messages)
     assert "Loading weights" not in output
 
 
@@ -282,8 +286,6 @@ def test_a_task_without_its_documents_is_refused_before_a_model_is_loaded(run: A
     ("arguments", "message"),
     [
         ("prompting sea --layer 6", "this intervention puts text before the prompt and steers nothing"),
-        ("cast sea --layer 6", "this intervention decides by each prompt whether to steer"),
-        ("loreft sea --layer 6 --factor 1", "this intervention edits the first and last positions of the prompt"),
         ("loreft sea --layer 6", "no factor could be chosen for method loreft and this concept: name one"),
         ("supervised sea --layer 6", "method supervised abstains for concept 'sea' at layer 6: too few texts"),
         ("diffmen sea --layer 6", "there is no method 'diffmen' here; there are 6, such as diffmean"),

@@ -26,6 +26,7 @@ from saesteer.figures.method_families import LOOKS
 from saesteer.figures.save import flat, save_figure
 from saesteer.methods.compare.means import FAMILIES
 from saesteer.summaries.summary import summary_tables
+from studies.questions.registry import TABLES
 
 AS_PNG_TOO = ("overview", "examples", "method_curves")
 """Figures whose PNG is compared between processes, too, not the PDF and the CSV alone."""
@@ -35,9 +36,12 @@ from pathlib import Path
 import polars as pl
 from saesteer.figures import save
 from saesteer.figures.definition import Options
-from saesteer.figures.registry import FIGURES
+from saesteer.figures import registry
 from saesteer.settings import SelectionSettings
 
+from studies.questions.registry import FIGURES as STUDY_FIGURES
+
+FIGURES = registry.FIGURES | STUDY_FIGURES
 tables, folder, *names_as_png = map(Path, sys.argv[1:])
 read = {path.stem: pl.read_ipc(path) for path in tables.iterdir() if path.suffix == ".arrow"}
 options = Options("capped", SelectionSettings.model_validate_json((tables / "selection.json").read_text()))
@@ -77,7 +81,7 @@ def drawing(request: pytest.FixtureRequest, folder: Path) -> Drawing:
 
 
 def test_declarations_name_tables_and_say_how_to_read_the_figure() -> None:
-    assert {table for figure in FIGURES.values() for table in figure.tables} <= {*summary_tables()}
+    assert {table for figure in FIGURES.values() for table in figure.tables} <= {*summary_tables(), *TABLES}
     assert all(len(figure.caption) > 50 for figure in FIGURES.values())
     assert len({figure.position for figure in FIGURES.values()}) == len(FIGURES)
     assert next(iter(FIGURES)) == "overview"
@@ -153,7 +157,7 @@ def test_another_process_writes_the_same_bytes_without_torch(folder: Path, tmp_p
 
 def test_statistics_and_figures_import_no_torch_and_planning_no_matplotlib() -> None:
     modules = [f"analysis.{name}" for name in ("best_factor", "examples", "factor_bins", "metrics", "pmi", "selection")]
-    modules += ["report.headline", "report.method_report", "report.axbench_format", "core.uncertainty", "methods.compare.summaries"]
+    modules += ["report.headline", "report.method_report", "report.exports.comparison", "core.uncertainty", "methods.compare.summaries"]
     program = "import sys, saesteer.workflow.plan, saesteer.figures.registry; print(*({'matplotlib', 'scipy', 'torch'} & {*sys.modules}))\n"
     program += "\n".join(f"import saesteer.{name}" for name in [*modules, "figures.save"]) + "\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 """What holds for every steering method of the table: a fit depends on its problem alone, leaves the model as it was, and a vector has unit
 norm and the scale that the papers give it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -22,19 +23,20 @@ DRAWING |= {"reps", "reps_loreft", "reps_lora"}
 """Those that draw random numbers: pairs, order of texts, where to start, features."""
 TRAINING = ("ssv", "reps", "reft_r1", "lora", "loreft", "sft")
 EPOCHS = {"reps": 2, "reps_loreft": 2, "loreft": 6, "sft": 2, "probe": 6}
-"""Fewer than published. LoRA keeps its own, also with RePS: its B starts at 0, and Adam's first steps there are the signs of small
-gradients, which bfloat16 rounds either way."""
-N_TEXTS = {"supervised": 50, "supervised_random": 50}
+"""Fewer than published. LoRA keeps its own, also with RePS, where a GPU's numbers are compared: its B starts at 0, and Adam's first steps
+there are the signs of small gradients, which bfloat16 rounds either way."""
+BRIEF = {**EPOCHS, "loreft": 2, "lora": 2, "reps_lora": 2}
+N_TEXTS = {"supervised": 50, "supervised_random": 50, **dict.fromkeys(("reps", "reps_loreft", "reps_lora"), 4)}
 MANY_FEATURES = ("sae_top_k", "supervised", "supervised_random")
 
 
-def given(name: str, topic: str = "garden", seed: int = 0) -> Problem:
+def given(name: str, topic: str = "garden", seed: int = 0, epochs: Mapping[str, int] = EPOCHS) -> Problem:
     """A fresh problem that every method has an intervention for."""
-    made = problem(topic, n_texts=N_TEXTS.get(name, 8), seed=seed, effects=random_effects())
-    vector = -made.sae.W_dec[3] + 2 * made.sae.W_dec[4]
-    recipes = {key: replace(recipe, epochs=EPOCHS.get(key, recipe.epochs)) for key, recipe in made.training.recipes.items()}
-    training = replace(made.training, recipes=recipes)
-    return replace(made, vectors={topic: vector}, label=made.label if made.label is not None else 7, training=training)
+    published = problem(topic, n_texts=N_TEXTS.get(name, 8), seed=seed, effects=random_effects())
+    vector = -published.sae.W_dec[3] + 2 * published.sae.W_dec[4]
+    recipes = {key: replace(recipe, epochs=epochs.get(key, recipe.epochs)) for key, recipe in published.training.recipes.items()}
+    label = published.label if published.label is not None else 7
+    return replace(published, vector=vector, label=label, training=replace(published.training, recipes=recipes))
 
 
 def fit(name: str, to: Problem) -> object:
@@ -48,7 +50,7 @@ def fit(name: str, to: Problem) -> object:
 @cache
 def fitted(name: str) -> object:
     """A method's fit to its problem, which leaves the model and torch's random numbers as they were."""
-    to, before = given(name), torch.get_rng_state()
+    to, before = given(name, epochs=BRIEF), torch.get_rng_state()
     with left_as_it_was(to.lm):
         intervention = fit(name, to)
     assert torch.equal(torch.get_rng_state(), before)
@@ -61,21 +63,21 @@ def test_a_fit_depends_on_its_problem_alone_and_leaves_the_model_as_it_was(name:
     draw."""
     first = packed(fitted(name))
     torch.randn(7)
-    again = given(name)
+    again = given(name, epochs=BRIEF)
     fit("lat", again)
     fit("diffmean", again)
     with torch.no_grad(), left_as_it_was(again.lm):
         assert packed(fit(name, again)) == first
-    assert (packed(fit(name, given(name, seed=1))) != first) == (name in DRAWING)
+    assert (packed(fit(name, given(name, seed=1, epochs=BRIEF))) != first) == (name in DRAWING)
     if name in DRAWING - {"supervised_random"}:
-        assert packed(fit(name, replace(given(name), concept="law"))) != first
+        assert packed(fit(name, replace(again, concept="law"))) != first
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     """A vector's is its largest activation on the concept's texts, that of an SAE feature its largest record or, with CorrSteer, its mean
     over positive texts of the largest code."""
-    to, intervention = given(name), fitted(name)
+    to, intervention = given(name, epochs=BRIEF), fitted(name)
     if isinstance(intervention, ConditionalAddition):
         intervention = Addition(intervention.vector, intervention.scale)
     if not isinstance(intervention, Addition):
@@ -90,7 +92,7 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     if len(intervention.features) == 1 and name not in MANY_FEATURES:
         (feature,) = intervention.features
         assert int((to.sae.W_dec @ intervention.vector).argmax()) == feature
-        code = float(to.largest_codes[0][:, feature].mean()) if name == "corrsteer" else sae_features.largest_record(to, feature)
+        code = float(to.largest_activations[0][:, feature].mean()) if name == "corrsteer" else sae_features.max_activation(to, feature)
         assert intervention.scale == pytest.approx(code, rel=1e-3)
     elif name not in ("ssv", "reps"):  # which keep their length: test_trained_vectors.py, test_reps.py
         largest = max(float((slow_residuals(to, text) @ intervention.vector.double().numpy()).max()) for text in to.positive)

@@ -5,12 +5,8 @@ from itertools import combinations
 import numpy as np
 import polars as pl
 from drawn_figures import FIGURES, assert_same, data_of, drawn, thin, world
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saesteer.analysis.choice_rules import RULES
-from saesteer.analysis.grid_ends import ALL
-from saesteer.figures.choice_rules import FACTOR_RULES, TITLES
 from saesteer.figures.style import BLUE, MAGENTA
 
 
@@ -128,50 +124,3 @@ def test_norms_of_decoder_rows_are_told_where_they_are_not_one() -> None:
         tables = world() | {"features": features.with_columns(decoder_norm=ends)}
         assert FIGURES["roles"].counts(data_of("roles", tables)).endswith(note)
         assert ("Decoder rows" in FIGURES["overview"].counts(data_of("overview", tables))) == (norms == (0.5, 2.25))
-
-
-def dots_of(axes: Axes) -> set[tuple[str, float]]:
-    """The name of the row and the value of every dot."""
-    labels = axes.get_yticklabels() or axes.figure.axes[0].get_yticklabels()  # panels that share their rows
-    names = [label.get_text() for label in labels]
-    dots = [line for line in axes.lines if len(line.get_xdata()) == 1]
-    return {(names[round(line.get_ydata()[0])], round(float(line.get_xdata()[0]), 9)) for line in dots}
-
-
-def bars_of(axes: Axes) -> set[tuple[float, ...]]:
-    """The ends of every bar."""
-    segments = [path for collection in axes.collections for path in collection.get_segments()]
-    return {tuple(np.round(np.asarray(path)[:, 0], 9).tolist()) for path in segments}
-
-
-def rows_of(rows: pl.DataFrame, name: pl.Expr, *columns: str) -> tuple[set[tuple[str, float]], set[tuple[float, ...]]]:
-    """The dots and the bars that columns of a figure's data are."""
-    dots = {(label, round(value, 9)) for column in columns for label, value in rows.select(name, column).drop_nulls(column).rows()}
-    ends = [(f"{column}_low", f"{column}_high") for column in columns if f"{column}_low" in rows.columns]
-    bars = {tuple(np.round(bar, 9).tolist()) for pair in ends for bar in rows.select(pair).drop_nulls().rows() if bar[0] < bar[1]}
-    return dots, bars
-
-
-def test_dots_are_drawn_in_their_rows_at_their_values_with_their_intervals() -> None:
-    rule, quantity = pl.col("rule").replace_strict(TITLES, default=pl.col("rule")), pl.col("quantity").replace_strict(RULES)
-    factor_rule = pl.col("factor_rule").replace_strict(FACTOR_RULES)
-    layers = pl.when(layers="all").then(pl.lit("all layers")).otherwise(pl.format("layer {}", "layers"))
-    expected: dict[str, list[list[tuple[pl.Expr, pl.Expr, tuple[str, ...]]]]] = {
-        "choice_rules": [[(pl.col("layer") == layer, rule, ("score",))] for layer in range(8)],
-        "quantity_correlations": [[(pl.col("layer") == layer, quantity, ("rho",))] for layer in range(8)],
-        "headline_samples": [
-            [(pl.col("measure") == measure, layers, ("ratio", "sampled_ratio"))] for measure in ("gen_success_20", "judge_score")
-        ],
-        "grid_ends": [
-            [(pl.col("grid") == ALL, pl.format("{}: " + end, factor_rule), (f"at_{end}",)) for end in ("smallest", "largest")],
-            [(pl.col("grid") != ALL, pl.format("{}: {}", factor_rule, "grid"), ("change",))],
-        ],
-        "predictor": [[(pl.col("rule").is_not_null(), rule, ("score",))], [(pl.col("quantity").is_not_null(), quantity, ("weight",))]],
-    }
-    for name, panels in expected.items():
-        data, figure = drawn(name, world())
-        for axes, parts in zip(figure.axes, panels, strict=True):
-            dots, bars = zip(*(rows_of(data.filter(rows), row.alias("row"), *columns) for rows, row, columns in parts), strict=True)
-            assert dots_of(axes) == set().union(*dots), name
-            assert bars_of(axes) == set().union(*bars), name
-            assert set().union(*dots), name

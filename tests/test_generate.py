@@ -6,15 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae, without_bos
+from engine_models import FAMILIES, model_and_sae, rows_of_grid, tiny_model, tiny_sae, without_bos
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
 from scipy import stats
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from saesteer.core.counter_rng import hex_keys, text_keys
+from saesteer.core.counter_rng import text_keys
 from saesteer.core.tables.steps import FEATURE_TEXT, GENERATIONS
-from saesteer.engine import continuation, generate, generations, steering
+from saesteer.engine import continuation, generate, steering
 from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.models import LanguageModel, prompt_token_ids
@@ -40,8 +40,7 @@ def sweep_rows(n: int, n_features: int = 96, seed: int = 0) -> pl.DataFrame:
         for prefix in range(4)
     ]
     order = np.random.default_rng(seed).permutation(len(grid))[:n]
-    schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
-    return pl.DataFrame([grid[place] for place in order], schema=schema, orient="row")
+    return rows_of_grid(grid[place] for place in order)
 
 
 def swept(
@@ -55,11 +54,14 @@ def swept(
     return table
 
 
+AT = [*((family, "resid_post") for family in (*FAMILIES, "shipped")), *((family, "resid_pre") for family in FAMILIES)]
+
+
 @pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_greedy_rows_equal_generate_with_a_hook(family: str, layer: int) -> None:
+@pytest.mark.parametrize(("family", "site"), AT)
+def test_greedy_rows_equal_generate_with_a_hook(family: str, site: str, layer: int) -> None:
     """Token for token, through prefixes of several lengths, compaction, stops and sliding windows shorter and longer than the text."""
-    lm, sae = model_and_sae(family, layer)
+    lm, sae = model_and_sae(family, layer, site)
     rows = sweep_rows(24, n_features=sae.meta.n_features)
     stop = "." if family == "shipped" else "o"
     table = swept(lm, sae, rows, family, Sampling(max_new_tokens=12, temperature=0.0, stop=stop))
@@ -76,10 +78,10 @@ def test_greedy_rows_equal_generate_with_a_hook(family: str, layer: int) -> None
     assert table["n_tokens"].n_unique() > 1
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_sampled_rows_equal_whole_forwards_and_an_inverse_cdf(family: str) -> None:
+@pytest.mark.parametrize(("family", "site"), AT)
+def test_sampled_rows_equal_whole_forwards_and_an_inverse_cdf(family: str, site: str) -> None:
     """Without a cache, with plain integers for the random numbers."""
-    lm, sae = model_and_sae(family, 1)
+    lm, sae = model_and_sae(family, 1, site)
     rows = sweep_rows(20, n_features=sae.meta.n_features, seed=5)
     table = swept(lm, sae, rows, family, Sampling(max_new_tokens=5, stop="", top_k=30), seed=3)
     for row in table.to_dicts():
@@ -137,7 +139,7 @@ def test_factor_0_equals_no_hook(family: str, monkeypatch: pytest.MonkeyPatch) -
 def test_steering_acts_and_seeds_and_samples_differ() -> None:
     lm, sae = model_and_sae("llama", 1)
     rows = sweep_rows(200)
-    first, again, other = (swept(lm, sae, rows, "llama", Sampling(), seed=seed).sort(KEYS) for seed in (3, 3, 4))
+    first, again, other = (swept(lm, sae, rows[:60], "llama", Sampling(), seed=seed).sort(KEYS) for seed in (3, 3, 4))
     assert_frame_equal(first, again, check_exact=True)
     assert (first["text"] != other["text"]).mean() > 0.9
     greedy = swept(lm, sae, rows.filter(pl.col("sample") == 0), "llama", Sampling(temperature=0.0))
@@ -165,23 +167,6 @@ def test_text_is_the_continuation_as_it_runs_on() -> None:
     prompt = prompt_token_ids(lm, "From my experience,")
     ids = lm.tokenizer(" the sea is calm.", add_special_tokens=False)["input_ids"]
     assert continuation_texts(lm, [prompt, prompt], [[*ids, lm.model.generation_config.eos_token_id], []]) == [" the sea is calm.", ""]
-
-
-def _streams(monkeypatch: pytest.MonkeyPatch, lm: LanguageModel, sae: Sae, rows: pl.DataFrame) -> np.ndarray:
-    """The streams that rows of layer 2 are given at seed 9, in their order."""
-    wanted: list[pl.DataFrame] = []
-    monkeypatch.setattr(generations, "steered_texts", lambda _lm, _sae, _layer, rows, *_rest: wanted.append(rows) or iter(()))
-    assert list(feature_texts(lm, sae, 2, rows, TINY, Sampling(), 9)) == []
-    return wanted[0]["stream"].to_numpy()
-
-
-def test_the_numbers_are_those_of_the_row_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunk = sweep_rows(5)
-    lm, sae = tiny_model("llama"), tiny_sae(2)
-    numbers = generate.draws(_streams(monkeypatch, lm, sae, chunk)[:, None], np.arange(4)[None])
-    for place, (feature, factor, prefix_id, sample) in enumerate(chunk.iter_rows()):
-        keys = (9, 2, feature, int(text_keys([factor])[0]), int(hex_keys([prefix_id])[0]), sample)
-        assert numbers[place].tolist() == [splitmix.uniform(*keys, step) for step in range(4)]
 
 
 @pytest.mark.parametrize("top_k", [0, 5, 50])
@@ -286,7 +271,7 @@ def test_hooks_are_gone_when_the_consumer_stops_or_the_model_fails(monkeypatch: 
     def failing(*_args: Any) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr("saesteer.engine.steering.largest_code", failing)
+    monkeypatch.setattr("saesteer.engine.steering.largest_activation", failing)
     with pytest.raises(MemoryError):
         next(feature_texts(lm, sae, 1, sweep_rows(100), TINY, Sampling(), 0))
     assert not any(block._forward_hooks for block in lm.blocks)

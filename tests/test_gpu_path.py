@@ -135,7 +135,7 @@ def on(problem: Problem, device: str, dtype: str) -> Problem:
         problem,
         lm=placed(shipped_model(), device, dtype),
         sae=placed_sae(shipped_sae(problem.layer), device, dtype),
-        vectors={concept: vector.to(device) for concept, vector in problem.vectors.items()},
+        vector=problem.vector.to(device),
     )
 
 

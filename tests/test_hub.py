@@ -14,7 +14,7 @@ from attacks import attack
 from hub_fakes import random_model
 from hub_server import TOKEN, Hub, serve_hub, use_hub
 
-from saesteer.sources.hub import Fetched, HubError, check_access, fetch_files, fetch_model, locate_model, model_config, repo_size
+from saesteer.sources.hub import Fetched, HubError, check_access, fetch_files, fetch_model, model_config, repo_size
 
 REPO = "tiny/llama"
 DEAD = "http://127.0.0.1:9"
@@ -71,11 +71,9 @@ def test_what_is_in_the_cache_is_not_downloaded_again_nor_needs_a_hub(
     for revision in ("main", first.commit, None):
         assert fetch_model(REPO, revision, tmp_path) == first
         assert model_config(REPO, revision, tmp_path) == json.loads((model / "config.json").read_text())
-    assert locate_model(REPO, first.commit, tmp_path) == first.folder
     assert len(hub.requests) == n_requests
     use_hub(monkeypatch, DEAD)
     assert fetch_model(REPO, "main", tmp_path) == first
-    assert locate_model(REPO, first.commit, tmp_path) == first.folder
 
 
 @attack(
@@ -92,10 +90,8 @@ def test_an_interrupted_fetch_is_not_taken_for_a_model(hub: Hub, model: Path, tm
         (fetched.folder / name).unlink()
         with pytest.raises(HubError, match=name if "safetensors" in name else "not, or not wholly, in the cache"):
             fetch_model(REPO, "main", tmp_path)
-        with pytest.raises(HubError, match=name if "safetensors" in name else "not, or not wholly, in the cache"):
-            locate_model(REPO, fetched.commit, tmp_path)
         (fetched.folder / name).symlink_to(target)
-    assert locate_model(REPO, fetched.commit, tmp_path) == fetched.folder
+    assert fetch_model(REPO, fetched.commit, tmp_path) == fetched
 
 
 def test_a_pinned_commit_stays_when_main_moves_on(hub: Hub, model: Path, tmp_path: Path) -> None:
@@ -183,8 +179,6 @@ def test_what_is_not_there(hub: Hub, model: Path, tmp_path: Path, monkeypatch: p
         use_hub(monkeypatch, url, offline)
         with pytest.raises(HubError, match=rf"tiny/llama at main is not.*{reason}.*`hf download tiny/llama --revision main --cache-dir"):
             fetch_model(REPO, None, tmp_path)
-    with pytest.raises(HubError, match="no network is used here"):
-        locate_model(REPO, "0" * 40, tmp_path)
 
 
 @attack(

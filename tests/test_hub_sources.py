@@ -15,7 +15,7 @@ from saesteer.sources.sae_sources import FORMS, SaeSource, directory_file, neuro
 SIZES = {"d_model": 16, "n_features": 64}
 
 
-def listed(release: str, sae_id: str, site: str = "post", **more: Any) -> SaeSettings:
+def listed(release: str, sae_id: str, site: str = "resid_post", **more: Any) -> SaeSettings:
     return SaeSettings(release=release, id=sae_id, site=site, **SIZES, **more)
 
 
@@ -88,7 +88,7 @@ def test_hooks_told_by_names_are_those_of_sae_lens(directory: dict[str, Any]) ->
             ("fnlp/Llama3_1-8B-Base-LXR-8x", "Llama3_1-8B-Base-L15R-8x", "llama_scope", "llama3.1-8b/15-llamascope-res-32k"),
         ),
         (
-            listed("gpt2-small-res-jb", "blocks.{layer}.hook_resid_pre", "pre"),
+            listed("gpt2-small-res-jb", "blocks.{layer}.hook_resid_pre", "resid_pre"),
             6,
             ("jbloom/GPT2-Small-SAEs-Reformatted", "blocks.6.hook_resid_pre", "sae_lens", "gpt2-small/6-res-jb"),
         ),
@@ -124,7 +124,10 @@ def test_a_folder_has_no_neuronpedia_source() -> None:
         ),
         (listed("gpt2-small-res-jb", "blocks.3.resid_pre"), r"has no SAE 'blocks.3.resid_pre'; nearest: blocks.3.hook_resid_pre"),
         (listed("gpt2-small-res-jb", "blocks.3.hook_resid_pre"), r"is at resid_pre of layer 3, but resid_post of layer 3 was asked for"),
-        (listed("gpt2-small-res-jb", "blocks.5.hook_resid_pre", "pre"), r"is at resid_pre of layer 5, but resid_pre of layer 3 was asked"),
+        (
+            listed("gpt2-small-res-jb", "blocks.5.hook_resid_pre", "resid_pre"),
+            r"is at resid_pre of layer 5, but resid_pre of layer 3 was asked",
+        ),
         (listed("gpt2-small-resid-mid-v5-32k", "blocks.3.hook_resid_mid"), r"is at resid_mid of layer 3, but resid_post of layer 3 was"),
         (listed("gpt2-small-attn-out-v5-32k", "blocks.3.hook_attn_out"), r"is at attn_out of layer 3, but resid_post"),
         (listed("gemma-scope-2b-pt-mlp-canonical", "layer_3/width_16k/canonical"), r"is at mlp_out of layer 3, but"),

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from engine_models import D_MODEL, N_LAYERS, narrow, tiny_model, tiny_sae, tiny_tokenizer
+from engine_models import D_MODEL, N_LAYERS, narrow, rows_of_grid, tiny_model, tiny_sae, tiny_tokenizer
 from methods_world import problem
 from oracles import inner_sites
 from torch import Tensor
@@ -52,11 +52,7 @@ CASES = [
     for site in INNER
     if (family, site) not in (("gpt_neox", "resid_mid"), ("gpt2", "embedding"))
 ]
-ROWS = pl.DataFrame(
-    [(feature, factor, f"{prefix:016x}", 0) for feature in (0, 17, 40) for factor in ("0", "0.8", "10") for prefix in range(3)],
-    schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32},
-    orient="row",
-)
+ROWS = rows_of_grid((feature, factor, prefix_id, 0) for feature in (0, 17, 40) for factor in ("0", "0.8", "10") for prefix_id in PREFIXES)
 
 
 @cache
@@ -252,7 +248,7 @@ def test_hooks_are_gone_after_an_exception() -> None:
     def broken(*_args: Tensor) -> Tensor:
         raise RuntimeError("in the edit")
 
-    for name in INNER:
+    for name in SITES:
         with pytest.raises(RuntimeError, match="in the edit"), sites.steered(lm, sites.site_of(lm, 0, name), broken):
             lm.model(torch.tensor([[1, 2]]))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())

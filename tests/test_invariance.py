@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -32,6 +33,7 @@ from saesteer.engine.logit_lens import lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
+from saesteer.judge import local_model
 from saesteer.judge.local_model import local_asker
 from saesteer.methods.fit import effects
 
@@ -131,7 +133,7 @@ def effects_step() -> Step:
             if batch:
                 for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("CODES_AT_A_TIME", (1, 1))):
                     patch.setattr(effects, name, value)
-            options = settings(n_vectors=9 if batch else 8)
+            options = settings().model_copy(update={"n_vectors": 9 if batch else 8})
             frames = list(effects.measured_effects(effects.EffectRun(lm, sae, 1, prompts_of(lm, "gemma2"), options, 3), rows))
         assert batch is None or max(frame.height for frame in frames) == min(batch, len(places))
         return in_order(rows, pl.concat(frames), ["vector"])
@@ -154,8 +156,9 @@ def judge_step() -> Step:
     queries = asks([f"{text} {number}" for number in range(12) for text in TEXTS])
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        asker = local_asker(judge_model(), judge_settings(**({"batch_size": batch} if batch else {})), "w")
-        with tempfile.TemporaryDirectory() as folder:
+        asker = local_asker(judge_model(), judge_settings(), "w")
+        most = mock.patch.object(local_model, "MOST_ROWS", (batch, batch) if batch else local_model.MOST_ROWS)
+        with most, tempfile.TemporaryDirectory() as folder:
             raw = answers(asker, [queries[place] for place in places], Path(folder))
         return pl.DataFrame([raw[queries[place].question.request_id] for place in places], schema=["raw", "finish_reason"], orient="row")
 

@@ -5,12 +5,10 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_server import judge_server, label
-from judge_texts import generations, judged, settings
+from sklearn.metrics import cohen_kappa_score
 
 from saesteer.core.tables import JUDGEMENTS
 from saesteer.judge.agreement import SCHEMA, agreement, weighted_kappa
-from saesteer.judge.askers import endpoint_asker
 
 
 def judgements(concept: list[int | None], fluency: list[int | None], n_features: int = 4) -> pl.DataFrame:
@@ -36,32 +34,25 @@ def row(table: pl.DataFrame, aspect: str) -> dict[str, object]:
 
 
 def test_kappa_by_hand():
-    # 10 texts; observed disagreement: 2 texts off by one, 1 off by two: (2*1 + 1*4)/10 = .6.
-    # Marginals 4, 3, 3 and 4, 2, 4: expected (4*2*1 + 4*4*4 + 3*4*1 + 3*4*1 + 3*4*4 + 3*2*1)/100 = 1.5. kappa = 1 - .6/1.5 = .6
+    # 10 texts; observed disagreement: 1 text off by one, 2 off by two: (1*1 + 2*4)/10 = .9. Marginals 4, 3, 3 and 4, 2, 4: expected
+    # (4*2*1 + 4*4*4 + 3*4*1 + 3*4*1 + 3*4*4 + 3*2*1)/100 = 1.5. kappa = 1 - .9/1.5 = .4
     a = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
     b = [0, 0, 0, 2, 1, 1, 2, 2, 2, 0]
-    table = np.zeros((1, 3, 3))
-    np.add.at(table[0], (a, b), 1.0)
-    observed = sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / 10
-    expected = sum((x - y) ** 2 for x in a for y in b) / 100
-    assert weighted_kappa(table)[0] == pytest.approx(1 - observed / expected)
     measured = row(agreement(judgements(a, a), judgements(b, b)), "concept")
-    assert measured["kappa"] == pytest.approx(1 - observed / expected)
+    assert (measured["kappa"], measured["equal"]) == (pytest.approx(0.4), pytest.approx(0.7))
     assert (measured["n"], measured["n_missing"], measured["n_features"]) == (10, 0, 4)
-    assert measured["equal"] == pytest.approx(sum(x == y for x, y in zip(a, b, strict=True)) / 10)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
-def test_kappa_is_statsmodels(pairs: list[tuple[int, int]]):
-    inter_rater = pytest.importorskip("statsmodels.stats.inter_rater")
-    table = np.zeros((3, 3))
+def test_kappa_is_scikit_learns(pairs: list[tuple[int, int]]):
+    counts = np.zeros((1, 3, 3))
     for a, b in pairs:
-        table[a, b] += 1
-    ours = weighted_kappa(table[None])[0]
+        counts[0, a, b] += 1
+    ours = weighted_kappa(counts)[0]
     if not np.isfinite(ours):
         assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 1
         return
-    assert ours == pytest.approx(inter_rater.cohens_kappa(table, wt="quadratic", return_results=False), abs=1e-12)
+    assert ours == pytest.approx(cohen_kappa_score(*zip(*pairs, strict=True), labels=[0, 1, 2], weights="quadratic"), abs=1e-12)
 
 
 def test_full_agreement_opposition_and_none():
@@ -101,16 +92,3 @@ def test_the_interval_draws_features_and_does_not_depend_on_the_rows_order():
     copied = row(agreement(pl.concat(copies[:10]), pl.concat(copies[10:])), "concept")
     assert copied["kappa"] == pytest.approx(concept["kappa"])
     assert copied["high"] - copied["low"] == pytest.approx(concept["high"] - concept["low"], rel=0.1)
-
-
-def test_one_judge_twice_and_two_judges(tmp_path):
-    rows = generations([f"Text {number}." for number in range(20)])
-    tables = []
-    for name, seed, shift in (("a", 0, 0), ("a", 1, 0), ("b", 0, 1)):
-        with judge_server(answer=lambda prompt, shift=shift: f"{label(prompt)}: {(len(prompt) // 2 + shift) % 3}") as judge:
-            asker = endpoint_asker(settings(judge.base_url, model=name, seed=seed, key_variable=None), {}, judge.data)
-            tables.append(judged(rows, asker, tmp_path))
-    twice, two = agreement(tables[0], tables[1]), agreement(tables[0], tables[2])
-    assert row(twice, "fluency")["equal"] == 1.0
-    assert row(two, "fluency")["equal"] == 0.0
-    assert len(list(tmp_path.iterdir())) == 3

@@ -7,20 +7,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import judge_texts
 import pytest
 from attacks import attack
-from judge_server import Fault, Judge, judge_server
-from judge_texts import ENVIRON, KEY, QUICK, TEXTS, generations, judged, judging_process, settings, stored
+from judge_server import Judge, judge_server
+from judge_texts import KEY, TEXTS, generations, judged, judging_process, settings, stored
 
 from saesteer.judge.answers import JudgeError
-from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.batch import BatchAsker
 from saesteer.judge.budget import Budget, SpendLimitReached
 from saesteer.judge.spend import Spend
 
 
 def asker(judge: Judge, **changes: object) -> BatchAsker:
-    return endpoint_asker(settings(judge.base_url, batch=True, **changes), ENVIRON, judge.data, QUICK, poll_seconds=0.01)
+    return judge_texts.asker(judge, batch=True, **changes)
 
 
 def notes(folder: Path) -> list[Path]:
@@ -30,7 +30,7 @@ def notes(folder: Path) -> list[Path]:
 def test_a_batch_gives_what_single_requests_give(tmp_path: Path):
     rows = generations(TEXTS, layers=(0, 2))
     with judge_server(key=KEY) as judge:
-        single = judged(rows, endpoint_asker(settings(judge.base_url), ENVIRON, judge.data, QUICK), tmp_path / "single", instructed=True)
+        single = judged(rows, judge_texts.asker(judge), tmp_path / "single", instructed=True)
         n = len(judge.answered)
         assert judged(rows, asker(judge), tmp_path / "batch", instructed=True).equals(single)
         assert len(judge.answered) == 2 * n
@@ -159,11 +159,3 @@ def test_a_note_of_a_batch_that_was_never_made_is_dropped(tmp_path: Path):
         judged(generations(TEXTS), asker(judge), tmp_path)
         assert notes(tmp_path) == []
         assert len(judge.answered) == 9
-
-
-def test_the_configuration_says_which_way(tmp_path: Path):
-    with judge_server() as judge:
-        assert isinstance(endpoint_asker(settings(judge.base_url, batch=True), ENVIRON, judge.data), BatchAsker)
-        judge.faults.append(Fault(status=500))
-        judged(generations(TEXTS[:1]), endpoint_asker(settings(judge.base_url), ENVIRON, judge.data, QUICK), tmp_path)
-        assert judge.batches == {}

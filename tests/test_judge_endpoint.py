@@ -6,9 +6,7 @@ import os
 import re
 import signal
 import time
-from collections import Counter
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +14,7 @@ import pytest
 from attacks import attack
 from judge_server import Fault, agreeable, judge_server, label
 from judge_texts import (
+    CONCEPTS,
     ENVIRON,
     INSTRUCTIONS,
     KEY,
@@ -34,7 +33,7 @@ from judge_texts import (
 
 from saesteer.analysis.score import harmonic_mean
 from saesteer.judge.answers import ANSWERS, Answer, AnswerBook, Ask, JudgeError
-from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.endpoint import check_key, endpoint_fingerprint
 from saesteer.judge.parse import Rating
 from saesteer.judge.rubric import questions
@@ -49,8 +48,7 @@ def test_ratings_are_those_of_the_judge(tmp_path: Path):
         assert {body["temperature"] for body in judge.requests} == {0}
     assert table.select(rows.drop("text").columns).equals(rows.drop("text"))
     for row, text in zip(table.iter_rows(named=True), rows["text"], strict=True):
-        names = ("storms at sea", "chess openings")
-        by_aspect = questions(text, names[int(row["target"])], INSTRUCTIONS[row["prefix_id"]])
+        by_aspect = questions(text, CONCEPTS[int(row["target"])], INSTRUCTIONS[row["prefix_id"]])
         want = [expected_rating(by_aspect[aspect]) for aspect in ("concept", "instruction", "fluency")]
         assert [row["concept_rating"], row["instruction_rating"], row["fluency_rating"]] == want
         assert row["judge_score"] == (0 if 0 in want else pytest.approx(3 / sum(1 / rating for rating in want)))
@@ -112,17 +110,15 @@ def test_nothing_is_asked_again(tmp_path: Path):
 
 
 def test_answers_of_a_job_at_the_same_time_are_found(tmp_path: Path):
-    with judge_server() as judge:
-        one = endpoint_fingerprint(settings(judge.base_url))
-        with AnswerBook(tmp_path, one, 60.0) as book:
-            judged(generations(TEXTS), asker(judge), tmp_path)  # meanwhile
-            book.refresh()
-            assert all(book.reading(question) for question in questions(TEXTS[0], None, None).values())
+    with judge_server() as judge, AnswerBook(tmp_path, endpoint_fingerprint(settings(judge.base_url)), 60.0) as book:
+        judged(generations(TEXTS), asker(judge), tmp_path)  # meanwhile
+        book.refresh()
+        assert all(book.reading(question) for question in questions(TEXTS[0], None, None).values())
 
 
 def test_the_first_answer_to_a_question_stays(tmp_path: Path):
     ask = Ask(questions("A storm.", None, None)["fluency"], 0)
-    about = {**asdict(ask.identity), "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1, "model": None}
+    about = {**ask.identity, "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1, "model": None}
     with AnswerBook(tmp_path, {"judge": 1}, 60.0) as book:
         book.add(Answer(**about, raw="Rating: 1"))
         book.add(Answer(**about, raw="Rating: 2"))
@@ -154,13 +150,11 @@ def test_concurrency_is_bounded_and_changes_nothing(tmp_path: Path):
     assert tables[0].equals(tables[1])
 
 
-@pytest.mark.parametrize("key", [None, "", "  "])
-def test_a_missing_key_is_refused_before_anything_is_asked(key: str | None):
-    environ = {} if key is None else {"TEST_JUDGE_KEY": key}
+def test_a_missing_key_is_refused_before_anything_is_asked():
     with judge_server() as judge:
-        for refuse in (check_key, partial(endpoint_asker, data=judge.data)):
+        for environ in ({}, {"TEST_JUDGE_KEY": ""}, {"TEST_JUDGE_KEY": "  "}):
             with pytest.raises(JudgeError, match="set the environment variable TEST_JUDGE_KEY"):
-                refuse(settings(judge.base_url), environ)
+                endpoint_asker(settings(judge.base_url), environ, judge.data)
         assert judge.paths == []
 
 
@@ -186,9 +180,9 @@ def test_a_wrong_key_stops_at_once_and_names_the_variable(tmp_path: Path):
         with pytest.raises(JudgeError, match="status 401.*environment variable TEST_JUDGE_KEY") as refused:
             judged(generations(TEXTS), asker(judge, concurrency=1), tmp_path)
         assert len(judge.paths) == 1
-    assert KEY not in str(refused.value)
-    with judge_server(key="another") as judge, pytest.raises(JudgeError, match="judge.key_variable"):
-        judged(generations(TEXTS), endpoint_asker(settings(judge.base_url, key_variable=None), {}, judge.data, QUICK), tmp_path)
+        assert KEY not in str(refused.value)
+        with pytest.raises(JudgeError, match="judge.key_variable"):
+            judged(generations(TEXTS), asker(judge, key_variable=None), tmp_path)
 
 
 @attack(
@@ -203,7 +197,9 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path,
     texts = []
     with judge_server(key=key, answer=lambda prompt: f"Your key is {key}.\n{label(prompt)}: 1") as judge:
         escaped = json.dumps({"choices": [{"message": {"content": key}, "finish_reason": "stop"}]}).replace("/", "\\/")
-        judge.faults.extend([Fault(status=500, body=f"{key} again"), Fault(raw=f"<html>{key}"), Fault(raw=escaped)])
+        judge.faults.extend(
+            [Fault(status=500, body=f"{key} again"), Fault(status=200, body=f"<html>{key}"), Fault(status=200, body=escaped)]
+        )
         one = endpoint_asker(settings(judge.base_url), {"TEST_JUDGE_KEY": key}, tmp_path / "data", QUICK)
         texts += [repr(one), str(one), json.dumps(dict(one.fingerprint))]
         judged(generations(TEXTS), one, tmp_path)
@@ -247,24 +243,21 @@ def test_openai_is_imported_for_questions_only(tmp_path: Path):
 def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
     """What kill -9 can lose is under way: 4 requests, and answers younger than `part_seconds`, here 0.05 s at up to 200 a second. On
     SIGTERM, as before a job's time limit, answers are written out, and only the 4 requests are lost."""
+    texts, changes = [f"Text {number}." for number in range(60)], {"key_variable": None, "concurrency": 4}
     with judge_server(delay=0.02) as judge:
-        work = [f"Text {number}." for number in range(100)], judge, tmp_path, 0.05
-        run = judging_process(*work, key_variable=None, concurrency=4)
-        while len(judge.answered) < 120 and run.poll() is None:
+        run = judging_process(texts, judge, tmp_path, 0.05, **changes)
+        while len(judge.answered) < 90 and run.poll() is None:
             time.sleep(0.01)
         os.kill(run.pid, number)
         assert run.wait(10) != 0
         time.sleep(0.2)  # the server finishes what it is at
-        before = list(judge.answered)
-        assert len(before) < 300
-        kept = stored(tmp_path).height
-        assert kept >= len(before) - (4 if number == signal.SIGTERM else 40)
-        assert judging_process(*work, key_variable=None, concurrency=4).wait(60) == 0
+        before, n_stored = list(judge.answered), stored(tmp_path).height
+        assert len(before) - (4 if number == signal.SIGTERM else 40) <= n_stored <= len(before) < 180
+        judged(generations(texts), asker(judge, **changes), tmp_path)
         after = judge.answered[len(before) :]
-    assert len(after) == 300 - kept
-    assert len(set(judge.answered)) == 300
-    twice = [prompt for prompt, times in Counter(judge.answered).items() if times > 1]
-    assert len(twice) == len(before) - kept
+    assert len(after) == 180 - n_stored
+    assert len(set(judge.answered)) == 180
+    assert len(judge.answered) - 180 == len(before) - n_stored  # so many were asked for twice
     assert not list(tmp_path.rglob("*.partial"))
 
 

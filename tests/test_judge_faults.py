@@ -22,11 +22,11 @@ FAULTS = {
     "503 in HTML": Fault(status=503, body="<html>busy</html>"),
     "half an answer, connection cut": Fault(cut=40),
     "nothing, connection cut": Fault(cut=0),
-    "half an answer, in full": Fault(raw='{"choices": [{"message": {"content": "Rating'),
-    "HTML": Fault(raw="<html>welcome</html>"),
-    "an error with status 200": Fault(raw='{"error": {"message": "overloaded"}}'),
-    "no choice": Fault(raw='{"choices": []}'),
-    "content that is no text": Fault(raw='{"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}'),
+    "half an answer, in full": Fault(status=200, body='{"choices": [{"message": {"content": "Rating'),
+    "HTML": Fault(status=200, body="<html>welcome</html>"),
+    "an error with status 200": Fault(status=200, body='{"error": {"message": "overloaded"}}'),
+    "no choice": Fault(status=200, body='{"choices": []}'),
+    "content that is no text": Fault(status=200, body='{"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}'),
     "time-out": Fault(wait=0.6),
     "byte by byte": Fault(drip=0.02),
 }
@@ -98,13 +98,6 @@ def test_a_longer_wait_than_two_minutes_is_left_to_the_user(tmp_path: Path):
         with pytest.raises(JudgeError, match="status 429.* also after 1 tries; all answers so far are kept: run again later"):
             judged(generations(TEXTS[:1]), asker(judge, concurrency=1), tmp_path)
         assert len(judge.requests) == 1
-
-
-def test_no_server_is_said(tmp_path: Path):
-    with judge_server() as judge:
-        gone = asker(judge)
-    with pytest.raises(JudgeError, match="no connection"):
-        judged(generations(TEXTS), gone, tmp_path)
 
 
 UNREADABLE: dict[str, tuple[Callable[[str], object], str]] = {

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from engine_models import tiny_tokenizer
-from judge_texts import concepts, generations, judged, stored
+from judge_texts import stored
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from saesteer.core.files import text_id
-from saesteer.engine.models import language_model
-from saesteer.judge.answers import AnswerBook, Ask, JudgeError
-from saesteer.judge.askers import local_model_asker
+from saesteer.engine.models import language_model, load_language_model
+from saesteer.judge.answers import AnswerBook, Ask, JudgeError, answer_all
 from saesteer.judge.local_model import LENGTH_STEP, LocalModelAsker, local_asker
+from saesteer.judge.parse import Unparsed
 from saesteer.judge.rubric import Question
 from saesteer.settings import LocalModelJudge
 
@@ -107,17 +107,18 @@ def test_a_text_cannot_end_the_users_turn():
     """The names of special tokens in a text are plain characters: only the template's own turns are special tokens."""
     lm = judge_model()
     one = local_asker(lm, settings(), "w")
-    ((_, prompt),) = one._tokenised(asks([TEXTS[3]]))
+    (prompt,) = map(one._prompt, asks([TEXTS[3]]))
     turn, end = (lm.tokenizer.convert_tokens_to_ids(name) for name in ("<turn>", "<end>"))
     assert (prompt.count(turn), prompt.count(end), prompt.count(lm.tokenizer.bos_token_id)) == (2, 1, 1)
 
 
-@pytest.mark.slow
-def test_random_models_rate_nothing_and_say_so(tmp_path: Path):
+def test_random_models_rate_nothing_and_are_asked_twice_more(tmp_path: Path):
     one = local_asker(judge_model(), settings(max_tokens=2), "w")
-    table = judged(generations(TEXTS[:1]), one, tmp_path, concepts=concepts(names=["ba", "ba"]))
-    assert set(table["reason"]) == {"unreadable answer"}
-    assert set(stored(tmp_path)["attempt"]) == {0, 1, 2}
+    (question,) = (ask.question for ask in asks(TEXTS[:1]))
+    with AnswerBook(tmp_path, one.fingerprint, 60.0) as book:
+        answer_all([question], one, book)
+        assert isinstance(book.reading(question), Unparsed)
+    assert stored(tmp_path)["attempt"].to_list() == [0, 1, 2]
 
 
 def test_a_model_without_a_chat_template_is_refused():
@@ -134,7 +135,8 @@ def test_it_loads_from_a_folder_and_other_weights_are_another_judge(tmp_path: Pa
     lm = judge_model()
     lm.model.save_pretrained(tmp_path / "judge")
     lm.tokenizer.save_pretrained(tmp_path / "judge")
-    one = local_model_asker(settings(model={"path": tmp_path / "judge"}), tmp_path / "judge", "cpu", "w")
+    loaded = load_language_model(tmp_path / "judge", "float32", "cpu")
+    one = local_asker(loaded, settings(model={"path": tmp_path / "judge"}), "w")
     requests = asks(TEXTS[:1])
     assert answers(one, requests, tmp_path / "a") == answers(local_asker(judge_model(), settings(), "w"), requests, tmp_path / "b")
-    assert one.fingerprint != local_model_asker(settings(model={"path": tmp_path / "judge"}), tmp_path / "judge", "cpu", "x").fingerprint
+    assert one.fingerprint != local_asker(loaded, settings(model={"path": tmp_path / "judge"}), "x").fingerprint

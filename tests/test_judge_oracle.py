@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 from saesteer.world.oracle_judge import (
     Oracle,
     Thresholds,
-    classify_sentence,
     concept_rating,
     content_tokens,
     fluency_rating,
@@ -33,9 +32,6 @@ THE, STORM, SAIL, WAVE = range(4)
 def test_posterior_is_bayes_rule():
     posterior = topic_posterior(ORACLE, [THE, STORM, WAVE])
     np.testing.assert_allclose(posterior, [[0.5, 0.5], [0.9, 0.1], [0.25, 0.75]], rtol=1e-6)
-
-
-def test_prior_weighs_in():
     tilted = replace(ORACLE, log_prior=np.log(np.array([0.9, 0.1], dtype=np.float32)))
     # wave: .9 * .10 against .1 * .30 = 3 : 1
     np.testing.assert_allclose(topic_posterior(tilted, [WAVE]), [[0.75, 0.25]], rtol=1e-6)
@@ -72,13 +68,7 @@ def test_share_counts_content_tokens_only():
     ("nll", "rating"), [(0.5, 2), (2.0, 2), (2.1, 1), (6.0, 1), (6.1, 0), (math.inf, None), (math.nan, None), (None, None)]
 )
 def test_fluency_rating(nll: float | None, rating: int | None):
-    assert fluency_rating(ORACLE, nll) == rating
-
-
-def test_sentence_is_the_product_of_its_tokens():
-    # storm, wave: .45 * .10 against .05 * .30 = 3 : 1
-    np.testing.assert_allclose(classify_sentence(ORACLE, [STORM, WAVE]), [0.75, 0.25], rtol=1e-6)
-    np.testing.assert_allclose(classify_sentence(ORACLE, []), [0.5, 0.5], rtol=1e-6)
+    assert fluency_rating(THRESHOLDS.fluency_nats, nll) == rating
 
 
 def test_stored_oracle_is_the_same(tmp_path: Path):
@@ -90,16 +80,12 @@ def test_stored_oracle_is_the_same(tmp_path: Path):
     np.testing.assert_array_equal(loaded.log_likelihood, ORACLE.log_likelihood)
 
 
-@pytest.mark.parametrize("topic", [-1, 2])
-def test_unknown_topic_is_refused(topic: int):
-    with pytest.raises(ValueError, match="knows 0 to 1"):
-        concept_rating(ORACLE, [STORM], topic)
-
-
-@pytest.mark.parametrize("token", [-1, 4])
-def test_token_of_another_vocabulary_is_refused(token: int):
-    with pytest.raises(ValueError, match=rf"token id {token} is outside .* 4 tokens"):
-        topic_posterior(ORACLE, [THE, token])
+def test_a_topic_or_token_of_another_world_is_refused():
+    for number in (-1, 4):
+        with pytest.raises(ValueError, match="knows 0 to 1"):
+            concept_rating(ORACLE, [STORM], number)
+        with pytest.raises(ValueError, match=rf"token id {number} is outside .* 4 tokens"):
+            topic_posterior(ORACLE, [THE, number])
 
 
 def test_judging_needs_no_torch():

@@ -26,55 +26,47 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("raw", "value"),
-    [
-        ("Because.\nRating: 1", 1),
-        ("Rating: 0", 0),
-        ("Rating: 2.", 2),
-        ("reason\n\n**Rating: 2**\n\n", 2),
-        ("reason\n**Rating:** 1", 1),
-        ("- rating : `0`", 0),
-        ("Rating: [2]", 2),
-        ("The text says\nRating: 2\nbut it is nonsense.\nRating: 0", 0),
-    ],
-)
+RATED = {
+    "Because.\nRating: 1": 1,
+    "Rating: 0": 0,
+    "Rating: 2.": 2,
+    "reason\n\n**Rating: 2**\n\n": 2,
+    "reason\n**Rating:** 1": 1,
+    "- rating : `0`": 0,
+    "Rating: [2]": 2,
+    "The text says\nRating: 2\nbut it is nonsense.\nRating: 0": 0,
+}
+UNRATED = {
+    "empty": ("", " \n\t\n"),
+    "none of 0, 1 and 2": ("Rating: 3", "Rating: -1", "Rating: 1.5", "Rating: 10"),
+    "no single rating": ("Rating: 1 or 2", "Rating: 1/2", "Rating: 1, Rating: 2", "Rating: N", "Rating:", "Rating: ²", "Rating: ١"),
+    "last line": (
+        "Ratıng: 2",
+        "Rating 1",
+        "2",
+        "I would give it Rating: 2",
+        "Rating: 2\nI hope that helps!",
+        "I cannot help with that.",
+    ),
+}
+ENDED_OTHERWISE = {"refusal": "refused", "content_filter": "refused", "length": "cut off", "max_tokens": "cut off"}
+
+
+@pytest.mark.parametrize(("raw", "value"), RATED.items())
 def test_ratings_are_read(raw: str, value: int):
     assert parse(raw, "stop", "Rating") == Rating(value)
+    for finish, why in ENDED_OTHERWISE.items():
+        result = parse(raw, finish, "Rating")
+        assert isinstance(result, Unparsed)
+        assert (result.raw, why in result.why) == (raw, True)
 
 
-@pytest.mark.parametrize(
-    ("raw", "finish", "why"),
-    [
-        ("", "stop", "empty"),
-        (" \n\t\n", "stop", "empty"),
-        ("Rating: 3", "stop", "none of 0, 1 and 2"),
-        ("Rating: -1", "stop", "none of 0, 1 and 2"),
-        ("Rating: 1.5", "stop", "none of 0, 1 and 2"),
-        ("Rating: 10", "stop", "none of 0, 1 and 2"),
-        ("Rating: 1 or 2", "stop", "no single rating"),
-        ("Rating: 1/2", "stop", "no single rating"),
-        ("Rating: 1, Rating: 2", "stop", "no single rating"),
-        ("Rating: N", "stop", "no single rating"),
-        ("Rating:", "stop", "no single rating"),
-        ("Rating: ²", "stop", "no single rating"),
-        ("Rating: ١", "stop", "no single rating"),
-        ("Ratıng: 2", "stop", "last line"),
-        ("Rating 1", "stop", "last line"),
-        ("2", "stop", "last line"),
-        ("I would give it Rating: 2", "stop", "last line"),
-        ("Rating: 2\nI hope that helps!", "stop", "last line"),
-        ("I cannot help with that.", "stop", "last line"),
-        ("I will not.\nRating: 2", "refusal", "refused"),
-        ("Rating: 2", "content_filter", "refused"),
-        ("The text says\nRating: 2", "length", "cut off"),
-    ],
-)
-def test_what_is_no_rating_is_unparsed_and_keeps_the_answer(raw: str, finish: str, why: str):
-    result = parse(raw, finish, "Rating")
-    assert isinstance(result, Unparsed)
-    assert result.raw == raw
-    assert why in result.why
+@pytest.mark.parametrize(("why", "answers"), UNRATED.items())
+def test_what_is_no_rating_is_unparsed_and_keeps_the_answer(why: str, answers: tuple[str, ...]):
+    for raw in answers:
+        result = parse(raw, "stop", "Rating")
+        assert isinstance(result, Unparsed), raw
+        assert (result.raw, why in result.why) == (raw, True)
 
 
 @given(st.text())
@@ -128,25 +120,18 @@ def test_the_form_is_simple_unless_the_material_speaks_of_ratings():
     assert questions("A storm.", "film ratings", None)["fluency"].label == "Rating"
 
 
-def test_one_question_an_aspect_and_only_those_that_apply():
-    assert list(questions("A storm.", "weather", "Tell me.")) == ["concept", "instruction", "fluency"]
-    assert list(questions("A storm.", "weather", None)) == ["concept", "fluency"]
-    assert list(questions("A storm.", "", None)) == ["fluency"]
-
-
-def test_each_question_holds_its_own_material_only():
+def test_each_aspect_that_applies_is_a_question_with_its_own_material_only():
     by_aspect = questions("A zebra.", "weather", "Name a river.")
     assert {aspect: ("weather" in q.prompt, "Name a river." in q.prompt, "A zebra." in q.prompt) for aspect, q in by_aspect.items()} == {
         "concept": (True, False, True),
         "instruction": (False, True, True),
         "fluency": (False, False, True),
     }
-
-
-def test_fluency_is_one_question_for_all_features_with_the_same_text():
-    one, other = questions("A storm.", "weather", None), questions("A storm.", "chess", "Tell me.")
-    assert one["fluency"].request_id == other["fluency"].request_id
-    assert one["concept"].request_id != other["concept"].request_id
+    assert list(questions("A zebra.", "weather", None)) == ["concept", "fluency"]
+    assert list(questions("A zebra.", "", None)) == ["fluency"]
+    other = questions("A zebra.", "chess", None)  # features with the same text share its fluency
+    assert other["fluency"].request_id == by_aspect["fluency"].request_id
+    assert other["concept"].request_id != by_aspect["concept"].request_id
 
 
 def test_attempts_differ_and_each_shows_the_form():

@@ -1,6 +1,5 @@
 """What a judge costs: the estimate, the count, and the limits that no run passes."""
 
-import logging
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,21 +10,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from judge_server import Fault, Judge, judge_server
-from judge_texts import QUICK, generations, judged, settings, stored
+from judge_texts import asker, generations, judged, settings, stored
 
 from saesteer.judge.answers import Ask, JudgeError
-from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.budget import Budget, SpendLimitReached
-from saesteer.judge.endpoint import EndpointAsker
 from saesteer.judge.rubric import questions
 from saesteer.judge.spend import Spend, estimate, estimate_texts, most, priced
 
 TEXTS = [f"The waves rose {number} times." for number in range(10)]
 PRICES = {"usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 10.0}
-
-
-def asker(judge: Judge, **changes: object) -> EndpointAsker:
-    return endpoint_asker(settings(judge.base_url, key_variable=None, **changes), {}, judge.data, QUICK)
 
 
 def paid(judge: Judge) -> int:
@@ -101,11 +94,12 @@ def test_a_limit_is_kept_and_no_money_under_it_is_left_unused(limit: dict[str, f
         assert len(judge.answered) == 30
 
 
-def test_a_limit_below_one_question_asks_nothing(tmp_path: Path):
+def test_a_limit_below_one_question_asks_nothing_and_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with judge_server() as judge:
         with pytest.raises(SpendLimitReached, match="judge.max_total_tokens = 100"):
             judged(generations(TEXTS), asker(judge, max_total_tokens=100), tmp_path)
         assert judge.requests == []
+    assert "the estimate is above the limit" in caplog.text
 
 
 def test_what_is_stored_costs_nothing_of_the_limit(tmp_path: Path):
@@ -145,13 +139,6 @@ def test_tries_that_may_have_been_charged_count(tmp_path: Path):
             judged(generations(TEXTS[:2]), three, tmp_path / str(status))
             # A refusal is not charged; what stands behind a gateway may have answered.
             assert (three.budget.spent.tokens == paid(judge)) == (status == 429)
-
-
-def test_a_limit_below_the_estimate_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.INFO, logger="saesteer")
-    with judge_server() as judge, pytest.raises(SpendLimitReached):
-        judged(generations(TEXTS), asker(judge, max_total_tokens=3000), tmp_path)
-    assert "the estimate is above the limit" in caplog.text
 
 
 @given(st.lists(st.tuples(st.integers(0, 30_000), st.integers(0, 300)), max_size=15))

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from saesteer.cli import app
-from saesteer.report.sae_docs import releases, releases_markdown
+from saesteer.report.reference.sae_docs import releases, releases_markdown
 from saesteer.settings import SettingsError
 from saesteer.sources.sae_sources import directory_file, every_source, listed_source, refusal
 from studies import ROOT
@@ -34,20 +34,20 @@ def test_what_is_said_of_every_listed_sae_is_what_asking_for_it_gives() -> None:
 def test_counts_are_those_of_sae_lens_own_list() -> None:
     theirs: dict[str, Any] = yaml.load(directory_file().read_text(), Loader=yaml.CSafeLoader)
     ours = releases()
-    assert {one.name for one in ours} == set(theirs)
+    assert {group.name for group in ours} == set(theirs)
     for release, entry in theirs.items():
-        some = [one for one in ours if one.name == release]
-        assert sum(one.n for one in some) == len(entry["saes"])
-        assert {one.model for one in some} == {entry["model"]}
-        assert sum(one.n_neuronpedia for one in some) == sum(1 for sae in entry["saes"] if sae.get("neuronpedia"))
-    total, usable = sum(one.n for one in ours), sum(one.n for one in ours if one.reason is None)
+        groups = [group for group in ours if group.name == release]
+        assert sum(group.n for group in groups) == len(entry["saes"])
+        assert {group.model for group in groups} == {entry["model"]}
+        assert sum(group.n_neuronpedia for group in groups) == sum(1 for sae in entry["saes"] if sae.get("neuronpedia"))
+    total, usable = sum(group.n for group in ours), sum(group.n for group in ours if group.reason is None)
     assert f"| {total:,} | {usable:,} |" in SAES.markdown(ROOT).splitlines()[-1]
     assert len(releases_markdown().splitlines()) == 2 + len(ours)
     assert usable == total - 41
 
 
 def test_principled_refusals() -> None:
-    refused = {one.form: one.reason or "" for one in releases() if one.reason}
+    refused = {group.form: group.reason or "" for group in releases() if group.reason}
     assert "cross-layer transcoder" in refused["mntss_clt_layer_transcoder"]
     assert "codes depend on the tokens before" in refused["temporal"]
     assert "had taken the value biases" in refused["connor_rob_hook_z"]
@@ -65,8 +65,7 @@ def test_principled_refusals() -> None:
         ("QWEN3-1.7B-base-W32K-L0_50$", "qwen-scope-3-1.7b-base-w32k-l50: 28 of Qwen/Qwen3-1.7B-Base at resid_post; width 32k; yes"),
         (
             "gpt2-small-res-jb-feature",
-            "gpt2-small-res-jb-feature-splitting: 8 of gpt2-small at resid_pre;"
-            " width 768, 1536, 3072, 6144, 12288, 24576, 49152, 98304;"
+            "gpt2-small-res-jb-feature-splitting: 8 of gpt2-small at resid_pre; width 768, 1536, 3072, 6144, 12288, 24576, 49152, 98304;"
             " 8 on Neuronpedia, the first gpt2-small/8-res_fs768-jb; yes",
         ),
     ],

@@ -13,8 +13,7 @@ from attacks import attack
 from typer.testing import CliRunner
 
 from saesteer.cli import app
-from saesteer.workflow.locks import explain_lock, record_run, stale_locks
-from saesteer.workflow.slurm import cancel_left_jobs, left_jobs, put_before_slurm
+from saesteer.workflow.locks import cancel_left_jobs, explain_lock, left_jobs, put_before_slurm, record_run, stale_locks
 
 ROOT = Path(__file__).parents[1]
 

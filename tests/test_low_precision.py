@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, FURTHER_FAMILIES, model_and_sae, prompt_of, tiny_model, tiny_sae
+from engine_models import FAMILIES, FURTHER_FAMILIES, model_and_sae, narrow, narrow_sae, prompt_of, rows_of_grid, tiny_model, tiny_sae
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from scipy import stats
@@ -21,19 +21,9 @@ from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
 from saesteer.engine.precision import is_narrow, product
-from saesteer.engine.saes import Sae, encode, largest_code
+from saesteer.engine.saes import Sae, encode, largest_activation
 
 N = 96
-
-
-def narrow(lm: LanguageModel) -> LanguageModel:
-    return language_model(copy.deepcopy(lm.model).to(torch.bfloat16), lm.tokenizer)
-
-
-def narrow_sae(sae: Sae) -> Sae:
-    """As scripts load it: in the model's format."""
-    tensors = {name: getattr(sae, name).to(torch.bfloat16) for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")}
-    return dataclasses.replace(sae, **tensors)
 
 
 def scores(lm: LanguageModel, sae: Sae, family: str, lens: torch.Tensor, features: Sequence[int] = range(N)) -> pl.DataFrame:
@@ -106,15 +96,14 @@ def test_logits_and_codes_are_float32_sums_of_narrow_products() -> None:
     codes = encode(small, hidden)
     assert codes.dtype == torch.float32
     torch.testing.assert_close(codes.double(), torch.where(pre > small.threshold, pre, 0.0), rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(largest_code(small, hidden), codes.amax(dim=1))
+    torch.testing.assert_close(largest_activation(small, hidden), codes.amax(dim=1))
     assert [is_narrow(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)] == [True, True, False, False]
     assert product(hidden, small.W_enc).dtype == torch.float32
 
 
 def _sweep(lm: LanguageModel, sae: Sae) -> pl.DataFrame:
-    grid = [(feature, factor, f"{prefix:016x}", 0) for feature in range(N) for factor in ("0.8", "10") for prefix in range(2)]
-    rows = pl.DataFrame(grid, schema={"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}, orient="row")
     prefixes = {f"{0:016x}": "From ba", f"{1:016x}": "be di do"}
+    rows = rows_of_grid((feature, factor, prefix_id, 0) for feature in range(N) for factor in ("0.8", "10") for prefix_id in prefixes)
     table = pl.concat(feature_texts(lm, sae, 1, rows, prefixes, Sampling(max_new_tokens=8, stop="o"), 0))
     return table.sort("feature", "factor", "prefix_id")
 

@@ -103,7 +103,7 @@ class Machine:
         """Compute what is missing; gives the number of rows of each step that computed any."""
         for step in steps or tuple(self.steps):
             self.write_inputs(step)
-            wants = plan.wanted(self.opened, step, self.layers)
+            wants = plan.wanted_keys(self.opened, step, self.layers)
             table = self.steps[step].table
             rows = lambda missing, table=table: fake_rows(table, missing, self.name).partition_by("layer")  # noqa: E731
             self.computed[step] = complete(
@@ -128,10 +128,8 @@ class Machine:
 
     def prompts(self) -> Path:
         """What a language model wrote for the concepts."""
-        path, concepts = (
-            self.folder / "steering_prompts/prompts.parquet",
-            [text_id(name) for name in self.experiment.methods.concepts.names],
-        )
+        path = self.folder / "steering_prompts/prompts.parquet"
+        concepts = [text_id(name) for name in self.experiment.methods.concepts.names]
         if not path.is_file():
             keys = pl.DataFrame({"concept_id": concepts, "number": [1] * len(concepts)}, schema=STEERING_PROMPTS.key_schema)
             write_summary(STEERING_PROMPTS, fake_rows(STEERING_PROMPTS, keys, self.name), path)
@@ -257,12 +255,7 @@ def test_wall_times_are_no_part_of_what_is_measured_on_a_row(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [
-        ([["ab", "c"]], [["a", "bc"]]),
-        ([[]], [None]),
-        ([[""]], [[]]),
-        ([["a"], []], [[], ["a"]]),
-    ],
+    [([["ab", "c"]], [["a", "bc"]]), ([[]], [None]), ([[""]], [[]]), ([["a"], []], [[], ["a"]])],
 )
 def test_rows_that_differ_in_where_values_end_have_other_digests(one: list[Any], other: list[Any]) -> None:
     def digests(contexts: list[Any]) -> list[str]:
@@ -291,50 +284,39 @@ def test_the_digest_of_a_row_is_the_same_in_every_version() -> None:
     assert row_digests(GENERATIONS, rows, GENERATIONS.keys)["digest"].to_list() == ["6bc4f233fe280b451fad51a6f01ef360"]
 
 
-@attack(
+COUNTED = attack(
     "the part store, kills and disks",
     "a manifest claims more rows than its parts hold, or one key twice",
     "refused, naming the manifest, the layer and both numbers",
 )
-@pytest.mark.parametrize("change", ["count", "key twice"])
-def test_a_manifest_s_row_count_is_checked(tmp_path: Path, change: str) -> None:
-    here = machine(tmp_path, "ours", "micro")
-    here.run(("activations", "records"))
-    manifest = read_manifest(here.manifest("records"))
-    entry = manifest["layers"]["2"]
-    if change == "count":
-        entry["rows"] += 1
-    else:
-        entry["parts"][0]["rows"] = [[0, 2], [1, 3]]
-    here.manifest("records").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match="layer 2 should have"):
-        read_rows(RECORDS, [here.manifest("records")])
-
-
-@attack(
+CONFINED = attack(
     "the part store, kills and disks",
     "a manifest names a part outside its folder",
     "refused before the file is opened",
 )
-@pytest.mark.parametrize("path", ["../../secret.parquet", "/etc/secret.parquet"])
-def test_a_manifest_s_parts_lie_below_it(tmp_path: Path, path: str) -> None:
+
+
+@pytest.mark.parametrize(
+    ("entry", "part", "message"),
+    [
+        pytest.param({"rows": 99}, {}, "layer 2 should have 99 rows", id="count", marks=COUNTED),
+        pytest.param({}, {"rows": [[0, 2], [1, 3]]}, "layer 2 should have", id="key twice", marks=COUNTED),
+        pytest.param({}, {"path": "../../secret.parquet"}, "not below its folder", id="above", marks=CONFINED),
+        pytest.param({}, {"path": "/etc/secret.parquet"}, "not below its folder", id="absolute", marks=CONFINED),
+        pytest.param({}, {"rows": None}, "written by an earlier version: run the workflow again", id="earlier version"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_parts_is_refused(
+    tmp_path: Path, entry: dict[str, Any], part: dict[str, Any], message: str
+) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run(("activations", "records"))
     manifest = read_manifest(here.manifest("records"))
-    manifest["layers"]["2"]["parts"][0]["path"] = path
+    of_layer = manifest["layers"]["2"]
+    of_layer |= entry
+    of_layer["parts"][0] = {name: value for name, value in (of_layer["parts"][0] | part).items() if value is not None}
     here.manifest("records").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match="not below its folder"):
-        read_rows(RECORDS, [here.manifest("records")])
-
-
-def test_a_manifest_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
-    here = machine(tmp_path, "ours", "micro")
-    here.run(("activations", "records"))
-    manifest = read_manifest(here.manifest("records"))
-    for part in manifest["layers"]["2"]["parts"]:
-        del part["rows"]
-    here.manifest("records").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match="written by an earlier version: run the workflow again"):
+    with pytest.raises(StoreError, match=message):
         read_rows(RECORDS, [here.manifest("records")])
 
 
@@ -354,7 +336,11 @@ def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
         of_group = {str(layer): entries[str(layer)] for layer in layers}
         (here.folder / f"activations/{group}.json").write_text(json.dumps({"step": "activations", "layers": of_group}))
         complete(
-            here.folder / "records", RECORDS, plan.wanted(run, "records", layers), lambda missing: [], here.folder / f"records/{group}.json"
+            here.folder / "records",
+            RECORDS,
+            plan.wanted_keys(run, "records", layers),
+            lambda missing: [],
+            here.folder / f"records/{group}.json",
         )
     assert here.manifest("records").is_file()
     rows = run.rows(RECORDS)
@@ -399,7 +385,7 @@ def test_a_part_records_what_it_was_made_with_and_the_manifest_says_so(tmp_path:
 def test_a_row_whose_earlier_row_is_missing_is_an_error(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
-    (want,) = plan.wanted(here.opened, "perplexity", (2,))
+    (want,) = plan.wanted_keys(here.opened, "perplexity", (2,))
     axes = [pl.concat([axis, axis[:1].with_columns(target=pl.lit("999"))]) if "target" in axis.columns else axis for axis in want.axes]
     more = Wanted(2, axes, want.fingerprint, want.upstream)
     with pytest.raises(StoreError, match="of what an earlier step should have computed, a row is missing for .*999"):

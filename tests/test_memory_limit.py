@@ -58,7 +58,7 @@ def test_in_2_gib_shared_with_another_program_the_batch_falls_and_every_row_is_t
     folder = finished.copy(tmp_path / "repo")
     for step in COMPUTED:
         shutil.rmtree(folder.path / "data/micro" / step)
-    with control_group(n_others=int(1.4 * GIB)) as join:
+    with control_group(n_others=int(1.45 * GIB)) as join:
         process = folder.start("--cores", "1", *(f"data/micro/{step}/layers_02-06.json" for step in COMPUTED))
         join(process.pid)
         output, _ = process.communicate(timeout=600)

@@ -1,4 +1,4 @@
-"""Ratings and losses of texts, of single features and of methods alike, against one text at a time."""
+"""Ratings and losses of methods' texts, against one text at a time."""
 
 import json
 import random
@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from engine_models import WORLD, shipped_model, tiny_model
 from judge_server import Judge, judge_server
-from judge_texts import INSTRUCTIONS, KEY, QUICK, settings, stored
+from judge_texts import INSTRUCTIONS, KEY, asker
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 
@@ -20,7 +20,6 @@ from saesteer.core.files import text_id
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.perplexity import text_losses
-from saesteer.judge.askers import endpoint_asker
 from saesteer.judge.rate_llm import judge_texts
 from saesteer.world.judges import WorldJudge, load_judge
 from saesteer.world.oracle_judge import concept_rating, fluency_rating, load_oracle
@@ -56,17 +55,6 @@ def _text(text: str | None) -> tuple[Any, ...]:
     return (None if text is None else [5, 6, 7], text, 3, True, 0.1, None if text is not None else "the method abstains")
 
 
-def of_features(rows: pl.DataFrame) -> pl.DataFrame:
-    """The same texts as single features': the concept's number is the feature."""
-    targets = {text_id(concept): str(number) for number, concept in enumerate(CONCEPTS)}
-    return rows.with_columns(method=pl.lit("feature"), target=pl.col("target").replace_strict(targets))
-
-
-def features_concepts(layers: tuple[int, ...] = (2, 5)) -> pl.DataFrame:
-    rows = [(layer, number, concept) for layer in layers for number, concept in enumerate(CONCEPTS)]
-    return pl.DataFrame(rows, schema={"layer": pl.UInt16, "feature": pl.UInt32, "concept": pl.String}, orient="row")
-
-
 def concept_rows(*concepts: str) -> pl.DataFrame:
     return pl.DataFrame({"concept_id": [text_id(concept) for concept in concepts or CONCEPTS], "concept": concepts or CONCEPTS})
 
@@ -86,27 +74,19 @@ def by_oracle(rows: pl.DataFrame, perplexity: pl.DataFrame, rates_blank: bool = 
     return rate(with_concept(rows, concept_rows()), perplexity, *judge(), rates_blank)
 
 
-def test_the_oracle_rates_texts_of_methods_as_it_rates_equal_ones_of_features():
-    rows = steered()
-    perplexity = losses(rows)
-    ratings = validate(JUDGEMENTS, by_oracle(rows, perplexity.sample(fraction=1, shuffle=True, seed=1)), "test")
-    named = with_concept(of_features(rows), features_concepts())
-    equal = validate(JUDGEMENTS, rate(named, of_features(perplexity), *judge()), "test")
-    assert_frame_equal(ratings.select(GENERATIONS.keys), rows.select(GENERATIONS.keys))
-    assert_frame_equal(ratings.select(RATINGS), equal.select(RATINGS))
-    assert set(ratings["judge_score"].drop_nulls()) >= {0.0, 2.0}
-
-
 def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
     rows = steered()
     perplexity = losses(rows)
     (_, topics), oracle, reader = judge(), load_oracle(WORLD / "oracle"), load_tokens(WORLD / "model")
     names = {text_id(concept): concept for concept in CONCEPTS}
     nll = {row[:-1]: row[-1] for row in perplexity.iter_rows()}
-    for row in by_oracle(rows, perplexity).join(rows, on=GENERATIONS.keys).iter_rows(named=True):
+    ratings = validate(JUDGEMENTS, by_oracle(rows, perplexity.sample(fraction=1, shuffle=True, seed=1)), "test")
+    assert_frame_equal(ratings.select(GENERATIONS.keys), rows.select(GENERATIONS.keys))
+    assert set(ratings["judge_score"].drop_nulls()) >= {0.0, 2.0}
+    for row in ratings.join(rows, on=GENERATIONS.keys).iter_rows(named=True):
         (ids,) = reader.retokenise([row["text"]])
         concept = concept_rating(oracle, ids, topics.index(names[row["target"]]))
-        fluency = fluency_rating(oracle, nll[tuple(row[key] for key in GENERATIONS.keys)])
+        fluency = fluency_rating(oracle.thresholds.fluency_nats, nll[tuple(row[key] for key in GENERATIONS.keys)])
         assert (row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (concept, fluency, None)
         if concept is None or fluency is None:
             assert row["judge_score"] is None
@@ -159,34 +139,10 @@ def server() -> Iterator[Judge]:
         yield running
 
 
-def asker(server: Judge) -> Any:
-    return endpoint_asker(settings(server.base_url), {"TEST_JUDGE_KEY": KEY}, server.data, QUICK)
-
-
-def judged(
-    rows: pl.DataFrame, server: Judge, folder: Path, instructions: dict[str, str] | None = None, rates_blank: bool = False
-) -> pl.DataFrame:
-    frames = list(judge_texts(with_concept(rows, concept_rows()), instructions, asker(server), folder, 60.0, rates_blank))
+def judged(rows: pl.DataFrame, server: Judge, folder: Path, rates_blank: bool = False) -> pl.DataFrame:
+    frames = list(judge_texts(with_concept(rows, concept_rows()), None, asker(server), folder, 60.0, rates_blank))
     assert all(frame["layer"].n_unique() == 1 for frame in frames)
     return validate(JUDGEMENTS, pl.concat(frames), "test")
-
-
-@pytest.mark.parametrize("instructions", [None, INSTRUCTIONS])
-def test_a_language_model_rates_texts_of_methods_as_it_rates_equal_ones_of_features(
-    server: Judge, tmp_path: Path, instructions: dict[str, str] | None
-):
-    rows = steered()
-    frames = judge_texts(with_concept(of_features(rows), features_concepts()), instructions, asker(server), tmp_path, 60.0)
-    equal = validate(JUDGEMENTS, pl.concat(frames), "test")
-    n_answered, answers = len(server.answered), stored(tmp_path)
-    ratings = judged(rows, server, tmp_path, instructions)
-    assert len(server.answered) == n_answered  # equal questions: the stored answers serve both
-    assert stored(tmp_path).equals(answers)
-    named, wanted = with_concept(ratings, concept_rows()), with_concept(equal, features_concepts())
-    on = ["layer", "concept", "factor", "prefix_id", "sample"]
-    assert_frame_equal(named.sort(on).select(*on, *RATINGS), wanted.sort(on).select(*on, *RATINGS))
-    assert ratings["instruction_rating"].null_count() == (len(ratings) if instructions is None else ratings["concept_rating"].null_count())
-    assert set(ratings["reason"]) == {None, "no content to rate"}
 
 
 def test_questions_are_about_the_concepts_text_and_none_is_asked_where_a_method_abstains(server: Judge, tmp_path: Path):

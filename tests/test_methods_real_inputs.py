@@ -25,11 +25,11 @@ from saesteer.core.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, STEERING_PROM
 from saesteer.core.tables.steps import FIT_TEXT
 from saesteer.methods.fit.problem import Text
 from saesteer.methods.fit.training import token_losses
-from saesteer.report.neuronpedia_export import write_export
+from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import SaeSettings, SettingsError, load_experiment
 from saesteer.settings.registry import method
-from saesteer.sources.concept_texts import sae_names, with_own_labels
-from saesteer.sources.neuronpedia.sources import Source
+from saesteer.sources.concept_texts import with_own_labels
+from saesteer.sources.neuronpedia.sources import Source, known_sources
 from saesteer.sources.published import PUBLISHED
 from saesteer.sources.sae_sources import sae_source
 from saesteer.steps.step import steps_of
@@ -48,7 +48,7 @@ FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
 SIZES: dict[str, Any] = {
     "n_positive": N_TEXTS,
     "n_negative": N_TEXTS,
-    "learning_rates": [1e-3, 1e-2],
+    "learning_rates": [1e-2],
     "n_prompts": N_PROMPTS,
     "max_new_tokens": 8,
     "factors": FACTORS,
@@ -370,7 +370,11 @@ def test_a_label_is_of_one_sae_alone(tmp_path: Path) -> None:
 
 
 def test_saes_are_named_as_neuronpedia_names_them() -> None:
-    names = {name: sae_names(load_experiment(name, ROOT / "config/experiments")) for name in (*SHIPPED, "micro-methods")}
+    experiments = {name: load_experiment(name, ROOT / "config/experiments") for name in (*SHIPPED, "micro-methods")}
+    names = {
+        name: {layer: of.source for layer, of in known_sources(experiment, experiment.layers).items()}
+        for name, experiment in experiments.items()
+    }
     assert names == {SHIPPED[0]: {10: "10-gemmascope-res-16k"}, SHIPPED[1]: {20: "20-gemmascope-res-131k"}, "micro-methods": {}}
 
 

@@ -13,7 +13,7 @@ from gpu_folder import GpuFolder, assert_alike
 from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import DAMAGE, EFFECT_LAYERS, EFFECTS_AT_LATER_LAYERS, EFFECTS_AT_MULTIPLES, METHOD_SUMMARIES, read_summary
+from saesteer.core.tables import DAMAGE, METHOD_SUMMARIES, read_summary
 from saesteer.figures.registry import FIGURES
 from saesteer.settings import load_experiment
 from saesteer.workflow.plan import figures
@@ -149,33 +149,6 @@ def test_results_in_axbenchs_form(compared: Checkout) -> None:
     assert table.height == N_CONCEPTS * N_PROMPTS * 2  # factors 1 and 3
     texts = compared.table("generations", NAME).filter(pl.col("method") == "diffmean")["text"]
     assert sorted(table["DiffMean_steered_generation"]) == sorted(texts)
-
-
-@pytest.mark.exhaustive
-def test_effects_are_read_at_later_layers_and_at_multiples(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    questions = SECTION["effects"] | {"n_vectors": 16, "n_at_later_layers": 12, "multiples": [1, 2]}
-    folder.edit(NAME, layers=[3, 6], layers_per_job=1, methods={**SECTION, "effects": questions})
-    data = f"data/{NAME}"
-    at_multiples = [f"{data}/effects_at_multiples/layers_{layer}-{layer}.parquet" for layer in ("03", "06")]
-    code, output = folder.run(f"{data}/tables/effect_layers.parquet", *at_multiples, methods=f"[{NAME}]")
-    assert code == 0, output
-    effects = folder.table("effects", NAME).filter(pl.col("vector") < 12).sort("layer", "vector")
-    again = pl.concat(read_summary(EFFECTS_AT_MULTIPLES, folder.path / path) for path in at_multiples).sort("layer", "vector")
-    once = again.filter(multiple=1)
-    assert once.height == 16  # 8 held out a layer
-    assert once["effect"].list.to_array(1024).to_numpy() == pytest.approx(
-        effects.filter(pl.col("vector") < 8)["effect"].list.to_array(1024).to_numpy(), abs=1e-4
-    )
-    later = read_summary(EFFECTS_AT_LATER_LAYERS, folder.path / data / "effects_at_later_layers/layers_03-03.parquet")
-    assert later.select("layer", "read_layer").unique().rows() == [(3, 6)]
-    assert later["vector"].sort().to_list() == list(range(12))
-    assert later["effect"].list.to_array(1024).to_numpy().any()
-    fitted = read_summary(EFFECT_LAYERS, folder.path / data / "tables/effect_layers.parquet")
-    assert fitted.select("layer", "model", "read_layer").rows() == [
-        (layer, model, reader) for layer, readers in ((3, (3, 6)), (6, (6,))) for model in ("kernel", "linear") for reader in readers
-    ]
-    assert set(fitted["n"]) == {4}
 
 
 @pytest.mark.exhaustive

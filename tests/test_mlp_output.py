@@ -10,7 +10,8 @@ from torch import Tensor
 
 from saesteer.engine import sites
 from saesteer.engine.block_parts import probe_ids
-from saesteer.engine.models import block_residual, residuals_at
+from saesteer.engine.models import residuals_at
+from saesteer.engine.structure import block_residual
 from saesteer.settings import SettingsError, load_experiment
 from saesteer.workflow.checks import check_model_config
 from saesteer.workflow.families import MLP_OUT_DIFFERS

@@ -36,7 +36,7 @@ from neuronpedia_server import (
 )
 from polars.testing import assert_frame_equal
 
-from saesteer.report.neuronpedia_export import write_export
+from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import NeuronpediaRecords, SettingsError
 from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.fetch import feature_records

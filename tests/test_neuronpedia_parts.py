@@ -20,12 +20,12 @@ from tokenizers import Tokenizer, models
 from saesteer.analysis.records import top_records
 from saesteer.core.tables import ACTIVATIONS
 from saesteer.core.tokens import TextTokens
-from saesteer.report.neuronpedia_export import write_export
+from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import NeuronpediaRecords, SaeSettings, Scores, SettingsError
 from saesteer.sources.http import as_finished, retry_after
-from saesteer.sources.neuronpedia.explanations import explanations, matching_features
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source, known_sources, sources_of
+from saesteer.sources.resolve_features import explanations, matching_features
 from saesteer.sources.sae_sources import directory_file
 
 

@@ -12,7 +12,7 @@ from neuronpedia_server import LAYER, QUICK, SOURCE, Neuronpedia, a_record, keys
 from polars.testing import assert_frame_equal
 
 from saesteer.core.tables import RECORDS, validate
-from saesteer.report.neuronpedia_export import write_export
+from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import NeuronpediaRecords
 from saesteer.sources.neuronpedia.fetch import feature_records
 from saesteer.sources.neuronpedia.sources import Source

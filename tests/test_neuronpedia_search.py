@@ -22,12 +22,11 @@ from neuronpedia_server import (
 )
 from pydantic import ValidationError
 
-from saesteer.report.neuronpedia_export import write_export
+from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import ExplainedFeatures, NeuronpediaRecords, Scores, SettingsError
 from saesteer.sources.features import features_of
-from saesteer.sources.neuronpedia.explanations import nearest_features
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
-from saesteer.sources.resolve_features import resolve_features
+from saesteer.sources.resolve_features import nearest_features, resolve_features
 
 SEARCH = "/api/explanation/search"
 N = 60

@@ -1,7 +1,9 @@
 """What is sent to Neuronpedia: in its forms, nothing twice, and exactly what a dry run printed."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,15 @@ import torch
 import yaml
 from attacks import attack
 from neuronpedia_server import KEY, QUICK, SOURCE, Neuronpedia, cut, page, serving, status
+from report_folders import write_step
 from synthetic_tables import synthetic_features
 from typer.testing import CliRunner
 
 from saesteer.cli import app
 from saesteer.core.files import text_id
-from saesteer.core.store import Wanted, complete
-from saesteer.core.tables import ACTIVATIONS, ASKED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, Table, write_summary
+from saesteer.core.tables import ACTIVATIONS, ASKED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, write_summary
 from saesteer.engine.interventions import Addition, packed
-from saesteer.report.neuronpedia_upload import uploads_of
+from saesteer.report.upload import uploads_of
 from saesteer.run import Run
 from saesteer.settings import Experiment, SettingsError, load_experiment, load_workflow
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
@@ -43,23 +45,10 @@ def experiment(name: str = "micro") -> Experiment:
     return load_experiment(name, ROOT / "config/experiments")
 
 
-def run_of(data: Path, one: Experiment | None = None, name: str = "micro") -> Run:
+def run_of(data: Path, changed: Experiment | None = None, name: str = "micro") -> Run:
     """An experiment, or micro, whose tables lie in a folder of data."""
     workflow = load_workflow({"experiments": [name]}).model_copy(update={"data_dir": data})
-    return Run(workflow, name, one or experiment())
-
-
-def stored(folder: Path, table: Table, rows: pl.DataFrame) -> None:
-    """Rows as a finished step leaves them."""
-    axis = table.keys[-1]
-    wants = [Wanted(layer, [rows.filter(layer=layer).select(axis)], {}) for layer in LAYERS]
-    complete(
-        folder / table.name,
-        table,
-        wants,
-        lambda _: [rows.filter(layer=layer) for layer in LAYERS],
-        folder / table.name / "layers_02-06.json",
-    )
+    return Run(workflow, name, changed or experiment())
 
 
 def features() -> pl.DataFrame:
@@ -75,26 +64,19 @@ def data(tmp_path: Path) -> Path:
     folder, table = tmp_path / "data/micro", features()
     write_summary(FEATURES, table, folder / "tables/features.parquet")
     codes = [(layer, f"t{n}", 4, [1, 3], [n, n], [0.5, 2.5]) for layer in LAYERS for n in range(N)]
-    stored(folder, ACTIVATIONS, pl.DataFrame(codes, schema=ACTIVATIONS.schema, orient="row"))
-    stored(folder, RECORDS, pl.DataFrame([record(layer, n) for layer in LAYERS for n in range(N + 1)], schema=RECORDS.schema))
+    write_step(folder, ACTIVATIONS, pl.DataFrame(codes, schema=ACTIVATIONS.schema, orient="row"))
+    write_step(folder, RECORDS, pl.DataFrame([record(layer, n) for layer in LAYERS for n in range(N + 1)], schema=RECORDS.schema))
     lens = [(layer, n, [7, 8], ["▁sea", "▁ship"], [3.5, 1.25]) for layer in LAYERS for n in range(N + 1)]
-    stored(folder, LOGIT_LENS, pl.DataFrame(lens, schema=LOGIT_LENS.schema, orient="row"))
+    write_step(folder, LOGIT_LENS, pl.DataFrame(lens, schema=LOGIT_LENS.schema, orient="row"))
     return tmp_path / "data"
 
 
 def record(layer: int, n: int) -> dict[str, Any]:
-    top = {
-        "rank": 0,
-        "text_id": f"t{n}",
-        "token_index": 3,
-        "token": "▁d",
-        "token_id": 3,
-        "max_value": 2.5,
-        "context": ["<s>", "▁b", "▁c", "▁d"],
-    }
-    known = {"layer": layer, "feature": n, "density": 0.25, "max_activation": 2.5, "n_records": 1, "records": [top]}
-    nothing = {"n_records": 0, "records": [], "reason": "never active"} if n == N else {"reason": None}
-    return known | {"explanations": [], "source": "local"} | nothing
+    context = ["<s>", "▁b", "▁c", "▁d"]
+    top = {"rank": 0, "text_id": f"t{n}", "token_index": 3, "token": "▁d", "token_id": 3, "max_value": 2.5, "context": context}
+    row = {"layer": layer, "feature": n, "density": 0.25, "max_activation": 2.5, "explanations": [], "source": "local"}
+    records = {"n_records": 0, "records": [], "reason": "never active"} if n == N else {"n_records": 1, "records": [top], "reason": None}
+    return row | records
 
 
 def sent(site: Neuronpedia, uploads: Sequence[Upload], folder: Path) -> list[bool]:
@@ -141,10 +123,8 @@ def test_a_long_record_is_cut_around_its_maximum(site: Neuronpedia, data: Path) 
     long = [f"w{n}" for n in range(3000)]
     top = record(2, 0)["records"][0] | {"token_index": 2000, "context": long}
     rows = pl.DataFrame([record(2, 0) | {"records": [top]}, record(6, 0)], schema=RECORDS.schema)
-    (data / "micro/records/layers_02-06.json").unlink()
-    stored(data / "micro/fresh", RECORDS, rows)
-    (data / "micro/records").rename(data / "micro/old")
-    (data / "micro/fresh/records").rename(data / "micro/records")
+    shutil.rmtree(data / "micro/records")
+    write_step(data / "micro", RECORDS, rows)
     uploads = uploads_of("features", run_of(data), OWN, None)
     (text,) = uploads[0].values["features"][0]["activations"]
     assert (len(text["tokens"]), text["tokens"][512], text["values"][512]) == (1024, "w2000", 2.5)
@@ -155,44 +135,34 @@ def fits(scale: float | None) -> pl.DataFrame:
     rows = []
     for layer in LAYERS:
         tensors, values = packed(Addition(torch.tensor([0.6, 0.8]), scale))
-        given = {
-            "layer": layer,
-            "method": "diffmean",
-            "concept_id": text_id("sea"),
-            "kind": "addition",
-            "tensors": tensors,
-            "values": values,
-        }
-        rows.append(given | {"features": [], "n_texts": 4, "fit_seconds": 0.0, "residual_change": 1.0, "residual_norm": 1.0})
+        row = {"layer": layer, "method": "diffmean", "concept_id": text_id("sea"), "kind": "addition", "tensors": tensors}
+        row |= {"values": values, "features": [], "n_texts": 4, "fit_seconds": 0.0, "residual_change": 1.0, "residual_norm": 1.0}
+        rows.append(row)
     return pl.DataFrame(rows, schema=FITS.schema)
 
 
 def compared(data: Path, scale: float | None = 5.0) -> Path:
     """The tables of a comparison of methods, micro-methods: diffmean at two layers, factors 1 and 3 chosen for one concept."""
     folder, scores = data / "micro-methods", METHOD_SUMMARIES["method_scores"]
-    wants = [Wanted(layer, [pl.DataFrame({"method": "diffmean", "concept_id": text_id("sea")})], {}) for layer in LAYERS]
-    complete(
-        folder / "fits", FITS, wants, lambda _: [fits(scale).filter(layer=layer) for layer in LAYERS], folder / "fits/layers_02-06.json"
-    )
+    write_step(folder, FITS, fits(scale))
     asked = {"concept_id": text_id("sea"), "concept": "sea", "label_feature": None}
     write_summary(ASKED_CONCEPTS, pl.DataFrame([asked], schema=ASKED_CONCEPTS.schema), folder / "tables/asked_concepts.parquet")
     counts = dict.fromkeys(("n_halves", "n_choices", "n_at_grid_end", "n", "n_missing"), 2)
     row = {"method": "diffmean", "concept_id": text_id("sea"), "concept": "sea", "abstains": False, "factors": ["1", "3"], **counts}
-    write_summary(
-        scores, pl.DataFrame([row | {"layer": layer} for layer in LAYERS], schema=scores.schema), folder / "tables/method_scores.parquet"
-    )
+    rows = pl.DataFrame([row | {"layer": layer} for layer in LAYERS], schema=scores.schema)
+    write_summary(scores, rows, folder / "tables/method_scores.parquet")
     return data
 
 
-def on_both(site: str = "resid_post") -> Experiment:
-    one = experiment("micro-methods")
-    return one.model_copy(update={"layers": LAYERS, "layers_per_job": 5, "saes": one.saes.model_copy(update={"site": site})})
+def vectors(data: Path, site: str = "resid_post") -> list[Upload]:
+    """Uploads of the method's vectors, that are added at a hook point."""
+    run = run_of(data, experiment("micro-methods"), "micro-methods")
+    changes = {"layers": LAYERS, "layers_per_job": 5, "saes": run.experiment.saes.model_copy(update={"site": site})}
+    return uploads_of("vectors", replace(run, experiment=run.experiment.model_copy(update=changes)), "world", "diffmean")
 
 
 def test_vectors_carry_the_strength_that_was_chosen(site: Neuronpedia, tmp_path: Path) -> None:
-    data = compared(tmp_path)
-    uploads = uploads_of("vectors", run_of(data, on_both(), "micro-methods"), "world", "diffmean")
-    assert sent(site, uploads, tmp_path) == [False, False]
+    assert sent(site, vectors(compared(tmp_path)), tmp_path) == [False, False]
     first = json.loads(site.made[0][1])
     assert first.pop("vector") == pytest.approx([3.0, 4.0])  # scale x unit vector: strength 1 is factor 1
     assert first == {
@@ -208,26 +178,13 @@ def test_vectors_carry_the_strength_that_was_chosen(site: Neuronpedia, tmp_path:
 def test_vectors_that_neuronpedia_cannot_add_are_refused(tmp_path: Path) -> None:
     data = compared(tmp_path, scale=None)
     with pytest.raises(SettingsError, match="adds no constant vector"):
-        uploads_of("vectors", run_of(data, on_both(), "micro-methods"), "world", "diffmean")
+        vectors(data)
     with pytest.raises(SettingsError, match="added at hook_z, where Neuronpedia's cannot be"):
-        uploads_of("vectors", run_of(data, on_both("hook_z"), "micro-methods"), "world", "diffmean")
+        vectors(data, "hook_z")
 
 
-ONE, TWO = (
-    Upload(
-        f"vector {n}",
-        VECTOR,
-        {
-            "modelId": "m",
-            "layerNumber": n,
-            "hookType": "hook_resid_pre",
-            "vector": [0.5],
-            "vectorDefaultSteerStrength": 1.0,
-            "vectorLabel": "é",
-        },
-    )
-    for n in (1, 2)
-)
+BODY = {"modelId": "m", "hookType": "hook_resid_pre", "vector": [0.5], "vectorDefaultSteerStrength": 1.0, "vectorLabel": "é"}
+ONE, TWO = (Upload(f"vector {n}", VECTOR, BODY | {"layerNumber": n}) for n in (1, 2))
 
 
 @pytest.mark.parametrize("fault", [429, 500, 503])
@@ -297,12 +254,8 @@ def test_a_server_that_is_down_got_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(site: Neuronpedia, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)
-    config = {
-        "experiments": ["micro"],
-        "experiments_dir": str(ROOT / "config/experiments"),
-        "addresses": {"neuronpedia": f"{site.address}/"},
-    }
-    Path("c.yaml").write_text(yaml.safe_dump(config))
+    config = {"experiments": ["micro"], "experiments_dirs": [str(ROOT / "config/experiments")]}
+    Path("c.yaml").write_text(yaml.safe_dump(config | {"addresses": {"neuronpedia": f"{site.address}/"}}))
     command = ["upload", "features", "micro", "--source", OWN, "--configfile", "c.yaml"]
     monkeypatch.delenv("NEURONPEDIA_API_KEY")
     dry = CliRunner().invoke(app, [*command, "--dry-run"])
@@ -321,18 +274,17 @@ def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(site: Neuronpedia
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("part", "source", "method", "message"),
     [
-        (("list", "micro", None, None), "sae-lens names no Neuronpedia source"),
-        (("features", "micro", None, None), "upload features: give --source MODEL/SOURCE of your own"),
-        (("vectors", "micro", "m", None), "upload vectors: give --method"),
-        (("vectors", "micro", "m", "diffmean"), "holds no fits"),
+        ("list", None, None, "sae-lens names no Neuronpedia source"),
+        ("features", None, None, "upload features: give --source MODEL/SOURCE of your own"),
+        ("vectors", "m", None, "upload vectors: give --method"),
+        ("vectors", "m", "diffmean", "holds no fits"),
     ],
 )
-def test_what_is_missing_is_named(data: Path, arguments: tuple[str, str, str | None, str | None], said: str) -> None:
-    what, name, source, method = arguments
-    with pytest.raises(SettingsError, match=said):
-        uploads_of(what, run_of(data, name=name), source, method)
+def test_what_is_missing_is_named(data: Path, part: str, source: str | None, method: str | None, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        uploads_of(part, run_of(data), source, method)
 
 
 def test_records_of_neuronpedia_are_not_uploaded(data: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from methods_world import problem, toy_problem, toy_tokens
+from methods_world import problem, toy_tokens
 from scipy.stats import pearsonr
 from selection_problems import by_codes, one_token_each
 from sklearn.feature_selection import f_classif
@@ -25,12 +25,12 @@ def sea() -> Problem:
     return problem("sea", n_texts=12)
 
 
-def slow_codes(given: Problem, positive: bool) -> list[np.ndarray]:
-    """Per text, codes [token feature]."""
+def slow_activations(given: Problem) -> list[list[np.ndarray]]:
+    """Of each positive and each negative text, feature activations [token feature]."""
     sae = given.sae
-    rows = [torch.tensor(slow_residuals(given, text)).float() for text in (given.positive if positive else given.negative)]
-    pre = [row @ sae.W_enc + sae.b_enc for row in rows]
-    return [torch.where(one > sae.threshold, one, 0).double().numpy() for one in pre]
+    rows = [[torch.tensor(slow_residuals(given, text)).float() for text in texts] for texts in (given.positive, given.negative)]
+    pre = [[row @ sae.W_enc + sae.b_enc for row in texts] for texts in rows]
+    return [[torch.where(text > sae.threshold, text, 0).double().numpy() for text in texts] for texts in pre]
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -41,43 +41,33 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def test_sdcv_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mean codes differ by 3, -4 and 0: the second is scaled up. What the SAE does not rebuild (-7, -1) is gone. Of the denoised tokens
-    # (4 5 2), (4 5 2) and (1 25 2) the difference of means is (3 -20 0).
+    # Mean activations differ by 3, -4 and 0: the second is scaled up. Of the denoised tokens (4 5 2), (4 5 2) and (1 25 2) the
+    # difference of means is (3 -20 0).
     monkeypatch.setattr(sdcv, "K", 1)
     given = by_codes([[[4, 1, 2], [4, 1, 2]]], [[[1, 5, 2]]])
-    with_error = toy_problem([[[4, 1, 2, -7], [4, 1, 2, -7]]], [[[1, 5, 2, -1]]])
-    wide = by_codes([[[0.0] * 4]], [[[0.0] * 4]])
-    wide.__dict__.update(positive_tokens=with_error.positive_tokens, negative_tokens=with_error.negative_tokens)
-    for made, expected in ((given, [3, -20, 0]), (wide, [3, -20, 0, 0])):
-        with pytest.raises(Abstains, match="no positive activation"):  # 4 * 3 - 20 is below 0, so there is no strength
-            sdcv.diffmean(made)
-        positive, negative = sdcv.denoised_tokens(made)
-        assert torch.allclose(means.difference_of_means(positive, negative), torch.tensor(unit(np.array(expected, dtype=float))).float())
+    assert torch.allclose(means.difference_of_means(*sdcv.denoised_tokens(given)), torch.tensor(unit(np.array([3.0, -20, 0]))).float())
+    with pytest.raises(Abstains, match="no positive activation"):  # 4 * 3 - 20 is below 0, so there is no strength
+        sdcv.diffmean(given)
     assert sdcv.diffmean(by_codes([[[4, 1, 2]]], [[[1, 1, 2]]])).vector.tolist() == [1, 0, 0]
 
 
 def slow_denoised(given: Problem) -> list[list[list[list[float]]]]:
-    """Positive and negative texts, token by token."""
-    positive, negative = slow_codes(given, positive=True), slow_codes(given, positive=False)
-    apart = np.mean([one.mean(axis=0) for one in positive], axis=0) - np.mean([one.mean(axis=0) for one in negative], axis=0)
+    """Positive and negative texts, token by token; what the SAE does not rebuild is left out."""
+    positive, negative = slow_activations(given)
+    apart = np.mean([text.mean(axis=0) for text in positive], axis=0) - np.mean([text.mean(axis=0) for text in negative], axis=0)
     scale = np.ones(1024)
     scale[np.argsort(-np.abs(apart))[: sdcv.K]] = sdcv.SCALE
     decoder, bias = given.sae.W_dec.double().numpy(), given.sae.b_dec.double().numpy()
-    return [[[(scale * code @ decoder + bias).tolist() for code in text] for text in texts] for texts in (positive, negative)]
+    return [[[(scale * token @ decoder + bias).tolist() for token in text] for text in texts] for texts in (positive, negative)]
 
 
-def test_sdcv_is_diffmean_of_residuals_rebuilt_token_by_token(sea: Problem) -> None:
-    positive, negative = (np.concatenate(texts).mean(axis=0) for texts in slow_denoised(sea))
+def test_sdcv_is_diffmean_and_the_probe_of_residuals_rebuilt_token_by_token(sea: Problem) -> None:
+    rebuilt, texts = problem("sea", n_texts=12), slow_denoised(sea)
+    positive, negative = (np.concatenate(side).mean(axis=0) for side in texts)
     assert cosine(sdcv.diffmean(sea).vector, positive - negative) > 1 - 1e-6
     assert cosine(sdcv.diffmean(sea).vector, means.diffmean(sea).vector) < 0.999
-
-
-def test_sdcv_on_the_probe_is_the_probe_of_rebuilt_residuals() -> None:
-    given, rebuilt = problem("sea", n_texts=12), problem("sea", n_texts=12)
-    positive, negative = map(toy_tokens, slow_denoised(given))
-    rebuilt.__dict__.update(positive_tokens=positive, negative_tokens=negative)
-    fits = (sdcv.linear_probe(given), probe.fit(rebuilt), probe.fit(given))
-    ours, expected, plain = (one.intervention.vector for one in fits)
+    rebuilt.__dict__.update(positive_tokens=toy_tokens(texts[0]), negative_tokens=toy_tokens(texts[1]))
+    ours, expected, plain = (fit.intervention.vector for fit in (sdcv.linear_probe(sea), probe.fit(rebuilt), probe.fit(sea)))
     assert cosine(ours, expected) > 1 - 1e-5
     assert cosine(ours, plain) < 0.99
 
@@ -105,7 +95,7 @@ def test_srs_moves_the_features_of_largest_divergence_by_their_mean_difference(m
 
 
 def test_divergences_are_those_of_numpys_histograms(sea: Problem) -> None:
-    positive, negative = (np.stack([text.mean(axis=0) for text in slow_codes(sea, positive=side)]) for side in (True, False))
+    positive, negative = (np.stack([text.mean(axis=0) for text in texts]) for texts in slow_activations(sea))
     ours = srs.divergences(torch.tensor(positive), torch.tensor(negative))
     for feature in range(0, 1024, 7):
         largest = max(positive[:, feature].max(), negative[:, feature].max())
@@ -259,17 +249,17 @@ def test_ssv_descends_the_loss_of_positive_texts_under_what_it_writes(monkeypatc
     assert torch.allclose(sae_ssv.trained(sea, torch.tensor([3, 5]), *codes), expected.double(), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_sae_ssv_writes_with_its_subspace_alone() -> None:
-    given = problem("chess", n_texts=12)
-    addition = sae_ssv.fit(given)
+def test_sae_ssv_writes_with_its_subspace_alone(monkeypatch: pytest.MonkeyPatch, sea: Problem) -> None:
+    monkeypatch.setattr(sae_ssv, "STEPS", 5)
+    monkeypatch.setattr(sae_ssv, "N_PROBES", 5)
+    addition = sae_ssv.fit(sea)
     assert 1 <= len(addition.features) <= sae_ssv.K
-    directions = given.sae.W_dec[list(addition.features)].double().T.numpy()
-    codes, *_ = np.linalg.lstsq(directions, addition.vector.double().numpy(), rcond=None)
-    assert np.allclose(directions @ codes, addition.vector.numpy(), atol=1e-5)
-    apart = np.mean([text.mean(axis=0) for text in slow_codes(given, positive=True)], axis=0)
-    apart = apart - np.mean([text.mean(axis=0) for text in slow_codes(given, positive=False)], axis=0)
-    assert cosine(directions @ apart[list(addition.features)], addition.vector) > 0.9  # where the first two terms of the loss lead
+    directions = sea.sae.W_dec[list(addition.features)].double().T.numpy()
+    activations, *_ = np.linalg.lstsq(directions, addition.vector.double().numpy(), rcond=None)
+    assert np.allclose(directions @ activations, addition.vector.numpy(), atol=1e-5)
+    positive, negative = (np.mean([text.mean(axis=0) for text in texts], axis=0) for texts in slow_activations(sea))
+    apart = (positive - negative)[list(addition.features)]
+    assert cosine(directions @ apart, addition.vector) > 0.9  # where the first two terms of the loss lead
 
 
 # --- CAST
@@ -306,9 +296,6 @@ def test_the_condition_is_the_main_direction_within_pairs() -> None:
 def test_the_rule_of_highest_f1_is_taken(positive: list[float], negative: list[float], expected: tuple[float, bool]) -> None:
     threshold, above = cast.best_rule(torch.tensor(positive), torch.tensor(negative))
     assert (threshold, above) == (pytest.approx(expected[0]), expected[1])
-
-
-def test_texts_that_are_alike_have_no_condition() -> None:
     with pytest.raises(Abstains, match="equally similar"):
         cast.best_rule(torch.tensor([0.5]), torch.tensor([0.5]))
 

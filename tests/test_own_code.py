@@ -94,6 +94,8 @@ def test_code_in_a_folder_is_not_run(file: str, changes: dict[str, object], tmp_
 def test_every_load_says_that_code_is_not_trusted(folder: str) -> None:
     without = []
     for file in sorted((ROOT / folder).rglob("*.py")):
+        if "tests" in file.parts:
+            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".from_pretrained", ".from_config")):
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}

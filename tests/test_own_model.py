@@ -90,7 +90,7 @@ def test_check_takes_seconds_also_for_what_it_refuses(own: Experiment, tmp_path:
     change_config(own, 6, architecture="batchtopk")
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments/own.yaml").write_text(own.model_dump_json(exclude_none=True))
-    (tmp_path / "config.yaml").write_text(json.dumps({"experiments": ["own"], "experiments_dir": "experiments"}))
+    (tmp_path / "config.yaml").write_text(json.dumps({"experiments": ["own"], "experiments_dirs": ["experiments"]}))
     started = time.monotonic()
     command = [sys.executable, "-X", "importtime", "-m", "saesteer", "check", "own", "--configfile", "config.yaml"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

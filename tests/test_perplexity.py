@@ -2,11 +2,12 @@
 
 import polars as pl
 import pytest
-from engine_models import FAMILIES, model_and_sae, tiny_model, without_bos
+from engine_models import FAMILIES, shipped_model, tiny_model, without_bos
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
 from test_invariance import perplexity_step
 
+from saesteer.engine.models import LanguageModel
 from saesteer.engine.perplexity import SCHEMA, continuation_nll
 
 
@@ -14,47 +15,39 @@ def _rows(pairs: list[tuple[str, str]]) -> pl.DataFrame:
     return pl.DataFrame({"row": range(len(pairs)), "prefix": [p for p, _ in pairs], "text": [t for _, t in pairs]}).cast({"row": pl.UInt32})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_equals_one_text_at_a_time(family: str) -> None:
-    lm = tiny_model(family)
-    pairs = [("From ba be", " di do tuda."), ("From ba be", ""), ("", "ba"), ("ba", "be be be"), ("ba ", "be!"), ("From ba b", "e di")]
+def _as_one_at_a_time(lm: LanguageModel, pairs: list[tuple[str, str]]) -> pl.DataFrame:
     table = continuation_nll(lm, _rows(pairs))
     assert table.schema == SCHEMA
     for row, (prefix, text) in zip(table.to_dicts(), pairs, strict=True):
         mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
+        whole = plain_hooks.whole_text_nll(lm.model, lm.tokenizer, prefix + text)
         assert row["n_scored"] == n_scored
         assert row["mean_nll"] == (None if mean is None else pytest.approx(mean, rel=1e-5))
-        assert row["whole_text_nll"] == pytest.approx(plain_hooks.whole_text_nll(lm.model, lm.tokenizer, prefix + text), rel=1e-5)
+        assert row["whole_text_nll"] == (None if whole is None else pytest.approx(whole, rel=1e-5))
+    return table
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_one_text_at_a_time(family: str) -> None:
+    """A text without tokens is missing, not zero; with its prefix it is a text, if that has a token that something precedes."""
+    pairs = [("From ba be", " di do tuda."), ("From ba be", ""), ("", "ba"), ("ba", "be be be"), ("ba ", "be!"), ("From ba b", "e di")]
+    table = _as_one_at_a_time(tiny_model(family), [*pairs, ("", "")])
+    assert table.select("mean_nll", "n_scored").row(1) == table.select("mean_nll", "n_scored").row(6) == (None, 0)
+    assert table["whole_text_nll"].is_null().to_list() == [False] * 6 + [True]
 
 
 def test_the_first_token_is_not_scored_when_nothing_precedes_it() -> None:
-    lm = without_bos(tiny_model("llama"))
-    pairs = [("", "ba be di"), ("", "ba"), ("ba", " be")]
-    for row, (prefix, text) in zip(continuation_nll(lm, _rows(pairs)).to_dicts(), pairs, strict=True):
-        mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
-        whole = plain_hooks.whole_text_nll(lm.model, lm.tokenizer, prefix + text)
-        assert (row["n_scored"], row["mean_nll"]) == (n_scored, None if mean is None else pytest.approx(mean, rel=1e-5))
-        assert row["whole_text_nll"] == (None if whole is None else pytest.approx(whole, rel=1e-5))
+    table = _as_one_at_a_time(without_bos(tiny_model("llama")), [("", "ba be di"), ("", "ba"), ("ba", " be")])
+    assert table["n_scored"].to_list() == [2, 0, 1]
 
 
 def test_the_shipped_model_and_a_text_it_finds_likely() -> None:
-    lm, _ = model_and_sae("shipped", 1)
-    pairs = [("From my experience,", " the sea is calm."), ("From my experience,", " sea the calm is. ."), ("I believe that", " …?")]
-    table = continuation_nll(lm, _rows(pairs))
-    for row, (prefix, text) in zip(table.to_dicts(), pairs[:2], strict=False):
-        mean, n_scored = plain_hooks.continuation_nll(lm.model, lm.tokenizer, prefix, text)
-        whole = pytest.approx(plain_hooks.whole_text_nll(lm.model, lm.tokenizer, prefix + text), rel=1e-5)
-        assert row == {"row": row["row"], "mean_nll": pytest.approx(mean, rel=1e-5), "n_scored": n_scored, "whole_text_nll": whole}
+    lm, prefix = shipped_model(), "From my experience,"
+    table = _as_one_at_a_time(lm, [(prefix, " the sea is calm."), (prefix, " sea the calm is. .")])
     assert table["mean_nll"][0] < table["mean_nll"][1]
 
 
-def test_a_text_without_tokens_is_missing_not_zero() -> None:
-    lm = tiny_model("llama")
-    table = continuation_nll(lm, _rows([("From ba", ""), ("", "")]))
-    whole = pytest.approx(plain_hooks.whole_text_nll(lm.model, lm.tokenizer, "From ba"), rel=1e-5)
-    assert table["mean_nll"].to_list() == [None, None]
-    assert table["n_scored"].to_list() == [0, 0]
-    assert table["whole_text_nll"].to_list() == [whole, None]  # with its prefix the first is a text
+def test_no_texts() -> None:
     assert continuation_nll(tiny_model("llama"), _rows([]).cast({"prefix": pl.String, "text": pl.String})).schema == SCHEMA
 
 

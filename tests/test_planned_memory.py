@@ -15,7 +15,8 @@ from random_model import GEMMA_2_2B, random_gemma2, random_sae, swept
 
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.planned_memory import model_without_weights, sweep_bytes
+from saesteer.engine.generate import sweep_bytes
+from saesteer.engine.models import model_without_weights
 from saesteer.engine.saes import TENSORS
 
 SHAPE = replace(GEMMA_2_2B, n_vocab=32_000, n_layers=3, n_features=512)

@@ -1,5 +1,6 @@
 """Steering prompts that a language model writes: what it is asked, once a concept and insistence, and what becomes of its answers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ from judge_texts import ENVIRON, QUICK, stored
 
 from saesteer.core.files import text_id
 from saesteer.judge.answers import JudgeError
-from saesteer.judge.askers import endpoint_asker
+from saesteer.judge.batch import endpoint_asker
 from saesteer.judge.budget import SpendLimitReached
 from saesteer.judge.endpoint import check_key
 from saesteer.judge.prompt_writing import INSISTENCE, prompts_fingerprint, request, written_prompts
-from saesteer.settings import Comparison, PromptWriter, load_experiment
+from saesteer.settings import Comparison, PromptWriter, Workflow, load_experiment
 from saesteer.steps.step import steps_of
 from saesteer.workflow import preflight
 
@@ -77,14 +78,11 @@ def test_errors_name_the_writers_keys(tmp_path: Path) -> None:
 
 
 def test_the_check_says_what_they_will_cost() -> None:
-    compared = chat_experiment(prompt_writer=writer("http://a/v1", usd_per_million_output_tokens=1000.0).model_dump()).methods
-    assert compared
-    assert compared.prompt_writer
-    found = preflight._prompts(compared, compared.prompt_writer, ENVIRON)
-    assert (found.level, found.about) == ("estimate", "prompts")
-    assert found.text.startswith("writer-1: 30 requests, about 1.8000 USD")  # of 60 tokens each
+    experiment = chat_experiment(prompt_writer=writer("http://a/v1", usd_per_million_output_tokens=1000.0).model_dump())
+    subject = preflight._Subject("own", experiment, Workflow(experiments=("own",)), ENVIRON, {})
+    assert preflight._prompts(subject).startswith("writer-1: 30 requests, about 1.8000 USD")  # of 60 tokens each
     with pytest.raises(JudgeError, match="needs a key"):
-        preflight._prompts(compared, compared.prompt_writer, {})
+        preflight._prompts(replace(subject, environ={}))
 
 
 def chat_experiment(**changes: Any) -> Comparison:

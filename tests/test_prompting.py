@@ -57,15 +57,11 @@ def test_prompts_written_by_a_language_model_take_the_wordings_place() -> None:
         prompting.fit(replace(asked, prompts=("Mention waves.", None)))
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.5, 4.0, -1.0])
-def test_a_factor_without_a_text_is_refused(factor: float) -> None:
-    with pytest.raises(ValueError, match=f"texts for the factors 1 to 3, not {factor}; change methods.factors.prompt"):
-        prompted_ids(shipped_model(), PromptText(("a", "b", "c")), factor, "From my experience,")
-
-
-def test_what_is_too_long_for_the_model_is_refused() -> None:
-    lm = shipped_model()
-    text = PromptText(("For many people, a mast was tangled.",))
+def test_a_factor_without_a_text_and_what_is_too_long_are_refused() -> None:
+    lm, text = shipped_model(), PromptText(("For many people, a mast was tangled.",))
+    for factor in (0.0, 0.5, 4.0, -1.0):
+        with pytest.raises(ValueError, match=f"texts for the factors 1 to 3, not {factor}; change methods.factors.prompt"):
+            prompted_ids(lm, PromptText(("a", "b", "c")), factor, "From my experience,")
     n_tokens = len(lm.tokenizer(text.texts[0] + " They know that")["input_ids"])
     room = 64 - n_tokens
     assert len(prompted_ids(lm, text, 1.0, "They know that", room)) == n_tokens
@@ -75,6 +71,5 @@ def test_what_is_too_long_for_the_model_is_refused() -> None:
 
 def test_prompting_abstains_without_a_text() -> None:
     given = problem(n_texts=2)
-    empty = Text(given.positive[0].ids[:1], 1)
     with pytest.raises(Abstains, match="could stand before a prompt"):
-        prompting.fit(replace(given, positive=(empty,)))
+        prompting.fit(replace(given, positive=(Text(given.positive[0].ids[:1], 1),)))

@@ -253,23 +253,13 @@ def test_texts_are_tokenised_as_the_model_tokenises_them(byte_folder: Path, tmp_
 
 
 def _records(tokens: list[tuple[str, int | None]]) -> pl.DataFrame:
+    common = {"token_index": 1, "value": 1.0, "max_value": 1.0}
     records = [
-        {
-            "rank": place,
-            "text_id": str(place),
-            "token_index": 1,
-            "token": token,
-            "token_id": token_id,
-            "value": 1.0,
-            "max_value": 1.0,
-            "context": [token],
-        }
+        common | {"rank": place, "text_id": str(place), "token": token, "token_id": token_id, "context": [token]}
         for place, (token, token_id) in enumerate(tokens)
     ]
-    return pl.DataFrame(
-        {"layer": [0], "feature": [1], "records": [records]},
-        schema_overrides={name: RECORDS.schema[name] for name in ("layer", "feature", "records")},
-    )
+    schema = {name: RECORDS.schema[name] for name in ("layer", "feature", "records")}
+    return pl.DataFrame({"layer": [0], "feature": [1], "records": [records]}, schema_overrides=schema)
 
 
 def test_input_score_of_local_and_of_downloaded_records_agree(byte_folder: Path) -> None:

@@ -7,21 +7,21 @@ import polars as pl
 import pytest
 import yaml
 
-from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend, recommendations
+from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend
 from saesteer.report.recommend import Answer, Question, as_sweep, ordinary_loss, page_of, sentences_of, shown
 from saesteer.run import Run
 from saesteer.settings import LocalRecords, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
 
+WORKFLOW = load_workflow(read_yaml(Path("config/config.yaml")))
 SETTINGS = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
 PROMPTS = [f"p{number}" for number in range(8)]
 
 
 def ratings(kind: str, layer: int, name: str, factor: str, scores: list[float | None]) -> pl.DataFrame:
-    rows = [(kind, layer, name, factor, prompt, score, score, 2) for prompt, score in zip(PROMPTS, scores, strict=True)]
-    names = ["kind", "layer", "name", "factor", "prefix_id", "judge_score", "concept_rating", "fluency_rating"]
-    types = [pl.String, pl.Int64, pl.String, pl.String, pl.String, pl.Float64, pl.Float64, pl.Float64]
-    return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")
+    columns = {"kind": kind, "layer": layer, "name": name, "factor": factor, "prefix_id": PROMPTS, "judge_score": scores}
+    rows = pl.DataFrame(columns, schema_overrides={"judge_score": pl.Float64}, strict=False)
+    return rows.with_columns(concept_rating=pl.col("judge_score"), fluency_rating=pl.lit(2.0))
 
 
 def unsteered(score: float = 0.25) -> pl.DataFrame:
@@ -30,12 +30,7 @@ def unsteered(score: float = 0.25) -> pl.DataFrame:
 
 def test_feature_and_factor_are_chosen_on_the_other_half():
     """By hand: on the even prompts 7 is best, on the odd ones 9; held out each gets what the other half's choice scores there."""
-    rated = pl.concat(
-        [
-            ratings("feature", 3, "7", "1", [2, 1, 2, 1, 2, 1, 2, 1]),
-            ratings("feature", 3, "9", "2", [0, 1.5, 0, 1.5, 0, 1.5, 0, 1.5]),
-        ]
-    )
+    rated = pl.concat([ratings("feature", 3, "7", "1", [2, 1] * 4), ratings("feature", 3, "9", "2", [0, 1.5] * 4)])
     result = recommend("sea", rated, unsteered(), SETTINGS)
     chosen = result.feature
     assert chosen is not None
@@ -61,13 +56,8 @@ def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowher
 
 
 def test_rivals_come_in_order_with_their_difference_by_prompt():
-    rated = pl.concat(
-        [
-            ratings("feature", 3, "7", "1", [1, 1.5] * 4),
-            ratings("prompting", 3, "prompting", "2", [1.5, 1.5] * 4),
-            ratings("diffmean", 3, "diffmean", "1", [2, 2] * 4),
-        ]
-    )
+    rivals = [ratings("prompting", 3, "prompting", "2", [1.5] * 8), ratings("diffmean", 3, "diffmean", "1", [2] * 8)]
+    rated = pl.concat([ratings("feature", 3, "7", "1", [1, 1.5] * 4), *rivals])
     result = recommend("sea", rated, unsteered(), SETTINGS)
     assert [rival.kind for rival in result.rivals] == ["diffmean", "prompting"]
     assert [estimate.mean for estimate in result.behind] == [0.75, 0.25]
@@ -118,47 +108,15 @@ def test_perplexity_is_compared_prompt_by_prompt():
     assert 2 <= low < 4 < high <= 8
 
 
-def test_regret_is_against_choosing_among_all_features_with_the_label():
-    """By hand: 7 has the larger record, 9 steers better; a candidate a layer is 7, so the regret is .5."""
-    features = pl.DataFrame(
-        {
-            "layer": [3, 3, 3],
-            "feature": [7, 9, 5],
-            "concept": ["sea", "sea", None],
-            "explanation": [None, None, None],
-            "lens_tokens": [["a"], ["b"], ["sea"]],
-            "max_activation": [9.0, 2.0, 99.0],
-        },
-        schema_overrides={"explanation": pl.String},
-    )
-    rows = pl.concat(
-        [ratings("feature", 3, name, factor, [score] * 8) for name, factor, score in (("7", "0", 0), ("7", "1", 1), ("9", "1", 1.5))]
-    )
-    texts = rows.drop("kind").with_columns(feature=pl.col("name").cast(pl.Int64)).drop("name")
-    (row,) = recommendations(features, texts, 1, SETTINGS).rows(named=True)
-    assert (row["concept"], row["n_candidates"], row["verdict"], row["feature"], row["factor"]) == ("sea", 1, "use", 7, "1")
-    assert (row["score"], row["best"], row["regret"]) == (1.0, 1.5, 0.5)
-    (all_of_them,) = recommendations(features, texts, 2, SETTINGS).rows(named=True)
-    assert (all_of_them["feature"], all_of_them["regret"]) == (9, 0.0)
-
-
 def test_a_models_text_cannot_break_the_page():
     """Cell ends, line ends, links and HTML in texts and tokens are shown as they are."""
     hostile = "a | b\n\n# c <script>alert(1)</script> [d](javascript:e)"
     rated = ratings("feature", 3, "7", "1", [1.5] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(hostile))
     plain = rated.with_columns(factor=pl.lit("0"))
-    row = {
-        "layer": 3,
-        "feature": 7,
-        "match": "label",
-        "concept": "sea",
-        "explanation": None,
-        "lens_tokens": [hostile],
-        "input_score": 0.5,
-        "output_score": 0.5,
-    }
+    row = {"layer": 3, "feature": 7, "match": "label", "concept": "sea", "explanation": None, "lens_tokens": [hostile]}
+    picked = pl.DataFrame([row | {"input_score": 0.5, "output_score": 0.5}])
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
-    page = page_of(Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, pl.DataFrame([row]), pl.concat([rated, plain])))
+    page = page_of(Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, picked, pl.concat([rated, plain])))
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in page.splitlines() if line.startswith("|")]
     assert cells == [2] * 7 + [8] * 3 + [4] * 7
     markup = re.sub(r"\\.", "", page)
@@ -169,37 +127,30 @@ def test_a_models_text_cannot_break_the_page():
 def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_path: Path):
     """31 texts of two words are refused by nobody: the answer says unknown."""
     pl.DataFrame({"text": ["The sea"] * 31}).write_parquet(tmp_path / "texts.parquet")
-    workflow = load_workflow(read_yaml(Path("config/config.yaml")))
-    experiment = load_experiment("tiny", workflow.experiments_dir)
+    experiment = load_experiment("tiny", *WORKFLOW.experiments_dirs)
     short = experiment.model_copy(update={"records": LocalRecords(kind="local", texts=tmp_path / "texts.parquet")})
     choice = recommend("sea", ratings("feature", 3, "7", "1", [1.5] * 8), unsteered(), SETTINGS).feature
     assert choice is not None
-    assert ordinary_loss(Run(workflow, "tiny", short), choice) is None
+    assert ordinary_loss(Run(WORKFLOW, "tiny", short), choice) is None
     assert shown(None) == "unknown"
 
 
 def test_scores_are_steered_with_as_the_sweep_that_they_extend(tmp_path: Path):
     """Scores alone, without a sweep below them, have no factors, prompts and judge to recommend by."""
-    workflow = load_workflow(read_yaml(Path("config/config.yaml")))
-    tiny, scored = (as_sweep(workflow, name).sweep for name in ("tiny", "tiny-all"))
+    tiny, scored = (as_sweep(WORKFLOW, name).sweep for name in ("tiny", "tiny-all"))
     assert (scored.sweep, scored.judge, scored.selection) == (tiny.sweep, tiny.judge, tiny.selection)
     assert scored.features.kind == "all"
-    values = load_experiment("tiny-all", workflow.experiments_dir).model_dump(mode="json") | {"extends": None}
+    values = load_experiment("tiny-all", *WORKFLOW.experiments_dirs).model_dump(mode="json") | {"extends": None}
     (tmp_path / "alone.yaml").write_text(yaml.safe_dump(values))
-    alone = workflow.model_copy(update={"experiments_dir": tmp_path})
+    alone = WORKFLOW.model_copy(update={"experiments_dirs": (tmp_path,)})
     with pytest.raises(SettingsError, match=r"alone has to be of kind sweep, or to extend one that is.*(\n.*)*judge: this key is missing"):
         as_sweep(alone, "alone")
 
 
 def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():
     """A prompt has no layer, a vector has."""
-    rated = pl.concat(
-        [
-            ratings("feature", 3, "7", "1", [1.0, 1.0] * 4),
-            ratings("prompting", 3, "prompting", "2", [2.0, 1.75] * 4),
-            ratings("diffmean", 6, "diffmean", "1.5", [0.25, 0.5] * 4),
-        ]
-    )
+    rivals = [ratings("prompting", 3, "prompting", "2", [2.0, 1.75] * 4), ratings("diffmean", 6, "diffmean", "1.5", [0.25, 0.5] * 4)]
+    rated = pl.concat([ratings("feature", 3, "7", "1", [1.0] * 8), *rivals])
     _, prompt, vector = sentences_of(recommend("sea", rated, unsteered(), SETTINGS))
     assert prompt.startswith("prompting at factor 2: judge score 1.88 [")
     assert prompt.endswith("(n = 8)): use it instead.")

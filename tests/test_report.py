@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from attacks import attack
 from judge_texts import settings as judge_settings
-from report_folders import HOSTILE, METHODS, compared, swept
+from report_folders import HOSTILE, METHODS, compared, copy_of, swept
 from safetensors.numpy import load_file
 from workflow_folder import ROOT
 
@@ -70,10 +70,9 @@ def test_a_feature_page_says_what_the_tables_say(sweep: tuple[Any, Path]) -> Non
     assert len(pages) == features.height
     for page, row in zip(pages, features.iter_rows(named=True), strict=True):
         shown = dict(zip(index["features"]["columns"], page["row"], strict=True))
-        assert {name: value for name, value in shown.items() if not isinstance(value, float)} == {
-            name: row[name] for name, value in shown.items() if not isinstance(value, float)
-        }
-        assert all(value == pytest.approx(row[name], rel=1e-5) for name, value in shown.items() if isinstance(value, float))
+        assert all(
+            value == (pytest.approx(row[name], rel=1e-5) if isinstance(value, float) else row[name]) for name, value in shown.items()
+        )
         higher = features.filter(layer=row["layer"]).filter(pl.col("output_score") > row["output_score"]).height
         assert page["place"][0] == [higher + 1, features.filter(layer=row["layer"]).height]
         texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
@@ -128,9 +127,9 @@ def test_a_column_comes_back_from_its_bytes() -> None:
 def test_a_long_list_is_cut_where_its_pieces_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE", 20)
     starts = write_list(tmp_path, "f", ["x" * size for size in (1, 30, 5, 5, 5, 40)])
-    found = [piece(tmp_path, f"f/{number}") for number in range(len(starts))]
-    assert starts == [sum(map(len, found[:number])) for number in range(len(found))]
-    assert [text for part in found for text in part] == ["x" * size for size in (1, 30, 5, 5, 5, 40)]
+    parts = [piece(tmp_path, f"f/{number}") for number in range(len(starts))]
+    assert starts == [sum(map(len, parts[:number])) for number in range(len(parts))]
+    assert [text for part in parts for text in part] == ["x" * size for size in (1, 30, 5, 5, 5, 40)]
     assert len(starts) > 3
 
 
@@ -162,15 +161,15 @@ def test_every_number_leads_to_a_file_that_is_there(sweep: tuple[Any, Path]) -> 
 
 
 def test_the_same_tables_give_the_same_bytes(sweep: tuple[Any, Path], tmp_path: Path) -> None:
-    _, folder = sweep
-    again = write_report(swept(tmp_path), tmp_path / "figures/tiny/report").parent
+    results, folder = sweep
+    again = write_report(copy_of(results, tmp_path), tmp_path / "figures/tiny/report").parent
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
 
 
-def test_what_is_not_there_is_left_out_and_named(tmp_path: Path) -> None:
-    results = swept(tmp_path)
+def test_what_is_not_there_is_left_out_and_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    results = copy_of(sweep[0], tmp_path)
     assert piece(write_report(results, tmp_path / "report").parent, "index")["missing"] == ["The comparison of methods"]
     for name in ("records", "activations", "generations", "gen_success", "judge", "saes", "tables/steering.parquet"):
         path = results.data / name
@@ -188,8 +187,8 @@ def test_what_is_not_there_is_left_out_and_named(tmp_path: Path) -> None:
     "rows made with several versions of torch or transformers stand in one table",
     "each part records the versions of code and libraries; the report and `push` name table and versions",
 )
-def test_rows_of_several_versions_in_one_table_are_named(tmp_path: Path) -> None:
-    results = swept(tmp_path)
+def test_rows_of_several_versions_in_one_table_are_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    results = copy_of(sweep[0], tmp_path)
     (path,) = results.manifests("records")
     manifest = json.loads(path.read_text())
     for layer, made_with in (("0", {"code": "a", "torch": "2.13.0"}), ("1", {"code": "b", "torch": "2.14.0"})):
@@ -199,8 +198,8 @@ def test_rows_of_several_versions_in_one_table_are_named(tmp_path: Path) -> None
     assert piece(folder, "index")["mixed"] == ["records: torch 2.13.0 and 2.14.0"]
 
 
-def test_a_judges_name_that_went_over_to_another_model_is_named(tmp_path: Path) -> None:
-    results, judge = swept(tmp_path), judge_settings("http://h/v1")
+def test_a_judges_name_that_went_over_to_another_model_is_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    results, judge = copy_of(sweep[0], tmp_path), judge_settings("http://h/v1")
     results = replace(results, experiment=results.experiment.model_copy(update={"judge": judge}))
     for model, mixed in (("judge-2025", []), ("judge-2026", ["judge: judge-1 answered as judge-2025 and judge-2026"])):
         with AnswerBook(results.data / "judge/answers", endpoint_fingerprint(judge), 60.0) as book:
@@ -209,14 +208,11 @@ def test_a_judges_name_that_went_over_to_another_model_is_named(tmp_path: Path) 
         assert piece(folder, "index")["mixed"] == mixed
 
 
-def test_no_features_and_a_folder_of_other_things_are_refused(tmp_path: Path) -> None:
-    results = swept(tmp_path)
-    own = tmp_path / "mine"
-    own.mkdir()
-    (own / "notes.txt").write_text("mine")
+def test_no_features_and_a_folder_of_other_things_are_refused(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    results = copy_of(sweep[0], tmp_path)
     with pytest.raises(ReportError, match="something else than a report"):
-        write_report(results, own)
-    assert (own / "notes.txt").read_text() == "mine"
+        write_report(results, results.data)
+    assert (results.data / "tables/features.parquet").is_file()
     (results.data / "tables/features.parquet").unlink()
     with pytest.raises(ReportError, match="run the experiment first"):
         write_report(results, tmp_path / "report")
@@ -229,12 +225,8 @@ def test_the_assets_are_what_their_sources_give() -> None:
     for folder, digests in ((ASSETS, manifest["built"]), (ROOT / "web", manifest["from"])):
         for name, digest in digests.items():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
-    sources = {path.relative_to(ROOT / "web").as_posix() for path in (ROOT / "web/src").iterdir()} | {
-        "build.mjs",
-        "package.json",
-        "package-lock.json",
-    }
-    assert set(manifest["from"]) == sources
+    sources = {path.relative_to(ROOT / "web").as_posix() for path in (ROOT / "web/src").iterdir()}
+    assert set(manifest["from"]) == sources | {"build.mjs", "package.json", "package-lock.json"}
     licences = (ASSETS / "LICENSES.txt").read_text()
     pinned = json.loads((ROOT / "web/package.json").read_text())["dependencies"]
     assert {one["name"]: one["version"] for one in manifest["packages"]} == pinned

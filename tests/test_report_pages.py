@@ -87,28 +87,25 @@ def visit(page: Any, report: Path, route: str) -> None:
     page.wait_for_selector("main [role=status]:has-text('Loading')", state="detached")
 
 
+def reported(run: Run) -> tuple[Run, Path]:
+    return run, write_report(run, run.workflow.data_dir.parent / "report")
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    folder = tmp_path_factory.mktemp("swept")
-    results = swept(folder)
-    return results, write_report(results, folder / "report")
+    return reported(swept(tmp_path_factory.mktemp("swept")))
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    folder = tmp_path_factory.mktemp("compared")
-    results = compared(folder)
-    return results, write_report(results, folder / "report")
+    return reported(compared(tmp_path_factory.mktemp("compared")))
 
 
 def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[Path, str, str]]:
     """Every kind of page: its report, its route, a selector of what it has to show."""
     features = sweep[0].summary(FEATURES)
-    assert features is not None
-    first, second = (
-        f"{layer}/{feature}" for layer, feature in features.filter(pl.col("n_records") > 0).select("layer", "feature").rows()[:2]
-    )
-    swept_, compared_ = sweep[1], comparison[1]
+    named = features.filter(pl.col("n_records") > 0).select(pl.format("{}/{}", "layer", "feature")).to_series()
+    first, second, swept_, compared_ = *named[:2], sweep[1], comparison[1]
     return [
         (swept_, "", "main table"),
         (swept_, "features", "[role=row][data-at]"),
@@ -129,29 +126,23 @@ def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[
 def test_every_kind_of_page_shows_what_it_should_and_is_accessible(
     sweep: tuple[Run, Path], comparison: tuple[Run, Path], opened: Callable[..., Any], size: dict[str, int], scheme: str
 ) -> None:
-    page = opened(sweep[1], "", size, scheme)
+    page, rules = opened(sweep[1], "", size, scheme), ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
     for report, route, selector in routes(sweep, comparison):
         visit(page, report, route)
         page.wait_for_selector(selector)
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], route
-        faults = (
-            axe.Axe()
-            .run(page, options={"preload": False, "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]})
-            .response["violations"]
-        )
+        faults = axe.Axe().run(page, options={"preload": False, "runOnly": rules}).response["violations"]
         assert [(route, fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
 
 
 def test_pictures_for_the_documentation(sweep: tuple[Run, Path], tmp_path: Path) -> None:
     features = sweep[0].summary(FEATURES)
-    assert features is not None
     layer, feature = features.filter(pl.col("n_records") > 0).select("layer", "feature").row(0)
     command = [sys.executable, "docs/screenshots.py", str(sweep[1].parent), f"{layer}/{feature}", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"report-{name}.png" for name in ("factors", "feature", "features", "texts")
-    ]
+    names = [f"report-{name}.png" for name in ("factors", "feature", "features", "texts")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
 
 
@@ -162,12 +153,8 @@ def test_pictures_for_the_documentation(sweep: tuple[Run, Path], tmp_path: Path)
 )
 def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
-    features = results.summary(FEATURES)
-    assert features is not None
-    rows = features.filter(pl.col("n_records") > 0).rows(named=True)
-    links = []
-    page = opened(report, "")
-    for row in rows:
+    page, links = opened(report, ""), []
+    for row in results.summary(FEATURES).filter(pl.col("n_records") > 0).rows(named=True):
         visit(page, report, f"feature/{row['layer']}/{row['feature']}")
         page.wait_for_selector(f"h1:text-is('Feature {row['layer']}/{row['feature']}') ~ section")
         text = page.inner_text("main").replace("\u202f", " ")
@@ -181,7 +168,6 @@ def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Run, Path], opened: Ca
 def test_the_table_by_keyboard(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
     features = results.summary(FEATURES)
-    assert features is not None
     expected = [f"{layer}/{feature}" for layer, feature in features.sort("output_score", descending=True).select("layer", "feature").rows()]
     page = opened(report, "features")
     page.wait_for_selector("[role=row][data-at]")
@@ -208,7 +194,6 @@ def test_the_table_by_keyboard(sweep: tuple[Run, Path], opened: Callable[..., An
 def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
     features = results.summary(FEATURES)
-    assert features is not None
     page = opened(report, "features")
     ids = lambda: page.eval_on_selector_all("[role=row][data-at] .id", "(all) => all.map((one) => one.textContent)")  # noqa: E731
     named = features.with_columns(id=pl.format("{}/{}", "layer", "feature"), lens=pl.col("lens_tokens").list.head(8).list.join(" "))
@@ -245,7 +230,6 @@ def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[R
 def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
     features = results.summary(FEATURES)
-    assert features is not None
     page = opened(report, "feature/{}/{}".format(*features.select("layer", "feature").row(0)))
     page.locator(".place .num").first.click()
     page.wait_for_selector("code.chosen:text-is('output_score')")
@@ -256,9 +240,8 @@ def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Run, Path], open
 def large_features(n_layers: int, n: int) -> pl.DataFrame:
     """A FEATURES table as large as a real model's, every feature explained."""
     rng = np.random.default_rng(0)
-    words = np.array(
-        [f"{first}{last}" for first in ("ba", "co", "du", "fi", "ge", "ho") for last in ("ble", "cker", "ding", "fer", "gon", "hin")]
-    )
+    lasts = ("ble", "cker", "ding", "fer", "gon", "hin")
+    words = np.array([f"{first}{last}" for first in ("ba", "co", "du", "fi", "ge", "ho") for last in lasts])
     total = n_layers * n
     drawn, lens = words[rng.integers(0, len(words), (total, 7))], rng.integers(0, len(words), (total, 20))
     explanations = [" ".join(row) for row in drawn]

@@ -1,5 +1,6 @@
 """Attribution and ablation of SAE features on the shipped model, against hooks and differences written here."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,11 @@ from methods_world import problem
 from selection_problems import by_codes, slow_codes, without
 from slow_vectors import slow_loss
 
+from saesteer.engine.interventions import Addition
+from saesteer.engine.saes import encode
 from saesteer.methods.fit import problem as fit_problem
 from saesteer.methods.fit import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
-from saesteer.methods.fit.problem import Abstains, Problem, Text, pooled_codes
+from saesteer.methods.fit.problem import Abstains, Problem, Text
 
 FEW = (8, 53, 77, 98, 397, 665, 640, 898)  # features of layer 5 for what is too slow for all
 
@@ -28,11 +31,6 @@ def loss(given_: Problem, texts: tuple[Text, ...], feature: int = 0, share: floa
         return float(slow_loss(given_, texts, without(given_, feature, share)))
 
 
-def turned_round(given_: Problem) -> Problem:
-    """The same with positive and negative texts exchanged."""
-    return replace(given_, positive=given_.negative, negative=given_.positive)
-
-
 def slope_of_removal(given_: Problem, texts: tuple[Text, ...], feature: int, step: float = 0.05) -> float:
     """Central difference of the mean loss in the share of the feature that is removed."""
     more, less = (loss(given_, texts, feature, share) for share in (step, -step))
@@ -47,14 +45,21 @@ def test_the_first_order_rise_is_the_losss_slope_when_a_feature_is_removed(frenc
     assert rises[list(FEW[2:6])].abs().min() > 5e-4
 
 
+def extremes(given_: Problem, fit: Callable[[Problem], Addition], scores: dict[int, float]) -> int:
+    """The feature of largest score, which the method takes; it takes that of the smallest where texts are exchanged."""
+    best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
+    assert scores[best] > 0 > scores[worst]
+    assert torch.allclose(fit(given_).vector, sae_features.direction(given_, best))
+    turned_round = replace(given_, positive=given_.negative, negative=given_.positive)
+    assert torch.allclose(fit(turned_round).vector, sae_features.direction(given_, worst))
+    return best
+
+
 @pytest.mark.slow
 def test_gradient_attribution_takes_the_largest_slope_positive_less_negative() -> None:
     given_ = problem("sea", 6, features=FEW)
     slopes = {f: slope_of_removal(given_, given_.positive, f) - slope_of_removal(given_, given_.negative, f) for f in FEW}
-    best, worst = max(slopes, key=slopes.__getitem__), min(slopes, key=slopes.__getitem__)
-    assert slopes[best] > 0 > slopes[worst]
-    assert torch.allclose(sae_gradient_input.fit(given_).vector, sae_features.direction(given_, best))
-    assert torch.allclose(sae_gradient_input.fit(turned_round(given_)).vector, sae_features.direction(given_, worst))
+    extremes(given_, sae_gradient_input.fit, slopes)
 
 
 def test_ablation_measures_the_rise_that_a_hook_written_here_measures(french: Problem) -> None:
@@ -76,12 +81,10 @@ def test_ablation_takes_the_largest_rise_of_the_best_detectors(monkeypatch: pyte
         return loss(given_, texts, feature, 1.0) - loss(given_, texts)
 
     rises = {feature: rise(feature, given_.positive) - rise(feature, given_.negative) for feature in order}
-    best, worst = max(rises, key=rises.__getitem__), min(rises, key=rises.__getitem__)
-    assert torch.allclose(sae_ablation.fit(given_).vector, sae_features.direction(given_, best))
-    assert torch.allclose(sae_ablation.fit(turned_round(given_)).vector, sae_features.direction(given_, worst))
+    best = extremes(given_, sae_ablation.fit, rises)
     better_detectors = order[: order.index(best)]
     second = max(better_detectors, key=rises.__getitem__)
-    assert rises[best] > rises[second] > 0 > rises[worst]
+    assert rises[best] > rises[second] > 0
     monkeypatch.setattr(sae_ablation, "N_CANDIDATES", len(better_detectors))
     assert torch.allclose(sae_ablation.fit(given_).vector, sae_features.direction(given_, second))
 
@@ -162,7 +165,6 @@ def test_contexts_are_the_texts_each_once_in_turn() -> None:
 def test_slow_codes_are_the_saes(french: Problem) -> None:
     """The oracle of this file against the tested encoder, so that what it shows is shown of the right codes."""
     rows = french.positive_tokens.residual[:20]
-    each = replace(french.positive_tokens, residual=rows, read=rows, text=torch.arange(20), n_texts=20)
-    codes = pooled_codes(french.sae, each, lambda codes: codes.amax(dim=0))
+    codes = encode(french.sae, rows)
     for feature in FEW:
         assert torch.allclose(slow_codes(french, rows, feature), codes[:, feature], atol=1e-4)

@@ -25,7 +25,7 @@ from saesteer.engine.models import depth_of, residual_at
 from saesteer.engine.output_score import output_scores, output_scores_from_file
 from saesteer.engine.sae_convert import convert_sae, fetch_and_convert
 from saesteer.engine.sae_read import read
-from saesteer.engine.saes import Sae, encode, encode_some, largest_code, largest_code_in_file, load_sae, written_size
+from saesteer.engine.saes import Sae, encode, encode_some, largest_activation, largest_activation_in_file, load_sae, written_size
 from saesteer.engine.sites import site_of
 from saesteer.engine.steering import steering_of
 from saesteer.settings import SaeSettings
@@ -81,9 +81,9 @@ def test_codes_equal_sae_lens(architecture: str, normalisation: str, folded: boo
     assert 0.02 < (codes > 0).float().mean() < 0.6
     close(encode_some(ours, x, [3, 60, 7]), codes[:, [3, 60, 7]])
     size = written_size(ours.meta, x)
-    close(largest_code(ours, x), codes.amax(dim=1) * size)
-    close(largest_code(ours, x, block=7), codes.amax(dim=1) * size)
-    close(largest_code_in_file(tmp_path / "out/sae.safetensors", x, block=7), codes.amax(dim=1) * size)
+    close(largest_activation(ours, x), codes.amax(dim=1) * size)
+    close(largest_activation(ours, x, block=7), codes.amax(dim=1) * size)
+    close(largest_activation_in_file(tmp_path / "out/sae.safetensors", x, block=7), codes.amax(dim=1) * size)
     # What a code writes: the difference that one more of it makes to sae-lens' reconstruction.
     theirs.encode(x)
     plain = theirs.decode(codes)
@@ -100,7 +100,7 @@ def test_topk_by_hand(tmp_path: Path) -> None:
     residual = torch.tensor([[0.5, 0.5], [3.0, 1.5], [-1.0, 1.0], [-1.0, -1.0]])
     # pre-activations: (.5 .5 .5): a tie, all are kept; (3 1.5 2); (-1 1 -1.5); (-1 -1 .5)
     assert encode(sae, residual).tolist() == [[0.5, 0.5, 0.5], [3, 0, 2], [0, 1, 0], [0, 0, 0.5]]
-    assert largest_code(sae, residual).tolist() == [0.5, 3, 1, 0.5]
+    assert largest_activation(sae, residual).tolist() == [0.5, 3, 1, 0.5]
 
 
 def test_a_training_form_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_sparsify_by_its_formula(tmp_path: Path) -> None:
         ("layers.3", {"transcode": True}, "transcode is set in its cfg.json"),
         ("layers.3", {"activation": "groupmax"}, "activation 'groupmax' is not supported; supported: topk"),
         ("layers.4", {}, "is at resid_post of layer 4, but resid_post of layer 3 was asked for"),
-        ("lm_head", {}, "the folder names no place in a model; those of sparsify are called layers.10"),
+        ("lm_head", {}, "the folder names no hook point in a model; those of sparsify are called layers.10"),
     ],
 )
 def test_sparsify_refuses(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_dictionaries_equal_sae_lens(kind: str, hub: Hub, tmp_path: Path) -> Non
     [
         ({"dict_class": "CrossCoder"}, "dictionaries of class 'CrossCoder' are not supported; supported: AutoEncoder, "),
         ({"submodule_name": "mlp_out_layer_3"}, "is at mlp_out of layer 3, but resid_post of layer 3 was asked for"),
-        ({"submodule_name": "somewhere"}, "reads 'somewhere', which is no known place"),
+        ({"submodule_name": "somewhere"}, "reads 'somewhere', which is no known hook point"),
         ({"activation_dim": 24}, "width 24, but the model's width is 16"),
     ],
 )
@@ -279,7 +279,7 @@ def _one_file(loader: str, file: Path) -> None:
 )
 def test_pickled_files_of_a_release_equal_the_formula(loader: str, repo: str, file: str, layer: int, tmp_path: Path) -> None:
     """sae-lens knows their sizes by name, so smaller ones are given as its list's corrections would be."""
-    from saesteer.engine.sae_plain import plain
+    from saesteer.engine.sae_convert import plain
 
     _one_file(loader, tmp_path / file)
     sizes = {"d_in": D, "d_sae": N, "activation_fn_kwargs": {"k": 5}}

@@ -29,73 +29,46 @@ D_MODEL, N_FEATURES = 16, 64
 class Kind:
     """A published kind: how an experiment names it, the maker of its fake, and the size of its residuals."""
 
-    settings: dict[str, Any]
+    release: str  # of sae-lens' list, or a repository OWNER/NAME
+    id: str
     layer: int
     make: Callable[..., Path]
     scale: float = 1.0
+    site: str = "resid_post"
     centred: bool = False
     factor: bool = False
     named: bool = True  # whether the maker is told the layer
     rows: str | None = None  # how rows are made alike in size before encoding
 
 
+SCOPE, SCOPE_2 = hub_fakes.gemma_scope, hub_fakes.gemma_scope_2
+SCOPE_2_TRANSCODER = functools.partial(SCOPE_2, transcoder=True)
+OWN = functools.partial(hub_fakes.res_sm, site="resid_post")
+POST, PRE = "blocks.{layer}.hook_resid_post", "blocks.{layer}.hook_resid_pre"
+CANONICAL, L0_54 = "layer_{layer}/width_16k/canonical", "layer_{layer}/width_16k/average_l0_54"
+AFFINE = "layer_{layer}_width_16k_l0_big_affine"
+SAE_BENCH = "sae_bench_pythia70m_sweep_topk_ctx128_0730"
 KINDS = {
-    "gemma_scope": Kind(
-        {"release": "gemma-scope-2b-pt-res-canonical", "id": "layer_{layer}/width_16k/canonical"},
-        20,
-        hub_fakes.gemma_scope,
-        7.0,
-        named=False,
-    ),
-    "gemma_scope_2": Kind(
-        {"release": "gemma-scope-2-1b-pt-res-all", "id": "layer_{layer}_width_16k_l0_small"}, 5, hub_fakes.gemma_scope_2, 30.0
-    ),
-    "gemma_scope_att": Kind(
-        {"release": "gemma-scope-2b-pt-att-canonical", "id": "layer_{layer}/width_16k/canonical", "site": "hook_z"},
-        3,
-        hub_fakes.gemma_scope,
-        named=False,
-    ),
-    "gemma_scope_2_transcoder": Kind(
-        {"release": "gemma-scope-2-4b-pt-transcoders-all", "id": "layer_{layer}_width_16k_l0_big_affine", "site": "transcoder"},
-        5,
-        functools.partial(hub_fakes.gemma_scope_2, transcoder=True),
-        20.0,
-    ),
-    "llama_scope": Kind({"release": "llama_scope_lxr_8x", "id": "l{layer}r_8x"}, 20, hub_fakes.llama_scope, 0.4, factor=True),
-    "llama_scope_r1": Kind(
-        {"release": "llama_scope_r1_distill", "id": "l{layer}r_800m_slimpajama"}, 3, hub_fakes.llama_scope_r1, 0.3, factor=True
-    ),
-    "res_jb": Kind(
-        {"release": "gpt2-small-res-jb", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 8, hub_fakes.res_jb, 3.0, centred=True
-    ),
-    "res_sm": Kind({"release": "pythia-70m-deduped-res-sm", "id": "blocks.{layer}.hook_resid_post"}, 3, hub_fakes.res_sm),
-    "gemma_scope_1_transcoder": Kind(
-        {"release": "gemma-scope-2b-pt-transcoders", "id": "layer_{layer}/width_16k/average_l0_54", "site": "transcoder_normalized"},
-        3,
-        hub_fakes.gemma_scope,
-        2.0,
-        named=False,
-    ),
-    "openai_v5": Kind(
-        {"release": "gpt2-small-resid-post-v5-32k", "id": "blocks.{layer}.hook_resid_post"}, 4, hub_fakes.openai_v5, 5.0, rows="layer_norm"
-    ),
-    "mistral_wg": Kind(
-        {"release": "mistral-7b-res-wg", "id": "blocks.{layer}.hook_resid_pre", "site": "pre"}, 16, hub_fakes.mistral_wg, 5.0, rows="norm"
-    ),
-    "gated_jh": Kind({"release": "llama-3-8b-it-res-jh", "id": "blocks.{layer}.hook_resid_post"}, 25, hub_fakes.gated_jh, 2.0),
-    "saebench_topk": Kind(
-        {"release": "sae_bench_pythia70m_sweep_topk_ctx128_0730", "id": "blocks.{layer}.hook_resid_post__trainer_0"},
-        3,
-        hub_fakes.dictionary,
-        2.0,
-    ),
-    "own": Kind({"repo": "someone/saes", "id": "layer_{layer}"}, 2, functools.partial(hub_fakes.res_sm, site="resid_post")),
+    "gemma_scope": Kind("gemma-scope-2b-pt-res-canonical", CANONICAL, 20, SCOPE, 7.0, named=False),
+    "gemma_scope_2": Kind("gemma-scope-2-1b-pt-res-all", "layer_{layer}_width_16k_l0_small", 5, SCOPE_2, 30.0),
+    "gemma_scope_att": Kind("gemma-scope-2b-pt-att-canonical", CANONICAL, 3, SCOPE, site="hook_z", named=False),
+    "gemma_scope_2_transcoder": Kind("gemma-scope-2-4b-pt-transcoders-all", AFFINE, 5, SCOPE_2_TRANSCODER, 20.0, "transcoder"),
+    "llama_scope": Kind("llama_scope_lxr_8x", "l{layer}r_8x", 20, hub_fakes.llama_scope, 0.4, factor=True),
+    "llama_scope_r1": Kind("llama_scope_r1_distill", "l{layer}r_800m_slimpajama", 3, hub_fakes.llama_scope_r1, 0.3, factor=True),
+    "res_jb": Kind("gpt2-small-res-jb", PRE, 8, hub_fakes.res_jb, 3.0, "resid_pre", centred=True),
+    "res_sm": Kind("pythia-70m-deduped-res-sm", POST, 3, hub_fakes.res_sm),
+    "gemma_scope_1_transcoder": Kind("gemma-scope-2b-pt-transcoders", L0_54, 3, SCOPE, 2.0, "transcoder_normalized", named=False),
+    "openai_v5": Kind("gpt2-small-resid-post-v5-32k", POST, 4, hub_fakes.openai_v5, 5.0, rows="layer_norm"),
+    "mistral_wg": Kind("mistral-7b-res-wg", PRE, 16, hub_fakes.mistral_wg, 5.0, "resid_pre", rows="norm"),
+    "gated_jh": Kind("llama-3-8b-it-res-jh", POST, 25, hub_fakes.gated_jh, 2.0),
+    "saebench_topk": Kind(SAE_BENCH, POST + "__trainer_0", 3, hub_fakes.dictionary, 2.0),
+    "own": Kind("someone/saes", "layer_{layer}", 2, OWN),
 }
 
 
 def settings_of(kind: Kind, **changes: Any) -> SaeSettings:
-    return SaeSettings(**({"d_model": D_MODEL, "n_features": N_FEATURES} | kind.settings | changes))
+    source = {"repo" if "/" in kind.release else "release": kind.release, "id": kind.id, "site": kind.site}
+    return SaeSettings(**({"d_model": D_MODEL, "n_features": N_FEATURES} | source | changes))
 
 
 def made(kind: Kind, folder: Path, d_model: int = D_MODEL, n_features: int = N_FEATURES) -> tuple[SaeSource, Path]:
@@ -184,7 +157,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = KINDS[name]
     source, folder = made(kind, tmp_path / "repo")
     (folder / source.folder / "decoy.pt").write_bytes(b"not wanted")
@@ -210,7 +183,7 @@ def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Pat
     assert meta.source == f"{source.repo}@{commit}/{source.folder}"
     assert meta == read_meta(out)
     assert {tensor.dtype for tensor in load_file(out).values()} == {torch.float32}
-    if "release" in kind.settings:
+    if "/" not in kind.release:
         assert saesteer.load_sae(source.release, source.id, device="cpu", cache_dir=tmp_path / "cache").meta == meta
     assert not any(path.endswith(("/decoy.pt", "/sparsity.safetensors")) for _, path, _ in hub.requests[n_before:])
     use_hub(monkeypatch, hub.url, offline=True)
@@ -219,7 +192,7 @@ def test_codes_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_path: Pat
     assert again.read_bytes() == out.read_bytes()
 
 
-def test_float32_codes_agree_with_sae_lens_in_float32(hub: Hub, tmp_path: Path) -> None:
+def test_float32_activations_agree_with_sae_lens_in_float32(hub: Hub, tmp_path: Path) -> None:
     kind = KINDS["llama_scope"]
     source, folder = made(kind, tmp_path / "repo")
     hub.add(source.repo, folder)
@@ -258,7 +231,7 @@ def test_a_folder_and_a_repository_of_ones_own_convert_alike(hub: Hub, tmp_path:
         metadata={"model_from_pretrained_kwargs": {"center_writing_weights": True}},
     )
     hub.add("someone/saes", tmp_path / "repo")
-    common = {"d_model": D_MODEL, "n_features": N_FEATURES, "site": "pre"}
+    common = {"d_model": D_MODEL, "n_features": N_FEATURES, "site": "resid_pre"}
     own = SaeSettings(repo="someone/saes", id="layer_{layer:02d}", **common)
     fetched = fetch_and_convert(own, 2, tmp_path, tmp_path / "a.safetensors")
     local = convert_sae(tmp_path / "repo/layer_02", 2, "resid_pre", D_MODEL, N_FEATURES, tmp_path / "b.safetensors")
@@ -288,14 +261,11 @@ def test_an_sae_of_another_shape_is_refused_with_both(name: str, hub: Hub, tmp_p
     [
         ({"normalize_activations": "covariance_whitening"}, "'covariance_whitening'; fold it into the weights"),
         ({"normalize_activations": "expected_average_only_in"}, "the constant that residuals are multiplied by is not published with it"),
-        ({"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its codes have signs"),
+        ({"architecture": "abstopk", "k": 5}, "architecture 'abstopk' is not supported; its activations have signs"),
         ({"architecture": "matryoshka_batchtopk", "k": 5}, "it is the form for training; save it with sae-lens' save_inference_model"),
-        ({"architecture": "temporal"}, "its codes depend on the tokens before"),
+        ({"architecture": "temporal"}, "its activations depend on the tokens before"),
         ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "is at mlp_out of layer 2, but resid_post of layer 2 was asked for"),
-        (
-            {"metadata": {"hook_name": "blocks.2.hook_mlp_in"}},
-            "reads 'blocks.2.hook_mlp_in', which is none of the sites",
-        ),
+        ({"metadata": {"hook_name": "blocks.2.hook_mlp_in"}}, "reads 'blocks.2.hook_mlp_in', which is none of the sites"),
         ({"metadata": {"hook_name": "blocks.2.mlp.hook_in"}}, "reads 'blocks.2.mlp.hook_in' and writes to 'the same place'; supported are"),
         (
             {"metadata": {"hook_name": "blocks.2.mlp.hook_in", "hook_name_out": "blocks.3.hook_mlp_out"}},
@@ -337,7 +307,7 @@ def test_weights_that_are_not_numbers_are_refused(name: str, hub: Hub, tmp_path:
     else:
         save_file({key: torch.from_numpy(value) for key, value in tensors.items()}, file)
     hub.add(source.repo, folder)
-    with pytest.raises(ValueError, match=rf"{source.repo}@\w+/{source.folder}: tensor W_dec contains NaN"):
+    with pytest.raises(ValueError, match=rf"{source.name}: tensor W_dec contains NaN"):
         fetch_and_convert(settings_of(kind), kind.layer, tmp_path, tmp_path / "sae.safetensors")
     assert not (tmp_path / "sae.safetensors").exists()
 

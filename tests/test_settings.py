@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from saesteer.report import config_docs
+from saesteer.report.reference import config_docs
 from saesteer.settings import (
     Comparison,
     Experiment,
-    SaeSettings,
     Scores,
     SettingsError,
     Sweep,
@@ -33,7 +32,7 @@ from saesteer.settings import (
 )
 from saesteer.settings.methods import EffectSettings
 from saesteer.sources.prefixes import prompt_source
-from saesteer.workflow.checks import check_model_config
+from saesteer.workflow.checks import check_model_config, check_present_files
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -114,9 +113,12 @@ def test_what_a_kind_does_not_read_is_left_out_of_what_it_extends(tmp_path: Path
         ({"preset": "p2"}, "preset p2 sets methods only, which kind sweep does not read: remove the preset, or write kind: comparison"),
         ({"until": "figures"}, "the key until has become kind: in place of `until: figures` write `kind: sweep`"),
         ({"until": "scores"}, "in place of `until: scores` write `kind: scores`"),
+        ({"methods": {"effects": {"multiples": [1]}}}, "methods.effects.multiples has become a constant of studies/questions: remove"),
         ({"until": "methods", "methods": {}}, "in place of `until: methods` write `kind: comparison`"),
         ({"until": "methods", "selection": {}}, "write `kind: comparison`, and remove selection, which an experiment of this kind"),
-        ({"figures": {}}, "the section figures has become constants of the code, the same for all experiments: remove it"),
+        ({"figures": {}}, "figures has become a constant of the code, the same for all experiments: remove it"),
+        ({"logit_lens": {"k": 20}}, "logit_lens has become a constant of the code"),
+        ({"best_factor": {"perplexity_cap": 4}}, "best_factor.perplexity_cap has become a constant of the code"),
     ],
 )
 def test_files_of_another_kind_or_version_are_refused_by_what_to_write(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
@@ -139,19 +141,15 @@ def test_what_needs_another_kind_says_which() -> None:
     assert steering(sweep, "own") is sweep
 
 
-def test_a_comparison_without_ratings_is_refused() -> None:
+def test_what_cannot_be_read_is_refused_by_what_was_meant() -> None:
     with pytest.raises(SettingsError, match="judge: kind 'none' cannot be used here; kinds that can: oracle, endpoint, model"):
         experiment_of(full_experiment("tiny-methods") | {"judge": {"kind": "none"}})
-
-
-def test_misspelt_workflow_key_is_refused() -> None:
     with pytest.raises(SettingsError, match="unknown key 'figure_dir'. Did you mean 'figures_dir'"):
         load_workflow({"experiments": ["tiny"], "figure_dir": "x"})
-
-
-def test_misspelt_experiment_names_the_nearest() -> None:
     with pytest.raises(SettingsError, match=r"experiment 'tinny': there is no file .*tinny.yaml. Did you mean 'tiny'"):
         load_experiment("tinny", CONFIG / "experiments")
+    with pytest.raises(SettingsError, match="layers: given more than once: 2"):
+        experiment_of(full_experiment() | {"layers": [2, 2]})
 
 
 def test_bad_values_are_refused_by_key() -> None:
@@ -166,7 +164,7 @@ def test_bad_values_are_refused_by_key() -> None:
         ("features", "n_per_layer", 0, "greater than 0"),
         ("features", "n_per_layer", 2000, "more than the 1024 features"),
         ("model", "dtype", "float8", "float32"),
-        ("logit_lens", "k", 10, "greater than or equal to 20"),
+        ("saes", "site", "late", "resid_pre"),
         ("selection", "confidence", 1.5, "less than 1"),
     ]:
         with pytest.raises(SettingsError, match=f"{section}.*{key}") as refused:
@@ -174,24 +172,21 @@ def test_bad_values_are_refused_by_key() -> None:
         assert message in str(refused.value), (section, key, value)
 
 
-def test_bad_feature_sets_are_refused() -> None:
-    whole = full_experiment()
-    for features, message in [
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
         ({0: []}, "the feature set is empty"),
         ({}, "the feature set is empty"),
-        ({0: [5, 5]}, "layer 0: features given more than once: 5"),
+        ({0: [5, 5]}, "features.explicit.features.0: given more than once: 5"),
         ({3: [1024]}, "layer 3: 1024 is out of range, its SAE has features 0 to 1023"),
         ({3: [-1]}, "layer 3: -1 is out of range"),
         ({9: [1]}, "layers [9] are not among `layers`"),
-    ]:
-        with pytest.raises(SettingsError) as refused:
-            experiment_of(whole | {"features": {"kind": "explicit", "features": features}})
-        assert message in str(refused.value), features
-
-
-def test_duplicate_layers_are_refused() -> None:
-    with pytest.raises(SettingsError, match="layers: given more than once: 2"):
-        experiment_of(full_experiment() | {"layers": [2, 2]})
+    ],
+)
+def test_bad_feature_sets_are_refused(features: dict[int, list[int]], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIG.parent)
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        check_present_files("own", experiment_of(full_experiment() | {"features": {"kind": "explicit", "features": features}}))
 
 
 def test_extending_states_only_what_differs(tmp_path: Path) -> None:
@@ -216,18 +211,15 @@ def test_preset_sets_the_papers_conventions_and_yields_to_explicit_keys(tmp_path
     assert (mixed.best_factor.rule, mixed.best_factor.factor_choice) == ("capped", "same_texts")
 
 
-def test_p4s_preset_is_axbenchs_protocol() -> None:
-    """Its experiment takes over the other factors of what it extends."""
-    base, p4 = (load_experiment(name, CONFIG / "experiments").methods for name in ("tiny-methods", "tiny-methods-p4"))
+def test_the_papers_own_protocols() -> None:
+    """The experiments of docs/methods.md: P1 filters the labelled feature; P2 multiplies means and samples with top_p .3; P4, AxBench's,
+    takes over the other factors of what it extends."""
+    names = ("tiny-methods", "tiny-methods-p1", "tiny-methods-p2", "tiny-methods-p4", "gemma-2-9b-it-methods")
+    base, p1, p2, p4, gemma = (load_experiment(name, CONFIG / "experiments").methods for name in names)
     assert (p4.factors.adapter, p4.training_tokens, p4.blank_texts) == (("1",), "all", "rated")
     assert (base.factors.adapter[0], base.training_tokens, base.blank_texts) == ("0.25", "output", "unrated")
     assert p4.factors.addition == base.factors.addition
-    assert load_experiment("gemma-2-9b-it-methods", CONFIG / "experiments").methods.training_tokens == "all"
-
-
-def test_the_papers_own_protocols() -> None:
-    """The experiments of docs/methods.md: P1 filters the labelled feature; P2 multiplies means and samples with top_p .3."""
-    p1, p2, p4 = (load_experiment(f"tiny-methods-{paper}", CONFIG / "experiments").methods for paper in ("p1", "p2", "p4"))
+    assert gemma.training_tokens == "all"
     assert {"sae_label", "sae_label_output_score"} <= set(p1.methods)
     assert "sae_output_score" not in p1.methods
     assert (p1.score, p1.averaged, p1.factor_rule, p1.temperature) == ("harmonic_mean_of_means", "surviving", "gen_success", 0.7)
@@ -256,18 +248,10 @@ def test_more_vectors_than_decoder_rows_make_are_refused() -> None:
     assert experiment_of(values).methods.effects.n_vectors == 16
 
 
-@pytest.mark.parametrize(
-    ("effects", "message"),
-    [
-        ({"n_vectors": 9, "n_held_out": 8}, "effects.n_vectors is 9, but 8 vectors are held out and 2 at least fitted: set it to 10"),
-        ({"n_vectors": 20, "n_held_out": 8, "n_at_later_layers": 8}, "effects.n_at_later_layers is 8, but 8 vectors are held out"),
-        ({"n_vectors": 20, "n_held_out": 8, "n_at_later_layers": 21}, "effects.n_at_later_layers is 21, more than n_vectors, 20: lower it"),
-    ],
-)
-def test_effects_of_which_none_is_fitted_are_refused(effects: dict[str, int], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        EffectSettings(**effects)
-    EffectSettings(n_vectors=20, n_held_out=8, n_at_later_layers=20)
+def test_effects_of_which_none_is_fitted_are_refused() -> None:
+    with pytest.raises(ValidationError, match="effects.n_vectors is 9, but 8 vectors are held out and 2 at least fitted: set it to 10"):
+        EffectSettings(n_vectors=9, n_held_out=8)
+    EffectSettings(n_vectors=10, n_held_out=8)
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a\n- b"])
@@ -283,6 +267,14 @@ def test_canonical_factor_is_one_spelling_a_number(number) -> None:
     assert canonical_factor(text) == text == canonical_factor(f"{number}00" if "." in str(number) else number)
     assert float(text) == float(number)
     assert "E" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"), [("experiments_dir", "write experiments_dirs"), ("open_questions", "run `snakemake -s studies")]
+)
+def test_a_workflow_file_of_an_earlier_version_says_what_to_write(key: str, remedy: str) -> None:
+    with pytest.raises(SettingsError, match=f"the key {key} is one of earlier versions: .*{remedy}"):
+        load_workflow({"experiments": ["tiny"], key: ["tiny"]})
 
 
 def test_every_shipped_experiment_loads() -> None:
@@ -315,14 +307,6 @@ def test_the_documentations_examples_are_accepted(tmp_path: Path) -> None:
     for number, values in enumerate(sections):
         (tmp_path / f"docs-{number}.yaml").write_text(yaml.safe_dump(({} if "sweep" in values else base) | values))
         assert load_experiment(f"docs-{number}", tmp_path).records.kind in ("neuronpedia", "local")
-
-
-def test_sites_have_short_names_too() -> None:
-    common = {"path": "saes", "d_model": 4, "n_features": 8}
-    sites = [SaeSettings(**common, **more).site for more in ({}, {"site": "pre"}, {"site": "mid"}, {"site": "post"}, {"site": "hook_z"})]
-    assert sites == ["resid_post", "resid_pre", "resid_mid", "resid_post", "hook_z"]
-    with pytest.raises(ValueError, match="resid_pre"):
-        SaeSettings(**common, site="late")
 
 
 def test_the_width_at_hook_z_is_that_of_the_heads() -> None:

@@ -1,32 +1,26 @@
 """`saesteer steer`: the texts are those of `saesteer.steer`, and grow token by token."""
 
+# ruff: noqa: F811 (fixtures of another file)
+
 import io
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from attacks import attack
 from engine_models import shipped_model, shipped_sae
 from rich.console import Console
-from test_evaluation import NAME, finished_fits  # noqa: F401
+from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
 from typer.testing import CliRunner
 
 from saesteer import api
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.report.terminal import Request, request_of, show, texts_by_token
-from saesteer.run import Run, open_run
-from saesteer.settings import load_workflow
+from saesteer.run import Run
 from saesteer.steps.generations import sampling_of
 
 PROMPT = "I think that"
-
-
-@pytest.fixture
-def comparison(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: F811
-    monkeypatch.chdir(finished_fits)
-    return open_run(NAME, load_workflow({"experiments": ["micro"], "methods": [NAME]}))
 
 
 def test_texts_grow_into_those_of_the_library(comparison: Run) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from saesteer.core.errors import SettingsError
 from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, PromptText
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.steered_model import check_every_position, steered_model
+from saesteer.engine.steering import check_every_position, steered_model
 
 LAYER, FACTOR = 3, 1.5
 VECTOR = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generator().manual_seed(0)), dim=0)
@@ -40,13 +40,13 @@ def another(model: Any) -> Iterator[Any]:
 
 
 def codes_set(sae: Sae) -> Callable[[Tensor], Tensor]:
-    """Codes of features 7 and 9 set to 1.5 times 4 and 2, position by position."""
+    """Activations of features 7 and 9 set to 1.5 times 4 and 2, position by position."""
 
     def change(residual: Tensor) -> Tensor:
         rows = residual.clone().flatten(0, 1)
         for row in rows:
-            codes = encode(sae, row[None])[0]
-            row += (6.0 - codes[7]) * sae.W_dec[7] + (3.0 - codes[9]) * sae.W_dec[9]
+            activations = encode(sae, row[None])[0]
+            row += (6.0 - activations[7]) * sae.W_dec[7] + (3.0 - activations[9]) * sae.W_dec[9]
         return rows.reshape(residual.shape)
 
     return change

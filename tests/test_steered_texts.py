@@ -10,7 +10,7 @@ import torch
 from engine_models import FAMILIES, tiny_model, tiny_sae
 
 from saesteer.core.counter_rng import streams
-from saesteer.engine.continuation import Sampling, ending_tokens
+from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts, fit_texts
 from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, packed, unpacked
@@ -100,7 +100,7 @@ def _prompts(lm: LanguageModel) -> list[list[int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES[1:])  # the first is the second's with a window wider than any text here
 def test_greedy_texts_equal_a_plain_loop_row_by_row(family: str) -> None:
     lm, sae = tiny_model(family), tiny_sae(LAYER)
     interventions, prompts = _interventions(sae), _prompts(lm)
@@ -129,17 +129,6 @@ def test_a_condition_is_each_prompts_own() -> None:
     assert sum(met) == 2
     assert above == [added[place] if one else plain[place] for place, one in enumerate([*met, False])]
     assert below == [plain[place] if one else added[place] for place, one in enumerate([*met, True])]
-
-
-def test_another_seed_samples_other_texts_and_the_last_token_stops_one() -> None:
-    lm, sae = tiny_model("gemma2"), tiny_sae(LAYER)
-    interventions, prompts, sampling = _interventions(sae), _prompts(lm), Sampling(max_new_tokens=8, temperature=1.0, stop="o")
-    seeds = [_rows(len(interventions), len(prompts), seed) for seed in (0, 1)]
-    whole, other = (pl.concat(steered_texts(lm, sae, LAYER, rows, interventions, prompts, sampling)).sort("row") for rows in seeds)
-    assert (other["text"] != whole["text"]).mean() > 0.5
-    ending = ending_tokens(lm, "o")
-    ended = torch.tensor([bool(ending[ids[-1]]) for ids in whole["token_ids"].to_list()])
-    assert whole["stopped"].to_list() == ended.tolist()
 
 
 @pytest.mark.parametrize("place", range(1, 9))

@@ -73,20 +73,6 @@ def test_second_run_computes_nothing_and_changes_no_byte(step: Step) -> None:
     assert {path: path.read_bytes() for path in step.folder.rglob("*.*")} == before
 
 
-def test_added_feature_computes_its_own_row_only(step: Step) -> None:
-    step.run([1, 2])
-    step.computed.clear()
-    assert step.run([1, 2, 7]) == 1
-    assert step.computed == [7]
-    assert step.read()["feature"].to_list() == [1, 2, 7]
-
-
-def test_removed_feature_computes_nothing_and_is_not_read(step: Step) -> None:
-    step.run([1, 2, 3])
-    assert step.run([1, 3]) == 0
-    assert step.read()["feature"].to_list() == [1, 3]
-
-
 @attack(
     "the part store, kills and disks",
     "any sequence of added and removed features and of errors part-way through a step",
@@ -171,28 +157,19 @@ def test_damaged_part_is_set_aside_and_computed_again(step: Step, damage: str, c
     assert list(step.folder.rglob("*.corrupt"))
 
 
-def test_two_parts_with_one_key_the_first_by_name_serves(step: Step) -> None:
-    step.run([1])
+@pytest.mark.parametrize(("features", "of_twin"), [([1], [1]), ([1, 2], [2, 3])])
+def test_of_two_parts_with_a_key_the_first_by_name_serves(step: Step, features: list[int], of_twin: list[int]) -> None:
+    step.run(features)
     (part,) = step.parts()
-    twin = rows_of(wanted([1]).keys(OUTPUT_SCORE)).with_columns(output_score=pl.lit(0.75))
-    twin.write_parquet(step.folder / "twin.parquet")
-    added = store.write_part_bytes(part.parent, (step.folder / "twin.parquet").read_bytes())
-    assert step.run([1]) == 0
-    expected = 0.75 if added.name < part.name else 1 / 1024
-    assert step.read()["output_score"].to_list() == [expected]
-    (entry,) = read_manifest(step.manifest)["layers"]["5"]["parts"]
-    assert entry["path"].endswith(min(part.name, added.name))
-
-
-def test_parts_that_overlap_in_some_keys(step: Step) -> None:
-    step.run([1, 2])
-    (part,) = step.parts()
-    twin = rows_of(wanted([2, 3]).keys(OUTPUT_SCORE)).with_columns(output_score=pl.lit(0.75))
-    twin.write_parquet(step.folder / "twin.parquet")
-    added = store.write_part_bytes(part.parent, (step.folder / "twin.parquet").read_bytes())
-    assert step.run([1, 2, 3]) == 0
-    of_two = 0.75 if added.name < part.name else 2 / 1024
-    assert step.read()["output_score"].to_list() == [1 / 1024, of_two, 0.75]
+    twin = rows_of(wanted(of_twin).keys(OUTPUT_SCORE)).with_columns(output_score=pl.lit(0.75))
+    added = store.write_part(part.parent, twin)
+    every = sorted({*features, *of_twin})
+    assert step.run(every) == 0
+    twin_is_first = added.name < part.name
+    by_twin = set(of_twin) if twin_is_first else set(of_twin) - set(features)
+    assert step.read()["output_score"].to_list() == [0.75 if feature in by_twin else feature / 1024 for feature in every]
+    serving = [Path(entry["path"]).name for entry in read_manifest(step.manifest)["layers"]["5"]["parts"]]
+    assert serving == sorted({part.name, added.name} if features != of_twin else {min(part.name, added.name)})
 
 
 def test_missing_part_is_named(step: Step) -> None:

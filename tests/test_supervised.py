@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from methods_world import problem
 from selection_problems import by_codes, one_token_each
 from sklearn.metrics import f1_score
 
@@ -49,23 +48,6 @@ def test_calibrated_f1_is_scikit_learns_f1_with_every_negative_counted_c_times(r
     assert calibrated((truth & answer).sum(), (~truth & answer).sum(), int(truth.sum()), weight) == pytest.approx(expected)
 
 
-@given(st.integers(1, 99), st.integers(1, 99), st.floats(1e-4, 0.9))
-def test_negatives_counted_c_times_give_the_reference_prevalence(n_positive: int, n_negative: int, reference: float) -> None:
-    weight = supervised.false_positive_weight(n_positive / (n_positive + n_negative), reference)
-    assert n_positive / (n_positive + weight * n_negative) == pytest.approx(reference)
-
-
-@given(counts, counts, counts.filter(bool), st.floats(0.01, 1e4))
-def test_calibrated_f1_falls_with_false_positives_and_their_weight(tp: int, fp: int, missed: int, weight: float) -> None:
-    n_positive = tp + missed
-    value = calibrated(tp, fp, n_positive, weight)
-    assert 0 <= value < 1
-    assert calibrated(n_positive, 0, n_positive, weight) == 1
-    assert calibrated(tp, fp + 1, n_positive, weight) < value or tp == 0
-    assert calibrated(tp, fp, n_positive, 2 * weight) < value or tp == 0 or fp == 0
-    assert calibrated(tp + 1, fp, n_positive, weight) > value
-
-
 # --- the threshold
 
 
@@ -95,7 +77,7 @@ def test_features_tried_together_do_not_matter(monkeypatch: pytest.MonkeyPatch) 
 
 def test_firing_frequencies_are_shares_of_tokens() -> None:
     given_ = by_codes([[[0.1, 0, 3], [9, 0, 0]], [[0, 0, 1], [0, 0, 1], [0, 2, 1], [0, 0, 0]]], [[[0.0, 0, 0]]])
-    frequencies = supervised.firing_frequencies(given_.sae, given_.positive_tokens)
+    frequencies, _ = supervised.firing_frequencies(given_)
     assert frequencies.tolist() == [[1.0, 0.0, 0.5], [0.0, 0.25, 0.75]]
 
 
@@ -146,23 +128,6 @@ def test_concepts_with_few_texts_are_dropped() -> None:
 def test_equals_go_to_the_lowest_feature() -> None:
     same = one_token_each([[1.0] * 7] * 50)
     assert supervised.selected(by_codes(same, one_token_each([[0.0] * 7] * 50))) == [0, 1, 2, 3, 4]
-
-
-def test_on_the_shipped_world_the_selection_is_the_slow_one() -> None:
-    given_ = problem("french", 50, features=range(1, 1024, 8))
-    rows = []
-    for tokens in (given_.positive_tokens, given_.negative_tokens):
-        fires = (tokens.residual @ given_.sae.W_enc + given_.sae.b_enc > given_.sae.threshold).double()
-        rows += [fires[tokens.text == text].mean(dim=0).numpy() for text in range(50)]
-    table, positive = np.stack(rows), np.arange(100) < 50
-    eligible = given_.features.drop_nulls("max_activation").filter(given_.features.drop_nulls("max_activation")["output_score"] >= 1e-3)
-    eligible = [feature for feature in eligible["feature"].sort().to_list() if table[:50, feature].any()]
-    scores = {feature: round(slow_best(table[:, feature], positive), 12) for feature in eligible}
-    expected = sorted(scores, key=lambda feature: (-scores[feature], feature))[:5]
-    assert supervised.selected(given_) == expected
-    edit = supervised.supervised(given_)
-    largest = dict(given_.features.select("feature", "max_activation").iter_rows())
-    assert edit.values.tolist() == pytest.approx([largest[feature] for feature in expected])
 
 
 # --- the random control

@@ -20,7 +20,7 @@ K, LAYERS = 12, (2, 6)
 
 
 def as_sparsify(layer: int, folder: Path) -> None:
-    """The shipped SAE of a layer without its thresholds, of whose codes the K largest are kept."""
+    """The shipped SAE of a layer without its thresholds, of whose activations the K largest are kept."""
     t = load_file(WORLD / f"saes/layer_{layer:02d}/sae_weights.safetensors")
     folder.mkdir(parents=True)
     tensors = {

@@ -71,9 +71,9 @@ def test_quantile_interval_by_hand() -> None:
     assert quantile_interval(np.arange(11.0), 0.8) == pytest.approx((1.0, 9.0))
 
 
-def test_interval_does_not_depend_on_order_and_blocks_change_nothing_else() -> None:
-    intervals = [bootstrap_mean_interval(values, 500, 0.95, random_stream(7)) for values in (SKEWED, SKEWED[::-1].copy())]
-    assert intervals[0] == intervals[1]
+def test_interval_does_not_depend_on_order() -> None:
+    forwards, backwards = (bootstrap_mean_interval(values, 500, 0.95, random_stream(7)) for values in (SKEWED, SKEWED[::-1].copy()))
+    assert forwards == backwards
 
 
 def test_streams_differ_by_every_part_of_the_label() -> None:
@@ -81,7 +81,7 @@ def test_streams_differ_by_every_part_of_the_label() -> None:
     drawn = {random_stream(*label).integers(2**62) for label in labels}
     assert len(drawn) == len(labels)
     # A fixed number: another NumPy, platform or hash seed must draw the same.
-    assert random_stream(0, "a", 0.1).integers(2**62) == random_stream(0, "a", 0.1).integers(2**62)
+    assert random_stream(0, "a", 0.1).integers(2**62) == 4016384010605361119
 
 
 def test_one_stratum_is_spearman() -> None:

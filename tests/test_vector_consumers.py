@@ -16,7 +16,7 @@ from test_steered_model import VECTOR
 from test_vector_export import ABOUT, FACTOR, IDS, LAYER, SCALE, imported, plainly_steered, vector_of
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.steered_model import steered_model
+from saesteer.engine.steering import steered_model
 from saesteer.engine.vector_formats import FORMATS
 
 

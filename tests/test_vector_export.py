@@ -1,5 +1,7 @@
 """Vectors for other programs: frozen, measured, written; against plain hooks, the readers' own rules and numbers worked out by hand."""
 
+# ruff: noqa: F811 (fixtures of another file)
+
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
@@ -13,24 +15,24 @@ import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, WORLD, shipped_model, shipped_sae, tiny_model, tiny_sae
 from safetensors import safe_open
 from small_adapters import a_change, a_lora, a_loreft
-from test_evaluation import NAME, finished_fits  # noqa: F401
+from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
 from test_steered_model import TEXTS, VECTOR
 from typer.testing import CliRunner
 
 from saesteer import cli
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
-from saesteer.engine.frozen import BlockVector, block_vector, check_constant, frozen, median_a_max
+from saesteer.engine.frozen import BlockVector, block_vector, check_constant, median_a_max
 from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, PromptText
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import encode
-from saesteer.engine.steered_model import steered_model
+from saesteer.engine.steering import steered_model
 from saesteer.engine.vector_formats import FORMATS, check_format, neuronpedia_body
 from saesteer.methods.fit.vectors_file import read_vectors
-from saesteer.report import measured as measuring
-from saesteer.report.measured import Form, Lens, measured
-from saesteer.run import Run, open_run
-from saesteer.settings import load_workflow
+from saesteer.report.exports import measured as measuring
+from saesteer.report.exports.measured import Form, Lens, measured
+from saesteer.report.exports.vector import _licence
+from saesteer.run import Run
 
 LAYER, FACTOR, SCALE = 6, 1.5, 40.0
 IDS = torch.tensor([TEXTS[2], TEXTS[2][::-1]])
@@ -69,14 +71,14 @@ def imported(path: Path) -> Any:
 
 
 def test_the_commands_formats_are_those_that_can_be_written() -> None:
-    assert [form.value for form in cli.results._Forms] == list(FORMATS)
+    assert get_args(cli.results.VectorForm) == tuple(FORMATS)
 
 
 # Frozen.
 
 
 @torch.no_grad()
-def test_a_max_is_the_median_over_prompts_of_the_largest_code_at_the_last_token() -> None:
+def test_a_max_is_the_median_over_prompts_of_the_largest_activation_at_the_last_token() -> None:
     lm, sae = shipped_model(), shipped_sae(LAYER)
     largest: list[float] = []
 
@@ -95,12 +97,6 @@ def test_no_active_feature_is_refused() -> None:
     dead = replace(sae, threshold=torch.full_like(sae.threshold, 1e9))
     with pytest.raises(SettingsError, match="no feature is active at the last token"):
         median_a_max(shipped_model(), dead, LAYER, TEXTS[:3])
-
-
-def test_only_what_has_no_scale_takes_a_max() -> None:
-    assert frozen(Addition(VECTOR, None, "last"), 7.0, "all") == replace(Addition(VECTOR, 7.0), vector=VECTOR)
-    assert frozen(Addition(VECTOR, 3.0), 7.0, "all").scale == 3.0
-    assert frozen(Addition(VECTOR, None, "last"), 7.0, "last").positions == "last"
 
 
 @pytest.mark.parametrize(
@@ -259,12 +255,6 @@ def test_transformer_lens_takes_the_modules_hook(tmp_path: Path) -> None:
 # Measured.
 
 
-@pytest.fixture
-def comparison(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: F811
-    monkeypatch.chdir(finished_fits)
-    return open_run(NAME, load_workflow({"experiments": ["micro"], "methods": [NAME]}))
-
-
 def test_forms_are_compared_on_the_same_draws_and_rated_by_the_judge(comparison: Run) -> None:
     """Factor 0 writes the unsteered texts; a vector that writes the sea's words is rated higher than nothing; means by hand."""
     lm, sae = shipped_model(), shipped_sae(6)
@@ -294,7 +284,7 @@ def test_a_features_vector_is_frozen_measured_and_written(comparison: Run, tmp_p
     assert code == 0, output
     module, sae = imported(path), shipped_sae(6)
     about = module.ABOUT
-    assert about["a_max_from"] == "median over 2 neutral prompts of the largest SAE code at the last token"
+    assert about["a_max_from"] == "median over 2 neutral prompts of the largest feature activation at the last token"
     torch.testing.assert_close(module.VECTOR, 1.5 * about["a_max"] * sae.W_dec[7])
     assert [row["form"] for row in about["expected_effect"]["texts"]] == ["unsteered", "original", "frozen"]
     assert f"| frozen | 4 | {about['expected_effect']['texts'][2]['judge_score']['mean']:.2f} [" in output
@@ -324,32 +314,23 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
     ("arguments", "message"),
     [
         ("prompting/sea", "this fit puts text before the prompt: it is no constant added vector"),
-        ("cast/sea", "decides by each prompt whether to add its vector"),
-        ("loreft/sea --factor 1", "is an adapter (LoReFT)"),
         ("supervised/sea", "method supervised abstains for concept 'sea'"),
         ("diffmen/sea", "there is no method 'diffmen' here"),
         ("6/7", "the experiment has chosen no factor for feature 6/7: name one (--factor)"),
         ("6/1024 --factor 1", "feature 6/1024 does not exist: the SAE has features 0 to 1023"),
         ("5/7 --factor 1", "there is no layer '5' here; there are 1, such as 6"),
         ("seven", "'seven' is neither LAYER/FEATURE, e.g. 6/884, nor METHOD/CONCEPT"),
+        ("6/7 --to neuronpedia --factor 1", "it is not known what Neuronpedia calls this model: give --model-id"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_by_name(comparison: Run, tmp_path: Path, arguments: str, message: str) -> None:
-    code, output = run(*arguments.split(), "--to", "gguf", "--out", str(tmp_path / "a.gguf"))
+    code, output = run("--to", "gguf", *arguments.split(), "--out", str(tmp_path / "a.gguf"))
     assert code == 1
     assert message in output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_neuronpedia_must_know_the_model(comparison: Run, tmp_path: Path) -> None:
-    code, output = run("6/7", "--to", "neuronpedia", "--out", str(tmp_path / "a.json"), "--factor", "1")
-    assert code == 1
-    assert "it is not known what Neuronpedia calls this model: give --model-id" in output
-
-
 def test_the_licence_is_the_model_cards(tmp_path: Path) -> None:
-    from saesteer.report.vector_export import _licence
-
     assert _licence(WORLD / "model") is None
     (tmp_path / "README.md").write_text("---\nlicense: gemma\n---\n# A model\n")
     assert _licence(tmp_path) == "gemma"

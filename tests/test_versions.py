@@ -16,9 +16,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ("micro", "micro-methods", "gemma-2-2b", "gemma-2-2b-it-methods", "gemma-2-9b-it-concept500")
 SCIENCE = ("engine", "analysis", "methods.fit", "judge", "world")
 WITHOUT = {
-    "engine.dtypes": "names of number formats, which are settings",
     "engine.memory": "how many rows go together, which no row depends on",
-    "judge.answering_models": "says who answered, which is in no row",
     "judge.answers": "keeps answers; questions and parsing have versions of their own",
     "judge.rubric": "its digest is among the judge's settings",
 }
@@ -92,7 +90,7 @@ def test_what_computes_a_steps_rows_is_among_its_modules(name: str) -> None:
 
 def test_plumbing_is_no_part_of_what_a_table_or_figure_is_computed_with() -> None:
     """What plans a job, opens an experiment or computes rows makes no table anew."""
-    selection, figure = imported_by("summaries.selection"), imported_by(script=ROOT / "scripts/figure.py")
+    selection, figure = imported_by("summaries.selection"), imported_by(scripts=(ROOT / "scripts/figure.py",))
     assert "analysis.selection" in selection
     assert not {name for name in {*selection, *figure} if name.split(".")[0] in PLUMBING}
     assert "judge.prompt_writing" in imported_by("summaries.steering_prompts") - selection

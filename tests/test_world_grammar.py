@@ -12,7 +12,6 @@ from saesteer.world.grammar import NO_TOPIC, Dice
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, load_lexicon, load_prefixes
 from saesteer.world.streams import stream_seed, text_stream
 from studies.world import documents
-from studies.world.documents import document
 
 ROOT = Path(__file__).resolve().parent.parent
 LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
@@ -26,14 +25,11 @@ def test_same_stream_same_texts_other_stream_other_texts():
     first, again, other = (some_documents(50, name) for name in ("a", "a", "b"))
     assert first == again
     assert not {d.text for d in first} & {d.text for d in other}
-
-
-def test_streams_do_not_depend_on_the_process():
     # SHA-256 of "saesteer-world/0/train", first 8 bytes, shifted right by one: computed with sha256sum.
     assert stream_seed(0, "train") == int("07f53527f68c08ad", 16) >> 1
 
 
-def test_every_word_has_a_label_and_openers_have_none():
+def test_every_word_has_a_label_openers_have_none_and_the_only_full_stop_ends_a_sentence():
     openers = {grammar.opener_words(opener) for opener in LEXICON.openers}
     for sentence in itertools.chain.from_iterable(d.sentences for d in some_documents(300)):
         assert len(sentence.words) == len(sentence.topics)
@@ -41,6 +37,7 @@ def test_every_word_has_a_label_and_openers_have_none():
         assert opening == () or opening in openers
         assert opening == sentence.words[: len(opening)]
         assert len(set(sentence.topics[len(opening) :])) == 1
+        assert [word for word in sentence.words if "." in word] == ["."] == [sentence.words[-1]]
 
 
 def test_a_labelled_word_belongs_to_its_topic():
@@ -55,12 +52,6 @@ def test_a_labelled_word_belongs_to_its_topic():
         for word, topic in zip(doc.words, doc.topics, strict=True):
             if topic != NO_TOPIC and word in owners and word not in shared:
                 assert topic in owners[word], (word, LEXICON.names[topic])
-
-
-def test_sentences_end_with_the_only_full_stop():
-    for sentence in itertools.chain.from_iterable(d.sentences for d in some_documents(300)):
-        assert sentence.words[-1] == "."
-        assert not any("." in word for word in sentence.words[:-1])
 
 
 def test_vocabulary_is_closed_and_without_idle_words():
@@ -144,6 +135,8 @@ def test_fitted_keeps_whole_sentences():
         fitted = doc.fitted(30)
         assert len(fitted.words) <= 30
         assert fitted.sentences == doc.sentences[: len(fitted.sentences)]
+        assert doc.text.count(".") == len(doc.sentences)
+        assert 3 <= len(doc.sentences) <= 9
         if len(fitted.sentences) < len(doc.sentences):
             assert len(fitted.words) + len(doc.sentences[len(fitted.sentences)].words) > 30
 
@@ -157,12 +150,12 @@ def test_prefixes_are_fifty_and_neutral():
     assert topical & {word for prefix in prefixes for word in grammar.opener_words(prefix)} == {"surprise", "learned", "explained"}
 
 
-@pytest.mark.parametrize("line", ["It was cold. Then", "", " leading"])
-def test_bad_prefix_is_refused_with_its_line(tmp_path: Path, line: str):
+def test_bad_prefix_is_refused_with_its_line(tmp_path: Path):
     path = tmp_path / "prefixes.txt"
-    path.write_text(f"It seems that\n{line}\nBut\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="line 2"):
-        load_prefixes(path)
+    for line in ("It was cold. Then", "", " leading"):
+        path.write_text(f"It seems that\n{line}\nBut\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="line 2"):
+            load_prefixes(path)
 
 
 def test_yaml_truth_value_among_the_words_is_refused(tmp_path: Path):
@@ -170,9 +163,3 @@ def test_yaml_truth_value_among_the_words_is_refused(tmp_path: Path):
     (tmp_path / "lexicon.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"law\.adjectives"):
         load_lexicon(tmp_path / "lexicon.yaml", ROOT / "config/prefixes.txt")
-
-
-def test_a_document_is_its_sentences():
-    doc = document(LEXICON, text_stream(3, "test/one"))
-    assert doc.text.count(".") == len(doc.sentences)
-    assert 3 <= len(doc.sentences) <= 9

@@ -28,6 +28,8 @@ PER_GENERATION = {"generations", "gen_success", "perplexity", "judge"}
 class Folder:
     """A folder that the workflow runs in: the shipped worlds and its own copy of the configuration; the code is `root`'s."""
 
+    snakefile = "Snakefile"
+
     def __init__(self, path: Path, root: Path = ROOT) -> None:
         self.path, self.root = path, root
         if path != root:
@@ -58,7 +60,7 @@ class Folder:
     def start(self, *arguments: str, experiment: str = "micro", **settings: Any) -> subprocess.Popen[str]:
         """Start Snakemake; `settings` are keys of the workflow configuration."""
         values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
-        command = [str(BIN / "snakemake"), "--snakefile", str(self.root / "Snakefile"), "--directory", str(self.path)]
+        command = [str(BIN / "snakemake"), "--snakefile", str(self.root / self.snakefile), "--directory", str(self.path)]
         command += ["--cores", "2", "--rerun-incomplete", *arguments, "--config", *values]
         return subprocess.Popen(
             command,
@@ -75,10 +77,15 @@ class Folder:
         output, _ = process.communicate(timeout=900)
         return process.returncode, output
 
+    def values(self, experiment: str) -> dict[str, Any]:
+        """What an experiment file says."""
+        path = self.path / f"config/experiments/{experiment}.yaml"
+        return yaml.safe_load(path.read_text()) if path.is_file() else {}
+
     def edit(self, experiment: str, **sections: Any) -> None:
         """Lay sections over an experiment file."""
         path = self.path / f"config/experiments/{experiment}.yaml"
-        path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) if path.is_file() else {}) | sections))
+        path.write_text(yaml.safe_dump(self.values(experiment) | sections))
 
     def parts(self, experiment: str = "micro", steps: Iterable[str] = STEPS) -> dict[str, set[Path]]:
         """The parts of each step: those of the main job, if no others are named."""

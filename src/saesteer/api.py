@@ -1,6 +1,7 @@
 """The public functions of `import saesteer`: a model, an SAE, the scores of features, and texts steered with them.
 
 They call what the workflow calls, so numbers are the same; tables have the columns of the workflow's (docs/reference/tables.md).
+Classes that are imported `as` themselves are public as well.
 """
 
 import itertools
@@ -17,37 +18,25 @@ from saesteer.core.files import text_id
 from saesteer.core.tables.steps import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.activations import sparse_codes
-from saesteer.engine.continuation import Sampling
-from saesteer.engine.dtypes import available_device, number_type
+from saesteer.engine.continuation import Sampling as Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.logit_lens import lens_tokens as _lens_tokens
-from saesteer.engine.models import LanguageModel, load_language_model
+from saesteer.engine.models import LanguageModel as LanguageModel
+from saesteer.engine.models import load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
 from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
-from saesteer.engine.saes import Sae, SaeMeta, check_features
+from saesteer.engine.saes import Sae as Sae
+from saesteer.engine.saes import SaeMeta as SaeMeta
+from saesteer.engine.saes import check_features
 from saesteer.engine.sites import to_residual, width_at
-from saesteer.report.recommend import Answer, Question
+from saesteer.engine.weights import available_device, number_type
+from saesteer.report.recommend import Answer as Answer
+from saesteer.report.recommend import Question
 from saesteer.report.recommend import answer as _answer
 from saesteer.settings.base import canonical_factor
 from saesteer.settings.load import load_workflow, read_yaml
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
-
-__all__ = [
-    "Answer",
-    "LanguageModel",
-    "Sae",
-    "SaeMeta",
-    "Sampling",
-    "feature_records",
-    "input_scores",
-    "lens_tokens",
-    "load_model",
-    "load_sae",
-    "output_scores",
-    "recommend",
-    "steer",
-]
 
 
 def load_model(
@@ -98,11 +87,12 @@ def lens_tokens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int = 2
     """The k tokens that each feature's decoder direction promotes most through the final norm and the head (logit lens), with their
     logits: a row a feature, columns of the table `logit_lens`."""
     ids, logits = _lens(lm, sae, features, k)
+    tokens = _tokens(lm)
     columns = {
         "layer": [sae.meta.layer] * len(features),
         "feature": list(features),
         "token_ids": ids.tolist(),
-        "tokens": [_tokens(lm).strings(row) for row in ids.tolist()],
+        "tokens": [tokens.strings(row) for row in ids.tolist()],
         "logits": logits.tolist(),
     }
     return pl.DataFrame(columns, schema=LOGIT_LENS.schema)

@@ -18,7 +18,7 @@ import polars as pl
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.store import read_manifest, read_rows
-from saesteer.core.tables import FEATURES, STEERING_PROMPTS, Table, read_summary
+from saesteer.core.tables import FEATURES, Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, comparison, load_experiment, steering
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
@@ -99,10 +99,8 @@ class Run:
         return bool(self.present_manifests(table.name, [layer]))
 
     def summary_path(self, table: Table) -> Path:
-        """Where a table is that is computed afresh from others; answers that were paid for lie beside the written prompts."""
-        if table == STEERING_PROMPTS:
-            return self.data / "steering_prompts/prompts.parquet"
-        return self.data / f"tables/{table.name}.parquet"
+        """Where a table is that is computed afresh from others."""
+        return self.data / table.path
 
     def summary(self, table: Table) -> pl.DataFrame:
         """A summary table; refused where it has not been made."""
@@ -172,8 +170,8 @@ class Run:
 
     def model(self, name: str = "model") -> LanguageModel:
         """One of its models, loaded."""
-        from saesteer.engine.dtypes import available_device
         from saesteer.engine.models import load_language_model
+        from saesteer.engine.weights import available_device
 
         settings, device = model_settings(self.experiment, name), available_device()
         log.info("model %s, revision %s, %s on %s", settings.name, settings.revision or "by its files' digests", settings.dtype, device)
@@ -181,7 +179,7 @@ class Run:
 
     def sae_file(self, layer: int) -> Path:
         """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""
-        check_known("layer", str(layer), [str(known) for known in self.layers])
+        check_known("layer", str(layer), [str(number) for number in self.layers])
         (manifest,) = self.manifests("saes", [layer])
         if not manifest.is_file():
             raise SettingsError(f"{manifest} is missing: run the workflow on this machine first, which converts the experiment's SAEs")
@@ -198,8 +196,8 @@ class Run:
 
     def sae(self, layer: int) -> Sae:
         """The converted SAE of a layer, loaded."""
-        from saesteer.engine.dtypes import available_device, number_type
         from saesteer.engine.saes import load_sae
+        from saesteer.engine.weights import available_device, number_type
 
         sae = load_sae(self.sae_file(layer), number_type(self.experiment.model.dtype), available_device())
         log.info("SAE of layer %d: %s, digest %s", layer, sae.meta.source, sae.meta.source_digest[:16])
@@ -228,11 +226,11 @@ class Run:
 
 def open_run(name: str, workflow: Workflow) -> Run:
     """The experiment of this name, in a workflow's folders."""
-    return Run(workflow, name, load_experiment(name, workflow.experiments_dir))
+    return Run(workflow, name, load_experiment(name, *workflow.experiments_dirs))
 
 
-def check_known(what: str, name: str, known: Sequence[str]) -> None:
+def check_known(what: str, name: str, names: Sequence[str]) -> None:
     """Refuse a name that is not among those known, with the nearest of them."""
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:20]
-        raise SettingsError(f"there is no {what} {name!r} here; there are {len(known)}, such as {', '.join(near)}")
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:20]
+        raise SettingsError(f"there is no {what} {name!r} here; there are {len(names)}, such as {', '.join(near)}")

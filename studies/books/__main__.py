@@ -12,7 +12,6 @@ import typer
 from studies import ROOT
 from studies.books import build
 from studies.books.build import BooksBuild, BooksRecipe
-from studies.books.kinds import train_kinds
 
 N_PROMPTS = 20
 """The first neutral prefixes, which experiments use as prompts; labelled sentences begin with the others."""
@@ -43,7 +42,7 @@ def saes(paragraphs: Paragraphs, seed: Annotated[int, typer.Option(help="Of the 
 @app.command()
 def kinds(paragraphs: Paragraphs, layer: Annotated[list[int], typer.Option(help="May be repeated.")]) -> None:
     """Train SAEs of other kinds and sparsities on the finished model in build/books/seed_0."""
-    train_kinds(_books(paragraphs, 0, SEED_0), layer, SEED_0 / "kinds")
+    build.train_kinds(_books(paragraphs, 0, SEED_0), layer, SEED_0 / "kinds")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from saesteer.core.files import write_json
-from saesteer.world.books.judge import load_text_judge, save_text_judge
+from saesteer.world.books.judge import load_text_judge
 from saesteer.world.streams import stream_seed
 from studies.books import fit_judge, texts
 from studies.books.card import render_card
@@ -33,9 +33,10 @@ from studies.books.paragraphs import book_sentences, packed_rows, read_paragraph
 from studies.books.texts import SampleRecipe
 from studies.books.tokenizer import learn_tokenizer
 from studies.books.train import Speed, plain_model, train_resumably
-from studies.world import measure, train_saes
-from studies.world.build import CARD, METRICS, MODEL, REFERENCE, SAES, TEXTS, TOPICS, measures_of_saes
+from studies.world import measure, sae_kinds, train_saes
+from studies.world.build import CARD, METRICS, MODEL, REFERENCE, SAES, TEXTS, TOPICS
 from studies.world.corpus import is_content
+from studies.world.sae_kinds import KindsRecipe
 from studies.world.train_model import ModelRecipe, save_model
 from studies.world.train_saes import SaeRecipe
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 MODEL_NAME = "saesteer-books"
 TOKENIZER, JUDGE, PHASES = "tokenizer", "judge", "phases"
 CONCEPT_TEXTS, BOOK_TEXTS, COUNTS, BOOKS = "concept_texts.parquet", "book_texts.parquet", "texts.json", "books.csv"
+JUMPRELU = {"jumprelu": 1.0, "jumprelu-sparse": 3.0, "jumprelu-dense": 0.25}
+"""Kind -> weight of the loss's count of active features (sae_kinds)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def build_books(build: BooksBuild) -> dict[str, Any]:
     phases: dict[str, Callable[[BooksBuild], None]] = {
         "tokenizer": learn,
         "models": train_both_models,
-        "saes": train_all_saes,
+        "saes": train_saes_of_seed,
         "judge": make_judge,
         "texts": write_texts,
         "concept_texts": write_concept_texts,
@@ -153,13 +156,10 @@ def train_one_model(build: BooksBuild, name: str) -> None:
     logger.info("%s: training loss %.3f nats a token at the end", name, float(np.mean(losses[-20:])))
 
 
-def train_all_saes(build: BooksBuild) -> None:
-    """Train and store an SAE for each layer of the stored model, on rows of the train books."""
-    train_saes_of_seed(build, build.seed, build.folder / SAES)
-
-
-def train_saes_of_seed(build: BooksBuild, seed: int, out: Path) -> None:
-    """The same with the SAEs' own seed, on the same rows; layers that are there are left out."""
+def train_saes_of_seed(build: BooksBuild, seed: int | None = None, out: Path | None = None) -> None:
+    """Train and store an SAE for each layer of the stored model, on rows of the train books; layers that are there are left out. The
+    build's own SAEs, or into `out` those of another seed on the same rows."""
+    seed, out = build.seed if seed is None else seed, out or build.folder / SAES
     for layer, x in enumerate(sae_residuals(build)):
         folder = out / f"layer_{layer:02d}"
         if not folder.exists():
@@ -175,7 +175,18 @@ def sae_residuals(build: BooksBuild) -> Float[Tensor, "layer token d_in"]:
     return train_saes.residuals(measure.load_model(build.folder / MODEL), rows)
 
 
-def drawn_rows(build: BooksBuild, rows: UInt16[np.ndarray, "row context"], n: int, label: str) -> UInt16[np.ndarray, "some context"]:
+def train_kinds(build: BooksBuild, layers: Sequence[int], out: Path) -> None:
+    """SAEs of other kinds and sparsities on the finished model: train what is not there yet on the rows of the SAEs that `make books`
+    trained, BatchTopK with a third and with three times their k, JumpReLU at three sparsities; measure all on rows of the valid books."""
+    k = build.recipe.sae.k
+    recipe = KindsRecipe(build.recipe.sae, (k // 3, 3 * k), jumprelu=JUMPRELU)
+    sae_kinds.build_kinds(sae_residuals(build), layers, recipe, build.seed, MODEL_NAME, build.recipe.model.context, out)
+    held_out = drawn_rows(build, build.rows("valid"), build.recipe.measured_rows, "kinds/rows")
+    folders = {sae_kinds.SHIPPED: build.folder / SAES, **{name: out / name for name in sae_kinds.names(recipe)}}
+    sae_kinds.measure_kinds(train_saes.residuals(measure.load_model(build.folder / MODEL), held_out), layers, folders, out)
+
+
+def drawn_rows(build: BooksBuild, rows: UInt16[np.ndarray, "row context"], n: int, label: str) -> UInt16[np.ndarray, "drawn context"]:
     """`n` of the rows at random, without one twice; all where there are no more."""
     return rows[np.random.default_rng(stream_seed(build.seed, label)).permutation(len(rows))[:n]]
 
@@ -193,7 +204,7 @@ def make_judge(build: BooksBuild) -> None:
     }
     judge = fit_judge.fit_judge(words, likelihood, drawn["valid"], reference, build.tokenizer, build.seed)
     measured = fit_judge.measure_judge(judge, drawn["judge"], reference, build.tokenizer, build.topics, build.seed)
-    save_text_judge(judge, measured, build.folder / JUDGE)
+    fit_judge.save_text_judge(judge, measured, build.folder / JUDGE)
 
 
 def write_texts(build: BooksBuild) -> None:
@@ -204,10 +215,10 @@ def write_texts(build: BooksBuild) -> None:
     frame = texts.labelled_texts(ids, build.tokenizer, judge)
     books = build.frame.filter(split="train")["text"]
     copied = pl.Series("copied", texts.copied_shares(frame["text"].to_list(), books))
-    kept = frame.filter(copied <= texts.MOST_COPIED)
-    kept.write_parquet(build.folder / TEXTS, compression="zstd", compression_level=19)
-    counts = {"sampled": recipe.texts, "as_read": frame.height, "kept": kept.height, "copied_share": copied.mean()}
-    write_json(build.folder / COUNTS, {**counts, "topics": texts.shares_of_topics(kept, build.topics)})
+    shipped = frame.filter(copied <= texts.MOST_COPIED)
+    shipped.write_parquet(build.folder / TEXTS, compression="zstd", compression_level=19)
+    counts = {"sampled": recipe.texts, "as_read": frame.height, "kept": shipped.height, "copied_share": copied.mean()}
+    write_json(build.folder / COUNTS, {**counts, "topics": texts.shares_of_topics(shipped, build.topics)})
 
 
 def write_concept_texts(build: BooksBuild) -> None:
@@ -217,7 +228,7 @@ def write_concept_texts(build: BooksBuild) -> None:
     for opener in build.openers:
         start = build.tokenizer(opener, add_special_tokens=False)["input_ids"]
         ids = texts.sampled_texts(model, [start] * recipe.texts, recipe, build.seed, f"sentences/{opener}")
-        written = (build.tokenizer.decode(one, skip_special_tokens=True) for one in ids)
+        written = (build.tokenizer.decode(text, skip_special_tokens=True) for text in ids)
         drawn += texts.first_sentences(written, opener, judge)
     texts.best_by_topic(drawn, build.topics, build.recipe.sentences_a_topic).write_parquet(build.folder / CONCEPT_TEXTS)
 
@@ -229,38 +240,32 @@ def write_book_texts(build: BooksBuild) -> None:
     frame.write_parquet(build.folder / BOOK_TEXTS)
 
 
-def language_metrics(build: BooksBuild, valid: UInt16[np.ndarray, "row context"]) -> dict[str, int | float]:
-    """Sizes, tokens, and both models' losses on rows of the valid books."""
-    train, recipe = build.rows("train"), build.recipe.model
-    model, reference = (measure.load_model(build.folder / name) for name in (MODEL, REFERENCE))
-    return {
+def write_metrics(build: BooksBuild) -> None:
+    """Losses, what the SAEs keep, the judge's accuracies and unchosen samples."""
+    folder, recipe, train = build.folder, build.recipe.model, build.rows("train")
+    valid = drawn_rows(build, build.rows("valid"), build.recipe.measured_rows, "measured/rows")
+    model, reference = (measure.load_model(folder / name) for name in (MODEL, REFERENCE))
+    valid_loss = measure.held_out_loss(model, valid)
+    language = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": len(build.tokenizer),
         "tokens": int(is_content(train).sum()),
         "tokens_seen": recipe.steps * recipe.batch * (recipe.context - 1),
         "valid_tokens": int(is_content(valid).sum()),
-        "valid_loss": measure.held_out_loss(model, valid),
+        "valid_loss": valid_loss,
         "reference_valid_loss": measure.held_out_loss(reference, valid),
     }
-
-
-def write_metrics(build: BooksBuild) -> None:
-    """Losses, what the SAEs keep, the judge's accuracies and unchosen samples."""
-    rows = drawn_rows(build, build.rows("valid"), build.recipe.measured_rows, "measured/rows")
-    model = measure.load_model(build.folder / MODEL)
-    judge = json.loads((build.folder / JUDGE / "text_judge.json").read_text(encoding="utf-8"))
-    language = language_metrics(build, rows)
     metrics = {
         "seed": build.seed,
         "recipe": asdict(build.recipe),
         "language": language,
-        "layers": measures_of_saes(model, build.folder / SAES, rows, language["valid_loss"]),
-        "judge": judge,
-        "texts": json.loads((build.folder / COUNTS).read_text(encoding="utf-8")),
-        "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in sorted((build.folder / PHASES).glob("*.json"))},
+        "layers": measure.measures_of_saes(model, folder / SAES, valid, valid_loss),
+        "judge": json.loads((folder / JUDGE / "text_judge.json").read_text(encoding="utf-8")),
+        "texts": json.loads((folder / COUNTS).read_text(encoding="utf-8")),
+        "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in sorted((folder / PHASES).glob("*.json"))},
         "samples": measure.samples(model, build.tokenizer, build.seed),
     }
-    write_json(build.folder / METRICS, metrics)
+    write_json(folder / METRICS, metrics)
 
 
 def adopt(built: Path, provenance: Path, shipped: Path) -> None:

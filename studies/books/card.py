@@ -56,11 +56,15 @@ JUDGE = """\
 ## The judge
 
 Naive Bayes over the words of a whole text, counted on the train books; log-likelihoods times {sharpness:.3f}, cuts of the concept rating
-at P(topic | text) = {some:.3f} and {mostly:.3f}, cuts of the fluency rating at {fluent:.2f} and {poor:.2f} nats a token under the
-reference model and at {poor_share:.2f} and {fluent_share:.2f} distinct words a word (the lower of the two ratings counts, since a model
-expects what repeats itself): all fitted on the valid books. Measured on {runs:,} runs of 20 to 40 tokens of the {n_judge} judge books,
-whose authors are in no other split: the likeliest topic of {n_topics} is the book's for {topic_accuracy:.3f} of them (chance
-{chance:.3f}; calibration error {calibration_error:.3f}). A run is often about nothing in particular, so this has a ceiling well below 1.
+at P(topic | text) = {concept_cuts[0]:.3f} and {concept_cuts[1]:.3f}, cuts of the fluency rating at {fluency_nats[0]:.2f} \
+and {fluency_nats[1]:.2f} nats a token under the
+reference model and at {distinct_shares[0]:.2f} and {distinct_shares[1]:.2f} distinct words a word (the lower of the two \
+ratings counts, since a model
+expects what repeats itself): all fitted on the valid books. Measured on {measured[runs]:,} runs of 20 to 40 tokens of the \
+{n_judge} judge books,
+whose authors are in no other split: the likeliest topic of {n_topics} is the book's for {measured[topic_accuracy]:.3f} of them (chance
+{chance:.3f}; calibration error {measured[calibration_error]:.3f}). A run is often about nothing in particular, so this has \
+a ceiling well below 1.
 
 Concept 0 to 2 of a run of another topic, half of one, and of the topic: rated as made {concept:.3f}. Fluency 0 to 2 of a run shuffled or
 one to four tokens over and over, of one with a fifth replaced or half of it a loop, and as written: {fluency:.3f}. **These accuracies are
@@ -70,10 +74,11 @@ on the books' own text: they are not agreement with people, nor on steered text.
 TEXTS = """\
 ## Texts
 
-{sampled:,} texts were sampled from the model (temperature {temperature:g}, no other cut), as many from the words that tell most about each
-topic. {kept:,} remain: those that the tokenizer
+{counts[sampled]:,} texts were sampled from the model (temperature {temperature:g}, no other cut), as many from the words \
+that tell most about each
+topic. {counts[kept]:,} remain: those that the tokenizer
 reads as they were written, none twice, and of none does more than half of its runs of eight words stand in a train book (mean share
-{copied:.4f}). Texts by topic, where the judge gives one more than half: {topics}.
+{counts[copied_share]:.4f}). Texts by topic, where the judge gives one more than half: {topics}.
 """
 
 
@@ -88,19 +93,10 @@ def render_card(metrics: dict[str, Any], books: dict[str, int]) -> str:
         SAES.format(**recipe["sae"]),
         layer_table(metrics),
         JUDGE.format(
-            sharpness=judge["sharpness"],
-            some=judge["concept_cuts"][0],
-            mostly=judge["concept_cuts"][1],
-            fluent=judge["fluency_nats"][0],
-            poor=judge["fluency_nats"][1],
-            poor_share=judge["distinct_shares"][0],
-            fluent_share=judge["distinct_shares"][1],
-            runs=measured["runs"],
+            **judge,
             n_judge=books["judge"],
             n_topics=len(by_topic),
-            topic_accuracy=measured["topic_accuracy"],
             chance=1 / len(by_topic),
-            calibration_error=measured["calibration_error"],
             concept=accuracy(measured["concept_ratings"]),
             fluency=accuracy(measured["fluency_ratings"]),
         ),
@@ -108,9 +104,7 @@ def render_card(metrics: dict[str, Any], books: dict[str, int]) -> str:
         rating_table("concept", measured["concept_ratings"]),
         rating_table("fluency", measured["fluency_ratings"]),
         TEXTS.format(
-            sampled=counts["sampled"],
-            kept=counts["kept"],
-            copied=counts["copied_share"],
+            counts=counts,
             temperature=recipe["samples"]["temperature"],
             topics=", ".join(f"{name} {n}" for name, n in counts["topics"].items()),
         ),
@@ -120,4 +114,4 @@ def render_card(metrics: dict[str, Any], books: dict[str, int]) -> str:
 
 def rating_table(aspect: str, counts: Sequence[Sequence[int]]) -> str:
     """How many runs made as each rating got which."""
-    return table([f"{aspect}: made as", "rated 0", "1", "2"], [[made, *row] for made, row in enumerate(counts)]) + "\n"
+    return table([f"{aspect}: made as", "rated 0", "1", "2"], [[rating, *row] for rating, row in enumerate(counts)]) + "\n"

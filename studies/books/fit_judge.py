@@ -6,21 +6,24 @@ written (2), a fifth of its tokens replaced or its second half one to four token
 them over and over (0). A book's run is not always about its topic, so the accuracies have a ceiling below 1.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
+from safetensors.numpy import save_file
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.world.books import judge as runtime
 from saesteer.world.books.judge import TextJudge, split_words
-from saesteer.world.oracle_judge import softmax
 from saesteer.world.streams import stream_seed
 from studies.books.paragraphs import book_sentences
 from studies.world.oracle import RATINGS, REPLACED_SHARE, ConceptItem, FluencyItem, best_cut, calibration_error, continuation_losses
@@ -94,11 +97,11 @@ def concept_items(drawn: Runs, judge: TextJudge, seed: int, name: str) -> list[C
     """One item a run, every rating a third of them: the run's words, half of them, or those of another topic's run."""
     rng = np.random.default_rng(stream_seed(seed, name))
     ids, topics, items = runtime.word_ids(judge, drawn.texts), np.array(drawn.topics), []
-    for place, (own, topic) in enumerate(zip(ids, drawn.topics, strict=True)):
+    for place, (words, topic) in enumerate(zip(ids, drawn.topics, strict=True)):
         other = ids[rng.choice(np.flatnonzero(topics != topic))]
         rating = RATINGS[place % len(RATINGS)]
-        halves = [own[: len(own) // 2] + other[len(other) // 2 :], other[: len(other) // 2] + own[len(own) // 2 :]]
-        items.append(ConceptItem(tuple((other, halves[rng.integers(2)], own)[rating]), topic, rating))
+        halves = [words[: len(words) // 2] + other[len(other) // 2 :], other[: len(other) // 2] + words[len(words) // 2 :]]
+        items.append(ConceptItem(tuple((other, halves[rng.integers(2)], words)[rating]), topic, rating))
     return items
 
 
@@ -136,7 +139,8 @@ def fit_sharpness(judge: TextJudge, drawn: Runs) -> float:
     topics = np.array(drawn.topics)
 
     def loss(sharpness: float) -> float:
-        return -float(np.log(softmax(sharpness * sums)[np.arange(len(topics)), topics] + 1e-300).mean())
+        posteriors = softmax((sharpness * sums).astype(np.float64), axis=-1)
+        return -float(np.log(posteriors[np.arange(len(topics)), topics] + 1e-300).mean())
 
     return float(minimize_scalar(loss, bounds=(0.01, 2.0), method="bounded").x)
 
@@ -166,6 +170,15 @@ def fit_judge(
         fluency_nats=(-fluent[1], -fluent[0]),
         distinct_shares=_cuts(np.array([share for share, _ in shares]), [rating for _, rating in shares]),
     )
+
+
+def save_text_judge(judge: TextJudge, measured: dict[str, object], folder: Path) -> None:
+    """Write what `load_text_judge` reads, with what was measured on books that nothing was fitted on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"log_likelihood": judge.log_likelihood.astype(np.float16)}, folder / runtime.WEIGHTS)
+    (folder / runtime.WORDS).write_text("\n".join(judge.words) + "\n", encoding="utf-8")
+    cuts = {name: getattr(judge, name) for name in ("sharpness", *runtime.CUTS)}
+    (folder / runtime.SETTINGS).write_text(json.dumps(cuts | {"measured": measured}, indent=2) + "\n", encoding="utf-8")
 
 
 def _both_kinds(drawn: Runs, vocabulary: int, seed: int, split: str) -> tuple[list[FluencyItem], list[FluencyItem]]:
@@ -212,9 +225,9 @@ def measure_judge(
 def rating_counts(pairs: Sequence[tuple[int, int | None]]) -> list[list[int]]:
     """Counts of [made as][rated as]."""
     counts: Int[np.ndarray, "made rated"] = np.zeros((len(RATINGS), len(RATINGS)), dtype=np.int64)
-    for made, rated in pairs:
+    for rating, rated in pairs:
         if rated is not None:
-            counts[made, rated] += 1
+            counts[rating, rated] += 1
     return counts.tolist()
 
 

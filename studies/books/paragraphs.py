@@ -5,6 +5,7 @@ Whole books are held apart: `train` for models, tokenizer, SAEs and the classifi
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,8 @@ def read_paragraphs(path: Path) -> pl.DataFrame:
 
 def sentences(text: str) -> list[str]:
     """The sentences of a paragraph; one that ends at an abbreviation's point is cut too early."""
-    starts = [0, *(match.end() for match in _SENTENCE_END.finditer(text))]
-    ends = [*(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
-    return [text[start:end].rstrip(" ") for start, end in zip(starts, ends, strict=True)]
+    ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    return [text[start:end].rstrip(" ") for start, end in pairwise(ends)]
 
 
 def book_sentences(paragraphs: pl.DataFrame) -> list[list[str]]:

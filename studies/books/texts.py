@@ -3,7 +3,7 @@ needs no text of the books."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle
 
 import numpy as np
 import polars as pl
@@ -48,7 +48,7 @@ class SampleRecipe:
 def topical_starts(judge: TextJudge, tokenizer: PreTrainedTokenizerFast, n: int) -> list[list[int]]:
     """n starts of texts, the topics in turn and each topic's telling words in turn: left to itself the model writes ten times as much on
     some topics as on others, and a topic of few texts could hardly label a feature."""
-    topics = cycle([cycle(own) for own in telling_words(judge, tokenizer)])
+    topics = cycle([cycle(words) for words in telling_words(judge, tokenizer)])
     starts: list[list[int]] = tokenizer([f"{OPENING} {next(next(topics))}" for _ in range(n)], add_special_tokens=False)["input_ids"]
     return starts
 
@@ -56,10 +56,10 @@ def topical_starts(judge: TextJudge, tokenizer: PreTrainedTokenizerFast, n: int)
 def telling_words(judge: TextJudge, tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
     """[topic][word]: of the words that are a token and stand out on the topic, the most frequent there."""
     pieces = tokenizer.get_vocab()
-    known = [(word, number) for word, number in judge.words.items() if f"▁{word}" in pieces]
-    share = np.exp(judge.log_likelihood[:, [number for _, number in known]])  # [topic word]
+    whole = [(word, number) for word, number in judge.words.items() if f"▁{word}" in pieces]
+    share = np.exp(judge.log_likelihood[:, [number for _, number in whole]])  # [topic word]
     frequency = np.where(share >= LEAST_TELLING * share.sum(0), share, 0.0)
-    return [[known[place][0] for place in np.argsort(-row, kind="stable")[:N_TELLING] if row[place]] for row in frequency]
+    return [[whole[place][0] for place in np.argsort(-row, kind="stable")[:N_TELLING] if row[place]] for row in frequency]
 
 
 def sampled_texts(
@@ -94,18 +94,17 @@ def book_texts(
     """Rows of TEXTS_SCHEMA: beginnings of paragraphs of the books, as many of each topic, every token with the book's topic."""
     rows = []
     for number, topic in enumerate(topics):
-        own = paragraphs.filter(topic=topic).sample(fraction=1.0, shuffle=True, seed=stream_seed(seed, f"book_texts/{topic}") % 2**32)
-        kept = ((text, ids) for text, ids in (_beginning(text, tokenizer, tokens) for text in own["text"]) if ids)
-        for text, ids in islice(kept, n // len(topics)):
-            rows.append((text_id(text), text, ids, [NO_TOPIC] + [number] * (len(ids) - 1)))
+        of_topic = paragraphs.filter(topic=topic).sample(fraction=1.0, shuffle=True, seed=stream_seed(seed, f"book_texts/{topic}") % 2**32)
+        beginnings: list[tuple[str, list[int]]] = []
+        for paragraph in of_topic["text"]:
+            if len(beginnings) == n // len(topics):
+                break
+            ids: list[int] = tokenizer(paragraph)["input_ids"][: tokens + 1]
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            if len(ids) > tokens // 2 and tokenizer(text)["input_ids"] == ids:  # long enough, and read as it is once it is cut
+                beginnings.append((text, ids))
+        rows += [(text_id(text), text, ids, [NO_TOPIC] + [number] * (len(ids) - 1)) for text, ids in beginnings]
     return pl.DataFrame(rows, schema=TEXTS_SCHEMA, orient="row").unique("text_id", maintain_order=True)
-
-
-def _beginning(text: str, tokenizer: PreTrainedTokenizerFast, tokens: int) -> tuple[str, list[int]]:
-    """The first tokens as text, and their ids with BOS; none where the text is short, or is read otherwise once it is cut."""
-    ids: list[int] = tokenizer(text)["input_ids"][: tokens + 1]
-    cut = tokenizer.decode(ids, skip_special_tokens=True)
-    return cut, ids if len(ids) > tokens // 2 and tokenizer(cut)["input_ids"] == ids else []
 
 
 def likeliest(judge: TextJudge, text: str) -> tuple[int, float]:
@@ -117,10 +116,10 @@ def likeliest(judge: TextJudge, text: str) -> tuple[int, float]:
 
 def copied_shares(texts: Sequence[str], books: Iterable[str]) -> list[float]:
     """Share of each text's runs of words that stand in a book; 0 for a text shorter than a run."""
-    own = [set(word_runs(text)) for text in texts]
-    every = set().union(*own)
+    runs_of_texts = [set(word_runs(text)) for text in texts]
+    every = set().union(*runs_of_texts)
     copied = {run for book in books for run in word_runs(book) if run in every}
-    return [len(runs & copied) / len(runs) if runs else 0.0 for runs in own]
+    return [len(runs & copied) / len(runs) if runs else 0.0 for runs in runs_of_texts]
 
 
 def word_runs(text: str) -> list[str]:
@@ -141,10 +140,10 @@ def first_sentences(texts: Iterable[str], opener: str, judge: TextJudge) -> Iter
 def best_by_topic(drawn: Iterable[tuple[str, str, int, float]], topics: Sequence[str], n: int) -> pl.DataFrame:
     """concept (a topic), opener, text: the n sentences of each topic that the judge is surest of, none twice."""
     frame = pl.DataFrame(list(drawn), schema={"opener": pl.String, "text": pl.String, "number": pl.Int64, "sure": pl.Float64}, orient="row")
-    kept = frame.unique("text", keep="first", maintain_order=True).sort("sure", descending=True, maintain_order=True)
-    kept = kept.group_by("number", maintain_order=True).head(n).sort("number", maintain_order=True)
-    names = pl.Series("concept", [topics[number] for number in kept["number"]], dtype=pl.String)
-    return kept.select(names, "opener", "text")
+    surest = frame.unique("text", keep="first", maintain_order=True).sort("sure", descending=True, maintain_order=True)
+    surest = surest.group_by("number", maintain_order=True).head(n).sort("number", maintain_order=True)
+    names = pl.Series("concept", [topics[number] for number in surest["number"]], dtype=pl.String)
+    return surest.select(names, "opener", "text")
 
 
 def shares_of_topics(texts: pl.DataFrame, topics: Sequence[str]) -> dict[str, int]:

@@ -3,19 +3,16 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt16
-from torch import Tensor
+from jaxtyping import UInt16
 from tqdm import tqdm
 from transformers import Gemma2ForCausalLM
 
-from studies.world.streams import tensor_stream
-from studies.world.train_model import ModelRecipe, adamw, learning_rate_shape, new_model, token_losses
+from studies.world.train_model import ModelRecipe, adamw, learning_rate_shape, new_model, tensor_stream, token_losses
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +49,6 @@ class Speed:
     compiled: bool = True
 
 
-@dataclass
-class Progress:
-    """A model on its way: weights, the optimiser's state, and each step's loss so far."""
-
-    model: Gemma2ForCausalLM
-    optimizer: torch.optim.Optimizer
-    losses: list[float] = field(default_factory=list)
-
-
 def train_resumably(
     rows: UInt16[np.ndarray, "row context"], vocabulary: int, recipe: ModelRecipe, seed: int, name: str, checkpoint: Path, speed: Speed
 ) -> tuple[Gemma2ForCausalLM, list[float]]:
@@ -69,40 +57,39 @@ def train_resumably(
     With `checkpoint` there, training goes on from it, also when the recipe has got more steps since.
     """
     model = new_model(recipe, vocabulary, seed, name)
-    progress = Progress(model, adamw(model, recipe))
+    optimizer, losses = adamw(model, recipe), list[float]()
     if checkpoint.exists():
-        _restore(progress, checkpoint)
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        losses = state["losses"]
+        logger.info("goes on from step %d of %s", len(losses), checkpoint)
     shape = learning_rate_shape(recipe)
     losses_of = torch.compile(token_losses) if speed.compiled else token_losses
-    progress.model.train()
-    saved = time.monotonic()
-    first = len(progress.losses)
+    model.train()
+    saved_at, first = time.monotonic(), len(losses)
     for step in tqdm(range(first, recipe.steps), desc=name, unit="step", mininterval=20, initial=first, total=recipe.steps):
-        for group in progress.optimizer.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * shape(step)
+        optimizer.zero_grad(set_to_none=True)
         batch = torch.from_numpy(rows[_rows_of_step(len(rows), recipe, seed, name, step)].astype(np.int64))
-        progress.losses.append(_one_step(progress, batch, losses_of, speed))
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save(progress, checkpoint)
-            saved = time.monotonic()
-    _save(progress, checkpoint)
-    progress.model.eval()
-    return progress.model, progress.losses
-
-
-def _one_step(progress: Progress, batch: Int[Tensor, "row context"], losses_of: Any, speed: Speed) -> float:
-    """One step of the optimiser on the mean loss of the batch, whose rows go through the model a few at once."""
-    progress.optimizer.zero_grad(set_to_none=True)
-    parts = batch.split(speed.rows_at_once)
-    total = 0.0
-    for part in parts:
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = losses_of(progress.model, part).float().mean() / len(parts)
-        loss.backward()
-        total += loss.item()
-    torch.nn.utils.clip_grad_norm_(progress.model.parameters(), 1.0)
-    progress.optimizer.step()
-    return total
+        parts = batch.split(speed.rows_at_once)  # the batch's mean loss, whose rows go through the model a few at once
+        total = 0.0
+        for part in parts:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = losses_of(model, part).float().mean() / len(parts)
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(total)
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or step + 1 == recipe.steps:
+            partial = checkpoint.with_name(checkpoint.name + ".partial")
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}, partial)
+            partial.rename(checkpoint)
+            saved_at = time.monotonic()
+    model.eval()
+    return model, losses
 
 
 def _rows_of_step(n_rows: int, recipe: ModelRecipe, seed: int, name: str, step: int) -> Sequence[int]:
@@ -111,18 +98,3 @@ def _rows_of_step(n_rows: int, recipe: ModelRecipe, seed: int, name: str, step: 
     order = torch.randperm(n_rows, generator=tensor_stream(seed, f"{name}/order/{step // steps_a_pass}"))
     start = step % steps_a_pass * recipe.batch
     return order[start : start + recipe.batch].tolist()
-
-
-def _save(progress: Progress, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    state = {"model": progress.model.state_dict(), "optimizer": progress.optimizer.state_dict(), "losses": progress.losses}
-    torch.save(state, partial)
-    partial.rename(path)
-
-
-def _restore(progress: Progress, path: Path) -> None:
-    state = torch.load(path, weights_only=True)
-    progress.model.load_state_dict(state["model"])
-    progress.optimizer.load_state_dict(state["optimizer"])
-    progress.losses = state["losses"]
-    logger.info("goes on from step %d of %s", len(progress.losses), path)

@@ -7,10 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import PERSISTENCE
-from saesteer.figures.choice_rules import TITLES
 from saesteer.report.headline import headline_markdown
-from saesteer.report.sae_docs import Release, releases, verdict
+from saesteer.report.reference.sae_docs import Release, releases, verdict
 from saesteer.settings import SettingsError
 from studies.pages import effects, findings, kinds, questions
 from studies.pages.kinds_figure import SHOWN
@@ -18,6 +16,8 @@ from studies.pages.methods import methods_markdown, published_order_markdown
 from studies.pages.record_agreement import SCHEMA
 from studies.pages.scores import HIGH
 from studies.pages.tables import Row, Rows, Shown, beside, every, last, matching
+from studies.questions.figures.choice_rules import TITLES
+from studies.questions.tables import PERSISTENCE
 
 
 def _csv(path: str, schema: dict[str, Any]) -> Callable[[Path], Rows]:
@@ -63,8 +63,8 @@ def _sae_classes(_root: Path) -> Iterator[Row]:
     classes: dict[tuple[str, str, str], list[Release]] = {}
     for release in listed:
         classes.setdefault((", ".join(release.sites), release.form, verdict(release)), []).append(release)
-    for (place, form, said), group in sorted(classes.items()):
-        yield {"place": place, "form": f"`{form}`", "releases": len(group), "n": sum(release.n for release in group), "verdict": said}
+    for (place, form, reading), group in sorted(classes.items()):
+        yield {"place": place, "form": f"`{form}`", "releases": len(group), "n": sum(release.n for release in group), "verdict": reading}
     usable = sum(release.n for release in listed if release.reason is None)
     names = {release.name for release in listed}
     yield {"place": "in all", "form": "", "releases": len(names), "n": sum(release.n for release in listed), "verdict": f"{usable:,}"}
@@ -111,8 +111,8 @@ def written(root: Path, page: str, text: str) -> str:
 def with_block(page: str, text: str, name: str, block: str) -> str:
     """A page's text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced."""
     start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, opened, rest = text.partition(start)
-    _, closed, after = rest.partition(end)
+    before, opened, from_block = text.partition(start)
+    _, closed, after = from_block.partition(end)
     if not (opened and closed):
         raise SettingsError(f"{page} has no lines <!-- {name} --> and <!-- /{name} -->: put them back where the table belongs")
     return f"{before}{start}{block}{end}{after}"

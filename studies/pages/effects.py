@@ -5,8 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from saesteer.core.tables import APPROXIMATOR_SIZES, EFFECT_LAYERS, EFFECT_MULTIPLES, PSEUDO_INVERSES
 from studies.pages.tables import Row, Rows, Shown, markdown
+from studies.questions.tables import APPROXIMATOR_SIZES, EFFECT_LAYERS, EFFECT_MULTIPLES, PSEUDO_INVERSES
 
 FOLDERS = {"tiny-effects": "docs/effects", "tiny-effects-llama": "docs/effects/llama", "tiny-effects-neox": "docs/effects/neox"}
 """Experiment on the approximator of steering's effects -> the folder that keeps its results, the shipped model's first."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from saesteer.core.markdown import number
 from saesteer.report.headline import p_value, percent
-from saesteer.settings import load_experiment
+from studies import open_experiment
 from studies.pages.tables import Row, Rows, Shown
 
 SAE_SEEDS = {"books": "as shipped", "books-saes-1": "1", "books-saes-2": "2"}
@@ -39,7 +39,7 @@ def metrics(root: Path, experiment: str) -> dict[str, Any]:
 def seeds_of_world(root: Path) -> dict[str, str]:
     """Experiments with results in git that name a seed of the world -> the seed, in order."""
     names = [path.stem for path in sorted((root / "docs/results").glob("*.json"))]
-    seeds = {name: load_experiment(name, root / "config/experiments").seed_of_world for name in names}
+    seeds = {name: open_experiment(name, root).seed_of_world for name in names}
     return {name: str(seed) for name, seed in sorted(seeds.items(), key=lambda item: item[1] or 0) if seed is not None}
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.analysis.choice_rules import BY_JUDGE
-from saesteer.core.tables import QUESTION_SUMMARIES
 from studies.pages.kinds_figure import SHOWN
+from studies.questions.choice_rules import BY_JUDGE
+from studies.questions.registry import QUESTION_TABLES
 
 SHIPPED = "shipped"
 TABLES = ("choice_rules", "headline_samples")
@@ -78,4 +78,4 @@ def _measured(root: Path, kinds: Kinds) -> list[tuple[str, int, dict[str, float]
 
 def _read(root: Path, kinds: Kinds, kind: str, name: str) -> pl.DataFrame:
     folder = Path("docs/open-questions") / kinds.experiment if kind == SHIPPED else kinds.folder / kind
-    return pl.read_csv(root / folder / f"{name}.csv", schema=QUESTION_SUMMARIES[name].schema)
+    return pl.read_csv(root / folder / f"{name}.csv", schema=QUESTION_TABLES[name].schema)

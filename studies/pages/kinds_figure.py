@@ -2,11 +2,11 @@
 
 import polars as pl
 
-from saesteer.analysis.choice_rules import RANDOM
-from saesteer.figures.choice_rules import TITLES
 from saesteer.figures.definition import n_of
-from saesteer.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
 from saesteer.figures.style import WIDE, Figure, styled
+from studies.questions.choice_rules import RANDOM
+from studies.questions.figures.choice_rules import TITLES
+from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
 
 SHOWN = ("mean_cosine", "max_activation", "output_score", RANDOM)
 """Rules whose picks are drawn."""

@@ -70,14 +70,14 @@ def _seeds(rows: Rows) -> list[str]:
 def _note(rows: pl.DataFrame, pairs: pl.DataFrame, n_seeds: int) -> str:
     n, layers = rows["n"][0], rows["layer"].unique().sort().to_list()
     at = {layer: (rows.filter(layer=layer)["n_above"].sum(), pairs.filter(layer=layer).height) for layer in layers}
-    told = ", ".join(f"{n_apart} of {n_pairs} at layer {layer}" for layer, (n_apart, n_pairs) in at.items())
+    apart = ", ".join(f"{n_apart} of {n_pairs} at layer {layer}" for layer, (n_apart, n_pairs) in at.items())
     vectors = rows["n_effect_vectors"].drop_nulls()
     of_seeds = f", each the mean of {n_seeds} training seeds; seeds: each one's own mean" if n_seeds > 1 else ", one training seed"
     return (
         f"Mean [95 %] over n = {n} concepts{of_seeds}. Ratings at layer "
         f"{layers[-1]}. Loss rise: what steering at the chosen factors adds to the loss on ordinary text, nats a token; other topics: mean "
         "rating of all topics but the concept. Above / below: of how many other methods the difference leaves out 0 in an interval that "
-        f"covers all pairs of the layer ({told}). Abstains: concepts of {n * n_seeds}. A difference of {detectable_text(pairs)}, by pair, "
+        f"covers all pairs of the layer ({apart}). Abstains: concepts of {n * n_seeds}. A difference of {detectable_text(pairs)}, by pair, "
         "is seen with probability .8."
     ) + (f"\nSAE-TS and FGAA: their approximator is fitted on {vectors.to_list()[0]:,} vectors (P2: 50,000)." if len(vectors) else "")
 
@@ -95,11 +95,11 @@ def _published(methods: pl.DataFrame) -> list[Row]:
             values.setdefault(method(figure.method).key, []).append(figure.value)
     published = {key: sum(figures) / len(figures) for key, figures in values.items()}
     rows = methods.filter(pl.col("method").is_in(list(published))).drop_nulls("score").to_dicts()
-    here = list(dict.fromkeys(row["method"] for row in best_first("method", "score")(rows)))
-    there = [key for key in sorted(published, key=lambda key: -published[key]) if key in here]
+    order_here = list(dict.fromkeys(row["method"] for row in best_first("method", "score")(rows)))
+    order_there = [key for key in sorted(published, key=lambda key: -published[key]) if key in order_here]
     return [
-        {**row, "published": published[key], "published_place": there.index(key) + 1, "place": here.index(key) + 1}
-        for key in there
+        {**row, "published": published[key], "published_place": order_there.index(key) + 1, "place": order_here.index(key) + 1}
+        for key in order_there
         for row in rows
         if row["method"] == key
     ]

@@ -21,8 +21,8 @@ RATINGS, LOSSES = ("concept_rating", "fluency_rating", "median_relative_change")
 def pooled_scores(by_seed: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """METHOD_SCORES of each seed -> layer, method, concept_id and score, its mean over seeds; null where a seed has none."""
     rows = pl.concat([scores.select(*_FIT, "score") for scores in by_seed])
-    known = pl.when(pl.col("score").count() == len(by_seed)).then(pl.col("score").mean())
-    return rows.group_by(_FIT).agg(known.alias("score")).sort(_FIT)
+    seed_mean = pl.when(pl.col("score").count() == len(by_seed)).then(pl.col("score").mean())
+    return rows.group_by(_FIT).agg(seed_mean.alias("score")).sort(_FIT)
 
 
 def pooled_methods(
@@ -38,10 +38,10 @@ def pooled_methods(
         mean = mean_over_concepts("score", group["score"], settings, "pooled", layer, key)
         lines.append({"layer": layer, "method": key, "n": group["score"].count(), **mean})
     table = pl.DataFrame(lines).cast({"layer": pl.UInt16}).join(method_ranks(pooled, settings), on=_METHOD, how="left")
-    for seed, own in enumerate(methods):
-        table = table.join(own.select(*_METHOD, pl.col("score").alias(f"seed_{seed}")), on=_METHOD, how="left")
-    joined = [own.join(lost.select(*_METHOD, *LOSSES), on=_METHOD) for own, lost in zip(methods, damage, strict=True)]
-    every = pl.concat([one.select(*_METHOD, "title", "n_abstaining", "n_effect_vectors", *RATINGS, *LOSSES) for one in joined])
+    for seed, of_seed in enumerate(methods):
+        table = table.join(of_seed.select(*_METHOD, pl.col("score").alias(f"seed_{seed}")), on=_METHOD, how="left")
+    joined = [of_seed.join(lost.select(*_METHOD, *LOSSES), on=_METHOD) for of_seed, lost in zip(methods, damage, strict=True)]
+    every = pl.concat([of_seed.select(*_METHOD, "title", "n_abstaining", "n_effect_vectors", *RATINGS, *LOSSES) for of_seed in joined])
     means = every.group_by(_METHOD).agg(
         pl.col("title", "n_effect_vectors").first(), pl.col("n_abstaining").sum(), pl.col(*RATINGS, *LOSSES).mean()
     )

@@ -6,13 +6,13 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.analysis.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
-from saesteer.analysis.judge_error import ALL, KEPT, REMOVED
-from saesteer.core.tables import QUESTION_SUMMARIES
 from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
-from saesteer.figures.choice_rules import TITLES
 from saesteer.settings import SelectionSettings
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
+from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
+from studies.questions.figures.choice_rules import TITLES
+from studies.questions.registry import QUESTION_TABLES
+from studies.questions.summaries.judge_error import ALL, KEPT, REMOVED
 
 FOLDER = Path("docs/open-questions")
 """A folder an experiment, a file a table."""
@@ -33,7 +33,7 @@ def results(root: Path, name: str) -> Iterator[Row]:
     """Rows of a table of all experiments, one experiment after the other."""
     experiments = (path.name for path in (root / FOLDER).iterdir() if path.is_dir())
     for experiment in sorted(experiments, key=lambda name: (not name.startswith(FIRST), name)):
-        rows = pl.read_csv(root / FOLDER / experiment / f"{name}.csv", schema=QUESTION_SUMMARIES[name].schema)
+        rows = pl.read_csv(root / FOLDER / experiment / f"{name}.csv", schema=QUESTION_TABLES[name].schema)
         yield from ({"experiment": f"`{experiment}`", **row} for row in rows.iter_rows(named=True))
 
 
@@ -49,8 +49,8 @@ def _apart(source: str | Callable[[Path], Iterator[Row]], lines: str, columns: M
 
 def _at_layers(what: str, cell: Cell, **where: Any) -> Callable[[Rows], str]:
     """A sentence below a table that says a cell of each layer."""
-    told = beside(" at layer ", cell, "layer")
-    return lambda rows: f"{what}: {', '.join(text_of(told, [row]) for row in matching(rows, where))}."
+    at_layer = beside(" at layer ", cell, "layer")
+    return lambda rows: f"{what}: {', '.join(text_of(at_layer, [row]) for row in matching(rows, where))}."
 
 
 def _threshold(rows: Rows) -> str:

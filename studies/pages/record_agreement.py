@@ -4,8 +4,8 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.analysis.quantity_correlations import correlation
 from saesteer.settings import IntervalSettings
+from studies.questions.quantity_correlations import correlation
 
 _FEATURE = ["layer", "feature"]
 CORRELATED = ("input_score", "max_activation", "density")
@@ -18,11 +18,11 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def record_agreement(features: pl.DataFrame, others: pl.DataFrame, settings: IntervalSettings) -> pl.DataFrame:
+def record_agreement(features: pl.DataFrame, features_elsewhere: pl.DataFrame, settings: IntervalSettings) -> pl.DataFrame:
     """FEATURES of the same features from two corpora -> a row a layer: rank correlations of what both say, with their intervals, and how
     many features have a concept by the first, by the second, by both, and the same by both."""
     columns = (*_FEATURE, "concept", *CORRELATED)
-    pairs = features.select(columns).join(others.select(columns), on=_FEATURE, suffix="_other")
+    pairs = features.select(columns).join(features_elsewhere.select(columns), on=_FEATURE, suffix="_other")
     return pl.DataFrame([_line(layer, settings) for layer in pairs.sort(_FEATURE).partition_by("layer")], schema=SCHEMA)
 
 

@@ -11,23 +11,17 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import (
-    EFFECT_LAYERS,
-    FEATURES,
-    METHOD_SUMMARIES,
-    PERSISTENCE,
-    QUESTION_SUMMARIES,
-    Table,
-    by_name,
-    read_summary,
-)
+from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, Table, by_name, read_summary
 from saesteer.figures.save import save_figure
-from saesteer.settings import SettingsError, comparison, load_experiment
+from saesteer.settings import SettingsError, comparison
+from studies import open_experiment
 from studies.pages import effects, findings, kinds, methods, questions
 from studies.pages.blocks import KINDS
 from studies.pages.kinds_figure import draw
 from studies.pages.record_agreement import record_agreement
 from studies.pages.scores import scores_by_layer
+from studies.questions.registry import QUESTION_TABLES
+from studies.questions.tables import EFFECT_LAYERS, PERSISTENCE
 
 SHIPPED = "tiny"
 COMPARISONS = {
@@ -63,9 +57,9 @@ class Snapshot:
 
 
 _EFFECT_TABLES = by_name(*effects.TABLES) | {effects.METHODS: METHOD_SUMMARIES[effects.METHODS]}
-_KIND_TABLES = {name: QUESTION_SUMMARIES[name] for name in kinds.TABLES}
+_KIND_TABLES = {name: QUESTION_TABLES[name] for name in kinds.TABLES}
 SNAPSHOTS = (
-    *(Snapshot(name, QUESTION_SUMMARIES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
+    *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
     *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
     *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.names),
@@ -89,9 +83,7 @@ def update_results(root: Path) -> None:
         write_snapshot(root, snapshot)
     for folder, names in COMPARISONS.items():
         if compared := list(takewhile(Path.is_dir, (root / folder / name for name in names))):
-            methods.pool_results(
-                compared, comparison(load_experiment(names[0], root / "config/experiments"), names[0]).methods, root / folder
-            )
+            methods.pool_results(compared, comparison(open_experiment(names[0], root), names[0]).methods, root / folder)
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
         write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
     _update_record_agreement(root)
@@ -114,9 +106,8 @@ def write_snapshot(root: Path, snapshot: Snapshot) -> None:
 
 def _metrics(root: Path) -> dict[str, str]:
     """What was measured -> its copy in git: headline numbers, of models that are not shipped, and of SAEs of other kinds."""
-    experiments = root / "config/experiments"
-    seeds = [path.stem for path in sorted(experiments.glob(f"{SHIPPED}-seed-*.yaml"))]
-    names = [SHIPPED, *(name for name in seeds if load_experiment(name, experiments).seed_of_world is not None)]
+    seeds = sorted(path.stem for path in (root / "studies/experiments").glob(f"{SHIPPED}-seed-*.yaml"))
+    names = [SHIPPED, *(name for name in seeds if open_experiment(name, root).seed_of_world is not None)]
     headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in (*names, *findings.SAE_SEEDS, *findings.MODELS)}
     models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
     return headlines | models | {str(of.built): f"{of.folder}/metrics.json" for of in KINDS.values()}
@@ -128,5 +119,5 @@ def _update_record_agreement(root: Path) -> None:
     books = sorted(root.glob("data/books-paragraphs/features/layer_*.parquet"))
     if texts[0].is_file() and books:
         first, second = (pl.concat([read_summary(FEATURES, file) for file in files]) for files in (texts, books))
-        rows = record_agreement(first, second, load_experiment("books-brute", root / "config/experiments").intervals)
+        rows = record_agreement(first, second, open_experiment("books-brute", root).intervals)
         write_text(root / "docs/books/record_agreement.csv", rows.write_csv(float_precision=4))

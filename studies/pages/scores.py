@@ -19,7 +19,7 @@ def scores_by_layer(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _layer(features: pl.DataFrame) -> dict[str, Any]:
     scored = features.drop_nulls("input_score")
-    both = (scored["input_score"] > HIGH) & (scored["output_score"] > HIGH)
+    high_in_both = (scored["input_score"] > HIGH) & (scored["output_score"] > HIGH)
     return {
         "layer": features["layer"][0],
         "n": features.height,
@@ -28,5 +28,5 @@ def _layer(features: pl.DataFrame) -> dict[str, Any]:
         "output_score": features["output_score"].median(),
         "delta_token_confidence": features["delta_token_confidence"].median(),
         "share_output_high": (features["output_score"] > HIGH).mean(),
-        "share_both_high": both.mean(),
+        "share_both_high": high_in_both.mean(),
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.markdown import number, table
-from saesteer.figures.choice_rules import TITLES
+from studies.questions.figures.choice_rules import TITLES
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -82,7 +82,7 @@ class Shown:
 
 def markdown(rows: Rows, lines: str, columns: Mapping[str, Column]) -> str:
     """Columns of rows, a line for each value of the columns `lines`."""
-    spread = [each for heading, column in columns.items() for each in _spread(rows, heading, column)]
+    spread = [spread_column for heading, column in columns.items() for spread_column in _spread(rows, heading, column)]
     cells = ([text_of(cell, matching(line, where)) for _, cell, where in spread] for line in grouped(rows, lines).values())
     return table([heading for heading, *_ in spread], cells)
 

@@ -6,9 +6,8 @@ One folder: model/, saes/layer_NN/, metrics.json.
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig, PreTrainedModel
@@ -26,32 +25,37 @@ EMBEDDING_ROWS = 64
 """Of the held-out texts, those on which it is measured how much of the token the first layer leaves."""
 
 
-def gemma_plain(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
-    """The shipped model's architecture with an ordinary initialisation: every layer writes as much."""
-    plain = replace(recipe, embedding_scale=1.0, first_write=1.0, growth=1.0, final_norm=1.0)
-    return train_model.new_model(plain, vocab_size, seed, "gemma_plain")
-
-
-def llama(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
-    """Llama's: RMS norms before each block, gated MLP, rotary positions in all dimensions, tied embeddings."""
-    sizes = _sizes(recipe, vocab_size) | {"num_key_value_heads": recipe.n_kv_heads, "head_dim": recipe.head_dim}
-    return _initialised(LlamaConfig(intermediate_size=recipe.d_mlp, rms_norm_eps=1e-6, tie_word_embeddings=True, **sizes), seed)
-
-
-def neox(recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
-    """NeoX's (Pythia): layer norms, attention and a plain MLP side by side, rotary positions in a quarter, untied embeddings. The MLP
-    is half as wide again, as it has two matrices for three."""
-    sizes = _sizes(recipe, vocab_size) | {"intermediate_size": recipe.d_mlp * 3 // 2}
-    return _initialised(GPTNeoXConfig(use_parallel_residual=True, tie_word_embeddings=False, **sizes), seed)
-
-
 Architecture = Literal["gemma_plain", "llama", "neox"]
-ARCHITECTURES: Mapping[Architecture, Callable[[ModelRecipe, int, int], PreTrainedModel]] = {
-    "gemma_plain": gemma_plain,
-    "llama": llama,
-    "neox": neox,
-}
-"""Name -> untrained model."""
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+
+
+def untrained_model(name: Architecture, recipe: ModelRecipe, vocab_size: int, seed: int) -> PreTrainedModel:
+    """gemma_plain: the shipped model's architecture with an ordinary initialisation, so that every layer writes as much. llama: RMS norms
+    before each block, gated MLP, rotary positions in all dimensions, tied embeddings. neox (Pythia's): layer norms, attention and a plain
+    MLP side by side, rotary positions in a quarter, untied embeddings; the MLP is half as wide again, as it has two matrices for three."""
+    if name == "gemma_plain":
+        plain = replace(recipe, embedding_scale=1.0, first_write=1.0, growth=1.0, final_norm=1.0)
+        return train_model.new_model(plain, vocab_size, seed, "gemma_plain")
+    sizes = {
+        "vocab_size": vocab_size,
+        "hidden_size": recipe.d_model,
+        "num_hidden_layers": recipe.n_layers,
+        "num_attention_heads": recipe.n_heads,
+        "max_position_embeddings": recipe.context,
+        "pad_token_id": PAD_ID,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+    }
+    if name == "llama":
+        sizes |= {"intermediate_size": recipe.d_mlp, "num_key_value_heads": recipe.n_kv_heads, "head_dim": recipe.head_dim}
+        config: PretrainedConfig = LlamaConfig(rms_norm_eps=1e-6, tie_word_embeddings=True, **sizes)
+    else:
+        sizes["intermediate_size"] = recipe.d_mlp * 3 // 2
+        config = GPTNeoXConfig(use_parallel_residual=True, tie_word_embeddings=False, **sizes)
+    with torch.random.fork_rng(devices=[]):  # weights as transformers draws them
+        torch.manual_seed(stream_seed(seed, f"{config.model_type}/constructor"))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
 
 
 def build_architecture(build: Build, name: Architecture) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def build_architecture(build: Build, name: Architecture) -> dict[str, Any]:
     partial, recipe = build.folder.with_name(f"{build.folder.name}.partial"), build.recipe
     shutil.rmtree(partial, ignore_errors=True)
     rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "train", recipe.model.steps * recipe.model.batch)
-    model = ARCHITECTURES[name](recipe.model, len(build.tokenizer), build.seed)
+    model = untrained_model(name, recipe.model, len(build.tokenizer), build.seed)
     train_model.train(model, rows, recipe.model, build.seed, name)
     train_model.save_model(model, build.tokenizer, partial / MODEL)
     model = measure.load_model(partial / MODEL)
@@ -87,24 +91,3 @@ def build_architecture(build: Build, name: Architecture) -> dict[str, Any]:
     partial.rename(build.folder)
     logger.info("%s: %.3f nats a token", build.folder, metrics["model_loss"])
     return metrics
-
-
-def _initialised(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """Weights as transformers draws them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, f"{config.model_type}/constructor"))
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return model
-
-
-def _sizes(recipe: ModelRecipe, vocab_size: int) -> dict[str, Any]:
-    return {
-        "vocab_size": vocab_size,
-        "hidden_size": recipe.d_model,
-        "num_hidden_layers": recipe.n_layers,
-        "num_attention_heads": recipe.n_heads,
-        "max_position_embeddings": recipe.context,
-        "pad_token_id": PAD_ID,
-        "bos_token_id": BOS_ID,
-        "eos_token_id": EOS_ID,
-    }

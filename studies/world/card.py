@@ -61,8 +61,10 @@ ORACLE = """\
 ## The oracle
 
 A naive Bayes topic model over tokens. Concept 0-2: the share of content tokens (those whose topic distribution lies at least
-{content_nats:.2f} nats from the prior) with P(topic | token) > {topic_posterior:g}, cut at {share_low:.2f} and {share_high:.2f}.
-Fluency 0-2: mean loss under the reference model, cut at {fluent:.2f} and {poor:.2f} nats a token. Parameters, thresholds and
+{content_nats:.2f} nats from the prior) with P(topic | token) > {topic_posterior:g}, cut at {concept_shares[0]:.2f} and \
+{concept_shares[1]:.2f}.
+Fluency 0-2: mean loss under the reference model, cut at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a token. \
+Parameters, thresholds and
 accuracies each come from a split of their own. **The accuracies are on corruptions made by the same grammar (halves of two
 sentences joined; words replaced, shuffled or repeated): they are not agreement with people.** The topics share almost no words, so
 telling whole sentences apart is easy here. Fluency is measured by the second model; a judge that used the steered model itself
@@ -98,15 +100,8 @@ def render_card(metrics: dict[str, Any], topics: Sequence[str]) -> str:
         language_table(seeds),
         "Continuations by the shipped model, temperature 0.7, unchosen:\n\n" + "".join(f"- {escaped(text)}\n" for text in first["samples"]),
         SAE_TEXT.format(**recipe["sae"]),
-        *(layer_table(one) for one in seeds),
-        ORACLE.format(
-            content_nats=thresholds["content_nats"],
-            topic_posterior=thresholds["topic_posterior"],
-            share_low=thresholds["concept_shares"][0],
-            share_high=thresholds["concept_shares"][1],
-            fluent=thresholds["fluency_nats"][0],
-            poor=thresholds["fluency_nats"][1],
-        ),
+        *map(layer_table, seeds),
+        ORACLE.format(**thresholds),
         oracle_table(seeds),
     ]
     return "\n".join(parts)
@@ -114,45 +109,32 @@ def render_card(metrics: dict[str, Any], topics: Sequence[str]) -> str:
 
 def language_table(seeds: Sequence[dict[str, Any]]) -> str:
     """Losses and training time, one row a seed."""
-    rows = [
-        [one["seed"]]
-        + [f"{one['language'][key]:.3f}" for key in ("entropy_bound", "model_loss", "reference_loss")]
-        + [f"{one['seconds']['total'] / 60:.1f}" if one["seconds"] else "not measured"]
-        for one in seeds
-    ]
-    return _table(["seed", "entropy bound", "model", "reference model", "minutes for everything"], rows)
+    rows = []
+    for seed in seeds:
+        losses = [f"{seed['language'][name]:.3f}" for name in ("entropy_bound", "model_loss", "reference_loss")]
+        minutes = f"{seed['seconds']['total'] / 60:.1f}" if seed["seconds"] else "not measured"
+        rows.append([seed["seed"], *losses, minutes])
+    return table(["seed", "entropy bound", "model", "reference model", "minutes for everything"], rows) + "\n"
 
 
-def layer_table(one: dict[str, Any]) -> str:
+def layer_table(seed: dict[str, Any]) -> str:
     """One seed's layers."""
-    rows = [
-        [
-            layer["layer"],
-            f"{layer['residual_norm']:.1f}",
-            f"{layer['explained_variance']:.3f}",
-            f"{layer['l0']:.1f}",
-            layer["dead"],
-            f"{layer['loss_recovered']:.4f}",
-        ]
-        for layer in one["layers"]
-    ]
-    return f"Seed {one['seed']}:\n\n" + _table(["layer", "residual norm", "explained variance", "L0", "dead", "loss recovered"], rows)
+    row = "{layer}|{residual_norm:.1f}|{explained_variance:.3f}|{l0:.1f}|{dead}|{loss_recovered:.4f}"
+    rows = [row.format(**layer).split("|") for layer in seed["layers"]]
+    head = ["layer", "residual norm", "explained variance", "L0", "dead", "loss recovered"]
+    return f"Seed {seed['seed']}:\n\n{table(head, rows)}\n"
 
 
 def oracle_table(seeds: Sequence[dict[str, Any]]) -> str:
     """The judge's accuracies on its test split, one row a seed."""
-    keys = ("sentence_accuracy", "calibration_error", "concept_accuracy", "fluency_accuracy")
-    rows = [[one["seed"], *(f"{one['oracle'][key]:.4f}" for key in keys)] for one in seeds]
-    return _table(["seed", "topic of a sentence", "calibration error", "concept 0-2", "fluency 0-2"], rows)
+    names = ("sentence_accuracy", "calibration_error", "concept_accuracy", "fluency_accuracy")
+    rows = [[seed["seed"], *(f"{seed['oracle'][name]:.4f}" for name in names)] for seed in seeds]
+    return table(["seed", "topic of a sentence", "calibration error", "concept 0-2", "fluency 0-2"], rows) + "\n"
 
 
 def comparison(built: dict[str, Any], shipped: dict[str, Any]) -> str:
     """A freshly built seed's tables, then the shipped seeds'."""
     parts = []
     for title, seeds in (("built", [built]), ("shipped", shipped["seeds"])):
-        parts += [f"== {title}\n", language_table(seeds), *(layer_table(one) for one in seeds), oracle_table(seeds)]
+        parts += [f"== {title}\n", language_table(seeds), *map(layer_table, seeds), oracle_table(seeds)]
     return "\n".join(parts)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    return table(head, rows) + "\n"

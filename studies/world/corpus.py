@@ -1,6 +1,5 @@
 """Texts of the grammar as token rows, each set from its own named stream."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -61,17 +60,14 @@ def training_rows(
 
 def fitted_corpus(lexicon: Lexicon, seed: int, name: str, n_documents: int) -> Corpus:
     """Distinct documents of whole sentences, at most CONTEXT tokens with BOS."""
-    docs = tuple(islice(_distinct(lexicon, seed, name), n_documents))
-    return Corpus(docs, sum(sentence.nats for document in docs for sentence in document.sentences))
-
-
-def _distinct(lexicon: Lexicon, seed: int, name: str) -> Iterator[Document]:
-    seen: set[str] = set()
+    fitted: dict[str, Document] = {}
     for document in documents(lexicon, text_stream(seed, name)):
-        fitted = document.fitted(CONTEXT - 1)
-        if fitted.text not in seen:
-            seen.add(fitted.text)
-            yield fitted
+        if len(fitted) == n_documents:
+            break
+        beginning = document.fitted(CONTEXT - 1)
+        fitted.setdefault(beginning.text, beginning)
+    docs = tuple(fitted.values())
+    return Corpus(docs, sum(sentence.nats for document in docs for sentence in document.sentences))
 
 
 def padded_rows(tokenizer: PreTrainedTokenizerFast, docs: tuple[Document, ...]) -> UInt16[np.ndarray, "row context"]:
@@ -92,17 +88,14 @@ def labels(docs: tuple[Document, ...]) -> UInt8[np.ndarray, "row context"]:
 
 def write_texts(path: Path, tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
     """The labelled texts as Parquet: text_id, text, token_ids, token_topics."""
-    rows = word_ids(tokenizer, corpus.documents)
-    frame = pl.DataFrame(
-        {
-            "text_id": [text_id(document.text) for document in corpus.documents],
-            "text": [document.text for document in corpus.documents],
-            "token_ids": rows,
-            "token_topics": [[NO_TOPIC, *document.topics] for document in corpus.documents],
-        },
-        schema=TEXTS_SCHEMA,
-    )
-    frame.write_parquet(path, compression="zstd", compression_level=19)
+    texts = [document.text for document in corpus.documents]
+    columns = {
+        "text_id": [text_id(text) for text in texts],
+        "text": texts,
+        "token_ids": word_ids(tokenizer, corpus.documents),
+        "token_topics": [[NO_TOPIC, *document.topics] for document in corpus.documents],
+    }
+    pl.DataFrame(columns, schema=TEXTS_SCHEMA).write_parquet(path, compression="zstd", compression_level=19)
 
 
 def is_content(rows: UInt16[np.ndarray, "row context"]) -> np.ndarray:

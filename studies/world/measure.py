@@ -1,7 +1,6 @@
 """What the card reports of a trained world, measured on held-out texts with the weights as stored (float16, computed in float32)."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from saesteer.engine.structure import untried_structure
 from saesteer.world.streams import stream_seed
 from studies.world.corpus import is_content
 from studies.world.train_model import token_losses
+from studies.world.train_saes import residuals
 
 BATCH = 64
 SAMPLE_PROMPTS = (
@@ -25,8 +25,6 @@ SAMPLE_PROMPTS = (
     "After a while,",
     "It turned out that",
 )
-
-Edit = Callable[[Float[Tensor, "row context d_model"]], Float[Tensor, "row context d_model"]]
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -45,9 +43,9 @@ def encode(sae: Mapping[str, Tensor], x: Float[Tensor, "... d_in"]) -> Float[Ten
     return pre * (pre > sae["threshold"])
 
 
-def decode(sae: Mapping[str, Tensor], codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
-    """The residual that the codes stand for."""
-    return codes @ sae["W_dec"] + sae["b_dec"]
+def decode(sae: Mapping[str, Tensor], activations: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
+    """The residual that feature activations stand for."""
+    return activations @ sae["W_dec"] + sae["b_dec"]
 
 
 def held_out_loss(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"]) -> float:
@@ -63,20 +61,6 @@ def embedding_cosine(model: PreTrainedModel, rows: UInt16[np.ndarray, "row conte
     with torch.no_grad():
         before, behind = model(input_ids=tokens, output_hidden_states=True, use_cache=False).hidden_states[:2]
     return float(torch.cosine_similarity(before, behind, dim=-1)[torch.from_numpy(is_content(rows))].double().mean())
-
-
-@contextmanager
-def edited_residual(model: PreTrainedModel, layer: int, edit: Edit) -> Iterator[None]:
-    """While open, the output of decoder layer `layer` passes through `edit`."""
-
-    def hook(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        return edit(output)
-
-    handle = untried_structure(model).blocks[layer].register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def sae_metrics(sae: Mapping[str, Tensor], x: Float[Tensor, "token d_in"]) -> dict[str, int | float]:
@@ -106,17 +90,31 @@ def loss_recovered(
 ) -> float:
     """(loss with the residual's mean - loss with the reconstruction) / (loss with the mean - clean loss); BOS keeps its own residual."""
 
-    def reconstructed(x: Tensor) -> Tensor:
-        return torch.cat([x[:, :1], decode(sae, encode(sae, x[:, 1:]))], dim=1)
+    losses = {}
+    for name in ("spliced", "ablated"):
 
-    def averaged(x: Tensor) -> Tensor:
-        return torch.cat([x[:, :1], mean.expand_as(x[:, 1:])], dim=1)
+        def edit(_module: torch.nn.Module, _inputs: object, x: Tensor, name: str = name) -> Tensor:
+            edited = decode(sae, encode(sae, x[:, 1:])) if name == "spliced" else mean.expand_as(x[:, 1:])
+            return torch.cat([x[:, :1], edited], dim=1)
 
-    with edited_residual(model, layer, reconstructed):
-        spliced = held_out_loss(model, rows)
-    with edited_residual(model, layer, averaged):
-        ablated = held_out_loss(model, rows)
-    return (ablated - spliced) / (ablated - clean)
+        handle = untried_structure(model).blocks[layer].register_forward_hook(edit)
+        try:
+            losses[name] = held_out_loss(model, rows)
+        finally:
+            handle.remove()
+    return (losses["ablated"] - losses["spliced"]) / (losses["ablated"] - clean)
+
+
+def measures_of_saes(
+    model: PreTrainedModel, saes: Path, rows: UInt16[np.ndarray, "row context"], clean: float
+) -> list[dict[str, int | float]]:
+    """What each layer's stored SAE keeps of the rows' residuals; `clean` is the model's loss on them."""
+    layers = []
+    for layer, x in enumerate(residuals(model, rows)):
+        sae = load_sae(saes / f"layer_{layer:02d}")
+        recovered = loss_recovered(model, sae, layer, rows, x.mean(0), clean)
+        layers.append({"layer": layer, **sae_metrics(sae, x), "loss_recovered": recovered})
+    return layers
 
 
 def samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[str]:

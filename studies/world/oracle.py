@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8, UInt16
 from safetensors.numpy import save_file
+from scipy.special import softmax
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.world import grammar
@@ -33,6 +35,7 @@ CONTENT_NATS = (0.25, 0.5, 1.0, 1.5, 2.0)
 TOPIC_POSTERIORS = (0.2, 0.3, 0.5)
 REPLACED_SHARE = 0.2
 RATINGS = (0, 1, 2)
+UNSCORED = -100
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,14 @@ def continuation_losses(model: PreTrainedModel, items: Sequence[FluencyItem], ba
     losses = []
     for start in range(0, len(items), batch):
         part = items[start : start + batch]
-        width = max(len(item.context) + len(item.continuation) for item in part)
-        tokens = torch.full((len(part), width), PAD_ID)
-        judged = torch.zeros(len(part), width, dtype=torch.bool)
-        for row, item in enumerate(part):
-            end = len(item.context) + len(item.continuation)
-            tokens[row, :end] = torch.tensor(item.context + item.continuation)
-            judged[row, len(item.context) : end] = True
+        tokens = [torch.tensor(item.context + item.continuation) for item in part]
+        targets = [torch.tensor((UNSCORED,) * len(item.context) + item.continuation) for item in part]
+        scored = pad_sequence(targets, batch_first=True, padding_value=UNSCORED)[:, 1:]
         with torch.no_grad():
-            logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
-        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none") * judged[:, 1:]
-        losses.append((nll.sum(1) / judged.sum(1)).numpy())
+            padded = pad_sequence(tokens, batch_first=True, padding_value=PAD_ID)
+            logits = model(input_ids=padded, use_cache=False).logits[:, :-1]
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), scored, ignore_index=UNSCORED, reduction="none")
+        losses.append((nll.sum(1) / (scored != UNSCORED).sum(1)).numpy())
     return np.concatenate(losses)
 
 
@@ -158,13 +158,19 @@ def concept_accuracy(oracle: Oracle, items: Sequence[ConceptItem]) -> float:
 
 def fluency_accuracy(oracle: Oracle, losses: Float[np.ndarray, " item"], items: Sequence[FluencyItem]) -> float:
     """Share of items rated as made."""
-    rated = [runtime.fluency_rating(oracle, float(loss)) for loss in losses]
+    rated = [runtime.fluency_rating(oracle.thresholds.fluency_nats, float(loss)) for loss in losses]
     return float(np.mean([rating == item.rating for rating, item in zip(rated, items, strict=True)]))
+
+
+def classify_sentence(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, " topic"]:
+    """P(topic | all tokens), tokens taken as independent given the topic."""
+    scores = oracle.log_likelihood[:, np.asarray(token_ids, dtype=np.int64)].sum(-1) + oracle.log_prior
+    return softmax(scores.astype(np.float64))
 
 
 def sentence_accuracy(oracle: Oracle, sentences: Sequence[tuple[tuple[int, ...], int]]) -> tuple[float, float]:
     """(32-way accuracy, expected calibration error over ten bins of the largest probability) on (token_ids, topic) pairs."""
-    posteriors = np.stack([runtime.classify_sentence(oracle, ids) for ids, _ in sentences])
+    posteriors = np.stack([classify_sentence(oracle, ids) for ids, _ in sentences])
     right = posteriors.argmax(1) == np.array([topic for _, topic in sentences])
     return float(right.mean()), calibration_error(posteriors.max(1), right)
 
@@ -174,15 +180,6 @@ def calibration_error(confidence: Float[np.ndarray, " text"], right: Bool[np.nda
     bins = np.minimum((confidence * 10).astype(int), 9)
     gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
     return float(np.sum(gaps))
-
-
-def labelled_sentences(
-    lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: int, name: str, n: int
-) -> list[tuple[tuple[int, ...], int]]:
-    """n sentences without opener, each with its topic."""
-    rng = text_stream(seed, name)
-    topics = [rng.randrange(len(lexicon.topics)) for _ in range(n)]
-    return [(_ids(tokenizer, grammar.single_sentence(lexicon, topic, 0.0, rng).words), topic) for topic in topics]
 
 
 def fit_oracle(
@@ -209,9 +206,10 @@ def measure_oracle(
     sizes: OracleSizes,
 ) -> dict[str, float]:
     """Accuracies on fresh texts of the streams of `split`."""
-    accuracy, calibration_error = sentence_accuracy(
-        oracle, labelled_sentences(lexicon, tokenizer, seed, f"oracle/sentence_{split}", sizes.sentences)
-    )
+    rng = text_stream(seed, f"oracle/sentence_{split}")
+    topics = [rng.randrange(len(lexicon.topics)) for _ in range(sizes.sentences)]
+    sentences = [(_ids(tokenizer, grammar.single_sentence(lexicon, topic, 0.0, rng).words), topic) for topic in topics]
+    accuracy, calibration_error = sentence_accuracy(oracle, sentences)
     fluency = fluency_items(lexicon, tokenizer, seed, f"oracle/fluency_{split}", sizes.items)
     return {
         "sentence_accuracy": accuracy,

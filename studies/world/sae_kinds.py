@@ -115,25 +115,22 @@ def _by_sae_lens(d_in: int, recipe: KindsRecipe) -> Mapping[str, tuple[type[Trai
 
 def _trained_by_sae_lens(x: Float[Tensor, "token d_in"], kind: str, layer: int, recipe: KindsRecipe, seed: int) -> TrainingSAE[Any]:
     make, config = _by_sae_lens(x.shape[1], recipe)[kind]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, f"kinds/{kind}/{layer}"))
-        sae = make(config)
-        SAETrainer(_schedule(recipe.sae), sae, _batches(x, recipe.sae.batch, seed)).fit()
-    sae.fold_W_dec_norm()  # rows of norm 1, as the shipped SAEs have: a_max, the unit of steering factors, then means the same
-    return sae
-
-
-def _schedule(recipe: SaeRecipe) -> SAETrainerConfig:
-    """As train_saes': flat, then falling, here to a tenth."""
-    return SAETrainerConfig(
-        total_training_samples=recipe.steps * recipe.batch,
-        train_batch_size_samples=recipe.batch,
-        lr=recipe.learning_rate,
-        lr_end=recipe.learning_rate / 10,
-        lr_decay_steps=recipe.steps // 2,
+    sizes = recipe.sae
+    schedule = SAETrainerConfig(  # as train_saes': flat, then falling, here to a tenth
+        total_training_samples=sizes.steps * sizes.batch,
+        train_batch_size_samples=sizes.batch,
+        lr=sizes.learning_rate,
+        lr_end=sizes.learning_rate / 10,
+        lr_decay_steps=sizes.steps // 2,
         n_batches_for_norm_estimate=20,
         dead_feature_window=train_saes.DEAD_AFTER,
     )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, f"kinds/{kind}/{layer}"))
+        sae = make(config)
+        SAETrainer(schedule, sae, _batches(x, sizes.batch, seed)).fit()
+    sae.fold_W_dec_norm()  # rows of norm 1, as the shipped SAEs have: a_max, the unit of steering factors, then means the same
+    return sae
 
 
 def _batches(x: Float[Tensor, "token d_in"], size: int, seed: int) -> Iterator[Float[Tensor, "row d_in"]]:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from saesteer.world.streams import stream_seed
-from studies.world.streams import tensor_stream
 from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
 logger = logging.getLogger(__name__)
@@ -47,9 +46,15 @@ class ModelRecipe:
     final_norm: float = 3.0
 
 
-def gemma_config(recipe: ModelRecipe, vocab_size: int) -> Gemma2Config:
-    """Gemma-2's architecture (soft caps 50 and 30, tied embeddings, alternating attention) at the recipe's sizes."""
-    return Gemma2Config(
+def tensor_stream(seed: int, name: str) -> torch.Generator:
+    """Torch's generator for initial weights and shuffles, by name as in `saesteer.world.streams`."""
+    return torch.Generator().manual_seed(stream_seed(seed, name))
+
+
+def new_model(recipe: ModelRecipe, vocab_size: int, seed: int, name: str) -> Gemma2ForCausalLM:
+    """Gemma-2's architecture (soft caps 50 and 30, tied embeddings, alternating attention) with weights drawn from the stream `name`, its
+    post-norms growing with depth."""
+    config = Gemma2Config(
         vocab_size=vocab_size,
         hidden_size=recipe.d_model,
         intermediate_size=recipe.d_mlp,
@@ -68,13 +73,9 @@ def gemma_config(recipe: ModelRecipe, vocab_size: int) -> Gemma2Config:
         bos_token_id=BOS_ID,
         attn_implementation="eager",
     )
-
-
-def new_model(recipe: ModelRecipe, vocab_size: int, seed: int, name: str) -> Gemma2ForCausalLM:
-    """A model with weights drawn from the stream `name`, its post-norms growing with depth."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, f"{name}/constructor"))
-        model = Gemma2ForCausalLM(gemma_config(recipe, vocab_size))
+        model = Gemma2ForCausalLM(config)
     generator = tensor_stream(seed, f"{name}/weights")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -135,14 +136,13 @@ def token_losses(model: PreTrainedModel, tokens: Int[Tensor, "row context"]) -> 
     """Loss in nats of each token after BOS, padding left out."""
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     targets = tokens[:, 1:]
-    kept = targets != PAD_ID
-    return torch.nn.functional.cross_entropy(logits[kept], targets[kept], reduction="none")
+    counted = targets != PAD_ID
+    return torch.nn.functional.cross_entropy(logits[counted], targets[counted], reduction="none")
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Weights rounded to float16, config and tokenizer, in Hugging Face form; no sampling defaults."""
-    finite = all(torch.isfinite(parameter.half()).all() for parameter in model.parameters())
-    if not finite:
+    if not all(torch.isfinite(parameter.half()).all() for parameter in model.parameters()):
         raise ValueError(f"{folder}: a weight is not finite in float16: the training diverged")
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from saesteer.engine.structure import untried_structure
 from studies.world.corpus import is_content
-from studies.world.streams import tensor_stream
 from studies.world.tokenizer import CONTEXT
+from studies.world.train_model import tensor_stream
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def residuals(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"], b
     """resid_post of every decoder layer at every text token (BOS, EOS and padding left out)."""
     mask, blocks = torch.from_numpy(is_content(rows)), untried_structure(model).blocks
     # Filled in place: all layers' residuals take a gigabyte or two, and joining collected parts would hold them twice.
-    kept = torch.empty(len(blocks), int(mask.sum()), model.config.hidden_size)
+    joined = torch.empty(len(blocks), int(mask.sum()), model.config.hidden_size)
     filled = 0
     current: list[Tensor] = []
 
@@ -80,12 +80,12 @@ def residuals(model: PreTrainedModel, rows: UInt16[np.ndarray, "row context"], b
                 model.get_decoder()(input_ids=torch.from_numpy(rows[start : start + batch].astype(np.int64)), use_cache=False)
             chosen = mask[start : start + batch]
             for layer, output in enumerate(current):
-                kept[layer, filled : filled + int(chosen.sum())] = output[chosen]
+                joined[layer, filled : filled + int(chosen.sum())] = output[chosen]
             filled += int(chosen.sum())
     finally:
         for handle in handles:
             handle.remove()
-    return kept
+    return joined
 
 
 def train_sae(x: Float[Tensor, "token d_in"], recipe: SaeRecipe, seed: int, layer: int) -> dict[str, Tensor]:
@@ -96,7 +96,9 @@ def train_sae(x: Float[Tensor, "token d_in"], recipe: SaeRecipe, seed: int, laye
     sae = BatchTopK(x.shape[1], recipe, scaled.mean(0), generator)
     optimizer = torch.optim.Adam(sae.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.999))
     turn = recipe.flat_until * recipe.steps
-    order = _epochs(len(scaled), recipe, generator)
+    n, n_rows = len(scaled), recipe.steps * recipe.batch
+    # Rows of all batches, one shuffle of the data after another.
+    order = torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-n_rows // n))])[:n_rows]
     for step in tqdm(range(recipe.steps), desc=f"SAE of layer {layer}", unit="step", mininterval=5):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (recipe.steps - step) / (recipe.steps - turn))
@@ -145,12 +147,6 @@ def save_sae(weights: dict[str, Tensor], folder: Path, layer: int, model_name: s
         },
     }
     (folder / "cfg.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _epochs(n: int, recipe: SaeRecipe, generator: torch.Generator) -> Tensor:
-    """Row indices of all batches, one shuffle of the data after another."""
-    needed = recipe.steps * recipe.batch
-    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-needed // n))])[:needed]
 
 
 def _cut(pre: Float[Tensor, "row d_sae"], k: int) -> Float[Tensor, ""]:

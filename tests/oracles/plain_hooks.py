@@ -14,26 +14,16 @@ from torch import Tensor
 
 def family_parts(model: Any) -> tuple[Any, Any]:
     """(decoder blocks, final norm) by the family's own names."""
+    gpt2, final = ("transformer.h", "transformer.ln_f"), ("model.layers", "model.final_layernorm")
     names = {
-        "bloom": ("transformer.h", "transformer.ln_f"),
-        "codegen": ("transformer.h", "transformer.ln_f"),
-        "falcon": ("transformer.h", "transformer.ln_f"),
-        "gpt_bigcode": ("transformer.h", "transformer.ln_f"),
-        "gpt_neo": ("transformer.h", "transformer.ln_f"),
-        "gptj": ("transformer.h", "transformer.ln_f"),
+        **dict.fromkeys(("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gptj"), gpt2),
+        **dict.fromkeys(("bamba", "jamba", "persimmon", "phi"), final),
+        **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), ("model.layers", "model.embedding_norm")),
         "mpt": ("transformer.blocks", "transformer.norm_f"),
-        "bamba": ("model.layers", "model.final_layernorm"),
         "biogpt": ("biogpt.layers", "biogpt.layer_norm"),
-        "jamba": ("model.layers", "model.final_layernorm"),
-        "lfm2": ("model.layers", "model.embedding_norm"),
-        "lfm2_moe": ("model.layers", "model.embedding_norm"),
-        "lfm3": ("model.layers", "model.embedding_norm"),
         "xglm": ("model.layers", "model.layer_norm"),
-        "persimmon": ("model.layers", "model.final_layernorm"),
-        "phi": ("model.layers", "model.final_layernorm"),
         "opt": ("model.decoder.layers", "model.decoder.final_layer_norm"),
         "gpt_neox": ("gpt_neox.layers", "gpt_neox.final_layer_norm"),
-        "gpt2": ("transformer.h", "transformer.ln_f"),
     }
     blocks, norm = names.get(model.config.model_type, ("model.layers", "model.norm"))
     return model.get_submodule(blocks), model.get_submodule(norm)

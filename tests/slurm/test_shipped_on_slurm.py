@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from attacks import attack
 from slurm_node import TOKENS, ClusterRun, Node, environment_of, wait_for
-from test_shipped import check_findings
 from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout
 
 from saesteer.core.store import read_rows
@@ -100,10 +99,16 @@ def test_findings_and_the_numbers_that_the_readme_shows(seen: Seen) -> None:
     shown = json.loads((ROOT / "docs/results/tiny.json").read_text())
     assert numbers["features"] == shown["features"]
     assert numbers["depth"]["rho_input_score"] == pytest.approx(shown["depth"]["rho_input_score"], abs=0.02)
-    for place in ("unfiltered", "kept", "random"):
-        assert numbers["filter"]["all"][place]["mean"] == pytest.approx(shown["filter"]["all"][place]["mean"], rel=0.05)
-    check_findings(numbers)
-    assert numbers["filter"]["all"]["p_within_layers"] < 0.05
+    gain = numbers["filter"]["all"]
+    for features in ("unfiltered", "kept", "random"):
+        assert gain[features]["mean"] == pytest.approx(shown["filter"]["all"][features]["mean"], rel=0.05)
+    # Rules fixed beforehand: roles change with depth, both scores are rarely high, filtering by output score helps on held-out prefixes.
+    assert numbers["depth"]["rho_input_score"] < 0
+    assert numbers["depth"]["rho_output_score"] > 0
+    assert numbers["both_above_half"]["share"] < 0.1
+    assert gain["ratio"] >= 1.5
+    assert gain["kept"]["mean"] > gain["random"]["high"]
+    assert gain["p_within_layers"] < 0.05
 
 
 def test_only_jobs_that_run_a_model_went_to_slurm(seen: Seen, node: Node) -> None:

@@ -43,6 +43,8 @@ _WEIGHTS = {
     "fluency_rating": "n",
     "judge_score": "n_judged",
 }
+PERPLEXITY_CAP = 4.0
+"""capped: factors whose perplexity is above this multiple of the unsteered text's are dropped."""
 TIE = 1e-9
 """Values closer than this are equal but for rounding."""
 _Row = dict[str, Any]
@@ -142,7 +144,7 @@ def _feature_rows(rows: list[_Row], settings: BestFactorSettings) -> Iterator[_R
     for reported_on, reported in halves.items():
         chosen_on = halves["all"] if reported_on == "all" else halves["1" if reported_on == "0" else "0"]
         curve = _curve(chosen_on, settings.perplexity)
-        choices = {"p1": choose_p1(curve, settings.gen_success_limit), "capped": choose_capped(curve, settings.perplexity_cap)}
+        choices = {"p1": choose_p1(curve, settings.gen_success_limit), "capped": choose_capped(curve, PERPLEXITY_CAP)}
         for rule in RULES:
             key = {"layer": rows[0]["layer"], "feature": rows[0]["feature"], "rule": rule, "reported_on": reported_on}
             yield key | _report(choices[rule], reported, has_concept, bool(np.isfinite(curve.gen_success[curve.positive]).any()))

@@ -1,9 +1,9 @@
 """Which feature to steer with towards a concept, how hard, and whether anything else does better.
 
 Candidates are few, picked by what steering needs no model for: features labelled with the concept, of those the ones with the largest
-record (of the rules of analysis.choice_rules the one that came nearest to the best attainable score). Feature and factor are then chosen by
-the judge's mean score: on one half of the prompts for the scores reported on the other half, both ways, and on all prompts for what is
-recommended. So the scores are those of the procedure, and owe nothing to the choice.
+record (of the rules that studies/questions compares the one that came nearest to the best attainable score). Feature and factor are then
+chosen by the judge's mean score: on one half of the prompts for the scores reported on the other half, both ways, and on all prompts for
+what is recommended. So the scores are those of the procedure, and owe nothing to the choice.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from saesteer.analysis.halves import split_halves
-from saesteer.core.tables.questions import RECOMMENDATIONS
-from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, interval_columns, random_stream
+from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, random_stream
 from saesteer.settings import IntervalSettings
 
 STEERS = 1.0
@@ -151,35 +150,6 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
         _difference(score, _by_prompt(unsteered, "judge_score"), kind, settings),
         score,
     )
-
-
-def recommendations(features: pl.DataFrame, texts: pl.DataFrame, n_per_layer: int, settings: IntervalSettings) -> pl.DataFrame:
-    """RECOMMENDATIONS, where every feature was steered with: what is recommended for each concept that features are labelled with, against
-    the best that choosing among all of them reaches.
-
-    texts: JUDGEMENTS rows of features, prompts in their order.
-    """
-    labelled = features.select("layer", "feature", "concept").drop_nulls("concept")
-    rated = texts.join(labelled, on=["layer", "feature"], maintain_order="left").with_columns(
-        kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String), layer=pl.col("layer").cast(pl.Int64)
-    )
-    rows = [_recommended(str(name), features, of, n_per_layer, settings) for (name,), of in rated.group_by("concept", maintain_order=True)]
-    return pl.DataFrame(rows, schema=RECOMMENDATIONS.schema).sort("concept")
-
-
-def _recommended(concept: str, features: pl.DataFrame, rated: pl.DataFrame, n_per_layer: int, settings: IntervalSettings) -> dict[str, Any]:
-    with_labels_only = features.with_columns(fires_on=pl.lit(None, pl.String), near=False)
-    of_label = candidates(with_labels_only, concept, n_per_layer).filter(match="label")
-    keys = of_label.select(pl.col("layer").cast(pl.Int64), name=pl.col("feature").cast(pl.String))
-    steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED)
-    made = recommend(concept, steered.join(keys, on=["layer", "name"], how="semi", maintain_order="left"), unsteered, settings)
-    best = best_choice(steered, unsteered, FEATURE, settings)
-    row: dict[str, Any] = {"concept": concept, "n_candidates": of_label.height, "verdict": made.verdict}
-    if made.feature is None or best is None or made.feature.score.mean is None or best.score.mean is None:
-        return row
-    score, regret = made.feature.score, best.score.mean - made.feature.score.mean
-    row |= {"layer": made.feature.layer, "feature": int(made.feature.name), "factor": made.feature.factor}
-    return row | interval_columns("score", score.mean, score.interval) | {"best": best.score.mean, "regret": regret}
 
 
 def _difference(first: Mapping[str, float], second: Mapping[str, float], label: str, settings: IntervalSettings) -> Estimate:

@@ -11,6 +11,7 @@ from saesteer.workflow.locks import stale_locks
 
 if TYPE_CHECKING:
     from saesteer.run import Run
+    from saesteer.settings import Workflow
 
 
 class _Commands(TyperGroup):
@@ -33,22 +34,29 @@ def _named(names: list[str] | None) -> list[str] | None:
     return names and [experiment_name(name) for name in names]
 
 
+Finished = Annotated[str, typer.Argument(help="Name of a finished experiment.")]
+FinishedComparison = Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")]
 Experiments = Annotated[list[str], typer.Argument(help="Names of experiments.", callback=_named)]
 SomeExperiments = Annotated[
     list[str] | None,
     typer.Argument(help="Names of experiments; none: those of the configuration (pull: all that were published).", callback=_named),
 ]
 Configfile = Annotated[Path, typer.Option(help="Configuration that names the experiments.")]
-Data = Annotated[Path, typer.Option(help="Folder of the data artifacts.")]
 CONFIG = Path("config/config.yaml")
+
+
+def workflow_of(configfile: Path) -> "Workflow":
+    """The settings of a configuration."""
+    from saesteer.settings import load_workflow, read_yaml
+
+    return load_workflow(read_yaml(configfile), str(configfile))
 
 
 def run_of(experiment: str, configfile: Path) -> "Run":
     """An experiment in the folders of a configuration."""
     from saesteer.run import open_run
-    from saesteer.settings import load_workflow, read_yaml
 
-    return open_run(experiment, load_workflow(read_yaml(configfile), str(configfile)))
+    return open_run(experiment, workflow_of(configfile))
 
 
 def configuration(experiments: list[str] | None, configfile: Path) -> list[str]:

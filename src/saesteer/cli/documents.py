@@ -16,7 +16,7 @@ def config_docs(
 ) -> None:
     """Write config/schema.json and config/README.md from the settings."""
     from saesteer.core.files import write_text
-    from saesteer.report.config_docs import readme_text, schema_text
+    from saesteer.report.reference.config_docs import readme_text, schema_text
 
     for path, text in ((folder / "schema.json", schema_text()), (folder / "README.md", readme_text())):
         if not check:

@@ -1,40 +1,34 @@
 """Commands that read finished experiments, ask more of them, and hand their results to others."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, Data, app, run_of
+from saesteer.cli.application import CONFIG, Configfile, Finished, FinishedComparison, app, run_of, workflow_of
+
+VectorForm = Literal["gguf", "repeng", "easysteer", "lm-eval", "neuronpedia", "safetensors", "python"]
+"""What reads an exported vector (engine.vector_formats)."""
 
 
 @app.command()
 def export(
-    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
+    experiment: Finished,
     folder: Annotated[Path, typer.Argument(help="Folder to write v1/MODEL/SOURCE/... into.")],
     source: Annotated[str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; none: the experiment's own.")] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
-    from saesteer.report.neuronpedia_export import export_records
+    from saesteer.report.exports.neuronpedia import export_records
 
     for layer, name in export_records(run_of(experiment, configfile), folder, source).items():
         typer.echo(f"layer {layer}: {folder}/v1/{name}")
 
 
-class _Parts(StrEnum):
-    """What can be sent to Neuronpedia."""
-
-    LIST = "list"
-    FEATURES = "features"
-    VECTORS = "vectors"
-
-
 @app.command()
 def upload(
     what: Annotated[
-        _Parts,
+        Literal["list", "features", "vectors"],
         typer.Argument(help="list: of the kept features; features: with scores, to a source set of yours; vectors: that a method fitted."),
     ],
     experiment: Annotated[str, typer.Argument(help="Name of a finished experiment; for vectors a comparison of methods.")],
@@ -46,16 +40,17 @@ def upload(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Send an experiment's results to Neuronpedia, with the key in NEURONPEDIA_API_KEY; what was sent once is not sent again."""
-    from saesteer.report.neuronpedia_upload import uploads_of
+    from saesteer.report.upload import uploads_of
     from saesteer.sources.neuronpedia.upload import send_all, sent_before
 
     run = run_of(experiment, configfile)
     uploads = uploads_of(what, run, source, method)
     address, folder = run.workflow.addresses.neuronpedia, run.data / "neuronpedia"
     if dry_run:
-        for one in uploads:
-            typer.echo(f"POST {one.url(address)}{' (sent before: would be left out)' if sent_before(address, one, folder) else ''}")
-            typer.echo(one.body)
+        for planned in uploads:
+            before = " (sent before: would be left out)" if sent_before(address, planned, folder) else ""
+            typer.echo(f"POST {planned.url(address)}{before}")
+            typer.echo(planned.body)
         return
     for sent in send_all(address, uploads, folder):
         answer = sent.answer if isinstance(sent.answer, dict) else {}
@@ -64,12 +59,12 @@ def upload(
 
 @app.command()
 def axbench(
-    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    experiment: FinishedComparison,
     folder: Annotated[Path, typer.Argument(help="Folder to write layer_LL/steering_data.parquet into.")],
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write a comparison's texts and ratings in the form of AxBench's results."""
-    from saesteer.report.exports import export_axbench
+    from saesteer.report.exports.comparison import export_axbench
 
     for path in export_axbench(run_of(experiment, configfile), folder):
         typer.echo(f"wrote {path}")
@@ -77,36 +72,24 @@ def axbench(
 
 @app.command()
 def vectors(
-    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    experiment: FinishedComparison,
     method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
     layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
     path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
-    from saesteer.report.exports import export_vectors
+    from saesteer.report.exports.comparison import export_vectors
 
     export_vectors(run_of(experiment, configfile), method, layer, path)
     typer.echo(f"wrote {path}")
 
 
-class _Forms(StrEnum):
-    """What reads an exported vector (engine.vector_formats)."""
-
-    GGUF = "gguf"
-    REPENG = "repeng"
-    EASYSTEER = "easysteer"
-    LM_EVAL = "lm-eval"
-    NEURONPEDIA = "neuronpedia"
-    SAFETENSORS = "safetensors"
-    PYTHON = "python"
-
-
 @app.command()
 def export_vector(
-    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
+    experiment: Finished,
     which: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/884; or METHOD/CONCEPT of a comparison, e.g. diffmean/sea.")],
-    to: Annotated[_Forms, typer.Option(help="What is to read the file.")],
+    to: Annotated[VectorForm, typer.Option(help="What is to read the file.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: as the experiment chose.")] = None,
     layer: Annotated[int | None, typer.Option(help="Layer that the method was fitted at.")] = None,
@@ -116,15 +99,12 @@ def export_vector(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write a feature's or a fit's vector for other programs, with its strength made constant; what that does is measured first."""
-    from saesteer.report.vector_export import Target, effect_table, steerer_of, strength
-    from saesteer.report.vector_export import export_vector as export
+    from saesteer.report.exports import vector
 
     run = run_of(experiment, configfile)
-    steerer, sae = steerer_of(run, which, layer, factor, concept)
-    about = export(run, steerer, sae, Target(to, out, texts, model_id))
-    typer.echo(f"{strength(about)}\n")
-    typer.echo(effect_table(about))
-    typer.echo(f"\nwrote {out}; use it so:\n{about['usage']}")
+    steerer, sae = vector.steerer_of(run, which, layer, factor, concept)
+    about = vector.export_vector(run, steerer, sae, vector.Target(to, out, texts, model_id))
+    typer.echo(f"{vector.strength(about)}\n\n{vector.effect_table(about)}\n\nwrote {out}; use it so:\n{about['usage']}")
 
 
 @app.command()
@@ -148,7 +128,7 @@ def steer(
 
 @app.command()
 def evaluate(
-    experiment: Annotated[str, typer.Argument(help="Name of a finished comparison of methods.")],
+    experiment: FinishedComparison,
     method: Annotated[str, typer.Argument(help="Key of a method whose steering acts at every position, e.g. diffmean.")],
     concept: Annotated[str, typer.Argument(help="The concept that it was fitted for.")],
     layer: Annotated[int, typer.Option(help="Layer that it was fitted at.")],
@@ -169,11 +149,10 @@ def evaluate(
 
     run = run_of(experiment, configfile)
     fit = fit_of(run, method, concept, layer, factor)
-    made = evaluate(run, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
-    typer.echo(f"{method}, {concept}, layer {layer}, factor {fit.factor} ({fit.factor_from})\n")
-    typer.echo(table_of(made["results"]))
+    evaluated = evaluate(run, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
+    typer.echo(f"{method}, {concept}, layer {layer}, factor {fit.factor} ({fit.factor_from})\n\n{table_of(evaluated['results'])}")
     if output:
-        write_json(output, made)
+        write_json(output, evaluated)
 
 
 @app.command()
@@ -189,22 +168,19 @@ def recommend(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Say which feature to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better."""
-    from saesteer.core.files import write_atomically
+    from saesteer.core.files import write_text
     from saesteer.report.recommend import Question, answer, page_of
-    from saesteer.settings import load_workflow, read_yaml
 
-    workflow = load_workflow(read_yaml(configfile), str(configfile))
-    question = Question(experiment, concept, features, cores, configfile, comparison)
-    page = page_of(answer(workflow, question))
+    page = page_of(answer(workflow_of(configfile), Question(experiment, concept, features, cores, configfile, comparison)))
     if output is None:
         typer.echo(page)
     else:
-        write_atomically(output, lambda path: path.write_text(page, encoding="utf-8"))
+        write_text(output, page)
 
 
 @app.command()
 def report(
-    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment.")],
+    experiment: Finished,
     folder: Annotated[Path | None, typer.Option(help="Folder to write; none: figures/EXPERIMENT/report.")] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
@@ -218,13 +194,13 @@ def report(
 @app.command()
 def agreement(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
-    data: Data = Path("data"),
+    data: Annotated[Path, typer.Option(help="Folder of the data artifacts.")] = Path("data"),
 ) -> None:
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
     from saesteer.judge.agreement import pairwise_agreement
     from saesteer.settings import experiment_name
 
-    for (one, other), rows in pairwise_agreement(data / experiment_name(experiment) / "judge").items():
-        typer.echo(f"{one} against {other}")
+    for (first, second), rows in pairwise_agreement(data / experiment_name(experiment) / "judge").items():
+        typer.echo(f"{first} against {second}")
         for row in rows.iter_rows(named=True):
             typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))

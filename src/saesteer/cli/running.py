@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, Experiments, SomeExperiments, app, refuse_while_running, run_of
+from saesteer.cli.application import CONFIG, Configfile, Experiments, SomeExperiments, app, refuse_while_running, run_of, workflow_of
 from saesteer.core.errors import SaesteerError
 
 
@@ -26,22 +26,19 @@ def gc(
 ) -> None:
     """List the parts that no manifest of a finished experiment names (of removed features, old settings, old models), and remove them when
     told to. Without names: of every experiment that has a folder of data."""
-    from saesteer.settings import load_workflow, read_yaml
     from saesteer.workflow.plan import unneeded_files
 
     if remove:
         refuse_while_running()  # parts of an unfinished run are named by no manifest yet
-    workflow = load_workflow(read_yaml(configfile), str(configfile))
-    names = experiments or [
-        path.stem for path in sorted(workflow.experiments_dir.glob("*.yaml")) if (workflow.data_dir / path.stem).is_dir()
-    ]
+    workflow = workflow_of(configfile)
+    every_name = (path.stem for folder in workflow.experiments_dirs for path in sorted(folder.glob("*.yaml")))
+    names = experiments or [name for name in every_name if (workflow.data_dir / name).is_dir()]
     parts = [part for name in names for part in unneeded_files(run_of(name, configfile))]
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
         if remove:
             part.unlink()
-    size = "removed" if remove else "could be removed (add --remove)"
-    typer.echo(f"{len(parts)} files {size}")
+    typer.echo(f"{len(parts)} files {'removed' if remove else 'could be removed (add --remove)'}")
 
 
 @app.command()
@@ -72,11 +69,10 @@ def init(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write an experiment file for a model and SAEs of one's own, filled in from their files; nothing is overwritten."""
-    from saesteer.settings import load_workflow, read_yaml
     from saesteer.workflow.new_experiment import write_experiment
 
-    folder = load_workflow(read_yaml(configfile), str(configfile)).experiments_dir
-    typer.echo(f"wrote {write_experiment(name, model, saes, texts, folder)}: look it through, then `saesteer check {name}`")
+    path = write_experiment(name, model, saes, texts, workflow_of(configfile).experiments_dirs[0])
+    typer.echo(f"wrote {path}: look it through, then `saesteer check {name}`")
 
 
 @app.command()
@@ -92,8 +88,8 @@ def features(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
 
 @app.command()
 def saes(pattern: Annotated[str, typer.Argument(help="Regular expression for release, model or repository; none: all.")] = "") -> None:
-    """List the SAEs that sae-lens knows: release, model, place, width, number, Neuronpedia's name, and whether they can be used here."""
-    from saesteer.report.sae_docs import release_lines, releases
+    """List the SAEs that sae-lens knows: release, model, hook point, width, number, Neuronpedia's name, whether they can be used here."""
+    from saesteer.report.reference.sae_docs import release_lines, releases
 
     for line in release_lines(releases(pattern)):
         typer.echo(line)

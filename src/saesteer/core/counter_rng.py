@@ -57,10 +57,7 @@ def text_keys(texts: Iterable[str]) -> UInt64[np.ndarray, " text"]:
 
 def hex_keys(ids: Iterable[str]) -> UInt64[np.ndarray, " id"]:
     """Ids of 16 hexadecimal digits (such as a prefix_id) as 64-bit keys."""
-    return np.array([_hex_key(text) for text in ids], dtype=np.uint64)
-
-
-def _hex_key(text: str) -> int:
-    if len(text) != 16:
-        raise ValueError(f"id {text!r} is not 16 hexadecimal digits")
-    return int(text, 16)
+    ids = list(ids)
+    if wrong := [text for text in ids if len(text) != 16]:
+        raise ValueError(f"id {wrong[0]!r} is not 16 hexadecimal digits")
+    return np.array([int(text, 16) for text in ids], dtype=np.uint64)

@@ -97,9 +97,9 @@ def _advice(number: int | None, path: Path) -> str | None:
 
 def explain_read_only(folder: Path) -> None:
     """Say that results cannot be written to a folder, and what to do, before Snakemake refuses in its own words."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(there, os.W_OK):
-        log.warning("%s: %s", folder, _advice(errno.EROFS, there / "any"))
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        log.warning("%s: %s", folder, _advice(errno.EROFS, existing / "any"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -69,16 +69,11 @@ class Wanted:
     def fingerprint_digest(self) -> str:
         return value_digest(self.fingerprint)[:FINGERPRINT_DIGITS]
 
-    @property
-    def n_keys(self) -> int:
-        """How many keys that is, without making them."""
-        return math.prod(axis.height for axis in self.axes)
-
     def keys(self, table: Table) -> pl.DataFrame:
         """One row a key, in the order of the axes."""
         axes = (axis.cast({name: table.key_schema[name] for name in axis.columns}) for axis in self.axes)
         layer = pl.DataFrame({"layer": [self.layer]}, schema={"layer": table.key_schema["layer"]})
-        return functools.reduce(lambda left, right: left.join(right, how="cross"), axes, layer).select(table.keys)
+        return functools.reduce(lambda frame, axis: frame.join(axis, how="cross"), axes, layer).select(table.keys)
 
     def stored_keys(self, table: Table) -> list[str]:
         """The columns by which a part's row is known to be the one wanted."""
@@ -103,7 +98,7 @@ class Wanted:
 def complete(
     folder: Path,
     table: Table,
-    wanted: Sequence[Wanted],
+    wants: Sequence[Wanted],
     compute: Callable[[pl.DataFrame], Iterable[pl.DataFrame]],
     manifest: Path,
     part_seconds: float = 60.0,
@@ -115,13 +110,23 @@ def complete(
     kept even when it fails later. `made_with` gives what is recorded in each new part: versions of the code and of the libraries. A job
     with nothing missing calls neither.
     """
-    for want in wanted:
-        remove_abandoned(_layer_folder(folder, want))
-    todo = pl.concat([_absent_keys(table, want, _set_damaged_aside(_layer_folder(folder, want))) for want in wanted])
-    log.info("%s: %d keys wanted, %d to compute", table.name, sum(want.n_keys for want in wanted), todo.height)
+    absent = []
+    for want in wants:
+        layer_folder = _layer_folder(folder, want)
+        remove_abandoned(layer_folder)
+        sound = sound_parts(layer_folder)
+        for part in sorted(set(layer_folder.glob("*.parquet")) - set(sound)):
+            aside = part.with_suffix(".parquet.corrupt")
+            part.replace(aside)
+            damage = "its bytes do not match its name, so it was damaged or edited"
+            log.warning("%s: %s; set aside as %s, its rows count as missing", part, damage, aside.name)
+        absent.append(_absent_keys(table, want, sound))
+    todo = pl.concat(absent)
+    n_keys = sum(math.prod(axis.height for axis in want.axes) for want in wants)
+    log.info("%s: %d keys wanted, %d to compute", table.name, n_keys, todo.height)
     if not todo.is_empty():
-        _write_parts(folder, table, wanted, compute(todo), part_seconds, made_with())
-    write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wanted}})
+        _write_parts(folder, table, wants, compute(todo), part_seconds, made_with())
+    write_json(manifest, {"step": table.name, "layers": {str(want.layer): _describe(folder, table, want) for want in wants}})
     return todo.height
 
 
@@ -144,18 +149,6 @@ def sound_parts(folder: Path) -> list[Path]:
     return [part for part in sorted(folder.glob("*.parquet")) if file_digest(part) == part.stem]
 
 
-def _set_damaged_aside(folder: Path) -> list[Path]:
-    """Rename the folder's damaged parts; gives the sound ones, so that nobody has to digest them again."""
-    sound = sound_parts(folder)
-    for part in sorted(set(folder.glob("*.parquet")) - set(sound)):
-        aside = part.with_suffix(".parquet.corrupt")
-        part.replace(aside)
-        log.warning(
-            "%s: its bytes do not match its name, so it was damaged or edited; set aside as %s, its rows count as missing", part, aside.name
-        )
-    return sound
-
-
 def _layer_folder(folder: Path, want: Wanted) -> Path:
     return folder / want.fingerprint_digest / f"layer_{want.layer:02d}"
 
@@ -163,13 +156,13 @@ def _layer_folder(folder: Path, want: Wanted) -> Path:
 def _write_parts(
     folder: Path,
     table: Table,
-    wanted: Sequence[Wanted],
+    wants: Sequence[Wanted],
     frames: Iterable[pl.DataFrame],
     part_seconds: float,
     made_with: Mapping[str, str],
 ) -> None:
     """Collect finished rows into parts of `part_seconds` of work, each of one layer; on a failure what is finished is written first."""
-    by_layer = {want.layer: want for want in wanted}
+    by_layer = {want.layer: want for want in wants}
     waiting: dict[int, list[pl.DataFrame]] = {}
     started = time.monotonic()
     try:
@@ -201,11 +194,7 @@ def write_part(folder: Path, rows: pl.DataFrame, made_with: Mapping[str, str] | 
     buffer = io.BytesIO()
     metadata = {_MADE_WITH: json.dumps(made_with, sort_keys=True)} if made_with else None
     rows.write_parquet(buffer, compression="zstd", statistics=False, metadata=metadata)
-    return write_part_bytes(folder, buffer.getvalue())
-
-
-def write_part_bytes(folder: Path, data: bytes) -> Path:
-    """Store bytes under their own digest: written to a temporary name, flushed, renamed."""
+    data = buffer.getvalue()
     path = folder / f"{hashlib.sha256(data).hexdigest()}.parquet"
     write_atomically(path, lambda partial: partial.write_bytes(data))
     return path
@@ -219,13 +208,17 @@ def _describe(folder: Path, table: Table, want: Wanted) -> dict[str, Any]:
     if rows.height != keys.height:
         absent = keys.join(rows, on=table.keys, how="anti")
         raise StoreError(f"{folder}: {absent.height} wanted keys were not computed, the first is {absent.row(0, named=True)}; see the log")
+    nulls: dict[str, int] = {}
+    if "reason" in rows.columns:
+        nulls = dict(rows.drop_nulls("reason").group_by("reason").len().sort("reason").iter_rows())
     serving = {parts[number]: group["row"].to_list() for (number,), group in rows.group_by("part", maintain_order=True)}
+    makers = {json.dumps(made_with(part), sort_keys=True) for part in serving}
     return {
         "fingerprint": want.fingerprint_digest,
         "rows": rows.height,
         "parts": [{"path": str(part.relative_to(folder)), "rows": _ranges(sorted(serving[part]))} for part in sorted(serving)],
-        "made_with": _distinct([made_with(part) for part in sorted(serving)]),
-        "nulls": _nulls_by_reason(rows),
+        "made_with": [json.loads(text) for text in sorted(makers)],
+        "nulls": nulls,
         **({MEASURED_ON: dict(want.upstream.entries)} if want.upstream else {}),
     }
 
@@ -235,13 +228,13 @@ def _serving_rows(table: Table, parts: Sequence[Path], want: Wanted, keys: pl.Da
     stored, reason = want.stored_keys(table), ["reason"] if "reason" in table.columns else []
     empty = want.with_digests(keys.clear()).with_columns(*(pl.lit(None, pl.String).alias(name) for name in reason))
     empty = empty.with_columns(row=pl.lit(0, pl.UInt32), part=pl.lit(0, pl.Int32))
-    held = [
+    frames = [
         pl.read_parquet(part, columns=[*stored, *reason])
         .select(*stored, *reason, row=pl.int_range(pl.len(), dtype=pl.UInt32), part=pl.lit(number, pl.Int32))
         .join(want.with_digests(keys), on=stored, how="semi")
         for number, part in enumerate(parts)
     ]
-    return pl.concat([empty, *held]).unique(subset=table.keys, keep="first", maintain_order=True)
+    return pl.concat([empty, *frames]).unique(subset=table.keys, keep="first", maintain_order=True)
 
 
 def _ranges(numbers: Sequence[int]) -> list[list[int]]:
@@ -257,10 +250,6 @@ def made_with(part: Path) -> dict[str, str]:
     return recorded
 
 
-def _distinct(records: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    return [json.loads(text) for text in sorted({json.dumps(record, sort_keys=True) for record in records})]
-
-
 def mixed_versions(manifests: Iterable[Path]) -> dict[str, list[str]]:
     """Library -> its versions, where the rows that the manifests name were made with several."""
     records = [record for path in manifests for entry in read_manifest(path)["layers"].values() for record in entry.get("made_with", [])]
@@ -272,12 +261,6 @@ def mixed_versions(manifests: Iterable[Path]) -> dict[str, list[str]]:
 def entry_digest(entry: Mapping[str, Any]) -> str:
     """Which rows serve a layer by its entry in a manifest, as a digest."""
     return value_digest(entry["parts"])
-
-
-def _nulls_by_reason(rows: pl.DataFrame) -> dict[str, int]:
-    if "reason" not in rows.columns:
-        return {}
-    return dict(rows.drop_nulls("reason").group_by("reason").len().sort("reason").iter_rows())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -309,8 +292,8 @@ def _layer_rows(table: Table, manifest: Path, layer: int, entry: Mapping[str, An
     frames = [pl.DataFrame(schema=table.schema).select(names)]
     for part in entry["parts"]:
         path = _checked_part(manifest, part)
-        held = pl.read_parquet(path, columns=names)
-        frames += [held.slice(start, end - start) for start, end in part["rows"]]
+        stored = pl.read_parquet(path, columns=names)
+        frames += [stored.slice(start, end - start) for start, end in part["rows"]]
     rows = pl.concat(frames)
     if rows.height != entry["rows"] or rows.select(table.keys).is_duplicated().any():
         raise StoreError(

@@ -71,7 +71,10 @@ class TextTokens:
     @cached_property
     def _without_prefix(self) -> Tokenizer:
         """The tokenizer less what puts a space before a text."""
-        parts = {name: _component(getattr(self.tokenizer, name)) for name in ("normalizer", "pre_tokenizer")}
+        parts = {}
+        for name in ("normalizer", "pre_tokenizer"):
+            part = getattr(self.tokenizer, name)
+            parts[name] = None if part is None else json.loads(part.__getstate__())  # as the tokenizer's file writes it
         bare = {name: _without_prefix(part) for name, part in parts.items()}
         return self.tokenizer if bare == parts else Tokenizer.from_str(json.dumps(json.loads(self.tokenizer.to_str()) | bare))
 
@@ -104,37 +107,30 @@ class TextTokens:
         return [with_bos(encoding.ids, bos, self.bos_id)[:max_tokens] for encoding in encodings]
 
 
-def _component(part: Any) -> Any:
-    """A normalizer or pre-tokenizer as the tokenizer's file writes it."""
-    return None if part is None else json.loads(part.__getstate__())
-
-
 def _without_prefix(part: Any) -> Any:
     """A component less what puts a space before a text; None where nothing is left."""
     if part is None or part["type"] == "Prepend":
         return None
     if part["type"] == "Sequence":
         (members,) = (name for name in part if name != "type")
-        kept = [bare for bare in map(_without_prefix, part[members]) if bare is not None]
-        return part | {members: kept}
+        members_left = [bare for bare in map(_without_prefix, part[members]) if bare is not None]
+        return part | {members: members_left}
     return part | {name: value for name, value in _NO_PREFIX.get(part["type"], {}).items() if name in part}
 
 
 def load_tokens(model: Path) -> TextTokens:
-    """The tokenizer of a model folder."""
+    """The tokenizer of a model folder, with the beginning-of-sequence token that its settings name or else the model's (GPT-2's name none
+    in the former)."""
     path = model / "tokenizer.json"
     if not path.is_file():
         raise SettingsError(f"{path} is missing: the model's folder needs its fast tokenizer; save it with AutoTokenizer.save_pretrained")
     tokenizer = Tokenizer.from_file(str(path))
-    return TextTokens(tokenizer, _bos_id(model, tokenizer), str(model))
-
-
-def _bos_id(model: Path, tokenizer: Tokenizer) -> int | None:
-    """The beginning-of-sequence token that the tokenizer's settings name or else the model's (GPT-2's name none in the former)."""
-    named = _read_json(model / "tokenizer_config.json").get("bos_token")
-    if named is not None:
-        return tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named)
-    return _read_json(model / "config.json").get("bos_token_id")
+    bos_token = _read_json(model / "tokenizer_config.json").get("bos_token")
+    if bos_token is None:
+        bos_id = _read_json(model / "config.json").get("bos_token_id")
+    else:
+        bos_id = tokenizer.token_to_id(bos_token["content"] if isinstance(bos_token, dict) else bos_token)
+    return TextTokens(tokenizer, bos_id, str(model))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -116,17 +116,12 @@ def rank_correlation(
 
 
 def _resampled_means(values: Float[np.ndarray, " n"], draws: int, stream: np.random.Generator) -> Float[np.ndarray, " draw"]:
-    ordered = np.sort(values)
-    return np.concatenate([ordered[picked].mean(axis=1) for picked in _picks(len(values), draws, stream)])
-
-
-def _picks(n: int, draws: int, stream: np.random.Generator) -> Iterator[Int[np.ndarray, "block n"]]:
-    """Resampled indices, some draws at a time."""
-    for size in _block_sizes(draws, n):
-        yield stream.integers(0, n, size=(size, n))
+    ordered, edges = np.sort(values), np.array([0, len(values)])
+    return np.concatenate([ordered[picked].mean(axis=1) for picked in _picks_in_strata(edges, draws, stream)])
 
 
 def _picks_in_strata(edges: Int[np.ndarray, " edge"], draws: int, stream: np.random.Generator) -> Iterator[Int[np.ndarray, "block n"]]:
+    """Resampled indices, some draws at a time."""
     pairs = list(pairwise(edges))
     for size in _block_sizes(draws, int(edges[-1])):
         yield np.concatenate([stream.integers(start, stop, size=(size, stop - start)) for start, stop in pairs], axis=1)

@@ -1,4 +1,4 @@
-"""Sparse SAE codes of texts: one forward serves every layer asked for."""
+"""Sparse feature activations of texts: one forward serves every layer asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.tables import ACTIVATIONS
@@ -33,7 +33,7 @@ SCHEMA = pl.Schema(ACTIVATIONS.schema)
 
 @torch.no_grad()
 def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame, batch: int | None = None) -> Iterator[pl.DataFrame]:
-    """Active features of every token of every text, for the SAE of each layer in `saes`, at its own site.
+    """Active features of every token of every text, for the SAE of each layer in `saes`, at its own hook point.
 
     `texts` has text_id and token_ids (a list, beginning-of-sequence token first, see `core.tokens`). A row is one text at one layer:
     parallel lists of token position, feature and code, by position, then feature. Position 0 (the beginning-of-sequence token; where there
@@ -44,16 +44,18 @@ def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame
     sites = [site_of(lm, layer, sae.meta.site) for layer, sae in sorted(saes.items())]
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
     halving = Halving("activations", lm.device)
-    for group, length in _groups(texts, lm.n_positions):
+    lengths = (pl.col("token_ids").list.len().cast(pl.Int64) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP
+    padded = texts.with_columns(padded_length=lengths.clip(upper_bound=lm.n_positions))
+    for length in padded["padded_length"].unique().sort():
+        group = padded.filter(pl.col("padded_length") == length)
 
         def codes_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
-            ids = _padded_ids(group["token_ids"][part].to_list(), length, size)
-            read = [one.read for one in readings(lm, ids.to(lm.device), sites)]
-            return [
-                table
-                for site, rows in zip(sites, read, strict=True)
-                for table in _sparse_tables(group[part], site.layer, saes[site.layer], rows)
-            ]
+            token_ids = group["token_ids"][part].to_list()
+            ids = torch.full((size, length), token_ids[0][0])  # padding that no model takes for its padding token, about which some warn
+            for row, tokens in enumerate(token_ids):
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+            by_site = zip(sites, readings(lm, ids.to(lm.device), sites), strict=True)
+            return [table for site, of_site in by_site for table in _sparse_tables(group[part], site.layer, saes[site.layer], of_site.read)]
 
         row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(sites)
         size = batch or rows_that_fit(row_bytes, lm.device, MOST_ROWS)
@@ -61,46 +63,26 @@ def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame
             yield from tables
 
 
-def _groups(texts: pl.DataFrame, limit: int) -> Iterator[tuple[pl.DataFrame, int]]:
-    """Texts of one padded length at a time, in the given order."""
-    lengths = (pl.col("token_ids").list.len().cast(pl.Int64) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP
-    grouped = texts.with_columns(padded_length=lengths.clip(upper_bound=limit))
-    for length in grouped["padded_length"].unique().sort():
-        yield grouped.filter(pl.col("padded_length") == length), length
-
-
-def _padded_ids(token_ids: list[list[int]], length: int, batch: int) -> Int[Tensor, "batch seq"]:
-    ids = torch.full((batch, length), token_ids[0][0])  # padding that no model takes for its padding token, about which some would warn
-    for row, tokens in enumerate(token_ids):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-    return ids
-
-
 def _sparse_tables(chunk: pl.DataFrame, layer: int, sae: Sae, residuals: Float[Tensor, "batch seq d_model"]) -> Iterator[pl.DataFrame]:
-    """The codes of a batch's texts, as many texts at a time as `CODES_AT_A_TIME` holds, and always as many."""
+    """The non-zero codes of each text's own tokens, position 0 left out; as many texts at a time as `CODES_AT_A_TIME` holds, and always as
+    many."""
     seq = residuals.shape[1]
     n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), CODES_AT_A_TIME // (seq * sae.meta.n_features)))
     for start in range(0, chunk.height, n_texts):
-        some = slice(start, start + n_texts)
-        yield _sparse_table(chunk[some], layer, encode(sae, pad_rows(residuals[some], n_texts)))
-
-
-def _sparse_table(chunk: pl.DataFrame, layer: int, codes: Float[Tensor, "batch seq n_features"]) -> pl.DataFrame:
-    """The non-zero codes of each text's own tokens, position 0 left out."""
-    n_tokens = chunk["token_ids"].list.len().to_numpy()
-    inner = codes[: len(chunk), 1:]
-    active = inner.nonzero(as_tuple=True)
-    text, position, feature, value = (part.cpu().numpy() for part in (*active, inner[active].float()))
-    position = position + 1
-    own = position < n_tokens[text]
-    text, position, feature, value = text[own], position[own], feature[own], value[own]
-    ends = np.searchsorted(text, np.arange(1, len(chunk)))
-    columns = {
-        "layer": [layer] * len(chunk),
-        "text_id": chunk["text_id"],
-        "n_tokens": n_tokens,
-        "token_index": np.split(position, ends),
-        "feature": np.split(feature, ends),
-        "value": np.split(value, ends),
-    }
-    return pl.DataFrame(columns).cast(SCHEMA)
+        texts = chunk[start : start + n_texts]
+        codes = encode(sae, pad_rows(residuals[start : start + n_texts], n_texts))[: len(texts), 1:]  # [text seq-1 n_features]
+        active = codes.nonzero(as_tuple=True)
+        text, position, feature, value = (part.cpu().numpy() for part in (*active, codes[active].float()))
+        position, n_tokens = position + 1, texts["token_ids"].list.len().to_numpy()
+        in_text = position < n_tokens[text]  # not padding
+        text, position, feature, value = text[in_text], position[in_text], feature[in_text], value[in_text]
+        ends = np.searchsorted(text, np.arange(1, len(texts)))
+        columns = {
+            "layer": [layer] * len(texts),
+            "text_id": texts["text_id"],
+            "n_tokens": n_tokens,
+            "token_index": np.split(position, ends),
+            "feature": np.split(feature, ends),
+            "value": np.split(value, ends),
+        }
+        yield pl.DataFrame(columns).cast(SCHEMA)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -78,7 +78,9 @@ def subspace_edited(
 
     def changed(R: Tensor, W: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
         def change(residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
-            edited = _at_prompt_ends(intervention, start, residual.shape[1], prompt_length)
+            position = start + torch.arange(residual.shape[1], device=prompt_length.device)[None]
+            last = position >= prompt_length[:, None] - intervention.n_last
+            edited = ((position < intervention.n_first) | last) & (position < prompt_length[:, None])  # [row seq]
             strength = torch.where(edited, factor[:, None], 0.0)[:, :, None]
             h = residual.to(R.dtype)
             return residual + (strength * ((h @ W.mT + b.unsqueeze(-2) - h @ R.mT) @ R)).to(residual.dtype)
@@ -91,13 +93,6 @@ def subspace_edited(
         yield
 
 
-def _at_prompt_ends(intervention: LowRankSubspace, start: int, n_tokens: int, prompt_length: Tensor) -> Bool[Tensor, "row seq"]:
-    position = start + torch.arange(n_tokens, device=prompt_length.device)[None]
-    first = position < intervention.n_first
-    last = position >= prompt_length[:, None] - intervention.n_last
-    return (first | last) & (position < prompt_length[:, None])
-
-
 def low_rank_subspace_installed(
     lm: LanguageModel, intervention: LowRankSubspace, factor: Float[Tensor, " row"], start: int, prompt_length: int
 ) -> AbstractContextManager[None]:
@@ -105,40 +100,6 @@ def low_rank_subspace_installed(
     if start >= prompt_length:
         return nullcontext()
     return subspace_edited(lm, intervention, factor, start, torch.full((len(factor),), prompt_length, device=lm.device))
-
-
-def changed_weights(lm: LanguageModel, intervention: WeightChange, factor: Float[Tensor, " row"]) -> dict[str, Tensor]:
-    """The changed parameters, `p + factor * change[p]`, by name: a second copy of them. Rows share the model's weights, and so must share a
-    factor."""
-    shared, parameters = _shared_factor(factor), _changed_parameters(lm, intervention)
-    return {
-        name: (parameter.data + shared * intervention.change[name].to(parameter.device)).to(parameter.dtype)
-        for name, parameter in parameters.items()
-    }
-
-
-@contextmanager
-def weights_installed(lm: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the context, the model has these parameters; afterwards they hold the very tensors that they held before."""
-    parameters = dict(lm.model.named_parameters())
-    earlier = {name: parameters[name].data for name in weights}
-    try:
-        for name, weight in weights.items():
-            parameters[name].data = weight
-        yield
-    finally:
-        for name, weight in earlier.items():
-            parameters[name].data = weight
-
-
-def _shared_factor(factor: Float[Tensor, " row"]) -> float:
-    if not len(factor) or bool((factor != factor[:1]).any()):
-        distinct = factor.unique().tolist()
-        raise ValueError(
-            f"rows under changed weights must share one factor, but there are {len(distinct)} ({', '.join(map(str, distinct[:5]))}): "
-            "steer with one factor at a time"
-        )
-    return float(factor[0])
 
 
 def check_changeable(lm: LanguageModel) -> None:
@@ -149,10 +110,17 @@ def check_changeable(lm: LanguageModel) -> None:
         )
 
 
-def _changed_parameters(lm: LanguageModel, intervention: WeightChange) -> dict[str, nn.Parameter]:
-    """The parameters that a change is for, by name; tied ones are there once. A change for another model is refused."""
-    parameters = dict(lm.model.named_parameters())
+def changed_weights(lm: LanguageModel, intervention: WeightChange, factor: Float[Tensor, " row"]) -> dict[str, Tensor]:
+    """The changed parameters, `p + factor * change[p]`, by name: a second copy of them; tied ones are there once. Rows share the model's
+    weights, and so must share a factor. A change for another model is refused."""
+    if not len(factor) or bool((factor != factor[:1]).any()):
+        distinct = factor.unique().tolist()
+        raise ValueError(
+            f"rows under changed weights must share one factor, but there are {len(distinct)} ({', '.join(map(str, distinct[:5]))}): "
+            "steer with one factor at a time"
+        )
     check_changeable(lm)
+    shared, parameters, weights = float(factor[0]), dict(lm.model.named_parameters()), {}
     for name, change in intervention.change.items():
         shape = tuple(parameters[name].shape) if name in parameters else "no such parameter"
         if shape != tuple(change.shape):
@@ -160,4 +128,20 @@ def _changed_parameters(lm: LanguageModel, intervention: WeightChange) -> dict[s
                 f"{lm.name}: the changed weights hold {name} of shape {tuple(change.shape)}, but the model has {shape}; they belong to "
                 "another model: fit method sft again"
             )
-    return {name: parameters[name] for name in intervention.change}
+        weight = parameters[name].data
+        weights[name] = (weight + shared * change.to(weight.device)).to(weight.dtype)
+    return weights
+
+
+@contextmanager
+def weights_installed(lm: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the context, the model has these parameters; afterwards they hold the very tensors that they held before."""
+    parameters = {name: lm.model.get_parameter(name) for name in weights}
+    earlier = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, weight in weights.items():
+            parameters[name].data = weight
+        yield
+    finally:
+        for name, weight in earlier.items():
+            parameters[name].data = weight

@@ -14,8 +14,8 @@ def amplify(
 ) -> Float[Tensor, "*row d_model"]:
     """`residual + factor * a_max * direction`, row by row: "amplify" of P1 (arXiv 2505.20063), section 3.
 
-    The SAE's reconstruction error stays in the residual: adding here equals decoding the edited code and adding the error. Factor 0 changes
-    nothing.
+    The SAE's reconstruction error stays in the residual: adding here equals decoding the edited activations and adding the error. Factor 0
+    changes nothing.
     """
     # For an SAE of a model with centred writing weights this is the same edit. That model's residual is this one less its mean; both get
     # the same addition, so they go on differing by a multiple of (1, ..., 1). Every LayerNorm removes such a multiple, whatever it is, so

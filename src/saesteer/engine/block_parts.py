@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from saesteer.engine.models import MIN_ROWS, LanguageModel, block_residual, residuals_at
+from saesteer.engine.models import MIN_ROWS, LanguageModel, residuals_at
+from saesteer.engine.structure import block_residual
 
 ALGORITHM_VERSION = 1
 
@@ -33,8 +35,8 @@ class Call:
 
     name: str
     module: nn.Module
-    given: Tensor | None
-    made: Tensor
+    argument: Tensor | None  # its first
+    output: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,38 +59,34 @@ class Parts:
 
     def mlp(self, lm: LanguageModel) -> Call:
         """The block's MLP."""
-        found = [call for call in self.calls if call.name in MLP_NAMES]
-        if len(found) != 1 or found[0].given is None or found[0].given.shape != self.before.shape:
+        calls = [call for call in self.calls if call.name in MLP_NAMES]
+        if len(calls) != 1 or calls[0].argument is None or calls[0].argument.shape != self.before.shape:
             raise ValueError(f"{lm.name}: no single MLP can be made out in layer {self.layer}, so a transcoder's input is not known")
-        return found[0]
+        return calls[0]
 
     def projection(self, lm: LanguageModel) -> Call:
         """Attention's output map: the last linear map that runs in the block's attention module."""
-        maps = [call for call in self.calls if isinstance(call.module, nn.Linear | Conv1D) and call.made.shape == self.before.shape]
-        found = [call for call in maps if any(word in call.name.partition(".")[0] for word in ("attn", "attention"))]
-        if not found or found[-1].given is None:
+        maps = [call for call in self.calls if isinstance(call.module, nn.Linear | Conv1D) and call.output.shape == self.before.shape]
+        in_attention = [call for call in maps if any(word in call.name.partition(".")[0] for word in ("attn", "attention"))]
+        if not in_attention or in_attention[-1].argument is None:
             raise ValueError(
                 f"{lm.name}: no attention module with an output map can be made out in layer {self.layer}; SAEs at hook_z need one"
             )
-        return found[-1]
+        return in_attention[-1]
 
     def added(self, lm: LanguageModel) -> Added:
         """What the block adds: the first two outputs, attention's before the MLP's, that give its output to the bit."""
-        outputs = [call for call in self.calls if call.made.shape == self.before.shape]
-        for place, attention in enumerate(outputs):
-            for mlp in outputs[place + 1 :]:
-                if self._sums_up(attention.made, mlp.made):
-                    middle = self.before + attention.made
-                    reads = (call.given for call in self.calls if call.given is not None and call.given.shape == middle.shape)
-                    return Added(attention.module, mlp.module, any(torch.equal(given, middle) for given in reads))
+        outputs = [call for call in self.calls if call.output.shape == self.before.shape]
+        for attention, mlp in combinations(outputs, 2):
+            middle = self.before + attention.output
+            sums = (middle + mlp.output, self.before + mlp.output + attention.output, self.before + (attention.output + mlp.output))
+            if any(torch.equal(total, self.behind) for total in sums):
+                arguments = (call.argument for call in self.calls if call.argument is not None and call.argument.shape == middle.shape)
+                return Added(attention.module, mlp.module, any(torch.equal(argument, middle) for argument in arguments))
         raise ValueError(
             f"{lm.name}: what attention and the MLP add to the residual cannot be made out in layer"
             f" {self.layer}; only SAEs at resid_pre and resid_post can be used with this family"
         )
-
-    def _sums_up(self, attention: Tensor, mlp: Tensor) -> bool:
-        sums = (self.before + attention + mlp, self.before + mlp + attention, self.before + (attention + mlp))
-        return any(torch.equal(one, self.behind) for one in sums)
 
 
 def probe_ids(lm: LanguageModel) -> Int[Tensor, "row seq"]:
@@ -103,10 +101,10 @@ def parts_of(lm: LanguageModel, layer: int) -> Parts:
 
     def noted(name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            given = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
-            made = block_residual(output)
-            if isinstance(made, Tensor):
-                calls.append(Call(name, module, None if given is None else given.clone(), made.clone()))
+            argument = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            output = block_residual(output)
+            if isinstance(output, Tensor):
+                calls.append(Call(name, module, None if argument is None else argument.clone(), output.clone()))
 
         return note
 
@@ -122,37 +120,30 @@ def normalized_input(lm: LanguageModel, parts: Parts) -> tuple[nn.Module, Callab
     """The norm that makes the MLP's input, and what brings the norm's own input to its output before gain and bias (TransformerLens's
     ln2.hook_normalized)."""
     mlp = parts.mlp(lm)
-    norms = [call for call in parts.calls if torch.equal(call.made, mlp.given) and getattr(call.module, "weight", None) is not None]
-    for call in norms[:1]:
-        for view in (_rms_normalized(call.module), _layer_normalized(call.module)):
-            if _is_norm(call, view(call.given)):
-                return call.module, view
+    norms = [call for call in parts.calls if torch.equal(call.output, mlp.argument) and getattr(call.module, "weight", None) is not None]
+    if norms:
+        norm = norms[0].module
+        epsilon = float(next((getattr(norm, name) for name in ("variance_epsilon", "eps", "epsilon") if hasattr(norm, name)), 0.0))
+
+        def rms_normalized(x: Tensor) -> Tensor:
+            rows = x.to(torch.promote_types(x.dtype, torch.float32))
+            return rows * (rows.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+
+        def layer_normalized(x: Tensor) -> Tensor:
+            return rms_normalized(x - x.mean(dim=-1, keepdim=True))
+
+        for view in (rms_normalized, layer_normalized):
+            if _is_norm(norms[0], view(norms[0].argument)):
+                return norm, view
     raise ValueError(
         f"{lm.name}: the norm before the MLP of layer {parts.layer} is neither a LayerNorm nor an RMSNorm, so what a transcoder of"
         " normalised residuals reads is not known"
     )
 
 
-def _epsilon(norm: nn.Module) -> float:
-    return float(next((getattr(norm, name) for name in ("variance_epsilon", "eps", "epsilon") if hasattr(norm, name)), 0.0))
-
-
-def _rms_normalized(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    def view(x: Tensor) -> Tensor:
-        rows = x.to(torch.promote_types(x.dtype, torch.float32))
-        return rows * (rows.square().mean(dim=-1, keepdim=True) + _epsilon(norm)).rsqrt()
-
-    return view
-
-
-def _layer_normalized(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    rms = _rms_normalized(norm)
-    return lambda x: rms(x - x.mean(dim=-1, keepdim=True))
-
-
 def _is_norm(call: Call, normalized: Tensor) -> bool:
     """Whether the module's output is this, times its weight (or 1 + it, in Gemma's norms), plus its bias."""
     weight, bias = call.module.weight.to(normalized), getattr(call.module, "bias", None)
     shift = 0 if bias is None else bias.to(normalized)
-    close = 1e-4 if call.made.dtype == torch.float32 else 2e-2
-    return any(torch.allclose(normalized * gain + shift, call.made.to(normalized), rtol=close, atol=close) for gain in (weight, 1 + weight))
+    output, tolerance = call.output.to(normalized), 1e-4 if call.output.dtype == torch.float32 else 2e-2
+    return any(torch.allclose(normalized * gain + shift, output, rtol=tolerance, atol=tolerance) for gain in (weight, 1 + weight))

@@ -69,16 +69,15 @@ def gathered(
     first, and there is room for so many more."""
     packed = [row_layers(lm, length + room) for _ in which.split(n_rows)]
     for number, of_runs in enumerate(layers):
-        pairs = of_runs if lm.structure.linear[number] else [[_ending_at(length, state) for state in pair] for pair in of_runs]
-        keys, values = (torch.cat(states) for states in zip(*pairs, strict=True))
+        keys_and_values: list[list[Tensor]] = [[], []]
+        for pair in of_runs:
+            for states, state in zip(keys_and_values, pair, strict=True):
+                before = 0 if lm.structure.linear[number] else length - state.shape[2]  # zeros
+                states.append(nn.functional.pad(state, (0, 0, before, 0)) if before else state)
+        keys, values = map(torch.cat, keys_and_values)
         for new, rows in zip(packed, which.to(keys.device).split(n_rows), strict=True):  # on the block's GPU, of several
             new[number].update(keys[rows], values[rows])
     return [Cache(layers=new) for new in packed]
-
-
-def _ending_at(length: int, state: Tensor) -> Tensor:
-    missing = length - state.shape[2]
-    return nn.functional.pad(state, (0, 0, missing, 0)) if missing else state
 
 
 class Prefixes:
@@ -92,8 +91,8 @@ class Prefixes:
         """Caches of `n_rows` rows each that begin with these token ids: they end at `length`, with room for so many positions more."""
         distinct = {ids: number for number, ids in enumerate(dict.fromkeys(beginnings))}
         new = [ids for ids in distinct if ids not in self.runs]
-        made = prefills(self.lm, [[*ids, 0] for ids in new])  # the last token is not run
-        self.runs = {ids: run for ids, run in self.runs.items() if ids in distinct} | dict(zip(new, made, strict=True))
+        new_runs = prefills(self.lm, [[*ids, 0] for ids in new])  # the last token is not run
+        self.runs = {ids: run for ids, run in self.runs.items() if ids in distinct} | dict(zip(new, new_runs, strict=True))
         runs = [self.runs[ids] for ids in distinct]
         which = torch.tensor([distinct[ids] for ids in beginnings], device=self.lm.device)
         if not length:

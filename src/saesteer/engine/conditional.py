@@ -22,14 +22,6 @@ def similarity(mean: Float[Tensor, "*row d_model"], condition: Float[Tensor, " d
     return torch.cosine_similarity(mean, torch.tanh(along[..., None] * condition), dim=-1)
 
 
-@torch.no_grad()
-def prompt_mean(lm: LanguageModel, site: Site, prompt: Sequence[int]) -> Float[Tensor, " d_model"]:
-    """The mean over a prompt's tokens, but for the first, of what lies at the site. The first is left out where the authors' program takes
-    it: the beginning-of-sequence token's residual is the same in every prompt, and in many models larger than all others."""
-    made = reading(lm, torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device), site)
-    return made.value[0, 1:].float().mean(dim=0)  # NaN, which meets no condition, of a prompt of one token
-
-
 def switched(
     lm: LanguageModel,
     site: Site,
@@ -38,16 +30,23 @@ def switched(
     factor: Float[Tensor, " row"],
     prompts: Sequence[Sequence[int]],
 ) -> Float[Tensor, " row"]:
-    """The factors of rows, each with its prompt: 0 where the row's intervention has a condition that the prompt does not meet."""
-    if not any(isinstance(one, ConditionalAddition) for one in interventions):
+    """The factors of rows, each with its prompt: 0 where the row's intervention has a condition that the prompt does not meet.
+
+    h is the mean over a prompt's tokens, but for the first, of what lies at the hook point. The authors' program takes the first as well:
+    the beginning-of-sequence token's residual is the same in every prompt, and in many models larger than all others.
+    """
+    if not any(isinstance(intervention, ConditionalAddition) for intervention in interventions):
         return factor
-    means = {prompt: prompt_mean(lm, site, prompt) for prompt in {tuple(prompt) for prompt in prompts}}
+    means = {}
+    for prompt in {tuple(prompt) for prompt in prompts}:
+        at_site = reading(lm, torch.tensor([prompt] * MIN_ROWS, device=lm.device), site)
+        means[prompt] = at_site.value[0, 1:].float().mean(dim=0)  # NaN, which meets no condition, of a prompt of one token
+
+    def steers(intervention: Intervention, mean: Float[Tensor, " d_model"]) -> bool:
+        if not isinstance(intervention, ConditionalAddition):
+            return True
+        value = float(similarity(mean, intervention.condition.to(mean)))
+        return value > intervention.threshold if intervention.above else value < intervention.threshold
+
     rows = zip(which.tolist(), prompts, strict=True)
-    return factor * torch.tensor([_steers(interventions[place], means[tuple(prompt)]) for place, prompt in rows], device=factor.device)
-
-
-def _steers(one: Intervention, mean: Float[Tensor, " d_model"]) -> bool:
-    if not isinstance(one, ConditionalAddition):
-        return True
-    value = float(similarity(mean, one.condition.to(mean)))
-    return value > one.threshold if one.above else value < one.threshold
+    return factor * torch.tensor([steers(interventions[place], means[tuple(prompt)]) for place, prompt in rows], device=factor.device)

@@ -66,7 +66,7 @@ class Sampling:
 class Steering(Protocol):
     """How some rows are steered."""
 
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
+    def take(self, rows: Int[Tensor, " chosen"]) -> Steering:
         """The same for some of the rows, in the given order."""
         ...
 
@@ -157,7 +157,11 @@ def continued_steps(
     tile = len(slots.row) // len(slots.caches) if shape_matters(lm) else None
     prompt_length = slots.place + 1
     for step in range(sampling.max_new_tokens):
-        tokens = torch.cat([_next_tokens(lm, part, step, sampling, prompt_length) for part in slots.tiles()])
+        drawn_tokens = []
+        for part in slots.tiles():
+            logits = step_logits(lm, part, prompt_length)
+            drawn_tokens.append(sample_tokens(logits, part.numbers[:, step], sampling.temperature, sampling.top_k, sampling.top_p))
+        tokens = torch.cat(drawn_tokens)
         drawn = tokens.cpu().numpy()
         lost = (drawn == NOTHING) & slots.running
         ended = ending[drawn] & slots.running & ~lost
@@ -171,12 +175,6 @@ def continued_steps(
         if not going_on.any():
             break
         slots = _advanced(slots, tokens.clamp(min=0), going_on, tile)
-
-
-def _next_tokens(lm: LanguageModel, tile: Slots, step: int, sampling: Sampling, prompt_length: int) -> Int[Tensor, " slot"]:
-    """One step of a tile."""
-    logits = step_logits(lm, tile, prompt_length)
-    return sample_tokens(logits, tile.numbers[:, step], sampling.temperature, sampling.top_k, sampling.top_p)
 
 
 def step_logits(lm: LanguageModel, tile: Slots, prompt_length: int) -> Float[Tensor, "slot vocab"]:
@@ -203,27 +201,27 @@ def _advanced(slots: Slots, tokens: Int[Tensor, " slot"], running: Bool[np.ndarr
     few = len(packed) < len(running) and (tile is not None or len(index) < COMPACT_BELOW * len(running))
     if not few:
         return replace(slots, running=running, token=tokens, place=slots.place + 1)
-    kept = torch.from_numpy(packed).to(tokens.device, non_blocking=True)
+    places = torch.from_numpy(packed).to(tokens.device, non_blocking=True)
     return Slots(
         row=slots.row[packed],
-        running=np.arange(len(kept)) < len(index),
-        numbers=slots.numbers[kept],
-        token=tokens[kept],
-        steering=slots.steering.take(kept),
-        caches=_repacked(slots.caches, kept, tile or len(kept)),
+        running=np.arange(len(places)) < len(index),
+        numbers=slots.numbers[places],
+        token=tokens[places],
+        steering=slots.steering.take(places),
+        caches=_repacked(slots.caches, places, tile or len(places)),
         place=slots.place + 1,
-        before=None if slots.before is None else slots.before[kept],
+        before=None if slots.before is None else slots.before[places],
     )
 
 
-def _repacked(caches: list[Cache], kept: Int[Tensor, " slot"], tile: int) -> list[Cache]:
-    """The caches of the slots kept, in tiles; the old ones are emptied on the way, so that both never exist whole."""
-    packed: list[list[RowLayer | RowStates]] = [[] for _ in kept.split(tile)]
+def _repacked(caches: list[Cache], slots: Int[Tensor, " slot"], tile: int) -> list[Cache]:
+    """The caches of these slots, in tiles; the old ones are emptied on the way, so that both never exist whole."""
+    packed: list[list[RowLayer | RowStates]] = [[] for _ in slots.split(tile)]
     for layers in zip(*(cache.layers for cache in caches), strict=True):
         keys, values = (
             torch.cat(states) if len(states) > 1 else states[0] for states in zip(*(taken(layer) for layer in layers), strict=True)
         )
-        for new, rows in zip(packed, kept.to(keys.device).split(tile), strict=True):  # on the block's GPU, of several
+        for new, rows in zip(packed, slots.to(keys.device).split(tile), strict=True):  # on the block's GPU, of several
             new.append(layers[0].holding(keys[rows], values[rows]))
     return [Cache(layers=new) for new in packed]
 
@@ -232,9 +230,8 @@ def ending_tokens(lm: LanguageModel, stop: str) -> Bool[np.ndarray, " vocab"]:
     """Which tokens end a text: those whose own text contains the stop character, and those with which the model ends one."""
     ending = np.zeros(lm.n_vocab, dtype=bool)
     if stop:
-        known = min(len(lm.tokenizer), lm.n_vocab)
-        texts = _decoded(lm, [[token] for token in range(known)])
-        ending[:known] = [stop in text for text in texts]
+        n_tokens = min(len(lm.tokenizer), lm.n_vocab)
+        ending[:n_tokens] = [stop in text for text in _decoded(lm, [[token] for token in range(n_tokens)])]
     ending[final_ids(lm)] = True
     return ending
 

@@ -23,8 +23,8 @@ def check_conversation(name: str, tokenizer: Any, chat: ChatSettings) -> None:
         written = conversation(tokenizer, chat, "prompt")
     except TemplateError as error:
         raise ValueError(f"{name}: its chat template refuses this conversation ({error}); change model.chat") from error
-    said = [chat.system or "", *(text for turn in chat.turns for text in turn)]
-    lost = [text for text in said if text.strip() not in written]
+    texts = [chat.system or "", *(text for turn in chat.turns for text in turn)]
+    lost = [text for text in texts if text.strip() not in written]
     if lost:
         raise ValueError(f"{name}: its chat template leaves out {lost[0]!r}; remove that from model.chat")
     if chat.enable_thinking is not None:

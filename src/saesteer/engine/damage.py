@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from saesteer.core.tables import DAMAGE
@@ -50,9 +50,8 @@ def text_damage(
     for row in rows.join(fits, on=["layer", "method", "concept_id"], how="left", maintain_order="left").iter_rows(named=True):
         intervention = placed(unpacked(row["kind"], row["tensors"], row["values"]), sae, sae_features)
         nll, divergence = compared(lm, _read(lm, sae, layer, intervention, float(row["factor"]), texts), unsteered)
-        made = {name: row[name] for name in DAMAGE.keys}
-        made |= {"loss": float(nll.mean()), "unsteered_loss": loss, "divergence": float(divergence.mean()), "n_tokens": len(nll)}
-        yield pl.DataFrame([made], schema=DAMAGE.schema)
+        measured = {"loss": float(nll.mean()), "unsteered_loss": loss, "divergence": float(divergence.mean()), "n_tokens": len(nll)}
+        yield pl.DataFrame([{name: row[name] for name in DAMAGE.keys} | measured], schema=DAMAGE.schema)
 
 
 @torch.no_grad()
@@ -60,7 +59,8 @@ def loss_rises(
     lm: LanguageModel, sae: Sae, intervention: Intervention, factor: float, texts: Sequence[Sequence[int]]
 ) -> Float64[Tensor, " text"]:
     """What steering at the SAE's layer adds to the mean loss of each ordinary text, nats a token."""
-    unsteered, steered = (_read(lm, sae, sae.meta.layer, one, factor, texts) for one in (None, intervention))
+    unsteered = _read(lm, sae, sae.meta.layer, None, factor, texts)
+    steered = _read(lm, sae, sae.meta.layer, intervention, factor, texts)
     rise = compared(lm, steered, unsteered)[0] - compared(lm, unsteered, unsteered)[0]
     return torch.stack([part.mean() for part in rise.split([len(text) - N_CONTEXT for text in texts])])
 
@@ -73,7 +73,10 @@ def _read(
     if isinstance(intervention, PromptText):
         added = plain_token_ids(lm, intervention.texts[int(factor) - 1])
         n_context, whole = len(added) + N_CONTEXT - 1, [added + text[1:] for text in whole]
-    ids, counted = _padded(whole, n_context, lm.device)
+    # Padded at the end, where causal attention does not look. Which tokens are counted is kept in the host's memory.
+    width, position = max(map(len, whole)), torch.arange(max(map(len, whole)))
+    ids = torch.tensor([text + text[:1] * (width - len(text)) for text in whole], device=lm.device)
+    counted = (position >= n_context) & (position < torch.tensor(list(map(len, whole)))[:, None])  # [text seq]
     if intervention is None or isinstance(intervention, PromptText):
         hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     else:
@@ -84,16 +87,6 @@ def _read(
             hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     row, at = (index.to(lm.device) for index in counted.nonzero(as_tuple=True))
     return _Read(hidden[row, at - 1], ids[row, at])
-
-
-def _padded(
-    texts: Sequence[Sequence[int]], n_context: int, device: torch.device
-) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
-    """Token ids, padded at the end, where causal attention does not look; and, in the host's memory, which tokens are counted."""
-    width = max(map(len, texts))
-    ids = torch.tensor([list(text) + list(text[:1]) * (width - len(text)) for text in texts], device=device)
-    place = torch.arange(width)
-    return ids, (place >= n_context) & (place < torch.tensor(list(map(len, texts)))[:, None])
 
 
 def compared(lm: LanguageModel, steered: _Read, unsteered: _Read) -> tuple[Float64[Tensor, " token"], Float64[Tensor, " token"]]:

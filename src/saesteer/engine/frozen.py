@@ -7,13 +7,13 @@ another intervention, so its texts are to be measured like any other's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from saesteer.core.errors import SettingsError
 from saesteer.engine.interventions import (
@@ -28,7 +28,7 @@ from saesteer.engine.interventions import (
     WeightChange,
 )
 from saesteer.engine.models import MIN_ROWS, LanguageModel
-from saesteer.engine.saes import Sae, largest_code
+from saesteer.engine.saes import Sae, largest_activation
 from saesteer.engine.sites import reading, site_of
 
 _NOT_CONSTANT = {
@@ -61,17 +61,11 @@ class BlockVector:
         return self.factor * self.direction
 
 
-def check_constant(one: Intervention) -> Addition:
-    """The intervention, if it adds a vector without looking at the text; others are refused."""
-    if isinstance(one, Addition):
-        return one
-    raise SettingsError(f"this fit {_NOT_CONSTANT[type(one)]}: it is no constant added vector, so no vector file can hold it")
-
-
-def frozen(one: Addition, a_max: float, positions: Literal["all", "last"]) -> Addition:
-    """The addition with a constant scale: its own, or this a_max where it takes each position's. `positions` is where the consumer adds:
-    everywhere, or from the prompt's last token on."""
-    return replace(one, scale=a_max if one.scale is None else one.scale, positions=positions)
+def check_constant(intervention: Intervention) -> Addition:
+    """The intervention, if it adds a vector without looking at the text; otherwise it is refused."""
+    if isinstance(intervention, Addition):
+        return intervention
+    raise SettingsError(f"this fit {_NOT_CONSTANT[type(intervention)]}: it is no constant added vector, so no vector file can hold it")
 
 
 @torch.no_grad()
@@ -79,14 +73,14 @@ def median_a_max(lm: LanguageModel, sae: Sae, layer: int, prompts: Sequence[Sequ
     """The median over prompts (token ids) of a_max at the last token, where P1's steering starts."""
     site = site_of(lm, layer, sae.meta.site)
     rows = (torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device) for prompt in prompts)
-    a_max = median(float(largest_code(sae, reading(lm, ids, site).read[:, -1])[0]) for ids in rows)
+    a_max = median(float(largest_activation(sae, reading(lm, ids, site).read[:, -1])[0]) for ids in rows)
     if not a_max > 0:
         raise SettingsError(f"layer {layer}: no feature is active at the last token of the neutral prompts (median), so a_max is 0 there")
     return a_max
 
 
 def block_vector(lm: LanguageModel, layer: int, site: str, addition: Addition, factor: float) -> BlockVector:
-    """What a frozen addition at an SAE's site adds to a block's output; refused where that is no place between two blocks."""
+    """What a frozen addition at an SAE's hook point adds to a block's output; refused where that is no place between two blocks."""
     place = site_of(lm, layer, site).place
     if place.module is not None:
         raise SettingsError(
@@ -96,9 +90,8 @@ def block_vector(lm: LanguageModel, layer: int, site: str, addition: Addition, f
     assert addition.scale is not None
     block = place.depth - 1
     direction = (addition.scale * addition.vector.float()).cpu()
-    names = (_name_of(lm, model, block) for model in (lm.model, lm.model.base_model))
+    names = ["", ""]
+    if block >= 0:
+        models = (lm.model, lm.model.base_model)
+        names = [next(name for name, module in model.named_modules() if module is lm.blocks[block]) for model in models]
     return BlockVector(direction, factor, block, lm.n_layers, addition.positions, lm.model.config.model_type, *names)
-
-
-def _name_of(lm: LanguageModel, model: nn.Module, block: int) -> str:
-    return "" if block < 0 else next(name for name, module in model.named_modules() if module is lm.blocks[block])

@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Bool
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
@@ -25,6 +25,7 @@ from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
     MOST_ROWS,
     SHORTEST_BUFFER,
+    TILE,
     Continued,
     Sampling,
     Slots,
@@ -39,7 +40,7 @@ from saesteer.engine.continuation import (
     tile_rows,
 )
 from saesteer.engine.interventions import Intervention, WeightChange
-from saesteer.engine.memory import Halving, rows_that_fit
+from saesteer.engine.memory import Halving, rows_that_fit, rows_within
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
 from saesteer.engine.saes import Sae
 from saesteer.engine.sites import Site, site_of
@@ -49,6 +50,9 @@ ALGORITHM_VERSION = 2
 
 PREFILL_TOKENS = 1024
 """Tokens of a forward of steered prompts where shapes matter: enough on a GPU that launching kernels takes no longer than they do."""
+
+ABOUT_PROMPT_TOKENS = {"plain": 8, "chat": 32}
+"""Roughly the tokens of a prompt, where a sweep's memory is planned."""
 
 TEXTS = pl.Schema(
     {
@@ -76,9 +80,20 @@ class _Run:
     interventions: Sequence[Intervention]
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
-    ending: Bool[np.ndarray, " vocab"]
-    kept: tuple[int, int]  # bytes that a row's caches keep of a position, and of any number of positions (states of linear layers)
     prefixes: Prefixes
+
+    @cached_property
+    def ending(self) -> Bool[np.ndarray, " vocab"]:
+        """Which tokens end a text."""
+        return ending_tokens(self.lm, self.sampling.stop)
+
+    @cached_property
+    def cache_bytes(self) -> tuple[int, int]:
+        """Bytes that a row's caches hold of each position, and of any number of positions (states of linear layers)."""
+        (one_position,) = prefills(self.lm, [[0, 0]])
+        layers = zip(one_position.keys, one_position.values, self.lm.structure.linear, strict=True)
+        sizes = [(keys.nbytes + values.nbytes, linear) for keys, values, linear in layers]
+        return sum(size for size, linear in sizes if not linear), sum(size for size, linear in sizes if linear)
 
 
 @torch.no_grad()
@@ -98,10 +113,9 @@ def steered_texts(
     `rows` has row (a number of the caller's), intervention and prompt (places in the sequences), factor (a decimal string) and stream
     (UInt64, core.counter_rng.streams: what its random numbers are drawn from). `prompts` are token ids.
     """
-    site = site_of(lm, layer, sae.meta.site)
+    run = _Run(lm, sae, site_of(lm, layer, sae.meta.site), interventions, prompts, sampling, Prefixes(lm))
     if rows.is_empty():
         return
-    run = _run(lm, sae, site, rows, interventions, prompts, sampling)
     halving = Halving("texts", lm.device)
     for length, group in _groups(run, rows):
         full = MIN_ROWS if isinstance(interventions[group["intervention"][0]], WeightChange) else None  # few rows share weights
@@ -125,48 +139,44 @@ def steered_texts_by_token(
 ) -> Iterator[list[str | None]]:
     """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
     (one kind of intervention, one length of prompts)."""
-    run = _run(lm, sae, site_of(lm, layer, sae.meta.site), rows, interventions, prompts, sampling)
+    run = _Run(lm, sae, site_of(lm, layer, sae.meta.site), interventions, prompts, sampling, Prefixes(lm))
     ((length, group),) = _groups(run, rows)
     slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
-    for made in continued_steps(lm, slots, group.height, sampling, run.ending):
-        yield _texts_of(run, group, made)
-
-
-def _run(
-    lm: LanguageModel,
-    sae: Sae,
-    site: Site,
-    rows: pl.DataFrame,
-    interventions: Sequence[Intervention],
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-) -> _Run:
-    check_length(lm, max(len(prompts[place]) for place in rows["prompt"].unique()) + sampling.max_new_tokens)
-    return _Run(lm, sae, site, interventions, prompts, sampling, ending_tokens(lm, sampling.stop), _kept(lm), Prefixes(lm))
-
-
-def _kept(lm: LanguageModel) -> tuple[int, int]:
-    (run,) = prefills(lm, [[0, 0]])  # one position
-    sizes = [keys.nbytes + values.nbytes for keys, values in zip(run.keys, run.values, strict=True)]
-    fixed = sum(size for size, linear in zip(sizes, lm.structure.linear, strict=True) if linear)
-    return sum(sizes) - fixed, fixed
+    for continued in continued_steps(lm, slots, group.height, sampling, run.ending):
+        yield _texts_of(run, group, continued)[1]
 
 
 def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:
     """Rows of a batch: their caches, and a step of one tile or, where there are none, of all."""
     capacity = length - 1 + run.sampling.max_new_tokens
-    cache, step = run.kept[0] * capacity + run.kept[1], step_bytes(run.lm, capacity)
+    cache, step = run.cache_bytes[0] * capacity + run.cache_bytes[1], step_bytes(run.lm, capacity)
     tile = tile_rows(run.lm, MOST_ROWS[-1], None, full)
     if tile is None:
         return rows_that_fit(cache + step, run.lm.device, MOST_ROWS)
     return rows_that_fit(cache, run.lm.device, MOST_ROWS, besides=tile * step)
 
 
+def sweep_bytes(lm: LanguageModel, held: int, gpu: int, prompt_format: str, n_new: int) -> int:
+    """About the most bytes that a sweep of texts of `n_new` tokens takes of a GPU of `gpu` bytes: `held` by weights and SAE, the caches of
+    as many texts as go together (without states of linear layers), and a step of one tile. The model may be without weights."""
+    capacity = buffer_length(lm, ABOUT_PROMPT_TOKENS[prompt_format], n_new) - 1 + n_new
+    config = lm.model.config
+    n_heads = config.num_attention_heads
+    n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
+    head_dim = getattr(config, "head_dim", None) or lm.d_model // n_heads
+    numbers = 2 * lm.structure.linear.count(False) * int(n_kv_heads * head_dim)  # of a position, keys and values
+    cache, step = numbers * capacity * lm.dtype.itemsize, step_bytes(lm, capacity)
+    rows = rows_within(gpu - held, cache, MOST_ROWS[1], besides=TILE[1] * step)
+    return held + rows * cache + min(rows, TILE[1]) * step
+
+
 def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
     """Rows that can share a batch, with their prompts' length in the caches: one group of interventions, of fine-tuned weights one factor
-    too."""
+    too. Prompts that leave no room for a text are refused."""
+    longest = max(len(run.prompts[place]) for place in rows["prompt"].unique())
+    check_length(run.lm, longest + run.sampling.max_new_tokens)
     group = {place: number for number, places in enumerate(together(run.interventions)) for place in places}
-    weights = [isinstance(one, WeightChange) for one in run.interventions]
+    weights = [isinstance(intervention, WeightChange) for intervention in run.interventions]
     n_new = run.sampling.max_new_tokens
     lengths = [[buffer_length(run.lm, len(prompt), n_new, shortest) for prompt in run.prompts] for shortest in SHORTEST_BUFFER]
     cells = list(rows.select("intervention", "prompt", "factor").iter_rows())
@@ -175,36 +185,33 @@ def _groups(run: _Run, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]
         _length=pl.Series([lengths[weights[place]][prompt] for place, prompt, _ in cells]),
         _factor=pl.Series([factor if weights[place] else "" for place, _, factor in cells], dtype=pl.String),
     )
-    for (_, length, _), some in sorted_into.group_by("_group", "_length", "_factor", maintain_order=True):
-        yield int(length), some.select(rows.columns)
+    for (_, length, _), group_rows in sorted_into.group_by("_group", "_length", "_factor", maintain_order=True):
+        yield int(length), group_rows.select(rows.columns)
 
 
 def _continued(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> pl.DataFrame:
     """The texts of rows that share a batch."""
     started = time.perf_counter()
-    made = continue_rows(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
+    continued = continue_rows(run.lm, _start(run, chunk, length, tile), len(chunk), run.sampling, run.ending)
+    token_ids, texts = _texts_of(run, chunk, continued)
     columns = {
         "row": chunk["row"],
-        "token_ids": _continuations(made),
-        "text": _texts_of(run, chunk, made),
-        "n_tokens": np.where(made.failed, 0, made.lengths),
-        "stopped": made.stopped,
+        "token_ids": token_ids,
+        "text": texts,
+        "n_tokens": np.where(continued.failed, 0, continued.lengths),
+        "stopped": continued.stopped,
         "seconds": np.full(len(chunk), (time.perf_counter() - started) / len(chunk)),
-        "reason": [NOT_FINITE if failed else None for failed in made.failed.tolist()],
+        "reason": [NOT_FINITE if failed else None for failed in continued.failed.tolist()],
     }
     return pl.DataFrame(columns, schema_overrides={"token_ids": pl.List(pl.UInt32)}).cast(TEXTS)
 
 
-def _continuations(made: Continued) -> list[list[int] | None]:
-    """Each row's tokens."""
-    rows = zip(made.token_ids.tolist(), made.lengths.tolist(), made.failed.tolist(), strict=True)
-    return [None if failed else ids[:length] for ids, length, failed in rows]
-
-
-def _texts_of(run: _Run, chunk: pl.DataFrame, made: Continued) -> list[str | None]:
-    continuations = _continuations(made)
-    texts = continuation_texts(run.lm, [run.prompts[place] for place in chunk["prompt"]], [ids or [] for ids in continuations])
-    return [None if ids is None else text for ids, text in zip(continuations, texts, strict=True)]
+def _texts_of(run: _Run, chunk: pl.DataFrame, continued: Continued) -> tuple[list[list[int] | None], list[str | None]]:
+    """Each row's tokens and text."""
+    rows = zip(continued.token_ids.tolist(), continued.lengths.tolist(), continued.failed.tolist(), strict=True)
+    token_ids = [None if failed else ids[:length] for ids, length, failed in rows]
+    texts = continuation_texts(run.lm, [run.prompts[place] for place in chunk["prompt"]], [ids or [] for ids in token_ids])
+    return token_ids, [None if ids is None else text for ids, text in zip(token_ids, texts, strict=True)]
 
 
 def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slots:
@@ -212,9 +219,15 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
     lm, room = run.lm, run.sampling.max_new_tokens
     row = padded_index(np.arange(len(chunk)), tile)
     slot = torch.from_numpy(row).to(lm.device)
-    steering = _steering(run, chunk).take(slot)
+    used = {place: number for number, place in enumerate(chunk["intervention"].unique(maintain_order=True))}
+    interventions = [run.interventions[place] for place in used]
+    which = torch.tensor([used[place] for place in chunk["intervention"]], device=lm.device)
+    factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
+    factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=lm.device)
+    factor = switched(lm, run.site, interventions, which, factor, [run.prompts[place] for place in chunk["prompt"]])
+    steering = steering_of(lm, interventions, which, factor, run.sae, run.site).take(slot)
     prompts = [run.prompts[place] for place in chunk["prompt"].to_numpy()[row]]
-    if changes_prompt(run.interventions[chunk["intervention"][0]]) and length > 1:
+    if changes_prompt(interventions[0]) and length > 1:
         caches = _steered_prefills(run, prompts, steering, length - 1, tile)
     else:
         caches = run.prefixes.caches([tuple(prompt[:-1]) for prompt in prompts], tile or len(row), length - 1, room)
@@ -223,16 +236,6 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
     before = None if tile is None else torch.tensor([length - len(prompt) for prompt in prompts], device=lm.device)
     running = np.arange(len(row)) < len(chunk)
     return Slots(row, running, torch.from_numpy(numbers).to(lm.device)[slot], last, steering, caches, length - 1, before)
-
-
-def _steering(run: _Run, chunk: pl.DataFrame) -> Steering:
-    used = {place: number for number, place in enumerate(chunk["intervention"].unique(maintain_order=True))}
-    which = torch.tensor([used[place] for place in chunk["intervention"]], device=run.lm.device)
-    factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
-    factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=run.lm.device)
-    interventions = [run.interventions[place] for place in used]
-    factor = switched(run.lm, run.site, interventions, which, factor, [run.prompts[place] for place in chunk["prompt"]])
-    return steering_of(run.lm, interventions, which, factor, run.sae, run.site)
 
 
 def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Steering, length: int, tile: int | None) -> list[Cache]:
@@ -245,19 +248,15 @@ def _steered_prefills(run: _Run, prompts: Sequence[Sequence[int]], steering: Ste
         slots = np.flatnonzero(n_tokens == n)
         n_rows = len(slots) if tile is None else min(tile, max(MIN_ROWS, PREFILL_TOKENS // int(n)))
         for start in range(0, len(slots), n_rows):
-            some = slots[start : start + n_rows]
-            order[some] = n_before + np.arange(len(some))
-            padded = padded_index(some, None if tile is None else n_rows)
+            part = slots[start : start + n_rows]
+            order[part] = n_before + np.arange(len(part))
+            padded = padded_index(part, None if tile is None else n_rows)
             ids = torch.tensor([prompts[slot] for slot in padded], device=run.lm.device)
-            runs.append(_steered_prefill(run.lm, ids, steering.take(torch.from_numpy(padded).to(run.lm.device))))
+            cache = Cache(layers=row_layers(run.lm, int(n) - 1))
+            with steering.take(torch.from_numpy(padded).to(run.lm.device)).installed(run.lm, 0, int(n)):
+                run.lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+            runs.append(cache)
             n_before += len(padded)
     which = torch.from_numpy(order).to(run.lm.device)
-    layers = ([taken(layer) for layer in of_runs] for of_runs in zip(*(one.layers for one in runs), strict=True))
+    layers = ([taken(layer) for layer in of_runs] for of_runs in zip(*(cache.layers for cache in runs), strict=True))
     return gathered(run.lm, layers, which, tile or len(prompts), length, run.sampling.max_new_tokens)
-
-
-def _steered_prefill(lm: LanguageModel, ids: Int[Tensor, "row seq"], steering: Steering) -> Cache:
-    cache = Cache(layers=row_layers(lm, ids.shape[1] - 1))
-    with steering.installed(lm, 0, ids.shape[1]):
-        lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
-    return cache

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import polars as pl
 import torch
-from jaxtyping import UInt64
 
 from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.tables.steps import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts, steered_texts_by_token
 from saesteer.engine.interventions import Addition, Intervention, PromptText, unpacked
-from saesteer.engine.models import LanguageModel, check_layer, check_length, prompt_token_ids
+from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 
 ALGORITHM_VERSION = 2
@@ -46,36 +44,35 @@ def feature_texts(
     to text, which becomes a prompt in the model's format. The tables have the keys and the columns of a text. Random numbers come from
     every key.
     """
-    wanted, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
-    for texts in _texts(lm, sae, layer, wanted, interventions, prompts, sampling, FEATURE_TEXT, batch):
-        yield texts.with_columns(seconds=pl.lit(None, pl.Float64))
+    numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
+    for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling, batch):
+        yield _with_keys(numbered, texts, FEATURE_TEXT).with_columns(seconds=pl.lit(None, pl.Float64))
 
 
 def feature_texts_by_token(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], sampling: Sampling, seed: int
 ) -> Iterator[list[str | None]]:
     """The texts of `feature_texts` while they are written, after each token: of a few rows, whose prefixes have one length."""
-    wanted, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
-    yield from steered_texts_by_token(lm, sae, layer, wanted.select(_ROW), interventions, prompts, sampling)
+    numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
+    yield from steered_texts_by_token(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling)
 
 
 def _of_features(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, prefixes: Mapping[str, str], seed: int
 ) -> tuple[pl.DataFrame, list[Intervention], list[list[int]]]:
-    """Rows with what `steered_texts` wants, the interventions and the prompts that they name."""
-    check_layer(lm, layer)
+    """Rows with what `steered_texts` reads, and the interventions and prompts that they name."""
     features = rows["feature"].unique(maintain_order=True).to_list()
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
     prompts = _prompts(lm, rows, prefixes)
-    interventions: list[Intervention] = [feature_addition(sae, feature) for feature in features]
     keys = (rows["feature"].to_numpy(), text_keys(rows["factor"]), hex_keys(rows["prefix_id"]), rows["sample"].to_numpy())
-    wanted = rows.with_row_index("row").with_columns(
+    number_of_feature, number_of_prompt = ({name: number for number, name in enumerate(names)} for names in (features, prompts))
+    numbered = rows.with_row_index("row").with_columns(
         layer=pl.lit(layer, pl.UInt16),
-        intervention=_place(rows["feature"], features),
-        prompt=_place(rows["prefix_id"], list(prompts)),
+        intervention=pl.Series([number_of_feature[feature] for feature in rows["feature"]], dtype=pl.Int64),
+        prompt=pl.Series([number_of_prompt[prefix_id] for prefix_id in rows["prefix_id"]], dtype=pl.Int64),
         stream=pl.Series(streams(seed, layer, *keys), dtype=pl.UInt64),
     )
-    return wanted, interventions, list(prompts.values())
+    return numbered, [feature_addition(sae, feature) for feature in features], list(prompts.values())
 
 
 def fit_texts(
@@ -97,32 +94,38 @@ def fit_texts(
     are the factors of one method.
     """
     joined = rows.join(fits.select(*_FIT, "kind", "tensors", "values"), on=_FIT, how="left", maintain_order="left")
-    yield from _abstained(joined.filter(pl.col("kind").is_null()))
-    given = joined.filter(pl.col("kind").is_not_null())
-    for some in given.select(_FIT).unique(maintain_order=True).iter_slices(MOST_INTERVENTIONS):
-        chunk = given.join(some, on=_FIT, how="semi", maintain_order="left")
-        yield from _texts_of_fits(lm, sae, layer, chunk, prompts, sampling, seed, sae_features)
+    abstained = joined.filter(pl.col("kind").is_null())
+    if not abstained.is_empty():
+        none = {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "seconds": 0.0, "reason": NO_FIT}
+        columns = (pl.lit(none[name]).cast(column.dtype).alias(name) for name, column in TEXT_COLUMNS.items())
+        yield abstained.select(*FIT_TEXT, *columns)
+    fitted = joined.filter(pl.col("kind").is_not_null())
+    for names in fitted.select(_FIT).unique(maintain_order=True).iter_slices(MOST_INTERVENTIONS):
+        chunk = fitted.join(names, on=_FIT, how="semi", maintain_order="left")
+        packed = chunk.unique(subset=_FIT, keep="first", maintain_order=True).select("kind", "tensors", "values").iter_rows()
+        interventions = [placed(unpacked(*parts), sae, sae_features) for parts in packed]
+        numbered = chunk.drop("tensors", "values").join(names.with_row_index("intervention"), on=_FIT, maintain_order="left")
+        plain = _prompts(lm, numbered, prompts)
+        ids = []
+        for number, factor, prefix_id in numbered.select("intervention", "factor", "prefix_id").iter_rows():
+            intervention, prompt = interventions[number], plain[prefix_id]
+            if isinstance(intervention, PromptText):
+                prompt = prompted_ids(lm, intervention, float(factor), prompts[prefix_id], sampling.max_new_tokens)
+            ids.append(tuple(prompt))
+        number_of_prompt = {prompt: number for number, prompt in enumerate(dict.fromkeys(ids))}
+        cells = numbered.select("concept_id", "prefix_id", "sample").iter_rows()
+        keys = text_keys([f"{concept}/{prefix_id}/{sample}" for concept, prefix_id, sample in cells])
+        numbered = numbered.with_row_index("row").with_columns(
+            prompt=pl.Series([number_of_prompt[prompt] for prompt in ids]), stream=pl.Series(streams(seed, keys), dtype=pl.UInt64)
+        )
+        for texts in steered_texts(lm, sae, layer, numbered.select(_ROW), interventions, list(number_of_prompt), sampling):
+            yield _with_keys(numbered, texts, FIT_TEXT)
 
 
-def _texts(
-    lm: LanguageModel,
-    sae: Sae,
-    layer: int,
-    wanted: pl.DataFrame,
-    interventions: Sequence[Intervention],
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    keys: Sequence[str],
-    batch: int | None = None,
-) -> Iterator[pl.DataFrame]:
-    """The texts of rows (keys, and what `steered_texts` wants) with their keys."""
-    for texts in steered_texts(lm, sae, layer, wanted.select(_ROW), interventions, prompts, sampling, batch):
-        made = wanted.select("row", *keys).join(texts, on="row")
-        yield made.select(*keys, *(pl.col(name).cast(column.dtype) for name, column in TEXT_COLUMNS.items()))
-
-
-def _place(names: pl.Series, known: Sequence[int] | Sequence[str]) -> pl.Series:
-    return names.replace_strict(list(known), list(range(len(known))), return_dtype=pl.Int64) if len(names) else names.cast(pl.Int64)
+def _with_keys(rows: pl.DataFrame, texts: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Texts with the keys of their rows."""
+    columns = (pl.col(name).cast(column.dtype) for name, column in TEXT_COLUMNS.items())
+    return rows.select("row", *keys).join(texts, on="row").select(*keys, *columns)
 
 
 def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str]) -> dict[str, list[int]]:
@@ -134,59 +137,21 @@ def _prompts(lm: LanguageModel, rows: pl.DataFrame, prefixes: Mapping[str, str])
     return {name: prompt_token_ids(lm, prefixes[name]) for name in names}
 
 
-def _abstained(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    if not rows.is_empty():
-        none = {"token_ids": None, "text": None, "n_tokens": 0, "stopped": False, "seconds": 0.0, "reason": NO_FIT}
-        yield rows.select(*FIT_TEXT, *(pl.lit(none[name]).cast(column.dtype).alias(name) for name, column in TEXT_COLUMNS.items()))
-
-
-def _texts_of_fits(
-    lm: LanguageModel,
-    sae: Sae,
-    layer: int,
-    chunk: pl.DataFrame,
-    prompts: Mapping[str, str],
-    sampling: Sampling,
-    seed: int,
-    sae_features: str,
-) -> Iterator[pl.DataFrame]:
-    fits = chunk.select(*_FIT, "kind", "tensors", "values").unique(subset=_FIT, keep="first", maintain_order=True)
-    interventions = [
-        placed(unpacked(kind, tensors, values), sae, sae_features)
-        for kind, tensors, values in fits.select("kind", "tensors", "values").iter_rows()
-    ]
-    numbered = chunk.drop("tensors", "values").join(fits.select(_FIT).with_row_index("intervention"), on=_FIT, maintain_order="left")
-    plain = _prompts(lm, numbered, prompts)
-    ids = [
-        tuple(_prompt_ids(lm, interventions[place], factor, prompts[prefix_id], plain[prefix_id], sampling.max_new_tokens))
-        for place, factor, prefix_id in numbered.select("intervention", "factor", "prefix_id").iter_rows()
-    ]
-    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(ids))}
-    wanted = numbered.with_row_index("row").with_columns(
-        prompt=pl.Series([places[prompt] for prompt in ids]),
-        stream=pl.Series(streams(seed, _concept_prompt_sample(numbered)), dtype=pl.UInt64),
-    )
-    yield from _texts(lm, sae, layer, wanted, interventions, list(places), sampling, FIT_TEXT)
-
-
 def feature_addition(sae: Sae, feature: int) -> Addition:
-    """Steering with one feature as P1 (arXiv 2505.20063, section 3) does it: a multiple of a_max times its decoder row, at the last
+    """Steering with one feature as P1 (arXiv 2505.20063, section 3) does it: a multiple of a_max times its decoder direction, at the last
     position."""
     return Addition(sae.W_dec[feature], None, "last", (feature,))
 
 
-def placed(one: Intervention, sae: Sae, sae_features: str) -> Intervention:
-    """An SAE feature's decoder row, whatever its norm, at the last position, in multiples of a_max, where that is P1's protocol (of several
-    features their vector, at unit norm); else as it was fitted."""
-    if sae_features == "last_position" and isinstance(one, Addition) and one.features:
-        vector = sae.W_dec[one.features[0]].to(one.vector) if len(one.features) == 1 else one.vector
-        return replace(one, vector=vector, scale=None, positions="last")
-    return one
-
-
-def _prompt_ids(lm: LanguageModel, one: Intervention, factor: str, prompt: str, plain: list[int], n_new_tokens: int) -> list[int]:
-    """Token ids of a row's prompt: `plain`, the prompt's own, but where the intervention adds text to it."""
-    return prompted_ids(lm, one, float(factor), prompt, n_new_tokens) if isinstance(one, PromptText) else plain
+def placed(intervention: Intervention, sae: Sae, sae_features: str) -> Intervention:
+    """An SAE feature's decoder direction, whatever its norm, at the last position, in multiples of a_max, where that is P1's protocol (of
+    several features their vector, at unit norm); else as it was fitted."""
+    if sae_features == "last_position" and isinstance(intervention, Addition) and intervention.features:
+        features, vector = intervention.features, intervention.vector
+        return replace(
+            intervention, vector=sae.W_dec[features[0]].to(vector) if len(features) == 1 else vector, scale=None, positions="last"
+        )
+    return intervention
 
 
 def prompted_ids(lm: LanguageModel, intervention: PromptText, factor: float, prompt_text: str, n_new_tokens: int = 0) -> list[int]:
@@ -202,8 +167,3 @@ def prompted_ids(lm: LanguageModel, intervention: PromptText, factor: float, pro
     except ValueError as fault:
         raise ValueError(f"the text of factor {factor:g} before the prompt {prompt_text!r} makes it too long: {fault}") from fault
     return ids
-
-
-def _concept_prompt_sample(rows: pl.DataFrame) -> UInt64[np.ndarray, " row"]:
-    parts = [f"{concept}/{prompt}/{sample}" for concept, prompt, sample in rows.select("concept_id", "prefix_id", "sample").iter_rows()]
-    return text_keys(parts)

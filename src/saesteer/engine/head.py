@@ -66,9 +66,9 @@ def token_nll(
 ) -> Float64[Tensor, " token"]:
     """-log p of each target under the model's own logits, `n_rows` at a time; where shapes matter, the head sees as many in any case."""
     losses = []
-    for rows, wanted in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
+    for rows, tokens in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
         logits = soft_capped(lm, raw_logits(lm, pad_rows(rows, n_rows) if shape_matters(lm) else rows))[: len(rows)]
-        losses.append((logits.logsumexp(dim=1) - logits.gather(1, wanted[:, None]).squeeze(1)).double())
+        losses.append((logits.logsumexp(dim=1) - logits.gather(1, tokens[:, None]).squeeze(1)).double())
     return torch.cat(losses)
 
 

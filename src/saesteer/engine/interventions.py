@@ -29,7 +29,7 @@ class Addition:
     2505.20063, section 3)."""
 
     vector: Float[Tensor, " d_model"]  # unit norm
-    scale: float | None  # activation that factor 1 adds; None: a_max, the row's largest SAE code there, anew at each position (P1)
+    scale: float | None  # activation that factor 1 adds; None: a_max, the largest feature activation at each position (P1)
     positions: Literal["all", "last"] = "all"
     features: tuple[int, ...] = ()  # of the SAE whose decoder directions the vector is made of; none for other vectors
 
@@ -48,11 +48,11 @@ class ConditionalAddition:
 
 @dataclass(frozen=True)
 class CodeEdit:
-    """Features' codes set to `factor * values` at every position: the difference, decoded, is added, so the SAE's error stays (P3, arXiv
-    2605.31183; P4's clamping)."""
+    """Features' activations set to `factor * values` at every position: the difference, decoded, is added, so the SAE's error stays (P3,
+    arXiv 2605.31183; P4's clamping)."""
 
     features: Int[Tensor, " k"]
-    values: Float[Tensor, " k"]  # codes at factor 1
+    values: Float[Tensor, " k"]  # activations at factor 1
 
 
 @dataclass(frozen=True)

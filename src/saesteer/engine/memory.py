@@ -28,30 +28,26 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
+_GROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""Of a control group of each version: its limit, its use, and the entry of memory.stat that the kernel can take back at any time."""
+
+
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated: on a GPU what the driver has free and what PyTorch holds unused, elsewhere `free_host_bytes`."""
+    """Bytes that can still be allocated: on a GPU what the driver has free and what PyTorch holds unused; elsewhere the least of what the
+    machine has available, what the process's address space may still grow by (`ulimit -v`), and what its control groups leave it (SLURM's
+    --mem, a container's limit)."""
     if device.type == "cuda":
         held_unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + held_unused
-    return free_host_bytes()
-
-
-def free_host_bytes() -> int:
-    """The least of what the machine has available, what the process's address space may still grow by (`ulimit -v`), and what its control
-    groups leave it (SLURM's --mem, a container's limit)."""
     limits = [psutil.virtual_memory().available]
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most != resource.RLIM_INFINITY:
         limits.append(most - psutil.Process().memory_info().vms)
     limits.extend(control_group_bytes(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))
     return max(0, min(limits))
-
-
-_GROUP_FILES = {
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("memory.max", "memory.current", "inactive_file"),
-}
-"""Of a control group of each version: its limit, its use, and the entry of memory.stat that the kernel can take back at any time."""
 
 
 def control_group_bytes(membership: Path, root: Path) -> Iterator[int]:
@@ -62,26 +58,22 @@ def control_group_bytes(membership: Path, root: Path) -> Iterator[int]:
         if controllers and "memory" not in controllers.split(","):
             continue
         mount = root / "memory" if controllers else root
-        place = mount / group.lstrip("/")
-        for folder in [place, *place.parents][: len(place.parts) - len(mount.parts) + 1]:
-            yield from _left(folder, *_GROUP_FILES[1 if controllers else 2])
-
-
-def _left(folder: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
-    """Bytes that a control group's limit leaves, if it has one."""
-    file = folder / limit
-    if file.is_file() and (most := file.read_text().strip()) != "max":
-        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        yield int(most) - int((folder / used).read_text()) + int(counts.get(reclaimable, 0))
+        innermost = mount / group.lstrip("/")
+        limit, used, reclaimable = _GROUP_FILES[1 if controllers else 2]
+        for folder in [innermost, *innermost.parents][: len(innermost.parts) - len(mount.parts) + 1]:
+            file = folder / limit
+            if file.is_file() and (most := file.read_text().strip()) != "max":
+                counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield int(most) - int((folder / used).read_text()) + int(counts.get(reclaimable, 0))
 
 
 def rows_that_fit(row_bytes: int, device: torch.device, most: tuple[int, int], least: int = MIN_ROWS, besides: int = 0) -> int:
     """How many rows of `row_bytes` bytes to take together, `besides` other bytes, at most `most` (on a CPU, on a GPU): `rows_within` what
     is free."""
-    wanted, free = most[device.type == "cuda"], free_bytes(device)
-    rows = rows_within(free, row_bytes, wanted, least, besides)
-    if rows < wanted:
-        log.info("memory: %d rows at a time instead of %d, since %.2f GiB are free on %s", rows, wanted, free / GIB, device.type)
+    usual, free = most[device.type == "cuda"], free_bytes(device)
+    rows = rows_within(free, row_bytes, usual, least, besides)
+    if rows < usual:
+        log.info("memory: %d rows at a time instead of %d, since %.2f GiB are free on %s", rows, usual, free / GIB, device.type)
     return rows
 
 
@@ -132,7 +124,9 @@ class Halving:
                 start = part.stop
                 yield finished[0]
             else:
-                free_caches()
+                gc.collect()
+                if torch.cuda.is_initialized():
+                    torch.cuda.empty_cache()
 
     def _attempt(self, part: slice, size: int, work: Callable[[slice, int], Result]) -> tuple[Result] | None:
         """What `work` gives; None when memory ran out. Returns from the handler first, because its exception keeps the tensors alive."""
@@ -142,24 +136,14 @@ class Halving:
             if not is_out_of_memory(error):
                 raise
             if size <= self.least:
-                raise MemoryError(self._advice(size)) from error
+                raise MemoryError(
+                    f"{self.what}: memory ran out even at {size} rows at a time, the fewest possible ({free_bytes(self.device) / GIB:.2f}"
+                    f" GiB free on {self.device.type} now). Give the job more memory (mem_mb of the rule, ulimit -v), run it on a larger"
+                    " GPU, or set the model's dtype to bfloat16; what is finished is kept"
+                ) from error
             self.divisor *= 2
             return None
         if self.logged_divisor != self.divisor:
             self.logged_divisor = self.divisor
             log.warning("%s: memory ran out; going on with %d rows at a time, which fit", self.what, size)
         return (result,)
-
-    def _advice(self, size: int) -> str:
-        free = f"{free_bytes(self.device) / GIB:.2f} GiB free on {self.device.type}"
-        return (
-            f"{self.what}: memory ran out even at {size} rows at a time, the fewest possible ({free} now). Give the job more memory "
-            "(mem_mb of the rule, ulimit -v), run it on a larger GPU, or set the model's dtype to bfloat16; what is finished is kept"
-        )
-
-
-def free_caches() -> None:
-    """Give back what dead objects and PyTorch's allocator hold."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
 """Load a causal language model; read its residual stream; run it from a prepared residual.
 
-Residuals are named by site (a block's output or input, `SITES`) and found by depth, the number of blocks before them (`depth_of`).
+Residuals are found by depth, the number of blocks before them (`depth_of`).
 Everything goes through the model's own code: blocks are bypassed by overriding the `forward` of their instances, so masks, rotary
 embeddings, layer types and the final norm are Hugging Face's, and no family needs a line of its own (`engine.structure`).
 
@@ -12,8 +12,8 @@ matter are padded to one shape as well.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,20 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
 from saesteer.core.tokens import with_bos
 from saesteer.engine.conversation import check_conversation, conversation
 from saesteer.engine.linear_attention import SharedStates
-from saesteer.engine.structure import Structure, empty_layers, structure_of
-from saesteer.engine.weights import load_tokenizer, load_weights
+from saesteer.engine.structure import Structure, block_residual, empty_layers, structure_of, untried_structure
+from saesteer.engine.weights import load_tokenizer, load_weights, number_type
 from saesteer.settings.inputs import ChatSettings
 
 ALGORITHM_VERSION = 1
 
 MIN_ROWS = 32
 """Fewest rows in a forward; smaller batches are padded and the padding thrown away."""
-
-SITES = ("resid_post", "resid_pre")
-"""Residual sites that can be read and steered: a decoder block's output and its input."""
 
 BOS_RULES = ("tokenizer", "always")
 """Beginning-of-sequence token of a text: as the tokenizer adds it; or always, also where the tokenizer (GPT-2's, Pythia's) adds none."""
@@ -121,27 +119,38 @@ def language_model(
     model.eval().requires_grad_(False)
     lm = LanguageModel(model, tokenizer, structure_of(model), bos, prompt_format, chat or PROMPT_ALONE)
     _check_prompts(lm)
+
+    def to_head(_module: nn.Module, _args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.to(lm.device)
+        return output
+
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
-        model.get_decoder().register_forward_hook(lambda _module, _args, output: _to_head(lm, output))
+        model.get_decoder().register_forward_hook(to_head)
     return lm
 
 
-def _to_head(lm: LanguageModel, output: Any) -> Any:
-    """The decoder's output with its last hidden rows where the head is."""
-    output.last_hidden_state = output.last_hidden_state.to(lm.device)
-    return output
+def model_without_weights(config: Mapping[str, Any], dtype: str) -> LanguageModel:
+    """The model of a config.json, of an image-and-text model its text's, with shapes but no numbers and no tokenizer: to plan with."""
+    text = AutoConfig.for_model(**config).get_text_config(decoder=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            text, dtype=getattr(torch, number_type(dtype)), attn_implementation="eager", trust_remote_code=False
+        )
+    return LanguageModel(model.eval().requires_grad_(False), None, untried_structure(model))
 
 
 def _check_prompts(lm: LanguageModel) -> None:
     """Refuse ways of building prompts that do not exist or that the tokenizer has no means for."""
-    for what, given, allowed in (("bos", lm.bos, BOS_RULES), ("prompt_format", lm.prompt_format, PROMPT_FORMATS)):
-        if given not in allowed:
-            raise ValueError(f"{what} is {given!r}, but must be one of {', '.join(allowed)}")
+    for key, value, allowed in (("bos", lm.bos, BOS_RULES), ("prompt_format", lm.prompt_format, PROMPT_FORMATS)):
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}")
     if lm.bos == "always" and lm.tokenizer.bos_token_id is None:
         raise ValueError(f"{lm.name}: its tokenizer has no beginning-of-sequence token; set bos to tokenizer")
-    if lm.prompt_format == "chat" and not lm.tokenizer.chat_template:
-        raise ValueError(f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model")
     if lm.prompt_format == "chat":
+        if not lm.tokenizer.chat_template:
+            raise ValueError(
+                f"{lm.name}: its tokenizer has no chat template; set prompt_format to plain or take an instruction-tuned model"
+            )
         check_conversation(lm.name, lm.tokenizer, lm.chat)
 
 
@@ -151,52 +160,45 @@ def shape_matters(lm: LanguageModel) -> bool:
     return lm.device.type != "cpu" or lm.dtype != torch.float32
 
 
-def block_residual(output: Any) -> Tensor:
-    """The residual in a decoder block's output, which is a tensor or a tuple that starts with it."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def with_block_residual(output: Any, residual: Tensor) -> Any:
-    """A decoder block's output with its residual replaced."""
-    return (residual, *output[1:]) if isinstance(output, tuple) else residual
-
-
 def depth_of(lm: LanguageModel, layer: int, site: str) -> int:
-    """A site as the number of decoder blocks before it: `layer` for resid_pre, `layer` + 1 for resid_post. So resid_pre of a layer and
-    resid_post of the layer before are one place, and depth 0 is what the first block is given (embeddings, positions added where the
+    """A residual hook point as the number of decoder blocks before it: `layer` for resid_pre, `layer` + 1 for resid_post. So resid_pre of a
+    layer and resid_post of the layer before are one, and depth 0 is what the first block is given (embeddings, positions added where the
     family does so)."""
-    check_layer(lm, layer)
-    if site not in SITES:
-        raise ValueError(f"site {site!r} does not exist: a residual site is {' or '.join(SITES)}")
+    if not 0 <= layer < lm.n_layers:
+        raise ValueError(f"layer {layer} does not exist: the model has layers 0 to {lm.n_layers - 1}")
     return layer + (site == "resid_post")
 
 
 @contextmanager
-def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the context, every forward's residual [row seq d_model] at `depth` goes through `change` and the model goes on with what that
-    returns: the one place where residuals are read and written."""
-    if depth == 0:
-        handle = lm.blocks[0].register_forward_pre_hook(lambda _module, args: (_moved(lm, change, args[0]), *args[1:]))
-    else:
-        handle = lm.blocks[depth - 1].register_forward_hook(
-            lambda _module, _args, output: with_block_residual(output, _moved(lm, change, block_residual(output)))
-        )
+def tensor_changed(module: nn.Module, is_input: bool, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, a module's first input, or its output (of a tuple, the first part), goes through `change` in every forward."""
+
+    def input_changed(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        return (change(args[0]), *args[1:])
+
+    def output_changed(_module: nn.Module, _args: Any, output: Any) -> Any:
+        tensor = change(block_residual(output))
+        return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
+
+    handle = module.register_forward_pre_hook(input_changed) if is_input else module.register_forward_hook(output_changed)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _moved(lm: LanguageModel, change: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
-    """The change is made where the head is, as are SAEs and directions, and its result goes where the block is: the same GPU, unless the
-    model is spread over several."""
-    return change(residual.to(lm.device)).to(residual.device)
+def residual_changed(lm: LanguageModel, depth: int, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+    """Within the context, every forward's residual [row seq d_model] at `depth` goes through `change` and the model goes on with what that
+    returns: the one function that reads and writes residuals.
 
+    The change is made where the head is, as are SAEs and directions, and its result goes where the block is: the same GPU, unless the model
+    is spread over several.
+    """
 
-def check_layer(lm: LanguageModel, layer: int) -> None:
-    """Refuse a layer that the model does not have."""
-    if not 0 <= layer < lm.n_layers:
-        raise ValueError(f"layer {layer} does not exist: the model has layers 0 to {lm.n_layers - 1}")
+    def moved(residual: Tensor) -> Tensor:
+        return change(residual.to(lm.device)).to(residual.device)
+
+    return tensor_changed(lm.blocks[max(depth - 1, 0)], depth == 0, moved)
 
 
 def check_length(lm: LanguageModel, n_tokens: int) -> None:
@@ -214,50 +216,31 @@ def pad_rows(rows: Tensor, n_rows: int = MIN_ROWS) -> Tensor:
 
 
 @contextmanager
-def _overridden(blocks: list[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Give the block instances another `forward`, and take it away again whatever happens."""
-    earlier = [block.__dict__.get("forward") for block in blocks]
+def _bypassed(lm: LanguageModel, blocks: nn.ModuleList) -> Iterator[None]:
+    """Within the context, these blocks hand on what they are given, in the form of the model's blocks, and cost nothing."""
+    n_extras = lm.structure.n_extras
+    forwards = [block.__dict__.get("forward") for block in blocks]  # of the instances; most have none
+
+    def pass_on(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        return hidden_states if n_extras is None else (hidden_states, *[None] * n_extras)
+
     for block in blocks:
-        block.forward = forward
+        block.forward = pass_on
     try:
         yield
     finally:
-        for block, own in zip(blocks, earlier, strict=True):
-            if own is None:
+        for block, forward in zip(blocks, forwards, strict=True):
+            if forward is None:
                 del block.forward
             else:
-                block.forward = own
-
-
-def _pass_through(lm: LanguageModel) -> Callable[..., Any]:
-    """A `forward` that hands on what a block is given, in the form of the model's blocks."""
-    n_extras = lm.structure.n_extras
-
-    def forward(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        return hidden_states if n_extras is None else (hidden_states, *[None] * n_extras)
-
-    return forward
-
-
-@contextmanager
-def stopped_at(lm: LanguageModel, depth: int) -> Iterator[None]:
-    """Within the context, only the first `depth` blocks run; later ones hand their input on and cost nothing."""
-    with _overridden(list(lm.blocks[depth:]), _pass_through(lm)):
-        yield
-
-
-def final_hidden(lm: LanguageModel, depth: int, residual: Float[Tensor, "row seq d_model"]) -> Float[Tensor, "row seq d_model"]:
-    """What the final norm puts out when the residual at `depth` is this one; only the blocks after it run."""
-    with spliced(lm, depth, residual[:, 0]), residual_changed(lm, depth, lambda _first: residual):
-        hidden: Tensor = lm.model.base_model(inputs_embeds=residual, use_cache=False).last_hidden_state
-        return hidden
+                block.forward = forward
 
 
 @contextmanager
 def spliced(lm: LanguageModel, depth: int, rows: Float[Tensor, "row d_model"]) -> Iterator[None]:
     """Within the context, the first `depth` blocks do nothing and the residual there is `rows` (one position a row) instead."""
     prepared = rows[:, None]  # [row 1 d_model]
-    with _overridden(list(lm.blocks[:depth]), _pass_through(lm)), residual_changed(lm, depth, lambda _residual: prepared):
+    with _bypassed(lm, lm.blocks[:depth]), residual_changed(lm, depth, lambda _residual: prepared):
         yield
 
 
@@ -286,25 +269,14 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
     for length in sorted({len(ids) for ids in prompts} - {1}):
         places = [place for place, ids in enumerate(prompts) if len(ids) == length]
         for start in range(0, len(places), MIN_ROWS):
-            some = places[start : start + MIN_ROWS]
-            prefilled |= zip(some, _prefilled(lm, [prompts[place] for place in some]), strict=True)
+            together, cache = places[start : start + MIN_ROWS], Cache(layers=empty_layers(lm.structure))
+            ids = torch.tensor([prompts[place] for place in together], device=lm.device)
+            lm.model.base_model(input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
+            for row, place in enumerate(together):
+                keys = tuple(layer.keys[row : row + 1].clone() for layer in cache.layers)
+                values = tuple(layer.values[row : row + 1].clone() for layer in cache.layers)
+                prefilled[place] = Prefill(keys, values, prompts[place][-1], length - 1)
     return [prefilled[place] for place in range(len(prompts))]
-
-
-def _prefilled(lm: LanguageModel, prompts: list[list[int]]) -> list[Prefill]:
-    """Up to `MIN_ROWS` prompts of one length, at least 2 tokens, in one forward."""
-    cache = Cache(layers=empty_layers(lm.structure))
-    ids = torch.tensor(prompts, device=lm.device)
-    lm.model.base_model(input_ids=pad_rows(ids[:, :-1]), past_key_values=cache, use_cache=True)
-    return [
-        Prefill(
-            tuple(layer.keys[row : row + 1].clone() for layer in cache.layers),
-            tuple(layer.values[row : row + 1].clone() for layer in cache.layers),
-            prompt[-1],
-            len(prompt) - 1,
-        )
-        for row, prompt in enumerate(prompts)
-    ]
 
 
 class _SharedPrefix(DynamicLayer):
@@ -351,7 +323,7 @@ def residuals_at(
         return lambda residual: captured.setdefault(depth, residual)
 
     with ExitStack() as contexts:
-        contexts.enter_context(stopped_at(lm, max(depths)))
+        contexts.enter_context(_bypassed(lm, lm.blocks[max(depths) :]))
         for depth in set(depths):
             contexts.enter_context(residual_changed(lm, depth, captured_at(depth)))
         lm.model.base_model(input_ids=pad_rows(token_ids), use_cache=False)
@@ -386,13 +358,10 @@ def final_ids(lm: LanguageModel) -> list[int]:
     puts after an answer (some generation configs lack it, and the model would go on with a user's turn)."""
     eos = lm.model.generation_config.eos_token_id
     eos_ids = {token for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
-    return sorted(eos_ids | _after_an_answer(lm) if lm.prompt_format == "chat" else eos_ids)
-
-
-def _after_an_answer(lm: LanguageModel) -> set[int]:
-    """The token of its own (not part of the vocabulary proper) that follows an answer in the chat template, if one does."""
-    answer = "answer"
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-    written = lm.tokenizer.apply_chat_template(turns, tokenize=False)
-    following = lm.tokenizer(written.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
-    return set(following[:1]) & set(lm.tokenizer.added_tokens_decoder)
+    if lm.prompt_format == "chat":
+        answer = "answer"
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+        written = lm.tokenizer.apply_chat_template(turns, tokenize=False)
+        following = lm.tokenizer(written.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+        eos_ids |= set(following[:1]) & set(lm.tokenizer.added_tokens_decoder)  # a token of its own, not of the vocabulary proper
+    return sorted(eos_ids)

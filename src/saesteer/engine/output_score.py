@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -18,16 +19,8 @@ from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.engine.amplify import amplify
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
-from saesteer.engine.models import (
-    MIN_ROWS,
-    LanguageModel,
-    Prefill,
-    pad_rows,
-    plain_token_ids,
-    prefill,
-    shape_matters,
-)
-from saesteer.engine.saes import Sae, check_features, checked_meta, decoder_blocks, largest_code, largest_code_in_file
+from saesteer.engine.models import MIN_ROWS, LanguageModel, Prefill, pad_rows, plain_token_ids, prefill, shape_matters
+from saesteer.engine.saes import Sae, check_features, checked_meta, decoder_blocks, largest_activation, largest_activation_in_file
 from saesteer.engine.sites import Place, Site, hidden_after_prompt, reading, site_of
 
 ALGORITHM_VERSION = 2
@@ -49,7 +42,7 @@ SCHEMA = pl.Schema({name: dtype for name, dtype in OUTPUT_SCORE.schema.items() i
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What all features of a layer share: the prompt's cache, what the unsteered model has at its last position, what follows from it."""
+    """The unsteered model at the prompt's last position, which all features of a layer share."""
 
     run: Prefill
     place: Place
@@ -74,21 +67,19 @@ def output_scores(
     next-token distribution p.
 
     S_out = (1 - min_rank / |V|) * max_prob over the feature's lens tokens; rank = number of tokens with a larger logit, so 0 is the
-    likeliest. `a_max` is the largest code of what the SAE reads there, unsteered, in the SAE's units; the same for every feature, because
-    the prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template: it is the
-    beginning of a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the feature's effect
-    on running text, comparable between models.
+    likeliest. `a_max` is the largest feature activation of what the SAE reads there, unsteered, in the SAE's units; the same for every
+    feature, because the prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template:
+    it is the beginning of a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the
+    feature's effect on running text, comparable between models.
 
     delta_token_confidence = log max p(unsteered) - log max p(steered), in nats (arXiv 2510.03659), of the same steering.
 
     `batch` features go together, fewer when memory runs out; None: as many as fit.
     """
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
-    shared = _shared(lm, site_of(lm, layer, sae.meta.site), prompt, lambda read: largest_code(sae, read))
-    chosen = (torch.tensor(list(features[start : start + READ_ROWS]), device=lm.device) for start in range(0, len(features), READ_ROWS))
-    blocks = (sae.W_dec[some] for some in chosen)
-    frames = list(_scored(lm, shared, features, blocks, lens_token_ids, factor, batch))
-    return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
+    unsteered = _unsteered(lm, site_of(lm, layer, sae.meta.site), prompt, lambda read: largest_activation(sae, read))
+    blocks = (sae.W_dec[ids] for ids in torch.tensor(list(features), dtype=torch.long, device=lm.device).split(READ_ROWS))
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *_scored(lm, unsteered, features, blocks, lens_token_ids, factor, batch)])
 
 
 @torch.no_grad()
@@ -106,25 +97,24 @@ def output_scores_from_file(
     decoder rows ahead of the computing, so that memory grows with neither the SAE nor the number of features. The SAE's numbers are used as
     they are stored, in float32, whatever the model's format."""
     meta = checked_meta(path)
-    shared = _shared(lm, site_of(lm, layer, meta.site), prompt, lambda read: largest_code_in_file(path, read))
-    yield from _scored(lm, shared, features, decoder_blocks(path, features, lm.device, READ_ROWS), lens_token_ids, factor, batch)
+    unsteered = _unsteered(lm, site_of(lm, layer, meta.site), prompt, lambda read: largest_activation_in_file(path, read))
+    blocks = decoder_blocks(path, features, lm.device, READ_ROWS)
+    yield from _scored(lm, unsteered, features, blocks, lens_token_ids, factor, batch)
 
 
-def _shared(lm: LanguageModel, site: Site, prompt: str, a_max: Callable[[Tensor], Tensor]) -> _Prompt:
+def _unsteered(lm: LanguageModel, site: Site, prompt: str, a_max: Callable[[Tensor], Tensor]) -> _Prompt:
     """Run the prompt, unsteered."""
     token_ids = plain_token_ids(lm, prompt)
-    run = prefill(lm, token_ids)
-    unsteered = reading(lm, torch.tensor([token_ids], device=lm.device), site)
-    read, value = unsteered.read[:, -1], unsteered.value[:, -1]
-    past = None if unsteered.past is None else unsteered.past[:, -1]
+    run, at_site = prefill(lm, token_ids), reading(lm, torch.tensor([token_ids], device=lm.device), site)
+    value, past = at_site.value[:, -1], None if at_site.past is None else at_site.past[:, -1]
     hidden = hidden_after_prompt(lm, run, site.place, value, past)
     log_top = soft_capped(lm, raw_logits(lm, hidden)).double().log_softmax(dim=1).amax()
-    return _Prompt(run, site.place, value, past, a_max(pad_rows(read))[:1], float(log_top))
+    return _Prompt(run, site.place, value, past, a_max(pad_rows(at_site.read[:, -1]))[:1], float(log_top))
 
 
 def _scored(
     lm: LanguageModel,
-    shared: _Prompt,
+    unsteered: _Prompt,
     features: Sequence[int],
     blocks: Iterable[Float[Tensor, "row d_model"]],
     lens: Int[Tensor, "feature k"],
@@ -132,43 +122,58 @@ def _scored(
     batch: int | None,
 ) -> Iterator[pl.DataFrame]:
     """The rows of features whose decoder rows come in blocks, in frames of up to a batch."""
-    cached = shared.run.position
-    rows = batch or rows_that_fit(forward_bytes(lm, 1, cached) + 20 * VOCABULARY_CHUNK, lm.device, MOST_ROWS)
+    row_bytes = forward_bytes(lm, 1, unsteered.run.position) + 20 * VOCABULARY_CHUNK
+    rows = batch or rows_that_fit(row_bytes, lm.device, MOST_ROWS)
     halving = Halving("output score", lm.device)
     first = 0
     for block in blocks:
-        numbers, tokens = features[first : first + len(block)], lens[first : first + len(block)]
-        first += len(block)
-
-        def frame(part: slice, size: int, block: Tensor = block, numbers: Sequence[int] = numbers, tokens: Tensor = tokens) -> pl.DataFrame:
-            return _table(lm, shared, numbers[part], _steered_statistics(lm, shared, block[part], tokens[part], factor, size))
-
+        after = first + len(block)
+        frame = partial(_frame, lm, unsteered, features[first:after], block, lens[first:after], factor)
         yield from halving.over(len(block), rows, frame)
+        first = after
 
 
-@dataclass(frozen=True)
-class _Statistics:
-    """Of each row's next-token distribution."""
+def _frame(
+    lm: LanguageModel,
+    unsteered: _Prompt,
+    features: Sequence[int],
+    directions: Float[Tensor, "row d_model"],
+    lens: Int[Tensor, "row k"],
+    factor: float,
+    part: slice,
+    size: int,
+) -> pl.DataFrame:
+    """Steer with the directions of a part and tabulate. Where shapes matter, every forward has the batch's `size`."""
+    n_rows = size if shape_matters(lm) else MIN_ROWS
+    direction, lens = pad_rows(directions[part], n_rows), pad_rows(lens[part].to(lm.device), n_rows)
+    factors = torch.full((len(direction),), factor, dtype=unsteered.a_max.dtype, device=lm.device)
+    steered = amplify(unsteered.value.expand(len(direction), -1), direction, factors, unsteered.a_max.expand(len(direction)))
+    statistics = _statistics(lm, hidden_after_prompt(lm, unsteered.run, unsteered.place, steered, unsteered.past), lens)
+    ids = list(features[part])
+    rank, probability, log_top = (values[: len(ids)] for values in statistics)
+    change = (unsteered.log_top - log_top).tolist()
+    lost = [feature for feature, value in zip(ids, change, strict=True) if not math.isfinite(value)]
+    if lost:
+        raise SettingsError(
+            f"output score: {NOT_FINITE} where feature {lost[0]} (and {len(lost) - 1} more) steers, so there is nothing to rank: lower"
+            " output_score.factor, or set model.dtype to float32"
+        )
+    columns = {
+        "feature": ids,
+        "output_score": ((1 - rank.double() / lm.n_vocab) * probability).tolist(),
+        "min_rank": rank.tolist(),
+        "max_prob": probability.tolist(),
+        "a_max": [float(unsteered.a_max)] * len(ids),
+        "delta_token_confidence": change,
+    }
+    return pl.DataFrame(columns, schema=SCHEMA)
 
-    rank: Int[Tensor, " row"]  # of the likeliest lens token
-    probability: Float64[Tensor, " row"]  # its
-    log_top: Float64[Tensor, " row"]  # log of the likeliest token's probability
 
-
-def _steered_statistics(
-    lm: LanguageModel, shared: _Prompt, directions: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"], factor: float, size: int
-) -> _Statistics:
-    """Steer with each direction. Where shapes matter, every forward has the batch's `size`."""
-    n = len(directions)
-    padded, lens = (pad_rows(rows, size if shape_matters(lm) else MIN_ROWS) for rows in (directions, lens.to(lm.device)))
-    factors = torch.full((len(padded),), factor, dtype=shared.a_max.dtype, device=lm.device)
-    steered = amplify(shared.value.expand(len(padded), -1), padded, factors, shared.a_max.expand(len(padded)))
-    statistics = _statistics(lm, hidden_after_prompt(lm, shared.run, shared.place, steered, shared.past), lens)
-    return _Statistics(statistics.rank[:n], statistics.probability[:n], statistics.log_top[:n])
-
-
-def _statistics(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"]) -> _Statistics:
-    """One pass over the vocabulary in chunks, in float32; sums over chunks in float64.
+def _statistics(
+    lm: LanguageModel, hidden: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"]
+) -> tuple[Int[Tensor, " row"], Float64[Tensor, " row"], Float64[Tensor, " row"]]:
+    """Of each row's next-token distribution: rank and probability of the likeliest lens token, and the log of the likeliest token's
+    probability. One pass over the vocabulary in chunks, in float32; sums over chunks in float64.
 
     The soft cap is monotone, so ranks are counted on raw logits; the lens token itself is left out of its count, because the chunk's
     arithmetic may differ from the gathered one in the last bit.
@@ -187,36 +192,13 @@ def _statistics(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], lens: I
         sums.append((capped - largest[-1][:, None]).exp_().sum(dim=1))
     tops = torch.stack(largest, dim=1).double()  # [row chunk]
     log_sum = (torch.stack(sums, dim=1).double().log() + tops).logsumexp(dim=1)
-    return _Statistics(rank, (soft_capped(lm, best).squeeze(1) - log_sum).exp(), tops.amax(dim=1) - log_sum)
+    return rank, (soft_capped(lm, best).squeeze(1) - log_sum).exp(), tops.amax(dim=1) - log_sum
 
 
 def _gathered_logits(lm: LanguageModel, hidden: Float[Tensor, "row d_model"], ids: Int[Tensor, "row k"]) -> Float[Tensor, "row k"]:
     """Raw logits of a few tokens per row, in float32."""
     bias = getattr(lm.head, "bias", None)
     n_rows = max(MIN_ROWS, GATHERED_AT_A_TIME // (ids.shape[1] * lm.d_model))
-    parts = [
-        (lm.head.weight[some].float() * rows.float()[:, None]).sum(dim=2)
-        for rows, some in zip(hidden.split(n_rows), ids.split(n_rows), strict=True)
-    ]
-    logits = torch.cat(parts)
+    pairs = zip(hidden.split(n_rows), ids.split(n_rows), strict=True)
+    logits = torch.cat([(lm.head.weight[row_ids].float() * rows.float()[:, None]).sum(dim=2) for rows, row_ids in pairs])
     return logits if bias is None else logits + bias[ids].float()
-
-
-def _table(lm: LanguageModel, shared: _Prompt, features: Sequence[int], statistics: _Statistics) -> pl.DataFrame:
-    log_tops = statistics.log_top.tolist()
-    lost = [feature for feature, log_top in zip(features, log_tops, strict=True) if not math.isfinite(log_top - shared.log_top)]
-    if lost:
-        raise SettingsError(
-            f"output score: {NOT_FINITE} where feature {lost[0]} (and {len(lost) - 1} more) steers, so there is nothing to rank: lower"
-            " output_score.factor, or set model.dtype to float32"
-        )
-    score = (1 - statistics.rank.double() / lm.n_vocab) * statistics.probability
-    columns = {
-        "feature": list(features),
-        "output_score": score.tolist(),
-        "min_rank": statistics.rank.tolist(),
-        "max_prob": statistics.probability.tolist(),
-        "a_max": [float(shared.a_max)] * len(features),
-        "delta_token_confidence": (shared.log_top - statistics.log_top).tolist(),
-    }
-    return pl.DataFrame(columns, schema=SCHEMA)

@@ -74,19 +74,16 @@ def text_losses(lm: LanguageModel, texts: pl.DataFrame, prompts: Mapping[str, st
             f"there are texts with prefix_id {min(unknown)}, but no such prompt: generate again, or give the prompts of this run"
         )
     before = {name: scored_prefix(prompt, prompt_format) for name, prompt in prompts.items()}
-    rows = texts.with_columns(prefix=pl.col("prefix_id").replace_strict(before, return_dtype=pl.String))
-    for _, of_layer in rows.group_by("layer", maintain_order=True):
-        for some in of_layer.iter_slices(AT_A_TIME):
-            yield _losses(lm, some.with_row_index("row"))
-
-
-def _losses(lm: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
-    losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
-    finite = (pl.when(pl.col(name).is_finite()).then(name).alias(name) for name in ("mean_nll", "whole_text_nll"))
-    scored = rows.join(losses.with_columns(finite), on="row", how="left", maintain_order="left")
+    prefixed = texts.with_columns(prefix=pl.col("prefix_id").replace_strict(before, return_dtype=pl.String))
     no_loss = pl.when(pl.col("n_scored") > 0).then(pl.lit(NOT_FINITE)).otherwise(pl.lit("the continuation is empty"))
     reason = pl.when(pl.col("text").is_null()).then("reason").when(pl.col("mean_nll").is_null()).then(no_loss)
-    return scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
+    for _, of_layer in prefixed.group_by("layer", maintain_order=True):
+        for part in of_layer.iter_slices(AT_A_TIME):
+            rows = part.with_row_index("row")
+            losses = continuation_nll(lm, rows.filter(pl.col("text").is_not_null()))
+            finite = (pl.when(pl.col(name).is_finite()).then(name).alias(name) for name in ("mean_nll", "whole_text_nll"))
+            scored = rows.join(losses.with_columns(finite), on="row", how="left", maintain_order="left")
+            yield scored.select(*GENERATIONS.keys, "mean_nll", pl.col("n_scored").fill_null(0), "whole_text_nll", reason=reason)
 
 
 @torch.no_grad()
@@ -102,7 +99,7 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
     different = rows.select("prefix", "text").unique(maintain_order=True)
     nll, whole = np.zeros(len(different)), np.zeros(len(different))
     sequences = _tokenised(lm, different)
-    check_length(lm, max((len(one.ids) for one in sequences), default=0))
+    check_length(lm, max((len(sequence.ids) for sequence in sequences), default=0))
     halving, n_rows, prefixes = Halving("perplexity", lm.device), rows_of_logits(lm), Prefixes(lm)
     for (cached, length), places in _groups(lm, sequences):
         together = batch or rows_that_fit(forward_bytes(lm, length, cached) + 8 * length * lm.d_model, lm.device, MOST_ROWS)
@@ -110,22 +107,23 @@ def continuation_nll(lm: LanguageModel, rows: pl.DataFrame, batch: int | None = 
         def summed(
             part: slice, size: int, cached: int = cached, length: int = length, places: list[int] = places, together: int = together
         ) -> None:
-            some = [sequences[place] for place in places[part]]
-            some += some[:1] * ((size if shape_matters(lm) else MIN_ROWS) - len(some))
-            ids, own, scored = _padded(some, length)
-            (cache,) = prefixes.caches([one.shared for one in some], len(some), cached, length)
-            hidden = _hidden(lm, ids.to(lm.device), cache, [one.n_shared for one in some])
-            sums = _sums(lm, hidden, ids, (own, scored), max(MIN_ROWS, n_rows * size // together))
+            rows = [sequences[place] for place in places[part]]
+            rows += rows[:1] * ((size if shape_matters(lm) else MIN_ROWS) - len(rows))
+            ids, predicted, scored = _padded(rows, length)
+            (cache,) = prefixes.caches([row.shared for row in rows], len(rows), cached, length)
+            hidden = _hidden(lm, ids.to(lm.device), cache, [row.n_shared for row in rows])
+            sums = _sums(lm, hidden, ids, (predicted, scored), max(MIN_ROWS, n_rows * size // together))
             whole[places[part]], nll[places[part]] = sums[:, : len(places[part])].cpu().numpy()
 
         for _ in halving.over(len(places), together, summed):
             pass
-    before = {ids: _sum_before(lm, ids, n_rows) for ids in dict.fromkeys(one.predicted_alike for one in sequences)}
-    whole += [before[one.predicted_alike] for one in sequences]
+    before = {ids: _sum_before(lm, ids, n_rows) for ids in dict.fromkeys(sequence.predicted_alike for sequence in sequences)}
+    whole += [before[sequence.predicted_alike] for sequence in sequences]
+    n_scored = [sum(sequence.scored) for sequence in sequences]
     scores = different.with_columns(
-        n_scored=pl.Series([sum(one.scored) for one in sequences], dtype=pl.Int64),
-        mean_nll=_means(nll, [sum(one.scored) for one in sequences]),
-        whole_text_nll=_means(whole, [len(one.ids) - 1 for one in sequences]),
+        n_scored=pl.Series(n_scored, dtype=pl.Int64),
+        mean_nll=_means(nll, n_scored),
+        whole_text_nll=_means(whole, [len(sequence.ids) - 1 for sequence in sequences]),
     )
     return rows.join(scores, on=["prefix", "text"], how="left", maintain_order="left").select(SCHEMA.names()).cast(SCHEMA)
 
@@ -156,12 +154,12 @@ def _groups(lm: LanguageModel, sequences: Sequence[_Sequence]) -> Iterator[tuple
     step = LENGTH_STEP[shape_matters(lm)]
 
     def shape(place: int) -> tuple[int, int]:
-        one = sequences[place]
-        length = min(-(-(len(one.ids) - one.n_shared) // step) * step, lm.n_positions - one.n_shared)
-        return buffer_length(lm, one.n_shared + 1, length) - 1, length
+        n_shared = sequences[place].n_shared
+        length = min(-(-(len(sequences[place].ids) - n_shared) // step) * step, lm.n_positions - n_shared)
+        return buffer_length(lm, n_shared + 1, length) - 1, length
 
-    own = (place for place, one in enumerate(sequences) if len(one.ids) > one.n_shared + 1)
-    order = sorted(own, key=lambda at: (shape(at), sequences[at].shared))
+    longer = (place for place, sequence in enumerate(sequences) if len(sequence.ids) > sequence.n_shared + 1)
+    order = sorted(longer, key=lambda place: (shape(place), sequences[place].shared))
     for key, places in groupby(order, key=shape):
         yield key, list(places)
 
@@ -171,11 +169,11 @@ def _padded(sequences: Sequence[_Sequence], length: int) -> tuple[Int[Tensor, "r
     # Padded with a token that no model takes for its padding token, about which some would warn.
     ids = torch.full((len(sequences), length), sequences[0].ids[0])
     predicted, scored = torch.zeros((2, *ids.shape), dtype=torch.bool)
-    for row, one in enumerate(sequences):
-        own, n = slice(one.n_shared, None), len(one.ids) - one.n_shared
-        ids[row, :n] = torch.tensor(one.ids[own])
+    for row, sequence in enumerate(sequences):
+        n = len(sequence.ids) - sequence.n_shared
+        ids[row, :n] = torch.tensor(sequence.ids[sequence.n_shared :])
         predicted[row, 1:n] = True
-        scored[row, :n] = torch.tensor(one.scored[own])
+        scored[row, :n] = torch.tensor(sequence.scored[sequence.n_shared :])
     return ids, predicted, scored
 
 

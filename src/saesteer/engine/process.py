@@ -15,11 +15,7 @@ def prepare_process(n_threads: int) -> None:
     torch.set_num_threads(n_threads)
     # Compute nodes have no internet, and a job must not wait for one: everything is fetched before, by rules that run elsewhere.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-    _hold_freed_memory()
-
-
-def _hold_freed_memory() -> None:
-    """glibc hands the tensors of each step back to the system, and to get their pages anew takes up to a fifth of a small model's time."""
+    # glibc hands the tensors of each step back to the system, and to get their pages anew takes up to a fifth of a small model's time.
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     if platform.libc_ver()[0] == "glibc":
         for option in (trim_threshold, mmap_threshold):

@@ -47,14 +47,14 @@ def numbers_of(config: PretrainedConfig | Mapping[str, Any]) -> tuple[int, int]:
     linear = sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear and module is not head)
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) or module is head]
     embedded = {id(weight): weight.numel() for weight in tables}  # tied ones are one
-    others = sum(weight.numel() for weight in model.parameters()) - linear
-    share = linear / max(1, linear + others - sum(embedded.values()))
+    not_linear = sum(weight.numel() for weight in model.parameters()) - linear
+    share = linear / max(1, linear + not_linear - sum(embedded.values()))
     if share < LEAST_SHARE:
         raise ValueError(
             f"{type(model).__name__}: only {share:.0%} of the weights of its blocks are those of linear maps, which int8 and nf4"
             " quantise (experts and the maps of GPT-2 and Falcon are of another kind): set the model's dtype to bfloat16"
         )
-    return linear, others
+    return linear, not_linear
 
 
 def is_quantised(weight: Tensor) -> bool:

@@ -3,7 +3,7 @@ anything that a file holds.
 
 Pickled files are read as plain tensors only (torch.load's weights_only, which the loaders leave to an environment variable). sparsify's
 form is read here: sae-lens' loader transposes its decoder, and takes `normalize_decoder` for "b_dec is not subtracted" (6.54). What
-sae-lens would take for something else, because it does not look, is refused or corrected: `_of_dictionary_learning`.
+sae-lens would take for something else, because it does not look, is refused or corrected: `_overrides`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,7 @@ from saesteer.settings import SettingsError
 from saesteer.sources.hub import Fetched
 from saesteer.sources.sae_sources import SaeSource, files_of, hook_of_module
 
-_DICTIONARIES = (
-    "AutoEncoder",
-    "AutoEncoderTopK",
-    "BatchTopKSAE",
-    "GatedAutoEncoder",
-    "JumpReluAutoEncoder",
-    "MatryoshkaBatchTopKSAE",
-)
+_DICTIONARIES = ("AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEncoder", "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE")
 """Classes of dictionary_learning whose arithmetic sae-lens' loader knows; any other it takes for AutoEncoder."""
 
 
@@ -139,31 +132,23 @@ def _overrides(source: SaeSource, fetched: Fetched) -> dict[str, Any]:
     if files.weights.endswith(".npz") and files.weights in fetched.files:  # width and number of features are guessed from names
         d_model, n_features = npz_shape(fetched.folder / files.weights)
         return listed | {"d_in": d_model, "d_sae": n_features} | ({"d_out": d_model} if source.loader == "gemma_2_transcoder" else {})
-    if source.loader == "sae_lens":
-        _check_activation(source.name, _json(fetched.folder / files.configs[0]) | listed)
-    if source.loader == "dictionary_learning_1":
-        return listed | _of_dictionary_learning(source.name, _json(fetched.folder / files.configs[0]))
-    return listed
-
-
-def _check_activation(what: str, config: Mapping[str, Any]) -> None:
-    """sae-lens 6 reads configurations of older versions, but drops their activation function without a word."""
-    activation = config.get("activation_fn_str") or config.get("activation_fn") or "relu"
-    if activation not in ("relu", "topk") or (activation == "topk" and not (config.get("activation_fn_kwargs") or {}).get("k")):
-        raise SettingsError(f"{what}: activation function {activation!r} is not supported; supported: relu, and topk with its k")
-
-
-def _of_dictionary_learning(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    trainer = config.get("trainer", {})
-    kind = trainer.get("dict_class")
+    if source.loader == "sae_lens":  # version 6 reads configurations of older versions, but drops their activation function without a word
+        config = _json(fetched.folder / files.configs[0]) | listed
+        activation = config.get("activation_fn_str") or config.get("activation_fn") or "relu"
+        if activation not in ("relu", "topk") or (activation == "topk" and not (config.get("activation_fn_kwargs") or {}).get("k")):
+            raise SettingsError(f"{source.name}: activation function {activation!r} is not supported; supported: relu, and topk with its k")
+    if source.loader != "dictionary_learning_1":
+        return listed
+    trainer = _json(fetched.folder / files.configs[0]).get("trainer", {})
+    kind, module = trainer.get("dict_class"), trainer.get("submodule_name")
     if kind not in _DICTIONARIES:
-        raise SettingsError(f"{what}: dictionaries of class {kind!r} are not supported; supported: {', '.join(_DICTIONARIES)}")
-    if "submodule_name" not in trainer:
-        return {}
-    hook = hook_of_module(str(trainer["submodule_name"]))
+        raise SettingsError(f"{source.name}: dictionaries of class {kind!r} are not supported; supported: {', '.join(_DICTIONARIES)}")
+    if module is None:
+        return listed
+    hook = hook_of_module(str(module))
     if hook is None:
-        raise SettingsError(f"{what}: it reads {trainer['submodule_name']!r}, which is no known place in a model; choose one of resid_post")
-    return {"hook_name": hook}
+        raise SettingsError(f"{source.name}: it reads {module!r}, which is no known hook point in a model; choose one of resid_post")
+    return listed | {"hook_name": hook}
 
 
 def _sparsify_config(repo: str, folder: str, _device: str, _force: bool, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +158,7 @@ def _sparsify_config(repo: str, folder: str, _device: str, _force: bool, overrid
     what, hook = f"{repo}/{folder}", hook_of_module(folder.rsplit("/", 1)[-1])
     if hook is None:
         raise SettingsError(
-            f"{what}: the folder names no place in a model; those of sparsify are called layers.10 or layers.10.mlp, not {folder}"
+            f"{what}: the folder names no hook point in a model; those of sparsify are called layers.10 or layers.10.mlp, not {folder}"
         )
     for key in ("transcode", "skip_connection", "embed_skip", "gram_lookup", "signed"):
         if values.get(key):

@@ -1,16 +1,16 @@
 """Sparse autoencoders from plain files: `<name>.safetensors` with five float32 tensors, `<name>.json` beside it saying what they are.
 
-The files are written by `saesteer.engine.sae_convert`, so no reader needs sae-lens. Code of a feature: `pre * (pre > threshold)` with
-`pre = input @ W_enc + b_enc` (JumpReLU, arXiv 2407.14435; a plain ReLU is threshold 0; a gated SAE, arXiv 2404.16014, is a JumpReLU one).
-A TopK SAE (arXiv 2406.04093) keeps the k largest of them in each row. The input is the residual, in some SAEs less its mean and over its
-size; these then write in units of that size.
+The files are written by `saesteer.engine.sae_convert`, so no reader needs sae-lens. Activation of a feature: `pre * (pre > threshold)`
+with `pre = input @ W_enc + b_enc` (JumpReLU, arXiv 2407.14435; a plain ReLU is threshold 0; a gated SAE, arXiv 2404.16014, is a JumpReLU
+one). A TopK SAE (arXiv 2406.04093) keeps the k largest of them in each row. The input is the residual, in some SAEs less its mean and over
+its size; these then write in units of that size.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -31,13 +31,13 @@ ALGORITHM_VERSION = 1
 TENSORS = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
 
 READ_AHEAD = 2
-"""Blocks of them read before they are needed."""
+"""Blocks of decoder rows read before they are needed."""
 
 _STD_EPSILON = 1e-5
 """Added to a row's standard deviation where it is divided by it, as in sae-lens; not where it is multiplied."""
 
 ENCODER_BLOCK = 16_384
-"""Features encoded at a time where only the largest code is wanted."""
+"""Features encoded at a time where only the largest activation is wanted."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class SaeMeta:
     centred: bool  #: whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
     layer: int  #: decoder block that it sits in
     d_model: int  #: width of what it reads and writes, the residual's but at hook_z
-    n_features: int  #: of its codes
+    n_features: int  #: how many features it has
     sha256: str  #: of the converted safetensors file
-    k: int | None = None  #: codes that each row keeps, its largest (TopK); None: all above their thresholds
-    decoder_rows: Literal["as_trained", "unit"] = "as_trained"  #: unit: rows divided by their norms, codes multiplied by them
+    k: int | None = None  #: activations that each row keeps, its largest (TopK); None: all above their thresholds
+    decoder_rows: Literal["as_trained", "unit"] = "as_trained"  #: unit: rows divided by their norms, activations multiplied by them
     scale: Literal["std", "rms"] | None = None  #: size that each row is divided by before encoding, and its additions multiplied by
 
 
@@ -91,43 +91,20 @@ def read_meta(path: Path) -> SaeMeta:
     return SaeMeta(**content)
 
 
-def load_sae(path: Path, dtype: str, device: str) -> Sae:
-    """Load a converted SAE, refusing a file whose bytes, shapes or numbers are not those that were converted."""
-    meta = read_meta(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, though {path.with_suffix('.json').name} is there; convert the SAE again")
-    tensors = _read_tensors(path)
-    for name, shape in tensor_shapes(meta.d_model, meta.n_features).items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}, its JSON says {shape}; convert the SAE again")
-        if bool(tensors[name].isnan().any()):
-            raise ValueError(f"{path}: tensor {name} contains NaN; convert the SAE again from a sound source")
-    _check_digest(path, meta)
-    return placed(tensors, meta, dtype, device)
-
-
-def placed(tensors: Mapping[str, Tensor], meta: SaeMeta, dtype: str, device: str) -> Sae:
-    """The SAE of these tensors, in a number format on a device."""
-    return Sae(**{name: tensors[name].to(device=device, dtype=getattr(torch, dtype)) for name in TENSORS}, meta=meta)
-
-
-def _check_digest(path: Path, meta: SaeMeta) -> None:
-    digest = file_digest(path)
-    if digest != meta.sha256:
-        raise ValueError(
-            f"{path}: its SHA-256 is {digest[:12]}..., its JSON says {meta.sha256[:12]}...; the file was changed, convert the SAE again"
-        )
-
-
 def checked_meta(path: Path) -> SaeMeta:
-    """What a converted SAE is, its file's bytes and shapes checked as `load_sae` does, but nothing kept in memory."""
+    """What a converted SAE is; refused where its file's shapes or bytes are not those that were converted (which contain no NaN)."""
     meta = read_meta(path)
     with opened(path) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     for name, shape in tensor_shapes(meta.d_model, meta.n_features).items():
         if shapes.get(name) != shape:
-            raise ValueError(f"{path}: tensor {name} has shape {shapes.get(name)}, its JSON says {shape}; convert the SAE again")
-    _check_digest(path, meta)
+            fault = f"has shape {shapes[name]}, its JSON says {shape}" if name in shapes else "is missing"
+            raise ValueError(f"{path}: tensor {name} {fault}; convert the SAE again")
+    digest = file_digest(path)
+    if digest != meta.sha256:
+        raise ValueError(
+            f"{path}: its SHA-256 is {digest[:12]}..., its JSON says {meta.sha256[:12]}...; the file was changed, convert the SAE again"
+        )
     return meta
 
 
@@ -143,146 +120,30 @@ def opened(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); convert the SAE again") from error
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            missing = sorted(set(TENSORS) - set(file.keys()))
-            if missing:
-                raise ValueError(f"{path}: tensor {missing[0]} is missing; convert the SAE again")
-            return {name: file.get_tensor(name) for name in TENSORS}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}); convert the SAE again") from error
+def load_sae(path: Path, dtype: str, device: str) -> Sae:
+    """Load a converted SAE, checked as by `checked_meta`, in a number format on a device."""
+    meta = checked_meta(path)
+    with opened(path) as file:
+        return placed({name: file.get_tensor(name) for name in TENSORS}, meta, dtype, device)
+
+
+def placed(tensors: Mapping[str, Tensor], meta: SaeMeta, dtype: str, device: str) -> Sae:
+    """The SAE of these tensors, in a number format on a device."""
+    return Sae(**{name: tensors[name].to(device=device, dtype=getattr(torch, dtype)) for name in TENSORS}, meta=meta)
 
 
 def load_decoder_rows(path: Path, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
     """Decoder rows of the given features only, read from the file without the rest of the SAE."""
-    check_features(features, read_meta(path).n_features, path.name)
+    check_features(features, checked_meta(path).n_features, path.name)
     with opened(path) as file:
-        return decoder_rows(path, file.get_slice("W_dec"), features)
+        return decoder_rows(file.get_slice("W_dec"), features)
 
 
-def decoder_rows(path: Path, decoder: Any, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
+def decoder_rows(decoder: Any, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
     """Rows of an opened file's W_dec slice, each run of neighbouring features in one read."""
     ids = np.asarray(features, dtype=np.int64)
     runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1) if len(ids) else []
-    rows = torch.cat([decoder[0:0], *(decoder[int(run[0]) : int(run[-1]) + 1] for run in runs)])
-    bad = rows.isnan().any(dim=1)
-    if bool(bad.any()):
-        raise ValueError(f"{path}: tensor W_dec contains NaN in feature {features[int(bad.nonzero()[0, 0])]}; convert the SAE again")
-    return rows
-
-
-def check_features(features: Sequence[int], n_features: int, name: str) -> None:
-    """Refuse a feature id that the SAE does not have."""
-    for feature in features:
-        if not 0 <= feature < n_features:
-            raise ValueError(f"feature {feature} does not exist: {name} has features 0 to {n_features - 1}")
-
-
-def encoder_input(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
-    """What the SAE's encoder is given for residuals of the model: the rows in its number format, without their means over d_model where it
-    was trained on a model with centred writing weights (TransformerLens's center_writing_weights, whose residuals are just that) or on
-    layer-normalised rows, and over their sizes where it was trained on rows of one size."""
-    return _encoder_input(sae.meta, residual, sae.W_enc.dtype)
-
-
-def _encoder_input(meta: SaeMeta, residual: Float[Tensor, "*row d_model"], dtype: torch.dtype) -> Float[Tensor, "*row d_model"]:
-    if not meta.centred and meta.scale is None:
-        return residual.to(dtype)
-    rows = _centred(meta, residual)
-    return rows.to(dtype) if meta.scale is None else (rows / (_size(meta, rows) + _STD_EPSILON * (meta.scale == "std"))).to(dtype)
-
-
-def _centred(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
-    """Rows, without their means where the SAE is centred, in float32 or wider."""
-    precise = torch.promote_types(residual.dtype, torch.float32)  # the mean of a bfloat16 row, in bfloat16, is off by as much as a code
-    return residual - residual.mean(dim=-1, keepdim=True, dtype=precise) if meta.centred else residual.to(precise)
-
-
-def _size(meta: SaeMeta, rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row 1"]:
-    if meta.scale == "std":
-        return rows.std(dim=-1, keepdim=True)
-    return rows.norm(dim=-1, keepdim=True) / meta.d_model**0.5
-
-
-def written_size(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row"]:
-    """What an SAE with `scale` divided a residual by, so that a code c of feature f writes c times this times its decoder row; else 1."""
-    if meta.scale is None:
-        return torch.ones(residual.shape[:-1], dtype=torch.promote_types(residual.dtype, torch.float32), device=residual.device)
-    return _size(meta, _centred(meta, residual)).squeeze(-1)
-
-
-def _codes(
-    rows: Float[Tensor, "row d_model"],
-    encoder: Float[Tensor, "d_model part"],
-    bias: Float[Tensor, " part"],
-    threshold: Float[Tensor, " part"],
-) -> Float[Tensor, "row part"]:
-    """Codes of some features before any are dropped for larger ones, in float32 also of a narrower SAE."""
-    pre = product(rows, encoder).add_(bias) if is_narrow(rows.dtype) else torch.addmm(bias, rows, encoder)
-    return pre.masked_fill_(pre <= threshold, 0)
-
-
-def encode(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row n_features"]:
-    """Feature codes of residuals, in float32 also of a narrower SAE. Of a TopK SAE, codes that equal the k-th largest are all kept, so that
-    nothing depends on an order."""
-    rows = encoder_input(sae, residual).reshape(-1, sae.meta.d_model)
-    codes = _codes(rows, sae.W_enc, sae.b_enc, sae.threshold)
-    if sae.meta.k is not None:
-        smallest = codes.detach().topk(sae.meta.k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-        codes = codes.masked_fill_(codes < smallest, 0)
-    return codes.reshape(*residual.shape[:-1], sae.meta.n_features)
-
-
-def encode_some(sae: Sae, residual: Float[Tensor, "*row d_model"], features: list[int]) -> Float[Tensor, "*row feature"]:
-    """Codes of some features. Of a TopK SAE all are computed: which are kept depends on all of them."""
-    if sae.meta.k is not None:
-        return encode(sae, residual)[..., features]
-    rows = encoder_input(sae, residual).reshape(-1, sae.meta.d_model)
-    codes = _codes(rows, sae.W_enc[:, features], sae.b_enc[features], sae.threshold[features])
-    return codes.reshape(*residual.shape[:-1], len(features))
-
-
-def decode(sae: Sae, codes: Float[Tensor, "*row n_features"]) -> Float[Tensor, "*row d_model"]:
-    """Encoder inputs rebuilt from feature codes: of an SAE whose input is centred or scaled, centred and scaled ones."""
-    return codes.to(sae.W_dec.dtype) @ sae.W_dec + sae.b_dec
-
-
-def largest_code(sae: Sae, residual: Float[Tensor, "row d_model"], block: int = ENCODER_BLOCK) -> Float[Tensor, " row"]:
-    """a_max of P1 (arXiv 2505.20063), section 3: each row's largest feature code, 0 when none is active, times its `written_size`; features
-    in blocks for bounded memory. In float32 also of a narrower SAE. A TopK SAE always keeps the largest."""
-    parts = (slice(start, start + block) for start in range(0, sae.meta.n_features, block))
-    encoders = ((sae.W_enc[:, part], sae.b_enc[part], sae.threshold[part]) for part in parts)
-    return _written(sae.meta, residual, _largest(encoder_input(sae, residual), encoders))
-
-
-def _written(meta: SaeMeta, residual: Float[Tensor, "row d_model"], codes: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
-    return codes if meta.scale is None else codes * written_size(meta, residual)
-
-
-def _largest(rows: Float[Tensor, "row d_model"], encoders: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Float[Tensor, " row"]:
-    """Each row's largest code over parts (encoder, bias, threshold) of the features."""
-    largest = torch.zeros(rows.shape[0], dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
-    for encoder, bias, threshold in encoders:
-        largest = torch.maximum(largest, _codes(rows, encoder, bias, threshold).amax(dim=1))
-    return largest
-
-
-def largest_code_in_file(path: Path, residual: Float[Tensor, "row d_model"], block: int = ENCODER_BLOCK) -> Float32[Tensor, " row"]:
-    """`largest_code` in float32 of an SAE that stays in its file: of the encoder, one block at a time is in memory."""
-    meta = read_meta(path)
-    with opened(path) as file:
-        tensors = {name: file.get_slice(name) for name in TENSORS}
-
-        def encoders() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            for start in range(0, meta.n_features, block):
-                part = slice(start, start + block)
-                read = (tensors["W_enc"][:, part], tensors["b_enc"][part], tensors["threshold"][part])
-                if any(bool(tensor.isnan().any()) for tensor in read):
-                    raise ValueError(f"{path}: the encoder of features {start} and up contains NaN; convert the SAE again")
-                yield tuple(tensor.to(residual.device) for tensor in read)
-
-        return _written(meta, residual, _largest(_encoder_input(meta, residual, torch.float32), encoders()))
+    return torch.cat([decoder[0:0], *(decoder[int(run[0]) : int(run[-1]) + 1] for run in runs)])
 
 
 def decoder_blocks(path: Path, features: Sequence[int], device: torch.device, block: int) -> Iterator[Float[Tensor, "row d"]]:
@@ -290,7 +151,7 @@ def decoder_blocks(path: Path, features: Sequence[int], device: torch.device, bl
     on the way to a GPU they lie in pinned memory, so that copying does not wait either."""
 
     def read(part: Sequence[int]) -> Tensor:
-        rows = decoder_rows(path, decoder, part)
+        rows = decoder_rows(decoder, part)
         return rows.pin_memory() if device.type == "cuda" else rows
 
     check_features(features, read_meta(path).n_features, path.name)
@@ -303,3 +164,98 @@ def decoder_blocks(path: Path, features: Sequence[int], device: torch.device, bl
                 yield waiting.popleft().result().to(device, non_blocking=True)
         while waiting:
             yield waiting.popleft().result().to(device, non_blocking=True)
+
+
+def check_features(features: Sequence[int], n_features: int, name: str) -> None:
+    """Refuse a feature id that the SAE does not have."""
+    for feature in features:
+        if not 0 <= feature < n_features:
+            raise ValueError(f"feature {feature} does not exist: {name} has features 0 to {n_features - 1}")
+
+
+def encoder_input(meta: SaeMeta, residual: Float[Tensor, "*row d_model"], dtype: torch.dtype) -> Float[Tensor, "*row d_model"]:
+    """What an SAE's encoder is given for residuals of the model: the rows in its number format, without their means over d_model where it
+    was trained on a model with centred writing weights (TransformerLens's center_writing_weights, whose residuals are just that) or on
+    layer-normalised rows, and over their sizes where it was trained on rows of one size."""
+    if meta.scale is not None:
+        size = written_size(meta, residual)[..., None] + _STD_EPSILON * (meta.scale == "std")
+        return (_centred(meta, residual) / size).to(dtype)
+    return (_centred(meta, residual) if meta.centred else residual).to(dtype)
+
+
+def _centred(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """Rows, without their means where the SAE is centred, in float32 or wider."""
+    precise = torch.promote_types(residual.dtype, torch.float32)  # the mean of a bfloat16 row, in bfloat16, is off by an activation's size
+    return residual - residual.mean(dim=-1, keepdim=True, dtype=precise) if meta.centred else residual.to(precise)
+
+
+def written_size(meta: SaeMeta, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row"]:
+    """What an SAE with `scale` divided a residual by, so that an activation z of feature f writes z times this times its decoder row; else
+    1."""
+    if meta.scale is None:
+        return torch.ones(residual.shape[:-1], dtype=torch.promote_types(residual.dtype, torch.float32), device=residual.device)
+    rows = _centred(meta, residual)
+    return rows.std(dim=-1) if meta.scale == "std" else rows.norm(dim=-1) / meta.d_model**0.5
+
+
+def _activations(
+    rows: Float[Tensor, "row d_model"],
+    encoder: Float[Tensor, "d_model part"],
+    bias: Float[Tensor, " part"],
+    threshold: Float[Tensor, " part"],
+) -> Float[Tensor, "row part"]:
+    """Activations of some features before any are dropped for larger ones, in float32 also of a narrower SAE."""
+    pre = product(rows, encoder).add_(bias) if is_narrow(rows.dtype) else torch.addmm(bias, rows, encoder)
+    return pre.masked_fill_(pre <= threshold, 0)
+
+
+def encode(sae: Sae, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row n_features"]:
+    """Feature activations of residuals, in float32 also of a narrower SAE. Of a TopK SAE, activations that equal the k-th largest are all
+    kept, so that nothing depends on an order."""
+    rows = encoder_input(sae.meta, residual, sae.W_enc.dtype).reshape(-1, sae.meta.d_model)
+    activations = _activations(rows, sae.W_enc, sae.b_enc, sae.threshold)
+    if sae.meta.k is not None:
+        smallest = activations.detach().topk(sae.meta.k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        activations = activations.masked_fill_(activations < smallest, 0)
+    return activations.reshape(*residual.shape[:-1], sae.meta.n_features)
+
+
+def encode_some(sae: Sae, residual: Float[Tensor, "*row d_model"], features: list[int]) -> Float[Tensor, "*row feature"]:
+    """Activations of some features. Of a TopK SAE all are computed: which are kept depends on all of them."""
+    if sae.meta.k is not None:
+        return encode(sae, residual)[..., features]
+    rows = encoder_input(sae.meta, residual, sae.W_enc.dtype).reshape(-1, sae.meta.d_model)
+    activations = _activations(rows, sae.W_enc[:, features], sae.b_enc[features], sae.threshold[features])
+    return activations.reshape(*residual.shape[:-1], len(features))
+
+
+def decode(sae: Sae, activations: Float[Tensor, "*row n_features"]) -> Float[Tensor, "*row d_model"]:
+    """Encoder inputs rebuilt from feature activations: of an SAE whose input is centred or scaled, centred and scaled ones."""
+    return activations.to(sae.W_dec.dtype) @ sae.W_dec + sae.b_dec
+
+
+def largest_activation(sae: Sae, residual: Float[Tensor, "row d_model"], block: int = ENCODER_BLOCK) -> Float[Tensor, " row"]:
+    """a_max of P1 (arXiv 2505.20063), section 3: each row's largest feature activation, 0 when none is active, times its `written_size`;
+    features in blocks for bounded memory. In float32 also of a narrower SAE. A TopK SAE always keeps the largest."""
+    tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "threshold": sae.threshold}
+    return _largest_activation(sae.meta, tensors, residual, sae.W_enc.dtype, block)
+
+
+def largest_activation_in_file(path: Path, residual: Float[Tensor, "row d_model"], block: int = ENCODER_BLOCK) -> Float32[Tensor, " row"]:
+    """`largest_activation` in float32 of an SAE that stays in its file: of the encoder, one block at a time is in memory."""
+    with opened(path) as file:
+        slices = {name: file.get_slice(name) for name in ("W_enc", "b_enc", "threshold")}
+        return _largest_activation(read_meta(path), slices, residual, torch.float32, block)
+
+
+def _largest_activation(
+    meta: SaeMeta, tensors: Mapping[str, Any], residual: Float[Tensor, "row d_model"], dtype: torch.dtype, block: int
+) -> Float[Tensor, " row"]:
+    """Of an encoder whose tensors, or slices of a file, are read a block of features at a time."""
+    rows = encoder_input(meta, residual, dtype)
+    largest = torch.zeros(rows.shape[0], dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
+    for start in range(0, meta.n_features, block):
+        part = slice(start, start + block)
+        encoder = (tensors["W_enc"][:, part], tensors["b_enc"][part], tensors["threshold"][part])
+        largest = torch.maximum(largest, _activations(rows, *(tensor.to(rows.device) for tensor in encoder)).amax(dim=1))
+    return largest if meta.scale is None else largest * written_size(meta, residual)

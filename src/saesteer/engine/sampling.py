@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 ALGORITHM_VERSION = 1
@@ -20,7 +20,7 @@ NUMBERS_AT_A_TIME = 2**24
 def sample_tokens(
     logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"], temperature: float, top_k: int, top_p: float = 1.0
 ) -> Int[Tensor, " row"]:
-    """One token a row from softmax(logits / temperature) over the top_k largest and, of them, the `nucleus` of top_p, by inverse CDF in
+    """One token a row from softmax(logits / temperature) over the top_k largest and, of them, the nucleus of top_p, by inverse CDF in
     token id order from the row's uniform number; `NOTHING` where a logit is NaN or +inf, or all are -inf."""
     if temperature == 0:
         best = logits.argmax(dim=1)
@@ -28,7 +28,7 @@ def sample_tokens(
     if not 0 < top_k < logits.shape[1]:
         n_rows = max(1, NUMBERS_AT_A_TIME // logits.shape[1])
         pairs = zip(logits.split(n_rows), numbers.split(n_rows), strict=True)
-        return torch.cat([_places(some, drawn, temperature, top_p) for some, drawn in pairs])
+        return torch.cat([_places(part, drawn, temperature, top_p) for part, drawn in pairs])
     ids = largest_ids(logits, top_k).sort(dim=1).values
     places = _places(logits.gather(1, ids), numbers, temperature, top_p)
     return torch.where(places == NOTHING, NOTHING, ids.gather(1, places.clamp(min=0)[:, None]).squeeze(1))
@@ -38,19 +38,14 @@ def _places(logits: Float[Tensor, "row k"], numbers: Float64[Tensor, " row"], te
     """Where each row's number falls in the running sum of softmax(logits / temperature), which is NaN throughout where it is anywhere."""
     probabilities = torch.softmax(logits.double() / temperature, dim=1)
     nowhere = probabilities[:, 0].isnan()
-    if top_p < 1:
-        probabilities = torch.where(nucleus(probabilities, top_p), probabilities, 0.0)
+    if top_p < 1:  # the nucleus (arXiv 1904.09751): no more than it takes to have at least top_p together; of equals the first
+        ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
+        likelier = ordered.cumsum(dim=1) - ordered
+        nucleus = torch.zeros_like(probabilities, dtype=torch.bool).scatter(1, order, likelier < top_p)
+        probabilities = torch.where(nucleus, probabilities, 0.0)
     cumulative = probabilities.cumsum(dim=1)
     place = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(dim=1)
     return torch.where(nowhere, NOTHING, place.clamp(max=logits.shape[1] - 1))
-
-
-def nucleus(probabilities: Float64[Tensor, "row k"], top_p: float) -> Bool[Tensor, "row k"]:
-    """The likeliest of each row that together have at least probability top_p, and no more of them than that takes (arXiv 1904.09751); of
-    equals the first."""
-    ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
-    likelier = ordered.cumsum(dim=1) - ordered
-    return torch.zeros_like(probabilities, dtype=torch.bool).scatter(1, order, likelier < top_p)
 
 
 def largest_ids(logits: Float[Tensor, "row vocab"], k: int) -> Int[Tensor, "row k"]:

@@ -1,8 +1,8 @@
-"""Where an SAE sits in a decoder block: what its encoder reads, and where a direction of its decoder is added.
+"""Hook points, where an SAE sits in a decoder block: what its encoder reads, and where a direction of its decoder is added.
 
 The names are core.sites.SITES; what a block is made of is found by running it (`engine.block_parts`).
 
-| site                  | the encoder reads                                       | a direction is added to                                |
+| hook point            | the encoder reads                                       | a direction is added to                                |
 |-----------------------|---------------------------------------------------------|--------------------------------------------------------|
 | resid_pre, resid_post | the residual before or behind the block                 | the same                                               |
 | embedding             | the residual before block 0                             | the same                                               |
@@ -19,9 +19,8 @@ What attention or the MLP adds is added unchanged, so adding a direction to it i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -32,15 +31,14 @@ from saesteer.engine.block_parts import normalized_input, parts_of, probe_ids
 from saesteer.engine.models import (
     LanguageModel,
     Prefill,
-    block_residual,
     depth_of,
-    final_hidden,
     pad_rows,
     residual_at,
     residual_changed,
     residuals_at,
+    spliced,
     spliced_hidden,
-    with_block_residual,
+    tensor_changed,
 )
 
 ALGORITHM_VERSION = 1
@@ -67,7 +65,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Site:
-    """A site of a layer."""
+    """A hook point of a layer."""
 
     name: str
     layer: int
@@ -77,7 +75,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a forward has at a site."""
+    """What a forward has at a hook point."""
 
     read: Float[Tensor, "*row d_read"]  # what the encoder is given
     value: Float[Tensor, "*row d_value"]  # what a direction is added to
@@ -85,14 +83,22 @@ class Reading:
 
 
 def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
-    """A layer's site by its name; one that the model does not have is refused."""
+    """A layer's hook point by its name; one that the model does not have is refused."""
     if name not in SITES:
         raise ValueError(f"site {name!r} does not exist: there are {', '.join(SITES)}")
     if name in ("resid_pre", "resid_post"):
         return Site(name, layer, Place(depth_of(lm, layer, name)), None)
     behind = Place(depth_of(lm, layer, "resid_post"))
     if name == "embedding":
-        _check_embedding(lm, layer)
+        if layer != 0:
+            raise ValueError(f"the embedding is before layer 0, but layer {layer} was asked for: name layer 0")
+        # TransformerLens's hook_embed is without positions; the block 0 of a model that adds some is given both.
+        first, *_ = residual_at(lm, probe_ids(lm), 0)
+        if not torch.equal(first[1], first[3]):
+            raise ValueError(
+                f"{lm.name}: it adds positions to its embedding, so that no residual is what an SAE at the embedding reads; take an SAE at"
+                " resid_pre of layer 0"
+            )
         return Site(name, layer, Place(0), None)
     parts = parts_of(lm, layer)
     if name == "hook_z":
@@ -117,144 +123,114 @@ def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
 
 
 def width_at(lm: LanguageModel, layer: int, name: str) -> int:
-    """How many numbers an SAE at a site reads, and writes."""
+    """How many numbers an SAE at a hook point reads, and writes."""
     if name != "hook_z":
         return lm.d_model
-    heads = parts_of(lm, layer).projection(lm).given
+    heads = parts_of(lm, layer).projection(lm).argument
     assert heads is not None
     return heads.shape[-1]
 
 
-def _check_embedding(lm: LanguageModel, layer: int) -> None:
-    """Refuse the embedding of models that add positions to it: TransformerLens's hook_embed is without, their block 0 is given both."""
-    if layer != 0:
-        raise ValueError(f"the embedding is before layer 0, but layer {layer} was asked for: name layer 0")
-    first, *_ = residual_at(lm, probe_ids(lm), 0)
-    if not torch.equal(first[1], first[3]):
-        raise ValueError(
-            f"{lm.name}: it adds positions to its embedding, so that no residual is what an SAE at the embedding reads; take an SAE at"
-            " resid_pre of layer 0"
-        )
-
-
 @contextmanager
-def changed(lm: LanguageModel, place: Place, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _changed(lm: LanguageModel, place: Place, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within the context, every forward's tensor [row seq width] at a place goes through `change` and the model goes on with what that
     returns."""
-    if place.module is None:
-        with residual_changed(lm, place.depth, change):
-            yield
-        return
     before: list[Tensor] = []
 
-    def kept(residual: Tensor) -> Tensor:
+    def remember(residual: Tensor) -> Tensor:
         before[:] = [residual]
         return residual
 
-    def output_changed(_module: nn.Module, _args: Any, output: Any) -> Any:
-        added = block_residual(output)
+    def middle_changed(added: Tensor) -> Tensor:
         middle = before.pop() + added
-        return with_block_residual(output, added + (change(middle) - middle))
+        return added + (change(middle) - middle)
 
     with ExitStack() as hooks:
-        if place.is_input:
-            handle = place.module.register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+        if place.module is None:
+            hooks.enter_context(residual_changed(lm, place.depth, change))
+        elif place.is_input:
+            hooks.enter_context(tensor_changed(place.module, True, change))
         else:
-            hooks.enter_context(residual_changed(lm, place.depth, kept))
-            handle = place.module.register_forward_hook(output_changed)
-        hooks.callback(handle.remove)
+            hooks.enter_context(residual_changed(lm, place.depth, remember))
+            hooks.enter_context(tensor_changed(place.module, False, middle_changed))
         yield
 
 
-@contextmanager
-def _tapped(tap: Tap, take: Callable[[Tensor], None]) -> Iterator[None]:
+def _tapped(tap: Tap, take: Callable[[Tensor], None]) -> AbstractContextManager[None]:
     """Within the context, every forward hands what is read to `take`."""
-    if tap.is_input:
-        handle = tap.module.register_forward_pre_hook(lambda _module, args: take(tap.view(args[0])))
-    else:
-        handle = tap.module.register_forward_hook(lambda _module, _args, output: take(tap.view(block_residual(output))))
-    try:
-        yield
-    finally:
-        handle.remove()
+
+    def passed_on(tensor: Tensor) -> Tensor:
+        take(tap.view(tensor))
+        return tensor
+
+    return tensor_changed(tap.module, tap.is_input, passed_on)
 
 
 @contextmanager
 def steered(lm: LanguageModel, site: Site, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Within the context, every forward goes on with `change(value, read)` [row seq width] in place of the value at the site's place;
+    """Within the context, every forward goes on with `change(value, read)` [row seq width] in place of the value at the hook point's place;
     `read` is what the encoder reads."""
-    if site.read is None:
-        with changed(lm, site.place, lambda value: change(value, value)):
-            yield
-        return
-    read: list[Tensor] = []
-    with _tapped(site.read, read.append), changed(lm, site.place, lambda value: change(value, read.pop())):
+    with ExitStack() as hooks:
+        if site.read is None:
+            hooks.enter_context(_changed(lm, site.place, lambda value: change(value, value)))
+        else:
+            read: list[Tensor] = []
+            hooks.enter_context(_tapped(site.read, read.append))
+            hooks.enter_context(_changed(lm, site.place, lambda value: change(value, read.pop())))
         yield
 
 
 @torch.no_grad()
 def readings(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], sites: Sequence[Site]) -> list[Reading]:
-    """What each site has at every position, in one forward that stops at the last of them."""
-    tapped: dict[int, Tensor] = {}
+    """What each hook point has at every position, in one forward that stops at the last of them."""
+    tapped: list[dict[str, Tensor]] = [{} for _ in sites]
 
-    def take(number: int) -> Callable[[Tensor], None]:
-        return lambda tensor: tapped.update({number: tensor[: len(token_ids)]})
+    def take(number: int, part: str) -> Callable[[Tensor], None]:
+        return lambda tensor: tapped[number].update({part: tensor[: len(token_ids)]})
 
-    taps = [tap for site in sites for tap in (site.read, _tap_of(site.place)) if tap is not None]
     ends = {site.layer + 1 for site in sites if site.read or site.place.module} | {site.place.depth for site in sites}
     with ExitStack() as hooks:
-        for number, tap in enumerate(taps):
-            hooks.enter_context(_tapped(tap, take(number)))
+        for number, site in enumerate(sites):
+            if site.read is not None:
+                hooks.enter_context(_tapped(site.read, take(number, "read")))
+            if site.place.module is not None:
+                hooks.enter_context(_tapped(Tap(site.place.module, site.place.is_input), take(number, "place")))
         residuals = residuals_at(lm, token_ids, sorted(ends))
-    inside = iter([tapped[number] for number in range(len(taps))])
-    return [_reading(site, residuals[site.place.depth], inside) for site in sites]
-
-
-def _tap_of(place: Place) -> Tap | None:
-    return None if place.module is None else Tap(place.module, place.is_input)
-
-
-def _reading(site: Site, residual: Tensor, tapped: Iterator[Tensor]) -> Reading:
-    read = next(tapped) if site.read else None
-    if site.place.module is None:
-        value, past = residual, None
-    elif site.place.is_input:
-        value, past = next(tapped), residual
-    else:
-        value, past = residual + next(tapped), None
-    return Reading(value if read is None else read, value, past)
+    at_sites = []
+    for site, tensors in zip(sites, tapped, strict=True):
+        residual = residuals[site.place.depth]
+        value = residual if site.place.module is None else tensors["place"]
+        if site.place.module is not None and not site.place.is_input:
+            value = residual + value
+        at_sites.append(Reading(tensors.get("read", value), value, residual if site.place.is_input else None))
+    return at_sites
 
 
 def reading(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], site: Site) -> Reading:
-    """What a site has at every position."""
+    """What a hook point has at every position."""
     return readings(lm, token_ids, [site])[0]
 
 
-@contextmanager
-def _inside(place: Place, value: Float[Tensor, "row seq width"]) -> Iterator[None]:
+def _inside(place: Place, value: Float[Tensor, "row seq width"]) -> AbstractContextManager[None]:
     """Within the context, the block that a place lies in has this value there, when the residual before it is the value itself (resid_mid:
     nothing is added to it on the way) or what goes past it (hook_z)."""
     if place.module is None:
-        yield
-        return
-    if place.is_input:
-        handle = place.module.register_forward_pre_hook(lambda _module, args: (value, *args[1:]))
-    else:
-        handle = place.module.register_forward_hook(
-            lambda _module, _args, output: with_block_residual(output, torch.zeros_like(block_residual(output)))
-        )
-    try:
-        yield
-    finally:
-        handle.remove()
+        return nullcontext()
+    return tensor_changed(place.module, place.is_input, (lambda _input: value) if place.is_input else torch.zeros_like)
 
 
 def hidden_after(
     lm: LanguageModel, place: Place, value: Float[Tensor, "row seq width"], past: Float[Tensor, "row seq d_model"] | None
 ) -> Float[Tensor, "row seq d_model"]:
     """What the final norm puts out when the value at a place is this one (and `past` goes past it); only the blocks behind it run."""
-    with _inside(place, value):
-        return final_hidden(lm, place.depth, value if past is None else past)
+    residual = value if past is None else past
+    with (
+        _inside(place, value),
+        spliced(lm, place.depth, residual[:, 0]),
+        residual_changed(lm, place.depth, lambda _first: residual),
+    ):
+        hidden: Tensor = lm.model.base_model(inputs_embeds=residual, use_cache=False).last_hidden_state
+        return hidden
 
 
 def hidden_after_prompt(
@@ -275,7 +251,7 @@ def to_residual(lm: LanguageModel, layer: int, name: str) -> Callable[[Float[Ten
     parts = parts_of(lm, layer)
     call, last = parts.projection(lm), parts.added(lm).attention
     projection = call.module
-    bias = projection(torch.zeros_like(call.given[:, 0]))[:1]
+    bias = projection(torch.zeros_like(call.argument[:, 0]))[:1]
 
     @torch.no_grad()
     def through(directions: Tensor) -> Tensor:

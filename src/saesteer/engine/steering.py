@@ -6,14 +6,15 @@ belong to one intervention and factor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saesteer.core.errors import SettingsError
 from saesteer.engine.adapters import changed_weights, low_rank_subspace_installed, low_rank_weights_installed, weights_installed
 from saesteer.engine.amplify import amplify
 from saesteer.engine.continuation import Steering
@@ -30,8 +31,8 @@ from saesteer.engine.interventions import (
     tensors_of,
 )
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.saes import Sae, encode, encoder_input, largest_code, written_size
-from saesteer.engine.sites import Site, steered
+from saesteer.engine.saes import Sae, encode, encoder_input, largest_activation, written_size
+from saesteer.engine.sites import Site, site_of, steered
 
 ALGORITHM_VERSION = 2
 
@@ -39,24 +40,29 @@ ALGORITHM_VERSION = 2
 def together(interventions: Sequence[Intervention]) -> list[list[int]]:
     """Which interventions can steer rows of one batch: places in groups, in order of their first member."""
     groups: dict[object, list[int]] = {}
-    for place, one in enumerate(interventions):
-        groups.setdefault(_kind(place, one), []).append(place)
+    for place, intervention in enumerate(interventions):
+        groups.setdefault(_kind(place, intervention), []).append(place)
     return list(groups.values())
 
 
-def _kind(place: int, one: Intervention) -> object:
-    if isinstance(one, Addition):
-        return Addition, one.positions, one.scale is None
-    if isinstance(one, LowRankWeights | LowRankSubspace):
-        shapes = tuple(tensor.shape for tensor in tensors_of(one).values())
-        plain = (one.scaling,) if isinstance(one, LowRankWeights) else (one.n_first, one.n_last)
-        return type(one), one.layers, shapes, plain
-    return place if isinstance(one, WeightChange) else type(one)
+def _kind(place: int, intervention: Intervention) -> object:
+    if isinstance(intervention, Addition):
+        return Addition, intervention.positions, intervention.scale is None
+    if isinstance(intervention, LowRankWeights | LowRankSubspace):
+        tensors = tensors_of(intervention)
+        values = tuple(value for name, value in vars(intervention).items() if name not in tensors)  # layers, scaling, positions
+        return type(intervention), values, tuple(tensor.shape for tensor in tensors.values())
+    return place if isinstance(intervention, WeightChange) else type(intervention)
 
 
 def changes_prompt(intervention: Intervention) -> bool:
     """Whether keys and values of the prompt, its last token's aside, differ from the unsteered model's."""
-    return not (isinstance(intervention, Nothing | PromptText) or (isinstance(intervention, Addition) and intervention.positions == "last"))
+    return not (isinstance(intervention, Nothing | PromptText) or _only_last(intervention))
+
+
+def _only_last(intervention: Intervention) -> bool:
+    """Whether it acts from the prompt's last token on."""
+    return isinstance(intervention, Addition) and intervention.positions == "last"
 
 
 def steering_of(
@@ -70,28 +76,17 @@ def steering_of(
     """The steering of rows, each by one of the interventions (all of one group of `together`) at its own factor, which is 0 where a
     condition is not met (engine.conditional.switched)."""
     first = interventions[0]
-    if isinstance(first, Nothing | PromptText):
-        return _Unsteered()
-    if isinstance(first, Addition):
-        return _additions([one for one in interventions if isinstance(one, Addition)], which, factor, sae, site)
-    if isinstance(first, ConditionalAddition):
-        given = [Addition(one.vector, one.scale) for one in interventions if isinstance(one, ConditionalAddition)]
-        return _additions(given, which, factor, sae, site)
-    if isinstance(first, CodeEdit):
-        return _code_edits([one for one in interventions if isinstance(one, CodeEdit)], which, factor, sae, site)
     if isinstance(first, WeightChange):
         return _Weights(changed_weights(lm, first, factor))
-    return _adapters([one for one in interventions if isinstance(one, LowRankWeights | LowRankSubspace)], which, factor)
-
-
-@dataclass(frozen=True)
-class _Unsteered:
-    def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        return self
-
-    @contextmanager
-    def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> Iterator[None]:
-        yield
+    if additions := [item for item in interventions if isinstance(item, Addition | ConditionalAddition)]:
+        return _additions(additions, which, factor, sae, site)
+    if edits := [item for item in interventions if isinstance(item, CodeEdit)]:
+        return _code_edits(edits, which, factor, sae, site)
+    if adapters := [item for item in interventions if isinstance(item, LowRankWeights | LowRankSubspace)]:
+        every = [tensors_of(adapter) for adapter in adapters]
+        rows = {name: torch.stack([tensors[name].to(factor.device) for tensors in every], dim=1)[:, which] for name in every[0]}
+        return _Adapters(replace(adapters[0], **rows), factor)
+    return _Weights({})
 
 
 @dataclass(frozen=True)
@@ -121,22 +116,22 @@ class _Additions:
 
     def _added(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         if self.scale is None:
-            scale = largest_code(self.sae, read.flatten(0, 1)).reshape(read.shape[:2])
+            scale = largest_activation(self.sae, read.flatten(0, 1)).reshape(read.shape[:2])
         else:
             scale = self.scale[:, None].expand(value.shape[:2])
         return amplify(value, self.vector[:, None], self.factor[:, None], scale)
 
 
-def _additions(interventions: Sequence[Addition], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _Additions:
-    scales = [one.scale for one in interventions if one.scale is not None]
+def _additions(additions: Sequence[Addition | ConditionalAddition], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _Additions:
+    scales = [addition.scale for addition in additions if addition.scale is not None]
     scale = torch.tensor(scales, dtype=factor.dtype, device=factor.device)[which] if scales else None
-    vector = torch.stack([one.vector for one in interventions]).to(factor)[which]
-    return _Additions(sae, site, vector, factor, scale, interventions[0].positions == "all")
+    vector = torch.stack([addition.vector for addition in additions]).to(factor)[which]
+    return _Additions(sae, site, vector, factor, scale, not _only_last(additions[0]))
 
 
 @dataclass(frozen=True)
 class _CodeEdits:
-    """Features' codes set, in float32 also of a narrower SAE, as `encode` reads them."""
+    """Features' activations set, in float32 also of a narrower SAE, as `encode` reads them."""
 
     sae: Sae
     site: Site
@@ -146,37 +141,37 @@ class _CodeEdits:
     threshold: Float[Tensor, "row k"]
     decoder: Float[Tensor, "row k d_model"]
     values: Float[Tensor, "row k"]
-    given: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
+    present: Float[Tensor, "row k"]  # 0.0 where a row has fewer features than others
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        tensors = ("features", "encoder", "bias", "threshold", "decoder", "values", "given")
+        tensors = ("features", "encoder", "bias", "threshold", "decoder", "values", "present")
         return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         return steered(lm, self.site, self._edited)
 
     def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
-        change = (self.values[:, None] - self._codes(read)) * self.given[:, None]  # [row seq k]
+        change = (self.values[:, None] - self._activations(read)) * self.present[:, None]  # [row seq k]
         written = change * written_size(self.sae.meta, read)[:, :, None]
         return value + torch.einsum("rsk,rkd->rsd", written, self.decoder).to(value.dtype)
 
-    def _codes(self, read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq k"]:
-        if self.sae.meta.k is not None:  # which codes are kept depends on all of them
+    def _activations(self, read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq k"]:
+        if self.sae.meta.k is not None:  # which activations are kept depends on all of them
             return encode(self.sae, read).gather(2, self.features[:, None].expand(*read.shape[:2], -1))
-        rows = encoder_input(self.sae, read).to(self.encoder)
+        rows = encoder_input(self.sae.meta, read, self.sae.W_enc.dtype).to(self.encoder)
         pre = torch.einsum("rsd,rkd->rsk", rows, self.encoder) + self.bias[:, None]
         return pre.masked_fill(pre <= self.threshold[:, None], 0)
 
 
-def _code_edits(interventions: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _CodeEdits:
+def _code_edits(edits: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _CodeEdits:
     def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
         return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[which]
 
-    values = stacked([one.values.to(factor) for one in interventions]) * factor[:, None]
-    given = stacked([torch.ones_like(one.values).to(factor) for one in interventions])
-    features = stacked([one.features.to(factor.device) for one in interventions])
+    values = stacked([edit.values.to(factor) for edit in edits]) * factor[:, None]
+    present = stacked([torch.ones_like(edit.values).to(factor) for edit in edits])
+    features = stacked([edit.features.to(factor.device) for edit in edits])
     encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
-    return _CodeEdits(sae, site, features, encoder, bias, threshold, decoder, values, given)
+    return _CodeEdits(sae, site, features, encoder, bias, threshold, decoder, values, present)
 
 
 @dataclass(frozen=True)
@@ -187,8 +182,8 @@ class _Adapters:
     factor: Float[Tensor, " row"]
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
-        own = {name: tensor[:, rows] for name, tensor in tensors_of(self.adapters).items()}
-        return _Adapters(replace(self.adapters, **own), self.factor[rows])
+        tensors = {name: tensor[:, rows] for name, tensor in tensors_of(self.adapters).items()}
+        return _Adapters(replace(self.adapters, **tensors), self.factor[rows])
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         if isinstance(self.adapters, LowRankWeights):
@@ -196,20 +191,37 @@ class _Adapters:
         return low_rank_subspace_installed(lm, self.adapters, self.factor, start, prompt_length)
 
 
-def _adapters(interventions: Sequence[LowRankWeights | LowRankSubspace], which: Tensor, factor: Tensor) -> _Adapters:
-    every = [tensors_of(one) for one in interventions]
-    rows = {name: torch.stack([tensors[name].to(factor.device) for tensors in every], dim=1)[:, which] for name in every[0]}
-    return _Adapters(replace(interventions[0], **rows), factor)
-
-
 @dataclass(frozen=True)
 class _Weights:
-    """Rows under one model's changed weights."""
+    """Rows under one model's changed weights, or unsteered ones."""
 
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]  # by parameter; none: the model as it is
 
     def take(self, rows: Int[Tensor, " kept"]) -> Steering:
         return self
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
         return weights_installed(lm, self.weights)
+
+
+def check_every_position(intervention: Intervention) -> None:
+    """Refuse an intervention that is more, or other, than a change at each position by itself."""
+    reason = {
+        Nothing: "changes nothing: it is the unsteered model",
+        PromptText: "puts text before the prompt and steers nothing: put the text into the tasks' prompts",
+        ConditionalAddition: "decides by each prompt whether to steer, and another program's batches do not say what is prompt",
+        LowRankSubspace: "edits the first and last positions of the prompt, and another program's batches do not say where it ends",
+    }.get(type(intervention))
+    if _only_last(intervention):
+        reason = "steers from the prompt's last position on (P1's protocol), and another program's batches do not say where the prompt ends"
+    if reason:
+        raise SettingsError(f"this intervention {reason}; vectors, code edits, LoRA and fine-tuned weights act at every position")
+
+
+def steered_model(lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention, factor: float) -> AbstractContextManager[None]:
+    """Within the context, every forward of `lm.model` is steered, also in batches of other programs: of any size, padded on either side,
+    with or without a cache. Each row is steered by the one row of the steering, which broadcasts. Padding is changed as well, and attention
+    does not look there. Such a program chooses its batches, so rows may differ in the last digits from those of one's own forwards."""
+    check_every_position(intervention)
+    which, factors = torch.zeros(1, dtype=torch.long, device=lm.device), torch.full((1,), factor, device=lm.device)
+    return steering_of(lm, [intervention], which, factors, sae, site_of(lm, layer, sae.meta.site)).installed(lm, 0, 1)

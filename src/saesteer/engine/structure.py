@@ -48,7 +48,11 @@ def structure_of(model: Any) -> Structure:
     if not all(layer.keys is not None and len(layer.keys) == 1 for layer in cache.layers):
         raise ValueError(f"{_name(model)}: its blocks keep nothing of a prompt in the cache that the engine gives them")
     *of_blocks, of_decoder, of_head = calls
-    _check_stream(model, of_blocks, structure.head.weight.shape[1])
+    residuals, width = [block_residual(call.output) for call in of_blocks], head.weight.shape[1]
+    if not all(isinstance(residual, Tensor) and residual.shape == (1, 2, width) for residual in residuals):
+        raise ValueError(f"{_name(model)}: its decoder blocks do not put out a residual stream of width {width}")
+    if any(call.argument is not residual for call, residual in zip(of_blocks[1:], residuals[:-1], strict=True)):
+        raise ValueError(f"{_name(model)}: a decoder block is not given the residual that the block before it puts out")
     _check_head(model, of_decoder.output.last_hidden_state, of_head, logits, structure)
     output = of_blocks[0].output
     projections = tuple(_projection(call, inner_calls) for call in of_blocks)
@@ -58,8 +62,21 @@ def structure_of(model: Any) -> Structure:
 def untried_structure(model: Any) -> Structure:
     """The parts of a model, by their names and places alone; its weights may be without numbers."""
     config = model.config.get_text_config(decoder=True)
-    blocks, head = _blocks(model, config.num_hidden_layers), model.get_output_embeddings()
-    return Structure(blocks, head, _linear(model), _logit_scale(config), getattr(config, "final_logit_softcapping", None))
+    parts = model.get_decoder().named_modules()
+    # The decoder blocks are the one list of as many modules as there are layers that lies in no other such list.
+    lists = {name: part for name, part in parts if isinstance(part, nn.ModuleList) and len(part) == config.num_hidden_layers}
+    outer = [part for name, part in lists.items() if not any(name.startswith(f"{parent}.") for parent in lists)]
+    if len(outer) != 1:
+        raise ValueError(f"{_name(model)}: expected one list of {config.num_hidden_layers} decoder blocks, found {len(outer)}")
+    # Cohere's models multiply their logits by a number, Granite's divide them by one.
+    logit_scale = float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Structure(outer[0], model.get_output_embeddings(), _linear(model), logit_scale, cap)
+
+
+def block_residual(output: Any) -> Any:
+    """The residual in a module's output, which is a tensor or a tuple that starts with it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def empty_layers(structure: Structure) -> list[RowStates | DynamicLayer]:
@@ -70,16 +87,6 @@ def empty_layers(structure: Structure) -> list[RowStates | DynamicLayer]:
 
 def _name(model: Any) -> str:
     return type(model).__name__
-
-
-def _blocks(model: Any, n_layers: int) -> nn.ModuleList:
-    """The one list of as many modules as there are layers that lies in no other such list."""
-    parts = model.get_decoder().named_modules()
-    lists = {name: module for name, module in parts if isinstance(module, nn.ModuleList) and len(module) == n_layers}
-    outer = [module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
-    if len(outer) != 1:
-        raise ValueError(f"{_name(model)}: expected one list of {n_layers} decoder blocks, found {len(outer)}")
-    return outer[0]
 
 
 def _linear(model: Any) -> tuple[bool, ...]:
@@ -93,15 +100,10 @@ def _linear(model: Any) -> tuple[bool, ...]:
     return tuple(kinds[type(layer)] for layer in layers)
 
 
-def _logit_scale(config: Any) -> float:
-    """Cohere's models multiply their logits by a number, Granite's divide them by one."""
-    return float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1)
-
-
 @dataclass(frozen=True)
 class _Call:
     module: nn.Module
-    given: Any  # its first argument
+    argument: Any  # the first
     output: Any
 
 
@@ -128,33 +130,20 @@ def _maps(module: nn.Module) -> list[nn.Module]:
 def _projection(block: _Call, calls: Sequence[_Call]) -> nn.Module | None:
     """What the first part of a block that runs a linear map, its attention, ends in: a linear map whose output, or this with the block's
     input added (Bloom's), is the part's."""
-    maps = {id(one): part for part in block.module.children() for one in _maps(part)}
+    maps = {id(linear_map): part for part in block.module.children() for linear_map in _maps(part)}
     ran = [call for call in calls if id(call.module) in maps]
     part = maps[id(ran[0].module)] if ran else None
     last = next((call for call in reversed(ran) if maps[id(call.module)] is part), None)
-    of_part = next((_residual(call.output) for call in calls if call.module is part), None)
-    if last is None or not isinstance(of_part, Tensor) or not of_part.shape == last.output.shape == block.given.shape:
+    of_part = next((block_residual(call.output) for call in calls if call.module is part), None)
+    if last is None or not isinstance(of_part, Tensor) or not of_part.shape == last.output.shape == block.argument.shape:
         return None
-    with_input = last.output + block.given.to(last.output.device)
+    with_input = last.output + block.argument.to(last.output.device)
     return last.module if torch.equal(of_part, last.output) or torch.equal(of_part, with_input) else None
-
-
-def _residual(output: Any) -> Any:
-    """The residual in a module's output, which is a tensor or a tuple that starts with it."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _check_stream(model: Any, of_blocks: Sequence[_Call], width: int) -> None:
-    residuals = [_residual(call.output) for call in of_blocks]
-    if not all(isinstance(residual, Tensor) and residual.shape == (1, 2, width) for residual in residuals):
-        raise ValueError(f"{_name(model)}: its decoder blocks do not put out a residual stream of width {width}")
-    if any(call.given is not residual for call, residual in zip(of_blocks[1:], residuals[:-1], strict=True)):
-        raise ValueError(f"{_name(model)}: a decoder block is not given the residual that the block before it puts out")
 
 
 def _check_head(model: Any, hidden: Tensor, of_head: _Call, logits: Tensor, structure: Structure) -> None:
     """That the head is given what the decoder puts out, and that its outputs, scaled and capped, are the model's logits."""
-    if of_head.given.shape != hidden.shape or not torch.equal(of_head.given, hidden.to(of_head.given.device)):
+    if of_head.argument.shape != hidden.shape or not torch.equal(of_head.argument, hidden.to(of_head.argument.device)):
         raise ValueError(f"{_name(model)}: its head is not given what its decoder puts out, but something made of that")
     scale, cap = structure.logit_scale, structure.final_logit_softcapping
     expected = of_head.output.float() * scale

@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
 from saesteer.engine.attention import attention_on_gpu
-from saesteer.engine.dtypes import number_type
 from saesteer.engine.quantised import has_nan, quantisation
 from saesteer.sources import model_size
 
@@ -23,10 +22,31 @@ OF_TEXT = {r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model.", r"^(mo
 """Names of the text model's weights within a model for images and text, as saved before and since transformers 5, and by itself."""
 
 
+def number_type(dtype: str) -> str:
+    """The type that tensors have under a `dtype` of the settings: of a model with quantised weights, all others. TF32 is a way to multiply
+    float32 matrices, on GPUs that have it, and is switched on here."""
+    if dtype != "tf32":
+        return "bfloat16" if dtype in model_size.QUANTISED else dtype
+    torch.set_float32_matmul_precision("high")
+    return "float32"
+
+
+def available_device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_weights(path: Path, dtype: str, device: str) -> Any:
     """A folder's model with all its weights (safetensors only, nothing fetched), refused by name where some are damaged or missing; `dtype`
     as in the settings."""
-    _check_safetensors(path)
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"{path}: no *.safetensors file here; a model folder in Hugging Face's format with safetensors weights is needed"
+        )
+    for file in files:
+        if fault := safetensors_fault(file):
+            raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
     with _without_own_code(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
@@ -90,14 +110,3 @@ def _placement(path: Path, dtype: str, device: str) -> dict[str, Any]:
         sizes = f"{needed / 2**30:.1f} GiB of weights do not fit into the {room / 2**30:.1f} GiB that may be filled"
         raise MemoryError(f"{path}: {sizes} on the {len(free)} GPUs of this job; give it more, or larger ones")
     return {"device_map": "balanced", "max_memory": most}
-
-
-def _check_safetensors(path: Path) -> None:
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(
-            f"{path}: no *.safetensors file here; a model folder in Hugging Face's format with safetensors weights is needed"
-        )
-    for file in files:
-        if fault := safetensors_fault(file):
-            raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")

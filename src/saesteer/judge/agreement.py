@@ -8,9 +8,8 @@ concept) are alike, so the bootstrap draws features.
 import itertools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,21 +33,19 @@ SCHEMA = pl.Schema(
     }
 )
 
-_TEXT = "text_digest"
+DRAWS = 2000
+"""Of the bootstrap, whose interval holds `CONFIDENCE`."""
 
-log = logging.getLogger(__name__)
+CONFIDENCE = 0.95
+
+_TEXT = "text_digest"
 
 _WEIGHTS = np.subtract.outer(np.arange(3), np.arange(3)).astype(np.float64) ** 2
 
-
-def agreement(a: pl.DataFrame, b: pl.DataFrame, draws: int = 2000, confidence: float = 0.95, seed: int = 0) -> pl.DataFrame:
-    """One row an aspect (see SCHEMA) of two JUDGEMENTS tables, over the generations that are in both."""
-    pairs = a.join(b, on=JUDGEMENTS.keys, suffix="_b")
-    rows = [_aspect_row(pairs, aspect, draws, confidence, seed) for aspect in ("concept", "instruction", "fluency")]
-    return pl.DataFrame(rows, schema=SCHEMA)
+log = logging.getLogger(__name__)
 
 
-def pairwise_agreement(judge_folder: Path, draws: int = 2000) -> dict[tuple[str, str], pl.DataFrame]:
+def pairwise_agreement(judge_folder: Path) -> dict[tuple[str, str], pl.DataFrame]:
     """`agreement` of each pair of judges whose ratings of the same texts are among a judge step's parts; past judges' parts stay there."""
     rated = stored_ratings(judge_folder)
     if len(rated) < 2:
@@ -56,16 +53,12 @@ def pairwise_agreement(judge_folder: Path, draws: int = 2000) -> dict[tuple[str,
             f"{judge_folder} holds the ratings of {len(rated)} judges: change `judge` in the experiment file (another model, or another"
             " seed to ask the same one again) and run once more; earlier ratings are kept"
         )
-    same_text = [*JUDGEMENTS.keys, _TEXT]
-    pairs = {(one, other): (rated[one], rated[other]) for one, other in itertools.combinations(rated, 2)}
-    return {
-        names: agreement(a.join(b, on=same_text, how="semi").drop(_TEXT), b.join(a, on=same_text, how="semi").drop(_TEXT), draws)
-        for names, (a, b) in pairs.items()
-    }
+    pairs = itertools.combinations(rated, 2)
+    return {(first, second): agreement(rated[first], rated[second], on=(*JUDGEMENTS.keys, _TEXT)) for first, second in pairs}
 
 
 def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
-    """Judge -> its JUDGEMENTS rows among all parts of a judge step, with the digest of the text that each is about."""
+    """Judge (its settings, in words) -> its JUDGEMENTS rows among all parts of a judge step, with the digest of the text of each."""
     rated: dict[str, list[pl.DataFrame]] = {}
     for path in sorted(judge_folder.glob("*/fingerprint.json")):
         fingerprint = json.loads(path.read_text(encoding="utf-8"))
@@ -73,32 +66,41 @@ def stored_ratings(judge_folder: Path) -> dict[str, pl.DataFrame]:
         if MEASURED_ON not in fingerprint:
             log.warning("%s: its ratings do not say which texts they are about, so they are left out", path.parent)
             continue
+        name = ", ".join(f"{key} {str(value)[:16]}" for key, value in fingerprint["settings"].items() if value is not None)
         text = pl.col(MEASURED_ON).str.extract(rf"{GENERATIONS.name}:(\w+)").alias(_TEXT)
         rows = [pl.read_parquet(part).with_columns(text).drop(MEASURED_ON) for part in parts]
-        rated.setdefault(_judge_name(fingerprint["settings"]), []).extend(rows)
+        rated.setdefault(name, []).extend(rows)
     return {
         name: pl.concat(rows).unique([*JUDGEMENTS.keys, _TEXT], keep="first", maintain_order=True) for name, rows in rated.items() if rows
     }
 
 
-def _judge_name(settings: Mapping[str, Any]) -> str:
-    """A judge as its fingerprint tells it: kind, model, and what else sets it apart."""
-    return ", ".join(f"{key} {str(value)[:16]}" for key, value in settings.items() if value is not None)
+def agreement(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str] = JUDGEMENTS.keys) -> pl.DataFrame:
+    """One row an aspect (see SCHEMA) of two JUDGEMENTS tables, over the texts that are in both, by the columns `on`."""
+    pairs = a.join(b, on=on, suffix="_b")
+    return pl.DataFrame([_aspect_row(pairs, aspect) for aspect in ("concept", "instruction", "fluency")], schema=SCHEMA)
 
 
-def _aspect_row(pairs: pl.DataFrame, aspect: str, draws: int, confidence: float, seed: int) -> dict[str, object]:
-    one, other = f"{aspect}_rating", f"{aspect}_rating_b"
-    rated = pairs.drop_nulls([one, other]).sort(JUDGEMENTS.keys)
-    counts = _counts(rated, one, other)
-    resampled = _resampled(counts, draws, seed, aspect)
+def _aspect_row(pairs: pl.DataFrame, aspect: str) -> dict[str, object]:
+    a, b = f"{aspect}_rating", f"{aspect}_rating_b"
+    rated = pairs.drop_nulls([a, b])
+    features = rated.select(pl.struct("layer", "target").rank("dense")).to_series().to_numpy().astype(np.int64) - 1
+    n = int(features.max()) + 1 if len(features) else 0
+    counts = np.zeros((n, 3, 3))  # [feature, a's rating, b's]
+    np.add.at(counts, (features, rated[a].to_numpy(), rated[b].to_numpy()), 1.0)
     kappa = float(weighted_kappa(counts.sum(0)[None])[0])
-    interval = quantile_interval(resampled, confidence) if len(resampled) and np.isfinite(kappa) else None
+    interval = None
+    if n > 1:
+        times = random_stream(0, "agreement", aspect).multinomial(n, np.full(n, 1 / n), size=DRAWS)  # [draw, feature]
+        resampled = weighted_kappa((times @ counts.reshape(n, 9)).reshape(DRAWS, 3, 3))
+        defined = resampled[np.isfinite(resampled)]
+        interval = quantile_interval(defined, CONFIDENCE) if len(defined) and np.isfinite(kappa) else None
     return {
         "aspect": aspect,
         "n": rated.height,
         "n_missing": pairs.height - rated.height,
-        "n_features": len(counts),
-        "equal": (rated[one] == rated[other]).mean(),
+        "n_features": n,
+        "equal": (rated[a] == rated[b]).mean(),
         **interval_columns("kappa", kappa if np.isfinite(kappa) else None, interval, ends=""),
     }
 
@@ -109,21 +111,3 @@ def weighted_kappa(counts: Float[np.ndarray, "draw 3 3"]) -> Float[np.ndarray, "
     chance = counts.sum(2)[:, :, None] * counts.sum(1)[:, None, :]
     observed, expected = (counts * _WEIGHTS).sum((1, 2)), (chance * _WEIGHTS).sum((1, 2))
     return 1 - np.divide(observed * n, expected, out=np.full(len(counts), np.nan), where=expected > 0)
-
-
-def _counts(rated: pl.DataFrame, one: str, other: str) -> Float[np.ndarray, "feature 3 3"]:
-    """Each feature's table of counts."""
-    features = rated.select(pl.struct("layer", "target").rank("dense")).to_series().to_numpy().astype(np.int64) - 1
-    counts = np.zeros((int(features.max()) + 1 if len(features) else 0, 3, 3))
-    np.add.at(counts, (features, rated[one].to_numpy(), rated[other].to_numpy()), 1.0)
-    return counts
-
-
-def _resampled(counts: Float[np.ndarray, "feature 3 3"], draws: int, seed: int, aspect: str) -> Float[np.ndarray, " draw"]:
-    """Kappa of features drawn with replacement; draws in which it is undefined are left out."""
-    n = len(counts)
-    if n < 2:
-        return np.empty(0)
-    times = random_stream(seed, "agreement", aspect).multinomial(n, np.full(n, 1 / n), size=draws)  # [draw feature]
-    kappas = weighted_kappa((times @ counts.reshape(n, 9)).reshape(draws, 3, 3))
-    return kappas[np.isfinite(kappas)]

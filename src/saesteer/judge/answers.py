@@ -6,23 +6,25 @@
 Parts are immutable as in the part store (saesteer.core.store): jobs of other layers, running at the same time or later, find what is there.
 """
 
+import json
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import polars as pl
 
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest, remove_abandoned, value_digest, write_json
-from saesteer.core.store import FINGERPRINT_DIGITS, write_part
+from saesteer.core.store import FINGERPRINT_DIGITS, sound_parts, write_part
 from saesteer.core.tables import Column, Table, validate
-from saesteer.judge.answering_models import answering_models
 from saesteer.judge.parse import Rating, Unparsed, parse
 from saesteer.judge.rubric import ATTEMPTS, Question, rubric_digest
+from saesteer.settings import Endpoint
 
 ANSWERS = Table(
     "answers",
@@ -48,19 +50,13 @@ class JudgeError(SaesteerError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What an answer is about, without the text itself."""
+class Answer:
+    """A raw answer, and what it is about, without the text itself: a row of ANSWERS."""
 
     request_id: str
     attempt: int
     aspect: str
     text_id: str
-
-
-@dataclass(frozen=True)
-class Answer(Identity):
-    """A raw answer: a row of ANSWERS."""
-
     raw: str
     finish_reason: str | None
     prompt_tokens: int | None
@@ -81,9 +77,10 @@ class Ask:
         return self.question.request_id, self.attempt
 
     @property
-    def identity(self) -> Identity:
-        """What the answer will be about."""
-        return Identity(*self.key, self.question.aspect, self.question.text_id)
+    def identity(self) -> dict[str, Any]:
+        """The columns of the answer that say what it is about."""
+        question = self.question
+        return {"request_id": question.request_id, "attempt": self.attempt, "aspect": question.aspect, "text_id": question.text_id}
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -146,8 +143,7 @@ class AnswerBook:
         self._flushed_at = time.monotonic()
         if not self._unwritten:
             return
-        path = self.folder / "fingerprint.json"
-        if not path.exists():
+        if not (path := self.folder / "fingerprint.json").exists():
             write_json(path, self._fingerprint)
         rows = pl.DataFrame([asdict(answer) for answer in self._unwritten], schema=ANSWERS.schema)
         part = write_part(self.folder, validate(ANSWERS, rows, str(self.folder)).sort(ANSWERS.keys))
@@ -160,37 +156,46 @@ class AnswerBook:
 
     def reading(self, question: Question) -> Rating | Unparsed | None:
         """What the stored answers to a question say: the first that is readable, else the last unreadable one; None: never asked."""
-        last = None
+        reading = None
         for attempt in range(ATTEMPTS):
-            answer = self._stored.get((question.request_id, attempt))
-            if answer is not None:
-                last = parse(answer.raw, answer.finish_reason, question.label)
-                if isinstance(last, Rating):
-                    return last
-        return last
+            if answer := self._stored.get((question.request_id, attempt)):
+                reading = parse(answer.raw, answer.finish_reason, question.label)
+                if isinstance(reading, Rating):
+                    break
+        return reading
 
 
-@runtime_checkable
-class Asker(Protocol):
+def answering_models(folder: Path) -> list[str]:
+    """The models that gave the answers in a judge's folder, as they name themselves: several, where the name went over to another model."""
+    names = [pl.read_parquet(part, columns=["model"])["model"] for part in sound_parts(folder)]
+    return sorted({name for part in names for name in part.drop_nulls()})
+
+
+def models_behind(settings: Endpoint, answers_folder: Path) -> list[str]:
+    """Those that answered where a judge with these settings was asked."""
+    asked_as = {"kind": "endpoint", "model": settings.model, "max_tokens": settings.max_tokens, "seed": settings.seed}
+    files = [file for file in answers_folder.glob("*/fingerprint.json") if asked_as.items() <= json.loads(file.read_text()).items()]
+    return sorted({model for file in files for model in answering_models(file.parent)})
+
+
+class Asker(ABC):
     """A judge that answers questions."""
 
+    questions_at_once: int
+    """About how many questions it wants to get together."""
+
     @property
+    @abstractmethod
     def fingerprint(self) -> Mapping[str, Any]:
         """What its answers depend on besides the questions; see `answers_fingerprint`."""
-        ...
 
-    @property
-    def questions_at_once(self) -> int:
-        """About how many questions it wants to get together."""
-        ...
-
+    @abstractmethod
     def expect(self, asks: Sequence[Ask]) -> None:
         """Say what these would cost, before the first is asked."""
-        ...
 
+    @abstractmethod
     def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
         """Ask, and add each answer to the book as it comes. On an error, what was answered is in the book."""
-        ...
 
 
 def unanswered(questions: Sequence[Question], book: AnswerBook) -> list[Ask]:
@@ -201,17 +206,17 @@ def unanswered(questions: Sequence[Question], book: AnswerBook) -> list[Ask]:
 
 def answer_all(questions: Sequence[Question], asker: Asker, book: AnswerBook) -> None:
     """See to it that the disk holds an answer to each question; what is unreadable is asked again, `ATTEMPTS` times in all."""
-    left = list({question.request_id: question for question in questions}.values())
+    unrated = list({question.request_id: question for question in questions}.values())
     for attempt in range(ATTEMPTS):
         book.refresh()
-        left = [question for question in left if not isinstance(book.reading(question), Rating)]
-        asks = [ask for question in left if (ask := Ask(question, attempt)).key not in book]
+        unrated = [question for question in unrated if not isinstance(book.reading(question), Rating)]
+        asks = [ask for question in unrated if (ask := Ask(question, attempt)).key not in book]
         if asks:
             asker.ask(asks, book)
         if missing := next((ask for ask in asks if ask.key not in book), None):
             raise JudgeError(f"the judge gave no answer to question {missing.question.request_id}, and no error; run again")
     book.flush()
-    unreadable = [reading for question in left if isinstance(reading := book.reading(question), Unparsed)]
+    unreadable = [reading for question in unrated if isinstance(reading := book.reading(question), Unparsed)]
     if unreadable:
         first = unreadable[0]
         log.warning("judge: %d questions have no readable answer; of the first, %s: %r", len(unreadable), first.why, first.raw[-200:])

@@ -10,15 +10,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from saesteer.core.files import value_digest, write_json
-from saesteer.judge.answers import Answer, AnswerBook, Ask, Identity, JudgeError
-from saesteer.judge.completions import answer_fields, completion_request
-from saesteer.judge.endpoint import OfEndpoint
+from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError
+from saesteer.judge.budget import Budget
+from saesteer.judge.endpoint import MAX_RETRIES, EndpointAsker, OfEndpoint, answer_fields, check_key, completion_request
 from saesteer.judge.spend import Spend, actual, most, prompt_characters
+from saesteer.settings import Endpoint
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -35,24 +36,36 @@ FILE_SECONDS = 900.0
 
 _OVER = ("completed", "failed", "expired", "cancelled")
 _GOOD = ("validating", "in_progress", "finalizing", "completed")
+_COMPLETIONS: Final = "/v1/chat/completions"
 
 log = logging.getLogger(__name__)
 
 
+def endpoint_asker(
+    settings: Endpoint, environ: Mapping[str, str], data: Path, max_retries: int = MAX_RETRIES, poll_seconds: float = POLL_SECONDS
+) -> "EndpointAsker | BatchAsker":
+    """A judge behind an endpoint, by batches or one by one as the settings say, with its key from the environment and the budget of the
+    experiment whose data folder is `data`. Refuses a missing key."""
+    key, budget = check_key(settings, environ), Budget(settings, data)
+    if settings.batch:
+        return BatchAsker(settings, key, budget, max_retries, poll_seconds)
+    return EndpointAsker(settings, key, budget, max_retries)
+
+
 @dataclass(frozen=True)
 class _Note:
-    """What is on disk about a batch under way: what its answers will be about, by custom id, and its own id once that is known."""
+    """What is on disk about a batch under way, without address and key."""
 
     path: Path
-    identities: Mapping[str, Identity]
+    identities: Mapping[str, Mapping[str, Any]]
+    """What its answers will be about (Ask.identity), by custom id."""
     request: str | None
     """Its name in the ledger of costs; a batch that was sent before there was one has none."""
     batch_id: str | None = None
+    """Its own id, once that is known."""
 
     def write(self) -> None:
-        """Address and key are no part of it."""
-        about = {custom_id: asdict(identity) for custom_id, identity in self.identities.items()}
-        write_json(self.path, {"batch_id": self.batch_id, "request": self.request, "asks": about})
+        write_json(self.path, {"batch_id": self.batch_id, "request": self.request, "asks": self.identities})
 
 
 @dataclass(frozen=True)
@@ -65,22 +78,28 @@ class BatchAsker(OfEndpoint):
     """Where the limit allows for no more than so many of the questions left, no batch is sent: each may take a day."""
 
     async def _ask_all(self, client: "AsyncOpenAI", asks: Sequence[Ask], book: AnswerBook) -> None:
-        """Collect the noted batches that hold any of the questions, then send the rest."""
+        """Collect the noted batches that hold any of the questions, then send the others."""
         by_id = {_custom_id(ask): ask for ask in asks}
         for note in _notes(book.folder):
-            if note.identities.keys() & by_id.keys():
-                await self._resume(client, note, by_id, book)
-        while left := [ask for ask in asks if ask.key not in book]:
-            affordable, worst = self._affordable(left)
-            self.budget.n_left = len(left)
-            if len(affordable) < min(len(left), self.fewest):
+            if not note.identities.keys() & by_id.keys():
+                continue
+            if batch_id := note.batch_id or await self._listed_id(client, note):
+                log.info("judge: batch %s of an earlier run is found again", batch_id)
+                await self._collect(client, replace(note, batch_id=batch_id), by_id, book)
+            else:  # never made; what was reserved for it still counts, since only the endpoint's bill can tell
+                note.path.unlink(missing_ok=True)
+        while unanswered := [ask for ask in asks if ask.key not in book]:
+            affordable, worst = self._affordable(unanswered)
+            self.budget.n_left = len(unanswered)
+            if len(affordable) < min(len(unanswered), self.fewest):
                 raise self.budget.limit_reached()
             request = self.budget.reserve(worst)
             if request is None:  # another job has reserved since
                 continue
-            note = _new_note(book.folder, affordable, request)
+            identities = {_custom_id(ask): ask.identity for ask in affordable}
+            note = _Note(book.folder / "batches" / f"{value_digest(sorted(identities))[:16]}.json", identities, request)
             note.write()
-            await self._collect(client, await self._made(client, note, affordable), by_id, book)
+            await self._collect(client, await self._sent(client, note, affordable), by_id, book)
 
     def _affordable(self, asks: Sequence[Ask]) -> tuple[list[Ask], Spend]:
         """As many as the limits allow even if each costs the most it can, and what they then cost."""
@@ -94,35 +113,23 @@ class BatchAsker(OfEndpoint):
             worst = more
         return chosen, worst
 
-    async def _resume(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
-        """Collect an earlier run's batch. One that was noted but never made is forgotten; what was reserved for it still counts, since only
-        the endpoint's bill can tell whether it never was."""
-        batch_id = note.batch_id or await self._listed_id(client, note)
-        if batch_id is None:
-            note.path.unlink(missing_ok=True)
-            return
-        log.info("judge: batch %s of an earlier run is found again", batch_id)
-        await self._collect(client, replace(note, batch_id=batch_id), by_id, book)
-
     async def _listed_id(self, client: "AsyncOpenAI", note: _Note) -> str | None:
         """The id of a batch that was made by a run that did not live to know it."""
         listed = (await client.batches.list(limit=100)).data or []
         matching = [batch for batch in listed if (batch.metadata or {}).get("saesteer") == note.path.stem and batch.status in _GOOD]
         return max(matching, key=lambda batch: batch.created_at).id if matching else None
 
-    async def _made(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask]) -> _Note:
+    async def _sent(self, client: "AsyncOpenAI", note: _Note, asks: Sequence[Ask]) -> _Note:
         """Upload the questions and make the batch; its note then has its id. Making is never blindly tried again: that could pay twice."""
         from saesteer.judge.client import BatchUncertain
 
-        upload = ("judge.jsonl", self._lines(asks), "application/jsonl")
+        request = {"method": "POST", "url": _COMPLETIONS}
+        lines = [json.dumps({"custom_id": _custom_id(ask), **request, "body": completion_request(self.settings, ask)}) for ask in asks]
+        upload = ("judge.jsonl", "".join(f"{line}\n" for line in lines).encode(), "application/jsonl")
         try:
             file = await client.files.create(file=upload, purpose="batch", timeout=FILE_SECONDS)
-            batch = await client.batches.create(
-                input_file_id=file.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={"saesteer": note.path.stem},
-            )
+            about = {"saesteer": note.path.stem}
+            batch = await client.batches.create(input_file_id=file.id, endpoint=_COMPLETIONS, completion_window="24h", metadata=about)
             batch_id: str | None = batch.id
         except BatchUncertain:
             if (batch_id := await self._listed_id(client, note)) is None:
@@ -131,33 +138,44 @@ class BatchAsker(OfEndpoint):
             self.budget.settle(note.request, Spend())
             raise
         log.info("judge: batch %s of %d questions sent", batch_id, len(asks))
-        known = replace(note, batch_id=batch_id)
-        known.write()
-        return known
-
-    def _lines(self, asks: Sequence[Ask]) -> bytes:
-        settings = self.settings
-        requests = [
-            {"custom_id": _custom_id(ask), "method": "POST", "url": "/v1/chat/completions", "body": completion_request(settings, ask)}
-            for ask in asks
-        ]
-        return "".join(json.dumps(request) + "\n" for request in requests).encode()
+        note = replace(note, batch_id=batch_id)
+        note.write()
+        return note
 
     async def _collect(self, client: "AsyncOpenAI", note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> None:
-        """Wait for the batch, store its answers, drop its note once they are on disk, and complain about what it lacks."""
-        batch = await self._over(client, str(note.batch_id))
-        faults: list[str] = []
-        cost = Spend()
+        """Wait for the batch, store its answers, also those that nobody waits for now, and drop its note once they are on disk.
+
+        A batch that did not answer everything is an error: asking again may cost again, which is the user's to decide.
+        """
+        batch = await self._ended(client, str(note.batch_id))
+        cost, faults = Spend(), list[str]()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await client.files.content(file, timeout=FILE_SECONDS)
-            file_cost, file_faults = self._stored(content.text.split("\n"), note, by_id, book)
-            cost, faults = cost + file_cost, faults + file_faults
+            for line in filter(str.strip, content.text.split("\n")):
+                try:
+                    values = json.loads(line)
+                    answer = Answer(**note.identities[values["custom_id"]], **answer_fields(values["response"]["body"]))
+                except (ValueError, KeyError, TypeError, IndexError):
+                    faults.append(line[:300])
+                    continue
+                ask = by_id.get(values["custom_id"])
+                cost += actual(self.settings, prompt_characters(ask) if ask else 0, answer)
+                book.add(answer)
         book.flush()
         self.budget.settle(note.request, cost)
         note.path.unlink(missing_ok=True)
-        _complain(batch, faults, len(note.identities), self.settings.section)
+        if batch.status != "completed":
+            raise JudgeError(
+                f"the batch {batch.id} has {batch.status}: {json.dumps(batch.to_dict().get('errors'))[:300]}; the answers that it gave are"
+                f" kept. Run again to send the rest in a new batch, or set {self.settings.section}.batch: false"
+            )
+        if faults:
+            raise JudgeError(
+                f"the batch {batch.id} gave no answer to {len(faults)} of {len(note.identities)} questions, the first: {faults[0]}; the"
+                f" others are kept. Run again to ask these once more, or set {self.settings.section}.batch: false"
+            )
 
-    async def _over(self, client: "AsyncOpenAI", batch_id: str) -> "Batch":
+    async def _ended(self, client: "AsyncOpenAI", batch_id: str) -> "Batch":
         """The batch once it is over, however it ended."""
         seen = None
         while (batch := await client.batches.retrieve(batch_id)).status not in _OVER:
@@ -168,48 +186,12 @@ class BatchAsker(OfEndpoint):
             await asyncio.sleep(self.poll_seconds)
         return batch
 
-    def _stored(self, lines: Sequence[str], note: _Note, by_id: Mapping[str, Ask], book: AnswerBook) -> tuple[Spend, list[str]]:
-        """Put a result file's answers into the book, also those that nobody waits for now. Gives their cost, and the lines without one."""
-        cost, faults = Spend(), list[str]()
-        for line in filter(str.strip, lines):
-            try:
-                values = json.loads(line)
-                identity = note.identities[values["custom_id"]]
-                answer = Answer(**asdict(identity), **answer_fields(values["response"]["body"]))
-            except (ValueError, KeyError, TypeError, IndexError):
-                faults.append(line[:300])
-                continue
-            ask = by_id.get(values["custom_id"])
-            cost += actual(self.settings, prompt_characters(ask) if ask else 0, answer)
-            book.add(answer)
-        return cost, faults
-
-
-def _complain(batch: "Batch", faults: Sequence[str], size: int, section: str) -> None:
-    """A batch that did not answer everything is an error: asking again may cost again, which is the user's to decide."""
-    if batch.status != "completed":
-        raise JudgeError(
-            f"the batch {batch.id} has {batch.status}: {json.dumps(batch.to_dict().get('errors'))[:300]}; the answers that it gave are"
-            f" kept. Run again to send the rest in a new batch, or set {section}.batch: false"
-        )
-    if faults:
-        raise JudgeError(
-            f"the batch {batch.id} gave no answer to {len(faults)} of {size} questions, the first: {faults[0]}; the others are kept. Run"
-            f" again to ask these once more, or set {section}.batch: false"
-        )
-
 
 def _custom_id(ask: Ask) -> str:
     return f"{ask.question.request_id}-{ask.attempt}"
 
 
-def _new_note(folder: Path, asks: Sequence[Ask], request: str) -> _Note:
-    identities = {_custom_id(ask): ask.identity for ask in asks}
-    return _Note(folder / "batches" / f"{value_digest(sorted(identities))[:16]}.json", identities, request)
-
-
 def _notes(folder: Path) -> Iterator[_Note]:
     for path in sorted((folder / "batches").glob("*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
-        identities = {custom_id: Identity(**identity) for custom_id, identity in values["asks"].items()}
-        yield _Note(path, identities, values.get("request"), values["batch_id"])
+        yield _Note(path, values["asks"], values.get("request"), values["batch_id"])

@@ -65,30 +65,30 @@ class Budget:
     def reserve(self, worst: Spend) -> str | None:
         """Set aside the most that a request can cost; only then may it be sent. Gives its name, or None where it does not fit."""
         with self._locked() as file:
-            return self._add(file, uuid.uuid4().hex, worst, settled=False) if self.fits(worst) else None
+            return self._add(file, worst) if self.fits(worst) else None
 
     def settle(self, request: str | None, cost: Spend) -> None:
         """Note what a request cost. Nothing if it is not open: another job has settled it, or it was sent before there was a ledger."""
         with self._locked() as file:
             if request in self._open:
-                self._add(file, request, cost, settled=True)
+                self._add(file, cost, settles=request)
                 self.spent += cost
 
     def lose(self, worst: Spend) -> None:
         """A try broke off and may have been charged all the same: counted at its worst. Raises when its repetition no longer fits."""
         with self._locked() as file:
-            self._add(file, uuid.uuid4().hex, worst, settled=False)
+            self._add(file, worst)
         self.spent += worst
         if not self.fits(Spend()):
             raise self.limit_reached()
 
     def limit_reached(self) -> SpendLimitReached:
         """The error when the next request does not fit."""
-        limits = {"max_usd": self._settings.max_usd, "max_total_tokens": self._settings.max_total_tokens}
-        given = " and ".join(f"{self._settings.section}.{name} = {limit}" for name, limit in limits.items() if limit is not None)
+        limits, section = {name: getattr(self._settings, name) for name in ("max_usd", "max_total_tokens")}, self._settings.section
+        keys = " and ".join(f"{section}.{name} = {limit}" for name, limit in limits.items() if limit is not None)
         return SpendLimitReached(
-            f"the spend limit of {self._settings.section} is reached: all jobs and runs of the experiment have spent {self.total}, in which"
-            f" {len(self._open)} requests of unknown cost count at their worst, {self.open}, and the next request could pass {given}. At"
+            f"the spend limit of {section} is reached: all jobs and runs of the experiment have spent {self.total}, in which"
+            f" {len(self._open)} requests of unknown cost count at their worst, {self.open}, and the next request could pass {keys}. At"
             f" least {self.n_left} questions are left; all answers so far are kept and not asked again. Raise that key in the experiment"
             f" file (null: no limit) and run again. {self._ledger} lists what was spent: while nothing runs, you may delete the"
             " lines of requests that the endpoint did not charge"
@@ -118,9 +118,10 @@ class Budget:
             if line.endswith(b"\n"):
                 self._count(line)
 
-    def _add(self, file: BinaryIO, request: str, cost: Spend, *, settled: bool) -> str:
-        """Write a line and see it on disk."""
-        values = {"request": request, "section": self._settings.section, "settled": settled, **asdict(cost)}
+    def _add(self, file: BinaryIO, cost: Spend, settles: str | None = None) -> str:
+        """Write the line of a new request, or that which settles one, and see it on disk; gives the request's name."""
+        request = settles or uuid.uuid4().hex
+        values = {"request": request, "section": self._settings.section, "settled": settles is not None, **asdict(cost)}
         line = json.dumps(values).encode() + b"\n"
         file.write(line)
         file.flush()

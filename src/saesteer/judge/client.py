@@ -16,7 +16,7 @@ import openai
 
 from saesteer.judge.answers import JudgeError
 from saesteer.judge.budget import Budget
-from saesteer.judge.completions import answer_fields
+from saesteer.judge.endpoint import answer_fields
 from saesteer.judge.spend import most
 from saesteer.settings import Endpoint
 from saesteer.sources.http import LARGEST_ANSWER, FetchError, body_of
@@ -56,7 +56,7 @@ async def open_client(settings: Endpoint, key: str | None, budget: Budget, max_r
     except openai.APIConnectionError as error:
         cause = error.__cause__
         what = "no connection" if isinstance(cause, _NOT_SENT) else "no answer"
-        raise JudgeError(f"{settings.base_url}: {what} ({type(cause).__name__}: {cause}){_kept(error)}") from None
+        raise JudgeError(f"{settings.base_url}: {what} ({type(cause).__name__}: {cause}){_tries(error)}") from None
 
 
 class _Sender(httpx2.AsyncClient):
@@ -82,26 +82,23 @@ class _Sender(httpx2.AsyncClient):
         return response
 
     async def _answered(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
-        longest = request.extensions["timeout"]["read"]
+        longest, path = request.extensions["timeout"]["read"], request.url.path
         try:
             async with asyncio.timeout(longest):  # in all, also when bytes keep dripping in
                 response = await super().send(request, **options | {"stream": True})
-                largest = MOST_OF_A_BATCH if request.url.path.endswith("/content") else LARGEST_ANSWER
-                response = self._without_key(response, await body_of(response, largest))
+                content = await body_of(response, MOST_OF_A_BATCH if path.endswith("/content") else LARGEST_ANSWER)
         except TimeoutError:
             raise httpx2.ReadTimeout(f"no whole answer within {longest:g} s", request=request) from None
         except FetchError as error:
             raise httpx2.RemoteProtocolError(str(error), request=request) from None
-        if response.is_success and not _is_readable(request, response):
-            raise httpx2.RemoteProtocolError(f"not the JSON of an answer: {_excerpt(response)}", request=request)
-        return response
-
-    def _without_key(self, response: httpx2.Response, content: bytes) -> httpx2.Response:
         if self._key and len(self._key) >= SECRET_FROM:
             for spelling in (self._key, self._key.replace("/", "\\/")):  # JSON may escape the slash
                 content = content.replace(spelling.encode(), b"[key]")
         headers = {name: value for name, value in response.headers.items() if name not in ("content-encoding", "content-length")}
-        return httpx2.Response(response.status_code, headers=headers, content=content, request=response.request)
+        response = httpx2.Response(response.status_code, headers=headers, content=content, request=request)
+        if response.is_success and not _is_readable(path, content):
+            raise httpx2.RemoteProtocolError(f"not the JSON of an answer: {_excerpt(response)}", request=request)
+        return response
 
     def _may_have_been_charged(self, request: httpx2.Request) -> None:
         """Count a try that brought no answer at its worst; raises where it must not be repeated."""
@@ -111,13 +108,13 @@ class _Sender(httpx2.AsyncClient):
             raise BatchUncertain("the connection broke off while a batch was being made: run again, and it is found or made anew")
 
 
-def _is_readable(request: httpx2.Request, response: httpx2.Response) -> bool:
+def _is_readable(path: str, content: bytes) -> bool:
     """Whether a body is what such a request is answered with; a page with status 200, say, is not."""
-    if request.url.path.endswith("/content"):
+    if path.endswith("/content"):
         return True
     try:
-        body = json.loads(response.content)
-        if request.url.path.endswith("/chat/completions"):
+        body = json.loads(content)
+        if path.endswith("/chat/completions"):
             answer_fields(body)
     except (ValueError, KeyError, TypeError, IndexError):
         return False
@@ -140,13 +137,13 @@ def _advice(settings: Endpoint, error: openai.APIStatusError) -> str:
             )
         return f"{excerpt}; check {settings.section}.base_url (the address up to /v1) and {settings.section}.model"
     if status in _AGAIN or status >= 500:
-        return f"{excerpt}{_kept(error)}"
+        return f"{excerpt}{_tries(error)}"
     return f"{excerpt}; the endpoint does not take such requests, check the settings under {settings.section}"
 
 
-def _kept(error: openai.APIError) -> str:
-    tries = int(error.request.headers.get("x-stainless-retry-count", 0)) + 1
-    return f", also after {tries} tries; all answers so far are kept: run again later"
+def _tries(error: openai.APIError) -> str:
+    number = int(error.request.headers.get("x-stainless-retry-count", 0)) + 1
+    return f", also after {number} tries; all answers so far are kept: run again later"
 
 
 def _excerpt(response: httpx2.Response) -> str:

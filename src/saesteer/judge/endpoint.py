@@ -1,17 +1,19 @@
-"""A judge behind an OpenAI-compatible address, asked one question a request, several at once."""
+"""A judge behind an OpenAI-compatible address, asked one question a request, several at once.
+
+A chat completion as every compatible endpoint takes it: `model`, `messages`, `max_tokens` and `temperature` only.
+"""
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
+from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
 from saesteer.judge.budget import Budget
-from saesteer.judge.completions import answer_fields, completion_request
 from saesteer.judge.spend import Spend, actual, estimate, most, prompt_characters
 from saesteer.settings import Endpoint
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class OfEndpoint(ABC):
+class OfEndpoint(Asker):
     """What the two ways of asking an endpoint share. The budget is the experiment's."""
 
     settings: Endpoint
@@ -41,30 +43,24 @@ class OfEndpoint(ABC):
     def expect(self, asks: Sequence[Ask]) -> None:
         """One line before the first request: how many, what they probably cost, and whether the limits allow that."""
         settings, expected = self.settings, estimate(asks, self.settings)
-        log.info(
-            "%s %s: %d questions to ask; estimate: %s, at most %s (before anything is asked again)",
-            settings.section,
-            settings.model,
-            expected.requests,
-            expected.typical,
-            expected.most,
-        )
+        costs = f"{expected.requests} questions to ask; estimate: {expected.typical}, at most {expected.most}"
+        log.info("%s %s: %s (before anything is asked again)", settings.section, settings.model, costs)
         if not self.budget.fits(expected.typical):
             limits = f"max_usd: {settings.max_usd}, max_total_tokens: {settings.max_total_tokens}"
             log.warning("judge: the estimate is above the limit (%s): the run will stop at it, keeping its answers", limits)
 
     def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
         """Ask; each answer goes into the book as it comes. Whatever happens, what was spent is logged."""
-        try:
-            asyncio.run(self._connect_and_ask(asks, book))
-        finally:
-            log.info("judge: this run has spent %s", self.budget.spent)
-
-    async def _connect_and_ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
         from saesteer.judge.client import open_client
 
-        async with open_client(self.settings, self.key, self.budget, self.max_retries) as client:
-            await self._ask_all(client, asks, book)
+        async def connect_and_ask() -> None:
+            async with open_client(self.settings, self.key, self.budget, self.max_retries) as client:
+                await self._ask_all(client, asks, book)
+
+        try:
+            asyncio.run(connect_and_ask())
+        finally:
+            log.info("judge: this run has spent %s", self.budget.spent)
 
     @abstractmethod
     async def _ask_all(self, client: "AsyncOpenAI", asks: Sequence[Ask], book: AnswerBook) -> None: ...
@@ -81,21 +77,19 @@ class EndpointAsker(OfEndpoint):
         waiting, running = deque(asks), set[asyncio.Task[None]]()
         failure: BaseException | None = None
         while running or waiting:
-            while waiting and len(running) < self.settings.concurrency and (request := self._reserved(waiting[0])):
+            while waiting and len(running) < self.settings.concurrency:
+                if not (request := self.budget.reserve(most(self.settings, waiting[0].messages))):
+                    break
                 running.add(asyncio.create_task(self._ask_one(client, waiting.popleft(), request, book)))
             self.budget.n_left = len(waiting) + len(running)
             if not running:
                 raise self.budget.limit_reached()
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            failures = [error for task in done if (error := task.exception())]
-            failure = failure or next(iter(failures), None)
+            failure = failure or next((error for task in done if (error := task.exception())), None)
             if failure:
                 waiting.clear()
         if failure:
             raise failure
-
-    def _reserved(self, ask: Ask) -> str | None:
-        return self.budget.reserve(most(self.settings, ask.messages))
 
     async def _ask_one(self, client: "AsyncOpenAI", ask: Ask, request: str, book: AnswerBook) -> None:
         try:
@@ -103,30 +97,53 @@ class EndpointAsker(OfEndpoint):
         except Exception:  # not a task that is cancelled, whose request may still be charged
             self.budget.settle(request, Spend())  # tries that may have been charged stand in the ledger by themselves
             raise
-        answer = Answer(**asdict(ask.identity), **answer_fields(completion.http_response.json()))
+        answer = Answer(**ask.identity, **answer_fields(completion.http_response.json()))
         book.add(answer)
         self.budget.settle(request, actual(self.settings, prompt_characters(ask), answer))
 
 
+def completion_request(settings: Endpoint, ask: Ask) -> dict[str, Any]:
+    """The body of a chat completion."""
+    return {"model": settings.model, "messages": ask.messages, "max_tokens": settings.max_tokens, "temperature": 0}
+
+
+def answer_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a chat completion's body says of an Answer; ValueError, KeyError, TypeError or IndexError when it is none."""
+    choice = body["choices"][0]
+    message = choice["message"]
+    content, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+    if refusal and not content:
+        content, finish = refusal, "refusal"
+    if not isinstance(content, str | None) or not isinstance(finish, str | None):
+        raise ValueError("the message is no text")
+    usage, model = body.get("usage") or {}, body.get("model")
+    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {
+        # An escaped half of a surrogate pair is valid JSON but no text that could be stored.
+        "raw": (content or "").encode("utf-8", "replace").decode(),
+        "finish_reason": finish,
+        "model": model if isinstance(model, str) else None,
+        **{name: count if type(count) is int and 0 <= count < 2**32 else None for name, count in counts.items()},
+    }
+
+
 def check_key(settings: Endpoint, environ: Mapping[str, str]) -> str | None:
     """The key, or the one error to show before anything starts: it is missing or cannot be a key. Never shows its value."""
-    parts = urlsplit(settings.base_url)
+    parts, section, variable = urlsplit(settings.base_url), settings.section, settings.key_variable
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise JudgeError(f"{settings.section}.base_url is no address: write it up to /v1, e.g. http://localhost:8000/v1")
+        raise JudgeError(f"{section}.base_url is no address: write it up to /v1, e.g. http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
-        raise JudgeError(
-            f"{settings.section}.base_url holds a name, a password or a query: take them out, keys come from the environment only"
-        )
-    if settings.key_variable is None:
+        raise JudgeError(f"{section}.base_url holds a name, a password or a query: take them out, keys come from the environment only")
+    if variable is None:
         return None
-    key = environ.get(settings.key_variable, "").strip()
+    key = environ.get(variable, "").strip()
     if not key:
         raise JudgeError(
-            f"{settings.model} needs a key: set the environment variable {settings.key_variable}, or name another in"
-            f" {settings.section}.key_variable (null: the endpoint needs none)"
+            f"{settings.model} needs a key: set the environment variable {variable}, or name another in {section}.key_variable"
+            " (null: the endpoint needs none)"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise JudgeError(f"the environment variable {settings.key_variable} holds what cannot be a key: spaces or special characters")
+        raise JudgeError(f"the environment variable {variable} holds what cannot be a key: spaces or special characters")
     return key
 
 

@@ -8,9 +8,9 @@ neighbours.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from saesteer.engine.continuation import step_bytes
 from saesteer.engine.conversation import check_conversation
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, PROMPT_ALONE, LanguageModel, check_length, pad_rows, shape_matters
-from saesteer.judge.answers import Answer, AnswerBook, Ask, JudgeError, answers_fingerprint
+from saesteer.judge.answers import Answer, AnswerBook, Ask, Asker, JudgeError, answers_fingerprint
 from saesteer.settings import LocalModelJudge
 from saesteer.settings.inputs import ChatSettings
 
@@ -34,12 +34,9 @@ MOST_ROWS = (32, 512)
 
 log = logging.getLogger(__name__)
 
-_Row = tuple[Ask, list[int]]
-"""A question and the token ids of its prompt."""
-
 
 @dataclass(frozen=True)
-class LocalModelAsker:
+class LocalModelAsker(Asker):
     """Asks a loaded model. `weights` is a digest of its files."""
 
     lm: LanguageModel
@@ -67,42 +64,46 @@ class LocalModelAsker:
         log.info("judge %s: %d questions to ask, on %s", self.settings.model.name, len(asks), self.lm.device)
 
     def ask(self, asks: Sequence[Ask], book: AnswerBook) -> None:
-        """Answer batch by batch, the shortest prompts first."""
+        """Answer batch by batch, the shortest prompts first; a batch's prompts have the same padded length."""
+        rows_of_length: defaultdict[int, list[tuple[Ask, list[int]]]] = defaultdict(list)
+        for ask in asks:
+            prompt = self._prompt(ask)
+            length = -(-len(prompt) // LENGTH_STEP) * LENGTH_STEP
+            check_length(self.lm, length + self.settings.max_tokens)
+            rows_of_length[length].append((ask, prompt))
         halving = Halving("judge", self.lm.device)
-        for length, rows in _groups(self._tokenised(asks)):
+        for length, rows in sorted(rows_of_length.items()):
             capacity = length + self.settings.max_tokens
             cache = 2 * self.lm.n_layers * self.lm.d_model * capacity * self.lm.dtype.itemsize  # at most: key heads may be fewer
             row_bytes = forward_bytes(self.lm, length) + cache + step_bytes(self.lm, capacity)
-            size = max(MIN_ROWS, self.settings.batch_size or rows_that_fit(row_bytes, self.lm.device, MOST_ROWS))
+            size = max(MIN_ROWS, rows_that_fit(row_bytes, self.lm.device, MOST_ROWS))
 
-            def answers(part: slice, size: int, length: int = length, rows: list[_Row] = rows) -> list[Answer]:
+            def answers(part: slice, size: int, length: int = length, rows: list[tuple[Ask, list[int]]] = rows) -> list[Answer]:
                 texts = self._generated([prompt for _, prompt in rows[part]], length, size if shape_matters(self.lm) else MIN_ROWS)
-                return [self._answer(ask, len(prompt), *text) for (ask, prompt), text in zip(rows[part], texts, strict=True)]
+                return [self._answer(ask, len(prompt), tokens) for (ask, prompt), tokens in zip(rows[part], texts, strict=True)]
 
             for batch in halving.over(len(rows), size, answers):
                 for answer in batch:
                     book.add(answer)
 
-    def _tokenised(self, asks: Sequence[Ask]) -> list[_Row]:
-        template, (*before, _) = self.lm.tokenizer.apply_chat_template, self.chat.messages("")
-        inert = [[{**message, "content": self._inert(message["content"])} for message in ask.messages] for ask in asks]
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, **self.chat.options}
-        tokens = [template([*before, *turns], **options)["input_ids"] for turns in inert]
-        encoded = list(zip(asks, tokens, strict=True))
-        for _, prompt in encoded:
-            check_length(self.lm, _padded_length(prompt) + self.settings.max_tokens)
-        return encoded
-
-    def _inert(self, content: str) -> str:
-        """The question with every special token's name in it broken up, so that a rated text cannot end the user's turn."""
+    def _prompt(self, ask: Ask) -> list[int]:
+        """Token ids of the question in the chat template, with every special token's name in it broken up, so that a rated text cannot end
+        the user's turn."""
         special = {str(token) for token in self.lm.tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1}
-        for name in sorted(special, key=lambda name: (-len(name), name)):
-            content = content.replace(name, f"{name[0]} {name[1:]}")
-        return content
+        turns = []
+        for message in ask.messages:
+            content = message["content"]
+            for name in sorted(special, key=lambda name: (-len(name), name)):
+                content = content.replace(name, f"{name[0]} {name[1:]}")
+            turns.append({**message, "content": content})
+        *before, _ = self.chat.messages("")
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, **self.chat.options}
+        prompt: list[int] = self.lm.tokenizer.apply_chat_template([*before, *turns], **options)["input_ids"]
+        return prompt
 
     @torch.no_grad()
-    def _generated(self, prompts: Sequence[list[int]], length: int, n_rows: int) -> list[tuple[list[int], bool]]:
-        """The new tokens of each row up to its end-of-turn token, and whether there was one, in a batch of at least `n_rows`."""
+    def _generated(self, prompts: Sequence[list[int]], length: int, n_rows: int) -> list[list[int]]:
+        """The new tokens of each row, in a batch of at least `n_rows`."""
         padding = self.lm.tokenizer.pad_token_id or 0  # masked: which token it is makes no difference
         ids = torch.tensor([[padding] * (length - len(prompt)) + prompt for prompt in prompts], device=self.lm.device)
         mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.lm.device)
@@ -110,15 +111,18 @@ class LocalModelAsker:
         config = GenerationConfig(max_new_tokens=self.settings.max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=padding)
         ids, mask = (pad_rows(part, n_rows) for part in (ids, mask))
         output = self.lm.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        return [_until_end(row, self.ends) for row in output[: len(prompts), length:].tolist()]
+        new_tokens: list[list[int]] = output[: len(prompts), length:].tolist()
+        return new_tokens
 
-    def _answer(self, ask: Ask, n_prompt: int, tokens: list[int], ended: bool) -> Answer:
+    def _answer(self, ask: Ask, n_prompt: int, tokens: list[int]) -> Answer:
+        """The text before the first token that ends the turn; all of it, cut off, where there is none."""
+        end = next((place for place, token in enumerate(tokens) if token in self.ends), None)
         return Answer(
-            **asdict(ask.identity),
-            raw=self.lm.tokenizer.decode(tokens, skip_special_tokens=True),
-            finish_reason="stop" if ended else "length",
+            **ask.identity,
+            raw=self.lm.tokenizer.decode(tokens[:end], skip_special_tokens=True),
+            finish_reason="length" if end is None else "stop",
             prompt_tokens=n_prompt,
-            completion_tokens=len(tokens),
+            completion_tokens=len(tokens[:end]),
             model=self.settings.model.name,
         )
 
@@ -128,29 +132,9 @@ def local_asker(lm: LanguageModel, settings: LocalModelJudge, weights: str) -> L
     if not getattr(lm.tokenizer, "chat_template", None):
         raise JudgeError(f"the judge {settings.model.name} has no chat template: name an instruction-tuned model in judge.model")
     check_conversation(settings.model.name, lm.tokenizer, settings.model.chat or PROMPT_ALONE)
-    ends = _end_ids(lm)
+    # Tokens that end a turn: the model's own list (chat models have several), else the tokenizer's end-of-sequence token.
+    listed, default = lm.model.generation_config.eos_token_id, lm.tokenizer.eos_token_id
+    ends = (listed,) if isinstance(listed, int) else tuple(listed or ([] if default is None else [int(default)]))
     # Greedy and nothing else: penalties and the like in the model's own configuration would come in by default.
     lm.model.generation_config = GenerationConfig(eos_token_id=list(ends) or None)
     return LocalModelAsker(lm, settings, weights, ends)
-
-
-def _groups(rows: Sequence[_Row]) -> Iterator[tuple[int, list[_Row]]]:
-    """Questions whose prompts have the same padded length, the shortest first, with that length."""
-    in_order = sorted(rows, key=lambda row: _padded_length(row[1]))
-    return ((length, list(group)) for length, group in groupby(in_order, key=lambda row: _padded_length(row[1])))
-
-
-def _padded_length(prompt: Sequence[int]) -> int:
-    return -(-len(prompt) // LENGTH_STEP) * LENGTH_STEP
-
-
-def _end_ids(lm: LanguageModel) -> tuple[int, ...]:
-    """Tokens that end a turn: the model's own list (chat models have several), else the tokenizer's end-of-sequence token."""
-    own = lm.model.generation_config.eos_token_id
-    ids = (own,) if isinstance(own, int) else tuple(own or ())
-    return ids or ((int(lm.tokenizer.eos_token_id),) if lm.tokenizer.eos_token_id is not None else ())
-
-
-def _until_end(tokens: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:
-    first = next((place for place, token in enumerate(tokens) if token in ends), None)
-    return (tokens, False) if first is None else (tokens[:first], True)

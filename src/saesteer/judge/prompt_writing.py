@@ -10,8 +10,9 @@ import polars as pl
 from saesteer.core.files import text_id, value_digest
 from saesteer.core.tables.methods import STEERING_PROMPTS
 from saesteer.core.tables.schema import validate
-from saesteer.judge.answers import Answer, AnswerBook, unanswered
+from saesteer.judge.answers import AnswerBook, unanswered
 from saesteer.judge.endpoint import OfEndpoint
+from saesteer.judge.parse import REFUSED
 from saesteer.judge.rubric import Question, enclosed
 from saesteer.settings import Endpoint
 
@@ -55,20 +56,16 @@ def written_prompts(concepts: Mapping[str, str], writer: OfEndpoint, answers_fol
         if asks := unanswered(list(requests.values()), book):
             writer.expect(asks)
             writer.ask(asks, book)
-        rows = [
-            {"concept_id": concept_id, "number": number} | _row(book.answer(question))
-            for (concept_id, number), question in requests.items()
-        ]
+    rows = []
+    for (concept_id, number), question in requests.items():
+        answer, reason = book.answer(question), None
+        if answer is None or not answer.raw.strip():
+            reason = "the language model gave no text"
+        elif answer.finish_reason == "length":
+            reason = "the text was cut off: raise methods.prompt_writer.max_tokens"
+        elif answer.finish_reason in REFUSED:
+            reason = "the language model refused"
+        prompt = answer.raw.strip() if answer and not reason else None
+        model = answer.model if answer else None
+        rows.append({"concept_id": concept_id, "number": number, "prompt": prompt, "model": model, "reason": reason})
     return validate(STEERING_PROMPTS, pl.DataFrame(rows, schema=STEERING_PROMPTS.schema), "steering prompts")
-
-
-def _row(answer: Answer | None) -> dict[str, str | None]:
-    """A prompt as it was written, or why there is none."""
-    if answer is None or not answer.raw.strip():
-        reason: str | None = "the language model gave no text"
-    elif answer.finish_reason == "length":
-        reason = "the text was cut off: raise methods.prompt_writer.max_tokens"
-    else:
-        reason = "the language model refused" if answer.finish_reason in ("refusal", "content_filter") else None
-    text = answer.raw.strip() if answer and not reason else None
-    return {"prompt": text, "model": answer.model if answer else None, "reason": reason}

@@ -91,12 +91,15 @@ class Question:
 
 def questions(text: str, concept: str | None, instruction: str | None) -> dict[Aspect, Question]:
     """The questions that a text gives rise to: none about a concept or instruction that is absent or empty."""
-    material: dict[Aspect, Mapping[str, str | None]] = {
-        "concept": {"concept": concept or None, "text": text},
-        "instruction": {"instruction": instruction or None, "text": text},
-        "fluency": {"text": text},
-    }
-    return {aspect: _question(aspect, _given(parts)) for aspect, parts in material.items() if None not in parts.values()}
+    about: dict[Aspect, str | None] = {"concept": concept, "instruction": instruction}
+    material: dict[Aspect, dict[str, str]] = {aspect: {aspect: subject, "text": text} for aspect, subject in about.items() if subject}
+    by_aspect = {}
+    for aspect, parts in [*material.items(), ("fluency", {"text": text})]:
+        code, enclosed_parts = enclosed(parts)
+        label = f"Rating {code}" if "rating" in "\n".join(parts.values()).lower() else "Rating"
+        prompt = _FRAME.format(criterion=_CRITERIA[aspect], code=code, material=enclosed_parts, label=label)
+        by_aspect[aspect] = Question(aspect, text_id(text), prompt, label)
+    return by_aspect
 
 
 def rubric_digest() -> str:
@@ -106,29 +109,11 @@ def rubric_digest() -> str:
     return value_digest([question.messages(attempt) for question in fixed_questions for attempt in range(ATTEMPTS)])[:16]
 
 
-def _given(parts: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def _question(aspect: Aspect, given: Mapping[str, str]) -> Question:
-    code, material = enclosed(given)
-    label = f"Rating {code}" if "rating" in "\n".join(given.values()).lower() else "Rating"
-    prompt = _FRAME.format(criterion=_CRITERIA[aspect], code=code, material=material, label=label)
-    return Question(aspect, text_id(given["text"]), prompt, label)
-
-
-def enclosed(given: Mapping[str, str]) -> tuple[str, str]:
-    """(code, material): untrusted parts, by name, between lines that carry a code which is found nowhere in them."""
-    parts = {name: _TURN_MARKER.sub(r"\g<0> ", part) for name, part in given.items()}
-    code = _code(parts)
+def enclosed(untrusted: Mapping[str, str]) -> tuple[str, str]:
+    """(code, material): untrusted parts, by name, between lines that carry a code which is found nowhere in them: a few hex digits of a
+    digest that depends on the parts only."""
+    parts = {name: _TURN_MARKER.sub(r"\g<0> ", part) for name, part in untrusted.items()}
+    digests = (hashlib.sha256("\0".join([str(number), *parts.values()]).encode()).hexdigest() for number in itertools.count())
+    codes = (digest[:CODE_DIGITS] for digest in digests)
+    code = next(code for code in codes if not any(code in part.lower() for part in parts.values()))
     return code, "\n\n".join(f"[{name} {code} starts]\n{part}\n[{name} {code} ends]" for name, part in parts.items())
-
-
-def _code(parts: Mapping[str, str]) -> str:
-    """A few hex digits that depend on the material only and occur nowhere in it."""
-    for number in itertools.count():
-        digest = hashlib.sha256("\0".join([str(number), *parts.values()]).encode()).hexdigest()
-        code = digest[:CODE_DIGITS]
-        if not any(code in part.lower() for part in parts.values()):
-            return code
-    raise AssertionError("unreachable: the count has no end")

@@ -37,8 +37,11 @@ class Spend:
     def __add__(self, other: "Spend") -> "Spend":
         return Spend(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens, self.usd + other.usd)
 
+    def __mul__(self, times: int) -> "Spend":
+        return Spend(self.input_tokens * times, self.output_tokens * times, self.usd * times)
+
     def __sub__(self, other: "Spend") -> "Spend":
-        return Spend(self.input_tokens - other.input_tokens, self.output_tokens - other.output_tokens, self.usd - other.usd)
+        return self + other * -1
 
     def __str__(self) -> str:
         return f"{self.usd:.4f} USD ({self.input_tokens:,} tokens of prompts, {self.output_tokens:,} of answers)"
@@ -72,16 +75,17 @@ def most(settings: Endpoint, messages: Iterable[Mapping[str, str]]) -> Spend:
 
 def estimate(asks: Sequence[Ask], settings: Endpoint) -> Estimate:
     """What requests will cost if nothing has to be asked again."""
-    characters = sum(prompt_characters(ask) for ask in asks)
+    n_requests, answer_tokens = len(asks), min(TYPICAL_ANSWER_TOKENS, settings.max_tokens)
+    prompt_tokens = _tokens(sum(prompt_characters(ask) for ask in asks)) + n_requests * TOKENS_AROUND_A_MESSAGE
     worst = sum((most(settings, ask.messages) for ask in asks), Spend())
-    return Estimate(len(asks), _typical(settings, len(asks), characters), worst)
+    return Estimate(n_requests, priced(settings, prompt_tokens, n_requests * answer_tokens), worst)
 
 
 def estimate_texts(n_texts: int, text_characters: int, answers_instructions: bool, settings: Endpoint) -> Estimate:
     """The same before there are texts: for so many of about so many characters. Equal texts, which are asked about once, count in full."""
     sample = questions("x" * text_characters, "x" * 80, "x" * 200 if answers_instructions else None)
-    one = estimate([Ask(question, 0) for question in sample.values()], settings)
-    return Estimate(one.requests * n_texts, _times(one.typical, n_texts), _times(one.most, n_texts))
+    of_a_text = estimate([Ask(question, 0) for question in sample.values()], settings)
+    return Estimate(of_a_text.requests * n_texts, of_a_text.typical * n_texts, of_a_text.most * n_texts)
 
 
 def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:
@@ -91,15 +95,6 @@ def actual(settings: Endpoint, characters: int, answer: Answer) -> Spend:
         _tokens(characters) if answer.prompt_tokens is None else answer.prompt_tokens,
         _tokens(len(answer.raw)) if answer.completion_tokens is None else answer.completion_tokens,
     )
-
-
-def _typical(settings: Endpoint, n_requests: int, characters: int) -> Spend:
-    answer = min(TYPICAL_ANSWER_TOKENS, settings.max_tokens)
-    return priced(settings, _tokens(characters) + n_requests * TOKENS_AROUND_A_MESSAGE, n_requests * answer)
-
-
-def _times(spend: Spend, count: int) -> Spend:
-    return Spend(spend.input_tokens * count, spend.output_tokens * count, spend.usd * count)
 
 
 def _tokens(characters: int) -> int:

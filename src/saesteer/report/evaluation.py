@@ -22,7 +22,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.engine.generations import placed
 from saesteer.engine.interventions import kind_of
 from saesteer.engine.models import LanguageModel, plain_token_ids
-from saesteer.engine.steered_model import check_every_position, steered_model
+from saesteer.engine.steering import check_every_position, steered_model
 from saesteer.report.fits import Fit
 from saesteer.run import Run, check_known
 
@@ -84,21 +84,16 @@ def harness_model(lm: LanguageModel, batch_size: int) -> Any:
     """The model as lm_eval's own class for models of transformers runs it."""
     from lm_eval.models.huggingface import HFLM
 
+    tokenizer = copy.deepcopy(lm.tokenizer)  # lm_eval may add padding to it
+    if tokenizer("a")["input_ids"] != plain_token_ids(lm, "a"):  # by the model's `bos` rule
+        tokenizer.add_bos_token = True
     return HFLM(
         pretrained=lm.model,
-        tokenizer=_tokenizer(lm),
+        tokenizer=tokenizer,
         batch_size=batch_size,
         add_bos_token=False if lm.prompt_format == "chat" and lm.bos == "tokenizer" else None,  # templates write their own
         chat_template_args=dict(lm.chat.options),
     )
-
-
-def _tokenizer(lm: LanguageModel) -> Any:
-    """A copy of the tokenizer, to which lm_eval may add padding, with the beginning-of-sequence token of the model's `bos` rule."""
-    tokenizer = copy.deepcopy(lm.tokenizer)
-    if tokenizer("a")["input_ids"] != plain_token_ids(lm, "a"):
-        tokenizer.add_bos_token = True
-    return tokenizer
 
 
 def results_of(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> dict[str, Any]:
@@ -106,7 +101,7 @@ def results_of(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> d
     from lm_eval import simple_evaluate
 
     with _explained():
-        made = simple_evaluate(
+        results = simple_evaluate(
             harness,
             tasks=list(tasks.names),
             task_manager=manager,
@@ -115,7 +110,7 @@ def results_of(harness: Any, lm: LanguageModel, tasks: Tasks, manager: Any) -> d
             system_instruction=lm.chat.system,
             log_samples=False,
         )
-    return dict(made)
+    return dict(results)
 
 
 @contextmanager
@@ -131,27 +126,23 @@ def _rows(unsteered: Mapping[str, Any], steered: Mapping[str, Any]) -> Iterator[
     """A row a task (or group of tasks) and metric; null where lm_eval gives no number."""
     for task, values in unsteered["results"].items():
         for key in values:
-            metric, _, kept = key.partition(",")  # `kept` names the filter of answers
-            if not kept or metric.endswith("_stderr"):
+            metric, _, answer_filter = key.partition(",")
+            if not answer_filter or metric.endswith("_stderr"):
                 continue
-            row = {"task": task, "metric": metric if kept == "none" else f"{metric}, {kept}"}
+            row = {"task": task, "metric": metric if answer_filter == "none" else f"{metric}, {answer_filter}"}
             for name, results in (("unsteered", unsteered), ("steered", steered)):
-                row[name] = _number(results["results"][task].get(key))
-                row[f"{name}_stderr"] = _number(results["results"][task].get(f"{metric}_stderr,{kept}"))
+                for column, source in ((name, key), (f"{name}_stderr", f"{metric}_stderr,{answer_filter}")):
+                    value = results["results"][task].get(source)
+                    row[column] = float(value) if isinstance(value, Real) and math.isfinite(value) else None
             yield row | {"n": unsteered["n-samples"].get(task, {}).get("effective")}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
 def table_of(results: Sequence[Mapping[str, Any]]) -> str:
     """The results as a table in Markdown, with standard errors."""
-    header = ("task", "metric", "n", "unsteered", "steered")
-    rows = ((row["task"], row["metric"], row["n"] or "–", *(_with_error(row, name) for name in header[3:])) for row in results)
-    return markdown.table(header, rows)
 
+    def cell(value: float | None, error: float | None) -> str:
+        return "–" if value is None else f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
 
-def _with_error(row: Mapping[str, Any], name: str) -> str:
-    value, error = row[name], row[f"{name}_stderr"]
-    return "–" if value is None else f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+    names = ("unsteered", "steered")
+    rows = ((row["task"], row["metric"], row["n"] or "–", *(cell(row[name], row[f"{name}_stderr"]) for name in names)) for row in results)
+    return markdown.table(("task", "metric", "n", *names), rows)

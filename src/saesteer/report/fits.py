@@ -1,10 +1,6 @@
 """What a method of a finished comparison fitted for a concept."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
@@ -35,8 +31,8 @@ def parse_feature(which: str) -> tuple[int, int] | None:
 
 
 def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
-    """A fit of a finished comparison; `factor` None: the one that was chosen."""
-    check_known("layer", str(layer), [str(known) for known in run.layers])
+    """A fit of a finished comparison; `factor` None: the one that was chosen, of two halves' the larger, which does more to the model."""
+    check_known("layer", str(layer), [str(number) for number in run.layers])
     fits = at_every_layer(run.rows(FITS, sorted({layer, run.layers[0]})), run.layers).filter(layer=layer)
     check_known("method", method, sorted(set(fits["method"])))
     concepts = dict(run.summary(ASKED_CONCEPTS).select("concept", "concept_id").iter_rows())
@@ -44,15 +40,12 @@ def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None
     (row,) = fits.filter(method=method, concept_id=concepts[concept]).to_dicts()
     if row["kind"] is None:
         raise SettingsError(f"method {method} abstains for concept {concept!r} at layer {layer}: {row['reason']}")
-    strength, factor_from = _chosen_factor(run, row) if factor is None else (factor, "given")
-    return Fit(layer, method, concept, unpacked(row["kind"], row["tensors"], row["values"]), strength, factor_from)
-
-
-def _chosen_factor(run: Run, fit: Mapping[str, Any]) -> tuple[float, str]:
-    """The factor that the comparison chose, and in words how. Of two halves' the larger, which does more to the model."""
-    choices = run.summary(METHOD_CHOICES)
-    mine = choices.filter(pl.col("factor").is_not_null(), **{name: fit[name] for name in FITS.keys})
-    factors = sorted(set(mine["factor"].cast(pl.Float64)))
+    intervention = unpacked(row["kind"], row["tensors"], row["values"])
+    if factor is not None:
+        return Fit(layer, method, concept, intervention, factor, "given")
+    choices = run.summary(METHOD_CHOICES).filter(pl.col("factor").is_not_null(), **{name: row[name] for name in FITS.keys})
+    factors = sorted(set(choices["factor"].cast(pl.Float64)))
     if not factors:
-        raise SettingsError(f"no factor could be chosen for method {fit['method']} and this concept: name one (--factor)")
-    return factors[-1], "chosen" if len(factors) == 1 else f"the largest of those that halves chose: {', '.join(map(str, factors))}"
+        raise SettingsError(f"no factor could be chosen for method {method} and this concept: name one (--factor)")
+    factor_from = "chosen" if len(factors) == 1 else f"the largest of those that halves chose: {', '.join(map(str, factors))}"
+    return Fit(layer, method, concept, intervention, factors[-1], factor_from)

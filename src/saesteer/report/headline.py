@@ -19,26 +19,44 @@ def headline_markdown(numbers: _Numbers) -> str:
 
 def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """What was found: finding, number, and whether it holds by the rule fixed beforehand."""
-    held = {name: "yes" if holds else "no" for name, holds in numbers["findings"].items()}
+    holds = {name: "yes" if finding else "no" for name, finding in numbers["findings"].items()}
+    depth, both_high, choices = numbers["depth"], numbers["both_above_half"], numbers["choices"]
+    n_without = numbers["features"]["n_without_input_score"]
+    filtered = (
+        f"Keeping features with output score ≥ {numbers['threshold']:g} raises held-out GenSuccess@20 at least {MIN_RATIO:g}×, "
+        f"above random removal, p < {MAX_P:g} within layers"
+    )
+    judged = numbers["kept_against_removed"]["judge_score"]
+    sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return [
         (
-            f"Scores change with depth (Spearman over {numbers['depth']['n_layers']} layers)",
-            _depth(numbers),
-            held["roles_change_with_depth"],
+            f"Scores change with depth (Spearman over {depth['n_layers']} layers)",
+            f"input score {number(depth['rho_input_score'])}, output score {number(depth['rho_output_score'])}",
+            holds["roles_change_with_depth"],
         ),
-        (f"Both scores above .5 in under {MAX_SHARE_BOTH_HIGH:.0%} of features", _both(numbers), held["both_scores_high_is_rare"]),
-        (_filter_claim(numbers), _gain(numbers["filter"]["all"]), held["filter_helps"]),
+        (
+            f"Both scores above .5 in under {MAX_SHARE_BOTH_HIGH:.0%} of features",
+            f"{percent(both_high['share'])} ({both_high['n']} of {both_high['n_scored']} scored; {n_without} without input score)",
+            holds["both_scores_high_is_rare"],
+        ),
+        (filtered, _gain(numbers["filter"]["all"]), holds["filter_helps"]),
         ("The same, late layers only", _gain(numbers["filter"]["late"]), ""),
-        ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers, "gen_success_20"), ""),
-        ("Output score against judge score, feature by feature", _correlation(numbers, "judge_score"), ""),
-        ("Judge score, kept minus removed", _judge(numbers), ""),
-        ("Factor at an end of the grid", _choices(numbers), ""),
-        ("Held-out GenSuccess@20, by the perplexity that factors are chosen by", _other_perplexities(numbers), ""),
+        ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
+        ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
+        ("Judge score, kept minus removed", f"{_interval(judged, 'difference')} ({sizes})", ""),
+        (
+            "Factor at an end of the grid",
+            f"{percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed",
+            "",
+        ),
+        ("Held-out GenSuccess@20, by the perplexity that factors are chosen by", _perplexities(numbers), ""),
     ]
 
 
-def _interval(numbers: _Numbers, digits: int = 2) -> str:
-    return "" if numbers["low"] is None else f" [{number(numbers['low'], digits)}, {number(numbers['high'], digits)}]"
+def _interval(numbers: _Numbers, name: str) -> str:
+    """A number, with its interval where it has one."""
+    interval = "" if numbers["low"] is None else f" [{number(numbers['low'])}, {number(numbers['high'])}]"
+    return number(numbers[name]) + interval
 
 
 def percent(share: float | None) -> str:
@@ -46,53 +64,20 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _depth(numbers: _Numbers) -> str:
-    depth = numbers["depth"]
-    return f"input score {number(depth['rho_input_score'])}, output score {number(depth['rho_output_score'])}"
-
-
-def _both(numbers: _Numbers) -> str:
-    both = numbers["both_above_half"]
-    n_without = numbers["features"]["n_without_input_score"]
-    return f"{percent(both['share'])} ({both['n']} of {both['n_scored']} scored; {n_without} without input score)"
-
-
-def _filter_claim(numbers: _Numbers) -> str:
-    return (
-        f"Keeping features with output score ≥ {numbers['threshold']:g} raises held-out GenSuccess@20 at least {MIN_RATIO:g}×, "
-        f"above random removal, p < {MAX_P:g} within layers"
-    )
-
-
-def _gain(result: _Numbers) -> str:
-    before, after, random = result["unfiltered"], result["kept"], result["random"]
-    before_text, after_text = (f"{number(one['mean'])}{_interval(one)} (n = {one['n']})" for one in (before, after))
-    return (
-        f"{before_text} → {after_text}: {number(result['ratio'])}×; "
-        f"random {number(random['low'])} to {number(random['high'])}; p {p_value(result['p_within_layers'])}"
-    )
-
-
 def p_value(value: float | None) -> str:
     """A p value, from .001 on with three digits; a dash where there is none."""
     return "–" if value is None else "< .001" if value < 0.001 else f"= {value:.3f}"
 
 
-def _correlation(numbers: _Numbers, measure: str) -> str:
-    overall, within = (numbers["correlations"][measure][name] for name in ("overall", "within_layers"))
-    overall_text, within_text = (f"{number(one['rho'])}{_interval(one)}" for one in (overall, within))
-    return f"Spearman {overall_text}; within layers {within_text} (n = {overall['n']})"
+def _gain(result: _Numbers) -> str:
+    before, after = (f"{_interval(result[name], 'mean')} (n = {result[name]['n']})" for name in ("unfiltered", "kept"))
+    random = f"random {number(result['random']['low'])} to {number(result['random']['high'])}"
+    return f"{before} → {after}: {number(result['ratio'])}×; {random}; p {p_value(result['p_within_layers'])}"
 
 
-def _judge(numbers: _Numbers) -> str:
-    judged = numbers["kept_against_removed"]["judge_score"]
-    sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
-    return f"{number(judged['difference'])}{_interval(judged)} ({sizes})"
-
-
-def _choices(numbers: _Numbers) -> str:
-    choices = numbers["choices"]
-    return f"{percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed"
+def _correlation(of_measure: _Numbers) -> str:
+    overall, within = of_measure["overall"], of_measure["within_layers"]
+    return f"Spearman {_interval(overall, 'rho')}; within layers {_interval(within, 'rho')} (n = {overall['n']})"
 
 
 _PERPLEXITIES = {
@@ -102,11 +87,12 @@ _PERPLEXITIES = {
 }
 
 
-def _other_perplexities(numbers: _Numbers) -> str:
-    by_each, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
-    others = [
-        f"{number(by_each[name]['gen_success_20'])} by {words} ({percent(by_each[name]['share_that_differs'])} of choices differ)"
-        for name, words in _PERPLEXITIES.items()
-        if name != used
-    ]
-    return "; ".join([f"{number(by_each[used]['gen_success_20'])} by {_PERPLEXITIES[used]}", *others])
+def _perplexities(numbers: _Numbers) -> str:
+    """The success by the perplexity in use, then by each other one."""
+    by_perplexity, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
+    parts = [f"{number(by_perplexity[used]['gen_success_20'])} by {_PERPLEXITIES[used]}"]
+    for name in (name for name in _PERPLEXITIES if name != used):
+        result = by_perplexity[name]
+        differing = f"({percent(result['share_that_differs'])} of choices differ)"
+        parts.append(f"{number(result['gen_success_20'])} by {_PERPLEXITIES[name]} {differing}")
+    return "; ".join(parts)

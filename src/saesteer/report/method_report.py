@@ -10,7 +10,7 @@ import polars as pl
 from saesteer.core.markdown import number, table
 from saesteer.methods.compare.paper_values import FACTS, PAPER_VALUES, Protocol
 from saesteer.methods.compare.protocol import UNSTEERED, row_of
-from saesteer.settings.methods import MethodSettings
+from saesteer.settings.methods import HELD_OUT_TEXTS, MethodSettings
 
 _Row = dict[str, Any]
 _CHOICES = {
@@ -42,7 +42,8 @@ def report_markdown(
     parts = ["# Steering methods under one protocol", protocol_text(methods, settings)]
     for layer in methods["layer"].unique().sort().to_list():
         ours = methods.filter(layer=layer)
-        parts += [f"## Layer {layer}", methods_markdown(ours, settings), method_notes(ours, settings)]
+        cells = _table(_METHOD_COLUMNS, map(_method_cells, ranked(ours, settings).iter_rows(named=True)))
+        parts += [f"## Layer {layer}", cells, method_notes(ours, settings)]
         parts += ["### Differences between methods", differences_markdown(ours, differences.filter(layer=layer), settings)]
         theirs = published.filter(layer=layer)
         if theirs.height:
@@ -55,7 +56,7 @@ def protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
     n_concepts, n_prompts = int(methods["n_concepts"].to_numpy().max()), settings.n_prompts
     return (
         f"{methods['method'].n_unique()} methods, {n_concepts} concepts, {n_prompts} prompts, {settings.n_samples} "
-        f"{_plural(settings.n_samples, 'text')} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
+        f"text{'' if settings.n_samples == 1 else 's'} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
         f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}.{_BLANK[settings.blank_texts]} "
         f"The factor is {_CHOICES[settings.factor_choice]}; "
         f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
@@ -64,13 +65,8 @@ def protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
     )
 
 
-def methods_markdown(methods: pl.DataFrame, settings: MethodSettings) -> str:
-    """The table of one layer's methods, best first by the mean that the experiment calls its headline; survivors-only means labelled so."""
-    return _table(_METHOD_COLUMNS, map(_method_cells, ranked(methods, settings).iter_rows(named=True)))
-
-
 def ranked(methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
-    """METHODS_TABLE, best first; those without a score last."""
+    """METHODS_TABLE, best first by the mean that the experiment calls its headline; those without a score last."""
     column = "surviving_score" if settings.averaged == "surviving" else "score"
     return methods.sort("layer", pl.col(column), "method", descending=[False, True, False], nulls_last=True)
 
@@ -78,21 +74,23 @@ def ranked(methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
 def _method_cells(row: _Row) -> Iterator[str]:
     yield row["title"]
     yield f"{_interval(row['score'], row['score_low'], row['score_high'])} (n = {row['n']})"
-    yield _rank(row)
+    rank = "" if row["rank_low"] is None else f" [{row['rank_low']:g}, {row['rank_high']:g}]"
+    yield _shown(row["rank"], "g") + rank
     yield f"{row['n_abstaining']} of {row['n_concepts']}"
     yield f"{_interval(row['surviving_score'], row['surviving_low'], row['surviving_high'])} (n = {row['n_surviving']})"
     yield f"{row['n_missing']} of {row['n_texts']}"
     for name in ("concept_rating", "instruction_rating", "fluency_rating"):
         yield number(row[name])
-    yield "–" if row["perplexity"] is None else f"{row['perplexity']:.3g}"
-    yield "–" if row["median_factor"] is None else f"{row['median_factor']:g}"
+    yield _shown(row["perplexity"], ".3g")
+    yield _shown(row["median_factor"], "g")
     yield number(row["median_relative_change"])
     yield "–" if row["share_at_grid_end"] is None else f"{row['share_at_grid_end']:.0%} of {row['n_choices']}"
     yield row["chosen_by"]
-    yield "–" if row["density"] is None else f"{row['density']:.2%}"
+    yield _shown(row["density"], ".2%")
     yield number(row["concept_share"])
     yield number(row["labelled_texts"], 0)
-    yield _learning_rate(row)
+    low, high = row["learning_rate_low"], row["learning_rate_high"]
+    yield _shown(row["learning_rate"], "g") + ("" if low == high else f" ({low:g} to {high:g})")
     yield number(row["n_epochs"], 0)
     yield "–" if row["loss_after"] is None else f"{number(row['loss_before'])} → {number(row['loss_after'])}"
     yield number(row["fit_seconds"])
@@ -100,22 +98,21 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield number(row["r2"]) + (f", fitted on {row['n_effect_vectors']:,} vectors" if row["n_effect_vectors"] else "")
 
 
-def _rank(row: _Row) -> str:
-    if row["rank"] is None:
-        return "–"
-    return f"{row['rank']:g}" + ("" if row["rank_low"] is None else f" [{row['rank_low']:g}, {row['rank_high']:g}]")
-
-
-def _learning_rate(row: _Row) -> str:
-    if row["learning_rate"] is None:
-        return "–"
-    low, high = row["learning_rate_low"], row["learning_rate_high"]
-    return f"{row['learning_rate']:g}" + ("" if low == high else f" ({low:g} to {high:g})")
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def method_notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
     """How the columns of one layer's table are to be read."""
     headline = "surviving concepts only" if settings.averaged == "surviving" else "all concepts"
+    training = "Methods that learn by gradient descent are trained as published for the model (settings/recipes.csv)."
+    if settings.learning_rates:
+        rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
+        training = (
+            f"Methods that learn by gradient descent: the learning rate (of {rates}) and the number of epochs of lowest loss (nats a "
+            f"token) on {HELD_OUT_TEXTS:.0%} of the training texts, held out; then trained on all. Shown: median over concepts "
+            "(smallest to largest), and the held-out loss before and after."
+        )
     sentences = [
         f"Sorted by the mean over {headline}.",
         "Where a method abstains (it has no feature or vector for the concept), `score` counts the unsteered text's score; `survivors "
@@ -126,7 +123,7 @@ def method_notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "Chosen by: what chose the features or made the vector; labelled texts: how many of them took part in that (most vectors are "
         "scaled by the texts' largest activation besides, SAE features by their largest record). Density: share of tokens on which the "
         "features used are active, median; share on concept: of the records of those that are labelled with it.",
-        _training_note(settings),
+        training,
         "R²: of the linear approximator of steering effects, on vectors that it was not fitted on (P2 fits it on 50,000).",
         "Methods that depend on no layer (unsteered, added text, adapters, fine-tuning) are fitted and judged once, at the first layer: "
         "their rows, the norms among them, are the same at each.",
@@ -141,15 +138,11 @@ def method_notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
     return " ".join(sentences)
 
 
-def _training_note(settings: MethodSettings) -> str:
-    if not settings.learning_rates:
-        return "Methods that learn by gradient descent are trained as published for the model (settings/recipes.csv)."
-    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
-    return (
-        f"Methods that learn by gradient descent: the learning rate (of {rates}) and the number of epochs of lowest loss (nats a token) on "
-        f"{settings.held_out_texts:.0%} of the training texts, held out; then trained on all. Shown: median over concepts (smallest to "
-        "largest), and the held-out loss before and after."
-    )
+def both_ways(differences: pl.DataFrame) -> pl.DataFrame:
+    """METHOD_DIFFERENCES with each pair also the other way round."""
+    ends = {"low": "high", "high": "low", "simultaneous_low": "simultaneous_high", "simultaneous_high": "simultaneous_low"}
+    turned = {name: -pl.col(other) for name, other in ({"mean": "mean"} | ends).items()}
+    return pl.concat([differences, differences.with_columns(method="other", other="method", **turned)])
 
 
 def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, settings: MethodSettings) -> str:
@@ -158,25 +151,29 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
     titles = dict(zip(order["method"], order["title"], strict=True))
     unsteered = next(key for key in titles if row_of(key).name == UNSTEERED)
     best = next(iter(titles))
-    both_ways = {(row["method"], row["other"]): row for row in differences.iter_rows(named=True)}
-    both_ways |= {(other, method): _reversed(row) for (method, other), row in both_ways.items()}
+    pairs = {(row["method"], row["other"]): row for row in both_ways(differences).iter_rows(named=True)}
     header = ("method", "minus unsteered", "all pairs together", f"minus {titles[best]}", "all pairs together")
-    rows = [[title, *_both(both_ways.get((key, unsteered))), *_both(both_ways.get((key, best)))] for key, title in titles.items()]
-    return f"{_n_distinguishable(differences, settings)}\n\n{_table(header, rows)}"
-
-
-def _n_distinguishable(differences: pl.DataFrame, settings: MethodSettings) -> str:
-    known = differences.drop_nulls("low")
-    plain = known.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
-    together = known.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
-    chance = f"{1 - settings.confidence:.0%}"
+    rows = [
+        [title, *_difference_cells(pairs.get((key, unsteered))), *_difference_cells(pairs.get((key, best)))]
+        for key, title in titles.items()
+    ]
+    intervals = differences.drop_nulls("low")
+    plain = intervals.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+    together = intervals.filter((pl.col("simultaneous_low") > 0) | (pl.col("simultaneous_high") < 0)).height
     return (
-        f"{known.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out 0; of "
-        f"so many pairs about {chance} would if no two methods differed. `all pairs together` holds for all of them at once (bootstrap of "
-        f"the largest |t|): there {together} leave out 0. With as many concepts a pair's difference of {detectable_text(known)} would be "
-        "seen with probability .8 (median and range over pairs, as if means were normal). With few concepts both kinds are somewhat too "
-        "narrow."
+        f"{intervals.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out "
+        f"0; of so many pairs about {1 - settings.confidence:.0%} would if no two methods differed. `all pairs together` holds for all of "
+        f"them at once (bootstrap of the largest |t|): there {together} leave out 0. With as many concepts a pair's difference of "
+        f"{detectable_text(intervals)} would be seen with probability .8 (median and range over pairs, as if means were normal). With few "
+        f"concepts both kinds are somewhat too narrow.\n\n{_table(header, rows)}"
     )
+
+
+def _difference_cells(row: _Row | None) -> tuple[str, str]:
+    if row is None or row["mean"] is None:
+        return "–", "–"
+    together = "–" if row["simultaneous_low"] is None else _ends(row["simultaneous_low"], row["simultaneous_high"])
+    return f"{_interval(row['mean'], row['low'], row['high'])} (n = {row['n']})", together
 
 
 def detectable_text(differences: pl.DataFrame) -> str:
@@ -188,77 +185,53 @@ def detectable_text(differences: pl.DataFrame) -> str:
     return f"{number(middle)} ({number(low)} to {number(high)})"
 
 
-def _reversed(row: _Row) -> _Row:
-    ends = {"low": "high", "high": "low", "simultaneous_low": "simultaneous_high", "simultaneous_high": "simultaneous_low"}
-    turned = {name: None if row[from_] is None else -row[from_] for name, from_ in (ends | {"mean": "mean"}).items()}
-    return row | turned
-
-
-def _both(row: _Row | None) -> tuple[str, str]:
-    if row is None or row["mean"] is None:
-        return "–", "–"
-    together = "–" if row["simultaneous_low"] is None else _ends(row["simultaneous_low"], row["simultaneous_high"])
-    return f"{_interval(row['mean'], row['low'], row['high'])} (n = {row['n']})", together
-
-
 def published_markdown(published: pl.DataFrame, ours: Protocol) -> str:
     """One layer's METHOD_PUBLISHED: ours, theirs, the difference, where theirs stands, and in what the protocols differ.
 
     Of each source the figures of our model are shown where it has some, else all of them.
     """
-    shown = _nearest(published, ours)
+    nearest = []
+    for source in published.sort("source").partition_by("source", maintain_order=True):
+        same_model = source.filter(their_model=ours.model or "")
+        nearest.append(same_model if same_model.height else source)
+    order = pl.concat(nearest).sort("source", "method", "place", "their_model", "their_layer")
     header = ("method", "ours", "published", "difference", "mean over", "source", "model, layer", "protocols match")
-    rows = map(_published_cells, shown.sort("source", "method", "place", "their_model", "their_layer").iter_rows(named=True))
     note = (
         "A difference between figures whose protocols do not match says nothing about either. Ours is the mean over the same kind of "
         "concepts as theirs; there is no difference where scales differ. The facts compared:"
     )
-    return f"{_table(header, rows)}\n\n{note}\n\n{_facts(ours)}"
-
-
-def _nearest(published: pl.DataFrame, ours: Protocol) -> pl.DataFrame:
-    parts = []
-    for source in published.sort("source").partition_by("source", maintain_order=True):
-        same = source.filter(their_model=ours.model or "")
-        parts.append(same if same.height else source)
-    return pl.concat(parts)
+    sources = list(dict.fromkeys(value.source for value in PAPER_VALUES))
+    facts = [[_words(name), _fact(name, getattr(ours, name)), *(_facts_of(source, name) for source in sources)] for name in FACTS]
+    cells = _table(header, map(_published_cells, order.iter_rows(named=True)))
+    return f"{cells}\n\n{note}\n\n{_table(('fact', 'ours', *sources), facts)}"
 
 
 def _published_cells(row: _Row) -> Iterator[str]:
     yield row_of(row["method"]).title
-    yield _scaled(row["ours"], row["our_scale"])
-    yield _scaled(row["theirs"], row["their_scale"])
+    yield "–" if row["ours"] is None else f"{row['ours']:.3f} of {row['our_scale']:g}"
+    yield f"{row['theirs']:.3f} of {row['their_scale']:g}"
     yield "–" if row["difference"] is None else f"{row['difference']:+.3f}".replace("-", "−")
     yield {"all": "all concepts", "surviving": "survivors"}.get(row["averaged"], f"topic {row['averaged']}")
     yield f"{row['source']}, {row['place']}" + (f": {row['task']}" if row["task"] else "")
     yield row["their_model"] + (f", {row['their_layer']}" if row["their_layer"] else "")
-    reasons = [f"{what} {_listed(row[column])}" for what, column in (("differ:", "differs"), ("not stated:", "not_stated")) if row[column]]
-    yield "yes" if row["matches"] else "**no**, " + "; ".join(reasons)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name.replace("_", " ") for name in names)
-
-
-def _scaled(value: float | None, scale: float) -> str:
-    return "–" if value is None else f"{value:.3f} of {scale:g}"
-
-
-def _facts(ours: Protocol) -> str:
-    """A table of facts: ours, and each source's (several values where its figures come from several settings)."""
-    sources = list(dict.fromkeys(value.source for value in PAPER_VALUES))
-    rows = [[name.replace("_", " "), _fact(name, getattr(ours, name)), *(_facts_of(source, name) for source in sources)] for name in FACTS]
-    return _table(("fact", "ours", *sources), rows)
+    reasons = {"differ": row["differs"], "not stated": row["not_stated"]}
+    named = "; ".join(f"{reason}: {', '.join(map(_words, names))}" for reason, names in reasons.items() if names)
+    yield "yes" if row["matches"] else f"**no**, {named}"
 
 
 def _facts_of(source: str, name: str) -> str:
+    """A fact of a source's figures; several values where they come from several settings."""
     return "; ".join(dict.fromkeys(_fact(name, getattr(value.protocol, name)) for value in PAPER_VALUES if value.source == source))
 
 
 def _fact(name: str, value: object) -> str:
     if value is None:
         return "not stated"
-    return str(value).replace("_", " ") if name in ("factor_choice", "score") else str(value)
+    return _words(str(value)) if name in ("factor_choice", "score") else str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _table(header: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
@@ -272,7 +245,3 @@ def _interval(middle: float | None, low: float | None, high: float | None) -> st
 
 def _ends(low: float, high: float) -> str:
     return f"[{number(low, 3)}, {number(high, 3)}]"
-
-
-def _plural(n: int, word: str) -> str:
-    return word if n == 1 else f"{word}s"

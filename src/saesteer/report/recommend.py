@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ from saesteer.analysis.recommendation import (
     recommend,
 )
 from saesteer.core.errors import SaesteerError, SettingsError
-from saesteer.core.files import text_id
+from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, table
-from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RECORDS, of_features, of_fits
+from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RECORDS, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
 from saesteer.engine.models import MIN_ROWS
@@ -59,6 +59,8 @@ from saesteer.sources.corpus import read_texts
 RIVALS = ("prompting", "diffmean")
 N_TEXTS = 5
 """Steered texts shown."""
+_SCORES = ("judge_score", "concept_rating", "fluency_rating", "mean_nll")
+_COLUMNS = ("kind", "layer", "name", "factor", "prefix_id", "prompt", "text", *_SCORES)
 
 
 @dataclass(frozen=True)
@@ -102,17 +104,17 @@ def answer(workflow: Workflow, question: Question) -> Answer:
     if question.comparison:
         rated = pl.concat([rated, method_texts(workflow, question)])
     steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
-    made = recommend(question.concept, steered, unsteered, source.sweep.selection)
-    if made.feature is None:
-        return Answer(question, made, None, None, picked, rated)
-    perplexity = perplexity_ratio(made.feature, steered, unsteered, source.sweep.selection)
-    return Answer(question, made, perplexity, ordinary_loss(derived, made.feature), picked, rated)
+    recommended = recommend(question.concept, steered, unsteered, source.sweep.selection)
+    if recommended.feature is None:
+        return Answer(question, recommended, None, None, picked, rated)
+    perplexity = perplexity_ratio(recommended.feature, steered, unsteered, source.sweep.selection)
+    return Answer(question, recommended, perplexity, ordinary_loss(derived, recommended.feature), picked, rated)
 
 
 def as_sweep(workflow: Workflow, name: str) -> Run:
     """The experiment as a sweep: of one that stops at the scores, with the sections of the sweep that it extends."""
     try:
-        return Run(workflow, name, load_experiment(name, workflow.experiments_dir, kind="sweep"))
+        return Run(workflow, name, load_experiment(name, *workflow.experiments_dirs, kind="sweep"))
     except SettingsError as fault:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
 
@@ -143,20 +145,15 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
     fires = pl.concat(fired_on(run.rows(RECORDS, [layer])) for layer in experiment.layers)
     listed = experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
-    known_of = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
-    picked = candidates(known_of, question.concept, question.n_per_layer)
+    described = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
+    picked = candidates(described, question.concept, question.n_per_layer)
     if picked.is_empty():
-        known = ", ".join(sorted(set(features["concept"].drop_nulls()))[:40]) or "none"
+        labels = ", ".join(sorted(set(features["concept"].drop_nulls()))[:40]) or "none"
         raise SettingsError(
             f"none of the {features.height} features of {question.name} is labelled with, explained by, fires on or promotes"
-            f" {question.concept!r}: labels are {known}"
+            f" {question.concept!r}: labels are {labels}"
         )
     return picked.join(features, on=["layer", "feature"], how="left", maintain_order="left")
-
-
-def derived_name(name: str, concept: str) -> str:
-    """Name of the experiment of a concept's candidates."""
-    return f"{name}-recommend-{re.sub('[^a-z0-9]+', '-', concept.lower()).strip('-')}-{text_id(concept)[:4]}"
 
 
 def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
@@ -174,16 +171,13 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
     }
 
 
-def write_experiment(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an experiment file."""
-    path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
 def computed(source: Run, values: Mapping[str, Any], question: Question) -> Run:
     """An experiment that is derived from another one, with its texts written and rated: it takes over the rows that the source has, and
     gives it the new ones."""
-    derived = derived_name(source.name, question.concept)
-    write_experiment(source.workflow.experiments_dir / f"{derived}.yaml", values)
+    words = re.sub("[^a-z0-9]+", "-", question.concept.lower()).strip("-")
+    derived = f"{source.name}-recommend-{words}-{text_id(question.concept)[:4]}"
+    path = source.workflow.experiments_dirs[0] / f"{derived}.yaml"
+    write_text(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
     run = open_run(derived, source.workflow)
     share_parts(source.data, run.data)
     targets = [str(path) for table in (JUDGEMENTS, PERPLEXITY) for path in run.manifests(table.name)]
@@ -198,21 +192,16 @@ def computed(source: Run, values: Mapping[str, Any], question: Question) -> Run:
 
 def share_parts(source: Path, target: Path) -> None:
     """Link every part of one experiment's stores into another's: parts are never changed, and named by their own digest."""
-    for path in source.glob("*/*/layer_*/*.parquet"):
+    for path in (*source.glob("*/*/layer_*/*.parquet"), *source.glob("*/*/fingerprint.json")):
         linked = target / path.relative_to(source)
         if not linked.exists():
             linked.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, linked)
-    for path in source.glob("*/*/fingerprint.json"):
-        linked = target / path.relative_to(source)
-        if not linked.exists() and linked.parent.exists():
             os.link(path, linked)
 
 
 def feature_texts(run: Run) -> pl.DataFrame:
     """Ratings and texts of the candidates' texts, prompts in their order."""
-    joined = joined_texts([of_features(run.rows(table)) for table in _TABLES], ["layer", "feature", "factor", "prefix_id", "sample"])
-    return in_order(joined.with_columns(kind=pl.lit(FEATURE), name=pl.col("feature").cast(pl.String)), run.prompts())
+    return rated_texts(run).with_columns(kind=pl.lit(FEATURE), name="target").select(_COLUMNS)
 
 
 def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
@@ -225,76 +214,50 @@ def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
     other = next(name for name in settings.concepts.names if name != question.concept)
     methods = {"methods": ["unsteered", *RIVALS], "concepts": {field: [question.concept, other]}, "words": {}}
     run = computed(comparison, {"extends": question.comparison, "methods": methods}, question)
-    texts = [at_every_layer(of_fits(run.rows(table)), run.experiment.layers) for table in _TABLES]
-    joined = joined_texts(texts, ["layer", "method", "concept_id", "factor", "prefix_id", "sample"])
-    fits = at_every_layer(run.rows(FITS), run.experiment.layers).select(*FITS.keys, "n_texts")
-    rivals = joined.join(fits, on=FITS.keys).filter(pl.col("method").is_in(RIVALS), concept_id=text_id(question.concept))
+    rows = (of_fits(rated_texts(run)), run.rows(FITS).cast({"layer": pl.Int64}))
+    texts, fits = (at_every_layer(table, run.experiment.layers) for table in rows)
+    joined = texts.join(fits.select(*FITS.keys, "n_texts"), on=FITS.keys, maintain_order="left")
+    rivals = joined.filter(pl.col("method").is_in(RIVALS), concept_id=text_id(question.concept))
     learnt = pl.when(pl.col("n_texts") > 0).then(pl.format("{} from {} labelled texts", "method", "n_texts")).otherwise("method")
-    return in_order(rivals.with_columns(kind="method", name=learnt), run.prompts())
+    return rivals.with_columns(kind="method", name=learnt).select(_COLUMNS)
 
 
-_TABLES = (GENERATIONS, JUDGEMENTS, PERPLEXITY)
+def rated_texts(run: Run) -> pl.DataFrame:
+    """Texts of the run's prompts with their ratings and losses, prompts in their order: GENERATIONS keys and columns, and `prompt`."""
+    keys, prompts = GENERATIONS.keys, run.prompts()
+    texts, losses = run.rows(GENERATIONS, columns=["text"]), run.rows(PERPLEXITY, columns=["mean_nll"])
+    rows = texts.join(run.rows(JUDGEMENTS), on=keys).join(losses, on=keys).filter(pl.col("prefix_id").is_in(list(prompts)))
+    number = {prefix_id: number for number, prefix_id in enumerate(prompts)}
+    ordered = rows.sort(pl.col("prefix_id").replace_strict(number, return_dtype=pl.Int64), *keys)
+    return ordered.with_columns(prompt=pl.col("prefix_id").replace_strict(dict(prompts)), layer=pl.col("layer").cast(pl.Int64))
 
 
-def joined_texts(tables: Sequence[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
-    """Texts with their ratings and losses, from the rows of `_TABLES`."""
-    texts, ratings, losses = tables
-    return texts.select(*keys, "text").join(ratings, on=keys).join(losses.select(*keys, "mean_nll"), on=keys)
-
-
-def in_order(rows: pl.DataFrame, prompts: Mapping[str, str]) -> pl.DataFrame:
-    """Rows of prompts, in the prompts' order."""
-    place = {prompt: number for number, prompt in enumerate(prompts)}
-    order = rows.filter(pl.col("prefix_id").is_in(list(place))).with_columns(
-        place=pl.col("prefix_id").replace_strict(place, return_dtype=pl.Int64), prompt=pl.col("prefix_id").replace_strict(dict(prompts))
-    )
-    columns = [
-        "kind",
-        "layer",
-        "name",
-        "factor",
-        "prefix_id",
-        "prompt",
-        "text",
-        "judge_score",
-        "concept_rating",
-        "fluency_rating",
-        "mean_nll",
-    ]
-    return order.sort("place").select(columns).cast({"layer": pl.Int64})
-
-
-def sentences_of(made: Recommendation) -> list[str]:
-    """The verdict in words."""
-    first = _verdict(made)
-    return [first, *(_rival(rival, behind, made) for rival, behind in zip(made.rivals, made.behind, strict=True))]
-
-
-def _verdict(made: Recommendation) -> str:
-    best = made.feature
+def sentences_of(recommendation: Recommendation) -> list[str]:
+    """The verdict in words: on the best feature, then on each rival."""
+    best, concept = recommendation.feature, recommendation.concept
+    rivals = [_rival(rival, behind, best) for rival, behind in zip(recommendation.rivals, recommendation.behind, strict=True)]
     if best is None:
-        return f"No text of a candidate for {made.concept!r} could be rated."
+        return [f"No text of a candidate for {concept!r} could be rated.", *rivals]
     where = f"feature {best.layer}/{best.name} at factor {best.factor}"
     score = f"judge score {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
-    if made.verdict == "use":
-        return f"Use {where}: {score}."
-    if made.verdict == "weak":
-        return f"The best candidate, {where}, steers weakly towards {made.concept!r}: {score}."
-    return f"No candidate is seen to steer towards {made.concept!r}: the best is {where}, {score}."
+    if recommendation.verdict == "use":
+        return [f"Use {where}: {score}.", *rivals]
+    if recommendation.verdict == "weak":
+        return [f"The best candidate, {where}, steers weakly towards {concept!r}: {score}.", *rivals]
+    return [f"No candidate is seen to steer towards {concept!r}: the best is {where}, {score}.", *rivals]
 
 
-def _rival(rival: Choice, behind: Estimate, made: Recommendation) -> str:
+def _rival(rival: Choice, behind: Estimate, best: Choice | None) -> str:
     has_layer = any(row.key == rival.kind and row.has_layer for row in METHODS)
     where = f"layer {rival.layer}, factor {rival.factor}" if has_layer else f"factor {rival.factor}"
-    what = f"{rival.name} at {where}: judge score {shown(rival.score)}"
-    if made.feature is None or behind.interval is None:
-        return f"{what}."
+    scored = f"{rival.name} at {where}: judge score {shown(rival.score)}"
+    if best is None or behind.interval is None:
+        return f"{scored}."
     low, high = behind.interval
-    against = (
-        "better than the feature" if low > 0 else "worse than the feature" if high < 0 else "as good as the feature, as far as is seen"
-    )
+    against = "better than" if low > 0 else "worse than" if high < 0 else "as good as"
+    unsure = "" if low > 0 or high < 0 else ", as far as is seen"
     instead = ": use it instead" if low > 0 and (rival.score.mean or 0.0) >= STEERS else ""
-    return f"{what}; {against} ({shown(behind, signed=True)}){instead}."
+    return f"{scored}; {against} the feature{unsure} ({shown(behind, signed=True)}){instead}."
 
 
 def shown(estimate: Estimate | None, signed: bool = False) -> str:
@@ -306,64 +269,44 @@ def shown(estimate: Estimate | None, signed: bool = False) -> str:
     return f"{estimate.mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}] (n = {estimate.n})"
 
 
-def page_of(made: Answer) -> str:
+def page_of(answered: Answer) -> str:
     """The answer as Markdown: verdict, what it does and what it breaks, candidates, and texts."""
-    best = made.recommendation.feature
-    parts = [f"# {made.question.name}: {escaped(made.question.concept)}\n", *(f"- {line}" for line in sentences_of(made.recommendation))]
+    question, best = answered.question, answered.recommendation.feature
+    parts = [f"# {question.name}: {escaped(question.concept)}\n", *(f"- {line}" for line in sentences_of(answered.recommendation))]
     if best is not None:
-        parts += [
-            "",
-            f"## Feature {best.layer}/{best.name} at factor {best.factor}\n",
-            table(["measured", "mean [95 %]"], _measured(made, best)),
+        measured = [
+            ("judge score, 0 to 2, held out", shown(best.score)),
+            ("concept, 0 to 2, held out", shown(best.concept)),
+            ("fluency, 0 to 2, held out", shown(best.fluency)),
+            ("perplexity of its texts, × unsteered", shown(answered.perplexity)),
+            ("loss on ordinary text, nats a token more", shown(answered.ordinary_loss, signed=True)),
         ]
-    head = ["feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor"]
-    parts += ["", "## Candidates\n", table(head, _lines(made.candidates, made.texts))]
+        parts += ["", f"## Feature {best.layer}/{best.name} at factor {best.factor}\n", table(["measured", "mean [95 %]"], measured)]
+    header = ["feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor"]
+    parts += ["", "## Candidates\n", table(header, _candidate_cells(answered.candidates, answered.texts))]
     if best is not None:
-        chosen = made.texts.filter(kind=FEATURE, layer=best.layer, name=best.name)
+        texts = answered.texts.filter(kind=FEATURE, layer=best.layer, name=best.name)
         parts += ["", f"## Texts at factor {best.factor}, and unsteered\n"]
-        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _texts(chosen, best.factor)))
+        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _text_cells(texts, best.factor)))
     return "\n".join(parts) + "\n"
 
 
-def _measured(made: Answer, best: Choice) -> list[list[str]]:
-    return [
-        ["judge score, 0 to 2, held out", shown(best.score)],
-        ["concept, 0 to 2, held out", shown(best.concept)],
-        ["fluency, 0 to 2, held out", shown(best.fluency)],
-        ["perplexity of its texts, × unsteered", shown(made.perplexity)],
-        ["loss on ordinary text, nats a token more", shown(made.ordinary_loss, signed=True)],
-    ]
-
-
-def _lines(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str]]:
+def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list[str]]:
     """A row a candidate; its best mean is over the prompts that chose its factor, and so too high."""
     steered = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE)
     means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls().sort("judge_score", descending=True)
-    lines = []
     for row in picked.iter_rows(named=True):
         best = means.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
-        numbers = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
+        fires_on = escaped(row["concept"] or row["explanation"] or "unclear")
+        scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
         at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else ["unrated", ""]
-        fires = row["concept"] or row["explanation"] or "unclear"
-        lines.append(
-            [
-                f"{row['layer']}/{row['feature']}",
-                row["match"],
-                escaped(fires),
-                escaped(" ".join(row["lens_tokens"][:5])),
-                *numbers,
-                *at_best,
-            ]
-        )
-    return lines
+        yield [f"{row['layer']}/{row['feature']}", row["match"], fires_on, escaped(" ".join(row["lens_tokens"][:5])), *scores, *at_best]
 
 
-def _texts(chosen: pl.DataFrame, factor: str) -> list[list[str]]:
+def _text_cells(texts: pl.DataFrame, factor: str) -> Iterator[list[str]]:
     """prompt, unsteered and steered text, score; of the first texts."""
-    unsteered = chosen.filter(factor=UNSTEERED).select("prefix_id", unsteered="text")
-    both = chosen.filter(factor=factor).join(unsteered, on="prefix_id", maintain_order="left").head(N_TEXTS)
-    said = ("prompt", "unsteered", "text")
-    return [
-        [*(escaped(row[name] or "") for name in said), "" if row["judge_score"] is None else f"{row['judge_score']:.2f}"]
-        for row in both.iter_rows(named=True)
-    ]
+    unsteered = texts.filter(factor=UNSTEERED).select("prefix_id", unsteered="text")
+    pairs = texts.filter(factor=factor).join(unsteered, on="prefix_id", maintain_order="left").head(N_TEXTS)
+    for row in pairs.iter_rows(named=True):
+        score = "" if row["judge_score"] is None else f"{row['judge_score']:.2f}"
+        yield [*(escaped(row[name] or "") for name in ("prompt", "unsteered", "text")), score]

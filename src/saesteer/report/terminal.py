@@ -42,10 +42,10 @@ class Request:
 
 def request_of(feature: str, factors: Sequence[float], prompt: str, seed: int | None = None, max_tokens: int | None = None) -> Request:
     """A request for LAYER/FEATURE."""
-    place = parse_feature(feature)
-    if place is None:
+    layer_and_feature = parse_feature(feature)
+    if layer_and_feature is None:
         raise SettingsError(f"{feature!r} is no LAYER/FEATURE, e.g. 6/884")
-    return Request(*place, tuple(factors), prompt, seed, max_tokens)
+    return Request(*layer_and_feature, tuple(factors), prompt, seed, max_tokens)
 
 
 def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
@@ -65,24 +65,14 @@ def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
 
 
 def show(texts: Iterable[Sequence[str | None]], request: Request, console: Console) -> None:
-    """Draw the texts as they grow; where the output is no terminal, once they are there."""
-    with Live(console=console, refresh_per_second=12) as live:
-        for some in texts:
-            live.update(_side_by_side(some, request, console))
-
-
-def _side_by_side(texts: Sequence[str | None], request: Request, console: Console) -> Columns:
-    width = max(24, console.width // min(len(texts), 4) - 1)
+    """Draw the texts side by side as they grow; where the output is no terminal, once they are there."""
     titles = [f"factor {factor}" if float(factor) else "unsteered" for factor in request.every_factor]
-    panels = [
-        Panel(
-            Text.assemble((_printable(request.prompt), "dim"), _printable(f" ({NOT_FINITE})" if text is None else text)),
-            title=title,
-            width=width,
-        )
-        for title, text in zip(titles, texts, strict=True)
-    ]
-    return Columns(panels)
+    width = max(24, console.width // min(len(titles), 4) - 1)
+    with Live(console=console, refresh_per_second=12) as live:
+        for by_factor in texts:
+            shown = (_printable(f" ({NOT_FINITE})" if text is None else text) for text in by_factor)
+            bodies = (Text.assemble((_printable(request.prompt), "dim"), text) for text in shown)
+            live.update(Columns([Panel(body, title=title, width=width) for title, body in zip(titles, bodies, strict=True)]))
 
 
 def _printable(text: str) -> str:

@@ -6,46 +6,32 @@ nearest valid key named. config/schema.json and config/README.md are generated f
 """
 
 from saesteer.core.errors import SettingsError
-from saesteer.settings.base import Factor, Layers, Settings, canonical_factor, experiment_name, unique
+from saesteer.settings.base import Settings, canonical_factor, experiment_name
 from saesteer.settings.experiment import Addresses, Comparison, Experiment, Scores, Steering, Sweep, Workflow, comparison, steering
 from saesteer.settings.inputs import (
     AllFeatures,
-    ConceptSettings,
     ExplainedFeatures,
-    ExplanationConcepts,
     ExplicitFeatures,
-    FeatureSet,
     GivenConcept,
     LocalRecords,
-    ModelSettings,
     ModelSource,
     NeuronpediaRecords,
     NoConcepts,
     PublishedFeatures,
-    RecordSettings,
     SaeSettings,
     SampledFeatures,
     TopicConcepts,
 )
-from saesteer.settings.load import KINDS, PRESETS, experiment_of, load_experiment, load_workflow, read_yaml
+from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_yaml
 from saesteer.settings.methods import MethodSettings, NamedConcepts, OwnTexts, PromptWriter, PublishedConcepts, TopicTexts
 from saesteer.settings.steps import (
     BestFactorSettings,
     Endpoint,
     EndpointJudge,
-    GenSuccessSettings,
-    InputScoreSettings,
     IntervalSettings,
-    JudgeSettings,
-    LanguageModelJudge,
     LocalModelJudge,
-    LogitLensSettings,
     NoJudge,
     OracleJudge,
     OutputScoreSettings,
-    PerplexitySettings,
-    PmiSettings,
-    SamplingSettings,
     SelectionSettings,
-    SweepSettings,
 )

@@ -27,7 +27,6 @@ from saesteer.settings.steps import (
     InputScoreSettings,
     IntervalSettings,
     JudgeSettings,
-    LogitLensSettings,
     OracleJudge,
     OutputScoreSettings,
     PerplexitySettings,
@@ -64,8 +63,6 @@ class ScoringSections(Settings):
     """Feature records: the texts in which a feature is most active."""
     concepts: ConceptSettings = NoConcepts(kind="none")
     """What a feature stands for. Left out: none with local records, explanations with Neuronpedia's."""
-    logit_lens: LogitLensSettings = LogitLensSettings()
-    """The tokens that a feature's decoder direction promotes."""
     input_score: InputScoreSettings = InputScoreSettings()
     """P1's input score."""
     output_score: OutputScoreSettings = OutputScoreSettings()
@@ -83,27 +80,13 @@ class ScoringSections(Settings):
         return values
 
     @model_validator(mode="after")
-    def _features_exist(self) -> "ScoringSections":
-        if isinstance(self.features, ExplicitFeatures):
-            if set(self.features.features) - set(self.layers):
-                raise ValueError(f"features: layers {sorted(set(self.features.features) - set(self.layers))} are not among `layers`")
-            for layer, listed in self.features.features.items():
-                outside = [f for f in listed if not 0 <= f < self.saes.n_features]
-                if outside:
-                    raise ValueError(
-                        f"features: layer {layer}: {outside[0]} is out of range, its SAE has features 0 to {self.saes.n_features - 1}:"
-                        " correct the list, or saes.n_features"
-                    )
-            if not any(self.features.features.values()):
-                raise ValueError("features: the feature set is empty: list at least one feature")
+    def _sections_fit(self) -> "ScoringSections":
+        if isinstance(self.features, ExplicitFeatures) and (unscored := set(self.features.features) - set(self.layers)):
+            raise ValueError(f"features: layers {sorted(unscored)} are not among `layers`")
         if isinstance(self.features, SampledFeatures) and self.features.n_per_layer > self.saes.n_features:
             raise ValueError(
                 f"features: n_per_layer {self.features.n_per_layer} is more than the {self.saes.n_features} features of an SAE"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _concepts_fit_records(self) -> "ScoringSections":
         if isinstance(self.concepts, TopicConcepts) and not isinstance(self.records, LocalRecords):
             raise ValueError("concepts: kind topics needs records of kind local, whose texts carry topics (Neuronpedia's: explanations)")
         return self
@@ -197,8 +180,6 @@ class Comparison(SteeringSections):
             raise ValueError(
                 "methods.prompt_writer writes instructions, which a model with prompt_format plain does not follow: set it to null"
             )
-        if self.methods.stretch_words is not None and not isinstance(self.judge, OracleJudge):
-            raise ValueError("methods.stretch_words: only the judge of a shipped world rates stretches of texts: set it to null")
         if "sft" in self.methods.methods and self.model.dtype in ("int8", "nf4"):
             raise ValueError(
                 f"methods: sft trains all weights, which {self.model.dtype} does not allow: leave sft out, or set model.dtype to bfloat16"
@@ -248,13 +229,11 @@ class Addresses(Settings):
 
 class Workflow(Settings):
     experiments: Annotated[tuple[ExperimentName, ...], Field(min_length=1), AfterValidator(unique)]
-    """Names of the experiments to run; NAME stands for the file NAME.yaml in experiments_dir."""
+    """Names of the experiments to run; NAME stands for the file NAME.yaml in experiments_dirs."""
     methods: Annotated[tuple[ExperimentName, ...], AfterValidator(unique)] = ()
     """Names of the experiments of the target `methods`, comparisons of steering methods; no part of the default target."""
-    open_questions: Annotated[tuple[ExperimentName, ...], AfterValidator(unique)] = ()
-    """Names of the experiments of the target `open_questions`, on what the papers leave open; no part of the default target."""
-    experiments_dir: Path = Path("config/experiments")
-    """Folder of the experiment files."""
+    experiments_dirs: Annotated[tuple[Path, ...], Field(min_length=1)] = (Path("config/experiments"),)
+    """Folders of the experiment files, searched in this order; new ones are written into the first."""
     data_dir: Path = Path("data")
     """Where data artifacts are written, one folder an experiment."""
     figures_dir: Path = Path("figures")

@@ -1,9 +1,9 @@
 """What an experiment starts from: model, SAEs, feature set, feature records, concepts."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.core.sites import Site
 from saesteer.settings.base import Settings, unique
@@ -102,17 +102,12 @@ class SaeSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> "SaeSettings":
-        given = [name for name in ("path", "release", "repo") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of path, release and repo, not {' and '.join(given) or 'none'}")
-        if given != ["path"] and self.id is None:
-            raise ValueError(f"id is missing: which SAE of the {given[0]} is layer {{layer}}'s?")
+        sources = [name for name in ("path", "release", "repo") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"give one of path, release and repo, not {' and '.join(sources) or 'none'}")
+        if sources != ["path"] and self.id is None:
+            raise ValueError(f"id is missing: which SAE of the {sources[0]} is layer {{layer}}'s?")
         return self
-
-    @field_validator("site", mode="before")
-    @classmethod
-    def _short_names(cls, site: Any) -> Any:
-        return f"resid_{site}" if site in ("pre", "mid", "post") else site
 
     @property
     def from_hub(self) -> bool:
@@ -132,18 +127,8 @@ class SampledFeatures(Settings):
 class ExplicitFeatures(Settings):
     kind: Literal["explicit"]
     """Take the features listed."""
-    features: dict[int, tuple[int, ...]]
+    features: dict[int, Annotated[tuple[int, ...], AfterValidator(unique)]]
     """Layer -> feature indices."""
-
-    @field_validator("features")
-    @classmethod
-    def _no_duplicates(cls, features: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
-        for layer, listed in features.items():
-            try:
-                unique(listed)
-            except ValueError as error:
-                raise ValueError(f"layer {layer}: features {error}") from error
-        return features
 
 
 class AllFeatures(Settings):
@@ -213,11 +198,9 @@ RecordSettings = Annotated[LocalRecords | NeuronpediaRecords, Field(discriminato
 
 class TopicConcepts(Settings):
     kind: Literal["topics"]
-    """A feature's concept is the labelled topic of the texts that activate it."""
+    """A feature's concept is the labelled topic on which at least 40 % of its max-activating examples have their maximum."""
     topics: Path
     """JSON list of topic names; the texts file's token_topics are indices into it (255 = no topic)."""
-    min_share: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """A feature has a concept when at least this share of its records' maxima lies on one topic."""
 
 
 class ExplanationConcepts(Settings):

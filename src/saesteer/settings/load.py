@@ -1,7 +1,7 @@
 """Reading YAML: extends, presets, and messages that say which file and key."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +19,19 @@ DEFAULT_KIND = "sweep"
 _SECTIONS = frozenset(name for kind in KINDS.values() for name in kind.model_fields)
 _OF_UNTIL = {"scores": "scores", "figures": "sweep", "methods": "comparison"}
 """What the key `kind` says in place of each value of `until`, a key of earlier versions."""
+_CONSTANTS = (
+    "figures", "logit_lens", "concepts.min_share", "best_factor.perplexity_cap", "judge.batch_size", "methods.held_out_texts",
+    "methods.n_ordinary_texts", "methods.ordinary_tokens",
+)  # fmt: skip
+"""Keys of earlier versions whose values no experiment chose."""
+_OF_THE_STUDY = ("selection.predictor", "methods.stretch_words", "methods.effects.multiples", "methods.effects.n_at_later_layers")
+"""Keys of earlier versions that only this repository's study of open questions read."""
+_OF_EARLIER_WORKFLOWS = {
+    "experiments_dir": "write experiments_dirs, a list of folders",
+    "open_questions": "name the experiments under `experiments`, and run `snakemake -s studies/Snakefile`",
+}
+_OF_THE_SHIPPED_MODEL = ("saes.path", "records.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
+"""Keys of an experiment on the shipped world whose values were made for its model."""
 
 # The conventions of each paper's own program, by the key that sets them (papers.md; where text and program differ, the program).
 # P1's perplexity is a judgement: its program reads what another, not public, has written under the name that Hugging Face's metric uses.
@@ -60,20 +73,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def load_workflow(values: Mapping[str, Any], source: str = "the configuration") -> Workflow:
     """Validate a workflow configuration that was read already (Snakemake merges files and command line)."""
+    for key in _OF_EARLIER_WORKFLOWS.keys() & values.keys():
+        raise SettingsError(f"{source}: the key {key} is one of earlier versions: {_OF_EARLIER_WORKFLOWS[key]}")
     return _validated(Workflow, values, source)
 
 
-def load_experiment(name: str, folder: Path, kind: str | None = None) -> Experiment:
-    """Read NAME.yaml, lay it over the experiment it extends, validate. `kind`: as if the file said so, since an experiment of another kind
-    can be made of the sections that it has or extends."""
-    values = _merged(name, folder, seen=())
-    return experiment_of(values | ({"kind": kind} if kind else {}), str(folder / f"{name}.yaml"))
+def load_experiment(name: str, *folders: Path, kind: str | None = None) -> Experiment:
+    """Read NAME.yaml from the first folder that has it, lay it over the experiment it extends, validate. `kind`: as if the file said so,
+    since an experiment of another kind can be made of the sections that it has or extends."""
+    values = _merged(name, folders, seen=())
+    return experiment_of(values | ({"kind": kind} if kind else {}), str(_file_of(name, folders)))
+
+
+def _file_of(name: str, folders: Sequence[Path]) -> Path:
+    """The experiment's file, or where the first folder would have it."""
+    paths = [folder / f"{experiment_name(name)}.yaml" for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def experiment_of(values: Mapping[str, Any], source: str = "the experiment") -> Experiment:
     """Validate the values of an experiment. Sections of other kinds than its own are left out."""
-    kind = KINDS[_kind_of(values, source)]
-    return _validated(kind, {key: value for key, value in values.items() if key in kind.model_fields or key not in _SECTIONS}, source)
+    kind = _kind_of(values, source)
+    unread = _unread(values, kind)
+    return _validated(KINDS[kind], {key: value for key, value in values.items() if key not in unread}, source)
 
 
 def _kind_of(values: Mapping[str, Any], source: str) -> str:
@@ -83,31 +105,27 @@ def _kind_of(values: Mapping[str, Any], source: str) -> str:
     return kind
 
 
-def _merged(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    path = folder / f"{experiment_name(name)}.yaml"
+def _merged(name: str, folders: Sequence[Path], seen: tuple[str, ...]) -> dict[str, Any]:
+    """The values of an experiment file, laid over its preset's and over those of the experiment that it extends."""
+    path = _file_of(name, folders)
     if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        raise SettingsError(f"experiment {name!r}: there is no file {path}.{_nearest(name, known)} Known: {', '.join(known) or 'none'}")
+        names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        raise SettingsError(f"experiment {name!r}: there is no file {path}.{_nearest(name, names)} Known: {', '.join(names) or 'none'}")
     if name in seen:
         raise SettingsError(f"{path}: key 'extends' runs in a circle: {' -> '.join((*seen, name))}")
     written = read_yaml(path)
     _refuse_earlier_keys(path, written)
     base, preset = written.get("extends"), PRESETS.get(str(written.get("preset")), {})
-    inherited = _merged(str(base), folder, (*seen, name)) if base else {}
+    inherited = _merged(str(base), folders, (*seen, name)) if base else {}
     kind = _kind_of({**inherited, **written}, str(path))
-    _refuse_unread(path, kind, written, preset)
-    values = _overlaid(preset, written)
-    return _extended(path, str(base), inherited, values, kind) if base else values
-
-
-def _refuse_unread(path: Path, kind: str, written: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
-    """Refuse sections of the file itself that its kind does not read, and a preset of which it reads nothing."""
     if unread := _unread(written, kind):
-        them, listed = "them" if unread[1:] else "it", ", ".join(unread)
-        raise SettingsError(f"{path}: an experiment of kind {kind} does not read {listed}: {_remedy(them, unread)}")
+        what, listed = "them" if unread[1:] else "it", ", ".join(unread)
+        raise SettingsError(f"{path}: an experiment of kind {kind} does not read {listed}: {_remedy(what, unread)}")
     if preset and set(preset) == set(_unread(preset, kind)):
         remedy, listed = _remedy("the preset", preset), ", ".join(preset)
         raise SettingsError(f"{path}: preset {written['preset']} sets {listed} only, which kind {kind} does not read: {remedy}")
+    values = _overlaid(preset, written)
+    return _extended(path, str(base), inherited, values, kind) if base else values
 
 
 def _unread(values: Iterable[str], kind: str) -> list[str]:
@@ -122,47 +140,40 @@ def _remedy(what: str, sections: Iterable[str]) -> str:
 
 def _refuse_earlier_keys(path: Path, written: Mapping[str, Any]) -> None:
     """Refuse a file of an earlier version, and say what to write instead."""
-    if "figures" in written:
-        raise SettingsError(f"{path}: the section figures has become constants of the code, the same for all experiments: remove it")
-    if "until" not in written:
-        return
-    kind = _OF_UNTIL.get(str(written["until"]), DEFAULT_KIND)
-    unread = _unread(written, kind)
-    removed = f", and remove {', '.join(unread)}, which an experiment of this kind does not read" if unread else ""
-    raise SettingsError(f"{path}: the key until has become kind: in place of `until: {written['until']}` write `kind: {kind}`{removed}")
-
-
-_OF_THE_SHIPPED_MODEL = tuple(
-    tuple(key.split(".")) for key in ("saes.path", "records.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
-)
-"""Keys of an experiment on the shipped world whose values were made for its model."""
+    for keys, place in ((_CONSTANTS, "the code, the same for all experiments"), (_OF_THE_STUDY, "studies/questions")):
+        for key in keys:
+            section, _, name = key.rpartition(".")
+            if name in (_at(written, section) or {} if section else written):
+                raise SettingsError(f"{path}: {key} has become a constant of {place}: remove it")
+    if "until" in written:
+        kind = _OF_UNTIL.get(str(written["until"]), DEFAULT_KIND)
+        unread = _unread(written, kind)
+        removed = f", and remove {', '.join(unread)}, which an experiment of this kind does not read" if unread else ""
+        raise SettingsError(f"{path}: the key until has become kind: in place of `until: {written['until']}` write `kind: {kind}`{removed}")
 
 
 def _extended(path: Path, base: str, inherited: dict[str, Any], values: dict[str, Any], kind: str) -> dict[str, Any]:
     """`values` laid on those of the experiment that they extend, whose sections of other kinds stay for a file that extends this one in
     turn. Refused where they name another model than the shipped one, but keep what belongs to that."""
     merged = _overlaid(inherited, values)
-    if inherited.get("seed_of_world") is None or _origin(merged) == _origin(inherited):
+    same_model = all(_at(merged, key) == _at(inherited, key) for key in ("model.path", "model.repo"))
+    if inherited.get("seed_of_world") is None or same_model:
         return merged
-    for section in _unread((section for section, *_ in _OF_THE_SHIPPED_MODEL), kind):
+    for section in _unread((key.split(".")[0] for key in _OF_THE_SHIPPED_MODEL), kind):
         merged.pop(section, None)
-    kept = [".".join(key) for key in _OF_THE_SHIPPED_MODEL if _at(merged, key) is not None and _at(values, key) is None]
-    if kept:
+    shipped = [key for key in _OF_THE_SHIPPED_MODEL if _at(merged, key) is not None and _at(values, key) is None]
+    if shipped:
         raise SettingsError(
-            f"{path}: its model is not that of {base}, which it extends, but {', '.join(kept)} would be {base}'s and belong to the shipped"
-            " model: give your own (of concepts and judge also kind: none), or start from `saesteer init`"
+            f"{path}: its model is not that of {base}, which it extends, but {', '.join(shipped)} would be {base}'s and belong to the"
+            " shipped model: give your own (of concepts and judge also kind: none), or start from `saesteer init`"
         )
     return merged | {"seed_of_world": values.get("seed_of_world")}
 
 
-def _origin(values: Mapping[str, Any]) -> tuple[Any, Any]:
-    return _at(values, ("model", "path")), _at(values, ("model", "repo"))
-
-
-def _at(values: Any, keys: tuple[str, ...]) -> Any:
-    """What a path of keys leads to; None where it leads nowhere."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, Mapping) else None
+def _at(values: Any, key: str) -> Any:
+    """The value of a key such as `model.path`; None where there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, Mapping) else None
     return values
 
 
@@ -198,22 +209,22 @@ def _validated(kind: type[T], values: Mapping[str, Any], source: str) -> T:
 def _problem(kind: type[BaseModel], item: Any) -> str:
     path = tuple(str(part) for part in item["loc"])
     where = ".".join(path) or "(top level)"
+    unknown, valid = [], []
     if item["type"] == "extra_forbidden":
-        return f"{where}: {_unknown(path[-1], _keys_at(kind, path[:-1]))}"
-    if item["type"] == "union_tag_not_found":
+        unknown, valid = [path[-1]], _keys_at(kind, path[:-1])
+    elif item["type"] == "union_tag_not_found":
         valid = _keys_at(kind, path)
         unknown = [key for key in item["input"] if key not in valid] if isinstance(item["input"], Mapping) else []
-        return f"{where}: {_unknown(unknown[0], valid) if unknown else 'the key kind is missing; add it'}"
+    if unknown:
+        return f"{where}: unknown key {unknown[0]!r}.{_nearest(unknown[0], valid)} Valid here: {', '.join(valid)}"
+    if item["type"] == "union_tag_not_found":
+        return f"{where}: the key kind is missing; add it"
     if item["type"] == "union_tag_invalid":
         context = item["ctx"]
         return f"{where}: kind {context['tag']!r} cannot be used here; kinds that can: {context['expected_tags'].replace(chr(39), '')}"
     if item["type"] == "missing":
         return f"{where}: this key is missing; add it"
     return f"{where}: {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r:.80})"
-
-
-def _unknown(word: str, valid: list[str]) -> str:
-    return f"unknown key {word!r}.{_nearest(word, valid)} Valid here: {', '.join(valid)}"
 
 
 def _nearest(word: str, valid: list[str]) -> str:

@@ -7,10 +7,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.settings.base import Factor, Settings, unique
 from saesteer.settings.registry import METHODS, method
-from saesteer.settings.steps import Endpoint
+from saesteer.settings.steps import Endpoint, SamplingSettings
 
 N_ORDINARY_TEXTS, ORDINARY_TOKENS = 32, 32
-"""On how many texts, and how much of each, it is measured what steering breaks, unless settings say otherwise."""
+"""On how many texts it is measured what steering breaks, and how many tokens are read of each, the first eight as its prompt."""
+HELD_OUT_TEXTS = 0.25
+"""Share of the training texts on which learning rate and number of epochs are chosen; the method is then trained on all."""
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -100,23 +102,15 @@ class EffectSettings(Settings):
     """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
     loss_rise: Annotated[float, Field(gt=0)] = 1.0
     """Vectors are scaled so that they raise the loss of unsteered texts by so much, in nats a token."""
-    multiples: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(unique)] = ()
-    """Multiples of that scale at which the held-out vectors' effects are measured too, to see where the linear approximator breaks. None:
-    the tables approximator_sizes and effect_multiples are not made."""
-    n_at_later_layers: Annotated[int, Field(ge=0)] = 0
-    """Vectors, the held-out ones first, whose effects the SAEs of the experiment's later layers read too, to see whether the approximator
-    holds there. 0: the table effect_layers is not made."""
 
     @model_validator(mode="after")
     def _some_are_fitted(self) -> "EffectSettings":
         fewest = self.n_held_out + 2
-        for name, n in (("n_vectors", self.n_vectors), ("n_at_later_layers", self.n_at_later_layers or self.n_vectors)):
-            if n < fewest:
-                raise ValueError(
-                    f"effects.{name} is {n}, but {self.n_held_out} vectors are held out and 2 at least fitted: set it to {fewest}"
-                )
-        if self.n_at_later_layers > self.n_vectors:
-            raise ValueError(f"effects.n_at_later_layers is {self.n_at_later_layers}, more than n_vectors, {self.n_vectors}: lower it")
+        if self.n_vectors < fewest:
+            raise ValueError(
+                f"effects.n_vectors is {self.n_vectors}, but {self.n_held_out} vectors are held out and 2 at least fitted:"
+                f" set it to {fewest}"
+            )
         return self
 
 
@@ -124,7 +118,7 @@ class PromptWriter(Endpoint):
     section: ClassVar[str] = "methods.prompt_writer"
 
 
-class MethodSettings(Settings):
+class MethodSettings(SamplingSettings):
     methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_known)] = tuple(
         row.name for row in METHODS if row.name != "from_file"
     )
@@ -139,9 +133,7 @@ class MethodSettings(Settings):
         3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2,
     )  # fmt: skip
     """Every method that learns by gradient descent is trained at each, and takes the one, with its number of epochs, of lowest loss on
-    held-out training texts; none: as published for the model (settings/recipes.csv)."""
-    held_out_texts: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of the training texts that is held out for this choice; the method is then trained on all."""
+    held-out training texts (a quarter); none: as published for the model (settings/recipes.csv)."""
     training_tokens: Literal["output", "all"] = "output"
     """Which tokens of training texts make vectors and choose features: those that a text says; or its prompt's too, all but the
     beginning-of-sequence token and what the chat template begins with (P4). Losses are of what texts say in any case."""
@@ -153,28 +145,11 @@ class MethodSettings(Settings):
     """How many of them are used, from the top (P4: ten); half choose the factor, half report."""
     n_samples: Annotated[int, Field(gt=0)] = 1
     """Texts per method, concept, factor and prompt."""
-    max_new_tokens: Annotated[int, Field(gt=0)] = 20
-    """Longest text, in tokens (P4: 128)."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    """Sampling temperature (P4)."""
-    top_k: Annotated[int, Field(gt=0)] = 50
-    """Sampling is among this many most likely tokens."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them."""
+    """Sampling temperature (P4); 0 is greedy."""
     ordinary_texts: Path | None = None
     """Parquet file of texts (a column text) about anything, on which it is measured what steering breaks; null: those of local records, or
     else it is not measured."""
-    n_ordinary_texts: Annotated[int, Field(gt=31)] = N_ORDINARY_TEXTS
-    """How many of them."""
-    ordinary_tokens: Annotated[int, Field(gt=8)] = ORDINARY_TOKENS
-    """Tokens read of each, the first eight as its prompt."""
-    stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
-    """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
-    stretch_words: Annotated[int, Field(gt=3)] | None = None
-    """With the judge of a shipped world: texts at the chosen factors are rated again in stretches of so many words, to see whether steering
-    lasts. null: the table persistence is not made."""
-    seed: int = 0
-    """Seed of fits and texts."""
     sae_features: Literal["everywhere", "last_position"] = "everywhere"
     """Steering with SAE features: everywhere adds a multiple of the feature's largest record at every position (P4); last_position adds a
     multiple of a_max at the last position of every forward (P1)."""

@@ -40,17 +40,12 @@ def recipes_of(model: str, path: Path = TABLE) -> dict[str, Recipe]:
     """Method -> recipe of a model, whose name contains that of the table's row in any case (a row of `*` is for every other)."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    own = [row for row in rows if row["model"] in model.lower()]
-    return {row["method"]: _recipe(row) for row in [*(row for row in rows if row["model"] == ANY_MODEL), *own]}
-
-
-def _recipe(row: Mapping[str, str]) -> Recipe:
-    return Recipe(
-        learning_rate=float(row["learning_rate"]),
-        batch=int(row["batch"]),
-        accumulated=int(row["accumulated"]),
-        epochs=int(row["epochs"]),
-        weight_decay=float(row["weight_decay"]),
-        largest_gradient=float(row["largest_gradient"]) if row["largest_gradient"] else None,
-        layers=tuple(map(int, row["layers"].split())),
-    )
+    recipes = {}
+    for row in [*(row for row in rows if row["model"] == ANY_MODEL), *(row for row in rows if row["model"] in model.lower())]:
+        batch, accumulated, epochs = int(row["batch"]), int(row["accumulated"]), int(row["epochs"])
+        largest_gradient = float(row["largest_gradient"]) if row["largest_gradient"] else None
+        layers = tuple(map(int, row["layers"].split()))
+        recipes[row["method"]] = Recipe(
+            float(row["learning_rate"]), batch, accumulated, epochs, float(row["weight_decay"]), largest_gradient, layers
+        )
+    return recipes

@@ -58,19 +58,17 @@ class Method:
 def read_methods(path: Path = TABLE) -> tuple[Method, ...]:
     """The rows of the table; one that names something unknown is refused by its line."""
     with path.open(newline="", encoding="utf-8") as file:
-        return tuple(_method(path, line, row) for line, row in enumerate(csv.DictReader(file), start=2))
-
-
-def _method(path: Path, line: int, row: dict[str, str]) -> Method:
-    if None in row or None in row.values():
-        raise ValueError(f"{path}, line {line}: it has not as many values as the first line has names: {', '.join(filter(None, row))}")
-    needs = tuple(row["needs"].split())
-    columns = {"needs": (needs, NEEDS), "text_use": ((row["text_use"],), TEXT_USES), "grid": ((row["grid"],), GRIDS)}
-    for column, (values, known) in columns.items():
-        for value in values:
-            if value not in known:
-                raise ValueError(f"{path}, line {line}: {column} {value!r} is unknown; known: {', '.join(known)}")
-    return Method(**{**row, "needs": needs, "version": int(row["version"])})  # type: ignore[arg-type]
+        rows = list(enumerate(csv.DictReader(file), start=2))
+    methods = []
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, line {line}: it has not as many values as the first line has names: {', '.join(filter(None, row))}")
+        needs = tuple(row["needs"].split())
+        for column, values, valid in (("needs", needs, NEEDS), ("text_use", [row["text_use"]], TEXT_USES), ("grid", [row["grid"]], GRIDS)):
+            if unknown := [value for value in values if value not in valid]:
+                raise ValueError(f"{path}, line {line}: {column} {unknown[0]!r} is unknown; known: {', '.join(valid)}")
+        methods.append(Method(**{**row, "needs": needs, "version": int(row["version"])}))  # type: ignore[arg-type]
+    return tuple(methods)
 
 
 METHODS = read_methods()
@@ -78,7 +76,7 @@ METHODS = read_methods()
 
 def method(name: str) -> Method:
     """The row of a name; an unknown one is refused with the known ones."""
-    for row in METHODS:
-        if row.name == name:
-            return row
-    raise ValueError(f"there is no method {name!r}; known: {', '.join(row.name for row in METHODS)}")
+    rows = {row.name: row for row in METHODS}
+    if name not in rows:
+        raise ValueError(f"there is no method {name!r}; known: {', '.join(rows)}")
+    return rows[name]

@@ -12,11 +12,6 @@ HEADLINE_THRESHOLD = 0.3
 """Output score of the features that P1's filter keeps, unless settings say otherwise."""
 
 
-class LogitLensSettings(Settings):
-    k: Annotated[int, Field(ge=20)] = 20
-    """Lens tokens per feature; GenSuccess@20 needs at least 20."""
-
-
 class InputScoreSettings(Settings):
     tokens: Literal["retokenised", "ids"] = "retokenised"
     """Which id a record's maximal token has: its string tokenised again (P1's program; refused where less than 99 % of the
@@ -34,17 +29,17 @@ class OutputScoreSettings(Settings):
 
 class SamplingSettings(Settings):
     max_new_tokens: Annotated[int, Field(gt=0)] = 20
-    """Longest continuation, in tokens."""
+    """Longest text, in tokens (P1: 20, P4: 128)."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int, Field(gt=0)] = 50
     """Sampling is among this many most likely tokens (transformers' own default, which P1's program inherits)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """And among the most likely of them that together have this probability; 1: among all of them (transformers' own default)."""
+    """And among the most likely of them that together have this probability (P2: 0.3); 1: among all of them (transformers' own default)."""
     stop: Annotated[str, Field(min_length=1, max_length=1)] | None = "."
-    """A generation ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
+    """A text ends with the first token that contains this character; null: only with the model's end-of-sequence token."""
     seed: int = 0
-    """Seed of the sampling; every row has its own random numbers, from this seed and its key."""
+    """Seed of the sampling, and of a comparison's fits; every row has its own random numbers, from this seed and its key."""
 
 
 class SweepSettings(SamplingSettings):
@@ -97,8 +92,6 @@ class BestFactorSettings(Settings):
     """The perplexity that both rules go by: of the continuation given its prefix, geometric mean over texts; the same, arithmetic mean; or
     of prefix and continuation together, arithmetic mean, as in Hugging Face's metric (which P1's program may have used: it reads a
     `mean_perplexity` whose producer is not public)."""
-    perplexity_cap: Annotated[float, Field(gt=1)] = 4.0
-    """capped: factors whose perplexity is above this multiple of the unsteered text's are dropped."""
 
 
 class IntervalSettings(Settings):
@@ -121,8 +114,6 @@ class SelectionSettings(IntervalSettings):
     """Draws of the random-removal control."""
     permutations: Annotated[int, Field(gt=0)] = 10000
     """Permutations of the test within layers."""
-    predictor: Path | None = None
-    """predictor_weights.csv of another experiment, in a folder of its name: that predictor is tried here too (tables predictions)."""
 
 
 class PmiSettings(Settings):
@@ -144,22 +135,16 @@ class OracleJudge(Settings):
     """Its folder (classifier.safetensors with oracle.json or text_judge.json)."""
 
 
-class LanguageModelJudge(Settings):
-    n_prefixes: Annotated[int, Field(gt=0)] | None = None
-    """Rate the texts of this many prefixes, from the top; null: of all. Half choose the factor, half report, so 2 at least are of use."""
+class AnswerSettings(Settings):
     max_tokens: Annotated[int, Field(gt=0)] = 200
     """Longest answer, in tokens."""
     seed: int = 0
-    """Another seed makes a second judge of the same model, whose answers are stored apart: for rating the same texts twice."""
+    """Another seed makes another model of the same one, whose answers are stored apart: for asking the same twice."""
 
 
-class Endpoint(Settings):
+class Endpoint(AnswerSettings):
     section: ClassVar[str] = "judge"
     """Where in the experiment file it stands, for messages."""
-    max_tokens: Annotated[int, Field(gt=0)] = 200
-    """Longest answer, in tokens."""
-    seed: int = 0
-    """Another seed: answers of their own, stored apart."""
     base_url: str
     """Address up to /v1, e.g. https://api.openai.com/v1 or http://localhost:8000/v1."""
     model: str
@@ -182,6 +167,11 @@ class Endpoint(Settings):
     """Longest wait for one answer."""
 
 
+class LanguageModelJudge(AnswerSettings):
+    n_prefixes: Annotated[int, Field(gt=0)] | None = None
+    """Rate the texts of this many prefixes, from the top; null: of all. Half choose the factor, half report, so 2 at least are of use."""
+
+
 class EndpointJudge(LanguageModelJudge, Endpoint):
     kind: Literal["endpoint"]
     """A language model behind an OpenAI-compatible address."""
@@ -192,8 +182,6 @@ class LocalModelJudge(LanguageModelJudge):
     """A transformers model on the GPU."""
     model: ModelSettings
     """The model; instruction-tuned, with a chat template."""
-    batch_size: Annotated[int, Field(gt=0)] | None = None
-    """Prompts at once; null: as many as fit, 512 at most on a GPU."""
 
 
 JudgeSettings = Annotated[NoJudge | OracleJudge | EndpointJudge | LocalModelJudge, Field(discriminator="kind")]

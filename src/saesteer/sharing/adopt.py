@@ -6,6 +6,7 @@ record with the code, parameters and inputs of this checkout. What does not agre
 """
 
 import functools
+import itertools
 import os
 import shutil
 import time
@@ -15,13 +16,12 @@ from pathlib import Path
 
 from saesteer.core.confined import confined
 from saesteer.core.files import file_digest, write_atomically
-from saesteer.sharing.checkout import set_aside
 from saesteer.sharing.provenance import Statement, read_statements
 from saesteer.sharing.snakemake_metadata import drop_record, read_record, write_record
-from saesteer.sharing.soundness import faults, is_manifest
+from saesteer.sharing.soundness import faults
 
-Digest = Callable[[str], str | None]
-Stated = Mapping[str, list[Statement]]
+SET_ASIDE = ".corrupt"
+"""Ending of files that were damaged or that nothing speaks for; never part of a version (.dvcignore)."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,24 @@ class Examination:
 
 def examine(folder: Path, experiment: str, planned: Collection[str]) -> Examination:
     """Compare the files of an experiment, whose configuration plans some outputs, with its provenance. Changes nothing."""
-    stated, digest = read_statements(folder, experiment), _digests(folder)
-    unaccounted = frozenset(_unaccounted(folder, stated, planned))
+    stated = read_statements(folder, experiment)
+
+    @functools.cache
+    def digest(name: str) -> str | None:
+        """SHA-256 of a file of the folder; None of one that is missing, or not in the folder."""
+        path = confined(folder, name)
+        return file_digest(path) if path and path.is_file() else None
+
+    # What neither a statement nor a record of this checkout speaks for, Snakemake would take on trust.
+    unstated = [name for name in planned if name not in stated and (folder / name).is_file()]
+    unaccounted = frozenset(name for name in unstated if read_record(folder, name) is None)
     refused = dict.fromkeys(unaccounted, "nothing was published about it")
     for output, statements in stated.items():
         if digest(output) is None:
             refused[output] = "missing"
         elif all(statement.sha256 != digest(output) for statement in statements):
             refused[output] = "its bytes are not those that were published"
-        elif faulty := faults(folder / output) if is_manifest(folder / output) else {}:
+        elif faulty := faults(folder / output):
             refused[output] = "; ".join(f"{path.relative_to(folder)} {fault}" for path, fault in faulty.items())
     agreeing = _agreeing(stated, refused, digest)
     return Examination(agreeing, dict(sorted(refused.items())), unaccounted)
@@ -69,41 +78,29 @@ def adopt(folder: Path, examination: Examination) -> None:
         write_record(folder, statement.output, statement.record, statement.inputs, moment)
 
 
-def _digests(folder: Path) -> Digest:
-    """SHA-256 of files of the folder, each read once; None of one that is not there, or not in the folder."""
-
-    @functools.cache
-    def digest(name: str) -> str | None:
-        path = confined(folder, name)
-        return file_digest(path) if path and path.is_file() else None
-
-    return digest
+def set_aside(path: Path) -> None:
+    """Give a file that must not be read another name, under which it stays; those set aside before stay too."""
+    names = (path.with_name(f"{path.name}{f'.{number}' if number else ''}{SET_ASIDE}") for number in itertools.count())
+    path.replace(next(name for name in names if not name.exists()))
 
 
-def _unaccounted(folder: Path, stated: Stated, planned: Collection[str]) -> list[str]:
-    """Planned outputs that are there, and of which neither a statement nor a record of this checkout speaks: Snakemake would take them on
-    trust."""
-    return [name for name in planned if name not in stated and (folder / name).is_file() and read_record(folder, name) is None]
-
-
-def _agreeing(stated: Stated, refused: dict[str, str], digest: Digest) -> dict[str, Statement]:
+def _agreeing(stated: Mapping[str, list[Statement]], refused: dict[str, str], digest: Callable[[str], str | None]) -> dict[str, Statement]:
     """The statement of each output that agrees with the disk; those without one, and what was made from them, go to `refused`."""
-    chosen: dict[str, Statement] = {}
+    agreeing: dict[str, Statement] = {}
     n_refused = -1
     while n_refused != len(refused):
-        n_refused = len(refused)
+        n_refused, agreeing = len(refused), {}
         for output in stated.keys() - refused.keys():
             true_here = [statement for statement in stated[output] if statement.sha256 == digest(output)]
             reasons = [_change(statement, refused, digest) for statement in true_here]
             if None in reasons:
-                chosen[output] = true_here[reasons.index(None)]
+                agreeing[output] = true_here[reasons.index(None)]
             else:
                 refused[output] = str(reasons[-1])
-                chosen.pop(output, None)
-    return dict(sorted(chosen.items()))
+    return dict(sorted(agreeing.items()))
 
 
-def _change(statement: Statement, refused: Mapping[str, str], digest: Digest) -> str | None:
+def _change(statement: Statement, refused: Mapping[str, str], digest: Callable[[str], str | None]) -> str | None:
     """What is different here from what the statement says, None when nothing is."""
     for name, published in statement.inputs.items():
         if name in refused:

@@ -1,4 +1,4 @@
-"""Running git, DVC and Snakemake as the user would."""
+"""Running git and DVC as the user would."""
 
 import importlib.metadata
 import subprocess
@@ -33,16 +33,6 @@ def git(folder: Path, *arguments: str) -> str:
 def dvc(folder: Path, *arguments: str) -> bool:
     """Run DVC in a folder, its output and progress going to the terminal; whether it succeeded."""
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=False).returncode == 0
-
-
-def summary(folder: Path, configuration: list[str]) -> list[dict[str, str]]:
-    """Snakemake's own list of all output files: output_file, rule, status, plan ("no update" when nothing is due)."""
-    command = [sys.executable, "-m", "snakemake", "--summary", *configuration]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SharingError(f"Snakemake cannot say what is up to date:\n{done.stderr.strip()}")
-    header, *rows = (line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
-    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def set_up_merging(folder: Path) -> None:

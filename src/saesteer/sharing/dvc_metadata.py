@@ -9,9 +9,8 @@ It is read and written through DVC's own Python interface, which is not a public
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,21 +62,6 @@ _LISTING = TypeAdapter(list[_Entry])
 _REMEDY = "delete it there, and have it pushed again where it was made (`make push`)"
 
 
-@dataclass(frozen=True)
-class Version:
-    """A folder or file of results as a .dvc file names it."""
-
-    path: Path
-    digest: str
-    """MD5 of the file, or of the folder's listing with `.dir` behind it."""
-
-
-def dvc_files(folder: Path, experiments: Sequence[str]) -> list[Path]:
-    """The .dvc files of experiments, relative to the repository."""
-    patterns = [pattern for name in experiments for pattern in (f"data/{name}/*.dvc", f"figures/{name}.dvc")]
-    return sorted(path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern) if path.is_file())
-
-
 @contextmanager
 def repository(folder: Path) -> Iterator[Repo]:
     """DVC's view of the repository; its errors as ours."""
@@ -89,14 +73,9 @@ def repository(folder: Path) -> Iterator[Repo]:
         raise SharingError(f"DVC: {error}") from error
 
 
-def default_remote(folder: Path) -> str | None:
-    """Name of the remote that `dvc push` uses."""
-    with repository(folder) as repo:
-        return repo.config["core"].get("remote")
-
-
-def read_version(folder: Path, file: Path) -> Version:
-    """What a .dvc file names, which is nothing but the folder or file beside it."""
+def read_version(folder: Path, file: Path) -> tuple[Path, str]:
+    """What a .dvc file names: the folder or file beside it and nothing else, and the MD5 of that file, or of the folder's listing with
+    `.dir` behind it."""
     try:
         (out,) = _DvcFile.model_validate(yaml.safe_load((folder / file).read_text(encoding="utf-8"))).outs
     except (ValidationError, yaml.YAMLError) as error:
@@ -104,46 +83,41 @@ def read_version(folder: Path, file: Path) -> Version:
     path = confined(folder, str(file.with_suffix("")))
     if out.path != file.stem or path is None:
         raise SharingError(f"{file} does not name the folder or file beside it, but {out.path}, or lies behind a link: nothing was pulled")
-    return Version(path, out.md5)
+    return path, out.md5
 
 
-def files_of(repo: Repo, version: Version) -> dict[Path, str] | None:
-    """Absolute path -> MD5 of each of a version's files; None where neither cache nor remote has the folder's listing."""
-    if not version.digest.endswith(".dir"):
-        return {version.path: version.digest}
-    data = _listing_bytes(repo, version)
-    if data is None:
+def files_of(repo: Repo, path: Path, digest: str) -> dict[Path, str] | None:
+    """Absolute path -> MD5 of each file of a version; None where neither cache nor remote has the folder's listing."""
+    if not digest.endswith(".dir"):
+        return {path: digest}
+    listing = _read_listing(repo.cache.local, path, digest)
+    if listing is None:
+        with _remote(repo) as remote:
+            listing = _read_listing(remote, path, digest)
+    if listing is None:
         return None
     files: dict[Path, str] = {}
-    for entry in _LISTING.validate_json(data):
-        path = confined(version.path, entry.relpath)
-        if path is None or path in files:
-            raise SharingError(f"the listing of {version.path} names {entry.relpath!r}, which is not a file of its own below it")
-        files[path] = entry.md5
-    if within := next((path for path in files if files.keys() & set(path.parents)), None):
-        raise SharingError(f"the listing of {version.path} names {within} below another file")
+    for entry in _LISTING.validate_json(listing):
+        file = confined(path, entry.relpath)
+        if file is None or file in files:
+            raise SharingError(f"the listing of {path} names {entry.relpath!r}, which is not a file of its own below it")
+        files[file] = entry.md5
+    if within := next((file for file in files if files.keys() & set(file.parents)), None):
+        raise SharingError(f"the listing of {path} names {within} below another file")
     return files
 
 
-def _listing_bytes(repo: Repo, version: Version) -> bytes | None:
-    """A folder's listing, from DVC's cache or its remote: bytes that have the digest by which git names them."""
-    data = _read_listing(repo.cache.local, version)
-    if data is None:
-        with _remote(repo) as remote:
-            data = _read_listing(remote, version)
-    return data
-
-
-def _read_listing(store: Any, version: Version) -> bytes | None:
-    held = store.get(version.digest)
+def _read_listing(store: Any, path: Path, digest: str) -> bytes | None:
+    """A folder's listing in DVC's cache or its remote: bytes that have the digest by which git names them."""
+    stored = store.get(digest)
     try:
-        with held.fs.open(held.path, "rb") as file:
+        with stored.fs.open(stored.path, "rb") as file:
             data: bytes = file.read()
     except FileNotFoundError:
         return None
-    if hashlib.md5(data).hexdigest() == version.digest.removesuffix(".dir"):
+    if hashlib.md5(data).hexdigest() == digest.removesuffix(".dir"):
         return data
-    log.error("%s: its listing %s is damaged or forged (git names other bytes), so it is not used: %s", version.path, held.path, _REMEDY)
+    log.error("%s: its listing %s is damaged or forged (git names other bytes), so it is not used: %s", path, stored.path, _REMEDY)
     return None
 
 
@@ -202,29 +176,20 @@ def merge_versions(ours: Path, theirs: Path) -> None:
         if not (out.is_dir_checksum and other.is_dir_checksum):
             return
         folder = Path(out.fspath)
-        mine, yours = (files_of(repo, Version(folder, named.hash_info.value)) for named in (out, other))
+        mine, yours = (files_of(repo, folder, branch.hash_info.value) for branch in (out, other))
         if mine is None or yours is None:
             raise SharingError(
                 f"{out.def_path}: neither DVC's cache nor the remote has the {'other' if mine else 'own'} branch's listing of it:"
                 " `git merge --abort`, have that branch pushed (`make push`), merge again"
             )
-        merged = _union(folder, mine, yours)
+        merged = Tree()
+        for path, digest in (yours | mine).items():
+            merged.add(path.relative_to(folder).parts, None, HashInfo("md5", digest))
+        merged.digest()
         out.cache.add(merged.path, merged.fs, merged.oid)
-        _upload(repo, (out.hash_info.value, other.hash_info.value), merged)
+        # Where the remote has both listings it has both branches' files, and the merged listing may go there too, so that a pull finds it.
+        remote = repo.cloud.get_remote_odb(None, "push")
+        if all(remote.exists(branch.hash_info.value) for branch in (out, other)):
+            remote.add(merged.path, merged.fs, merged.oid)
         out.hash_info, out.meta, out.files = merged.hash_info, Meta(nfiles=len(merged)), None
         file.dump(stage)
-
-
-def _union(folder: Path, mine: dict[Path, str], yours: dict[Path, str]) -> Tree:
-    merged = Tree()
-    for path, digest in (yours | mine).items():
-        merged.add(path.relative_to(folder).parts, None, HashInfo("md5", digest))
-    merged.digest()
-    return merged
-
-
-def _upload(repo: Repo, branches: tuple[str, str], merged: Tree) -> None:
-    """Both branches' files are in the remote when their listings are; then the merged listing may go there too, and a pull finds it."""
-    remote = repo.cloud.get_remote_odb(None, "push")
-    if all(remote.exists(listing) for listing in branches):
-        remote.add(merged.path, merged.fs, merged.oid)

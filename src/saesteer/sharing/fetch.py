@@ -1,18 +1,37 @@
-"""Fetching what a commit names: data from the remote, checked against git and its provenance, adopted where it agrees."""
+"""Fetching what a commit names: data from the remote, checked against git and its provenance, put in place without removing what anybody
+else wrote, and adopted where it agrees.
 
-from collections.abc import Callable, Collection, Sequence
+`pull` notes the files that it writes in a ledger, `data/EXPERIMENT/.pulled.json`. It replaces what the ledger names, unchanged, and the
+outputs of rules, which are stated in provenance; a damaged part is set aside. It removes what the ledger names, unchanged, once a version
+is without it. Anything else stays, and where such a file is in the way the pull stops before it writes. Files named by their own digest
+(parts, a judge's answers) are never removed.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dvc.repo import Repo
+from dvc_data.hashfile.checkout import Link
+from dvc_objects.fs.generic import test_links
+from dvc_objects.fs.local import localfs
 
-from saesteer.sharing.adopt import Examination, adopt, examine
-from saesteer.sharing.checkout import Files, missing_or_different, put_in_place, refuse_in_the_way, remove_what_is_gone
+from saesteer.core.confined import confined
+from saesteer.core.files import write_json
+from saesteer.sharing.adopt import Examination, adopt, examine, set_aside
 from saesteer.sharing.commands import SharingError, git, set_up_merging
-from saesteer.sharing.dvc_metadata import bring, dvc_files, files_of, read_version, repository
-from saesteer.sharing.provenance import SHARED, published_experiments, read_statements
+from saesteer.sharing.dvc_metadata import bring, files_of, md5, read_version, repository
+from saesteer.sharing.provenance import FOLDER, SHARED, read_statements
+from saesteer.sharing.snakemake_metadata import drop_record
 
+Files = Mapping[Path, str]
+"""Absolute path -> MD5."""
+LEDGER = ".pulled.json"
 _LINK = "120000"
 """git's mode of a symbolic link."""
+_NAMED_BY_DIGEST = re.compile(r"[0-9a-f]{64}\.parquet")
 
 
 def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Collection[str]]) -> dict[str, Examination]:
@@ -21,33 +40,30 @@ def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Coll
     `planned` gives the outputs that this checkout's configuration plans for an experiment. What was computed, paid for or written here
     stays. What the remote lacks or holds damaged is left to be made again.
     """
-    known = published_experiments(folder)
-    if unknown := sorted(set(experiments) - set(known)):
-        raise SharingError(f"nothing was published of {', '.join(unknown)} at this commit; published: {', '.join(known) or 'nothing'}")
+    published = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
+    if unknown := sorted(set(experiments) - set(published)):
+        raise SharingError(f"nothing was published of {', '.join(unknown)} at this commit; published: {', '.join(published) or 'nothing'}")
     folder = folder.resolve()
     _refuse_links(folder)
-    stated = {name: read_statements(folder, name) for name in list(experiments) or known}
+    stated = {name: read_statements(folder, name) for name in list(experiments) or published}
     set_up_merging(folder)
     with repository(folder) as repo:
         named = {name: _named_files(folder, repo, name) for name in stated}
-        due = {name: missing_or_different(files) for name, (files, _) in named.items()}
+        due = {
+            name: {path: digest for path, digest in files.items() if not path.is_file() or md5(path) != digest}
+            for name, (files, _) in named.items()
+        }
         for name, outputs in stated.items():
-            refuse_in_the_way(folder, name, due[name], outputs)
+            _refuse_in_the_way(folder, name, due[name], outputs)
         bring(repo, {digest for files in due.values() for digest in files.values()})
         for name, (files, is_whole) in named.items():
-            put_in_place(folder, name, due[name], repo.cache.local)
+            _put_in_place(folder, name, due[name], repo.cache.local)
             if is_whole:
-                remove_what_is_gone(folder, name, files)
+                _remove_what_is_gone(folder, name, files)
     examined = {name: examine(folder, name, planned(name)) for name in stated}
     for examination in examined.values():
         adopt(folder, examination)
     return examined
-
-
-def _named_files(folder: Path, repo: Repo, experiment: str) -> tuple[Files, bool]:
-    """The files that git names of an experiment, and whether these are all: no listing is missing."""
-    listings = [files_of(repo, read_version(folder, file)) for file in dvc_files(folder, [experiment])]
-    return {path: digest for files in listings for path, digest in (files or {}).items()}, None not in listings
 
 
 def _refuse_links(folder: Path) -> None:
@@ -55,3 +71,80 @@ def _refuse_links(folder: Path) -> None:
     for line in git(folder, "ls-files", "--stage", "--", *SHARED).splitlines():
         if line.startswith(_LINK):
             raise SharingError(f"git holds a symbolic link among the results, so nothing was pulled: {line.split(chr(9))[1]}")
+
+
+def _named_files(folder: Path, repo: Repo, experiment: str) -> tuple[Files, bool]:
+    """The files that git names of an experiment, and whether these are all: no listing is missing."""
+    patterns = (f"data/{experiment}/*.dvc", f"figures/{experiment}.dvc")
+    dvc_files = sorted(path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    listings = [files_of(repo, *read_version(folder, file)) for file in dvc_files]
+    return {path: digest for files in listings for path, digest in (files or {}).items()}, None not in listings
+
+
+def _refuse_in_the_way(folder: Path, experiment: str, due: Files, outputs: Collection[str]) -> None:
+    """Stop where a file that is due would take the place of something that neither a rule nor an earlier pull wrote."""
+    written = _read_ledger(folder, experiment)
+    blocking = {place for path in due if (place := _in_the_way(folder, path, written, outputs))}
+    if blocking:
+        listed = "\n".join(f"  {path.relative_to(folder)}" for path in sorted(blocking))
+        raise SharingError(
+            f"these are in the way of published files and may be yours, so nothing was pulled: move them, then pull again\n{listed}"
+        )
+
+
+def _in_the_way(folder: Path, path: Path, written: Files, outputs: Collection[str]) -> Path | None:
+    """What is in the way of a file; None: nothing, or what may be replaced."""
+    if parent := next((parent for parent in path.parents if parent.is_relative_to(folder) and parent.is_file()), None):
+        return parent
+    if not path.is_symlink() and not path.exists():
+        return None
+    if path.is_dir():
+        return path
+    replaceable = str(path.relative_to(folder)) in outputs or _is_store_file(path) or written.get(path) == md5(path)
+    return None if replaceable else path
+
+
+def _is_store_file(path: Path) -> bool:
+    """A file whose name or folder says which bytes it has to have: a part, a judge's answers, a fingerprint, a converted SAE."""
+    return bool(_NAMED_BY_DIGEST.fullmatch(path.name)) or path.name == "fingerprint.json" or path.parent.name == "saes"
+
+
+def _put_in_place(folder: Path, experiment: str, due: Files, cache: Any) -> None:
+    """Link or copy the files that are due from DVC's cache, as DVC is configured, and note them; those that it lacks are left out."""
+    available = {path: source for path, digest in due.items() if Path(source := cache.oid_to_path(digest)).is_file()}
+    if not available:
+        return
+    link = Link(test_links(cache.cache_types, cache.fs, cache.path, localfs, str(folder / "data/any")))
+    for path, source in available.items():
+        partial = path.with_name(f".{path.name}.pulled.partial")
+        partial.unlink(missing_ok=True)
+        link(cache, source, localfs, str(partial))
+        if _is_store_file(path) and path.exists():
+            set_aside(path)
+        partial.replace(path)
+    _write_ledger(folder, experiment, {**_read_ledger(folder, experiment), **{path: due[path] for path in available}})
+
+
+def _remove_what_is_gone(folder: Path, experiment: str, files: Files) -> None:
+    """Remove what an earlier pull wrote, if nobody has changed it, where this version is without it."""
+    written = _read_ledger(folder, experiment)
+    for path in written.keys() - files.keys():
+        if path.is_file() and md5(path) == written[path]:
+            path.unlink()
+            drop_record(folder, str(path.relative_to(folder)))
+    _write_ledger(folder, experiment, {path: digest for path, digest in written.items() if path in files})
+
+
+def _read_ledger(folder: Path, experiment: str) -> dict[Path, str]:
+    """Absolute path -> MD5 of what an earlier pull wrote."""
+    file = folder / "data" / experiment / LEDGER
+    noted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    below = {name: confined(folder, name) for name in noted}
+    homes = (folder / "data" / experiment, folder / "figures" / experiment)
+    return {path: noted[name] for name, path in below.items() if path and any(path.is_relative_to(home) for home in homes)}
+
+
+def _write_ledger(folder: Path, experiment: str, written: Files) -> None:
+    """Parts and answers are left out, as they are never removed."""
+    noted = {str(path.relative_to(folder)): digest for path, digest in written.items() if not _NAMED_BY_DIGEST.fullmatch(path.name)}
+    write_json(folder / "data" / experiment / LEDGER, noted)

@@ -7,9 +7,9 @@ keeping the lines of both (merge=union); of several statements about one output,
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +39,17 @@ class Statement:
 _STATEMENT = TypeAdapter(Statement)
 
 
-class ProvenanceError(SharingError):
-    """A line that is no statement; the message names file and line."""
-
-
-def published_experiments(folder: Path) -> list[str]:
-    """Names of the experiments of which something was published."""
-    return sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
-
-
 def write_statements(folder: Path, experiment: str, statements: Iterable[Statement]) -> None:
     """Replace what is stated about an experiment."""
     target = folder / FOLDER / experiment
-    by_rule = groupby(sorted(statements, key=lambda s: (s.record["rule"], s.output)), key=lambda s: s.record["rule"])
-    lines = {rule: [_line(statement) for statement in group] for rule, group in by_rule}
-    for rule, texts in lines.items():
-        write_text(target / f"{rule}.jsonl", "\n".join(texts) + "\n")
+    lines: dict[str, list[str]] = defaultdict(list)
+    for statement in sorted(statements, key=lambda stated: stated.output):
+        # The output comes first, so that sorted lines are sorted by output.
+        values = {"output": statement.output, "sha256": statement.sha256, "inputs": dict(sorted(statement.inputs.items()))}
+        values["record"] = dict(sorted(statement.record.items()))
+        lines[statement.record["rule"]].append(json.dumps(values, ensure_ascii=False))
+    for rule, of_rule in lines.items():
+        write_text(target / f"{rule}.jsonl", "\n".join(of_rule) + "\n")
     for path in target.glob("*.jsonl"):
         if path.stem not in lines:
             path.unlink()
@@ -62,28 +57,18 @@ def write_statements(folder: Path, experiment: str, statements: Iterable[Stateme
 
 def read_statements(folder: Path, experiment: str) -> dict[str, list[Statement]]:
     """Output -> what is stated about it."""
-    statements: dict[str, list[Statement]] = {}
+    advice = "finish the merge if one is under way, else `git checkout` the file"
+    statements: dict[str, list[Statement]] = defaultdict(list)
     for path in sorted((folder / FOLDER / experiment).glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            statement = _parsed(line, f"{path}, line {number}")
+            where = f"{path}, line {number}"
+            try:
+                statement = _STATEMENT.validate_json(line)
+            except ValidationError as error:
+                raise SharingError(f"{where}: not a statement ({error.errors()[0]['msg']}): {advice}") from error
+            if set(statement.record) != set(FIELDS) or not str(statement.record["rule"]).isidentifier():
+                raise SharingError(f"{where}: not a statement (its record has other fields, or its rule is no name): {advice}")
             if not statement.output.startswith(tuple(f"{home}/{experiment}/" for home in SHARED)) or not confined(folder, statement.output):
-                raise ProvenanceError(f"{path}, line {number}: {statement.output!r} is no result of {experiment}, or lies behind a link")
-            statements.setdefault(statement.output, []).append(statement)
-    return statements
-
-
-def _line(statement: Statement) -> str:
-    """The output first, so that sorted lines are sorted by output."""
-    inputs, record = dict(sorted(statement.inputs.items())), dict(sorted(statement.record.items()))
-    return json.dumps({"output": statement.output, "sha256": statement.sha256, "inputs": inputs, "record": record}, ensure_ascii=False)
-
-
-def _parsed(line: str, where: str) -> Statement:
-    advice = "finish the merge if one is under way, else `git checkout` the file"
-    try:
-        statement = _STATEMENT.validate_json(line)
-    except ValidationError as error:
-        raise ProvenanceError(f"{where}: not a statement ({error.errors()[0]['msg']}): {advice}") from error
-    if set(statement.record) != set(FIELDS) or not str(statement.record["rule"]).isidentifier():
-        raise ProvenanceError(f"{where}: not a statement (its record has other fields, or its rule is no name): {advice}")
-    return statement
+                raise SharingError(f"{where}: {statement.output!r} is no result of {experiment}, or lies behind a link")
+            statements[statement.output].append(statement)
+    return dict(statements)

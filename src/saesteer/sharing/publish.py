@@ -2,23 +2,26 @@
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from dvc.config import RemoteConfigError
+from dvc_data.hashfile.transfer import transfer
+
 from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
-from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging, summary
-from saesteer.sharing.dvc_issue_10977 import upload
-from saesteer.sharing.dvc_metadata import default_remote
+from saesteer.sharing.commands import SharingError, dvc, git, set_up_merging
+from saesteer.sharing.dvc_metadata import repository
 from saesteer.sharing.provenance import FOLDER, SHARED, Statement, write_statements
 from saesteer.sharing.snakemake_metadata import read_record
 from saesteer.sharing.soundness import faults, is_manifest
 
 SOURCES = ("Snakefile", "rules", "scripts", "src", "config", "envs", "data/world", "data/world-books")
 """What the workflow reads from git: published results belong to a commit of these."""
-_UP_TO_DATE = "no update"
-_SHOWN = 5
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +29,22 @@ log = logging.getLogger(__name__)
 def record(folder: Path, configuration: list[str]) -> list[Path]:
     """Write the provenance of all outputs of a configuration and put them under DVC. Gives the folders and files that DVC tracks."""
     outputs = _finished_outputs(folder, configuration)
-    _refuse_damage(folder, outputs)
+    for output in outputs:
+        for path, fault in faults(folder / output).items():
+            raise SharingError(
+                f"{path.relative_to(folder)} {fault}: `snakemake --cores all --force {output}` makes it again; other rows are kept"
+            )
     _say_mixed_versions(folder, outputs)
     digest = functools.cache(lambda name: file_digest(folder / name))  # an input of many outputs is read once
-    statements: dict[str, list[Statement]] = {}
+    statements: dict[str, list[Statement]] = defaultdict(list)
     for output in outputs:
-        statements.setdefault(_experiment(output), []).append(_statement(folder, output, digest))
+        values = read_record(folder, output)
+        if values is None:
+            raise SharingError(
+                f"{output}: Snakemake has no record of how it was made: `snakemake --cores all --force {output}` gives it one"
+            )
+        inputs = {name: digest(name) for name in values["input"] if not _is_local(name)}
+        statements[_experiment(output)].append(Statement(output, digest(output), inputs, values))
     for experiment, stated in statements.items():
         write_statements(folder, experiment, stated)
     tracked = sorted({_tracked(output) for output in outputs})
@@ -43,46 +56,43 @@ def record(folder: Path, configuration: list[str]) -> list[Path]:
 def push(folder: Path, configuration: list[str]) -> list[Path]:
     """Record, upload the data, then commit and push the files that name it: git never names data that the remote does not have."""
     set_up_merging(folder)
-    if default_remote(folder) is None:
+    with repository(folder) as repo:
+        remote = repo.config["core"].get("remote")
+    if remote is None:
         raise SharingError(
             "DVC has no remote to push to: `dvc remote add --default storage PATH_OR_URL`, commit .dvc/config (README, Sharing results)"
         )
     if changed := git(folder, "status", "--porcelain", "--", *SOURCES).rstrip():
         raise SharingError(f"commit these first, since published results belong to a commit of what made them:\n{changed}")
     tracked = record(folder, configuration)
-    upload(folder, tracked)
-    _commit(folder, tracked)
+    _upload(folder, tracked)
+    experiments = sorted({_experiment(str(path)) for path in tracked})
+    names = [*(f"{path}.dvc" for path in tracked), *(f"{FOLDER}/{name}" for name in experiments)]
+    git(folder, "add", "--", *names)
+    if git(folder, "status", "--porcelain", "--", *names).strip():
+        git(folder, "commit", "--quiet", "--message", f"Results of {', '.join(experiments)}", "--", *names)
+    if git(folder, "remote").strip():
+        git(folder, "push", "--quiet", "--set-upstream", git(folder, "remote").split()[0], "HEAD")
     return tracked
 
 
-def _commit(folder: Path, tracked: Sequence[Path]) -> None:
-    names = [*(f"{path}.dvc" for path in tracked), *(f"{FOLDER}/{name}" for name in sorted({_experiment(str(path)) for path in tracked}))]
-    git(folder, "add", "--", *names)
-    if git(folder, "status", "--porcelain", "--", *names).strip():
-        experiments = ", ".join(sorted({_experiment(str(path)) for path in tracked}))
-        git(folder, "commit", "--quiet", "--message", f"Results of {experiments}", "--", *names)
-    if git(folder, "remote").strip():
-        git(folder, "push", "--quiet", "--set-upstream", git(folder, "remote").split()[0], "HEAD")
-
-
 def _finished_outputs(folder: Path, configuration: list[str]) -> list[str]:
-    rows = [row for row in summary(folder, configuration) if not is_local(row["output_file"])]
+    """All outputs of a configuration, by Snakemake's own list; refused unless each is up to date."""
+    command = [sys.executable, "-m", "snakemake", "--summary", *configuration]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SharingError(f"Snakemake cannot say what is up to date:\n{done.stderr.strip()}")
+    header, *lines = (line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
+    all_rows = [dict(zip(header, line, strict=True)) for line in lines]
+    rows = [row for row in all_rows if not _is_local(row["output_file"])]
     if outside := [row["output_file"] for row in rows if Path(row["output_file"]).parts[0] not in SHARED]:
         raise SharingError(f"{outside[0]} lies outside {' and '.join(SHARED)}: DVC tracks what is in the repository (see data_dir)")
     # Snakemake may do without an intermediate file while what was made from it is there.
-    due = [row for row in rows if row["plan"] != _UP_TO_DATE or not (folder / row["output_file"]).is_file()]
+    due = [row for row in rows if row["plan"] != "no update" or not (folder / row["output_file"]).is_file()]
     if due:
-        listed = "\n".join(f"  {row['output_file']}: {row['status']}" for row in due[:_SHOWN])
+        listed = "\n".join(f"  {row['output_file']}: {row['status']}" for row in due[:5])
         raise SharingError(f"{len(due)} of {len(rows)} outputs are not up to date, so run the workflow first (`make figures`):\n{listed}")
     return sorted(row["output_file"] for row in rows)
-
-
-def _refuse_damage(folder: Path, outputs: Sequence[str]) -> None:
-    for output in outputs:
-        for path, fault in faults(folder / output).items() if is_manifest(folder / output) else ():
-            raise SharingError(
-                f"{path.relative_to(folder)} {fault}: `snakemake --cores all --force {output}` makes it again; other rows are kept"
-            )
 
 
 def _say_mixed_versions(folder: Path, outputs: Sequence[str]) -> None:
@@ -93,14 +103,55 @@ def _say_mixed_versions(folder: Path, outputs: Sequence[str]) -> None:
             log.warning("%s: its rows were made with several versions of %s: %s", step.relative_to(folder), library, ", ".join(versions))
 
 
-def _statement(folder: Path, output: str, digest: Callable[[str], str]) -> Statement:
-    values = read_record(folder, output)
-    if values is None:
-        raise SharingError(f"{output}: Snakemake has no record of how it was made: `snakemake --cores all --force {output}` gives it one")
-    return Statement(output, digest(output), {name: digest(name) for name in values["input"] if not is_local(name)}, values)
+def _upload(folder: Path, tracked: Sequence[Path]) -> None:
+    """Bring everything that the .dvc files of folders and files name into the remote.
+
+    Where the remote has a folder's listing, `dvc push` takes the folder's files to be there too, so what it did is looked up. And DVC's
+    open issue 10977: a push that is killed while it collects leaves a list of what is to travel, and the next one takes that list for
+    whole. So DVC's lists are dropped before each push, and after it the remote is asked for each object; a pull does without them. When
+    the issue is closed, and the release of DVC that closes it is the one in pyproject.toml, this function and `_is_complete` become
+    `dvc push`, provided that test_sharing_places.py stays green.
+    """
+    with repository(folder) as repo:
+        repo.drop_data_index()  # its other lists, and the digests that it knows, stay
+    if not dvc(folder, "push", *map(str, tracked)) or not _is_complete(folder, tracked):
+        raise SharingError(
+            "the data could not be uploaded (above: why); git was not touched and nothing is lost: run the same command again"
+        )
 
 
-def is_local(name: str) -> bool:
+def _is_complete(folder: Path, tracked: Sequence[Path]) -> bool:
+    """Upload the objects that the remote does not have, asking it and not DVC's own lists; whether it has all of them now."""
+    with repository(folder) as repo:
+        try:
+            remote = repo.cloud.get_remote_odb(None, "push")
+        except RemoteConfigError as error:  # a bucket with versions of its own holds files, not objects
+            log.info("what DVC uploaded is not looked up: %s", error)
+            return True
+        cache = repo.cache.local
+        named = {version for versions in repo.used_objs([f"{path}.dvc" for path in tracked], push=True).values() for version in versions}
+        nowhere: set[str] = set()
+        try:
+            # Without an index, the remote is asked for each object; a folder's listing goes up after its files.
+            done = transfer(
+                cache,
+                remote,
+                named,
+                cache_odb=cache,
+                shallow=False,
+                validate_status=lambda status: nowhere.update(str(version.value) for version in status.missing),
+            )
+        except OSError as error:
+            log.error("%s", error)
+            return False
+    if nowhere:
+        log.error("neither DVC's cache nor the remote has %s", ", ".join(sorted(nowhere)))
+    if done.transferred:
+        log.info("%d objects that DVC had taken to be in the remote were uploaded", len(done.transferred))
+    return not done.failed and not nowhere
+
+
+def _is_local(name: str) -> bool:
     """Whether a file says where this machine put what it fetched. Colleagues fetch for themselves; pins say what it was."""
     return "downloads" in Path(name).parts
 

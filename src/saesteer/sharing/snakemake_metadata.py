@@ -24,10 +24,6 @@ MAX_CHECKSUM_BYTES = 1_000_000
 _LONGEST_NAME = 255
 
 
-class RecordError(SharingError):
-    """A record that this version cannot use; the message says what to do."""
-
-
 def lock_files(folder: Path) -> list[Path]:
     """The locks of a run in the folder, alive or not."""
     return sorted((folder / LOCKS).glob("*.lock"))
@@ -42,7 +38,7 @@ def read_record(folder: Path, output: str) -> dict[str, Any] | None:
     values = json.loads(path.read_text(encoding="utf-8"))
     version = values.get("record_format_version")
     if version != FORMAT:
-        raise RecordError(f"{output}: Snakemake's record has format {version}, not {FORMAT}: use the Snakemake of requirements.lock")
+        raise SharingError(f"{output}: Snakemake's record has format {version}, not {FORMAT}: use the Snakemake of requirements.lock")
     return {name: values[name] for name in FIELDS}
 
 

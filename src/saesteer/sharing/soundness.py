@@ -1,7 +1,6 @@
 """Whether what a manifest names is on disk, byte for byte."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from saesteer.core.confined import confined
@@ -13,26 +12,25 @@ def is_manifest(output: Path) -> bool:
     return output.suffix == ".json" and output.name.startswith("layers_")
 
 
-def named_files(manifest: Path) -> Iterator[tuple[Path, str | None]]:
-    """The files that a manifest speaks for, with the SHA-256 that each has to have (None: any)."""
-    for entry in json.loads(manifest.read_text(encoding="utf-8"))["layers"].values():
-        for part in entry.get("parts", []):
-            yield (path := manifest.parent / part["path"]), path.stem
+def faults(output: Path) -> dict[Path, str]:
+    """What is missing or damaged of the files that a manifest names; nothing for other outputs. Damaged parts and SAEs are never read."""
+    if not is_manifest(output):
+        return {}
+    digests: dict[Path, str | None] = {}  # that each file has to have; None: any
+    for entry in json.loads(output.read_text(encoding="utf-8"))["layers"].values():
+        parts = [output.parent / part["path"] for part in entry.get("parts", [])]
+        digests |= {path: path.stem for path in parts}
         if "sha256" in entry:  # a converted SAE; those from the hub stay where they were fetched
-            yield (path := manifest.parent / entry["file"]), entry["sha256"]
-            yield path.with_suffix(".json"), None
+            sae = output.parent / entry["file"]
+            digests |= {sae: entry["sha256"], sae.with_suffix(".json"): None}
+    return {path: fault for path, digest in digests.items() if (fault := _fault(output.parent, path, digest))}
 
 
-def faults(manifest: Path) -> dict[Path, str]:
-    """What is missing or damaged of the files that a manifest names. Damaged parts and SAEs are never read."""
-    return {path: fault for path, expected in named_files(manifest) if (fault := _fault(manifest.parent, path, expected))}
-
-
-def _fault(folder: Path, path: Path, expected: str | None) -> str | None:
+def _fault(folder: Path, path: Path, digest: str | None) -> str | None:
     if not path.is_relative_to(folder) or confined(folder, str(path.relative_to(folder))) is None:
         return "does not lie below the manifest that names it"
     if not path.is_file():
         return "is missing"
-    if expected is None or file_digest(path) == expected:
+    if digest is None or file_digest(path) == digest:
         return None
     return "is damaged: its bytes do not have the digest that they are named by"

@@ -17,10 +17,8 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.core.files import text_id
 from saesteer.core.tables.methods import ASKED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.core.tables.schema import Table, validate
-from saesteer.settings import Experiment, NeuronpediaRecords, OwnTexts, SettingsError
-from saesteer.sources.neuronpedia.sources import Source
-from saesteer.sources.published import LabelledConcept, labelled_concepts, labelled_texts
-from saesteer.sources.sae_sources import neuronpedia_source
+from saesteer.settings import OwnTexts, SettingsError
+from saesteer.sources.published import labelled_concepts, labelled_texts
 
 ALGORITHM_VERSION = 1
 
@@ -39,13 +37,26 @@ def published_texts(
     listed = labelled_concepts(metadata)
     if n_concepts is not None and n_concepts > len(listed):
         raise SettingsError(f"{metadata} has {len(listed)} concepts, but methods.concepts.n_concepts asks for {n_concepts}: lower it")
-    source = _Files(metadata, train)
+    texts = labelled_texts(train)
+    positive_texts = texts.filter(category="positive").partition_by("concept_id", as_dict=True)
+    negative_texts = texts.filter(pl.col("concept_id") == SHARED, category="negative").partition_by("concept_genre", as_dict=True)
     rows = []
-    for one in listed[:n_concepts]:
-        for positive, n_texts in ((True, n_positive), (False, n_negative)):
-            drawn = _drawn(source.of(one, positive), f"{seed}/{one.concept}/{positive}", n_texts, source.where(one), positive)
-            rows += [concept_row(one.concept, positive, place, *texts) for place, texts in enumerate(drawn)]
-    concepts = [{"concept_id": text_id(one.concept), "concept": one.concept, "label_feature": one.feature} for one in listed[:n_concepts]]
+    for labelled in listed[:n_concepts]:
+        concept, where = labelled.concept, f"{train}: concept_id {labelled.number} ({labelled.concept!r}; {metadata}, line {labelled.line})"
+        candidates = positive_texts.get((labelled.number,), texts.clear())
+        of_others = candidates.filter(pl.col("output_concept") != concept)
+        if len(of_others):
+            row, name = of_others.select("row", "output_concept").row(0)
+            raise SettingsError(f"{where}: output_concept in row {row} is {name!r}; take both files from one set of concepts")
+        if (labelled.genre,) not in negative_texts:
+            genres = ", ".join(sorted(genre for (genre,) in negative_texts)) or "none"
+            raise SettingsError(f"{where}: genre {labelled.genre!r} has no negative texts (concept_id {SHARED}); there are: {genres}")
+        rows += _rows(candidates, concept, True, n_positive, seed, where)
+        rows += _rows(negative_texts[(labelled.genre,)], concept, False, n_negative, seed, where)
+    concepts = [
+        {"concept_id": text_id(labelled.concept), "concept": labelled.concept, "label_feature": labelled.feature}
+        for labelled in listed[:n_concepts]
+    ]
     return concept_table(ASKED_CONCEPTS, concepts, str(metadata)), concept_table(CONCEPT_TEXTS, rows, str(train))
 
 
@@ -57,9 +68,8 @@ def own_texts(source: OwnTexts, prompts: Collection[str], n_positive: int, n_neg
     rows = []
     for name in source.names:
         for positive, n_texts in ((True, n_positive), (False, n_negative)):
-            among = named.filter((pl.col("concept") == name) == positive)
-            drawn = _drawn(among, f"{seed}/{name}/{positive}", n_texts, f"{source.texts}: concept {name!r}", positive)
-            rows += [concept_row(name, positive, place, *pair) for place, pair in enumerate(drawn)]
+            candidates = named.filter((pl.col("concept") == name) == positive)
+            rows += _rows(candidates, name, positive, n_texts, seed, f"{source.texts}: concept {name!r}")
     concepts = [{"concept_id": text_id(name), "concept": name, "label_feature": None} for name in source.names]
     return concept_table(ASKED_CONCEPTS, concepts, str(source.texts)), concept_table(CONCEPT_TEXTS, rows, str(source.texts))
 
@@ -82,31 +92,25 @@ def _read_own(path: Path) -> pl.DataFrame:
     return named.unique(["concept", "output"], keep="first", maintain_order=True)
 
 
-def sae_names(experiment: Experiment) -> dict[int, str]:
-    """Layer -> Neuronpedia's name of its SAE, e.g. 20-gemmascope-res-131k, where records.source or sae-lens' list gives one."""
-    given = experiment.records.source if isinstance(experiment.records, NeuronpediaRecords) else None
-    names = {layer: given.format(layer=layer) if given else neuronpedia_source(experiment.saes, layer) for layer in experiment.layers}
-    return {layer: Source.parse(name).source for layer, name in names.items() if name}
-
-
 def with_own_labels(concepts: pl.DataFrame, metadata: Path, saes: Mapping[int, str], by_label: Sequence[str]) -> pl.DataFrame:
-    """ASKED_CONCEPTS rows of AxBench's list, without the features of SAEs other than the layers' (`saes`, from `sae_names`; where none is
-    known, the list is trusted): the number means nothing there. Refused where methods (`by_label`) steer with the labelled feature, or
-    where it is one layer's SAE and not another's."""
-    own = {one.concept: _own_label(one, metadata, saes, by_label) for one in labelled_concepts(metadata)}
-    labels = pl.col("concept").replace_strict(own, return_dtype=concepts.schema["label_feature"])
-    return concepts.with_columns(label_feature=labels)
+    """ASKED_CONCEPTS rows of AxBench's list, without the features of SAEs other than the layers': their numbers mean nothing there.
 
-
-def _own_label(one: LabelledConcept, metadata: Path, saes: Mapping[int, str], by_label: Sequence[str]) -> int | None:
-    foreign = [layer for layer in sorted(saes) if saes[layer] != one.source]
-    if foreign and (by_label or len(foreign) < len(saes)):
-        without = f", or take {', '.join(by_label)} out of methods.methods" if by_label else ""
-        raise SettingsError(
-            f"{metadata}, line {one.line}: {one.concept!r} labels feature {one.feature} of {one.source}, but layer {foreign[0]} has"
-            f" {saes[foreign[0]]}: take the list of that SAE (each layer with a list of its own is an experiment of its own){without}"
-        )
-    return None if foreign else one.feature
+    `saes` has Neuronpedia's name of each layer's SAE, e.g. 20-gemmascope-res-131k; without any the list is trusted. Refused where methods
+    (`by_label`) steer with the labelled feature, or where it is one layer's SAE and not another's.
+    """
+    labels: dict[str, int | None] = {}
+    for listed in labelled_concepts(metadata):
+        foreign = [layer for layer in sorted(saes) if saes[layer] != listed.source]
+        if foreign and (by_label or len(foreign) < len(saes)):
+            without = f", or take {', '.join(by_label)} out of methods.methods" if by_label else ""
+            raise SettingsError(
+                f"{metadata}, line {listed.line}: {listed.concept!r} labels feature {listed.feature} of {listed.source}, but layer"
+                f" {foreign[0]} has {saes[foreign[0]]}: take the list of that SAE (each layer with a list of its own is an experiment of"
+                f" its own){without}"
+            )
+        labels[listed.concept] = None if foreign else listed.feature
+    label_feature = pl.col("concept").replace_strict(labels, return_dtype=concepts.schema["label_feature"])
+    return concepts.with_columns(label_feature=label_feature)
 
 
 def concept_table(table: Table, rows: list[dict[str, Any]], where: str) -> pl.DataFrame:
@@ -117,43 +121,12 @@ def concept_row(concept: str, positive: bool, number: int, before: str, text: st
     return {"concept_id": text_id(concept), "positive": positive, "number": number, "input": before, "output": text}
 
 
-class _Files:
-    """AxBench's two files together."""
-
-    def __init__(self, metadata: Path, train: Path) -> None:
-        self.metadata, self.train = metadata, train
-        texts = labelled_texts(train)
-        self._positive = texts.filter(category="positive").partition_by("concept_id", as_dict=True)
-        self._shared = texts.filter(pl.col("concept_id") == SHARED, category="negative").partition_by("concept_genre", as_dict=True)
-        self._none = texts.clear()
-
-    def where(self, one: LabelledConcept) -> str:
-        """What errors call a concept."""
-        return f"{self.train}: concept_id {one.number} ({one.concept!r}; {self.metadata}, line {one.line})"
-
-    def of(self, one: LabelledConcept, positive: bool) -> pl.DataFrame:
-        """A concept's own texts, or those that its genre shares."""
-        if positive:
-            return self._own(one)
-        if (one.genre,) not in self._shared:
-            known = ", ".join(sorted(genre for (genre,) in self._shared)) or "none"
-            raise SettingsError(f"{self.where(one)}: genre {one.genre!r} has no negative texts (concept_id {SHARED}); there are: {known}")
-        return self._shared[(one.genre,)]
-
-    def _own(self, one: LabelledConcept) -> pl.DataFrame:
-        texts = self._positive.get((one.number,), self._none)
-        other = texts.filter(pl.col("output_concept") != one.concept)
-        if len(other):
-            row, name = other.select("row", "output_concept").row(0)
-            raise SettingsError(f"{self.where(one)}: output_concept in row {row} is {name!r}; take both files from one set of concepts")
-        return texts
-
-
-def _drawn(texts: pl.DataFrame, name: str, n_texts: int, where: str, positive: bool) -> list[tuple[str, str]]:
-    """Inputs and outputs of `n_texts` rows, in an order that depends on the name and on what they say, not on where they stand."""
+def _rows(texts: pl.DataFrame, concept: str, positive: bool, n_texts: int, seed: int, where: str) -> list[dict[str, Any]]:
+    """CONCEPT_TEXTS rows of `n_texts` of the texts, drawn by the seed, the concept and what they say, not by where they stand."""
     kind = "positive" if positive else "negative"
     if len(texts) < n_texts:
         raise SettingsError(f"{where} has {len(texts)} {kind} texts, but methods.n_{kind} asks for {n_texts}: lower it")
     pairs = sorted(texts.select("input", "output").iter_rows())
-    keys = text_keys(f"{name}/{before}\0{text}" for before, text in pairs).tolist()
-    return [pair for _, pair in sorted(zip(keys, pairs, strict=True))][:n_texts]
+    keys = text_keys(f"{seed}/{concept}/{positive}/{before}\0{text}" for before, text in pairs).tolist()
+    drawn = [pair for _, pair in sorted(zip(keys, pairs, strict=True))][:n_texts]
+    return [concept_row(concept, positive, number, *pair) for number, pair in enumerate(drawn)]

@@ -1,4 +1,4 @@
-"""Texts of one's own: the corpus whose activations give local records, and whose co-occurrences give PMI."""
+"""Texts of the user: the corpus whose activations give local max-activating examples, and whose co-occurrences give PMI."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,7 +99,7 @@ async def get(
 ) -> T:
     """What `read` makes of the response (open, its body unread); repeated while it raises Transient. A `body` (JSON) is posted: for
     questions only, which may be repeated."""
-    return await _patient(client, partial(_once, client, url, read, headers or {}, body))
+    return await _with_retries(client, partial(_request, client, url, read, headers or {}, body))
 
 
 async def send(client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str], body: bytes) -> T:
@@ -107,23 +107,22 @@ async def send(client: Client, url: str, read: Callable[[httpx2.Response], Await
 
     async def once() -> T:
         try:
-            return await _once(client, url, read, headers, body)
+            return await _request(client, url, read, headers, body)
         except Transient as error:
             status = None if error.response is None else error.response.status_code
             if status in _NOT_DONE or isinstance(error.__cause__, _NOT_SENT):
                 raise
             raise Unanswered(str(error)) from error
 
-    return await _patient(client, once)
+    return await _with_retries(client, once)
 
 
-async def _patient(client: Client, once: Callable[[], Awaitable[T]]) -> T:
+async def _with_retries(client: Client, once: Callable[[], Awaitable[T]]) -> T:
     def count(state: tenacity.RetryCallState) -> None:
         client.retries[str(_error(state))] += 1
 
-    patient = retrying(client.policy, lambda error: isinstance(error, Transient), count)
     try:
-        return await patient(once)()
+        return await retrying(client.policy, lambda error: isinstance(error, Transient), count)(once)()
     except Transient as error:
         raise FetchError(f"{error} ({client.policy.attempts} attempts)") from error
 
@@ -168,30 +167,24 @@ def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-async def _once(
+async def _request(
     client: Client, url: str, read: Callable[[httpx2.Response], Awaitable[T]], headers: Mapping[str, str], body: bytes | None
 ) -> T:
     content = {} if body is None else {"Content-Type": "application/json"}
     try:
         async with client.http.stream("GET" if body is None else "POST", url, headers={**headers, **content}, content=body) as response:
-            await _refuse(response)
-            return await read(response)
+            if response.status_code == 200:
+                return await read(response)
+            why = f"{response.status_code} {response.reason_phrase}".strip()
+            if is_transient(response.status_code):
+                raise Transient(why, response)
+            if response.is_redirect:
+                why += f": moved to {response.headers.get('location')}; set `addresses` in the configuration accordingly"
+            raise Refusal(why, response.status_code, await body_of(response))
     except _CONFIGURATION as error:
         raise FetchError(f"{url} cannot be asked for ({error}): see `addresses` in the configuration") from error
     except (httpx2.TransportError, httpx2.DecodingError) as error:
         raise Transient(f"connection failed or cut ({type(error).__name__})") from error
-
-
-async def _refuse(response: httpx2.Response) -> None:
-    """Raise for any status but 200."""
-    if response.status_code == 200:
-        return
-    why = f"{response.status_code} {response.reason_phrase}".strip()
-    if is_transient(response.status_code):
-        raise Transient(why, response)
-    if response.is_redirect:
-        why += f": moved to {response.headers.get('location')}; set `addresses` in the configuration accordingly"
-    raise Refusal(why, response.status_code, await body_of(response))
 
 
 async def body_of(response: httpx2.Response, most: int = LARGEST_ANSWER) -> bytes:
@@ -222,3 +215,14 @@ async def as_finished(jobs: Iterable[Callable[[], Awaitable[T]]], concurrency: i
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def as_they_come(results: AsyncGenerator[T, None]) -> Iterator[T]:
+    """The results of an asynchronous generator, to a plain loop. Closing it cancels what is under way."""
+
+    async def following() -> T | None:
+        return await anext(results, None)
+
+    with asyncio.Runner() as runner:
+        while (result := runner.run(following())) is not None:
+            yield result

@@ -10,7 +10,6 @@ huggingface_hub is imported inside the functions, and its endpoint (HF_ENDPOINT)
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -48,7 +47,7 @@ _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 Choose = Callable[[str, Mapping[str, int]], list[str]]
-"""From a repository's name and its files (name -> bytes), those that are wanted; refuses a repository that lacks what is needed."""
+"""From a repository's name and its files (name -> bytes), those that are fetched; refuses a repository that lacks what is needed."""
 
 
 class HubError(SaesteerError, RuntimeError):
@@ -71,38 +70,43 @@ def fetch_model(repo: str, revision: str | None, cache_dir: Path | None) -> Fetc
     `revision` is a commit, branch or tag, null the default branch; `cache_dir` holds Hugging Face's cache in `hub/`, null its default.
     """
     fetched = fetch_files(repo, revision, model_files, cache_dir, needed=SMALL_FILES)
-    _check_shards(repo, fetched.folder)
+    index = fetched.folder / _INDEX
+    if _INDEX in fetched.files:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(shard for shard in shards if not (_SHARD.fullmatch(shard) and (fetched.folder / shard).is_file()))
+        if missing:
+            raise HubError(
+                f"{repo}: {missing[0]} is listed in {_INDEX} but is not in {fetched.folder}; fetch the model again where the hub is"
+                " reachable"
+            )
     return fetched
-
-
-def locate_model(repo: str, commit: str, cache_dir: Path | None) -> Path:
-    """Folder of a model that was fetched before, without any network: for jobs on compute nodes."""
-    folder = _cached_folder(repo, commit, cache_dir, SMALL_FILES, "no network is used here")
-    model_files(repo, _cached_listing(folder))
-    _check_shards(repo, folder)
-    return folder
 
 
 def model_config(repo: str, revision: str | None, cache_dir: Path | None) -> dict[str, Any]:
     """A model's config.json: its family, width and depth, before anything large is downloaded."""
-    fetched = fetch_files(repo, revision, _only_config, cache_dir, needed=("config.json",))
+
+    def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
+        if "config.json" not in listing:
+            raise HubError(f"{repo} has no config.json: it is no model that transformers can load")
+        return ["config.json"]
+
+    fetched = fetch_files(repo, revision, choose, cache_dir, needed=("config.json",))
     return dict(json.loads((fetched.folder / "config.json").read_text(encoding="utf-8")))
 
 
 def model_tokenizer(repo: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Folder with a model's tokenizer and settings, without its weights."""
-    wanted = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
     def choose(repo: str, listing: Mapping[str, int]) -> list[str]:
-        return [name for name in model_files(repo, listing) if name in wanted]
+        return [name for name in model_files(repo, listing) if name in names]
 
-    return fetch_files(repo, revision, choose, cache_dir, needed=wanted[:2]).folder
+    return fetch_files(repo, revision, choose, cache_dir, needed=names[:2]).folder
 
 
 def repo_size(repo: str, revision: str | None) -> int:
     """Bytes that `fetch_model` downloads when nothing is there yet."""
-    with _explained(repo, revision):
-        _, listing = _with_retries(lambda: _hub_listing(repo, revision, ""))
+    listing = file_sizes(repo, revision, "")
     return sum(listing[name] for name in model_files(repo, listing))
 
 
@@ -122,7 +126,7 @@ def check_access(repo: str) -> None:
 
 
 def model_files(repo: str, listing: Mapping[str, int]) -> list[str]:
-    """Names of a model's files that are wanted: small ones and the weights that transformers loads, at the top of the repository."""
+    """Names of the files of a model that are fetched: small ones and the weights that transformers loads, at the top of the repository."""
     for name in ("config.json", "tokenizer.json"):
         if name not in listing:
             raise HubError(f"{repo} has no {name}; needed are config.json, tokenizer.json and safetensors: choose a repository with them")
@@ -131,10 +135,10 @@ def model_files(repo: str, listing: Mapping[str, int]) -> list[str]:
     elif _INDEX in listing:
         weights = [_INDEX, *sorted(name for name in listing if _SHARD.fullmatch(name))]
     else:
-        others = sorted(name for name in listing if name.endswith((".bin", ".pt", ".pth", ".safetensors", ".h5", ".gguf")))
+        unusable = sorted(name for name in listing if name.endswith((".bin", ".pt", ".pth", ".safetensors", ".h5", ".gguf")))
         raise HubError(
-            f"{repo} has neither {_WEIGHTS} nor {_INDEX} (weights there: {', '.join(others) or 'none'}); pickled weights are never loaded:"
-            " choose a repository or revision with safetensors"
+            f"{repo} has neither {_WEIGHTS} nor {_INDEX} (weights there: {', '.join(unusable) or 'none'}); pickled weights are never"
+            " loaded: choose a repository or revision with safetensors"
         )
     return [name for name in SMALL_FILES if name in listing] + weights
 
@@ -146,32 +150,34 @@ def fetch_files(
 
     Where the hub cannot be reached the cache answers, if it has the files; `needed` are names that must not be missing from it.
     """
+    from huggingface_hub import snapshot_download
+
+    def download() -> tuple[Path, list[str]]:
+        commit, listing = _hub_listing(repo, revision, inside)
+        names = choose(repo, listing)
+        patterns = [glob.escape(name) for name in names]
+        folder = Path(snapshot_download(repo, revision=revision, cache_dir=_hub_cache(cache_dir), allow_patterns=patterns))
+        if folder.name != commit:
+            raise HubError(
+                f"{repo}: {revision or 'main'} moved from commit {commit} to {folder.name} meanwhile; run the same command again"
+            )
+        return folder, names
+
     started = time.monotonic()
     with _explained(repo, revision):
         try:
-            folder, names = _with_retries(lambda: _download(repo, revision, choose, cache_dir, inside))
+            folder, names = _with_retries(download)
         except Exception as error:
             if not _unreachable(error):
                 raise
             folder = _cached_folder(repo, revision, cache_dir, needed, _reason(error))
-            names = choose(repo, _cached_listing(folder))
+            cached = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            names = choose(repo, {path.relative_to(folder).as_posix(): path.stat().st_size for path in cached})
             log.warning("%s: the hub did not answer (%s); using commit %s from the cache", repo, _reason(error), folder.name)
     files = {name: _checked_digest(repo, folder / name) for name in names}
     n_bytes = sum((folder / name).stat().st_size for name in names)
     log.info("%s at commit %s: %d files, %d bytes, %.1f s", repo, folder.name, len(names), n_bytes, time.monotonic() - started)
     return Fetched(folder, repo, folder.name, files)
-
-
-def _download(repo: str, revision: str | None, choose: Choose, cache_dir: Path | None, inside: str) -> tuple[Path, list[str]]:
-    from huggingface_hub import snapshot_download
-
-    commit, listing = _hub_listing(repo, revision, inside)
-    names = choose(repo, listing)
-    patterns = [glob.escape(name) for name in names]
-    folder = Path(snapshot_download(repo, revision=revision, cache_dir=_hub_cache(cache_dir), allow_patterns=patterns))
-    if folder.name != commit:
-        raise HubError(f"{repo}: {revision or 'main'} moved from commit {commit} to {folder.name} meanwhile; run the same command again")
-    return folder, names
 
 
 def _hub_listing(repo: str, revision: str | None, inside: str) -> tuple[str, dict[str, int]]:
@@ -257,13 +263,13 @@ def _cached_folder(repo: str, revision: str | None, cache_dir: Path | None, need
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    place = _hub_cache(cache_dir)
+    cache = _hub_cache(cache_dir)
     try:
-        return Path(snapshot_download(repo, revision=revision, cache_dir=place, local_files_only=True, allow_patterns=list(needed)))
+        return Path(snapshot_download(repo, revision=revision, cache_dir=cache, local_files_only=True, allow_patterns=list(needed)))
     except LocalEntryNotFoundError as error:
-        option = f" --cache-dir {place}" if cache_dir else ""
+        option = f" --cache-dir {cache}" if cache_dir else ""
         raise HubError(
-            f"{repo} at {revision or 'main'} is not, or not wholly, in the cache {place}, and it cannot be downloaded ({reason}). Where the"
+            f"{repo} at {revision or 'main'} is not, or not wholly, in the cache {cache}, and it cannot be downloaded ({reason}). Where the"
             f" hub can be reached, run `hf download {repo} --revision {revision or 'main'}{option}`, or run this command there; then make"
             " that cache visible here, or copy it"
         ) from error
@@ -275,41 +281,19 @@ def _hub_cache(cache_dir: Path | None) -> Path:
     return cache_dir / "hub" if cache_dir else Path(constants.HF_HUB_CACHE)
 
 
-def _cached_listing(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _only_config(repo: str, listing: Mapping[str, int]) -> list[str]:
-    if "config.json" not in listing:
-        raise HubError(f"{repo} has no config.json: it is no model that transformers can load")
-    return ["config.json"]
-
-
-def _check_shards(repo: str, folder: Path) -> None:
-    """Refuse a model of which some weights are missing."""
-    index = folder / _INDEX
-    if (folder / _WEIGHTS).is_file() or not index.is_file():
-        return
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    missing = sorted(shard for shard in shards if not (_SHARD.fullmatch(shard) and (folder / shard).is_file()))
-    if missing:
-        raise HubError(
-            f"{repo}: {missing[0]} is listed in {_INDEX} but is not in {folder}; fetch the model again where the hub is reachable"
-        )
-
-
 def _checked_digest(repo: str, file: Path) -> str:
     """A file's SHA-256, refused when its bytes are not those that the hub has: the cache names a file after its hash there.
 
     That is SHA-256 for large files (LFS), git's SHA-1 of a blob for the others.
     """
+    from huggingface_hub.utils.sha import git_hash
+
     digest = file_digest(file)
     expected = Path(os.readlink(file)).name if file.is_symlink() else ""
     if len(expected) == 64:
         actual = digest
     elif len(expected) == 40:
-        content = file.read_bytes()
-        actual = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        actual = git_hash(file.read_bytes())
     else:
         log.warning("%s: the cache does not say which bytes %s should have (it keeps no links); they are not compared", repo, file.name)
         return digest

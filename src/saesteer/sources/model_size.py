@@ -25,21 +25,21 @@ _EMBEDDED = re.compile(r"embed|head|wte|wpe")
 def bytes_of_weights(folder: Path, dtype: str) -> int:
     """What all weights in a folder take in a number format, by the headers of their files. Matrices are quantised, but for embeddings and
     the head."""
-    matrices = others = 0
+    n_quantised = n_full = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="np") as opened:
             for name in opened.keys():  # noqa: SIM118
                 shape = opened.get_slice(name).get_shape()
                 if len(shape) == 2 and not _EMBEDDED.search(name):
-                    matrices += math.prod(shape)
+                    n_quantised += math.prod(shape)
                 else:
-                    others += math.prod(shape)
-    return total_bytes(matrices, others, dtype)
+                    n_full += math.prod(shape)
+    return total_bytes(n_quantised, n_full, dtype)
 
 
-def total_bytes(matrices: int, others: int, dtype: str) -> int:
+def total_bytes(n_quantised: int, n_full: int, dtype: str) -> int:
     """What so many numbers of matrices that are quantised, where the format says so, and of other weights take."""
-    return round(matrices * (QUANTISED | BYTES)[dtype] + others * BYTES.get(dtype, BYTES["bfloat16"]))
+    return round(n_quantised * (QUANTISED | BYTES)[dtype] + n_full * BYTES.get(dtype, BYTES["bfloat16"]))
 
 
 def check_library(dtype: str) -> None:

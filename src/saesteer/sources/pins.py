@@ -125,13 +125,13 @@ def converted_sae(manifest: Path, fetched: Path | None, layer: int) -> Path:
     return (fetched_folder(fetched) if fetched else manifest.parent) / entry["file"]
 
 
-def is_current(made: Path, expected: Mapping[str, Any]) -> bool:
+def is_current(converted: Path, expected: Mapping[str, Any]) -> bool:
     """Whether a converted file is there, sound, and by the JSON beside it made from what is expected."""
-    record = made.with_suffix(".json")
-    if not (made.is_file() and record.is_file()):
+    record = converted.with_suffix(".json")
+    if not (converted.is_file() and record.is_file()):
         return False
     values = json.loads(record.read_text(encoding="utf-8"))
-    return expected.items() <= values.items() and values["sha256"] == file_digest(made)
+    return expected.items() <= values.items() and values["sha256"] == file_digest(converted)
 
 
 def sae_entry(meta: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -35,8 +35,14 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
     A file of one's own has one a line; published ones are a program that assigns a list to `prefixes` (P1's) or a list of instructions in
     JSON (AlpacaEval's).
     """
-    readers = {".py": lambda path: literal_strings(path, "prefixes"), ".json": instructions}
-    lines = readers.get(path.suffix, _lines)(path)
+    if path.suffix == ".py":
+        lines = literal_strings(path, "prefixes")
+    elif path.suffix == ".json":
+        lines = instructions(path)
+    else:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if empty := [number for number, line in enumerate(lines, start=1) if not line.strip()]:
+            raise SettingsError(f"{path}: line {empty[0]} is empty; one prefix a line")
     repeated = [line for number, line in enumerate(lines) if line in lines[:number]]
     if repeated:
         raise SettingsError(f"{path}: {repeated[0]!r} stands twice; one prefix a line")
@@ -59,13 +65,6 @@ def own_prompts(experiment: Experiment) -> Path | None:
 def prompts_in_order(experiment: Experiment, downloads: Path) -> dict[str, str]:
     """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""
     return read_prefixes(prompts_path(experiment, downloads), prompt_source(experiment).n)
-
-
-def _lines(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if empty := [number for number, line in enumerate(lines, start=1) if not line.strip()]:
-        raise SettingsError(f"{path}: line {empty[0]} is empty; one prefix a line")
-    return lines
 
 
 def effect_prompts(compared: MethodSettings) -> list[str]:

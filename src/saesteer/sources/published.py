@@ -10,9 +10,11 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated
 
 import polars as pl
+from annotated_types import MinLen
+from pydantic import BaseModel, Strict, ValidationError
 
 from saesteer.core.zipped import zip_fault
 from saesteer.settings import SettingsError
@@ -170,39 +172,39 @@ def labelled_concepts(path: Path) -> list[LabelledConcept]:
     concepts = [_labelled_concept(path, place, line) for place, line in enumerate(lines, start=1) if line.strip()]
     for key in ("number", "concept"):
         first: dict[int | str, int] = {}
-        for one in concepts:
-            value = getattr(one, key)
-            if first.setdefault(value, one.line) != one.line:
-                raise SettingsError(f"{path}: lines {first[value]} and {one.line} have the same {key}, {value!r}; remove one")
+        for concept in concepts:
+            value = getattr(concept, key)
+            if first.setdefault(value, concept.line) != concept.line:
+                raise SettingsError(f"{path}: lines {first[value]} and {concept.line} have the same {key}, {value!r}; remove one")
     if not concepts:
         raise SettingsError(f"{path} holds no concepts: it needs one JSON object a line")
     return concepts
 
 
+class _ConceptLine(BaseModel):
+    """What is read of a line."""
+
+    concept_id: Annotated[int, Strict()]
+    concept: Annotated[str, MinLen(1)]
+    ref: str
+    concept_genres_map: dict[str, Annotated[list[str], MinLen(1)]]
+
+
 def _labelled_concept(path: Path, line: int, text: str) -> LabelledConcept:
     where = f"{path}, line {line}"
     try:
-        item = json.loads(text)
-    except ValueError as error:
-        raise SettingsError(f"{where}: this is no JSON: {error}") from error
-    if not isinstance(item, dict):
-        raise SettingsError(f"{where}: this is no JSON object, but {item!r:.60}")
-    number, concept, ref = _field(item, "concept_id", int, where), _field(item, "concept", str, where), _field(item, "ref", str, where)
-    address = re.fullmatch(r".*?([^/]+)/([0-9]+)/?", ref, re.DOTALL)
+        item = _ConceptLine.model_validate_json(text)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = f"key {'.'.join(map(str, fault['loc']))}: " if fault["loc"] else ""
+        value = "" if fault["type"] in ("missing", "json_invalid") else f", not {fault['input']!r:.60}"
+        raise SettingsError(f"{where}: {key}{fault['msg']}{value}") from error
+    if item.concept not in item.concept_genres_map:
+        raise SettingsError(f"{where}: concept_genres_map names no genre for {item.concept!r}; it needs {{concept: [genre]}}")
+    address = re.fullmatch(r".*?([^/]+)/([0-9]+)/?", item.ref, re.DOTALL)
     if not address:
-        raise SettingsError(f"{where}: ref is {ref!r}, but has to end with a source and a feature's number")
-    genres = _field(item, "concept_genres_map", dict, where).get(concept)
-    if not isinstance(genres, list) or not genres or not isinstance(genres[0], str):
-        raise SettingsError(f"{where}: concept_genres_map names no genre for {concept!r}; it needs {{concept: [genre]}}")
-    return LabelledConcept(number, concept, genres[0], address[1], int(address[2]), line)
-
-
-def _field(item: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    """A key's value, refused where it is absent, empty or of another type."""
-    value = item.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool) or value in ("", {}):
-        raise SettingsError(f"{where}: key {key} is {value!r:.60}, but has to be a {kind.__name__}")
-    return value
+        raise SettingsError(f"{where}: ref is {item.ref!r}, but has to end with a source and a feature's number")
+    return LabelledConcept(item.concept_id, item.concept, item.concept_genres_map[item.concept][0], address[1], int(address[2]), line)
 
 
 def labelled_texts(path: Path) -> pl.DataFrame:

@@ -22,17 +22,8 @@ from saesteer.settings import SaeSettings, SettingsError
 
 
 @dataclass(frozen=True)
-class Files:
-    """Names in the repository of the files that one SAE consists of."""
-
-    configs: tuple[str, ...]
-    weights: str
-    optional: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Form:
-    """A published form: its files' names, `{path}` standing for what the list or the id calls the SAE's folder, or its file."""
+    """A published form: the names of an SAE's files, `{path}` standing for what the list or the id calls its folder or file."""
 
     configs: tuple[str, ...]
     weights: str
@@ -151,7 +142,7 @@ def refusal(source: SaeSource) -> str | None:
 
 def every_source() -> Iterator[tuple[str, SaeSource]]:
     """Every SAE that sae-lens lists, after its model's name."""
-    for release, entry in _directory().items():
+    for release, entry in _loaded(directory_file().read_text(encoding="utf-8")).items():
         for sae in entry["saes"]:
             yield entry["model"], _source(release, entry, sae)
 
@@ -171,20 +162,22 @@ def with_form(source: SaeSource, names: Iterable[str]) -> SaeSource:
     """The source with the form that the names of files tell; refused when they are those of none."""
     if source.loader is not None:
         return source
-    there, forms = set(names), [replace(source, loader=loader) for loader in _TOLD_BY_FILES]
-    missing = {form: {*files.configs, files.weights} - there for form in forms if (files := files_of(form))}
-    whole = next((form for form in forms if not missing[form]), None)
-    if whole is None:
-        lacks = " or ".join(f"{' and '.join(sorted(missing[form]))} ({form.loader})" for form in forms)
-        raise SettingsError(f"{source.name} is no SAE in a form that is known here: it lacks {lacks}")
-    return whole
+    present, missing = set(names), dict[str, set[str]]()
+    for loader in _TOLD_BY_FILES:
+        candidate = replace(source, loader=loader)
+        files = files_of(candidate)
+        missing[loader] = {*files.configs, files.weights} - present
+        if not missing[loader]:
+            return candidate
+    lacks = " or ".join(f"{' and '.join(sorted(lacking))} ({loader})" for loader, lacking in missing.items())
+    raise SettingsError(f"{source.name} is no SAE in a form that is known here: it lacks {lacks}")
 
 
-def files_of(source: SaeSource) -> Files:
-    """The files that an SAE consists of."""
-    form, stem = FORMS[str(source.loader)], source.folder.partition(".pt")[0]
-    configs, optional = (tuple(name.format(path=source.folder, stem=stem) for name in names) for names in (form.configs, form.optional))
-    return Files(configs, form.weights.format(path=source.folder), optional)
+def files_of(source: SaeSource) -> Form:
+    """The form of an SAE with its own files' names."""
+    form = FORMS[str(source.loader)]
+    configs, optional = (tuple(name.format(path=source.folder) for name in names) for names in (form.configs, form.optional))
+    return replace(form, configs=configs, weights=form.weights.format(path=source.folder), optional=optional)
 
 
 def folder_of(source: SaeSource) -> str:
@@ -200,9 +193,9 @@ def neuronpedia_source(settings: SaeSettings, layer: int) -> str | None:
 
 def check_hook(what: str, hook: str, layer: int, site: str) -> None:
     """Refuse an SAE of another layer or site than the experiment's."""
-    own = site_of_hook(what, hook)
-    if own != (layer, site):
-        raise SettingsError(f"{what}: this SAE is at {own[1]} of layer {own[0]}, but {site} of layer {layer} was asked for")
+    sae_layer, sae_site = site_of_hook(what, hook)
+    if (sae_layer, sae_site) != (layer, site):
+        raise SettingsError(f"{what}: this SAE is at {sae_site} of layer {sae_layer}, but {site} of layer {layer} was asked for")
 
 
 def site_of_hook(what: str, hook: str) -> tuple[int, str]:
@@ -244,7 +237,9 @@ def _id(settings: SaeSettings, layer: int) -> str:
 
 
 def _listed(release: str, sae_id: str) -> SaeSource:
-    entry = _entry(release)
+    if release not in _texts():
+        raise SettingsError(f"sae-lens knows no release {release!r}{_nearest(release, _texts())}")
+    entry = _parsed(release)
     saes = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in saes:
         raise SettingsError(f"release {release} has no SAE {sae_id!r}{_nearest(sae_id, saes)}")
@@ -259,21 +254,9 @@ def _source(release: str, entry: Mapping[str, Any], sae: Mapping[str, Any]) -> S
     return SaeSource(repo, folder, loader, release, sae_id, hook, neuronpedia, sae.get("norm_scaling_factor"), overrides)
 
 
-def _entry(release: str) -> Mapping[str, Any]:
-    texts = _texts()
-    if release not in texts:
-        raise SettingsError(f"sae-lens knows no release {release!r}{_nearest(release, texts)}")
-    return _parsed(release)
-
-
 @functools.cache
 def _parsed(release: str) -> Mapping[str, Any]:
     return dict(_loaded(_texts()[release])[release])
-
-
-@functools.cache
-def _directory() -> Mapping[str, Any]:
-    return _loaded(directory_file().read_text(encoding="utf-8"))
 
 
 def _loaded(text: str) -> dict[str, Any]:
@@ -295,26 +278,28 @@ def directory_file() -> Path:
     return Path(package.origin).parent / "pretrained_saes.yaml"
 
 
-def _nearest(given: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(given, list(known), n=3, cutoff=0.4)
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
     return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
     """The hook that an SAE reads, as its names say; None where they do not."""
-    if loader == "gemma_2":
-        return _gemma_scope_hook(repo, folder)
-    if loader == "gemma_3":
-        return _gemma_scope_2_hook(folder)
+    if loader == "gemma_2" and "embedding" in folder:
+        return "hook_embed"
+    if loader in ("gemma_2", "gemma_3"):
+        layer = re.search(r"layer_(\d+)", folder)
+        hooks = [hook for name, hook in _GEMMA_SCOPE.items() if repo.endswith(name) or folder.startswith(name)]
+        return hooks[0].format(layer[1]) if layer and hooks else None
     if loader in ("llama_scope", "llama_scope_r1_distill"):
         match = re.search(r"L(\d+)([RMA])(?:-|$)", folder)
-        hooks = {"R": "hook_resid_post", "M": "hook_mlp_out", "A": "hook_attn_out"}
-        return f"blocks.{match[1]}.{hooks[match[2]]}" if match else None
+        letters = {"R": "hook_resid_post", "M": "hook_mlp_out", "A": "hook_attn_out"}
+        return f"blocks.{match[1]}.{letters[match[2]]}" if match else None
     if loader in _LAYERS:
         match = re.search(_LAYERS[loader], folder)
         return f"blocks.{match[1]}.{_LAYER_HOOKS.get(loader, 'hook_resid_post')}" if match else None
-    if loader == "dictionary_learning_1" and (told := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
-        return told
+    if loader == "dictionary_learning_1" and (hook := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
+        return hook
     match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_(?:resid_(?:pre|mid|post)|\w+))", f"{sae_id} {folder}")
     return f"blocks.{match[1]}.{'attn.hook_z' if match[2] == 'hook_z' else match[2]}" if match else None
 
@@ -329,24 +314,19 @@ _LAYERS = {
 """Loader -> where a file's name has the layer, of SAEs that all have one site."""
 _LAYER_HOOKS = {"gemma_2_transcoder": "ln2.hook_normalized", "mwhanna_transcoder": "mlp.hook_in"}
 """What they read; the others resid_post."""
+_GEMMA_SCOPE = {
+    "-res": "blocks.{}.hook_resid_post",
+    "-mlp": "blocks.{}.hook_mlp_out",
+    "-att": "blocks.{}.attn.hook_z",
+    "resid_post": "blocks.{}.hook_resid_post",
+    "attn_out": "blocks.{}.attn.hook_z",
+    "mlp_out": "blocks.{}.hook_mlp_out",
+    "transcoder": "model.layers.{}.pre_feedforward_layernorm.output",
+}
+"""What a repository of Gemma Scope ends with, or a folder of Gemma Scope 2 begins with -> the hook."""
 
 
 def hook_of_module(name: str) -> str | None:
     """The hook of a place that dictionary_learning or sparsify names; None where it is none of those known."""
     matches = ((pattern.fullmatch(name), hook) for pattern, hook in _MODULES)
     return next((hook.format(match[1]) for match, hook in matches if match), None)
-
-
-def _gemma_scope_hook(repo: str, folder: str) -> str | None:
-    layer = re.search(r"layer_(\d+)", folder)
-    if "embedding" in folder or layer is None:
-        return "hook_embed" if "embedding" in folder else None
-    hooks = {"-res": "hook_resid_post", "-mlp": "hook_mlp_out", "-att": "attn.hook_z"}
-    return next((f"blocks.{layer[1]}.{hook}" for part, hook in hooks.items() if repo.endswith(part)), None)
-
-
-def _gemma_scope_2_hook(folder: str) -> str | None:
-    layer = re.search(r"layer_(\d+)", folder)
-    hooks = {"resid_post": "blocks.{}.hook_resid_post", "attn_out": "blocks.{}.attn.hook_z", "mlp_out": "blocks.{}.hook_mlp_out"}
-    hooks |= {"transcoder": "model.layers.{}.pre_feedforward_layernorm.output"}
-    return next((hook.format(layer[1]) for part, hook in hooks.items() if folder.startswith(part)), None) if layer else None

@@ -16,18 +16,7 @@ def step(experiment: Experiment) -> Step | None:
         return None
     settings = {"dtype": experiment.model.dtype, "bos": experiment.model.bos, "max_tokens": experiment.records.max_tokens}
     modules = ("engine.activations", "sources.corpus")
-    inputs = ("model", "saes")
-    return Step(
-        table=ACTIVATIONS,
-        keys=keys.texts,
-        settings=settings,
-        inputs=inputs,
-        modules=modules,
-        compute=compute,
-        runs_model=True,
-        unit="text",
-        tokens="n_tokens",
-    )
+    return Step(ACTIVATIONS, keys.texts, settings, ("model", "saes"), modules, compute, runs_model=True, unit="text", tokens="n_tokens")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

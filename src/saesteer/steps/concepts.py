@@ -10,26 +10,16 @@ from saesteer.settings import Experiment, GivenConcept, NoConcepts, TopicConcept
 from saesteer.steps import keys
 from saesteer.steps.step import Step, layers_of
 
+MIN_SHARE = 0.4
+"""A feature has a concept when at least this share of its max-activating examples have their maximum on one topic."""
+
 
 def step(experiment: Experiment) -> Step | None:
-    concepts, modules = experiment.concepts, ("analysis.concepts",)
-    if isinstance(concepts, TopicConcepts):
-        return Step(
-            table=CONCEPTS,
-            keys=keys.features(experiment),
-            settings={"min_share": concepts.min_share},
-            inputs=("texts", "topics", "records"),
-            modules=modules,
-            compute=compute,
-        )
-    return Step(
-        table=CONCEPTS,
-        keys=keys.features(experiment),
-        settings=concepts.model_dump(mode="json", exclude={"topics"}),
-        inputs=("records",),
-        modules=modules,
-        compute=compute,
-    )
+    concepts = experiment.concepts
+    of_topics = isinstance(concepts, TopicConcepts)
+    settings = {"min_share": MIN_SHARE} if of_topics else concepts.model_dump(mode="json", exclude={"topics"})
+    inputs = ("texts", "topics", "records") if of_topics else ("records",)
+    return Step(CONCEPTS, keys.features(experiment), settings, inputs, ("analysis.concepts",), compute)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -39,7 +29,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     records = run.rows(RECORDS, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
     if isinstance(concepts, TopicConcepts):
         texts = pl.read_parquet(run.file("texts"), columns=["text_id", "token_topics"])
-        rows = clear_concepts(records, texts, run.topics(), concepts.min_share)
+        rows = clear_concepts(records, texts, run.topics(), MIN_SHARE)
     elif isinstance(concepts, GivenConcept):
         rows = given_concept(records, concepts.concept)
     else:

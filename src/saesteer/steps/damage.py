@@ -7,6 +7,7 @@ import polars as pl
 from saesteer.core.tables import DAMAGE, FITS
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, LocalRecords
+from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
 from saesteer.steps import keys
 from saesteer.steps.step import Step, by_layer, model_values
@@ -15,18 +16,10 @@ from saesteer.steps.step import Step, by_layer, model_values
 def step(experiment: Experiment) -> Step | None:
     if not isinstance(experiment, Comparison) or (texts := ordinary_texts_pin(experiment)) is None:
         return None
-    sizes = experiment.methods.model_dump(mode="json", include={"n_ordinary_texts", "ordinary_tokens", "sae_features"})
+    settings = {"n_ordinary_texts": N_ORDINARY_TEXTS, "ordinary_tokens": ORDINARY_TOKENS, "sae_features": experiment.methods.sae_features}
+    settings |= model_values(experiment)
     inputs, modules = ("model", "saes", "fits", texts), ("engine.damage", "sources.corpus")
-    return Step(
-        table=DAMAGE,
-        keys=keys.chosen_fits(experiment),
-        settings={**sizes, **model_values(experiment)},
-        inputs=inputs,
-        modules=modules,
-        compute=compute,
-        runs_model=True,
-        unit="fit",
-    )
+    return Step(DAMAGE, keys.chosen_fits(experiment), settings, inputs, modules, compute, runs_model=True, unit="fit")
 
 
 def ordinary_texts_pin(experiment: Comparison) -> str | None:
@@ -40,8 +33,8 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.damage import ordinary_texts, text_damage
 
     settings, file = run.comparison.methods, run.file(str(ordinary_texts_pin(run.comparison)))
-    corpus = read_texts(file, run.model_folder(), run.experiment.model.bos, settings.ordinary_tokens)
-    texts = ordinary_texts(corpus["token_ids"].to_list(), settings.n_ordinary_texts, settings.ordinary_tokens)
+    corpus = read_texts(file, run.model_folder(), run.experiment.model.bos, ORDINARY_TOKENS)
+    texts = ordinary_texts(corpus["token_ids"].to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
     lm = run.model()
     for layer, rows in by_layer(missing):
         fits = run.rows(FITS, [layer], ["kind", "tensors", "values"])

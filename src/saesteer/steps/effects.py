@@ -23,7 +23,7 @@ def step(experiment: Experiment) -> Step | None:
     if not isinstance(experiment, Comparison) or not any("effects" in method(name).needs for name in experiment.methods.methods):
         return None
     compared = experiment.methods
-    settings = sampling_values(compared.effects, exclude={"n_vectors", "n_held_out", "prompts", "multiples", "n_at_later_layers"})
+    settings = sampling_values(compared.effects, exclude={"n_vectors", "n_held_out", "prompts"})
     settings |= {"prompts": value_digest(effect_prompts(compared)), "seed": compared.seed, **model_values(experiment)}
     modules = ("methods.fit.effects",)
     return Step(

@@ -11,6 +11,7 @@ from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FITS, S
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, NamedConcepts, OwnTexts, PublishedConcepts, TopicTexts
+from saesteer.settings.methods import HELD_OUT_TEXTS
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.settings.registry import METHODS
 from saesteer.sources.prefixes import effect_prompts, training_openers
@@ -29,18 +30,24 @@ def step(experiment: Experiment) -> Step | None:
     settings |= {"n_vectors": compared.effects.n_vectors} if has_effects else {}
     settings |= {"prompt_writer": prompts_fingerprint(compared.prompt_writer)} if compared.prompt_writer else {}
     settings |= {"words": compared.words} if compared.words else {}
-    labelled = ["lexicon" if from_topics else "own_texts"] if isinstance(compared.concepts, NamedConcepts) else []
-    inputs = ["model", "saes", *labelled, *(["vectors"] if compared.vectors else [])]
+    texts = ["lexicon" if from_topics else "own_texts"] if isinstance(compared.concepts, NamedConcepts) else []
+    inputs = ["model", "saes", *texts, *(["vectors"] if compared.vectors else [])]
     inputs += ["records", "concepts", "logit_lens", "input_score", "output_score", *(["effects"] if has_effects else [])]
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
-    texts = "world.concept_texts" if from_topics else "sources.concept_texts"
-    modules = ("methods.fit.fits", "methods.fit.approximator", "methods.fit.vectors_file", texts, *of_methods)
+    drawn_by = "world.concept_texts" if from_topics else "sources.concept_texts"
     return Step(
         table=FITS,
         keys=keys.fits(experiment),
         settings=settings,
         inputs=tuple(inputs),
-        modules=modules,
+        modules=(
+            "methods.fit.fits",
+            "methods.fit.tokenised",
+            "methods.fit.approximator",
+            "methods.fit.vectors_file",
+            drawn_by,
+            *of_methods,
+        ),
         compute=compute,
         runs_model=True,
         unit="fit",
@@ -57,39 +64,51 @@ def _training(experiment: Comparison) -> dict[str, Any]:
         source = "texts"
     elif isinstance(compared.concepts, PublishedConcepts):
         source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
-    sizes = compared.model_dump(
-        mode="json", include={"n_positive", "n_negative", "seed", "training_tokens", "learning_rates", "held_out_texts"}
-    )
+    sizes = values_of(compared, "n_positive", "n_negative", "seed", "training_tokens", "learning_rates")
     recipes = {name: asdict(recipe) for name, recipe in recipes_of(experiment.model.name).items()}
     openers, n_held_out = value_digest(training_openers(compared)), compared.effects.n_held_out
-    return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out}
+    return {**sizes, "recipes": recipes, "texts": source, "openers": openers, "n_held_out": n_held_out, "held_out_texts": HELD_OUT_TEXTS}
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.models import plain_token_ids
     from saesteer.methods.fit.approximator import fitted
-    from saesteer.methods.fit.fits import FitInputs, fitted_rows, problems_of
+    from saesteer.methods.fit.fits import fitted_rows, labelled_feature
+    from saesteer.methods.fit.problem import Problem
+    from saesteer.methods.fit.tokenised import n_prefix_tokens, training_texts
     from saesteer.methods.fit.vectors_file import read_vectors
 
     experiment, settings, lm = run.comparison, run.comparison.methods, run.model()
     neutral = [plain_token_ids(lm, text) for text in effect_prompts(settings) if text]
-    concepts, texts, features = run.summary(ASKED_CONCEPTS), run.summary(CONCEPT_TEXTS), run.features(run.layers)
     prompts = run.summary(STEERING_PROMPTS) if settings.prompt_writer else pl.DataFrame(schema=STEERING_PROMPTS.schema)
     vectors = read_vectors(settings.vectors, experiment.saes.d_model) if settings.vectors else {}
-    training = Training(recipes_of(experiment.model.name), settings.learning_rates, settings.held_out_texts)
+    training = Training(recipes_of(experiment.model.name), settings.learning_rates, HELD_OUT_TEXTS)
+    n_prefix = n_prefix_tokens(lm) if settings.training_tokens == "all" else None
     has_effects = effects.step(experiment) is not None
-    for layer, rows in by_layer(missing):
-        inputs = FitInputs(
-            lm=lm,
-            sae=run.sae(layer),
-            layer=layer,
-            concepts=concepts,
-            texts=texts,
-            features=features.filter(pl.col("layer") == layer),
-            effects=fitted(run.rows(EFFECTS, [layer]), settings.effects.n_held_out) if has_effects else None,
-            vectors=vectors,
-            prompts=prompts,
-            training=training,
-            settings=settings,
-        )
-        yield from fitted_rows(problems_of(inputs), rows, neutral)
+    concepts = {concept_id: (concept, label) for concept_id, concept, label in run.summary(ASKED_CONCEPTS).iter_rows()}
+    labelled_texts, features = run.summary(CONCEPT_TEXTS), run.features(run.layers)
+    texts = {concept_id: training_texts(labelled_texts.filter(concept_id=concept_id), lm) for concept_id in missing["concept_id"].unique()}
+    for layer, of_layer in by_layer(missing):
+        sae, candidates = run.sae(layer), features.filter(layer=layer)
+        approximator = fitted(run.rows(EFFECTS, [layer]), settings.effects.n_held_out) if has_effects else None
+        # Concept by concept, so that a concept's residuals are computed once and let go with its problem.
+        for (concept_id,), rows in of_layer.group_by("concept_id", maintain_order=True):
+            concept, label = concepts[concept_id]
+            problem = Problem(
+                lm=lm,
+                sae=sae,
+                layer=layer,
+                concept=concept,
+                positive=texts[concept_id][0],
+                negative=texts[concept_id][1],
+                features=candidates,
+                seed=settings.seed,
+                training=training,
+                label=labelled_feature(candidates, concept) if label is None else label,
+                effects=approximator,
+                vector=vectors.get(concept),
+                n_prefix=n_prefix,
+                prompts=tuple(prompts.filter(concept_id=concept_id).sort("number")["prompt"]),
+                words=settings.words.get(concept, ()),
+            )
+            yield from fitted_rows(problem, rows, neutral)

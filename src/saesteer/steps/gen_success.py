@@ -16,17 +16,8 @@ def step(experiment: Experiment) -> Step | None:
     of_fits = isinstance(experiment, Comparison)
     if isinstance(experiment, Scores) or (isinstance(experiment, Comparison) and experiment.methods.factor_rule != "gen_success"):
         return None
-    inputs = ("model", "generations", "logit_lens", *(["fits"] if of_fits else []))
-    settings = values_of(experiment.gen_success)
-    return Step(
-        table=GEN_SUCCESS,
-        keys=keys.texts_of(experiment),
-        settings=settings,
-        inputs=inputs,
-        modules=("analysis.gen_success",),
-        compute=compute,
-        unit="text",
-    )
+    settings, inputs = values_of(experiment.gen_success), ("model", "generations", "logit_lens", *(["fits"] if of_fits else []))
+    return Step(GEN_SUCCESS, keys.texts_of(experiment), settings, inputs, ("analysis.gen_success",), compute, unit="text")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -20,21 +20,12 @@ SAMPLING = {"max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed"}
 def step(experiment: Experiment) -> Step | None:
     if isinstance(experiment, Scores):
         return None
-    of_fits, modules = isinstance(experiment, Comparison), ("engine.generations",)
+    of_fits = isinstance(experiment, Comparison)
     included = SAMPLING | {"sae_features"} if of_fits else SAMPLING
     settings = {**sampling_values(experiment.sampling, include=included), **model_values(experiment)}
-    inputs = ("model", "saes", "fits") if of_fits else ("model", "saes")
-    return Step(
-        table=GENERATIONS,
-        keys=keys.texts_of(experiment),
-        settings=settings,
-        inputs=inputs,
-        modules=modules,
-        compute=compute,
-        runs_model=True,
-        unit="text",
-        tokens="n_tokens",
-    )
+    inputs, modules = ("model", "saes", *(["fits"] if of_fits else [])), ("engine.generations",)
+    texts = keys.texts_of(experiment)
+    return Step(GENERATIONS, texts, settings, inputs, modules, compute, runs_model=True, unit="text", tokens="n_tokens")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

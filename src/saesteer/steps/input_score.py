@@ -12,15 +12,8 @@ from saesteer.steps.step import Step, layers_of, values_of
 
 
 def step(experiment: Experiment) -> Step | None:
-    inputs = ("model", "records", "logit_lens")
-    return Step(
-        table=INPUT_SCORE,
-        keys=keys.features(experiment),
-        settings=values_of(experiment.input_score),
-        inputs=inputs,
-        modules=("analysis.input_score",),
-        compute=compute,
-    )
+    settings, inputs = values_of(experiment.input_score), ("model", "records", "logit_lens")
+    return Step(INPUT_SCORE, keys.features(experiment), settings, inputs, ("analysis.input_score",), compute)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -23,26 +23,21 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(experiment, Scores) or isinstance(experiment.judge, NoJudge):
         return None
     judge, of_texts = experiment.judge, keys.texts_of(experiment)
-    concepts = () if isinstance(experiment, Comparison) else ("concepts",)
-    blank = {"blank_texts": "rated"} if experiment.rates_blank_texts else {}
+    inputs = ("generations",) if isinstance(experiment, Comparison) else ("concepts", "generations")
+    modules: tuple[str, ...] = ("judge.rate_llm", "analysis.concepts")
+    settings: dict[str, Any] = {"kind": judge.kind} | ({"blank_texts": "rated"} if experiment.rates_blank_texts else {})
     if isinstance(judge, OracleJudge):
-        read = ("oracle", "topics", *concepts, "generations", "perplexity")
-        return Step(
-            table=JUDGEMENTS,
-            keys=of_texts,
-            settings={"kind": judge.kind} | blank,
-            inputs=read,
-            modules=("world.rating", "analysis.concepts"),
-            compute=compute,
-            unit="text",
-        )
-    settings = {"rubric": rubric_digest(), **judge.model_dump(mode="json", include={"kind", "max_tokens", "seed"})}
-    settings |= {"prompt_format": experiment.model.prompt_format, **blank, **_model_values(judge)}
-    on_gpu = isinstance(judge, LocalModelJudge)
-    inputs = (*(["judge_model"] if on_gpu else []), *concepts, "generations")
-    modules = ("judge.rate_llm", "analysis.concepts", *(["judge.local_model"] if on_gpu else []))
-    if isinstance(experiment, Sweep):
-        of_texts = keys.texts_of_features(experiment, min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))
+        inputs, modules = ("oracle", "topics", *inputs, "perplexity"), ("world.rating", "analysis.concepts")
+    else:
+        settings |= {"rubric": rubric_digest(), "max_tokens": judge.max_tokens, "seed": judge.seed}
+        settings["prompt_format"] = experiment.model.prompt_format
+        if isinstance(experiment, Sweep):
+            of_texts = keys.texts_of_features(experiment, min(judge.n_prefixes or experiment.sweep.n_prefixes, experiment.sweep.n_prefixes))
+    if isinstance(judge, EndpointJudge):
+        settings["model"] = judge.model
+    if isinstance(judge, LocalModelJudge):
+        inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
+        settings |= judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})
     return Step(
         table=JUDGEMENTS,
         keys=of_texts,
@@ -50,15 +45,9 @@ def step(experiment: Experiment) -> Step | None:
         inputs=inputs,
         modules=modules,
         compute=compute,
-        runs_model=on_gpu,
+        runs_model=isinstance(judge, LocalModelJudge),
         unit="text",
     )
-
-
-def _model_values(judge: EndpointJudge | LocalModelJudge) -> dict[str, Any]:
-    if isinstance(judge, EndpointJudge):
-        return {"model": judge.model}
-    return judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -83,16 +72,19 @@ def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None) -> Itera
         yield from rated.partition_by("layer", maintain_order=True)
         return
     from saesteer.judge.answers import Asker
-    from saesteer.judge.askers import endpoint_asker, local_model_asker
+    from saesteer.judge.batch import endpoint_asker
     from saesteer.judge.rate_llm import judge_texts
 
     if isinstance(judge, EndpointJudge):
         asker: Asker = endpoint_asker(judge, os.environ, run.data)
     else:
-        from saesteer.engine.dtypes import available_device
+        from saesteer.engine.models import load_language_model
+        from saesteer.engine.weights import available_device
+        from saesteer.judge.local_model import local_asker
 
         assert isinstance(judge, LocalModelJudge)
-        asker = local_model_asker(judge, run.model_folder("judge_model"), available_device(), run.pin("judge_model")["digest"])
+        lm = load_language_model(run.model_folder("judge_model"), judge.model.dtype, available_device())
+        asker = local_asker(lm, judge, run.pin("judge_model")["digest"])
     instructions: Mapping[str, str] | None = run.prompts() if experiment.model.prompt_format == "chat" else None
     folder, seconds = run.data / "judge/answers", run.workflow.part_seconds
     yield from judge_texts(texts, instructions, asker, folder, seconds, experiment.rates_blank_texts)

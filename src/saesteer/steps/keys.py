@@ -150,11 +150,8 @@ def methods_at(compared: MethodSettings, layers: Sequence[int], layer: int) -> l
 
 def strengths(compared: MethodSettings, layers: Sequence[int], layer: int) -> list[tuple[str, str]]:
     """Every method of a layer with each factor of its grid."""
-    return [(row.key, factor) for row in methods_at(compared, layers, layer) for factor in _grid(row, compared)]
-
-
-def _grid(row: Method, compared: MethodSettings) -> tuple[str, ...]:
-    return ("1",) if row.grid == "once" else tuple(getattr(compared.factors, row.grid))
+    grids = {**dict(compared.factors), "once": ("1",)}
+    return [(row.key, factor) for row in methods_at(compared, layers, layer) for factor in grids[row.grid]]
 
 
 def n_fit_generations(comparison: Comparison) -> int:

@@ -10,22 +10,16 @@ from saesteer.settings import Experiment
 from saesteer.steps import keys
 from saesteer.steps.step import Step, by_layer
 
+N_TOKENS = 20
+"""Lens tokens of a feature: GenSuccess@20 counts them all (P1)."""
 N_AT_A_TIME = 4096
 """Features between two progress reports."""
 
 
 def step(experiment: Experiment) -> Step | None:
-    settings = {"k": experiment.logit_lens.k, "dtype": experiment.model.dtype}
-    modules = ("engine.logit_lens", "engine.saes", "engine.sites")
-    return Step(
-        table=LOGIT_LENS,
-        keys=keys.features(experiment),
-        settings=settings,
-        inputs=("model", "saes"),
-        modules=modules,
-        compute=compute,
-        runs_model=True,
-    )
+    settings = {"k": N_TOKENS, "dtype": experiment.model.dtype}
+    inputs, modules = ("model", "saes"), ("engine.logit_lens", "engine.saes", "engine.sites")
+    return Step(LOGIT_LENS, keys.features(experiment), settings, inputs, modules, compute, runs_model=True)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -39,7 +33,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         residual = to_residual(lm, layer, read_meta(file).site)
         for rows in of_layer.iter_slices(N_AT_A_TIME):
             directions = load_decoder_rows(file, rows["feature"].to_list())
-            ids, logits = lens_tokens(lm, directions, run.experiment.logit_lens.k, to_residual=residual)
+            ids, logits = lens_tokens(lm, directions, N_TOKENS, to_residual=residual)
             yield rows.with_columns(
                 token_ids=pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32)),
                 tokens=pl.Series([tokens.strings(row) for row in ids.tolist()], dtype=pl.List(pl.String)),

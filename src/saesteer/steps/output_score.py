@@ -13,16 +13,8 @@ from saesteer.steps.step import Step, by_layer, values_of
 
 def step(experiment: Experiment) -> Step | None:
     settings = {**values_of(experiment.output_score), "dtype": experiment.model.dtype, "bos": experiment.model.bos}  # its prompt is plain
-    inputs = ("model", "saes", "logit_lens")
-    return Step(
-        table=OUTPUT_SCORE,
-        keys=keys.features(experiment),
-        settings=settings,
-        inputs=inputs,
-        modules=("engine.output_score",),
-        compute=compute,
-        runs_model=True,
-    )
+    inputs, modules = ("model", "saes", "logit_lens"), ("engine.output_score",)
+    return Step(OUTPUT_SCORE, keys.features(experiment), settings, inputs, modules, compute, runs_model=True)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

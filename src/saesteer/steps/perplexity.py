@@ -9,26 +9,15 @@ from saesteer.run import Run
 from saesteer.settings import Experiment, Scores
 from saesteer.steps import keys
 from saesteer.steps.generations import texts_of
-from saesteer.steps.step import Step
+from saesteer.steps.step import Step, values_of
 
 
 def step(experiment: Experiment) -> Step | None:
     if isinstance(experiment, Scores):
         return None
-    second = experiment.perplexity.model
-    settings = {**second.model_dump(mode="json", include={"dtype", "bos"}), "prompt_format": experiment.model.prompt_format}
-    inputs, modules = ("perplexity_model", "generations"), ("engine.perplexity",)
-    return Step(
-        table=PERPLEXITY,
-        keys=keys.texts_of(experiment),
-        settings=settings,
-        inputs=inputs,
-        modules=modules,
-        compute=compute,
-        runs_model=True,
-        unit="text",
-        tokens="n_scored",
-    )
+    settings = {**values_of(experiment.perplexity.model, "dtype", "bos"), "prompt_format": experiment.model.prompt_format}
+    inputs, texts = ("perplexity_model", "generations"), keys.texts_of(experiment)
+    return Step(PERPLEXITY, texts, settings, inputs, ("engine.perplexity",), compute, runs_model=True, unit="text", tokens="n_scored")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

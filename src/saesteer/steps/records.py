@@ -8,30 +8,16 @@ from saesteer.core.tables import ACTIVATIONS, RECORDS
 from saesteer.run import Run
 from saesteer.settings import Experiment, LocalRecords, NeuronpediaRecords
 from saesteer.steps import keys
-from saesteer.steps.step import Step, by_layer, layers_of
+from saesteer.steps.step import Step, by_layer, layers_of, values_of
 
 
 def step(experiment: Experiment) -> Step | None:
-    records, n_records = experiment.records, {"n_records": experiment.records.n_records}
+    records, settings = experiment.records, values_of(experiment.records, "n_records")
     if isinstance(records, LocalRecords):
-        modules = ("analysis.records", "sources.corpus")
-        return Step(
-            table=RECORDS,
-            keys=keys.features(experiment),
-            settings=n_records,
-            inputs=("texts", "activations"),
-            modules=modules,
-            compute=from_activations,
-        )
-    source = records.source or [experiment.saes.release, experiment.saes.id]
-    return Step(
-        table=RECORDS,
-        keys=keys.features(experiment),
-        settings={"source": source, **n_records},
-        inputs=(),
-        modules=("sources.neuronpedia.convert",),
-        compute=from_neuronpedia,
-    )
+        inputs, modules = ("texts", "activations"), ("analysis.records", "sources.corpus")
+        return Step(RECORDS, keys.features(experiment), settings, inputs, modules, from_activations)
+    settings = {"source": records.source or [experiment.saes.release, experiment.saes.id], **settings}
+    return Step(RECORDS, keys.features(experiment), settings, (), ("sources.neuronpedia.convert",), from_neuronpedia)
 
 
 def from_activations(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -54,8 +54,8 @@ def steps_of(experiment: Experiment) -> dict[str, Step]:
 
 @cache
 def _modules() -> dict[str, ModuleType]:
-    names = [found.name for found in pkgutil.iter_modules(saesteer.steps.__path__) if found.name not in ("step", "keys")]
-    return {name: importlib.import_module(f"saesteer.steps.{name}") for name in names}
+    names = {module.name for module in pkgutil.iter_modules(saesteer.steps.__path__)} - {"step", "keys"}
+    return {name: importlib.import_module(f"saesteer.steps.{name}") for name in sorted(names)}
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -70,9 +70,9 @@ def layers_of(missing: pl.DataFrame) -> list[int]:
     return layers
 
 
-def values_of(section: Settings) -> dict[str, Any]:
-    """A section's values for a fingerprint."""
-    return section.model_dump(mode="json")
+def values_of(section: Settings, *names: str) -> dict[str, Any]:
+    """A section's values for a fingerprint; of some keys, where they are named."""
+    return section.model_dump(mode="json", include=set(names) or None)
 
 
 def sampling_values(section: Settings, **fields: set[str]) -> dict[str, Any]:
@@ -83,5 +83,5 @@ def sampling_values(section: Settings, **fields: set[str]) -> dict[str, Any]:
 
 def model_values(experiment: Experiment) -> dict[str, Any]:
     """How the model that is steered reads prompts and computes, for a fingerprint."""
-    chat = {"chat"} if experiment.model.chat else set()
-    return experiment.model.model_dump(mode="json", include={"dtype", "bos", "prompt_format"} | chat)
+    chat = ["chat"] if experiment.model.chat else []
+    return values_of(experiment.model, "dtype", "bos", "prompt_format", *chat)

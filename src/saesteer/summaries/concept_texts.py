@@ -12,7 +12,8 @@ from saesteer.summaries.summary import Summary, compares
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
-    from saesteer.sources.concept_texts import own_texts, published_texts, sae_names, with_own_labels
+    from saesteer.sources.concept_texts import own_texts, published_texts, with_own_labels
+    from saesteer.sources.neuronpedia.sources import known_sources
     from saesteer.sources.prefixes import prompts_of, training_openers
     from saesteer.sources.published import kept_at
     from saesteer.world.concept_texts import topic_texts
@@ -29,7 +30,8 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
         metadata, train = (kept_at(key, run.downloads) for key in (listed.concepts, listed.texts))
         concepts, texts = published_texts(metadata, train, listed.n_concepts, *sizes)
         by_label = [name for name in settings.methods if "label" in method(name).needs]
-        concepts = with_own_labels(concepts, metadata, sae_names(run.experiment), by_label)
+        saes = {layer: source.source for layer, source in known_sources(run.experiment, run.experiment.layers).items()}
+        concepts = with_own_labels(concepts, metadata, saes, by_label)
     return {ASKED_CONCEPTS.name: concepts, CONCEPT_TEXTS.name: texts}
 
 

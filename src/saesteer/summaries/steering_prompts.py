@@ -16,7 +16,7 @@ def exists(experiment: Experiment) -> bool:
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
-    from saesteer.judge.askers import endpoint_asker
+    from saesteer.judge.batch import endpoint_asker
     from saesteer.judge.prompt_writing import written_prompts
 
     concepts = dict(run.summary(ASKED_CONCEPTS).select("concept_id", "concept").iter_rows())
@@ -27,4 +27,4 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     return {STEERING_PROMPTS.name: prompts}
 
 
-SUMMARY = Summary((STEERING_PROMPTS,), exists, compute, "steering_prompts/prompts.parquet")
+SUMMARY = Summary((STEERING_PROMPTS,), exists, compute)

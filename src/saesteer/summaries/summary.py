@@ -5,15 +5,15 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 import polars as pl
 
 import saesteer.summaries
 from saesteer.core.tables import Table
 from saesteer.run import Run
-from saesteer.settings import AllFeatures, Comparison, Experiment, NoJudge, Sweep, TopicConcepts
+from saesteer.settings import Comparison, Experiment, Sweep
 
-ONE_FILE = "tables/{table}.parquet"
 FILE_OF_GROUP = "{table}/{group}.parquet"
 FILE_OF_LAYER = "{table}/layer_{layer:02d}.parquet"
 
@@ -25,8 +25,8 @@ class Summary:
     """Whether an experiment has these tables."""
     compute: Callable[[Run, Sequence[int]], Mapping[str, pl.DataFrame]]
     """Each table by its name, of some layers."""
-    file: str = ONE_FILE
-    """Where a table is, in the experiment's folder."""
+    file: str | None = None
+    """Where a table is, in the experiment's folder, that has a file for each group of layers or each layer."""
     runs_model: bool = False
 
     def files(self, experiment: Experiment) -> list[str]:
@@ -35,14 +35,20 @@ class Summary:
             return [self.file.format(table=table.name, layer=layer) for table in self.tables for layer in sorted(experiment.layers)]
         if self.file == FILE_OF_GROUP:
             return [self.file.format(table=table.name, group=group) for table in self.tables for group in experiment.layer_groups]
-        return [self.file.format(table=table.name) for table in self.tables]
+        return [table.path for table in self.tables]
+
+
+def collected(package: ModuleType) -> dict[str, Summary]:
+    """The summaries of the modules of a package, by name."""
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}
+    return {name: module.SUMMARY for name, module in modules.items() if hasattr(module, "SUMMARY")}
 
 
 @cache
 def summaries() -> dict[str, Summary]:
     """Every summary, by its name."""
-    names = [found.name for found in pkgutil.iter_modules(saesteer.summaries.__path__) if found.name != "summary"]
-    return {name: importlib.import_module(f"saesteer.summaries.{name}").SUMMARY for name in names}
+    return collected(saesteer.summaries)
 
 
 def summary_tables() -> dict[str, Table]:
@@ -65,10 +71,3 @@ def sweeps(experiment: Experiment) -> bool:
 
 def compares(experiment: Experiment) -> bool:
     return isinstance(experiment, Comparison)
-
-
-def steers_every_feature(experiment: Experiment) -> bool:
-    """Whether every feature of its layers is steered and judged, so that rules that pick one can be compared with the best there is, and
-    its texts are labelled with the concepts."""
-    every = isinstance(experiment, Sweep) and isinstance(experiment.features, AllFeatures) and not isinstance(experiment.judge, NoJudge)
-    return every and isinstance(experiment.concepts, TopicConcepts)

@@ -69,13 +69,10 @@ def _changes(now: Mapping[str, Locked]) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise CodeError(f"{LOCK} cannot be read ({error}): take it from git (after a merge: of either side), then run the same") from error
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    return {name: _change(before.get(name), now.get(name)) for name in names}
-
-
-def _change(before: Locked | None, now: Locked | None) -> str:
-    if before is None or now is None:
-        return NEW if before is None else GONE
-    rises = [now[0][name] - version for name, version in before[0].items() if name in now[0]]
-    if any(rise < 0 for rise in rises):
-        return LOWERED
-    return RAISED if any(rises) or before[1] == now[1] else EDITED
+    changes = dict.fromkeys(names, NEW) | dict.fromkeys(before.keys() - now.keys(), GONE)
+    for name in before.keys() & set(names) & now.keys():
+        (old_versions, old_digest), (versions, digest) = before[name], now[name]
+        rises = [versions[key] - version for key, version in old_versions.items() if key in versions]
+        edited = old_digest != digest and not any(rises)
+        changes[name] = LOWERED if any(rise < 0 for rise in rises) else EDITED if edited else RAISED
+    return changes

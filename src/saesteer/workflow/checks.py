@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.core.files import safetensors_fault
-from saesteer.core.tokens import TextTokens, load_tokens
+from saesteer.core.tokens import load_tokens
 from saesteer.settings import Experiment, Scores, SettingsError, Sweep, TopicConcepts
 from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
 from saesteer.sources.pins import MODELS, pinned_path
-from saesteer.sources.prefixes import own_prompts, prompt_source, prompts_in_order, read_prefixes
+from saesteer.sources.prefixes import prompt_source, prompts_in_order, read_prefixes
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.steps.step import steps_of
 from saesteer.workflow import plan
 from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
+
+_KEYS = {
+    "model": "model.path", "perplexity_model": "perplexity.model.path", "judge_model": "judge.model.path", "texts": "records.texts",
+    "topics": "concepts.topics", "oracle": "judge.oracle", "lexicon": "methods.concepts.lexicon", "own_texts": "methods.concepts.texts",
+    "vectors": "methods.vectors", "ordinary_texts": "methods.ordinary_texts",
+}  # fmt: skip
+"""Pin -> the key of the experiment file that names what it pins."""
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -32,38 +39,31 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
 
     What comes from the hub is checked when it is fetched.
     """
-    if not isinstance(experiment, Scores):
-        _check_prompts(name, experiment)
-    if isinstance(experiment, Sweep) and (predictor := experiment.selection.predictor) and not predictor.is_file():
-        raise SettingsError(f"experiment {name}: selection.predictor: there is no file {predictor}")
+    if not isinstance(experiment, Scores) and (file := prompt_source(experiment).file):
+        if not file.is_file():
+            raise SettingsError(f"experiment {name}: {prompt_source(experiment).key}: there is no file {file}")
+        read_prefixes(file, prompt_source(experiment).n)
     _check_features(name, experiment)
     _check_texts(name, experiment)
-    model = experiment.model.path
-    if model and model.exists():
-        check_model(name, experiment, model)
-    for path in (pinned_path(experiment, other) for other in MODELS[1:] if other in plan.pins(experiment)):
+    paths = {_KEYS[pin]: pinned_path(experiment, pin) for pin in plan.pins(experiment)}
+    for pin in MODELS:
+        path = paths.get(_KEYS[pin])
         if path and path.exists():
-            _check_weights(path)
-    return [*_absent_paths(experiment), *_check_saes(name, experiment)]
-
-
-def _check_prompts(name: str, experiment: Experiment) -> None:
-    """Refuse a file of one's own that is not there, or has too few prompts."""
-    source = prompt_source(experiment)
-    if source.file and not source.file.is_file():
-        raise SettingsError(f"experiment {name}: {source.key}: there is no file {source.file}")
-    if source.file:
-        read_prefixes(source.file, source.n)
+            check_model(name, experiment, path) if pin == "model" else _check_weights(path)
+    if isinstance(experiment, Sweep):
+        paths["pmi.texts"] = experiment.pmi.texts
+    absent = [(key, path) for key, path in paths.items() if path and not path.exists()]
+    lines = [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in absent]
+    return [*lines, *_check_saes(name, experiment)]
 
 
 def _check_features(name: str, experiment: Experiment) -> None:
     """Refuse a resolved list that is not there, or that names features which its SAE does not have."""
     n_features = experiment.saes.n_features
     for layer, features in resolve(experiment).items():
-        if features and not 0 <= min(features) <= max(features) < n_features:
-            wrong = next(feature for feature in features if not 0 <= feature < n_features)
+        if outside := [feature for feature in features if not 0 <= feature < n_features]:
             raise SettingsError(
-                f"experiment {name}: features: layer {layer}: {wrong} is out of range, its SAE has features 0 to {n_features - 1}:"
+                f"experiment {name}: features: layer {layer}: {outside[0]} is out of range, its SAE has features 0 to {n_features - 1}:"
                 " correct features, or saes.n_features"
             )
     if not any(resolve(experiment).values()):
@@ -83,37 +83,28 @@ def _check_texts(name: str, experiment: Experiment) -> None:
         )
 
 
-def _absent_paths(experiment: Experiment) -> list[str]:
-    keys = {"model": "model.path", "perplexity_model": "perplexity.model.path", "judge_model": "judge.model.path"}
-    keys |= {"texts": "records.texts", "topics": "concepts.topics", "oracle": "judge.oracle"}
-    keys |= {
-        "lexicon": "methods.concepts.lexicon",
-        "own_texts": "methods.concepts.texts",
-        "vectors": "methods.vectors",
-        "ordinary_texts": "methods.ordinary_texts",
-    }
-    paths = {keys[name]: pinned_path(experiment, name) for name in plan.pins(experiment)}
-    if isinstance(experiment, Sweep):
-        paths["pmi.texts"] = experiment.pmi.texts
-    return [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in paths.items() if path and not path.exists()]
-
-
 def _check_saes(name: str, experiment: Experiment) -> list[str]:
-    """Check the SAEs that are there; one line about those that are not."""
-    if experiment.saes.path is None:
-        return []
-    absent = []
-    for layer in experiment.layers:
-        folder = Path(experiment.saes.path.format(layer=layer))
-        if folder.is_dir():
-            _check_sae(name, experiment, folder)
-        else:
-            absent.append((layer, folder))
+    """Refuse folders that hold no SAE of a known form, a damaged one, or one whose configuration names another size; gives one line about
+    those that are not there."""
+    saes = experiment.saes
+    folders = {layer: Path(saes.path.format(layer=layer)) for layer in experiment.layers} if saes.path else {}
+    absent = {layer: folder for layer, folder in folders.items() if not folder.is_dir()}
+    for folder in (folder for layer, folder in folders.items() if layer not in absent):
+        source = local_source(folder)
+        files, repository = files_of(source), Path(source.release)
+        for config in map(read_config, (repository / file for file in files.configs)):
+            sizes, expected = (config.get("d_in"), config.get("d_sae")), (saes.d_model, saes.n_features)
+            if None not in sizes and sizes != expected:
+                raise SettingsError(
+                    f"experiment {name}: the SAE in {folder} is {sizes[0]} x {sizes[1]} (d_in x d_sae in its configuration), but"
+                    f" saes.d_model x saes.n_features is {expected[0]} x {expected[1]}: correct these two keys, or saes.path"
+                )
+        _check_file(repository / files.weights)
     if not absent:
         return []
-    layer, folder = absent[0]
-    others = f" (nor have {len(absent) - 1} more layers)" if len(absent) > 1 else ""
-    return [f"saes.path: layer {layer} has no SAE{others}: no folder {folder}; correct saes.path or drop the layer"]
+    layer, folder = next(iter(absent.items()))
+    further = f" (nor have {len(absent) - 1} more layers)" if len(absent) > 1 else ""
+    return [f"saes.path: layer {layer} has no SAE{further}: no folder {folder}; correct saes.path or drop the layer"]
 
 
 def check_model(name: str, experiment: Experiment, folder: Path) -> None:
@@ -150,46 +141,27 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
 
 def check_tokens(experiment: Experiment, model: Path) -> float | None:
     """Refuse a model folder whose tokens do not survive being tokenised again, where a step does that, and prompts that leave no room for
-    what is generated; else gives the share that survives."""
+    what is generated (what a chat template adds to them not counted); else gives the share that survives."""
     steps = steps_of(experiment)
-    own = own_prompts(experiment) if "generations" in steps else None
+    prompts_file = prompt_source(experiment).file if "generations" in steps else None
     retokenised = any(step in steps and getattr(experiment, step).tokens == "retokenised" for step in ("input_score", "gen_success"))
-    measured = own is not None and own.is_file() and (model / "tokenizer.json").is_file()
+    measured = prompts_file is not None and prompts_file.is_file() and (model / "tokenizer.json").is_file()
     if not (retokenised or measured):
         return None
     tokens = load_tokens(model)
     if measured:
-        _check_lengths(experiment, model, tokens)
+        n_positions = size(read_config(model / "config.json"), *POSITIONS) or sys.maxsize
+        prompts, n_new = list(prompts_in_order(experiment, Path()).values()), experiment.sampling.max_new_tokens
+        for prompt, ids in zip(prompts, tokens.token_ids(prompts, experiment.model.bos), strict=True):
+            if len(ids) + n_new > n_positions:
+                raise SettingsError(
+                    f"{prompts_file}: {prompt[:40]!r}… has {len(ids)} tokens, which with max_new_tokens: {n_new} are more than the"
+                    f" {n_positions} that {model} takes; shorten it or lower max_new_tokens"
+                )
     if not retokenised:
         return None
     tokens.check_round_trip()
     return tokens.round_trip
-
-
-def _check_lengths(experiment: Experiment, model: Path, tokens: TextTokens) -> None:
-    """Refuse prompts of one's own that are too long for the model, what a chat template adds to them not counted."""
-    n_positions = size(read_config(model / "config.json"), *POSITIONS) or sys.maxsize
-    prompts, n_new = list(prompts_in_order(experiment, Path()).values()), experiment.sampling.max_new_tokens
-    for prompt, ids in zip(prompts, tokens.token_ids(prompts, experiment.model.bos), strict=True):
-        if len(ids) + n_new > n_positions:
-            raise SettingsError(
-                f"{own_prompts(experiment)}: {prompt[:40]!r}… has {len(ids)} tokens, which with max_new_tokens: {n_new} are more than the"
-                f" {n_positions} that {model} takes; shorten it or lower max_new_tokens"
-            )
-
-
-def _check_sae(name: str, experiment: Experiment, folder: Path) -> None:
-    """Refuse a folder that holds no SAE of a known form, a damaged one, or one whose configuration names another size."""
-    source = local_source(folder)
-    files, repository = files_of(source), Path(source.release)
-    for config in map(read_config, (repository / file for file in files.configs)):
-        given, expected = (config.get("d_in"), config.get("d_sae")), (experiment.saes.d_model, experiment.saes.n_features)
-        if None not in given and given != expected:
-            raise SettingsError(
-                f"experiment {name}: the SAE in {folder} is {given[0]} x {given[1]} (d_in x d_sae in its configuration), but saes.d_model x"
-                f" saes.n_features is {expected[0]} x {expected[1]}: correct these two keys, or saes.path"
-            )
-    _check_file(repository / files.weights)
 
 
 def read_config(path: Path) -> dict[str, Any]:

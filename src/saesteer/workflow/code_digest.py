@@ -29,11 +29,10 @@ class CodeError(SaesteerError):
 
 
 @functools.cache
-def code_digest(*modules: str, script: Path | None = None) -> str:
-    """Digest of the code of modules (their names below the package), of a script, and of all modules that these import, in hex."""
-    scripts = {} if script is None else {script.name: script}
-    files = scripts | {name: _file(name) for name in imported_by(*modules, script=script)}
-    digests = sorted((name, _digest(file)) for name, file in files.items())
+def code_digest(*modules: str, scripts: tuple[Path, ...] = ()) -> str:
+    """Digest of the code of modules (their names below the package), of files outside it, and of all modules that these import, in hex."""
+    files = [*((script.name, script) for script in scripts), *((name, _file(name)) for name in imported_by(*modules, scripts=scripts))]
+    digests = sorted((name, _digest(file)) for name, file in files)
     return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
 
@@ -51,13 +50,13 @@ def versioned_modules(*modules: str) -> dict[str, tuple[int | None, str]]:
     return {name: (version_of(name), _digest(_file(name))[:16]) for name in imported_by(*versioned, *modules)}
 
 
-def imported_by(*modules: str, script: Path | None = None) -> set[str]:
-    """Modules, and those that they and the script import, directly or not, with the packages that they lie in; plumbing is left out."""
+def imported_by(*modules: str, scripts: tuple[Path, ...] = ()) -> set[str]:
+    """Modules, and those that they and the files import, directly or not, with the packages that they lie in; plumbing is left out."""
     graph = _graph()
     start = {f"{PACKAGE.name}.{name}" for name in modules}
     if absent := start - graph.modules:
         raise CodeError(f"the package has no module {_names(absent)[0]}")
-    if script is not None:
+    for script in scripts:
         start |= _imports(script) & graph.modules
     names = _names(start.union(*(graph.find_upstream_modules(name) for name in start)))
     return {".".join(parts[:n]) for parts in (name.split(".") for name in names) for n in range(1, len(parts) + 1)}
@@ -65,8 +64,8 @@ def imported_by(*modules: str, script: Path | None = None) -> set[str]:
 
 def version_of(module: str) -> int | None:
     """The ALGORITHM_VERSION of a module; it is not imported, as it may need torch."""
-    found = _VERSION.search(_text(_file(module)))
-    return int(found[1]) if found else None
+    version = _VERSION.search(_text(_file(module)))
+    return int(version[1]) if version else None
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import logging
 import platform
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,18 @@ import polars as pl
 
 from saesteer.core.progress import with_progress
 from saesteer.core.store import complete
-from saesteer.core.tables import write_summary
+from saesteer.core.tables import Table, write_summary
+from saesteer.figures.definition import FigureDefinition, Options
+from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
-from saesteer.settings import load_workflow
+from saesteer.settings import Sweep, load_workflow
 from saesteer.steps.step import steps_of
-from saesteer.summaries.summary import summaries
+from saesteer.summaries.summary import Summary
 from saesteer.workflow.code_digest import code_digest
-from saesteer.workflow.plan import wanted
+from saesteer.workflow.plan import wanted_keys
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sae-lens", "numpy", "polars")
+"""Libraries whose arithmetic, tokenisers or models rows come from: parts name their versions."""
 
 log = logging.getLogger("saesteer")
 
@@ -82,7 +85,8 @@ def complete_step(job: Job) -> None:
     step = steps_of(run.experiment)[name]
 
     def made_with() -> dict[str, str]:
-        return {"code": code_digest(*step.modules), **library_versions()}
+        libraries = {library: importlib.metadata.version(library) for library in LIBRARIES}
+        return {"code": code_digest(*step.modules), "python": platform.python_version(), **libraries}
 
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if step.runs_model:
@@ -92,7 +96,7 @@ def complete_step(job: Job) -> None:
             job.stop.check()
 
     try:
-        wants = wanted(run, name, job.layers)
+        wants = wanted_keys(run, name, job.layers)
         complete(manifest.parent, step.table, wants, until_stopped, manifest, run.workflow.part_seconds, made_with)
     except BaseException:  # the exit, or what a library that it came through made of it
         if job.stop.code is not None:
@@ -101,9 +105,8 @@ def complete_step(job: Job) -> None:
         raise
 
 
-def write_summaries(job: Job, name: str) -> dict[str, pl.DataFrame]:
+def write_summaries(job: Job, summary: Summary) -> dict[str, pl.DataFrame]:
     """Compute the tables of a summary, and write each to the output of its name."""
-    summary = summaries()[name]
     if summary.runs_model:
         _prepare_process(job)
     tables = dict(summary.compute(job.run, job.layers))
@@ -112,15 +115,19 @@ def write_summaries(job: Job, name: str) -> dict[str, pl.DataFrame]:
     return tables
 
 
+def write_figure(job: Job, figure: FigureDefinition, tables: Mapping[str, Table]) -> None:
+    """Draw a figure of the experiment's tables, and write it with the data that it draws."""
+    experiment = job.run.experiment
+    rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""
+    data = figure.data({name: job.run.summary(tables[name]) for name in figure.tables}, Options(rule, experiment.intervals))
+    save_figure(figure.draw(data), data, job.outputs["pdf"].with_suffix(""))
+    log.info("%s %s", figure.caption, figure.counts(data))
+
+
 def _prepare_process(job: Job) -> None:
     from saesteer.engine.process import prepare_process
 
     prepare_process(job.threads)
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries whose arithmetic, tokenisers or models rows come from."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
 
 def start_log(path: Path) -> None:

@@ -1,9 +1,13 @@
-"""Locks that a killed workflow left in its folder, and who runs a workflow there."""
+"""Who runs a workflow in a folder, and what a killed one left: its locks there, and its jobs in SLURM's queue."""
 
 import json
 import logging
 import os
+import shutil
 import socket
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -20,8 +24,8 @@ log = logging.getLogger(__name__)
 def record_run(folder: Path) -> None:
     """Note who runs here: another host's process cannot be seen, and another user's does not show what it is."""
     process = psutil.Process()
-    here = {"host": socket.gethostname(), "installation": installation(), "table": process_table()}
-    write_json(folder / _LAST_RUN, here | {"process": process.pid, "start": start(process.pid), "user": process.username()})
+    machine = {"host": socket.gethostname(), "installation": installation(), "table": process_table()}
+    write_json(folder / _LAST_RUN, machine | {"process": process.pid, "start": start(process.pid), "user": process.username()})
 
 
 def stale_locks(folder: Path) -> tuple[list[Path], str | None]:
@@ -49,11 +53,11 @@ def other_run(folder: Path) -> str | None:
     last = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if last is None:
         return None
-    here = last["host"] == socket.gethostname()
-    if here and last.get("table") == process_table():
+    same_host = last["host"] == socket.gethostname()
+    if same_host and last.get("table") == process_table():
         is_other = last["process"] != os.getpid() and is_running(last["process"], last.get("start"))
         return f"{last['process']} of {last.get('user', 'this host')}; if that is no workflow: snakemake --unlock" if is_other else None
-    if here and last.get("installation") is not None and last["installation"] == installation():
+    if same_host and last.get("installation") is not None and last["installation"] == installation():
         return None  # before this host was booted
     return f"{last['process']} on {last['host']}, not seen from here; if it is gone: snakemake --unlock"
 
@@ -72,3 +76,39 @@ def _running_in(folder: Path) -> int | None:
         if is_run and process.info["cwd"] == str(folder) and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
             return int(process.info["pid"])
     return None
+
+
+def put_before_slurm(folder: Path, job_variables: Sequence[str]) -> None:
+    """Put a folder with commands of our own before SLURM's, on hosts that have a SLURM, and tell them which further variables jobs need."""
+    os.environ["SAESTEER_JOB_VARIABLES"] = " ".join(job_variables)
+    places = os.environ["PATH"].split(os.pathsep)
+    if shutil.which("sbatch") and str(folder) not in places:
+        os.environ["PATH"] = os.pathsep.join([str(folder), *places])
+
+
+def left_jobs(folder: Path) -> list[str]:
+    """Ids of this user's jobs that a run in this folder has submitted and that have not ended."""
+    if not shutil.which("squeue"):
+        return []
+    command = ["squeue", "--me", "--noheader", "--format=%i|%Z|%k"]
+    rows = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.splitlines()
+    jobs = [row.split("|", 2) for row in rows]
+    return [number for number, workdir, comment in jobs if Path(workdir) == folder.resolve() and comment.startswith("rule_")]
+
+
+def cancel_left_jobs(folder: Path, seconds: float = 60) -> None:
+    """Cancel what a killed run left in the queue, and wait until it has ended.
+
+    Parts that such a job wrote would do no harm, but its manifest, written later than ours, could hold an older feature set.
+    """
+    jobs = left_jobs(folder)
+    if not jobs:
+        return
+    if other := other_run(folder):
+        log.warning("Jobs in the queue belong to a run of process %s. If that is gone: scancel %s", other, " ".join(jobs))
+        return
+    log.warning("A run that is gone left jobs %s in the queue: cancelling them; what they have finished is kept.", ", ".join(jobs))
+    subprocess.run(["scancel", *jobs], check=True, timeout=60)
+    deadline = time.monotonic() + seconds
+    while left_jobs(folder) and time.monotonic() < deadline:
+        time.sleep(1)

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_text
-from saesteer.core.tokens import LEAST_ROUND_TRIP, load_tokens
+from saesteer.core.tokens import LEAST_ROUND_TRIP, TextTokens, load_tokens
 from saesteer.settings import experiment_name
 from saesteer.sources.sae_sources import hook_of_config, site_of_hook
+from saesteer.workflow.checks import read_config
 from saesteer.workflow.families import DEPTH, size
 
 _CONFIG = "cfg.json"
@@ -62,13 +62,12 @@ judge:
 
 
 @dataclass(frozen=True)
-class _Saes:
-    """What the SAEs of a pattern say of themselves."""
+class _Sae:
+    """What the configuration of an SAE says of it."""
 
-    pattern: str  # `{layer}` for the layer
-    layers: tuple[int, ...]
+    layer: int
     site: str
-    hook: str  # of the first one
+    hook: str
     d_model: int
     n_features: int
     prepends_bos: bool
@@ -79,76 +78,70 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
     path = folder / f"{experiment_name(name)}.yaml"
     if path.exists():
         raise SettingsError(f"{path} is there already, and is not overwritten: choose another name, or remove it")
-    write_text(path, experiment_text(model, _read_saes(saes), texts))
-    return path
-
-
-def experiment_text(model: Path, saes: _Saes, texts: Path | None) -> str:
-    """The experiment file."""
-    config, tokens = _json(model / "config.json"), load_tokens(model)
-    n_layers = size(config, *DEPTH)
+    pattern, layers, sae = _read_saes(saes)
+    n_layers = size(read_config(model / "config.json"), *DEPTH)
     if n_layers is None:
         raise SettingsError(f"{model / 'config.json'} does not say how many layers the model has; take another model")
-    adds_bos = tokens.bos_id is not None and tokens.token_ids(["a"], "tokenizer")[0][:1] == [tokens.bos_id]
-    always = saes.prepends_bos and not adds_bos and tokens.bos_id is not None
-    chat = (model / "chat_template.jinja").is_file() or "chat_template" in _json(model / "tokenizer_config.json", optional=True)
-    return _FILE.format(
-        description=json.dumps(f"P1's experiment on {model.name}, layers {', '.join(map(str, saes.layers))}"),
+    tokens, tokenizer_config = load_tokens(model), model / "tokenizer_config.json"
+    bos, bos_reason = _bos(tokens, sae.prepends_bos)
+    chat = (model / "chat_template.jinja").is_file()
+    chat = chat or (tokenizer_config.is_file() and "chat_template" in read_config(tokenizer_config))
+    text = _FILE.format(
+        description=json.dumps(f"P1's experiment on {model.name}, layers {', '.join(map(str, layers))}"),
         model=json.dumps(model.as_posix()),
-        bos="always" if always else "tokenizer",
-        bos_reason=_bos_reason(adds_bos, always, saes.prepends_bos),
+        bos=bos,
+        bos_reason=bos_reason,
         chat="or chat, in its chat template" if chat else "it has no chat template",
-        saes=json.dumps(saes.pattern),
-        site=saes.site,
-        hook=saes.hook,
-        d_model=saes.d_model,
-        n_features=saes.n_features,
-        layers=list(saes.layers),
+        saes=json.dumps(pattern),
+        site=sae.site,
+        hook=sae.hook,
+        d_model=sae.d_model,
+        n_features=sae.n_features,
+        layers=layers,
         n_layers=n_layers,
-        n_per_layer=min(100, saes.n_features),
+        n_per_layer=min(100, sae.n_features),
         texts=json.dumps(texts.as_posix() if texts else "texts.parquet"),
         tokens="retokenised" if tokens.round_trip >= LEAST_ROUND_TRIP else "ids",
         round_trip=tokens.round_trip,
-        late=min(round(n_layers * _LATE), max(saes.layers)),
+        late=min(round(n_layers * _LATE), max(layers)),
     )
+    write_text(path, text)
+    return path
 
 
-def _bos_reason(adds_bos: bool, always: bool, prepends_bos: bool) -> str:
-    if adds_bos:
-        return "it adds a beginning-of-sequence token"
-    if always:
-        return "the SAEs were trained with a beginning-of-sequence token, which the tokenizer does not add"
-    return "no beginning-of-sequence token" + ("; the SAEs were trained with one" if prepends_bos else "; nor had the SAEs")
+def _bos(tokens: TextTokens, prepends_bos: bool) -> tuple[str, str]:
+    """The setting of the beginning-of-sequence token, and why."""
+    if tokens.bos_id is not None and tokens.token_ids(["a"], "tokenizer")[0][:1] == [tokens.bos_id]:
+        return "tokenizer", "it adds a beginning-of-sequence token"
+    if prepends_bos and tokens.bos_id is not None:
+        return "always", "the SAEs were trained with a beginning-of-sequence token, which the tokenizer does not add"
+    return "tokenizer", "no beginning-of-sequence token" + ("; the SAEs were trained with one" if prepends_bos else "; nor had the SAEs")
 
 
-def _read_saes(path: Path) -> _Saes:
-    """The SAEs below a folder, or those of a pattern with `{layer}`; refused when they are not of one kind."""
-    read = {folder: _read_sae(folder) for folder in _folders(path)}
-    layers = {layer: folder for folder, (layer, *_) in read.items()}
-    kinds = sorted({(site, d_model, n_features) for _, site, d_model, n_features, *_ in read.values()}, key=str)
+def _read_saes(path: Path) -> tuple[str, list[int], _Sae]:
+    """The pattern (`{layer}` for the layer), the layers and the first of the SAEs below a folder, or of those of a pattern; refused when
+    they are not of one kind."""
+    folders = re.sub(r"\{layer[^}]*\}", "*", path.as_posix())
+    configs = sorted(file for name in glob.glob(folders) for file in Path(name).rglob(_CONFIG))
+    if not configs:
+        raise SettingsError(f"{path}: there is no {_CONFIG} below it; give a folder of SAEs in sae-lens's form, one folder a layer")
+    read = {file.parent: _read_sae(file) for file in configs}
+    layers = {sae.layer: folder for folder, sae in read.items()}
+    kinds = sorted({(sae.site, sae.d_model, sae.n_features) for sae in read.values()})
     if len(kinds) > 1 or len(layers) < len(read):
         listed = ", ".join(f"{site} {d_model} x {n_features}" for site, d_model, n_features in kinds)
         raise SettingsError(f"{path} holds {len(read)} SAEs of {len(layers)} layers ({listed}): name one a layer, as FOLDER/{{layer}}/REST")
-    _, site, d_model, n_features, hook, prepends_bos = next(iter(read.values()))
-    return _Saes(_pattern(path, layers), tuple(sorted(layers)), site, hook, d_model, n_features, prepends_bos)
+    return _pattern(path, layers), sorted(layers), next(iter(read.values()))
 
 
-def _read_sae(folder: Path) -> tuple[int, str, int, int, str, bool]:
-    """Layer, site, width, number of features, hook, and whether texts had a beginning-of-sequence token, of one SAE."""
-    config = _json(folder / _CONFIG)
+def _read_sae(file: Path) -> _Sae:
+    config = read_config(file)
     metadata = config.get("metadata", config)
-    hook, sizes = hook_of_config(str(folder), metadata), [config.get("d_in"), config.get("d_sae")]
+    hook, sizes = hook_of_config(str(file.parent), metadata), [config.get("d_in"), config.get("d_sae")]
     if hook is None or None in sizes:
-        raise SettingsError(f"{folder / _CONFIG} lacks hook_name, d_in or d_sae: it is no SAE in sae-lens's form; write the file by hand")
-    return *site_of_hook(str(folder), hook), config["d_in"], config["d_sae"], hook, bool(metadata.get("prepend_bos"))
-
-
-def _folders(path: Path) -> list[Path]:
-    pattern = re.sub(r"\{layer[^}]*\}", "*", path.as_posix())
-    folders = sorted(file.parent for name in glob.glob(pattern) for file in Path(name).rglob(_CONFIG))
-    if not folders:
-        raise SettingsError(f"{path}: there is no {_CONFIG} below it; give a folder of SAEs in sae-lens's form, one folder a layer")
-    return folders
+        raise SettingsError(f"{file} lacks hook_name, d_in or d_sae: it is no SAE in sae-lens's form; write the file by hand")
+    layer, site = site_of_hook(str(file.parent), hook)
+    return _Sae(layer, site, hook, config["d_in"], config["d_sae"], bool(metadata.get("prepend_bos")))
 
 
 def _pattern(path: Path, layers: Mapping[int, Path]) -> str:
@@ -163,12 +156,3 @@ def _pattern(path: Path, layers: Mapping[int, Path]) -> str:
     if len(layers) == 1:
         return folder.as_posix()
     raise SettingsError(f"the SAEs' folders below {path} have no common name in which the layer is a number, e.g. layer_3: rename them")
-
-
-def _json(file: Path, optional: bool = False) -> dict[str, Any]:
-    if optional and not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{file} is not readable as JSON: {error}") from error

@@ -9,19 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import value_digest
-from saesteer.core.store import MEASURED_ON, StoreError, Wanted, missing_keys, unnamed_parts
-from saesteer.core.tables import STEERING_PROMPTS
+from saesteer.core.row_digest import row_digests
+from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest, unnamed_parts
+from saesteer.core.tables import STEERING_PROMPTS, Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Endpoint, EndpointJudge, Experiment, Scores, Sweep
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
-from saesteer.steps.keys import Axis
 from saesteer.steps.step import Step, steps_of
 from saesteer.summaries.summary import summaries_of
 from saesteer.workflow.code_digest import algorithm_versions
-from saesteer.workflow.upstream import upstream
 
 MOST_WORDS = 400
 """Characters of a value that a job's params show; a longer one is shown by its digest."""
@@ -38,13 +39,9 @@ def planned_outputs(run: Run) -> list[str]:
     files += [f"{step}/{group}.json" for step in ("saes", *steps_of(experiment)) for group in experiment.layer_groups]
     files += [file for summary in summaries_of(experiment).values() for file in summary.files(experiment)]
     files += ["metrics.json"] if isinstance(experiment, Sweep) else []
-    return [*(str(run.data / file) for file in files), *(str(run.figures / file) for file in reports(experiment))]
-
-
-def reports(experiment: Experiment) -> list[str]:
-    """What the rules make in an experiment's folder of figures."""
-    headline = {"scores": [], "sweep": ["headline.md"], "comparison": ["methods.md"]}[experiment.kind]
-    return [*(f"{figure}.pdf" for figure in figures(experiment)), *headline]
+    reports = {"scores": [], "sweep": ["headline.md"], "comparison": ["methods.md"]}[experiment.kind]
+    reports = [*(f"{figure}.pdf" for figure in figures(experiment)), *reports]
+    return [*(str(run.data / file) for file in files), *(str(run.figures / file) for file in reports)]
 
 
 def figures(experiment: Experiment) -> list[str]:
@@ -89,9 +86,8 @@ def model_bytes(run: Run, step: str) -> int:
 def input_files(run: Run, step: str, layers: Sequence[int]) -> dict[str, Path]:
     """The file behind each of a step's inputs, for a job of these layers."""
     steps = steps_of(run.experiment)
-    made = ("saes", *steps)
     (group,) = {name for name, of_group in run.experiment.layer_groups.items() if {*layers} & {*of_group}}
-    return {name: run.data / (f"{name}/{group}.json" if name in made else f"pins/{name}.json") for name in steps[step].inputs}
+    return {name: run.data / (f"{name}/{group}.json" if name in ("saes", *steps) else f"pins/{name}.json") for name in steps[step].inputs}
 
 
 def files_of_keys(run: Run, step: str, layers: Sequence[int]) -> list[Path]:
@@ -101,17 +97,53 @@ def files_of_keys(run: Run, step: str, layers: Sequence[int]) -> list[Path]:
     return [*input_files(run, step, layers).values(), *read_from, *map(run.summary_path, plan.written)]
 
 
-def wanted(run: Run, step: str, layers: Sequence[int]) -> list[Wanted]:
+def wanted_keys(run: Run, step: str, layers: Sequence[int]) -> list[Wanted]:
     """The keys that a job of the step has to see to, each layer with its fingerprint."""
-    files, plan = input_files(run, step, layers), steps_of(run.experiment)[step]
+    plan = steps_of(run.experiment)[step]
     common: dict[str, Any] = {"step": step, "algorithm_versions": versions(plan), "settings": plan.settings}
+    files = input_files(run, step, layers)
+    read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}  # pins, and manifests of earlier steps
     wants = []
     for layer in layers:
         rows_read = upstream(run, step, layer)
-        fingerprint = {**common, "inputs": {name: _input_digest(files[name], layer) for name in plan.inputs}}
+        entries = {name: values["layers"][str(layer)] if "layers" in values else values for name, values in read.items()}
+        digests = {name: entry.get("fingerprint") or entry["digest"] for name, entry in entries.items()}
+        fingerprint = {**common, "inputs": digests}
         fingerprint |= {MEASURED_ON: "rows"} if rows_read else {}  # parts without the column are of another fingerprint
         wants.append(Wanted(layer, [axis.values(run) for axis in plan.keys(layer)], fingerprint, rows_read))
     return wants
+
+
+def upstream(run: Run, step: str, layer: int) -> Upstream | None:
+    """The rows of earlier steps that a step's rows of a layer are measured on, by their digests; None: models and files with pins only.
+
+    A fingerprint says how the earlier rows were computed, not what came out: on another machine rounding samples another token, an
+    explanation is fetched on another day, a language model writes another prompt. So each row names the digest of the rows that it reads:
+    those that share its values in the key columns of both tables (a text for its perplexity), or all of its layer where they share none
+    (all scores for a fit).
+    """
+    steps = steps_of(run.experiment)
+    plan = steps[step]
+    earlier = [name for name in plan.inputs if name in steps]
+    tables = [(steps[name].table, run.rows(steps[name].table, [layer])) for name in earlier]
+    tables += [(table, run.summary(table)) for table in plan.written]
+    of_texts = "concept_id" if isinstance(run.experiment, Comparison) else "feature"
+    target = of_texts if "target" in plan.table.keys else None
+    frames = [_digests(plan, table, rows, target) for table, rows in tables]
+    entries = {}
+    for name in earlier:
+        (manifest,) = run.manifests(name, [layer])
+        entries[name] = entry_digest(read_manifest(manifest)["layers"][str(layer)])
+    return Upstream(frames, entries) if frames else None
+
+
+def _digests(plan: Step, table: Table, rows: pl.DataFrame, target: str | None) -> pl.DataFrame:
+    """The digests of an earlier table's rows, by the key columns that a row of the step shares with them; `target` is what the column of
+    that name holds."""
+    shared = [name for name in table.keys if name in plan.table.keys or name == target]
+    digests = row_digests(table, rows, shared)
+    digests = digests.select(*shared, pl.format(f"{table.name}:{{}}", "digest").alias(MEASURED_ON))
+    return digests.rename({target: "target"}).cast({"target": pl.String}) if target in shared else digests
 
 
 def versions(step: Step) -> dict[str, int]:
@@ -120,25 +152,19 @@ def versions(step: Step) -> dict[str, int]:
     return algorithm_versions(*step.modules, without=(*step.modules_of_methods, *unused))
 
 
-def _input_digest(path: Path, layer: int) -> str:
-    """The digest of what a step reads for one layer: a pin's, or the layer's fingerprint in the manifest of an earlier step."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return str(values["layers"][str(layer)]["fingerprint"] if "layers" in values else values["digest"])
-
-
 def wants(experiment: Experiment, step: str, layers: Sequence[int]) -> dict[str, str]:
     """For a job's params: what its rows depend on besides its files, in words, so that `snakemake -n` shows what has changed. Needs no file
     that is still to be fetched."""
     plan = steps_of(experiment)[step]
+    rows = {}
+    for layer in layers:
+        axes = [axis for axis in plan.keys(layer) if axis.configured is not None]
+        rows[f"layer {layer}"] = {", ".join(axis.columns): axis.configured for axis in axes}
     return {
-        "rows": in_words({f"layer {layer}": _configured(plan.keys(layer)) for layer in layers}),
+        "rows": in_words(rows),
         "settings": in_words(plan.settings),
         "versions": in_words(versions(plan)),
     }
-
-
-def _configured(axes: Sequence[Axis]) -> dict[str, Any]:
-    return {", ".join(axis.columns): axis.configured for axis in axes if axis.configured is not None}
 
 
 def in_words(value: Any) -> str:
@@ -158,7 +184,7 @@ def n_missing(run: Run, step: str, layers: Sequence[int]) -> int | None:
     if not all(path.is_file() for path in files_of_keys(run, step, layers)):
         return None
     try:
-        return sum(missing_keys(run.data / step, plan.table, want).height for want in wanted(run, step, layers))
+        return sum(missing_keys(run.data / step, plan.table, want).height for want in wanted_keys(run, step, layers))
     except StoreError:  # what is wrong with the earlier step's rows, its own job sees to, or this one says when it reads them
         return None
 
@@ -168,10 +194,10 @@ def endpoints_to_ask(run: Run) -> list[Endpoint]:
     experiment = run.experiment
     if isinstance(experiment, Scores):
         return []
-    asked: list[Endpoint] = []
+    endpoints: list[Endpoint] = []
     groups = experiment.layer_groups.values()
     if isinstance(experiment.judge, EndpointJudge) and any(n_missing(run, "judge", layers) != 0 for layers in groups):
-        asked.append(experiment.judge)
+        endpoints.append(experiment.judge)
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer and not run.summary_path(STEERING_PROMPTS).exists():
-        asked.append(experiment.methods.prompt_writer)
-    return asked
+        endpoints.append(experiment.methods.prompt_writer)
+    return endpoints

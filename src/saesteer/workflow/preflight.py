@@ -5,24 +5,20 @@ What is known exactly (access, shapes, a missing key) and what is estimated (byt
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from saesteer.core.errors import SaesteerError
 from saesteer.settings import (
     Comparison,
-    Endpoint,
     EndpointJudge,
     Experiment,
-    MethodSettings,
     NeuronpediaRecords,
     PublishedConcepts,
     Scores,
     SettingsError,
-    Steering,
     Sweep,
     Workflow,
 )
@@ -48,11 +44,14 @@ _BATCHED_FEATURES = 16384
 _HEADERS = 4096  # of a file of weights, in bytes
 
 
+Level = Literal["ok", "estimate", "problem"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the report."""
 
-    level: Literal["ok", "estimate", "problem"]
+    level: Level
     about: str
     text: str
 
@@ -65,33 +64,38 @@ class _Weights:
     config: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """The experiment that is checked, and what the checks so far have read of its models."""
+
+    name: str
+    experiment: Experiment
+    workflow: Workflow
+    environ: Mapping[str, str]
+    models: dict[str, _Weights]
+
+
 def check_experiment(name: str, experiment: Experiment, workflow: Workflow, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Everything that can be known or estimated about an experiment, line by line, each as soon as it is known."""
-    models: dict[str, _Weights] = {}
-    yield _guarded("files", lambda: _files(name, experiment))
-    for model in (model for model in MODELS if model in pins(experiment)):
-        yield _guarded(model, partial(_model, name, experiment, model, workflow.cache_dir, models))
-    yield _guarded("tokens", lambda: _tokens(experiment, workflow.cache_dir))
-    yield _guarded("SAEs", lambda: _saes(experiment, workflow.cache_dir))
-    yield _guarded("records", lambda: _records(experiment))
-    yield _disk(experiment, workflow, models)
-    yield _guarded("GPU memory", lambda: _gpu(experiment, models))
+    """Everything that can be known or estimated about an experiment, line by line, each as soon as it is known. What is refused is a
+    problem of the report, so that the other checks are made too."""
+    checks: list[tuple[Level, str, Callable[[_Subject], str]]] = [("ok", "files", _files)]
+    checks += [("ok", pin, partial(_model, pin=pin)) for pin in MODELS if pin in pins(experiment)]
+    checks += [("ok", "tokens", _tokens), ("ok", "SAEs", _saes), ("ok", "records", _records)]
+    checks += [("estimate", "disk", _disk), ("estimate", "GPU memory", _gpu)]
     if not isinstance(experiment, Scores):
-        yield _guarded("judge", partial(_judge, experiment, environ))
+        checks.append(("estimate" if isinstance(experiment.judge, EndpointJudge) else "ok", "judge", _judge))
+    if isinstance(experiment, Comparison) and experiment.methods.prompt_writer:
+        checks.append(("estimate", "prompts", _prompts))
+    subject = _Subject(name, experiment, workflow, environ, {})
+    for level, about, check in checks:
+        try:
+            yield Finding(level, about, check(subject))
+        except (SaesteerError, ValueError, OSError) as error:
+            yield Finding("problem", about, str(error))
     unknown = [key for key in _published(experiment) if published_file(key).sha256 is None and key not in workflow.published_digests]
     if unknown:
         text = f"the project knows no digest of {', '.join(unknown)}: state it under published_digests (the first download prints it)"
         yield Finding("problem", "published files", text)
-    if isinstance(experiment, Comparison) and experiment.methods.prompt_writer:
-        yield _guarded("prompts", partial(_prompts, experiment.methods, experiment.methods.prompt_writer, environ))
-
-
-def _guarded(about: str, check: Callable[[], Finding]) -> Finding:
-    """An expected error as a problem of the report, so that the other checks are made too."""
-    try:
-        return check()
-    except (SaesteerError, ValueError, OSError) as error:
-        return Finding("problem", about, str(error))
 
 
 def _published(experiment: Experiment) -> list[str]:
@@ -105,31 +109,35 @@ def _published(experiment: Experiment) -> list[str]:
     return [key for key in keys if key]
 
 
-def _files(name: str, experiment: Experiment) -> Finding:
-    check_files(name, experiment)
-    return Finding("ok", "files", f"{_n_features(experiment)} features in {len(experiment.layers)} layers; what is on this machine fits")
+def _files(subject: _Subject) -> str:
+    check_files(subject.name, subject.experiment)
+    n_features = sum(map(len, resolve(subject.experiment).values()))
+    return f"{n_features} features in {len(subject.experiment.layers)} layers; what is on this machine fits"
 
 
-def _model(name: str, experiment: Experiment, pin: str, cache: Path | None, models: dict[str, _Weights]) -> Finding:
+def _model(subject: _Subject, pin: str) -> str:
     """Access, width and depth of a model of the hub; its size."""
-    settings = model_settings(experiment, pin)
+    settings, cache = model_settings(subject.experiment, pin), subject.workflow.cache_dir
     if settings.path is not None:
         config = read_config(settings.path / "config.json")
         if settings.dtype in QUANTISED:
             _quantised_numbers(settings.dtype, config)
-        models[pin] = _Weights(bytes_of_weights(settings.path, settings.dtype), config)
-        return Finding("ok", pin, f"{settings.name}, {_gib(models[pin].n_bytes)} of weights in {settings.dtype}, on this machine")
+        n_bytes = bytes_of_weights(settings.path, settings.dtype)
+        subject.models[pin] = _Weights(n_bytes, config)
+        return f"{settings.name}, {_gib(n_bytes)} of weights in {settings.dtype}, on this machine"
     assert settings.repo is not None
     check_access(settings.repo)
     config = model_config(settings.repo, settings.revision, cache)
     if pin == "model":
-        check_model_config(name, experiment, config, settings.repo)
+        check_model_config(subject.name, subject.experiment, config, settings.repo)
     size = repo_size(settings.repo, settings.revision)
-    numbers = 0, size // BYTES[_stored_dtype(config)]
+    text = text_config(config)
+    stored = str(text.get("dtype", text.get("torch_dtype", "float32")))
+    numbers = 0, size // BYTES.get(stored, BYTES["float32"])
     if settings.dtype in QUANTISED:
         numbers = _quantised_numbers(settings.dtype, config)
-    models[pin] = _Weights(total_bytes(*numbers, settings.dtype), config)
-    return Finding("ok", pin, f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache")
+    subject.models[pin] = _Weights(total_bytes(*numbers, settings.dtype), config)
+    return f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache"
 
 
 def _quantised_numbers(dtype: str, config: Mapping[str, Any]) -> tuple[int, int]:
@@ -140,42 +148,34 @@ def _quantised_numbers(dtype: str, config: Mapping[str, Any]) -> tuple[int, int]
     return numbers_of(config)
 
 
-def _tokens(experiment: Experiment, cache: Path | None) -> Finding:
+def _tokens(subject: _Subject) -> str:
     """The share of the vocabulary that can be tokenised again."""
-    model = experiment.model
-    share = check_tokens(experiment, model.path or model_tokenizer(str(model.repo), model.revision, cache))
-    text = "ids as they are" if share is None else f"{share:.2%} of the vocabulary come back as themselves when tokenised again"
-    return Finding("ok", "tokens", text)
+    model = subject.experiment.model
+    folder = model.path or model_tokenizer(str(model.repo), model.revision, subject.workflow.cache_dir)
+    share = check_tokens(subject.experiment, folder)
+    return "ids as they are" if share is None else f"{share:.2%} of the vocabulary come back as themselves when tokenised again"
 
 
-def _stored_dtype(config: Mapping[str, Any]) -> str:
-    text = text_config(config)
-    stored = str(text.get("dtype", text.get("torch_dtype", "float32")))
-    return stored if stored in BYTES else "float32"
-
-
-def _saes(experiment: Experiment, cache: Path | None) -> Finding:
+def _saes(subject: _Subject) -> str:
     """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
-    if not experiment.saes.from_hub:
-        _check_configurations(experiment, experiment.layers, None)
-        return Finding("ok", "SAEs", f"{experiment.saes.path}: their configurations can be converted, and their files are sound")
-    sources = [sae_source(experiment.saes, layer) for layer in experiment.layers]
-    check_access(sources[0].repo)
-    first = _check_sae_size(experiment, sources[0])
-    _check_configurations(experiment, experiment.layers[:1], cache)
-    text = f"{len(sources)} of {first.repo} in the form {first.loader}, at {experiment.saes.site}"
-    return Finding("ok", "SAEs", f"{text}, of the size of {_shape(experiment)}; their headers are read when they are fetched")
-
-
-def _check_configurations(experiment: Experiment, layers: Sequence[int], cache: Path | None) -> None:
-    """What conversion would refuse."""
     from saesteer.engine.sae_convert import check_sae
 
-    for layer in layers:
+    experiment, saes, cache = subject.experiment, subject.experiment.saes, subject.workflow.cache_dir
+    sources = [sae_source(saes, layer) for layer in experiment.layers] if saes.from_hub else []
+    if sources:
+        check_access(sources[0].repo)
+        sources[0] = _check_sae_size(experiment, sources[0])
+    for layer in experiment.layers[:1] if sources else experiment.layers:  # what conversion would refuse
         try:
-            check_sae(experiment.saes, layer, cache)
+            check_sae(saes, layer, cache if sources else None)
         except ValueError as error:
             raise SettingsError(f"{error}; choose another SAE for layer {layer}, or correct the section saes") from error
+    if not sources:
+        return f"{saes.path}: their configurations can be converted, and their files are sound"
+    return (
+        f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at {saes.site}, of the size of {_shape(experiment)};"
+        " their headers are read when they are fetched"
+    )
 
 
 def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
@@ -188,14 +188,14 @@ def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
     weights = files_of(source).weights
     if weights not in listing:
         raise SettingsError(f"{source.repo} has no {weights}, which {source.name} consists of: correct saes.id or saes.revision")
-    size = listing[weights]
+    size, widths = listing[weights], sorted(set(BYTES.values()))
     matrices = 2 * saes.d_model * saes.n_features
     shapes = {matrices, matrices + saes.d_model**2} if saes.site.startswith("transcoder") else {matrices}  # with a skip connection
-    if any(0 <= size - shape * each <= 8 * saes.n_features * each + _HEADERS for each in BYTES.values() for shape in shapes):
+    if any(0 <= size - shape * width <= 8 * saes.n_features * width + _HEADERS for width in widths for shape in shapes):
         return source
-    wanted = " or ".join(f"{matrices * each:,}" for each in sorted(set(BYTES.values())))
+    expected = " or ".join(f"{matrices * width:,}" for width in widths)
     raise SettingsError(
-        f"{source.name} has {size:,} bytes of weights in {source.repo}/{weights}, but {_shape(experiment)} has {wanted}, and a bit:"
+        f"{source.name} has {size:,} bytes of weights in {source.repo}/{weights}, but {_shape(experiment)} has {expected}, and a bit:"
         " correct saes.d_model and saes.n_features, or saes.id"
     )
 
@@ -204,86 +204,92 @@ def _shape(experiment: Experiment) -> str:
     return f"{experiment.saes.d_model} x {experiment.saes.n_features} (d_model x n_features)"
 
 
-def _records(experiment: Experiment) -> Finding:
+def _records(subject: _Subject) -> str:
     from saesteer.sources.neuronpedia.sources import sources_of
 
+    experiment = subject.experiment
     if not isinstance(experiment.records, NeuronpediaRecords):
-        return Finding("ok", "records", f"from the activations on {experiment.records.texts}")
+        return f"from the activations on {experiment.records.texts}"
     sources = sources_of(experiment, experiment.layers)
     first = sources[experiment.layers[0]]
-    return Finding("ok", "records", f"{len(sources)} sources of Neuronpedia, the first {first.model}/{first.source}")
+    return f"{len(sources)} sources of Neuronpedia, the first {first.model}/{first.source}"
 
 
-def _disk(experiment: Experiment, workflow: Workflow, weights: Mapping[str, _Weights]) -> Finding:
-    """Downloads, converted SAEs, generated texts, against what is free."""
+def _disk(subject: _Subject) -> str:
+    """Downloads, converted SAEs, generated texts; refused where they are more than what is free."""
+    experiment, folder = subject.experiment, subject.workflow.cache_dir or subject.workflow.data_dir
     saes = len(experiment.layers) * _sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     records = len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.records, NeuronpediaRecords) else 0
     texts = _n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
-    models = sum(weights[pin].n_bytes for pin in weights if model_settings(experiment, pin).repo)
+    models = sum(weights.n_bytes for pin, weights in subject.models.items() if model_settings(experiment, pin).repo)
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + records + texts
-    free = shutil.disk_usage(_existing(workflow.cache_dir or workflow.data_dir)).free
+    free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
     text = f"about {_gib(needed)}: models {_gib(models)}, SAEs {_gib(saes)} (twice: as published and converted), records {_gib(records)}, "
-    text += f"texts {_gib(texts)}; {_gib(free)} are free at {workflow.cache_dir or workflow.data_dir}"
-    return Finding("estimate" if needed < free else "problem", "disk", text)
+    text += f"texts {_gib(texts)}; {_gib(free)} are free at {folder}"
+    if needed >= free:
+        raise SettingsError(text)
+    return text
 
 
-def _gpu(experiment: Experiment, models: Mapping[str, _Weights]) -> Finding:
+def _gpu(subject: _Subject) -> str:
     """What the largest jobs take of GPUs of common sizes: a sweep with one SAE, and the second model."""
-    from saesteer.engine.planned_memory import model_without_weights, sweep_bytes
+    from saesteer.engine.generate import sweep_bytes
+    from saesteer.engine.models import model_without_weights
 
+    experiment, models = subject.experiment, subject.models
     needed = {gib: n_gpus(max((model.n_bytes for model in models.values()), default=0), gib * 2**30) for gib in GPUS}
     parts = []
     if "model" in models:
         settings, weights = experiment.model, models["model"]
-        held = weights.n_bytes + _sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
+        resident = weights.n_bytes + _sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
         lm = model_without_weights(weights.config, settings.dtype)
         n_new = experiment.sampling.max_new_tokens
-        taken = [(sweep_bytes(lm, held, n * gib * 2**30, settings.prompt_format, n_new), n * gib) for gib, n in needed.items()]
-        of_sizes = ", ".join(f"{_gib(some)} of {whole}" for some, whole in taken)
-        parts.append(f"texts take about {of_sizes} GiB, {_gib(held)} of it weights and SAE")
-    others = [model.n_bytes for pin, model in models.items() if pin != "model"]
-    if others:
-        parts.append(f"the second model's losses about {_gib(max(others) + WORKSPACE)}")
+        taken = [(sweep_bytes(lm, resident, n * gib * 2**30, settings.prompt_format, n_new), n * gib) for gib, n in needed.items()]
+        of_sizes = ", ".join(f"{_gib(n_bytes)} of {whole}" for n_bytes, whole in taken)
+        parts.append(f"texts take about {of_sizes} GiB, {_gib(resident)} of it weights and SAE")
+    losses = [model.n_bytes for pin, model in models.items() if pin != "model"]
+    if losses:
+        parts.append(f"the second model's losses about {_gib(max(losses) + WORKSPACE)}")
     if max(needed.values()) > 1:
         parts.append("a job takes " + ", ".join(f"{number} GPU{'s' * (number > 1)} of {gib} GiB" for gib, number in needed.items()))
     if len(models) < len(set(MODELS) & set(pins(experiment))):
         parts.append("not all models could be read")
-    return Finding("estimate", "GPU memory", "; ".join(parts))
+    return "; ".join(parts)
 
 
-def _judge(experiment: Steering, environ: Mapping[str, str]) -> Finding:
+def _judge(subject: _Subject) -> str:
+    experiment = subject.experiment
+    assert not isinstance(experiment, Scores)
     judge = experiment.judge
     if not isinstance(judge, EndpointJudge):
-        return Finding(
-            "ok", "judge", f"kind {judge.kind}: costs nothing" if judge.kind != "none" else "none: no ratings, no figure of them"
-        )
+        return f"kind {judge.kind}: costs nothing" if judge.kind != "none" else "none: no ratings, no figure of them"
     from saesteer.judge.endpoint import check_key
     from saesteer.judge.spend import estimate_texts
 
-    check_key(judge, environ)
+    check_key(judge, subject.environ)
     n_prefixes = prompt_source(experiment).n
     share = 1.0 if isinstance(experiment, Comparison) else min(judge.n_prefixes or n_prefixes, n_prefixes) / n_prefixes
     n_texts, characters = math.ceil(_n_texts(experiment) * share), experiment.sampling.max_new_tokens * CHARACTERS_PER_TOKEN
     spend = estimate_texts(n_texts, characters, experiment.model.prompt_format == "chat", judge)
     limit = f"limit {judge.max_usd:g} USD for all jobs and runs" if judge.max_usd is not None else "no limit is set (judge.max_usd)"
-    return Finding("estimate", "judge", f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}")
+    return f"{judge.model}: {spend.requests:,} requests, about {spend.typical}; {limit}"
 
 
-def _prompts(compared: MethodSettings, writer: Endpoint, environ: Mapping[str, str]) -> Finding:
+def _prompts(subject: _Subject) -> str:
     from saesteer.judge.answers import Ask
     from saesteer.judge.endpoint import check_key
     from saesteer.judge.prompt_writing import INSISTENCE, request
     from saesteer.judge.spend import estimate
 
-    check_key(writer, environ)
+    assert isinstance(subject.experiment, Comparison)
+    compared = subject.experiment.methods
+    writer = compared.prompt_writer
+    assert writer is not None
+    check_key(writer, subject.environ)
     asks = [Ask(request("x" * 80, insistence), 0) for insistence in INSISTENCE] * n_concepts(compared)
     spend = estimate(asks, writer)
-    return Finding("estimate", "prompts", f"{writer.model}: {spend.requests:,} requests, about {spend.typical}")
-
-
-def _n_features(experiment: Experiment) -> int:
-    return sum(map(len, resolve(experiment).values()))
+    return f"{writer.model}: {spend.requests:,} requests, about {spend.typical}"
 
 
 def _n_texts(experiment: Experiment) -> int:
@@ -292,17 +298,12 @@ def _n_texts(experiment: Experiment) -> int:
     if isinstance(experiment, Comparison):
         return n_fit_generations(experiment)
     sweep = experiment.sweep
-    return _n_features(experiment) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
+    return sum(map(len, resolve(experiment).values())) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
 
 
 def _sae_bytes(experiment: Experiment) -> int:
     """Encoder and decoder in float32."""
     return 2 * experiment.saes.d_model * experiment.saes.n_features * 4
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _gib(n_bytes: int | float) -> str:

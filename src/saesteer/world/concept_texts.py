@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import random
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import chain, count, repeat
 
 import polars as pl
 
@@ -38,31 +38,29 @@ def topic_texts(
     """
     if not openers:
         raise SettingsError("no neutral opener is left for the training texts: methods.concepts.openers needs lines that are no prompts")
-    numbers = [_number(lexicon, topic) for topic in topics]
+    for topic in topics:
+        if topic not in lexicon.names:
+            near = difflib.get_close_matches(topic, lexicon.names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lexicon.names)}"
+            raise SettingsError(f"methods.concepts.topics: the grammar has no topic {topic!r}; {hint}")
     rows = []
-    for number, topic in zip(numbers, topics, strict=True):
+    for topic in topics:
         for positive, n_texts in ((True, n_positive), (False, n_negative)):
-            drawn = _sentences(lexicon, number, positive, openers, seed)
+            drawn = _sentences(lexicon, lexicon.names.index(topic), positive, openers, seed)
             rows += [concept_row(topic, positive, place, *next(drawn)) for place in range(n_texts)]
     concepts = [{"concept_id": text_id(topic), "concept": topic, "label_feature": None} for topic in topics]
     return concept_table(ASKED_CONCEPTS, concepts, "topics"), concept_table(CONCEPT_TEXTS, rows, "topics")
-
-
-def _number(lexicon: Lexicon, topic: str) -> int:
-    if topic in lexicon.names:
-        return lexicon.names.index(topic)
-    near = difflib.get_close_matches(topic, lexicon.names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lexicon.names)}"
-    raise SettingsError(f"methods.concepts.topics: the grammar has no topic {topic!r}; {hint}")
 
 
 def _sentences(lexicon: Lexicon, topic: int, positive: bool, openers: Sequence[str], seed: int) -> Iterator[tuple[str, str]]:
     """Openers, each with a sentence that goes on from it: one stream of them a (seed, topic, positive)."""
     name = lexicon.names[topic]
     rng = text_stream(seed, f"concept texts/{name}/{'positive' if positive else 'negative'}")
-    subjects = repeat(topic) if positive else _others(len(lexicon.topics), topic, rng)
+    # Every topic but this one comes in a new order again and again, so that none is drawn twice more than another.
+    subjects = [topic] if positive else [number for number in range(len(lexicon.topics)) if number != topic]
+    turns = repeat(subjects) if positive else (rng.sample(subjects, len(subjects)) for _ in count())
     written: set[str] = set()
-    for subject in subjects:
+    for subject in chain.from_iterable(turns):
         sentence = next((new for _ in range(MOST_DRAWS) if (new := _sentence(lexicon, subject, rng)) not in written), None)
         if sentence is None:
             raise SettingsError(
@@ -71,13 +69,6 @@ def _sentences(lexicon: Lexicon, topic: int, positive: bool, openers: Sequence[s
             )
         written.add(sentence)
         yield rng.choice(openers), sentence
-
-
-def _others(n_topics: int, topic: int, rng: random.Random) -> Iterator[int]:
-    """Every topic but one, in a new order again and again, so that none is drawn twice more than another."""
-    others = [number for number in range(n_topics) if number != topic]
-    while True:
-        yield from rng.sample(others, len(others))
 
 
 def _sentence(lexicon: Lexicon, topic: int, rng: random.Random) -> str:

@@ -125,8 +125,14 @@ def sentence(lexicon: Lexicon, scene: Scene, opener: float, dice: Dice) -> Sente
     opening: tuple[str, ...] = ()
     if opener and dice.flip(opener):
         opening = opener_words(lexicon.openers[dice.uniform(len(lexicon.openers))])
-    clause = (*_clause(lexicon.topics[scene.topic], scene, dice), ".")
-    if not opening and lexicon.topics[scene.topic].name != "code":
+    topic = lexicon.topics[scene.topic]
+    if topic.name == "numbers":
+        clause = (*_number_fact(topic, dice), ".")
+    elif topic.name == "code":
+        clause = (*_code_line(topic, dice), ".")
+    else:
+        clause = (*_plain_clause(topic, scene, dice), ".")
+    if not opening and topic.name != "code":
         clause = (clause[0].capitalize(), *clause[1:])
     topics = (NO_TOPIC,) * len(opening) + (scene.topic,) * len(clause)
     return Sentence(opening + clause, topics, dice.nats - before)
@@ -154,42 +160,42 @@ def _zipf(n: int, exponent: float) -> tuple[list[float], list[float]]:
     return list(itertools.accumulate(w / total for w in weights)), [-math.log(w / total) for w in weights]
 
 
-def _clause(topic: Topic, scene: Scene, dice: Dice) -> tuple[str, ...]:
-    if topic.name == "numbers":
-        return _number_fact(topic, dice)
-    if topic.name == "code":
-        return _code_line(topic, dice)
-    return _plain_clause(topic, scene, dice)
-
-
 def _plain_clause(topic: Topic, scene: Scene, dice: Dice) -> tuple[str, ...]:
     """Fill a clause template: whom first, then what follows from whom, then what follows from that."""
-    french = topic.name == "french"
+    french, lists = topic.name == "french", topic.lists
     templates = FRENCH if french else ENGLISH
     template = templates[dice.uniform(len(templates))]
     slots: dict[str, str] = {}
-    person = _subject(topic, scene, template, slots, dice)
-    draw = _Partners(topic, dice)
-    slots["d"], slots["e"] = (
-        DETERMINERS[dice.zipf(len(DETERMINERS), DETERMINER_ZIPF)] if f"{{{slot}}}" in template else "" for slot in "de"
-    )
+    person: int | None = None
+    if "{S}" in template and scene.person is not None and dice.flip(PRONOUN):  # the last sentence's person, as a pronoun
+        person = scene.person
+        feminine = lists["people"][person].startswith("la ") if french else person % 2
+        slots["S"] = PRONOUNS["french" if french else "english"][feminine]
+    elif "{S}" in template or "{p}" in template:
+        scene.person = person = dice.zipf(len(lists["people"]), WORD_ZIPF)
+        slots["p"] = lists["people"][person]
+        slots["S"] = slots["p"] if french else f"the {slots['p']}"
+    for slot in "de":
+        slots[slot] = DETERMINERS[dice.zipf(len(DETERMINERS), DETERMINER_ZIPF)] if f"{{{slot}}}" in template else ""
     if "{x}" in template:
-        slots["x"] = _adverb(french, dice) + draw.word("acts", "people", person)
-    verb = draw.index("verbs", "people", person) if "{v}" in template else None
-    if verb is not None:
-        slots["v"] = _adverb(french, dice) + topic.lists["verbs"][verb]
-    thing = draw.index("things", "verbs", verb) if "{t}" in template else None
-    if thing is not None:
-        slots["t"] = topic.lists["things"][thing]
+        slots["x"] = _adverb(french, dice) + lists["acts"][_partner(topic, dice, "acts", "people", person)]
+    verb = thing = None
+    if "{v}" in template:
+        verb = _partner(topic, dice, "verbs", "people", person)
+        slots["v"] = _adverb(french, dice) + lists["verbs"][verb]
+    if "{t}" in template:
+        thing = _partner(topic, dice, "things", "verbs", verb)
+        slots["t"] = lists["things"][thing]
     if "{a}" in template:
-        slots["a"] = draw.word("adjectives", "things", thing)
+        slots["a"] = lists["adjectives"][_partner(topic, dice, "adjectives", "things", thing)]
     if "{l}" in template:
-        slots["l"] = draw.word("places", "things", thing)
+        slots["l"] = lists["places"][_partner(topic, dice, "places", "things", thing)]
     if "{u}" in template:
-        other = draw.index("things", "things", None if thing is None else thing + 1)
-        slots["u"] = topic.lists["things"][other]
-        slots["b"] = draw.word("adjectives", "things", other)
-    return _with_an(template.format(**slots).split())
+        second = _partner(topic, dice, "things", "things", None if thing is None else thing + 1)
+        slots["u"] = lists["things"][second]
+        slots["b"] = lists["adjectives"][_partner(topic, dice, "adjectives", "things", second)]
+    words = template.format(**slots).split()
+    return tuple("an" if word == "a" and after[:1] in "aeiou" else word for word, after in zip(words, [*words[1:], "."], strict=True))
 
 
 def _adverb(french: bool, dice: Dice) -> str:
@@ -199,55 +205,21 @@ def _adverb(french: bool, dice: Dice) -> str:
     return ADVERBS[dice.zipf(len(ADVERBS), WORD_ZIPF)] + " "
 
 
-def _subject(topic: Topic, scene: Scene, template: str, slots: dict[str, str], dice: Dice) -> int | None:
-    """Choose the person; the last sentence's one may come back as a pronoun."""
-    if "{S}" not in template and "{p}" not in template:
-        return None
-    people = topic.lists["people"]
-    if "{S}" in template and scene.person is not None and dice.flip(PRONOUN):
-        slots["S"] = _pronoun(topic, scene.person)
-        return scene.person
-    scene.person = dice.zipf(len(people), WORD_ZIPF)
-    slots["p"] = people[scene.person]
-    slots["S"] = slots["p"] if topic.name == "french" else f"the {slots['p']}"
-    return scene.person
-
-
-def _pronoun(topic: Topic, person: int) -> str:
-    if topic.name == "french":
-        return PRONOUNS["french"][topic.lists["people"][person].startswith("la ")]
-    return PRONOUNS["english"][person % 2]
-
-
-class _Partners:
-    """Draws from one topic's lists, near the partner of a word already drawn."""
-
-    def __init__(self, topic: Topic, dice: Dice) -> None:
-        self.topic, self.dice = topic, dice
-
-    def index(self, to: str, given: str, partner: int | None) -> int:
-        """An index into list `to`; with no partner by Zipf's law over the whole list."""
-        n = len(self.topic.lists[to])
-        if partner is None:
-            return self.dice.zipf(n, WORD_ZIPF)
-        start = partner * n // len(self.topic.lists[given])
-        return (start + self.dice.zipf(n, PARTNER_ZIPF)) % n
-
-    def word(self, to: str, given: str, partner: int | None) -> str:
-        """The word at that index."""
-        return self.topic.lists[to][self.index(to, given, partner)]
-
-
-def _with_an(words: list[str]) -> tuple[str, ...]:
-    return tuple("an" if word == "a" and after[:1] in "aeiou" else word for word, after in zip(words, [*words[1:], "."], strict=True))
+def _partner(topic: Topic, dice: Dice, name: str, partners: str, partner: int | None) -> int:
+    """An index into the topic's list `name`, near the partner of a word that was drawn from the list `partners`; without one by Zipf's law
+    over the whole list."""
+    n = len(topic.lists[name])
+    if partner is None:
+        return dice.zipf(n, WORD_ZIPF)
+    start = partner * n // len(topic.lists[partners])
+    return (start + dice.zipf(n, PARTNER_ZIPF)) % n
 
 
 def _number_fact(topic: Topic, dice: Dice) -> tuple[str, ...]:
     """A true statement about numbers up to twenty."""
     names = topic.lists["words"]
     top = len(names) - 1
-    kind = dice.uniform(len(NUMBERS))
-    template = NUMBERS[kind]
+    template = NUMBERS[dice.uniform(len(NUMBERS))]
     a = dice.uniform(top // 2 + 1)
     if "{parity}" in template:
         return tuple(template.format(a=names[a], parity="odd" if a % 2 else "even").split())
@@ -261,17 +233,17 @@ def _number_fact(topic: Topic, dice: Dice) -> tuple[str, ...]:
 
 
 def _code_line(topic: Topic, dice: Dice) -> tuple[str, ...]:
-    draw = _Partners(topic, dice)
+    functions, variables, modules = (topic.lists[name] for name in ("functions", "variables", "modules"))
     template = CODE[dice.uniform(len(CODE))]
-    function = draw.index("functions", "functions", None) if "{f}" in template else None
-    variable = draw.index("variables", "functions", function)
-    slots = {"x": topic.lists["variables"][variable]}
+    function = dice.zipf(len(functions), WORD_ZIPF) if "{f}" in template else None
+    variable = _partner(topic, dice, "variables", "functions", function)
+    slots = {"x": variables[variable]}
     if function is not None:
-        slots["f"] = topic.lists["functions"][function]
+        slots["f"] = functions[function]
     if "{y}" in template:
-        slots["y"] = draw.word("variables", "variables", variable + 1)
+        slots["y"] = variables[_partner(topic, dice, "variables", "variables", variable + 1)]
     if "{m}" in template:
-        slots["m"] = draw.word("modules", "variables", variable)
+        slots["m"] = modules[_partner(topic, dice, "modules", "variables", variable)]
     if "{n}" in template:
         slots["n"] = DIGITS[dice.zipf(len(DIGITS), WORD_ZIPF)]
     return tuple(template.format(**slots).split())

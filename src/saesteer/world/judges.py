@@ -38,6 +38,6 @@ def oracle_as_judge(oracle: oracle_judge.Oracle, tokens: TextTokens) -> WorldJud
     """The grammar's oracle, which counts the model's tokens, and rates fluency by the loss alone."""
 
     def fluency(_: Sequence[int], mean_nll: float | None) -> int | None:
-        return oracle_judge.fluency_rating(oracle, mean_nll)
+        return oracle_judge.fluency_rating(oracle.thresholds.fluency_nats, mean_nll)
 
     return WorldJudge(tokens.retokenise, partial(oracle_judge.concept_rating, oracle), fluency, len(oracle.log_prior))

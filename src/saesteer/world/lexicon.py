@@ -9,7 +9,7 @@ ALGORITHM_VERSION = 1
 
 OUTPUT_SCORE_PROMPT = "From my experience,"  # P1 (arXiv 2505.20063)'s neutral prompt: it has to be in distribution
 CLAUSE_LISTS = ("people", "acts", "verbs", "things", "adjectives", "places")
-OWN_LISTS = {"numbers": ("words",), "code": ("functions", "variables", "modules")}
+TOPIC_LISTS = {"numbers": ("words",), "code": ("functions", "variables", "modules")}
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,19 @@ class Lexicon:
 
 def load_lexicon(lexicon_path: Path, prefixes_path: Path) -> Lexicon:
     """Read and check both files; a word that YAML took for a truth value or a number is refused by name."""
-    blocks = yaml.safe_load(lexicon_path.read_text(encoding="utf-8"))
-    topics = tuple(_topic(lexicon_path, name, lists) for name, lists in blocks.items())
-    return Lexicon(topics, (*load_prefixes(prefixes_path), OUTPUT_SCORE_PROMPT))
+    topics = []
+    for topic, lists in yaml.safe_load(lexicon_path.read_text(encoding="utf-8")).items():
+        expected = TOPIC_LISTS.get(topic, CLAUSE_LISTS)
+        if tuple(lists) != expected:
+            names = f"lists are {', '.join(lists)}; expected {', '.join(expected)} in this order"
+            raise ValueError(f"{lexicon_path}, topic {topic!r}: {names}")
+        for name, words in lists.items():
+            invalid = [word for word in words if not isinstance(word, str) or "." in word]
+            if invalid or not words:
+                hint = "put quotes around what YAML reads otherwise"
+                raise ValueError(f'{lexicon_path}, {topic}.{name}: {invalid} are not words without "."; {hint}')
+        topics.append(Topic(topic, {name: tuple(words) for name, words in lists.items()}))
+    return Lexicon(tuple(topics), (*load_prefixes(prefixes_path), OUTPUT_SCORE_PROMPT))
 
 
 def load_prefixes(path: Path) -> tuple[str, ...]:
@@ -49,14 +59,3 @@ def load_prefixes(path: Path) -> tuple[str, ...]:
     if len(set(prefixes)) != len(prefixes):
         raise ValueError(f"{path}: two lines are equal; remove one")
     return prefixes
-
-
-def _topic(path: Path, name: str, lists: dict[str, list[str]]) -> Topic:
-    wanted = OWN_LISTS.get(name, CLAUSE_LISTS)
-    if tuple(lists) != wanted:
-        raise ValueError(f"{path}, topic {name!r}: lists are {', '.join(lists)}; expected {', '.join(wanted)} in this order")
-    for key, words in lists.items():
-        invalid = [word for word in words if not isinstance(word, str) or "." in word]
-        if invalid or not words:
-            raise ValueError(f'{path}, {name}.{key}: {invalid} are not words without "."; put quotes around what YAML reads otherwise')
-    return Topic(name, {key: tuple(words) for key, words in lists.items()})

@@ -12,10 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from safetensors.numpy import load_file
+from scipy.special import softmax
 
 ALGORITHM_VERSION = 1
 
@@ -44,20 +46,18 @@ class Oracle:
 def load_oracle(folder: Path) -> Oracle:
     """Read classifier.safetensors and oracle.json."""
     weights = load_file(folder / WEIGHTS)
-    cuts = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["thresholds"]
-    thresholds = Thresholds(
-        content_nats=cuts["content_nats"],
-        topic_posterior=cuts["topic_posterior"],
-        concept_shares=tuple(cuts["concept_shares"]),
-        fluency_nats=tuple(cuts["fluency_nats"]),
-    )
+    cuts: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["thresholds"]
+    thresholds = Thresholds(**cuts | {name: tuple(cuts[name]) for name in ("concept_shares", "fluency_nats")})
     return Oracle(weights["log_likelihood"], weights["log_prior"], thresholds)
 
 
 def topic_posterior(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, "token topic"]:
-    """P(topic | token) of each token on its own, by Bayes' rule."""
-    joint = oracle.log_likelihood[:, _checked(oracle, token_ids)].T + oracle.log_prior  # [token, topic]
-    return softmax(joint)
+    """P(topic | token) of each token by itself, by Bayes' rule."""
+    ids, vocab = np.asarray(token_ids, dtype=np.int64), oracle.log_likelihood.shape[1]
+    if outside := [token for token in token_ids if not 0 <= token < vocab]:
+        raise ValueError(f"token id {outside[0]} is outside the oracle's vocabulary of {vocab} tokens")
+    joint = oracle.log_likelihood[:, ids].T + oracle.log_prior  # [token, topic]
+    return softmax(joint.astype(np.float64), axis=-1)
 
 
 def content_tokens(oracle: Oracle, token_ids: Sequence[int]) -> Bool[np.ndarray, " token"]:
@@ -81,39 +81,12 @@ def topic_share(oracle: Oracle, token_ids: Sequence[int], topic: int) -> float |
 def concept_rating(oracle: Oracle, token_ids: Sequence[int], topic: int) -> int | None:
     """0, 1 or 2: how much of the text is about the topic; None when there is no content token to judge."""
     share = topic_share(oracle, token_ids, topic)
-    if share is None:
-        return None
-    some, mostly = oracle.thresholds.concept_shares
-    return int(share >= some) + int(share >= mostly)
+    return None if share is None else sum(share >= cut for cut in oracle.thresholds.concept_shares)
 
 
-def fluency_rating(oracle: Oracle, mean_nll: float | None) -> int | None:
-    """0, 1 or 2 from the text's mean loss (nats per token) under the reference model; None where that is undefined."""
-    return rating_of_loss(oracle.thresholds.fluency_nats, mean_nll)
-
-
-def rating_of_loss(cuts: tuple[float, float], mean_nll: float | None) -> int | None:
-    """2 up to the first cut, 1 up to the second, else 0; None where the loss is undefined."""
+def fluency_rating(cuts: tuple[float, float], mean_nll: float | None) -> int | None:
+    """By a text's mean loss (nats per token) under the reference model: 2 up to the first cut, 1 up to the second, else 0; None where the
+    loss is undefined."""
     if mean_nll is None or not math.isfinite(mean_nll):
         return None
-    fluent, poor = cuts
-    return int(mean_nll <= fluent) + int(mean_nll <= poor)
-
-
-def classify_sentence(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, " topic"]:
-    """P(topic | all tokens), tokens taken as independent given the topic."""
-    return softmax(oracle.log_likelihood[:, _checked(oracle, token_ids)].sum(-1) + oracle.log_prior)
-
-
-def _checked(oracle: Oracle, token_ids: Sequence[int]) -> np.ndarray:
-    ids = np.asarray(token_ids, dtype=np.int64)
-    vocab = oracle.log_likelihood.shape[1]
-    if len(ids) and not 0 <= ids.min() <= ids.max() < vocab:
-        raise ValueError(f"token id {ids.max() if ids.max() >= vocab else ids.min()} is outside the oracle's vocabulary of {vocab} tokens")
-    return ids
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities of log weights, over the last axis."""
-    weights = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
-    return np.asarray(weights / weights.sum(-1, keepdims=True))
+    return sum(mean_nll <= cut for cut in cuts)

@@ -14,32 +14,7 @@ from saesteer.core.tables.methods import (
     METHOD_DAMAGE,
     METHOD_STEPS,
     METHOD_SUMMARIES,
-    PERSISTENCE,
     STEERING_PROMPTS,
-)
-from saesteer.core.tables.questions import (
-    APPROXIMATOR_SIZES,
-    CHOICE_RULES,
-    DATA_SIZES,
-    EFFECT_LAYERS,
-    EFFECT_MULTIPLES,
-    EFFECTS_AT_LATER_LAYERS,
-    EFFECTS_AT_MULTIPLES,
-    FEATURE_RANKINGS,
-    GRID_ENDS,
-    HEADLINE_SAMPLES,
-    JUDGE_ERROR,
-    OUTPUT_SCORE_SETTINGS,
-    PREDICTIONS,
-    PREDICTOR_WEIGHTS,
-    PSEUDO_INVERSES,
-    QUANTITIES,
-    QUANTITY_CORRELATIONS,
-    QUESTION_SUMMARIES,
-    RECOMMENDATIONS,
-    SETTING_AGREEMENT,
-    THRESHOLD_CURVES,
-    THRESHOLD_TRANSFER,
 )
 from saesteer.core.tables.schema import Column, Table, TableError, by_name, read_summary, validate, write_summary
 from saesteer.core.tables.steps import (

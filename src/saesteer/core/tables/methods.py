@@ -40,6 +40,7 @@ STEERING_PROMPTS = Table(
         "model": Column(pl.String, "the model as it names itself", "it does not say"),
         "reason": reason_for("prompt"),
     },
+    file="{name}/prompts.parquet",  # beside the answers, which were paid for
 )
 EFFECTS = Table(
     "effects",
@@ -152,8 +153,8 @@ METHOD_SCORES = Table(
     ("layer", "method", "concept_id"),
     {
         **PER_FIT,
-        **ASKED_CONCEPTS.some("concept"),
-        **METHOD_CHOICES.some("abstains"),
+        **ASKED_CONCEPTS.columns_named("concept"),
+        **METHOD_CHOICES.columns_named("abstains"),
         "reason": Column(pl.String, "why it abstains", "it does not"),
         "score": Column(pl.Float64, "mean over the halves reported on", "none of them has a score"),
         "n_halves": Column(pl.UInt8, "halves with a score behind it"),
@@ -162,7 +163,7 @@ METHOD_SCORES = Table(
         "n_at_grid_end": Column(pl.UInt8, "of them, those that did"),
         "n": Column(pl.UInt32, "texts reported on"),
         "n_missing": Column(pl.UInt32, "of them, those without a score"),
-        **METHOD_CHOICES.some("concept_rating", "instruction_rating", "fluency_rating", "log_perplexity"),
+        **METHOD_CHOICES.columns_named("concept_rating", "instruction_rating", "fluency_rating", "log_perplexity"),
         "change": Column(
             pl.Float64,
             "chosen factor times residual_change, mean over choices: how far the residual moves, exact where that is linear in the factor",
@@ -253,7 +254,7 @@ METHOD_DAMAGE = Table(
     {
         "layer": LAYER,
         "method": METHOD,
-        **METHODS_TABLE.some("title", "family", "score", "score_low", "score_high"),
+        **METHODS_TABLE.columns_named("title", "family", "score", "score_low", "score_high"),
         "n": Column(pl.UInt32, "concepts; those where it abstains are not steered, so nothing is lost"),
         **_mean("loss_rise", "mean over them of what steering as chosen adds to the loss on ordinary texts, nats a token"),
         **_mean("divergence", "mean over them of the divergence from the unsteered next-token distribution, nats"),
@@ -265,7 +266,7 @@ METHOD_DAMAGE = Table(
             "the judge is not the shipped world's oracle",
             "the same, or fewer than 2 concepts",
         ),
-        **METHODS_TABLE.some("confidence"),
+        **METHODS_TABLE.columns_named("confidence"),
     },
 )
 _MEANS = {
@@ -278,7 +279,7 @@ METHOD_CURVES = Table(
     {
         "layer": LAYER,
         "method": METHOD,
-        **METHODS_TABLE.some("title", "family"),
+        **METHODS_TABLE.columns_named("title", "family"),
         "factor": FACTOR,
         "n": Column(pl.UInt32, "concepts for which the method has an intervention"),
         "n_texts": Column(pl.UInt32, "their texts, of all prompts"),
@@ -287,7 +288,7 @@ METHOD_CURVES = Table(
         "perplexity": Column(pl.Float64, "geometric mean over concepts", "every text is empty"),
         "n_chosen": Column(pl.UInt32, "choices that fell on this factor"),
         "method_score": Column(pl.Float64, "the method's held-out score (METHODS_TABLE)", "no concept has a score"),
-        **METHODS_TABLE.some("confidence"),
+        **METHODS_TABLE.columns_named("confidence"),
     },
 )
 METHOD_PUBLISHED = Table(
@@ -310,28 +311,6 @@ METHOD_PUBLISHED = Table(
         "differs": Column(pl.List(pl.String), "facts of the protocol that differ"),
         "not_stated": Column(pl.List(pl.String), "facts of theirs that we do not know"),
         "matches": Column(pl.Boolean, "whether every fact is known and the same"),
-    },
-)
-PERSISTENCE = Table(
-    "persistence",
-    ("layer", "method", "stretch"),
-    {
-        "layer": LAYER,
-        "method": METHOD,
-        "stretch": Column(
-            pl.UInt16, "of the text's words, 1 the first (methods.stretch_words each); whole ones that half of the concepts have"
-        ),
-        **METHODS_TABLE.some("title", "family"),
-        "n": Column(pl.UInt32, "concepts that have such a stretch; those where the method abstains have none"),
-        "n_texts": Column(pl.UInt32, "of their held-out texts at the chosen factors, those that have it"),
-        **_mean("concept_rating", "mean over concepts of the stretch's concept rating, 0 to 2", "nothing in it could be rated"),
-        **_mean(
-            "change",
-            "its rating less that of the same text's first stretch, mean over texts, then concepts",
-            "nothing in it could be rated",
-        ),
-        **_mean("capitals", "share of words within sentences that begin with a capital, mean over concepts"),
-        "confidence": Column(pl.Float64, "share of draws that every interval holds"),
     },
 )
 METHOD_SUMMARIES = by_name(METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES, METHODS_TABLE, METHOD_DIFFERENCES, METHOD_CURVES, METHOD_PUBLISHED)

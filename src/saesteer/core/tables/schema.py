@@ -42,6 +42,12 @@ class Table:
     name: str
     keys: tuple[str, ...]
     columns: dict[str, Column]
+    file: str = "tables/{name}.parquet"
+    """Where a table lies, in the experiment's folder, that is computed afresh from others."""
+
+    @property
+    def path(self) -> str:
+        return self.file.format(name=self.name)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -51,7 +57,7 @@ class Table:
     def key_schema(self) -> dict[str, Any]:
         return {name: self.columns[name].dtype for name in self.keys}
 
-    def some(self, *names: str) -> dict[str, Column]:
+    def columns_named(self, *names: str) -> dict[str, Column]:
         """Columns that another table takes over."""
         return {name: self.columns[name] for name in names}
 

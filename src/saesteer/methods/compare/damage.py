@@ -15,7 +15,7 @@ _TAKEN_OVER = ("title", "family", "score", "score_low", "score_high")
 
 
 def method_damage(
-    damage: pl.DataFrame, others: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings
+    damage: pl.DataFrame, other_ratings: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings
 ) -> pl.DataFrame:
     """DAMAGE, METHOD_CHOICES and METHODS_TABLE -> METHOD_DAMAGE. A concept's damage is the mean over the halves reported on, each at the
     factor chosen for it; where the method abstains nothing is steered and nothing lost, as its score is the unsteered text's. `others` has
@@ -24,7 +24,7 @@ def method_damage(
     measured = damage.with_columns(loss_rise=pl.col("loss") - pl.col("unsteered_loss")).select(*FIT, "factor", *columns)
     rows = choices.select(*FIT, "factor", "abstains").join(measured, on=[*FIT, "factor"], how="left")
     rows = rows.with_columns(pl.when("abstains").then(0.0).otherwise(name).alias(name) for name in _LOST)
-    concepts = rows.group_by(FIT).agg(pl.col(columns).mean()).join(_other_ratings(others, choices), on=FIT, how="left").sort(FIT)
+    concepts = rows.group_by(FIT).agg(pl.col(columns).mean()).join(_other_ratings(other_ratings, choices), on=FIT, how="left").sort(FIT)
     lines = []
     for group in concepts.partition_by("layer", "method", maintain_order=True):
         layer, key = group.select("layer", "method").row(0)
@@ -32,17 +32,17 @@ def method_damage(
         for name in _MEASURES:
             line |= mean_over_concepts(name, group[name], settings, "damage", name, layer, key)
         lines.append(line)
-    made = {name: dtype for name, dtype in METHOD_DAMAGE.schema.items() if name not in (*_TAKEN_OVER, "unsteered_loss")}
-    table = pl.DataFrame(lines, schema=made)
+    schema = {name: dtype for name, dtype in METHOD_DAMAGE.schema.items() if name not in (*_TAKEN_OVER, "unsteered_loss")}
+    table = pl.DataFrame(lines, schema=schema)
     unsteered = damage.group_by("layer").agg(pl.col("unsteered_loss").first())
     table = table.join(methods.select("layer", "method", *_TAKEN_OVER), on=["layer", "method"], how="left")
     return table.join(unsteered, on="layer", how="left").select(list(METHOD_DAMAGE.columns)).sort(METHOD_DAMAGE.keys)
 
 
-def _other_ratings(others: pl.DataFrame, choices: pl.DataFrame) -> pl.DataFrame:
+def _other_ratings(other_ratings: pl.DataFrame, choices: pl.DataFrame) -> pl.DataFrame:
     """FIT keys and other_rating: mean over a fit's texts at each chosen factor, then over the choices; where the method abstains the
     unsteered texts'."""
-    of_factors = others.group_by(*FIT, "factor").agg(pl.col("other_rating").mean())
+    of_factors = other_ratings.group_by(*FIT, "factor").agg(pl.col("other_rating").mean())
     unsteered = of_factors.filter(method=unsteered_key()).select("layer", "concept_id", unsteered="other_rating")
     rows = choices.select(*FIT, "factor", "abstains").join(of_factors, on=[*FIT, "factor"], how="left")
     rows = rows.join(unsteered, on=["layer", "concept_id"], how="left")

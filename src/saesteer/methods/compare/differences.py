@@ -32,8 +32,8 @@ def method_differences(scores: pl.DataFrame, settings: MethodSettings) -> pl.Dat
         pairs = [(a, b) for number, a in enumerate(keys) for b in keys[number + 1 :]]
         number = int(layer["layer"][0])
         together = _simultaneous([values[a] - values[b] for a, b in pairs], settings, number)
-        for (a, b), both in zip(pairs, together, strict=True):
-            rows.append({"layer": number, "method": a, "other": b} | _difference(values[a], values[b], (number, a, b), settings) | both)
+        for (a, b), of_pair in zip(pairs, together, strict=True):
+            rows.append({"layer": number, "method": a, "other": b} | _difference(values[a], values[b], (number, a, b), settings) | of_pair)
     return pl.DataFrame(rows, schema=METHOD_DIFFERENCES.schema).sort(METHOD_DIFFERENCES.keys)
 
 
@@ -67,12 +67,12 @@ def _simultaneous(differences: list[Float[np.ndarray, " concept"]], settings: Me
     if not compared:
         return ends
     matrix = np.stack([differences[number] for number in compared], axis=1)  # [concept pair]
-    known = np.isfinite(matrix)
-    n = known.sum(axis=0)
-    mean = np.where(known, matrix, 0).sum(axis=0) / n
-    centred = np.where(known, matrix - mean, 0)
+    is_known = np.isfinite(matrix)
+    n = is_known.sum(axis=0)
+    mean = np.where(is_known, matrix, 0).sum(axis=0) / n
+    centred = np.where(is_known, matrix - mean, 0)
     error = np.sqrt((centred**2).sum(axis=0)) / n
-    reach = np.quantile(_largest_t(centred, known, error, settings, layer), settings.confidence) * error
+    reach = np.quantile(_largest_t(centred, is_known, error, settings, layer), settings.confidence) * error
     for number, low, high in zip(compared, (mean - reach).tolist(), (mean + reach).tolist(), strict=True):
         ends[number] = {"simultaneous_low": low, "simultaneous_high": high}
     return ends
@@ -80,7 +80,7 @@ def _simultaneous(differences: list[Float[np.ndarray, " concept"]], settings: Me
 
 def _largest_t(
     centred: Float[np.ndarray, "concept pair"],
-    known: np.ndarray,
+    is_known: np.ndarray,
     error: Float[np.ndarray, " pair"],
     settings: MethodSettings,
     layer: int,
@@ -88,13 +88,13 @@ def _largest_t(
     """Per draw of concepts the largest |t| of the pairs that vary; 0 where none does."""
     varies = error > 1e-12
     stream = random_stream(settings.seed, "methods", "simultaneous", layer)
-    n, blocks, left = len(centred), [], settings.bootstrap_draws
-    while left:
-        size = min(left, max(1, _BLOCK // max(n, centred.shape[1])))
+    n, blocks, n_left = len(centred), [], settings.bootstrap_draws
+    while n_left:
+        size = min(n_left, max(1, _BLOCK // max(n, centred.shape[1])))
         weights = stream.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # how often each concept is drawn
-        drawn = weights @ known[:, varies]
+        drawn = weights @ is_known[:, varies]
         sums = weights @ centred[:, varies]
         means = np.divide(sums, drawn, out=np.zeros_like(sums), where=drawn > 0)
         blocks.append((np.abs(means) / error[varies]).max(axis=1, initial=0.0))
-        left -= size
+        n_left -= size
     return np.concatenate(blocks)

@@ -10,6 +10,6 @@ from saesteer.settings.registry import METHODS
 
 def at_every_layer(rows: pl.DataFrame, layers: Sequence[int]) -> pl.DataFrame:
     """Rows with columns layer and method; those of methods without a layer, made at the first of the layers, once for each."""
-    first, *others = sorted(layers)
+    first, *other_layers = sorted(layers)
     once = rows.filter(pl.col("method").is_in([row.key for row in METHODS if not row.has_layer]), pl.col("layer") == first)
-    return pl.concat([rows, *(once.with_columns(layer=pl.lit(layer, rows.schema["layer"])) for layer in others)])
+    return pl.concat([rows, *(once.with_columns(layer=pl.lit(layer, rows.schema["layer"])) for layer in other_layers)])

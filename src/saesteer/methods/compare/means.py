@@ -55,10 +55,10 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
 
 
 def _means(group: pl.DataFrame, label: tuple[int, str], settings: MethodSettings) -> _Row:
-    own = group.filter(~pl.col("abstains"))
+    scored = group.filter(~pl.col("abstains"))
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
-    sizes |= {"n_abstaining": group.height - own.height, "n_surviving": own["score"].count()}
-    surviving = mean_over_concepts("surviving_score", own["score"], settings, "mean", *label, ends="surviving_")
+    sizes |= {"n_abstaining": group.height - scored.height, "n_surviving": scored["score"].count()}
+    surviving = mean_over_concepts("surviving_score", scored["score"], settings, "mean", *label, ends="surviving_")
     return sizes | mean_over_concepts("score", group["score"], settings, "mean", *label) | surviving
 
 
@@ -72,17 +72,17 @@ def mean_over_concepts(
 
 def _at_chosen(group: pl.DataFrame) -> _Row:
     """What the method's own texts are like at the chosen factors, each concept counting once."""
-    own = group.filter(~pl.col("abstains"))
-    n_choices = int(own["n_choices"].sum())
+    scored = group.filter(~pl.col("abstains"))
+    n_choices = int(scored["n_choices"].sum())
     return {
-        "n_texts": own["n"].sum(),
-        "n_missing": own["n_missing"].sum(),
-        **{name: own[name].mean() for name in _RATINGS},
-        "perplexity": _geometric_mean(own["log_perplexity"]),
-        "median_change": own["change"].median(),
-        "median_relative_change": own["relative_change"].median(),
+        "n_texts": scored["n"].sum(),
+        "n_missing": scored["n_missing"].sum(),
+        **{name: scored[name].mean() for name in _RATINGS},
+        "perplexity": _geometric_mean(scored["log_perplexity"]),
+        "median_change": scored["change"].median(),
+        "median_relative_change": scored["relative_change"].median(),
         "n_choices": n_choices,
-        "share_at_grid_end": int(own["n_at_grid_end"].sum()) / n_choices if n_choices else None,
+        "share_at_grid_end": int(scored["n_at_grid_end"].sum()) / n_choices if n_choices else None,
     }
 
 
@@ -144,8 +144,8 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
     points = pl.DataFrame(rows, schema={name: dtype for name, dtype in METHOD_CURVES.schema.items() if rows and name in rows[0]})
     named = methods.select(*_METHOD, "title", "family", "confidence", method_score="score")
     joined = points.join(chosen, on=[*_METHOD, "factor"], how="left").join(named, on=_METHOD, how="left")
-    known = joined.with_columns(pl.col("n_chosen").fill_null(0).cast(pl.UInt32))
-    return known.select(list(METHOD_CURVES.columns)).sort(*_METHOD, number)
+    counted = joined.with_columns(pl.col("n_chosen").fill_null(0).cast(pl.UInt32))
+    return counted.select(list(METHOD_CURVES.columns)).sort(*_METHOD, number)
 
 
 def _curve_point(group: pl.DataFrame, label: tuple[str | int, ...], settings: MethodSettings) -> _Row:

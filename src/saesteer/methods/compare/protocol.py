@@ -107,15 +107,15 @@ def _texts(rows: Rows, halves: Mapping[str, int]) -> pl.DataFrame:
 
 def _p1_ratios(scores: pl.DataFrame, settings: BestFactorSettings) -> pl.DataFrame:
     """Keys of METHOD_HALVES and p1_ratio, where GenSuccess is known: null where the factor may not be chosen."""
-    known = scores.drop_nulls("gen_success_20").sort(*FIT, "half", pl.col("factor").cast(pl.Float64))
+    successes = scores.drop_nulls("gen_success_20").sort(*FIT, "half", pl.col("factor").cast(pl.Float64))
     ratios: list[float] = []
     mean = pl.col(PERPLEXITIES[settings.perplexity])
     log_mean = mean if settings.perplexity == "continuation" else mean.log()
-    known = known.with_columns(log_mean=log_mean.fill_null(float("nan")))
-    for curve in known.partition_by(*FIT, "half", maintain_order=True):
+    successes = successes.with_columns(log_mean=log_mean.fill_null(float("nan")))
+    for curve in successes.partition_by(*FIT, "half", maintain_order=True):
         points = Curve(tuple(curve["factor"]), curve["gen_success_20"].to_numpy(), curve["log_mean"].to_numpy())
         ratios += p1_ratio(points, settings.gen_success_limit).tolist()
-    return known.select(METHOD_HALVES.keys).with_columns(p1_ratio=pl.Series(ratios, dtype=pl.Float64).fill_nan(None))
+    return successes.select(METHOD_HALVES.keys).with_columns(p1_ratio=pl.Series(ratios, dtype=pl.Float64).fill_nan(None))
 
 
 def _refuse_unknown(rows: Rows, halves: Mapping[str, int]) -> None:
@@ -147,8 +147,8 @@ def _of_means(score: str) -> pl.Expr:
         return pl.col("text_score")
     if score == "product_of_means":
         return pl.col(concept) / 2 * pl.col(fluency) / 2
-    both = harmonic_mean((concept, fluency))
-    return pl.when(pl.col(instruction).is_null()).then(both).otherwise(harmonic_mean((concept, instruction, fluency)))
+    mean_of_both = harmonic_mean((concept, fluency))
+    return pl.when(pl.col(instruction).is_null()).then(mean_of_both).otherwise(harmonic_mean((concept, instruction, fluency)))
 
 
 def _refuse_gaps(half_means: pl.DataFrame, fits: pl.DataFrame, halves: set[int]) -> None:
@@ -165,12 +165,12 @@ def _refuse_gaps(half_means: pl.DataFrame, fits: pl.DataFrame, halves: set[int])
 def method_choices(halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str) -> pl.DataFrame:
     """METHOD_HALVES -> METHOD_CHOICES: for each fit and half reported on the factor that the other chose, and what it is worth there."""
     directions = pl.DataFrame(_DIRECTIONS[factor_choice], schema={"chosen_on": pl.UInt8, "half": pl.UInt8}, orient="row")
-    wanted = fits.select(*FIT, abstains=pl.col("kind").is_null()).join(directions, how="cross")
+    directed = fits.select(*FIT, abstains=pl.col("kind").is_null()).join(directions, how="cross")
     best = _best_factors(halves).rename({"half": "chosen_on"})
-    own = wanted.join(best, on=[*FIT, "chosen_on"], how="left").join(halves, on=[*FIT, "factor", "half"], how="left")
+    chosen = directed.join(best, on=[*FIT, "chosen_on"], how="left").join(halves, on=[*FIT, "factor", "half"], how="left")
     label = pl.lit("all") if factor_choice == "same_texts" else pl.col("half").cast(pl.String)
     score = pl.when(pl.col("steering_failed")).then(0.0).otherwise("score")
-    reported = own.with_columns(label.alias("reported_on"), pl.col("n", "n_missing").fill_null(0), score=score)
+    reported = chosen.with_columns(label.alias("reported_on"), pl.col("n", "n_missing").fill_null(0), score=score)
     return _stand_ins(reported).select(list(METHOD_CHOICES.columns)).sort(METHOD_CHOICES.keys)
 
 

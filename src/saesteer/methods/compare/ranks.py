@@ -32,15 +32,15 @@ def method_ranks(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame
 
 def _ends(values: Float[np.ndarray, "concept method"], settings: MethodSettings, layer: int) -> list[tuple[float, float]]:
     stream = random_stream(settings.seed, "methods", "ranks", layer)
-    n, known = len(values), np.isfinite(values)
-    filled, blocks, left = np.where(known, values, 0), [], settings.bootstrap_draws
-    while left:
-        size = min(left, max(1, _BLOCK // values.shape[1] ** 2))
+    n, is_known = len(values), np.isfinite(values)
+    filled, blocks, n_left = np.where(is_known, values, 0), [], settings.bootstrap_draws
+    while n_left:
+        size = min(n_left, max(1, _BLOCK // values.shape[1] ** 2))
         weights = stream.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # how often each concept is drawn
-        drawn = weights @ known
+        drawn = weights @ is_known
         means = np.divide(weights @ filled, drawn, out=np.full(drawn.shape, -np.inf), where=drawn > 0)
         blocks.append(_ranked(means))
-        left -= size
+        n_left -= size
     tail = (1 - settings.confidence) / 2
     low, high = np.quantile(np.concatenate(blocks), [tail, 1 - tail], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))

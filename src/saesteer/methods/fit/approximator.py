@@ -6,8 +6,6 @@ among the fitted vectors: deterministic, and nothing held out is looked at. As i
 its scale was when its effect was measured: the scale is the one at which every vector harms the text equally.
 """
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np
@@ -39,24 +37,17 @@ def fitted(effects: pl.DataFrame, n_held_out: int) -> Approximator:
             f"{effects['layer'].unique().to_list()}, {effects.height} vectors and n_held_out {n_held_out}; raise effects.n_vectors"
         )
     ordered = effects.sort("vector")
-    x, y = _matrix(ordered["direction"]).astype(np.float64), _matrix(ordered["effect"])
+    x, y = (ordered[name].list.to_array(len(ordered[name][0])).to_numpy() for name in ("direction", "effect"))  # [vector width]
+    x = x.astype(np.float64)
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     M, b, penalty = ridge(x[n_held_out:], y[n_held_out:])
-    usual = y[n_held_out:].mean(axis=0, dtype=np.float64)
-    r2 = _r2(y[:n_held_out].astype(np.float64), x[:n_held_out] @ M + b, usual)
-    log.info("approximator of effects: %d vectors, relative penalty %g, held-out R2 %.4f", len(x) - n_held_out, penalty, r2)
-    return Approximator(torch.from_numpy(M).float(), torch.from_numpy(b).float(), r2)
-
-
-def _matrix(lists: pl.Series) -> Float[ndarray, "vector width"]:
-    return lists.list.to_array(len(lists[0])).to_numpy()
-
-
-def _r2(true: Float64[ndarray, "v f"], predicted: Float64[ndarray, "v f"], usual: Float64[ndarray, " f"]) -> float:
-    spread = float(((true - usual) ** 2).sum())
+    held_out = y[:n_held_out].astype(np.float64)
+    spread = float(((held_out - y[n_held_out:].mean(axis=0, dtype=np.float64)) ** 2).sum())
     if spread == 0:
         raise ValueError("the held-out vectors all have the fitted ones' mean effect, so R2 has no meaning: was anything steered?")
-    return 1 - float(((true - predicted) ** 2).sum()) / spread
+    r2 = 1 - float(((held_out - (x[:n_held_out] @ M + b)) ** 2).sum()) / spread
+    log.info("approximator of effects: %d vectors, relative penalty %g, held-out R2 %.4f", len(x) - n_held_out, penalty, r2)
+    return Approximator(torch.from_numpy(M).float(), torch.from_numpy(b).float(), r2)
 
 
 def ridge(
@@ -72,19 +63,19 @@ def ridge(
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0, dtype=np.float64)
     U, s, Vt = np.linalg.svd(x - x_mean, full_matrices=False)
     penalties = [penalty * float((s**2).mean()) for penalty in PENALTIES]
-    left = [1 - (U**2 @ (s**2 / (s**2 + penalty))) - 1 / len(x) for penalty in penalties]  # 1 - H_ii
+    shares = [1 - (U**2 @ (s**2 / (s**2 + penalty))) - 1 / len(x) for penalty in penalties]  # 1 - H_ii
     projected = np.empty((len(s), y.shape[1]))
-    own, crossed, gram = np.zeros(len(x)), np.zeros(U.shape), np.zeros((len(s), len(s)))  # |e_i|^2, e p^T, p p^T
+    squared_error, crossed, gram = np.zeros(len(x)), np.zeros(U.shape), np.zeros((len(s), len(s)))  # |e_i|^2, e p^T, p p^T
     for start in range(0, y.shape[1], FEATURES_AT_A_TIME):
-        some = slice(start, start + FEATURES_AT_A_TIME)
-        centred = y[:, some].astype(np.float64) - y_mean[some]
-        projected[:, some] = part = U.T @ centred
-        rest = centred - U @ part
-        own += (rest**2).sum(axis=1)
-        crossed += rest @ part.T
+        block = slice(start, start + FEATURES_AT_A_TIME)
+        centred = y[:, block].astype(np.float64) - y_mean[block]
+        projected[:, block] = part = U.T @ centred
+        error = centred - U @ part
+        squared_error += (error**2).sum(axis=1)
+        crossed += error @ part.T
         gram += part @ part.T
     taken_off = [U * (penalty / (s**2 + penalty)) for penalty in penalties]
-    squared = [own + 2 * (rows * crossed).sum(axis=1) + ((rows @ gram) * rows).sum(axis=1) for rows in taken_off]  # |r_i|^2
-    best = int(np.argmin([float((residual / rest**2).sum()) for residual, rest in zip(squared, left, strict=True)]))
+    squared = [squared_error + 2 * (rows * crossed).sum(axis=1) + ((rows @ gram) * rows).sum(axis=1) for rows in taken_off]  # |r_i|^2
+    best = int(np.argmin([float((residual / share**2).sum()) for residual, share in zip(squared, shares, strict=True)]))
     M = Vt.T @ ((s / (s**2 + penalties[best]))[:, None] * projected)
     return M, y_mean - x_mean @ M, PENALTIES[best]

@@ -14,10 +14,6 @@ that of the unsteered model, and what it has above that is prompts taken for the
 of how specific such a condition is.
 """
 
-from __future__ import annotations
-
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,23 +22,20 @@ from saesteer.engine.conditional import similarity
 from saesteer.engine.interventions import ConditionalAddition
 from saesteer.methods.fit import means
 from saesteer.methods.fit.components import first_component
-from saesteer.methods.fit.problem import Abstains, Problem, Text, tokens
+from saesteer.methods.fit.problem import Abstains, Problem, tokens
 
 
 def diffmean(problem: Problem) -> ConditionalAddition:
     """DiffMean's vector and scale, and the condition."""
     addition = means.diffmean(problem)
     assert addition.scale is not None
-    positive, negative = (whole_text_means(problem, texts) for texts in (problem.positive, problem.negative))
+    positive, negative = (
+        torch.stack([rows.mean(dim=0) for rows in tokens(problem.lm, problem.site, texts, n_prefix=1).by_text()])
+        for texts in (problem.positive, problem.negative)
+    )  # [text d_model]: each text's mean over all its tokens but the first, its context included: read as a prompt
     condition = condition_vector(positive, negative)
     threshold, above = best_rule(similarity(positive, condition), similarity(negative, condition))
     return ConditionalAddition(addition.vector, addition.scale, condition, threshold, above)
-
-
-def whole_text_means(problem: Problem, texts: tuple[Text, ...]) -> Float[Tensor, "text d_model"]:
-    """Each text's mean over all its tokens but the first, what it follows included: read as a prompt."""
-    whole = tokens(problem.lm, problem.site, tuple(replace(text, n_context=1) for text in texts))
-    return torch.stack([rows.mean(dim=0) for rows in whole.by_text()])
 
 
 def condition_vector(positive: Float[Tensor, "text_p d_model"], negative: Float[Tensor, "text_n d_model"]) -> Float[Tensor, " d_model"]:
@@ -59,9 +52,10 @@ def best_rule(positive: Float[Tensor, " text_p"], negative: Float[Tensor, " text
     if len(values) < 2:
         raise Abstains("no condition tells the concept's texts from others: they are equally similar to it")
     rules = [(float(threshold), above) for above in (True, False) for threshold in (values[1:] + values[:-1]) / 2]
-    return max(rules, key=lambda rule: _f1(positive, negative, *rule))
 
+    def f1(rule: tuple[float, bool]) -> float:
+        threshold, above = rule
+        true, false = (int(((similarities > threshold) == above).sum()) for similarities in (positive, negative))
+        return 2 * true / (true + false + len(positive))
 
-def _f1(positive: Float[Tensor, " text_p"], negative: Float[Tensor, " text_n"], threshold: float, above: bool) -> float:
-    true, false = (int(((values > threshold) == above).sum()) for values in (positive, negative))
-    return 2 * true / (true + false + len(positive))
+    return max(rules, key=f1)

@@ -5,8 +5,6 @@ along one is the opposite of steering along the other, so one has to be chosen: 
 average, than negative ones'.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

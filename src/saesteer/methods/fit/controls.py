@@ -1,7 +1,5 @@
 """What fitted methods are compared with: the model as it is, a random direction, and vectors trained elsewhere."""
 
-from __future__ import annotations
-
 import torch
 
 from saesteer.engine.interventions import Addition, Nothing
@@ -22,7 +20,7 @@ def random_vector(problem: Problem) -> Addition:
 
 def from_file(problem: Problem) -> Addition:
     """The concept's vector of a safetensors file, whatever made it: to unit norm, scaled as every vector is."""
-    vector = problem.vectors.get(problem.concept)
+    vector = problem.vector
     if vector is None:
         raise Abstains(f"the file of vectors has none for {problem.concept!r}")
     if tuple(vector.shape) != (problem.width,):

@@ -1,22 +1,19 @@
 """What steering with a vector does, measured on the text that it makes the model write: P2 (SAE-TS, arXiv 2411.02193), section 3.
 
-Texts are sampled with the vector added at every position, then read by the model as it is; the effect is their mean SAE code less that of
-unsteered texts from the same prompts and the same random numbers. Vectors are decoder rows (P2: of a larger SAE than the one that reads)
-and, where more are wanted, sums of two, each scaled so that it raises the loss of unsteered texts by the same amount.
+Texts are sampled with the vector added at every position, then read by the model as it is; the effect is their mean feature activation less
+that of unsteered texts from the same prompts and the same random numbers. Vectors are decoder rows (P2: of a larger SAE than the one that
+reads) and, where more are wanted, sums of two, each scaled so that it raises the loss of unsteered texts by the same amount.
 
 Where this differs from P2's program: the first position (the beginning-of-sequence token) and the token that ends a text are left out of
-the means, for SAEs are not trained on them (the program counts the former, whose codes no vector changes, and never ends a text); the loss
-is that of the model's own unsteered texts, and what it rises by is set rather than where it ends (the program takes 4 nats on web text and
-code); top_p is 1 where the settings say nothing (the program: .3).
+the means, for SAEs are not trained on them (the program counts the former, whose activations no vector changes, and never ends a text); the
+loss is that of the model's own unsteered texts, and what it rises by is set rather than where it ends (the program takes 4 nats on web text
+and code); top_p is 1 where the settings say nothing (the program: .3).
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 import polars as pl
@@ -54,7 +51,7 @@ HALVINGS = 4
 """How often that range is halved, in the logarithm, before the rise is interpolated: down to a quarter of an octave."""
 
 CODES_AT_A_TIME = (2**23, 2**28)
-"""Most codes (tokens times features) at a time on a CPU and on a GPU."""
+"""Most feature activations (tokens times features) at a time on a CPU and on a GPU."""
 
 
 def effect_features(n_features: int, n: int, seed: int, layer: int) -> list[tuple[int, ...]]:
@@ -79,13 +76,13 @@ def effect_vectors(sae: Sae, n: int, seed: int, layer: int) -> Float[Tensor, "ve
     """Decoder rows of `effect_features` to unit norm, of two of them the sum to unit norm: the directions whose effects are measured. (P2
     has enough rows in a larger SAE than the one that reads.)"""
     features = effect_features(sae.meta.n_features, n, seed, layer)
-    single = [one[0] for one in features if len(one) == 1]
-    pairs = [one for one in features if len(one) == 2]
+    single = [numbers[0] for numbers in features if len(numbers) == 1]
     rows = _to_unit_norm(sae.W_dec[torch.tensor(single, device=sae.W_dec.device)].float(), layer)
+    pairs = features[len(single) :]
     if not pairs:
         return rows
-    place = {feature: number for number, feature in enumerate(single)}
-    first, second = torch.tensor([[place[feature] for feature in pair] for pair in pairs], device=rows.device).T
+    row_of = {feature: number for number, feature in enumerate(single)}
+    first, second = torch.tensor([[row_of[feature] for feature in pair] for pair in pairs], device=rows.device).T
     return torch.cat([rows, _to_unit_norm(rows[first] + rows[second], layer)])
 
 
@@ -98,7 +95,7 @@ def _to_unit_norm(rows: Float[Tensor, "vector d_model"], layer: int) -> Float[Te
 
 @dataclass(frozen=True)
 class _Unsteered:
-    """Texts as the loss sees them: what lies at the site, the tokens to predict, and which of them there are."""
+    """Texts as the loss sees them: what lies at the hook point, the tokens to predict, and which of them there are."""
 
     value: Float[Tensor, "text seq width"]
     past: Float[Tensor, "text seq d_model"] | None  # sites.Reading
@@ -141,37 +138,36 @@ def scaled_to_loss_rise(
 
 
 def _unsteered(lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]]) -> _Unsteered:
-    ids, own = _padded(texts, max(map(len, texts)))
-    text, position = own[:, 1:].nonzero(as_tuple=True)
+    ids, is_text = _padded(texts, max(map(len, texts)))
+    text, position = is_text[:, 1:].nonzero(as_tuple=True)
     targets = ids[text, position + 1].to(lm.device)
-    made = reading(lm, ids.to(lm.device), site)
-    return _Unsteered(made.value, made.past, targets, (text.to(lm.device), position.to(lm.device)))
+    at_site = reading(lm, ids.to(lm.device), site)
+    return _Unsteered(at_site.value, at_site.past, targets, (text.to(lm.device), position.to(lm.device)))
 
 
 def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
-    """Token ids, padded at the end (where causal attention does not look), and which are a text's own."""
+    """Token ids, padded at the end (where causal attention does not look), and where there is text."""
     ids = torch.full((len(texts), width), texts[0][0])
-    own = torch.zeros(ids.shape, dtype=torch.bool)
-    for row, tokens in enumerate(texts):
-        ids[row, : len(tokens)] = torch.tensor(list(tokens))
-        own[row, : len(tokens)] = True
-    return ids, own
+    is_text = torch.arange(width) < torch.tensor([len(text) for text in texts])[:, None]
+    for row, token_ids in enumerate(texts):
+        ids[row, : len(token_ids)] = torch.tensor(list(token_ids))
+    return ids, is_text
 
 
 def _losses(lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered) -> Float64[Tensor, " vector"]:
-    """Mean loss of the texts under each vector; only the model above the site runs."""
+    """Mean loss of the texts under each vector; only the model above the hook point runs."""
     least = -(-MIN_ROWS // len(unsteered.value))
     n_rows = rows_of_logits(lm)
 
     def losses(part: slice, size: int) -> Tensor:
-        some = pad_rows(vectors[part], size if shape_matters(lm) else least)
-        steered = (unsteered.value[None] + some[:, None, None].to(unsteered.value.dtype)).flatten(0, 1)  # [vector*text seq width]
-        past = None if unsteered.past is None else unsteered.past.repeat(len(some), 1, 1)
-        hidden = hidden_after(lm, site.place, steered, past).unflatten(0, (len(some), -1))
+        padded = pad_rows(vectors[part], size if shape_matters(lm) else least)
+        steered = (unsteered.value[None] + padded[:, None, None].to(unsteered.value.dtype)).flatten(0, 1)  # [vector*text seq width]
+        past = None if unsteered.past is None else unsteered.past.repeat(len(padded), 1, 1)
+        hidden = hidden_after(lm, site.place, steered, past).unflatten(0, (len(padded), -1))
         predicting = hidden[:, *unsteered.predicting]  # [vector token d_model]
         at_once = max(MIN_ROWS, n_rows * size // SCALING_VECTORS)
-        nll = token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(some)), at_once)
-        return nll.unflatten(0, (len(some), -1)).mean(dim=1)[: len(vectors[part])]
+        nll = token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(padded)), at_once)
+        return nll.unflatten(0, (len(padded), -1)).mean(dim=1)[: len(vectors[part])]
 
     return torch.cat(list(Halving("loss under vectors", lm.device, least=1).over(len(vectors), SCALING_VECTORS, losses)))
 
@@ -190,7 +186,7 @@ class EffectRun:
 
     @cached_property
     def site(self) -> Site:
-        """Where vectors are added and codes read."""
+        """Where vectors are added and activations read."""
         return site_of(self.lm, self.layer, self.sae.meta.site)
 
 
@@ -199,83 +195,50 @@ def measured_effects(run: EffectRun, rows: pl.DataFrame) -> Iterator[pl.DataFram
     """EFFECTS rows of the vectors that `rows` names (column vector, numbers below `settings.n_vectors`), `VECTORS_AT_A_TIME` together.
 
     At least one prompt has a token besides the first. The effect of a vector is the mean over its texts of the mean over their tokens,
-    prompts included, of each feature's code in the model without the vector, less that of unsteered texts. A row depends on its own
+    prompts included, of each feature's activation in the model without the vector, less that of unsteered texts. A row depends on its own
     vector, the prompts, the settings and the seed only.
     """
     if max(map(len, run.prompts), default=0) < 2:
         raise ValueError("effects: no prompt has a token besides the first, so that a text may be without any to measure; add a longer one")
     directions = effect_vectors(run.sae, run.settings.n_vectors, run.seed, run.layer)
-    unsteered = _written(run, [Nothing()])
-    usual, scaling = _mean_codes(run, unsteered), _scaling_texts(run, unsteered)
-    for some in rows["vector"].unique().sort().to_frame().iter_slices(VECTORS_AT_A_TIME):
-        numbers = some["vector"].to_list()
-        units = directions[numbers]
-        scales = scaled_to_loss_rise(run.lm, run.site, units, scaling, run.settings.loss_rise)
-        written = _written(run, [Addition(unit, scale) for unit, scale in zip(units, scales.tolist(), strict=True)])
-        added = (units.double() * scales[:, None]).float()
-        yield _table(run.layer, numbers, added, _mean_codes(run, written) - usual, loss_rises(run.lm, run.site, added, scaling))
+    baseline = baseline_of(run)
+    for block in rows["vector"].unique().sort().to_frame().iter_slices(VECTORS_AT_A_TIME):
+        units = directions[block["vector"].to_list()]
+        scales = scaled_to_loss_rise(run.lm, run.site, units, baseline.scaling_texts, run.settings.loss_rise)
+        additions = [Addition(unit, scale) for unit, scale in zip(units, scales.tolist(), strict=True)]
+        yield effect_rows(run, block["vector"], (units.double() * scales[:, None]).float(), additions, baseline)
 
 
-@torch.no_grad()
-def effects_at_multiples(run: EffectRun, effects: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """EFFECTS rows of one layer once more at each of `settings.multiples` of their scale, with a column `multiple`. At 1 they are the
-    same but for rounding."""
-    unsteered = _written(run, [Nothing()])
-    usual, scaling = _mean_codes(run, unsteered), _scaling_texts(run, unsteered)
-    for multiple, some in product(run.settings.multiples, effects.sort("vector").iter_slices(VECTORS_AT_A_TIME)):
-        added = multiple * torch.tensor(some["direction"].to_list(), device=run.lm.device)
-        effect = _mean_codes(run, _written(run, _additions(added))) - usual
-        made = _table(run.layer, some["vector"].to_list(), added, effect, loss_rises(run.lm, run.site, added, scaling))
-        yield made.with_columns(multiple=pl.lit(float(multiple)))
+@dataclass(frozen=True)
+class Baseline:
+    """What steered texts are compared with."""
+
+    mean_activations: Float64[Tensor, "1 n_features"]  # of unsteered texts
+    scaling_texts: list[list[int]]  # of these, whose loss is measured: about one of every second prompt
 
 
-@torch.no_grad()
-def effects_at_later_layers(run: EffectRun, readers: Mapping[int, Sae], effects: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """EFFECTS rows of one layer once more as the SAEs of later layers (`readers`, by layer) read the same texts, with a column
-    `read_layer`. The column effect is as wide as the reading SAE. Without readers no text is written."""
-    if not readers:
-        return
-    runs = {number: replace(run, sae=reader, layer=number) for number, reader in readers.items()}
-    unsteered = _written(run, [Nothing()])
-    usual = {number: _mean_codes(reading_run, unsteered) for number, reading_run in runs.items()}
-    for some in effects.sort("vector").iter_slices(VECTORS_AT_A_TIME):
-        added = torch.tensor(some["direction"].to_list(), device=run.lm.device)
-        written = _written(run, _additions(added))
-        for number, reading_run in runs.items():
-            effect = (_mean_codes(reading_run, written) - usual[number]).float().cpu().numpy()
-            values = pl.Series("effect", effect).cast(EFFECTS.schema["effect"])
-            yield some.with_columns(values, read_layer=pl.lit(number, pl.UInt16))
+def baseline_of(run: EffectRun) -> Baseline:
+    """The unsteered texts of these prompts and rollouts."""
+    unsteered = written_texts(run, [Nothing()])
+    return Baseline(mean_activations(run, unsteered), [ids for ids in unsteered[0] if len(ids) > 1][:: 2 * run.settings.n_rollouts])
 
 
-def _additions(added: Float[Tensor, "vector d_model"]) -> list[Intervention]:
-    norms = added.double().norm(dim=1)
-    units = added.double() / norms[:, None]
-    return [Addition(unit.float(), norm) for unit, norm in zip(units, norms.tolist(), strict=True)]
-
-
-def _scaling_texts(run: EffectRun, unsteered: Sequence[Sequence[list[int]]]) -> list[list[int]]:
-    """The unsteered texts whose loss is measured: about one of every second prompt."""
-    return [ids for ids in unsteered[0] if len(ids) > 1][:: 2 * run.settings.n_rollouts]
-
-
-def _table(
-    layer: int,
-    numbers: list[int],
-    added: Float[Tensor, "vector d_model"],
-    effect: Float64[Tensor, "vector n_features"],
-    rise: Float64[Tensor, " vector"],
+def effect_rows(
+    run: EffectRun, numbers: pl.Series, added: Float[Tensor, "vector d_model"], additions: Sequence[Addition], baseline: Baseline
 ) -> pl.DataFrame:
+    """EFFECTS rows of these vectors, added so."""
+    effect = mean_activations(run, written_texts(run, additions)) - baseline.mean_activations
     columns = {
-        "layer": [layer] * len(numbers),
+        "layer": [run.layer] * len(numbers),
         "vector": numbers,
         "direction": added.cpu().numpy(),
         "effect": effect.float().cpu().numpy(),
-        "loss_rise": rise.cpu().numpy(),
+        "loss_rise": loss_rises(run.lm, run.site, added, baseline.scaling_texts).cpu().numpy(),
     }
     return pl.DataFrame(columns).cast(pl.Schema(EFFECTS.schema))
 
 
-def _written(run: EffectRun, interventions: Sequence[Intervention]) -> list[list[list[int]]]:
+def written_texts(run: EffectRun, interventions: Sequence[Intervention]) -> list[list[list[int]]]:
     """Whole texts, without the token that ends one (where logits are not finite, the prompt alone), of every intervention: prompt by
     prompt, all rollouts of one together. Their random numbers are those of prompt and rollout, whatever steers them."""
     n_rollouts = run.settings.n_rollouts
@@ -298,26 +261,26 @@ def _written(run: EffectRun, interventions: Sequence[Intervention]) -> list[list
     return [whole[start : start + len(texts)] for start in range(0, len(whole), len(texts))]
 
 
-def _mean_codes(run: EffectRun, texts: Sequence[Sequence[list[int]]]) -> Float64[Tensor, "vector n_features"]:
-    """Mean over each vector's texts of the mean over their tokens (the first position left out) of each feature's code, unsteered. A text
-    without any is left out. Texts whose prompts have one length are read together, at a width of that length's own."""
+def mean_activations(run: EffectRun, texts: Sequence[Sequence[list[int]]]) -> Float64[Tensor, "vector n_features"]:
+    """Mean over each vector's texts of the mean over their tokens (the first position left out) of each feature's activation, unsteered. A
+    text without any is left out. Texts whose prompts have one length are read together, at a width of that length's own."""
     total = torch.zeros(len(texts), run.sae.meta.n_features, dtype=torch.double, device=run.lm.device)
-    counted = torch.zeros(len(texts), 1, dtype=torch.double, device=run.lm.device)
+    n_texts = torch.zeros(len(texts), 1, dtype=torch.double, device=run.lm.device)
     lengths = [len(prompt) for prompt in run.prompts for _ in range(run.settings.n_rollouts)]
     for length in sorted(set(lengths)):
-        listed = [ids for of_vector in texts for ids, n in zip(of_vector, lengths, strict=True) if n == length]
-        padded = _padded(listed, length + run.settings.max_new_tokens)
-        ids, own = (part.unflatten(0, (len(texts), -1)) for part in padded)  # [vector text seq]
-        own[:, :, 0] = False
-        total += _summed_means(run, ids, own)
-        counted += own.any(dim=2).sum(dim=1, keepdim=True).to(counted)
-    return total / counted
+        of_length = [ids for of_vector in texts for ids, n in zip(of_vector, lengths, strict=True) if n == length]
+        padded = _padded(of_length, length + run.settings.max_new_tokens)
+        ids, is_text = (part.unflatten(0, (len(texts), -1)) for part in padded)  # [vector text seq]
+        is_text[:, :, 0] = False
+        total += _summed_means(run, ids, is_text)
+        n_texts += is_text.any(dim=2).sum(dim=1, keepdim=True).to(n_texts)
+    return total / n_texts
 
 
 def _summed_means(
-    run: EffectRun, ids: Int[Tensor, "vector text seq"], own: Bool[Tensor, "vector text seq"]
+    run: EffectRun, ids: Int[Tensor, "vector text seq"], is_text: Bool[Tensor, "vector text seq"]
 ) -> Float64[Tensor, "vector feature"]:
-    """Sum over each vector's texts of the mean over their own tokens of each feature's code."""
+    """Sum over each vector's texts of the mean over their tokens of each feature's activation."""
     _, n_texts, width = ids.shape
     least = -(-MIN_ROWS // n_texts)
     most = CODES_AT_A_TIME[run.lm.device.type == "cuda"] // (n_texts * width * run.sae.meta.n_features)
@@ -325,10 +288,10 @@ def _summed_means(
 
     def summed(part: slice, size: int) -> Tensor:
         n_rows = size if shape_matters(run.lm) else least
-        some, weight = (pad_rows(rows[part], n_rows).flatten(0, 1).to(run.lm.device) for rows in (ids, own))
-        codes = encode(run.sae, reading(run.lm, some, run.site).read).float()  # [vector*text seq n_features]
+        padded_ids, weight = (pad_rows(rows[part], n_rows).flatten(0, 1).to(run.lm.device) for rows in (ids, is_text))
+        activations = encode(run.sae, reading(run.lm, padded_ids, run.site).read).float()  # [vector*text seq n_features]
         share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
-        means = torch.einsum("rs,rsf->rf", share.float(), codes).unflatten(0, (-1, n_texts))
+        means = torch.einsum("rs,rsf->rf", share.float(), activations).unflatten(0, (-1, n_texts))
         return means.double().sum(dim=1)[: len(ids[part])]
 
     return torch.cat(list(Halving("codes of steered texts", run.lm.device, least=1).over(len(ids), at_a_time, summed)))

@@ -6,9 +6,7 @@ Constants are those of P4's program (settings/recipes.csv). It has peft divide a
 Its dropout of 0.05 is left out.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +18,7 @@ from saesteer.engine.interventions import LowRankWeights
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.sites import Site, site_of
 from saesteer.methods.fit.problem import Problem
-from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
+from saesteer.methods.fit.training import Item, ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
 RANK = 4
 ALPHA = 32
@@ -32,36 +30,47 @@ def fit(problem: Problem) -> Trained:
     return trained(problem, "lora", untrained, read_texts(problem.lm, first_site(problem, "lora"), problem.positive))
 
 
+def layers_of(problem: Problem, recipe: str) -> tuple[int, ...]:
+    """The layers that a recipe's adapters change."""
+    return adapter_layers(problem.lm.n_layers, problem.training.recipes[recipe].layers)
+
+
 def first_site(problem: Problem, recipe: str) -> Site:
-    """The residual before the first layer that an adapter changes."""
-    return site_of(problem.lm, min(adapter_layers(problem.lm.n_layers, problem.training.recipes[recipe].layers)), "resid_pre")
+    """The residual before the first of these layers."""
+    return site_of(problem.lm, min(layers_of(problem, recipe)), "resid_pre")
 
 
 def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: an adapter that changes nothing."""
     lm, site = problem.lm, first_site(problem, "lora")
-    adapter = new_adapter(lm, adapter_layers(lm.n_layers, problem.training.recipes["lora"].layers), generator)
+    adapter = new_adapter(lm, layers_of(problem, "lora"), generator)
 
-    def losses(some: Sequence[ReadText], _progress: float) -> Tensor:
-        return adapted_losses(lm, site, adapter, some, torch.ones(len(some), device=lm.device))
+    def losses(texts: Sequence[ReadText], _progress: float) -> Tensor:
+        return adapted_losses(lm, site, adapter, texts, torch.ones(len(texts), device=lm.device))
+
+    return trainee_of(adapter, losses)
+
+
+def trainee_of(adapter: LowRankWeights, losses: Callable[[Sequence[Item], float], Tensor], scale: float = 1.0) -> Trainee[Item]:
+    """An adapter to be trained; the result is `scale` times what it then adds."""
 
     def result() -> LowRankWeights:
-        return replace(adapter, A=adapter.A.detach(), B=adapter.B.detach())
+        return replace(adapter, A=adapter.A.detach(), B=scale * adapter.B.detach())
 
     return Trainee([adapter.A.requires_grad_(), adapter.B.requires_grad_()], losses, result)
 
 
 def adapted_losses(
-    lm: LanguageModel, site: Site, adapter: LowRankWeights, some: Sequence[ReadText], factor: Float[Tensor, " text"]
+    lm: LanguageModel, site: Site, adapter: LowRankWeights, texts: Sequence[ReadText], factor: Float[Tensor, " text"]
 ) -> Float[Tensor, " token"]:
-    """Loss of each token that the texts say (nats), under the adapter at these factors."""
+    """Loss of each token of the outputs (nats), under the adapter at these factors."""
     with low_rank_weights_installed(lm, adapter, factor):
-        return losses_behind(lm, site, some)
+        return losses_behind(lm, site, texts)
 
 
 def new_adapter(lm: LanguageModel, layers: tuple[int, ...], generator: torch.Generator) -> LowRankWeights:
     """A uniform within 1 / sqrt(d_in), as peft draws it, and B 0, so that it changes nothing."""
     inputs = [input_width(attention_output(lm, layer)) for layer in layers]
     A = [nn.init.kaiming_uniform_(torch.empty(RANK, n_in), a=5**0.5, generator=generator) for n_in in inputs]
-    padded = torch.stack([nn.functional.pad(one, (0, max(inputs) - one.shape[1])) for one in A])
+    padded = torch.stack([nn.functional.pad(rows, (0, max(inputs) - rows.shape[1])) for rows in A])
     return LowRankWeights(layers, padded.to(lm.device), torch.zeros(len(layers), lm.d_model, RANK, device=lm.device), SCALING)

@@ -1,11 +1,9 @@
 """LoReFT (arXiv 2404.03592) as a steering method (P4, arXiv 2501.17148): after four layers, `h + R^T (W h + b - R h)` at the first and last
-positions of the prompt, trained on the language-model loss of what the positive texts say after it.
+positions of the prompt, trained on the language-model loss of the positive texts' outputs.
 
 Constants are those of P4's program (settings/recipes.csv). A prompt shorter than both stretches together is edited
 once at every position.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -14,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from saesteer.engine.adapters import adapter_layers, subspace_edited
+from saesteer.engine.adapters import subspace_edited
 from saesteer.engine.interventions import LowRankSubspace
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.sites import Site
-from saesteer.methods.fit.lora import first_site
+from saesteer.methods.fit.lora import first_site, layers_of
 from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
@@ -37,26 +35,25 @@ def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]
     lm, site = problem.lm, first_site(problem, "loreft")
     layers, edits = new_edits(problem, "loreft", generator)
 
-    def losses(some: Sequence[ReadText], _progress: float) -> Tensor:
-        return edited_losses(lm, site, edits_together(layers, edits), some, torch.ones(len(some), device=lm.device))
+    def losses(texts: Sequence[ReadText], _progress: float) -> Tensor:
+        return edited_losses(lm, site, edits_together(layers, edits), texts, torch.ones(len(texts), device=lm.device))
 
     return Trainee(list(edits.parameters()), losses, lambda: edits_together(layers, edits))
 
 
 def edited_losses(
-    lm: LanguageModel, site: Site, edits: LowRankSubspace, some: Sequence[ReadText], factor: Float[Tensor, " text"]
+    lm: LanguageModel, site: Site, edits: LowRankSubspace, texts: Sequence[ReadText], factor: Float[Tensor, " text"]
 ) -> Float[Tensor, " token"]:
-    """Loss of each token that the texts say (nats), their prompts edited at these factors."""
-    prompt_length = torch.tensor([one.text.n_context for one in some], device=lm.device)
+    """Loss of each token of the outputs (nats), their prompts edited at these factors."""
+    prompt_length = torch.tensor([read.text.n_context for read in texts], device=lm.device)
     with subspace_edited(lm, edits, factor, 0, prompt_length):
-        return losses_behind(lm, site, some)
+        return losses_behind(lm, site, texts)
 
 
 def new_edits(problem: Problem, recipe: str, generator: torch.Generator) -> tuple[tuple[int, ...], nn.ModuleList]:
     """(The layers that a recipe edits, a random edit of each)."""
-    lm = problem.lm
-    layers = adapter_layers(lm.n_layers, problem.training.recipes[recipe].layers)
-    return layers, nn.ModuleList(_Edit(lm.d_model, generator) for _ in layers).to(lm.device)
+    layers = layers_of(problem, recipe)
+    return layers, nn.ModuleList(_Edit(problem.lm.d_model, generator) for _ in layers).to(problem.lm.device)
 
 
 class _Edit(nn.Module):

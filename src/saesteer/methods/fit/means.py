@@ -1,7 +1,5 @@
 """Differences of means: DiffMean, where every token counts alike, and CAA, where every text does."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -5,15 +5,13 @@ Constants are those of P4's program (settings/recipes.csv): a batch is 12 texts 
 to unit norm before each step; here they are free, as those of logistic regression are, and only the direction is kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.methods.fit.problem import Problem, scaled_addition, unit
+from saesteer.methods.fit.problem import Problem, Tokens, scaled_addition, unit
 from saesteer.methods.fit.training import Trained, Trainee, trained
 
 Labelled = tuple[Tensor, float]
@@ -22,13 +20,12 @@ Labelled = tuple[Tensor, float]
 
 def fit(problem: Problem) -> Trained:
     """The trained probe's weights, to unit norm."""
-    return trained(problem, "probe", untrained, *labelled(problem))
+    return trained(problem, "probe", untrained, *labelled(problem.positive_tokens, problem.negative_tokens))
 
 
-def labelled(problem: Problem) -> tuple[list[Labelled], list[Labelled]]:
+def labelled(positive: Tokens, negative: Tokens) -> tuple[list[Labelled], list[Labelled]]:
     """The positive and the negative texts."""
-    of_positive, of_negative = problem.positive_tokens.by_text(), problem.negative_tokens.by_text()
-    return [(rows, 1.0) for rows in of_positive], [(rows, 0.0) for rows in of_negative]
+    return [(rows, 1.0) for rows in positive.by_text()], [(rows, 0.0) for rows in negative.by_text()]
 
 
 def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[Labelled]:
@@ -44,6 +41,6 @@ def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[Labelled
 
 def cross_entropies(texts: Sequence[Labelled], weights: Float[Tensor, " d_model"], bias: Float[Tensor, ""]) -> Float[Tensor, " token"]:
     """-log of the probability that p(positive | h) = sigmoid(h . w + b) gives each token's label, in nats."""
-    rows = torch.cat([some for some, _ in texts])  # [token d_model]
-    labels = torch.cat([torch.full_like(some[:, 0], label) for some, label in texts])
+    rows = torch.cat([residuals for residuals, _ in texts])  # [token d_model]
+    labels = torch.cat([torch.full_like(residuals[:, 0], label) for residuals, label in texts])
     return nn.functional.binary_cross_entropy_with_logits(rows @ weights + bias, labels, reduction="none")

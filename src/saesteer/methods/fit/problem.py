@@ -1,8 +1,6 @@
 """What a steering method is given: one concept's training texts, the model, the layer's SAE with its scored features, and the effects of
 steering where they were measured. Nothing of the prompts that it will be judged on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,16 +29,34 @@ class Abstains(Exception):
 
 @dataclass(frozen=True)
 class Text:
-    """A training text: `ids[:n_context]` are the beginning-of-sequence token and the prompt, the rest is what was said."""
+    """A training text: `ids[:n_context]` are the beginning-of-sequence token and the prompt, the rest is its output."""
 
     ids: list[int]
     n_context: int
 
+    @property
+    def n_output(self) -> int:
+        """Tokens of the output: those that a loss is the mean of."""
+        return len(self.ids) - self.n_context
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Every position that counts of some texts, text after text."""
+
+    residual: Float[Tensor, "token d_model"]  # to which directions are added (sites.Reading.value: at hook_z no residual)
+    read: Float[Tensor, "token d_read"]  # by the SAE's encoder; the same tensor where it reads the residual
+    lengths: list[int]  # how many are of each text
+
+    def by_text(self) -> tuple[Float[Tensor, "token d_model"], ...]:
+        """Each text's residuals."""
+        return self.residual.split(self.lengths)
+
 
 @dataclass(frozen=True, eq=False)
 class Approximator:
-    """P2's linear model of what steering does (arXiv 2411.02193, section 3): effect = x @ M + b, in mean SAE code, of adding x. In the
-    host's memory."""
+    """P2's linear model of what steering does (arXiv 2411.02193, section 3): effect = x @ M + b, in mean feature activation, of adding x.
+    In the host's memory."""
 
     M: Float[Tensor, "d_model n_features"]
     b: Float[Tensor, " n_features"]
@@ -58,12 +74,12 @@ class Problem:
     positive: tuple[Text, ...]  # texts that show the concept
     negative: tuple[Text, ...]  # texts that do not
     features: pl.DataFrame  # FEATURES rows (saesteer.core.tables) of the layer: the candidates, with their scores
-    label: int | None  # the feature whose label is the concept; None where none is
-    effects: Approximator | None
-    vectors: dict[str, Float[Tensor, " d_model"]]  # concept -> vector trained elsewhere
     seed: int
     training: Training  # of methods that learn by gradient descent
-    n_prefix: int | None = None  # tokens of a text after the first so many count in vectors; None: those that it says
+    label: int | None = None  # the feature whose label is the concept; None where none is
+    effects: Approximator | None = None
+    vector: Float[Tensor, " d_model"] | None = None  # of the concept, trained elsewhere
+    n_prefix: int | None = None  # tokens of a text after the first so many count in vectors; None: those of its output
     prompts: tuple[str | None, ...] = ()  # written for the concept by a language model; empty: none was asked
     words: tuple[str, ...] = ()  # that stand for the concept
 
@@ -88,13 +104,24 @@ class Problem:
         """What lies at the site where the negative texts' tokens count."""
         return tokens(self.lm, self.site, self.negative, self.n_prefix)
 
-    @cached_property
-    def largest_codes(self) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:
-        """Each positive and each negative text's largest code of each feature."""
+    def pooled_activations(
+        self, pooled: Callable[[Tensor], Tensor]
+    ) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:
+        """Each positive and each negative text's feature activations [token n_features], pooled over its tokens."""
         positive, negative = (
-            pooled_codes(self.sae, tokens, lambda codes: codes.amax(dim=0)) for tokens in (self.positive_tokens, self.negative_tokens)
+            torch.stack([pooled(encode(self.sae, rows)) for rows in of_texts.read.split(of_texts.lengths)])
+            for of_texts in (self.positive_tokens, self.negative_tokens)
         )
         return positive, negative
+
+    def mean_activations(self) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:
+        """Each positive and each negative text's mean activation of each feature."""
+        return self.pooled_activations(lambda activations: activations.mean(dim=0))
+
+    @cached_property
+    def largest_activations(self) -> tuple[Float[Tensor, "text_p n_features"], Float[Tensor, "text_n n_features"]]:
+        """Each positive and each negative text's largest activation of each feature."""
+        return self.pooled_activations(lambda activations: activations.amax(dim=0))
 
     def generator(self, use: str) -> torch.Generator:
         """Random numbers of this seed, layer, concept and use, whatever else was drawn before; on the CPU."""
@@ -102,45 +129,19 @@ class Problem:
         return torch.Generator().manual_seed(int(key) >> 1)
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Every position that counts of some texts, in order."""
-
-    residual: Float[Tensor, "token d_model"]  # to which directions are added (sites.Reading.value: at hook_z no residual)
-    read: Float[Tensor, "token d_read"]  # by the SAE's encoder; the same tensor where it reads the residual
-    text: Int[Tensor, " token"]  # which text each belongs to
-    n_texts: int
-
-    def by_text(self) -> list[Float[Tensor, "token d_model"]]:
-        """Each text's residuals."""
-        return self._split(self.residual)
-
-    def read_by_text(self) -> list[Float[Tensor, "token d_read"]]:
-        """What the encoder reads of each text."""
-        return self._split(self.read)
-
-    def _split(self, rows: Tensor) -> list[Tensor]:
-        return list(rows.split(torch.bincount(self.text, minlength=self.n_texts).tolist()))
-
-
 @torch.no_grad()
 def tokens(lm: LanguageModel, site: Site, texts: tuple[Text, ...], n_prefix: int | None = None) -> Tokens:
-    """Run texts, `TEXTS_AT_A_TIME` together, and keep what lies at the site, and what is read there, of what they say; with `n_prefix`, of
+    """Run texts, `TEXTS_AT_A_TIME` together, and give what lies at the site, and what is read there, of their outputs; with `n_prefix`, of
     all their tokens after the first so many."""
     values, reads = [], []
     for batch in text_batches(texts):
-        made = reading(lm, padded_ids(lm, batch), site)  # [text seq width]
-        values += _counted(made.value, batch, n_prefix)
-        reads += _counted(made.read, batch, n_prefix) if site.read else []
-    lengths = torch.tensor([len(row) for row in values])
+        at_site = reading(lm, padded_ids(lm, batch), site)  # [text seq width]
+        for row, text in enumerate(batch):
+            counted = slice(text.n_context if n_prefix is None else min(n_prefix, text.n_context), len(text.ids))
+            values.append(at_site.value[row, counted])
+            reads.append(at_site.read[row, counted])
     residual = torch.cat(values).float()
-    read = torch.cat(reads).float() if reads else residual
-    return Tokens(residual, read, torch.arange(len(values)).repeat_interleave(lengths).to(lm.device), len(values))
-
-
-def _counted(rows: Float[Tensor, "text seq width"], texts: tuple[Text, ...], n_prefix: int | None) -> list[Float[Tensor, "token width"]]:
-    starts = [text.n_context if n_prefix is None else min(n_prefix, text.n_context) for text in texts]
-    return [row[start : len(text.ids)] for row, text, start in zip(rows, texts, starts, strict=True)]
+    return Tokens(residual, torch.cat(reads).float() if site.read else residual, [len(value) for value in values])
 
 
 def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:
@@ -156,20 +157,10 @@ def padded_ids(lm: LanguageModel, texts: Sequence[Text]) -> Int[Tensor, "text se
 
 
 def output_mask(texts: Sequence[Text], device: torch.device) -> Bool[Tensor, "text seq"]:
-    """Where padded texts say something: not in the context, not in the padding."""
-    place = torch.arange(max(len(text.ids) for text in texts))
+    """Where padded texts have their output: not the context, not the padding."""
+    position = torch.arange(max(len(text.ids) for text in texts))
     starts, ends = (torch.tensor(values)[:, None] for values in zip(*((text.n_context, len(text.ids)) for text in texts), strict=True))
-    return ((place >= starts) & (place < ends)).to(device)
-
-
-def pooled_codes(sae: Sae, tokens: Tokens, pooled: Callable[[Tensor], Tensor]) -> Float[Tensor, "text n_features"]:
-    """Each text's codes [token n_features], pooled over its tokens."""
-    return torch.stack([pooled(encode(sae, rows)) for rows in tokens.read_by_text()])
-
-
-def mean_codes(sae: Sae, tokens: Tokens) -> Float[Tensor, "text n_features"]:
-    """Each text's mean code of each feature over its tokens."""
-    return pooled_codes(sae, tokens, lambda codes: codes.mean(dim=0))
+    return ((position >= starts) & (position < ends)).to(device)
 
 
 def unit(direction: Float[Tensor, " d_model"], otherwise: str | None = None) -> Float[Tensor, " d_model"]:

@@ -5,11 +5,8 @@ model that answers, the wording is fixed and the concept is filled in. Either is
 follows no instructions: before its prompt stand training texts of the concept, one more from factor to factor, which it continues.
 """
 
-from __future__ import annotations
-
 from saesteer.engine.interventions import PromptText
-from saesteer.engine.models import LanguageModel
-from saesteer.methods.fit.problem import Abstains, Problem, Text
+from saesteer.methods.fit.problem import Abstains, Problem
 
 WORDINGS = (
     "In your answer, also touch on this theme: {concept}.",
@@ -33,11 +30,8 @@ def fit(problem: Problem) -> PromptText:
     if problem.lm.prompt_format == "chat":
         return PromptText(tuple(wording.format(concept=problem.concept.strip().rstrip(".")) for wording in WORDINGS))
     shortest = sorted(problem.positive, key=lambda text: len(text.ids))
-    examples = [example for text in shortest if (example := _running_text(problem.lm, text))][:MOST_EXAMPLES]
+    decoded = (str(problem.lm.tokenizer.decode(text.ids, skip_special_tokens=True)).strip() for text in shortest)
+    examples = [example for example in decoded if example][:MOST_EXAMPLES]
     if not examples:
         raise Abstains("none of the concept's texts says anything that could stand before a prompt")
     return PromptText(tuple(" ".join(examples[: number + 1]) for number in range(len(examples))))
-
-
-def _running_text(lm: LanguageModel, text: Text) -> str:
-    return str(lm.tokenizer.decode(text.ids, skip_special_tokens=True)).strip()

@@ -9,8 +9,6 @@ program rescales w between the backward pass and the step; here after the step, 
 tokens have the mean of as many as there are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -42,18 +40,18 @@ def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]
     return Trainee([w], lambda texts, done: losses(problem, texts, w, done), lambda: scaled_addition(problem, w.detach()), to_unit_norm)
 
 
-def losses(problem: Problem, some: Sequence[ReadText], w: Float[Tensor, " d_model"], progress: float) -> Float[Tensor, " token"]:
+def losses(problem: Problem, read: Sequence[ReadText], w: Float[Tensor, " d_model"], progress: float) -> Float[Tensor, " token"]:
     """Loss of each token of the texts (nats) under the intervention + 0.005 * progress * sum over texts of the mean of activations outside
     the top k; `progress` is the share of steps done."""
-    counted = output_mask([one.text for one in some], problem.lm.device)
+    counted = output_mask([text_read.text for text_read in read], problem.lm.device)
     spare: list[Tensor] = []
 
     def pushed(residual: Tensor) -> Tensor:
-        push, others = pooled(residual.float() @ w, counted)
-        spare.append(others.sum())
+        push, outside = pooled(residual.float() @ w, counted)
+        spare.append(outside.sum())
         return residual + (push[:, None, None] * w).to(residual.dtype)
 
-    of_tokens = losses_behind(problem.lm, problem.site, some, pushed)
+    of_tokens = losses_behind(problem.lm, problem.site, read, pushed)
     return of_tokens + SPARSITY * progress * spare[0]
 
 

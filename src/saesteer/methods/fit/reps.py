@@ -16,22 +16,20 @@ the bias of the factor are left out. Factor 1 in the table is the middle of thos
 times the edit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.engine.adapters import adapter_layers
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.interventions import Addition, LowRankSubspace, LowRankWeights, Nothing
+from saesteer.engine.interventions import Addition, LowRankSubspace, Nothing
 from saesteer.engine.sites import Site
-from saesteer.methods.fit.lora import adapted_losses, first_site, new_adapter
+from saesteer.methods.fit.lora import adapted_losses, first_site, layers_of, new_adapter, trainee_of
 from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits
 from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, unit
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
@@ -40,7 +38,7 @@ FACTORS = tuple(range(2, 21, 2))
 MIDDLE = sum(FACTORS) / len(FACTORS)
 
 SteeredLosses = Callable[[Sequence[ReadText], Float[Tensor, " text"]], Float[Tensor, " token"]]
-"""Texts and their factors, negative ones to steer away -> the loss of each token that they say, so steered, in nats."""
+"""Texts and their factors, negative ones to steer away -> the loss of each token of their outputs, so steered, in nats."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ class Pair:
     """Two texts after the same prompt."""
 
     concept: ReadText
-    own: ReadText  # the unsteered model's
+    plain: ReadText  # the unsteered model's
     factor: float
     concept_log_p: float  # of the whole text, unsteered, in nats
-    own_log_p: float
+    plain_log_p: float
 
 
 def vector(problem: Problem) -> Trained:
@@ -77,84 +75,75 @@ def untrained_vector(problem: Problem, generator: torch.Generator) -> Trainee[Pa
     def result() -> Addition:
         return Addition(unit(w.detach()), MIDDLE * float(w.detach().norm()))
 
-    def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
-        return losses_behind(problem.lm, problem.site, some, lambda residual: added_or_taken_out(residual, w, factor[:, None, None]))
+    def steered(texts: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
+        return losses_behind(problem.lm, problem.site, texts, lambda residual: added_or_taken_out(residual, w, factor[:, None, None]))
 
-    return Trainee([w], lambda some, _: losses(some, steered), result)
+    return Trainee([w], lambda some_pairs, _: losses(some_pairs, steered), result)
 
 
 def untrained_loreft(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: random edits. Their result at factor 1 is `MIDDLE` times the trained edit: h + R^T (W' h + b' - R h) with
     W' = m W - (m - 1) R and b' = m b."""
-    lm, site = problem.lm, first_site(problem, "reps_loreft")
+    site = first_site(problem, "reps_loreft")
     layers, edits = new_edits(problem, "reps_loreft", generator)
 
-    def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
-        return edited_losses(lm, site, edits_together(layers, edits), some, factor)
+    def steered(texts: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
+        return edited_losses(problem.lm, site, edits_together(layers, edits), texts, factor)
 
     def result() -> LowRankSubspace:
-        made = edits_together(layers, edits)
-        return replace(made, W=MIDDLE * made.W - (MIDDLE - 1) * made.R, b=MIDDLE * made.b)
+        trained_edits = edits_together(layers, edits)
+        return replace(trained_edits, W=MIDDLE * trained_edits.W - (MIDDLE - 1) * trained_edits.R, b=MIDDLE * trained_edits.b)
 
-    return Trainee(list(edits.parameters()), lambda some, _: losses(some, steered), result)
+    return Trainee(list(edits.parameters()), lambda some_pairs, _: losses(some_pairs, steered), result)
 
 
 def untrained_lora(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: an adapter that changes nothing."""
-    lm, site = problem.lm, first_site(problem, "reps_lora")
-    adapter = new_adapter(lm, adapter_layers(lm.n_layers, problem.training.recipes["reps_lora"].layers), generator)
-
-    def steered(some: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
-        return adapted_losses(lm, site, adapter, some, factor)
-
-    def result() -> LowRankWeights:
-        return replace(adapter, A=adapter.A.detach(), B=MIDDLE * adapter.B.detach())
-
-    return Trainee([adapter.A.requires_grad_(), adapter.B.requires_grad_()], lambda some, _: losses(some, steered), result)
+    site = first_site(problem, "reps_lora")
+    adapter = new_adapter(problem.lm, layers_of(problem, "reps_lora"), generator)
+    steered = partial(adapted_losses, problem.lm, site, adapter)
+    return trainee_of(adapter, lambda some_pairs, _: losses(some_pairs, steered), MIDDLE)
 
 
 @torch.no_grad()
 def pairs(problem: Problem, site: Site) -> list[Pair]:
-    """Each positive text with one that the unsteered model writes after its prompt, both read at a site."""
-    lm, generator = problem.lm, problem.generator("reps pairs")
-    said = [len(text.ids) - text.n_context for text in problem.positive]
+    """Each positive text with one that the unsteered model writes after its prompt, both read at a hook point."""
+    lm, generator, n = problem.lm, problem.generator("reps pairs"), len(problem.positive)
     rows = pl.DataFrame(
         {
-            "row": range(len(said)),
-            "intervention": [0] * len(said),
-            "prompt": range(len(said)),
-            "factor": [1.0] * len(said),
-            "stream": torch.randint(2**62, (len(said),), generator=generator).tolist(),
+            "row": range(n),
+            "intervention": [0] * n,
+            "prompt": range(n),
+            "factor": [1.0] * n,
+            "stream": torch.randint(2**62, (n,), generator=generator).tolist(),
         },
         schema_overrides={"row": pl.UInt32, "stream": pl.UInt64},
     )
     prompts = [text.ids[: text.n_context] for text in problem.positive]
-    sampling = Sampling(max(said), temperature=1.0, stop="")
-    written = (
-        pl.concat(steered_texts(lm, problem.sae, problem.layer, rows, [Nothing()], prompts, sampling)).sort("row")["token_ids"].to_list()
-    )
-    own = [Text(prompt + (tokens or [])[:n], len(prompt)) for prompt, tokens, n in zip(prompts, written, said, strict=True)]
-    if any(len(text.ids) == text.n_context for text in own):
+    sampling = Sampling(max(text.n_output for text in problem.positive), temperature=1.0, stop="")
+    frames = steered_texts(lm, problem.sae, problem.layer, rows, [Nothing()], prompts, sampling)
+    written = [token_ids or [] for token_ids in pl.concat(frames).sort("row")["token_ids"].to_list()]
+    texts = zip(problem.positive, prompts, written, strict=True)
+    plain = [Text(prompt + token_ids[: text.n_output], len(prompt)) for text, prompt, token_ids in texts]
+    if any(text.n_output == 0 for text in plain):
         raise Abstains("the model writes nothing after one of the concept's prompts")
-    factors = [FACTORS[place] for place in torch.randint(len(FACTORS), (len(own),), generator=generator).tolist()]
-    read = read_texts(lm, site, (*problem.positive, *own))
+    factors = [float(FACTORS[place]) for place in torch.randint(len(FACTORS), (n,), generator=generator).tolist()]
+    read = read_texts(lm, site, (*problem.positive, *plain))
     parts = (read[start : start + TEXTS_AT_A_TIME] for start in range(0, len(read), TEXTS_AT_A_TIME))
     log_p = torch.cat([log_probabilities(part, losses_behind(lm, site, part)) for part in parts]).tolist()
-    halves = (read[: len(own)], read[len(own) :], map(float, factors), log_p[: len(own)], log_p[len(own) :])
-    return [Pair(*pair) for pair in zip(*halves, strict=True)]
+    return [Pair(*pair) for pair in zip(read[:n], read[n:], factors, log_p[:n], log_p[n:], strict=True)]
 
 
-def losses(some: Sequence[Pair], steered: SteeredLosses) -> Float[Tensor, " pair"]:
+def losses(some_pairs: Sequence[Pair], steered: SteeredLosses) -> Float[Tensor, " pair"]:
     """Mean of -log sigmoid(D+) and -log sigmoid(D-) of each pair."""
-    texts = [pair.concept for pair in some] + [pair.own for pair in some]
-    factor = torch.tensor([pair.factor for pair in some] * 2, device=texts[0].value.device)
+    texts = [pair.concept for pair in some_pairs] + [pair.plain for pair in some_pairs]
+    factor = torch.tensor([pair.factor for pair in some_pairs] * 2, device=texts[0].value.device)
     log_p = log_probabilities(texts * 2, steered(texts * 2, torch.cat([factor, -factor])))
-    length = torch.tensor([n_said(one) for one in texts], device=log_p.device)
-    concept_length, own_length = length.chunk(2)
-    concept_towards, own_towards, concept_away, own_away = log_p.chunk(4)
-    surprise = torch.tensor([pair.own_log_p - pair.concept_log_p for pair in some], device=log_p.device)
-    towards = surprise.clamp(min=1) / concept_length * concept_towards - own_towards / own_length
-    away = (-surprise).clamp(min=1) / own_length * own_away - concept_away / concept_length
+    concept_length, plain_length = torch.tensor([read.text.n_output for read in texts], device=log_p.device).chunk(2)
+    concept_towards, plain_towards, concept_away, plain_away = log_p.chunk(4)
+    surprise = torch.tensor([pair.plain_log_p - pair.concept_log_p for pair in some_pairs], device=log_p.device)
+    towards = surprise.clamp(min=1) / concept_length * concept_towards - plain_towards / plain_length
+    away = (-surprise).clamp(min=1) / plain_length * plain_away - concept_away / concept_length
     return -(nn.functional.logsigmoid(towards) + nn.functional.logsigmoid(away)) / 2
 
 
@@ -167,11 +156,6 @@ def added_or_taken_out(
     return (h + torch.where(factor > 0, factor * w, -taken_out)).to(residual.dtype)
 
 
-def log_probabilities(some: Sequence[ReadText], losses: Float[Tensor, " token"]) -> Float[Tensor, " text"]:
-    """log p(what a text says | its prompt), in nats, of all of its tokens together, from the losses of all texts' tokens."""
-    return -torch.stack([part.sum() for part in losses.split([n_said(one) for one in some])])
-
-
-def n_said(one: ReadText) -> int:
-    """Tokens that a text says."""
-    return len(one.text.ids) - one.text.n_context
+def log_probabilities(texts: Sequence[ReadText], losses: Float[Tensor, " token"]) -> Float[Tensor, " text"]:
+    """log p(output | prompt) of each text, in nats, of all of its tokens together, from the losses of all texts' tokens."""
+    return -torch.stack([part.sum() for part in losses.split([read.text.n_output for read in texts])])

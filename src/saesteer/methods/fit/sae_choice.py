@@ -1,20 +1,16 @@
 """SAE features chosen by label, by how well they tell the concept's texts from others, or by their scores."""
 
-from __future__ import annotations
-
 import polars as pl
-import torch
 
 from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import (
     addition,
-    at_largest_records,
+    at_max_activations,
     best,
     combination,
     detectors,
     labelled,
-    largest_record,
     ranked,
     with_auroc,
     with_label,
@@ -24,32 +20,36 @@ MIN_OUTPUT_SCORE = 0.1
 """The threshold of the best row of P1's Table 1."""
 
 MIN_INPUT_SCORE = 0.1
-"""Share of a feature's records whose maximum is on one of its lens tokens. No paper names one: that of the output score."""
+"""Share of a feature's max-activating examples whose maximum is on one of its top logit-lens tokens. No paper names one: that of the output
+score."""
 
 K = 5
 """Features added up; fewer where fewer survive."""
 
+_NO_LABELLED = "no feature labelled with the concept was ever active"
+_NO_SURVIVOR = f"none of the concept's features has an output score of at least {MIN_OUTPUT_SCORE}"
+
 
 def by_label(problem: Problem) -> Addition:
     """AxBench's choice (P4, arXiv 2501.17148, section 4): the feature whose label the concept is; of several, the one with most
-    of its records on it (`fits.labelled_feature`). Training texts are not looked at."""
+    of its max-activating examples on it (`fits.labelled_feature`). Training texts are not looked at."""
     return addition(problem, labelled(problem))
 
 
 def clamped(problem: Problem) -> CodeEdit:
-    """The labelled feature, clamped (P4, arXiv 2501.17148): its code is set to factor * max_act at every position, whatever it was, and the
-    difference, decoded, is added."""
-    return at_largest_records(problem, [labelled(problem)])
+    """The labelled feature, clamped (P4, arXiv 2501.17148): its activation is set to factor * max_act at every position, whatever it was,
+    and the difference, decoded, is added."""
+    return at_max_activations(problem, [labelled(problem)])
 
 
 def by_label_and_output_score(problem: Problem) -> Addition:
     """P1's method (arXiv 2505.20063, table 1): the labelled feature where its output score reaches the threshold. Where it does not, the
     method abstains, and P1 leaves the concept out of its mean. Training texts are not looked at."""
-    labelled_addition = by_label(problem)
+    by_its_label = by_label(problem)
     score = problem.features.filter(pl.col("feature") == problem.label)["output_score"].item()
     if score < MIN_OUTPUT_SCORE:
         raise Abstains(f"feature {problem.label}, labelled with the concept, has an output score of {score:.3g}, below {MIN_OUTPUT_SCORE}")
-    return labelled_addition
+    return by_its_label
 
 
 def by_label_and_delta_confidence(problem: Problem) -> Addition:
@@ -65,13 +65,13 @@ def by_label_and_delta_confidence(problem: Problem) -> Addition:
 
 
 def by_label_and_largest_record(problem: Problem) -> Addition:
-    """The plainest rule: of the features with the concept's label, the one with the largest record."""
+    """The plainest rule: of the features with the concept's label, the one with the largest max activation."""
     return addition(problem, best(with_label(problem), "max_activation", _NO_LABELLED))
 
 
 def by_auroc(problem: Problem) -> Addition:
     """SAE-A (P4, arXiv 2501.17148, section 4): the feature that best tells the concept's training texts from others, by the AUROC of a
-    text's largest code."""
+    text's largest activation."""
     return addition(problem, best(with_auroc(problem), "auroc", "the layer has no scored feature"))
 
 
@@ -84,7 +84,7 @@ def by_output_score(problem: Problem) -> Addition:
 
 def by_both_scores(problem: Problem) -> Addition:
     """The best detector of those that read tokens and write the same ones (P1, arXiv 2505.20063, section 3, defines both scores and finds
-    features that are high in both to be rare). Without records there is no input score."""
+    features that are high in both to be rare). Without max-activating examples there is no input score."""
     rows = survivors(problem).filter(pl.col("input_score") >= MIN_INPUT_SCORE)
     return addition(problem, best(rows, "auroc", f"{_NO_SURVIVOR} and an input score of {MIN_INPUT_SCORE}"))
 
@@ -100,18 +100,13 @@ def top_k(problem: Problem) -> Addition:
     """Several features at once: the `K` best detectors of the concept that survive the output score's filter (P1, arXiv 2505.20063), added
     up.
 
-    Each counts with what it writes in its largest record, max_act * W_dec[f], all with weight 1. The sum is one vector as any other: unit
+    Each counts with what it writes at its max activation, max_act * W_dec[f], all with weight 1. The sum is one vector as any other: unit
     norm, and scaled by its largest activation on the concept's texts (P4, arXiv 2501.17148).
     """
     features = ranked(survivors(problem), "auroc")["feature"].head(K).to_list()
     if not features:
         raise Abstains(_NO_SURVIVOR)
-    return combination(problem, features, torch.tensor([largest_record(problem, one) for one in features], device=problem.lm.device))
-
-
-_NO_LABELLED = "no feature labelled with the concept was ever active"
-
-_NO_SURVIVOR = f"none of the concept's features has an output score of at least {MIN_OUTPUT_SCORE}"
+    return combination(problem, features, at_max_activations(problem, features).values)
 
 
 def survivors(problem: Problem) -> pl.DataFrame:

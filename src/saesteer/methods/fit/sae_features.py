@@ -1,9 +1,7 @@
 """What the methods share that steer with SAE features: which features can be taken, how well each tells the concept's texts from others,
 and how a feature becomes a vector."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import polars as pl
@@ -15,7 +13,7 @@ from saesteer.engine.interventions import Addition, CodeEdit
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import written_size
 from saesteer.engine.sites import Site, steered
-from saesteer.methods.fit.problem import Abstains, Problem, Text, scaled_addition, unit
+from saesteer.methods.fit.problem import Abstains, Problem, scaled_addition, unit
 
 ALGORITHM_VERSION = 1
 
@@ -24,7 +22,7 @@ DETECTS = 0.7
 
 
 def candidates(problem: Problem) -> pl.DataFrame:
-    """The layer's scored features with a positive largest record, lowest id first: FEATURES rows. A feature that was never active has no
+    """The layer's scored features with a positive max activation, lowest id first: FEATURES rows. A feature that was never active has no
     strength to be steered with."""
     rows = problem.features.filter(pl.col("max_activation") > 0).sort("feature")
     if rows.is_empty():
@@ -48,8 +46,8 @@ def auroc(positive: Float[Tensor, "text_p feature"], negative: Float[Tensor, "te
 
 
 def with_auroc(problem: Problem) -> pl.DataFrame:
-    """The candidates with a column `auroc`: of a text's largest code, on the training texts (P4's SAE-A, arXiv 2501.17148)."""
-    return scored(candidates(problem), "auroc", auroc(*problem.largest_codes))
+    """The candidates with a column `auroc`: of a text's largest activation, on the training texts (P4's SAE-A, arXiv 2501.17148)."""
+    return scored(candidates(problem), "auroc", auroc(*problem.largest_activations))
 
 
 def detectors(problem: Problem) -> pl.DataFrame:
@@ -84,16 +82,16 @@ def with_label(problem: Problem) -> pl.DataFrame:
     return candidates(problem).filter((pl.col("concept") == problem.concept) | (pl.col("feature") == labelled(problem)))
 
 
-def largest_record(problem: Problem, feature: int) -> float:
-    """A feature's max_act: its largest record (P4, arXiv 2501.17148). P4's program takes 50 where that is not positive; here the method
+def max_activation(problem: Problem, feature: int) -> float:
+    """A feature's max_act: its max activation (P4, arXiv 2501.17148). P4's program takes 50 where that is not positive; here the method
     abstains."""
     rows = problem.features.filter(pl.col("feature") == feature)
     if rows.is_empty():
         raise Abstains(f"feature {feature} is not among the layer's scored features")
-    record = rows["max_activation"][0]
-    if record is None or record <= 0:
+    activation = rows["max_activation"][0]
+    if activation is None or activation <= 0:
         raise Abstains(f"feature {feature} has no positive record")
-    return float(record)
+    return float(activation)
 
 
 def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
@@ -102,43 +100,38 @@ def direction(problem: Problem, feature: int) -> Float[Tensor, " d_model"]:
     return row / row.norm()
 
 
-def addition(problem: Problem, feature: int, code: float | None = None) -> Addition:
-    """Steering with one feature: factor 1 adds max_act * W_dec[f] everywhere (P4, arXiv 2501.17148, section 4), what the feature writes in
-    its largest record, or at another `code`. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale.
+def addition(problem: Problem, feature: int, activation: float | None = None) -> Addition:
+    """Steering with one feature: factor 1 adds max_act * W_dec[f] everywhere (P4, arXiv 2501.17148, section 4), what the feature writes at
+    its max activation, or at another. Decoder rows have unit norm in most SAEs; where they have not, the norm is part of the scale.
     An SAE that divides its input by its size writes in units of that size: the median over the concept's texts."""
-    strength = largest_record(problem, feature) if code is None else code
+    strength = max_activation(problem, feature) if activation is None else activation
     if problem.sae.meta.scale is not None:
         strength *= float(written_size(problem.sae.meta, problem.positive_tokens.read).median())
     norm = float(problem.sae.W_dec[feature].float().norm())
     return Addition(direction(problem, feature), strength * norm, features=(feature,))
 
 
-def combination(problem: Problem, features: list[int], codes: Float[Tensor, " feature"]) -> Addition:
-    """Steering with several features at once: the sum of codes * W_dec[f], as one vector like any other."""
-    written = codes[:, None] * problem.sae.W_dec[features].float()  # [feature d_model]
+def combination(problem: Problem, features: list[int], activations: Float[Tensor, " feature"]) -> Addition:
+    """Steering with several features at once: the sum of activations * W_dec[f], as one vector like any other."""
+    written = activations[:, None] * problem.sae.W_dec[features].float()  # [feature d_model]
     return scaled_addition(problem, unit(written.sum(dim=0), "what its features write adds up to nothing"), tuple(features))
 
 
-def at_largest_records(problem: Problem, features: list[int]) -> CodeEdit:
-    """Codes of features set, at factor 1, to each one's largest record."""
-    values = torch.tensor([largest_record(problem, feature) for feature in features], device=problem.lm.device)
+def at_max_activations(problem: Problem, features: list[int]) -> CodeEdit:
+    """Features' activations set, at factor 1, to each one's max activation."""
+    values = torch.tensor([max_activation(problem, feature) for feature in features], device=problem.lm.device)
     return CodeEdit(torch.tensor(features, device=problem.lm.device), values)
-
-
-def n_output_tokens(texts: Sequence[Text]) -> int:
-    """Tokens that texts say, their contexts left out: those that a loss is the mean of."""
-    return sum(len(text.ids) - text.n_context for text in texts)
 
 
 @contextmanager
 def residual_as_leaf(lm: LanguageModel, site: Site) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Within the context, what a forward has where a site's directions are added is cut off from what made it and put into the list that is
     given, as the leaf that gradients are taken with respect to, with what the encoder reads."""
-    made: list[tuple[Tensor, Tensor]] = []
+    leaves: list[tuple[Tensor, Tensor]] = []
 
     def leaf(residual: Tensor, read: Tensor) -> Tensor:
-        made.append((residual.detach().requires_grad_(), read.detach()))
-        return made[-1][0]
+        leaves.append((residual.detach().requires_grad_(), read.detach()))
+        return leaves[-1][0]
 
     with steered(lm, site, leaf):
-        yield made
+        yield leaves

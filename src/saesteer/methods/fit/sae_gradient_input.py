@@ -1,46 +1,38 @@
 """SAE feature by gradient attribution on the input side: the one whose removal would, to first order, raise the loss on the concept's texts
 most.
 
-Removing feature f at a token takes code_f * W_dec[f] off the residual there, so the loss rises by about -code_f * (gradient . W_dec[f]),
-gradient being the loss's with respect to the residual at the SAE's site. Summed over what the texts say (context left out, as wherever
-codes are read; P4, arXiv 2501.17148), positive texts less negative ones. An alternative that reviewers asked for; `sae_ablation` measures
-exactly what is estimated here.
+Removing feature f at a token takes its activation z_f times W_dec[f] off the residual there, so the loss rises by about
+-z_f * (gradient . W_dec[f]), gradient being the loss's with respect to the residual at the SAE's hook point. Summed over the texts' outputs
+(contexts left out, as wherever activations are read; P4, arXiv 2501.17148), positive texts less negative ones. An alternative that
+reviewers asked for; `sae_ablation` measures exactly what is estimated here.
 """
-
-from __future__ import annotations
 
 import polars as pl
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import encode, written_size
 from saesteer.methods.fit.problem import Problem, Text, text_batches
-from saesteer.methods.fit.sae_features import addition, best, candidates, n_output_tokens, residual_as_leaf, scored
+from saesteer.methods.fit.sae_features import addition, best, candidates, residual_as_leaf, scored
 from saesteer.methods.fit.training import text_loss
-
-
-def loss_gradient(problem: Problem, texts: tuple[Text, ...]) -> tuple[Float[Tensor, "text seq d_read"], Float[Tensor, "text seq d_model"]]:
-    """What the SAE reads, and the gradient of the texts' mean loss per token (nats) where it writes, at every position."""
-    with torch.enable_grad(), residual_as_leaf(problem.lm, problem.site) as made:
-        loss = text_loss(problem.lm, texts)
-        residual, read = made[0]
-        (gradient,) = torch.autograd.grad(loss, residual)
-    return read, gradient
 
 
 def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tensor, " n_features"]:
     """By how much removing each feature from the texts would raise their mean loss per token (nats), to first order."""
-    sae = problem.sae
+    sae, n_tokens = problem.sae, sum(text.n_output for text in texts)
     rise = torch.zeros(sae.meta.n_features, dtype=torch.float64, device=problem.lm.device)
-    for some in text_batches(texts):
-        read, gradient = loss_gradient(problem, some)
-        for text, row, slope in zip(some, read, gradient, strict=True):
+    for batch in text_batches(texts):
+        with torch.enable_grad(), residual_as_leaf(problem.lm, problem.site) as leaves:
+            loss = text_loss(problem.lm, batch)
+            residual, read = leaves[0]  # [text seq d_model], [text seq d_read]
+            (gradient,) = torch.autograd.grad(loss, residual)  # [text seq d_model]
+        for text, row, slope in zip(batch, read, gradient, strict=True):
             output = slice(text.n_context, len(text.ids))
             along = slope[output].to(sae.W_dec) @ sae.W_dec.T  # [token n_features]
             written = encode(sae, row[output]) * written_size(sae.meta, row[output])[:, None]
-            rise -= n_output_tokens(some) / n_output_tokens(texts) * (written * along).sum(dim=0).double()
+            rise -= sum(text.n_output for text in batch) / n_tokens * (written * along).sum(dim=0).double()
     return rise
 
 

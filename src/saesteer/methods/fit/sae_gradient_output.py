@@ -1,20 +1,19 @@
-"""SAE feature by gradient attribution on the output side: the one whose addition would, to first order, make its own lens tokens likelier.
+"""SAE feature by gradient attribution on the output side: the one whose addition would, to first order, make its own top logit-lens tokens
+likelier.
 
-For each of the concept's features f, the derivative at 0 with respect to s of the mean over f's lens tokens t of log p(t), when
+For each of the concept's features f, the derivative at 0 with respect to s of the mean over f's top logit-lens tokens t of log p(t), when
 s * W_dec[f] / |W_dec[f]| is added at the last position of a neutral prompt; that is, the gradient of this mean with respect to the residual
 there, dotted with the unit decoder direction. The prompts are the training texts' contexts, each once, over which it is averaged. It is the
 output score (P1, arXiv 2505.20063) without its large step: nats a unit of residual, not a probability at 10 * a_max. An alternative that
 reviewers asked for; a backward pass a feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain, islice, zip_longest
 
 import polars as pl
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import Addition
@@ -30,7 +29,7 @@ N_CONTEXTS = 16
 
 
 def contexts(problem: Problem) -> tuple[Text, ...]:
-    """What the training texts follow, without what they say; each once."""
+    """What the training texts follow, without their outputs; each once."""
     in_turn: Iterator[Text | None] = chain.from_iterable(zip_longest(problem.positive, problem.negative))
     distinct = dict.fromkeys(tuple(text.ids[: text.n_context]) for text in in_turn if text is not None)
     return tuple(Text(list(ids), len(ids)) for ids in islice(distinct, N_CONTEXTS))
@@ -38,30 +37,24 @@ def contexts(problem: Problem) -> tuple[Text, ...]:
 
 @torch.enable_grad()
 def promotions(problem: Problem, features: list[int], lens: list[list[int]]) -> Float64[Tensor, " feature"]:
-    """Slope of the mean log-probability of each feature's lens tokens along its own unit direction, mean over contexts; nats a unit."""
-    prompts = contexts(problem)
-    last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts], device=problem.lm.device)
-    rows = torch.arange(len(prompts), device=problem.lm.device)
-    residual, log_p = _log_probabilities(problem, prompts, rows, last)
+    """Slope of the mean log-probability of each feature's top logit-lens tokens along its unit direction, mean over contexts; nats a
+    unit."""
+    lm, prompts = problem.lm, contexts(problem)
+    last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts], device=lm.device)
+    rows = torch.arange(len(prompts), device=lm.device)
+    with residual_as_leaf(lm, problem.site) as leaves:
+        hidden = lm.model.base_model(input_ids=pad_rows(padded_ids(lm, prompts)), use_cache=False).last_hidden_state
+    residual, _ = leaves[0]  # [row seq d_model]
+    log_p = logits_with_gradients(lm, hidden[rows, last]).log_softmax(dim=1)  # [prompt vocab]
     slopes = torch.zeros(len(features), dtype=torch.float64)
-    for place, (feature, token_ids) in enumerate(zip(features, lens, strict=True)):
+    for n, (feature, token_ids) in enumerate(zip(features, lens, strict=True)):
         (gradient,) = torch.autograd.grad(log_p[:, token_ids].mean(dim=1).sum(), residual, retain_graph=True)
-        slopes[place] = (gradient[rows, last].float() @ direction(problem, feature)).mean().double()
+        slopes[n] = (gradient[rows, last].float() @ direction(problem, feature)).mean().double()
     return slopes
 
 
-def _log_probabilities(
-    problem: Problem, prompts: tuple[Text, ...], rows: Tensor, last: Tensor
-) -> tuple[Float[Tensor, "row seq d_model"], Float[Tensor, "prompt vocab"]]:
-    """The residual at the SAE's site, as a leaf, and the next token's log-probabilities after each prompt."""
-    with residual_as_leaf(problem.lm, problem.site) as made:
-        hidden = problem.lm.model.base_model(input_ids=pad_rows(padded_ids(problem.lm, prompts)), use_cache=False).last_hidden_state
-    residual, _ = made[0]
-    return residual, logits_with_gradients(problem.lm, hidden[rows, last]).log_softmax(dim=1)
-
-
 def fit(problem: Problem) -> Addition:
-    """Of the concept's features, the one that promotes its own lens tokens most."""
+    """Of the concept's features, the one that promotes its top logit-lens tokens most."""
     rows = ranked(detectors(problem), "auroc").head(MOST_FEATURES)
     slopes = promotions(problem, rows["feature"].to_list(), rows["lens_token_ids"].to_list())
     rows = rows.with_columns(pl.Series("slope", slopes.numpy())).filter(pl.col("slope") > 0)

@@ -1,11 +1,10 @@
 """SAE feature by mutual information between its activation and the concept's label.
 
-Binary on both sides: whether the feature fires anywhere in a text (code above 0: no threshold to be fitted), and whether the text shows the
-concept. I = sum over the four cells of p(fires, label) log(p(fires, label) / (p(fires) p(label))), in nats, from counts of texts. It is as
-high for a feature that fires only where the concept is absent, so only those are taken that fire in a larger share of positive texts.
+Binary on both sides: whether the feature fires anywhere in a text (activation above 0: no threshold to be fitted), and whether the text
+shows the concept. I = sum over the four cells of p(fires, label) log(p(fires, label) / (p(fires) p(label))), in nats, from counts of texts.
+It is as high for a feature that fires only where the concept is absent, so only those are taken that fire in a larger share of positive
+texts.
 """
-
-from __future__ import annotations
 
 import polars as pl
 import torch
@@ -21,22 +20,19 @@ def mutual_information(
     fired_positive: Int[Tensor, " feature"], fired_negative: Int[Tensor, " feature"], n_positive: int, n_negative: int
 ) -> Float64[Tensor, " feature"]:
     """Nats between firing and label, from the numbers of positive and of negative texts in which a feature fires."""
-    # Looked up in a table of all counts, so that equal counts give equal numbers whatever vector instructions do.
-    return _table(n_positive, n_negative).to(fired_positive.device)[fired_positive, fired_negative]
-
-
-def _table(n_positive: int, n_negative: int) -> Float64[Tensor, "fired_p fired_n"]:
     fired_p = torch.arange(n_positive + 1, dtype=torch.float64)[:, None].expand(-1, n_negative + 1)
     fired_n = torch.arange(n_negative + 1, dtype=torch.float64)[None].expand(n_positive + 1, -1)
     joint = torch.stack([fired_p, fired_n, n_positive - fired_p, n_negative - fired_n]).reshape(2, 2, *fired_p.shape)
     joint = joint / (n_positive + n_negative)  # [fires label fired_p fired_n]
     independent = joint.sum(dim=0, keepdim=True) * joint.sum(dim=1, keepdim=True)
-    return (torch.xlogy(joint, joint) - torch.xlogy(joint, independent)).sum(dim=(0, 1))
+    information = (torch.xlogy(joint, joint) - torch.xlogy(joint, independent)).sum(dim=(0, 1))
+    # Looked up in a table of all counts, so that equal counts give equal numbers whatever vector instructions do.
+    return information.to(fired_positive.device)[fired_positive, fired_negative]
 
 
 def fit(problem: Problem) -> Addition:
     """Of the features that fire in a larger share of positive than of negative texts, the one that says most about the label."""
-    positive, negative = (codes > 0 for codes in problem.largest_codes)
+    positive, negative = (activations > 0 for activations in problem.largest_activations)
     fired_positive, fired_negative = positive.sum(dim=0), negative.sum(dim=0)
     information = mutual_information(fired_positive, fired_negative, len(positive), len(negative))
     more_often = positive.double().mean(dim=0) - negative.double().mean(dim=0)

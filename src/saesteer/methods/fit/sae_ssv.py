@@ -1,10 +1,11 @@
-"""SAE-SSV, supervised steering vectors in a small subspace of codes (arXiv 2505.16188, sections 3.1 and 3.2).
+"""SAE-SSV, supervised steering vectors in a small subspace of feature activations (arXiv 2505.16188, sections 3.1 and 3.2).
 
-A text has one code a feature: the mean over its tokens. The `K` features of largest F-statistic (eq. 4: variance between positive and
+A text has one activation a feature: the mean over its tokens. The `K` features of largest F-statistic (eq. 4: variance between positive and
 negative texts over variance within) are standardised; `N_PROBES` logistic probes, each on a random half of the texts, are averaged (eq. 6).
-Features in the order of their absolute weight, the smallest number of them is kept for which the texts' cosines with the weights so cut off
-are furthest apart (eq. 7; on the shipped model that is nearly all of them, also by texts that no probe was trained on, as in the paper). On
-these a vector v is trained from the unit difference of class means (eq. 8), z' = z + v being a negative text's moved codes, to minimise
+Features in the order of their absolute weight, the smallest number of them is taken for which the texts' cosines with the weights so cut
+off are furthest apart (eq. 7; on the shipped model that is nearly all of them, also by texts that no probe was trained on, as in the
+paper). On these a vector v is trained from the unit difference of class means (eq. 8), z' = z + v being a negative text's moved
+activations, to minimise
 
     |z' - mu+|^2 - 1/2 |z' - mu-|^2 + 0.5 L_LM + 0.01 |v|_1
 
@@ -16,15 +17,13 @@ It replaces that residual by the SAE's reconstruction; here the error stays. Pro
 |w|^2 / 2 beside the summed loss; the paper names none, and without one weights of separable texts have no limit.
 """
 
-from __future__ import annotations
-
 import polars as pl
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor, nn
 
 from saesteer.engine.interventions import Addition
-from saesteer.methods.fit.problem import Problem, mean_codes
+from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.sae_features import best, candidates, combination, ranked, scored
 from saesteer.methods.fit.ssv import steered_losses
 from saesteer.methods.fit.training import read_texts
@@ -38,14 +37,13 @@ STEPS, BATCH, LEARNING_RATE = 100, 8, 0.01
 
 
 def fit(problem: Problem) -> Addition:
-    """What the trained codes write, to unit norm."""
-    positive, negative = (mean_codes(problem.sae, tokens).double() for tokens in (problem.positive_tokens, problem.negative_tokens))
+    """What the trained activations write, to unit norm."""
+    positive, negative = (activations.double() for activations in problem.mean_activations())
     rows = scored(candidates(problem), "f", f_statistics(positive, negative)).filter(pl.col("f") > 0)
     best(rows, "f", "no feature's codes differ between positive and negative texts")
     features = torch.tensor(ranked(rows, "f")["feature"].head(K).to_list(), device=positive.device)
     features = features[subspace(positive[:, features], negative[:, features], problem.generator("sae_ssv probes"))]
-    codes = trained(problem, features, positive[:, features], negative[:, features])
-    return combination(problem, features.tolist(), codes.float())
+    return combination(problem, features.tolist(), trained(problem, features, positive[:, features], negative[:, features]).float())
 
 
 def f_statistics(positive: Float64[Tensor, "text_p feature"], negative: Float64[Tensor, "text_n feature"]) -> Float64[Tensor, " feature"]:
@@ -59,8 +57,8 @@ def f_statistics(positive: Float64[Tensor, "text_p feature"], negative: Float64[
 
 def subspace(
     positive: Float64[Tensor, "text_p feature"], negative: Float64[Tensor, "text_n feature"], generator: torch.Generator
-) -> Int[Tensor, " kept"]:
-    """Places of the features kept, the most important first."""
+) -> Int[Tensor, " k"]:
+    """Columns of the features taken, the most important first."""
     codes, label = torch.cat([positive, negative]), torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))]).to(positive)
     codes = (codes - codes.mean(dim=0)) / codes.std(dim=0, unbiased=False)
     halves = torch.stack([torch.randperm(len(codes), generator=generator)[: len(codes) // 2] for _ in range(N_PROBES)]).to(codes.device)
@@ -99,7 +97,7 @@ def separations(
 def trained(
     problem: Problem, features: Int[Tensor, " k"], positive: Float64[Tensor, "text_p k"], negative: Float64[Tensor, "text_n k"]
 ) -> Float64[Tensor, " k"]:
-    """v, in codes of the features."""
+    """v, in activations of the features."""
     generator, directions = problem.generator("sae_ssv"), problem.sae.W_dec[features].float()
     read = read_texts(problem.lm, problem.site, problem.positive)
     above, below = positive.mean(dim=0), negative.mean(dim=0)

@@ -1,8 +1,6 @@
 """SAE-TS and its variants (P2, arXiv 2411.02193, section 3): vectors that the linear approximator of steering effects says raise one
 feature and nothing else, less the direction in which every vector pushes."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch
@@ -21,8 +19,8 @@ def sae_ts(problem: Problem) -> Addition:
 
 
 def pinv(problem: Problem) -> Addition:
-    """By pseudo-inverse: (e_j - b) pinv(M), the smallest x that solves x M + b = e_j best, with e_j the concept's feature at code 1. P2
-    leaves the vector's norm as it comes; here factors choose the strength, and only the direction is kept."""
+    """By pseudo-inverse: (e_j - b) pinv(M), the smallest x that solves x M + b = e_j best, with e_j the concept's feature at activation 1.
+    P2 leaves the vector's norm as it comes; here factors choose the strength, and only the direction is kept."""
     effects = approximator(problem)
     effect = -effects.b.double()
     effect[target_feature(problem)] += 1
@@ -75,8 +73,8 @@ def rotation(effects: Approximator, sae: Sae) -> Float64[Tensor, "d_model d_mode
     """
     M, W_dec = effects.M.double(), sae.W_dec.cpu().double()
     lengths, norms = M.norm(dim=0), W_dec.norm(dim=1)
-    kept = (lengths > 0) & (norms > 0)
-    U, _, Vt = torch.linalg.svd((M[:, kept] / lengths[kept]) @ (W_dec[kept] / norms[kept, None]))
+    changed = (lengths > 0) & (norms > 0)
+    U, _, Vt = torch.linalg.svd((M[:, changed] / lengths[changed]) @ (W_dec[changed] / norms[changed, None]))
     return U @ Vt
 
 

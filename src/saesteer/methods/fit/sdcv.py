@@ -1,15 +1,13 @@
-"""SDCV, SAE-denoised concept vectors (arXiv 2505.15038): a vector method on residuals rebuilt by the SAE, in which the codes that tell the
-concept's texts from others are scaled up.
+"""SDCV, SAE-denoised concept vectors (arXiv 2505.15038): a vector method on residuals rebuilt by the SAE, in which the feature
+activations that tell the concept's texts from others are scaled up.
 
-h' = decode(c'), c'_f = `SCALE` * c_f for the `K` features whose mean code differs most between positive and negative texts, in either
+h' = decode(c'), c'_f = `SCALE` * c_f for the `K` features whose mean activation differs most between positive and negative texts, in either
 direction, and c_f for the others. What the SAE does not rebuild is left out: the noise that the paper wants out of the vector. The vector
 is then fitted to h' as its method fits it to h.
 
 After the paper's abstract and introduction: its equations could not be read. They leave open how features are told apart (here: by the
-difference of mean codes over a text, averaged over texts), K and the scale (here: ours).
+difference of mean activations over a text, averaged over texts), K and the scale (here: ours).
 """
-
-from __future__ import annotations
 
 from dataclasses import replace
 
@@ -20,7 +18,7 @@ from torch import Tensor
 from saesteer.engine.interventions import Addition
 from saesteer.engine.saes import Sae, decode, encode, written_size
 from saesteer.methods.fit import probe
-from saesteer.methods.fit.fgaa import code_difference
+from saesteer.methods.fit.fgaa import activation_difference
 from saesteer.methods.fit.means import difference_of_means
 from saesteer.methods.fit.problem import Problem, Tokens, scaled_addition
 from saesteer.methods.fit.training import Trained, trained
@@ -38,18 +36,16 @@ def diffmean(problem: Problem) -> Addition:
 
 def linear_probe(problem: Problem) -> Trained:
     """The linear probe of denoised residuals, trained as that of residuals is, on the same draws."""
-    positive, negative = denoised_tokens(problem)
-    labelled = [(rows, 1.0) for rows in positive.by_text()], [(rows, 0.0) for rows in negative.by_text()]
-    return trained(problem, "probe", probe.untrained, *labelled)
+    return trained(problem, "probe", probe.untrained, *probe.labelled(*denoised_tokens(problem)))
 
 
 @torch.no_grad()
 def denoised_tokens(problem: Problem) -> tuple[Tokens, Tokens]:
     """The positive and the negative texts' tokens, denoised."""
-    difference = code_difference(problem).abs()
+    difference = activation_difference(problem).abs()
     features = difference.topk(min(K, len(difference))).indices
     positive, negative = (
-        replace(tokens, residual=torch.cat([denoised(problem.sae, rows, features) for rows in tokens.read_by_text()]))
+        replace(tokens, residual=torch.cat([denoised(problem.sae, rows, features) for rows in tokens.read.split(tokens.lengths)]))
         for tokens in (problem.positive_tokens, problem.negative_tokens)
     )
     return positive, negative
@@ -57,6 +53,6 @@ def denoised_tokens(problem: Problem) -> tuple[Tokens, Tokens]:
 
 def denoised(sae: Sae, read: Float[Tensor, "token d_read"], features: Int[Tensor, " k"]) -> Float[Tensor, "token d_model"]:
     """h' of tokens from what the encoder reads of them."""
-    codes = encode(sae, read)
-    codes[:, features] *= SCALE
-    return decode(sae, codes).float() * written_size(sae.meta, read)[:, None]
+    activations = encode(sae, read)
+    activations[:, features] *= SCALE
+    return decode(sae, activations).float() * written_size(sae.meta, read)[:, None]

@@ -1,5 +1,5 @@
-"""Supervised fine-tuning (P4, arXiv 2501.17148): every weight of a copy of the model trained on the language-model loss of what the
-positive texts say. What is given back is the difference from the model.
+"""Supervised fine-tuning (P4, arXiv 2501.17148): every weight of a copy of the model trained on the language-model loss of the
+positive texts' outputs. What is given back is the difference from the model.
 
 Constants are those of P4's program (settings/recipes.csv).
 
@@ -7,13 +7,9 @@ Memory: training holds a copy of the model in float32 with its gradient and Adam
 Gemma-2-2b), the result 4 bytes a parameter, and each concept's fit on disk as much.
 """
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from saesteer.engine.adapters import check_changeable
 from saesteer.engine.interventions import WeightChange
@@ -31,16 +27,12 @@ def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[Text]:
     """What training starts from: the model's weights."""
     tuned = trainable_copy(problem.lm)
 
-    def losses(texts: Sequence[Text], _progress: float) -> Tensor:
-        return token_losses(tuned, texts)
+    def result() -> WeightChange:
+        parameters = dict(tuned.model.named_parameters())
+        change = {name: parameters[name].detach() - before.float() for name, before in problem.lm.model.named_parameters()}
+        return WeightChange({name: difference for name, difference in change.items() if bool(difference.any())})
 
-    return Trainee(list(tuned.model.parameters()), losses, lambda: _change(problem.lm, tuned))
-
-
-def _change(lm: LanguageModel, tuned: LanguageModel) -> WeightChange:
-    parameters = dict(tuned.model.named_parameters())
-    change = {name: parameters[name].detach() - before.float() for name, before in lm.model.named_parameters()}
-    return WeightChange({name: difference for name, difference in change.items() if bool(difference.any())})
+    return Trainee(list(tuned.model.parameters()), lambda texts, _progress: token_losses(tuned, texts), result)
 
 
 def trainable_copy(lm: LanguageModel) -> LanguageModel:

@@ -6,8 +6,6 @@ stays as trained, and it is steered with as every vector there: factor 1 adds ma
 concept's texts, so that a vector of norm n is added n^2 times as strongly as its direction alone would be.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +38,6 @@ def steering(problem: Problem, vector: Float[Tensor, " d_model"]) -> Addition:
     return Addition(direction, steering_scale(direction, problem.positive_tokens) * norm**2)
 
 
-def steered_losses(problem: Problem, some: Sequence[ReadText], vector: Float[Tensor, " d_model"]) -> Float[Tensor, " token"]:
-    """Loss of each token that the texts say (nats), with the vector added to the residual at every position."""
-    return losses_behind(problem.lm, problem.site, some, lambda residual: residual + vector.to(residual.dtype))
+def steered_losses(problem: Problem, read: Sequence[ReadText], vector: Float[Tensor, " d_model"]) -> Float[Tensor, " token"]:
+    """Loss of each token of the outputs (nats), with the vector added to the residual at every position."""
+    return losses_behind(problem.lm, problem.site, read, lambda residual: residual + vector.to(residual.dtype))

@@ -1,12 +1,10 @@
 """Supervised selection of SAE features (P3, arXiv 2605.31183): those whose firing predicts a text's label, even where it is rare.
 
-A feature says yes to a text in which its firing frequency, the share of the text's tokens where its code is above 0, reaches a threshold.
-The threshold is its best by calibrated F1, which counts false positives as if the concept had prevalence pi0 instead of that in the
-labelled texts. Concepts with too few texts are dropped, then features that do not write what they read (output score), then all but the
-best K; their codes are set to factor * max_act. The control does the same to as many features drawn at random.
+A feature says yes to a text in which its firing frequency, the share of the text's tokens where its activation is above 0, reaches a
+threshold. The threshold is its best by calibrated F1, which counts false positives as if the concept had prevalence pi0 instead of that in
+the labelled texts. Concepts with too few texts are dropped, then features that do not write what they read (output score), then all but the
+best K; their activations are set to factor * max_act. The control does the same to as many features drawn at random.
 """
-
-from __future__ import annotations
 
 import polars as pl
 import torch
@@ -14,9 +12,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from saesteer.engine.interventions import CodeEdit
-from saesteer.engine.saes import Sae
-from saesteer.methods.fit.problem import Abstains, Problem, Tokens, pooled_codes
-from saesteer.methods.fit.sae_features import at_largest_records, candidates, ranked, scored
+from saesteer.methods.fit.problem import Abstains, Problem
+from saesteer.methods.fit.sae_features import at_max_activations, candidates, ranked, scored
 
 REFERENCE_PREVALENCE = 1e-3
 """pi0."""
@@ -25,7 +22,7 @@ MIN_TEXTS = 50
 MIN_OUTPUT_SCORE = 1e-3
 """Features below it are dropped."""
 K = 5
-"""Features kept. P3 does not say how many."""
+"""Most features. P3 does not say how many."""
 FEATURES_AT_A_TIME = 16_384
 """Features whose thresholds are tried together."""
 
@@ -43,9 +40,9 @@ def calibrated_f1(
     return 2 * true_positives / (2 * true_positives + weight * false_positives + false_negatives)
 
 
-def firing_frequencies(sae: Sae, tokens: Tokens) -> Float64[Tensor, "text n_features"]:
-    """Share of each text's tokens on which each feature fires."""
-    return pooled_codes(sae, tokens, lambda codes: (codes > 0).double().mean(dim=0))
+def firing_frequencies(problem: Problem) -> tuple[Float64[Tensor, "text_p n_features"], Float64[Tensor, "text_n n_features"]]:
+    """Share of each positive and of each negative text's tokens on which each feature fires."""
+    return problem.pooled_activations(lambda activations: (activations > 0).double().mean(dim=0))
 
 
 def best_calibrated_f1(frequency: Float[Tensor, "text feature"], positive: Bool[Tensor, " text"]) -> Float64[Tensor, " feature"]:
@@ -69,8 +66,8 @@ def selected(problem: Problem) -> list[int]:
     """The concept's features, the best first: candidates of F1c above 0 that pass the thresholds, at most K."""
     if len(problem.positive) < MIN_TEXTS:
         raise Abstains(f"the concept has {len(problem.positive)} texts, fewer than {MIN_TEXTS}")
-    frequency = torch.cat([firing_frequencies(problem.sae, tokens) for tokens in (problem.positive_tokens, problem.negative_tokens)])
-    positive = torch.arange(len(frequency), device=frequency.device) < problem.positive_tokens.n_texts
+    frequency = torch.cat(firing_frequencies(problem))
+    positive = torch.arange(len(frequency), device=frequency.device) < len(problem.positive)
     rows = scored(candidates(problem), "f1c", best_calibrated_f1(frequency, positive))
     rows = rows.filter((pl.col("f1c") > 0) & (pl.col("output_score") >= MIN_OUTPUT_SCORE))
     if rows.is_empty():
@@ -79,16 +76,16 @@ def selected(problem: Problem) -> list[int]:
 
 
 def supervised(problem: Problem) -> CodeEdit:
-    """The selected features at their largest records, edited in code space."""
-    return at_largest_records(problem, selected(problem))
+    """The selected features at their max activations."""
+    return at_max_activations(problem, selected(problem))
 
 
 def random_control(problem: Problem) -> CodeEdit:
-    """As many features as supervised selection takes and the same edit, but drawn among all with records; where that abstains, so does its
-    control."""
+    """As many features as supervised selection takes and the same edit, but drawn among all with max-activating examples; where that
+    abstains, so does its control."""
     n = len(selected(problem))
     features = candidates(problem).filter(pl.col("n_records") > 0)["feature"].to_list()
     if len(features) < n:
         raise Abstains(f"{len(features)} features have records, fewer than the {n} to be drawn")
     drawn = torch.randperm(len(features), generator=problem.generator("supervised_random"))[:n].tolist()
-    return at_largest_records(problem, [features[place] for place in drawn])
+    return at_max_activations(problem, [features[n] for n in drawn])

@@ -1,7 +1,5 @@
 """Training texts as the model reads them."""
 
-from __future__ import annotations
-
 import logging
 from itertools import takewhile
 
@@ -29,9 +27,7 @@ def training_texts(texts: pl.DataFrame, lm: LanguageModel) -> tuple[tuple[Text, 
     if texts["concept_id"].n_unique() > 1:
         raise ValueError(f"these texts are of {texts['concept_id'].n_unique()} concepts; give those of one")
     ordered = texts.sort("number")
-    positive, negative = (
-        tuple(_text(lm, row) for row in ordered.filter(positive=wanted).iter_rows(named=True)) for wanted in (True, False)
-    )
+    positive, negative = (tuple(_text(lm, row) for row in ordered.filter(positive=side).iter_rows(named=True)) for side in (True, False))
     return positive, negative
 
 
@@ -46,22 +42,21 @@ def n_prefix_tokens(lm: LanguageModel) -> int:
 
 def _text(lm: LanguageModel, row: dict[str, object]) -> Text:
     before, output = str(row["input"]), str(row["output"])
-    whole = _answer(lm, before, output) if lm.prompt_format == "chat" else _continuation(lm, before, output)
-    kept = Text(whole.ids[: min(whole.n_context + MOST_TOKENS, lm.n_positions)], whole.n_context)
-    if len(kept.ids) <= kept.n_context:
+    if lm.prompt_format == "chat":
+        context = prompt_token_ids(lm, before)
+        whole = Text(context + lm.tokenizer(output, add_special_tokens=False)["input_ids"], len(context))
+    else:
+        whole = _continuation(lm, before, output)
+    text = Text(whole.ids[: min(whole.n_context + MOST_TOKENS, lm.n_positions)], whole.n_context)
+    if text.n_output <= 0:
         kind = "positive" if row["positive"] else "negative"
         raise ValueError(
             f"{kind} text {row['number']} of concept_id {row['concept_id']}: no token of its output is left after the {whole.n_context} of"
             f" its input ({lm.name} takes {lm.n_positions}); shorten the input or give an output"
         )
-    if len(kept.ids) < len(whole.ids):
-        log.info("concept_id %s: a text of %d tokens is cut after %d", row["concept_id"], len(whole.ids), len(kept.ids))
-    return kept
-
-
-def _answer(lm: LanguageModel, before: str, output: str) -> Text:
-    context = prompt_token_ids(lm, before)
-    return Text(context + lm.tokenizer(output, add_special_tokens=False)["input_ids"], len(context))
+    if len(text.ids) < len(whole.ids):
+        log.info("concept_id %s: a text of %d tokens is cut after %d", row["concept_id"], len(whole.ids), len(text.ids))
+    return text
 
 
 def _continuation(lm: LanguageModel, before: str, output: str) -> Text:

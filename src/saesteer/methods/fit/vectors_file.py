@@ -1,11 +1,8 @@
 """Steering vectors as a safetensors file: one tensor [d_model] a concept, named with the concept's text. The way in for vectors that were
 trained elsewhere, and the way out for those that were fitted here."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from jaxtyping import Float
@@ -31,21 +28,17 @@ def read_vectors(path: Path, d_model: int) -> dict[str, Float[Tensor, " d_model"
         raise SettingsError(f"{path} cannot be read as safetensors: {error}") from error
     if not tensors:
         raise SettingsError(f"{path} holds no tensors: it needs one of {d_model} numbers a concept, named with the concept's text")
-    return {name: _checked(path, name, tensor, d_model) for name, tensor in tensors.items()}
-
-
-def _checked(path: Path, name: str, tensor: Tensor, d_model: int) -> Float[Tensor, " d_model"]:
-    where = f"{path}, tensor {name!r}"
-    if tuple(tensor.shape) != (d_model,):
-        raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but vectors at the SAE's site have [{d_model}]")
-    if not tensor.is_floating_point():
-        raise SettingsError(f"{where}: its type is {tensor.dtype}; save it as floating-point numbers")
-    vector = tensor.float()
-    if not bool(vector.isfinite().all()):
-        raise SettingsError(f"{where}: it holds NaN or infinite numbers")
-    if not 0 < float(vector.norm()) < float("inf"):
-        raise SettingsError(f"{where}: its norm is {float(vector.norm())} in float32, so it has no direction")
-    return vector
+    for name, tensor in tensors.items():
+        where, norm = f"{path}, tensor {name!r}", float(tensor.float().norm())
+        if tuple(tensor.shape) != (d_model,):
+            raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but vectors at the SAE's site have [{d_model}]")
+        if not tensor.is_floating_point():
+            raise SettingsError(f"{where}: its type is {tensor.dtype}; save it as floating-point numbers")
+        if not bool(tensor.float().isfinite().all()):
+            raise SettingsError(f"{where}: it holds NaN or infinite numbers")
+        if not 0 < norm < float("inf"):
+            raise SettingsError(f"{where}: its norm is {norm} in float32, so it has no direction")
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def write_vectors(fits: pl.DataFrame, concepts: pl.DataFrame, method: str, path: Path) -> None:
@@ -62,28 +55,21 @@ def fitted_additions(fits: pl.DataFrame, concepts: pl.DataFrame, method: str) ->
     the method abstains are left out.
     """
     rows = fits.filter(method=method).join(concepts.select("concept_id", "concept"), on="concept_id", how="left", maintain_order="left")
-    written = rows.filter(pl.col("kind").is_not_null())
-    _refuse(fits, rows, written, method)
-    if len(written) < len(rows):
-        log.warning("method %s abstains for %d of %d concepts, which are left out", method, len(rows) - len(written), len(rows))
-    return {row["concept"]: _addition(row) for row in written.sort("concept").iter_rows(named=True)}
-
-
-def _refuse(fits: pl.DataFrame, rows: pl.DataFrame, written: pl.DataFrame, method: str) -> None:
+    fitted = rows.filter(pl.col("kind").is_not_null())
     if rows.is_empty():
         raise SettingsError(f"there are no fits of method {method!r}; there are: {', '.join(sorted(set(fits['method']))) or 'none'}")
     if rows["layer"].n_unique() > 1:
         raise SettingsError(f"method {method} was fitted at layers {', '.join(map(str, sorted(set(rows['layer']))))}: choose one")
     if rows["concept"].has_nulls():
         raise SettingsError(f"method {method}: concept_id {rows.filter(pl.col('concept').is_null())['concept_id'][0]} was not asked for")
-    other = sorted(set(written["kind"]) - {"addition"})
-    if other:
-        raise SettingsError(f"method {method} fits interventions of kind {other[0]}, which are no vectors; only additions can be written")
-    if written.is_empty():
+    if fitted.is_empty():
         raise SettingsError(f"method {method} abstains for every concept ({rows['reason'][0]}): there are no vectors to write")
-
-
-def _addition(row: dict[str, Any]) -> Addition:
-    intervention = unpacked(row["kind"], row["tensors"], row["values"])
-    assert isinstance(intervention, Addition)
-    return intervention
+    if len(fitted) < len(rows):
+        log.warning("method %s abstains for %d of %d concepts, which are left out", method, len(rows) - len(fitted), len(rows))
+    additions = {}
+    for concept, kind, tensors, values in fitted.sort("concept").select("concept", "kind", "tensors", "values").iter_rows():
+        intervention = unpacked(kind, tensors, values)
+        if not isinstance(intervention, Addition):
+            raise SettingsError(f"method {method} fits interventions of kind {kind}, which are no vectors; only additions can be written")
+        additions[concept] = intervention
+    return additions

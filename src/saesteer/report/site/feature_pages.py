@@ -17,7 +17,6 @@ from saesteer.core.tables import (
     PERPLEXITY,
     RECORDS,
     STEERING,
-    Table,
     of_features,
 )
 from saesteer.core.tables.steps import SINGLE_FEATURE
@@ -26,9 +25,9 @@ from saesteer.report.site.pieces import grouped, shortened, write_list
 from saesteer.run import Run
 
 N_RECORDS = 8
-"""Records shown of a feature, those with the largest activations."""
+"""Max-activating examples shown of a feature, the first."""
 BEFORE, AFTER = 24, 12
-"""Tokens of a record shown around its maximum."""
+"""Tokens of such an example shown around its maximum."""
 N_PROMPTS = 8
 """Prompts whose steered texts are shown, the first of the list."""
 N_NEIGHBOURS = 8
@@ -53,57 +52,57 @@ _Feature = dict[int, Any]
 def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame) -> dict[str, Any]:
     """Write every feature's page, in the order of FEATURES; gives what the page has to know of them."""
     summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)}
-    shown = [name for name in features.columns if name not in ("lens_token_ids", "explanation")]
+    columns = [name for name in features.columns if name not in ("lens_token_ids", "explanation")]
 
     def pages() -> Iterator[dict[str, Any]]:
         for rows in features.partition_by("layer", maintain_order=True):
             layer = int(rows["layer"][0])
-            parts = _parts(run, layer, rows, {name: _of_layer(table, layer) for name, table in summaries.items()})
-            for row in shortened(rows.select(shown)).iter_rows():
+            of_layer = {name: table.filter(pl.col("layer") == layer) for name, table in summaries.items() if table is not None}
+            parts = _parts(run, layer, rows, of_layer)
+            for row in shortened(rows.select(columns)).iter_rows():
                 feature = row[1]
                 yield {"row": row} | {name: of_feature[feature] for name, of_feature in parts.items() if feature in of_feature}
 
     return {
         "starts": write_list(folder, "f", pages()),
-        "columns": shown,
+        "columns": columns,
         "curve": CURVE_COLUMNS,
         "outcomes": OUTCOME_COLUMNS,
         "texts": [*TEXT_KEYS, *TEXT_COLUMNS],
     }
 
 
-def _of_layer(table: pl.DataFrame | None, layer: int) -> pl.DataFrame | None:
-    return None if table is None else table.filter(pl.col("layer") == layer)
-
-
-def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame | None]) -> dict[str, _Feature]:
-    parts = {"place": _places(rows)}
+def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame]) -> dict[str, _Feature]:
+    parts = {"place": _ranks(rows)}
     if run.has_rows(RECORDS, layer):
         records = run.rows(RECORDS, [layer], ["records"]).join(rows, on="feature", how="semi")
         parts["records"] = _records(records, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
-    if summaries["steering"] is not None:
+    if "steering" in summaries:
         parts["curve"] = grouped(_curves(summaries["steering"]))
-    if summaries["outcomes"] is not None:
+    if "outcomes" in summaries:
         parts["outcomes"] = grouped(summaries["outcomes"].select("feature", *OUTCOME_COLUMNS))
     if (texts := steered_texts(run, layer, SINGLE_FEATURE)) is not None:
         parts["texts"] = grouped(of_features(texts.drop("reason")).drop("layer"))
     if decoder := run.sae_file_if_any(layer):
-        parts["neighbours"] = _named(neighbours(decoder, rows["feature"].to_list()), rows)
+        nearest = neighbours(decoder, rows["feature"].to_list())
+        # Each with its label and first lens tokens, null where it has no page.
+        labels = rows.select("feature", pl.coalesce("concept", "explanation").fill_null(""), pl.col("lens_tokens").list.head(N_LENS_TOKENS))
+        labelled = {feature: label for feature, *label in labels.rows()}
+        parts["neighbours"] = {
+            feature: [(neighbour, cosine, *labelled.get(neighbour, (None, None))) for neighbour, cosine in of_feature]
+            for feature, of_feature in nearest.items()
+        }
     return parts
 
 
-def _places(rows: pl.DataFrame) -> _Feature:
+def _ranks(rows: pl.DataFrame) -> _Feature:
     """Each score's rank in the layer, 1 the largest, and of how many."""
     ranks = rows.select("feature", *(pl.col(name).rank("min", descending=True) for name in _RANKED))
     counts = [int(rows[name].count()) for name in _RANKED]
-    return {feature: [None if rank is None else [rank, n] for rank, n in zip(own, counts, strict=True)] for feature, *own in ranks.rows()}
-
-
-def _named(nearest: Mapping[int, list[tuple[int, float]]], rows: pl.DataFrame) -> _Feature:
-    """Each neighbour with its label and first lens tokens, null where it has no page."""
-    labels = rows.select(pl.coalesce("concept", "explanation").fill_null(""), pl.col("lens_tokens").list.head(N_LENS_TOKENS)).rows()
-    known = dict(zip(rows["feature"].to_list(), labels, strict=True))
-    return {feature: [(other, cosine, *known.get(other, (None, None))) for other, cosine in own] for feature, own in nearest.items()}
+    return {
+        feature: [None if rank is None else [rank, n] for rank, n in zip(of_feature, counts, strict=True)]
+        for feature, *of_feature in ranks.rows()
+    }
 
 
 def _curves(steering: pl.DataFrame) -> pl.DataFrame:
@@ -117,31 +116,32 @@ def _curves(steering: pl.DataFrame) -> pl.DataFrame:
 
 
 def _records(records: pl.DataFrame, activations: pl.DataFrame | None) -> _Feature:
-    """Feature -> its first records: largest activation, place of the maximum among the tokens shown, these tokens, where they activate the
+    """Feature -> its first examples: max activation, position of the maximum among the tokens shown, these tokens, where they activate the
     feature and by how much if that is known, and on which sides the text goes on."""
-    each = records.select("feature", "records").explode("records", empty_as_null=False).unnest("records")
-    first = each.filter(pl.col("rank") < N_RECORDS).sort("feature", "rank")
+    every = records.select("feature", "records").explode("records", empty_as_null=False).unnest("records")
     start = (pl.col("token_index").cast(pl.Int64) - BEFORE).clip(lower_bound=0)
+    first = every.filter(pl.col("rank") < N_RECORDS).sort("feature", "rank")
     first = first.with_columns(start=start, n_context=pl.col("context").list.len())
     first = first.with_columns(tokens=pl.col("context").list.slice("start", pl.col("token_index") - pl.col("start") + 1 + AFTER))
-    known = None if activations is None else _activations(activations, first.select("feature", "text_id"))
-    made: _Feature = dict.fromkeys(records["feature"].to_list(), ())
+    by_text = None if activations is None else _activations(activations, first.select("feature", "text_id"))
+    shown: _Feature = dict.fromkeys(records["feature"].to_list(), ())
     columns = ("feature", "text_id", "max_value", "token_index", "start", "tokens", "n_context")
     for feature, text, value, at, begin, tokens, n in shortened(first.select(columns)).iter_rows():
-        end, active = begin + len(tokens), None if known is None else known.get((feature, text), {})
-        by_token = None if active is None else [(place - begin, active[place]) for place in range(begin, end) if place in active]
-        made[feature] = (*made[feature], (value, at - begin, tokens, by_token, (begin > 0, end < n)))
-    return made
+        end, active = begin + len(tokens), {} if by_text is None else by_text.get((feature, text), {})
+        by_token = [(position - begin, active[position]) for position in range(begin, end) if position in active]
+        example = (value, at - begin, tokens, None if by_text is None else by_token, (begin > 0, end < n))
+        shown[feature] = (*shown[feature], example)
+    return shown
 
 
-def _activations(activations: pl.DataFrame, wanted: pl.DataFrame) -> dict[tuple[int, str], dict[int, float]]:
-    """(feature, text_id) -> place of a token -> the feature's activation there, of the pairs wanted."""
-    of_texts = activations.join(wanted, on="text_id", how="semi").select("feature", "text_id", "token_index", "value")
-    active = of_texts.explode("feature", "token_index", "value").join(wanted, on=["feature", "text_id"], how="semi")
-    made: dict[tuple[int, str], dict[int, float]] = {}
-    for feature, text, place, value in shortened(active).iter_rows():
-        made.setdefault((feature, text), {})[place] = value
-    return made
+def _activations(activations: pl.DataFrame, texts: pl.DataFrame) -> dict[tuple[int, str], dict[int, float]]:
+    """(feature, text_id) -> position of a token -> the feature's activation there, of the pairs in `texts`."""
+    of_texts = activations.join(texts, on="text_id", how="semi").select("feature", "text_id", "token_index", "value")
+    active = of_texts.explode("feature", "token_index", "value").join(texts, on=["feature", "text_id"], how="semi")
+    by_text: dict[tuple[int, str], dict[int, float]] = {}
+    for feature, text, position, value in shortened(active).iter_rows():
+        by_text.setdefault((feature, text), {})[position] = value
+    return by_text
 
 
 def steered_texts(run: Run, layer: int, method: str | None = None) -> pl.DataFrame | None:
@@ -153,12 +153,8 @@ def steered_texts(run: Run, layer: int, method: str | None = None) -> pl.DataFra
     numbers = {prefix: number for number, prefix in enumerate(list(run.prompts_if_any())[:N_PROMPTS])}
     of_method = pl.col("method") == method if method else pl.col("method") != SINGLE_FEATURE
     texts = texts.filter(of_method, pl.col("prefix_id").is_in(list(numbers)))
-    measured: list[tuple[Table, list[str]]] = [
-        (JUDGEMENTS, ["concept_rating", "instruction_rating", "fluency_rating", "judge_score"]),
-        (PERPLEXITY, ["mean_nll"]),
-        (GEN_SUCCESS, ["gen_success_20"]),
-    ]
-    for table, columns in measured:
+    judged = ["concept_rating", "instruction_rating", "fluency_rating", "judge_score"]
+    for table, columns in ((JUDGEMENTS, judged), (PERPLEXITY, ["mean_nll"]), (GEN_SUCCESS, ["gen_success_20"])):
         texts = texts.join(run.rows_if_any(table, [layer], columns), on=GENERATIONS.keys, how="left")
     texts = texts.with_columns(prefix_id=pl.col("prefix_id").replace_strict(numbers, return_dtype=pl.UInt32))
     order = ["method", "target", pl.col("factor").cast(pl.Float64), "prefix_id", "sample"]
@@ -171,13 +167,13 @@ def neighbours(decoder: Path, features: list[int]) -> dict[int, list[tuple[int, 
         rows = opened.get_tensor("W_dec").astype(np.float32)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     n = min(N_NEIGHBOURS * _CANDIDATES, len(rows) - 1)
-    made = {}
+    nearest = {}
     for start in range(0, len(features), _BLOCK):
-        own = features[start : start + _BLOCK]
-        cosines = rows[own] @ rows.T
-        cosines[np.arange(len(own)), own] = -2  # not its own neighbour
-        nearest = np.argpartition(-cosines, n - 1, axis=1)[:, :n]
-        for feature, of_feature, others in zip(own, cosines, nearest, strict=True):
-            pairs = sorted((-round(float(of_feature[other]), 3), int(other)) for other in others)
-            made[feature] = [(other, -cosine) for cosine, other in pairs[:N_NEIGHBOURS]]
-    return made
+        block = features[start : start + _BLOCK]
+        cosines = rows[block] @ rows.T
+        cosines[np.arange(len(block)), block] = -2  # no feature is its own neighbour
+        places = np.argpartition(-cosines, n - 1, axis=1)[:, :n]
+        for feature, of_feature, neighbouring in zip(block, cosines, places, strict=True):
+            pairs = sorted((-round(float(of_feature[other]), 3), int(other)) for other in neighbouring)
+            nearest[feature] = [(other, -cosine) for cosine, other in pairs[:N_NEIGHBOURS]]
+    return nearest

@@ -19,7 +19,10 @@ _SCORES = {"output_score": FEATURES, "input_score": FEATURES, "density": FEATURE
 
 def write_feature_table(folder: Path, features: pl.DataFrame, outcomes: pl.DataFrame | None) -> dict[str, Any]:
     """Write the columns of FEATURES (sorted by its keys) and of the OUTCOMES by one rule; gives what the page has to know of them."""
-    rows = features if outcomes is None else _with_outcomes(features, outcomes)
+    rows = features
+    if outcomes is not None:
+        measured = outcomes.select("layer", "feature", "gen_success_20", "judge_score")
+        rows = features.join(measured, on=["layer", "feature"], how="left", maintain_order="left")
     numbers = [name for name in _SCORES if name in rows.columns and rows[name].null_count() < rows.height]
     # One string of lines is searched faster than a list of strings, so a text has no line ends.
     label = pl.coalesce("concept", "explanation").fill_null("").str.replace_all(r"\s", " ").alias("label")
@@ -41,8 +44,3 @@ def write_feature_table(folder: Path, features: pl.DataFrame, outcomes: pl.DataF
         "numbers": [[name, _SCORES[name].name] for name in numbers],
         "concepts": concepts.to_list() if len(concepts) <= MOST_CONCEPTS else [],
     }
-
-
-def _with_outcomes(features: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    measured = outcomes.select("layer", "feature", "gen_success_20", "judge_score")
-    return features.join(measured, on=["layer", "feature"], how="left", maintain_order="left")

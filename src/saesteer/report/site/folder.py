@@ -9,6 +9,7 @@ The same tables give the same bytes. What there are no tables of is left out and
 """
 
 import json
+import os
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -17,14 +18,14 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.errors import SaesteerError
+from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
-from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, OUTCOMES, STEERING, STEPS
+from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, OUTCOMES, STEERING, STEPS, Table
 from saesteer.figures.registry import FIGURES
-from saesteer.judge.answering_models import models_behind
+from saesteer.judge.answers import models_behind
 from saesteer.report.headline import headline_rows
 from saesteer.report.site.feature_pages import N_PROMPTS, N_RECORDS, write_feature_pages
 from saesteer.report.site.feature_table import write_feature_table
-from saesteer.report.site.files import listed_files
 from saesteer.report.site.method_pages import write_method_pages
 from saesteer.report.site.pieces import as_json, shortened, write_piece
 from saesteer.run import Run
@@ -33,7 +34,7 @@ from saesteer.summaries.summary import summary_tables
 
 ASSETS = ("index.html", "report.js", "report.css", "LICENSES.txt")
 _INDEX = "data/index.js"
-_FILES_SHOWN = STEPS | {FITS.name: FITS, DAMAGE.name: DAMAGE}
+_STEPS_SHOWN = STEPS | {FITS.name: FITS, DAMAGE.name: DAMAGE}
 
 
 class ReportError(SaesteerError, RuntimeError):
@@ -50,8 +51,7 @@ def write_report(run: Run, folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "data").mkdir(parents=True)
-    index = _index(run, features, partial) | {"files": listed_files(run, summary_tables(), _FILES_SHOWN, folder)}
-    write_piece(partial, "index", as_json(index))
+    write_piece(partial, "index", as_json(_index(run, features, partial) | {"files": _listed_files(run, folder)}))
     for name in ASSETS:
         (partial / name).write_bytes(resources.files("saesteer.report.site").joinpath("assets", name).read_bytes())
     shutil.rmtree(folder, ignore_errors=True)
@@ -62,16 +62,17 @@ def write_report(run: Run, folder: Path) -> Path:
 def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
     """What the page has to know before anything is chosen; writes all other pieces on its way."""
     experiment, methods, outcomes = run.experiment, run.summary_if_any(METHOD_SUMMARIES["methods"]), run.summary_if_any(OUTCOMES)
-    prompts = run.prompts_if_any()
+    prompts, metrics = run.prompts_if_any(), run.data / "metrics.json"
     rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else None
     by_rule = None if outcomes is None else outcomes.filter(pl.col("rule") == rule)
+    medians = (pl.col(name).median() for name in ("input_score", "output_score"))
     return {
         "name": run.name,
         "description": experiment.description,
         "model": experiment.model.name,
-        "headline": _headline(run),
+        "headline": headline_rows(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else [],
         "figures": _copied_figures(run.figures, folder),
-        "layers": _by_layer(features),
+        "layers": shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows(),
         "table": write_feature_table(folder, features, by_rule),
         "features": write_feature_pages(folder, run, features),
         "methods": None if methods is None else write_method_pages(folder, run, methods),
@@ -82,29 +83,34 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
     }
 
 
-def _headline(run: Run) -> list[tuple[str, str, str]]:
-    path = run.data / "metrics.json"
-    return headline_rows(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
-
-
 def _copied_figures(figures: Path, folder: Path) -> list[list[str]]:
     """Copy the figures that are there; gives name and caption of each."""
     (folder / "figures").mkdir()
-    there = [name for name in FIGURES if (figures / f"{name}.png").is_file()]
-    for name in there:
+    drawn = [name for name in FIGURES if (figures / f"{name}.png").is_file()]
+    for name in drawn:
         shutil.copyfile(figures / f"{name}.png", folder / f"figures/{name}.png")
-    return [[name, FIGURES[name].caption] for name in there]
+    return [[name, FIGURES[name].caption] for name in drawn]
 
 
-def _by_layer(features: pl.DataFrame) -> list[Any]:
-    """Layer, features, and the medians of both scores."""
-    medians = (pl.col(name).median() for name in ("input_score", "output_score"))
-    return shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows()
+def _listed_files(run: Run, folder: Path) -> list[dict[str, Any]]:
+    """Each table that is there: its files as seen from the report's folder, with digests, and what its columns mean. Numbers come from the
+    SAEs' manifests, too, though they are of no table."""
+    listed = []
+    paths = [(table, [run.summary_path(table)]) for table in summary_tables().values()]
+    paths += [(table, run.present_manifests(table.name)) for table in (*_STEPS_SHOWN.values(), Table("saes", (), {}))]
+    for table, of_table in paths:
+        if of_table and of_table[0].is_file():
+            names = [f"{run.name}/{path.relative_to(run.data).as_posix()}" for path in of_table]
+            addresses = [Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix() for path in of_table]
+            files = [[name, address, file_digest(path)] for name, address, path in zip(names, addresses, of_table, strict=True)]
+            columns = [[name, column.meaning, column.null_when] for name, column in table.columns.items()]
+            listed.append({"table": table.name, "files": files, "columns": columns})
+    return listed
 
 
 def _mixed(run: Run) -> list[str]:
     """Tables whose rows were made with several versions of a library, and a judge's by several models under one name, in words."""
-    mixed = {name: mixed_versions(run.present_manifests(name)) for name in _FILES_SHOWN}
+    mixed = {name: mixed_versions(run.present_manifests(name)) for name in _STEPS_SHOWN}
     judge = None if isinstance(run.experiment, Scores) else run.experiment.judge
     if isinstance(judge, EndpointJudge):
         models = models_behind(judge, run.data / "judge/answers")
@@ -116,7 +122,7 @@ def _missing(run: Run) -> list[str]:
     """What the report lacks, and why, in words."""
     n_saes = sum(run.sae_file_if_any(layer) is not None for layer in run.layers)
     swept = run.summary_if_any(STEERING) is not None
-    lacking = {
+    lacks = {
         "Steered texts of features": not run.present_manifests("gen_success") and not swept,
         "Curves over factors": not swept,
         "Ratings": not run.present_manifests("judge"),
@@ -125,4 +131,4 @@ def _missing(run: Run) -> list[str]:
         "Neighbours": n_saes < len(run.layers),
         "The comparison of methods": run.summary_if_any(METHOD_SUMMARIES["methods"]) is None,
     }
-    return [name for name, lacks in lacking.items() if lacks]
+    return [name for name, lacking in lacks.items() if lacking]

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.report.method_report import method_notes, protocol_text
+from saesteer.report.method_report import both_ways, method_notes, protocol_text
 from saesteer.report.site.feature_pages import TEXT_COLUMNS, TEXT_KEYS, steered_texts
 from saesteer.report.site.pieces import as_json, as_rows, shortened, write_list, write_piece
 from saesteer.run import Run
@@ -24,10 +24,12 @@ def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[st
     if "method_curves" in tables:
         tables["method_curves"] = tables["method_curves"].sort(pl.col("factor").cast(pl.Float64), maintain_order=True)
     differences = run.summary_if_any(every["method_differences"])
+    turned = None if differences is None else both_ways(differences).sort("layer", "mean", "other", nulls_last=True)
     keys = methods["method"].unique().sort().to_list()
     for number, key in enumerate(keys):
-        own = {name: as_rows(table.filter(pl.col("method") == key)) for name, table in tables.items()}
-        write_piece(folder, f"m/{number}", as_json(own | {"method_differences": as_rows(_differences(differences, key))}))
+        rows = {name: as_rows(table.filter(method=key)) for name, table in tables.items()}
+        rows["method_differences"] = None if turned is None else as_rows(turned.filter(method=key))
+        write_piece(folder, f"m/{number}", as_json(rows))
     return {
         "keys": keys,
         "table": as_rows(methods),
@@ -39,29 +41,17 @@ def write_method_pages(folder: Path, run: Run, methods: pl.DataFrame) -> dict[st
     }
 
 
-def _differences(differences: pl.DataFrame | None, key: str) -> pl.DataFrame | None:
-    """The paired differences of a method from every other, whichever way round the pair stands in the table."""
-    if differences is None:
-        return None
-    ends = {"low": "high", "high": "low", "simultaneous_low": "simultaneous_high", "simultaneous_high": "simultaneous_low"}
-    turned = {name: -pl.col(other) for name, other in ({"mean": "mean"} | ends).items()}
-    reversed_ = differences.filter(pl.col("other") == key).with_columns(method="other", other="method", **turned)
-    return pl.concat([differences.filter(pl.col("method") == key), reversed_]).sort("layer", "mean", "other", nulls_last=True)
-
-
 def _write_texts(folder: Path, run: Run, keys: list[str]) -> dict[str, dict[str, list[Any]]]:
     """Method -> layer at which it was fitted -> its concepts, in the order in which their texts lie in pieces, and where pieces begin."""
-    made: dict[str, dict[str, list[Any]]] = {}
+    places: dict[str, dict[str, list[Any]]] = {}
     for layer in run.layers:
         texts = steered_texts(run, layer)
-        if texts is None:
-            continue
-        rows = shortened(texts.drop("layer")).rows()  # by method, then by concept
+        rows = [] if texts is None else shortened(texts.drop("layer")).rows()  # by method, then by concept
         for key, of_method in groupby(rows, itemgetter(0)):
-            by_concept = {concept: list(own) for concept, own in groupby(of_method, itemgetter(1))}
+            by_concept = {concept: list(of_concept) for concept, of_concept in groupby(of_method, itemgetter(1))}
             starts = write_list(folder, f"t/{keys.index(key)}-{layer}", map(_of_concept, by_concept.values()))
-            made.setdefault(key, {})[str(layer)] = [list(by_concept), starts]
-    return made
+            places.setdefault(key, {})[str(layer)] = [list(by_concept), starts]
+    return places
 
 
 def _of_concept(rows: list[tuple[Any, ...]]) -> dict[str, Any]:

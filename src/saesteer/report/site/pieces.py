@@ -68,7 +68,7 @@ def as_rows(frame: pl.DataFrame | None) -> dict[str, Any] | None:
 
 def grouped(frame: pl.DataFrame) -> dict[Any, list[tuple[Any, ...]]]:
     """Value of the first column -> its rows, in the table's order, without that column."""
-    made: dict[Any, list[tuple[Any, ...]]] = {}
+    by_key: dict[Any, list[tuple[Any, ...]]] = {}
     for key, *row in shortened(frame).rows():
-        made.setdefault(key, []).append(tuple(row))
-    return made
+        by_key.setdefault(key, []).append(tuple(row))
+    return by_key

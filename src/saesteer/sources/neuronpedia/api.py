@@ -13,7 +13,7 @@ import httpx2
 
 from saesteer.settings import SettingsError
 from saesteer.sources.http import Client, FetchError, Refusal, Transient, as_finished, body_of, get
-from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, kept, known, number, parse_json, record
+from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, feature_of, largest_records, number, parse_json, record
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
 from saesteer.sources.neuronpedia.sources import Source
 
@@ -29,17 +29,21 @@ ADVICE = {
 async def from_api(client: Client, base: str, source: Source, features: Sequence[int], n_records: int) -> AsyncGenerator[Outcome, None]:
     """Features one by one. After many failures in a row the others are not asked for: the server is not well, or refuses us."""
     jobs = [partial(_feature, client, base, source, feature, n_records) for feature in features]
-    left, in_a_row = set(features), 0
+    remaining, in_a_row = set(features), 0
     async with aclosing(as_finished(jobs, client.policy.concurrency)) as results:
         async for result in results:
-            failed = isinstance(result, Failed)
-            left -= set(result.features) if isinstance(result, Failed) else {result.feature}
-            in_a_row = in_a_row + 1 if failed else 0
-            yield Outcome(failed=[result]) if isinstance(result, Failed) else Outcome(known=[result])
+            if isinstance(result, Failed):
+                remaining -= set(result.features)
+                in_a_row += 1
+                yield Outcome(failed=[result])
+            else:
+                remaining.discard(result.feature)
+                in_a_row = 0
+                yield Outcome(features=[result])
             if in_a_row >= client.policy.give_up_after:
                 break
-    if left:
-        yield Outcome(failed=[Failed(tuple(sorted(left)), f"not asked for, since {in_a_row} features in a row could not be had")])
+    if remaining:
+        yield Outcome(failed=[Failed(tuple(sorted(remaining)), f"not asked for, since {in_a_row} features in a row could not be had")])
 
 
 async def has_source(client: Client, base: str, source: Source) -> bool:
@@ -47,7 +51,7 @@ async def has_source(client: Client, base: str, source: Source) -> bool:
     result = await _feature(client, base, source, 0, 0)
     if isinstance(result, Failed):
         raise FetchError(result.why)
-    return result.there
+    return result.is_present
 
 
 async def _feature(client: Client, base: str, source: Source, feature: int, n_records: int) -> Known | Failed:
@@ -55,8 +59,8 @@ async def _feature(client: Client, base: str, source: Source, feature: int, n_re
     try:
         return await get(client, url, partial(_read, source, feature, n_records), key_header())
     except Refusal as error:
-        if error.status == 404 and _is_answer(error.body):
-            return Known(feature, there=False)
+        if error.status == 404 and _is_object(error.body):
+            return Known(feature, is_present=False)
         return Failed((feature,), f"{error}{ADVICE.get(error.status, '')}")
     except FetchError as error:
         return Failed((feature,), str(error))
@@ -109,7 +113,7 @@ def key_header() -> dict[str, str]:
     return {"x-api-key": key} if key else {}
 
 
-def _is_answer(body: bytes) -> bool:
+def _is_object(body: bytes) -> bool:
     """Whether it is the API that says "not found": it answers with a JSON object."""
     try:
         return isinstance(parse_json(body), dict)
@@ -131,8 +135,9 @@ async def _read(source: Source, feature: int, n_records: int, response: httpx2.R
         raise Transient("answered with another feature than the one asked for")
     strings = Strings()
     usable = [record(entry, strings) for entry in _objects(item, "activations")]
-    records = [one for one in usable if one is not None]
-    return known(item, feature, descriptions(_objects(item, "explanations")), kept(records, n_records), len(usable) - len(records))
+    records = [entry for entry in usable if entry is not None]
+    explanations = descriptions(_objects(item, "explanations"))
+    return feature_of(item, feature, explanations, largest_records(records, n_records), len(usable) - len(records))
 
 
 def _objects(item: dict[str, Any], name: str) -> list[dict[str, Any]]:

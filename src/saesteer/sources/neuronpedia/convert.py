@@ -35,7 +35,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Known:
-    """One feature as Neuronpedia has it, or that it has not (`there` is false)."""
+    """One feature as Neuronpedia has it, or that it has not (`is_present` is false)."""
 
     feature: int
     density: float | None = None
@@ -44,14 +44,14 @@ class Known:
     records: Sequence[Record] = ()
     n_unusable: int = 0
     """Records left out because a list in them is null, or lists or numbers do not fit."""
-    there: bool = True
+    is_present: bool = True
 
     @property
     def reason(self) -> str | None:
         """Why there are no records."""
         if self.records:
             return None
-        if not self.there:
+        if not self.is_present:
             return NOT_THERE
         return f"none of its {self.n_unusable} records on Neuronpedia can be used" if self.n_unusable else NO_RECORDS
 
@@ -127,11 +127,11 @@ def as_float32(value: float | None) -> float | None:
 
 def _record_id(item: Mapping[str, Any], strings: Strings) -> str:
     """Neuronpedia's id of a record, or a name by its content."""
-    given = item.get("id")
-    return strings(given) if isinstance(given, str) and given else value_digest([list(map(strings, item["tokens"])), item["values"]])[:16]
+    name = item.get("id")
+    return strings(name) if isinstance(name, str) and name else value_digest([list(map(strings, item["tokens"])), item["values"]])[:16]
 
 
-def kept(records: Iterable[Record], n_records: int) -> list[Record]:
+def largest_records(records: Iterable[Record], n_records: int) -> list[Record]:
     """The records with the largest maxima, ties by id; several with one id count once, whatever order they come in."""
     first: dict[str, Record] = {}
     for item in sorted(records, key=lambda r: (-r.max_value, r.text_id, r.token_index, r.context)):
@@ -152,17 +152,12 @@ def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(text for *_, text in sorted(ranked)))
 
 
-def known(item: Mapping[str, Any], feature: int, explanations: Sequence[str], records: Sequence[Record], n_unusable: int) -> Known:
+def feature_of(item: Mapping[str, Any], feature: int, explanations: Sequence[str], records: Sequence[Record], n_unusable: int) -> Known:
     """A feature from its JSON object and what was read of its records and explanations."""
     density = number(item.get("frac_nonzero"))
-    return Known(
-        feature=feature,
-        density=density if density is not None and 0 <= density <= 1 else None,
-        max_activation=as_float32(number(item.get("maxActApprox"))),
-        explanations=explanations,
-        records=records,
-        n_unusable=n_unusable,
-    )
+    if density is not None and not 0 <= density <= 1:
+        density = None
+    return Known(feature, density, as_float32(number(item.get("maxActApprox"))), explanations, records, n_unusable)
 
 
 def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
@@ -173,7 +168,7 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
         "density": [item.density for item in features],
         "max_activation": [_max_activation(item) for item in features],
         "n_records": [len(item.records) for item in features],
-        "records": [[_struct(rank, one) for rank, one in enumerate(item.records)] for item in features],
+        "records": [[_struct(rank, record) for rank, record in enumerate(item.records)] for item in features],
         "explanations": [item.explanations for item in features],
         "source": ["neuronpedia"] * len(features),
         "reason": [item.reason for item in features],
@@ -183,7 +178,7 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
 
 def _max_activation(item: Known) -> float | None:
     """Neuronpedia's estimate, else the largest record's maximum; null where neither says that the feature is ever active."""
-    largest = max((one.max_value for one in item.records), default=0.0)
+    largest = max((record.max_value for record in item.records), default=0.0)
     estimate = item.max_activation or 0.0
     return estimate if estimate > 0 else largest if largest > 0 else None
 

@@ -2,7 +2,9 @@
 
     downloads/neuronpedia/v1/{model}/{source}/{features,activations,explanations}/batch-{k}.jsonl.gz
 
-A batch gets its name only after it was decoded to its end, checksum included, and every line of it was read.
+A batch gets its name only after it was decoded to its end, checksum included, and every line of it was read. Features batches are ordered
+by index as text, so all are read. Activations batches hold a range of indices each: 1,024 of them as a rule, but some sources were exported
+by another program, with another number, which is found out from a batch.
 """
 
 import asyncio
@@ -12,8 +14,9 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -26,14 +29,16 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import write_atomically
 from saesteer.core.zipped import LARGEST_RATIO
 from saesteer.sources.http import Client, FetchError, Transient, as_finished, body_of, get
-from saesteer.sources.neuronpedia.convert import parse_json
-from saesteer.sources.neuronpedia.outcomes import some
+from saesteer.sources.neuronpedia.convert import Known, Record, Strings, descriptions, feature_of, largest_records, parse_json, record
+from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, first_of
 from saesteer.sources.neuronpedia.sources import Source
 
 _BATCH = re.compile(r"(?P<kind>features|activations|explanations)/batch-(?P<number>\d+)\.jsonl\.gz")
 _LONGEST_LINE = 2**24  # bytes; a feature's line has some ten thousand
 _IDENTITY = {"Accept-Encoding": "identity"}  # the batches are compressed files already
-ONE_BY_ONE = "route: api in the configuration's records asks for features one by one instead"
+_USUAL_SIZE = 1024
+_SIZES = (_USUAL_SIZE, *(2**n for n in range(4, 16)))
+_ONE_BY_ONE = "route: api in the configuration's records asks for features one by one instead"
 
 T = TypeVar("T")
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -57,15 +62,6 @@ class Exports:
     sizes: Mapping[tuple[str, int], int]
     """(kind, number) -> bytes."""
 
-    def numbers(self, kind: str) -> list[int]:
-        """The batches that are listed."""
-        return sorted(number for listed, number in self.sizes if listed == kind)
-
-    def gaps(self, kind: str) -> list[int]:
-        """The batches that are not listed though a later one is."""
-        numbers = self.numbers(kind)
-        return sorted(set(range(max(numbers, default=0))) - set(numbers))
-
 
 async def list_exports(client: Client, base: str, source: Source, downloads: Path) -> Exports:
     """Ask which batches of a source there are."""
@@ -82,7 +78,7 @@ async def list_exports(client: Client, base: str, source: Source, downloads: Pat
     named = {key: _BATCH.fullmatch(key.removeprefix(prefix)) for key in bytes_of}
     sizes = {(match["kind"], int(match["number"])): bytes_of[key] for key, match in named.items() if match}
     if not any(kind == "features" for kind, _ in sizes):
-        raise FetchError(f"no exports of {source} are listed: check the source's name; {ONE_BY_ONE}")
+        raise FetchError(f"no exports of {source} are listed: check the source's name; {_ONE_BY_ONE}")
     return Exports(client, base, source, downloads / "neuronpedia", sizes)
 
 
@@ -118,7 +114,7 @@ async def read_batch(exports: Exports, kind: str, number: int, collect: Callable
             log.warning("%s is damaged (%s): it is removed and fetched again", path, error)
             path.unlink()
     if (kind, number) not in exports.sizes:
-        raise FetchError(f"{kind} batch {number} is missing in the listing of exports; {ONE_BY_ONE}")
+        raise FetchError(f"{kind} batch {number} is missing in the listing of exports; {_ONE_BY_ONE}")
     try:
         return await get(
             exports.client, f"{exports.base}/{quote(key)}", partial(_download, exports, (kind, number), path, collect), _IDENTITY
@@ -189,19 +185,117 @@ def _parsed(line: bytes, source: Source) -> tuple[int, Mapping[str, Any]]:
 async def read_all(exports: Exports, kind: str, collect: Callable[[Lines], T]) -> tuple[list[T], list[str]]:
     """What `collect` makes of each listed batch of a kind, and what is wrong with the others."""
 
-    async def one(number: int) -> T | FetchError:
+    async def read(number: int) -> T | FetchError:
         try:
             return await read_batch(exports, kind, number, collect)
         except FetchError as error:
             return error
 
-    gaps = exports.gaps(kind)
-    problems = [f"{kind} batch {some(gaps)} is missing in the listing of exports; {ONE_BY_ONE}"] if gaps else []
+    numbers = sorted(number for listed, number in exports.sizes if listed == kind)
+    gaps = set(range(max(numbers, default=0))) - set(numbers)  # not listed though a later one is
+    problems = [f"{kind} batch {first_of(gaps)} is missing in the listing of exports; {_ONE_BY_ONE}"] if gaps else []
     results: list[T] = []
-    jobs = [partial(one, number) for number in exports.numbers(kind)]
-    async for result in as_finished(jobs, exports.client.policy.concurrency):
+    async for result in as_finished([partial(read, number) for number in numbers], exports.client.policy.concurrency):
         if isinstance(result, FetchError):
             problems.append(str(result))
         else:
             results.append(result)
     return results, sorted(problems)
+
+
+async def from_exports(exports: Exports, features: Sequence[int], n_records: int) -> AsyncGenerator[Outcome, None]:
+    """Features from the exports, those of a batch as soon as it is there."""
+
+    def described_by(lines: Lines) -> dict[int, Known]:
+        return {feature: feature_of(item, feature, explained.get(feature, ()), (), 0) for feature, item in lines if feature in asked_for}
+
+    asked_for = frozenset(features)
+    explained, problems = await explained_features(exports, asked_for)
+    if problems:
+        yield Outcome(failed=[Failed(tuple(features), problems[0])])
+        return
+    batches, problems = await read_all(exports, "features", described_by)
+    described = {feature: item for batch in batches for feature, item in batch.items()}  # without max-activating examples yet
+    absent = tuple(sorted(asked_for - set(described)))
+    if absent:
+        yield Outcome(failed=[Failed(absent, problems[0])]) if problems else Outcome(unsure=absent)
+    if not described:
+        return
+    size = await _batch_size(exports, max(described))
+    groups: dict[int, dict[int, Known]] = defaultdict(dict)
+    for feature, item in sorted(described.items()):
+        groups[feature // size][feature] = item
+    jobs = [partial(_with_records, exports, number, size, group, n_records) for number, group in groups.items()]
+    async for result in as_finished(jobs, exports.client.policy.concurrency):
+        yield result
+
+
+async def explained_features(exports: Exports, asked_for: frozenset[int] | None) -> tuple[dict[int, list[str]], list[str]]:
+    """Feature -> its explanations (of all features for None), and what is wrong with batches that could not be read."""
+
+    def collect(lines: Lines) -> list[tuple[int, dict[str, Any]]]:
+        """Only what is needed of explanations: most of a line is an embedding of its text."""
+        names = ("description", "typeName", "explanationModelName")
+        return [(feature, {name: item.get(name) for name in names}) for feature, item in lines if asked_for is None or feature in asked_for]
+
+    batches, problems = await read_all(exports, "explanations", collect)
+    merged: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for feature, item in (line for batch in batches for line in batch):
+        merged[feature].append(item)
+    return {feature: texts for feature, items in merged.items() if (texts := descriptions(items))}, problems
+
+
+async def _batch_size(exports: Exports, feature: int) -> int:
+    """How many indices an activations batch covers, from the one that usually holds a feature."""
+    number = feature // _USUAL_SIZE
+    try:
+        batch = await read_batch(exports, "activations", number, partial(_records, frozenset()))
+    except FetchError:
+        return _USUAL_SIZE  # what is wrong is reported where the batch is needed
+    size = next((size for size in _SIZES if batch.lowest // size == batch.highest // size == number), _USUAL_SIZE)
+    if size != _USUAL_SIZE:
+        log.info("%s: its activations batches cover %d features each", exports.source, size)
+    return size
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The max-activating examples of an activations batch that were asked for."""
+
+    records: Mapping[int, Sequence[Record]]
+    n_unusable: Mapping[int, int]
+    lowest: int
+    highest: int
+
+
+def _records(asked_for: frozenset[int], lines: Lines) -> _Batch:
+    strings, records, n_unusable = Strings(), defaultdict(list), Counter[int]()
+    lowest, highest = 2**32, -1
+    for feature, item in lines:
+        lowest, highest = min(lowest, feature), max(highest, feature)
+        if feature in asked_for:
+            parsed = record(item, strings)
+            if parsed is None:
+                n_unusable[feature] += 1
+            else:
+                records[feature].append(parsed)
+    return _Batch(records, n_unusable, lowest, highest)
+
+
+async def _with_records(exports: Exports, number: int, size: int, features: Mapping[int, Known], n_records: int) -> Outcome:
+    try:
+        batch = await read_batch(exports, "activations", number, partial(_records, frozenset(features)))
+        if batch.highest >= 0 and not batch.lowest // size == batch.highest // size == number:
+            raise FetchError(f"activations batch {number} holds features {batch.lowest} to {batch.highest}: unknown layout; {_ONE_BY_ONE}")
+    except FetchError as error:
+        return Outcome(failed=[Failed(tuple(features), str(error))])
+    complete, unsure = [], []
+    for feature, described in features.items():
+        records = largest_records(batch.records.get(feature, ()), n_records)
+        item = replace(described, records=records, n_unusable=batch.n_unusable.get(feature, 0))
+        is_alive = (item.density or 0) > 0 or (item.max_activation or 0) > 0
+        if is_alive and not item.records and not item.n_unusable:
+            unsure.append(feature)
+        else:
+            complete.append(item)
+    return Outcome(features=complete, unsure=unsure)

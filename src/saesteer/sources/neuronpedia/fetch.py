@@ -1,6 +1,5 @@
 """The RECORDS rows of features from Neuronpedia, whichever way is shorter."""
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -11,11 +10,10 @@ import polars as pl
 from tqdm import tqdm
 
 from saesteer.settings import Addresses, NeuronpediaRecords
-from saesteer.sources.http import Client, FetchError, Policy, open_client
+from saesteer.sources.http import Client, FetchError, Policy, as_they_come, open_client
 from saesteer.sources.neuronpedia.api import from_api, has_source
-from saesteer.sources.neuronpedia.bulk import from_exports
 from saesteer.sources.neuronpedia.convert import Known, rows
-from saesteer.sources.neuronpedia.exports import list_exports
+from saesteer.sources.neuronpedia.exports import from_exports, list_exports
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, incomplete
 from saesteer.sources.neuronpedia.sources import Source
 
@@ -49,59 +47,45 @@ def feature_records(
     By records.route: the bulk exports, kept below `downloads`, or one request a feature; both give the same rows. What cannot be had
     for now is left out, and an IncompleteDownload at the end says what and why.
     """
-    with asyncio.Runner() as runner:  # closing it cancels what is under way, also when nobody wants the rest
-        frames = _frames(addresses, sources, missing, settings, downloads, policy)
-        while (frame := runner.run(_next(frames))) is not None:
-            yield frame
 
+    async def frames() -> AsyncGenerator[pl.DataFrame, None]:
+        by_layer = missing.group_by("layer").agg(pl.col("feature").sort()).sort("layer")
+        with tqdm(total=missing.height, unit="feature", desc="Neuronpedia") as bar:
+            async with open_client(policy) as client:
+                download = _Download(client, addresses, settings, downloads)
+                for layer, features in by_layer.iter_rows():
+                    async for outcome in _layer(download, sources[layer], features):
+                        _count(download, sources[layer], outcome)
+                        for start in range(0, len(outcome.features), _FRAME):
+                            frame = rows(layer, outcome.features[start : start + _FRAME])
+                            bar.update(frame.height)
+                            yield frame
+        _report(download)
 
-async def _next(frames: AsyncGenerator[pl.DataFrame, None]) -> pl.DataFrame | None:
-    return await anext(frames, None)
-
-
-async def _frames(
-    addresses: Addresses,
-    sources: Mapping[int, Source],
-    missing: pl.DataFrame,
-    settings: NeuronpediaRecords,
-    downloads: Path,
-    policy: Policy,
-) -> AsyncGenerator[pl.DataFrame, None]:
-    by_layer = missing.group_by("layer").agg(pl.col("feature").sort()).sort("layer")
-    with tqdm(total=missing.height, unit="feature", desc="Neuronpedia") as bar:
-        async with open_client(policy) as client:
-            download = _Download(client, addresses, settings, downloads)
-            for layer, features in by_layer.iter_rows():
-                async for outcome in _layer(download, sources[layer], features):
-                    _count(download, sources[layer], outcome)
-                    for start in range(0, len(outcome.known), _FRAME):
-                        frame = rows(layer, outcome.known[start : start + _FRAME])
-                        bar.update(frame.height)
-                        yield frame
-    _report(download)
+    yield from as_they_come(frames())
 
 
 async def _layer(download: _Download, source: Source, features: Sequence[int]) -> AsyncGenerator[Outcome, None]:
     """One layer's features; those that Neuronpedia does not have come last, when it is sure that it has the source."""
-    n_there, absent = 0, []
+    n_present, absent = 0, []
     async for outcome in _by_route(download, source, features):
-        there = [one for one in outcome.known if one.there]
-        n_there += len(there)
-        absent += [one for one in outcome.known if not one.there]
-        yield Outcome(there, outcome.failed)
+        present = [item for item in outcome.features if item.is_present]
+        n_present += len(present)
+        absent += [item for item in outcome.features if not item.is_present]
+        yield Outcome(present, outcome.failed)
     if absent:
-        yield await _absent(download, source, absent, n_there)
+        yield await _absent(download, source, absent, n_present)
 
 
-async def _absent(download: _Download, source: Source, absent: Sequence[Known], n_there: int) -> Outcome:
+async def _absent(download: _Download, source: Source, absent: Sequence[Known], n_present: int) -> Outcome:
     """A misspelt source has no feature at all: that must not be stored as features without records."""
     try:
-        if n_there or await has_source(download.client, download.addresses.neuronpedia, source):
+        if n_present or await has_source(download.client, download.addresses.neuronpedia, source):
             return Outcome(absent)
         why = f"Neuronpedia has neither these features nor feature 0 of {source}: check the source's name"
     except FetchError as error:
         why = f"not found, and whether Neuronpedia has {source} at all could not be found out: {error}"
-    return Outcome(failed=[Failed(tuple(one.feature for one in absent), why)])
+    return Outcome(failed=[Failed(tuple(item.feature for item in absent), why)])
 
 
 async def _by_route(download: _Download, source: Source, features: Sequence[int]) -> AsyncGenerator[Outcome, None]:
@@ -124,9 +108,9 @@ async def _by_route(download: _Download, source: Source, features: Sequence[int]
 def _count(download: _Download, source: Source, outcome: Outcome) -> None:
     if outcome.failed:
         download.failures.setdefault(str(source), []).extend(outcome.failed)
-    for one in outcome.known:
-        download.counts[one.reason or "with records"] += 1
-        download.counts["records that cannot be used"] += one.n_unusable
+    for item in outcome.features:
+        download.counts[item.reason or "with records"] += 1
+        download.counts["records that cannot be used"] += item.n_unusable
 
 
 def _report(download: _Download) -> None:

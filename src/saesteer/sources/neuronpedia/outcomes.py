@@ -20,7 +20,7 @@ class Failed:
 class Outcome:
     """What one request or batch brought."""
 
-    known: Sequence[Known] = ()
+    features: Sequence[Known] = ()
     failed: Sequence[Failed] = ()
     unsure: Sequence[int] = ()
     """Features on which the exports are silent; only the API's word is taken for what Neuronpedia does not have."""
@@ -32,22 +32,20 @@ class IncompleteDownload(SaesteerError, RuntimeError):
 
 def incomplete(failures: Mapping[str, Sequence[Failed]]) -> IncompleteDownload:
     """The error that sums up each source's failures."""
-    total = sum(len(failed.features) for listed in failures.values() for failed in listed)
-    lines = [line for source, listed in failures.items() for line in _lines(source, listed)]
+    lines, total = [], 0
+    for source, of_source in failures.items():
+        by_reason: dict[str, list[int]] = defaultdict(list)
+        for failed in of_source:
+            by_reason[failed.why] += failed.features
+        total += sum(map(len, by_reason.values()))
+        lines += [f"{source}: {len(features)} ({first_of(features)}): {why}" for why, features in sorted(by_reason.items())]
     return IncompleteDownload(
         f"Neuronpedia: {total} features could not be downloaded and are not stored:\n  " + "\n  ".join(lines) + "\n"
         "What was downloaded is kept: run the same command again to fetch just these."
     )
 
 
-def _lines(source: str, failures: Iterable[Failed]) -> list[str]:
-    by_reason: dict[str, list[int]] = defaultdict(list)
-    for failed in failures:
-        by_reason[failed.why] += failed.features
-    return [f"{source}: {len(features)} ({some(features)}): {why}" for why, features in sorted(by_reason.items())]
-
-
-def some(numbers: Iterable[int], n: int = 5) -> str:
+def first_of(numbers: Iterable[int], n: int = 5) -> str:
     """The first few of some numbers, for messages."""
     ordered = sorted(numbers)
     return ", ".join(map(str, ordered[:n])) + (", ..." if len(ordered) > n else "")

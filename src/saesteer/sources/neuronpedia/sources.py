@@ -36,8 +36,8 @@ class Source:
 
 def known_sources(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
     """Layer -> the source that records.source names, or else sae-lens for the release's SAE; without the layers that have none."""
-    given = experiment.records.source if isinstance(experiment.records, NeuronpediaRecords) else None
-    names = {layer: given.format(layer=layer) if given else neuronpedia_source(experiment.saes, layer) for layer in layers}
+    pattern = experiment.records.source if isinstance(experiment.records, NeuronpediaRecords) else None
+    names = {layer: pattern.format(layer=layer) if pattern else neuronpedia_source(experiment.saes, layer) for layer in layers}
     return {layer: Source.parse(name) for layer, name in names.items() if name}
 
 
@@ -47,12 +47,11 @@ def named_sources(experiment: Experiment, layers: Sequence[int], name: str | Non
 
 
 def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
-    """The same where every layer must have a source."""
-    known = known_sources(experiment, layers)
-    for layer in layers:
-        if layer not in known:
-            raise SettingsError(
-                f"records: sae-lens names no Neuronpedia source for layer {layer} ({experiment.saes.release or 'SAEs of no release'}):"
-                " set records.source, e.g. gemma-2-2b/{layer}-gemmascope-res-16k"
-            )
-    return known
+    """Layer -> its source, where every layer must have one."""
+    sources = known_sources(experiment, layers)
+    if unnamed := [layer for layer in layers if layer not in sources]:
+        raise SettingsError(
+            f"records: sae-lens names no Neuronpedia source for layer {unnamed[0]} ({experiment.saes.release or 'SAEs of no release'}):"
+            " set records.source, e.g. gemma-2-2b/{layer}-gemmascope-res-16k"
+        )
+    return sources

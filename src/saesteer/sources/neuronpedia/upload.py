@@ -5,7 +5,6 @@ Neuronpedia's answer once that is there. An upload with an answer is not sent ag
 it arrived, so the user has to look.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,19 @@ import httpx2
 
 from saesteer.core.files import value_digest, write_json
 from saesteer.settings import SettingsError
-from saesteer.sources.http import COMMAND, Client, FetchError, Policy, Refusal, Transient, Unanswered, body_of, open_client, send
+from saesteer.sources.http import (
+    COMMAND,
+    Client,
+    FetchError,
+    Policy,
+    Refusal,
+    Transient,
+    Unanswered,
+    as_they_come,
+    body_of,
+    open_client,
+    send,
+)
 from saesteer.sources.neuronpedia.api import ADVICE, KEY_VARIABLE, key_header
 from saesteer.sources.neuronpedia.convert import parse_json
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
@@ -57,14 +68,14 @@ class Sent:
 
 def sent_before(address: str, upload: Upload, folder: Path) -> Sent | None:
     """What came of an upload in an earlier run, None where it was not sent; an error where nobody knows whether it arrived."""
-    kept = upload.kept_at(address, folder)
-    if not kept.is_file():
+    receipt = upload.kept_at(address, folder)
+    if not receipt.is_file():
         return None
-    values = json.loads(kept.read_text(encoding="utf-8"))
+    values = json.loads(receipt.read_text(encoding="utf-8"))
     if "answer" not in values:
         raise SettingsError(
-            f"{upload.about}: it was sent to {address} and no answer came, so it may have arrived: look there, then delete {kept} to send"
-            ' it again, or add an "answer" to that file to leave it'
+            f"{upload.about}: it was sent to {address} and no answer came, so it may have arrived: look there, then delete {receipt} to"
+            ' send it again, or add an "answer" to that file to leave it'
         )
     return Sent(upload, values["answer"], before=True)
 
@@ -73,38 +84,31 @@ def send_all(address: str, uploads: Sequence[Upload], folder: Path, policy: Poli
     """Send uploads one after the other, each once; `folder` remembers. The first that cannot be made ends it, the ones before stay sent."""
     if not key_header():
         raise SettingsError(f"sending to Neuronpedia needs a key: set the environment variable {KEY_VARIABLE} (Settings on its site)")
-    with asyncio.Runner() as runner:
-        results = _send_all(address, uploads, folder, policy)
-        while (result := runner.run(_next(results))) is not None:
-            yield result
 
+    async def results() -> AsyncGenerator[Sent, None]:
+        async with open_client(policy) as client:
+            for upload in uploads:
+                yield sent_before(address, upload, folder) or await _send(client, address, upload, folder)
 
-async def _next(results: AsyncGenerator[Sent, None]) -> Sent | None:
-    return await anext(results, None)
-
-
-async def _send_all(address: str, uploads: Sequence[Upload], folder: Path, policy: Policy) -> AsyncGenerator[Sent, None]:
-    async with open_client(policy) as client:
-        for upload in uploads:
-            yield sent_before(address, upload, folder) or await _send(client, address, upload, folder)
+    yield from as_they_come(results())
 
 
 async def _send(client: Client, address: str, upload: Upload, folder: Path) -> Sent:
-    kept, url = upload.kept_at(address, folder), upload.url(address)
+    receipt, url = upload.kept_at(address, folder), upload.url(address)
     values = {"about": upload.about, "url": url}
-    write_json(kept, values)
+    write_json(receipt, values)
     try:
         answer = await send(client, url, _read, key_header(), upload.body)
     except Unanswered as error:
         raise IncompleteDownload(
-            f"{upload.about}: {error}; it may have arrived at {address}: look there, then delete {kept} to send it again"
+            f"{upload.about}: {error}; it may have arrived at {address}: look there, then delete {receipt} to send it again"
         ) from error
     except FetchError as error:
-        kept.unlink()
+        receipt.unlink()
         words = f" ({_words(error.body)})" if isinstance(error, Refusal) else ""
         advice = ADVICE.get(error.status, "") if isinstance(error, Refusal) else ""
         raise IncompleteDownload(f"{upload.about}: {error}{words}{advice}; it was not sent") from error
-    write_json(kept, values | {"answer": answer})
+    write_json(receipt, values | {"answer": answer})
     return Sent(upload, answer, before=False)
 
 
@@ -122,6 +126,6 @@ def _words(body: bytes) -> str:
     try:
         answer = parse_json(body)
     except ValueError:
-        return "no words of the API's own"
-    given = (answer.get(name) for name in ("message", "error")) if isinstance(answer, dict) else ()
-    return next((str(text)[:_SHOWN] for text in given if text), "no words of the API's own")
+        answer = None
+    messages = (answer.get(name) for name in ("message", "error")) if isinstance(answer, dict) else ()
+    return next((str(message)[:_SHOWN] for message in messages if message), "no words of the API's own")

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from scipy.special import softmax
 
-from saesteer.world.oracle_judge import rating_of_loss, softmax
+from saesteer.world import oracle_judge
 
 ALGORITHM_VERSION = 1
 
@@ -50,15 +51,6 @@ def load_text_judge(folder: Path) -> TextJudge:
     return TextJudge(words, weights, cuts["sharpness"], **{name: tuple(cuts[name]) for name in CUTS})
 
 
-def save_text_judge(judge: TextJudge, measured: dict[str, object], folder: Path) -> None:
-    """Write what `load_text_judge` reads, with what was measured on books that nothing was fitted on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"log_likelihood": judge.log_likelihood.astype(np.float16)}, folder / WEIGHTS)
-    (folder / WORDS).write_text("\n".join(judge.words) + "\n", encoding="utf-8")
-    cuts = {name: getattr(judge, name) for name in ("sharpness", *CUTS)}
-    (folder / SETTINGS).write_text(json.dumps(cuts | {"measured": measured}, indent=2) + "\n", encoding="utf-8")
-
-
 def split_words(text: str) -> list[str]:
     """Its words in lower case."""
     return _WORD.findall(text.lower())
@@ -71,7 +63,8 @@ def word_ids(judge: TextJudge, texts: Sequence[str]) -> list[list[int]]:
 
 def topic_posterior(judge: TextJudge, ids: Sequence[int]) -> Float[np.ndarray, " topic"]:
     """P(topic | text) by its words' numbers, all topics as likely before it is read."""
-    return softmax(judge.sharpness * judge.log_likelihood[:, np.asarray(ids, dtype=np.int64)].sum(-1))
+    scores = judge.sharpness * judge.log_likelihood[:, np.asarray(ids, dtype=np.int64)].sum(-1)
+    return softmax(scores.astype(np.float64))
 
 
 def concept_rating(judge: TextJudge, ids: Sequence[int], topic: int) -> int | None:
@@ -81,18 +74,15 @@ def concept_rating(judge: TextJudge, ids: Sequence[int], topic: int) -> int | No
     if not len(ids):
         return None
     probability = topic_posterior(judge, ids)[topic]
-    some, mostly = judge.concept_cuts
-    return int(probability >= some) + int(probability >= mostly)
+    return sum(bool(probability >= cut) for cut in judge.concept_cuts)
 
 
 def fluency_rating(judge: TextJudge, ids: Sequence[int], mean_nll: float | None) -> int | None:
     """0, 1 or 2 from the text's words and its mean loss (nats per token) under the second model; None where that is undefined."""
-    expected = rating_of_loss(judge.fluency_nats, mean_nll)
-    if expected is None or not len(ids):
-        return expected
-    some, most = judge.distinct_shares
-    share = distinct_share(ids)
-    return min(expected, int(share >= some) + int(share >= most))
+    by_loss = oracle_judge.fluency_rating(judge.fluency_nats, mean_nll)
+    if by_loss is None or not len(ids):
+        return by_loss
+    return min(by_loss, sum(distinct_share(ids) >= cut for cut in judge.distinct_shares))
 
 
 def distinct_share(ids: Sequence[int]) -> float:

@@ -1,0 +1,118 @@
+"""Checks on in every test: shapes and types of public functions (jaxtyping + beartype); what several files of tests share."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from beartype import BeartypeConf
+from beartype.claw import beartype_packages
+from filelock import FileLock
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from workflow_folder import Folder
+    from xdist.scheduler import LoadFileScheduling
+
+ROOT = Path(__file__).parent
+SOURCES = {"saesteer": ROOT / "src", "studies": ROOT}
+BY_JAXTYPING = [
+    ".".join(file.relative_to(source).with_suffix("").parts)
+    for package, source in SOURCES.items()
+    for file in (source / package).rglob("*.py")
+    if re.search("jaxtyping|TYPE_CHECKING", file.read_text(encoding="utf-8"))
+]
+"""Modules whose functions say the shapes of tensors and arrays, or name types that are imported for type checkers only, which beartype's
+hook cannot resolve. Elsewhere beartype alone sees the same as jaxtyping's hook, whose calls take 20 times longer."""
+beartype_packages(SOURCES, conf=BeartypeConf(claw_is_pep526=False))
+install_import_hook(BY_JAXTYPING, "beartype.beartype")
+
+# How long one example takes says more about the machine than about the code. A commit's tests try the same examples each time;
+# `pytest --hypothesis-profile search` tries others.
+settings.register_profile("saesteer", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile("saesteer")
+
+
+TAKE_MINUTES = (
+    "slurm/",
+    "test_sharing_places.py",
+    "test_methods_workflow.py",
+    "test_sharing_merge.py",
+    "test_methods_real_inputs.py",
+    "test_changes.py",
+    "test_code_changes.py",
+    "test_kills.py",
+    "test_gpu_path.py",
+    "test_real_inputs.py",
+    "test_sharing.py",
+    "test_recommend.py",
+    "test_books_workflow.py",
+    "test_open_questions_workflow.py",
+    "test_effects_workflow.py",
+    "test_cluster_profile.py",
+    "test_bad_places.py",
+)
+"""Files of tests, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, so that no worker is left with one of them when the others have ended."""
+    place = {name: number for number, name in enumerate(TAKE_MINUTES)}
+
+    def turn(item: pytest.Item) -> int:
+        return place.get("slurm/" if item.path.parent.name == "slurm" else item.path.name, len(place))
+
+    items.sort(key=turn)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, which says by EXPECTED_SKIPS (a regular expression) what may be skipped there, any other skip is a failure."""
+    expected = os.environ.get("EXPECTED_SKIPS")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if expected is None or reporter is None:  # a worker has no reporter
+        return
+    reasons = {str(report.longrepr) for report in reporter.stats.get("skipped", [])}
+    if unexpected := sorted(reason for reason in reasons if not re.search(expected, reason)):
+        reporter.write_line(f"skipped, though it was not expected: {unexpected}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
+    """With several workers (`make test`), one of them runs a file's tests, which share fixtures; and all that need the one SLURM node."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneForSlurm(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/slurm" if file.startswith("tests/slurm/") else file
+
+    return OneForSlurm(config, log)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator["Folder"]:
+    """The micro experiment, finished, for all workers; tests change copies of it only, since others read it at the same time."""
+    base = tmp_path_factory.getbasetemp()
+    folder = _made_once((base if worker_id == "master" else base.parent) / "micro")
+    results = [path for kind in ("data", "figures") for path in (folder.path / kind).rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in results}
+    yield folder
+    assert {path: path.stat().st_mtime_ns for path in results if path.is_file()} == before, "a test changed the finished experiment"
+
+
+def _made_once(shared: Path) -> "Folder":
+    from workflow_folder import Folder
+
+    with FileLock(f"{shared}.lock"):
+        if (shared / "finished").is_file():
+            return Folder.existing(shared / "repo")
+        folder = Folder(shared / "repo")
+        code, output = folder.run()
+        assert code == 0, output
+        (shared / "finished").touch()
+    return folder

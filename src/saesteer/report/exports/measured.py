@@ -1,0 +1,117 @@
+"""What steering does by an experiment's own protocol and judge: texts made afresh, for a form of steering that is in none of its tables.
+
+Forms are compared on the same prompts and random numbers. Intervals are bootstrap intervals over prompts: texts of one prompt are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from saesteer.analysis.gen_success import gen_success
+from saesteer.core.counter_rng import streams, text_keys
+from saesteer.core.tables import GENERATIONS, LOGIT_LENS
+from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.engine.generate import steered_texts
+from saesteer.engine.interventions import Intervention, Nothing
+from saesteer.engine.models import LanguageModel, prompt_token_ids
+from saesteer.engine.perplexity import text_losses
+from saesteer.engine.saes import Sae
+from saesteer.run import Run
+from saesteer.settings import Experiment, NoJudge
+from saesteer.steps.generations import sampling_of
+from saesteer.steps.judge import ratings
+
+UNSTEERED = "unsteered"
+SCORES = ("judge_score", "concept_rating", "fluency_rating", "gen_success_20")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way of steering that is measured."""
+
+    name: str
+    intervention: Intervention
+    factor: float
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The lens tokens of the one feature that steers, for GenSuccess."""
+
+    feature: int
+    token_ids: tuple[int, ...]
+
+
+def measured(
+    run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, lens: Lens | None, n_texts: int
+) -> list[dict[str, Any]]:
+    """A row a form, the unsteered model's first: number of texts, mean and interval of each score, and perplexity as a multiple of the
+    unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature."""
+    experiment, prompts = run.steering, run.prompts()
+    unsteered = Form(UNSTEERED, Nothing(), 0.0)
+    texts = _texts(experiment, lm, sae, [unsteered, *forms], prompts, n_texts)
+    losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
+    rated = [losses.select(*GENERATIONS.keys, "mean_nll")]
+    if concept is not None and not isinstance(experiment.judge, NoJudge):
+        judged = pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses))
+        rated.append(judged.select(*GENERATIONS.keys, *SCORES[:3]))
+    if lens is not None:
+        lens_row = {"layer": sae.meta.layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}
+        of_feature = texts.with_columns(feature=pl.lit(lens.feature, pl.UInt32))
+        lens_tokens = pl.DataFrame([lens_row], schema=LOGIT_LENS.schema)
+        success = gen_success(of_feature, lens_tokens, run.tokens(), experiment.gen_success.tokens)
+        rated.append(success.select(*GENERATIONS.keys, "gen_success_20"))
+    for frame in rated:
+        texts = texts.join(frame, on=GENERATIONS.keys, how="left", maintain_order="left")
+    return [_row(experiment, texts, form) for form in (unsteered, *forms)]
+
+
+def _texts(
+    experiment: Experiment, lm: LanguageModel, sae: Sae, forms: Sequence[Form], prompts: Mapping[str, str], n_texts: int
+) -> pl.DataFrame:
+    """GENERATIONS rows, `method` the form: at least `n_texts` of each form, as many of each prompt. A prompt and sample has the same random
+    numbers under every form."""
+    samples = range(-(-n_texts // len(prompts)))
+    columns = ("intervention", "method", "factor", "prompt", "prefix_id", "sample")
+    cells = [
+        (index, form.name, repr(form.factor), number, prefix_id, sample)
+        for (index, form), (number, prefix_id), sample in product(enumerate(forms), enumerate(prompts), samples)
+    ]
+    keys = text_keys(f"{prefix_id}/{sample}" for *_, prefix_id, sample in cells)
+    stream = pl.Series("stream", streams(experiment.sampling.seed, keys), dtype=pl.UInt64)
+    rows = pl.DataFrame(cells, schema=columns, orient="row").with_row_index("row").with_columns(stream)
+    ids = [prompt_token_ids(lm, prompt) for prompt in prompts.values()]
+    interventions = [form.intervention for form in forms]
+    texts = pl.concat(steered_texts(lm, sae, sae.meta.layer, rows, interventions, ids, sampling_of(experiment)))
+    joined = rows.join(texts, on="row", maintain_order="left").with_columns(layer=pl.lit(sae.meta.layer), target=pl.lit(""))
+    return joined.select(*GENERATIONS.columns).cast(pl.Schema(GENERATIONS.schema))
+
+
+def _row(experiment: Experiment, table: pl.DataFrame, form: Form) -> dict[str, Any]:
+    steered, unsteered = table.filter(method=form.name), table.filter(method=UNSTEERED)
+    prompts = steered["prefix_id"]
+    row: dict[str, Any] = {"form": form.name, "factor": form.factor, "n_texts": steered.height, "n_prompts": prompts.n_unique()}
+    row |= {score: _mean(experiment, prompts, steered[score]) if score in steered.columns else None for score in SCORES}
+    paired = steered.join(unsteered.select("prefix_id", "sample", before="mean_nll"), on=["prefix_id", "sample"], maintain_order="left")
+    rise = _mean(experiment, paired["prefix_id"], paired["mean_nll"] - paired["before"])
+    if rise is not None:
+        rise |= {end: None if rise[end] is None else float(np.exp(rise[end])) for end in ("mean", "low", "high")}
+    return row | {"perplexity_ratio": rise}
+
+
+def _mean(experiment: Experiment, prompts: pl.Series, values: pl.Series) -> dict[str, Any] | None:
+    """Mean over texts that have a value, with its bootstrap interval over prompts (their means), and n of them; None: none has one."""
+    rows = pl.DataFrame({"prompt": prompts, "value": values.cast(pl.Float64)}).drop_nulls()
+    if rows.is_empty():
+        return None
+    settings = experiment.intervals
+    means = rows.group_by("prompt", maintain_order=True).agg(pl.col("value").mean())["value"].to_numpy()
+    interval = bootstrap_mean_interval(means, settings.bootstrap_draws, settings.confidence, random_stream(settings.seed, "measured"))
+    low, high = interval or (None, None)
+    return {"mean": float(rows["value"].to_numpy().mean()), "low": low, "high": high, "n": rows.height}

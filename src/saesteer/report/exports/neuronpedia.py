@@ -1,0 +1,117 @@
+"""Max-activating examples (the table records) in the form of Neuronpedia's exports."""
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saesteer.core.files import write_atomically, write_text
+from saesteer.core.tables import ACTIVATIONS, RECORDS
+from saesteer.run import Run
+from saesteer.sources.neuronpedia.sources import Source, named_sources
+
+_SIZE = 1024
+_UNKNOWN = (
+    *("pos_str", "pos_values", "neg_str", "neg_values", "freq_hist_data_bar_heights", "freq_hist_data_bar_values"),
+    *("logits_hist_data_bar_heights", "logits_hist_data_bar_values", "topkCosSimIndices", "topkCosSimValues", "hookName"),
+)
+"""What its exports say of a feature and we do not."""
+
+
+def export_records(run: Run, folder: Path, source: str | None) -> dict[int, Source]:
+    """Export the max-activating examples of a finished experiment; gives layer -> the source written.
+
+    `source` names them (model/source, `{layer}` for the layer); None takes the experiment's own Neuronpedia source.
+    """
+    sources = named_sources(run.experiment, run.layers, source)
+    for layer, of_layer in sources.items():
+        activations = run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None
+        write_export(run.rows(RECORDS, [layer]), of_layer, folder, activations)
+    return sources
+
+
+def write_export(records: pl.DataFrame, source: Source, folder: Path, activations: pl.DataFrame | None = None) -> None:
+    """Write one layer's RECORDS rows as `folder`/v1/{model}/{source}/..., as Neuronpedia exports a source.
+
+    A record's values are those of its text in the layer's ACTIVATIONS rows; without these only the maximum is known, and the others are
+    null. What we do not have (histograms, similar features, promoted tokens) is null or left out.
+    """
+    root = folder / "v1" / source.model / source.source
+    ordered = records.sort("feature")
+    features = sorted(ordered.iter_rows(named=True), key=lambda row: str(row["feature"]))
+    explained = [(row, text) for row in features for text in row["explanations"]]
+    for start in range(0, len(features), _SIZE):
+        _write(root / "features", start, (_feature(row, source) for row in features[start : start + _SIZE]))
+    for start in range(0, len(explained), _SIZE):
+        _write(root / "explanations", start, (_explanation(row, text, source) for row, text in explained[start : start + _SIZE]))
+    for (number,), rows in ordered.group_by(pl.col("feature") // _SIZE, maintain_order=True):
+        _write(root / "activations", int(str(number)) * _SIZE, record_lines(rows, source, activations))
+    layer, _, source_set = source.source.partition("-")
+    for name, values in {
+        "model": {"id": source.model, "layers": None, "owner": None},
+        "release": {"name": source_set, "description": None},
+        "sourceset": {"modelId": source.model, "name": source_set, "releaseName": source_set},
+        "source": {"modelId": source.model, "id": source.source, "setName": source_set, "layer": layer},
+    }.items():
+        write_text(root / f"{name}.jsonl", json.dumps(values) + "\n")
+
+
+def _write(folder: Path, start: int, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write the batch that begins at a line. Equal lines give equal bytes: no time and no name in the gzip header."""
+
+    def compress(path: Path) -> None:
+        with path.open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+            for line in lines:
+                packed.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    write_atomically(folder / f"batch-{start // _SIZE}.jsonl.gz", compress)
+
+
+def _name(row: Mapping[str, Any], source: Source) -> dict[str, str]:
+    return {"modelId": source.model, "layer": source.source, "index": str(row["feature"])}
+
+
+def _feature(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    return {**_name(row, source), "maxActApprox": row["max_activation"], "frac_nonzero": row["density"], **dict.fromkeys(_UNKNOWN)}
+
+
+def _explanation(row: Mapping[str, Any], text: str, source: Source) -> dict[str, Any]:
+    return {**_name(row, source), "description": text, "typeName": None, "explanationModelName": None}
+
+
+def record_lines(rows: pl.DataFrame, source: Source, activations: pl.DataFrame | None) -> Iterator[dict[str, Any]]:
+    """The max-activating examples of one layer's RECORDS rows, feature by feature. The max activation is always known; at other positions
+    it is 0 where the activations of the text are known, else null."""
+    by_text = {} if activations is None else _feature_activations(rows, activations)
+    for row in rows.iter_rows(named=True):
+        for record in row["records"]:
+            n, maximum, at = len(record["context"]), record["max_value"], record["token_index"]
+            values: dict[int, float] = {}
+            if activations is not None:
+                values = dict.fromkeys(range(n), 0.0) | by_text.get((record["text_id"], row["feature"]), {})
+            values[at] = maximum
+            yield {
+                **_name(row, source),
+                "id": record["text_id"],
+                "dataSource": None,
+                "tokens": record["context"],
+                "values": [values.get(position) for position in range(n)],
+                "maxValue": maximum,
+                "maxValueTokenIndex": at,
+                "minValue": None if activations is None else min(values.values()),
+                **dict.fromkeys(("binMin", "binMax", "binContains")),
+                "dfaValues": [],
+            }
+
+
+def _feature_activations(rows: pl.DataFrame, activations: pl.DataFrame) -> dict[tuple[str, int], dict[int, float]]:
+    """(text_id, feature) -> position -> activation, of the rows' records."""
+    texts = rows.select("feature", text_id=pl.col("records").list.eval(pl.element().struct.field("text_id"))).explode("text_id")
+    long = activations.select("text_id", "token_index", "feature", "value").explode("token_index", "feature", "value")
+    by_text: dict[tuple[str, int], dict[int, float]] = {}
+    for text, position, feature, value in long.join(texts, on=["text_id", "feature"], how="semi").iter_rows():
+        by_text.setdefault((text, feature), {})[position] = value
+    return by_text

@@ -1,0 +1,1 @@
+"""Figures of the open questions: each module has a `FIGURE`."""

@@ -1,0 +1,67 @@
+"""Whether the output score depends on its neutral prompt and on its factor: against the experiment's own setting, and as a rule that picks
+a concept's feature. It has no seed: nothing in it is drawn."""
+
+from typing import Any
+
+import polars as pl
+
+from saesteer.settings import OutputScoreSettings, SelectionSettings
+from studies.questions.choice_rules import by_judge, mean_of, picked
+from studies.questions.quantity_correlations import correlation
+from studies.questions.tables import SETTING_AGREEMENT
+
+FACTORS = ("0.5", "1", "2", "3", "5", "10", "15", "20")
+"""In multiples of a_max, at the experiment's own prompt."""
+N_PROMPTS = 4
+"""Further prompts, the first prefixes of the sweep, at the experiment's own factor."""
+_FEATURE = ["layer", "feature"]
+
+
+def score_settings(own_setting: OutputScoreSettings, prefixes: list[str]) -> list[tuple[str, str]]:
+    """(prompt, factor) of each setting, the experiment's own first."""
+    further = [(own_setting.prompt, factor) for factor in FACTORS] + [(prompt, str(own_setting.factor)) for prompt in prefixes[:N_PROMPTS]]
+    return list(dict.fromkeys([(own_setting.prompt, str(own_setting.factor)), *further]))
+
+
+def setting_agreement(
+    scores: pl.DataFrame,
+    features: pl.DataFrame,
+    steering: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    own_setting: OutputScoreSettings,
+    rule: str,
+    settings: SelectionSettings,
+) -> pl.DataFrame:
+    """OUTPUT_SCORE_SETTINGS, FEATURES, STEERING and OUTCOMES -> SETTING_AGREEMENT."""
+    reached = features.select(*_FEATURE, "concept").join(by_judge(steering), on=_FEATURE, how="left")
+    reached = reached.join(outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20"), on=_FEATURE, how="left")
+    at_own = scores.filter(prompt=own_setting.prompt, factor=str(own_setting.factor)).select(*_FEATURE, own="output_score")
+    rows = scores.join(at_own, on=_FEATURE).join(reached, on=_FEATURE).sort("layer", "prompt", "factor", "feature")
+    lines = []
+    for group in rows.partition_by("layer", "prompt", "factor", maintain_order=True):
+        layer, prompt, factor = group.select("layer", "prompt", "factor").row(0)
+        label = {"layer": layer, "prompt": prompt, "factor": factor}
+        line: dict[str, Any] = label | {"is_own": (prompt, factor) == (own_setting.prompt, str(own_setting.factor))}
+        lines.append(line | _agreement(group, settings, *label.values()) | _worth(group, settings, *label.values()))
+    return pl.DataFrame(lines, schema=SETTING_AGREEMENT.schema).sort(SETTING_AGREEMENT.keys)
+
+
+def _agreement(group: pl.DataFrame, settings: SelectionSettings, *label: str | int) -> dict[str, Any]:
+    kept_here, kept_own = (set(group.filter(pl.col(name) >= settings.headline_threshold)["feature"]) for name in ("output_score", "own"))
+    first = [set(group.sort(name, descending=True, maintain_order=True).head(len(kept_own))["feature"]) for name in ("output_score", "own")]
+    line = correlation(group, "output_score", "own", settings, "settings", *label)
+    return {**line, "n_kept": len(kept_here), "jaccard": jaccard(kept_here, kept_own), "jaccard_first": jaccard(*first)}
+
+
+def _worth(group: pl.DataFrame, settings: SelectionSettings, *label: str | int) -> dict[str, Any]:
+    """What this setting's scores go with, and the judge's score of the features that they pick."""
+    success = correlation(group, "output_score", "gen_success_20", settings, "success", *label, name="rho_success")
+    judge = correlation(group, "output_score", "score", settings, "judge", *label, name="rho_judge")
+    picks = picked(group.drop_nulls("score"), ["output_score"])["output_score"].drop_nulls().to_numpy()
+    line = success | judge | mean_of(picks, "score", ("settings", *label), settings)
+    return {name: value for name, value in line.items() if name != "n"}
+
+
+def jaccard(a: set[int], b: set[int]) -> float | None:
+    """What both have over what either has; None where neither has any."""
+    return len(a & b) / len(a | b) if a | b else None

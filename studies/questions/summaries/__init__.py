@@ -1,0 +1,1 @@
+"""Tables of the open questions: each module has a `SUMMARY`."""

@@ -1,0 +1,41 @@
+# Helpers of the study's rules. No rules here.
+
+import os
+from pathlib import Path
+
+from saesteer.settings import OracleJudge
+from studies.questions.experiments import predictor_of
+from studies.questions.registry import FIGURES as STUDY_FIGURES
+from studies.questions.registry import SUMMARIES, code_of, further_outputs
+
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))  # for jobs, which import studies
+STUDY_SCRIPTS = REPOSITORY / "studies/scripts"
+
+
+def study_code(script, module):
+    """For params: digest of a script of the study, of a module of studies.questions, and of all that they import."""
+    return lambda wildcards: code_of(module.format(**wildcards), STUDY_SCRIPTS / script)
+
+
+def study_tables(wildcards):
+    """The tables that a figure of the study reads."""
+    return {table: f"{TABLES}/{table}.parquet".format(**wildcards) for table in STUDY_FIGURES[wildcards.figure].tables}
+
+
+def tables_by_group(table):
+    """The files of a table that each group of layers has its own of."""
+    return lambda wildcards: [
+        f"{DATA}/{table}/{group}.parquet".format(**wildcards) for group in EXPERIMENTS[wildcards.experiment].layer_groups
+    ]
+
+
+def predictor(wildcards):
+    """The predictor of another experiment that is tried on this one; nothing for the model that it was learnt on."""
+    path = predictor_of(EXPERIMENTS[wildcards.experiment])
+    return [str(path)] if path else []
+
+
+def measured_judge(wildcards):
+    """How often the judge of the books' world was measured to give each rating; nothing for another judge."""
+    judge = EXPERIMENTS[wildcards.experiment].judge
+    return present(judge.oracle / "text_judge.json") if isinstance(judge, OracleJudge) else []

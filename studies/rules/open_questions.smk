@@ -1,0 +1,96 @@
+# What the papers leave open, asked where every feature is steered and the truth is known.
+
+
+rule quantities:
+    """Cheap quantities of every feature beside its two scores, and its output score at other prompts and factors."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        activations=f"{DATA}/activations/{{layers}}.json",
+        saes=f"{DATA}/saes/{{layers}}.json",
+        sae_files=fetched_saes,
+        model=f"{PINS}/model.json",
+        model_files=fetched("model"),
+        texts_file=file_of("texts"),
+        topics_file=file_of("topics"),
+        prompts=prompts,
+    output:
+        quantities=f"{DATA}/quantities/{{layers}}.parquet",
+        output_score_settings=f"{DATA}/output_score_settings/{{layers}}.parquet",
+    resources:
+        gpu=1,
+    params:
+        code=study_code("summary.py", "summaries.quantities"),
+        settings=setting("output_score", "sweep"),
+    script:
+        "../scripts/summary.py"
+
+
+rule open_question_tables:
+    """What steering every feature says about choosing one."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        steering=f"{TABLES}/steering.parquet",
+        outcomes=f"{TABLES}/outcomes.parquet",
+        quantities=tables_by_group("quantities"),
+        settings=tables_by_group("output_score_settings"),
+        predictor=predictor,
+    output:
+        **{table.name: f"{TABLES}/{table.name}.parquet" for table in SUMMARIES["open_question_tables"].tables},
+    params:
+        code=study_code("summary.py", "summaries.open_question_tables"),
+        settings=setting("selection", "best_factor", "output_score"),
+    script:
+        "../scripts/summary.py"
+
+
+rule data_sizes:
+    """How much data quantities need that come from records or from labelled texts."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        steering=f"{TABLES}/steering.parquet",
+        records=manifests("records"),
+        logit_lens=manifests("logit_lens"),
+        activations=manifests("activations"),
+        model_files=fetched("model"),
+        texts_file=file_of("texts"),
+        topics_file=file_of("topics"),
+    output:
+        data_sizes=f"{TABLES}/data_sizes.parquet",
+    params:
+        code=study_code("summary.py", "summaries.data_sizes"),
+        settings=setting("selection", "input_score"),
+    script:
+        "../scripts/summary.py"
+
+
+rule recommendations:
+    """What `saesteer recommend` would say of each concept, against the best that could be said."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        judge=manifests("judge"),
+        prompts=prompts,
+    output:
+        recommendations=f"{TABLES}/recommendations.parquet",
+    params:
+        code=study_code("summary.py", "summaries.recommendations"),
+        settings=setting("selection"),
+    script:
+        "../scripts/summary.py"
+
+
+rule judge_error:
+    """Mean scores corrected for how often the judge is measured to err."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        steering=f"{TABLES}/steering.parquet",
+        quantities=tables_by_group("quantities"),
+        judge=manifests("judge"),
+        prompts=prompts,
+        counts=measured_judge,
+    output:
+        judge_error=f"{TABLES}/judge_error.parquet",
+    params:
+        code=study_code("summary.py", "summaries.judge_error"),
+        settings=setting("selection"),
+    script:
+        "../scripts/summary.py"

@@ -1,0 +1,107 @@
+"""Plausible tables of what the papers leave open, of the world of synthetic_tables."""
+
+import numpy as np
+import polars as pl
+from synthetic_tables import FACTORS, PREFIXES, main_tables, selection_settings
+
+from saesteer.settings import BestFactorSettings, OutputScoreSettings, SelectionSettings
+from studies.questions.choice_rules import choice_rules, feature_rankings, with_quantities
+from studies.questions.grid_ends import grid_ends
+from studies.questions.headline_samples import headline_samples
+from studies.questions.predictor import predictions, predictions_from
+from studies.questions.quantity_correlations import quantity_correlations
+from studies.questions.setting_agreement import setting_agreement
+from studies.questions.summaries.data_sizes import data_sizes
+from studies.questions.summaries.judge_error import RatingCounts, judge_error
+from studies.questions.summaries.recommendations import recommendations
+from studies.questions.tables import OUTPUT_SCORE_SETTINGS, QUANTITIES
+from studies.questions.threshold_transfer import threshold_curves, threshold_transfer
+
+
+def synthetic_quantities(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """A QUANTITIES table; those that need a concept are null where there is none."""
+    rng = np.random.default_rng(seed + 6)
+    needs = [name for name, column in QUANTITIES.columns.items() if column.null_when]
+    made = features.select("layer", "feature", "concept").with_columns(
+        pl.Series(name, rng.normal(size=features.height)) for name in QUANTITIES.columns if name not in ("layer", "feature")
+    )
+    known = pl.col("concept").is_not_null()
+    return made.with_columns(pl.when(known).then(name).alias(name) for name in needs).drop("concept")
+
+
+def synthetic_output_scores(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """An OUTPUT_SCORE_SETTINGS table: scores near the features' own at three settings."""
+    rng = np.random.default_rng(seed + 7)
+    own = OutputScoreSettings()
+    made = [
+        features.select(
+            "layer",
+            "feature",
+            "output_score",
+            prompt=pl.lit(prompt),
+            factor=pl.lit(factor),
+            off=pl.Series(rng.lognormal(0, spread, features.height)),
+        )
+        for prompt, factor, spread in ((own.prompt, str(own.factor), 0.0), (own.prompt, "2", 0.5), (PREFIXES[0], str(own.factor), 0.2))
+    ]
+    scores = pl.concat(made).with_columns((pl.col("output_score") * pl.col("off")).clip(0, 1))
+    return scores.select(list(OUTPUT_SCORE_SETTINGS.columns))
+
+
+def synthetic_sizes(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """Input scores and F1 from fewer data (rule, n, layer, feature, value): the less, the more noise."""
+    rng = np.random.default_rng(seed + 8)
+    made = [
+        features.drop_nulls(["input_score", "concept"]).select(
+            pl.lit(rule).alias("rule"), pl.lit(n, pl.UInt32).alias("n"), "layer", "feature", value=pl.col("input_score")
+        )
+        for rule, sizes in (("input_score", (5, 20, 100)), ("label_f1", (2, 8, 32)))
+        for n in sizes
+    ]
+    return pl.concat(made).with_columns(value=pl.col("value") + pl.Series(rng.normal(size=sum(map(len, made)))) / pl.col("n"))
+
+
+def synthetic_judgements(steering: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """Ratings of a text for each row of STEERING that has a judge score, with its half."""
+    rng = np.random.default_rng(seed + 11)
+    rows = steering.drop_nulls("judge_score").select("layer", "feature", "factor", "half")
+    ratings = {name: pl.Series(rng.integers(0, 3, rows.height), dtype=pl.UInt8) for name in ("concept_rating", "fluency_rating")}
+    return rows.with_columns(**ratings)
+
+
+COUNTS = RatingCounts(np.array([[80, 15, 5], [20, 60, 20], [10, 20, 70]]), np.array([[90, 10, 0], [10, 80, 10], [0, 20, 80]]))
+"""Of a judge that is right more often than not."""
+
+
+def question_tables(
+    features: pl.DataFrame, steering: pl.DataFrame, results: pl.DataFrame, settings: SelectionSettings, seed: int
+) -> dict[str, pl.DataFrame]:
+    """The tables of what the papers leave open."""
+    known = with_quantities(features, synthetic_quantities(features, seed))
+    scores, choice, own = synthetic_output_scores(features, seed), BestFactorSettings(), OutputScoreSettings()
+    predicted, weights = predictions(known, steering, settings)
+    if not weights.is_empty():
+        predicted = pl.concat([predicted, predictions_from(weights, "another", known, steering, settings)]).sort("layer", "trained_on")
+    return {
+        "choice_rules": choice_rules(known, steering, results, settings),
+        "feature_rankings": feature_rankings(known, steering, settings),
+        "quantity_correlations": quantity_correlations(known, steering, results, choice.rule, settings),
+        "headline_samples": headline_samples(results, choice.rule, settings),
+        "threshold_curves": threshold_curves(results, choice.rule, settings),
+        "threshold_transfer": threshold_transfer(results, choice.rule, settings),
+        "grid_ends": grid_ends(steering, choice, settings),
+        "setting_agreement": setting_agreement(scores, features, steering, results, own, choice.rule, settings),
+        "data_sizes": data_sizes(synthetic_sizes(features, seed), features, steering, settings),
+        "predictions": predicted,
+        "predictor_weights": weights,
+        "judge_error": judge_error(known, steering, synthetic_judgements(steering, seed), COUNTS, settings),
+        "recommendations": recommendations(features, steering.with_columns(prefix_id=pl.col("half").cast(pl.String)), 4, settings),
+    }
+
+
+def synthetic_tables(
+    n_layers: int = 8, n_features: int = 30, factors: tuple[str, ...] = FACTORS, seed: int = 0, **changes: object
+) -> dict[str, pl.DataFrame]:
+    """Every table of the main job and of what the papers leave open; `changes` are selection settings."""
+    tables, settings = main_tables(n_layers, n_features, factors, seed, **changes), selection_settings(**changes)
+    return tables | question_tables(tables["features"], tables["steering"], tables["outcomes"], settings, seed)

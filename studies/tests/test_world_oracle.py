@@ -1,0 +1,112 @@
+"""Fitting the oracle: cuts by hand, the classifier against counting, items that are what they say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from saesteer.world.lexicon import load_lexicon
+from saesteer.world.oracle_judge import Oracle, Thresholds, topic_posterior
+from studies.world import oracle as fitting
+from studies.world.tokenizer import BOS_ID, build_tokenizer
+from studies.world.train_model import ModelRecipe, new_model
+
+ROOT = Path(__file__).resolve().parents[2]
+LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
+TOKENIZER = build_tokenizer(LEXICON)
+NONE = 255
+
+
+@pytest.mark.parametrize(
+    ("higher", "lower", "cut"),
+    [
+        ([5.0, 6.0], [1.0, 2.0], 3.5),  # any cut between 2 and 5 is perfect; the one half-way between the two values seen
+        ([2.0, 3.0, 4.0], [1.0, 1.0, 3.0], 1.5),  # 1.5 keeps all of the higher and one third of the lower: gain 2/3
+        ([1.0], [1.0], 1.0),
+    ],
+)
+def test_best_cut(higher: list[float], lower: list[float], cut: float):
+    assert fitting.best_cut(np.array(higher), np.array(lower)) == cut
+
+
+def test_best_cut_against_every_cut():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        higher, lower = rng.normal(1, 1, 30).round(1), rng.normal(0, 1, 20).round(1)
+        gains = {c: (higher >= c).mean() - (lower >= c).mean() for c in np.concatenate([higher, lower]) - 0.01}
+        cut = fitting.best_cut(higher, lower)
+        assert (higher >= cut).mean() - (lower >= cut).mean() == pytest.approx(max(gains.values()))
+
+
+def test_classifier_counts_labelled_tokens_only():
+    rows = np.array([[2, 4, 4, 5], [2, 6, 5, 0]], dtype=np.uint16)
+    topics = np.array([[NONE, 0, 0, 0], [NONE, 1, 1, NONE]], dtype=np.uint8)
+    likelihood, prior = fitting.fit_classifier(rows, topics, 2, 8)
+    # Labelled tokens: topic 0 three, topic 1 two; with a half added 3.5 and 2.5.
+    np.testing.assert_allclose(np.exp(prior), [3.5 / 6, 2.5 / 6], rtol=1e-6)
+    # Token 4 in topic 0: (2 + .5 * 3.5 / 3) over the sum of all eight tokens so smoothed.
+    smooth = 0.5 * 3.5 / 3
+    np.testing.assert_allclose(np.exp(likelihood[0, 4]), (2 + smooth) / (3 + 8 * smooth), rtol=1e-6)
+    np.testing.assert_allclose(np.exp(likelihood).sum(1), 1, rtol=1e-5)
+
+
+def test_an_unseen_token_says_almost_nothing():
+    rows = np.array([[4] * 300, [5] * 300], dtype=np.uint16)
+    topics = np.array([[0] * 300, [1] * 100 + [NONE] * 200], dtype=np.uint8)
+    likelihood, prior = fitting.fit_classifier(rows, topics, 2, 8)
+    judge = Oracle(likelihood, prior, Thresholds(1.0, 0.5, (0.1, 0.8), (2.0, 6.0)))
+    np.testing.assert_allclose(topic_posterior(judge, [7])[0], np.exp(prior), atol=0.01)
+
+
+def test_concept_items_are_made_as_they_say():
+    items = fitting.concept_items(LEXICON, TOKENIZER, 0, "test/concept", 60)
+    own = [{word for words in topic.lists.values() for phrase in words for word in phrase.split()} for topic in LEXICON.topics]
+    shares: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    for item in items:
+        words = [token.lstrip("▁").lower() for token in TOKENIZER.convert_ids_to_tokens(list(item.token_ids))]
+        topical = [word for word in words if any(word in lists for lists in own)]
+        shares[item.rating].append(np.mean([word in own[item.topic] for word in topical]))
+    assert np.mean(shares[0]) < 0.02
+    assert 0.3 < np.mean(shares[1]) < 0.7
+    assert np.mean(shares[2]) > 0.98
+
+
+def test_fluency_items_differ_as_they_say():
+    items = fitting.fluency_items(LEXICON, TOKENIZER, 0, "test/fluency", 40)
+    stop = TOKENIZER.convert_tokens_to_ids(".")
+    assert [sum(item.rating == rating for item in items) for rating in (0, 1, 2)] == [40, 40, 40]
+    assert all(item.context[0] == BOS_ID and item.continuation[-1] == stop for item in items)
+    assert any(len(set(item.continuation[:-1])) == 1 for item in items if item.rating == 0)
+
+
+def test_continuation_losses_against_one_forward_each():
+    recipe = ModelRecipe(n_layers=2, d_model=32, d_mlp=64, n_heads=2, n_kv_heads=1, head_dim=16)
+    model = new_model(recipe, len(TOKENIZER), 0, "model").eval()
+    items = fitting.fluency_items(LEXICON, TOKENIZER, 0, "test/fluency", 3)
+    for item, loss in zip(items, fitting.continuation_losses(model, items, batch=4), strict=True):
+        with torch.no_grad():
+            log_p = model(torch.tensor([item.context + item.continuation])).logits[0].log_softmax(-1)
+        start = len(item.context)
+        expected = -np.mean([float(log_p[start + i - 1, token]) for i, token in enumerate(item.continuation)])
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_sentence_is_the_product_of_its_tokens():
+    likelihood = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
+    judge = Oracle(np.log(likelihood), np.log(np.array([0.5, 0.5], dtype=np.float32)), Thresholds(0.1, 0.6, (0.3, 0.8), (2.0, 6.0)))
+    # tokens 1 and 3: .45 * .10 against .05 * .30 = 3 : 1
+    np.testing.assert_allclose(fitting.classify_sentence(judge, [1, 3]), [0.75, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(fitting.classify_sentence(judge, []), [0.5, 0.5], rtol=1e-6)
+
+
+def test_calibration_error_by_hand():
+    # One token decides: token 0 gives .75 to topic 0, token 1 gives .75 to topic 1.
+    judge = Oracle(
+        np.log(np.array([[0.75, 0.25], [0.25, 0.75]], dtype=np.float32)),
+        np.log(np.array([0.5, 0.5], dtype=np.float32)),
+        Thresholds(1.0, 0.5, (0.1, 0.8), (2.0, 6.0)),
+    )
+    # Right in 1 of 2 at confidence .75: accuracy .5, error .25.
+    accuracy, error = fitting.sentence_accuracy(judge, [((0,), 0), ((1,), 0)])
+    assert (accuracy, error) == (0.5, pytest.approx(0.25))

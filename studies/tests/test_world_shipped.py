@@ -1,0 +1,155 @@
+"""data/world as shipped: loads as any other model does, and does what its card says."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from saesteer.core.files import text_id
+from saesteer.world import oracle_judge as runtime
+from saesteer.world.lexicon import load_lexicon
+from studies.world import corpus, measure
+from studies.world import oracle as fitting
+from studies.world.build import CARD, METRICS, ORACLE, REFERENCE, SAES, TEXTS, TOPICS
+from studies.world.card import render_card
+from studies.world.oracle import OracleSizes
+from studies.world.tokenizer import CONTEXT
+from studies.world.train_saes import residuals
+
+ROOT = Path(__file__).resolve().parents[2]
+WORLD = ROOT / "data/world"
+LEXICON = load_lexicon(WORLD / "lexicon.yaml", ROOT / "config/prefixes.txt")
+METRIC_FILE = json.loads((WORLD / METRICS).read_text(encoding="utf-8"))
+SHIPPED = METRIC_FILE["seeds"][0]
+FRESH = 10_000  # a seed of texts that no build uses
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(WORLD / "model")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(WORLD / "model", dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def fresh_rows(tokenizer) -> np.ndarray:
+    return corpus.padded_rows(tokenizer, corpus.fitted_corpus(LEXICON, FRESH, "held_out", 60).documents)
+
+
+def test_folder_is_small_and_complete():
+    files = [path for path in WORLD.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 15_000_000
+    assert not [path for path in files if path.suffix not in (".json", ".safetensors", ".parquet", ".md", ".yaml")]
+
+
+def test_card_is_in_step_with_the_metrics_of_three_seeds():
+    topics = json.loads((WORLD / TOPICS).read_text(encoding="utf-8"))
+    assert (WORLD / CARD).read_text(encoding="utf-8") == render_card(METRIC_FILE, topics), "run `make world-adopt` or render the card again"
+    assert [metrics["seed"] for metrics in METRIC_FILE["seeds"]] == [0, 1, 2]
+    assert len({json.dumps(metrics["recipe"], sort_keys=True) for metrics in METRIC_FILE["seeds"]}) == 1
+    norms = [layer["residual_norm"] for layer in SHIPPED["layers"]]
+    assert all(after > 1.2 * before for before, after in itertools.pairwise(norms))
+
+
+def test_models_have_the_stated_shape_and_no_sampling_defaults(model, tokenizer):
+    config = model.config
+    assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("gemma2", 8, 128)
+    assert config.vocab_size == len(tokenizer)
+    assert sum(p.numel() for p in model.parameters()) == SHIPPED["language"]["parameters"]
+    generation = json.loads((WORLD / "model/generation_config.json").read_text(encoding="utf-8"))
+    assert not {"do_sample", "temperature", "top_k", "top_p"} & set(generation)
+
+
+def test_two_models_stored_in_half_precision_read_the_same_tokens_with_the_stated_losses(model, fresh_rows: np.ndarray):
+    """On fresh texts; 60 documents scatter by about .02 nats."""
+    for name in ("model", REFERENCE):
+        with safe_open(WORLD / name / "model.safetensors", "pt") as weights:
+            assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float16}  # noqa: SIM118 (no mapping)
+    assert (WORLD / "model/tokenizer.json").read_bytes() == (WORLD / REFERENCE / "tokenizer.json").read_bytes()
+    reference = measure.load_model(WORLD / REFERENCE)
+    assert not torch.equal(reference.model.embed_tokens.weight, model.model.embed_tokens.weight)
+    assert measure.held_out_loss(model, fresh_rows) == pytest.approx(SHIPPED["language"]["model_loss"], abs=0.08)
+    assert measure.held_out_loss(reference, fresh_rows) == pytest.approx(SHIPPED["language"]["reference_loss"], abs=0.08)
+    assert SHIPPED["language"]["model_loss"] < 2.0
+
+
+@pytest.mark.parametrize("layer", [0, 7])
+def test_saes_explain_what_the_card_says(layer: int, model, fresh_rows: np.ndarray):
+    sae = measure.load_sae(WORLD / SAES / f"layer_{layer:02d}")
+    assert sae["W_enc"].shape == (128, 1024)
+    torch.testing.assert_close(sae["W_dec"].norm(dim=-1), torch.ones(1024), atol=1e-3, rtol=0)
+    metrics = measure.sae_metrics(sae, residuals(model, fresh_rows)[layer])
+    assert metrics["explained_variance"] == pytest.approx(SHIPPED["layers"][layer]["explained_variance"], abs=0.02)
+    assert metrics["l0"] == pytest.approx(SHIPPED["layers"][layer]["l0"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_sae_lens_reads_every_sae_as_we_do():
+    from sae_lens import SAE
+
+    x = 20 * torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    for layer in range(8):
+        folder = WORLD / SAES / f"layer_{layer:02d}"
+        theirs, ours = SAE.load_from_disk(folder), measure.load_sae(folder)
+        assert theirs.cfg.architecture() == "jumprelu"
+        assert theirs.cfg.metadata.hook_name == f"blocks.{layer}.hook_resid_post"
+        with torch.no_grad():
+            codes = theirs.encode(x)
+            torch.testing.assert_close(codes, measure.encode(ours, x))
+            torch.testing.assert_close(theirs.decode(codes), measure.decode(ours, codes))
+
+
+def test_texts_are_the_tokenizers_and_carry_labels(tokenizer):
+    frame = pl.read_parquet(WORLD / TEXTS)
+    assert dict(frame.schema) == corpus.TEXTS_SCHEMA
+    assert frame["text"].n_unique() == frame.height == 2000
+    assert frame["text_id"].to_list() == [text_id(text) for text in frame["text"]]
+    assert frame["token_ids"].to_list() == tokenizer(frame["text"].to_list())["input_ids"]
+    assert frame["token_topics"].list.len().equals(frame["token_ids"].list.len())
+    assert frame["token_ids"].list.len().max() <= CONTEXT
+    topics = set(frame["token_topics"].explode())
+    assert topics == {*range(32), 255}
+
+
+def test_labels_agree_with_the_oracle(tokenizer):
+    """Content tokens of the labelled texts: the oracle, which never saw them, names their label's topic."""
+    judge = runtime.load_oracle(WORLD / ORACLE)
+    frame = pl.read_parquet(WORLD / TEXTS).head(200)
+    ids, labels = np.concatenate(frame["token_ids"].to_list()), np.concatenate(frame["token_topics"].to_list())
+    kept = runtime.content_tokens(judge, ids.tolist()) & (labels != 255)
+    named = runtime.topic_posterior(judge, ids[kept].tolist()).argmax(1)
+    assert (named == labels[kept]).mean() > 0.95
+    assert len(set(labels[kept].tolist())) == 32
+
+
+def test_oracle_accuracies_hold_on_a_fresh_split(tokenizer):
+    judge = runtime.load_oracle(WORLD / ORACLE)
+    rates = fitting.measure_oracle(judge, LEXICON, tokenizer, measure.load_model(WORLD / REFERENCE), FRESH, "test", OracleSizes(0, 200, 60))
+    for key, slack in (("sentence_accuracy", 0.02), ("concept_accuracy", 0.05), ("fluency_accuracy", 0.08)):
+        assert rates[key] == pytest.approx(SHIPPED["oracle"][key], abs=slack), key
+
+
+def test_words_of_the_topics_are_content_and_function_words_are_not(tokenizer):
+    judge = runtime.load_oracle(WORLD / ORACLE)
+
+    def content(words: str) -> list[bool]:
+        return runtime.content_tokens(judge, tokenizer(" " + words, add_special_tokens=False)["input_ids"]).tolist()
+
+    assert all(content("sailor violin bishop prayed stormy kitchen"))
+    assert not any(content("the was in a and because when near without slowly often that this"))
+    assert not any(content("From my experience, truth certain friend doubt . ,"))
+
+
+def test_oracle_json_says_on_which_split():
+    settings = json.loads((WORLD / ORACLE / runtime.SETTINGS).read_text(encoding="utf-8"))
+    assert len(set(settings["splits"].values())) == 3
+    assert settings["measured"]["concept_accuracy"] == SHIPPED["oracle"]["concept_accuracy"]

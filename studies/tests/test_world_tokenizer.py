@@ -1,0 +1,96 @@
+"""The tokenizer: any text comes back but a special token's spelling, one token a word, and "." on its own."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from saesteer.world import grammar
+from saesteer.world.grammar import NO_TOPIC
+from saesteer.world.lexicon import load_lexicon
+from saesteer.world.streams import text_stream
+from studies.world import corpus, documents
+from studies.world.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID, SPACE, SPECIAL_TOKENS, build_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+LEXICON = load_lexicon(ROOT / "data/world/lexicon.yaml", ROOT / "config/prefixes.txt")
+TOKENIZER = build_tokenizer(LEXICON)
+
+
+PLAIN_TEXTS = st.text(st.characters(exclude_characters=SPACE, exclude_categories=["Cs"]), max_size=80).filter(
+    lambda text: not any(token in text for token in SPECIAL_TOKENS)
+)
+
+
+def test_special_tokens_come_first_and_bos_on_its_own_and_once():
+    assert TOKENIZER.convert_ids_to_tokens(list(range(4))) == list(SPECIAL_TOKENS)
+    ids = TOKENIZER("The sailor rowed.")["input_ids"]
+    assert (ids[0], ids.count(BOS_ID), EOS_ID in ids) == (BOS_ID, 1, False)
+    assert TOKENIZER(SPECIAL_TOKENS[EOS_ID])["input_ids"] == [BOS_ID, EOS_ID]
+
+
+@settings(deadline=None, max_examples=300)
+@given(PLAIN_TEXTS)
+def test_any_text_comes_back(text: str):
+    assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], skip_special_tokens=True) == text
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from([*documents.vocabulary(LEXICON)[0], " ", ".", ",", "été", "\n", "\t", "日本"]), max_size=12).map("".join))
+def test_words_run_together_come_back(text: str):
+    assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_stored_tokenizer_is_the_same(tmp_path: Path):
+    TOKENIZER.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["From my experience, the sailor rowed.", "  two  spaces ", "naïve 東京", ""]
+    assert loaded(texts)["input_ids"] == TOKENIZER(texts)["input_ids"]
+    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (BOS_ID, EOS_ID, PAD_ID)
+
+
+def test_openers_need_no_byte_or_letter_pieces():
+    for opener in LEXICON.openers:
+        assert len(TOKENIZER(opener)["input_ids"]) == 1 + len(grammar.opener_words(opener)), opener
+
+
+def test_one_token_a_word_inside_texts():
+    docs = list(itertools.islice(documents.documents(LEXICON, text_stream(0, "test/tokenizer")), 300))
+    for doc, ids in zip(docs, corpus.word_ids(TOKENIZER, tuple(docs)), strict=True):
+        tokens = TOKENIZER.convert_ids_to_tokens(ids[1:])
+        assert [token.removeprefix(SPACE) for token in tokens] == list(doc.words)
+
+
+def test_full_stop_is_in_no_other_token_and_a_lone_word_is_the_word_inside_a_text():
+    assert [token for token in TOKENIZER.get_vocab() if "." in token] == ["."]
+    # P1's program tokenises a record's token with its space again and takes the id after BOS.
+    assert TOKENIZER(" sailor")["input_ids"][1] == TOKENIZER.convert_tokens_to_ids("▁sailor")
+
+
+def test_a_word_missing_in_the_tokenizer_is_refused():
+    sentence = grammar.Sentence(("The", "zyzzyva", "rowed", "."), (1, 1, 1, 1), 0.0)
+    with pytest.raises(ValueError, match="zyzzyva"):
+        corpus.word_ids(TOKENIZER, (documents.Document((sentence,)),))
+
+
+def test_training_rows_are_documents_with_bos_and_eos():
+    rows = corpus.training_rows(LEXICON, TOKENIZER, 0, "test/rows", 64)
+    docs = itertools.islice(documents.documents(LEXICON, text_stream(0, "test/rows")), 64)
+    assert rows.shape == (64, CONTEXT)
+    for row, doc in zip(rows.tolist(), docs, strict=True):
+        expected = [*TOKENIZER(doc.text)["input_ids"], EOS_ID]
+        assert row == (expected + [PAD_ID] * CONTEXT)[:CONTEXT]
+
+
+def test_labels_line_up_with_rows():
+    docs = corpus.fitted_corpus(LEXICON, 0, "test/labels", 100).documents
+    rows, topics = corpus.padded_rows(TOKENIZER, docs), corpus.labels(docs)
+    sea = LEXICON.names.index("sea")
+    word = TOKENIZER.convert_tokens_to_ids("▁sailor")
+    assert (rows == word).any()
+    assert (topics[rows == word] == sea).all()
+    assert (topics[~corpus.is_content(rows)] == NO_TOPIC).all()
+    assert len({doc.text for doc in docs}) == 100
