@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 import pytest
 import torch
-from methods_world import problem
+from methods_world import problem, texts_of
+from slow_vectors import cosine
 from torch import Tensor, nn
 
 from saesteer.engine.adapters import adapter_layers
@@ -14,6 +15,7 @@ from saesteer.engine.interventions import LowRankSubspace, LowRankWeights
 from saesteer.engine.sites import Site
 from saesteer.methods.fit import loreft, reps
 from saesteer.methods.fit.lora import first_site
+from saesteer.methods.fit.means import diffmean
 from saesteer.methods.fit.problem import Problem, Text
 from saesteer.methods.fit.training import ReadText, Trainee
 
@@ -185,3 +187,21 @@ def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem)
     again = reps.pairs(problem("sea", n_texts=6), sea.site)
     drawn, drawn_again = ([(pair.plain.text, pair.factor, pair.plain_log_p) for pair in each] for each in (made, again))
     assert drawn == drawn_again
+
+
+@pytest.mark.exhaustive
+def test_the_vector_writes_the_concept() -> None:
+    """Added in the middle of the factors it was trained with, it makes unseen texts of the concept likelier, unlike its opposite."""
+    chess = problem("chess", n_texts=32, learning_rates=(1e-2, 3e-2))
+    made = reps.vector(chess).intervention
+    new = texts_of("chess", 12, seed=77)
+
+    def pushed(factor: float) -> AbstractContextManager[None]:
+        return hooked(chess.lm.model.model.layers[chess.layer], lambda _read, h: h + factor * made.scale * made.vector)
+
+    def log_p(factor: float) -> float:
+        with torch.no_grad():
+            return float(sum(slow_log_p(chess, text, pushed(factor)) for text in new))
+
+    assert log_p(0.5) > log_p(0) > log_p(-0.5)
+    assert cosine(made.vector, diffmean(chess).vector) > 0.2

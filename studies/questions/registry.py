@@ -7,15 +7,15 @@ import grimp
 
 import studies.questions.figures
 import studies.questions.summaries
-from saesteer.figures import registry
+from saesteer.core.modules import declared
+from saesteer.figures.registry import in_order
 from saesteer.run import Run
-from saesteer.summaries import summary
 from saesteer.workflow.code_digest import code_digest
 from studies import ROOT
 from studies.questions.experiments import steers_every_feature
 
-SUMMARIES = summary.collected(studies.questions.summaries)
-FIGURES = registry.collected(studies.questions.figures)
+SUMMARIES = declared(studies.questions.summaries, "SUMMARY")
+FIGURES = in_order(studies.questions.figures)
 TABLES = {table.name: table for of_module in SUMMARIES.values() for table in of_module.tables}
 QUESTION_TABLES = {
     table.name: table

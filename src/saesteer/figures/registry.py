@@ -1,19 +1,16 @@
 """All figures, collected from their modules."""
 
-import importlib
-import pkgutil
 from types import ModuleType
 
 import saesteer.figures
+from saesteer.core.modules import declared
 from saesteer.figures.definition import FigureDefinition
 
 
-def collected(package: ModuleType) -> dict[str, FigureDefinition]:
+def in_order(package: ModuleType) -> dict[str, FigureDefinition]:
     """The figures of the modules of a package, by name, in the order of the report."""
-    names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "registry"]
-    modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}
-    figures = {name: module.FIGURE for name, module in modules.items() if hasattr(module, "FIGURE")}
-    return dict(sorted(figures.items(), key=lambda item: (item[1].position, item[0])))
+    return dict(sorted(declared(package, "FIGURE").items(), key=lambda item: (item[1].position, item[0])))
 
 
-FIGURES = collected(saesteer.figures)
+FIGURES = in_order(saesteer.figures)
+"""Name -> figure, in the order of the report."""

@@ -3,18 +3,16 @@
 Features, factors, prefixes, texts, methods and concepts are keys, not settings: one more of them leaves all other rows valid.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
-from types import ModuleType
 from typing import Any
 
 import polars as pl
 
 import saesteer.steps
+from saesteer.core.modules import declared
 from saesteer.core.tables import Table
 from saesteer.run import Run
 from saesteer.settings import Experiment, Settings
@@ -47,15 +45,14 @@ class Step:
 
 def steps_of(experiment: Experiment) -> dict[str, Step]:
     """The steps of an experiment by name, each after those that it reads."""
-    steps = {name: step for name, module in _modules().items() if (step := module.step(experiment)) is not None}
+    steps = {name: step for name, definition in _definitions().items() if (step := definition(experiment)) is not None}
     order = TopologicalSorter({name: [read for read in step.inputs if read in steps] for name, step in steps.items()})
     return {name: steps[name] for name in order.static_order()}
 
 
 @cache
-def _modules() -> dict[str, ModuleType]:
-    names = {module.name for module in pkgutil.iter_modules(saesteer.steps.__path__)} - {"step", "keys"}
-    return {name: importlib.import_module(f"saesteer.steps.{name}") for name in sorted(names)}
+def _definitions() -> dict[str, Callable[[Experiment], Step | None]]:
+    return declared(saesteer.steps, "step")
 
 
 def by_layer(missing: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -1,15 +1,13 @@
 """What a summary is. Each module of this room has a `SUMMARY`; its name is the rule's."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 
 import polars as pl
 
 import saesteer.summaries
+from saesteer.core.modules import declared
 from saesteer.core.tables import Table
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment, Sweep
@@ -38,17 +36,10 @@ class Summary:
         return [table.path for table in self.tables]
 
 
-def collected(package: ModuleType) -> dict[str, Summary]:
-    """The summaries of the modules of a package, by name."""
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}
-    return {name: module.SUMMARY for name, module in modules.items() if hasattr(module, "SUMMARY")}
-
-
 @cache
 def summaries() -> dict[str, Summary]:
     """Every summary, by its name."""
-    return collected(saesteer.summaries)
+    return declared(saesteer.summaries, "SUMMARY")
 
 
 def summary_tables() -> dict[str, Table]:
