@@ -64,25 +64,30 @@ def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame
 
 
 def _sparse_tables(chunk: pl.DataFrame, layer: int, sae: Sae, residuals: Float[Tensor, "batch seq d_model"]) -> Iterator[pl.DataFrame]:
-    """The non-zero codes of each text's own tokens, position 0 left out; as many texts at a time as `CODES_AT_A_TIME` holds, and always as
-    many."""
+    """The active features of a batch's texts, as many texts at a time as `CODES_AT_A_TIME` holds, and always as many. What is dense is let
+    go before the next is encoded."""
     seq = residuals.shape[1]
     n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), CODES_AT_A_TIME // (seq * sae.meta.n_features)))
     for start in range(0, chunk.height, n_texts):
-        texts = chunk[start : start + n_texts]
-        codes = encode(sae, pad_rows(residuals[start : start + n_texts], n_texts))[: len(texts), 1:]  # [text seq-1 n_features]
-        active = codes.nonzero(as_tuple=True)
-        text, position, feature, value = (part.cpu().numpy() for part in (*active, codes[active].float()))
-        position, n_tokens = position + 1, texts["token_ids"].list.len().to_numpy()
-        in_text = position < n_tokens[text]  # not padding
-        text, position, feature, value = text[in_text], position[in_text], feature[in_text], value[in_text]
-        ends = np.searchsorted(text, np.arange(1, len(texts)))
-        columns = {
-            "layer": [layer] * len(texts),
-            "text_id": texts["text_id"],
-            "n_tokens": n_tokens,
-            "token_index": np.split(position, ends),
-            "feature": np.split(feature, ends),
-            "value": np.split(value, ends),
-        }
-        yield pl.DataFrame(columns).cast(SCHEMA)
+        part = slice(start, start + n_texts)
+        yield _sparse_table(chunk[part], layer, encode(sae, pad_rows(residuals[part], n_texts)))
+
+
+def _sparse_table(texts: pl.DataFrame, layer: int, activations: Float[Tensor, "batch seq n_features"]) -> pl.DataFrame:
+    """The non-zero activations at each text's tokens, position 0 left out."""
+    inner = activations[: len(texts), 1:]
+    active = inner.nonzero(as_tuple=True)
+    text, position, feature, value = (part.cpu().numpy() for part in (*active, inner[active].float()))
+    position, n_tokens = position + 1, texts["token_ids"].list.len().to_numpy()
+    in_text = position < n_tokens[text]  # not padding
+    text, position, feature, value = text[in_text], position[in_text], feature[in_text], value[in_text]
+    ends = np.searchsorted(text, np.arange(1, len(texts)))
+    columns = {
+        "layer": [layer] * len(texts),
+        "text_id": texts["text_id"],
+        "n_tokens": n_tokens,
+        "token_index": np.split(position, ends),
+        "feature": np.split(feature, ends),
+        "value": np.split(value, ends),
+    }
+    return pl.DataFrame(columns).cast(SCHEMA)

@@ -157,11 +157,7 @@ def continued_steps(
     tile = len(slots.row) // len(slots.caches) if shape_matters(lm) else None
     prompt_length = slots.place + 1
     for step in range(sampling.max_new_tokens):
-        drawn_tokens = []
-        for part in slots.tiles():
-            logits = step_logits(lm, part, prompt_length)
-            drawn_tokens.append(sample_tokens(logits, part.numbers[:, step], sampling.temperature, sampling.top_k, sampling.top_p))
-        tokens = torch.cat(drawn_tokens)
+        tokens = torch.cat([_next_tokens(lm, part, step, sampling, prompt_length) for part in slots.tiles()])
         drawn = tokens.cpu().numpy()
         lost = (drawn == NOTHING) & slots.running
         ended = ending[drawn] & slots.running & ~lost
@@ -175,6 +171,12 @@ def continued_steps(
         if not going_on.any():
             break
         slots = _advanced(slots, tokens.clamp(min=0), going_on, tile)
+
+
+def _next_tokens(lm: LanguageModel, tile: Slots, step: int, sampling: Sampling, prompt_length: int) -> Int[Tensor, " slot"]:
+    """One step of a tile. A function, so that its logits are let go before the next tile's are made."""
+    logits = step_logits(lm, tile, prompt_length)
+    return sample_tokens(logits, tile.numbers[:, step], sampling.temperature, sampling.top_k, sampling.top_p)
 
 
 def step_logits(lm: LanguageModel, tile: Slots, prompt_length: int) -> Float[Tensor, "slot vocab"]:

@@ -24,15 +24,15 @@ def step(experiment: Experiment) -> Step | None:
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.logit_lens import lens_tokens
-    from saesteer.engine.saes import load_decoder_rows, read_meta
+    from saesteer.engine.saes import checked_meta, decoder_blocks
     from saesteer.engine.sites import to_residual
 
     lm, tokens = run.model(), run.tokens()
     for layer, of_layer in by_layer(missing):
         file = run.sae_file(layer)
-        residual = to_residual(lm, layer, read_meta(file).site)
-        for rows in of_layer.iter_slices(N_AT_A_TIME):
-            directions = load_decoder_rows(file, rows["feature"].to_list())
+        residual = to_residual(lm, layer, checked_meta(file).site)
+        blocks = decoder_blocks(file, of_layer["feature"].to_list(), lm.device, N_AT_A_TIME)
+        for rows, directions in zip(of_layer.iter_slices(N_AT_A_TIME), blocks, strict=True):
             ids, logits = lens_tokens(lm, directions, N_TOKENS, to_residual=residual)
             yield rows.with_columns(
                 token_ids=pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32)),
