@@ -1,4 +1,4 @@
-"""saesteer: records -> scores -> selection -> sweep -> judge -> figures, for each experiment of the configuration."""
+"""saesteer: max-activating examples -> scores -> selection -> sweep -> judge -> figures, for each experiment of the configuration."""
 
 from snakemake.utils import min_version
 
@@ -27,14 +27,14 @@ onerror:
 
 
 rule all:
-    """Every figure, table and manifest of every experiment (plan.planned_outputs says why not the figures only)."""
+    """Every figure, table and manifest of every experiment (workflow.outputs says why not the figures only)."""
     input:
-        [plan.planned_outputs(RUNS[name]) for name in WORKFLOW.experiments],
+        [planned_outputs(RUNS[name]) for name in WORKFLOW.experiments],
 
 
 include: "rules/fetch.smk"
 include: "rules/inputs.smk"
-include: "rules/records.smk"
+include: "rules/max_activating_examples.smk"
 include: "rules/scores.smk"
 include: "rules/texts.smk"
 include: "rules/judge.smk"

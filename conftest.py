@@ -39,8 +39,8 @@ settings.load_profile("saesteer")
 
 TAKE_MINUTES = (
     "slurm/",
-    "test_sharing_places.py",
     "test_methods_workflow.py",
+    "test_sharing_places.py",
     "test_sharing_merge.py",
     "test_methods_real_inputs.py",
     "test_changes.py",
@@ -48,13 +48,19 @@ TAKE_MINUTES = (
     "test_kills.py",
     "test_gpu_path.py",
     "test_real_inputs.py",
+    "test_docs_commands.py",
+    "test_every_class.py",
     "test_sharing.py",
+    "test_report_pages.py",
     "test_recommend.py",
     "test_books_workflow.py",
     "test_open_questions_workflow.py",
     "test_effects_workflow.py",
     "test_cluster_profile.py",
     "test_bad_places.py",
+    "test_own_model_run.py",
+    "test_gpu_workflow.py",
+    "test_topk_run.py",
 )
 """Files of tests, the longest first."""
 
@@ -106,13 +112,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 
 def _made_once(shared: Path) -> "Folder":
-    from workflow_folder import Folder
+    from workflow_folder import COLD, Folder
 
     with FileLock(f"{shared}.lock"):
         if (shared / "finished").is_file():
             return Folder.existing(shared / "repo")
         folder = Folder(shared / "repo")
-        code, output = folder.run()
+        code, output = folder.run(program=COLD)
         assert code == 0, output
         (shared / "finished").touch()
     return folder

@@ -72,7 +72,7 @@ def write_experiment(folder: Path, layers_per_job: int) -> None:
         "saes": {"path": "wide/saes/layer_{layer:02d}", "d_model": D_MODEL, "n_features": N_FEATURES},
         "layers": list(range(N_LAYERS)),
         "features": {"kind": "sampled", "n_per_layer": N_PER_LAYER},
-        "records": {"texts": "wide/texts.parquet"},
+        "max_activating_examples": {"texts": "wide/texts.parquet"},
         "concepts": {"topics": "data/world/topics.json"},  # the random model has the shipped one's tokenizer
         "perplexity": {"model": {"path": "data/world/reference_model"}},
         "judge": {"oracle": "data/world/oracle"},

@@ -24,7 +24,7 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
 from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae
@@ -174,7 +174,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     lm, theirs, ours = model_and_saes()
-    lens, _ = lens_tokens(lm, ours.W_dec[:N_OURS], 20)
+    lens, _ = top_logit_lens_tokens(lm, ours.W_dec[:N_OURS], 20)
     greedy = same_greedy_texts(lm, theirs, ours)
     scores, sweeps, peaks = [], [], []
     for _ in range(options.repeats):

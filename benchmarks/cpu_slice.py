@@ -28,7 +28,7 @@ class Cost:
 class Rates:
     """What was measured."""
 
-    lens: float  # process seconds of a feature's lens tokens
+    lens: float  # process seconds of a feature's top logit-lens tokens
     score: Cost  # of a feature
     sweep: Cost  # of a token
     load_wall: float  # seconds of reading an SAE
@@ -77,10 +77,10 @@ def lines(shape: Shape, rates: Rates, amounts: str, paper_tokens: int, command: 
     rate = score_flops / (rates.lens + rates.score.rest + (shape.n_layers - 1) * rates.score.block)
     tokens = 1 / (rates.sweep.rest + shape.n_layers * rates.sweep.block)
     rows = {
-        "lens tokens, a feature": f"{rates.lens * 1e3:.1f} ms",
+        "top logit-lens tokens, a feature": f"{rates.lens * 1e3:.1f} ms",
         "output score, a feature: head and statistics": f"{rates.score.rest * 1e3:.1f} ms",
         "output score, a feature: each block after the steered one": f"{rates.score.block * 1e3:.2f} ms",
-        "FLOP/s of lens tokens and output score": share_of(rate, rates.device_flops),
+        "FLOP/s of top logit-lens tokens and output score": share_of(rate, rates.device_flops),
         "sweep, a token: head, encoder, sampling": f"{rates.sweep.rest * 1e3:.1f} ms",
         "sweep, a token: each block": f"{rates.sweep.block * 1e3:.2f} ms",
         f"FLOP/s of the sweep, {tokens:.1f} tokens/s with {shape.n_layers} layers": share_of(
@@ -133,7 +133,7 @@ def arithmetic_lines(paper_tokens: int) -> list[str]:
     scores = whole.n_features * sum(whole.feature_flops(layer) + whole.head_flops for layer in range(whole.n_layers))
     texts = paper_tokens * whole.token_flops
     return [
-        f"Arithmetic, not a measurement: output score and lens tokens take {scores / 1e15:.2f} PFLOP, the sweep {texts / 1e15:.0f}.",
+        f"Arithmetic, not a measurement: output score and logit lens take {scores / 1e15:.2f} PFLOP, the sweep {texts / 1e15:.0f}.",
         f"At the {H200 / 1e12:.0f} TFLOP/s that a large bfloat16 product reaches on an H200 that is {scores / H200:.1f} s and"
         f" {texts / H200 / 60:.1f} min; the targets (15 s in",
         f"bfloat16, 15 min) ask for {scores / H200 / 15:.0%} and {texts / H200 / 900:.0%} of it.",

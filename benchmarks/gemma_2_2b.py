@@ -5,10 +5,10 @@
     OMP_NUM_THREADS=1 python benchmarks/gemma_2_2b.py --random-weights        # without one: a slice, and what it extrapolates to
 
 Nothing is downloaded: the weights are made on the device in the number format asked for; SAEs are written to a temporary folder in plain
-form and read from there (on a GPU one layer ahead of the compute), after the system was asked to forget them. Measured: lens tokens and
-output score of every feature of every layer; and a slice of the paper's sweep (2,600 features x 12 factors x 50 prefixes x 20 tokens),
-scaled by its number of tokens. Compute is what the device needs once everything is loaded (wall time with the queue emptied on a GPU,
-process time on a CPU); wall time has loading in it. `--layers`, `--vocab`, `--features` and `--width` make it smaller.
+form and read from there (on a GPU one layer ahead of the compute), after the system was asked to forget them. Measured: top logit-lens
+tokens and output score of every feature of every layer; and a slice of the paper's sweep (2,600 features x 12 factors x 50 prefixes x 20
+tokens), scaled by its number of tokens. Compute is what the device needs once everything is loaded (wall time with the queue emptied on a
+GPU, process time on a CPU); wall time has loading in it. `--layers`, `--vocab`, `--features` and `--width` make it smaller.
 
 `--peak-tflops` is what the share of the hardware is taken of: 790 is what a large bfloat16 product reaches on an H200 (dense).
 """
@@ -36,7 +36,7 @@ from random_model import GEMMA_2_2B, PROMPT, SCORE_FACTOR, Shape, by_id, random_
 
 from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae, load_sae
@@ -75,7 +75,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Seconds of a layer: reading its SAE (beside the compute), lens tokens, output scores."""
+    """Seconds of a layer: reading its SAE (beside the compute), top logit-lens tokens, output scores."""
 
     layer: int
     load: float
@@ -137,7 +137,7 @@ def slice_of_it(amount: Amount, folder: Path) -> tuple[list[str], dict[str, list
     forget(folder / "sae.safetensors")
     loaded = used(lambda: load_sae(folder / "sae.safetensors", amount.dtype, "cpu"))
     sae, n_scores = loaded.result, 4 * amount.n_scores
-    lens = used(lambda: lens_tokens(lm, sae.W_dec[:n_scores], N_LENS, amount.lens_block)[0])
+    lens = used(lambda: top_logit_lens_tokens(lm, sae.W_dec[:n_scores], N_LENS, amount.lens_block)[0])
 
     def score(n: int) -> object:
         return output_scores(lm, sae, 0, range(n), lens.result[:n], PROMPT, SCORE_FACTOR, amount.score_batch)
@@ -155,7 +155,7 @@ def slice_of_it(amount: Amount, folder: Path) -> tuple[list[str], dict[str, list
 
 
 def score_layers(lm: LanguageModel, amount: Amount, paths: list[Path]) -> list[LayerTimes]:
-    """Lens tokens and output scores layer by layer; the next SAE is read meanwhile."""
+    """Top logit-lens tokens and output scores layer by layer; the next SAE is read meanwhile."""
 
     def read(path: Path) -> Used:
         return used(lambda: load_sae(path, amount.dtype, amount.device))
@@ -174,7 +174,7 @@ def score_layers(lm: LanguageModel, amount: Amount, paths: list[Path]) -> list[L
 def score_layer(lm: LanguageModel, amount: Amount, layer: int, loaded: Used) -> LayerTimes:
     """One layer's features."""
     sae, features = loaded.result, range(amount.n_scores)
-    lens = used(lambda: lens_tokens(lm, sae.W_dec[: amount.n_scores], N_LENS, amount.lens_block)[0], amount.device)
+    lens = used(lambda: top_logit_lens_tokens(lm, sae.W_dec[: amount.n_scores], N_LENS, amount.lens_block)[0], amount.device)
     work = used(
         lambda: output_scores(lm, sae, layer, features, lens.result, PROMPT, SCORE_FACTOR, amount.score_batch),
         amount.device,
@@ -217,11 +217,13 @@ def measured(amount: Amount, folder: Path) -> Result:
 def busiest_operations(lm: LanguageModel, amount: Amount, sae: Sae) -> dict[str, list[Cells]]:
     """One batch of each kind of work under torch's profiler: what bounds it."""
     n_scores = min(amount.n_scores, amount.score_batch)
-    lens = lens_tokens(lm, sae.W_dec[:n_scores], N_LENS, amount.lens_block)[0]
+    lens = top_logit_lens_tokens(lm, sae.W_dec[:n_scores], N_LENS, amount.lens_block)[0]
     layer, batch = sae.meta.layer, amount.score_batch
     one_batch = replace(amount, n_sweep=max(1, amount.sweep_batch // (len(amount.factors) * amount.n_prefixes)))
     return {
-        "lens tokens": busiest(lambda: lens_tokens(lm, sae.W_dec[: amount.lens_block], N_LENS, amount.lens_block), amount.device),
+        "top logit-lens tokens": busiest(
+            lambda: top_logit_lens_tokens(lm, sae.W_dec[: amount.lens_block], N_LENS, amount.lens_block), amount.device
+        ),
         "output score": busiest(
             lambda: output_scores(lm, sae, layer, range(n_scores), lens, PROMPT, SCORE_FACTOR, batch),
             amount.device,
@@ -245,7 +247,7 @@ def busiest(work: Callable[[], object], device: str) -> list[Cells]:
 
 
 def score_flops(shape: Shape, n_features: int) -> float:
-    """Of output scores and lens tokens of `n_features` at every layer."""
+    """Of output scores and top logit-lens tokens of `n_features` at every layer."""
     return n_features * sum(shape.feature_flops(layer) + shape.head_flops for layer in range(shape.n_layers))
 
 
@@ -262,10 +264,10 @@ def gpu_lines(amount: Amount, result: Result, peak: float) -> list[str]:
     tokens = result.sweep_tokens / result.sweep_seconds
     minutes = paper_tokens() / tokens / 60
     rows = {
-        f"output score of {n_all:,} features, compute": f"**{score + lens:.1f} s** (lens tokens {lens:.1f}, output score {score:.1f})",
+        f"output score of {n_all:,} features, compute": f"**{score + lens:.1f} s** (logit lens {lens:.1f}, output score {score:.1f})",
         f"the same, wall time with reading {shape.n_layers} SAEs": f"**{result.wall:.1f} s** (reading {load:.1f}, beside the compute)",
         "making the model, in place of loading it": f"{result.model_seconds:.1f} s",
-        "FLOP/s of lens tokens and output score": f"{rate / 1e12:.0f} TFLOP/s: {share_of(rate, peak, result.device_flops)}",
+        "FLOP/s of top logit-lens tokens and output score": f"{rate / 1e12:.0f} TFLOP/s: {share_of(rate, peak, result.device_flops)}",
         f"sweep, a slice of {result.sweep_tokens:,} tokens": f"{tokens:,.0f} tokens/s",
         "FLOP/s of the sweep": f"{tokens * shape.token_flops / 1e12:.0f} TFLOP/s:"
         f" {share_of(tokens * shape.token_flops, peak, result.device_flops)}",

@@ -28,7 +28,7 @@ from saesteer.engine import continuation, generate
 from saesteer.engine.attention import attention_on_gpu
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
-from saesteer.engine.interventions import Addition, CodeEdit, Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange
+from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange
 from saesteer.engine.models import LanguageModel, residual_changed
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
@@ -206,7 +206,7 @@ def works(lm: LanguageModel, sae: Sae, shape: Shape) -> dict[str, Callable[[], i
     kinds: dict[str, Intervention] = {
         "unsteered, prompting": Nothing(),
         "vectors": Addition(torch.ones(shape.d_model), 1.0),
-        "SAE codes set": CodeEdit(torch.arange(5), torch.ones(5)),
+        "SAE codes set": ActivationEdit(torch.arange(5), torch.ones(5)),
         "LoRA": LowRankWeights(adapted, torch.zeros(4, 4, d_in), torch.zeros(4, shape.d_model, 4), 16.0),
         "LoReFT": LowRankSubspace(adapted, part, part, torch.zeros(4, 4), 5, 5),
     }

@@ -30,7 +30,7 @@ from random_model import PROMPT, SCORE_FACTOR, Shape, by_id, random_gemma2, rand
 
 from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae
@@ -93,8 +93,8 @@ def straight_line(x: np.ndarray, seconds: np.ndarray) -> Line:
 
 
 def score(lm: LanguageModel, sae: Sae, work: Work) -> Callable[[], object]:
-    """The output score, ready to run; its lens tokens are found before."""
-    lens, _ = lens_tokens(lm, sae.W_dec[: work.n_features], 20)
+    """The output score, ready to run; its top logit-lens tokens are found before."""
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[: work.n_features], 20)
     return lambda: output_scores(lm, sae, 0, range(work.n_features), lens, PROMPT, SCORE_FACTOR)
 
 

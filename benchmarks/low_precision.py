@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the small models
 from engine_models import FAMILIES, model_and_sae, prompt_of
 
 from saesteer.core.markdown import table
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import TENSORS, Sae
@@ -72,7 +72,7 @@ def measured(family: str) -> tuple[int, Errors, Errors | None]:
     """How many features, the errors in bfloat16 on this machine, and those in TF32 where there is a GPU."""
     lm, sae = model_and_sae(family, LAYER)
     n = sae.meta.n_features
-    lens, _ = lens_tokens(lm, sae.W_dec[:n], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:n], 20)
 
     def scores(device: str, dtype: torch.dtype) -> pl.Series:
         model, encoder = moved(lm, sae, device, dtype)

@@ -3,8 +3,8 @@ with.
 
 Output score, feature by feature: model and SAE moved to the device; a forward hook encodes every position of the prompt with the sae-lens
 SAE, twice (once for the reconstruction error, in float64); the whole prompt is run, with gradients recorded; all logits of all positions; a
-softmax, a full sort, and one search through the vocabulary for each lens token; model and SAE moved back; the accelerator's cache emptied
-and garbage collected, twice.
+softmax, a full sort, and one search through the vocabulary for each top logit-lens token; model and SAE moved back; the accelerator's
+cache emptied and garbage collected, twice.
 
 Sweep, text by text: Hugging Face's `generate` at batch size 1 with the same hook, sampling, 20 tokens, stop string "."; a collection per
 feature.
@@ -43,12 +43,12 @@ def amplifying_hook(model: Any, sae: Any, layer: int, feature: int, factor: floa
         handle.remove()
 
 
-def _score(logits: Tensor, lens_tokens: Sequence[int]) -> float:
-    """(1 - smallest rank / vocabulary) * largest probability, over the lens tokens."""
+def _score(logits: Tensor, top_logit_lens_tokens: Sequence[int]) -> float:
+    """(1 - smallest rank / vocabulary) * largest probability, over the top logit-lens tokens."""
     probabilities = torch.softmax(logits, dim=0).detach().cpu()
     order = torch.argsort(probabilities, descending=True)
-    ranks = [(order == token).nonzero(as_tuple=True)[0].item() for token in lens_tokens]
-    return (1 - min(ranks) / len(probabilities)) * probabilities[list(lens_tokens)].max().item()
+    ranks = [(order == token).nonzero(as_tuple=True)[0].item() for token in top_logit_lens_tokens]
+    return (1 - min(ranks) / len(probabilities)) * probabilities[list(top_logit_lens_tokens)].max().item()
 
 
 def _collect_everything() -> None:
@@ -59,14 +59,14 @@ def _collect_everything() -> None:
 def output_scores(
     model: Any, tokenizer: Any, sae: Any, layer: int, lens: dict[int, list[int]], prompt: str, factor: float, device: str
 ) -> dict[int, float]:
-    """Output score of each feature in `lens` (feature -> its lens tokens), as the program does it."""
+    """Output score of each feature in `lens` (feature -> its top logit-lens tokens), as the program does it."""
     scores = {}
-    for feature, lens_tokens in lens.items():
+    for feature, top_logit_lens_tokens in lens.items():
         model, sae = model.to(device), sae.to(device)
         inputs = tokenizer(prompt, return_tensors="pt").to(device)
         with amplifying_hook(model, sae, layer, feature, factor):
             logits = model(**inputs).logits[0, -1]
-        scores[feature] = _score(logits, lens_tokens)
+        scores[feature] = _score(logits, top_logit_lens_tokens)
         model, sae = model.cpu(), sae.cpu()
         _collect_everything()
         _collect_everything()
@@ -80,10 +80,10 @@ def cleaned_output_scores(
     """The same without what a careful programmer would take out first: moves, gradients, cache emptying, garbage collection."""
     inputs = tokenizer(prompt, return_tensors="pt").to(device)
     scores = {}
-    for feature, lens_tokens in lens.items():
+    for feature, top_logit_lens_tokens in lens.items():
         with amplifying_hook(model, sae, layer, feature, factor):
             logits = model(**inputs).logits[0, -1]
-        scores[feature] = _score(logits, lens_tokens)
+        scores[feature] = _score(logits, top_logit_lens_tokens)
     return scores
 
 

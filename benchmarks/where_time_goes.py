@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from saesteer.core.markdown import table
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae
@@ -183,16 +183,16 @@ def report(shape: Shape, layer: int, n_scores: int, n_sweep: int, batches: Seque
     """The section of benchmarks/RESULTS.md."""
     lm, sae = random_gemma2(shape, (PROMPT, *PREFIXES)), random_sae(shape, layer)
     peak = peak_flops()
-    lens = used(lambda: lens_tokens(lm, sae.W_dec[:n_scores], 20))
+    lens = used(lambda: top_logit_lens_tokens(lm, sae.W_dec[:n_scores], 20))
     score_profile = profiled(lm, sae, lambda: scores(lm, sae, lens.result[0], 512))
     sweep_profile = profiled(lm, sae, lambda: sweep(lm, sae, n_sweep, PREFIXES, 20, 512))
     score_flops, n_tokens = shape.feature_flops(layer), sweep(lm, sae, n_sweep, PREFIXES, 20, 512)
     shares = {
         "output score": n_scores * score_flops / score_profile.plain,
-        "lens tokens (a step of its own)": n_scores * shape.head_flops / lens.process,
+        "top logit-lens tokens (a step of its own)": n_scores * shape.head_flops / lens.process,
         "sweep": n_tokens * shape.token_flops / sweep_profile.plain,
     }
-    counted = {"output score": score_flops, "lens tokens (a step of its own)": shape.head_flops, "sweep": shape.token_flops}
+    counted = {"output score": score_flops, "top logit-lens tokens (a step of its own)": shape.head_flops, "sweep": shape.token_flops}
     rows = [(name, f"{counted[name] / 1e6:.0f}", f"{rate / 1e9:.0f}", f"**{rate / peak:.0%}**") for name, rate in shares.items()]
     by_batch = partial(batch_lines, batches=batches, peak=peak)
     short_sweep = partial(sweep, lm, sae, max(batches), PREFIXES[:1], 3)  # one length of prefix, so that a batch can be full

@@ -4,14 +4,19 @@ Sphinx with MyST and furo: mkdocs-material, the other candidate, is in maintenan
 when the site is built (`GENERATED`, autodoc), so there is no copy to forget.
 """
 
+from typing import Any
+
+import polars as pl
 import typer
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
 from saesteer.cli import app
-from saesteer.report.reference.method_docs import registry_markdown
+from saesteer.core.markdown import table
+from saesteer.core.tables import EXAMPLE, METHOD_STEPS, STEPS, Table
 from saesteer.report.reference.sae_docs import releases_markdown
-from saesteer.report.reference.table_docs import tables_markdown
+from saesteer.settings.registry import METHODS
+from saesteer.summaries.summary import summary_tables
 
 project, author, html_title = "saesteer", "The saesteer developers", "saesteer"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
@@ -30,6 +35,40 @@ def commands() -> str:
     group = typer.main.get_command(app)
     group.commands = {name: command for name, command in group.commands.items() if not command.hidden}
     return get_docs_for_click(obj=group, ctx=typer.Context(group), name="saesteer").partition("\n")[2]
+
+
+def tables_markdown() -> str:
+    """Every table on disk: those of steps, then summaries."""
+    steps, summaries = ("\n".join(map(_section, several.values())) for several in (STEPS | METHOD_STEPS, summary_tables()))
+    fields = ", ".join(f"`{name}` ({_type(dtype)})" for name, dtype in EXAMPLE.to_schema().items())
+    return f"## Tables of steps\n\n{steps}\nAn example has {fields}.\n\n## Summaries\n\n{summaries}"
+
+
+def _section(shown: Table) -> str:
+    rows = (
+        (
+            f"`{name}`{' (key)' if name in shown.keys else ''}",
+            _type(column.dtype),
+            column.meaning.replace("|", "or"),
+            (column.null_when or "").replace("|", "or"),
+        )
+        for name, column in shown.columns.items()
+    )
+    return f"### `{shown.name}`\n\n{table(('column', 'type', 'meaning', 'null when'), rows)}\n"
+
+
+def _type(dtype: Any) -> str:
+    if isinstance(dtype, pl.List):
+        return "list of max-activating examples" if dtype.inner == EXAMPLE else f"list of {_type(dtype.inner)}"
+    return str(dtype)
+
+
+def registry_markdown() -> str:
+    """Every method of the registry: its paper, what it is given, what chooses, and the module that fits it."""
+    rows = (
+        [row.title, f"`{row.name}`", row.paper, ", ".join(row.needs), row.chosen_by, row.text_use, f"`{row.module}`"] for row in METHODS
+    )
+    return table(["method", "key", "from", "needs", "chosen by", "labelled texts", "module"], rows)
 
 
 GENERATED = {

@@ -32,7 +32,7 @@ def figure_tables(wildcards):
 def concepts_of_texts(wildcards):
     """What texts are rated for: the concepts of the features of a sweep, or those of a comparison."""
     compares = isinstance(EXPERIMENTS[wildcards.experiment], Comparison)
-    return (f"{TABLES}/asked_concepts.parquet" if compares else f"{DATA}/concepts/{{layers}}.json").format(**wildcards)
+    return (f"{TABLES}/compared_concepts.parquet" if compares else f"{DATA}/concepts/{{layers}}.json").format(**wildcards)
 
 
 def further_inputs_of_fits(wildcards):
@@ -42,7 +42,7 @@ def further_inputs_of_fits(wildcards):
     compared = experiment.methods
     files = {
         "lexicon": f"{PINS}/lexicon.json" if compared.concepts.kind == "topics" else None,
-        "own_texts": f"{PINS}/own_texts.json" if compared.concepts.kind == "texts" else None,
+        "labelled_texts": f"{PINS}/labelled_texts.json" if compared.concepts.kind == "texts" else None,
         "vectors": f"{PINS}/vectors.json" if compared.vectors else None,
         "effects": f"{DATA}/effects/{{layers}}.json" if effects.step(experiment) else None,
         "steering_prompts": f"{DATA}/steering_prompts/prompts.parquet" if compared.prompt_writer else None,

@@ -8,12 +8,13 @@ from pathlib import Path
 from saesteer.core.files import explain_read_only, file_digest
 from saesteer.figures.registry import FIGURES as ALL_FIGURES
 from saesteer.run import Run
-from saesteer.settings import Comparison, LocalRecords, Scores, Sweep, TopicConcepts, load_experiment, load_workflow
-from saesteer.sources.pins import MODELS
+from saesteer.settings import Comparison, LocalExamples, Scores, Sweep, TopicConcepts, load_experiment, load_workflow
+from saesteer.sources.pins import MODELS, pinned_path
 from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_files, check_present_files, check_tokens
 from saesteer.workflow.code_digest import code_digest
+from saesteer.workflow.outputs import planned_outputs
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)
@@ -52,6 +53,20 @@ def only(holds):
 def judge_kind(experiment):
     """Who judges; None where nothing is generated."""
     return None if isinstance(experiment, Scores) else experiment.judge.kind
+
+
+def fetched(name):
+    """Where a model from the hub was put; nothing where it is in a folder. What is computed from it depends on its pin; on this only that
+    it is there."""
+    return lambda wildcards: (
+        [] if pinned_path(EXPERIMENTS[wildcards.experiment], name) else [ancient(f"{DOWNLOADS}/{wildcards.experiment}/{name}.json")]
+    )
+
+
+def fetched_saes(wildcards):
+    """Where a job's SAEs from the hub were put; nothing where they are in a folder."""
+    hub = EXPERIMENTS[wildcards.experiment].saes.from_hub
+    return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{wildcards.layers}.json")] if hub else []
 
 
 def code(script, *modules):

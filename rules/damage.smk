@@ -28,7 +28,7 @@ rule method_damage:
         model_files=fetched("model"),
         damage=manifests("damage"),
         generations=manifests("generations"),
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
         method_choices=f"{TABLES}/method_choices.parquet",
         methods=f"{TABLES}/methods.parquet",
     output:

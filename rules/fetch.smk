@@ -15,7 +15,7 @@ rule fetch_model:
 
 
 rule fetch_saes:
-    """SAEs of the hub, at a commit, in plain form; refuses one whose width, layer or site does not fit the model."""
+    """SAEs of the hub, at a commit, in plain form; refuses one whose width, layer or hook point does not fit the model."""
     output:
         place=f"{DOWNLOADS}/{{experiment}}/saes/{{layers}}.json",
     params:

@@ -19,7 +19,7 @@ rule figure:
 rule report:
     """The report to walk through, of all that the experiment has: `snakemake figures/EXPERIMENT/report`, part of no other target."""
     input:
-        lambda wildcards: plan.planned_outputs(RUNS[wildcards.experiment]),
+        lambda wildcards: planned_outputs(RUNS[wildcards.experiment]),
     output:
         folder=directory(f"{FIGURES}/report"),
     params:

@@ -15,7 +15,7 @@ rule pin:
 
 
 rule convert_saes:
-    """SAEs from sae-lens's form to plain safetensors; refuses one whose width, layer or site does not fit the model."""
+    """SAEs from sae-lens's form to plain safetensors; refuses one whose width, layer or hook point does not fit the model."""
     input:
         sae_files,
     output:

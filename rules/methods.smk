@@ -10,7 +10,7 @@ from saesteer.settings.registry import TABLE as METHODS_TABLE
 rule methods:
     """The target `snakemake methods`: what config/config.yaml names under `methods`."""
     input:
-        [plan.planned_outputs(RUNS[name]) for name in WORKFLOW.methods],
+        [planned_outputs(RUNS[name]) for name in WORKFLOW.methods],
 
 
 rule concept_texts:
@@ -18,11 +18,11 @@ rule concept_texts:
     input:
         sources=concept_sources,
     output:
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
         concept_texts=f"{TABLES}/concept_texts.parquet",
     params:
         code=code("summary.py", "summaries.concept_texts"),
-        settings=setting("methods", "saes", "layers", "records"),
+        settings=setting("methods", "saes", "layers", "max_activating_examples"),
     script:
         "../scripts/summary.py"
 
@@ -30,7 +30,7 @@ rule concept_texts:
 rule steering_prompts:
     """Each concept's prompts of rising insistence, written by a language model behind an OpenAI-compatible address (P4)."""
     input:
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
     output:
         steering_prompts=f"{DATA}/steering_prompts/prompts.parquet",
     wildcard_constraints:
@@ -45,7 +45,7 @@ rule steering_prompts:
 rule method_tables:
     """Held-out scores with intervals, differences, costs; and the report that sets them beside the papers' figures."""
     input:
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
         prompts=prompts,
         fits=manifests("fits"),
         features=features_by_layer,

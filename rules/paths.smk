@@ -1,11 +1,11 @@
-# Helpers of the rules, for input: files that an experiment names, and those that were fetched. No rules here.
+# Helpers of the rules, for input: files that an experiment names. No rules here.
 
 from pathlib import Path
 
-from saesteer.settings import OwnTexts, TopicTexts
+from saesteer.settings import LabelledTexts, TopicTexts
 from saesteer.sources.pins import MODEL_FILES, SAE_FILES, model_settings, pinned_files, pinned_path, pmi_file
-from saesteer.sources.prefixes import own_prompts
-from saesteer.sources.published import kept_at
+from saesteer.sources.prefixes import prompt_source
+from saesteer.sources.published import cached_path
 from saesteer.steps.damage import ordinary_texts_pin
 
 
@@ -24,24 +24,10 @@ def file_of(name):
     return lambda wildcards: present(pinned_path(EXPERIMENTS[wildcards.experiment], name))
 
 
-def fetched(name):
-    """Where a model from the hub was put; nothing where it is in a folder. What is computed from it depends on its pin; on this only that
-    it is there."""
-    return lambda wildcards: (
-        [] if pinned_path(EXPERIMENTS[wildcards.experiment], name) else [ancient(f"{DOWNLOADS}/{wildcards.experiment}/{name}.json")]
-    )
-
-
-def fetched_saes(wildcards):
-    """Where a job's SAEs from the hub were put; nothing where they are in a folder."""
-    hub = EXPERIMENTS[wildcards.experiment].saes.from_hub
-    return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{wildcards.layers}.json")] if hub else []
-
-
 def prompts(wildcards):
     """The prefixes of a sweep, or the prompts of a comparison: the experiment's file, or a published one that was fetched."""
     run = RUNS[wildcards.experiment]
-    return str(run.prompts_path) if own_prompts(run.experiment) else ancient(str(run.prompts_path))
+    return str(run.prompts_path) if prompt_source(run.experiment).file else ancient(str(run.prompts_path))
 
 
 def texts_of_pmi(wildcards):
@@ -62,9 +48,9 @@ def concept_sources(wildcards):
     concepts = EXPERIMENTS[wildcards.experiment].methods.concepts
     if isinstance(concepts, TopicTexts):
         return present(concepts.lexicon, concepts.openers)
-    if isinstance(concepts, OwnTexts):
+    if isinstance(concepts, LabelledTexts):
         return present(concepts.texts)
-    return [ancient(str(kept_at(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
+    return [ancient(str(cached_path(key, Path(DOWNLOADS)))) for key in (concepts.concepts, concepts.texts)]
 
 
 def topics_of_judge(wildcards):

@@ -19,11 +19,11 @@ rule logit_lens:
 
 
 rule input_score:
-    """Share of a feature's records whose maximal token is a lens token."""
+    """Share of a feature's max-activating examples whose maximal token is a top logit-lens token."""
     input:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
-        records=f"{DATA}/records/{{layers}}.json",
+        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
         logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
     output:
         manifest=f"{DATA}/input_score/{{layers}}.json",
@@ -34,7 +34,7 @@ rule input_score:
 
 
 rule output_score:
-    """Rank and probability of the best lens token when the feature is amplified."""
+    """Rank and probability of the best logit-lens token when the feature is amplified."""
     input:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
@@ -52,9 +52,9 @@ rule output_score:
 
 
 rule features_table:
-    """One row a feature: records, concept, lens tokens, scores."""
+    """One row a feature: max-activating examples, concept, top logit-lens tokens, scores."""
     input:
-        records=manifests("records"),
+        examples=manifests("max_activating_examples"),
         concepts=manifests("concepts"),
         logit_lens=manifests("logit_lens"),
         input_score=manifests("input_score"),
@@ -64,7 +64,7 @@ rule features_table:
         features=f"{TABLES}/features.parquet",
     params:
         code=code("summary.py", "summaries.features_table"),
-        pages=setting("records", "saes"),
+        pages=setting("max_activating_examples", "saes"),
         neuronpedia=WORKFLOW.addresses.neuronpedia,
     script:
         "../scripts/summary.py"
@@ -73,7 +73,7 @@ rule features_table:
 rule layer_features:
     """The same of one layer, of an experiment that scores every feature: a file that can be shared by itself."""
     input:
-        records=manifest_of_layer("records"),
+        examples=manifest_of_layer("max_activating_examples"),
         concepts=manifest_of_layer("concepts"),
         logit_lens=manifest_of_layer("logit_lens"),
         input_score=manifest_of_layer("input_score"),
@@ -85,7 +85,7 @@ rule layer_features:
         layer=r"\d+",
     params:
         code=code("summary.py", "summaries.layer_features"),
-        pages=setting("records", "saes"),
+        pages=setting("max_activating_examples", "saes"),
         neuronpedia=WORKFLOW.addresses.neuronpedia,
     script:
         "../scripts/summary.py"

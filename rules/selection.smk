@@ -29,7 +29,7 @@ rule factor_bins:
 
 
 rule pmi:
-    """PMI of generated tokens with lens tokens, by threshold."""
+    """PMI of generated tokens with top logit-lens tokens, by threshold."""
     input:
         generations=manifests("generations"),
         outcomes=f"{TABLES}/outcomes.parquet",
@@ -51,7 +51,7 @@ rule examples:
     input:
         outcomes=f"{TABLES}/outcomes.parquet",
         features=f"{TABLES}/features.parquet",
-        records=manifests("records"),
+        examples=manifests("max_activating_examples"),
         generations=manifests("generations"),
         prompts=prompts,
     output:

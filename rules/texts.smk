@@ -32,7 +32,7 @@ rule method_generations:
         sae_files=fetched_saes,
         fits=f"{DATA}/fits/{{layers}}.json",
         prompts=prompts,
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
     output:
         manifest=f"{DATA}/generations/{{layers}}.json",
     wildcard_constraints:
@@ -47,7 +47,7 @@ rule method_generations:
 
 
 rule gen_success:
-    """How many of a text's tokens are lens tokens of the feature that steers it."""
+    """How many of a text's tokens are top logit-lens tokens of the feature that steers it."""
     input:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),

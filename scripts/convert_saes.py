@@ -18,7 +18,7 @@ saes, manifest = job.run.experiment.saes, job.outputs["manifest"]
 
 def converted(layer: int) -> dict[str, Any]:
     source, out = Path(saes.path.format(layer=layer)), manifest.parent / f"layer_{layer:02d}.safetensors"
-    expected = {"layer": layer, "site": saes.site, "d_model": saes.d_model, "n_features": saes.n_features}
+    expected = {"layer": layer, "hook_point": saes.hook_point, "d_model": saes.d_model, "n_features": saes.n_features}
     made_from = {
         "decoder_rows": saes.decoder_rows,
         "source_digest": pin(source, patterns=SAE_FILES)["digest"],

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from model_families import RUN
@@ -84,14 +85,14 @@ def tiny_sae(
     seed: int = 0,
     d_model: int = D_MODEL,
     n_features: int = N_FEATURES,
-    site: str = "resid_post",
+    hook_point: str = "resid_post",
     centred: bool = False,
 ) -> Sae:
     """A random JumpReLU SAE with unit decoder rows, with a share of its features active on residuals of this size."""
     generator = torch.Generator().manual_seed(seed)
     decoder = torch.randn(n_features, d_model, generator=generator)
     decoder /= decoder.norm(dim=1, keepdim=True)
-    meta = SaeMeta("code", "0" * 64, 1, "jumprelu", site, centred, layer, d_model, n_features, "0" * 64)
+    meta = SaeMeta("code", "0" * 64, 1, "jumprelu", hook_point, centred, layer, d_model, n_features, "0" * 64)
     return Sae(
         W_enc=decoder.T.contiguous() + 0.05 * torch.randn(d_model, n_features, generator=generator),
         b_enc=0.1 * torch.randn(n_features, generator=generator),
@@ -141,12 +142,12 @@ def shipped_sae(layer: int) -> Sae:
     return Sae(**tensors, meta=meta)
 
 
-def model_and_sae(family: str, layer: int, site: str = "resid_post") -> tuple[LanguageModel, Sae]:
-    """A random model and SAE of a family, or the shipped ones when the family is "shipped"; the SAE as if trained at the site."""
+def model_and_sae(family: str, layer: int, hook_point: str = "resid_post") -> tuple[LanguageModel, Sae]:
+    """A random model and SAE of a family, or the shipped ones when the family is "shipped"; the SAE as if trained at the hook point."""
     if family == "shipped":
         sae = shipped_sae(layer)
-        return shipped_model(), replace(sae, meta=replace(sae.meta, site=site))
-    return tiny_model(family), tiny_sae(layer, site=site)
+        return shipped_model(), replace(sae, meta=replace(sae.meta, hook_point=hook_point))
+    return tiny_model(family), tiny_sae(layer, hook_point=hook_point)
 
 
 def prompt_of(family: str) -> str:
@@ -158,3 +159,20 @@ def rows_of_grid(grid: Iterable[tuple[int, str, str, int]]) -> pl.DataFrame:
     """Rows that `feature_texts` continues: feature, factor, prefix and sample."""
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
     return pl.DataFrame(list(grid), schema=schema, orient="row")
+
+
+TINY = {f"{number:016x}": text for number, text in enumerate(["From ba be dibo", "ba", "tuda be", "From di do tuda be ba do"])}
+"""Prefixes of several lengths that the tiny tokenizer knows."""
+
+
+def sweep_rows(n: int, n_features: int = 96, seed: int = 0) -> pl.DataFrame:
+    """n different rows over features, factors, prefixes of several lengths and samples."""
+    grid = [
+        (feature, factor, f"{prefix:016x}", sample)
+        for sample in range(3)
+        for feature in range(0, n_features, 7)
+        for factor in ("0", "0.8", "2.5", "10")
+        for prefix in range(4)
+    ]
+    order = np.random.default_rng(seed).permutation(len(grid))[:n]
+    return rows_of_grid(grid[place] for place in order)

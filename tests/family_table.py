@@ -4,21 +4,20 @@ writes it."""
 from pathlib import Path
 
 import polars as pl
-from engine_models import tiny_model, tiny_sae
+from engine_models import TINY, prompt_of, sweep_rows, tiny_model, tiny_sae
 from model_families import RUN
 from oracles import plain_hooks
-from test_sites import PREFIXES, PROMPT, sweep_rows
 
 from saesteer.engine import models
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.output_score import output_scores
 from saesteer.workflow.families import REFUSED
 
 PAGE = Path(__file__).parents[1] / "docs/reference/models.md"
 LAYER = 2
-SITES = ("resid_pre", "resid_post")
+HOOK_POINTS = ("resid_pre", "resid_post")
 WHOLE_FORWARDS = ("mpt",)
 """Families whose own cached generation differs from their whole forwards in transformers 5.23: texts are compared with the latter."""
 
@@ -30,8 +29,8 @@ attention, of a convolution or of a state-space layer. This is tried on two toke
 models for images and text the text's part is loaded.
 
 Families that were tried, as random models of 4 layers, width 32, with an SAE on the input and on the output of layer 2. Scores: the
-output score against whole forwards with a plain hook, 2 features at each site. Texts: steered greedy texts of 8 tokens that equal those of
-transformers' `generate` with a hook (of `mpt`, of whole forwards). Written by `python tests/family_table.py`, and checked by
+output score against whole forwards with a plain hook, 2 features at each hook point. Texts: steered greedy texts of 8 tokens that equal
+those of transformers' `generate` with a hook (of `mpt`, of whole forwards). Written by `python tests/family_table.py`, and checked by
 `make test-all`. None of the real models has been run.
 
 | family (`model_type`) | class of transformers | its own | scores differ by | equal texts |
@@ -49,8 +48,8 @@ Families that `saesteer check` refuses, by `config.json` alone:
 def row(family: str) -> str:
     """A family's line, computed."""
     lm = tiny_model(family)
-    error = max(_score_difference(lm, site) for site in SITES)
-    equal = [alike for site in SITES for alike in _texts_alike(lm, site, family in WHOLE_FORWARDS)]
+    error = max(_score_difference(lm, hook_point) for hook_point in HOOK_POINTS)
+    equal = [alike for hook_point in HOOK_POINTS for alike in _texts_alike(lm, hook_point, family in WHOLE_FORWARDS)]
     structure = lm.structure
     own = [f"{sum(structure.linear)} of {lm.n_layers} layers without keys and values"] * any(structure.linear)
     own += ["logits scaled"] * (structure.logit_scale != 1) + ["logits capped"] * (structure.final_logit_softcapping is not None)
@@ -58,11 +57,11 @@ def row(family: str) -> str:
     return f"| `{family}` | {type(lm.model).__name__} | {', '.join(own)} | {differ} | {sum(equal)} of {len(equal)} |\n"
 
 
-def _score_difference(lm: models.LanguageModel, site: str) -> float:
-    sae = tiny_sae(LAYER, site=site)
-    lens, _ = lens_tokens(lm, sae.W_dec[[5, 0]].roll(1, dims=0), 20)
-    rows = output_scores(lm, sae, LAYER, [5, 0], lens, PROMPT, 10.0).to_dicts()
-    ids = models.prompt_token_ids(lm, PROMPT)
+def _score_difference(lm: models.LanguageModel, hook_point: str) -> float:
+    sae = tiny_sae(LAYER, hook_point=hook_point)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[[5, 0]].roll(1, dims=0), 20)
+    rows = output_scores(lm, sae, LAYER, [5, 0], lens, prompt_of("llama"), 10.0).to_dicts()
+    ids = models.prompt_token_ids(lm, prompt_of("llama"))
     expected = [
         plain_hooks.output_score(lm.model, sae, LAYER, row["feature"], 10.0, ids, tokens)
         for row, tokens in zip(rows, lens.tolist(), strict=True)
@@ -70,12 +69,12 @@ def _score_difference(lm: models.LanguageModel, site: str) -> float:
     return max(abs(row["output_score"] - one["output_score"]) for row, one in zip(rows, expected, strict=True))
 
 
-def _texts_alike(lm: models.LanguageModel, site: str, whole_forwards: bool) -> list[bool]:
-    sae = tiny_sae(LAYER, site=site)
-    texts = pl.concat(feature_texts(lm, sae, LAYER, sweep_rows(12), PREFIXES, Sampling(8, 0.0, stop=""), 3))
+def _texts_alike(lm: models.LanguageModel, hook_point: str, whole_forwards: bool) -> list[bool]:
+    sae = tiny_sae(LAYER, hook_point=hook_point)
+    texts = pl.concat(feature_texts(lm, sae, LAYER, sweep_rows(12), TINY, Sampling(8, 0.0, stop=""), 3))
     alike = []
     for text in texts.to_dicts():
-        steering = (lm.model, sae, LAYER, text["feature"], float(text["factor"]), models.prompt_token_ids(lm, PREFIXES[text["prefix_id"]]))
+        steering = (lm.model, sae, LAYER, text["feature"], float(text["factor"]), models.prompt_token_ids(lm, TINY[text["prefix_id"]]))
         if whole_forwards:
             expected = plain_hooks.sampled(*steering, [0.0] * text["n_tokens"], 1.0, 1)
         else:

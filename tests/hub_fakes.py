@@ -90,7 +90,7 @@ def random_weights(d_model: int, n_features: int, seed: int = 0, scale: float = 
 
 
 def gemma_scope(folder: Path, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
-    """JumpReLU as in Gemma Scope: params.npz alone; layer, site and width are in the repository's and folders' names only."""
+    """JumpReLU as in Gemma Scope: params.npz alone; layer, hook point and width are in the repository's and folders' names only."""
     folder.mkdir(parents=True)
     arrays = {name: tensor.numpy() for name, tensor in random_weights(d_model, n_features, seed, scale).items()}
     np.savez(folder / "params.npz", **arrays)
@@ -160,16 +160,12 @@ def res_jb(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 
     return folder
 
 
-def res_sm(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, site: str = "resid_post") -> Path:
+def res_sm(
+    folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0, hook_point: str = "resid_post"
+) -> Path:
     """A ReLU SAE as in pythia-70m-deduped-res-sm: sae-lens' later configuration, with architecture and hook_name."""
-    folder.mkdir(parents=True)
-    config = {"architecture": "standard", "d_in": d_model, "d_sae": n_features, "activation_fn_str": "relu", "apply_b_dec_to_input": True}
-    config |= {"finetuning_scaling_factor": False, "context_size": 128, "model_name": "EleutherAI/pythia-70m-deduped", "hook_layer": layer}
-    config |= {"hook_name": f"blocks.{layer}.hook_{site}", "hook_head_index": None, "prepend_bos": False, "normalize_activations": "none"}
-    config |= {"dataset_path": "EleutherAI/the_pile_deduplicated", "dataset_trust_remote_code": True, "dtype": "float32", "device": "cpu"}
-    _json(folder / "cfg.json", config | {"sae_lens_training_version": None, "neuronpedia_id": None})
-    save_file(_relu_weights(d_model, n_features, seed, scale), folder / "sae_weights.safetensors")
-    return folder
+    more = {"hook_layer": layer, "hook_head_index": None, "dataset_trust_remote_code": True, "neuronpedia_id": None}
+    return _before_6(folder, f"blocks.{layer}.hook_{hook_point}", _relu_weights(d_model, n_features, seed, scale), more)
 
 
 def openai_v5(folder: Path, layer: int, d_model: int, n_features: int, seed: int = 0, scale: float = 1.0) -> Path:
@@ -272,8 +268,12 @@ def sae_lens_form(folder: Path, d_model: int, n_features: int, hook_name: str, s
     config = {"architecture": "jumprelu", "d_in": d_model, "d_sae": n_features, "dtype": "float32", "device": "cpu"}
     config |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
     config["metadata"] = {"hook_name": hook_name, "sae_lens_version": "6.54.0"} | changes.pop("metadata", {})
-    _json(folder / "cfg.json", config | changes)
-    save_file(random_weights(d_model, n_features, seed, scale), folder / "sae_weights.safetensors")
+    config |= changes
+    _json(folder / "cfg.json", config)
+    weights = random_weights(d_model, n_features, seed, scale)
+    if config["architecture"] != "jumprelu":
+        del weights["threshold"]
+    save_file(weights, folder / "sae_weights.safetensors")
     return folder
 
 

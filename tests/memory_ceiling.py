@@ -16,7 +16,7 @@ from engine_models import shipped_model, shipped_sae
 
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.output_score import output_scores
 
 LAYER, PREFIXES = 5, {"0" * 16: "From my experience,"}
@@ -24,7 +24,7 @@ LAYER, PREFIXES = 5, {"0" * 16: "From my experience,"}
 
 def scores(n: int, batch: int) -> pl.DataFrame:
     lm, sae = shipped_model(), shipped_sae(LAYER)
-    lens = lens_tokens(lm, sae.W_dec[:n], 20)[0]
+    lens = top_logit_lens_tokens(lm, sae.W_dec[:n], 20)[0]
     return output_scores(lm, sae, LAYER, range(n), lens, PREFIXES["0" * 16], 10.0, batch=batch)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from saesteer.core import tables
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
-from saesteer.core.tables import methods as tables
 from saesteer.methods.compare import protocol, summaries
 from saesteer.methods.compare.paper_values import Protocol
 from saesteer.methods.compare.protocol import Rows
@@ -85,8 +85,18 @@ def rows_of(
         pl.DataFrame(perplexity, schema=of_fits(pl.DataFrame(schema=PERPLEXITY.schema)).schema),
         pl.DataFrame(judgements, schema=of_fits(pl.DataFrame(schema=JUDGEMENTS.schema)).schema),
         pl.DataFrame(list(made.values()), schema=tables.FITS.schema),
-        pl.DataFrame(concepts, schema=tables.ASKED_CONCEPTS.schema),
+        pl.DataFrame(concepts, schema=tables.COMPARED_CONCEPTS.schema),
     )
+
+
+def score_rows(values: Mapping[str, Sequence[float | None]]) -> pl.DataFrame:
+    """METHOD_SCORES of methods with one score a concept."""
+    rows = [
+        {"layer": LAYER, "method": key, "concept_id": f"{number:016x}", "concept": str(number), "score": score, "abstains": False}
+        for key, scores in values.items()
+        for number, score in enumerate(scores)
+    ]
+    return pl.DataFrame([dict.fromkeys(tables.METHOD_SCORES.columns) | row for row in rows], schema=tables.METHOD_SCORES.schema)
 
 
 def shuffled(rows: Rows, seed: int) -> Rows:

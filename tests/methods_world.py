@@ -16,7 +16,7 @@ from engine_models import WORLD, shipped_model, shipped_sae
 
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.tables import FEATURES, validate
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import residual_at
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import encode
@@ -28,9 +28,9 @@ from saesteer.world.grammar import join_words, single_sentence
 from saesteer.world.lexicon import OUTPUT_SCORE_PROMPT, Lexicon, load_lexicon
 
 LAYER = 5
-N_LENS_TOKENS = 20
+N_LOGIT_LENS_TOKENS = 20
 TEXTS_PER_TOPIC = 12  # behind the table of features
-MIN_RECORDS = 3
+MIN_EXAMPLES = 3
 CLEAR_SHARE = 0.4
 
 
@@ -71,8 +71,8 @@ def random_effects(seed: int = 0) -> Approximator:
 
 
 def read(given: Problem, texts: Sequence[Text]) -> list[ReadText]:
-    """Texts with what the model has at the problem's site."""
-    return read_texts(given.lm, given.site, texts)
+    """Texts with what the model has at the problem's hook point."""
+    return read_texts(given.lm, given.hook_point, texts)
 
 
 def trained_by_recipe(method: ModuleType, given: Problem, *groups: Sequence[Any]) -> torch.Tensor:
@@ -142,43 +142,43 @@ def _text(topic: int, rng: random.Random) -> Text:
 @cache
 @torch.no_grad()
 def features_table() -> pl.DataFrame:
-    """FEATURES rows of all features of `LAYER`: lens tokens and output scores as the workflow computes them; densities, max activations,
-    input scores and concepts measured on a few texts of every topic instead of on max-activating examples."""
+    """FEATURES rows of all features of `LAYER`: top logit-lens tokens and output scores as the workflow computes them; densities, max
+    activations, input scores and concepts measured on a few texts of every topic instead of on max-activating examples."""
     lm, sae, names = shipped_model(), shipped_sae(LAYER), lexicon().names
     n = sae.meta.n_features
-    lens, _ = lens_tokens(lm, sae.W_dec, N_LENS_TOKENS)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec, N_LOGIT_LENS_TOKENS)
     scores = output_scores(lm, sae, LAYER, range(n), lens, OUTPUT_SCORE_PROMPT, 10.0)
     texts = [text for name in names for text in texts_of(name, TEXTS_PER_TOPIC, seed=10_000)]
     ids = padded_ids(lm, texts)
     activations = encode(sae, residual_at(lm, ids, LAYER + 1)) * output_mask(texts, lm.device)[:, :, None]  # [text seq n_features]
     largest, position = activations.max(dim=1)  # [text n_features]
     active = largest > 0
-    n_records = active.sum(dim=0)
+    n_examples = active.sum(dim=0)
     hit = (ids.gather(1, position)[:, :, None] == lens[None]).any(dim=2) & active
-    shares = active.reshape(len(names), TEXTS_PER_TOPIC, -1).sum(dim=1) / n_records.clamp(min=1)  # [topic n_features]
+    shares = active.reshape(len(names), TEXTS_PER_TOPIC, -1).sum(dim=1) / n_examples.clamp(min=1)  # [topic n_features]
     share, topic = shares.max(dim=0)
-    few = pl.col("n_records") < MIN_RECORDS
+    few = pl.col("n_examples") < MIN_EXAMPLES
     columns = {
         "layer": [LAYER] * n,
         "feature": range(n),
         "explanations": [[]] * n,
         "explanation": [None] * n,
         "page": [None] * n,
-        "lens_tokens": [lm.tokenizer.convert_ids_to_tokens(row) for row in lens.tolist()],
-        "lens_token_ids": lens.tolist(),
+        "top_logit_lens_tokens": [lm.tokenizer.convert_ids_to_tokens(row) for row in lens.tolist()],
+        "top_logit_lens_token_ids": lens.tolist(),
         "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
         "density": ((activations > 0).sum(dim=(0, 1)) / sum(text.n_output for text in texts)).tolist(),
         "max_activation": [value or None for value in largest.amax(dim=0).tolist()],
-        "n_records": n_records.tolist(),
+        "n_examples": n_examples.tolist(),
         "concept": [names[number] for number in topic.tolist()],
         "concept_share": share.tolist(),
-        "input_score": (hit.sum(dim=0) / n_records.clamp(min=1)).tolist(),
-        "input_score_reason": [f"fewer than {MIN_RECORDS} records"] * n,
+        "input_score": (hit.sum(dim=0) / n_examples.clamp(min=1)).tolist(),
+        "input_score_reason": [f"fewer than {MIN_EXAMPLES} max-activating examples"] * n,
     }
     frame = pl.DataFrame(columns).with_columns(
         pl.col("feature").cast(pl.UInt32),
         concept=pl.when(~few, pl.col("concept_share") >= CLEAR_SHARE).then("concept"),
-        concept_share=pl.when(pl.col("n_records") > 0).then("concept_share"),
+        concept_share=pl.when(pl.col("n_examples") > 0).then("concept_share"),
         input_score=pl.when(~few).then("input_score"),
         input_score_reason=pl.when(few).then("input_score_reason"),
     )

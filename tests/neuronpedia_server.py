@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 import polars as pl
 from loopback import Handler, serving_with
 
-from saesteer.core.tables import RECORDS
+from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 from saesteer.settings import Addresses
 from saesteer.sources.http import Policy
 from saesteer.sources.neuronpedia.sources import Source
@@ -178,8 +178,8 @@ class Neuronpedia:
         parts = self.by_feature.get(name)
         if parts is None or int(name.rpartition("/")[2]) in self.absent:
             return 404, json.dumps({"error": "Feature not found"}).encode(), "application/json"
-        records = sorted(parts["activations"], key=lambda item: -value if isinstance(value := item.get("maxValue"), int | float) else 0)
-        body = {**parts["features"][0], "activations": records, "explanations": parts["explanations"]}
+        examples = sorted(parts["activations"], key=lambda item: -value if isinstance(value := item.get("maxValue"), int | float) else 0)
+        body = {**parts["features"][0], "activations": examples, "explanations": parts["explanations"]}
         return 200, json.dumps(body).encode(), "application/json"
 
     def _listing(self, query: Mapping[str, list[str]]) -> bytes:
@@ -280,13 +280,13 @@ def write_batch(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     path.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
 
 
-def records_of(feature: int, n: int = 3) -> list[dict[str, Any]]:
-    """Some records, largest first."""
-    return [a_record(f"f{feature}-{rank}", 9.5 - rank - feature % 7 / 8, ["▁the", f"▁t{feature}", "."], 1) for rank in range(n)]
+def examples_of(feature: int, n: int = 3) -> list[dict[str, Any]]:
+    """Some max-activating examples, largest first."""
+    return [an_example(f"f{feature}-{rank}", 9.5 - rank - feature % 7 / 8, ["▁the", f"▁t{feature}", "."], 1) for rank in range(n)]
 
 
-def a_record(text_id: str, value: float, context: Sequence[str], at: int) -> dict[str, Any]:
-    """A record as the table holds it, its rank aside."""
+def an_example(text_id: str, value: float, context: Sequence[str], at: int) -> dict[str, Any]:
+    """An example as the table holds it, its rank aside."""
     return {
         "rank": 0,
         "text_id": text_id,
@@ -299,25 +299,26 @@ def a_record(text_id: str, value: float, context: Sequence[str], at: int) -> dic
 
 
 def table(features: Mapping[int, Sequence[Mapping[str, Any]]], layer: int = LAYER, explained: bool = True) -> pl.DataFrame:
-    """The RECORDS rows that Neuronpedia's route should give for features with these records (given largest first)."""
+    """The MAX_ACTIVATING_EXAMPLES rows that Neuronpedia's route should give for features with these max-activating examples (given
+    largest first)."""
     rows = [
         {
             "layer": layer,
             "feature": feature,
-            "density": 0.25 if records else 0.0,
-            "max_activation": records[0]["max_value"] if records else None,
-            "n_records": len(records),
-            "records": [{**record, "rank": rank} for rank, record in enumerate(records)],
+            "density": 0.25 if examples else 0.0,
+            "max_activation": examples[0]["max_value"] if examples else None,
+            "n_examples": len(examples),
+            "examples": [{**example, "rank": rank} for rank, example in enumerate(examples)],
             "explanations": [f"texts about {feature}"] if explained and feature % 5 else [],
             "source": "neuronpedia",
-            "reason": None if records else "no records on Neuronpedia",
+            "reason": None if examples else "no max-activating examples on Neuronpedia",
         }
-        for feature, records in features.items()
+        for feature, examples in features.items()
     ]
-    return pl.DataFrame(rows, schema=RECORDS.schema, orient="row")
+    return pl.DataFrame(rows, schema=MAX_ACTIVATING_EXAMPLES.schema, orient="row")
 
 
 def keys(features: Iterable[int], layer: int = LAYER) -> pl.DataFrame:
     """The missing keys of features."""
     listed = list(features)
-    return pl.DataFrame({"layer": [layer] * len(listed), "feature": listed}, schema=RECORDS.key_schema)
+    return pl.DataFrame({"layer": [layer] * len(listed), "feature": listed}, schema=MAX_ACTIVATING_EXAMPLES.key_schema)

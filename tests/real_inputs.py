@@ -19,11 +19,11 @@ from hub_fakes import gemma_scope, random_model
 from hub_server import Hub, serve_hub
 from judge_server import Judge, judge_server
 from loopback import serving_with
-from neuronpedia_server import Neuronpedia, a_record, serving
+from neuronpedia_server import Neuronpedia, an_example, serving
 from workflow_folder import ROOT, Folder
 
 from saesteer.core.files import file_digest
-from saesteer.core.tables import RECORDS
+from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import SaeSettings
 from saesteer.sources.neuronpedia.sources import Source
@@ -100,7 +100,7 @@ def small_world(folder: Path) -> Iterator[World]:
         hub = stack.enter_context(serve_hub())
         _fill_hub(hub, folder / "hub")
         for layer in LAYERS:
-            write_export(layer_records(layer), Source("gemma-2-2b", f"{layer}-gemmascope-res-16k"), folder / "exports")
+            write_export(layer_examples(layer), Source("gemma-2-2b", f"{layer}-gemmascope-res-16k"), folder / "exports")
         neuronpedia = stack.enter_context(serving(folder / "exports"))
         judge = stack.enter_context(judge_server(key=KEY))
         github, corpus = folder / "github", PUBLISHED["nltk/webtext"]
@@ -120,26 +120,26 @@ def _fill_hub(hub: Hub, folder: Path) -> None:
     hub.add("google/gemma-scope-2b-pt-res", folder / "saes")
 
 
-def layer_records(layer: int) -> pl.DataFrame:
-    """Records of every feature of a layer, as Neuronpedia has them: twelve each, and none of the last one."""
+def layer_examples(layer: int) -> pl.DataFrame:
+    """Max-activating examples of every feature of a layer, as Neuronpedia has them: twelve each, and none of the last one."""
     rows = []
     for feature in range(N_FEATURES):
         n = 0 if feature == N_FEATURES - 1 else 12
-        records = [a_record(f"{feature:02d}-{rank:02d}", 20.0 - rank, WORDS, (feature + rank % 3) % len(WORDS)) for rank in range(n)]
+        examples = [an_example(f"{feature:02d}-{rank:02d}", 20.0 - rank, WORDS, (feature + rank % 3) % len(WORDS)) for rank in range(n)]
         rows.append(
             {
                 "layer": layer,
                 "feature": feature,
                 "density": 0.01 if n else 0.0,
                 "max_activation": 20.0 if n else None,
-                "n_records": n,
-                "records": [{**record, "rank": rank} for rank, record in enumerate(records)],
+                "n_examples": n,
+                "examples": [{**example, "rank": rank} for rank, example in enumerate(examples)],
                 "explanations": [f"mentions of the word{WORDS[feature % len(WORDS)]}"],
                 "source": "neuronpedia",
-                "reason": None if n else "no records on Neuronpedia",
+                "reason": None if n else "no max-activating examples on Neuronpedia",
             }
         )
-    return pl.DataFrame(rows, schema=RECORDS.schema, orient="row")
+    return pl.DataFrame(rows, schema=MAX_ACTIVATING_EXAMPLES.schema, orient="row")
 
 
 def _github(folder: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from method_rows import LAYER, method_settings, method_summaries, synthetic_rows
 from safetensors.numpy import save_file
-from synthetic_tables import PREFIXES, main_tables, synthetic_features, synthetic_generations, synthetic_records
+from synthetic_tables import PREFIXES, main_tables, synthetic_examples, synthetic_features, synthetic_generations
 from workflow_folder import ROOT
 
 from saesteer.core import tables
@@ -76,7 +76,7 @@ def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
         rows = _spoilt_features(table) if name == "features" else table
         write_summary(summary_tables()[name], rows, data / f"tables/{name}.parquet")
     features = synthetic_features(n_layers, n_features)
-    write_step(data, tables.RECORDS, _spoilt_records(synthetic_records(features)))
+    write_step(data, tables.MAX_ACTIVATING_EXAMPLES, _spoilt_examples(synthetic_examples(features)))
     write_step(data, tables.ACTIVATIONS, _activations(features))
     texts = as_generations(synthetic_generations(features, FACTORS)).select(list(tables.GENERATIONS.columns))
     write_step(data, tables.GENERATIONS, texts.with_columns(spoilt(texts["text"])))
@@ -114,27 +114,29 @@ def compared(folder: Path) -> Run:
 
 
 def _spoilt_features(features: pl.DataFrame) -> pl.DataFrame:
-    lens = [[f"{tokens[0]}{HOSTILE[i % len(HOSTILE)]}", *tokens[1:]] for i, tokens in enumerate(features["lens_tokens"].to_list())]
+    lens = [
+        [f"{tokens[0]}{HOSTILE[i % len(HOSTILE)]}", *tokens[1:]] for i, tokens in enumerate(features["top_logit_lens_tokens"].to_list())
+    ]
     pages = ["javascript:window.hurt=1" if i % 2 else "https://www.neuronpedia.org/world/6-res/1" for i in range(features.height)]
     explanations = [[HOSTILE[i % len(HOSTILE)]] for i in range(features.height)]
     return features.with_columns(
-        spoilt(features["concept"]), lens_tokens=pl.Series(lens), page=pl.Series(pages), explanations=pl.Series(explanations)
+        spoilt(features["concept"]), top_logit_lens_tokens=pl.Series(lens), page=pl.Series(pages), explanations=pl.Series(explanations)
     )
 
 
-def _spoilt_records(records: pl.DataFrame) -> pl.DataFrame:
+def _spoilt_examples(examples: pl.DataFrame) -> pl.DataFrame:
     rows = [
-        [record | {"context": [*record["context"][:-1], HOSTILE[i % len(HOSTILE)]]} for record in of_feature]
-        for i, of_feature in enumerate(records["records"].to_list())
+        [example | {"context": [*example["context"][:-1], HOSTILE[i % len(HOSTILE)]]} for example in of_feature]
+        for i, of_feature in enumerate(examples["examples"].to_list())
     ]
-    return records.with_columns(
-        records=pl.Series(rows, dtype=tables.RECORDS.schema["records"]),
-        reason=pl.when(pl.col("records").list.len() == 0).then(pl.lit("never active")),
+    return examples.with_columns(
+        examples=pl.Series(rows, dtype=tables.MAX_ACTIVATING_EXAMPLES.schema["examples"]),
+        reason=pl.when(pl.col("examples").list.len() == 0).then(pl.lit("never active")),
     )
 
 
 def _activations(features: pl.DataFrame) -> pl.DataFrame:
-    """Of the one text that every record is of: each feature by 1 at its maximum, and by .25 at the token before."""
+    """Of the one text that every example is of: each feature by 1 at its maximum, and by .25 at the token before."""
     rows = []
     for of_layer in features.partition_by("layer", maintain_order=True):
         numbers = of_layer["feature"].to_list()

@@ -7,6 +7,7 @@ import polars as pl
 import torch
 from engine_models import shipped_model
 from methods_world import toy_tokens
+from oracles import inner_hook_points
 
 from saesteer.core.tables import FEATURES, validate
 from saesteer.engine.saes import Sae, SaeMeta
@@ -31,14 +32,14 @@ def table(n_features: int, **columns: Sequence[object]) -> pl.DataFrame:
         "layer": 3,
         "density": 0.01,
         "max_activation": 4.0,
-        "n_records": 20,
+        "n_examples": 20,
         "explanations": [],
         "explanation": None,
         "page": None,
         "concept": None,
         "concept_share": None,
-        "lens_tokens": ["a"],
-        "lens_token_ids": [1],
+        "top_logit_lens_tokens": ["a"],
+        "top_logit_lens_token_ids": [1],
         "input_score": 0.5,
         "input_score_reason": None,
         "output_score": 0.5,
@@ -81,20 +82,13 @@ def one_token_each(values: Sequence[Sequence[float]]) -> list[list[list[float]]]
     return [[list(codes)] for codes in values]
 
 
-def slow_codes(problem: Problem, rows: torch.Tensor, feature: int) -> torch.Tensor:
-    """One feature's JumpReLU code of each row, from the definition."""
-    sae = problem.sae
-    pre = torch.tensor([float(row.double() @ sae.W_enc[:, feature].double() + sae.b_enc[feature]) for row in rows])
-    return torch.where(pre > sae.threshold[feature], pre, 0.0)
-
-
 def without(problem: Problem, feature: int, share: float) -> Callable[[torch.Tensor, Text], torch.Tensor]:
     """A change for `slow_vectors.slow_loss`: `share` of what the feature writes taken off where the text says something."""
 
     def edit(residual: torch.Tensor, text: Text) -> torch.Tensor:
         changed = residual.clone()
         output = slice(text.n_context, len(text.ids))
-        codes = slow_codes(problem, residual[output], feature)
+        codes = inner_hook_points.codes(problem.sae, residual[output])[:, feature].float()
         changed[output] -= share * codes[:, None] * problem.sae.W_dec[feature]
         return changed
 

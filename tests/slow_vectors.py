@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from oracles.plain_hooks import at_hook_point
 from torch import Tensor, nn
 
 from saesteer.methods.fit.problem import Problem, Text
@@ -28,10 +29,8 @@ def slow_loss(given: Problem, texts: Sequence[Text], change: Callable[[Tensor, T
     """-log p of each said token, summed in a loop and divided by their number; the residual [seq d_model] is changed by a plain hook."""
     total, n = torch.zeros((), dtype=torch.float64), 0
     for text in texts:
-        block = given.lm.model.model.layers[given.layer]
-        handle = block.register_forward_hook(lambda _module, _args, out, text=text: change(out[0], text)[None])
-        logits = given.lm.model(input_ids=torch.tensor([text.ids])).logits[0]
-        handle.remove()
+        with at_hook_point(given.lm.model, given.layer, "resid_post", lambda residual, text=text: change(residual[0], text)[None]) as model:
+            logits = model(input_ids=torch.tensor([text.ids])).logits[0]
         for place in range(text.n_context, len(text.ids)):
             total = total - logits[place - 1].double().log_softmax(dim=0)[text.ids[place]]
             n += 1

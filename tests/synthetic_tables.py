@@ -44,16 +44,16 @@ def synthetic_features(n_layers: int = 8, n_features: int = 30, seed: int = 0) -
                     "feature": feature,
                     "density": 0.0 if dead else float(rng.beta(1, 80)),
                     "max_activation": None if dead else float(np.float32(rng.gamma(4, 5))),
-                    "n_records": 0 if dead else 100,
+                    "n_examples": 0 if dead else 100,
                     "explanations": [],
                     "explanation": None,
                     "page": f"https://www.neuronpedia.org/world/{layer}-res/{feature}" if layer % 2 else None,
                     "concept": TOPICS[int(rng.integers(len(TOPICS)))] if topic and not dead else None,
                     "concept_share": None if dead else float(rng.random()),
-                    "lens_tokens": [WORDS[i] for i in lens],
-                    "lens_token_ids": lens,
+                    "top_logit_lens_tokens": [WORDS[i] for i in lens],
+                    "top_logit_lens_token_ids": lens,
                     "input_score": None if dead else float(rng.beta(0.6 + 4 * (1 - depth), 0.6 + 4 * depth)),
-                    "input_score_reason": "0 records, 10 are needed" if dead else None,
+                    "input_score_reason": "0 max-activating examples, 10 are needed" if dead else None,
                     "output_score": score,
                     "min_rank": int(rng.integers(0, 50)),
                     "max_prob": score,
@@ -122,13 +122,19 @@ def synthetic_generations(features: pl.DataFrame, factors: tuple[str, ...], seed
     return tables.of_features(pl.DataFrame(rows, schema=tables.GENERATIONS.schema, orient="row"))
 
 
-def synthetic_records(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """Records of every feature, none for dead ones."""
+def lens_rows(layer: int, token_ids: dict[int, list[int]]) -> pl.DataFrame:
+    """What the counts of top logit-lens tokens read of a LOGIT_LENS table."""
+    rows = [{"layer": layer, "feature": feature, "token_ids": ids} for feature, ids in token_ids.items()]
+    return pl.DataFrame(rows, schema_overrides=tables.LOGIT_LENS.schema)
+
+
+def synthetic_examples(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """Max-activating examples of every feature, none for dead ones."""
     rng = np.random.default_rng(seed + 4)
     rows = []
     for feature in features.iter_rows(named=True):
         context = [WORDS[i] for i in rng.integers(0, len(WORDS), 10)]
-        record = {
+        example = {
             "rank": 0,
             "text_id": "0" * 16,
             "token_index": 4,
@@ -138,9 +144,9 @@ def synthetic_records(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
             "context": context,
         }
         alive = feature["max_activation"] is not None
-        known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_records", "explanations")}
-        rows.append(known | {"records": [record] if alive else [], "source": "local"})
-    return pl.DataFrame(rows, schema=tables.RECORDS.schema)
+        known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_examples", "explanations")}
+        rows.append(known | {"examples": [example] if alive else [], "source": "local"})
+    return pl.DataFrame(rows, schema=tables.MAX_ACTIVATING_EXAMPLES.schema)
 
 
 def main_tables(
@@ -164,5 +170,5 @@ def main_tables(
         "factor_bins": factor_bins(steering, features, (0.0, 0.01, 0.1, 0.3, 1.0), settings),
         "feature_pmi": pmi,
         "pmi": pmi_by_threshold(pmi, settings),
-        "examples": examples(results, features, synthetic_records(features, seed), *chosen),
+        "examples": examples(results, features, synthetic_examples(features, seed), *chosen),
     }

@@ -8,8 +8,8 @@ import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model, tiny_sae
 from oracles import plain_hooks
 
-from saesteer.engine import activations, sites
-from saesteer.engine.activations import SCHEMA, sparse_codes
+from saesteer.engine import activations, hook_points
+from saesteer.engine.activations import SCHEMA, sparse_activations
 
 PRE = "resid_pre"
 
@@ -22,22 +22,24 @@ def _texts(lengths: list[int], n_vocab: int = 200) -> pl.DataFrame:
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
 def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The codes of all layers and sites come from the same forwards."""
+    """The codes of all layers and hook points come from the same forwards."""
     lm, first = model_and_sae(family, 1)
-    (_, second), (_, pre), (_, centred) = (model_and_sae(family, layer, site) for layer, site in ((3, "resid_post"), (0, PRE), (2, PRE)))
+    (_, second), (_, pre), (_, centred) = (
+        model_and_sae(family, layer, hook_point) for layer, hook_point in ((3, "resid_post"), (0, PRE), (2, PRE))
+    )
     saes = {3: second, 1: first, 0: pre, 2: replace(centred, meta=replace(centred.meta, centred=True))}
     texts, forwards = _texts([5, 20, 1, 16, 17]), []
-    monkeypatch.setattr(activations, "readings", lambda *args: forwards.append(args) or sites.readings(*args))
-    list(sparse_codes(lm, {1: first}, texts))
+    monkeypatch.setattr(activations, "readings", lambda *args: forwards.append(args) or hook_points.readings(*args))
+    list(sparse_activations(lm, {1: first}, texts))
     n_forwards = len(forwards)
-    table = pl.concat(sparse_codes(lm, saes, texts))
+    table = pl.concat(sparse_activations(lm, saes, texts))
     assert len(forwards) == 2 * n_forwards > 0
     assert table.schema == SCHEMA
     assert table.height == 20
     for layer, sae in saes.items():
         for text_id, token_ids in texts.iter_rows():
             row = table.row(by_predicate=(pl.col("layer") == layer) & (pl.col("text_id") == text_id), named=True)
-            residuals = plain_hooks.residuals(lm.model, token_ids, layer, sae.meta.site)
+            residuals = plain_hooks.residuals(lm.model, token_ids, layer, sae.meta.hook_point)
             codes = torch.stack([plain_hooks.code_of(sae, residual) for residual in residuals])
             codes[0] = 0
             assert row["n_tokens"] == len(token_ids)
@@ -51,15 +53,15 @@ def test_equals_each_text_alone_token_by_token(family: str, monkeypatch: pytest.
 def test_a_text_without_active_features_keeps_its_row() -> None:
     lm, sae = tiny_model("llama"), tiny_sae(1)
     sae.threshold.fill_(1e6)
-    table = pl.concat(sparse_codes(lm, {1: sae}, _texts([4, 1])))
+    table = pl.concat(sparse_activations(lm, {1: sae}, _texts([4, 1])))
     assert table["token_index"].to_list() == [[], []]
     assert table["n_tokens"].to_list() == [4, 1]
 
 
 def test_no_texts_and_too_long_a_text() -> None:
     lm, sae = model_and_sae("llama", 1)
-    assert list(sparse_codes(lm, {1: sae}, _texts([]).cast({"token_ids": pl.List(pl.Int64)}))) == []
+    assert list(sparse_activations(lm, {1: sae}, _texts([]).cast({"token_ids": pl.List(pl.Int64)}))) == []
     with pytest.raises(ValueError, match="65 tokens were asked for, but the model takes at most 64"):
-        list(sparse_codes(lm, {1: sae}, _texts([65])))
+        list(sparse_activations(lm, {1: sae}, _texts([65])))
     with pytest.raises(ValueError, match="layer 9 does not exist"):
-        list(sparse_codes(lm, {9: sae}, _texts([5])))
+        list(sparse_activations(lm, {9: sae}, _texts([5])))

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, shipped_model, tiny_model
 from methods_world import problem
 from model_families import RUN
+from oracles.plain_hooks import at_hook_point
 from slow_vectors import slow_batches
 from small_adapters import a_change, a_lora, a_loreft, hooks_of, left_as_it_was, model_of, peft_model, projection_of, rows_of, stepped
 from torch import Tensor, nn
@@ -25,13 +27,13 @@ from saesteer.engine.adapters import (
     subspace_edited,
     weights_installed,
 )
+from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import Intervention, LowRankSubspace, LowRankWeights, Nothing, WeightChange, kind_of, packed, unpacked
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.sites import Site
 from saesteer.methods.fit import lora, loreft, sft
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import ReadText, Trainee, losses_behind, text_loss, trained_epochs
-from saesteer.settings.recipes import Recipe, recipes_of
+from saesteer.methods.fit.training import ReadText, losses_behind, text_loss
+from saesteer.settings.recipes import recipes_of
 
 N_TEXTS = 24
 
@@ -121,22 +123,18 @@ def _looped_loreft(lm: LanguageModel, edit: LowRankSubspace, ids: Tensor, factor
 def _looped_row(lm: LanguageModel, one: LowRankSubspace, ids: Tensor, factor: float, length: int) -> Tensor:
     positions = sorted({*range(min(one.n_first, length)), *range(max(0, length - one.n_last), length)})
 
-    def edit(place: int, output: Any) -> Any:
-        h = (output[0] if isinstance(output, tuple) else output).clone()
+    def edit(h: Tensor, place: int) -> Tensor:
+        h = h.clone()
         for position in positions:
             old = h[0, position].clone()
             target = one.W[place] @ old + one.b[place]
             h[0, position] = old + factor * (one.R[place].T @ (target - one.R[place] @ old))
-        return (h, *output[1:]) if isinstance(output, tuple) else h
+        return h
 
-    handles = [
-        lm.blocks[layer].register_forward_hook(lambda _module, _args, output, place=place: edit(place, output))
-        for place, layer in enumerate(one.layers)
-    ]
-    logits: Tensor = lm.model(ids[None]).logits[0]
-    for handle in handles:
-        handle.remove()
-    return logits
+    with ExitStack() as stack:
+        for place, layer in enumerate(one.layers):
+            stack.enter_context(at_hook_point(lm.model, layer, "resid_post", partial(edit, place=place)))
+        return lm.model(ids[None]).logits[0]
 
 
 @pytest.mark.parametrize("family", ["shipped", "gemma2_short_window", "gpt_neox", "gpt2", "qwen3_5_text"])
@@ -170,8 +168,8 @@ def test_loreft_trains_where_the_context_is(monkeypatch: pytest.MonkeyPatch) -> 
         installed.append(replace(one, R=one.R.detach().clone(), W=one.W.detach().clone(), b=one.b.detach().clone()))
         return subspace_edited(lm, one, factor, start, lengths)
 
-    def heard(lm: LanguageModel, site: Site, some: Sequence[ReadText]) -> Tensor:
-        losses.append(losses_behind(lm, site, some))
+    def heard(lm: LanguageModel, hook_point: HookPoint, some: Sequence[ReadText]) -> Tensor:
+        losses.append(losses_behind(lm, hook_point, some))
         return losses[-1]
 
     monkeypatch.setattr(loreft, "subspace_edited", spied)
@@ -250,21 +248,6 @@ def test_fine_tuning_equals_a_plain_loop() -> None:
     with torch.no_grad():
         moved = float((model(ids).logits - given.lm.model(ids).logits).norm())
         assert float((ours - model(ids).logits).norm()) < 0.02 * moved
-
-
-def test_training_steps_by_hand() -> None:
-    """A loss c * x has the gradient c. Cut to 1, AdamW's step is the rate: 0.1 * (1 + 3/4 + 2/4 + 1/4) in four steps."""
-
-    def moved(recipe: Recipe) -> tuple[float, list[float]]:
-        x = torch.ones(1, requires_grad=True)
-        trainee = Trainee([x], lambda weights, _: torch.tensor(weights) * x, Nothing)
-        losses = [loss for epoch in trained_epochs(trainee, [100.0, 1.0], recipe, torch.Generator()) for loss in epoch]
-        return float(x.detach()), losses
-
-    x, losses = moved(Recipe(0.1, batch=1, accumulated=1, epochs=2, largest_gradient=1.0))
-    assert x == pytest.approx(1 - 0.25, abs=1e-5)
-    assert len(losses) == 4
-    assert moved(Recipe(0.1, batch=1, accumulated=2, epochs=1))[1] == [50.5]
 
 
 # All of them.

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.persistence import MetadataRecord
@@ -60,11 +59,6 @@ def _publish(folder: Path, graph: Graph) -> None:
     write_statements(folder, "exp", statements)
 
 
-@attack(
-    "shared storage and git",
-    "any published outputs are tampered with or missing in a clone",
-    "only what is unchanged, and made from unchanged things alone, is adopted; the rest is named and removed",
-)
 @given(graphs())
 def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple[Graph, set[int], set[int]]) -> None:
     graph, edited, missing = case
@@ -141,11 +135,6 @@ def test_a_record_of_another_snakemake_is_refused(tmp_path: Path) -> None:
         read_record(tmp_path, "out")
 
 
-@attack(
-    "code, libraries and models",
-    "another release of Snakemake or DVC is installed than the one whose records are read",
-    "refused, naming both releases",
-)
 @pytest.mark.parametrize("package", ["snakemake", "dvc"])
 def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     release = {"snakemake": snakemake_metadata.RELEASE, "dvc": dvc_metadata.RELEASE}[package]
@@ -157,11 +146,6 @@ def test_another_release_is_refused_in_words(tmp_path: Path, monkeypatch: pytest
         read_record(tmp_path, "out") if package == "snakemake" else dvc_metadata.repository(tmp_path).__enter__()
 
 
-@attack(
-    "shared storage and git",
-    "a provenance file holds the conflict marks of an unfinished merge",
-    "refused, naming the file and the line",
-)
 def test_an_unmerged_provenance_file_is_named(tmp_path: Path) -> None:
     write_statements(tmp_path, "exp", [Statement("data/exp/a", "0", {}, RECORD)])
     path = tmp_path / "provenance/exp/made_up.jsonl"

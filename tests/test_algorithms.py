@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from test_code_digest import as_package, clear
 from typer.testing import CliRunner
 
@@ -93,11 +92,6 @@ def test_what_is_locked(edit: Edit) -> None:
     assert write_lock() == {}
 
 
-@attack(
-    "code, libraries and models",
-    "a formula is changed threefold and its version is not raised",
-    "`make check`, `record` and `push` name the module and refuse, until the version is raised or somebody says that no row changes",
-)
 def test_an_edited_module_needs_a_higher_version(edit: Edit) -> None:
     edit("score.py", "+ 1", "+ 3")
     refused("score", "was edited")
@@ -109,11 +103,6 @@ def test_an_edited_module_needs_a_higher_version(edit: Edit) -> None:
     locked("score", "was edited", "sc*")
 
 
-@attack(
-    "code, libraries and models",
-    "a helper without a version is changed, which a module with a version imports",
-    "the helper is named and refused in the same way",
-)
 def test_an_edited_helper_is_noticed(edit: Edit) -> None:
     edit("helper.py", "2 * x", "6 * x")
     refused("helper", "was edited")
@@ -129,11 +118,6 @@ def test_an_edited_method_needs_a_higher_version_in_the_table(edit: Edit, monkey
     locked("means", "has other versions")
 
 
-@attack(
-    "code, libraries and models",
-    "a version is lowered to one that rows on disk were computed under",
-    "refused, whatever is said about rows",
-)
 def test_a_lower_version_is_never_locked(edit: Edit) -> None:
     edit("score.py", "ALGORITHM_VERSION = 3", "ALGORITHM_VERSION = 2")
     refused("score", "has a lower version", "*")

@@ -12,7 +12,8 @@ import torch
 from engine_models import WORLD
 from hub_fakes import random_model
 from hub_server import serve_hub, use_hub
-from oracles import plain_hooks, records
+from oracles import max_activating_examples as oracle
+from oracles import plain_hooks
 from workflow_folder import Folder
 
 import saesteer
@@ -81,8 +82,8 @@ def test_a_model_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert lm.bos == "always"
 
 
-def test_lens_tokens_are_those_of_the_norm_and_the_head(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any) -> None:
-    table = saesteer.lens_tokens(lm, sae, FEATURES, k=5)
+def test_top_logit_lens_tokens_are_those_of_the_norm_and_the_head(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any) -> None:
+    table = saesteer.top_logit_lens_tokens(lm, sae, FEATURES, k=5)
     for row in table.to_dicts():
         values, ids = plain_hooks.lens_logits(lm.model, sae_lens_sae.W_dec[row["feature"]]).topk(5)
         assert row["token_ids"] == ids.tolist()
@@ -92,7 +93,7 @@ def test_lens_tokens_are_those_of_the_norm_and_the_head(lm: saesteer.LanguageMod
 
 
 def test_output_scores_are_those_of_a_hooked_forward(lm: saesteer.LanguageModel, sae: saesteer.Sae) -> None:
-    lens = saesteer.lens_tokens(lm, sae, FEATURES)["token_ids"].to_list()
+    lens = saesteer.top_logit_lens_tokens(lm, sae, FEATURES)["token_ids"].to_list()
     prompt = lm.tokenizer("From my experience,")["input_ids"]
     for row, tokens in zip(saesteer.output_scores(lm, sae, FEATURES).to_dicts(), lens, strict=True):
         expected = plain_hooks.output_score(lm.model, sae, LAYER, row["feature"], 10.0, prompt, tokens)
@@ -107,14 +108,14 @@ def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saestee
     hidden = {text: lm.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[LAYER + 1][0] for text, tokens in ids.items()}
     dense = {api.text_id(text): sae_lens_sae.encode(rows).tolist() for text, rows in hidden.items()}
     token_ids = {api.text_id(text): tokens for text, tokens in ids.items()}
-    lens = dict(saesteer.lens_tokens(lm, sae, list(range(40)))["feature", "token_ids"].iter_rows())
-    table = saesteer.feature_records(lm, sae, list(range(40)), texts, n_records=8, max_tokens=40)
-    scores = saesteer.input_scores(lm, sae, table, min_records=3, tokens="ids")
+    lens = dict(saesteer.top_logit_lens_tokens(lm, sae, list(range(40)))["feature", "token_ids"].iter_rows())
+    table = saesteer.max_activating_examples(lm, sae, list(range(40)), texts, n_examples=8, max_tokens=40)
+    scores = saesteer.input_scores(lm, sae, table, min_examples=3, tokens="ids")
     for row in scores.to_dicts():
-        kept = records.top_records(dense, row["feature"], 8)
-        assert row["n_records"] == len(kept)
+        kept = oracle.max_activating_examples(dense, row["feature"], 8)
+        assert row["n_examples"] == len(kept)
         at_maximum = [token_ids[text][position] for text, position, _ in kept]
-        assert row["input_score"] == records.input_score(at_maximum, lens[row["feature"]], 3)
+        assert row["input_score"] == oracle.input_score(at_maximum, lens[row["feature"]], 3)
     assert scores["input_score"].null_count() not in (0, 40)
     assert (scores["input_score"] > 0).any()
 
@@ -147,8 +148,8 @@ def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path)
     with pytest.raises(
         ValueError, match=r"layer 6 of a model of width 128 at resid_post, but .* has 4 layers of width 32: give the SAE's own model"
     ):
-        saesteer.lens_tokens(saesteer.load_model(random_model(tmp_path, "gpt2", 32), device="cpu"), sae, [0])
-    for call in (saesteer.lens_tokens, saesteer.output_scores):
+        saesteer.top_logit_lens_tokens(saesteer.load_model(random_model(tmp_path, "gpt2", 32), device="cpu"), sae, [0])
+    for call in (saesteer.top_logit_lens_tokens, saesteer.output_scores):
         with pytest.raises(ValueError, match="feature 1024 does not exist: the SAE has features 0 to 1023"):
             call(lm, sae, [0, 1024])
     with pytest.raises(ValueError, match=r"a factor is a finite number >= 0, not -1"):

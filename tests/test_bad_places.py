@@ -11,7 +11,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from run_records import due, run_measured
 from workflow_folder import BIN, Folder
 
@@ -75,11 +74,6 @@ def assert_nothing_lost(folder: Folder, before: dict[str, set[Path]]) -> None:
     assert not list((folder.path / "data/micro").rglob("*.partial"))
 
 
-@attack(
-    "the part store, kills and disks",
-    "the disk is full while a step writes its rows",
-    "one message says so; no part is lost, no half file is left, and the same command computes the remaining rows only",
-)
 @pytest.mark.slow
 def test_a_full_disk(folder: Folder, disk: Disk) -> None:
     before = folder.parts()
@@ -93,11 +87,6 @@ def test_a_full_disk(folder: Folder, disk: Disk) -> None:
     assert run_measured(folder, *TARGETS).n_rows == {"judge": 96 - kept}
 
 
-@attack(
-    "the part store, kills and disks",
-    "an experiment's folder of data is read-only",
-    "one message names the folder; nothing is lost, and the same command works once it is writable",
-)
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_read_only_folder(folder: Folder, disk: Disk) -> None:
@@ -112,11 +101,6 @@ def test_a_read_only_folder(folder: Folder, disk: Disk) -> None:
     assert run_measured(folder, *TARGETS).n_rows == {"judge": 96}
 
 
-@attack(
-    "the part store, kills and disks",
-    "a job fails, and Snakemake records it as done with its new inputs",
-    "the message names its log; no part is lost, and the job and all that reads its rows are due again",
-)
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_job_that_failed_is_due_again_with_all_that_reads_it(folder: Folder) -> None:
@@ -143,11 +127,6 @@ def unlock(folder: Folder) -> subprocess.CompletedProcess[str]:
     )
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "kill -9 of a run leaves Snakemake's lock behind",
-    "the next run is refused; after `saesteer unlock` it computes what is missing, and no part is lost",
-)
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_lock_left_by_a_killed_run(folder: Folder) -> None:
@@ -164,11 +143,6 @@ def test_a_lock_left_by_a_killed_run(folder: Folder) -> None:
     assert_nothing_lost(folder, before)
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "a second run, and `saesteer unlock`, are started in a folder where a run is at work",
-    "both are refused, and the first run ends well",
-)
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_two_runs_at_once(folder: Folder) -> None:

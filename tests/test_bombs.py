@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attacks import attack
 from judge_server import Fault as JudgeFault
 from judge_server import judge_server
 from judge_texts import TEXTS, asker, generations, judged
 from loopback import Handler, serving_with
-from neuronpedia_server import KEY, LAYER, QUICK, SOURCE, Neuronpedia, instead, keys, records_of, serving, table
+from neuronpedia_server import KEY, LAYER, QUICK, SOURCE, Neuronpedia, examples_of, instead, keys, serving, table
 
 from saesteer.core.errors import SaesteerError
 from saesteer.engine.sae_read import npz_shape
 from saesteer.judge.answers import JudgeError
 from saesteer.report.exports.neuronpedia import write_export
-from saesteer.settings import NeuronpediaRecords, SettingsError
+from saesteer.settings import NeuronpediaExamples, SettingsError
 from saesteer.sources.download import fetch_published
-from saesteer.sources.neuronpedia.fetch import feature_records
+from saesteer.sources.neuronpedia.fetch import max_activating_examples
 from saesteer.sources.neuronpedia.upload import Upload, send_all
 from saesteer.sources.published import zipped_lines
 from saesteer.sources.resolve_features import nearest_features
@@ -62,14 +61,14 @@ def low_memory() -> Iterator[None]:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Neuronpedia]:
     monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
-    write_export(table({feature: records_of(feature) for feature in range(4)}), SOURCE, tmp_path / "bucket")
+    write_export(table({feature: examples_of(feature) for feature in range(4)}), SOURCE, tmp_path / "bucket")
     with serving(tmp_path / "bucket") as server:
         yield server
 
 
 def fetched(site: Neuronpedia, folder: Path, route: str) -> Any:
-    settings = NeuronpediaRecords.model_validate({"kind": "neuronpedia", "route": route})
-    return list(feature_records(site.addresses, {LAYER: SOURCE}, keys([1]), settings, folder, QUICK))
+    settings = NeuronpediaExamples.model_validate({"kind": "neuronpedia", "route": route})
+    return list(max_activating_examples(site.addresses, {LAYER: SOURCE}, keys([1]), settings, folder, QUICK))
 
 
 LIST = "/api/list/new-with-features"
@@ -88,45 +87,13 @@ ANSWERS = {
 @pytest.mark.parametrize(
     ("path", "fault"),
     [
-        pytest.param(
-            FEATURE,
-            bomb(BOMB, "gzip"),
-            marks=attack(
-                "downloads and other untrusted input",
-                "Neuronpedia's API answers with a quarter of a megabyte of gzip that unpacks to 256 MB.",
-                "Given up at 32 MiB, naming address and limit; memory stays low; nothing is stored.",
-            ),
-        ),
-        pytest.param(
-            FEATURE,
-            bomb(NESTED, "gzip, gzip"),
-            marks=attack(
-                "downloads and other untrusted input",
-                "The API's answer is gzip within gzip, of a few hundred bytes.",
-                "Given up at 32 MiB of what is unpacked, as any other.",
-            ),
-        ),
-        pytest.param(
-            FEATURE,
-            bomb(BOMB, "gzip", 404),
-            marks=attack(
-                "downloads and other untrusted input",
-                "A page that says 404 unpacks to 256 MB.",
-                "Given up at 32 MiB; the feature isn't stored as one that Neuronpedia lacks.",
-            ),
-        ),
-        pytest.param(
-            FEATURE,
-            lambda request, _: request.reply(200, bytes(2**26)),
-            marks=attack(
-                "downloads and other untrusted input",
-                "An answer of the API is not compressed and does not end.",
-                "Given up at 32 MiB.",
-            ),
-        ),
-        pytest.param("/", bomb(BOMB, "gzip")),
-        pytest.param("/api/explanation/search", bomb(BOMB, "gzip")),
-        pytest.param(LIST, bomb(BOMB, "gzip")),
+        (FEATURE, bomb(BOMB, "gzip")),
+        (FEATURE, bomb(NESTED, "gzip, gzip")),
+        (FEATURE, bomb(BOMB, "gzip", 404)),
+        (FEATURE, lambda request, _: request.reply(200, bytes(2**26))),
+        ("/", bomb(BOMB, "gzip")),
+        ("/api/explanation/search", bomb(BOMB, "gzip")),
+        (LIST, bomb(BOMB, "gzip")),
     ],
 )
 def test_an_answer_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, path: str, fault: Callable[[Handler, bytes], None]) -> None:
@@ -141,24 +108,8 @@ def test_an_answer_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param(
-            lambda _: gzip.compress(b"\n" * 2**20),
-            "it unpacks to more than 200 times its size, as no batch of",
-            marks=attack(
-                "downloads and other untrusted input",
-                "A batch of the bulk exports is gzip of empty lines without an end.",
-                "Given up at 200 times its size; nothing is stored.",
-            ),
-        ),
-        pytest.param(
-            lambda _: BOMB,
-            "damaged on arrival",
-            marks=attack(
-                "downloads and other untrusted input",
-                "A batch of the bulk exports is one line of 256 MB.",
-                "Given up after 16 MiB of a line; nothing is stored.",
-            ),
-        ),
+        (lambda _: gzip.compress(b"\n" * 2**20), "it unpacks to more than 200 times its size, as no batch of"),
+        (lambda _: BOMB, "damaged on arrival"),
     ],
 )
 def test_a_batch_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
@@ -169,11 +120,6 @@ def test_a_batch_is_read_to_a_ceiling(site: Neuronpedia, tmp_path: Path, change:
     assert not list((tmp_path / "downloads").rglob("features/*"))
 
 
-@attack(
-    "downloads and other untrusted input",
-    "A batch of the bulk exports has more bytes than the listing says, or no end.",
-    "Given up at the bytes that are listed, so that the disk isn't filled.",
-)
 def test_no_more_bytes_are_received_than_are_listed(site: Neuronpedia, tmp_path: Path) -> None:
     size = (site.root / site.key("features", 0).lstrip("/")).stat().st_size
     site.forever[site.key("features", 0)] = instead(lambda body: body + bytes(2**24))
@@ -181,11 +127,6 @@ def test_no_more_bytes_are_received_than_are_listed(site: Neuronpedia, tmp_path:
         fetched(site, tmp_path, "bulk")
 
 
-@attack(
-    "downloads and other untrusted input",
-    "The address of a paper's published file answers with gzip that unpacks without an end.",
-    "Given up at 256 MiB, naming the address; nothing is stored.",
-)
 def test_a_published_file_is_read_to_a_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saesteer.sources.download.LARGEST_FILE", 2**25)
     served = type("Served", (Handler,), {"serve": lambda request: bomb(BOMB, "gzip")(request, b"")})
@@ -194,11 +135,6 @@ def test_a_published_file_is_read_to_a_ceiling(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-@attack(
-    "judges and money",
-    "A judge's endpoint answers with gzip that unpacks to 256 MB.",
-    "Given up at 32 MiB; each try counts against the limit, since it may have been charged.",
-)
 def test_a_judges_answer_is_read_to_a_ceiling(tmp_path: Path) -> None:
     with judge_server() as judge:
         judge.faults.extend([JudgeFault(status=200, body=BOMB, headers={"Content-Encoding": "gzip"})] * 9)
@@ -220,24 +156,8 @@ def zipped(path: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     ("read", "name"),
     [
-        pytest.param(
-            zipped_lines,
-            "corpus.txt",
-            marks=attack(
-                "downloads and other untrusted input",
-                "A published corpus is a zip archive of a quarter of a megabyte that unpacks to 256 MB.",
-                "Refused before it is unpacked, naming the file.",
-            ),
-        ),
-        pytest.param(
-            npz_shape,
-            "W_enc.npy",
-            marks=attack(
-                "code, libraries and models",
-                "An SAE in NumPy's form is a zip archive of a quarter of a megabyte that unpacks to 256 MB.",
-                "Refused before it is unpacked, naming the file.",
-            ),
-        ),
+        (zipped_lines, "corpus.txt"),
+        (npz_shape, "W_enc.npy"),
     ],
 )
 def test_an_archive_says_before_what_it_unpacks_to(tmp_path: Path, read: Callable[[Path], Any], name: str) -> None:

@@ -9,7 +9,7 @@ from workflow_folder import ROOT, Folder
 
 from saesteer.core.tables import METHOD_SUMMARIES, read_summary
 from saesteer.settings import load_experiment
-from saesteer.workflow.plan import figures
+from saesteer.workflow.outputs import figures
 
 pytestmark = pytest.mark.exhaustive
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         layers=[4],
         features=features,
         sweep=sweep,
-        records={"kind": "local", "texts": "texts.parquet", "n_records": 20},
+        max_activating_examples={"kind": "local", "texts": "texts.parquet", "n_examples": 20},
         layers_per_job=1,
     )
     return folder

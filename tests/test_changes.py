@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from attacks import attack
 from run_records import LAST_STEPS, Done, due, results_of, run_measured
 from safetensors.numpy import load_file, save_file
 from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
@@ -97,11 +96,6 @@ def test_additions_compute_their_own_rows_and_end_where_a_run_from_nothing_does(
     assert {path: content for path, content in results_of(folder).items() if path in expected} == expected
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "the text of one prompt is edited under a finished experiment",
-    "every row of that prompt is computed again, and no other",
-)
 @pytest.mark.exhaustive
 def test_one_prefixs_text_edited_computes_its_rows(smaller: Folder, tmp_path: Path) -> None:
     folder = smaller.copy(tmp_path / "repo")
@@ -220,11 +214,6 @@ def revision(folder: Folder) -> dict[str, Any]:
     return {"model": {"revision": "0123abc"}}
 
 
-@attack(
-    "code, libraries and models",
-    "the model's revision or one layer's SAE is changed under a finished experiment",
-    "every step is due again, and a step that runs computes the rows of the layers concerned only",
-)
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("edit", "layers"), [(revision, {2, 6}), (edited_sae, {6})], ids=["model revision", "one layer's SAE"])
 def test_another_model_or_sae_computes_again_what_used_it(

@@ -12,7 +12,7 @@ from saesteer.sources.model_size import bytes_of_weights
 
 pytestmark = pytest.mark.slow
 
-STEPS = tuple(step for step in GPU_STEPS if step != "activations")  # of experiments with records from Neuronpedia
+STEPS = tuple(step for step in GPU_STEPS if step != "activations")  # of experiments with max-activating examples from Neuronpedia
 PROFILE = ("--profile", str(ROOT / "slurm"))
 
 
@@ -86,6 +86,6 @@ def test_a_real_run_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     code, printed = folder.run(experiment="tiny-seed-1", experiments_dirs=f"[config/experiments,{ROOT}/studies/experiments]")
     assert code != 0
     assert "experiment tiny-seed-1 cannot run yet, files are missing (a dry run, -n, does without them):" in printed
-    for key in ("model.path", "saes.path", "perplexity.model.path", "records.texts", "concepts.topics", "judge.oracle"):
+    for key in ("model.path", "saes.path", "perplexity.model.path", "max_activating_examples.texts", "concepts.topics", "judge.oracle"):
         assert re.search(rf"^  {re.escape(key)}: .*build/world/seed_1", printed, re.MULTILINE), key
     assert not (folder.path / "logs").exists()

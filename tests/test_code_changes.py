@@ -77,14 +77,13 @@ NEW_FIGURE = """
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition
-from saesteer.figures.style import PAGE, Figure, new_figure, styled
+from saesteer.figures.style import PAGE, Figure, new_figure
 
 
 def data(tables, options):
     return tables["outcomes"].group_by("layer").agg(n=pl.col("feature").n_unique()).sort("layer")
 
 
-@styled
 def draw(data):
     figure = new_figure(PAGE, 3, counts(data))
     figure.subplots().bar(data["layer"], data["n"])
@@ -95,9 +94,7 @@ def counts(data):
     return f"n = {data['n'].sum()} features."
 
 
-FIGURE = FigureDefinition(
-    position=15, tables=("outcomes",), caption="Features by layer.", data=data, draw=draw, counts=counts
-)
+FIGURE = FigureDefinition(position=15, tables=("outcomes",), caption="Features by layer.")
 """
 
 
@@ -136,20 +133,18 @@ from collections.abc import Iterator
 import polars as pl
 
 from saesteer.analysis.token_length import token_length
-from saesteer.core.tables import LOGIT_LENS
-from saesteer.core.tables.schema import Column, Table
-from saesteer.core.tables.steps import PER_FEATURE
+from saesteer.core.tables import LOGIT_LENS, Column, Table
 from saesteer.run import Run
 from saesteer.settings import Experiment
-from saesteer.steps import keys
-from saesteer.steps.step import Step, layers_of
+from saesteer.steps.step import Step, every_feature, layers_of
 
-TOKEN_LENGTH = Table("token_length", ("layer", "feature"), {**PER_FEATURE, "token_length": Column(pl.UInt32, "letters")})
+KEYS = LOGIT_LENS.columns_named("layer", "feature")
+TOKEN_LENGTH = Table("token_length", tuple(KEYS), {**KEYS, "token_length": Column(pl.UInt32, "letters")})
 
 
 def step(experiment: Experiment) -> Step | None:
     modules = ("analysis.token_length",)
-    return Step(TOKEN_LENGTH, keys.features(experiment), {}, ("logit_lens",), modules, compute)
+    return Step(TOKEN_LENGTH, every_feature(experiment), {}, ("logit_lens",), modules, compute)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -199,8 +194,7 @@ def test_a_new_step_is_three_files(checkout: Checkout, new_step: Path) -> None:
 @pytest.mark.exhaustive
 def test_a_new_score_in_the_features_table_is_four_files(checkout: Checkout, new_step: Path, code: Callable[[str, str, str], None]) -> None:
     """The table of features has its column, and the rule of that table, which is in the same file, reads its rows."""
-    column = '        "token_length": Column(pl.UInt32, "letters"),\n'
-    code("core/tables/summaries.py", '        "decoder_norm": Column(', f'{column}        "decoder_norm": Column(')
+    code("core/tables.csv", "features,decoder_norm,", "features,token_length,,UInt32,letters,\nfeatures,decoder_norm,")
     reads = '        output_score=manifests("output_score"),\n'
     new_step.write_text(new_step.read_text().replace(reads, f'{reads}        token_length=manifests("token_length"),\n', 1))
     assert {"token_length", "features_table"} <= set(due(checkout))

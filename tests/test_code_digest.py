@@ -30,7 +30,9 @@ def score(x):
     from pack.room import late
     return late.double(x)
 """,
-    "pack/room/late.py": "def double(x):\n    return 2 * x  # twice\n",
+    "pack/room/late.py": "from pack.room import tables\n\ndef double(x):\n    return 2 * x  # twice\n",
+    "pack/room/tables.py": "",
+    "pack/room/tables.csv": "table,column,type\n",
     "pack/unused.py": "X = 1\n",
 }
 
@@ -78,6 +80,7 @@ def digest(root: Path, *modules: str) -> str:
         ("pack/score.py", "double(x)", "double(x + 1)", True),
         ("pack/room/late.py", "2 * x", "3 * x", True),  # imported inside a function
         ("pack/room/__init__.py", "", "Y = 2\n", True),
+        ("pack/room/tables.csv", "type", "kind", True),  # the schemas of a module of tables
         ("pack/unused.py", "X = 1", "X = 2", False),
         ("pack/room/late.py", "# twice", "# two times", False),
         ("pack/score.py", "'''Score.'''", "'''The score, in [0, 1].'''", False),

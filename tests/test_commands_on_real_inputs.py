@@ -44,7 +44,7 @@ def test_check_says_what_there_is_and_what_it_takes(folder: RealFolder) -> None:
     assert lines["files"].startswith("6 features in 2 layers")
     assert lines["model"].startswith("google/gemma-2-2b can be read; 0.0 GiB to download")
     assert lines["SAEs"].startswith("2 of google/gemma-scope-2b-pt-res in the form gemma_2, at resid_post, of the size of 32 x 48")
-    assert lines["records"] == "2 sources of Neuronpedia, the first gemma-2-2b/1-gemmascope-res-16k"
+    assert lines["max_activating_examples"] == "2 sources of Neuronpedia, the first gemma-2-2b/1-gemmascope-res-16k"
     assert "are free at" in lines["disk"]
     assert lines["judge"].startswith("judge: 72 requests, about 0.0000 USD")  # 6 features x 3 factors x 2 prefixes x 2 aspects
     assert not (folder.path / "data" / EXPERIMENT).exists()

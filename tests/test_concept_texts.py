@@ -1,25 +1,24 @@
 """Training texts: what the grammar's own judge says of them, and their tokens."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from functools import cache
 
 import polars as pl
 import pytest
 import torch
-from engine_models import WORDS, WORLD, shipped_model, tiny_model, tiny_tokenizer, without_bos
+from engine_models import WORDS, WORLD, shipped_model, tiny_model, without_bos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from test_prompts import chat_model
 
 from saesteer.core.files import text_id
-from saesteer.core.tables.methods import CONCEPT_TEXTS
+from saesteer.core.tables import CONCEPT_TEXTS
 from saesteer.core.tokens import load_tokens
-from saesteer.engine.models import LanguageModel, language_model, prompt_token_ids
+from saesteer.engine.hook_points import hook_point_of
+from saesteer.engine.models import prompt_token_ids
 from saesteer.engine.perplexity import continuation_nll
-from saesteer.engine.sites import site_of
 from saesteer.methods.fit.problem import Text, tokens
 from saesteer.methods.fit.tokenised import MOST_TOKENS, n_prefix_tokens, training_texts
 from saesteer.methods.fit.training import text_loss
@@ -136,26 +135,17 @@ def test_what_the_grammar_cannot_write_is_refused():
         topic_texts(world(), ["sea"], (), 2, 2, 0)
 
 
-def test_importing_needs_no_torch():
-    program = "import sys, saesteer.world.concept_texts; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
 # What a model reads.
 
-TEMPLATE = "{{ bos_token }}{% for m in messages %}<turn>{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<turn>{% endif %}"
+CHAT = (
+    "{{ bos_token }}{% for turn in messages %}<start_of_turn>{{ turn.content }}<end_of_turn>{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>{% endif %}"
+)
 
 
 def rows_of(pairs: list[tuple[str, str]], positive: bool = True) -> pl.DataFrame:
     rows = [("0" * 16, positive, number, before, output) for number, (before, output) in enumerate(pairs)]
     return pl.DataFrame(rows, schema=CONCEPT_TEXTS.schema, orient="row")
-
-
-def chat_model() -> LanguageModel:
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>", "<end>"]})
-    tokenizer.chat_template = TEMPLATE
-    return language_model(tiny_model("llama").model, tokenizer, "tokenizer", "chat")
 
 
 def test_the_shipped_models_context_is_the_prompt_and_the_rest_is_the_text():
@@ -181,7 +171,7 @@ def test_context_ends_where_the_tokens_texts_add_up_to_the_input(before: list[st
 
 
 def test_a_chat_models_text_is_its_templates_conversation_up_to_the_end_of_the_answer():
-    lm = chat_model()
+    lm = chat_model(CHAT)
     pairs = [("ba be", "di do tuda."), ("", "ba"), ("ba", " be\nbo")]
     positive, _ = training_texts(rows_of(pairs), lm)
     for text, (before, output) in zip(positive, pairs, strict=True):
@@ -194,7 +184,7 @@ def test_a_chat_models_text_is_its_templates_conversation_up_to_the_end_of_the_a
 
 def test_texts_are_cut_at_the_models_end_and_after_128_tokens_of_output(monkeypatch: pytest.MonkeyPatch):
     pair = ("ba be bo", " ".join(["di"] * 400))
-    for lm in (tiny_model("llama"), chat_model()):
+    for lm in (tiny_model("llama"), chat_model(CHAT)):
         n_context = len(prompt_token_ids(lm, pair[0]))
         (text,), _ = training_texts(rows_of([pair]), lm)
         assert (text.n_context, len(text.ids)) == (n_context, 64)
@@ -210,7 +200,7 @@ def test_texts_without_a_token_of_their_own_are_refused():
     with pytest.raises(ValueError, match=r"negative text 1 of concept_id 0+: no token of its output is left after the 71 of its input"):
         training_texts(rows_of([("ba", "be"), ("ba" * 10 + " ba" * 60, "be")], positive=False), lm)
     with pytest.raises(ValueError, match="positive text 0 .*give an output"):
-        training_texts(rows_of([("ba", "")]), chat_model())
+        training_texts(rows_of([("ba", "")]), chat_model(CHAT))
     two = pl.concat([rows_of([("ba", "be")]), rows_of([("ba", "be")]).with_columns(concept_id=pl.lit("1" * 16))])
     with pytest.raises(ValueError, match="of 2 concepts"):
         training_texts(two, lm)
@@ -219,7 +209,7 @@ def test_texts_without_a_token_of_their_own_are_refused():
 @pytest.mark.parametrize("prompt_format", ["plain", "chat"])
 def test_prompts_count_from_where_they_differ(prompt_format: str):
     """In a chat template's prompt, what stands before the user's words and is the same for all is left out; after them, all counts."""
-    lm = chat_model() if prompt_format == "chat" else shipped_model()
+    lm = chat_model(CHAT) if prompt_format == "chat" else shipped_model()
     inputs = ["ba be", "di do du", "do"] if prompt_format == "chat" else ["I think that", "Then we saw", ""]
     texts = rows_of([(before, "ba di do") if prompt_format == "chat" else (before, "the sea is calm") for before in inputs])
     positive, _ = training_texts(texts, lm)
@@ -227,10 +217,10 @@ def test_prompts_count_from_where_they_differ(prompt_format: str):
     n_prefix = n_prefix_tokens(lm)
     assert len({tuple(ids[:n_prefix]) for ids in prompts}) == 1
     assert prompt_format == "plain" or len({tuple(ids[: n_prefix + 1]) for ids in prompts}) > 1
-    site = site_of(lm, 1, "resid_post")
-    said, every = tokens(lm, site, positive), tokens(lm, site, positive, n_prefix)
+    hook_point = hook_point_of(lm, 1, "resid_post")
+    said, every = tokens(lm, hook_point, positive), tokens(lm, hook_point, positive, n_prefix)
     for number, text in enumerate(positive):
-        alone = tokens(lm, site, (Text(text.ids, n_prefix),)).residual
+        alone = tokens(lm, hook_point, (Text(text.ids, n_prefix),)).residual
         assert len(alone) == len(text.ids) - n_prefix
         torch.testing.assert_close(every.by_text()[number], alone)
         torch.testing.assert_close(every.by_text()[number][text.n_context - n_prefix :], said.by_text()[number])
@@ -243,7 +233,7 @@ def test_losses_and_residuals_of_training_texts_count_what_perplexity_counts():
     before = texts.select(row=pl.col("number"), prefix="input", text=pl.lit(" ") + pl.col("output"))
     losses = continuation_nll(lm, before)
     assert [len(text.ids) - text.n_context for text in positive] == losses["n_scored"].to_list()
-    assert tokens(lm, site_of(lm, 2, "resid_post"), positive).residual.shape == (losses["n_scored"].sum(), lm.d_model)
+    assert tokens(lm, hook_point_of(lm, 2, "resid_post"), positive).residual.shape == (losses["n_scored"].sum(), lm.d_model)
     for text, mean in zip(positive, losses["mean_nll"], strict=True):
         with torch.no_grad():
             assert float(text_loss(lm, [text])) == pytest.approx(mean, rel=1e-5)

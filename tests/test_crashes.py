@@ -7,7 +7,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from crash_states import Trace, put, traced
 from test_store import rows_of, wanted
 
@@ -27,11 +26,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-@attack(
-    "the part store, kills and disks",
-    "power is lost at any moment while a file is written for the first time, in new folders, and again",
-    "the file is not there, or as it was before, or whole; once its writer has gone on, it stays, and so do the new folders",
-)
 @pytest.mark.parametrize(
     "write",
     [
@@ -71,11 +65,6 @@ def store(folder: Path, trace: Trace | None = None) -> int:
     return n_computed
 
 
-@attack(
-    "the part store, kills and disks",
-    "power is lost at any moment while a step writes parts and its manifest, then further parts and the manifest again",
-    "every part, fingerprint and manifest that is there is whole and can be read; no row of a finished part is lost; the next run goes on",
-)
 def test_parts_and_manifests(folder: Path, tmp_path: Path) -> None:
     with traced(folder) as trace:
         store(folder, trace)
@@ -98,11 +87,6 @@ def test_parts_and_manifests(folder: Path, tmp_path: Path) -> None:
     assert number > 40
 
 
-@attack(
-    "the part store, kills and disks",
-    "power is lost at any moment while a judge's answers are written",
-    "no answer that reached the disk is lost, and none is half-written: what was paid for is not asked for again",
-)
 def test_answers_of_a_judge(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with traced(folder) as trace, AnswerBook(folder / "answers", JUDGE, part_seconds=99.0) as book:
         for name in ("first", "second", "third"):

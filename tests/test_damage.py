@@ -1,6 +1,8 @@
 """What steering does to ordinary text: against plain forwards with hooks, and by hand."""
 
 import json
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,13 +10,14 @@ import pytest
 import torch
 from engine_models import WORLD, shipped_model, shipped_sae
 from methods_world import texts_of
+from oracles.plain_hooks import at_hook_point
 from small_adapters import a_lora, a_loreft, peft_model
 from torch import Tensor
 
-from saesteer.core.tables.methods import DAMAGE, METHOD_CHOICES, METHODS_TABLE
+from saesteer.core.tables import DAMAGE, METHOD_CHOICES, METHODS_TABLE
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts, text_damage
-from saesteer.engine.interventions import Addition, CodeEdit, Intervention, Nothing, PromptText, kind_of, packed
+from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, Nothing, PromptText, kind_of, packed
 from saesteer.engine.saes import encode
 from saesteer.methods.compare.damage import method_damage
 from saesteer.settings.methods import MethodSettings
@@ -43,20 +46,15 @@ def measured(one: Intervention, factor: str = "1", sae_features: str = "everywhe
     return frame.row(0, named=True)
 
 
-def slow(change: object, model: object = None, added: tuple[int, ...] = ()) -> tuple[float, float]:
+def slow(change: Any, model: Any = None, added: tuple[int, ...] = ()) -> tuple[float, float]:
     """(mean loss, mean divergence) text by text, unpadded, position by position, in float64."""
     lm = shipped_model()
     losses, divergences = [], []
     for text in ordinary():
         plain = lm.model(torch.tensor([text])).logits[0].double().log_softmax(dim=1)
-        handle = None
-        if change is not None:
-            block = lm.model.model.layers[LAYER]
-            handle = block.register_forward_hook(lambda _module, _args, out: change(out[0])[None])  # type: ignore[operator]
         ids = text[:1] + list(added) + text[1:]
-        steered = (model or lm.model)(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)  # type: ignore[operator]
-        if handle:
-            handle.remove()
+        with at_hook_point(lm.model, LAYER, "resid_post", lambda residual: change(residual[0])[None]) if change else nullcontext():
+            steered = (model or lm.model)(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)
         for place in range(N_CONTEXT, len(text)):
             p, q = steered[place - 1 + len(added)], plain[place - 1]
             losses.append(-float(p[text[place]]))
@@ -106,7 +104,7 @@ def test_codes_are_set() -> None:
         codes = encode(sae, residual)
         return residual + (8.0 - codes[:, 7:8]) * sae.W_dec[7]
 
-    close(measured(CodeEdit(torch.tensor([7]), torch.tensor([4.0])), "2"), slow(edited))
+    close(measured(ActivationEdit(torch.tensor([7]), torch.tensor([4.0])), "2"), slow(edited))
 
 
 @torch.no_grad()

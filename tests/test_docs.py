@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import polars as pl
 import pytest
@@ -17,8 +18,6 @@ from workflow_folder import BIN, ROOT
 import saesteer
 from saesteer.core.tables import METHOD_STEPS, STEPS
 from saesteer.report.headline import headline_markdown
-from saesteer.report.reference.method_docs import registry_markdown
-from saesteer.report.reference.table_docs import tables_markdown
 from saesteer.settings import SettingsError
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
@@ -118,25 +117,31 @@ def _file(module: str) -> Path | None:
 
 
 def test_every_table_column_and_method_is_described() -> None:
-    text = tables_markdown()
+    text = program_of_docs("conf").tables_markdown()
     for table in (STEPS | METHOD_STEPS | summary_tables()).values():
         section = text.split(f"### `{table.name}`\n")[1].split("###")[0]
         shown = re.findall(r"^\| `(\w+)`( \(key\))? \| (.+?) \| (.+?) \| (.*?) \|$", section, re.MULTILINE)
         assert [row[0] for row in shown] == list(table.columns)
         assert tuple(row[0] for row in shown if row[1]) == table.keys
         assert [bool(row[4].strip()) for row in shown] == [column.null_when is not None for column in table.columns.values()]
-    assert re.findall(r"\| `(\w+)` \|", registry_markdown()) == [row.name for row in METHODS]
+    assert re.findall(r"\| `(\w+)` \|", program_of_docs("conf").registry_markdown()) == [row.name for row in METHODS]
     assert f"compares {len(METHODS) - 1}\nsteering methods" in (ROOT / "README.md").read_text()  # without from_file
     listed = re.findall(r"auto(?:function|class):: (\w+)$", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(saesteer.__all__)
 
 
-def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
-    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs/rooms.py")
+def program_of_docs(name: str) -> ModuleType:
+    """A program of the folder docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec
     assert spec.loader
-    rooms = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rooms)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    return program
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    rooms = program_of_docs("rooms")
     assert (ROOT / "docs/rooms.svg").read_text(encoding="utf-8") == rooms.picture(), "run `python docs/rooms.py`"
     direct = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": {"torch"}}
     assert rooms.without_detours(direct, ["a", "b", "c", "d"]) == [("a", "b"), ("b", "c"), ("c", "d")]

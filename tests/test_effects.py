@@ -7,13 +7,13 @@ import pytest
 import torch
 from engine_models import N_FEATURES, model_and_sae, prompt_of, tiny_sae
 from methods_world import texts_of
-from oracles import plain_hooks, splitmix
+from oracles import inner_hook_points, plain_hooks, splitmix
+from test_inner_hook_points import model_of
 
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables import validate
-from saesteer.core.tables.methods import EFFECTS
+from saesteer.core.tables import EFFECTS, validate
+from saesteer.engine.hook_points import hook_point_of, width_at
 from saesteer.engine.models import prompt_token_ids
-from saesteer.engine.sites import site_of
 from saesteer.methods.fit.effects import (
     EffectRun,
     effect_features,
@@ -42,32 +42,30 @@ def rows_of(*vectors: int) -> pl.DataFrame:
 
 
 @torch.no_grad()
-def slow_loss(lm: Any, layer: int, site: str, vector: torch.Tensor, texts: list[list[int]]) -> float:
+def slow_loss(lm: Any, layer: int, hook_point: str, vector: torch.Tensor, texts: list[list[int]]) -> float:
     """Mean over all tokens but each text's first, one text at a time."""
-    handle = plain_hooks.at_site(lm.model, layer, site, lambda residual: residual + vector)
     losses = []
-    for ids in texts:
-        logits = lm.model(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)
-        losses += [-float(logits[place, token]) for place, token in enumerate(ids[1:])]
-    handle.remove()
+    with inner_hook_points.hooked(lm.model, layer, hook_point, lambda _read: vector):
+        for ids in texts:
+            logits = lm.model(torch.tensor([ids])).logits[0].double().log_softmax(dim=1)
+            losses += [-float(logits[place, token]) for place, token in enumerate(ids[1:])]
     return sum(losses) / len(losses)
 
 
 @torch.no_grad()
 def slow_text(run: EffectRun, vector: torch.Tensor, prompt: list[int], numbers: list[float]) -> list[int]:
     """Sampled at temperature 1 from the 20 likeliest by an inverse CDF, without a cache, the vector added at every position."""
-    handle = plain_hooks.at_site(run.lm.model, run.layer, run.sae.meta.site, lambda residual: residual + vector)
     ending = run.lm.model.generation_config.eos_token_id
     ids = list(prompt)
     for number in numbers:
-        logits = run.lm.model(torch.tensor([ids])).logits[0, -1].double()
+        with plain_hooks.at_hook_point(run.lm.model, run.layer, run.sae.meta.hook_point, lambda residual: residual + vector) as model:
+            logits = model(torch.tensor([ids])).logits[0, -1].double()
         likeliest = sorted(torch.argsort(logits, descending=True)[:20].tolist())
         running = torch.softmax(logits[likeliest], dim=0).cumsum(dim=0)
         token = likeliest[int((running <= number * running[-1]).sum())]
         if token in (ending if isinstance(ending, list) else [ending]):
             break
         ids.append(token)
-    handle.remove()
     return ids
 
 
@@ -79,7 +77,7 @@ def slow_mean(run: EffectRun, vector: torch.Tensor, reader: Any) -> tuple[torch.
         for rollout in range(run.settings.n_rollouts):
             key = int(text_keys([f"{number}/{rollout}"])[0])
             ids = slow_text(run, vector, list(prompt), [splitmix.uniform(SEED, key, step) for step in range(run.settings.max_new_tokens)])
-            residuals = plain_hooks.residuals(run.lm.model, ids, reader.meta.layer, reader.meta.site)[1:]
+            residuals = plain_hooks.residuals(run.lm.model, ids, reader.meta.layer, reader.meta.hook_point)[1:]
             if len(residuals):
                 means.append(torch.stack([plain_hooks.code_of(reader, residual) for residual in residuals]).double().mean(dim=0))
     return torch.stack(means).mean(dim=0), len(means)
@@ -96,9 +94,9 @@ def assert_effects(table: pl.DataFrame, run: EffectRun, multiple: float = 1.0, r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "site"), [("gemma2", "resid_post"), ("gpt2", "resid_pre"), ("shipped", "resid_post")])
-def test_effects_equal_a_slow_loop(family: str, site: str) -> None:
-    lm, sae = model_and_sae(family, 2, site)
+@pytest.mark.parametrize(("family", "hook_point"), [("gemma2", "resid_post"), ("gpt2", "resid_pre"), ("shipped", "resid_post")])
+def test_effects_equal_a_slow_loop(family: str, hook_point: str) -> None:
+    lm, sae = model_and_sae(family, 2, hook_point)
     run = EffectRun(lm, sae, 2, prompts_of(lm, family), settings(), SEED)
     table = validate(EFFECTS, pl.concat(measured_effects(run, rows_of(5, 1))), "test")
     assert table["vector"].to_list() == [1, 5]
@@ -125,16 +123,25 @@ def test_another_seed_gives_other_effects_of_other_vectors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "layer", "site"), [("gemma2_short_window", 1, "resid_post"), ("gpt2", 0, "resid_pre"), ("llama", 3, "resid_post")]
+    ("family", "layer", "hook_point"),
+    [
+        ("gemma2_short_window", 1, "resid_post"),
+        ("gpt2", 0, "resid_pre"),
+        ("llama", 3, "resid_post"),
+        ("gemma2", 1, "mlp_out"),
+        ("gpt2", 1, "resid_mid"),
+        ("wide_heads", 1, "hook_z"),
+        ("gpt_neox", 1, "attn_out"),
+    ],
 )
-def test_the_loss_equals_whole_forwards_with_a_hook(family: str, layer: int, site: str) -> None:
-    """From the embeddings to the last block, through texts of several lengths."""
-    lm, _ = model_and_sae(family, layer, site)
+def test_the_loss_equals_whole_forwards_with_a_hook(family: str, layer: int, hook_point: str) -> None:
+    """From the embeddings to the last block, and inside of blocks, through texts of several lengths."""
+    lm = model_of(family)
     texts = [[1, 40, 50, 60, 70, 80], [1, 33, 34], [1, 99, 98, 97]]
-    vectors = torch.randn(3, lm.d_model, generator=torch.Generator().manual_seed(0))
-    rises = loss_rises(lm, site_of(lm, layer, site), vectors, texts)
-    unsteered = slow_loss(lm, layer, site, torch.zeros(lm.d_model), texts)
-    expected = [slow_loss(lm, layer, site, vector, texts) - unsteered for vector in vectors]
+    vectors = torch.randn(3, width_at(lm, layer, hook_point), generator=torch.Generator().manual_seed(0))
+    rises = loss_rises(lm, hook_point_of(lm, layer, hook_point), vectors, texts)
+    unsteered = slow_loss(lm, layer, hook_point, torch.zeros_like(vectors[0]), texts)
+    expected = [slow_loss(lm, layer, hook_point, vector, texts) - unsteered for vector in vectors]
     torch.testing.assert_close(rises, torch.tensor(expected).double(), atol=1e-4, rtol=1e-4)
 
 
@@ -143,7 +150,7 @@ def test_vectors_are_scaled_to_the_same_rise_of_the_loss() -> None:
     lm, sae = model_and_sae("shipped", 5)
     texts = [text.ids for topic in ("sea", "chess", "law") for text in texts_of(topic, 2)]
     directions = effect_vectors(sae, 6, 0, 5)
-    scales = scaled_to_loss_rise(lm, site_of(lm, 5, "resid_post"), directions, texts, 1.0)
+    scales = scaled_to_loss_rise(lm, hook_point_of(lm, 5, "resid_post"), directions, texts, 1.0)
     unsteered = slow_loss(lm, 5, "resid_post", torch.zeros(lm.d_model), texts)
     for direction, scale in zip(directions, scales.tolist(), strict=True):
         assert slow_loss(lm, 5, "resid_post", scale * direction, texts) - unsteered == pytest.approx(1.0, abs=0.1)
@@ -155,7 +162,7 @@ def test_a_rise_out_of_reach_gets_the_end_of_the_range() -> None:
     texts = [prompt_token_ids(lm, "From my experience, the ship sails.")]
     direction = effect_vectors(sae, 1, 0, 5)
     norm = plain_hooks.residuals(lm.model, texts[0], 5)[:-1].norm(dim=1).mean()  # the last position predicts nothing
-    low, high = (float(scaled_to_loss_rise(lm, site_of(lm, 5, "resid_post"), direction, texts, rise)[0]) for rise in (-1e6, 1e6))
+    low, high = (float(scaled_to_loss_rise(lm, hook_point_of(lm, 5, "resid_post"), direction, texts, rise)[0]) for rise in (-1e6, 1e6))
     assert (low, high) == (pytest.approx(float(norm) / 4, rel=1e-5), pytest.approx(4 * float(norm), rel=1e-5))
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 import yaml
 from engine_models import WORLD, shipped_model, shipped_sae, tiny_model, without_bos
+from oracles.plain_hooks import at_hook_point
 from small_adapters import a_loreft, left_as_it_was
-from test_conversation import THINKING, TURNS, chat_model
+from test_prompts import THINKING, TURNS, chat_model
 from test_steered_model import FACTOR, VECTOR, hooked
 from typer.testing import CliRunner
 
@@ -23,8 +24,7 @@ from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id, write_json
 from saesteer.core.store import Wanted, complete
-from saesteer.core.tables import ASKED_CONCEPTS, FITS, write_summary
-from saesteer.core.tables.methods import METHOD_CHOICES
+from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES, write_summary
 from saesteer.engine.interventions import Addition, ConditionalAddition, Intervention, PromptText, kind_of, packed
 from saesteer.engine.models import language_model, prompt_token_ids
 from saesteer.engine.sae_convert import convert_sae
@@ -183,8 +183,8 @@ def finished_fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = pl.DataFrame(rows, schema=FITS.schema)
     wanted = Wanted(AT, [pl.DataFrame({"method": list(FITTED)}), pl.DataFrame({"concept_id": [sea]})], {"made": "by hand"})
     complete(data / "fits", FITS, [wanted], lambda _missing: [frame], data / "fits/layers_06-06.json")
-    concepts = pl.DataFrame({"concept_id": [sea], "concept": ["sea"], "label_feature": [7]}, schema=ASKED_CONCEPTS.schema)
-    write_summary(ASKED_CONCEPTS, concepts, data / "tables/asked_concepts.parquet")
+    concepts = pl.DataFrame({"concept_id": [sea], "concept": ["sea"], "label_feature": [7]}, schema=COMPARED_CONCEPTS.schema)
+    write_summary(COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")
     empty = dict.fromkeys(METHOD_CHOICES.columns) | {"layer": AT, "concept_id": sea, "abstains": False, "n": 1, "n_missing": 0}
     choices = [
         empty | {"method": method, "reported_on": str(half), "factor": factor}
@@ -232,9 +232,8 @@ def test_the_command_measures_both_models(run: Any, finished_fits: Path) -> None
     made = json.loads((finished_fits / "out/made.json").read_text())
     lm = shipped_model()
     plain = plain_likelihoods(lm.model, lm.tokenizer)
-    handle = lm.model.model.layers[AT].register_forward_hook(lambda _module, _args, residual: residual + 400 * VECTOR)
-    steered = plain_likelihoods(lm.model, lm.tokenizer)
-    handle.remove()
+    with at_hook_point(lm.model, AT, "resid_post", lambda residual: residual + 400 * VECTOR) as model:
+        steered = plain_likelihoods(model, lm.tokenizer)
     by_metric = {row["metric"]: row for row in made["results"]}
     perplexity, accuracy = by_metric["perplexity"], by_metric["acc"]
     for name, values in (("unsteered", plain), ("steered", steered)):

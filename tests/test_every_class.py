@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import torch
 from engine_models import WORDS, save_model, tiny_model, tiny_tokenizer
-from oracles import inner_sites, plain_hooks
+from oracles import inner_hook_points, plain_hooks
 from test_model_families import WITH_IMAGES
 from transformers import AutoConfig, AutoModelForImageTextToText
 from workflow_folder import Folder
@@ -48,8 +48,8 @@ class Case:
 
     model: Callable[[Path], Any]
     sae: Callable[[Path], Any]
-    site: str = "resid_post"
-    saes: str = "layer_{layer}"  # below my/; by folders' names some forms tell model and layer
+    hook_point: str = "resid_post"
+    saes: str = "layer_{layer}"  # below its folder; by folders' names some forms tell model and layer
 
 
 scope = partial(hub_fakes.gemma_scope, d_model=D, n_features=N, scale=0.3)
@@ -71,48 +71,67 @@ CASES = {
 }
 
 
-def written(folder: Folder, case: Case) -> None:
-    """The files and the experiment."""
-    case.model(folder.path / "my/model")
-    case.sae(folder.path / "my" / case.saes.format(layer=LAYER))
-    texts = [" ".join(WORDS[(n * 7 + place * (n % 5 + 1)) % len(WORDS)] for place in range(6 + n % 9)) for n in range(120)]
-    pl.DataFrame({"text": texts}).write_parquet(folder.path / "my/texts.parquet")
+def place(name: str) -> str:
+    """The experiment of a case, which is also the folder of its files."""
+    return f"mine-{list(CASES).index(name)}"
+
+
+def written(folder: Folder, name: str) -> None:
+    """The files and the experiment of a case."""
+    case, mine = CASES[name], place(name)
+    case.model(folder.path / mine / "model")
+    case.sae(folder.path / mine / case.saes.format(layer=LAYER))
+    texts = [" ".join(WORDS[(n * 7 + at * (n % 5 + 1)) % len(WORDS)] for at in range(6 + n % 9)) for n in range(120)]
+    pl.DataFrame({"text": texts}).write_parquet(folder.path / mine / "texts.parquet")
     folder.edit(
-        "mine",
+        mine,
         description="what somebody brings",
-        model={"path": "my/model"},
-        saes={"path": f"my/{case.saes}", "site": case.site, "d_model": D, "n_features": N},
+        model={"path": f"{mine}/model"},
+        saes={"path": f"{mine}/{case.saes}", "hook_point": case.hook_point, "d_model": D, "n_features": N},
         layers=[LAYER],
         features={"kind": "explicit", "features": {LAYER: [0, 7, 31, 40]}},
-        records={"kind": "local", "texts": "my/texts.parquet"},
+        max_activating_examples={"kind": "local", "texts": f"{mine}/texts.parquet"},
         concepts={"kind": "none"},
         sweep={"factors": [0, 2, 8], "prefixes": "config/prefixes.txt", "n_prefixes": 2, "max_new_tokens": 5, "temperature": 0.0},
-        perplexity={"model": {"path": "my/model"}},
+        perplexity={"model": {"path": f"{mine}/model"}},
         selection={"thresholds": [0.001, 0.01], "late_layers_from": 2, "random_draws": 50, "permutations": 50, "bootstrap_draws": 50},
         judge={"kind": "none"},
     )
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, str]:
+    """A folder with the experiments of all cases, which have run, and what was printed."""
+    folder = Folder(tmp_path_factory.mktemp("classes") / "run")
+    for name in CASES:
+        written(folder, name)
+    names = [place(name) for name in CASES]
+    targets = [f"data/{name}/{target}" for name in names for target in ("tables/features.parquet", "generations/layers_02-02.json")]
+    _, output = folder.run(*targets, "--keep-going", experiment=",".join(names))
+    return folder, output
+
+
 def hooked(case: Case, lm: Any, sae: Any, feature: int, factor: float) -> AbstractContextManager[None]:
-    if case.site == "resid_post":
+    if case.hook_point == "resid_post":
         return plain_hooks.steering_hook(lm.model, sae, LAYER, feature, factor)
-    return inner_sites.hooked(lm.model, LAYER, case.site, inner_sites.amplified(sae, feature, factor))
+    return inner_hook_points.hooked(lm.model, LAYER, case.hook_point, inner_hook_points.amplified(sae, feature, factor))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_scored_and_steered(name: str, tmp_path: Path) -> None:
-    case, folder = CASES[name], Folder(tmp_path / "run")
-    written(folder, case)
-    code, output = folder.run(*(f"data/mine/tables/{name}.parquet" for name in ("features", "steering")), experiment="mine")
-    assert code == 0, output
-    lm = load_language_model(folder.path / "my/model", "float32", "cpu")
-    place = tmp_path / "sae.safetensors"
-    convert_sae(folder.path / "my" / case.saes.format(layer=LAYER), layer=LAYER, site=case.site, d_model=D, n_features=N, out=place)
-    sae = load_sae(place, "float32", "cpu")
-    lens = dict(folder.table("logit_lens", "mine").select("feature", "token_ids").iter_rows())
-    settings = load_experiment("mine", folder.path / "config/experiments").output_score
+def test_it_is_scored_and_steered(name: str, ran: tuple[Folder, str], tmp_path: Path) -> None:
+    (folder, output), case, mine = ran, CASES[name], place(name)
+    features = folder.path / f"data/{mine}/tables/features.parquet"
+    assert features.is_file(), output
+    lm = load_language_model(folder.path / mine / "model", "float32", "cpu")
+    out = tmp_path / "sae.safetensors"
+    convert_sae(
+        folder.path / mine / case.saes.format(layer=LAYER), layer=LAYER, hook_point=case.hook_point, d_model=D, n_features=N, out=out
+    )
+    sae = load_sae(out, "float32", "cpu")
+    lens = dict(folder.table("logit_lens", mine).select("feature", "token_ids").iter_rows())
+    settings = load_experiment(mine, folder.path / "config/experiments").output_score
     ids = prompt_token_ids(lm, settings.prompt)
-    scores = folder.table("output_score", "mine")
+    scores = folder.table("output_score", mine)
     assert scores.height == 4
     for row in scores.iter_rows(named=True):
         with torch.no_grad(), hooked(case, lm, sae, row["feature"], float(settings.factor)):
@@ -121,7 +140,7 @@ def test_it_is_scored_and_steered(name: str, tmp_path: Path) -> None:
         rank = min(int((p > p[token]).sum()) for token in tokens)
         assert row["output_score"] == pytest.approx((1 - rank / len(p)) * float(p[tokens].max()), abs=1e-5)
     prefixes = read_prefixes(folder.path / "config/prefixes.txt", 2)
-    texts = folder.table("generations", "mine")
+    texts = folder.table("generations", mine)
     assert texts.height == 4 * 3 * 2
     assert texts["text"].n_unique() > 6
     for row in texts.iter_rows(named=True):
@@ -130,4 +149,4 @@ def test_it_is_scored_and_steered(name: str, tmp_path: Path) -> None:
             plain = {"top_k": None, "top_p": None, "temperature": None, "pad_token_id": 0}
             made = lm.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False, **plain)
         assert row["token_ids"] == made[0, prompt.shape[1] :][: row["n_tokens"]].tolist()
-    assert pl.read_parquet(folder.path / "data/mine/tables/features.parquet")["input_score"].count() > 0
+    assert pl.read_parquet(features)["input_score"].count() > 0

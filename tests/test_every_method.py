@@ -11,7 +11,7 @@ from methods_world import problem, random_effects
 from slow_vectors import slow_residuals
 from small_adapters import left_as_it_was
 
-from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, packed
+from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalAddition, packed
 from saesteer.methods.fit import sae_features, sae_ssv
 from saesteer.methods.fit.fits import fit_of, intervention_of
 from saesteer.methods.fit.problem import Problem, Text
@@ -75,14 +75,14 @@ def test_a_fit_depends_on_its_problem_alone_and_leaves_the_model_as_it_was(name:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
-    """A vector's is its largest activation on the concept's texts, that of an SAE feature its largest record or, with CorrSteer, its mean
+    """A vector's is its largest activation on the concept's texts, that of an SAE feature its max activation or, with CorrSteer, its mean
     over positive texts of the largest code."""
     to, intervention = given(name, epochs=BRIEF), fitted(name)
     if isinstance(intervention, ConditionalAddition):
         intervention = Addition(intervention.vector, intervention.scale)
     if not isinstance(intervention, Addition):
         assert (name in {"unsteered", "prompting", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}) or isinstance(
-            intervention, CodeEdit
+            intervention, ActivationEdit
         )
         return
     assert intervention.positions == "all"

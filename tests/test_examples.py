@@ -9,9 +9,9 @@ from synthetic_tables import (
     PREFIXES,
     main_tables,
     selection_settings,
+    synthetic_examples,
     synthetic_features,
     synthetic_generations,
-    synthetic_records,
 )
 
 from saesteer.analysis.examples import example_features, examples
@@ -50,7 +50,7 @@ def test_texts_are_the_first_prefix_at_the_held_out_factor() -> None:
     outcomes = main_tables(2, 4, FACTORS, seed=3)["outcomes"].sort("rule", "layer", "feature")
     outcomes = outcomes.with_columns(factors=pl.Series([["4", "2"]] * 6 + [[None, "2"]] * 2 + [["2", "4"]] * 8))
     generations = synthetic_generations(features, FACTORS)
-    arguments = (synthetic_records(features), generations, PREFIXES, "capped", 8, 1)
+    arguments = (synthetic_examples(features), generations, PREFIXES, "capped", 8, 1)
     rows = tables.validate(tables.EXAMPLES, examples(outcomes, features, *arguments), "test")
     assert rows["factor"].to_list() == ["4"] * 6 + [None] * 2
     for row in rows.iter_rows(named=True):
@@ -88,10 +88,10 @@ LONG = [f"▁w{i}" for i in range(40)]
 def test_the_largest_activations_token_is_marked(context: list[str], index: int, expected: str) -> None:
     features = synthetic_features(1, 2)
     outcomes = main_tables(1, 2, FACTORS)["outcomes"]
-    record = {"text_id": "0" * 16, "token": "▁ship", "token_id": 1, "max_value": 1.0}
+    example = {"text_id": "0" * 16, "token": "▁ship", "token_id": 1, "max_value": 1.0}
     other, top = {"rank": 1, "token_index": 0, "context": ["▁No"]}, {"rank": 0, "token_index": index, "context": context}
-    shown = pl.Series([[record | other, record | top], []], dtype=tables.RECORDS.columns["records"].dtype)
-    records = synthetic_records(features).with_columns(records=shown)
-    arguments = (records, synthetic_generations(features, FACTORS), PREFIXES, "capped", 2, 0)
+    shown = pl.Series([[example | other, example | top], []], dtype=tables.MAX_ACTIVATING_EXAMPLES.columns["examples"].dtype)
+    local = synthetic_examples(features).with_columns(examples=shown)
+    arguments = (local, synthetic_generations(features, FACTORS), PREFIXES, "capped", 2, 0)
     rows = examples(outcomes, features, *arguments)
     assert rows["top_context"].to_list() == [expected, None]

@@ -107,7 +107,7 @@ def test_panels_of_ratings_are_left_out_where_there_are_none() -> None:
 
 def test_line_breaks_and_control_characters_are_visible() -> None:
     tables = world()["examples"].with_columns(
-        pl.lit(["\n", "<0x0A>", "▁", "a\x07b", "<0x41>"], pl.List(pl.String)).alias("lens_tokens"),
+        pl.lit(["\n", "<0x0A>", "▁", "a\x07b", "<0x41>"], pl.List(pl.String)).alias("top_logit_lens_tokens"),
         pl.lit(" one\ntwo\t").alias("steered"),
         pl.lit("… [\n] <0x0A>").alias("top_context"),
     )

@@ -6,14 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import FAMILIES, model_and_sae, rows_of_grid, tiny_model, tiny_sae, without_bos
+from engine_models import FAMILIES, TINY, model_and_sae, sweep_rows, tiny_model, tiny_sae, without_bos
 from oracles import plain_hooks, splitmix
 from polars.testing import assert_frame_equal
-from scipy import stats
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from saesteer.core.counter_rng import text_keys
-from saesteer.core.tables.steps import FEATURE_TEXT, GENERATIONS
+from saesteer.core.tables import FEATURE_TEXT, GENERATIONS
 from saesteer.engine import continuation, generate, steering
 from saesteer.engine.continuation import Sampling, continuation_texts, ending_tokens
 from saesteer.engine.generations import feature_texts
@@ -22,25 +21,11 @@ from saesteer.engine.saes import Sae
 from saesteer.engine.sampling import largest_ids, sample_tokens
 
 KEYS = ["feature", "factor", "prefix_id", "sample"]
-TINY = {f"{number:016x}": text for number, text in enumerate(["From ba be dibo", "ba", "tuda be", "From di do tuda be ba do"])}
 SHIPPED = {f"{number:016x}": text for number, text in enumerate(["From my experience,", "I believe that", "The", "Then the man said:"])}
 
 
 def prefixes_of(family: str) -> dict[str, str]:
     return SHIPPED if family == "shipped" else TINY
-
-
-def sweep_rows(n: int, n_features: int = 96, seed: int = 0) -> pl.DataFrame:
-    """n different rows over features, factors, prefixes of several lengths and samples."""
-    grid = [
-        (feature, factor, f"{prefix:016x}", sample)
-        for sample in range(3)
-        for feature in range(0, n_features, 7)
-        for factor in ("0", "0.8", "2.5", "10")
-        for prefix in range(4)
-    ]
-    order = np.random.default_rng(seed).permutation(len(grid))[:n]
-    return rows_of_grid(grid[place] for place in order)
 
 
 def swept(
@@ -58,10 +43,10 @@ AT = [*((family, "resid_post") for family in (*FAMILIES, "shipped")), *((family,
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize(("family", "site"), AT)
-def test_greedy_rows_equal_generate_with_a_hook(family: str, site: str, layer: int) -> None:
+@pytest.mark.parametrize(("family", "hook_point"), AT)
+def test_greedy_rows_equal_generate_with_a_hook(family: str, hook_point: str, layer: int) -> None:
     """Token for token, through prefixes of several lengths, compaction, stops and sliding windows shorter and longer than the text."""
-    lm, sae = model_and_sae(family, layer, site)
+    lm, sae = model_and_sae(family, layer, hook_point)
     rows = sweep_rows(24, n_features=sae.meta.n_features)
     stop = "." if family == "shipped" else "o"
     table = swept(lm, sae, rows, family, Sampling(max_new_tokens=12, temperature=0.0, stop=stop))
@@ -78,10 +63,10 @@ def test_greedy_rows_equal_generate_with_a_hook(family: str, site: str, layer: i
     assert table["n_tokens"].n_unique() > 1
 
 
-@pytest.mark.parametrize(("family", "site"), AT)
-def test_sampled_rows_equal_whole_forwards_and_an_inverse_cdf(family: str, site: str) -> None:
+@pytest.mark.parametrize(("family", "hook_point"), AT)
+def test_sampled_rows_equal_whole_forwards_and_an_inverse_cdf(family: str, hook_point: str) -> None:
     """Without a cache, with plain integers for the random numbers."""
-    lm, sae = model_and_sae(family, 1, site)
+    lm, sae = model_and_sae(family, 1, hook_point)
     rows = sweep_rows(20, n_features=sae.meta.n_features, seed=5)
     table = swept(lm, sae, rows, family, Sampling(max_new_tokens=5, stop="", top_k=30), seed=3)
     for row in table.to_dicts():
@@ -167,34 +152,6 @@ def test_text_is_the_continuation_as_it_runs_on() -> None:
     prompt = prompt_token_ids(lm, "From my experience,")
     ids = lm.tokenizer(" the sea is calm.", add_special_tokens=False)["input_ids"]
     assert continuation_texts(lm, [prompt, prompt], [[*ids, lm.model.generation_config.eos_token_id], []]) == [" the sea is calm.", ""]
-
-
-@pytest.mark.parametrize("top_k", [0, 5, 50])
-def test_sampling_follows_the_softmax_of_the_top_k(top_k: int) -> None:
-    logits = 2 * torch.randn(1, 300, generator=torch.Generator().manual_seed(top_k))
-    numbers = torch.from_numpy(np.random.default_rng(0).random(40_000))
-    tokens = sample_tokens(logits.expand(40_000, -1), numbers, 0.7, top_k)
-    warped = logits[0].double() / 0.7
-    if top_k:
-        warped[warped < warped.topk(top_k).values[-1]] = -torch.inf
-    expected = 40_000 * torch.softmax(warped, dim=0).numpy()
-    observed = np.bincount(tokens.numpy(), minlength=300)
-    assert observed[expected == 0].sum() == 0
-    common = expected > 5
-    rest = [observed[~common].sum()], [expected[~common].sum()]
-    if rest[1][0] < 5:
-        rest = [], []
-        expected[common] *= observed[common].sum() / expected[common].sum()
-    assert stats.chisquare([*observed[common], *rest[0]], [*expected[common], *rest[1]]).pvalue > 1e-3
-
-
-def test_inverse_cdf_by_hand() -> None:
-    """Probabilities .1 .2 .3 .4 for tokens 0 to 3; the two likeliest alone: 3/7 and 4/7."""
-    logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(5, -1)
-    numbers = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.9999], dtype=torch.double)
-    assert sample_tokens(logits, numbers, 1.0, 0).tolist() == [0, 0, 1, 2, 3]
-    assert sample_tokens(logits, torch.tensor([0.0, 0.42, 0.43, 0.9, 0.9999], dtype=torch.double), 1.0, 2).tolist() == [2, 2, 3, 3, 3]
-    assert sample_tokens(logits, numbers, 0.0, 50).tolist() == [3] * 5
 
 
 def test_top_p_by_hand() -> None:

@@ -85,7 +85,7 @@ STEPS = {
     "perplexity": partial(test_invariance.perplexity_step, "gemma2"),
     "activations": test_invariance.activations_step,
     "effects of steering": test_invariance.effects_step,
-    "lens tokens": test_invariance.lens_step,
+    "top logit-lens tokens": test_invariance.lens_step,
     "local judge": test_invariance.judge_step,
 }
 EXACT = {"token_ids", "text", "n_tokens", "stopped", "feature", "token_index", "raw", "finish_reason"}

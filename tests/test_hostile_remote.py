@@ -1,5 +1,7 @@
 """What comes from a DVC remote or a colleague's git: every listing, object and path tampered with."""
 
+# ruff: noqa: F811 (fixtures of another file)
+
 import hashlib
 import json
 import shutil
@@ -8,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from attacks import attack
-from made_up_results import FILES, MANIFEST, OUTPUTS, PART, RECORD, Shared, colleague_of, publish, write
+from made_up_results import FILES, MANIFEST, OUTPUTS, PART, RECORD, Shared, write
 from sharing_folders import damage, damaged_objects, objects
+from test_pull import published, shared  # noqa: F401
 
 from saesteer.sharing.commands import SharingError, git
 from saesteer.sharing.dvc_metadata import merge_versions
@@ -28,16 +30,6 @@ ELSEWHERE = (
 """Paths in a listing of data/exp/tables that lie elsewhere, or are written in another way than DVC writes them."""
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    return publish(tmp_path_factory.mktemp("published"))
-
-
-@pytest.fixture
-def shared(published: Shared, tmp_path: Path) -> Shared:
-    return colleague_of(published, tmp_path)
-
-
 def test_what_was_published_comes(shared: Shared) -> None:
     examination = shared.pull()
     assert set(examination.agreeing) == set(OUTPUTS)
@@ -46,11 +38,6 @@ def test_what_was_published_comes(shared: Shared) -> None:
     assert not shared.pull().refused
 
 
-@attack(
-    "shared storage and git",
-    "a writer of the remote adds an entry to a listing: a module of the package, a git hook, a file outside the clone, an absolute path",
-    "the listing has other bytes than git names: none of it is used, and what it should have brought is named and made again",
-)
 @pytest.mark.parametrize("relpath", [*ELSEWHERE, "fine.parquet"])
 def test_a_listing_with_one_more_entry(shared: Shared, relpath: str) -> None:
     before = shared.files()
@@ -63,11 +50,6 @@ def test_a_listing_with_one_more_entry(shared: Shared, relpath: str) -> None:
     assert {name: data for name, data in new.items() if not name.endswith(".pulled.json")} == come
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "a part with forged rows, named by its own digest, is put into the remote and into its listing",
-    "it never reaches the store's folder, as git names another listing",
-)
 def test_a_forged_part_in_the_remote(shared: Shared) -> None:
     digest, path = shared.named("data/exp/judge"), f"abcd/layer_00/{hashlib.sha256(b'forged').hexdigest()}.parquet"
     entries = json.loads(shared.object(digest).read_bytes())
@@ -77,11 +59,6 @@ def test_a_forged_part_in_the_remote(shared: Shared) -> None:
     assert not (shared.clone / "data/exp/judge" / path).exists()
 
 
-@attack(
-    "shared storage and git",
-    "a listing whose digest git does name holds paths with `..`, absolute ones, empty ones, or one twice",
-    "the pull stops before any file is written, and names listing and path",
-)
 @pytest.mark.parametrize("relpath", [*ELSEWHERE, "t.parquet", "t.parquet/below", "a\\b"])
 def test_a_listing_that_git_names(shared: Shared, relpath: str) -> None:
     shared.name("data/exp/tables", shared.add_object(shared.with_entry(relpath), ".dir"))
@@ -91,11 +68,6 @@ def test_a_listing_that_git_names(shared: Shared, relpath: str) -> None:
     assert shared.files() == before
 
 
-@attack(
-    "shared storage and git",
-    "any one object of the remote has other bytes than its name says",
-    "it is neither put in place nor left in the cache; its output is named and made again, all others are adopted",
-)
 def test_every_object_tampered_with(shared: Shared, tmp_path: Path) -> None:
     for number, (name, data) in enumerate(FILES.items()):
         twin = Shared(tmp_path / f"clone{number}", shared.store)
@@ -111,11 +83,6 @@ def test_every_object_tampered_with(shared: Shared, tmp_path: Path) -> None:
         held.write_bytes(whole)
 
 
-@attack(
-    "shared storage and git",
-    "every listing and every object of the remote is tampered with at once",
-    "nothing is adopted, no file is written",
-)
 def test_a_remote_of_which_nothing_is_true(shared: Shared) -> None:
     before = shared.files()
     for held in objects(shared.store):
@@ -124,11 +91,6 @@ def test_a_remote_of_which_nothing_is_true(shared: Shared) -> None:
     assert shared.files() == before
 
 
-@attack(
-    "shared storage and git",
-    "`pull` while nothing answers at the remote's address",
-    "one message says so and what to do; no file is written",
-)
 def test_a_remote_that_does_not_answer(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
     for name, value in settings.items():
@@ -141,11 +103,6 @@ def test_a_remote_that_does_not_answer(shared: Shared, monkeypatch: pytest.Monke
     assert shared.files() == before
 
 
-@attack(
-    "shared storage and git",
-    "an object in DVC's cache is damaged, and marked as checked by its read-only mode",
-    "it is dropped and fetched again",
-)
 def test_a_damaged_object_in_the_cache(shared: Shared) -> None:
     shared.pull()
     (shared.clone / "data/exp/tables/t.parquet").unlink()
@@ -157,11 +114,6 @@ def test_a_damaged_object_in_the_cache(shared: Shared) -> None:
     assert (shared.clone / "data/exp/tables/t.parquet").read_bytes() == b"a table"
 
 
-@attack(
-    "shared storage and git",
-    "a .dvc file in git names another place or folder, a command, or another remote",
-    "the pull stops before anything is fetched, and names the file",
-)
 @pytest.mark.parametrize(
     "edit",
     [
@@ -184,11 +136,6 @@ def test_a_dvc_file_of_another_form(shared: Shared, edit: Callable[[dict[str, ob
     assert shared.files() == before
 
 
-@attack(
-    "shared storage and git",
-    "git holds a symbolic link in the place of a folder of results",
-    "the pull stops and names it",
-)
 def test_a_link_in_git(shared: Shared) -> None:
     (shared.clone / "data/exp").rename(shared.clone / "data/exp-real")
     (shared.clone / "data/exp").symlink_to("exp-real")
@@ -197,11 +144,6 @@ def test_a_link_in_git(shared: Shared) -> None:
         shared.pull()
 
 
-@attack(
-    "shared storage and git",
-    "a folder inside a folder of results is a link to somewhere else",
-    "the pull stops: nothing is written through a link",
-)
 def test_a_link_on_the_way(shared: Shared, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (shared.clone / "data/exp/judge").mkdir()
@@ -211,11 +153,6 @@ def test_a_link_on_the_way(shared: Shared, tmp_path: Path) -> None:
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
-@attack(
-    "shared storage and git",
-    "a line of provenance names an output outside the clone, of another experiment, or the package's own code",
-    "refused, naming file and line; nothing is read or deleted",
-)
 @pytest.mark.parametrize(
     "output", ["../precious.txt", "data/exp/../../../precious.txt", "{outside}", "src/module.py", "data/other/t.parquet"]
 )
@@ -230,11 +167,6 @@ def test_an_output_elsewhere_in_provenance(shared: Shared, tmp_path: Path, outpu
     assert shared.files() == before
 
 
-@attack(
-    "shared storage and git",
-    "a line of provenance holds a record with other fields, or a rule's name that is a path",
-    "refused, naming file and line",
-)
 @pytest.mark.parametrize("record", [RECORD | {"more": 1}, RECORD | {"rule": "../../src/module"}, {}, None, [1]])
 def test_a_record_of_another_form_in_provenance(shared: Shared, record: object) -> None:
     path = shared.clone / "provenance/exp/made_up.jsonl"
@@ -243,11 +175,6 @@ def test_a_record_of_another_form_in_provenance(shared: Shared, record: object) 
         shared.pull()
 
 
-@attack(
-    "shared storage and git",
-    "provenance says that an output was made from a file outside the clone",
-    "that file is not read, and the output is made again",
-)
 def test_an_input_elsewhere_in_provenance(shared: Shared, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_bytes(b"secret")
     outside = {"../secret.txt": hashlib.sha256(b"secret").hexdigest()}
@@ -255,11 +182,6 @@ def test_an_input_elsewhere_in_provenance(shared: Shared, tmp_path: Path) -> Non
     assert shared.pull().refused == {"data/exp/metrics.json": "made from ../secret.txt, which is missing"}
 
 
-@attack(
-    "shared storage and git",
-    "a manifest from the remote names parts outside its folder",
-    "its outputs are refused; the file outside is not read",
-)
 def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path) -> None:
     (tmp_path / f"{hashlib.sha256(b'secret').hexdigest()}.parquet").write_bytes(b"secret")
     named = f"../../../../{hashlib.sha256(b'secret').hexdigest()}.parquet"
@@ -271,11 +193,6 @@ def test_a_manifest_that_leads_elsewhere(shared: Shared, tmp_path: Path) -> None
     assert "does not lie below the manifest" in shared.pull().refused[MANIFEST]
 
 
-@attack(
-    "shared storage and git",
-    "git merges two branches while the remote holds a forged listing of one of them",
-    "the merge stops; the forged listing is not used",
-)
 def test_a_forged_listing_in_a_merge(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = shared.clone / "theirs.dvc"
     digest = shared.add_object(shared.with_entry("v.parquet"), ".dir")

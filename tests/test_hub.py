@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from hub_fakes import random_model
 from hub_server import TOKEN, Hub, serve_hub, use_hub
 
@@ -76,11 +75,6 @@ def test_what_is_in_the_cache_is_not_downloaded_again_nor_needs_a_hub(
     assert fetch_model(REPO, "main", tmp_path) == first
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a cache without network lacks a shard or a small file of a model",
-    "the rest is not taken for the model: refused with what is missing",
-)
 def test_an_interrupted_fetch_is_not_taken_for_a_model(hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a cache without network: a shard, or a small file that the repository has, is missing."""
     fetched = fetch_model(REPO, "main", tmp_path)
@@ -108,11 +102,6 @@ def test_a_pinned_commit_stays_when_main_moves_on(hub: Hub, model: Path, tmp_pat
         fetch_model(REPO, "v9", tmp_path)
 
 
-@attack(
-    "downloads and other untrusted input",
-    "the hub serves a model's file with wrong bytes, or a file of the cache is changed",
-    "refused, naming the file; it is not used",
-)
 def test_wrong_bytes_are_named_and_not_used(hub: Hub, model: Path, tmp_path: Path) -> None:
     name = shards(model)[0]
     hub.corrupt(name)
@@ -144,11 +133,6 @@ def test_a_download_that_breaks_off_is_resumed(hub: Hub, model: Path, tmp_path: 
     assert fetched.files[shards(model)[0]] == hashlib.sha256((model / shards(model)[0]).read_bytes()).hexdigest()
 
 
-@attack(
-    "downloads and other untrusted input",
-    "the hub redirects the download of a gated model to another host",
-    "the token is not shown to that host, and stands in no log",
-)
 def test_a_gated_repository_says_how_to_get_in(
     hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,11 +165,6 @@ def test_what_is_not_there(hub: Hub, model: Path, tmp_path: Path, monkeypatch: p
             fetch_model(REPO, None, tmp_path)
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a repository has pickled weights only, or lacks its tokenizer or configuration",
-    "refused before any file is downloaded; pickled weights are never loaded",
-)
 @pytest.mark.parametrize(
     ("names", "message"),
     [

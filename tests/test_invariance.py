@@ -13,23 +13,23 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from engine_models import WORDS, model_and_sae, narrow, narrow_sae, prompt_of, tiny_model, tiny_sae
+from engine_models import WORDS, model_and_sae, narrow, narrow_sae, prompt_of, sweep_rows, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
 from small_adapters import a_change, a_lora, a_loreft, model_of, rows_of
 from test_effects import prompts_of, settings
-from test_generate import KEYS, prefixes_of, sweep_rows
+from test_generate import KEYS, prefixes_of
 from test_judge_local import TEXTS, answers, asks, judge_model
 from test_judge_local import settings as judge_settings
 from test_steered_texts import LAYER, _interventions, _prompts, _rows
 from torch import Tensor
 
 from saesteer.engine import continuation, head, models, output_score
-from saesteer.engine.activations import sparse_codes
+from saesteer.engine.activations import sparse_activations
 from saesteer.engine.adapters import low_rank_subspace_installed, low_rank_weights_installed
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
@@ -63,15 +63,15 @@ def as_rows(tensor: Tensor) -> pl.DataFrame:
     return pl.DataFrame({"bytes": [row.numpy().tobytes() for row in tensor.detach().cpu()]})
 
 
-def output_score_step(family: str, layer: int = 1, site: str = "resid_post") -> Step:
-    lm, sae = model_and_sae(family, layer, site)
+def output_score_step(family: str, layer: int = 1, hook_point: str = "resid_post") -> Step:
+    lm, sae = model_and_sae(family, layer, hook_point)
     n = min(256, sae.meta.n_features)
-    lens, _ = lens_tokens(lm, sae.W_dec[:n], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:n], 20)
     return Step(n, lambda places, batch: output_scores(lm, sae, layer, places, lens[places], prompt_of(family), 10.0, batch=batch))
 
 
-def sweep_step(family: str, layer: int = 1, site: str = "resid_post", half: bool = False, n: int = 256) -> Step:
-    lm, sae = model_and_sae(family, layer, site)
+def sweep_step(family: str, layer: int = 1, hook_point: str = "resid_post", half: bool = False, n: int = 256) -> Step:
+    lm, sae = model_and_sae(family, layer, hook_point)
     if half:
         lm, sae = narrow(lm), narrow_sae(sae)
     rows, sampling = sweep_rows(n, n_features=sae.meta.n_features), Sampling(max_new_tokens=6)
@@ -116,7 +116,7 @@ def activations_step() -> Step:
     texts = pl.DataFrame({"text_id": [f"text {i}" for i in range(72)], "token_ids": [[2, *ids[i][: lengths[i] - 1]] for i in range(72)]})
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        codes = pl.concat(sparse_codes(lm, {2: sae} if batch else {2: sae, 4: other}, texts[places]))
+        codes = pl.concat(sparse_activations(lm, {2: sae} if batch else {2: sae, 4: other}, texts[places]))
         return in_order(texts[places], codes.filter(layer=2), ["text_id"])
 
     return Step(72, run)
@@ -131,7 +131,7 @@ def effects_step() -> Step:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lm.model.generation_config, "eos_token_id", list(range(2, lm.n_vocab, 4)))
             if batch:
-                for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("CODES_AT_A_TIME", (1, 1))):
+                for name, value in (("VECTORS_AT_A_TIME", batch), ("SCALING_VECTORS", 2), ("ACTIVATIONS_AT_A_TIME", (1, 1))):
                     patch.setattr(effects, name, value)
             options = settings().model_copy(update={"n_vectors": 9 if batch else 8})
             frames = list(effects.measured_effects(effects.EffectRun(lm, sae, 1, prompts_of(lm, "gemma2"), options, 3), rows))
@@ -145,7 +145,7 @@ def lens_step() -> Step:
     lm, sae = model_and_sae("shipped", 1)
 
     def run(places: list[int], batch: int | None) -> pl.DataFrame:
-        ids, values = lens_tokens(lm, sae.W_dec[places], 20, **({"block": batch} if batch else {}))
+        ids, values = top_logit_lens_tokens(lm, sae.W_dec[places], 20, **({"block": batch} if batch else {}))
         return pl.concat([as_rows(ids), as_rows(values).rename({"bytes": "values"})], how="horizontal")
 
     return Step(300, run)
@@ -206,11 +206,18 @@ STEPS = [
         )
         for family in ("gemma2", "gpt2")
     ),
-    *(pytest.param(partial(output_score_step, "gemma2", site=site), (), id=f"output score, {site}") for site in ("resid_mid", "hook_z")),
-    pytest.param(partial(output_score_step, "llama", site="transcoder"), (), id="output score, transcoder", marks=pytest.mark.exhaustive),
     *(
-        pytest.param(partial(sweep_step, "gemma2", site=site, half=half), (), id=f"{name}, {site}", marks=pytest.mark.exhaustive)
-        for site in ("resid_mid", "hook_z", "mlp_out", "transcoder_normalized")
+        pytest.param(partial(output_score_step, "gemma2", hook_point=hook_point), (), id=f"output score, {hook_point}")
+        for hook_point in ("resid_mid", "hook_z")
+    ),
+    pytest.param(
+        partial(output_score_step, "llama", hook_point="transcoder"), (), id="output score, transcoder", marks=pytest.mark.exhaustive
+    ),
+    *(
+        pytest.param(
+            partial(sweep_step, "gemma2", hook_point=hook_point, half=half), (), id=f"{name}, {hook_point}", marks=pytest.mark.exhaustive
+        )
+        for hook_point in ("resid_mid", "hook_z", "mlp_out", "transcoder_normalized")
         for name, half in (("sweep", False), (TILES, True))
     ),
     pytest.param(texts_step, (), id="texts under every kind of intervention"),
@@ -221,7 +228,7 @@ STEPS = [
     pytest.param(partial(perplexity_step, "llama", half=True), ((None, [7]),), id="perplexity in bfloat16"),
     pytest.param(activations_step, ((1, [3]), (1, range(71, -1, -1))), id="activations"),
     pytest.param(effects_step, ((3, [7, 2, 3, 0]),), id="effects of steering"),
-    pytest.param(lens_step, ((32, range(299, -1, -1)), (50, range(300)), (300, range(5, 38)), (128, [9])), id="lens tokens"),
+    pytest.param(lens_step, ((32, range(299, -1, -1)), (50, range(300)), (300, range(5, 38)), (128, [9])), id="top logit-lens tokens"),
     pytest.param(judge_step, ((1, range(5, 8)), (64, range(47, -1, -1)), (None, range(0, 48, 3))), id="local judge"),
     *(pytest.param(partial(spliced_step, family), (), id=f"spliced rows, {family}") for family in ("gemma2", "gpt2", "shipped")),
     *(pytest.param(partial(adapter_step, kind), ((None, [0]), (None, [7]), (None, [39])), id=kind) for kind in ("lora", "loreft")),
@@ -268,7 +275,7 @@ def test_a_row_is_bit_equal_in_any_company(
 def test_bfloat16_output_scores_are_padded_to_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, sae = model_and_sae("gemma2", 1)
     half, small = narrow(lm), narrow_sae(sae)
-    lens, _ = lens_tokens(half, sae.W_dec, 20)
+    lens, _ = top_logit_lens_tokens(half, sae.W_dec, 20)
     shapes: list[int] = []
     real = output_score.hidden_after_prompt
     monkeypatch.setattr(output_score, "hidden_after_prompt", lambda *args: (shapes.append(len(args[3])), real(*args))[1])

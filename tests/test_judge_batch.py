@@ -9,7 +9,6 @@ from pathlib import Path
 
 import judge_texts
 import pytest
-from attacks import attack
 from judge_server import Judge, judge_server
 from judge_texts import KEY, TEXTS, generations, judged, judging_process, settings, stored
 
@@ -53,39 +52,31 @@ def test_unreadable_answers_go_into_further_batches(tmp_path: Path):
     assert set(table["reason"]) == {"unreadable answer"}
 
 
-def test_no_batch_api_names_the_key_of_the_configuration(tmp_path: Path):
+def test_no_batch_api_names_the_key_of_the_configuration_and_leaves_no_batch(tmp_path: Path):
     with judge_server(has_batches=False) as judge:
         one = asker(judge)
         with pytest.raises(JudgeError, match="no batch API here.*set judge.batch: false"):
             judged(generations(TEXTS), one, tmp_path)
-    assert one.budget.spent == one.budget.total == Spend()  # nothing stays reserved for a batch that is none
+        assert one.budget.spent == one.budget.total == Spend()  # nothing stays reserved for a batch that is none
+        assert len(notes(tmp_path)) == 1
+        judge.has_batches = True
+        judged(generations(TEXTS), asker(judge), tmp_path)
+        assert notes(tmp_path) == []
+        assert len(judge.answered) == 9
 
 
-@attack(
-    "judges and money",
-    "a batch of questions fails, expires or is cancelled",
-    "a message says so; the answers that it gave are kept, and the next run asks the others only",
-)
-@pytest.mark.parametrize("ending", ["failed", "expired", "cancelled"])
+@pytest.mark.parametrize("ending", ["failed", "expired", "cancelled", "completed"])
 def test_a_batch_that_fails_is_told_and_its_answers_kept(ending: str, tmp_path: Path):
     rows = generations(TEXTS)
+    told = f"the batch batch-0 has {ending}.*set judge.batch: false"
     with judge_server(batch_ends=ending, batch_leaves_out=4) as judge:
-        with pytest.raises(JudgeError, match=f"the batch batch-0 has {ending}.*set judge.batch: false"):
+        with pytest.raises(JudgeError, match="gave no answer to 4 of 9 questions, the first: .*no luck" if ending == "completed" else told):
             judged(rows, asker(judge), tmp_path)
         kept = stored(tmp_path).height
         assert kept == (0 if ending == "failed" else 5)
         assert notes(tmp_path) == []
         judge.batch_ends, judge.batch_leaves_out = "completed", 0
         assert judged(rows, asker(judge), tmp_path)["reason"].null_count() == rows.height
-        assert len(judge.answered) == 9
-
-
-def test_requests_that_fail_in_a_batch_are_told(tmp_path: Path):
-    with judge_server(batch_leaves_out=2) as judge:
-        with pytest.raises(JudgeError, match="gave no answer to 2 of 9 questions, the first: .*no luck"):
-            judged(generations(TEXTS), asker(judge), tmp_path)
-        judge.batch_leaves_out = 0
-        judged(generations(TEXTS), asker(judge), tmp_path)
         assert len(judge.answered) == 9
 
 
@@ -102,17 +93,7 @@ def test_only_what_the_limit_allows_is_sent(tmp_path: Path):
         assert len(judge.answered) == 9
 
 
-@attack(
-    "judges and money",
-    "kill -9 while a batch is being made or waited for",
-    "the next run finds the batch and keeps all of its answers; no second batch is made, and no file holds the key",
-)
 @pytest.mark.parametrize("when", ["while it is being made", "while it is waited for"])
-@attack(
-    "judges and money",
-    "a job is killed while its batch is being made, or waited for",
-    "the next run finds the batch and collects it; what was reserved for it gives way to what it cost",
-)
 def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     with judge_server(hold_batch_reply=1.0 if "made" in when else 0.0, batch_polls=10**9) as judge:
         run = judging_process(TEXTS, judge, tmp_path, batch=True)
@@ -135,27 +116,9 @@ def test_a_killed_run_finds_its_batch_again(when: str, tmp_path: Path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
-@attack(
-    "judges and money",
-    "the reply to the making of a batch comes too late",
-    "the batch is found in the endpoint's list, and is made once",
-)
 def test_making_a_batch_is_never_blindly_repeated(tmp_path: Path):
     """The reply to its making comes too late: the batch exists, and is found in the list."""
     with judge_server(hold_batch_reply=0.6) as judge:
         judged(generations(TEXTS), asker(judge, timeout_seconds=0.3), tmp_path)
         assert judge.paths.count("POST /v1/batches") == 1
-        assert len(judge.answered) == 9
-
-
-def test_a_note_of_a_batch_that_was_never_made_is_dropped(tmp_path: Path):
-    with judge_server() as judge:
-        one = asker(judge)
-        judge.has_batches = False
-        with pytest.raises(JudgeError):
-            judged(generations(TEXTS), one, tmp_path)
-        assert len(notes(tmp_path)) == 1
-        judge.has_batches = True
-        judged(generations(TEXTS), asker(judge), tmp_path)
-        assert notes(tmp_path) == []
         assert len(judge.answered) == 9

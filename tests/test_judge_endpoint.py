@@ -11,7 +11,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from judge_server import Fault, agreeable, judge_server, label
 from judge_texts import (
     CONCEPTS,
@@ -139,15 +138,18 @@ def test_a_damaged_part_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert f"{part}: its bytes do not match its name" in caplog.text
 
 
-def test_concurrency_is_bounded_and_changes_nothing(tmp_path: Path):
-    rows = generations([f"Text {number}." for number in range(8)])
-    tables = []
-    for concurrency in (1, 6):
-        with judge_server(delay=0.01) as judge:
-            tables.append(judged(rows, asker(judge, concurrency=concurrency), tmp_path / str(concurrency)))
-            assert judge.most_at_once <= concurrency
-    assert judge.most_at_once > 1
-    assert tables[0].equals(tables[1])
+def test_ratings_do_not_depend_on_concurrency_nor_on_how_questions_are_put_together(tmp_path: Path):
+    rows = generations([f"Text {number}." for number in range(7)], layers=(0, 1))
+    with judge_server(delay=0.01) as judge:
+        whole = judged(rows, asker(judge, concurrency=1), tmp_path / "whole")
+        assert judge.most_at_once == 1
+        assert judged(rows, asker(judge, concurrency=6), tmp_path / "at once").equals(whole)
+        assert 1 < judge.most_at_once <= 6
+        pieces = replace(asker(judge), questions_at_once=6)
+        assert judged(rows, pieces, tmp_path / "pieces").equals(whole)
+        shuffled = rows.sample(fraction=1.0, shuffle=True, seed=0).sort("layer", maintain_order=True)
+        keys = rows.drop("text").columns
+        assert judged(shuffled, asker(judge), tmp_path / "shuffled").sort(keys).equals(whole.sort(keys))
 
 
 def test_a_missing_key_is_refused_before_anything_is_asked():
@@ -158,11 +160,6 @@ def test_a_missing_key_is_refused_before_anything_is_asked():
         assert judge.paths == []
 
 
-@attack(
-    "judges and money",
-    "a key with characters that no key has, or an address that holds a key",
-    "refused, naming the variable or `base_url`, without showing the secret",
-)
 def test_what_cannot_be_a_key_or_an_address_is_refused_without_being_shown():
     for bad in ("sk-secret\nX: y", "sk secret", "sk-sécret"):
         with pytest.raises(JudgeError, match="TEST_JUDGE_KEY") as refused:
@@ -185,11 +182,6 @@ def test_a_wrong_key_stops_at_once_and_names_the_variable(tmp_path: Path):
             judged(generations(TEXTS), asker(judge, key_variable=None), tmp_path)
 
 
-@attack(
-    "judges and money",
-    "an endpoint repeats the key in its answers, model names and errors",
-    "no stored answer, file, log or message holds the key",
-)
 @pytest.mark.parametrize("key", [KEY, "abc/def/ghi=="])
 def test_the_key_reaches_the_endpoint_and_nothing_else(key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The endpoint shows the key wherever it can: in answers, model names and errors."""
@@ -233,11 +225,6 @@ def test_openai_is_imported_for_questions_only(tmp_path: Path):
         assert judging_process(TEXTS, judge, tmp_path).communicate()[0] == "False\n"
 
 
-@attack(
-    "judges and money",
-    "kill -9 or SIGTERM of a job that asks a judge",
-    "only answers of the last moment before kill -9, and on SIGTERM only requests under way, are asked again",
-)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on_without_asking_twice(number: int, tmp_path: Path):
@@ -271,17 +258,6 @@ def test_a_run_that_is_given_up_keeps_its_answers(tmp_path: Path):
         frames.close()
 
 
-def test_ratings_do_not_depend_on_how_questions_are_put_together(tmp_path: Path):
-    rows = generations([f"Text {number}." for number in range(7)], layers=(0, 1))
-    with judge_server() as judge:
-        whole = judged(rows, asker(judge), tmp_path / "whole")
-        pieces = replace(asker(judge), questions_at_once=6)
-        assert judged(rows, pieces, tmp_path / "pieces").equals(whole)
-        shuffled = rows.sample(fraction=1.0, shuffle=True, seed=0).sort("layer", maintain_order=True)
-        keys = rows.drop("text").columns
-        assert judged(shuffled, asker(judge), tmp_path / "shuffled").sort(keys).equals(whole.sort(keys))
-
-
 def test_an_instruction_that_is_not_given_is_an_error(tmp_path: Path):
     with judge_server() as judge, pytest.raises(JudgeError, match="no instruction with prefix_id"):
         list(judge_generations(generations(TEXTS), concepts(), {}, asker(judge), tmp_path, 60.0))
@@ -298,11 +274,6 @@ def test_progress_and_cost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert captured.out == ""
 
 
-@attack(
-    "judges and money",
-    "the model behind a judge's name is replaced by another during a run",
-    "all answers are kept; the job's log and the report name the models that gave them",
-)
 def test_a_name_that_goes_over_to_another_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with judge_server() as judge:
         judged(generations(TEXTS[:1]), asker(judge), tmp_path)

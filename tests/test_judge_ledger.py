@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks import attack
 from judge_server import Fault, Judge, judge_server
 from judge_texts import asker, generations, judged, judging_process, settings, stored
 
@@ -37,11 +36,6 @@ def lines(judge: Judge) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("concurrency", [4, 16, 64])
-@attack(
-    "judges and money",
-    "4, 16 and 64 requests at once, the first wave of which would pass the spend limit",
-    "each reserves the most that it can cost before it is sent; the endpoint never counts more than the limit",
-)
 def test_the_first_wave_keeps_the_limit(concurrency: int, tmp_path: Path) -> None:
     with judge_server(delay=0.02, usage=USAGE) as judge:
         with pytest.raises(SpendLimitReached):
@@ -50,11 +44,6 @@ def test_the_first_wave_keeps_the_limit(concurrency: int, tmp_path: Path) -> Non
         assert len(judge.requests) == len(judge.answered) == stored(tmp_path).height
 
 
-@attack(
-    "judges and money",
-    "a job that reached the spend limit is tried again by the cluster profile, or run again",
-    "refused without a request: the limit is the experiment's, over all runs; a higher one goes on from the stored answers",
-)
 def test_retries_spend_the_limit_once(tmp_path: Path) -> None:
     with judge_server(usage=USAGE) as judge:
         for _ in range(3):
@@ -69,11 +58,6 @@ def test_retries_spend_the_limit_once(tmp_path: Path) -> None:
         assert 3600 < charged(judge) <= 7200
 
 
-@attack(
-    "judges and money",
-    "two jobs of an experiment ask at the same time, in processes of their own",
-    "both reserve in one ledger under a lock of the file system: together they keep the limit",
-)
 def test_two_processes_keep_the_limit_together(tmp_path: Path) -> None:
     with judge_server(usage=USAGE, delay=0.02) as judge:
         jobs = [judging_process(TEXTS[half::2], judge, tmp_path, concurrency=4, **LIMIT) for half in (0, 1)]
@@ -97,16 +81,6 @@ def test_reservations_at_the_same_instant_are_made_one_after_the_other(tmp_path:
     assert len((tmp_path / LEDGER).read_text().splitlines()) == 400
 
 
-@attack(
-    "judges and money",
-    "`kill -9` of a job between a reservation and its answer",
-    "the request counts at its worst in every later run, as it may have been charged, until somebody deletes its line",
-)
-@attack(
-    "judges and money",
-    "a job is told to stop (SIGTERM) while the judge has not yet answered",
-    "the request under way still counts at its worst",
-)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_request_whose_job_is_killed_counts_at_its_worst(number: signal.Signals, tmp_path: Path) -> None:
     with judge_server(delay=20.0) as judge:
@@ -127,11 +101,6 @@ def test_a_request_whose_job_is_killed_counts_at_its_worst(number: signal.Signal
         assert len(judge.requests) > 1
 
 
-@attack(
-    "judges and money",
-    "the host loses power after a request was sent",
-    "its reservation was flushed to disk before it was sent",
-)
 def test_a_reservation_is_on_disk_before_its_request_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed, fsync = [], os.fsync
 
@@ -144,11 +113,6 @@ def test_a_reservation_is_on_disk_before_its_request_is_sent(tmp_path: Path, mon
     assert flushed == [(tmp_path / LEDGER).read_bytes()]
 
 
-@attack(
-    "judges and money",
-    "the ledger's last line is torn at each of its bytes",
-    "the whole lines count, the rest is cut off before the next line is written",
-)
 def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
     path, one = tmp_path / LEDGER, settings("http://h/v1")
     budget = Budget(one, tmp_path)
@@ -167,7 +131,6 @@ def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["nonsense", '{"request": "a", "section": "judge"}', "[]", "\0\0\0"])
-@attack("judges and money", "a line within the ledger cannot be read", "nothing is asked; the error names the file and quotes the line")
 def test_an_unreadable_line_is_refused(line: str, tmp_path: Path) -> None:
     with judge_server() as judge:
         judged(generations(TEXTS[:1]), asker(judge), tmp_path)
@@ -178,11 +141,6 @@ def test_an_unreadable_line_is_refused(line: str, tmp_path: Path) -> None:
         assert len(judge.requests) == n_requests
 
 
-@attack(
-    "judges and money",
-    "another job reserves what is left while a batch is being put together",
-    "the batch is put together again for what is left, and is not sent where that is too little",
-)
 def test_a_batch_reserves_before_it_is_sent(tmp_path: Path) -> None:
     with judge_server() as judge:
         batch = asker(judge, batch=True, max_total_tokens=200_000)
@@ -201,9 +159,6 @@ def test_each_section_has_a_limit_of_its_own(tmp_path: Path) -> None:
         assert Budget(settings(judge.base_url), judge.data).total.tokens == 9 * 900
 
 
-@attack(
-    "judges and money", "the price or the model in the settings changes after money was spent", "what was spent counts at the price it had"
-)
 def test_what_was_spent_keeps_its_price(tmp_path: Path) -> None:
     with judge_server(usage=USAGE) as judge:
         judged(generations(TEXTS[:1]), asker(judge, usd_per_million_output_tokens=1000.0), tmp_path)
@@ -231,11 +186,6 @@ def test_what_a_batch_cost_is_not_counted_twice(tmp_path: Path) -> None:
     assert Budget(settings("http://h/v1"), tmp_path).total == Spend(100, 10, 0.25)
 
 
-@attack(
-    "judges and money",
-    "the endpoint refuses a request, or cannot be reached, when most of the limit is reserved for it",
-    "nothing was charged, so nothing stays reserved",
-)
 def test_a_refused_request_costs_nothing(tmp_path: Path) -> None:
     with judge_server() as judge:
         judge.faults.append(Fault(status=400))

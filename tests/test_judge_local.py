@@ -121,12 +121,9 @@ def test_random_models_rate_nothing_and_are_asked_twice_more(tmp_path: Path):
     assert stored(tmp_path)["attempt"].to_list() == [0, 1, 2]
 
 
-def test_a_model_without_a_chat_template_is_refused():
+def test_a_model_without_a_chat_template_or_too_short_is_refused(tmp_path: Path):
     with pytest.raises(JudgeError, match="the judge judge has no chat template"):
         local_asker(judge_model(template=None), settings(), "w")
-
-
-def test_a_model_that_is_too_short_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="at most 4096"):
         answers(local_asker(judge_model(), settings(max_tokens=5000), "w"), asks(TEXTS[:1]), tmp_path)
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +40,7 @@ def test_function_words_are_not_content():
     assert content_tokens(ORACLE, [THE, STORM, WAVE]).tolist() == [False, True, True]
     stricter = replace(ORACLE, thresholds=replace(THRESHOLDS, content_nats=0.2))
     assert content_tokens(stricter, [THE, STORM, WAVE]).tolist() == [False, True, False]
+    assert topic_share(ORACLE, [THE, THE, THE, STORM, SAIL], 0) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -58,10 +57,6 @@ def test_function_words_are_not_content():
 )
 def test_concept_rating(tokens: list[int], topic: int, rating: int | None):
     assert concept_rating(ORACLE, tokens, topic) == rating
-
-
-def test_share_counts_content_tokens_only():
-    assert topic_share(ORACLE, [THE, THE, THE, STORM, SAIL], 0) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -86,11 +81,3 @@ def test_a_topic_or_token_of_another_world_is_refused():
             concept_rating(ORACLE, [STORM], number)
         with pytest.raises(ValueError, match=rf"token id {number} is outside .* 4 tokens"):
             topic_posterior(ORACLE, [THE, number])
-
-
-def test_judging_needs_no_torch():
-    """The judge's job asks for no GPU and starts fast."""
-    program = (
-        "import sys, saesteer.world.oracle_judge; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sae_lens')))"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

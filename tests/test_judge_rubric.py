@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from attacks import attack
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import label, rated_text
@@ -83,11 +82,6 @@ def test_a_repeated_text_is_never_a_rating(text: str, concept: str):
             assert isinstance(parse(echo, "stop", question.label), Unparsed)
 
 
-@attack(
-    "judges and money",
-    "a rated text tries to end its own part of the question and to give instructions",
-    "the code that ends its part never occurs in the text",
-)
 @given(st.one_of(st.text(min_size=1), st.sampled_from(HOSTILE)))
 def test_the_text_cannot_end_its_own_part(text: str):
     for question in questions(text, "storms", "Tell me.").values():

@@ -5,7 +5,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from attacks import attack
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -62,11 +61,6 @@ def test_the_most_is_no_less_than_a_token_a_byte(text: str, concept: str):
         assert worst.output_tokens == 7
 
 
-@attack(
-    "judges and money",
-    "a run reaches its limit of tokens or of money, with one request or four at a time",
-    "it stops within the limit and says how many questions are left; further runs ask nothing twice",
-)
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("limit", [{"max_total_tokens": 8_000}, {"max_usd": 0.02}])
 def test_a_limit_is_kept_and_no_money_under_it_is_left_unused(limit: dict[str, float], concurrency: int, tmp_path: Path):
@@ -111,11 +105,6 @@ def test_what_is_stored_costs_nothing_of_the_limit(tmp_path: Path):
         assert again.equals(first)
 
 
-@attack(
-    "judges and money",
-    "connections are cut inside answers that the endpoint may have charged for",
-    "they count against the limit at their worst, and a refusal does not",
-)
 def test_tries_that_may_have_been_charged_count(tmp_path: Path):
     """A connection cut in the answer: the endpoint may have charged for it, so the limit counts it at its worst."""
     with judge_server() as judge:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from run_records import results_of
-from workflow_folder import BIN, PER_GENERATION, Folder
+from workflow_folder import BIN, COLD, PER_GENERATION, Folder
 
 from saesteer.core.files import file_digest
 from saesteer.core.tables import STEPS
@@ -77,7 +76,7 @@ def kill_at(folder: Folder, moment: Moment, *targets: str) -> set[str]:
     """Go on with the workflow as `make figures` does, kill it and all its children; the rules of the jobs that were killed."""
     subprocess.run([BIN / "saesteer", "unlock"], cwd=folder.path, env=folder.environment, check=True, capture_output=True)
     since = time.time()
-    process = folder.start(*targets, part_seconds=0)
+    process = folder.start(*targets, program=COLD, part_seconds=0)
     wait_for(folder, moment.n_done, process, since)
     time.sleep(moment.seconds)
     ended = process.poll() is not None
@@ -101,11 +100,6 @@ def sweep_to_do(finished: Folder, path: Path) -> Folder:
     return folder
 
 
-@attack(
-    "the part store, kills and disks",
-    "kill -9 of a whole run, Snakemake and its jobs, again and again",
-    "no finished part is lost or half written, no finished row is computed again, and the results equal an undisturbed run's",
-)
 @pytest.mark.slow
 def test_kill_9_loses_at_most_the_parts_in_flight(finished: Folder, tmp_path: Path) -> None:
     """In the sweep, and once more when the texts are rated."""

@@ -9,16 +9,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from engine_models import save_model, tiny_model, tiny_sae, tiny_tokenizer
+from engine_models import TINY, prompt_of, save_model, sweep_rows, tiny_model, tiny_sae, tiny_tokenizer
 from polars.testing import assert_frame_equal
 from pretended_gpu import Pretended, pretended_gpu
-from test_sites import PREFIXES, PROMPT, sweep_rows
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from saesteer.engine.activations import sparse_codes
+from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, load_language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
@@ -77,23 +76,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def steps(lm: LanguageModel, sae: Sae) -> dict[str, pl.DataFrame]:
     """What a step that runs a model makes, of each kind."""
-    lens, _ = lens_tokens(lm, sae.W_dec[[5, 0]].roll(1, dims=0), 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[[5, 0]].roll(1, dims=0), 20)
     texts = pl.DataFrame({"text_id": ["a", "b"], "token_ids": [[1, 40, 60, 41], [1, 70, 71, 72, 73, 90]]})
     rated = pl.DataFrame({"row": [0, 1], "prefix": ["From ba be", "From ba"], "text": [" dibo tuda.", " be di"]})
     return {
-        "output scores": output_scores(lm, sae, 2, [5, 0], lens, PROMPT, 10.0),
-        "codes": pl.concat(sparse_codes(lm, {2: sae}, texts)),
+        "output scores": output_scores(lm, sae, 2, [5, 0], lens, prompt_of("llama"), 10.0),
+        "codes": pl.concat(sparse_activations(lm, {2: sae}, texts)),
         "perplexity": continuation_nll(lm, rated),
-        "texts": pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), PREFIXES, Sampling(8, 0.0), 3))
+        "texts": pl.concat(feature_texts(lm, sae, 2, sweep_rows(12), TINY, Sampling(8, 0.0), 3))
         .drop("seconds")
         .sort("feature", "factor", "prefix_id"),
     }
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
-def test_a_model_over_two_gpus_gives_what_it_gives_on_one(folder: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hook_point", ["resid_pre", "resid_post"])
+def test_a_model_over_two_gpus_gives_what_it_gives_on_one(folder: Path, hook_point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretended ones, which refuse operations on tensors of both."""
-    sae = tiny_sae(2, site=site)
+    sae = tiny_sae(2, hook_point=hook_point)
     expected = steps(load_language_model(folder, "float32", "cpu"), sae)
     monkeypatch.setattr(model_size, "ON_ONE", 0.0)
     with pretended_gpu(n_gpus=2):

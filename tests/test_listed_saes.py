@@ -49,7 +49,7 @@ def test_counts_are_those_of_sae_lens_own_list() -> None:
 def test_principled_refusals() -> None:
     refused = {group.form: group.reason or "" for group in releases() if group.reason}
     assert "cross-layer transcoder" in refused["mntss_clt_layer_transcoder"]
-    assert "codes depend on the tokens before" in refused["temporal"]
+    assert "activations depend on the tokens before" in refused["temporal"]
     assert "had taken the value biases" in refused["connor_rob_hook_z"]
     assert len(refused) == 3
 

@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from attacks import attack
 
 ROOT = Path(__file__).parents[1]
 RECIPE = (ROOT / "Makefile").read_text(encoding="utf-8").split("$(INSTALLED): ")[1].split("\n\n")[0]
@@ -46,24 +45,8 @@ def test_a_package_with_the_hash_of_the_lock_is_installed(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("lock", "words"),
     [
-        pytest.param(
-            "lantern==1.0 --hash=sha256:{of_another}",
-            "Hash mismatch",
-            marks=attack(
-                "code, libraries and models",
-                "A package index answers with other bytes for a version in requirements.lock.",
-                "Refused: the lock has the hash of every file, and `make` installs no other.",
-            ),
-        ),
-        pytest.param(
-            "lantern==1.0",
-            "hash",
-            marks=attack(
-                "code, libraries and models",
-                "A line without a hash gets into requirements.lock.",
-                "Refused: `make` installs nothing from a lock where a hash is missing.",
-            ),
-        ),
+        ("lantern==1.0 --hash=sha256:{of_another}", "Hash mismatch"),
+        ("lantern==1.0", "hash"),
     ],
 )
 def test_a_package_without_the_hash_of_the_lock_is_refused(tmp_path: Path, lock: str, words: str) -> None:

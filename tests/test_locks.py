@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from typer.testing import CliRunner
 
 from saesteer.cli import app
@@ -72,11 +71,6 @@ def test_a_lock_is_removed_unless_its_run_is_alive(locked: Path, mode: list[str]
     assert CliRunner().invoke(app, ["unlock", "--folder", str(locked)]).exit_code == 0  # with no lock there is nothing to say
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "`unlock`, `gc --remove`, `push` or `pull` while a run of another host holds the folder",
-    "refused, naming the process and the host",
-)
 @pytest.mark.parametrize("command", [["unlock"], ["gc", "--remove"], ["push"], ["pull"]])
 def test_what_must_not_happen_during_a_run_is_refused(locked: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     set_host(locked, "login01")
@@ -95,11 +89,8 @@ def test_a_lock_is_explained_with_the_one_command_to_give(locked: Path, caplog: 
     assert caplog.text == ""
 
 
-def test_jobs_of_a_run_in_this_folder_are_found(locked: Path, queue: Path) -> None:
-    assert left_jobs(locked) == ["11", "12"]
-
-
 def test_jobs_that_a_killed_run_left_are_cancelled(locked: Path, queue: Path) -> None:
+    assert left_jobs(locked) == ["11", "12"]
     cancel_left_jobs(locked)
     assert (queue / "cancelled").read_text() == "11 12\n"
 
@@ -122,11 +113,6 @@ def variables_of_a_job(queue: Path, environment: dict[str, str]) -> dict[str, st
     return dict(variable.split("=", 1) for variable in variables)
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "secrets in the environment of a run on a cluster, under names of every kind",
-    "stay on the submitting host: a job gets what it needs by name, and nothing else",
-)
 def test_the_sbatch_before_the_real_one_passes_what_a_job_needs(queue: Path) -> None:
     named = ["HF_TOKEN", "OPENAI_API_KEY", "GITHUB_PAT", "DATABASE_URL", "DB_PASSWD", "SLURM_JWT", "http_proxy", "KUBECONFIG", "MY_LOGIN"]
     like_needed = ["HF_HUB_TOKEN", "CONDA_TOKEN", "PYTHON_AUTH", "XPATH", "PATHS", "path", "BASH_FUNC_x%%", "A\nHOME"]

@@ -1,17 +1,17 @@
-"""Lens tokens against the family's own norm and head, one direction at a time."""
+"""Top logit-lens tokens against the family's own norm and head, one direction at a time."""
 
 import pytest
 import torch
 from engine_models import FAMILIES, model_and_sae, tiny_model
 from oracles import plain_hooks
 
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
 def test_equals_norm_and_head_of_each_row(family: str) -> None:
     lm, sae = model_and_sae(family, 1)
-    ids, values = lens_tokens(lm, sae.W_dec[:40], 20)
+    ids, values = top_logit_lens_tokens(lm, sae.W_dec[:40], 20)
     assert ids.shape == values.shape == (40, 20)
     for feature in range(40):
         expected = plain_hooks.lens_logits(lm.model, sae.W_dec[feature])
@@ -25,7 +25,7 @@ def test_equal_logits_go_by_token_id() -> None:
     lm = tiny_model("llama", seed=5)
     lm.head.weight.data[60:100] = lm.head.weight.data[60]
     direction = lm.head.weight.data[60:61].clone()
-    ids, values = lens_tokens(lm, torch.cat([direction, torch.zeros_like(direction)]), 20)
+    ids, values = top_logit_lens_tokens(lm, torch.cat([direction, torch.zeros_like(direction)]), 20)
     expected = plain_hooks.lens_logits(lm.model, direction[0])
     assert expected[60] == expected.max()
     assert ids.tolist() == [list(range(60, 80)), list(range(20))]
@@ -35,7 +35,7 @@ def test_equal_logits_go_by_token_id() -> None:
 def test_refuses_a_k_or_a_block_that_cannot_be() -> None:
     lm, sae = model_and_sae("llama", 1)
     with pytest.raises(ValueError, match="k is 0, but must lie between 1 and"):
-        lens_tokens(lm, sae.W_dec, 0)
+        top_logit_lens_tokens(lm, sae.W_dec, 0)
     with pytest.raises(ValueError, match="block is 8, but no forward runs below 32 rows"):
-        lens_tokens(lm, sae.W_dec, 5, block=8)
-    assert lens_tokens(lm, sae.W_dec[:0], 5)[0].shape == (0, 5)
+        top_logit_lens_tokens(lm, sae.W_dec, 5, block=8)
+    assert top_logit_lens_tokens(lm, sae.W_dec[:0], 5)[0].shape == (0, 5)

@@ -16,7 +16,7 @@ from scipy import stats
 from saesteer.engine import continuation, head, models, perplexity
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
@@ -43,7 +43,7 @@ def compared(exact: pl.Series, rounded: pl.Series) -> dict[str, float]:
 @pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES, "shipped"])
 def test_bfloat16_scores_rank_as_float32_ones(family: str, record_property: Any) -> None:
     lm, sae = model_and_sae(family, 1)
-    lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:N], 20)
     exact, rounded = scores(lm, sae, family, lens), scores(narrow(lm), narrow_sae(sae), family, lens)
     errors = compared(exact["output_score"], rounded["output_score"])
     record_property(f"{family} output_score", errors)
@@ -63,7 +63,7 @@ def test_tf32_scores_rank_as_float32_ones(family: str, record_property: Any) -> 
     lm, sae = model_and_sae(family, 1)
     gpu = language_model(copy.deepcopy(lm.model).cuda(), lm.tokenizer)
     on_gpu = dataclasses.replace(sae, **{name: getattr(sae, name).cuda() for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")})
-    lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:N], 20)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     rounded = scores(gpu, on_gpu, family, lens)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks import attack
 from typer.testing import CliRunner
 
 from saesteer.cli import app
@@ -62,26 +61,8 @@ def partial_of_here(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("writer", "stays"),
     [
-        pytest.param(
-            lambda here, gone: f".a.txt.x{socket.gethostname()}-{gone}.abc.partial",
-            True,
-            marks=attack(
-                "processes, users, hosts and clusters",
-                "a temporary file of a live host whose name ends as this host's does",
-                "stays until it is a day old",
-            ),
-            id="a host whose name ends as this one's",
-        ),
-        pytest.param(
-            lambda here, gone: f".a.txt.{socket.gethostname()}-{gone}.abc.partial",
-            True,
-            marks=attack(
-                "processes, users, hosts and clusters",
-                "a temporary file of another container that has this host's name, or of an earlier version",
-                "stays until it is a day old",
-            ),
-            id="a host of the same name",
-        ),
+        pytest.param(lambda here, gone: f".a.txt.x{socket.gethostname()}-{gone}.abc.partial", True, id="a name that ends as this host's"),
+        pytest.param(lambda here, gone: f".a.txt.{socket.gethostname()}-{gone}.abc.partial", True, id="a host of the same name"),
         pytest.param(lambda here, gone: here, True, id="this process"),
         pytest.param(lambda here, gone: here.replace(f"-{os.getpid()}.", f"-{gone}."), False, id="a killed process of this host"),
     ],
@@ -100,11 +81,6 @@ def test_temporary_files_that_another_may_still_write_stay(
     assert partial.exists() == (str(os.getpid()) in partial.name)
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "two containers of one host and one name, each with a process of the same number",
-    "are told apart: neither removes a temporary file of the other, or takes the other's run for gone",
-)
 def test_containers_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     here = machine.process_table()
     monkeypatch.setattr(machine, "_PID_NAMESPACE", Path("/proc/self/ns/mnt"))
@@ -143,11 +119,6 @@ def holder_seen_by(user: int, folder: Path) -> str | None:
 
 
 @as_root
-@attack(
-    "processes, users, hosts and clusters",
-    "`saesteer unlock` while a run of another user is alive, whose processes do not show their folder",
-    "refused, naming the process and its user; once it is gone, the lock is removed",
-)
 def test_another_user_s_run_is_seen(locked: Path) -> None:
     def run() -> None:
         os.chdir(locked)
@@ -160,11 +131,6 @@ def test_another_user_s_run_is_seen(locked: Path) -> None:
 
 
 @as_root
-@attack(
-    "processes, users, hosts and clusters",
-    "a process of another user that may get no signal of this one, on a host that hides it altogether",
-    "counts as alive: its temporary files and its lock stay",
-)
 def test_another_user_s_process_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     with process_of(NOBODY, lambda: None) as (process, _):
         monkeypatch.setattr(machine, "_status", lambda process: None)
@@ -173,11 +139,6 @@ def test_another_user_s_process_is_alive(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not machine.is_running(process, "1")
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "a killed run that its parent has not waited for",
-    "is gone, and `saesteer unlock` removes its lock",
-)
 def test_a_zombie_is_gone(locked: Path) -> None:
     record_run(locked)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -190,11 +151,6 @@ def test_a_zombie_is_gone(locked: Path) -> None:
 
 
 @as_root
-@attack(
-    "processes, users, hosts and clusters",
-    "a process that got the number of a killed run",
-    "is not taken for the run: the lock is removed",
-)
 def test_a_number_given_again_is_no_run(locked: Path) -> None:
     with process_of(NOBODY, lambda: record_run(locked)):
         last_run(locked, start="1")
@@ -202,11 +158,6 @@ def test_a_number_given_again_is_no_run(locked: Path) -> None:
 
 
 @as_root
-@attack(
-    "processes, users, hosts and clusters",
-    "`saesteer unlock` just after another user's run has locked the folder and before it has said who it is",
-    "refused, naming the user's number",
-)
 def test_another_user_s_new_lock_is_held(locked: Path) -> None:
     with process_of(NOBODY, lambda: record_run(locked)):
         pass
@@ -217,11 +168,6 @@ def test_another_user_s_new_lock_is_held(locked: Path) -> None:
     assert holder_seen_by(NOBODY, locked) is None
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "`saesteer unlock` while a run is alive on another host, or in another container, of this one's name",
-    "refused, as its processes cannot be seen from here",
-)
 def test_a_run_on_another_host_of_the_same_name_is_not_taken_for_gone(locked: Path, gone: int) -> None:
     record_run(locked)
     last_run(locked, process=gone, table="of another", installation="of another")
@@ -230,11 +176,6 @@ def test_a_run_on_another_host_of_the_same_name_is_not_taken_for_gone(locked: Pa
     assert f"process {gone} on {socket.gethostname()}, not seen from here; if it is gone: snakemake --unlock" in result.output
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "power is lost during a run, and its lock is there when the host has started again",
-    "the run is gone, and `saesteer unlock` removes its lock",
-)
 def test_a_run_from_before_a_reboot_is_gone(locked: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saesteer.workflow.locks.installation", lambda: "of this host")
     record_run(locked)

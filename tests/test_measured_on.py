@@ -10,17 +10,25 @@ from typing import Any
 
 import polars as pl
 import pytest
-from attacks import attack
 
 from saesteer.core.files import text_id
 from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Wanted, complete, read_manifest, read_rows
-from saesteer.core.tables import EFFECTS, FITS, GENERATIONS, PERPLEXITY, RECORDS, STEERING_PROMPTS, Table, write_summary
-from saesteer.core.tables.methods import METHOD_CHOICES
+from saesteer.core.tables import (
+    EFFECTS,
+    FITS,
+    GENERATIONS,
+    MAX_ACTIVATING_EXAMPLES,
+    METHOD_CHOICES,
+    PERPLEXITY,
+    STEERING_PROMPTS,
+    Table,
+    write_summary,
+)
 from saesteer.run import Run
 from saesteer.settings import EndpointJudge, Experiment, SettingsError, Workflow, load_experiment
 from saesteer.steps.step import steps_of
-from saesteer.workflow import plan
+from saesteer.workflow import outputs, plan
 
 ROOT = Path(__file__).parents[1]
 ENDPOINT = EndpointJudge(kind="endpoint", base_url="http://localhost/v1", model="judge")
@@ -168,11 +176,6 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "another machine's rows of any earlier step take the place of those that were read",
-    "what was measured on them counts as missing, for every pair of steps; readers refuse the old numbers until it is computed again",
-)
 @pytest.mark.parametrize(("of", "earlier", "later"), pairs())
 def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(
     tmp_path: Path, computed: Callable[[str], Path], of: str, earlier: str, later: str
@@ -198,11 +201,6 @@ def test_other_rows_of_an_earlier_step_make_the_later_step_s_rows_missing(
     assert read_rows(here.steps[later].table, [here.manifest(later)]).height == n_rows
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "two machines' parts for the same keys, with different texts, are merged as git and DVC merge them",
-    "no row is computed, and every perplexity and rating stands beside the text that it was measured on",
-)
 @pytest.mark.parametrize("of", EXPERIMENTS)
 def test_two_machines_parts_side_by_side(tmp_path: Path, of: str) -> None:
     ours, theirs = machine(tmp_path, "ours", of), machine(tmp_path, "theirs", of)
@@ -228,11 +226,6 @@ def assert_measured_on_what_is_served(here: Machine) -> None:
             assert (both[MEASURED_ON] == "generations:" + both["digest"]).all()
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "a damaged part of texts is made again on another machine, whose rounding samples other tokens",
-    "only what was measured on the texts that changed is computed again",
-)
 def test_one_layer_s_texts_made_again_elsewhere(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
@@ -259,9 +252,11 @@ def test_wall_times_are_no_part_of_what_is_measured_on_a_row(tmp_path: Path) -> 
 )
 def test_rows_that_differ_in_where_values_end_have_other_digests(one: list[Any], other: list[Any]) -> None:
     def digests(contexts: list[Any]) -> list[str]:
-        keys = pl.DataFrame({"layer": [0] * len(contexts), "feature": list(range(len(contexts)))}, schema=RECORDS.key_schema)
-        rows = fake_rows(RECORDS, keys, "x").with_columns(explanations=pl.Series(contexts, dtype=pl.List(pl.String)))
-        return row_digests(RECORDS, rows, RECORDS.keys)["digest"].to_list()
+        keys = pl.DataFrame(
+            {"layer": [0] * len(contexts), "feature": list(range(len(contexts)))}, schema=MAX_ACTIVATING_EXAMPLES.key_schema
+        )
+        rows = fake_rows(MAX_ACTIVATING_EXAMPLES, keys, "x").with_columns(explanations=pl.Series(contexts, dtype=pl.List(pl.String)))
+        return row_digests(MAX_ACTIVATING_EXAMPLES, rows, MAX_ACTIVATING_EXAMPLES.keys)["digest"].to_list()
 
     assert digests(one) != digests(other)
 
@@ -284,25 +279,13 @@ def test_the_digest_of_a_row_is_the_same_in_every_version() -> None:
     assert row_digests(GENERATIONS, rows, GENERATIONS.keys)["digest"].to_list() == ["6bc4f233fe280b451fad51a6f01ef360"]
 
 
-COUNTED = attack(
-    "the part store, kills and disks",
-    "a manifest claims more rows than its parts hold, or one key twice",
-    "refused, naming the manifest, the layer and both numbers",
-)
-CONFINED = attack(
-    "the part store, kills and disks",
-    "a manifest names a part outside its folder",
-    "refused before the file is opened",
-)
-
-
 @pytest.mark.parametrize(
     ("entry", "part", "message"),
     [
-        pytest.param({"rows": 99}, {}, "layer 2 should have 99 rows", id="count", marks=COUNTED),
-        pytest.param({}, {"rows": [[0, 2], [1, 3]]}, "layer 2 should have", id="key twice", marks=COUNTED),
-        pytest.param({}, {"path": "../../secret.parquet"}, "not below its folder", id="above", marks=CONFINED),
-        pytest.param({}, {"path": "/etc/secret.parquet"}, "not below its folder", id="absolute", marks=CONFINED),
+        pytest.param({"rows": 99}, {}, "layer 2 should have 99 rows", id="count"),
+        pytest.param({}, {"rows": [[0, 2], [1, 3]]}, "layer 2 should have", id="key twice"),
+        pytest.param({}, {"path": "../../secret.parquet"}, "not below its folder", id="above"),
+        pytest.param({}, {"path": "/etc/secret.parquet"}, "not below its folder", id="absolute"),
         pytest.param({}, {"rows": None}, "written by an earlier version: run the workflow again", id="earlier version"),
     ],
 )
@@ -310,24 +293,19 @@ def test_a_manifest_that_does_not_fit_its_parts_is_refused(
     tmp_path: Path, entry: dict[str, Any], part: dict[str, Any], message: str
 ) -> None:
     here = machine(tmp_path, "ours", "micro")
-    here.run(("activations", "records"))
-    manifest = read_manifest(here.manifest("records"))
+    here.run(("activations", "max_activating_examples"))
+    manifest = read_manifest(here.manifest("max_activating_examples"))
     of_layer = manifest["layers"]["2"]
     of_layer |= entry
     of_layer["parts"][0] = {name: value for name, value in (of_layer["parts"][0] | part).items() if value is not None}
-    here.manifest("records").write_text(json.dumps(manifest))
+    here.manifest("max_activating_examples").write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=message):
-        read_rows(RECORDS, [here.manifest("records")])
+        read_rows(MAX_ACTIVATING_EXAMPLES, [here.manifest("max_activating_examples")])
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "manifests of an earlier grouping of layers, with a removed feature, lie beside those of the plan",
-    "reports, exports and uploads read the planned manifests only",
-)
 def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
-    here.run(("activations", "records"))
+    here.run(("activations", "max_activating_examples"))
     fewer = here.experiment.features.model_copy(update={"features": {2: (3, 141, 592), 6: (27, 182, 818, 284)}})
     regrouped = here.experiment.model_copy(update={"layers_per_job": 1, "features": fewer})
     run = Run(here.opened.workflow, here.opened.name, regrouped)
@@ -336,29 +314,24 @@ def test_manifests_of_another_grouping_are_not_read(tmp_path: Path) -> None:
         of_group = {str(layer): entries[str(layer)] for layer in layers}
         (here.folder / f"activations/{group}.json").write_text(json.dumps({"step": "activations", "layers": of_group}))
         complete(
-            here.folder / "records",
-            RECORDS,
-            plan.wanted_keys(run, "records", layers),
+            here.folder / "max_activating_examples",
+            MAX_ACTIVATING_EXAMPLES,
+            plan.wanted_keys(run, "max_activating_examples", layers),
             lambda missing: [],
-            here.folder / f"records/{group}.json",
+            here.folder / f"max_activating_examples/{group}.json",
         )
-    assert here.manifest("records").is_file()
-    rows = run.rows(RECORDS)
+    assert here.manifest("max_activating_examples").is_file()
+    rows = run.rows(MAX_ACTIVATING_EXAMPLES)
     assert rows.select("layer", "feature").rows() == [(2, 3), (2, 141), (2, 592), (6, 27), (6, 182), (6, 284), (6, 818)]
 
 
-@attack(
-    "the part store, kills and disks",
-    "`gc --remove` after a job failed, when Snakemake has removed its manifest",
-    "refused, naming the manifest; no finished row is removed",
-)
 def test_gc_refuses_while_a_planned_manifest_is_missing(tmp_path: Path) -> None:
     here = machine(tmp_path, "ours", "micro")
     here.run()
-    assert plan.unneeded_files(here.opened) == []
+    assert outputs.unneeded_files(here.opened) == []
     here.manifest("generations").unlink()
     with pytest.raises(SettingsError, match=r"generations/layers_02-06\.json is missing"):
-        plan.unneeded_files(here.opened)
+        outputs.unneeded_files(here.opened)
 
 
 def test_gc_lists_what_no_planned_manifest_names(tmp_path: Path) -> None:
@@ -367,12 +340,12 @@ def test_gc_lists_what_no_planned_manifest_names(tmp_path: Path) -> None:
     before = set(here.folder.glob("generations/*/layer_*/*.parquet"))
     here.experiment = here.experiment.model_copy(update={"sweep": here.experiment.sweep.model_copy(update={"temperature": 0.9})})
     here.run()
-    unneeded = plan.unneeded_files(here.opened)
+    unneeded = outputs.unneeded_files(here.opened)
     assert before < set(unneeded)
     assert {path.relative_to(here.folder).parts[0] for path in unneeded} == {"generations", "gen_success", "perplexity", "judge"}
 
 
-def test_a_part_records_what_it_was_made_with_and_the_manifest_says_so(tmp_path: Path) -> None:
+def test_a_part_examples_what_it_was_made_with_and_the_manifest_says_so(tmp_path: Path) -> None:
     here = machine(tmp_path, "2.13.0", "micro")
     here.run(("activations",))
     next((here.folder / "activations").glob("*/layer_06/*.parquet")).unlink()

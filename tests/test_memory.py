@@ -13,15 +13,14 @@ import polars as pl
 import psutil
 import pytest
 import torch
-from attacks import attack
 from engine_models import model_and_sae, prompt_of, rows_of_grid
 from polars.testing import assert_frame_equal
 
 from saesteer.engine import activations, generate, logit_lens, memory, output_score, perplexity
-from saesteer.engine.activations import sparse_codes
+from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.memory import GIB, Halving, control_group_bytes, forward_bytes, free_bytes, is_out_of_memory, rows_that_fit
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll
@@ -166,21 +165,18 @@ def _nll(lm: Any, _sae: Any) -> pl.DataFrame:
 
 
 def _lens(lm: Any, sae: Any) -> pl.DataFrame:
-    ids, values = lens_tokens(lm, sae.W_dec, 20)
+    ids, values = top_logit_lens_tokens(lm, sae.W_dec, 20)
     return pl.DataFrame({"ids": ids.tolist(), "values": values.tolist()})
 
 
 def _codes(lm: Any, sae: Any) -> pl.DataFrame:
     texts = [[1, *(40 + (i * 7 + place) % 100 for place in range(i % 30))] for i in range(80)]
-    table = pl.concat(sparse_codes(lm, {1: sae}, pl.DataFrame({"text_id": [f"{i:03d}" for i in range(80)], "token_ids": texts}), batch=64))
+    table = pl.concat(
+        sparse_activations(lm, {1: sae}, pl.DataFrame({"text_id": [f"{i:03d}" for i in range(80)], "token_ids": texts}), batch=64)
+    )
     return table.sort("text_id")
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "memory runs out in the middle of a step that runs the model",
-    "the step goes on with fewer rows at a time, and its rows are equal to the bit",
-)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "module", "name", "place", "above"),

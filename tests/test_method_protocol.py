@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from method_rows import LAYER, Ratings, method_settings, rows_of, scored, shuffled, synthetic_rows
 from oracles.method_protocol import Text, concept_result
 
-from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
-from saesteer.core.tables.schema import validate
+from saesteer.core.tables import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, validate
 from saesteer.methods.compare.protocol import ProtocolError, prompt_halves, row_of
 from saesteer.settings import registry
 from saesteer.settings.registry import Method
@@ -92,14 +91,6 @@ def test_p2s_score_is_the_largest_over_strengths_of_the_product_of_means() -> No
     assert (row["score"], row["factors"]) == (0.25, ["10"])
 
 
-def test_instructions_count_where_there_are_any() -> None:
-    texts = texts_of("unsteered", "1", (2, 1, 2), (2, 1, 2), (1, 2, 1), (1, 2, 1))
-    assert one(texts, "unsteered", choice="same_texts")["score"] == pytest.approx((3 / (0.5 + 1 + 0.5) + 3 / (1 + 0.5 + 1)) / 2)
-    of_means = one(texts, "unsteered", choice="same_texts", score="harmonic_mean_of_means")
-    assert of_means["score"] == pytest.approx(1.5)
-    assert of_means["instruction_rating"] == 1.5
-
-
 def test_an_abstaining_method_counts_as_the_unsteered_text_of_the_same_half() -> None:
     row = one(UNSTEERED, "sae_label", abstaining=("sae_label",))  # type: ignore[arg-type]
     assert (row["abstains"], row["reason"], row["factors"]) == (True, "no feature", [None, None])
@@ -109,24 +100,6 @@ def test_an_abstaining_method_counts_as_the_unsteered_text_of_the_same_half() ->
     assert first["score"] == pytest.approx((0 + 4 / 3) / 2)  # p2 and p3, not p0 and p1
     uneven = texts_of("unsteered", "1", GOOD, GOOD, BAD, FAIR)
     assert one(uneven, "sae_label", choice="first_half", abstaining=("sae_label",))["score"] == pytest.approx(2 / 3)  # type: ignore[arg-type]
-
-
-def test_of_equals_the_smallest_factor_whatever_its_spelling_sorts_to() -> None:
-    texts = [*UNSTEERED, *texts_of("diffmean", "10", FAIR, FAIR, FAIR, FAIR), *texts_of("diffmean", "2.5", FAIR, FAIR, FAIR, FAIR)]
-    row = one(texts, "diffmean")
-    assert (row["factors"], row["n_at_grid_end"]) == (["2.5", "2.5"], 2)
-
-
-def test_unrated_texts_are_missing_and_cannot_be_chosen() -> None:
-    """At factor 2 half 0 has no rated text, half 1 one of two. A half without any rated text chooses nothing, and reports nothing."""
-    texts = [*UNSTEERED, *texts_of("diffmean", "1", BAD, FAIR, BAD, FAIR), *texts_of("diffmean", "2", UNREAD, UNREAD, UNREAD, GOOD)]
-    row = one(texts, "diffmean")
-    assert row["factors"] == ["2", "1"]
-    assert (row["score"], row["n_halves"], row["n"], row["n_missing"]) == (pytest.approx(4 / 3), 1, 4, 2)
-    unrated = [*UNSTEERED, *texts_of("diffmean", "1", UNREAD, FAIR, UNREAD, FAIR), *texts_of("diffmean", "2", UNREAD, BAD, UNREAD, BAD)]
-    row = one(unrated, "diffmean")
-    assert (row["factors"], row["n_halves"], row["score"]) == (["1", None], 0, None)
-    assert row["n"] == 2
 
 
 def test_one_factor_is_no_choice_and_prompts_have_no_ends() -> None:
@@ -152,6 +125,18 @@ def test_prompts_are_split_in_the_order_of_their_file() -> None:
 
 
 RATING = st.sampled_from((None, 0, 1, 2))
+
+
+def test_unrated_texts_are_missing_and_cannot_be_chosen() -> None:
+    """At factor 2 half 0 has no rated text, half 1 one of two. A half without any rated text chooses nothing, and reports nothing."""
+    texts = [*UNSTEERED, *texts_of("diffmean", "1", BAD, FAIR, BAD, FAIR), *texts_of("diffmean", "2", UNREAD, UNREAD, UNREAD, GOOD)]
+    row = one(texts, "diffmean")
+    assert row["factors"] == ["2", "1"]
+    assert (row["score"], row["n_halves"], row["n"], row["n_missing"]) == (pytest.approx(4 / 3), 1, 4, 2)
+    unrated = [*UNSTEERED, *texts_of("diffmean", "1", UNREAD, FAIR, UNREAD, FAIR), *texts_of("diffmean", "2", UNREAD, BAD, UNREAD, BAD)]
+    row = one(unrated, "diffmean")
+    assert (row["factors"], row["n_halves"], row["score"]) == (["1", None], 0, None)
+    assert row["n"] == 2
 
 
 @st.composite

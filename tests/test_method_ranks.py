@@ -3,29 +3,16 @@
 from statistics import NormalDist
 
 import numpy as np
-import polars as pl
 import pytest
-from method_rows import method_settings
+from method_rows import method_settings, score_rows
 from scipy import stats
 
-from saesteer.core.tables.methods import METHOD_SCORES
 from saesteer.methods.compare.differences import detectable
 from saesteer.methods.compare.ranks import method_ranks
 
 
-def scores(of: dict[str, list[float | None]], layer: int = 3) -> pl.DataFrame:
-    """METHOD_SCORES of methods with one score a concept."""
-    empty = dict.fromkeys(METHOD_SCORES.columns)
-    rows = [
-        empty | {"layer": layer, "method": name, "concept_id": f"{place:016x}", "concept": str(place), "score": score}
-        for name, values in of.items()
-        for place, score in enumerate(values)
-    ]
-    return pl.DataFrame(rows, schema=METHOD_SCORES.schema)
-
-
 def ranked(of: dict[str, list[float | None]]) -> dict[str, tuple[float, float, float]]:
-    table = method_ranks(scores(of), method_settings(bootstrap_draws=500))
+    table = method_ranks(score_rows(of), method_settings(bootstrap_draws=500))
     return {row["method"]: (row["rank"], row["rank_low"], row["rank_high"]) for row in table.iter_rows(named=True)}
 
 
@@ -40,7 +27,7 @@ def test_equals_share_their_places_and_one_without_a_score_has_none() -> None:
     assert (made["a"][0], made["c"][0]) == (1.5, 3)
     assert "d" not in made
     assert made["c"][1:] == (1, 3)  # drawn twice, the second concept makes it the best
-    alone = method_ranks(scores({"a": [1.0], "b": [2.0]}), method_settings())
+    alone = method_ranks(score_rows({"a": [1.0], "b": [2.0]}), method_settings())
     assert alone.select("rank", "rank_low").rows() == [(2, None), (1, None)]
 
 
@@ -50,7 +37,7 @@ def test_ranks_are_scipys_over_all_resamples() -> None:
     values = rng.normal(size=(3, 5))
     every = np.stack(np.meshgrid(*[range(3)] * 3), axis=-1).reshape(-1, 3)
     exact = stats.rankdata(-values[every].mean(axis=1), axis=1)
-    table = method_ranks(scores({str(m): values[:, m].tolist() for m in range(5)}), method_settings(bootstrap_draws=20_000))
+    table = method_ranks(score_rows({str(m): values[:, m].tolist() for m in range(5)}), method_settings(bootstrap_draws=20_000))
     assert table["rank"].to_list() == stats.rankdata(-values.mean(axis=0)).tolist()
     low, high = np.quantile(np.repeat(exact, 100, axis=0), [0.025, 0.975], axis=0)
     assert np.allclose(table["rank_low"], low, atol=0.51)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import judge_texts
 import polars as pl
 import pytest
 from engine_models import WORLD, shipped_model, tiny_model
@@ -20,7 +21,6 @@ from saesteer.core.files import text_id
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS, PERPLEXITY, validate
 from saesteer.core.tokens import load_tokens
 from saesteer.engine.perplexity import text_losses
-from saesteer.judge.rate_llm import judge_texts
 from saesteer.world.judges import WorldJudge, load_judge
 from saesteer.world.oracle_judge import concept_rating, fluency_rating, load_oracle
 from saesteer.world.rating import rate
@@ -140,9 +140,7 @@ def server() -> Iterator[Judge]:
 
 
 def judged(rows: pl.DataFrame, server: Judge, folder: Path, rates_blank: bool = False) -> pl.DataFrame:
-    frames = list(judge_texts(with_concept(rows, concept_rows()), None, asker(server), folder, 60.0, rates_blank))
-    assert all(frame["layer"].n_unique() == 1 for frame in frames)
-    return validate(JUDGEMENTS, pl.concat(frames), "test")
+    return judge_texts.judged(rows, asker(server), folder, concepts=concept_rows(), rates_blank=rates_blank)
 
 
 def test_questions_are_about_the_concepts_text_and_none_is_asked_where_a_method_abstains(server: Judge, tmp_path: Path):

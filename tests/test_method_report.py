@@ -6,12 +6,10 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
-from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, shuffled, synthetic_rows
+from method_rows import LAYER, PROMPTS, method_settings, method_summaries, rows_of, score_rows, shuffled, synthetic_rows
 from scipy.stats import bootstrap, norm
 
-from saesteer.core.tables import FEATURES
-from saesteer.core.tables.methods import METHOD_SCORES, METHOD_SUMMARIES
-from saesteer.core.tables.schema import validate
+from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, validate
 from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import FAMILIES, family_of
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
@@ -28,16 +26,6 @@ PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 
 @cache
 def world() -> dict[str, pl.DataFrame]:
     return method_summaries(synthetic_rows(SETTINGS), PROMPTS, SETTINGS, PROTOCOLS)
-
-
-def score_rows(values: dict[str, list[float | None]]) -> pl.DataFrame:
-    """METHOD_SCORES of given scores."""
-    rows = [
-        {"layer": LAYER, "method": key, "concept_id": f"{number:016x}", "concept": str(number), "score": score, "abstains": False}
-        for key, scores in values.items()
-        for number, score in enumerate(scores)
-    ]
-    return pl.DataFrame([dict.fromkeys(METHOD_SCORES.columns) | row for row in rows], schema=METHOD_SCORES.schema)
 
 
 def row_of(table: pl.DataFrame, key: str) -> dict[str, object]:
@@ -210,8 +198,8 @@ def test_published_figures() -> None:
     assert np.mean([value.value for value in tasks]) == pytest.approx(0.3600, abs=5e-5)  # P2's own average
     assert {value.method for value in PAPER_VALUES} <= {row.name for row in METHODS}
     for name, mean in {"prompting": 0.894, "loreft": 0.741, "lora": 0.615, "reft_r1": 0.543, "diffmean": 0.239, "sae_label": 0.165}.items():
-        sites = [value.value for value in PAPER_VALUES if value.method == name and value.source == P4]
-        assert np.mean(sites) == pytest.approx(mean, abs=6e-4)  # P4's own column of means
+        hook_points = [value.value for value in PAPER_VALUES if value.method == name and value.source == P4]
+        assert np.mean(hook_points) == pytest.approx(mean, abs=6e-4)  # P4's own column of means
 
 
 def test_protocols_are_compared_fact_by_fact() -> None:

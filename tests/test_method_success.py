@@ -1,4 +1,5 @@
-"""P1's choice of a factor in the comparison of methods: lens tokens counted text by text, the ratio by hand, and the sweep's own rule."""
+"""P1's choice of a factor in the comparison of methods: top logit-lens tokens counted text by text, the ratio by hand, and the sweep's
+own rule."""
 
 from dataclasses import replace
 
@@ -10,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_rows import BEST_FACTOR, LAYER, method_settings, rows_of, scored
 from oracles.method_protocol import Text
+from synthetic_tables import lens_rows
 
 from saesteer.analysis.best_factor import Curve, choose_p1
 from saesteer.analysis.gen_success import gen_success, with_feature
-from saesteer.core.tables import LOGIT_LENS, as_generations
-from saesteer.core.tables.methods import METHOD_HALVES
-from saesteer.core.tables.schema import validate
+from saesteer.core.tables import METHOD_HALVES, as_generations, validate
 from saesteer.core.tokens import load_tokens
 from saesteer.methods.compare.protocol import Rows
 from saesteer.settings.methods import MethodSettings
@@ -102,7 +102,7 @@ def test_the_sweeps_own_rule_chooses_the_same(outcomes: list[tuple[int, float]])
     assert chosen(rows_with(dict(zip(factors, outcomes, strict=True)))) == choose_p1(curve, BEST_FACTOR.gen_success_limit)
 
 
-def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
+def test_top_logit_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
     tokens = load_tokens(WORLD / "model")
     prompts, words = TWO, {"1": " the boat and the sail", "2": " a king", "4": ""}
     texts: list[Text] = [
@@ -116,9 +116,7 @@ def test_lens_tokens_are_counted_for_fits_of_one_feature_only() -> None:
     steered = as_generations(rows.texts.with_columns(text=pl.col("factor").replace_strict(words)))
     (boat_ids,) = tokens.retokenise([words["1"]])
     lens_ids = {7: [boat_ids[1], boat_ids[0], *range(4, 22)], 8: list(range(30, 50))}
-    lens = pl.DataFrame(
-        [{"layer": LAYER, "feature": feature, "token_ids": ids} for feature, ids in lens_ids.items()], schema_overrides=LOGIT_LENS.schema
-    )
+    lens = lens_rows(LAYER, lens_ids)
     counted = gen_success(with_feature(steered.sample(fraction=1.0, shuffle=True, seed=1), rows.fits), lens, tokens, "retokenised")
     assert counted.filter(pl.col("gen_success_20").is_null())["reason"].unique().to_list() == ["not steered with one feature"]
     measured = counted.drop_nulls("gen_success_20")

@@ -17,23 +17,22 @@ import pytest
 import yaml
 from engine_models import tiny_model
 from hub_fakes import gemma_scope, random_model
-from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_records, small_world
+from real_inputs import D_MODEL, KEY, N_FEATURES, RealFolder, World, layer_examples, small_world
 from workflow_folder import ALL_STEPS, BIN, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import ASKED_CONCEPTS, METHOD_SUMMARIES, STEERING_PROMPTS, read_summary
-from saesteer.core.tables.steps import FIT_TEXT
+from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, METHOD_SUMMARIES, STEERING_PROMPTS, read_summary
 from saesteer.methods.fit.problem import Text
 from saesteer.methods.fit.training import token_losses
 from saesteer.report.exports.neuronpedia import write_export
 from saesteer.settings import SaeSettings, SettingsError, load_experiment
 from saesteer.settings.registry import method
-from saesteer.sources.concept_texts import with_own_labels
+from saesteer.sources.concept_texts import with_labels
 from saesteer.sources.neuronpedia.sources import Source, known_sources
 from saesteer.sources.published import PUBLISHED
 from saesteer.sources.sae_sources import sae_source
 from saesteer.steps.step import steps_of
-from saesteer.workflow import plan
+from saesteer.workflow import outputs, plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -128,8 +127,8 @@ def chat_world(folder: Path) -> Iterator[World]:
             world.hub.add(f"google/gemma-2-{name}-it", random_model(folder / f"chat-{name}", "gemma2", D_MODEL, n_layers))
         _serve_saes(world, folder, "google/gemma-scope-2b-pt-res", "gemma-scope-2b-pt-res-canonical", "16k", 10)
         _serve_saes(world, folder, "google/gemma-scope-9b-it-res", "gemma-scope-9b-it-res-canonical", "131k", 20)
-        write_export(layer_records(10), Source("gemma-2-2b", "10-gemmascope-res-16k"), folder / "exports")
-        write_export(layer_records(20), Source("gemma-2-9b-it", "20-gemmascope-res-131k"), folder / "exports")
+        write_export(layer_examples(10), Source("gemma-2-2b", "10-gemmascope-res-16k"), folder / "exports")
+        write_export(layer_examples(20), Source("gemma-2-9b-it", "20-gemmascope-res-131k"), folder / "exports")
         world.hub.add("judges/one", _judge_model(folder / "judge"))
         yield world
 
@@ -156,13 +155,13 @@ class ChatFolder(RealFolder):
     def __init__(self, path: Path, world: World, served: Path) -> None:
         Checkout(path)
         super().__init__(path, world, path)
-        program = path / "src/saesteer/sources/published.py"
-        code = program.read_text()
+        table = path / "src/saesteer/sources/published.csv"
+        rows = table.read_text()
         for key, data in published(served).items():
             if (pinned := PUBLISHED[key].sha256) is not None:
-                assert code.count(pinned) == 1
-                code = code.replace(pinned, hashlib.sha256(data).hexdigest())
-        program.write_text(code)
+                assert rows.count(pinned) == 1
+                rows = rows.replace(pinned, hashlib.sha256(data).hexdigest())
+        table.write_text(rows)
 
     def compare(self, name: str, extends: str, judge: dict[str, Any], methods: dict[str, Any], **sections: Any) -> None:
         """Write an experiment that lays small sizes over one of the shipped files, and the configuration that names it."""
@@ -183,8 +182,8 @@ class ChatFolder(RealFolder):
         judge = {"base_url": self.world.judge.base_url}
         self.compare(name, SHIPPED[0], judge, {"concepts": {"n_concepts": n_concepts}}, **sections)
 
-    def run_methods(self, name: str, *arguments: str) -> tuple[int, str]:
-        return self.run("methods", *arguments, experiment=name, methods=f"[{name}]")
+    def run_methods(self, name: str, *arguments: str, targets: Sequence[str] = ("methods",)) -> tuple[int, str]:
+        return self.run(*targets, *arguments, experiment=name, methods=f"[{name}]")
 
     def summary(self, name: str, table: str) -> pl.DataFrame:
         return read_summary(METHOD_SUMMARIES[table], self.path / f"data/{name}/tables/{table}.parquet")
@@ -226,9 +225,17 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
     assert not (tmp_path / "asked").exists()
     table = printed.split("Job stats:")[1].split("total")[0].splitlines()
     counted = {words[0]: int(words[1]) for line in table if len(words := line.split()) == 2 and words[1].isdigit()}
-    n_figures = sum(len(plan.figures(load_experiment(name, ROOT / "config/experiments"))) for name in SHIPPED)
+    n_figures = sum(len(outputs.figures(load_experiment(name, ROOT / "config/experiments"))) for name in SHIPPED)
     fetched = {"fetch_model": 4, "fetch_saes": 2, "fetch_published": 5}  # two models each; lists and texts of each, one of instructions
-    once = ["neuronpedia_records", "concepts_without_topics", "convert_saes", "logit_lens", "input_score", "output_score", "layer_features"]
+    once = [
+        "neuronpedia_examples",
+        "concepts_without_topics",
+        "convert_saes",
+        "logit_lens",
+        "input_score",
+        "output_score",
+        "layer_features",
+    ]
     once += ["features_table", "concept_texts", "steering_prompts", "effects", "fits", "method_generations"]
     once += ["perplexity", "judge_endpoint", "method_tables"]
     assert counted == fetched | {"pin": 4, "figure": n_figures, "methods": 1} | dict.fromkeys(once, 2)
@@ -253,7 +260,7 @@ def n_strengths(folder: ChatFolder) -> int:
 
 
 def test_concepts_carry_the_features_that_the_list_names(compared: Compared) -> None:
-    concepts = read_summary(ASKED_CONCEPTS, compared.folder.path / f"data/{LARGE}/tables/asked_concepts.parquet")
+    concepts = read_summary(COMPARED_CONCEPTS, compared.folder.path / f"data/{LARGE}/tables/compared_concepts.parquet")
     assert set(concepts.rows()) == {(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS[:N_CONCEPTS]}
     fits = compared.folder.table("fits", LARGE).filter(pl.col("method").is_in(["sae_label", "sae_clamp"]))
     fitted = {(concept_id, *features) for concept_id, features in fits.select("concept_id", "features").iter_rows()}
@@ -277,7 +284,7 @@ def test_answers_are_rated_in_three_aspects_beside_their_instruction(compared: C
 def test_the_report_and_the_figures_are_made(compared: Compared) -> None:
     folder = compared.folder.path / "figures" / LARGE
     experiment = load_experiment(LARGE, compared.folder.path / "config/experiments")
-    assert {path.stem for path in folder.glob("*.pdf")} == set(plan.figures(experiment))
+    assert {path.stem for path in folder.glob("*.pdf")} == set(outputs.figures(experiment))
     report = (folder / "methods.md").read_text()
     assert all(title in report for title in ("DiffMean", "ReFT-r1", "LoReFT", "SAE-TS, rotation", "FGAA", "Supervised selection"))
     assert all(fact in report for fact in ("gpt-4o-mini", "gemma-2-2b-it", "axbench/concept10_2b_l10", "alpaca_eval/instructions"))
@@ -300,7 +307,7 @@ def test_one_more_concept_computes_its_rows_alone(compared: Compared) -> None:
     folder, judged = compared.folder, len(compared.judged)
     before, others = folder.parts(LARGE, ALL_STEPS), folder.table("generations", LARGE)
     folder.compare_2b(N_CONCEPTS + 1)
-    code, printed = folder.run_methods(LARGE)
+    code, printed = folder.run_methods(LARGE, targets=[f"data/{LARGE}/{step}/layers_10-10.json" for step in TEXT_STEPS])
     assert code == 0, printed[-4000:]
     rows = new_rows(before, folder.parts(LARGE, ALL_STEPS))
     n_texts = n_strengths(folder) * N_PROMPTS
@@ -324,7 +331,7 @@ def test_the_other_model_is_compared_and_rated_by_a_model(compared: Compared, mo
     writer = {"base_url": folder.world.judge.base_url, "model": "writer"}
     monkeypatch.setattr(folder.world.judge, "answer", lambda prompt: f"Speak of it, {len(prompt)}.")
     folder.compare(OTHER, SHIPPED[1], judge, {"concepts": {"n_concepts": N_CONCEPTS}, "methods": few, "prompt_writer": writer})
-    code, printed = folder.run_methods(OTHER)
+    code, printed = folder.run_methods(OTHER, targets=[f"figures/{OTHER}/methods.md"])
     assert code == 0, printed[-4000:]
     asked = compared.judged[judged:]
     assert len(asked) == len(set(asked)) == N_CONCEPTS * 3
@@ -343,7 +350,7 @@ def test_the_other_model_is_compared_and_rated_by_a_model(compared: Compared, mo
 def test_a_list_that_labels_another_sae_is_refused_where_labels_are_used(compared: Compared) -> None:
     folder, name = compared.folder, "small-2b-it-9"
     folder.compare_2b(name=name, layers=[9])
-    code, printed = folder.run(f"data/{name}/tables/asked_concepts.parquet", experiment=name, methods=f"[{name}]")
+    code, printed = folder.run(f"data/{name}/tables/compared_concepts.parquet", experiment=name, methods=f"[{name}]")
     assert code != 0
     assert "concept10_2b_l10.jsonl, line 1" in printed
     assert "feature 17 of 10-gemmascope-res-16k, but layer 9 has 9-gemmascope-res-16k" in printed
@@ -356,10 +363,10 @@ def test_a_label_is_of_one_sae_alone(tmp_path: Path) -> None:
     path.write_bytes(concept_lines(f"gemma-2-2b/{ours}"))
     labels = [feature for _, _, feature in CONCEPTS]
     rows = [(text_id(concept), concept, feature) for concept, _, feature in CONCEPTS]
-    concepts = pl.DataFrame(rows, schema=ASKED_CONCEPTS.schema, orient="row")
+    concepts = pl.DataFrame(rows, schema=COMPARED_CONCEPTS.schema, orient="row")
 
     def kept(saes: dict[int, str], *by_label: str) -> list[int | None]:
-        return with_own_labels(concepts, path, saes, by_label)["label_feature"].to_list()
+        return with_labels(concepts, path, saes, by_label)["label_feature"].to_list()
 
     assert kept({10: ours}, "sae_label") == kept({}, "sae_label") == labels
     assert kept({20: other}) == [None, None, None]

@@ -16,7 +16,7 @@ from saesteer.core.files import text_id
 from saesteer.core.tables import DAMAGE, METHOD_SUMMARIES, read_summary
 from saesteer.figures.registry import FIGURES
 from saesteer.settings import load_experiment
-from saesteer.workflow.plan import figures
+from saesteer.workflow.outputs import figures
 
 pytestmark = pytest.mark.slow
 
@@ -208,7 +208,7 @@ def test_one_more_concept_computes_its_fits_and_texts(restored: Checkout) -> Non
 def test_labelled_texts_of_ones_own_are_learnt_from(restored: Checkout) -> None:
     """The same texts of the concepts as a file; a concept's negative ones are the other's."""
     tables = restored.path / f"data/{NAME}/tables"
-    names = pl.read_parquet(tables / "asked_concepts.parquet").select("concept_id", "concept")
+    names = pl.read_parquet(tables / "compared_concepts.parquet").select("concept_id", "concept")
     texts = pl.read_parquet(tables / "concept_texts.parquet").filter("positive").join(names, on="concept_id")
     own = texts.select("concept", text="output", opener="input")
     own.write_csv(restored.path / "own.csv")
@@ -227,7 +227,7 @@ def test_a_bootstrap_setting_computes_no_row(restored: Checkout) -> None:
     assert computed(restored) == {}
 
 
-def test_p1s_rule_of_choice_counts_lens_tokens_and_runs_no_model(restored: Checkout) -> None:
+def test_p1s_rule_of_choice_counts_top_logit_lens_tokens_and_runs_no_model(restored: Checkout) -> None:
     compare(restored, factor_rule="gen_success")
     rows = computed(restored, REPORT, f"data/{NAME}/tables/method_halves.parquet")
     assert {step: frame.height for step, frame in rows.items()} == {"gen_success": N_TEXTS}

@@ -8,7 +8,7 @@ from engine_models import tiny_model
 from model_families import RUN
 from torch import Tensor
 
-from saesteer.engine import sites
+from saesteer.engine import hook_points
 from saesteer.engine.block_parts import probe_ids
 from saesteer.engine.models import residuals_at
 from saesteer.engine.structure import block_residual
@@ -27,7 +27,7 @@ def test_families_whose_mlp_module_does_not_put_out_what_is_added_are_known(fami
     modules = dict(lm.blocks[1].named_children())
     mlp = next((modules[name] for name in ("mlp", "feed_forward", "ffn", "moe", "block_sparse_moe") if name in modules), None)
     try:
-        read = sites.reading(lm, probe_ids(lm), sites.site_of(lm, 1, "mlp_out")).read
+        read = hook_points.reading(lm, probe_ids(lm), hook_points.hook_point_of(lm, 1, "mlp_out")).read
     except ValueError as error:
         assert "cannot be made out" in str(error)  # noqa: PT017
         return
@@ -45,7 +45,7 @@ def test_families_whose_mlp_module_does_not_put_out_what_is_added_are_known(fami
 )
 def test_saes_of_the_mlps_own_output_are_refused_where_a_norm_follows(model_type: str, named: str, refused: bool) -> None:
     micro = load_experiment("micro", ROOT / "config/experiments")
-    saes = micro.saes.model_copy(update={"path": f"my/saes/{named.replace('3', '{layer}')}", "site": "mlp_out"})
+    saes = micro.saes.model_copy(update={"path": f"my/saes/{named.replace('3', '{layer}')}", "hook_point": "mlp_out"})
     config = {"text_config": {"model_type": model_type, "hidden_size": saes.d_model, "num_hidden_layers": 8}}
     experiment = micro.model_copy(update={"saes": saes})
     if not refused:

@@ -1,60 +1,57 @@
-"""Loading, the residual sites and the splice, against whole forwards of Hugging Face's models."""
+"""Loading, the residual hook points and the splice, against whole forwards of Hugging Face's models."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from attacks import attack
 from engine_models import D_MODEL, FAMILIES, model_and_sae, prompt_of, save_model, tiny_model
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
 
 from saesteer.engine import head, models
 
-EMPTY, ROW = models.Prefill((), (), 1, 0), torch.zeros(1, D_MODEL)
+EMPTY, ROW = models.Prefill((), (), 0), torch.zeros(1, D_MODEL)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
 @pytest.mark.parametrize("n_tokens", [1, 2, 7])
 def test_spliced_rows_give_the_whole_forwards_logits(family: str, n_tokens: int) -> None:
-    """Any row, at any layer and site, for prompts shorter and longer than the short sliding window."""
+    """Any row, at any layer and hook point, for prompts shorter and longer than the short sliding window."""
     lm, sae = model_and_sae(family, 1)
     token_ids = (models.prompt_token_ids(lm, prompt_of(family)) * 2)[:n_tokens]
     prompt = models.prefill(lm, token_ids)
     last = lm.n_layers - 1
-    for layer, site in ((0, "resid_post"), (1, "resid_post"), (last, "resid_post"), (0, "resid_pre"), (2, "resid_pre")):
-        depth = models.depth_of(lm, layer, site)
+    for layer, hook_point in ((0, "resid_post"), (1, "resid_post"), (last, "resid_post"), (0, "resid_pre"), (2, "resid_pre")):
+        depth = models.depth_of(lm, layer, hook_point)
         rows = models.residual_at(lm, torch.tensor([token_ids]), depth)[:, -1] + 3 * sae.W_dec[:5]
         logits = head.soft_capped(lm, head.raw_logits(lm, models.spliced_hidden(lm, prompt, depth, rows)))
         for row in range(5):
-            assert (logits[row] - _logits_with_row(lm, token_ids, layer, site, rows[row])).abs().max() < 2e-5
+            assert (logits[row] - _logits_with_row(lm, token_ids, layer, hook_point, rows[row])).abs().max() < 2e-5
 
 
 @torch.no_grad()
-def _logits_with_row(lm: models.LanguageModel, token_ids: list[int], layer: int, site: str, row: torch.Tensor) -> torch.Tensor:
-    """Next-token logits of a whole forward whose residual at the site of that very block is `row` at the last position."""
+def _logits_with_row(lm: models.LanguageModel, token_ids: list[int], layer: int, hook_point: str, row: torch.Tensor) -> torch.Tensor:
+    """Next-token logits of a whole forward whose residual at the hook point of that very block is `row` at the last position."""
 
     def put_in(residual: torch.Tensor) -> torch.Tensor:
         return torch.cat([residual[:, :-1], row[None, None]], dim=1)
 
-    handle = plain_hooks.at_site(lm.model, layer, site, put_in)
-    logits = lm.model(torch.tensor([token_ids])).logits[0, -1]
-    handle.remove()
-    return logits
+    with plain_hooks.at_hook_point(lm.model, layer, hook_point, put_in):
+        return lm.model(torch.tensor([token_ids])).logits[0, -1]
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "shipped"])
-def test_residuals_at_every_site_equal_a_plain_hook(family: str) -> None:
+def test_residuals_at_every_hook_point_equal_a_plain_hook(family: str) -> None:
     """resid_pre by a hook on the block's input: in the package it is the output of the block before, but for the first."""
     lm, _ = model_and_sae(family, 1)
     token_ids = models.prompt_token_ids(lm, prompt_of(family))
     together = models.residuals_at(lm, torch.tensor([token_ids]), range(lm.n_layers + 1))
     for layer in range(lm.n_layers):
-        for site in ("resid_pre", "resid_post"):
-            depth = models.depth_of(lm, layer, site)
+        for hook_point in ("resid_pre", "resid_post"):
+            depth = models.depth_of(lm, layer, hook_point)
             residual, expected = (
                 models.residual_at(lm, torch.tensor([token_ids]), depth),
-                plain_hooks.residuals(lm.model, token_ids, layer, site),
+                plain_hooks.residuals(lm.model, token_ids, layer, hook_point),
             )
             torch.testing.assert_close(residual[0], expected, rtol=1e-5, atol=1e-4 if family == "shipped" else 1e-5)
             assert torch.equal(residual, together[depth])
@@ -101,18 +98,13 @@ def test_prompts_run_together_are_as_each_alone(family: str) -> None:
     prompts = [[1, *range(40 + number, 40 + number + number % 4)] for number in range(140)]
     for ids, together in zip(prompts, models.prefills(lm, prompts), strict=True):
         alone = models.prefill(lm, ids)
-        assert (together.last_token, together.position) == (alone.last_token, alone.position) == (ids[-1], len(ids) - 1)
+        assert together.position == alone.position == len(ids) - 1
         assert len(together.keys) == len(together.values) == (lm.n_layers if len(ids) > 1 else 0)
         pairs = zip((*together.keys, *together.values), (*alone.keys, *alone.values), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
     assert models.prefills(lm, []) == []
 
 
-@attack(
-    "code, libraries and models",
-    "an error, such as running out of memory, inside a forward of the steered model",
-    "the model has no hook left and gives the same logits as before",
-)
 def test_blocks_get_their_forward_back_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_args: object) -> None:
         raise MemoryError("no memory")
@@ -149,11 +141,6 @@ def test_load_from_disk(family: str, tmp_path: Path) -> None:
     assert models.load_language_model(tmp_path / "model", "bfloat16", "cpu").dtype == torch.bfloat16
 
 
-@attack(
-    "code, libraries and models",
-    "a model's weights hold NaN, lack a tensor, are cut short or are missing",
-    "refused, naming the tensor or the file",
-)
 def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     path = save_model(tiny_model("llama"), tmp_path / "model")
     file = path / "model.safetensors"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from attacks import attack
 from typer.testing import CliRunner
 
 from saesteer.cli import app
@@ -18,30 +17,9 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = r"letters, digits, points, hyphens and underscores, a letter or digit first, can"
 
 BAD = (
-    pytest.param(
-        "x(",
-        marks=attack(
-            "downloads and other untrusted input",
-            "The name of an experiment is no regular expression, such as x(.",
-            "Refused in one sentence that says what a name may hold.",
-        ),
-    ),
-    pytest.param(
-        "../outside",
-        marks=attack(
-            "downloads and other untrusted input",
-            "The name of an experiment leads out of its folder (../outside).",
-            "Refused by every command, in the configuration and in `extends`.",
-        ),
-    ),
-    pytest.param(
-        "/tmp/outside",
-        marks=attack(
-            "downloads and other untrusted input",
-            "The name of an experiment is an absolute path.",
-            "Refused by every command, in the configuration and in `extends`.",
-        ),
-    ),
+    "x(",
+    "../outside",
+    "/tmp/outside",
     "..",
     "a/b",
     "",

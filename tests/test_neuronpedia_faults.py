@@ -14,7 +14,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from loopback import Handler
 from neuronpedia_server import (
     HTML,
@@ -24,11 +23,11 @@ from neuronpedia_server import (
     Fault,
     Neuronpedia,
     cut,
+    examples_of,
     instead,
     keys,
     page,
     read_batch,
-    records_of,
     serving,
     status,
     table,
@@ -37,14 +36,14 @@ from neuronpedia_server import (
 from polars.testing import assert_frame_equal
 
 from saesteer.report.exports.neuronpedia import write_export
-from saesteer.settings import NeuronpediaRecords, SettingsError
+from saesteer.settings import NeuronpediaExamples, SettingsError
 from saesteer.sources.http import Policy
-from saesteer.sources.neuronpedia.fetch import feature_records
+from saesteer.sources.neuronpedia.fetch import max_activating_examples
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source
 
 WANTED = [1, 2, 3, 1100, 1101]
-ROWS = table({feature: records_of(feature) for feature in [*range(10), *range(1100, 1110)]})
+ROWS = table({feature: examples_of(feature) for feature in [*range(10), *range(1100, 1110)]})
 API = f"/api/feature/{SOURCE}"
 
 
@@ -59,10 +58,10 @@ def fetch(
     site: Neuronpedia, downloads: Path, route: str, features: list[int] = WANTED, policy: Policy = QUICK, source: Source = SOURCE
 ) -> tuple[pl.DataFrame, str]:
     """The rows that came, and what the summary says of others ("" for nothing missing)."""
-    settings = NeuronpediaRecords.model_validate({"kind": "neuronpedia", "route": route})
+    settings = NeuronpediaExamples.model_validate({"kind": "neuronpedia", "route": route})
     frames, summary = [ROWS.clear()], ""
     try:
-        for frame in feature_records(site.addresses, {LAYER: source}, keys(features), settings, downloads, policy):
+        for frame in max_activating_examples(site.addresses, {LAYER: source}, keys(features), settings, downloads, policy):
             frames.append(frame)  # noqa: PERF402 (what came before the error counts)
     except IncompleteDownload as error:
         summary = str(error)
@@ -118,7 +117,7 @@ IN_THE_BUCKET: dict[str, Callable[[bytes], bytes]] = {
 OF_ANSWERS: dict[str, Fault] = {
     "another feature": instead(lambda body: body.replace(b'"index": "2"', b'"index": "3"')),
     "no object": instead(lambda _: b"[]"),
-    "records no list": instead(lambda body: body.replace(b'"activations": [', b'"activations": 3, "was": [')),
+    "max-activating examples no list": instead(lambda body: body.replace(b'"activations": [', b'"activations": 3, "was": [')),
     "NaN": instead(lambda body: body.replace(b"null", b"NaN", 1)),
     "nested": instead(lambda _: b"[" * 100_000),
 }
@@ -153,11 +152,6 @@ def test_a_batch_that_does_not_come_whole_is_not_stored(site: Neuronpedia, tmp_p
     assert_frame_equal(rows, expected(1, 2, 3), check_exact=True)
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a batch in Neuronpedia's bucket is cut short, is of another model or source, or holds NaN or broken lines",
-    "none of its features is stored; a summary names them, and the other batches serve",
-)
 @pytest.mark.parametrize("fault", IN_THE_BUCKET)
 def test_a_batch_that_is_damaged_in_the_bucket_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
     """Its length is the listed one, and what it holds decodes in part."""
@@ -169,11 +163,6 @@ def test_a_batch_that_is_damaged_in_the_bucket_is_not_stored(site: Neuronpedia, 
     assert on_disk(tmp_path / f"down/neuronpedia/v1/{SOURCE}/activations") == ["batch-1.jsonl.gz"]
 
 
-@attack(
-    "downloads and other untrusted input",
-    "Neuronpedia's API keeps failing for a feature, or answers with another feature, NaN or 100,000 nested lists",
-    "the feature is not stored and is named, and all others are stored",
-)
 @pytest.mark.parametrize("fault", [*PASSING, *OF_ANSWERS])
 def test_a_feature_that_the_api_fails_on_is_not_stored(site: Neuronpedia, tmp_path: Path, fault: str) -> None:
     site.forever[f"{API}/2"] = {**PASSING, **OF_ANSWERS}[fault]
@@ -204,16 +193,14 @@ def test_a_batch_missing_in_the_listing_is_named(site: Neuronpedia, tmp_path: Pa
     assert site.api_requests() == 0
 
 
-def test_a_source_without_exports_is_named(site: Neuronpedia, tmp_path: Path) -> None:
-    rows, summary = fetch(site, tmp_path, "bulk", source=Source("tiny-model", "99-tiny-res-1k"))
-    assert rows.is_empty()
-    assert "no exports of tiny-model/99-tiny-res-1k are listed: check the source's name" in summary
-
-
-def test_a_misspelt_source_is_not_a_source_without_features(site: Neuronpedia, tmp_path: Path) -> None:
-    rows, summary = fetch(site, tmp_path, "api", source=Source("tiny-model", "3-tiny-res-2k"))
-    assert rows.is_empty()
-    assert "neither these features nor feature 0 of tiny-model/3-tiny-res-2k" in summary
+def test_a_misspelt_source_is_named_and_is_not_a_source_without_features(site: Neuronpedia, tmp_path: Path) -> None:
+    for route, words in (
+        ("bulk", "no exports of {} are listed: check the source's name"),
+        ("api", "neither these features nor feature 0 of {}"),
+    ):
+        rows, summary = fetch(site, tmp_path, route, source=Source("tiny-model", "3-tiny-res-2k"))
+        assert rows.is_empty()
+        assert words.format("tiny-model/3-tiny-res-2k") in summary
     rows, summary = fetch(site, tmp_path, "api", [5000])
     assert (rows["reason"].to_list(), summary) == (["not on Neuronpedia"], "")
     site.forever[f"{API}/0"] = status(500)
@@ -279,9 +266,9 @@ def test_a_batch_damaged_on_disk_is_named_and_fetched_again(
 
 
 def test_what_was_downloaded_is_not_downloaded_again(site: Neuronpedia, tmp_path: Path) -> None:
-    settings = NeuronpediaRecords.model_validate({"kind": "neuronpedia", "route": "bulk"})
+    settings = NeuronpediaExamples.model_validate({"kind": "neuronpedia", "route": "bulk"})
     few = replace(QUICK, concurrency=1)
-    frames = feature_records(site.addresses, {LAYER: SOURCE}, keys(WANTED), settings, tmp_path / "down", few)
+    frames = max_activating_examples(site.addresses, {LAYER: SOURCE}, keys(WANTED), settings, tmp_path / "down", few)
     first = next(frames)
     frames.close()  # as a stopped job does
     kept = on_disk(tmp_path / "down")
@@ -301,27 +288,22 @@ import faulthandler, sys
 from pathlib import Path
 
 from neuronpedia_server import LAYER, QUICK, SOURCE, keys
-from saesteer.sources.neuronpedia.fetch import feature_records
-from saesteer.settings import Addresses, NeuronpediaRecords
+from saesteer.sources.neuronpedia.fetch import max_activating_examples
+from saesteer.settings import Addresses, NeuronpediaExamples
 from saesteer.workflow.job import Stop
 
 faulthandler.dump_traceback_later(20)  # a job that hangs says where
 stop = Stop()
 addresses = Addresses(neuronpedia=sys.argv[1], neuronpedia_exports=sys.argv[1])
-settings = NeuronpediaRecords(kind="neuronpedia", route="bulk")
+settings = NeuronpediaExamples(kind="neuronpedia", route="bulk")
 try:
-    list(feature_records(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), settings, Path(sys.argv[2]), QUICK))
+    list(max_activating_examples(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), settings, Path(sys.argv[2]), QUICK))
 except BaseException:
     stop.check()
     raise
 """
 
 
-@attack(
-    "downloads and other untrusted input",
-    "SIGTERM or kill -9 of a job in the middle of a download",
-    "whole batches only are left on disk; the next download goes on from them, and the rows are the same",
-)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tmp_path: Path, number: signal.Signals, code: int) -> None:
     def half_then_nothing(request: Handler, body: bytes) -> None:
@@ -352,18 +334,13 @@ def test_a_job_told_to_stop_stops_and_leaves_whole_batches(site: Neuronpedia, tm
 @pytest.mark.parametrize("route", ["bulk", "api"])
 def test_few_requests_are_under_way_at_once(tmp_path: Path, route: str) -> None:
     features = [n * 1024 + 1 for n in range(12)]
-    write_export(table({feature: records_of(feature) for feature in features}), SOURCE, tmp_path / "bucket")
+    write_export(table({feature: examples_of(feature) for feature in features}), SOURCE, tmp_path / "bucket")
     with serving(tmp_path / "bucket") as site:
         site.delay = 0.1
         fetch(site, tmp_path / "down", route, features, replace(QUICK, concurrency=3))
         assert site.most_at_once == 3
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a download with a key for Neuronpedia from its API and from its bucket",
-    "the key is sent to the API only, and stands in no log or message",
-)
 def test_the_key_travels_to_the_api_only_and_is_never_told(
     site: Neuronpedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -382,7 +359,7 @@ def test_the_key_travels_to_the_api_only_and_is_never_told(
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_and_an_address_that_is_none(tmp_path: Path) -> None:
     write_export(ROWS, SOURCE, tmp_path / "bucket")
     with serving(tmp_path / "bucket") as gone:
         pass
@@ -390,9 +367,5 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         rows, summary = fetch(gone, tmp_path / "down", route)
         assert rows.is_empty()
         assert "connection failed or cut (ConnectError) (3 attempts)" in summary
-
-
-def test_an_address_that_is_none(site: Neuronpedia, tmp_path: Path) -> None:
-    site.address = "ftp://nowhere"
-    _, summary = fetch(site, tmp_path, "api", [1])
-    assert "see `addresses` in the configuration" in summary
+    gone.address = "ftp://nowhere"
+    assert "see `addresses` in the configuration" in fetch(gone, tmp_path, "api", [1])[1]

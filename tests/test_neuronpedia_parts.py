@@ -1,4 +1,4 @@
-"""Names of sources, waits, explanations, and our records in Neuronpedia's form."""
+"""Names of sources, waits, explanations and their search, whose answer git keeps, and our max-activating examples in Neuronpedia's form."""
 
 import asyncio
 import gzip
@@ -14,24 +14,40 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from neuronpedia_server import QUICK, SOURCE, Neuronpedia, read_batch, records_of, serving, status, table, write_batch
+from neuronpedia_server import (
+    HTML,
+    KEY,
+    PAGE,
+    QUICK,
+    SOURCE,
+    Neuronpedia,
+    examples_of,
+    instead,
+    read_batch,
+    serving,
+    status,
+    table,
+    write_batch,
+)
+from pydantic import ValidationError
 from tokenizers import Tokenizer, models
 
-from saesteer.analysis.records import top_records
+from saesteer.analysis.max_activating_examples import max_activating_examples
 from saesteer.core.tables import ACTIVATIONS
 from saesteer.core.tokens import TextTokens
 from saesteer.report.exports.neuronpedia import write_export
-from saesteer.settings import NeuronpediaRecords, SaeSettings, Scores, SettingsError
+from saesteer.settings import ExplainedFeatures, NeuronpediaExamples, SaeSettings, Scores, SettingsError
+from saesteer.sources.features import features_of
 from saesteer.sources.http import as_finished, retry_after
 from saesteer.sources.neuronpedia.outcomes import IncompleteDownload
 from saesteer.sources.neuronpedia.sources import Source, known_sources, sources_of
-from saesteer.sources.resolve_features import explanations, matching_features
+from saesteer.sources.resolve_features import explanations, matching_features, nearest_features, resolve_features
 from saesteer.sources.sae_sources import directory_file
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Neuronpedia]:
-    write_export(table({feature: records_of(feature) for feature in range(1030)}), SOURCE, tmp_path / "bucket")
+    write_export(table({feature: examples_of(feature) for feature in range(1030)}), SOURCE, tmp_path / "bucket")
     with serving(tmp_path / "bucket") as server:
         yield server
 
@@ -46,9 +62,9 @@ def test_names_of_sources() -> None:
 
 def experiment(source: str | None, release: str | None, sae: str) -> Scores:
     """As much of an experiment as names a source."""
-    records = NeuronpediaRecords(kind="neuronpedia", source=source)
+    examples = NeuronpediaExamples(kind="neuronpedia", source=source)
     saes = SaeSettings.model_construct(release=release, repo=None, path=None, id=sae)
-    return Scores.model_construct(records=records, saes=saes)
+    return Scores.model_construct(max_activating_examples=examples, saes=saes)
 
 
 def test_the_source_is_the_one_given_or_sae_lenss() -> None:
@@ -56,7 +72,7 @@ def test_the_source_is_the_one_given_or_sae_lenss() -> None:
     assert given == {3: Source("gemma-2-2b", "3-gemmascope-res-16k"), 20: Source("gemma-2-2b", "20-gemmascope-res-16k")}
     named = sources_of(experiment(None, "gpt2-small-res-jb", "blocks.{layer}.hook_resid_pre"), [2, 3])
     assert named == {2: Source("gpt2-small", "2-res-jb"), 3: Source("gpt2-small", "3-res-jb")}
-    with pytest.raises(SettingsError, match=r"sae-lens names no Neuronpedia source for layer 2 .* set records.source"):
+    with pytest.raises(SettingsError, match=r"sae-lens names no Neuronpedia source for layer 2 .* set max_activating_examples.source"):
         sources_of(experiment(None, None, "x"), [2])
 
 
@@ -155,8 +171,8 @@ def test_a_feature_with_two_explanations_has_both(site: Neuronpedia, tmp_path: P
     assert explanations(site.addresses, SOURCE, tmp_path / "down", QUICK)[1] == ["a", "texts about 1"]
 
 
-def local_records() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(RECORDS rows, ACTIVATIONS rows) of a few random texts."""
+def local_examples() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(MAX_ACTIVATING_EXAMPLES rows, ACTIVATIONS rows) of a few random texts."""
     numbers = np.random.default_rng(0)
     rows, texts = [], []
     for n in range(8):
@@ -168,20 +184,20 @@ def local_records() -> tuple[pl.DataFrame, pl.DataFrame]:
     activations = pl.DataFrame(rows, schema=ACTIVATIONS.schema, orient="row")
     corpus = pl.DataFrame(texts, schema={"text_id": pl.String, "token_ids": pl.List(pl.UInt16)}, orient="row")
     letters = TextTokens(Tokenizer(models.WordLevel({chr(97 + n): n for n in range(9)}, unk_token="a")))
-    return top_records(activations, corpus, [0, 1, 3, 17], 5, letters), activations
+    return max_activating_examples(activations, corpus, [0, 1, 3, 17], 5, letters), activations
 
 
-def test_export_of_local_records(tmp_path: Path) -> None:
-    records, activations = local_records()
-    write_export(records, SOURCE, tmp_path / "with", activations)
-    write_export(records, SOURCE, tmp_path / "without")
+def test_export_of_local_examples(tmp_path: Path) -> None:
+    examples, activations = local_examples()
+    write_export(examples, SOURCE, tmp_path / "with", activations)
+    write_export(examples, SOURCE, tmp_path / "without")
     codes = {
         (row["text_id"], feature, at): value
         for row in activations.iter_rows(named=True)
         for at, feature, value in zip(row["token_index"], row["feature"], row["value"], strict=True)
     }
     lines = read_batch(tmp_path / f"with/v1/{SOURCE}/activations/batch-0.jsonl.gz")
-    assert len(lines) == records["n_records"].sum() > 0
+    assert len(lines) == examples["n_examples"].sum() > 0
     for line, bare in zip(lines, read_batch(tmp_path / f"without/v1/{SOURCE}/activations/batch-0.jsonl.gz"), strict=True):
         values = [codes.get((line["id"], int(line["index"]), at), 0.0) for at in range(6)]
         assert line["values"] == values
@@ -196,8 +212,8 @@ def test_export_of_local_records(tmp_path: Path) -> None:
     assert (feature["modelId"], feature["layer"], feature["maxActApprox"], feature["frac_nonzero"]) == (*str(SOURCE).split("/"), None, 0.0)
 
 
-def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
-    rows = table({feature: records_of(feature) for feature in (3, 20, 1)})
+def test_equal_examples_give_equal_bytes(tmp_path: Path) -> None:
+    rows = table({feature: examples_of(feature) for feature in (3, 20, 1)})
     write_export(rows, SOURCE, tmp_path / "a")
     write_export(rows.reverse(), SOURCE, tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
@@ -207,3 +223,102 @@ def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
     assert body[3:8] == bytes(5)  # gzip's header: no name, no time
     text = gzip.decompress(body)
     assert [json.loads(line)["index"] for line in text.splitlines()] == ["1", "20", "3"]
+
+
+SEARCH = "/api/explanation/search"
+N = 60
+NEAREST = [17, *(n for n in range(1, 1030) if n % 5 and n != 17)]
+"""Explained features by nearness to "texts about 17": itself, then all others alike, by number."""
+
+
+def nearest(site: Neuronpedia, n: int) -> list[int]:
+    return [match.feature for match in nearest_features(site.addresses, SOURCE, "texts about 17", n, QUICK)]
+
+
+@pytest.mark.parametrize(("n", "pages"), [(1, 1), (PAGE, 1), (PAGE + 1, 2), (N, 3)])
+def test_as_many_pages_are_read_as_are_needed(site: Neuronpedia, n: int, pages: int) -> None:
+    assert nearest(site, n) == NEAREST[:n]
+    assert site.requests == {SEARCH: pages}
+
+
+def test_a_feature_counts_once_with_its_nearest_explanation(site: Neuronpedia) -> None:
+    path = site.root / site.key("explanations", 0).lstrip("/")
+    extra = {"modelId": SOURCE.model, "layer": SOURCE.source, "index": "17", "description": "texts about 17 and more"}
+    write_batch(path, [*read_batch(path), extra])
+    first, second = nearest_features(site.addresses, SOURCE, "texts about 17", 2, QUICK)
+    assert (first.feature, first.explanation, first.similarity) == (17, "texts about 17", 1.0)
+    assert (second.feature, second.similarity) == (1, 0.5)  # of 4 different words 2 are in both
+
+
+@pytest.mark.parametrize(
+    "fault", [status(429), status(500), instead(lambda _: HTML), instead(lambda body: body.replace(b"3-tiny", b"4-tiny"))]
+)
+def test_a_wrong_answer_is_asked_for_again(site: Neuronpedia, monkeypatch: pytest.MonkeyPatch, fault: object) -> None:
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
+    site.faults[SEARCH] = [fault]  # type: ignore[list-item]
+    assert nearest(site, PAGE + 1) == NEAREST[: PAGE + 1]
+    assert site.requests == {SEARCH: 3}
+    assert {headers["x-api-key"] for headers in site.headers} == {KEY}
+
+
+def test_a_refused_search_says_what_to_check(site: Neuronpedia) -> None:
+    site.forever[SEARCH] = status(401)
+    with pytest.raises(IncompleteDownload, match=f"search of {SOURCE}: 401 .*NEURONPEDIA_API_KEY"):
+        nearest(site, 3)
+
+
+def test_pages_that_do_not_end_are_refused(site: Neuronpedia) -> None:
+    site.forever[SEARCH] = instead(lambda body: json.dumps(json.loads(body) | {"hasMore": True, "nextOffset": 0}).encode())
+    with pytest.raises(IncompleteDownload, match="the search's pages do not end"):
+        nearest(site, N)
+
+
+def with_features(chosen: ExplainedFeatures) -> Scores:
+    examples = NeuronpediaExamples(kind="neuronpedia", source="tiny-model/{layer}-tiny-res-1k")
+    return Scores.model_construct(max_activating_examples=examples, layers=(3,), features=chosen, saes=None)
+
+
+def test_the_answer_is_kept_and_the_set_stays_what_it_was(site: Neuronpedia, tmp_path: Path) -> None:
+    chosen = ExplainedFeatures(kind="explained", query="texts about 17", n_per_layer=3, list=tmp_path / "list.json")
+    assert resolve_features(with_features(chosen), site.addresses, tmp_path / "down", QUICK) == {3: (1, 2, 17)}
+    kept = json.loads(chosen.list.read_text())
+    assert kept["asked"] == {"kind": "explained", "query": "texts about 17", "n_per_layer": 3}
+    assert kept["answer"] == {
+        "3": {
+            "1": {"explanation": "texts about 1", "similarity": 0.5},
+            "2": {"explanation": "texts about 2", "similarity": 0.5},
+            "17": {"explanation": "texts about 17", "similarity": 1.0},
+        }
+    }
+    before = site.api_requests()
+    assert features_of(with_features(chosen), 3) == (1, 2, 17)
+    assert site.api_requests() == before  # whatever Neuronpedia would say now
+    for other in ({"query": "texts about 18"}, {"n_per_layer": 4}):
+        with pytest.raises(SettingsError, match="answers another question"):
+            features_of(with_features(chosen.model_copy(update=other)), 3)
+
+
+def test_lists_of_patterns_that_were_written_before_still_serve(site: Neuronpedia, tmp_path: Path) -> None:
+    chosen = ExplainedFeatures(kind="explained", pattern="about 1$", list=tmp_path / "list.json")
+    assert resolve_features(with_features(chosen), site.addresses, tmp_path / "down", QUICK) == {3: (1,)}
+    kept = json.loads(chosen.list.read_text())
+    assert kept.pop("answer") == {"3": {"1": "texts about 1"}}
+    assert kept["asked"] == {"kind": "explained", "pattern": "about 1$"}
+    older = chosen.model_copy(update={"list": tmp_path / "older.json"})
+    older.list.write_text(json.dumps(kept))
+    assert features_of(with_features(older), 3) == (1,)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"pattern": "a", "query": "abc", "n_per_layer": 1},
+        {"query": "abc"},
+        {"pattern": "a", "n_per_layer": 1},
+        {"query": "ab", "n_per_layer": 1},
+    ],
+)
+def test_a_search_has_one_form(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="either pattern, or query and n_per_layer|at least 3 characters"):
+        ExplainedFeatures(kind="explained", list=Path("list.json"), **given)  # type: ignore[arg-type]

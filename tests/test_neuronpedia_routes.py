@@ -1,4 +1,4 @@
-"""Neuronpedia's records by each route, from the loopback server: what comes is what was exported, and both routes agree."""
+"""Neuronpedia's max-activating examples by each route, from the loopback server: what comes is what was exported, and both routes agree."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neuronpedia_server import LAYER, QUICK, SOURCE, Neuronpedia, a_record, keys, read_batch, records_of, serving, table, write_batch
+from neuronpedia_server import LAYER, QUICK, SOURCE, Neuronpedia, an_example, examples_of, keys, read_batch, serving, table, write_batch
 from polars.testing import assert_frame_equal
 
-from saesteer.core.tables import RECORDS, validate
+from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES, validate
 from saesteer.report.exports.neuronpedia import write_export
-from saesteer.settings import NeuronpediaRecords
-from saesteer.sources.neuronpedia.fetch import feature_records
+from saesteer.settings import NeuronpediaExamples
+from saesteer.sources.neuronpedia.fetch import max_activating_examples
 from saesteer.sources.neuronpedia.sources import Source
 
 N = 2300  # three batches
@@ -24,7 +24,7 @@ ROUTES = ("bulk", "api", "auto")
 @pytest.fixture(scope="module")
 def all_rows() -> pl.DataFrame:
     """A source of three batches; every tenth feature is dead."""
-    return table({feature: records_of(feature) if feature % 10 else [] for feature in range(N)})
+    return table({feature: examples_of(feature) if feature % 10 else [] for feature in range(N)})
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def site(tmp_path: Path, bucket: Path) -> Iterator[Neuronpedia]:
 
 def fetched(site: Neuronpedia, missing: pl.DataFrame, downloads: Path, **changes: object) -> pl.DataFrame:
     """All rows, by feature."""
-    records = NeuronpediaRecords.model_validate({"kind": "neuronpedia", **changes})
+    examples = NeuronpediaExamples.model_validate({"kind": "neuronpedia", **changes})
     sources = {LAYER: SOURCE, 4: Source("tiny-model", "4-tiny-res-1k")}
-    frames = list(feature_records(site.addresses, sources, missing, records, downloads, QUICK))
+    frames = list(max_activating_examples(site.addresses, sources, missing, examples, downloads, QUICK))
     for frame in frames:
         assert frame["layer"].n_unique() == 1
-        assert frame.schema == pl.Schema(RECORDS.schema)
-    return validate(RECORDS, pl.concat(frames), "fetched").sort("layer", "feature")
+        assert frame.schema == pl.Schema(MAX_ACTIVATING_EXAMPLES.schema)
+    return validate(MAX_ACTIVATING_EXAMPLES, pl.concat(frames), "fetched").sort("layer", "feature")
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -62,13 +62,6 @@ def test_rows_are_those_that_were_exported(site: Neuronpedia, all_rows: pl.DataF
     assert (site.downloads() > 0) == (route != "api")
 
 
-def test_features_batches_are_ordered_as_text(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
-    first = [int(line["index"]) for line in read_batch(site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz")]
-    assert first[:4] == [0, 1, 10, 100]
-    assert 2 not in first  # so a feature's batch cannot be computed from its index
-    assert_frame_equal(fetched(site, keys([2]), tmp_path / "down", route="bulk"), all_rows.filter(feature=2), check_exact=True)
-
-
 def test_auto_asks_for_few_features_one_by_one(site: Neuronpedia, tmp_path: Path) -> None:
     fetched(site, keys(range(1, 6)), tmp_path / "down", route="auto", bulk_above=5)
     assert (site.api_requests(), site.downloads()) == (5, 0)
@@ -77,32 +70,36 @@ def test_auto_asks_for_few_features_one_by_one(site: Neuronpedia, tmp_path: Path
     assert site.downloads() > 0
 
 
-def test_listing_comes_in_pages(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
+def test_features_batches_are_ordered_as_text_and_listed_in_pages(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
+    first = [int(line["index"]) for line in read_batch(site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz")]
+    assert first[:4] == [0, 1, 10, 100]
+    assert 2 not in first  # so a feature's batch cannot be computed from its index
     site.page_size = 4
-    assert_frame_equal(fetched(site, keys([1, 2000]), tmp_path, route="bulk"), all_rows.filter(pl.col("feature").is_in([1, 2000])))
+    rows = fetched(site, keys([1, 2, 2000]), tmp_path, route="bulk")
+    assert_frame_equal(rows, all_rows.filter(pl.col("feature").is_in([1, 2, 2000])), check_exact=True)
     assert site.requests["/"] > 2
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_two_layers_have_their_own_sources(site: Neuronpedia, tmp_path: Path, route: str) -> None:
-    other = table({7: records_of(70)}, layer=4)
+    other = table({7: examples_of(70)}, layer=4)
     write_export(other, Source("tiny-model", "4-tiny-res-1k"), site.root)
     site.load()
     rows = fetched(site, pl.concat([keys([7], 4), keys([7])]), tmp_path / "down", route=route, bulk_above=0)
     assert_frame_equal(rows.filter(layer=4), other, check_exact=True)
-    assert rows.filter(layer=LAYER)["records"][0].struct.field("token").to_list()[0] == "▁t7"
+    assert rows.filter(layer=LAYER)["examples"][0].struct.field("token").to_list()[0] == "▁t7"
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_feature_that_is_not_there_has_a_row_that_says_so(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     rows = fetched(site, keys([5, 2500, 99999]), tmp_path / "down", route=route, bulk_above=2)
     assert rows["reason"].to_list() == [None, "not on Neuronpedia", "not on Neuronpedia"]
-    assert rows["n_records"].to_list() == [3, 0, 0]
+    assert rows["n_examples"].to_list() == [3, 0, 0]
     assert rows["max_activation"].is_null().to_list() == [False, True, True]
 
 
 @pytest.mark.parametrize("route", ["bulk", "api"])
-def test_record_order_ids_and_number_kept(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+def test_example_order_ids_and_number_kept(site: Neuronpedia, tmp_path: Path, route: str) -> None:
     """Sorted by maximum, ties by id; an id counts once, whatever differs; equal texts with different ids both count."""
     path = site.root / f"v1/{SOURCE}/activations/batch-0.jsonl.gz"
     name = {"modelId": "tiny-model", "layer": SOURCE.source, "index": "1"}
@@ -118,13 +115,13 @@ def test_record_order_ids_and_number_kept(site: Neuronpedia, tmp_path: Path, rou
     for order in (lines, lines[::-1]):
         write_batch(path, [*order, *(line for line in read_batch(path) if line["index"] != "1")])
         site.load()
-        rows = fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route, n_records=4)
-        records = rows["records"][0].struct.unnest()
-        assert records["text_id"].to_list() == ["b", "c", "d", "e"]
-        assert records["token_index"].to_list() == [0, 1, 1, 1]
-        assert records["token"].to_list() == ["a", "b", "b", "b"]
-        assert records["max_value"].to_list() == [7.5, 7.5, 5.0, 2.0]
-        assert rows["n_records"].to_list() == [4]
+        rows = fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route, n_examples=4)
+        examples = rows["examples"][0].struct.unnest()
+        assert examples["text_id"].to_list() == ["b", "c", "d", "e"]
+        assert examples["token_index"].to_list() == [0, 1, 1, 1]
+        assert examples["token"].to_list() == ["a", "b", "b", "b"]
+        assert examples["max_value"].to_list() == [7.5, 7.5, 5.0, 2.0]
+        assert rows["n_examples"].to_list() == [4]
 
 
 @pytest.mark.parametrize("route", ["bulk", "api"])
@@ -151,9 +148,9 @@ def test_nulls_and_misfits_are_left_out_and_named(site: Neuronpedia, tmp_path: P
     site.load()
     with caplog.at_level("INFO"):
         rows = fetched(site, keys([1, 2]), tmp_path / "down", route=route)
-    assert rows["n_records"].to_list() == [3, 0]
-    assert rows["reason"].to_list() == [None, "none of its 3 records on Neuronpedia can be used"]
-    assert f"{len(broken) + 3} records that cannot be used" in caplog.text
+    assert rows["n_examples"].to_list() == [3, 0]
+    assert rows["reason"].to_list() == [None, "none of its 3 max-activating examples on Neuronpedia can be used"]
+    assert f"{len(broken) + 3} max-activating examples that cannot be used" in caplog.text
 
 
 @pytest.mark.parametrize("route", ["bulk", "api"])
@@ -168,11 +165,11 @@ def test_tokens_and_explanations_of_any_characters(site: Neuronpedia, tmp_path: 
     site.load()
     row = fetched(site, keys([1]), tmp_path / "down", route=route).row(0, named=True)
     clean = ["\x00", "\u2028\n", "🦜", "�", "��", "<0x0A>", "", "▁ ", "e\u0301\x7f\x85"]
-    (record,) = row["records"]
-    assert (record["context"], record["token"], record["text_id"]) == (clean, "�", "x�")
+    (example,) = row["examples"]
+    assert (example["context"], example["token"], example["text_id"]) == (clean, "�", "x�")
     assert row["explanations"] == ["🦜�"]
     (tmp_path / "rows.parquet").parent.mkdir(exist_ok=True)
-    pl.DataFrame(row["records"]).write_parquet(tmp_path / "rows.parquet")
+    pl.DataFrame(row["examples"]).write_parquet(tmp_path / "rows.parquet")
     assert pl.read_parquet(tmp_path / "rows.parquet")["context"].to_list() == [clean]
 
 
@@ -206,8 +203,8 @@ def test_density_and_largest_activation(site: Neuronpedia, tmp_path: Path, route
     site.load()
     rows = fetched(site, keys(given), tmp_path / "down", route=route)
     assert rows["density"].to_list() == [None, 0.0, 0.5, None, None]
-    largest = {feature: records_of(feature)[0]["max_value"] for feature in (1, 12)}
-    assert rows["max_activation"].to_list() == [largest[1], None, 12.25, largest[12], None]  # 10 and 100 have no records
+    largest = {feature: examples_of(feature)[0]["max_value"] for feature in (1, 12)}
+    assert rows["max_activation"].to_list() == [largest[1], None, 12.25, largest[12], None]  # 10 and 100 have no max-activating examples
 
 
 def test_exports_in_smaller_batches_are_read(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
@@ -225,7 +222,8 @@ def test_exports_in_smaller_batches_are_read(site: Neuronpedia, all_rows: pl.Dat
 
 
 def test_what_exports_lack_without_saying_so_is_asked_of_the_api(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
-    """A source with absent features is exported without the records of its last ones; a last features batch may be missing."""
+    """A source with absent features is exported without the max-activating examples of its last ones; a last features batch may be
+    missing."""
     assert site.by_feature  # the API knows all
     path = site.root / f"v1/{SOURCE}/activations/batch-2.jsonl.gz"
     write_batch(path, [line for line in read_batch(path) if int(line["index"]) < 2200])
@@ -240,21 +238,21 @@ a_text = st.text(st.characters(codec="utf-8"), max_size=4)
 
 
 @st.composite
-def some_records(draw: st.DrawFn) -> list[dict[str, object]]:
-    """Records of a feature, in the table's order."""
+def some_examples(draw: st.DrawFn) -> list[dict[str, object]]:
+    """Max-activating examples of a feature, in the table's order."""
     ids = draw(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), unique=True, max_size=5))
-    records = []
+    examples = []
     for text_id in ids:
         context = draw(st.lists(a_text, min_size=1, max_size=4))
         value = draw(st.sampled_from([0.5, 1.0, 2.0]) | st.floats(2**-20, 2.0**60, width=32))
-        records.append(a_record(text_id, value, context, draw(st.integers(0, len(context) - 1))))
-    return sorted(records, key=lambda record: (-record["max_value"], record["text_id"]))
+        examples.append(an_example(text_id, value, context, draw(st.integers(0, len(context) - 1))))
+    return sorted(examples, key=lambda example: (-example["max_value"], example["text_id"]))
 
 
 @pytest.mark.slow
 @settings(max_examples=10)
-@given(st.dictionaries(st.integers(0, 5000), some_records(), min_size=1, max_size=5))
-def test_any_records_come_back_by_both_routes(
+@given(st.dictionaries(st.integers(0, 5000), some_examples(), min_size=1, max_size=5))
+def test_any_examples_come_back_by_both_routes(
     tmp_path_factory: pytest.TempPathFactory, features: dict[int, list[dict[str, object]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("trip")

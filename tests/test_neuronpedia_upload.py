@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from attacks import attack
 from neuronpedia_server import KEY, QUICK, SOURCE, Neuronpedia, cut, page, serving, status
 from report_folders import write_step
 from synthetic_tables import synthetic_features
@@ -19,7 +18,16 @@ from typer.testing import CliRunner
 
 from saesteer.cli import app
 from saesteer.core.files import text_id
-from saesteer.core.tables import ACTIVATIONS, ASKED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS, write_summary
+from saesteer.core.tables import (
+    ACTIVATIONS,
+    COMPARED_CONCEPTS,
+    FEATURES,
+    FITS,
+    LOGIT_LENS,
+    MAX_ACTIVATING_EXAMPLES,
+    METHOD_SUMMARIES,
+    write_summary,
+)
 from saesteer.engine.interventions import Addition, packed
 from saesteer.report.upload import uploads_of
 from saesteer.run import Run
@@ -30,7 +38,7 @@ from saesteer.sources.neuronpedia.upload import Upload, send_all
 ROOT = Path(__file__).parents[1]
 LIST, BATCH, VECTOR = "/api/list/new-with-features", "/api/feature/upload-batch", "/api/vector/new"
 LAYERS = (2, 6)
-N = 130  # features a layer with records
+N = 130  # features a layer with max-activating examples
 OWN = "world/{layer}-res"
 
 
@@ -52,7 +60,7 @@ def run_of(data: Path, changed: Experiment | None = None, name: str = "micro") -
 
 
 def features() -> pl.DataFrame:
-    """FEATURES rows of two layers; the last of each has no records."""
+    """FEATURES rows of two layers; the last of each has no max-activating examples."""
     frame = synthetic_features(2, N + 1).sort("layer", "feature")
     numbers = pl.Series([*range(N + 1)] * 2, dtype=pl.UInt32)
     return frame.with_columns(layer=pl.col("layer").replace({0: 2, 1: 6}), feature=numbers, density=pl.lit(0.25))
@@ -60,23 +68,29 @@ def features() -> pl.DataFrame:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Tables of a finished experiment, micro: each feature's record is of the text that its number names."""
+    """Tables of a finished experiment, micro: each feature's example is of the text that its number names."""
     folder, table = tmp_path / "data/micro", features()
     write_summary(FEATURES, table, folder / "tables/features.parquet")
     codes = [(layer, f"t{n}", 4, [1, 3], [n, n], [0.5, 2.5]) for layer in LAYERS for n in range(N)]
     write_step(folder, ACTIVATIONS, pl.DataFrame(codes, schema=ACTIVATIONS.schema, orient="row"))
-    write_step(folder, RECORDS, pl.DataFrame([record(layer, n) for layer in LAYERS for n in range(N + 1)], schema=RECORDS.schema))
+    write_step(
+        folder,
+        MAX_ACTIVATING_EXAMPLES,
+        pl.DataFrame([example(layer, n) for layer in LAYERS for n in range(N + 1)], schema=MAX_ACTIVATING_EXAMPLES.schema),
+    )
     lens = [(layer, n, [7, 8], ["▁sea", "▁ship"], [3.5, 1.25]) for layer in LAYERS for n in range(N + 1)]
     write_step(folder, LOGIT_LENS, pl.DataFrame(lens, schema=LOGIT_LENS.schema, orient="row"))
     return tmp_path / "data"
 
 
-def record(layer: int, n: int) -> dict[str, Any]:
+def example(layer: int, n: int) -> dict[str, Any]:
     context = ["<s>", "▁b", "▁c", "▁d"]
     top = {"rank": 0, "text_id": f"t{n}", "token_index": 3, "token": "▁d", "token_id": 3, "max_value": 2.5, "context": context}
     row = {"layer": layer, "feature": n, "density": 0.25, "max_activation": 2.5, "explanations": [], "source": "local"}
-    records = {"n_records": 0, "records": [], "reason": "never active"} if n == N else {"n_records": 1, "records": [top], "reason": None}
-    return row | records
+    examples = (
+        {"n_examples": 0, "examples": [], "reason": "never active"} if n == N else {"n_examples": 1, "examples": [top], "reason": None}
+    )
+    return row | examples
 
 
 def sent(site: Neuronpedia, uploads: Sequence[Upload], folder: Path) -> list[bool]:
@@ -103,7 +117,7 @@ def test_the_kept_features_are_a_list_with_their_scores(site: Neuronpedia, data:
     assert [headers["x-api-key"] for headers in site.headers] == [KEY]
 
 
-def test_features_go_in_batches_with_records_lens_tokens_and_scores(site: Neuronpedia, data: Path) -> None:
+def test_features_go_in_batches_with_examples_top_logit_lens_tokens_and_scores(site: Neuronpedia, data: Path) -> None:
     uploads = uploads_of("features", run_of(data), OWN, None)
     assert sent(site, uploads, data) == [False] * 4
     bodies = [json.loads(body) for path, body in site.made if path == BATCH]
@@ -119,12 +133,12 @@ def test_features_go_in_batches_with_records_lens_tokens_and_scores(site: Neuron
     assert [text["text"] for text in one["explanations"][1:]] == [scores["concept"]] * (scores["concept"] is not None)
 
 
-def test_a_long_record_is_cut_around_its_maximum(site: Neuronpedia, data: Path) -> None:
+def test_a_long_example_is_cut_around_its_maximum(site: Neuronpedia, data: Path) -> None:
     long = [f"w{n}" for n in range(3000)]
-    top = record(2, 0)["records"][0] | {"token_index": 2000, "context": long}
-    rows = pl.DataFrame([record(2, 0) | {"records": [top]}, record(6, 0)], schema=RECORDS.schema)
-    shutil.rmtree(data / "micro/records")
-    write_step(data / "micro", RECORDS, rows)
+    top = example(2, 0)["examples"][0] | {"token_index": 2000, "context": long}
+    rows = pl.DataFrame([example(2, 0) | {"examples": [top]}, example(6, 0)], schema=MAX_ACTIVATING_EXAMPLES.schema)
+    shutil.rmtree(data / "micro/max_activating_examples")
+    write_step(data / "micro", MAX_ACTIVATING_EXAMPLES, rows)
     uploads = uploads_of("features", run_of(data), OWN, None)
     (text,) = uploads[0].values["features"][0]["activations"]
     assert (len(text["tokens"]), text["tokens"][512], text["values"][512]) == (1024, "w2000", 2.5)
@@ -146,7 +160,7 @@ def compared(data: Path, scale: float | None = 5.0) -> Path:
     folder, scores = data / "micro-methods", METHOD_SUMMARIES["method_scores"]
     write_step(folder, FITS, fits(scale))
     asked = {"concept_id": text_id("sea"), "concept": "sea", "label_feature": None}
-    write_summary(ASKED_CONCEPTS, pl.DataFrame([asked], schema=ASKED_CONCEPTS.schema), folder / "tables/asked_concepts.parquet")
+    write_summary(COMPARED_CONCEPTS, pl.DataFrame([asked], schema=COMPARED_CONCEPTS.schema), folder / "tables/compared_concepts.parquet")
     counts = dict.fromkeys(("n_halves", "n_choices", "n_at_grid_end", "n", "n_missing"), 2)
     row = {"method": "diffmean", "concept_id": text_id("sea"), "concept": "sea", "abstains": False, "factors": ["1", "3"], **counts}
     rows = pl.DataFrame([row | {"layer": layer} for layer in LAYERS], schema=scores.schema)
@@ -157,7 +171,7 @@ def compared(data: Path, scale: float | None = 5.0) -> Path:
 def vectors(data: Path, site: str = "resid_post") -> list[Upload]:
     """Uploads of the method's vectors, that are added at a hook point."""
     run = run_of(data, experiment("micro-methods"), "micro-methods")
-    changes = {"layers": LAYERS, "layers_per_job": 5, "saes": run.experiment.saes.model_copy(update={"site": site})}
+    changes = {"layers": LAYERS, "layers_per_job": 5, "saes": run.experiment.saes.model_copy(update={"hook_point": site})}
     return uploads_of("vectors", replace(run, experiment=run.experiment.model_copy(update=changes)), "world", "diffmean")
 
 
@@ -206,11 +220,6 @@ def test_an_interrupted_upload_goes_on_where_it_was(site: Neuronpedia, tmp_path:
     assert len(site.made) == 1
 
 
-@attack(
-    "downloads and other untrusted input",
-    "the connection is cut, or a gateway fails, after something was sent to Neuronpedia",
-    "it is not sent again until the user deletes the file that the message names",
-)
 @pytest.mark.parametrize("fault", [cut, page, status(502), status(504)])
 def test_what_may_have_arrived_is_not_sent_again(site: Neuronpedia, tmp_path: Path, fault: Any) -> None:
     site.faults[VECTOR] = [fault]
@@ -287,6 +296,6 @@ def test_what_is_missing_is_named(data: Path, part: str, source: str | None, met
         uploads_of(part, run_of(data), source, method)
 
 
-def test_records_of_neuronpedia_are_not_uploaded(data: Path) -> None:
-    with pytest.raises(SettingsError, match="its records are Neuronpedia's own"):
+def test_examples_of_neuronpedia_are_not_uploaded(data: Path) -> None:
+    with pytest.raises(SettingsError, match="its max-activating examples are Neuronpedia's own"):
         uploads_of("features", run_of(data, experiment("gemma-2-2b")), str(SOURCE), None)

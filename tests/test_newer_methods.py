@@ -75,15 +75,6 @@ def test_sdcv_is_diffmean_and_the_probe_of_residuals_rebuilt_token_by_token(sea:
 # --- SRS
 
 
-def test_divergences_by_hand() -> None:
-    # 2 + 2 texts, 11 bins of one each to start with. Feature 0: P has 3/13 where Q has 1/13 and the other way round in another bin; 1: the
-    # same distribution; 2: never fires; 3: 4.1 of 10 and 5 of 10 lie in one bin, (4, 5].
-    positive = torch.tensor([[10.0, 10, 0, 4.1], [10, 0, 0, 10]])
-    negative = torch.tensor([[0.0, 0, 0, 5], [0, 10, 0, 10]])
-    expected = [2 * (2 / 13) * np.log(3), 0, 0, 0]
-    assert srs.divergences(positive, negative).tolist() == pytest.approx(expected, abs=1e-12)
-
-
 def test_srs_moves_the_features_of_largest_divergence_by_their_mean_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(srs, "K", 2)
     positive, negative = [[9, 1, 4], [9, 1, 0]], [[0, 4, 4], [0, 4, 0]]
@@ -153,7 +144,7 @@ def test_features_are_set_apart_by_strength_and_by_frequency(monkeypatch: pytest
     assert sae_logits.promising(by_codes(positive, negative))["feature"].to_list() == [0, 1]
 
 
-def test_features_name_the_concept_by_their_lens_tokens(sea: Problem) -> None:
+def test_features_name_the_concept_by_their_top_logit_lens_tokens(sea: Problem) -> None:
     """Against the model's own norm and head, one feature at a time. Words: one token of the feature with the largest mean logit and two of
     the one with the smallest."""
     rows, lens = sae_logits.promising(sea), {}

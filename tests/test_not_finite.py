@@ -7,10 +7,10 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from attacks import attack
-from engine_models import tiny_model, tiny_sae
+from engine_models import TINY, sweep_rows, tiny_model, tiny_sae
 from polars.testing import assert_frame_equal
-from test_generate import TINY, sweep_rows, swept
+from synthetic_tables import lens_rows
+from test_generate import swept
 
 from saesteer.analysis.best_factor import best_factors
 from saesteer.analysis.gen_success import gen_success
@@ -20,13 +20,13 @@ from saesteer.core.tables import (
     GEN_SUCCESS,
     GENERATIONS,
     JUDGEMENTS,
+    NOT_FINITE,
     PERPLEXITY,
     STEERING,
     as_generations,
     of_features,
     validate,
 )
-from saesteer.core.tables.steps import NOT_FINITE
 from saesteer.core.tokens import TextTokens
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.models import language_model
@@ -35,7 +35,6 @@ from saesteer.engine.perplexity import text_losses
 from saesteer.engine.sampling import NOTHING, sample_tokens
 from saesteer.settings import BestFactorSettings, SettingsError, canonical_factor
 
-LENS = ("layer", "feature", "token_ids")
 FAMILY, OVERFLOWS = "gemma2", "1" + "0" * 39
 """A factor that is infinite in float32."""
 NAN, INF = math.nan, math.inf
@@ -58,11 +57,6 @@ def texts(factors: dict[str, str], sampling: Sampling) -> pl.DataFrame:
     return swept(tiny_model(FAMILY), tiny_sae(1), rows, FAMILY, sampling).sort("feature", "factor", "prefix_id", "sample")
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "Some rows of a batch are steered so hard that their logits are NaN.",
-    "Their texts are missing with the reason; the other rows of the batch are the same to the bit.",
-)
 @pytest.mark.parametrize("sampling", [Sampling(8, 0.0, stop="o"), Sampling(8, stop=""), Sampling(8, top_k=0, stop="o")])
 def test_a_text_of_no_numbers_is_missing_and_its_neighbours_are_as_without_it(sampling: Sampling) -> None:
     made, plain = texts({"10": OVERFLOWS}, sampling), texts({}, sampling)
@@ -94,10 +88,7 @@ def generations() -> pl.DataFrame:
 def measured() -> dict[str, pl.DataFrame]:
     """What is measured on them."""
     made, lm = generations(), tiny_model(FAMILY)
-    lens = pl.DataFrame(
-        {"layer": [1], "feature": [3], "token_ids": [[5]]},
-        schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)},
-    )
+    lens = lens_rows(1, {3: [5]})
     tokens = TextTokens(lm.tokenizer.backend_tokenizer, lm.tokenizer.bos_token_id, lm.name)
     return {
         GEN_SUCCESS.name: gen_success(made.with_columns(feature=pl.lit(3, pl.UInt32)), lens, tokens, "ids"),
@@ -105,11 +96,6 @@ def measured() -> dict[str, pl.DataFrame]:
     }
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "What is measured on texts meets one that is missing because logits were not finite.",
-    "Null with that reason in each table; never a count, loss or rating of 0.",
-)
 def test_what_is_measured_on_a_missing_text_is_missing() -> None:
     lost = pl.col("text").is_null()
     made = generations()
@@ -130,11 +116,6 @@ def steering() -> pl.DataFrame:
     return steering_table(*rows, unrated, {prefix: number % 2 for number, prefix in enumerate(TINY)})
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "At a factor no text of a feature is there, since logits were not finite.",
-    "Its means are null, it isn't chosen, and a feature without any text has no score, not one of 0.",
-)
 def test_a_factor_without_texts_is_not_chosen_and_counts_as_nothing() -> None:
     made = validate(STEERING, steering(), "test")
     assert made.filter(factor="2").select("n", "gen_success_20", "log_perplexity").unique().row(0) == (0, None, None)
@@ -156,22 +137,12 @@ def test_a_loss_that_is_not_finite_is_missing() -> None:
     assert (rows["n_scored"] > 0).all()
 
 
-@attack(
-    "rows and the texts they were measured on",
-    "The output score's factor is so large that the logits are NaN.",
-    "An error that names the feature and the setting; no score is written.",
-)
 def test_an_output_score_of_no_numbers_is_refused() -> None:
     lm, sae = tiny_model(FAMILY), tiny_sae(1)
     with pytest.raises(SettingsError, match=r"logits are not finite where feature 4 \(and 1 more\) steers.*lower output_score\.factor"):
         output_scores(lm, sae, 1, [4, 5], torch.zeros((2, 3), dtype=torch.long), "From ba be", 3e38)
 
 
-@attack(
-    "downloads and other untrusted input",
-    "A configuration or a command asks for a factor of 1e30.",
-    "Refused when the settings are read, with the largest factor that is taken.",
-)
 @pytest.mark.parametrize("value", ["1e30", 10_001, 1e30, "10000.5"])
 def test_an_absurd_factor_is_refused(value: Any) -> None:
     with pytest.raises(SettingsError, match="a factor is at most 10000, not"):

@@ -1,8 +1,6 @@
 """Output score against one whole hooked forward, a float64 softmax and a sort per feature."""
 
 import copy
-import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from saesteer.engine import output_score
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import language_model, prompt_token_ids
 from saesteer.engine.output_score import output_scores, output_scores_from_file
 from saesteer.engine.sae_convert import convert_sae
@@ -25,21 +23,21 @@ from saesteer.engine.saes import load_sae
 PLACES = [(0, "resid_post", False), (2, "resid_post", False), (-1, "resid_post", False)]
 PLACES += [(layer, "resid_pre", centred) for layer in (0, 2) for centred in (False, True)]
 CASES = [(family, *place) for family in (*FAMILIES, "shipped") for place in PLACES]
-CASES += [(family, 2, site, False) for family in FURTHER_FAMILIES for site in ("resid_pre", "resid_post")]
+CASES += [(family, 2, hook_point, False) for family in FURTHER_FAMILIES for hook_point in ("resid_pre", "resid_post")]
 
 
-@pytest.mark.parametrize(("family", "layer", "site", "centred"), CASES)
-def test_equals_the_papers_formula(family: str, layer: int, site: str, centred: bool) -> None:
-    lm, sae = model_and_sae(family, range(8 if family == "shipped" else 4)[layer], site)
+@pytest.mark.parametrize(("family", "layer", "hook_point", "centred"), CASES)
+def test_equals_the_papers_formula(family: str, layer: int, hook_point: str, centred: bool) -> None:
+    lm, sae = model_and_sae(family, range(8 if family == "shipped" else 4)[layer], hook_point)
     sae = replace(sae, meta=replace(sae.meta, centred=centred))
     layer %= lm.n_layers
     features = [5, 0, 17, 63, 95]
-    lens, _ = lens_tokens(lm, sae.W_dec[features], 20)
-    lens[1:] = torch.roll(lens[1:], 1, dims=0)  # foreign lens tokens, so that ranks are not all small
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[features], 20)
+    lens[1:] = torch.roll(lens[1:], 1, dims=0)  # foreign top logit-lens tokens, so that ranks are not all small
     table = output_scores(lm, sae, layer, features, lens, prompt_of(family), 10.0)
     assert table["feature"].to_list() == features
     token_ids = prompt_token_ids(lm, prompt_of(family))
-    a_max = plain_hooks.code_of(sae, plain_hooks.residuals(lm.model, token_ids, layer, site)[-1]).max()
+    a_max = plain_hooks.code_of(sae, plain_hooks.residuals(lm.model, token_ids, layer, hook_point)[-1]).max()
     for row, tokens in zip(table.to_dicts(), lens.tolist(), strict=True):
         expected = plain_hooks.output_score(lm.model, sae, layer, row["feature"], 10.0, token_ids, tokens)
         assert row["min_rank"] == expected["min_rank"]
@@ -50,31 +48,9 @@ def test_equals_the_papers_formula(family: str, layer: int, site: str, centred: 
         assert row["delta_token_confidence"] == pytest.approx(change, abs=1e-5)
 
 
-def test_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits 0, 1, ..., V-1 for every feature: token V-3 has rank 2 and probability e^-2 (1 - 1/e) / (1 - e^-V). Unsteered, all tokens are
-    as likely, and steering makes the likeliest V (1 - 1/e) times as likely."""
-    lm, sae = model_and_sae("llama", 1)
-    rising = torch.arange(lm.n_vocab).float()
-
-    def in_two(_lm: Any, hidden: torch.Tensor, _chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
-        yield 0, rising[:100].expand(len(hidden), -1)
-        yield 100, rising[100:].expand(len(hidden), -1)
-
-    monkeypatch.setattr(output_score, "logit_chunks", in_two)
-    monkeypatch.setattr(output_score, "_gathered_logits", lambda _lm, _hidden, ids: rising[ids])
-    monkeypatch.setattr(output_score, "raw_logits", lambda _lm, hidden: torch.ones(len(hidden), lm.n_vocab))
-    lens = torch.tensor([[3, lm.n_vocab - 3, 50]])
-    row = output_scores(lm, sae, 1, [7], lens, "From ba", 10.0).row(0, named=True)
-    probability = 2.718281828459045**-2 * (1 - 2.718281828459045**-1)
-    assert row["min_rank"] == 2
-    assert row["max_prob"] == pytest.approx(probability, rel=1e-6)
-    assert row["output_score"] == pytest.approx((1 - 2 / lm.n_vocab) * probability, rel=1e-6)
-    assert row["delta_token_confidence"] == pytest.approx(-math.log(lm.n_vocab * (1 - 1 / math.e)), rel=1e-6)
-
-
 def test_chunks_of_the_vocabulary_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, sae = model_and_sae("gemma2", 1)
-    lens, _ = lens_tokens(lm, sae.W_dec, 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec, 20)
     features = list(range(96))
     whole = output_scores(lm, sae, 1, features, lens, "From ba", 10.0)
     monkeypatch.setattr(output_score, "VOCABULARY_CHUNK", 37)
@@ -83,23 +59,11 @@ def test_chunks_of_the_vocabulary_do_not_matter(monkeypatch: pytest.MonkeyPatch)
     assert parts["min_rank"].equals(whole["min_rank"])
 
 
-def test_scores_are_probabilities_and_factor_0_gives_everyone_the_same_distribution() -> None:
-    lm, sae = model_and_sae("shipped", 5)
-    features = list(range(64))
-    lens = torch.arange(20).expand(64, -1)
-    table = output_scores(lm, sae, 5, features, lens, "From my experience,", 0.0)
-    assert table["max_prob"].n_unique() == 1
-    steered = output_scores(lm, sae, 5, features, lens, "From my experience,", 10.0)
-    assert steered["max_prob"].n_unique() > 1
-    for scores in (table, steered):
-        assert scores.filter((pl.col("output_score") < 0) | (pl.col("output_score") > pl.col("max_prob"))).is_empty()
-
-
 def test_bfloat16_model_with_a_float32_sae_scores_about_the_same() -> None:
     lm, sae = model_and_sae("shipped", 5)
     half = language_model(copy.deepcopy(lm.model).to(torch.bfloat16), lm.tokenizer)
     features = list(range(200))
-    lens, _ = lens_tokens(lm, sae.W_dec[features], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[features], 20)
     exact, rounded = (output_scores(model, sae, 5, features, lens, "From my experience,", 10.0)["output_score"] for model in (lm, half))
     assert stats.spearmanr(exact, rounded).statistic > 0.98
     assert (exact - rounded).abs().median() < 0.01

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from saesteer.core.errors import SaesteerError
@@ -57,21 +56,11 @@ def with_code(folder: Path, file: str, changes: dict[str, object]) -> Path:
             "config.json",
             {"model_type": "lantern", "auto_map": {"AutoConfig": "lantern.Lantern", "AutoModelForCausalLM": "lantern.LanternForCausalLM"}},
             id="model",
-            marks=attack(
-                "code, libraries and models",
-                "A model's config.json asks for Python code in its folder, and standard input answers y.",
-                "Refused in one sentence; the code is not run.",
-            ),
         ),
         pytest.param(
             "tokenizer_config.json",
             {"tokenizer_class": "LanternTokenizer", "auto_map": {"AutoTokenizer": [None, "lantern.LanternTokenizer"]}},
             id="tokenizer",
-            marks=attack(
-                "code, libraries and models",
-                "A tokenizer's configuration asks for Python code in its folder, and standard input answers y.",
-                "Refused in one sentence; the code is not run.",
-            ),
         ),
     ],
 )

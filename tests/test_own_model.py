@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from attacks import attack
 from own_files import write_named_files
 from safetensors.numpy import save_file
 
@@ -105,7 +104,7 @@ def test_check_takes_seconds_also_for_what_it_refuses(own: Experiment, tmp_path:
 OWN = {"extends": "tiny", "description": "x", "model": {"path": "my/model"}}
 GIVEN = {
     "saes": {"path": "my/saes/{layer}"},
-    "records": {"texts": "my/texts.parquet"},
+    "max_activating_examples": {"texts": "my/texts.parquet"},
     "perplexity": {"model": {"path": "my/model"}},
     "concepts": {"kind": "none"},
     "judge": {"kind": "none"},
@@ -118,14 +117,10 @@ def loaded(folder: Path, values: dict[str, Any]) -> Experiment:
     return load_experiment("own", folder)
 
 
-@attack(
-    "code, libraries and models",
-    "an experiment with a model of its own inherits the SAEs, texts or judge of the shipped model",
-    "refused, naming the keys",
-)
 def test_what_belongs_to_the_shipped_model_is_not_inherited_by_another(tmp_path: Path) -> None:
     with pytest.raises(
-        SettingsError, match="saes.path, records.texts, concepts.topics, perplexity.model.path, judge.oracle would be tiny's"
+        SettingsError,
+        match="saes.path, max_activating_examples.texts, concepts.topics, perplexity.model.path, judge.oracle would be tiny's",
     ):
         loaded(tmp_path, OWN)
     for section in GIVEN:
@@ -138,17 +133,12 @@ def test_what_belongs_to_the_shipped_model_is_not_inherited_by_another(tmp_path:
     assert loaded(tmp_path, OWN | {"model": {"dtype": "bfloat16"}}).seed_of_world == 0
 
 
-@attack(
-    "code, libraries and models",
-    "an experiment that stops at the scores of a model of its own extends the shipped one, and another steers from there",
-    "the shipped model's judge and second model are not handed on: the sections are missing",
-)
 def test_what_scores_do_not_read_of_the_shipped_model_is_not_handed_on(tmp_path: Path) -> None:
-    read = {name: GIVEN[name] for name in ("saes", "records", "concepts")}
+    read = {name: GIVEN[name] for name in ("saes", "max_activating_examples", "concepts")}
     own = loaded(tmp_path, OWN | read | {"kind": "scores"})
     assert isinstance(own, Scores)
     assert own.seed_of_world is None
-    with pytest.raises(SettingsError, match=r"saes.path, records.texts, concepts.topics would be tiny's"):
+    with pytest.raises(SettingsError, match=r"saes.path, max_activating_examples.texts, concepts.topics would be tiny's"):
         loaded(tmp_path, OWN | {"kind": "scores"})
     loaded(tmp_path, OWN | read | {"kind": "scores"})
     shutil.move(tmp_path / "own.yaml", tmp_path / "scored.yaml")
@@ -158,18 +148,18 @@ def test_what_scores_do_not_read_of_the_shipped_model_is_not_handed_on(tmp_path:
     assert [line.strip() for line in str(refused.value).splitlines()[1:]] == missing
 
 
-def test_concepts_that_are_left_out_follow_the_records(tmp_path: Path) -> None:
+def test_concepts_that_are_left_out_follow_the_examples(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "config/experiments/tiny.yaml").read_text()) | {"judge": {"kind": "none"}}
     del values["concepts"]
     assert loaded(tmp_path, values).concepts.kind == "none"
-    assert loaded(tmp_path, values | {"records": {"kind": "neuronpedia", "source": "a/b"}}).concepts.kind == "explanations"
+    assert loaded(tmp_path, values | {"max_activating_examples": {"kind": "neuronpedia", "source": "a/b"}}).concepts.kind == "explanations"
 
 
 def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Path) -> None:
     for columns, message in ((["text"], "no column text_id and no token_ids and no token_topics"), (["text_id"], "neither a column text")):
         texts = tmp_path / "texts.parquet"
         pl.DataFrame({column: ["a text"] for column in columns}).write_parquet(texts)
-        values = own.model_dump(mode="json") | {"records": {"kind": "local", "texts": str(texts)}}
+        values = own.model_dump(mode="json") | {"max_activating_examples": {"kind": "local", "texts": str(texts)}}
         assert any(message in problem for problem in problems(experiment_of(values)))
     texts.write_text("no Parquet")
     assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(experiment_of(values)))
@@ -177,7 +167,7 @@ def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Pa
 
 def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:
     """By hand: rows of lengths 5 and 13, and of one length alone."""
-    meta = {"sha256": "0", "site": "resid_post", "centred": False, "k": None, "scale": None}
+    meta = {"sha256": "0", "hook_point": "resid_post", "centred": False, "k": None, "scale": None}
     for rows, norms in (([[3.0, 4.0], [5.0, 12.0]], [5.0, 13.0]), ([[0.6, 0.8], [-1.0, 0.0]], 1.0)):
         save_file({"W_dec": np.array(rows, dtype=np.float32)}, tmp_path / "sae.safetensors")
         assert sae_entry(meta, tmp_path / "sae.safetensors")["decoder_norm"] == norms
@@ -191,7 +181,12 @@ def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.Mo
     documented = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/own-models.md").read_text(), re.DOTALL)
     assert written in documented
     own = load_experiment("my-model", tmp_path)
-    assert (own.saes.path, own.saes.site, own.saes.d_model, own.saes.n_features) == ("my/saes/layer_{layer}", "resid_post", 2048, 16384)
+    assert (own.saes.path, own.saes.hook_point, own.saes.d_model, own.saes.n_features) == (
+        "my/saes/layer_{layer}",
+        "resid_post",
+        2048,
+        16384,
+    )
     assert (own.layers, own.model.bos, own.input_score.tokens) == ((4, 8, 12), "always", "retokenised")
     with pytest.raises(SettingsError, match=r"my-model\.yaml is there already"):
         write_experiment("my-model", Path("my/model"), Path("my/saes"), None, Path())
@@ -219,7 +214,7 @@ def test_init_finds_the_pattern_of_the_saes(
         (tmp_path / "saes" / folder / "cfg.json").write_text(json.dumps(config))
     write_experiment("own", Path("my/model"), Path(given), None, Path())
     own = load_experiment("own", tmp_path)
-    assert (own.saes.path, own.saes.site) == (pattern, "resid_pre")
+    assert (own.saes.path, own.saes.hook_point) == (pattern, "resid_pre")
     assert own.layers == ((3,) if folders == ["best"] else (3, 11))
 
 

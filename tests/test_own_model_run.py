@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, normalizers
 from workflow_folder import BIN, Folder
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import GEN_SUCCESS, GENERATIONS, LOGIT_LENS, RECORDS
+from saesteer.core.tables import GEN_SUCCESS, GENERATIONS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
 
 pytestmark = pytest.mark.exhaustive
 LAYERS = (1, 3)
@@ -51,9 +51,9 @@ def test_input_scores_are_those_of_the_recorded_ids(folder: Folder) -> None:
     lens = {(layer, feature): ids for layer, feature, ids in rows(folder, LOGIT_LENS, "logit_lens")["layer", "feature", "token_ids"].rows()}
     scores = pl.read_parquet(folder.path / "data/own/tables/features.parquet")
     n_scored = 0
-    for layer, feature, records in rows(folder, RECORDS, "records")["layer", "feature", "records"].rows():
+    for layer, feature, examples in rows(folder, MAX_ACTIVATING_EXAMPLES, "examples")["layer", "feature", "examples"].rows():
         (score,) = scores.filter(layer=layer, feature=feature)["input_score"]
-        hits = [record["token_id"] in lens[layer, feature] for record in records]
+        hits = [example["token_id"] in lens[layer, feature] for example in examples]
         assert score == (pytest.approx(sum(hits) / len(hits)) if len(hits) >= 10 else None)
         n_scored += score is not None
     assert n_scored >= 4
@@ -75,7 +75,7 @@ def test_gen_success_counts_tokens_without_a_dummy_prefix(folder: Folder) -> Non
 
 def test_every_figure_is_there_and_none_of_ratings(folder: Folder) -> None:
     made = {path.stem for path in (folder.path / "figures/own").glob("*.pdf")}
-    assert {"overview", "roles", "examples", "by_factor", "pmi_by_threshold"} <= made
+    assert {"overview", "roles", "examples", "by_factor", "pmi_by_threshold", "gen_success_by_threshold"} <= made
     assert "judge_kept_removed" not in made
     concepts = pl.read_parquet(folder.path / "data/own/tables/features.parquet")["concept"]
     assert concepts.null_count() == len(concepts) == 12

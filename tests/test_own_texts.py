@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from saesteer.core.files import text_id
-from saesteer.settings import OwnTexts, SettingsError
-from saesteer.sources.concept_texts import own_texts
+from saesteer.settings import LabelledTexts, SettingsError
+from saesteer.sources.concept_texts import texts_of_file
 
 NAMES = ("ships", "tea", "chess")
 
@@ -19,8 +19,8 @@ def rows(n: int = 6) -> pl.DataFrame:
     return pl.DataFrame({"concept": concepts, "text": [f"{name} {number}." for number, name in enumerate(concepts)], "opener": openers})
 
 
-def source(path: Path) -> OwnTexts:
-    return OwnTexts(kind="texts", texts=path, names=NAMES)
+def source(path: Path) -> LabelledTexts:
+    return LabelledTexts(kind="texts", texts=path, names=NAMES)
 
 
 def written(frame: pl.DataFrame, path: Path) -> Path:
@@ -30,7 +30,7 @@ def written(frame: pl.DataFrame, path: Path) -> Path:
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
 def test_a_concepts_texts_are_its_own_and_the_others_are_negative(tmp_path: Path, ending: str):
-    concepts, texts = own_texts(source(written(rows(), tmp_path / f"texts{ending}")), [], 4, 5, 0)
+    concepts, texts = texts_of_file(source(written(rows(), tmp_path / f"texts{ending}")), [], 4, 5, 0)
     assert concepts["concept"].to_list() == list(NAMES)
     for name in NAMES:
         of = texts.filter(concept_id=text_id(name))
@@ -43,29 +43,29 @@ def test_a_concepts_texts_are_its_own_and_the_others_are_negative(tmp_path: Path
 
 def test_texts_after_a_prompt_are_left_out_and_fewer_are_the_first_of_more(tmp_path: Path):
     path = written(rows(), tmp_path / "texts.csv")
-    texts = own_texts(source(path), ["In the end,"], 3, 3, 0)[1]
+    texts = texts_of_file(source(path), ["In the end,"], 3, 3, 0)[1]
     assert set(texts["input"]) == {"So,"}
-    fewer = own_texts(source(path), ["In the end,"], 2, 3, 0)[1]
+    fewer = texts_of_file(source(path), ["In the end,"], 2, 3, 0)[1]
     assert texts.filter(positive=True, concept_id=text_id("tea")).head(2).equals(fewer.filter(positive=True, concept_id=text_id("tea")))
     with pytest.raises(SettingsError, match="concept 'ships' has 3 positive texts, but methods.n_positive asks for 4"):
-        own_texts(source(path), ["In the end,"], 4, 3, 0)
+        texts_of_file(source(path), ["In the end,"], 4, 3, 0)
 
 
 def test_seeds_draw_apart_and_the_order_of_rows_does_not_matter(tmp_path: Path):
     path, turned = written(rows(), tmp_path / "texts.csv"), written(rows().reverse(), tmp_path / "turned.csv")
-    first, other = (own_texts(source(file), [], 3, 3, 0)[1] for file in (path, turned))
+    first, other = (texts_of_file(source(file), [], 3, 3, 0)[1] for file in (path, turned))
     assert first.equals(other)
-    assert not first.equals(own_texts(source(path), [], 3, 3, 1)[1])
+    assert not first.equals(texts_of_file(source(path), [], 3, 3, 1)[1])
 
 
 def test_texts_without_openers_and_what_is_refused(tmp_path: Path):
     path = tmp_path / "texts.csv"
-    assert set(own_texts(source(written(rows().drop("opener"), path)), [], 3, 3, 0)[1]["input"]) == {""}
+    assert set(texts_of_file(source(written(rows().drop("opener"), path)), [], 3, 3, 0)[1]["input"]) == {""}
     with pytest.raises(SettingsError, match="has no column concept; it has text, opener"):
-        own_texts(source(written(rows().drop("concept"), path)), [], 3, 3, 0)
+        texts_of_file(source(written(rows().drop("concept"), path)), [], 3, 3, 0)
     with pytest.raises(SettingsError, match="row 2: a concept or a text is empty"):
-        own_texts(source(written(pl.DataFrame({"concept": ["tea", None], "text": ["x", "y"]}), path)), [], 1, 1, 0)
+        texts_of_file(source(written(pl.DataFrame({"concept": ["tea", None], "text": ["x", "y"]}), path)), [], 1, 1, 0)
     with pytest.raises(SettingsError, match=r"read from .parquet, .csv, .jsonl files"):
-        own_texts(source(tmp_path / "texts.txt"), [], 1, 1, 0)
+        texts_of_file(source(tmp_path / "texts.txt"), [], 1, 1, 0)
     with pytest.raises(SettingsError, match="cannot be read"):
-        own_texts(source(tmp_path / "none.csv"), [], 1, 1, 0)
+        texts_of_file(source(tmp_path / "none.csv"), [], 1, 1, 0)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from workflow_folder import ROOT, Folder
 
 from saesteer.settings import SettingsError
@@ -40,11 +39,6 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-@attack(
-    "code, libraries and models",
-    "the chat template, or another small file of a local model's folder, is edited",
-    "the model's digest is another, and everything that used the model is computed again",
-)
 @pytest.mark.parametrize("name", [*SMALL, "generation_config.json", "tokenizer_config.json"])
 def test_an_edited_file_of_a_model_changes_its_digest(model: Path, name: str) -> None:
     before = pin(model)["digest"]
@@ -76,11 +70,6 @@ def test_every_file_that_is_opened_is_pinned(model: Path, opened: set[Path]) -> 
     assert read <= set(pinned_files(model))
 
 
-@attack(
-    "code, libraries and models",
-    "the index of a model's weights names a file in a folder below or beside the model's, which transformers would load",
-    "refused, with the file's name: its bytes are in no digest",
-)
 @pytest.mark.parametrize("shard", ["below/model-2.safetensors", "../model-2.safetensors", "model-2.safetensors"])
 def test_weights_elsewhere_are_refused(model: Path, shard: str) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": shard}}
@@ -98,11 +87,6 @@ def test_every_file_that_is_fetched_would_be_pinned(tmp_path: Path) -> None:
     assert {path.name for path in pinned_files(tmp_path)} == set(SMALL_FILES)
 
 
-@attack(
-    "code, libraries and models",
-    "the list of words of the books' judge is edited, which says what each number of its classifier is about",
-    "the judge's digest is another, and everything that it rated is rated again",
-)
 def test_every_file_of_a_world_s_judge_is_pinned(opened: set[Path]) -> None:
     folder = ROOT / "data/world-books/judge"
     load_text_judge(folder)

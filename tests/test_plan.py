@@ -1,9 +1,11 @@
 """Feature sets, prefixes, wanted keys, fingerprints and checks before any job starts."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
@@ -171,11 +173,29 @@ def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path
     assert plan.n_missing(run_with_inputs(tmp_path, micro, "generations"), "generations", (2,)) == 4 * 3 * 4
 
 
-def test_the_plan_needs_no_torch() -> None:
-    """A job that finds nothing to do decides that without torch, transformers or matplotlib."""
-    heavy = ("torch", "transformers", "matplotlib", "sae_lens")
-    program = f"import sys, saesteer.workflow.plan, saesteer.workflow.checks; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+A_SOURCE = """from saesteer.settings import SaeSettings
+from saesteer.sources.sae_sources import sae_source
+sae_source(SaeSettings(release="llama_scope_lxr_8x", id="l{layer}r_8x", d_model=16, n_features=64), 3)"""
+STATISTICS = ("best_factor", "examples", "factor_bins", "metrics", "pmi", "selection")
+
+
+@pytest.mark.parametrize(
+    ("program", "heavy"),
+    [
+        ("import saesteer.workflow.plan, saesteer.workflow.checks, saesteer.figures.registry", {"torch", "matplotlib", "scipy"}),
+        ("import saesteer.world.oracle_judge, saesteer.world.concept_texts", {"torch"}),
+        (f"import saesteer.sources.hub\n{A_SOURCE}", {"torch", "huggingface_hub"}),
+        ("\n".join(f"import saesteer.analysis.{name}" for name in STATISTICS), {"torch"}),
+        ("import saesteer.report.headline, saesteer.report.method_report, saesteer.report.exports.comparison", {"torch"}),
+        ("import saesteer.core.uncertainty, saesteer.methods.compare.summaries, saesteer.figures.save", {"torch"}),
+    ],
+    ids=["planning", "the world's judge", "sources of SAEs", "statistics", "reports", "figures"],
+)
+def test_what_runs_no_model_starts_without_torch(program: str, heavy: set[str]) -> None:
+    """A job that finds nothing to do decides that fast, and a judge's job asks for no GPU."""
+    program = f"{program}\nimport sys; print(*({heavy | {'transformers', 'sae_lens'}} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_pin_names_bytes_not_places(tmp_path: Path) -> None:
@@ -198,37 +218,24 @@ def test_shipped_files_fit(own_world: Experiment) -> None:
     check_files("own", own_world)
 
 
-def damage(experiment: Experiment, what: str) -> None:
-    model, sae = experiment.model.path, Path(experiment.saes.path.format(layer=6))
-    if what == "layer without an SAE":
-        shutil.rmtree(sae)
-    elif what == "SAE of another width":
-        config = json.loads((sae / "cfg.json").read_text())
-        (sae / "cfg.json").write_text(json.dumps(config | {"d_in": 256}))
-    elif what == "truncated model":
-        weights = model / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
-    elif what == "SAE that is no safetensors":
-        (sae / "sae_weights.safetensors").write_bytes(b"<!DOCTYPE html>" * 100)
-    elif what == "model without config":
-        (model / "config.json").unlink()
-    elif what == "no texts":
-        experiment.records.texts.unlink()
+def widen(config: Path) -> None:
+    config.write_text(config.read_text().replace('"d_in": 128', '"d_in": 256'))
 
 
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        ("layer without an SAE", r"layer 6 has no SAE.*layer_06.*drop the layer"),
-        ("SAE of another width", r"layer_06 is 256 x 1024 .*, but .* is 128 x 1024: correct these two keys"),
-        ("truncated model", r"model.safetensors is damaged"),
-        ("SAE that is no safetensors", r"layer_06/sae_weights.safetensors is damaged"),
-        ("model without config", r"model/config.json is not readable"),
-        ("no texts", r"records.texts: there is no file .*texts.parquet"),
-    ],
-)
-def test_files_that_cannot_be_used_are_refused_before_any_job(own_world: Experiment, what: str, message: str) -> None:
-    damage(own_world, what)
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    r"layer 6 has no SAE.*layer_06.*drop the layer": lambda world: shutil.rmtree(world / "saes/layer_06"),
+    r"layer_06 is 256 x 1024 .*, but .* is 128 x 1024: correct these two keys": lambda world: widen(world / "saes/layer_06/cfg.json"),
+    r"model.safetensors is damaged": lambda world: os.truncate(world / "model/model.safetensors", 100_000),
+    r"layer_06/sae_weights.safetensors is damaged": lambda world: os.truncate(world / "saes/layer_06/sae_weights.safetensors", 100),
+    r"model/config.json is not readable": lambda world: (world / "model/config.json").unlink(),
+    r"max_activating_examples.texts: there is no file .*texts.parquet": lambda world: (world / "texts.parquet").unlink(),
+}
+"""Message -> the damage that it tells of."""
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_files_that_cannot_be_used_are_refused_before_any_job(own_world: Experiment, tmp_path: Path, message: str) -> None:
+    DAMAGE[message](tmp_path / "world")
     with pytest.raises(SettingsError, match=message):
         check_files("own", own_world)
 

@@ -10,28 +10,36 @@ import torch
 from engine_models import WORLD, save_model, tiny_model, tiny_sae, tiny_tokenizer
 from oracles import plain_hooks
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
+from synthetic_tables import lens_rows
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 from saesteer.analysis.gen_success import gen_success
 from saesteer.analysis.input_score import input_scores
-from saesteer.core.tables import RECORDS, as_generations
+from saesteer.core.tables import GENERATIONS, MAX_ACTIVATING_EXAMPLES, as_generations
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.engine.continuation import Sampling, continuation_texts
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, final_ids, language_model, load_language_model, plain_token_ids, prompt_token_ids
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.perplexity import continuation_nll, scored_prefix
-from saesteer.settings import SettingsError
+from saesteer.settings import SettingsError, load_experiment
+from saesteer.settings.inputs import ChatSettings, ModelSettings
+from saesteer.steps.step import steps_of
 
 TURNS = (
     "{% for turn in messages %}<start_of_turn>{{ 'model' if turn.role == 'assistant' else turn.role }}: {{ turn.content }}<end_of_turn>;"
     "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model:{% endif %}"
 )
 NO_BOS = "$A"
-LENS = {"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)}
+
+
+EXPERIMENTS = Path(__file__).parents[1] / "config/experiments"
+THINKING = "{{ bos_token }}" + TURNS + "{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"
+CHAT = ChatSettings(system="be bo", turns=(("di?", "da."),))
 
 
 def chat_tokenizer(template: str = "{{ bos_token }}" + TURNS, adds: str = "<bos> $A") -> PreTrainedTokenizerFast:
@@ -42,8 +50,10 @@ def chat_tokenizer(template: str = "{{ bos_token }}" + TURNS, adds: str = "<bos>
     return tokenizer
 
 
-def chat_model(family: str = "llama", bos: str = "tokenizer") -> LanguageModel:
-    return language_model(tiny_model(family).model, chat_tokenizer(), bos, "chat")
+def chat_model(
+    template: str = "{{ bos_token }}" + TURNS, chat: ChatSettings | None = None, family: str = "llama", bos: str = "tokenizer"
+) -> LanguageModel:
+    return language_model(tiny_model(family).model, chat_tokenizer(template), bos, "chat", chat or ChatSettings())
 
 
 def pieces(lm: LanguageModel, ids: list[int]) -> str:
@@ -71,7 +81,7 @@ def test_a_chat_prompt_is_a_users_turn_up_to_the_answer() -> None:
 )
 def test_no_second_bos_in_a_chat_prompt(template: str, bos: str, n_bos: int) -> None:
     """The tokenizer would add one; the template decides, or the rule "always"."""
-    lm = language_model(tiny_model("llama").model, chat_tokenizer(template), bos, "chat")
+    lm = chat_model(template, bos=bos)
     ids = prompt_token_ids(lm, "ba be")
     assert ids.count(1) == n_bos
     assert ids[:n_bos] == [1] * n_bos
@@ -93,13 +103,6 @@ def test_refusals_name_the_model(tmp_path: Path) -> None:
         load_language_model(path, "float32", "cpu", bos="never")
     with pytest.raises(ValueError, match="prompt_format is 'Chat', but must be one of plain, chat"):
         load_language_model(path, "float32", "cpu", prompt_format="Chat")
-
-
-def test_the_template_is_loaded_with_the_model(tmp_path: Path) -> None:
-    lm = chat_model()
-    loaded = load_language_model(save_model(lm, tmp_path / "model"), "float32", "cpu", "tokenizer", "chat")
-    assert prompt_token_ids(loaded, "ba be") == prompt_token_ids(lm, "ba be")
-    assert final_ids(loaded) == final_ids(lm)
 
 
 def test_what_ends_a_text() -> None:
@@ -127,7 +130,7 @@ def _answering(lm: LanguageModel, ids: list[int]) -> LanguageModel:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_responses_equal_generate_and_are_the_response_only(family: str) -> None:
     """Steering starts at the last token of the generation prompt; neither the prompt nor the marks of turns are in the text."""
-    lm, sae = chat_model(family), tiny_sae(1)
+    lm, sae = chat_model(family=family), tiny_sae(1)
     instructions = {f"{number:016x}": text for number, text in enumerate(["ba be dibo", "From tuda", "do"])}
     rows = pl.DataFrame(
         [(feature, factor, name, 0) for feature in (5, 40, 77) for factor in ("0", "10") for name in instructions],
@@ -160,7 +163,7 @@ def test_what_ends_a_text_is_left_out_of_it_even_where_it_is_a_plain_token() -> 
 def test_the_output_scores_prompt_is_plain() -> None:
     sae, features = tiny_sae(1), [3, 50]
     plain, chat = tiny_model("llama"), chat_model()
-    lens, _ = lens_tokens(plain, sae.W_dec[features], 20)
+    lens, _ = top_logit_lens_tokens(plain, sae.W_dec[features], 20)
     expected = output_scores(plain, sae, 1, features, lens, "From ba be", 10.0)
     assert_frame_equal(output_scores(chat, sae, 1, features, lens, "From ba be", 10.0), expected, check_exact=True)
 
@@ -183,6 +186,66 @@ def test_perplexity_of_a_response_and_with_bos() -> None:
     mean, _ = plain_hooks.continuation_nll(model, tiny_tokenizer(), "From ba ", "do di be")
     assert expected["mean_nll"][0] != pytest.approx(mean)  # the line's end counts
 
+
+# A conversation before the prompt: texts written by hand.
+
+
+def written(lm: LanguageModel, text: str) -> str:
+    return lm.tokenizer.decode(prompt_token_ids(lm, text))
+
+
+def test_a_prompt_comes_after_the_system_prompt_and_earlier_turns() -> None:
+    expected = (
+        "<bos><start_of_turn>system: be bo<end_of_turn>;<start_of_turn>user: di?<end_of_turn>;<start_of_turn>model: da.<end_of_turn>;"
+        "<start_of_turn>user: ba<end_of_turn>;<start_of_turn>model:"
+    )
+    assert written(chat_model(THINKING, CHAT), "ba") == expected
+    assert written(chat_model(THINKING, ChatSettings()), "ba") == "<bos>" + expected[expected.rindex("<start_of_turn>user") :]
+
+
+def test_thinking_is_switched_off_and_on() -> None:
+    off, on, own = (chat_model(THINKING, ChatSettings(enable_thinking=value)) for value in (False, True, None))
+    assert written(off, "ba").endswith("<start_of_turn>model:no")
+    assert written(on, "ba") == written(own, "ba")
+    assert written(on, "ba").endswith("<start_of_turn>model:")
+
+
+def test_what_a_template_refuses_or_leaves_out_is_refused() -> None:
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS
+    with pytest.raises(ValueError, match=r"refuses this conversation \(System role not supported\); change model\.chat"):
+        chat_model(no_system, CHAT)
+    last_only = "{{ messages[-1].content }}"
+    with pytest.raises(ValueError, match="its chat template leaves out 'be bo'; remove that from model.chat"):
+        chat_model(last_only, CHAT)
+    with pytest.raises(ValueError, match="its chat template knows no enable_thinking; remove that from model.chat"):
+        chat_model(TURNS, ChatSettings(enable_thinking=False))
+
+
+def test_loading_takes_the_conversation(tmp_path: Path) -> None:
+    folder = save_model(chat_model(THINKING, CHAT), tmp_path)
+    lm = load_language_model(folder, "float32", "cpu", "tokenizer", "chat", CHAT)
+    assert written(lm, "ba") == written(chat_model(THINKING, CHAT), "ba")
+    assert final_ids(lm) == final_ids(chat_model(THINKING, CHAT))
+
+
+def test_a_conversation_needs_prompt_format_chat() -> None:
+    chat = {"system": "be bo", "turns": [["di?", "da."]]}
+    assert ModelSettings(path=Path("m"), prompt_format="chat", chat=chat).chat == CHAT
+    with pytest.raises(ValidationError, match="need prompt_format chat"):
+        ModelSettings(path=Path("m"), chat=chat)
+
+
+def test_a_conversation_makes_texts_due_and_no_scores_and_none_changes_nothing() -> None:
+    experiment = load_experiment("gemma-2-9b-it-concept500", EXPERIMENTS)
+    other = experiment.model_copy(update={"model": experiment.model.model_copy(update={"prompt_format": "chat", "chat": CHAT})})
+    before, after = steps_of(experiment), steps_of(other)
+    assert "chat" not in before["generations"].settings
+    assert after["generations"].settings["chat"] == CHAT.model_dump(mode="json")
+    assert {step for step in before if before[step].settings != after[step].settings} >= {"generations"}
+    assert all(before[step].settings == after[step].settings for step in ("logit_lens", "output_score", "input_score"))
+
+
+# Byte-level tokenizers.
 
 CORPUS = ["the sea is calm and the ship sails on the sea", "Say it: naïve café 😀, the end.\n\nThe  sea"] * 5
 END = "<|endoftext|>"
@@ -252,26 +315,27 @@ def test_texts_are_tokenised_as_the_model_tokenises_them(byte_folder: Path, tmp_
             assert {ids[0] for ids in token_ids} == {lm.tokenizer.bos_token_id}
 
 
-def _records(tokens: list[tuple[str, int | None]]) -> pl.DataFrame:
+def _examples(tokens: list[tuple[str, int | None]]) -> pl.DataFrame:
     common = {"token_index": 1, "value": 1.0, "max_value": 1.0}
-    records = [
+    examples = [
         common | {"rank": place, "text_id": str(place), "token": token, "token_id": token_id, "context": [token]}
         for place, (token, token_id) in enumerate(tokens)
     ]
-    schema = {name: RECORDS.schema[name] for name in ("layer", "feature", "records")}
-    return pl.DataFrame({"layer": [0], "feature": [1], "records": [records]}, schema_overrides=schema)
+    schema = {name: MAX_ACTIVATING_EXAMPLES.schema[name] for name in ("layer", "feature", "examples")}
+    return pl.DataFrame({"layer": [0], "feature": [1], "examples": [examples]}, schema_overrides=schema)
 
 
-def test_input_score_of_local_and_of_downloaded_records_agree(byte_folder: Path) -> None:
-    """Strings of local records, of Neuronpedia's (no ids), and the ids themselves; by hand 2 of 3 are lens tokens."""
+def test_input_score_of_local_and_of_downloaded_examples_agree(byte_folder: Path) -> None:
+    """Strings of local max-activating examples, of Neuronpedia's (no ids), and the ids themselves; by hand 2 of 3 are top logit-lens
+    tokens."""
     for folder, downloaded in ((byte_folder, ["the", " sea", " ship"]), (WORLD / "model", ["the", "▁sea", "▁ship"])):
         tokens = load_tokens(folder)
         ids = [first for first, *_ in tokens.retokenise([string.replace("▁", " ") for string in downloaded])]
-        lens = pl.DataFrame({"layer": [0], "feature": [1], "token_ids": [ids[1:]]}, schema_overrides=LENS)
+        lens = lens_rows(0, {1: ids[1:]})
         local = list(zip(tokens.strings(ids), ids, strict=True))
-        for records, convention in ((local, "retokenised"), ([(token, None) for token in downloaded], "retokenised"), (local, "ids")):
-            row = input_scores(_records(records), lens, tokens, convention, 1).row(0, named=True)
-            assert (row["input_score"], row["n_records"]) == (pytest.approx(2 / 3), 3)
+        for examples, convention in ((local, "retokenised"), ([(token, None) for token in downloaded], "retokenised"), (local, "ids")):
+            row = input_scores(_examples(examples), lens, tokens, convention, 1).row(0, named=True)
+            assert (row["input_score"], row["n_examples"]) == (pytest.approx(2 / 3), 3)
 
 
 def test_gen_success_counts_a_responses_tokens(byte_folder: Path) -> None:
@@ -279,18 +343,12 @@ def test_gen_success_counts_a_responses_tokens(byte_folder: Path) -> None:
     tokens = load_tokens(byte_folder)
     the, with_space = (tokens.retokenise([text])[0][0] for text in ("the", " the"))
     assert the != with_space
-    schema = {
-        "layer": pl.UInt16,
-        "feature": pl.UInt32,
-        "factor": pl.String,
-        "prefix_id": pl.String,
-        "sample": pl.UInt32,
-        "token_ids": pl.List(pl.UInt32),
-        "text": pl.String,
-        "reason": pl.String,
-    }
-    generations = pl.DataFrame([(0, 1, "2", "0" * 16, 0, [the, with_space, 0], "the the", None)], schema=schema, orient="row")
-    lens = pl.DataFrame({"layer": [0], "feature": [1], "token_ids": [[the]]}, schema_overrides=LENS)
+    names = ("layer", "feature", "factor", "prefix_id", "sample", "token_ids", "text", "reason")
+    schema = GENERATIONS.schema | {"feature": pl.UInt32}
+    generations = pl.DataFrame(
+        [(0, 1, "2", "0" * 16, 0, [the, with_space, 0], "the the", None)], schema={name: schema[name] for name in names}, orient="row"
+    )
+    lens = lens_rows(0, {1: [the]})
     for convention in ("retokenised", "ids"):
         counted = gen_success(as_generations(generations).with_columns(feature=pl.lit(1, pl.UInt32)), lens, tokens, convention)
         assert counted["gen_success_1"].to_list() == [1]

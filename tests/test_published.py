@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Handler, serving_with
@@ -20,7 +19,7 @@ from saesteer.settings import Addresses, Experiment, PublishedFeatures, Settings
 from saesteer.sources import published
 from saesteer.sources.download import fetch_published
 from saesteer.sources.features import features_of, write_list
-from saesteer.sources.published import Published, feature_list, instructions, kept_at, literal_strings, zipped_lines
+from saesteer.sources.published import Published, cached_path, feature_list, instructions, literal_strings, zipped_lines
 from saesteer.sources.resolve_features import resolve_features
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +65,7 @@ def serve() -> Iterator:
 def test_a_file_is_downloaded_once_by_its_pinned_address(serve, listed: Published, tmp_path: Path) -> None:
     server = serve(LIST)
     path = fetch_published("test/list", server.address, tmp_path)
-    assert path == tmp_path / "published/test/list.json" == kept_at("test/list", tmp_path)
+    assert path == tmp_path / "published/test/list.json" == cached_path("test/list", tmp_path)
     assert path.read_bytes() == LIST
     assert fetch_published("test/list", server.address, tmp_path) == path
     assert dict(server.requests) == {"/someone/something/c0ffee/data/features.json": 1}
@@ -79,11 +78,6 @@ def test_faults_that_pass_are_tried_again(serve, listed: Published, tmp_path: Pa
     assert fetch_published("test/list", server.address, tmp_path).read_bytes() == LIST
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a published file comes with other bytes than those that are pinned",
-    "refused with both SHA-256; nothing is stored",
-)
 def test_other_bytes_are_refused_and_not_stored(serve, listed: Published, tmp_path: Path) -> None:
     server = serve(b"<html>not what was asked for</html>")
     with pytest.raises(SettingsError, match=f"has the SHA-256 .*, not the pinned {listed.sha256}: it is refused"):
@@ -91,11 +85,6 @@ def test_other_bytes_are_refused_and_not_stored(serve, listed: Published, tmp_pa
     assert not list(tmp_path.rglob("*.*"))
 
 
-@attack(
-    "downloads and other untrusted input",
-    "A published file whose digest the project does not know is asked for, and one lies in its place already.",
-    "Refused with the digest of what came, until the user states it in the configuration; other bytes than stated are refused.",
-)
 def test_a_file_without_a_digest_is_not_taken_on_trust(serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(published.PUBLISHED, "test/list", Published("someone/something", "c0ffee", "data/features.json", None))
     address, digest = serve(LIST).address, hashlib.sha256(LIST).hexdigest()
@@ -139,11 +128,6 @@ def test_a_published_set_is_resolved_into_a_list(serve, listed: Published, tmp_p
     assert written["source"] == f"someone/something@c0ffee/data/features.json, SHA-256 {listed.sha256}"
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a resolved list of features is edited by hand, or belongs to another question",
-    "refused",
-)
 def test_a_list_that_was_edited_or_answers_another_question_is_refused(listed: Published, tmp_path: Path) -> None:
     chosen = experiment(tmp_path)
     path = tmp_path / "list.json"
@@ -164,11 +148,6 @@ def test_other_forms_of_lists_are_refused(tmp_path: Path, text: str) -> None:
         feature_list(tmp_path / "list.json")
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a published program whose strings are wanted ends the process when it is run",
-    "the strings are read, and the program is never run",
-)
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_strings_of_a_program_are_read_and_never_run(tmp_path_factory: pytest.TempPathFactory, strings: list[str]) -> None:
     path = tmp_path_factory.mktemp("program") / "program.py"

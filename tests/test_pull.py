@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from made_up_results import ANSWER, ANSWERS, PART, RECORD, Shared, colleague_of, publish, write
 from sharing_folders import damage
 
@@ -39,11 +38,6 @@ HERE = {
 """What a person, a paid judge or a job here left beside what is pulled."""
 
 
-@attack(
-    "judges and money",
-    "`pull` while answers of a judge, a batch's note, receipts of uploads, notes and annotations lie among the results",
-    "all stay, byte for byte",
-)
 def test_what_was_paid_for_or_made_by_hand_stays(shared: Shared) -> None:
     write(shared.clone, HERE)
     shared.pull()
@@ -57,11 +51,6 @@ def _publish_notes(shared: Shared, data: bytes) -> None:
     shared.name("data/exp/tables", shared.add_object(shared.with_entry("notes.md", data), ".dir"))
 
 
-@attack(
-    "shared storage and git",
-    "a published file would take the place of one that a person wrote here",
-    "the pull stops before it writes, and names the file",
-)
 def test_a_file_in_the_way(shared: Shared) -> None:
     write(shared.clone, {"data/exp/tables/notes.md": b"my notes"})
     _publish_notes(shared, b"the colleague's")
@@ -118,11 +107,6 @@ def test_nothing_is_removed_while_a_listing_is_missing(shared: Shared) -> None:
     assert (shared.clone / "data/exp/tables/notes.md").read_bytes() == b"first"
 
 
-@attack(
-    "shared storage and git",
-    "the note of what `pull` wrote, itself under the name of a result, leads outside the experiment's folders",
-    "nothing there is removed",
-)
 def test_a_forged_ledger(shared: Shared, tmp_path: Path) -> None:
     write(shared.clone, {"../precious.txt": b"mine", "src/module.py": b"code"})
     names = ("../precious.txt", "src/module.py", str(tmp_path / "precious.txt"))
@@ -145,11 +129,6 @@ def test_a_damaged_part_is_set_aside_and_comes_again(shared: Shared) -> None:
     assert (shared.clone / f"{PART}.corrupt").read_bytes() != b"edited", "what was set aside before stays"
 
 
-@attack(
-    "shared storage and git",
-    "a planned output lies there of which nothing was published and Snakemake has no record",
-    "it is set aside, so that it never passes for up to date, and is made again",
-)
 def test_a_planned_output_that_nothing_speaks_for(shared: Shared) -> None:
     write(shared.clone, {"data/exp/tables/v.parquet": b"from somewhere", "data/exp/tables/w.parquet": b"made here"})
     write_record(shared.clone, "data/exp/tables/w.parquet", RECORD, {}, 1.0)

@@ -16,7 +16,7 @@ from test_own_model import own, problems  # noqa: F401 (a fixture)
 from transformers import AutoConfig
 
 from saesteer.engine.adapters import changed_weights, low_rank_weights_installed
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import language_model, load_language_model
 from saesteer.engine.quantised import has_nan, is_quantised, numbers_of
 from saesteer.methods.fit.sft import trainable_copy
@@ -83,7 +83,7 @@ def test_weights_are_the_nearest_of_their_format(saved: Any) -> None:
 def test_scores_rank_as_float32_ones(saved: Any, family: str, dtype: str, record_property: Any) -> None:
     lm, sae = model_and_sae(family, 1)
     quantised = load_language_model(WORLD / "model", dtype, "cpu") if family == "shipped" else saved(family, dtype)
-    lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:N], 20)
     exact, rounded = scores(lm, sae, family, lens), scores(quantised, narrow_sae(sae), family, lens)
     errors = compared(exact["output_score"], rounded["output_score"])
     record_property(f"{family} {dtype} output_score", errors)
@@ -96,7 +96,7 @@ def test_scores_rank_as_float32_ones(saved: Any, family: str, dtype: str, record
 def test_scores_are_those_of_the_weights_brought_back(saved: Any, dtype: str) -> None:
     """In bfloat16 the same sums in another order, or with a scale before instead of behind them."""
     lm, sae = saved("llama", dtype), narrow_sae(tiny_sae(1))
-    lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:N], 20)
     errors = compared(*(scores(one, sae, "llama", lens)["output_score"] for one in (dequantised(lm), lm)))
     assert errors["median"] < 0.02, errors
     assert errors["spearman"] > 0.995, errors
@@ -106,7 +106,7 @@ def test_scores_are_those_of_the_weights_brought_back(saved: Any, dtype: str) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_do_not_depend_on_their_company(saved: Any, dtype: str) -> None:
     lm, sae = saved("llama", dtype), narrow_sae(tiny_sae(1))
-    lens, _ = lens_tokens(lm, sae.W_dec[:N], 20)
+    lens, _ = top_logit_lens_tokens(lm, sae.W_dec[:N], 20)
     together = scores(lm, sae, "llama", lens)
     features = [7, 90, 3]
     apart = scores(lm, sae, "llama", lens[features], features=features)

@@ -14,7 +14,7 @@ from sharing_folders import clone_of, first_clone
 from workflow_folder import new_rows
 
 from saesteer.settings import load_experiment
-from saesteer.workflow import plan
+from saesteer.workflow import outputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -48,7 +48,7 @@ def copied(finished: Finished, path: Path) -> RealFolder:
 def test_every_figure_is_made(finished_real: Finished) -> None:
     experiment = load_experiment(EXPERIMENT, finished_real.folder.path / "config/experiments")
     made = {path.stem for path in (finished_real.folder.path / "figures" / EXPERIMENT).glob("*.pdf")}
-    assert made == set(plan.figures(experiment))
+    assert made == set(outputs.figures(experiment))
     assert {"roles", "judge_kept_removed", "pmi_by_threshold"} <= made
 
 
@@ -67,16 +67,16 @@ def test_every_step_has_its_rows(finished_real: Finished) -> None:
     n_features = sum(map(len, FEATURES.values()))
     heights = {
         step: finished_real.folder.table(step, EXPERIMENT).height
-        for step in ("records", "concepts", "output_score", "generations", "judge")
+        for step in ("max_activating_examples", "concepts", "output_score", "generations", "judge")
     }
     assert heights == {
-        "records": n_features,
+        "max_activating_examples": n_features,
         "concepts": n_features,
         "output_score": n_features,
         "generations": n_features * 3 * 4,
         "judge": n_features * 3 * 2,
     }
-    assert finished_real.folder.table("records", EXPERIMENT)["n_records"].to_list() == [12] * n_features
+    assert finished_real.folder.table("max_activating_examples", EXPERIMENT)["n_examples"].to_list() == [12] * n_features
     judged = finished_real.folder.table("judge", EXPERIMENT)
     assert judged["judge_score"].null_count() < judged.height
     assert judged.filter(pl.col("judge_score").is_null())["reason"].null_count() == 0
@@ -120,11 +120,11 @@ def test_a_folder_without_the_downloads_has_nothing_to_do_and_fetches_when_it_ha
     assert "Nothing to be done" in printed
     before, n_answered = folder.parts(EXPERIMENT), len(finished_real.world.judge.answered)
     folder.write(features={"kind": "explicit", "features": FEATURES | {2: [*FEATURES[2], 9]}})
-    code, printed = folder.run(experiment=EXPERIMENT)
+    code, printed = folder.run(*(f"data/{EXPERIMENT}/tables/{name}.parquet" for name in ("features", "steering")), experiment=EXPERIMENT)
     assert code == 0, printed[-4000:]
     rows = new_rows(before, folder.parts(EXPERIMENT))
     assert {step: set(frame.select("layer", "feature").iter_rows()) for step, frame in rows.items()} == {step: {(2, 9)} for step in rows}
-    assert {"records", "output_score", "generations", "judge"} <= set(rows)
+    assert {"max_activating_examples", "output_score", "generations", "judge"} <= set(rows)
     assert (folder.path / f"data/downloads/{EXPERIMENT}/model.json").is_file()
     assert len(finished_real.world.judge.answered) > n_answered
 
@@ -140,17 +140,6 @@ def test_results_are_shared_and_downloads_are_not(finished_real: Finished, tmp_p
     code, printed = theirs.run("-n", experiment=EXPERIMENT)
     assert code == 0
     assert "Nothing to be done" in printed
-
-
-def test_without_a_judge_its_figures_are_left_out(finished_real: Finished, tmp_path: Path) -> None:
-    folder = copied(finished_real, tmp_path / "unjudged")
-    shutil.rmtree(folder.path / "figures")
-    folder.write(judge={"kind": "none"})
-    code, printed = folder.run(experiment=EXPERIMENT)
-    assert code == 0, printed[-4000:]
-    made = {path.stem for path in (folder.path / "figures" / EXPERIMENT).glob("*.pdf")}
-    assert "judge_kept_removed" not in made
-    assert {"overview", "roles", "gen_success_by_threshold"} <= made
 
 
 def test_a_missing_key_is_refused_before_any_text_is_generated(finished_real: Finished, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend
 from saesteer.report.recommend import Answer, Question, as_sweep, ordinary_loss, page_of, sentences_of, shown
 from saesteer.run import Run
-from saesteer.settings import LocalRecords, SelectionSettings, SettingsError, load_experiment
+from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
 
 WORKFLOW = load_workflow(read_yaml(Path("config/config.yaml")))
@@ -66,32 +66,32 @@ def test_rivals_come_in_order_with_their_difference_by_prompt():
     assert 0.5 <= low < 0.75 < high <= 1.0
 
 
-def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_record():
+def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_their_largest_example():
     features = pl.DataFrame(
         {
             "layer": [3, 3, 3, 3, 3, 6, 6],
             "feature": [1, 2, 3, 4, 5, 1, 2],
             "concept": ["sea", "Sea", None, None, "tea", None, "sea"],
             "explanation": [None, None, "ships at sea", None, None, "The season", None],
-            "lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
+            "top_logit_lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
             "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
             "fires_on": [None, "▁tea", None, None, "▁Sea", None, None],
             "near": [False] * 7,
         }
     )
     assert candidates(features, "sea", 3).rows() == [(3, 2, "label"), (3, 1, "label"), (3, 3, "explanation"), (6, 1, "explanation")]
-    assert candidates(features, "sea", 9).rows()[3:5] == [(3, 5, "records"), (3, 4, "lens")]
+    assert candidates(features, "sea", 9).rows()[3:5] == [(3, 5, "examples"), (3, 4, "lens")]
     searched = candidates(features.with_columns(near=pl.col("feature") == 4), "sea", 9)
-    assert searched.rows()[3:5] == [(3, 4, "search"), (3, 5, "records")]
+    assert searched.rows()[3:5] == [(3, 4, "search"), (3, 5, "examples")]
     assert candidates(features, "opera", 3).is_empty()
 
 
-def test_a_feature_fires_on_the_token_of_most_of_its_records():
-    def record(*tokens: str) -> list[dict[str, str]]:
+def test_a_feature_fires_on_the_token_of_most_of_its_examples():
+    def example(*tokens: str) -> list[dict[str, str]]:
         return [{"token": token} for token in tokens]
 
-    records = pl.DataFrame({"layer": [3, 3, 6], "feature": [1, 2, 1], "records": [record("b", "a", "b"), record("d", "c"), []]})
-    assert fired_on(records).rows() == [(3, 1, "b"), (3, 2, "c")]
+    examples = pl.DataFrame({"layer": [3, 3, 6], "feature": [1, 2, 1], "examples": [example("b", "a", "b"), example("d", "c"), []]})
+    assert fired_on(examples).rows() == [(3, 1, "b"), (3, 2, "c")]
 
 
 def test_perplexity_is_compared_prompt_by_prompt():
@@ -113,7 +113,7 @@ def test_a_models_text_cannot_break_the_page():
     hostile = "a | b\n\n# c <script>alert(1)</script> [d](javascript:e)"
     rated = ratings("feature", 3, "7", "1", [1.5] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(hostile))
     plain = rated.with_columns(factor=pl.lit("0"))
-    row = {"layer": 3, "feature": 7, "match": "label", "concept": "sea", "explanation": None, "lens_tokens": [hostile]}
+    row = {"layer": 3, "feature": 7, "match": "label", "concept": "sea", "explanation": None, "top_logit_lens_tokens": [hostile]}
     picked = pl.DataFrame([row | {"input_score": 0.5, "output_score": 0.5}])
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
     page = page_of(Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, picked, pl.concat([rated, plain])))
@@ -128,7 +128,7 @@ def test_without_ordinary_texts_that_are_long_enough_their_loss_is_unknown(tmp_p
     """31 texts of two words are refused by nobody: the answer says unknown."""
     pl.DataFrame({"text": ["The sea"] * 31}).write_parquet(tmp_path / "texts.parquet")
     experiment = load_experiment("tiny", *WORKFLOW.experiments_dirs)
-    short = experiment.model_copy(update={"records": LocalRecords(kind="local", texts=tmp_path / "texts.parquet")})
+    short = experiment.model_copy(update={"max_activating_examples": LocalExamples(kind="local", texts=tmp_path / "texts.parquet")})
     choice = recommend("sea", ratings("feature", 3, "7", "1", [1.5] * 8), unsteered(), SETTINGS).feature
     assert choice is not None
     assert ordinary_loss(Run(WORKFLOW, "tiny", short), choice) is None

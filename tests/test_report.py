@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from attacks import attack
 from judge_texts import settings as judge_settings
 from report_folders import HOSTILE, METHODS, compared, copy_of, swept
 from safetensors.numpy import load_file
@@ -97,10 +96,10 @@ def test_a_curve_is_the_mean_over_both_halves_texts(sweep: tuple[Any, Path]) -> 
     assert [one[0] for one in page["curve"]] == ["0", "2", "10", "20"]
 
 
-def test_a_record_has_the_activation_of_each_token(sweep: tuple[Any, Path]) -> None:
+def test_a_example_has_the_activation_of_each_token(sweep: tuple[Any, Path]) -> None:
     _, folder = sweep
     pages = entries(folder, "f", piece(folder, "index")["features"]["starts"])
-    for value, at, tokens, active, cut in (record for page in pages for record in page["records"]):
+    for value, at, tokens, active, cut in (example for page in pages for example in page["examples"]):
         assert (value, at, len(tokens), cut) == (1.0, 4, 10, [False, False])
         assert active == [[3, 0.25], [4, 1.0]]
 
@@ -152,7 +151,7 @@ def test_a_method_page_has_every_text_and_every_difference(comparison: tuple[Any
 def test_every_number_leads_to_a_file_that_is_there(sweep: tuple[Any, Path]) -> None:
     results, folder = sweep
     files = piece(folder, "index")["files"]
-    assert {"features", "steering", "outcomes", "records", "activations", "generations", "judge"} <= {one["table"] for one in files}
+    assert {"features", "steering", "outcomes", "examples", "activations", "generations", "judge"} <= {one["table"] for one in files}
     for name, address, digest in (file for one in files for file in one["files"]):
         assert (folder / address).resolve().is_file(), name
         assert hashlib.sha256((folder / address).read_bytes()).hexdigest() == digest
@@ -171,31 +170,26 @@ def test_the_same_tables_give_the_same_bytes(sweep: tuple[Any, Path], tmp_path: 
 def test_what_is_not_there_is_left_out_and_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:
     results = copy_of(sweep[0], tmp_path)
     assert piece(write_report(results, tmp_path / "report").parent, "index")["missing"] == ["The comparison of methods"]
-    for name in ("records", "activations", "generations", "gen_success", "judge", "saes", "tables/steering.parquet"):
+    for name in ("max_activating_examples", "activations", "generations", "gen_success", "judge", "saes", "tables/steering.parquet"):
         path = results.data / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder = write_report(results, tmp_path / "report").parent
     index = piece(folder, "index")
     assert len(index["missing"]) == 7
-    assert not {"records", "curve", "texts", "neighbours"} & {
+    assert not {"examples", "curve", "texts", "neighbours"} & {
         name for page in entries(folder, "f", index["features"]["starts"]) for name in page
     }
 
 
-@attack(
-    "code, libraries and models",
-    "rows made with several versions of torch or transformers stand in one table",
-    "each part records the versions of code and libraries; the report and `push` name table and versions",
-)
 def test_rows_of_several_versions_in_one_table_are_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:
     results = copy_of(sweep[0], tmp_path)
-    (path,) = results.manifests("records")
+    (path,) = results.manifests("max_activating_examples")
     manifest = json.loads(path.read_text())
     for layer, made_with in (("0", {"code": "a", "torch": "2.13.0"}), ("1", {"code": "b", "torch": "2.14.0"})):
         manifest["layers"][layer]["made_with"] = [made_with]
     path.write_text(json.dumps(manifest))
     folder = write_report(results, tmp_path / "report").parent
-    assert piece(folder, "index")["mixed"] == ["records: torch 2.13.0 and 2.14.0"]
+    assert piece(folder, "index")["mixed"] == ["max_activating_examples: torch 2.13.0 and 2.14.0"]
 
 
 def test_a_judges_name_that_went_over_to_another_model_is_named(sweep: tuple[Any, Path], tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """RePS: against its formulas written out text by text, with plain hooks on an unpadded model."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
@@ -11,13 +10,13 @@ from slow_vectors import cosine
 from torch import Tensor, nn
 
 from saesteer.engine.adapters import adapter_layers
+from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import LowRankSubspace, LowRankWeights
-from saesteer.engine.sites import Site
 from saesteer.methods.fit import loreft, reps
-from saesteer.methods.fit.lora import first_site
+from saesteer.methods.fit.lora import first_hook_point
 from saesteer.methods.fit.means import diffmean
 from saesteer.methods.fit.problem import Problem, Text
-from saesteer.methods.fit.training import ReadText, Trainee
+from saesteer.methods.fit.training import Trainee
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +111,9 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def assert_same_loss(given: Problem, trainee: Trainee[reps.Pair], steer: Steer, site: Site) -> None:
+def assert_same_loss(given: Problem, trainee: Trainee[reps.Pair], steer: Steer, hook_point: HookPoint) -> None:
     """Losses, and gradients of their mean with respect to the last parameter."""
-    some = reps.pairs(given, site)[:3]
+    some = reps.pairs(given, hook_point)[:3]
     fast, slow = trainee.losses(some, 0.0), torch.stack([slow_loss(given, pair, steer) for pair in some])
     torch.testing.assert_close(fast.double(), slow.double(), rtol=1e-4, atol=1e-4)
     ours, theirs = (torch.autograd.grad(loss.mean(), trainee.parameters[-1])[0] for loss in (fast, slow))
@@ -124,21 +123,21 @@ def assert_same_loss(given: Problem, trainee: Trainee[reps.Pair], steer: Steer, 
 
 def test_losses_and_gradient_of_a_vector_are_those_of_the_formulas(sea: Problem) -> None:
     trainee = reps.untrained_vector(sea, seeded())
-    assert_same_loss(sea, trainee, slow_vector(sea, trainee.parameters[0]), sea.site)
+    assert_same_loss(sea, trainee, slow_vector(sea, trainee.parameters[0]), sea.hook_point)
 
 
 def test_losses_and_gradient_of_an_adapter_are_those_of_the_formulas(sea: Problem) -> None:
     trainee = reps.untrained_lora(sea, seeded())
     A, B = trainee.parameters
     B.data = 0.01 * torch.randn(B.shape, generator=seeded(1))
-    assert_same_loss(sea, trainee, slow_lora(sea, LowRankWeights(adapter_layers(8), A, B, 16.0)), first_site(sea, "reps_lora"))
+    assert_same_loss(sea, trainee, slow_lora(sea, LowRankWeights(adapter_layers(8), A, B, 16.0)), first_hook_point(sea, "reps_lora"))
 
 
 def test_losses_and_gradient_of_edits_are_those_of_the_formulas(sea: Problem) -> None:
     """Of the edits as they are; what trains is behind R's parametrisation."""
     layers, edits = loreft.new_edits(sea, "reps_loreft", seeded())
     one = loreft.edits_together(layers, edits)
-    some = reps.pairs(sea, first_site(sea, "reps_loreft"))[:3]
+    some = reps.pairs(sea, first_hook_point(sea, "reps_loreft"))[:3]
     slow = torch.stack([slow_loss(sea, pair, slow_loreft(sea, one)) for pair in some])
     torch.testing.assert_close(reps.untrained_loreft(sea, seeded()).losses(some, 0.0).double(), slow.double(), rtol=1e-4, atol=1e-4)
 
@@ -163,20 +162,8 @@ def test_factor_1_of_what_is_fitted_is_the_middle_of_the_factors_of_training(sea
             assert log_p != pytest.approx(float(slow_log_p(sea, text, as_trained(text, 1))), rel=1e-3)
 
 
-def test_a_model_that_is_indifferent_has_the_loss_of_a_coin() -> None:
-    """Where both texts have log p -3 and three tokens, both differences are 0: log 2."""
-
-    def loss(pair: reps.Pair) -> list[float]:
-        return reps.losses([pair], lambda texts, _factor: torch.ones(3 * len(texts))).tolist()
-
-    text = ReadText(Text([2, 5, 6, 7], 1), torch.zeros(4, 128), None)
-    assert loss(reps.Pair(text, text, 4.0, -3.0, -3.0)) == pytest.approx([math.log(2)])
-    # Five nats more surprising than the model's own: D+ = 5 / 3 * -3 + 1 = -4, D- as before.
-    assert loss(reps.Pair(text, text, 4.0, -8.0, -3.0)) == pytest.approx([(math.log(1 + math.exp(4)) + math.log(2)) / 2])
-
-
 def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem) -> None:
-    made = reps.pairs(sea, sea.site)
+    made = reps.pairs(sea, sea.hook_point)
     assert [pair.concept.text for pair in made] == list(sea.positive)
     for pair in made:
         concept, own = pair.concept.text, pair.plain.text
@@ -184,7 +171,7 @@ def test_pairs_share_a_prompt_and_the_models_own_text_is_no_longer(sea: Problem)
         assert own.n_context < len(own.ids) <= len(concept.ids)
         assert pair.factor in reps.FACTORS
         assert pair.plain_log_p == pytest.approx(float(slow_log_p(sea, own, nullcontext()).detach()), abs=1e-3)
-    again = reps.pairs(problem("sea", n_texts=6), sea.site)
+    again = reps.pairs(problem("sea", n_texts=6), sea.hook_point)
     drawn, drawn_again = ([(pair.plain.text, pair.factor, pair.plain_log_p) for pair in each] for each in (made, again))
     assert drawn == drawn_again
 

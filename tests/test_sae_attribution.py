@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from methods_world import problem
-from selection_problems import by_codes, slow_codes, without
+from oracles.plain_hooks import at_hook_point
+from selection_problems import by_codes, without
 from slow_vectors import slow_loss
 
 from saesteer.engine.interventions import Addition
-from saesteer.engine.saes import encode
 from saesteer.methods.fit import problem as fit_problem
 from saesteer.methods.fit import sae_ablation, sae_features, sae_gradient_input, sae_gradient_output
 from saesteer.methods.fit.problem import Abstains, Problem, Text
@@ -115,23 +115,19 @@ def slow_promotion(given_: Problem, feature: int, token_ids: list[int], step: fl
         means = []
         for change in (step, -step):
 
-            def add(_module: object, _args: object, output: torch.Tensor, change: float = change) -> torch.Tensor:
-                changed = output.clone()
-                changed[0, -1] += change * unit
-                return changed
+            def add(residual: torch.Tensor, change: float = change) -> torch.Tensor:
+                return torch.cat([residual[:, :-1], residual[:, -1:] + change * unit], dim=1)
 
-            hook = given_.lm.model.model.layers[given_.layer].register_forward_hook(add)
-            with torch.no_grad():
-                logits = given_.lm.model(torch.tensor([context.ids])).logits[0, -1].double().numpy()
-            hook.remove()
+            with torch.no_grad(), at_hook_point(given_.lm.model, given_.layer, "resid_post", add) as model:
+                logits = model(torch.tensor([context.ids])).logits[0, -1].double().numpy()
             means.append(np.mean([logits[token] - np.log(np.exp(logits).sum()) for token in token_ids]))
         slopes.append((means[0] - means[1]) / (2 * step))
     return float(np.mean(slopes))
 
 
-def test_the_output_gradient_is_the_slope_of_the_lens_tokens_log_probability(french: Problem) -> None:
+def test_the_output_gradient_is_the_slope_of_the_top_logit_lens_tokens_log_probability(french: Problem) -> None:
     rows = french.features.filter(french.features["feature"].is_in(FEW[2:6])).sort("feature")
-    features, lens = rows["feature"].to_list(), rows["lens_token_ids"].to_list()
+    features, lens = rows["feature"].to_list(), rows["top_logit_lens_token_ids"].to_list()
     slopes = sae_gradient_output.promotions(french, features, lens)
     expected = [slow_promotion(french, feature, tokens) for feature, tokens in zip(features, lens, strict=True)]
     assert np.allclose(slopes.numpy(), expected, rtol=0.02, atol=1e-4)
@@ -142,10 +138,12 @@ def test_the_output_gradient_is_the_slope_of_the_lens_tokens_log_probability(fre
 def test_the_output_gradient_takes_the_largest_slope_of_the_concepts_features() -> None:
     given_ = problem("french", 24)
     rows = sae_features.detectors(given_)
-    slopes = sae_gradient_output.promotions(given_, rows["feature"].to_list(), rows["lens_token_ids"].to_list())
+    slopes = sae_gradient_output.promotions(given_, rows["feature"].to_list(), rows["top_logit_lens_token_ids"].to_list())
     best = rows["feature"][int(slopes.argmax())]
     assert torch.allclose(sae_gradient_output.fit(given_).vector, sae_features.direction(given_, best))
-    swapped = replace(given_, features=given_.features.with_columns(lens_token_ids=given_.features["lens_token_ids"].reverse()))
+    swapped = replace(
+        given_, features=given_.features.with_columns(top_logit_lens_token_ids=given_.features["top_logit_lens_token_ids"].reverse())
+    )
     assert not torch.allclose(sae_gradient_output.fit(swapped).vector, sae_features.direction(given_, best))
 
 
@@ -160,11 +158,3 @@ def test_contexts_are_the_texts_each_once_in_turn() -> None:
     assert [text.n_context for text in contexts] == [2, 2, 2, 3]
     many = replace(given_, positive=tuple(Text([1, token, 9], 2) for token in range(40)))
     assert len(sae_gradient_output.contexts(many)) == 16
-
-
-def test_slow_codes_are_the_saes(french: Problem) -> None:
-    """The oracle of this file against the tested encoder, so that what it shows is shown of the right codes."""
-    rows = french.positive_tokens.residual[:20]
-    codes = encode(french.sae, rows)
-    for feature in FEW:
-        assert torch.allclose(slow_codes(french, rows, feature), codes[:, feature], atol=1e-4)

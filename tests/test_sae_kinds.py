@@ -34,7 +34,7 @@ class Kind:
     layer: int
     make: Callable[..., Path]
     scale: float = 1.0
-    site: str = "resid_post"
+    hook_point: str = "resid_post"
     centred: bool = False
     factor: bool = False
     named: bool = True  # whether the maker is told the layer
@@ -43,7 +43,7 @@ class Kind:
 
 SCOPE, SCOPE_2 = hub_fakes.gemma_scope, hub_fakes.gemma_scope_2
 SCOPE_2_TRANSCODER = functools.partial(SCOPE_2, transcoder=True)
-OWN = functools.partial(hub_fakes.res_sm, site="resid_post")
+OWN = functools.partial(hub_fakes.res_sm, hook_point="resid_post")
 POST, PRE = "blocks.{layer}.hook_resid_post", "blocks.{layer}.hook_resid_pre"
 CANONICAL, L0_54 = "layer_{layer}/width_16k/canonical", "layer_{layer}/width_16k/average_l0_54"
 AFFINE = "layer_{layer}_width_16k_l0_big_affine"
@@ -51,7 +51,7 @@ SAE_BENCH = "sae_bench_pythia70m_sweep_topk_ctx128_0730"
 KINDS = {
     "gemma_scope": Kind("gemma-scope-2b-pt-res-canonical", CANONICAL, 20, SCOPE, 7.0, named=False),
     "gemma_scope_2": Kind("gemma-scope-2-1b-pt-res-all", "layer_{layer}_width_16k_l0_small", 5, SCOPE_2, 30.0),
-    "gemma_scope_att": Kind("gemma-scope-2b-pt-att-canonical", CANONICAL, 3, SCOPE, site="hook_z", named=False),
+    "gemma_scope_att": Kind("gemma-scope-2b-pt-att-canonical", CANONICAL, 3, SCOPE, hook_point="hook_z", named=False),
     "gemma_scope_2_transcoder": Kind("gemma-scope-2-4b-pt-transcoders-all", AFFINE, 5, SCOPE_2_TRANSCODER, 20.0, "transcoder"),
     "llama_scope": Kind("llama_scope_lxr_8x", "l{layer}r_8x", 20, hub_fakes.llama_scope, 0.4, factor=True),
     "llama_scope_r1": Kind("llama_scope_r1_distill", "l{layer}r_800m_slimpajama", 3, hub_fakes.llama_scope_r1, 0.3, factor=True),
@@ -67,7 +67,7 @@ KINDS = {
 
 
 def settings_of(kind: Kind, **changes: Any) -> SaeSettings:
-    source = {"repo" if "/" in kind.release else "release": kind.release, "id": kind.id, "site": kind.site}
+    source = {"repo" if "/" in kind.release else "release": kind.release, "id": kind.id, "hook_point": kind.hook_point}
     return SaeSettings(**({"d_model": D_MODEL, "n_features": N_FEATURES} | source | changes))
 
 
@@ -175,7 +175,7 @@ def test_activations_equal_sae_lens_and_the_formula(name: str, hub: Hub, tmp_pat
     close(codes, written)
     close(decode(ours, codes), decoder(codes))
     assert 0.05 < (codes > 0).double().mean() < 0.5
-    assert (meta.site, meta.layer, meta.centred) == (settings.site, kind.layer, kind.centred or kind.rows == "layer_norm")
+    assert (meta.hook_point, meta.layer, meta.centred) == (settings.hook_point, kind.layer, kind.centred or kind.rows == "layer_norm")
     assert (meta.k, meta.scale) == (
         {"openai_v5": 7, "saebench_topk": 6}.get(name),
         {"layer_norm": "std", "norm": "rms", None: None}[kind.rows],
@@ -231,7 +231,7 @@ def test_a_folder_and_a_repository_of_ones_own_convert_alike(hub: Hub, tmp_path:
         metadata={"model_from_pretrained_kwargs": {"center_writing_weights": True}},
     )
     hub.add("someone/saes", tmp_path / "repo")
-    common = {"d_model": D_MODEL, "n_features": N_FEATURES, "site": "resid_pre"}
+    common = {"d_model": D_MODEL, "n_features": N_FEATURES, "hook_point": "resid_pre"}
     own = SaeSettings(repo="someone/saes", id="layer_{layer:02d}", **common)
     fetched = fetch_and_convert(own, 2, tmp_path, tmp_path / "a.safetensors")
     local = convert_sae(tmp_path / "repo/layer_02", 2, "resid_pre", D_MODEL, N_FEATURES, tmp_path / "b.safetensors")
@@ -265,7 +265,7 @@ def test_an_sae_of_another_shape_is_refused_with_both(name: str, hub: Hub, tmp_p
         ({"architecture": "matryoshka_batchtopk", "k": 5}, "it is the form for training; save it with sae-lens' save_inference_model"),
         ({"architecture": "temporal"}, "its activations depend on the tokens before"),
         ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "is at mlp_out of layer 2, but resid_post of layer 2 was asked for"),
-        ({"metadata": {"hook_name": "blocks.2.hook_mlp_in"}}, "reads 'blocks.2.hook_mlp_in', which is none of the sites"),
+        ({"metadata": {"hook_name": "blocks.2.hook_mlp_in"}}, "reads 'blocks.2.hook_mlp_in', which is none of the hook points"),
         ({"metadata": {"hook_name": "blocks.2.mlp.hook_in"}}, "reads 'blocks.2.mlp.hook_in' and writes to 'the same place'; supported are"),
         (
             {"metadata": {"hook_name": "blocks.2.mlp.hook_in", "hook_name_out": "blocks.3.hook_mlp_out"}},

@@ -19,7 +19,7 @@ from saesteer.methods.fit.fits import fit_of, n_choosing_texts
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.settings.registry import METHODS, Method
 
-BY_LABEL = (sae_choice.by_label_and_output_score, sae_choice.by_label_and_delta_confidence, sae_choice.by_label_and_largest_record)
+BY_LABEL = (sae_choice.by_label_and_output_score, sae_choice.by_label_and_delta_confidence, sae_choice.by_label_and_max_activation)
 small = st.integers(0, 4).map(float)  # small numbers, so that ties are common
 
 
@@ -83,7 +83,7 @@ def test_equals_go_to_the_lowest_feature() -> None:
     assert chosen(sae_choice.by_delta_confidence(by_codes(positive, negative))) == 0
 
 
-def test_a_feature_without_a_record_is_no_candidate() -> None:
+def test_a_feature_without_a_example_is_no_candidate() -> None:
     positive, negative = texts_with_auroc(0.8, 1.0, 0.9, 1.0)
     given_ = by_codes(positive, negative, max_activation=[4.0, None, 3.0, 0.0])
     addition = sae_choice.by_auroc(given_)
@@ -107,7 +107,7 @@ def test_methods_by_label_abstain_without_a_feature_that_has_a_strength(method: 
     with pytest.raises(Abstains, match="no feature is labelled"):
         method(by_codes(*texts))
     for largest in (None, 0.0):
-        with pytest.raises(Abstains, match="feature 1 has no positive record"):
+        with pytest.raises(Abstains, match="feature 1 has no positive example"):
             method(by_codes(*texts, label=1, max_activation=[4.0, largest]))
     with pytest.raises(Abstains, match="feature 7 is not among"):
         method(by_codes(*texts, label=7))
@@ -126,7 +126,7 @@ ALIKE = [[[1.0] * 5]], [[[1.0] * 5]]  # texts that no feature tells apart
 def test_rules_by_label_choose_among_the_concepts_own_features_and_look_at_no_text() -> None:
     given_ = by_codes(*ALIKE, label=3, **LABELLED)
     assert [chosen(rule(given_)) for rule in (sae_choice.by_label_and_output_score, sae_choice.by_label_and_delta_confidence)] == [3, 3]
-    largest = sae_choice.by_label_and_largest_record(given_)
+    largest = sae_choice.by_label_and_max_activation(given_)
     assert (chosen(largest), largest.scale, largest.features) == (1, 7.0, (1,))
     del given_.__dict__["positive_tokens"], given_.__dict__["negative_tokens"]
     unread = replace(given_, positive=(), negative=())
@@ -158,7 +158,7 @@ def test_with_one_labelled_feature_every_rule_by_label_takes_it(rule: Callable[[
     assert chosen(rule(by_codes(*ALIKE, label=2))) == 2
     with pytest.raises(Abstains, match="no feature is labelled"):
         rule(by_codes(*ALIKE))
-    with pytest.raises(Abstains, match="labelled with the concept was ever active|no positive record"):
+    with pytest.raises(Abstains, match="labelled with the concept was ever active|no positive example"):
         rule(by_codes(*ALIKE, label=4, max_activation=[1.0, 1.0, 1.0, 1.0, None]))
 
 
@@ -203,11 +203,11 @@ def test_delta_confidence_takes_the_highest_of_the_features_that_detect() -> Non
     assert chosen(sae_choice.by_delta_confidence(given_)) == 3
 
 
-def test_top_k_adds_up_the_five_best_survivors_at_their_largest_records() -> None:
+def test_top_k_adds_up_the_five_best_survivors_at_their_largest_examples() -> None:
     # Feature 1 does not survive, 5 and 6 share the last AUROC and 5 is the lower; 4 detects nothing.
     positive, negative = texts_with_auroc(1.0, 1.0, 0.9, 0.8, 0.6, 0.7, 0.7, 0.8)
-    records, outputs = [2.0, 50.0, 3.0, 1.0, 50.0, 4.0, 50.0, 5.0], [0.5, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    addition = sae_choice.top_k(by_codes(positive, negative, max_activation=records, output_score=outputs))
+    examples, outputs = [2.0, 50.0, 3.0, 1.0, 50.0, 4.0, 50.0, 5.0], [0.5, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    addition = sae_choice.top_k(by_codes(positive, negative, max_activation=examples, output_score=outputs))
     summed = np.array([2.0, 0, 3, 1, 0, 4, 0, 5])
     unit = summed / np.sqrt((summed**2).sum())
     assert np.allclose(addition.vector.numpy(), unit, atol=1e-6)

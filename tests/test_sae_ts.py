@@ -12,7 +12,7 @@ from oracles import plain_hooks
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge, RidgeCV
 
-from saesteer.core.tables.methods import EFFECTS
+from saesteer.core.tables import EFFECTS
 from saesteer.engine.interventions import Addition
 from saesteer.methods.fit import fgaa, sae_choice, sae_ts
 from saesteer.methods.fit.approximator import PENALTIES, fitted, ridge

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hub_fakes
 import pytest
 import torch
-from attacks import attack
 from engine_models import WORLD, shipped_sae, tiny_sae
 from oracles import plain_hooks
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,7 @@ from saesteer.engine.saes import (
     decode,
     decoder_blocks,
     encode,
+    encoder_input,
     largest_activation,
     largest_activation_in_file,
     load_decoder_rows,
@@ -34,43 +35,14 @@ D_IN, D_SAE, LAYER = 16, 48, 3
 
 def write_source(folder: Path, architecture: str = "jumprelu", **changes: Any) -> Path:
     """A random SAE in sae-lens' format, written without sae-lens."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
-    if architecture == "jumprelu":
-        shapes["threshold"] = (D_SAE,)
-    metadata = {"hook_name": f"blocks.{LAYER}.hook_resid_post", "sae_lens_version": "6.54.0"} | changes.pop("metadata", {})
-    config = {"architecture": architecture, "d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu"}
-    config |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none", "metadata": metadata}
-    folder.mkdir()
-    (folder / "cfg.json").write_text(json.dumps(config | changes))
-    save_file({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, folder / "sae_weights.safetensors")
-    return folder
+    return hub_fakes.sae_lens_form(folder, D_IN, D_SAE, f"blocks.{LAYER}.hook_resid_post", architecture=architecture, **changes)
 
 
 def convert(source: Path, **changes: Any) -> Path:
-    expected = {"layer": LAYER, "site": "resid_post", "d_model": D_IN, "n_features": D_SAE} | changes
+    expected = {"layer": LAYER, "hook_point": "resid_post", "d_model": D_IN, "n_features": D_SAE} | changes
     out = source.parent / "converted" / "layer_03.safetensors"
     convert_sae(source, out=out, **expected)
     return out
-
-
-@pytest.mark.parametrize("folded", [True, False])
-@pytest.mark.parametrize("architecture", ["jumprelu", "standard"])
-def test_activations_and_reconstructions_equal_sae_lens(architecture: str, folded: bool, tmp_path: Path) -> None:
-    """Random thresholds include negative ones, before which sae-lens' ReLU comes."""
-    from sae_lens import SAE
-
-    source = write_source(tmp_path / "source", architecture, apply_b_dec_to_input=folded)
-    ours, theirs = load_sae(convert(source), "float32", "cpu"), SAE.load_from_disk(source, device="cpu")
-    residual = 2 * torch.randn(5, 7, D_IN, generator=torch.Generator().manual_seed(1))
-    activations = encode(ours, residual)
-    with torch.no_grad():
-        torch.testing.assert_close(activations, theirs.encode(residual), rtol=1e-5, atol=2e-5)
-        torch.testing.assert_close(decode(ours, activations), theirs.decode(activations), rtol=1e-5, atol=1e-5)
-    assert 0.1 < (activations > 0).float().mean() < 0.9
-    torch.testing.assert_close(
-        largest_activation(ours, residual.reshape(-1, D_IN)), activations.amax(dim=-1).flatten(), rtol=1e-5, atol=1e-5
-    )
 
 
 def test_the_shipped_saes_convert_and_equal_sae_lens(tmp_path: Path) -> None:
@@ -83,7 +55,7 @@ def test_the_shipped_saes_convert_and_equal_sae_lens(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(encode(ours, residual), theirs.encode(residual))
     assert all(torch.equal(getattr(ours, name), getattr(shipped_sae(5), name)) for name in saes.TENSORS)
-    assert (meta.layer, meta.site, meta.architecture, meta.n_features) == (5, "resid_post", "jumprelu", 1024)
+    assert (meta.layer, meta.hook_point, meta.architecture, meta.n_features) == (5, "resid_post", "jumprelu", 1024)
 
 
 def test_activations_by_hand() -> None:
@@ -121,8 +93,8 @@ def test_spellings_of_a_hook(hook_name: str, tmp_path: Path) -> None:
         ({"n_features": 1024}, {}, "has 48 features, but 1024 were asked for"),
         ({"layer": 5}, {}, "is at resid_post of layer 3, but resid_post of layer 5 was asked for"),
         ({}, {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}, "is at resid_pre of layer 3, but resid_post of layer 3 was asked for"),
-        ({"site": "resid_late"}, {}, "is at resid_post of layer 3, but resid_late of layer 3 was asked for"),
-        ({"site": "mlp_out"}, {}, "is at resid_post of layer 3, but mlp_out of layer 3 was asked for"),
+        ({"hook_point": "resid_late"}, {}, "is at resid_post of layer 3, but resid_late of layer 3 was asked for"),
+        ({"hook_point": "mlp_out"}, {}, "is at resid_post of layer 3, but mlp_out of layer 3 was asked for"),
         ({}, {"reshape_activations": "something"}, "reshape_activations is 'something'"),
     ],
 )
@@ -161,11 +133,6 @@ def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content))
 
 
-@attack(
-    "code, libraries and models",
-    "a converted SAE or its JSON is changed, cut short, deleted or without a tensor",
-    "refused, naming the file and what is wrong",
-)
 def test_what_was_not_converted_is_refused(tmp_path: Path) -> None:
     """By whatever reads it: the whole SAE, some decoder rows, or its description before it is read in blocks."""
     out = convert(write_source(tmp_path / "source"))
@@ -190,7 +157,7 @@ def test_what_was_not_converted_is_refused(tmp_path: Path) -> None:
     out.unlink()
     refused(r"layer_03\.safetensors: no such file")
     out.write_bytes(sound)
-    _rewrite_json(note, lambda content: content.pop("site"))
+    _rewrite_json(note, lambda content: content.pop("hook_point"))
     refused(r"layer_03\.json: keys must be")
     note.write_text("{")
     refused(r"layer_03\.json: not readable as JSON")
@@ -267,9 +234,19 @@ def test_decoder_rows_of_unit_norm_leave_the_sae_what_it_is(tmp_path: Path) -> N
     torch.testing.assert_close(decode(unit, encode(unit, residual)), decode(plain, encode(plain, residual)), rtol=1e-5, atol=1e-4)
     assert not torch.allclose(largest_activation(unit, residual), largest_activation(plain, residual))
     assert (unit.meta.decoder_rows, plain.meta.decoder_rows) == ("unit", "as_trained")
-
-
-def test_a_topk_sae_keeps_its_decoder_rows(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source", "topk", k=4)
     with pytest.raises(ValueError, match="TopK SAE would keep other activations .*set saes.decoder_rows to as_trained"):
-        convert(source, decoder_rows="unit")
+        convert(write_source(tmp_path / "topk", "topk", k=4), decoder_rows="unit")
+
+
+def test_a_centred_sae_is_given_rows_without_their_mean() -> None:
+    plain, centred = tiny_sae(1), tiny_sae(1, centred=True)
+    residual = 3 * torch.randn(2, 20, 32, generator=torch.Generator().manual_seed(1)) + 5
+    by_hand = residual - residual.sum(dim=-1, keepdim=True) / 32
+    torch.testing.assert_close(encoder_input(centred.meta, residual, torch.float32), by_hand, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(encode(centred, residual), encode(plain, by_hand), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(largest_activation(centred, residual[0]), encode(plain, by_hand[0]).amax(dim=1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(encoder_input(plain.meta, residual, torch.float32), residual)
+    # A mean far larger than what is around it costs a bfloat16 residual nothing more than its own rounding.
+    shifted = (residual + 100).bfloat16()
+    exact = shifted.double() - shifted.double().mean(dim=-1, keepdim=True)
+    torch.testing.assert_close(encoder_input(centred.meta, shifted, torch.float32).double(), exact, rtol=1e-4, atol=1e-4)

@@ -105,21 +105,7 @@ def test_p_is_the_share_of_all_arrangements(rows: list[tuple[int, int, int]]) ->
             assert p_value == pytest.approx(exact_p_within_layers(values.tolist(), scores.tolist(), layers.tolist(), threshold), abs=0.035)
 
 
-def test_p_by_hand() -> None:
-    """One layer, 4 values, the largest kept: 1 of 4 arrangements reaches it, p = 1/4. Kept by layer alone: p = 1."""
-    values, counts = np.array([9.0, 1.0, 2.0, 3.0]), np.array([1])
-    one_layer = p_within_layers(values, np.array([0.9, 0.1, 0.2, 0.3]), np.zeros(4, dtype=np.int64), counts, 20000, random_stream(0))
-    assert one_layer == [pytest.approx(0.25, abs=0.01)]
-    alone = p_within_layers(values, np.array([0.9, 0.1, 0.2, 0.3]), np.array([0, 1, 1, 1]), counts, 100, random_stream(0))
-    assert alone == [1.0]
-
-
 def test_the_smallest_p_is_one_over_permutations_plus_one() -> None:
     values = np.arange(40.0)
     p_values = p_within_layers(values, values / 40, np.zeros(40, dtype=np.int64), np.array([20]), 999, random_stream(0))
     assert p_values == [0.001]
-
-
-def test_full_size_has_every_row() -> None:
-    """240 features, 15 thresholds."""
-    assert selection(main_tables()["outcomes"], selection_settings()).height == 2 * 4 * 2 * 15

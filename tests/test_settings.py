@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import operator
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from saesteer.report.reference import config_docs
+from saesteer.run import Run
 from saesteer.settings import (
     Comparison,
     Experiment,
@@ -23,12 +25,10 @@ from saesteer.settings import (
     Sweep,
     Workflow,
     canonical_factor,
-    comparison,
     experiment_of,
     load_experiment,
     load_workflow,
     read_yaml,
-    steering,
 )
 from saesteer.settings.methods import EffectSettings
 from saesteer.sources.prefixes import prompt_source
@@ -70,7 +70,7 @@ def test_every_key_misspelt_is_refused_with_the_nearest(name: str) -> None:
             assert f"unknown key {misspelt!r}. Did you mean {path[-1]!r}?" in str(refused.value), path
 
 
-SCORES = ("description", "model", "saes", "layers", "features", "records", "concepts")
+SCORES = ("description", "model", "saes", "layers", "features", "max_activating_examples", "concepts")
 """What an experiment of kind scores states."""
 
 
@@ -116,6 +116,8 @@ def test_what_a_kind_does_not_read_is_left_out_of_what_it_extends(tmp_path: Path
         ({"methods": {"effects": {"multiples": [1]}}}, "methods.effects.multiples has become a constant of studies/questions: remove"),
         ({"until": "methods", "methods": {}}, "in place of `until: methods` write `kind: comparison`"),
         ({"until": "methods", "selection": {}}, "write `kind: comparison`, and remove selection, which an experiment of this kind"),
+        ({"records": {"kind": "local"}}, "the key records has become max_activating_examples: rename it"),
+        ({"saes": {"site": "resid_pre"}}, "the key saes.site has become saes.hook_point: rename it"),
         ({"figures": {}}, "figures has become a constant of the code, the same for all experiments: remove it"),
         ({"logit_lens": {"k": 20}}, "logit_lens has become a constant of the code"),
         ({"best_factor": {"perplexity_cap": 4}}, "best_factor.perplexity_cap has become a constant of the code"),
@@ -130,15 +132,17 @@ def test_files_of_another_kind_or_version_are_refused_by_what_to_write(tmp_path:
 
 def test_what_needs_another_kind_says_which() -> None:
     scored, sweep = (load_experiment(name, CONFIG / "experiments") for name in ("tiny-all", "tiny"))
+    workflow = Workflow(experiments=("own",))
+    needs_texts, compares = (operator.attrgetter(needed) for needed in ("steering", "comparison"))
     for needed, experiment, message in [
-        (steering, scored, "own generates no texts, it is of kind scores: name an experiment of kind sweep or comparison"),
-        (comparison, scored, "own compares no methods, it is of kind scores: name an experiment of kind comparison"),
-        (comparison, sweep, "own compares no methods, it is of kind sweep: name an experiment of kind comparison"),
-        (lambda experiment, _: prompt_source(experiment), scored, "kind scores has no prompts to generate texts from"),
+        (needs_texts, scored, "own generates no texts, it is of kind scores: name an experiment of kind sweep or comparison"),
+        (compares, scored, "own compares no methods, it is of kind scores: name an experiment of kind comparison"),
+        (compares, sweep, "own compares no methods, it is of kind sweep: name an experiment of kind comparison"),
+        (lambda run: prompt_source(run.experiment), scored, "kind scores has no prompts to generate texts from"),
     ]:
         with pytest.raises(SettingsError, match=message):
-            needed(experiment, "own")
-    assert steering(sweep, "own") is sweep
+            needed(Run(workflow, "own", experiment))
+    assert Run(workflow, "own", sweep).steering is sweep
 
 
 def test_what_cannot_be_read_is_refused_by_what_was_meant() -> None:
@@ -164,7 +168,7 @@ def test_bad_values_are_refused_by_key() -> None:
         ("features", "n_per_layer", 0, "greater than 0"),
         ("features", "n_per_layer", 2000, "more than the 1024 features"),
         ("model", "dtype", "float8", "float32"),
-        ("saes", "site", "late", "resid_pre"),
+        ("saes", "hook_point", "late", "resid_pre"),
         ("selection", "confidence", 1.5, "less than 1"),
     ]:
         with pytest.raises(SettingsError, match=f"{section}.*{key}") as refused:
@@ -233,7 +237,7 @@ def test_every_wording_of_the_prompt_is_tuned_where_others_tune_their_strengths(
         assert load_experiment(name, CONFIG / "experiments").methods.factors.prompt == ("1", "2", "3"), name
 
 
-def test_more_vectors_than_decoder_rows_make_are_refused() -> None:
+def test_more_vectors_than_decoder_rows_make_and_fewer_than_are_fitted_are_refused() -> None:
     """5 features make 5 vectors and 10 pairs. Without a method that rests on effects the number is not looked at."""
     shipped = full_experiment("tiny-methods")
     values = shipped | {
@@ -246,9 +250,6 @@ def test_more_vectors_than_decoder_rows_make_are_refused() -> None:
         experiment_of(values)
     values["methods"]["methods"] = ["unsteered", "diffmean"]
     assert experiment_of(values).methods.effects.n_vectors == 16
-
-
-def test_effects_of_which_none_is_fitted_are_refused() -> None:
     with pytest.raises(ValidationError, match="effects.n_vectors is 9, but 8 vectors are held out and 2 at least fitted: set it to 10"):
         EffectSettings(n_vectors=9, n_held_out=8)
     EffectSettings(n_vectors=10, n_held_out=8)
@@ -306,14 +307,14 @@ def test_the_documentations_examples_are_accepted(tmp_path: Path) -> None:
     base = {"extends": "gemma-2-2b", "description": "of the docs"}
     for number, values in enumerate(sections):
         (tmp_path / f"docs-{number}.yaml").write_text(yaml.safe_dump(({} if "sweep" in values else base) | values))
-        assert load_experiment(f"docs-{number}", tmp_path).records.kind in ("neuronpedia", "local")
+        assert load_experiment(f"docs-{number}", tmp_path).max_activating_examples.kind in ("neuronpedia", "local")
 
 
 def test_the_width_at_hook_z_is_that_of_the_heads() -> None:
     experiment = load_experiment("gemma-2-2b", CONFIG / "experiments")
     config = {"hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8, "head_dim": 256}
     check_model_config("own", experiment, config, "the model")
-    heads = experiment.saes.model_copy(update={"site": "hook_z", "d_model": 2048})
+    heads = experiment.saes.model_copy(update={"hook_point": "hook_z", "d_model": 2048})
     check_model_config("own", experiment.model_copy(update={"saes": heads}), config, "the model")
     wide = experiment.model_copy(update={"saes": heads.model_copy(update={"d_model": 2304})})
     with pytest.raises(SettingsError, match="saes.d_model is 2304, but the model has 8 heads with together a width of 2048"):

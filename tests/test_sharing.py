@@ -6,7 +6,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from sharing_folders import Clone, clone_of, damage, damaged_objects, first_clone, object_of
 from workflow_folder import Folder, new_rows
 
@@ -106,11 +105,6 @@ def test_a_plain_dvc_pull_computes_no_row(published: Clone, tmp_path: Path) -> N
     assert clone.table("judge").equals(published.table("judge"))
 
 
-@attack(
-    "shared storage and git",
-    "a clone has a damaged figure file, two damaged parts, a damaged object in DVC's cache and a lost table",
-    "`saesteer pull` fetches them again, and nothing is left to do",
-)
 def test_what_was_damaged_or_lost_in_the_clone_is_fetched_again(pulled: Clone, tmp_path: Path) -> None:
     """A leaf output edited, a table lost, a part edited, and another part's object damaged in DVC's cache."""
     clone = copy_of(pulled, tmp_path / "b")
@@ -126,11 +120,6 @@ def test_what_was_damaged_or_lost_in_the_clone_is_fetched_again(pulled: Clone, t
     assert clone.table("generations").equals(pulled.table("generations"))
 
 
-@attack(
-    "shared storage and git",
-    "the remote lacks one published part, and holds another part and a figure file damaged",
-    "`saesteer pull` names each; the next run makes their rows again, and the tables equal the published ones",
-)
 @pytest.mark.exhaustive
 def test_what_the_remote_lacks_or_holds_damaged_is_named_and_made_again(published: Clone, tmp_path: Path) -> None:
     """As after a publish interrupted half-way: git names a part that never arrived; and two objects of the remote are damaged."""
@@ -160,11 +149,6 @@ def test_what_the_remote_lacks_or_holds_damaged_is_named_and_made_again(publishe
         assert clone.table(step).equals(published.table(step))
 
 
-@attack(
-    "shared storage and git",
-    "the provenance has no statement about a table that lies in the clone",
-    "the table is named and due again, and another table is not",
-)
 @pytest.mark.exhaustive
 def test_files_that_nothing_was_published_about_are_not_taken_on_trust(pulled: Clone, tmp_path: Path) -> None:
     clone = copy_of(pulled, tmp_path / "b")

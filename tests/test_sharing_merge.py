@@ -6,7 +6,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from sharing_folders import Clone, clone_of, damaged_objects, first_clone, object_of, objects
 from workflow_folder import PER_FEATURE, PER_GENERATION, Folder, new_rows
 
@@ -78,11 +77,6 @@ def test_the_branches_merge_without_conflict(story: Story) -> None:
     assert story.b.git("status", "--porcelain") == ""
 
 
-@attack(
-    "shared storage and git",
-    "two colleagues compute different features on two branches, which are merged",
-    "after one pull every part of both is there, no row is computed, and each one's rows are unchanged",
-)
 def test_after_one_pull_nothing_is_lost_and_nothing_computed_twice(story: Story, tmp_path: Path) -> None:
     clone = clone_of(story.a, tmp_path / "c")
     clone.tool("saesteer", "pull")
@@ -142,11 +136,6 @@ def test_a_version_comes_back_with_nothing_to_do(story: Story, tmp_path: Path) -
     assert 700 in clone.table("generations")["feature"]
 
 
-@attack(
-    "shared storage and git",
-    "`saesteer pull` in a folder that holds a part that was never pushed",
-    "the part stays as it was",
-)
 def test_unpublished_parts_survive_a_pull(story: Story, tmp_path: Path) -> None:
     shutil.copytree(story.a.path, tmp_path / "a", symlinks=True)
     clone = Clone(tmp_path / "a")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from attacks import attack
 from sharing_folders import Clone, clone_of, damage, damaged_objects, first_clone, object_of, objects
 from workflow_folder import BIN, Folder
 
@@ -56,11 +55,6 @@ def test_s3(finished: Folder, s3: str, tmp_path: Path) -> None:
     assert not any(b"a-secret-of-this-test" in path.read_bytes() for path in tracked)
 
 
-@attack(
-    "shared storage and git",
-    "the remote cannot be reached during a push",
-    "one message says what to do; git's history is untouched, and the same command works with a remote that answers",
-)
 def test_a_remote_that_cannot_be_reached(finished: Folder, tmp_path: Path) -> None:
     """One message says what to do; git is untouched, nothing is lost, and the same command works when the remote is back."""
     clone = first_clone(tmp_path / "a", finished, "s3://results/none", endpointurl=f"http://127.0.0.1:{_free_port()}")
@@ -75,11 +69,6 @@ def test_a_remote_that_cannot_be_reached(finished: Folder, tmp_path: Path) -> No
     assert clone.git("rev-parse", "HEAD") == clone.git("rev-parse", "origin/main") != head
 
 
-@attack(
-    "shared storage and git",
-    "kill -9 of `saesteer push` at four random moments",
-    "the same command finishes it, and a clone has nothing to make again",
-)
 def test_a_push_killed_at_any_moment_is_finished_by_the_same_command(finished: Folder, tmp_path: Path) -> None:
     """Until it is, a colleague gets the last complete version; afterwards the new one."""
     first = first_clone(tmp_path / "a", finished, str(tmp_path / "store"))
@@ -117,11 +106,6 @@ main([*sys.argv[1:], "--quiet"])
 """`dvc push` or `dvc pull`, killed right after it has put down what the first output holds and before the second."""
 
 
-@attack(
-    "shared storage and git",
-    "a push or a pull is killed while DVC collects what to send, and DVC takes its unfinished list for whole",
-    "the next `saesteer push` leaves nothing out, and the next `saesteer pull` adopts every output",
-)
 def test_what_follows_a_push_or_pull_killed_while_it_collected_leaves_nothing_out(finished: Folder, tmp_path: Path) -> None:
     """DVC alone takes the list that the killed push left for whole: issue 10977 of DVC."""
     first = first_clone(tmp_path / "a", finished, str(store := tmp_path / "store"))
@@ -140,11 +124,6 @@ def test_what_follows_a_push_or_pull_killed_while_it_collected_leaves_nothing_ou
     assert "54 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
 
 
-@attack(
-    "shared storage and git",
-    "the remote loses two objects after a push",
-    "the next `saesteer push` sends them again, which `dvc push` alone does not",
-)
 def test_a_push_brings_back_what_the_remote_lost(finished: Folder, tmp_path: Path) -> None:
     first = first_clone(tmp_path / "a", finished, str(store := tmp_path / "store"))
     first.tool("saesteer", "push", "micro")
@@ -163,11 +142,6 @@ def _has_everything(store: Path, clone: Clone) -> None:
     assert damaged_objects(store) == []
 
 
-@attack(
-    "shared storage and git",
-    "a push of a damaged part, of outputs that are not up to date, of uncommitted changes or of data outside the shared folders",
-    "each is refused with a message, and nothing is published",
-)
 def test_what_is_damaged_unfinished_or_uncommitted_is_not_published(finished: Folder, tmp_path: Path) -> None:
     clone = first_clone(tmp_path / "a", finished, str(tmp_path / "store"))
     part, manifest = min(clone.parts()["generations"]), "data/micro/generations/layers_02-06.json"

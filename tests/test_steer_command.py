@@ -7,7 +7,6 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from attacks import attack
 from engine_models import shipped_model, shipped_sae
 from rich.console import Console
 from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
@@ -45,11 +44,6 @@ def test_they_stand_side_by_side() -> None:
     assert "one two" in console.export_text()
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a steered model's text holds commands for the terminal",
-    "they do not reach the terminal, and its markup is shown as text",
-)
 def test_a_models_text_does_not_command_the_terminal() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     show([["\x1b[2Jgone \x07[red]red[/red]\x9b31m"]], Request(6, 7, (), PROMPT), console)

@@ -1,8 +1,8 @@
 """A model steered while transformers runs it, in batches, padded on either side, with a cache: against plain hooks, text by text."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,12 @@ import pytest
 import torch
 from engine_models import shipped_model, shipped_sae
 from methods_world import texts_of
+from oracles.plain_hooks import at_hook_point
 from small_adapters import a_change, a_lora, a_loreft, left_as_it_was, peft_model
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
-from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, PromptText
+from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalAddition, Intervention, Nothing, PromptText
 from saesteer.engine.saes import Sae, encode
 from saesteer.engine.steering import check_every_position, steered_model
 
@@ -23,20 +24,9 @@ VECTOR = torch.nn.functional.normalize(torch.randn(128, generator=torch.Generato
 TEXTS = [ids[: 5 + 2 * place] for place, ids in enumerate(text.ids for text in texts_of("sea", 6, seed=5))]
 
 
-@contextmanager
-def hooked(change: Callable[[Tensor], Tensor]) -> Iterator[Any]:
+def hooked(change: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
     """The shipped model, with its block's output [row seq d_model] replaced by a plain hook."""
-    model = shipped_model().model
-    handle = model.model.layers[LAYER].register_forward_hook(lambda _module, _args, output: change(output))
-    try:
-        yield model
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def another(model: Any) -> Iterator[Any]:
-    yield model
+    return at_hook_point(shipped_model().model, LAYER, "resid_post", change)
 
 
 def codes_set(sae: Sae) -> Callable[[Tensor], Tensor]:
@@ -67,14 +57,14 @@ def changed_copy() -> Any:
 
 
 TOPK = replace(shipped_sae(LAYER), meta=replace(shipped_sae(LAYER).meta, k=12))
-CODES = CodeEdit(torch.tensor([7, 9]), torch.tensor([4.0, 2.0]))
+CODES = ActivationEdit(torch.tensor([7, 9]), torch.tensor([4.0, 2.0]))
 CASES: dict[str, tuple[Intervention, Sae, Callable[[], Any]]] = {
     "vector": (Addition(VECTOR, 40.0), shipped_sae(LAYER), lambda: hooked(lambda residual: residual + FACTOR * 40 * VECTOR)),
     "vector by a_max": (Addition(VECTOR, None), shipped_sae(LAYER), lambda: hooked(amplified)),
     "codes": (CODES, shipped_sae(LAYER), lambda: hooked(codes_set(shipped_sae(LAYER)))),
     "codes of a TopK SAE": (CODES, TOPK, lambda: hooked(codes_set(TOPK))),
-    "LoRA": (a_lora(shipped_model()), TOPK, lambda: another(peft_model(shipped_model(), a_lora(shipped_model()), "shipped", FACTOR))),
-    "weights": (a_change(shipped_model()), TOPK, lambda: another(changed_copy())),
+    "LoRA": (a_lora(shipped_model()), TOPK, lambda: nullcontext(peft_model(shipped_model(), a_lora(shipped_model()), "shipped", FACTOR))),
+    "weights": (a_change(shipped_model()), TOPK, lambda: nullcontext(changed_copy())),
 }
 """What steers, and the same in plain code."""
 

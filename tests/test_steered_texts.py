@@ -8,12 +8,13 @@ import polars as pl
 import pytest
 import torch
 from engine_models import FAMILIES, tiny_model, tiny_sae
+from oracles.plain_hooks import at_hook_point
 
 from saesteer.core.counter_rng import streams
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.generations import feature_texts, fit_texts
-from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, packed, unpacked
+from saesteer.engine.interventions import ActivationEdit, Addition, ConditionalAddition, Intervention, Nothing, packed, unpacked
 from saesteer.engine.models import LanguageModel, final_ids, prompt_token_ids, residual_at
 from saesteer.engine.saes import Sae, encode
 
@@ -35,8 +36,8 @@ def _interventions(sae: Sae) -> list[Intervention]:
         Addition(_unit(1, d), None, "last"),
         Addition(_unit(2, d), None),
         Addition(_unit(3, d), 2.5, "last"),
-        CodeEdit(torch.tensor([3, 7]), torch.tensor([5.0, 2.0])),
-        CodeEdit(torch.tensor([11]), torch.tensor([4.0])),
+        ActivationEdit(torch.tensor([3, 7]), torch.tensor([5.0, 2.0])),
+        ActivationEdit(torch.tensor([11]), torch.tensor([4.0])),
         ConditionalAddition(_unit(4, d), 6.0, _unit(5, d), 0.1, above=True),
         ConditionalAddition(_unit(4, d), 6.0, _unit(5, d), 0.1, above=False),
     ]
@@ -71,7 +72,7 @@ def _edited(one: Intervention, factor: float, sae: Sae, prompt_length: int) -> C
             if isinstance(one, Addition) and (one.positions == "all" or place >= prompt_length - 1):
                 scale = float(codes.max()) if one.scale is None else one.scale
                 out[0, place] = h + factor * scale * one.vector
-            if isinstance(one, CodeEdit):
+            if isinstance(one, ActivationEdit):
                 for feature, value in zip(one.features.tolist(), one.values.tolist(), strict=True):
                     out[0, place] = out[0, place] + (factor * value - codes[feature]) * sae.W_dec[feature]
         return out
@@ -84,11 +85,8 @@ def _slow(lm: LanguageModel, sae: Sae, one: Intervention, factor: float, prompt:
     edit = _edited(one, factor, sae, len(prompt))
     ids = list(prompt)
     for _ in range(GREEDY.max_new_tokens):
-        handle = lm.blocks[LAYER].register_forward_hook(
-            lambda _m, _a, out: (edit(out[0]), *out[1:]) if isinstance(out, tuple) else edit(out)
-        )
-        logits = lm.model(input_ids=torch.tensor([ids])).logits[0, -1]
-        handle.remove()
+        with at_hook_point(lm.model, LAYER, "resid_post", edit):
+            logits = lm.model(input_ids=torch.tensor([ids])).logits[0, -1]
         ids.append(int(logits.argmax()))
         if ids[-1] in final_ids(lm):
             break
@@ -134,7 +132,7 @@ def test_a_condition_is_each_prompts_own() -> None:
 @pytest.mark.parametrize("place", range(1, 9))
 def test_an_intervention_is_the_same_after_it_was_stored(place: int) -> None:
     one = _interventions(tiny_sae(LAYER))[place]
-    kind = {Addition: "addition", CodeEdit: "code_edit", ConditionalAddition: "conditional_addition"}[type(one)]
+    kind = {Addition: "addition", ActivationEdit: "activation_edit", ConditionalAddition: "conditional_addition"}[type(one)]
     again = unpacked(kind, *packed(one))
     assert packed(again) == packed(one)
     assert type(again) is type(one)

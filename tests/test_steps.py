@@ -11,7 +11,7 @@ from saesteer.run import Run
 from saesteer.settings import load_experiment, load_workflow
 from saesteer.steps.step import steps_of
 from saesteer.summaries.summary import summaries, summaries_of
-from saesteer.workflow import plan
+from saesteer.workflow import outputs, plan
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "config/experiments"
@@ -75,7 +75,7 @@ def test_every_summary_table_is_of_one_summary() -> None:
 
 def test_a_summary_is_planned_where_it_exists() -> None:
     run = run_of("tiny-effects-layers")
-    planned = set(plan.planned_outputs(run))
+    planned = set(outputs.planned_outputs(run))
     assert {str(run.data / file) for summary in summaries_of(run.experiment).values() for file in summary.files(run.experiment)} <= planned
     assert {"concept_texts", "method_tables"} <= set(summaries_of(run.experiment))
     assert not {"outcomes", "steering_prompts"} & set(summaries_of(run.experiment))

@@ -10,8 +10,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from attacks import attack
-from workflow_folder import Folder
+from workflow_folder import COLD, Folder
 
 SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
 TARGET = "data/micro/generations/layers_02-06.json"
@@ -35,7 +34,7 @@ def log_of_the_next_run(folder: Folder) -> str:
     """The first line of the sweep's log when the same command is given again."""
     (log,) = (folder.path / "logs/micro/generations").glob("*.log")
     log.unlink()
-    run = folder.start(TARGET)
+    run = folder.start(TARGET, program=COLD)
     deadline = time.monotonic() + 60
     while not (log.is_file() and "to compute" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -44,18 +43,13 @@ def log_of_the_next_run(folder: Folder) -> str:
     return log.read_text()
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "SIGTERM, as before a time limit, to a job or to every process of a run",
-    "rows that are finished, but in no part yet, are written out; the next run computes the others only",
-)
 @pytest.mark.slow
 @pytest.mark.parametrize("to_all", [False, True], ids=["script", "every process"])
 def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all: bool) -> None:
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", sweep=SWEEP)
     before = folder.parts()["generations"]
-    run = folder.start(TARGET, part_seconds=2)
+    run = folder.start(TARGET, program=COLD, part_seconds=2)
     deadline = time.monotonic() + 300
     while not (first := folder.parts()["generations"] - before) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -92,11 +86,6 @@ print("still computing", flush=True)
 """
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "a library swallows the exception that SIGTERM raises, or a second SIGTERM comes while rows are written",
-    "the job ends with SIGTERM's exit code at its next batch, and the second signal changes nothing",
-)
 @pytest.mark.parametrize(("swallowed", "printed"), [("BaseException", "writing out\n"), ("ZeroDivisionError", "")])
 def test_the_signal_is_neither_lost_nor_disturbing(swallowed: str, printed: str) -> None:
     """Library code that swallows every exception only delays the exit to the next batch; a second signal changes nothing."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from attacks import attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,11 +72,6 @@ def test_second_run_computes_nothing_and_changes_no_byte(step: Step) -> None:
     assert {path: path.read_bytes() for path in step.folder.rglob("*.*")} == before
 
 
-@attack(
-    "the part store, kills and disks",
-    "any sequence of added and removed features and of errors part-way through a step",
-    "no row is computed twice, and the rows are those of one undisturbed run",
-)
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sets(st.integers(0, 30), min_size=1, max_size=12), st.none() | st.integers(0, 5)), min_size=1, max_size=6))
 def test_any_history_of_changes_and_failures_gives_the_same_rows(tmp_path_factory: pytest.TempPathFactory, history) -> None:
@@ -113,30 +107,9 @@ def test_new_algorithm_version_computes_again_and_keeps_the_old_parts(step: Step
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(
-            "truncated",
-            marks=attack(
-                "the part store, kills and disks",
-                "a part is cut short",
-                "readers refuse it by name; the next run sets it aside, names it and computes its rows again, which are the same",
-            ),
-        ),
-        pytest.param(
-            "one bit flipped",
-            marks=attack(
-                "the part store, kills and disks",
-                "one bit of a part is flipped",
-                "readers refuse it by name; the next run sets it aside, names it and computes its rows again, which are the same",
-            ),
-        ),
-        pytest.param(
-            "replaced by another sound file",
-            marks=attack(
-                "the part store, kills and disks",
-                "a part is replaced by a sound file with other rows",
-                "readers refuse it by name; the next run sets it aside, names it and computes its rows again, which are the same",
-            ),
-        ),
+        "truncated",
+        "one bit flipped",
+        "replaced by another sound file",
     ],
 )
 def test_damaged_part_is_set_aside_and_computed_again(step: Step, damage: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,11 +153,6 @@ def test_missing_part_is_named(step: Step) -> None:
         step.read()
 
 
-@attack(
-    "the part store, kills and disks",
-    "a step computes NaN for a column that must hold numbers",
-    "refused, naming the column; no part is written",
-)
 def test_rows_that_break_the_schema_are_refused(step: Step) -> None:
     def compute(missing):
         yield rows_of(missing).with_columns(output_score=pl.lit(float("nan")))
@@ -194,11 +162,6 @@ def test_rows_that_break_the_schema_are_refused(step: Step) -> None:
     assert not step.parts()
 
 
-@attack(
-    "the part store, kills and disks",
-    "a step leaves out a row that is wanted, without an error",
-    "refused, with the number of missing rows and the first key",
-)
 def test_step_that_skips_a_key_is_an_error(step: Step) -> None:
     with pytest.raises(StoreError, match=r"1 wanted keys were not computed.*'feature': 2"):
         complete(step.folder, OUTPUT_SCORE, [wanted([1, 2])], lambda missing: [rows_of(missing.head(1))], step.manifest)
@@ -283,11 +246,6 @@ def writers(killed: int) -> tuple[str, str, str]:
     return f"{here}-{killed}", f"{here}-{os.getpid()}", "elsewhere-1"
 
 
-@attack(
-    "the part store, kills and disks",
-    "half-written temporary files of a killed process, of a live one and of another host lie in the store",
-    "the next run removes those of the killed process only, and reads none",
-)
 def test_temporary_files_of_killed_processes_are_cleared_away_and_those_of_live_ones_stay(step: Step) -> None:
     step.run([1])
     (part,) = step.parts()

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     for layer in LAYERS:
         as_sparsify(layer, folder.path / f"my/layers.{layer}")
     folder.edit("micro", saes={"path": "my/layers.{layer}"})
-    code, output = folder.run()
+    code, output = folder.run(*(f"data/micro/tables/{name}.parquet" for name in ("features", "steering")), "figures/micro/overview.pdf")
     assert code == 0, output
     return folder
 

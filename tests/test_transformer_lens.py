@@ -13,9 +13,9 @@ import torch
 from engine_models import D_MODEL, FAMILIES, N_LAYERS, tiny_model, tiny_sae
 from torch import Tensor
 
-from saesteer.core.sites import CENTRED_SITES
-from saesteer.engine import models, sites
-from saesteer.engine.activations import sparse_codes
+from saesteer.core.hook_points import CENTRED_HOOK_POINTS
+from saesteer.engine import hook_points, models
+from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.interventions import Addition
@@ -84,17 +84,22 @@ def lens_model(family: str, centred: bool = False) -> Any:
     return model
 
 
-def sites_of(family: str) -> list[tuple[int, str]]:
-    """Every layer's sites that the family has; there is no hook point at a transcoder's other input, the MLP's."""
+def hook_points_of(family: str) -> list[tuple[int, str]]:
+    """Every layer's hook points that the family has; there is no hook point at a transcoder's other input, the MLP's."""
     without = {"gpt_neox": "resid_mid", "gpt2": "embedding"}.get(family)
-    return [(layer, site) for layer in range(N_LAYERS) for site in HOOKS if site != without and (site != "embedding" or layer == 0)]
+    return [
+        (layer, hook_point)
+        for layer in range(N_LAYERS)
+        for hook_point in HOOKS
+        if hook_point != without and (hook_point != "embedding" or layer == 0)
+    ]
 
 
 def lens_rows(model: Any, ids: Tensor, family: str) -> dict[tuple[int, str], Tensor]:
-    """What lies at every site [row seq d]; heads side by side."""
+    """What lies at every hook point [row seq d]; heads side by side."""
     with torch.no_grad():
         _, activations = model.run_with_cache(ids)
-    rows = {(layer, site): activations[HOOKS[site].format(layer)] for layer, site in sites_of(family)}
+    rows = {(layer, hook_point): activations[HOOKS[hook_point].format(layer)] for layer, hook_point in hook_points_of(family)}
     return {key: made.flatten(2) for key, made in rows.items()}
 
 
@@ -103,11 +108,11 @@ def tokens_of(lm: models.LanguageModel) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_read_at_every_site(family: str) -> None:
+def test_what_is_read_at_every_hook_point(family: str) -> None:
     lm = tiny_model(family)
     ids = tokens_of(lm)
-    for (layer, site), expected in lens_rows(lens_model(family), ids, family).items():
-        ours = sites.reading(lm, ids, sites.site_of(lm, layer, site)).read
+    for (layer, hook_point), expected in lens_rows(lens_model(family), ids, family).items():
+        ours = hook_points.reading(lm, ids, hook_points.hook_point_of(lm, layer, hook_point)).read
         assert (ours - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -115,9 +120,9 @@ def test_what_is_read_at_every_site(family: str) -> None:
 def test_with_centred_writing_weights_it_is_ours_less_its_means_where_they_write(family: str) -> None:
     lm = tiny_model(family)
     ids = tokens_of(lm)
-    for (layer, site), expected in lens_rows(lens_model(family, centred=True), ids, family).items():
-        ours = sites.reading(lm, ids, sites.site_of(lm, layer, site)).read
-        if site in CENTRED_SITES:
+    for (layer, hook_point), expected in lens_rows(lens_model(family, centred=True), ids, family).items():
+        ours = hook_points.reading(lm, ids, hook_points.hook_point_of(lm, layer, hook_point)).read
+        if hook_point in CENTRED_HOOK_POINTS:
             assert (ours - expected).norm() > 1e-3 * expected.norm()
             ours = ours - ours.mean(dim=-1, keepdim=True)
         assert (ours - expected).norm() < 1e-5 * expected.norm()
@@ -136,42 +141,47 @@ def _steering(model: Any, layer: int, sae: Sae, feature: int, factor: float, fir
         changed[0, first:] += factor * a_max[:, None] * sae.W_dec[feature]
         return changed.reshape(rows.shape)
 
-    hook = HOOKS[sae.meta.site]
-    return [(hook.format(layer), kept), (WRITTEN.get(sae.meta.site, hook).format(layer), steer)]
+    hook = HOOKS[sae.meta.hook_point]
+    return [(hook.format(layer), kept), (WRITTEN.get(sae.meta.hook_point, hook).format(layer), steer)]
 
 
 FAMILIES_STEERED = ("gpt2", "gpt_neox", "llama", "gemma2")
 
 
-def is_short(family: str, site: str) -> bool:
-    """Whether a case is among those that each change is tried on: a family for each site."""
-    return site in {
+def is_short(family: str, hook_point: str) -> bool:
+    """Whether a case is among those that each change is tried on: a family for each hook point."""
+    return hook_point in {
         "gemma2": ("hook_z", "transcoder_normalized"),
         "llama": ("attn_out", "embedding"),
         "gpt2": ("mlp_out", "resid_mid"),
-    }.get(family, ()) or (site in ("resid_pre", "resid_post") and family != "gemma2")
+    }.get(family, ()) or (hook_point in ("resid_pre", "resid_post") and family != "gemma2")
 
 
 @pytest.mark.parametrize(
-    ("family", "layer", "site"),
+    ("family", "layer", "hook_point"),
     [
-        pytest.param(family, layer, site, marks=() if is_short(family, site) else pytest.mark.exhaustive)
+        pytest.param(family, layer, hook_point, marks=() if is_short(family, hook_point) else pytest.mark.exhaustive)
         for family in FAMILIES_STEERED
-        for layer, site in sites_of(family)
-        if layer == 2 or (layer, site) in BEFORE
+        for layer, hook_point in hook_points_of(family)
+        if layer == 2 or (layer, hook_point) in BEFORE
     ],
 )
-def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, layer: int, site: str) -> None:
+def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, layer: int, hook_point: str) -> None:
     """With LayerNorm: raw residuals, a centred SAE and no more here; centred writing weights and the SAE as it is there."""
     lm, centred = tiny_model(family), family in ("gpt2", "gpt_neox")
-    ours, theirs = tiny_sae(layer, site=site, centred=centred and site in CENTRED_SITES), tiny_sae(layer, site=site)
+    ours, theirs = (
+        tiny_sae(layer, hook_point=hook_point, centred=centred and hook_point in CENTRED_HOOK_POINTS),
+        tiny_sae(layer, hook_point=hook_point),
+    )
     # Random decoder rows have a mean, which centring removes along the way: trained on centred residuals or not, it must not matter.
     assert ours.W_dec.mean(dim=1).abs().max() > 0.05
     ids, model = tokens_of(lm), lens_model(family, centred)
     with torch.no_grad():
         for feature, factor in ((7, 0.0), (7, 3.0), (50, 10.0)):
             addition = Addition(ours.W_dec[feature], None, "last")
-            steering = steering_of(lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, sites.site_of(lm, layer, site))
+            steering = steering_of(
+                lm, [addition], torch.tensor([0]), torch.tensor([factor]), ours, hook_points.hook_point_of(lm, layer, hook_point)
+            )
             with steering.installed(lm, 0, ids.shape[1]):
                 logits = lm.model(ids).logits[0, -1]
             hooks = _steering(model, layer, theirs, feature, factor, ids.shape[1] - 1)
@@ -186,9 +196,9 @@ def test_steering_gives_the_logits_and_texts_of_steering_there(family: str, laye
 
 
 def test_codes_of_a_centred_sae_are_those_of_the_centred_model() -> None:
-    lm, ours, theirs = tiny_model("gpt2"), tiny_sae(2, site="resid_pre", centred=True), tiny_sae(2, site="resid_pre")
+    lm, ours, theirs = tiny_model("gpt2"), tiny_sae(2, hook_point="resid_pre", centred=True), tiny_sae(2, hook_point="resid_pre")
     ids = tokens_of(lm)
-    (table,) = sparse_codes(lm, {2: ours}, pl.DataFrame({"text_id": ["a"], "token_ids": ids.tolist()}))
+    (table,) = sparse_activations(lm, {2: ours}, pl.DataFrame({"text_id": ["a"], "token_ids": ids.tolist()}))
     expected = encode(theirs, lens_rows(lens_model("gpt2", centred=True), ids, "gpt2")[2, "resid_pre"][0])
     expected[0] = 0
     dense = torch.zeros_like(expected)

@@ -4,8 +4,6 @@
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +11,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from engine_models import FAMILIES, FURTHER_FAMILIES, WORLD, shipped_model, shipped_sae, tiny_model, tiny_sae
+from oracles.plain_hooks import at_hook_point
 from safetensors import safe_open
 from small_adapters import a_change, a_lora, a_loreft
 from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
@@ -23,7 +22,7 @@ from saesteer import cli
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
 from saesteer.engine.frozen import BlockVector, block_vector, check_constant, median_a_max
-from saesteer.engine.interventions import Addition, CodeEdit, ConditionalAddition, Intervention, Nothing, PromptText
+from saesteer.engine.interventions import KINDS, ActivationEdit, Addition, ConditionalAddition, Intervention, Nothing, PromptText
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import encode
 from saesteer.engine.steering import steered_model
@@ -44,20 +43,12 @@ def vector_of(lm: LanguageModel, layer: int = LAYER, vector: torch.Tensor = VECT
     return block_vector(lm, layer, "resid_post", Addition(vector, SCALE), FACTOR)
 
 
-@contextmanager
-def hooked(module: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """A module's output, a tensor, through a plain hook."""
-    handle = module.register_forward_hook(lambda _module, _args, output: change(output))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def plainly_steered(layer: int = LAYER) -> torch.Tensor:
     """The shipped model's logits with the vector added by a plain hook."""
-    model = shipped_model().model
-    with torch.no_grad(), hooked(model.model.layers[layer], lambda residual: residual + FACTOR * SCALE * VECTOR):
+    with (
+        torch.no_grad(),
+        at_hook_point(shipped_model().model, layer, "resid_post", lambda residual: residual + FACTOR * SCALE * VECTOR) as model,
+    ):
         return model(IDS).logits
 
 
@@ -86,7 +77,7 @@ def test_a_max_is_the_median_over_prompts_of_the_largest_activation_at_the_last_
         largest.append(float(encode(sae, residual[0, -1:]).max()))
         return residual
 
-    with hooked(lm.model.model.layers[LAYER], seen):
+    with at_hook_point(lm.model, LAYER, "resid_post", seen):
         for text in TEXTS[:5]:
             lm.model(torch.tensor([text]))
     assert median_a_max(lm, sae, LAYER, TEXTS[:5]) == pytest.approx(sorted(largest)[2], rel=1e-5)
@@ -105,7 +96,7 @@ def test_no_active_feature_is_refused() -> None:
         (Nothing(), "this fit changes nothing: it is no constant added vector"),
         (PromptText(("a text",)), "puts text before the prompt"),
         (ConditionalAddition(VECTOR, 1.0, VECTOR, 0.1, True), "decides by each prompt whether to add"),
-        (CodeEdit(torch.tensor([1]), torch.tensor([2.0])), "sets .clamps. SAE codes"),
+        (ActivationEdit(torch.tensor([1]), torch.tensor([2.0])), "sets .clamps. feature activations"),
         (a_lora(shipped_model()), "is an adapter .LoRA."),
         (a_loreft(shipped_model()), "is an adapter .LoReFT."),
         (a_change(shipped_model()), "is a fine-tuned model"),
@@ -119,28 +110,28 @@ def test_what_is_no_constant_vector_is_refused_by_kind(intervention: Interventio
 def test_every_kind_is_an_addition_or_refused() -> None:
     from saesteer.engine.frozen import _NOT_CONSTANT
 
-    assert {*_NOT_CONSTANT, Addition} == set(get_args(Intervention))
+    assert {*_NOT_CONSTANT, "addition"} == {*KINDS}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out"])
-def test_every_site_between_blocks_is_a_blocks_output(site: str) -> None:
+@pytest.mark.parametrize("hook_point", ["resid_pre", "resid_post", "mlp_out"])
+def test_every_hook_point_between_blocks_is_a_blocks_output(hook_point: str) -> None:
     """resid_pre of layer 3 is what block 2 puts out."""
     lm = shipped_model()
-    sae = replace(shipped_sae(3), meta=replace(shipped_sae(3).meta, site=site))
-    one = block_vector(lm, 3, site, Addition(VECTOR, SCALE), FACTOR)
+    sae = replace(shipped_sae(3), meta=replace(shipped_sae(3).meta, hook_point=hook_point))
+    one = block_vector(lm, 3, hook_point, Addition(VECTOR, SCALE), FACTOR)
     assert (one.block, one.module, one.base_module) == (
-        (2, "model.layers.2", "layers.2") if site == "resid_pre" else (3, "model.layers.3", "layers.3")
+        (2, "model.layers.2", "layers.2") if hook_point == "resid_pre" else (3, "model.layers.3", "layers.3")
     )
     with steered_model(lm, sae, 3, Addition(VECTOR, SCALE), FACTOR):
         ours = lm.model(IDS).logits
     torch.testing.assert_close(plainly_steered(one.block), ours, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("site", ["resid_mid", "attn_out", "hook_z"])
-def test_sites_inside_a_block_are_refused(site: str) -> None:
-    with pytest.raises(SettingsError, match=f"site {site} lies inside decoder block 3"):
-        block_vector(shipped_model(), 3, site, Addition(VECTOR, SCALE), 1.0)
+@pytest.mark.parametrize("hook_point", ["resid_mid", "attn_out", "hook_z"])
+def test_hook_points_inside_a_block_are_refused(hook_point: str) -> None:
+    with pytest.raises(SettingsError, match=f"hook point {hook_point} lies inside decoder block 3"):
+        block_vector(shipped_model(), 3, hook_point, Addition(VECTOR, SCALE), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +280,7 @@ def test_a_features_vector_is_frozen_measured_and_written(comparison: Run, tmp_p
     assert [row["form"] for row in about["expected_effect"]["texts"]] == ["unsteered", "original", "frozen"]
     assert f"| frozen | 4 | {about['expected_effect']['texts'][2]['judge_score']['mean']:.2f} [" in output
     assert about["model"]["digest"] == comparison.pin()["digest"]
-    assert (about["sae"]["layer"], about["sae"]["site"], about["steered_by"]) == (6, "resid_post", {"feature": 7})
+    assert (about["sae"]["layer"], about["sae"]["hook_point"], about["steered_by"]) == (6, "resid_post", {"feature": 7})
     assert (about["factor"], about["factor_from"], about["label"]) == (1.5, "given", "feature 6/7 (sea)")
     assert about["added_to"] == {"output_of_block": 6, "module": "model.layers.6", "positions": "all"}
 

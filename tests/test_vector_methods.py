@@ -29,16 +29,6 @@ def sea() -> Problem:
 # Means
 
 
-def test_means_worked_by_hand():
-    # Tokens: mean of (0 3) (0 3) (0 3) (12 3) is (3 3). Texts: mean of (0 3) and (12 3) is (6 3). Negative: (3 -1) by either.
-    given = toy_problem([[[0, 3], [0, 3], [0, 3]], [[12, 3]]], [[[3, -1]]])
-    tokens, texts = diffmean(given), caa(given)
-    assert tokens.vector.tolist() == [0, 1]  # (0 4) / 4
-    assert tokens.scale == 3
-    assert texts.vector.tolist() == pytest.approx([0.6, 0.8])  # (3 4) / 5
-    assert texts.scale == pytest.approx(12 * 0.6 + 3 * 0.8)
-
-
 def test_prompts_tokens_count_where_they_are_asked_for_and_the_first_never_does(sea: Problem):
     """Means over tokens and over texts from transformers' own hidden states; the beginning-of-sequence token is in neither."""
     every = replace(sea, n_prefix=1)
@@ -78,20 +68,6 @@ def test_lat_is_scikit_learns_component_of_a_slow_loop_over_pairs():
     assert abs(cosine(lat(given).vector, expected)) > 1 - 1e-6
 
 
-def test_pairs_are_random_and_each_token_is_in_one_at_most():
-    pairs = []
-    for seed in (0, 1):
-        differences = pair_differences(torch.eye(9) * torch.arange(1, 10)[:, None], torch.Generator().manual_seed(seed))
-        assert differences.shape == (4, 9)
-        assert torch.allclose(differences.norm(dim=1), torch.ones(4))
-        pairs.append([(int(row.argmax()), int(row.argmin())) for row in differences])
-        assert len({place for pair in pairs[-1] for place in pair}) == 8
-        for row, (one, other) in zip(differences, pairs[-1], strict=True):  # of 3 e_2 - 5 e_4: 3 and -5 over their length
-            assert float(row[one] / -row[other]) == pytest.approx((one + 1) / (other + 1))
-    assert pairs[0] != pairs[1]
-    assert any(one > other for one, other in pairs[0])
-
-
 def test_equal_tokens_make_no_pair():
     rows = torch.ones(6, 3)
     assert len(pair_differences(rows, torch.Generator())) == 0
@@ -107,13 +83,6 @@ def test_components_point_from_negative_to_positive_texts(method: Vector, negati
     addition = method(given)
     assert float(addition.vector[0]) == pytest.approx(sign, abs=0.01)
     assert addition.scale == pytest.approx(2, abs=0.05)
-
-
-def test_pca_is_about_the_mean():
-    # About 0 the component would be the first axis, along which all tokens lie far out; about their mean it is the second.
-    addition = pca(toy_problem([[[10, 0]], [[10, 1]], [[10, -1]]], [[[10, -5]]]))
-    assert addition.vector.tolist() == pytest.approx([0, 1])
-    assert addition.scale == pytest.approx(1)
 
 
 # Probe

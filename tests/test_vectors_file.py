@@ -7,16 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from attacks import attack
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import validate
-from saesteer.core.tables.methods import FITS
-from saesteer.engine.interventions import Addition, CodeEdit, Intervention, kind_of, packed
+from saesteer.core.tables import FITS, validate
+from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, kind_of, packed
 from saesteer.methods.fit.vectors_file import read_vectors, write_vectors
 from saesteer.settings import SettingsError
 
@@ -69,7 +67,7 @@ def test_other_number_formats_are_read_as_float32(tmp_path: Path, dtype: torch.d
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.ones(5), r"its shape is \[5\], but vectors at the SAE's site have \[4\]"),
+        (torch.ones(5), r"its shape is \[5\], but vectors at the SAE's hook point have \[4\]"),
         (torch.ones(1, 4), r"its shape is \[1, 4\]"),
         (torch.tensor([1.0, float("nan"), 0, 0]), "it holds NaN or infinite"),
         (torch.tensor([1e300, 0, 0, 0], dtype=torch.float64), "it holds NaN or infinite"),
@@ -86,11 +84,6 @@ def test_what_can_be_no_direction_is_refused_by_name(tmp_path: Path, tensor: tor
         read_vectors(path, D_MODEL)
 
 
-@attack(
-    "downloads and other untrusted input",
-    "a pickle, a broken header or an empty file is given as a file of vectors",
-    "refused, naming the file",
-)
 def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path):
     path = tmp_path / "mine.safetensors"
     save_file({}, path)
@@ -145,7 +138,11 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch:
         (FITTED, "pca", "no fits of method 'pca'; there are: diffmean"),
         ([*FITTED, fit_row("chess", CHESS, layer=5)], "diffmean", "fitted at layers 3, 5: choose one"),
         ([fit_row("love", SEA)], "diffmean", f"concept_id {text_id('love')} was not asked for"),
-        ([fit_row("chess", CodeEdit(torch.tensor([1]), torch.tensor([2.0])))], "diffmean", "interventions of kind code_edit, which are no"),
+        (
+            [fit_row("chess", ActivationEdit(torch.tensor([1]), torch.tensor([2.0])))],
+            "diffmean",
+            "interventions of kind activation_edit, which are no",
+        ),
         ([fit_row("law", None)], "diffmean", r"abstains for every concept \(no feature survives\)"),
     ],
 )

@@ -14,7 +14,7 @@ from saesteer.core.store import read_manifest
 from saesteer.core.tables import STEPS
 from saesteer.run import Run
 from saesteer.settings import load_experiment, load_workflow
-from saesteer.workflow.plan import planned_outputs
+from saesteer.workflow.outputs import planned_outputs
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_every_figure_is_there_with_its_data(finished: Folder) -> None:
 
 @pytest.mark.slow
 def test_every_file_that_a_rule_makes_is_asked_for(finished: Folder) -> None:
-    """Else a job that fails could be taken for done (plan.planned_outputs)."""
+    """Else a job that fails could be taken for done (outputs.planned_outputs)."""
     run = Run(load_workflow({"experiments": ["micro"]}), "micro", load_experiment("micro", finished.path / "config/experiments"))
     kinds = ("pins/*.json", "*/layers_??-??.json", "tables/*", "*.json")
     made = {path.relative_to(finished.path) for kind in kinds for path in (finished.path / run.data).glob(kind)}

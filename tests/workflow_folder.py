@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,19 @@ import polars as pl
 import yaml
 
 from saesteer.core.store import read_rows
-from saesteer.core.tables import METHOD_STEPS, STEPS, of_features, of_fits
-from saesteer.core.tables.steps import SINGLE_FEATURE
+from saesteer.core.tables import METHOD_STEPS, SINGLE_FEATURE, STEPS, of_features, of_fits
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+COLD = (BIN / "snakemake",)
+"""As users start it."""
+WARM = (sys.executable, ROOT / "tests/warm_snakemake.py")
+"""The same in less time."""
 SHIPPED = ("data/world", "data/world-books", "docs")
 """What experiments of the default configuration read, beside config/."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
 ALL_STEPS = STEPS | METHOD_STEPS
-PER_FEATURE = {"records", "concepts", "logit_lens", "input_score", "output_score"}
+PER_FEATURE = {"max_activating_examples", "concepts", "logit_lens", "input_score", "output_score"}
 PER_GENERATION = {"generations", "gen_success", "perplexity", "judge"}
 
 
@@ -57,10 +60,12 @@ class Folder:
         shutil.copytree(self.path / "config", path / "config", dirs_exist_ok=True)
         return twin
 
-    def start(self, *arguments: str, experiment: str = "micro", **settings: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, experiment: str = "micro", program: Sequence[str | Path] = WARM, **settings: Any
+    ) -> subprocess.Popen[str]:
         """Start Snakemake; `settings` are keys of the workflow configuration."""
         values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
-        command = [str(BIN / "snakemake"), "--snakefile", str(self.root / self.snakefile), "--directory", str(self.path)]
+        command = [*map(str, program), "--snakefile", str(self.root / self.snakefile), "--directory", str(self.path)]
         command += ["--cores", "2", "--rerun-incomplete", *arguments, "--config", *values]
         return subprocess.Popen(
             command,

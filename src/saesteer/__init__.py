@@ -14,14 +14,14 @@ if TYPE_CHECKING:
         Sae,
         SaeMeta,
         Sampling,
-        feature_records,
         input_scores,
-        lens_tokens,
         load_model,
         load_sae,
+        max_activating_examples,
         output_scores,
         recommend,
         steer,
+        top_logit_lens_tokens,
     )
 
 __all__ = [
@@ -30,14 +30,14 @@ __all__ = [
     "Sae",
     "SaeMeta",
     "Sampling",
-    "feature_records",
     "input_scores",
-    "lens_tokens",
     "load_model",
     "load_sae",
+    "max_activating_examples",
     "output_scores",
     "recommend",
     "steer",
+    "top_logit_lens_tokens",
 ]
 
 

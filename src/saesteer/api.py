@@ -12,15 +12,16 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.input_score import input_scores as _input_scores
+from saesteer.analysis.max_activating_examples import max_activating_examples as _max_activating_examples
 from saesteer.analysis.recommendation import N_PER_LAYER
-from saesteer.analysis.records import top_records
 from saesteer.core.files import text_id
-from saesteer.core.tables.steps import LOGIT_LENS, OUTPUT_SCORE
+from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
-from saesteer.engine.activations import sparse_codes
+from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling as Sampling
 from saesteer.engine.generations import feature_texts
-from saesteer.engine.logit_lens import lens_tokens as _lens_tokens
+from saesteer.engine.hook_points import to_residual, width_at
+from saesteer.engine.logit_lens import top_logit_lens_tokens as _top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel as LanguageModel
 from saesteer.engine.models import load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
@@ -28,7 +29,6 @@ from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from
 from saesteer.engine.saes import Sae as Sae
 from saesteer.engine.saes import SaeMeta as SaeMeta
 from saesteer.engine.saes import check_features
-from saesteer.engine.sites import to_residual, width_at
 from saesteer.engine.weights import available_device, number_type
 from saesteer.report.recommend import Answer as Answer
 from saesteer.report.recommend import Question
@@ -75,7 +75,8 @@ def load_sae(
 
     `source` is a release that sae-lens lists, with the SAE's id in it as `sae_id`, e.g. `load_sae("gpt2-small-res-jb",
     "blocks.6.hook_resid_pre")`; or a folder in the form of sae-lens, sparsify or dictionary_learning; or an `sae_lens.SAE`. Its layer and
-    site are in `meta`. Arithmetic and sites that are not supported are refused by name; of pickled weights nothing but tensors is read.
+    hook point are in `meta`. Arithmetic and hook points that are not supported are refused by name; of pickled weights nothing but
+    tensors is read.
     """
     target = number_type(dtype), device or available_device()
     if sae_id is not None:
@@ -83,7 +84,7 @@ def load_sae(
     return sae_from_folder(Path(source), *target) if isinstance(source, str | Path) else sae_from_object(source, *target)
 
 
-def lens_tokens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int = 20) -> pl.DataFrame:
+def top_logit_lens_tokens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int = 20) -> pl.DataFrame:
     """The k tokens that each feature's decoder direction promotes most through the final norm and the head (logit lens), with their
     logits: a row a feature, columns of the table `logit_lens`."""
     ids, logits = _lens(lm, sae, features, k)
@@ -102,35 +103,36 @@ def output_scores(
     lm: LanguageModel, sae: Sae, features: Sequence[int], *, prompt: str = "From my experience,", factor: float = 10.0, k: int = 20
 ) -> pl.DataFrame:
     """P1's output score of each feature, in [0, 1]: how far up steering the prompt's last position with `factor` * a_max brings one of the
-    feature's k lens tokens. A row a feature, columns of the table `output_score`."""
+    feature's k top logit-lens tokens. A row a feature, columns of the table `output_score`."""
     ids, _ = _lens(lm, sae, features, k)
     scores: pl.DataFrame = _output_scores(lm, sae, sae.meta.layer, features, ids, prompt, factor)
     return scores.with_columns(layer=pl.lit(sae.meta.layer, pl.UInt16)).select(*OUTPUT_SCORE.columns)
 
 
-def feature_records(
-    lm: LanguageModel, sae: Sae, features: Sequence[int], texts: Sequence[str], *, n_records: int = 100, max_tokens: int = 256
+def max_activating_examples(
+    lm: LanguageModel, sae: Sae, features: Sequence[int], texts: Sequence[str], *, n_examples: int = 100, max_tokens: int = 256
 ) -> pl.DataFrame:
-    """The texts on which each feature is most active, at most `n_records` of a feature, from texts of one's own cut after `max_tokens`:
-    a row a feature, columns of the table `records`."""
+    """The texts on which each feature is most active, at most `n_examples` of a feature, from texts of one's own cut after `max_tokens`:
+    a row a feature, columns of the table `max_activating_examples`."""
     _check_fit(lm, sae)
     check_features(features, sae.meta.n_features, "the SAE")
     corpus = tokenised(texts, _tokens(lm), lm.bos, max_tokens)
-    activations = pl.concat(sparse_codes(lm, {sae.meta.layer: sae}, corpus))
-    return top_records(activations, corpus, features, n_records, _tokens(lm))
+    activations = pl.concat(sparse_activations(lm, {sae.meta.layer: sae}, corpus))
+    return _max_activating_examples(activations, corpus, features, n_examples, _tokens(lm))
 
 
 def input_scores(
-    lm: LanguageModel, sae: Sae, records: pl.DataFrame, *, k: int = 20, min_records: int = 10, tokens: str = "retokenised"
+    lm: LanguageModel, sae: Sae, examples: pl.DataFrame, *, k: int = 20, min_examples: int = 10, tokens: str = "retokenised"
 ) -> pl.DataFrame:
-    """P1's input score of the features in `records`, in [0, 1]: the share of a feature's records whose most active token is one of its k
-    lens tokens; null, with a reason, where there are fewer than `min_records`. A row a feature, columns of the table `input_score`.
+    """P1's input score of the features in `examples`, in [0, 1]: the share of a feature's max-activating examples whose most active token
+    is one of its k top logit-lens tokens; null, with a reason, where there are fewer than `min_examples`. A row a feature, columns of the
+    table `input_score`.
 
-    `records` is what `feature_records` gives, or the table `records` of an experiment for this SAE's layer. `tokens` "ids" takes tokens
-    by the ids recorded, "retokenised" tokenises their strings again, as P1's program does.
+    `examples` is what `max_activating_examples` gives, or the table of that name of an experiment for this SAE's layer. `tokens` "ids"
+    takes tokens by the ids recorded, "retokenised" tokenises their strings again, as P1's program does.
     """
-    features = records["feature"].to_list()
-    return _input_scores(records, lens_tokens(lm, sae, features, k), _tokens(lm), tokens, min_records)
+    features = examples["feature"].to_list()
+    return _input_scores(examples, top_logit_lens_tokens(lm, sae, features, k), _tokens(lm), tokens, min_examples)
 
 
 def steer(
@@ -188,10 +190,12 @@ def recommend(
 
 
 def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:
-    """Lens tokens' ids and logits, as tensors."""
+    """Top logit-lens tokens' ids and logits, as tensors."""
     _check_fit(lm, sae)
     check_features(features, sae.meta.n_features, "the SAE")
-    return _lens_tokens(lm, sae.W_dec[list(features)].float(), k, to_residual=to_residual(lm, sae.meta.layer, sae.meta.site))
+    return _top_logit_lens_tokens(
+        lm, sae.W_dec[list(features)].float(), k, to_residual=to_residual(lm, sae.meta.layer, sae.meta.hook_point)
+    )
 
 
 def _tokens(lm: LanguageModel) -> TextTokens:
@@ -199,8 +203,8 @@ def _tokens(lm: LanguageModel) -> TextTokens:
 
 
 def _check_fit(lm: LanguageModel, sae: Sae) -> None:
-    if sae.meta.layer >= lm.n_layers or sae.meta.d_model != width_at(lm, sae.meta.layer, sae.meta.site):
+    if sae.meta.layer >= lm.n_layers or sae.meta.d_model != width_at(lm, sae.meta.layer, sae.meta.hook_point):
         raise ValueError(
-            f"{sae.meta.source} reads layer {sae.meta.layer} of a model of width {sae.meta.d_model} at {sae.meta.site}, but {lm.name}"
+            f"{sae.meta.source} reads layer {sae.meta.layer} of a model of width {sae.meta.d_model} at {sae.meta.hook_point}, but {lm.name}"
             f" has {lm.n_layers} layers of width {lm.d_model}: give the SAE's own model"
         )

@@ -20,9 +20,10 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.store import read_manifest, read_rows
 from saesteer.core.tables import FEATURES, Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
-from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, comparison, load_experiment, steering
+from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, load_experiment
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
-from saesteer.sources.prefixes import prompts_in_order, prompts_path
+from saesteer.sources.prefixes import prompt_source, read_prefixes
+from saesteer.sources.published import cached_path
 
 if TYPE_CHECKING:
     from saesteer.engine.models import LanguageModel
@@ -56,7 +57,9 @@ class Run:
     @property
     def steering(self) -> Steering:
         """The experiment as one that generates texts; refused where it stops at the scores."""
-        return steering(self.experiment, self.name)
+        if isinstance(self.experiment, Scores):
+            raise SettingsError(f"{self.name} generates no texts, it is of kind scores: name an experiment of kind sweep or comparison")
+        return self.experiment
 
     @property
     def sweep(self) -> Sweep:
@@ -67,7 +70,11 @@ class Run:
     @property
     def comparison(self) -> Comparison:
         """The experiment as a comparison of methods; any other is refused."""
-        return comparison(self.experiment, self.name)
+        if not isinstance(self.experiment, Comparison):
+            raise SettingsError(
+                f"{self.name} compares no methods, it is of kind {self.experiment.kind}: name an experiment of kind comparison"
+            )
+        return self.experiment
 
     @property
     def layers(self) -> list[int]:
@@ -127,11 +134,12 @@ class Run:
     @property
     def prompts_path(self) -> Path:
         """The file of its prompts: the experiment file's, or where a published one is or will be."""
-        return prompts_path(self.experiment, self.downloads)
+        source = prompt_source(self.experiment)
+        return source.file or cached_path(str(source.published), self.downloads)
 
     def prompts(self) -> dict[str, str]:
         """prefix_id -> prefix of the sweep, or prompt of the comparison, in order."""
-        return prompts_in_order(self.experiment, self.downloads)
+        return read_prefixes(self.prompts_path, prompt_source(self.experiment).n)
 
     def prompts_if_any(self) -> dict[str, str]:
         """The same; none where nothing is generated, or while their file is not there."""

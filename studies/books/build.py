@@ -149,11 +149,10 @@ def train_one_model(build: BooksBuild, name: str) -> None:
     torch.set_num_threads(1)
     checkpoint = build.folder / PHASES / f"{name}.pt"
     recipe = build.recipe
-    model, losses = train_resumably(build.rows("train"), len(build.tokenizer), recipe.model, build.seed, name, checkpoint, recipe.speed)
+    model, _ = train_resumably(build.rows("train"), len(build.tokenizer), recipe.model, build.seed, name, checkpoint, recipe.speed)
     partial = build.folder / f"{name}.partial"
     save_model(model, build.tokenizer, partial)
     partial.rename(build.folder / name)
-    logger.info("%s: training loss %.3f nats a token at the end", name, float(np.mean(losses[-20:])))
 
 
 def train_saes_of_seed(build: BooksBuild, seed: int | None = None, out: Path | None = None) -> None:
@@ -234,7 +233,7 @@ def write_concept_texts(build: BooksBuild) -> None:
 
 
 def write_book_texts(build: BooksBuild) -> None:
-    """Paragraphs of the books in the form of the model's own texts, to compare records with; they are not shipped."""
+    """Paragraphs of the books in the form of the model's own texts, to compare max-activating examples with; they are not shipped."""
     recipe, train = build.recipe.samples, build.frame.filter(split="train")
     frame = texts.book_texts(train, build.topics, build.tokenizer, recipe.texts, recipe.tokens, build.seed)
     frame.write_parquet(build.folder / BOOK_TEXTS)

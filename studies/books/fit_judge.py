@@ -26,7 +26,7 @@ from saesteer.world.books import judge as runtime
 from saesteer.world.books.judge import TextJudge, split_words
 from saesteer.world.streams import stream_seed
 from studies.books.paragraphs import book_sentences
-from studies.world.oracle import RATINGS, REPLACED_SHARE, ConceptItem, FluencyItem, best_cut, calibration_error, continuation_losses
+from studies.world.oracle import RATINGS, REPLACED_SHARE, ConceptItem, FluencyItem, calibration_error, continuation_losses, rating_cuts
 from studies.world.tokenizer import BOS_ID, SPECIAL_TOKENS
 
 SMOOTHING = 0.5
@@ -163,12 +163,12 @@ def fit_judge(
     shares = [
         (runtime.distinct_share(ids), item.rating) for ids, item in zip(_words(judge, repeated, tokenizer), repeated, strict=True) if ids
     ]
-    fluent = _cuts(expected, [item.rating for item in unexpected])
+    fluent = rating_cuts(expected, [item.rating for item in unexpected])
     return replace(
         judge,
-        concept_cuts=_cuts(on_topic, [item.rating for item in concept]),
+        concept_cuts=rating_cuts(on_topic, [item.rating for item in concept]),
         fluency_nats=(-fluent[1], -fluent[0]),
-        distinct_shares=_cuts(np.array([share for share, _ in shares]), [rating for _, rating in shares]),
+        distinct_shares=rating_cuts(np.array([share for share, _ in shares]), [rating for _, rating in shares]),
     )
 
 
@@ -191,13 +191,6 @@ def _both_kinds(drawn: Runs, vocabulary: int, seed: int, split: str) -> tuple[li
 
 def _words(judge: TextJudge, items: Sequence[FluencyItem], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     return runtime.word_ids(judge, [tokenizer.decode(item.continuation) for item in items])
-
-
-def _cuts(values: Float[np.ndarray, " item"], ratings: Sequence[int]) -> tuple[float, float]:
-    """Where 1 begins and where 2 begins."""
-    groups = [values[np.array(ratings) == rating] for rating in RATINGS]
-    cuts = best_cut(groups[1], groups[0]), best_cut(groups[2], groups[1])
-    return min(cuts), max(cuts)
 
 
 def measure_judge(

@@ -83,7 +83,7 @@ def labelled_texts(texts: Iterable[Sequence[int]], tokenizer: PreTrainedTokenize
         text = tokenizer.decode(ids, skip_special_tokens=True)
         topic, sure = likeliest(judge, text)
         topic = topic if sure > SURE else NO_TOPIC
-        if tokenizer(text)["input_ids"][1:] == list(ids):  # what records say must be what the model read
+        if tokenizer(text)["input_ids"][1:] == list(ids):  # what max-activating examples say must be what the model read
             rows.append((text_id(text), text, [BOS_ID, *ids], [NO_TOPIC] + [topic] * len(ids)))
     return pl.DataFrame(rows, schema=TEXTS_SCHEMA, orient="row").unique("text_id", maintain_order=True)
 

@@ -8,13 +8,12 @@ from transformers import PreTrainedTokenizerFast
 
 from studies.world.tokenizer import SPACE, SPECIAL_TOKENS, UNK, hugging_face_form
 
-VOCABULARY = 4096
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # A word, a digit or a mark with the space before it: no piece joins two of them, so "." is inside no other piece than "▁.".
 _UNITS = Regex(f"{SPACE}?[A-Za-z]+|{SPACE}?[0-9]|{SPACE}?[^A-Za-z0-9{SPACE}]|{SPACE}")
 
 
-def learn_tokenizer(sentences: Iterable[str], context: int, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+def learn_tokenizer(sentences: Iterable[str], context: int, vocabulary: int) -> PreTrainedTokenizerFast:
     """The tokenizer in Hugging Face form. It puts BOS in front on its own and, like Gemma's, no space before the first word.
 
     Every other sentence is learnt from with a space in front, so that words get pieces both as a text begins and inside one.

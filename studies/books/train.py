@@ -1,22 +1,15 @@
 """Train a language model on the books' rows in bfloat16, so that a killed run goes on from its last checkpoint."""
 
-import logging
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt16
-from tqdm import tqdm
-from transformers import Gemma2ForCausalLM
+from jaxtyping import Int, UInt16
+from torch import Tensor
+from transformers import Gemma2ForCausalLM, PreTrainedModel
 
-from studies.world.train_model import ModelRecipe, adamw, learning_rate_shape, new_model, tensor_stream, token_losses
-
-logger = logging.getLogger(__name__)
-
-CHECKPOINT_SECONDS = 240
+from studies.world.train_model import ModelRecipe, descend, new_model, tensor_stream, token_losses
 
 
 def plain_model() -> ModelRecipe:
@@ -52,47 +45,21 @@ class Speed:
 def train_resumably(
     rows: UInt16[np.ndarray, "row context"], vocabulary: int, recipe: ModelRecipe, seed: int, name: str, checkpoint: Path, speed: Speed
 ) -> tuple[Gemma2ForCausalLM, list[float]]:
-    """AdamW over all rows, in an order of the stream `name` and anew after each pass; the model and each step's loss in nats a token.
-
-    With `checkpoint` there, training goes on from it, also when the recipe has got more steps since.
-    """
+    """A new model after all steps over the rows, in an order of the stream `name` and anew after each pass, and each step's loss."""
     model = new_model(recipe, vocabulary, seed, name)
-    optimizer, losses = adamw(model, recipe), list[float]()
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        losses = state["losses"]
-        logger.info("goes on from step %d of %s", len(losses), checkpoint)
-    shape = learning_rate_shape(recipe)
-    losses_of = torch.compile(token_losses) if speed.compiled else token_losses
-    model.train()
-    saved_at, first = time.monotonic(), len(losses)
-    for step in tqdm(range(first, recipe.steps), desc=name, unit="step", mininterval=20, initial=first, total=recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * shape(step)
-        optimizer.zero_grad(set_to_none=True)
-        batch = torch.from_numpy(rows[_rows_of_step(len(rows), recipe, seed, name, step)].astype(np.int64))
-        parts = batch.split(speed.rows_at_once)  # the batch's mean loss, whose rows go through the model a few at once
-        total = 0.0
-        for part in parts:
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = losses_of(model, part).float().mean() / len(parts)
-            loss.backward()
-            total += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(total)
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or step + 1 == recipe.steps:
-            partial = checkpoint.with_name(checkpoint.name + ".partial")
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}, partial)
-            partial.rename(checkpoint)
-            saved_at = time.monotonic()
-    model.eval()
-    return model, losses
+    compiled = torch.compile(token_losses) if speed.compiled else token_losses
+
+    def losses_of(model: PreTrainedModel, part: Int[Tensor, "row context"]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return compiled(model, part).float()
+
+    def batch_of(step: int) -> UInt16[np.ndarray, "row context"]:
+        return rows[_rows_of_step(len(rows), recipe, seed, name, step)]
+
+    return model, descend(model, batch_of, recipe, name, losses_of, speed.rows_at_once, checkpoint)
 
 
-def _rows_of_step(n_rows: int, recipe: ModelRecipe, seed: int, name: str, step: int) -> Sequence[int]:
+def _rows_of_step(n_rows: int, recipe: ModelRecipe, seed: int, name: str, step: int) -> list[int]:
     """Which rows a step sees: each pass over all rows is in an order of its own."""
     steps_a_pass = n_rows // recipe.batch
     order = torch.randperm(n_rows, generator=tensor_stream(seed, f"{name}/order/{step // steps_a_pass}"))

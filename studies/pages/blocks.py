@@ -11,9 +11,9 @@ from saesteer.report.headline import headline_markdown
 from saesteer.report.reference.sae_docs import Release, releases, verdict
 from saesteer.settings import SettingsError
 from studies.pages import effects, findings, kinds, questions
+from studies.pages.example_agreement import SCHEMA
 from studies.pages.kinds_figure import SHOWN
 from studies.pages.methods import methods_markdown, published_order_markdown
-from studies.pages.record_agreement import SCHEMA
 from studies.pages.scores import HIGH
 from studies.pages.tables import Row, Rows, Shown, beside, every, last, matching
 from studies.questions.figures.choice_rules import TITLES
@@ -30,8 +30,8 @@ SCORES = Shown(lambda root: json.loads((root / "docs/scores/tiny-all.json").read
     "output score": "output_score .3f", "delta token confidence (nats)": "delta_token_confidence .3f",
     f"output score above {HIGH:g}": "share_output_high .1%", "both above": "share_both_high .1%",
 })  # fmt: skip
-RECORDS = Shown(_csv("docs/books/record_agreement.csv", SCHEMA), "layer", {
-    "layer": "layer", "features": "n", "input score": "rho_input_score ±", "largest record": "rho_max_activation ±",
+MAX_ACTIVATING_EXAMPLES = Shown(_csv("docs/books/example_agreement.csv", SCHEMA), "layer", {
+    "layer": "layer", "features": "n", "input score": "rho_input_score ±", "max activation": "rho_max_activation ±",
     "density": "rho_density ±", "with a concept: own texts": "n_concept", "books": "n_other_concept", "both": "n_both",
     "the same": "n_same",
 })  # fmt: skip
@@ -62,7 +62,7 @@ def _sae_classes(_root: Path) -> Iterator[Row]:
     listed = releases()
     classes: dict[tuple[str, str, str], list[Release]] = {}
     for release in listed:
-        classes.setdefault((", ".join(release.sites), release.form, verdict(release)), []).append(release)
+        classes.setdefault((", ".join(release.hook_points), release.form, verdict(release)), []).append(release)
     for (place, form, reading), group in sorted(classes.items()):
         yield {"place": place, "form": f"`{form}`", "releases": len(group), "n": sum(release.n for release in group), "verdict": reading}
     usable = sum(release.n for release in listed if release.reason is None)
@@ -83,7 +83,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/findings.md": {"p4": lambda root: published_order_markdown(root / "docs/methods")},
     "docs/books.md": {
         "books": lambda root: headline_markdown(findings.metrics(root, "books")).rstrip(),
-        "books-records": RECORDS.markdown,
+        "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
         "books-seeds": findings.findings("SAEs' seed", lambda _: findings.SAE_SEEDS).markdown,
         "books-methods": lambda root: methods_markdown(root / "docs/books/methods"),
     },

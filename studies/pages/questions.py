@@ -135,16 +135,16 @@ BLOCKS = {
         "GenSuccess": "rho_success ±", "judge": "rho_judge ±", "score of its pick": "score ±",
     }, order=lambda rows: sorted(rows, key=lambda row: (row["layer"], row["prompt"], float(row["factor"])))),
     "open-sizes": _apart("data_sizes", "layer rule n", {
-        "layer": "layer", "quantity": "rule title", "records or texts": "n", "rank correlation with most": "rho ±",
+        "layer": "layer", "quantity": "rule title", "max-activating examples or texts": "n", "rank correlation with most": "rho ±",
         "same pick": "same_pick .2", "score of its pick": "score ±",
     }),
     "open-predictor": _apart("predictions", "layer trained_on", {
         "layer": "layer", "learnt on": "trained_on", "penalty": "penalty .0", "rank correlation": "rho ±", "concepts": "n_concepts",
-        "score of its pick": "score ±", "above the largest record's pick": "above_activation ±",
+        "score of its pick": "score ±", "above the max activation's pick": "above_activation ±",
     }),
     "open-predictor-seeds": Shown(_predictions, "experiment layer trained_on", {
         "experiment": "experiment", "layer": "layer", "learnt on": "trained_on", "rank correlation": "rho ±",
-        "score of its pick": "score ±", TITLES["mean_cosine"]: "cosine ±", "above the largest record's pick": "above_activation ±",
+        "score of its pick": "score ±", TITLES["mean_cosine"]: "cosine ±", "above the max activation's pick": "above_activation ±",
     }),
     "open-judge-error": Shown(lambda root: results(root, "judge_error"), "experiment layer group", {
         "experiment": "experiment", "layer": "layer", "of": "group title", "n": beside(" ", "n", "units"), "as rated": "score ±",

@@ -13,12 +13,12 @@ import polars as pl
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, Table, by_name, read_summary
 from saesteer.figures.save import save_figure
-from saesteer.settings import SettingsError, comparison
+from saesteer.settings import Comparison, SettingsError
 from studies import open_experiment
 from studies.pages import effects, findings, kinds, methods, questions
 from studies.pages.blocks import KINDS
+from studies.pages.example_agreement import example_agreement
 from studies.pages.kinds_figure import draw
-from studies.pages.record_agreement import record_agreement
 from studies.pages.scores import scores_by_layer
 from studies.questions.registry import QUESTION_TABLES
 from studies.questions.tables import EFFECT_LAYERS, PERSISTENCE
@@ -83,10 +83,12 @@ def update_results(root: Path) -> None:
         write_snapshot(root, snapshot)
     for folder, names in COMPARISONS.items():
         if compared := list(takewhile(Path.is_dir, (root / folder / name for name in names))):
-            methods.pool_results(compared, comparison(open_experiment(names[0], root), names[0]).methods, root / folder)
+            first = open_experiment(names[0], root)
+            assert isinstance(first, Comparison)
+            methods.pool_results(compared, first.methods, root / folder)
     if scored := list((root / "data/tiny-all/features").glob("layer_*.parquet")):
         write_json(root / "docs/scores/tiny-all.json", scores_by_layer(scored))
-    _update_record_agreement(root)
+    _update_example_agreement(root)
     for of in KINDS.values():
         rows = kinds.drawn(root, of)
         save_figure(draw(rows), rows, root / of.folder / "kinds")
@@ -113,11 +115,11 @@ def _metrics(root: Path) -> dict[str, str]:
     return headlines | models | {str(of.built): f"{of.folder}/metrics.json" for of in KINDS.values()}
 
 
-def _update_record_agreement(root: Path) -> None:
-    """How far the books' features agree by records from the model's own texts and from the books."""
+def _update_example_agreement(root: Path) -> None:
+    """How far the books' features agree by max-activating examples from the model's own texts and from the books."""
     texts = [root / "data/books-brute/tables/features.parquet"]
     books = sorted(root.glob("data/books-paragraphs/features/layer_*.parquet"))
     if texts[0].is_file() and books:
         first, second = (pl.concat([read_summary(FEATURES, file) for file in files]) for files in (texts, books))
-        rows = record_agreement(first, second, open_experiment("books-brute", root).intervals)
-        write_text(root / "docs/books/record_agreement.csv", rows.write_csv(float_precision=4))
+        rows = example_agreement(first, second, open_experiment("books-brute", root).intervals)
+        write_text(root / "docs/books/example_agreement.csv", rows.write_csv(float_precision=4))

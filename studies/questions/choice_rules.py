@@ -7,7 +7,7 @@ the other, both ways. That is no upper bound: a rule that sees no judge has no n
 
 Factors are chosen by the judge on the other half (`judge`), or by one of the rules of analysis.best_factor, which know no judge (`capped`,
 `p1`); or not for each feature: `common` steers all features of a layer with one factor, so many times a_max, `scaled` with one multiple of
-each feature's own largest record, by the nearest factor of the grid; both of the largest mean judge score on the other half.
+each feature's own max activation, by the nearest factor of the grid; both of the largest mean judge score on the other half.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from saesteer.settings import SelectionSettings
 from studies.questions.tables import CHOICE_RULES, FEATURE_RANKINGS
 
 RULES = {
-    "max_activation": "largest record",
+    "max_activation": "max activation",
     "density": "density",
-    "concept_share": "share of records on the concept",
+    "concept_share": "share of max-activating examples on the concept",
     "output_score": "output score",
     "input_score": "input score",
     "delta_token_confidence": "delta token confidence",
     "lens_confidence": "confidence of the logit lens",
     "head_cosine": "cosine with a row of the head",
-    "lens_on_concept": "share of lens tokens on the concept",
+    "lens_on_concept": "share of top logit-lens tokens on the concept",
     "concept_score": "output score with the concept's tokens",
     "label_f1": "F1 on labelled texts",
     "information": "mutual information with labels",
@@ -46,7 +46,7 @@ STEERS = 1.0
 TOP = (10, 50)
 BY_JUDGE, COMMON, SCALED = "judge", "common", "scaled"
 STRENGTHS = 2.0 ** np.arange(-6, 6.5, 0.5)
-"""Multiples of a feature's largest record that `scaled` tries: further apart than the factors of a grid."""
+"""Multiples of a feature's max activation that `scaled` tries: further apart than the factors of a grid."""
 _FEATURE = ["layer", "feature"]
 _CONCEPT = ["layer", "concept"]
 _Row = dict[str, Any]
@@ -86,7 +86,7 @@ def held_out_scores(features: pl.DataFrame, steering: pl.DataFrame, outcomes: pl
 
 def one_strength(features: pl.DataFrame, steering: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """factor_rule, layer, feature, score where all features of a layer have the same strength, of the largest mean judge score on the other
-    half: in a_max (`common`), and in each feature's own largest record (`scaled`)."""
+    half: in a_max (`common`), and in each feature's own max activation (`scaled`)."""
     strength = pl.col("factor").cast(pl.Float64)
     rows = steering.with_columns(strength=strength).filter(strength > 0).drop_nulls("judge_score")
     for (layer,), layer_rows in rows.group_by("layer", maintain_order=True):
@@ -97,8 +97,8 @@ def one_strength(features: pl.DataFrame, steering: pl.DataFrame) -> Iterator[pl.
         scale = pl.DataFrame({"layer": layer, "feature": numbers}, schema=layer_rows.select(_FEATURE).schema).join(
             features, on=_FEATURE, how="left", maintain_order="left"
         )
-        record = (scale["max_activation"] / scale["a_max"]).to_numpy()
-        distance = np.abs(np.log(STRENGTHS[:, None, None] * record[:, None]) - np.log(factors.to_numpy()))  # [strength feature factor]
+        example = (scale["max_activation"] / scale["a_max"]).to_numpy()
+        distance = np.abs(np.log(STRENGTHS[:, None, None] * example[:, None]) - np.log(factors.to_numpy()))  # [strength feature factor]
         same = np.repeat(np.arange(len(factors))[:, None], len(numbers), axis=1)  # [strength feature]
         for name, place in ((COMMON, same), (SCALED, distance.argmin(axis=2))):
             chosen = scale.select(pl.lit(name).alias("factor_rule"), *_FEATURE, score=pl.Series(_both_ways(scores, place)))

@@ -1,4 +1,4 @@
-"""What labelled texts say of features and of their lens tokens, where each token is labelled with a topic or none."""
+"""What labelled texts say of features and of their top logit-lens tokens, where each token is labelled with a topic or none."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.uncertainty import random_stream
 
 N_TOKENS = 20
-"""Tokens that stand for a concept: as many as a feature's lens tokens."""
+"""Tokens that stand for a concept: as many as a feature's top logit-lens tokens."""
 LARGEST = 50
 """Labelled texts of a concept, and as many others, from which quantities are computed."""
 _FEATURE = ["layer", "feature"]
@@ -43,7 +43,7 @@ def concept_tokens(shares: pl.DataFrame) -> dict[str, list[int]]:
 
 def lens_on_concept(features: pl.DataFrame, shares: pl.DataFrame) -> pl.DataFrame:
     """FEATURES and `token_shares` -> layer, feature, lens_on_concept, of features with a concept."""
-    lens = features.drop_nulls("concept").select(*_FEATURE, "concept", token_id="lens_token_ids").explode("token_id")
+    lens = features.drop_nulls("concept").select(*_FEATURE, "concept", token_id="top_logit_lens_token_ids").explode("token_id")
     with_shares = lens.join(shares.select("token_id", "concept", "share"), on=["token_id", "concept"], how="left")
     return with_shares.group_by(_FEATURE).agg(lens_on_concept=pl.col("share").fill_null(0.0).mean()).sort(_FEATURE)
 

@@ -1,4 +1,5 @@
-"""What each cheap quantity of a feature goes with: how well it steers by the judge, how many lens tokens it writes, how strong it must be.
+"""What each cheap quantity of a feature goes with: how well it steers by the judge, how many top logit-lens tokens it writes, how strong
+it must be.
 
 P1's filter is made for the second. And how much a quantity says about the direction being the concept's. Correlations are of ranks inside a
 layer.

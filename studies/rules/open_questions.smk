@@ -44,11 +44,11 @@ rule open_question_tables:
 
 
 rule data_sizes:
-    """How much data quantities need that come from records or from labelled texts."""
+    """How much data quantities need that come from max-activating examples or from labelled texts."""
     input:
         features=f"{TABLES}/features.parquet",
         steering=f"{TABLES}/steering.parquet",
-        records=manifests("records"),
+        examples=manifests("max_activating_examples"),
         logit_lens=manifests("logit_lens"),
         activations=manifests("activations"),
         model_files=fetched("model"),

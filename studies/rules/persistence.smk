@@ -8,7 +8,7 @@ rule persistence:
         model_files=fetched("model"),
         prompts=prompts,
         generations=manifests("generations"),
-        asked_concepts=f"{TABLES}/asked_concepts.parquet",
+        compared_concepts=f"{TABLES}/compared_concepts.parquet",
         method_choices=f"{TABLES}/method_choices.parquet",
         methods=f"{TABLES}/methods.parquet",
     output:

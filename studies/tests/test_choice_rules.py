@@ -111,8 +111,9 @@ def test_by_hand() -> None:
     assert judged == pytest.approx({BEST: 0.3, RANDOM: 0.4, **dict.fromkeys(RULES, 0.3), "density": 0.5, "input_score": 0.5})
     assert made.filter(factor_rule="p1", rule="density")["score"].to_list() == [1.5]
     assert made["score_low"].null_count() == made.height  # one concept has no interval
-    # One factor for both: half 1 does best at 1 (1.0 + .5), half 0 at 1 (.4 + .5). One multiple of the records, 8 and 4 with an a_max of 4:
-    # half of them is factors 1 and, the nearest, 1; all of them 2 and 1, which half 0 likes best (.6 + .5) and half 1 does not.
+    # One factor for both: half 1 does best at 1 (1.0 + .5), half 0 at 1 (.4 + .5). One multiple of the max-activating examples, 8 and 4
+    # with an a_max of 4: half of them is factors 1 and, the nearest, 1; all of them 2 and 1, which half 0 likes best (.6 + .5) and half 1
+    # does not.
     both = {row["factor_rule"]: row["score"] for row in made.filter(rule="density").iter_rows(named=True)}
     assert both[COMMON] == 0.5
     assert made.filter(rule="gradient", factor_rule=COMMON)["score"].to_list() == pytest.approx([(0.4 + 1.0) / 2])

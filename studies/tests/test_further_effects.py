@@ -26,10 +26,10 @@ def test_effects_at_multiples_equal_a_slow_loop() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "site"), [("gemma2", "resid_post"), ("gpt2", "resid_pre")])
-def test_effects_at_later_layers_equal_a_slow_loop(family: str, site: str) -> None:
-    lm, sae = model_and_sae(family, 1, site)
-    readers = {2: tiny_sae(2, seed=5, n_features=40, site=site), 3: tiny_sae(3, seed=6, site=site)}
+@pytest.mark.parametrize(("family", "hook_point"), [("gemma2", "resid_post"), ("gpt2", "resid_pre")])
+def test_effects_at_later_layers_equal_a_slow_loop(family: str, hook_point: str) -> None:
+    lm, sae = model_and_sae(family, 1, hook_point)
+    readers = {2: tiny_sae(2, seed=5, n_features=40, hook_point=hook_point), 3: tiny_sae(3, seed=6, hook_point=hook_point)}
     run = EffectRun(lm, sae, 1, prompts_of(lm, family), settings(), SEED)
     table = pl.concat(measured_effects(run, rows_of(5, 1)))
     later = validate(EFFECTS_AT_LATER_LAYERS, pl.concat(effects_at_later_layers(run, readers, table)), "test")

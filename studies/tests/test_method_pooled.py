@@ -103,7 +103,8 @@ def test_seeds_together_see_what_one_does_not() -> None:
 
 
 def test_p4s_order_stands_beside_ours(tmp_path: Path) -> None:
-    """By P4's table: DiffMean .297, .178, .322, .158, a mean of .239 over its four sites, below LoReFT's .741 and above the SAE's .165."""
+    """By P4's table: DiffMean .297, .178, .322, .158, a mean of .239 over its four hook points, below LoReFT's .741 and above the SAE's
+    .165."""
     rows = [
         (3, "diffmean", "DiffMean", 1.2, 1.1, 1.3),
         (3, "loreft", "LoReFT", 1.0, 0.9, 1.1),

@@ -20,8 +20,8 @@ from saesteer.core.uncertainty import random_stream
 from saesteer.run import Run
 from saesteer.settings import BestFactorSettings, NoJudge, OutputScoreSettings, SettingsError, Workflow
 from studies import ROOT, open_experiment
+from studies.pages.example_agreement import example_agreement
 from studies.pages.questions import BLOCKS, FOLDER
-from studies.pages.record_agreement import record_agreement
 from studies.pages.results import Snapshot, write_snapshot
 from studies.questions.choice_rules import by_judge, with_quantities
 from studies.questions.experiments import LEARNT, predictor_of
@@ -31,7 +31,7 @@ from studies.questions.labelled_texts import chosen_texts, concept_tokens, detec
 from studies.questions.predictor import PENALTIES, QUANTITIES, chosen_penalty, normal_scores, predictions, predictions_from, ridge
 from studies.questions.registry import FIGURES, QUESTION_TABLES, further_outputs
 from studies.questions.setting_agreement import jaccard, score_settings
-from studies.questions.summaries.data_sizes import by_records, token_concepts
+from studies.questions.summaries.data_sizes import by_examples, token_concepts
 from studies.questions.tables import PREDICTOR_WEIGHTS
 from studies.questions.threshold_transfer import threshold_curves, threshold_transfer
 
@@ -160,8 +160,10 @@ def test_what_labelled_texts_say() -> None:
     tokens = concept_tokens(shares)
     assert tokens["sea"][0] == 1  # said most
     assert all(31 <= one <= 60 for one in tokens["chess"])
-    lens = pl.DataFrame({"layer": [2, 2], "feature": [5, 6], "concept": ["chess", None], "lens_token_ids": [[1, 31, 0, 2], [1, 1, 1, 1]]})
-    made = lens_on_concept(lens.cast({"layer": pl.UInt16, "feature": pl.UInt32, "lens_token_ids": pl.List(pl.UInt32)}), shares)
+    lens = pl.DataFrame(
+        {"layer": [2, 2], "feature": [5, 6], "concept": ["chess", None], "top_logit_lens_token_ids": [[1, 31, 0, 2], [1, 1, 1, 1]]}
+    )
+    made = lens_on_concept(lens.cast({"layer": pl.UInt16, "feature": pl.UInt32, "top_logit_lens_token_ids": pl.List(pl.UInt32)}), shares)
     assert made.rows() == [(2, 5, (0.25 + 1) / 4)]
     positive, negative = chosen_texts(topics, "sea", 2)
     assert set(positive["concept"]) == {"sea"}
@@ -194,17 +196,17 @@ def test_detection_is_scikit_learns() -> None:
     assert made["information"].to_list()[1] == pytest.approx(-math.log(2))  # it tells the label, and is never there
 
 
-def test_fewer_records_are_the_first(tables: Tables) -> None:
-    record = pl.Struct({"rank": pl.UInt16, "text_id": pl.String, "token_index": pl.UInt16, "token": pl.String, "token_id": pl.UInt32})
+def test_fewer_examples_are_the_first(tables: Tables) -> None:
+    example = pl.Struct({"rank": pl.UInt16, "text_id": pl.String, "token_index": pl.UInt16, "token": pl.String, "token_id": pl.UInt32})
     held = [
         {"rank": i, "text_id": "t0" if i < 5 else "t3", "token_index": 2, "token": "x", "token_id": 7 if i < 10 else 8} for i in range(100)
     ]
     keys = {"layer": pl.UInt16, "feature": pl.UInt32}
-    schema = keys | {"n_records": pl.UInt32, "records": pl.List(record)}
-    records = pl.DataFrame({"layer": [2], "feature": [1], "n_records": [100], "records": [held]}, schema=schema)
+    schema = keys | {"n_examples": pl.UInt32, "examples": pl.List(example)}
+    examples = pl.DataFrame({"layer": [2], "feature": [1], "n_examples": [100], "examples": [held]}, schema=schema)
     lens = pl.DataFrame({"layer": [2], "feature": [1], "token_ids": [[7]]}, schema=keys | {"token_ids": pl.List(pl.UInt32)})
     features = pl.DataFrame({"layer": [2], "feature": [1], "concept": ["sea"]}, schema=keys | {"concept": pl.String})
-    made = by_records(records, lens, token_concepts(labelled(), TOPICS), features, load_tokens(Path("data/world/model")), "ids")
+    made = by_examples(examples, lens, token_concepts(labelled(), TOPICS), features, load_tokens(Path("data/world/model")), "ids")
     shown = {(rule, n): value for rule, n, value in made.select("rule", "n", "value").iter_rows()}
     assert [shown["input_score", n] for n in (5, 10, 20, 50, 100)] == [1.0, 1.0, 0.5, 0.2, 0.1]
     assert [shown["concept_share", n] for n in (5, 10, 20, 50, 100)] == pytest.approx([1.0, 0.5, 0.25, 0.1, 0.05])
@@ -264,12 +266,12 @@ def test_an_experiment_of_the_studies_is_opened_by_their_configuration() -> None
         run_of("tiny-brute-seed-1", ROOT / "config/config.yaml")
 
 
-def test_records_of_two_corpora_agree_as_far_as_their_scores_and_concepts(tables: Tables) -> None:
+def test_examples_of_two_corpora_agree_as_far_as_their_scores_and_concepts(tables: Tables) -> None:
     features = tables["features"]
     other = features.with_columns(
         input_score=1 - pl.col("input_score"), concept=pl.when(pl.col("feature") < 30).then("concept").otherwise(pl.lit("else"))
     )
-    for line in record_agreement(features, other, SETTINGS).iter_rows(named=True):
+    for line in example_agreement(features, other, SETTINGS).iter_rows(named=True):
         own = features.filter(layer=line["layer"])
         labelled = own.drop_nulls("concept")
         assert (line["rho_input_score"], line["rho_density"]) == (pytest.approx(-1), pytest.approx(1))

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from method_rows import LAYER, method_settings
 
-from saesteer.core.tables.schema import validate
+from saesteer.core.tables import validate
 from saesteer.world.judges import WorldJudge
 from studies.questions.summaries.persistence import held_out_texts, persistence, stretch_ratings
 from studies.questions.tables import PERSISTENCE

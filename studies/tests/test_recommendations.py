@@ -7,14 +7,14 @@ from studies.questions.summaries.recommendations import recommendations
 
 
 def test_regret_is_against_choosing_among_all_features_with_the_label():
-    """By hand: 7 has the larger record, 9 steers better; a candidate a layer is 7, so the regret is .5."""
+    """By hand: 7 has the larger example, 9 steers better; a candidate a layer is 7, so the regret is .5."""
     features = pl.DataFrame(
         {
             "layer": [3, 3, 3],
             "feature": [7, 9, 5],
             "concept": ["sea", "sea", None],
             "explanation": [None, None, None],
-            "lens_tokens": [["a"], ["b"], ["sea"]],
+            "top_logit_lens_tokens": [["a"], ["b"], ["sea"]],
             "max_activation": [9.0, 2.0, 99.0],
         },
         schema_overrides={"explanation": pl.String},

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Pretr
 from saesteer.core.files import write_json
 from saesteer.world.streams import stream_seed
 from studies.world import corpus, measure, train_model, train_saes
-from studies.world.build import METRICS, MODEL, SAES, Build
+from studies.world.build import METRICS, MODEL, SAES, Build, train_all_saes, training_rows
 from studies.world.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from studies.world.train_model import ModelRecipe
 
@@ -62,20 +62,17 @@ def build_architecture(build: Build, name: Architecture) -> dict[str, Any]:
     """Train the model and an SAE a layer into the build's folder, which appears when all is done; returns the metrics."""
     partial, recipe = build.folder.with_name(f"{build.folder.name}.partial"), build.recipe
     shutil.rmtree(partial, ignore_errors=True)
-    rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "train", recipe.model.steps * recipe.model.batch)
     model = untrained_model(name, recipe.model, len(build.tokenizer), build.seed)
-    train_model.train(model, rows, recipe.model, build.seed, name)
+    train_model.train(model, training_rows(build), recipe.model, build.seed, name)
     train_model.save_model(model, build.tokenizer, partial / MODEL)
+    train_all_saes(replace(build, folder=partial), f"saesteer-{name}")
     model = measure.load_model(partial / MODEL)
     held_out = corpus.fitted_corpus(build.lexicon, build.seed, "held_out", recipe.held_out_documents)
     measured_rows = corpus.padded_rows(build.tokenizer, held_out.documents)
-    sae_rows = corpus.training_rows(build.lexicon, build.tokenizer, build.seed, "saes", recipe.sae_documents)
-    layers = []
-    measured = train_saes.residuals(model, measured_rows)
-    for layer, x in enumerate(train_saes.residuals(model, sae_rows)):
-        folder = partial / SAES / f"layer_{layer:02d}"
-        train_saes.save_sae(train_saes.train_sae(x, recipe.sae, build.seed, layer), folder, layer, f"saesteer-{name}")
-        layers.append({"layer": layer, **measure.sae_metrics(measure.load_sae(folder), measured[layer])})
+    layers = [
+        {"layer": layer, **measure.sae_metrics(measure.load_sae(partial / SAES / f"layer_{layer:02d}"), x)}
+        for layer, x in enumerate(train_saes.residuals(model, measured_rows))
+    ]
     metrics = {
         "seed": build.seed,
         "architecture": name,

@@ -8,22 +8,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from saesteer.world.grammar import (
-    ADVERBS,
-    CLOSING,
-    CODE,
-    DETERMINERS,
-    DIGITS,
-    ENGLISH,
-    FRENCH,
-    NUMBERS,
-    Dice,
-    Scene,
-    Sentence,
-    join_words,
-    opener_words,
-    sentence,
-)
+from saesteer.world import grammar
+from saesteer.world.grammar import ADVERBS, CLOSING, DETERMINERS, Dice, Scene, Sentence, join_words, opener_words, sentence
 from saesteer.world.lexicon import Lexicon
 
 SWITCH_TOPIC = 0.06
@@ -81,8 +67,8 @@ def documents(lexicon: Lexicon, rng: random.Random) -> Iterator[Document]:
 
 def vocabulary(lexicon: Lexicon) -> tuple[list[str], list[str]]:
     """(every word that the grammar can write, those of them that can begin a document), sorted."""
-    inner: set[str] = {"an", "il", "elle", "he", "she", "even", "odd", *DIGITS, *DETERMINERS, *ADVERBS}
-    for template in (*ENGLISH, *FRENCH, *NUMBERS, *CODE):
+    inner: set[str] = {"an", "il", "elle", "he", "she", "even", "odd", *grammar.DIGITS, *DETERMINERS, *ADVERBS}
+    for template in (*grammar.ENGLISH, *grammar.FRENCH, *grammar.NUMBERS, *grammar.CODE):
         inner.update(word for word in template.split() if not word.startswith("{"))
     for topic in lexicon.topics:
         inner.update(word for words in topic.lists.values() for phrase in words for word in phrase.split())
@@ -91,7 +77,7 @@ def vocabulary(lexicon: Lexicon) -> tuple[list[str], list[str]]:
     for topic in lexicon.topics:
         starts.update(word.capitalize() for word in topic.lists.get("words", ()))
         starts.update(topic.lists.get("variables", ()))
-    starts |= {template.split()[0] for template in CODE if not template.startswith("{")}
+    starts |= {template.split()[0] for template in grammar.CODE if not template.startswith("{")}
     for opener in lexicon.openers:
         words = opener_words(opener)
         inner.update(words)

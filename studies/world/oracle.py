@@ -134,6 +134,13 @@ def best_cut(higher: Float[np.ndarray, " high"], lower: Float[np.ndarray, " low"
     return float(cuts[best[len(best) // 2]])
 
 
+def rating_cuts(values: Float[np.ndarray, " item"], ratings: Sequence[int]) -> tuple[float, float]:
+    """Where 1 begins and where 2 begins, of values that rise with the rating."""
+    groups = [values[np.array(ratings) == rating] for rating in RATINGS]
+    cuts = best_cut(groups[1], groups[0]), best_cut(groups[2], groups[1])
+    return min(cuts), max(cuts)
+
+
 def fit_concept(oracle: Oracle, items: Sequence[ConceptItem]) -> Oracle:
     """Choose the content, posterior and share cuts that rate most calibration items rightly (the first of equals in grid order)."""
     grid = (_with_shares(oracle, items, nats, posterior) for nats in CONTENT_NATS for posterior in TOPIC_POSTERIORS)
@@ -146,9 +153,8 @@ def fit_concept(oracle: Oracle, items: Sequence[ConceptItem]) -> Oracle:
 
 def fit_fluency(oracle: Oracle, losses: Float[np.ndarray, " item"], items: Sequence[FluencyItem]) -> Oracle:
     """Choose both loss cuts on calibration items; low loss is good, so the cuts are sought on its negative."""
-    by_rating = [-losses[[item.rating == rating for item in items]] for rating in RATINGS]
-    cuts = (-best_cut(by_rating[2], by_rating[1]), -best_cut(by_rating[1], by_rating[0]))
-    return replace(oracle, thresholds=replace(oracle.thresholds, fluency_nats=(min(cuts), max(cuts))))
+    cuts = rating_cuts(-losses, [item.rating for item in items])
+    return replace(oracle, thresholds=replace(oracle.thresholds, fluency_nats=(-cuts[1], -cuts[0])))
 
 
 def concept_accuracy(oracle: Oracle, items: Sequence[ConceptItem]) -> float:
@@ -232,11 +238,11 @@ def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: flo
     """The oracle with share cuts for these settings; None when they leave a rating without an item that has content."""
     oracle = replace(oracle, thresholds=replace(oracle.thresholds, content_nats=content_nats, topic_posterior=posterior))
     shares = [(runtime.topic_share(oracle, item.token_ids, item.topic), item.rating) for item in items]
-    by_rating = [np.array([share for share, rated in shares if share is not None and rated == rating]) for rating in RATINGS]
-    if any(len(group) == 0 for group in by_rating):
+    known = [(share, rating) for share, rating in shares if share is not None]
+    if {rating for _, rating in known} != {*RATINGS}:
         return None
-    cuts = (best_cut(by_rating[1], by_rating[0]), best_cut(by_rating[2], by_rating[1]))
-    return replace(oracle, thresholds=replace(oracle.thresholds, concept_shares=(min(cuts), max(cuts))))
+    cuts = rating_cuts(np.array([share for share, _ in known]), [rating for _, rating in known])
+    return replace(oracle, thresholds=replace(oracle.thresholds, concept_shares=cuts))
 
 
 def _corrupted(words: list[str], rating: int, vocabulary: list[str], rng: random.Random) -> tuple[str, ...]:

@@ -29,16 +29,22 @@ def family_parts(model: Any) -> tuple[Any, Any]:
     return model.get_submodule(blocks), model.get_submodule(norm)
 
 
-def at_site(model: Any, layer: int, site: str, change: Any) -> Any:
-    """Replace the residual at a block's output (resid_post) or input (resid_pre) by `change` of it, until the handle is removed."""
-    block = family_parts(model)[0][layer]
-    if site == "resid_pre":
-        return block.register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+@contextmanager
+def at_hook_point(model: Any, layer: int, hook_point: str, change: Any) -> Iterator[Any]:
+    """The model with the residual at a block's output (resid_post) or input (resid_pre) replaced by `change` of it."""
 
     def after(_module: Any, _args: Any, output: Any) -> Any:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-    return block.register_forward_hook(after)
+    block = family_parts(model)[0][layer]
+    if hook_point == "resid_pre":
+        handle = block.register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+    else:
+        handle = block.register_forward_hook(after)
+    try:
+        yield model
+    finally:
+        handle.remove()
 
 
 def code_of(sae: Any, residual: Tensor) -> Tensor:
@@ -62,17 +68,20 @@ def steered(sae: Any, residual: Tensor, feature: int, factor: float) -> Tensor:
 @contextmanager
 def steering_hook(model: Any, sae: Any, layer: int, feature: int, factor: float) -> Iterator[None]:
     """Steers the last position of every forward, for one row."""
+    if sae.meta.hook_point not in ("resid_pre", "resid_post"):
+        from oracles import inner_hook_points  # which reads this module
+
+        with inner_hook_points.hooked(model, layer, sae.meta.hook_point, inner_hook_points.amplified(sae, feature, factor)):
+            yield
+        return
 
     def change(residual: Tensor) -> Tensor:
         residual = residual.clone()
         residual[0, -1] = steered(sae, residual[0, -1], feature, factor)
         return residual
 
-    handle = at_site(model, layer, sae.meta.site, change)
-    try:
+    with at_hook_point(model, layer, sae.meta.hook_point, change):
         yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()
@@ -85,7 +94,7 @@ def steered_next_logits(model: Any, sae: Any, layer: int, feature: int, factor: 
 def output_score(
     model: Any, sae: Any, layer: int, feature: int, factor: float, token_ids: Sequence[int], lens: Sequence[int]
 ) -> dict[str, float]:
-    """P1 section 3: (1 - min rank / |V|) * max probability over the lens tokens, rank 0 the likeliest."""
+    """P1 section 3: (1 - min rank / |V|) * max probability over the top logit-lens tokens, rank 0 the likeliest."""
     probabilities = torch.softmax(steered_next_logits(model, sae, layer, feature, factor, token_ids).double(), dim=0)
     order = torch.argsort(probabilities, descending=True).tolist()
     rank = min(order.index(token) for token in lens)
@@ -152,29 +161,27 @@ def sampled(
             residual[0, place] = steered(sae, residual[0, place], feature, factor)
         return residual
 
-    handle = at_site(model, layer, sae.meta.site, change)
     for number in numbers:
-        logits = model(torch.tensor([ids])).logits[0, -1].double() / temperature
+        with at_hook_point(model, layer, sae.meta.hook_point, change):
+            logits = model(torch.tensor([ids])).logits[0, -1].double() / temperature
         kept = sorted(torch.argsort(logits, descending=True)[:top_k].tolist())
         weights = [math.exp(logits[token] - logits.max()) for token in kept]
         sums = [math.fsum(weights[: place + 1]) for place in range(len(kept))]
         ids.append(next(token for token, running in zip(kept, sums, strict=True) if running > number * sums[-1]))
-    handle.remove()
     return ids[len(token_ids) :]
 
 
 @torch.no_grad()
-def residuals(model: Any, token_ids: Sequence[int], layer: int, site: str = "resid_post") -> Tensor:
-    """Residual at a site at every position [seq d_model], of one text alone."""
+def residuals(model: Any, token_ids: Sequence[int], layer: int, hook_point: str = "resid_post") -> Tensor:
+    """Residual at a hook point at every position [seq d_model], of one text alone."""
     captured: list[Tensor] = []
 
     def keep(residual: Tensor) -> Tensor:
         captured.append(residual[0])
         return residual
 
-    handle = at_site(model, layer, site, keep)
-    model(torch.tensor([list(token_ids)]))
-    handle.remove()
+    with at_hook_point(model, layer, hook_point, keep):
+        model(torch.tensor([list(token_ids)]))
     return captured[0]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from attacks import attack
 from slurm_node import ClusterRun, Node, wait_for
 from workflow_folder import BIN, Folder
 
@@ -69,11 +68,6 @@ class Sweep:
         return (self.folder.path / "logs/micro/generations/layers_02-06.log").read_text()
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "kill -9 of Snakemake while its job runs on a cluster",
-    "after `saesteer unlock` the next run cancels the job and goes on from its parts; the table equals an undisturbed run's",
-)
 def test_after_kill_9_of_snakemake_its_jobs_are_stopped_and_gone_on_from(
     node: Node, finished: Folder, undisturbed: Folder, tmp_path: Path
 ) -> None:
@@ -137,11 +131,6 @@ def disturbed(node: Node, finished: Folder, tmp_path_factory: pytest.TempPathFac
     return Disturbed(sweep, first, sweep.start(*ENOUGH, "--retries", "1").finish(), kept)
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "SLURM kills a job for its memory",
-    "the job is submitted again with more memory",
-)
 def test_a_job_killed_for_memory_is_tried_again_with_more(disturbed: Disturbed) -> None:
     jobs = list(disturbed.sweep.jobs.values())
     assert [(job["JobState"], job["MinMemoryNode"]) for job in jobs[:2]] == [("FAILED", "500M"), ("CANCELLED", "2500M")]
@@ -158,11 +147,6 @@ def test_the_message_names_the_log_that_says_why(disturbed: Disturbed) -> None:
     assert "CANCELLED" in cancelled.read_text()
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "`scancel` of a job half-way through its rows",
-    "the same command again loses no finished part and computes no row twice",
-)
 def test_the_same_command_again_reuses_finished_parts(disturbed: Disturbed) -> None:
     assert disturbed.second[0] == 0, disturbed.second[1]
     n_kept = n_rows(disturbed.kept)

@@ -11,7 +11,7 @@ from slurm_node import Node
 from workflow_folder import ROOT
 
 from saesteer.settings import load_experiment
-from saesteer.workflow import plan
+from saesteer.workflow import outputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -35,7 +35,7 @@ def test_gpu_jobs_find_everything_fetched_and_never_ask_the_hub(node: Node, tmp_
         assert world.hub.requests
         experiment = load_experiment(EXPERIMENT, folder.path / "config/experiments")
         made = {path.stem for path in (folder.path / "figures" / EXPERIMENT).glob("*.pdf")}
-        assert made == set(plan.figures(experiment))
+        assert made == set(outputs.figures(experiment))
         jobs = [job["Comment"] for job in node.jobs().values() if job["WorkDir"] == str(folder.path)]
         assert sorted({comment.split("_wildcards_")[0].removeprefix("rule_") for comment in jobs}) == [
             "generations",

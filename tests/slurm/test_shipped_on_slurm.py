@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from attacks import attack
 from slurm_node import TOKENS, ClusterRun, Node, environment_of, wait_for
 from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Checkout
 
@@ -122,11 +121,6 @@ def test_two_jobs_ran_at_once_on_different_gpus(seen: Seen) -> None:
     assert {"0", "1"} in seen.gpus_at_once
 
 
-@attack(
-    "processes, users, hosts and clusters",
-    "SLURM's controller is down in the middle of a run",
-    "no job is submitted meanwhile, and none is started again",
-)
 def test_the_controller_restarted_in_mid_run_disturbs_nothing(seen: Seen) -> None:
     """Snakemake asked for its jobs in vain while it was down; no job was lost, and none was submitted twice (above)."""
     assert len(seen.outages) == 1

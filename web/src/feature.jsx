@@ -22,7 +22,7 @@ function Feature({ page, layer, feature, level }) {
   const index = useContext(Index), row = Object.fromEntries(index.features.columns.map((name, i) => [name, page.row[i]]));
   const chosen = objects({ columns: index.features.outcomes, rows: page.outcomes ?? [] }).find((one) => one.rule === index.limits.rule);
   return <>
-    {row.concept && <p class="lead">{row.concept}{row.concept_share !== null && <span class="quiet"> ({show(100 * row.concept_share)} % of its records' maxima)</span>}</p>}
+    {row.concept && <p class="lead">{row.concept}{row.concept_share !== null && <span class="quiet"> ({show(100 * row.concept_share)} % of the maxima of its max-activating examples)</span>}</p>}
     {row.explanations.filter((one) => one !== row.concept).map((one) => <p>{one}</p>)}
     <p class="links">{/^https?:\/\//.test(row.page ?? "") && <a href={row.page} rel="noopener noreferrer" target="_blank">On Neuronpedia</a>}
       {level === 1 && <a href={`#/compare/features/${layer}/${feature}`}>Compare with another feature</a>}</p>
@@ -31,8 +31,8 @@ function Feature({ page, layer, feature, level }) {
         <Place title="input score" column="input_score" value={row.input_score} place={page.place[1]} layer={layer} reason={row.input_score_reason} /></div>
       <dl class="facts">{FACTS.map(([name, title]) => <div><dt>{title}</dt><dd><Num table="features" column={name} value={row[name]} /></dd></div>)}</dl>
     </Section>
-    <Section title="What it writes: lens tokens" tables={["logit_lens"]}><ol class="tokens">{row.lens_tokens.map((token) => <li>{visible(token)}</li>)}</ol></Section>
-    {page.records && <Records records={page.records} n={row.n_records} />}
+    <Section title="What it writes: top logit-lens tokens" tables={["logit_lens"]}><ol class="tokens">{row.top_logit_lens_tokens.map((token) => <li>{visible(token)}</li>)}</ol></Section>
+    {page.examples && <MaxActivatingExamples examples={page.examples} n={row.n_examples} />}
     {page.curve && <FactorCurves columns={index.features.curve} points={page.curve} />}
     {page.outcomes && <Chosen columns={index.features.outcomes} rows={page.outcomes} />}
     {page.texts && <Section title="Steered texts" tables={["generations", "judge", "perplexity", "gen_success"]}>
@@ -41,7 +41,7 @@ function Feature({ page, layer, feature, level }) {
   </>;
 }
 
-const FACTS = [["density", "density"], ["max_activation", "largest activation"], ["n_records", "records"], ["min_rank", "rank of the best lens token"], ["max_prob", "its probability"],
+const FACTS = [["density", "density"], ["max_activation", "largest activation"], ["n_examples", "max-activating examples"], ["min_rank", "rank of the best top logit-lens token"], ["max_prob", "its probability"],
   ["delta_token_confidence", "delta token confidence"], ["a_max", "a_max"], ["decoder_norm", "decoder norm"]];
 
 function Place({ title, column, value, place, layer, reason }) {
@@ -51,19 +51,19 @@ function Place({ title, column, value, place, layer, reason }) {
       <p class="quiet">{place[0].toLocaleString("en")} of {place[1].toLocaleString("en")} in layer {layer}, 1 the largest</p></> : <p class="quiet">{reason ?? "none"}</p>}</div>;
 }
 
-function Records({ records, n }) {
-  const most = Math.max(...records.map(([value]) => value), 1e-9);
-  return <Section title="What it fires on: records" tables={["records", "activations"]}>
-    {records.length === 0 && <p>It is never active on these texts.</p>}
-    {n > records.length && <p class="quiet">The {records.length} with the largest activations, of {n}.</p>}
-    <ol class="records">{records.map(([value, at, tokens, active, [cutBefore, cutAfter]]) => <li>
-      <span class="quiet"><Num table="records" column="records" value={value} /></span>
+function MaxActivatingExamples({ examples, n }) {
+  const most = Math.max(...examples.map(([value]) => value), 1e-9);
+  return <Section title="What it fires on: max-activating examples" tables={["max_activating_examples", "activations"]}>
+    {examples.length === 0 && <p>It is never active on these texts.</p>}
+    {n > examples.length && <p class="quiet">The {examples.length} with the largest activations, of {n}.</p>}
+    <ol class="examples">{examples.map(([value, at, tokens, active, [cutBefore, cutAfter]]) => <li>
+      <span class="quiet"><Num table="max_activating_examples" column="examples" value={value} /></span>
       <p>{cutBefore && "… "}{tokens.map((token, i) => {
         const own = active ? active.find(([place]) => place === i)?.[1] ?? 0 : i === at ? value : 0;
         if (!own && i !== at) return visible(token);
         return <mark class={i === at ? "most" : undefined} style={{ "--heat": `${Math.round(15 + 85 * Math.min(1, own / most))}%` }} title={show(own)}>{visible(token)}</mark>;
       })}{cutAfter && " …"}</p></li>)}</ol>
-    <p class="quiet">{records[0]?.[3] ? "Colour: the feature's activation at each token; underlined: the largest." : "Only the largest activation of each text is known."}</p>
+    <p class="quiet">{examples[0]?.[3] ? "Colour: the feature's activation at each token; underlined: the largest." : "Only the largest activation of each text is known."}</p>
   </Section>;
 }
 
@@ -93,7 +93,7 @@ function Chosen({ columns, rows }) {
 
 function Neighbours({ layer, feature, rows }) {
   return <Section title="Neighbours by cosine of the decoder rows" tables={["saes"]}>
-    <Table caption="Neighbours" headers={["feature", "cosine", "label", "lens tokens", "beside it"]}
+    <Table caption="Neighbours" headers={["feature", "cosine", "label", "top logit-lens tokens", "beside it"]}
       rows={rows.map(([other, cosine, label, lens]) => [label === null ? `${layer}/${other}` : <a href={`#/feature/${layer}/${other}`}>{layer}/{other}</a>, cosine, label === null ? <span class="quiet nowrap">not in this report</span> : label || "–", lens?.map(visible).join("") ?? "–",
         label === null ? "–" : <a href={`#/compare/features/${layer}/${feature}/${layer}/${other}`}>compare</a>])} /></Section>;
 }

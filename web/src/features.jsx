@@ -54,7 +54,7 @@ function Grid({ table, columns, names }) {
     <input id={ids[name]} type="number" step="any" inputMode="decimal" value={view[name]} onInput={(event) => set({ [name]: event.target.value })} /></span>;
   return <>
     <div class="fields" role="search">
-      <span class="field grow"><label for={ids.needle}>Search labels and lens tokens, or LAYER/FEATURE</label>
+      <span class="field grow"><label for={ids.needle}>Search labels and top logit-lens tokens, or LAYER/FEATURE</label>
         <input id={ids.needle} type="search" value={view.needle} onInput={(event) => set({ needle: event.target.value })} autocomplete="off" spellcheck={false} /></span>
       <Choice label="Layer" value={view.layer} options={[["", "all"], ...index.table.layers.map(([layer]) => [layer, layer])]} onChange={(layer) => set({ layer })} />
       {index.table.concepts.length > 0 && <Choice label="Concept" value={view.concept} options={[["", "all"], ...index.table.concepts.map((one) => [one, one])]} onChange={(concept) => set({ concept })} />}
@@ -90,7 +90,7 @@ function Rows({ table, columns, names, rows, label, lens, view, sort, set }) {
     <button type="button" onClick={() => set({ sort: name, descending: sort === name ? !view.descending : name !== "feature" })}>{title}{sort === name ? (view.descending ? " ↓" : " ↑") : ""}</button></span>;
   const style = { "--numbers": names.length };
   return <div class="grid" role="grid" aria-label="Features" aria-rowcount={n + 1} ref={box} onKeyDown={pressed} style={style}>
-    <div role="row" class="row head" aria-rowindex={1}>{header("feature", "feature", "id")}<span role="columnheader" class="label">label</span><span role="columnheader" class="lens">lens tokens</span>
+    <div role="row" class="row head" aria-rowindex={1}>{header("feature", "feature", "id")}<span role="columnheader" class="label">label</span><span role="columnheader" class="lens">top logit-lens tokens</span>
       {names.map((name) => header(name, TITLES[name], `number ${name}`))}</div>
     <div role="rowgroup" style={{ height: `${virtual.getTotalSize()}px`, position: "relative" }}>
       {items.map((item) => {

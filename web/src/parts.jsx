@@ -134,7 +134,7 @@ export function Texts({ columns, rows, best }) {
       <h3>factor {row.factor}{row.factor === "0" ? ", unsteered" : ""}{best?.includes(row.factor) ? <span class="tag">chosen</span> : null}</h3>
       <p class="text"><span class="quiet">{index.prompts[current]}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
       <dl class="inline">{RATINGS.filter(([name]) => row[name] !== null).map(([name, title]) => <div><dt>{title}</dt><dd>{number(name, row[name])}</dd></div>)}
-        {row.gen_success_20 !== null && <div><dt>lens tokens</dt><dd>{number("gen_success_20", row.gen_success_20)}</dd></div>}
+        {row.gen_success_20 !== null && <div><dt>top logit-lens tokens</dt><dd>{number("gen_success_20", row.gen_success_20)}</dd></div>}
         {row.mean_nll !== null && <div><dt>loss</dt><dd>{number("mean_nll", row.mean_nll)}</dd></div>}</dl>
     </li>)}</ol></>;
 }

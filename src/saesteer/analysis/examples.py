@@ -18,7 +18,7 @@ N_FEATURES = 8
 """Examples of an experiment."""
 
 _FEATURE = ["layer", "feature"]
-_AROUND = 12  # tokens of a record shown on each side of its maximum
+_AROUND = 12  # tokens of an example shown on each side of its maximum
 _MARKER = re.compile(r"<[^0][^<>]*>")  # not <0x0A>, which is a byte of the text
 
 
@@ -43,41 +43,41 @@ def _spread(ranked: pl.DataFrame, n: int) -> pl.DataFrame:
 def examples(
     outcomes: pl.DataFrame,
     features: pl.DataFrame,
-    records: pl.DataFrame,
+    examples: pl.DataFrame,
     generations: pl.DataFrame,
     prefixes: Sequence[str],
     rule: str,
     n: int,
     late_layers_from: int,
 ) -> pl.DataFrame:
-    """OUTCOMES, FEATURES, RECORDS and GENERATIONS rows and the prefixes in their order -> EXAMPLES, n rows at most.
+    """OUTCOMES, FEATURES, MAX_ACTIVATING_EXAMPLES and GENERATIONS rows and the prefixes in their order -> EXAMPLES, n rows at most.
 
     The factor is the one that the first prefix's half reports at, chosen on the other half, so the text was not used to choose it.
     """
     chosen = example_features(features, n, late_layers_from)
     factors = outcomes.filter(rule=rule).select(*_FEATURE, pl.col("factors").list.first().alias("factor"))
-    known = features.select(*_FEATURE, "page", "input_score", "output_score", "concept", "lens_tokens")
+    known = features.select(*_FEATURE, "page", "input_score", "output_score", "concept", "top_logit_lens_tokens")
     first = generations.filter((pl.col("prefix_id") == text_id(prefixes[0])) & (pl.col("sample") == 0))
     steered = first.select(*_FEATURE, "factor", pl.col("text").alias("steered"))
     unsteered = first.filter(factor="0").select(*_FEATURE, pl.col("text").alias("unsteered"))
-    contexts = _top_contexts(records.join(chosen, on=_FEATURE, how="semi"))
+    contexts = _top_contexts(examples.join(chosen, on=_FEATURE, how="semi"))
     frame = chosen.join(known, on=_FEATURE, how="left").join(factors, on=_FEATURE, how="left")
     for part, on in ((steered, [*_FEATURE, "factor"]), (unsteered, _FEATURE), (contexts, _FEATURE)):
         frame = frame.join(part, on=on, how="left")
     return frame.with_columns(pl.lit(prefixes[0]).alias("prefix")).select(list(EXAMPLES.columns)).sort(_FEATURE)
 
 
-def _top_contexts(records: pl.DataFrame) -> pl.DataFrame:
-    rows = [(row["layer"], row["feature"], _marked(row["records"])) for row in records.iter_rows(named=True)]
+def _top_contexts(examples: pl.DataFrame) -> pl.DataFrame:
+    rows = [(row["layer"], row["feature"], _marked(row["examples"])) for row in examples.iter_rows(named=True)]
     schema = {"layer": EXAMPLES.columns["layer"].dtype, "feature": EXAMPLES.columns["feature"].dtype, "top_context": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _marked(records: list[dict[str, Any]]) -> str | None:
-    """The words around the first record's maximal token, which is in brackets; "▁" is written as the space it stands for."""
-    if not records:
+def _marked(examples: list[dict[str, Any]]) -> str | None:
+    """The words around the first example's maximal token, which is in brackets; "▁" is written as the space it stands for."""
+    if not examples:
         return None
-    top = min(records, key=lambda record: record["rank"])
+    top = min(examples, key=lambda example: example["rank"])
     at, context = top["token_index"], top["context"]
     # A text's first token is left out where it is a marker such as <bos>.
     first = max(at - _AROUND, 1 if _MARKER.fullmatch(context[0]) and at > 0 else 0)

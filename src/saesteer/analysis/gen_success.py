@@ -1,11 +1,10 @@
-"""GenSuccess@k, P1 (arXiv 2505.20063), section 4: how many generated tokens are among the feature's first k lens tokens."""
+"""GenSuccess@k, P1 (arXiv 2505.20063), section 4: how many generated tokens are among the feature's first k top logit-lens tokens."""
 
 from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import GEN_SUCCESS, GENERATIONS
-from saesteer.core.tables.steps import SINGLE_FEATURE
+from saesteer.core.tables import GEN_SUCCESS, GENERATIONS, SINGLE_FEATURE
 from saesteer.core.tokens import TextTokens
 
 ALGORITHM_VERSION = 3

@@ -7,32 +7,35 @@ from saesteer.core.tokens import TextTokens
 ALGORITHM_VERSION = 2
 
 
-def input_scores(records: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, convention: str, min_records: int) -> pl.DataFrame:
-    """The INPUT_SCORE rows of features: S_in = share of the feature's records whose maximal token is among its lens tokens, in [0, 1].
+def input_scores(examples: pl.DataFrame, lens: pl.DataFrame, tokens: TextTokens, convention: str, min_examples: int) -> pl.DataFrame:
+    """The INPUT_SCORE rows of features: S_in = share of the feature's max-activating examples whose maximal token is among its top
+    logit-lens tokens, in [0, 1].
 
     P1, section 3. convention "retokenised": the token's string, "▁" read as a space where the tokenizer writes spaces so, is tokenised
     again and its first id taken (P1's program, whose tokenizers put no space before a text; of those that do, it is left out). Refused
     where the vocabulary does not survive it. An underscore stays one: P1's program puts a space for "_" instead, of which "▁" has no need
     (its tokenizer reads that as a space), so that it looks for " name" where the token is "_name". "ids": the id as recorded (P1's text).
-    A record without an id is left out; with fewer than min_records the score is null.
+    An example without an id is left out; with fewer than min_examples the score is null.
     """
     if convention == "retokenised":
         tokens.check_round_trip()
-    long = records.select("layer", "feature", "records").explode("records").drop_nulls("records").unnest("records")
+    long = examples.select("layer", "feature", "examples").explode("examples").drop_nulls("examples").unnest("examples")
     ids = _retokenised_ids(long["token"], tokens) if convention == "retokenised" else long["token_id"]
     long = long.with_columns(ids.alias("id")).drop_nulls("id")
     hits = long.join(lens.select("layer", "feature", "token_ids"), on=["layer", "feature"], how="left")
-    scores = hits.group_by("layer", "feature").agg(input_score=pl.col("id").is_in(pl.col("token_ids")).mean(), n_records=pl.len())
+    scores = hits.group_by("layer", "feature").agg(input_score=pl.col("id").is_in(pl.col("token_ids")).mean(), n_examples=pl.len())
     rows = (
-        records.select("layer", "feature").join(scores, on=["layer", "feature"], how="left").with_columns(pl.col("n_records").fill_null(0))
+        examples.select("layer", "feature")
+        .join(scores, on=["layer", "feature"], how="left")
+        .with_columns(pl.col("n_examples").fill_null(0))
     )
-    enough = pl.col("n_records") >= min_records
+    enough = pl.col("n_examples") >= min_examples
     return rows.select(
         "layer",
         "feature",
         input_score=pl.when(enough).then("input_score"),
-        n_records=pl.col("n_records").cast(pl.UInt32),
-        reason=pl.when(~enough).then(pl.lit(f"fewer than {min_records} records")),
+        n_examples=pl.col("n_examples").cast(pl.UInt32),
+        reason=pl.when(~enough).then(pl.lit(f"fewer than {min_examples} max-activating examples")),
     )
 
 

@@ -15,14 +15,7 @@ import polars as pl
 from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
 from saesteer.core.tables import BEST_FACTORS
-from saesteer.core.uncertainty import (
-    RankCorrelation,
-    difference_interval,
-    interval_columns,
-    mean_columns,
-    random_stream,
-    rank_correlation,
-)
+from saesteer.core.uncertainty import difference_interval, interval_columns, mean_columns, random_stream, rank_correlation
 from saesteer.settings import BestFactorSettings, SelectionSettings
 
 MAX_SHARE_BOTH_HIGH = 0.10
@@ -142,12 +135,11 @@ def correlations(outcomes: pl.DataFrame, measure: str, settings: SelectionSettin
     x, y = present["output_score"].to_numpy(), present[measure].to_numpy()
     layers = present["layer"].cast(pl.Int64).to_numpy()
     strata = {"overall": np.zeros_like(layers), "within_layers": layers}
-    return {name: _correlation(x, y, labels, (measure, name), settings)._asdict() for name, labels in strata.items()}
-
-
-def _correlation(x: np.ndarray, y: np.ndarray, strata: np.ndarray, label: tuple[str, ...], settings: SelectionSettings) -> RankCorrelation:
-    stream = random_stream(settings.seed, "correlation", *label)
-    return rank_correlation(x, y, strata, settings.bootstrap_draws, settings.confidence, stream)
+    by_scope = {}
+    for name, labels in strata.items():
+        stream = random_stream(settings.seed, "correlation", measure, name)
+        by_scope[name] = rank_correlation(x, y, labels, settings.bootstrap_draws, settings.confidence, stream)._asdict()
+    return by_scope
 
 
 def _choices(best_factors: pl.DataFrame) -> Numbers:

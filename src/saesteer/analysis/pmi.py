@@ -1,4 +1,5 @@
-"""Does steering bring words that belong with the feature's lens tokens? Pointwise mutual information of what is generated with them.
+"""Does steering bring words that belong with the feature's top logit-lens tokens? Pointwise mutual information of what is generated with
+them.
 
 P1 (arXiv 2505.20063, figure 8): PMI(a, b) = log p(a, b) / (p(a) p(b)), where p is a share of the texts of a corpus: those that hold
 a token, or both.
@@ -18,14 +19,14 @@ from saesteer.core.tables import FEATURE_PMI, PMI
 from saesteer.core.uncertainty import mean_columns, random_stream
 from saesteer.settings import SelectionSettings
 
-N_TOP = 20  # generated tokens per feature, as many as lens tokens
+N_TOP = 20  # generated tokens per feature, as many as top logit-lens tokens
 
 
 def feature_pmi(generations: pl.DataFrame, outcomes: pl.DataFrame, features: pl.DataFrame, texts: pl.DataFrame, rule: str) -> pl.DataFrame:
-    """Each feature's mean PMI in nats of its top generated tokens with its lens tokens -> FEATURE_PMI.
+    """Each feature's mean PMI in nats of its top generated tokens with its top logit-lens tokens -> FEATURE_PMI.
 
     Top generated tokens: the 20 most frequent in its continuations at the factors that `rule` chose, among tokens the corpus knows
-    (ties: smallest id). Pairs of a token with itself are left out, for they would reward repeating a lens token; pairs that never
+    (ties: smallest id). Pairs of a token with itself are left out, for they would reward repeating a top logit-lens token; pairs that never
     share a text have no finite PMI and are counted instead. `texts` has a column token_ids, a list a text.
     """
     holds = holding_matrix(texts["token_ids"])
@@ -35,7 +36,7 @@ def feature_pmi(generations: pl.DataFrame, outcomes: pl.DataFrame, features: pl.
         key = (feature["layer"], feature["feature"])
         top = top_tokens(generated.get(key, []), holds)
         known = {name: feature[name] for name in ("layer", "feature", "output_score")}
-        rows.append(known | mean_pmi(top, feature["lens_token_ids"], holds))
+        rows.append(known | mean_pmi(top, feature["top_logit_lens_token_ids"], holds))
     return pl.DataFrame(rows, schema=FEATURE_PMI.schema)
 
 

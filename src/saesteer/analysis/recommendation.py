@@ -1,12 +1,10 @@
 """Which feature to steer with towards a concept, how hard, and whether anything else does better.
 
 Candidates are few, picked by what steering needs no model for: features labelled with the concept, of those the ones with the largest
-record (of the rules that studies/questions compares the one that came nearest to the best attainable score). Feature and factor are then
+example (of the rules that studies/questions compares the one that came nearest to the best attainable score). Feature and factor are then
 chosen by the judge's mean score: on one half of the prompts for the scores reported on the other half, both ways, and on all prompts for
 what is recommended. So the scores are those of the procedure, and owe nothing to the choice.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -72,13 +70,13 @@ class Recommendation:
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
     """The first `n_per_layer` features of a layer -> layer, feature, match: by how they match the concept (its label, a word of the
-    explanation, a search for the concept by meaning, the token they fire on, a lens token) and then by their largest record.
+    explanation, a search for the concept by meaning, the token they fire on, a top logit-lens token) and then by their max activation.
 
     features: FEATURES columns, fires_on (`fired_on`; may be null) and near (whether such a search gave the feature).
     """
     words = {word for word in concept.lower().split() if len(word) > 2} or {concept.lower()}
     said = pl.coalesce("explanation", pl.lit("")).str.to_lowercase()
-    fires_on, tokens = _word(pl.col("fires_on")), pl.col("lens_tokens").list.eval(_word(pl.element()))
+    fires_on, tokens = _word(pl.col("fires_on")), pl.col("top_logit_lens_tokens").list.eval(_word(pl.element()))
     rank = (
         pl.when(pl.col("concept").str.to_lowercase() == concept.lower())
         .then(0)
@@ -92,21 +90,17 @@ def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.Dat
         .then(4)
     )
     matched = features.with_columns(rank=rank).drop_nulls(["rank", "max_activation"])
-    first = (
-        matched.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])
-        .group_by("layer")
-        .head(n_per_layer)
-    )
-    names = dict(enumerate(("label", "explanation", "search", "records", "lens")))
-    return first.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False]).select(
-        "layer", "feature", match=pl.col("rank").replace_strict(names, return_dtype=pl.String)
-    )
+    ranked = matched.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])
+    first = ranked.group_by("layer", maintain_order=True).head(n_per_layer)
+    names = dict(enumerate(("label", "explanation", "search", "examples", "lens")))
+    return first.select("layer", "feature", match=pl.col("rank").replace_strict(names, return_dtype=pl.String))
 
 
-def fired_on(records: pl.DataFrame) -> pl.DataFrame:
-    """RECORDS -> layer, feature, fires_on: the token at which most of a feature's records are largest; ties: the first in the alphabet."""
-    tokens = records.select("layer", "feature", pl.col("records").list.eval(pl.element().struct.field("token"))).explode("records")
-    counted = tokens.drop_nulls().group_by("layer", "feature", fires_on="records").len()
+def fired_on(examples: pl.DataFrame) -> pl.DataFrame:
+    """MAX_ACTIVATING_EXAMPLES -> layer, feature, fires_on: the token at which most of a feature's max-activating examples are largest;
+    ties: the first in the alphabet."""
+    tokens = examples.select("layer", "feature", pl.col("examples").list.eval(pl.element().struct.field("token"))).explode("examples")
+    counted = tokens.drop_nulls().group_by("layer", "feature", fires_on="examples").len()
     most = counted.sort("layer", "feature", "len", "fires_on", descending=[False, False, True, False])
     return most.group_by("layer", "feature", maintain_order=True).agg(pl.col("fires_on").first())
 

@@ -8,7 +8,7 @@ from saesteer.core.tables import FEATURES, STEERING
 
 
 def features_table(
-    records: pl.DataFrame,
+    examples: pl.DataFrame,
     concepts: pl.DataFrame,
     lens: pl.DataFrame,
     scores: Sequence[pl.DataFrame],
@@ -19,21 +19,18 @@ def features_table(
     decoder rows, one number where all are equal; `pages` are the addresses below which Neuronpedia has the layers' features, where it has
     them."""
     keys = list(FEATURES.keys)
-    joined = records.join(concepts.drop("reason"), on=keys, how="left")
-    joined = joined.join(lens.select(*keys, lens_tokens="tokens", lens_token_ids="token_ids"), on=keys, how="left")
+    joined = examples.join(concepts.drop("reason"), on=keys, how="left")
+    joined = joined.join(lens.select(*keys, top_logit_lens_tokens="tokens", top_logit_lens_token_ids="token_ids"), on=keys, how="left")
     for score in scores:
         joined = joined.join(score.select([name for name in score.columns if name in FEATURES.columns]), on=keys, how="left")
-    of_rows = [_norm(norms[layer], feature) for layer, feature in joined.select(keys).iter_rows()]
+    of_layers = ((norms[layer], feature) for layer, feature in joined.select(keys).iter_rows())
+    of_rows = [norm[feature] if isinstance(norm, Sequence) else norm for norm, feature in of_layers]
     below = pl.col("layer").replace_strict(dict(pages), return_dtype=pl.String, default=None)
     return joined.with_columns(
         explanation=pl.col("explanations").list.first(),
         decoder_norm=pl.Series(of_rows, dtype=pl.Float64),
         page=pl.concat_str(below, "feature", separator="/"),
     ).select(list(FEATURES.columns))
-
-
-def _norm(norms: float | Sequence[float] | None, feature: int) -> float | None:
-    return norms[feature] if isinstance(norms, Sequence) else norms
 
 
 def steering_table(

@@ -18,10 +18,10 @@ def export(
     source: Annotated[str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; none: the experiment's own.")] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
-    """Write an experiment's feature records in the form of Neuronpedia's bulk exports."""
-    from saesteer.report.exports.neuronpedia import export_records
+    """Write an experiment's max-activating examples in the form of Neuronpedia's bulk exports."""
+    from saesteer.report.exports.neuronpedia import export_examples
 
-    for layer, name in export_records(run_of(experiment, configfile), folder, source).items():
+    for layer, name in export_examples(run_of(experiment, configfile), folder, source).items():
         typer.echo(f"layer {layer}: {folder}/v1/{name}")
 
 

@@ -26,7 +26,7 @@ def gc(
 ) -> None:
     """List the parts that no manifest of a finished experiment names (of removed features, old settings, old models), and remove them when
     told to. Without names: of every experiment that has a folder of data."""
-    from saesteer.workflow.plan import unneeded_files
+    from saesteer.workflow.outputs import unneeded_files
 
     if remove:
         refuse_while_running()  # parts of an unfinished run are named by no manifest yet
@@ -64,7 +64,7 @@ def init(
         Path, typer.Option(help="Folder of its SAEs in sae-lens's form, a folder each; or their pattern, {layer} for the layer.")
     ],
     texts: Annotated[
-        Path | None, typer.Option(help="Parquet file with a column text, on which the features' records are computed.")
+        Path | None, typer.Option(help="Parquet file with a column text, on which the features' max-activating examples are computed.")
     ] = None,
     configfile: Configfile = CONFIG,
 ) -> None:

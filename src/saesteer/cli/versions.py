@@ -1,5 +1,6 @@
 """Commands that share results as versions."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -11,11 +12,8 @@ from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, app, c
 def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
     from saesteer.sharing import publish
-    from saesteer.workflow.algorithms import check_lock
 
-    check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
-    refuse_while_running()
-    tracked = publish.record(Path(), configuration(experiments, configfile))
+    tracked = _publish(publish.record, experiments, configfile)
     typer.echo(f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/")
 
 
@@ -23,19 +21,23 @@ def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG)
 def push(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Share finished results: upload the data, then commit and push the files in git that name it."""
     from saesteer.sharing import publish
+
+    typer.echo(f"published {len(_publish(publish.push, experiments, configfile))} folders and files")
+
+
+def _publish(publish: Callable[[Path, list[str]], list[Path]], experiments: list[str] | None, configfile: Path) -> list[Path]:
     from saesteer.workflow.algorithms import check_lock
 
     check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
     refuse_while_running()
-    tracked = publish.push(Path(), configuration(experiments, configfile))
-    typer.echo(f"published {len(tracked)} folders and files")
+    return publish(Path(), configuration(experiments, configfile))
 
 
 @app.command()
 def pull(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
     from saesteer.sharing import fetch
-    from saesteer.workflow.plan import planned_outputs
+    from saesteer.workflow.outputs import planned_outputs
 
     refuse_while_running()
     examined = fetch.pull(Path(), experiments or [], lambda name: planned_outputs(run_of(name, configfile)))

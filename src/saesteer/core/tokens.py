@@ -95,7 +95,7 @@ class TextTokens:
             raise SettingsError(
                 f"{self.source}: only {self.round_trip:.1%} of its tokens come back as themselves when their strings are tokenised again"
                 " (tokens: retokenised), so other tokens would be scored: set input_score.tokens and gen_success.tokens to ids, with"
-                " records of kind local (Neuronpedia's have no ids)"
+                " max-activating examples of kind local (Neuronpedia's have no ids)"
             )
 
     def token_ids(self, texts: Sequence[str], bos: str, max_tokens: int | None = None) -> list[list[int]]:

@@ -65,8 +65,8 @@ def mean_columns(
 
 
 def interval_columns(name: str, value: float | None, interval: Interval | None, ends: str | None = None) -> dict[str, float | None]:
-    """A value with its interval as columns NAME, NAME_low and NAME_high of a table (saesteer.core.tables.schema.interval); `ends` is what
-    the names of the ends begin with, where that is not NAME_."""
+    """A value with its interval as columns NAME, NAME_low and NAME_high of a table; `ends` is what the names of the ends begin with,
+    where that is not NAME_."""
     low, high = interval or (None, None)
     begin = f"{name}_" if ends is None else ends
     return {name: value, f"{begin}low": low, f"{begin}high": high}

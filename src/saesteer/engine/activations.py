@@ -1,7 +1,5 @@
 """Sparse feature activations of texts: one forward serves every layer asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -11,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.tables import ACTIVATIONS
+from saesteer.engine.hook_points import hook_point_of, readings
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, pad_rows
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.sites import readings, site_of
 
 ALGORITHM_VERSION = 1
 
@@ -25,23 +23,23 @@ neighbours."""
 MOST_ROWS = (32, 256)
 """Largest batch of texts on a CPU and on a GPU."""
 
-CODES_AT_A_TIME = 2**26
-"""Most codes (tokens times features) at a time."""
+ACTIVATIONS_AT_A_TIME = 2**26
+"""Most feature activations (tokens times features) at a time."""
 
 SCHEMA = pl.Schema(ACTIVATIONS.schema)
 
 
 @torch.no_grad()
-def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame, batch: int | None = None) -> Iterator[pl.DataFrame]:
+def sparse_activations(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame, batch: int | None = None) -> Iterator[pl.DataFrame]:
     """Active features of every token of every text, for the SAE of each layer in `saes`, at its own hook point.
 
     `texts` has text_id and token_ids (a list, beginning-of-sequence token first, see `core.tokens`). A row is one text at one layer:
-    parallel lists of token position, feature and code, by position, then feature. Position 0 (the beginning-of-sequence token; where there
-    is none, a token that models treat much like it) is left out; n_tokens counts it.
+    parallel lists of token position, feature and activation, by position, then feature. Position 0 (the beginning-of-sequence token; where
+    there is none, a token that models treat much like it) is left out; n_tokens counts it.
     Padding is on the right, where causal attention cannot look back at it. `batch` texts go together, fewer when memory runs out; None: as
     many as fit. Yields tables of one layer.
     """
-    sites = [site_of(lm, layer, sae.meta.site) for layer, sae in sorted(saes.items())]
+    hook_points = [hook_point_of(lm, layer, sae.meta.hook_point) for layer, sae in sorted(saes.items())]
     check_length(lm, max(map(len, texts["token_ids"]), default=0))
     halving = Halving("activations", lm.device)
     lengths = (pl.col("token_ids").list.len().cast(pl.Int64) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP
@@ -49,25 +47,29 @@ def sparse_codes(lm: LanguageModel, saes: Mapping[int, Sae], texts: pl.DataFrame
     for length in padded["padded_length"].unique().sort():
         group = padded.filter(pl.col("padded_length") == length)
 
-        def codes_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
+        def activations_of(part: slice, size: int, group: pl.DataFrame = group, length: int = length) -> list[pl.DataFrame]:
             token_ids = group["token_ids"][part].to_list()
             ids = torch.full((size, length), token_ids[0][0])  # padding that no model takes for its padding token, about which some warn
             for row, tokens in enumerate(token_ids):
                 ids[row, : len(tokens)] = torch.tensor(tokens)
-            by_site = zip(sites, readings(lm, ids.to(lm.device), sites), strict=True)
-            return [table for site, of_site in by_site for table in _sparse_tables(group[part], site.layer, saes[site.layer], of_site.read)]
+            by_hook_point = zip(hook_points, readings(lm, ids.to(lm.device), hook_points), strict=True)
+            return [
+                table
+                for hook_point, of_hook_point in by_hook_point
+                for table in _sparse_tables(group[part], hook_point.layer, saes[hook_point.layer], of_hook_point.read)
+            ]
 
-        row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(sites)
+        row_bytes = forward_bytes(lm, length) + 4 * length * lm.d_model * len(hook_points)
         size = batch or rows_that_fit(row_bytes, lm.device, MOST_ROWS)
-        for tables in halving.over(group.height, size, codes_of):
+        for tables in halving.over(group.height, size, activations_of):
             yield from tables
 
 
 def _sparse_tables(chunk: pl.DataFrame, layer: int, sae: Sae, residuals: Float[Tensor, "batch seq d_model"]) -> Iterator[pl.DataFrame]:
-    """The active features of a batch's texts, as many texts at a time as `CODES_AT_A_TIME` holds, and always as many. What is dense is let
-    go before the next is encoded."""
+    """The active features of a batch's texts, as many texts at a time as `ACTIVATIONS_AT_A_TIME` holds, and always as many. What is dense
+    is let go before the next is encoded."""
     seq = residuals.shape[1]
-    n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), CODES_AT_A_TIME // (seq * sae.meta.n_features)))
+    n_texts = min(len(residuals), max(-(-MIN_ROWS // seq), ACTIVATIONS_AT_A_TIME // (seq * sae.meta.n_features)))
     for start in range(0, chunk.height, n_texts):
         part = slice(start, start + n_texts)
         yield _sparse_table(chunk[part], layer, encode(sae, pad_rows(residuals[part], n_texts)))

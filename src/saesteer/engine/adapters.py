@@ -4,8 +4,6 @@ The same code runs while an adapter is trained and while it steers: gradients fl
 Arithmetic is in the adapter's number format, its result in the model's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any

@@ -3,8 +3,6 @@
 On a CPU the plain one stays: there the copies cost little, and its numbers are what results are compared with.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

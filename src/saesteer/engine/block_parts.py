@@ -4,8 +4,6 @@ A layer is run once on a few tokens. What attention and the MLP add to the resid
 block's input, give its output to the bit; where no two do (a family that scales them, say), there is nothing to be known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass

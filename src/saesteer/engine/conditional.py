@@ -1,16 +1,14 @@
 """Whether a conditional intervention steers a prompt's text (CAST, arXiv 2409.05907): decided once, on the unsteered prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saesteer.engine.hook_points import HookPoint, reading
 from saesteer.engine.interventions import ConditionalAddition, Intervention
 from saesteer.engine.models import MIN_ROWS, LanguageModel
-from saesteer.engine.sites import Site, reading
 
 ALGORITHM_VERSION = 1
 
@@ -24,7 +22,7 @@ def similarity(mean: Float[Tensor, "*row d_model"], condition: Float[Tensor, " d
 
 def switched(
     lm: LanguageModel,
-    site: Site,
+    hook_point: HookPoint,
     interventions: Sequence[Intervention],
     which: Int[Tensor, " row"],
     factor: Float[Tensor, " row"],
@@ -39,8 +37,8 @@ def switched(
         return factor
     means = {}
     for prompt in {tuple(prompt) for prompt in prompts}:
-        at_site = reading(lm, torch.tensor([prompt] * MIN_ROWS, device=lm.device), site)
-        means[prompt] = at_site.value[0, 1:].float().mean(dim=0)  # NaN, which meets no condition, of a prompt of one token
+        at_hook_point = reading(lm, torch.tensor([prompt] * MIN_ROWS, device=lm.device), hook_point)
+        means[prompt] = at_hook_point.value[0, 1:].float().mean(dim=0)  # NaN, which meets no condition, of a prompt of one token
 
     def steers(intervention: Intervention, mean: Float[Tensor, " d_model"]) -> bool:
         if not isinstance(intervention, ConditionalAddition):

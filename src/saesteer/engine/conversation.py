@@ -1,7 +1,5 @@
 """A prompt in a model's chat template, after a system prompt and earlier turns."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jinja2 import TemplateError

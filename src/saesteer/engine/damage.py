@@ -1,11 +1,9 @@
 """What steering does to text that has nothing to do with the concept: the loss on it, and how far the next token's distribution moves.
 
-An ordinary text is read in one forward under the intervention, its first `N_CONTEXT` tokens as the prompt: vectors and code edits act at
-every position, or from the prompt's last token on where they steer the last position of every forward; LoReFT edits the prompt; added text
-stands before it. Counted are the tokens after the prompt.
+An ordinary text is read in one forward under the intervention, its first `N_CONTEXT` tokens as the prompt: vectors and activation edits
+act at every position, or from the prompt's last token on where they steer the last position of every forward; LoReFT edits the prompt;
+added text stands before it. Counted are the tokens after the prompt.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +17,10 @@ from saesteer.core.tables import DAMAGE
 from saesteer.engine.conditional import switched
 from saesteer.engine.generations import placed
 from saesteer.engine.head import raw_logits, rows_of_logits, soft_capped
+from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.interventions import Intervention, PromptText, unpacked
 from saesteer.engine.models import MIN_ROWS, LanguageModel, plain_token_ids
 from saesteer.engine.saes import Sae
-from saesteer.engine.sites import site_of
 from saesteer.engine.steering import steering_of
 
 ALGORITHM_VERSION = 1
@@ -80,10 +78,10 @@ def _read(
     if intervention is None or isinstance(intervention, PromptText):
         hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     else:
-        site, which = site_of(lm, layer, sae.meta.site), torch.zeros(len(ids), dtype=torch.long, device=lm.device)
+        hook_point, which = hook_point_of(lm, layer, sae.meta.hook_point), torch.zeros(len(ids), dtype=torch.long, device=lm.device)
         factors = torch.full((len(ids),), factor, device=lm.device)
-        factors = switched(lm, site, [intervention], which, factors, [text[:n_context] for text in whole])
-        with steering_of(lm, [intervention], which, factors, sae, site).installed(lm, 0, n_context):
+        factors = switched(lm, hook_point, [intervention], which, factors, [text[:n_context] for text in whole])
+        with steering_of(lm, [intervention], which, factors, sae, hook_point).installed(lm, 0, n_context):
             hidden = lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     row, at = (index.to(lm.device) for index in counted.nonzero(as_tuple=True))
     return _Read(hidden[row, at - 1], ids[row, at])

@@ -4,8 +4,6 @@ P1's steering (arXiv 2505.20063) takes a_max anew at each position. Frozen, a_ma
 another intervention, so its texts are to be measured like any other's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -16,29 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
-from saesteer.engine.interventions import (
-    Addition,
-    CodeEdit,
-    ConditionalAddition,
-    Intervention,
-    LowRankSubspace,
-    LowRankWeights,
-    Nothing,
-    PromptText,
-    WeightChange,
-)
+from saesteer.engine.hook_points import hook_point_of, reading
+from saesteer.engine.interventions import Addition, Intervention, kind_of
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae, largest_activation
-from saesteer.engine.sites import reading, site_of
 
 _NOT_CONSTANT = {
-    Nothing: "changes nothing",
-    PromptText: "puts text before the prompt",
-    ConditionalAddition: "decides by each prompt whether to add its vector",
-    CodeEdit: "sets (clamps) SAE codes, by a different amount at each position",
-    LowRankWeights: "is an adapter (LoRA), which changes weights",
-    LowRankSubspace: "is an adapter (LoReFT), whose edit depends on the residual",
-    WeightChange: "is a fine-tuned model",
+    "nothing": "changes nothing",
+    "prompt_text": "puts text before the prompt",
+    "conditional_addition": "decides by each prompt whether to add its vector",
+    "activation_edit": "sets (clamps) feature activations, by a different amount at each position",
+    "low_rank_weights": "is an adapter (LoRA), which changes weights",
+    "low_rank_subspace": "is an adapter (LoReFT), whose edit depends on the residual",
+    "weight_change": "is a fine-tuned model",
 }
 
 
@@ -65,27 +53,27 @@ def check_constant(intervention: Intervention) -> Addition:
     """The intervention, if it adds a vector without looking at the text; otherwise it is refused."""
     if isinstance(intervention, Addition):
         return intervention
-    raise SettingsError(f"this fit {_NOT_CONSTANT[type(intervention)]}: it is no constant added vector, so no vector file can hold it")
+    raise SettingsError(f"this fit {_NOT_CONSTANT[kind_of(intervention)]}: it is no constant added vector, so no vector file can hold it")
 
 
 @torch.no_grad()
 def median_a_max(lm: LanguageModel, sae: Sae, layer: int, prompts: Sequence[Sequence[int]]) -> float:
     """The median over prompts (token ids) of a_max at the last token, where P1's steering starts."""
-    site = site_of(lm, layer, sae.meta.site)
+    hook_point = hook_point_of(lm, layer, sae.meta.hook_point)
     rows = (torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device) for prompt in prompts)
-    a_max = median(float(largest_activation(sae, reading(lm, ids, site).read[:, -1])[0]) for ids in rows)
+    a_max = median(float(largest_activation(sae, reading(lm, ids, hook_point).read[:, -1])[0]) for ids in rows)
     if not a_max > 0:
         raise SettingsError(f"layer {layer}: no feature is active at the last token of the neutral prompts (median), so a_max is 0 there")
     return a_max
 
 
-def block_vector(lm: LanguageModel, layer: int, site: str, addition: Addition, factor: float) -> BlockVector:
+def block_vector(lm: LanguageModel, layer: int, hook_point: str, addition: Addition, factor: float) -> BlockVector:
     """What a frozen addition at an SAE's hook point adds to a block's output; refused where that is no place between two blocks."""
-    place = site_of(lm, layer, site).place
+    place = hook_point_of(lm, layer, hook_point).place
     if place.module is not None:
         raise SettingsError(
-            f"site {site} lies inside decoder block {layer}, but other programs add vectors between blocks: take an SAE at resid_pre,"
-            " resid_post or mlp_out, or a transcoder"
+            f"hook point {hook_point} lies inside decoder block {layer}, but other programs add vectors between blocks: take an SAE at"
+            " resid_pre, resid_post or mlp_out, or a transcoder"
         )
     assert addition.scale is not None
     block = place.depth - 1

@@ -5,8 +5,6 @@ intervention leaves the prompt as it is, a prompt is run once and its cache gath
 steering. A row's tokens depend on its own intervention, factor, prompt and stream of random numbers only.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from jaxtyping import Bool
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
-from saesteer.core.tables.steps import NOT_FINITE
+from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.cache import Prefixes, gathered, row_layers, taken
 from saesteer.engine.conditional import switched
 from saesteer.engine.continuation import (
@@ -39,11 +37,11 @@ from saesteer.engine.continuation import (
     step_bytes,
     tile_rows,
 )
+from saesteer.engine.hook_points import HookPoint, hook_point_of
 from saesteer.engine.interventions import Intervention, WeightChange
 from saesteer.engine.memory import Halving, rows_that_fit, rows_within
 from saesteer.engine.models import MIN_ROWS, LanguageModel, check_length, prefills
 from saesteer.engine.saes import Sae
-from saesteer.engine.sites import Site, site_of
 from saesteer.engine.steering import changes_prompt, steering_of, together
 
 ALGORITHM_VERSION = 2
@@ -76,7 +74,7 @@ class _Run:
 
     lm: LanguageModel
     sae: Sae
-    site: Site
+    hook_point: HookPoint
     interventions: Sequence[Intervention]
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
@@ -113,7 +111,7 @@ def steered_texts(
     `rows` has row (a number of the caller's), intervention and prompt (places in the sequences), factor (a decimal string) and stream
     (UInt64, core.counter_rng.streams: what its random numbers are drawn from). `prompts` are token ids.
     """
-    run = _Run(lm, sae, site_of(lm, layer, sae.meta.site), interventions, prompts, sampling, Prefixes(lm))
+    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
     if rows.is_empty():
         return
     halving = Halving("texts", lm.device)
@@ -139,7 +137,7 @@ def steered_texts_by_token(
 ) -> Iterator[list[str | None]]:
     """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
     (one kind of intervention, one length of prompts)."""
-    run = _Run(lm, sae, site_of(lm, layer, sae.meta.site), interventions, prompts, sampling, Prefixes(lm))
+    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
     ((length, group),) = _groups(run, rows)
     slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
     for continued in continued_steps(lm, slots, group.height, sampling, run.ending):
@@ -224,8 +222,8 @@ def _start(run: _Run, chunk: pl.DataFrame, length: int, tile: int | None) -> Slo
     which = torch.tensor([used[place] for place in chunk["intervention"]], device=lm.device)
     factor_dtype = torch.promote_types(run.sae.W_dec.dtype, torch.float32)  # a factor of 0.8 in bfloat16 is 0.8008
     factor = torch.tensor([float(factor) for factor in chunk["factor"]], dtype=factor_dtype, device=lm.device)
-    factor = switched(lm, run.site, interventions, which, factor, [run.prompts[place] for place in chunk["prompt"]])
-    steering = steering_of(lm, interventions, which, factor, run.sae, run.site).take(slot)
+    factor = switched(lm, run.hook_point, interventions, which, factor, [run.prompts[place] for place in chunk["prompt"]])
+    steering = steering_of(lm, interventions, which, factor, run.sae, run.hook_point).take(slot)
     prompts = [run.prompts[place] for place in chunk["prompt"].to_numpy()[row]]
     if changes_prompt(interventions[0]) and length > 1:
         caches = _steered_prefills(run, prompts, steering, length - 1, tile)

@@ -1,7 +1,5 @@
 """Rows of generated texts by their keys: of single features (P1's sweep) and of fitted interventions (the comparison of methods)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -9,7 +7,7 @@ import polars as pl
 import torch
 
 from saesteer.core.counter_rng import hex_keys, streams, text_keys
-from saesteer.core.tables.steps import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
+from saesteer.core.tables import FEATURE_TEXT, FIT_TEXT, NO_FIT, TEXT_COLUMNS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts, steered_texts_by_token
 from saesteer.engine.interventions import Addition, Intervention, PromptText, unpacked

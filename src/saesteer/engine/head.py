@@ -1,7 +1,5 @@
 """A language model's head: logits of final hidden rows, whole or in parts of the vocabulary, in float32 whatever the model's format."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -4,8 +4,6 @@
 factor f scales the edit by f. Each kind is stored as tensors and JSON values (`packed`, `unpacked`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +13,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ConditionalAddition:
 
 
 @dataclass(frozen=True)
-class CodeEdit:
+class ActivationEdit:
     """Features' activations set to `factor * values` at every position: the difference, decoded, is added, so the SAE's error stays (P3,
     arXiv 2605.31183; P4's clamping)."""
 
@@ -91,13 +89,13 @@ class PromptText:
     texts: tuple[str, ...]
 
 
-Intervention = Nothing | Addition | ConditionalAddition | CodeEdit | LowRankWeights | LowRankSubspace | WeightChange | PromptText
+Intervention = Nothing | Addition | ConditionalAddition | ActivationEdit | LowRankWeights | LowRankSubspace | WeightChange | PromptText
 
 KINDS: dict[str, type[Intervention]] = {
     "nothing": Nothing,
     "addition": Addition,
     "conditional_addition": ConditionalAddition,
-    "code_edit": CodeEdit,
+    "activation_edit": ActivationEdit,
     "low_rank_weights": LowRankWeights,
     "low_rank_subspace": LowRankSubspace,
     "weight_change": WeightChange,

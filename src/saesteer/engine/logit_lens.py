@@ -1,7 +1,5 @@
 """Logit lens: which tokens a decoder direction stands for, read through the model's own final norm and head."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -19,7 +17,7 @@ MOST_ROWS = (128, 2048)
 
 
 @torch.no_grad()
-def lens_tokens(
+def top_logit_lens_tokens(
     lm: LanguageModel,
     decoder_rows: Float[Tensor, "feature width"],
     k: int,
@@ -28,8 +26,9 @@ def lens_tokens(
 ) -> tuple[Int[Tensor, "feature k"], Float[Tensor, "feature k"]]:
     """The k tokens with the largest `head(final_norm(W_dec[f]))` and these logits, largest first: P1 (arXiv 2505.20063), section 3.
 
-    The raw decoder row, brought to the residual where it does not lie there (sites.to_residual), no b_dec, no soft cap. Equal logits: the
-    smaller token id first. At most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as fit.
+    The raw decoder row, brought to the residual where it does not lie there (hook_points.to_residual), no b_dec, no soft cap. Equal
+    logits: the smaller token id first. At most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as
+    fit.
     """
     if not 1 <= k <= lm.n_vocab:
         raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {lm.n_vocab} tokens")

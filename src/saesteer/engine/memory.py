@@ -4,8 +4,6 @@ A batch is a matter of speed only: rows come out the same whatever it is (to the
 when a job starts and halved when that was too much. For the same reason this module has no ALGORITHM_VERSION.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import resource

@@ -9,8 +9,6 @@ it had. On a CPU in float32 that is enough for rows that are equal to the bit in
 matter are padded to one shape as well.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -160,13 +158,13 @@ def shape_matters(lm: LanguageModel) -> bool:
     return lm.device.type != "cpu" or lm.dtype != torch.float32
 
 
-def depth_of(lm: LanguageModel, layer: int, site: str) -> int:
+def depth_of(lm: LanguageModel, layer: int, hook_point: str) -> int:
     """A residual hook point as the number of decoder blocks before it: `layer` for resid_pre, `layer` + 1 for resid_post. So resid_pre of a
     layer and resid_post of the layer before are one, and depth 0 is what the first block is given (embeddings, positions added where the
     family does so)."""
     if not 0 <= layer < lm.n_layers:
         raise ValueError(f"layer {layer} does not exist: the model has layers 0 to {lm.n_layers - 1}")
-    return layer + (site == "resid_post")
+    return layer + (hook_point == "resid_post")
 
 
 @contextmanager
@@ -246,12 +244,11 @@ def spliced(lm: LanguageModel, depth: int, rows: Float[Tensor, "row d_model"]) -
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prompt run once: keys and values of positions 0..T-2 per layer (of linear attention its two states, `RowStates`), and the last
-    token, which every later use feeds itself."""
+    """A prompt run once: keys and values of positions 0..T-2 per layer (of linear attention its two states, `RowStates`). Every later use
+    feeds the last token itself."""
 
     keys: tuple[Tensor, ...]  # n_layers x [1 kv_head T-1 head_dim]; empty for a prompt of one token
     values: tuple[Tensor, ...]
-    last_token: int
     position: int  # of the last token, T-1
 
 
@@ -265,7 +262,7 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
     """`prefill` of many prompts; those of one length share forwards, always of `MIN_ROWS` rows."""
     if not all(prompts):
         raise ValueError("a prompt needs at least one token; give the tokenizer a beginning-of-sequence token or the prompt some text")
-    prefilled = {place: Prefill((), (), ids[-1], 0) for place, ids in enumerate(prompts) if len(ids) == 1}
+    prefilled = {place: Prefill((), (), 0) for place, ids in enumerate(prompts) if len(ids) == 1}
     for length in sorted({len(ids) for ids in prompts} - {1}):
         places = [place for place, ids in enumerate(prompts) if len(ids) == length]
         for start in range(0, len(places), MIN_ROWS):
@@ -275,7 +272,7 @@ def prefills(lm: LanguageModel, prompts: Sequence[list[int]]) -> list[Prefill]:
             for row, place in enumerate(together):
                 keys = tuple(layer.keys[row : row + 1].clone() for layer in cache.layers)
                 values = tuple(layer.values[row : row + 1].clone() for layer in cache.layers)
-                prefilled[place] = Prefill(keys, values, prompts[place][-1], length - 1)
+                prefilled[place] = Prefill(keys, values, length - 1)
     return [prefilled[place] for place in range(len(prompts))]
 
 
@@ -309,7 +306,7 @@ def spliced_hidden(lm: LanguageModel, prompt: Prefill, depth: int, rows: Float[T
 
 def final_norm(lm: LanguageModel, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
     """The model's final norm: a splice behind the last block, hence without a line per model family."""
-    return spliced_hidden(lm, Prefill((), (), 0, 0), lm.n_layers, rows)
+    return spliced_hidden(lm, Prefill((), (), 0), lm.n_layers, rows)
 
 
 @torch.no_grad()

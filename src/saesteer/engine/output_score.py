@@ -1,7 +1,5 @@
 """Output score: does steering with a feature promote the tokens that the feature stands for? P1 (arXiv 2505.20063), section 3."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +12,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import OUTPUT_SCORE
-from saesteer.core.tables.steps import NOT_FINITE
+from saesteer.core.tables import NOT_FINITE, OUTPUT_SCORE
 from saesteer.engine.amplify import amplify
 from saesteer.engine.head import logit_chunks, raw_logits, soft_capped
+from saesteer.engine.hook_points import HookPoint, Place, hidden_after_prompt, hook_point_of, reading
 from saesteer.engine.memory import Halving, forward_bytes, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, Prefill, pad_rows, plain_token_ids, prefill, shape_matters
 from saesteer.engine.saes import Sae, check_features, checked_meta, decoder_blocks, largest_activation, largest_activation_in_file
-from saesteer.engine.sites import Place, Site, hidden_after_prompt, reading, site_of
 
 ALGORITHM_VERSION = 2
 
@@ -35,7 +32,7 @@ READ_ROWS = 4096
 """Decoder rows read from a file, or gathered, at a time."""
 
 GATHERED_AT_A_TIME = 2**22
-"""Most numbers of head rows gathered at a time, for the lens tokens' own logits."""
+"""Most numbers of head rows gathered at a time, for the top logit-lens tokens' own logits."""
 
 SCHEMA = pl.Schema({name: dtype for name, dtype in OUTPUT_SCORE.schema.items() if name != "layer"})
 
@@ -47,7 +44,7 @@ class _Prompt:
     run: Prefill
     place: Place
     value: Float[Tensor, "1 width"]  # at the place
-    past: Float[Tensor, "1 d_model"] | None  # sites.Reading
+    past: Float[Tensor, "1 d_model"] | None  # hook_points.Reading
     a_max: Float[Tensor, " 1"]
     log_top: float  # log of the likeliest next token's probability
 
@@ -58,16 +55,16 @@ def output_scores(
     sae: Sae,
     layer: int,
     features: Sequence[int],
-    lens_token_ids: Int[Tensor, "feature k"],
+    top_logit_lens_token_ids: Int[Tensor, "feature k"],
     prompt: str,
     factor: float,
     batch: int | None = None,
 ) -> pl.DataFrame:
-    """Output score of each feature: steer the prompt's last position at the SAE's site of `layer` with factor * a_max * W_dec[f], read the
-    next-token distribution p.
+    """Output score of each feature: steer the prompt's last position at the SAE's hook point of `layer` with factor * a_max * W_dec[f],
+    read the next-token distribution p.
 
-    S_out = (1 - min_rank / |V|) * max_prob over the feature's lens tokens; rank = number of tokens with a larger logit, so 0 is the
-    likeliest. `a_max` is the largest feature activation of what the SAE reads there, unsteered, in the SAE's units; the same for every
+    S_out = (1 - min_rank / |V|) * max_prob over the feature's top logit-lens tokens; rank = number of tokens with a larger logit, so 0 is
+    the likeliest. `a_max` is the largest feature activation of what the SAE reads there, unsteered, in the SAE's units; the same for every
     feature, because the prompt is. The prompt is always plain text, as in P1's program, also for a model that answers in a chat template:
     it is the beginning of a sentence to go on with, which a user's turn would turn into something to answer, and so it measures the
     feature's effect on running text, comparable between models.
@@ -77,9 +74,9 @@ def output_scores(
     `batch` features go together, fewer when memory runs out; None: as many as fit.
     """
     check_features(features, sae.meta.n_features, f"the SAE of layer {layer}")
-    unsteered = _unsteered(lm, site_of(lm, layer, sae.meta.site), prompt, lambda read: largest_activation(sae, read))
+    unsteered = _unsteered(lm, hook_point_of(lm, layer, sae.meta.hook_point), prompt, lambda read: largest_activation(sae, read))
     blocks = (sae.W_dec[ids] for ids in torch.tensor(list(features), dtype=torch.long, device=lm.device).split(READ_ROWS))
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *_scored(lm, unsteered, features, blocks, lens_token_ids, factor, batch)])
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *_scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor, batch)])
 
 
 @torch.no_grad()
@@ -88,7 +85,7 @@ def output_scores_from_file(
     path: Path,
     layer: int,
     features: Sequence[int],
-    lens_token_ids: Int[Tensor, "feature k"],
+    top_logit_lens_token_ids: Int[Tensor, "feature k"],
     prompt: str,
     factor: float,
     batch: int | None = None,
@@ -97,19 +94,19 @@ def output_scores_from_file(
     decoder rows ahead of the computing, so that memory grows with neither the SAE nor the number of features. The SAE's numbers are used as
     they are stored, in float32, whatever the model's format."""
     meta = checked_meta(path)
-    unsteered = _unsteered(lm, site_of(lm, layer, meta.site), prompt, lambda read: largest_activation_in_file(path, read))
+    unsteered = _unsteered(lm, hook_point_of(lm, layer, meta.hook_point), prompt, lambda read: largest_activation_in_file(path, read))
     blocks = decoder_blocks(path, features, lm.device, READ_ROWS)
-    yield from _scored(lm, unsteered, features, blocks, lens_token_ids, factor, batch)
+    yield from _scored(lm, unsteered, features, blocks, top_logit_lens_token_ids, factor, batch)
 
 
-def _unsteered(lm: LanguageModel, site: Site, prompt: str, a_max: Callable[[Tensor], Tensor]) -> _Prompt:
+def _unsteered(lm: LanguageModel, hook_point: HookPoint, prompt: str, a_max: Callable[[Tensor], Tensor]) -> _Prompt:
     """Run the prompt, unsteered."""
     token_ids = plain_token_ids(lm, prompt)
-    run, at_site = prefill(lm, token_ids), reading(lm, torch.tensor([token_ids], device=lm.device), site)
-    value, past = at_site.value[:, -1], None if at_site.past is None else at_site.past[:, -1]
-    hidden = hidden_after_prompt(lm, run, site.place, value, past)
+    run, at_hook_point = prefill(lm, token_ids), reading(lm, torch.tensor([token_ids], device=lm.device), hook_point)
+    value, past = at_hook_point.value[:, -1], None if at_hook_point.past is None else at_hook_point.past[:, -1]
+    hidden = hidden_after_prompt(lm, run, hook_point.place, value, past)
     log_top = soft_capped(lm, raw_logits(lm, hidden)).double().log_softmax(dim=1).amax()
-    return _Prompt(run, site.place, value, past, a_max(pad_rows(at_site.read[:, -1]))[:1], float(log_top))
+    return _Prompt(run, hook_point.place, value, past, a_max(pad_rows(at_hook_point.read[:, -1]))[:1], float(log_top))
 
 
 def _scored(
@@ -172,11 +169,11 @@ def _frame(
 def _statistics(
     lm: LanguageModel, hidden: Float[Tensor, "row d_model"], lens: Int[Tensor, "row k"]
 ) -> tuple[Int[Tensor, " row"], Float64[Tensor, " row"], Float64[Tensor, " row"]]:
-    """Of each row's next-token distribution: rank and probability of the likeliest lens token, and the log of the likeliest token's
-    probability. One pass over the vocabulary in chunks, in float32; sums over chunks in float64.
+    """Of each row's next-token distribution: rank and probability of the likeliest top logit-lens token, and the log of the likeliest
+    token's probability. One pass over the vocabulary in chunks, in float32; sums over chunks in float64.
 
-    The soft cap is monotone, so ranks are counted on raw logits; the lens token itself is left out of its count, because the chunk's
-    arithmetic may differ from the gathered one in the last bit.
+    The soft cap is monotone, so ranks are counted on raw logits; the top logit-lens token itself is left out of its count, because the
+    chunk's arithmetic may differ from the gathered one in the last bit.
     """
     best, where = _gathered_logits(lm, hidden, lens).max(dim=1, keepdim=True)  # [row 1]
     best_id = lens.gather(1, where)

@@ -1,7 +1,5 @@
 """How likely a language model finds continuations of prefixes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -13,8 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from saesteer.core.tables import GENERATIONS, PERPLEXITY
-from saesteer.core.tables.steps import NOT_FINITE
+from saesteer.core.tables import GENERATIONS, NOT_FINITE, PERPLEXITY
 from saesteer.core.tokens import with_bos
 from saesteer.engine.cache import Prefixes
 from saesteer.engine.continuation import buffer_length

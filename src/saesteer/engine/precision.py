@@ -4,8 +4,6 @@ A model's layers may run in bfloat16; what is counted, compared or put through a
 1/8. So heads and SAE encoders multiply narrow numbers, add up in float32 and keep that.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ read, norms, biases, and what is no linear map of its own (experts, GPT-2's Conv
 brought back to it, so activations are as exact as in bfloat16, rows do not depend on their company, and gradients reach what comes before.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import cache

@@ -5,8 +5,6 @@ is folded into the weights where it is a constant, kept as `k`, `centred` and `s
 neither.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +16,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from saesteer.core.files import file_digest, safetensors_fault, value_digest, write_atomically, write_json
-from saesteer.core.sites import CENTRED_SITES
+from saesteer.core.hook_points import CENTRED_HOOK_POINTS
 from saesteer.engine.sae_read import config_of, npz_shape, read
 from saesteer.engine.saes import Sae, SaeMeta, placed, read_meta, tensor_shapes
 from saesteer.settings import SaeSettings
@@ -31,14 +29,14 @@ from saesteer.sources.sae_sources import (
     files_of,
     folder_of,
     hook_of_config,
+    layer_and_hook_point,
     listed_source,
     local_source,
     sae_source,
-    site_of_hook,
     with_form,
 )
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 ARCHITECTURES = ("jumprelu", "standard", "topk", "gated", *_TRANSCODERS)
@@ -56,7 +54,7 @@ class Spec:
     """Where an SAE reads and how large it is."""
 
     layer: int
-    site: str
+    hook_point: str
     d_model: int
     n_features: int
 
@@ -74,12 +72,8 @@ class Plain:
     decoder_rows: str = "as_trained"
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """What the converted file will say of where it comes from."""
-
-    source: str
-    source_digest: str
+Origin = dict[str, Any]
+"""What the converted file says of where it comes from: `source` and `source_digest`."""
 
 
 def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None, out: Path) -> SaeMeta:
@@ -87,23 +81,25 @@ def fetch_and_convert(settings: SaeSettings, layer: int, cache_dir: Path | None,
 
     `cache_dir` holds Hugging Face's cache in `hub/`, null its default place.
     """
-    expected = Spec(layer, settings.site, settings.d_model, settings.n_features)
+    expected = Spec(layer, settings.hook_point, settings.d_model, settings.n_features)
     source, fetched, origin = _fetch(sae_source(settings, layer), settings.revision, cache_dir, expected)
     made_from = {"decoder_rows": settings.decoder_rows, "converter_version": ALGORITHM_VERSION}
-    if is_current(out, asdict(origin) | asdict(expected) | made_from):
+    if is_current(out, origin | asdict(expected) | made_from):
         return read_meta(out)
     return _write(origin, _fetched(source, fetched, expected), out, settings.decoder_rows)
 
 
-def convert_sae(source: Path, layer: int, site: str, d_model: int, n_features: int, out: Path, decoder_rows: str = "as_trained") -> SaeMeta:
+def convert_sae(
+    source: Path, layer: int, hook_point: str, d_model: int, n_features: int, out: Path, decoder_rows: str = "as_trained"
+) -> SaeMeta:
     """Read an SAE's folder in one of the forms (saesteer.sources.sae_sources.FORMS), check that it is the SAE asked for, write `out`
     (.safetensors, float32) and the JSON beside it. `decoder_rows` is the setting of that name."""
-    return _write(*_from_folder(source, Spec(layer, site, d_model, n_features)), out, decoder_rows)
+    return _write(*_from_folder(source, Spec(layer, hook_point, d_model, n_features)), out, decoder_rows)
 
 
 def check_sae(settings: SaeSettings, layer: int, cache_dir: Path | None) -> None:
     """Refuse the SAE of a layer that conversion would refuse, by its configuration; of one on the hub, that alone is fetched."""
-    expected = Spec(layer, settings.site, settings.d_model, settings.n_features)
+    expected = Spec(layer, settings.hook_point, settings.d_model, settings.n_features)
     if settings.path is None:
         _configured(sae_source(settings, layer), settings.revision, cache_dir, expected)
     else:
@@ -124,28 +120,29 @@ def sae_from_folder(folder: Path, dtype: str, device: str) -> Sae:
 def sae_from_object(sae: Any, dtype: str, device: str) -> Sae:
     """The SAE that sae-lens has loaded or trained, an `sae_lens.SAE`."""
     converted = plain("the SAE given", sae, None)
-    return _in_memory(_Origin("an SAE object", hashlib.sha256(save(converted.tensors)).hexdigest()), converted, dtype, device)
+    origin = {"source": "an SAE object", "source_digest": hashlib.sha256(save(converted.tensors)).hexdigest()}
+    return _in_memory(origin, converted, dtype, device)
 
 
-def _in_memory(origin: _Origin, converted: Plain, dtype: str, device: str) -> Sae:
+def _in_memory(origin: Origin, converted: Plain, dtype: str, device: str) -> Sae:
     """As `_write` and `load_sae` give it, without a file; its SHA-256 is that of the file that would be written."""
     return placed(converted.tensors, _meta(origin, converted, hashlib.sha256(save(converted.tensors)).hexdigest()), dtype, device)
 
 
-def _write(origin: _Origin, converted: Plain, out: Path, decoder_rows: str) -> SaeMeta:
-    converted = with_unit_rows(origin.source, converted) if decoder_rows == "unit" else converted
+def _write(origin: Origin, converted: Plain, out: Path, decoder_rows: str) -> SaeMeta:
+    converted = with_unit_rows(origin["source"], converted) if decoder_rows == "unit" else converted
     write_atomically(out, lambda partial: save_file(converted.tensors, partial))
     meta = _meta(origin, converted, file_digest(out))
     write_json(out.with_suffix(".json"), asdict(meta))
     return meta
 
 
-def _meta(origin: _Origin, converted: Plain, sha256: str) -> SaeMeta:
+def _meta(origin: Origin, converted: Plain, sha256: str) -> SaeMeta:
     values = {name: value for name, value in vars(converted).items() if name not in ("tensors", "spec")}
-    return SaeMeta(**asdict(origin), converter_version=ALGORITHM_VERSION, sha256=sha256, **values, **asdict(converted.spec))
+    return SaeMeta(**origin, converter_version=ALGORITHM_VERSION, sha256=sha256, **values, **asdict(converted.spec))
 
 
-def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched, _Origin]:
+def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched, Origin]:
     """The SAE's files; its configuration first, so that an SAE that cannot be used is refused before its weights are downloaded."""
     source, configs = _configured(source, revision, cache_dir, expected)
     names = files_of(source)
@@ -153,7 +150,7 @@ def _fetch(source: SaeSource, revision: str | None, cache_dir: Path | None, expe
     fetched = replace(weights, files=configs.files | weights.files)
     # Of the files and of what sae-lens' list adds to them. The commit is no part of it: the same bytes are the same SAE.
     digest = value_digest([source.loader, source.norm_scaling_factor, dict(source.overrides), fetched.files])
-    return source, fetched, _Origin(f"{source.repo}@{fetched.commit}/{source.folder}", digest)
+    return source, fetched, {"source": f"{source.repo}@{fetched.commit}/{source.folder}", "source_digest": digest}
 
 
 def _configured(source: SaeSource, revision: str | None, cache_dir: Path | None, expected: Spec | None) -> tuple[SaeSource, Fetched]:
@@ -211,13 +208,14 @@ def _local(folder: Path) -> tuple[SaeSource, Fetched]:
     return source, Fetched(repository, source.repo, "", dict.fromkeys(present, ""))
 
 
-def _from_folder(folder: Path, expected: Spec | None) -> tuple[_Origin, Plain]:
+def _from_folder(folder: Path, expected: Spec | None) -> tuple[Origin, Plain]:
     source, fetched = _local(folder)
     _check_config(source, fetched, expected)
     weights = fetched.folder / files_of(source).weights
     if weights.suffix == ".safetensors" and (fault := safetensors_fault(weights)):
         raise ValueError(f"{weights}: not a readable safetensors file ({fault}); fetch or copy it again")
-    return _Origin(folder.as_posix(), pin(folder, patterns=SAE_FILES)["digest"]), _fetched(source, fetched, expected)
+    origin = {"source": folder.as_posix(), "source_digest": pin(folder, patterns=SAE_FILES)["digest"]}
+    return origin, _fetched(source, fetched, expected)
 
 
 def check_shape(what: str, shape: tuple[int, int], expected: Spec) -> None:
@@ -248,15 +246,15 @@ def check_config(what: str, config: Mapping[str, Any], expected: Spec | None, sc
     hook = hook_of_config(what, config.get("metadata", config))
     if hook is None:
         raise ValueError(f"{what}: its configuration names no hook (hook_name), so this SAE's layer cannot be checked; add it to cfg.json")
-    spec = Spec(*site_of_hook(what, hook), config["d_in"], config["d_sae"])
+    spec = Spec(*layer_and_hook_point(what, hook), config["d_in"], config["d_sae"])
     if config.get("d_out", spec.d_model) != spec.d_model:
         raise ValueError(
             f"{what}: it reads {spec.d_model} numbers and writes {config['d_out']}; only transcoders of one width are supported"
         )
-    if spec.site not in CENTRED_SITES and normalisation in ("layer_norm", "constant_norm_rescale"):
-        raise ValueError(f"{what}: normalize_activations is {normalisation!r}, which is not supported at {spec.site}")
+    if spec.hook_point not in CENTRED_HOOK_POINTS and normalisation in ("layer_norm", "constant_norm_rescale"):
+        raise ValueError(f"{what}: normalize_activations is {normalisation!r}, which is not supported at {spec.hook_point}")
     if expected:
-        check_hook(what, hook, expected.layer, expected.site)
+        check_hook(what, hook, expected.layer, expected.hook_point)
         check_shape(what, (spec.d_model, spec.n_features), expected)
     return spec
 
@@ -281,7 +279,8 @@ def plain(what: str, sae: Any, expected: Spec | None) -> Plain:
         {name: tensors[name].contiguous() for name in shapes},
         spec,
         sae.cfg.architecture(),
-        centred=spec.site in CENTRED_SITES and (bool(kwargs.get("center_writing_weights", False)) or normalisation == "layer_norm"),
+        centred=spec.hook_point in CENTRED_HOOK_POINTS
+        and (bool(kwargs.get("center_writing_weights", False)) or normalisation == "layer_norm"),
         k=min(sae.cfg.k, spec.n_features) if sae.cfg.architecture() == "topk" else None,
         scale={"layer_norm": "std", "constant_norm_rescale": "rms"}.get(normalisation),
     )

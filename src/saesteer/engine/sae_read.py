@@ -6,8 +6,6 @@ form is read here: sae-lens' loader transposes its decoder, and takes `normalize
 sae-lens would take for something else, because it does not look, is refused or corrected: `_overrides`.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import pickle

@@ -6,8 +6,6 @@ one). A TopK SAE (arXiv 2406.04093) keeps the k largest of them in each row. The
 its size; these then write in units of that size.
 """
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +46,7 @@ class SaeMeta:
     source_digest: str  #: of the source's config and weights (saesteer.sources.pins)
     converter_version: int  #: ALGORITHM_VERSION of saesteer.engine.sae_convert
     architecture: str  #: the source's: jumprelu, standard, topk, gated, or a transcoder's
-    site: str  #: what it reads and where it writes (saesteer.engine.sites)
+    hook_point: str  #: what it reads and where it writes (saesteer.engine.hook_points)
     centred: bool  #: whether each row's mean over d_model is subtracted before encoding (trained on centred writing weights)
     layer: int  #: decoder block that it sits in
     d_model: int  #: width of what it reads and writes, the residual's but at hook_z

@@ -1,7 +1,5 @@
 """Drawing tokens from logits by given uniform numbers."""
 
-from __future__ import annotations
-
 import math
 
 import torch

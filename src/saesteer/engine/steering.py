@@ -1,10 +1,8 @@
 """Interventions as they act on a running model: one factor a row, installed for one forward and always removed.
 
-Rows that are steered together share a kind. Additions, code edits and adapters of one shape differ from row to row; fine-tuned weights
-belong to one intervention and factor.
+Rows that are steered together share a kind. Additions, activation edits and adapters of one shape differ from row to row; fine-tuned
+weights belong to one intervention and factor.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,9 +16,10 @@ from saesteer.core.errors import SettingsError
 from saesteer.engine.adapters import changed_weights, low_rank_subspace_installed, low_rank_weights_installed, weights_installed
 from saesteer.engine.amplify import amplify
 from saesteer.engine.continuation import Steering
+from saesteer.engine.hook_points import HookPoint, hook_point_of, steered
 from saesteer.engine.interventions import (
+    ActivationEdit,
     Addition,
-    CodeEdit,
     ConditionalAddition,
     Intervention,
     LowRankSubspace,
@@ -32,7 +31,6 @@ from saesteer.engine.interventions import (
 )
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import Sae, encode, encoder_input, largest_activation, written_size
-from saesteer.engine.sites import Site, site_of, steered
 
 ALGORITHM_VERSION = 2
 
@@ -71,7 +69,7 @@ def steering_of(
     which: Int[Tensor, " row"],
     factor: Float[Tensor, " row"],
     sae: Sae,
-    site: Site,
+    hook_point: HookPoint,
 ) -> Steering:
     """The steering of rows, each by one of the interventions (all of one group of `together`) at its own factor, which is 0 where a
     condition is not met (engine.conditional.switched)."""
@@ -79,9 +77,9 @@ def steering_of(
     if isinstance(first, WeightChange):
         return _Weights(changed_weights(lm, first, factor))
     if additions := [item for item in interventions if isinstance(item, Addition | ConditionalAddition)]:
-        return _additions(additions, which, factor, sae, site)
-    if edits := [item for item in interventions if isinstance(item, CodeEdit)]:
-        return _code_edits(edits, which, factor, sae, site)
+        return _additions(additions, which, factor, sae, hook_point)
+    if edits := [item for item in interventions if isinstance(item, ActivationEdit)]:
+        return _activation_edits(edits, which, factor, sae, hook_point)
     if adapters := [item for item in interventions if isinstance(item, LowRankWeights | LowRankSubspace)]:
         every = [tensors_of(adapter) for adapter in adapters]
         rows = {name: torch.stack([tensors[name].to(factor.device) for tensors in every], dim=1)[:, which] for name in every[0]}
@@ -94,7 +92,7 @@ class _Additions:
     """`amplify` with each row's vector and factor, at every position or from the prompt's last token on."""
 
     sae: Sae
-    site: Site
+    hook_point: HookPoint
     vector: Float[Tensor, "row d_model"]
     factor: Float[Tensor, " row"]
     scale: Float[Tensor, " row"] | None  # None: a_max, each position's own (the authors' program takes the whole batch's)
@@ -112,7 +110,7 @@ class _Additions:
                 return self._added(value, read)
             return torch.cat([value[:, :first], self._added(value[:, first:], read[:, first:])], dim=1)
 
-        return steered(lm, self.site, change)
+        return steered(lm, self.hook_point, change)
 
     def _added(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         if self.scale is None:
@@ -122,19 +120,21 @@ class _Additions:
         return amplify(value, self.vector[:, None], self.factor[:, None], scale)
 
 
-def _additions(additions: Sequence[Addition | ConditionalAddition], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _Additions:
+def _additions(
+    additions: Sequence[Addition | ConditionalAddition], which: Tensor, factor: Tensor, sae: Sae, hook_point: HookPoint
+) -> _Additions:
     scales = [addition.scale for addition in additions if addition.scale is not None]
     scale = torch.tensor(scales, dtype=factor.dtype, device=factor.device)[which] if scales else None
     vector = torch.stack([addition.vector for addition in additions]).to(factor)[which]
-    return _Additions(sae, site, vector, factor, scale, not _only_last(additions[0]))
+    return _Additions(sae, hook_point, vector, factor, scale, not _only_last(additions[0]))
 
 
 @dataclass(frozen=True)
-class _CodeEdits:
+class _ActivationEdits:
     """Features' activations set, in float32 also of a narrower SAE, as `encode` reads them."""
 
     sae: Sae
-    site: Site
+    hook_point: HookPoint
     features: Int[Tensor, "row k"]
     encoder: Float[Tensor, "row k d_model"]
     bias: Float[Tensor, "row k"]
@@ -148,7 +148,7 @@ class _CodeEdits:
         return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
 
     def installed(self, lm: LanguageModel, start: int, prompt_length: int) -> AbstractContextManager[None]:
-        return steered(lm, self.site, self._edited)
+        return steered(lm, self.hook_point, self._edited)
 
     def _edited(self, value: Float[Tensor, "row seq width"], read: Float[Tensor, "row seq d_read"]) -> Float[Tensor, "row seq width"]:
         change = (self.values[:, None] - self._activations(read)) * self.present[:, None]  # [row seq k]
@@ -163,7 +163,7 @@ class _CodeEdits:
         return pre.masked_fill(pre <= self.threshold[:, None], 0)
 
 
-def _code_edits(edits: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: Sae, site: Site) -> _CodeEdits:
+def _activation_edits(edits: Sequence[ActivationEdit], which: Tensor, factor: Tensor, sae: Sae, hook_point: HookPoint) -> _ActivationEdits:
     def stacked(parts: Sequence[Tensor]) -> Tensor:  # [row k], short ones filled with 0
         return nn.utils.rnn.pad_sequence(list(parts), batch_first=True)[which]
 
@@ -171,7 +171,7 @@ def _code_edits(edits: Sequence[CodeEdit], which: Tensor, factor: Tensor, sae: S
     present = stacked([torch.ones_like(edit.values).to(factor) for edit in edits])
     features = stacked([edit.features.to(factor.device) for edit in edits])
     encoder, bias, threshold, decoder = (part[features].to(factor) for part in (sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec))
-    return _CodeEdits(sae, site, features, encoder, bias, threshold, decoder, values, present)
+    return _ActivationEdits(sae, hook_point, features, encoder, bias, threshold, decoder, values, present)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def check_every_position(intervention: Intervention) -> None:
     if _only_last(intervention):
         reason = "steers from the prompt's last position on (P1's protocol), and another program's batches do not say where the prompt ends"
     if reason:
-        raise SettingsError(f"this intervention {reason}; vectors, code edits, LoRA and fine-tuned weights act at every position")
+        raise SettingsError(f"this intervention {reason}; vectors, activation edits, LoRA and fine-tuned weights act at every position")
 
 
 def steered_model(lm: LanguageModel, sae: Sae, layer: int, intervention: Intervention, factor: float) -> AbstractContextManager[None]:
@@ -224,4 +224,4 @@ def steered_model(lm: LanguageModel, sae: Sae, layer: int, intervention: Interve
     does not look there. Such a program chooses its batches, so rows may differ in the last digits from those of one's own forwards."""
     check_every_position(intervention)
     which, factors = torch.zeros(1, dtype=torch.long, device=lm.device), torch.full((1,), factor, device=lm.device)
-    return steering_of(lm, [intervention], which, factors, sae, site_of(lm, layer, sae.meta.site)).installed(lm, 0, 1)
+    return steering_of(lm, [intervention], which, factors, sae, hook_point_of(lm, layer, sae.meta.hook_point)).installed(lm, 0, 1)

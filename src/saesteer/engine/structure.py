@@ -3,8 +3,6 @@ engine supposes: blocks hand one residual stream to each other and keep a prompt
 capped. A model that is built in another way is refused by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

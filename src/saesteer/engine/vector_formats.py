@@ -3,8 +3,6 @@
 Read in the consumers' own sources; `tests/test_vector_consumers.py` reads the files back with the consumers themselves.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Mapping

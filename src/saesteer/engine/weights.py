@@ -1,7 +1,5 @@
 """The weights of a Hugging Face causal language model, from a folder; of a model for images and text, the text's alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +45,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
     for file in files:
         if fault := safetensors_fault(file):
             raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
-    with _without_own_code(path):
+    with _without_remote_code(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -77,7 +75,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
 
 
 @contextmanager
-def _without_own_code(path: Path) -> Iterator[None]:
+def _without_remote_code(path: Path) -> Iterator[None]:
     """Where a model's folder cannot be loaded without running Python code in it, say so: transformers advises to trust it."""
     try:
         yield
@@ -91,7 +89,7 @@ def _without_own_code(path: Path) -> Iterator[None]:
 
 def load_tokenizer(path: Path) -> Any:
     """A folder's tokenizer; nothing is fetched."""
-    with _without_own_code(path):
+    with _without_remote_code(path):
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 

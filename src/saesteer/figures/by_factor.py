@@ -4,9 +4,12 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import WIDE, Axes, Figure, band, dark_viridis, empty_panel, new_figure, styled, with_ends
+from saesteer.figures.style import WIDE, Axes, Figure, band, dark_viridis, empty_panel, new_figure, with_ends
 
-LABELS = {"gen_success_20": "GenSuccess@20\n(lens tokens per continuation)", "perplexity": "perplexity of the continuation\n(second model)"}
+LABELS = {
+    "gen_success_20": "GenSuccess@20\n(top logit-lens tokens per continuation)",
+    "perplexity": "perplexity of the continuation\n(second model)",
+}
 _MARKERS = "osD^vP*X"
 _SUCCESS_TICKS = (0, 0.25, 0.5, 0.75, 1, 2, 3, 5, 10, 20)
 _TICK_GAP = 0.085  # least distance of two tick labels, as a share of the axis
@@ -64,7 +67,6 @@ def _factor_axis(axes: Axes, factors: list[float]) -> None:
     axes.set_xlabel("steering factor (multiples of a_max; 0 = unsteered)")
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Success on the left, perplexity on the right."""
     figure = new_figure(WIDE, 4.2, counts(data))
@@ -89,7 +91,4 @@ FIGURE = FigureDefinition(
     tables=("factor_bins",),
     caption="Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "
     "score: success that comes before perplexity rises is useful, success after it is repetition.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -1,4 +1,4 @@
-"""A table of example features: scores, lens tokens, the text they fire on most, and what steering with them writes."""
+"""A table of example features: scores, top logit-lens tokens, the text they fire on most, and what steering with them writes."""
 
 import functools
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import BLACK, GREY, MAGENTA, Figure, styled, visible
+from saesteer.figures.style import BLACK, GREY, MAGENTA, Figure, visible
 
 # Title and width in inches of each column.
 _COLUMNS = {
     "layer/feature": 0.8,
     "input | output\nscore": 0.85,
     "concept": 0.8,
-    "lens tokens": 2.1,
+    "top logit-lens tokens": 2.1,
     "text with its largest activation": 2.5,
     "factor": 0.5,
     "unsteered": 2.2,
@@ -32,16 +32,15 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     scores = f"{'–' if row['input_score'] is None else format(row['input_score'], '.2f')} | {row['output_score']:.3f}"
-    lens = ", ".join(visible(token.replace("▁", "").strip(" ")) or "␣" for token in row["lens_tokens"][:_N_LENS])
+    lens = ", ".join(visible(token.replace("▁", "").strip(" ")) or "␣" for token in row["top_logit_lens_tokens"][:_N_LENS])
     prefix = row["prefix"]
     steered = "steering failed" if row["steered"] is None else visible(f"{prefix} {row['steered'].strip(' ')}")
-    context = visible(row["top_context"] or "no records")
+    context = visible(row["top_context"] or "no max-activating examples")
     unsteered = visible(f"{prefix} {row['unsteered'].strip(' ')}")
     name = f"{row['layer']}/{row['feature']}"
     return [name, scores, row["concept"] or "–", lens, context, row["factor"] or "–", unsteered, steered]
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """The table, its cells wrapped to their columns."""
     from matplotlib.figure import Figure
@@ -126,7 +125,4 @@ FIGURE = FigureDefinition(
     tables=("examples",),
     caption="Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the "
     "same prefix continued without and with steering.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

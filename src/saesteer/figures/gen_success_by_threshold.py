@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, Axes, Figure, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, Axes, Figure, band, empty_panel, new_figure, threshold_axis
 
 _COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
 
@@ -34,7 +34,7 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
-    axes.set_ylabel("GenSuccess@20, held out\n(lens tokens per continuation)")
+    axes.set_ylabel("GenSuccess@20, held out\n(top logit-lens tokens per continuation)")
 
 
 def layers_title(curve: pl.DataFrame) -> str:
@@ -42,7 +42,6 @@ def layers_title(curve: pl.DataFrame) -> str:
     return "all layers" if curve["layers"][0] == "all" else f"late layers (from {curve['first_layer'][0]})"
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """All layers on the left, late ones on the right."""
     figure = by_layer_set(data, panel, counts(data), legend_columns=3)
@@ -82,7 +81,4 @@ FIGURE = FigureDefinition(
     tables=("selection",),
     caption="Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), and when as "
     "many features are removed at random (grey); a filter works where magenta leaves the grey band.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -5,7 +5,7 @@ import itertools
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import GREY, PAGE, Axes, Figure, PathCollection, layer_bar, new_figure, scatter_by_layer, styled
+from saesteer.figures.style import GREY, PAGE, Axes, Figure, PathCollection, layer_bar, new_figure, scatter_by_layer
 
 _RIGHT = {False: 0.49, True: 1.02}
 _HEIGHT = {False: (-0.11, "bottom"), True: (1.1, "top")}  # beyond the points, which end at 0 and 1
@@ -32,7 +32,6 @@ def panel(axes: Axes, data: pl.DataFrame) -> PathCollection:
     return points
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """One panel with its colour bar."""
     figure = new_figure(PAGE * 0.85, 4.8, counts(data))
@@ -52,7 +51,4 @@ FIGURE = FigureDefinition(
     tables=("features",),
     caption="Each point is a feature, coloured by its layer; the lines at .5 part the four cases and each quarter says how many lie in "
     "it: few features score high on both.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, Axes, Figure, band, empty_panel, new_figure, styled, threshold_axis
+from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, Axes, Figure, band, empty_panel, new_figure, threshold_axis
 from saesteer.settings import Experiment, NoJudge, Sweep
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
@@ -34,7 +34,6 @@ def is_rated(curve: pl.DataFrame) -> bool:
     return bool(curve["n_features"].sum())
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Concept, fluency and their harmonic mean side by side; those that nothing was rated for are left out."""
     rated = [measure for measure in TITLES if is_rated(data.filter(measure=measure))] or ["judge_score"]
@@ -69,7 +68,4 @@ FIGURE = FigureDefinition(
     applies=has_ratings,
     caption="Mean rating by the judge of text steered with the features kept at each threshold (magenta) and with those removed (grey): "
     "how much it is about the feature's concept, how well-formed it is, and the mean of the texts' harmonic means.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
 from saesteer.figures.method_families import families_in
-from saesteer.figures.style import BLACK, GREY, NO_RATINGS, WIDE, Axes, Figure, empty_panel, new_figure, styled
+from saesteer.figures.style import BLACK, GREY, NO_RATINGS, WIDE, Axes, Figure, empty_panel, new_figure
 from saesteer.settings.registry import method
 
 N_SHOWN = 4
@@ -74,7 +74,6 @@ def _intervals(axes: Axes, known: pl.DataFrame, colour: str) -> None:
     axes.hlines(y, sure["fluency_rating_low"], sure["fluency_rating_high"], color=colour, linewidth=0.5, alpha=0.5)
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Panels by family, a block of rows for each layer."""
     several = data["layer"].n_unique() > 1
@@ -115,7 +114,4 @@ FIGURE = FigureDefinition(
     tables=("method_curves",),
     caption="Mean concept rating against mean fluency rating at every factor (a number marks the weakest and the strongest), for the best "
     "methods of each family: steering is good where a curve climbs before it turns left.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

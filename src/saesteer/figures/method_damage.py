@@ -4,7 +4,7 @@ import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
 from saesteer.figures.method_families import LOOKS, family_handles
-from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure, styled
+from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure
 
 _COLUMNS = (
     "layer", "method", "title", "family", "n", "score", "score_low", "score_high", "loss_rise", "loss_rise_low", "loss_rise_high",
@@ -39,7 +39,6 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
         empty_panel(axes, "no method has a score")
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer."""
     layers = data.partition_by("layer", maintain_order=True)
@@ -70,7 +69,4 @@ FIGURE = FigureDefinition(
     tables=("method_damage",),
     caption="Held-out score of every method against what steering at the chosen factors adds to the loss on ordinary text, which is not "
     "about the concept: a method is worth its damage where no other lies above it and to its left (the line).",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.style import BLACK, GREY, Axes, Figure, empty_panel, legend_entry, new_figure, part_of_colours, styled
+from saesteer.figures.style import BLACK, GREY, Axes, Figure, empty_panel, legend_entry, new_figure, part_of_colours
 
 _CELL = 0.2  # inches
 _COLUMNS = ("n", "mean", "low", "high", "simultaneous_low", "simultaneous_high")
@@ -53,7 +53,6 @@ def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> Any:
     return mesh
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer, one scale of colours."""
     layers = data.partition_by("layer", maintain_order=True)
@@ -91,7 +90,4 @@ FIGURE = FigureDefinition(
     position=210,
     tables=("methods", "method_differences"),
     caption="Mean over concepts of the row's score minus the column's, best methods first, paired by concept.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -6,7 +6,7 @@ import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
 from saesteer.figures.method_families import LOOKS, family_handles
-from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure, styled
+from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure
 from saesteer.settings.registry import method
 
 _UNSTEERED = method("unsteered")
@@ -64,7 +64,6 @@ def _label(row: dict[str, Any]) -> str:
     return f"{row['title']} ({row['n_abstaining']} abstain)" if row["n_abstaining"] else row["title"]
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer."""
     layers = data.partition_by("layer", maintain_order=True)
@@ -94,7 +93,4 @@ FIGURE = FigureDefinition(
     tables=("methods",),
     caption="Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "
     "Hollow: over the concepts alone for which the method has something to steer with.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

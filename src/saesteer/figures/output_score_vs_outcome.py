@@ -4,10 +4,10 @@ import polars as pl
 
 from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import PAGE, WIDE, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer, styled
+from saesteer.figures.style import PAGE, WIDE, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer
 
 LABELS = {
-    "gen_success_20": "GenSuccess@20, held out\n(lens tokens per continuation)",
+    "gen_success_20": "GenSuccess@20, held out\n(top logit-lens tokens per continuation)",
     "judge_score": "judge score, held out\n(harmonic mean of concept and fluency, 0 to 2)",
 }
 
@@ -47,7 +47,6 @@ def _rho(points: pl.DataFrame, scope: str) -> str:
     return f"Spearman {scope.replace('_', ' ')}: {number.replace('-', '−')}"
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Success on the left, judge score on the right, where there is any."""
     measures = _measures(data)
@@ -76,9 +75,6 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=50,
     tables=("outcomes",),
-    caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by lens tokens written "
-    "(left) and by the judge (right, where texts were rated). The correlation within layers cannot come from depth.",
-    data=data,
-    draw=draw,
-    counts=counts,
+    caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by top logit-lens "
+    "tokens written (left) and by the judge (right, where texts were rated). The correlation within layers cannot come from depth.",
 )

@@ -6,7 +6,7 @@ import polars as pl
 
 from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import Figure, layer_bar, new_figure, styled
+from saesteer.figures.style import Figure, layer_bar, new_figure
 
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
 
@@ -21,7 +21,6 @@ def _name(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2]
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Six panels on an A4 page, lettered a to f; the last is the judge's, and left out where nothing was rated."""
     parts = {module: data.filter(figure=_name(module)) for module in _PARTS}
@@ -66,7 +65,4 @@ FIGURE = FigureDefinition(
     caption="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
     "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and "
     "removed, where texts were rated.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

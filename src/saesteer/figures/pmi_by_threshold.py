@@ -1,4 +1,4 @@
-"""Do steered texts' words belong with the feature's lens tokens? PMI by threshold (P1, arXiv 2505.20063, figure 8)."""
+"""Do steered texts' words belong with the feature's top logit-lens tokens? PMI by threshold (P1, arXiv 2505.20063, figure 8)."""
 
 import numpy as np
 import polars as pl
@@ -6,7 +6,7 @@ import polars as pl
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
-from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, styled, threshold_axis
+from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, threshold_axis
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -21,10 +21,9 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
         empty_panel(axes, "no feature has a PMI")
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", label="independent words", zorder=1)
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
-    axes.set_ylabel("mean PMI of generated top tokens\nwith lens tokens (nats)")
+    axes.set_ylabel("mean PMI of generated top tokens\nwith top logit-lens tokens (nats)")
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """All layers on the left, late ones on the right."""
     return by_layer_set(data, panel, counts(data), legend_columns=2)
@@ -40,9 +39,7 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=80,
     tables=("pmi",),
-    caption="Mean pointwise mutual information of the tokens a feature makes the model write most with its lens tokens, by threshold of "
-    "the output score; above 0 they occur together in texts more often than by chance, and a token is never paired with itself.",
-    data=data,
-    draw=draw,
-    counts=counts,
+    caption="Mean pointwise mutual information of the tokens a feature makes the model write most with its top logit-lens tokens, "
+    "by threshold of the output score; above 0 they occur together in texts more often than by chance, and a token is never paired with "
+    "itself.",
 )

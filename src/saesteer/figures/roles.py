@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import BLUE, MAGENTA, PAGE, Axes, Figure, band, new_figure, row_above, styled
+from saesteer.figures.style import BLUE, MAGENTA, PAGE, Axes, Figure, band, new_figure, row_above
 
 _UNIT = 0.01
 _SCORES = (("input_score", BLUE, "o", "input score"), ("output_score", MAGENTA, "s", "output score"))
@@ -36,7 +36,6 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
     row_above(axes, layers, data["n"].to_list(), "n", 5.0, MAGENTA)
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """One panel, its legend above."""
     figure = new_figure(PAGE, 4.0, f"{counts(data)}\nLines: medians; bands: quartiles.")
@@ -64,7 +63,4 @@ FIGURE = FigureDefinition(
     tables=("features",),
     caption="Median (line) and inter-quartile range (band) of the input score (blue) and output score (magenta) of each layer's features: "
     "features of early layers say what is read, features of late layers what will be written.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

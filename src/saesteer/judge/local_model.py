@@ -5,8 +5,6 @@ Prompts are padded on the left to a multiple of `LENGTH_STEP` tokens and batched
 neighbours.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import text_id, value_digest
-from saesteer.core.tables.methods import STEERING_PROMPTS
-from saesteer.core.tables.schema import validate
+from saesteer.core.tables import STEERING_PROMPTS, validate
 from saesteer.judge.answers import AnswerBook, unanswered
 from saesteer.judge.endpoint import OfEndpoint
 from saesteer.judge.parse import REFUSED

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import ASKED_CONCEPTS, FITS
-from saesteer.core.tables.methods import METHOD_CHOICES
+from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run, check_known
@@ -35,7 +34,7 @@ def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None
     check_known("layer", str(layer), [str(number) for number in run.layers])
     fits = at_every_layer(run.rows(FITS, sorted({layer, run.layers[0]})), run.layers).filter(layer=layer)
     check_known("method", method, sorted(set(fits["method"])))
-    concepts = dict(run.summary(ASKED_CONCEPTS).select("concept", "concept_id").iter_rows())
+    concepts = dict(run.summary(COMPARED_CONCEPTS).select("concept", "concept_id").iter_rows())
     check_known("concept", concept, list(concepts))
     (row,) = fits.filter(method=method, concept_id=concepts[concept]).to_dicts()
     if row["kind"] is None:

@@ -121,8 +121,8 @@ def method_notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "the method itself calls 1 (prompts: number of the text); of residual norm: median of factor times the change at factor 1, over "
         "the norm of the unsteered residual; exact for additions of a fixed vector, otherwise as if the change grew with the factor.",
         "Chosen by: what chose the features or made the vector; labelled texts: how many of them took part in that (most vectors are "
-        "scaled by the texts' largest activation besides, SAE features by their largest record). Density: share of tokens on which the "
-        "features used are active, median; share on concept: of the records of those that are labelled with it.",
+        "scaled by the texts' largest activation besides, SAE features by their max activation). Density: share of tokens on which the "
+        "features used are active, median; share on concept: of the max-activating examples of those that are labelled with it.",
         training,
         "R²: of the linear approximator of steering effects, on vectors that it was not fitted on (P2 fits it on 50,000).",
         "Methods that depend on no layer (unsteered, added text, adapters, fine-tuning) are fitted and judged once, at the first layer: "

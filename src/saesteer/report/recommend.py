@@ -34,7 +34,7 @@ from saesteer.analysis.recommendation import (
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, table
-from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, RECORDS, of_fits
+from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, PERPLEXITY, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
 from saesteer.engine.models import MIN_ROWS
@@ -43,7 +43,7 @@ from saesteer.run import Run, open_run
 from saesteer.settings import (
     Comparison,
     ExplainedFeatures,
-    LocalRecords,
+    LocalExamples,
     NamedConcepts,
     NoJudge,
     Sweep,
@@ -120,11 +120,11 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
 
 
 def ordinary_loss(run: Run, choice: Choice) -> Estimate | None:
-    """What steering with the feature adds to the loss of ordinary texts, those of the experiment's records."""
-    records, model = run.experiment.records, run.experiment.model
-    if not isinstance(records, LocalRecords):
+    """What steering with the feature adds to the loss of ordinary texts, those of the experiment's max-activating examples."""
+    examples, model = run.experiment.max_activating_examples, run.experiment.model
+    if not isinstance(examples, LocalExamples):
         return None
-    corpus = read_texts(records.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
+    corpus = read_texts(examples.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
     if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
         return None
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
@@ -141,8 +141,8 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
     if not path.exists():
         raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
     features = run.summary(FEATURES)
-    # A layer at a time: a large model's records fill the memory.
-    fires = pl.concat(fired_on(run.rows(RECORDS, [layer])) for layer in experiment.layers)
+    # A layer at a time: a large model's max-activating examples fill the memory.
+    fires = pl.concat(fired_on(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in experiment.layers)
     listed = experiment.features
     near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
     described = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
@@ -300,7 +300,14 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list
         fires_on = escaped(row["concept"] or row["explanation"] or "unclear")
         scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
         at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else ["unrated", ""]
-        yield [f"{row['layer']}/{row['feature']}", row["match"], fires_on, escaped(" ".join(row["lens_tokens"][:5])), *scores, *at_best]
+        yield [
+            f"{row['layer']}/{row['feature']}",
+            row["match"],
+            fires_on,
+            escaped(" ".join(row["top_logit_lens_tokens"][:5])),
+            *scores,
+            *at_best,
+        ]
 
 
 def _text_cells(texts: pl.DataFrame, factor: str) -> Iterator[list[str]]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
-from saesteer.core.tables.steps import NOT_FINITE
+from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
 from saesteer.report.fits import parse_feature
 from saesteer.run import Run

@@ -14,24 +14,24 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import ACTIVATIONS, ASKED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, METHOD_SUMMARIES, RECORDS
+from saesteer.core.tables import ACTIVATIONS, COMPARED_CONCEPTS, FEATURES, FITS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, METHOD_SUMMARIES
 from saesteer.engine.vector_formats import neuronpedia_body
-from saesteer.report.exports.neuronpedia import record_lines
+from saesteer.report.exports.neuronpedia import example_lines
 from saesteer.run import Run
-from saesteer.settings import LocalRecords, SettingsError, Sweep
+from saesteer.settings import LocalExamples, SettingsError, Sweep
 from saesteer.settings.steps import HEADLINE_THRESHOLD
 from saesteer.sources.neuronpedia.sources import named_sources
 from saesteer.sources.neuronpedia.upload import Upload
 
 _MOST_FEATURES = 128  # a batch
-_MOST_TOKENS = 1024  # a record
+_MOST_TOKENS = 1024  # an example
 _LONGEST_TEXT = 512  # characters of an explanation
 _HOOKS = {
     "resid_pre": "hook_resid_pre",
     "embedding": "hook_resid_pre",
     **dict.fromkeys(("resid_post", "mlp_out", "transcoder", "transcoder_normalized"), "hook_resid_post"),
 }
-"""Site -> Neuronpedia's name of where its directions are added, for those it has (engine.sites)."""
+"""Hook point -> Neuronpedia's name of where its directions are added, for those it has (engine.hook_points)."""
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +71,23 @@ def _list_of_kept(run: Run, source: str | None) -> Upload:
 
 
 def _features_with_scores(run: Run, source: str) -> Iterator[Upload]:
-    """Features with density, lens tokens, records and scores, for sources of the user's own; those without records cannot be sent."""
-    if not isinstance(run.experiment.records, LocalRecords):
-        raise SettingsError(f"{run.name}: its records are Neuronpedia's own; only features with records computed here can be uploaded")
+    """Features with density, top logit-lens tokens, max-activating examples and scores, for sources of the user's own; those without
+    max-activating examples cannot be sent."""
+    if not isinstance(run.experiment.max_activating_examples, LocalExamples):
+        raise SettingsError(
+            f"{run.name}: its max-activating examples are Neuronpedia's own; only features with examples computed here can be uploaded"
+        )
     table = _features(run)
     for layer, of_layer in named_sources(run.experiment, sorted(set(table["layer"])), source).items():
-        records, activations, lens = (run.rows(step, [layer]) for step in (RECORDS, ACTIVATIONS, LOGIT_LENS))
-        lines = groupby(record_lines(records, of_layer, activations), key=lambda line: int(line["index"]))
+        examples, activations, lens = (run.rows(step, [layer]) for step in (MAX_ACTIVATING_EXAMPLES, ACTIVATIONS, LOGIT_LENS))
+        lines = groupby(example_lines(examples, of_layer, activations), key=lambda line: int(line["index"]))
         texts = {feature: [_text(line) for line in of_feature if all(line["tokens"])] for feature, of_feature in lines}
         features = table.filter(layer=layer).join(lens.select("feature", "tokens", "logits"), on="feature", how="left").sort("feature")
         entries = [_entry(row, texts[row["feature"]]) for row in features.iter_rows(named=True) if texts.get(row["feature"])]
         if len(entries) < features.height:
-            log.warning("layer %d: %d features have no records and cannot be uploaded", layer, features.height - len(entries))
+            log.warning(
+                "layer %d: %d features have no max-activating examples and cannot be uploaded", layer, features.height - len(entries)
+            )
         for start in range(0, len(entries), _MOST_FEATURES):
             batch = entries[start : start + _MOST_FEATURES]
             about = f"features {batch[0]['index']} to {batch[-1]['index']} of {of_layer}"
@@ -102,7 +107,7 @@ def _entry(row: Mapping[str, Any], texts: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _text(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A record, or of a long one as much around its maximum as may be sent."""
+    """An example, or of a long one as much around its maximum as may be sent."""
     first = max(line["maxValueTokenIndex"] - _MOST_TOKENS // 2, 0)
     return {name: line[name][first : first + _MOST_TOKENS] for name in ("tokens", "values")}
 
@@ -111,12 +116,13 @@ def _method_vectors(run: Run, method: str, model: str) -> Iterator[Upload]:
     """The vectors that a method adds at factor 1, each with the median of its chosen factors as its strength."""
     from saesteer.methods.fit.vectors_file import fitted_additions
 
-    hook = _HOOKS.get(run.experiment.saes.site)
+    hook = _HOOKS.get(run.experiment.saes.hook_point)
     if hook is None:
         raise SettingsError(
-            f"{run.name}: its vectors are added at {run.experiment.saes.site}, where Neuronpedia's cannot be; it has resid_pre, resid_post"
+            f"{run.name}: its vectors are added at {run.experiment.saes.hook_point}, where Neuronpedia's cannot be; it has resid_pre,"
+            " resid_post"
         )
-    fits, concepts = run.rows(FITS), run.summary(ASKED_CONCEPTS)
+    fits, concepts = run.rows(FITS), run.summary(COMPARED_CONCEPTS)
     scores = run.summary(METHOD_SUMMARIES["method_scores"]).filter(method=method)
     for layer in run.layers:
         chosen = {row["concept"]: row["factors"] for row in scores.filter(layer=layer).iter_rows(named=True)}

@@ -7,15 +7,15 @@ nearest valid key named. config/schema.json and config/README.md are generated f
 
 from saesteer.core.errors import SettingsError
 from saesteer.settings.base import Settings, canonical_factor, experiment_name
-from saesteer.settings.experiment import Addresses, Comparison, Experiment, Scores, Steering, Sweep, Workflow, comparison, steering
+from saesteer.settings.experiment import Addresses, Comparison, Experiment, Scores, Steering, Sweep, Workflow
 from saesteer.settings.inputs import (
     AllFeatures,
     ExplainedFeatures,
     ExplicitFeatures,
     GivenConcept,
-    LocalRecords,
+    LocalExamples,
     ModelSource,
-    NeuronpediaRecords,
+    NeuronpediaExamples,
     NoConcepts,
     PublishedFeatures,
     SaeSettings,
@@ -23,7 +23,7 @@ from saesteer.settings.inputs import (
     TopicConcepts,
 )
 from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_yaml
-from saesteer.settings.methods import MethodSettings, NamedConcepts, OwnTexts, PromptWriter, PublishedConcepts, TopicTexts
+from saesteer.settings.methods import LabelledTexts, MethodSettings, NamedConcepts, PromptWriter, PublishedConcepts, TopicTexts
 from saesteer.settings.steps import (
     BestFactorSettings,
     Endpoint,

@@ -5,16 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from saesteer.core.errors import SettingsError
 from saesteer.settings.base import ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
+    ExampleSettings,
     ExplicitFeatures,
     FeatureSet,
-    LocalRecords,
+    LocalExamples,
     ModelSettings,
     NoConcepts,
-    RecordSettings,
     SaeSettings,
     SampledFeatures,
     TopicConcepts,
@@ -59,10 +58,10 @@ class ScoringSections(Settings):
     """Decoder layers whose features are scored, 0-based."""
     features: FeatureSet
     """Which features of each layer."""
-    records: RecordSettings
-    """Feature records: the texts in which a feature is most active."""
+    max_activating_examples: ExampleSettings
+    """Max-activating examples: the texts in which a feature is most active."""
     concepts: ConceptSettings = NoConcepts(kind="none")
-    """What a feature stands for. Left out: none with local records, explanations with Neuronpedia's."""
+    """What a feature stands for. Left out: none with local max-activating examples, explanations with Neuronpedia's."""
     input_score: InputScoreSettings = InputScoreSettings()
     """P1's input score."""
     output_score: OutputScoreSettings = OutputScoreSettings()
@@ -74,9 +73,11 @@ class ScoringSections(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _concepts_of_records(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "concepts" not in values and isinstance(values.get("records"), dict):
-            return values | ({"concepts": {"kind": "explanations"}} if values["records"].get("kind") == "neuronpedia" else {})
+    def _concepts_of_examples(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "concepts" not in values and isinstance(values.get("max_activating_examples"), dict):
+            return values | (
+                {"concepts": {"kind": "explanations"}} if values["max_activating_examples"].get("kind") == "neuronpedia" else {}
+            )
         return values
 
     @model_validator(mode="after")
@@ -87,8 +88,10 @@ class ScoringSections(Settings):
             raise ValueError(
                 f"features: n_per_layer {self.features.n_per_layer} is more than the {self.saes.n_features} features of an SAE"
             )
-        if isinstance(self.concepts, TopicConcepts) and not isinstance(self.records, LocalRecords):
-            raise ValueError("concepts: kind topics needs records of kind local, whose texts carry topics (Neuronpedia's: explanations)")
+        if isinstance(self.concepts, TopicConcepts) and not isinstance(self.max_activating_examples, LocalExamples):
+            raise ValueError(
+                "concepts: kind topics needs max-activating examples of kind local, whose texts carry topics (Neuronpedia's: explanations)"
+            )
         return self
 
     @property
@@ -118,7 +121,7 @@ class SteeringSections(ScoringSections):
     """What experiments that generate texts have besides."""
 
     gen_success: GenSuccessSettings = GenSuccessSettings()
-    """GenSuccess@k: lens tokens in the generated text. A comparison reads it where methods.factor_rule is gen_success."""
+    """GenSuccess@k: top logit-lens tokens in the generated text. A comparison reads it where methods.factor_rule is gen_success."""
     perplexity: PerplexitySettings
     """How plausible the generated text is to a second model."""
     best_factor: BestFactorSettings = BestFactorSettings()
@@ -202,20 +205,6 @@ class Comparison(SteeringSections):
 Steering = Sweep | Comparison
 """The kinds of experiment that generate texts."""
 Experiment = Scores | Sweep | Comparison
-
-
-def steering(experiment: Experiment, name: str) -> Steering:
-    """An experiment that has to generate texts; one that stops at the scores is refused by its name."""
-    if isinstance(experiment, Scores):
-        raise SettingsError(f"{name} generates no texts, it is of kind scores: name an experiment of kind sweep or comparison")
-    return experiment
-
-
-def comparison(experiment: Experiment, name: str) -> Comparison:
-    """An experiment that has to be a comparison of steering methods; any other is refused by its name."""
-    if not isinstance(experiment, Comparison):
-        raise SettingsError(f"{name} compares no methods, it is of kind {experiment.kind}: name an experiment of kind comparison")
-    return experiment
 
 
 class Addresses(Settings):

@@ -1,11 +1,11 @@
-"""What an experiment starts from: model, SAEs, feature set, feature records, concepts."""
+"""What an experiment starts from: model, SAEs, feature set, max-activating examples, concepts."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from saesteer.core.sites import Site
+from saesteer.core.hook_points import HookPointName
 from saesteer.settings.base import Settings, unique
 
 
@@ -88,13 +88,13 @@ class SaeSettings(Settings):
     """With release: the SAE's id in it; with repo: its folder there. `{layer}` is the layer, e.g. layer_{layer}/width_16k/canonical."""
     revision: str | None = None
     """Commit of the repository that holds the SAEs; null: the newest, whose commit is recorded."""
-    site: Site = "resid_post"
+    hook_point: HookPointName = "resid_post"
     """Where the SAE sits in its decoder layer: the residual before attention, before the MLP or behind the layer (resid_pre, resid_mid,
     resid_post); what attention or the MLP adds to it (attn_out, mlp_out); attention's heads before their output map (hook_z); a transcoder,
     of the MLP's input (transcoder) or of that before the norm's gain (transcoder_normalized: Gemma Scope's); the embedding, of layer 0."""
     decoder_rows: Literal["as_trained", "unit"] = "as_trained"
-    """unit: each decoder row is divided by its norm, and its feature's codes are multiplied by it. The SAE reconstructs the same; a
-    feature's direction is then W_dec / norm(W_dec), and a_max the largest of these codes. Not for TopK."""
+    """unit: each decoder row is divided by its norm, and its feature's activations are multiplied by it. The SAE reconstructs the same; a
+    feature's direction is then W_dec / norm(W_dec), and a_max the largest of these activations. Not for TopK."""
     d_model: Annotated[int, Field(gt=0)]
     """Width of what the SAEs read: the residual stream's; at hook_z heads times head width."""
     n_features: Annotated[int, Field(gt=0)]
@@ -169,31 +169,31 @@ FeatureSet = Annotated[
 ]
 
 
-class LocalRecords(Settings):
+class LocalExamples(Settings):
     kind: Literal["local"]
-    """Compute records from the activations on texts of one's own."""
+    """Compute max-activating examples from the activations on texts of one's own."""
     texts: Path
-    """Parquet of texts whose activations give the records: a column text, or text_id and token_ids."""
+    """Parquet of texts whose activations give the max-activating examples: a column text, or text_id and token_ids."""
     max_tokens: Annotated[int, Field(gt=1)] = 256
     """Texts that come without token_ids are cut after so many."""
-    n_records: Annotated[int, Field(gt=0)] = 100
-    """Records kept per feature: the texts in which its maximum is largest."""
+    n_examples: Annotated[int, Field(gt=0)] = 100
+    """Max-activating examples kept per feature: the texts in which its maximum is largest."""
 
 
-class NeuronpediaRecords(Settings):
+class NeuronpediaExamples(Settings):
     kind: Literal["neuronpedia"]
-    """Download records and explanations from Neuronpedia."""
+    """Download max-activating examples and explanations from Neuronpedia."""
     source: str | None = None
     """`model/source` on Neuronpedia, `{layer}` for the layer, e.g. gemma-2-2b/{layer}-gemmascope-res-16k; null: what sae-lens says."""
-    n_records: Annotated[int, Field(gt=0)] = 100
-    """Records kept per feature: those of largest maximum (P1: at most 100)."""
+    n_examples: Annotated[int, Field(gt=0)] = 100
+    """Max-activating examples kept per feature: those of largest maximum (P1: at most 100)."""
     route: Literal["auto", "bulk", "api"] = "auto"
     """The bulk exports, one request a feature, or (auto) exports when more than `bulk_above` features of a layer are wanted."""
     bulk_above: Annotated[int, Field(ge=0)] = 20
     """auto: most features of a layer that are asked for one by one."""
 
 
-RecordSettings = Annotated[LocalRecords | NeuronpediaRecords, Field(discriminator="kind")]
+ExampleSettings = Annotated[LocalExamples | NeuronpediaExamples, Field(discriminator="kind")]
 
 
 class TopicConcepts(Settings):
@@ -205,7 +205,8 @@ class TopicConcepts(Settings):
 
 class ExplanationConcepts(Settings):
     kind: Literal["explanations"]
-    """A feature's concept is the explanation that its records come with: Neuronpedia's. Local records bring none."""
+    """A feature's concept is the explanation that its max-activating examples come with: Neuronpedia's. Local max-activating examples
+    bring none."""
 
 
 class GivenConcept(Settings):

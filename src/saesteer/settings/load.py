@@ -24,51 +24,22 @@ _CONSTANTS = (
     "methods.n_ordinary_texts", "methods.ordinary_tokens",
 )  # fmt: skip
 """Keys of earlier versions whose values no experiment chose."""
+_RENAMED = {
+    "saes.site": "saes.hook_point", "records.n_records": "max_activating_examples.n_examples", "records": "max_activating_examples",
+    "input_score.min_records": "input_score.min_examples",
+}  # fmt: skip
+"""Keys of earlier versions that have another name."""
 _OF_THE_STUDY = ("selection.predictor", "methods.stretch_words", "methods.effects.multiples", "methods.effects.n_at_later_layers")
 """Keys of earlier versions that only this repository's study of open questions read."""
 _OF_EARLIER_WORKFLOWS = {
     "experiments_dir": "write experiments_dirs, a list of folders",
     "open_questions": "name the experiments under `experiments`, and run `snakemake -s studies/Snakefile`",
 }
-_OF_THE_SHIPPED_MODEL = ("saes.path", "records.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
+_OF_THE_SHIPPED_MODEL = ("saes.path", "max_activating_examples.texts", "concepts.topics", "perplexity.model.path", "judge.oracle")
 """Keys of an experiment on the shipped world whose values were made for its model."""
 
-# The conventions of each paper's own program, by the key that sets them (papers.md; where text and program differ, the program).
-# P1's perplexity is a judgement: its program reads what another, not public, has written under the name that Hugging Face's metric uses.
-PRESETS: dict[str, dict[str, Any]] = {
-    "p1": {
-        "input_score": {"tokens": "retokenised", "min_records": 10},
-        "output_score": {"prompt": "From my experience,", "factor": "10"},
-        "gen_success": {"tokens": "retokenised"},
-        "best_factor": {"rule": "p1", "factor_choice": "same_texts", "gen_success_limit": 3.0} | {"perplexity": "whole_text"},
-    },
-    # P1, table 1: the judged experiment on AxBench's concepts.
-    "p1_table_1": {
-        "best_factor": {"perplexity": "whole_text"},
-        "methods": {
-            "learning_rates": [],
-            "temperature": 0.7,
-            "n_prompts": 10,
-            "sae_features": "last_position",
-            "factors": {"addition": ["0.4", "0.8", "1.2", "1.6", "2", "3", "4", "6", "8", "10", "20", "40", "60", "100"]},
-            "score": "harmonic_mean_of_means",
-            "factor_choice": "first_half",
-            "factor_rule": "gen_success",
-            "averaged": "surviving",
-        },
-    },
-    # P2's nine tasks: one prompt, mean behaviour times mean coherence, the best of all strengths on the texts themselves.
-    "p2": {
-        "methods": {"prompts": "config/prompts-p2.txt", "n_prompts": 1, "score": "product_of_means", "factor_choice": "same_texts"}
-        | {"top_p": 0.3, "effects": {"top_p": 0.3}}
-    },
-    # P4, AxBench: the first five prompts choose the factor, the last five report; adapters steer as they were trained.
-    "p4": {
-        "methods": {"n_positive": 72, "n_negative": 72, "n_prompts": 10, "temperature": 1.0, "score": "harmonic_mean"}
-        | {"factor_choice": "first_half", "averaged": "all", "blank_texts": "rated"}
-        | {"learning_rates": [], "training_tokens": "all", "factors": {"adapter": ["1"]}}
-    },
-}
+PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
+"""Name -> the conventions of a paper's own program."""
 
 
 def load_workflow(values: Mapping[str, Any], source: str = "the configuration") -> Workflow:
@@ -140,6 +111,9 @@ def _remedy(what: str, sections: Iterable[str]) -> str:
 
 def _refuse_earlier_keys(path: Path, written: Mapping[str, Any]) -> None:
     """Refuse a file of an earlier version, and say what to write instead."""
+    for earlier, key in _RENAMED.items():
+        if _at(written, earlier) is not None:
+            raise SettingsError(f"{path}: the key {earlier} has become {key}: rename it")
     for keys, place in ((_CONSTANTS, "the code, the same for all experiments"), (_OF_THE_STUDY, "studies/questions")):
         for key in keys:
             section, _, name = key.rpartition(".")

@@ -37,7 +37,7 @@ class TopicTexts(Settings):
         return self.topics
 
 
-class OwnTexts(Settings):
+class LabelledTexts(Settings):
     kind: Literal["texts"]
     """Concepts and labelled texts of one's own; another concept's texts are the negative ones."""
     texts: Path
@@ -58,9 +58,9 @@ class PublishedConcepts(Settings):
     """Use this many concepts, from the top; null: all."""
 
 
-NamedConcepts = TopicTexts | OwnTexts
+NamedConcepts = TopicTexts | LabelledTexts
 """Sources whose concepts the settings name."""
-ConceptSource = Annotated[TopicTexts | OwnTexts | PublishedConcepts, Field(discriminator="kind")]
+ConceptSource = Annotated[TopicTexts | LabelledTexts | PublishedConcepts, Field(discriminator="kind")]
 
 
 class FactorGrids(Settings):
@@ -71,7 +71,7 @@ class FactorGrids(Settings):
     clamp: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = (
         "0.4", "0.8", "1.2", "1.6", "2", "3", "4", "6", "8", "10", "20", "40", "60", "100",
     )  # fmt: skip
-    """Feature codes, in multiples of the feature's largest activation (P4's grid)."""
+    """Feature activations, in multiples of the feature's largest activation (P4's grid)."""
     adapter: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = ("0.25", "0.5", "1", "1.5", "2", "3", "4")
     """Adapters and fine-tuned weights, in multiples of the change as trained."""
     prompt: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = ("1", "2", "3")
@@ -148,10 +148,10 @@ class MethodSettings(SamplingSettings):
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """Sampling temperature (P4); 0 is greedy."""
     ordinary_texts: Path | None = None
-    """Parquet file of texts (a column text) about anything, on which it is measured what steering breaks; null: those of local records, or
-    else it is not measured."""
+    """Parquet file of texts (a column text) about anything, on which it is measured what steering breaks; null: those of local
+    max-activating examples, or else it is not measured."""
     sae_features: Literal["everywhere", "last_position"] = "everywhere"
-    """Steering with SAE features: everywhere adds a multiple of the feature's largest record at every position (P4); last_position adds a
+    """Steering with SAE features: everywhere adds a multiple of the feature's max activation at every position (P4); last_position adds a
     multiple of a_max at the last position of every forward (P1)."""
     factors: FactorGrids = FactorGrids()
     """Each kind of method's strengths."""

@@ -14,10 +14,10 @@ HEADLINE_THRESHOLD = 0.3
 
 class InputScoreSettings(Settings):
     tokens: Literal["retokenised", "ids"] = "retokenised"
-    """Which id a record's maximal token has: its string tokenised again (P1's program; refused where less than 99 % of the
+    """Which id an example's maximal token has: its string tokenised again (P1's program; refused where less than 99 % of the
     vocabulary come back as themselves), or the id it was recorded with (P1's text)."""
-    min_records: Annotated[int, Field(gt=0)] = 10
-    """Features with fewer records have no input score (P1's program: 10; its text: 20)."""
+    min_examples: Annotated[int, Field(gt=0)] = 10
+    """Features with fewer max-activating examples have no input score (P1's program: 10; its text: 20)."""
 
 
 class OutputScoreSettings(Settings):
@@ -118,7 +118,8 @@ class SelectionSettings(IntervalSettings):
 
 class PmiSettings(Settings):
     texts: Path | None = None
-    """Parquet of texts (a column text) whose co-occurrences are counted; null: the texts of local records, or else no such figure."""
+    """Parquet of texts (a column text) whose co-occurrences are counted; null: the texts of local max-activating examples, or else no
+    such figure."""
     published: str | None = None
     """Instead of texts: key of a published corpus, e.g. nltk/webtext (P1's)."""
 

@@ -15,9 +15,8 @@ import polars as pl
 
 from saesteer.core.counter_rng import text_keys
 from saesteer.core.files import text_id
-from saesteer.core.tables.methods import ASKED_CONCEPTS, CONCEPT_TEXTS
-from saesteer.core.tables.schema import Table, validate
-from saesteer.settings import OwnTexts, SettingsError
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, Table, validate
+from saesteer.settings import LabelledTexts, SettingsError
 from saesteer.sources.published import labelled_concepts, labelled_texts
 
 ALGORITHM_VERSION = 1
@@ -29,7 +28,7 @@ SHARED = -1
 def published_texts(
     metadata: Path, train: Path, n_concepts: int | None, n_positive: int, n_negative: int, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """ASKED_CONCEPTS and CONCEPT_TEXTS rows of AxBench's list of concepts (metadata.jsonl) and training texts (train_data.parquet).
+    """COMPARED_CONCEPTS and CONCEPT_TEXTS rows of AxBench's list of concepts (metadata.jsonl) and training texts (train_data.parquet).
 
     The first `n_concepts` of the list (None: all), each with texts of its own and with negative texts from those that the concepts of its
     genre share; which of them, where there are more, depends on the seed.
@@ -57,11 +56,13 @@ def published_texts(
         {"concept_id": text_id(labelled.concept), "concept": labelled.concept, "label_feature": labelled.feature}
         for labelled in listed[:n_concepts]
     ]
-    return concept_table(ASKED_CONCEPTS, concepts, str(metadata)), concept_table(CONCEPT_TEXTS, rows, str(train))
+    return concept_table(COMPARED_CONCEPTS, concepts, str(metadata)), concept_table(CONCEPT_TEXTS, rows, str(train))
 
 
-def own_texts(source: OwnTexts, prompts: Collection[str], n_positive: int, n_negative: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """ASKED_CONCEPTS and CONCEPT_TEXTS rows of a file of labelled texts: each concept's own texts, and the other named concepts' as
+def texts_of_file(
+    source: LabelledTexts, prompts: Collection[str], n_positive: int, n_negative: int, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """COMPARED_CONCEPTS and CONCEPT_TEXTS rows of a file of labelled texts: each concept's own texts, and the other named concepts' as
     negative ones; which of them, where there are more, depends on the seed. Texts that go on from one of the `prompts` are left out."""
     texts = _read_own(source.texts).filter(~pl.col("input").is_in(list(prompts)))
     named = texts.filter(pl.col("concept").is_in(source.names))
@@ -71,7 +72,7 @@ def own_texts(source: OwnTexts, prompts: Collection[str], n_positive: int, n_neg
             candidates = named.filter((pl.col("concept") == name) == positive)
             rows += _rows(candidates, name, positive, n_texts, seed, f"{source.texts}: concept {name!r}")
     concepts = [{"concept_id": text_id(name), "concept": name, "label_feature": None} for name in source.names]
-    return concept_table(ASKED_CONCEPTS, concepts, str(source.texts)), concept_table(CONCEPT_TEXTS, rows, str(source.texts))
+    return concept_table(COMPARED_CONCEPTS, concepts, str(source.texts)), concept_table(CONCEPT_TEXTS, rows, str(source.texts))
 
 
 def _read_own(path: Path) -> pl.DataFrame:
@@ -92,8 +93,8 @@ def _read_own(path: Path) -> pl.DataFrame:
     return named.unique(["concept", "output"], keep="first", maintain_order=True)
 
 
-def with_own_labels(concepts: pl.DataFrame, metadata: Path, saes: Mapping[int, str], by_label: Sequence[str]) -> pl.DataFrame:
-    """ASKED_CONCEPTS rows of AxBench's list, without the features of SAEs other than the layers': their numbers mean nothing there.
+def with_labels(concepts: pl.DataFrame, metadata: Path, saes: Mapping[int, str], by_label: Sequence[str]) -> pl.DataFrame:
+    """COMPARED_CONCEPTS rows of AxBench's list, without the features of SAEs other than the layers': their numbers mean nothing there.
 
     `saes` has Neuronpedia's name of each layer's SAE, e.g. 20-gemmascope-res-131k; without any the list is trusted. Refused where methods
     (`by_label`) steer with the labelled feature, or where it is one layer's SAE and not another's.

@@ -9,7 +9,7 @@ from pathlib import Path
 from saesteer.core.files import file_digest, write_atomically
 from saesteer.settings import SettingsError
 from saesteer.sources.http import COMMAND, FetchError, Policy, body_of, get, open_client
-from saesteer.sources.published import kept_at, published_file
+from saesteer.sources.published import cached_path, published_file
 
 LARGEST_FILE = 2**28
 """Most bytes of a file."""
@@ -23,7 +23,7 @@ def fetch_published(key: str, address: str, downloads: Path, policy: Policy = CO
     `stated` has the digests that the user states (`published_digests`); a file without any is refused.
     `address` is the base of raw.githubusercontent.com's form: {address}/{repo}/{commit}/{path}.
     """
-    file, cached = published_file(key), kept_at(key, downloads)
+    file, cached = published_file(key), cached_path(key, downloads)
     pinned = file.sha256 or (stated or {}).get(key)
     if cached.is_file() and file_digest(cached) == pinned:
         return cached

@@ -20,7 +20,7 @@ _NOT_DONE = (425, 429, 500, 503)
 """Statuses by which a server says that it did not do what a request wants; a 502 or 504 is a gateway's, which does not know."""
 
 LARGEST_ANSWER = 2**25
-"""Most bytes of an answer, unpacked; a feature with all its records has a few hundred thousand."""
+"""Most bytes of an answer, unpacked; a feature with all its max-activating examples has a few hundred thousand."""
 
 T = TypeVar("T")
 

@@ -10,22 +10,8 @@ from safetensors import safe_open
 
 from saesteer.core.files import file_digest, value_digest
 from saesteer.core.store import read_manifest
-from saesteer.settings import (
-    Comparison,
-    Experiment,
-    GivenConcept,
-    LocalModelJudge,
-    LocalRecords,
-    ModelSource,
-    OracleJudge,
-    OwnTexts,
-    Scores,
-    SettingsError,
-    Sweep,
-    TopicConcepts,
-    TopicTexts,
-)
-from saesteer.sources.published import kept_at
+from saesteer.settings import Experiment, LocalExamples, ModelSource, SettingsError, Sweep
+from saesteer.sources.published import cached_path
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*.jinja")
 """Patterns of the files that count of a folder with a model, or a world's judge: weights, settings, chat templates and vocabularies, so all
@@ -36,42 +22,43 @@ SAE_FILES = ("**/*.safetensors", "**/*.json", "**/*.npz", "**/*.pt")
 _ROWS = 8192  # read at a time
 MODELS = ("model", "perplexity_model", "judge_model")
 """Names of pins that are models, and can come from the hub."""
+PIN_KEYS = {
+    "model": "model.path", "perplexity_model": "perplexity.model.path", "judge_model": "judge.model.path",
+    "texts": "max_activating_examples.texts", "topics": "concepts.topics", "oracle": "judge.oracle", "lexicon": "methods.concepts.lexicon",
+    "labelled_texts": "methods.concepts.texts", "vectors": "methods.vectors", "ordinary_texts": "methods.ordinary_texts",
+}  # fmt: skip
+"""Name of what can be pinned -> the key of the experiment file that names the folder or file."""
+
+
+def _at(experiment: Experiment, key: str) -> Any:
+    """The value of a key such as model.path; None where the experiment has no such key."""
+    value: Any = experiment
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def model_settings(experiment: Experiment, name: str) -> ModelSource:
     """The settings of the model behind a pin's name."""
-    models: dict[str, ModelSource] = {"model": experiment.model}
-    if not isinstance(experiment, Scores):
-        models["perplexity_model"] = experiment.perplexity.model
-        if isinstance(experiment.judge, LocalModelJudge):
-            models["judge_model"] = experiment.judge.model
-    return models[name]
+    settings = _at(experiment, PIN_KEYS[name].removesuffix(".path"))
+    assert isinstance(settings, ModelSource)
+    return settings
 
 
 def pinned_path(experiment: Experiment, name: str) -> Path | None:
-    """The folder or file behind each name that can be pinned; None for a model that comes from the hub."""
-    if name in MODELS:
-        return model_settings(experiment, name).path
-    records, concepts = experiment.records, experiment.concepts
-    judge = None if isinstance(experiment, Scores) else experiment.judge
-    methods = experiment.methods if isinstance(experiment, Comparison) else None
-    paths = {
-        "texts": records.texts if isinstance(records, LocalRecords) else None,
-        "topics": concepts.topics if isinstance(concepts, TopicConcepts | GivenConcept) else None,
-        "oracle": judge.oracle if isinstance(judge, OracleJudge) else None,
-        "lexicon": methods.concepts.lexicon if methods and isinstance(methods.concepts, TopicTexts) else None,
-        "own_texts": methods.concepts.texts if methods and isinstance(methods.concepts, OwnTexts) else None,
-        "vectors": methods.vectors if methods else None,
-        "ordinary_texts": methods.ordinary_texts if methods else None,
-    }
-    return paths[name]
+    """The folder or file behind each name that can be pinned; None for a model that comes from the hub, and where there is none."""
+    value = _at(experiment, PIN_KEYS[name])
+    return value if isinstance(value, Path) else None  # the texts of a published list of concepts are the key of a file
 
 
 def pmi_file(experiment: Sweep, downloads: Path) -> Path | None:
-    """The texts whose co-occurrences are counted for PMI: a published corpus, the experiment file's, or those of local records."""
+    """The texts whose co-occurrences are counted for PMI: a published corpus, the experiment file's, or those of local max-activating
+    examples."""
     if experiment.pmi.published:
-        return kept_at(experiment.pmi.published, downloads)
-    return experiment.pmi.texts or (experiment.records.texts if isinstance(experiment.records, LocalRecords) else None)
+        return cached_path(experiment.pmi.published, downloads)
+    return experiment.pmi.texts or (
+        experiment.max_activating_examples.texts if isinstance(experiment.max_activating_examples, LocalExamples) else None
+    )
 
 
 def pinned_files(path: Path, patterns: tuple[str, ...] = MODEL_FILES) -> list[Path]:
@@ -137,7 +124,7 @@ def is_current(converted: Path, expected: Mapping[str, Any]) -> bool:
 def sae_entry(meta: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """A converted SAE's entry in the manifest of its layers: what results depend on, where it lies beside the manifest, and its bytes."""
     further = [meta[name] for name in ("k", "scale") if meta[name] is not None]  # results of SAEs without them stay valid
-    fingerprint = value_digest([meta["sha256"], meta["site"], meta["centred"], *further])
+    fingerprint = value_digest([meta["sha256"], meta["hook_point"], meta["centred"], *further])
     return {"fingerprint": fingerprint, "file": file.name, "sha256": meta["sha256"], "decoder_norm": _decoder_norms(file)}
 
 

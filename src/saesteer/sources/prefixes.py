@@ -5,7 +5,7 @@ from pathlib import Path
 
 from saesteer.core.files import text_id
 from saesteer.settings import Comparison, Experiment, MethodSettings, Scores, SettingsError, TopicTexts
-from saesteer.sources.published import instructions, kept_at, literal_strings
+from saesteer.sources.published import instructions, literal_strings
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,6 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
     if len(lines) < n:
         raise SettingsError(f"{path} has {len(lines)} prefixes, but n_prefixes (of methods: n_prompts) asks for {n}: lower it or add lines")
     return {text_id(line): line for line in lines[:n]}
-
-
-def prompts_path(experiment: Experiment, downloads: Path) -> Path:
-    """The file of an experiment's prefixes (of a comparison's prompts), one's own, or where a published one is or will be."""
-    source = prompt_source(experiment)
-    return source.file or kept_at(str(source.published), downloads)
-
-
-def own_prompts(experiment: Experiment) -> Path | None:
-    """The file of one's own that has them; None: a published one has."""
-    return prompt_source(experiment).file
-
-
-def prompts_in_order(experiment: Experiment, downloads: Path) -> dict[str, str]:
-    """prefix_id -> prefix of the sweep, or prompt of the comparison of methods."""
-    return read_prefixes(prompts_path(experiment, downloads), prompt_source(experiment).n)
 
 
 def effect_prompts(compared: MethodSettings) -> list[str]:

@@ -1,10 +1,11 @@
 """Files that papers published: where each is, and how what it holds is read. The project ships none of them (sources.download fetches).
 
-Each has a key, a repository, a commit and a path there. What is read out of a file is plain data: a program's literal lists are read from
-its syntax tree, and nothing is ever imported or run.
+published.csv has the key of each, its repository, a commit and a path there. What is read out of a file is plain data: a program's literal
+lists are read from its syntax tree, and nothing is ever imported or run.
 """
 
 import ast
+import csv
 import json
 import re
 import zipfile
@@ -36,54 +37,8 @@ class Published:
         return self.sha256 or f"{self.repo}@{self.commit}/{self.path}"
 
 
-_P1 = ("technion-cs-nlp/saes-are-good-for-steering", "8f11a99997f56978b9933e49768b674ede07eb7c")
-_AXBENCH = ("stanfordnlp/axbench", "e9b8cd4783c983e350d78af76f3fb2b8b15fc7d3")
-PUBLISHED = {
-    "p1/gemma_2b": Published(
-        *_P1, "data/features/gemma_2b_features.json", "d26654ec439ac14391c57397e91417e70ac61561d1bd0a931384903142fc80a3"
-    ),
-    "p1/gemma_9b": Published(
-        *_P1, "data/features/gemma_9b_features.json", "88ac8df8b7e52f28c15513b23c22f2e1f4008a54e960691589e5efe8274d0e3b"
-    ),
-    "p1/concept500": Published(
-        *_P1, "data/features/gemma_9b_concept500_features.json", "8965fa0529a928d121ee05646acc1221d55419b9f4693cfdd8ba9b51139bb21c"
-    ),
-    "p1/prefixes": Published(*_P1, "src/steer.py", "0e44160c9e7bb61ab135214324e2bf703d96fc5fe0e782f7b4a2930963066fee"),
-    "axbench/judge_templates": Published(
-        *_AXBENCH, "axbench/evaluators/prompt_templates.py", "9d4eb22324b0e98bd867170073814998794efe9dfdf3cef795ec2000dda46a52"
-    ),
-    "axbench/concept500_9b_l20": Published(
-        *_AXBENCH,
-        "axbench/concept500/prod_9b_l20_v1/generate/metadata.jsonl",
-        "9fa04b68774443e7fd3a48050838fb38f74c68ff9ca4ab97c773ff58c829c00b",
-    ),
-    "axbench/concept500_9b_l31": Published(
-        *_AXBENCH,
-        "axbench/concept500/prod_9b_l31_v1/generate/metadata.jsonl",
-        "dda407cf75a25cd96227ed757dd88eb8a95f5747d80dbe72ee52eb6fa568e475",
-    ),
-    "axbench/concept10_2b_l10": Published(
-        *_AXBENCH,
-        "axbench/concept10/prod_2b_l10_v1/generate/metadata.jsonl",
-        "e2b1a11178b034dbdf3d1b0b18f6011d076f02afc2cc68346f216e2e04ff2ba9",
-    ),
-    "axbench/concept10_2b_l10_train": Published(
-        *_AXBENCH,
-        "axbench/concept10/prod_2b_l10_v1/generate/train_data.parquet",
-        "527e54bfd2a322772312e7b6a04568e88f0e2f50aa558e0724f15327d1358f14",
-    ),
-    "axbench/concept10_2b_l10_evaluation": Published(
-        *_AXBENCH,
-        "axbench/concept10/prod_2b_l10_v1/inference/latent_eval_data.parquet",
-        "35378348de14924fcd269c97d1c619930e320202e7c4a2dcf018a3e762a6fc7b",
-    ),
-    "axbench/concept500_9b_l20_train": Published(*_AXBENCH, "axbench/concept500/prod_9b_l20_v1/generate/train_data.parquet", None),
-    "axbench/concept500_9b_l31_train": Published(*_AXBENCH, "axbench/concept500/prod_9b_l31_v1/generate/train_data.parquet", None),
-    "alpaca_eval/instructions": Published(
-        "tatsu-lab/alpaca_eval", "0099f05da4df8db539a70552aa0a39e238e8d24e", "example/outputs.json", None
-    ),
-    "nltk/webtext": Published("nltk/nltk_data", "5f09e470fe339e1a119dd174ca284129a3c7a5bb", "packages/corpora/webtext.zip", None),
-}
+with Path(__file__).with_name("published.csv").open(newline="", encoding="utf-8") as _file:
+    PUBLISHED = {row["key"]: Published(row["repo"], row["commit"], row["path"], row["sha256"] or None) for row in csv.DictReader(_file)}
 """Key -> file. P1: arXiv 2505.20063; axbench: arXiv 2501.17148; webtext: the corpus of P1's PMI figure."""
 
 
@@ -94,7 +49,7 @@ def published_file(key: str) -> Published:
     return PUBLISHED[key]
 
 
-def kept_at(key: str, downloads: Path) -> Path:
+def cached_path(key: str, downloads: Path) -> Path:
     """Where the file of a key is kept."""
     return downloads / "published" / f"{key}{PurePosixPath(published_file(key).path).suffix}"
 

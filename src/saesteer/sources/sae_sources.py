@@ -1,4 +1,4 @@
-"""Where a published SAE lies: release and id -> repository, folder, form, site, Neuronpedia's name.
+"""Where a published SAE lies: release and id -> repository, folder, form, hook point, Neuronpedia's name.
 
 Read from the list that ships with sae-lens (pretrained_saes.yaml) without importing sae-lens, which takes seconds; of the list's 1.5 MB
 only the entry of the release that is asked for is parsed.
@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from saesteer.core.sites import SITES
+from saesteer.core.hook_points import HOOK_POINTS
 from saesteer.settings import SaeSettings, SettingsError
 
 
@@ -29,35 +29,41 @@ class Form:
     weights: str
     optional: tuple[str, ...] = ()
     config_first: bool = True  # whether the configuration is known without the weights
+    told_by_files: bool = False  # whether folders that are in no list can be of it
+    layer: str | None = None  # where the name of its file or folder has the layer, of SAEs that all have one hook point
+    hook: str = "hook_resid_post"  # what these read
 
 
 FORMS = {
-    "sae_lens": Form(("{path}/cfg.json",), "{path}/sae_weights.safetensors"),
-    "sparsify": Form(("{path}/cfg.json",), "{path}/sae.safetensors"),
-    "dictionary_learning_1": Form(("{path}/config.json",), "{path}/ae.pt"),
-    "gemma_2": Form((), "{path}/params.npz", config_first=False),
-    "gemma_2_transcoder": Form((), "{path}/params.npz", config_first=False),
-    "gemma_3": Form((), "{path}/params.safetensors", optional=("{path}/config.json",), config_first=False),
-    "llama_scope": Form(("{path}/hyperparams.json",), "{path}/checkpoints/final.safetensors"),
-    "llama_scope_r1_distill": Form(("{path}/config.json",), "{path}/sae_weights.safetensors"),
-    "deepseek_r1": Form((), "{path}"),
-    "goodfire": Form((), "{path}"),
-    "qwen_scope": Form((), "{path}"),
-    "mwhanna_transcoder": Form((), "{path}", optional=("config.yaml", "wandb-config.yaml", "wanb-config.yaml"), config_first=False),
+    "sae_lens": Form(("{path}/cfg.json",), "{path}/sae_weights.safetensors", told_by_files=True),
+    "sparsify": Form(("{path}/cfg.json",), "{path}/sae.safetensors", told_by_files=True),
+    "dictionary_learning_1": Form(("{path}/config.json",), "{path}/ae.pt", told_by_files=True),
+    "gemma_2": Form((), "{path}/params.npz", config_first=False, told_by_files=True),
+    "gemma_2_transcoder": Form((), "{path}/params.npz", config_first=False, layer=r"layer_(\d+)/", hook="ln2.hook_normalized"),
+    "gemma_3": Form((), "{path}/params.safetensors", ("{path}/config.json",), config_first=False, told_by_files=True),
+    "llama_scope": Form(("{path}/hyperparams.json",), "{path}/checkpoints/final.safetensors", told_by_files=True),
+    "llama_scope_r1_distill": Form(("{path}/config.json",), "{path}/sae_weights.safetensors", told_by_files=True),
+    "deepseek_r1": Form((), "{path}", layer=r"l(\d+)"),
+    "goodfire": Form((), "{path}", layer=r"-l(\d+)\.pth?$"),
+    "qwen_scope": Form((), "{path}", layer=r"layer(\d+)\.sae\.pt$"),
+    "mwhanna_transcoder": Form(
+        (),
+        "{path}",
+        ("config.yaml", "wandb-config.yaml", "wanb-config.yaml"),
+        config_first=False,
+        layer=r"layer_(\d+)\.safetensors$",
+        hook="mlp.hook_in",
+    ),
 }
 """sae-lens' name of a loader -> the form that it reads, for those that can be converted. Weights named .pt are pickled: of them nothing
 but tensors is read."""
-
-_TOLD_BY_FILES = ("sae_lens", "sparsify", "dictionary_learning_1", "gemma_2", "gemma_3", "llama_scope", "llama_scope_r1_distill")
-"""Forms of folders that are in no list."""
-
 _REFUSED = {
     "connor_rob_hook_z": "it was trained on heads from which TransformerLens had taken the value biases, and the model's own have them",
     "mntss_clt_layer_transcoder": "it is a cross-layer transcoder, which writes to many layers",
-    "temporal": "its codes depend on the tokens before (attention), so they are no function of one residual",
+    "temporal": "its activations depend on the tokens before (attention), so they are no function of one residual",
 }
 _BLOCK = r"(?:blocks|model\.layers|model\.language_model\.layers|gpt_neox\.layers|transformer\.h)\.(\d+)"
-_SITES = {
+_HOOK_POINTS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
     "hook_resid_post": "resid_post",
@@ -72,8 +78,8 @@ _SITES = {
     "pre_feedforward_layernorm.output": "transcoder",
     "post_feedforward_layernorm.output": "mlp_out",
 }
-"""A hook's name behind the block's, as TransformerLens and (from the empty one on) Hugging Face have it -> the site; `hook_mlp_in` is none,
-since sae-lens names two places so, the residual before the norm and, of Gemma Scope 2, the norm's output."""
+"""A hook's name behind the block's, as TransformerLens and (from the empty one on) Hugging Face have it -> the hook point; `hook_mlp_in`
+is none, since sae-lens names two places so, the residual before the norm and, of Gemma Scope 2, the norm's output."""
 _MODULES = (
     (re.compile(r"resid_post_layer_(\d+)"), "blocks.{}.hook_resid_post"),
     (re.compile(r"mlp_out_layer_(\d+)"), "blocks.{}.hook_mlp_out"),
@@ -114,7 +120,7 @@ def sae_source(settings: SaeSettings, layer: int) -> SaeSource:
     else:
         source = listed_source(str(settings.release), sae_id)
     if source.hook is not None:
-        check_hook(source.name, source.hook, layer, settings.site)
+        check_hook(source.name, source.hook, layer, settings.hook_point)
     return source
 
 
@@ -134,7 +140,7 @@ def refusal(source: SaeSource) -> str | None:
         return "it is a cross-layer transcoder, which writes to many layers"
     try:
         if source.hook is not None:
-            site_of_hook("", source.hook)
+            layer_and_hook_point("", source.hook)
     except SettingsError as error:
         return str(error).removeprefix(": ")
     return None
@@ -149,7 +155,7 @@ def every_source() -> Iterator[tuple[str, SaeSource]]:
 
 def local_source(folder: Path) -> SaeSource:
     """The SAE in a folder on this machine, in the form that its files' names tell. `release` is the folder that stands for a repository:
-    the one above; of Gemma Scope, whose folders' names say model, layer and site, the one called as on the hub."""
+    the one above; of Gemma Scope, whose folders' names say model, layer and hook point, the one called as on the hub."""
     scope = next((path for path in folder.parents if "gemma-scope" in path.name), None)
     repository = scope or folder.parent
     inside = folder.relative_to(repository).as_posix()
@@ -163,7 +169,7 @@ def with_form(source: SaeSource, names: Iterable[str]) -> SaeSource:
     if source.loader is not None:
         return source
     present, missing = set(names), dict[str, set[str]]()
-    for loader in _TOLD_BY_FILES:
+    for loader in (loader for loader, form in FORMS.items() if form.told_by_files):
         candidate = replace(source, loader=loader)
         files = files_of(candidate)
         missing[loader] = {*files.configs, files.weights} - present
@@ -191,22 +197,24 @@ def neuronpedia_source(settings: SaeSettings, layer: int) -> str | None:
     return _listed(settings.release, _id(settings, layer)).neuronpedia if settings.release else None
 
 
-def check_hook(what: str, hook: str, layer: int, site: str) -> None:
-    """Refuse an SAE of another layer or site than the experiment's."""
-    sae_layer, sae_site = site_of_hook(what, hook)
-    if (sae_layer, sae_site) != (layer, site):
-        raise SettingsError(f"{what}: this SAE is at {sae_site} of layer {sae_layer}, but {site} of layer {layer} was asked for")
+def check_hook(what: str, hook: str, layer: int, hook_point: str) -> None:
+    """Refuse an SAE of another layer or hook point than the experiment's."""
+    sae_layer, sae_hook_point = layer_and_hook_point(what, hook)
+    if (sae_layer, sae_hook_point) != (layer, hook_point):
+        raise SettingsError(
+            f"{what}: this SAE is at {sae_hook_point} of layer {sae_layer}, but {hook_point} of layer {layer} was asked for"
+        )
 
 
-def site_of_hook(what: str, hook: str) -> tuple[int, str]:
-    """Layer and site that the name of the hook that is read stands for; a place where nothing can be steered is refused."""
+def layer_and_hook_point(what: str, hook: str) -> tuple[int, str]:
+    """Layer and hook point that the name of the hook that is read stands for; a place where nothing can be steered is refused."""
     if hook == "hook_embed":
         return 0, "embedding"
     match = re.fullmatch(_BLOCK + r"(?:\.(.+))?", hook)
-    site = _SITES.get(match[2] or "") if match else None
-    if match is None or site is None:
-        raise SettingsError(f"{what}: it reads {hook!r}, which is none of the sites that can be steered: {', '.join(SITES)}")
-    return int(match[1]), site
+    hook_point = _HOOK_POINTS.get(match[2] or "") if match else None
+    if match is None or hook_point is None:
+        raise SettingsError(f"{what}: it reads {hook!r}, which is none of the hook points that can be steered: {', '.join(HOOK_POINTS)}")
+    return int(match[1]), hook_point
 
 
 def hook_of_config(what: str, config: Mapping[str, Any]) -> str | None:
@@ -217,14 +225,14 @@ def hook_of_config(what: str, config: Mapping[str, Any]) -> str | None:
         return None
     if re.fullmatch(r"blocks\.\d+\.hook_mlp_in", hook) and config.get("hf_hook_name"):
         hook = str(config["hf_hook_name"])
-    layer, site = site_of_hook(what, hook)
-    is_transcoder = site.startswith("transcoder")
+    layer, hook_point = layer_and_hook_point(what, hook)
+    is_transcoder = hook_point.startswith("transcoder")
     if is_transcoder != (out is not None) or out not in (None, f"blocks.{layer}.hook_mlp_out"):
         raise SettingsError(
             f"{what}: it reads {hook!r} and writes to {out or 'the same place'!r}; supported are SAEs of one place, and transcoders from an"
             " MLP's input to its layer's hook_mlp_out"
         )
-    folded = {"transcoder": "fold_ln", "hook_z": "fold_value_biases"}.get(site)
+    folded = {"transcoder": "fold_ln", "hook_z": "fold_value_biases"}.get(hook_point)
     if folded and (config.get("model_from_pretrained_kwargs") or {}).get(folded):
         raise SettingsError(f"{what}: its model was loaded with {folded}, which changes what {hook} is; such an SAE is not supported")
     return hook
@@ -295,25 +303,15 @@ def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:
         match = re.search(r"L(\d+)([RMA])(?:-|$)", folder)
         letters = {"R": "hook_resid_post", "M": "hook_mlp_out", "A": "hook_attn_out"}
         return f"blocks.{match[1]}.{letters[match[2]]}" if match else None
-    if loader in _LAYERS:
-        match = re.search(_LAYERS[loader], folder)
-        return f"blocks.{match[1]}.{_LAYER_HOOKS.get(loader, 'hook_resid_post')}" if match else None
+    if (form := FORMS.get(loader)) and form.layer:
+        match = re.search(form.layer, folder)
+        return f"blocks.{match[1]}.{form.hook}" if match else None
     if loader == "dictionary_learning_1" and (hook := next(filter(None, map(hook_of_module, folder.split("/"))), None)):
         return hook
     match = re.search(r"blocks\.(\d+)\.((?:\w+\.)*hook_(?:resid_(?:pre|mid|post)|\w+))", f"{sae_id} {folder}")
     return f"blocks.{match[1]}.{'attn.hook_z' if match[2] == 'hook_z' else match[2]}" if match else None
 
 
-_LAYERS = {
-    "deepseek_r1": r"l(\d+)",
-    "goodfire": r"-l(\d+)\.pth?$",
-    "qwen_scope": r"layer(\d+)\.sae\.pt$",
-    "gemma_2_transcoder": r"layer_(\d+)/",
-    "mwhanna_transcoder": r"layer_(\d+)\.safetensors$",
-}
-"""Loader -> where a file's name has the layer, of SAEs that all have one site."""
-_LAYER_HOOKS = {"gemma_2_transcoder": "ln2.hook_normalized", "mwhanna_transcoder": "mlp.hook_in"}
-"""What they read; the others resid_post."""
 _GEMMA_SCOPE = {
     "-res": "blocks.{}.hook_resid_post",
     "-mlp": "blocks.{}.hook_mlp_out",

@@ -1,4 +1,4 @@
-"""Feature activations of the texts that local records are made from: sparse, one row a layer and text."""
+"""Feature activations of the texts that local max-activating examples are made from: sparse, one row a layer and text."""
 
 from collections.abc import Iterator
 
@@ -6,30 +6,30 @@ import polars as pl
 
 from saesteer.core.tables import ACTIVATIONS
 from saesteer.run import Run
-from saesteer.settings import Experiment, LocalRecords
+from saesteer.settings import Experiment, LocalExamples
 from saesteer.steps import keys
 from saesteer.steps.step import Step
 
 
 def step(experiment: Experiment) -> Step | None:
-    if not isinstance(experiment.records, LocalRecords):
+    if not isinstance(experiment.max_activating_examples, LocalExamples):
         return None
-    settings = {"dtype": experiment.model.dtype, "bos": experiment.model.bos, "max_tokens": experiment.records.max_tokens}
+    settings = {"dtype": experiment.model.dtype, "bos": experiment.model.bos, "max_tokens": experiment.max_activating_examples.max_tokens}
     modules = ("engine.activations", "sources.corpus")
     return Step(ACTIVATIONS, keys.texts, settings, ("model", "saes"), modules, compute, runs_model=True, unit="text", tokens="n_tokens")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.engine.activations import sparse_codes
+    from saesteer.engine.activations import sparse_activations
     from saesteer.sources.corpus import read_texts
 
-    records = run.experiment.records
-    assert isinstance(records, LocalRecords)
-    texts = read_texts(records.texts, run.model_folder(), run.experiment.model.bos, records.max_tokens)
+    examples = run.experiment.max_activating_examples
+    assert isinstance(examples, LocalExamples)
+    texts = read_texts(examples.texts, run.model_folder(), run.experiment.model.bos, examples.max_tokens)
     lm = run.model()
     for layers, text_ids in _same_layers(missing):
         saes = {layer: run.sae(layer) for layer in layers}
-        yield from sparse_codes(lm, saes, texts.filter(pl.col("text_id").is_in(text_ids)))
+        yield from sparse_activations(lm, saes, texts.filter(pl.col("text_id").is_in(text_ids)))
 
 
 def _same_layers(missing: pl.DataFrame) -> Iterator[tuple[list[int], list[str]]]:

@@ -1,14 +1,14 @@
-"""The concept that each feature stands for: the topic of its records by the texts' labels, what Neuronpedia says it means, or none."""
+"""The concept that each feature stands for: the topic of its max-activating examples by the texts' labels, what Neuronpedia says it
+means, or none."""
 
 from collections.abc import Iterator
 
 import polars as pl
 
-from saesteer.core.tables import CONCEPTS, RECORDS
+from saesteer.core.tables import CONCEPTS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
 from saesteer.settings import Experiment, GivenConcept, NoConcepts, TopicConcepts
-from saesteer.steps import keys
-from saesteer.steps.step import Step, layers_of
+from saesteer.steps.step import Step, every_feature, layers_of
 
 MIN_SHARE = 0.4
 """A feature has a concept when at least this share of its max-activating examples have their maximum on one topic."""
@@ -18,20 +18,20 @@ def step(experiment: Experiment) -> Step | None:
     concepts = experiment.concepts
     of_topics = isinstance(concepts, TopicConcepts)
     settings = {"min_share": MIN_SHARE} if of_topics else concepts.model_dump(mode="json", exclude={"topics"})
-    inputs = ("texts", "topics", "records") if of_topics else ("records",)
-    return Step(CONCEPTS, keys.features(experiment), settings, inputs, ("analysis.concepts",), compute)
+    inputs = ("texts", "topics", "max_activating_examples") if of_topics else ("max_activating_examples",)
+    return Step(CONCEPTS, every_feature(experiment), settings, inputs, ("analysis.concepts",), compute)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.analysis.concepts import clear_concepts, explained_concepts, given_concept, no_concepts
 
     concepts = run.experiment.concepts
-    records = run.rows(RECORDS, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
+    examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers_of(missing)).join(missing, on=["layer", "feature"], how="semi")
     if isinstance(concepts, TopicConcepts):
         texts = pl.read_parquet(run.file("texts"), columns=["text_id", "token_topics"])
-        rows = clear_concepts(records, texts, run.topics(), MIN_SHARE)
+        rows = clear_concepts(examples, texts, run.topics(), MIN_SHARE)
     elif isinstance(concepts, GivenConcept):
-        rows = given_concept(records, concepts.concept)
+        rows = given_concept(examples, concepts.concept)
     else:
-        rows = no_concepts(records) if isinstance(concepts, NoConcepts) else explained_concepts(records)
+        rows = no_concepts(examples) if isinstance(concepts, NoConcepts) else explained_concepts(examples)
     yield from rows.partition_by("layer")

@@ -6,7 +6,7 @@ import polars as pl
 
 from saesteer.core.tables import DAMAGE, FITS
 from saesteer.run import Run
-from saesteer.settings import Comparison, Experiment, LocalRecords
+from saesteer.settings import Comparison, Experiment, LocalExamples
 from saesteer.settings.methods import N_ORDINARY_TEXTS, ORDINARY_TOKENS
 from saesteer.sources.corpus import read_texts
 from saesteer.steps import keys
@@ -26,7 +26,7 @@ def ordinary_texts_pin(experiment: Comparison) -> str | None:
     """The pin of the ordinary texts; None: there are none."""
     if experiment.methods.ordinary_texts:
         return "ordinary_texts"
-    return "texts" if isinstance(experiment.records, LocalRecords) else None
+    return "texts" if isinstance(experiment.max_activating_examples, LocalExamples) else None
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -25,17 +25,8 @@ def step(experiment: Experiment) -> Step | None:
     compared = experiment.methods
     settings = sampling_values(compared.effects, exclude={"n_vectors", "n_held_out", "prompts"})
     settings |= {"prompts": value_digest(effect_prompts(compared)), "seed": compared.seed, **model_values(experiment)}
-    modules = ("methods.fit.effects",)
-    return Step(
-        table=EFFECTS,
-        keys=keys.vectors(compared.effects.n_vectors),
-        settings=settings,
-        inputs=("model", "saes"),
-        modules=modules,
-        compute=compute,
-        runs_model=True,
-        unit="vector",
-    )
+    vectors, inputs, modules = keys.vectors(compared.effects.n_vectors), ("model", "saes"), ("methods.fit.effects",)
+    return Step(EFFECTS, vectors, settings, inputs, modules, compute, runs_model=True, unit="vector")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -7,10 +7,10 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.tables import ASKED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FITS, STEERING_PROMPTS
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, EFFECTS, FITS, STEERING_PROMPTS
 from saesteer.judge.prompt_writing import prompts_fingerprint
 from saesteer.run import Run
-from saesteer.settings import Comparison, Experiment, NamedConcepts, OwnTexts, PublishedConcepts, TopicTexts
+from saesteer.settings import Comparison, Experiment, LabelledTexts, NamedConcepts, PublishedConcepts, TopicTexts
 from saesteer.settings.methods import HELD_OUT_TEXTS
 from saesteer.settings.recipes import Training, recipes_of
 from saesteer.settings.registry import METHODS
@@ -30,9 +30,9 @@ def step(experiment: Experiment) -> Step | None:
     settings |= {"n_vectors": compared.effects.n_vectors} if has_effects else {}
     settings |= {"prompt_writer": prompts_fingerprint(compared.prompt_writer)} if compared.prompt_writer else {}
     settings |= {"words": compared.words} if compared.words else {}
-    texts = ["lexicon" if from_topics else "own_texts"] if isinstance(compared.concepts, NamedConcepts) else []
+    texts = ["lexicon" if from_topics else "labelled_texts"] if isinstance(compared.concepts, NamedConcepts) else []
     inputs = ["model", "saes", *texts, *(["vectors"] if compared.vectors else [])]
-    inputs += ["records", "concepts", "logit_lens", "input_score", "output_score", *(["effects"] if has_effects else [])]
+    inputs += ["max_activating_examples", "concepts", "logit_lens", "input_score", "output_score", *(["effects"] if has_effects else [])]
     of_methods = tuple(dict.fromkeys(row.module.removeprefix("saesteer.") for row in METHODS))
     drawn_by = "world.concept_texts" if from_topics else "sources.concept_texts"
     return Step(
@@ -60,7 +60,7 @@ def _training(experiment: Comparison) -> dict[str, Any]:
     """What training depends on, but for the concepts, which are keys."""
     compared = experiment.methods
     source: Any = "topics"
-    if isinstance(compared.concepts, OwnTexts):
+    if isinstance(compared.concepts, LabelledTexts):
         source = "texts"
     elif isinstance(compared.concepts, PublishedConcepts):
         source = [published_file(key).identity for key in (compared.concepts.concepts, compared.concepts.texts)]
@@ -85,7 +85,7 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     training = Training(recipes_of(experiment.model.name), settings.learning_rates, HELD_OUT_TEXTS)
     n_prefix = n_prefix_tokens(lm) if settings.training_tokens == "all" else None
     has_effects = effects.step(experiment) is not None
-    concepts = {concept_id: (concept, label) for concept_id, concept, label in run.summary(ASKED_CONCEPTS).iter_rows()}
+    concepts = {concept_id: (concept, label) for concept_id, concept, label in run.summary(COMPARED_CONCEPTS).iter_rows()}
     labelled_texts, features = run.summary(CONCEPT_TEXTS), run.features(run.layers)
     texts = {concept_id: training_texts(labelled_texts.filter(concept_id=concept_id), lm) for concept_id in missing["concept_id"].unique()}
     for layer, of_layer in by_layer(missing):

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import ASKED_CONCEPTS, CONCEPTS, JUDGEMENTS, PERPLEXITY
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, JUDGEMENTS, PERPLEXITY
 from saesteer.judge.rubric import rubric_digest
 from saesteer.run import Run
 from saesteer.settings import Comparison, EndpointJudge, Experiment, LocalModelJudge, NoJudge, OracleJudge, Scores, Sweep
@@ -38,23 +38,14 @@ def step(experiment: Experiment) -> Step | None:
     if isinstance(judge, LocalModelJudge):
         inputs, modules = ("judge_model", *inputs), (*modules, "judge.local_model")
         settings |= judge.model.model_dump(mode="json", include={"dtype", *(["chat"] if judge.model.chat else [])})
-    return Step(
-        table=JUDGEMENTS,
-        keys=of_texts,
-        settings=settings,
-        inputs=inputs,
-        modules=modules,
-        compute=compute,
-        runs_model=isinstance(judge, LocalModelJudge),
-        unit="text",
-    )
+    return Step(JUDGEMENTS, of_texts, settings, inputs, modules, compute, runs_model=isinstance(judge, LocalModelJudge), unit="text")
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.analysis.concepts import with_concept
 
     layers = layers_of(missing)
-    concepts = run.summary(ASKED_CONCEPTS) if isinstance(run.experiment, Comparison) else run.rows(CONCEPTS, layers)
+    concepts = run.summary(COMPARED_CONCEPTS) if isinstance(run.experiment, Comparison) else run.rows(CONCEPTS, layers)
     texts = with_concept(texts_of(run, missing, ["text", "reason"]), concepts)
     losses = run.rows(PERPLEXITY, layers) if isinstance(run.steering.judge, OracleJudge) else None
     yield from ratings(run, texts, losses)

@@ -1,55 +1,23 @@
-"""The keys of a step: every combination of the values of its axes. No torch: this decides whether a job has anything to compute."""
+"""The keys of steps whose rows are not of features alone. No torch: this decides whether a job has anything to compute."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
 from saesteer.core.files import text_id
-from saesteer.core.tables import ASKED_CONCEPTS
-from saesteer.core.tables.methods import METHOD_CHOICES
-from saesteer.core.tables.steps import SINGLE_FEATURE
+from saesteer.core.tables import COMPARED_CONCEPTS, METHOD_CHOICES, SINGLE_FEATURE
 from saesteer.run import Run
-from saesteer.settings import Comparison, Experiment, MethodSettings, NamedConcepts, Steering, Sweep
+from saesteer.settings import Comparison, MethodSettings, NamedConcepts, Steering, Sweep
 from saesteer.settings.registry import Method, method
 from saesteer.sources.corpus import text_ids
 from saesteer.sources.features import features_of
 from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.published import published_file
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Key columns whose values go together."""
-
-    columns: tuple[str, ...]
-    values: Callable[[Run], pl.DataFrame]
-    configured: Any
-    """What the configuration alone says of the values, as a JSON value: a change of it makes the layer's job due. Published files are told
-    by what pins them; None of what an input of the job holds."""
-    file: Callable[[Run], Path] | None = None
-    """The file that is fetched or computed first, and from which the values are read."""
-
-
-Keys = Callable[[int], list[Axis]]
-"""The axes of a step's keys at a layer, besides the layer."""
-
-
-def configured(**columns: Sequence[Any]) -> Axis:
-    """An axis whose values the configuration says."""
-    frame = pl.DataFrame(columns)
-    return Axis(tuple(columns), lambda run: frame, frame.rows() if len(columns) > 1 else list(*columns.values()))
-
-
-def features(experiment: Experiment) -> Keys:
-    """Every feature of the experiment."""
-    return lambda layer: [configured(feature=features_of(experiment, layer))]
+from saesteer.steps.step import Axis, Keys, configured
 
 
 def texts(layer: int) -> list[Axis]:
-    """Every text of the corpus that local records are computed from."""
+    """Every text of the corpus that local max-activating examples are computed from."""
     return [Axis(("text_id",), lambda run: pl.DataFrame({"text_id": text_ids(run.file("texts"))}), None)]
 
 
@@ -137,9 +105,9 @@ def _concepts(compared: MethodSettings, column: str) -> Axis:
         return configured(**{column: [text_id(name) for name in concepts.names]})
 
     def values(run: Run) -> pl.DataFrame:
-        return pl.read_parquet(run.summary_path(ASKED_CONCEPTS), columns=["concept_id"]).rename({"concept_id": column})
+        return pl.read_parquet(run.summary_path(COMPARED_CONCEPTS), columns=["concept_id"]).rename({"concept_id": column})
 
-    return Axis((column,), values, concepts.model_dump(mode="json"), lambda run: run.summary_path(ASKED_CONCEPTS))
+    return Axis((column,), values, concepts.model_dump(mode="json"), lambda run: run.summary_path(COMPARED_CONCEPTS))
 
 
 def methods_at(compared: MethodSettings, layers: Sequence[int], layer: int) -> list[Method]:

@@ -7,33 +7,32 @@ import polars as pl
 from saesteer.core.tables import LOGIT_LENS
 from saesteer.run import Run
 from saesteer.settings import Experiment
-from saesteer.steps import keys
-from saesteer.steps.step import Step, by_layer
+from saesteer.steps.step import Step, by_layer, every_feature
 
 N_TOKENS = 20
-"""Lens tokens of a feature: GenSuccess@20 counts them all (P1)."""
+"""Top logit-lens tokens of a feature: GenSuccess@20 counts them all (P1)."""
 N_AT_A_TIME = 4096
 """Features between two progress reports."""
 
 
 def step(experiment: Experiment) -> Step | None:
     settings = {"k": N_TOKENS, "dtype": experiment.model.dtype}
-    inputs, modules = ("model", "saes"), ("engine.logit_lens", "engine.saes", "engine.sites")
-    return Step(LOGIT_LENS, keys.features(experiment), settings, inputs, modules, compute, runs_model=True)
+    inputs, modules = ("model", "saes"), ("engine.logit_lens", "engine.saes", "engine.hook_points")
+    return Step(LOGIT_LENS, every_feature(experiment), settings, inputs, modules, compute, runs_model=True)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    from saesteer.engine.logit_lens import lens_tokens
+    from saesteer.engine.hook_points import to_residual
+    from saesteer.engine.logit_lens import top_logit_lens_tokens
     from saesteer.engine.saes import checked_meta, decoder_blocks
-    from saesteer.engine.sites import to_residual
 
     lm, tokens = run.model(), run.tokens()
     for layer, of_layer in by_layer(missing):
         file = run.sae_file(layer)
-        residual = to_residual(lm, layer, checked_meta(file).site)
+        residual = to_residual(lm, layer, checked_meta(file).hook_point)
         blocks = decoder_blocks(file, of_layer["feature"].to_list(), lm.device, N_AT_A_TIME)
         for rows, directions in zip(of_layer.iter_slices(N_AT_A_TIME), blocks, strict=True):
-            ids, logits = lens_tokens(lm, directions, N_TOKENS, to_residual=residual)
+            ids, logits = top_logit_lens_tokens(lm, directions, N_TOKENS, to_residual=residual)
             yield rows.with_columns(
                 token_ids=pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32)),
                 tokens=pl.Series([tokens.strings(row) for row in ids.tolist()], dtype=pl.List(pl.String)),

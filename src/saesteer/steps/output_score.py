@@ -7,14 +7,13 @@ import polars as pl
 from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.run import Run
 from saesteer.settings import Experiment
-from saesteer.steps import keys
-from saesteer.steps.step import Step, by_layer, values_of
+from saesteer.steps.step import Step, by_layer, every_feature, values_of
 
 
 def step(experiment: Experiment) -> Step | None:
     settings = {**values_of(experiment.output_score), "dtype": experiment.model.dtype, "bos": experiment.model.bos}  # its prompt is plain
     inputs, modules = ("model", "saes", "logit_lens"), ("engine.output_score",)
-    return Step(OUTPUT_SCORE, keys.features(experiment), settings, inputs, modules, compute, runs_model=True)
+    return Step(OUTPUT_SCORE, every_feature(experiment), settings, inputs, modules, compute, runs_model=True)
 
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -3,10 +3,11 @@
 Features, factors, prefixes, texts, methods and concepts are keys, not settings: one more of them leaves all other rows valid.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,7 +17,35 @@ from saesteer.core.modules import declared
 from saesteer.core.tables import Table
 from saesteer.run import Run
 from saesteer.settings import Experiment, Settings
-from saesteer.steps.keys import Keys
+from saesteer.sources.features import features_of
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Key columns whose values go together."""
+
+    columns: tuple[str, ...]
+    values: Callable[[Run], pl.DataFrame]
+    configured: Any
+    """What the configuration alone says of the values, as a JSON value: a change of it makes the layer's job due. Published files are told
+    by what pins them; None of what an input of the job holds."""
+    file: Callable[[Run], Path] | None = None
+    """The file that is fetched or computed first, and from which the values are read."""
+
+
+Keys = Callable[[int], list[Axis]]
+"""The axes of a step's keys at a layer, besides the layer."""
+
+
+def configured(**columns: Sequence[Any]) -> Axis:
+    """An axis whose values the configuration says."""
+    frame = pl.DataFrame(columns)
+    return Axis(tuple(columns), lambda run: frame, frame.rows() if len(columns) > 1 else list(*columns.values()))
+
+
+def every_feature(experiment: Experiment) -> Keys:
+    """Every feature of the experiment."""
+    return lambda layer: [configured(feature=features_of(experiment, layer))]
 
 
 @dataclass(frozen=True)

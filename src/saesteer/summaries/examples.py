@@ -1,10 +1,10 @@
-"""Example features, chosen by a fixed rule, with a record, lens tokens and a steered text."""
+"""Example features, chosen by a fixed rule, with an example, top logit-lens tokens and a steered text."""
 
 from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import EXAMPLES, FEATURES, GENERATIONS, OUTCOMES, RECORDS, of_features
+from saesteer.core.tables import EXAMPLES, FEATURES, GENERATIONS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, of_features
 from saesteer.run import Run
 from saesteer.summaries.summary import Summary, sweeps
 
@@ -16,7 +16,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     table = examples(
         run.summary(OUTCOMES),
         run.summary(FEATURES),
-        run.rows(RECORDS),
+        run.rows(MAX_ACTIVATING_EXAMPLES),
         of_features(run.rows(GENERATIONS, None, ["text"])),
         list(run.prompts().values()),
         experiment.best_factor.rule,

@@ -1,10 +1,11 @@
-"""One row a feature: records, concept, lens tokens, scores, decoder row's norm, page on Neuronpedia. Of all layers."""
+"""One row a feature: max-activating examples, concept, top logit-lens tokens, scores, decoder row's norm, page on Neuronpedia. Of all
+layers."""
 
 from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import CONCEPTS, FEATURES, LOGIT_LENS, RECORDS, Table
+from saesteer.core.tables import CONCEPTS, FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, Table
 from saesteer.run import Run
 from saesteer.steps.step import Step, steps_of
 from saesteer.summaries.summary import Summary, every_experiment
@@ -14,17 +15,17 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     from saesteer.analysis.summaries import features_table
     from saesteer.sources.neuronpedia.sources import known_sources
 
-    records = run.rows(RECORDS, layers, ["density", "max_activation", "n_records", "explanations"])
+    examples = run.rows(MAX_ACTIVATING_EXAMPLES, layers, ["density", "max_activation", "n_examples", "explanations"])
     concepts, lens = run.rows(CONCEPTS, layers), run.rows(LOGIT_LENS, layers)
     scores = [_named_reason(step.table, run.rows(step.table, layers)) for step in steps_of(run.experiment).values() if is_score(step)]
     address = run.workflow.addresses.neuronpedia.rstrip("/")
     pages = {layer: f"{address}/{source}" for layer, source in known_sources(run.experiment, list(layers)).items()}
-    return {FEATURES.name: features_table(records, concepts, lens, scores, run.decoder_norms(layers), pages)}
+    return {FEATURES.name: features_table(examples, concepts, lens, scores, run.decoder_norms(layers), pages)}
 
 
 def is_score(step: Step) -> bool:
     """Whether a step computes a score of each feature, whose columns the table takes over."""
-    return step.table.keys == FEATURES.keys and step.table not in (RECORDS, CONCEPTS, LOGIT_LENS)
+    return step.table.keys == FEATURES.keys and step.table not in (MAX_ACTIVATING_EXAMPLES, CONCEPTS, LOGIT_LENS)
 
 
 def _named_reason(table: Table, rows: pl.DataFrame) -> pl.DataFrame:

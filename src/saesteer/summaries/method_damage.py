@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import ASKED_CONCEPTS, DAMAGE, GENERATIONS, METHOD_DAMAGE, METHOD_SUMMARIES, of_fits
+from saesteer.core.tables import COMPARED_CONCEPTS, DAMAGE, GENERATIONS, METHOD_DAMAGE, METHOD_SUMMARIES, of_fits
 from saesteer.run import Run
 from saesteer.settings import Experiment, OracleJudge
 from saesteer.steps import damage
@@ -33,7 +33,7 @@ def _other_topics(run: Run, choices: pl.DataFrame) -> pl.DataFrame:
     from saesteer.methods.compare.layers import at_every_layer
     from saesteer.world.rating import other_ratings
 
-    concepts = run.summary(ASKED_CONCEPTS).select("concept_id", "concept")
+    concepts = run.summary(COMPARED_CONCEPTS).select("concept_id", "concept")
     texts = at_every_layer(of_fits(run.rows(GENERATIONS)), run.experiment.layers)
     texts = texts.join(choices.select(keys), on=keys, how="semi")
     texts = texts.join(concepts, on="concept_id", how="left", maintain_order="left")

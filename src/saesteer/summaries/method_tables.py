@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from saesteer.core.tables import ASKED_CONCEPTS, FITS, GEN_SUCCESS, GENERATIONS, JUDGEMENTS, METHOD_SUMMARIES, PERPLEXITY, of_fits
+from saesteer.core.tables import COMPARED_CONCEPTS, FITS, GEN_SUCCESS, GENERATIONS, JUDGEMENTS, METHOD_SUMMARIES, PERPLEXITY, of_fits
 from saesteer.run import Run
 from saesteer.steps import gen_success
 from saesteer.summaries.summary import Summary, compares
@@ -25,7 +25,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     of_texts = [of_fits(rows) for rows in (run.rows(GENERATIONS), run.rows(PERPLEXITY), run.rows(JUDGEMENTS), counts)]
     fits = run.rows(FITS, None, [name for name in FITS.columns if name not in ("tensors", "values")])
     texts, losses, ratings, success, fits = (at_every_layer(rows, experiment.layers) for rows in (*of_texts, fits))
-    concepts, features = run.summary(ASKED_CONCEPTS), run.features(run.layers)
+    concepts, features = run.summary(COMPARED_CONCEPTS), run.features(run.layers)
     rows = Rows(texts, losses, ratings, fits, concepts, success.drop_nulls("gen_success_20"), features)
     return method_summaries(rows, list(run.prompts()), settings, experiment.best_factor, protocols(run, concepts.height))
 

@@ -1,4 +1,4 @@
-"""PMI of each feature's most generated tokens with its lens tokens, and its mean by threshold."""
+"""PMI of each feature's most generated tokens with its top logit-lens tokens, and its mean by threshold."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables import ASKED_CONCEPTS, STEERING_PROMPTS
+from saesteer.core.tables import COMPARED_CONCEPTS, STEERING_PROMPTS
 from saesteer.run import Run
 from saesteer.settings import Comparison, Experiment
 from saesteer.summaries.summary import Summary
@@ -19,7 +19,7 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     from saesteer.judge.batch import endpoint_asker
     from saesteer.judge.prompt_writing import written_prompts
 
-    concepts = dict(run.summary(ASKED_CONCEPTS).select("concept_id", "concept").iter_rows())
+    concepts = dict(run.summary(COMPARED_CONCEPTS).select("concept_id", "concept").iter_rows())
     endpoint = run.comparison.methods.prompt_writer
     assert endpoint is not None
     writer = endpoint_asker(endpoint, os.environ, run.data)

@@ -12,19 +12,12 @@ from saesteer.core.tokens import load_tokens
 from saesteer.settings import Experiment, Scores, SettingsError, Sweep, TopicConcepts
 from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
-from saesteer.sources.pins import MODELS, pinned_path
-from saesteer.sources.prefixes import prompt_source, prompts_in_order, read_prefixes
+from saesteer.sources.pins import MODELS, PIN_KEYS, pinned_path
+from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.steps.step import steps_of
-from saesteer.workflow import plan
 from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
-
-_KEYS = {
-    "model": "model.path", "perplexity_model": "perplexity.model.path", "judge_model": "judge.model.path", "texts": "records.texts",
-    "topics": "concepts.topics", "oracle": "judge.oracle", "lexicon": "methods.concepts.lexicon", "own_texts": "methods.concepts.texts",
-    "vectors": "methods.vectors", "ordinary_texts": "methods.ordinary_texts",
-}  # fmt: skip
-"""Pin -> the key of the experiment file that names what it pins."""
+from saesteer.workflow.outputs import pins
 
 
 def check_files(name: str, experiment: Experiment) -> None:
@@ -45,9 +38,9 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
         read_prefixes(file, prompt_source(experiment).n)
     _check_features(name, experiment)
     _check_texts(name, experiment)
-    paths = {_KEYS[pin]: pinned_path(experiment, pin) for pin in plan.pins(experiment)}
+    paths = {PIN_KEYS[pin]: pinned_path(experiment, pin) for pin in pins(experiment)}
     for pin in MODELS:
-        path = paths.get(_KEYS[pin])
+        path = paths.get(PIN_KEYS[pin])
         if path and path.exists():
             check_model(name, experiment, path) if pin == "model" else _check_weights(path)
     if isinstance(experiment, Sweep):
@@ -78,8 +71,8 @@ def _check_texts(name: str, experiment: Experiment) -> None:
     missing = sorted({"text_id", "token_ids", "token_topics"} - text_columns(path))
     if isinstance(experiment.concepts, TopicConcepts) and missing:
         raise SettingsError(
-            f"experiment {name}: concepts of kind topics need texts with labelled tokens, but {path} (records.texts) has no column"
-            f" {' and no '.join(missing)}: add what is missing, or set concepts and judge to kind: none"
+            f"experiment {name}: concepts of kind topics need texts with labelled tokens, but {path} (max_activating_examples.texts) has no"
+            f" column {' and no '.join(missing)}: add what is missing, or set concepts and judge to kind: none"
         )
 
 
@@ -122,14 +115,14 @@ def check_model_config(name: str, experiment: Experiment, config: Mapping[str, A
     if width is None or n_layers is None:
         raise SettingsError(f"experiment {name}: {source}: config.json does not say how wide and deep the model is; take another model")
     what = "a residual stream"
-    if experiment.saes.site == "hook_z":
+    if experiment.saes.hook_point == "hook_z":
         n_heads = size(config, *HEADS) or 1
         width, what = n_heads * (size(config, "head_dim") or width // n_heads), f"{n_heads} heads with together a width"
     if width != experiment.saes.d_model:
         raise SettingsError(f"experiment {name}: saes.d_model is {experiment.saes.d_model}, but {source} has {what} of {width}")
     named = str(experiment.saes.path or experiment.saes.id).rstrip("/").format(layer=experiment.layers[0])
     family = text_config(config).get("model_type")
-    if experiment.saes.site == "mlp_out" and family in MLP_OUT_DIFFERS and re.search(r"layers[._]\d+\.mlp$", named):
+    if experiment.saes.hook_point == "mlp_out" and family in MLP_OUT_DIFFERS and re.search(r"layers[._]\d+\.mlp$", named):
         raise SettingsError(
             f"experiment {name}: the SAEs at {named} read the MLP's own output, but mlp_out is what is added to the residual, and models of"
             f" the family {family} make something else of that output first: take SAEs of another place"
@@ -149,9 +142,9 @@ def check_tokens(experiment: Experiment, model: Path) -> float | None:
     if not (retokenised or measured):
         return None
     tokens = load_tokens(model)
-    if measured:
+    if prompts_file and measured:
         n_positions = size(read_config(model / "config.json"), *POSITIONS) or sys.maxsize
-        prompts, n_new = list(prompts_in_order(experiment, Path()).values()), experiment.sampling.max_new_tokens
+        prompts, n_new = list(read_prefixes(prompts_file, prompt_source(experiment).n).values()), experiment.sampling.max_new_tokens
         for prompt, ids in zip(prompts, tokens.token_ids(prompts, experiment.model.bos), strict=True):
             if len(ids) + n_new > n_positions:
                 raise SettingsError(

@@ -3,7 +3,7 @@
 Rows are due again where the ALGORITHM_VERSION of a module that computes them is raised (`algorithm_versions`), tables and figures where
 the code that makes them is edited (`code_digest`: Snakemake notices an edited script, but no edited module). Imports inside functions
 count; imports for type checkers do not, nor does what decides which rows are computed rather than how (`PLUMBING`). The digests are over
-syntax trees without docstrings, so that a comment or a docstring changes nothing.
+syntax trees without docstrings, so that a comment or a docstring changes nothing; a module of tables counts with its schemas, tables.csv.
 """
 
 import ast
@@ -103,7 +103,8 @@ def _text(file: Path) -> str:
 
 @functools.cache
 def _digest(file: Path) -> str:
-    return hashlib.sha256(repr(_plain(ast.parse(_text(file), filename=str(file)))).encode()).hexdigest()
+    schemas = _text(file.with_suffix(".csv")) if file.name == "tables.py" else ""
+    return hashlib.sha256((repr(_plain(ast.parse(_text(file), filename=str(file)))) + schemas).encode()).hexdigest()
 
 
 def _plain(node: Any) -> Any:

@@ -9,17 +9,18 @@ import logging
 import platform
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from tqdm import tqdm
 
-from saesteer.core.progress import with_progress
 from saesteer.core.store import complete
 from saesteer.core.tables import Table, write_summary
-from saesteer.figures.definition import FigureDefinition, Options
+from saesteer.figures.definition import DefinedFigure, Options
 from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
 from saesteer.settings import Sweep, load_workflow
@@ -105,6 +106,21 @@ def complete_step(job: Job) -> None:
         raise
 
 
+def with_progress(frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None) -> Iterator[pl.DataFrame]:
+    """Pass finished frames on; show how many of the rows are done, the time left, and log rows/s (and tokens/s) at the end."""
+    started, n_rows, n_tokens = time.monotonic(), 0, 0
+    with tqdm(total=total, unit=unit, mininterval=5) as bar:
+        for frame in frames:
+            n_rows += frame.height
+            n_tokens += int(frame[tokens].cast(pl.Int64).sum()) if tokens else 0
+            bar.update(frame.height)
+            yield frame
+    seconds = max(time.monotonic() - started, 1e-9)
+    log.info(
+        "%d %ss in %.1f s, %.0f/s%s", n_rows, unit, seconds, n_rows / seconds, f", {n_tokens / seconds:.0f} tokens/s" if tokens else ""
+    )
+
+
 def write_summaries(job: Job, summary: Summary) -> dict[str, pl.DataFrame]:
     """Compute the tables of a summary, and write each to the output of its name."""
     if summary.runs_model:
@@ -115,7 +131,7 @@ def write_summaries(job: Job, summary: Summary) -> dict[str, pl.DataFrame]:
     return tables
 
 
-def write_figure(job: Job, figure: FigureDefinition, tables: Mapping[str, Table]) -> None:
+def write_figure(job: Job, figure: DefinedFigure, tables: Mapping[str, Table]) -> None:
     """Draw a figure of the experiment's tables, and write it with the data that it draws."""
     experiment = job.run.experiment
     rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""

@@ -11,54 +11,15 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_text
 from saesteer.core.tokens import LEAST_ROUND_TRIP, TextTokens, load_tokens
 from saesteer.settings import experiment_name
-from saesteer.sources.sae_sources import hook_of_config, site_of_hook
+from saesteer.sources.sae_sources import hook_of_config, layer_and_hook_point
 from saesteer.workflow.checks import read_config
 from saesteer.workflow.families import DEPTH, size
 
 _CONFIG = "cfg.json"
 _LATE = 0.625
 """Share of the layers that come before the late ones: 5 of the shipped model's 8, 16 of Gemma-2-2B's 26 (P1)."""
-_FILE = """\
-description: {description}
-kind: sweep  # or scores: generates no texts, and does without the sections from gen_success on; or comparison: of steering methods
-model:
-  path: {model}
-  dtype: float32  # or bfloat16: half the memory, scores off by 0.5 % (median)
-  bos: {bos}  # {bos_reason}
-  prompt_format: plain  # {chat}
-saes:
-  path: {saes}
-  site: {site}  # by their cfg.json, e.g. {hook}
-  d_model: {d_model}
-  n_features: {n_features}
-layers: {layers}  # those with an SAE; the model has {n_layers}
-features:
-  kind: sampled  # or explicit, or all
-  n_per_layer: {n_per_layer}
-  seed: 0
-records:
-  kind: local  # the texts on which each feature is most active, computed here
-  texts: {texts}  # a Parquet file with a column text
-concepts:
-  kind: none  # or topics, where the tokens of the texts are labelled
-input_score:
-  tokens: {tokens}  # {round_trip:.2%} of the vocabulary come back as themselves when tokenised again
-gen_success:
-  tokens: {tokens}
-sweep:
-  factors: [0, 0.2, 0.4, 0.8, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20]
-  prefixes: config/prefixes.txt
-  n_prefixes: 20
-perplexity:
-  model:  # the steered model itself; another, larger one is the better judge
-    path: {model}
-    bos: {bos}
-selection:
-  thresholds: [1.0e-10, 1.0e-9, 1.0e-8, 1.0e-7, 1.0e-6, 1.0e-5, 1.0e-4, 1.0e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9]
-  late_layers_from: {late}
-judge:
-  kind: none  # or endpoint (an OpenAI-compatible address), or model
-"""
+_FILE = Path(__file__).with_suffix(".yaml")
+"""The file, with the names of what is filled in."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +27,7 @@ class _Sae:
     """What the configuration of an SAE says of it."""
 
     layer: int
-    site: str
+    hook_point: str
     hook: str
     d_model: int
     n_features: int
@@ -86,14 +47,14 @@ def write_experiment(name: str, model: Path, saes: Path, texts: Path | None, fol
     bos, bos_reason = _bos(tokens, sae.prepends_bos)
     chat = (model / "chat_template.jinja").is_file()
     chat = chat or (tokenizer_config.is_file() and "chat_template" in read_config(tokenizer_config))
-    text = _FILE.format(
+    text = _FILE.read_text(encoding="utf-8").format(
         description=json.dumps(f"P1's experiment on {model.name}, layers {', '.join(map(str, layers))}"),
         model=json.dumps(model.as_posix()),
         bos=bos,
         bos_reason=bos_reason,
         chat="or chat, in its chat template" if chat else "it has no chat template",
         saes=json.dumps(pattern),
-        site=sae.site,
+        hook_point=sae.hook_point,
         hook=sae.hook,
         d_model=sae.d_model,
         n_features=sae.n_features,
@@ -127,9 +88,9 @@ def _read_saes(path: Path) -> tuple[str, list[int], _Sae]:
         raise SettingsError(f"{path}: there is no {_CONFIG} below it; give a folder of SAEs in sae-lens's form, one folder a layer")
     read = {file.parent: _read_sae(file) for file in configs}
     layers = {sae.layer: folder for folder, sae in read.items()}
-    kinds = sorted({(sae.site, sae.d_model, sae.n_features) for sae in read.values()})
+    kinds = sorted({(sae.hook_point, sae.d_model, sae.n_features) for sae in read.values()})
     if len(kinds) > 1 or len(layers) < len(read):
-        listed = ", ".join(f"{site} {d_model} x {n_features}" for site, d_model, n_features in kinds)
+        listed = ", ".join(f"{hook_point} {d_model} x {n_features}" for hook_point, d_model, n_features in kinds)
         raise SettingsError(f"{path} holds {len(read)} SAEs of {len(layers)} layers ({listed}): name one a layer, as FOLDER/{{layer}}/REST")
     return _pattern(path, layers), sorted(layers), next(iter(read.values()))
 
@@ -140,8 +101,8 @@ def _read_sae(file: Path) -> _Sae:
     hook, sizes = hook_of_config(str(file.parent), metadata), [config.get("d_in"), config.get("d_sae")]
     if hook is None or None in sizes:
         raise SettingsError(f"{file} lacks hook_name, d_in or d_sae: it is no SAE in sae-lens's form; write the file by hand")
-    layer, site = site_of_hook(str(file.parent), hook)
-    return _Sae(layer, site, hook, config["d_in"], config["d_sae"], bool(metadata.get("prepend_bos")))
+    layer, hook_point = layer_and_hook_point(str(file.parent), hook)
+    return _Sae(layer, hook_point, hook, config["d_in"], config["d_sae"], bool(metadata.get("prepend_bos")))
 
 
 def _pattern(path: Path, layers: Mapping[int, Path]) -> str:

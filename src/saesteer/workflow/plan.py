@@ -1,4 +1,4 @@
-"""What a job of a step has to compute, and every file that the workflow makes of an experiment. No torch.
+"""What a job of a step has to compute. No torch.
 
 A step's fingerprint is closed: its settings, the ALGORITHM_VERSION of every module that computes its rows, and the digests of everything it
 reads.
@@ -11,63 +11,19 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.errors import SettingsError
 from saesteer.core.files import value_digest
 from saesteer.core.row_digest import row_digests
-from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest, unnamed_parts
+from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest
 from saesteer.core.tables import STEERING_PROMPTS, Table
 from saesteer.run import Run
-from saesteer.settings import Comparison, Endpoint, EndpointJudge, Experiment, Scores, Sweep
+from saesteer.settings import Comparison, Endpoint, EndpointJudge, Experiment, Scores
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
 from saesteer.steps.step import Step, steps_of
-from saesteer.summaries.summary import summaries_of
 from saesteer.workflow.code_digest import algorithm_versions
 
 MOST_WORDS = 400
 """Characters of a value that a job's params show; a longer one is shown by its digest."""
-
-
-def planned_outputs(run: Run) -> list[str]:
-    """Every file that the rules make of an experiment: pins, manifests, tables, metrics, figures and reports.
-
-    The workflow asks for all of them. If it asked for figures only, a job that failed would be taken for done: Snakemake 9.27 removes
-    its output, records it as made from the new inputs all the same, and does not miss a file between two that are there.
-    """
-    experiment = run.experiment
-    files = [f"pins/{name}.json" for name in pins(experiment)]
-    files += [f"{step}/{group}.json" for step in ("saes", *steps_of(experiment)) for group in experiment.layer_groups]
-    files += [file for summary in summaries_of(experiment).values() for file in summary.files(experiment)]
-    files += ["metrics.json"] if isinstance(experiment, Sweep) else []
-    reports = {"scores": [], "sweep": ["headline.md"], "comparison": ["methods.md"]}[experiment.kind]
-    reports = [*(f"{figure}.pdf" for figure in figures(experiment)), *reports]
-    return [*(str(run.data / file) for file in files), *(str(run.figures / file) for file in reports)]
-
-
-def figures(experiment: Experiment) -> list[str]:
-    """The figures of an experiment: it has all tables that they read."""
-    from saesteer.figures.registry import FIGURES  # jobs do without
-
-    tables = {table.name for summary in summaries_of(experiment).values() for table in summary.tables}
-    return [name for name, figure in FIGURES.items() if tables.issuperset(figure.tables) and figure.applies(experiment)]
-
-
-def unneeded_files(run: Run) -> list[Path]:
-    """The parts in an experiment's data folder that no manifest names: of removed features, old settings, old models."""
-    planned = {step: run.manifests(step) for step in steps_of(run.experiment)}
-    if absent := [path for paths in planned.values() for path in paths if not path.is_file()]:
-        raise SettingsError(
-            f"{absent[0]} is missing, so a job failed or has not run, and its finished rows are named by nothing: run the workflow first,"
-            " or name other experiments"
-        )
-    steps = sorted(path for path in run.data.iterdir() if path.is_dir())
-    return [file for step in steps for file in unnamed_parts(step, planned.get(step.name, []))]
-
-
-def pins(experiment: Experiment) -> list[str]:
-    """Names of the models and files whose digests the steps depend on."""
-    steps = steps_of(experiment)
-    return sorted({name for step in steps.values() for name in step.inputs} - {"saes", *steps})
 
 
 def model_bytes(run: Run, step: str) -> int:

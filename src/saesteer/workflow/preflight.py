@@ -15,7 +15,7 @@ from saesteer.settings import (
     Comparison,
     EndpointJudge,
     Experiment,
-    NeuronpediaRecords,
+    NeuronpediaExamples,
     PublishedConcepts,
     Scores,
     SettingsError,
@@ -32,7 +32,7 @@ from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_sou
 from saesteer.steps.keys import n_concepts, n_fit_generations
 from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
-from saesteer.workflow.plan import pins
+from saesteer.workflow.outputs import pins
 
 GPUS = (80, 48, 24)
 """GiB of common GPUs, to say how many of them a model needs."""
@@ -80,7 +80,7 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     problem of the report, so that the other checks are made too."""
     checks: list[tuple[Level, str, Callable[[_Subject], str]]] = [("ok", "files", _files)]
     checks += [("ok", pin, partial(_model, pin=pin)) for pin in MODELS if pin in pins(experiment)]
-    checks += [("ok", "tokens", _tokens), ("ok", "SAEs", _saes), ("ok", "records", _records)]
+    checks += [("ok", "tokens", _tokens), ("ok", "SAEs", _saes), ("ok", "max_activating_examples", _examples)]
     checks += [("estimate", "disk", _disk), ("estimate", "GPU memory", _gpu)]
     if not isinstance(experiment, Scores):
         checks.append(("estimate" if isinstance(experiment.judge, EndpointJudge) else "ok", "judge", _judge))
@@ -157,7 +157,7 @@ def _tokens(subject: _Subject) -> str:
 
 
 def _saes(subject: _Subject) -> str:
-    """That every layer has an SAE in a form that can be read, at the layer and site asked for."""
+    """That every layer has an SAE in a form that can be read, at the layer and hook point asked for."""
     from saesteer.engine.sae_convert import check_sae
 
     experiment, saes, cache = subject.experiment, subject.experiment.saes, subject.workflow.cache_dir
@@ -173,7 +173,7 @@ def _saes(subject: _Subject) -> str:
     if not sources:
         return f"{saes.path}: their configurations can be converted, and their files are sound"
     return (
-        f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at {saes.site}, of the size of {_shape(experiment)};"
+        f"{len(sources)} of {sources[0].repo} in the form {sources[0].loader}, at {saes.hook_point}, of the size of {_shape(experiment)};"
         " their headers are read when they are fetched"
     )
 
@@ -190,7 +190,7 @@ def _check_sae_size(experiment: Experiment, source: SaeSource) -> SaeSource:
         raise SettingsError(f"{source.repo} has no {weights}, which {source.name} consists of: correct saes.id or saes.revision")
     size, widths = listing[weights], sorted(set(BYTES.values()))
     matrices = 2 * saes.d_model * saes.n_features
-    shapes = {matrices, matrices + saes.d_model**2} if saes.site.startswith("transcoder") else {matrices}  # with a skip connection
+    shapes = {matrices, matrices + saes.d_model**2} if saes.hook_point.startswith("transcoder") else {matrices}  # with a skip connection
     if any(0 <= size - shape * width <= 8 * saes.n_features * width + _HEADERS for width in widths for shape in shapes):
         return source
     expected = " or ".join(f"{matrices * width:,}" for width in widths)
@@ -204,12 +204,12 @@ def _shape(experiment: Experiment) -> str:
     return f"{experiment.saes.d_model} x {experiment.saes.n_features} (d_model x n_features)"
 
 
-def _records(subject: _Subject) -> str:
+def _examples(subject: _Subject) -> str:
     from saesteer.sources.neuronpedia.sources import sources_of
 
     experiment = subject.experiment
-    if not isinstance(experiment.records, NeuronpediaRecords):
-        return f"from the activations on {experiment.records.texts}"
+    if not isinstance(experiment.max_activating_examples, NeuronpediaExamples):
+        return f"from the activations on {experiment.max_activating_examples.texts}"
     sources = sources_of(experiment, experiment.layers)
     first = sources[experiment.layers[0]]
     return f"{len(sources)} sources of Neuronpedia, the first {first.model}/{first.source}"
@@ -220,13 +220,15 @@ def _disk(subject: _Subject) -> str:
     experiment, folder = subject.experiment, subject.workflow.cache_dir or subject.workflow.data_dir
     saes = len(experiment.layers) * _sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
-    records = len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.records, NeuronpediaRecords) else 0
+    examples = (
+        len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.max_activating_examples, NeuronpediaExamples) else 0
+    )
     texts = _n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
     models = sum(weights.n_bytes for pin, weights in subject.models.items() if model_settings(experiment, pin).repo)
-    needed = models + (2 * saes if experiment.saes.from_hub else saes) + records + texts
+    needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + texts
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
-    text = f"about {_gib(needed)}: models {_gib(models)}, SAEs {_gib(saes)} (twice: as published and converted), records {_gib(records)}, "
-    text += f"texts {_gib(texts)}; {_gib(free)} are free at {folder}"
+    text = f"about {_gib(needed)}: models {_gib(models)}, SAEs {_gib(saes)} (twice: as published and converted), max-activating"
+    text += f" examples {_gib(examples)}, texts {_gib(texts)}; {_gib(free)} are free at {folder}"
     if needed >= free:
         raise SettingsError(text)
     return text

@@ -4,8 +4,6 @@ section 4): half of a concept's texts show it.
 Which texts a concept gets depends on the seed and on the concept alone: asking for more of them keeps those that were there.
 """
 
-from __future__ import annotations
-
 import difflib
 import random
 from collections.abc import Iterator, Sequence
@@ -15,7 +13,7 @@ import polars as pl
 
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.files import text_id
-from saesteer.core.tables.methods import ASKED_CONCEPTS, CONCEPT_TEXTS
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.settings import SettingsError
 from saesteer.sources.concept_texts import concept_row, concept_table
 from saesteer.world.grammar import join_words, single_sentence
@@ -31,7 +29,7 @@ MOST_DRAWS = 200
 def topic_texts(
     lexicon: Lexicon, topics: Sequence[str], openers: Sequence[str], n_positive: int, n_negative: int, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """ASKED_CONCEPTS and CONCEPT_TEXTS rows of topics: sentences of the topic, and of all the others that the grammar knows, in turn.
+    """COMPARED_CONCEPTS and CONCEPT_TEXTS rows of topics: sentences of the topic, and of all the others that the grammar knows, in turn.
 
     A text goes on from one of the `openers`, which the caller has cleared of what will be a prompt, and is written as the corpus writes
     it there. No sentence comes twice among a topic's positive texts, nor among its negative ones.
@@ -49,7 +47,7 @@ def topic_texts(
             drawn = _sentences(lexicon, lexicon.names.index(topic), positive, openers, seed)
             rows += [concept_row(topic, positive, place, *next(drawn)) for place in range(n_texts)]
     concepts = [{"concept_id": text_id(topic), "concept": topic, "label_feature": None} for topic in topics]
-    return concept_table(ASKED_CONCEPTS, concepts, "topics"), concept_table(CONCEPT_TEXTS, rows, "topics")
+    return concept_table(COMPARED_CONCEPTS, concepts, "topics"), concept_table(CONCEPT_TEXTS, rows, "topics")
 
 
 def _sentences(lexicon: Lexicon, topic: int, positive: bool, openers: Sequence[str], seed: int) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import PAGE, Figure, styled
+from saesteer.figures.style import PAGE, Figure
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, RULES, SCALED
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
 
@@ -12,7 +12,7 @@ FACTOR_RULES = {
     "p1": "as in P1",
     "capped": "by capped perplexity",
     COMMON: "one for all",
-    SCALED: "one multiple of the largest record",
+    SCALED: "one multiple of the max activation",
 }
 TITLES = {BEST: "brute force on the other half", RANDOM: "random pick", **RULES}
 _COLUMNS = ("factor_rule", "layer", "rule", "n_concepts", "n", "score", "score_low", "score_high")
@@ -39,7 +39,6 @@ def panel(rows: pl.DataFrame) -> DotPanel:
     )
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer."""
     panels = [panel(rows) for rows in data.partition_by("layer", maintain_order=True) or [data]]
@@ -55,7 +54,4 @@ FIGURE = FigureDefinition(
     caption="Held-out judge score of the feature that each rule picks for a concept, among all features of the layer that are labelled "
     "with it: every one was steered and judged. Brute force picks by the judge's scores on the other half. Marks: ways to choose "
     "the factor.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

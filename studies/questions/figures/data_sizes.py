@@ -1,9 +1,9 @@
-"""Quantities from fewer records or fewer labelled texts."""
+"""Quantities from fewer max-activating examples or fewer labelled texts."""
 
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
-from saesteer.figures.style import Figure, styled
+from saesteer.figures.style import Figure
 from studies.questions.choice_rules import RULES
 from studies.questions.figures.dots import draw_curves, marks_of, points, two_panels_a_layer
 
@@ -15,7 +15,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return tables["data_sizes"].sort("layer", "rule", "n").with_columns(confidence(options))
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A row a layer, a curve a quantity."""
     figure, layers = two_panels_a_layer(data, counts(data))
@@ -23,7 +22,7 @@ def draw(data: pl.DataFrame) -> Figure:
         for axes, (column, title) in zip((left, right), _COLUMNS.items(), strict=True):
             curves = points(rows, column, x=pl.col("n"), mark=pl.col("rule").replace_strict(RULES))
             draw_curves(axes, curves, marks_of(curves["mark"].unique(maintain_order=True).to_list()))
-            axes.set_xlabel("records of a feature, or labelled texts of a concept")
+            axes.set_xlabel("examples of a feature, or labelled texts of a concept")
             axes.set_ylabel(f"layer {rows['layer'][0]}\n{title}")
     if layers:
         figure.legend(*layers[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
@@ -42,9 +41,6 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=160,
     tables=("data_sizes",),
-    caption="Quantities from fewer records of a feature, or from fewer labelled texts: rank correlation with the same quantity from most "
-    "(left), and the held-out judge score of the feature that it picks for a concept (right).",
-    data=data,
-    draw=draw,
-    counts=counts,
+    caption="Quantities from fewer max-activating examples of a feature, or from fewer labelled texts: rank correlation with the same "
+    "quantity from most (left), and the held-out judge score of the feature that it picks for a concept (right).",
 )

@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import GREY, Figure, styled
+from saesteer.figures.style import GREY, Figure
 from studies.questions.figures.dots import Mark, draw_curves, two_panels_a_layer
 
 _MODELS = {"linear": "linear (SAE-TS)", "kernel": "kernel regression"}
@@ -32,7 +32,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     ).sort("layer", "panel", "curve", "x")
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A row a layer: numbers of vectors on the left, multiples on the right."""
     figure, layers = two_panels_a_layer(data, counts(data))
@@ -59,7 +58,4 @@ FIGURE = FigureDefinition(
     caption="Left: how much of the effects of vectors it was not fitted on the approximator of SAE-TS explains, by the number of vectors "
     "that it is fitted on, and a kernel regression on the same ones. Right: vectors at multiples of the fitted scale: the "
     "effect's norm over that at 1, its cosine with that at 1, and the cosine of predicted and measured effects.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import WIDE, Figure, styled
+from saesteer.figures.style import WIDE, Figure
 from studies.questions.figures.choice_rules import FACTOR_RULES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_marks, points
 from studies.questions.grid_ends import ALL
@@ -16,7 +16,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return tables["grid_ends"].sort("grid", "factor_rule", "layer").with_columns(confidence(options))
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Shares of ends on the left, the cost of fewer factors on the right; a mark a layer."""
     titles = [title for rule, title in FACTOR_RULES.items() if rule in data["factor_rule"]]
@@ -42,7 +41,4 @@ FIGURE = FigureDefinition(
     tables=("grid_ends",),
     caption="Shares of the chosen factors that are the grid's smallest or largest (left), and what choosing from fewer factors changes in "
     "the held-out judge score (right), for each rule that chooses factors.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

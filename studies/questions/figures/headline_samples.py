@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import WIDE, Figure, styled
+from saesteer.figures.style import WIDE, Figure
 from studies.questions.figures.dots import DotPanel, Mark, dot_figure, points
 
 _TITLES = {"gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
@@ -15,7 +15,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return tables["headline_samples"].sort("measure", order).with_columns(confidence(options))
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a measure."""
     samples = f"samples of {max(data['n_sampled'].to_list(), default=0)} a layer"
@@ -37,7 +36,4 @@ FIGURE = FigureDefinition(
     tables=("headline_samples",),
     caption="Mean of the features that P1's filter keeps over the mean of all: of the whole population, with its interval (black), and in "
     "random samples of as many features a layer as the shipped headline is made of (grey). At 1 the filter changes nothing.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, counted
-from saesteer.figures.style import PAGE, Figure, band, new_figure, styled, with_ends
+from saesteer.figures.style import PAGE, Figure, band, new_figure, with_ends
 from studies.questions.figures.dots import LOOKS, Mark, layer_title
 
 _LINE_STYLES = ("-", "--", ":", "-.")
@@ -15,7 +15,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return tables["persistence"].sort("layer", "method", "stretch")
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer, a line a method."""
     from matplotlib.ticker import MaxNLocator
@@ -45,7 +44,4 @@ FIGURE = FigureDefinition(
     tables=("persistence",),
     caption="Mean concept rating of successive stretches of held-out texts at the chosen factors, each by itself: a line that falls loses "
     "the concept as the text goes on. A stretch is shorter than what the judge was measured on, so levels are lower than scores.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

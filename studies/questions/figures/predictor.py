@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import WIDE, Figure, styled
+from saesteer.figures.style import WIDE, Figure
 from studies.questions.choice_rules import BEST, BY_JUDGE, RANDOM, RULES
 from studies.questions.figures.choice_rules import TITLES as RULE_TITLES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_marks, points
@@ -27,7 +27,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return pl.concat([pl.concat([predicted, rules]).sort("rule", "layer"), weights], how="diagonal").with_columns(confidence(options))
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Scores on the left, weights on the right; a mark a layer that is predicted, from the others."""
     scores, weights = data.drop_nulls("rule"), data.drop_nulls("quantity")
@@ -59,7 +58,4 @@ FIGURE = FigureDefinition(
     tables=("predictions", "predictor_weights", "choice_rules"),
     caption="Left: held-out judge score of the feature that a ridge regression on all quantities picks, trained on the other layers, "
     "beside single quantities. Right: its weights, for one standard deviation of each quantity.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -1,9 +1,9 @@
-"""What each cheap quantity of a feature goes with: lens tokens written, or the judge's score."""
+"""What each cheap quantity of a feature goes with: top logit-lens tokens written, or the judge's score."""
 
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import PAGE, Figure, styled
+from saesteer.figures.style import PAGE, Figure
 from studies.questions.choice_rules import RULES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
 
@@ -24,7 +24,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return ordered.drop("by").with_columns(confidence(options))
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A panel a layer."""
     names = [RULES[name] for name in data["quantity"].unique(maintain_order=True)]
@@ -43,9 +42,6 @@ FIGURE = FigureDefinition(
     position=110,
     tables=("quantity_correlations",),
     caption="Rank correlation, over a layer's features, of each cheap quantity with the judge's score of the text (black), with the "
-    "number of lens tokens that steering writes (magenta), and with the factor that is best (blue): what a filter promises and "
+    "number of top logit-lens tokens that steering writes (magenta), and with the factor that is best (blue): what a filter promises and "
     "what is wanted can differ.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

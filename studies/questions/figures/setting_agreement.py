@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
-from saesteer.figures.style import Figure, styled
+from saesteer.figures.style import Figure
 from studies.questions.figures.dots import DotPanel, Mark, draw_curves, draw_dots, legend, marks_of, points, two_panels_a_layer
 
 _CURVES = {"rho": "rank correlation with the own setting", "rho_judge": "with the judge score", "rho_success": "with GenSuccess@20"}
@@ -18,7 +18,6 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return rows.join(own_setting, on="layer", how="left").sort("layer", "prompt", "factor")
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """A row a layer: factors on the left, prompts on the right."""
     figure, layers = two_panels_a_layer(data, counts(data))
@@ -49,7 +48,4 @@ FIGURE = FigureDefinition(
     tables=("setting_agreement",),
     caption="The output score at other factors (left) and other neutral prompts (right) against the experiment's own setting: rank "
     "correlations with it, with what steering reaches, and overlap of the features kept.",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
-from saesteer.figures.style import GREY, WIDE, Axes, Figure, band, dark_viridis, new_figure, styled, threshold_label, with_ends
+from saesteer.figures.style import GREY, WIDE, Axes, Figure, band, dark_viridis, new_figure, threshold_label, with_ends
 from studies.questions.figures.dots import DotPanel, Mark, draw_dots, legend, points
 
 _TITLES = {"gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
@@ -37,7 +37,6 @@ def curves(axes: Axes, rows: pl.DataFrame, title: str) -> None:
         axes.legend(fontsize=7)
 
 
-@styled
 def draw(data: pl.DataFrame) -> Figure:
     """Curves above, trials below, a column a measure."""
     n_trials = max(data.drop_nulls("chosen_on")["measure"].value_counts()["count"], default=1)
@@ -77,7 +76,4 @@ FIGURE = FigureDefinition(
     tables=("threshold_curves", "threshold_transfer"),
     caption="Mean of the features that each threshold of the output score keeps, less the mean of all, in each layer; and the threshold "
     "that is best on some features, where it was chosen (hollow) and on features that it was not chosen on (filled).",
-    data=data,
-    draw=draw,
-    counts=counts,
 )

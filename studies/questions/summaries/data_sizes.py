@@ -1,4 +1,5 @@
-"""How much data the quantities need: input score and concept's share from fewer records, detection from fewer labelled texts."""
+"""How much data the quantities need: input score and concept's share from fewer max-activating examples, detection from fewer labelled
+texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ import polars as pl
 
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.analysis.input_score import input_scores
-from saesteer.core.tables import ACTIVATIONS, FEATURES, LOGIT_LENS, RECORDS, STEERING
+from saesteer.core.tables import ACTIVATIONS, FEATURES, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, STEERING
 from saesteer.core.tokens import TextTokens
 from saesteer.run import Run
 from saesteer.settings import SelectionSettings
@@ -18,21 +19,22 @@ from studies.questions.labelled_texts import detection, texts_by_topic
 from studies.questions.quantity_correlations import correlation
 from studies.questions.tables import DATA_SIZES
 
-N_RECORDS = (5, 10, 20, 50, 100)
+N_EXAMPLES = (5, 10, 20, 50, 100)
 N_TEXTS = (2, 5, 10, 20, 50)
 """Of a concept, and as many others."""
 _FEATURE = ["layer", "feature"]
 
 
-def by_records(
-    records: pl.DataFrame, lens: pl.DataFrame, texts: pl.DataFrame, features: pl.DataFrame, tokens: TextTokens, convention: str
+def by_examples(
+    examples: pl.DataFrame, lens: pl.DataFrame, texts: pl.DataFrame, features: pl.DataFrame, tokens: TextTokens, convention: str
 ) -> pl.DataFrame:
-    """rule, n, layer, feature, value: input_score and concept_share (of the concept that all records give) from the n records of largest
-    maximum, for features that have the largest number of records. `texts` are text_id and token_topics."""
-    most = records.filter(pl.col("n_records") >= N_RECORDS[-1])
+    """rule, n, layer, feature, value: input_score and concept_share (of the concept that all max-activating examples give) from the n
+    max-activating examples of largest maximum, for features that have the largest number of max-activating examples. `texts` are text_id
+    and token_topics."""
+    most = examples.filter(pl.col("n_examples") >= N_EXAMPLES[-1])
     frames = []
-    for n in N_RECORDS:
-        fewer = most.with_columns(pl.col("records").list.head(n))
+    for n in N_EXAMPLES:
+        fewer = most.with_columns(pl.col("examples").list.head(n))
         scores = input_scores(fewer, lens, tokens, convention, n).select(*_FEATURE, value="input_score")
         for rule, values in (("input_score", scores), ("concept_share", _shares(fewer, texts, features, n))):
             frames.append(
@@ -41,9 +43,10 @@ def by_records(
     return pl.concat(frames)
 
 
-def _shares(records: pl.DataFrame, texts: pl.DataFrame, features: pl.DataFrame, n: int) -> pl.DataFrame:
-    """layer, feature, value: share of the records' maxima that are on the feature's concept (`texts`: text_id, token_index, concept)."""
-    long = records.select(*_FEATURE, "records").explode("records").unnest("records").select(*_FEATURE, "text_id", "token_index")
+def _shares(examples: pl.DataFrame, texts: pl.DataFrame, features: pl.DataFrame, n: int) -> pl.DataFrame:
+    """layer, feature, value: share of the max-activating examples' maxima that are on the feature's concept (`texts`: text_id,
+    token_index, concept)."""
+    long = examples.select(*_FEATURE, "examples").explode("examples").unnest("examples").select(*_FEATURE, "text_id", "token_index")
     at = long.join(texts, on=["text_id", "token_index"], how="left").join(
         features.select(*_FEATURE, own="concept").drop_nulls("own"), on=_FEATURE
     )
@@ -95,9 +98,9 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     labelled, topics = pl.read_parquet(run.file("texts")), run.topics()
     features, steering = run.summary(FEATURES), run.summary(STEERING)
     activations = {layer: run.rows(ACTIVATIONS, [layer]) for layer in run.experiment.layers}
-    records, lens, convention = run.rows(RECORDS), run.rows(LOGIT_LENS), run.experiment.input_score.tokens
-    of_records = by_records(records, lens, token_concepts(labelled, topics), features, run.tokens(), convention)
-    values = pl.concat([of_records, by_texts(activations, texts_by_topic(labelled, topics), features)])
+    examples, lens, convention = run.rows(MAX_ACTIVATING_EXAMPLES), run.rows(LOGIT_LENS), run.experiment.input_score.tokens
+    of_examples = by_examples(examples, lens, token_concepts(labelled, topics), features, run.tokens(), convention)
+    values = pl.concat([of_examples, by_texts(activations, texts_by_topic(labelled, topics), features)])
     return {DATA_SIZES.name: data_sizes(values, features, steering, run.sweep.selection)}
 
 

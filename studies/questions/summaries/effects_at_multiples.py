@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.progress import with_progress
 from saesteer.core.tables import EFFECTS
 from saesteer.run import Run
 from saesteer.steps import effects
 from saesteer.summaries.summary import FILE_OF_GROUP, Summary
+from saesteer.workflow.job import with_progress
 from studies.questions.experiments import MULTIPLES, measures_effects
 from studies.questions.tables import EFFECTS_AT_MULTIPLES
 

@@ -8,20 +8,7 @@ from saesteer.core.tables import FEATURES, OUTCOMES, STEERING
 from saesteer.run import Run
 from saesteer.summaries.summary import Summary
 from studies.questions.experiments import predictor_of, steers_every_feature
-from studies.questions.tables import (
-    CHOICE_RULES,
-    FEATURE_RANKINGS,
-    GRID_ENDS,
-    HEADLINE_SAMPLES,
-    OUTPUT_SCORE_SETTINGS,
-    PREDICTIONS,
-    PREDICTOR_WEIGHTS,
-    QUANTITIES,
-    QUANTITY_CORRELATIONS,
-    SETTING_AGREEMENT,
-    THRESHOLD_CURVES,
-    THRESHOLD_TRANSFER,
-)
+from studies.questions.tables import OPEN_QUESTIONS, OUTPUT_SCORE_SETTINGS, PREDICTOR_WEIGHTS, QUANTITIES
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
@@ -55,19 +42,4 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     }
 
 
-SUMMARY = Summary(
-    (
-        CHOICE_RULES,
-        FEATURE_RANKINGS,
-        QUANTITY_CORRELATIONS,
-        HEADLINE_SAMPLES,
-        THRESHOLD_CURVES,
-        THRESHOLD_TRANSFER,
-        GRID_ENDS,
-        SETTING_AGREEMENT,
-        PREDICTIONS,
-        PREDICTOR_WEIGHTS,
-    ),
-    steers_every_feature,
-    compute,
-)
+SUMMARY = Summary(OPEN_QUESTIONS, steers_every_feature, compute)

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-from saesteer.core.tables import ASKED_CONCEPTS, GENERATIONS, METHOD_SUMMARIES, of_fits
-from saesteer.core.tables.steps import FIT_TEXT
+from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, GENERATIONS, METHOD_SUMMARIES, of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT, prompt_halves
@@ -81,7 +80,7 @@ def _stretches(text: str, size: int) -> Iterator[tuple[int, str, float]]:
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
     settings = run.comparison.methods
     choices, methods = (run.summary(METHOD_SUMMARIES[name]) for name in ("method_choices", "methods"))
-    concepts = run.summary(ASKED_CONCEPTS).select("concept_id", "concept")
+    concepts = run.summary(COMPARED_CONCEPTS).select("concept_id", "concept")
     texts = at_every_layer(of_fits(run.rows(GENERATIONS)), run.experiment.layers)
     texts = held_out_texts(texts, choices, prompt_halves(list(run.prompts()), settings.factor_choice))
     texts = texts.join(concepts, on="concept_id", how="left", maintain_order="left")

@@ -33,14 +33,14 @@ def quantities_of_layer(
     run: Run, lm: "LanguageModel", layer: int, rows: pl.DataFrame, shares: pl.DataFrame, texts: pl.DataFrame
 ) -> pl.DataFrame:
     """QUANTITIES of a layer, from labelled_texts.token_shares and texts_by_topic."""
+    from saesteer.engine.hook_points import to_residual
     from saesteer.engine.saes import load_decoder_rows, read_meta
-    from saesteer.engine.sites import to_residual
     from studies.questions.labelled_texts import concept_tokens, detection, lens_on_concept
     from studies.questions.quantities import SCHEMA, decoder_quantities, label_quantities
 
     settings, file = run.experiment.output_score, run.sae_file(layer)
     directions = load_decoder_rows(file, rows["feature"].to_list())
-    table = rows.select(KEY).hstack(decoder_quantities(lm, directions, to_residual(lm, layer, read_meta(file).site)))
+    table = rows.select(KEY).hstack(decoder_quantities(lm, directions, to_residual(lm, layer, read_meta(file).hook_point)))
     tokens = concept_tokens(shares)
     of_concepts = rows.filter(pl.col("concept").is_in(list(tokens)))
     ids = [tokens[name] for name in of_concepts["concept"]]
@@ -58,14 +58,14 @@ def scores_at_settings(run: Run, lm: "LanguageModel", layer: int, rows: pl.DataF
     from studies.questions.setting_agreement import score_settings
 
     for prompt, factor in score_settings(run.experiment.output_score, list(run.prompts().values())):
-        scores = output_scores_at(run, lm, layer, rows, rows["lens_token_ids"].to_list(), prompt, factor)
+        scores = output_scores_at(run, lm, layer, rows, rows["top_logit_lens_token_ids"].to_list(), prompt, factor)
         yield scores.with_columns(prompt=pl.lit(prompt), factor=pl.lit(factor))
 
 
 def output_scores_at(
     run: Run, lm: "LanguageModel", layer: int, rows: pl.DataFrame, ids: list[list[int]], prompt: str, factor: str
 ) -> pl.DataFrame:
-    """layer, feature, output_score, of features with given tokens in place of the lens tokens."""
+    """layer, feature, output_score, of features with given tokens in place of the top logit-lens tokens."""
     import torch
 
     from saesteer.engine.output_score import output_scores_from_file

@@ -1,13 +1,12 @@
 """Each method's damage to ordinary text at the factors that were chosen, beside its score: what steering costs, and what it buys."""
 
-from __future__ import annotations
-
 import polars as pl
 
-from saesteer.core.tables.methods import METHOD_DAMAGE
+from saesteer.core.tables import METHOD_DAMAGE
 from saesteer.methods.compare.means import mean_over_concepts
-from saesteer.methods.compare.protocol import FIT, unsteered_key
+from saesteer.methods.compare.protocol import FIT, UNSTEERED
 from saesteer.settings.methods import MethodSettings
+from saesteer.settings.registry import method
 
 _LOST = ("loss_rise", "divergence")
 _MEASURES = (*_LOST, "other_rating")
@@ -43,7 +42,7 @@ def _other_ratings(other_ratings: pl.DataFrame, choices: pl.DataFrame) -> pl.Dat
     """FIT keys and other_rating: mean over a fit's texts at each chosen factor, then over the choices; where the method abstains the
     unsteered texts'."""
     of_factors = other_ratings.group_by(*FIT, "factor").agg(pl.col("other_rating").mean())
-    unsteered = of_factors.filter(method=unsteered_key()).select("layer", "concept_id", unsteered="other_rating")
+    unsteered = of_factors.filter(method=method(UNSTEERED).key).select("layer", "concept_id", unsteered="other_rating")
     rows = choices.select(*FIT, "factor", "abstains").join(of_factors, on=[*FIT, "factor"], how="left")
     rows = rows.join(unsteered, on=["layer", "concept_id"], how="left")
     return rows.group_by(FIT).agg(pl.when("abstains").then("unsteered").otherwise("other_rating").mean().alias("other_rating"))

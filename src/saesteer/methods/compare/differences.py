@@ -1,7 +1,5 @@
 """Paired differences between methods, each pair's own interval and one that covers all pairs together."""
 
-from __future__ import annotations
-
 from statistics import NormalDist
 from typing import Any
 
@@ -9,13 +7,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from saesteer.core.tables.methods import METHOD_DIFFERENCES
+from saesteer.core.tables import METHOD_DIFFERENCES
 from saesteer.core.uncertainty import mean_columns, random_stream
+from saesteer.methods.compare.ranks import drawn_concepts
 from saesteer.settings.methods import MethodSettings
 
 POWER = 0.8
 
-_BLOCK = 2**22  # elements drawn at a time: bounds memory for many concepts
 _Row = dict[str, Any]
 
 
@@ -88,13 +86,10 @@ def _largest_t(
     """Per draw of concepts the largest |t| of the pairs that vary; 0 where none does."""
     varies = error > 1e-12
     stream = random_stream(settings.seed, "methods", "simultaneous", layer)
-    n, blocks, n_left = len(centred), [], settings.bootstrap_draws
-    while n_left:
-        size = min(n_left, max(1, _BLOCK // max(n, centred.shape[1])))
-        weights = stream.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # how often each concept is drawn
+    blocks = []
+    for weights in drawn_concepts(len(centred), settings.bootstrap_draws, max(centred.shape), stream):
         drawn = weights @ is_known[:, varies]
         sums = weights @ centred[:, varies]
         means = np.divide(sums, drawn, out=np.zeros_like(sums), where=drawn > 0)
         blocks.append((np.abs(means) / error[varies]).max(axis=1, initial=0.0))
-        n_left -= size
     return np.concatenate(blocks)

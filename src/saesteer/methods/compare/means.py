@@ -4,14 +4,12 @@ The mean is over all concepts, where an abstaining method counts as the unsteere
 2505.20063, table 1) reports, flatters a method that abstains often and stands beside it under that name.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from saesteer.core.tables.methods import METHOD_CURVES, METHODS_TABLE
+from saesteer.core.tables import METHOD_CURVES, METHODS_TABLE
 from saesteer.core.uncertainty import mean_columns, random_stream
 from saesteer.methods.compare.protocol import FIT, Rows, row_of
 from saesteer.methods.compare.ranks import method_ranks
@@ -46,7 +44,8 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
         n_vectors = settings.effects.n_vectors - settings.effects.n_held_out if "effects" in row.needs else None
         label |= {"n_effect_vectors": n_vectors}
         lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
-    parts = (method_ranks(scores, settings), _factors(choices), _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
+    factors = choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
+    parts = (method_ranks(scores, settings), factors, _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)
     table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
     for part in parts:
@@ -91,13 +90,9 @@ def _geometric_mean(logarithms: pl.Series) -> float | None:
     return float(np.exp(present.mean())) if len(present) else None
 
 
-def _factors(choices: pl.DataFrame) -> pl.DataFrame:
-    """Median of the chosen factors over concepts and halves."""
-    return choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
-
-
 def _of_features(rows: Rows) -> pl.DataFrame:
-    """Of the SAE features used: median density and, of those labelled with the concept, median share of their records on it."""
+    """Of the SAE features used: median density and, of those labelled with the concept, median share of their max-activating examples on
+    it."""
     columns = ["layer", "feature", "density", "concept", "concept_share"]
     used = rows.fits.select(*FIT, feature="features").explode("feature").join(rows.features.select(columns), on=columns[:2], how="left")
     used = used.join(rows.concepts.select("concept_id", wanted="concept"), on="concept_id", how="left")
@@ -139,17 +134,12 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
     rows = []
     for group in concepts.partition_by([*_METHOD, "factor"], maintain_order=True):
         place = group.select(*_METHOD, "factor").row(0, named=True)
-        sizes = {"n": group.height, "n_texts": group["n"].sum(), "n_missing": group["n_missing"].sum()}
-        rows.append(place | sizes | _curve_point(group, tuple(place.values()), settings))
+        point = place | {"n": group.height, "n_texts": group["n"].sum(), "n_missing": group["n_missing"].sum()}
+        for name in ("score", *_RATINGS):
+            point |= mean_over_concepts(name, group[name], settings, "curve", name, *place.values())
+        rows.append(point | {"perplexity": _geometric_mean(group["log_perplexity"])})
     points = pl.DataFrame(rows, schema={name: dtype for name, dtype in METHOD_CURVES.schema.items() if rows and name in rows[0]})
     named = methods.select(*_METHOD, "title", "family", "confidence", method_score="score")
     joined = points.join(chosen, on=[*_METHOD, "factor"], how="left").join(named, on=_METHOD, how="left")
     counted = joined.with_columns(pl.col("n_chosen").fill_null(0).cast(pl.UInt32))
     return counted.select(list(METHOD_CURVES.columns)).sort(*_METHOD, number)
-
-
-def _curve_point(group: pl.DataFrame, label: tuple[str | int, ...], settings: MethodSettings) -> _Row:
-    point: _Row = {}
-    for name in ("score", *_RATINGS):
-        point |= mean_over_concepts(name, group[name], settings, "curve", name, *label)
-    return point | {"perplexity": _geometric_mean(group["log_perplexity"])}

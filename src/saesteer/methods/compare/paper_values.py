@@ -5,16 +5,13 @@ methods are P4's figures), P2's averages and tasks, P5's means; paper_protocols.
 that we do not know. Ratings are 0, 1 or 2; P2's two are scaled to [0, 1], and their means multiplied.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from saesteer.core.tables.methods import METHOD_PUBLISHED
+from saesteer.core.tables import METHOD_PUBLISHED
 from saesteer.methods.compare.protocol import largest_score, row_of
 from saesteer.settings.methods import ConceptSource, MethodSettings, PublishedConcepts
 
@@ -129,15 +126,11 @@ def published_beside_ours(
     for ours in methods.iter_rows(named=True):
         topics = scores.filter(layer=ours["layer"], method=ours["method"])
         by_topic = dict(zip(topics["concept"].str.to_lowercase(), topics["score"], strict=True))
-        for value in _of_method(row_of(ours["method"]).name):
+        for value in (value for value in PAPER_VALUES if value.method == row_of(ours["method"]).name):
             column = "surviving_score" if value.averaged == "surviving" else "score"
             mine = by_topic.get(value.topic) if value.topic else ours[column]
             rows.append(_beside(ours, mine, value, protocols[ours["layer"]], largest_score(settings)))
     return pl.DataFrame(rows, schema=METHOD_PUBLISHED.schema).sort(METHOD_PUBLISHED.keys)
-
-
-def _of_method(name: str) -> Sequence[PaperValue]:
-    return [value for value in PAPER_VALUES if value.method == name]
 
 
 def _beside(ours: dict[str, object], mine: float | None, value: PaperValue, protocol: Protocol, scale: float) -> dict[str, object]:

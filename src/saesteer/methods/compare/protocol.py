@@ -6,8 +6,6 @@ reports on the same texts). An unrated text is missing, never 0. Where a method 
 scores on the same half. No result depends on the order in which rows come.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,9 +16,7 @@ from saesteer.analysis.best_factor import PERPLEXITIES, Curve, first_largest, p1
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
-from saesteer.core.tables.methods import METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES
-from saesteer.core.tables.steps import FIT_TEXT, GEN_SUCCESS, of_fits
-from saesteer.core.tables.summaries import FEATURES
+from saesteer.core.tables import FEATURES, FIT_TEXT, GEN_SUCCESS, METHOD_CHOICES, METHOD_HALVES, METHOD_SCORES, of_fits
 from saesteer.settings import BestFactorSettings, registry
 from saesteer.settings.methods import MethodSettings
 from saesteer.settings.registry import Method
@@ -35,7 +31,7 @@ _SUCCESS = of_fits(pl.DataFrame(schema=GEN_SUCCESS.schema)).schema
 
 @dataclass(frozen=True)
 class Rows:
-    """What there is of a comparison: FITS and ASKED_CONCEPTS, and rows of texts with the keys FIT_TEXT."""
+    """What there is of a comparison: FITS and COMPARED_CONCEPTS, and rows of texts with the keys FIT_TEXT."""
 
     texts: pl.DataFrame
     perplexity: pl.DataFrame
@@ -201,7 +197,7 @@ def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
 def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
     """The unsteered method's score wherever a method abstains, on the same half of the same concept."""
     place = ["layer", "concept_id", "reported_on"]
-    unsteered = choices.filter(~pl.col("abstains")).filter(method=unsteered_key()).select(*place, unsteered="score")
+    unsteered = choices.filter(~pl.col("abstains")).filter(method=registry.method(UNSTEERED).key).select(*place, unsteered="score")
     missing = choices.join(unsteered, on=place, how="anti").select(place).sort(place)
     if missing.height:
         raise ProtocolError(
@@ -212,13 +208,8 @@ def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
     return joined.with_columns(score=pl.when("abstains").then("unsteered").otherwise("score"))
 
 
-def unsteered_key() -> str:
-    """The key of the unsteered control."""
-    return next(row.key for row in registry.METHODS if row.name == UNSTEERED)
-
-
 def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
-    """METHOD_CHOICES, FITS and ASKED_CONCEPTS -> METHOD_SCORES: the mean of the halves reported on, for each method and concept."""
+    """METHOD_CHOICES, FITS and COMPARED_CONCEPTS -> METHOD_SCORES: the mean of the halves reported on, for each method and concept."""
     norms = fits.select(*FIT, "reason", "residual_change", "residual_norm")
     prompts = pl.col("method").is_in([row.key for row in registry.METHODS if row.grid == "prompt"])
     change = pl.when(~prompts).then(pl.col("factor").cast(pl.Float64) * pl.col("residual_change"))

@@ -1,6 +1,6 @@
 """The place of each method among those of its layer, with an interval: which order could have come about with other concepts."""
 
-from __future__ import annotations
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from saesteer.core.uncertainty import random_stream
 from saesteer.settings.methods import MethodSettings
 
-_BLOCK = 2**22  # elements compared at a time
+_BLOCK = 2**22  # elements at a time: bounds memory for many concepts
 SCHEMA = {"layer": pl.UInt16, "method": pl.String, "rank": pl.Float64, "rank_low": pl.Float64, "rank_high": pl.Float64}
 
 
@@ -32,18 +32,22 @@ def method_ranks(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame
 
 def _ends(values: Float[np.ndarray, "concept method"], settings: MethodSettings, layer: int) -> list[tuple[float, float]]:
     stream = random_stream(settings.seed, "methods", "ranks", layer)
-    n, is_known = len(values), np.isfinite(values)
-    filled, blocks, n_left = np.where(is_known, values, 0), [], settings.bootstrap_draws
-    while n_left:
-        size = min(n_left, max(1, _BLOCK // values.shape[1] ** 2))
-        weights = stream.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)  # how often each concept is drawn
+    is_known = np.isfinite(values)
+    filled, blocks = np.where(is_known, values, 0), []
+    for weights in drawn_concepts(len(values), settings.bootstrap_draws, values.shape[1] ** 2, stream):
         drawn = weights @ is_known
         means = np.divide(weights @ filled, drawn, out=np.full(drawn.shape, -np.inf), where=drawn > 0)
         blocks.append(_ranked(means))
-        n_left -= size
     tail = (1 - settings.confidence) / 2
     low, high = np.quantile(np.concatenate(blocks), [tail, 1 - tail], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def drawn_concepts(n: int, draws: int, elements: int, stream: np.random.Generator) -> Iterator[Float[np.ndarray, "draw concept"]]:
+    """How often each of n concepts is drawn when n are, some draws at a time: each needs `elements` numbers of memory."""
+    most = max(1, _BLOCK // elements)
+    for done in range(0, draws, most):
+        yield stream.multinomial(n, np.full(n, 1 / n), size=min(most, draws - done)).astype(np.float64)
 
 
 def _ranked(means: Float[np.ndarray, "draw method"]) -> Float[np.ndarray, "draw method"]:

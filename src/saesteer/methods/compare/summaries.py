@@ -1,20 +1,10 @@
 """Every summary table of a comparison of methods, from its rows: what the workflow calls."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import polars as pl
 
-from saesteer.core.tables.methods import (
-    METHOD_CHOICES,
-    METHOD_CURVES,
-    METHOD_DIFFERENCES,
-    METHOD_HALVES,
-    METHOD_PUBLISHED,
-    METHOD_SCORES,
-    METHODS_TABLE,
-)
+from saesteer.core.tables import METHOD_CURVES, METHOD_DIFFERENCES, METHOD_PUBLISHED, METHODS_TABLE
 from saesteer.methods.compare.differences import method_differences
 from saesteer.methods.compare.means import method_curves, methods_table
 from saesteer.methods.compare.paper_values import Protocol, published_beside_ours
@@ -28,7 +18,7 @@ def method_summaries(
 ) -> dict[str, pl.DataFrame]:
     """METHOD_SUMMARIES by name. `prefix_ids` are the prompts', in their file's order; `protocols` is paper_values.our_protocol by layer."""
     tables = scored(rows, prefix_ids, settings, best_factor)
-    halves, choices, scores = (tables[table.name] for table in (METHOD_HALVES, METHOD_CHOICES, METHOD_SCORES))
+    halves, choices, scores = tables.values()
     methods = methods_table(scores, choices, rows, settings)
     return tables | {
         METHODS_TABLE.name: methods,

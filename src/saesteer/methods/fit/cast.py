@@ -30,7 +30,7 @@ def diffmean(problem: Problem) -> ConditionalAddition:
     addition = means.diffmean(problem)
     assert addition.scale is not None
     positive, negative = (
-        torch.stack([rows.mean(dim=0) for rows in tokens(problem.lm, problem.site, texts, n_prefix=1).by_text()])
+        torch.stack([rows.mean(dim=0) for rows in tokens(problem.lm, problem.hook_point, texts, n_prefix=1).by_text()])
         for texts in (problem.positive, problem.negative)
     )  # [text d_model]: each text's mean over all its tokens but the first, its context included: read as a prompt
     condition = condition_vector(positive, negative)

@@ -25,7 +25,7 @@ def from_file(problem: Problem) -> Addition:
         raise Abstains(f"the file of vectors has none for {problem.concept!r}")
     if tuple(vector.shape) != (problem.width,):
         raise ValueError(
-            f"the vector for {problem.concept!r} has shape {tuple(vector.shape)}, not ({problem.width},), as at {problem.site.name} of "
-            f"{problem.lm.name}: give vectors of this model"
+            f"the vector for {problem.concept!r} has shape {tuple(vector.shape)}, not ({problem.width},), as at {problem.hook_point.name}"
+            f" of {problem.lm.name}: give vectors of this model"
         )
     return scaled_addition(problem, unit(vector.to(problem.lm.device).float()))

@@ -25,7 +25,7 @@ def fit(problem: Problem) -> Addition:
     """The feature of highest correlation, its mean largest activation on positive texts being factor 1."""
     positive, negative = problem.largest_activations
     rows = scored(candidates(problem), "correlation", correlations(positive, negative)).filter(pl.col("correlation") > 0)
-    feature = best(rows, "correlation", "no feature's codes correlate with the concept's label")
+    feature = best(rows, "correlation", "no feature's activations correlate with the concept's label")
     return addition(problem, feature, float(positive[:, feature].double().mean()))
 
 

@@ -22,15 +22,15 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from saesteer.core.counter_rng import streams, text_keys, uniforms
-from saesteer.core.tables.methods import EFFECTS
+from saesteer.core.tables import EFFECTS
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.head import rows_of_logits, token_nll
+from saesteer.engine.hook_points import HookPoint, hidden_after, hook_point_of, reading
 from saesteer.engine.interventions import Addition, Intervention, Nothing
 from saesteer.engine.memory import Halving
 from saesteer.engine.models import MIN_ROWS, LanguageModel, pad_rows, shape_matters
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.sites import Site, hidden_after, reading, site_of
 from saesteer.settings.methods import EffectSettings, most_effect_vectors
 
 ALGORITHM_VERSION = 1
@@ -50,7 +50,7 @@ OCTAVES = (-2, 2)
 HALVINGS = 4
 """How often that range is halved, in the logarithm, before the rise is interpolated: down to a quarter of an octave."""
 
-CODES_AT_A_TIME = (2**23, 2**28)
+ACTIVATIONS_AT_A_TIME = (2**23, 2**28)
 """Most feature activations (tokens times features) at a time on a CPU and on a GPU."""
 
 
@@ -98,38 +98,38 @@ class _Unsteered:
     """Texts as the loss sees them: what lies at the hook point, the tokens to predict, and which of them there are."""
 
     value: Float[Tensor, "text seq width"]
-    past: Float[Tensor, "text seq d_model"] | None  # sites.Reading
+    past: Float[Tensor, "text seq d_model"] | None  # hook_points.Reading
     targets: Int[Tensor, " token"]
     predicting: tuple[Int[Tensor, " token"], Int[Tensor, " token"]]  # text and position before each
 
 
 @torch.no_grad()
 def loss_rises(
-    lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]]
+    lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]]
 ) -> Float64[Tensor, " vector"]:
-    """By how much each vector, added at the site and every position, raises the mean loss of texts (token ids, the first
+    """By how much each vector, added at the hook point and every position, raises the mean loss of texts (token ids, the first
     is not predicted), in nats a token."""
-    unsteered = _unsteered(lm, site, texts)
-    return _losses(lm, site, vectors, unsteered) - _losses(lm, site, torch.zeros_like(vectors[:1]), unsteered)
+    unsteered = _unsteered(lm, hook_point, texts)
+    return _losses(lm, hook_point, vectors, unsteered) - _losses(lm, hook_point, torch.zeros_like(vectors[:1]), unsteered)
 
 
 @torch.no_grad()
 def scaled_to_loss_rise(
-    lm: LanguageModel, site: Site, directions: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]], target: float
+    lm: LanguageModel, hook_point: HookPoint, directions: Float[Tensor, "vector d_model"], texts: Sequence[Sequence[int]], target: float
 ) -> Float64[Tensor, " vector"]:
     """Each unit direction's norm at which it raises the mean loss of texts by `target` nats a token (P2, section 3).
 
     The range of `OCTAVES` is halved `HALVINGS` times, in the logarithm, and the rise interpolated in what is left, where it is nearly a
     straight line; it is taken to grow with the norm. A vector that passes the target beyond the range gets that end of it.
     """
-    unsteered = _unsteered(lm, site, texts)
-    base = _losses(lm, site, torch.zeros_like(directions[:1]), unsteered)
+    unsteered = _unsteered(lm, hook_point, texts)
+    base = _losses(lm, hook_point, torch.zeros_like(directions[:1]), unsteered)
     usual = math.log2(float(unsteered.value[unsteered.predicting].float().norm(dim=1).mean()))
     low, high = (torch.full((len(directions),), usual + octave, dtype=torch.double, device=lm.device) for octave in OCTAVES)
     below, above = torch.full_like(low, math.nan), torch.full_like(low, math.nan)  # rises at low and high, once measured
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        rise = _losses(lm, site, (directions.double() * middle.exp2()[:, None]).float(), unsteered) - base
+        rise = _losses(lm, hook_point, (directions.double() * middle.exp2()[:, None]).float(), unsteered) - base
         less = rise < target
         low, below = torch.where(less, middle, low), torch.where(less, rise, below)
         high, above = torch.where(less, high, middle), torch.where(less, above, rise)
@@ -137,12 +137,12 @@ def scaled_to_loss_rise(
     return (low + share * (high - low)).exp2()
 
 
-def _unsteered(lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]]) -> _Unsteered:
+def _unsteered(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Sequence[int]]) -> _Unsteered:
     ids, is_text = _padded(texts, max(map(len, texts)))
     text, position = is_text[:, 1:].nonzero(as_tuple=True)
     targets = ids[text, position + 1].to(lm.device)
-    at_site = reading(lm, ids.to(lm.device), site)
-    return _Unsteered(at_site.value, at_site.past, targets, (text.to(lm.device), position.to(lm.device)))
+    at_hook_point = reading(lm, ids.to(lm.device), hook_point)
+    return _Unsteered(at_hook_point.value, at_hook_point.past, targets, (text.to(lm.device), position.to(lm.device)))
 
 
 def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "text seq"], Bool[Tensor, "text seq"]]:
@@ -154,7 +154,9 @@ def _padded(texts: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "te
     return ids, is_text
 
 
-def _losses(lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered) -> Float64[Tensor, " vector"]:
+def _losses(
+    lm: LanguageModel, hook_point: HookPoint, vectors: Float[Tensor, "vector d_model"], unsteered: _Unsteered
+) -> Float64[Tensor, " vector"]:
     """Mean loss of the texts under each vector; only the model above the hook point runs."""
     least = -(-MIN_ROWS // len(unsteered.value))
     n_rows = rows_of_logits(lm)
@@ -163,7 +165,7 @@ def _losses(lm: LanguageModel, site: Site, vectors: Float[Tensor, "vector d_mode
         padded = pad_rows(vectors[part], size if shape_matters(lm) else least)
         steered = (unsteered.value[None] + padded[:, None, None].to(unsteered.value.dtype)).flatten(0, 1)  # [vector*text seq width]
         past = None if unsteered.past is None else unsteered.past.repeat(len(padded), 1, 1)
-        hidden = hidden_after(lm, site.place, steered, past).unflatten(0, (len(padded), -1))
+        hidden = hidden_after(lm, hook_point.place, steered, past).unflatten(0, (len(padded), -1))
         predicting = hidden[:, *unsteered.predicting]  # [vector token d_model]
         at_once = max(MIN_ROWS, n_rows * size // SCALING_VECTORS)
         nll = token_nll(lm, predicting.flatten(0, 1), unsteered.targets.repeat(len(padded)), at_once)
@@ -185,9 +187,9 @@ class EffectRun:
     seed: int
 
     @cached_property
-    def site(self) -> Site:
+    def hook_point(self) -> HookPoint:
         """Where vectors are added and activations read."""
-        return site_of(self.lm, self.layer, self.sae.meta.site)
+        return hook_point_of(self.lm, self.layer, self.sae.meta.hook_point)
 
 
 @torch.no_grad()
@@ -204,7 +206,7 @@ def measured_effects(run: EffectRun, rows: pl.DataFrame) -> Iterator[pl.DataFram
     baseline = baseline_of(run)
     for block in rows["vector"].unique().sort().to_frame().iter_slices(VECTORS_AT_A_TIME):
         units = directions[block["vector"].to_list()]
-        scales = scaled_to_loss_rise(run.lm, run.site, units, baseline.scaling_texts, run.settings.loss_rise)
+        scales = scaled_to_loss_rise(run.lm, run.hook_point, units, baseline.scaling_texts, run.settings.loss_rise)
         additions = [Addition(unit, scale) for unit, scale in zip(units, scales.tolist(), strict=True)]
         yield effect_rows(run, block["vector"], (units.double() * scales[:, None]).float(), additions, baseline)
 
@@ -233,7 +235,7 @@ def effect_rows(
         "vector": numbers,
         "direction": added.cpu().numpy(),
         "effect": effect.float().cpu().numpy(),
-        "loss_rise": loss_rises(run.lm, run.site, added, baseline.scaling_texts).cpu().numpy(),
+        "loss_rise": loss_rises(run.lm, run.hook_point, added, baseline.scaling_texts).cpu().numpy(),
     }
     return pl.DataFrame(columns).cast(pl.Schema(EFFECTS.schema))
 
@@ -283,15 +285,15 @@ def _summed_means(
     """Sum over each vector's texts of the mean over their tokens of each feature's activation."""
     _, n_texts, width = ids.shape
     least = -(-MIN_ROWS // n_texts)
-    most = CODES_AT_A_TIME[run.lm.device.type == "cuda"] // (n_texts * width * run.sae.meta.n_features)
+    most = ACTIVATIONS_AT_A_TIME[run.lm.device.type == "cuda"] // (n_texts * width * run.sae.meta.n_features)
     at_a_time = max(least, min(most, VECTORS_AT_A_TIME))  # more never come, and a GPU's shapes are filled up
 
     def summed(part: slice, size: int) -> Tensor:
         n_rows = size if shape_matters(run.lm) else least
         padded_ids, weight = (pad_rows(rows[part], n_rows).flatten(0, 1).to(run.lm.device) for rows in (ids, is_text))
-        activations = encode(run.sae, reading(run.lm, padded_ids, run.site).read).float()  # [vector*text seq n_features]
+        activations = encode(run.sae, reading(run.lm, padded_ids, run.hook_point).read).float()  # [vector*text seq n_features]
         share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
         means = torch.einsum("rs,rsf->rf", share.float(), activations).unflatten(0, (-1, n_texts))
         return means.double().sum(dim=1)[: len(ids[part])]
 
-    return torch.cat(list(Halving("codes of steered texts", run.lm.device, least=1).over(len(ids), at_a_time, summed)))
+    return torch.cat(list(Halving("activations on steered texts", run.lm.device, least=1).over(len(ids), at_a_time, summed)))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from saesteer.core.tables import FITS
 from saesteer.engine.conditional import switched
-from saesteer.engine.interventions import Addition, CodeEdit, Intervention, PromptText, kind_of, packed
+from saesteer.engine.hook_points import reading
+from saesteer.engine.interventions import ActivationEdit, Addition, Intervention, PromptText, kind_of, packed
 from saesteer.engine.models import MIN_ROWS
-from saesteer.engine.sites import reading
 from saesteer.engine.steering import steering_of
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.training import Trained
@@ -62,7 +62,7 @@ def _fit(problem: Problem, row: Method, neutral: Sequence[Sequence[int]]) -> dic
     intervention = intervention_of(fit)
     tensors, values = packed(intervention)
     change, norm = residual_change(problem, intervention, neutral)
-    if isinstance(intervention, CodeEdit):
+    if isinstance(intervention, ActivationEdit):
         columns["features"] = intervention.features.tolist()
     elif isinstance(intervention, Addition):
         columns["features"] = list(intervention.features)
@@ -82,18 +82,18 @@ def n_choosing_texts(problem: Problem, row: Method) -> int:
 def residual_change(problem: Problem, intervention: Intervention, neutral: Sequence[Sequence[int]]) -> tuple[float | None, float]:
     """(mean norm of the change that factor 1 makes where the SAE's directions are added, mean norm of what lies there unsteered), over
     every token of the neutral prompts but the first; no change is given for added text."""
-    lm, site = problem.lm, problem.site
+    lm, hook_point = problem.lm, problem.hook_point
     which, factor = torch.zeros(MIN_ROWS, dtype=torch.long, device=lm.device), torch.ones(MIN_ROWS, device=lm.device)
     changes: list[Float[Tensor, " token"]] = []
     norms: list[Float[Tensor, " token"]] = []
     for prompt in (prompt for prompt in neutral if len(prompt) > 1):
         ids = torch.tensor([list(prompt)] * MIN_ROWS, device=lm.device)
-        plain = reading(lm, ids, site).value[0, 1:]
+        plain = reading(lm, ids, hook_point).value[0, 1:]
         norms.append(plain.float().norm(dim=1))
         if not isinstance(intervention, PromptText):
-            switches = switched(lm, site, [intervention], which, factor, [prompt] * MIN_ROWS)
-            steering = steering_of(lm, [intervention], which, switches, problem.sae, site)
+            switches = switched(lm, hook_point, [intervention], which, factor, [prompt] * MIN_ROWS)
+            steering = steering_of(lm, [intervention], which, switches, problem.sae, hook_point)
             with steering.installed(lm, 0, len(prompt)):
-                changes.append((reading(lm, ids, site).value[0, 1:] - plain).float().norm(dim=1))
+                changes.append((reading(lm, ids, hook_point).value[0, 1:] - plain).float().norm(dim=1))
     mean_norm = float(torch.cat(norms).mean())
     return (float(torch.cat(changes).mean()) if changes else None), mean_norm

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.engine.adapters import adapter_layers, attention_output, input_width, low_rank_weights_installed
+from saesteer.engine.hook_points import HookPoint, hook_point_of
 from saesteer.engine.interventions import LowRankWeights
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.sites import Site, site_of
 from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.training import Item, ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
@@ -27,7 +27,7 @@ SCALING = ALPHA / RANK**0.5
 
 def fit(problem: Problem) -> Trained:
     """An adapter of rank `RANK`, trained on the positive texts."""
-    return trained(problem, "lora", untrained, read_texts(problem.lm, first_site(problem, "lora"), problem.positive))
+    return trained(problem, "lora", untrained, read_texts(problem.lm, first_hook_point(problem, "lora"), problem.positive))
 
 
 def layers_of(problem: Problem, recipe: str) -> tuple[int, ...]:
@@ -35,18 +35,18 @@ def layers_of(problem: Problem, recipe: str) -> tuple[int, ...]:
     return adapter_layers(problem.lm.n_layers, problem.training.recipes[recipe].layers)
 
 
-def first_site(problem: Problem, recipe: str) -> Site:
+def first_hook_point(problem: Problem, recipe: str) -> HookPoint:
     """The residual before the first of these layers."""
-    return site_of(problem.lm, min(layers_of(problem, recipe)), "resid_pre")
+    return hook_point_of(problem.lm, min(layers_of(problem, recipe)), "resid_pre")
 
 
 def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: an adapter that changes nothing."""
-    lm, site = problem.lm, first_site(problem, "lora")
+    lm, hook_point = problem.lm, first_hook_point(problem, "lora")
     adapter = new_adapter(lm, layers_of(problem, "lora"), generator)
 
     def losses(texts: Sequence[ReadText], _progress: float) -> Tensor:
-        return adapted_losses(lm, site, adapter, texts, torch.ones(len(texts), device=lm.device))
+        return adapted_losses(lm, hook_point, adapter, texts, torch.ones(len(texts), device=lm.device))
 
     return trainee_of(adapter, losses)
 
@@ -61,11 +61,11 @@ def trainee_of(adapter: LowRankWeights, losses: Callable[[Sequence[Item], float]
 
 
 def adapted_losses(
-    lm: LanguageModel, site: Site, adapter: LowRankWeights, texts: Sequence[ReadText], factor: Float[Tensor, " text"]
+    lm: LanguageModel, hook_point: HookPoint, adapter: LowRankWeights, texts: Sequence[ReadText], factor: Float[Tensor, " text"]
 ) -> Float[Tensor, " token"]:
     """Loss of each token of the outputs (nats), under the adapter at these factors."""
     with low_rank_weights_installed(lm, adapter, factor):
-        return losses_behind(lm, site, texts)
+        return losses_behind(lm, hook_point, texts)
 
 
 def new_adapter(lm: LanguageModel, layers: tuple[int, ...], generator: torch.Generator) -> LowRankWeights:

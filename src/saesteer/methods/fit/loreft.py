@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from saesteer.engine.adapters import subspace_edited
+from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import LowRankSubspace
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.sites import Site
-from saesteer.methods.fit.lora import first_site, layers_of
+from saesteer.methods.fit.lora import first_hook_point, layers_of
 from saesteer.methods.fit.problem import Problem
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
 
@@ -27,27 +27,27 @@ N_LAST = 5
 
 def fit(problem: Problem) -> Trained:
     """An edit of rank `RANK`, trained on the positive texts, whose prompts are their contexts."""
-    return trained(problem, "loreft", untrained, read_texts(problem.lm, first_site(problem, "loreft"), problem.positive))
+    return trained(problem, "loreft", untrained, read_texts(problem.lm, first_hook_point(problem, "loreft"), problem.positive))
 
 
 def untrained(problem: Problem, generator: torch.Generator) -> Trainee[ReadText]:
     """What training starts from: random edits."""
-    lm, site = problem.lm, first_site(problem, "loreft")
+    lm, hook_point = problem.lm, first_hook_point(problem, "loreft")
     layers, edits = new_edits(problem, "loreft", generator)
 
     def losses(texts: Sequence[ReadText], _progress: float) -> Tensor:
-        return edited_losses(lm, site, edits_together(layers, edits), texts, torch.ones(len(texts), device=lm.device))
+        return edited_losses(lm, hook_point, edits_together(layers, edits), texts, torch.ones(len(texts), device=lm.device))
 
     return Trainee(list(edits.parameters()), losses, lambda: edits_together(layers, edits))
 
 
 def edited_losses(
-    lm: LanguageModel, site: Site, edits: LowRankSubspace, texts: Sequence[ReadText], factor: Float[Tensor, " text"]
+    lm: LanguageModel, hook_point: HookPoint, edits: LowRankSubspace, texts: Sequence[ReadText], factor: Float[Tensor, " text"]
 ) -> Float[Tensor, " token"]:
     """Loss of each token of the outputs (nats), their prompts edited at these factors."""
     prompt_length = torch.tensor([read.text.n_context for read in texts], device=lm.device)
     with subspace_edited(lm, edits, factor, 0, prompt_length):
-        return losses_behind(lm, site, texts)
+        return losses_behind(lm, hook_point, texts)
 
 
 def new_edits(problem: Problem, recipe: str, generator: torch.Generator) -> tuple[tuple[int, ...], nn.ModuleList]:

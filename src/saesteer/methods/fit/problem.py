@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.core.counter_rng import text_keys
+from saesteer.engine.hook_points import HookPoint, hook_point_of, reading
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, LanguageModel
 from saesteer.engine.saes import Sae, encode
-from saesteer.engine.sites import Site, reading, site_of
 from saesteer.settings.recipes import Training
 
 ALGORITHM_VERSION = 1
@@ -44,7 +44,7 @@ class Text:
 class Tokens:
     """Every position that counts of some texts, text after text."""
 
-    residual: Float[Tensor, "token d_model"]  # to which directions are added (sites.Reading.value: at hook_z no residual)
+    residual: Float[Tensor, "token d_model"]  # to which directions are added (hook_points.Reading.value: at hook_z no residual)
     read: Float[Tensor, "token d_read"]  # by the SAE's encoder; the same tensor where it reads the residual
     lengths: list[int]  # how many are of each text
 
@@ -84,25 +84,25 @@ class Problem:
     words: tuple[str, ...] = ()  # that stand for the concept
 
     @cached_property
-    def site(self) -> Site:
+    def hook_point(self) -> HookPoint:
         """What the SAE reads, and where every vector is added, also one that is made without the SAE: methods without one work on what
         lies there, the residual but for hook_z."""
-        return site_of(self.lm, self.layer, self.sae.meta.site)
+        return hook_point_of(self.lm, self.layer, self.sae.meta.hook_point)
 
     @property
     def width(self) -> int:
-        """Numbers in a vector that is added at the site."""
+        """Numbers in a vector that is added at the hook point."""
         return self.sae.W_dec.shape[1]
 
     @cached_property
     def positive_tokens(self) -> Tokens:
-        """What lies at the site where the positive texts' tokens count."""
-        return tokens(self.lm, self.site, self.positive, self.n_prefix)
+        """What lies at the hook point where the positive texts' tokens count."""
+        return tokens(self.lm, self.hook_point, self.positive, self.n_prefix)
 
     @cached_property
     def negative_tokens(self) -> Tokens:
-        """What lies at the site where the negative texts' tokens count."""
-        return tokens(self.lm, self.site, self.negative, self.n_prefix)
+        """What lies at the hook point where the negative texts' tokens count."""
+        return tokens(self.lm, self.hook_point, self.negative, self.n_prefix)
 
     def pooled_activations(
         self, pooled: Callable[[Tensor], Tensor]
@@ -130,18 +130,18 @@ class Problem:
 
 
 @torch.no_grad()
-def tokens(lm: LanguageModel, site: Site, texts: tuple[Text, ...], n_prefix: int | None = None) -> Tokens:
-    """Run texts, `TEXTS_AT_A_TIME` together, and give what lies at the site, and what is read there, of their outputs; with `n_prefix`, of
-    all their tokens after the first so many."""
+def tokens(lm: LanguageModel, hook_point: HookPoint, texts: tuple[Text, ...], n_prefix: int | None = None) -> Tokens:
+    """Run texts, `TEXTS_AT_A_TIME` together, and give what lies at the hook point, and what is read there, of their outputs; with
+    `n_prefix`, of all their tokens after the first so many."""
     values, reads = [], []
     for batch in text_batches(texts):
-        at_site = reading(lm, padded_ids(lm, batch), site)  # [text seq width]
+        at_hook_point = reading(lm, padded_ids(lm, batch), hook_point)  # [text seq width]
         for row, text in enumerate(batch):
             counted = slice(text.n_context if n_prefix is None else min(n_prefix, text.n_context), len(text.ids))
-            values.append(at_site.value[row, counted])
-            reads.append(at_site.read[row, counted])
+            values.append(at_hook_point.value[row, counted])
+            reads.append(at_hook_point.read[row, counted])
     residual = torch.cat(values).float()
-    return Tokens(residual, torch.cat(reads).float() if site.read else residual, [len(value) for value in values])
+    return Tokens(residual, torch.cat(reads).float() if hook_point.read else residual, [len(value) for value in values])
 
 
 def text_batches(texts: tuple[Text, ...]) -> Iterator[tuple[Text, ...]]:

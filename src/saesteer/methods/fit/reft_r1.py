@@ -24,7 +24,7 @@ SPARSITY = 0.005
 
 def fit(problem: Problem) -> Trained:
     """The direction, trained on positive and negative texts from a random one."""
-    positive, negative = (read_texts(problem.lm, problem.site, texts) for texts in (problem.positive, problem.negative))
+    positive, negative = (read_texts(problem.lm, problem.hook_point, texts) for texts in (problem.positive, problem.negative))
     return trained(problem, "reft_r1", untrained, positive, negative)
 
 
@@ -51,7 +51,7 @@ def losses(problem: Problem, read: Sequence[ReadText], w: Float[Tensor, " d_mode
         spare.append(outside.sum())
         return residual + (push[:, None, None] * w).to(residual.dtype)
 
-    of_tokens = losses_behind(problem.lm, problem.site, read, pushed)
+    of_tokens = losses_behind(problem.lm, problem.hook_point, read, pushed)
     return of_tokens + SPARSITY * progress * spare[0]
 
 

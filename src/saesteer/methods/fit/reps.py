@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import steered_texts
+from saesteer.engine.hook_points import HookPoint
 from saesteer.engine.interventions import Addition, LowRankSubspace, Nothing
-from saesteer.engine.sites import Site
-from saesteer.methods.fit.lora import adapted_losses, first_site, layers_of, new_adapter, trainee_of
+from saesteer.methods.fit.lora import adapted_losses, first_hook_point, layers_of, new_adapter, trainee_of
 from saesteer.methods.fit.loreft import edited_losses, edits_together, new_edits
 from saesteer.methods.fit.problem import TEXTS_AT_A_TIME, Abstains, Problem, Text, unit
 from saesteer.methods.fit.training import ReadText, Trained, Trainee, losses_behind, read_texts, trained
@@ -54,17 +54,17 @@ class Pair:
 
 def vector(problem: Problem) -> Trained:
     """The trained vector."""
-    return trained(problem, "reps", untrained_vector, pairs(problem, problem.site))
+    return trained(problem, "reps", untrained_vector, pairs(problem, problem.hook_point))
 
 
 def loreft(problem: Problem) -> Trained:
     """The trained edits after four layers."""
-    return trained(problem, "reps_loreft", untrained_loreft, pairs(problem, first_site(problem, "reps_loreft")))
+    return trained(problem, "reps_loreft", untrained_loreft, pairs(problem, first_hook_point(problem, "reps_loreft")))
 
 
 def lora(problem: Problem) -> Trained:
     """The trained adapter."""
-    return trained(problem, "reps_lora", untrained_lora, pairs(problem, first_site(problem, "reps_lora")))
+    return trained(problem, "reps_lora", untrained_lora, pairs(problem, first_hook_point(problem, "reps_lora")))
 
 
 def untrained_vector(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
@@ -76,7 +76,7 @@ def untrained_vector(problem: Problem, generator: torch.Generator) -> Trainee[Pa
         return Addition(unit(w.detach()), MIDDLE * float(w.detach().norm()))
 
     def steered(texts: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
-        return losses_behind(problem.lm, problem.site, texts, lambda residual: added_or_taken_out(residual, w, factor[:, None, None]))
+        return losses_behind(problem.lm, problem.hook_point, texts, lambda residual: added_or_taken_out(residual, w, factor[:, None, None]))
 
     return Trainee([w], lambda some_pairs, _: losses(some_pairs, steered), result)
 
@@ -84,11 +84,11 @@ def untrained_vector(problem: Problem, generator: torch.Generator) -> Trainee[Pa
 def untrained_loreft(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: random edits. Their result at factor 1 is `MIDDLE` times the trained edit: h + R^T (W' h + b' - R h) with
     W' = m W - (m - 1) R and b' = m b."""
-    site = first_site(problem, "reps_loreft")
+    hook_point = first_hook_point(problem, "reps_loreft")
     layers, edits = new_edits(problem, "reps_loreft", generator)
 
     def steered(texts: Sequence[ReadText], factor: Float[Tensor, " text"]) -> Float[Tensor, " token"]:
-        return edited_losses(problem.lm, site, edits_together(layers, edits), texts, factor)
+        return edited_losses(problem.lm, hook_point, edits_together(layers, edits), texts, factor)
 
     def result() -> LowRankSubspace:
         trained_edits = edits_together(layers, edits)
@@ -99,14 +99,14 @@ def untrained_loreft(problem: Problem, generator: torch.Generator) -> Trainee[Pa
 
 def untrained_lora(problem: Problem, generator: torch.Generator) -> Trainee[Pair]:
     """What training starts from: an adapter that changes nothing."""
-    site = first_site(problem, "reps_lora")
+    hook_point = first_hook_point(problem, "reps_lora")
     adapter = new_adapter(problem.lm, layers_of(problem, "reps_lora"), generator)
-    steered = partial(adapted_losses, problem.lm, site, adapter)
+    steered = partial(adapted_losses, problem.lm, hook_point, adapter)
     return trainee_of(adapter, lambda some_pairs, _: losses(some_pairs, steered), MIDDLE)
 
 
 @torch.no_grad()
-def pairs(problem: Problem, site: Site) -> list[Pair]:
+def pairs(problem: Problem, hook_point: HookPoint) -> list[Pair]:
     """Each positive text with one that the unsteered model writes after its prompt, both read at a hook point."""
     lm, generator, n = problem.lm, problem.generator("reps pairs"), len(problem.positive)
     rows = pl.DataFrame(
@@ -128,9 +128,9 @@ def pairs(problem: Problem, site: Site) -> list[Pair]:
     if any(text.n_output == 0 for text in plain):
         raise Abstains("the model writes nothing after one of the concept's prompts")
     factors = [float(FACTORS[place]) for place in torch.randint(len(FACTORS), (n,), generator=generator).tolist()]
-    read = read_texts(lm, site, (*problem.positive, *plain))
+    read = read_texts(lm, hook_point, (*problem.positive, *plain))
     parts = (read[start : start + TEXTS_AT_A_TIME] for start in range(0, len(read), TEXTS_AT_A_TIME))
-    log_p = torch.cat([log_probabilities(part, losses_behind(lm, site, part)) for part in parts]).tolist()
+    log_p = torch.cat([log_probabilities(part, losses_behind(lm, hook_point, part)) for part in parts]).tolist()
     return [Pair(*pair) for pair in zip(read[:n], read[n:], factors, log_p[:n], log_p[n:], strict=True)]
 
 

@@ -12,10 +12,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from saesteer.engine.head import rows_of_logits, token_nll
+from saesteer.engine.hook_points import hidden_after, reading
 from saesteer.engine.interventions import Addition
 from saesteer.engine.models import MIN_ROWS, pad_rows
 from saesteer.engine.saes import encode_some, written_size
-from saesteer.engine.sites import hidden_after, reading
 from saesteer.methods.fit.problem import Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.methods.fit.sae_features import addition, best, ranked, with_auroc
 
@@ -35,27 +35,27 @@ def _rises(problem: Problem, texts: tuple[Text, ...], features: list[int]) -> Fl
     with a feature removed in every forward."""
     lm, ids = problem.lm, padded_ids(problem.lm, texts)
     outputs = output_mask(texts, lm.device)
-    at_site = reading(lm, ids, problem.site)  # [text seq width]
-    activations = encode_some(problem.sae, at_site.read, features) * outputs[:, :, None]  # [text seq feature]
-    directions, size = problem.sae.W_dec[features], written_size(problem.sae.meta, at_site.read)
+    at_hook_point = reading(lm, ids, problem.hook_point)  # [text seq width]
+    activations = encode_some(problem.sae, at_hook_point.read, features) * outputs[:, :, None]  # [text seq feature]
+    directions, size = problem.sae.W_dec[features], written_size(problem.sae.meta, at_hook_point.read)
 
     def losses_of(value: Tensor, rows: Tensor) -> Float64[Tensor, " row"]:
         """Sum over each text's output of -log p(token | what is before it), in nats, when this value lies at the hook point."""
-        hidden = hidden_after(lm, problem.site.place, value, None if at_site.past is None else at_site.past[rows])
+        hidden = hidden_after(lm, problem.hook_point.place, value, None if at_hook_point.past is None else at_hook_point.past[rows])
         row, position = outputs[rows].nonzero(as_tuple=True)
         per_position = torch.zeros(ids[rows].shape, dtype=torch.float64, device=lm.device)
         per_position[row, position] = token_nll(lm, hidden[row, position - 1], ids[rows][row, position], rows_of_logits(lm))
         return per_position.sum(dim=1)
 
     every = pad_rows(torch.arange(len(texts), device=lm.device))
-    unchanged = losses_of(at_site.value[every], every)
+    unchanged = losses_of(at_hook_point.value[every], every)
     # Only where it fires: removing what is not there changes nothing.
     fired_feature, fired_text = (activations.amax(dim=1) > 0).T.nonzero(as_tuple=True)
     rise = torch.zeros(len(features), len(texts), dtype=torch.float64, device=lm.device)
     for start in range(0, len(fired_text), MIN_ROWS):
         feature, text = fired_feature[start : start + MIN_ROWS], fired_text[start : start + MIN_ROWS]
         written = (activations[text, :, feature] * size[text])[:, :, None] * directions[feature][:, None]
-        losses = losses_of(pad_rows(at_site.value[text] - written.to(at_site.value.dtype)), pad_rows(text))
+        losses = losses_of(pad_rows(at_hook_point.value[text] - written.to(at_hook_point.value.dtype)), pad_rows(text))
         rise[feature, text] = losses[: len(text)] - unchanged[text]
     return rise.sum(dim=1).cpu()
 

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from saesteer.engine.interventions import Addition, CodeEdit
+from saesteer.engine.interventions import ActivationEdit, Addition
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import (
     addition,
@@ -36,7 +36,7 @@ def by_label(problem: Problem) -> Addition:
     return addition(problem, labelled(problem))
 
 
-def clamped(problem: Problem) -> CodeEdit:
+def clamped(problem: Problem) -> ActivationEdit:
     """The labelled feature, clamped (P4, arXiv 2501.17148): its activation is set to factor * max_act at every position, whatever it was,
     and the difference, decoded, is added."""
     return at_max_activations(problem, [labelled(problem)])
@@ -64,7 +64,7 @@ def by_label_and_delta_confidence(problem: Problem) -> Addition:
     return addition(problem, best(with_label(problem), "delta_token_confidence", _NO_LABELLED))
 
 
-def by_label_and_largest_record(problem: Problem) -> Addition:
+def by_label_and_max_activation(problem: Problem) -> Addition:
     """The plainest rule: of the features with the concept's label, the one with the largest max activation."""
     return addition(problem, best(with_label(problem), "max_activation", _NO_LABELLED))
 

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from saesteer.engine.interventions import Addition, CodeEdit
+from saesteer.engine.hook_points import HookPoint, steered
+from saesteer.engine.interventions import ActivationEdit, Addition
 from saesteer.engine.models import LanguageModel
 from saesteer.engine.saes import written_size
-from saesteer.engine.sites import Site, steered
 from saesteer.methods.fit.problem import Abstains, Problem, scaled_addition, unit
 
 ALGORITHM_VERSION = 1
@@ -90,7 +90,7 @@ def max_activation(problem: Problem, feature: int) -> float:
         raise Abstains(f"feature {feature} is not among the layer's scored features")
     activation = rows["max_activation"][0]
     if activation is None or activation <= 0:
-        raise Abstains(f"feature {feature} has no positive record")
+        raise Abstains(f"feature {feature} has no positive example")
     return float(activation)
 
 
@@ -117,21 +117,21 @@ def combination(problem: Problem, features: list[int], activations: Float[Tensor
     return scaled_addition(problem, unit(written.sum(dim=0), "what its features write adds up to nothing"), tuple(features))
 
 
-def at_max_activations(problem: Problem, features: list[int]) -> CodeEdit:
+def at_max_activations(problem: Problem, features: list[int]) -> ActivationEdit:
     """Features' activations set, at factor 1, to each one's max activation."""
     values = torch.tensor([max_activation(problem, feature) for feature in features], device=problem.lm.device)
-    return CodeEdit(torch.tensor(features, device=problem.lm.device), values)
+    return ActivationEdit(torch.tensor(features, device=problem.lm.device), values)
 
 
 @contextmanager
-def residual_as_leaf(lm: LanguageModel, site: Site) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Within the context, what a forward has where a site's directions are added is cut off from what made it and put into the list that is
-    given, as the leaf that gradients are taken with respect to, with what the encoder reads."""
+def residual_as_leaf(lm: LanguageModel, hook_point: HookPoint) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Within the context, what a forward has where a hook point's directions are added is cut off from what made it and put into the list
+    that is given, as the leaf that gradients are taken with respect to, with what the encoder reads."""
     leaves: list[tuple[Tensor, Tensor]] = []
 
     def leaf(residual: Tensor, read: Tensor) -> Tensor:
         leaves.append((residual.detach().requires_grad_(), read.detach()))
         return leaves[-1][0]
 
-    with steered(lm, site, leaf):
+    with steered(lm, hook_point, leaf):
         yield leaves

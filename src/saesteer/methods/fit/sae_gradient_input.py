@@ -24,7 +24,7 @@ def first_order_rise(problem: Problem, texts: tuple[Text, ...]) -> Float64[Tenso
     sae, n_tokens = problem.sae, sum(text.n_output for text in texts)
     rise = torch.zeros(sae.meta.n_features, dtype=torch.float64, device=problem.lm.device)
     for batch in text_batches(texts):
-        with torch.enable_grad(), residual_as_leaf(problem.lm, problem.site) as leaves:
+        with torch.enable_grad(), residual_as_leaf(problem.lm, problem.hook_point) as leaves:
             loss = text_loss(problem.lm, batch)
             residual, read = leaves[0]  # [text seq d_model], [text seq d_read]
             (gradient,) = torch.autograd.grad(loss, residual)  # [text seq d_model]

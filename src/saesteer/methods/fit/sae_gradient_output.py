@@ -42,7 +42,7 @@ def promotions(problem: Problem, features: list[int], lens: list[list[int]]) -> 
     lm, prompts = problem.lm, contexts(problem)
     last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts], device=lm.device)
     rows = torch.arange(len(prompts), device=lm.device)
-    with residual_as_leaf(lm, problem.site) as leaves:
+    with residual_as_leaf(lm, problem.hook_point) as leaves:
         hidden = lm.model.base_model(input_ids=pad_rows(padded_ids(lm, prompts)), use_cache=False).last_hidden_state
     residual, _ = leaves[0]  # [row seq d_model]
     log_p = logits_with_gradients(lm, hidden[rows, last]).log_softmax(dim=1)  # [prompt vocab]
@@ -56,6 +56,6 @@ def promotions(problem: Problem, features: list[int], lens: list[list[int]]) -> 
 def fit(problem: Problem) -> Addition:
     """Of the concept's features, the one that promotes its top logit-lens tokens most."""
     rows = ranked(detectors(problem), "auroc").head(MOST_FEATURES)
-    slopes = promotions(problem, rows["feature"].to_list(), rows["lens_token_ids"].to_list())
+    slopes = promotions(problem, rows["feature"].to_list(), rows["top_logit_lens_token_ids"].to_list())
     rows = rows.with_columns(pl.Series("slope", slopes.numpy())).filter(pl.col("slope") > 0)
-    return addition(problem, best(rows, "slope", "none of the concept's features promotes its own lens tokens"))
+    return addition(problem, best(rows, "slope", "none of the concept's features promotes its own top logit-lens tokens"))

@@ -1,10 +1,10 @@
 """SAELogits (SAELogitsEnsemble of AxBench's program, stanfordnlp/axbench pull request 146; no paper yet): features that the concept's texts
-set apart and whose lens tokens name the concept, added up.
+set apart and whose top logit-lens tokens name the concept, added up.
 
 Candidates, from every token of the texts' outputs: features that fire on at least 3 of the positive texts' tokens, and there more strongly
 than on the negative texts' tokens where they fire at all. They are ranked by (m+ - m-) / m+ * q^alpha, with m+ and m- a feature's mean
 activations over positive and negative texts' tokens and q the share of positive tokens on which it fires; the `MOST` best by each of two
-alphas are taken. Of their top 5 logit-lens tokens a language model judges which stand for the concept, and in what order. A feature's
+alphas are taken. Of their top 5 top logit-lens tokens a language model judges which stand for the concept, and in what order. A feature's
 weight is its mean activation where it fires, raised so that weight * largest lens logit does not rise down that order; the vector is the
 weighted sum of decoder rows.
 
@@ -19,22 +19,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saesteer.engine.hook_points import to_residual
 from saesteer.engine.interventions import Addition
-from saesteer.engine.logit_lens import lens_tokens
-from saesteer.engine.sites import to_residual
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import candidates, combination, ranked, scored
 
 ALPHAS = (0.05, 20.0)
 MIN_ACTIVE = 3
 MOST = 50
-N_LENS_TOKENS = 5
+N_LOGIT_LENS_TOKENS = 5
 LEAST_LOGIT = 1e-4
 """A feature whose largest logit is nearer to 0 keeps its mean activation as its weight."""
 
 
 def fit(problem: Problem) -> Addition:
-    """The weighted sum of the features whose lens tokens name the concept, to unit norm."""
+    """The weighted sum of the features whose top logit-lens tokens name the concept, to unit norm."""
     rows = naming(problem, promising(problem))
     activations, logits = (torch.tensor(rows[name].to_list(), device=problem.lm.device) for name in ("code", "largest_logit"))
     return combination(problem, rows["feature"].to_list(), falling_weights(activations, logits))
@@ -58,7 +58,7 @@ def promising(problem: Problem) -> pl.DataFrame:
 
 
 def naming(problem: Problem, rows: pl.DataFrame) -> pl.DataFrame:
-    """Those of some features that promote a word of the concept among their `N_LENS_TOKENS` tokens, most words first, with
+    """Those of some features that promote a word of the concept among their `N_LOGIT_LENS_TOKENS` tokens, most words first, with
     `largest_logit`."""
     words = {word.casefold() for word in problem.words}
     if not words:
@@ -66,8 +66,8 @@ def naming(problem: Problem, rows: pl.DataFrame) -> pl.DataFrame:
     if rows.is_empty():
         raise Abstains("the concept's texts set no feature apart")
     features = rows["feature"].to_list()
-    directions, reaching = problem.sae.W_dec[features].float(), to_residual(problem.lm, problem.layer, problem.sae.meta.site)
-    ids, logits = lens_tokens(problem.lm, directions, N_LENS_TOKENS, to_residual=reaching)
+    directions, reaching = problem.sae.W_dec[features].float(), to_residual(problem.lm, problem.layer, problem.sae.meta.hook_point)
+    ids, logits = top_logit_lens_tokens(problem.lm, directions, N_LOGIT_LENS_TOKENS, to_residual=reaching)
     tokens = [{text.strip().casefold() for text in problem.lm.tokenizer.batch_decode([[token] for token in row])} for row in ids.tolist()]
     rows = rows.with_columns(
         pl.Series("overlap", [len(words & texts) for texts in tokens], dtype=pl.Int64),

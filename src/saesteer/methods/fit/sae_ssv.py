@@ -11,10 +11,10 @@ activations, to minimise
 
 (eq. 9 with the authors' weights; the 1/2 is their program's: without it the first two terms have no minimum). What v writes is the vector.
 
-What departs: the program reads the last token's codes, and its language-model loss is of a positive text where the model reads a negative
-one whose last residual is moved; here L_LM is the loss of positive texts with what v writes added at every position, as the table steers.
-It replaces that residual by the SAE's reconstruction; here the error stays. Probes have scikit-learn's default penalty on their weights,
-|w|^2 / 2 beside the summed loss; the paper names none, and without one weights of separable texts have no limit.
+What departs: the program reads the last token's activations, and its language-model loss is of a positive text where the model reads a
+negative one whose last residual is moved; here L_LM is the loss of positive texts with what v writes added at every position, as the table
+steers. It replaces that residual by the SAE's reconstruction; here the error stays. Probes have scikit-learn's default penalty on their
+weights, |w|^2 / 2 beside the summed loss; the paper names none, and without one weights of separable texts have no limit.
 """
 
 import polars as pl
@@ -40,7 +40,7 @@ def fit(problem: Problem) -> Addition:
     """What the trained activations write, to unit norm."""
     positive, negative = (activations.double() for activations in problem.mean_activations())
     rows = scored(candidates(problem), "f", f_statistics(positive, negative)).filter(pl.col("f") > 0)
-    best(rows, "f", "no feature's codes differ between positive and negative texts")
+    best(rows, "f", "no feature's activations differ between positive and negative texts")
     features = torch.tensor(ranked(rows, "f")["feature"].head(K).to_list(), device=positive.device)
     features = features[subspace(positive[:, features], negative[:, features], problem.generator("sae_ssv probes"))]
     return combination(problem, features.tolist(), trained(problem, features, positive[:, features], negative[:, features]).float())
@@ -59,24 +59,25 @@ def subspace(
     positive: Float64[Tensor, "text_p feature"], negative: Float64[Tensor, "text_n feature"], generator: torch.Generator
 ) -> Int[Tensor, " k"]:
     """Columns of the features taken, the most important first."""
-    codes, label = torch.cat([positive, negative]), torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))]).to(positive)
-    codes = (codes - codes.mean(dim=0)) / codes.std(dim=0, unbiased=False)
-    halves = torch.stack([torch.randperm(len(codes), generator=generator)[: len(codes) // 2] for _ in range(N_PROBES)]).to(codes.device)
-    weights = probes(codes[halves], label[halves]).mean(dim=0)
+    activations, label = torch.cat([positive, negative]), torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))]).to(positive)
+    activations = (activations - activations.mean(dim=0)) / activations.std(dim=0, unbiased=False)
+    n = len(activations)
+    halves = torch.stack([torch.randperm(n, generator=generator)[: n // 2] for _ in range(N_PROBES)]).to(activations.device)
+    weights = probes(activations[halves], label[halves]).mean(dim=0)
     order = weights.abs().sort(descending=True, stable=True).indices
-    return order[: int(separations(codes[:, order], label.bool(), weights[order]).argmax()) + 1]
+    return order[: int(separations(activations[:, order], label.bool(), weights[order]).argmax()) + 1]
 
 
 @torch.enable_grad()
-def probes(codes: Float64[Tensor, "probe text feature"], label: Float64[Tensor, "probe text"]) -> Float64[Tensor, "probe feature"]:
+def probes(activations: Float64[Tensor, "probe text feature"], label: Float64[Tensor, "probe text"]) -> Float64[Tensor, "probe feature"]:
     """Weights of logistic regressions with a free bias, each trained to the end on its own texts."""
-    weights = torch.zeros_like(codes[:, 0]).requires_grad_()
-    bias = torch.zeros_like(codes[:, 0, :1]).requires_grad_()
+    weights = torch.zeros_like(activations[:, 0]).requires_grad_()
+    bias = torch.zeros_like(activations[:, 0, :1]).requires_grad_()
     optimizer = torch.optim.LBFGS([weights, bias], max_iter=1000, tolerance_grad=1e-6, tolerance_change=0, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits = (codes @ weights[:, :, None])[:, :, 0] + bias
+        logits = (activations @ weights[:, :, None])[:, :, 0] + bias
         total = nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="sum") + weights.square().sum() / 2
         total.backward()
         return total
@@ -86,10 +87,11 @@ def probes(codes: Float64[Tensor, "probe text feature"], label: Float64[Tensor, 
 
 
 def separations(
-    codes: Float64[Tensor, "text feature"], positive: Tensor, weights: Float64[Tensor, " feature"]
+    activations: Float64[Tensor, "text feature"], positive: Tensor, weights: Float64[Tensor, " feature"]
 ) -> Float64[Tensor, " feature"]:
-    """s(d) of the first d features, for every d: mean cosine of positive texts' codes with the d first weights, less negative texts'."""
-    along = (codes * weights).cumsum(dim=1) / codes.norm(dim=1, keepdim=True) / weights.square().cumsum(dim=0).sqrt()
+    """s(d) of the first d features, for every d: mean cosine of positive texts' activations with the d first weights, less that
+    of negative texts'."""
+    along = (activations * weights).cumsum(dim=1) / activations.norm(dim=1, keepdim=True) / weights.square().cumsum(dim=0).sqrt()
     return along[positive].mean(dim=0) - along[~positive].mean(dim=0)
 
 
@@ -99,7 +101,7 @@ def trained(
 ) -> Float64[Tensor, " k"]:
     """v, in activations of the features."""
     generator, directions = problem.generator("sae_ssv"), problem.sae.W_dec[features].float()
-    read = read_texts(problem.lm, problem.site, problem.positive)
+    read = read_texts(problem.lm, problem.hook_point, problem.positive)
     above, below = positive.mean(dim=0), negative.mean(dim=0)
     v = ((above - below) / (above - below).norm()).requires_grad_()
     for _ in range(STEPS):

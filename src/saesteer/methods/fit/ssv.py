@@ -22,7 +22,7 @@ START = 0.01
 
 def fit(problem: Problem) -> Trained:
     """The trained vector."""
-    return trained(problem, "ssv", untrained, read_texts(problem.lm, problem.site, problem.positive))
+    return trained(problem, "ssv", untrained, read_texts(problem.lm, problem.hook_point, problem.positive))
 
 
 def untrained(problem: Problem, _generator: torch.Generator) -> Trainee[ReadText]:
@@ -40,4 +40,4 @@ def steering(problem: Problem, vector: Float[Tensor, " d_model"]) -> Addition:
 
 def steered_losses(problem: Problem, read: Sequence[ReadText], vector: Float[Tensor, " d_model"]) -> Float[Tensor, " token"]:
     """Loss of each token of the outputs (nats), with the vector added to the residual at every position."""
-    return losses_behind(problem.lm, problem.site, read, lambda residual: residual + vector.to(residual.dtype))
+    return losses_behind(problem.lm, problem.hook_point, read, lambda residual: residual + vector.to(residual.dtype))

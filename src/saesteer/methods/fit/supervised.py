@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from saesteer.engine.interventions import CodeEdit
+from saesteer.engine.interventions import ActivationEdit
 from saesteer.methods.fit.problem import Abstains, Problem
 from saesteer.methods.fit.sae_features import at_max_activations, candidates, ranked, scored
 
@@ -75,17 +75,17 @@ def selected(problem: Problem) -> list[int]:
     return ranked(rows, "f1c")["feature"].head(K).to_list()
 
 
-def supervised(problem: Problem) -> CodeEdit:
+def supervised(problem: Problem) -> ActivationEdit:
     """The selected features at their max activations."""
     return at_max_activations(problem, selected(problem))
 
 
-def random_control(problem: Problem) -> CodeEdit:
+def random_control(problem: Problem) -> ActivationEdit:
     """As many features as supervised selection takes and the same edit, but drawn among all with max-activating examples; where that
     abstains, so does its control."""
     n = len(selected(problem))
-    features = candidates(problem).filter(pl.col("n_records") > 0)["feature"].to_list()
+    features = candidates(problem).filter(pl.col("n_examples") > 0)["feature"].to_list()
     if len(features) < n:
-        raise Abstains(f"{len(features)} features have records, fewer than the {n} to be drawn")
+        raise Abstains(f"{len(features)} features have max-activating examples, fewer than the {n} to be drawn")
     drawn = torch.randperm(len(features), generator=problem.generator("supervised_random"))[:n].tolist()
     return at_max_activations(problem, [features[n] for n in drawn])

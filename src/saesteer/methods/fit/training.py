@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saesteer.engine.head import raw_logits, scaled
+from saesteer.engine.hook_points import HookPoint, hidden_after, reading
 from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel
-from saesteer.engine.sites import Site, hidden_after, reading
 from saesteer.methods.fit.problem import Abstains, Problem, Text, output_mask, padded_ids, text_batches
 from saesteer.settings.recipes import Recipe
 
@@ -53,35 +53,35 @@ def _output_losses(
 
 @dataclass(frozen=True, eq=False)
 class ReadText:
-    """A training text with what the unsteered model has at a site at each of its positions: training that changes nothing before the site
-    need not run the blocks before it again."""
+    """A training text with what the unsteered model has at a hook point at each of its positions: training that changes nothing before
+    the hook point need not run the blocks before it again."""
 
     text: Text
     value: Float[Tensor, "seq width"]
     past: Float[Tensor, "seq d_model"] | None  # of hook_z: the residual that goes past it
 
 
-def read_texts(lm: LanguageModel, site: Site, texts: Sequence[Text]) -> list[ReadText]:
-    """Run texts up to a site, `TEXTS_AT_A_TIME` together."""
+def read_texts(lm: LanguageModel, hook_point: HookPoint, texts: Sequence[Text]) -> list[ReadText]:
+    """Run texts up to a hook point, `TEXTS_AT_A_TIME` together."""
     read = []
     for batch in text_batches(tuple(texts)):
-        at_site = reading(lm, padded_ids(lm, batch), site)
+        at_hook_point = reading(lm, padded_ids(lm, batch), hook_point)
         for row, text in enumerate(batch):
-            past = None if at_site.past is None else at_site.past[row, : len(text.ids)]
-            read.append(ReadText(text, at_site.value[row, : len(text.ids)], past))
+            past = None if at_hook_point.past is None else at_hook_point.past[row, : len(text.ids)]
+            read.append(ReadText(text, at_hook_point.value[row, : len(text.ids)], past))
     return read
 
 
 def losses_behind(
-    lm: LanguageModel, site: Site, read: Sequence[ReadText], change: Callable[[Tensor], Tensor] = lambda value: value
+    lm: LanguageModel, hook_point: HookPoint, read: Sequence[ReadText], change: Callable[[Tensor], Tensor] = lambda value: value
 ) -> Float[Tensor, " token"]:
-    """`token_losses` of texts read at the site when what lies there [text seq width] goes through `change`; only the blocks behind it run,
-    and gradients flow through them."""
+    """`token_losses` of texts read at the hook point when what lies there [text seq width] goes through `change`; only the blocks behind
+    it run, and gradients flow through them."""
     texts = [text_read.text for text_read in read]
     value = nn.utils.rnn.pad_sequence([text_read.value for text_read in read], batch_first=True)
     pasts = [text_read.past for text_read in read if text_read.past is not None]
     past = nn.utils.rnn.pad_sequence(pasts, batch_first=True) if pasts else None
-    return _output_losses(lm, texts, padded_ids(lm, texts), hidden_after(lm, site.place, change(value), past))
+    return _output_losses(lm, texts, padded_ids(lm, texts), hidden_after(lm, hook_point.place, change(value), past))
 
 
 def logits_with_gradients(lm: LanguageModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:

@@ -31,7 +31,7 @@ def read_vectors(path: Path, d_model: int) -> dict[str, Float[Tensor, " d_model"
     for name, tensor in tensors.items():
         where, norm = f"{path}, tensor {name!r}", float(tensor.float().norm())
         if tuple(tensor.shape) != (d_model,):
-            raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but vectors at the SAE's site have [{d_model}]")
+            raise SettingsError(f"{where}: its shape is {list(tensor.shape)}, but vectors at the SAE's hook point have [{d_model}]")
         if not tensor.is_floating_point():
             raise SettingsError(f"{where}: its type is {tensor.dtype}; save it as floating-point numbers")
         if not bool(tensor.float().isfinite().all()):

@@ -22,13 +22,12 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import text_id, write_atomically
-from saesteer.core.tables import ASKED_CONCEPTS, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
-from saesteer.core.tables.steps import FIT_TEXT
+from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import ProtocolError, Rows, row_of
 from saesteer.run import Run
 from saesteer.settings import NamedConcepts
-from saesteer.sources.published import kept_at, labelled_concepts
+from saesteer.sources.published import cached_path, labelled_concepts
 
 NAMES = {
     "prompting": "PromptSteering",
@@ -54,7 +53,7 @@ def export_vectors(run: Run, method: str, layer: int, path: Path) -> None:
     """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
     from saesteer.methods.fit.vectors_file import write_vectors
 
-    write_vectors(run.rows(FITS, [layer]), run.summary(ASKED_CONCEPTS), method, path)
+    write_vectors(run.rows(FITS, [layer]), run.summary(COMPARED_CONCEPTS), method, path)
 
 
 def export_axbench(run: Run, folder: Path) -> Iterator[Path]:
@@ -62,11 +61,11 @@ def export_axbench(run: Run, folder: Path) -> Iterator[Path]:
     experiment = run.comparison
     tables = [*(of_fits(run.rows(table)) for table in (GENERATIONS, PERPLEXITY, JUDGEMENTS)), run.rows(FITS)]
     texts, losses, ratings, fits = (at_every_layer(table, experiment.layers) for table in tables)
-    rows, prompts, concepts = Rows(texts, losses, ratings, fits, run.summary(ASKED_CONCEPTS)), run.prompts(), experiment.methods.concepts
+    rows, prompts, concepts = Rows(texts, losses, ratings, fits, run.summary(COMPARED_CONCEPTS)), run.prompts(), experiment.methods.concepts
     if isinstance(concepts, NamedConcepts):
         names = concepts.names
     else:
-        labelled = labelled_concepts(kept_at(concepts.concepts, run.downloads))
+        labelled = labelled_concepts(cached_path(concepts.concepts, run.downloads))
         names = tuple(entry.concept for entry in labelled[: concepts.n_concepts])
     dataset = "AlpacaEval" if experiment.methods.published_prompts == "alpaca_eval/instructions" else "prompts"
     for layer in run.layers:

@@ -42,7 +42,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Lens:
-    """The lens tokens of the one feature that steers, for GenSuccess."""
+    """The top logit-lens tokens of the one feature that steers, for GenSuccess."""
 
     feature: int
     token_ids: tuple[int, ...]
@@ -64,8 +64,8 @@ def measured(
     if lens is not None:
         lens_row = {"layer": sae.meta.layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}
         of_feature = texts.with_columns(feature=pl.lit(lens.feature, pl.UInt32))
-        lens_tokens = pl.DataFrame([lens_row], schema=LOGIT_LENS.schema)
-        success = gen_success(of_feature, lens_tokens, run.tokens(), experiment.gen_success.tokens)
+        top_logit_lens_tokens = pl.DataFrame([lens_row], schema=LOGIT_LENS.schema)
+        success = gen_success(of_feature, top_logit_lens_tokens, run.tokens(), experiment.gen_success.tokens)
         rated.append(success.select(*GENERATIONS.keys, "gen_success_20"))
     for frame in rated:
         texts = texts.join(frame, on=GENERATIONS.keys, how="left", maintain_order="left")

@@ -1,4 +1,4 @@
-"""Max-activating examples (the table records) in the form of Neuronpedia's exports."""
+"""Max-activating examples (the table max-activating examples) in the form of Neuronpedia's exports."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_text
-from saesteer.core.tables import ACTIVATIONS, RECORDS
+from saesteer.core.tables import ACTIVATIONS, MAX_ACTIVATING_EXAMPLES
 from saesteer.run import Run
 from saesteer.sources.neuronpedia.sources import Source, named_sources
 
@@ -21,7 +21,7 @@ _UNKNOWN = (
 """What its exports say of a feature and we do not."""
 
 
-def export_records(run: Run, folder: Path, source: str | None) -> dict[int, Source]:
+def export_examples(run: Run, folder: Path, source: str | None) -> dict[int, Source]:
     """Export the max-activating examples of a finished experiment; gives layer -> the source written.
 
     `source` names them (model/source, `{layer}` for the layer); None takes the experiment's own Neuronpedia source.
@@ -29,18 +29,18 @@ def export_records(run: Run, folder: Path, source: str | None) -> dict[int, Sour
     sources = named_sources(run.experiment, run.layers, source)
     for layer, of_layer in sources.items():
         activations = run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None
-        write_export(run.rows(RECORDS, [layer]), of_layer, folder, activations)
+        write_export(run.rows(MAX_ACTIVATING_EXAMPLES, [layer]), of_layer, folder, activations)
     return sources
 
 
-def write_export(records: pl.DataFrame, source: Source, folder: Path, activations: pl.DataFrame | None = None) -> None:
-    """Write one layer's RECORDS rows as `folder`/v1/{model}/{source}/..., as Neuronpedia exports a source.
+def write_export(examples: pl.DataFrame, source: Source, folder: Path, activations: pl.DataFrame | None = None) -> None:
+    """Write one layer's MAX_ACTIVATING_EXAMPLES rows as `folder`/v1/{model}/{source}/..., as Neuronpedia exports a source.
 
-    A record's values are those of its text in the layer's ACTIVATIONS rows; without these only the maximum is known, and the others are
+    An example's values are those of its text in the layer's ACTIVATIONS rows; without these only the maximum is known, and the others are
     null. What we do not have (histograms, similar features, promoted tokens) is null or left out.
     """
     root = folder / "v1" / source.model / source.source
-    ordered = records.sort("feature")
+    ordered = examples.sort("feature")
     features = sorted(ordered.iter_rows(named=True), key=lambda row: str(row["feature"]))
     explained = [(row, text) for row in features for text in row["explanations"]]
     for start in range(0, len(features), _SIZE):
@@ -48,7 +48,7 @@ def write_export(records: pl.DataFrame, source: Source, folder: Path, activation
     for start in range(0, len(explained), _SIZE):
         _write(root / "explanations", start, (_explanation(row, text, source) for row, text in explained[start : start + _SIZE]))
     for (number,), rows in ordered.group_by(pl.col("feature") // _SIZE, maintain_order=True):
-        _write(root / "activations", int(str(number)) * _SIZE, record_lines(rows, source, activations))
+        _write(root / "activations", int(str(number)) * _SIZE, example_lines(rows, source, activations))
     layer, _, source_set = source.source.partition("-")
     for name, values in {
         "model": {"id": source.model, "layers": None, "owner": None},
@@ -82,22 +82,22 @@ def _explanation(row: Mapping[str, Any], text: str, source: Source) -> dict[str,
     return {**_name(row, source), "description": text, "typeName": None, "explanationModelName": None}
 
 
-def record_lines(rows: pl.DataFrame, source: Source, activations: pl.DataFrame | None) -> Iterator[dict[str, Any]]:
-    """The max-activating examples of one layer's RECORDS rows, feature by feature. The max activation is always known; at other positions
-    it is 0 where the activations of the text are known, else null."""
+def example_lines(rows: pl.DataFrame, source: Source, activations: pl.DataFrame | None) -> Iterator[dict[str, Any]]:
+    """The max-activating examples of one layer's MAX_ACTIVATING_EXAMPLES rows, feature by feature. The max activation is always known; at
+    other positions it is 0 where the activations of the text are known, else null."""
     by_text = {} if activations is None else _feature_activations(rows, activations)
     for row in rows.iter_rows(named=True):
-        for record in row["records"]:
-            n, maximum, at = len(record["context"]), record["max_value"], record["token_index"]
+        for example in row["examples"]:
+            n, maximum, at = len(example["context"]), example["max_value"], example["token_index"]
             values: dict[int, float] = {}
             if activations is not None:
-                values = dict.fromkeys(range(n), 0.0) | by_text.get((record["text_id"], row["feature"]), {})
+                values = dict.fromkeys(range(n), 0.0) | by_text.get((example["text_id"], row["feature"]), {})
             values[at] = maximum
             yield {
                 **_name(row, source),
-                "id": record["text_id"],
+                "id": example["text_id"],
                 "dataSource": None,
-                "tokens": record["context"],
+                "tokens": example["context"],
                 "values": [values.get(position) for position in range(n)],
                 "maxValue": maximum,
                 "maxValueTokenIndex": at,
@@ -108,8 +108,8 @@ def record_lines(rows: pl.DataFrame, source: Source, activations: pl.DataFrame |
 
 
 def _feature_activations(rows: pl.DataFrame, activations: pl.DataFrame) -> dict[tuple[str, int], dict[int, float]]:
-    """(text_id, feature) -> position -> activation, of the rows' records."""
-    texts = rows.select("feature", text_id=pl.col("records").list.eval(pl.element().struct.field("text_id"))).explode("text_id")
+    """(text_id, feature) -> position -> activation, of the rows' max-activating examples."""
+    texts = rows.select("feature", text_id=pl.col("examples").list.eval(pl.element().struct.field("text_id"))).explode("text_id")
     long = activations.select("text_id", "token_index", "feature", "value").explode("token_index", "feature", "value")
     by_text: dict[tuple[str, int], dict[int, float]] = {}
     for text, position, feature, value in long.join(texts, on=["text_id", "feature"], how="semi").iter_rows():

@@ -17,11 +17,11 @@ from saesteer.core.files import write_json
 from saesteer.core.tables import BEST_FACTORS, CONCEPTS
 from saesteer.engine.frozen import block_vector, check_constant, median_a_max
 from saesteer.engine.generations import feature_addition, placed
+from saesteer.engine.hook_points import to_residual
 from saesteer.engine.interventions import Addition
-from saesteer.engine.logit_lens import lens_tokens
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
-from saesteer.engine.sites import to_residual
 from saesteer.engine.vector_formats import FORMATS, check_format
 from saesteer.report.exports.measured import Form, Lens, measured
 from saesteer.report.fits import fit_of, parse_feature
@@ -100,18 +100,18 @@ def _best_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
 
 def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str, Any]:
     """Freeze, measure and write; gives what is said of the vector. What a format cannot express is refused before anything is measured."""
-    layer, site, original = sae.meta.layer, sae.meta.site, steerer.addition
+    layer, hook_point, original = sae.meta.layer, sae.meta.hook_point, steerer.addition
     neuronpedia = {"neuronpedia_model": _neuronpedia_model(run.experiment, layer, to)} if to.form == "neuronpedia" else {}
     lm, form = run.model(), FORMATS[to.form]
     constant, scale = _constant(run, lm, sae, original, form.positions)
-    added = block_vector(lm, layer, site, constant, steerer.factor)
+    added = block_vector(lm, layer, hook_point, constant, steerer.factor)
     check_format(to.form, to.path, added)
     forms = [Form("original", original, steerer.factor)]
     if (constant.scale, constant.positions) != (original.scale, original.positions):
         forms.append(Form("frozen", constant, steerer.factor))
     lens = None
     if len(original.features) == 1:
-        ids, _ = lens_tokens(lm, sae.W_dec[list(original.features)].float(), 20, to_residual=to_residual(lm, layer, site))
+        ids, _ = top_logit_lens_tokens(lm, sae.W_dec[list(original.features)].float(), 20, to_residual=to_residual(lm, layer, hook_point))
         lens = Lens(original.features[0], tuple(ids[0].tolist()))
     texts = measured(run, lm, sae, forms, steerer.concept, lens, to.n_texts)
     about = {
@@ -119,7 +119,7 @@ def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str,
         "made_by": f"saesteer {version('saesteer')}",
         "experiment": run.name,
         "model": run.model_record() | {"model_type": added.model_type, "licence": _licence(run.model_folder())},
-        "sae": {"source": sae.meta.source, "sha256": sae.meta.sha256, "layer": layer, "site": site},
+        "sae": {"source": sae.meta.source, "sha256": sae.meta.sha256, "layer": layer, "hook_point": hook_point},
         "steered_by": dict(steerer.origin),
         "added_to": {"output_of_block": added.block, "module": added.module, "positions": _POSITIONS[constant.positions]},
         "factor": steerer.factor,

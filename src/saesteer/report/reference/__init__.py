@@ -1,1 +1,1 @@
-"""Reference pages of the documentation, generated from settings, tables, methods and the SAEs that sae-lens lists."""
+"""Reference pages of the documentation, generated from the settings and from the SAEs that sae-lens lists."""

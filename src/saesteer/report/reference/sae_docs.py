@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from saesteer.core.markdown import table
 from saesteer.settings import SettingsError
-from saesteer.sources.sae_sources import SaeSource, every_source, refusal, site_of_hook
+from saesteer.sources.sae_sources import SaeSource, every_source, layer_and_hook_point, refusal
 
 _WIDTH = re.compile(r"width_(\d+[km])|width-(2pow\d+)|-[Ww](\d+[Kk])\b|[-_](\d+x)\b|v5_(\d+k)|resid_pre_(\d+)\b")
 """How names tell the number of features; 8x is eight times the model's width."""
@@ -21,7 +21,7 @@ class Release:
 
     name: str
     model: str
-    sites: tuple[str, ...]  # as in the setting saes.site; of those that cannot be used, what they read
+    hook_points: tuple[str, ...]  # as in the setting saes.hook_point; of those that cannot be used, what they read
     widths: tuple[str, ...]  # as names tell them; none where they do not
     n: int
     neuronpedia: str | None  # of the first that has one
@@ -47,23 +47,23 @@ def releases(pattern: str = "") -> list[Release]:
 
 def _release(name: str, model: str, reason: str | None, sources: list[SaeSource]) -> Release:
     ids = [source.neuronpedia for source in sources if source.neuronpedia]
-    sites = dict.fromkeys(map(_site, sources))
+    hook_points = dict.fromkeys(map(_hook_point, sources))
     names = (_WIDTH.search("\n".join((source.id, source.folder, source.repo, source.release))) for source in sources)
     widths = dict.fromkeys(match[match.lastindex or 0].lower() for match in names if match)
     form = str(sources[0].loader)
-    return Release(name, model, tuple(sites), tuple(widths), len(sources), ids[0] if ids else None, len(ids), form, reason)
+    return Release(name, model, tuple(hook_points), tuple(widths), len(sources), ids[0] if ids else None, len(ids), form, reason)
 
 
-def _site(source: SaeSource) -> str:
+def _hook_point(source: SaeSource) -> str:
     if source.hook is None:
         return "named in its files"
-    return site_of_hook(source.name, source.hook)[1] if refusal(source) is None else re.sub(r"\.\d+\.", ".N.", source.hook)
+    return layer_and_hook_point(source.name, source.hook)[1] if refusal(source) is None else re.sub(r"\.\d+\.", ".N.", source.hook)
 
 
 def release_lines(listed: Sequence[Release]) -> Iterator[str]:
     """A line a release, as `saesteer saes` prints it; the last one counts."""
     for release in listed:
-        parts = [f"{release.n} of {release.model} at {', '.join(release.sites)}"]
+        parts = [f"{release.n} of {release.model} at {', '.join(release.hook_points)}"]
         parts += [f"width {', '.join(release.widths)}"] if release.widths else []
         parts += [f"{release.n_neuronpedia} on Neuronpedia, the first {release.neuronpedia}"] if release.neuronpedia else []
         yield f"{release.name}: {'; '.join(parts)}; {verdict(release)}"
@@ -80,7 +80,7 @@ def releases_markdown() -> str:
     """Every release, a row for each thing that is said of its SAEs."""
     header = ("release", "model", "place", "width", "SAEs", "with a Neuronpedia id", "can be used")
     rows = (
-        (f"`{row.name}`", row.model, ", ".join(row.sites), ", ".join(row.widths), row.n, row.n_neuronpedia or "", verdict(row))
+        (f"`{row.name}`", row.model, ", ".join(row.hook_points), ", ".join(row.widths), row.n, row.n_neuronpedia or "", verdict(row))
         for row in releases()
     )
     return f"{table(header, rows)}\n"

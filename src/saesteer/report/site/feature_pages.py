@@ -1,4 +1,5 @@
-"""What a page of one feature shows: its row, where its scores lie in the layer, records, curves over factors, steered texts, neighbours."""
+"""What a page of one feature shows: its row, where its scores lie in the layer, max-activating examples, curves over factors, steered
+texts, neighbours."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,18 +14,18 @@ from saesteer.core.tables import (
     GEN_SUCCESS,
     GENERATIONS,
     JUDGEMENTS,
+    MAX_ACTIVATING_EXAMPLES,
     OUTCOMES,
     PERPLEXITY,
-    RECORDS,
+    SINGLE_FEATURE,
     STEERING,
     of_features,
 )
-from saesteer.core.tables.steps import SINGLE_FEATURE
-from saesteer.report.site.feature_table import N_LENS_TOKENS
+from saesteer.report.site.feature_table import N_LOGIT_LENS_TOKENS
 from saesteer.report.site.pieces import grouped, shortened, write_list
 from saesteer.run import Run
 
-N_RECORDS = 8
+N_EXAMPLES = 8
 """Max-activating examples shown of a feature, the first."""
 BEFORE, AFTER = 24, 12
 """Tokens of such an example shown around its maximum."""
@@ -52,7 +53,7 @@ _Feature = dict[int, Any]
 def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame) -> dict[str, Any]:
     """Write every feature's page, in the order of FEATURES; gives what the page has to know of them."""
     summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)}
-    columns = [name for name in features.columns if name not in ("lens_token_ids", "explanation")]
+    columns = [name for name in features.columns if name not in ("top_logit_lens_token_ids", "explanation")]
 
     def pages() -> Iterator[dict[str, Any]]:
         for rows in features.partition_by("layer", maintain_order=True):
@@ -74,9 +75,9 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame) -> dict[
 
 def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame]) -> dict[str, _Feature]:
     parts = {"place": _ranks(rows)}
-    if run.has_rows(RECORDS, layer):
-        records = run.rows(RECORDS, [layer], ["records"]).join(rows, on="feature", how="semi")
-        parts["records"] = _records(records, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
+    if run.has_rows(MAX_ACTIVATING_EXAMPLES, layer):
+        examples = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(rows, on="feature", how="semi")
+        parts["examples"] = _examples(examples, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
     if "steering" in summaries:
         parts["curve"] = grouped(_curves(summaries["steering"]))
     if "outcomes" in summaries:
@@ -85,8 +86,10 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
         parts["texts"] = grouped(of_features(texts.drop("reason")).drop("layer"))
     if decoder := run.sae_file_if_any(layer):
         nearest = neighbours(decoder, rows["feature"].to_list())
-        # Each with its label and first lens tokens, null where it has no page.
-        labels = rows.select("feature", pl.coalesce("concept", "explanation").fill_null(""), pl.col("lens_tokens").list.head(N_LENS_TOKENS))
+        # Each with its label and first top logit-lens tokens, null where it has no page.
+        labels = rows.select(
+            "feature", pl.coalesce("concept", "explanation").fill_null(""), pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS)
+        )
         labelled = {feature: label for feature, *label in labels.rows()}
         parts["neighbours"] = {
             feature: [(neighbour, cosine, *labelled.get(neighbour, (None, None))) for neighbour, cosine in of_feature]
@@ -115,16 +118,16 @@ def _curves(steering: pl.DataFrame) -> pl.DataFrame:
     return rows.select("feature", *CURVE_COLUMNS).sort("feature", pl.col("factor").cast(pl.Float64))
 
 
-def _records(records: pl.DataFrame, activations: pl.DataFrame | None) -> _Feature:
+def _examples(examples: pl.DataFrame, activations: pl.DataFrame | None) -> _Feature:
     """Feature -> its first examples: max activation, position of the maximum among the tokens shown, these tokens, where they activate the
     feature and by how much if that is known, and on which sides the text goes on."""
-    every = records.select("feature", "records").explode("records", empty_as_null=False).unnest("records")
+    every = examples.select("feature", "examples").explode("examples", empty_as_null=False).unnest("examples")
     start = (pl.col("token_index").cast(pl.Int64) - BEFORE).clip(lower_bound=0)
-    first = every.filter(pl.col("rank") < N_RECORDS).sort("feature", "rank")
+    first = every.filter(pl.col("rank") < N_EXAMPLES).sort("feature", "rank")
     first = first.with_columns(start=start, n_context=pl.col("context").list.len())
     first = first.with_columns(tokens=pl.col("context").list.slice("start", pl.col("token_index") - pl.col("start") + 1 + AFTER))
     by_text = None if activations is None else _activations(activations, first.select("feature", "text_id"))
-    shown: _Feature = dict.fromkeys(records["feature"].to_list(), ())
+    shown: _Feature = dict.fromkeys(examples["feature"].to_list(), ())
     columns = ("feature", "text_id", "max_value", "token_index", "start", "tokens", "n_context")
     for feature, text, value, at, begin, tokens, n in shortened(first.select(columns)).iter_rows():
         end, active = begin + len(tokens), {} if by_text is None else by_text.get((feature, text), {})

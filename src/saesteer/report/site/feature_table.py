@@ -10,8 +10,8 @@ from saesteer.report.site.pieces import as_json, packed, write_piece
 
 CHUNK = 1 << 16
 """Rows of a column in one piece."""
-N_LENS_TOKENS = 8
-"""Lens tokens that the table shows and searches."""
+N_LOGIT_LENS_TOKENS = 8
+"""Top logit-lens tokens that the table shows and searches."""
 MOST_CONCEPTS = 300
 """With more different concepts than this there is no list to choose one from."""
 _SCORES = {"output_score": FEATURES, "input_score": FEATURES, "density": FEATURES, "gen_success_20": OUTCOMES, "judge_score": OUTCOMES}
@@ -26,7 +26,7 @@ def write_feature_table(folder: Path, features: pl.DataFrame, outcomes: pl.DataF
     numbers = [name for name in _SCORES if name in rows.columns and rows[name].null_count() < rows.height]
     # One string of lines is searched faster than a list of strings, so a text has no line ends.
     label = pl.coalesce("concept", "explanation").fill_null("").str.replace_all(r"\s", " ").alias("label")
-    lens = pl.col("lens_tokens").list.head(N_LENS_TOKENS).list.join(" ").str.replace_all("▁", "")
+    lens = pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS).list.join(" ").str.replace_all("▁", "")
     lens = lens.str.replace_all(r"\s+", " ").str.strip_chars().alias("lens")
     for start in range(0, rows.height, CHUNK):
         part, k = rows.slice(start, CHUNK), start // CHUNK

@@ -24,7 +24,7 @@ from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, OUTCO
 from saesteer.figures.registry import FIGURES
 from saesteer.judge.answers import models_behind
 from saesteer.report.headline import headline_rows
-from saesteer.report.site.feature_pages import N_PROMPTS, N_RECORDS, write_feature_pages
+from saesteer.report.site.feature_pages import N_EXAMPLES, N_PROMPTS, write_feature_pages
 from saesteer.report.site.feature_table import write_feature_table
 from saesteer.report.site.method_pages import write_method_pages
 from saesteer.report.site.pieces import as_json, shortened, write_piece
@@ -77,7 +77,7 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
         "features": write_feature_pages(folder, run, features),
         "methods": None if methods is None else write_method_pages(folder, run, methods),
         "prompts": list(prompts.values())[:N_PROMPTS],
-        "limits": {"n_prompts": len(prompts), "n_records": N_RECORDS, "rule": rule},
+        "limits": {"n_prompts": len(prompts), "n_examples": N_EXAMPLES, "rule": rule},
         "missing": _missing(run),
         "mixed": _mixed(run),
     }
@@ -126,8 +126,8 @@ def _missing(run: Run) -> list[str]:
         "Steered texts of features": not run.present_manifests("gen_success") and not swept,
         "Curves over factors": not swept,
         "Ratings": not run.present_manifests("judge"),
-        "Records": not run.present_manifests("records"),
-        "Activations of every token of a record": not run.present_manifests("activations"),
+        "Examples": not run.present_manifests("max_activating_examples"),
+        "Activations of every token of an example": not run.present_manifests("activations"),
         "Neighbours": n_saes < len(run.layers),
         "The comparison of methods": run.summary_if_any(METHOD_SUMMARIES["methods"]) is None,
     }

@@ -1,1 +1,2 @@
-"""Feature records and explanations from Neuronpedia, through its API or its bulk exports; and our records in its form."""
+"""Max-activating examples and explanations from Neuronpedia, through its API or its bulk exports; and our max-activating examples in its
+form."""

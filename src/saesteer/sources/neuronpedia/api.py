@@ -13,7 +13,7 @@ import httpx2
 
 from saesteer.settings import SettingsError
 from saesteer.sources.http import Client, FetchError, Refusal, Transient, as_finished, body_of, get
-from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, feature_of, largest_records, number, parse_json, record
+from saesteer.sources.neuronpedia.convert import Known, Strings, descriptions, example, feature_of, largest_examples, number, parse_json
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome
 from saesteer.sources.neuronpedia.sources import Source
 
@@ -26,9 +26,9 @@ ADVICE = {
 }
 
 
-async def from_api(client: Client, base: str, source: Source, features: Sequence[int], n_records: int) -> AsyncGenerator[Outcome, None]:
+async def from_api(client: Client, base: str, source: Source, features: Sequence[int], n_examples: int) -> AsyncGenerator[Outcome, None]:
     """Features one by one. After many failures in a row the others are not asked for: the server is not well, or refuses us."""
-    jobs = [partial(_feature, client, base, source, feature, n_records) for feature in features]
+    jobs = [partial(_feature, client, base, source, feature, n_examples) for feature in features]
     remaining, in_a_row = set(features), 0
     async with aclosing(as_finished(jobs, client.policy.concurrency)) as results:
         async for result in results:
@@ -54,10 +54,10 @@ async def has_source(client: Client, base: str, source: Source) -> bool:
     return result.is_present
 
 
-async def _feature(client: Client, base: str, source: Source, feature: int, n_records: int) -> Known | Failed:
+async def _feature(client: Client, base: str, source: Source, feature: int, n_examples: int) -> Known | Failed:
     url = f"{base.rstrip('/')}/api/feature/{quote(source.model)}/{quote(source.source)}/{feature}"
     try:
-        return await get(client, url, partial(_read, source, feature, n_records), key_header())
+        return await get(client, url, partial(_read, source, feature, n_examples), key_header())
     except Refusal as error:
         if error.status == 404 and _is_object(error.body):
             return Known(feature, is_present=False)
@@ -121,7 +121,7 @@ def _is_object(body: bytes) -> bool:
         return False
 
 
-async def _read(source: Source, feature: int, n_records: int, response: httpx2.Response) -> Known:
+async def _read(source: Source, feature: int, n_examples: int, response: httpx2.Response) -> Known:
     body = await body_of(response)
     try:
         item = parse_json(body)
@@ -134,14 +134,14 @@ async def _read(source: Source, feature: int, n_records: int, response: httpx2.R
     if identity != (source.model, source.source, str(feature)):
         raise Transient("answered with another feature than the one asked for")
     strings = Strings()
-    usable = [record(entry, strings) for entry in _objects(item, "activations")]
-    records = [entry for entry in usable if entry is not None]
+    usable = [example(entry, strings) for entry in _objects(item, "activations")]
+    examples = [entry for entry in usable if entry is not None]
     explanations = descriptions(_objects(item, "explanations"))
-    return feature_of(item, feature, explanations, largest_records(records, n_records), len(usable) - len(records))
+    return feature_of(item, feature, explanations, largest_examples(examples, n_examples), len(usable) - len(examples))
 
 
 def _objects(item: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """A list of objects; null is an empty one, as in the exports, where a feature without records has no lines."""
+    """A list of objects; null is an empty one, as in the exports, where a feature without max-activating examples has no lines."""
     entries = item.get(name, "absent")
     if entries is None:
         return []

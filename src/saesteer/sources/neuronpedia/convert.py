@@ -1,4 +1,4 @@
-"""Neuronpedia's JSON -> rows of the RECORDS table: the same for both routes, so that they give the same tables."""
+"""Neuronpedia's JSON -> rows of the MAX_ACTIVATING_EXAMPLES table: the same for both routes, so that they give the same tables."""
 
 import json
 import math
@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 
 from saesteer.core.files import value_digest
-from saesteer.core.tables import RECORDS
+from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 
 ALGORITHM_VERSION = 2
 NOT_THERE = "not on Neuronpedia"
-NO_RECORDS = "no records on Neuronpedia"
+NO_EXAMPLES = "no max-activating examples on Neuronpedia"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_TYPE = "oai_token-act-pair"  # the type of explanation that most sources have
@@ -24,7 +24,7 @@ _MOST_TOKENS = 2**16  # token_index is a UInt16
 
 
 @dataclass(frozen=True)
-class Record:
+class Example:
     """One text in which a feature was recorded."""
 
     text_id: str
@@ -41,23 +41,23 @@ class Known:
     density: float | None = None
     max_activation: float | None = None
     explanations: Sequence[str] = ()
-    records: Sequence[Record] = ()
+    examples: Sequence[Example] = ()
     n_unusable: int = 0
-    """Records left out because a list in them is null, or lists or numbers do not fit."""
+    """Max-activating examples left out because a list in them is null, or lists or numbers do not fit."""
     is_present: bool = True
 
     @property
     def reason(self) -> str | None:
-        """Why there are no records."""
-        if self.records:
+        """Why there are no max-activating examples."""
+        if self.examples:
             return None
         if not self.is_present:
             return NOT_THERE
-        return f"none of its {self.n_unusable} records on Neuronpedia can be used" if self.n_unusable else NO_RECORDS
+        return f"none of its {self.n_unusable} max-activating examples on Neuronpedia can be used" if self.n_unusable else NO_EXAMPLES
 
 
 class Strings:
-    """Texts fit for a table, one copy of equal ones: a batch of records has millions of tokens but few different ones."""
+    """Texts fit for a table, one copy of equal ones: a batch of max-activating examples has millions of tokens but few different ones."""
 
     def __init__(self) -> None:
         self._shared: dict[str, str] = {}
@@ -100,8 +100,8 @@ def _numbers(values: list[Any]) -> list[float] | None:
     return floats if n_finite and n_finite + values.count(None) == len(values) else None
 
 
-def record(item: Mapping[str, Any], strings: Strings) -> Record | None:
-    """One activation record; None where it cannot be used: a list is null, lists or numbers do not fit.
+def example(item: Mapping[str, Any], strings: Strings) -> Example | None:
+    """One activation example; None where it cannot be used: a list is null, lists or numbers do not fit.
 
     The maximum is at the first of the largest values (single ones may be null: unknown); a missing maxValue is the largest value.
     """
@@ -115,7 +115,7 @@ def record(item: Mapping[str, Any], strings: Strings) -> Record | None:
     maximum = as_float32(largest if item.get("maxValue") is None else number(item["maxValue"]))
     if maximum is None:
         return None
-    return Record(_record_id(item, strings), numbers.index(largest), maximum, tuple(map(strings, tokens)))
+    return Example(_example_id(item, strings), numbers.index(largest), maximum, tuple(map(strings, tokens)))
 
 
 def as_float32(value: float | None) -> float | None:
@@ -125,18 +125,18 @@ def as_float32(value: float | None) -> float | None:
     return rounded if math.isfinite(rounded) else None
 
 
-def _record_id(item: Mapping[str, Any], strings: Strings) -> str:
-    """Neuronpedia's id of a record, or a name by its content."""
+def _example_id(item: Mapping[str, Any], strings: Strings) -> str:
+    """Neuronpedia's id of an example, or a name by its content."""
     name = item.get("id")
     return strings(name) if isinstance(name, str) and name else value_digest([list(map(strings, item["tokens"])), item["values"]])[:16]
 
 
-def largest_records(records: Iterable[Record], n_records: int) -> list[Record]:
-    """The records with the largest maxima, ties by id; several with one id count once, whatever order they come in."""
-    first: dict[str, Record] = {}
-    for item in sorted(records, key=lambda r: (-r.max_value, r.text_id, r.token_index, r.context)):
+def largest_examples(examples: Iterable[Example], n_examples: int) -> list[Example]:
+    """The max-activating examples with the largest maxima, ties by id; several with one id count once, whatever order they come in."""
+    first: dict[str, Example] = {}
+    for item in sorted(examples, key=lambda r: (-r.max_value, r.text_id, r.token_index, r.context)):
         first.setdefault(item.text_id, item)
-    return list(first.values())[:n_records]
+    return list(first.values())[:n_examples]
 
 
 def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -152,38 +152,38 @@ def descriptions(items: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(text for *_, text in sorted(ranked)))
 
 
-def feature_of(item: Mapping[str, Any], feature: int, explanations: Sequence[str], records: Sequence[Record], n_unusable: int) -> Known:
-    """A feature from its JSON object and what was read of its records and explanations."""
+def feature_of(item: Mapping[str, Any], feature: int, explanations: Sequence[str], examples: Sequence[Example], n_unusable: int) -> Known:
+    """A feature from its JSON object and what was read of its max-activating examples and explanations."""
     density = number(item.get("frac_nonzero"))
     if density is not None and not 0 <= density <= 1:
         density = None
-    return Known(feature, density, as_float32(number(item.get("maxActApprox"))), explanations, records, n_unusable)
+    return Known(feature, density, as_float32(number(item.get("maxActApprox"))), explanations, examples, n_unusable)
 
 
 def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
-    """The RECORDS rows of features of one layer. No token ids: Neuronpedia gives strings only."""
+    """The MAX_ACTIVATING_EXAMPLES rows of features of one layer. No token ids: Neuronpedia gives strings only."""
     columns = {
         "layer": [layer] * len(features),
         "feature": [item.feature for item in features],
         "density": [item.density for item in features],
         "max_activation": [_max_activation(item) for item in features],
-        "n_records": [len(item.records) for item in features],
-        "records": [[_struct(rank, record) for rank, record in enumerate(item.records)] for item in features],
+        "n_examples": [len(item.examples) for item in features],
+        "examples": [[_struct(rank, example) for rank, example in enumerate(item.examples)] for item in features],
         "explanations": [item.explanations for item in features],
         "source": ["neuronpedia"] * len(features),
         "reason": [item.reason for item in features],
     }
-    return pl.DataFrame(columns, schema=RECORDS.schema)
+    return pl.DataFrame(columns, schema=MAX_ACTIVATING_EXAMPLES.schema)
 
 
 def _max_activation(item: Known) -> float | None:
-    """Neuronpedia's estimate, else the largest record's maximum; null where neither says that the feature is ever active."""
-    largest = max((record.max_value for record in item.records), default=0.0)
+    """Neuronpedia's estimate, else the max activation's maximum; null where neither says that the feature is ever active."""
+    largest = max((example.max_value for example in item.examples), default=0.0)
     estimate = item.max_activation or 0.0
     return estimate if estimate > 0 else largest if largest > 0 else None
 
 
-def _struct(rank: int, item: Record) -> dict[str, Any]:
+def _struct(rank: int, item: Example) -> dict[str, Any]:
     return {
         "rank": rank,
         "text_id": item.text_id,

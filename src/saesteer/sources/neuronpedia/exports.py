@@ -29,7 +29,7 @@ from saesteer.core.errors import SaesteerError
 from saesteer.core.files import write_atomically
 from saesteer.core.zipped import LARGEST_RATIO
 from saesteer.sources.http import Client, FetchError, Transient, as_finished, body_of, get
-from saesteer.sources.neuronpedia.convert import Known, Record, Strings, descriptions, feature_of, largest_records, parse_json, record
+from saesteer.sources.neuronpedia.convert import Example, Known, Strings, descriptions, example, feature_of, largest_examples, parse_json
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, first_of
 from saesteer.sources.neuronpedia.sources import Source
 
@@ -38,7 +38,7 @@ _LONGEST_LINE = 2**24  # bytes; a feature's line has some ten thousand
 _IDENTITY = {"Accept-Encoding": "identity"}  # the batches are compressed files already
 _USUAL_SIZE = 1024
 _SIZES = (_USUAL_SIZE, *(2**n for n in range(4, 16)))
-_ONE_BY_ONE = "route: api in the configuration's records asks for features one by one instead"
+_ONE_BY_ONE = "route: api in the configuration's max-activating examples asks for features one by one instead"
 
 T = TypeVar("T")
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -203,7 +203,7 @@ async def read_all(exports: Exports, kind: str, collect: Callable[[Lines], T]) -
     return results, sorted(problems)
 
 
-async def from_exports(exports: Exports, features: Sequence[int], n_records: int) -> AsyncGenerator[Outcome, None]:
+async def from_exports(exports: Exports, features: Sequence[int], n_examples: int) -> AsyncGenerator[Outcome, None]:
     """Features from the exports, those of a batch as soon as it is there."""
 
     def described_by(lines: Lines) -> dict[int, Known]:
@@ -225,7 +225,7 @@ async def from_exports(exports: Exports, features: Sequence[int], n_records: int
     groups: dict[int, dict[int, Known]] = defaultdict(dict)
     for feature, item in sorted(described.items()):
         groups[feature // size][feature] = item
-    jobs = [partial(_with_records, exports, number, size, group, n_records) for number, group in groups.items()]
+    jobs = [partial(_with_examples, exports, number, size, group, n_examples) for number, group in groups.items()]
     async for result in as_finished(jobs, exports.client.policy.concurrency):
         yield result
 
@@ -249,7 +249,7 @@ async def _batch_size(exports: Exports, feature: int) -> int:
     """How many indices an activations batch covers, from the one that usually holds a feature."""
     number = feature // _USUAL_SIZE
     try:
-        batch = await read_batch(exports, "activations", number, partial(_records, frozenset()))
+        batch = await read_batch(exports, "activations", number, partial(_examples, frozenset()))
     except FetchError:
         return _USUAL_SIZE  # what is wrong is reported where the batch is needed
     size = next((size for size in _SIZES if batch.lowest // size == batch.highest // size == number), _USUAL_SIZE)
@@ -262,39 +262,39 @@ async def _batch_size(exports: Exports, feature: int) -> int:
 class _Batch:
     """The max-activating examples of an activations batch that were asked for."""
 
-    records: Mapping[int, Sequence[Record]]
+    examples: Mapping[int, Sequence[Example]]
     n_unusable: Mapping[int, int]
     lowest: int
     highest: int
 
 
-def _records(asked_for: frozenset[int], lines: Lines) -> _Batch:
-    strings, records, n_unusable = Strings(), defaultdict(list), Counter[int]()
+def _examples(asked_for: frozenset[int], lines: Lines) -> _Batch:
+    strings, examples, n_unusable = Strings(), defaultdict(list), Counter[int]()
     lowest, highest = 2**32, -1
     for feature, item in lines:
         lowest, highest = min(lowest, feature), max(highest, feature)
         if feature in asked_for:
-            parsed = record(item, strings)
+            parsed = example(item, strings)
             if parsed is None:
                 n_unusable[feature] += 1
             else:
-                records[feature].append(parsed)
-    return _Batch(records, n_unusable, lowest, highest)
+                examples[feature].append(parsed)
+    return _Batch(examples, n_unusable, lowest, highest)
 
 
-async def _with_records(exports: Exports, number: int, size: int, features: Mapping[int, Known], n_records: int) -> Outcome:
+async def _with_examples(exports: Exports, number: int, size: int, features: Mapping[int, Known], n_examples: int) -> Outcome:
     try:
-        batch = await read_batch(exports, "activations", number, partial(_records, frozenset(features)))
+        batch = await read_batch(exports, "activations", number, partial(_examples, frozenset(features)))
         if batch.highest >= 0 and not batch.lowest // size == batch.highest // size == number:
             raise FetchError(f"activations batch {number} holds features {batch.lowest} to {batch.highest}: unknown layout; {_ONE_BY_ONE}")
     except FetchError as error:
         return Outcome(failed=[Failed(tuple(features), str(error))])
     complete, unsure = [], []
     for feature, described in features.items():
-        records = largest_records(batch.records.get(feature, ()), n_records)
-        item = replace(described, records=records, n_unusable=batch.n_unusable.get(feature, 0))
+        examples = largest_examples(batch.examples.get(feature, ()), n_examples)
+        item = replace(described, examples=examples, n_unusable=batch.n_unusable.get(feature, 0))
         is_alive = (item.density or 0) > 0 or (item.max_activation or 0) > 0
-        if is_alive and not item.records and not item.n_unusable:
+        if is_alive and not item.examples and not item.n_unusable:
             unsure.append(feature)
         else:
             complete.append(item)

@@ -1,4 +1,4 @@
-"""The RECORDS rows of features from Neuronpedia, whichever way is shorter."""
+"""The MAX_ACTIVATING_EXAMPLES rows of features from Neuronpedia, whichever way is shorter."""
 
 import logging
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from tqdm import tqdm
 
-from saesteer.settings import Addresses, NeuronpediaRecords
+from saesteer.settings import Addresses, NeuronpediaExamples
 from saesteer.sources.http import Client, FetchError, Policy, as_they_come, open_client
 from saesteer.sources.neuronpedia.api import from_api, has_source
 from saesteer.sources.neuronpedia.convert import Known, rows
@@ -17,35 +17,35 @@ from saesteer.sources.neuronpedia.exports import from_exports, list_exports
 from saesteer.sources.neuronpedia.outcomes import Failed, Outcome, incomplete
 from saesteer.sources.neuronpedia.sources import Source
 
-_FRAME = 64  # features a frame at most: a thousand features' records as a frame and as objects at once would take too much memory
+_FRAME = 64  # features a frame at most: a thousand features' examples as a frame and as objects at once would take too much memory
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Download:
-    """What one call of feature_records works with, and its counts."""
+    """What one call of max_activating_examples works with, and its counts."""
 
     client: Client
     addresses: Addresses
-    settings: NeuronpediaRecords
+    settings: NeuronpediaExamples
     downloads: Path
     failures: dict[str, list[Failed]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def feature_records(
+def max_activating_examples(
     addresses: Addresses,
     sources: Mapping[int, Source],
     missing: pl.DataFrame,
-    settings: NeuronpediaRecords,
+    settings: NeuronpediaExamples,
     downloads: Path,
     policy: Policy = Policy(),  # noqa: B008 (frozen)
 ) -> Iterator[pl.DataFrame]:
-    """The RECORDS rows of the missing keys (layer, feature), each frame of one layer, as soon as they are there.
+    """The MAX_ACTIVATING_EXAMPLES rows of the missing keys (layer, feature), each frame of one layer, as soon as they are there.
 
-    By records.route: the bulk exports, kept below `downloads`, or one request a feature; both give the same rows. What cannot be had
-    for now is left out, and an IncompleteDownload at the end says what and why.
+    By max_activating_examples.route: the bulk exports, kept below `downloads`, or one request a feature; both give the same rows. What
+    cannot be had for now is left out, and an IncompleteDownload at the end says what and why.
     """
 
     async def frames() -> AsyncGenerator[pl.DataFrame, None]:
@@ -78,7 +78,7 @@ async def _layer(download: _Download, source: Source, features: Sequence[int]) -
 
 
 async def _absent(download: _Download, source: Source, absent: Sequence[Known], n_present: int) -> Outcome:
-    """A misspelt source has no feature at all: that must not be stored as features without records."""
+    """A misspelt source has no feature at all: that must not be stored as features without max-activating examples."""
     try:
         if n_present or await has_source(download.client, download.addresses.neuronpedia, source):
             return Outcome(absent)
@@ -98,10 +98,10 @@ async def _by_route(download: _Download, source: Source, features: Sequence[int]
         except FetchError as error:
             yield Outcome(failed=[Failed(tuple(features), str(error))])
             return
-        async for outcome in from_exports(exports, features, settings.n_records):
+        async for outcome in from_exports(exports, features, settings.n_examples):
             unsure += outcome.unsure
             yield outcome
-    async for outcome in from_api(download.client, download.addresses.neuronpedia, source, unsure, settings.n_records):
+    async for outcome in from_api(download.client, download.addresses.neuronpedia, source, unsure, settings.n_examples):
         yield outcome
 
 
@@ -109,8 +109,8 @@ def _count(download: _Download, source: Source, outcome: Outcome) -> None:
     if outcome.failed:
         download.failures.setdefault(str(source), []).extend(outcome.failed)
     for item in outcome.features:
-        download.counts[item.reason or "with records"] += 1
-        download.counts["records that cannot be used"] += item.n_unusable
+        download.counts[item.reason or "with max-activating examples"] += 1
+        download.counts["max-activating examples that cannot be used"] += item.n_unusable
 
 
 def _report(download: _Download) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saesteer.settings import Experiment, NeuronpediaRecords, SettingsError
+from saesteer.settings import Experiment, NeuronpediaExamples, SettingsError
 from saesteer.sources.sae_sources import neuronpedia_source
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # also a safe folder name: no slash, no leading dot
@@ -35,8 +35,9 @@ class Source:
 
 
 def known_sources(experiment: Experiment, layers: Sequence[int]) -> dict[int, Source]:
-    """Layer -> the source that records.source names, or else sae-lens for the release's SAE; without the layers that have none."""
-    pattern = experiment.records.source if isinstance(experiment.records, NeuronpediaRecords) else None
+    """Layer -> the source that max_activating_examples.source names, or else sae-lens for the release's SAE; without the layers that have
+    none."""
+    pattern = experiment.max_activating_examples.source if isinstance(experiment.max_activating_examples, NeuronpediaExamples) else None
     names = {layer: pattern.format(layer=layer) if pattern else neuronpedia_source(experiment.saes, layer) for layer in layers}
     return {layer: Source.parse(name) for layer, name in names.items() if name}
 
@@ -51,7 +52,8 @@ def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Sourc
     sources = known_sources(experiment, layers)
     if unnamed := [layer for layer in layers if layer not in sources]:
         raise SettingsError(
-            f"records: sae-lens names no Neuronpedia source for layer {unnamed[0]} ({experiment.saes.release or 'SAEs of no release'}):"
-            " set records.source, e.g. gemma-2-2b/{layer}-gemmascope-res-16k"
+            f"max_activating_examples: sae-lens names no Neuronpedia source for layer {unnamed[0]}"
+            f" ({experiment.saes.release or 'SAEs of no release'}): set max_activating_examples.source, e.g."
+            f" gemma-2-2b/{{layer}}-gemmascope-res-16k"
         )
     return sources

@@ -52,7 +52,7 @@ class Upload:
         """Where it goes, at an address of Neuronpedia."""
         return address.rstrip("/") + self.path
 
-    def kept_at(self, address: str, folder: Path) -> Path:
+    def receipt_path(self, address: str, folder: Path) -> Path:
         """The file that says what came of it."""
         return folder / f"{value_digest([self.url(address), self.values])[:16]}.json"
 
@@ -68,7 +68,7 @@ class Sent:
 
 def sent_before(address: str, upload: Upload, folder: Path) -> Sent | None:
     """What came of an upload in an earlier run, None where it was not sent; an error where nobody knows whether it arrived."""
-    receipt = upload.kept_at(address, folder)
+    receipt = upload.receipt_path(address, folder)
     if not receipt.is_file():
         return None
     values = json.loads(receipt.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def send_all(address: str, uploads: Sequence[Upload], folder: Path, policy: Poli
 
 
 async def _send(client: Client, address: str, upload: Upload, folder: Path) -> Sent:
-    receipt, url = upload.kept_at(address, folder), upload.url(address)
+    receipt, url = upload.receipt_path(address, folder), upload.url(address)
     values = {"about": upload.about, "url": url}
     write_json(receipt, values)
     try:

@@ -1,4 +1,4 @@
-"""Records, concepts, input score, GenSuccess, ratings and the summary tables, against slow versions and hand-made cases."""
+"""Max-activating examples, concepts, input score, GenSuccess, ratings and the summary tables, against slow versions and hand-made cases."""
 
 import math
 
@@ -7,29 +7,30 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import records as oracle
+from oracles import max_activating_examples as oracle
 from polars.testing import assert_frame_equal
+from synthetic_tables import lens_rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from saesteer.analysis.concepts import clear_concepts, with_concept
 from saesteer.analysis.gen_success import gen_success, with_feature
 from saesteer.analysis.input_score import input_scores
-from saesteer.analysis.records import top_records
+from saesteer.analysis.max_activating_examples import max_activating_examples
 from saesteer.analysis.summaries import steering_table
 from saesteer.core.tables import (
     ACTIVATIONS,
     CONCEPTS,
+    FEATURE_TEXT,
     FITS,
     GEN_SUCCESS,
     GENERATIONS,
     INPUT_SCORE,
     JUDGEMENTS,
-    RECORDS,
+    MAX_ACTIVATING_EXAMPLES,
     STEERING,
     of_features,
     validate,
 )
-from saesteer.core.tables.steps import FEATURE_TEXT
 from saesteer.core.tokens import TextTokens
 from saesteer.world.judges import WorldJudge, oracle_as_judge
 from saesteer.world.oracle_judge import Oracle, Thresholds
@@ -69,80 +70,79 @@ def corpus(seed: int, n_texts: int = 12, n_features: int = 5) -> tuple[pl.DataFr
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_records_are_the_texts_with_the_largest_maxima(tokens: TextTokens, seed: int) -> None:
+def test_examples_are_the_texts_with_the_largest_maxima(tokens: TextTokens, seed: int) -> None:
     activations, texts, dense = corpus(seed)
-    rows = validate(RECORDS, top_records(activations, texts, [0, 2, 3, 4], 5, tokens), "test")
+    rows = validate(MAX_ACTIVATING_EXAMPLES, max_activating_examples(activations, texts, [0, 2, 3, 4], 5, tokens), "test")
     ids = dict(texts.select("text_id", "token_ids").iter_rows())
     n_tokens = sum(len(codes) - 1 for codes in dense.values())
     for row in rows.iter_rows(named=True):
         feature = row["feature"]
-        expected = oracle.top_records(dense, feature, 5)
-        assert [(r["text_id"], r["token_index"], r["max_value"]) for r in row["records"]] == expected
-        assert [r["rank"] for r in row["records"]] == list(range(len(expected)))
-        assert [r["token"] for r in row["records"]] == [WORDS[ids[text][position]] for text, position, _ in expected]
+        expected = oracle.max_activating_examples(dense, feature, 5)
+        assert [(r["text_id"], r["token_index"], r["max_value"]) for r in row["examples"]] == expected
+        assert [r["rank"] for r in row["examples"]] == list(range(len(expected)))
+        assert [r["token"] for r in row["examples"]] == [WORDS[ids[text][position]] for text, position, _ in expected]
         assert row["density"] == sum(code[feature] > 0 for codes in dense.values() for code in codes[1:]) / n_tokens
-        assert row["n_records"] == len(expected)
+        assert row["n_examples"] == len(expected)
         assert row["max_activation"] == (expected[0][2] if expected else None)
 
 
 def test_a_feature_alone_gets_the_row_it_gets_among_others(tokens: TextTokens) -> None:
     activations, texts, _ = corpus(7)
-    together = top_records(activations, texts, [0, 1, 2, 3, 4], 5, tokens)
+    together = max_activating_examples(activations, texts, [0, 1, 2, 3, 4], 5, tokens)
     for feature in range(5):
-        assert_frame_equal(top_records(activations, texts, [feature], 5, tokens), together.filter(feature=feature), check_exact=True)
+        assert_frame_equal(
+            max_activating_examples(activations, texts, [feature], 5, tokens), together.filter(feature=feature), check_exact=True
+        )
     shuffled = activations.sample(fraction=1, shuffle=True, seed=1)
-    assert_frame_equal(top_records(shuffled, texts, [0, 1, 2, 3, 4], 5, tokens), together, check_exact=True)
+    assert_frame_equal(max_activating_examples(shuffled, texts, [0, 1, 2, 3, 4], 5, tokens), together, check_exact=True)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_concept_is_the_topic_of_highest_lift(tokens: TextTokens, seed: int) -> None:
     activations, texts, dense = corpus(seed)
-    records = top_records(activations, texts, [0, 1, 4], 5, tokens)
-    rows = validate(CONCEPTS, clear_concepts(records, texts, ["weather", "sea", "cooking"], 0.5), "test")
+    examples = max_activating_examples(activations, texts, [0, 1, 4], 5, tokens)
+    rows = validate(CONCEPTS, clear_concepts(examples, texts, ["weather", "sea", "cooking"], 0.5), "test")
     labels = dict(texts.select("text_id", "token_topics").iter_rows())
     labelled = [topic for topics in labels.values() for topic in topics if topic != 255]
     for row in rows.filter(pl.col("feature") != 4).iter_rows(named=True):
-        at = [labels[text][position] for text, position, _ in oracle.top_records(dense, row["feature"], 5)]
+        at = [labels[text][position] for text, position, _ in oracle.max_activating_examples(dense, row["feature"], 5)]
         topic, share, lift = oracle.concept(at, labelled, 0.5)
         assert row["concept"] == (None if topic is None else ["weather", "sea", "cooking"][topic])
         assert row["concept_share"] == pytest.approx(share, abs=1e-12)
         assert row["lift"] == pytest.approx(lift, rel=1e-12)
         assert (row["reason"] is None) == (topic is not None)
-    assert rows.filter(feature=4)["reason"].to_list() == ["no records"]
+    assert rows.filter(feature=4)["reason"].to_list() == ["no max-activating examples"]
 
 
 def test_a_topic_of_few_texts_does_not_hide_a_clear_one() -> None:
-    # Topic 0 has eight of nine labelled tokens: its lift is below the other's, whose single record is not enough.
+    # Topic 0 has eight of nine labelled tokens: its lift is below the other's, whose single example is not enough.
     texts = pl.DataFrame(
         {"text_id": ["a", "b"], "token_topics": [[0] * 8, [1]]}, schema={"text_id": pl.String, "token_topics": pl.List(pl.UInt8)}
     )
     at = [{"text_id": "a", "token_index": place} for place in range(3)] + [{"text_id": "b", "token_index": 0}]
-    record = pl.Struct({"text_id": pl.String, "token_index": pl.UInt16})
-    schema = {"layer": pl.UInt16, "feature": pl.UInt32, "n_records": pl.UInt32, "records": pl.List(record)}
-    records = pl.DataFrame([{"layer": LAYER, "feature": 0, "n_records": 4, "records": at}], schema=schema)
-    (row,) = clear_concepts(records, texts, ["sea", "cooking"], 0.5).iter_rows(named=True)
+    example = pl.Struct({"text_id": pl.String, "token_index": pl.UInt16})
+    schema = {"layer": pl.UInt16, "feature": pl.UInt32, "n_examples": pl.UInt32, "examples": pl.List(example)}
+    examples = pl.DataFrame([{"layer": LAYER, "feature": 0, "n_examples": 4, "examples": at}], schema=schema)
+    (row,) = clear_concepts(examples, texts, ["sea", "cooking"], 0.5).iter_rows(named=True)
     assert (row["concept"], row["concept_share"], row["reason"]) == ("sea", 0.75, None)
-    (row,) = clear_concepts(records, texts, ["sea", "cooking"], 0.8).iter_rows(named=True)
+    (row,) = clear_concepts(examples, texts, ["sea", "cooking"], 0.8).iter_rows(named=True)
     assert (row["concept"], row["concept_share"], row["lift"]) == (None, 0.25, pytest.approx(0.25 * 9))
 
 
 @pytest.mark.parametrize("convention", ["retokenised", "ids"])
-def test_input_score_is_the_share_of_records_on_lens_tokens(tokens: TextTokens, convention: str) -> None:
+def test_input_score_is_the_share_of_examples_on_top_logit_lens_tokens(tokens: TextTokens, convention: str) -> None:
     activations, texts, dense = corpus(2)
-    records = top_records(activations, texts, [0, 1, 4], 100, tokens)
-    lens = pl.DataFrame(
-        {"layer": [LAYER] * 3, "feature": [0, 1, 4], "token_ids": [[1, 3], [2], [1]]},
-        schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)},
-    )
-    rows = validate(INPUT_SCORE, input_scores(records, lens, tokens, convention, 4), "test")
+    examples = max_activating_examples(activations, texts, [0, 1, 4], 100, tokens)
+    lens = lens_rows(LAYER, {0: [1, 3], 1: [2], 4: [1]})
+    rows = validate(INPUT_SCORE, input_scores(examples, lens, tokens, convention, 4), "test")
     ids = dict(texts.select("text_id", "token_ids").iter_rows())
     for feature, lens_ids in ((0, [1, 3]), (1, [2])):
-        at = [ids[text][position] for text, position, _ in oracle.top_records(dense, feature, 100)]
+        at = [ids[text][position] for text, position, _ in oracle.max_activating_examples(dense, feature, 100)]
         assert rows.filter(feature=feature)["input_score"][0] == pytest.approx(oracle.input_score(at, lens_ids, 4), abs=1e-12)
-    assert rows.filter(feature=4).row(0, named=True)["reason"] == "fewer than 4 records"
-    n_records = rows.filter(feature=0)["n_records"][0]
-    for min_records, is_scored in ((n_records, True), (n_records + 1, False)):
-        again = input_scores(records, lens, tokens, convention, min_records).filter(feature=0)
+    assert rows.filter(feature=4).row(0, named=True)["reason"] == "fewer than 4 max-activating examples"
+    n_examples = rows.filter(feature=0)["n_examples"][0]
+    for min_examples, is_scored in ((n_examples, True), (n_examples + 1, False)):
+        again = input_scores(examples, lens, tokens, convention, min_examples).filter(feature=0)
         assert again["input_score"].is_not_null().to_list() == [is_scored]
     assert rows.filter(feature=4)["input_score"][0] is None
 
@@ -152,14 +152,11 @@ def test_an_underscore_is_no_space_and_the_mark_of_a_space_is_one(token: str, le
     """P1's program, which puts a space for "_", would find " name" (2) in the first two cases."""
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "_name": 1, "▁name": 2}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    record = {"rank": 0, "text_id": "0", "token_index": 1, "token": token, "token_id": None, "max_value": 1.0, "context": [token]}
-    keys = {"layer": [LAYER], "feature": [0]}
-    schema = {name: RECORDS.schema[name] for name in ("layer", "feature", "records")}
-    records = pl.DataFrame(keys | {"records": [[record]]}, schema=schema)
-    lens = pl.DataFrame(
-        keys | {"token_ids": [[lens_id]]}, schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)}
-    )
-    assert input_scores(records, lens, TextTokens(tokenizer), "retokenised", 1)["input_score"].to_list() == [score]
+    example = {"rank": 0, "text_id": "0", "token_index": 1, "token": token, "token_id": None, "max_value": 1.0, "context": [token]}
+    schema = {name: MAX_ACTIVATING_EXAMPLES.schema[name] for name in ("layer", "feature", "examples")}
+    examples = pl.DataFrame({"layer": [LAYER], "feature": [0], "examples": [[example]]}, schema=schema)
+    lens = lens_rows(LAYER, {0: [lens_id]})
+    assert input_scores(examples, lens, TextTokens(tokenizer), "retokenised", 1)["input_score"].to_list() == [score]
 
 
 def generations(texts: list[str]) -> pl.DataFrame:
@@ -169,11 +166,8 @@ def generations(texts: list[str]) -> pl.DataFrame:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 6), max_size=8), min_size=1, max_size=6), st.permutations(list(range(1, 7))))
-def test_gen_success_counts_lens_tokens(tokens: TextTokens, generated: list[list[int]], lens_ids: list[int]) -> None:
-    lens = pl.DataFrame(
-        {"layer": [LAYER], "feature": [1], "token_ids": [lens_ids]},
-        schema={"layer": pl.UInt16, "feature": pl.UInt32, "token_ids": pl.List(pl.UInt32)},
-    )
+def test_gen_success_counts_top_logit_lens_tokens(tokens: TextTokens, generated: list[list[int]], lens_ids: list[int]) -> None:
+    lens = lens_rows(LAYER, {1: lens_ids})
     texts = ["".join(WORDS[token] for token in ids).replace("▁", " ") for ids in generated]
     steered = with_feature(generations(texts), pl.DataFrame(schema=FITS.schema))
     rows = validate(GEN_SUCCESS, gen_success(steered, lens, tokens, "retokenised"), "test")

@@ -1,6 +1,6 @@
 """Hook points, where an SAE sits in a decoder block: what its encoder reads, and where a direction of its decoder is added.
 
-The names are core.sites.SITES; what a block is made of is found by running it (`engine.block_parts`).
+The names are core.hook_points.HOOK_POINTS; what a block is made of is found by running it (`engine.block_parts`).
 
 | hook point            | the encoder reads                                       | a direction is added to                                |
 |-----------------------|---------------------------------------------------------|--------------------------------------------------------|
@@ -16,8 +16,6 @@ The names are core.sites.SITES; what a block is made of is found by running it (
 What attention or the MLP adds is added unchanged, so adding a direction to it is adding it to the residual behind it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saesteer.core.sites import SITES
+from saesteer.core.hook_points import HOOK_POINTS
 from saesteer.engine.block_parts import normalized_input, parts_of, probe_ids
 from saesteer.engine.models import (
     LanguageModel,
@@ -64,7 +62,7 @@ class Tap:
 
 
 @dataclass(frozen=True)
-class Site:
+class HookPoint:
     """A hook point of a layer."""
 
     name: str
@@ -82,12 +80,12 @@ class Reading:
     past: Float[Tensor, "*row d_model"] | None  # of hook_z: the residual that goes past it, the block's input
 
 
-def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
+def hook_point_of(lm: LanguageModel, layer: int, name: str) -> HookPoint:
     """A layer's hook point by its name; one that the model does not have is refused."""
-    if name not in SITES:
-        raise ValueError(f"site {name!r} does not exist: there are {', '.join(SITES)}")
+    if name not in HOOK_POINTS:
+        raise ValueError(f"hook point {name!r} does not exist: there are {', '.join(HOOK_POINTS)}")
     if name in ("resid_pre", "resid_post"):
-        return Site(name, layer, Place(depth_of(lm, layer, name)), None)
+        return HookPoint(name, layer, Place(depth_of(lm, layer, name)), None)
     behind = Place(depth_of(lm, layer, "resid_post"))
     if name == "embedding":
         if layer != 0:
@@ -99,27 +97,27 @@ def site_of(lm: LanguageModel, layer: int, name: str) -> Site:
                 f"{lm.name}: it adds positions to its embedding, so that no residual is what an SAE at the embedding reads; take an SAE at"
                 " resid_pre of layer 0"
             )
-        return Site(name, layer, Place(0), None)
+        return HookPoint(name, layer, Place(0), None)
     parts = parts_of(lm, layer)
     if name == "hook_z":
-        return Site(name, layer, Place(layer, parts.projection(lm).module, is_input=True), None)
+        return HookPoint(name, layer, Place(layer, parts.projection(lm).module, is_input=True), None)
     added = parts.added(lm)
     if name == "mlp_out":
-        return Site(name, layer, behind, Tap(added.mlp, is_input=False))
+        return HookPoint(name, layer, behind, Tap(added.mlp, is_input=False))
     if name == "transcoder":
-        return Site(name, layer, behind, Tap(parts.mlp(lm).module, is_input=True))
+        return HookPoint(name, layer, behind, Tap(parts.mlp(lm).module, is_input=True))
     if name == "transcoder_normalized":
         norm, view = normalized_input(lm, parts)
-        return Site(name, layer, behind, Tap(norm, is_input=True, view=view))
+        return HookPoint(name, layer, behind, Tap(norm, is_input=True, view=view))
     middle = Place(layer, added.attention)
     if name == "attn_out":
-        return Site(name, layer, middle if added.has_middle else behind, Tap(added.attention, is_input=False))
+        return HookPoint(name, layer, middle if added.has_middle else behind, Tap(added.attention, is_input=False))
     if not added.has_middle:
         raise ValueError(
             f"{lm.name}: layer {layer} has no resid_mid: its MLP does not read what attention adds, both read the block's input (parallel"
             " blocks); take an SAE at resid_pre, resid_post, attn_out or mlp_out"
         )
-    return Site(name, layer, middle, None)
+    return HookPoint(name, layer, middle, None)
 
 
 def width_at(lm: LanguageModel, layer: int, name: str) -> int:
@@ -167,48 +165,50 @@ def _tapped(tap: Tap, take: Callable[[Tensor], None]) -> AbstractContextManager[
 
 
 @contextmanager
-def steered(lm: LanguageModel, site: Site, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+def steered(lm: LanguageModel, hook_point: HookPoint, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Within the context, every forward goes on with `change(value, read)` [row seq width] in place of the value at the hook point's place;
     `read` is what the encoder reads."""
     with ExitStack() as hooks:
-        if site.read is None:
-            hooks.enter_context(_changed(lm, site.place, lambda value: change(value, value)))
+        if hook_point.read is None:
+            hooks.enter_context(_changed(lm, hook_point.place, lambda value: change(value, value)))
         else:
             read: list[Tensor] = []
-            hooks.enter_context(_tapped(site.read, read.append))
-            hooks.enter_context(_changed(lm, site.place, lambda value: change(value, read.pop())))
+            hooks.enter_context(_tapped(hook_point.read, read.append))
+            hooks.enter_context(_changed(lm, hook_point.place, lambda value: change(value, read.pop())))
         yield
 
 
 @torch.no_grad()
-def readings(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], sites: Sequence[Site]) -> list[Reading]:
+def readings(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], hook_points: Sequence[HookPoint]) -> list[Reading]:
     """What each hook point has at every position, in one forward that stops at the last of them."""
-    tapped: list[dict[str, Tensor]] = [{} for _ in sites]
+    tapped: list[dict[str, Tensor]] = [{} for _ in hook_points]
 
     def take(number: int, part: str) -> Callable[[Tensor], None]:
         return lambda tensor: tapped[number].update({part: tensor[: len(token_ids)]})
 
-    ends = {site.layer + 1 for site in sites if site.read or site.place.module} | {site.place.depth for site in sites}
+    ends = {hook_point.layer + 1 for hook_point in hook_points if hook_point.read or hook_point.place.module} | {
+        hook_point.place.depth for hook_point in hook_points
+    }
     with ExitStack() as hooks:
-        for number, site in enumerate(sites):
-            if site.read is not None:
-                hooks.enter_context(_tapped(site.read, take(number, "read")))
-            if site.place.module is not None:
-                hooks.enter_context(_tapped(Tap(site.place.module, site.place.is_input), take(number, "place")))
+        for number, hook_point in enumerate(hook_points):
+            if hook_point.read is not None:
+                hooks.enter_context(_tapped(hook_point.read, take(number, "read")))
+            if hook_point.place.module is not None:
+                hooks.enter_context(_tapped(Tap(hook_point.place.module, hook_point.place.is_input), take(number, "place")))
         residuals = residuals_at(lm, token_ids, sorted(ends))
-    at_sites = []
-    for site, tensors in zip(sites, tapped, strict=True):
-        residual = residuals[site.place.depth]
-        value = residual if site.place.module is None else tensors["place"]
-        if site.place.module is not None and not site.place.is_input:
+    at_hook_points = []
+    for hook_point, tensors in zip(hook_points, tapped, strict=True):
+        residual = residuals[hook_point.place.depth]
+        value = residual if hook_point.place.module is None else tensors["place"]
+        if hook_point.place.module is not None and not hook_point.place.is_input:
             value = residual + value
-        at_sites.append(Reading(tensors.get("read", value), value, residual if site.place.is_input else None))
-    return at_sites
+        at_hook_points.append(Reading(tensors.get("read", value), value, residual if hook_point.place.is_input else None))
+    return at_hook_points
 
 
-def reading(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], site: Site) -> Reading:
+def reading(lm: LanguageModel, token_ids: Int[Tensor, "row seq"], hook_point: HookPoint) -> Reading:
     """What a hook point has at every position."""
-    return readings(lm, token_ids, [site])[0]
+    return readings(lm, token_ids, [hook_point])[0]
 
 
 def _inside(place: Place, value: Float[Tensor, "row seq width"]) -> AbstractContextManager[None]:

@@ -19,7 +19,7 @@ rule activations:
         "../scripts/step.py"
 
 
-rule records:
+rule max_activating_examples:
     """The texts with each feature's largest activations."""
     input:
         activations=f"{DATA}/activations/{{layers}}.json",
@@ -28,33 +28,33 @@ rule records:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
     output:
-        manifest=f"{DATA}/records/{{layers}}.json",
+        manifest=f"{DATA}/max_activating_examples/{{layers}}.json",
     wildcard_constraints:
-        experiment=only(lambda experiment: isinstance(experiment.records, LocalRecords)),
+        experiment=only(lambda experiment: isinstance(experiment.max_activating_examples, LocalExamples)),
     params:
-        **rows_of("records"),
+        **rows_of("max_activating_examples"),
     script:
         "../scripts/step.py"
 
 
-rule neuronpedia_records:
+rule neuronpedia_examples:
     """The same from Neuronpedia, with explanations."""
     output:
-        manifest=f"{DATA}/records/{{layers}}.json",
+        manifest=f"{DATA}/max_activating_examples/{{layers}}.json",
     wildcard_constraints:
-        experiment=only(lambda experiment: not isinstance(experiment.records, LocalRecords)),
+        experiment=only(lambda experiment: not isinstance(experiment.max_activating_examples, LocalExamples)),
     threads: 8  # of the submitting host, so that few run at once: each has several requests under way
     params:
-        **rows_of("records"),
-        sections=setting("records", "saes"),
+        **rows_of("max_activating_examples"),
+        sections=setting("max_activating_examples", "saes"),
     script:
         "../scripts/step.py"
 
 
 rule concepts:
-    """The topic with the highest lift in each feature's records."""
+    """The topic with the highest lift in each feature's max-activating examples."""
     input:
-        records=f"{DATA}/records/{{layers}}.json",
+        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
         texts_pin=f"{PINS}/texts.json",
         texts=file_of("texts"),
         topics_pin=f"{PINS}/topics.json",
@@ -72,7 +72,7 @@ rule concepts:
 rule concepts_without_topics:
     """What Neuronpedia says that each feature means, one concept for all features, or none."""
     input:
-        records=f"{DATA}/records/{{layers}}.json",
+        examples=f"{DATA}/max_activating_examples/{{layers}}.json",
     output:
         manifest=f"{DATA}/concepts/{{layers}}.json",
     wildcard_constraints:

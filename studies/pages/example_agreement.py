@@ -1,4 +1,4 @@
-"""How far what records say of features depends on the texts that they are from."""
+"""How far what max-activating examples say of features depends on the texts that they are from."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def record_agreement(features: pl.DataFrame, features_elsewhere: pl.DataFrame, settings: IntervalSettings) -> pl.DataFrame:
+def example_agreement(features: pl.DataFrame, features_elsewhere: pl.DataFrame, settings: IntervalSettings) -> pl.DataFrame:
     """FEATURES of the same features from two corpora -> a row a layer: rank correlations of what both say, with their intervals, and how
     many features have a concept by the first, by the second, by both, and the same by both."""
     columns = (*_FEATURE, "concept", *CORRELATED)

@@ -1,4 +1,4 @@
-"""Sites inside of a decoder block by the families' own names of their modules: plain hooks, one text at a time.
+"""Hook points inside of a decoder block by the families' own names of their modules: plain hooks, one text at a time.
 
 A direction is added here to the tensor that the SAE rebuilds (what attention adds, its heads, what the MLP adds), in the package to the
 residual behind it.
@@ -53,8 +53,8 @@ def without_gain(model: Any, norm: Any, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def hooked(model: Any, layer: int, site: str, delta: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Adds `delta` of what an SAE at the site reads [row seq d] to the tensor that its decoder writes to."""
+def hooked(model: Any, layer: int, hook_point: str, delta: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Adds `delta` of what an SAE at the hook point reads [row seq d] to the tensor that its decoder writes to."""
     block, read = family_parts(model)[0][layer], []
 
     def into(name: str, take: Callable[[Tensor], None]) -> Any:
@@ -65,23 +65,25 @@ def hooked(model: Any, layer: int, site: str, delta: Callable[[Tensor], Tensor])
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     with ExitStack() as handles:
-        if site == "embedding":
+        if hook_point in ("embedding", "resid_pre"):
             hooks = [block.register_forward_pre_hook(lambda _module, args: (args[0] + delta(args[0]), *args[1:]))]
-        elif site == "hook_z":
+        elif hook_point == "resid_post":
+            hooks = [block.register_forward_hook(added)]
+        elif hook_point == "hook_z":
             heads = part(model, layer, "heads")
             hooks = [heads.register_forward_pre_hook(lambda _module, args: (args[0] + delta(args[0]),))]
-        elif site == "resid_mid":
+        elif hook_point == "resid_mid":
             hooks = [block.register_forward_pre_hook(lambda _module, args: read.append(args[0]))]
             together = part(model, layer, "attention").register_forward_hook(lambda _m, _a, output: read.append(read.pop() + first(output)))
             hooks += [together, part(model, layer, "attention").register_forward_hook(added)]
-        elif site == "attn_out":
+        elif hook_point == "attn_out":
             hooks = [part(model, layer, "attention").register_forward_hook(added)]
         else:
             norm = part(model, layer, "norm")
             hooks = [part(model, layer, "mlp_out").register_forward_hook(added)]
-            if site == "transcoder":
+            if hook_point == "transcoder":
                 hooks.append(into("mlp", read.append))
-            if site == "transcoder_normalized":
+            if hook_point == "transcoder_normalized":
                 hooks.append(into("norm", lambda x: read.append(without_gain(model, norm, x))))
         for handle in hooks:
             handles.callback(handle.remove)
@@ -89,10 +91,10 @@ def hooked(model: Any, layer: int, site: str, delta: Callable[[Tensor], Tensor])
 
 
 @torch.no_grad()
-def read(model: Any, token_ids: Sequence[int], layer: int, site: str) -> Tensor:
-    """What an SAE at the site reads at every position [seq d], of one text alone."""
+def read(model: Any, token_ids: Sequence[int], layer: int, hook_point: str) -> Tensor:
+    """What an SAE at the hook point reads at every position [seq d], of one text alone."""
     captured: list[Tensor] = []
-    with hooked(model, layer, site, lambda x: captured.append(x[0].clone()) or torch.zeros(())):
+    with hooked(model, layer, hook_point, lambda x: captured.append(x[0].clone()) or torch.zeros(())):
         model(torch.tensor([list(token_ids)]))
     return captured[0]
 
