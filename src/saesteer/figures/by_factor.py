@@ -7,7 +7,7 @@ from saesteer.figures.definition import FigureDefinition, Options, Tables, confi
 from saesteer.figures.style import WIDE, Axes, Figure, band, dark_viridis, empty_panel, new_figure, with_ends
 
 LABELS = {
-    "gen_success_20": "GenSuccess@20\n(top logit-lens tokens per continuation)",
+    "gen_success_20": "GenSuccess@20\n(logit-lens tokens per text)",
     "perplexity": "perplexity of the continuation\n(second model)",
 }
 _MARKERS = "osD^vP*X"

@@ -34,7 +34,7 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
-    axes.set_ylabel("GenSuccess@20, held out\n(top logit-lens tokens per continuation)")
+    axes.set_ylabel("GenSuccess@20, held out\n(logit-lens tokens per text)")
 
 
 def layers_title(curve: pl.DataFrame) -> str:

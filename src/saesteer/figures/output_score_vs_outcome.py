@@ -7,7 +7,7 @@ from saesteer.figures.definition import FigureDefinition, Options, Tables, confi
 from saesteer.figures.style import PAGE, WIDE, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer
 
 LABELS = {
-    "gen_success_20": "GenSuccess@20, held out\n(top logit-lens tokens per continuation)",
+    "gen_success_20": "GenSuccess@20, held out\n(logit-lens tokens per text)",
     "judge_score": "judge score, held out\n(harmonic mean of concept and fluency, 0 to 2)",
 }
 
