@@ -84,7 +84,8 @@ def _names(modules: Iterable[str]) -> list[str]:
 
 def _file(module: str) -> Path:
     path = PACKAGE.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    package = path / "__init__.py"  # a folder without one is what an update leaves of a package that has become a module
+    return package if package.is_file() else path.with_suffix(".py")
 
 
 @functools.cache
