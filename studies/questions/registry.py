@@ -38,7 +38,7 @@ def further_outputs(run: Run) -> list[str]:
 def code_of(module: str, script: Path) -> str:
     """Digest of a script, of a module of this package, and of all that they import."""
     paths = (ROOT.joinpath(*name.split(".")) for name in sorted(modules_behind(module)))
-    files = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for path in paths)
+    files = (path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py" for path in paths)
     return code_digest("figures.save", scripts=(script, *files))
 
 
