@@ -60,7 +60,7 @@ def test_real_shapes_shrunk_on_a_cpu_say_that_no_gpu_was_measured(tmp_path: Path
     assert "**Not measured on a GPU**" in printed
     assert "`OMP_NUM_THREADS=1 python benchmarks/gemma_2_2b.py --random-weights --layers 2 --vocab 300 --features 64 --width 32" in printed
     assert "Nothing is extrapolated from it" in printed  # the sizes are not the real ones
-    assert "Arithmetic, not a measurement: output score and top logit-lens tokens take 1.83 PFLOP, the sweep 165" in printed
+    assert "Arithmetic, not a measurement: output score and logit lens take 1.83 PFLOP, the sweep 165" in printed
 
 
 def test_rows_that_fit_grow_with_memory_and_refuse_too_little() -> None:

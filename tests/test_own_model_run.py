@@ -51,7 +51,7 @@ def test_input_scores_are_those_of_the_recorded_ids(folder: Folder) -> None:
     lens = {(layer, feature): ids for layer, feature, ids in rows(folder, LOGIT_LENS, "logit_lens")["layer", "feature", "token_ids"].rows()}
     scores = pl.read_parquet(folder.path / "data/own/tables/features.parquet")
     n_scored = 0
-    for layer, feature, examples in rows(folder, MAX_ACTIVATING_EXAMPLES, "examples")["layer", "feature", "examples"].rows():
+    for layer, feature, examples in rows(folder, MAX_ACTIVATING_EXAMPLES, "max_activating_examples")["layer", "feature", "examples"].rows():
         (score,) = scores.filter(layer=layer, feature=feature)["input_score"]
         hits = [example["token_id"] in lens[layer, feature] for example in examples]
         assert score == (pytest.approx(sum(hits) / len(hits)) if len(hits) >= 10 else None)
