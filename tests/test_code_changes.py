@@ -94,7 +94,7 @@ def counts(data):
     return f"n = {data['n'].sum()} features."
 
 
-FIGURE = FigureDefinition(position=15, tables=("outcomes",), caption="Features by layer.")
+FIGURE = FigureDefinition(position=15, tables=("outcomes",), caption="Features by layer.", data=data, draw=draw, counts=counts)
 """
 
 

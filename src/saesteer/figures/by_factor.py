@@ -91,4 +91,7 @@ FIGURE = FigureDefinition(
     tables=("factor_bins",),
     caption="Mean GenSuccess@20 (left) and geometric mean perplexity (right) at each steering factor, one line for each bin of the output "
     "score: success that comes before perplexity rises is useful, success after it is repetition.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

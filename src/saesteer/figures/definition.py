@@ -28,7 +28,7 @@ class Options:
 
 @dataclass(frozen=True)
 class FigureDefinition:
-    """What a module declares that is a figure, beside its functions `data`, `draw` and `counts`."""
+    """A figure; its name is its module's."""
 
     position: int
     """Its place among the figures of the report."""
@@ -36,20 +36,14 @@ class FigureDefinition:
     """The summary tables that it reads."""
     caption: str
     """What is shown and how to read it: in the report (`saesteer report`), and in the figure's log."""
-    applies: Callable[[Experiment], bool] = lambda experiment: True
-    """Whether an experiment that has the tables has the figure."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DefinedFigure(FigureDefinition):
-    """A figure; its name is its module's."""
-
     data: Callable[[Tables, Options], pl.DataFrame]
     """All that is drawn, which is saved beside the image."""
     draw: Callable[[pl.DataFrame], Figure]
-    """The figure of matplotlib, in the style of all."""
+    """The figure of matplotlib; the registry draws it in the style of all."""
     counts: Callable[[pl.DataFrame], str]
     """The note at its foot: n, what is missing, how the intervals were computed."""
+    applies: Callable[[Experiment], bool] = lambda experiment: True
+    """Whether an experiment that has the tables has the figure."""
 
 
 def confidence(options: Options) -> pl.Expr:

@@ -125,4 +125,7 @@ FIGURE = FigureDefinition(
     tables=("examples",),
     caption="Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the "
     "same prefix continued without and with steering.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

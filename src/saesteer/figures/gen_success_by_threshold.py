@@ -81,4 +81,7 @@ FIGURE = FigureDefinition(
     tables=("selection",),
     caption="Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), and when as "
     "many features are removed at random (grey); a filter works where magenta leaves the grey band.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

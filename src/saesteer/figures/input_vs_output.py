@@ -51,4 +51,7 @@ FIGURE = FigureDefinition(
     tables=("features",),
     caption="Each point is a feature, coloured by its layer; the lines at .5 part the four cases and each quarter says how many lie in "
     "it: few features score high on both.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

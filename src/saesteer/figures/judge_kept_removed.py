@@ -65,6 +65,9 @@ def has_ratings(experiment: Experiment) -> bool:
 FIGURE = FigureDefinition(
     position=70,
     tables=("selection",),
+    data=data,
+    draw=draw,
+    counts=counts,
     applies=has_ratings,
     caption="Mean rating by the judge of text steered with the features kept at each threshold (magenta) and with those removed (grey): "
     "how much it is about the feature's concept, how well-formed it is, and the mean of the texts' harmonic means.",

@@ -114,4 +114,7 @@ FIGURE = FigureDefinition(
     tables=("method_curves",),
     caption="Mean concept rating against mean fluency rating at every factor (a number marks the weakest and the strongest), for the best "
     "methods of each family: steering is good where a curve climbs before it turns left.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

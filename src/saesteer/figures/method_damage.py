@@ -69,4 +69,7 @@ FIGURE = FigureDefinition(
     tables=("method_damage",),
     caption="Held-out score of every method against what steering at the chosen factors adds to the loss on ordinary text, which is not "
     "about the concept: a method is worth its damage where no other lies above it and to its left (the line).",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

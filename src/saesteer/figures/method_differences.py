@@ -90,4 +90,7 @@ FIGURE = FigureDefinition(
     position=210,
     tables=("methods", "method_differences"),
     caption="Mean over concepts of the row's score minus the column's, best methods first, paired by concept.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -93,4 +93,7 @@ FIGURE = FigureDefinition(
     tables=("methods",),
     caption="Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "
     "Hollow: over the concepts alone for which the method has something to steer with.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -77,4 +77,7 @@ FIGURE = FigureDefinition(
     tables=("outcomes",),
     caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by top logit-lens "
     "tokens written (left) and by the judge (right, where texts were rated). The correlation within layers cannot come from depth.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

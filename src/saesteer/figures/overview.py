@@ -65,4 +65,7 @@ FIGURE = FigureDefinition(
     caption="(a) Scores by layer. (b) The two scores of each feature. (c) Output score against held-out success. (d) Success against the "
     "filter's threshold, with random removal. (e) Success against steering factor by output score. (f) Judge score, kept and "
     "removed, where texts were rated.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -42,4 +42,7 @@ FIGURE = FigureDefinition(
     caption="Mean pointwise mutual information of the tokens a feature makes the model write most with its top logit-lens tokens, "
     "by threshold of the output score; above 0 they occur together in texts more often than by chance, and a token is never paired with "
     "itself.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -1,20 +1,17 @@
 """All figures, collected from their modules."""
 
-from importlib import import_module
+from dataclasses import replace
 from types import ModuleType
 
 import saesteer.figures
 from saesteer.core.modules import declared
-from saesteer.figures.definition import DefinedFigure
+from saesteer.figures.definition import FigureDefinition
 from saesteer.figures.style import styled
 
 
-def in_order(package: ModuleType) -> dict[str, DefinedFigure]:
+def in_order(package: ModuleType) -> dict[str, FigureDefinition]:
     """The figures of the modules of a package, by name, in the order of the report."""
-    figures = {}
-    for name, declaration in declared(package, "FIGURE").items():
-        module = import_module(f"{package.__name__}.{name}")
-        figures[name] = DefinedFigure(**vars(declaration), data=module.data, draw=styled(module.draw), counts=module.counts)
+    figures = {name: replace(figure, draw=styled(figure.draw)) for name, figure in declared(package, "FIGURE").items()}
     return dict(sorted(figures.items(), key=lambda item: (item[1].position, item[0])))
 
 

@@ -63,4 +63,7 @@ FIGURE = FigureDefinition(
     tables=("features",),
     caption="Median (line) and inter-quartile range (band) of the input score (blue) and output score (magenta) of each layer's features: "
     "features of early layers say what is read, features of late layers what will be written.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from saesteer.core.store import complete
 from saesteer.core.tables import Table, write_summary
-from saesteer.figures.definition import DefinedFigure, Options
+from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_figure
 from saesteer.run import Run, open_run
 from saesteer.settings import Sweep, load_workflow
@@ -131,7 +131,7 @@ def write_summaries(job: Job, summary: Summary) -> dict[str, pl.DataFrame]:
     return tables
 
 
-def write_figure(job: Job, figure: DefinedFigure, tables: Mapping[str, Table]) -> None:
+def write_figure(job: Job, figure: FigureDefinition, tables: Mapping[str, Table]) -> None:
     """Draw a figure of the experiment's tables, and write it with the data that it draws."""
     experiment = job.run.experiment
     rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""

@@ -54,4 +54,7 @@ FIGURE = FigureDefinition(
     caption="Held-out judge score of the feature that each rule picks for a concept, among all features of the layer that are labelled "
     "with it: every one was steered and judged. Brute force picks by the judge's scores on the other half. Marks: ways to choose "
     "the factor.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -43,4 +43,7 @@ FIGURE = FigureDefinition(
     tables=("data_sizes",),
     caption="Quantities from fewer max-activating examples of a feature, or from fewer labelled texts: rank correlation with the same "
     "quantity from most (left), and the held-out judge score of the feature that it picks for a concept (right).",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -58,4 +58,7 @@ FIGURE = FigureDefinition(
     caption="Left: how much of the effects of vectors it was not fitted on the approximator of SAE-TS explains, by the number of vectors "
     "that it is fitted on, and a kernel regression on the same ones. Right: vectors at multiples of the fitted scale: the "
     "effect's norm over that at 1, its cosine with that at 1, and the cosine of predicted and measured effects.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -41,4 +41,7 @@ FIGURE = FigureDefinition(
     tables=("grid_ends",),
     caption="Shares of the chosen factors that are the grid's smallest or largest (left), and what choosing from fewer factors changes in "
     "the held-out judge score (right), for each rule that chooses factors.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -36,4 +36,7 @@ FIGURE = FigureDefinition(
     tables=("headline_samples",),
     caption="Mean of the features that P1's filter keeps over the mean of all: of the whole population, with its interval (black), and in "
     "random samples of as many features a layer as the shipped headline is made of (grey). At 1 the filter changes nothing.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -44,4 +44,7 @@ FIGURE = FigureDefinition(
     tables=("persistence",),
     caption="Mean concept rating of successive stretches of held-out texts at the chosen factors, each by itself: a line that falls loses "
     "the concept as the text goes on. A stretch is shorter than what the judge was measured on, so levels are lower than scores.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -58,4 +58,7 @@ FIGURE = FigureDefinition(
     tables=("predictions", "predictor_weights", "choice_rules"),
     caption="Left: held-out judge score of the feature that a ridge regression on all quantities picks, trained on the other layers, "
     "beside single quantities. Right: its weights, for one standard deviation of each quantity.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

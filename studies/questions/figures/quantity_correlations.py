@@ -44,4 +44,7 @@ FIGURE = FigureDefinition(
     caption="Rank correlation, over a layer's features, of each cheap quantity with the judge's score of the text (black), with the "
     "number of top logit-lens tokens that steering writes (magenta), and with the factor that is best (blue): what a filter promises and "
     "what is wanted can differ.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

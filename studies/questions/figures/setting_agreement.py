@@ -48,4 +48,7 @@ FIGURE = FigureDefinition(
     tables=("setting_agreement",),
     caption="The output score at other factors (left) and other neutral prompts (right) against the experiment's own setting: rank "
     "correlations with it, with what steering reaches, and overlap of the features kept.",
+    data=data,
+    draw=draw,
+    counts=counts,
 )

@@ -76,4 +76,7 @@ FIGURE = FigureDefinition(
     tables=("threshold_curves", "threshold_transfer"),
     caption="Mean of the features that each threshold of the output score keeps, less the mean of all, in each layer; and the threshold "
     "that is best on some features, where it was chosen (hollow) and on features that it was not chosen on (filled).",
+    data=data,
+    draw=draw,
+    counts=counts,
 )
