@@ -11,6 +11,8 @@ from pathlib import Path
 
 import grimp
 
+from saesteer.core.modules import module_file
+
 ROOT = Path(__file__).parents[1]
 WIDTH, ROW, TEXT, NAME = 942, 54, 722, 118
 COLOURS = ("#1f5a96", "#a3195b", "#1b7f6b", "#8a6100")
@@ -49,8 +51,7 @@ def without_detours(direct: dict[str, set[str]], rooms: list[str]) -> list[tuple
 
 def purpose(room: str) -> str:
     """The first sentence or so of a room's docstring."""
-    folder = ROOT / "src/saesteer" / room
-    file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    file = module_file(ROOT / "src/saesteer", room)
     return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ").replace("`", "")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from saesteer.core.modules import module_file
 from saesteer.workflow import code_digest as module
 
 SCRIPT = '"""A script."""\nfrom pack.workflow.job import open_job\nfrom pack.score import score\n\nscore(open_job())\n'
@@ -114,3 +115,11 @@ def test_algorithm_versions_are_read_without_importing(root: Path) -> None:
     assert module.algorithm_versions("room.late") == {}
     with pytest.raises(module.CodeError, match=r"the package has no module lost"):
         module.algorithm_versions("room.late", "lost")
+
+
+def test_a_folder_that_an_update_leaves_behind_is_no_package(tmp_path: Path) -> None:
+    """Of a package that has become a module, git leaves the folder where Python has cached something in it."""
+    (tmp_path / "room/tables/__pycache__").mkdir(parents=True)
+    assert module_file(tmp_path, "room.tables") == tmp_path / "room/tables.py"
+    (tmp_path / "room/__init__.py").touch()
+    assert module_file(tmp_path, "room") == tmp_path / "room/__init__.py"

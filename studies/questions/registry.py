@@ -7,7 +7,7 @@ import grimp
 
 import studies.questions.figures
 import studies.questions.summaries
-from saesteer.core.modules import declared
+from saesteer.core.modules import declared, module_file
 from saesteer.figures.registry import in_order
 from saesteer.run import Run
 from saesteer.workflow.code_digest import code_digest
@@ -37,8 +37,7 @@ def further_outputs(run: Run) -> list[str]:
 
 def code_of(module: str, script: Path) -> str:
     """Digest of a script, of a module of this package, and of all that they import."""
-    paths = (ROOT.joinpath(*name.split(".")) for name in sorted(modules_behind(module)))
-    files = (path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py" for path in paths)
+    files = (module_file(ROOT, name) for name in sorted(modules_behind(module)))
     return code_digest("figures.save", scripts=(script, *files))
 
 

@@ -2,8 +2,17 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+
+def module_file(folder: Path, module: str) -> Path:
+    """The file of a module, by its dotted name below a folder. A folder without an `__init__.py` is what an update leaves of a package that
+    has become a module."""
+    path = folder.joinpath(*module.split("."))
+    package = path / "__init__.py"
+    return package if package.is_file() else path.with_suffix(".py")
 
 
 def declared(package: ModuleType, name: str) -> dict[str, Any]:

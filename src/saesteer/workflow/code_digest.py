@@ -17,6 +17,7 @@ from typing import Any
 import grimp
 
 from saesteer.core.errors import SaesteerError
+from saesteer.core.modules import module_file
 
 PACKAGE = Path(__file__).parents[1]
 _VERSION = re.compile(r"^ALGORITHM_VERSION = (\d+)\b", re.MULTILINE)
@@ -83,9 +84,7 @@ def _names(modules: Iterable[str]) -> list[str]:
 
 
 def _file(module: str) -> Path:
-    path = PACKAGE.joinpath(*module.split("."))
-    package = path / "__init__.py"  # a folder without one is what an update leaves of a package that has become a module
-    return package if package.is_file() else path.with_suffix(".py")
+    return module_file(PACKAGE, module)
 
 
 @functools.cache
