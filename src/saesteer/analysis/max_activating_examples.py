@@ -1,7 +1,6 @@
 """Max-activating examples: the texts in which a feature is most active, from the cached activations of a corpus.
 
-One schema for every source, so that max-activating examples computed here and max-activating examples downloaded from Neuronpedia are
-read by the same code.
+One schema for every source, so that examples computed here and examples downloaded from Neuronpedia are read by the same code.
 """
 
 from collections.abc import Sequence

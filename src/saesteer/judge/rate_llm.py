@@ -54,8 +54,7 @@ def judge_texts(
             chunk = rows[start : start + size]
             answer_all([question for row in chunk for question in row.values()], asker, book)
             readings = [{aspect: book.reading(question) for aspect, question in row.items()} for row in chunk]
-            values = {name: [getattr(row.get(name), "value", None) for row in readings] for name in aspects}
-            columns = [pl.Series(f"{name}_rating", of_aspect, dtype=pl.UInt8) for name, of_aspect in values.items()]
+            columns = [pl.Series(f"{name}_rating", [_value(row.get(name)) for row in readings], dtype=pl.UInt8) for name in aspects]
             columns.append(pl.Series("reason", [_reason(row) for row in readings], dtype=pl.String))
             rated = texts[start : start + size].select(GENERATIONS.keys).with_columns(columns)
             score = harmonic_mean([f"{name}_rating" for name in aspects])
@@ -71,6 +70,10 @@ def _questions(row: Mapping[str, Any], instructions: Mapping[str, str] | None, r
     if instructions is not None and prefix not in instructions:
         raise JudgeError(f"no instruction with prefix_id {prefix} was given, but there are texts that answer it: run the sweep again")
     return questions(text, row["concept"], instructions[prefix] if instructions is not None else None)
+
+
+def _value(reading: Rating | Unparsed | None) -> int | None:
+    return reading.value if isinstance(reading, Rating) else None
 
 
 def _reason(readings: Mapping[Aspect, Rating | Unparsed | None]) -> str | None:

@@ -121,10 +121,10 @@ def as_sweep(workflow: Workflow, name: str) -> Run:
 
 def ordinary_loss(run: Run, choice: Choice) -> Estimate | None:
     """What steering with the feature adds to the loss of ordinary texts, those of the experiment's max-activating examples."""
-    examples, model = run.experiment.max_activating_examples, run.experiment.model
-    if not isinstance(examples, LocalExamples):
+    local, model = run.experiment.max_activating_examples, run.experiment.model
+    if not isinstance(local, LocalExamples):
         return None
-    corpus = read_texts(examples.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
+    corpus = read_texts(local.texts, run.model_folder(), model.bos, ORDINARY_TOKENS)["token_ids"]
     if (corpus.list.len() > N_CONTEXT).sum() < MIN_ROWS:
         return None
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)

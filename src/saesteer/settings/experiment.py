@@ -59,7 +59,7 @@ class ScoringSections(Settings):
     features: FeatureSet
     """Which features of each layer."""
     max_activating_examples: ExampleSettings
-    """Max-activating examples: the texts in which a feature is most active."""
+    """The texts in which a feature is most active."""
     concepts: ConceptSettings = NoConcepts(kind="none")
     """What a feature stands for. Left out: none with local max-activating examples, explanations with Neuronpedia's."""
     input_score: InputScoreSettings = InputScoreSettings()

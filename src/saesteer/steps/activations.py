@@ -23,9 +23,9 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.activations import sparse_activations
     from saesteer.sources.corpus import read_texts
 
-    examples = run.experiment.max_activating_examples
-    assert isinstance(examples, LocalExamples)
-    texts = read_texts(examples.texts, run.model_folder(), run.experiment.model.bos, examples.max_tokens)
+    local = run.experiment.max_activating_examples
+    assert isinstance(local, LocalExamples)
+    texts = read_texts(local.texts, run.model_folder(), run.experiment.model.bos, local.max_tokens)
     lm = run.model()
     for layers, text_ids in _same_layers(missing):
         saes = {layer: run.sae(layer) for layer in layers}

@@ -126,7 +126,7 @@ def _missing(run: Run) -> list[str]:
         "Steered texts of features": not run.present_manifests("gen_success") and not swept,
         "Curves over factors": not swept,
         "Ratings": not run.present_manifests("judge"),
-        "Examples": not run.present_manifests("max_activating_examples"),
+        "Max-activating examples": not run.present_manifests("max_activating_examples"),
         "Activations of every token of an example": not run.present_manifests("activations"),
         "Neighbours": n_saes < len(run.layers),
         "The comparison of methods": run.summary_if_any(METHOD_SUMMARIES["methods"]) is None,

@@ -101,7 +101,7 @@ def _numbers(values: list[Any]) -> list[float] | None:
 
 
 def example(item: Mapping[str, Any], strings: Strings) -> Example | None:
-    """One activation example; None where it cannot be used: a list is null, lists or numbers do not fit.
+    """One max-activating example; None where it cannot be used: a list is null, lists or numbers do not fit.
 
     The maximum is at the first of the largest values (single ones may be null: unknown); a missing maxValue is the largest value.
     """
@@ -177,7 +177,7 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
 
 
 def _max_activation(item: Known) -> float | None:
-    """Neuronpedia's estimate, else the max activation's maximum; null where neither says that the feature is ever active."""
+    """Neuronpedia's estimate, else the largest example's maximum; null where neither says that the feature is ever active."""
     largest = max((example.max_value for example in item.examples), default=0.0)
     estimate = item.max_activation or 0.0
     return estimate if estimate > 0 else largest if largest > 0 else None

@@ -38,7 +38,7 @@ _LONGEST_LINE = 2**24  # bytes; a feature's line has some ten thousand
 _IDENTITY = {"Accept-Encoding": "identity"}  # the batches are compressed files already
 _USUAL_SIZE = 1024
 _SIZES = (_USUAL_SIZE, *(2**n for n in range(4, 16)))
-_ONE_BY_ONE = "route: api in the configuration's max-activating examples asks for features one by one instead"
+_ONE_BY_ONE = "route: api in the configuration's max_activating_examples asks for features one by one instead"
 
 T = TypeVar("T")
 Lines = Iterator[tuple[int, Mapping[str, Any]]]

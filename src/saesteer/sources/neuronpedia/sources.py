@@ -54,6 +54,6 @@ def sources_of(experiment: Experiment, layers: Sequence[int]) -> dict[int, Sourc
         raise SettingsError(
             f"max_activating_examples: sae-lens names no Neuronpedia source for layer {unnamed[0]}"
             f" ({experiment.saes.release or 'SAEs of no release'}): set max_activating_examples.source, e.g."
-            f" gemma-2-2b/{{layer}}-gemmascope-res-16k"
+            " gemma-2-2b/{layer}-gemmascope-res-16k"
         )
     return sources
