@@ -112,13 +112,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 
 def _made_once(shared: Path) -> "Folder":
-    from workflow_folder import COLD, Folder
+    from workflow_folder import Folder
 
     with FileLock(f"{shared}.lock"):
         if (shared / "finished").is_file():
             return Folder.existing(shared / "repo")
         folder = Folder(shared / "repo")
-        code, output = folder.run(program=COLD)
+        code, output = folder.run(cold=True)
         assert code == 0, output
         (shared / "finished").touch()
     return folder

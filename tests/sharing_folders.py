@@ -25,7 +25,7 @@ class Clone(Folder):
         done = subprocess.run(
             list(command),
             cwd=self.path,
-            env=self.environment,
+            env=self.warm,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -35,7 +35,7 @@ class Clone(Folder):
         return done.stdout
 
     def git(self, *arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=self.path, capture_output=True, text=True, check=True, env=self.environment).stdout
+        return subprocess.run(["git", *arguments], cwd=self.path, capture_output=True, text=True, check=True, env=self.warm).stdout
 
     def commit(self, message: str) -> None:
         self.git("add", "--all")

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from run_records import due, run_measured
-from workflow_folder import BIN, Folder
+from workflow_folder import Folder
 
 from saesteer.core.files import file_digest, write_json
 
@@ -122,9 +122,7 @@ def wait_for_lock(folder: Folder) -> None:
 
 
 def unlock(folder: Folder) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [BIN / "saesteer", "unlock"], cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(["saesteer", "unlock"], cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

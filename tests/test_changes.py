@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from run_records import LAST_STEPS, Done, due, results_of, run_measured
 from safetensors.numpy import load_file, save_file
-from workflow_folder import BIN, GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
+from workflow_folder import GPU_STEPS, PER_FEATURE, PER_GENERATION, ROOT, Folder
 
 from saesteer.core.files import text_id
 from saesteer.core.store import write_part
@@ -205,7 +205,7 @@ def test_another_dtype_computes_everything_that_used_it_and_gc_removes_the_old_p
 
 
 def run_gc(folder: Folder, *arguments: str) -> set[str]:
-    done = subprocess.run([BIN / "saesteer", "gc", *arguments], cwd=folder.path, env=folder.environment, capture_output=True, text=True)
+    done = subprocess.run(["saesteer", "gc", *arguments], cwd=folder.path, env=folder.warm, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(re.findall(r"data/\S+", done.stdout))
 

@@ -18,7 +18,7 @@ PROFILE = ("--profile", str(ROOT / "slurm"))
 
 def dry_run(folder: Folder, *arguments: str) -> str:
     command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", *PROFILE, *arguments]
-    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from real_inputs import EXPERIMENT, LAYERS, N_FEATURES, RealFolder, World, small_world
-from workflow_folder import BIN
 
 from saesteer.core.store import MEASURED_ON, Upstream, Wanted, complete
 from saesteer.core.tables import JUDGEMENTS
@@ -32,8 +31,8 @@ def folder(world: World, tmp_path: Path) -> RealFolder:
 
 
 def saesteer(folder: RealFolder, *arguments: str, **variables: str) -> tuple[int, str]:
-    environment = folder.environment | variables
-    done = subprocess.run([BIN / "saesteer", *arguments], cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
+    environment = folder.warm | variables
+    done = subprocess.run(["saesteer", *arguments], cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

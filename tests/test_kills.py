@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from run_records import results_of
-from workflow_folder import BIN, COLD, PER_GENERATION, Folder
+from workflow_folder import PER_GENERATION, Folder
 
 from saesteer.core.files import file_digest
 from saesteer.core.tables import STEPS
@@ -74,9 +74,9 @@ def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since:
 
 def kill_at(folder: Folder, moment: Moment, *targets: str) -> set[str]:
     """Go on with the workflow as `make figures` does, kill it and all its children; the rules of the jobs that were killed."""
-    subprocess.run([BIN / "saesteer", "unlock"], cwd=folder.path, env=folder.environment, check=True, capture_output=True)
+    subprocess.run(["saesteer", "unlock"], cwd=folder.path, env=folder.warm, check=True, capture_output=True)
     since = time.time()
-    process = folder.start(*targets, program=COLD, part_seconds=0)
+    process = folder.start(*targets, cold=True, part_seconds=0)
     wait_for(folder, moment.n_done, process, since)
     time.sleep(moment.seconds)
     ended = process.poll() is not None
@@ -135,7 +135,7 @@ def killed_at(folder: Folder, moments: list[Moment], *targets: str) -> set[str]:
 def run_to_the_end(folder: Folder, finished: Folder, *targets: str) -> None:
     """The same command goes on to what an undisturbed run makes."""
     before = parts_of(folder)
-    subprocess.run([BIN / "saesteer", "unlock"], cwd=folder.path, env=folder.environment, check=True, capture_output=True)
+    subprocess.run(["saesteer", "unlock"], cwd=folder.path, env=folder.warm, check=True, capture_output=True)
     code, output = folder.run(*targets, part_seconds=0)
     assert code == 0, output
     assert before <= parts_of(folder)

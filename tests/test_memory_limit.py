@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workflow_folder import COLD, Folder
+from workflow_folder import Folder
 
 from saesteer.engine.memory import GIB
 
@@ -59,7 +59,7 @@ def test_in_2_gib_shared_with_another_program_the_batch_falls_and_every_row_is_t
     for step in COMPUTED:
         shutil.rmtree(folder.path / "data/micro" / step)
     with control_group(n_others=int(1.45 * GIB)) as join:
-        process = folder.start("--cores", "1", *(f"data/micro/{step}/layers_02-06.json" for step in COMPUTED), program=COLD)
+        process = folder.start("--cores", "1", *(f"data/micro/{step}/layers_02-06.json" for step in COMPUTED), cold=True)
         join(process.pid)
         output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from gpu_folder import GpuFolder, assert_alike
-from workflow_folder import ALL_STEPS, BIN, Checkout, Folder, new_rows
+from workflow_folder import ALL_STEPS, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import DAMAGE, METHOD_SUMMARIES, read_summary
@@ -137,8 +137,8 @@ def test_the_rule_and_the_command_make_the_same_report(compared: Checkout) -> No
 
 
 def saesteer(folder: Checkout, *arguments: str) -> str:
-    command = [str(BIN / "saesteer"), *arguments]
-    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    command = ["saesteer", *arguments]
+    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from own_files import N_LAYERS, write_model, write_saes, write_texts
 from tokenizers import Tokenizer, normalizers
-from workflow_folder import BIN, Folder
+from workflow_folder import Folder
 
 from saesteer.core.store import read_rows
 from saesteer.core.tables import GEN_SUCCESS, GENERATIONS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES
@@ -17,8 +17,8 @@ LAYERS = (1, 3)
 
 
 def saesteer(folder: Folder, *arguments: str) -> str:
-    command = [BIN / "python", "-m", "saesteer", *arguments]
-    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    command = ["python", "-m", "saesteer", *arguments]
+    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

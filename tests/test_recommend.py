@@ -17,11 +17,11 @@ pytestmark = pytest.mark.slow
 
 
 def ask(folder: Folder, *arguments: str) -> tuple[int, str, str]:
-    command = [str(BIN / "saesteer"), "recommend", *arguments]
+    command = ["saesteer", "recommend", *arguments]
     for name in ("Snakefile", "rules", "scripts", "src"):  # a recommendation runs in a clone
         if not (folder.path / name).exists():
             (folder.path / name).symlink_to(folder.root / name)
-    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -83,7 +83,7 @@ print(page_of(answer))
 """
     command = [str(BIN / "python"), "-c", program]
     folder = answered.folder
-    done = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == answered.page
 

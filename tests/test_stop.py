@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from workflow_folder import COLD, Folder
+from workflow_folder import Folder
 
 SWEEP = {"factors": [0, 0.4, 1, 2, 3, 4, 8], "n_prefixes": 20}
 TARGET = "data/micro/generations/layers_02-06.json"
@@ -34,7 +34,7 @@ def log_of_the_next_run(folder: Folder) -> str:
     """The first line of the sweep's log when the same command is given again."""
     (log,) = (folder.path / "logs/micro/generations").glob("*.log")
     log.unlink()
-    run = folder.start(TARGET, program=COLD)
+    run = folder.start(TARGET, cold=True)
     deadline = time.monotonic() + 60
     while not (log.is_file() and "to compute" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -49,7 +49,7 @@ def test_sigterm_keeps_what_is_finished(finished: Folder, tmp_path: Path, to_all
     folder = finished.copy(tmp_path / "repo")
     folder.edit("micro", sweep=SWEEP)
     before = folder.parts()["generations"]
-    run = folder.start(TARGET, program=COLD, part_seconds=2)
+    run = folder.start(TARGET, cold=True, part_seconds=2)
     deadline = time.monotonic() + 300
     while not (first := folder.parts()["generations"] - before) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -4,22 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
+from warm_python import server
 
 from saesteer.core.store import read_rows
 from saesteer.core.tables import METHOD_STEPS, SINGLE_FEATURE, STEPS, of_features, of_fits
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-COLD = (BIN / "snakemake",)
-"""As users start it."""
-WARM = (sys.executable, ROOT / "tests/warm_snakemake.py")
-"""The same in less time."""
 SHIPPED = ("data/world", "data/world-books", "docs")
 """What experiments of the default configuration read, beside config/."""
 GPU_STEPS = ("activations", "logit_lens", "output_score", "generations", "perplexity")
@@ -53,6 +50,14 @@ class Folder:
         """Environment in which the package is this folder's own."""
         return {**os.environ, "PYTHONPATH": str(self.root / "src"), "PATH": f"{BIN}:{os.environ['PATH']}"}
 
+    @property
+    def warm(self) -> dict[str, str]:
+        """The same, but that Python's programs, which are found by PATH, are forked from a process that has the libraries loaded."""
+        environment = self.environment
+        others = [place for place in environment["PYTHONPATH"].split(os.pathsep) if place != str(self.root / "src")]
+        programs = server().programs(environment | {"PYTHONPATH": os.pathsep.join(others)})
+        return environment | {"PATH": f"{programs}:{environment['PATH']}"}
+
     def copy(self, path: Path) -> "Folder":
         twin = Folder(path, self.root)
         for name in ("data", "figures", "logs", ".snakemake"):
@@ -60,17 +65,15 @@ class Folder:
         shutil.copytree(self.path / "config", path / "config", dirs_exist_ok=True)
         return twin
 
-    def start(
-        self, *arguments: str, experiment: str = "micro", program: Sequence[str | Path] = WARM, **settings: Any
-    ) -> subprocess.Popen[str]:
-        """Start Snakemake; `settings` are keys of the workflow configuration."""
+    def start(self, *arguments: str, experiment: str = "micro", cold: bool = False, **settings: Any) -> subprocess.Popen[str]:
+        """Start Snakemake, `cold` as users do; `settings` are keys of the workflow configuration."""
         values = [f"{key}={value}" for key, value in {"experiments": f"[{experiment}]", **settings}.items()]
-        command = [*map(str, program), "--snakefile", str(self.root / self.snakefile), "--directory", str(self.path)]
-        command += ["--cores", "2", "--rerun-incomplete", *arguments, "--config", *values]
+        command = [str(BIN / "snakemake") if cold else "snakemake", "--snakefile", str(self.root / self.snakefile)]
+        command += ["--directory", str(self.path), "--cores", "2", "--rerun-incomplete", *arguments, "--config", *values]
         return subprocess.Popen(
             command,
             cwd=self.path,
-            env=self.environment,
+            env=self.environment if cold else self.warm,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,0 +1,149 @@
+"""A process that has the libraries loaded, from which the programs of tests' small runs are forked.
+
+Each would import them anew, which takes longer than what the small experiments compute. It has none of this project's modules: those are
+imported from the folder whose code is run.
+"""
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ["transformers.models.gemma2.modeling_gemma2", "matplotlib.pyplot", "grimp", "pydantic", "snakemake.cli", "dvc.repo"]
+
+
+PROGRAMS = ("python", "snakemake", "saesteer", "dvc")
+
+
+class Server:
+    """The process for one environment; another environment ends it."""
+
+    def __init__(self) -> None:
+        self.environment: Mapping[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="warm"))
+        client = Path(__file__).with_name("warm_client.py").read_text()
+        for program in PROGRAMS:
+            (self.folder / program).write_text(f"#!{sys.executable} -IS\n{client}")
+            (self.folder / program).chmod(0o755)
+        atexit.register(self.end)
+
+    def programs(self, environment: Mapping[str, str]) -> Path:
+        """The folder of programs that are run in (or for a process of) an environment."""
+        if environment != self.environment:
+            self.stop()
+            command = [sys.executable, __file__, str(self.folder)]
+            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert self.process.stdout is not None
+            assert self.process.stdout.readline() == b"ready\n"
+            self.environment = dict(environment)
+        return self.folder
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.communicate()  # closes its standard input
+            (self.folder / "socket").unlink()
+
+    def end(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
+
+
+@functools.cache
+def server() -> Server:
+    return Server()
+
+
+def serve(folder: Path) -> None:
+    """Until standard input is closed."""
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    gc.collect()
+    gc.freeze()  # else looking for garbage copies all that was imported
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen(64)
+        os.write(sys.stdout.fileno(), b"ready\n")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the attendants
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                attend(connection, folder)
+            connection.close()
+
+
+def attend(connection: socket.socket, folder: Path) -> None:
+    """Fork the program, pass signals on, answer how it ended; without a client, end it."""
+    header, files, *_ = socket.recv_fds(connection, 8, 3)
+    data = b""
+    while len(data) < int.from_bytes(header, "big"):
+        data += connection.recv(1 << 20)
+    program = os.fork()
+    if program == 0:
+        connection.close()
+        run(files, folder / "python", **json.loads(data))
+    for file in files:
+        os.close(file)
+    ended = os.pidfd_open(program)
+    while ended not in select.select([ended, connection], [], [])[0]:
+        if number := connection.recv(1):
+            os.kill(program, number[0])
+        else:
+            os.killpg(program, signal.SIGKILL)
+            break
+    connection.sendall(os.waitpid(program, 0)[1].to_bytes(4, "big"))
+    os._exit(0)
+
+
+def run(files: list[int], python: Path, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """What `python` does with a script or with `-m` and a module."""
+    os.setsid()
+    for standard, file in enumerate(files):
+        os.dup2(file, standard)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.executable = str(python)
+    is_module = arguments[0] == "-m"
+    sys.argv = arguments[is_module:]
+    first = folder if is_module else str(Path(sys.argv[0]).parent)
+    sys.path[:1] = [first, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    code: Any = 0
+    try:
+        if is_module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code
+        if isinstance(code, str):
+            sys.stderr.write(f"{code}\n")
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
