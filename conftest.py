@@ -118,7 +118,7 @@ def _made_once(shared: Path) -> "Folder":
         if (shared / "finished").is_file():
             return Folder.existing(shared / "repo")
         folder = Folder(shared / "repo")
-        code, output = folder.run(cold=True)
+        code, output = folder.run()
         assert code == 0, output
         (shared / "finished").touch()
     return folder

@@ -27,7 +27,9 @@ from studies.questions.registry import QUESTION_TABLES
 from studies.questions.summaries.persistence import persistence
 
 FIGURES = registry.FIGURES | STUDY_FIGURES
-OPTIONS = Options("capped", selection_settings())
+FEW_DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
+"""What is drawn has an interval; which one is other tests' affair."""
+OPTIONS = Options("capped", selection_settings(**FEW_DRAWS))
 Tables = dict[str, pl.DataFrame]
 
 
@@ -71,7 +73,12 @@ def with_damage(tables: Tables, settings: MethodSettings) -> Tables:
 @cache
 def world() -> Tables:
     """The summary tables of an experiment and of a comparison of methods."""
-    return synthetic_tables() | method_tables() | effect_tables() | {"persistence": stretches()}
+    return synthetic_tables(**FEW_DRAWS) | methods_of_one_layer() | effect_tables() | {"persistence": stretches()}
+
+
+@cache
+def methods_of_one_layer() -> Tables:
+    return method_tables(bootstrap_draws=100)
 
 
 def stretches() -> pl.DataFrame:
@@ -86,7 +93,7 @@ def stretches() -> pl.DataFrame:
             for concept, rating in (("a", 2), ("b", 2 // stretch if key == "diffmean" else 1))
         ]
     )
-    return persistence(rated.cast({"layer": pl.UInt16, "stretch": pl.UInt16}), method_tables()["methods"], settings)
+    return persistence(rated.cast({"layer": pl.UInt16, "stretch": pl.UInt16}), methods_of_one_layer()["methods"], settings)
 
 
 def effect_tables(n: int = 150) -> Tables:
@@ -108,7 +115,7 @@ def effect_tables(n: int = 150) -> Tables:
 @cache
 def two_layers() -> Tables:
     """The same methods at another layer too."""
-    return {name: pl.concat([world()[name], world()[name].with_columns(layer=pl.lit(9, pl.UInt16))]) for name in method_tables()}
+    return {name: pl.concat([world()[name], world()[name].with_columns(layer=pl.lit(9, pl.UInt16))]) for name in methods_of_one_layer()}
 
 
 def reading(*groups: Mapping[str, object]) -> list[str]:

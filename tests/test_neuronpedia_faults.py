@@ -297,7 +297,8 @@ stop = Stop()
 addresses = Addresses(neuronpedia=sys.argv[1], neuronpedia_exports=sys.argv[1])
 settings = NeuronpediaExamples(kind="neuronpedia", route="bulk")
 try:
-    list(max_activating_examples(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), settings, Path(sys.argv[2]), QUICK))
+    for _ in max_activating_examples(addresses, {LAYER: SOURCE}, keys([1, 2, 3, 1100, 1101]), settings, Path(sys.argv[2]), QUICK):
+        stop.check()  # as the script of a step: the exit may come where Python ignores it
 except BaseException:
     stop.check()
     raise
