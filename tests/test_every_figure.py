@@ -12,6 +12,7 @@ from drawn_figures import (
     FIGURES,
     METHOD_FIGURES,
     OPTIONS,
+    STUDY_FIGURES,
     THIN,
     assert_labelled_and_inside,
     data_of,
@@ -22,6 +23,7 @@ from drawn_figures import (
 )
 from matplotlib.figure import Figure
 
+from saesteer.figures import registry
 from saesteer.figures.method_families import LOOKS
 from saesteer.figures.save import flat, save_figure
 from saesteer.methods.compare.means import FAMILIES
@@ -42,18 +44,17 @@ from saesteer.settings import SelectionSettings
 from studies.questions.registry import FIGURES as STUDY_FIGURES
 
 FIGURES = registry.FIGURES | STUDY_FIGURES
-tables, folder, *names_as_png = map(Path, sys.argv[1:])
+tables, folder, *names = map(Path, sys.argv[1:])
 read = {path.stem: pl.read_ipc(path) for path in tables.iterdir() if path.suffix == ".arrow"}
 options = Options("capped", SelectionSettings.model_validate_json((tables / "selection.json").read_text()))
-as_png = [str(name) for name in names_as_png]
-for name in [*as_png, *(name for name in FIGURES if name not in as_png)]:
-    if name not in as_png:
+for name in map(str, names):
+    if name not in AS_PNG_TOO:
         save._METADATA.pop("png", None)
     data = FIGURES[name].data({table: read[table] for table in FIGURES[name].tables}, options)
     save.save_figure(FIGURES[name].draw(data), data, folder / name)
 print("torch" in sys.modules)
 """
-"""Draws every figure of tables in a folder."""
+"""Draws the named figures of tables in a folder."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +138,22 @@ def shuffled(seed: int) -> dict[str, pl.DataFrame]:
 
 
 @pytest.mark.slow
-def test_another_process_writes_the_same_bytes_without_torch(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names", [[*registry.FIGURES], pytest.param([*STUDY_FIGURES], marks=pytest.mark.exhaustive)], ids=["product", "study"]
+)
+def test_another_process_writes_the_same_bytes_without_torch(names: list[str], folder: Path, tmp_path: Path) -> None:
     """Of every figure, from tables in another order, and with another hash seed."""
+    names = sorted(names, key=lambda name: name not in AS_PNG_TOO)
     tables, elsewhere = tmp_path / "tables", tmp_path / "figures"
     tables.mkdir()
     elsewhere.mkdir()
     for table, frame in shuffled(seed=2).items():
         frame.write_ipc(tables / f"{table}.arrow")
     (tables / "selection.json").write_text(OPTIONS.selection.model_dump_json())
-    command = [sys.executable, "-c", ELSEWHERE, str(tables), str(elsewhere), *AS_PNG_TOO]
+    command = [sys.executable, "-c", f"AS_PNG_TOO = {AS_PNG_TOO}\n{ELSEWHERE}", str(tables), str(elsewhere), *names]
     done = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
     assert (done.stderr, done.stdout.split()) == ("", ["False"])
-    for name in FIGURES:
+    for name in names:
         if not (folder / f"{name}.pdf").is_file():  # where this test runs alone
             save_figure(FIGURES[name].draw(data_of(name, world())), data_of(name, world()), folder / name)
         for kind in ("pdf", "csv", *(["png"] if name in AS_PNG_TOO else [])):

@@ -47,7 +47,7 @@ AT = [*((family, "resid_post") for family in (*FAMILIES, "shipped")), *((family,
 def test_greedy_rows_equal_generate_with_a_hook(family: str, hook_point: str, layer: int) -> None:
     """Token for token, through prefixes of several lengths, compaction, stops and sliding windows shorter and longer than the text."""
     lm, sae = model_and_sae(family, layer, hook_point)
-    rows = sweep_rows(24, n_features=sae.meta.n_features)
+    rows = sweep_rows(12, n_features=sae.meta.n_features)
     stop = "." if family == "shipped" else "o"
     table = swept(lm, sae, rows, family, Sampling(max_new_tokens=12, temperature=0.0, stop=stop))
     ending = [token for token in range(len(lm.tokenizer)) if stop in plain_hooks.token_text(lm.tokenizer, token)]

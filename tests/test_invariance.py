@@ -197,8 +197,8 @@ STEPS = [
         for family, layer in (("gemma2", 0), ("gpt2", 2))
     ),
     *(
-        pytest.param(partial(sweep_step, family), (), id=f"sweep, {family}", marks=SLOW)
-        for family in ("gemma2", "gemma2_short_window", "llama", "gpt_neox", "gpt2", "shipped")
+        pytest.param(partial(sweep_step, family, n=n), (), id=f"sweep, {family}", marks=SLOW)
+        for family, n in (("gemma2", 256), ("gemma2_short_window", 120), ("llama", 120), ("gpt_neox", 120), ("gpt2", 120), ("shipped", 120))
     ),
     *(
         pytest.param(
