@@ -23,7 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ["transformers.models.gemma2.modeling_gemma2", "matplotlib.pyplot", "grimp", "pydantic", "snakemake.cli", "dvc.repo"]
+LIBRARIES = ["transformers.models.gemma2.modeling_gemma2", "matplotlib.pyplot", "matplotlib.backends.backend_pdf", "fontTools.subset"]
+LIBRARIES += ["scipy.stats", "polars", "pydantic", "jaxtyping", "typer", "grimp", "snakemake.cli", "dvc.repo"]
 
 
 PROGRAMS = ("python", "snakemake", "saesteer", "dvc")
