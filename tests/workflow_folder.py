@@ -55,7 +55,8 @@ class Folder:
         """The same, but that Python's programs, which are found by PATH, are forked from a process that has the libraries loaded."""
         environment = self.environment
         others = [place for place in environment["PYTHONPATH"].split(os.pathsep) if place != str(self.root / "src")]
-        programs = server().programs(environment | {"PYTHONPATH": os.pathsep.join(others)})
+        of_all_tests = {key: value for key, value in environment.items() if key != "PYTEST_CURRENT_TEST"}
+        programs = server().programs(of_all_tests | {"PYTHONPATH": os.pathsep.join(others)})
         return environment | {"PATH": f"{programs}:{environment['PATH']}"}
 
     def copy(self, path: Path) -> "Folder":
