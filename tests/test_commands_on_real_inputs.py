@@ -31,8 +31,8 @@ def folder(world: World, tmp_path: Path) -> RealFolder:
 
 
 def saesteer(folder: RealFolder, *arguments: str, **variables: str) -> tuple[int, str]:
-    environment = folder.warm | variables
-    done = subprocess.run(["saesteer", *arguments], cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
+    environment = folder.environment | variables  # each folder's are its own, so that nothing could be loaded beforehand
+    done = subprocess.run([BIN / "saesteer", *arguments], cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -47,19 +47,21 @@ def small_comparison() -> Experiment:
     return chosen.model_copy(update={"methods": compared})
 
 
+OTHER_JUDGE = "micro, judged by a language model"
 EXPERIMENTS = {
     "micro": functools.partial(experiment, "micro"),
-    "micro, judged by a language model": functools.partial(experiment, "micro", judge=ENDPOINT),
+    OTHER_JUDGE: functools.partial(experiment, "micro", judge=ENDPOINT),
     "comparison": small_comparison,
 }
 
 
 def pairs() -> list[Any]:
-    """Every step with each earlier one whose rows it reads."""
+    """Every step with each earlier one whose rows it reads; of the second judge, what it reads."""
     return [
         pytest.param(name, earlier, later, id=f"{name}: {earlier} -> {later}")
         for name, steps in {name: steps_of(made()) for name, made in EXPERIMENTS.items()}.items()
         for later, planned in steps.items()
+        if later == "judge" or name != OTHER_JUDGE
         for earlier in (*planned.inputs, *(table.name for table in planned.written))
         if earlier in steps or earlier == STEERING_PROMPTS.name
     ]
