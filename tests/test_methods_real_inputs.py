@@ -150,7 +150,7 @@ def _judge_model(folder: Path) -> Path:
 
 
 class ChatFolder(RealFolder):
-    """A checkout in which the published files have the digests of those that are served here."""
+    """A checkout in which the published files have the digests of those that are served here, and training takes two epochs."""
 
     def __init__(self, path: Path, world: World, served: Path) -> None:
         Checkout(path)
@@ -162,6 +162,8 @@ class ChatFolder(RealFolder):
                 assert rows.count(pinned) == 1
                 rows = rows.replace(pinned, hashlib.sha256(data).hexdigest())
         table.write_text(rows)
+        recipes = path / "src/saesteer/settings/recipes.csv"
+        pl.read_csv(recipes, infer_schema=False).with_columns(epochs=pl.lit("2")).write_csv(recipes)
 
     def compare(self, name: str, extends: str, judge: dict[str, Any], methods: dict[str, Any], **sections: Any) -> None:
         """Write an experiment that lays small sizes over one of the shipped files, and the configuration that names it."""
