@@ -179,8 +179,8 @@ class ClusterRun:
 
     def __init__(self, folder: Folder, *arguments: str, **settings: object) -> None:
         self.printed = folder.path / "printed.txt"
-        command = [BIN / "snakemake", "--profile", folder.root / "slurm", "--snakefile", folder.root / "Snakefile", *arguments]
-        command += ["--slurm-init-seconds-before-status-checks", "1"]  # the first look after 1 s, the next after 11
+        command = [BIN / "python", Path(__file__).with_name("often_asking.py"), "--profile", folder.root / "slurm"]
+        command += ["--snakefile", folder.root / "Snakefile", *arguments]
         command += ["--config", *(f"{key}={value}" for key, value in settings.items())] if settings else []
         with self.printed.open("w") as output:
             self.process = subprocess.Popen(
