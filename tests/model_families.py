@@ -32,7 +32,7 @@ RUN: dict[str, dict[str, Any]] = {
     "apertus": KEY_HEADS,
     "arcee": KEY_HEADS,
     "aria_text": KEY_HEADS | EXPERTS | {"moe_num_experts": 4, "moe_topk": 2},
-    "bailing_hybrid": EXPERTS | LATENT | LINEAR_TYPES | {"num_key_value_heads": 4},
+    "bailing_hybrid": EXPERTS | LATENT | LINEAR_TYPES | {"num_key_value_heads": 4, "linear_num_heads": 4, "linear_head_dim": 8},
     "bamba": KEY_HEADS | MAMBA | {"attn_layer_indices": [1, 3]},
     "biogpt": {},
     "bitnet": KEY_HEADS,
