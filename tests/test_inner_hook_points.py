@@ -300,8 +300,11 @@ def rise(made: Problem, hook_point: str, texts: tuple[Text, ...], feature: int, 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("hook_point", INNER)
 def test_every_method_that_adds_or_edits_fits_at_every_hook_point(hook_point: str) -> None:
-    """But for those that need the effects of steering, vectors from a file, many texts or a feature that promotes the concept's words."""
+    """But for those that need the effects of steering, vectors from a file, many texts or a feature that promotes the concept's words;
+    trained for one epoch."""
     made = problem_at(hook_point) if hook_point != "embedding" else replace(problem_at("embedding"), layer=0)
+    recipes = {name: replace(recipe, epochs=1) for name, recipe in made.training.recipes.items()}
+    made = replace(made, training=replace(made.training, recipes=recipes))
     for row in METHODS:
         if "effects" in row.needs or row.key in ("from_file", "supervised", "supervised_random", "sae_logits"):
             continue
