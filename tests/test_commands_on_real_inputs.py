@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from real_inputs import EXPERIMENT, LAYERS, N_FEATURES, RealFolder, World, small_world
+from workflow_folder import BIN
 
 from saesteer.core.store import MEASURED_ON, Upstream, Wanted, complete
 from saesteer.core.tables import JUDGEMENTS
