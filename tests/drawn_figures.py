@@ -28,7 +28,7 @@ from studies.questions.summaries.persistence import persistence
 
 FIGURES = registry.FIGURES | STUDY_FIGURES
 FEW_DRAWS = {"random_draws": 50, "permutations": 50, "bootstrap_draws": 50}
-"""What is drawn has an interval; which one is other tests' affair."""
+"""Enough for intervals to be drawn; other tests check their ends."""
 OPTIONS = Options("capped", selection_settings(**FEW_DRAWS))
 Tables = dict[str, pl.DataFrame]
 
@@ -78,6 +78,7 @@ def world() -> Tables:
 
 @cache
 def methods_of_one_layer() -> Tables:
+    """The tables of a comparison of methods, from few draws."""
     return method_tables(bootstrap_draws=100)
 
 

@@ -122,7 +122,7 @@ def wait_for_lock(folder: Folder) -> None:
 
 
 def unlock(folder: Folder) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["saesteer", "unlock"], cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
+    return folder.call("saesteer", "unlock")
 
 
 @pytest.mark.slow

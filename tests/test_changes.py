@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,7 +204,7 @@ def test_another_dtype_computes_everything_that_used_it_and_gc_removes_the_old_p
 
 
 def run_gc(folder: Folder, *arguments: str) -> set[str]:
-    done = subprocess.run(["saesteer", "gc", *arguments], cwd=folder.path, env=folder.warm, capture_output=True, text=True)
+    done = folder.call("saesteer", "gc", *arguments)
     assert done.returncode == 0, done.stderr
     return set(re.findall(r"data/\S+", done.stdout))
 

@@ -1,7 +1,6 @@
 """What the cluster profile asks for, seen in dry runs: no SLURM is needed."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ PROFILE = ("--profile", str(ROOT / "slurm"))
 
 def dry_run(folder: Folder, *arguments: str) -> str:
     command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", *PROFILE, *arguments]
-    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
+    done = folder.call(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

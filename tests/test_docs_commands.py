@@ -198,7 +198,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 def run(folder: Folder, command: str) -> None:
     command = re.sub(r"\btiny\b(?!-)", "micro", command.replace("tiny micro", "tiny"))
-    done = subprocess.run(["bash", "-c", command], cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
+    done = folder.call("bash", "-c", command)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
 
 

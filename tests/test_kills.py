@@ -74,7 +74,7 @@ def wait_for(folder: Folder, n_done: int, process: subprocess.Popen[str], since:
 
 def kill_at(folder: Folder, moment: Moment, *targets: str) -> set[str]:
     """Go on with the workflow as `make figures` does, kill it and all its children; the rules of the jobs that were killed."""
-    subprocess.run(["saesteer", "unlock"], cwd=folder.path, env=folder.warm, check=True, capture_output=True)
+    folder.call("saesteer", "unlock").check_returncode()
     since = time.time()
     process = folder.start(*targets, cold=True, part_seconds=0)
     wait_for(folder, moment.n_done, process, since)
@@ -135,7 +135,7 @@ def killed_at(folder: Folder, moments: list[Moment], *targets: str) -> set[str]:
 def run_to_the_end(folder: Folder, finished: Folder, *targets: str) -> None:
     """The same command goes on to what an undisturbed run makes."""
     before = parts_of(folder)
-    subprocess.run(["saesteer", "unlock"], cwd=folder.path, env=folder.warm, check=True, capture_output=True)
+    folder.call("saesteer", "unlock").check_returncode()
     code, output = folder.run(*targets, part_seconds=0)
     assert code == 0, output
     assert before <= parts_of(folder)

@@ -2,7 +2,6 @@
 one row."""
 
 import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,8 +136,7 @@ def test_the_rule_and_the_command_make_the_same_report(compared: Checkout) -> No
 
 
 def saesteer(folder: Checkout, *arguments: str) -> str:
-    command = ["saesteer", *arguments]
-    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
+    done = folder.call("saesteer", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

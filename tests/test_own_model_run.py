@@ -1,7 +1,5 @@
 """A user's way with files of his own, from `saesteer init` to the figures."""
 
-import subprocess
-
 import polars as pl
 import pytest
 import yaml
@@ -17,8 +15,7 @@ LAYERS = (1, 3)
 
 
 def saesteer(folder: Folder, *arguments: str) -> str:
-    command = ["python", "-m", "saesteer", *arguments]
-    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
+    done = folder.call("python", "-m", "saesteer", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

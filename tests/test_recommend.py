@@ -1,7 +1,6 @@
 """`saesteer recommend`: what is missing is computed, rows go to and fro, and what cannot be answered is refused in a sentence."""
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 from typer.testing import CliRunner
-from workflow_folder import BIN, Folder
+from workflow_folder import Folder
 
 from saesteer.cli import app
 
@@ -17,11 +16,10 @@ pytestmark = pytest.mark.slow
 
 
 def ask(folder: Folder, *arguments: str) -> tuple[int, str, str]:
-    command = ["saesteer", "recommend", *arguments]
     for name in ("Snakefile", "rules", "scripts", "src"):  # a recommendation runs in a clone
         if not (folder.path / name).exists():
             (folder.path / name).symlink_to(folder.root / name)
-    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
+    done = folder.call("saesteer", "recommend", *arguments)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -81,9 +79,7 @@ assert answer.ordinary_loss.n == 32, answer.ordinary_loss
 assert answer.texts.height == answer.candidates.height * answer.texts["factor"].n_unique() * answer.texts["prefix_id"].n_unique()
 print(page_of(answer))
 """
-    command = [str(BIN / "python"), "-c", program]
-    folder = answered.folder
-    done = subprocess.run(command, cwd=folder.path, env=folder.warm, capture_output=True, text=True, check=False)
+    done = answered.folder.call("python", "-c", program)
     assert done.returncode == 0, done.stderr
     assert done.stdout == answered.page
 

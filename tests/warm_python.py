@@ -25,8 +25,6 @@ from typing import Any
 
 LIBRARIES = ["transformers.models.gemma2.modeling_gemma2", "matplotlib.pyplot", "matplotlib.backends.backend_pdf", "fontTools.subset"]
 LIBRARIES += ["scipy.stats", "polars", "pydantic", "jaxtyping", "typer", "grimp", "snakemake.cli", "dvc.repo"]
-
-
 PROGRAMS = ("python", "snakemake", "saesteer", "dvc")
 
 
@@ -44,7 +42,7 @@ class Server:
         atexit.register(self.end)
 
     def programs(self, environment: Mapping[str, str]) -> Path:
-        """The folder of programs that are run in (or for a process of) an environment."""
+        """The folder of the programs; the process that they are forked from has been started in this environment."""
         if environment != self.environment:
             self.stop()
             command = [sys.executable, __file__, str(self.folder)]
@@ -66,6 +64,7 @@ class Server:
 
 @functools.cache
 def server() -> Server:
+    """The one of this process of pytest."""
     return Server()
 
 
