@@ -113,7 +113,7 @@ def synthetic_rows(settings: MethodSettings, n_concepts: int = 6, prompts: tuple
     texts, abstaining, fits = [], [], {}
     for name in settings.methods:
         key, grid = method(name).key, method(name).grid
-        factors = ("1",) if grid == "once" else getattr(settings.factors, grid)
+        factors = settings.factors.factors(method(name))
         strength, harm = rng.uniform(0, 1.2), rng.uniform(0.1, 0.5)
         for concept in range(n_concepts):
             concept_id = f"{concept:016x}"

@@ -18,7 +18,20 @@ from saesteer.methods.fit.problem import Problem, Text
 from saesteer.settings.registry import METHODS, method
 
 NAMES = [row.name for row in METHODS]
-DRAWING = {"lat", "probe", "ssv", "reft_r1", "random_vector", "lora", "loreft", "sft", "sae_ssv", "sdcv_probe", "supervised_random"}
+DRAWING = {
+    "prompt_search",
+    "lat",
+    "probe",
+    "ssv",
+    "reft_r1",
+    "random_vector",
+    "lora",
+    "loreft",
+    "sft",
+    "sae_ssv",
+    "sdcv_probe",
+    "supervised_random",
+}
 DRAWING |= {"reps", "reps_loreft", "reps_lora"}
 """Those that draw random numbers: pairs, order of texts, where to start, features."""
 TRAINING = ("ssv", "reps", "reft_r1", "lora", "loreft", "sft")
@@ -81,7 +94,7 @@ def test_a_vector_has_unit_norm_and_the_papers_scale(name: str) -> None:
     if isinstance(intervention, ConditionalAddition):
         intervention = Addition(intervention.vector, intervention.scale)
     if not isinstance(intervention, Addition):
-        assert (name in {"unsteered", "prompting", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}) or isinstance(
+        assert (name in {"unsteered", "prompting", "prompt_search", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}) or isinstance(
             intervention, ActivationEdit
         )
         return

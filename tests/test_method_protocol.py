@@ -52,7 +52,7 @@ def test_held_out_by_hand() -> None:
     row = one(UNSTEERED + DIFFMEAN, "diffmean")
     assert row["factors"] == ["1", "2"]  # reported on half 0, on half 1
     assert row["score"] == pytest.approx((2 / 3 + 0) / 2)
-    assert (row["n_choices"], row["n_at_grid_end"], row["n"], row["n_missing"], row["n_halves"]) == (2, 1, 4, 0, 2)
+    assert (row["n_choices"], row["n_at_smallest"], row["n_at_largest"], row["n"], row["n_missing"], row["n_halves"]) == (2, 0, 1, 4, 0, 2)
     assert row["concept_rating"] == pytest.approx(((1 + 0) / 2 + 0) / 2)
     assert row["fluency_rating"] == 2
     assert row["instruction_rating"] is None
@@ -109,7 +109,7 @@ def test_one_factor_is_no_choice_and_prompts_have_no_ends() -> None:
     prompts = [*UNSTEERED, *texts_of("prompting", "1", BAD, BAD, BAD, BAD), *texts_of("prompting", "3", GOOD, GOOD, GOOD, GOOD)]
     table = scored(rows_of(prompts), FOUR, method_settings(methods=("unsteered", "prompting")))["method_scores"]
     row = table.row(by_predicate=pl.col("method") == "prompting", named=True)
-    assert (row["factors"], row["n_choices"], row["n_at_grid_end"], row["change"]) == (["3", "3"], 0, 0, None)
+    assert (row["factors"], row["n_choices"], row["n_at_smallest"], row["change"]) == (["3", "3"], 0, 0, None)
 
 
 def test_prompts_are_split_in_the_order_of_their_file() -> None:

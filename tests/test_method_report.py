@@ -15,7 +15,7 @@ from saesteer.methods.compare.means import FAMILIES, family_of
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
 from saesteer.report.exports.comparison import NAMES, to_axbench
-from saesteer.report.method_report import report_markdown
+from saesteer.report.method_report import method_notes, report_markdown
 from saesteer.settings.methods import MethodSettings, PublishedConcepts
 from saesteer.settings.registry import METHODS, method
 
@@ -63,7 +63,13 @@ def test_a_method_of_the_table_by_hand() -> None:
     assert (row["n_texts"], row["n_missing"], row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (2, 0, 2, 2, None)
     assert row["perplexity"] == pytest.approx(np.exp(1 + 2))
     assert (row["median_factor"], row["median_change"], row["median_relative_change"]) == (2, 4.0, 0.5)
-    assert (row["n_choices"], row["share_at_grid_end"]) == (2, 1.0)
+    assert (row["n_choices"], row["share_at_smallest"], row["share_at_largest"]) == (2, 0.0, 1.0)
+    notes = method_notes(tables["methods"], settings)
+    assert (
+        "5% of choices are the largest factor, so that larger ones may be better (methods.factors.of_method): SAE, by label (100%)."
+        in notes
+    )
+    assert "smallest factor, so" not in notes
     assert (row["labelled_texts"], row["fit_seconds"], row["r2"]) == (15, (3.0 + 0.5) / 2, 0.5)
     assert row["seconds_per_token"] == pytest.approx(0.2 / 4)
     difference = row_of(tables["method_differences"], "sae_label")

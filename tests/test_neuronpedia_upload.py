@@ -161,7 +161,7 @@ def compared(data: Path, scale: float | None = 5.0) -> Path:
     write_step(folder, FITS, fits(scale))
     asked = {"concept_id": text_id("sea"), "concept": "sea", "label_feature": None}
     write_summary(COMPARED_CONCEPTS, pl.DataFrame([asked], schema=COMPARED_CONCEPTS.schema), folder / "tables/compared_concepts.parquet")
-    counts = dict.fromkeys(("n_halves", "n_choices", "n_at_grid_end", "n", "n_missing"), 2)
+    counts = dict.fromkeys(("n_halves", "n_choices", "n_at_smallest", "n_at_largest", "n", "n_missing"), 2)
     row = {"method": "diffmean", "concept_id": text_id("sea"), "concept": "sea", "abstains": False, "factors": ["1", "3"], **counts}
     rows = pl.DataFrame([row | {"layer": layer} for layer in LAYERS], schema=scores.schema)
     write_summary(scores, rows, folder / "tables/method_scores.parquet")

@@ -273,7 +273,7 @@ def test_methods_without_a_layer_are_fitted_at_the_first_layer_only() -> None:
     experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
     at = {layer: {row.name for row in keys.methods_at(experiment.methods, experiment.layers, layer)} for layer in (3, 6)}
     assert at[3] == set(experiment.methods.methods)
-    assert at[3] - at[6] == {"unsteered", "prompting", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}
+    assert at[3] - at[6] == {"unsteered", "prompting", "prompt_search", "lora", "loreft", "sft", "reps_lora", "reps_loreft"}
     run = run_in(ROOT / "data", experiment)
     texts = {layer: [axis.values(run) for axis in keys.texts_of_fits(experiment)(layer)] for layer in (3, 6)}
     assert set(texts[6][0]["method"]) == at[6]

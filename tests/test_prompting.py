@@ -13,6 +13,7 @@ from saesteer.engine.interventions import PromptText
 from saesteer.engine.models import LanguageModel, language_model
 from saesteer.methods.fit import prompting
 from saesteer.methods.fit.problem import Abstains, Text
+from saesteer.settings.methods import FactorGrids
 
 N_TEXTS = 24
 
@@ -60,7 +61,7 @@ def test_prompts_written_by_a_language_model_take_the_wordings_place() -> None:
 def test_a_factor_without_a_text_and_what_is_too_long_are_refused() -> None:
     lm, text = shipped_model(), PromptText(("For many people, a mast was tangled.",))
     for factor in (0.0, 0.5, 4.0, -1.0):
-        with pytest.raises(ValueError, match=f"texts for the factors 1 to 3, not {factor}; change methods.factors.prompt"):
+        with pytest.raises(ValueError, match=f"texts for the factors 1 to 3, not {factor}; change methods.factors.prompt "):
             prompted_ids(lm, PromptText(("a", "b", "c")), factor, "From my experience,")
     n_tokens = len(lm.tokenizer(text.texts[0] + " They know that")["input_ids"])
     room = 64 - n_tokens
@@ -73,3 +74,24 @@ def test_prompting_abstains_without_a_text() -> None:
     given = problem(n_texts=2)
     with pytest.raises(Abstains, match="could stand before a prompt"):
         prompting.fit(replace(given, positive=(Text(given.positive[0].ids[:1], 1),)))
+
+
+def test_the_search_draws_candidates_that_leave_room() -> None:
+    """As many as there are factors; of the concept's own texts, 1 to 3 of the shorter half, never more than half of the context; the same
+    for a seed, another draw for another concept."""
+    given = problem(n_texts=N_TEXTS)
+    fitted, lm = prompting.search(given), given.lm
+    assert len(fitted.texts) == prompting.N_CANDIDATES == len(FactorGrids().addition)
+    assert fitted == prompting.search(given)
+    decoded = sorted(
+        (lm.tokenizer.decode(text.ids[1:]).strip() for text in given.positive), key=lambda text: len(lm.tokenizer(text)["input_ids"])
+    )
+    for number, text in enumerate(fitted.texts):
+        parts = [example for example in decoded[: N_TEXTS // 2] if example in text]
+        assert 1 <= len(parts) <= 1 + number % 3
+        assert sorted(" ".join(parts)) == sorted(text)
+        assert len(lm.tokenizer(text)["input_ids"]) <= lm.n_positions // 2 + 1
+    assert len(set(fitted.texts)) > prompting.N_CANDIDATES // 2
+    chat = replace(given, lm=chat_model())
+    for number, text in enumerate(prompting.search(chat).texts):
+        assert text.startswith(prompting.WORDINGS[number % 3].format(concept=chat.concept))

@@ -30,7 +30,8 @@ from saesteer.settings import (
     load_workflow,
     read_yaml,
 )
-from saesteer.settings.methods import EffectSettings
+from saesteer.settings.methods import EffectSettings, FactorGrids
+from saesteer.settings.registry import method
 from saesteer.sources.prefixes import prompt_source
 from saesteer.workflow.checks import check_model_config, check_present_files
 
@@ -221,7 +222,7 @@ def test_the_papers_own_protocols() -> None:
     names = ("tiny-methods", "tiny-methods-p1", "tiny-methods-p2", "tiny-methods-p4", "gemma-2-9b-it-methods")
     base, p1, p2, p4, gemma = (load_experiment(name, CONFIG / "experiments").methods for name in names)
     assert (p4.factors.adapter, p4.training_tokens, p4.blank_texts) == (("1",), "all", "rated")
-    assert (base.factors.adapter[0], base.training_tokens, base.blank_texts) == ("0.25", "output", "unrated")
+    assert (base.factors.adapter[0], base.training_tokens, base.blank_texts) == ("0.1", "output", "unrated")
     assert p4.factors.addition == base.factors.addition
     assert gemma.training_tokens == "all"
     assert {"sae_label", "sae_label_output_score"} <= set(p1.methods)
@@ -230,6 +231,21 @@ def test_the_papers_own_protocols() -> None:
     assert (p2.score, p2.factor_choice, p2.top_p, p2.effects.top_p, p2.top_k) == ("product_of_means", "same_texts", 0.3, 0.3, 50)
     assert p2.stop is None
     assert (p4.score, p4.averaged, p4.top_p) == ("harmonic_mean", "all", 1.0)
+
+
+def test_a_method_can_have_factors_of_its_own() -> None:
+    """In place of its kind's; one more leaves the rows of all others as they are. What has no strength has none to choose."""
+    grids = FactorGrids(of_method={"ssv": ("0.001", "0.01")})
+    assert grids.factors(method("ssv")) == ("0.001", "0.01")
+    assert grids.factors(method("diffmean")) == grids.addition
+    for name, message in {"unsteered": "no strength to choose", "svv": "there is no method 'svv'"}.items():
+        with pytest.raises(ValidationError, match=message):
+            FactorGrids(of_method={name: ("1",)})
+
+
+def test_every_kind_of_method_has_as_many_factors_to_choose_from() -> None:
+    grids = FactorGrids()
+    assert {len(of_kind) for of_kind in (grids.addition, grids.clamp, grids.adapter, grids.prompt_search)} == {14}
 
 
 def test_every_wording_of_the_prompt_is_tuned_where_others_tune_their_strengths() -> None:

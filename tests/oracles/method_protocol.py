@@ -76,7 +76,7 @@ def concept_result(
         scores.append(score_of(reported, kind) if factor is not None else None)
         factors.append(factor if own else None)
         if own and factor is not None and len(grid) > 1:
-            ends.append(factor in (grid[0], grid[-1]))
+            ends.append((factor == grid[0], factor == grid[-1]))
         sizes.append(len(reported) if own else 0)
         missing.append(unrated(reported, kind) if own else 0)
     known = [score for score in scores if score is not None]
@@ -86,7 +86,8 @@ def concept_result(
         "n_halves": len(known),
         "factors": factors,
         "n_choices": len(ends),
-        "n_at_grid_end": sum(ends),
+        "n_at_smallest": sum(smallest for smallest, _ in ends),
+        "n_at_largest": sum(largest for _, largest in ends),
         "n": sum(sizes),
         "n_missing": sum(missing),
     }

@@ -15,7 +15,7 @@ export function MethodPage({ method, level = 1 }) {
 }
 
 const FACTS = [["score", "held-out score"], ["rank", "rank in its layer"], ["concept_rating", "concept rating"], ["instruction_rating", "instruction rating"], ["fluency_rating", "fluency rating"], ["perplexity", "perplexity"],
-  ["n_abstaining", "concepts it abstains from"], ["n_concepts", "concepts"], ["median_factor", "median factor"], ["share_at_grid_end", "share at the grid's end"], ["labelled_texts", "labelled texts"], ["density", "density of its features"],
+  ["n_abstaining", "concepts it abstains from"], ["n_concepts", "concepts"], ["median_factor", "median factor"], ["share_at_smallest", "share at its smallest factor"], ["share_at_largest", "share at its largest factor"], ["labelled_texts", "labelled texts"], ["density", "density of its features"],
   ["learning_rate", "learning rate"], ["n_epochs", "epochs"], ["r2", "R² of effects"], ["fit_seconds", "seconds to fit"], ["seconds_per_token", "seconds a token"]];
 
 function Method({ page, rows, method, level }) {

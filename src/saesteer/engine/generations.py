@@ -157,7 +157,9 @@ def prompted_ids(lm: LanguageModel, intervention: PromptText, factor: float, pro
     user's turn. Refuses what leaves no room for `n_new_tokens` more."""
     texts = intervention.texts
     if factor not in range(1, len(texts) + 1):
-        raise ValueError(f"prompting has texts for the factors 1 to {len(texts)}, not {factor}; change methods.factors.prompt")
+        raise ValueError(
+            f"prompting has texts for the factors 1 to {len(texts)}, not {factor}; change methods.factors.prompt (prompt_search, of_method)"
+        )
     between = "\n\n" if lm.prompt_format == "chat" else " "
     ids = prompt_token_ids(lm, texts[int(factor) - 1] + between + prompt_text)
     try:

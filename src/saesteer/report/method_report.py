@@ -30,9 +30,11 @@ _SCORES = {
 _BLANK = {"unrated": "", "rated": " Blank texts are rated as any other."}
 _METHOD_COLUMNS = (
     "method", "score", "rank", "abstains", "survivors only", "unrated texts", "concept", "instruction", "fluency", "perplexity",
-    "factor", "of residual norm", "at grid's end", "chosen by", "density", "share on concept", "labelled texts", "learning rate", "epochs",
-    "held-out loss", "fit, s", "ms a token", "R²",
+    "factor", "of residual norm", "at smallest / largest factor", "chosen by", "density", "share on concept", "labelled texts",
+    "learning rate", "epochs", "held-out loss", "fit, s", "ms a token", "R²",
 )  # fmt: skip
+MAX_SHARE_AT_END = 0.05
+"""Of a method's choices, at its smallest or at its largest factor, above which its grid is taken to be too short."""
 
 
 def report_markdown(
@@ -84,7 +86,8 @@ def _method_cells(row: _Row) -> Iterator[str]:
     yield _shown(row["perplexity"], ".3g")
     yield _shown(row["median_factor"], "g")
     yield number(row["median_relative_change"])
-    yield "–" if row["share_at_grid_end"] is None else f"{row['share_at_grid_end']:.0%} of {row['n_choices']}"
+    ends = (row["share_at_smallest"], row["share_at_largest"])
+    yield "–" if None in ends else f"{ends[0]:.0%} / {ends[1]:.0%} of {row['n_choices']}"
     yield row["chosen_by"]
     yield _shown(row["density"], ".2%")
     yield number(row["concept_share"])
@@ -128,6 +131,7 @@ def method_notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         "Methods that depend on no layer (unsteered, added text, adapters, fine-tuning) are fitted and judged once, at the first layer: "
         "their rows, the norms among them, are the same at each.",
         "An unrated text is missing, not 0. A grid of one factor is no choice, and prompts have no order: neither has an end.",
+        *_grids_too_short(methods),
     ]
     if methods["instruction_rating"].null_count() == methods.height:
         sentences.append("The prompts are no instructions (a base model): there is no instruction rating, scores rest on two ratings.")
@@ -136,6 +140,19 @@ def method_notes(methods: pl.DataFrame, settings: MethodSettings) -> str:
         names = ", ".join(f"{row['title']} ({row['n_concepts'] - row['n']})" for row in short.sort("method").iter_rows(named=True))
         sentences.append(f"Concepts without any score, left out of the means: {names}.")
     return " ".join(sentences)
+
+
+def _grids_too_short(methods: pl.DataFrame) -> Iterator[str]:
+    """The methods whose choices lie at an end of their grid more often than `MAX_SHARE_AT_END`, and what to do. It reads choices only,
+    no score."""
+    for end, beyond in (("smallest", "smaller"), ("largest", "larger")):
+        short = methods.filter(pl.col(f"share_at_{end}") > MAX_SHARE_AT_END).sort("method")
+        if short.height:
+            names = ", ".join(f"{row['title']} ({row[f'share_at_{end}']:.0%})" for row in short.iter_rows(named=True))
+            yield (
+                f"More than {MAX_SHARE_AT_END:.0%} of choices are the {end} factor, so that {beyond} ones may be better "
+                f"(methods.factors.of_method): {names}."
+            )
 
 
 def both_ways(differences: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from saesteer.settings.base import Factor, Settings, unique
-from saesteer.settings.registry import METHODS, method
+from saesteer.settings.registry import METHODS, Method, method
 from saesteer.settings.steps import Endpoint, SamplingSettings
 
 N_ORDINARY_TEXTS, ORDINARY_TOKENS = 32, 32
@@ -72,10 +72,41 @@ class FactorGrids(Settings):
         "0.4", "0.8", "1.2", "1.6", "2", "3", "4", "6", "8", "10", "20", "40", "60", "100",
     )  # fmt: skip
     """Feature activations, in multiples of the feature's largest activation (P4's grid)."""
-    adapter: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = ("0.25", "0.5", "1", "1.5", "2", "3", "4")
+    adapter: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = (
+        "0.1",
+        "0.25",
+        "0.4",
+        "0.5",
+        "0.75",
+        "1",
+        "1.25",
+        "1.5",
+        "1.75",
+        "2",
+        "2.5",
+        "3",
+        "4",
+        "5",
+    )
     """Adapters and fine-tuned weights, in multiples of the change as trained."""
     prompt: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = ("1", "2", "3")
     """Prompts: which of the method's texts, 1 is the first."""
+    prompt_search: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)] = tuple(map(str, range(1, 15)))
+    """The method prompt_search: which of its candidates, 1 is the first; by default as many as there are factors of other methods."""
+    of_method: dict[str, Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]] = Field(default_factory=dict)
+    """Name of a method -> its factors, in place of those of its kind; for a method whose choices lie at an end of the grid."""
+
+    @model_validator(mode="after")
+    def _known_methods(self) -> "FactorGrids":
+        for name in self.of_method:
+            if method(name).grid == "once":
+                raise ValueError(f"of_method: {name} has no strength to choose, so no factors: leave it out")
+        return self
+
+    def factors(self, row: Method) -> tuple[str, ...]:
+        """The factors that a method is tried at."""
+        of_kind: tuple[str, ...] = ("1",) if row.grid == "once" else getattr(self, row.grid)
+        return self.of_method.get(row.name, of_kind)
 
 
 def most_effect_vectors(n_features: int) -> int:

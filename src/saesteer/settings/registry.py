@@ -21,7 +21,7 @@ TEXT_USES = ("choice", "scale", "none", "unlabelled", "base")
 (an SAE that divides its input by its size reads that size from them); unlabelled: choice where no feature is labelled with the concept,
 else scale; base: choice for a base model, none for a model that answers."""
 
-GRIDS = ("addition", "clamp", "adapter", "prompt", "once")
+GRIDS = ("addition", "clamp", "adapter", "prompt", "prompt_search", "once")
 """Which of the experiment's grids of factors is swept (settings: `methods.factors`). once: factor 1 only."""
 
 
@@ -47,7 +47,12 @@ class Method:
     @property
     def has_layer(self) -> bool:
         """Whether what it steers with depends on the layer: added text, adapters, fine-tuned weights and no steering do not."""
-        return self.grid not in ("adapter", "prompt", "once")
+        return self.grid not in ("adapter", "once") and not self.adds_text
+
+    @property
+    def adds_text(self) -> bool:
+        """Whether it puts text before the prompt: its factors number texts and have no order."""
+        return self.grid in ("prompt", "prompt_search")
 
     @property
     def module(self) -> str:

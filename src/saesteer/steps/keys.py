@@ -118,8 +118,7 @@ def methods_at(compared: MethodSettings, layers: Sequence[int], layer: int) -> l
 
 def strengths(compared: MethodSettings, layers: Sequence[int], layer: int) -> list[tuple[str, str]]:
     """Every method of a layer with each factor of its grid."""
-    grids = {**dict(compared.factors), "once": ("1",)}
-    return [(row.key, factor) for row in methods_at(compared, layers, layer) for factor in grids[row.grid]]
+    return [(row.key, factor) for row in methods_at(compared, layers, layer) for factor in compared.factors.factors(row)]
 
 
 def n_fit_generations(comparison: Comparison) -> int:

@@ -26,8 +26,8 @@ def family_of(row: Method) -> str:
     """Which kind of method a row of the registry is, by what it needs and how its strength is swept; one of FAMILIES."""
     if row.paper in ("baseline", "control"):
         return "Controls"
-    if row.grid in ("prompt", "adapter"):
-        return "Prompt" if row.grid == "prompt" else "Trained weights"
+    if row.adds_text or row.grid == "adapter":
+        return "Prompt" if row.adds_text else "Trained weights"
     if "effects" in row.needs:
         return "Effects of steering"
     return "SAE features" if "sae" in row.needs else "Vectors"
@@ -45,7 +45,7 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
         label |= {"n_effect_vectors": n_vectors}
         lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
     factors = choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
-    parts = (method_ranks(scores, settings), factors, _of_features(rows), _fit_costs(rows.fits), _generation_costs(rows.texts))
+    parts = (method_ranks(scores, settings), factors, _of_features(rows), _fit_costs(rows.fits, settings), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)
     table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
     for part in parts:
@@ -81,7 +81,7 @@ def _at_chosen(group: pl.DataFrame) -> _Row:
         "median_change": scored["change"].median(),
         "median_relative_change": scored["relative_change"].median(),
         "n_choices": n_choices,
-        "share_at_grid_end": int(scored["n_at_grid_end"].sum()) / n_choices if n_choices else None,
+        **{f"share_at_{end}": int(scored[f"n_at_{end}"].sum()) / n_choices if n_choices else None for end in ("smallest", "largest")},
     }
 
 
@@ -100,9 +100,10 @@ def _of_features(rows: Rows) -> pl.DataFrame:
     return used.group_by(_METHOD).agg(pl.col("density").median(), share.median())
 
 
-def _fit_costs(fits: pl.DataFrame) -> pl.DataFrame:
+def _fit_costs(fits: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
     """How a method was trained, and what a fit takes, mean over concepts, those included where it abstained: it was tried."""
-    rate = pl.col("learning_rate")
+    rate, tried = pl.col("learning_rate"), sorted(settings.learning_rates)
+    at_end = rate.is_in([tried[0], tried[-1]]).mean() if len(tried) > 1 else pl.lit(None, pl.Float64)
     return (
         fits.sort(FIT)
         .group_by(_METHOD, maintain_order=True)
@@ -111,6 +112,7 @@ def _fit_costs(fits: pl.DataFrame) -> pl.DataFrame:
             rate.median(),
             rate.min().alias("learning_rate_low"),
             rate.max().alias("learning_rate_high"),
+            at_end.alias("share_at_rate_end"),
             pl.col("n_epochs").median(),
             pl.col("loss_before", "loss_after", "fit_seconds", "r2").mean(),
         )

@@ -26,6 +26,8 @@ FIT = ["layer", "method", "concept_id"]
 _RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
 _MEASURES = ("score", *_RATINGS, "log_perplexity")
 _DIRECTIONS = {"held_out": ((0, 1), (1, 0)), "first_half": ((0, 1),), "same_texts": ((0, 0),)}  # half that chooses, half that reports
+_ENDS = {"low": "smallest", "high": "largest"}
+_ADDS_TEXT = [row.key for row in registry.METHODS if row.adds_text]
 _SUCCESS = of_fits(pl.DataFrame(schema=GEN_SUCCESS.schema)).schema
 
 
@@ -171,7 +173,8 @@ def method_choices(halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str)
 
 
 def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
-    """Per fit and half: the factor of the largest `choose_by`, of equals the smallest, and whether it is an end of the method's grid.
+    """Per fit and half: the factor of the largest `choose_by`, of equals the smallest, and whether it is the smallest or the largest of the
+    method's.
 
     A factor without one cannot be chosen; where there is one factor only the score has nothing to choose. Where P1's rule leaves no factor,
     steering failed.
@@ -186,11 +189,11 @@ def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
         place = 0 if len(factors) == 1 and not by_p1 else first_largest(np.array(values, dtype=np.float64))
         chosen.append(None if place is None else factors[place])
     best = curves.with_columns(factor=pl.Series(chosen, dtype=pl.String))
-    ordinal = ~pl.col("method").is_in([row.key for row in registry.METHODS if row.grid == "prompt"])
-    at_end = pl.when(ordinal & (pl.col("grid") > 1)).then(number.is_in(pl.concat_list("low", "high")))
+    ordinal = ~pl.col("method").is_in(_ADDS_TEXT)
+    at_ends = (pl.when(ordinal & (pl.col("grid") > 1)).then(number == pl.col(end)).alias(f"at_{name}") for end, name in _ENDS.items())
     failed = pl.col("by_p1") & pl.col("factor").is_null()
-    return best.with_columns(at_end.alias("at_grid_end"), steering_failed=failed).select(
-        *FIT, "half", "factor", "at_grid_end", "steering_failed"
+    return best.with_columns(*at_ends, steering_failed=failed).select(
+        *FIT, "half", "factor", "at_smallest", "at_largest", "steering_failed"
     )
 
 
@@ -211,7 +214,7 @@ def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
 def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
     """METHOD_CHOICES, FITS and COMPARED_CONCEPTS -> METHOD_SCORES: the mean of the halves reported on, for each method and concept."""
     norms = fits.select(*FIT, "reason", "residual_change", "residual_norm")
-    prompts = pl.col("method").is_in([row.key for row in registry.METHODS if row.grid == "prompt"])
+    prompts = pl.col("method").is_in(_ADDS_TEXT)
     change = pl.when(~prompts).then(pl.col("factor").cast(pl.Float64) * pl.col("residual_change"))
     rows = choices.sort(METHOD_CHOICES.keys).join(norms, on=FIT, how="left", maintain_order="left").with_columns(change=change)
     means = rows.group_by(FIT, maintain_order=True).agg(
@@ -220,8 +223,8 @@ def method_scores(choices: pl.DataFrame, fits: pl.DataFrame, concepts: pl.DataFr
         (pl.col("change") / pl.col("residual_norm")).mean().alias("relative_change"),
         pl.col("score").count().cast(pl.UInt8).alias("n_halves"),
         pl.col("factor").alias("factors"),
-        pl.col("at_grid_end").count().cast(pl.UInt8).alias("n_choices"),
-        pl.col("at_grid_end").sum().cast(pl.UInt8).alias("n_at_grid_end"),
+        pl.col("at_smallest").count().cast(pl.UInt8).alias("n_choices"),
+        *(pl.col(f"at_{name}").sum().cast(pl.UInt8).alias(f"n_at_{name}") for name in _ENDS.values()),
         pl.col("n", "n_missing").sum(),
     )
     named = means.join(concepts.select("concept_id", "concept"), on="concept_id", how="left")

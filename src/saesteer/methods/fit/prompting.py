@@ -3,7 +3,14 @@
 P4 has a language model write an instruction for every concept, as `judge.prompt_writing` has where the settings name one. Else, for a
 model that answers, the wording is fixed and the concept is filled in. Either is more insistent from factor to factor. A base model
 follows no instructions: before its prompt stand training texts of the concept, one more from factor to factor, which it continues.
+
+`fit` takes the shortest texts, whatever they do to the model; P4's prompts are written anew for each concept. `search` is the stronger
+rival: it draws as many candidates as other methods have factors, and the prompts that choose a factor choose among them.
 """
+
+from itertools import accumulate
+
+import torch
 
 from saesteer.engine.interventions import PromptText
 from saesteer.methods.fit.problem import Abstains, Problem
@@ -18,6 +25,8 @@ WORDINGS = (
 
 MOST_EXAMPLES = 3
 """Texts before a base model's prompt at the highest factor."""
+N_CANDIDATES = 14
+"""Texts that `search` draws: as many as additions have factors (methods.factors.addition)."""
 
 
 def fit(problem: Problem) -> PromptText:
@@ -29,9 +38,30 @@ def fit(problem: Problem) -> PromptText:
         return PromptText(tuple(filter(None, problem.prompts)))
     if problem.lm.prompt_format == "chat":
         return PromptText(tuple(wording.format(concept=problem.concept.strip().rstrip(".")) for wording in WORDINGS))
-    shortest = sorted(problem.positive, key=lambda text: len(text.ids))
-    decoded = (str(problem.lm.tokenizer.decode(text.ids, skip_special_tokens=True)).strip() for text in shortest)
-    examples = [example for example in decoded if example][:MOST_EXAMPLES]
+    examples = [example for example, _ in _by_length(problem)][:MOST_EXAMPLES]
+    return PromptText(tuple(" ".join(examples[: number + 1]) for number in range(len(examples))))
+
+
+def search(problem: Problem) -> PromptText:
+    """`N_CANDIDATES` texts: examples of the concept, 1 to `MOST_EXAMPLES` of them in turn, drawn from its shorter half; after an
+    instruction where the model answers. As many examples of a draw are left out as would fill more than half of the model's context."""
+    examples = _by_length(problem)
+    examples = examples[: max(MOST_EXAMPLES, len(examples) // 2)]
+    room = problem.lm.n_positions // 2
+    generator, texts = problem.generator("prompt_search"), []
+    for number in range(N_CANDIDATES):
+        drawn = torch.randperm(len(examples), generator=generator).tolist()[: 1 + number % MOST_EXAMPLES]
+        lengths = accumulate(examples[place][1] for place in drawn)
+        fitting = [examples[place][0] for place, length in zip(drawn, lengths, strict=True) if length <= room]
+        wording = WORDINGS[number % len(WORDINGS)].format(concept=problem.concept.strip().rstrip("."))
+        texts.append(" ".join([wording, *fitting] if problem.lm.prompt_format == "chat" else fitting))
+    return PromptText(tuple(texts))
+
+
+def _by_length(problem: Problem) -> list[tuple[str, int]]:
+    """The concept's texts that say something, each with its number of tokens, shortest first."""
+    decoded = [(str(problem.lm.tokenizer.decode(text.ids, skip_special_tokens=True)).strip(), len(text.ids)) for text in problem.positive]
+    examples = sorted(((text, length) for text, length in decoded if text), key=lambda example: example[1])
     if not examples:
         raise Abstains("none of the concept's texts says anything that could stand before a prompt")
-    return PromptText(tuple(" ".join(examples[: number + 1]) for number in range(len(examples))))
+    return examples
