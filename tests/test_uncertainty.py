@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.statistics import pooled_rank_correlation
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import bootstrap, spearmanr, t
 
 from saesteer.core.uncertainty import (
     bootstrap_mean_interval,
@@ -13,6 +13,7 @@ from saesteer.core.uncertainty import (
     mean_columns,
     random_stream,
     rank_correlation,
+    ratio_interval,
 )
 from saesteer.settings import SelectionSettings
 
@@ -99,6 +100,37 @@ def test_correlations_that_do_not_exist() -> None:
     assert rank_correlation(same, SKEWED[:5], np.zeros(5, dtype=np.int64), 10, 0.95, random_stream(0)) == (5, None, None, None)
     two = rank_correlation(np.array([1.0, 2.0]), np.array([5.0, 6.0]), np.zeros(2, dtype=np.int64), 10, 0.95, random_stream(0))
     assert two == (2, 1.0, None, None)
+
+
+def test_kept_ratio_is_its_factors_and_its_error_that_of_resampled_layers() -> None:
+    rng = np.random.default_rng(1)
+    layers = np.repeat([0, 1, 2], [40, 60, 80])
+    is_kept = rng.random(180) < np.array([0.1, 0.3, 0.6])[layers]
+    values = rng.binomial(20, np.where(is_kept, 0.4, 0.2)) + layers
+
+    def logarithms(picked: np.ndarray) -> list[float]:
+        v, kept, layer = values[picked], is_kept[picked], layers[picked]
+        at_random = sum(kept[layer == k].sum() * v[layer == k].mean() for k in range(3)) / kept.sum()
+        return [np.log(v[kept].mean() / v.mean()), np.log(at_random / v.mean()), np.log(v[kept].mean() / at_random)]
+
+    places = [np.flatnonzero(layers == k) for k in range(3)]
+    resampled = [logarithms(np.concatenate([rng.choice(place, len(place)) for place in places])) for _ in range(4000)]
+    shuffled = rng.permutation(180)
+    ours = ratio_interval(values[shuffled] * 1.0, is_kept[shuffled], layers[shuffled], 0.95)
+    for (value, ends), expected, error in zip(ours, logarithms(np.arange(180)), np.std(resampled, axis=0), strict=True):
+        assert np.log(value) == pytest.approx(expected)
+        assert np.log(ends) - np.log(value) == pytest.approx(np.array([-1, 1]) * t.ppf(0.975, is_kept.sum() - 1) * error, rel=0.08)
+    assert ours == ratio_interval(values * 1.0, is_kept, layers, 0.95)
+
+
+def test_kept_ratios_that_do_not_exist() -> None:
+    values, layers = np.array([0.0, 1.0, 2.0, 0.0]), np.zeros(4, dtype=np.int64)
+    nothing = ratio_interval(values, np.zeros(4, dtype=bool), layers, 0.95)
+    assert nothing == ratio_interval(values * 0, values > 0, layers, 0.95) == ((None, None),) * 3
+    assert ratio_interval(values, values == 2, layers, 0.95).ratio == (pytest.approx(2 / 0.75), None)
+    assert ratio_interval(values, values == 0, layers, 0.95).ratio == (0, None)
+    everything = ratio_interval(values, values >= 0, layers, 0.95)
+    assert all((part.value, *part.interval) == pytest.approx((1, 1, 1)) for part in everything)
 
 
 @pytest.mark.parametrize("ends", [None, "", "removed_"])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.uncertainty import difference_interval, interval_columns, quantile_interval, random_stream
+from saesteer.core.uncertainty import difference_interval, interval_columns, quantile_interval, random_stream, ratio_interval
 from saesteer.settings import SelectionSettings
 from studies.questions.tables import HEADLINE_SAMPLES
 
@@ -31,33 +31,23 @@ def _line(by_layer: list[tuple[np.ndarray, np.ndarray]], label: tuple[str, str],
     values, is_kept = (np.concatenate([pair[place] for pair in by_layer]) for place in (0, 1))
     stream = random_stream(settings.seed, "headline", *label)
     interval = difference_interval(values[is_kept], values[~is_kept], settings.bootstrap_draws, settings.confidence, stream)
-    has_both, ratio = 0 < is_kept.sum() < len(is_kept), _ratio(values, is_kept)
+    has_both = 0 < is_kept.sum() < len(is_kept)
     line: dict[str, Any] = {"n": len(values), "n_kept": int(is_kept.sum()), "mean": _mean(values), "kept_mean": _mean(values[is_kept])}
     line |= interval_columns("difference", float(values[is_kept].mean() - values[~is_kept].mean()) if has_both else None, interval)
-    sizes = [len(layer_values) for layer_values, _ in by_layer]
-    resampled = [
-        _drawn(by_layer, sizes, True, settings, "population", *label),
-        _drawn(by_layer, [N_SAMPLED] * len(sizes), False, settings, *label),
-    ]
-    of_all = quantile_interval(resampled[0], settings.confidence) if ratio is not None and len(values) > 1 else None
-    line |= {"n_sampled": N_SAMPLED, **interval_columns("ratio", ratio, of_all)}
-    if len(resampled[1]):
-        median, interval = float(np.median(resampled[1])), quantile_interval(resampled[1], settings.confidence)
-        line |= interval_columns("sampled_ratio", median, interval)
+    layers = np.repeat(np.arange(len(by_layer)), [len(layer_values) for layer_values, _ in by_layer])
+    of_all = ratio_interval(values, is_kept, layers, settings.confidence).ratio
+    line |= {"n_sampled": N_SAMPLED, **interval_columns("ratio", *of_all)}
+    if len(sampled := _sampled(by_layer, settings, *label)):
+        line |= interval_columns("sampled_ratio", float(np.median(sampled)), quantile_interval(sampled, settings.confidence))
     return line
 
 
-def _drawn(
-    by_layer: list[tuple[np.ndarray, np.ndarray]], sizes: list[int], replace: bool, settings: SelectionSettings, *label: str
-) -> np.ndarray:
-    """Ratios of many samples of so many features of each layer (all of a layer that has fewer), those left out that have none."""
+def _sampled(by_layer: list[tuple[np.ndarray, np.ndarray]], settings: SelectionSettings, *label: str) -> np.ndarray:
+    """Ratios of many samples of `N_SAMPLED` features of each layer (all of a layer that has fewer), those left out that have none."""
     stream = random_stream(settings.seed, "headline samples", *label)
     ratios = []
     for _ in range(settings.bootstrap_draws):
-        picks = [
-            stream.choice(len(layer_values), len(layer_values) if replace else min(size, len(layer_values)), replace)
-            for (layer_values, _), size in zip(by_layer, sizes, strict=True)
-        ]
+        picks = [stream.choice(len(layer_values), min(N_SAMPLED, len(layer_values)), replace=False) for layer_values, _ in by_layer]
         values, is_kept = (np.concatenate([pair[place][pick] for pair, pick in zip(by_layer, picks, strict=True)]) for place in (0, 1))
         ratios.append(_ratio(values, is_kept))
     return np.array([ratio for ratio in ratios if ratio is not None])

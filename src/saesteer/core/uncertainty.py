@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 _BLOCK = 2**22  # elements drawn at a time: bounds memory for large feature sets
 
@@ -21,6 +21,24 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Estimate(NamedTuple):
+    """A number with its interval; None where they do not exist."""
+
+    value: float | None
+    interval: Interval | None
+
+
+class KeptRatio(NamedTuple):
+    """How many times the mean over all the mean over kept ones is, as a product: `ratio` = `mix` * `within`."""
+
+    ratio: Estimate
+    """(mean over kept) / (mean over all)."""
+    mix: Estimate
+    """(Mean expected of as many of each stratum, kept at random) / (mean over all): what the choice of strata does."""
+    within: Estimate
+    """(Mean over kept) / (that expectation): what the choice inside strata does."""
 
 
 class RankCorrelation(NamedTuple):
@@ -80,6 +98,53 @@ def difference_interval(
         return None
     first = _resampled_means(a, draws, stream)
     return quantile_interval(first - _resampled_means(b, draws, stream), confidence)
+
+
+def ratio_interval(
+    values: Float[np.ndarray, " n"], is_kept: Bool[np.ndarray, " n"], strata: Int[np.ndarray, " n"], confidence: float
+) -> KeptRatio:
+    """The mean of the kept values over the mean of all, and its two factors: strata (layers), and the choice inside them.
+
+    Values are at least 0. Intervals are of Student's t for the logarithm, with n_kept - 1 degrees of freedom and the delta method's
+    standard error: that of the sum of `terms`, each value's linearised effect on the logarithm, drawn inside strata of fixed size. Nothing
+    is random. Values are None where nothing is kept or all are 0, ends also where one is kept or the kept are all 0.
+    """
+    order = np.lexsort((is_kept, values, strata))
+    values, kept, strata = values[order], is_kept[order].astype(np.float64), strata[order]
+    n_kept, total, kept_total = kept.sum(), values.sum(), (kept * values).sum()
+    if not n_kept or not total:
+        return KeptRatio(*[Estimate(None, None)] * 3)
+    _, group, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    means, shares = ((np.bincount(group, column) / sizes)[group] for column in (values, kept))
+    expected = (kept * means).sum()  # n_kept times the mean of as many of each stratum at random
+    of_all, of_expected = values / total, (kept * means + shares * values) / expected
+    of_kept = kept * values / kept_total if kept_total else np.zeros_like(values)
+    ratios = {
+        "ratio": (kept_total / n_kept / values.mean(), of_kept - kept / n_kept - of_all),
+        "mix": (expected / n_kept / values.mean(), of_expected - kept / n_kept - of_all),
+        "within": (kept_total / expected, of_kept - of_expected),
+    }
+    return KeptRatio(**{name: _ratio_estimate(value, terms, group, n_kept, confidence) for name, (value, terms) in ratios.items()})
+
+
+def _ratio_estimate(
+    value: float, terms: Float[np.ndarray, " n"], strata: Int[np.ndarray, " n"], n_kept: float, confidence: float
+) -> Estimate:
+    """`terms` as in `ratio_interval`. n / (n - 1) twice: of each stratum, and of the kept, whose own mean is estimated too."""
+    if value <= 0 or n_kept < 2:
+        return Estimate(float(value), None)
+    sizes = np.bincount(strata)
+    centred = terms - (np.bincount(strata, terms) / sizes)[strata]
+    variance = (np.bincount(strata, centred**2) * sizes / np.maximum(sizes - 1, 1)).sum() * n_kept / (n_kept - 1)
+    reach = np.exp(student_t(confidence, n_kept - 1) * np.sqrt(variance))
+    return Estimate(float(value), Interval(float(value / reach), float(value * reach)))
+
+
+def student_t(confidence: float, df: float) -> float:
+    """How many standard errors a two-sided interval of Student's t reaches."""
+    from scipy.special import stdtrit  # its import takes longer than most jobs that need no interval
+
+    return float(stdtrit(df, (1 + confidence) / 2))
 
 
 def quantile_interval(draws: Float[np.ndarray, " draw"], confidence: float) -> Interval:

@@ -29,7 +29,7 @@ def draw(data: pl.DataFrame) -> Figure:
     return dot_figure(panels, {"all features": Mark(0), samples: Mark(3)}, size, counts(data), "features of", spread=0.3)
 
 
-counts = counted("n", "features", ". Bars: {level} bootstrap over features (all), {level} of the samples (grey).")
+counts = counted("n", "features", ". Bars: {level} intervals over features (all), {level} of the samples (grey).")
 
 FIGURE = FigureDefinition(
     position=120,
