@@ -1,6 +1,7 @@
 """The headline numbers, each against a plain computation, and the table written from them."""
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,9 @@ def test_counts_and_medians(world: dict[str, pl.DataFrame], numbers: dict[str, A
 def test_filter_and_judge(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
     rows = world["outcomes"].filter(rule="capped").to_dicts()
     kept = [row["gen_success_20"] for row in rows if row["output_score"] >= 0.3]
-    filtered = numbers["filter"]["all"]
+    filtered = numbers["filter"]["capped"]["all"]
     assert filtered["kept"]["n"] == len(kept)
-    assert filtered["ratio"] == pytest.approx(np.mean(kept) / np.mean([row["gen_success_20"] for row in rows]))
+    assert filtered["ratio"]["value"] == pytest.approx(np.mean(kept) / np.mean([row["gen_success_20"] for row in rows]))
     judged = [row for row in rows if row["judge_score"] is not None]
     difference = np.mean([row["judge_score"] for row in judged if row["output_score"] >= 0.3]) - np.mean(
         [row["judge_score"] for row in judged if row["output_score"] < 0.3]
@@ -59,6 +60,16 @@ def test_filter_and_judge(world: dict[str, pl.DataFrame], numbers: dict[str, Any
     assert against["difference"] == pytest.approx(difference)
     assert against["low"] < against["difference"] < against["high"]
     assert against["n_missing"] == 240 - len(judged)
+    cells: dict[tuple[int, str], tuple[list[float], list[float]]] = {}
+    for row in judged:
+        cells.setdefault((row["layer"], row["concept"]), ([], []))[row["output_score"] >= 0.3].append(row["judge_score"])
+    both = [
+        (len(kept) * len(removed) / (len(kept) + len(removed)), np.mean(kept) - np.mean(removed))
+        for removed, kept in cells.values()
+        if kept and removed
+    ]
+    within = sum(weight * gain for weight, gain in both) / sum(weight for weight, _ in both)
+    assert against["within"]["difference"] == pytest.approx(within)
 
 
 def test_correlations_choices_and_rules(world: dict[str, pl.DataFrame], numbers: dict[str, Any]) -> None:
@@ -83,8 +94,9 @@ def test_choices_by_each_perplexity(world: dict[str, pl.DataFrame], numbers: dic
     assert numbers["perplexity"]["capped"]["whole_text"]["share_that_differs"] > 0
     own = numbers["perplexity"]["p1"]["continuation"]
     assert own == {"gen_success_20": pytest.approx(world["outcomes"].filter(rule="p1")["gen_success_20"].mean()), "share_that_differs": 0}
-    row = next(line for line in headline_markdown(numbers).splitlines() if "prefixes and continuations together" in line)
-    assert f"{numbers['perplexity']['capped']['whole_text']['share_that_differs']:.1%} of choices differ" in row
+    p1, capped = (line for line in headline_markdown(numbers).splitlines() if "prefixes and continuations together" in line)
+    for row, rule in ((p1, "p1"), (capped, "capped")):
+        assert f"{numbers['perplexity'][rule]['whole_text']['share_that_differs']:.1%} of choices differ" in row
 
 
 def _choices(table: pl.DataFrame, rule: str) -> list[tuple[tuple[int, int, str], str | None]]:
@@ -98,10 +110,11 @@ def test_order_changes_nothing_and_it_is_json(world: dict[str, pl.DataFrame], nu
 
 
 def passing() -> dict[str, Any]:
+    gain = {"ratio": {"value": 1.5}, "kept": {"mean": 1.2}, "random": {"high": 1.1}, "p_within_layers": 0.04}
     return {
         "depth": {"rho_input_score": -0.5, "rho_output_score": 0.5},
         "both_above_half": {"share": 0.05},
-        "filter": {"all": {"ratio": 1.5, "kept": {"mean": 1.2}, "random": {"high": 1.1}, "p_within_layers": 0.04}},
+        "filter": {rule: {"all": deepcopy(gain)} for rule in ("p1", "capped")},
     }
 
 
@@ -113,11 +126,11 @@ def passing() -> dict[str, Any]:
         (("depth", "rho_output_score"), None, "roles_change_with_depth"),
         (("both_above_half", "share"), 0.1, "both_scores_high_is_rare"),
         (("both_above_half", "share"), None, "both_scores_high_is_rare"),
-        (("filter", "all", "ratio"), 1.49, "filter_helps"),
-        (("filter", "all", "ratio"), None, "filter_helps"),
-        (("filter", "all", "kept", "mean"), 1.1, "filter_helps"),
-        (("filter", "all", "p_within_layers"), 0.05, "filter_helps"),
-        (("filter", "all", "p_within_layers"), None, "filter_helps"),
+        (("filter", "p1", "all", "ratio", "value"), 1.49, "filter_helps_by_p1"),
+        (("filter", "capped", "all", "ratio", "value"), None, "filter_helps_by_capped"),
+        (("filter", "capped", "all", "kept", "mean"), 1.1, "filter_helps_by_capped"),
+        (("filter", "p1", "all", "p_within_layers"), 0.05, "filter_helps_by_p1"),
+        (("filter", "p1", "all", "p_within_layers"), None, "filter_helps_by_p1"),
     ],
 )
 def test_each_condition_of_a_finding_can_fail(path: tuple[str, ...], value: float | None, finding: str) -> None:
@@ -134,9 +147,10 @@ def test_markdown_has_the_numbers(numbers: dict[str, Any]) -> None:
     table = headline_markdown(numbers)
     lines = table.splitlines()
     assert all(line.count("|") == 4 for line in lines)
-    kept = numbers["filter"]["all"]
+    kept = numbers["filter"]["p1"]["all"]
     assert f"{kept['unfiltered']['mean']:.2f} [{kept['unfiltered']['low']:.2f}, {kept['unfiltered']['high']:.2f}] (n = 240)" in table
-    assert f"{kept['ratio']:.2f}×" in table
+    for name in ("ratio", "mix", "within"):
+        assert f"{kept[name]['value']:.2f}× [{kept[name]['low']:.2f}, {kept[name]['high']:.2f}]" in table
     assert table.endswith("|\n")
 
 
@@ -149,5 +163,6 @@ def test_a_world_too_small_for_most_numbers() -> None:
     json.dumps(numbers, allow_nan=False)
     assert numbers["depth"]["rho_input_score"] is None
     assert numbers["correlations"]["judge_score"]["overall"]["n"] == 0
-    assert numbers["findings"] == {"roles_change_with_depth": False, "both_scores_high_is_rare": False, "filter_helps": False}
+    assert len(numbers["findings"]) == 4
+    assert not any(numbers["findings"].values())
     assert "–" in headline_markdown(numbers)

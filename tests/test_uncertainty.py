@@ -14,6 +14,7 @@ from saesteer.core.uncertainty import (
     random_stream,
     rank_correlation,
     ratio_interval,
+    within_difference,
 )
 from saesteer.settings import SelectionSettings
 
@@ -131,6 +132,41 @@ def test_kept_ratios_that_do_not_exist() -> None:
     assert ratio_interval(values, values == 0, layers, 0.95).ratio == (0, None)
     everything = ratio_interval(values, values >= 0, layers, 0.95)
     assert all((part.value, *part.interval) == pytest.approx((1, 1, 1)) for part in everything)
+
+
+def test_a_difference_inside_strata_is_that_of_least_squares_with_dummies() -> None:
+    """Against the normal equations with a column for each stratum and the hat matrix's diagonal, in another order."""
+    rng = np.random.default_rng(5)
+    strata, is_kept = rng.integers(0, 9, 60), rng.random(60) < 0.3
+    values = rng.gamma(2, 1, 60) + strata * 0.5
+    design = np.column_stack([is_kept * 1.0, *(strata[None] == np.unique(strata)[:, None]) * 1.0])
+    inverse = np.linalg.inv(design.T @ design)
+    coefficients = inverse @ design.T @ values
+    leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
+    meat = design.T * ((values - design @ coefficients) / (1 - leverage)) ** 2 @ design
+    error = np.sqrt((inverse @ meat @ inverse)[0, 0])
+    both = [group for group in np.unique(strata) if 0 < is_kept[strata == group].sum() < (strata == group).sum()]
+    df = np.isin(strata, both).sum() - len(both) - 1
+    shuffled = rng.permutation(60)
+    ours = within_difference(values[shuffled], is_kept[shuffled], strata[shuffled], 0.95)
+    assert ours.value == pytest.approx(coefficients[0])
+    assert np.array(ours.interval) == pytest.approx(coefficients[0] + np.array([-1, 1]) * t.ppf(0.975, df) * error, rel=1e-6)
+    assert within_difference(values, is_kept, strata * 0 + np.arange(60), 0.95) == (None, None)
+    assert within_difference(values[:2], np.array([True, False]), strata[:2] * 0, 0.95).interval is None
+
+
+def test_a_difference_inside_strata_is_covered() -> None:
+    """Strata of other means, spreads that differ, and ratings of 0 to 2; few values and many."""
+    rng = np.random.default_rng(6)
+    for n, n_strata in ((17, 6), (120, 30)):
+        n_covered, n_intervals = 0, 0
+        for number in range(1200):
+            strata, is_kept = rng.integers(0, n_strata, n), rng.random(n) < 0.25
+            noise = rng.normal(0, 1 + is_kept) if number % 2 else rng.choice(3, n, p=[0.5, 0.3, 0.2])
+            interval = within_difference(rng.normal(0, 1, n_strata)[strata] * (number % 2) + noise, is_kept, strata, 0.95).interval
+            if interval is not None:
+                n_intervals, n_covered = n_intervals + 1, n_covered + (interval.low <= 0 <= interval.high)
+        assert n_covered / n_intervals > 0.94, n
 
 
 @pytest.mark.parametrize("ends", [None, "", "removed_"])

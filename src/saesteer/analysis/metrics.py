@@ -3,7 +3,8 @@
 The three findings are judged by rules fixed before the shipped world was measured: (1) the median input score falls and the median
 output score rises with depth; (2) both scores exceed .5 in under 10 % of features; (3) filtering by output score multiplies mean
 held-out GenSuccess@20 by at least 1.5, beyond the random-removal band, and not by the choice of layers alone (p < .05 within
-layers). They are the claims of P1 (arXiv 2505.20063) in a form that can fail.
+layers). They are the claims of P1 (arXiv 2505.20063) in a form that can fail. The third rests on how a factor is chosen, and is judged
+under P1's rule and under `capped` (see analysis.best_factor).
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,15 @@ import polars as pl
 from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
 from saesteer.core.tables import BEST_FACTORS
-from saesteer.core.uncertainty import difference_interval, interval_columns, mean_columns, random_stream, rank_correlation
+from saesteer.core.uncertainty import (
+    difference_interval,
+    interval_columns,
+    mean_columns,
+    random_stream,
+    rank_correlation,
+    ratio_interval,
+    within_difference,
+)
 from saesteer.settings import BestFactorSettings, SelectionSettings
 
 MAX_SHARE_BOTH_HIGH = 0.10
@@ -45,7 +54,7 @@ def headline(
         "layers": _layer_medians(features),
         "depth": _depth(features),
         "both_above_half": _both_above_half(features),
-        "filter": {layers: _filter(selection, rule, layers, settings.headline_threshold) for layers in LAYER_SETS},
+        "filter": {by: {layers: _filter(outcomes, selection, by, layers, settings) for layers in LAYER_SETS} for by in RULES},
         "kept_against_removed": {measure: _kept_removed(chosen, measure, settings) for measure in MEASURES},
         "correlations": {measure: correlations(chosen, measure, settings) for measure in OUTCOMES_CORRELATED},
         "choices": _choices(best_factors.filter(rule=rule)),
@@ -97,34 +106,52 @@ def _both_above_half(features: pl.DataFrame) -> Numbers:
     return {"n": int(both.sum()), "n_scored": scored.height, "share": _share(both)}
 
 
-def _filter(selection: pl.DataFrame, rule: str, layers: str, threshold: float) -> Numbers:
-    """GenSuccess@20 without filter and at the threshold, with the controls."""
+def _filter(outcomes: pl.DataFrame, selection: pl.DataFrame, rule: str, layers: str, settings: SelectionSettings) -> Numbers:
+    """GenSuccess@20 without filter and at the threshold, with the controls: how many times it is larger, as the product of what the kept
+    features' layers give and of what the choice inside layers gives."""
+    threshold = settings.headline_threshold
     curve = selection.filter(rule=rule, measure="gen_success_20", layers=layers)
     unfiltered, kept = (curve.row(by_predicate=pl.col("threshold") == at, named=True) for at in (0.0, threshold))
-    has_ratio = kept["mean"] is not None and bool(unfiltered["mean"])
+    first_layer = 0 if layers == "all" else settings.late_layers_from
+    members = outcomes.filter(pl.col("layer") >= first_layer, rule=rule).drop_nulls("gen_success_20")
+    values, is_kept = members["gen_success_20"].to_numpy(), members["output_score"].to_numpy() >= threshold
+    ratios = ratio_interval(values, is_kept, members["layer"].cast(pl.Int64).to_numpy(), settings.confidence)._asdict()
     return {
         "unfiltered": {name: unfiltered[name] for name in ("mean", "low", "high")} | {"n": unfiltered["n_kept"]},
         "kept": {name: kept[name] for name in ("mean", "low", "high")} | {"n": kept["n_kept"]},
         "removed_mean": kept["removed_mean"],
-        "ratio": kept["mean"] / unfiltered["mean"] if has_ratio else None,
+        **{name: interval_columns("value", estimate.value, estimate.interval, ends="") for name, estimate in ratios.items()},
         "random": {"mean": kept["random_mean"], "low": kept["random_low"], "high": kept["random_high"]},
         "p_within_layers": kept["p_within_layers"],
     }
 
 
 def _kept_removed(outcomes: pl.DataFrame, measure: str, settings: SelectionSettings) -> Numbers:
-    """Means of kept and removed features at the headline threshold, and the difference with its interval (the groups are unpaired)."""
+    """Means of kept and removed features at the headline threshold, and the difference with its interval (the groups are unpaired): of all,
+    and of features of one concept and layer, since a filter that keeps other concepts changes the mean without steering better."""
     present = outcomes.drop_nulls(measure)
     is_kept = pl.col("output_score") >= settings.headline_threshold
     kept, removed = (present.filter(mask)[measure].to_numpy() for mask in (is_kept, ~is_kept))
     stream = random_stream(settings.seed, "kept_removed", measure)
     interval = difference_interval(kept, removed, settings.bootstrap_draws, settings.confidence, stream)
+    cells = (
+        present.sort(_FEATURE)
+        .select(_FEATURE[0], "concept", "output_score", measure)
+        .with_columns(cell=pl.struct(_FEATURE[0], "concept").rank("dense").cast(pl.Int64))
+    )
+    within = within_difference(
+        cells[measure].to_numpy(),
+        cells["output_score"].to_numpy() >= settings.headline_threshold,
+        cells["cell"].to_numpy(),
+        settings.confidence,
+    )
     means = [float(group.mean()) if len(group) else None for group in (kept, removed)]
     difference = means[0] - means[1] if means[0] is not None and means[1] is not None else None
     return {
         "kept": {"n": len(kept), "mean": means[0]},
         "removed": {"n": len(removed), "mean": means[1]},
         **interval_columns("difference", difference, interval, ends=""),
+        "within": interval_columns("difference", within.value, within.interval, ends=""),
         "n_missing": outcomes.height - present.height,
     }
 
@@ -185,15 +212,17 @@ def _share(mask: pl.Series) -> float | None:
 
 def findings(numbers: Mapping[str, Any]) -> dict[str, bool]:
     """Does each finding of P1 hold here? A number that does not exist decides nothing and counts as not shown."""
-    depth, kept = numbers["depth"], numbers["filter"]["all"]
-    inputs, outputs, share = depth["rho_input_score"], depth["rho_output_score"], numbers["both_above_half"]["share"]
-    ratio, p_value = kept["ratio"], kept["p_within_layers"]
+    depth, share = numbers["depth"], numbers["both_above_half"]["share"]
+    inputs, outputs = depth["rho_input_score"], depth["rho_output_score"]
     return {
         "roles_change_with_depth": inputs is not None and outputs is not None and inputs < 0 < outputs,
         "both_scores_high_is_rare": share is not None and share < MAX_SHARE_BOTH_HIGH,
-        "filter_helps": ratio is not None
-        and ratio >= MIN_RATIO
-        and kept["kept"]["mean"] > kept["random"]["high"]
-        and p_value is not None
-        and p_value < MAX_P,
+        **{f"filter_helps_by_{rule}": _filter_helps(numbers["filter"][rule]["all"]) for rule in RULES},
     }
+
+
+def _filter_helps(gain: Mapping[str, Any]) -> bool:
+    ratio, p_value = gain["ratio"]["value"], gain["p_within_layers"]
+    if ratio is None or p_value is None:
+        return False
+    return bool(ratio >= MIN_RATIO and gain["kept"]["mean"] > gain["random"]["high"] and p_value < MAX_P)

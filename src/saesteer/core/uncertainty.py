@@ -127,6 +127,29 @@ def ratio_interval(
     return KeptRatio(**{name: _ratio_estimate(value, terms, group, n_kept, confidence) for name, (value, terms) in ratios.items()})
 
 
+def within_difference(
+    values: Float[np.ndarray, " n"], is_kept: Bool[np.ndarray, " n"], strata: Int[np.ndarray, " n"], confidence: float
+) -> Estimate:
+    """The mean of the kept values minus that of the others of the same stratum: the coefficient of `is_kept` in least squares with a mean
+    for each stratum, so that strata count by n_kept * n_other / n. The interval is of Student's t with the standard error HC3 of MacKinnon
+    and White (1985), which lets the spread differ. None where no stratum has both, the ends where nothing is left to tell the spread."""
+    order = np.lexsort((is_kept, values, strata))
+    _, group, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
+    y, x = ((column - (np.bincount(group, column) / sizes)[group]) for column in (values[order], is_kept[order].astype(np.float64)))
+    of_both = np.bincount(group, x**2) > 0  # strata that have kept ones and others
+    square, df = float((x**2).sum()), int(sizes[of_both].sum() - of_both.sum() - 1)
+    if not of_both.any():
+        return Estimate(None, None)
+    slope = float((x * y).sum() / square)
+    leverage = 1 / sizes[group] + x**2 / square
+    if df < 1:
+        return Estimate(slope, None)
+    telling = leverage < 1 - 1e-9  # a value that its own coefficient reproduces has no residual
+    scores = x[telling] * (y - slope * x)[telling] / (1 - leverage[telling])
+    reach = student_t(confidence, float(df)) * float(np.sqrt((scores**2).sum())) / square
+    return Estimate(slope, Interval(slope - reach, slope + reach))
+
+
 def _ratio_estimate(
     value: float, terms: Float[np.ndarray, " n"], strata: Int[np.ndarray, " n"], n_kept: float, confidence: float
 ) -> Estimate:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.metrics import MAX_P, MAX_SHARE_BOTH_HIGH, MIN_RATIO
 from saesteer.core.markdown import number, table
 
 _Numbers = Mapping[str, Any]
 
 HEADLINE_COLUMNS = ("what", "measured", "holds")
+RULE_TITLES = {"p1": "P1's rule", "capped": "capped perplexity"}
 
 
 def headline_markdown(numbers: _Numbers) -> str:
@@ -26,6 +28,14 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         f"Keeping features with output score ≥ {numbers['threshold']:g} raises held-out GenSuccess@20 at least {MIN_RATIO:g}×, "
         f"above random removal, p < {MAX_P:g} within layers"
     )
+    gains = [
+        row
+        for rule in sorted(RULES, reverse=True)
+        for row in (
+            (f"{filtered}; factor by {RULE_TITLES[rule]}", _gain(numbers["filter"][rule]["all"]), holds[f"filter_helps_by_{rule}"]),
+            (f"The same, late layers only, {RULE_TITLES[rule]}", _gain(numbers["filter"][rule]["late"]), ""),
+        )
+    ]
     judged = numbers["kept_against_removed"]["judge_score"]
     sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return [
@@ -39,17 +49,20 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
             f"{percent(both_high['share'])} ({both_high['n']} of {both_high['n_scored']} scored; {n_without} without input score)",
             holds["both_scores_high_is_rare"],
         ),
-        (filtered, _gain(numbers["filter"]["all"]), holds["filter_helps"]),
-        ("The same, late layers only", _gain(numbers["filter"]["late"]), ""),
+        *gains,
         ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
         ("Judge score, kept minus removed", f"{_interval(judged, 'difference')} ({sizes})", ""),
+        ("The same within concepts and layers", _interval(judged["within"], "difference"), ""),
         (
             "Factor at an end of the grid",
             f"{percent(choices['share_at_grid_end'])} of choices; {choices['n_failed']} of {choices['n']} choices failed",
             "",
         ),
-        ("Held-out GenSuccess@20, by the perplexity that factors are chosen by", _perplexities(numbers), ""),
+        *(
+            (f"Held-out GenSuccess@20, by the perplexity that factors are chosen by, {RULE_TITLES[rule]}", _perplexities(numbers, rule), "")
+            for rule in sorted(RULES, reverse=True)
+        ),
     ]
 
 
@@ -71,8 +84,14 @@ def p_value(value: float | None) -> str:
 
 def _gain(result: _Numbers) -> str:
     before, after = (f"{_interval(result[name], 'mean')} (n = {result[name]['n']})" for name in ("unfiltered", "kept"))
+    ratio, mix, within = (times(result[name]) for name in ("ratio", "mix", "within"))
     random = f"random {number(result['random']['low'])} to {number(result['random']['high'])}"
-    return f"{before} → {after}: {number(result['ratio'])}×; {random}; p {p_value(result['p_within_layers'])}"
+    return f"{before} → {after}: {ratio}, of which layers {mix}, within layers {within}; {random}; p {p_value(result['p_within_layers'])}"
+
+
+def times(ratio: _Numbers) -> str:
+    """A ratio with its interval, as 1.60× [1.19, 2.04]."""
+    return "–" if ratio["value"] is None else _interval(ratio, "value").replace(" ", "× ", 1) + ("×" if ratio["low"] is None else "")
 
 
 def _correlation(of_measure: _Numbers) -> str:
@@ -87,9 +106,9 @@ _PERPLEXITIES = {
 }
 
 
-def _perplexities(numbers: _Numbers) -> str:
+def _perplexities(numbers: _Numbers, rule: str) -> str:
     """The success by the perplexity in use, then by each other one."""
-    by_perplexity, used = numbers["perplexity"][numbers["rule"]], numbers["perplexity"]["used"]
+    by_perplexity, used = numbers["perplexity"][rule], numbers["perplexity"]["used"]
     parts = [f"{number(by_perplexity[used]['gen_success_20'])} by {_PERPLEXITIES[used]}"]
     for name in (name for name in _PERPLEXITIES if name != used):
         result = by_perplexity[name]
