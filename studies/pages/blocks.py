@@ -77,18 +77,18 @@ KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
 """Block -> a shipped model's SAEs of other kinds."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
-    "docs/tutorial.md": {"seeds": findings.findings("seed", findings.seeds_of_world).markdown},
     "docs/own-models.md": {"scores": SCORES.markdown, "saes": SAES.markdown},
     "docs/methods.md": {"methods": lambda root: methods_markdown(root / "docs/methods")},
-    "docs/findings.md": {"p4": lambda root: published_order_markdown(root / "docs/methods")},
+    "docs/findings.md": {
+        "runs": findings.RUNS.markdown,
+        "p4": lambda root: published_order_markdown(root / "docs/methods"),
+    },
     "docs/books.md": {
         "books": lambda root: headline_markdown(findings.metrics(root, "books")).rstrip(),
         "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
-        "books-seeds": findings.findings("SAEs' seed", lambda _: findings.SAE_SEEDS).markdown,
         "books-methods": lambda root: methods_markdown(root / "docs/books/methods"),
     },
     "docs/open-questions.md": {
-        "models": findings.findings("model", lambda _: findings.MODELS).markdown,
         "growth": findings.GROWTH.markdown,
         **{block: _of_kinds(which).markdown for block, which in KINDS.items()},
         "persistence": LASTING.markdown,

@@ -1,15 +1,17 @@
-"""P1's findings on several models, seeds and SAEs, and how these models' residuals grow."""
+"""P1's findings in every run that is kept, on several models, seeds and SAEs, and how these models' residuals grow."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from saesteer.analysis.best_factor import RULES
 from saesteer.core.markdown import number
-from saesteer.report.headline import p_value, percent
+from saesteer.report.headline import p_value, percent, times
 from studies import open_experiment
 from studies.pages.tables import Row, Rows, Shown
 
+SHIPPED = "tiny"
 SAE_SEEDS = {"books": "as shipped", "books-saes-1": "1", "books-saes-2": "2"}
 """Experiment on the books' model -> the SAEs' training seed."""
 MODELS = {
@@ -20,6 +22,7 @@ MODELS = {
     "books": "the books': Gemma-2, ordinary initialisation",
 }
 """Experiment -> model."""
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
 BUILT = {"tiny-plain": "gemma_plain", "tiny-llama": "llama", "tiny-neox": "neox"}
 """Experiment on a model that is not shipped -> its folder in build/world/."""
 _MEASURED = {
@@ -43,19 +46,30 @@ def seeds_of_world(root: Path) -> dict[str, str]:
     return {name: str(seed) for name, seed in sorted(seeds.items(), key=lambda item: item[1] or 0) if seed is not None}
 
 
-def findings(heading: str, labels: Callable[[Path], Mapping[str, str]]) -> Shown:
-    """The three findings and whether they hold, a line an experiment, labelled by what tells them apart."""
+def run_rows(root: Path) -> Iterator[Row]:
+    """Every kept run of P1's experiment, labelled by what tells it apart: its metrics."""
+    seeds = {name: f"{MODELS[SHIPPED]}, training seed {seed}" for name, seed in seeds_of_world(root).items() if name != SHIPPED}
+    saes = {name: f"{MODELS['books']}, SAEs' seed {seed}" for name, seed in SAE_SEEDS.items() if name != "books"}
+    for experiment, label in (MODELS | seeds | saes).items():
+        yield {"experiment": experiment, "label": label, **metrics(root, experiment)}
 
-    def rows(root: Path) -> Iterator[Row]:
-        for experiment, label in labels(root).items():
-            yield {"label": label, **metrics(root, experiment)}
 
-    return Shown(rows, "label", {
-        heading: "label", "scores with depth (input, output)": _depth,
-        "both above .5": lambda rows: percent(rows[0]["both_above_half"]["share"]), "GenSuccess@20, all → kept": _success,
-        "ratio": lambda rows: f"{number(rows[0]['filter']['all']['ratio'])}×",
-        "p within layers": lambda rows: p_value(rows[0]["filter"]["all"]["p_within_layers"]), "holds": _verdict,
-    })  # fmt: skip
+def gains(root: Path) -> Iterator[Row]:
+    """Of every kept run and rule: how many times the filter raises GenSuccess@20, in all and within layers, with intervals."""
+    for run in run_rows(root):
+        for rule in RULES:
+            of_rule = run["filter"][rule]["all"]
+            ends = {f"{name}{end}": of_rule[name][of] for name in ("ratio", "within") for end, of in _ENDS.items()}
+            kept = {"n": of_rule["unfiltered"]["n"], "n_kept": of_rule["kept"]["n"]}
+            yield {"label": run["label"], "rule": rule, "p_within_layers": of_rule["p_within_layers"], **kept, **ends}
+
+
+def _gain(rule: str) -> Callable[[Rows], str]:
+    def cell(rows: Rows) -> str:
+        gain = rows[0]["filter"][rule]["all"]
+        return f"{times(gain['ratio'])}; {times(gain['within'])}; p {p_value(gain['p_within_layers'])}"
+
+    return cell
 
 
 def _depth(rows: Rows) -> str:
@@ -63,15 +77,19 @@ def _depth(rows: Rows) -> str:
     return f"ρ = {number(depth['rho_input_score'])}, {number(depth['rho_output_score'])}"
 
 
-def _success(rows: Rows) -> str:
-    gain = rows[0]["filter"]["all"]
-    return f"{number(gain['unfiltered']['mean'])} → {number(gain['kept']['mean'])} (n = {gain['kept']['n']})"
-
-
 def _verdict(rows: Rows) -> str:
     holds = rows[0]["findings"]
     failed = [name.replace("_", " ") for name, held in holds.items() if not held]
-    return f"{len(holds) - len(failed)} of {len(holds)}" + (f" (**fails: {', '.join(failed)}**)" if failed else "")
+    return f"{len(holds) - len(failed)} of {len(holds)}" + (f" (not: {', '.join(failed)})" if failed else "")
+
+
+RUNS = Shown(run_rows, "label", {
+    "run": "label", "scores with depth (input, output)": _depth,
+    "both above .5": lambda rows: percent(rows[0]["both_above_half"]["share"]),
+    "kept": lambda rows: f"{rows[0]['filter']['p1']['all']['kept']['n']} of {rows[0]['filter']['p1']['all']['unfiltered']['n']}",
+    **{f"{title}: all; within layers": _gain(rule) for rule, title in RULES.items()}, "holds": _verdict,
+})  # fmt: skip
+"""P1's findings in every kept run, a line a run."""
 
 
 def growth_rows(root: Path) -> Iterator[Row]:

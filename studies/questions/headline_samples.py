@@ -5,7 +5,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.uncertainty import difference_interval, interval_columns, quantile_interval, random_stream, ratio_interval
+from saesteer.core.uncertainty import (
+    difference_interval,
+    interval_columns,
+    quantile_interval,
+    random_stream,
+    ratio_interval,
+    within_difference,
+)
 from saesteer.settings import SelectionSettings
 from studies.questions.tables import HEADLINE_SAMPLES
 
@@ -23,17 +30,21 @@ def headline_samples(outcomes: pl.DataFrame, rule: str, settings: SelectionSetti
         for name, of_layers in (("all", layers), *((str(layer), [layer]) for layer in layers)):
             rows = [chosen.filter(pl.col("layer") == layer).drop_nulls(measure) for layer in of_layers]
             by_layer = [(group[measure].to_numpy(), group["output_score"].to_numpy() >= settings.headline_threshold) for group in rows]
-            lines.append({"measure": measure, "layers": name} | _line(by_layer, (measure, name), settings))
+            concepts = pl.concat(rows).select(pl.struct("layer", "concept").rank("dense").cast(pl.Int64)).to_series().to_numpy()
+            lines.append({"measure": measure, "layers": name} | _line(by_layer, concepts, (measure, name), settings))
     return pl.DataFrame(lines, schema=HEADLINE_SAMPLES.schema).sort(HEADLINE_SAMPLES.keys)
 
 
-def _line(by_layer: list[tuple[np.ndarray, np.ndarray]], label: tuple[str, str], settings: SelectionSettings) -> dict[str, Any]:
+def _line(
+    by_layer: list[tuple[np.ndarray, np.ndarray]], concepts: np.ndarray, label: tuple[str, str], settings: SelectionSettings
+) -> dict[str, Any]:
     values, is_kept = (np.concatenate([pair[place] for pair in by_layer]) for place in (0, 1))
     stream = random_stream(settings.seed, "headline", *label)
     interval = difference_interval(values[is_kept], values[~is_kept], settings.bootstrap_draws, settings.confidence, stream)
     has_both = 0 < is_kept.sum() < len(is_kept)
     line: dict[str, Any] = {"n": len(values), "n_kept": int(is_kept.sum()), "mean": _mean(values), "kept_mean": _mean(values[is_kept])}
     line |= interval_columns("difference", float(values[is_kept].mean() - values[~is_kept].mean()) if has_both else None, interval)
+    line |= interval_columns("within_difference", *within_difference(values, is_kept, concepts, settings.confidence))
     layers = np.repeat(np.arange(len(by_layer)), [len(layer_values) for layer_values, _ in by_layer])
     of_all = ratio_interval(values, is_kept, layers, settings.confidence).ratio
     line |= {"n_sampled": N_SAMPLED, **interval_columns("ratio", *of_all)}

@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float
 from saesteer.core.tables import BEST_FACTORS, OUTCOMES
 from saesteer.settings import BestFactorSettings
 
-RULES = ("capped", "p1")
+RULES = {"p1": "P1's rule", "capped": "capped perplexity"}
+"""Rule -> what figures and tables call it."""
 PERPLEXITIES = {
     "continuation": "log_perplexity",
     "continuation_arithmetic": "mean_perplexity",

@@ -1,7 +1,7 @@
 """Which feature to steer with towards a concept, how hard, and whether anything else does better.
 
 Candidates are few, picked by what steering needs no model for: features labelled with the concept, of those the ones with the largest
-example (of the rules that studies/questions compares the one that came nearest to the best attainable score). Feature and factor are then
+example (of the rules that studies/questions compares the one that came nearest to brute force). Feature and factor are then
 chosen by the judge's mean score: on one half of the prompts for the scores reported on the other half, both ways, and on all prompts for
 what is recommended. So the scores are those of the procedure, and owe nothing to the choice.
 """

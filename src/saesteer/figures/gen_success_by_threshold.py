@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
+from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, Axes, Figure, band, empty_panel, new_figure, threshold_axis
@@ -16,7 +17,8 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The curves of all and of late layers under the rule shown; the headline's threshold is marked."""
     curves = tables["selection"].filter(rule=options.rule, measure="gen_success_20").select(*_COLUMNS, "p_within_layers")
     is_headline = (pl.col("threshold") == options.selection.headline_threshold).alias("is_headline")
-    return curves.with_columns(first_layer(options), is_headline, confidence(options)).sort("layers", "threshold")
+    rule = pl.lit(options.rule).alias("rule")
+    return curves.with_columns(first_layer(options), is_headline, rule, confidence(options)).sort("layers", "threshold")
 
 
 def first_layer(options: Options) -> pl.Expr:
@@ -73,7 +75,9 @@ def counts(data: pl.DataFrame) -> str:
             f"{layers_title(curve)}: n = {headline['n_features']}, {headline['n_kept']} kept at {headline['threshold']:g}, {test}"
         )
     level = f"{data['confidence'][0]:.0%}"
-    return f"{'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
+    return (
+        f"Factors by {RULES[data['rule'][0]]}. {'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
+    )
 
 
 FIGURE = FigureDefinition(

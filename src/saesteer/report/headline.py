@@ -10,7 +10,6 @@ from saesteer.core.markdown import number, table
 _Numbers = Mapping[str, Any]
 
 HEADLINE_COLUMNS = ("what", "measured", "holds")
-RULE_TITLES = {"p1": "P1's rule", "capped": "capped perplexity"}
 
 
 def headline_markdown(numbers: _Numbers) -> str:
@@ -30,10 +29,10 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     )
     gains = [
         row
-        for rule in sorted(RULES, reverse=True)
+        for rule in RULES
         for row in (
-            (f"{filtered}; factor by {RULE_TITLES[rule]}", _gain(numbers["filter"][rule]["all"]), holds[f"filter_helps_by_{rule}"]),
-            (f"The same, late layers only, {RULE_TITLES[rule]}", _gain(numbers["filter"][rule]["late"]), ""),
+            (f"{filtered}; factor by {RULES[rule]}", _gain(numbers["filter"][rule]["all"]), holds[f"filter_helps_by_{rule}"]),
+            (f"The same, late layers only, {RULES[rule]}", _gain(numbers["filter"][rule]["late"]), ""),
         )
     ]
     judged = numbers["kept_against_removed"]["judge_score"]
@@ -60,8 +59,8 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
             "",
         ),
         *(
-            (f"Held-out GenSuccess@20, by the perplexity that factors are chosen by, {RULE_TITLES[rule]}", _perplexities(numbers, rule), "")
-            for rule in sorted(RULES, reverse=True)
+            (f"Held-out GenSuccess@20, by the perplexity that factors are chosen by, {RULES[rule]}", _perplexities(numbers, rule), "")
+            for rule in RULES
         ),
     ]
 
