@@ -119,7 +119,8 @@ BLOCKS = {
     }, order=best_first("quantity", "rho", outcome="judge_score")),
     "open-headline": _apart("headline_samples", "measure layers", {
         "measure": "measure", "layers": "layers", "n": "n", "kept": "n_kept", "mean": "mean .2", "mean of kept": "kept_mean .2",
-        "ratio": "ratio ±", "ratio in samples of 30 a layer": "sampled_ratio ±", "kept less removed": "difference ±", "of one layer and concept": "within_difference ±",
+        "ratio": "ratio ±", "ratio in samples of 30 a layer": "sampled_ratio ±", "kept less removed": "difference ±",
+        "of one layer and concept": "within_difference ±",
     }),
     "open-thresholds": _apart("threshold_transfer", "measure chosen_on tried_on", {
         "measure": "measure", "chosen on": "chosen_on", "tried on": "tried_on", "threshold": _threshold,
@@ -155,7 +156,8 @@ BLOCKS = {
         "held-out score": "score ±", "brute force on as many prompts": "best .2", "regret": "regret .2",
     }),
     "open-recommendations-seeds": Shown(_mean_recommendations, "experiment", {
-        "experiment": "experiment", "concepts": "n", "verdicts": "verdicts", "held-out score": "score ±", "brute force on as many prompts": "best ±",
+        "experiment": "experiment", "concepts": "n", "verdicts": "verdicts", "held-out score": "score ±",
+        "brute force on as many prompts": "best ±",
         "regret": "regret ±",
     }),
 }  # fmt: skip

@@ -74,10 +74,8 @@ def counts(data: pl.DataFrame) -> str:
         sentences.append(
             f"{layers_title(curve)}: n = {headline['n_features']}, {headline['n_kept']} kept at {headline['threshold']:g}, {test}"
         )
-    level = f"{data['confidence'][0]:.0%}"
-    return (
-        f"Factors by {RULES[data['rule'][0]]}. {'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
-    )
+    level, rule = f"{data['confidence'][0]:.0%}", RULES[data["rule"][0]]
+    return f"Factors by {rule}. {'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
 
 
 FIGURE = FigureDefinition(

@@ -54,8 +54,8 @@ def counts(data: pl.DataFrame) -> str:
     judged = data.filter(figure="judge_kept_removed", measure="judge_score")
     headline = curves.filter(pl.col("is_headline"), layers="all").row(0, named=True)
     return (
-        f"Factors by {RULES[headline['rule']]}. n = {by_layer['n'].sum()} features, {by_layer['n_without_input_score'].sum()} without input "
-        f"score; {headline['n_kept']} are "
+        f"Factors by {RULES[headline['rule']]}. n = {by_layer['n'].sum()} features, "
+        f"{by_layer['n_without_input_score'].sum()} without input score; {headline['n_kept']} are "
         f"kept at threshold {headline['threshold']:g}; {judged['n_missing'][0]} have no judge score. "
         f"Bands and brackets: {headline['confidence']:.0%} bootstrap over features; (a): quartiles.{roles.norms_note(by_layer)}"
     )
