@@ -40,9 +40,10 @@ def test_feature_and_factor_are_chosen_on_the_other_half():
     assert chosen.above_unsteered.mean == pytest.approx(0.5 - 0.125)
 
 
-@pytest.mark.parametrize(("score", "verdict"), [(1.5, "use"), (0.75, "weak"), (0.1, "none")])
-def test_the_verdict_goes_by_the_interval_above_unsteered_and_by_the_score(score: float, verdict: str):
-    rated = ratings("feature", 3, "7", "1", [score, score * 0.9] * 4)
+@pytest.mark.parametrize(("score", "verdict"), [(1.7, "use"), (1.04, "weak"), (0.75, "weak"), (0.1, "none")])
+def test_the_verdict_goes_by_the_intervals_of_the_score_and_of_its_difference_to_unsteered(score: float, verdict: str):
+    """A mean of 1.04 is above 1, its interval is not."""
+    rated = ratings("feature", 3, "7", "1", [score * 1.1, score * 0.9] * 4)
     assert recommend("sea", rated, unsteered(), SETTINGS).verdict == verdict
 
 

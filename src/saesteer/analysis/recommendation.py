@@ -19,7 +19,8 @@ from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, random_
 from saesteer.settings import IntervalSettings
 
 STEERS = 1.0
-"""The mean judge score (0 to 2) from which a recommendation is worth following: that of texts with both ratings 1."""
+"""The mean judge score (0 to 2) from which a recommendation is worth following: that of texts with both ratings 1. It has to lie below the
+interval of the score, for a single concept's mean is of few prompts."""
 FEATURE, UNSTEERED = "feature", "0"
 N_PER_LAYER = 4
 """Candidates of a layer, unless another number is asked for."""
@@ -171,11 +172,15 @@ def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFram
 
 
 def verdict_of(choice: Choice | None) -> Verdict:
-    """use: better than unsteered by its interval, and STEERS or more; weak: better, but less; none: not seen to be better."""
-    if choice is None or choice.above_unsteered.interval is None or choice.above_unsteered.interval[0] <= 0:
+    """use: better than unsteered and STEERS or more, both by their intervals; weak: better only; none: not seen to be better."""
+    if choice is None or choice.above_unsteered.interval is None or choice.above_unsteered.interval.low <= 0:
         return "none"
-    assert choice.score.mean is not None
-    return "use" if choice.score.mean >= STEERS else "weak"
+    return "use" if is_worth_following(choice) else "weak"
+
+
+def is_worth_following(choice: Choice) -> bool:
+    """Whether the interval of its held-out score begins at STEERS or above."""
+    return choice.score.interval is not None and choice.score.interval.low >= STEERS
 
 
 def _best(rows: pl.DataFrame) -> pl.DataFrame:

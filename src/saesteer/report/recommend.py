@@ -20,7 +20,6 @@ import yaml
 
 from saesteer.analysis.recommendation import (
     FEATURE,
-    STEERS,
     UNSTEERED,
     Choice,
     Estimate,
@@ -28,6 +27,7 @@ from saesteer.analysis.recommendation import (
     candidates,
     estimated,
     fired_on,
+    is_worth_following,
     perplexity_ratio,
     recommend,
 )
@@ -256,7 +256,7 @@ def _rival(rival: Choice, behind: Estimate, best: Choice | None) -> str:
     low, high = behind.interval
     against = "better than" if low > 0 else "worse than" if high < 0 else "as good as"
     unsure = "" if low > 0 or high < 0 else ", as far as is seen"
-    instead = ": use it instead" if low > 0 and (rival.score.mean or 0.0) >= STEERS else ""
+    instead = ": use it instead" if low > 0 and is_worth_following(rival) else ""
     return f"{scored}; {against} the feature{unsure} ({shown(behind, signed=True)}){instead}."
 
 
