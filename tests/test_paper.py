@@ -67,6 +67,10 @@ def test_numbers_are_those_of_plain_computations(tables: dict[str, pl.DataFrame]
         assert ratio[0] == pytest.approx(kept / outcomes["gen_success_20"].mean(), abs=0.005)
         assert ratio[1] < ratio[0] < ratio[2]
         assert numbers(shown[f"GenSuccess@20{where}, kept at 0.9"][2])[0] == pytest.approx(kept, abs=0.005)
+        curve = tables["selection"].filter(rule="p1", measure="gen_success_20", layers="late" if where else "all")
+        row = curve.row(by_predicate=pl.col("threshold") == 0.9, named=True)
+        above = [kept - row["random_mean"], row["low"] - row["random_high"], row["high"] - row["random_low"]]
+        assert numbers(shown[f"GenSuccess@20{where}, kept at 0.9 minus as many at random"][2]) == pytest.approx(above, abs=0.005)
     assert shown["input score of feature 0/725"] == ["0.822", "tables of example features", "0.830", "yes"]
     assert shown["input score of feature 0/14772"] == ["0.889", "tables of example features", "–", "–"]
 
