@@ -16,11 +16,17 @@ LLAMA := llama-cpp-python==0.3.36 diskcache==5.6.3
 UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_C_FLAGS_DEBUG=-O1 -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
     -DGGML_OPENMP=OFF -DGGML_NATIVE=OFF"
 
-.PHONY: figures test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock push pull
+.PHONY: figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going
+
+pythia-70m: PAPER := pythia-70m-deduped
+gemma-2-2b: PAPER := gemma-2-2b
+pythia-70m gemma-2-2b: $(INSTALLED)  ## P1's experiment on a real model, and figures/NAME/paper.md: its figures beside the paper's. Needs a GPU and the hub
+	$(BIN)/saesteer check $(PAPER)
+	$(BIN)/snakemake all figures/$(PAPER)/paper.md --cores $(CORES) --rerun-incomplete --keep-going --config "experiments=[$(PAPER)]"
 
 test: $(INSTALLED)  ## the tests, with the main job, a kill, changes and sharing among them
 	$(PYTEST) -m "not exhaustive"

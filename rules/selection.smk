@@ -1,4 +1,6 @@
-# What selecting features by output score does, and the numbers of the headline.
+# What selecting features by output score does, the numbers of the headline, and P1's beside them.
+
+from saesteer.report.paper import PAPER_FIGURES
 
 
 rule selection:
@@ -79,3 +81,19 @@ rule metrics:
         settings=setting("selection", "best_factor"),
     script:
         "../scripts/metrics.py"
+
+
+rule paper:
+    """P1's figures beside the experiment's: `snakemake figures/EXPERIMENT/paper.md`, part of no other target."""
+    input:
+        features=f"{TABLES}/features.parquet",
+        outcomes=f"{TABLES}/outcomes.parquet",
+        selection=f"{TABLES}/selection.parquet",
+    output:
+        page=f"{FIGURES}/paper.md",
+    params:
+        code=code("paper.py"),
+        settings=setting("selection", "best_factor", "model"),
+        data=file_digest(PAPER_FIGURES),
+    script:
+        "../scripts/paper.py"

@@ -103,6 +103,8 @@ def compared(folder: Path) -> Run:
     summaries["method_scores"] = scores.with_columns(spoilt(scores["concept"]))
     for name, table in summaries.items():
         write_summary(tables.METHOD_SUMMARIES[name], table, data / f"tables/{name}.parquet")
+    concepts = rows.concepts.with_columns(spoilt(rows.concepts["concept"]))
+    write_summary(tables.COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")
     features = _spoilt_features(synthetic_features(1, 4)).with_columns(layer=pl.lit(LAYER, pl.UInt16))
     write_summary(tables.FEATURES, features, data / "tables/features.parquet")
     texts = rows.texts.with_columns(spoilt(rows.texts["text"]))

@@ -68,6 +68,7 @@ CASES = {
     "report nothing": "experiment 'nothing': there is no file",
     "report micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "agreement micro": "data/micro/judge holds the ratings of 0 judges",
+    "rate micro": "data/micro/tables/features.parquet is missing: run the workflow of experiment micro first",
     "saes [": "is not a regular expression",
     "gc micro": "data/micro/activations/layers_02-06.json is missing, so a job failed or has not run",
     "record": "Snakemake cannot say what is up to date",

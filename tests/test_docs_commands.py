@@ -46,6 +46,7 @@ COMMANDS = {
     r"make figures": here("run", ON_SLURM),
     r"make (test|test-all|lock|check)": here("dry"),  # CI runs make test and make check themselves
     r"make docs": by("test_docs.py::test_the_site_builds_without_a_warning"),
+    r"make (pythia-70m|gemma-2-2b)": here("dry", "test_real_inputs.py::test_one_command_checks_runs_and_sets_ours_beside_the_papers"),
     r"make world SEED=1": here("dry", "test_world_training.py::test_a_world_from_nothing_is_complete"),
     r"make kinds": here("dry", "test_world_sae_kinds.py::test_every_kind_learns"),
     r"make architecture NAME=neox": here("dry", "test_world_training.py::test_a_model_of_another_architecture_is_trained_with_its_saes"),
@@ -88,6 +89,8 @@ COMMANDS = {
     r"python tests/family_table\.py": by("test_model_families.py::test_every_family_scores_and_steers_as_plain_hooks_do"),
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
     r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),
+    r"saesteer rate tiny": here("run", "test_report_pages.py::test_texts_are_rated_by_keyboard_and_the_answers_saved"),
+    r"saesteer rate tiny --answers .*": by("test_rating.py::test_agreement_is_that_of_a_slow_formula"),
     r"saesteer export tiny .*": here("run", "test_neuronpedia_parts.py::test_export_of_local_examples"),
     r"saesteer upload .*": by("test_neuronpedia_upload.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"),
     r"saesteer vectors .*": by("test_methods_workflow.py::test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts"),

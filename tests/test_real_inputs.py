@@ -1,7 +1,9 @@
 """The chain of a real experiment: hub, Neuronpedia, GitHub and judge on loopback, through the same code, to all figures."""
 
 import json
+import re
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import polars as pl
 import pytest
 from real_inputs import EXPERIMENT, FEATURES, KEY, RealFolder, World, small_world
 from sharing_folders import clone_of, first_clone
-from workflow_folder import new_rows
+from workflow_folder import BIN, ROOT, new_rows
 
 from saesteer.settings import load_experiment
 from saesteer.workflow import outputs
@@ -87,6 +89,26 @@ def test_each_thing_was_fetched_once_and_nothing_pickled(finished_real: Finished
     assert large
     assert set(large.values()) == {1}
     assert not any(path.endswith((".bin", ".pt", ".pth")) for _, path, _ in finished_real.world.hub.requests)
+
+
+def test_one_command_checks_runs_and_sets_ours_beside_the_papers(finished_real: Finished, tmp_path: Path) -> None:
+    """`make gemma-2-2b` of the small experiment, where all but the page is finished."""
+    folder = copied(finished_real, tmp_path / "made")
+    for name in ("Snakefile", "rules", "scripts", "src", "envs", "requirements.lock", "pyproject.toml", "Makefile"):
+        (folder.path / name).symlink_to(ROOT / name)
+    old = [argument for name in ("requirements.lock", "pyproject.toml") for argument in ("-o", name)]  # nothing is to be installed
+    variables = (f"BIN={BIN}", f"INSTALLED={BIN / 'python'}", f"PAPER={EXPERIMENT}", "CORES=2")
+    done = subprocess.run(
+        ["make", "gemma-2-2b", *old, *variables], cwd=folder.path, env=folder.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"ok        {EXPERIMENT}: model:" in done.stdout
+    page = (folder.path / f"figures/{EXPERIMENT}/paper.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| GenSuccess@20, unfiltered \| 0.5 to 0.6 \| text, figures 4, 5, 10 \| \d", page, re.MULTILINE)
+    assert re.search(r"^\| output score of feature 19/10015 \| 0.734 \| example features \| – \| – \|$", page, re.MULTILINE)
+    steps = done.stdout.partition("Job stats")[2] + done.stderr.partition("Job stats")[2]
+    assert re.findall(r"^(\w+) +1$", steps, re.MULTILINE).count("paper") == 1
+    assert "generations" not in steps.split("\n\n")[0]
 
 
 def test_no_question_was_paid_for_twice(finished_real: Finished) -> None:

@@ -1,5 +1,6 @@
-"""The report in a real Chromium, opened from disk: every kind of page, by keyboard, on a phone, and with a large model's features."""
+"""The report and the rating sheet in a real Chromium, opened from disk: by keyboard, on a phone, with a large model's features."""
 
+import json
 import shutil
 import statistics
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 from report_folders import compared, swept
 from workflow_folder import ROOT
 
-from saesteer.core.tables import FEATURES, write_summary
+from saesteer.core.tables import FEATURES, JUDGEMENTS, write_summary
+from saesteer.report.rating.answers import read_answers
+from saesteer.report.rating.sheet import rated_texts, sheet_html
 from saesteer.report.site.folder import write_report
 from saesteer.run import Run
 
@@ -231,6 +234,34 @@ def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Run, Path], open
     page.wait_for_selector("code.chosen:text-is('output_score')")
     address = page.locator("details[open] li a").first.evaluate("(link) => link.href")
     assert address == (results.data / "tables/features.parquet").as_uri()
+
+
+def test_texts_are_rated_by_keyboard_and_the_answers_saved(
+    comparison: tuple[Run, Path], tmp_path: Path, opened: Callable[..., Any]
+) -> None:
+    run, sheet = comparison[0], tmp_path / "rate.html"
+    sheet.write_text(sheet_html(run, 4, 0), encoding="utf-8")
+    page = opened(sheet, "", PHONE)
+    texts = json.loads(page.text_content("#sheet"))["texts"]
+    assert page.inner_text("#continuation").split() == texts[0][3].split()
+    assert axe.Axe().run(page, options={"preload": False}).response["violations"] == []
+    # The first text 0 and 2, corrected to 1 and 2; the second skipped after its first question; the third 2 and 0.
+    for key in ("1", "3", "ArrowLeft", "ArrowLeft", "2", "3", "3", "ArrowRight", "3", "1"):
+        page.keyboard.press(key)
+    assert page.inner_text("#progress").startswith("Text 4 of 4, question 1 of 2; 2 rated.")
+    page.reload()  # what was answered is kept, and the first text that is not rated is shown
+    assert page.inner_text("#progress").startswith("Text 2 of 4, question 1 of 2; 2 rated.")
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    assert page.inner_text("#progress").startswith("End; 2 rated.")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "ratings-methods.json"
+    download.value.save_as(tmp_path / "answers.json")
+    read = read_answers(tmp_path / "answers.json", "methods", rated_texts(run))
+    ids = rated_texts(run).join(read.drop("concept_rating", "fluency_rating"), on=JUDGEMENTS.keys).select("id", *JUDGEMENTS.keys)
+    by_id = read.join(ids, on=JUDGEMENTS.keys).select("id", "concept_rating", "fluency_rating").rows()
+    assert sorted(by_id) == sorted([(texts[0][0], 1, 2), (texts[1][0], 2, None), (texts[2][0], 2, 0)])
 
 
 def large_features(n_layers: int, n: int) -> pl.DataFrame:

@@ -1,11 +1,14 @@
 """Commands that read finished experiments, ask more of them, and hand their results to others."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from saesteer.cli.application import CONFIG, Configfile, Finished, FinishedComparison, app, run_of, workflow_of
+
+if TYPE_CHECKING:
+    import polars as pl
 
 VectorForm = Literal["gguf", "repeng", "easysteer", "lm-eval", "neuronpedia", "safetensors", "python"]
 """What reads an exported vector (engine.vector_formats)."""
@@ -201,6 +204,35 @@ def agreement(
     from saesteer.settings import experiment_name
 
     for (first, second), rows in pairwise_agreement(data / experiment_name(experiment) / "judge").items():
-        typer.echo(f"{first} against {second}")
-        for row in rows.iter_rows(named=True):
-            typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))
+        _show_agreement(first, second, rows)
+
+
+@app.command()
+def rate(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment whose texts a judge rated.")],
+    texts: Annotated[int, typer.Option(min=1, help="Texts on the sheet, at most.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample: another one draws other texts.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Page to write; none: figures/EXPERIMENT/rate.html.")] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="File that a rater saved: print how far it agrees with the judge; may be repeated.")
+    ] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write a page on which anybody rates texts blindly, by keyboard; or, with --answers, compare raters with the judge."""
+    from saesteer.core.files import write_text
+    from saesteer.report.rating.answers import compared
+    from saesteer.report.rating.sheet import sheet_html
+
+    run = run_of(experiment, configfile)
+    if not answers:
+        page = output or run.figures / "rate.html"
+        write_text(page, sheet_html(run, texts, seed))
+        typer.echo(f"open {page} in a browser; then `saesteer rate {experiment} --answers FILE` with the file that it saves")
+    for (first, second), rows in compared(run, answers).items() if answers else ():
+        _show_agreement(first, second, rows)
+
+
+def _show_agreement(first: str, second: str, rows: "pl.DataFrame") -> None:
+    typer.echo(f"{first} against {second}")
+    for row in rows.iter_rows(named=True):
+        typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))

@@ -28,7 +28,7 @@ CODE_DIGITS = 6
 
 _TURN_MARKER = re.compile(r"<(?=[|｜][^<>\s]{1,40}[|｜]>|/?(?:s|bos|eos|start_of_turn|end_of_turn)>|<SYS>)|\[(?=/?INST\])")
 
-_CRITERIA: dict[Aspect, str] = {
+CRITERIA: dict[Aspect, str] = {
     "concept": """How much is the text about the concept? A text counts as being about it when a reader would name the concept, or something
 that plainly falls under it, if asked what the text deals with. Grammar, truth and style play no part.
 0: the concept does not occur in the text, or only by a coincidence of words
@@ -97,7 +97,7 @@ def questions(text: str, concept: str | None, instruction: str | None) -> dict[A
     for aspect, parts in [*material.items(), ("fluency", {"text": text})]:
         code, enclosed_parts = enclosed(parts)
         label = f"Rating {code}" if "rating" in "\n".join(parts.values()).lower() else "Rating"
-        prompt = _FRAME.format(criterion=_CRITERIA[aspect], code=code, material=enclosed_parts, label=label)
+        prompt = _FRAME.format(criterion=CRITERIA[aspect], code=code, material=enclosed_parts, label=label)
         by_aspect[aspect] = Question(aspect, text_id(text), prompt, label)
     return by_aspect
 

@@ -94,7 +94,9 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
             yield Finding("problem", about, str(error))
     unknown = [key for key in _published(experiment) if published_file(key).sha256 is None and key not in workflow.published_digests]
     if unknown:
-        text = f"the project knows no digest of {', '.join(unknown)}: state it under published_digests (the first download prints it)"
+        places = [(workflow.addresses.github, file.repo, file.commit, file.path) for file in map(published_file, unknown)]
+        printed_by = "; ".join(f"`curl -sL {'/'.join(place)} | sha256sum`" for place in places)
+        text = f"the project knows no digest of {', '.join(unknown)}: state it under published_digests ({printed_by} prints it)"
         yield Finding("problem", "published files", text)
 
 

@@ -1,0 +1,10 @@
+"""P1's figures beside an experiment's."""
+
+from saesteer.core.files import write_text
+from saesteer.core.tables import FEATURES, OUTCOMES, SELECTION
+from saesteer.report.paper import paper_markdown
+from saesteer.workflow.job import open_job
+
+job = open_job(snakemake)
+tables = [job.run.summary(table) for table in (FEATURES, OUTCOMES, SELECTION)]
+write_text(job.outputs["page"], paper_markdown(job.run.name, job.run.sweep, *tables))

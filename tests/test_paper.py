@@ -1,0 +1,136 @@
+"""P1's figures beside an experiment's: each number against a plain computation, each conclusion by hand."""
+
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import beta, spearmanr
+from synthetic_tables import main_tables, selection_settings
+from workflow_folder import ROOT
+
+from saesteer.analysis.selection import selection
+from saesteer.core.uncertainty import Interval
+from saesteer.report.paper import PAPER_FIGURES, Measured, _ratio, paper_markdown, same
+from saesteer.settings import Sweep, load_experiment
+
+EXPERIMENTS = ROOT / "config/experiments"
+
+
+def experiment(name: str) -> Sweep:
+    loaded = load_experiment(name, EXPERIMENTS)
+    assert isinstance(loaded, Sweep)
+    return loaded.model_copy(update={"selection": selection_settings()})
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.DataFrame]:
+    """With steep output scores, so that a threshold of .9 keeps several, and one of P1's example features."""
+    made = main_tables()
+    score = pl.col("output_score") * 12
+    made["features"] = made["features"].with_columns(output_score=score.clip(0, 1))
+    made["outcomes"] = made["outcomes"].with_columns(output_score=score.clip(0, 1))
+    made["selection"] = selection(made["outcomes"], selection_settings())
+    example = made["features"][:1].with_columns(layer=pl.lit(0, pl.UInt16), feature=pl.lit(725, pl.UInt32), input_score=0.83)
+    made["features"] = pl.concat([made["features"], example])
+    return made
+
+
+def page_of(name: str, tables: dict[str, pl.DataFrame]) -> str:
+    return paper_markdown(name, experiment(name), *(tables[table] for table in ("features", "outcomes", "selection")))
+
+
+def rows_of(page: str) -> dict[str, list[str]]:
+    """What -> the other cells."""
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| "))
+    return {what: rest for what, *rest in cells}
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(text) for text in re.findall(r"-?[\d.]+", cell.replace("−", "-"))]
+
+
+def test_numbers_are_those_of_plain_computations(tables: dict[str, pl.DataFrame]) -> None:
+    shown, features = rows_of(page_of("gemma-2-2b", tables)), tables["features"]
+    known = features.drop_nulls("input_score")
+    assert numbers(shown["input score with depth (Spearman, feature by feature)"][2])[0] == pytest.approx(
+        spearmanr(known["layer"], known["input_score"]).statistic, abs=0.005
+    )
+    n, k = known.height, known.filter((pl.col("input_score") > 0.5) & (pl.col("output_score") > 0.5)).height
+    ends = beta.ppf(0.025, k, n - k + 1), beta.ppf(0.975, k + 1, n - k)  # Clopper and Pearson
+    assert numbers(shown["share of features with both scores above 0.5"][2]) == pytest.approx([k / n, *ends], abs=0.005)
+    for first, where in ((0, ""), (5, ", late layers")):
+        outcomes = tables["outcomes"].filter(pl.col("rule") == "p1", pl.col("layer") >= first)
+        kept = outcomes.filter(pl.col("output_score") >= 0.9)["gen_success_20"].mean()
+        ratio = numbers(shown[f"GenSuccess@20{where}, kept at 0.9 over unfiltered"][2])
+        assert ratio[0] == pytest.approx(kept / outcomes["gen_success_20"].mean(), abs=0.005)
+        assert ratio[1] < ratio[0] < ratio[2]
+        assert numbers(shown[f"GenSuccess@20{where}, kept at 0.9"][2])[0] == pytest.approx(kept, abs=0.005)
+        curve = tables["selection"].filter(rule="p1", measure="gen_success_20", layers="late" if where else "all")
+        row = curve.row(by_predicate=pl.col("threshold") == 0.9, named=True)
+        above = [kept - row["random_mean"], row["low"] - row["random_high"], row["high"] - row["random_low"]]
+        assert numbers(shown[f"GenSuccess@20{where}, kept at 0.9 minus as many at random"][2]) == pytest.approx(above, abs=0.005)
+    assert shown["input score of feature 0/725"] == ["0.822", "tables of example features", "0.830", "yes"]
+    assert shown["input score of feature 0/14772"] == ["0.889", "tables of example features", "–", "–"]
+
+
+def test_the_interval_of_the_ratio_covers(tables: dict[str, pl.DataFrame]) -> None:
+    """Of samples of features from known values, about 95 % of intervals hold the ratio of all."""
+    rng = np.random.default_rng(0)
+    score = rng.random(4000)
+    values = rng.exponential(0.5 + score)
+    truth, covered = values[score >= 0.9].mean() / values.mean(), 0
+    for _ in range(100):
+        drawn = rng.integers(4000, size=300)
+        columns = {"layer": np.zeros(300), "feature": np.arange(300), "output_score": score[drawn], "gen_success_20": values[drawn]}
+        _, interval = _ratio(pl.DataFrame(columns), selection_settings(), "all")
+        covered += interval.low <= truth <= interval.high
+    assert 85 <= covered <= 100
+
+
+def test_what_the_paper_does_not_give_of_a_model_says_so(tables: dict[str, pl.DataFrame]) -> None:
+    pythia, other = rows_of(page_of("pythia-70m-deduped", tables)), rows_of(page_of("tiny", tables))
+    given = [what for what, cells in pythia.items() if cells[0] not in ("paper", "no number in the paper")]
+    assert given == [f"{score} score with depth (Spearman, feature by feature)" for score in ("input", "output")]
+    assert {tuple(pythia[what][:2]) for what in given} == {("falls", "figure 9"), ("rises", "figure 9")}
+    assert {(cells[0], cells[-1]) for what, cells in other.items() if what != "what"} == {("no number in the paper", "–")}
+
+
+def test_every_figure_of_the_paper_has_a_row_and_a_place(tables: dict[str, pl.DataFrame]) -> None:
+    published = pl.read_csv(PAPER_FIGURES).filter(pl.col("models").str.contains("gemma-2-2b"))
+    assert published["place"].null_count() == 0
+    assert published["quantity"].is_unique().all()
+    shown = rows_of(page_of("gemma-2-2b", tables))
+    assert len([cells for cells in shown.values() if cells[0] not in ("paper", "no number in the paper")]) == published.height
+
+
+NUMBER, WORDS = {"says": None, "low": 0.5, "high": 0.6}, {"says": "above it", "low": 0.0, "high": None}
+
+
+@pytest.mark.parametrize(
+    ("published", "value", "interval", "expected"),
+    [
+        (NUMBER, 0.7, (0.55, 0.8), "yes"),
+        (NUMBER, 0.7, (0.65, 0.8), "**no**"),
+        (NUMBER, 0.2, (0.1, 0.4), "**no**"),
+        (NUMBER, 0.55, None, "–"),
+        (NUMBER, None, None, "–"),
+        (WORDS, 0.7, (0.1, 0.8), "yes"),
+        (WORDS, 0.2, (-0.1, 0.4), "open"),
+        (WORDS, -0.2, (-0.3, -0.1), "**no**"),
+    ],
+)
+def test_conclusions(published: dict[str, Any], value: float | None, interval: tuple[float, float] | None, expected: str) -> None:
+    assert same(published, Measured("a", "a", value, interval and Interval(*interval))) == expected
+
+
+def test_a_single_features_score_is_the_same_within_a_hundredth() -> None:
+    published = {"says": None, "low": 0.822, "high": 0.822}
+    found = [same(published, Measured("input_score 0/725", "", value)) for value in (0.813, 0.831, 0.80, 0.84)]
+    assert found == ["yes", "yes", "**no**", "**no**"]
+
+
+def test_the_page_does_not_depend_on_the_rows_order(tables: dict[str, pl.DataFrame]) -> None:
+    shuffled = {name: table.sample(fraction=1.0, shuffle=True, seed=1) for name, table in tables.items()}
+    assert page_of("gemma-2-2b", shuffled) == page_of("gemma-2-2b", tables)
