@@ -8,12 +8,20 @@ from typing import Any
 from saesteer.analysis.best_factor import RULES
 from saesteer.core.markdown import number
 from saesteer.report.headline import p_value, percent, times
-from studies import open_experiment
 from studies.pages.tables import Row, Rows, Shown
 
-SHIPPED = "tiny"
-SAE_SEEDS = {"books": "as shipped", "books-saes-1": "1", "books-saes-2": "2"}
-"""Experiment on the books' model -> the SAEs' training seed."""
+RUN_LABELS = {
+    "tiny": "grammar, as shipped",
+    "tiny-seed-1": "grammar, training seed 1",
+    "tiny-seed-2": "grammar, training seed 2",
+    "tiny-plain": "grammar, ordinary initialisation",
+    "tiny-llama": "grammar, Llama",
+    "tiny-neox": "grammar, NeoX",
+    "books": "books, as shipped",
+    "books-saes-1": "books, SAEs' seed 1",
+    "books-saes-2": "books, SAEs' seed 2",
+}
+"""Experiment -> what the runs of P1's experiment are called."""
 MODELS = {
     "tiny": "as shipped: Gemma-2, writes growing with depth",
     "tiny-plain": "Gemma-2, ordinary initialisation",
@@ -39,19 +47,10 @@ def metrics(root: Path, experiment: str) -> dict[str, Any]:
     return numbers
 
 
-def seeds_of_world(root: Path) -> dict[str, str]:
-    """Experiments with results in git that name a seed of the world -> the seed, in order."""
-    names = [path.stem for path in sorted((root / "docs/results").glob("*.json"))]
-    seeds = {name: open_experiment(name, root).seed_of_world for name in names}
-    return {name: str(seed) for name, seed in sorted(seeds.items(), key=lambda item: item[1] or 0) if seed is not None}
-
-
 def run_rows(root: Path) -> Iterator[Row]:
     """Every kept run of P1's experiment, labelled by what tells it apart: its metrics."""
-    seeds = {name: f"{MODELS[SHIPPED]}, training seed {seed}" for name, seed in seeds_of_world(root).items() if name != SHIPPED}
-    saes = {name: f"{MODELS['books']}, SAEs' seed {seed}" for name, seed in SAE_SEEDS.items() if name != "books"}
-    for experiment, label in (MODELS | seeds | saes).items():
-        yield {"experiment": experiment, "label": label, **metrics(root, experiment)}
+    for experiment, label in RUN_LABELS.items():
+        yield {"label": label, **metrics(root, experiment)}
 
 
 def gains(root: Path) -> Iterator[Row]:

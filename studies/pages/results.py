@@ -110,9 +110,7 @@ def write_snapshot(root: Path, snapshot: Snapshot) -> None:
 
 def _metrics(root: Path) -> dict[str, str]:
     """What was measured -> its copy in git: headline numbers, of models that are not shipped, and of SAEs of other kinds."""
-    seeds = sorted(path.stem for path in (root / "studies/experiments").glob(f"{SHIPPED}-seed-*.yaml"))
-    names = [SHIPPED, *(name for name in seeds if open_experiment(name, root).seed_of_world is not None)]
-    headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in (*names, *findings.SAE_SEEDS, *findings.MODELS)}
+    headlines = {f"data/{name}/metrics.json": f"docs/results/{name}.json" for name in findings.RUN_LABELS}
     models = {f"build/world/{folder}/metrics.json": f"docs/models/{folder}.json" for folder in findings.BUILT.values()}
     return headlines | models | {str(of.built): f"{of.folder}/metrics.json" for of in KINDS.values()}
 
