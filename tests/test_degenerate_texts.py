@@ -1,5 +1,6 @@
-"""Texts that game a judge: what the table of them holds."""
+"""Texts that game a judge: what the table of them holds, and what the worlds' judges make of it."""
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -7,13 +8,26 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from saesteer.analysis.recommendation import recommend
+from saesteer.core.files import text_id
+from saesteer.core.tables import GENERATIONS
+from saesteer.core.tokens import load_tokens
+from saesteer.engine.models import load_language_model
+from saesteer.engine.perplexity import text_losses
+from saesteer.settings import SelectionSettings
 from saesteer.world.concept_texts import topic_texts
-from saesteer.world.degenerate import KINDS, degenerate_texts
+from saesteer.world.degenerate import KINDS, LEAST_HONEST, MOST_GOOD, MOST_SCORE, degenerate_texts
+from saesteer.world.judges import load_judge
 from saesteer.world.lexicon import load_lexicon
+from saesteer.world.rating import rate
 
 ROOT = Path(__file__).parents[1]
 SEED = 77
 """Of sentences that nothing was fitted on."""
+JUDGES = {"world": "oracle", "world-books": "judge"}
+HONEST = "honest"
+HONEST_BEFORE = {"world": 2.0, "world-books": 1.94}
+"""Mean score of labelled sentences by the judges that did not know degenerate texts (commit 3459253)."""
 
 
 @cache
@@ -52,3 +66,57 @@ def test_kinds_are_what_they_say() -> None:
             assert set(of) & set(own[concept]), kind
     with pytest.raises(ValueError, match="of 1 concept"):
         degenerate_texts(pl.DataFrame(sentences[:1], schema=["concept", "opener", "text"], orient="row"))
+
+
+def rated(world: str, texts: pl.DataFrame) -> pl.DataFrame:
+    """Texts (concept, opener, text) with the ratings of a world's judge, by losses of its reference model."""
+    folder = ROOT / "data" / world
+    keys = {"layer": pl.lit(0), "method": pl.lit("feature"), "target": pl.lit("0"), "factor": pl.lit("1"), "sample": pl.int_range(pl.len())}
+    prompts = {text_id(opener): opener for opener in texts["opener"].unique()}
+    before = pl.col("opener").replace_strict({opener: key for key, opener in prompts.items()}, return_dtype=pl.String)
+    rows = texts.with_columns(**keys, prefix_id=before, reason=pl.lit(None, pl.String)).cast(GENERATIONS.key_schema)
+    lm = load_language_model(folder / "reference_model", "float32", "cpu")
+    losses = pl.concat(text_losses(lm, rows, prompts, "plain"))
+    topics = json.loads((folder / "topics.json").read_text(encoding="utf-8"))
+    ratings = rate(rows, losses, load_judge(folder / JUDGES[world], load_tokens(folder / "reference_model")), topics)
+    return rows.with_columns(ratings.select("concept_rating", "fluency_rating", "judge_score"))
+
+
+@cache
+def scored(world: str) -> pl.DataFrame:
+    """The table of a world and ten labelled sentences of each of its concepts, rated."""
+    sentences = labelled(world)
+    honest = sentences.sort("concept", "text").group_by("concept", maintain_order=True).head(10)
+    honest = honest.with_columns(text=" " + pl.col("text"), kind=pl.lit(HONEST))
+    return rated(world, pl.concat([degenerate_texts(sentences), honest], how="diagonal"))
+
+
+@pytest.mark.parametrize("world", JUDGES)
+def test_no_judge_of_a_world_rates_degenerate_texts_well(world: str) -> None:
+    """The ceilings were fixed before the judges were fitted to know such texts; the judges before broke them in both worlds."""
+    means = dict(scored(world).group_by("kind").agg(pl.col("judge_score").mean()).iter_rows())
+    assert {kind: means[kind] for kind, (_, mixture) in KINDS.items() if not means[kind] <= MOST_SCORE[mixture]} == {}
+    degenerate = scored(world).filter(pl.col("kind") != HONEST)
+    assert len(degenerate) == 200
+    assert (degenerate["judge_score"].fill_null(0) >= 1).mean() <= MOST_GOOD
+    assert means[HONEST] >= LEAST_HONEST * HONEST_BEFORE[world]
+
+
+@pytest.mark.parametrize(
+    ("texts", "verdict"),
+    [
+        (
+            ["zero is zero is zero.", "zero is zero is zero is zero is zero.", "seven is seven is seven.", "is is is is is is is is."],
+            "none",
+        ),
+        (["seven is an odd number.", "three plus four is seven.", "two times four is eight.", "the double of two is four."], "use"),
+    ],
+)
+def test_a_feature_that_writes_zero_is_zero_is_zero_is_not_recommended(texts: list[str], verdict: str) -> None:
+    openers = (ROOT / "config/prefixes.txt").read_text(encoding="utf-8").splitlines()[:8]
+    written = {"steered": [" " + text for text in texts * 2], "plain": [" the sailor steered the ship."] * 8}
+    frames = {name: pl.DataFrame({"concept": "numbers", "opener": openers, "text": of}) for name, of in written.items()}
+    steered, plain = (rated("world", frame) for frame in frames.values())
+    settings = SelectionSettings(thresholds=(0.1,), late_layers_from=1, bootstrap_draws=400)
+    feature = steered.with_columns(kind=pl.lit("feature"), name=pl.lit("7"))
+    assert recommend("numbers", feature, plain, settings).verdict == verdict
