@@ -14,6 +14,7 @@ from saesteer.world.oracle_judge import (
     Thresholds,
     concept_rating,
     content_tokens,
+    distinct_bigram_share,
     fluency_rating,
     load_oracle,
     topic_posterior,
@@ -22,7 +23,7 @@ from saesteer.world.oracle_judge import (
 
 # Token 0 "the": both topics alike; 1 "storm": topic 0 at 9 to 1; 2 "sail": topic 1 at 5 to 1; 3 "wave": topic 1 at 3 to 1.
 LIKELIHOOD = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
-THRESHOLDS = Thresholds(content_nats=0.1, topic_posterior=0.6, concept_shares=(0.3, 0.8), fluency_nats=(2.0, 6.0))
+THRESHOLDS = Thresholds(0.1, 0.6, least_on_topic=1, concept_shares=(0.3, 0.8), fluency_nats=(2.0, 6.0), distinct_bigrams=0.6)
 ORACLE = Oracle(np.log(LIKELIHOOD), np.log(np.array([0.5, 0.5], dtype=np.float32)), THRESHOLDS)
 THE, STORM, SAIL, WAVE = range(4)
 
@@ -48,9 +49,10 @@ def test_function_words_are_not_content():
     [
         ([THE, STORM, THE, STORM], 0, 2),
         ([THE, STORM, SAIL], 0, 1),
-        ([STORM, SAIL, SAIL, WAVE], 0, 0),
-        ([STORM, SAIL, SAIL, WAVE], 1, 1),
-        ([STORM, SAIL, SAIL, WAVE, WAVE], 1, 2),
+        ([STORM, SAIL, WAVE], 0, 1),
+        ([STORM, SAIL, WAVE], 1, 1),
+        ([STORM, SAIL, SAIL, WAVE, WAVE, SAIL], 1, 1),  # each word counts once
+        ([SAIL, WAVE, THE], 1, 2),
         ([THE, THE], 0, None),
         ([], 0, None),
     ],
@@ -59,16 +61,30 @@ def test_concept_rating(tokens: list[int], topic: int, rating: int | None):
     assert concept_rating(ORACLE, tokens, topic) == rating
 
 
+def test_a_topic_takes_several_words():
+    strict = replace(ORACLE, thresholds=replace(THRESHOLDS, least_on_topic=2))
+    assert [concept_rating(strict, tokens, 1) for tokens in ([SAIL, SAIL, THE], [SAIL, WAVE], [THE])] == [0, 2, None]
+
+
 @pytest.mark.parametrize(
     ("nll", "rating"), [(0.5, 2), (2.0, 2), (2.1, 1), (6.0, 1), (6.1, 0), (math.inf, None), (math.nan, None), (None, None)]
 )
 def test_fluency_rating(nll: float | None, rating: int | None):
-    assert fluency_rating(THRESHOLDS.fluency_nats, nll) == rating
+    assert fluency_rating(THRESHOLDS.fluency_nats, 0.6, [THE, STORM], nll) == rating
+
+
+def test_what_repeats_itself_is_not_fluent():
+    # Of 4 pairs 3 are distinct, of 5 pairs 3, of 7 pairs 2.
+    texts = ([THE, STORM, THE, STORM, SAIL], [THE, STORM, THE, STORM, SAIL, SAIL], [THE, STORM] * 4, [THE], [])
+    assert [distinct_bigram_share(ids) for ids in texts] == [0.75, 0.8, 2 / 7, 1.0, 1.0]
+    assert [fluency_rating((2.0, 6.0), 0.76, ids, 1.0) for ids in texts] == [0, 2, 0, 2, 2]
+    assert fluency_rating((2.0, 6.0), 0.76, texts[2], None) is None
 
 
 def test_stored_oracle_is_the_same(tmp_path: Path):
     save_file({"log_likelihood": ORACLE.log_likelihood, "log_prior": ORACLE.log_prior}, tmp_path / "classifier.safetensors")
-    cuts = {"content_nats": 0.1, "topic_posterior": 0.6, "concept_shares": [0.3, 0.8], "fluency_nats": [2.0, 6.0]}
+    cuts = {"content_nats": 0.1, "topic_posterior": 0.6, "least_on_topic": 1, "concept_shares": [0.3, 0.8]}
+    cuts |= {"fluency_nats": [2.0, 6.0], "distinct_bigrams": 0.6}
     (tmp_path / "oracle.json").write_text(json.dumps({"thresholds": cuts}), encoding="utf-8")
     loaded = load_oracle(tmp_path)
     assert loaded.thresholds == THRESHOLDS

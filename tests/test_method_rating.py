@@ -86,7 +86,8 @@ def test_the_oracle_rates_steered_texts_as_a_loop_over_them_does():
     for row in ratings.join(rows, on=GENERATIONS.keys).iter_rows(named=True):
         (ids,) = reader.retokenise([row["text"]])
         concept = concept_rating(oracle, ids, topics.index(names[row["target"]]))
-        fluency = fluency_rating(oracle.thresholds.fluency_nats, nll[tuple(row[key] for key in GENERATIONS.keys)])
+        cuts, loss = oracle.thresholds, nll[tuple(row[key] for key in GENERATIONS.keys)]
+        fluency = fluency_rating(cuts.fluency_nats, cuts.distinct_bigrams, ids, loss)
         assert (row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (concept, fluency, None)
         if concept is None or fluency is None:
             assert row["judge_score"] is None

@@ -51,6 +51,8 @@ def test_a_method_of_the_table_by_hand() -> None:
     rows = replace(
         rows, fits=rows.fits.with_columns(n_texts=pl.when(pl.col("kind").is_null()).then(20).otherwise("n_texts").cast(pl.UInt32))
     )
+    log_odds = pl.col("factor").cast(pl.Float64) + (pl.col("prefix_id") == "p1")
+    rows = replace(rows, judgements=rows.judgements.with_columns(concept_log_odds=log_odds))
     settings = method_settings(methods=("unsteered", "sae_label"), confidence=0.9)
     tables = method_summaries(rows, ("p0", "p1"), settings, {LAYER: PROTOCOLS[LAYER]})
     row = row_of(tables["methods"], "sae_label")
@@ -62,6 +64,9 @@ def test_a_method_of_the_table_by_hand() -> None:
     assert (row["score_low"], row["score_high"]) == pytest.approx((unsteered, 2))
     assert (row["n_texts"], row["n_missing"], row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (2, 0, 2, 2, None)
     assert row["perplexity"] == pytest.approx(np.exp(1 + 2))
+    assert (row["concept_log_odds"], row["concept_log_odds_low"]) == (2.5, None)  # of one concept; that where it abstains has none
+    both = row_of(tables["methods"], "unsteered")
+    assert (both["concept_log_odds"], both["concept_log_odds_low"], both["concept_log_odds_high"]) == (1.5, 1.5, 1.5)
     assert (row["median_factor"], row["median_change"], row["median_relative_change"]) == (2, 4.0, 0.5)
     assert (row["n_choices"], row["share_at_smallest"], row["share_at_largest"]) == (2, 0.0, 1.0)
     notes = method_notes(tables["methods"], settings)

@@ -56,19 +56,20 @@ The columns are those of the card of the grammar's world, on the valid books.
 JUDGE = """\
 ## The judge
 
-Naive Bayes over the words of a whole text, counted on the train books; log-likelihoods times {sharpness:.3f}, cuts of the concept rating
-at P(topic | text) = {concept_cuts[0]:.3f} and {concept_cuts[1]:.3f}, cuts of the fluency rating at {fluency_nats[0]:.2f} \
-and {fluency_nats[1]:.2f} nats a token under the
-reference model and at {distinct_shares[0]:.2f} and {distinct_shares[1]:.2f} distinct words a word (the lower of the two \
-ratings counts, since a model
-expects what repeats itself): all fitted on the valid books. Measured on {measured[runs]:,} runs of 20 to 40 tokens of the \
+Naive Bayes over the distinct words of a text, counted on the train books; log-likelihoods times {sharpness:.3f}, cuts of the concept rating
+at P(topic | text) = {concept_cuts[0]:.3f} and {concept_cuts[1]:.3f}; 0 where without the {left_out} words that speak most for the topic
+it is no likelier than before the text was read. Cuts of the fluency rating at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a \
+token under the reference
+model; 0 where less than {distinct_bigrams:.2f} of the pairs of successive words are distinct, since a model expects what repeats itself. \
+All cuts are fitted on the
+valid books; how many words are left out is not. Measured on {measured[runs]:,} runs of 20 to 40 tokens of the \
 {n_judge} judge books,
 whose authors are in no other split: the likeliest topic of {n_topics} is the book's for {measured[topic_accuracy]:.3f} of them (chance
 {chance:.3f}; calibration error {measured[calibration_error]:.3f}). A run is often about nothing in particular, so this has \
 a ceiling well below 1.
 
 Concept 0 to 2 of a run of another topic, half of one, and of the topic: rated as made {concept:.3f}. Fluency 0 to 2 of a run shuffled or
-one to four tokens over and over, of one with a fifth replaced or half of it a loop, and as written: {fluency:.3f}. **These accuracies are
+with one to four tokens over and over, of one with a tenth of its words replaced, and as written: {fluency:.3f}. **These accuracies are
 on the books' own text: they are not agreement with people, nor on steered text.**
 """
 

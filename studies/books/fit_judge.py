@@ -2,15 +2,15 @@
 
 What to tell apart is made of the books' own sentences, as long as a continuation. Concept: a run of tokens of a book on the topic (2),
 half of one joined to half of another topic's (1), a run of another topic (0). Fluency, of a run after the sentence before it: as
-written (2), a fifth of its tokens replaced or its second half one to four tokens over and over (1), its tokens shuffled or one to four of
-them over and over (0). A book's run is not always about its topic, so the accuracies have a ceiling below 1.
+written (2), with a tenth of its words replaced by those of another run (1), with its words shuffled, or with one to four tokens over and
+over from its start or its middle on (0). A book's run is not always about its topic, so the accuracies have a ceiling below 1. Nothing is
+fitted to the table of saesteer.world.degenerate.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -19,25 +19,35 @@ import polars as pl
 from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from saesteer.world import oracle_judge
 from saesteer.world.books import judge as runtime
 from saesteer.world.books.judge import TextJudge, split_words
 from saesteer.world.streams import stream_seed
 from studies.books.paragraphs import book_sentences
-from studies.world.oracle import RATINGS, REPLACED_SHARE, ConceptItem, FluencyItem, calibration_error, continuation_losses, rating_cuts
-from studies.world.tokenizer import BOS_ID, SPECIAL_TOKENS
+from studies.world.oracle import (
+    LOOPED,
+    RATINGS,
+    ConceptItem,
+    FluencyItem,
+    best_cut,
+    calibration_error,
+    continuation_losses,
+    rating_cuts,
+)
+from studies.world.tokenizer import BOS_ID
 
 SMOOTHING = 0.5
 IN_TEXTS = 5
 """Paragraphs that a word must stand in to count."""
 RUN = (20, 40)
 """Shortest and longest run of tokens to be rated: as long as a steered continuation."""
-LOOPED = 4
-"""Most tokens that a text says over and over."""
-Corruption = Callable[[Int[np.ndarray, " token"], int, np.random.Generator], Int[np.ndarray, " token"]]
-"""A run's tokens, the rating to corrupt them to (1 or 0) and random numbers -> tokens."""
+REPLACED_SHARE = 0.1
+LEFT_OUT = 2
+"""Telling words that the topic has to be seen without. Not fitted: of three put into a text about something else, as strong steering does,
+one remains."""
 
 
 @dataclass(frozen=True)
@@ -105,32 +115,43 @@ def concept_items(drawn: Runs, judge: TextJudge, seed: int, name: str) -> list[C
     return items
 
 
-def fluency_items(drawn: Runs, corrupt: Corruption, seed: int, name: str) -> list[FluencyItem]:
-    """One item a run, every rating a third of them: as written, or corrupted to rating 1 or 0."""
+def fluency_items(drawn: Runs, tokenizer: PreTrainedTokenizerFast, seed: int, name: str) -> list[FluencyItem]:
+    """One item a run, every rating a third of them: as written (2), with a tenth of its words replaced (1), or, in turn, shuffled and a
+    loop (0)."""
     rng = np.random.default_rng(stream_seed(seed, name))
-    ratings = islice(cycle(RATINGS), len(drawn.ids))
-    return [
-        FluencyItem(before, ids if rating == 2 else tuple(map(int, corrupt(np.array(ids), rating, rng))), rating)
-        for before, ids, rating in zip(drawn.before, drawn.ids, ratings, strict=True)
-    ]
+    items = []
+    for place, (before, ids, text) in enumerate(zip(drawn.before, drawn.ids, drawn.texts, strict=True)):
+        rating, loop = RATINGS[place % len(RATINGS)], place % (2 * len(RATINGS)) == 0
+        words = text.split()
+        if rating == 1:
+            words = partly_replaced(words, drawn.texts[rng.integers(len(drawn.texts))].split(), rng)
+        elif rating == 0:
+            words = rng.permutation(words).tolist()
+        continuation = looped(ids, rng) if loop else ids if rating == 2 else _tokens(tokenizer, words)
+        items.append(FluencyItem(before, continuation, rating, loop))
+    return items
 
 
-def broken(ids: Int[np.ndarray, " token"], rating: int, rng: np.random.Generator, vocabulary: int) -> Int[np.ndarray, " token"]:
-    """A fifth of the tokens replaced (1), or all shuffled (0): what the second model does not expect."""
-    if rating == 0:
-        return rng.permutation(ids)
-    places = rng.choice(len(ids), max(1, round(REPLACED_SHARE * len(ids))), replace=False)
-    replaced = ids.copy()
-    replaced[places] = rng.integers(len(SPECIAL_TOKENS), vocabulary, len(places))
+def partly_replaced(words: Sequence[str], others: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """A tenth of the words replaced by other ones."""
+    replaced = list(words)
+    for place in rng.choice(len(words), max(1, round(REPLACED_SHARE * len(words))), replace=False):
+        replaced[place] = others[int(rng.integers(len(others)))]
     return replaced
 
 
-def looped(ids: Int[np.ndarray, " token"], rating: int, rng: np.random.Generator) -> Int[np.ndarray, " token"]:
-    """The second half one to four tokens over and over (1), or the whole run (0): what the second model expects only too well."""
-    start = len(ids) // 2 * rating
-    first = rng.integers(0, len(ids) - LOOPED)
-    phrase = ids[first : first + rng.integers(1, LOOPED + 1)]
-    return np.concatenate([ids[:start], np.resize(phrase, len(ids) - start)])
+def looped(ids: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
+    """One to LOOPED successive tokens over and over from the start or from the middle of a run on."""
+    start = len(ids) // 2 * int(rng.integers(2))
+    first = int(rng.integers(0, len(ids) - LOOPED))
+    phrase = ids[first : first + int(rng.integers(1, LOOPED + 1))]
+    return (*ids[:start], *islice(cycle(phrase), len(ids) - start))
+
+
+def _tokens(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> tuple[int, ...]:
+    """Ids of words as they stand inside a text."""
+    ids: list[int] = tokenizer(" " + " ".join(words), add_special_tokens=False)["input_ids"]
+    return tuple(ids)
 
 
 def fit_sharpness(judge: TextJudge, drawn: Runs) -> float:
@@ -153,23 +174,29 @@ def fit_judge(
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
 ) -> TextJudge:
-    """Sharpness and all six cuts from runs of the valid books."""
-    judge = TextJudge(words, log_likelihood, 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+    """Sharpness and all cuts, from runs of the valid books."""
+    judge = TextJudge(words, log_likelihood, 1.0, LEFT_OUT, (0.0, 0.0), (0.0, 0.0), 0.0)
     judge = replace(judge, sharpness=fit_sharpness(judge, drawn))
-    concept = concept_items(drawn, judge, seed, "books/concept/valid")
-    on_topic = np.array([runtime.topic_posterior(judge, item.token_ids)[item.topic] for item in concept])
-    unexpected, repeated = _both_kinds(drawn, len(tokenizer), seed, "valid")
-    expected = -continuation_losses(reference, unexpected)  # low loss is good
-    shares = [
-        (runtime.distinct_share(ids), item.rating) for ids, item in zip(_words(judge, repeated, tokenizer), repeated, strict=True) if ids
-    ]
-    fluent = rating_cuts(expected, [item.rating for item in unexpected])
-    return replace(
-        judge,
-        concept_cuts=rating_cuts(on_topic, [item.rating for item in concept]),
-        fluency_nats=(-fluent[1], -fluent[0]),
-        distinct_shares=rating_cuts(np.array([share for share, _ in shares]), [rating for _, rating in shares]),
-    )
+    judge = fit_concept(judge, concept_items(drawn, judge, seed, "books/concept/valid"))
+    items = fluency_items(drawn, tokenizer, seed, "books/fluency/valid")
+    return fit_fluency(judge, continuation_losses(reference, items), items, tokenizer)
+
+
+def fit_concept(judge: TextJudge, items: Sequence[ConceptItem]) -> TextJudge:
+    """Choose both cuts of the topic's probability."""
+    log_odds = [(runtime.concept_log_odds(judge, item.token_ids, item.topic, left_out=0), item.rating) for item in items]
+    known = [(float(expit(value)), rating) for value, rating in log_odds if value is not None]
+    return replace(judge, concept_cuts=rating_cuts(np.array([value for value, _ in known]), [rating for _, rating in known]))
+
+
+def fit_fluency(
+    judge: TextJudge, losses: Float[np.ndarray, " item"], items: Sequence[FluencyItem], tokenizer: PreTrainedTokenizerFast
+) -> TextJudge:
+    """Choose both loss cuts on the items that are no loops, and the cut on distinct pairs of words between loops and what is as written."""
+    ratings, loops = np.array([item.rating for item in items]), np.array([item.loop for item in items])
+    distinct = np.array([oracle_judge.distinct_bigram_share(ids) for ids in _words(judge, items, tokenizer)])
+    cuts = rating_cuts(-losses[~loops], ratings[~loops].tolist())  # low loss is good
+    return replace(judge, fluency_nats=(-cuts[1], -cuts[0]), distinct_bigrams=best_cut(distinct[ratings == 2], distinct[loops]))
 
 
 def save_text_judge(judge: TextJudge, measured: dict[str, object], folder: Path) -> None:
@@ -177,16 +204,8 @@ def save_text_judge(judge: TextJudge, measured: dict[str, object], folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"log_likelihood": judge.log_likelihood.astype(np.float16)}, folder / runtime.WEIGHTS)
     (folder / runtime.WORDS).write_text("\n".join(judge.words) + "\n", encoding="utf-8")
-    cuts = {name: getattr(judge, name) for name in ("sharpness", *runtime.CUTS)}
+    cuts = {name: getattr(judge, name) for name in (*runtime.NUMBERS, *runtime.PAIRS)}
     (folder / runtime.SETTINGS).write_text(json.dumps(cuts | {"measured": measured}, indent=2) + "\n", encoding="utf-8")
-
-
-def _both_kinds(drawn: Runs, vocabulary: int, seed: int, split: str) -> tuple[list[FluencyItem], list[FluencyItem]]:
-    """Items whose corruptions are unexpected, and items whose corruptions are repetitions."""
-    return (
-        fluency_items(drawn, partial(broken, vocabulary=vocabulary), seed, f"books/fluency/{split}"),
-        fluency_items(drawn, looped, seed, f"books/repetition/{split}"),
-    )
 
 
 def _words(judge: TextJudge, items: Sequence[FluencyItem], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
@@ -201,7 +220,7 @@ def measure_judge(
     right = posteriors.argmax(1) == np.array(drawn.topics)
     items = concept_items(drawn, judge, seed, "books/concept/judge")
     concept = [(item.rating, runtime.concept_rating(judge, item.token_ids, item.topic)) for item in items]
-    fluency = [item for kind in _both_kinds(drawn, len(tokenizer), seed, "judge") for item in kind]
+    fluency = fluency_items(drawn, tokenizer, seed, "books/fluency/judge")
     read = zip(fluency, _words(judge, fluency, tokenizer), continuation_losses(reference, fluency), strict=True)
     fluent = [(item.rating, runtime.fluency_rating(judge, ids, float(loss))) for item, ids, loss in read]
     by_topic = {name: float(right[np.array(drawn.topics) == number].mean()) for number, name in enumerate(topics)}

@@ -93,7 +93,7 @@ def test_n_counts_the_concepts_for_which_a_rule_picks_one():
 
 
 def test_counts_are_read_where_a_judge_has_them(tmp_path: Path):
-    judge = TextJudge({"moon": 0}, np.zeros((2, 1), dtype=np.float32), 1.0, (0.3, 0.6), (2.0, 4.0), (0.3, 0.6))
+    judge = TextJudge({"moon": 0}, np.zeros((2, 1), dtype=np.float32), 1.0, 0, (0.3, 0.6), (2.0, 4.0), 0.3)
     save_text_judge(judge, {"concept_ratings": COUNTS.concept.tolist(), "fluency_ratings": COUNTS.fluency.tolist()}, tmp_path)
     counts = read_counts(tmp_path / "text_judge.json")
     assert counts is not None

@@ -19,6 +19,7 @@ def counting_judge() -> WorldJudge:
     return WorldJudge(
         read=lambda texts: [["abcdefgh".find(word[0].lower()) for word in text.split()] for text in texts],
         concept=lambda ids, topic: min(2, list(ids).count(topic)) if ids else None,
+        log_odds=lambda ids, topic: None,
         fluency=lambda ids, nll: None,
         n_topics=2,
     )

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +88,7 @@ def test_the_ordinary_initialisation_writes_as_much_in_every_layer():
 def _judge() -> TextJudge:
     words = {"moon": 0, "the": 1, "tea": 2}
     return TextJudge(
-        words, fit_judge.fit_classifier(["Moon, moon the", "tea TEA the x"], [0, 1], 2, words), 0.5, (0.3, 0.6), (2.0, 4.0), (0.3, 0.6)
+        words, fit_judge.fit_classifier(["Moon, moon the", "tea TEA the x"], [0, 1], 2, words), 0.5, 0, (0.4, 0.6), (2.0, 4.0), 0.6
     )
 
 
@@ -114,12 +113,29 @@ def test_words_that_few_texts_have_are_not_counted():
 def test_ratings_change_at_their_cuts_and_are_missing_where_nothing_is_to_be_rated():
     fitted = _judge()
     texts_of_four = judge.word_ids(fitted, ["moon moon", "the", "tea tea", "unknown"])
-    assert [judge.concept_rating(fitted, ids, 0) for ids in texts_of_four] == [2, 1, 0, None]
+    assert [judge.concept_rating(fitted, ids, 0) for ids in texts_of_four] == [2, 0, 0, None]
     assert [judge.fluency_rating(fitted, [0, 1], nats) for nats in (1.0, 3.0, 5.0, math.nan, None)] == [2, 1, 0, None, None]
-    assert [judge.fluency_rating(fitted, [0, 1] * n, 1.0) for n in (1, 2, 4)] == [2, 1, 0]  # what is said over and over is expected
+    # What is said over and over is expected: of 1, 3 and 7 pairs 1, 2 and 2 are distinct.
+    assert [judge.fluency_rating(fitted, [0, 1] * n, 1.0) for n in (1, 2, 4)] == [2, 2, 0]
     assert judge.fluency_rating(fitted, [], 1.0) == 2
     with pytest.raises(ValueError, match="topic 2 is out of range"):
         judge.concept_rating(fitted, [0], 2)
+
+
+def test_a_word_counts_once_and_those_that_speak_most_for_the_topic_do_not_count():
+    likelihood = np.log(np.array([[0.6, 0.3, 0.1], [0.2, 0.4, 0.4]]))
+    ratio = likelihood[0] - likelihood[1]  # of topic 0's words the first speaks most, the third least
+    judges = [TextJudge({}, likelihood, 0.5, left_out, (0.3, 0.62), (2.0, 4.0), 0.6) for left_out in range(4)]
+    for ids in ([0, 1, 2], [2, 0, 0, 1, 0]):
+        expected = [0.5 * ratio[[0, 1, 2][n:]].sum() for n in range(4)]
+        assert [judge.concept_log_odds(each, ids, 0) for each in judges] == pytest.approx(expected)
+        assert judge.concept_log_odds(judges[1], ids, 1) == pytest.approx(-0.5 * ratio[[0, 1]].sum())
+    assert judge.concept_log_odds(judges[0], [], 0) is None
+    # P of word 0 is .63, of 0 and 1 .60, of 1 alone .46: no likelier than before the text was read, as of a text without words.
+    assert [judge.concept_rating(judges[0], ids, 0) for ids in ([0], [0, 1, 0], [1], [2, 2])] == [2, 1, 0, 0]
+    assert [judge.concept_rating(judges[1], ids, 0) for ids in ([0], [0, 0], [0, 1], [2])] == [0, 0, 0, 0]
+    of_two = TextJudge({}, np.repeat(likelihood[:, :1], 2, axis=1), 0.5, 1, (0.3, 0.62), (2.0, 4.0), 0.6)
+    assert [judge.concept_rating(of_two, ids, 0) for ids in ([0], [0, 1])] == [0, 2]
 
 
 def test_a_stored_judge_rates_as_the_fitted_one(tmp_path: Path):
@@ -127,10 +143,11 @@ def test_a_stored_judge_rates_as_the_fitted_one(tmp_path: Path):
     fit_judge.save_text_judge(fitted, {"runs": 3}, tmp_path)
     loaded = judge.load_text_judge(tmp_path)
     assert np.array_equal(loaded.log_likelihood, fitted.log_likelihood)
-    assert (loaded.words, loaded.sharpness, loaded.concept_cuts, loaded.fluency_nats) == (fitted.words, 0.5, (0.3, 0.6), (2.0, 4.0))
+    assert (loaded.words, loaded.sharpness, loaded.concept_cuts, loaded.fluency_nats) == (fitted.words, 0.5, (0.4, 0.6), (2.0, 4.0))
     either = load_judge(tmp_path, TextTokens(TOKENIZER.backend_tokenizer))
     on, off = either.read(["Moon moon", "tea and tea"])
     assert (either.concept(on, 0), either.concept(off, 0), either.fluency(on, 3.0), either.n_topics) == (2, 0, 1, 2)
+    assert either.log_odds(on, 0) == pytest.approx(judge.concept_log_odds(fitted, on, 0))
     (tmp_path / "words.txt").write_text("moon\n")
     with pytest.raises(ValueError, match="do not belong together"):
         judge.load_text_judge(tmp_path)
@@ -143,7 +160,7 @@ def test_sharpness_of_words_that_come_twice_is_a_half():
     topics = rng.integers(2, size=4000)
     drawn = [" ".join(np.repeat(rng.choice(["moon", "tea"], 6, p=np.exp(likelihood[topic])), 2)) for topic in topics]
     runs = fit_judge.Runs((), (), tuple(drawn), tuple(topics.tolist()))
-    doubled = TextJudge({"moon": 0, "tea": 1}, likelihood, 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+    doubled = TextJudge({"moon": 0, "tea": 1}, likelihood, 1.0, 0, (0.0, 0.0), (0.0, 0.0), 0.0)
     assert fit_judge.fit_sharpness(doubled, runs) == pytest.approx(0.5, abs=0.06)
 
 
@@ -158,7 +175,7 @@ def test_runs_start_with_a_sentence_and_come_from_every_topic():
     assert first <= {"Boil", "Salt", "The", "A"}
     assert drawn.texts[0] == TOKENIZER.decode(drawn.ids[0])
     words = {word: number for number, word in enumerate(["boil", "salt", "moon", "star"])}
-    of_two = TextJudge(words, np.zeros((2, 4), dtype=np.float32), 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+    of_two = TextJudge(words, np.zeros((2, 4), dtype=np.float32), 1.0, 0, (0.0, 0.0), (0.0, 0.0), 0.0)
     items = fit_judge.concept_items(drawn, of_two, 0, "test")
     assert {item.rating: set(item.token_ids) <= {0, 1} for item in items if item.topic == 0} == {0: False, 1: False, 2: True}
     assert any(set(item.token_ids) & {0, 1} for item in items if item.topic == 0 and item.rating == 1)
@@ -168,27 +185,32 @@ def test_runs_start_with_a_sentence_and_come_from_every_topic():
 def test_texts_begin_with_words_that_tell_their_topic():
     words = {"moon": 0, "the": 1, "peas": 2, "zebra": 3}  # the last is not a token
     share = np.array([[0.4, 0.3, 0.1, 0.2], [0.05, 0.5, 0.4, 0.05]])
-    of_two = TextJudge(words, np.log(share), 1.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+    of_two = TextJudge(words, np.log(share), 1.0, 0, (0.0, 0.0), (0.0, 0.0), 0.0)
     assert texts.telling_words(of_two, TOKENIZER) == [["moon", "the"], ["the", "peas"]]  # peas: a fifth of its uses on the first
     starts = [TOKENIZER.decode(ids) for ids in texts.topical_starts(of_two, TOKENIZER, 5)]
     assert starts == ["The moon", "The the", "The the", "The peas", "The moon"]
 
 
-def test_texts_of_fluency_are_as_written_broken_or_loops():
-    ids = tuple(range(10, 34))
-    drawn = fit_judge.Runs(((BOS_ID,),) * 300, (ids,) * 300, ("",) * 300, (0,) * 300)
-    for item in fit_judge.fluency_items(drawn, fit_judge.looped, 0, "test"):
-        kept, loop = item.continuation[: 12 * item.rating], item.continuation[12 * item.rating :]
-        assert kept == ids[: 12 * item.rating]
-        assert len(item.continuation) == len(ids)
-        if item.rating < 2:
-            assert any(loop[n:] == loop[:-n] for n in range(1, fit_judge.LOOPED + 1))
-            assert set(loop) <= set(ids)
-    made = fit_judge.fluency_items(drawn, partial(fit_judge.broken, vocabulary=300), 0, "test")
-    assert all(sorted(item.continuation) == list(ids) != list(item.continuation) for item in made if item.rating == 0)
-    replaced = [sum(own != new for own, new in zip(ids, item.continuation, strict=True)) for item in made if item.rating == 1]
-    assert max(replaced) == 5 >= np.mean(replaced) > 4.5
+def test_texts_of_fluency_are_as_written_replaced_shuffled_or_loops():
+    text = " ".join(PHRASES[2:4] * 2)
+    ids = tuple(TOKENIZER(" " + text, add_special_tokens=False)["input_ids"])
+    drawn = fit_judge.Runs(((BOS_ID,),) * 300, (ids,) * 300, (text,) * 299 + ("xyz",), (0,) * 300)
+    made = fit_judge.fluency_items(drawn, TOKENIZER, 0, "test")
+    assert [item.rating for item in made[:6]] == [0, 1, 2, 0, 1, 2]
     assert {item.continuation for item in made if item.rating == 2} == {ids}
+    for item in made:
+        words = TOKENIZER.decode(item.continuation).split()
+        if item.loop:
+            assert item.rating == 0
+            assert len(item.continuation) == len(ids)
+            loops = [item.continuation[start:] for start in (0, len(ids) // 2)]
+            assert any(loop[n:] == loop[:-n] for loop in loops for n in range(1, fit_judge.LOOPED + 1))
+        elif item.rating == 0:
+            assert sorted(words) == sorted(text.split())
+        elif item.rating == 1:
+            assert sum(own != new for own, new in zip(text.split(), words, strict=True)) <= round(0.2 * len(words))
+    assert sum(item.loop for item in made) == 50
+    assert len({item.continuation for item in made if item.rating == 0}) > 50
 
 
 def test_what_stands_in_a_book_is_a_copy():

@@ -1,5 +1,6 @@
 """Fitting the oracle: cuts by hand, the classifier against counting, items that are what they say."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from saesteer.world.lexicon import load_lexicon
-from saesteer.world.oracle_judge import Oracle, Thresholds, topic_posterior
+from saesteer.world.oracle_judge import Oracle, Thresholds, distinct_bigram_share, topic_posterior
 from studies.world import oracle as fitting
 from studies.world.tokenizer import BOS_ID, build_tokenizer
 from studies.world.train_model import ModelRecipe, new_model
@@ -55,7 +56,7 @@ def test_an_unseen_token_says_almost_nothing():
     rows = np.array([[4] * 300, [5] * 300], dtype=np.uint16)
     topics = np.array([[0] * 300, [1] * 100 + [NONE] * 200], dtype=np.uint8)
     likelihood, prior = fitting.fit_classifier(rows, topics, 2, 8)
-    judge = Oracle(likelihood, prior, Thresholds(1.0, 0.5, (0.1, 0.8), (2.0, 6.0)))
+    judge = Oracle(likelihood, prior, Thresholds(1.0, 0.5, 1, (0.1, 0.8), (2.0, 6.0), 0.5))
     np.testing.assert_allclose(topic_posterior(judge, [7])[0], np.exp(prior), atol=0.01)
 
 
@@ -67,7 +68,9 @@ def test_concept_items_are_made_as_they_say():
         words = [token.lstrip("▁").lower() for token in TOKENIZER.convert_ids_to_tokens(list(item.token_ids))]
         topical = [word for word in words if any(word in lists for lists in own)]
         shares[item.rating].append(np.mean([word in own[item.topic] for word in topical]))
-    assert np.mean(shares[0]) < 0.02
+    one_word, added, other = ([share for share in shares[0] if low <= share <= high] for low, high in ((1, 1), (0.01, 0.99), (0, 0.01)))
+    assert min(len(one_word), len(added), len(other)) >= 10  # a third each
+    assert 0.1 < np.mean(added) < 0.5
     assert 0.3 < np.mean(shares[1]) < 0.7
     assert np.mean(shares[2]) > 0.98
 
@@ -77,7 +80,29 @@ def test_fluency_items_differ_as_they_say():
     stop = TOKENIZER.convert_tokens_to_ids(".")
     assert [sum(item.rating == rating for item in items) for rating in (0, 1, 2)] == [40, 40, 40]
     assert all(item.context[0] == BOS_ID and item.continuation[-1] == stop for item in items)
-    assert any(len(set(item.continuation[:-1])) == 1 for item in items if item.rating == 0)
+    loops = [item for item in items if item.loop]
+    assert {item.rating for item in loops} == {0}
+    assert 5 <= len(loops) <= 25  # a third of those rated 0
+    assert max(distinct_bigram_share(item.continuation) for item in loops) < 0.8
+    assert all(distinct_bigram_share(item.continuation) > 0.8 for item in items if item.rating == 2)
+
+
+def test_a_clauses_corruptions_by_hand():
+    rng, words = random.Random(0), ["the", "cook", "salted", "a", "soup"]
+    left = fitting.without_one(words, (), rng)
+    assert len(left) == 4
+    assert [word for word in words if word in left] == left
+    replaced = fitting.partly_replaced(words, ["x"], rng)
+    assert (replaced.count("x"), len(replaced)) == (1, 5)
+    for _ in range(20):
+        looped = fitting.looped(words, (), rng)
+        assert len(looped) == 10
+        assert any(looped[start + n :] == looped[start:-n] for start in (0, 2) for n in range(1, fitting.LOOPED + 1))
+    for _ in range(20):
+        added = fitting.with_added((*words, "."), ["x", "y", "z"], rng)
+        assert added[-1] == "."
+        assert 1 <= sum(word in "xyz" for word in added) <= fitting.ADDED
+        assert 5 <= len(added) <= 9
 
 
 def test_continuation_losses_against_one_forward_each():
@@ -94,7 +119,7 @@ def test_continuation_losses_against_one_forward_each():
 
 def test_a_sentence_is_the_product_of_its_tokens():
     likelihood = np.array([[0.4, 0.45, 0.05, 0.10], [0.4, 0.05, 0.25, 0.30]], dtype=np.float32)
-    judge = Oracle(np.log(likelihood), np.log(np.array([0.5, 0.5], dtype=np.float32)), Thresholds(0.1, 0.6, (0.3, 0.8), (2.0, 6.0)))
+    judge = Oracle(np.log(likelihood), np.log(np.array([0.5, 0.5], dtype=np.float32)), Thresholds(0.1, 0.6, 1, (0.3, 0.8), (2.0, 6.0), 0.5))
     # tokens 1 and 3: .45 * .10 against .05 * .30 = 3 : 1
     np.testing.assert_allclose(fitting.classify_sentence(judge, [1, 3]), [0.75, 0.25], rtol=1e-6)
     np.testing.assert_allclose(fitting.classify_sentence(judge, []), [0.5, 0.5], rtol=1e-6)
@@ -105,7 +130,7 @@ def test_calibration_error_by_hand():
     judge = Oracle(
         np.log(np.array([[0.75, 0.25], [0.25, 0.75]], dtype=np.float32)),
         np.log(np.array([0.5, 0.5], dtype=np.float32)),
-        Thresholds(1.0, 0.5, (0.1, 0.8), (2.0, 6.0)),
+        Thresholds(1.0, 0.5, 1, (0.1, 0.8), (2.0, 6.0), 0.5),
     )
     # Right in 1 of 2 at confidence .75: accuracy .5, error .25.
     accuracy, error = fitting.sentence_accuracy(judge, [((0,), 0), ((1,), 0)])

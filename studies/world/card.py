@@ -60,15 +60,16 @@ loss that replacing the residual by its mean costs, the share that the reconstru
 ORACLE = """\
 ## The oracle
 
-A naive Bayes topic model over tokens. Concept 0-2: the share of content tokens (those whose topic distribution lies at least
+A naive Bayes topic model over tokens. Concept 0-2: the share of distinct content tokens (those whose topic distribution lies at least
 {content_nats:.2f} nats from the prior) with P(topic | token) > {topic_posterior:g}, cut at {concept_shares[0]:.2f} and \
-{concept_shares[1]:.2f}.
-Fluency 0-2: mean loss under the reference model, cut at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a token. \
-Parameters, thresholds and
-accuracies each come from a split of their own. **The accuracies are on corruptions made by the same grammar (halves of two
-sentences joined; words replaced, shuffled or repeated): they are not agreement with people.** The topics share almost no words, so
-telling whole sentences apart is easy here. Fluency is measured by the second model; a judge that used the steered model itself
-would be lenient.
+{concept_shares[1]:.2f}; 0 below {least_on_topic} such
+tokens. Fluency 0-2: mean loss under the reference model, cut at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a token; 0 where \
+less than {distinct_bigrams:.2f} of the
+pairs of successive tokens are distinct. Parameters, thresholds and accuracies each come from a split of their own. **The accuracies
+are on corruptions made by the same grammar (halves of two sentences joined, other sentences with words of the topic in them, single
+words; a word left out, words replaced, shuffled or looped): they are not agreement with people.** The topics share almost no words,
+so telling whole sentences apart is easy here. Fluency is measured by the second model; a judge that used the steered model itself
+would be lenient. Where there is no fluency, that seed's models were not here when the corruptions last changed.
 """
 
 LIMITS = """\
@@ -128,7 +129,11 @@ def layer_table(seed: dict[str, Any]) -> str:
 def oracle_table(seeds: Sequence[dict[str, Any]]) -> str:
     """The judge's accuracies on its test split, one row a seed."""
     names = ("sentence_accuracy", "calibration_error", "concept_accuracy", "fluency_accuracy")
-    rows = [[seed["seed"], *(f"{seed['oracle'][name]:.4f}" for name in names)] for seed in seeds]
+    measured = [[seed["oracle"][name] for name in names] for seed in seeds]
+    rows = [
+        [seed["seed"], *("not measured" if value is None else f"{value:.4f}" for value in values)]
+        for seed, values in zip(seeds, measured, strict=True)
+    ]
     return table(["seed", "topic of a sentence", "calibration error", "concept 0-2", "fluency 0-2"], rows) + "\n"
 
 

@@ -1,15 +1,17 @@
 """Fit the shipped world's judge and measure it: parameters on one split, cuts on a second, accuracies on a third.
 
 The texts to tell apart are made by the grammar itself. Concept: a sentence of the topic (2), half of one joined to half of another
-topic's (1), a sentence of another topic (0). Fluency, of a sentence after a neutral opener: as written (2), a fifth of its words
-replaced (1), its words shuffled or one of them repeated throughout (0). So the accuracies say how well these corruptions are told
-apart, not how people would rate.
+topic's (1), a sentence of another topic, as it is or with one to three words of the topic in it, or a single word of the topic once or
+several times (0). Fluency, of a sentence after a neutral opener: as written (2), with a word left out (1), with a fifth of its words
+replaced, shuffled, or with one to four words over and over from its start or its middle on (0). So the accuracies say how well these
+corruptions are told apart, not how people would rate. Nothing is fitted to the table of saesteer.world.degenerate.
 """
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +35,13 @@ from studies.world.tokenizer import BOS_ID, PAD_ID
 SMOOTHING = 0.5
 CONTENT_NATS = (0.25, 0.5, 1.0, 1.5, 2.0)
 TOPIC_POSTERIORS = (0.2, 0.3, 0.5)
+LEAST_ON_TOPIC = (1, 2, 3)
 REPLACED_SHARE = 0.2
 RATINGS = (0, 1, 2)
+ADDED = 3
+"""Most words of a topic that are put into a text about another one."""
+LOOPED = 4
+"""Most words, or tokens, that a text says over and over."""
 UNSCORED = -100
 
 
@@ -63,6 +70,8 @@ class FluencyItem:
     context: tuple[int, ...]
     continuation: tuple[int, ...]
     rating: int
+    loop: bool = False
+    """Whether it says the same over and over, which a language model expects."""
 
 
 def fit_classifier(
@@ -88,22 +97,25 @@ def concept_items(lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: in
         other = (topic + rng.randrange(1, len(lexicon.topics))) % len(lexicon.topics)
         on, off = (grammar.single_sentence(lexicon, t, 0.0, rng).words for t in (topic, other))
         halves = [on[: len(on) // 2] + off[len(off) // 2 :], off[: len(off) // 2] + on[len(on) // 2 :]]
-        words = (off, rng.choice(halves), on)[rating]
+        topical = _topic_words(lexicon, topic)
+        off_topic = rng.choice((off, with_added(off, topical, rng), (rng.choice(topical),) * rng.randint(1, len(off))))
+        words = (off_topic, rng.choice(halves), on)[rating]
         items.append(ConceptItem(_ids(tokenizer, words), topic, rating))
     return items
 
 
 def fluency_items(lexicon: Lexicon, tokenizer: PreTrainedTokenizerFast, seed: int, name: str, n: int) -> list[FluencyItem]:
-    """n items of each rating, from the stream `name`."""
+    """n items of each rating, from the stream `name`, of any of the CORRUPTIONS of that rating."""
     rng = text_stream(seed, name)
     words = vocabulary(lexicon)[0]
     items = []
     for rating in RATINGS * n:
         sentence = grammar.single_sentence(lexicon, rng.randrange(len(lexicon.topics)), 1.0, rng)
         n_opener = sentence.topics.count(NO_TOPIC)
-        clause = _corrupted(list(sentence.words[n_opener:]), rating, words, rng)
+        kind = rng.choice(list(CORRUPTIONS[rating]))
+        clause = (*CORRUPTIONS[rating][kind](list(sentence.words[n_opener:-1]), words, rng), sentence.words[-1])
         opener = (BOS_ID, *_ids(tokenizer, sentence.words[:n_opener]))
-        items.append(FluencyItem(opener, _ids(tokenizer, clause), rating))
+        items.append(FluencyItem(opener, _ids(tokenizer, clause), rating, kind == "loop"))
     return items
 
 
@@ -142,8 +154,8 @@ def rating_cuts(values: Float[np.ndarray, " item"], ratings: Sequence[int]) -> t
 
 
 def fit_concept(oracle: Oracle, items: Sequence[ConceptItem]) -> Oracle:
-    """Choose the content, posterior and share cuts that rate most calibration items rightly (the first of equals in grid order)."""
-    grid = (_with_shares(oracle, items, nats, posterior) for nats in CONTENT_NATS for posterior in TOPIC_POSTERIORS)
+    """Choose the content, posterior, number and share cuts that rate most calibration items rightly (the first of equals in grid order)."""
+    grid = (_with_shares(oracle, items, *cuts) for cuts in product(CONTENT_NATS, TOPIC_POSTERIORS, LEAST_ON_TOPIC))
     candidates = [candidate for candidate in grid if candidate is not None]
     if not candidates:
         raise ValueError(f"no token differs by {CONTENT_NATS[0]} nats between topics: the labelled texts are too few to fit the oracle on")
@@ -152,9 +164,13 @@ def fit_concept(oracle: Oracle, items: Sequence[ConceptItem]) -> Oracle:
 
 
 def fit_fluency(oracle: Oracle, losses: Float[np.ndarray, " item"], items: Sequence[FluencyItem]) -> Oracle:
-    """Choose both loss cuts on calibration items; low loss is good, so the cuts are sought on its negative."""
-    cuts = rating_cuts(-losses, [item.rating for item in items])
-    return replace(oracle, thresholds=replace(oracle.thresholds, fluency_nats=(-cuts[1], -cuts[0])))
+    """Choose both loss cuts on calibration items that do not repeat themselves, and the cut on distinct pairs on those and the loops. Low
+    loss is good, so its cuts are sought on its negative."""
+    ratings, loops = np.array([item.rating for item in items]), np.array([item.loop for item in items])
+    distinct = np.array([runtime.distinct_bigram_share(item.continuation) for item in items])
+    cuts = rating_cuts(-losses[~loops], ratings[~loops].tolist())
+    bigrams = best_cut(distinct[ratings == 2], distinct[loops])
+    return replace(oracle, thresholds=replace(oracle.thresholds, fluency_nats=(-cuts[1], -cuts[0]), distinct_bigrams=bigrams))
 
 
 def concept_accuracy(oracle: Oracle, items: Sequence[ConceptItem]) -> float:
@@ -164,8 +180,15 @@ def concept_accuracy(oracle: Oracle, items: Sequence[ConceptItem]) -> float:
 
 def fluency_accuracy(oracle: Oracle, losses: Float[np.ndarray, " item"], items: Sequence[FluencyItem]) -> float:
     """Share of items rated as made."""
-    rated = [runtime.fluency_rating(oracle.thresholds.fluency_nats, float(loss)) for loss in losses]
-    return float(np.mean([rating == item.rating for rating, item in zip(rated, items, strict=True)]))
+    cuts = oracle.thresholds
+    return float(
+        np.mean(
+            [
+                runtime.fluency_rating(cuts.fluency_nats, cuts.distinct_bigrams, item.continuation, float(loss)) == item.rating
+                for item, loss in zip(items, losses, strict=True)
+            ]
+        )
+    )
 
 
 def classify_sentence(oracle: Oracle, token_ids: Sequence[int]) -> Float[np.ndarray, " topic"]:
@@ -195,7 +218,8 @@ def fit_oracle(
     docs = corpus.fitted_corpus(lexicon, seed, "oracle/fit", sizes.fit_documents).documents
     rows, topics = corpus.padded_rows(tokenizer, docs), corpus.labels(docs)
     log_likelihood, log_prior = fit_classifier(rows, topics, len(lexicon.topics), len(tokenizer))
-    oracle = Oracle(log_likelihood, log_prior, Thresholds(CONTENT_NATS[0], TOPIC_POSTERIORS[0], (0.5, 0.5), (0.0, 0.0)))
+    unfitted = Thresholds(CONTENT_NATS[0], TOPIC_POSTERIORS[0], LEAST_ON_TOPIC[0], (0.5, 0.5), (0.0, 0.0), 0.0)
+    oracle = Oracle(log_likelihood, log_prior, unfitted)
     oracle = fit_concept(oracle, concept_items(lexicon, tokenizer, seed, "oracle/concept_calibration", sizes.items))
     calibration = fluency_items(lexicon, tokenizer, seed, "oracle/fluency_calibration", sizes.items)
     oracle = fit_fluency(oracle, continuation_losses(reference, calibration), calibration)
@@ -234,9 +258,10 @@ def save_oracle(oracle: Oracle, measured: dict[str, float], sizes: OracleSizes, 
     (folder / runtime.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: float, posterior: float) -> Oracle | None:
+def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: float, posterior: float, least: int) -> Oracle | None:
     """The oracle with share cuts for these settings; None when they leave a rating without an item that has content."""
-    oracle = replace(oracle, thresholds=replace(oracle.thresholds, content_nats=content_nats, topic_posterior=posterior))
+    settings = replace(oracle.thresholds, content_nats=content_nats, topic_posterior=posterior, least_on_topic=least)
+    oracle = replace(oracle, thresholds=settings)
     shares = [(runtime.topic_share(oracle, item.token_ids, item.topic), item.rating) for item in items]
     known = [(share, rating) for share, rating in shares if share is not None]
     if {rating for _, rating in known} != {*RATINGS}:
@@ -245,17 +270,53 @@ def _with_shares(oracle: Oracle, items: Sequence[ConceptItem], content_nats: flo
     return replace(oracle, thresholds=replace(oracle.thresholds, concept_shares=cuts))
 
 
-def _corrupted(words: list[str], rating: int, vocabulary: list[str], rng: random.Random) -> tuple[str, ...]:
-    """The clause as it is (2), with a fifth of its words replaced (1), shuffled or one word repeated (0). Its full stop stays."""
-    body = words[:-1]
-    if rating == 1:
-        for position in rng.sample(range(len(body)), max(1, round(REPLACED_SHARE * len(body)))):
-            body[position] = rng.choice(vocabulary)
-    elif rating == 0 and rng.random() < 0.5:
-        rng.shuffle(body)
-    elif rating == 0:
-        body = [rng.choice(body)] * len(body)
+def with_added(words: Sequence[str], topical: Sequence[str], rng: random.Random) -> tuple[str, ...]:
+    """Words of a text, its full stop the last, with one to ADDED words of a topic between them or in the place of some."""
+    body = list(words[:-1])
+    for word in rng.sample(list(topical), rng.randint(1, ADDED)):
+        place = rng.randrange(len(body) + 1)
+        body[place : place + rng.randint(0, 1)] = [word]
     return (*body, words[-1])
+
+
+def without_one(words: list[str], _: Sequence[str], rng: random.Random) -> list[str]:
+    """A word left out."""
+    place = rng.randrange(len(words))
+    return words[:place] + words[place + 1 :]
+
+
+def partly_replaced(words: list[str], vocabulary: Sequence[str], rng: random.Random) -> list[str]:
+    """A fifth of the words replaced by any others."""
+    replaced = list(words)
+    for place in rng.sample(range(len(words)), max(1, round(REPLACED_SHARE * len(words)))):
+        replaced[place] = rng.choice(vocabulary)
+    return replaced
+
+
+def looped(words: list[str], _: Sequence[str], rng: random.Random) -> list[str]:
+    """One to LOOPED successive words over and over, from the start on or from the middle, to twice the length."""
+    size = min(len(words), rng.randint(1, LOOPED))
+    first = rng.randint(0, len(words) - size)
+    kept = words[: rng.choice((0, len(words) // 2))]
+    return kept + [words[first + place % size] for place in range(2 * len(words) - len(kept))]
+
+
+Corruption = Callable[[list[str], Sequence[str], random.Random], Sequence[str]]
+CORRUPTIONS: Mapping[int, Mapping[str, Corruption]] = {
+    2: {"as written": lambda words, _vocabulary, _rng: words},
+    1: {"a word left out": without_one},
+    0: {
+        "shuffled": lambda words, _vocabulary, rng: rng.sample(words, len(words)),
+        "replaced": partly_replaced,
+        "loop": looped,
+    },
+}
+"""Rating -> kinds of what is rated so, each from a clause without its full stop, the grammar's words and random numbers."""
+
+
+def _topic_words(lexicon: Lexicon, topic: int) -> list[str]:
+    """The words of a topic's lists, each once."""
+    return sorted({word for words in lexicon.topics[topic].lists.values() for phrase in words for word in phrase.split()})
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from saesteer.judge.answers import AnswerBook, Asker, JudgeError, answer_all, un
 from saesteer.judge.parse import Rating, Unparsed
 from saesteer.judge.rubric import Aspect, Question, questions
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 NO_CONCEPT = "the feature has no concept"
 NO_CONTENT = "no content to rate"

@@ -9,7 +9,7 @@ from saesteer.core.tokens import TextTokens
 from saesteer.world import oracle_judge
 from saesteer.world.books import judge as text_judge
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +20,8 @@ class WorldJudge:
     """Texts as numbers of what the judge counts: tokens, or words."""
     concept: Callable[[Sequence[int], int], int | None]
     """Of a text so read for a topic's number."""
+    log_odds: Callable[[Sequence[int], int], float | None]
+    """Of the topic given a text so read, in nats: what the concept rating is cut from. The grammar's judge has none."""
     fluency: Callable[[Sequence[int], float | None], int | None]
     """Of a text so read and its mean loss (nats per token) under the reference model."""
     n_topics: int
@@ -30,14 +32,22 @@ def load_judge(folder: Path, tokens: TextTokens) -> WorldJudge:
     if not (folder / text_judge.SETTINGS).exists():
         return oracle_as_judge(oracle_judge.load_oracle(folder), tokens)
     judge = text_judge.load_text_judge(folder)
-    rated = (partial(text_judge.concept_rating, judge), partial(text_judge.fluency_rating, judge))
-    return WorldJudge(partial(text_judge.word_ids, judge), *rated, len(judge.log_likelihood))
+    return WorldJudge(
+        partial(text_judge.word_ids, judge),
+        partial(text_judge.concept_rating, judge),
+        partial(text_judge.concept_log_odds, judge),
+        partial(text_judge.fluency_rating, judge),
+        len(judge.log_likelihood),
+    )
 
 
 def oracle_as_judge(oracle: oracle_judge.Oracle, tokens: TextTokens) -> WorldJudge:
-    """The grammar's oracle, which counts the model's tokens, and rates fluency by the loss alone."""
-
-    def fluency(_: Sequence[int], mean_nll: float | None) -> int | None:
-        return oracle_judge.fluency_rating(oracle.thresholds.fluency_nats, mean_nll)
-
-    return WorldJudge(tokens.retokenise, partial(oracle_judge.concept_rating, oracle), fluency, len(oracle.log_prior))
+    """The grammar's oracle, which counts the model's tokens."""
+    cuts = oracle.thresholds
+    return WorldJudge(
+        tokens.retokenise,
+        partial(oracle_judge.concept_rating, oracle),
+        lambda _ids, _topic: None,
+        partial(oracle_judge.fluency_rating, cuts.fluency_nats, cuts.distinct_bigrams),
+        len(oracle.log_prior),
+    )

@@ -9,7 +9,7 @@ from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.world.judges import WorldJudge
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 
 def rate(
@@ -34,9 +34,11 @@ def rate(
     ids = judge.read(rows["text"].fill_null("").to_list())
     concepts, losses = rows["concept"].to_list(), rows["mean_nll"].to_list()
     by_concept = [None if name is None else judge.concept(text, numbers[name]) for name, text in zip(concepts, ids, strict=True)]
+    log_odds = [None if name is None else judge.log_odds(text, numbers[name]) for name, text in zip(concepts, ids, strict=True)]
     by_fluency = [judge.fluency(text, loss) for text, loss in zip(ids, losses, strict=True)]
     rated = rows.with_columns(
         concept_rating=pl.Series(by_concept, dtype=pl.UInt8),
+        concept_log_odds=pl.Series(log_odds, dtype=pl.Float64),
         instruction_rating=pl.lit(None, pl.UInt8),
         fluency_rating=pl.Series(by_fluency, dtype=pl.UInt8),
     )

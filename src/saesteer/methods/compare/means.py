@@ -58,7 +58,8 @@ def _means(group: pl.DataFrame, label: tuple[int, str], settings: MethodSettings
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
     sizes |= {"n_abstaining": group.height - scored.height, "n_surviving": scored["score"].count()}
     surviving = mean_over_concepts("surviving_score", scored["score"], settings, "mean", *label, ends="surviving_")
-    return sizes | mean_over_concepts("score", group["score"], settings, "mean", *label) | surviving
+    log_odds = mean_over_concepts("concept_log_odds", scored["concept_log_odds"], settings, "log odds", *label)
+    return sizes | mean_over_concepts("score", group["score"], settings, "mean", *label) | surviving | log_odds
 
 
 def mean_over_concepts(

@@ -24,7 +24,7 @@ from saesteer.settings.registry import Method
 UNSTEERED = "unsteered"
 FIT = ["layer", "method", "concept_id"]
 _RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
-_MEASURES = ("score", *_RATINGS, "log_perplexity")
+_MEASURES = ("score", *_RATINGS, "concept_log_odds", "log_perplexity")
 _DIRECTIONS = {"held_out": ((0, 1), (1, 0)), "first_half": ((0, 1),), "same_texts": ((0, 0),)}  # half that chooses, half that reports
 _ENDS = {"low": "smallest", "high": "largest"}
 _ADDS_TEXT = [row.key for row in registry.METHODS if row.adds_text]
@@ -74,7 +74,7 @@ def method_halves(rows: Rows, halves: Mapping[str, int], score: str, best_factor
         pl.len().cast(pl.UInt32).alias("n"),
         pl.col("text_score").is_null().sum().cast(pl.UInt32).alias("n_missing"),
         pl.col("text_score").mean(),
-        *(pl.col(name).mean() for name in _RATINGS),
+        pl.col(*_RATINGS, "concept_log_odds").mean(),
         *(pl.col(name).filter(pl.col("text_score").is_not_null()).mean().alias(f"{name}_scored") for name in _RATINGS),
         pl.col("mean_nll").mean().alias("log_perplexity"),
         pl.col("mean_nll").exp().mean().alias("mean_perplexity"),
@@ -97,7 +97,7 @@ def _texts(rows: Rows, halves: Mapping[str, int]) -> pl.DataFrame:
     fitted = rows.fits.filter(pl.col("kind").is_not_null()).select(FIT)
     ratings = [pl.col(name).cast(pl.Float64) for name in _RATINGS]
     texts = rows.texts.select(keys).join(fitted, on=FIT, how="semi")
-    texts = texts.join(rows.judgements.select(*keys, *ratings, "judge_score"), on=keys, how="left")
+    texts = texts.join(rows.judgements.select(*keys, *ratings, "concept_log_odds", "judge_score"), on=keys, how="left")
     texts = texts.join(rows.perplexity.select(*keys, "mean_nll", "whole_text_nll"), on=keys, how="left")
     texts = texts.join(rows.success.select(*keys, "gen_success_20"), on=keys, how="left")
     return texts.sort(keys).with_columns(half=pl.col("prefix_id").replace_strict(dict(halves), return_dtype=pl.UInt8))

@@ -4,8 +4,9 @@ P1 and AxBench (arXiv 2505.20063, 2501.17148) have a language model rate concept
 read off P(topic | text). A word of natural text says little on its own, and words lean on one another, so that plain naive Bayes is far
 too sure: log-likelihoods are multiplied by `sharpness`, fitted on books that the classifier never saw.
 
-A text that repeats itself, which is how strong steering ends, is one that a language model expects: its loss is low. So the fluency rating
-is the lower of two, by the loss and by the share of the text's words that are distinct.
+Strong steering ends in words of the topic without sense (saesteer.world.degenerate). So a word counts once, however often it stands in the
+text, and the `left_out` words that speak most for the topic do not count: a few words put into a text about something else are not what it
+is about. A text that repeats itself has no fluency, by the grammar's judge's rule.
 """
 
 import json
@@ -13,42 +14,46 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from safetensors.numpy import load_file
-from scipy.special import softmax
+from scipy.special import expit, logsumexp, softmax
 
 from saesteer.world import oracle_judge
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 WEIGHTS, WORDS, SETTINGS = "classifier.safetensors", "words.txt", "text_judge.json"
-CUTS = ("concept_cuts", "fluency_nats", "distinct_shares")
+PAIRS = ("concept_cuts", "fluency_nats")
+NUMBERS = ("sharpness", "left_out", "distinct_bigrams")
 _WORD = re.compile("[a-z]+")
 
 
 @dataclass(frozen=True, eq=False)
 class TextJudge:
-    """A topic classifier of whole texts and the cuts of both ratings: (1 from here, 2 from here) for the topic's probability and for the
-    share of distinct words, (2 up to here, 1 up to here) for the loss."""
+    """A topic classifier of whole texts and the cuts of both ratings: (1 from here, 2 from here) for the topic's probability, (2 up to
+    here, 1 up to here) for the loss, and the smallest share of distinct pairs of successive words."""
 
     words: Mapping[str, int]
     log_likelihood: Float[np.ndarray, "topic word"]
     sharpness: float
+    left_out: int
     concept_cuts: tuple[float, float]
     fluency_nats: tuple[float, float]
-    distinct_shares: tuple[float, float]
+    distinct_bigrams: float
 
 
 def load_text_judge(folder: Path) -> TextJudge:
     """Read classifier.safetensors, words.txt and text_judge.json."""
-    cuts = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    cuts: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     weights = load_file(folder / WEIGHTS)["log_likelihood"].astype(np.float32)
     words = {word: number for number, word in enumerate((folder / WORDS).read_text(encoding="utf-8").split())}
     if len(words) != weights.shape[1]:
         raise ValueError(f"{folder}: {WORDS} has {len(words)} words, {WEIGHTS} {weights.shape[1]}: the files do not belong together")
-    return TextJudge(words, weights, cuts["sharpness"], **{name: tuple(cuts[name]) for name in CUTS})
+    chosen: dict[str, Any] = {name: tuple(cuts[name]) if name in PAIRS else cuts[name] for name in (*NUMBERS, *PAIRS)}
+    return TextJudge(words, weights, **chosen)
 
 
 def split_words(text: str) -> list[str]:
@@ -67,24 +72,35 @@ def topic_posterior(judge: TextJudge, ids: Sequence[int]) -> Float[np.ndarray, "
     return softmax(scores.astype(np.float64))
 
 
-def concept_rating(judge: TextJudge, ids: Sequence[int], topic: int) -> int | None:
-    """0, 1 or 2: how much of the text is about the topic; None for a text without a word that the judge knows."""
+def concept_log_odds(judge: TextJudge, ids: Sequence[int], topic: int, left_out: int | None = None) -> float | None:
+    """log P / (1 - P) in nats of P(topic | the text's distinct words but the `left_out` that speak most for the topic); None for a text
+    without a word that the judge knows. `left_out` is the judge's unless given."""
     if not 0 <= topic < len(judge.log_likelihood):
         raise ValueError(f"topic {topic} is out of range: the judge knows 0 to {len(judge.log_likelihood) - 1} (see topics.json)")
     if not len(ids):
         return None
-    probability = topic_posterior(judge, ids)[topic]
-    return sum(bool(probability >= cut) for cut in judge.concept_cuts)
+    of_words = judge.log_likelihood[:, sorted(set(ids))].astype(np.float64)  # [topic, word]
+    speaks_for = of_words[topic] - logsumexp(of_words, axis=0)
+    counted = np.argsort(-speaks_for, kind="stable")[judge.left_out if left_out is None else left_out :]
+    scores = judge.sharpness * of_words[:, counted].sum(-1)
+    return float(scores[topic] - logsumexp(np.delete(scores, topic)))
+
+
+def rests_on_several_words(judge: TextJudge, ids: Sequence[int], topic: int) -> bool:
+    """Whether the topic is likelier than before the text was read even without the words that speak most for it."""
+    log_odds = concept_log_odds(judge, ids, topic)
+    return log_odds is not None and bool(expit(log_odds) > (1 + 1e-9) / len(judge.log_likelihood))
+
+
+def concept_rating(judge: TextJudge, ids: Sequence[int], topic: int) -> int | None:
+    """0, 1 or 2: how much of the text is about the topic, by P(topic | its distinct words); 0 where that rests on a few words. None for a
+    text without a word that the judge knows."""
+    log_odds = concept_log_odds(judge, ids, topic, left_out=0)
+    if log_odds is None:
+        return None
+    return sum(bool(expit(log_odds) >= cut) for cut in judge.concept_cuts) if rests_on_several_words(judge, ids, topic) else 0
 
 
 def fluency_rating(judge: TextJudge, ids: Sequence[int], mean_nll: float | None) -> int | None:
     """0, 1 or 2 from the text's words and its mean loss (nats per token) under the second model; None where that is undefined."""
-    by_loss = oracle_judge.fluency_rating(judge.fluency_nats, mean_nll)
-    if by_loss is None or not len(ids):
-        return by_loss
-    return min(by_loss, sum(distinct_share(ids) >= cut for cut in judge.distinct_shares))
-
-
-def distinct_share(ids: Sequence[int]) -> float:
-    """Distinct words over words."""
-    return len(set(ids)) / len(ids)
+    return oracle_judge.fluency_rating(judge.fluency_nats, judge.distinct_bigrams, ids, mean_nll)
