@@ -1,19 +1,22 @@
-"""Intervals against SciPy's, rank correlations against SciPy and against the definition."""
+"""Intervals against SciPy's and by how often they cover, rank correlations against SciPy and against the definition."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interval_coverage import POPULATIONS, difference_coverage, mean_coverage, rank_coverage
 from oracles.statistics import pooled_rank_correlation
-from scipy.stats import bootstrap, spearmanr, t
+from scipy.stats import skew, spearmanr, t, ttest_1samp, ttest_ind
 
 from saesteer.core.uncertainty import (
-    bootstrap_mean_interval,
+    RATINGS,
     difference_interval,
     mean_columns,
+    mean_interval,
     random_stream,
     rank_correlation,
     ratio_interval,
+    resampled_interval,
     within_difference,
 )
 from saesteer.settings import SelectionSettings
@@ -21,39 +24,80 @@ from saesteer.settings import SelectionSettings
 SKEWED = np.random.default_rng(3).gamma(0.5, 2.0, 60)
 
 
-def test_mean_interval_is_scipys_percentile_interval() -> None:
-    ours = bootstrap_mean_interval(SKEWED, 20000, 0.95, random_stream(0, "a"))
-    theirs = bootstrap((SKEWED,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
-    # Two runs of 20,000 draws: an end's Monte Carlo error is about .013 standard errors of the mean's .24 or so.
-    assert ours is not None
-    assert ours.low == pytest.approx(theirs.low, abs=0.02)
-    assert ours.high == pytest.approx(theirs.high, abs=0.02)
+def test_an_interval_of_symmetric_values_is_students() -> None:
+    values = np.array([-3.0, -1.0, -0.5, 0.5, 1.0, 3.0]) + 7
+    theirs = ttest_1samp(values, 0).confidence_interval(0.9)
+    assert mean_interval(values, 0.9) == pytest.approx((theirs.low, theirs.high))
+    assert mean_interval(np.array([1.0, 2.0]), 0.95) == pytest.approx((1.5 - 0.5 * t.ppf(0.975, 1), 1.5 + 0.5 * t.ppf(0.975, 1)))
 
 
-def test_unpaired_difference_is_scipys_percentile_interval() -> None:
-    other = np.random.default_rng(4).normal(1, 1, 25)
-    ours = difference_interval(SKEWED, other, 20000, 0.9, random_stream(0, "b"))
-    scipys = bootstrap(
-        (SKEWED, other),
-        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
-        n_resamples=20000,
-        confidence_level=0.9,
-        method="percentile",
-        rng=np.random.default_rng(1),
-    ).confidence_interval
-    assert ours == pytest.approx((scipys.low, scipys.high), abs=0.02)
+def test_an_end_on_the_long_side_is_where_halls_transformation_is_t() -> None:
+    low, high = mean_interval(SKEWED, 0.95)
+    error, a = SKEWED.std(ddof=1) / 60**0.5, skew(SKEWED, bias=False) / 60**0.5
+    T = (SKEWED.mean() - high) / error
+    assert T + a * T**2 / 3 + a**2 * T**3 / 27 + a / 6 == pytest.approx(-t.ppf(0.975, 59))
+    assert low == pytest.approx(ttest_1samp(SKEWED, 0).confidence_interval(0.95).low)  # on the short side Student's is the further one
+
+
+def test_values_that_hardly_vary_have_what_the_scale_allows() -> None:
+    """Of 8 values equal to 2 the lower end is where a share of 2.5 % ** (1 / 8) ones, the rest 0, would be all drawn in 2.5 %."""
+    assert mean_interval(np.full(8, 2.0), 0.95, RATINGS) == pytest.approx((2 * 0.025 ** (1 / 8), 2))
+    assert mean_interval(np.full(8, 0.5), 0.95, RATINGS) == pytest.approx((0.5 * 0.025 ** (1 / 8), 2 - 1.5 * 0.025 ** (1 / 8)))
+    assert mean_interval(np.full(8, 0.5), 0.95) == (0.5, 0.5)
+    low, high = mean_interval(np.array([2.0, 2, 2, 2, 2, 2, 2, 1]), 0.95, RATINGS)
+    assert (low, high) == (pytest.approx(1.875 * 0.025 ** (1 / 8)), 2)
+    assert mean_interval(np.array([0.0, 2.0]), 0.95, RATINGS) == (0, 2)
+
+
+def test_a_difference_is_nearly_welchs_and_opposite_the_other_way_round() -> None:
+    rng = np.random.default_rng(4)
+    a, b = (np.concatenate([half, -half]) for half in (rng.normal(0, 1, 100), rng.normal(0, 3, 40)))
+    theirs = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    ours = difference_interval(a, b, 0.95)
+    assert ours == pytest.approx((theirs.low, theirs.high), rel=0.02)
+    assert difference_interval(b, a, 0.95) == pytest.approx((-ours.high, -ours.low))
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize("n", [8, 16, 34])
+def test_intervals_of_means_cover(name: str, n: int) -> None:
+    covered, _ = mean_coverage(name, n, 800)
+    assert covered > 0.94 - 0.017  # two standard errors of the simulation
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_intervals_cover_in_long_simulations(name: str) -> None:
+    assert min(mean_coverage(name, n, 20_000)[0] for n in (8, 16, 34)) > 0.94
+    assert min(difference_coverage(name, n, m, 20_000)[0] for n, m in ((4, 13), (16, 34))) > 0.94
+
+
+def test_intervals_of_differences_cover_in_small_groups() -> None:
+    assert min(difference_coverage(name, 4, 13, 400)[0] for name in POPULATIONS) > 0.94 - 0.022
+
+
+@pytest.mark.parametrize(("rho", "tied"), [(0.0, False), (0.5, False), (0.5, True)])
+@pytest.mark.parametrize(("n", "layers"), [(10, 1), (40, 1), (40, 5)])
+def test_intervals_of_rank_correlations_cover(rho: float, tied: bool, n: int, layers: int) -> None:
+    assert rank_coverage(rho, n, 200, layers, tied)[0] > 0.94 - 0.034
 
 
 @pytest.mark.parametrize("values", [[], [2.0]])
 def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
-    assert bootstrap_mean_interval(np.array(values), 100, 0.95, random_stream(0)) is None
-    assert difference_interval(np.array(values), SKEWED, 100, 0.95, random_stream(0)) is None
-    assert difference_interval(SKEWED, np.array(values), 100, 0.95, random_stream(0)) is None
+    assert mean_interval(np.array(values), 0.95) is None
+    assert difference_interval(np.array(values), SKEWED, 0.95) is None
+    assert difference_interval(SKEWED, np.array(values), 0.95) is None
+
+
+def test_resampled_intervals_of_few_units_are_wider() -> None:
+    """Normal draws: Student's t with the spread that n / (n - 1) mends."""
+    draws = np.random.default_rng(0).standard_normal(200_000)
+    for n in (6, 10_000):
+        assert resampled_interval(draws, n, 0.95).high == pytest.approx((n / (n - 1)) ** 0.5 * t.ppf(0.975, n - 1), abs=0.06)
 
 
 def test_interval_does_not_depend_on_order() -> None:
-    forwards, backwards = (bootstrap_mean_interval(values, 500, 0.95, random_stream(7)) for values in (SKEWED, SKEWED[::-1].copy()))
-    assert forwards == backwards
+    assert mean_interval(SKEWED, 0.95) == mean_interval(SKEWED[::-1].copy(), 0.95)
 
 
 def test_streams_differ_by_every_part_of_the_label() -> None:
@@ -68,12 +112,22 @@ def test_one_stratum_is_spearman() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=80), rng.normal(size=80).round()
     y[:40] += x[:40].round()
-    ours = rank_correlation(x, y, np.zeros(80, dtype=np.int64), 2000, 0.95, random_stream(0))
+    ours = rank_correlation(x, y, np.zeros(80, dtype=np.int64), 0.95)
     assert ours.rho == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
-    theirs = bootstrap(
-        (x, y), lambda a, b: spearmanr(a, b).statistic, paired=True, vectorized=False, n_resamples=1000, method="percentile", rng=rng
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+
+
+def test_the_interval_of_a_rank_correlation_has_the_larger_of_two_standard_errors() -> None:
+    """Bonett and Wright's of a weak correlation of normal pairs; where high values scatter more, the bootstrap's: SciPy's agrees."""
+    rng, one_layer = np.random.default_rng(2), np.zeros(300, dtype=np.int64)
+    x = rng.exponential(size=300)
+    for y, is_larger in ((0.3 * x + rng.uniform(size=300), False), (x * rng.normal(1, 1.5, 300), True)):
+        rho, low, high = rank_correlation(x, y, one_layer, 0.95)[1:]
+        reach = (np.arctanh(high) - np.arctanh(low)) / 2 / t.ppf(0.975, 297)
+        picks = rng.integers(0, 300, (800, 300))
+        resampled = np.arctanh([spearmanr(x[pick], y[pick]).statistic for pick in picks]).std()
+        normal = np.sqrt((1 + rho**2 / 2) / 297)
+        assert (resampled > normal * 1.05) == is_larger
+        assert reach == pytest.approx(max(normal, resampled), rel=0.1)
 
 
 @settings(max_examples=30, deadline=None)
@@ -84,7 +138,7 @@ def test_pooled_correlation_is_the_definition_in_any_order(rows: list[tuple[int,
     results = []
     for order in (rows, shuffled):
         x, y, strata = (np.array(column) for column in zip(*order, strict=True))
-        results.append(rank_correlation(x.astype(float), y.astype(float), strata, 20, 0.95, random_stream(0)))
+        results.append(rank_correlation(x.astype(float), y.astype(float), strata, 0.95))
     assert results[0] == results[1]
     x, y, strata = zip(*rows, strict=True)
     if results[0].rho is None:
@@ -96,10 +150,10 @@ def test_pooled_correlation_is_the_definition_in_any_order(rows: list[tuple[int,
 
 def test_correlations_that_do_not_exist() -> None:
     empty = np.zeros(0)
-    assert rank_correlation(empty, empty, np.zeros(0, dtype=np.int64), 10, 0.95, random_stream(0)) == (0, None, None, None)
+    assert rank_correlation(empty, empty, np.zeros(0, dtype=np.int64), 0.95) == (0, None, None, None)
     same = np.ones(5)
-    assert rank_correlation(same, SKEWED[:5], np.zeros(5, dtype=np.int64), 10, 0.95, random_stream(0)) == (5, None, None, None)
-    two = rank_correlation(np.array([1.0, 2.0]), np.array([5.0, 6.0]), np.zeros(2, dtype=np.int64), 10, 0.95, random_stream(0))
+    assert rank_correlation(same, SKEWED[:5], np.zeros(5, dtype=np.int64), 0.95) == (5, None, None, None)
+    two = rank_correlation(np.array([1.0, 2.0]), np.array([5.0, 6.0]), np.zeros(2, dtype=np.int64), 0.95)
     assert two == (2, 1.0, None, None)
 
 
@@ -171,10 +225,10 @@ def test_a_difference_inside_strata_is_covered() -> None:
 
 @pytest.mark.parametrize("ends", [None, "", "removed_"])
 def test_columns_of_a_mean_are_those_that_a_table_declares(ends: str | None) -> None:
-    values, stream = SKEWED[:6], random_stream(3)
-    drawn = SelectionSettings(thresholds=(0.1,), late_layers_from=0, bootstrap_draws=100)
-    columns = mean_columns("gain", values, drawn, random_stream(3), ends)
+    values = SKEWED[:6]
+    drawn = SelectionSettings(thresholds=(0.1,), late_layers_from=0)
+    columns = mean_columns("gain", values, drawn, ends)
     assert list(columns) == ["gain", *(f"{'gain_' if ends is None else ends}{end}" for end in ("low", "high"))]
-    assert list(columns.values()) == [values.mean(), *bootstrap_mean_interval(values, 100, drawn.confidence, stream)]
-    assert list(mean_columns("gain", values[:1], drawn, stream, ends).values()) == [values[0], None, None]
-    assert list(mean_columns("gain", values[:0], drawn, stream, ends).values()) == [None, None, None]
+    assert list(columns.values()) == [values.mean(), *mean_interval(values, drawn.confidence)]
+    assert list(mean_columns("gain", values[:1], drawn, ends).values()) == [values[0], None, None]
+    assert list(mean_columns("gain", values[:0], drawn, ends).values()) == [None, None, None]

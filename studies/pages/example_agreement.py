@@ -30,7 +30,7 @@ def _line(layer: pl.DataFrame, settings: IntervalSettings) -> dict[str, object]:
     number, labelled = layer["layer"][0], layer.drop_nulls(["concept", "concept_other"])
     line: dict[str, object] = {"layer": number, "n": layer.height}
     for name in CORRELATED:
-        rho = correlation(layer, name, f"{name}_other", settings, "record agreement", name, number, name=f"rho_{name}")
+        rho = correlation(layer, name, f"{name}_other", settings, name=f"rho_{name}")
         line |= {column: value for column, value in rho.items() if column != "n"}
     concepts = {"n_concept": layer["concept"].count(), "n_other_concept": layer["concept_other"].count(), "n_both": labelled.height}
     return line | concepts | {"n_same": (labelled["concept"] == labelled["concept_other"]).sum()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
@@ -83,16 +83,15 @@ def _recommendations(root: Path) -> Iterator[Row]:
 
 
 def _mean_recommendations(root: Path) -> Iterator[Row]:
-    """Means over an experiment's concepts, with their bootstrap intervals, and how often each verdict was given."""
-    settings = SelectionSettings.model_fields
-    draws, confidence = settings["bootstrap_draws"].default, settings["confidence"].default
+    """Means over an experiment's concepts, with their intervals, and how often each verdict was given."""
+    confidence = SelectionSettings.model_fields["confidence"].default
     for (experiment,), rows in grouped(results(root, "recommendations"), "experiment").items():
         concepts = pl.DataFrame(rows).drop_nulls("regret")
         verdicts = concepts["verdict"].value_counts(sort=True).rows()
         row = {"experiment": experiment, "n": concepts.height, "verdicts": ", ".join(f"{verdict} {n}" for verdict, n in verdicts)}
         for name in MEANS:
-            values, stream = concepts[name].to_numpy(), random_stream(0, experiment.strip("`"), name)
-            low, high = bootstrap_mean_interval(values, draws, confidence, stream) or (None, None)
+            values, scale = concepts[name].to_numpy(), of_differences(RATINGS) if name == "regret" else RATINGS
+            low, high = mean_interval(values, confidence, scale) or (None, None)
             row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
         yield row
 

@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.uncertainty import Interval, interval_columns, mean_columns, quantile_interval, random_stream
+from saesteer.core.uncertainty import (
+    RATINGS,
+    Interval,
+    interval_columns,
+    mean_columns,
+    of_differences,
+    random_stream,
+    resampled_interval,
+)
 from saesteer.settings import SelectionSettings
 from studies.questions.tables import CHOICE_RULES, FEATURE_RANKINGS
 
@@ -158,7 +166,7 @@ def _lines(picked: pl.DataFrame, label: tuple[str, int], settings: SelectionSett
         picks = picked.drop_nulls(rule)
         values, random = (picks[name].to_numpy() for name in (rule, RANDOM))
         line: _Row = {"factor_rule": label[0], "layer": label[1], "rule": rule, "n_concepts": picked.height, "n": picks.height}
-        line |= mean_of(values, "score", (*label, rule), settings) | mean_of(values - random, "above_random", (*label, rule), settings)
+        line |= mean_of(values, "score", settings) | mean_of(values - random, "above_random", settings, of_differences(RATINGS))
         yield line | {"share_of_best": float(values.sum() / picks[BEST].sum()) if BEST in picks.columns and picks[BEST].sum() > 0 else None}
 
 
@@ -193,12 +201,12 @@ def area_under_roc(quantity: np.ndarray, steers: np.ndarray) -> float | None:
 
 
 def _area_interval(quantity: np.ndarray, steers: np.ndarray, settings: SelectionSettings, stream: np.random.Generator) -> Interval | None:
-    """Percentile bootstrap over features; draws of one kind are left out."""
+    """Bootstrap over features; draws of one kind are left out."""
     picks = stream.integers(0, len(steers), size=(min(settings.bootstrap_draws, 1000), len(steers)))
     areas = [area for pick in picks if (area := area_under_roc(quantity[pick], steers[pick])) is not None]
-    return quantile_interval(np.array(areas), settings.confidence) if len(areas) > 1 else None
+    return resampled_interval(np.array(areas), len(steers), settings.confidence) if len(areas) > 1 else None
 
 
-def mean_of(values: np.ndarray, name: str, label: tuple[str | int, ...], settings: SelectionSettings) -> _Row:
-    """A mean over concepts with its bootstrap interval, as columns NAME, NAME_low and NAME_high."""
-    return mean_columns(name, values, settings, random_stream(settings.seed, "choice rules", name, *label))
+def mean_of(values: np.ndarray, name: str, settings: SelectionSettings, scale: Interval = RATINGS) -> _Row:
+    """A mean over concepts of scores, or of what has another scale, with its interval: columns NAME, NAME_low and NAME_high."""
+    return mean_columns(name, values, settings, scale=scale)

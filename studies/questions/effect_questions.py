@@ -10,7 +10,7 @@ import polars as pl
 from jaxtyping import Float64
 from numpy import ndarray
 
-from saesteer.core.uncertainty import interval_columns, mean_columns, quantile_interval, random_stream
+from saesteer.core.uncertainty import interval_columns, mean_columns, random_stream, resampled_interval
 from saesteer.methods.fit.approximator import ridge
 from saesteer.settings import IntervalSettings
 from studies.questions.tables import APPROXIMATOR_SIZES, EFFECT_MULTIPLES, PSEUDO_INVERSES
@@ -157,7 +157,7 @@ def _of_multiple(
         "pattern": _cosines(effect - usual, of_held_out - of_held_out.mean(axis=0)),
     }
     predicted = multiple * of_held_out + b
-    means = _means(values, "effect_multiples", multiple, settings)
+    means = _means(values, settings)
     return means | _r2_columns(effect, predicted, usual, settings, random_stream(0, "effect_multiples", "r2", multiple))
 
 
@@ -177,16 +177,16 @@ def pseudo_inverses(effects: pl.DataFrame, features: Sequence[int], n_held_out: 
     for target in TARGETS:
         vectors = target * of_features - shared
         values = {"column_cosine": _cosines(vectors, columns), "shared_cosine": _cosines(vectors, np.broadcast_to(-shared, vectors.shape))}
-        means = _means(values, "pseudo_inverses", target, settings)
+        means = _means(values, settings)
         rows.append({"layer": layer, "target": target, "n": len(of_features), "condition": condition, **means})
     return pl.DataFrame(rows, schema=PSEUDO_INVERSES.schema)
 
 
-def _means(values: Mapping[str, Float64[ndarray, " n"]], table: str, key: float, settings: IntervalSettings) -> dict[str, float | None]:
-    """Each one's mean and the ends of its bootstrap interval."""
+def _means(values: Mapping[str, Float64[ndarray, " n"]], settings: IntervalSettings) -> dict[str, float | None]:
+    """Each one's mean and the ends of its interval."""
     columns: dict[str, float | None] = {}
-    for name, resampled in values.items():
-        columns |= mean_columns(name, resampled, settings, random_stream(0, table, name, key))
+    for name, of_vectors in values.items():
+        columns |= mean_columns(name, of_vectors, settings)
     return columns
 
 
@@ -206,5 +206,5 @@ def _r2_columns(
             drawn = stream.integers(0, len(error), len(error))
             yield 1 - error[drawn].sum() / spread[drawn].sum()
 
-    interval = quantile_interval(np.fromiter(r2s(), dtype=np.float64), settings.confidence)
+    interval = resampled_interval(np.fromiter(r2s(), dtype=np.float64), len(error), settings.confidence)
     return interval_columns("r2", float(1 - error.sum() / spread.sum()), interval)

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from saesteer.analysis.best_factor import RULES, best_factors
-from saesteer.core.uncertainty import mean_columns, random_stream
+from saesteer.core.uncertainty import RATINGS, mean_columns, of_differences
 from saesteer.settings import BestFactorSettings, SelectionSettings
 from studies.questions.choice_rules import BY_JUDGE, chosen_by_judge
 from studies.questions.tables import GRID_ENDS
@@ -35,9 +35,7 @@ def grid_ends(steering: pl.DataFrame, choice: BestFactorSettings, settings: Sele
         ends = [float(end) for end in (grids(factors)[grid][0], grids(factors)[grid][-1])]
         for group in beside.sort("factor_rule", *_FEATURE, "half").partition_by("factor_rule", "layer", maintain_order=True):
             rule, layer = group.select("factor_rule", "layer").row(0)
-            lines.append(
-                {"layer": layer, "factor_rule": rule, "grid": grid} | _line(group, (ends[0], ends[1]), settings, grid, rule, layer)
-            )
+            lines.append({"layer": layer, "factor_rule": rule, "grid": grid} | _line(group, (ends[0], ends[1]), settings))
     return pl.DataFrame(lines, schema=GRID_ENDS.schema).sort(GRID_ENDS.keys)
 
 
@@ -55,7 +53,7 @@ def _choices(steering: pl.DataFrame, choice: BestFactorSettings) -> list[pl.Data
     return [judged, rows.select(judged.columns)]
 
 
-def _line(choices: pl.DataFrame, ends: tuple[float, float], settings: SelectionSettings, *label: str | int) -> dict[str, Any]:
+def _line(choices: pl.DataFrame, ends: tuple[float, float], settings: SelectionSettings) -> dict[str, Any]:
     chosen = choices.drop_nulls("factor")
     shares = chosen.select(
         at_smallest=(pl.col("factor") == ends[0]).mean(),
@@ -65,4 +63,4 @@ def _line(choices: pl.DataFrame, ends: tuple[float, float], settings: SelectionS
     by_feature = choices.group_by(_FEATURE).agg(pl.col("score", "score_all").mean()).sort(_FEATURE)
     change = (by_feature["score"] - by_feature["score_all"]).to_numpy()
     score = {"n": chosen.height, **shares.row(0, named=True), "score": by_feature["score"].mean()}
-    return score | mean_columns("change", change, settings, random_stream(settings.seed, "grid", *label))
+    return score | mean_columns("change", change, settings, scale=of_differences(RATINGS))

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.core.uncertainty import (
+    SCALES,
     difference_interval,
     interval_columns,
     quantile_interval,
@@ -39,8 +40,7 @@ def _line(
     by_layer: list[tuple[np.ndarray, np.ndarray]], concepts: np.ndarray, label: tuple[str, str], settings: SelectionSettings
 ) -> dict[str, Any]:
     values, is_kept = (np.concatenate([pair[place] for pair in by_layer]) for place in (0, 1))
-    stream = random_stream(settings.seed, "headline", *label)
-    interval = difference_interval(values[is_kept], values[~is_kept], settings.bootstrap_draws, settings.confidence, stream)
+    interval = difference_interval(values[is_kept], values[~is_kept], settings.confidence, SCALES[label[0]])
     has_both = 0 < is_kept.sum() < len(is_kept)
     line: dict[str, Any] = {"n": len(values), "n_kept": int(is_kept.sum()), "mean": _mean(values), "kept_mean": _mean(values[is_kept])}
     line |= interval_columns("difference", float(values[is_kept].mean() - values[~is_kept].mean()) if has_both else None, interval)

@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Float
 from scipy.stats import norm, rankdata
 
-from saesteer.core.uncertainty import random_stream
+from saesteer.core.uncertainty import RATINGS, of_differences, random_stream
 from saesteer.settings import SelectionSettings
 from studies.questions.choice_rules import RULES, by_judge, mean_of, picked
 from studies.questions.quantity_correlations import correlation
@@ -96,8 +96,8 @@ def chosen_penalty(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], stre
 
 
 def _line(predicted: pl.DataFrame, settings: SelectionSettings, layer: int) -> dict[str, Any]:
-    line: dict[str, Any] = correlation(predicted, "prediction", "score", settings, "predictor", layer)
+    line: dict[str, Any] = correlation(predicted, "prediction", "score", settings)
     picks = picked(predicted, ["prediction", "max_activation"]).drop_nulls()
     ours, largest = (picks[name].to_numpy() for name in ("prediction", "max_activation"))
-    line |= {"n_concepts": picks.height} | mean_of(ours, "score", ("predictor", layer), settings)
-    return line | mean_of(ours - largest, "above_activation", ("predictor", layer), settings)
+    line |= {"n_concepts": picks.height} | mean_of(ours, "score", settings)
+    return line | mean_of(ours - largest, "above_activation", settings, of_differences(RATINGS))

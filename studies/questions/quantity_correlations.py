@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saesteer.core.uncertainty import Interval, interval_columns, random_stream, rank_correlation
+from saesteer.core.uncertainty import Interval, interval_columns, rank_correlation
 from saesteer.settings import IntervalSettings, SelectionSettings
 from studies.questions.choice_rules import RULES, chosen_by_judge
 from studies.questions.tables import QUANTITY_CORRELATIONS
@@ -44,15 +44,15 @@ def quantity_correlations(
                 if quantity == outcome:
                     continue
                 label: dict[str, str | int] = {"layer": number, "quantity": quantity, "outcome": outcome}
-                lines.append(label | correlation(layer, quantity, outcome, settings, "quantities", *label.values()))
+                lines.append(label | correlation(layer, quantity, outcome, settings))
     return pl.DataFrame(lines, schema=QUANTITY_CORRELATIONS.schema).sort(QUANTITY_CORRELATIONS.keys)
 
 
-def correlation(rows: pl.DataFrame, a: str, b: str, settings: IntervalSettings, *label: str | int, name: str = "rho") -> dict[str, Any]:
+def correlation(rows: pl.DataFrame, a: str, b: str, settings: IntervalSettings, name: str = "rho") -> dict[str, Any]:
     """n and the rank correlation of two columns, where both are known, with its interval: columns NAME, NAME_low and NAME_high."""
     with_both = rows.drop_nulls([a, b])
     x, y = (with_both[column].cast(pl.Float64).to_numpy() for column in (a, b))
     one_layer = np.zeros(len(x), dtype=np.int64)
-    rho = rank_correlation(x, y, one_layer, settings.bootstrap_draws, settings.confidence, random_stream(settings.seed, *label))
+    rho = rank_correlation(x, y, one_layer, settings.confidence)
     interval = None if rho.low is None or rho.high is None else Interval(rho.low, rho.high)
     return {"n": rho.n, **interval_columns(name, rho.rho, interval)}

@@ -42,23 +42,23 @@ def setting_agreement(
         layer, prompt, factor = group.select("layer", "prompt", "factor").row(0)
         label = {"layer": layer, "prompt": prompt, "factor": factor}
         line: dict[str, Any] = label | {"is_own": (prompt, factor) == (own_setting.prompt, str(own_setting.factor))}
-        lines.append(line | _agreement(group, settings, *label.values()) | _worth(group, settings, *label.values()))
+        lines.append(line | _agreement(group, settings) | _worth(group, settings))
     return pl.DataFrame(lines, schema=SETTING_AGREEMENT.schema).sort(SETTING_AGREEMENT.keys)
 
 
-def _agreement(group: pl.DataFrame, settings: SelectionSettings, *label: str | int) -> dict[str, Any]:
+def _agreement(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
     kept_here, kept_own = (set(group.filter(pl.col(name) >= settings.headline_threshold)["feature"]) for name in ("output_score", "own"))
     first = [set(group.sort(name, descending=True, maintain_order=True).head(len(kept_own))["feature"]) for name in ("output_score", "own")]
-    line = correlation(group, "output_score", "own", settings, "settings", *label)
+    line = correlation(group, "output_score", "own", settings)
     return {**line, "n_kept": len(kept_here), "jaccard": jaccard(kept_here, kept_own), "jaccard_first": jaccard(*first)}
 
 
-def _worth(group: pl.DataFrame, settings: SelectionSettings, *label: str | int) -> dict[str, Any]:
+def _worth(group: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
     """What this setting's scores go with, and the judge's score of the features that they pick."""
-    success = correlation(group, "output_score", "gen_success_20", settings, "success", *label, name="rho_success")
-    judge = correlation(group, "output_score", "score", settings, "judge", *label, name="rho_judge")
+    success = correlation(group, "output_score", "gen_success_20", settings, name="rho_success")
+    judge = correlation(group, "output_score", "score", settings, name="rho_judge")
     picks = picked(group.drop_nulls("score"), ["output_score"])["output_score"].drop_nulls().to_numpy()
-    line = success | judge | mean_of(picks, "score", ("settings", *label), settings)
+    line = success | judge | mean_of(picks, "score", settings)
     return {name: value for name, value in line.items() if name != "n"}
 
 

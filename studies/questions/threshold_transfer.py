@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import Float
 
 from saesteer.analysis.selection import grid
-from saesteer.core.uncertainty import Interval, interval_columns, quantile_interval, random_stream
+from saesteer.core.uncertainty import Interval, interval_columns, quantile_interval, random_stream, resampled_interval
 from saesteer.settings import SelectionSettings
 from studies.questions.headline_samples import MEASURES
 from studies.questions.tables import THRESHOLD_CURVES, THRESHOLD_TRANSFER
@@ -33,7 +33,7 @@ def threshold_curves(outcomes: pl.DataFrame, rule: str, settings: SelectionSetti
             draws = _resampled(values, scores, thresholds, settings, "curve", measure, layer)
             for place, threshold in enumerate(thresholds.tolist()):
                 line: dict[str, Any] = {"measure": measure, "layer": layer, "threshold": threshold, "n": len(values)}
-                line |= {"n_kept": int(n_kept[0, place])} | _gain_columns(float(means[0, place]), draws[:, place], settings)
+                line |= {"n_kept": int(n_kept[0, place])} | _gain_columns(float(means[0, place]), draws[:, place], len(values), settings)
                 lines.append(line)
     return pl.DataFrame(lines, schema=THRESHOLD_CURVES.schema).sort(THRESHOLD_CURVES.keys)
 
@@ -89,7 +89,9 @@ def _halves(layers: _Layers, measure: str, settings: SelectionSettings) -> Itera
     thresholds, gains, held_out = (np.array(column) for column in zip(*rows, strict=True))
     line: dict[str, Any] = {**dict(zip(("chosen_on", "tried_on"), HALVES, strict=True)), "gain_chosen": float(gains.mean())}
     line |= interval_columns("threshold", float(np.median(thresholds)), quantile_interval(thresholds, settings.confidence))
-    yield line | _gain_columns(float(np.nanmean(held_out)), held_out, settings)
+    held_out = held_out[np.isfinite(held_out)]
+    of_halves = quantile_interval(held_out, settings.confidence) if len(held_out) else None
+    yield line | interval_columns("gain", float(held_out.mean()) if len(held_out) else None, of_halves)
 
 
 def _split(split: list[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
@@ -112,7 +114,7 @@ def _layers(layers: _Layers, measure: str, settings: SelectionSettings) -> Itera
             draws = _resampled(values, scores, at, settings, "layers", measure, chosen_on, tried_on)[:, 0]
             line: dict[str, Any] = {"chosen_on": f"layer {chosen_on}", "tried_on": f"layer {tried_on}", "gain_chosen": gain}
             line |= interval_columns("threshold", threshold, Interval(threshold, threshold))
-            yield line | _gain_columns(float(_gains(values[None], scores[None], at)[1][0, 0]), draws, settings)
+            yield line | _gain_columns(float(_gains(values[None], scores[None], at)[1][0, 0]), draws, len(values), settings)
 
 
 def _resampled(
@@ -127,7 +129,7 @@ def _resampled(
     return np.concatenate(blocks)
 
 
-def _gain_columns(gain: float, draws: np.ndarray, settings: SelectionSettings) -> dict[str, float | None]:
+def _gain_columns(gain: float, draws: np.ndarray, n: int, settings: SelectionSettings) -> dict[str, float | None]:
     if np.isnan(gain):
         return interval_columns("gain", None, None)
-    return interval_columns("gain", gain, quantile_interval(draws[np.isfinite(draws)], settings.confidence))
+    return interval_columns("gain", gain, resampled_interval(draws[np.isfinite(draws)], n, settings.confidence) if n > 1 else None)

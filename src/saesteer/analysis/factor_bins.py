@@ -8,7 +8,7 @@ import polars as pl
 
 from saesteer.analysis.best_factor import both_halves
 from saesteer.core.tables import FACTOR_BINS
-from saesteer.core.uncertainty import mean_columns, random_stream
+from saesteer.core.uncertainty import SUCCESS, mean_columns
 from saesteer.settings import SelectionSettings
 
 EDGES = (0.0, 0.01, 0.1, 0.3, 1.0)
@@ -29,14 +29,13 @@ def factor_bins(steering: pl.DataFrame, features: pl.DataFrame, edges: tuple[flo
         members = frame.filter((pl.col("output_score") >= low) & below).drop_nulls("gen_success_20")
         for factor in sorted(members["factor"].unique(), key=float):
             key = {"output_score_low": low, "output_score_high": high, "factor": factor}
-            rows.append(key | _row(members.filter(factor=factor), settings, (low, high, factor)))
+            rows.append(key | _row(members.filter(factor=factor), settings))
     return pl.DataFrame(rows, schema=FACTOR_BINS.schema)
 
 
-def _row(members: pl.DataFrame, settings: SelectionSettings, label: tuple[float | str, ...]) -> dict[str, Any]:
+def _row(members: pl.DataFrame, settings: SelectionSettings) -> dict[str, Any]:
     success = members["gen_success_20"].to_numpy()
     losses = members["log_perplexity"].drop_nulls().to_numpy()
-    streams = [random_stream(settings.seed, "factor_bins", *label, name) for name in ("gen_success", "perplexity")]
-    loss = mean_columns("perplexity", losses, settings, streams[1])
+    loss = mean_columns("perplexity", losses, settings)
     perplexity = {name: None if value is None else float(np.exp(value)) for name, value in loss.items()}
-    return {"n_features": members.height, **mean_columns("gen_success_20", success, settings, streams[0]), **perplexity}
+    return {"n_features": members.height, **mean_columns("gen_success_20", success, settings, scale=SUCCESS), **perplexity}

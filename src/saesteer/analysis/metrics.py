@@ -17,10 +17,12 @@ from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
 from saesteer.core.tables import BEST_FACTORS
 from saesteer.core.uncertainty import (
+    SCALES,
+    SUCCESS,
     difference_interval,
     interval_columns,
     mean_columns,
-    random_stream,
+    of_differences,
     rank_correlation,
     ratio_interval,
     within_difference,
@@ -132,8 +134,7 @@ def _kept_removed(outcomes: pl.DataFrame, measure: str, settings: SelectionSetti
     present = outcomes.drop_nulls(measure)
     is_kept = pl.col("output_score") >= settings.headline_threshold
     kept, removed = (present.filter(mask)[measure].to_numpy() for mask in (is_kept, ~is_kept))
-    stream = random_stream(settings.seed, "kept_removed", measure)
-    interval = difference_interval(kept, removed, settings.bootstrap_draws, settings.confidence, stream)
+    interval = difference_interval(kept, removed, settings.confidence, SCALES[measure])
     cells = (
         present.sort(_FEATURE)
         .select(_FEATURE[0], "concept", "output_score", measure)
@@ -164,8 +165,7 @@ def correlations(outcomes: pl.DataFrame, measure: str, settings: SelectionSettin
     strata = {"overall": np.zeros_like(layers), "within_layers": layers}
     by_scope = {}
     for name, labels in strata.items():
-        stream = random_stream(settings.seed, "correlation", measure, name)
-        by_scope[name] = rank_correlation(x, y, labels, settings.bootstrap_draws, settings.confidence, stream)._asdict()
+        by_scope[name] = rank_correlation(x, y, labels, settings.confidence)._asdict()
     return by_scope
 
 
@@ -202,7 +202,7 @@ def _rules_difference(outcomes: pl.DataFrame, settings: SelectionSettings) -> Nu
     capped, p1 = (outcomes.filter(rule=rule).select(*_FEATURE, "gen_success_20") for rule in ("capped", "p1"))
     pairs = capped.join(p1, on=_FEATURE, suffix="_p1").drop_nulls().sort(_FEATURE)
     a, b = pairs["gen_success_20"].to_numpy(), pairs["gen_success_20_p1"].to_numpy()
-    return {"n": pairs.height, **mean_columns("mean", a - b, settings, random_stream(settings.seed, "rules"), ends="")}
+    return {"n": pairs.height, **mean_columns("mean", a - b, settings, ends="", scale=of_differences(SUCCESS))}
 
 
 def _share(mask: pl.Series) -> float | None:

@@ -16,7 +16,7 @@ from scipy.sparse import csc_array
 
 from saesteer.analysis.selection import LAYER_SETS, grid
 from saesteer.core.tables import FEATURE_PMI, PMI
-from saesteer.core.uncertainty import mean_columns, random_stream
+from saesteer.core.uncertainty import mean_columns
 from saesteer.settings import SelectionSettings
 
 N_TOP = 20  # generated tokens per feature, as many as top logit-lens tokens
@@ -93,7 +93,6 @@ def pmi_by_threshold(pmi: pl.DataFrame, settings: SelectionSettings) -> pl.DataF
         for threshold in grid(settings).tolist():
             kept = pmi.filter((pl.col("layer") >= first_layer) & (pl.col("output_score") >= threshold))
             values = kept["pmi"].drop_nulls().to_numpy()
-            stream = random_stream(settings.seed, "pmi", layers)
             sizes = {"n_kept": len(values), "n_missing": kept.height - len(values)}
-            rows.append({"layers": layers, "threshold": threshold} | sizes | mean_columns("mean", values, settings, stream, ends=""))
+            rows.append({"layers": layers, "threshold": threshold} | sizes | mean_columns("mean", values, settings, ends=""))
     return pl.DataFrame(rows, schema=PMI.schema)

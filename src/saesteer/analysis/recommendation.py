@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.halves import split_halves
-from saesteer.core.uncertainty import Interval, bootstrap_mean_interval, random_stream
+from saesteer.core.uncertainty import RATINGS, Interval, mean_interval, of_differences
 from saesteer.settings import IntervalSettings
 
 STEERS = 1.0
@@ -120,7 +120,7 @@ def recommend(concept: str, rated: pl.DataFrame, unsteered: pl.DataFrame, settin
     choices = {kind: best_choice(rated, unsteered, kind, settings) for kind in sorted(set(rated["kind"]))}
     feature = choices.pop(FEATURE, None)
     rivals = sorted((choice for choice in choices.values() if choice), key=lambda choice: -(choice.score.mean or 0.0))
-    behind = tuple(_difference(rival.by_prompt, feature.by_prompt if feature else {}, rival.kind, settings) for rival in rivals)
+    behind = tuple(_difference(rival.by_prompt, feature.by_prompt if feature else {}, settings, RATINGS) for rival in rivals)
     return Recommendation(concept, verdict_of(feature), feature, tuple(rivals), behind)
 
 
@@ -139,32 +139,34 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
         layer,
         name,
         factor,
-        estimated(score.values(), f"{kind}/score", settings),
-        estimated(concept.values(), f"{kind}/concept", settings),
-        estimated(fluency.values(), f"{kind}/fluency", settings),
-        _difference(score, _by_prompt(unsteered, "judge_score"), kind, settings),
+        estimated(score.values(), settings, RATINGS),
+        estimated(concept.values(), settings, RATINGS),
+        estimated(fluency.values(), settings, RATINGS),
+        _difference(score, _by_prompt(unsteered, "judge_score"), settings, RATINGS),
         score,
     )
 
 
-def _difference(first: Mapping[str, float], second: Mapping[str, float], label: str, settings: IntervalSettings) -> Estimate:
-    """First minus second over the prompts of both."""
-    return estimated([value - second[prompt] for prompt, value in first.items() if prompt in second], f"{label}/difference", settings)
+def _difference(
+    first: Mapping[str, float], second: Mapping[str, float], settings: IntervalSettings, scale: Interval | None = None
+) -> Estimate:
+    """First minus second over the prompts of both, each of a scale."""
+    differences = [value - second[prompt] for prompt, value in first.items() if prompt in second]
+    return estimated(differences, settings, None if scale is None else of_differences(scale))
 
 
-def estimated(values: Iterable[float], label: str, settings: IntervalSettings) -> Estimate:
-    """Their mean with a bootstrap interval over prompts."""
+def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interval | None = None) -> Estimate:
+    """Their mean with an interval over prompts."""
     array = np.array(list(values))
     if not len(array):
         return Estimate(None, None, 0)
-    stream = random_stream(settings.seed, "recommendation", label)
-    return Estimate(float(array.mean()), bootstrap_mean_interval(array, settings.bootstrap_draws, settings.confidence, stream), len(array))
+    return Estimate(float(array.mean()), mean_interval(array, settings.confidence, scale), len(array))
 
 
 def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
     """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
     steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
-    rise = _difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), f"{choice.kind}/perplexity", settings)
+    rise = _difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), settings)
     if rise.mean is None or rise.interval is None:
         return rise
     low, high = rise.interval

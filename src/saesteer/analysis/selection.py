@@ -15,7 +15,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from saesteer.core.tables import SELECTION
-from saesteer.core.uncertainty import interval_columns, mean_columns, quantile_interval, random_stream
+from saesteer.core.uncertainty import SCALES, interval_columns, mean_columns, quantile_interval, random_stream
 from saesteer.settings import SelectionSettings
 
 MEASURES = ("gen_success_20", "judge_score", "concept_rating", "fluency_rating")
@@ -54,9 +54,8 @@ def _curve(features: pl.DataFrame, measure: str, settings: SelectionSettings, la
     for index, threshold in enumerate(thresholds.tolist()):
         kept = scores >= threshold
         sizes = {"n_features": len(values), "n_missing": len(features) - len(values), "n_kept": int(kept.sum())}
-        streams = (random_stream(settings.seed, "bootstrap", name, *label) for name in ("kept", "removed"))
-        means = mean_columns("mean", values[kept], settings, next(streams), ends="")
-        means |= mean_columns("removed_mean", values[~kept], settings, next(streams), ends="removed_")
+        means = mean_columns("mean", values[kept], settings, ends="", scale=SCALES[measure])
+        means |= mean_columns("removed_mean", values[~kept], settings, ends="removed_", scale=SCALES[measure])
         if kept.any():
             band = quantile_interval(removal[index], settings.confidence)
             means |= interval_columns("random_mean", float(removal[index].mean()), band, ends="random_")

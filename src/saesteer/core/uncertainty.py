@@ -1,19 +1,17 @@
-"""Intervals of every number that is reported: percentile bootstrap of means, differences and rank correlations over features.
+"""Intervals of every number that is reported, by formulas that cover by simulation what they say (docs/audit.md, "Intervals that cover").
 
-The percentile method throughout: it needs no assumption about the distribution, and the interval of an exponential is the
-exponential of the interval (perplexity is averaged as a logarithm). Results depend on the values and the stream only, not on
-the order in which the values come.
+Percentile bootstrap intervals of a mean cover 80 to 93 % of the time for 95 % said, with 8 to 34 values. Means, differences and ratios of
+means and rank correlations have closed forms of Student's t instead, corrected for skewness and for values that hardly vary; other
+numbers have percentiles of a bootstrap that are widened for the size of the sample. Results depend on the values (and the stream) only,
+not on the order in which the values come.
 """
 
 import hashlib
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from math import hypot, sqrt
+from typing import Any, NamedTuple, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-
-_BLOCK = 2**22  # elements drawn at a time: bounds memory for large feature sets
 
 
 class Interval(NamedTuple):
@@ -21,6 +19,17 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+RATINGS, SUCCESS, SHARES = Interval(0, 2), Interval(0, 20), Interval(0, 1)
+"""Scales of judges' ratings and scores, of GenSuccess@20 and of shares."""
+SCALES = {"gen_success_20": SUCCESS, **dict.fromkeys(("judge_score", "concept_rating", "fluency_rating"), RATINGS)}
+"""Measure -> its scale."""
+
+
+def of_differences(scale: Interval) -> Interval:
+    """The scale of differences of two values of a scale."""
+    return Interval(scale.low - scale.high, scale.high - scale.low)
 
 
 class Estimate(NamedTuple):
@@ -51,11 +60,8 @@ class RankCorrelation(NamedTuple):
 
 
 @runtime_checkable
-class Bootstrap(Protocol):
-    """The settings of an interval: how many draws, and what share of them it holds."""
-
-    @property
-    def bootstrap_draws(self) -> int: ...
+class Confidence(Protocol):
+    """The settings of an interval: how often it is to hold the number."""
 
     @property
     def confidence(self) -> float: ...
@@ -67,18 +73,42 @@ def random_stream(seed: int, *label: str | int | float) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(np.frombuffer(digest, dtype="<u4").tolist()))
 
 
-def bootstrap_mean_interval(values: Float[np.ndarray, " n"], draws: int, confidence: float, stream: np.random.Generator) -> Interval | None:
-    """Percentile bootstrap interval of the mean of n values; None for fewer than 2."""
-    if len(values) < 2:
+def mean_interval(values: Float[np.ndarray, " n"], confidence: float, scale: Interval | None = None) -> Interval | None:
+    """Interval of the mean of n values, which are drawn from those of a known scale or of none; None for fewer than 2.
+
+    Each end is the further of Student's t and of t corrected for skewness by Hall's cubic transformation (J. R. Stat. Soc. B 54, 1992,
+    p. 221) with the sample's skewness G1. Where more than alpha / 2 of bootstrap samples would be constant, no spread says how far the mean
+    may lie: there the correction gives way to what the scale allows, that a share of 1 - (alpha / 2)^(1 / n), of which n draws can have
+    missed everything, lies at its end. On no scale values that are all equal have an interval without width.
+    """
+    n = len(values)
+    if n < 2:
         return None
-    return quantile_interval(_resampled_means(values, draws, stream), confidence)
+    ordered = np.sort(values)
+    mean, spread = float(ordered.mean()), float(ordered.std(ddof=1)) if ordered[0] != ordered[-1] else 0.0
+    error, t, tail = spread / sqrt(n), student_t(confidence, n - 1), (1 - confidence) / 2
+    below = above = t * error
+    _, counts = np.unique(ordered.round(9), return_counts=True)
+    if scale is not None and (counts.max() / n) ** n > tail:
+        unseen = 1 - tail ** (1 / n)
+        below, above = max(below, unseen * (mean - scale.low)), max(above, unseen * (scale.high - mean))
+    elif spread and n > 2:
+        skewness = float(((ordered - mean) ** 3).sum()) * n / ((n - 1) * (n - 2) * spread**3) / sqrt(n)  # of the mean
+        below, above = max(below, error * _corrected(t, skewness)), max(above, -error * _corrected(-t, skewness))
+    low, high = scale or (-np.inf, np.inf)
+    return Interval(max(mean - below, low), min(mean + above, high))
+
+
+def _corrected(t: float, skewness: float) -> float:
+    """Where T + a T^2 / 3 + a^2 T^3 / 27 + a / 6 is t: the inverse of Hall's transformation of a studentised mean of skewness a."""
+    return t if abs(skewness) < 1e-6 else 3 / skewness * (float(np.cbrt(1 + skewness * (t - skewness / 6))) - 1)
 
 
 def mean_columns(
-    name: str, values: Float[np.ndarray, " n"], settings: Bootstrap, stream: np.random.Generator, ends: str | None = None
+    name: str, values: Float[np.ndarray, " n"], settings: Confidence, ends: str | None = None, scale: Interval | None = None
 ) -> dict[str, float | None]:
     """The mean of n values with its interval, as `interval_columns`; null where there are no values, the ends for fewer than 2."""
-    interval = bootstrap_mean_interval(values, settings.bootstrap_draws, settings.confidence, stream)
+    interval = mean_interval(values, settings.confidence, scale)
     return interval_columns(name, float(values.mean()) if len(values) else None, interval, ends)
 
 
@@ -91,13 +121,18 @@ def interval_columns(name: str, value: float | None, interval: Interval | None, 
 
 
 def difference_interval(
-    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"], draws: int, confidence: float, stream: np.random.Generator
+    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"], confidence: float, scale: Interval | None = None
 ) -> Interval | None:
-    """Interval of mean(a) - mean(b) of two groups of different features, each resampled by itself; None if either has fewer than 2."""
-    if min(len(a), len(b)) < 2:
+    """Interval of mean(a) - mean(b) of two groups of different features; None if either has fewer than 2.
+
+    Each end is as far as the root of the sum of squares of how far the groups' own ends are (Zou and Donner, Stat. Med. 27, 2008, p. 1693):
+    Welch's interval, had each group many values.
+    """
+    first, second = mean_interval(a, confidence, scale), mean_interval(b, confidence, scale)
+    if first is None or second is None:
         return None
-    first = _resampled_means(a, draws, stream)
-    return quantile_interval(first - _resampled_means(b, draws, stream), confidence)
+    m, n = float(np.sort(a).mean()), float(np.sort(b).mean())
+    return Interval(m - n - hypot(m - first.low, second.high - n), m - n + hypot(first.high - m, n - second.low))
 
 
 def ratio_interval(
@@ -156,18 +191,24 @@ def _ratio_estimate(
     """`terms` as in `ratio_interval`. n / (n - 1) twice: of each stratum, and of the kept, whose own mean is estimated too."""
     if value <= 0 or n_kept < 2:
         return Estimate(float(value), None)
-    sizes = np.bincount(strata)
-    centred = terms - (np.bincount(strata, terms) / sizes)[strata]
-    variance = (np.bincount(strata, centred**2) * sizes / np.maximum(sizes - 1, 1)).sum() * n_kept / (n_kept - 1)
+    variance = variance_inside(terms, strata, np.bincount(strata)) * n_kept / (n_kept - 1)
     reach = np.exp(student_t(confidence, n_kept - 1) * np.sqrt(variance))
     return Estimate(float(value), Interval(float(value / reach), float(value * reach)))
 
 
-def student_t(confidence: float, df: float) -> float:
+def student_t(confidence: float, df: SupportsFloat) -> float:
     """How many standard errors a two-sided interval of Student's t reaches."""
     from scipy.special import stdtrit  # its import takes longer than most jobs that need no interval
 
-    return float(stdtrit(df, (1 + confidence) / 2))
+    return float(stdtrit(float(df), (1 + confidence) / 2))
+
+
+def resampled_interval(draws: Float[np.ndarray, " draw"], n: int, confidence: float) -> Interval:
+    """Percentile bootstrap interval of a number of n units, with percentiles further out, as far as those of a normal distribution that
+    reach what Student's t does: Hesterberg's expanded percentile interval (Am. Stat. 69, 2015, p. 379)."""
+    from scipy.special import ndtr  # as `student_t`
+
+    return quantile_interval(draws, 1 - 2 * float(ndtr(-sqrt(n / (n - 1)) * student_t(confidence, n - 1))))
 
 
 def quantile_interval(draws: Float[np.ndarray, " draw"], confidence: float) -> Interval:
@@ -177,63 +218,75 @@ def quantile_interval(draws: Float[np.ndarray, " draw"], confidence: float) -> I
 
 
 def rank_correlation(
-    x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    strata: Int[np.ndarray, " n"],
-    draws: int,
-    confidence: float,
-    stream: np.random.Generator,
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], strata: Int[np.ndarray, " n"], confidence: float
 ) -> RankCorrelation:
     """Rank correlation of x and y inside strata (layers), pooled; with one stratum it is Spearman's rho.
 
     Ranks are taken inside each stratum, scaled by its size and centred, then correlated over all strata, so that differences
-    between strata carry nothing. The bootstrap resamples inside strata.
+    between strata carry nothing. The interval is of Student's t for Fisher's z with n - (strata) - 2 degrees of freedom. Its standard error
+    is the larger of Bonett and Wright's (Psychometrika 65, 2000, p. 23), which holds for pairs that are about normal, and of the
+    infinitesimal jackknife inside strata, which needs no distribution but pairs that vary.
     """
     order = np.lexsort((y, x, strata))
     x, y = x[order], y[order]
-    edges = np.flatnonzero(np.diff(strata[order], prepend=-1, append=-1)) if len(x) else np.zeros(1, dtype=np.int64)
-    rho = _pooled_rho(x[None], y[None], edges)[0]
-    if not np.isfinite(rho):
+    _, group, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
+    a, b = (_centred_ranks(side, sizes) for side in (x, y))
+    spread = sqrt(float((a * a).sum() * (b * b).sum()))
+    if not spread:
         return RankCorrelation(len(x), None, None, None)
-    if len(x) < 3:
-        return RankCorrelation(len(x), float(rho), None, None)
-    blocks = [_pooled_rho(x[picked], y[picked], edges) for picked in _picks_in_strata(edges, draws, stream)]
-    resampled = np.concatenate(blocks)
-    interval = quantile_interval(resampled[np.isfinite(resampled)], confidence)
-    return RankCorrelation(len(x), float(rho), interval.low, interval.high)
+    n, rho, df = len(x), float((a * b).sum()) / spread, len(x) - len(sizes) - 2
+    if df < 1:
+        return RankCorrelation(n, rho, None, None)
+    inside = min(max(rho, -1 + 6 / (n**3 - n)), 1 - 6 / (n**3 - n))  # no z is infinite: half the last step of rho from 1
+    terms = _influence(x, y, a, b, sizes)
+    jackknife = sqrt(float(variance_inside(terms, group, sizes)) * n / df) / (1 - inside**2)
+    reach = student_t(confidence, df) * max(jackknife, sqrt((1 + rho**2 / 2) / df))
+    low, high = np.tanh([np.arctanh(inside) - reach, np.arctanh(inside) + reach])
+    return RankCorrelation(n, rho, min(float(low), rho), max(float(high), rho))
 
 
-def _resampled_means(values: Float[np.ndarray, " n"], draws: int, stream: np.random.Generator) -> Float[np.ndarray, " draw"]:
-    ordered, edges = np.sort(values), np.array([0, len(values)])
-    return np.concatenate([ordered[picked].mean(axis=1) for picked in _picks_in_strata(edges, draws, stream)])
+def variance_inside(terms: Float[np.ndarray, " n"], strata: Int[np.ndarray, " n"], sizes: Int[np.ndarray, " stratum"]) -> np.floating[Any]:
+    """Variance of the sum of terms that are drawn inside strata of fixed size: each stratum's n times its variance."""
+    centred = terms - (np.bincount(strata, terms) / sizes)[strata]
+    variance: np.floating[Any] = (np.bincount(strata, centred**2) * sizes / np.maximum(sizes - 1, 1)).sum()
+    return variance
 
 
-def _picks_in_strata(edges: Int[np.ndarray, " edge"], draws: int, stream: np.random.Generator) -> Iterator[Int[np.ndarray, "block n"]]:
-    """Resampled indices, some draws at a time."""
-    pairs = list(pairwise(edges))
-    for size in _block_sizes(draws, int(edges[-1])):
-        yield np.concatenate([stream.integers(start, stop, size=(size, stop - start)) for start, stop in pairs], axis=1)
+def _influence(
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    a: Float[np.ndarray, " n"],
+    b: Float[np.ndarray, " n"],
+    sizes: Int[np.ndarray, " stratum"],
+) -> Float[np.ndarray, " n"]:
+    """The derivative of rho by each pair's weight, but for a constant of each stratum; a and b are the centred ranks of x and y.
+
+    A pair has its own product of ranks, and lifts the ranks of those above it (those equal by half) in their products.
+    """
+    ab, aa, bb = a * b, a * a, b * b
+    lifted = []
+    for values, ranks in ((x, b), (y, a), (x, a), (y, b)):
+        lifted.append(np.concatenate([_above(v, r) / len(v) for v, r in zip(_split(values, sizes), _split(ranks, sizes), strict=True)]))
+    rho = ab.sum() / sqrt(aa.sum() * bb.sum())
+    products = (ab + lifted[0] + lifted[1]) / sqrt(aa.sum() * bb.sum())
+    influence: Float[np.ndarray, " n"] = products - rho / 2 * ((aa + 2 * lifted[2]) / aa.sum() + (bb + 2 * lifted[3]) / bb.sum())
+    return influence
 
 
-def _block_sizes(draws: int, n: int) -> list[int]:
-    block = max(1, _BLOCK // max(n, 1))
-    return [min(block, draws - done) for done in range(0, draws, block)]
+def _above(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Sum of the weights of those with larger values, and half of those with equal ones."""
+    _, place = np.unique(values, return_inverse=True)
+    sums = np.bincount(place, weights)
+    above: Float[np.ndarray, " n"] = (sums[::-1].cumsum()[::-1] - sums / 2)[place]
+    return above
 
 
-def _pooled_rho(
-    x: Float[np.ndarray, "draw n"], y: Float[np.ndarray, "draw n"], edges: Int[np.ndarray, " edge"]
-) -> Float[np.ndarray, " draw"]:
-    """NaN in draws where a side does not vary."""
-    a, b = _centred_ranks(x, edges), _centred_ranks(y, edges)
-    spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), spread, out=np.full(len(x), np.nan), where=spread > 0)
+def _split(values: Float[np.ndarray, " n"], sizes: Int[np.ndarray, " stratum"]) -> list[Float[np.ndarray, " size"]]:
+    return np.split(values, np.cumsum(sizes)[:-1])
 
 
-def _centred_ranks(values: Float[np.ndarray, "draw n"], edges: Int[np.ndarray, " edge"]) -> Float[np.ndarray, "draw n"]:
+def _centred_ranks(values: Float[np.ndarray, " n"], sizes: Int[np.ndarray, " stratum"]) -> Float[np.ndarray, " n"]:
     from scipy.stats import rankdata  # its import takes longer than most jobs that need an interval only
 
-    ranks = np.empty_like(values)
-    for start, stop in pairwise(edges):
-        n = stop - start
-        ranks[:, start:stop] = (rankdata(values[:, start:stop], axis=1) - (n + 1) / 2) / n
-    return ranks
+    ranks = [(rankdata(part) - (len(part) + 1) / 2) / len(part) for part in _split(values, sizes)]
+    return np.concatenate(ranks) if ranks else values

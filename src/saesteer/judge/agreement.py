@@ -2,7 +2,7 @@
 
 Cohen's kappa with quadratic weights (Cohen 1968): 1 - sum(w * observed) / sum(w * expected), w = (i - j)^2, expected from the two
 judges' own frequencies. 1 is full agreement, 0 what chance gives. Texts of one feature (of methods: of one
-concept) are alike, so the bootstrap draws features.
+concept) are alike, so the bootstrap draws features (its percentiles widened: `resampled_interval`).
 """
 
 import itertools
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from saesteer.core.store import MEASURED_ON, sound_parts
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
-from saesteer.core.uncertainty import interval_columns, quantile_interval, random_stream
+from saesteer.core.uncertainty import interval_columns, random_stream, resampled_interval
 from saesteer.settings import SettingsError
 
 SCHEMA = pl.Schema(
@@ -94,7 +94,7 @@ def _aspect_row(pairs: pl.DataFrame, aspect: str) -> dict[str, object]:
         times = random_stream(0, "agreement", aspect).multinomial(n, np.full(n, 1 / n), size=DRAWS)  # [draw, feature]
         resampled = weighted_kappa((times @ counts.reshape(n, 9)).reshape(DRAWS, 3, 3))
         defined = resampled[np.isfinite(resampled)]
-        interval = quantile_interval(defined, CONFIDENCE) if len(defined) and np.isfinite(kappa) else None
+        interval = resampled_interval(defined, n, CONFIDENCE) if len(defined) and np.isfinite(kappa) else None
     return {
         "aspect": aspect,
         "n": rated.height,

@@ -14,7 +14,7 @@ import polars as pl
 
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.core.markdown import number, table
-from saesteer.core.uncertainty import Interval, quantile_interval, random_stream, rank_correlation
+from saesteer.core.uncertainty import Estimate, Interval, rank_correlation, ratio_interval
 from saesteer.settings import SelectionSettings, Sweep
 
 PAPER_FIGURES = Path(__file__).with_name("paper_figures.csv")
@@ -23,7 +23,7 @@ KEPT, REMOVED, HIGH = 0.9, 0.01, 0.5
 TOLERANCE = 0.01
 """Of a single feature's score, which has no interval."""
 _NOTE = (
-    "Intervals of {confidence:.0%}: bootstrap over features; of shares exact; above random removal, from one interval's end to the other"
+    "Intervals of {confidence:.0%}: over features; of shares exact; above random removal, from one interval's end to the other"
     " end of the band. Factors by the rule `{rule}`, `{choice}`; P1's are `p1`, `same_texts`. Same conclusion: the interval touches the"
     " paper's numbers (a feature's score: within {tolerance:g}), or lies wholly where its words hold, read here as: rare is under a tenth,"
     " about 0.6 is 0.55 to 0.65; open: it lies there in part. P1's Table 1 is of Gemma-2-9B-it: the report of `gemma-2-9b-it-methods` has"
@@ -79,8 +79,7 @@ def _depth(features: pl.DataFrame, settings: SelectionSettings) -> Iterator[Meas
     for score in ("input", "output"):
         known = features.drop_nulls(f"{score}_score")
         layers, values = known["layer"].cast(pl.Float64).to_numpy(), known[f"{score}_score"].to_numpy()
-        how = (settings.bootstrap_draws, settings.confidence, random_stream(settings.seed, "paper", "depth", score))
-        found = rank_correlation(layers, values, np.zeros(len(layers), dtype=np.int64), *how)
+        found = rank_correlation(layers, values, np.zeros(len(layers), dtype=np.int64), settings.confidence)
         interval = None if found.low is None or found.high is None else Interval(found.low, found.high)
         yield Measured(f"{score}_depth", f"{score} score with depth (Spearman, feature by feature)", found.rho, interval)
 
@@ -105,25 +104,18 @@ def _filtered(outcomes: pl.DataFrame, selection: pl.DataFrame, settings: Selecti
             row = curve.get(threshold, dict.fromkeys(selection.columns))
             interval = None if row["low"] is None else Interval(row["low"], row["high"])
             yield Measured(f"{layers}_{quantity}", f"{of}, {what}", row["mean"], interval)
-        yield Measured(
-            f"{layers}_ratio", f"{of}, {kept} over unfiltered", *_ratio(outcomes.filter(pl.col("layer") >= first), settings, layers)
-        )
+        ratio = _ratio(outcomes.filter(pl.col("layer") >= first), settings)
+        yield Measured(f"{layers}_ratio", f"{of}, {kept} over unfiltered", ratio.value, ratio.interval)
         ends = interval and Interval(interval.low - row["random_high"], interval.high - row["random_low"])
         above = ends and row["mean"] - row["random_mean"]
         yield Measured(f"{layers}_above_random", f"{of}, {kept} minus as many at random", above, ends)
 
 
-def _ratio(features: pl.DataFrame, settings: SelectionSettings, layers: str) -> tuple[float | None, Interval | None]:
-    """Mean over kept features over that of all, with its bootstrap interval over features."""
-    features = features.drop_nulls("gen_success_20").sort("layer", "feature")
-    values, kept = features["gen_success_20"].to_numpy(), features["output_score"].to_numpy() >= KEPT
-    if not kept.any() or not values.any():
-        return None, None
-    stream = random_stream(settings.seed, "paper", "ratio", layers)
-    draws = (stream.integers(len(values), size=len(values)) for _ in range(settings.bootstrap_draws))
-    ratios = [values[draw][kept[draw]].mean() / values[draw].mean() for draw in draws if kept[draw].any() and values[draw].any()]
-    interval = quantile_interval(np.array(ratios), settings.confidence) if kept.sum() > 1 else None
-    return float(values[kept].mean() / values.mean()), interval
+def _ratio(features: pl.DataFrame, settings: SelectionSettings) -> Estimate:
+    """Mean over kept features over that of all."""
+    known = features.drop_nulls("gen_success_20")
+    layers, kept = known["layer"].cast(pl.Int64).to_numpy(), known["output_score"].to_numpy() >= KEPT
+    return ratio_interval(known["gen_success_20"].to_numpy(), kept, layers, settings.confidence).ratio
 
 
 def _score(features: pl.DataFrame, quantity: str) -> Measured:

@@ -130,7 +130,7 @@ def ordinary_loss(run: Run, choice: Choice) -> Estimate | None:
     texts = ordinary_texts(corpus.to_list(), N_ORDINARY_TEXTS, ORDINARY_TOKENS)
     sae = run.sae_with(choice.layer, int(choice.name))
     rises = loss_rises(run.model(), sae, feature_addition(sae, int(choice.name)), float(choice.factor), texts)
-    return estimated(rises.tolist(), "ordinary loss", run.experiment.intervals)
+    return estimated(rises.tolist(), run.experiment.intervals)
 
 
 def picked_features(run: Run, question: Question) -> pl.DataFrame:

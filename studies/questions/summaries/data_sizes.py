@@ -85,13 +85,13 @@ def _lines(rows: pl.DataFrame, settings: SelectionSettings) -> Iterator[dict[str
     for group in beside.partition_by("n", maintain_order=True):
         layer, rule, n = group.select("layer", "rule", "n").row(0)
         line: dict[str, Any] = {"layer": layer, "rule": rule, "n": n}
-        rho = correlation(group, "value", "most", settings, "sizes", layer, rule, n)
+        rho = correlation(group, "value", "most", settings)
         candidates = group.drop_nulls("score")
         picks = picked(candidates, ["value", "most"], "feature")
         scores = picked(candidates, ["value"])["value"].drop_nulls().to_numpy()
         line |= {"n_features": rho.pop("n"), **rho, "n_concepts": len(scores)}
         same = (picks["value"] == picks["most"]).mean()
-        yield line | {"same_pick": same} | mean_of(scores, "score", ("sizes", layer, rule, n), settings)
+        yield line | {"same_pick": same} | mean_of(scores, "score", settings)
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:

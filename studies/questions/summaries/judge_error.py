@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Num
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.tables import FEATURES, JUDGEMENTS, STEERING, of_features
-from saesteer.core.uncertainty import interval_columns, quantile_interval, random_stream
+from saesteer.core.uncertainty import RATINGS, interval_columns, mean_columns, random_stream, resampled_interval
 from saesteer.run import Run
 from saesteer.settings import OracleJudge, SelectionSettings
 from saesteer.summaries.summary import Summary
@@ -114,14 +114,10 @@ def _means(cells: Float[np.ndarray, "unit 9"], counts: RatingCounts, settings: S
     drawn = [_redrawn(matrix, draws, stream) for matrix in counts]
     usable = np.all([np.abs(np.linalg.det(matrix)) > 0 for matrix in drawn], axis=0)  # a draw in which no two ratings can be told apart
     tables = corrected_scores(*(matrix[usable] for matrix in drawn)).reshape(-1, 9)
-    ends = {
-        "score": (float(cells.mean(0) @ SCORES.ravel()), means @ SCORES.ravel()),
-        "corrected": (float(cells.mean(0) @ corrected_scores(*counts).ravel()), (means[usable] * tables).sum(1)),
-    }
-    line: _Row = {}
-    for name, (value, resampled) in ends.items():
-        line |= interval_columns(name, value, quantile_interval(resampled, settings.confidence))
-    return line
+    corrected = float(cells.mean(0) @ corrected_scores(*counts).ravel())
+    interval = resampled_interval((means[usable] * tables).sum(1), len(cells), settings.confidence)
+    score = mean_columns("score", cells @ SCORES.ravel(), settings, scale=RATINGS)
+    return score | interval_columns("corrected", corrected, interval)
 
 
 def _redrawn(counts: Int[np.ndarray, "made rated"], draws: int, stream: np.random.Generator) -> Int[np.ndarray, "draw made rated"]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import polars as pl
 
 from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, GENERATIONS, METHOD_SUMMARIES, of_fits
+from saesteer.core.uncertainty import RATINGS, SCALES, of_differences
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT, prompt_halves
@@ -45,7 +46,7 @@ def persistence(rated: pl.DataFrame, methods: pl.DataFrame, settings: MethodSett
         layer, key, stretch = group.select(keys).row(0)
         line = {"layer": layer, "method": key, "stretch": stretch, "n": group.height, "n_texts": group["n_texts"].sum()}
         for name in _MEASURES:
-            line |= mean_over_concepts(name, group[name], settings, "persistence", name, layer, key, stretch)
+            line |= mean_over_concepts(name, group[name], settings, scale=of_differences(RATINGS) if name == "change" else SCALES.get(name))
         lines.append(line | {"confidence": settings.confidence})
     schema = {name: dtype for name, dtype in PERSISTENCE.schema.items() if name not in ("title", "family")}
     titles = methods.select("layer", "method", "title", "family")

@@ -3,6 +3,7 @@
 import polars as pl
 
 from saesteer.core.tables import METHOD_DAMAGE
+from saesteer.core.uncertainty import RATINGS
 from saesteer.methods.compare.means import mean_over_concepts
 from saesteer.methods.compare.protocol import FIT, UNSTEERED
 from saesteer.settings.methods import MethodSettings
@@ -29,7 +30,7 @@ def method_damage(
         layer, key = group.select("layer", "method").row(0)
         line = {"layer": layer, "method": key, "n": group["loss_rise"].count(), "confidence": settings.confidence}
         for name in _MEASURES:
-            line |= mean_over_concepts(name, group[name], settings, "damage", name, layer, key)
+            line |= mean_over_concepts(name, group[name], settings, scale=RATINGS if name == "other_rating" else None)
         lines.append(line)
     schema = {name: dtype for name, dtype in METHOD_DAMAGE.schema.items() if name not in (*_TAKEN_OVER, "unsteered_loss")}
     table = pl.DataFrame(lines, schema=schema)

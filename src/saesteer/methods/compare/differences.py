@@ -1,18 +1,17 @@
 """Paired differences between methods, each pair's own interval and one that covers all pairs together."""
 
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saesteer.core.tables import METHOD_DIFFERENCES
-from saesteer.core.uncertainty import mean_columns, random_stream
-from saesteer.methods.compare.ranks import drawn_concepts
+from saesteer.core.uncertainty import RATINGS, mean_columns, of_differences, random_stream, student_t
 from saesteer.settings.methods import MethodSettings
 
 POWER = 0.8
+_BLOCK = 2**22  # elements at a time: bounds memory for many pairs
 
 _Row = dict[str, Any]
 
@@ -29,67 +28,74 @@ def method_differences(scores: pl.DataFrame, settings: MethodSettings) -> pl.Dat
         values = {key: table[key].cast(pl.Float64).fill_null(np.nan).to_numpy() for key in keys}
         pairs = [(a, b) for number, a in enumerate(keys) for b in keys[number + 1 :]]
         number = int(layer["layer"][0])
-        together = _simultaneous([values[a] - values[b] for a, b in pairs], settings, number)
-        for (a, b), of_pair in zip(pairs, together, strict=True):
-            rows.append({"layer": number, "method": a, "other": b} | _difference(values[a], values[b], (number, a, b), settings) | of_pair)
+        differences = np.stack([values[a] - values[b] for a, b in pairs], axis=1) if pairs else np.zeros((0, 0))
+        for (a, b), together in zip(pairs, _simultaneous(differences, settings, number), strict=True):
+            own = _difference(values[a], values[b], settings)
+            if own["low"] is not None:  # the wider of the two: only its own knows the scale and skewness
+                together = {
+                    "simultaneous_low": min(own["low"], together["simultaneous_low"]),
+                    "simultaneous_high": max(own["high"], together["simultaneous_high"]),
+                }
+            rows.append({"layer": number, "method": a, "other": b} | own | together)
     return pl.DataFrame(rows, schema=METHOD_DIFFERENCES.schema).sort(METHOD_DIFFERENCES.keys)
 
 
-def _difference(
-    a: Float[np.ndarray, " concept"], b: Float[np.ndarray, " concept"], label: tuple[int, str, str], settings: MethodSettings
-) -> _Row:
+def _difference(a: Float[np.ndarray, " concept"], b: Float[np.ndarray, " concept"], settings: MethodSettings) -> _Row:
     differences = (a - b)[~np.isnan(a - b)]
-    mean = mean_columns("mean", differences, settings, random_stream(settings.seed, "methods", "difference", *label), ends="")
+    mean = mean_columns("mean", differences, settings, ends="", scale=of_differences(RATINGS))
     return {"n": len(differences), **mean, "detectable": detectable(differences, settings.confidence)}
 
 
 def detectable(differences: Float[np.ndarray, " concept"], confidence: float) -> float | None:
-    """The true mean difference that a two-sided test at 1 - confidence finds with probability `POWER`, with as many concepts whose
-    differences vary as these do: (z(1 - alpha / 2) + z(power)) times their standard error, as if means were normal. None for fewer than
-    2."""
-    if len(differences) < 2:
+    """The true mean difference that a two-sided t test at 1 - confidence finds with probability about `POWER`, with as many concepts whose
+    differences vary as these do: (t(1 - alpha / 2) + t(power)) times their standard error. None for fewer than 2."""
+    n = len(differences)
+    if n < 2:
         return None
-    normal = NormalDist()
-    return (normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(POWER)) * float(differences.std(ddof=1)) / len(differences) ** 0.5
+    return (student_t(confidence, n - 1) + student_t(2 * POWER - 1, n - 1)) * float(differences.std(ddof=1)) / n**0.5
 
 
-def _simultaneous(differences: list[Float[np.ndarray, " concept"]], settings: MethodSettings, layer: int) -> list[_Row]:
-    """Intervals mean ± c x standard error that hold for all pairs at once with the settings' confidence (bootstrap of the largest |t|).
+def _simultaneous(differences: Float[np.ndarray, "concept pair"], settings: MethodSettings, layer: int) -> list[_Row]:
+    """Intervals mean ± t x standard error that hold for all pairs at once with the settings' confidence; NaN where a concept is missing.
 
-    Concepts are resampled together for all pairs, so that pairs' dependence is kept; c is that quantile, over draws, of the largest
-    |resampled mean - mean| / standard error. Pairs that do not vary are left out of the largest. A normal-sized approximation: with few
-    concepts it is somewhat too narrow, as the plain intervals are.
+    The signs of the concepts' deviations from each pair's mean are flipped at random, a concept's together in all pairs, which keeps their
+    dependence, and each pair is studentised by its flipped deviations' own spread. t is Student's at the level that the smallest p value of
+    all pairs goes below in a share of 1 - confidence of the flips (Westfall and Young's minP, 1993). Pairs without spread, or of too few
+    concepts for signs to tell at that level, have Bonferroni's share of it.
     """
-    compared = [number for number, values in enumerate(differences) if np.isfinite(values).sum() > 1]
-    ends: list[_Row] = [{"simultaneous_low": None, "simultaneous_high": None} for _ in differences]
-    if not compared:
-        return ends
-    matrix = np.stack([differences[number] for number in compared], axis=1)  # [concept pair]
-    is_known = np.isfinite(matrix)
+    is_known = np.isfinite(differences)
     n = is_known.sum(axis=0)
-    mean = np.where(is_known, matrix, 0).sum(axis=0) / n
-    centred = np.where(is_known, matrix - mean, 0)
-    error = np.sqrt((centred**2).sum(axis=0)) / n
-    reach = np.quantile(_largest_t(centred, is_known, error, settings, layer), settings.confidence) * error
-    for number, low, high in zip(compared, (mean - reach).tolist(), (mean + reach).tolist(), strict=True):
-        ends[number] = {"simultaneous_low": low, "simultaneous_high": high}
-    return ends
+    mean = np.divide(np.where(is_known, differences, 0).sum(axis=0), n, out=np.zeros(len(n)), where=n > 0)
+    centred = np.where(is_known, differences - mean, 0)
+    alpha, n_compared = 1 - settings.confidence, max(1, int((n > 1).sum()))
+    error = np.sqrt((centred**2).sum(axis=0) / np.maximum(n * (n - 1), 1))
+    is_flipped = (n > 1) & (error > 1e-12) & (2.0 ** (1 - n) <= alpha / n_compared)
+    level = np.full(len(n), alpha / n_compared)
+    if is_flipped.any():
+        stream = random_stream(settings.seed, "methods", "simultaneous", layer)
+        smallest = _smallest_p(centred[:, is_flipped], n[is_flipped], settings.bootstrap_draws, stream)
+        level[is_flipped] = np.quantile(smallest, alpha * is_flipped.sum() / n_compared)
+    rows: list[_Row] = []
+    for number, pairs in enumerate(n):
+        reach = student_t(1 - level[number], pairs - 1) * error[number] if pairs > 1 else None
+        ends = (None, None) if reach is None else (float(mean[number] - reach), float(mean[number] + reach))
+        rows.append({"simultaneous_low": ends[0], "simultaneous_high": ends[1]})
+    return rows
 
 
-def _largest_t(
-    centred: Float[np.ndarray, "concept pair"],
-    is_known: np.ndarray,
-    error: Float[np.ndarray, " pair"],
-    settings: MethodSettings,
-    layer: int,
+def _smallest_p(
+    centred: Float[np.ndarray, "concept pair"], n: Int[np.ndarray, " pair"], draws: int, stream: np.random.Generator
 ) -> Float[np.ndarray, " draw"]:
-    """Per draw of concepts the largest |t| of the pairs that vary; 0 where none does."""
-    varies = error > 1e-12
-    stream = random_stream(settings.seed, "methods", "simultaneous", layer)
-    blocks = []
-    for weights in drawn_concepts(len(centred), settings.bootstrap_draws, max(centred.shape), stream):
-        drawn = weights @ is_known[:, varies]
-        sums = weights @ centred[:, varies]
-        means = np.divide(sums, drawn, out=np.zeros_like(sums), where=drawn > 0)
-        blocks.append((np.abs(means) / error[varies]).max(axis=1, initial=0.0))
-    return np.concatenate(blocks)
+    """Per draw of signs the smallest two-sided p of Student's t."""
+    from scipy.special import stdtr  # its import takes longer than most jobs that need no interval
+
+    squares, smallest = (centred**2).sum(axis=0), np.ones(draws)
+    size = max(1, _BLOCK // centred.shape[1])
+    for done in range(0, draws, size):
+        block = slice(done, min(done + size, draws))
+        signs = stream.choice([-1.0, 1.0], size=(block.stop - done, len(centred)))
+        means = signs @ centred / n
+        t = np.abs(means) / np.sqrt(np.maximum(squares - n * means**2, 1e-300) / (n * (n - 1)))
+        for of_size in np.unique(n):  # pairs of as many concepts: the largest t has the smallest p
+            smallest[block] = np.minimum(smallest[block], 2 * stdtr(of_size - 1, -t[:, n == of_size].max(axis=1)))
+    return smallest

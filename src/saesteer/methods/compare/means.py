@@ -1,4 +1,4 @@
-"""Each method's means over concepts with bootstrap intervals, its costs, and how far it moves the residual; and what each factor does.
+"""Each method's means over concepts with intervals, its costs, and how far it moves the residual; and what each factor does.
 
 The mean is over all concepts, where an abstaining method counts as the unsteered text; the mean over surviving concepts, which P1 (arXiv
 2505.20063, table 1) reports, flatters a method that abstains often and stands beside it under that name.
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.core.tables import METHOD_CURVES, METHODS_TABLE
-from saesteer.core.uncertainty import mean_columns, random_stream
+from saesteer.core.uncertainty import RATINGS, Interval, mean_columns
 from saesteer.methods.compare.protocol import FIT, Rows, row_of
 from saesteer.methods.compare.ranks import method_ranks
 from saesteer.settings.methods import MethodSettings
@@ -43,7 +43,7 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
         label |= {name: getattr(row, name) for name in ("title", "paper", "chosen_by", "text_use")}
         n_vectors = settings.effects.n_vectors - settings.effects.n_held_out if "effects" in row.needs else None
         label |= {"n_effect_vectors": n_vectors}
-        lines.append(label | _means(group, (layer, key), settings) | _at_chosen(group) | {"confidence": settings.confidence})
+        lines.append(label | _means(group, settings) | _at_chosen(group) | {"confidence": settings.confidence})
     factors = choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
     parts = (method_ranks(scores, settings), factors, _of_features(rows), _fit_costs(rows.fits, settings), _generation_costs(rows.texts))
     later = {name for part in parts for name in part.columns} - set(_METHOD)
@@ -53,21 +53,21 @@ def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, setti
     return table.select(list(METHODS_TABLE.columns)).sort(METHODS_TABLE.keys)
 
 
-def _means(group: pl.DataFrame, label: tuple[int, str], settings: MethodSettings) -> _Row:
+def _means(group: pl.DataFrame, settings: MethodSettings) -> _Row:
     scored = group.filter(~pl.col("abstains"))
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
     sizes |= {"n_abstaining": group.height - scored.height, "n_surviving": scored["score"].count()}
-    surviving = mean_over_concepts("surviving_score", scored["score"], settings, "mean", *label, ends="surviving_")
-    log_odds = mean_over_concepts("concept_log_odds", scored["concept_log_odds"], settings, "log odds", *label)
-    return sizes | mean_over_concepts("score", group["score"], settings, "mean", *label) | surviving | log_odds
+    surviving = mean_over_concepts("surviving_score", scored["score"], settings, ends="surviving_", scale=RATINGS)
+    log_odds = mean_over_concepts("concept_log_odds", scored["concept_log_odds"], settings)
+    return sizes | mean_over_concepts("score", group["score"], settings, scale=RATINGS) | surviving | log_odds
 
 
 def mean_over_concepts(
-    name: str, values: pl.Series, settings: MethodSettings, *label: str | int, ends: str | None = None
+    name: str, values: pl.Series, settings: MethodSettings, ends: str | None = None, scale: Interval | None = None
 ) -> dict[str, float | None]:
     """`mean_columns` of the values that are not null; their order does not matter."""
     present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
-    return mean_columns(name, present, settings, random_stream(settings.seed, "methods", *label), ends)
+    return mean_columns(name, present, settings, ends, scale)
 
 
 def _at_chosen(group: pl.DataFrame) -> _Row:
@@ -139,7 +139,7 @@ def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataF
         place = group.select(*_METHOD, "factor").row(0, named=True)
         point = place | {"n": group.height, "n_texts": group["n"].sum(), "n_missing": group["n_missing"].sum()}
         for name in ("score", *_RATINGS):
-            point |= mean_over_concepts(name, group[name], settings, "curve", name, *place.values())
+            point |= mean_over_concepts(name, group[name], settings, scale=RATINGS)
         rows.append(point | {"perplexity": _geometric_mean(group["log_perplexity"])})
     points = pl.DataFrame(rows, schema={name: dtype for name, dtype in METHOD_CURVES.schema.items() if rows and name in rows[0]})
     named = methods.select(*_METHOD, "title", "family", "confidence", method_score="score")

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from saesteer.core.uncertainty import random_stream
+from saesteer.core.uncertainty import Interval, random_stream, resampled_interval
 from saesteer.settings.methods import MethodSettings
 
 _BLOCK = 2**22  # elements at a time: bounds memory for many concepts
@@ -15,8 +15,8 @@ SCHEMA = {"layer": pl.UInt16, "method": pl.String, "rank": pl.Float64, "rank_low
 
 def method_ranks(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
     """METHOD_SCORES -> layer, method, rank and its ends: 1 has the highest mean over concepts, equals share the mean of their places. The
-    interval is a percentile bootstrap: concepts are resampled for all methods together. A method without a score is left out; the ends are
-    null for fewer than 2 concepts."""
+    interval is a bootstrap's (`resampled_interval`): concepts are resampled for all methods together. A method without a score is left out;
+    the ends are null for fewer than 2 concepts."""
     rows = []
     for layer in scores.sort("layer").partition_by("layer", maintain_order=True):
         number, keys = int(layer["layer"][0]), sorted(layer.drop_nulls("score")["method"].unique())
@@ -30,7 +30,7 @@ def method_ranks(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _ends(values: Float[np.ndarray, "concept method"], settings: MethodSettings, layer: int) -> list[tuple[float, float]]:
+def _ends(values: Float[np.ndarray, "concept method"], settings: MethodSettings, layer: int) -> list[Interval]:
     stream = random_stream(settings.seed, "methods", "ranks", layer)
     is_known = np.isfinite(values)
     filled, blocks = np.where(is_known, values, 0), []
@@ -38,9 +38,7 @@ def _ends(values: Float[np.ndarray, "concept method"], settings: MethodSettings,
         drawn = weights @ is_known
         means = np.divide(weights @ filled, drawn, out=np.full(drawn.shape, -np.inf), where=drawn > 0)
         blocks.append(_ranked(means))
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(np.concatenate(blocks), [tail, 1 - tail], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    return [resampled_interval(of_method, len(values), settings.confidence) for of_method in np.concatenate(blocks).T]
 
 
 def drawn_concepts(n: int, draws: int, elements: int, stream: np.random.Generator) -> Iterator[Float[np.ndarray, "draw concept"]]:

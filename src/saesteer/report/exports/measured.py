@@ -1,6 +1,6 @@
 """What steering does by an experiment's own protocol and judge: texts made afresh, for a form of steering that is in none of its tables.
 
-Forms are compared on the same prompts and random numbers. Intervals are bootstrap intervals over prompts: texts of one prompt are alike.
+Forms are compared on the same prompts and random numbers. Intervals are over prompts: texts of one prompt are alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import polars as pl
 from saesteer.analysis.gen_success import gen_success
 from saesteer.core.counter_rng import streams, text_keys
 from saesteer.core.tables import GENERATIONS, LOGIT_LENS
-from saesteer.core.uncertainty import bootstrap_mean_interval, random_stream
+from saesteer.core.uncertainty import SCALES, mean_interval
 from saesteer.engine.generate import steered_texts
 from saesteer.engine.interventions import Intervention, Nothing
 from saesteer.engine.models import LanguageModel, prompt_token_ids
@@ -106,12 +106,10 @@ def _row(experiment: Experiment, table: pl.DataFrame, form: Form) -> dict[str, A
 
 
 def _mean(experiment: Experiment, prompts: pl.Series, values: pl.Series) -> dict[str, Any] | None:
-    """Mean over texts that have a value, with its bootstrap interval over prompts (their means), and n of them; None: none has one."""
+    """Mean over texts that have a value, with its interval over prompts (their means), and n of them; None: none has one."""
     rows = pl.DataFrame({"prompt": prompts, "value": values.cast(pl.Float64)}).drop_nulls()
     if rows.is_empty():
         return None
-    settings = experiment.intervals
     means = rows.group_by("prompt", maintain_order=True).agg(pl.col("value").mean())["value"].to_numpy()
-    interval = bootstrap_mean_interval(means, settings.bootstrap_draws, settings.confidence, random_stream(settings.seed, "measured"))
-    low, high = interval or (None, None)
+    low, high = mean_interval(means, experiment.intervals.confidence, SCALES.get(values.name)) or (None, None)
     return {"mean": float(rows["value"].to_numpy().mean()), "low": low, "high": high, "n": rows.height}
