@@ -1,6 +1,7 @@
 """Texts that game a judge: what the table of them holds, and what the worlds' judges make of it."""
 
 import json
+import math
 from functools import cache
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def rated(world: str, texts: pl.DataFrame) -> pl.DataFrame:
     losses = pl.concat(text_losses(lm, rows, prompts, "plain"))
     topics = json.loads((folder / "topics.json").read_text(encoding="utf-8"))
     ratings = rate(rows, losses, load_judge(folder / JUDGES[world], load_tokens(folder / "reference_model")), topics)
-    return rows.with_columns(ratings.select("concept_rating", "fluency_rating", "judge_score"))
+    return rows.with_columns(ratings.select("concept_rating", "concept_log_odds", "fluency_rating", "judge_score"))
 
 
 @cache
@@ -100,6 +101,22 @@ def test_no_judge_of_a_world_rates_degenerate_texts_well(world: str) -> None:
     assert len(degenerate) == 200
     assert (degenerate["judge_score"].fill_null(0) >= 1).mean() <= MOST_GOOD
     assert means[HONEST] >= LEAST_HONEST * HONEST_BEFORE[world]
+
+
+def test_only_the_books_judge_gives_log_odds_and_on_topic_they_are_larger() -> None:
+    assert scored("world")["concept_log_odds"].null_count() == scored("world").height
+    odds = scored("world-books").filter(pl.col("kind").is_in([HONEST, "appended", "the word"])).group_by("kind")
+    medians = dict(odds.agg(pl.col("concept_log_odds").median()).iter_rows())
+    assert medians[HONEST] > medians["the word"] > medians["appended"]
+
+
+@pytest.mark.parametrize("world", JUDGES)
+def test_no_cut_of_the_loss_is_above_uniform_guessing(world: str) -> None:
+    folder = ROOT / "data" / world
+    settings = json.loads(next((folder / JUDGES[world]).glob("*.json")).read_text(encoding="utf-8"))
+    cuts = settings.get("thresholds", settings)["fluency_nats"]
+    vocabulary = json.loads((folder / "reference_model/config.json").read_text(encoding="utf-8"))["vocab_size"]
+    assert 0 < cuts[0] < cuts[1] < math.log(vocabulary)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import beta, spearmanr
@@ -12,7 +11,7 @@ from workflow_folder import ROOT
 
 from saesteer.analysis.selection import selection
 from saesteer.core.uncertainty import Interval
-from saesteer.report.paper import PAPER_FIGURES, Measured, _ratio, paper_markdown, same
+from saesteer.report.paper import PAPER_FIGURES, Measured, paper_markdown, same
 from saesteer.settings import Sweep, load_experiment
 
 EXPERIMENTS = ROOT / "config/experiments"
@@ -73,20 +72,6 @@ def test_numbers_are_those_of_plain_computations(tables: dict[str, pl.DataFrame]
         assert numbers(shown[f"GenSuccess@20{where}, kept at 0.9 minus as many at random"][2]) == pytest.approx(above, abs=0.005)
     assert shown["input score of feature 0/725"] == ["0.822", "tables of example features", "0.830", "yes"]
     assert shown["input score of feature 0/14772"] == ["0.889", "tables of example features", "–", "–"]
-
-
-def test_the_interval_of_the_ratio_covers(tables: dict[str, pl.DataFrame]) -> None:
-    """Of samples of features from known values, about 95 % of intervals hold the ratio of all."""
-    rng = np.random.default_rng(0)
-    score = rng.random(4000)
-    values = rng.exponential(0.5 + score)
-    truth, covered = values[score >= 0.9].mean() / values.mean(), 0
-    for _ in range(100):
-        drawn = rng.integers(4000, size=300)
-        columns = {"layer": np.zeros(300), "feature": np.arange(300), "output_score": score[drawn], "gen_success_20": values[drawn]}
-        _, interval = _ratio(pl.DataFrame(columns), selection_settings(), "all")
-        covered += interval.low <= truth <= interval.high
-    assert 85 <= covered <= 100
 
 
 def test_what_the_paper_does_not_give_of_a_model_says_so(tables: dict[str, pl.DataFrame]) -> None:

@@ -21,7 +21,7 @@ class WorldJudge:
     concept: Callable[[Sequence[int], int], int | None]
     """Of a text so read for a topic's number."""
     log_odds: Callable[[Sequence[int], int], float | None]
-    """Of the topic given a text so read, in nats: what the concept rating is cut from. The grammar's judge has none."""
+    """log P / (1 - P) in nats of a topic's number given a text so read; None of the grammar's judge."""
     fluency: Callable[[Sequence[int], float | None], int | None]
     """Of a text so read and its mean loss (nats per token) under the reference model."""
     n_topics: int
