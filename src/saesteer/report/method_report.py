@@ -61,8 +61,8 @@ def protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
         f"text{'' if settings.n_samples == 1 else 's'} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
         f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}.{_BLANK[settings.blank_texts]} "
         f"The factor is {_CHOICES[settings.factor_choice]}; "
-        f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
-        f"({settings.bootstrap_draws:,} draws, seed {settings.seed})."
+        f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} over concepts; those of all pairs "
+        f"and of ranks by {settings.bootstrap_draws:,} draws, seed {settings.seed}."
         + (f" Steering prompts are written by {settings.prompt_writer.model}." if settings.prompt_writer else "")
     )
 
