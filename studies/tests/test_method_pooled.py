@@ -10,8 +10,9 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from saesteer.core.tables import by_name
+from saesteer.core.uncertainty import mean_interval
 from studies.pages.methods import POOLED_FILES, TABLE_COLUMNS, TABLES, methods_markdown, pool_results, published_order_markdown
-from studies.pages.pooled import pooled_methods, pooled_scores
+from studies.pages.pooled import pooled_methods, pooled_scores, seeds_reach
 from studies.pages.results import Snapshot, write_snapshot
 
 
@@ -65,13 +66,16 @@ def test_by_hand(tmp_path: Path) -> None:
     assert (a["rank"], b["rank"], c["rank"]) == (3, 1, 2)
     assert (b["seed_0"], b["seed_1"]) == (pytest.approx(0.65), pytest.approx(0.65))
     assert (b["fluency_rating"], b["loss_rise"], b["other_rating"], b["n_abstaining"]) == (1.5, 0.75, None, 2)
-    # Every concept has b half above a: the difference does not vary, and its interval is that one number.
-    assert (b["n_above"], a["n_below"]) == (2, 2)
-    assert (a["n_above"], b["n_below"]) == (0, 0)
+    # Every concept has b half above a in both seeds; but four concepts tell no pair apart among three.
+    pair = differences.row(by_predicate=(pl.col("method") == "a") & (pl.col("other") == "b"), named=True)
+    assert pair["low"] == pytest.approx(-0.5 - 1.5 * (1 - 0.025**0.25))
+    assert {row[name] for row in (a, b, c) for name in ("n_above", "n_below")} == {0}
     for name, table in zip(POOLED_FILES, (rows, differences), strict=True):
         table.write_csv(tmp_path / name, float_precision=4)
     text = methods_markdown(tmp_path)
-    assert text.splitlines()[2].startswith("| B | 0.65 [0.60, 0.70] | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 2 / 0 | 2 |")
+    unseen = 1 - 0.025**0.25  # two of four equal: what the scale allows
+    start = f"| B | 0.65 [{0.65 - 0.65 * unseen:.2f}, {0.65 + 1.35 * unseen:.2f}] | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 0 / 0 | 2 |"
+    assert text.splitlines()[2].startswith(start)
     assert "n = 4 concepts, each the mean of 2 training seeds" in text
 
 
@@ -87,8 +91,28 @@ def test_seeds_are_kept_one_at_a_time_and_pooled_from_what_is_kept(tmp_path: Pat
         assert_frame_equal(pl.read_csv(tmp_path / name, schema=table.schema), table, rel_tol=0, abs_tol=2e-3)
 
 
+def test_the_seeds_reach_is_that_of_their_variance_component() -> None:
+    """By hand: seeds' means 1 and 3 of two concepts, mean square 2 x 2 = 4; residuals +-1/2, mean square 1; variance (4 - 1) / 4."""
+    assert seeds_reach(np.array([[0.0, 2.0, np.nan], [3.0, 3.0, 1.0]]), 0.95) == pytest.approx(stats.t.ppf(0.975, 1) * 0.75**0.5)
+    assert seeds_reach(np.array([[0.0, 2.0], [2.0, 0.0]]), 0.95) == 0  # the seeds' means are alike
+    assert seeds_reach(np.array([[0.0, 2.0]]), 0.95) == 0
+
+
+@pytest.mark.parametrize("n_seeds", [3, 10])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
+def test_intervals_over_seeds_and_concepts_cover(n_seeds: int, spread: float) -> None:
+    """16 concepts that vary by .3, noise of .3, and seeds that don't vary, somewhat, and more than the concepts."""
+    rng, n_covered = np.random.default_rng(0), 0
+    for _ in range(800):
+        values = spread * rng.normal(size=(n_seeds, 1)) + 0.3 * rng.normal(size=16) + 0.3 * rng.normal(size=(n_seeds, 16))
+        mean, (low, high), reach = values.mean(), mean_interval(values.mean(axis=0), 0.95), seeds_reach(values, 0.95)
+        n_covered += mean - np.hypot(mean - low, reach) <= 0 <= mean + np.hypot(high - mean, reach)
+    assert n_covered / 800 > 0.94 - 0.017  # two standard errors of the simulation
+
+
 def test_seeds_together_see_what_one_does_not() -> None:
-    """Each seed adds noise of its own to a difference of .2: pooled, less is left, and a t interval of the same means says so."""
+    """Each seed adds noise of its own to a difference of .2: pooled, less is left; the interval is a t interval of the same means, with
+    what the seeds differ by beside it."""
     rng = np.random.default_rng(0)
     seeds = [{"a": rng.normal(1, 0.3, 16).tolist(), "b": rng.normal(1.2, 0.3, 16).tolist()} for _ in range(3)]
     settings = method_settings(bootstrap_draws=2000)
@@ -98,8 +122,9 @@ def test_seeds_together_see_what_one_does_not() -> None:
     assert together["detectable"][0] < min(one["detectable"][0] for one in alone)
     means = [np.mean([one[name] for one in seeds], axis=0) for name in ("a", "b")]
     theirs = stats.ttest_rel(*means).confidence_interval(0.95)
-    assert together["low"][0] == pytest.approx(theirs.low, abs=0.04)
-    assert together["high"][0] == pytest.approx(theirs.high, abs=0.04)
+    of_seeds = seeds_reach(np.array([np.subtract(one["a"], one["b"]) for one in seeds]), 0.95)
+    reach = np.hypot((theirs.high - theirs.low) / 2, of_seeds)
+    assert (together["high"][0] - together["low"][0]) / 2 == pytest.approx(reach, rel=0.1)
 
 
 def test_p4s_order_stands_beside_ours(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ class Interval(NamedTuple):
     high: float
 
 
-RATINGS, SUCCESS, SHARES = Interval(0, 2), Interval(0, 20), Interval(0, 1)
-"""Scales of judges' ratings and scores, of GenSuccess@20 and of shares."""
+RATINGS, SUCCESS = Interval(0.0, 2.0), Interval(0.0, 20.0)
+"""Scales of judges' ratings and scores, and of GenSuccess@20."""
 SCALES = {"gen_success_20": SUCCESS, **dict.fromkeys(("judge_score", "concept_rating", "fluency_rating"), RATINGS)}
 """Measure -> its scale."""
 
@@ -77,9 +77,9 @@ def mean_interval(values: Float[np.ndarray, " n"], confidence: float, scale: Int
     """Interval of the mean of n values, which are drawn from those of a known scale or of none; None for fewer than 2.
 
     Each end is the further of Student's t and of t corrected for skewness by Hall's cubic transformation (J. R. Stat. Soc. B 54, 1992,
-    p. 221) with the sample's skewness G1. Where more than alpha / 2 of bootstrap samples would be constant, no spread says how far the mean
-    may lie: there the correction gives way to what the scale allows, that a share of 1 - (alpha / 2)^(1 / n), of which n draws can have
-    missed everything, lies at its end. On no scale values that are all equal have an interval without width.
+    p. 221) with the sample's skewness G1. Where more than alpha / 2 of bootstrap samples would hold the most common value only, no spread
+    says how far the mean may lie: there the correction gives way to what the scale allows, that a share of 1 - (alpha / 2)^(1 / n), of
+    which n draws can have missed everything, lies at its end. On no scale values that are all equal have an interval without width.
     """
     n = len(values)
     if n < 2:

@@ -29,7 +29,7 @@ def method_differences(scores: pl.DataFrame, settings: MethodSettings) -> pl.Dat
         pairs = [(a, b) for number, a in enumerate(keys) for b in keys[number + 1 :]]
         number = int(layer["layer"][0])
         differences = np.stack([values[a] - values[b] for a, b in pairs], axis=1) if pairs else np.zeros((0, 0))
-        for (a, b), together in zip(pairs, _simultaneous(differences, settings, number), strict=True):
+        for (a, b), together in zip(pairs, simultaneous(differences, settings, number), strict=True):
             own = _difference(values[a], values[b], settings)
             if own["low"] is not None:  # the wider of the two: only its own knows the scale and skewness
                 together = {
@@ -55,7 +55,7 @@ def detectable(differences: Float[np.ndarray, " concept"], confidence: float) ->
     return (student_t(confidence, n - 1) + student_t(2 * POWER - 1, n - 1)) * float(differences.std(ddof=1)) / n**0.5
 
 
-def _simultaneous(differences: Float[np.ndarray, "concept pair"], settings: MethodSettings, layer: int) -> list[_Row]:
+def simultaneous(differences: Float[np.ndarray, "concept pair"], settings: MethodSettings, layer: int) -> list[_Row]:
     """Intervals mean ± t x standard error that hold for all pairs at once with the settings' confidence; NaN where a concept is missing.
 
     The signs of the concepts' deviations from each pair's mean are flipped at random, a concept's together in all pairs, which keeps their
