@@ -150,7 +150,9 @@ def _activations(features: pl.DataFrame) -> pl.DataFrame:
 def _write_measures(data: Path, texts: pl.DataFrame) -> None:
     keys, n = texts.select(tables.GENERATIONS.keys), texts.height
     ratings = {"concept_rating": np.arange(n) % 3, "fluency_rating": np.full(n, 2), "judge_score": (np.arange(n) % 3).astype(float)}
-    judged = keys.with_columns(**{name: pl.Series(values) for name, values in ratings.items()}, instruction_rating=None)
+    judged = keys.with_columns(
+        **{name: pl.Series(values) for name, values in ratings.items()}, instruction_rating=None, concept_log_odds=None
+    )
     lost = keys.with_columns(mean_nll=pl.Series(np.linspace(1, 5, n)), n_scored=pl.lit(12), whole_text_nll=pl.lit(2.0))
     success = keys.with_columns(**{f"gen_success_{k}": pl.lit(k // 5) for k in (1, 5, 20)})
     for table, rows in ((tables.JUDGEMENTS, judged), (tables.PERPLEXITY, lost), (tables.GEN_SUCCESS, success)):
