@@ -34,4 +34,4 @@ def draw(data: pl.DataFrame) -> Figure:
 
 def counts(data: pl.DataFrame) -> str:
     """Concepts over kinds and layers, and what the bars are."""
-    return f"{n_of(data['n_concepts'])} concepts with two labelled features or more. Bars: 95% bootstrap over concepts."
+    return f"{n_of(data['n_concepts'])} concepts with two labelled features or more. Bars: 95% intervals over concepts."

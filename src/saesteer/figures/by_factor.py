@@ -83,7 +83,7 @@ def counts(data: pl.DataFrame) -> str:
     missing = data["perplexity"].null_count()
     left_out = f" At {missing} of {data.height} points every text is empty and has no perplexity." if missing else ""
     n = per_bin["n_features"].sum()
-    return f"n = {n} features, all prefixes; bands: {data['confidence'][0]:.0%} bootstrap over features.{left_out}"
+    return f"n = {n} features, all prefixes; bands: {data['confidence'][0]:.0%} intervals over features.{left_out}"
 
 
 FIGURE = FigureDefinition(

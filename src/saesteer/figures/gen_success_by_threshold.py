@@ -73,7 +73,7 @@ def counts(data: pl.DataFrame) -> str:
             f"{layers_title(curve)}: n = {headline['n_features']}, {headline['n_kept']} kept at {headline['threshold']:g}, {test}"
         )
     level = f"{data['confidence'][0]:.0%}"
-    return f"{'; '.join(sentences)}. Bands: {level} bootstrap over features; {level} of random removals."
+    return f"{'; '.join(sentences)}. Bands: {level} intervals over features; {level} of random removals."
 
 
 FIGURE = FigureDefinition(

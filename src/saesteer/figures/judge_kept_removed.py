@@ -52,7 +52,7 @@ def counts(data: pl.DataFrame) -> str:
     firsts = [(title, data.filter(measure=measure).row(0, named=True)) for measure, title in TITLES.items()]
     sizes = "; ".join(f"{title}: n = {first['n_features']}, {first['n_missing']} without" for title, first in firsts)
     return (
-        f"{sizes} (no clear concept, or steering failed). Bands: {data['confidence'][0]:.0%} bootstrap over features; "
+        f"{sizes} (no clear concept, or steering failed). Bands: {data['confidence'][0]:.0%} intervals over features; "
         "features removed are the others of the same n."
     )
 

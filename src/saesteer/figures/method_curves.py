@@ -104,7 +104,7 @@ def counts(data: pl.DataFrame) -> str:
     """Concepts behind the points, texts without a rating, and what is not shown."""
     return (
         f"{n_of(data['n'])} concepts, those for which the method has something to steer with; all prompts; {data['n_missing'].sum()} of "
-        f"{data['n_texts'].sum()} texts unrated. Crosses: {data['confidence'][0]:.0%} bootstrap over concepts. "
+        f"{data['n_texts'].sum()} texts unrated. Crosses: {data['confidence'][0]:.0%} intervals over concepts. "
         f"The best {N_SHOWN} methods of a family."
     )
 

@@ -61,7 +61,7 @@ def counts(data: pl.DataFrame) -> str:
     if data.is_empty():
         return "n = 0 concepts"
     losses = ", ".join(f"{loss:.2f}" for loss in data["unsteered_loss"].unique(maintain_order=True).drop_nulls())
-    return f"{n_of(data['n'])} concepts; unsteered loss {losses} nats a token. Bars: {data['confidence'][0]:.0%} bootstrap over concepts."
+    return f"{n_of(data['n'])} concepts; unsteered loss {losses} nats a token. Bars: {data['confidence'][0]:.0%} intervals over concepts."
 
 
 FIGURE = FigureDefinition(

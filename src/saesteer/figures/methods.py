@@ -84,7 +84,7 @@ def counts(data: pl.DataFrame) -> str:
     """Concepts, those behind each mean, and texts without a rating."""
     return (
         f"{n_of(data['n'])} of {data['n_concepts'][0]} concepts; {data['n_missing'].sum()} of {data['n_texts'].sum()} texts unrated, "
-        f"left out. Bars: {data['confidence'][0]:.0%} bootstrap over concepts; they are not paired: see the differences."
+        f"left out. Bars: {data['confidence'][0]:.0%} intervals over concepts; they are not paired: see the differences."
     )
 
 

@@ -69,7 +69,7 @@ def counts(data: pl.DataFrame) -> str:
     n = data.height // len(LABELS)
     judged = known["judge_score"]
     sides = f" on the left; {judged} on the right, {n - judged} have no judge score" if judged else "; none has a judge score"
-    return f"n = {known['gen_success_20']} features{sides}. Brackets: {data['confidence'][0]:.0%} bootstrap over features."
+    return f"n = {known['gen_success_20']} features{sides}. Brackets: {data['confidence'][0]:.0%} intervals over features."
 
 
 FIGURE = FigureDefinition(

@@ -55,7 +55,7 @@ def counts(data: pl.DataFrame) -> str:
     return (
         f"n = {by_layer['n'].sum()} features, {by_layer['n_without_input_score'].sum()} without input score; {headline['n_kept']} are "
         f"kept at threshold {headline['threshold']:g}; {judged['n_missing'][0]} have no judge score. "
-        f"Bands and brackets: {headline['confidence']:.0%} bootstrap over features; (a): quartiles.{roles.norms_note(by_layer)}"
+        f"Bands and brackets: {headline['confidence']:.0%} intervals over features; (a): quartiles.{roles.norms_note(by_layer)}"
     )
 
 

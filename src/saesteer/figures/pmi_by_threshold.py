@@ -33,7 +33,7 @@ def counts(data: pl.DataFrame) -> str:
     """Features with and without a PMI, for both sets of layers."""
     curves = [data.filter(layers=layers) for layers in LAYER_SETS]
     sizes = "; ".join(f"{layers_title(c)}: n = {c['n_kept'][0]}, {c['n_missing'][0]} without a co-occurring pair" for c in curves)
-    return f"{sizes}. Bands: {data['confidence'][0]:.0%} bootstrap over features."
+    return f"{sizes}. Bands: {data['confidence'][0]:.0%} intervals over features."
 
 
 FIGURE = FigureDefinition(

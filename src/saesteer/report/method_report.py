@@ -59,8 +59,8 @@ def protocol_text(methods: pl.DataFrame, settings: MethodSettings) -> str:
         f"text{'' if settings.n_samples == 1 else 's'} for each prompt and factor, at most {settings.max_new_tokens} tokens, temperature "
         f"{settings.temperature:g}. A concept's score is the {_SCORES[settings.score]}.{_BLANK[settings.blank_texts]} "
         f"The factor is {_CHOICES[settings.factor_choice]}; "
-        f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} percentile bootstrap over concepts "
-        f"({settings.bootstrap_draws:,} draws, seed {settings.seed})."
+        f"of equals the smallest{_RULES[settings.factor_rule]}. Intervals are {settings.confidence:.0%} over concepts, of means "
+        f"by Student's t, of ranks by bootstrap ({settings.bootstrap_draws:,} draws, seed {settings.seed})."
         + (f" Steering prompts are written by {settings.prompt_writer.model}." if settings.prompt_writer else "")
     )
 
@@ -163,7 +163,7 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
     return (
         f"{intervals.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out "
         f"0; of so many pairs about {1 - settings.confidence:.0%} would if no two methods differed. `all pairs together` holds for all of "
-        f"them at once (bootstrap of the largest |t|): there {together} leave out 0. With as many concepts a pair's difference of "
+        f"them at once (signs of concepts flipped, smallest p): there {together} leave out 0. With as many concepts a pair's difference of "
         f"{detectable_text(intervals)} would be seen with probability .8 (median and range over pairs, as if means were normal). With few "
         f"concepts both kinds are somewhat too narrow.\n\n{_table(header, rows)}"
     )

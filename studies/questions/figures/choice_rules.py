@@ -46,7 +46,7 @@ def draw(data: pl.DataFrame) -> Figure:
     return dot_figure(panels, marks_of([*FACTOR_RULES.values()]), size, counts(data), "rule that picks")
 
 
-counts = counted("n_concepts", "concepts with two labelled features or more", ". Bars: {level} bootstrap over concepts.")
+counts = counted("n_concepts", "concepts with two labelled features or more", ". Bars: {level} intervals over concepts.")
 
 FIGURE = FigureDefinition(
     position=100,

@@ -35,7 +35,7 @@ def counts(data: pl.DataFrame) -> str:
         return "n = 0 features."
     level = f"{data['confidence'][0]:.0%}"
     features, concepts = n_of(data["n_features"]), n_of(data["n_concepts"])
-    return f"{features} features, {concepts} concepts. Bands: {level} bootstrap over features (left), concepts (right)."
+    return f"{features} features, {concepts} concepts. Bands: {level} intervals over features (left), concepts (right)."
 
 
 FIGURE = FigureDefinition(

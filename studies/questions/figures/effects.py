@@ -50,7 +50,7 @@ def draw(data: pl.DataFrame) -> Figure:
     return figure
 
 
-counts = counted("n_vectors", "held-out vectors", " a layer. Bands: {level} bootstrap over them.")
+counts = counted("n_vectors", "held-out vectors", " a layer. Bands: {level} intervals over them.")
 
 FIGURE = FigureDefinition(
     position=180,

@@ -34,7 +34,7 @@ def draw(data: pl.DataFrame) -> Figure:
     return dot_figure(panels, layer_marks(data["layer"]), size, counts(data), "how factors are chosen", spread=0.3)
 
 
-counts = counted("n", "choices", " of a factor (two a feature, a half each). Bars: {level} bootstrap over features.")
+counts = counted("n", "choices", " of a factor (two a feature, a half each). Bars: {level} intervals over features.")
 
 FIGURE = FigureDefinition(
     position=140,

@@ -37,7 +37,7 @@ def draw(data: pl.DataFrame) -> Figure:
     return figure
 
 
-counts = counted("n", "concepts", ", held-out texts at the chosen factors. Bands: {level} bootstrap over concepts.")
+counts = counted("n", "concepts", ", held-out texts at the chosen factors. Bands: {level} intervals over concepts.")
 
 FIGURE = FigureDefinition(
     position=220,

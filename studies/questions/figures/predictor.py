@@ -51,7 +51,7 @@ def draw(data: pl.DataFrame) -> Figure:
     return dot_figure(panels, layer_marks(data["layer"]), size, counts(data), "rule that picks", spread=0.3)
 
 
-counts = counted("n_concepts", "concepts", ". Bars: {level} bootstrap over concepts.")
+counts = counted("n_concepts", "concepts", ". Bars: {level} intervals over concepts.")
 
 FIGURE = FigureDefinition(
     position=170,

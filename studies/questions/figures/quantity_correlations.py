@@ -36,7 +36,7 @@ def draw(data: pl.DataFrame) -> Figure:
     return dot_figure(panels, marks_of([*OUTCOMES.values()]), size, counts(data), "quantity", sharey=True)
 
 
-counts = counted("n", "features", " that have both. Bars: {level} bootstrap over features.")
+counts = counted("n", "features", " that have both. Bars: {level} intervals over features.")
 
 FIGURE = FigureDefinition(
     position=110,

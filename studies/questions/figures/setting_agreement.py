@@ -40,7 +40,7 @@ def counts(data: pl.DataFrame) -> str:
     if data.is_empty():
         return "n = 0 features."
     prompt, level = data["own_prompt"][0], f"{data['confidence'][0]:.0%}"
-    return f"{n_of(data['n'])} features of a layer; own prompt: {prompt!r}. Bands and bars: {level} bootstrap over features."
+    return f"{n_of(data['n'])} features of a layer; own prompt: {prompt!r}. Bands and bars: {level} intervals over features."
 
 
 FIGURE = FigureDefinition(

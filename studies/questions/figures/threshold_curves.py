@@ -67,7 +67,7 @@ def counts(data: pl.DataFrame) -> str:
     if n.is_empty():
         return "n = 0 features."
     level = f"{data['confidence'][0]:.0%}"
-    bars = f"bands, and bars between layers: {level} bootstrap over features; bars of halves: {level} of halvings"
+    bars = f"bands, and bars between layers: {level} intervals over features; bars of halves: {level} of halvings"
     return f"{n_of(n)} features of a layer; {bars}."
 
 
