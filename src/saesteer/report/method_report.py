@@ -180,7 +180,7 @@ def differences_markdown(methods: pl.DataFrame, differences: pl.DataFrame, setti
     return (
         f"{intervals.height} pairs are compared, paired by concept. The {settings.confidence:.0%} interval of {plain} of them leaves out "
         f"0; of so many pairs about {1 - settings.confidence:.0%} would if no two methods differed. `all pairs together` holds for all of "
-        f"them at once (bootstrap of the largest |t|): there {together} leave out 0. With as many concepts a pair's difference of "
+        f"them at once (signs of concepts flipped, smallest p): there {together} leave out 0. With as many concepts a pair's difference of "
         f"{detectable_text(intervals)} would be seen with probability .8 (median and range over pairs, as if means were normal). With few "
         f"concepts both kinds are somewhat too narrow.\n\n{_table(header, rows)}"
     )

@@ -210,9 +210,9 @@ class MethodSettings(SamplingSettings):
     averaged: Literal["all", "surviving"] = "all"
     """The headline's mean: over all concepts, an abstaining method's counting as unsteered; or over those that have a fit (P1)."""
     bootstrap_draws: Annotated[int, Field(gt=99)] = 10_000
-    """Resamples of concepts behind every interval."""
+    """Resamples of concepts behind the intervals of ranks, and flips of signs behind those of all pairs together."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Share of the draws that an interval holds."""
+    """Level of intervals."""
 
     @model_validator(mode="after")
     def _sources(self) -> "MethodSettings":

@@ -96,7 +96,7 @@ class BestFactorSettings(Settings):
 
 class IntervalSettings(Settings):
     bootstrap_draws: Annotated[int, Field(gt=0)] = 2000
-    """Bootstrap draws of the intervals."""
+    """Draws of intervals that are resampled; those of means, differences and rank correlations are formulas."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Level of intervals and bands."""
     seed: int = 0
