@@ -36,7 +36,7 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
     threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
-    axes.set_ylabel("GenSuccess@20, held out\n(logit-lens tokens per text)")
+    axes.set_ylabel(f"held-out GenSuccess@20 (tokens per text),\nfactors by {RULES[curve['rule'][0]]}")
 
 
 def layers_title(curve: pl.DataFrame) -> str:
@@ -74,8 +74,8 @@ def counts(data: pl.DataFrame) -> str:
         sentences.append(
             f"{layers_title(curve)}: n = {headline['n_features']}, {headline['n_kept']} kept at {headline['threshold']:g}, {test}"
         )
-    level, rule = f"{data['confidence'][0]:.0%}", RULES[data["rule"][0]]
-    return f"Factors by {rule}. {'; '.join(sentences)}. Bands: {level} intervals over features; {level} of random removals."
+    level = f"{data['confidence'][0]:.0%}"
+    return f"{'; '.join(sentences)}. Bands: {level} intervals over features; {level} of random removals."
 
 
 FIGURE = FigureDefinition(
