@@ -72,7 +72,13 @@ def ratio_coverage(n: int, shares: Sequence[float], worlds: int) -> list[float]:
         is_kept = rng.random(len(layers)) < kept[layers]
         parts = ratio_interval(rng.exponential(of_layer[layers] * (1 + is_kept)), is_kept, layers, 0.95)
         ends = [part.interval for part in parts]
-        found.append([interval.low <= value <= interval.high for interval, value in zip(ends, true, strict=True) if interval is not None])
+        found.append(
+            [
+                interval.low - 1e-9 <= value <= interval.high + 1e-9
+                for interval, value in zip(ends, true, strict=True)
+                if interval is not None
+            ]
+        )
     return [float(share) for share in np.mean([held for held in found if held], axis=0)]
 
 
