@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from saesteer.core.uncertainty import RATINGS, SUCCESS, Interval, difference_interval, mean_interval, quantile_interval, rank_correlation
+from saesteer.core.uncertainty import (
+    RATINGS,
+    SUCCESS,
+    Interval,
+    difference_interval,
+    mean_interval,
+    quantile_interval,
+    rank_correlation,
+    ratio_interval,
+)
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -49,6 +58,28 @@ def difference_coverage(name: str, n: int, m: int, worlds: int) -> tuple[float, 
     rng = np.random.default_rng(n)
     pairs = zip(draw(rng, (worlds, n)), draw(rng, (worlds, m)), strict=True)
     return _covered([difference_interval(a, b, 0.95, scale) for a, b in pairs], 0.0)
+
+
+def ratio_coverage(n: int, shares: Sequence[float], worlds: int) -> list[float]:
+    """Shares of `worlds` that have the ratio, the mix and the part within: n features a layer, of which such shares are kept, exponential
+    with mean 1.3 ** layer, twice that if kept; samples with fewer than 2 kept are left out."""
+    rng, layers, of_layer = np.random.default_rng(n), np.repeat(np.arange(len(shares)), n), 1.3 ** np.arange(len(shares))
+    kept = np.array(shares)
+    means = of_layer * (1 + kept)
+    of_kept, at_random, of_all = 2 * (kept * of_layer).sum() / kept.sum(), (kept * means).sum() / kept.sum(), means.mean()
+    true, found = (of_kept / of_all, at_random / of_all, of_kept / at_random), []
+    for _ in range(worlds):
+        is_kept = rng.random(len(layers)) < kept[layers]
+        parts = ratio_interval(rng.exponential(of_layer[layers] * (1 + is_kept)), is_kept, layers, 0.95)
+        ends = [part.interval for part in parts]
+        found.append(
+            [
+                interval.low - 1e-9 <= value <= interval.high + 1e-9
+                for interval, value in zip(ends, true, strict=True)
+                if interval is not None
+            ]
+        )
+    return [float(share) for share in np.mean([held for held in found if held], axis=0)]
 
 
 def rank_coverage(rho: float, n: int, worlds: int, layers: int = 1, tied: bool = False) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interval_coverage import POPULATIONS, difference_coverage, mean_coverage, rank_coverage
+from interval_coverage import POPULATIONS, difference_coverage, mean_coverage, rank_coverage, ratio_coverage
 from oracles.statistics import pooled_rank_correlation
 from scipy.stats import skew, spearmanr, t, ttest_1samp, ttest_ind
 
@@ -176,6 +176,11 @@ def test_kept_ratio_is_its_factors_and_its_error_that_of_resampled_layers() -> N
         assert np.log(value) == pytest.approx(expected)
         assert np.log(ends) - np.log(value) == pytest.approx(np.array([-1, 1]) * t.ppf(0.975, is_kept.sum() - 1) * error, rel=0.08)
     assert ours == ratio_interval(values * 1.0, is_kept, layers, 0.95)
+
+
+@pytest.mark.parametrize(("n", "shares"), [(30, (0.05, 0.1, 0.2)), (64, (0.02, 0.03, 0.1, 0.2, 0.3)), (128, (0.15,))])
+def test_intervals_of_kept_ratios_cover(n: int, shares: tuple[float, ...]) -> None:
+    assert min(ratio_coverage(n, shares, 600)) > 0.94 - 0.02  # two standard errors of the simulation
 
 
 def test_kept_ratios_that_do_not_exist() -> None:
