@@ -93,6 +93,7 @@ def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
         nothing = pl.lit(None, pl.UInt8)
         yield missing.with_columns(
             concept_rating=ratings,
+            concept_log_odds=pl.lit(None, pl.Float64),
             instruction_rating=nothing,
             fluency_rating=ratings,
             judge_score=ratings.cast(pl.Float64),
