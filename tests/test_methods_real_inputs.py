@@ -43,7 +43,7 @@ CONCEPTS = [("references to boats and sailing", "text", 17), ("loops in programs
 N_CONCEPTS, N_TEXTS, N_PROMPTS = 2, 8, 2
 INSTRUCTIONS = ["How are the names of winds chosen?", "Why is the sky\nblue?", "Name a good book."]
 """As AlpacaEval's: one of them has several lines."""
-FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
+FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1], "prompt_search": [1]}
 SIZES: dict[str, Any] = {
     "n_positive": N_TEXTS,
     "n_negative": N_TEXTS,
@@ -237,7 +237,7 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
 
 def test_every_method_of_the_file_is_compared(compared: Compared) -> None:
     folder, methods = compared.folder, methods_of(compared.folder, LARGE)
-    assert len(methods) == 42
+    assert len(methods) == 43
     fits = folder.table("fits", LARGE)
     assert Counter(fits["method"]) == dict.fromkeys(methods, N_CONCEPTS)
     abstaining = dict(fits.filter(pl.col("kind").is_null()).select("method", "reason").iter_rows())
