@@ -237,7 +237,7 @@ def test_a_dry_run_of_the_papers_comparisons_needs_no_network(tmp_path: Path) ->
 
 def test_every_method_of_the_file_is_compared(compared: Compared) -> None:
     folder, methods = compared.folder, methods_of(compared.folder, LARGE)
-    assert len(methods) == 43
+    assert len(methods) == 42
     fits = folder.table("fits", LARGE)
     assert Counter(fits["method"]) == dict.fromkeys(methods, N_CONCEPTS)
     abstaining = dict(fits.filter(pl.col("kind").is_null()).select("method", "reason").iter_rows())
