@@ -135,17 +135,9 @@ def _kept_removed(outcomes: pl.DataFrame, measure: str, settings: SelectionSetti
     is_kept = pl.col("output_score") >= settings.headline_threshold
     kept, removed = (present.filter(mask)[measure].to_numpy() for mask in (is_kept, ~is_kept))
     interval = difference_interval(kept, removed, settings.confidence, SCALES[measure])
-    cells = (
-        present.sort(_FEATURE)
-        .select(_FEATURE[0], "concept", "output_score", measure)
-        .with_columns(cell=pl.struct(_FEATURE[0], "concept").rank("dense").cast(pl.Int64))
-    )
-    within = within_difference(
-        cells[measure].to_numpy(),
-        cells["output_score"].to_numpy() >= settings.headline_threshold,
-        cells["cell"].to_numpy(),
-        settings.confidence,
-    )
+    cell = pl.struct("layer", "concept").rank("dense").cast(pl.Int64)
+    values, is_of_kept, cells = (column.to_numpy() for column in present.select(measure, kept=is_kept, cell=cell))
+    within = within_difference(values, is_of_kept, cells, settings.confidence)
     means = [float(group.mean()) if len(group) else None for group in (kept, removed)]
     difference = means[0] - means[1] if means[0] is not None and means[1] is not None else None
     return {

@@ -228,7 +228,8 @@ def rate(
         page = output or run.figures / "rate.html"
         write_text(page, sheet_html(run, texts, seed))
         typer.echo(f"open {page} in a browser; then `saesteer rate {experiment} --answers FILE` with the file that it saves")
-    for (first, second), rows in compared(run, answers).items() if answers else ():
+        return
+    for (first, second), rows in compared(run, answers).items():
         _show_agreement(first, second, rows)
 
 
