@@ -1,12 +1,13 @@
 """The tables of what the papers leave open, from results in git."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from saesteer.core.uncertainty import RATINGS, mean_interval, of_differences
+from saesteer.analysis.recommendation import STEERS
+from saesteer.core.uncertainty import RATINGS, interval_columns, mean_interval, of_differences
 from saesteer.settings import SelectionSettings
 from studies.pages.tables import Cell, Column, Row, Rows, Shown, beside, best_first, grouped, matching, text_of
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, SCALED
@@ -27,6 +28,8 @@ GROUPS = (*SHOWN_RULES[1:], ALL, KEPT, REMOVED)
 """Whose scores are corrected for the judge's errors."""
 MEANS = ("score", "best", "regret")
 """Columns of recommendations whose means are shown."""
+FRESH_MEANS = ("fresh", "best", "regret")
+"""The same of fresh_prompts."""
 
 
 def results(root: Path, name: str) -> Iterator[Row]:
@@ -84,16 +87,31 @@ def _recommendations(root: Path) -> Iterator[Row]:
 
 def _mean_recommendations(root: Path) -> Iterator[Row]:
     """Means over an experiment's concepts, with their intervals, and how often each verdict was given."""
-    confidence = SelectionSettings.model_fields["confidence"].default
     for (experiment,), rows in grouped(results(root, "recommendations"), "experiment").items():
         concepts = pl.DataFrame(rows).drop_nulls("regret")
-        verdicts = concepts["verdict"].value_counts(sort=True).rows()
-        row = {"experiment": experiment, "n": concepts.height, "verdicts": ", ".join(f"{verdict} {n}" for verdict, n in verdicts)}
-        for name in MEANS:
-            values, scale = concepts[name].to_numpy(), of_differences(RATINGS) if name == "regret" else RATINGS
-            low, high = mean_interval(values, confidence, scale) or (None, None)
-            row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
-        yield row
+        verdicts = ", ".join(f"{verdict} {n}" for verdict, n in concepts["verdict"].value_counts(sort=True).rows())
+        yield {"experiment": experiment, "n": concepts.height, "verdicts": verdicts} | _means(concepts, MEANS)
+
+
+def _fresh_prompts(root: Path) -> Iterator[Row]:
+    """Of an experiment's concepts: how many reported intervals hold the mean on prompts that took no part, how many recommendations that
+    say "use" reach STEERS there, and the means."""
+    for (experiment,), rows in grouped(results(root, "fresh_prompts"), "experiment").items():
+        concepts = pl.DataFrame(rows).drop_nulls("regret")
+        held, used = concepts.filter(pl.col("fresh").is_between("score_low", "score_high")), concepts.filter(verdict="use")
+        reached = used.filter(pl.col("fresh") >= STEERS)
+        shares = {"held": f"{held.height} of {concepts.height}", "used": f"{reached.height} of {used.height}"}
+        yield {"experiment": experiment} | shares | _means(concepts, FRESH_MEANS)
+
+
+def _means(concepts: pl.DataFrame, columns: Iterable[str]) -> dict[str, Any]:
+    """Means of columns over concepts, with their intervals."""
+    row: dict[str, Any] = {}
+    for name in columns:
+        scale = of_differences(RATINGS) if name == "regret" else RATINGS
+        interval = mean_interval(concepts[name].to_numpy(), SelectionSettings.model_fields["confidence"].default, scale)
+        row |= interval_columns(name, concepts[name].to_numpy().mean(), interval)
+    return row
 
 
 BLOCKS = {
@@ -158,6 +176,10 @@ BLOCKS = {
         "experiment": "experiment", "concepts": "n", "verdicts": "verdicts", "held-out score": "score ±",
         "brute force on as many prompts": "best ±",
         "regret": "regret ±",
+    }),
+    "open-fresh-prompts": Shown(_fresh_prompts, "experiment", {
+        "experiment": "experiment", "intervals that hold the fresh mean": "held", "“use”, of which 1 or more on fresh prompts": "used",
+        "score on fresh prompts": "fresh ±", "brute force's choice there": "best ±", "regret": "regret ±",
     }),
 }  # fmt: skip
 """Block -> its table."""

@@ -78,6 +78,24 @@ rule recommendations:
         "../scripts/summary.py"
 
 
+rule fresh_prompts:
+    """What is recommended, and brute force's choice, on prompts that neither saw."""
+    input:
+        recommendations=f"{TABLES}/recommendations.parquet",
+        prompts=prompts,
+        model_files=fetched("model"),
+        saes=manifests("saes"),
+    output:
+        fresh_prompts=f"{TABLES}/fresh_prompts.parquet",
+    resources:
+        gpu=1,
+    params:
+        code=study_code("summary.py", "summaries.fresh_prompts"),
+        settings=setting("sampling", "judge"),
+    script:
+        "../scripts/summary.py"
+
+
 rule judge_error:
     """Mean scores corrected for how often the judge is measured to err."""
     input:

@@ -12,6 +12,7 @@ from studies.questions.predictor import predictions, predictions_from
 from studies.questions.quantity_correlations import quantity_correlations
 from studies.questions.setting_agreement import setting_agreement
 from studies.questions.summaries.data_sizes import data_sizes
+from studies.questions.summaries.fresh_prompts import fresh_prompts
 from studies.questions.summaries.judge_error import RatingCounts, judge_error
 from studies.questions.summaries.recommendations import recommendations
 from studies.questions.tables import OUTPUT_SCORE_SETTINGS, QUANTITIES
@@ -79,6 +80,7 @@ def question_tables(
     """The tables of what the papers leave open."""
     known = with_quantities(features, synthetic_quantities(features, seed))
     scores, choice, own = synthetic_output_scores(features, seed), BestFactorSettings(), OutputScoreSettings()
+    recommended = recommendations(features, steering.with_columns(prefix_id=pl.col("half").cast(pl.String)), 4, settings)
     predicted, weights = predictions(known, steering, settings)
     if not weights.is_empty():
         predicted = pl.concat([predicted, predictions_from(weights, "another", known, steering, settings)]).sort("layer", "trained_on")
@@ -95,7 +97,8 @@ def question_tables(
         "predictions": predicted,
         "predictor_weights": weights,
         "judge_error": judge_error(known, steering, synthetic_judgements(steering, seed), COUNTS, settings),
-        "recommendations": recommendations(features, steering.with_columns(prefix_id=pl.col("half").cast(pl.String)), 4, settings),
+        "recommendations": recommended,
+        "fresh_prompts": fresh_prompts(recommended, lambda *which: {"mean": 1.5, "low": 1.25, "high": 1.75}, 40),
     }
 
 

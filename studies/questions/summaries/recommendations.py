@@ -43,6 +43,7 @@ def _recommended(concept: str, features: pl.DataFrame, rated: pl.DataFrame, n_pe
         return row
     score, regret = recommended.feature.score, best.score.mean - recommended.feature.score.mean
     row |= {"layer": recommended.feature.layer, "feature": int(recommended.feature.name), "factor": recommended.feature.factor}
+    row |= {"best_layer": best.layer, "best_feature": int(best.name), "best_factor": best.factor}
     return row | interval_columns("score", score.mean, score.interval) | {"best": best.score.mean, "regret": regret}
 
 

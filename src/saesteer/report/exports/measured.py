@@ -49,11 +49,18 @@ class Lens:
 
 
 def measured(
-    run: Run, lm: LanguageModel, sae: Sae, forms: Sequence[Form], concept: str | None, lens: Lens | None, n_texts: int
+    run: Run,
+    lm: LanguageModel,
+    sae: Sae,
+    forms: Sequence[Form],
+    concept: str | None,
+    lens: Lens | None,
+    n_texts: int,
+    prompts: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """A row a form, the unsteered model's first: number of texts, mean and interval of each score, and perplexity as a multiple of the
-    unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature."""
-    experiment, prompts = run.steering, run.prompts()
+    unsteered texts'. A score is null where there is nothing to judge by: no judge, no concept, not one feature. prompts: by prefix_id."""
+    experiment = run.steering
     unsteered = Form(UNSTEERED, Nothing(), 0.0)
     texts = _texts(experiment, lm, sae, [unsteered, *forms], prompts, n_texts)
     losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
