@@ -7,10 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.report.headline import headline_markdown
+from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.report.reference.sae_docs import Release, releases, verdict
 from saesteer.settings import SettingsError
 from studies.pages import effects, findings, kinds, questions
+from studies.pages.demonstration import demonstration
 from studies.pages.example_agreement import SCHEMA
 from studies.pages.kinds_figure import SHOWN
 from studies.pages.methods import methods_markdown, published_order_markdown
@@ -76,7 +77,11 @@ SAES = Shown(_sae_classes, "place form verdict", {
 KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
 """Block -> a shipped model's SAEs of other kinds."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
-    "README.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
+    "README.md": {
+        "demonstration": demonstration,
+        "findings": lambda root: findings_markdown(findings.metrics(root, "tiny")).rstrip(),
+    },
+    "docs/tutorial.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
     "docs/own-models.md": {"scores": SCORES.markdown, "saes": SAES.markdown},
     "docs/methods.md": {"methods": lambda root: methods_markdown(root / "docs/methods")},
     "docs/findings.md": {

@@ -15,7 +15,7 @@ from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, Table, by_name, rea
 from saesteer.figures.save import save_figure
 from saesteer.settings import Comparison, SettingsError
 from studies import open_experiment
-from studies.pages import effects, findings, kinds, methods, questions, runs_figure
+from studies.pages import answer_figure, effects, findings, kinds, methods, questions, runs_figure
 from studies.pages.blocks import KINDS
 from studies.pages.example_agreement import example_agreement
 from studies.pages.kinds_figure import draw
@@ -92,6 +92,10 @@ def update_results(root: Path) -> None:
     for of in KINDS.values():
         rows = kinds.drawn(root, of)
         save_figure(draw(rows), rows, root / of.folder / "kinds")
+    if (drawn := root / f"figures/{SHIPPED}/{answer_figure.CURVE.name}").is_file():
+        write_atomically(root / answer_figure.CURVE, partial(shutil.copyfile, drawn))
+    answered = answer_figure.data(root)
+    save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
     gains = pl.DataFrame(list(findings.gains(root)))
     save_figure(runs_figure.draw(gains), gains, root / "docs/runs")
     for name, figure in FIGURES.items():

@@ -18,6 +18,39 @@ def headline_markdown(numbers: _Numbers) -> str:
     return table(HEADLINE_COLUMNS, rows) + "\n"
 
 
+def findings_markdown(numbers: _Numbers) -> str:
+    """P1's three findings as a Markdown table: HEADLINE_COLUMNS."""
+    return table(HEADLINE_COLUMNS, finding_rows(numbers)) + "\n"
+
+
+def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
+    """P1's three findings: finding, number, and whether it holds by the rule fixed beforehand."""
+    depth, both_high, holds = numbers["depth"], numbers["both_above_half"], numbers["findings"]
+    gains = {rule: times(numbers["filter"][rule]["all"]["ratio"]) for rule in RULES}
+    kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
+    return [
+        (
+            "Early layers have high input scores, late layers high output scores",
+            f"rank correlation with depth {number(depth['rho_input_score'])} and {number(depth['rho_output_score'])}",
+            _yes_or_no(holds["roles_change_with_depth"]),
+        ),
+        (
+            f"Under {MAX_SHARE_BOTH_HIGH:.0%} of features score above .5 on both",
+            f"{percent(both_high['share'])} ({both_high['n']} of {both_high['n_scored']})",
+            _yes_or_no(holds["both_scores_high_is_rare"]),
+        ),
+        (
+            f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all",
+            "GenSuccess@20 " + ", ".join(f"{gain} (factor by {RULES[rule]})" for rule, gain in gains.items()),
+            ", ".join(_yes_or_no(holds[f"filter_helps_by_{rule}"]) for rule in RULES),
+        ),
+    ]
+
+
+def _yes_or_no(finding: bool) -> str:
+    return "yes" if finding else "no"
+
+
 def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """What was found: finding, number, and whether it holds by the rule fixed beforehand."""
     holds = {name: "yes" if finding else "no" for name, finding in numbers["findings"].items()}

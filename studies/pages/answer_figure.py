@@ -1,0 +1,42 @@
+"""The README's figure: what the filter by output score gains on the shipped model, and which rule picks a concept's feature best."""
+
+from pathlib import Path
+
+import polars as pl
+
+from saesteer.figures.gen_success_by_threshold import panel
+from saesteer.figures.style import WIDE, Figure, legend_entry, new_figure, styled
+from studies.pages.questions import FOLDER, JUDGED, SHOWN_RULES
+from studies.questions.figures.choice_rules import TITLES
+from studies.questions.figures.dots import DotPanel, draw_dots, layer_marks, points
+
+CURVE = Path("docs/results/gen_success_by_threshold.csv")
+"""The table of the shipped experiment's figure of that name, in git."""
+LOWEST = 1e-4
+"""Thresholds below it keep nearly every feature."""
+_CURVE, _PICKS = "threshold", "picks"
+
+
+def data(root: Path) -> pl.DataFrame:
+    """Rows of both panels, by `panel`."""
+    curve = pl.read_csv(root / CURVE).filter(pl.col("threshold") >= LOWEST, layers="all")
+    picks = pl.read_csv(root / FOLDER / "tiny-brute/choice_rules.csv").filter(pl.col("rule").is_in(SHOWN_RULES), **JUDGED)
+    return pl.concat([curve.with_columns(panel=pl.lit(_CURVE)), picks.with_columns(panel=pl.lit(_PICKS))], how="diagonal_relaxed")
+
+
+@styled
+def draw(rows: pl.DataFrame) -> Figure:
+    """The threshold curve, and the picks of a few rules at each layer."""
+    curve, picks = rows.filter(panel=_CURVE), rows.filter(panel=_PICKS)
+    n, n_concepts = curve["n_features"][0], picks["n_concepts"].max()
+    figure = new_figure(WIDE, 4.0, f"n = {n} features (left), {n_concepts} concepts (right). Bands and bars: 95% intervals.")
+    left, right = figure.subplots(1, 2)
+    panel(left, curve)
+    left.set_title("does filtering by output score help?", pad=19)
+    left.legend()
+    marks = layer_marks(picks["layer"].cast(pl.Int64))
+    shown = points(picks, "score", row=pl.col("rule").replace_strict(TITLES), mark=pl.format("layer {}", pl.col("layer").cast(pl.Int64)))
+    names, title = [TITLES[rule] for rule in SHOWN_RULES], "which rule picks a concept's feature?"
+    draw_dots(right, DotPanel(shown, names, "judge score of the feature picked (0–2)", left=0.0, title=title), marks)
+    right.legend(handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in marks.items()])
+    return figure
