@@ -1,5 +1,5 @@
-"""How often intervals of a mean, a difference or a rank correlation cover, by simulation: the table in docs/audit.md is `python
-tests/interval_coverage.py`'s."""
+"""How often intervals of a mean, a difference or a rank correlation cover, by simulation: the table in
+docs/tables/intervals.md is `python tests/interval_coverage.py`'s."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -22,7 +22,7 @@ from saesteer.settings import SettingsError
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
 from studies.pages import kinds
-from studies.pages.blocks import KINDS, PAGES, with_block, written
+from studies.pages.blocks import BLOCKS, KINDS, PAGES, TABLES, with_block, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,6 +35,11 @@ INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[�
 def test_a_page_shows_the_kept_results(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert written(ROOT, page, text) == text, "run `make readme`"
+
+
+def test_every_table_of_an_open_question_stands_on_a_page() -> None:
+    shown = [block for blocks in TABLES.values() for block in blocks]
+    assert sorted(shown) == sorted(BLOCKS)
 
 
 def test_the_readme_shows_the_headline_of_the_shipped_experiment() -> None:
@@ -56,8 +61,8 @@ def test_intervals_in_the_text_stand_in_a_table() -> None:
             block = texts[page].partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
             kept.update(shown_intervals(block))
             texts[page] = with_block(page, texts[page], name, "")
-    for page in RESULTS:
-        assert sorted(set(shown_intervals(texts[page])) - kept) == [], page
+    for page, text in texts.items():
+        assert sorted(set(shown_intervals(text)) - kept) == [], page
 
 
 def shown_intervals(text: str) -> list[tuple[float, ...]]:

@@ -14,7 +14,7 @@ from studies.pages import effects, findings, kinds, questions
 from studies.pages.demonstration import demonstration
 from studies.pages.example_agreement import SCHEMA
 from studies.pages.kinds_figure import SHOWN
-from studies.pages.methods import methods_markdown, published_order_markdown
+from studies.pages.methods import methods_markdown, published_order_markdown, scores_markdown
 from studies.pages.scores import HIGH
 from studies.pages.tables import Row, Rows, Shown, beside, every, last, matching
 from studies.questions.figures.choice_rules import TITLES
@@ -76,6 +76,32 @@ SAES = Shown(_sae_classes, "place form verdict", {
 })  # fmt: skip
 KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
 """Block -> a shipped model's SAEs of other kinds."""
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "growth": findings.GROWTH.markdown,
+    **{block: _of_kinds(which).markdown for block, which in KINDS.items()},
+    "persistence": LASTING.markdown,
+    "open-effects": effects.shipped_markdown,
+    "effects-models": effects.ALL_MODELS.markdown,
+    "effects-layers": effects.LATER_LAYERS.markdown,
+    **{block: shown.markdown for block, shown in questions.BLOCKS.items()},
+}
+"""The tables of the open questions."""
+TABLES = {
+    "choice-rules": ("open-choices", "open-choices-seeds", "open-rankings"),
+    "filter": ("open-headline", "open-correlations"),
+    "thresholds": ("open-thresholds",),
+    "factor-grid": ("open-grid",),
+    "sae-kinds": tuple(KINDS),
+    "architectures": ("growth",),
+    "persistence": ("persistence",),
+    "output-score": ("open-settings",),
+    "data-sizes": ("open-sizes",),
+    "predictor": ("open-predictor", "open-predictor-seeds"),
+    "effects": ("open-effects", "effects-models", "effects-layers"),
+    "judge-errors": ("open-judge-error",),
+    "recommend": ("open-recommendations-seeds", "open-recommendations"),
+}
+"""Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "demonstration": demonstration,
@@ -83,25 +109,19 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     },
     "docs/tutorial.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
     "docs/own-models.md": {"scores": SCORES.markdown, "saes": SAES.markdown},
-    "docs/methods.md": {"methods": lambda root: methods_markdown(root / "docs/methods")},
+    "docs/methods.md": {"methods": lambda root: scores_markdown(root / "docs/methods")},
     "docs/findings.md": {
         "runs": findings.RUNS.markdown,
         "p4": lambda root: published_order_markdown(root / "docs/methods"),
     },
-    "docs/books.md": {
+    "docs/books.md": {"books-scores": lambda root: scores_markdown(root / "docs/books/methods")},
+    "docs/tables/methods.md": {"methods": lambda root: methods_markdown(root / "docs/methods")},
+    "docs/tables/books.md": {
         "books": lambda root: headline_markdown(findings.metrics(root, "books")).rstrip(),
-        "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
         "books-methods": lambda root: methods_markdown(root / "docs/books/methods"),
+        "books-records": MAX_ACTIVATING_EXAMPLES.markdown,
     },
-    "docs/open-questions.md": {
-        "growth": findings.GROWTH.markdown,
-        **{block: _of_kinds(which).markdown for block, which in KINDS.items()},
-        "persistence": LASTING.markdown,
-        "open-effects": effects.shipped_markdown,
-        "effects-models": effects.ALL_MODELS.markdown,
-        "effects-layers": effects.LATER_LAYERS.markdown,
-        **{block: shown.markdown for block, shown in questions.BLOCKS.items()},
-    },
+    **{f"docs/tables/{page}.md": {block: BLOCKS[block] for block in blocks} for page, blocks in TABLES.items()},
 }
 """Page -> its generated blocks by name, each with what writes its text from the repository's root."""
 

@@ -55,6 +55,12 @@ def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) 
         write_text(folder / name, rows.write_csv(float_precision=4))
 
 
+def scores_markdown(folder: Path) -> str:
+    """Every method's score, and what steering at the chosen factors costs ordinary text: best first by its mean over layers."""
+    rows = pl.read_csv(folder / POOLED_FILES[0]).to_dicts()
+    return markdown(best_first("method", "score")(rows), "method", SCORES | {"loss rise": DAMAGE["loss rise"]})
+
+
 def methods_markdown(folder: Path) -> str:
     """The results over seeds: a line a method, best first by its mean over layers."""
     methods, pairs = (pl.read_csv(folder / name) for name in POOLED_FILES)

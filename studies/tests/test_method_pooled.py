@@ -11,7 +11,15 @@ from scipy import stats
 
 from saesteer.core.tables import by_name
 from saesteer.core.uncertainty import mean_interval
-from studies.pages.methods import POOLED_FILES, TABLE_COLUMNS, TABLES, methods_markdown, pool_results, published_order_markdown
+from studies.pages.methods import (
+    POOLED_FILES,
+    TABLE_COLUMNS,
+    TABLES,
+    methods_markdown,
+    pool_results,
+    published_order_markdown,
+    scores_markdown,
+)
 from studies.pages.pooled import pooled_methods, pooled_scores, seeds_reach
 from studies.pages.results import Snapshot, write_snapshot
 
@@ -74,9 +82,10 @@ def test_by_hand(tmp_path: Path) -> None:
         table.write_csv(tmp_path / name, float_precision=4)
     text = methods_markdown(tmp_path)
     unseen = 1 - 0.025**0.25  # two of four equal: what the scale allows
-    start = f"| B | 0.65 [{0.65 - 0.65 * unseen:.2f}, {0.65 + 1.35 * unseen:.2f}] | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 0 / 0 | 2 |"
-    assert text.splitlines()[2].startswith(start)
+    score = f"0.65 [{0.65 - 0.65 * unseen:.2f}, {0.65 + 1.35 * unseen:.2f}]"
+    assert text.splitlines()[2].startswith(f"| B | {score} | 0.65 0.65 | 1.00 / 1.50 | 0.75 | – | 0 / 0 | 2 |")
     assert "n = 4 concepts, each the mean of 2 training seeds" in text
+    assert scores_markdown(tmp_path).splitlines()[2] == f"| B | {score} | 0.75 |"
 
 
 def test_seeds_are_kept_one_at_a_time_and_pooled_from_what_is_kept(tmp_path: Path) -> None:
