@@ -38,5 +38,5 @@ def draw(rows: pl.DataFrame) -> Figure:
     shown = points(picks, "score", row=pl.col("rule").replace_strict(TITLES), mark=pl.format("layer {}", pl.col("layer").cast(pl.Int64)))
     names, title = [TITLES[rule] for rule in SHOWN_RULES], "which rule picks a concept's feature?"
     draw_dots(right, DotPanel(shown, names, "judge score of the feature picked (0–2)", left=0.0, title=title), marks)
-    right.legend(handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in marks.items()])
+    right.legend(loc="lower right", handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in marks.items()])
     return figure

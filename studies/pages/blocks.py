@@ -99,7 +99,7 @@ TABLES = {
     "predictor": ("open-predictor", "open-predictor-seeds"),
     "effects": ("open-effects", "effects-models", "effects-layers"),
     "judge-errors": ("open-judge-error",),
-    "recommend": ("open-recommendations-seeds", "open-recommendations"),
+    "recommend": ("open-recommendations-seeds", "open-fresh-prompts", "open-recommendations"),
 }
 """Page in docs/tables/ of an open question -> its blocks."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
