@@ -19,12 +19,16 @@ POOLED_FILES = ("methods.csv", "differences.csv")
 """Of a comparison's folder: the results over seeds."""
 TABLES = (METHOD_SUMMARIES["method_scores"], METHOD_SUMMARIES["methods"], METHOD_DAMAGE)
 """Tables of each seed that the results are computed from, in a folder a seed beside them."""
-TABLE_COLUMNS = {
+POOLED_COLUMNS = {
     "method_scores": ("layer", "method", "concept_id", "concept", "score"),
     "methods": ("layer", "method", "title", "score", "n_abstaining", "n_effect_vectors", *RATINGS),
     "method_damage": ("layer", "method", *LOSSES),
 }
-"""What of them is needed."""
+"""What of them is pooled."""
+FITTED = ("surviving_score", "learning_rate", "learning_rate_low", "learning_rate_high", "n_epochs")
+ENDS = ("share_at_rate_end", "share_at_smallest", "share_at_largest")
+TABLE_COLUMNS = POOLED_COLUMNS | {"methods": (*POOLED_COLUMNS["methods"], *FITTED, *ENDS)}
+"""What of them is in git: besides, how each method was trained, and how often its choices lie at an end of a grid."""
 SCORES: dict[str, Column] = {"method": "title", "layer {layer}": "score ±"}
 SEEDS: dict[str, Column] = {"seeds, layer {layer}": lambda rows: " ".join(number(rows[0][name]) for name in _seeds(rows))}
 DAMAGE: dict[str, Column] = {
@@ -47,8 +51,8 @@ def pool_results(seeds: Sequence[Path], settings: MethodSettings, folder: Path) 
     """Pool the results in git of the world's seeds, in order."""
 
     def of_seeds(which: Table) -> list[pl.DataFrame]:
-        schema = {name: which.schema[name] for name in TABLE_COLUMNS[which.name]}
-        return [pl.read_csv(seed / f"{which.name}.csv", schema=schema) for seed in seeds]
+        schema = {name: which.schema[name] for name in POOLED_COLUMNS[which.name]}
+        return [pl.read_csv(seed / f"{which.name}.csv", columns=list(schema), schema_overrides=schema) for seed in seeds]
 
     scores, methods, damage = map(of_seeds, TABLES)
     for name, rows in zip(POOLED_FILES, pooled_methods(scores, methods, damage, settings), strict=True):
