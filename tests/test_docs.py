@@ -159,6 +159,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "commands": "saesteer unlock",
         "methods": "reft_r1",
         "configuration": "gen_success_limit",
+        "models": "recurrent_gemma",
+        "faults": "test_bombs.py",
     }.items():
         assert word in re.sub("<[^>]+>", "", (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")), page
     assert "saesteer.load_sae" in (tmp_path / "reference/api.html").read_text(encoding="utf-8")
