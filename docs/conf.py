@@ -18,6 +18,7 @@ from typer.cli import get_docs_for_click
 from saesteer.cli import app
 from saesteer.core.markdown import table
 from saesteer.core.tables import EXAMPLE, METHOD_STEPS, STEPS, Table
+from saesteer.engine import hook_points
 from saesteer.report.reference.sae_docs import releases_markdown
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
@@ -77,6 +78,12 @@ def registry_markdown() -> str:
     return table(["method", "key", "from", "needs", "chosen by", "labelled texts", "module"], rows)
 
 
+def saes_markdown() -> str:
+    """Where SAEs may sit, from the docstring that says it, and every SAE that sae-lens lists."""
+    places = "\n".join(line for line in str(hook_points.__doc__).splitlines() if line.startswith("|"))
+    return f"## Hook points\n\n{places}\n\n## Releases\n\n{releases_markdown()}"
+
+
 def families_markdown() -> str:
     """Families of models: those that `tests/family_table.py` tried, and those that are refused."""
     header, *rows = _csv("docs/models/families.csv")
@@ -100,7 +107,7 @@ GENERATED = {
     "reference/commands": commands,
     "reference/tables": tables_markdown,
     "reference/methods": registry_markdown,
-    "reference/saes": releases_markdown,
+    "reference/saes": saes_markdown,
     "reference/models": families_markdown,
     "reference/faults": faults_markdown,
 }

@@ -18,7 +18,7 @@ from workflow_folder import BIN, ROOT
 import saesteer
 from saesteer.core.tables import METHOD_STEPS, STEPS
 from saesteer.report.headline import headline_markdown
-from saesteer.settings import SettingsError
+from saesteer.settings import SettingsError, Sweep, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
 from studies.pages import kinds
@@ -76,6 +76,25 @@ def kept_intervals() -> Iterator[tuple[float, ...]]:
                 for digits in (1, 2, 3):
                     yield tuple(float(f"{number:.{digits}f}") for number in numbers)
                     yield tuple(float(f"{-number:.{digits}f}") for number in (numbers[0], *reversed(numbers[1:])))
+
+
+def test_an_experiment_on_a_page_is_valid(tmp_path: Path) -> None:
+    """Each file that a page says to save is read as it stands there, beside the experiments that ship."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in FILES)
+    written = dict(re.findall(r"```yaml\n# config/experiments/([\w-]+)\.yaml\n(.*?)```", pages, re.DOTALL))
+    for name, text in written.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    read = {name: load_experiment(name, tmp_path, ROOT / "config/experiments") for name in written}
+    assert read.keys() >= {"gemma-five", "gemma-layer-20", "gemma-3-1b"}
+    assert isinstance(load_experiment("gemma-layer-20", tmp_path, ROOT / "config/experiments", kind="sweep"), Sweep)  # for `recommend`
+
+
+def test_the_messages_under_troubleshooting_are_those_of_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "Makefile", *(ROOT / "src").rglob("*.py")])
+    joined = re.sub(r'"\n\s*f?"', "", code)
+    messages = re.findall(r"^\| `(.+?)` \|", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(messages) >= 20
+    assert [message for message in messages if not all(part in joined for part in message.split("…"))] == []
 
 
 def test_a_page_without_its_markers_is_refused() -> None:

@@ -77,7 +77,8 @@ KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
 """Block -> a shipped model's SAEs of other kinds."""
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
-    "docs/own-models.md": {"scores": SCORES.markdown, "saes": SAES.markdown},
+    "docs/own-models.md": {"scores": SCORES.markdown},
+    "docs/reference/saes.md": {"saes": SAES.markdown},
     "docs/methods.md": {"methods": lambda root: methods_markdown(root / "docs/methods")},
     "docs/findings.md": {
         "runs": findings.RUNS.markdown,
