@@ -5,6 +5,7 @@ when the site is built (`GENERATED`, autodoc), so there is no copy to forget.
 """
 
 import csv
+import re
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -103,7 +104,14 @@ def _csv(path: str) -> list[list[str]]:
     return list(csv.reader((ROOT / path).read_text(encoding="utf-8").splitlines()))
 
 
+def formulas_markdown() -> str:
+    """Every formula of the papers with the function that computes it; a test looks the functions up."""
+    header, *rows = _csv("docs/formulas.csv")
+    return table(header, ([*row[:2], re.sub(r"((?:saesteer|studies)[.\w]+)", r"`\1`", row[2])] for row in rows)) + "\n"
+
+
 GENERATED = {
+    "architecture": formulas_markdown,
     "reference/commands": commands,
     "reference/tables": tables_markdown,
     "reference/methods": registry_markdown,

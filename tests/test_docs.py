@@ -120,9 +120,10 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors or target.name == "performance.md", f"{page.name}: {path}#{anchor}"
 
 
-@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*FILES, ROOT / "docs/formulas.csv"], ids=lambda page: page.name)
 def test_every_function_and_module_named_exists(page: Path) -> None:
-    for name in re.findall(r"`((?:saesteer|studies)(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+    mark = "" if page.suffix == ".csv" else "`"
+    for name in re.findall(rf"{mark}((?:saesteer|studies)(?:\.\w+)+){mark}", page.read_text(encoding="utf-8")):
         module, _, function = name.rpartition(".")
         file = next((path for path in (_file(name), _file(module)) if path), None)
         assert file, f"{name} does not exist"

@@ -71,7 +71,7 @@ def _sae_classes(_root: Path) -> Iterator[Row]:
 
 
 SAES = Shown(_sae_classes, "place form verdict", {
-    "place": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
+    "hook point": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
 })  # fmt: skip
 KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
 """Block -> a shipped model's SAEs of other kinds."""
