@@ -4,6 +4,11 @@ Sphinx with MyST and furo: mkdocs-material, the other candidate, is in maintenan
 when the site is built (`GENERATED`, autodoc), so there is no copy to forget.
 """
 
+import csv
+import re
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -14,10 +19,13 @@ from typer.cli import get_docs_for_click
 from saesteer.cli import app
 from saesteer.core.markdown import table
 from saesteer.core.tables import EXAMPLE, METHOD_STEPS, STEPS, Table
+from saesteer.engine import hook_points
 from saesteer.report.reference.sae_docs import releases_markdown
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
+from saesteer.workflow.families import REFUSED
 
+ROOT = Path(__file__).parents[1]
 project, author, html_title = "saesteer", "The saesteer developers", "saesteer"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["captions.rst"]
@@ -71,11 +79,45 @@ def registry_markdown() -> str:
     return table(["method", "key", "from", "needs", "chosen by", "labelled texts", "module"], rows)
 
 
+def saes_markdown() -> str:
+    """Where SAEs may sit, from the docstring that says it, and every SAE that sae-lens lists."""
+    places = "\n".join(line for line in str(hook_points.__doc__).splitlines() if line.startswith("|"))
+    return f"## Hook points\n\n{places}\n\n## Releases\n\n{releases_markdown()}"
+
+
+def families_markdown() -> str:
+    """Families of models: those that `tests/family_table.py` tried, and those that are refused."""
+    header, *rows = _csv("docs/models/families.csv")
+    tried = table(header, ([f"`{family}`", *row] for family, *row in rows))
+    refused = table(["`model_type`", "reason"], ([f"`{family}`", reason] for family, reason in sorted(REFUSED.items())))
+    return f"## Families that were tried\n\n{tried}\n\n## Families that are refused\n\n{refused}\n"
+
+
+def faults_markdown() -> str:
+    """Every fault and attack that a test tries, by what it concerns."""
+    header, *rows = _csv("tests/faults.csv")
+    tables = {about: table(header[1:], ([*row[1:3], f"`{row[3]}`"] for row in several)) for about, several in groupby(rows, itemgetter(0))}
+    return "\n".join(f"## {about}\n\n{shown}\n" for about, shown in tables.items())
+
+
+def _csv(path: str) -> list[list[str]]:
+    return list(csv.reader((ROOT / path).read_text(encoding="utf-8").splitlines()))
+
+
+def formulas_markdown() -> str:
+    """Every formula of the papers with the function that computes it; a test looks the functions up."""
+    header, *rows = _csv("docs/formulas.csv")
+    return table(header, ([*row[:2], re.sub(r"((?:saesteer|studies)[.\w]+)", r"`\1`", row[2])] for row in rows)) + "\n"
+
+
 GENERATED = {
+    "architecture": formulas_markdown,
     "reference/commands": commands,
     "reference/tables": tables_markdown,
     "reference/methods": registry_markdown,
-    "reference/saes": releases_markdown,
+    "reference/saes": saes_markdown,
+    "reference/models": families_markdown,
+    "reference/faults": faults_markdown,
 }
 """Page -> what is put behind its own text."""
 

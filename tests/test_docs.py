@@ -18,7 +18,7 @@ from workflow_folder import BIN, ROOT
 import saesteer
 from saesteer.core.tables import METHOD_STEPS, STEPS
 from saesteer.report.headline import headline_markdown
-from saesteer.settings import SettingsError
+from saesteer.settings import SettingsError, Sweep, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
 from studies.pages import kinds
@@ -83,6 +83,25 @@ def kept_intervals() -> Iterator[tuple[float, ...]]:
                     yield tuple(float(f"{-number:.{digits}f}") for number in (numbers[0], *reversed(numbers[1:])))
 
 
+def test_an_experiment_on_a_page_is_valid(tmp_path: Path) -> None:
+    """Each file that a page says to save is read as it stands there, beside the experiments that ship."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in FILES)
+    written = dict(re.findall(r"```yaml\n# config/experiments/([\w-]+)\.yaml\n(.*?)```", pages, re.DOTALL))
+    for name, text in written.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    read = {name: load_experiment(name, tmp_path, ROOT / "config/experiments") for name in written}
+    assert read.keys() >= {"gemma-five", "gemma-layer-20", "gemma-3-1b"}
+    assert isinstance(load_experiment("gemma-layer-20", tmp_path, ROOT / "config/experiments", kind="sweep"), Sweep)  # for `recommend`
+
+
+def test_the_messages_under_troubleshooting_are_those_of_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "Makefile", *(ROOT / "src").rglob("*.py")])
+    joined = re.sub(r'"\n\s*f?"', "", code)
+    messages = re.findall(r"^\| `(.+?)` \|", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(messages) >= 18
+    assert [message for message in messages if not all(part in joined for part in message.split("…"))] == []
+
+
 def test_a_page_without_its_markers_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"docs/a\.md has no lines <!-- headline -->"):
         with_block("docs/a.md", "# Title", "headline", "| a |")
@@ -106,9 +125,10 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors or target.name == "performance.md", f"{page.name}: {path}#{anchor}"
 
 
-@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*FILES, ROOT / "docs/formulas.csv"], ids=lambda page: page.name)
 def test_every_function_and_module_named_exists(page: Path) -> None:
-    for name in re.findall(r"`((?:saesteer|studies)(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+    mark = "" if page.suffix == ".csv" else "`"
+    for name in re.findall(rf"{mark}((?:saesteer|studies)(?:\.\w+)+){mark}", page.read_text(encoding="utf-8")):
         module, _, function = name.rpartition(".")
         file = next((path for path in (_file(name), _file(module)) if path), None)
         assert file, f"{name} does not exist"
@@ -164,6 +184,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "commands": "saesteer unlock",
         "methods": "reft_r1",
         "configuration": "gen_success_limit",
+        "models": "recurrent_gemma",
+        "faults": "test_bombs.py",
     }.items():
         assert word in re.sub("<[^>]+>", "", (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")), page
     assert "saesteer.load_sae" in (tmp_path / "reference/api.html").read_text(encoding="utf-8")

@@ -84,7 +84,10 @@ COMMANDS = {
     r'snakemake --cores all --config "experiments=\[my-model\]"': by(
         "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
     ),
-    r"saesteer check( gemma-2-2b)?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
+    r'snakemake --cores all --config "experiments=\[gemma-(five|layer-20)\]"': by(
+        "test_docs.py::test_an_experiment_on_a_page_is_valid", REAL, "test_scored.py::test_an_experiment_that_stops_at_the_scores"
+    ),
+    r"saesteer check( gemma-(2-2b|five))?": by("test_commands_on_real_inputs.py::test_check_says_what_there_is_and_what_it_takes"),
     r"saesteer saes PATTERN": by("test_listed_saes.py::test_the_command"),
     r"python tests/family_table\.py": by("test_model_families.py::test_every_family_scores_and_steers_as_plain_hooks_do"),
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),

@@ -178,8 +178,7 @@ def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     write_named_files(Path("my"))
     written = write_experiment("my-model", Path("my/model"), Path("my/saes"), Path("my/texts.parquet"), Path()).read_text()
-    documented = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/own-models.md").read_text(), re.DOTALL)
-    assert written in documented
+    assert written == (ROOT / "docs/my-model.yaml").read_text()
     own = load_experiment("my-model", tmp_path)
     assert (own.saes.path, own.saes.hook_point, own.saes.d_model, own.saes.n_features) == (
         "my/saes/layer_{layer}",

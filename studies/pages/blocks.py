@@ -72,7 +72,7 @@ def _sae_classes(_root: Path) -> Iterator[Row]:
 
 
 SAES = Shown(_sae_classes, "place form verdict", {
-    "place": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
+    "hook point": "place", "form": "form", "releases": "releases", "SAEs": "n ,", "can be used": "verdict",
 })  # fmt: skip
 KINDS = {"kinds": kinds.GRAMMAR, "books-kinds": kinds.BOOKS}
 """Block -> a shipped model's SAEs of other kinds."""
@@ -108,7 +108,8 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "findings": lambda root: findings_markdown(findings.metrics(root, "tiny")).rstrip(),
     },
     "docs/tutorial.md": {"headline": lambda root: headline_markdown(findings.metrics(root, "tiny")).rstrip()},
-    "docs/own-models.md": {"scores": SCORES.markdown, "saes": SAES.markdown},
+    "docs/own-models.md": {"scores": SCORES.markdown},
+    "docs/reference/saes.md": {"saes": SAES.markdown},
     "docs/methods.md": {"methods": lambda root: scores_markdown(root / "docs/methods")},
     "docs/findings.md": {
         "runs": findings.RUNS.markdown,

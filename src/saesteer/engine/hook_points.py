@@ -2,16 +2,17 @@
 
 The names are core.hook_points.HOOK_POINTS; what a block is made of is found by running it (`engine.block_parts`).
 
-| hook point            | the encoder reads                                       | a direction is added to                                |
-|-----------------------|---------------------------------------------------------|--------------------------------------------------------|
-| resid_pre, resid_post | the residual before or behind the block                 | the same                                               |
-| embedding             | the residual before block 0                             | the same                                               |
-| resid_mid             | the residual between attention and MLP                  | the same                                               |
-| attn_out              | what attention adds to the residual                     | resid_mid; of a parallel block (GPT-NeoX's) resid_post |
-| hook_z                | attention's heads side by side: its output map's input  | the same                                               |
-| mlp_out               | what the MLP adds to the residual                       | resid_post                                             |
-| transcoder            | the MLP's input                                         | resid_post                                             |
-| transcoder_normalized | the same before the gain and bias of the norm           | resid_post                                             |
+| hook point              | the encoder reads                                     | a direction is added to                                |
+|-------------------------|-------------------------------------------------------|--------------------------------------------------------|
+| `resid_pre`             | the residual before the block                         | the same                                               |
+| `resid_mid`             | the residual between attention and MLP                | the same; parallel blocks (Pythia's) have none       |
+| `resid_post`            | the residual after the block                          | the same                                               |
+| `attn_out`              | what attention adds to the residual                   | `resid_mid`; in parallel blocks `resid_post`           |
+| `hook_z`                | attention's heads side by side, before its output map | the same                                               |
+| `mlp_out`               | what the MLP adds to the residual                     | `resid_post`                                           |
+| `transcoder`            | the MLP's input                                       | `resid_post`                                           |
+| `transcoder_normalized` | the same before the gain and bias of the norm         | `resid_post`                                           |
+| `embedding`             | the residual before block 0, without positions added  | the same                                               |
 
 What attention or the MLP adds is added unchanged, so adding a direction to it is adding it to the residual behind it.
 """

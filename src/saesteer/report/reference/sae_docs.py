@@ -78,7 +78,7 @@ def verdict(release: Release) -> str:
 
 def releases_markdown() -> str:
     """Every release, a row for each thing that is said of its SAEs."""
-    header = ("release", "model", "place", "width", "SAEs", "with a Neuronpedia id", "can be used")
+    header = ("release", "model", "hook point", "width", "SAEs", "with a Neuronpedia id", "can be used")
     rows = (
         (f"`{row.name}`", row.model, ", ".join(row.hook_points), ", ".join(row.widths), row.n, row.n_neuronpedia or "", verdict(row))
         for row in releases()
