@@ -62,7 +62,7 @@ def imported(path: Path) -> Any:
 
 
 def test_the_commands_formats_are_those_that_can_be_written() -> None:
-    assert get_args(cli.results.VectorForm) == tuple(FORMATS)
+    assert get_args(cli.steering.VectorForm) == tuple(FORMATS)
 
 
 # Frozen.
