@@ -75,5 +75,7 @@ def test_what_cannot_be_steered_is_refused_in_a_line(comparison: Run, arguments:
 
 
 def test_what_is_no_feature_is_refused() -> None:
-    with pytest.raises(SettingsError, match="'sea' is no LAYER/FEATURE, e.g. 6/884"):
+    with pytest.raises(SettingsError, match="'sea' is not LAYER/FEATURE, e.g. 6/548"):
         request_of("sea", [1.0], PROMPT)
+    with pytest.raises(SettingsError, match="'6-548' is not LAYER/FEATURE, e.g. 6/548. Did you mean 6/548?"):
+        request_of("6-548", [1.0], PROMPT)

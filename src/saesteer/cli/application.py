@@ -69,9 +69,9 @@ CONFIG = Path("config/config.yaml")
 
 def workflow_of(configfile: Path) -> "Workflow":
     """The settings of a configuration."""
-    from saesteer.settings import load_workflow, read_yaml
+    from saesteer.settings import read_workflow
 
-    return load_workflow(read_yaml(configfile), str(configfile))
+    return read_workflow(configfile)
 
 
 def run_of(experiment: str, configfile: Path) -> "Run":

@@ -38,7 +38,7 @@ def recommend(
 @command()
 def steer(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run here.")],
-    feature: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/884.")],
+    feature: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548.")],
     prompt: Annotated[str, typer.Argument(help="What the model goes on from, or answers.")],
     factor: Annotated[list[float], typer.Option(min=0, help="How hard to steer, in multiples of a_max; may be given several times.")],
     seed: Annotated[int | None, typer.Option(min=0, help="Of the sampling; none: the experiment's.")] = None,

@@ -38,7 +38,7 @@ def features(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
 @command()
 def export_vector(
     experiment: Finished,
-    which: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/884; or METHOD/CONCEPT of a comparison, e.g. diffmean/sea.")],
+    which: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548; or METHOD/CONCEPT of a comparison, e.g. diffmean/sea.")],
     to: Annotated[VectorForm, typer.Option(help="What is to read the file.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: as the experiment chose.")] = None,
@@ -130,13 +130,12 @@ def rate(
 @command()
 def agreement(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data artifacts.")] = Path("data"),
+    configfile: Configfile = CONFIG,
 ) -> None:
     """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
     from saesteer.judge.agreement import pairwise_agreement
-    from saesteer.settings import experiment_name
 
-    for (first, second), rows in pairwise_agreement(data / experiment_name(experiment) / "judge").items():
+    for (first, second), rows in pairwise_agreement(run_of(experiment, configfile).data / "judge").items():
         _show_agreement(first, second, rows)
 
 

@@ -1,14 +1,16 @@
 """What a method of a finished comparison fitted for a concept."""
 
+import re
 from dataclasses import dataclass
 
 import polars as pl
 
 from saesteer.core.errors import SettingsError
+from saesteer.core.names import check_known
 from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.run import Run, check_known
+from saesteer.run import Run
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,16 @@ def parse_feature(which: str) -> tuple[int, int] | None:
     return (int(layer), int(feature)) if slash and layer.isdecimal() and feature.isdecimal() else None
 
 
+def not_a_feature(which: str, nor: str = "") -> SettingsError:
+    """A refusal of what is written otherwise, such as 6-548."""
+    numbers = re.findall(r"\d+", which)
+    near = f" Did you mean {'/'.join(numbers)}?" if len(numbers) == 2 else ""
+    return SettingsError(f"{which!r} is not LAYER/FEATURE, e.g. 6/548{nor}.{near}")
+
+
 def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
     """A fit of a finished comparison; `factor` None: the one that was chosen, of two halves' the larger, which does more to the model."""
-    check_known("layer", str(layer), [str(number) for number in run.layers])
+    run.check_layer(layer)
     fits = at_every_layer(run.rows(FITS, sorted({layer, run.layers[0]})), run.layers).filter(layer=layer)
     check_known("method", method, sorted(set(fits["method"])))
     concepts = dict(run.summary(COMPARED_CONCEPTS).select("concept", "concept_id").iter_rows())

@@ -17,7 +17,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
-from saesteer.report.fits import parse_feature
+from saesteer.report.fits import not_a_feature, parse_feature
 from saesteer.run import Run
 from saesteer.settings.base import canonical_factor
 from saesteer.steps.generations import sampling_of
@@ -44,7 +44,7 @@ def request_of(feature: str, factors: Sequence[float], prompt: str, seed: int | 
     """A request for LAYER/FEATURE."""
     layer_and_feature = parse_feature(feature)
     if layer_and_feature is None:
-        raise SettingsError(f"{feature!r} is no LAYER/FEATURE, e.g. 6/884")
+        raise not_a_feature(feature)
     return Request(*layer_and_feature, tuple(factors), prompt, seed, max_tokens)
 
 

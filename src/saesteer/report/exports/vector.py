@@ -22,9 +22,9 @@ from saesteer.engine.interventions import Addition
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
-from saesteer.engine.vector_formats import FORMATS, check_format
+from saesteer.engine.vector_formats import FORMATS, check_format, check_suffix
 from saesteer.report.exports.measured import Form, Lens, measured
-from saesteer.report.fits import fit_of, parse_feature
+from saesteer.report.fits import fit_of, not_a_feature, parse_feature
 from saesteer.run import Run
 from saesteer.settings import Experiment, Sweep
 from saesteer.sources.neuronpedia.sources import known_sources
@@ -63,7 +63,7 @@ def steerer_of(
         return _of_feature(run, sae, layer_and_feature[1], factor, concept), sae
     method, slash, fitted_for = which.partition("/")
     if not slash:
-        raise SettingsError(f"{which!r} is neither LAYER/FEATURE, e.g. 6/884, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'")
+        raise not_a_feature(which, nor=", nor METHOD/CONCEPT, e.g. 'diffmean/the sea'")
     settings, layers = run.comparison.methods, sorted(run.experiment.layers)
     if layer is None and len(layers) > 1:
         raise SettingsError(f"{run.name} fits methods at layers {', '.join(map(str, layers))}: choose one (--layer)")
@@ -100,12 +100,13 @@ def _best_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
 
 def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str, Any]:
     """Freeze, measure and write; gives what is said of the vector. What a format cannot express is refused before anything is measured."""
+    check_suffix(to.form, to.path)
     layer, hook_point, original = sae.meta.layer, sae.meta.hook_point, steerer.addition
     neuronpedia = {"neuronpedia_model": _neuronpedia_model(run.experiment, layer, to)} if to.form == "neuronpedia" else {}
     lm, form = run.model(), FORMATS[to.form]
     constant, scale = _constant(run, lm, sae, original, form.positions)
     added = block_vector(lm, layer, hook_point, constant, steerer.factor)
-    check_format(to.form, to.path, added)
+    check_format(to.form, added)
     forms = [Form("original", original, steerer.factor)]
     if (constant.scale, constant.positions) != (original.scale, original.positions):
         forms.append(Form("frozen", constant, steerer.factor))
