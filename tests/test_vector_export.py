@@ -305,7 +305,7 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
         ("prompting/sea", "this fit puts text before the prompt: it is no constant added vector"),
         ("supervised/sea", "method supervised abstains for concept 'sea'"),
         ("diffmen/sea", "there is no method 'diffmen' here"),
-        ("6/7", "the experiment has chosen no factor for feature 6/7: name one (--factor)"),
+        ("6/7", f"{NAME} has not steered with feature 6/7, so no factor is recommended: name one (--factor)"),
         ("6/1024 --factor 1", "feature 6/1024 does not exist: the SAE has features 0 to 1023"),
         ("5/7 --factor 1", "there is no layer '5' here. Known: 6"),
         ("6-7", "'6-7' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'. Did you mean 6/7?"),

@@ -1,16 +1,18 @@
-"""What a method of a finished comparison fitted for a concept."""
+"""What is steered with: a feature and how hard, or what a method of a finished comparison fitted for a concept."""
 
 import re
 from dataclasses import dataclass
 
 import polars as pl
 
+from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
-from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES
+from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES, STEERING
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
+from saesteer.settings import Sweep
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,18 @@ def not_a_feature(which: str, nor: str = "") -> SettingsError:
     numbers = re.findall(r"\d+", which)
     near = f" Did you mean {'/'.join(numbers)}?" if len(numbers) == 2 else ""
     return SettingsError(f"{which!r} is not LAYER/FEATURE, e.g. 6/548{nor}.{near}")
+
+
+def recommended_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
+    """The recommended factor of a feature of a finished sweep, and what chose it."""
+    steering = run.summary_if_any(STEERING) if isinstance(run.experiment, Sweep) else None
+    rows = None if steering is None else steering.filter(layer=layer, feature=feature)
+    if rows is None or rows.is_empty():
+        raise SettingsError(f"{run.name} has not steered with feature {layer}/{feature}, so no factor is recommended: name one (--factor)")
+    ((_, _, factor, chosen_by),) = recommended_factors(rows, run.sweep.best_factor).rows()
+    if factor is None:
+        raise SettingsError(f"feature {layer}/{feature} did not steer at any factor of {run.name}: name one (--factor)")
+    return float(factor), f"recommended: chosen by {chosen_by}"
 
 
 def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
