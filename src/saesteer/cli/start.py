@@ -40,7 +40,11 @@ def steer(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run here.")],
     feature: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548.")],
     prompt: Annotated[str, typer.Argument(help="What the model goes on from, or answers.")],
-    factor: Annotated[list[float], typer.Option(min=0, help="How hard to steer, in multiples of a_max; may be given several times.")],
+    factor: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="How hard to steer, in multiples of a_max; may be given several times; none: the recommended factor."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Texts of each strength.")] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the sampling; none: the experiment's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; none: the experiment's.")] = None,
     configfile: Configfile = CONFIG,
@@ -48,10 +52,12 @@ def steer(
     """Show what a model writes unsteered and steered with a feature, side by side, while it is written."""
     from rich.console import Console
 
-    from saesteer.report.terminal import request_of, show, texts_by_token
+    from saesteer.report.terminal import heading, request_of, show, texts_by_token
 
-    request = request_of(feature, factor, prompt, seed, max_tokens)
-    show(texts_by_token(run_of(experiment, configfile), request), request, Console())
+    run = run_of(experiment, configfile)
+    request = request_of(run, feature, factor or [], prompt, samples, seed, max_tokens)
+    typer.echo(heading(run, request))
+    show(texts_by_token(run, request), request, Console())
 
 
 @command()

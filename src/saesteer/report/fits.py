@@ -8,7 +8,7 @@ import polars as pl
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
-from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES, STEERING
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, METHOD_CHOICES, STEERING
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
@@ -38,6 +38,12 @@ def not_a_feature(which: str, nor: str = "") -> SettingsError:
     numbers = re.findall(r"\d+", which)
     near = f" Did you mean {'/'.join(numbers)}?" if len(numbers) == 2 else ""
     return SettingsError(f"{which!r} is not LAYER/FEATURE, e.g. 6/548{nor}.{near}")
+
+
+def concept_of(run: Run, layer: int, feature: int) -> str | None:
+    """What a feature stands for in the experiment; None where it does not say."""
+    concepts = run.rows_if_any(CONCEPTS, [layer]).filter(feature=feature)["concept"].to_list()
+    return concepts[0] if concepts else None
 
 
 def recommended_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:

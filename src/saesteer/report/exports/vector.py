@@ -11,7 +11,6 @@ from typing import Any, Literal
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
-from saesteer.core.tables import CONCEPTS
 from saesteer.engine.frozen import block_vector, check_constant, median_a_max
 from saesteer.engine.generations import feature_addition, placed
 from saesteer.engine.hook_points import to_residual
@@ -21,7 +20,7 @@ from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.vector_formats import FORMATS, check_format, check_suffix
 from saesteer.report.exports.measured import Form, Lens, measured
-from saesteer.report.fits import fit_of, not_a_feature, parse_feature, recommended_factor
+from saesteer.report.fits import concept_of, fit_of, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
 from saesteer.settings import Experiment
 from saesteer.sources.neuronpedia.sources import known_sources
@@ -79,8 +78,7 @@ def _of_feature(run: Run, sae: Sae, feature: int, factor: float | None, concept:
         factor, factor_from = recommended_factor(run, layer, feature)
     else:
         factor_from = "given"
-    concepts = run.rows_if_any(CONCEPTS, [layer]).filter(feature=feature)["concept"].to_list()  # none: the experiment does not say
-    stands_for = concept or (concepts[0] if concepts else None)
+    stands_for = concept or concept_of(run, layer, feature)
     label = f"feature {layer}/{feature}" + (f" ({stands_for})" if stands_for else "")
     return Steerer(label, feature_addition(sae, feature), factor, factor_from, stands_for, {"feature": feature})
 
