@@ -23,7 +23,7 @@ REPOSITORY = Path(workflow.current_basedir).parent
 SCRIPTS = REPOSITORY / "scripts"
 WORKFLOW = load_workflow(config)
 NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
-EXPERIMENTS = {name: load_experiment(name, *WORKFLOW.experiments_dirs) for name in NAMES}
+EXPERIMENTS = {name: load_experiment(name, *WORKFLOW.all_experiments_dirs) for name in NAMES}
 RUNS = {name: Run(WORKFLOW, name, experiment) for name, experiment in EXPERIMENTS.items()}
 for name, experiment in EXPERIMENTS.items():
     check_present_files(name, experiment)

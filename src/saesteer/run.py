@@ -238,4 +238,4 @@ class Run:
 
 def open_run(name: str, workflow: Workflow) -> Run:
     """The experiment of this name, in a workflow's folders."""
-    return Run(workflow, name, load_experiment(name, *workflow.experiments_dirs))
+    return Run(workflow, name, load_experiment(name, *workflow.all_experiments_dirs))

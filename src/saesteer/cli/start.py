@@ -21,18 +21,20 @@ def recommend(
         str | None, typer.Option(help="A comparison of methods on the same model: prompting and DiffMean are tried beside the features.")
     ] = None,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores for what is missing.")] = 2,
-    output: Annotated[Path | None, typer.Option(help="Markdown file for the answer; none: it is printed.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Markdown file for the whole answer; none: its gist is printed.")] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
     """Say which feature to steer with towards a concept, how hard, and whether a prompt or a supervised vector does better."""
-    from saesteer.core.files import write_text
-    from saesteer.report.recommend import Question, answer, page_of
+    from rich.console import Console
 
-    page = page_of(answer(workflow_of(configfile), Question(experiment, concept, features, cores, configfile, comparison)))
+    from saesteer.core.files import write_text
+    from saesteer.report.recommend import Question, answer, page_of, show
+
+    answered = answer(workflow_of(configfile), Question(experiment, concept, features, cores, configfile, comparison))
     if output is None:
-        typer.echo(page)
+        show(answered, Console())
     else:
-        write_text(output, page)
+        write_text(output, page_of(answered))
 
 
 @command()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
+from saesteer.core.markdown import printable
 from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
 from saesteer.report.fits import concept_of, not_a_feature, parse_feature, recommended_factor
@@ -83,16 +84,11 @@ def show(texts: Iterable[Sequence[str | None]], request: Request, console: Conso
     titles = [f"factor {factor}" if float(factor) else "unsteered" for factor in request.every_factor]
     with Live(console=console, refresh_per_second=12) as live:
         for by_factor in texts:
-            shown = (_printable(f" ({NOT_FINITE})" if text is None else text) for text in by_factor)
-            bodies = [Text.assemble((_printable(request.prompt), "dim"), text) for text in shown]
+            shown = (printable(f" ({NOT_FINITE})" if text is None else text) for text in by_factor)
+            bodies = [Text.assemble((printable(request.prompt), "dim"), text) for text in shown]
             table = Table(*titles, show_lines=True, expand=True)
             for row in range(request.n_samples):
                 table.add_row(*bodies[row :: request.n_samples])
             live.update(table)
     if not console.is_terminal:
         console.line()
-
-
-def _printable(text: str) -> str:
-    """A model's text without what would move the cursor or change the terminal."""
-    return "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text)
