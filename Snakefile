@@ -22,6 +22,10 @@ onstart:
     record_run(Path())
 
 
+onsuccess:
+    print(closing_words())
+
+
 onerror:
     logger.error(failed_jobs())
 

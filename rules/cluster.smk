@@ -5,11 +5,14 @@ from pathlib import Path
 
 from saesteer.sources.model_size import n_gpus
 from saesteer.workflow import plan
+from saesteer.workflow.display import show_progress_only
 from saesteer.workflow.locks import cancel_left_jobs, explain_lock, put_before_slurm, record_run
 
 DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
     explain_lock(Path())
+if workflow.is_main_process and not (workflow.dryrun or DEFAULTS or workflow.output_settings.verbose):
+    show_progress_only(logger)
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
     put_before_slurm(REPOSITORY / "slurm/bin", WORKFLOW.job_variables)
 

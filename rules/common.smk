@@ -23,7 +23,7 @@ REPOSITORY = Path(workflow.current_basedir).parent
 SCRIPTS = REPOSITORY / "scripts"
 WORKFLOW = load_workflow(config)
 NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
-EXPERIMENTS = {name: load_experiment(name, *WORKFLOW.experiments_dirs) for name in NAMES}
+EXPERIMENTS = {name: load_experiment(name, *WORKFLOW.all_experiments_dirs) for name in NAMES}
 RUNS = {name: Run(WORKFLOW, name, experiment) for name, experiment in EXPERIMENTS.items()}
 for name, experiment in EXPERIMENTS.items():
     check_present_files(name, experiment)
@@ -107,8 +107,16 @@ def check_all_files():
         if experiment.model.path:
             check_tokens(experiment, experiment.model.path)
         if judge_kind(experiment) == "none":
-            logger.info(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
+            logger.warning(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
         for endpoint in plan.endpoints_to_ask(RUNS[name]):
             from saesteer.judge.endpoint import check_key
 
             check_key(endpoint, os.environ)  # before any text is generated
+
+
+def closing_words():
+    """For onsuccess: what was found in the experiments that this run was about, and what to do next."""
+    from saesteer.report.headline import finished_words
+
+    names = {getattr(job.wildcards, "experiment", None) for job in workflow.dag.jobs}
+    return "\n".join(line for name, run in RUNS.items() if name in names for line in finished_words(run))

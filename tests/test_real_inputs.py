@@ -106,7 +106,7 @@ def test_one_command_checks_runs_and_sets_ours_beside_the_papers(finished_real: 
     page = (folder.path / f"figures/{EXPERIMENT}/paper.md").read_text(encoding="utf-8")
     assert re.search(r"^\| GenSuccess@20, unfiltered \| 0.5 to 0.6 \| text, figures 4, 5, 10 \| \d", page, re.MULTILINE)
     assert re.search(r"^\| output score of feature 19/10015 \| 0.734 \| tables of example features \| – \| – \|$", page, re.MULTILINE)
-    steps = done.stdout.partition("Job stats")[2] + done.stderr.partition("Job stats")[2]
+    steps = folder.snakemakes_log().partition("Job stats")[2]
     assert re.findall(r"^(\w+) +1$", steps, re.MULTILINE).count("paper") == 1
     assert "generations" not in steps.split("\n\n")[0]
 

@@ -38,7 +38,7 @@ class Answered:
     folder: Folder
     concept: str
     parts_before: dict[str, set[Path]]
-    page: str
+    said: str
 
 
 @pytest.fixture(scope="module")
@@ -52,36 +52,46 @@ def answered(finished: Folder, tmp_path_factory: pytest.TempPathFactory) -> Answ
 
 
 def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(answered: Answered):
-    folder, concept, said = answered.folder, answered.concept, answered.page
+    folder, concept, said = answered.folder, answered.concept, answered.said
     features = pl.read_parquet(folder.path / "data/micro/tables/features.parquet").filter(concept=concept)
-    (file,) = (folder.path / "config/experiments").glob("micro-recommend-*.yaml")
+    (file,) = (folder.path / "data/derived").glob("micro-recommend-*.yaml")
+    assert not list((folder.path / "config").rglob("*-recommend-*"))
     listed = yaml.safe_load(file.read_text())["features"]["features"]
     assert (
         sorted((layer, feature) for layer, numbers in listed.items() for feature in numbers)
         == features.select("layer", "feature").sort("layer", "feature").rows()
     )
-    assert said.startswith(f"# micro: {concept}\n")
-    assert all(f"| {layer}/{feature} | label |" in said for layer, feature in features.select("layer", "feature").iter_rows())
+    assert said.startswith(f"micro: {concept}\n")
+    assert all(f"│ {layer}/{feature} " in said for layer, feature in features.select("layer", "feature").iter_rows())
     # The derived experiment's texts are the experiment's own; only ratings and concepts are new, and lie in both stores.
     after = folder.parts()
     assert {step for step in after if after[step] != answered.parts_before[step]} == {"concepts", "judge"}
     code, again, log = ask(folder, "micro", concept)
     assert (code, again) == (0, said)
-    assert "to compute" not in log
+    assert "snakemake" not in (said + log).lower()
+    assert "to compute" not in (folder.path / f"logs/{file.stem}/snakemake.log").read_text()
+
+
+def test_what_was_derived_is_an_experiment_like_any_other(answered: Answered):
+    (file,) = (answered.folder.path / "data/derived").glob("micro-recommend-*.yaml")
+    code, printed = answered.folder.run("-n", experiment=file.stem)
+    assert code == 0, printed
+    assert answered.folder.call("saesteer", "gc", file.stem).returncode == 1  # its figures were not made
 
 
 def test_from_python_it_is_the_same_answer(answered: Answered):
     program = f"""
 import saesteer
-from saesteer.report.recommend import page_of
+from rich.console import Console
+from saesteer.report.recommend import show
 answer = saesteer.recommend("micro", {answered.concept!r})
 assert answer.ordinary_loss.n == 32, answer.ordinary_loss
 assert answer.texts.height == answer.candidates.height * answer.texts["factor"].n_unique() * answer.texts["prefix_id"].n_unique()
-print(page_of(answer))
+show(answer, Console())
 """
     done = answered.folder.call("python", "-c", program)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == answered.page
+    assert done.stdout == answered.said
 
 
 def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder, monkeypatch: pytest.MonkeyPatch):

@@ -1,14 +1,16 @@
 """Which feature is recommended for a concept, by hand-made ratings."""
 
+import io
 import re
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
+from rich.console import Console
 
-from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend
-from saesteer.report.recommend import Answer, Question, as_sweep, ordinary_loss, page_of, sentences_of, shown
+from saesteer.analysis.recommendation import Estimate, candidates, fired_on, perplexity_ratio, recommend
+from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, picked_features, sentences_of, show, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
@@ -109,17 +111,21 @@ def test_perplexity_is_compared_prompt_by_prompt():
     assert 2 <= low < 4 < high <= 8
 
 
-def test_a_models_text_cannot_break_the_page():
+def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
     """Cell ends, line ends, links and HTML in texts and tokens are shown as they are."""
-    hostile = "a | b\n\n# c <script>alert(1)</script> [d](javascript:e)"
+    hostile = "a | b\n\n# c <script>alert(1)</script> [d](javascript:e) \x1b[2J"
     rated = ratings("feature", 3, "7", "1", [1.5] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(hostile))
     plain = rated.with_columns(factor=pl.lit("0"))
     row = {"layer": 3, "feature": 7, "match": "label", "concept": "sea", "explanation": None, "top_logit_lens_tokens": [hostile]}
     picked = pl.DataFrame([row | {"input_score": 0.5, "output_score": 0.5}])
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
-    page = page_of(Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, picked, pl.concat([rated, plain])))
+    answered = Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, picked, pl.concat([rated, plain]))
+    page = page_of(answered)
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in page.splitlines() if line.startswith("|")]
     assert cells == [2] * 7 + [8] * 3 + [4] * 7
+    console = Console(width=100, record=True, file=io.StringIO())
+    show(answered, console)
+    assert "\x1b" not in console.export_text()
     markup = re.sub(r"\\.", "", page)
     assert "<" not in markup
     assert "](" not in markup
@@ -157,3 +163,44 @@ def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():
     assert prompt.endswith("(n = 8)): use it instead.")
     assert vector.startswith("diffmean at layer 6, factor 1.5: judge score 0.38 [")
     assert "; worse than the feature (-0.6" in vector
+
+
+def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):
+    columns = {"layer": [6, 6], "feature": [1, 2], "concept": ["medicine", "sea"], "explanation": [None, None]}
+    lens = {"top_logit_lens_tokens": [["▁a"], ["▁b"]], "max_activation": [1.0, 2.0]}
+    features = pl.DataFrame(columns | lens, schema_overrides={"explanation": pl.String})
+    monkeypatch.setattr(Run, "summary_path", lambda *_: Path("config"))
+    monkeypatch.setattr(Run, "summary", lambda *_: features)
+    monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[{"token": "▁c"}]] * 2)))
+    tiny = as_sweep(WORKFLOW, "tiny")
+    with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
+        picked_features(tiny, Question("tiny", "medecine", 4, 1, Path("config.yaml"), None))
+
+
+def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
+    """By hand: of ten candidates the best eight by their mean scores, an unrated one last; lens tokens as words."""
+    rated = [
+        ratings("feature", 6, str(feature), "2", [feature / 4] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" see"))
+        for feature in range(9)
+    ]
+    rivals = [
+        ratings(kind, 6, kind, "1", [1.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" say")) for kind in ("prompting", "diffmean")
+    ]
+    plain = rated[0].with_columns(name=pl.lit("8"), factor=pl.lit("0"), judge_score=pl.lit(0.0))
+    known = {"match": "label", "concept": "sea", "explanation": None, "top_logit_lens_tokens": ["▁ship", "▁", "port"]}
+    picked = pl.DataFrame([{"layer": 6, "feature": feature} | known | {"input_score": 0.5, "output_score": None} for feature in range(10)])
+    recommended = recommend("sea", pl.concat([*rated, *rivals]), plain, SETTINGS)
+    question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
+    answered = Answer(question, recommended, Estimate(None, None, 0), None, picked, pl.concat([*rated, *rivals, plain]))
+    lines = gist(answered)
+    assert len(lines) == 10
+    assert lines[0] == "tiny: sea"
+    assert lines[1].startswith("Use feature 6/8 at factor 2: judge score 2.00")
+    assert lines[7:] == ["Unsteered: I see", "Steered: I see", "Try it: saesteer steer tiny 6/8 I --factor 2"]
+    console = Console(width=100, record=True, file=io.StringIO())
+    show(answered, console)
+    shown_text = console.export_text()
+    assert re.findall(r"6/(\d) +│", shown_text) == list("87654321")
+    assert "8 of 10 candidates" in shown_text
+    assert "ship  port" in shown_text
+    assert not re.search(r"[▁#*]|\| ", shown_text)

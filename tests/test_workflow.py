@@ -85,8 +85,8 @@ def test_jobs_with_nothing_missing_load_no_model_and_ask_for_no_gpu(finished: Fo
     code, output = folder.run(*manifests, "--forcerun", *gpu_rules)
     assert code == 0, output
     assert folder.parts() == before
-    assert "gpu=0" in output
-    assert "gpu=1" not in output
+    assert "gpu=0" in folder.snakemakes_log()
+    assert "gpu=1" not in folder.snakemakes_log()
     for rule in gpu_rules:
         (log,) = (folder.path / f"logs/micro/{rule}").glob("*.log")
         assert "0 to compute" in log.read_text()

@@ -86,6 +86,10 @@ class Folder:
         output, _ = process.communicate(timeout=900)
         return process.returncode, output
 
+    def snakemakes_log(self) -> str:
+        """Everything that Snakemake said of its latest run here, which its terminal shows the progress of."""
+        return max((self.path / ".snakemake/log").iterdir()).read_text(encoding="utf-8")
+
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program to its end, in less time where it is one of Python's environment."""
         return subprocess.run(list(command), cwd=self.path, env=self.warm, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Tables and numbers in Markdown."""
+"""Tables, numbers and models' texts in Markdown and in a terminal."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,3 +17,13 @@ def number(value: float | None, digits: int = 2) -> str:
 def escaped(text: str) -> str:
     """Text of a model as it is, on one line, not as Markdown."""
     return "".join("\\" + character if character in "\\`*_<>[]|#" else character for character in " ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Text of a model without what would move the cursor or change the terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def words(tokens: Iterable[str]) -> str:
+    """Tokens as words, without the mark of a space that some tokenizers put before them."""
+    return " ".join(token.replace("▁", " ").strip() for token in tokens)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import safetensors_fault
@@ -45,6 +46,7 @@ def load_weights(path: Path, dtype: str, device: str) -> Any:
     for file in files:
         if fault := safetensors_fault(file):
             raise ValueError(f"{file}: not a readable safetensors file ({fault}); fetch or copy it again")
+    transformers_logging.disable_progress_bar()  # which is drawn for models that load in no time, too
     with _without_remote_code(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config(decoder=True)

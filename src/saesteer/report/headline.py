@@ -1,11 +1,18 @@
-"""The README's table of results, written from the headline numbers, so that nobody types one."""
+"""The README's table of results, and what ends a run, written from the headline numbers, so that nobody types one."""
 
-from collections.abc import Mapping
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.metrics import MAX_P, MAX_SHARE_BOTH_HIGH, MIN_RATIO
 from saesteer.core.markdown import number, table
+from saesteer.run import Run
+from saesteer.workflow.outputs import planned_outputs
 
 _Numbers = Mapping[str, Any]
 
@@ -96,6 +103,20 @@ def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
             for rule in RULES
         ),
     ]
+
+
+def finished_words(run: Run) -> Iterator[str]:
+    """What ends a run: of a finished experiment its findings, and the next command; nothing of one that is not finished."""
+    if not all(Path(file).exists() for file in planned_outputs(run)):
+        return
+    yield f"{run.name} is finished: its figures and tables are in {run.figures}."
+    metrics = run.data / "metrics.json"
+    if metrics.is_file():
+        for what, measured, holds in headline_rows(json.loads(metrics.read_text(encoding="utf-8"))):
+            if holds:
+                yield f"  {holds}: {what}: {measured.split(', of which')[0]}"
+    program = "saesteer" if shutil.which("saesteer") else os.path.relpath(Path(sys.executable).with_name("saesteer"))
+    yield f"Next: {program} report {run.name}"
 
 
 def _interval(numbers: _Numbers, name: str) -> str:

@@ -1,13 +1,14 @@
 """What `saesteer recommend` does: steer with the few features that a concept's name points to, have the texts judged, and say what to use.
 
-The candidates are an experiment of their own, a file beside the one asked about, that takes over whatever rows are there already and gives
-back those that it computed.
+The candidates are an experiment of their own, a file in `data/derived`, that takes over whatever rows are there already and gives back
+those that it computed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,9 @@ from typing import Any
 
 import polars as pl
 import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from saesteer.analysis.recommendation import (
     FEATURE,
@@ -33,7 +37,8 @@ from saesteer.analysis.recommendation import (
 )
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id, write_text
-from saesteer.core.markdown import escaped, table
+from saesteer.core.markdown import escaped, printable, table, words
+from saesteer.core.names import did_you_mean
 from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, PERPLEXITY, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
@@ -59,6 +64,11 @@ from saesteer.sources.corpus import read_texts
 RIVALS = ("prompting", "diffmean")
 N_TEXTS = 5
 """Steered texts shown."""
+N_CANDIDATES = 8
+"""Candidates shown in a terminal, at most."""
+_CANDIDATE_COLUMNS = ("feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor")
+_SHOWN_COLUMNS = (0, 1, 2, 3, 6, 7)
+_UNRATED = "unrated"
 _SCORES = ("judge_score", "concept_rating", "fluency_rating", "mean_nll")
 _COLUMNS = ("kind", "layer", "name", "factor", "prefix_id", "prompt", "text", *_SCORES)
 
@@ -114,7 +124,7 @@ def answer(workflow: Workflow, question: Question) -> Answer:
 def as_sweep(workflow: Workflow, name: str) -> Run:
     """The experiment as a sweep: of one that stops at the scores, with the sections of the sweep that it extends."""
     try:
-        return Run(workflow, name, load_experiment(name, *workflow.experiments_dirs, kind="sweep"))
+        return Run(workflow, name, load_experiment(name, *workflow.all_experiments_dirs, kind="sweep"))
     except SettingsError as fault:
         raise SettingsError(f"to recommend is to steer: {name} has to be of kind sweep, or to extend one that is. {fault}") from fault
 
@@ -148,10 +158,10 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
     described = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
     picked = candidates(described, question.concept, question.n_per_layer)
     if picked.is_empty():
-        labels = ", ".join(sorted(set(features["concept"].drop_nulls()))[:40]) or "none"
+        labels = sorted(set(features["concept"].drop_nulls()))
         raise SettingsError(
             f"none of the {features.height} features of {question.name} is labelled with, explained by, fires on or promotes"
-            f" {question.concept!r}: labels are {labels}"
+            f" {question.concept!r}.{did_you_mean(question.concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
         )
     return picked.join(features, on=["layer", "feature"], how="left", maintain_order="left")
 
@@ -176,16 +186,19 @@ def computed(source: Run, values: Mapping[str, Any], question: Question) -> Run:
     gives it the new ones."""
     words = re.sub("[^a-z0-9]+", "-", question.concept.lower()).strip("-")
     derived = f"{source.name}-recommend-{words}-{text_id(question.concept)[:4]}"
-    path = source.workflow.experiments_dirs[0] / f"{derived}.yaml"
-    write_text(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+    write_text(source.workflow.derived_dir / f"{derived}.yaml", yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
     run = open_run(derived, source.workflow)
     share_parts(source.data, run.data)
     targets = [str(path) for table in (JUDGEMENTS, PERPLEXITY) for path in run.manifests(table.name)]
     target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
-    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete", "--quiet", "rules"]
+    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete"]
     command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{derived}]"]
-    if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
-        raise SaesteerError(f"the workflow of {derived} failed: see above, or logs/{derived}")
+    log = Path("logs", derived, "snakemake.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file, Console(stderr=True).status(f"computing what is missing; log: {log}"):
+        failed = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT).returncode
+    if failed:
+        raise SaesteerError(f"the workflow of {derived} failed: {log} says why")
     share_parts(run.data, source.data)
     return run
 
@@ -282,13 +295,44 @@ def page_of(answered: Answer) -> str:
             ("loss on ordinary text, nats a token more", shown(answered.ordinary_loss, signed=True)),
         ]
         parts += ["", f"## Feature {best.layer}/{best.name} at factor {best.factor}\n", table(["measured", "mean [95 %]"], measured)]
-    header = ["feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor"]
-    parts += ["", "## Candidates\n", table(header, _candidate_cells(answered.candidates, answered.texts))]
+    cells = ([escaped(cell) for cell in row] for row in _candidate_cells(answered.candidates, answered.texts))
+    parts += ["", "## Candidates\n", table(_CANDIDATE_COLUMNS, cells)]
     if best is not None:
-        texts = answered.texts.filter(kind=FEATURE, layer=best.layer, name=best.name)
         parts += ["", f"## Texts at factor {best.factor}, and unsteered\n"]
-        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _text_cells(texts, best.factor)))
+        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _text_cells(_pairs(answered.texts, best).head(N_TEXTS))))
     return "\n".join(parts) + "\n"
+
+
+def show(answered: Answer, console: Console) -> None:
+    """Print the answer's gist: the verdict, what the steering does and breaks, a text beside the unsteered one, and the best candidates."""
+    for line in gist(answered):
+        console.print(Text(printable(" ".join(line.split()))), soft_wrap=True)
+    cells = list(_candidate_cells(answered.candidates, answered.texts))
+    best = sorted(cells, key=lambda row: (row[-2] != _UNRATED, row[-2]), reverse=True)[:N_CANDIDATES]
+    candidates = Table(title=f"{len(best)} of {len(cells)} candidates", title_justify="left")
+    for place in _SHOWN_COLUMNS:
+        candidates.add_column(_CANDIDATE_COLUMNS[place], no_wrap=True)
+    for row in best:
+        candidates.add_row(*(Text(printable(row[place])) for place in _SHOWN_COLUMNS))
+    console.print(candidates)
+
+
+def gist(answered: Answer) -> list[str]:
+    """The answer in ten lines at most."""
+    question, best = answered.question, answered.recommendation.feature
+    lines = [f"{question.name}: {question.concept}", *sentences_of(answered.recommendation)]
+    if best is None:
+        return lines
+    lines += [
+        f"Held out: concept {shown(best.concept)}, fluency {shown(best.fluency)}, each of 2.",
+        f"Perplexity of its texts as a multiple of the unsteered ones': {shown(answered.perplexity)}.",
+        f"Loss on ordinary text: {shown(answered.ordinary_loss, signed=True)} nats a token.",
+    ]
+    for pair in _pairs(answered.texts, best).head(1).iter_rows(named=True):
+        what = f"{question.name} {best.layer}/{best.name} {shlex.quote(pair['prompt'])} --factor {best.factor}"
+        lines += [f"{kind}: {pair['prompt']}{pair[column] or ''}" for kind, column in (("Unsteered", "unsteered"), ("Steered", "text"))]
+        lines.append(f"Try it: saesteer steer {what}")
+    return lines
 
 
 def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list[str]]:
@@ -297,23 +341,28 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list
     means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls().sort("judge_score", descending=True)
     for row in picked.iter_rows(named=True):
         best = means.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
-        fires_on = escaped(row["concept"] or row["explanation"] or "unclear")
+        fires_on = row["concept"] or row["explanation"] or "unclear"
         scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
-        at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else ["unrated", ""]
+        at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_UNRATED, ""]
         yield [
             f"{row['layer']}/{row['feature']}",
             row["match"],
             fires_on,
-            escaped(" ".join(row["top_logit_lens_tokens"][:5])),
+            words(row["top_logit_lens_tokens"][:5]),
             *scores,
             *at_best,
         ]
 
 
-def _text_cells(texts: pl.DataFrame, factor: str) -> Iterator[list[str]]:
-    """prompt, unsteered and steered text, score; of the first texts."""
-    unsteered = texts.filter(factor=UNSTEERED).select("prefix_id", unsteered="text")
-    pairs = texts.filter(factor=factor).join(unsteered, on="prefix_id", maintain_order="left").head(N_TEXTS)
+def _pairs(texts: pl.DataFrame, best: Choice) -> pl.DataFrame:
+    """The recommended feature's texts, each beside an unsteered one of its prompt."""
+    of_feature = texts.filter(kind=FEATURE, layer=best.layer, name=best.name)
+    unsteered = of_feature.filter(factor=UNSTEERED).select("prefix_id", unsteered="text")
+    return of_feature.filter(factor=best.factor).join(unsteered, on="prefix_id", maintain_order="left")
+
+
+def _text_cells(pairs: pl.DataFrame) -> Iterator[list[str]]:
+    """prompt, unsteered and steered text, score."""
     for row in pairs.iter_rows(named=True):
         score = "" if row["judge_score"] is None else f"{row['judge_score']:.2f}"
         yield [*(escaped(row[name] or "") for name in ("prompt", "unsteered", "text")), score]

@@ -237,3 +237,13 @@ class Workflow(Settings):
     """Finished rows are written to disk at least this often: what a kill can lose, in seconds of work."""
     job_variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z_0-9]*$")], ...] = ()
     """Environment variables that jobs on a cluster get beside those that they need anyway; all others stay on the submitting host."""
+
+    @property
+    def derived_dir(self) -> Path:
+        """Where `saesteer recommend` writes the experiments that it derives from others."""
+        return self.data_dir / "derived"
+
+    @property
+    def all_experiments_dirs(self) -> tuple[Path, ...]:
+        """Folders of the experiment files, in the order in which they are searched."""
+        return (*self.experiments_dirs, self.derived_dir)

@@ -109,7 +109,7 @@ def complete_step(job: Job) -> None:
 def with_progress(frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None) -> Iterator[pl.DataFrame]:
     """Pass finished frames on; show how many of the rows are done, the time left, and log rows/s (and tokens/s) at the end."""
     started, n_rows, n_tokens = time.monotonic(), 0, 0
-    with tqdm(total=total, unit=unit, mininterval=5) as bar:
+    with tqdm(total=total, unit=unit, mininterval=5, leave=False) as bar:
         for frame in frames:
             n_rows += frame.height
             n_tokens += int(frame[tokens].cast(pl.Int64).sum()) if tokens else 0
@@ -147,14 +147,15 @@ def _prepare_process(job: Job) -> None:
 
 
 def start_log(path: Path) -> None:
-    """Log to the rule's file and to the terminal; an error that nothing catches is one line there, its traceback in the file."""
+    """Log to the rule's file, and warnings to the terminal; an error that nothing catches is one line there, its traceback in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING)
     logging.basicConfig(
         level=logging.WARNING,  # of other libraries
         format="%(asctime)s %(levelname)s %(message)s",
-        handlers=[logging.FileHandler(path, mode="w", encoding="utf-8"), logging.StreamHandler(sys.stderr)],
+        handlers=[logging.FileHandler(path, mode="w", encoding="utf-8"), terminal],
     )
-
     log.setLevel(logging.INFO)
 
     def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -1,0 +1,28 @@
+"""What a terminal shows of a run on this machine."""
+
+import logging
+import sys
+
+
+class Progress(logging.Filter):
+    """Of Snakemake's messages how many jobs are done, warnings and errors; its log in .snakemake/log has the rest. In a terminal the count
+    stays on one line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_terminal = sys.stderr.isatty()
+        if getattr(getattr(record, "event", None), "name", None) == "PROGRESS":
+            done, total = record.__dict__["done"], record.__dict__["total"]
+            if is_terminal:
+                sys.stderr.write(f"\r\x1b[K{done} of {total} jobs done" + "\n" * (done == total))
+            return not is_terminal
+        is_shown = record.levelno > logging.INFO or record.getMessage().startswith("Nothing to be done")
+        if is_shown and is_terminal:
+            sys.stderr.write("\r\x1b[K")
+        return is_shown
+
+
+def show_progress_only(logger: logging.Logger) -> None:
+    """Let a terminal have no more than that; the log file keeps all."""
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(Progress())
