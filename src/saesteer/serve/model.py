@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from jinja2 import TemplateError
 
+from saesteer import api
 from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
@@ -18,7 +19,6 @@ from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import next_token_logits
 from saesteer.engine.generations import feature_addition, placed, prompted_ids
 from saesteer.engine.interventions import Addition, Intervention, PromptText
-from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids, with_bos
 from saesteer.engine.saes import Sae, check_features
 from saesteer.report.fits import fit_of
@@ -114,7 +114,7 @@ class Model:
         rows = {"row": [0, 1], "intervention": [0, 0], "prompt": [0, 0], "factor": [UNSTEERED, setting.factor], "stream": [0, 0]}
         frame = pl.DataFrame(rows, schema_overrides={"row": pl.UInt32, "stream": pl.UInt64})
         logits = next_token_logits(self.lm, sae, setting.layer, frame, [setting.intervention], [ids])
-        tokens = top_logit_lens_tokens(self.lm, self.saes[asked.layer], [asked.feature], N_LENS).row(0, named=True)
+        tokens = api.top_logit_lens_tokens(self.lm, self.saes[asked.layer], [asked.feature], k=N_LENS).row(0, named=True)
         log_probs = torch.log_softmax(logits.float(), -1)[:, tokens["token_ids"]]
         return {"tokens": tokens["tokens"], "unsteered": log_probs[0].tolist(), "steered": log_probs[1].tolist()}
 
