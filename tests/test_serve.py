@@ -2,14 +2,12 @@
 
 # ruff: noqa: F811 (fixtures of another file)
 
-import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,15 @@ import httpx
 import openai
 import pytest
 import torch
-import uvicorn
 from engine_models import shipped_model, shipped_sae
+from served import Served, serving
 from test_evaluation import comparison, finished_fits  # noqa: F401
 
 from saesteer import api
 from saesteer.engine.continuation import Sampling
 from saesteer.run import Run
 from saesteer.serve import scheduler as scheduling
-from saesteer.serve.application import application
-from saesteer.serve.guard import LARGEST_BODY, LOOPBACK
-from saesteer.serve.model import Model
+from saesteer.serve.guard import LARGEST_BODY
 from saesteer.serve.requests import SteeringField
 from saesteer.serve.scheduler import Scheduler
 from saesteer.steps.generations import sampling_of
@@ -36,40 +32,15 @@ PROMPT, LAYER, FEATURE = "People often say that", 6, 548
 MEDICINE = {"features": [{"layer": LAYER, "feature": FEATURE, "factor": 1.6}]}
 
 
-@dataclass(frozen=True)
-class Served:
-    address: str
-    model: Model
-    scheduler: Scheduler
-
-    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.address}{path}", content=json.dumps(body), headers={"Content-Type": "application/json", **headers})
-
-
-@contextlib.contextmanager
-def serving(run: Run, folder: Path, token: str | None = None) -> Iterator[Served]:
-    (folder / "index.html").write_text("<title>report</title>")
-    model = Model(run, shipped_model(), {LAYER: shipped_sae(LAYER)})
-    scheduler = Scheduler(model.lm, model.saes.__getitem__)
-    server = uvicorn.Server(uvicorn.Config(application(model, scheduler, folder, LOOPBACK, token), log_level="error"))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", model, scheduler)
-        finally:
-            server.should_exit = True
-            thread.join()
-            scheduler.close()
-
-
 @pytest.fixture
 def served(comparison: Run, tmp_path: Path) -> Iterator[Served]:
-    with serving(comparison, tmp_path) as server:
+    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as server:
         yield server
+
+
+def page_in(folder: Path) -> Path:
+    (folder / "index.html").write_text("<title>report</title>")
+    return folder
 
 
 def by_the_library(run: Run, prompts: Sequence[str], factors: Sequence[float], samples: int = 1, seed: int = 4) -> list[str]:
@@ -210,7 +181,7 @@ def test_no_file_outside_the_report_is_served(served: Served) -> None:
 
 
 def test_a_server_that_others_reach_wants_its_token(comparison: Run, tmp_path: Path) -> None:
-    with serving(comparison, tmp_path, "secret") as server:
+    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}, "secret") as server:
         assert httpx.get(server.address).status_code == 401
         assert httpx.get(server.address, params={"token": "wrong"}).status_code == 401
         assert server.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 1}).status_code == 401

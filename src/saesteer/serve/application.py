@@ -16,7 +16,7 @@ from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -34,7 +34,13 @@ Choice = Callable[[str], dict[str, Any]]
 def application(model: Model, scheduler: Scheduler, report: Path, hosts: Sequence[str], token: str | None) -> Starlette:
     """The ASGI application; `report` is the folder of the report's pages."""
     endpoints = Endpoints(model, scheduler)
+    page = served_page((report / "index.html").read_text(encoding="utf-8"))
+
+    async def index(request: Request) -> Response:
+        return HTMLResponse(page)
+
     routes = [
+        Route("/", index),
         Route("/api/about", endpoints.about),
         Route("/api/steer", endpoints.steer, methods=["POST"]),
         Route("/api/next", endpoints.next_token, methods=["POST"]),
@@ -45,6 +51,11 @@ def application(model: Model, scheduler: Scheduler, report: Path, hosts: Sequenc
     ]
     faults: dict[Any, Any] = {ValidationError: _invalid, SaesteerError: _invalid, ValueError: _invalid, Busy: _busy}
     return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts, token=token)], exception_handlers=faults)
+
+
+def served_page(page: str) -> str:
+    """The report's page, allowed to ask this server and told that there is one."""
+    return page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';").replace("<html", '<html data-served="true"', 1)
 
 
 @dataclass(frozen=True)
