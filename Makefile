@@ -16,7 +16,7 @@ LLAMA := llama-cpp-python==0.3.36 diskcache==5.6.3
 UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_C_FLAGS_DEBUG=-O1 -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
     -DGGML_OPENMP=OFF -DGGML_NATIVE=OFF"
 
-.PHONY: figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock push pull
+.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer unlock
@@ -27,6 +27,9 @@ gemma-2-2b: PAPER := gemma-2-2b
 pythia-70m gemma-2-2b: $(INSTALLED)  ## P1's experiment on a real model, and figures/NAME/paper.md: its figures beside the paper's. Needs a GPU and the hub
 	$(BIN)/saesteer check $(PAPER)
 	$(BIN)/snakemake all figures/$(PAPER)/paper.md --cores $(CORES) --rerun-incomplete --keep-going --config "experiments=[$(PAPER)]"
+
+help:  ## what make can do here
+	@awk -F ':[^#]*## ' '/^[a-z].*## / { printf "%-22s %s\n", $$1, $$2 }' Makefile
 
 test: $(INSTALLED)  ## the tests, with the main job, a kill, changes and sharing among them
 	$(PYTEST) -m "not exhaustive"
@@ -60,7 +63,7 @@ docs: $(INSTALLED)  ## the documentation site in build/docs, without a network; 
 	$(BIN)/python docs/rooms.py
 	$(BIN)/sphinx-build --builder html --fail-on-warning --nitpicky --fresh-env --quiet docs build/docs
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## what linters can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt --line-length 140 Snakefile rules studies/Snakefile studies/rules

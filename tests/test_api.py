@@ -156,5 +156,5 @@ def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path)
         saesteer.steer(lm, sae, [0], [-1], ["The"])
     with pytest.raises(ValueError, match="nothing to steer: give a feature"):
         saesteer.steer(lm, sae, [], [1], ["The"])
-    with pytest.raises(ValueError, match="sae-lens knows no release 'gpt2-smal-res-jb'; nearest: gpt2-small-res-jb"):
+    with pytest.raises(ValueError, match="sae-lens knows no release 'gpt2-smal-res-jb'. Did you mean 'gpt2-small-res-jb'"):
         saesteer.load_sae("gpt2-smal-res-jb", "blocks.6.hook_resid_pre")

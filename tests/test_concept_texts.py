@@ -129,7 +129,7 @@ def test_no_sentence_twice_and_a_topic_that_has_no_more(monkeypatch: pytest.Monk
 
 
 def test_what_the_grammar_cannot_write_is_refused():
-    with pytest.raises(SettingsError, match="no topic 'wether'; did you mean 'weather'"):
+    with pytest.raises(SettingsError, match="no topic .* 'wether' here. Did you mean 'weather'"):
         topic_texts(world(), ["sea", "wether"], OPENERS, 2, 2, 0)
     with pytest.raises(SettingsError, match="no neutral opener is left"):
         topic_texts(world(), ["sea"], (), 2, 2, 0)

@@ -272,7 +272,7 @@ def test_a_factor_and_a_limit_of_ones_own(run: Any) -> None:
 @needs_lm_eval
 @pytest.mark.parametrize(
     ("task", "messages"),
-    [("sea_text", ("there is no task 'sea_text' here", "such as sea_texts")), ("no_documents", ("no_documents.jsonl",))],
+    [("sea_text", ("there is no task 'sea_text' here", "Did you mean 'sea_texts'?")), ("no_documents", ("no_documents.jsonl",))],
 )
 def test_a_task_that_cannot_be_run_is_refused_before_a_model_is_loaded(run: Any, task: str, messages: tuple[str, ...]) -> None:
     code, output = run("diffmean", "sea", "--layer", "6", "--tasks", task, "--include-path", ".")
@@ -287,9 +287,9 @@ def test_a_task_that_cannot_be_run_is_refused_before_a_model_is_loaded(run: Any,
         ("prompting sea --layer 6", "this intervention puts text before the prompt and steers nothing"),
         ("loreft sea --layer 6", "no factor could be chosen for method loreft and this concept: name one"),
         ("supervised sea --layer 6", "method supervised abstains for concept 'sea' at layer 6: too few texts"),
-        ("diffmen sea --layer 6", "there is no method 'diffmen' here; there are 6, such as diffmean"),
-        ("diffmean see --layer 6", "there is no concept 'see' here; there are 1, such as sea"),
-        ("diffmean sea --layer 3", "there is no layer '3' here; there are 1, such as 6"),
+        ("diffmen sea --layer 6", "there is no method 'diffmen' here. Did you mean 'diffmean'?"),
+        ("diffmean see --layer 6", "there is no concept 'see' here. Did you mean 'sea'? Known: sea"),
+        ("diffmean sea --layer 3", "there is no layer '3' here. Known: 6"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_by_name(run: Any, arguments: str, message: str) -> None:

@@ -118,9 +118,9 @@ def test_a_folder_has_no_neuronpedia_source() -> None:
     [
         (
             listed("gemma-scope-2b-res-canonical", "layer_3"),
-            r"no release 'gemma-scope-2b-res-canonical'; nearest: gemma-scope-2b-pt-res-c",
+            r"no release 'gemma-scope-2b-res-canonical'. Did you mean 'gemma-scope-2b-pt-res-c",
         ),
-        (listed("gpt2-small-res-jb", "blocks.3.resid_pre"), r"has no SAE 'blocks.3.resid_pre'; nearest: blocks.3.hook_resid_pre"),
+        (listed("gpt2-small-res-jb", "blocks.3.resid_pre"), r"has no SAE 'blocks.3.resid_pre'. Did you mean 'blocks.3.hook_resid_pre"),
         (listed("gpt2-small-res-jb", "blocks.3.hook_resid_pre"), r"is at resid_pre of layer 3, but resid_post of layer 3 was asked for"),
         (
             listed("gpt2-small-res-jb", "blocks.5.hook_resid_pre", "resid_pre"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from saesteer.analysis.recommendation import candidates, fired_on, perplexity_ratio, recommend
-from saesteer.report.recommend import Answer, Question, as_sweep, ordinary_loss, page_of, sentences_of, shown
+from saesteer.report.recommend import Answer, Question, as_sweep, ordinary_loss, page_of, picked_features, sentences_of, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
@@ -157,3 +157,15 @@ def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():
     assert prompt.endswith("(n = 8)): use it instead.")
     assert vector.startswith("diffmean at layer 6, factor 1.5: judge score 0.38 [")
     assert "; worse than the feature (-0.6" in vector
+
+
+def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):
+    columns = {"layer": [6, 6], "feature": [1, 2], "concept": ["medicine", "sea"], "explanation": [None, None]}
+    lens = {"top_logit_lens_tokens": [["▁a"], ["▁b"]], "max_activation": [1.0, 2.0]}
+    features = pl.DataFrame(columns | lens, schema_overrides={"explanation": pl.String})
+    monkeypatch.setattr(Run, "summary_path", lambda *_: Path("config"))
+    monkeypatch.setattr(Run, "summary", lambda *_: features)
+    monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[{"token": "▁c"}]] * 2)))
+    tiny = as_sweep(WORKFLOW, "tiny")
+    with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
+        picked_features(tiny, Question("tiny", "medecine", 4, 1, Path("config.yaml"), None))

@@ -20,6 +20,7 @@ from workflow_folder import ROOT
 from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, STEERING
 from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
+from saesteer.report.fits import recommended_factor
 from saesteer.report.site import pieces
 from saesteer.report.site.feature_pages import N_NEIGHBOURS, neighbours
 from saesteer.report.site.folder import ReportError, write_report
@@ -74,6 +75,7 @@ def test_a_feature_page_says_what_the_tables_say(sweep: tuple[Any, Path]) -> Non
         )
         higher = features.filter(layer=row["layer"]).filter(pl.col("output_score") > row["output_score"]).height
         assert page["place"][0] == [higher + 1, features.filter(layer=row["layer"]).height]
+        assert float(page["recommended"][0]) == recommended_factor(results, row["layer"], row["feature"])[0]
         texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
         assert {(text["factor"], text["prompt"]) for text in texts} == {
             (factor, prompt) for factor in ("0", "2", "10", "20") for prompt in range(4)

@@ -5,17 +5,21 @@
 import io
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from engine_models import shipped_model, shipped_sae
+from report_folders import swept
 from rich.console import Console
 from test_evaluation import NAME, comparison, finished_fits  # noqa: F401
 from typer.testing import CliRunner
 
 from saesteer import api
+from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.cli import app
 from saesteer.core.errors import SettingsError
-from saesteer.report.terminal import Request, request_of, show, texts_by_token
+from saesteer.core.tables import STEERING
+from saesteer.report.terminal import Request, heading, request_of, show, texts_by_token
 from saesteer.run import Run
 from saesteer.steps.generations import sampling_of
 
@@ -23,12 +27,12 @@ PROMPT = "I think that"
 
 
 def test_texts_grow_into_those_of_the_library(comparison: Run) -> None:
-    request = Request(6, 7, (1.5, 3.0), PROMPT, seed=4, max_tokens=12)
+    request = Request(6, 7, (1.5, 3.0), PROMPT, n_samples=2, seed=4, max_tokens=12)
     steps = list(texts_by_token(comparison, request))
     sampling = replace(sampling_of(comparison.experiment), max_new_tokens=12)
-    expected = api.steer(shipped_model(), shipped_sae(6), [7], [0, 1.5, 3], [PROMPT], sampling=sampling, seed=4)
+    expected = api.steer(shipped_model(), shipped_sae(6), [7], [0, 1.5, 3], [PROMPT], n_samples=2, sampling=sampling, seed=4)
     assert steps[-1] == expected["text"].to_list()
-    assert len(set(steps[-1])) == 3
+    assert len(set(steps[-1])) == 6
     assert len(steps) == max(expected["n_tokens"])
     for before, after in itertools.pairwise(steps):
         assert all(new.startswith(old) for old, new in zip(before, after, strict=True))
@@ -38,9 +42,9 @@ def test_they_stand_side_by_side() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     show([["one"], ["one two"]], Request(6, 7, (), PROMPT), console)
     wide = Console(width=100, record=True, file=io.StringIO())
-    show([["first", "second", "third"]], Request(6, 7, (1.5, 3.0), PROMPT), wide)
-    (line,) = [line for line in wide.export_text().splitlines() if "first" in line]
-    assert line.index("first") < line.index("second") < line.index("third")
+    show([["a1", "a2", "b1", "b2", "c1", "c2"]], Request(6, 7, (1.5, 3.0), PROMPT, n_samples=2), wide)
+    for number, line in enumerate((line for line in wide.export_text().splitlines() if PROMPT in line), start=1):
+        assert [word[0] for word in line.split() if word.endswith(str(number))] == ["t", "t", "t"], line
     assert "one two" in console.export_text()
 
 
@@ -57,7 +61,20 @@ def test_a_models_text_does_not_command_the_terminal() -> None:
 def test_the_command(comparison: Run) -> None:
     made = CliRunner().invoke(app, ["steer", NAME, "6/7", PROMPT, "--factor", "1.5", "--factor", "3", "--max-tokens", "4"])
     assert made.exit_code == 0, made.output
-    assert [made.output.count(title) for title in ("unsteered", "factor 1.5", "factor 3")] == [1, 1, 1]
+    said, table = made.output.split("\n", 1)
+    assert said == f"{NAME}, feature 6/7: unsteered, and steered at factor 1.5 and 3; 3 texts of each."
+    assert [table.count(title) for title in ("unsteered", "factor 1.5", "factor 3")] == [1, 1, 1]
+    assert table.count(PROMPT) == 9
+    made = CliRunner().invoke(app, ["steer", NAME, "6/7", PROMPT])
+    assert made.output == f"{NAME} has not steered with feature 6/7, so no factor is recommended: name one (--factor)\n"
+
+
+def test_without_a_factor_it_is_the_recommended_one(tmp_path: Path) -> None:
+    run = swept(tmp_path)
+    (layer, feature, factor, chosen_by), *_ = recommended_factors(run.summary(STEERING), run.sweep.best_factor).rows()
+    request = request_of(run, f"{layer}/{feature}", [], PROMPT, 3)
+    assert (request.every_factor, request.n_samples) == (["0", factor], 3)
+    assert f"steered at factor {factor} (recommended: chosen by {chosen_by})" in heading(run, request)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +91,8 @@ def test_what_cannot_be_steered_is_refused_in_a_line(comparison: Run, arguments:
     assert message in made.output
 
 
-def test_what_is_no_feature_is_refused() -> None:
-    with pytest.raises(SettingsError, match="'sea' is no LAYER/FEATURE, e.g. 6/884"):
-        request_of("sea", [1.0], PROMPT)
+def test_what_is_no_feature_is_refused(comparison: Run) -> None:
+    with pytest.raises(SettingsError, match="'sea' is not LAYER/FEATURE, e.g. 6/548"):
+        request_of(comparison, "sea", [1.0], PROMPT, 3)
+    with pytest.raises(SettingsError, match="'6-548' is not LAYER/FEATURE, e.g. 6/548. Did you mean 6/548?"):
+        request_of(comparison, "6-548", [1.0], PROMPT, 3)

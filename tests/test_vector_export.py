@@ -62,7 +62,7 @@ def imported(path: Path) -> Any:
 
 
 def test_the_commands_formats_are_those_that_can_be_written() -> None:
-    assert get_args(cli.results.VectorForm) == tuple(FORMATS)
+    assert get_args(cli.steering.VectorForm) == tuple(FORMATS)
 
 
 # Frozen.
@@ -135,26 +135,24 @@ def test_hook_points_inside_a_block_are_refused(hook_point: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "name", "change", "message"),
+    ("to", "change", "message"),
     [
-        ("gguf", "a.gguf", {"block": 0}, "gguf cannot add a vector to what block 0 puts out: llama.cpp takes directions from 1 on"),
-        ("gguf", "a.gguf", {"block": -1}, "this vector is added before block 0"),
-        ("python", "a.py", {"block": -1}, "this vector is added before block 0"),
-        ("lm-eval", "a.bin", {}, "readers of lm-eval take files that end in .pt"),
-        ("easysteer", "a.bin", {}, "end in .gguf"),
+        ("gguf", {"block": 0}, "gguf cannot add a vector to what block 0 puts out: llama.cpp takes directions from 1 on"),
+        ("gguf", {"block": -1}, "this vector is added before block 0"),
+        ("python", {"block": -1}, "this vector is added before block 0"),
     ],
 )
-def test_what_a_format_cannot_express_is_refused(to: str, name: str, change: dict[str, int], message: str) -> None:
+def test_what_a_format_cannot_express_is_refused(to: str, change: dict[str, int], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        check_format(to, Path(name), replace(vector_of(shipped_model()), **change))
+        check_format(to, replace(vector_of(shipped_model()), **change))
 
 
 def test_what_they_can_express_is_not() -> None:
     one = vector_of(shipped_model())
     for to, form in FORMATS.items():
         for block in (form.first, one.n_blocks - 1):
-            check_format(to, Path("a" + form.suffix), replace(one, block=block))
-    check_format("neuronpedia", Path("a"), replace(one, block=-1))
+            check_format(to, replace(one, block=block))
+    check_format("neuronpedia", replace(one, block=-1))
 
 
 # Files.
@@ -307,14 +305,19 @@ def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_besid
         ("prompting/sea", "this fit puts text before the prompt: it is no constant added vector"),
         ("supervised/sea", "method supervised abstains for concept 'sea'"),
         ("diffmen/sea", "there is no method 'diffmen' here"),
-        ("6/7", "the experiment has chosen no factor for feature 6/7: name one (--factor)"),
+        ("6/7", f"{NAME} has not steered with feature 6/7, so no factor is recommended: name one (--factor)"),
         ("6/1024 --factor 1", "feature 6/1024 does not exist: the SAE has features 0 to 1023"),
-        ("5/7 --factor 1", "there is no layer '5' here; there are 1, such as 6"),
-        ("seven", "'seven' is neither LAYER/FEATURE, e.g. 6/884, nor METHOD/CONCEPT"),
+        ("5/7 --factor 1", "there is no layer '5' here. Known: 6"),
+        ("6-7", "'6-7' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'. Did you mean 6/7?"),
+        ("6/7 --to lm-eval --factor 1", "a.gguf: readers of lm-eval take files that end in .pt"),
+        ("seven", "'seven' is not LAYER/FEATURE, e.g. 6/548, nor METHOD/CONCEPT"),
         ("6/7 --to neuronpedia --factor 1", "it is not known what Neuronpedia calls this model: give --model-id"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_by_name(comparison: Run, tmp_path: Path, arguments: str, message: str) -> None:
+def test_what_cannot_be_exported_is_refused_before_a_model_is_loaded(
+    comparison: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.setattr(Run, "model", None)
     code, output = run("--to", "gguf", *arguments.split(), "--out", str(tmp_path / "a.gguf"))
     assert code == 1
     assert message in output

@@ -135,7 +135,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("rows", "method", "message"),
     [
-        (FITTED, "pca", "no fits of method 'pca'; there are: diffmean"),
+        (FITTED, "pca", "no method 'pca' here. Known: diffmean"),
         ([*FITTED, fit_row("chess", CHESS, layer=5)], "diffmean", "fitted at layers 3, 5: choose one"),
         ([fit_row("love", SEA)], "diffmean", f"concept_id {text_id('love')} was not asked for"),
         (

@@ -34,7 +34,7 @@ from saesteer.report.recommend import Answer as Answer
 from saesteer.report.recommend import Question
 from saesteer.report.recommend import answer as _answer
 from saesteer.settings.base import canonical_factor
-from saesteer.settings.load import load_workflow, read_yaml
+from saesteer.settings.load import read_workflow
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
 
@@ -185,8 +185,7 @@ def recommend(
     of candidates of a layer; `comparison` names a comparison of methods on the same model, by whose settings and labelled texts
     prompting and DiffMean are tried beside the features.
     """
-    workflow = load_workflow(read_yaml(configfile), str(configfile))
-    return _answer(workflow, Question(experiment, concept, n_per_layer, cores, configfile, comparison))
+    return _answer(read_workflow(configfile), Question(experiment, concept, n_per_layer, cores, configfile, comparison))
 
 
 def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:

@@ -6,7 +6,6 @@ is called, and torch is imported only where a model or an SAE is loaded.
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from saesteer.core.errors import SettingsError
+from saesteer.core.names import check_known
 from saesteer.core.store import read_manifest, read_rows
 from saesteer.core.tables import FEATURES, Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
@@ -80,6 +80,10 @@ class Run:
     def layers(self) -> list[int]:
         """Its layers, ascending."""
         return sorted(self.experiment.layers)
+
+    def check_layer(self, layer: int) -> None:
+        """Refuse a layer that the experiment does not have."""
+        check_known("layer", str(layer), [str(number) for number in self.layers])
 
     def manifests(self, step: str, layers: Sequence[int] | None = None) -> list[Path]:
         """A step's manifests of the jobs that have some of the layers (None: of all jobs)."""
@@ -187,7 +191,7 @@ class Run:
 
     def sae_file(self, layer: int) -> Path:
         """The converted SAE of a layer: beside its manifest, or where SAEs from the hub were put."""
-        check_known("layer", str(layer), [str(number) for number in self.layers])
+        self.check_layer(layer)
         (manifest,) = self.manifests("saes", [layer])
         if not manifest.is_file():
             raise SettingsError(f"{manifest} is missing: run the workflow on this machine first, which converts the experiment's SAEs")
@@ -235,10 +239,3 @@ class Run:
 def open_run(name: str, workflow: Workflow) -> Run:
     """The experiment of this name, in a workflow's folders."""
     return Run(workflow, name, load_experiment(name, *workflow.experiments_dirs))
-
-
-def check_known(what: str, name: str, names: Sequence[str]) -> None:
-    """Refuse a name that is not among those known, with the nearest of them."""
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:20]
-        raise SettingsError(f"there is no {what} {name!r} here; there are {len(names)}, such as {', '.join(near)}")

@@ -19,12 +19,11 @@ export function FeaturePage({ table, layer, feature, level = 1 }) {
 
 function Feature({ page, layer, feature, level }) {
   const index = useContext(Index), row = Object.fromEntries(index.features.columns.map((name, i) => [name, page.row[i]]));
-  const chosen = objects({ columns: index.features.outcomes, rows: page.outcomes ?? [] }).find((one) => one.rule === index.limits.rule);
   return <>
     {row.concept && <p class="lead">{row.concept}{row.concept_share !== null && <span class="quiet"> ({show(100 * row.concept_share)} % of the maxima of its max-activating examples)</span>}</p>}
     {row.explanations.filter((one) => one !== row.concept).map((one) => <p>{one}</p>)}
     <p class="links">{/^https?:\/\//.test(row.page ?? "") && <a href={row.page} rel="noopener noreferrer" target="_blank">On Neuronpedia</a>}
-      {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${chosen?.factors.find((one) => one !== null) ?? 1}`}>Steer with it</a>}
+      {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}`}>Steer with it</a>}
       {level === 1 && <a href={`#/compare/features/${layer}/${feature}`}>Compare with another feature</a>}</p>
     <Section title="Scores" tables={["features"]}>
       <div class="places"><Place title="output score" column="output_score" value={row.output_score} place={page.place[0]} layer={layer} />
@@ -33,10 +32,10 @@ function Feature({ page, layer, feature, level }) {
     </Section>
     <Section title="What it writes: top logit-lens tokens" tables={["logit_lens"]}><ol class="tokens">{row.top_logit_lens_tokens.map((token) => <li>{visible(token)}</li>)}</ol></Section>
     {page.examples && <MaxActivatingExamples examples={page.examples} n={row.n_examples} />}
-    {page.curve && <FactorCurves columns={index.features.curve} points={page.curve} />}
+    {page.curve && <FactorCurves columns={index.features.curve} points={page.curve} recommended={page.recommended} />}
     {page.outcomes && <Chosen columns={index.features.outcomes} rows={page.outcomes} />}
     {page.texts && <Section title="Steered texts" tables={["generations", "judge", "perplexity", "gen_success"]}>
-      <Texts columns={index.features.texts} rows={page.texts} best={chosen?.factors.filter((one) => one !== null)} /></Section>}
+      <Texts columns={index.features.texts} rows={page.texts} best={page.recommended && [page.recommended[0]]} /></Section>}
     {page.neighbours && <Neighbours layer={layer} feature={feature} rows={page.neighbours} />}
   </>;
 }
@@ -67,7 +66,7 @@ function MaxActivatingExamples({ examples, n }) {
   </Section>;
 }
 
-function FactorCurves({ columns, points: given }) {
+function FactorCurves({ columns, points: given, recommended: [factor, chosenBy] }) {
   const rows = useMemo(() => objects({ columns, rows: given }), [given]), factors = useMemo(() => rows.map((row) => row.factor), [rows]);
   const points = (name, f = (x) => x) => rows.map((row) => (row[name] === null ? null : f(row[name])));
   const drawn = useMemo(() => [
@@ -77,6 +76,7 @@ function FactorCurves({ columns, points: given }) {
   ].filter(([, series]) => series.length > 0 && series.some(([, values]) => values.some((one) => one !== null))), [rows]);
   const column = (title, name) => [title, "steering", name];
   return <Section title="How hard: by factor" tables={["steering"]}>
+    <p>{factor === null ? "No factor is recommended: it did not steer at any." : `Recommended: factor ${factor}, chosen by ${chosenBy}.`}</p>
     <div class="curves">{drawn.map(([title, series, log]) => <Curves key={title} title={title} factors={factors} series={series} log={log} />)}</div>
     <details><summary>The same as a table</summary><Table caption="Means by factor"
       headers={["factor", column("GenSuccess@20", "gen_success_20"), column("perplexity", "log_perplexity"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("judge score", "judge_score"), column("texts", "n")]}
@@ -86,7 +86,7 @@ function FactorCurves({ columns, points: given }) {
 
 function Chosen({ columns, rows }) {
   const column = (title, name) => [title, "outcomes", name];
-  return <Section title="At the chosen factor, on held-out prompts" tables={["outcomes", "best_factors"]}>
+  return <Section title="Held-out scores: each half of the prompts at the factor chosen on the other" tables={["outcomes", "best_factors"]}>
     <Table caption="Held-out outcomes" headers={["rule", column("factors", "factors"), column("GenSuccess@20", "gen_success_20"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("judge score", "judge_score")]}
       rows={objects({ columns, rows }).map((row) => [row.rule, row.factors.map((one) => one ?? "none").join(", "), row.gen_success_20, row.concept_rating, row.fluency_rating, row.judge_score])} /></Section>;
 }

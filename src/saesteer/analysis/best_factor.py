@@ -144,7 +144,7 @@ def _feature_rows(rows: list[_Row], settings: BestFactorSettings) -> Iterator[_R
     _check_same_factors(halves, rows[0])
     for reported_on, reported in halves.items():
         chosen_on = halves["all"] if reported_on == "all" else halves["1" if reported_on == "0" else "0"]
-        curve = _curve(chosen_on, settings.perplexity)
+        curve = curve_of(chosen_on, settings.perplexity)
         choices = {"p1": choose_p1(curve, settings.gen_success_limit), "capped": choose_capped(curve, PERPLEXITY_CAP)}
         for rule in RULES:
             key = {"layer": rows[0]["layer"], "feature": rows[0]["feature"], "rule": rule, "reported_on": reported_on}
@@ -161,7 +161,8 @@ def _check_same_factors(halves: dict[str, dict[str, _Row]], first: _Row) -> None
         )
 
 
-def _curve(half: dict[str, _Row], perplexity: str) -> Curve:
+def curve_of(half: dict[str, _Row], perplexity: str) -> Curve:
+    """Factor -> STEERING columns, ascending, as a curve with the perplexity that the settings name."""
     success, mean = (
         np.array([row[name] for row in half.values()], dtype=np.float64) for name in ("gen_success_20", PERPLEXITIES[perplexity])
     )

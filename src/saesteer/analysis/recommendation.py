@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.analysis.halves import split_halves
+from saesteer.analysis.recommended_factor import highest_judged
 from saesteer.core.uncertainty import RATINGS, Interval, mean_interval, of_differences
 from saesteer.settings import IntervalSettings
 
@@ -186,11 +187,9 @@ def is_worth_following(choice: Choice) -> bool:
 
 
 def _best(rows: pl.DataFrame) -> pl.DataFrame:
-    """kind, layer, name, factor of the highest mean score; ties: the smallest factor, then the first."""
-    means = rows.group_by(*_OPTION, "factor").agg(pl.col("judge_score").mean())
-    order = means.with_columns(strength=pl.col("factor").cast(pl.Float64))
-    best = order.sort("judge_score", "strength", "layer", "name", descending=[True, False, False, False]).head(1)
-    return best.select(*_OPTION, "factor")
+    """kind, layer, name, factor of the highest mean score, chosen as every recommended factor is."""
+    means = rows.group_by(*_OPTION, "factor").agg(pl.col("judge_score").mean()).sort(_OPTION)
+    return highest_judged(means, ["kind"]).select(*_OPTION, "factor")
 
 
 def _at(choice: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:

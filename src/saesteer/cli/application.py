@@ -1,5 +1,8 @@
 """The application: how it shows errors, the options that several commands have, and what they share."""
 
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +28,26 @@ class _Commands(TyperGroup):
             raise typer.Exit(1) from error
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def commands(group: str) -> Callable[..., Any]:
+    """What makes a function a command of a group of `saesteer --help`."""
+    return partial(app.command, rich_help_panel=group)
+
+
+def _show_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"saesteer {metadata.version('saesteer')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)] = False,
+) -> None:
+    """Steer language models with features of sparse autoencoders. `snakemake` runs experiments; these commands are for all else."""
 
 
 def _named(names: list[str] | None) -> list[str] | None:
@@ -47,9 +69,9 @@ CONFIG = Path("config/config.yaml")
 
 def workflow_of(configfile: Path) -> "Workflow":
     """The settings of a configuration."""
-    from saesteer.settings import load_workflow, read_yaml
+    from saesteer.settings import read_workflow
 
-    return load_workflow(read_yaml(configfile), str(configfile))
+    return read_workflow(configfile)
 
 
 def run_of(experiment: str, configfile: Path) -> "Run":

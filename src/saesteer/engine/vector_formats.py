@@ -89,11 +89,16 @@ class Format:
     suffix: str = ""  # that its reader insists on
 
 
-def check_format(name: str, path: Path, added: BlockVector) -> None:
-    """Refuse what a format cannot express, before anything is computed for it."""
+def check_suffix(name: str, path: Path) -> None:
+    """Refuse a file that a format's readers would not take, before a model is loaded."""
+    suffix = FORMATS[name].suffix
+    if suffix and path.suffix != suffix:
+        raise SettingsError(f"{path}: readers of {name} take files that end in {suffix}: name it so")
+
+
+def check_format(name: str, added: BlockVector) -> None:
+    """Refuse what a format cannot express, before anything is measured for it."""
     form = FORMATS[name]
-    if form.suffix and path.suffix != form.suffix:
-        raise SettingsError(f"{path}: readers of {name} take files that end in {form.suffix}: name it so")
     if added.block < 0 and name != "neuronpedia":
         raise SettingsError(f"{name} adds to what a decoder block puts out, and this vector is added before block 0: take a later layer")
     if added.block >= 0 and added.block not in range(form.first, added.n_blocks):

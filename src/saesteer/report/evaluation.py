@@ -19,12 +19,13 @@ from typing import Any
 
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
+from saesteer.core.names import check_known
 from saesteer.engine.generations import placed
 from saesteer.engine.interventions import kind_of
 from saesteer.engine.models import LanguageModel, plain_token_ids
 from saesteer.engine.steering import check_every_position, steered_model
 from saesteer.report.fits import Fit
-from saesteer.run import Run, check_known
+from saesteer.run import Run
 
 PACKAGES = ("saesteer", "lm_eval", "torch", "transformers", "datasets")
 """Whose versions stand with the results."""

@@ -1,14 +1,18 @@
-"""What a method of a finished comparison fitted for a concept."""
+"""What is steered with: a feature and how hard, or what a method of a finished comparison fitted for a concept."""
 
+import re
 from dataclasses import dataclass
 
 import polars as pl
 
+from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import COMPARED_CONCEPTS, FITS, METHOD_CHOICES
+from saesteer.core.names import check_known
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, METHOD_CHOICES, STEERING
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
-from saesteer.run import Run, check_known
+from saesteer.run import Run
+from saesteer.settings import Sweep
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,34 @@ def parse_feature(which: str) -> tuple[int, int] | None:
     return (int(layer), int(feature)) if slash and layer.isdecimal() and feature.isdecimal() else None
 
 
+def not_a_feature(which: str, nor: str = "") -> SettingsError:
+    """A refusal of what is written otherwise, such as 6-548."""
+    numbers = re.findall(r"\d+", which)
+    near = f" Did you mean {'/'.join(numbers)}?" if len(numbers) == 2 else ""
+    return SettingsError(f"{which!r} is not LAYER/FEATURE, e.g. 6/548{nor}.{near}")
+
+
+def concept_of(run: Run, layer: int, feature: int) -> str | None:
+    """What a feature stands for in the experiment; None where it does not say."""
+    concepts = run.rows_if_any(CONCEPTS, [layer]).filter(feature=feature)["concept"].to_list()
+    return concepts[0] if concepts else None
+
+
+def recommended_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
+    """The recommended factor of a feature of a finished sweep, and what chose it."""
+    steering = run.summary_if_any(STEERING) if isinstance(run.experiment, Sweep) else None
+    rows = None if steering is None else steering.filter(layer=layer, feature=feature)
+    if rows is None or rows.is_empty():
+        raise SettingsError(f"{run.name} has not steered with feature {layer}/{feature}, so no factor is recommended: name one (--factor)")
+    ((_, _, factor, chosen_by),) = recommended_factors(rows, run.sweep.best_factor).rows()
+    if factor is None:
+        raise SettingsError(f"feature {layer}/{feature} did not steer at any factor of {run.name}: name one (--factor)")
+    return float(factor), f"recommended: chosen by {chosen_by}"
+
+
 def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:
     """A fit of a finished comparison; `factor` None: the one that was chosen, of two halves' the larger, which does more to the model."""
-    check_known("layer", str(layer), [str(number) for number in run.layers])
+    run.check_layer(layer)
     fits = at_every_layer(run.rows(FITS, sorted({layer, run.layers[0]})), run.layers).filter(layer=layer)
     check_known("method", method, sorted(set(fits["method"])))
     concepts = dict(run.summary(COMPARED_CONCEPTS).select("concept", "concept_id").iter_rows())

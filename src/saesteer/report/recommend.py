@@ -34,6 +34,7 @@ from saesteer.analysis.recommendation import (
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, table
+from saesteer.core.names import did_you_mean
 from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, PERPLEXITY, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
@@ -148,10 +149,10 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
     described = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
     picked = candidates(described, question.concept, question.n_per_layer)
     if picked.is_empty():
-        labels = ", ".join(sorted(set(features["concept"].drop_nulls()))[:40]) or "none"
+        labels = sorted(set(features["concept"].drop_nulls()))
         raise SettingsError(
             f"none of the {features.height} features of {question.name} is labelled with, explained by, fires on or promotes"
-            f" {question.concept!r}: labels are {labels}"
+            f" {question.concept!r}.{did_you_mean(question.concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
         )
     return picked.join(features, on=["layer", "feature"], how="left", maintain_order="left")
 

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
-from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
-from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
-from saesteer.report.fits import parse_feature
+from saesteer.report.fits import concept_of, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
 from saesteer.settings.base import canonical_factor
 from saesteer.steps.generations import sampling_of
@@ -31,6 +30,8 @@ class Request:
     feature: int
     factors: tuple[float, ...]
     prompt: str
+    n_samples: int = 1
+    factor_from: str = ""  # what chose the factor, where none was given
     seed: int | None = None  # None: the experiment's
     max_tokens: int | None = None  # None: the experiment's
 
@@ -40,22 +41,35 @@ class Request:
         return list(dict.fromkeys(map(canonical_factor, (0, *self.factors))))
 
 
-def request_of(feature: str, factors: Sequence[float], prompt: str, seed: int | None = None, max_tokens: int | None = None) -> Request:
-    """A request for LAYER/FEATURE."""
-    layer_and_feature = parse_feature(feature)
+def request_of(
+    run: Run, which: str, factors: Sequence[float], prompt: str, n_samples: int, seed: int | None = None, max_tokens: int | None = None
+) -> Request:
+    """A request for LAYER/FEATURE; no factors: the recommended one."""
+    layer_and_feature = parse_feature(which)
     if layer_and_feature is None:
-        raise SettingsError(f"{feature!r} is no LAYER/FEATURE, e.g. 6/884")
-    return Request(*layer_and_feature, tuple(factors), prompt, seed, max_tokens)
+        raise not_a_feature(which)
+    if factors:
+        return Request(*layer_and_feature, tuple(factors), prompt, n_samples, "", seed, max_tokens)
+    factor, factor_from = recommended_factor(run, *layer_and_feature)
+    return Request(*layer_and_feature, (factor,), prompt, n_samples, factor_from, seed, max_tokens)
+
+
+def heading(run: Run, request: Request) -> str:
+    """What is shown, in a sentence."""
+    concept = concept_of(run, request.layer, request.feature)
+    about = f"feature {request.layer}/{request.feature}" + (f" ({concept})" if concept else "")
+    factors, because = " and ".join(request.every_factor[1:]), f" ({request.factor_from})" if request.factor_from else ""
+    return f"{run.name}, {about}: unsteered, and steered at factor {factors}{because}; {request.n_samples} texts of each."
 
 
 def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
-    """The texts of `every_factor` after each token, by the experiment's own steering (P1's) and sampling."""
+    """The texts after each token, `n_samples` of each of `every_factor` in turn, by the experiment's own steering (P1's) and sampling."""
     sae, lm, sampling = run.sae_with(request.layer, request.feature), run.model(), sampling_of(run.experiment)
     if request.max_tokens is not None:
         sampling = replace(sampling, max_new_tokens=request.max_tokens)
     prompt_id = text_id(request.prompt)
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
-    keys = itertools.product([request.feature], request.every_factor, [prompt_id], [0])
+    keys = itertools.product([request.feature], request.every_factor, [prompt_id], range(request.n_samples))
     rows = pl.DataFrame(list(keys), schema=schema, orient="row")
     seed = run.experiment.sampling.seed if request.seed is None else request.seed
     try:
@@ -65,14 +79,18 @@ def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:
 
 
 def show(texts: Iterable[Sequence[str | None]], request: Request, console: Console) -> None:
-    """Draw the texts side by side as they grow; where the output is no terminal, once they are there."""
+    """Draw the texts as they grow, a column a factor and a row a sample; where the output is no terminal, once they are there."""
     titles = [f"factor {factor}" if float(factor) else "unsteered" for factor in request.every_factor]
-    width = max(24, console.width // min(len(titles), 4) - 1)
     with Live(console=console, refresh_per_second=12) as live:
         for by_factor in texts:
             shown = (_printable(f" ({NOT_FINITE})" if text is None else text) for text in by_factor)
-            bodies = (Text.assemble((_printable(request.prompt), "dim"), text) for text in shown)
-            live.update(Columns([Panel(body, title=title, width=width) for title, body in zip(titles, bodies, strict=True)]))
+            bodies = [Text.assemble((_printable(request.prompt), "dim"), text) for text in shown]
+            table = Table(*titles, show_lines=True, expand=True)
+            for row in range(request.n_samples):
+                table.add_row(*bodies[row :: request.n_samples])
+            live.update(table)
+    if not console.is_terminal:
+        console.line()
 
 
 def _printable(text: str) -> str:

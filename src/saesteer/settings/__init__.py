@@ -22,7 +22,7 @@ from saesteer.settings.inputs import (
     SampledFeatures,
     TopicConcepts,
 )
-from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_yaml
+from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_workflow, read_yaml
 from saesteer.settings.methods import LabelledTexts, MethodSettings, NamedConcepts, PromptWriter, PublishedConcepts, TopicTexts
 from saesteer.settings.steps import (
     BestFactorSettings,

@@ -1,6 +1,5 @@
 """Reading YAML: extends, presets, and messages that say which file and key."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -9,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from saesteer.core.errors import SettingsError
+from saesteer.core.names import did_you_mean
 from saesteer.settings.base import Settings, experiment_name
 from saesteer.settings.experiment import Comparison, Experiment, Scores, Sweep, Workflow
 
@@ -49,6 +49,13 @@ def load_workflow(values: Mapping[str, Any], source: str = "the configuration") 
     return _validated(Workflow, values, source)
 
 
+def read_workflow(path: Path) -> Workflow:
+    """The settings of a configuration file."""
+    if not path.is_file():
+        raise SettingsError(f"there is no {path} here: go to the folder of a project, or name its configuration with --configfile")
+    return load_workflow(read_yaml(path), str(path))
+
+
 def load_experiment(name: str, *folders: Path, kind: str | None = None) -> Experiment:
     """Read NAME.yaml from the first folder that has it, lay it over the experiment it extends, validate. `kind`: as if the file said so,
     since an experiment of another kind can be made of the sections that it has or extends."""
@@ -72,7 +79,7 @@ def experiment_of(values: Mapping[str, Any], source: str = "the experiment") -> 
 def _kind_of(values: Mapping[str, Any], source: str) -> str:
     kind = str(values.get("kind", DEFAULT_KIND))
     if kind not in KINDS:
-        raise SettingsError(f"{source}: kind: an experiment is of kind {', '.join(KINDS)}, not {kind!r}.{_nearest(kind, list(KINDS))}")
+        raise SettingsError(f"{source}: kind: an experiment is of kind {', '.join(KINDS)}, not {kind!r}.{did_you_mean(kind, list(KINDS))}")
     return kind
 
 
@@ -81,7 +88,7 @@ def _merged(name: str, folders: Sequence[Path], seen: tuple[str, ...]) -> dict[s
     path = _file_of(name, folders)
     if not path.is_file():
         names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        raise SettingsError(f"experiment {name!r}: there is no file {path}.{_nearest(name, names)} Known: {', '.join(names) or 'none'}")
+        raise SettingsError(f"experiment {name!r}: there is no file {path}.{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}")
     if name in seen:
         raise SettingsError(f"{path}: key 'extends' runs in a circle: {' -> '.join((*seen, name))}")
     written = read_yaml(path)
@@ -190,7 +197,7 @@ def _problem(kind: type[BaseModel], item: Any) -> str:
         valid = _keys_at(kind, path)
         unknown = [key for key in item["input"] if key not in valid] if isinstance(item["input"], Mapping) else []
     if unknown:
-        return f"{where}: unknown key {unknown[0]!r}.{_nearest(unknown[0], valid)} Valid here: {', '.join(valid)}"
+        return f"{where}: unknown key {unknown[0]!r}.{did_you_mean(unknown[0], valid)} Valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_not_found":
         return f"{where}: the key kind is missing; add it"
     if item["type"] == "union_tag_invalid":
@@ -199,11 +206,6 @@ def _problem(kind: type[BaseModel], item: Any) -> str:
     if item["type"] == "missing":
         return f"{where}: this key is missing; add it"
     return f"{where}: {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r:.80})"
-
-
-def _nearest(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.4)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _keys_at(kind: Any, path: tuple[str, ...]) -> list[str]:

@@ -20,6 +20,7 @@ from dvc_objects.fs.local import localfs
 
 from saesteer.core.confined import confined
 from saesteer.core.files import write_json
+from saesteer.core.names import did_you_mean
 from saesteer.sharing.adopt import Examination, adopt, examine, set_aside
 from saesteer.sharing.commands import SharingError, git, set_up_merging
 from saesteer.sharing.dvc_metadata import bring, files_of, md5, read_version, repository
@@ -42,7 +43,8 @@ def pull(folder: Path, experiments: Sequence[str], planned: Callable[[str], Coll
     """
     published = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
     if unknown := sorted(set(experiments) - set(published)):
-        raise SharingError(f"nothing was published of {', '.join(unknown)} at this commit; published: {', '.join(published) or 'nothing'}")
+        near, listed = did_you_mean(unknown[0], published), ", ".join(published) or "nothing"
+        raise SharingError(f"nothing was published of {', '.join(unknown)} at this commit.{near} Published: {listed}")
     folder = folder.resolve()
     _refuse_links(folder)
     stated = {name: read_statements(folder, name) for name in list(experiments) or published}

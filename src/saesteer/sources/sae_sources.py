@@ -6,7 +6,6 @@ only the entry of the release that is asked for is parsed.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from saesteer.core.hook_points import HOOK_POINTS
+from saesteer.core.names import did_you_mean
 from saesteer.settings import SaeSettings, SettingsError
 
 
@@ -246,11 +246,11 @@ def _id(settings: SaeSettings, layer: int) -> str:
 
 def _listed(release: str, sae_id: str) -> SaeSource:
     if release not in _texts():
-        raise SettingsError(f"sae-lens knows no release {release!r}{_nearest(release, _texts())}")
+        raise SettingsError(f"sae-lens knows no release {release!r}.{did_you_mean(release, _texts())}")
     entry = _parsed(release)
     saes = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in saes:
-        raise SettingsError(f"release {release} has no SAE {sae_id!r}{_nearest(sae_id, saes)}")
+        raise SettingsError(f"release {release} has no SAE {sae_id!r}.{did_you_mean(sae_id, saes)}")
     return _source(release, entry, saes[sae_id])
 
 
@@ -284,11 +284,6 @@ def directory_file() -> Path:
     if package is None or package.origin is None:
         raise ModuleNotFoundError("sae-lens is not installed; install the project's requirements")
     return Path(package.origin).parent / "pretrained_saes.yaml"
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
-    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def _hook(loader: str, repo: str, folder: str, sae_id: str) -> str | None:

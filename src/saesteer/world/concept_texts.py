@@ -4,7 +4,6 @@ section 4): half of a concept's texts show it.
 Which texts a concept gets depends on the seed and on the concept alone: asking for more of them keeps those that were there.
 """
 
-import difflib
 import random
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, repeat
@@ -13,6 +12,7 @@ import polars as pl
 
 from saesteer.analysis.concepts import NO_TOPIC
 from saesteer.core.files import text_id
+from saesteer.core.names import check_known
 from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS
 from saesteer.settings import SettingsError
 from saesteer.sources.concept_texts import concept_row, concept_table
@@ -37,10 +37,7 @@ def topic_texts(
     if not openers:
         raise SettingsError("no neutral opener is left for the training texts: methods.concepts.openers needs lines that are no prompts")
     for topic in topics:
-        if topic not in lexicon.names:
-            near = difflib.get_close_matches(topic, lexicon.names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lexicon.names)}"
-            raise SettingsError(f"methods.concepts.topics: the grammar has no topic {topic!r}; {hint}")
+        check_known("topic (methods.concepts.topics)", topic, lexicon.names)
     rows = []
     for topic in topics:
         for positive, n_texts in ((True, n_positive), (False, n_negative)):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saesteer.core.files import write_atomically
+from saesteer.core.names import check_known
 from saesteer.engine.interventions import Addition, unpacked
 from saesteer.settings import SettingsError
 
@@ -56,8 +57,7 @@ def fitted_additions(fits: pl.DataFrame, concepts: pl.DataFrame, method: str) ->
     """
     rows = fits.filter(method=method).join(concepts.select("concept_id", "concept"), on="concept_id", how="left", maintain_order="left")
     fitted = rows.filter(pl.col("kind").is_not_null())
-    if rows.is_empty():
-        raise SettingsError(f"there are no fits of method {method!r}; there are: {', '.join(sorted(set(fits['method']))) or 'none'}")
+    check_known("method", method, sorted(set(fits["method"])))
     if rows["layer"].n_unique() > 1:
         raise SettingsError(f"method {method} was fitted at layers {', '.join(map(str, sorted(set(rows['layer']))))}: choose one")
     if rows["concept"].has_nulls():

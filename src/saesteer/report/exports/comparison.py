@@ -53,6 +53,7 @@ def export_vectors(run: Run, method: str, layer: int, path: Path) -> None:
     """Write the unit vectors that a method fitted at a layer: safetensors, a tensor a concept, as the method from_file reads them."""
     from saesteer.methods.fit.vectors_file import write_vectors
 
+    run.check_layer(layer)
     write_vectors(run.rows(FITS, [layer]), run.summary(COMPARED_CONCEPTS), method, path)
 
 

@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
-
-import polars as pl
 
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
-from saesteer.core.tables import BEST_FACTORS, CONCEPTS
 from saesteer.engine.frozen import block_vector, check_constant, median_a_max
 from saesteer.engine.generations import feature_addition, placed
 from saesteer.engine.hook_points import to_residual
@@ -22,11 +18,11 @@ from saesteer.engine.interventions import Addition
 from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
-from saesteer.engine.vector_formats import FORMATS, check_format
+from saesteer.engine.vector_formats import FORMATS, check_format, check_suffix
 from saesteer.report.exports.measured import Form, Lens, measured
-from saesteer.report.fits import fit_of, parse_feature
+from saesteer.report.fits import concept_of, fit_of, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
-from saesteer.settings import Experiment, Sweep
+from saesteer.settings import Experiment
 from saesteer.sources.neuronpedia.sources import known_sources
 
 
@@ -63,7 +59,7 @@ def steerer_of(
         return _of_feature(run, sae, layer_and_feature[1], factor, concept), sae
     method, slash, fitted_for = which.partition("/")
     if not slash:
-        raise SettingsError(f"{which!r} is neither LAYER/FEATURE, e.g. 6/884, nor METHOD/CONCEPT, e.g. 'diffmean/the sea'")
+        raise not_a_feature(which, nor=", nor METHOD/CONCEPT, e.g. 'diffmean/the sea'")
     settings, layers = run.comparison.methods, sorted(run.experiment.layers)
     if layer is None and len(layers) > 1:
         raise SettingsError(f"{run.name} fits methods at layers {', '.join(map(str, layers))}: choose one (--layer)")
@@ -79,33 +75,23 @@ def steerer_of(
 def _of_feature(run: Run, sae: Sae, feature: int, factor: float | None, concept: str | None) -> Steerer:
     layer = sae.meta.layer
     if factor is None:
-        factor, factor_from = _best_factor(run, layer, feature)
+        factor, factor_from = recommended_factor(run, layer, feature)
     else:
         factor_from = "given"
-    concepts = run.rows_if_any(CONCEPTS, [layer]).filter(feature=feature)["concept"].to_list()  # none: the experiment does not say
-    stands_for = concept or (concepts[0] if concepts else None)
+    stands_for = concept or concept_of(run, layer, feature)
     label = f"feature {layer}/{feature}" + (f" ({stands_for})" if stands_for else "")
     return Steerer(label, feature_addition(sae, feature), factor, factor_from, stands_for, {"feature": feature})
 
 
-def _best_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
-    experiment, rows = run.experiment, run.summary_if_any(BEST_FACTORS)
-    rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else ""
-    rows = pl.DataFrame(schema=BEST_FACTORS.schema) if rows is None else rows
-    factors = rows.filter(pl.col("factor").is_not_null(), layer=layer, feature=feature, rule=rule)["factor"].cast(pl.Float64).to_list()
-    if not factors:
-        raise SettingsError(f"the experiment has chosen no factor for feature {layer}/{feature}: name one (--factor)")
-    return median(factors), f"median of those that rule {rule} chose: {', '.join(f'{factor:g}' for factor in factors)}"
-
-
 def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str, Any]:
     """Freeze, measure and write; gives what is said of the vector. What a format cannot express is refused before anything is measured."""
+    check_suffix(to.form, to.path)
     layer, hook_point, original = sae.meta.layer, sae.meta.hook_point, steerer.addition
     neuronpedia = {"neuronpedia_model": _neuronpedia_model(run.experiment, layer, to)} if to.form == "neuronpedia" else {}
     lm, form = run.model(), FORMATS[to.form]
     constant, scale = _constant(run, lm, sae, original, form.positions)
     added = block_vector(lm, layer, hook_point, constant, steerer.factor)
-    check_format(to.form, to.path, added)
+    check_format(to.form, added)
     forms = [Form("original", original, steerer.factor)]
     if (constant.scale, constant.positions) != (original.scale, original.positions):
         forms.append(Form("frozen", constant, steerer.factor))

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from safetensors import safe_open
 
+from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.tables import (
     ACTIVATIONS,
     GEN_SUCCESS,
@@ -80,6 +81,8 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
         parts["examples"] = _examples(examples, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
     if "steering" in summaries:
         parts["curve"] = grouped(_curves(summaries["steering"]))
+        recommended = recommended_factors(summaries["steering"], run.sweep.best_factor)
+        parts["recommended"] = {feature: how for feature, *how in recommended.drop("layer").iter_rows()}
     if "outcomes" in summaries:
         parts["outcomes"] = grouped(summaries["outcomes"].select("feature", *OUTCOME_COLUMNS))
     if (texts := steered_texts(run, layer, SINGLE_FEATURE)) is not None:

@@ -77,7 +77,7 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
         "features": write_feature_pages(folder, run, features),
         "methods": None if methods is None else write_method_pages(folder, run, methods),
         "prompts": list(prompts.values())[:N_PROMPTS],
-        "limits": {"n_prompts": len(prompts), "n_examples": N_EXAMPLES, "rule": rule},
+        "limits": {"n_prompts": len(prompts), "n_examples": N_EXAMPLES},
         "missing": _missing(run),
         "mixed": _mixed(run),
     }

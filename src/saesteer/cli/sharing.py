@@ -1,0 +1,130 @@
+"""Commands that give results to others, and fetch theirs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from saesteer.cli.application import (
+    CONFIG,
+    Configfile,
+    Finished,
+    FinishedComparison,
+    SomeExperiments,
+    commands,
+    configuration,
+    refuse_while_running,
+    run_of,
+)
+
+command = commands("Share")
+
+
+@command()
+def export(
+    experiment: Finished,
+    folder: Annotated[Path, typer.Argument(help="Folder to write v1/MODEL/SOURCE/... into.")],
+    source: Annotated[str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; none: the experiment's own.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write an experiment's max-activating examples in the form of Neuronpedia's bulk exports."""
+    from saesteer.report.exports.neuronpedia import export_examples
+
+    for layer, name in export_examples(run_of(experiment, configfile), folder, source).items():
+        typer.echo(f"layer {layer}: {folder}/v1/{name}")
+
+
+@command()
+def upload(
+    what: Annotated[
+        Literal["list", "features", "vectors"],
+        typer.Argument(help="list: of the kept features; features: with scores, to a source set of yours; vectors: that a method fitted."),
+    ],
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment; for vectors a comparison of methods.")],
+    source: Annotated[
+        str | None, typer.Option(help="MODEL/SOURCE, {layer} for the layer; of vectors MODEL; a list's default: the experiment's own.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of vectors: key of the method, e.g. diffmean.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; print each request, its body byte for byte.")] = False,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Send an experiment's results to Neuronpedia, with the key in NEURONPEDIA_API_KEY; what was sent once is not sent again."""
+    from saesteer.report.upload import uploads_of
+    from saesteer.sources.neuronpedia.upload import send_all, sent_before
+
+    run = run_of(experiment, configfile)
+    uploads = uploads_of(what, run, source, method)
+    address, folder = run.workflow.addresses.neuronpedia, run.data / "neuronpedia"
+    if dry_run:
+        for planned in uploads:
+            before = " (sent before: would be left out)" if sent_before(address, planned, folder) else ""
+            typer.echo(f"POST {planned.url(address)}{before}")
+            typer.echo(planned.body)
+        return
+    for sent in send_all(address, uploads, folder):
+        answer = sent.answer if isinstance(sent.answer, dict) else {}
+        typer.echo(f"{sent.upload.about}: {'sent before' if sent.before else 'sent'}: {answer.get('url') or answer.get('message') or 'ok'}")
+
+
+@command()
+def axbench(
+    experiment: FinishedComparison,
+    folder: Annotated[Path, typer.Argument(help="Folder to write layer_LL/steering_data.parquet into.")],
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write a comparison's texts and ratings in the form of AxBench's results."""
+    from saesteer.report.exports.comparison import export_axbench
+
+    for path in export_axbench(run_of(experiment, configfile), folder):
+        typer.echo(f"wrote {path}")
+
+
+@command()
+def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
+    """Put finished results under DVC and write their provenance: what `push` does before it uploads."""
+    from saesteer.sharing import publish
+
+    tracked = _publish(publish.record, experiments, configfile)
+    typer.echo(f"recorded {len(tracked)} folders and files; `dvc push` uploads them, `git add` and commit the *.dvc files and provenance/")
+
+
+@command()
+def push(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
+    """Share finished results: upload the data, then commit and push the files in git that name it."""
+    from saesteer.sharing import publish
+
+    typer.echo(f"published {len(_publish(publish.push, experiments, configfile))} folders and files")
+
+
+def _publish(publish: Callable[[Path, list[str]], list[Path]], experiments: list[str] | None, configfile: Path) -> list[Path]:
+    from saesteer.workflow.algorithms import check_lock
+
+    check_lock()  # provenance names the code's digest, and rows are only as old as its versions say
+    refuse_while_running()
+    return publish(Path(), configuration(experiments, configfile))
+
+
+@command()
+def pull(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
+    """Fetch the results that this commit names, check them, and tell Snakemake what is up to date."""
+    from saesteer.sharing import fetch
+    from saesteer.workflow.outputs import planned_outputs
+
+    refuse_while_running()
+    examined = fetch.pull(Path(), experiments or [], lambda name: planned_outputs(run_of(name, configfile)))
+    if not examined:
+        typer.echo("nothing was published at this commit: run the workflow, then `saesteer push`")
+    for name, examination in examined.items():
+        typer.echo(f"{name}: {len(examination.agreeing)} outputs adopted, {len(examination.refused)} to be made again")
+        for output, reason in examination.refused.items():
+            typer.echo(f"  {output}: {reason}")
+
+
+@command("merge-versions", hidden=True)
+def merge_versions(ours: Path, theirs: Path) -> None:
+    """What git calls to merge *.dvc files."""
+    from saesteer.sharing import dvc_metadata
+
+    refuse_while_running()
+    dvc_metadata.merge_versions(ours, theirs)

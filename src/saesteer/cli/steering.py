@@ -1,0 +1,145 @@
+"""Commands about what is steered with: SAEs, features, vectors, and how well they do."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from saesteer.cli.application import CONFIG, Configfile, Experiments, Finished, FinishedComparison, commands, run_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+VectorForm = Literal["gguf", "repeng", "easysteer", "lm-eval", "neuronpedia", "safetensors", "python"]
+"""What reads an exported vector (engine.vector_formats)."""
+command = commands("Steer")
+
+
+@command()
+def saes(pattern: Annotated[str, typer.Argument(help="Regular expression for release, model or repository; none: all.")] = "") -> None:
+    """List the SAEs that sae-lens knows: release, model, hook point, width, number, Neuronpedia's name, whether they can be used here."""
+    from saesteer.report.reference.sae_docs import release_lines, releases
+
+    for line in release_lines(releases(pattern)):
+        typer.echo(line)
+
+
+@command()
+def features(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
+    """Resolve feature sets that need the network (published lists, searches of explanations) into lists to commit."""
+    from saesteer.sources.resolve_features import resolve_features
+
+    for name in experiments:
+        run = run_of(name, configfile)
+        by_layer = resolve_features(run.experiment, run.workflow.addresses, run.downloads)
+        typer.echo(f"{name}: {sum(map(len, by_layer.values()))} features in {len(by_layer)} layers; commit the list")
+
+
+@command()
+def export_vector(
+    experiment: Finished,
+    which: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548; or METHOD/CONCEPT of a comparison, e.g. diffmean/sea.")],
+    to: Annotated[VectorForm, typer.Option(help="What is to read the file.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: as the experiment chose.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer that the method was fitted at.")] = None,
+    concept: Annotated[str | None, typer.Option(help="What texts are rated for; none: what the experiment says.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="Texts that are measured of each form of steering, at least.")] = 100,
+    model_id: Annotated[str | None, typer.Option(help="What Neuronpedia calls the model.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write a feature's or a fit's vector for other programs, with its strength made constant; what that does is measured first."""
+    from saesteer.report.exports import vector
+
+    run = run_of(experiment, configfile)
+    steerer, sae = vector.steerer_of(run, which, layer, factor, concept)
+    about = vector.export_vector(run, steerer, sae, vector.Target(to, out, texts, model_id))
+    typer.echo(f"{vector.strength(about)}\n\n{vector.effect_table(about)}\n\nwrote {out}; use it so:\n{about['usage']}")
+
+
+@command()
+def vectors(
+    experiment: FinishedComparison,
+    method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
+    layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
+    path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
+    from saesteer.report.exports.comparison import export_vectors
+
+    export_vectors(run_of(experiment, configfile), method, layer, path)
+    typer.echo(f"wrote {path}")
+
+
+@command()
+def evaluate(
+    experiment: FinishedComparison,
+    method: Annotated[str, typer.Argument(help="Key of a method whose steering acts at every position, e.g. diffmean.")],
+    concept: Annotated[str, typer.Argument(help="The concept that it was fitted for.")],
+    layer: Annotated[int, typer.Option(help="Layer that it was fitted at.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, groups or tags of lm-evaluation-harness, with commas.")],
+    factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: the chosen factor.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task; none: all.")] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder with tasks of one's own, in the harness's YAML.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests in a forward.")] = 8,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the results and what they depend on.")] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Run tasks of lm-evaluation-harness (extra `evaluation`) on the model as it is and under a method's fit for a concept."""
+    from saesteer.core.files import write_json
+    from saesteer.report.evaluation import Tasks, evaluate, table_of
+    from saesteer.report.fits import fit_of
+
+    run = run_of(experiment, configfile)
+    fit = fit_of(run, method, concept, layer, factor)
+    evaluated = evaluate(run, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
+    typer.echo(f"{method}, {concept}, layer {layer}, factor {fit.factor} ({fit.factor_from})\n\n{table_of(evaluated['results'])}")
+    if output:
+        write_json(output, evaluated)
+
+
+@command()
+def rate(
+    experiment: Annotated[str, typer.Argument(help="Name of a finished experiment whose texts a judge rated.")],
+    texts: Annotated[int, typer.Option(min=1, help="Texts on the sheet, at most.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample: another one draws other texts.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Page to write; none: figures/EXPERIMENT/rate.html.")] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="File that a rater saved: print how far it agrees with the judge; may be repeated.")
+    ] = None,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Write a page on which anybody rates texts blindly, by keyboard; or, with --answers, compare raters with the judge."""
+    from saesteer.core.files import write_text
+    from saesteer.report.rating.answers import compared
+    from saesteer.report.rating.sheet import sheet_html
+
+    run = run_of(experiment, configfile)
+    if not answers:
+        page = output or run.figures / "rate.html"
+        write_text(page, sheet_html(run, texts, seed))
+        typer.echo(f"open {page} in a browser; then `saesteer rate {experiment} --answers FILE` with the file that it saves")
+        return
+    for (first, second), rows in compared(run, answers).items():
+        _show_agreement(first, second, rows)
+
+
+@command()
+def agreement(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment whose texts more than one judge rated.")],
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Compare the judges that rated an experiment's texts, past ones too: weighted kappa of each aspect, with its interval."""
+    from saesteer.judge.agreement import pairwise_agreement
+
+    for (first, second), rows in pairwise_agreement(run_of(experiment, configfile).data / "judge").items():
+        _show_agreement(first, second, rows)
+
+
+def _show_agreement(first: str, second: str, rows: "pl.DataFrame") -> None:
+    typer.echo(f"{first} against {second}")
+    for row in rows.iter_rows(named=True):
+        typer.echo("  " + ", ".join(f"{key} {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in row.items()))
