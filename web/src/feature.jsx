@@ -1,8 +1,7 @@
 import { useContext, useMemo } from "preact/hooks";
 import { entry } from "./data.js";
-import { Curves, Index, Num, Section, Table, Texts, Waiting, objects, show, usePromise } from "./parts.jsx";
-
-const visible = (token) => token.replaceAll("▁", " ").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+import { served } from "./steer.jsx";
+import { Curves, Index, Num, Section, Table, Texts, Waiting, objects, show, usePromise, visible } from "./parts.jsx";
 
 export function FeaturePage({ table, layer, feature, level = 1 }) {
   const index = useContext(Index);
@@ -24,6 +23,7 @@ function Feature({ page, layer, feature, level }) {
     {row.concept && <p class="lead">{row.concept}{row.concept_share !== null && <span class="quiet"> ({show(100 * row.concept_share)} % of the maxima of its max-activating examples)</span>}</p>}
     {row.explanations.filter((one) => one !== row.concept).map((one) => <p>{one}</p>)}
     <p class="links">{/^https?:\/\//.test(row.page ?? "") && <a href={row.page} rel="noopener noreferrer" target="_blank">On Neuronpedia</a>}
+      {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}`}>Steer with it</a>}
       {level === 1 && <a href={`#/compare/features/${layer}/${feature}`}>Compare with another feature</a>}</p>
     <Section title="Scores" tables={["features"]}>
       <div class="places"><Place title="output score" column="output_score" value={row.output_score} place={page.place[0]} layer={layer} />

@@ -8,6 +8,7 @@ import { Features } from "./features.jsx";
 import { MethodPage } from "./method.jsx";
 import { Files, Methods, Overview } from "./overview.jsx";
 import { Index } from "./parts.jsx";
+import { Steer, served } from "./steer.jsx";
 
 const route = () => {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
@@ -32,7 +33,7 @@ function App({ index, table }) {
   return <Index.Provider value={index}>
     <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.querySelector("main h1")?.focus(); }}>Skip to the content</a>
     <header><nav aria-label="Pages"><a class="name" href="#/">saesteer <strong>{index.name}</strong></a>
-      {[["", "Overview"], ["features", "Features"], ...(index.methods ? [["methods", "Methods"]] : []), ["compare", "Compare"], ["files", "Files"]].map(([to, name]) =>
+      {[["", "Overview"], ["features", "Features"], ...(index.methods ? [["methods", "Methods"]] : []), ...(served ? [["steer", "Steer"]] : []), ["compare", "Compare"], ["files", "Files"]].map(([to, name]) =>
         <a href={`#/${to}`} aria-current={kind === to || (to && kind === to.replace(/s$/, "")) ? "page" : undefined}>{name}</a>)}</nav></header>
     <main id="main">{page(kind, rest, query, index, table)}</main>
   </Index.Provider>;
@@ -42,6 +43,7 @@ function page(kind, rest, query, index, table) {
   if (kind === "") return <Overview />;
   if (kind === "features") return <Features table={table} query={query} />;
   if (kind === "feature") return <FeaturePage table={table} layer={Number(rest[0])} feature={Number(rest[1])} />;
+  if (kind === "steer" && served) return <Steer key={query.toString()} table={table} query={query} />;
   if (kind === "methods" && index.methods) return <Methods />;
   if (kind === "method" && index.methods) return <MethodPage method={rest[0]} />;
   if (kind === "compare") return <Compare of={rest[0] === "methods" && index.methods ? "methods" : "features"} rest={rest.slice(1)} index={index} table={table} />;

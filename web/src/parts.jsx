@@ -14,6 +14,9 @@ export const show = (value, digits = 3) => {
   return (small ? value.toExponential(1) : Number(value.toPrecision(digits)).toString()).replace("-", "−");
 };
 
+/** A token with its spaces and line ends to be seen. */
+export const visible = (token) => token.replaceAll("▁", " ").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+
 /** Rows of a table as objects. */
 export const objects = (table) => (table ? table.rows.map((row) => Object.fromEntries(table.columns.map((name, i) => [name, row[i]]))) : []);
 

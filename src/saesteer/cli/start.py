@@ -107,3 +107,16 @@ def check(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
             n_problems += finding.level == "problem"
     if n_problems:
         raise SaesteerError(f"{n_problems} problems")
+
+
+@command()
+def serve(
+    experiment: Finished,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port.")] = 8765,
+    host: Annotated[str, typer.Option(help="Address; any but this machine's own wants the token that is printed.")] = "127.0.0.1",
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Steer live in a browser, and answer programs that speak OpenAI's completions."""
+    from saesteer.serve.server import serve as serve_run
+
+    serve_run(run_of(experiment, configfile), host, port, typer.echo)

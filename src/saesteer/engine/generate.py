@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
+from torch import Tensor
 from transformers.cache_utils import Cache
 
 from saesteer.core.counter_rng import draws
@@ -35,6 +36,7 @@ from saesteer.engine.continuation import (
     ending_tokens,
     padded_index,
     step_bytes,
+    step_logits,
     tile_rows,
 )
 from saesteer.engine.hook_points import HookPoint, hook_point_of
@@ -66,6 +68,16 @@ TEXTS = pl.Schema(
 """Columns of the texts; a row has none, and a reason, where a step's logits were not finite. `token_ids` and `n_tokens` include the
 token that ended the text (stop character or end of sequence), `text` is the continuation alone, `seconds` a row's share of its batch's wall
 time."""
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Texts while they are written."""
+
+    texts: list[str | None]
+    """None: a step's logits were not finite."""
+    stopped: list[bool]
+    """Which of them have ended before the limit."""
 
 
 @dataclass(frozen=True)
@@ -134,14 +146,25 @@ def steered_texts_by_token(
     interventions: Sequence[Intervention],
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
-) -> Iterator[list[str | None]]:
+) -> Iterator[Growing]:
     """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
     (one kind of intervention, one length of prompts)."""
     run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
     ((length, group),) = _groups(run, rows)
     slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
     for continued in continued_steps(lm, slots, group.height, sampling, run.ending):
-        yield _texts_of(run, group, continued)[1]
+        yield Growing(_texts_of(run, group, continued)[1], continued.stopped.tolist())
+
+
+@torch.no_grad()
+def next_token_logits(
+    lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: Sequence[Sequence[int]]
+) -> Float[Tensor, "row vocab"]:
+    """Logits of the token after the prompt, of rows that can share a batch, as in `steered_texts_by_token`."""
+    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, Sampling(max_new_tokens=1), Prefixes(lm))
+    ((length, group),) = _groups(run, rows)
+    slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
+    return step_logits(lm, next(slots.tiles()), slots.place + 1)[: group.height]
 
 
 def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:

@@ -52,7 +52,8 @@ def feature_texts_by_token(
 ) -> Iterator[list[str | None]]:
     """The texts of `feature_texts` while they are written, after each token: of a few rows, whose prefixes have one length."""
     numbered, interventions, prompts = _of_features(lm, sae, layer, rows, prefixes, seed)
-    yield from steered_texts_by_token(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling)
+    for growing in steered_texts_by_token(lm, sae, layer, numbered.select(_ROW), interventions, prompts, sampling):
+        yield growing.texts
 
 
 def _of_features(

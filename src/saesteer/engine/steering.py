@@ -39,18 +39,19 @@ def together(interventions: Sequence[Intervention]) -> list[list[int]]:
     """Which interventions can steer rows of one batch: places in groups, in order of their first member."""
     groups: dict[object, list[int]] = {}
     for place, intervention in enumerate(interventions):
-        groups.setdefault(_kind(place, intervention), []).append(place)
+        groups.setdefault(kind_of_batch(intervention), []).append(place)
     return list(groups.values())
 
 
-def _kind(place: int, intervention: Intervention) -> object:
+def kind_of_batch(intervention: Intervention) -> object:
+    """What interventions have in common that can steer rows of one batch."""
     if isinstance(intervention, Addition):
         return Addition, intervention.positions, intervention.scale is None
     if isinstance(intervention, LowRankWeights | LowRankSubspace):
         tensors = tensors_of(intervention)
         values = tuple(value for name, value in vars(intervention).items() if name not in tensors)  # layers, scaling, positions
         return type(intervention), values, tuple(tensor.shape for tensor in tensors.values())
-    return place if isinstance(intervention, WeightChange) else type(intervention)
+    return id(intervention) if isinstance(intervention, WeightChange) else type(intervention)
 
 
 def changes_prompt(intervention: Intervention) -> bool:

@@ -1,0 +1,208 @@
+"""Texts for many clients at once.
+
+One thread owns the model. Waiting texts that can share a forward (one layer, kind of steering, length of prompt and sampling) are continued
+as a batch. Batches take turns, one token each, so a new text's first token does not wait for the last token of another. A text's tokens
+come from its own stream of random numbers and do not depend on the company (engine.generate).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import polars as pl
+
+from saesteer.core.tables import NOT_FINITE
+from saesteer.engine.continuation import Sampling
+from saesteer.engine.generate import Growing, steered_texts_by_token
+from saesteer.engine.interventions import Intervention
+from saesteer.engine.models import LanguageModel
+from saesteer.engine.saes import Sae
+from saesteer.engine.steering import kind_of_batch
+
+MOST_ROWS = 64
+"""Texts of a batch."""
+MOST_WAITING = 512
+"""Texts that wait for their batch to begin."""
+
+log = logging.getLogger("saesteer")
+Result = TypeVar("Result")
+
+
+class Busy(RuntimeError):
+    """More texts wait than may."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text to be written."""
+
+    layer: int
+    intervention: Intervention
+    factor: str
+    """A decimal."""
+    stream: int
+    """What its random numbers are drawn from (core.counter_rng.streams)."""
+    prompt: tuple[int, ...]
+    """Token ids."""
+    sampling: Sampling
+
+    @property
+    def shape(self) -> object:
+        """What texts of one batch have in common."""
+        return self.layer, len(self.prompt), self.sampling, kind_of_batch(self.intervention)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What there is of a text."""
+
+    text: str
+    n_tokens: int = 0
+    finish: str | None = None
+    """Why it ended: stop, length or error; None: it goes on."""
+
+
+Write = Callable[[int, Progress], None]
+"""(number of the text in its job, what there is of it); called in the scheduler's thread."""
+
+
+@dataclass
+class Job:
+    """Texts of one client."""
+
+    texts: Sequence[Text]
+    write: Write
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Write nothing more; its rows end with the next token."""
+        self.is_cancelled = True
+
+
+class Scheduler:
+    """The thread that owns the model."""
+
+    def __init__(self, lm: LanguageModel, sae: Callable[[int], Sae]) -> None:
+        self._lm, self._sae = lm, sae
+        self._waiting: list[tuple[Job, int]] = []
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._condition = threading.Condition()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+        self._thread.start()
+
+    def submit(self, texts: Sequence[Text], write: Write) -> Job:
+        """Have texts written; Busy where too many wait."""
+        job = Job(texts, write)
+        with self._condition:
+            self.check_room(len(texts))
+            self._waiting += [(job, number) for number in range(len(texts))]
+            self._condition.notify()
+        return job
+
+    def check_room(self, n: int) -> None:
+        """Busy where so many texts more would wait than may."""
+        if len(self._waiting) + n > MOST_WAITING:
+            raise Busy(f"{len(self._waiting)} texts are waiting: try again in a few seconds")
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Something else that needs the model, between two tokens; waits for it."""
+        future: Future[Result] = Future()
+        with self._condition:
+            self._calls.append((work, future))
+            self._condition.notify()
+        return future.result()
+
+    def close(self) -> None:
+        """End after the token that is being computed."""
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        active: deque[_Batch] = deque()
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._is_closed or self._waiting or self._calls or active)
+                if self._is_closed:
+                    return
+                waiting, self._waiting = self._waiting, []
+                calls, self._calls = self._calls, []
+            for work, future in calls:
+                try:
+                    future.set_result(work())
+                except Exception as fault:  # goes to whoever waits
+                    future.set_exception(fault)
+            active.extend(self._batches(waiting))
+            if active and (batch := active.popleft()).advance():
+                active.append(batch)
+
+    def _batches(self, waiting: Sequence[tuple[Job, int]]) -> Iterator[_Batch]:
+        groups: dict[object, list[tuple[Job, int]]] = {}
+        for job, number in waiting:
+            groups.setdefault(job.texts[number].shape, []).append((job, number))
+        for group in groups.values():
+            for start in range(0, len(group), MOST_ROWS):
+                rows = group[start : start + MOST_ROWS]
+                yield _Batch(rows, self._texts([job.texts[number] for job, number in rows]))
+
+    def _texts(self, texts: Sequence[Text]) -> Iterator[Growing]:
+        """Texts of one shape while they grow."""
+        first = texts[0]
+        interventions = list({id(text.intervention): text.intervention for text in texts}.values())
+        prompts = list(dict.fromkeys(text.prompt for text in texts))
+        places = {id(intervention): place for place, intervention in enumerate(interventions)}
+        rows = pl.DataFrame(
+            {
+                "row": range(len(texts)),
+                "intervention": [places[id(text.intervention)] for text in texts],
+                "prompt": [prompts.index(text.prompt) for text in texts],
+                "factor": [text.factor for text in texts],
+                "stream": pl.Series([text.stream for text in texts], dtype=pl.UInt64),
+            },
+            schema_overrides={"row": pl.UInt32},
+        )
+        sae = self._sae(first.layer)
+        yield from steered_texts_by_token(self._lm, sae, first.layer, rows, interventions, prompts, first.sampling)
+
+
+class _Batch:
+    """Rows that are continued together."""
+
+    def __init__(self, rows: Sequence[tuple[Job, int]], steps: Iterator[Growing]) -> None:
+        self._rows, self._steps = dict(enumerate(rows)), steps
+        self._texts, self._n_tokens = dict.fromkeys(self._rows, ""), 0
+
+    def advance(self) -> bool:
+        """One token more of each row; whether there is anything left to do."""
+        self._rows = {row: of for row, of in self._rows.items() if not of[0].is_cancelled}
+        try:
+            growing = next(self._steps, None) if self._rows else None
+        except Exception as fault:  # one client's fault must not end the others' texts
+            log.exception("a batch of %d texts failed", len(self._rows))
+            self._texts = dict.fromkeys(self._rows, str(fault))
+            return self._end("error")
+        if growing is None:
+            return self._end("length")
+        self._n_tokens += 1
+        for row, (job, number) in list(self._rows.items()):
+            text = growing.texts[row]
+            finish = "error" if text is None else "stop" if growing.stopped[row] else None
+            self._texts[row] = NOT_FINITE if text is None else text
+            job.write(number, Progress(self._texts[row], self._n_tokens, finish))
+            if finish is not None:
+                del self._rows[row]
+        return bool(self._rows)
+
+    def _end(self, finish: str) -> bool:
+        """Every row that goes on ends here."""
+        for row, (job, number) in self._rows.items():
+            job.write(number, Progress(self._texts[row], self._n_tokens, finish))
+        return False

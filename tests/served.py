@@ -1,0 +1,52 @@
+"""A server of `saesteer serve` on a free port of the loopback interface, for a context's duration."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from engine_models import shipped_model
+
+from saesteer.engine.saes import Sae
+from saesteer.run import Run
+from saesteer.serve.application import application
+from saesteer.serve.guard import LOOPBACK
+from saesteer.serve.model import Model
+from saesteer.serve.scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class Served:
+    address: str
+    model: Model
+    scheduler: Scheduler
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return httpx.post(f"{self.address}{path}", content=json.dumps(body), headers={"Content-Type": "application/json", **headers})
+
+
+@contextlib.contextmanager
+def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None = None) -> Iterator[Served]:
+    """Serve the shipped model with SAEs by layer, and the pages of a report's folder."""
+    model = Model(run, shipped_model(), saes)
+    scheduler = Scheduler(model.lm, model.saes.__getitem__)
+    server = uvicorn.Server(uvicorn.Config(application(model, scheduler, report, LOOPBACK, token), log_level="error"))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", model, scheduler)
+        finally:
+            server.should_exit = True
+            thread.join()
+            scheduler.close()

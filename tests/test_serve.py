@@ -1,0 +1,238 @@
+"""`saesteer serve`: texts are those of the library in any company, OpenAI's own client reads them, and what is hostile is refused."""
+
+# ruff: noqa: F811 (fixtures of another file)
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from engine_models import shipped_model, shipped_sae
+from served import Served, serving
+from test_evaluation import comparison, finished_fits  # noqa: F401
+
+from saesteer import api
+from saesteer.engine.continuation import Sampling
+from saesteer.run import Run
+from saesteer.serve import scheduler as scheduling
+from saesteer.serve.guard import LARGEST_BODY
+from saesteer.serve.requests import SteeringField
+from saesteer.serve.scheduler import Scheduler
+from saesteer.steps.generations import sampling_of
+
+PROMPT, LAYER, FEATURE = "People often say that", 6, 548
+MEDICINE = {"features": [{"layer": LAYER, "feature": FEATURE, "factor": 1.6}]}
+
+
+@pytest.fixture
+def served(comparison: Run, tmp_path: Path) -> Iterator[Served]:
+    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}) as server:
+        yield server
+
+
+def page_in(folder: Path) -> Path:
+    (folder / "index.html").write_text("<title>report</title>")
+    return folder
+
+
+def by_the_library(run: Run, prompts: Sequence[str], factors: Sequence[float], samples: int = 1, seed: int = 4) -> list[str]:
+    sampling = replace(sampling_of(run.experiment), max_new_tokens=12)
+    made = api.steer(shipped_model(), shipped_sae(LAYER), [FEATURE], factors, prompts, n_samples=samples, sampling=sampling, seed=seed)
+    return made["text"].to_list()
+
+
+def events(served: Served, path: str, body: Any) -> list[Any]:
+    with httpx.stream("POST", f"{served.address}{path}", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream"), answer.read()
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def test_texts_grow_into_those_of_the_library(served: Served, comparison: Run) -> None:
+    body = {"prompt": PROMPT, "steering": MEDICINE, "samples": 2, "max_tokens": 12, "seed": 4}
+    last: dict[tuple[bool, int], dict[str, Any]] = {}
+    for event in events(served, "/api/steer", body):
+        place = event["steered"], event["sample"]
+        assert event["text"].startswith(last.get(place, {"text": ""})["text"])
+        last[place] = event
+    expected = by_the_library(comparison, [PROMPT], [0, 1.6], samples=2)
+    assert [last[steered, sample]["text"] for steered in (False, True) for sample in (0, 1)] == expected
+    assert {event["finish"] for event in last.values()} <= {"stop", "length"}
+
+
+def test_openais_client_reads_completions_and_streams(served: Served) -> None:
+    client = openai.OpenAI(base_url=f"{served.address}/v1", api_key="none")
+    asked: dict[str, Any] = {"model": "any", "prompt": PROMPT, "max_tokens": 12, "seed": 1, "extra_body": {"steering": MEDICINE}}
+    whole = client.completions.create(**asked)
+    parts = list(client.completions.create(stream=True, **asked))
+    assert whole.choices[0].text == "".join(part.choices[0].text for part in parts) != ""
+    assert whole.choices[0].finish_reason == parts[-1].choices[0].finish_reason
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens <= 12
+    assert client.completions.create(**asked | {"extra_body": {}}).choices[0].text != whole.choices[0].text
+    assert client.models.list().data[0].id == served.model.name
+
+
+def test_32_clients_at_once_get_the_texts_that_each_gets_alone(served: Served, comparison: Run) -> None:
+    seeds = [client % 8 for client in range(32)]
+
+    def text(seed: int) -> str:
+        body = {"prompt": PROMPT, "steering": MEDICINE, "max_tokens": 12, "seed": seed}
+        (last,) = [event for event in events(served, "/api/steer", body) if event["steered"] and event["finish"]]
+        return str(last["text"])
+
+    with ThreadPoolExecutor(32) as clients:
+        texts = list(clients.map(text, seeds))
+    alone = {seed: by_the_library(comparison, [PROMPT], [1.6], seed=seed)[0] for seed in set(seeds)}
+    assert len(set(alone.values())) > 4
+    assert texts == [alone[seed] for seed in seeds]
+
+
+def test_several_features_add_up(served: Served) -> None:
+    """Greedy: the same feature twice at half the strength is the feature once."""
+    half = {"layer": LAYER, "feature": FEATURE, "factor": 0.8}
+    asked = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    texts = [
+        served.post("/v1/completions", asked | {"steering": steering}).json()["choices"][0]["text"]
+        for steering in (MEDICINE, {"features": [half, half]})
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_a_fit_of_the_comparison_steers(served: Served) -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    fit = {"fit": {"method": "diffmean", "concept": "sea", "layer": LAYER}}
+    steered = served.post("/v1/completions", asked | {"steering": fit})
+    assert steered.status_code == 200, steered.text
+    assert steered.json()["choices"][0]["text"] != served.post("/v1/completions", asked).json()["choices"][0]["text"]
+
+
+@torch.no_grad()
+def test_log_probabilities_of_the_next_token(served: Served) -> None:
+    """Unsteered against a plain forward; steering raises the feature's top logit-lens tokens."""
+    made = served.post("/api/next", {"prompt": PROMPT, "steering": MEDICINE, "layer": LAYER, "feature": FEATURE}).json()
+    lm = shipped_model()
+    tokens = api.top_logit_lens_tokens(lm, shipped_sae(LAYER), [FEATURE], k=len(made["tokens"])).row(0, named=True)
+    plain = lm.model(torch.tensor([lm.tokenizer(PROMPT)["input_ids"]])).logits[0, -1].log_softmax(-1)[tokens["token_ids"]]
+    assert made["tokens"] == tokens["tokens"]
+    assert made["unsteered"] == pytest.approx(plain.tolist(), abs=1e-4)
+    assert sum(made["steered"]) > sum(made["unsteered"]) + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"prompt": PROMPT, "steering": {"features": [{"layer": 6, "feature": 99999, "factor": 1}]}}, "99999"),
+        ({"prompt": PROMPT, "steering": {"features": [{"layer": 2, "feature": 1, "factor": 1}]}}, "no layer 2"),
+        ({"prompt": PROMPT, "steering": {"features": [{"layer": 6, "feature": 1, "factor": -1}]}}, "factor"),
+        (
+            {
+                "prompt": PROMPT,
+                "steering": {"features": [{"layer": 6, "feature": 1, "factor": 1}, {"layer": 5, "feature": 1, "factor": 1}]},
+            },
+            "one layer",
+        ),
+        ({"prompt": "", "steering": {}}, "prompt"),
+        ({"prompt": "people " * 2000, "steering": {}}, "at most 64"),
+        ({"prompt": PROMPT, "steering": {}, "path": "/etc/passwd"}, "path"),
+        ({"prompt": PROMPT, "steering": {"fit": {"method": "nonsense", "concept": "sea", "layer": 6}}}, "nonsense"),
+        ("no object", "object"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(served: Served, body: Any, said: str) -> None:
+    answer = served.post("/api/steer", body)
+    assert (answer.status_code, said in answer.json()["error"]["message"]) == (400, True), answer.text
+
+
+def test_what_a_page_of_another_site_can_send_is_refused(served: Served) -> None:
+    body = {"prompt": PROMPT, "steering": MEDICINE}
+    assert served.post("/api/steer", body, Host="attacker.example").status_code == 421  # DNS rebinding
+    assert httpx.get(served.address, headers={"Host": "attacker.example"}).status_code == 421
+    assert served.post("/api/steer", body, Origin="https://attacker.example").status_code == 403  # CSRF
+    assert served.post("/api/steer", body, Origin="null").status_code == 403
+    form = httpx.post(f"{served.address}/api/steer", content=json.dumps(body), headers={"Content-Type": "text/plain"})
+    assert form.status_code == 415  # what a form can send without asking first
+    assert served.post("/api/steer", body, Origin=served.address).status_code == 200
+
+
+def test_what_is_too_large_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served.post("/api/steer", {"prompt": "x" * LARGEST_BODY, "steering": {}}).status_code == 413
+    chunks = httpx.post(f"{served.address}/api/steer", content=iter([b"{}"]), headers={"Content-Type": "application/json"})
+    assert chunks.status_code == 413
+    monkeypatch.setattr(scheduling, "MOST_WAITING", 1)
+    answer = served.post("/api/steer", {"prompt": PROMPT, "steering": MEDICINE, "samples": 4})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+def test_no_file_outside_the_report_is_served(served: Served) -> None:
+    assert httpx.get(served.address).text == "<title>report</title>"
+    for path in ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "//etc/passwd", "/..%2fpyproject.toml"):
+        with socket.create_connection(("127.0.0.1", int(served.address.rpartition(":")[2]))) as raw:
+            raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+            assert b" 404 " in raw.recv(64), path
+
+
+def test_a_server_that_others_reach_wants_its_token(comparison: Run, tmp_path: Path) -> None:
+    with serving(comparison, page_in(tmp_path), {LAYER: shipped_sae(LAYER)}, "secret") as server:
+        assert httpx.get(server.address).status_code == 401
+        assert httpx.get(server.address, params={"token": "wrong"}).status_code == 401
+        assert server.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 1}).status_code == 401
+        asked = {"prompt": PROMPT, "max_tokens": 1}
+        assert server.post("/v1/completions", asked, Authorization="Bearer secret").status_code == 200
+        with httpx.Client(base_url=server.address, follow_redirects=True) as browser:
+            page = browser.get("/", params={"token": "secret"})
+            assert (page.text, str(page.url)) == ("<title>report</title>", f"{server.address}/")  # the token leaves the address
+            assert browser.post("/v1/completions", json=asked).status_code == 200
+            assert "httponly" in page.history[0].headers["set-cookie"].lower()
+
+
+def test_a_client_that_goes_away_ends_its_texts(served: Served) -> None:
+    body = {"prompt": PROMPT, "steering": MEDICINE, "max_tokens": 50, "samples": 16}
+    jobs = recorded_jobs(served.scheduler)
+    with httpx.stream("POST", f"{served.address}/api/steer", json=body) as answer:
+        next(answer.iter_lines())
+    deadline = time.monotonic() + 10
+    while not jobs[0].is_cancelled and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert jobs[0].is_cancelled
+    assert served.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}).status_code == 200
+
+
+def recorded_jobs(scheduler: Scheduler) -> list[scheduling.Job]:
+    jobs: list[scheduling.Job] = []
+    submit: Callable[..., scheduling.Job] = scheduler.submit
+
+    def recording(*arguments: Any) -> scheduling.Job:
+        jobs.append(submit(*arguments))
+        return jobs[-1]
+
+    scheduler.submit = recording  # type: ignore[method-assign]
+    return jobs
+
+
+def test_a_fault_ends_its_own_batch_only(served: Served) -> None:
+    """A text whose SAE cannot be read gets an error, and the next one is written."""
+    texts = served.model.texts(
+        PROMPT,
+        served.model.setting(SteeringField()),
+        Sampling(2),
+        1,
+        0,
+    )
+    ended: list[Any] = []
+    served.scheduler.submit([replace(texts[0], layer=99)], lambda number, progress: ended.append(progress.finish))
+    assert served.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}).status_code == 200
+    assert ended == ["error"]
+
+
+def test_an_unknown_chat_template_is_refused(served: Served) -> None:
+    answer = served.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]})
+    assert (answer.status_code, "chat template" in answer.text) == (400, True)

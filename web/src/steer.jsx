@@ -1,0 +1,144 @@
+// Steering live, where `saesteer serve` is behind the page: features and strengths, a prompt, and both texts as they grow.
+
+import { useContext, useEffect, useId, useReducer, useRef, useState } from "preact/hooks";
+import { Index, Section, show, visible } from "./parts.jsx";
+
+/** Whether `saesteer serve` is behind this page. */
+export const served = document.documentElement.dataset.served === "true";
+const N_FOUND = 8, N_SAMPLES = [1, 2, 3, 5, 8], DEFAULT_STRENGTH = 1;
+const FEATURE = /^\s*(\d+)\/(\d+)\s*$/;
+
+/** What the address says: features as LAYER/FEATURE*STRENGTH, a prompt, the number of samples. */
+function asked(query, index) {
+  const features = query.getAll("f").map((one) => /^(\d+)\/(\d+)\*([\d.]+)$/.exec(one)).filter(Boolean)
+    .map(([, layer, feature, factor]) => ({ layer: Number(layer), feature: Number(feature), factor }));
+  return { features, prompt: query.get("p") ?? index.prompts[0] ?? "", samples: Number(query.get("n")) || 2, seed: query.get("s") ?? "0" };
+}
+
+const address = ({ features, prompt, samples, seed }) => `#/steer?${new URLSearchParams([
+  ...features.map((one) => ["f", `${one.layer}/${one.feature}*${one.factor}`]), ["p", prompt], ["n", samples], ["s", seed]])}`;
+
+const steering = (features) => ({ features: features.map((one) => ({ ...one, factor: Number(one.factor) })) });
+
+async function post(path, body, signal) {
+  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+  if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error?.message ?? `the server answered ${answer.status}`);
+  return answer;
+}
+
+/** The events of a stream, each a JSON value. */
+async function* events(answer) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ;) {
+    const { value, done } = await reader.read();
+    const lines = (rest + (value ?? "")).split(/\r?\n/);
+    rest = lines.pop();
+    for (const line of lines) if (line.startsWith("data: ")) yield JSON.parse(line.slice(6));
+    if (done) return;
+  }
+}
+
+export function Steer({ table, query }) {
+  const index = useContext(Index), [form, setForm] = useState(() => asked(query, index));
+  const [texts, setTexts] = useState(null), [next, setNext] = useState(null), [fault, setFault] = useState(""), running = useRef(null);
+  const [copied, setCopied] = useState("");
+  const ids = { prompt: useId(), samples: useId(), seed: useId(), prompts: useId() };
+  const set = (changes) => setForm((old) => ({ ...old, ...changes }));
+  const change = (at, changes) => set({ features: form.features.map((one, i) => (i === at ? { ...one, ...changes } : one)) });
+  const stop = () => running.current?.abort();
+  useEffect(() => stop, []);
+  const start = async (event) => {
+    event?.preventDefault();
+    stop();
+    const controller = (running.current = new AbortController());
+    history.replaceState(null, "", address(form));
+    setFault(""); setNext(null);
+    const grown = [false, true].map(() => Array(form.samples).fill({ text: "", finish: null }));
+    setTexts(grown);
+    try {
+      const body = { prompt: form.prompt, steering: steering(form.features) }, [first] = form.features;
+      const looked = first && post("api/next", { ...body, layer: first.layer, feature: first.feature }, controller.signal).then((answer) => answer.json());
+      for await (const one of events(await post("api/steer", { ...body, samples: form.samples, seed: Number(form.seed) }, controller.signal))) {
+        grown[Number(one.steered)] = grown[Number(one.steered)].map((old, sample) => (sample === one.sample ? one : old));
+        setTexts([...grown]);
+      }
+      if (looked) setNext(await looked);
+    } catch (error) {
+      if (error.name !== "AbortError") setFault(error.message);
+    } finally {
+      if (running.current === controller) running.current = null;
+    }
+  };
+  const copy = async (text, what) => { await navigator.clipboard.writeText(text); setCopied(`${what} copied`); };
+  const command = form.features.length === 1 && `saesteer export-vector ${index.name} ${form.features[0].layer}/${form.features[0].feature} --factor ${form.features[0].factor} --to gguf --out vector.gguf`;
+  return <>
+    <h1 tabIndex={-1}>Steer</h1>
+    <form onSubmit={start}>
+      <Finder table={table} onChoose={(layer, feature, factor) => set({ features: [...form.features, { layer, feature, factor: String(factor ?? DEFAULT_STRENGTH) }] })} />
+      {form.features.length > 0 && <ul class="strengths">{form.features.map((one, at) => <Strength key={`${one.layer}/${one.feature}`} {...{ table, one }}
+        onChange={(factor) => change(at, { factor })} onRemove={() => set({ features: form.features.filter((_, i) => i !== at) })} />)}</ul>}
+      <div class="fields">
+        <span class="field grow"><label for={ids.prompt}>Prompt</label>
+          <input id={ids.prompt} value={form.prompt} list={ids.prompts} required autocomplete="off" onInput={(event) => set({ prompt: event.target.value })} />
+          <datalist id={ids.prompts}>{index.prompts.map((one) => <option value={one} />)}</datalist></span>
+        <span class="field"><label for={ids.samples}>Texts each</label>
+          <select id={ids.samples} value={form.samples} onChange={(event) => set({ samples: Number(event.target.value) })}>{N_SAMPLES.map((n) => <option value={n} selected={n === form.samples}>{n}</option>)}</select></span>
+        <span class="field"><label for={ids.seed}>Seed</label><input id={ids.seed} type="number" min="0" step="1" value={form.seed} onInput={(event) => set({ seed: event.target.value })} /></span>
+        <button class="main" type="submit">Write</button><button type="button" onClick={stop}>Stop</button>
+      </div>
+    </form>
+    {fault && <p class="error" role="alert">{fault}</p>}
+    {texts && <Section title="Texts"><div class="beside two">{["unsteered", "steered"].map((name, side) => <div key={name}><h3>{name}</h3>
+      <ol class="cards" aria-live="polite">{texts[side].map((one) => <li class={side ? "card chosen" : "card"}><p class="text"><span class="quiet">{form.prompt}</span>{one.text}{!one.finish && <span class="caret" aria-hidden="true" />}</p></li>)}</ol></div>)}</div></Section>}
+    {next && <Next next={next} first={form.features[0]} />}
+    {texts && <p class="links"><button type="button" onClick={() => copy(location.href, "Link")}>Copy a link to this setting</button>
+      {command && <button type="button" onClick={() => copy(command, "Command")}>Copy the command that saves it as a vector</button>}
+      <span role="status">{copied}</span></p>}
+  </>;
+}
+
+/** A search for features by label and top logit-lens tokens, or by number. */
+function Finder({ table, onChoose }) {
+  const id = useId(), index = useContext(Index), [needle, setNeedle] = useState(""), [, came] = useReducer((n) => n + 1, 0), [columns, setColumns] = useState(null);
+  const names = index.table.numbers.map(([name]) => name), rank = ["judge_score", "gen_success_20", "output_score"].find((name) => names.includes(name));
+  useEffect(() => {
+    Promise.all(["feature", rank, names.includes("strength") ? "strength" : "feature"].map((name) => table.numbers(name)))
+      .then(([feature, ranked, strength]) => setColumns({ feature, ranked, strength: names.includes("strength") ? strength : null }));
+  }, []);
+  const label = table.text("label", came), lens = table.text("lens", came), text = needle.trim().toLowerCase();
+  const rows = [];
+  if (columns && text) {
+    const [, layer, feature] = FEATURE.exec(text) ?? [];
+    const marked = feature === undefined ? table.mark(lens, text, table.mark(label, text, new Uint8Array(table.n))) : null;
+    for (let row = 0; row < table.n; row++) if (marked ? marked[row] : table.layerOf(row) === Number(layer) && columns.feature[row] === Number(feature)) rows.push(row);
+    rows.sort((a, b) => (Number.isNaN(columns.ranked[a]) ? -1 : columns.ranked[b]) - (Number.isNaN(columns.ranked[b]) ? -1 : columns.ranked[a]) || a - b);
+  }
+  return <div class="finder"><span class="field grow"><label for={id}>Add a feature: search a concept, a token, or LAYER/FEATURE</label>
+    <input id={id} type="search" value={needle} autocomplete="off" spellcheck={false} onInput={(event) => setNeedle(event.target.value)} /></span>
+    {text && <ul class="found" aria-label="Features that fit">{rows.slice(0, N_FOUND).map((row) => <li><button type="button" onClick={() => {
+      const strength = columns.strength?.[row];
+      onChoose(table.layerOf(row), columns.feature[row], Number.isFinite(strength) ? Number(strength.toPrecision(6)) : null);
+      setNeedle("");
+    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{rank && !Number.isNaN(columns.ranked[row]) ? ` · ${rank.replaceAll("_", " ")} ${show(columns.ranked[row])}` : ""}</span></button></li>)}
+      {rows.length === 0 && label.done && lens.done && <li class="quiet">No feature has this label or token.</li>}
+      {rows.length > N_FOUND && <li class="quiet">{rows.length - N_FOUND} more: be more specific</li>}</ul>}</div>;
+}
+
+function Strength({ table, one, onChange, onRemove }) {
+  const id = useId(), [label, setLabel] = useState("");
+  useEffect(() => { table.rowOf(one.layer, one.feature).then((row) => { const column = table.text("label", () => setLabel(table.textOf(column, row) ?? "")); setLabel(table.textOf(column, row) ?? ""); }); }, []);
+  return <li><label for={id}><a href={`#/feature/${one.layer}/${one.feature}`}>{one.layer}/{one.feature}</a> {label}</label>
+    <input type="range" min="0" max="6" step="0.1" value={one.factor} aria-label={`strength of ${one.layer}/${one.feature}, slider`} onInput={(event) => onChange(event.target.value)} />
+    <input id={id} type="number" min="0" max="1000" step="any" value={one.factor} onInput={(event) => onChange(event.target.value)} />
+    <button type="button" onClick={onRemove} aria-label={`remove ${one.layer}/${one.feature}`}>Remove</button></li>;
+}
+
+/** Log-probabilities of the first feature's top logit-lens tokens as the next token. */
+function Next({ next, first }) {
+  const least = Math.min(...next.unsteered, ...next.steered), width = (value) => ({ width: `${(100 * (value - least)) / Math.max(1e-9, -least)}%` });
+  return <Section title={`The next token: top logit-lens tokens of ${first.layer}/${first.feature}`}>
+    <table class="bars"><caption class="quiet">Log-probability in nats right after the prompt; longer is likelier.</caption>
+      <thead><tr><th scope="col">token</th><th scope="col">unsteered</th><th scope="col">steered</th></tr></thead>
+      <tbody>{next.tokens.map((token, i) => <tr><th scope="row">{visible(token)}</th>{[next.unsteered[i], next.steered[i]].map((value, side) => <td><span class={side ? "bar steered" : "bar"} style={width(value)} /> {show(value)}</td>)}</tr>)}</tbody>
+    </table></Section>;
+}
