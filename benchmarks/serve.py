@@ -65,9 +65,8 @@ def main(experiment: str, which: str) -> None:
             together = list(clients.map(lambda seed: stream(address, steering, seed), range(N_CLIENTS)))
         ended = time.perf_counter()
     assert [text for _, text in together] == one_by_one
-    print(
-        f"first token: {1000 * alone:.0f} ms alone, {1000 * statistics.median(first for first, _ in together):.0f} ms with {N_CLIENTS} clients"
-    )
+    beside = statistics.median(first for first, _ in together)
+    print(f"first token: {1000 * alone:.0f} ms alone, {1000 * beside:.0f} ms with {N_CLIENTS} clients")
     print(f"{N_CLIENTS} texts one by one take {(between - started) / (ended - between):.1f} times as long as at once; all are equal")
 
 

@@ -16,11 +16,13 @@ import openai
 import pytest
 import torch
 from engine_models import shipped_model, shipped_sae
+from oracles.plain_hooks import at_hook_point
 from served import Served, serving
 from test_evaluation import comparison, finished_fits  # noqa: F401
 
 from saesteer import api
 from saesteer.engine.continuation import Sampling
+from saesteer.engine.saes import encode
 from saesteer.run import Run
 from saesteer.serve import scheduler as scheduling
 from saesteer.serve.guard import LARGEST_BODY
@@ -97,14 +99,23 @@ def test_32_clients_at_once_get_the_texts_that_each_gets_alone(served: Served, c
 
 
 def test_several_features_add_up(served: Served) -> None:
-    """Greedy: the same feature twice at half the strength is the feature once."""
-    half = {"layer": LAYER, "feature": FEATURE, "factor": 0.8}
-    asked = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0}
-    texts = [
-        served.post("/v1/completions", asked | {"steering": steering}).json()["choices"][0]["text"]
-        for steering in (MEDICINE, {"features": [half, half]})
-    ]
-    assert texts[0] == texts[1]
+    """Greedy, against a plain hook: the sum of both decoder directions, each times its factor and a_max, at the last position."""
+    other = {"layer": LAYER, "feature": 560, "factor": 0.7}
+    steering = {"features": [*MEDICINE["features"], other]}
+    asked = {"prompt": PROMPT, "max_tokens": 1, "temperature": 0, "steering": steering}
+    lm, sae = shipped_model(), shipped_sae(LAYER)
+    direction = 1.6 * sae.W_dec[FEATURE] + 0.7 * sae.W_dec[560]
+
+    def add(residual: torch.Tensor) -> torch.Tensor:
+        a_max = torch.relu(encode(sae, residual[:, -1])).amax(-1, keepdim=True)
+        return torch.cat([residual[:, :-1], (residual[:, -1] + a_max * direction)[:, None]], dim=1)
+
+    with torch.no_grad(), at_hook_point(lm.model, LAYER, "resid_post", add) as model:
+        token = model(torch.tensor([lm.tokenizer(PROMPT)["input_ids"]])).logits[0, -1].argmax()
+    text = served.post("/v1/completions", asked).json()["choices"][0]["text"]
+    assert text.strip() == lm.tokenizer.decode([int(token)]).strip()
+    twice = served.post("/v1/completions", asked | {"steering": {"features": [other, other]}})
+    assert (twice.status_code, "named twice" in twice.text) == (400, True)
 
 
 def test_a_fit_of_the_comparison_steers(served: Served) -> None:

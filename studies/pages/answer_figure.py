@@ -28,7 +28,7 @@ def data(root: Path) -> pl.DataFrame:
 def draw(rows: pl.DataFrame) -> Figure:
     """The threshold curve, and the picks of a few rules at each layer."""
     curve, picks = rows.filter(panel=_CURVE), rows.filter(panel=_PICKS)
-    n, n_concepts = curve["n_features"][0], picks["n_concepts"].max()
+    n, n_concepts = int(curve["n_features"][0]), int(picks["n_concepts"].to_numpy().max())
     figure = new_figure(WIDE, 4.0, f"n = {n} features (left), {n_concepts} concepts (right). Bands and bars: 95% intervals.")
     left, right = figure.subplots(1, 2)
     panel(left, curve)

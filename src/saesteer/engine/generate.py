@@ -157,14 +157,14 @@ def steered_texts_by_token(
 
 
 @torch.no_grad()
-def next_token_logits(
+def next_log_probs(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row vocab"]:
-    """Logits of the token after the prompt, of rows that can share a batch, as in `steered_texts_by_token`."""
+    """Log-probabilities of the token after the prompt, of rows that can share a batch, as in `steered_texts_by_token`."""
     run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, Sampling(max_new_tokens=1), Prefixes(lm))
     ((length, group),) = _groups(run, rows)
     slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
-    return step_logits(lm, next(slots.tiles()), slots.place + 1)[: group.height]
+    return step_logits(lm, next(slots.tiles()), slots.place + 1)[: group.height].float().log_softmax(dim=-1)
 
 
 def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:

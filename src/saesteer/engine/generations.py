@@ -142,6 +142,12 @@ def feature_addition(sae: Sae, feature: int) -> Addition:
     return Addition(sae.W_dec[feature], None, "last", (feature,))
 
 
+def features_addition(sae: Sae, factors: Mapping[int, float]) -> Addition:
+    """Steering with several features of one SAE at once, each at its own factor: at factor 1 the sum of what each adds by itself."""
+    vector = torch.stack([factor * sae.W_dec[feature] for feature, factor in factors.items()]).sum(0)
+    return Addition(vector, None, "last", tuple(factors))
+
+
 def placed(intervention: Intervention, sae: Sae, sae_features: str) -> Intervention:
     """An SAE feature's decoder direction, whatever its norm, at the last position, in multiples of a_max, where that is P1's protocol (of
     several features their vector, at unit norm); else as it was fitted."""

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
-import torch
 from jinja2 import TemplateError
 
-from saesteer import api
 from saesteer.core.counter_rng import hex_keys, streams, text_keys
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
+from saesteer.core.tokens import TextTokens
 from saesteer.engine.continuation import Sampling
-from saesteer.engine.generate import next_token_logits
-from saesteer.engine.generations import feature_addition, placed, prompted_ids
-from saesteer.engine.interventions import Addition, Intervention, PromptText
+from saesteer.engine.generate import next_log_probs
+from saesteer.engine.generations import feature_addition, features_addition, placed, prompted_ids
+from saesteer.engine.hook_points import to_residual
+from saesteer.engine.interventions import Intervention, PromptText
+from saesteer.engine.logit_lens import top_logit_lens_tokens
 from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids, with_bos
 from saesteer.engine.saes import Sae, check_features
 from saesteer.report.fits import fit_of
@@ -69,10 +70,9 @@ class Model:
         if len(features) == 1:
             factor = UNSTEERED if is_unsteered else canonical_factor(features[0].factor)
             return Setting(layer, feature_addition(sae, features[0].feature), factor, (layer, features[0].feature, *text_keys([factor])))
-        vector = torch.stack([of.factor * sae.W_dec[of.feature] for of in features]).sum(0)
-        numbers = tuple(of.feature for of in features)
         key = ",".join(f"{of.feature}*{canonical_factor(of.factor)}" for of in features)
-        return Setting(layer, Addition(vector, None, "last", numbers), UNSTEERED if is_unsteered else "1", (layer, *text_keys([key])))
+        addition = features_addition(sae, {of.feature: of.factor for of in features})
+        return Setting(layer, addition, UNSTEERED if is_unsteered else "1", (layer, *text_keys([key])))
 
     def _fitted(self, asked: FitStrength) -> Setting:
         """A fit of the comparison."""
@@ -117,10 +117,18 @@ class Model:
         sae = self.saes[setting.layer]
         rows = {"row": [0, 1], "intervention": [0, 0], "prompt": [0, 0], "factor": [UNSTEERED, setting.factor], "stream": [0, 0]}
         frame = pl.DataFrame(rows, schema_overrides={"row": pl.UInt32, "stream": pl.UInt64})
-        logits = next_token_logits(self.lm, sae, setting.layer, frame, [setting.intervention], [ids])
-        tokens = api.top_logit_lens_tokens(self.lm, self.saes[asked.layer], [asked.feature], k=N_LENS).row(0, named=True)
-        log_probs = torch.log_softmax(logits.float(), -1)[:, tokens["token_ids"]]
-        return {"tokens": tokens["tokens"], "unsteered": log_probs[0].tolist(), "steered": log_probs[1].tolist()}
+        log_probs = next_log_probs(self.lm, sae, setting.layer, frame, [setting.intervention], [ids])
+        lens = self.saes[asked.layer]
+        check_features([asked.feature], lens.meta.n_features, f"the SAE of layer {asked.layer}")
+        in_residual = to_residual(self.lm, asked.layer, lens.meta.hook_point)
+        ((token_ids,), _) = top_logit_lens_tokens(self.lm, lens.W_dec[[asked.feature]].float(), N_LENS, to_residual=in_residual)
+        unsteered, steered = log_probs[:, token_ids].tolist()
+        return {"tokens": self.tokens.strings(token_ids.tolist()), "unsteered": unsteered, "steered": steered}
+
+    @property
+    def tokens(self) -> TextTokens:
+        """The model's tokenizer."""
+        return TextTokens(self.lm.tokenizer.backend_tokenizer, self.lm.tokenizer.bos_token_id, self.lm.name)
 
     @property
     def name(self) -> str:

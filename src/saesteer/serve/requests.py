@@ -48,6 +48,8 @@ class SteeringField(_Asked):
         layers = sorted({of.layer for of in self.features})
         if len(layers) > 1:
             raise ValueError(f"the features are of layers {', '.join(map(str, layers))}: choose features of one layer")
+        if len({of.feature for of in self.features}) < len(self.features):
+            raise ValueError("a feature is named twice: name it once, with one factor")
         if self.features and self.fit:
             raise ValueError("name features or a fit, not both")
         return self
