@@ -23,7 +23,7 @@ onstart:
 
 
 onsuccess:
-    print(closing_words())
+    print_findings()
 
 
 onerror:

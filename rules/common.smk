@@ -114,9 +114,10 @@ def check_all_files():
             check_key(endpoint, os.environ)  # before any text is generated
 
 
-def closing_words():
+def print_findings():
     """For onsuccess: what was found in the experiments that this run was about, and what to do next."""
     from saesteer.report.headline import finished_words
 
     names = {getattr(job.wildcards, "experiment", None) for job in workflow.dag.jobs}
-    return "\n".join(line for name, run in RUNS.items() if name in names for line in finished_words(run))
+    for line in (line for name, run in RUNS.items() if name in names for line in finished_words(run)):
+        print(line)

@@ -197,10 +197,10 @@ def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
     assert lines[0] == "tiny: sea"
     assert lines[1].startswith("Use feature 6/8 at factor 2: judge score 2.00")
     assert lines[7:] == ["Unsteered: I see", "Steered: I see", "Try it: saesteer steer tiny 6/8 I --factor 2"]
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     show(answered, console)
     shown_text = console.export_text()
-    assert re.findall(r"6/(\d) +│", shown_text) == list("87654321")
+    assert re.findall(r"│ 6/(\d) +│", shown_text) == list("87654321")
     assert "8 of 10 candidates" in shown_text
-    assert "ship  port" in shown_text
+    assert "│ ship port" in shown_text
     assert not re.search(r"[▁#*]|\| ", shown_text)

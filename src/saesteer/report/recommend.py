@@ -67,7 +67,6 @@ N_TEXTS = 5
 N_CANDIDATES = 8
 """Candidates shown in a terminal, at most."""
 _CANDIDATE_COLUMNS = ("feature", "matched by", "fires on", "writes", "input score", "output score", "best mean score", "at factor")
-_SHOWN_COLUMNS = (0, 1, 2, 3, 6, 7)
 _UNRATED = "unrated"
 _SCORES = ("judge_score", "concept_rating", "fluency_rating", "mean_nll")
 _COLUMNS = ("kind", "layer", "name", "factor", "prefix_id", "prompt", "text", *_SCORES)
@@ -310,10 +309,11 @@ def show(answered: Answer, console: Console) -> None:
     cells = list(_candidate_cells(answered.candidates, answered.texts))
     best = sorted(cells, key=lambda row: (row[-2] != _UNRATED, row[-2]), reverse=True)[:N_CANDIDATES]
     candidates = Table(title=f"{len(best)} of {len(cells)} candidates", title_justify="left")
-    for place in _SHOWN_COLUMNS:
-        candidates.add_column(_CANDIDATE_COLUMNS[place], no_wrap=True)
-    for row in best:
-        candidates.add_row(*(Text(printable(row[place])) for place in _SHOWN_COLUMNS))
+    for title in ("feature", "matched by", "fires on", "writes", "score", "factor"):
+        candidates.add_column(title, no_wrap=title not in ("fires on", "writes"))
+    for feature, match, fires_on, tokens, *_, score, factor in best:
+        writes = " ".join(tokens.split()[:3])
+        candidates.add_row(*(Text(printable(cell)) for cell in (feature, match, fires_on, writes, score, factor)))
     console.print(candidates)
 
 
