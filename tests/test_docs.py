@@ -189,3 +189,15 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     }.items():
         assert word in re.sub("<[^>]+>", "", (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")), page
     assert "saesteer.load_sae" in (tmp_path / "reference/api.html").read_text(encoding="utf-8")
+
+
+def test_the_first_hour_shows_the_texts_that_steering_writes() -> None:
+    page = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    printed = page.partition("```text\ntiny, feature 6/548")[2].partition("```")[0]
+    cells = [line.split("│")[1:-1] for line in printed.splitlines() if line.startswith("│")]
+    columns = [" ".join(" ".join(column).split()) for column in zip(*cells, strict=True)]
+    lm, sae = saesteer.load_model(ROOT / "data/world/model"), saesteer.load_sae(ROOT / "data/world/saes/layer_06")
+    texts = saesteer.steer(lm, sae, [548], [0, 1.6], ["People often say that"], n_samples=3)
+    assert columns == [
+        " ".join(f"{row['prompt']}{row['text']}" for row in texts.filter(factor=factor).rows(named=True)) for factor in (0, 1.6)
+    ]
