@@ -33,10 +33,10 @@ FRESH_MEANS = ("fresh", "best", "regret")
 
 
 def results(root: Path, name: str) -> Iterator[Row]:
-    """Rows of a table of all experiments, one experiment after the other."""
-    experiments = (path.name for path in (root / FOLDER).iterdir() if path.is_dir())
+    """Rows of a table of all experiments that git has it of, one experiment after the other. A column that came later is null."""
+    experiments = (path.parent.name for path in (root / FOLDER).glob(f"*/{name}.csv"))
     for experiment in sorted(experiments, key=lambda name: (not name.startswith(FIRST), name)):
-        rows = pl.read_csv(root / FOLDER / experiment / f"{name}.csv", schema=QUESTION_TABLES[name].schema)
+        rows = pl.read_csv(root / FOLDER / experiment / f"{name}.csv", schema=QUESTION_TABLES[name].schema, missing_columns="insert")
         yield from ({"experiment": f"`{experiment}`", **row} for row in rows.iter_rows(named=True))
 
 
