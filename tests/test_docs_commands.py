@@ -98,6 +98,7 @@ COMMANDS = {
     r"saesteer upload .*": by("test_neuronpedia_upload.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"),
     r"saesteer vectors .*": by("test_methods_workflow.py::test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts"),
     r"saesteer recommend( .*)?": by("test_recommend.py::test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing"),
+    r"saesteer serve( tiny)?": by("test_serve.py::test_the_command"),
     r"saesteer steer( .*)?": by("test_steer_command.py::test_the_command"),
     r"saesteer export-vector( .*)?": by("test_vector_export.py::test_a_features_vector_is_frozen_measured_and_written"),
     r"llama-cli .*": by("test_llama_cpp.py::test_its_logits_and_greedy_tokens_are_ours"),

@@ -2,8 +2,10 @@
 
 # ruff: noqa: F811 (fixtures of another file)
 
+import contextlib
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from engine_models import shipped_model, shipped_sae
 from oracles.plain_hooks import at_hook_point
 from served import Served, serving
 from test_evaluation import comparison, finished_fits  # noqa: F401
+from workflow_folder import BIN, Folder
 
 from saesteer import api
 from saesteer.engine.continuation import Sampling
@@ -247,3 +250,30 @@ def test_a_fault_ends_its_own_batch_only(served: Served) -> None:
 def test_an_unknown_chat_template_is_refused(served: Served) -> None:
     answer = served.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]})
     assert (answer.status_code, "chat template" in answer.text) == (400, True)
+
+
+@pytest.mark.slow
+def test_the_command(finished: Folder, tmp_path: Path) -> None:
+    """It prints its address, serves the report that it has written, steers, and ends when it is told to."""
+    folder = finished.copy(tmp_path / "served")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = [str(BIN / "saesteer"), "serve", "micro", "--port", address.rpartition(":")[2]]
+    with subprocess.Popen(command, cwd=folder.path, env=folder.environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert f"{address}/#/steer" in process.stdout.readline()
+            while process.poll() is None:
+                with contextlib.suppress(httpx.ConnectError):
+                    about = httpx.get(f"{address}/api/about").json()
+                    break
+                time.sleep(0.1)
+            assert 'data-served="true"' in httpx.get(address).text
+            layer = min(map(int, about["layers"]))
+            steering = {"features": [{"layer": layer, "feature": 0, "factor": 2}]}
+            answer = httpx.post(f"{address}/v1/completions", json={"prompt": PROMPT, "max_tokens": 3, "steering": steering}, timeout=60)
+            assert answer.json()["choices"][0]["text"]
+        finally:
+            process.terminate()
+        assert process.wait(timeout=30) in (0, -15)
