@@ -17,7 +17,7 @@ from workflow_folder import BIN, ROOT
 
 import saesteer
 from saesteer.core.tables import METHOD_STEPS, STEPS
-from saesteer.report.headline import headline_markdown
+from saesteer.report.headline import findings_markdown, headline_markdown
 from saesteer.settings import SettingsError, Sweep, load_experiment
 from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
@@ -42,8 +42,10 @@ def test_every_table_of_an_open_question_stands_on_a_page() -> None:
     assert sorted(shown) == sorted(BLOCKS)
 
 
-def test_the_readme_shows_the_headline_of_the_shipped_experiment() -> None:
-    assert headline_markdown(json.loads((ROOT / "docs/results/tiny.json").read_text())) in README
+def test_the_readme_shows_the_findings_of_the_shipped_experiment_and_the_first_hour_all_its_numbers() -> None:
+    numbers = json.loads((ROOT / "docs/results/tiny.json").read_text())
+    assert findings_markdown(numbers) in README
+    assert headline_markdown(numbers) in (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("which", KINDS.values(), ids=KINDS)
@@ -150,7 +152,7 @@ def test_every_table_column_and_method_is_described() -> None:
         assert tuple(row[0] for row in shown if row[1]) == table.keys
         assert [bool(row[4].strip()) for row in shown] == [column.null_when is not None for column in table.columns.values()]
     assert re.findall(r"\| `(\w+)` \|", program_of_docs("conf").registry_markdown()) == [row.name for row in METHODS]
-    assert f"compares {len(METHODS) - 1}\nsteering methods" in (ROOT / "README.md").read_text()  # without from_file
+    assert f"[{len(METHODS) - 1} steering methods" in README  # without from_file
     listed = re.findall(r"auto(?:function|class):: (\w+)$", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(saesteer.__all__)
 
