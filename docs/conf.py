@@ -31,6 +31,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["captions.rst"]
 html_theme = "furo"
 html_show_copyright = False
+html_static_path, html_css_files = ["_static"], ["site.css"]
 myst_heading_anchors = 3
 default_role = "literal"
 autodoc_member_order = "bysource"
