@@ -37,7 +37,9 @@ def serving(run: Run, report: Path, saes: Mapping[int, Sae], token: str | None =
     """Serve the shipped model with SAEs by layer, and the pages of a report's folder."""
     model = Model(run, shipped_model(), saes)
     scheduler = Scheduler(model.lm, model.saes.__getitem__)
-    server = uvicorn.Server(uvicorn.Config(application(model, scheduler, report, LOOPBACK, token), log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(application(model, scheduler, report, LOOPBACK, token), log_level="error", timeout_graceful_shutdown=2)
+    )
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
