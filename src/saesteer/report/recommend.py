@@ -308,7 +308,7 @@ def show(answered: Answer, console: Console) -> None:
         console.print(Text(printable(" ".join(line.split()))), soft_wrap=True)
     cells = list(_candidate_cells(answered.candidates, answered.texts))
     best = sorted(cells, key=lambda row: (row[-2] != _UNRATED, row[-2]), reverse=True)[:N_CANDIDATES]
-    candidates = Table(title=f"{len(best)} of {len(cells)} candidates", title_justify="left")
+    candidates = Table(title=f"{len(best)} of {len(cells)} candidates, by their best mean judge score", title_justify="left")
     for title in ("feature", "matched by", "fires on", "writes", "score", "factor"):
         candidates.add_column(title, no_wrap=title not in ("fires on", "writes"))
     for feature, match, fires_on, tokens, *_, score, factor in best:
