@@ -37,7 +37,7 @@ def test_dots_are_drawn_in_their_rows_at_their_values_with_their_intervals() -> 
     factor_rule = pl.col("factor_rule").replace_strict(FACTOR_RULES)
     layers = pl.when(layers="all").then(pl.lit("all layers")).otherwise(pl.format("layer {}", "layers"))
     expected: dict[str, list[list[tuple[pl.Expr, pl.Expr, tuple[str, ...]]]]] = {
-        "choice_rules": [[(pl.col("layer") == layer, rule, ("score",))] for layer in range(8)],
+        "choice_rules": [[(pl.lit(True), rule, ("score",))]],
         "quantity_correlations": [[(pl.col("layer") == layer, quantity, ("rho",))] for layer in range(8)],
         "headline_samples": [
             [(pl.col("measure") == measure, layers, ("ratio", "sampled_ratio"))] for measure in ("gen_success_20", "judge_score")
