@@ -181,7 +181,7 @@ def test_matches_are_highlighted_and_tell_good_examples_from_bad() -> None:
     titles = [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold" and "/" not in text.get_text()]
     assert titles == ["Steering writes top logit-lens tokens of the feature", "Steering writes none of them"]
     by_height = {round(text.get_position()[1], 2): text.get_text() for text in figure.axes[0].texts if text.get_color() == MAGENTA}
-    marked = [by_height.get(round(patch.get_y() + 0.015, 2), "") for patch in figure.axes[0].patches]
+    marked = [by_height.get(round(patch.get_y() + 0.015 + 0.115, 2), "") for patch in figure.axes[0].patches]
     assert sorted(line for line in marked if line) == sorted(
         line for line in by_height.values() for _ in range(2 * line.endswith("garden.") + line.endswith(" C"))
     )

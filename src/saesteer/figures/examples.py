@@ -16,6 +16,7 @@ _GROUPS = {True: "Steering writes top logit-lens tokens of the feature", False: 
 _LABELS = {"top_logit_lens_tokens": "top tokens", "top_context": "fires on", "unsteered": "unsteered", "steered": "steered"}
 _LEFT = 0.95  # inches: where texts begin; their labels stand left of it
 _LINE = 0.155  # inches
+_BASELINE = 0.115  # inches below a line's top
 _MARGIN = 0.1
 _GAP = 0.1  # inches between features
 _START, _END = "\ue000", "\ue001"  # around what is highlighted, where text is broken into lines
@@ -99,7 +100,7 @@ def draw(data: pl.DataFrame) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, PAGE), ylim=(height, 0))
     axes.axis("off")
-    top, is_marked = _MARGIN, False
+    top, is_marked, steered = _MARGIN, False, False
     for kind, row, text in lines:
         top += _above(kind)
         if kind == "group":
@@ -114,7 +115,8 @@ def draw(data: pl.DataFrame) -> Figure:
                 steered = kind == "steered"
             is_marked = _write_marked(axes, top, text, is_marked, MAGENTA if steered else BLACK)
         top += _LINE
-    _write(axes, _MARGIN, top + _GAP, "\n".join(note), color=GREY)
+    for place, line in enumerate(note):
+        _write(axes, _MARGIN, top + _GAP + place * _LINE, line, color=GREY)
     return figure
 
 
@@ -124,7 +126,7 @@ def _above(kind: str) -> float:
 
 
 def _write(axes: Axes, left: float, top: float, text: str, size: float = SMALLEST, color: str = BLACK, **look: Any) -> None:
-    axes.text(left, top, text, fontsize=size, color=color, va="top", linespacing=1.2, parse_math=False, **look)
+    axes.text(left, top + _BASELINE, text, fontsize=size, color=color, parse_math=False, **look)
 
 
 def _write_marked(axes: Axes, top: float, line: str, is_marked: bool, colour: str) -> bool:
