@@ -178,8 +178,9 @@ def assert_same(values: np.ndarray, column: pl.Series) -> None:
 
 
 def assert_labelled_and_inside(figure: Figure) -> None:
-    """Every axis along the foot says what it shows, and no text is cut off at the figure's edge."""
+    """Every panel has a title, every axis along the foot says what it shows, and no text is cut off at the figure's edge."""
     shown = [axes for axes in figure.axes if axes.axison]
+    assert all(axes.get_title(loc="left") or axes.get_label() == "<colorbar>" for axes in shown)
     assert all(axes.get_xlabel() or axes.get_label() == "<colorbar>" for axes in shown)
     # Numbers at ticks outside the limits are not drawn, though they are there.
     ticks = {label for axes in shown for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")}

@@ -22,14 +22,18 @@ from drawn_figures import (
     world,
 )
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from saesteer.figures import registry
 from saesteer.figures.method_families import LOOKS
 from saesteer.figures.save import flat, save_figure
+from saesteer.figures.style import PAGE
 from saesteer.methods.compare.means import FAMILIES
 from saesteer.summaries.summary import summary_tables
 from studies.questions.registry import TABLES
 
+A4 = 11.69
+"""The width in inches of a page on its side, which the overview fills."""
 AS_PNG_TOO = ("overview", "examples", "method_curves")
 """Figures whose PNG is compared between processes, too, not the PDF and the CSV alone."""
 ELSEWHERE = """
@@ -101,8 +105,17 @@ def test_axes_of_two_layers_are_labelled_and_text_lies_inside(name: str) -> None
 
 def assert_labelled(name: str, figure: Figure) -> None:
     assert_labelled_and_inside(figure)
+    if name != "method_differences":  # of many methods, which is wider than a page
+        assert_legible(figure, width=PAGE if name != "overview" else A4)
     shown = [axes for axes in figure.axes if axes.axison and name not in ("methods",)]  # whose axis is of names
     assert all(axes.get_ylabel() for axes in shown if axes.get_subplotspec() and axes.get_subplotspec().is_first_col())
+
+
+def assert_legible(figure: Figure, width: float) -> None:
+    """No text is smaller than 8 points where the figure is printed at a width in inches."""
+    scale = min(1.0, width / figure.get_figwidth())
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text.axes is not None]
+    assert min(text.get_fontsize() * scale for text in [*shown, *figure.texts]) >= 8
 
 
 def test_nothing_drawn_lies_outside_its_axes(drawing: Drawing) -> None:

@@ -8,6 +8,7 @@ from drawn_figures import FIGURES, assert_same, data_of, drawn, thin, world
 from matplotlib.figure import Figure
 
 from saesteer.figures.style import BLUE, MAGENTA
+from saesteer.figures.thresholds import banded, where_something_changes
 
 
 def lines(figure: Figure, panel: int, label: str) -> np.ndarray:
@@ -37,13 +38,22 @@ def test_scatters_draw_every_feature_that_has_both_values() -> None:
         np.testing.assert_array_equal(np.asarray(figure.axes[panel].collections[0].get_offsets())[:, 1], values.to_numpy())
 
 
-def test_curves_draw_every_threshold() -> None:
+def test_curves_draw_every_threshold_at_which_something_changes() -> None:
     data, figure = drawn("gen_success_by_threshold", world())
     for panel, layers in enumerate(("all", "late")):
         curve = data.filter(layers=layers)
         assert_same(lines(figure, panel, "kept by output score"), curve["mean"])
         assert_same(lines(figure, panel, "as many removed at random"), curve["random_mean"])
-        assert len(figure.axes[panel].get_xticks()) == curve.height == 15
+        assert len(figure.axes[panel].get_xticks()) == curve.height
+        assert curve.select("threshold", "mean").equals(
+            world()["selection"]
+            .filter(pl.col("threshold").is_in(curve["threshold"].implode()), rule="capped", measure="gen_success_20", layers=layers)
+            .sort("threshold")
+            .select("threshold", "mean")
+        )
+    assert set(data["threshold"]) >= {0.0, *(one for one in world()["selection"]["threshold"] if one >= 1e-4)}
+    for panel, layers in enumerate(("all", "late")):
+        curve = data.filter(layers=layers)
         n_kept = [text.get_text() for text in figure.axes[panel].texts][: curve.height]
         assert n_kept == [str(n) for n in curve["n_kept"]]
     data, figure = drawn("pmi_by_threshold", world())
@@ -61,8 +71,10 @@ def test_factors_draw_a_line_for_each_bin() -> None:
         drawn_lines = figure.axes[panel].lines
         assert len(drawn_lines) == len(bins) == 4
         for line, members in zip(drawn_lines, bins, strict=True):
-            assert_same(np.asarray(line.get_ydata(), dtype=float), members[quantity])
-            assert line.get_xdata()[0] == 0
+            x, y = (np.asarray(values, dtype=float) for values in (line.get_xdata(), line.get_ydata()))
+            assert_same(np.delete(y, 1), members[quantity])
+            assert x[0] == 0
+            assert np.isnan(y[1])  # so that no line joins the unsteered point with the others
 
 
 def test_cells_of_the_examples_do_not_overlap() -> None:
@@ -74,7 +86,7 @@ def test_cells_of_the_examples_do_not_overlap() -> None:
     )
     _, figure = drawn("examples", {"examples": wide})
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == 8 * 9 + 1
+    assert len(boxes) > 8 * 10 + 1
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
@@ -124,3 +136,52 @@ def test_norms_of_decoder_rows_are_told_where_they_are_not_one() -> None:
         tables = world() | {"features": features.with_columns(decoder_norm=ends)}
         assert FIGURES["roles"].counts(data_of("roles", tables)).endswith(note)
         assert ("Decoder rows" in FIGURES["overview"].counts(data_of("overview", tables))) == (norms == (0.5, 2.25))
+
+
+def test_small_thresholds_are_left_out_where_no_curve_changes() -> None:
+    """1e-6 keeps what "all" keeps, at 1e-5 only the second curve loses a feature, 1e-4 is not small."""
+    kept = {"one": (9, 9, 9, 9, 3), "two": (9, 9, 8, 8, 2)}
+    thresholds = (0.0, 1e-6, 1e-5, 1e-4, 0.1)
+    curves = pl.DataFrame(
+        [{"layers": name, "threshold": t, "n_kept": n} for name, numbers in kept.items() for t, n in zip(thresholds, numbers, strict=True)]
+    )
+    for always, expected in ((None, [0.0, 1e-5, 1e-4, 0.1]), (1e-6, [*thresholds])):
+        shown = where_something_changes(curves.sample(fraction=1.0, shuffle=True, seed=0), "layers", always=always)
+        for name in kept:
+            assert sorted(shown.filter(layers=name)["threshold"]) == expected
+
+
+def test_means_of_few_features_have_no_band() -> None:
+    """The mean stays, and the note says so."""
+    for name in ("gen_success_by_threshold", "judge_kept_removed", "pmi_by_threshold", "by_factor", "threshold_curves"):
+        assert "no bands for fewer than 5 features" in FIGURES[name].counts(data_of(name, world()))
+    rows = pl.DataFrame({"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, 1.0]})
+    assert banded(rows, "n", "low").to_dict(as_series=False) == {"n": [5, 4], "mean": [1.0, 2.0], "low": [0.0, None]}
+    judged = data_of("judge_kept_removed", world())
+    assert judged.filter(pl.col("n_features") - pl.col("n_kept") < 5)["removed_low"].drop_nulls().is_empty()
+
+
+def test_every_factor_axis_has_one_scale() -> None:
+    """Logarithmic above the smallest positive factor, so that equal ratios are equal distances."""
+    for name, panel in (("by_factor", 0), ("by_factor", 1), ("overview", 4), ("setting_agreement", 0), ("effects", 1)):
+        axes = drawn(name, world())[1].axes[panel]
+        places = axes.transScale.transform([(factor, 1) for factor in (2, 4, 8)])[:, 0]
+        np.testing.assert_allclose(np.diff(places)[0], np.diff(places)[1])
+
+
+def test_matches_are_highlighted_and_tell_good_examples_from_bad() -> None:
+    """A token matches as a whole word; one without a space before it only at the end of a word."""
+    tokens = ["▁garden", "▁drowsy", ",", "ed", "▁C"]
+    texts = [" a gardener, and the garden.", " C", " drowsyness", None]
+    shown = world()["examples"].head(4).with_columns(pl.lit(tokens).alias("top_logit_lens_tokens"), pl.Series("steered", texts))
+    data, figure = drawn("examples", {"examples": shown})
+    assert data["n_matches"].sort().to_list() == [0, 0, 1, 2]
+    assert (data["n_matches"] > 0).to_list() == [True, True, False, False]
+    assert FIGURES["examples"].counts(data).endswith("2 with a top logit-lens token in the steered text, steering failed for 1.")
+    titles = [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold" and "/" not in text.get_text()]
+    assert titles == ["Steering writes top logit-lens tokens of the feature", "Steering writes none of them"]
+    by_height = {round(text.get_position()[1], 2): text.get_text() for text in figure.axes[0].texts if text.get_color() == MAGENTA}
+    marked = [by_height.get(round(patch.get_y() + 0.015 + 0.115, 2), "") for patch in figure.axes[0].patches]
+    assert sorted(line for line in marked if line) == sorted(
+        line for line in by_height.values() for _ in range(2 * line.endswith("garden.") + line.endswith(" C"))
+    )

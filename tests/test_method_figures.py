@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from drawn_figures import drawn, two_layers, world
 from matplotlib.axes import Axes
+from method_rows import LAYER
 
 from saesteer.figures.method_curves import N_SHOWN
 from saesteer.methods.compare.means import FAMILIES
@@ -36,10 +37,10 @@ def test_every_method_is_drawn_at_its_score_best_first() -> None:
     assert axes.yaxis_inverted()
     n_hollow = 0
     for place, row in enumerate(ordered.iter_rows(named=True)):
-        x, y = line(axes, f"score/{row['method']}")
+        x, y = line(axes, f"score/{row['method']}/{LAYER}")
         assert (x.item(), y.item()) == (row["score"], place)
         assert tuple(np.round((row["score_low"], place, row["score_high"], place), 9).tolist()) in bars
-        hollow = [one for one in axes.lines if one.get_label() == f"surviving/{row['method']}"]
+        hollow = [one for one in axes.lines if one.get_label() == f"surviving/{row['method']}/{LAYER}"]
         assert len(hollow) == (row["n_abstaining"] > 0)
         if hollow:
             assert hollow[0].get_xdata()[0] == row["surviving_score"]
@@ -95,11 +96,25 @@ def test_differences_are_row_minus_column() -> None:
         assert set(zip(x.astype(int), y.astype(int), strict=True)) == pairs | {(b, a) for a, b in pairs}
 
 
+def test_layers_of_the_methods_have_one_panel_and_a_marker_each() -> None:
+    """A method's layers stand in one row, apart; methods are in the order of their mean."""
+    higher = {"methods": two_layers()["methods"].with_columns(pl.col("score") + 0.1 * (pl.col("layer") == 9))}
+    _, figure = drawn("methods", higher)
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "layers 5 and 9"
+    ordered = world()["methods"].sort("score", descending=True)
+    for place, row in enumerate(ordered.iter_rows(named=True)):
+        found = [one for one in axes.lines if str(one.get_label()).startswith(f"score/{row['method']}/")]
+        assert len({one.get_marker() for one in found}) == 2
+        np.testing.assert_allclose([one.get_xdata()[0] for one in found], [row["score"], row["score"] + 0.1])
+        np.testing.assert_allclose([one.get_ydata()[0] for one in found], [place - 0.25, place + 0.25])
+    assert {"layer 5", "layer 9"} <= {text.get_text() for text in figure.legends[0].get_texts()}
+
+
 @pytest.mark.slow
 def test_two_layers_have_panels_of_their_own() -> None:
-    for name in ("methods", "method_differences"):
-        _, figure = drawn(name, two_layers())
-        assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_label() != "<colorbar>"] == ["layer 5", "layer 9"]
+    _, figure = drawn("method_differences", two_layers())
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_label() != "<colorbar>"] == ["layer 5", "layer 9"]
     _, figure = drawn("method_curves", two_layers())
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison][:2] == ["layer 5: Controls", "layer 5: Prompt"]
 

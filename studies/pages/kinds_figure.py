@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import n_of
-from saesteer.figures.style import WIDE, Figure, styled
+from saesteer.figures.style import Figure, styled
 from studies.questions.choice_rules import RANDOM
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
@@ -28,8 +28,8 @@ def draw(data: pl.DataFrame) -> Figure:
         )
         for rows in shown.sort("l0", "kind", maintain_order=True).partition_by("layer", maintain_order=True)
     ]
-    size = (WIDE, 1.6 + 0.42 * data["kind"].n_unique())
-    return dot_figure(panels, marks_of([TITLES[rule] for rule in SHOWN]), size, counts(data), "SAE: mean active features a token")
+    height = 0.8 + 0.42 * data["kind"].n_unique()
+    return dot_figure(panels, marks_of([TITLES[rule] for rule in SHOWN]), height, counts(data), "SAE: mean active features a token")
 
 
 def counts(data: pl.DataFrame) -> str:

@@ -12,10 +12,10 @@ import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, Table, by_name, read_summary
-from saesteer.figures.save import save_figure
+from saesteer.figures.save import save_drawing, save_figure
 from saesteer.settings import Comparison, SettingsError
 from studies import open_experiment
-from studies.pages import answer_figure, effects, findings, kinds, methods, questions, runs_figure
+from studies.pages import answer_figure, effects, findings, kinds, methods, questions, runs_figure, schematic
 from studies.pages.blocks import KINDS
 from studies.pages.example_agreement import example_agreement
 from studies.pages.kinds_figure import draw
@@ -98,6 +98,7 @@ def update_results(root: Path) -> None:
     save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
     gains = pl.DataFrame(list(findings.gains(root)))
     save_figure(runs_figure.draw(gains), gains, root / "docs/runs")
+    save_drawing(schematic.draw(), root / "docs/schematic")
     for name, figure in FIGURES.items():
         if (drawn := root / f"figures/{figure}.png").is_file():
             write_atomically(root / f"docs/{name}.png", partial(shutil.copyfile, drawn))

@@ -5,7 +5,7 @@ import polars as pl
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.metrics import MIN_RATIO
 from saesteer.figures.definition import n_of
-from saesteer.figures.style import GREY, WIDE, Figure, styled
+from saesteer.figures.style import GREY, Figure, styled
 from studies.questions.figures.dots import DotPanel, dot_figure, marks_of, points
 
 _SHOWN = {"ratio": "all features", "within": "within layers"}
@@ -23,7 +23,7 @@ def draw(data: pl.DataFrame) -> Figure:
     note = (
         f"{n_of(data['n_kept'])} of {n_of(data['n'])} features kept. Bars: 95% intervals over features. Dotted: the rule's {MIN_RATIO:g}."
     )
-    figure = dot_figure(panels, marks, (WIDE, 1.6 + 0.36 * len(runs)), note, "", spread=0.3, sharey=True)
+    figure = dot_figure(panels, marks, 0.8 + 0.34 * len(runs), note, "", spread=0.3, sharey=True)
     for axes in figure.axes:
         axes.axvline(MIN_RATIO, color=GREY, linewidth=0.8, linestyle=":")
     return figure

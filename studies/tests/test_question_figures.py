@@ -1,11 +1,16 @@
 """The figures of the open questions: what is drawn is the data."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
-from drawn_figures import drawn, world
+from drawn_figures import assert_labelled_and_inside, drawn, world
 from matplotlib.axes import Axes
 
-from studies.questions.choice_rules import RULES
+from saesteer.figures.save import save_drawing
+from studies import ROOT
+from studies.pages import schematic
+from studies.questions.choice_rules import BY_JUDGE, RULES
 from studies.questions.figures.choice_rules import FACTOR_RULES, TITLES
 from studies.questions.grid_ends import ALL
 
@@ -37,7 +42,7 @@ def test_dots_are_drawn_in_their_rows_at_their_values_with_their_intervals() -> 
     factor_rule = pl.col("factor_rule").replace_strict(FACTOR_RULES)
     layers = pl.when(layers="all").then(pl.lit("all layers")).otherwise(pl.format("layer {}", "layers"))
     expected: dict[str, list[list[tuple[pl.Expr, pl.Expr, tuple[str, ...]]]]] = {
-        "choice_rules": [[(pl.col("layer") == layer, rule, ("score",))] for layer in range(8)],
+        "choice_rules": [[(pl.lit(True), rule, ("score",))]],
         "quantity_correlations": [[(pl.col("layer") == layer, quantity, ("rho",))] for layer in range(8)],
         "headline_samples": [
             [(pl.col("measure") == measure, layers, ("ratio", "sampled_ratio"))] for measure in ("gen_success_20", "judge_score")
@@ -55,3 +60,28 @@ def test_dots_are_drawn_in_their_rows_at_their_values_with_their_intervals() -> 
             assert dots_of(axes) == set().union(*dots), name
             assert bars_of(axes) == set().union(*bars), name
             assert set().union(*dots), name
+
+
+def test_choice_rules_shows_the_judges_choice_of_factors_alone_and_a_mark_a_layer() -> None:
+    data, figure = drawn("choice_rules", world())
+    assert data["factor_rule"].unique().to_list() == [BY_JUDGE]
+    dots = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    assert len({(line.get_marker(), line.get_color()) for line in dots}) == data["layer"].n_unique() == 8
+
+
+def test_every_method_of_persistence_has_a_marker_of_its_own() -> None:
+    titles = [f"method {number}" for number in range(10)]
+    rows = world()["persistence"].filter(method="prompting")
+    many = pl.concat([rows.with_columns(method=pl.lit(title), title=pl.lit(title)) for title in titles])
+    (axes,) = drawn("persistence", {"persistence": many})[1].axes
+    assert len({line.get_marker() for line in axes.lines}) == len({line.get_color() for line in axes.lines}) == len(titles)
+
+
+def test_the_schematic_is_drawn_by_code(tmp_path: Path) -> None:
+    """What docs/ holds is what the code draws now, and its text lies inside and is legible on a page."""
+    figure = schematic.draw()
+    pdf, _ = save_drawing(figure, tmp_path / "schematic")
+    assert pdf.read_bytes() == (ROOT / "docs/schematic.pdf").read_bytes()
+    figure.draw_without_rendering()
+    assert_labelled_and_inside(figure)
+    assert min(text.get_fontsize() for axes in figure.axes for text in axes.texts) >= 8

@@ -1,86 +1,161 @@
-"""A table of example features: scores, top logit-lens tokens, the text they fire on most, and what steering with them writes."""
+"""Example features: scores, top logit-lens tokens, the text they fire on most, and what steering with them writes, tokens highlighted."""
 
 import functools
+import re
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import BLACK, GREY, MAGENTA, Figure, visible
+from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, SMALLEST, Axes, Figure, visible
 
-# Title and width in inches of each column.
-_COLUMNS = {
-    "layer/feature": 0.8,
-    "input | output\nscore": 0.85,
-    "concept": 0.8,
-    "top logit-lens tokens": 2.1,
-    "text with its largest activation": 2.5,
-    "factor": 0.5,
-    "unsteered": 2.2,
-    "steered": 2.2,
-}
-_GAP = 0.12  # inches between columns
-_LINE = 0.135  # inches
-_MARGIN = 0.15
-_N_LENS = 10
+_GROUPS = {True: "Steering writes top logit-lens tokens of the feature", False: "Steering writes none of them"}
+"""Titles of the good and of the bad examples: whether the steered text holds a match."""
+_LABELS = {"top_logit_lens_tokens": "top tokens", "top_context": "fires on", "unsteered": "unsteered", "steered": "steered"}
+_LEFT = 0.95  # inches: where texts begin; their labels stand left of it
+_LINE = 0.155  # inches
+_BASELINE = 0.115  # inches below a line's top
+_MARGIN = 0.1
+_GAP = 0.1  # inches between features
+_START, _END = "\ue000", "\ue001"  # around what is highlighted, where text is broken into lines
+_HIGHLIGHT = "#F3C4DF"
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
-    """The examples, those with the highest output score first."""
-    return tables["examples"].sort("output_score", "layer", "feature", descending=[True, False, False])
+    """The examples and the matches in their steered texts: those with matches first, and of each group those of high output score."""
+    rows = tables["examples"]
+    found = [len(_matches(row["steered"] or "", row["top_logit_lens_tokens"])) for row in rows.iter_rows(named=True)]
+    counted = rows.with_columns(pl.Series("n_matches", found, pl.UInt32))
+    return counted.sort(pl.col("n_matches") == 0, "output_score", "layer", "feature", descending=[False, True, False, False])
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    scores = f"{'–' if row['input_score'] is None else format(row['input_score'], '.2f')} | {row['output_score']:.3f}"
-    lens = ", ".join(visible(token.replace("▁", "").strip(" ")) or "␣" for token in row["top_logit_lens_tokens"][:_N_LENS])
-    prefix = row["prefix"]
-    steered = "steering failed" if row["steered"] is None else visible(f"{prefix} {row['steered'].strip(' ')}")
-    context = visible(row["top_context"] or "no max-activating examples")
-    unsteered = visible(f"{prefix} {row['unsteered'].strip(' ')}")
-    name = f"{row['layer']}/{row['feature']}"
-    return [name, scores, row["concept"] or "–", lens, context, row["factor"] or "–", unsteered, steered]
+def _matches(text: str, tokens: list[str]) -> list[tuple[int, int]]:
+    """Start and end of every place in a text where one of the tokens stands, as a whole word if it is one."""
+    spans = set()
+    for token in dict.fromkeys(token.replace("▁", " ") for token in tokens):
+        word = token.strip(" ")
+        if word:
+            before = r"(?<!\S)" if token.startswith(" ") else r"(?<=\S)"
+            after = r"(?!\w)" if word[-1].isalnum() else ""
+            spans |= {match.span() for match in re.finditer(before + re.escape(word) + after, text)}
+    return sorted(spans)
+
+
+def _marked(text: str, tokens: list[str]) -> str:
+    """The text, marks around its matches."""
+    parts, at = [], 0
+    for start, end in _matches(text, tokens):
+        if start >= at:
+            parts += [text[at:start], _START, text[start:end], _END]
+            at = end
+    return "".join([*parts, text[at:]])
+
+
+def _texts(row: dict[str, Any]) -> dict[str, str]:
+    """What stands beside each label."""
+    tokens = row["top_logit_lens_tokens"]
+    written = {token for token in tokens if _matches(row["steered"] or "", [token])}
+    shown = {token: visible(token.replace("▁", "").strip(" ")) or "␣" for token in tokens}
+    lens = ", ".join(f"{_START}{shown[token]}{_END}" if token in written else shown[token] for token in tokens)
+    top = re.sub(r"\[(.*?)\](?=\W|$)", rf"{_START}[\1]{_END}", row["top_context"] or "no max-activating examples", count=1, flags=re.DOTALL)
+    steered, unsteered = (
+        "steering failed" if row[name] is None else f"{row['prefix']} {_marked(row[name], tokens).strip(' ')}"
+        for name in ("steered", "unsteered")
+    )
+    texts = {"top_logit_lens_tokens": lens, "top_context": top, "unsteered": unsteered, "steered": steered}
+    return {name: visible(text) for name, text in texts.items()}
+
+
+def _heading(row: dict[str, Any]) -> str:
+    """Of a feature, beside its name."""
+    parts = [f"concept: {row['concept']}"] if row["concept"] else []
+    parts.append("no input score" if row["input_score"] is None else f"input score {row['input_score']:.2f}")
+    parts.append(f"output score {row['output_score']:.3f}")
+    return ", ".join([*parts, f"factor {row['factor']}"] if row["factor"] else parts)
+
+
+def _lines(data: pl.DataFrame) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """What a line of the figure is (group, name or a label; "" where it goes on), its row, and its text."""
+    for is_good, title in _GROUPS.items():
+        rows = data.filter((pl.col("n_matches") > 0) == is_good)
+        for number, row in enumerate(rows.iter_rows(named=True)):
+            if number == 0:
+                yield "group", row, title
+            yield "name", row, _heading(row)
+            for name, text in _texts(row).items():
+                for place, line in enumerate(_wrapped(text, PAGE - 2 * _MARGIN - _LEFT).split("\n")):
+                    yield name if place == 0 else "", row, line
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """The table, its cells wrapped to their columns."""
+    """Good examples above bad ones; a block a feature."""
     from matplotlib.figure import Figure
 
-    wrapped = [
-        [_wrapped(cell, width) for cell, width in zip(_cells(row), _COLUMNS.values(), strict=True)] for row in data.iter_rows(named=True)
-    ]
-    heights = [max(cell.count("\n") + 1 for cell in row) * _LINE + 0.1 for row in wrapped]
-    width, height = sum(_COLUMNS.values()) + 2 * _MARGIN, sum(heights) + 0.8
-    figure = Figure(figsize=(width, height))
+    lines = list(_lines(data))
+    note = textwrap.wrap(counts(data), 112)
+    height = 2 * _MARGIN + _LINE * (len(lines) + len(note)) + sum(_above(kind) for kind, *_ in lines) + _GAP
+    figure = Figure(figsize=(PAGE, height))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set(xlim=(0, PAGE), ylim=(height, 0))
     axes.axis("off")
-    _write_row(axes, list(_COLUMNS), _MARGIN, weight="bold")
-    pages = data["page"].to_list()
-    top = _MARGIN + 0.32
-    for row, row_height, page in zip(wrapped, heights, pages, strict=True):
-        axes.plot([_MARGIN, width - _MARGIN], [top, top], color=GREY, linewidth=0.4)
-        _write_row(axes, row, top + 0.06, weight="normal", page=page)
-        top += row_height
-    axes.text(_MARGIN, height - 0.1, counts(data), fontsize=7, color=GREY, va="bottom", parse_math=False)
+    top, is_marked, steered = _MARGIN, False, False
+    for kind, row, text in lines:
+        top += _above(kind)
+        if kind == "group":
+            _write(axes, _MARGIN, top, text, size=SMALLEST + 1.5, weight="bold")
+        elif kind == "name":
+            axes.plot([_MARGIN, PAGE - _MARGIN], [top - 0.03, top - 0.03], color=GREY, linewidth=0.4)
+            _write(axes, _MARGIN, top, f"{row['layer']}/{row['feature']}", weight="bold", url=row["page"])
+            _write(axes, _LEFT, top, text, color=GREY)
+        else:
+            if kind:
+                _write(axes, _MARGIN, top, _LABELS[kind], color=GREY)
+                steered = kind == "steered"
+            is_marked = _write_marked(axes, top, text, is_marked, MAGENTA if steered else BLACK)
+        top += _LINE
+    for place, line in enumerate(note):
+        _write(axes, _MARGIN, top + _GAP + place * _LINE, line, color=GREY)
     return figure
 
 
-def _write_row(axes: Any, cells: list[str], top: float, weight: str, page: str | None = None) -> None:
-    """A row of cells, the first of which links to a page where there is one."""
-    left = _MARGIN
-    for cell, (title, width) in zip(cells, _COLUMNS.items(), strict=True):
-        colour = MAGENTA if title == "steered" else BLACK
-        link = page if left == _MARGIN else None
-        axes.text(left, top, cell, fontsize=7, color=colour, va="top", weight=weight, linespacing=1.2, parse_math=False, url=link)
+def _above(kind: str) -> float:
+    """Inches left free above a line."""
+    return {"group": 1.5 * _GAP, "name": _GAP}.get(kind, 0.0)
+
+
+def _write(axes: Axes, left: float, top: float, text: str, size: float = SMALLEST, color: str = BLACK, **look: Any) -> None:
+    axes.text(left, top + _BASELINE, text, fontsize=size, color=color, parse_math=False, **look)
+
+
+def _write_marked(axes: Axes, top: float, line: str, is_marked: bool, colour: str) -> bool:
+    """A line of text over what is highlighted in it; whether the highlighting goes on in the next line."""
+    from matplotlib.patches import Rectangle
+
+    left = _LEFT
+    for piece in re.split(f"([{_START}{_END}])", line):
+        if piece in (_START, _END):
+            is_marked = piece == _START
+            continue
+        width = _points(piece) / 72
+        if is_marked and piece:
+            axes.add_patch(Rectangle((left, top - 0.015), width, _LINE - 0.01, facecolor=_HIGHLIGHT, linewidth=0))
         left += width
+    _write(axes, _LEFT, top, _plain(line), color=colour)
+    return is_marked
+
+
+def _plain(text: str) -> str:
+    return text.replace(_START, "").replace(_END, "")
 
 
 def _wrapped(text: str, width: float) -> str:
-    """The text in lines that fit the column; a word longer than a line is broken."""
-    lines, limit = [""], (width - _GAP) * 72
+    """The text in lines that fit a width in inches; a word longer than a line is broken."""
+    lines, limit = [""], width * 72
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
-        if _points(joined) <= limit:
+        if _points(_plain(joined)) <= limit:
             lines[-1] = joined
             continue
         pieces = _broken(word, limit)
@@ -91,7 +166,7 @@ def _wrapped(text: str, width: float) -> str:
 def _broken(word: str, limit: float) -> list[str]:
     pieces = [""]
     for character in word:
-        if pieces[-1] and _points(pieces[-1] + character) > limit:
+        if pieces[-1] and _points(_plain(pieces[-1] + character)) > limit:
             pieces.append("")
         pieces[-1] += character
     return pieces
@@ -108,23 +183,25 @@ def _measure() -> tuple[Any, Any]:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
-    return TextToPath(), FontProperties(family="DejaVu Sans", size=7)
+    return TextToPath(), FontProperties(family="DejaVu Sans", size=SMALLEST)
 
 
 def counts(data: pl.DataFrame) -> str:
     """How the features and texts were chosen, and how many failed."""
-    failed = data["steered"].null_count()
+    failed, good = data["steered"].null_count(), (data["n_matches"] > 0).sum()
     return (
         f"n = {data.height} features chosen by rule: early and late ones at even distances in the ranking by output score; "
-        f"sample 0 of the first prefix, its factor chosen on other prefixes; steering failed for {failed}."
+        f"sample 0 of the first prefix, its factor chosen on other prefixes; {good} with a top logit-lens token in the steered text, "
+        f"steering failed for {failed}."
     )
 
 
 FIGURE = FigureDefinition(
     position=90,
     tables=("examples",),
-    caption="Example features with their scores, the tokens they promote, the text they fire on most (its token in brackets), and the "
-    "same prefix continued without and with steering.",
+    caption="Example features, good ones above bad ones: their scores, the tokens that they promote, the text that they fire on most (its "
+    "token in brackets), and the same prefix continued without and with steering. Highlighted: top logit-lens tokens that the texts hold "
+    "as whole words.",
     data=data,
     draw=draw,
     counts=counts,

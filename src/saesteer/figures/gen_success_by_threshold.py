@@ -8,15 +8,19 @@ import polars as pl
 from saesteer.analysis.best_factor import RULES
 from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import BLACK, GREY, MAGENTA, WIDE, Axes, Figure, band, empty_panel, new_figure, threshold_axis
+from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, band, empty_panel, legend_above, new_figure, threshold_axis
+from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 
 _COLUMNS = ("layers", "threshold", "n_features", "n_kept", "mean", "low", "high", "random_mean", "random_low", "random_high")
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The curves of all and of late layers under the rule shown; the headline's threshold is marked."""
+    headline = options.selection.headline_threshold
     curves = tables["selection"].filter(rule=options.rule, measure="gen_success_20").select(*_COLUMNS, "p_within_layers")
-    is_headline = (pl.col("threshold") == options.selection.headline_threshold).alias("is_headline")
+    curves = where_something_changes(curves, "layers", always=headline)
+    curves = banded(curves, "n_kept", "low", "high", "random_low", "random_high")
+    is_headline = (pl.col("threshold") == headline).alias("is_headline")
     rule = pl.lit(options.rule).alias("rule")
     return curves.with_columns(first_layer(options), is_headline, rule, confidence(options)).sort("layers", "threshold")
 
@@ -26,7 +30,7 @@ def first_layer(options: Options) -> pl.Expr:
     return pl.when(layers="late").then(options.selection.late_layers_from).otherwise(0).alias("first_layer")
 
 
-def panel(axes: Axes, curve: pl.DataFrame) -> None:
+def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
     """One set of layers: the kept features' mean and the random band against threshold."""
     x = np.arange(curve.height)
     band(axes, x, curve, ("random_mean", "random_low", "random_high"), GREY, "as many removed at random", "None")
@@ -35,8 +39,8 @@ def panel(axes: Axes, curve: pl.DataFrame) -> None:
         empty_panel(axes, "no features")
     for position in np.flatnonzero(curve["is_headline"].to_numpy()):
         axes.axvline(float(position), color=BLACK, linewidth=0.8, linestyle=":", zorder=1, label="headline threshold")
-    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
-    axes.set_ylabel(f"held-out GenSuccess@20 (tokens per text),\nfactors by {RULES[curve['rule'][0]]}")
+    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), title)
+    axes.set_ylabel(f"held-out GenSuccess@20 (tokens),\nfactors by {RULES[curve['rule'][0]]}")
 
 
 def layers_title(curve: pl.DataFrame) -> str:
@@ -51,15 +55,15 @@ def draw(data: pl.DataFrame) -> Figure:
     return figure
 
 
-def by_layer_set(data: pl.DataFrame, panel: Callable[[Axes, pl.DataFrame], None], note: str, legend_columns: int) -> Figure:
+def by_layer_set(data: pl.DataFrame, panel: Callable[[Axes, pl.DataFrame, str], None], note: str, legend_columns: int) -> Figure:
     """A panel a set of layers, with one vertical axis and one legend."""
-    figure = new_figure(WIDE, 4.2, note)
+    figure = new_figure(PAGE, 4.0, note)
     panels = figure.subplots(1, len(LAYER_SETS), sharey=True)
     for axes, layers in zip(panels, LAYER_SETS, strict=True):
-        panel(axes, data.filter(layers=layers))
-        axes.set_title(layers_title(data.filter(layers=layers)), pad=19)
+        curve = data.filter(layers=layers)
+        panel(axes, curve, layers_title(curve))
     panels[1].set_ylabel("")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=legend_columns)
+    legend_above(figure, *panels[0].get_legend_handles_labels(), legend_columns)
     return figure
 
 
@@ -75,14 +79,14 @@ def counts(data: pl.DataFrame) -> str:
             f"{layers_title(curve)}: n = {headline['n_features']}, {headline['n_kept']} kept at {headline['threshold']:g}, {test}"
         )
     level = f"{data['confidence'][0]:.0%}"
-    return f"{'; '.join(sentences)}. Bands: {level} intervals over features; {level} of random removals."
+    return f"{'; '.join(sentences)}. Bands: {level} intervals over features; {level} of random removals; {FEW_NOTE}."
 
 
 FIGURE = FigureDefinition(
     position=30,
     tables=("selection",),
-    caption="Mean GenSuccess@20 on held-out prefixes of the features kept at each threshold of the output score (magenta), and when as "
-    "many features are removed at random (grey); a filter works where magenta leaves the grey band.",
+    caption="Mean GenSuccess@20, top logit-lens tokens per text, on held-out prefixes of the features kept at each threshold of the "
+    "output score (magenta), and when as many features are removed at random (grey); a filter works where magenta leaves the grey band.",
     data=data,
     draw=draw,
     counts=counts,

@@ -5,7 +5,7 @@ import itertools
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import GREY, PAGE, Axes, Figure, PathCollection, layer_bar, new_figure, scatter_by_layer
+from saesteer.figures.style import GREY, PAGE, SMALLEST, Axes, Figure, PathCollection, layer_bar, new_figure, scatter_by_layer
 
 _RIGHT = {False: 0.49, True: 1.02}
 _HEIGHT = {False: (-0.11, "bottom"), True: (1.1, "top")}  # beyond the points, which end at 0 and 1
@@ -24,9 +24,10 @@ def panel(axes: Axes, data: pl.DataFrame) -> PathCollection:
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle="--")
     for (high_input, x), (high_output, (y, anchor)) in itertools.product(_RIGHT.items(), _HEIGHT.items()):
         inside = ((scored["input_score"] > 0.5) == high_input) & ((scored["output_score"] > 0.5) == high_output)
-        axes.text(x, y, f"n = {inside.sum()}", ha="right", va=anchor, fontsize=8, color=GREY)
+        axes.text(x, y, f"n = {inside.sum()}", ha="right", va=anchor, fontsize=SMALLEST, color=GREY)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.12, 1.11)
+    axes.set_title("input and output score")
     axes.set_xlabel("input score (0 to 1)")
     axes.set_ylabel("output score (0 to 1)")
     return points

@@ -4,7 +4,20 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import GREY, MAGENTA, NO_RATINGS, WIDE, Axes, Figure, band, empty_panel, new_figure, threshold_axis
+from saesteer.figures.style import (
+    GREY,
+    MAGENTA,
+    NO_RATINGS,
+    PAGE,
+    Axes,
+    Figure,
+    band,
+    empty_panel,
+    legend_above,
+    new_figure,
+    threshold_axis,
+)
+from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 from saesteer.settings import Experiment, NoJudge, Sweep
 
 TITLES = {"concept_rating": "concept", "fluency_rating": "fluency", "judge_score": "harmonic mean"}
@@ -15,17 +28,19 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The judge's measures at each threshold, all layers, under the rule shown."""
     curves = tables["selection"].filter(pl.col("measure").is_in(list(TITLES)), rule=options.rule, layers="all")
     columns = ("measure", "threshold", "n_features", "n_missing", "n_kept", *_NUMBERS)
-    return curves.select(*columns, confidence(options)).sort("measure", "threshold")
+    shown = where_something_changes(curves, "measure").select(*columns, confidence(options)).sort("measure", "threshold")
+    kept = banded(shown, "n_kept", "low", "high")
+    return banded(kept, pl.col("n_features").cast(pl.Int64) - pl.col("n_kept").cast(pl.Int64), "removed_low", "removed_high")
 
 
-def panel(axes: Axes, curve: pl.DataFrame) -> None:
+def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
     """One rating of kept and of removed features against threshold."""
     x = np.arange(curve.height)
     band(axes, x, curve, ("mean", "low", "high"), MAGENTA, "kept", "o")
     band(axes, x, curve, ("removed_mean", "removed_low", "removed_high"), GREY, "removed", "s")
     if not is_rated(curve):
         empty_panel(axes, NO_RATINGS)
-    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
+    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), title)
     axes.set_ylim(-0.05, 2.05)
 
 
@@ -37,13 +52,12 @@ def is_rated(curve: pl.DataFrame) -> bool:
 def draw(data: pl.DataFrame) -> Figure:
     """Concept, fluency and their harmonic mean side by side; those that nothing was rated for are left out."""
     rated = [measure for measure in TITLES if is_rated(data.filter(measure=measure))] or ["judge_score"]
-    figure = new_figure(WIDE * 1.1, 4.2, counts(data))
+    figure = new_figure(PAGE, 4.0, counts(data))
     panels = figure.subplots(1, len(rated), sharey=True, squeeze=False).ravel()
     for axes, measure in zip(panels, rated, strict=True):
-        panel(axes, data.filter(measure=measure))
-        axes.set_title(TITLES[measure], pad=19)
+        panel(axes, data.filter(measure=measure), TITLES[measure])
     panels[0].set_ylabel("mean rating, held out (0 to 2)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    legend_above(figure, *panels[0].get_legend_handles_labels(), 2)
     return figure
 
 
@@ -52,8 +66,8 @@ def counts(data: pl.DataFrame) -> str:
     firsts = [(title, data.filter(measure=measure).row(0, named=True)) for measure, title in TITLES.items()]
     sizes = "; ".join(f"{title}: n = {first['n_features']}, {first['n_missing']} without" for title, first in firsts)
     return (
-        f"{sizes} (no clear concept, or steering failed). Bands: {data['confidence'][0]:.0%} intervals over features; "
-        "features removed are the others of the same n."
+        f"{sizes} (no clear concept, or steering failed). Bands: {data['confidence'][0]:.0%} intervals over features, "
+        f"{FEW_NOTE}; features removed are the others of the same n."
     )
 
 

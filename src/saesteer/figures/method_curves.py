@@ -7,7 +7,7 @@ import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
 from saesteer.figures.method_families import families_in
-from saesteer.figures.style import BLACK, GREY, NO_RATINGS, WIDE, Axes, Figure, empty_panel, new_figure
+from saesteer.figures.style import BLACK, NO_RATINGS, PAGE, SMALLEST, Axes, Figure, empty_panel, new_figure
 from saesteer.settings.registry import method
 
 N_SHOWN = 4
@@ -43,7 +43,7 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
         _intervals(axes, known, COLOURS[place])
         for end in {0, known.height - 1} if known.height else ():
             axes.annotate(
-                f"{known['factor'][end]:g}", (x[end], y[end]), (3, 3), textcoords="offset points", fontsize=6, color=COLOURS[place]
+                f"{known['factor'][end]:g}", (x[end], y[end]), (3, 3), textcoords="offset points", fontsize=SMALLEST, color=COLOURS[place]
             )
     axes.set_xticks(_TICKS)
     axes.set_yticks(_TICKS)
@@ -52,7 +52,7 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
     if rows["concept_rating"].null_count() == rows.height:
         empty_panel(axes, NO_RATINGS)
     else:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.17), fontsize=6.5)
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.22), handlelength=1.5)
 
 
 def _levels(axes: Axes) -> None:
@@ -82,9 +82,9 @@ def draw(data: pl.DataFrame) -> Figure:
         for layer in data.partition_by("layer", maintain_order=True)
         for family in families_in(layer)
     ]
-    columns = min(3, len(parts))
+    columns = min(2, len(parts))
     n_rows = -(-len(parts) // columns)
-    figure = new_figure(WIDE * columns / 3, 0.6 + 3.6 * n_rows, counts(data))
+    figure = new_figure(PAGE if columns > 1 else PAGE * 0.7, 0.7 + 3.3 * n_rows, counts(data))
     panels = figure.subplots(n_rows, columns, squeeze=False)
     for axes, part in zip_longest(panels.ravel(), parts):
         if part is None:
@@ -96,7 +96,6 @@ def draw(data: pl.DataFrame) -> Figure:
         axes.set_xlabel("fluency rating (0 to 2)")
     for axes in panels[:, 0]:
         axes.set_ylabel("concept rating (0 to 2)")
-    panels[0, 0].annotate("grey: equal harmonic mean; +: unsteered", (0.02, 0.02), xycoords="axes fraction", fontsize=6, color=GREY)
     return figure
 
 
@@ -105,7 +104,7 @@ def counts(data: pl.DataFrame) -> str:
     return (
         f"{n_of(data['n'])} concepts, those for which the method has something to steer with; all prompts; {data['n_missing'].sum()} of "
         f"{data['n_texts'].sum()} texts unrated. Crosses: {data['confidence'][0]:.0%} intervals over concepts. "
-        f"The best {N_SHOWN} methods of a family."
+        f"The best {N_SHOWN} methods of a family. Grey lines: equal harmonic mean; +: unsteered."
     )
 
 

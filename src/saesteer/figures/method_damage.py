@@ -4,7 +4,7 @@ import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
 from saesteer.figures.method_families import LOOKS, family_handles
-from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure
+from saesteer.figures.style import BLACK, GREY, PAGE, SMALLEST, Axes, Figure, empty_panel, legend_above, legend_entry, new_figure
 
 _COLUMNS = (
     "layer", "method", "title", "family", "n", "score", "score_low", "score_high", "loss_rise", "loss_rise_low", "loss_rise_high",
@@ -32,27 +32,29 @@ def panel(axes: Axes, rows: pl.DataFrame) -> None:
     best = rows.filter("frontier")
     axes.step(best["loss_rise"], best["score"], where="post", color=BLACK, linewidth=0.9, linestyle=":", label="frontier", zorder=1)
     for row in best.iter_rows(named=True):
-        axes.annotate(row["title"], (row["loss_rise"], row["score"]), (4, 4), textcoords="offset points", fontsize=6.5)
+        axes.annotate(row["title"], (row["loss_rise"], row["score"]), (4, 4), textcoords="offset points", fontsize=SMALLEST)
     axes.axvline(0, color=GREY, linewidth=0.6, zorder=0)
     axes.set_xlabel("added loss on ordinary text (nats a token)")
+    axes.set_ylabel("held-out score, mean over concepts")
     if rows.is_empty():
         empty_panel(axes, "no method has a score")
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """A panel a layer."""
+    """A panel a layer, one below the other."""
     layers = data.partition_by("layer", maintain_order=True)
-    figure = new_figure(PAGE * (0.4 + 0.6 * max(1, len(layers))) * 1.1, 4.6, counts(data))
-    panels = figure.subplots(1, max(1, len(layers)), squeeze=False, sharey=True)[0]
+    figure = new_figure(PAGE, 1 + 3.6 * max(1, len(layers)), counts(data))
+    panels = figure.subplots(max(1, len(layers)), 1, squeeze=False, sharex=True)[:, 0]
     for axes, rows in zip(panels, layers, strict=False):
         panel(axes, rows)
         axes.set_title(f"layer {rows['layer'][0]}")
-    panels[0].set_ylabel("held-out score, mean over concepts")
     if not layers:
-        empty_panel(panels[0], "no method has a score")
+        panel(panels[0], data)
+        panels[0].set_title("score and damage")
         return figure
     frontier = legend_entry("none better at less damage", BLACK, linestyle=":", linewidth=0.9)
-    figure.legend(handles=[*family_handles(data), frontier], loc="outside upper center", ncols=4)
+    handles = [*family_handles(data), frontier]
+    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], 4)
     return figure
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.style import BLACK, GREY, Axes, Figure, empty_panel, legend_entry, new_figure, part_of_colours
+from saesteer.figures.style import BLACK, GREY, SMALLEST, Axes, Figure, empty_panel, legend_entry, new_figure, part_of_colours
 
-_CELL = 0.2  # inches
+_CELL = 0.17  # inches; a figure of many methods is wider than a page, where its text is smaller than the others'
 _COLUMNS = ("n", "mean", "low", "high", "simultaneous_low", "simultaneous_high")
 
 
@@ -42,8 +42,8 @@ def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> Any:
         axes.plot(
             sure["other_rank"], sure["rank"], marker, color=BLACK, markerfacecolor=face, markersize=size, markeredgewidth=0.6, label=low
         )
-    axes.set_xticks(range(n), list(titles.values()), rotation=90, fontsize=6.5)
-    axes.set_yticks(range(n), list(titles.values()), fontsize=6.5)
+    axes.set_xticks(range(n), list(titles.values()), rotation=90, fontsize=SMALLEST)
+    axes.set_yticks(range(n), list(titles.values()), fontsize=SMALLEST)
     axes.set_xlim(-0.5, n - 0.5)
     axes.set_ylim(n - 0.5, -0.5)
     axes.set_xlabel("minus this method")
@@ -54,20 +54,20 @@ def panel(axes: Axes, rows: pl.DataFrame, limit: float) -> Any:
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """A panel a layer, one scale of colours."""
+    """A panel a layer, one below the other, one scale of colours."""
     layers = data.partition_by("layer", maintain_order=True)
     side = 2.6 + _CELL * max((rows["rank"].n_unique() for rows in layers), default=0)
-    figure = new_figure(max(5.5, (side + 0.7) * max(len(layers), 1)), max(3.5, side + 0.4), counts(data))
-    panels = figure.subplots(1, max(len(layers), 1), squeeze=False)[0]
+    figure = new_figure(max(5.5, side + 0.9), max(3.5, (side + 0.5) * max(len(layers), 1)), counts(data))
+    panels = figure.subplots(max(len(layers), 1), 1, squeeze=False)[:, 0]
     limit = float(np.abs(data["mean"].drop_nulls().to_numpy()).max(initial=0.0)) or 1.0
     if not layers:
         empty_panel(panels[0], "one method: nothing to compare")
-        panels[0].set(xlabel="minus this method", ylabel="this method")
+        panels[0].set(title="differences of methods", xlabel="minus this method", ylabel="this method")
     for axes, rows in zip(panels, layers, strict=False):
         mesh = panel(axes, rows, limit)
         axes.set_title(f"layer {rows['layer'][0]}")
         figure.colorbar(mesh, ax=axes, label="difference of mean scores", shrink=0.6)
-    dot = legend_entry("its own interval leaves out 0", BLACK, marker=".", markersize=3)
+    dot = legend_entry("own interval leaves out 0", BLACK, marker=".", markersize=3)
     ring = legend_entry("and the one for all pairs", BLACK, marker="o", markerfacecolor="none", markersize=5)
     figure.legend(handles=[dot, ring], loc="outside upper center", ncols=2, labelcolor=GREY)
     return figure

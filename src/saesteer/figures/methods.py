@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, n_of
-from saesteer.figures.method_families import LOOKS, family_handles
-from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_entry, new_figure
+from saesteer.figures.method_families import LOOKS, families_in
+from saesteer.figures.style import BLACK, GREY, PAGE, Axes, Figure, empty_panel, legend_above, legend_entry, new_figure
 from saesteer.settings.registry import method
 
 _UNSTEERED = method("unsteered")
@@ -14,8 +14,11 @@ _COLUMNS = (
     "layer", "method", "title", "family", "n_concepts", "n", "score", "score_low", "score_high", "n_abstaining", "n_surviving",
     "surviving_score", "surviving_low", "surviving_high", "n_texts", "n_missing", "confidence",
 )  # fmt: skip
-_LINE = 0.21  # inches a method
-_BELOW = 0.28  # how far the survivors' mean is drawn below the row's middle
+_LINE = 0.2  # inches a method
+_MARKERS = "oDs^vP*X"
+"""Of the first, second, ... layer."""
+_BELOW = 0.2  # how far the survivors' mean is drawn below the mean over all
+_SPREAD = 0.5  # of a method's row, over which its layers are spread
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -24,59 +27,77 @@ def data(tables: Tables, options: Options) -> pl.DataFrame:
     return shown.sort("layer", "score", "method", descending=[False, True, False], nulls_last=True)
 
 
-def panel(axes: Axes, rows: pl.DataFrame) -> None:
-    """One layer's methods, the best at the top."""
-    for place, row in enumerate(rows.iter_rows(named=True)):
-        look = LOOKS[row["family"]]
-        _mean(axes, row, "score", float(place), look.marker, look.colour)
-        if row["n_abstaining"]:
-            _mean(axes, row, "surviving", place + _BELOW, "o", "none")
-    _unsteered(axes, rows)
-    axes.set_yticks(range(rows.height), [_label(row) for row in rows.iter_rows(named=True)])
-    axes.set_ylim(rows.height - 0.4, -0.6)
+def ordered(data: pl.DataFrame) -> pl.DataFrame:
+    """A row a method, the best by its mean score over layers first, with its place, family and abstentions."""
+    methods = data.group_by("method", maintain_order=True).agg(
+        pl.col("title", "family").first(), pl.col("score").mean(), abstentions=pl.col("n_abstaining").sort_by("layer")
+    )
+    return methods.sort("score", "method", descending=[True, False], nulls_last=True).with_row_index("place")
+
+
+def panel(axes: Axes, data: pl.DataFrame) -> None:
+    """A row a method, the best at the top; a marker a layer."""
+    methods, layers = ordered(data), data["layer"].unique().sort().to_list()
+    places = dict(methods.select("method", "place").iter_rows())
+    for number, layer in enumerate(layers):
+        beside = _SPREAD * (number / (len(layers) - 1) - 0.5) if len(layers) > 1 else 0.0
+        for row in data.filter(layer=layer).iter_rows(named=True):
+            _mean(axes, row, "score", places[row["method"]] + beside, _MARKERS[number % len(_MARKERS)])
+            if row["n_abstaining"]:
+                _mean(axes, row, "surviving", places[row["method"]] + beside + _BELOW, _MARKERS[number % len(_MARKERS)])
+    for score in data.filter(method=_UNSTEERED.key)["score"].drop_nulls().unique().sort():
+        axes.axvline(score, color=GREY, linewidth=1, linestyle="--", zorder=0, label="unsteered")
+    axes.set_yticks(range(methods.height), [_label(row) for row in methods.iter_rows(named=True)])
+    axes.set_ylim(methods.height - 0.4, -0.6)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.set_xlabel("held-out score, mean over concepts")
+    axes.set_title(layers_named(layers))
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
-    if rows["score"].null_count() == rows.height:
+    if data["score"].null_count() == data.height:
         empty_panel(axes, "no text could be rated")
 
 
-def _mean(axes: Axes, row: dict[str, Any], name: str, place: float, marker: str, face: str) -> None:
-    """A mean with its interval, over all concepts or (hollow, thin) over surviving ones."""
+def layers_named(layers: list[int]) -> str:
+    """The panel's title."""
+    if len(layers) < 2:
+        return f"layer {', '.join(map(str, layers))}"
+    return f"layers {', '.join(map(str, layers[:-1]))} and {layers[-1]}"
+
+
+def _mean(axes: Axes, row: dict[str, Any], name: str, place: float, marker: str) -> None:
+    """A mean with its interval, over all concepts or (hollow, its interval thin) over surviving ones."""
     middle = row["score" if name == "score" else "surviving_score"]
     if middle is None:
         return
-    colour = LOOKS[row["family"]].colour
+    colour, solid = LOOKS[row["family"]].colour, name == "score"
     if row[f"{name}_low"] is not None:
-        axes.hlines(place, row[f"{name}_low"], row[f"{name}_high"], color=colour, linewidth=1.6 if name == "score" else 0.7)
-    size = 6 if name == "score" else 4
-    axes.plot([middle], [place], marker, color=colour, markerfacecolor=face, markersize=size, label=f"{name}/{row['method']}")
-
-
-def _unsteered(axes: Axes, rows: pl.DataFrame) -> None:
-    known = rows.filter(pl.col("method") == _UNSTEERED.key).drop_nulls("score")
-    for row in known.iter_rows(named=True):
-        axes.axvline(row["score"], color=GREY, linewidth=1, linestyle="--", zorder=0, label="unsteered")
+        axes.hlines(place, row[f"{name}_low"], row[f"{name}_high"], color=colour, linewidth=1.4 if solid else 0.5)
+    label, size = f"{name}/{row['method']}/{row['layer']}", 5 if solid else 4
+    axes.plot([middle], [place], marker, color=colour, markerfacecolor=colour if solid else "none", markersize=size, label=label)
 
 
 def _label(row: dict[str, Any]) -> str:
-    return f"{row['title']} ({row['n_abstaining']} abstain)" if row["n_abstaining"] else row["title"]
+    """A method's title, and for how many concepts it abstains: one number, or one a layer where they differ."""
+    numbers = [str(number) for number in row["abstentions"]]
+    if not any(row["abstentions"]):
+        return str(row["title"])
+    return f"{row['title']} ({numbers[0] if len(set(numbers)) == 1 else ' and '.join(numbers)} abstain)"
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """A panel a layer."""
-    layers = data.partition_by("layer", maintain_order=True)
-    height = 1.6 + _LINE * max(rows.height for rows in layers)
-    figure = new_figure(PAGE * (0.4 + 0.6 * len(layers)) * 1.1, height, counts(data))
-    panels = figure.subplots(1, len(layers), squeeze=False)[0]
-    for axes, rows in zip(panels, layers, strict=True):
-        panel(axes, rows)
-        axes.set_title(f"layer {rows['layer'][0]}")
-    survivors = legend_entry("survivors only", BLACK, marker="o", markerfacecolor="none", markersize=4)
+    """One panel; colours are families, markers layers."""
+    figure = new_figure(PAGE, 1.9 + _LINE * data["method"].n_unique(), counts(data))
+    panel(figure.subplots(), data)
+    families = [legend_entry(family, LOOKS[family].colour, linestyle="-", linewidth=4) for family in families_in(data)]
+    layers = [
+        legend_entry(f"layer {layer}", BLACK, marker=_MARKERS[number % len(_MARKERS)], markersize=5)
+        for number, layer in enumerate(data["layer"].unique().sort())
+    ]
+    hollow = legend_entry("without abstentions", BLACK, marker="o", markerfacecolor="none", markersize=4)
     unsteered = legend_entry("unsteered", GREY, linestyle="--", linewidth=1)
-    hollow = [survivors] if data["n_abstaining"].sum() else []
-    figure.legend(handles=[*family_handles(data), *hollow, unsteered], loc="outside upper center", ncols=4)
+    handles = [*families, *layers, *([hollow] if data["n_abstaining"].sum() else []), unsteered]
+    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], 4)
     return figure
 
 
@@ -91,8 +112,9 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=190,
     tables=("methods",),
-    caption="Held-out score of every method, mean over all concepts, where one that abstains counts as the unsteered text (dashed line). "
-    "Hollow: over the concepts alone for which the method has something to steer with.",
+    caption="Held-out score of every method, mean over all concepts, the best by its mean over layers first; a marker a layer, a colour a "
+    "family. A method that abstains counts as the unsteered text (dashed line). Hollow: over the concepts alone for which the method has "
+    "something to steer with.",
     data=data,
     draw=draw,
     counts=counts,

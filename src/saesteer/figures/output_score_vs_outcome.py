@@ -4,12 +4,13 @@ import polars as pl
 
 from saesteer.analysis.metrics import OUTCOMES_CORRELATED, correlations
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
-from saesteer.figures.style import PAGE, WIDE, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer
+from saesteer.figures.style import PAGE, SMALLEST, Axes, Figure, PathCollection, empty_panel, layer_bar, new_figure, scatter_by_layer
 
 LABELS = {
     "gen_success_20": "GenSuccess@20, held out\n(logit-lens tokens per text)",
-    "judge_score": "judge score, held out\n(harmonic mean of concept and fluency, 0 to 2)",
+    "judge_score": "judge score, held out\n(harmonic mean, 0 to 2)",
 }
+TITLES = {"gen_success_20": "output score and success", "judge_score": "output score and judge score"}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -34,9 +35,9 @@ def panel(axes: Axes, points: pl.DataFrame, measure: str) -> PathCollection:
     axes.set_xscale("symlog", linthresh=1e-3, linscale=0.4)
     axes.set_xlim(-2e-4, 1.15)
     axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
-    axes.set_xlabel("output score (0 to 1; log above .001)")
+    axes.set_xlabel("output score (log above .001)")
     axes.set_ylabel(LABELS[measure])
-    axes.set_title("\n".join(_rho(points, scope) for scope in ("overall", "within_layers")), fontsize=8)
+    axes.set_title("\n".join([TITLES[measure], *(_rho(points, scope) for scope in ("overall", "within_layers"))]), fontsize=SMALLEST)
     return drawn
 
 
@@ -50,7 +51,7 @@ def _rho(points: pl.DataFrame, scope: str) -> str:
 def draw(data: pl.DataFrame) -> Figure:
     """Success on the left, judge score on the right, where there is any."""
     measures = _measures(data)
-    figure = new_figure(WIDE if len(measures) > 1 else PAGE * 0.85, 4.4, counts(data))
+    figure = new_figure(PAGE if len(measures) > 1 else PAGE * 0.85, 4.0, counts(data))
     panels = figure.subplots(1, len(measures), squeeze=False).ravel()
     for axes, measure in zip(panels, measures, strict=True):
         drawn = panel(axes, data.filter(measure=measure), measure)
@@ -76,7 +77,8 @@ FIGURE = FigureDefinition(
     position=50,
     tables=("outcomes",),
     caption="Each point is a feature: its output score against what steering with it reaches on held-out prefixes, by top logit-lens "
-    "tokens written (left) and by the judge (right, where texts were rated). The correlation within layers cannot come from depth.",
+    "tokens written (left) and by the judge (right, where texts were rated: the harmonic mean of concept and fluency). The "
+    "correlation within layers cannot come from depth.",
     data=data,
     draw=draw,
     counts=counts,

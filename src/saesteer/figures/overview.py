@@ -7,7 +7,7 @@ import polars as pl
 from saesteer.analysis.best_factor import RULES
 from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import Figure, layer_bar, new_figure
+from saesteer.figures.style import SMALLEST, Figure, layer_bar, new_figure
 
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
 
@@ -31,20 +31,20 @@ def draw(data: pl.DataFrame) -> Figure:
     roles.panel(panels[0], parts[roles])
     points = input_vs_output.panel(panels[1], parts[input_vs_output])
     output_score_vs_outcome.panel(panels[2], outcome, "gen_success_20")
-    gen_success_by_threshold.panel(panels[3], parts[gen_success_by_threshold].filter(layers="all"))
+    gen_success_by_threshold.panel(panels[3], parts[gen_success_by_threshold].filter(layers="all"), "success by threshold")
     panels[3].set_ylim(bottom=0)
     by_factor.panel(panels[4], parts[by_factor], "gen_success_20")
     judged = parts[judge_kept_removed].filter(measure="judge_score")
     if judge_kept_removed.is_rated(judged):
-        judge_kept_removed.panel(panels[5], judged)
+        judge_kept_removed.panel(panels[5], judged, "judge score by threshold")
         panels[5].set_ylabel("mean judge score, held out (0 to 2)")
     else:
         panels.pop().remove()
     layer_bar(figure, points, panels[1:3])
     for panel, title in zip([panels[0], *panels[3:]], (None, None, "output score", None), strict=False):
-        panel.legend(loc="best", fontsize=7, title=title, title_fontsize=7)
+        panel.legend(loc="best", title=title, title_fontsize=SMALLEST)
     for panel, letter in zip(panels, "abcdef", strict=False):
-        panel.annotate(letter, (0, 1), (-34, 14), "axes fraction", "offset points", weight="bold", fontsize=11)
+        panel.annotate(letter, (0, 1), (-34, 24), "axes fraction", "offset points", weight="bold", fontsize=11)
     return figure
 
 

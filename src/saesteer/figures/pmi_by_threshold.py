@@ -7,20 +7,22 @@ from saesteer.analysis.selection import LAYER_SETS
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence
 from saesteer.figures.gen_success_by_threshold import by_layer_set, first_layer, layers_title
 from saesteer.figures.style import BLUE, GREY, Axes, Figure, band, empty_panel, threshold_axis
+from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
-    """The table as it is, with the first layer of each set and the level of its intervals."""
-    return tables["pmi"].with_columns(first_layer(options), confidence(options)).sort("layers", "threshold")
+    """The table's curves, with the first layer of each set and the level of its intervals."""
+    curves = banded(where_something_changes(tables["pmi"], "layers"), "n_kept", "low", "high")
+    return curves.with_columns(first_layer(options), confidence(options)).sort("layers", "threshold")
 
 
-def panel(axes: Axes, curve: pl.DataFrame) -> None:
+def panel(axes: Axes, curve: pl.DataFrame, title: str) -> None:
     """One set of layers: mean PMI of the features kept against threshold."""
     band(axes, np.arange(curve.height), curve, ("mean", "low", "high"), BLUE, "kept by output score", "o")
     if curve["mean"].is_null().all():
         empty_panel(axes, "no feature has a PMI")
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", label="independent words", zorder=1)
-    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list())
+    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), title)
     axes.set_ylabel("mean PMI of generated top tokens\nwith top logit-lens tokens (nats)")
 
 
@@ -33,7 +35,7 @@ def counts(data: pl.DataFrame) -> str:
     """Features with and without a PMI, for both sets of layers."""
     curves = [data.filter(layers=layers) for layers in LAYER_SETS]
     sizes = "; ".join(f"{layers_title(c)}: n = {c['n_kept'][0]}, {c['n_missing'][0]} without a co-occurring pair" for c in curves)
-    return f"{sizes}. Bands: {data['confidence'][0]:.0%} intervals over features."
+    return f"{sizes}. Bands: {data['confidence'][0]:.0%} intervals over features; {FEW_NOTE}."
 
 
 FIGURE = FigureDefinition(

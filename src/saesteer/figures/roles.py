@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables
-from saesteer.figures.style import BLUE, MAGENTA, PAGE, Axes, Figure, band, new_figure, row_above
+from saesteer.figures.style import BLUE, MAGENTA, PAGE, Axes, Figure, band, legend_above, new_figure, row_above
 
 _UNIT = 0.01
 _SCORES = (("input_score", BLUE, "o", "input score"), ("output_score", MAGENTA, "s", "output score"))
@@ -32,8 +32,9 @@ def panel(axes: Axes, data: pl.DataFrame) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("layer")
     axes.set_ylabel("score (0 to 1)")
-    row_above(axes, layers, (data["n"] - data["n_without_input_score"]).to_list(), "n", 13.0, BLUE)
-    row_above(axes, layers, data["n"].to_list(), "n", 5.0, MAGENTA)
+    above = row_above(axes, layers, data["n"].to_list(), "n", 5.0, MAGENTA)
+    above = row_above(axes, layers, (data["n"] - data["n_without_input_score"]).to_list(), "n", above - 2, BLUE)
+    axes.set_title("scores by layer", pad=above)
 
 
 def draw(data: pl.DataFrame) -> Figure:
@@ -41,7 +42,7 @@ def draw(data: pl.DataFrame) -> Figure:
     figure = new_figure(PAGE, 4.0, f"{counts(data)}\nLines: medians; bands: quartiles.")
     axes = figure.subplots()
     panel(axes, data)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    legend_above(figure, *axes.get_legend_handles_labels(), 2)
     return figure
 
 

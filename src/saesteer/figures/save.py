@@ -17,13 +17,20 @@ _METADATA: dict[str, dict[str, str | None]] = {
 
 def save_figure(figure: Figure, data: pl.DataFrame, stem: Path) -> list[Path]:
     """Write STEM.pdf, STEM.png and STEM.csv, each atomically; returns their paths."""
+    table = stem.with_name(f"{stem.name}.csv")
+    images = save_drawing(figure, stem)
+    write_atomically(table, flat(data).write_csv)
+    return [*images, table]
+
+
+def save_drawing(figure: Figure, stem: Path) -> list[Path]:
+    """Write STEM.pdf and STEM.png of what shows no data; returns their paths."""
     import matplotlib
 
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in (*_METADATA, "csv")]
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in _METADATA]
     with matplotlib.rc_context(STYLE):
-        for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=False):
+        for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=True):
             write_atomically(path, partial(figure.savefig, format=kind, metadata=metadata))
-    write_atomically(paths[-1], flat(data).write_csv)
     return paths
 
 

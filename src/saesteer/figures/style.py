@@ -2,6 +2,7 @@
 
 import functools
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -23,8 +24,10 @@ BLUE = "#0072B2"
 MAGENTA = "#C51B7D"
 GREY = "#6E6E6E"
 BLACK = "#222222"
-WIDE = 10.0  # inches: two panels
-PAGE = 6.8  # inches: one panel
+PAGE = 6.8  # inches: the width of a printed page, and of a figure that is to be read there
+SMALLEST = 8.0
+"""Points: no text is smaller where a figure is printed at its width."""
+_CHARACTER = 4.5  # points: the mean width of a character of SMALLEST, with some room
 _BAND_ALPHA = 0.2
 
 STYLE = {
@@ -36,12 +39,13 @@ STYLE = {
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "legend.frameon": False,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "legend.fontsize": SMALLEST,
+    "xtick.labelsize": SMALLEST,
+    "ytick.labelsize": SMALLEST,
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "pdf.fonttype": 42,
+    "text.hinting": "none",  # so that text is as wide in a PNG as it is measured
     "svg.hashsalt": "saesteer",
     "savefig.dpi": 200,
 }
@@ -78,8 +82,16 @@ def new_figure(width: float, height: float, note: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.supxlabel(note, fontsize=7, color=GREY, x=0.01, ha="left", parse_math=False)
+    lines = [textwrap.fill(line, int((width - 0.2) * 72 / _CHARACTER)) for line in note.split("\n")]
+    figure.supxlabel("\n".join(lines), fontsize=SMALLEST, color=GREY, x=0.01, ha="left", parse_math=False)
     return figure
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int, **look: Any) -> None:
+    """A legend above the panels, in as many columns as fit."""
+    column = max((len(label) for label in labels), default=0) * _CHARACTER + 45  # points: text, marker and gaps
+    fitting = max(1, int(figure.get_figwidth() * 72 / column))
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, fitting), **look)
 
 
 def with_ends(column: str) -> tuple[str, str, str]:
@@ -99,24 +111,50 @@ def band(axes: Axes, x: np.ndarray, rows: pl.DataFrame, columns: tuple[str, str,
     axes.vlines(x[alone], low[alone], high[alone], color=colour, linewidth=1)
 
 
+_LINEAR = 0.5
+"""Length between 0 and the smallest positive place of an axis of factors, as a share of a decade."""
+_TICK_GAP = 0.1
+"""Least distance of two labels below, as a share of the axis."""
+
+
 def log_axis(axes: Axes, places: pl.Series) -> None:
-    """A logarithmic axis below, with a tick at each place."""
+    """A logarithmic axis below, with labels at its places where there is room; 0 stands apart, left of the smallest positive one."""
     from matplotlib.ticker import NullLocator
 
     values = places.unique().sort().to_list()
-    ticks = [value for value in values if value == values[-1] or value * 1.3 < values[-1]]  # labels do not touch
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=6.5)
+    positive = [value for value in values if value > 0]
+    if positive and len(positive) < len(values):
+        axes.set_xscale("symlog", linthresh=positive[0], linscale=_LINEAR)
+    elif positive:
+        axes.set_xscale("log")
+    at = axes.transScale.transform([(value, 1) for value in values])[:, 0] if values else np.array([])
+    ticks, reached = [], -np.inf
+    for value, place in zip(values, at, strict=True):
+        if (place - reached) / max(at[-1] - at[0], 1e-9) >= _TICK_GAP:
+            ticks.append(value)
+            reached = place
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int]) -> None:
-    """Thresholds at even distances, for they span many orders of magnitude, and how many features each keeps above the panel."""
+def zero_apart(rows: pl.DataFrame, x: str) -> pl.DataFrame:
+    """A curve's rows with an empty one behind 0, where its line breaks: on a logarithmic axis 0 has no distance from the others."""
+    zero, rest = rows.filter(pl.col(x) == 0), rows.filter(pl.col(x) != 0)
+    if zero.is_empty() or rest.is_empty():
+        return rows
+    return pl.concat([zero, rest.select(pl.col(x).min() / 2), rest], how="diagonal")
+
+
+def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int], title: str) -> None:
+    """Thresholds at even distances, for they span many orders of magnitude, how many features each keeps above the panel, and its title."""
     positions = np.arange(len(thresholds))
     axes.set_xticks(positions, [threshold_label(threshold) for threshold in thresholds], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(thresholds) - 0.5)
-    axes.set_xlabel("features with output score ≥ this are kept")
-    row_above(axes, positions, n_kept, "n kept")
+    axes.set_xlabel(THRESHOLD_LABEL)
+    axes.set_title(title, pad=row_above(axes, positions, n_kept, "n"))
+
+
+THRESHOLD_LABEL = "features kept: output score ≥"
 
 
 def threshold_label(threshold: float) -> str:
@@ -130,13 +168,21 @@ def threshold_label(threshold: float) -> str:
 
 def row_above(
     axes: Axes, positions: Sequence[float] | np.ndarray, numbers: Sequence[int], title: str, height: float = 6.0, colour: str = GREY
-) -> None:
-    """Numbers in a row above the panel, at a height in points, in its x coordinates; its title goes left of them."""
-    size = 6.5 if len(numbers) <= 20 else 4.5
-    place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "color": colour}
-    for position, number in zip(positions, numbers, strict=True):
-        axes.annotate(str(number), (position, 1), (0, height), axes.get_xaxis_transform(), ha="center", fontsize=size, **place)
-    axes.annotate(title, (0, 1), (-4, height), "axes fraction", ha="right", fontsize=6.5, **place)
+) -> float:
+    """Numbers in a row above the panel, at a height in points, in its x coordinates; its title goes left of them. Where they are too wide
+    to stand beside one another they are turned, and where they are too many some are left out. Returns the height above them."""
+    grid = axes.get_subplotspec()
+    columns = grid.get_gridspec().ncols if grid else 1
+    room = axes.get_figure().get_figwidth() * 72 * 0.75 / columns / max(1, len(numbers))  # points for each number
+    width = max((len(str(number)) for number in numbers), default=0) * _CHARACTER * 1.1
+    turned = width > room
+    every = int(np.ceil(SMALLEST * 1.2 / room))
+    place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "color": colour, "fontsize": SMALLEST}
+    look: dict[str, Any] = {"ha": "center", "rotation": 90 if turned else 0}
+    for position, number in list(zip(positions, numbers, strict=True))[::every]:
+        axes.annotate(str(number), (position, 1), (0, height), axes.get_xaxis_transform(), **look, **place)
+    axes.annotate(title, (0, 1), (-4, height), "axes fraction", ha="right", **place)
+    return height + (width if turned else SMALLEST) + 5
 
 
 NO_RATINGS = "no ratings: the page “Judges”\nsays how to add a judge"

@@ -3,9 +3,9 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import PAGE, Figure
+from saesteer.figures.style import Figure
 from studies.questions.choice_rules import BEST, BY_JUDGE, COMMON, RANDOM, RULES, SCALED
-from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
+from studies.questions.figures.dots import DotPanel, dot_figure, layer_marks, points
 
 FACTOR_RULES = {
     BY_JUDGE: "factor by the judge",
@@ -19,31 +19,31 @@ _COLUMNS = ("factor_rule", "layer", "rule", "n_concepts", "n", "score", "score_l
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
-    """What of the table is drawn, each layer's rules best first by the judge's own choice of factors, with the level of its intervals."""
-    shown = tables["choice_rules"].select(_COLUMNS).with_columns(confidence(options))
-    order = shown.filter(factor_rule=BY_JUDGE).select("layer", "rule", by="score")
-    shown = shown.join(order, on=["layer", "rule"], how="left")
-    return shown.sort("layer", "by", "rule", "factor_rule", descending=[False, True, False, False], nulls_last=True).drop("by")
+    """The rows whose factors the judge chose, rules by their mean score over layers, with the level of their intervals."""
+    shown = tables["choice_rules"].filter(factor_rule=BY_JUDGE).select(_COLUMNS).with_columns(confidence(options))
+    order = shown.group_by("rule").agg(by=pl.col("score").mean())
+    shown = shown.join(order, on="rule", how="left")
+    return shown.sort("by", "rule", "layer", descending=[True, False, False], nulls_last=True).drop("by")
 
 
 def panel(rows: pl.DataFrame) -> DotPanel:
-    """A layer's rules, the best at the top."""
-    row, mark = pl.col("rule").replace_strict(TITLES), pl.col("factor_rule").replace_strict(FACTOR_RULES)
+    """The rules, the best at the top; a mark a layer."""
+    row, mark = pl.col("rule").replace_strict(TITLES), pl.format("layer {}", "layer")
     return DotPanel(
         points(rows, "score", row=row, mark=mark),
         rows=[TITLES[rule] for rule in rows["rule"].unique(maintain_order=True)],
         x_label="judge score of the pick (0–2)",
-        title=layer_title(rows),
+        title="how well the picked feature steers",
         left=0.0,
         empty="no concept has two features that were judged",
     )
 
 
 def draw(data: pl.DataFrame) -> Figure:
-    """A panel a layer."""
-    panels = [panel(rows) for rows in data.partition_by("layer", maintain_order=True) or [data]]
-    size = (PAGE * 0.75 * len(panels), 1.5 + 0.36 * max(8, data["rule"].n_unique()))
-    return dot_figure(panels, marks_of([*FACTOR_RULES.values()]), size, counts(data), "rule that picks")
+    """One panel, a mark a layer."""
+    layers = layer_marks(data["layer"])
+    height = 0.4 + (0.18 + 0.05 * len(layers)) * max(8, data["rule"].n_unique())
+    return dot_figure([panel(data)], layers, height, counts(data), "rule that picks")
 
 
 counts = counted("n_concepts", "concepts with two labelled features or more", ". Bars: {level} intervals over concepts.")
@@ -52,8 +52,8 @@ FIGURE = FigureDefinition(
     position=100,
     tables=("choice_rules",),
     caption="Held-out judge score of the feature that each rule picks for a concept, among all features of the layer that are labelled "
-    "with it: every one was steered and judged. Brute force picks by the judge's scores on the other half. Marks: ways to choose "
-    "the factor.",
+    "with it: every one was steered and judged. Factors are those of the highest judge score on "
+    "the other half of the prefixes; brute force picks by that score too. Marks: layers.",
     data=data,
     draw=draw,
     counts=counts,

@@ -3,11 +3,12 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
-from saesteer.figures.style import Figure
+from saesteer.figures.style import Figure, legend_above
 from studies.questions.choice_rules import RULES
 from studies.questions.figures.dots import draw_curves, marks_of, points, two_panels_a_layer
 
 _COLUMNS = {"rho": "rank correlation with most data", "score": "held-out judge score of the pick"}
+_TITLES = {"rho": "agreement", "score": "score of the pick"}
 
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
@@ -22,10 +23,11 @@ def draw(data: pl.DataFrame) -> Figure:
         for axes, (column, title) in zip((left, right), _COLUMNS.items(), strict=True):
             curves = points(rows, column, x=pl.col("n"), mark=pl.col("rule").replace_strict(RULES))
             draw_curves(axes, curves, marks_of(curves["mark"].unique(maintain_order=True).to_list()))
-            axes.set_xlabel("examples of a feature, or labelled texts of a concept")
-            axes.set_ylabel(f"layer {rows['layer'][0]}\n{title}")
+            axes.set_xlabel("examples, or labelled texts")
+            axes.set_ylabel(title)
+            axes.set_title(f"{_TITLES[column]}, layer {rows['layer'][0]}")
     if layers:
-        figure.legend(*layers[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        legend_above(figure, *layers[0][0].get_legend_handles_labels(), 4)
     return figure
 
 
@@ -41,8 +43,8 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=160,
     tables=("data_sizes",),
-    caption="Quantities from fewer max-activating examples of a feature, or from fewer labelled texts: rank correlation with the same "
-    "quantity from most (left), and the held-out judge score of the feature that it picks for a concept (right).",
+    caption="Quantities from fewer max-activating examples of a feature, or from fewer labelled texts of a concept: rank correlation with "
+    "the same quantity from most (left), and the held-out judge score of the feature that it picks for a concept (right).",
     data=data,
     draw=draw,
     counts=counts,

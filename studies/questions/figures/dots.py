@@ -14,17 +14,30 @@ from saesteer.figures.style import (
     BLUE,
     GREY,
     MAGENTA,
-    WIDE,
+    PAGE,
     Axes,
     Figure,
     band,
     empty_panel,
+    legend_above,
     legend_entry,
     log_axis,
     new_figure,
+    zero_apart,
 )
 
-LOOKS = (("o", BLACK), ("D", MAGENTA), ("^", BLUE), ("s", GREY), ("v", "#009E73"))
+LOOKS = (
+    ("o", BLACK),
+    ("D", MAGENTA),
+    ("^", BLUE),
+    ("s", GREY),
+    ("v", "#009E73"),
+    ("P", "#D55E00"),
+    ("X", "#7B4FA3"),
+    ("*", "#A6761D"),
+    ("<", "#56B4E9"),
+    (">", "#8C2D04"),
+)
 """Marker and colour of the first, second, ... of what is compared."""
 
 
@@ -70,8 +83,8 @@ def marks_of(names: Sequence[str]) -> dict[str, Mark]:
 
 
 def layer_title(rows: pl.DataFrame) -> str:
-    """The title of a layer's panel; none where there is no row."""
-    return f"layer {rows['layer'][0]}" if rows.height else ""
+    """The title of a layer's panel."""
+    return f"layer {rows['layer'][0]}" if rows.height else "no layer"
 
 
 def layer_marks(layers: pl.Series) -> dict[str, Mark]:
@@ -117,19 +130,35 @@ def draw_curves(axes: Axes, curves: pl.DataFrame, marks: Marks) -> None:
     """A line with its band a mark, over a logarithmic axis."""
     for name, mark in marks.items():
         curve = curves.filter(mark=name)
+        curve = zero_apart(curve, "x")
         band(axes, curve["x"].to_numpy(), curve, ("value", "low", "high"), mark.colour, name, mark.marker)
     log_axis(axes, curves["x"])
 
 
 def dot_figure(
-    panels: Sequence[DotPanel], marks: Marks, size: tuple[float, float], note: str, y_label: str, spread: float = 0.5, sharey: bool = False
+    panels: Sequence[DotPanel],
+    marks: Marks,
+    height: float,
+    note: str,
+    y_label: str,
+    *,
+    columns: int = 2,
+    spread: float = 0.5,
+    sharey: bool = False,
 ) -> Figure:
-    """Panels of dots side by side, in inches, with one legend."""
-    figure = new_figure(*size, note)
-    all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=sharey)[0]
-    for axes, panel in zip(all_axes, panels, strict=True):
+    """Panels of dots on a page's width, `columns` beside one another, with one legend; `height`: inches of a panel, the mean of all
+    where they have different numbers of rows."""
+    columns = min(columns, len(panels))
+    n_rows = -(-len(panels) // columns)
+    figure = new_figure(PAGE, 1.0 + height * n_rows, note)
+    ratios = [2 + max(len(panel.rows) for panel in panels[row * columns : (row + 1) * columns]) for row in range(n_rows)]
+    all_axes = figure.subplots(n_rows, columns, squeeze=False, sharey=sharey, height_ratios=ratios)
+    for axes in all_axes.ravel()[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(all_axes.ravel(), panels, strict=False):
         draw_dots(axes, panel, marks, spread)
-    all_axes[0].set_ylabel(y_label)
+    for axes in all_axes[:, 0]:
+        axes.set_ylabel(y_label)
     legend(figure, marks)
     return figure
 
@@ -137,10 +166,10 @@ def dot_figure(
 def two_panels_a_layer(data: pl.DataFrame, note: str) -> tuple[Figure, list[tuple[Axes, Axes, pl.DataFrame]]]:
     """A figure, and of each layer its left panel, its right one and its rows. Where there is no layer the panels are there, and say so."""
     layers = data.partition_by("layer", maintain_order=True)
-    figure = new_figure(WIDE, 1.2 + 2.6 * max(1, len(layers)), note)
+    figure = new_figure(PAGE, 1.2 + 2.6 * max(1, len(layers)), note)
     panels = figure.subplots(max(1, len(layers)), 2, squeeze=False)
     for axes in panels[0] if not layers else ():
-        axes.set(xlabel="setting", ylabel="agreement")
+        axes.set(title="agreement", xlabel="setting", ylabel="agreement")
         empty_panel(axes, "nothing to compare")
     return figure, [(left, right, rows) for (left, right), rows in zip(panels, layers, strict=False)]
 
@@ -150,4 +179,4 @@ def legend(figure: Figure, marks: Marks) -> None:
     faces = {name: "white" if mark.hollow else mark.colour for name, mark in marks.items()}
     handles = [legend_entry(name, mark.colour, marker=mark.marker, markerfacecolor=faces[name]) for name, mark in marks.items()]
     if handles:
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
+        legend_above(figure, handles, list(marks), 5)

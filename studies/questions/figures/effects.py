@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import GREY, Figure
+from saesteer.figures.style import GREY, Figure, legend_above
 from studies.questions.figures.dots import Mark, draw_curves, two_panels_a_layer
 
 _MODELS = {"linear": "linear (SAE-TS)", "kernel": "kernel regression"}
@@ -40,13 +40,15 @@ def draw(data: pl.DataFrame) -> Figure:
             curves = rows.filter(panel=panel).rename({"y": "value"})
             draw_curves(axes, curves.with_columns(mark=pl.col("curve").replace_strict(_MODELS | _MEASURES)), marks)
         left.set_xlabel("vectors that it is fitted on")
-        left.set_ylabel(f"layer {rows['layer'][0]}\nheld-out R²")
+        left.set_ylabel("held-out R²")
+        left.set_title(f"number of vectors, layer {rows['layer'][0]}")
+        right.set_title(f"larger and smaller vectors, layer {rows['layer'][0]}")
         right.axhline(1, color=GREY, linewidth=0.8)
         right.set_xlabel("multiple of the fitted scale")
         right.set_ylabel("norm ratio, or cosine")
     if layers:
         entries = zip(*(axes.get_legend_handles_labels() for axes in layers[0][:2]), strict=True)
-        figure.legend(*([*left, *right] for left, right in entries), loc="outside upper center", ncols=3)
+        legend_above(figure, *([*left, *right] for left, right in entries), 3)
     return figure
 
 

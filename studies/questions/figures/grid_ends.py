@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import WIDE, Figure
+from saesteer.figures.style import Figure
 from studies.questions.figures.choice_rules import FACTOR_RULES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_marks, points
 from studies.questions.grid_ends import ALL
@@ -27,11 +27,28 @@ def draw(data: pl.DataFrame) -> Figure:
     ends = [f"{title}: {end}" for title in titles for end in _ENDS.values()]
     grids = [f"{title}: {grid}" for title in titles for grid in smaller]
     panels = [
-        DotPanel(shares.sort(pl.col("row").cast(pl.Enum(ends))), ends, "share of chosen factors", left=-0.02),
-        DotPanel(costs.sort(pl.col("row").cast(pl.Enum(grids))), grids, "held-out judge score, change", zero=0.0),
+        DotPanel(
+            shares.sort(pl.col("row").cast(pl.Enum(ends))),
+            ends,
+            "share of chosen factors",
+            title="choices at the ends of the grid",
+            left=-0.02,
+        ),
+        DotPanel(
+            costs.sort(pl.col("row").cast(pl.Enum(grids))),
+            grids,
+            "held-out judge score, change",
+            title="what fewer factors change",
+            zero=0.0,
+        ),
     ]
-    size = (WIDE, 1.8 + 0.3 * max(8, 4 * len(titles)))
-    return dot_figure(panels, layer_marks(data["layer"]), size, counts(data), "how factors are chosen", spread=0.3)
+    height = 0.7 + 0.2 * max(6, 2 * len(titles))
+    return dot_figure(panels, layer_marks(data["layer"]), height, counts(data), "how factors are chosen", columns=1, spread=0.3)
+
+
+def in_order(dots: pl.DataFrame, rows: list[str]) -> pl.DataFrame:
+    """Points in the order of their rows."""
+    return dots.sort(pl.col("row").cast(pl.Enum(rows)))
 
 
 counts = counted("n", "choices", " of a factor (two a feature, a half each). Bars: {level} intervals over features.")
@@ -39,8 +56,8 @@ counts = counted("n", "choices", " of a factor (two a feature, a half each). Bar
 FIGURE = FigureDefinition(
     position=140,
     tables=("grid_ends",),
-    caption="Shares of the chosen factors that are the grid's smallest or largest (left), and what choosing from fewer factors changes in "
-    "the held-out judge score (right), for each rule that chooses factors.",
+    caption="Shares of the chosen factors that are the grid's smallest or largest (top), and what choosing from fewer factors changes in "
+    "the held-out judge score (bottom), for each rule that chooses factors.",
     data=data,
     draw=draw,
     counts=counts,

@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import WIDE, Figure
+from saesteer.figures.style import Figure
 from studies.questions.figures.dots import DotPanel, Mark, dot_figure, points
 
 _TITLES = {"gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
@@ -24,9 +24,9 @@ def draw(data: pl.DataFrame) -> Figure:
         rows = named.filter(measure=measure)
         columns = {"ratio": "all features", "sampled_ratio": samples}
         ratios = pl.concat(points(rows, column, row=pl.col("name"), mark=mark) for column, mark in columns.items())
-        panels.append(DotPanel(ratios, rows["name"].to_list(), f"{title}: mean of features kept / mean of all", zero=1.0))
-    size = (WIDE, 1.7 + 0.45 * max(1, data["layers"].n_unique()))
-    return dot_figure(panels, {"all features": Mark(0), samples: Mark(3)}, size, counts(data), "features of", spread=0.3)
+        panels.append(DotPanel(ratios, rows["name"].to_list(), "mean of kept / mean of all", title=title, zero=1.0))
+    height = 0.8 + 0.4 * max(1, data["layers"].n_unique())
+    return dot_figure(panels, {"all features": Mark(0), samples: Mark(3)}, height, counts(data), "features of", spread=0.3)
 
 
 counts = counted("n", "features", ". Bars: {level} intervals over features (all), {level} of the samples (grey).")

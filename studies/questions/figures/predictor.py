@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import WIDE, Figure
+from saesteer.figures.style import Figure
 from studies.questions.choice_rules import BEST, BY_JUDGE, RANDOM, RULES
 from studies.questions.figures.choice_rules import TITLES as RULE_TITLES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_marks, points
@@ -38,17 +38,21 @@ def draw(data: pl.DataFrame) -> Figure:
             points(scores, "score", row=pl.col("rule").replace_strict(_TITLES), mark=mark),
             rules,
             "judge score of the pick (0–2)",
+            title="how well the picked feature steers",
             empty="one layer: there is no other to learn from",
         ),
         DotPanel(
             points(weights, "weight", row=pl.col("quantity").replace_strict(RULES), mark=mark),
             quantities,
             "weight (judge score for 1 s.d.)",
+            title="weights of the predictor",
             zero=0.0,
         ),
     ]
-    size = (WIDE, 1.7 + 0.22 * max(12, len(quantities)))
-    return dot_figure(panels, layer_marks(data["layer"]), size, counts(data), "rule that picks", spread=0.3)
+    height = 0.7 + 0.2 * max(6, (len(rules) + len(quantities)) // 2)
+    figure = dot_figure(panels, layer_marks(data["layer"]), height, counts(data), "rule that picks", columns=1, spread=0.3)
+    figure.axes[1].set_ylabel("quantity")
+    return figure
 
 
 counts = counted("n_concepts", "concepts", ". Bars: {level} intervals over concepts.")
@@ -56,8 +60,8 @@ counts = counted("n_concepts", "concepts", ". Bars: {level} intervals over conce
 FIGURE = FigureDefinition(
     position=170,
     tables=("predictions", "predictor_weights", "choice_rules"),
-    caption="Left: held-out judge score of the feature that a ridge regression on all quantities picks, trained on the other layers, "
-    "beside single quantities. Right: its weights, for one standard deviation of each quantity.",
+    caption="Top: held-out judge score of the feature that a ridge regression on all quantities picks, trained on the other layers, "
+    "beside single quantities. Bottom: its weights, for one standard deviation of each quantity.",
     data=data,
     draw=draw,
     counts=counts,

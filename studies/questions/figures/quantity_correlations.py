@@ -3,7 +3,7 @@
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, counted
-from saesteer.figures.style import PAGE, Figure
+from saesteer.figures.style import Figure
 from studies.questions.choice_rules import RULES
 from studies.questions.figures.dots import DotPanel, dot_figure, layer_title, marks_of, points
 
@@ -32,8 +32,8 @@ def draw(data: pl.DataFrame) -> Figure:
         DotPanel(points(rows, "rho", row=row, mark=mark), names, "rank correlation", zero=0.0, title=layer_title(rows))
         for rows in data.sort("layer", maintain_order=True).partition_by("layer", maintain_order=True) or [data]
     ]
-    size = (PAGE * (0.4 + 0.4 * len(panels)) * 1.1, 1.5 + 0.28 * max(8, len(names)))
-    return dot_figure(panels, marks_of([*OUTCOMES.values()]), size, counts(data), "quantity", sharey=True)
+    height = 0.5 + 0.28 * max(8, len(names))
+    return dot_figure(panels, marks_of([*OUTCOMES.values()]), height, counts(data), "quantity", sharey=True)
 
 
 counts = counted("n", "features", " that have both. Bars: {level} intervals over features.")

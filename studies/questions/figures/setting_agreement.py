@@ -25,12 +25,14 @@ def draw(data: pl.DataFrame) -> Figure:
         factors = rows.filter(pl.col("prompt") == pl.col("own_prompt"))
         curves = pl.concat(points(factors, column, x=pl.col("factor"), mark=name) for column, name in _CURVES.items())
         draw_curves(left, curves, marks_of([*_CURVES.values()]))
-        left.set_xlabel("factor of the output score (multiples of a_max)")
-        left.set_ylabel(f"layer {rows['layer'][0]}\nrank correlation")
+        left.set_xlabel("factor of the output score")
+        left.set_ylabel("rank correlation")
+        left.set_title(f"other factors, layer {rows['layer'][0]}")
         prompts = rows.filter((pl.col("factor") == pl.col("own_factor")) & (pl.col("prompt") != pl.col("own_prompt")))
         columns = dict(zip(("rho", "jaccard"), _PROMPT_MARKS, strict=True))
         agreement = pl.concat(points(prompts, column, row=pl.col("prompt"), mark=name) for column, name in columns.items())
-        draw_dots(right, DotPanel(agreement, prompts["prompt"].to_list(), "agreement with the own prompt"), _PROMPT_MARKS, spread=0.3)
+        title = f"other prompts, layer {rows['layer'][0]}"
+        draw_dots(right, DotPanel(agreement, prompts["prompt"].to_list(), "agreement", title=title), _PROMPT_MARKS, spread=0.3)
     legend(figure, marks_of([*_CURVES.values()]) | _PROMPT_MARKS)
     return figure
 
@@ -46,8 +48,8 @@ def counts(data: pl.DataFrame) -> str:
 FIGURE = FigureDefinition(
     position=150,
     tables=("setting_agreement",),
-    caption="The output score at other factors (left) and other neutral prompts (right) against the experiment's own setting: rank "
-    "correlations with it, with what steering reaches, and overlap of the features kept.",
+    caption="The output score at other factors, in multiples of a_max (left), and other neutral prompts (right) against the experiment's "
+    "own setting: rank correlations with it, with what steering reaches, and overlap of the features kept.",
     data=data,
     draw=draw,
     counts=counts,

@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
-from saesteer.figures.style import GREY, WIDE, Axes, Figure, band, dark_viridis, new_figure, threshold_label, with_ends
+from saesteer.figures.style import GREY, PAGE, THRESHOLD_LABEL, Axes, Figure, band, dark_viridis, new_figure, threshold_label, with_ends
+from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 from studies.questions.figures.dots import DotPanel, Mark, draw_dots, legend, points
 
 _TITLES = {"gen_success_20": "GenSuccess@20", "judge_score": "judge score"}
@@ -14,7 +15,8 @@ _TRIAL_MARKS = {"tried on other features": Mark(0), "where it was chosen": Mark(
 
 def data(tables: Tables, options: Options) -> pl.DataFrame:
     """The curves, then the trials of chosen thresholds."""
-    curves = tables["threshold_curves"].sort("measure", "layer", "threshold")
+    curves = where_something_changes(tables["threshold_curves"], "measure", "layer").sort("measure", "layer", "threshold")
+    curves = banded(curves, "n_kept", *with_ends("gain")[1:])
     trials = tables["threshold_transfer"].sort("measure", "chosen_on", "tried_on")
     return pl.concat([curves, trials], how="diagonal").with_columns(confidence(options))
 
@@ -31,22 +33,23 @@ def curves(axes: Axes, rows: pl.DataFrame, title: str) -> None:
     axes.set_xticks(
         range(len(thresholds)), [threshold_label(threshold) for threshold in thresholds], rotation=60, ha="right", rotation_mode="anchor"
     )
-    axes.set_xlabel("features with output score ≥ this are kept")
+    axes.set_xlabel(THRESHOLD_LABEL)
     axes.set_ylabel(f"{title}:\nkept less all")
+    axes.set_title("gain by threshold")
     if layers:
-        axes.legend(fontsize=7)
+        axes.legend()
 
 
 def draw(data: pl.DataFrame) -> Figure:
     """Curves above, trials below, a column a measure."""
     n_trials = max(data.drop_nulls("chosen_on")["measure"].value_counts()["count"], default=1)
-    figure = new_figure(WIDE, 5.2 + 0.25 * n_trials, counts(data))
+    figure = new_figure(PAGE, 5.2 + 0.25 * n_trials, counts(data))
     panels = figure.subplots(2, len(_TITLES), height_ratios=(3, 1 + 0.25 * n_trials))
     for place, (measure, title) in enumerate(_TITLES.items()):
         rows = data.filter(measure=measure)
         curves(panels[0][place], rows.drop_nulls("layer"), title)
         draw_dots(panels[1][place], trials(rows.drop_nulls("chosen_on"), title), _TRIAL_MARKS, spread=0.2)
-        panels[1][place].set_ylabel("chosen → tried: threshold")
+        panels[1][place].set_ylabel("chosen → tried")
     legend(figure, _TRIAL_MARKS)
     return figure
 
@@ -58,7 +61,7 @@ def trials(rows: pl.DataFrame, title: str) -> DotPanel:
     named = rows.with_columns(name=pl.Series(names, dtype=pl.String))
     columns = dict(zip(("gain", "gain_chosen"), _TRIAL_MARKS, strict=True))
     gains = pl.concat(points(named, column, row=pl.col("name"), mark=mark) for column, mark in columns.items())
-    return DotPanel(gains, names, f"{title}: kept less all", zero=0.0)
+    return DotPanel(gains, names, f"{title}: kept less all", title="chosen elsewhere", zero=0.0)
 
 
 def counts(data: pl.DataFrame) -> str:
@@ -68,7 +71,7 @@ def counts(data: pl.DataFrame) -> str:
         return "n = 0 features."
     level = f"{data['confidence'][0]:.0%}"
     bars = f"bands, and bars between layers: {level} intervals over features; bars of halves: {level} of halvings"
-    return f"{n_of(n)} features of a layer; {bars}."
+    return f"{n_of(n)} features of a layer; {bars}; {FEW_NOTE}."
 
 
 FIGURE = FigureDefinition(
