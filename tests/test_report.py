@@ -22,6 +22,7 @@ from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
 from saesteer.report.fits import recommended_factor
 from saesteer.report.site import pieces
+from saesteer.report.site.example_words import ranked_words, word_counts, words_each
 from saesteer.report.site.feature_pages import N_NEIGHBOURS, neighbours
 from saesteer.report.site.folder import ReportError, write_report
 from saesteer.report.site.pieces import as_json, packed, write_list
@@ -116,6 +117,34 @@ def test_neighbours_are_the_nearest_by_cosine(sweep: tuple[Any, Path]) -> None:
         expected = np.sort(cosines)[::-1][:N_NEIGHBOURS]
         assert [cosine for _, cosine in nearest] == pytest.approx(expected, abs=6e-4)
         assert all(cosines[other] == pytest.approx(cosine, abs=6e-4) for other, cosine in nearest)
+
+
+def test_the_table_has_the_recommended_factor_and_its_first_order(sweep: tuple[Any, Path]) -> None:
+    results, folder = sweep
+    table, features = piece(folder, "index")["table"], results.summary(FEATURES)
+    assert [name for name, _ in table["numbers"]][:2] == ["judge_score", "strength"]
+    factors = np.frombuffer(base64.b64decode(piece(folder, "c/strength/0")), "<f4")
+    known = [recommended_factor(results, *row)[0] for row in features.select("layer", "feature").rows()]
+    assert factors.tolist() == pytest.approx(known)
+    order = np.frombuffer(base64.b64decode(piece(folder, "c/order/0")), "<u4")
+    judged = np.frombuffer(base64.b64decode(piece(folder, "c/judge_score/0")), "<f4")[order]
+    assert sorted(order) == list(range(features.height))
+    n_judged = np.isfinite(judged).sum()
+    assert judged[:n_judged].tolist() == sorted(judged[:n_judged].tolist(), reverse=True)
+
+
+def test_the_words_of_examples_are_those_that_set_a_feature_apart() -> None:
+    """By hand: "the" is in every feature's examples, and what is far from the maximum is not counted."""
+    text = ["<bos>", "▁the", "▁sur", "ge", "on", "▁wrote", *["▁x"] * 20, "▁far"]
+    rows = {1: [text, text], 2: [["▁the", "▁surgeon", "▁the", "▁cat"]], 3: [["▁the", "▁dog", "'s", "▁12"]]}
+    examples = [[{"rank": rank, "token_index": 1, "context": tokens} for rank, tokens in enumerate(of)] for of in rows.values()]
+    table = pl.DataFrame({"feature": list(rows), "examples": examples})
+    counts = {(feature, word): n for feature, word, n in word_counts(table).rows()}
+    assert counts == {
+        (1, "the"): 2, (1, "surgeon"): 2, (1, "wrote"): 2, (2, "the"): 1, (2, "surgeon"): 1, (2, "cat"): 1, (3, "the"): 1, (3, "dog"): 1,
+    }  # fmt: skip
+    assert ranked_words(word_counts(table), 2).rows() == [(1, "wrote surgeon"), (2, "cat surgeon"), (3, "dog the")]
+    assert [words_each(n) for n in (0, 240, 425_984)] == [60, 60, 8]
 
 
 def test_a_column_comes_back_from_its_bytes() -> None:

@@ -16,9 +16,11 @@ import pytest
 from report_folders import compared, swept
 from workflow_folder import ROOT
 
-from saesteer.core.tables import FEATURES, JUDGEMENTS, write_summary
+from saesteer.core.tables import FEATURES, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, write_summary
 from saesteer.report.rating.answers import read_answers
 from saesteer.report.rating.sheet import rated_texts, sheet_html
+from saesteer.report.site import feature_table
+from saesteer.report.site.example_words import words_each
 from saesteer.report.site.folder import write_report
 from saesteer.run import Run
 
@@ -30,6 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 PHONE, DESK = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
 N_LARGE = (26, 16_384)
 """Layers, and features in each: Gemma 2 2B with the SAEs of width 16k."""
+_LASTS = ("ble", "cker", "ding", "fer", "gon", "hin")
+LARGE_WORDS = np.array([f"{first}{last}" for first in ("ba", "co", "du", "fi", "ge", "ho") for last in _LASTS])
 TYPE = """async (text) => {
   const box = document.querySelector("input[type=search]"), started = performance.now();
   Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(box, text);
@@ -103,6 +107,20 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     return reported(compared(tmp_path_factory.mktemp("compared")))
 
 
+def first_order(run: Run) -> list[str]:
+    """Every feature in the order in which the table shows them first: by judge score, without one by GenSuccess@20, then by label."""
+    features, outcomes = run.summary(FEATURES), run.summary(OUTCOMES).filter(rule=run.sweep.best_factor.rule)
+    measured = {(row["layer"], row["feature"]): row for row in outcomes.iter_rows(named=True)}
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        of_row, label = measured[row["layer"], row["feature"]], " ".join((row["concept"] or row["explanation"] or "").split())
+        judge, success = of_row["judge_score"], of_row["gen_success_20"]
+        score = (0, -judge) if judge is not None else (1, -success) if success is not None else (2, -row["output_score"])
+        return score, label == "", label, row["layer"], row["feature"]
+
+    return [f"{row['layer']}/{row['feature']}" for row in sorted(features.iter_rows(named=True), key=key)]
+
+
 def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[Path, str, str]]:
     """Every kind of page: its report, its route, a selector of what it has to show."""
     features = sweep[0].summary(FEATURES)
@@ -164,8 +182,7 @@ def test_hostile_texts_are_shown_as_they_are(sweep: tuple[Run, Path], opened: Ca
 
 def test_the_table_by_keyboard(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
     results, report = sweep
-    features = results.summary(FEATURES)
-    expected = [f"{layer}/{feature}" for layer, feature in features.sort("output_score", descending=True).select("layer", "feature").rows()]
+    expected = first_order(results)
     page = opened(report, "features")
     page.wait_for_selector("[role=row][data-at]")
 
@@ -193,10 +210,14 @@ def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[R
     features = results.summary(FEATURES)
     page = opened(report, "features")
     ids = lambda: page.eval_on_selector_all("[role=row][data-at] .id", "(all) => all.map((one) => one.textContent)")  # noqa: E731
-    named = features.with_columns(
-        id=pl.format("{}/{}", "layer", "feature"), lens=pl.col("top_logit_lens_tokens").list.head(8).list.join(" ")
-    )
-    ranked = named.sort("output_score", descending=True)
+    named = features.with_columns(id=pl.format("{}/{}", "layer", "feature"), lens=pl.col("top_logit_lens_tokens").list.join(" "))
+    place = {one: number for number, one in enumerate(first_order(results))}
+    ranked = named.with_columns(place=pl.col("id").replace_strict(place)).sort("place")
+    words = {
+        f"{layer}/{feature}": "".join(example["context"]).replace("▁", " ").lower()
+        for layer, feature, examples in results.rows(MAX_ACTIVATING_EXAMPLES, columns=["examples"]).iter_rows()
+        for example in examples
+    }
 
     def typed(label: str, text: str) -> None:
         page.get_by_label(label).fill(text)
@@ -205,7 +226,12 @@ def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[R
     typed("Search labels", "SHIP")
     label = pl.coalesce("concept", "explanation").fill_null("").str.to_lowercase()
     hit = label.str.contains("ship", literal=True) | pl.col("lens").str.to_lowercase().str.contains("ship", literal=True)
-    assert ids() == ranked.filter(hit)["id"].to_list() != []
+    in_examples = pl.col("id").is_in([one for one, text in words.items() if "ship" in text])
+    assert ids() == ranked.filter(hit | in_examples)["id"].to_list() != ranked.filter(hit)["id"].to_list()
+    token = ranked["top_logit_lens_tokens"][0][-1].replace("▁", "")  # the table does not show it
+    typed("Search labels", token)
+    assert ids()[0] == ranked["id"][0]
+    assert page.locator("[role=row][data-at='0'] mark.hit").inner_text() == token
     typed("Search labels", "")
     typed("output score at least", "0.05")
     assert ids() == ranked.filter(pl.col("output_score") >= 0.05)["id"].to_list() != ranked["id"].to_list()
@@ -267,9 +293,8 @@ def test_texts_are_rated_by_keyboard_and_the_answers_saved(
 def large_features(n_layers: int, n: int) -> pl.DataFrame:
     """A FEATURES table as large as a real model's, every feature explained."""
     rng = np.random.default_rng(0)
-    lasts = ("ble", "cker", "ding", "fer", "gon", "hin")
-    words = np.array([f"{first}{last}" for first in ("ba", "co", "du", "fi", "ge", "ho") for last in lasts])
     total = n_layers * n
+    words = LARGE_WORDS
     drawn, lens = words[rng.integers(0, len(words), (total, 7))], rng.integers(0, len(words), (total, 20))
     explanations = [" ".join(row) for row in drawn]
     columns: dict[str, Any] = {
@@ -294,17 +319,29 @@ def large_features(n_layers: int, n: int) -> pl.DataFrame:
     return pl.DataFrame(columns | blank).select(list(FEATURES.columns)).cast(FEATURES.schema)
 
 
+def large_words(n_layers: int, n: int) -> pl.DataFrame:
+    """Words of max-activating examples, as many of each feature as the report keeps of so many features."""
+    rng, total = np.random.default_rng(1), n_layers * n
+    drawn = LARGE_WORDS[rng.integers(0, len(LARGE_WORDS), (total, words_each(total)))]
+    keys = {"layer": np.repeat(np.arange(n_layers), n).astype(np.uint16), "feature": np.tile(np.arange(n), n_layers).astype(np.uint32)}
+    return pl.DataFrame(keys | {"words": [" ".join(row) for row in drawn]})
+
+
 @pytest.mark.exhaustive
-def test_a_large_models_features_are_there_at_once_and_searched_at_once(tmp_path: Path, opened: Callable[..., Any]) -> None:
+def test_a_large_models_features_are_there_at_once_and_searched_at_once(
+    tmp_path: Path, opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     features = large_features(*N_LARGE)
     small = swept(tmp_path / "small")
     workflow = small.workflow.model_copy(update={"data_dir": tmp_path / "data", "figures_dir": tmp_path / "figures"})
     results = replace(small, workflow=workflow)
     write_summary(FEATURES, features, results.data / "tables/features.parquet")
+    words = large_words(*N_LARGE)
+    monkeypatch.setattr(feature_table, "example_words", lambda run, layer, n: words.filter(layer=layer).drop("layer"))
     report = write_report(results, tmp_path / "report")
-    searched = features.select(
-        pl.concat_str("concept", pl.col("top_logit_lens_tokens").list.head(8).list.join(" "), separator="\n")
-    ).to_series()
+    tokens = pl.col("top_logit_lens_tokens")
+    lines = ("concept", tokens.list.head(8).list.join(" "), pl.concat_str(tokens.list.slice(8).list.join(" "), "words", separator=" "))
+    searched = features.join(words, on=["layer", "feature"]).select(pl.concat_str(*lines, separator="\n")).to_series()
     n_hits = {"12/345": 1}
     for needle in ("bable", "cocker du", "fi", "geding hogon bafer", "zz"):
         n_hits[needle] = searched.str.contains(needle, literal=True).sum()
@@ -314,6 +351,8 @@ def test_a_large_models_features_are_there_at_once_and_searched_at_once(tmp_path
         page.wait_for_selector("[role=row][data-at]")
         page.wait_for_timeout(200)
         first_rows.append(page.evaluate("window.firstRow"))
+        page.focus("input[type=search]")  # so that the texts are loaded that only a search needs
+        page.wait_for_function("document.querySelector('.count').textContent.includes('being loaded')")
         page.wait_for_selector(".count:not(:has-text('being loaded'))")
         for needle, n in n_hits.items():
             took, count = page.evaluate(TYPE, needle)

@@ -44,6 +44,8 @@ function lines(joined, n) {
   return { shown: joined, at, lower: lower === joined ? joined : lower, lowerAt: lower.length === joined.length ? at : begins(lower) };
 }
 
+const WHOLE = ["feature", "order"]; // columns of whole numbers
+
 /** The columns of the table of all features; each is loaded when it is first needed, texts chunk by chunk. */
 export function openTable({ n, chunk, layers }) {
   const nChunks = Math.ceil(n / chunk), columns = new Map(), texts = new Map();
@@ -52,7 +54,7 @@ export function openTable({ n, chunk, layers }) {
 
   function numbers(name) {
     if (!columns.has(name)) columns.set(name, (async () => {
-      const Kind = name === "feature" ? Uint32Array : Float32Array, column = new Kind(n);
+      const Kind = WHOLE.includes(name) ? Uint32Array : Float32Array, column = new Kind(n);
       await Promise.all(Array.from({ length: nChunks }, async (_, k) => column.set(new Kind(bytes(await load(`c/${name}/${k}`)).buffer), k * chunk)));
       return column;
     })());

@@ -31,6 +31,18 @@ export function usePromise(start, needs) {
   return state;
 }
 
+/** Whether a media query holds, now and after it has changed. */
+export function useMedia(query) {
+  const [holds, set] = useState(matchMedia(query).matches);
+  useEffect(() => {
+    const media = matchMedia(query), turn = () => set(media.matches);
+    turn();
+    media.addEventListener("change", turn);
+    return () => media.removeEventListener("change", turn);
+  }, [query]);
+  return holds;
+}
+
 export function Waiting({ error }) {
   return error ? <p class="error" role="alert">{error.message}</p> : <p class="quiet" role="status">Loading …</p>;
 }
@@ -89,12 +101,7 @@ const SERIES = ["--line-1", "--line-2", "--line-3"];
 
 /** Curves over factors. The same numbers stand in a table below them, so the drawing itself is hidden from screen readers. */
 export function Curves({ title, factors, series, log }) {
-  const place = useRef(null), [dark, setDark] = useState(matchMedia("(prefers-color-scheme: dark)").matches);
-  useEffect(() => {
-    const media = matchMedia("(prefers-color-scheme: dark)"), turn = () => setDark(media.matches);
-    media.addEventListener("change", turn);
-    return () => media.removeEventListener("change", turn);
-  }, []);
+  const place = useRef(null), dark = useMedia("(prefers-color-scheme: dark)");
   useLayoutEffect(() => {
     const style = getComputedStyle(place.current), colour = (name) => {
       place.current.style.color = `var(${name})`;
