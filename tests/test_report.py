@@ -22,6 +22,7 @@ from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
 from saesteer.report.fits import recommended_factor
 from saesteer.report.site import pieces
+from saesteer.report.site.answers import fluent_up_to
 from saesteer.report.site.example_words import ranked_words, word_counts, words_each
 from saesteer.report.site.feature_pages import N_NEIGHBOURS, neighbours
 from saesteer.report.site.folder import ReportError, write_report
@@ -77,11 +78,41 @@ def test_a_feature_page_says_what_the_tables_say(sweep: tuple[Any, Path]) -> Non
         higher = features.filter(layer=row["layer"]).filter(pl.col("output_score") > row["output_score"]).height
         assert page["place"][0] == [higher + 1, features.filter(layer=row["layer"]).height]
         assert float(page["recommended"][0]) == recommended_factor(results, row["layer"], row["feature"])[0]
+        assert page["logits"] == [20.5 - rank for rank in range(20)]
         texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
         assert {(text["factor"], text["prompt"]) for text in texts} == {
             (factor, prompt) for factor in ("0", "2", "10", "20") for prompt in range(4)
         }
         assert all(text["fluency_rating"] == 2 and text["gen_success_20"] == 4 and text["text"] for text in texts)
+
+
+def test_a_page_begins_with_the_best_text_at_the_recommended_factor(sweep: tuple[Any, Path]) -> None:
+    _, folder = sweep
+    index = piece(folder, "index")
+    for page in entries(folder, "f", index["features"]["starts"]):
+        factor, answer = page["recommended"][0], page["answer"]
+        curve = {one[0]: dict(zip(index["features"]["curve"], one, strict=True)) for one in page["curve"]}
+        assert answer["at"] == {name: pytest.approx(curve[factor][name], rel=1e-5) for name in answer["at"]}
+        assert answer["unsteered"]["gen_success_20"] == pytest.approx(curve["0"]["gen_success_20"], rel=1e-5)
+        texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
+        of_factor = sorted((-text["judge_score"], text["prompt"], text["sample"]) for text in texts if text["factor"] == factor)
+        assert answer["text"] == list(of_factor[0][1:])
+
+
+@pytest.mark.parametrize(
+    ("fluency", "fluent"),
+    [
+        ({"0": 2, "1": 2, "2": 1, "4": 0.9, "8": 1.5}, ["2", False]),
+        ({"0": 0, "1": 1, "2": 1}, ["2", True]),
+        ({"0": 2, "1": 0.5, "2": 2}, [None, False]),
+        ({"0": 2, "1": 2, "2": None}, ["1", False]),
+        ({"0": None, "1": None}, None),
+    ],
+)
+def test_texts_are_fluent_up_to_the_last_factor_before_one_whose_are_not(
+    fluency: dict[str, float | None], fluent: list[Any] | None
+) -> None:
+    assert fluent_up_to({factor: {"fluency_rating": rating} for factor, rating in fluency.items()}) == fluent
 
 
 def test_a_curve_is_the_mean_over_both_halves_texts(sweep: tuple[Any, Path]) -> None:

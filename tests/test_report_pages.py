@@ -1,6 +1,8 @@
 """The report and the rating sheet in a real Chromium, opened from disk: by keyboard, on a phone, with a large model's features."""
 
 import json
+import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -16,7 +18,8 @@ import pytest
 from report_folders import compared, swept
 from workflow_folder import ROOT
 
-from saesteer.core.tables import FEATURES, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, write_summary
+from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.core.tables import FEATURES, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, STEERING, write_summary
 from saesteer.report.rating.answers import read_answers
 from saesteer.report.rating.sheet import rated_texts, sheet_html
 from saesteer.report.site import feature_table
@@ -133,8 +136,10 @@ def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[
         (swept_, f"feature/{first}", ".curve canvas"),
         (swept_, f"compare/features/{first}/{second}", ".beside > div:nth-child(2) .card"),
         (swept_, "files/features/output_score", "code.chosen"),
+        (swept_, "compare", ".beside > div:nth-child(2) .answer"),
         (swept_, "nothing/here", "main h1"),
         (swept_, "feature/0/99999", "[role=alert]"),
+        (compared_, "method/nothing", "[role=alert]"),
         (compared_, "", "main table"),
         (compared_, "methods", "main table"),
         (compared_, "method/diffmean", ".card.chosen"),
@@ -213,21 +218,23 @@ def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[R
     named = features.with_columns(id=pl.format("{}/{}", "layer", "feature"), lens=pl.col("top_logit_lens_tokens").list.join(" "))
     place = {one: number for number, one in enumerate(first_order(results))}
     ranked = named.with_columns(place=pl.col("id").replace_strict(place)).sort("place")
-    words = {
-        f"{layer}/{feature}": "".join(example["context"]).replace("▁", " ").lower()
-        for layer, feature, examples in results.rows(MAX_ACTIVATING_EXAMPLES, columns=["examples"]).iter_rows()
-        for example in examples
-    }
+    examples = results.rows(MAX_ACTIVATING_EXAMPLES, columns=["examples"]).explode("examples", empty_as_null=False)
+    texts = examples.select("layer", "feature", pl.col("examples").struct.field("context").list.join("").str.replace_all("▁", " ")).rows()
+    words = {f"{layer}/{feature}": text.lower() for layer, feature, text in texts}
 
     def typed(label: str, text: str) -> None:
         page.get_by_label(label).fill(text)
         page.wait_for_timeout(50)
 
-    typed("Search labels", "SHIP")
     label = pl.coalesce("concept", "explanation").fill_null("").str.to_lowercase()
-    hit = label.str.contains("ship", literal=True) | pl.col("lens").str.to_lowercase().str.contains("ship", literal=True)
-    in_examples = pl.col("id").is_in([one for one, text in words.items() if "ship" in text])
-    assert ids() == ranked.filter(hit | in_examples)["id"].to_list() != ranked.filter(hit)["id"].to_list()
+    n_by_examples = 0
+    for word in sorted({one for text in words.values() for one in text.split() if one.isalpha() and len(one) > 2}):
+        typed("Search labels", word.upper())
+        hit = label.str.contains(word, literal=True) | pl.col("lens").str.to_lowercase().str.contains(word, literal=True)
+        in_examples = pl.col("id").is_in([one for one, text in words.items() if word in text])
+        assert ids() == ranked.filter(hit | in_examples)["id"].to_list(), word
+        n_by_examples += ranked.filter(~hit & in_examples).height
+    assert n_by_examples > 0
     token = ranked["top_logit_lens_tokens"][0][-1].replace("▁", "")  # the table does not show it
     typed("Search labels", token)
     assert ids()[0] == ranked["id"][0]
@@ -250,6 +257,74 @@ def test_search_filters_and_order_give_the_rows_that_polars_gives(sweep: tuple[R
     assert ids() == named.sort("input_score", "layer", "feature", descending=[True, False, False], nulls_last=True)["id"].to_list()
     typed("Search labels", ranked["id"][2])
     assert ids() == [ranked["id"][2]]
+
+
+def test_a_page_begins_with_its_answer_and_a_command_to_copy(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    number = first_order(results)[0]
+    layer, feature = map(int, number.split("/"))
+    ((_, _, factor, chosen_by),) = (
+        recommended_factors(results.summary(STEERING), results.sweep.best_factor).filter(layer=layer, feature=feature).rows()
+    )
+    page = opened(report, f"feature/{number}")
+    page.wait_for_selector(".pair .chosen")
+    sentence, below = page.inner_text(".answer"), page.inner_text("main")
+    assert re.search(
+        rf"[Ss]teers .*towards [^:]*: judge score [\d.]+ of 2 at factor {re.escape(factor)}; texts stay fluent", sentence, re.DOTALL
+    )
+    assert f"The factor was chosen by {chosen_by}. Held out: judge score" in below
+    assert page.locator(".pair h3").all_inner_texts() == ["unsteered", f"steered, factor {factor}"]
+    headings = page.locator("main section h2").all_inner_texts()
+    assert [heading.split(":")[0] for heading in headings[:4]] == ["What it fires on", "What it writes", "How hard", "Steered texts"]
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".copy button").click()
+    page.wait_for_selector(".copy [role=status]:has-text('Command copied')")
+    words = shlex.split(page.evaluate("navigator.clipboard.readText()"))
+    assert words[:4] == ["saesteer", "steer", "tiny", number]
+    assert words[4] in results.prompts_if_any().values()
+    assert len(words) == 5
+    page.locator(".turn a[rel=next], .turn a[rel=prev]").first.click()
+    page.wait_for_function(f"document.querySelector('main h1').textContent !== 'Feature {number}'")
+
+
+def test_an_address_that_leads_nowhere_says_what_there_is(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    features = results.summary(FEATURES)
+    in_layer = features.filter(layer=1)["feature"].to_list()
+    page = opened(report, "feature/1/99999")
+    page.wait_for_selector("[role=alert]")
+    said = page.inner_text("[role=alert]")
+    assert all(f"1/{feature}" in said for feature in in_layer)  # there are fewer than the nearest that are named
+    visit(page, report, "feature/7/3")
+    page.wait_for_selector("[role=alert]:has-text('has no layer 7')")
+    assert page.locator("[role=alert] a").all_inner_texts() == ["0", "1"]
+    visit(page, report, "nothing")
+    assert page.locator("main li").all_inner_texts() == ["Overview", "Features", "Compare", "Files"]
+
+
+def test_compare_begins_with_the_two_best_features_of_different_labels(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    labels = {
+        f"{layer}/{feature}": concept for layer, feature, concept in results.summary(FEATURES).select("layer", "feature", "concept").rows()
+    }
+    ranked = first_order(results)
+    second = next(one for one in ranked if labels[one] != labels[ranked[0]])
+    page = opened(report, "compare")
+    page.wait_for_selector(".beside > div:nth-child(2) .answer")
+    assert page.locator(".beside h2:has-text('Feature ')").all_inner_texts() == [f"Feature {ranked[0]}", f"Feature {second}"]
+
+
+def test_on_a_phone_the_table_keeps_labels_scores_and_factors(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
+    page = opened(sweep[1], "features", PHONE)
+    page.wait_for_selector("[role=row][data-at]")
+    edge = page.locator(".grid").bounding_box()
+    for name in ("id", "label", "lens", "judge_score", "strength"):
+        box = page.locator(f"[role=row][data-at='0'] .{name}").bounding_box()
+        assert box["width"] > 30, name
+        assert edge["x"] <= box["x"], name
+        assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1, name
+    texts = page.locator("[role=row][data-at='0'] .label").evaluate("(one) => getComputedStyle(one).whiteSpace")
+    assert texts == "normal"
 
 
 def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:

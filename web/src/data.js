@@ -66,15 +66,23 @@ export function openTable({ n, chunk, layers }) {
     if (!texts.has(name)) {
       const column = { chunks: [], done: false };
       texts.set(name, column);
-      (async () => {
+      column.whole = (async () => {
         for (let k = 0; k < nChunks; k++) {
           column.chunks[k] = lines(await load(`c/${name}/${k}`), Math.min(chunk, n - k * chunk));
           column.done = k === nChunks - 1;
           changed();
         }
-      })().catch(changed);
+      })();
+      column.whole.catch(changed);
     }
     return texts.get(name);
+  }
+
+  /** The same once it is all there. */
+  async function wholeText(name) {
+    const column = text(name, () => {});
+    await column.whole;
+    return column;
   }
 
   /** A text of a column, null while it is not there yet. */
@@ -116,7 +124,7 @@ export function openTable({ n, chunk, layers }) {
     return low < end && column[low] === feature ? low : -1;
   }
 
-  return { n, numbers, text, textOf, mark, layerOf, range, rowOf };
+  return { n, numbers, text, wholeText, textOf, mark, layerOf, range, rowOf };
 }
 
 /** Rows in the order of a column's values, those without one last; equal ones by row. */

@@ -14,22 +14,21 @@ _MEASURES = ("judge_score", "gen_success_20", "log_perplexity")
 
 
 def answers(steering: pl.DataFrame, recommended: Mapping[int, Sequence[Any]], texts: pl.DataFrame | None) -> dict[int, dict[str, Any]]:
-    """Feature of a layer -> `at`, its means over all prompts at the recommended factor; `unsteered`, its log-perplexity at factor 0;
-    `fluent`, see `_fluent_up_to`; `text`, prompt and sample of the text that is shown. What is not known is left out."""
+    """Feature of a layer -> `at`, its means over all prompts at the recommended factor; `unsteered`, those at factor 0;
+    `fluent`, see `fluent_up_to`; `text`, prompt and sample of the text that is shown. What is not known is left out."""
     curves = both_halves(steering).partition_by("feature", as_dict=True, maintain_order=True)
     best = {} if texts is None else _best_texts(texts, recommended)
     made = {}
     for (feature,), curve in curves.items():
         rows = {row["factor"]: row for row in shortened(curve).to_dicts()}
-        answer: dict[str, Any] = {"fluent": _fluent_up_to(rows), "text": best.get(feature)}
-        answer["unsteered"] = rows["0"]["log_perplexity"] if "0" in rows else None
-        if (at := rows.get(recommended[feature][0])) is not None:
-            answer["at"] = {name: at[name] for name in _MEASURES}
+        answer: dict[str, Any] = {"fluent": fluent_up_to(rows), "text": best.get(feature)}
+        for name, factor in (("at", recommended[feature][0]), ("unsteered", "0")):
+            answer[name] = {measure: rows[factor][measure] for measure in _MEASURES} if factor in rows else None
         made[feature] = {name: value for name, value in answer.items() if value is not None}
     return made
 
 
-def _fluent_up_to(rows: Mapping[str, Mapping[str, Any]]) -> list[Any] | None:
+def fluent_up_to(rows: Mapping[str, Mapping[str, Any]]) -> list[Any] | None:
     """The largest factor up to which the texts of every factor are fluent, null where those of the smallest are not, and whether it is
     the largest of all. None where fluency was not rated."""
     steered = [(factor, row["fluency_rating"]) for factor, row in rows.items() if float(factor) > 0]

@@ -28,8 +28,8 @@ def example_words(run: Run, layer: int, n: int) -> pl.DataFrame:
 
 
 def ranked_words(counts: pl.DataFrame, n: int) -> pl.DataFrame:
-    """feature, words, from `word_counts`: first the words that are in many of the feature's examples and in those of few other features; ties
-    by alphabet."""
+    """feature, words, from `word_counts`: first the words that are in many of the feature's examples and in those of few other
+    features; ties by alphabet."""
     rarity = (pl.col("feature").n_unique() / pl.len().over("word")).log()
     ranked = counts.with_columns(weight=(pl.col("n") * rarity).round(9)).sort("feature", -pl.col("weight"), "word")
     return ranked.group_by("feature", maintain_order=True).agg(words=pl.col("word").head(n).str.join(" "))
