@@ -61,21 +61,23 @@ export function openTable({ n, chunk, layers }) {
     return columns.get(name);
   }
 
-  /** A column of texts as it comes in, chunk by chunk: { chunks, done }; `changed` is called after each. */
+  /** A column of texts as it comes in, chunk by chunk: { chunks, done }; `changed` is called after each, whoever asked first. */
   function text(name, changed) {
     if (!texts.has(name)) {
-      const column = { chunks: [], done: false };
+      const column = { chunks: [], done: false, waiting: new Set() };
       texts.set(name, column);
       column.whole = (async () => {
         for (let k = 0; k < nChunks; k++) {
           column.chunks[k] = lines(await load(`c/${name}/${k}`), Math.min(chunk, n - k * chunk));
           column.done = k === nChunks - 1;
-          changed();
+          column.waiting.forEach((one) => one());
         }
       })();
-      column.whole.catch(changed);
+      column.whole.catch(() => {}).then(() => { column.waiting.forEach((one) => one()); column.waiting.clear(); });
     }
-    return texts.get(name);
+    const column = texts.get(name);
+    if (!column.done) column.waiting.add(changed);
+    return column;
   }
 
   /** The same once it is all there. */

@@ -106,7 +106,7 @@ function Rows({ table, columns, names, rows, label, lens, more, needle, view, so
           style={{ transform: `translateY(${item.start}px)` }} onClick={(event) => event.target.closest("a") || open(item.index)}>
           <span role="gridcell" class="id"><a href={address(row)} tabIndex={-1} onClick={() => set({ at: item.index })}>{table.layerOf(row)}/{columns.feature[row]}</a></span>
           <span role="gridcell" class="label">{table.textOf(label, row) === "" ? <span class="quiet">no label</span> : table.textOf(label, row) ?? "…"}</span>
-          <span role="gridcell" class="lens">{hidden(row) && <><mark class="hit">{hidden(row)}</mark> </>}{table.textOf(lens, row) ?? "…"}</span>
+          <span role="gridcell" class="lens">{hidden(row) && <><mark class="hit" title="among its other top logit-lens tokens or the words of its examples">{hidden(row)}</mark> </>}{table.textOf(lens, row) ?? "…"}</span>
           {names.map((name) => <span role="gridcell" class={`number ${name}`}>{show(columns[name][row])}</span>)}
         </div>;
       })}

@@ -64,8 +64,9 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
     """What the page has to know before anything is chosen; writes all other pieces on its way."""
     experiment, methods, steering = run.experiment, run.summary_if_any(METHOD_SUMMARIES["methods"]), run.summary_if_any(STEERING)
     prompts, metrics = run.prompts_if_any(), run.data / "metrics.json"
-    swept = steering is not None and isinstance(experiment, Sweep)
-    recommended = recommended_factors(steering, experiment.best_factor) if swept else None
+    recommended = None
+    if steering is not None and isinstance(experiment, Sweep):
+        recommended = recommended_factors(steering, experiment.best_factor)
     medians = (pl.col(name).median() for name in ("input_score", "output_score"))
     return {
         "name": run.name,
