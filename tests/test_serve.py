@@ -64,7 +64,7 @@ def test_texts_grow_into_those_of_the_library(served: Served, comparison: Run) -
         assert event["text"].startswith(last.get(place, {"text": ""})["text"])
         last[place] = event
     expected = by_the_library(comparison, [PROMPT], [0, 1.6], samples=2)
-    assert [last[True, sample]["text"] for sample in (0, 1)] == expected[2:]
+    assert [last[steered, sample]["text"] for steered in (False, True) for sample in (0, 1)] == expected
     assert {event["finish"] for event in last.values()} <= {"stop", "length"}
 
 

@@ -115,8 +115,6 @@ def serve(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Steer live in a browser, and answer programs that speak OpenAI's completions."""
-    try:
-        from saesteer.serve.server import serve as serve_run
-    except ImportError as fault:
-        raise SaesteerError(f"`saesteer serve` needs the extra `serve` ({fault}): pip install 'saesteer[serve]'") from fault
+    from saesteer.serve.server import serve as serve_run
+
     serve_run(run_of(experiment, configfile), host, port, typer.echo)

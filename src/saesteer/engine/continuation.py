@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -230,11 +231,19 @@ def _repacked(caches: list[Cache], slots: Int[Tensor, " slot"], tile: int) -> li
 
 def ending_tokens(lm: LanguageModel, stop: str) -> Bool[np.ndarray, " vocab"]:
     """Which tokens end a text: those whose own text contains the stop character, and those with which the model ends one."""
-    ending = np.zeros(lm.n_vocab, dtype=bool)
-    if stop:
-        n_tokens = min(len(lm.tokenizer), lm.n_vocab)
-        ending[:n_tokens] = [stop in text for text in _decoded(lm, [[token] for token in range(n_tokens)])]
+    ending = _tokens_with(lm.tokenizer, stop, lm.n_vocab).copy()
     ending[final_ids(lm)] = True
+    return ending
+
+
+@lru_cache(maxsize=8)
+def _tokens_with(tokenizer: Any, stop: str, n_vocab: int) -> Bool[np.ndarray, " vocab"]:
+    """Which tokens' own text contains the character; none where it is empty. To decode a large vocabulary takes a second, which a server
+    would take for every request."""
+    ending = np.zeros(n_vocab, dtype=bool)
+    if stop:
+        n_tokens = min(len(tokenizer), n_vocab)
+        ending[:n_tokens] = [stop in text for text in _decoded(tokenizer, [[token] for token in range(n_tokens)])]
     return ending
 
 
@@ -243,10 +252,11 @@ def continuation_texts(lm: LanguageModel, prompts: Sequence[Sequence[int]], cont
     spaces come out as in running text, and the prompt cut off."""
     final = set(final_ids(lm))  # not every tokenizer calls them special
     trimmed = [tokens[:-1] if tokens and tokens[-1] in final else tokens for tokens in continuations]
-    together = _decoded(lm, [[*prompt, *tokens] for prompt, tokens in zip(prompts, trimmed, strict=True)])
-    alone = _decoded(lm, prompts)
+    together = _decoded(lm.tokenizer, [[*prompt, *tokens] for prompt, tokens in zip(prompts, trimmed, strict=True)])
+    alone = _decoded(lm.tokenizer, prompts)
     return [whole[len(prompt) :] for whole, prompt in zip(together, alone, strict=True)]
 
 
-def _decoded(lm: LanguageModel, ids: Sequence[Sequence[int]]) -> list[str]:
-    return lm.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def _decoded(tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
+    decoded: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return decoded

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from saesteer.core.errors import SaesteerError
 from saesteer.serve.guard import Guard
 from saesteer.serve.model import Model
-from saesteer.serve.requests import ChatRequest, CompletionRequest, NextRequest, OpenAiRequest, SteeringField, SteerRequest
+from saesteer.serve.requests import ChatRequest, CompletionRequest, NextRequest, OpenAiRequest, SteerRequest
 from saesteer.serve.scheduler import Busy, Progress, Scheduler, Text
 
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -76,7 +76,7 @@ class Endpoints:
         """A prompt continued unsteered and steered: an event for each text and token, with all that there is of the text."""
         asked = await _asked(request, SteerRequest)
         sampling = self.model.sampling(asked.max_tokens)
-        settings = [self.model.setting(SteeringField()), self.model.setting(asked.steering)]
+        settings = [self.model.setting(asked.steering, is_unsteered) for is_unsteered in (True, False)]
         texts = [text for one in settings for text in self.model.texts(asked.prompt, one, sampling, asked.samples, asked.seed)]
 
         async def events() -> AsyncIterator[dict[str, str]]:

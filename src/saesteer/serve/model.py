@@ -23,7 +23,7 @@ from saesteer.engine.models import LanguageModel, check_length, prompt_token_ids
 from saesteer.engine.saes import Sae, check_features
 from saesteer.report.fits import fit_of
 from saesteer.run import Run
-from saesteer.serve.requests import FitStrength, Message, NextRequest, SteeringField
+from saesteer.serve.requests import FeatureStrength, FitStrength, Message, NextRequest, SteeringField
 from saesteer.serve.scheduler import Text
 from saesteer.settings import Comparison
 from saesteer.settings.base import canonical_factor
@@ -52,32 +52,36 @@ class Model:
     saes: Mapping[int, Sae]
     """By layer."""
 
-    def setting(self, steering: SteeringField) -> Setting:
-        """The setting that a request names; refused where the experiment has no such feature or fit."""
+    def setting(self, steering: SteeringField, is_unsteered: bool = False) -> Setting:
+        """The setting that a request names, or the unsteered model in a form that can share its forwards; refused where the experiment has
+        no such feature or fit."""
         if steering.fit:
-            return self._fitted(steering.fit)
-        features = steering.features
-        layer = features[0].layer if features else self.run.layers[0]
+            setting = self._fitted(steering.fit)
+            if is_unsteered and isinstance(setting.intervention, PromptText):
+                return self.setting(SteeringField())
+            return replace(setting, factor=UNSTEERED) if is_unsteered else setting
+        features = steering.features or [FeatureStrength(layer=self.run.layers[0], feature=0, factor=0)]
+        layer = features[0].layer
         if layer not in self.saes:
             raise SettingsError(f"{self.run.name} has no layer {layer}: its layers are {', '.join(map(str, self.run.layers))}")
         sae = self.saes[layer]
         check_features([of.feature for of in features], sae.meta.n_features, f"the SAE of layer {layer}")
-        if len(features) < 2:
-            feature = features[0].feature if features else 0
-            factor = canonical_factor(features[0].factor) if features else UNSTEERED
-            return Setting(layer, feature_addition(sae, feature), factor, (layer, feature, *text_keys([factor])))
-        vector = sum(of.factor * sae.W_dec[of.feature] for of in features)
+        if len(features) == 1:
+            factor = UNSTEERED if is_unsteered else canonical_factor(features[0].factor)
+            return Setting(layer, feature_addition(sae, features[0].feature), factor, (layer, features[0].feature, *text_keys([factor])))
+        vector = torch.stack([of.factor * sae.W_dec[of.feature] for of in features]).sum(0)
         numbers = tuple(of.feature for of in features)
         key = ",".join(f"{of.feature}*{canonical_factor(of.factor)}" for of in features)
-        return Setting(layer, Addition(vector, None, "last", numbers), "1", (layer, *text_keys([key])))
+        return Setting(layer, Addition(vector, None, "last", numbers), UNSTEERED if is_unsteered else "1", (layer, *text_keys([key])))
 
     def _fitted(self, asked: FitStrength) -> Setting:
+        """A fit of the comparison."""
         if not isinstance(self.run.experiment, Comparison):
             raise SettingsError(f"{self.run.name} compares no methods: there are no fits to steer with")
         fit = fit_of(self.run, asked.method, asked.concept, asked.layer, asked.factor)
         intervention = placed(fit.intervention, self.saes[fit.layer], self.run.comparison.methods.sae_features)
-        factor = canonical_factor(fit.factor)
-        return Setting(fit.layer, intervention, factor, tuple(text_keys([f"{fit.layer}/{fit.method}/{fit.concept}", factor])))
+        key = f"{fit.layer}/{fit.method}/{fit.concept}"
+        return Setting(fit.layer, intervention, canonical_factor(fit.factor), tuple(text_keys([key, canonical_factor(fit.factor)])))
 
     def texts(self, prompt: str | Sequence[Message], setting: Setting, sampling: Sampling, samples: int, seed: int | None) -> list[Text]:
         """A text a sample, of a prompt or an answer to a conversation."""
