@@ -170,11 +170,13 @@ def test_the_words_of_examples_are_those_that_set_a_feature_apart() -> None:
     rows = {1: [text, text], 2: [["▁the", "▁surgeon", "▁the", "▁cat"]], 3: [["▁the", "▁dog", "'s", "▁12"]]}
     examples = [[{"rank": rank, "token_index": 1, "context": tokens} for rank, tokens in enumerate(of)] for of in rows.values()]
     table = pl.DataFrame({"feature": list(rows), "examples": examples})
-    counts = {(feature, word): n for feature, word, n in word_counts(table).rows()}
+    counts = {(feature, word): n for feature, word, n, _ in word_counts(table).rows()}
     assert counts == {
         (1, "the"): 2, (1, "surgeon"): 2, (1, "wrote"): 2, (2, "the"): 1, (2, "surgeon"): 1, (2, "cat"): 1, (3, "the"): 1, (3, "dog"): 1,
     }  # fmt: skip
     assert ranked_words(word_counts(table), 2).rows() == [(1, "wrote surgeon"), (2, "cat surgeon"), (3, "dog the")]
+    rare = word_counts(table).with_columns(of=pl.col("n") * 21)
+    assert ranked_words(rare, 2).is_empty()
     assert [words_each(n) for n in (0, 240, 425_984)] == [60, 60, 8]
 
 

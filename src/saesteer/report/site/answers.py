@@ -48,12 +48,8 @@ def _best_texts(texts: pl.DataFrame, recommended: Mapping[int, Sequence[Any]]) -
     factors = pl.DataFrame({"feature": list(recommended), "factor": [factor for factor, *_ in recommended.values()]})
     rows = texts.join(factors.cast({"feature": texts.schema["feature"], "factor": pl.String}), on=["feature", "factor"], how="semi")
     empty = pl.col("text").fill_null("").str.strip_chars() == ""
-    rows = rows.sort(
-        "feature", empty, -pl.col("judge_score"), -pl.col("gen_success_20").cast(pl.Int64), "prefix_id", "sample", nulls_last=True
+    highest = [-pl.col("judge_score"), -pl.col("gen_success_20").cast(pl.Int64)]
+    rows = rows.sort("feature", empty, *highest, "prefix_id", "sample", nulls_last=True).unique(
+        "feature", keep="first", maintain_order=True
     )
-    return {
-        feature: (prompt, sample)
-        for feature, prompt, sample in rows.unique("feature", keep="first", maintain_order=True)
-        .select("feature", "prefix_id", "sample")
-        .rows()
-    }
+    return {feature: (prompt, sample) for feature, prompt, sample in rows.select("feature", "prefix_id", "sample").rows()}

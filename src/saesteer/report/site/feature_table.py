@@ -34,7 +34,7 @@ def write_feature_table(folder: Path, run: Run, features: pl.DataFrame, recommen
     rows = _measured(run, features, recommended)
     numbers = [name for name in _NUMBERS if name in rows.columns and rows[name].null_count() < rows.height]
     more = _searched(run, rows)
-    order = pl.Series("order", _first_shown(rows), dtype=pl.UInt32)
+    order = _first_shown(rows)
     for start in range(0, rows.height, CHUNK):
         part, k = rows.slice(start, CHUNK), start // CHUNK
         write_piece(folder, f"c/feature/{k}", as_json(packed(part["feature"])))
@@ -88,7 +88,7 @@ def _searched(run: Run, rows: pl.DataFrame) -> pl.Series:
     return joined.select(more=pl.concat_str("other", "words", separator=" ", ignore_nulls=True))["more"]
 
 
-def _first_shown(rows: pl.DataFrame) -> list[int]:
+def _first_shown(rows: pl.DataFrame) -> pl.Series:
     """The rows in the order in which the table is shown first: by judge score, then those without one by GenSuccess@20, then those without
     either by output score, the largest first; of equal ones by label, those without label last, then by layer and feature."""
     keys, known = [], pl.lit(False)
@@ -96,6 +96,6 @@ def _first_shown(rows: pl.DataFrame) -> list[int]:
         if name in rows.columns:
             keys.append(pl.when(~known).then(-pl.col(name).cast(pl.Float64)))
             known = known | pl.col(name).is_not_null()
-    label = _label()
-    order = rows.with_row_index("row").sort(*keys, label == "", label, "layer", "feature", nulls_last=True)
-    return order["row"].to_list()
+    ordered = [*(key.alias(f"key{number}") for number, key in enumerate(keys)), (_label() == "").alias("unlabelled"), _label()]
+    by = rows.select(*ordered, "layer", "feature")
+    return by.with_row_index("row").sort(by.columns, nulls_last=True)["row"]
