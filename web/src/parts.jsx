@@ -71,7 +71,7 @@ export function Num({ table, column, value, digits }) {
 
 export function From({ tables }) {
   const index = useContext(Index), there = tables.filter((name) => index.files.some((one) => one.table === name));
-  return <span class="from">from {there.map((name, i) => <>{i ? ", " : ""}<a href={`#/files/${name}`}>{name}</a></>)}</span>;
+  return there.length > 0 && <span class="from">from {there.map((name, i) => <>{i ? ", " : ""}<a href={`#/files/${name}`}>{name}</a></>)}</span>;
 }
 
 export function Section({ title, tables, children }) {
