@@ -51,6 +51,7 @@ TAKE_MINUTES = (
     "test_docs_commands.py",
     "test_every_class.py",
     "test_sharing.py",
+    "test_report_large.py",
     "test_report_pages.py",
     "test_recommend.py",
     "test_books_workflow.py",

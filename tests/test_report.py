@@ -22,6 +22,8 @@ from saesteer.judge.answers import Answer, AnswerBook
 from saesteer.judge.endpoint import endpoint_fingerprint
 from saesteer.report.fits import recommended_factor
 from saesteer.report.site import pieces
+from saesteer.report.site.answers import fluent_up_to
+from saesteer.report.site.example_words import ranked_words, word_counts, words_each
 from saesteer.report.site.feature_pages import N_NEIGHBOURS, neighbours
 from saesteer.report.site.folder import ReportError, write_report
 from saesteer.report.site.pieces import as_json, packed, write_list
@@ -76,11 +78,45 @@ def test_a_feature_page_says_what_the_tables_say(sweep: tuple[Any, Path]) -> Non
         higher = features.filter(layer=row["layer"]).filter(pl.col("output_score") > row["output_score"]).height
         assert page["place"][0] == [higher + 1, features.filter(layer=row["layer"]).height]
         assert float(page["recommended"][0]) == recommended_factor(results, row["layer"], row["feature"])[0]
+        assert page["logits"] == [20.5 - rank for rank in range(len(row["top_logit_lens_tokens"]))]
         texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
         assert {(text["factor"], text["prompt"]) for text in texts} == {
             (factor, prompt) for factor in ("0", "2", "10", "20") for prompt in range(4)
         }
         assert all(text["fluency_rating"] == 2 and text["gen_success_20"] == 4 and text["text"] for text in texts)
+
+
+def test_a_page_begins_with_the_best_text_at_the_recommended_factor(sweep: tuple[Any, Path]) -> None:
+    _, folder = sweep
+    index = piece(folder, "index")
+    for page in entries(folder, "f", index["features"]["starts"]):
+        factor, answer = page["recommended"][0], page["answer"]
+        curve = {one[0]: dict(zip(index["features"]["curve"], one, strict=True)) for one in page["curve"]}
+        for name in ("judge_score", "gen_success_20", "log_perplexity"):
+            mean = curve[factor][name]
+            assert answer["at"][name] == (None if mean is None else pytest.approx(mean, rel=1e-5))
+        assert answer["unsteered"]["gen_success_20"] == pytest.approx(curve["0"]["gen_success_20"], rel=1e-5)
+        texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
+        of_factor = sorted(
+            (-text["judge_score"], -text["gen_success_20"], text["prompt"], text["sample"]) for text in texts if text["factor"] == factor
+        )
+        assert answer["text"] == list(of_factor[0][2:])
+
+
+@pytest.mark.parametrize(
+    ("fluency", "fluent"),
+    [
+        ({"0": 2, "1": 2, "2": 1, "4": 0.9, "8": 1.5}, ["2", False]),
+        ({"0": 0, "1": 1, "2": 1}, ["2", True]),
+        ({"0": 2, "1": 0.5, "2": 2}, [None, False]),
+        ({"0": 2, "1": 2, "2": None}, ["1", False]),
+        ({"0": None, "1": None}, None),
+    ],
+)
+def test_texts_are_fluent_up_to_the_last_factor_before_one_whose_are_not(
+    fluency: dict[str, float | None], fluent: list[Any] | None
+) -> None:
+    assert fluent_up_to({factor: {"fluency_rating": rating} for factor, rating in fluency.items()}) == fluent
 
 
 def test_a_curve_is_the_mean_over_both_halves_texts(sweep: tuple[Any, Path]) -> None:
@@ -116,6 +152,36 @@ def test_neighbours_are_the_nearest_by_cosine(sweep: tuple[Any, Path]) -> None:
         expected = np.sort(cosines)[::-1][:N_NEIGHBOURS]
         assert [cosine for _, cosine in nearest] == pytest.approx(expected, abs=6e-4)
         assert all(cosines[other] == pytest.approx(cosine, abs=6e-4) for other, cosine in nearest)
+
+
+def test_the_table_has_the_recommended_factor_and_its_first_order(sweep: tuple[Any, Path]) -> None:
+    results, folder = sweep
+    table, features = piece(folder, "index")["table"], results.summary(FEATURES)
+    assert [name for name, _ in table["numbers"]][:2] == ["judge_score", "strength"]
+    factors = np.frombuffer(base64.b64decode(piece(folder, "c/strength/0")), "<f4")
+    known = [recommended_factor(results, *row)[0] for row in features.select("layer", "feature").rows()]
+    assert factors.tolist() == pytest.approx(known)
+    order = np.frombuffer(base64.b64decode(piece(folder, "c/order/0")), "<u4")
+    judged = np.frombuffer(base64.b64decode(piece(folder, "c/judge_score/0")), "<f4")[order]
+    assert sorted(order) == list(range(features.height))
+    n_judged = np.isfinite(judged).sum()
+    assert judged[:n_judged].tolist() == sorted(judged[:n_judged].tolist(), reverse=True)
+
+
+def test_the_words_of_examples_are_those_that_set_a_feature_apart() -> None:
+    """By hand: "the" is in every feature's examples, and what is far from the maximum is not counted."""
+    text = ["<bos>", "▁the", "▁sur", "ge", "on", "▁wrote", *["▁x"] * 20, "▁far"]
+    rows = {1: [text, text], 2: [["▁the", "▁surgeon", "▁the", "▁cat"]], 3: [["▁the", "▁dog", "'s", "▁12"]]}
+    examples = [[{"rank": rank, "token_index": 1, "context": tokens} for rank, tokens in enumerate(of)] for of in rows.values()]
+    table = pl.DataFrame({"feature": list(rows), "examples": examples})
+    counts = {(feature, word): n for feature, word, n, _ in word_counts(table).rows()}
+    assert counts == {
+        (1, "the"): 2, (1, "surgeon"): 2, (1, "wrote"): 2, (2, "the"): 1, (2, "surgeon"): 1, (2, "cat"): 1, (3, "the"): 1, (3, "dog"): 1,
+    }  # fmt: skip
+    assert ranked_words(word_counts(table), 2).rows() == [(1, "wrote surgeon"), (2, "cat surgeon"), (3, "dog the")]
+    rare = word_counts(table).with_columns(of=pl.col("n") * 21)
+    assert ranked_words(rare, 2).is_empty()
+    assert [words_each(n) for n in (0, 240, 425_984)] == [60, 60, 8]
 
 
 def test_a_column_comes_back_from_its_bytes() -> None:

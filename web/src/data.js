@@ -44,6 +44,8 @@ function lines(joined, n) {
   return { shown: joined, at, lower: lower === joined ? joined : lower, lowerAt: lower.length === joined.length ? at : begins(lower) };
 }
 
+const WHOLE = ["feature", "order"]; // columns of whole numbers
+
 /** The columns of the table of all features; each is loaded when it is first needed, texts chunk by chunk. */
 export function openTable({ n, chunk, layers }) {
   const nChunks = Math.ceil(n / chunk), columns = new Map(), texts = new Map();
@@ -52,27 +54,37 @@ export function openTable({ n, chunk, layers }) {
 
   function numbers(name) {
     if (!columns.has(name)) columns.set(name, (async () => {
-      const Kind = name === "feature" ? Uint32Array : Float32Array, column = new Kind(n);
+      const Kind = WHOLE.includes(name) ? Uint32Array : Float32Array, column = new Kind(n);
       await Promise.all(Array.from({ length: nChunks }, async (_, k) => column.set(new Kind(bytes(await load(`c/${name}/${k}`)).buffer), k * chunk)));
       return column;
     })());
     return columns.get(name);
   }
 
-  /** A column of texts as it comes in, chunk by chunk: { chunks, done }; `changed` is called after each. */
+  /** A column of texts as it comes in, chunk by chunk: { chunks, done }; `changed` is called after each, whoever asked first. */
   function text(name, changed) {
     if (!texts.has(name)) {
-      const column = { chunks: [], done: false };
+      const column = { chunks: [], done: false, waiting: new Set() };
       texts.set(name, column);
-      (async () => {
+      column.whole = (async () => {
         for (let k = 0; k < nChunks; k++) {
           column.chunks[k] = lines(await load(`c/${name}/${k}`), Math.min(chunk, n - k * chunk));
           column.done = k === nChunks - 1;
-          changed();
+          column.waiting.forEach((one) => one());
         }
-      })().catch(changed);
+      })();
+      column.whole.catch(() => {}).then(() => { column.waiting.forEach((one) => one()); column.waiting.clear(); });
     }
-    return texts.get(name);
+    const column = texts.get(name);
+    if (!column.done) column.waiting.add(changed);
+    return column;
+  }
+
+  /** The same once it is all there. */
+  async function wholeText(name) {
+    const column = text(name, () => {});
+    await column.whole;
+    return column;
   }
 
   /** A text of a column, null while it is not there yet. */
@@ -114,7 +126,7 @@ export function openTable({ n, chunk, layers }) {
     return low < end && column[low] === feature ? low : -1;
   }
 
-  return { n, numbers, text, textOf, mark, layerOf, range, rowOf };
+  return { n, numbers, text, wholeText, textOf, mark, layerOf, range, rowOf };
 }
 
 /** Rows in the order of a column's values, those without one last; equal ones by row. */

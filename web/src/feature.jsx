@@ -1,45 +1,66 @@
 import { useContext, useMemo } from "preact/hooks";
+import { Answer } from "./answer.jsx";
 import { entry } from "./data.js";
 import { served } from "./steer.jsx";
-import { Curves, Index, Num, Section, Table, Texts, Waiting, objects, show, usePromise, visible } from "./parts.jsx";
+import { Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise, visible } from "./parts.jsx";
 
 export function FeaturePage({ table, layer, feature, level = 1 }) {
   const index = useContext(Index);
   const page = usePromise(async () => {
-    const row = await table.rowOf(layer, feature);
-    if (row < 0) throw new Error(`Feature ${layer}/${feature} is not in this report: ${index.name} has the layers ${index.layers.map(([one]) => one).join(", ")}.`);
-    return entry("f", index.features.starts, row);
+    const numbers = await table.numbers("feature"), row = await table.rowOf(layer, feature), [low, high] = table.range(layer);
+    if (row < 0) return { unknown: Array.from(numbers.subarray(low, high)) };
+    const beside = (at) => (at >= low && at < high ? numbers[at] : null);
+    return { shown: await entry("f", index.features.starts, row), previous: beside(row - 1), next: beside(row + 1) };
   }, [layer, feature]);
-  const Title = level === 1 ? "h1" : "h2";
+  const Title = level === 1 ? "h1" : "h2", value = page.value;
   return <article>
     <Title tabIndex={-1}>Feature {layer}/{feature}</Title>
-    {page.value ? <Feature page={page.value} layer={layer} feature={feature} level={level} /> : <Waiting error={page.error} />}
+    {!value ? <Waiting error={page.error} /> : value.unknown ? <Unknown layer={layer} feature={feature} features={value.unknown} /> : <>
+      <Feature page={value.shown} layer={layer} feature={feature} level={level} />
+      {level === 1 && <nav class="links turn" aria-label={`Features of layer ${layer}`}>{value.previous !== null && <a href={`#/feature/${layer}/${value.previous}`} rel="prev">← {layer}/{value.previous}</a>}
+        <a href={`#/features?layer=${layer}`}>All features of layer {layer}</a>{value.next !== null && <a href={`#/feature/${layer}/${value.next}`} rel="next">{layer}/{value.next} →</a>}</nav>}</>}
   </article>;
+}
+
+const N_NEAR = 6;
+
+/** What there is instead of a feature that is not in the report. */
+function Unknown({ layer, feature, features }) {
+  const index = useContext(Index), layers = index.layers.map(([one]) => one);
+  if (!Number.isInteger(layer) || !Number.isInteger(feature)) return <p class="error" role="alert">This address names no feature. A feature is written LAYER/FEATURE, for example {layers[0]}/0. See <a href="#/features">all features</a>.</p>;
+  if (!features.length) return <p class="error" role="alert">{index.name} has no layer {layer}. Its layers: {layers.map((one, i) => <>{i > 0 && ", "}<a href={`#/features?layer=${one}`}>{one}</a></>)}.</p>;
+  const near = [...features].sort((a, b) => Math.abs(a - feature) - Math.abs(b - feature)).slice(0, N_NEAR).sort((a, b) => a - b), last = features.at(-1);
+  return <p class="error" role="alert">Feature {layer}/{feature} is not in this report. Layer {layer} has {features.length.toLocaleString("en")} {features.length === last - features[0] + 1 ? "features" : "of its features in it"}, from {layer}/{features[0]} to {layer}/{last}. The nearest: {" "}
+    {near.map((one, i) => <>{i > 0 && ", "}<a href={`#/feature/${layer}/${one}`}>{layer}/{one}</a></>)}.</p>;
 }
 
 function Feature({ page, layer, feature, level }) {
   const index = useContext(Index), row = Object.fromEntries(index.features.columns.map((name, i) => [name, page.row[i]]));
   return <>
-    {row.concept && <p class="lead">{row.concept}{row.concept_share !== null && <span class="quiet"> ({show(100 * row.concept_share)} % of the maxima of its max-activating examples)</span>}</p>}
+    <Answer row={row} page={page} layer={layer} feature={feature} />
+    {row.concept && <p>Concept: {row.concept}{row.concept_share !== null && <span class="quiet"> ({show(100 * row.concept_share)} % of the maxima of its max-activating examples)</span>}</p>}
     {row.explanations.filter((one) => one !== row.concept).map((one) => <p>{one}</p>)}
     <p class="links">{/^https?:\/\//.test(row.page ?? "") && <a href={row.page} rel="noopener noreferrer" target="_blank">On Neuronpedia</a>}
       {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}`}>Steer with it</a>}
       {level === 1 && <a href={`#/compare/features/${layer}/${feature}`}>Compare with another feature</a>}</p>
+    {page.examples && <MaxActivatingExamples examples={page.examples} n={row.n_examples} />}
+    <Section title="What it writes: top logit-lens tokens" tables={["logit_lens"]}><ol class="tokens">{row.top_logit_lens_tokens.map((token, i) => <li>{visible(token)}
+      {page.logits && <span class="logit"> <Num table="logit_lens" column="logits" value={page.logits[i]} /></span>}</li>)}</ol>
+      {page.logits && <p class="quiet below">The number behind each token is its logit.</p>}</Section>
+    {page.curve && <FactorCurves columns={index.features.curve} points={page.curve} recommended={page.recommended} />}
+    {page.texts && <Section title="Steered texts" tables={["generations", "judge", "perplexity", "gen_success"]}>
+      <Texts columns={index.features.texts} rows={page.texts} best={page.recommended && [page.recommended[0]]} first={page.answer?.text?.[0]} /></Section>}
+    {page.neighbours && <Neighbours layer={layer} feature={feature} rows={page.neighbours} />}
     <Section title="Scores" tables={["features"]}>
       <div class="places"><Place title="output score" column="output_score" value={row.output_score} place={page.place[0]} layer={layer} />
         <Place title="input score" column="input_score" value={row.input_score} place={page.place[1]} layer={layer} reason={row.input_score_reason} /></div>
       <dl class="facts">{FACTS.map(([name, title]) => <div><dt>{title}</dt><dd><Num table="features" column={name} value={row[name]} /></dd></div>)}</dl>
     </Section>
-    <Section title="What it writes: top logit-lens tokens" tables={["logit_lens"]}><ol class="tokens">{row.top_logit_lens_tokens.map((token) => <li>{visible(token)}</li>)}</ol></Section>
-    {page.examples && <MaxActivatingExamples examples={page.examples} n={row.n_examples} />}
-    {page.curve && <FactorCurves columns={index.features.curve} points={page.curve} recommended={page.recommended} />}
     {page.outcomes && <Chosen columns={index.features.outcomes} rows={page.outcomes} />}
-    {page.texts && <Section title="Steered texts" tables={["generations", "judge", "perplexity", "gen_success"]}>
-      <Texts columns={index.features.texts} rows={page.texts} best={page.recommended && [page.recommended[0]]} /></Section>}
-    {page.neighbours && <Neighbours layer={layer} feature={feature} rows={page.neighbours} />}
   </>;
 }
 
+const MOST_RATING = 2;
 const FACTS = [["density", "density"], ["max_activation", "largest activation"], ["n_examples", "max-activating examples"], ["min_rank", "rank of the best top logit-lens token"], ["max_prob", "its probability"],
   ["delta_token_confidence", "delta token confidence"], ["a_max", "a_max"], ["decoder_norm", "decoder norm"]];
 
@@ -60,7 +81,8 @@ function MaxActivatingExamples({ examples, n }) {
       <p>{cutBefore && "… "}{tokens.map((token, i) => {
         const own = active ? active.find(([place]) => place === i)?.[1] ?? 0 : i === at ? value : 0;
         if (!own && i !== at) return visible(token);
-        return <mark class={i === at ? "most" : undefined} style={{ "--heat": `${Math.round(15 + 85 * Math.min(1, own / most))}%` }} title={show(own)}>{visible(token)}</mark>;
+        const [, space, rest] = /^(\s*)([^]*)$/.exec(visible(token));
+        return <>{rest && space}<mark class={i === at ? "most" : undefined} style={{ "--heat": `${Math.round(15 + 85 * Math.min(1, own / most))}%` }} title={show(own)}>{rest || space}</mark></>;
       })}{cutAfter && " …"}</p></li>)}</ol>
     <p class="quiet">{examples[0]?.[3] ? "Colour: the feature's activation at each token; underlined: the largest." : "Only the largest activation of each text is known."}</p>
   </Section>;
@@ -72,12 +94,12 @@ function FactorCurves({ columns, points: given, recommended: [factor, chosenBy] 
   const drawn = useMemo(() => [
     ["GenSuccess@20 by factor", [["GenSuccess@20", points("gen_success_20")]], false],
     ["Perplexity by factor", [["perplexity", points("log_perplexity", Math.exp)]], true],
-    ["Ratings by factor", [["concept", points("concept_rating")], ["fluency", points("fluency_rating")], ["judge score", points("judge_score")]].filter(([, values]) => values.some((one) => one !== null)), false],
+    ["Ratings by factor", [["concept", points("concept_rating")], ["fluency", points("fluency_rating")], ["judge score", points("judge_score")]].filter(([, values]) => values.some((one) => one !== null)), false, MOST_RATING],
   ].filter(([, series]) => series.length > 0 && series.some(([, values]) => values.some((one) => one !== null))), [rows]);
   const column = (title, name) => [title, "steering", name];
   return <Section title="How hard: by factor" tables={["steering"]}>
     <p>{factor === null ? "No factor is recommended: it did not steer at any." : `Recommended: factor ${factor}, chosen by ${chosenBy}.`}</p>
-    <div class="curves">{drawn.map(([title, series, log]) => <Curves key={title} title={title} factors={factors} series={series} log={log} />)}</div>
+    <Panels factors={factors} panels={drawn} chosen={factor} />
     <details><summary>The same as a table</summary><Table caption="Means by factor"
       headers={["factor", column("GenSuccess@20", "gen_success_20"), column("perplexity", "log_perplexity"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("judge score", "judge_score"), column("texts", "n")]}
       rows={rows.map((row) => [row.factor, row.gen_success_20, row.log_perplexity === null ? null : Math.exp(row.log_perplexity), row.concept_rating, row.fluency_rating, row.judge_score, row.n])} /></details>
@@ -92,8 +114,10 @@ function Chosen({ columns, rows }) {
 }
 
 function Neighbours({ layer, feature, rows }) {
+  const here = rows.some(([, , label]) => label !== null), absent = <span class="quiet nowrap">not in this report</span>;
   return <Section title="Neighbours by cosine of the decoder rows" tables={["saes"]}>
-    <Table caption="Neighbours" headers={["feature", "cosine", "label", "top logit-lens tokens", "beside it"]}
-      rows={rows.map(([other, cosine, label, lens]) => [label === null ? `${layer}/${other}` : <a href={`#/feature/${layer}/${other}`}>{layer}/{other}</a>, cosine, label === null ? <span class="quiet nowrap">not in this report</span> : label || "–", lens?.map(visible).join("") ?? "–",
-        label === null ? "–" : <a href={`#/compare/features/${layer}/${feature}/${layer}/${other}`}>compare</a>])} /></Section>;
+    {!here && <p class="quiet">None of them is in this report, so their top logit-lens tokens are not known here.</p>}
+    <Table caption="Neighbours" headers={["feature", "cosine", ...(here ? ["label", "top logit-lens tokens", "beside it"] : [])]}
+      rows={rows.map(([other, cosine, label, lens]) => [label === null ? `${layer}/${other}` : <a href={`#/feature/${layer}/${other}`}>{layer}/{other}</a>, cosine,
+        ...(here ? [label === null ? absent : label || "no label", lens ? lens.map((token) => visible(token).trim()).join(" ") : "–", label === null ? "–" : <a href={`#/compare/features/${layer}/${feature}/${layer}/${other}`}>compare</a>] : [])])} /></Section>;
 }

@@ -1,17 +1,18 @@
 import { useContext, useMemo, useState } from "preact/hooks";
 import { entry, load } from "./data.js";
-import { Choice, Curves, Index, Num, Section, Table, Texts, Waiting, objects, show, usePromise } from "./parts.jsx";
+import { Choice, Index, Num, Panels, Section, Table, Texts, Waiting, objects, show, usePromise } from "./parts.jsx";
 
 export function MethodPage({ method, level = 1 }) {
   const index = useContext(Index), number = index.methods?.keys.indexOf(method) ?? -1;
   const page = usePromise(async () => {
-    if (number < 0) throw new Error(`No method ${method} is in this report.`);
+    if (number < 0) return null;
     return load(`m/${number}`);
   }, [method]);
   const rows = number < 0 ? [] : objects(index.methods.table).filter((row) => row.method === method);
   const Title = level === 1 ? "h1" : "h2";
   return <article><Title tabIndex={-1}>{rows[0]?.title ?? method}</Title>
-    {page.value ? <Method key={method} page={page.value} rows={rows} method={method} level={level} /> : <Waiting error={page.error} />}</article>;
+    {number < 0 ? <p class="error" role="alert">No method “{method}” is in this report. Its methods: {index.methods.keys.map((one, i) => <>{i > 0 && ", "}<a href={`#/method/${one}`}>{one}</a></>)}.</p>
+      : page.value ? <Method key={method} page={page.value} rows={rows} method={method} level={level} /> : <Waiting error={page.error} />}</article>;
 }
 
 const FACTS = [["score", "held-out score"], ["rank", "rank in its layer"], ["concept_rating", "concept rating"], ["instruction_rating", "instruction rating"], ["fluency_rating", "fluency rating"], ["perplexity", "perplexity"],
@@ -50,7 +51,7 @@ function MethodCurves({ rows }) {
   const perplexity = useMemo(() => [["perplexity", rows.map((row) => row.perplexity)]], [rows]);
   const column = (title, name) => [title, "method_curves", name];
   return <Section title="How hard: by factor" tables={["method_curves"]}>
-    <div class="curves"><Curves title="Ratings by factor, mean over concepts" factors={factors} series={ratings} /><Curves title="Perplexity by factor" factors={factors} series={perplexity} log /></div>
+    <Panels factors={factors} panels={[["Ratings by factor, mean over concepts", ratings, false, 2], ["Perplexity by factor", perplexity, true]]} />
     <details><summary>The same as a table</summary><Table caption="Means by factor" headers={["factor", column("score", "score"), column("concept", "concept_rating"), column("fluency", "fluency_rating"), column("perplexity", "perplexity"), column("times chosen", "n_chosen")]}
       rows={rows.map((row) => [row.factor, row.score, row.concept_rating, row.fluency_rating, row.perplexity, row.n_chosen])} /></details></Section>;
 }

@@ -70,7 +70,7 @@ export function Files({ table, column }) {
       <summary><code>{one.table}</code></summary>
       <ul>{one.files.map(([name, address, digest]) => <li><a href={address}>{name}</a> <span class="digest">SHA-256 {digest}</span></li>)}</ul>
       {one.columns.length > 0 && <Table caption={`Columns of ${one.table}`} headers={["column", "meaning", "empty when"]}
-        rows={one.columns.map(([name, meaning, empty]) => [<code id={`column-${one.table}-${name}`} class={one.table === table && name === column ? "chosen" : undefined}>{name}</code>, meaning, empty ?? "never"])} />}
+        rows={one.columns.map(([name, meaning, empty]) => [<code id={`column-${one.table}-${name}`} class={one.table === table && name === column ? "chosen" : undefined}>{name.split("_").map((part, i) => (i ? <>_<wbr />{part}</> : part))}</code>, meaning, empty ?? "never"])} />}
     </details>)}
   </>;
 }

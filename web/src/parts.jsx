@@ -31,6 +31,33 @@ export function usePromise(start, needs) {
   return state;
 }
 
+/** A text, such as a command, and a button that copies it; where that is forbidden, the text is selected. */
+export function Copy({ text, what }) {
+  const place = useRef(null), [said, say] = useState("");
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      say(`${what} copied`);
+    } catch {
+      getSelection().selectAllChildren(place.current);
+      say("Selected: copy it with the keyboard");
+    }
+  };
+  return <p class="copy"><code ref={place}>{text}</code> <button type="button" onClick={copy}>Copy</button> <span class="quiet" role="status">{said}</span></p>;
+}
+
+/** Whether a media query holds, now and after it has changed. */
+export function useMedia(query) {
+  const [holds, set] = useState(matchMedia(query).matches);
+  useEffect(() => {
+    const media = matchMedia(query), turn = () => set(media.matches);
+    turn();
+    media.addEventListener("change", turn);
+    return () => media.removeEventListener("change", turn);
+  }, [query]);
+  return holds;
+}
+
 export function Waiting({ error }) {
   return error ? <p class="error" role="alert">{error.message}</p> : <p class="quiet" role="status">Loading …</p>;
 }
@@ -44,7 +71,7 @@ export function Num({ table, column, value, digits }) {
 
 export function From({ tables }) {
   const index = useContext(Index), there = tables.filter((name) => index.files.some((one) => one.table === name));
-  return <span class="from">from {there.map((name, i) => <>{i ? ", " : ""}<a href={`#/files/${name}`}>{name}</a></>)}</span>;
+  return there.length > 0 && <span class="from">from {there.map((name, i) => <>{i ? ", " : ""}<a href={`#/files/${name}`}>{name}</a></>)}</span>;
 }
 
 export function Section({ title, tables, children }) {
@@ -87,14 +114,25 @@ export function Choice({ label, value, options, onChange }) {
 
 const SERIES = ["--line-1", "--line-2", "--line-3"];
 
-/** Curves over factors. The same numbers stand in a table below them, so the drawing itself is hidden from screen readers. */
-export function Curves({ title, factors, series, log }) {
-  const place = useRef(null), [dark, setDark] = useState(matchMedia("(prefers-color-scheme: dark)").matches);
-  useEffect(() => {
-    const media = matchMedia("(prefers-color-scheme: dark)"), turn = () => setDark(media.matches);
-    media.addEventListener("change", turn);
-    return () => media.removeEventListener("change", turn);
-  }, []);
+/** A line across a drawing at one of the factors. */
+const line = (at, colour) => ({ draw: [({ ctx, bbox, valToPos }) => {
+  const x = Math.round(valToPos(at, "x", true));
+  ctx.save();
+  ctx.strokeStyle = colour;
+  ctx.setLineDash([4, 4]);
+  ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
+  ctx.restore();
+}] });
+
+/** Curves over factors, below each other on one axis: `panels` are [title, series, log, most], `chosen` a factor to mark. */
+export function Panels({ factors, panels, chosen }) {
+  return <div class="panels">{panels.map(([title, series, log, most], i) => <Curves key={title} {...{ title, factors, series, log, most, chosen }} last={i === panels.length - 1} />)}
+    <p class="axis" aria-hidden="true">steering factor{factors.includes(chosen) && <span class="quiet"> (dashed line: the recommended one)</span>}</p></div>;
+}
+
+/** The same numbers stand in a table below, so the drawing itself is hidden from screen readers. */
+function Curves({ title, factors, series, log, most, chosen, last }) {
+  const place = useRef(null), dark = useMedia("(prefers-color-scheme: dark)");
   useLayoutEffect(() => {
     const style = getComputedStyle(place.current), colour = (name) => {
       place.current.style.color = `var(${name})`;
@@ -105,18 +143,20 @@ export function Curves({ title, factors, series, log }) {
     const values = (self, ticks) => ticks.map((tick) => (tick === null ? "" : tick.toLocaleString("en", { notation: "compact" })));
     const decades = (self, ticks) => ticks.map((tick) => (tick !== null && Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-9 ? tick : null));
     const rising = log ? { filter: decades, grid: { ...axis.grid, filter: decades }, ticks: { ...axis.ticks, filter: decades } } : {};
+    const crowded = place.current.clientWidth / factors.length < 34;
     const marks = factors.map((_, i) => i); // factors stand side by side: they are a grid, and 0 has no place on a log axis
     const plot = new uPlot({
-      width: place.current.clientWidth, height: 190, legend: { show: false }, cursor: { show: false },
-      scales: { x: { time: false, range: [-0.3, marks.length - 0.7] }, y: log ? { distr: 3 } : { range: (self, low, high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
-      axes: [{ ...axis, splits: () => marks, values: () => factors.map((factor, i) => (factors.length > 9 && i % 2 ? "" : factor)) }, { ...axis, ...rising, size: 58, values }],
+      width: place.current.clientWidth, height: last ? 186 : 156, legend: { show: false }, cursor: { show: false },
+      scales: { x: { time: false, range: [-0.3, marks.length - 0.7] }, y: log ? { distr: 3 } : { range: (self, low, high) => [Math.min(0, low), 1.08 * (most ?? (high > 0 ? high : 1))] } },
+      hooks: factors.includes(chosen) ? line(factors.indexOf(chosen), colour("--chosen")) : {},
+      axes: [{ ...axis, size: last ? 32 : 8, splits: () => marks, values: () => factors.map((factor, i) => (!last || (crowded && i % 2) ? "" : factor)) }, { ...axis, ...rising, size: 58, values }],
       series: [{}, ...series.map(([, points], i) => ({ stroke: colour(SERIES[i]), width: 2, dash: [[], [7, 3], [2, 3]][i], points: { show: true, size: 5 }, spanGaps: true }))],
     }, [marks, ...series.map(([, points]) => points)], place.current);
     place.current.style.color = "";
-    const resized = new ResizeObserver(() => place.current && plot.setSize({ width: place.current.clientWidth, height: 190 }));
+    const resized = new ResizeObserver(() => place.current && plot.setSize({ width: place.current.clientWidth, height: last ? 186 : 156 }));
     resized.observe(place.current);
     return () => { resized.disconnect(); plot.destroy(); };
-  }, [dark, factors, series]);
+  }, [dark, factors, series, chosen]);
   return <figure class="curve"><figcaption>{title}{!title.toLowerCase().startsWith(series[0][0].toLowerCase()) && <ul class="key">{series.map(([name], i) => <li class={`key-${i + 1}`}>{name}</li>)}</ul>}</figcaption>
     <div ref={place} aria-hidden="true" /></figure>;
 }
@@ -124,8 +164,8 @@ export function Curves({ title, factors, series, log }) {
 const RATINGS = [["concept_rating", "concept"], ["instruction_rating", "instruction"], ["fluency_rating", "fluency"], ["judge_score", "score"]];
 
 /** Steered texts of one prompt, a card a factor. */
-export function Texts({ columns, rows, best }) {
-  const index = useContext(Index), [prompt, setPrompt] = useState(null);
+export function Texts({ columns, rows, best, first }) {
+  const index = useContext(Index), [prompt, setPrompt] = useState(first ?? null);
   const all = objects({ columns, rows }), prompts = [...new Set(all.map((row) => row.prompt))].sort((a, b) => a - b);
   const current = prompts.includes(prompt) ? prompt : prompts[0];
   const own = all.filter((row) => row.prompt === current).sort((a, b) => a.factor - b.factor || a.sample - b.sample);

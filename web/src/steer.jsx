@@ -97,30 +97,29 @@ export function Steer({ table, query }) {
   </>;
 }
 
-/** A search for features by label and top logit-lens tokens, or by number. */
+/** A search for features by label, top logit-lens tokens and words of their examples, or by number. */
 function Finder({ table, onChoose }) {
   const id = useId(), index = useContext(Index), [needle, setNeedle] = useState(""), [, came] = useReducer((n) => n + 1, 0), [columns, setColumns] = useState(null);
-  const names = index.table.numbers.map(([name]) => name), rank = ["judge_score", "gen_success_20", "output_score"].find((name) => names.includes(name));
+  const names = index.table.numbers.map(([name]) => name), rank = index.table.ranked_by;
   useEffect(() => {
-    Promise.all(["feature", rank, names.includes("strength") ? "strength" : "feature"].map((name) => table.numbers(name)))
-      .then(([feature, ranked, strength]) => setColumns({ feature, ranked, strength: names.includes("strength") ? strength : null }));
+    const needed = ["feature", "order", ...[rank, "strength"].filter((name) => names.includes(name))];
+    Promise.all(needed.map(async (name) => [name, await table.numbers(name)])).then((loaded) => setColumns(Object.fromEntries(loaded)));
   }, []);
-  const label = table.text("label", came), lens = table.text("lens", came), text = needle.trim().toLowerCase();
+  const label = table.text("label", came), lens = table.text("lens", came), text = needle.trim().toLowerCase(), more = text ? table.text("more", came) : null;
   const rows = [];
   if (columns && text) {
     const [, layer, feature] = FEATURE.exec(text) ?? [];
-    const marked = feature === undefined ? table.mark(lens, text, table.mark(label, text, new Uint8Array(table.n))) : null;
-    for (let row = 0; row < table.n; row++) if (marked ? marked[row] : table.layerOf(row) === Number(layer) && columns.feature[row] === Number(feature)) rows.push(row);
-    rows.sort((a, b) => (Number.isNaN(columns.ranked[a]) ? -1 : columns.ranked[b]) - (Number.isNaN(columns.ranked[b]) ? -1 : columns.ranked[a]) || a - b);
+    const marked = feature === undefined ? table.mark(more, text, table.mark(lens, text, table.mark(label, text, new Uint8Array(table.n)))) : null;
+    for (const row of columns.order) if (marked ? marked[row] : table.layerOf(row) === Number(layer) && columns.feature[row] === Number(feature)) rows.push(row);
   }
-  return <div class="finder"><span class="field grow"><label for={id}>Add a feature: search a concept, a token, or LAYER/FEATURE</label>
+  return <div class="finder"><span class="field grow"><label for={id}>Add a feature: search a concept, a token, a word of its examples, or LAYER/FEATURE</label>
     <input id={id} type="search" value={needle} autocomplete="off" spellcheck={false} onInput={(event) => setNeedle(event.target.value)} /></span>
     {text && <ul class="found" aria-label="Features that fit">{rows.slice(0, N_FOUND).map((row) => <li><button type="button" onClick={() => {
       const strength = columns.strength?.[row];
       onChoose(table.layerOf(row), columns.feature[row], Number.isFinite(strength) ? Number(strength.toPrecision(6)) : null);
       setNeedle("");
-    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{rank && !Number.isNaN(columns.ranked[row]) ? ` · ${rank.replaceAll("_", " ")} ${show(columns.ranked[row])}` : ""}</span></button></li>)}
-      {rows.length === 0 && label.done && lens.done && <li class="quiet">No feature has this label or token.</li>}
+    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${rank.replaceAll("_", " ")} ${show(columns[rank][row])}` : ""}</span></button></li>)}
+      {rows.length === 0 && label.done && lens.done && more.done && <li class="quiet">No feature has this label, token or word.</li>}
       {rows.length > N_FOUND && <li class="quiet">{rows.length - N_FOUND} more: be more specific</li>}</ul>}</div>;
 }
 

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 from safetensors import safe_open
 
-from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.tables import (
     ACTIVATIONS,
     GEN_SUCCESS,
     GENERATIONS,
     JUDGEMENTS,
+    LOGIT_LENS,
     MAX_ACTIVATING_EXAMPLES,
     OUTCOMES,
     PERPLEXITY,
@@ -22,9 +22,11 @@ from saesteer.core.tables import (
     STEERING,
     of_features,
 )
+from saesteer.report.site.answers import answers
 from saesteer.report.site.feature_table import N_LOGIT_LENS_TOKENS
 from saesteer.report.site.pieces import grouped, shortened, write_list
 from saesteer.run import Run
+from saesteer.settings import Sweep
 
 N_EXAMPLES = 8
 """Max-activating examples shown of a feature, the first."""
@@ -51,9 +53,9 @@ _Feature = dict[int, Any]
 """Feature of a layer -> a part of its page."""
 
 
-def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame) -> dict[str, Any]:
+def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None) -> dict[str, Any]:
     """Write every feature's page, in the order of FEATURES; gives what the page has to know of them."""
-    summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)}
+    summaries = {table.name: run.summary_if_any(table) for table in (STEERING, OUTCOMES)} | {"recommended": recommended}
     columns = [name for name in features.columns if name not in ("top_logit_lens_token_ids", "explanation")]
 
     def pages() -> Iterator[dict[str, Any]]:
@@ -70,6 +72,7 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame) -> dict[
         "columns": columns,
         "curve": CURVE_COLUMNS,
         "outcomes": OUTCOME_COLUMNS,
+        "rule": run.experiment.best_factor.rule if isinstance(run.experiment, Sweep) else None,
         "texts": [*TEXT_KEYS, *TEXT_COLUMNS],
     }
 
@@ -79,14 +82,19 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
     if run.has_rows(MAX_ACTIVATING_EXAMPLES, layer):
         examples = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(rows, on="feature", how="semi")
         parts["examples"] = _examples(examples, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
-    if "steering" in summaries:
-        parts["curve"] = grouped(_curves(summaries["steering"]))
-        recommended = recommended_factors(summaries["steering"], run.sweep.best_factor)
-        parts["recommended"] = {feature: how for feature, *how in recommended.drop("layer").iter_rows()}
+    if run.has_rows(LOGIT_LENS, layer):
+        logits = run.rows(LOGIT_LENS, [layer], ["logits"]).join(rows, on="feature", how="semi").select("feature", "logits")
+        parts["logits"] = {feature: _rounded(values) for feature, values in logits.iter_rows()}
     if "outcomes" in summaries:
         parts["outcomes"] = grouped(summaries["outcomes"].select("feature", *OUTCOME_COLUMNS))
-    if (texts := steered_texts(run, layer, SINGLE_FEATURE)) is not None:
-        parts["texts"] = grouped(of_features(texts.drop("reason")).drop("layer"))
+    texts = steered_texts(run, layer, SINGLE_FEATURE)
+    if texts is not None:
+        texts = of_features(texts.drop("reason")).drop("layer")
+        parts["texts"] = grouped(texts)
+    if "steering" in summaries and "recommended" in summaries:
+        parts["curve"] = grouped(_curves(summaries["steering"]))
+        parts["recommended"] = {feature: how for feature, *how in summaries["recommended"].drop("layer").iter_rows()}
+        parts["answer"] = answers(summaries["steering"], parts["recommended"], texts)
     if decoder := run.sae_file_if_any(layer):
         nearest = neighbours(decoder, rows["feature"].to_list())
         # Each with its label and first top logit-lens tokens, null where it has no page.
@@ -99,6 +107,10 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
             for feature, of_feature in nearest.items()
         }
     return parts
+
+
+def _rounded(logits: list[float]) -> list[float]:
+    return [float(f"{logit:.4g}") for logit in logits]
 
 
 def _ranks(rows: pl.DataFrame) -> _Feature:

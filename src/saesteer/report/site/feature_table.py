@@ -5,42 +5,97 @@ from typing import Any
 
 import polars as pl
 
-from saesteer.core.tables import FEATURES, OUTCOMES
+from saesteer.core.tables import FEATURES, OUTCOMES, STEERING
+from saesteer.report.site.example_words import example_words, words_each
 from saesteer.report.site.pieces import as_json, packed, write_piece
+from saesteer.run import Run
+from saesteer.settings import Sweep
 
 CHUNK = 1 << 16
 """Rows of a column in one piece."""
 N_LOGIT_LENS_TOKENS = 8
-"""Top logit-lens tokens that the table shows and searches."""
+"""Top logit-lens tokens that the table shows; a search finds all."""
 MOST_CONCEPTS = 300
 """With more different concepts than this there is no list to choose one from."""
-_SCORES = {"output_score": FEATURES, "input_score": FEATURES, "density": FEATURES, "gen_success_20": OUTCOMES, "judge_score": OUTCOMES}
+_NUMBERS = {
+    "judge_score": OUTCOMES,
+    "strength": STEERING,  # the recommended factor
+    "gen_success_20": OUTCOMES,
+    "output_score": FEATURES,
+    "input_score": FEATURES,
+    "density": FEATURES,
+}
+_RANKED_BY = ("judge_score", "gen_success_20", "output_score")
 
 
-def write_feature_table(folder: Path, features: pl.DataFrame, outcomes: pl.DataFrame | None) -> dict[str, Any]:
-    """Write the columns of FEATURES (sorted by its keys) and of the OUTCOMES by one rule; gives what the page has to know of them."""
-    rows = features
-    if outcomes is not None:
-        measured = outcomes.select("layer", "feature", "gen_success_20", "judge_score")
-        rows = features.join(measured, on=["layer", "feature"], how="left", maintain_order="left")
-    numbers = [name for name in _SCORES if name in rows.columns and rows[name].null_count() < rows.height]
-    # One string of lines is searched faster than a list of strings, so a text has no line ends.
-    label = pl.coalesce("concept", "explanation").fill_null("").str.replace_all(r"\s", " ").alias("label")
-    lens = pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS).list.join(" ").str.replace_all("▁", "")
-    lens = lens.str.replace_all(r"\s+", " ").str.strip_chars().alias("lens")
+def write_feature_table(folder: Path, run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None) -> dict[str, Any]:
+    """Write the columns of FEATURES (sorted by its keys), of the OUTCOMES by the experiment's rule and of the recommended factors; gives
+    what the page has to know of them."""
+    rows = _measured(run, features, recommended)
+    numbers = [name for name in _NUMBERS if name in rows.columns and rows[name].null_count() < rows.height]
+    more = _searched(run, rows)
+    order = _first_shown(rows)
     for start in range(0, rows.height, CHUNK):
         part, k = rows.slice(start, CHUNK), start // CHUNK
         write_piece(folder, f"c/feature/{k}", as_json(packed(part["feature"])))
+        write_piece(folder, f"c/order/{k}", as_json(packed(order.slice(start, CHUNK))))
         for name in numbers:
             write_piece(folder, f"c/{name}/{k}", as_json(packed(part[name].cast(pl.Float32))))
-        for name, texts in part.select(label, lens).to_dict().items():
-            write_piece(folder, f"c/{name}/{k}", as_json("\n".join(texts)))
+        texts = part.select(_label(), lens=_one_line(pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS)))
+        for text in (*texts, more.slice(start, CHUNK)):
+            write_piece(folder, f"c/{text.name}/{k}", as_json("\n".join(text)))
     concepts = rows["concept"].drop_nulls().str.replace_all(r"\s", " ").unique().sort()
     layers = rows.group_by("layer", maintain_order=True).len()
     return {
         "n": rows.height,
         "chunk": CHUNK,
         "layers": layers.rows(),
-        "numbers": [[name, _SCORES[name].name] for name in numbers],
+        "numbers": [[name, _NUMBERS[name].name] for name in numbers],
+        "ranked_by": next((name for name in _RANKED_BY if name in numbers), None),
         "concepts": concepts.to_list() if len(concepts) <= MOST_CONCEPTS else [],
     }
+
+
+def _measured(run: Run, features: pl.DataFrame, recommended: pl.DataFrame | None) -> pl.DataFrame:
+    """FEATURES with the columns of `_NUMBERS` that other tables have."""
+    rows, outcomes, keys = features, run.summary_if_any(OUTCOMES), ["layer", "feature"]
+    if outcomes is not None and isinstance(run.experiment, Sweep):
+        by_rule = outcomes.filter(rule=run.experiment.best_factor.rule).select(*keys, "gen_success_20", "judge_score")
+        rows = rows.join(by_rule, on=keys, how="left", maintain_order="left")
+    if recommended is not None:
+        factors = recommended.select(*keys, strength=pl.col("factor").cast(pl.Float64))
+        rows = rows.join(factors, on=keys, how="left", maintain_order="left")
+    return rows
+
+
+def _label() -> pl.Expr:
+    # One string of lines is searched faster than a list of strings, so a text has no line ends.
+    return pl.coalesce("concept", "explanation").fill_null("").str.replace_all(r"\s", " ").alias("label")
+
+
+def _one_line(tokens: pl.Expr) -> pl.Expr:
+    return tokens.list.join(" ").str.replace_all("▁", "").str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _searched(run: Run, rows: pl.DataFrame) -> pl.Series:
+    """`more`: what a search finds though the table does not show it, the other top logit-lens tokens and words of the examples."""
+    n, layers = words_each(rows.height), rows["layer"].unique().sort().to_list()
+    words = pl.concat(
+        [example_words(run, layer, n).select(pl.lit(layer, pl.UInt16).alias("layer"), "feature", "words") for layer in layers]
+    )
+    other = _one_line(pl.col("top_logit_lens_tokens").list.slice(N_LOGIT_LENS_TOKENS))
+    joined = rows.select("layer", "feature", other=other).join(words, on=["layer", "feature"], how="left", maintain_order="left")
+    return joined.select(more=pl.concat_str("other", "words", separator=" ", ignore_nulls=True))["more"]
+
+
+def _first_shown(rows: pl.DataFrame) -> pl.Series:
+    """The rows in the order in which the table is shown first: by judge score, then those without one by GenSuccess@20, then those without
+    either by output score, the largest first; of equal ones by label, those without label last, then by layer and feature."""
+    keys, known = [], pl.lit(False)
+    for name in _RANKED_BY:
+        if name in rows.columns:
+            keys.append(pl.when(~known).then(-pl.col(name).cast(pl.Float64)))
+            known = known | pl.col(name).is_not_null()
+    ordered = [*(key.alias(f"key{number}") for number, key in enumerate(keys)), (_label() == "").alias("unlabelled"), _label()]
+    by = rows.select(*ordered, "layer", "feature")
+    return by.with_row_index("row").sort(by.columns, nulls_last=True)["row"]

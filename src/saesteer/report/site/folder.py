@@ -17,10 +17,11 @@ from typing import Any
 
 import polars as pl
 
+from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SaesteerError
 from saesteer.core.files import file_digest
 from saesteer.core.store import mixed_versions
-from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, OUTCOMES, STEERING, STEPS, Table
+from saesteer.core.tables import DAMAGE, FEATURES, FITS, METHOD_SUMMARIES, STEERING, STEPS, Table
 from saesteer.figures.registry import FIGURES
 from saesteer.judge.answers import models_behind
 from saesteer.report.headline import headline_rows
@@ -61,10 +62,11 @@ def write_report(run: Run, folder: Path) -> Path:
 
 def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
     """What the page has to know before anything is chosen; writes all other pieces on its way."""
-    experiment, methods, outcomes = run.experiment, run.summary_if_any(METHOD_SUMMARIES["methods"]), run.summary_if_any(OUTCOMES)
+    experiment, methods, steering = run.experiment, run.summary_if_any(METHOD_SUMMARIES["methods"]), run.summary_if_any(STEERING)
     prompts, metrics = run.prompts_if_any(), run.data / "metrics.json"
-    rule = experiment.best_factor.rule if isinstance(experiment, Sweep) else None
-    by_rule = None if outcomes is None else outcomes.filter(pl.col("rule") == rule)
+    recommended = None
+    if steering is not None and isinstance(experiment, Sweep):
+        recommended = recommended_factors(steering, experiment.best_factor)
     medians = (pl.col(name).median() for name in ("input_score", "output_score"))
     return {
         "name": run.name,
@@ -73,8 +75,8 @@ def _index(run: Run, features: pl.DataFrame, folder: Path) -> dict[str, Any]:
         "headline": headline_rows(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else [],
         "figures": _copied_figures(run.figures, folder),
         "layers": shortened(features.group_by("layer", maintain_order=True).agg(pl.len(), *medians)).rows(),
-        "table": write_feature_table(folder, features, by_rule),
-        "features": write_feature_pages(folder, run, features),
+        "table": write_feature_table(folder, run, features, recommended),
+        "features": write_feature_pages(folder, run, features, recommended),
         "methods": None if methods is None else write_method_pages(folder, run, methods),
         "prompts": list(prompts.values())[:N_PROMPTS],
         "limits": {"n_prompts": len(prompts), "n_examples": N_EXAMPLES},
