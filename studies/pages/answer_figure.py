@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.figures.gen_success_by_threshold import panel
-from saesteer.figures.style import WIDE, Figure, legend_entry, new_figure, styled
+from saesteer.figures.style import PAGE, Figure, legend_entry, new_figure, styled
 from studies.pages.questions import FOLDER, JUDGED, SHOWN_RULES
 from studies.questions.figures.choice_rules import TITLES
 from studies.questions.figures.dots import DotPanel, draw_dots, layer_marks, points
@@ -29,11 +29,10 @@ def draw(rows: pl.DataFrame) -> Figure:
     """The threshold curve, and the picks of a few rules at each layer."""
     curve, picks = rows.filter(panel=_CURVE), rows.filter(panel=_PICKS)
     n, n_concepts = int(curve["n_features"][0]), int(picks["n_concepts"].to_numpy().max())
-    figure = new_figure(WIDE, 4.0, f"n = {n} features (left), {n_concepts} concepts (right). Bands and bars: 95% intervals.")
-    left, right = figure.subplots(1, 2)
-    panel(left, curve)
-    left.set_title("does filtering by output score help?", pad=19)
-    left.legend()
+    figure = new_figure(PAGE, 3.4, f"n = {n} features (left), {n_concepts} concepts (right). Bands and bars: 95% intervals.")
+    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    panel(left, curve, "does filtering by output score help?")
+    left.legend(loc="upper left")
     marks = layer_marks(picks["layer"].cast(pl.Int64))
     shown = points(picks, "score", row=pl.col("rule").replace_strict(TITLES), mark=pl.format("layer {}", pl.col("layer").cast(pl.Int64)))
     names, title = [TITLES[rule] for rule in SHOWN_RULES], "which rule picks a concept's feature?"
