@@ -72,8 +72,8 @@ def _box(axes: Axes, x: float, text: str, edge: str) -> None:
     from matplotlib.patches import Rectangle
 
     width, height = _BOX
-    look = {"facecolor": "none", "edgecolor": edge, "linewidth": 0.8 if edge == GREY else 1.8}
-    axes.add_patch(Rectangle((x - width / 2, _MIDDLE - height / 2), width, height, **look))
+    corner, thickness = (x - width / 2, _MIDDLE - height / 2), 0.8 if edge == GREY else 1.8
+    axes.add_patch(Rectangle(corner, width, height, facecolor="none", edgecolor=edge, linewidth=thickness))
     axes.text(x, _MIDDLE, text, ha="center", va="center", fontsize=SMALLEST, color=BLACK, linespacing=1.35)
 
 

@@ -74,7 +74,7 @@ def draw(data: pl.DataFrame) -> Figure:
     panels = figure.subplots(1, 2)
     for axes, quantity in zip(panels, LABELS, strict=True):
         panel(axes, data, quantity)
-    legend_above(figure, *panels[0].get_legend_handles_labels(), 4, title="output score")
+    legend_above(figure, *panels[0].get_legend_handles_labels(), columns=4, title="output score")
     return figure
 
 

@@ -63,7 +63,7 @@ def by_layer_set(data: pl.DataFrame, panel: Callable[[Axes, pl.DataFrame, str], 
         curve = data.filter(layers=layers)
         panel(axes, curve, layers_title(curve))
     panels[1].set_ylabel("")
-    legend_above(figure, *panels[0].get_legend_handles_labels(), legend_columns)
+    legend_above(figure, *panels[0].get_legend_handles_labels(), columns=legend_columns)
     return figure
 
 

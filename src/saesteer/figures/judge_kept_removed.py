@@ -57,7 +57,7 @@ def draw(data: pl.DataFrame) -> Figure:
     for axes, measure in zip(panels, rated, strict=True):
         panel(axes, data.filter(measure=measure), TITLES[measure])
     panels[0].set_ylabel("mean rating, held out (0 to 2)")
-    legend_above(figure, *panels[0].get_legend_handles_labels(), 2)
+    legend_above(figure, *panels[0].get_legend_handles_labels(), columns=2)
     return figure
 
 

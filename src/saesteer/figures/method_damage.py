@@ -54,7 +54,7 @@ def draw(data: pl.DataFrame) -> Figure:
         return figure
     frontier = legend_entry("none better at less damage", BLACK, linestyle=":", linewidth=0.9)
     handles = [*family_handles(data), frontier]
-    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], 4)
+    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], columns=4)
     return figure
 
 

@@ -97,7 +97,7 @@ def draw(data: pl.DataFrame) -> Figure:
     hollow = legend_entry("without abstentions", BLACK, marker="o", markerfacecolor="none", markersize=4)
     unsteered = legend_entry("unsteered", GREY, linestyle="--", linewidth=1)
     handles = [*families, *layers, *([hollow] if data["n_abstaining"].sum() else []), unsteered]
-    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], 4)
+    legend_above(figure, handles, [str(handle.get_label()) for handle in handles], columns=4)
     return figure
 
 

@@ -8,6 +8,7 @@ from saesteer.analysis.best_factor import RULES
 from saesteer.figures import by_factor, gen_success_by_threshold, input_vs_output, judge_kept_removed, output_score_vs_outcome, roles
 from saesteer.figures.definition import FigureDefinition, Options, Tables
 from saesteer.figures.style import SMALLEST, Figure, layer_bar, new_figure
+from saesteer.figures.thresholds import FEW_NOTE
 
 _PARTS = (roles, input_vs_output, output_score_vs_outcome, gen_success_by_threshold, by_factor, judge_kept_removed)
 
@@ -57,7 +58,7 @@ def counts(data: pl.DataFrame) -> str:
         f"Factors by {RULES[headline['rule']]}. n = {by_layer['n'].sum()} features, "
         f"{by_layer['n_without_input_score'].sum()} without input score; {headline['n_kept']} are "
         f"kept at threshold {headline['threshold']:g}; {judged['n_missing'][0]} have no judge score. "
-        f"Bands and brackets: {headline['confidence']:.0%} intervals over features; (a): quartiles.{roles.norms_note(by_layer)}"
+        f"Bands and brackets: {headline['confidence']:.0%} intervals over features, {FEW_NOTE}; (a): quartiles.{roles.norms_note(by_layer)}"
     )
 
 

@@ -87,7 +87,7 @@ def new_figure(width: float, height: float, note: str) -> Figure:
     return figure
 
 
-def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int, **look: Any) -> None:
+def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, columns: int, **look: Any) -> None:
     """A legend above the panels, in as many columns as fit."""
     column = max((len(label) for label in labels), default=0) * _CHARACTER + 45  # points: text, marker and gaps
     fitting = max(1, int(figure.get_figwidth() * 72 / column))
@@ -173,7 +173,9 @@ def row_above(
     to stand beside one another they are turned, and where they are too many some are left out. Returns the height above them."""
     grid = axes.get_subplotspec()
     columns = grid.get_gridspec().ncols if grid else 1
-    room = axes.get_figure().get_figwidth() * 72 * 0.75 / columns / max(1, len(numbers))  # points for each number
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    room = figure.get_figwidth() * 72 * 0.75 / columns / max(1, len(numbers))  # points for each number
     width = max((len(str(number)) for number in numbers), default=0) * _CHARACTER * 1.1
     turned = width > room
     every = int(np.ceil(SMALLEST * 1.2 / room))

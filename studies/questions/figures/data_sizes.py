@@ -27,7 +27,7 @@ def draw(data: pl.DataFrame) -> Figure:
             axes.set_ylabel(title)
             axes.set_title(f"{_TITLES[column]}, layer {rows['layer'][0]}")
     if layers:
-        legend_above(figure, *layers[0][0].get_legend_handles_labels(), 4)
+        legend_above(figure, *layers[0][0].get_legend_handles_labels(), columns=4)
     return figure
 
 

@@ -179,4 +179,4 @@ def legend(figure: Figure, marks: Marks) -> None:
     faces = {name: "white" if mark.hollow else mark.colour for name, mark in marks.items()}
     handles = [legend_entry(name, mark.colour, marker=mark.marker, markerfacecolor=faces[name]) for name, mark in marks.items()]
     if handles:
-        legend_above(figure, handles, list(marks), 5)
+        legend_above(figure, handles, list(marks), columns=5)

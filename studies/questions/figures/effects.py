@@ -48,7 +48,7 @@ def draw(data: pl.DataFrame) -> Figure:
         right.set_ylabel("norm ratio, or cosine")
     if layers:
         entries = zip(*(axes.get_legend_handles_labels() for axes in layers[0][:2]), strict=True)
-        legend_above(figure, *([*left, *right] for left, right in entries), 3)
+        legend_above(figure, *([*left, *right] for left, right in entries), columns=3)
     return figure
 
 

@@ -33,7 +33,7 @@ def draw(data: pl.DataFrame) -> Figure:
         axes.set_ylim(0, 2.05)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("concept rating of the stretch (0–2)")
-    legend_above(figure, *panels[0].get_legend_handles_labels(), 3, handlelength=3)
+    legend_above(figure, *panels[0].get_legend_handles_labels(), columns=3, handlelength=3)
     return figure
 
 

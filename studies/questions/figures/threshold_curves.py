@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from saesteer.figures.definition import FigureDefinition, Options, Tables, confidence, n_of
-from saesteer.figures.style import GREY, PAGE, THRESHOLD_LABEL, Axes, Figure, band, dark_viridis, new_figure, threshold_label, with_ends
+from saesteer.figures.style import GREY, PAGE, Axes, Figure, band, dark_viridis, new_figure, threshold_label, with_ends
 from saesteer.figures.thresholds import FEW_NOTE, banded, where_something_changes
 from studies.questions.figures.dots import DotPanel, Mark, draw_dots, legend, points
 
@@ -33,7 +33,7 @@ def curves(axes: Axes, rows: pl.DataFrame, title: str) -> None:
     axes.set_xticks(
         range(len(thresholds)), [threshold_label(threshold) for threshold in thresholds], rotation=60, ha="right", rotation_mode="anchor"
     )
-    axes.set_xlabel(THRESHOLD_LABEL)
+    axes.set_xlabel("output score ≥")
     axes.set_ylabel(f"{title}:\nkept less all")
     axes.set_title("gain by threshold")
     if layers:
