@@ -86,3 +86,12 @@ def failed_jobs():
         of_slurm = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
         lines.append(f"  {job.rule.name} {' '.join(job.wildcards)}: {' '.join(map(str, [*job.log, *of_slurm[-1:]]))}")
     return "\n".join(lines)
+
+
+def print_findings():
+    """For onsuccess: what was found in the experiments that this run was about, and what to do next."""
+    from saesteer.report.headline import finished_words
+
+    names = {getattr(job.wildcards, "experiment", None) for job in workflow.dag.jobs}
+    for line in (line for name, run in RUNS.items() if name in names for line in finished_words(run)):
+        print(line)

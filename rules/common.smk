@@ -107,17 +107,8 @@ def check_all_files():
         if experiment.model.path:
             check_tokens(experiment, experiment.model.path)
         if judge_kind(experiment) == "none":
-            logger.warning(f"{name}: no judge is configured, so its figures are left out; README, Judges, says how to add one.")
+            logger.warning(f"{name}: no judge is configured, so its figures are left out; docs/judges.md says how to add one.")
         for endpoint in plan.endpoints_to_ask(RUNS[name]):
             from saesteer.judge.endpoint import check_key
 
             check_key(endpoint, os.environ)  # before any text is generated
-
-
-def print_findings():
-    """For onsuccess: what was found in the experiments that this run was about, and what to do next."""
-    from saesteer.report.headline import finished_words
-
-    names = {getattr(job.wildcards, "experiment", None) for job in workflow.dag.jobs}
-    for line in (line for name, run in RUNS.items() if name in names for line in finished_words(run)):
-        print(line)
