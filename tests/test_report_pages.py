@@ -311,7 +311,7 @@ def test_a_number_leads_to_its_column_and_its_file(sweep: tuple[Run, Path], open
     features = results.summary(FEATURES)
     page = opened(report, "feature/{}/{}".format(*features.select("layer", "feature").row(0)))
     page.locator(".place .num").first.click()
-    page.wait_for_selector("code.chosen:text-is('output_score')")
+    page.wait_for_selector("code.chosen#column-features-output_score")
     address = page.locator("details[open] li a").first.evaluate("(link) => link.href")
     assert address == (results.data / "tables/features.parquet").as_uri()
 
