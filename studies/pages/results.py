@@ -12,15 +12,19 @@ import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
 from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, Table, by_name, read_summary
+from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_drawing, save_figure
-from saesteer.settings import Comparison, SettingsError
+from saesteer.figures.style import styled
+from saesteer.settings import Comparison, IntervalSettings, SettingsError
 from studies import open_experiment
 from studies.pages import answer_figure, effects, findings, kinds, methods, questions, runs_figure, schematic
 from studies.pages.blocks import KINDS
 from studies.pages.example_agreement import example_agreement
 from studies.pages.kinds_figure import draw
 from studies.pages.scores import scores_by_layer
+from studies.questions.registry import FIGURES as FIGURES_OF_THE_STUDY
 from studies.questions.registry import QUESTION_TABLES
+from studies.questions.registry import TABLES as STUDY_TABLES
 from studies.questions.tables import EFFECT_LAYERS, PERSISTENCE
 
 SHIPPED = "tiny"
@@ -34,14 +38,17 @@ OPEN_QUESTIONS = ("tiny-brute", "tiny-brute-seed-1", "tiny-brute-seed-2", "books
 FIGURES = {
     "overview": "tiny/overview",
     "methods": "tiny-methods/methods",
-    "tiny-brute": "tiny-brute/choice_rules",
-    "effects": "tiny-effects/effects",
     "books": "books/overview",
-    "books-brute": "books-brute/choice_rules",
     "books-methods": "books-methods/methods",
-    "persistence": "books-long/persistence",
 }
 """Figure of the documentation -> the figure that it is a copy of."""
+DRAWN = {
+    "tiny-brute": ("choice_rules", "docs/open-questions/tiny-brute"),
+    "books-brute": ("choice_rules", "docs/open-questions/books-brute"),
+    "effects": ("effects", "docs/effects"),
+    "persistence": ("persistence", "docs/books"),
+}
+"""Figure of the documentation -> the study's figure, drawn from the tables in a folder of git."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,17 @@ def update_results(root: Path) -> None:
     gains = pl.DataFrame(list(findings.gains(root)))
     save_figure(runs_figure.draw(gains), gains, root / "docs/runs")
     save_drawing(schematic.draw(), root / "docs/schematic")
+    for name, (figure, folder) in DRAWN.items():
+        draw_kept(root / folder, FIGURES_OF_THE_STUDY[figure], root / f"docs/{name}")
     for name, figure in FIGURES.items():
         if (drawn := root / f"figures/{figure}.png").is_file():
             write_atomically(root / f"docs/{name}.png", partial(shutil.copyfile, drawn))
+
+
+def draw_kept(folder: Path, figure: FigureDefinition, stem: Path) -> None:
+    """Draw a figure of the study from the tables of a folder in git, which are beside the page that shows it."""
+    tables = {name: pl.read_csv(folder / f"{name}.csv", schema=STUDY_TABLES[name].schema) for name in figure.tables}
+    save_drawing(styled(figure.draw)(figure.data(tables, Options("capped", IntervalSettings()))), stem)
 
 
 def write_snapshot(root: Path, snapshot: Snapshot) -> None:
