@@ -31,7 +31,7 @@ from random_model import GEMMA_2_2B, GEMMA_2_9B, Shape
 
 from saesteer.core.markdown import table
 from saesteer.figures.save import save_figure
-from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
+from saesteer.figures.style import BLUE, GREY, MAGENTA, PAGE, new_figure, styled
 
 ROOT = Path(__file__).parents[1]
 N_FEATURES, N_FACTORS, N_PREFIXES, N_TOKENS, PREFIX_TOKENS = 100, 13, 50, 20, 8
@@ -173,7 +173,7 @@ def stops_at(walls: pl.DataFrame) -> int:
 @styled
 def draw(walls: pl.DataFrame, note: str) -> Figure:
     """Wall time against GPUs, and how many times faster than one."""
-    figure = new_figure(WIDE, 3.2, note)
+    figure = new_figure(PAGE, 3.2, note)
     minutes, faster = figure.subplots(1, 2)
     for (key, rows), colour in zip(walls.group_by("experiment", maintain_order=True), (BLUE, MAGENTA), strict=True):
         name, wall, slept = key[0], rows["snakemake_minutes"], rows.drop_nulls("slept_seconds")

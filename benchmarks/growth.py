@@ -35,7 +35,7 @@ from saesteer.engine.models import LanguageModel
 from saesteer.engine.output_score import output_scores
 from saesteer.engine.saes import Sae
 from saesteer.figures.save import save_figure
-from saesteer.figures.style import BLUE, GREY, MAGENTA, WIDE, new_figure, styled
+from saesteer.figures.style import BLUE, GREY, MAGENTA, PAGE, new_figure, styled
 
 SMALL = Shape(n_vocab=4096, d_model=128, n_layers=4, n_features=16_384, n_heads=4, n_kv_heads=2, head_dim=32, d_mlp=512)
 FOLDER = Path(__file__).with_name("growth")
@@ -154,7 +154,7 @@ def lines_of(table: pl.DataFrame) -> dict[tuple[str, str], Line]:
 def draw(table: pl.DataFrame, note: str) -> Figure:
     """A panel a quantity: points and lines of both steps."""
     quantities = table["quantity"].unique(maintain_order=True).to_list()
-    figure = new_figure(WIDE, 2.4 * -(-len(quantities) // 3), note)
+    figure = new_figure(PAGE, 2.4 * -(-len(quantities) // 3), note)
     panels = list(figure.subplots(-(-len(quantities) // 3), 3, squeeze=False).flat)
     looks = {"output_score": (BLUE, "o", "output score"), "sweep": (MAGENTA, "s", "sweep")}
     for panel, quantity in zip(panels, quantities, strict=False):

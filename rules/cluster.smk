@@ -12,7 +12,7 @@ DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
     explain_lock(Path())
 # On a cluster Snakemake's messages say which jobs are submitted.
-if workflow.is_main_process and not (workflow.dryrun or DEFAULTS or workflow.output_settings.verbose):
+if workflow.is_main_process and not (workflow.output_settings.dryrun or DEFAULTS or workflow.output_settings.verbose):
     show_progress_only(logger)
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
     put_before_slurm(REPOSITORY / "slurm/bin", WORKFLOW.job_variables)

@@ -66,6 +66,8 @@ CASES = {
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
     "export-vector nothing 3/5 --to gguf --out v.gguf": "experiment 'nothing': there is no file",
     "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
+    "serve nothing": "experiment 'nothing': there is no file",
+    "serve micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "report nothing": "experiment 'nothing': there is no file",
     "report micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "agreement micro": "data/micro/judge holds the ratings of 0 judges",

@@ -21,4 +21,4 @@ def test_an_experiment_that_stops_at_the_scores(finished: Folder, tmp_path: Path
     assert folder.parts() == before
     made = {layer: read_summary(FEATURES, folder.path / f"data/micro/features/layer_{layer:02d}.parquet") for layer in (2, 6)}
     assert {layer: table.height for layer, table in made.items()} == {2: 4, 6: 4}
-    assert "generations" not in printed.split("Job stats:")[1].split("\n\n")[0]
+    assert "generations" not in folder.snakemakes_log().split("Job stats:")[1].split("\n\n")[0]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from saesteer.core.errors import SaesteerError
 from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.continuation import Sampling
 from saesteer.engine.generate import Growing, steered_texts_by_token
@@ -34,7 +35,7 @@ log = logging.getLogger("saesteer")
 Result = TypeVar("Result")
 
 
-class Busy(RuntimeError):
+class Busy(SaesteerError, RuntimeError):
     """More texts wait than may."""
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from saesteer.core.files import text_id
-from saesteer.engine.generations import feature_addition
-from saesteer.report.exports.measured import Form, measured
 from saesteer.run import Run
 from saesteer.summaries.summary import Summary
 from studies.questions.experiments import steers_every_feature
@@ -36,6 +34,9 @@ def fresh_prompts(recommended: pl.DataFrame, score: Score, n_prompts: int) -> pl
 
 
 def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
+    from saesteer.engine.generations import feature_addition
+    from saesteer.report.exports.measured import Form, measured
+
     lm, prompts = run.model(), unused_prompts(run)
 
     def score(concept: str, layer: int, feature: int, factor: str) -> Mapping[str, float | None]:
