@@ -98,7 +98,7 @@ def question_tables(
         "predictor_weights": weights,
         "judge_error": judge_error(known, steering, synthetic_judgements(steering, seed), COUNTS, settings),
         "recommendations": recommended,
-        "fresh_prompts": fresh_prompts(recommended, lambda *which: {"mean": 1.5, "low": 1.25, "high": 1.75}, 40),
+        "fresh_prompts": fresh_prompts(recommended, lambda *which: [{"mean": 1.5, "low": 1.25, "high": 1.75}] * 2, 40),
     }
 
 

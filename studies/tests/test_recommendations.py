@@ -39,9 +39,9 @@ def test_both_choices_are_scored_on_prompts_that_neither_saw():
     """By hand: the recommended 3/7 scores .5 there, brute force's 3/9 1.25."""
     row = {"concept": "sea", "verdict": "use", "layer": 3, "feature": 7, "factor": "1", "best_layer": 3, "best_feature": 9}
     row |= {"best_factor": "2", "score": 1.0, "score_low": 0.5, "score_high": 1.5, "best": 1.5, "regret": 0.5, "n_candidates": 1}
-    means = {("sea", 3, 7, "1"): 0.5, ("sea", 3, 9, "2"): 1.25}
+    means = {(3, 7, "1"): 0.5, (3, 9, "2"): 1.25}
     recommended = pl.DataFrame([row, {"concept": "war", "verdict": "none"}], schema=RECOMMENDATIONS.schema)
-    table = fresh_prompts(recommended, lambda *which: {"mean": means[which], "low": 0.0, "high": 2.0}, 40)
+    table = fresh_prompts(recommended, lambda concept, choices: [{"mean": means[one], "low": 0.0, "high": 2.0} for one in choices], 40)
     (fresh,) = table.rows(named=True)
     assert (fresh["concept"], fresh["n"], fresh["fresh"], fresh["best"], fresh["regret"]) == ("sea", 40, 0.5, 1.25, 0.75)
     run = run_of("tiny-brute", ROOT / "studies/config.yaml")

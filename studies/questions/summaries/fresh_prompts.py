@@ -12,24 +12,22 @@ from saesteer.summaries.summary import Summary
 from studies.questions.experiments import steers_every_feature
 from studies.questions.tables import FRESH_PROMPTS, RECOMMENDATIONS
 
-N_SAMPLES = 3
-"""Texts of a prompt."""
+Choice = tuple[int, int, str]
+"""Layer, feature, factor."""
+Score = Mapping[str, float | None]
+"""Mean judge score on unused prompts with its interval: mean, low, high."""
 
 
-Score = Callable[[str, int, int, str], Mapping[str, float | None]]
-"""(concept, layer, feature, factor) -> mean judge score on unused prompts with its interval: mean, low, high."""
-
-
-def fresh_prompts(recommended: pl.DataFrame, score: Score, n_prompts: int) -> pl.DataFrame:
+def fresh_prompts(recommended: pl.DataFrame, scores: Callable[[str, Sequence[Choice]], Sequence[Score]], n_prompts: int) -> pl.DataFrame:
     """FRESH_PROMPTS of RECOMMENDATIONS rows, both choices of each concept scored on as many unused prompts."""
     rows = []
     for of in recommended.drop_nulls("feature").iter_rows(named=True):
-        fresh = score(of["concept"], of["layer"], of["feature"], of["factor"])
-        best = score(of["concept"], of["best_layer"], of["best_feature"], of["best_factor"])["mean"]
-        regret = None if best is None or fresh["mean"] is None else best - fresh["mean"]
+        choices = ((of["layer"], of["feature"], of["factor"]), (of["best_layer"], of["best_feature"], of["best_factor"]))
+        fresh, best = scores(of["concept"], choices)
+        regret = None if best["mean"] is None or fresh["mean"] is None else best["mean"] - fresh["mean"]
         row = {name: of[name] for name in ("concept", "verdict", "score", "score_low", "score_high")}
         row |= {"n": n_prompts, "fresh": fresh["mean"], "fresh_low": fresh["low"], "fresh_high": fresh["high"]}
-        rows.append(row | {"best": best, "regret": regret})
+        rows.append(row | {"best": best["mean"], "regret": regret})
     return pl.DataFrame(rows, schema=FRESH_PROMPTS.schema)
 
 
@@ -39,13 +37,18 @@ def compute(run: Run, layers: Sequence[int]) -> dict[str, pl.DataFrame]:
 
     lm, prompts = run.model(), unused_prompts(run)
 
-    def score(concept: str, layer: int, feature: int, factor: str) -> Mapping[str, float | None]:
-        sae = run.sae_with(layer, feature)
-        form = Form("steered", feature_addition(sae, feature), float(factor))
-        _, steered = measured(run, lm, sae, [form], concept, None, N_SAMPLES * len(prompts), prompts)
-        return steered["judge_score"] or dict.fromkeys(("mean", "low", "high"))
+    def scores(concept: str, choices: Sequence[Choice]) -> list[Score]:
+        """Of each choice; those of one layer are measured together."""
+        found: dict[Choice, Score] = {}
+        for layer in {layer for layer, _, _ in choices}:
+            sae, of_layer = run.sae(layer), [choice for choice in dict.fromkeys(choices) if choice[0] == layer]
+            forms = [Form(str(choice), feature_addition(sae, choice[1]), float(choice[2])) for choice in of_layer]
+            _, *steered = measured(run, lm, sae, forms, concept, None, len(prompts), prompts)
+            none = dict.fromkeys(("mean", "low", "high"))
+            found |= {choice: row["judge_score"] or none for choice, row in zip(of_layer, steered, strict=True)}
+        return [found[choice] for choice in choices]
 
-    return {FRESH_PROMPTS.name: fresh_prompts(run.summary(RECOMMENDATIONS), score, len(prompts))}
+    return {FRESH_PROMPTS.name: fresh_prompts(run.summary(RECOMMENDATIONS), scores, len(prompts))}
 
 
 def unused_prompts(run: Run) -> dict[str, str]:
