@@ -92,7 +92,7 @@ COMMANDS = {
     r"python tests/family_table\.py": by("test_model_families.py::test_every_family_scores_and_steers_as_plain_hooks_do"),
     r"saesteer features": by("test_commands_on_real_inputs.py::test_features_are_found_by_their_explanations"),
     r"saesteer agreement tiny": by("test_commands_on_real_inputs.py::test_judges_of_the_same_texts_are_compared"),
-    r"saesteer rate( tiny)?": here("run", "test_report_pages.py::test_texts_are_rated_by_keyboard_and_the_answers_saved"),
+    r"saesteer rate tiny": here("run", "test_report_pages.py::test_texts_are_rated_by_keyboard_and_the_answers_saved"),
     r"saesteer rate tiny --answers .*": by("test_rating.py::test_agreement_is_that_of_a_slow_formula"),
     r"saesteer export tiny .*": here("run", "test_neuronpedia_parts.py::test_export_of_local_examples"),
     r"saesteer upload .*": by("test_neuronpedia_upload.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"),
