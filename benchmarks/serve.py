@@ -39,11 +39,11 @@ def server(experiment: str) -> Iterator[str]:
         process.wait()
 
 
-def stream(address: str, steering: dict[str, Any], seed: int) -> tuple[float, str]:
+def stream(client: httpx.Client, steering: dict[str, Any], seed: int) -> tuple[float, str]:
     """Seconds to the first event, and the steered text."""
     started, first, text = time.perf_counter(), 0.0, ""
     body = {"prompt": PROMPT, "steering": steering, "seed": seed}
-    with httpx.stream("POST", f"{address}/api/steer", json=body, timeout=120) as answer:
+    with client.stream("POST", "/api/steer", json=body) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 first = first or time.perf_counter() - started
@@ -55,14 +55,15 @@ def stream(address: str, steering: dict[str, Any], seed: int) -> tuple[float, st
 def main(experiment: str, which: str) -> None:
     layer, feature = map(int, which.split("/"))
     steering = {"features": [{"layer": layer, "feature": feature, "factor": 1.6}]}
-    with server(experiment) as address:
-        stream(address, steering, 0)
-        alone = statistics.median(stream(address, steering, 0)[0] for _ in range(N_FIRST))
+    limits = httpx.Limits(max_connections=N_CLIENTS)
+    with server(experiment) as address, httpx.Client(base_url=address, timeout=120, limits=limits) as client:
+        stream(client, steering, 0)
+        alone = statistics.median(stream(client, steering, 0)[0] for _ in range(N_FIRST))
         started = time.perf_counter()
-        one_by_one = [stream(address, steering, seed)[1] for seed in range(N_CLIENTS)]
+        one_by_one = [stream(client, steering, seed)[1] for seed in range(N_CLIENTS)]
         between = time.perf_counter()
         with ThreadPoolExecutor(N_CLIENTS) as clients:
-            together = list(clients.map(lambda seed: stream(address, steering, seed), range(N_CLIENTS)))
+            together = list(clients.map(lambda seed: stream(client, steering, seed), range(N_CLIENTS)))
         ended = time.perf_counter()
     assert [text for _, text in together] == one_by_one
     beside = statistics.median(first for first, _ in together)
