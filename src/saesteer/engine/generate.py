@@ -149,9 +149,7 @@ def steered_texts_by_token(
 ) -> Iterator[Growing]:
     """The texts of `steered_texts` while they are written, after each token: those of a few rows, which must be able to share a batch
     (one kind of intervention, one length of prompts)."""
-    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
-    ((length, group),) = _groups(run, rows)
-    slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
+    run, group, slots = _one_batch(lm, sae, layer, rows, interventions, prompts, sampling)
     for continued in continued_steps(lm, slots, group.height, sampling, run.ending):
         yield Growing(_texts_of(run, group, continued)[1], continued.stopped.tolist())
 
@@ -161,10 +159,23 @@ def next_log_probs(
     lm: LanguageModel, sae: Sae, layer: int, rows: pl.DataFrame, interventions: Sequence[Intervention], prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row vocab"]:
     """Log-probabilities of the token after the prompt, of rows that can share a batch, as in `steered_texts_by_token`."""
-    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, Sampling(max_new_tokens=1), Prefixes(lm))
-    ((length, group),) = _groups(run, rows)
-    slots = _start(run, group, length, tile_rows(lm, group.height, group.height))
+    _, group, slots = _one_batch(lm, sae, layer, rows, interventions, prompts, Sampling(max_new_tokens=1))
     return step_logits(lm, next(slots.tiles()), slots.place + 1)[: group.height].float().log_softmax(dim=-1)
+
+
+def _one_batch(
+    lm: LanguageModel,
+    sae: Sae,
+    layer: int,
+    rows: pl.DataFrame,
+    interventions: Sequence[Intervention],
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+) -> tuple[_Run, pl.DataFrame, Slots]:
+    """Rows that can share a batch, each at its prompt's last token."""
+    run = _Run(lm, sae, hook_point_of(lm, layer, sae.meta.hook_point), interventions, prompts, sampling, Prefixes(lm))
+    ((length, group),) = _groups(run, rows)
+    return run, group, _start(run, group, length, tile_rows(lm, group.height, group.height))
 
 
 def _rows_that_fit(run: _Run, length: int, full: int | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -125,10 +126,10 @@ class Model:
         unsteered, steered = log_probs[:, token_ids].tolist()
         return {"tokens": self.tokens.strings(token_ids.tolist()), "unsteered": unsteered, "steered": steered}
 
-    @property
+    @cached_property
     def tokens(self) -> TextTokens:
-        """The model's tokenizer."""
-        return TextTokens(self.lm.tokenizer.backend_tokenizer, self.lm.tokenizer.bos_token_id, self.lm.name)
+        """The model's tokenizer, read once."""
+        return self.run.tokens()
 
     @property
     def name(self) -> str:
