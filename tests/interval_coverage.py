@@ -34,6 +34,7 @@ POPULATIONS: dict[str, tuple[Draw, float, Interval | None]] = {
     "exponential": (lambda rng, size: rng.standard_exponential(size), 1.0, None),
     "0/1/2 with .7, .2, .1": (_rated(0.7, 0.2, 0.1), 0.4, RATINGS),
     "0/1/2 with .05, .15, .8": (_rated(0.05, 0.15, 0.8), 1.75, RATINGS),
+    "0/1.33/2 with .1, .3, .6": (lambda rng, size: rng.choice([0, 4 / 3, 2], size, p=[0.1, 0.3, 0.6]), 1.6, RATINGS),
     "GenSuccess, 60 % of them 0": (_success, 3.2, SUCCESS),
 }
 """Name -> draws of a size, their mean, their scale."""

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interval_coverage import POPULATIONS, difference_coverage, mean_coverage, rank_coverage, ratio_coverage
 from oracles.statistics import pooled_rank_correlation
-from scipy.stats import skew, spearmanr, t, ttest_1samp, ttest_ind
+from scipy.stats import binomtest, skew, spearmanr, t, ttest_1samp, ttest_ind
 
 from saesteer.core.uncertainty import (
     RATINGS,
     difference_interval,
+    gaffke_bound,
     mean_columns,
     mean_interval,
     random_stream,
@@ -45,8 +46,33 @@ def test_values_that_hardly_vary_have_what_the_scale_allows() -> None:
     assert mean_interval(np.full(8, 0.5), 0.95, RATINGS) == pytest.approx((0.5 * 0.025 ** (1 / 8), 2 - 1.5 * 0.025 ** (1 / 8)))
     assert mean_interval(np.full(8, 0.5), 0.95) == (0.5, 0.5)
     low, high = mean_interval(np.array([2.0, 2, 2, 2, 2, 2, 2, 1]), 0.95, RATINGS)
-    assert (low, high) == (pytest.approx(1.875 * 0.025 ** (1 / 8)), 2)
-    assert mean_interval(np.array([0.0, 2.0]), 0.95, RATINGS) == (0, 2)
+    assert low < 1.875 * 0.025 ** (1 / 8) < high < 2
+
+
+@pytest.mark.parametrize(("k", "n"), [(8, 10), (9, 10), (1, 10), (30, 34), (100, 200)])
+def test_values_at_the_ends_of_a_scale_have_clopper_and_pearsons_bounds(k: int, n: int) -> None:
+    """They are what quantiles of the beta distribution say; the interval's ends are these or, further in, Student's or Hall's."""
+    values = np.repeat([2.0, 0.0], [k, n - k])
+    exact = binomtest(k, n).proportion_ci(0.95)
+    assert gaffke_bound(values, 0.0, 0.0, 0.025) == pytest.approx(2 * exact.low, abs=1e-5)
+    assert gaffke_bound(-values, -2.0, -2.0, 0.025) == pytest.approx(-2 * exact.high, abs=1e-5)
+    interval = mean_interval(values, 0.95, RATINGS)
+    assert interval.low >= 2 * exact.low - 1e-5
+    assert interval.high <= 2 * exact.high + 1e-5
+
+
+@pytest.mark.parametrize("values", [[2.0] * 6 + [4 / 3] * 3 + [0], [0.1, 0.2, 0.7, 1.1, 1.2, 1.9, 2.0, 2.0]])
+def test_gaffkes_bound_is_a_quantile_of_weighted_means(values: list[float]) -> None:
+    weights = np.random.default_rng(7).dirichlet(np.ones(len(values) + 1), 400_000)
+    drawn = weights @ np.array([*values, 0.0])
+    assert gaffke_bound(np.array(values), 0.0, 0.0, 0.025) == pytest.approx(np.quantile(drawn, 0.025), abs=4e-3)
+
+
+def test_a_single_low_rating_does_not_make_an_interval_of_the_whole_scale() -> None:
+    """Hall's transformation alone has its lower end below 0 here."""
+    values = np.array([2.0] * 6 + [4 / 3] * 3 + [0])
+    assert mean_interval(values, 0.95).low < 0
+    assert mean_interval(values, 0.95, RATINGS).low == pytest.approx(0.972, abs=2e-3)
 
 
 def test_a_difference_is_nearly_welchs_and_opposite_the_other_way_round() -> None:

@@ -166,7 +166,8 @@ def _lines(picked: pl.DataFrame, label: tuple[str, int], settings: SelectionSett
         picks = picked.drop_nulls(rule)
         values, random = (picks[name].to_numpy() for name in (rule, RANDOM))
         line: _Row = {"factor_rule": label[0], "layer": label[1], "rule": rule, "n_concepts": picked.height, "n": picks.height}
-        line |= mean_of(values, "score", settings) | mean_of(values - random, "above_random", settings, of_differences(RATINGS))
+        above = values[:0] if rule == RANDOM else values - random
+        line |= mean_of(values, "score", settings) | mean_of(above, "above_random", settings, of_differences(RATINGS))
         yield line | {"share_of_best": float(values.sum() / picks[BEST].sum()) if BEST in picks.columns and picks[BEST].sum() > 0 else None}
 
 

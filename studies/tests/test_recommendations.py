@@ -28,7 +28,7 @@ def test_regret_is_against_choosing_among_all_features_with_the_label():
     )
     texts = rows.drop("kind").with_columns(feature=pl.col("name").cast(pl.Int64)).drop("name")
     (row,) = recommendations(features, texts, 1, SETTINGS).rows(named=True)
-    assert (row["concept"], row["n_candidates"], row["verdict"], row["feature"], row["factor"]) == ("sea", 1, "none", 7, "1")  # 8 prompts
+    assert (row["concept"], row["n_candidates"], row["verdict"], row["feature"], row["factor"]) == ("sea", 1, "weak", 7, "1")
     assert (row["score"], row["best"], row["regret"]) == (1.0, 1.5, 0.5)
     assert (row["best_layer"], row["best_feature"], row["best_factor"]) == (3, 9, "1")
     (all_of_them,) = recommendations(features, texts, 2, SETTINGS).rows(named=True)

@@ -16,7 +16,7 @@ import polars as pl
 
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.recommended_factor import highest_judged
-from saesteer.core.uncertainty import RATINGS, Interval, mean_interval, of_differences
+from saesteer.core.uncertainty import RATINGS, Interval, difference_interval, mean_interval, of_differences
 from saesteer.settings import IntervalSettings
 
 STEERS = 1.0
@@ -52,7 +52,7 @@ class Choice:
     concept: Estimate
     fluency: Estimate
     above_unsteered: Estimate
-    """Score minus the unsteered texts', prompt by prompt."""
+    """Score minus the unsteered texts'."""
     by_prompt: Mapping[str, float]
     """Held-out score of each prompt."""
 
@@ -143,9 +143,18 @@ def best_choice(rated: pl.DataFrame, unsteered: pl.DataFrame, kind: str, setting
         estimated(score.values(), settings, RATINGS),
         estimated(concept.values(), settings, RATINGS),
         estimated(fluency.values(), settings, RATINGS),
-        _difference(score, _by_prompt(unsteered, "judge_score"), settings, RATINGS),
+        _above(score, _by_prompt(unsteered, "judge_score"), settings),
         score,
     )
+
+
+def _above(score: Mapping[str, float], unsteered: Mapping[str, float], settings: IntervalSettings) -> Estimate:
+    """Mean score minus the unsteered texts', which are a group of their own: few unsteered texts vary, so pairs would add nothing but the
+    scale of differences, twice as wide as that of scores."""
+    a, b = (np.array([of[prompt] for prompt in score if prompt in unsteered]) for of in (score, unsteered))
+    if not len(a):
+        return Estimate(None, None, 0)
+    return Estimate(float((a - b).mean()), difference_interval(a, b, settings.confidence, RATINGS), len(a))
 
 
 def _difference(

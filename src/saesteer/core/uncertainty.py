@@ -77,9 +77,9 @@ def mean_interval(values: Float[np.ndarray, " n"], confidence: float, scale: Int
     """Interval of the mean of n values, which are drawn from those of a known scale or of none; None for fewer than 2.
 
     Each end is the further of Student's t and of t corrected for skewness by Hall's cubic transformation (J. R. Stat. Soc. B 54, 1992,
-    p. 221) with the sample's skewness G1. Where more than alpha / 2 of bootstrap samples would hold the most common value only, no spread
-    says how far the mean may lie: there the correction gives way to what the scale allows, that a share of 1 - (alpha / 2)^(1 / n), of
-    which n draws can have missed everything, lies at its end. On no scale values that are all equal have an interval without width.
+    p. 221) with the sample's skewness G1; or, where that is nearer, Gaffke's bound, which needs no distribution but the end of the scale.
+    Where more than alpha / 2 of bootstrap samples would hold the most common value only, no spread says how far the mean may lie, and
+    Gaffke's bound alone does. On no scale values that are all equal have an interval without width.
     """
     n = len(values)
     if n < 2:
@@ -87,16 +87,50 @@ def mean_interval(values: Float[np.ndarray, " n"], confidence: float, scale: Int
     ordered = np.sort(values)
     mean, spread = float(ordered.mean()), float(ordered.std(ddof=1)) if ordered[0] != ordered[-1] else 0.0
     error, t, tail = spread / sqrt(n), student_t(confidence, n - 1), (1 - confidence) / 2
-    below = above = t * error
-    _, counts = np.unique(ordered.round(9), return_counts=True)
-    if scale is not None and (counts.max() / n) ** n > tail:
-        unseen = 1 - tail ** (1 / n)
-        below, above = max(below, unseen * (mean - scale.low)), max(above, unseen * (scale.high - mean))
-    elif spread and n > 2:
+    low, high = mean - t * error, mean + t * error
+    if spread and n > 2:
         skewness = float(((ordered - mean) ** 3).sum()) * n / ((n - 1) * (n - 2) * spread**3) / sqrt(n)  # of the mean
-        below, above = max(below, error * _corrected(t, skewness)), max(above, -error * _corrected(-t, skewness))
-    low, high = scale or (-np.inf, np.inf)
-    return Interval(max(mean - below, low), min(mean + above, high))
+        low, high = min(low, mean - error * _corrected(t, skewness)), max(high, mean - error * _corrected(-t, skewness))
+    if scale is None:
+        return Interval(low, high)
+    _, counts = np.unique(ordered.round(9), return_counts=True)
+    if (counts.max() / n) ** n > tail:
+        low, high = scale
+    below, above = gaffke_bound(ordered, scale.low, low, tail), gaffke_bound(-ordered, -scale.high, -high, tail)
+    return Interval(below, -above)
+
+
+def gaffke_bound(values: Float[np.ndarray, " n"], end: float, low: float, tail: float) -> float:
+    """The lower bound of a mean of values that are nowhere below `end`, or `low` where that is higher: what the mean of the n values and
+    `end`, with weights that are uniform over all that sum to 1, is below with probability `tail` (Gaffke 2005; Learned-Miller and Thomas,
+    arXiv 1905.06208). Of values at the two ends of a scale it is Clopper and Pearson's.
+
+    The weights are standard exponential variables G_i over their sum, so the probability that their mean of x is below t is that of
+    sum G_i (x_i - t) < 0, by Imhof's inversion of its characteristic function (Biometrika 48, 1961, p. 419).
+    """
+    low, high = max(low, end), float(values.mean())
+    if high - end < 1e-9:
+        return end
+    points = np.append(values, end)
+    if _share_below(points, low) >= tail:
+        return low
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _share_below(points, middle) < tail else (low, middle)
+    return low
+
+
+_HALVINGS = 22  # to 3e-7 of the distance from the mean
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
+_U = (1 + _NODES) / (1 - _NODES)  # from 0 to infinity
+_DU = _WEIGHTS * 2 / (1 - _NODES) ** 2
+
+
+def _share_below(points: Float[np.ndarray, " n"], t: float) -> float:
+    """Probability that the mean of the points, with weights that are uniform over all that sum to 1, is below t."""
+    above = points - t
+    scaled = np.outer(_U, above / np.sqrt((above**2).sum()))
+    return 0.5 - float((_DU * np.prod(1 / (1 - 1j * scaled), axis=1).imag / _U).sum()) / np.pi
 
 
 def _corrected(t: float, skewness: float) -> float:
