@@ -5,10 +5,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t
 from sklearn.metrics import cohen_kappa_score
 
 from saesteer.core.tables import JUDGEMENTS
-from saesteer.judge.agreement import SCHEMA, agreement, weighted_kappa
+from saesteer.judge.agreement import SCHEMA, agreement, jackknife_interval, weighted_kappa
 
 
 def judgements(concept: list[int | None], fluency: list[int | None], n_features: int = 4) -> pl.DataFrame:
@@ -92,3 +93,35 @@ def test_the_interval_draws_features_and_does_not_depend_on_the_rows_order():
     copied = row(agreement(pl.concat(copies[:10]), pl.concat(copies[10:])), "concept")
     assert copied["kappa"] == pytest.approx(concept["kappa"])
     assert copied["high"] - copied["low"] == pytest.approx(concept["high"] - concept["low"], rel=0.1)
+
+
+def test_the_interval_is_the_jackknifes_by_the_pseudovalues():
+    """By the definition: the standard error of the mean of n kappa - (n - 1) kappa without a feature."""
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 3, (6, 10)), rng.integers(0, 3, (6, 10))
+    b[:4] = a[:4]
+    whole, without = cohen_kappa_score(a.ravel(), b.ravel(), weights="quadratic"), []
+    for feature in range(6):
+        others = [row for row in range(6) if row != feature]
+        without.append(cohen_kappa_score(a[others].ravel(), b[others].ravel(), weights="quadratic"))
+    pseudo = 6 * whole - 5 * np.array(without)
+    reach = t.ppf(0.975, 5) * pseudo.std(ddof=1) / 6**0.5
+    made = row(agreement(judgements(a.T.ravel().tolist(), a.T.ravel().tolist(), 6), judgements(b.T.ravel().tolist(), b.T.ravel().tolist(), 6)), "concept")
+    assert (made["low"], made["high"]) == (pytest.approx(max(whole - reach, -1)), pytest.approx(min(whole + reach, 1)))
+
+
+@pytest.mark.parametrize("n", [8, 16, 34])
+def test_the_interval_covers(n: int):
+    """Two judges with errors of their own, 20 texts of each feature, features that differ."""
+    rng = np.random.default_rng(n)
+
+    def counts(features: int) -> np.ndarray:
+        truth = rng.normal(0, 1.5, (features, 1)) + rng.normal(0, 1, (features, 20))
+        a, b = (np.digitize(truth + rng.normal(0, 1, truth.shape), [-0.5, 0.7]) for _ in range(2))
+        tables = np.zeros((features, 3, 3))
+        np.add.at(tables, (np.arange(features)[:, None], a, b), 1.0)
+        return tables
+
+    true = weighted_kappa(counts(40_000).sum(0)[None])[0]
+    intervals = [jackknife_interval(weighted_kappa(of.sum(0)[None])[0], of) for of in (counts(n) for _ in range(1000))]
+    assert np.mean([interval.low <= true <= interval.high for interval in intervals]) > 0.94 - 0.015  # two standard errors

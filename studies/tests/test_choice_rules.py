@@ -19,6 +19,7 @@ from studies.questions.choice_rules import (
     RANDOM,
     RULES,
     SCALED,
+    area_interval,
     area_under_roc,
     choice_rules,
     chosen_by_judge,
@@ -163,3 +164,34 @@ def test_the_order_of_rows_does_not_matter(tables: dict[str, pl.DataFrame]) -> N
     assert choice_rules(*mixed, SETTINGS).equals(choice_rules(*given_, SETTINGS))
     assert feature_rankings(*mixed[:2], SETTINGS).equals(feature_rankings(*given_[:2], SETTINGS))
     assert choice_rules(*(table.clear() for table in given_), SETTINGS).is_empty()
+
+
+def test_the_areas_standard_error_is_delongs_or_hanleys() -> None:
+    """By the definitions, one pair after another: of scattered quantities DeLong's is the larger, of ordered ones Hanley and McNeil's."""
+    rng = np.random.default_rng(3)
+    steers = np.arange(30) < 12
+    scattered, ordered = np.where(steers, rng.choice([-9, 9], 30), rng.random(30)), rng.normal(0, 0.5, 30) + steers
+    for quantity, is_scattered in ((scattered, True), (ordered, False)):
+        pairs = np.array([[float(a > b) for b in quantity[~steers]] for a in quantity[steers]])
+        area, parts = pairs.mean(), (pairs.mean(1).var(ddof=1) / 12, pairs.mean(0).var(ddof=1) / 18)
+        first, second = area / (2 - area), 2 * area**2 / (1 + area)
+        hanley = (area * (1 - area) + 11 * (first - area**2) + 17 * (second - area**2)) / (12 * 18)
+        assert (sum(parts) > hanley) == is_scattered
+        df = sum(parts) ** 2 / (parts[0] ** 2 / 11 + parts[1] ** 2 / 17)
+        reach = stats.t.ppf(0.975, df) * max(sum(parts), hanley) ** 0.5 / (area * (1 - area))
+        logit = np.log(area / (1 - area))
+        expected = [1 / (1 + np.exp(-(logit + side * reach))) for side in (-1, 1)]
+        assert area_interval(quantity, steers, 0.95) == pytest.approx(expected)
+    assert area_interval(quantity, np.arange(30) < 1, 0.95) is None
+
+
+@pytest.mark.parametrize(("shift", "share", "n"), [(1.0, 0.3, 16), (2.0, 0.2, 34), (0.0, 0.5, 34), (1.0, 0.1, 120)])
+def test_intervals_of_areas_cover(shift: float, share: float, n: int) -> None:
+    rng = np.random.default_rng(n)
+    true = stats.norm.cdf(shift / 2**0.5)
+    held = []
+    for _ in range(600):
+        steers = rng.random(n) < share
+        interval = area_interval(np.exp(rng.normal(0, 1, n) + shift * steers), steers, 0.95)
+        held += [] if interval is None else [interval.low <= true <= interval.high]
+    assert np.mean(held) > 0.94 - 0.019  # two standard errors

@@ -1,8 +1,8 @@
 """How far two sets of ratings of the same texts agree: two judges, one judge asked twice, or the shipped world's oracle against a judge.
 
 Cohen's kappa with quadratic weights (Cohen 1968): 1 - sum(w * observed) / sum(w * expected), w = (i - j)^2, expected from the two
-judges' own frequencies. 1 is full agreement, 0 what chance gives. Texts of one feature (of methods: of one
-concept) are alike, so the bootstrap draws features (its percentiles widened: `resampled_interval`).
+judges' own frequencies. 1 is full agreement, 0 what chance gives. Texts of one feature (of methods: of one concept) are alike, so the
+interval is the jackknife's over features: Student's t with the error that leaving out each of them gives.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from saesteer.core.store import MEASURED_ON, sound_parts
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
-from saesteer.core.uncertainty import interval_columns, random_stream, resampled_interval
+from saesteer.core.uncertainty import Interval, interval_columns, student_t
 from saesteer.settings import SettingsError
 
 SCHEMA = pl.Schema(
@@ -28,13 +28,10 @@ SCHEMA = pl.Schema(
         "n_features": pl.UInt32,  # features (of methods: concepts) of the texts that both rated
         "equal": pl.Float64,  # share of equal ratings; null without texts
         "kappa": pl.Float64,  # quadratic weights; null when a judge's ratings leave chance nothing to disagree about
-        "low": pl.Float64,  # bootstrap interval over features; null with fewer than 2
+        "low": pl.Float64,  # interval over features; null with fewer than 2, and where chance depends on one alone
         "high": pl.Float64,
     }
 )
-
-DRAWS = 2000
-"""Of the bootstrap, whose interval holds `CONFIDENCE`."""
 
 CONFIDENCE = 0.95
 
@@ -89,20 +86,24 @@ def _aspect_row(pairs: pl.DataFrame, aspect: str) -> dict[str, object]:
     counts = np.zeros((n, 3, 3))  # [feature, a's rating, b's]
     np.add.at(counts, (features, rated[a].to_numpy(), rated[b].to_numpy()), 1.0)
     kappa = float(weighted_kappa(counts.sum(0)[None])[0])
-    interval = None
-    if n > 1:
-        times = random_stream(0, "agreement", aspect).multinomial(n, np.full(n, 1 / n), size=DRAWS)  # [draw, feature]
-        resampled = weighted_kappa((times @ counts.reshape(n, 9)).reshape(DRAWS, 3, 3))
-        defined = resampled[np.isfinite(resampled)]
-        interval = resampled_interval(defined, n, CONFIDENCE) if len(defined) and np.isfinite(kappa) else None
     return {
         "aspect": aspect,
         "n": rated.height,
         "n_missing": pairs.height - rated.height,
         "n_features": n,
         "equal": (rated[a] == rated[b]).mean(),
-        **interval_columns("kappa", kappa if np.isfinite(kappa) else None, interval, ends=""),
+        **interval_columns("kappa", kappa if np.isfinite(kappa) else None, jackknife_interval(kappa, counts), ends=""),
     }
+
+
+def jackknife_interval(kappa: float, counts: Float[np.ndarray, "feature 3 3"]) -> Interval | None:
+    """Interval of the kappa of all features' counts together; None for fewer than 2, and where kappa is not defined without one of them."""
+    n = len(counts)
+    without = weighted_kappa(counts.sum(0) - counts)
+    if n < 2 or not np.isfinite([kappa, *without]).all():
+        return None
+    reach = student_t(CONFIDENCE, n - 1) * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    return Interval(max(kappa - reach, -1.0), min(kappa + reach, 1.0))
 
 
 def weighted_kappa(counts: Float[np.ndarray, "draw 3 3"]) -> Float[np.ndarray, " draw"]:
