@@ -32,6 +32,11 @@ class Kinds:
     names: Mapping[str, str]
     """Kind -> what it is."""
 
+    @property
+    def further(self) -> list[str]:
+        """The kinds that are not shipped. The shipped SAEs' tables lie beside theirs, of the same judge, and change with them only."""
+        return [kind for kind in self.names if kind != SHIPPED]
+
 
 def _names(sparse: int, shipped: int, dense: int) -> dict[str, str]:
     """Kind -> what it is, of BatchTopK SAEs at three k, and the others."""
@@ -71,11 +76,10 @@ def rows(root: Path, kinds: Kinds) -> Iterator[dict[str, Any]]:
 def _measured(root: Path, kinds: Kinds) -> list[tuple[str, int, dict[str, float]]]:
     """Kind, layer and measures of what is in git, layer by layer by the number of active features."""
     measured = json.loads((root / kinds.folder / "metrics.json").read_text(encoding="utf-8"))
-    finished = [kind for kind in kinds.names if kind == SHIPPED or (root / kinds.folder / kind).is_dir()]
+    finished = [kind for kind in kinds.names if (root / kinds.folder / kind).is_dir()]
     of_layers = [(kind, int(layer), measures) for kind in finished for layer, measures in measured[kind].items()]
     return sorted(of_layers, key=lambda row: (row[1], row[2]["l0"]))
 
 
 def _read(root: Path, kinds: Kinds, kind: str, name: str) -> pl.DataFrame:
-    folder = Path("docs/open-questions") / kinds.experiment if kind == SHIPPED else kinds.folder / kind
-    return pl.read_csv(root / folder / f"{name}.csv", schema=QUESTION_TABLES[name].schema)
+    return pl.read_csv(root / kinds.folder / kind / f"{name}.csv", schema=QUESTION_TABLES[name].schema)

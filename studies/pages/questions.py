@@ -21,6 +21,8 @@ FIRST = "tiny"
 """How the experiments begin that stand first: those on the model that the pages' text is about."""
 SEED = "-seed-"
 """In the name of an experiment that is another's on a further training seed."""
+EARLIER_JUDGE = ("tiny-brute-seed-1", "tiny-brute-seed-2")
+"""Experiments whose scores are of the judge before docs/audit.md's change; the pages mark them with a dagger."""
 JUDGED = {"factor_rule": BY_JUDGE}
 SHOWN_RULES = (BEST, "mean_cosine", "max_activation", "output_score", RANDOM)
 """Rules whose picks are shown over seeds."""
@@ -37,7 +39,8 @@ def results(root: Path, name: str) -> Iterator[Row]:
     experiments = (path.parent.name for path in (root / FOLDER).glob(f"*/{name}.csv"))
     for experiment in sorted(experiments, key=lambda name: (not name.startswith(FIRST), name)):
         rows = pl.read_csv(root / FOLDER / experiment / f"{name}.csv", schema=QUESTION_TABLES[name].schema, missing_columns="insert")
-        yield from ({"experiment": f"`{experiment}`", **row} for row in rows.iter_rows(named=True))
+        label = f"`{experiment}`" + (" †" if experiment in EARLIER_JUDGE else "")
+        yield from ({"experiment": label, **row} for row in rows.iter_rows(named=True))
 
 
 def _apart(source: str | Callable[[Path], Iterator[Row]], lines: str, columns: Mapping[str, Column], **further: Any) -> Shown:

@@ -69,7 +69,7 @@ SNAPSHOTS = (
     *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
     *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
-    *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.names),
+    *(Snapshot(f"{of.experiment}-{kind}", _KIND_TABLES, f"{of.folder}/{kind}") for of in KINDS.values() for kind in of.further),
     Snapshot("books-long", by_name(PERSISTENCE), "docs/books"),
     *(
         Snapshot(name, by_name(*methods.TABLES), f"{folder}/{name}", methods.TABLE_COLUMNS, 6)
@@ -88,6 +88,9 @@ def update_results(root: Path) -> None:
         raise SettingsError(f"docs/results/{SHIPPED}.json is missing: run `make figures`, then `make readme`")
     for snapshot in SNAPSHOTS:
         write_snapshot(root, snapshot)
+    for of in KINDS.values():
+        if any((root / f"data/{of.experiment}-{kind}").is_dir() for kind in of.further):
+            write_snapshot(root, Snapshot(of.experiment, _KIND_TABLES, f"{of.folder}/{kinds.SHIPPED}"))
     for folder, names in COMPARISONS.items():
         if compared := list(takewhile(Path.is_dir, (root / folder / name for name in names))):
             first = open_experiment(names[0], root)
