@@ -101,11 +101,11 @@ def compared(folder: Path) -> Run:
     settings = method_settings(methods=list(METHODS))
     rows = synthetic_rows(settings, n_concepts=3, prompts=prompts)
     summaries = method_summaries(rows, prompts, settings, {LAYER: our_protocol(settings, "tiny", LAYER, "oracle", 3)})
-    scores = summaries["method_scores"]
-    summaries["method_scores"] = scores.with_columns(spoilt(scores["concept"]))
+    concepts = rows.concepts.with_columns(spoilt(rows.concepts["concept"]))
+    names = dict(concepts.select("concept_id", "concept").rows())
+    summaries["method_scores"] = summaries["method_scores"].with_columns(concept=pl.col("concept_id").replace_strict(names))
     for name, table in summaries.items():
         write_summary(tables.METHOD_SUMMARIES[name], table, data / f"tables/{name}.parquet")
-    concepts = rows.concepts.with_columns(spoilt(rows.concepts["concept"]))
     write_summary(tables.COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")
     features = _spoilt_features(synthetic_features(1, 4)).with_columns(layer=pl.lit(LAYER, pl.UInt16))
     write_summary(tables.FEATURES, features, data / "tables/features.parquet")
