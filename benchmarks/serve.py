@@ -29,7 +29,7 @@ def server(experiment: str) -> Iterator[str]:
     try:
         while process.poll() is None:
             try:
-                httpx.get(f"{address}/api/about")
+                httpx.get(address)
                 break
             except httpx.ConnectError:
                 time.sleep(0.2)

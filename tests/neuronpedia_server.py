@@ -307,6 +307,8 @@ def table(features: Mapping[int, Sequence[Mapping[str, Any]]], layer: int = LAYE
             "feature": feature,
             "density": 0.25 if examples else 0.0,
             "max_activation": examples[0]["max_value"] if examples else None,
+            "histogram_activations": [0.5, 1.5 + feature, 2.5 + feature] if examples else None,
+            "histogram_counts": [2 * feature, 1, 3] if examples else None,
             "n_examples": len(examples),
             "examples": [{**example, "rank": rank} for rank, example in enumerate(examples)],
             "explanations": [f"texts about {feature}"] if explained and feature % 5 else [],

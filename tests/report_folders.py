@@ -79,8 +79,7 @@ def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
     write_step(data, tables.MAX_ACTIVATING_EXAMPLES, _spoilt_examples(synthetic_examples(features)))
     write_step(data, tables.ACTIVATIONS, _activations(features))
     lens = features.select("layer", "feature", token_ids="top_logit_lens_token_ids", tokens="top_logit_lens_tokens")
-    logits = pl.col("token_ids").list.eval(20.5 - pl.int_range(pl.len())).cast(pl.List(pl.Float32))
-    write_step(data, tables.LOGIT_LENS, lens.with_columns(logits=logits).select(list(tables.LOGIT_LENS.columns)))
+    write_step(data, tables.LOGIT_LENS, _with_ends(lens))
     texts = as_generations(synthetic_generations(features, FACTORS)).select(list(tables.GENERATIONS.columns))
     write_step(data, tables.GENERATIONS, texts.with_columns(spoilt(texts["text"])))
     _write_measures(data, texts)
@@ -102,11 +101,11 @@ def compared(folder: Path) -> Run:
     settings = method_settings(methods=list(METHODS))
     rows = synthetic_rows(settings, n_concepts=3, prompts=prompts)
     summaries = method_summaries(rows, prompts, settings, {LAYER: our_protocol(settings, "tiny", LAYER, "oracle", 3)})
-    scores = summaries["method_scores"]
-    summaries["method_scores"] = scores.with_columns(spoilt(scores["concept"]))
+    concepts = rows.concepts.with_columns(spoilt(rows.concepts["concept"]))
+    names = dict(concepts.select("concept_id", "concept").rows())
+    summaries["method_scores"] = summaries["method_scores"].with_columns(concept=pl.col("concept_id").replace_strict(names))
     for name, table in summaries.items():
         write_summary(tables.METHOD_SUMMARIES[name], table, data / f"tables/{name}.parquet")
-    concepts = rows.concepts.with_columns(spoilt(rows.concepts["concept"]))
     write_summary(tables.COMPARED_CONCEPTS, concepts, data / "tables/compared_concepts.parquet")
     features = _spoilt_features(synthetic_features(1, 4)).with_columns(layer=pl.lit(LAYER, pl.UInt16))
     write_summary(tables.FEATURES, features, data / "tables/features.parquet")
@@ -138,6 +137,14 @@ def _spoilt_examples(examples: pl.DataFrame) -> pl.DataFrame:
         examples=pl.Series(rows, dtype=tables.MAX_ACTIVATING_EXAMPLES.schema["examples"]),
         reason=pl.when(pl.col("examples").list.len() == 0).then(pl.lit("never active")),
     )
+
+
+def _with_ends(lens: pl.DataFrame) -> pl.DataFrame:
+    """Top logit-lens tokens with logits 20.5, 19.5, ..., and the same tokens, the last first, as suppressed ones with −20.5, −19.5, ..."""
+    falling = pl.col("token_ids").list.eval(20.5 - pl.int_range(pl.len())).cast(pl.List(pl.Float32))
+    suppressed = {f"suppressed_{name}": pl.col(name).list.reverse() for name in ("token_ids", "tokens")}
+    rows = lens.with_columns(logits=falling, suppressed_logits=falling.list.eval(-pl.element()), **suppressed)
+    return rows.select(list(tables.LOGIT_LENS.columns))
 
 
 def _activations(features: pl.DataFrame) -> pl.DataFrame:

@@ -145,7 +145,8 @@ def synthetic_examples(features: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
         }
         alive = feature["max_activation"] is not None
         known = {name: feature[name] for name in ("layer", "feature", "density", "max_activation", "n_examples", "explanations")}
-        rows.append(known | {"examples": [example] if alive else [], "source": "local"})
+        histogram = {"histogram_activations": [0.1, 0.3, 0.5, 0.7, 0.9], "histogram_counts": [1200, 85, 0, 3, 1]} if alive else {}
+        rows.append(known | histogram | {"examples": [example] if alive else [], "source": "local"})
     return pl.DataFrame(rows, schema=tables.MAX_ACTIVATING_EXAMPLES.schema)
 
 

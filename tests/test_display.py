@@ -46,18 +46,14 @@ def test_a_run_shows_its_progress_and_ends_with_what_was_found(tmp_path: Path) -
 
 
 def test_what_was_found_is_that_of_the_headline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        ("It helps", "1.6× [1.2, 2.0], of which layers 1.1×", "yes"),
-        ("It is rare", "4% (2 of 50; 1 without)", "no"),
-        ("More", "7", ""),
-    ]
-    monkeypatch.setattr(headline, "headline_rows", lambda numbers: rows if numbers == {"a": 1} else [])
+    rows = [("It helps", "1.6× [1.2, 2.0]", "yes, no"), ("It is rare", "4% (2 of 50; 1 without)", "no")]
+    monkeypatch.setattr(headline, "finding_rows", lambda numbers: rows if numbers == {"a": 1} else [])
     tiny = swept(tmp_path)
     assert list(headline.finished_words(tiny)) == []
     monkeypatch.setattr(headline, "planned_outputs", lambda _: [str(tiny.data)])
     (tiny.data / "metrics.json").write_text(json.dumps({"a": 1}))
     first, *found, last = headline.finished_words(tiny)
     assert first == f"tiny is finished: its figures and tables are in {tiny.figures}."
-    assert found == ["  yes: It helps: 1.6× [1.2, 2.0]", "  no: It is rare: 4% (2 of 50; 1 without)"]
+    assert found == ["  yes, no: It helps: 1.6× [1.2, 2.0]", "  no: It is rare: 4% (2 of 50; 1 without)"]
     assert last.startswith("Next: ")
     assert last.endswith("saesteer report tiny")

@@ -86,6 +86,26 @@ def test_examples_are_the_texts_with_the_largest_maxima(tokens: TextTokens, seed
         assert row["max_activation"] == (expected[0][2] if expected else None)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_histogram_counts_the_tokens_in_twenty_bins_up_to_the_largest_activation(tokens: TextTokens, seed: int) -> None:
+    """Of values on the edges of bins, and of any."""
+    activations, texts, _ = corpus(seed)
+    any_values = np.random.default_rng(seed).gamma(1, 3, sum(activations["value"].list.len())).astype(np.float32)
+    any_activations = activations.with_columns(value=pl.Series(np.split(any_values, activations["value"].list.len().cum_sum()[:-1])))
+    for rows in (activations, any_activations.cast(pl.Schema(ACTIVATIONS.schema))):
+        found = max_activating_examples(rows, texts, [0, 1, 2, 3, 4], 5, tokens)
+        long = rows.explode("token_index", "feature", "value")
+        for feature, middles, counts in found.select("feature", "histogram_activations", "histogram_counts").rows():
+            values = long.filter(feature=feature)["value"].to_list()
+            if not values:
+                assert (feature, middles, counts) == (4, None, None)
+                continue
+            expected = oracle.histogram(values, 20)
+            assert counts == [count for _, count in expected]
+            assert sum(counts) == len(values)
+            assert middles == pytest.approx([middle for middle, _ in expected], rel=1e-6)
+
+
 def test_a_feature_alone_gets_the_row_it_gets_among_others(tokens: TextTokens) -> None:
     activations, texts, _ = corpus(7)
     together = max_activating_examples(activations, texts, [0, 1, 2, 3, 4], 5, tokens)

@@ -207,6 +207,23 @@ def test_density_and_largest_activation(site: Neuronpedia, tmp_path: Path, route
     assert rows["max_activation"].to_list() == [largest[1], None, 12.25, largest[12], None]  # 10 and 100 have no max-activating examples
 
 
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_histograms_that_cannot_be_are_missing(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    path = site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz"
+    given = {1: (None, None), 10: ([], []), 11: ([1, 2], [3]), 12: ([1, "x"], [3, 4]), 100: ([2, 1], [3, 4]), 101: ([1, 2], [0.5, 1])}
+    given |= {102: ([1, 2], [-1, 4]), 103: ("12", "34"), 104: ([1, 2.5], [0, 7])}
+    names = ("freq_hist_data_bar_values", "freq_hist_data_bar_heights")
+    lines = read_batch(path)
+    assert set(given) <= {int(line["index"]) for line in lines}
+    write_batch(
+        path, [line | dict(zip(names, given.get(int(line["index"]), [line[name] for name in names]), strict=True)) for line in lines]
+    )
+    site.load()
+    rows = fetched(site, keys(given), tmp_path / "down", route=route)
+    found = {row["feature"]: (row["histogram_activations"], row["histogram_counts"]) for row in rows.iter_rows(named=True)}
+    assert found == dict.fromkeys(given, (None, None)) | {104: ([1.0, 2.5], [0, 7])}
+
+
 def test_exports_in_smaller_batches_are_read(site: Neuronpedia, all_rows: pl.DataFrame, tmp_path: Path) -> None:
     """Sources exported by the converter of dashboards have as many features a batch as the dashboards had, e.g. 128."""
     folder = site.root / f"v1/{SOURCE}/activations"

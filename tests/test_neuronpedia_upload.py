@@ -78,7 +78,7 @@ def data(tmp_path: Path) -> Path:
         MAX_ACTIVATING_EXAMPLES,
         pl.DataFrame([example(layer, n) for layer in LAYERS for n in range(N + 1)], schema=MAX_ACTIVATING_EXAMPLES.schema),
     )
-    lens = [(layer, n, [7, 8], ["▁sea", "▁ship"], [3.5, 1.25]) for layer in LAYERS for n in range(N + 1)]
+    lens = [(layer, n, [7, 8], ["▁sea", "▁ship"], [3.5, 1.25], [9], ["▁chess"], [-2.5]) for layer in LAYERS for n in range(N + 1)]
     write_step(folder, LOGIT_LENS, pl.DataFrame(lens, schema=LOGIT_LENS.schema, orient="row"))
     return tmp_path / "data"
 

@@ -1,6 +1,7 @@
 """The report and the rating sheet in a real Chromium, opened from disk: by keyboard, on a phone, with a large model's features."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ from report_folders import compared, swept
 from workflow_folder import ROOT
 
 from saesteer.analysis.recommended_factor import recommended_factors
-from saesteer.core.tables import FEATURES, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, STEERING
+from saesteer.core.tables import FEATURES, JUDGEMENTS, LOGIT_LENS, MAX_ACTIVATING_EXAMPLES, OUTCOMES, STEERING
 from saesteer.report.rating.answers import read_answers
 from saesteer.report.rating.sheet import rated_texts, sheet_html
 from saesteer.report.site.folder import write_report
@@ -75,6 +76,13 @@ def visit(page: Any, report: Path, route: str) -> None:
     page.wait_for_selector("main [role=status]:has-text('Loading')", state="detached")
 
 
+def barriers(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds on a page: rule, and elements that break it."""
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    faults = axe.Axe().run(page, options={"preload": False, "runOnly": rules}).response["violations"]
+    return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults]
+
+
 def reported(run: Run) -> tuple[Run, Path]:
     return run, write_report(run, run.workflow.data_dir.parent / "report")
 
@@ -115,6 +123,7 @@ def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[
         (swept_, f"feature/{first}", ".curve canvas"),
         (swept_, f"compare/features/{first}/{second}", ".beside > div:nth-child(2) .card"),
         (swept_, "files/features/output_score", "code.chosen"),
+        (swept_, "files", "main summary"),
         (swept_, "compare", ".beside > div:nth-child(2) .answer"),
         (swept_, "nothing/here", "main h1"),
         (swept_, "feature/0/99999", "[role=alert]"),
@@ -122,6 +131,7 @@ def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[
         (compared_, "", "main table"),
         (compared_, "methods", "main table"),
         (compared_, "method/diffmean", ".card.chosen"),
+        (compared_, "compare/methods", "main h1"),
         (compared_, "compare/methods/diffmean/sae_label", ".beside > div:nth-child(2) button.link"),
     ]
 
@@ -130,13 +140,12 @@ def routes(sweep: tuple[Run, Path], comparison: tuple[Run, Path]) -> list[tuple[
 def test_every_kind_of_page_shows_what_it_should_and_is_accessible(
     sweep: tuple[Run, Path], comparison: tuple[Run, Path], opened: Callable[..., Any], size: dict[str, int], scheme: str
 ) -> None:
-    page, rules = opened(sweep[1], "", size, scheme), ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    page = opened(sweep[1], "", size, scheme)
     for report, route, selector in routes(sweep, comparison):
         visit(page, report, route)
         page.wait_for_selector(selector)
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], route
-        faults = axe.Axe().run(page, options={"preload": False, "runOnly": rules}).response["violations"]
-        assert [(route, fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
+        assert barriers(page) == [], route
 
 
 def test_pictures_for_the_documentation(sweep: tuple[Run, Path], tmp_path: Path) -> None:
@@ -252,9 +261,10 @@ def test_a_page_begins_with_its_answer_and_a_command_to_copy(sweep: tuple[Run, P
         rf"[Ss]teers .*towards [^:]*: judge score [\d.]+ of 2 at factor {re.escape(factor)}; texts stay fluent", sentence, re.DOTALL
     )
     assert f"The factor was chosen by {chosen_by}. Held out: judge score" in below
-    assert page.locator(".pair h3").all_inner_texts() == ["unsteered", f"steered, factor {factor}"]
+    assert page.locator(".pair h2").all_inner_texts() == ["unsteered", f"steered, factor {factor}"]
     headings = page.locator("main section h2").all_inner_texts()
-    assert [heading.split(":")[0] for heading in headings[:4]] == ["What it fires on", "What it writes", "How hard", "Steered texts"]
+    shown = ["What it fires on", "What it writes", "How active", "How hard", "Steered texts"]
+    assert [heading.split(":")[0] for heading in headings[: len(shown)]] == shown
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator(".copy button").click()
     page.wait_for_selector(".copy [role=status]:has-text('Command copied')")
@@ -264,6 +274,28 @@ def test_a_page_begins_with_its_answer_and_a_command_to_copy(sweep: tuple[Run, P
     assert len(words) == 5
     page.locator(".turn a[rel=next], .turn a[rel=prev]").first.click()
     page.wait_for_function(f"document.querySelector('main h1').textContent !== 'Feature {number}'")
+
+
+def test_suppressed_tokens_and_the_histogram_are_those_of_the_tables(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:
+    results, report = sweep
+    examples = results.rows(MAX_ACTIVATING_EXAMPLES).drop_nulls("max_activation")
+    layer, feature, counts = examples.select("layer", "feature", "histogram_counts").row(0)
+    lens = results.rows(LOGIT_LENS).filter(layer=layer, feature=feature).row(0, named=True)
+    page = opened(report, f"feature/{layer}/{feature}", PHONE)
+    page.wait_for_selector(".histogram")
+    for place, prefix in enumerate(("", "suppressed_")):
+        shown = page.locator(".tokens").nth(place).locator("li").all_inner_texts()
+        tokens = [token.replace("▁", "").strip().split("\n")[0] for token in lens[f"{prefix}tokens"]]
+        assert len(shown) == len(tokens)
+        assert all(text.strip().startswith(token) for text, token in zip(shown[1:-1], tokens[1:-1], strict=True))  # the ends are hostile
+        logits = [float(one.replace("−", "-")) for one in page.locator(".tokens").nth(place).locator(".num").all_inner_texts()]
+        assert logits == pytest.approx(lens[f"{prefix}logits"], rel=1e-2)
+    heights = page.eval_on_selector_all(".columns span", "(all) => all.map((one) => one.getBoundingClientRect().height)")
+    scale = [math.log10(1 + count) / math.log10(1 + max(counts)) for count in counts]
+    assert [height / max(heights) for height in heights] == pytest.approx(scale, abs=0.01)
+    page.locator(".histogram + details summary").click()
+    cells = page.locator(".histogram + details td:last-child").all_inner_texts()
+    assert [int(cell.replace(",", "")) for cell in cells] == counts
 
 
 def test_an_address_that_leads_nowhere_says_what_there_is(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import polars as pl
 import pytest
-from engine_models import shipped_sae
+import torch
+from engine_models import shipped_model, shipped_sae
+from report_folders import write_step
 from served import Served, serving
-from test_report_pages import DESK, PHONE, axe, browser, sweep  # noqa: F401
+from test_report_pages import DESK, PHONE, barriers, browser, comparison, sweep  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 
-from saesteer.core.tables import FEATURES
+from saesteer.core.tables import COMPARED_CONCEPTS, FEATURES, FITS, METHOD_SUMMARIES
+from saesteer.engine.interventions import Addition, packed
 from saesteer.run import Run
 from saesteer.serve.requests import SteeringField
 from saesteer.serve.scheduler import Progress, Text
@@ -29,14 +32,34 @@ def served(sweep: tuple[Run, Path]) -> Iterator[Served]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def compared(comparison: tuple[Run, Path]) -> Iterator[Served]:
+    """A comparison's server: DiffMean has a vector for each concept."""
+    run, page = comparison
+    concepts, (layer,) = run.summary(COMPARED_CONCEPTS)["concept_id"], run.layers
+    keys = {"layer": layer, "method": "diffmean", "features": [], "n_texts": 8, "fit_seconds": 0.1}
+    rows = []
+    for number, concept_id in enumerate(concepts):
+        vector = torch.nn.functional.one_hot(torch.tensor(number), shipped_model().d_model).float()
+        tensors, values = packed(Addition(vector, 100.0))
+        fitted = {"kind": "addition", "tensors": tensors, "values": values, "residual_change": 1.0, "residual_norm": 9.0}
+        rows.append(dict.fromkeys(FITS.columns) | keys | {"concept_id": concept_id} | fitted)
+    write_step(run.data, FITS, pl.DataFrame(rows, schema=FITS.schema))
+    with serving(run, page.parent, {layer: shipped_sae(layer)}) as server:
+        yield server
+
+
 @pytest.fixture
-def page(browser: Any, served: Served) -> Iterator[Any]:
-    """A page of the server; at the end it may not have complained, or asked for anything of another server."""
+def page(browser: Any, served: Served, compared: Served) -> Iterator[Any]:
+    """A page of a server; at the end it may not have complained, or asked for anything of another server."""
     complaints: list[str] = []
     page = browser.new_page(viewport=DESK)
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((served.address, "data:")) else complaints.append(request.url))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((served.address, compared.address, "data:")) else complaints.append(request.url),
+    )
     yield page
     hurt = page.evaluate("window.hurt")
     page.close()
@@ -46,7 +69,7 @@ def page(browser: Any, served: Served) -> Iterator[Any]:
 def write(page: Any) -> list[str]:
     """Press Write; gives the texts on both sides once they have ended."""
     page.get_by_role("button", name="Write").click()
-    page.wait_for_selector(".bars")
+    page.wait_for_selector(".card .text")
     page.wait_for_selector(".caret", state="detached")
     return [text.removeprefix(PROMPT) for text in page.locator(".card .text").all_inner_texts()]
 
@@ -78,18 +101,50 @@ def test_search_a_feature_and_steer_with_it(sweep: tuple[Run, Path], served: Ser
     texts = write(page)
     steering = {"features": [{"layer": layer, "feature": feature, "factor": 2.5}]}
     setting, sampling = served.model.setting(SteeringField.model_validate(steering)), served.model.sampling(None)
+    page.wait_for_selector(".bars")
     assert len(texts) == 4
     assert texts[2:] == written(served, served.model.texts(PROMPT, setting, sampling, 2, 0))
-    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    faults = axe.Axe().run(page, options={"preload": False, "runOnly": rules}).response["violations"]
-    assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
+    assert barriers(page) == []
     address = page.url
     page.goto("about:blank")
     page.goto(address)  # the link to the setting
     page.wait_for_selector(".strengths input[type=number]")
     assert write(page) == texts
     page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme="dark")
+    assert barriers(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Path], compared: Served, page: Any) -> None:
+    """Instead of features, with the larger of the factors that the halves chose."""
+    run = comparison[0]
+    scores = run.summary(METHOD_SUMMARIES["method_scores"]).filter(method="diffmean")
+    _, second = scores.filter(pl.col("abstains").not_()).select("concept", "factors").rows()[:2]
+    concept, factor = second[0], max(map(float, filter(None, second[1])))
+    page.goto(f"{compared.address}/#/steer?f={run.layers[0]}/1*2")
+    page.get_by_label("Or what a method fitted").select_option("diffmean")
+    page.get_by_label("for the concept").select_option(concept)
+    assert float(page.get_by_label("Strength", exact=True).input_value()) == factor
+    assert page.locator(".strengths").count() == 0
+    page.get_by_label("Strength", exact=True).fill("3")
+    page.get_by_label("Prompt").fill(PROMPT)
+    texts = write(page)
+    fit = {"fit": {"method": "diffmean", "concept": concept, "layer": run.layers[0], "factor": 3}}
+    setting, sampling = compared.model.setting(SteeringField.model_validate(fit)), compared.model.sampling(None)
+    assert texts[2:] == written(compared, compared.model.texts(PROMPT, setting, sampling, 2, 0))
+    assert texts[2:] != texts[:2]
+    assert page.locator(".bars").count() == 0  # these are of a feature
+    assert barriers(page) == []
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_function("document.querySelector('.fields input[type=number]').value === '3'")
+    assert page.get_by_label("for the concept").input_value() == concept
+    assert write(page) == texts
+    page.get_by_label("Add a feature").fill("{}/{}".format(*run.summary(FEATURES).select("layer", "feature").row(0)))
+    page.locator(".found button").click()
+    assert page.get_by_label("Or what a method fitted").input_value() == ""
 
 
 def test_what_the_server_refuses_is_said_on_the_page(served: Served, page: Any) -> None:

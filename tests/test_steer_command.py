@@ -65,6 +65,7 @@ def test_the_command(comparison: Run) -> None:
     assert said == f"{NAME}, feature 6/7: unsteered, and steered at factor 1.5 and 3; 3 texts of each."
     assert [table.count(title) for title in ("unsteered", "factor 1.5", "factor 3")] == [1, 1, 1]
     assert table.count(PROMPT) == 9
+    assert heading(comparison, Request(6, 7, (1.5,), PROMPT, n_samples=1)).endswith("; 1 text of each.")
     made = CliRunner().invoke(app, ["steer", NAME, "6/7", PROMPT])
     assert made.output == f"{NAME} has not steered with feature 6/7, so no factor is recommended: name one (--factor)\n"
 

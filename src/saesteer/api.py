@@ -21,7 +21,7 @@ from saesteer.engine.activations import sparse_activations
 from saesteer.engine.continuation import Sampling as Sampling
 from saesteer.engine.generations import feature_texts
 from saesteer.engine.hook_points import to_residual, width_at
-from saesteer.engine.logit_lens import top_logit_lens_tokens as _top_logit_lens_tokens
+from saesteer.engine.logit_lens import logit_lens_tokens as _logit_lens_tokens
 from saesteer.engine.models import LanguageModel as LanguageModel
 from saesteer.engine.models import load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
@@ -37,6 +37,7 @@ from saesteer.settings.base import canonical_factor
 from saesteer.settings.load import read_workflow
 from saesteer.sources.corpus import tokenised
 from saesteer.sources.hub import fetch_model
+from saesteer.steps.logit_lens import lens_columns as _lens_columns
 
 
 def load_model(
@@ -85,18 +86,12 @@ def load_sae(
 
 
 def top_logit_lens_tokens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int = 20) -> pl.DataFrame:
-    """The k tokens that each feature's decoder direction promotes most through the final norm and the head (logit lens), with their
-    logits: a row a feature, columns of the table `logit_lens`."""
-    ids, logits = _lens(lm, sae, features, k)
-    tokens = _tokens(lm)
-    columns = {
-        "layer": [sae.meta.layer] * len(features),
-        "feature": list(features),
-        "token_ids": ids.tolist(),
-        "tokens": [tokens.strings(row) for row in ids.tolist()],
-        "logits": logits.tolist(),
-    }
-    return pl.DataFrame(columns, schema=LOGIT_LENS.schema)
+    """The k tokens that each feature's decoder direction promotes most through the final norm and the head (logit lens), and the k that it
+    suppresses most, with their logits: a row a feature, columns of the table `logit_lens`."""
+    keys = {"layer": [sae.meta.layer] * len(features), "feature": list(features)}
+    promoted, suppressed = _lens(lm, sae, features, k)
+    columns = _lens_columns(promoted, suppressed, _tokens(lm))
+    return pl.DataFrame(keys | columns, schema=LOGIT_LENS.schema)
 
 
 def output_scores(
@@ -104,7 +99,7 @@ def output_scores(
 ) -> pl.DataFrame:
     """P1's output score of each feature, in [0, 1]: how far up steering the prompt's last position with `factor` * a_max brings one of the
     feature's k top logit-lens tokens. A row a feature, columns of the table `output_score`."""
-    ids, _ = _lens(lm, sae, features, k)
+    (ids, _), _ = _lens(lm, sae, features, k)
     scores: pl.DataFrame = _output_scores(lm, sae, sae.meta.layer, features, ids, prompt, factor)
     return scores.with_columns(layer=pl.lit(sae.meta.layer, pl.UInt16)).select(*OUTPUT_SCORE.columns)
 
@@ -189,12 +184,11 @@ def recommend(
 
 
 def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:
-    """Top logit-lens tokens' ids and logits, as tensors."""
+    """Top and most suppressed logit-lens tokens' ids and logits, as tensors."""
     _check_fit(lm, sae)
     check_features(features, sae.meta.n_features, "the SAE")
-    return _top_logit_lens_tokens(
-        lm, sae.W_dec[list(features)].float(), k, to_residual=to_residual(lm, sae.meta.layer, sae.meta.hook_point)
-    )
+    in_residual = to_residual(lm, sae.meta.layer, sae.meta.hook_point)
+    return _logit_lens_tokens(lm, sae.W_dec[list(features)].float(), k, to_residual=in_residual)
 
 
 def _tokens(lm: LanguageModel) -> TextTokens:

@@ -1,6 +1,8 @@
 """Slow, obvious versions of the formulas over max-activating examples, top logit-lens tokens and generations, written from P1's text with
 plain Python."""
 
+from fractions import Fraction
+
 
 def max_activating_examples(dense: dict[str, list[list[float]]], feature: int, n_examples: int) -> list[tuple[str, int, float]]:
     """(text_id, position, value) of a feature's max-activating examples. `dense` holds each text's codes, [position][feature]; position 0
@@ -12,6 +14,18 @@ def max_activating_examples(dense: dict[str, list[list[float]]], feature: int, n
         if values[best] > 0:
             examples.append((text_id, best, values[best]))
     return sorted(examples, key=lambda example: (-example[2], example[0]))[:n_examples]
+
+
+def histogram(values: list[float], n_bins: int) -> list[tuple[float, int]]:
+    """(middle, count) of bins of equal width from 0 to the largest value, in exact fractions; a bin holds its lower edge, the last one the
+    largest value too."""
+    width = Fraction(max(values)) / n_bins
+    bins = []
+    for number in range(n_bins):
+        low, high = number * width, (number + 1) * width
+        count = sum(low <= Fraction(value) < high or (number == n_bins - 1 and value == max(values)) for value in values)
+        bins.append((float((low + high) / 2), count))
+    return bins
 
 
 def input_score(example_token_ids: list[int], top_logit_lens_token_ids: list[int], min_examples: int) -> float | None:

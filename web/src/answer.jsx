@@ -45,7 +45,7 @@ function Pair({ columns, page: { answer, recommended, texts } }) {
   const index = useContext(Index), rows = objects({ columns, rows: texts });
   const of = (factor, same) => rows.find((row) => row.factor === factor && row.prompt === answer.text[0] && (!same || row.sample === answer.text[1]));
   const pair = [[of("0", true) ?? of("0"), "unsteered"], [of(recommended[0], true), `steered, factor ${recommended[0]}`]].filter(([row]) => row);
-  return <div class="beside two pair">{pair.map(([row, title]) => <div class={row.factor === "0" ? "card" : "card chosen"}><h3>{title}</h3>
+  return <div class="beside two pair">{pair.map(([row, title]) => <div class={row.factor === "0" ? "card" : "card chosen"}><h2>{title}</h2>
     <p class="text"><span class="quiet">{index.prompts[row.prompt]}</span>{row.text || <em class="quiet"> (nothing)</em>}</p>
     {row.judge_score !== null && <p class="quiet">judge score <Num table="judge" column="judge_score" value={row.judge_score} /></p>}</div>)}</div>;
 }

@@ -44,9 +44,8 @@ function Feature({ page, layer, feature, level }) {
       {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}`}>Steer with it</a>}
       {level === 1 && <a href={`#/compare/features/${layer}/${feature}`}>Compare with another feature</a>}</p>
     {page.examples && <MaxActivatingExamples examples={page.examples} n={row.n_examples} />}
-    <Section title="What it writes: top logit-lens tokens" tables={["logit_lens"]}><ol class="tokens">{row.top_logit_lens_tokens.map((token, i) => <li>{visible(token)}
-      {page.logits && <span class="logit"> <Num table="logit_lens" column="logits" value={page.logits[i]} /></span>}</li>)}</ol>
-      {page.logits && <p class="quiet below">The number behind each token is its logit.</p>}</Section>
+    <LogitLens top={row.top_logit_lens_tokens} lens={page.lens} />
+    {row.max_activation !== null && <Histogram bins={page.histogram} />}
     {page.curve && <FactorCurves columns={index.features.curve} points={page.curve} recommended={page.recommended} />}
     {page.texts && <Section title="Steered texts" tables={["generations", "judge", "perplexity", "gen_success"]}>
       <Texts columns={index.features.texts} rows={page.texts} best={page.recommended && [page.recommended[0]]} first={page.answer?.text?.[0]} /></Section>}
@@ -86,6 +85,31 @@ function MaxActivatingExamples({ examples, n }) {
       })}{cutAfter && " …"}</p></li>)}</ol>
     <p class="quiet">{examples[0]?.[3] ? "Colour: the feature's activation at each token; underlined: the largest." : "Only the largest activation of each text is known."}</p>
   </Section>;
+}
+
+/** How often the feature is how active; on a logarithmic scale, since small activations are so much more frequent than large ones. */
+function Histogram({ bins }) {
+  if (!bins) return <Section title="How active: histogram of its activations"><p class="quiet">Not known: the source of its examples has no histogram.</p></Section>;
+  const [middles, counts] = bins, most = Math.max(...counts), height = (count) => (count === 0 ? 0 : (100 * Math.log10(1 + count)) / Math.log10(1 + most));
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  return <Section title="How active: histogram of its activations" tables={["max_activating_examples"]}>
+    <figure class="histogram"><figcaption>Tokens by the feature's activation: {show(total)} tokens, up to <Num table="max_activating_examples" column="histogram_counts" value={most} /> a bin; heights on a logarithmic scale.</figcaption>
+      <div class="columns" aria-hidden="true">{counts.map((count, i) => <span style={{ height: `${height(count)}%` }} title={`activation about ${show(middles[i])}: ${show(count)} tokens`} />)}</div>
+      <div class="ends" aria-hidden="true"><span>{show(middles[0])}</span><span>activation</span><span>{show(middles.at(-1))}</span></div></figure>
+    <details><summary>The same as a table</summary><Table caption="Tokens by activation" headers={[["activation, middle of the bin", "max_activating_examples", "histogram_activations"], ["tokens", "max_activating_examples", "histogram_counts"]]}
+      rows={middles.map((middle, i) => [middle, counts[i]])} /></details>
+  </Section>;
+}
+
+/** The tokens that the feature promotes and those that it suppresses most, with their logits. */
+function LogitLens({ top, lens }) {
+  const tokens = (all, logits, column) => <ol class="tokens">{all.map((token, i) => <li>{visible(token)}{logits && <span class="logit"> <Num table="logit_lens" column={column} value={logits[i]} /></span>}</li>)}</ol>;
+  if (!lens) return <Section title="What it writes: top logit-lens tokens">{tokens(top)}</Section>;
+  const [logits, suppressed, smallest] = lens;
+  return <Section title="What it writes: top logit-lens tokens" tables={["logit_lens"]}>
+    {tokens(top, logits, "logits")}
+    <h3 class="below">Most suppressed</h3>{tokens(suppressed, smallest, "suppressed_logits")}
+    <p class="quiet below">The number behind each token is its logit.</p></Section>;
 }
 
 function FactorCurves({ columns, points: given, recommended: [factor, chosenBy] }) {

@@ -75,8 +75,7 @@ export function From({ tables }) {
 }
 
 export function Section({ title, tables, children }) {
-  const id = useId();
-  return <section aria-labelledby={id}><div class="heading"><h2 id={id}>{title}</h2>{tables && <From tables={tables} />}</div>{children}</section>;
+  return <section><div class="heading"><h2>{title}</h2>{tables && <From tables={tables} />}</div>{children}</section>;
 }
 
 /** A table whose rows are all there; a header is a name, or a name, the table and the column that it shows. */
@@ -97,7 +96,7 @@ export function Table({ caption, headers, rows, sortable }) {
     return <th scope="col" aria-sort={state || undefined}>{sortable ? <button type="button" onClick={turn}>{name}{state ? (sort.descending ? " ↓" : " ↑") : ""}</button> : name} {source}</th>;
   };
   const content = (cell) => (cell && typeof cell === "object" && "sort" in cell ? cell.shown : typeof cell === "number" || cell === null ? show(cell) : cell);
-  return <div class="wide" tabIndex={0} role="region" aria-label={caption}>
+  return <div class="wide" tabIndex={0} role="group" aria-label={caption}>
     <table class={sortable ? "sortable" : undefined}><caption class="hidden">{caption}</caption>
       <thead><tr>{headers.map(header)}</tr></thead>
       <tbody>{shown.map((row) => <tr>{row.map((cell) => <td class={typeof plain(cell) === "number" ? "right" : undefined}>{content(cell)}</td>)}</tr>)}</tbody>

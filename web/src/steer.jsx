@@ -1,24 +1,28 @@
 // Steering live, where `saesteer serve` is behind the page: features and strengths, a prompt, and both texts as they grow.
 
 import { useContext, useEffect, useId, useReducer, useRef, useState } from "preact/hooks";
-import { Index, Section, show, visible } from "./parts.jsx";
+import { load } from "./data.js";
+import { Choice, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
 
 /** Whether `saesteer serve` is behind this page. */
 export const served = document.documentElement.dataset.served === "true";
 const N_FOUND = 8, N_SAMPLES = [1, 2, 3, 5, 8], DEFAULT_STRENGTH = 1;
 const FEATURE = /^\s*(\d+)\/(\d+)\s*$/;
 
-/** What the address says: features as LAYER/FEATURE*STRENGTH, a prompt, the number of samples. */
+/** What the address says: features as LAYER/FEATURE*STRENGTH, or a fit as METHOD/LAYER*STRENGTH and a concept; a prompt, the number of samples. */
 function asked(query, index) {
   const features = query.getAll("f").map((one) => /^(\d+)\/(\d+)\*([\d.]+)$/.exec(one)).filter(Boolean)
     .map(([, layer, feature, factor]) => ({ layer: Number(layer), feature: Number(feature), factor }));
-  return { features, prompt: query.get("p") ?? index.prompts[0] ?? "", samples: Number(query.get("n")) || 2, seed: query.get("s") ?? "0" };
+  const [, method, layer, factor] = /^(\w+)\/(\d+)\*([\d.]+)$/.exec(query.get("m") ?? "") ?? [];
+  const fit = index.methods?.keys.includes(method) ? { method, layer: Number(layer), concept: query.get("c") ?? "", factor } : null;
+  return { features, fit, prompt: query.get("p") ?? index.prompts[0] ?? "", samples: Number(query.get("n")) || 2, seed: query.get("s") ?? "0" };
 }
 
-const address = ({ features, prompt, samples, seed }) => `#/steer?${new URLSearchParams([
-  ...features.map((one) => ["f", `${one.layer}/${one.feature}*${one.factor}`]), ["p", prompt], ["n", samples], ["s", seed]])}`;
+const address = ({ features, fit, prompt, samples, seed }) => `#/steer?${new URLSearchParams([
+  ...features.map((one) => ["f", `${one.layer}/${one.feature}*${one.factor}`]), ...(fit ? [["m", `${fit.method}/${fit.layer}*${fit.factor}`], ["c", fit.concept]] : []), ["p", prompt], ["n", samples], ["s", seed]])}`;
 
-const steering = (features) => ({ features: features.map((one) => ({ ...one, factor: Number(one.factor) })) });
+const strong = (one) => ({ ...one, factor: Number(one.factor) });
+const steering = ({ features, fit }) => (fit ? { fit: strong(fit) } : { features: features.map(strong) });
 
 async function post(path, body, signal) {
   const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
@@ -56,7 +60,7 @@ export function Steer({ table, query }) {
     const grown = [false, true].map(() => Array(form.samples).fill({ text: "", finish: null }));
     setTexts(grown);
     try {
-      const body = { prompt: form.prompt, steering: steering(form.features) }, [first] = form.features;
+      const body = { prompt: form.prompt, steering: steering(form) }, [first] = form.features;
       const looked = first && post("api/next", { ...body, layer: first.layer, feature: first.feature }, controller.signal).then((answer) => answer.json());
       for await (const one of events(await post("api/steer", { ...body, samples: form.samples, seed: Number(form.seed) }, controller.signal))) {
         grown[Number(one.steered)] = grown[Number(one.steered)].map((old, sample) => (sample === one.sample ? one : old));
@@ -74,9 +78,10 @@ export function Steer({ table, query }) {
   return <>
     <h1 tabIndex={-1}>Steer</h1>
     <form onSubmit={start}>
-      <Finder table={table} onChoose={(layer, feature, factor) => set({ features: [...form.features, { layer, feature, factor: String(factor ?? DEFAULT_STRENGTH) }] })} />
+      <Finder table={table} onChoose={(layer, feature, factor) => set({ fit: null, features: [...form.features, { layer, feature, factor: String(factor ?? DEFAULT_STRENGTH) }] })} />
       {form.features.length > 0 && <ul class="strengths">{form.features.map((one, at) => <Strength key={`${one.layer}/${one.feature}`} {...{ table, one }}
         onChange={(factor) => change(at, { factor })} onRemove={() => set({ features: form.features.filter((_, i) => i !== at) })} />)}</ul>}
+      {index.methods && <Fit fit={form.fit} onChange={(fit) => set({ fit, features: fit ? [] : form.features })} />}
       <div class="fields">
         <span class="field grow"><label for={ids.prompt}>Prompt</label>
           <input id={ids.prompt} value={form.prompt} list={ids.prompts} required autocomplete="off" onInput={(event) => set({ prompt: event.target.value })} />
@@ -121,6 +126,24 @@ function Finder({ table, onChoose }) {
     }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${rank.replaceAll("_", " ")} ${show(columns[rank][row])}` : ""}</span></button></li>)}
       {rows.length === 0 && label.done && lens.done && more.done && <li class="quiet">No feature has this label, token or word.</li>}
       {rows.length > N_FOUND && <li class="quiet">{rows.length - N_FOUND} more: be more specific</li>}</ul>}</div>;
+}
+
+/** Instead of features: what a method of the comparison fitted for a concept. At first with the larger of the factors that the halves chose. */
+function Fit({ fit, onChange }) {
+  const id = useId(), { methods } = useContext(Index);
+  const titles = [...new Map(objects(methods.table).filter(({ method }) => method !== "unsteered").map(({ method, title }) => [method, title]))];
+  const fitsOf = async (method) => objects((await load(`m/${methods.keys.indexOf(method)}`)).method_scores).filter((one) => !one.abstains);
+  const { value: fits = [] } = usePromise(async () => (fit ? fitsOf(fit.method) : []), [fit?.method]);
+  const choose = async ({ method, layer, concept }) => {
+    const all = method ? await fitsOf(method) : [], same = all.filter((one) => one.concept === concept);
+    const one = same.find((other) => other.layer === layer) ?? same[0] ?? all[0], factors = one?.factors.filter((factor) => factor !== null) ?? [];
+    onChange(one ? { method, layer: one.layer, concept: one.concept, factor: String(factors.length ? Math.max(...factors) : DEFAULT_STRENGTH) } : null);
+  };
+  const options = (name) => [...new Set([fit[name], ...fits.map((one) => one[name])])].map((one) => [one, one]);
+  return <div class="fields"><Choice label="Or what a method fitted" value={fit?.method ?? ""} options={[["", "nothing"], ...titles]} onChange={(method) => choose({ ...fit, method })} />
+    {fit && <><Choice label="for the concept" value={fit.concept} options={options("concept")} onChange={(concept) => choose({ ...fit, concept })} />
+      <Choice label="at layer" value={fit.layer} options={options("layer")} onChange={(layer) => choose({ ...fit, layer: Number(layer) })} />
+      <span class="field"><label for={id}>Strength</label><input id={id} type="number" min="0" max="1000" step="any" value={fit.factor} onInput={(event) => onChange({ ...fit, factor: event.target.value })} /></span></>}</div>;
 }
 
 function Strength({ table, one, onChange, onRemove }) {

@@ -1,16 +1,20 @@
-"""Max-activating examples: the texts in which a feature is most active, from the cached activations of a corpus.
+"""Max-activating examples: the texts in which a feature is most active, from the cached activations of a corpus, and a histogram of these.
 
 One schema for every source, so that examples computed here and examples downloaded from Neuronpedia are read by the same code.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from saesteer.core.tables import EXAMPLE, MAX_ACTIVATING_EXAMPLES
 from saesteer.core.tokens import TextTokens
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
+
+N_BINS = 20
+"""Bins of an activation histogram, of equal width from 0 to the largest activation."""
 
 
 def max_activating_examples(
@@ -19,7 +23,8 @@ def max_activating_examples(
     """The MAX_ACTIVATING_EXAMPLES rows of one layer's features, from its ACTIVATIONS rows.
 
     A text's maximum is at the first token that reaches it; max-activating examples are the texts with the largest maxima, ties by
-    text_id. A feature that is never active has no max-activating examples and no largest activation. Density is over all tokens but BOS.
+    text_id. A feature that is never active has no max-activating examples, no largest activation and no histogram. Density is over all
+    tokens but BOS.
     """
     wanted = pl.DataFrame({"feature": list(features)}, schema={"feature": pl.UInt32})
     active = activations.select("text_id", "token_index", "feature", "value").explode("token_index", "feature", "value")
@@ -30,18 +35,36 @@ def max_activating_examples(
     contexts = texts.select("text_id", "token_ids", context=strings)
     examples = _kept(_maxima(active), n_examples).join(contexts, on="text_id", how="left", maintain_order="left")
     examples = _with_tokens(examples).group_by("feature", maintain_order=True).agg(examples=pl.struct(list(EXAMPLE.to_schema())))
-    rows = wanted.join(counts, on="feature", how="left").join(examples, on="feature", how="left")
+    rows = wanted.join(counts, on="feature", how="left").join(_histograms(active, counts), on="feature", how="left")
+    rows = rows.join(examples, on="feature", how="left")
     return rows.select(
         layer=pl.lit(activations["layer"][0], pl.UInt16),
         feature="feature",
         # NumPy divides; Polars multiplies a column by a scalar's reciprocal, unless it has one row: a feature alone would differ.
         density=pl.Series(rows["n_active"].fill_null(0).to_numpy() / n_tokens),
         max_activation="max_activation",
+        histogram_activations="histogram_activations",
+        histogram_counts="histogram_counts",
         n_examples=pl.col("examples").list.len().fill_null(0),
         examples=pl.col("examples").fill_null(pl.lit([], MAX_ACTIVATING_EXAMPLES.columns["examples"].dtype)),
         explanations=pl.lit([], MAX_ACTIVATING_EXAMPLES.columns["explanations"].dtype),
         source=pl.lit("local"),
         reason=pl.when(pl.col("examples").is_null()).then(pl.lit("never active on the texts")),
+    )
+
+
+def _histograms(active: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
+    """Of each feature the middles of the bins, and how many tokens are in each; the largest activation is in the last."""
+    largest = pl.col("max_activation").cast(pl.Float64)
+    place = (pl.col("value").cast(pl.Float64) * N_BINS / largest).floor().clip(upper_bound=N_BINS - 1)
+    placed = active.join(counts, on="feature").select("feature", "max_activation", place=place)
+    in_bins = pl.concat_list((pl.col("place") == number).sum() for number in range(N_BINS))
+    histograms = placed.group_by("feature", "max_activation").agg(histogram_counts=in_bins)
+    middles = np.multiply.outer(histograms["max_activation"].to_numpy(), (np.arange(N_BINS) + 0.5) / N_BINS)
+    return histograms.select(
+        "feature",
+        pl.Series("histogram_activations", middles.tolist(), dtype=pl.List(pl.Float32)),
+        pl.col("histogram_counts").cast(pl.List(pl.UInt32)),
     )
 
 

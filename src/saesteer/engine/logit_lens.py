@@ -1,6 +1,7 @@
-"""Logit lens: which tokens a decoder direction stands for, read through the model's own final norm and head."""
+"""Logit lens: which tokens a decoder direction promotes and suppresses, read through the model's own final norm and head."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,21 +11,44 @@ from saesteer.engine.head import raw_logits
 from saesteer.engine.memory import Halving, rows_that_fit
 from saesteer.engine.models import MIN_ROWS, LanguageModel, final_norm, pad_rows, shape_matters
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 MOST_ROWS = (128, 2048)
 """Most rows of logits at a time on a CPU and on a GPU."""
 
 
-@torch.no_grad()
+class LensTokens(NamedTuple):
+    """Tokens of each feature and their logits, in order."""
+
+    ids: Int[Tensor, "feature k"]
+    logits: Float[Tensor, "feature k"]
+
+
+def _as_it_is(rows: Tensor) -> Tensor:
+    return rows
+
+
 def top_logit_lens_tokens(
     lm: LanguageModel,
     decoder_rows: Float[Tensor, "feature width"],
     k: int,
     block: int | None = None,
-    to_residual: Callable[[Tensor], Tensor] = lambda rows: rows,
-) -> tuple[Int[Tensor, "feature k"], Float[Tensor, "feature k"]]:
-    """The k tokens with the largest `head(final_norm(W_dec[f]))` and these logits, largest first: P1 (arXiv 2505.20063), section 3.
+    to_residual: Callable[[Tensor], Tensor] = _as_it_is,
+) -> LensTokens:
+    """The k tokens that each feature promotes most, as in `logit_lens_tokens`."""
+    return logit_lens_tokens(lm, decoder_rows, k, block, to_residual)[0]
+
+
+@torch.no_grad()
+def logit_lens_tokens(
+    lm: LanguageModel,
+    decoder_rows: Float[Tensor, "feature width"],
+    k: int,
+    block: int | None = None,
+    to_residual: Callable[[Tensor], Tensor] = _as_it_is,
+) -> tuple[LensTokens, LensTokens]:
+    """The k tokens with the largest `head(final_norm(W_dec[f]))`, largest first (P1, arXiv 2505.20063, section 3), and the k with the
+    smallest, smallest first: what a feature promotes and suppresses most.
 
     The raw decoder row, brought to the residual where it does not lie there (hook_points.to_residual), no b_dec, no soft cap. Equal
     logits: the smaller token id first. At most `block` x vocabulary logits exist at a time, fewer when memory runs out; None: as many as
@@ -34,30 +58,32 @@ def top_logit_lens_tokens(
         raise ValueError(f"k is {k}, but must lie between 1 and the vocabulary's {lm.n_vocab} tokens")
     if block is not None and block < MIN_ROWS:
         raise ValueError(f"block is {block}, but no forward runs below {MIN_ROWS} rows")
-    ids = torch.empty(len(decoder_rows), k, dtype=torch.long)
-    values = torch.empty(len(decoder_rows), k)
+    n = len(decoder_rows)
+    promoted, suppressed = (LensTokens(torch.empty(n, k, dtype=torch.long), torch.empty(n, k)) for _ in range(2))
 
     def looked_up(part: slice, size: int) -> None:
         rows = decoder_rows[part].to(lm.device)
         padded = pad_rows(rows, size) if shape_matters(lm) else rows
         logits = raw_logits(lm, final_norm(lm, to_residual(padded)))[: len(rows)]  # [feature vocab]
-        top_ids, top_values = _largest(logits, k)
-        ids[part], values[part] = top_ids.cpu(), top_values.cpu()
+        for end, descending in ((promoted, True), (suppressed, False)):
+            ids, values = _first(logits, k, descending)
+            end.ids[part], end.logits[part] = ids.cpu(), values.cpu()
 
     rows_at_a_time = block or rows_that_fit(16 * lm.n_vocab, lm.device, MOST_ROWS)
-    for _ in Halving("logit lens", lm.device).over(len(decoder_rows), rows_at_a_time, looked_up):
+    for _ in Halving("logit lens", lm.device).over(n, rows_at_a_time, looked_up):
         pass
-    return ids, values
+    return promoted, suppressed
 
 
-def _largest(logits: Float[Tensor, "row vocab"], k: int) -> tuple[Int[Tensor, "row k"], Float[Tensor, "row k"]]:
-    """The k largest of each row, by value, then by smaller index. `topk` leaves the order among equals open, so they are put right
+def _first(logits: Float[Tensor, "row vocab"], k: int, descending: bool) -> tuple[Int[Tensor, "row k"], Float[Tensor, "row k"]]:
+    """The first k of each row in the order of value, then of index. `topk` leaves the order among equals open, so they are put right
     afterwards."""
-    values, ids = logits.topk(k, dim=1)
+    values, ids = logits.topk(k, dim=1, largest=descending)
     # Equals that `topk` had to cut apart: which of them it kept is not defined, so those rows are sorted whole.
-    cut = (logits >= values[:, -1:]).sum(dim=1) > k
+    last = values[:, -1:]
+    cut = (logits >= last if descending else logits <= last).sum(dim=1) > k
     if bool(cut.any()):
-        ids[cut] = logits[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
+        ids[cut] = logits[cut].sort(dim=1, descending=descending, stable=True).indices[:, :k]
     ids = ids.sort(dim=1).values
-    values, order = logits.gather(1, ids).sort(dim=1, descending=True, stable=True)
+    values, order = logits.gather(1, ids).sort(dim=1, descending=descending, stable=True)
     return ids.gather(1, order), values

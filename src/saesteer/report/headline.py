@@ -35,6 +35,8 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     depth, both_high, holds = numbers["depth"], numbers["both_above_half"], numbers["findings"]
     gains = {rule: times(numbers["filter"][rule]["all"]["ratio"]) for rule in RULES}
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
+    n_without = numbers["features"]["n_without_input_score"]
+    unscored = f"; {n_without} without input score" if n_without else ""
     return [
         (
             "Early layers have high input scores, late layers high output scores",
@@ -43,11 +45,12 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         ),
         (
             f"Under {MAX_SHARE_BOTH_HIGH:.0%} of features score above .5 on both",
-            f"{percent(both_high['share'])} ({both_high['n']} of {both_high['n_scored']})",
+            f"{percent(both_high['share'])} ({both_high['n']} of {both_high['n_scored']}{unscored})",
             _yes_or_no(holds["both_scores_high_is_rare"]),
         ),
         (
-            f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all",
+            f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all, and"
+            f" better than as many at random (p < {MAX_P:g} within layers)",
             "GenSuccess@20 " + ", ".join(f"{gain} (factor by {RULES[rule]})" for rule, gain in gains.items()),
             ", ".join(_yes_or_no(holds[f"filter_helps_by_{rule}"]) for rule in RULES),
         ),
@@ -59,35 +62,24 @@ def _yes_or_no(finding: bool) -> str:
 
 
 def headline_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
-    """What was found: finding, number, and whether it holds by the rule fixed beforehand."""
-    holds = {name: "yes" if finding else "no" for name, finding in numbers["findings"].items()}
-    depth, both_high, choices = numbers["depth"], numbers["both_above_half"], numbers["choices"]
-    n_without = numbers["features"]["n_without_input_score"]
-    filtered = (
-        f"Keeping features with output score ≥ {numbers['threshold']:g} raises held-out GenSuccess@20 at least {MIN_RATIO:g}×, "
-        f"above random removal, p < {MAX_P:g} within layers"
-    )
+    """P1's three findings, then what was measured besides, without a verdict."""
+    choices = numbers["choices"]
     gains = [
         row
         for rule in RULES
         for row in (
-            (f"{filtered}; factor by {RULES[rule]}", _gain(numbers["filter"][rule]["all"]), holds[f"filter_helps_by_{rule}"]),
+            (
+                f"Held-out GenSuccess@20, all features → those, factor by {RULES[rule]}",
+                _gain(numbers["filter"][rule]["all"]),
+                "",
+            ),
             (f"The same, late layers only, {RULES[rule]}", _gain(numbers["filter"][rule]["late"]), ""),
         )
     ]
     judged = numbers["kept_against_removed"]["judge_score"]
     sizes = f"n = {judged['kept']['n']} and {judged['removed']['n']}; {judged['n_missing']} features have no judge score"
     return [
-        (
-            f"Scores change with depth (Spearman over {depth['n_layers']} layers)",
-            f"input score {number(depth['rho_input_score'])}, output score {number(depth['rho_output_score'])}",
-            holds["roles_change_with_depth"],
-        ),
-        (
-            f"Both scores above .5 in under {MAX_SHARE_BOTH_HIGH:.0%} of features",
-            f"{percent(both_high['share'])} ({both_high['n']} of {both_high['n_scored']} scored; {n_without} without input score)",
-            holds["both_scores_high_is_rare"],
-        ),
+        *finding_rows(numbers),
         *gains,
         ("Output score against held-out GenSuccess@20, feature by feature", _correlation(numbers["correlations"]["gen_success_20"]), ""),
         ("Output score against judge score, feature by feature", _correlation(numbers["correlations"]["judge_score"]), ""),
@@ -112,9 +104,8 @@ def finished_words(run: Run) -> Iterator[str]:
     yield f"{run.name} is finished: its figures and tables are in {run.figures}."
     metrics = run.data / "metrics.json"
     if metrics.is_file():
-        for what, measured, holds in headline_rows(json.loads(metrics.read_text(encoding="utf-8"))):
-            if holds:
-                yield f"  {holds}: {what}: {measured.split(', of which')[0]}"
+        for what, measured, holds in finding_rows(json.loads(metrics.read_text(encoding="utf-8"))):
+            yield f"  {holds}: {what}: {measured}"
     program = "saesteer" if shutil.which("saesteer") else os.path.relpath(Path(sys.executable).with_name("saesteer"))
     yield f"Next: {program} report {run.name}"
 

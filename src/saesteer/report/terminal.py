@@ -60,7 +60,8 @@ def heading(run: Run, request: Request) -> str:
     concept = concept_of(run, request.layer, request.feature)
     about = f"feature {request.layer}/{request.feature}" + (f" ({concept})" if concept else "")
     factors, because = " and ".join(request.every_factor[1:]), f" ({request.factor_from})" if request.factor_from else ""
-    return f"{run.name}, {about}: unsteered, and steered at factor {factors}{because}; {request.n_samples} texts of each."
+    texts = "1 text" if request.n_samples == 1 else f"{request.n_samples} texts"
+    return f"{run.name}, {about}: unsteered, and steered at factor {factors}{because}; {texts} of each."
 
 
 def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:

@@ -41,7 +41,6 @@ def application(model: Model, scheduler: Scheduler, report: Path, hosts: Sequenc
 
     routes = [
         Route("/", index),
-        Route("/api/about", endpoints.about),
         Route("/api/steer", endpoints.steer, methods=["POST"]),
         Route("/api/next", endpoints.next_token, methods=["POST"]),
         Route("/v1/completions", endpoints.completions, methods=["POST"]),
@@ -64,9 +63,6 @@ class Endpoints:
 
     model: Model
     scheduler: Scheduler
-
-    async def about(self, request: Request) -> Response:
-        return JSONResponse(self.model.about())
 
     async def models(self, request: Request) -> Response:
         listed = {"id": self.model.name, "object": "model", "owned_by": "saesteer", "created": 0}

@@ -64,8 +64,7 @@ class Model:
             return replace(setting, factor=UNSTEERED) if is_unsteered else setting
         features = steering.features or [FeatureStrength(layer=self.run.layers[0], feature=0, factor=0)]
         layer = features[0].layer
-        if layer not in self.saes:
-            raise SettingsError(f"{self.run.name} has no layer {layer}: its layers are {', '.join(map(str, self.run.layers))}")
+        self.run.check_layer(layer)
         sae = self.saes[layer]
         check_features([of.feature for of in features], sae.meta.n_features, f"the SAE of layer {layer}")
         if len(features) == 1:
@@ -134,12 +133,6 @@ class Model:
     @property
     def name(self) -> str:
         return self.run.experiment.model.name
-
-    def about(self) -> dict[str, Any]:
-        """What a page has to know."""
-        layers = {layer: sae.meta.n_features for layer, sae in self.saes.items()}
-        drawn = self.sampling(None)
-        return {"experiment": self.run.name, "model": self.name, "layers": layers, "max_tokens": drawn.max_new_tokens}
 
     def sampling(self, max_tokens: int | None) -> Sampling:
         """The experiment's, with another longest text."""

@@ -1,16 +1,21 @@
-"""The top logit-lens tokens of each feature: those that its decoder direction promotes most."""
+"""The top logit-lens tokens of each feature, which its decoder direction promotes most, and those that it suppresses most."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from saesteer.core.tables import LOGIT_LENS
+from saesteer.core.tokens import TextTokens
 from saesteer.run import Run
 from saesteer.settings import Experiment
 from saesteer.steps.step import Step, by_layer, every_feature
 
+if TYPE_CHECKING:
+    from saesteer.engine.logit_lens import LensTokens
+
 N_TOKENS = 20
-"""Top logit-lens tokens of a feature: GenSuccess@20 counts them all (P1)."""
+"""Top logit-lens tokens of a feature: GenSuccess@20 counts them all (P1). As many of the most suppressed."""
 N_AT_A_TIME = 4096
 """Features between two progress reports."""
 
@@ -23,7 +28,7 @@ def step(experiment: Experiment) -> Step | None:
 
 def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     from saesteer.engine.hook_points import to_residual
-    from saesteer.engine.logit_lens import top_logit_lens_tokens
+    from saesteer.engine.logit_lens import logit_lens_tokens
     from saesteer.engine.saes import checked_meta, decoder_blocks
 
     lm, tokens = run.model(), run.tokens()
@@ -32,9 +37,15 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         residual = to_residual(lm, layer, checked_meta(file).hook_point)
         blocks = decoder_blocks(file, of_layer["feature"].to_list(), lm.device, N_AT_A_TIME)
         for rows, directions in zip(of_layer.iter_slices(N_AT_A_TIME), blocks, strict=True):
-            ids, logits = top_logit_lens_tokens(lm, directions, N_TOKENS, to_residual=residual)
-            yield rows.with_columns(
-                token_ids=pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32)),
-                tokens=pl.Series([tokens.strings(row) for row in ids.tolist()], dtype=pl.List(pl.String)),
-                logits=pl.Series(logits.tolist(), dtype=pl.List(pl.Float32)),
-            )
+            promoted, suppressed = logit_lens_tokens(lm, directions, N_TOKENS, to_residual=residual)
+            yield rows.with_columns(**lens_columns(promoted, suppressed, tokens))
+
+
+def lens_columns(promoted: "LensTokens", suppressed: "LensTokens", tokens: TextTokens) -> dict[str, pl.Series]:
+    """The columns of LOGIT_LENS besides its keys."""
+    columns = {}
+    for prefix, (ids, logits) in (("", promoted), ("suppressed_", suppressed)):
+        columns[f"{prefix}token_ids"] = pl.Series(ids.tolist(), dtype=pl.List(pl.UInt32))
+        columns[f"{prefix}tokens"] = pl.Series([tokens.strings(row) for row in ids.tolist()], dtype=pl.List(pl.String))
+        columns[f"{prefix}logits"] = pl.Series(logits.tolist(), dtype=pl.List(pl.Float32))
+    return columns

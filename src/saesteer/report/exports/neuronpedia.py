@@ -15,8 +15,8 @@ from saesteer.sources.neuronpedia.sources import Source, named_sources
 
 _SIZE = 1024
 _UNKNOWN = (
-    *("pos_str", "pos_values", "neg_str", "neg_values", "freq_hist_data_bar_heights", "freq_hist_data_bar_values"),
-    *("logits_hist_data_bar_heights", "logits_hist_data_bar_values", "topkCosSimIndices", "topkCosSimValues", "hookName"),
+    *("pos_str", "pos_values", "neg_str", "neg_values", "logits_hist_data_bar_heights", "logits_hist_data_bar_values"),
+    *("topkCosSimIndices", "topkCosSimValues", "hookName"),
 )
 """What its exports say of a feature and we do not."""
 
@@ -37,7 +37,7 @@ def write_export(examples: pl.DataFrame, source: Source, folder: Path, activatio
     """Write one layer's MAX_ACTIVATING_EXAMPLES rows as `folder`/v1/{model}/{source}/..., as Neuronpedia exports a source.
 
     An example's values are those of its text in the layer's ACTIVATIONS rows; without these only the maximum is known, and the others are
-    null. What we do not have (histograms, similar features, promoted tokens) is null or left out.
+    null. What we do not have (histograms of logits, similar features, promoted tokens) is null or left out.
     """
     root = folder / "v1" / source.model / source.source
     ordered = examples.sort("feature")
@@ -75,7 +75,9 @@ def _name(row: Mapping[str, Any], source: Source) -> dict[str, str]:
 
 
 def _feature(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    return {**_name(row, source), "maxActApprox": row["max_activation"], "frac_nonzero": row["density"], **dict.fromkeys(_UNKNOWN)}
+    measured = {"maxActApprox": row["max_activation"], "frac_nonzero": row["density"]}
+    histogram = {"freq_hist_data_bar_values": row["histogram_activations"], "freq_hist_data_bar_heights": row["histogram_counts"]}
+    return {**_name(row, source), **measured, **histogram, **dict.fromkeys(_UNKNOWN)}
 
 
 def _explanation(row: Mapping[str, Any], text: str, source: Source) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""What a page of one feature shows: its row, where its scores lie in the layer, max-activating examples, curves over factors, steered
-texts, neighbours."""
+"""What a page of one feature shows: its row, where its scores lie in the layer, max-activating examples, a histogram of activations, logit
+lens, curves over factors, steered texts, neighbours."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,6 +49,8 @@ _MEASURES = {  # column of STEERING -> the column by which its two halves count
 CURVE_COLUMNS = ("factor", "n", *_MEASURES)
 TEXT_KEYS = ("factor", "prompt", "sample")
 TEXT_COLUMNS = ("text", "concept_rating", "instruction_rating", "fluency_rating", "judge_score", "mean_nll", "gen_success_20")
+_LENS = ("logits", "suppressed_tokens", "suppressed_logits")
+_HISTOGRAM = ("histogram_activations", "histogram_counts")
 _Feature = dict[int, Any]
 """Feature of a layer -> a part of its page."""
 
@@ -80,11 +82,15 @@ def write_feature_pages(folder: Path, run: Run, features: pl.DataFrame, recommen
 def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.DataFrame]) -> dict[str, _Feature]:
     parts = {"place": _ranks(rows)}
     if run.has_rows(MAX_ACTIVATING_EXAMPLES, layer):
-        examples = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples"]).join(rows, on="feature", how="semi")
+        examples = run.rows(MAX_ACTIVATING_EXAMPLES, [layer], ["examples", *_HISTOGRAM]).join(rows, on="feature", how="semi")
         parts["examples"] = _examples(examples, run.rows(ACTIVATIONS, [layer]) if run.has_rows(ACTIVATIONS, layer) else None)
+        histograms = examples.select("feature", *_HISTOGRAM).drop_nulls().iter_rows()
+        parts["histogram"] = {feature: [_rounded(activations), counts] for feature, activations, counts in histograms}
     if run.has_rows(LOGIT_LENS, layer):
-        logits = run.rows(LOGIT_LENS, [layer], ["logits"]).join(rows, on="feature", how="semi").select("feature", "logits")
-        parts["logits"] = {feature: _rounded(values) for feature, values in logits.iter_rows()}
+        lens = run.rows(LOGIT_LENS, [layer], _LENS).join(rows, on="feature", how="semi").select("feature", *_LENS)
+        parts["lens"] = {
+            feature: [_rounded(logits), suppressed, _rounded(smallest)] for feature, logits, suppressed, smallest in lens.iter_rows()
+        }
     if "outcomes" in summaries:
         parts["outcomes"] = grouped(summaries["outcomes"].select("feature", *OUTCOME_COLUMNS))
     texts = steered_texts(run, layer, SINGLE_FEATURE)
@@ -109,8 +115,8 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
     return parts
 
 
-def _rounded(logits: list[float]) -> list[float]:
-    return [float(f"{logit:.4g}") for logit in logits]
+def _rounded(values: list[float]) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
 
 
 def _ranks(rows: pl.DataFrame) -> _Feature:

@@ -14,7 +14,7 @@ import polars as pl
 from saesteer.core.files import value_digest
 from saesteer.core.tables import MAX_ACTIVATING_EXAMPLES
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 NOT_THERE = "not on Neuronpedia"
 NO_EXAMPLES = "no max-activating examples on Neuronpedia"
 
@@ -40,6 +40,8 @@ class Known:
     feature: int
     density: float | None = None
     max_activation: float | None = None
+    histogram: tuple[Sequence[float], Sequence[int]] | None = None
+    """Activations at the middles of the bins, and tokens in each."""
     explanations: Sequence[str] = ()
     examples: Sequence[Example] = ()
     n_unusable: int = 0
@@ -157,7 +159,19 @@ def feature_of(item: Mapping[str, Any], feature: int, explanations: Sequence[str
     density = number(item.get("frac_nonzero"))
     if density is not None and not 0 <= density <= 1:
         density = None
-    return Known(feature, density, as_float32(number(item.get("maxActApprox"))), explanations, examples, n_unusable)
+    return Known(feature, density, as_float32(number(item.get("maxActApprox"))), histogram(item), explanations, examples, n_unusable)
+
+
+def histogram(item: Mapping[str, Any]) -> tuple[list[float], list[int]] | None:
+    """A feature's activation histogram; None where there is none, or one that cannot be: its lists do not fit, the middles of its bins do
+    not ascend, or its heights are no counts."""
+    middles, heights = item.get("freq_hist_data_bar_values"), item.get("freq_hist_data_bar_heights")
+    if not isinstance(middles, list) or not isinstance(heights, list):
+        return None
+    activations = [value for value in map(as_float32, map(number, middles)) if value is not None]
+    counts = [int(value) for value in map(number, heights) if value is not None and value.is_integer() and 0 <= value < 2**32]
+    fits = 0 < len(middles) == len(activations) == len(counts) == len(heights)
+    return (activations, counts) if fits and activations == sorted(activations) else None
 
 
 def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
@@ -167,6 +181,8 @@ def rows(layer: int, features: Sequence[Known]) -> pl.DataFrame:
         "feature": [item.feature for item in features],
         "density": [item.density for item in features],
         "max_activation": [_max_activation(item) for item in features],
+        "histogram_activations": [item.histogram and item.histogram[0] for item in features],
+        "histogram_counts": [item.histogram and item.histogram[1] for item in features],
         "n_examples": [len(item.examples) for item in features],
         "examples": [[_struct(rank, example) for rank, example in enumerate(item.examples)] for item in features],
         "explanations": [item.explanations for item in features],
