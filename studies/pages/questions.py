@@ -101,9 +101,13 @@ def _fresh_prompts(root: Path) -> Iterator[Row]:
     say "use" reach STEERS there, and the means."""
     for (experiment,), rows in grouped(results(root, "fresh_prompts"), "experiment").items():
         concepts = pl.DataFrame(rows).drop_nulls("regret")
-        held, used = concepts.filter(pl.col("fresh").is_between("score_low", "score_high")), concepts.filter(verdict="use")
+        above, below = (
+            concepts.filter(beyond).height for beyond in (pl.col("fresh") > pl.col("score_high"), pl.col("fresh") < pl.col("score_low"))
+        )
+        used = concepts.filter(verdict="use")
         reached = used.filter(pl.col("fresh") >= STEERS)
-        shares = {"held": f"{held.height} of {concepts.height}", "used": f"{reached.height} of {used.height}"}
+        held = f"{concepts.height - above - below} of {concepts.height} ({above} lie above, {below} below)"
+        shares = {"held": held, "used": f"{reached.height} of {used.height}"}
         yield {"experiment": experiment} | shares | _means(concepts, FRESH_MEANS)
 
 
