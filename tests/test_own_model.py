@@ -199,6 +199,7 @@ def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.Mo
         (["v2/3/16k", "v2/11/16k"], "saes", "saes/v2/{layer}/16k"),
         (["3/small", "11/small", "3/large"], "saes/{layer}/small", "saes/{layer}/small"),
         (["best"], "saes", "saes/best"),
+        (["layer_3", "layer_11", "layer_3_trainingform"], "saes/layer_{layer}", "saes/layer_{layer}"),
     ],
 )
 def test_init_finds_the_pattern_of_the_saes(
@@ -215,6 +216,12 @@ def test_init_finds_the_pattern_of_the_saes(
     own = load_experiment("own", tmp_path)
     assert (own.saes.path, own.saes.hook_point) == (pattern, "resid_pre")
     assert own.layers == ((3,) if folders == ["best"] else (3, 11))
+
+
+@pytest.mark.parametrize("name", ["downloads", "derived"])
+def test_an_experiment_takes_no_folder_that_keeps_other_things(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"'{name}' cannot name an experiment"):
+        write_experiment(name, Path("my/model"), Path("my/saes"), None, Path())
 
 
 def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

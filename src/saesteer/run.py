@@ -21,6 +21,7 @@ from saesteer.core.store import read_manifest, read_rows
 from saesteer.core.tables import FEATURES, Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, load_experiment
+from saesteer.settings.base import DOWNLOADS
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
 from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.published import cached_path
@@ -52,7 +53,7 @@ class Run:
     @property
     def downloads(self) -> Path:
         """The folder of what the experiments of this workflow fetched."""
-        return self.workflow.data_dir / "downloads"
+        return self.workflow.data_dir / DOWNLOADS
 
     @property
     def steering(self) -> Steering:

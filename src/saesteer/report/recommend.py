@@ -148,7 +148,9 @@ def picked_features(run: Run, question: Question) -> pl.DataFrame:
     if isinstance(experiment.judge, NoJudge):
         raise SettingsError(f"experiment {question.name} has judge of kind none: a recommendation needs ratings: give it a judge")
     if not path.exists():
-        raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
+        named = ["--configfile", str(question.configfile), "--config", f"experiments=[{question.name}]"]
+        command = shlex.join(["snakemake", str(path), "--cores", "all", *named])
+        raise SettingsError(f"there is no {path}: compute the scores first: {command}")
     features = run.summary(FEATURES)
     # A layer at a time: a large model's max-activating examples fill the memory.
     fires = pl.concat(fired_on(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in experiment.layers)

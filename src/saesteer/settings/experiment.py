@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from saesteer.settings.base import ExperimentName, Layers, Settings, unique
+from saesteer.settings.base import DERIVED, ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
     ExampleSettings,
@@ -241,7 +241,7 @@ class Workflow(Settings):
     @property
     def derived_dir(self) -> Path:
         """Where `saesteer recommend` writes the experiments that it derives from others."""
-        return self.data_dir / "derived"
+        return self.data_dir / DERIVED
 
     @property
     def all_experiments_dirs(self) -> tuple[Path, ...]:
