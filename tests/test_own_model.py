@@ -17,10 +17,10 @@ import yaml
 from own_files import write_named_files
 from safetensors.numpy import save_file
 
-from saesteer.settings import Experiment, Scores, SettingsError, experiment_of, load_experiment, load_workflow
+from saesteer.settings import Experiment, LabelledTexts, Scores, SettingsError, experiment_of, load_experiment, load_workflow
 from saesteer.sources.pins import sae_entry
 from saesteer.workflow.new_experiment import write_experiment
-from saesteer.workflow.preflight import check_experiment
+from saesteer.workflow.preflight import _corpus_tokens, check_experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -163,6 +163,58 @@ def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Pa
         assert any(message in problem for problem in problems(experiment_of(values)))
     texts.write_text("no Parquet")
     assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(experiment_of(values)))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["one text"] * 3, "texts.parquet holds 1 text: max-activating"),
+        (["a text", " ", "another"], r"texts.parquet, row 1 \(counted from 0\): text is empty"),
+        (["a text", None], r"texts.parquet, row 1 \(counted from 0\): text is empty"),
+        ([1, 2], "the column text holds Int64, not texts"),
+    ],
+    ids=["one text", "blank", "null", "numbers"],
+)
+def test_check_reads_the_texts(own: Experiment, tmp_path: Path, texts: list[Any], message: str) -> None:
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame({"text": texts}).write_parquet(path)
+    values = {"max_activating_examples": {"kind": "local", "texts": str(path)}, "concepts": {"kind": "none"}, "judge": {"kind": "none"}}
+    found = problems(experiment_of(own.model_dump(mode="json") | values))
+    assert any(re.search(message, problem) for problem in found), found
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_check_reads_the_prompts(own: Experiment, tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "prefixes.txt"
+    path.write_bytes("\n".join(f"für {number}" for number in range(own.sweep.n_prefixes)).encode(encoding))
+    found = problems(own.model_copy(update={"sweep": own.sweep.model_copy(update={"prefixes": path})}))
+    assert f"files: {path} is no text in UTF-8" in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("concept,text\ntea,hot\nsea,\n", "row 2: a concept or a text is empty"),
+        ("concept;text\ntea;hot\n", "separate its columns by commas"),
+        ("concept,text\ntea,hot\nsea,wet\n", "has 1 positive texts, but methods.n_positive asks for"),
+    ],
+    ids=["empty", "semicolons", "one text"],
+)
+def test_check_reads_the_labelled_texts(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text(content)
+    compared = load_experiment("tiny-methods", ROOT / "config/experiments")
+    listed = LabelledTexts(kind="texts", texts=path, names=("tea", "sea"))
+    found = problems(compared.model_copy(update={"methods": compared.methods.model_copy(update={"concepts": listed})}))
+    assert any(message in problem for problem in found), found
+
+
+def test_the_disk_that_check_names_holds_the_activations(own: Experiment) -> None:
+    """By hand: two layers of the shipped texts' 98,514 tokens."""
+    workflow = load_workflow({"experiments": ["own"]})
+    (disk,) = (found.text for found in check_experiment("own", own, workflow, os.environ) if found.about == "disk")
+    assert f"activations {2 * 98_514 * 50 / 2**30:.1f} GiB" in disk
+    assert _corpus_tokens(own) == 98_514
 
 
 def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:

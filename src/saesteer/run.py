@@ -22,6 +22,7 @@ from saesteer.core.tables import FEATURES, Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, load_experiment
 from saesteer.settings.base import DOWNLOADS
+from saesteer.sources.corpus import topic_names
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
 from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.published import cached_path
@@ -154,8 +155,7 @@ class Run:
 
     def topics(self) -> list[str]:
         """The topics of a shipped world, by number."""
-        names: list[str] = json.loads(self.file("topics").read_text(encoding="utf-8"))
-        return names
+        return topic_names(self.file("topics"))
 
     def file(self, name: str) -> Path:
         """A data file that the experiment names (sources.pins)."""
