@@ -1,6 +1,6 @@
 """The headline numbers: what metrics.json holds, and the table that is pasted into the README.
 
-The three findings are judged by rules. Those of (2) and (3) were fixed before the shipped world was measured, as were the directions of (1):
+The three findings are judged by rules, fixed before the shipped world was measured (of (1) the directions only):
 (1) the median input score falls and the median output score rises with depth, over at least 6 layers and each beyond chance (p < .05 by
 permutation); (2) both scores exceed .5 in under 10 % of features; (3) filtering by output score multiplies mean held-out GenSuccess@20 by
 at least 1.5, beyond the random-removal band, and not by the choice of layers alone (p < .05 within layers). They are the claims of P1
