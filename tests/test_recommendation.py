@@ -9,7 +9,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from saesteer.analysis.recommendation import Estimate, candidates, fired_on, perplexity_ratio, recommend
+from saesteer.analysis.recommendation import Estimate, as_multiple, candidates, fired_on, perplexity_ratio, recommend, weighed
+from saesteer.core.uncertainty import Interval
 from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, picked_features, sentences_of, show, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
@@ -47,6 +48,23 @@ def test_the_verdict_goes_by_the_intervals_of_the_score_and_of_its_difference_to
     """A mean of 1.04 is above 1, its interval is not."""
     rated = ratings("feature", 3, "7", "1", [score * 1.1, score * 0.9] * 4)
     assert recommend("sea", rated, unsteered(), SETTINGS).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "loss", "verdict"),
+    [(3.0, 0.2, "use"), (3.0, None, "use"), (4857.0, 0.2, "harmful"), (3.0, 8.0, "harmful"), (3.9, 0.2, "harmful")],
+    ids=["little", "loss unknown", "texts", "ordinary texts", "interval"],
+)
+def test_damage_decides_with_the_score(perplexity: float, loss: float | None, verdict: str):
+    """The whole interval has to be within the limit: of 3.9 it reaches to 4.9."""
+    rated = ratings("feature", 3, "7", "1", [1.9, 1.8] * 4)
+    of_texts = Estimate(perplexity, Interval(perplexity - 1, perplexity + 1) if perplexity > 3.5 else Interval(2.9, 3.1), 8)
+    of_ordinary = None if loss is None else as_multiple(Estimate(loss, Interval(loss, loss), 8))
+    result = weighed(recommend("sea", rated, unsteered(), SETTINGS), [of_texts, of_ordinary], 4.0)
+    assert result.verdict == verdict
+    assert sentences_of(result)[0].startswith("Use feature 3/7" if verdict == "use" else "Do not use feature 3/7 at factor 1: it steers")
+    weak = recommend("sea", ratings("feature", 3, "7", "1", [0.8, 0.7] * 4), unsteered(), SETTINGS)
+    assert weighed(weak, [of_texts], 1.0) == weak
 
 
 def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowhere():

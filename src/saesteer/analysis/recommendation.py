@@ -7,7 +7,7 @@ what is recommended. So the scores are those of the procedure, and owe nothing t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Literal
 
@@ -25,7 +25,7 @@ interval of the score, for a single concept's mean is of few prompts."""
 FEATURE, UNSTEERED = "feature", "0"
 N_PER_LAYER = 4
 """Candidates of a layer, unless another number is asked for."""
-Verdict = Literal["use", "weak", "none"]
+Verdict = Literal["use", "harmful", "weak", "none"]
 _OPTION = ["kind", "layer", "name"]
 
 
@@ -167,7 +167,18 @@ def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interv
 def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
     """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
     steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
-    rise = _difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), settings)
+    return as_multiple(_difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), settings))
+
+
+def weighed(recommendation: Recommendation, damage: Iterable[Estimate | None], limit: float) -> Recommendation:
+    """The recommendation once damage is known: harmful where use would be said but a multiple of the unsteered perplexity is not seen to be
+    within the limit. A damage that is None was not measured, and decides nothing."""
+    too_much = any(one is not None and (one.interval is None or one.interval.high > limit) for one in damage)
+    return replace(recommendation, verdict="harmful") if recommendation.verdict == "use" and too_much else recommendation
+
+
+def as_multiple(rise: Estimate) -> Estimate:
+    """A rise of the loss, in nats a token, as a multiple of the perplexity."""
     if rise.mean is None or rise.interval is None:
         return rise
     low, high = rise.interval
@@ -175,7 +186,8 @@ def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFram
 
 
 def verdict_of(choice: Choice | None) -> Verdict:
-    """use: better than unsteered and STEERS or more, both by their intervals; weak: better only; none: not seen to be better."""
+    """By the ratings alone. use: better than unsteered and STEERS or more, both by their intervals; weak: better only; none: not seen to be
+    better."""
     if choice is None or choice.above_unsteered.interval is None or choice.above_unsteered.interval.low <= 0:
         return "none"
     return "use" if is_worth_following(choice) else "weak"

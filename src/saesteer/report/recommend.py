@@ -28,12 +28,14 @@ from saesteer.analysis.recommendation import (
     Choice,
     Estimate,
     Recommendation,
+    as_multiple,
     candidates,
     estimated,
     fired_on,
     is_worth_following,
     perplexity_ratio,
     recommend,
+    weighed,
 )
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id, write_text
@@ -117,7 +119,9 @@ def answer(workflow: Workflow, question: Question) -> Answer:
     if recommended.feature is None:
         return Answer(question, recommended, None, None, picked, rated)
     perplexity = perplexity_ratio(recommended.feature, steered, unsteered, source.sweep.selection)
-    return Answer(question, recommended, perplexity, ordinary_loss(derived, recommended.feature), picked, rated)
+    loss, limit = ordinary_loss(derived, recommended.feature), source.sweep.recommendation.damage_limit
+    recommended = weighed(recommended, [perplexity, None if loss is None else as_multiple(loss)], limit)
+    return Answer(question, recommended, perplexity, loss, picked, rated)
 
 
 def as_sweep(workflow: Workflow, name: str) -> Run:
@@ -256,6 +260,9 @@ def sentences_of(recommendation: Recommendation) -> list[str]:
     score = f"judge score {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
     if recommendation.verdict == "use":
         return [f"Use {where}: {score}.", *rivals]
+    if recommendation.verdict == "harmful":
+        damage = "its damage (below) is above recommendation.damage_limit: try a smaller factor"
+        return [f"Do not use {where}: it steers towards {concept!r}, {score}, but {damage}.", *rivals]
     if recommendation.verdict == "weak":
         return [f"The best candidate, {where}, steers weakly towards {concept!r}: {score}.", *rivals]
     return [f"No candidate is seen to steer towards {concept!r}: the best is {where}, {score}.", *rivals]

@@ -31,6 +31,7 @@ from saesteer.settings.steps import (
     PerplexitySettings,
     PmiSettings,
     RatingJudge,
+    RecommendationSettings,
     SamplingSettings,
     SelectionSettings,
     SweepSettings,
@@ -152,6 +153,8 @@ class Sweep(SteeringSections):
     """Filtering features by output score, with controls."""
     pmi: PmiSettings = PmiSettings()
     """The corpus of the figure of pointwise mutual information."""
+    recommendation: RecommendationSettings = RecommendationSettings()
+    """What `saesteer recommend` asks of a feature."""
 
     @property
     def sampling(self) -> SweepSettings:
