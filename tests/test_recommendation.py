@@ -276,8 +276,8 @@ def test_the_direction_of_a_word_is_that_of_the_texts_that_have_it():
     from engine_models import WORLD, shipped_model, shipped_sae
 
     lm, sae = shipped_model(), shipped_sae(6)
-    texts = pl.read_parquet(WORLD / "texts.parquet", n_rows=60)["token_ids"].to_list()
-    groups = texts[:40], texts[40:]
+    texts = pl.read_parquet(WORLD / "texts.parquet", n_rows=14)["token_ids"].to_list()
+    groups = texts[:9], texts[9:]
     means = []
     for group in groups:
         rows = [lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[7][0, 1:] for ids in group]
