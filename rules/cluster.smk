@@ -10,7 +10,7 @@ from saesteer.workflow.locks import cancel_left_jobs, explain_lock, put_before_s
 
 DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
-    explain_lock(Path())
+    explain_lock(Path(), logger)
 # On a cluster Snakemake's messages say which jobs are submitted.
 if workflow.is_main_process and not (workflow.output_settings.dryrun or DEFAULTS or workflow.output_settings.verbose):
     show_progress_only(logger)

@@ -12,7 +12,7 @@ from saesteer.settings import Comparison, LocalExamples, Scores, Sweep, TopicCon
 from saesteer.sources.pins import MODELS, pinned_path
 from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan
-from saesteer.workflow.checks import check_files, check_present_files, check_tokens
+from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_tokens
 from saesteer.workflow.code_digest import code_digest
 from saesteer.workflow.outputs import planned_outputs
 
@@ -104,6 +104,7 @@ def check_all_files():
     """For onstart: refuse a run, though not a dry run, of an experiment whose files are not all there."""
     for name, experiment in EXPERIMENTS.items():
         check_files(name, experiment)
+        check_contents(experiment)
         if experiment.model.path:
             check_tokens(experiment, experiment.model.path)
         if judge_kind(experiment) == "none":

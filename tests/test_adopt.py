@@ -78,6 +78,29 @@ def test_adopted_is_what_is_unchanged_and_made_from_unchanged_things(case: tuple
         assert {_name(i) for i in graph if read_record(folder, _name(i))} == set(examination.agreeing)
 
 
+def test_what_stays_with_its_maker_is_asked_for_once_something_is_computed(tmp_path: Path) -> None:
+    """A model that is in no remote: without it results are adopted, as made of what is here; another one in its place is no reason to
+    believe them."""
+    model, pin, table = "my/model/model.safetensors", "data/exp/pins/model.json", "data/exp/tables/features.parquet"
+    for name in (pin, table):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"published")
+    made = _sha256(b"published")
+    statements = [
+        Statement(pin, made, {model: _sha256(b"weights")}, RECORD | {"input": [model]}),
+        Statement(table, made, {pin: made, model: _sha256(b"weights")}, RECORD | {"input": [pin, model]}),
+    ]
+    write_statements(tmp_path, "exp", statements)
+    examination = examine(tmp_path, "exp", ())
+    adopt(tmp_path, examination)
+    assert (set(examination.agreeing), examination.refused) == ({pin, table}, {})
+    assert [read_record(tmp_path, name)["input"] for name in (pin, table)] == [[], [pin]]
+    (tmp_path / model).parent.mkdir(parents=True)
+    for content, refused in ((b"weights", set()), (b"others", {pin, table})):
+        (tmp_path / model).write_bytes(content)
+        assert set(examine(tmp_path, "exp", ()).refused) == refused
+
+
 def test_of_several_statements_the_one_that_agrees_with_the_disk_counts(tmp_path: Path) -> None:
     """As after a merge of two branches: both statements are there, the files are one branch's."""
     for name, data in {"a.txt": b"ours", "data/exp/tables/t.parquet": b"our table"}.items():

@@ -18,6 +18,7 @@ from workflow_folder import Folder
 
 import saesteer
 from saesteer import api
+from saesteer.core.errors import SettingsError
 from saesteer.core.store import read_rows
 from saesteer.core.tables import GENERATIONS, of_features
 from saesteer.engine.sae_convert import convert_sae
@@ -80,6 +81,28 @@ def test_a_model_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     ids = torch.arange(10, 50)[None]
     torch.testing.assert_close(lm.model(ids).logits, AutoModelForCausalLM.from_pretrained(folder)(ids).logits.detach())
     assert lm.bos == "always"
+
+
+def test_a_loaded_model_is_taken_with_its_tokenizer(lm: saesteer.LanguageModel) -> None:
+    taken = saesteer.load_model(lm.model, tokenizer=lm.tokenizer, bos="always")
+    assert (taken.model, taken.tokenizer, taken.bos) == (lm.model, lm.tokenizer, "always")
+    with pytest.raises(ValueError, match=r"a loaded model \(\w+\) needs its tokenizer"):
+        saesteer.load_model(lm.model)
+
+
+@pytest.mark.parametrize("source", ["there/is/none", "./gone", "model/gone", Path("owner/name")])
+def test_a_missing_folder_is_no_name_of_the_hub(source: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="there is no folder .*: correct the path, or name a model of the hub as owner/name"):
+        saesteer.load_model(source)
+
+
+def test_a_text_in_place_of_a_list_is_refused(lm: saesteer.LanguageModel, sae: saesteer.Sae) -> None:
+    with pytest.raises(TypeError, match=r"prompts is one string: give a list, prompts=\['Once upon a time'\]"):
+        saesteer.steer(lm, sae, FEATURES, [1], "Once upon a time")
+    with pytest.raises(TypeError, match="texts is one string"):
+        saesteer.max_activating_examples(lm, sae, FEATURES, "Once upon a time")
 
 
 def test_top_logit_lens_tokens_are_those_of_the_norm_and_the_head(lm: saesteer.LanguageModel, sae: saesteer.Sae, sae_lens_sae: Any) -> None:

@@ -3,8 +3,11 @@
 import ast
 import builtins
 import re
+import shlex
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,10 +64,10 @@ CASES = {
     "upload features micro": "upload features: give --source MODEL/SOURCE of your own source set",
     "axbench micro out": "micro compares no methods",
     "axbench tiny-methods out": "data/tiny-methods holds no generations: run the workflow of experiment tiny-methods",
-    "vectors tiny-methods diffmean 3 v.safetensors": "data/tiny-methods holds no fits: run the workflow of experiment tiny-methods",
-    "evaluate tiny-methods diffmean sea --layer 3 --tasks any": "tiny-methods holds no fits: run the workflow of experiment",
+    "vectors tiny-methods diffmean --layer 3 --output v.safetensors": "tiny-methods holds no fits: run the workflow of experiment",
+    "evaluate tiny-methods diffmean/sea --layer 3 --tasks any": "tiny-methods holds no fits: run the workflow of experiment",
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
-    "export-vector nothing 3/5 --to gguf --out v.gguf": "experiment 'nothing': there is no file",
+    "export-vector nothing 3/5 --to gguf --output v.gguf": "experiment 'nothing': there is no file",
     "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
     "serve nothing": "experiment 'nothing': there is no file",
     "serve micro": "data/micro holds no tables/features.parquet: run the experiment first",
@@ -92,6 +95,17 @@ def test_one_message_and_no_traceback(folder: Path, command: str) -> None:
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1
     assert re.search(CASES[command], result.output), result.output
+
+
+@pytest.mark.slow
+def test_the_command_that_a_message_gives_can_be_run(folder: Path) -> None:
+    """Of an experiment that the configuration does not name."""
+    message = CliRunner().invoke(app, ["recommend", "tiny", "sea"]).output
+    command = shlex.split(message.partition("compute the scores first: ")[2])
+    command[0] = str(Path(sys.executable).parent / command[0])
+    shown = subprocess.run([*command, "-n", "--snakefile", str(ROOT / "Snakefile")], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "features_table" in shown.stdout + shown.stderr
 
 
 def test_every_command_is_among_them() -> None:

@@ -226,7 +226,7 @@ def run(finished_fits: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
 def test_the_command_measures_both_models(run: Any, finished_fits: Path) -> None:
     """The larger of two halves' factors; perplexity is exp of the mean of -log p over documents."""
     options = ("--layer", "6", "--tasks", "sea_texts", "--include-path", ".", "--batch-size", "3", "--output", "out/made.json")
-    code, output = run("diffmean", "sea", *options)
+    code, output = run("diffmean/sea", *options)
     assert code == 0, output
     assert "diffmean, sea, layer 6, factor 1.0 (the largest of those that halves chose: 0.5, 1.0)" in output
     made = json.loads((finished_fits / "out/made.json").read_text())
@@ -261,7 +261,7 @@ def test_a_perplexity_beyond_all_numbers_is_no_traceback(tmp_path: Path) -> None
 
 @needs_lm_eval
 def test_a_factor_and_a_limit_of_ones_own(run: Any) -> None:
-    code, output = run(*("diffmean", "sea", "--layer", "6", "--tasks", "sea_texts", "--include-path", ".", "--factor", "0", "--limit", "2"))
+    code, output = run(*("diffmean/sea", "--layer", "6", "--tasks", "sea_texts", "--include-path", ".", "--factor", "0", "--limit", "2"))
     assert code == 0, output
     assert "factor 0.0 (given)" in output
     cells = [line.split(" | ") for line in output.splitlines() if line.startswith("| sea_texts | perplexity")]
@@ -278,7 +278,7 @@ def test_a_task_that_cannot_be_run_is_refused_before_a_model_is_loaded(
     run: Any, monkeypatch: pytest.MonkeyPatch, task: str, messages: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(Run, "model", None)
-    code, output = run("diffmean", "sea", "--layer", "6", "--tasks", task, "--include-path", ".")
+    code, output = run("diffmean/sea", "--layer", "6", "--tasks", task, "--include-path", ".")
     assert code == 1
     assert all(message in output for message in messages)
 
@@ -286,12 +286,12 @@ def test_a_task_that_cannot_be_run_is_refused_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("prompting sea --layer 6", "this intervention puts text before the prompt and steers nothing"),
-        ("loreft sea --layer 6", "no factor could be chosen for method loreft and this concept: name one"),
-        ("supervised sea --layer 6", "method supervised abstains for concept 'sea' at layer 6: too few texts"),
-        ("diffmen sea --layer 6", "there is no method 'diffmen' here. Did you mean 'diffmean'?"),
-        ("diffmean see --layer 6", "there is no concept 'see' here. Did you mean 'sea'? Known: sea"),
-        ("diffmean sea --layer 3", "there is no layer '3' here. Known: 6"),
+        ("prompting/sea --layer 6", "this intervention puts text before the prompt and steers nothing"),
+        ("loreft/sea --layer 6", "no factor could be chosen for method loreft and this concept: name one"),
+        ("supervised/sea --layer 6", "method supervised abstains for concept 'sea' at layer 6: too few texts"),
+        ("diffmen/sea --layer 6", "there is no method 'diffmen' here. Did you mean 'diffmean'?"),
+        ("diffmean/see --layer 6", "there is no concept 'see' here. Did you mean 'sea'? Known: sea"),
+        ("diffmean/sea --layer 3", "there is no layer '3' here. Known: 6"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_by_name(run: Any, arguments: str, message: str) -> None:
@@ -315,7 +315,7 @@ def test_settings_that_cannot_be_kept_are_refused(run: Any, finished_fits: Path,
     for section, values in changes.items():
         settings[section] = settings.get(section, {}) | values
     file.write_text(yaml.safe_dump(settings))
-    code, output = run(method, "sea", "--layer", "6", "--tasks", "any")
+    code, output = run(f"{method}/sea", "--layer", "6", "--tasks", "any")
     file.write_text(before)
     assert code == 1
     assert message in output
@@ -323,7 +323,7 @@ def test_settings_that_cannot_be_kept_are_refused(run: Any, finished_fits: Path,
 
 def test_without_lm_eval_it_is_said_what_to_install(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    code, output = run("diffmean", "sea", "--layer", "6", "--tasks", "any")
+    code, output = run("diffmean/sea", "--layer", "6", "--tasks", "any")
     assert code == 1
     assert output.startswith("lm-evaluation-harness is not installed here: run `.venv/bin/uv pip install")
 

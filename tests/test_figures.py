@@ -1,12 +1,14 @@
 """The figures of the main job: what is drawn is the data."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from drawn_figures import FIGURES, assert_same, data_of, drawn, thin, world
 from matplotlib.figure import Figure
 
+from saesteer.figures.save import save_drawing
 from saesteer.figures.style import BLUE, MAGENTA
 from saesteer.figures.thresholds import banded, where_something_changes
 
@@ -127,6 +129,13 @@ def test_line_breaks_and_control_characters_are_visible() -> None:
     cells = {text.get_text() for text in figure.axes[0].texts}
     assert {"⏎, ⏎, ␣, a⏎b, <0x41>", "… [⏎] ⏎"} <= cells
     assert any(cell.replace("\n", " ").endswith("one⏎two⏎") for cell in cells)
+
+
+def test_a_byte_order_mark_in_a_text_is_left_out(tmp_path: Path) -> None:
+    """matplotlib's PDF breaks off at one."""
+    tables = world()["examples"].with_columns(pl.lit("one\ufeff two").alias("steered"), pl.lit("\ufeffa [word]").alias("top_context"))
+    _, figure = drawn("examples", {"examples": tables.with_columns(concept=pl.lit("\ufeffsea"))})
+    assert save_drawing(figure, tmp_path / "examples")[0].stat().st_size > 0
 
 
 def test_norms_of_decoder_rows_are_told_where_they_are_not_one() -> None:

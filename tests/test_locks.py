@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
+from workflow_folder import Folder
 
 from saesteer.cli import app
 from saesteer.workflow.locks import cancel_left_jobs, explain_lock, left_jobs, put_before_slurm, record_run, stale_locks
@@ -81,12 +82,26 @@ def test_what_must_not_happen_during_a_run_is_refused(locked: Path, monkeypatch:
 
 
 def test_a_lock_is_explained_with_the_one_command_to_give(locked: Path, caplog: pytest.LogCaptureFixture) -> None:
-    explain_lock(locked)
+    snakemakes = logging.getLogger("snakemakes")
+    explain_lock(locked, snakemakes)
     assert "Give the command `saesteer unlock`, then the same command again." in caplog.text
     caplog.clear()
     next((locked / ".snakemake/locks").iterdir()).unlink()
-    explain_lock(locked)
+    explain_lock(locked, snakemakes)
     assert caplog.text == ""
+
+
+@pytest.mark.slow
+def test_a_second_run_is_told_to_wait_and_not_to_unlock(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "run")
+    lock = folder.path / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("data/micro/pins/model.json\n")
+    set_host(folder.path, "login01")
+    code, output = folder.run(cold=True)
+    assert code == 1
+    assert "A workflow is running in this folder (process 123 on login01" in output
+    assert "--unlock argument" not in output
 
 
 def test_jobs_that_a_killed_run_left_are_cancelled(locked: Path, queue: Path) -> None:

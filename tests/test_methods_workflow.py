@@ -151,7 +151,7 @@ def test_results_in_axbenchs_form(compared: Checkout) -> None:
 
 @pytest.mark.exhaustive
 def test_vectors_go_out_and_come_in_as_a_method_that_writes_the_same_texts(restored: Checkout) -> None:
-    saesteer(restored, "vectors", NAME, "diffmean", "6", "vectors.safetensors")
+    saesteer(restored, "vectors", NAME, "diffmean", "--layer", "6", "--output", "vectors.safetensors")
     compare(restored, methods=[*METHODS, "from_file"], vectors="vectors.safetensors")
     run(restored, targets=[f"data/{NAME}/generations/layers_06-06.json"])
     texts = restored.table("generations", NAME)

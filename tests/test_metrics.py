@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from synthetic_tables import main_tables, selection_settings
 
 from saesteer.analysis.best_factor import best_factors
-from saesteer.analysis.metrics import findings, headline
+from saesteer.analysis.metrics import _depth, findings, headline
 from saesteer.report.headline import headline_markdown
 from saesteer.settings import BestFactorSettings
 
@@ -112,7 +112,7 @@ def test_order_changes_nothing_and_it_is_json(world: dict[str, pl.DataFrame], nu
 def passing() -> dict[str, Any]:
     gain = {"ratio": {"value": 1.5}, "kept": {"mean": 1.2}, "random": {"high": 1.1}, "p_within_layers": 0.04}
     return {
-        "depth": {"rho_input_score": -0.5, "rho_output_score": 0.5},
+        "depth": {"n_layers": 6, "rho_input_score": -0.9, "p_input_score": 0.01, "rho_output_score": 0.9, "p_output_score": 0.04},
         "both_above_half": {"share": 0.05},
         "filter": {rule: {"all": deepcopy(gain)} for rule in ("p1", "capped")},
     }
@@ -124,6 +124,9 @@ def passing() -> dict[str, Any]:
         (("depth", "rho_input_score"), 0.0, "roles_change_with_depth"),
         (("depth", "rho_output_score"), -0.1, "roles_change_with_depth"),
         (("depth", "rho_output_score"), None, "roles_change_with_depth"),
+        (("depth", "p_output_score"), 0.05, "roles_change_with_depth"),
+        (("depth", "p_input_score"), 0.2, "roles_change_with_depth"),
+        (("depth", "n_layers"), 5, "roles_change_with_depth"),
         (("both_above_half", "share"), 0.1, "both_scores_high_is_rare"),
         (("both_above_half", "share"), None, "both_scores_high_is_rare"),
         (("filter", "p1", "all", "ratio", "value"), 1.49, "filter_helps_by_p1"),
@@ -166,3 +169,19 @@ def test_a_world_too_small_for_most_numbers() -> None:
     assert len(numbers["findings"]) == 4
     assert not any(numbers["findings"].values())
     assert "–" in headline_markdown(numbers)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "p_outputs"),
+    [([1, 2], 1.0), ([1, 3, 2, 5, 4], 16 / 120), ([1, 2, 3, 5, 4, 6], 12 / 720), ([1, 2, 3, 4, 5, 6, 7, 8], 2 / 40320)],
+)
+def test_a_correlation_with_depth_comes_with_its_interval_and_p(outputs: list[float], p_outputs: float) -> None:
+    """By hand: of the orders of 6 layers 12 are at least as far from none as one swap of neighbours; two layers show nothing."""
+    rows = [(layer, layer, 1.0 - layer / 10, value / 10) for layer, value in enumerate(outputs)]
+    depth = _depth(pl.DataFrame(rows, schema=["layer", "feature", "input_score", "output_score"], orient="row"), 0.95)
+    assert depth["p_output_score"] == pytest.approx(p_outputs)
+    assert depth["rho_input_score"] == pytest.approx(-1)
+    known = len(outputs) > 3
+    assert (depth["low_output_score"] is not None) == known
+    if known:
+        assert depth["low_output_score"] < depth["rho_output_score"] <= depth["high_output_score"]

@@ -17,10 +17,10 @@ import yaml
 from own_files import write_named_files
 from safetensors.numpy import save_file
 
-from saesteer.settings import Experiment, Scores, SettingsError, experiment_of, load_experiment, load_workflow
+from saesteer.settings import Experiment, LabelledTexts, Scores, SettingsError, experiment_of, load_experiment, load_workflow
 from saesteer.sources.pins import sae_entry
 from saesteer.workflow.new_experiment import write_experiment
-from saesteer.workflow.preflight import check_experiment
+from saesteer.workflow.preflight import _corpus_tokens, check_experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,6 +165,58 @@ def test_topics_without_labelled_texts_are_refused(own: Experiment, tmp_path: Pa
     assert any("texts.parquet is not readable as Parquet" in problem for problem in problems(experiment_of(values)))
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["one text"] * 3, "texts.parquet holds 1 text: max-activating"),
+        (["a text", " ", "another"], r"texts.parquet, row 1 \(counted from 0\): text is empty"),
+        (["a text", None], r"texts.parquet, row 1 \(counted from 0\): text is empty"),
+        ([1, 2], "the column text holds Int64, not texts"),
+    ],
+    ids=["one text", "blank", "null", "numbers"],
+)
+def test_check_reads_the_texts(own: Experiment, tmp_path: Path, texts: list[Any], message: str) -> None:
+    path = tmp_path / "texts.parquet"
+    pl.DataFrame({"text": texts}).write_parquet(path)
+    values = {"max_activating_examples": {"kind": "local", "texts": str(path)}, "concepts": {"kind": "none"}, "judge": {"kind": "none"}}
+    found = problems(experiment_of(own.model_dump(mode="json") | values))
+    assert any(re.search(message, problem) for problem in found), found
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_check_reads_the_prompts(own: Experiment, tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "prefixes.txt"
+    path.write_bytes("\n".join(f"für {number}" for number in range(own.sweep.n_prefixes)).encode(encoding))
+    found = problems(own.model_copy(update={"sweep": own.sweep.model_copy(update={"prefixes": path})}))
+    assert f"files: {path} is no text in UTF-8" in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("concept,text\ntea,hot\nsea,\n", "row 2: a concept or a text is empty"),
+        ("concept;text\ntea;hot\n", "separate its columns by commas"),
+        ("concept,text\ntea,hot\nsea,wet\n", "has 1 positive texts, but methods.n_positive asks for"),
+    ],
+    ids=["empty", "semicolons", "one text"],
+)
+def test_check_reads_the_labelled_texts(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text(content)
+    compared = load_experiment("tiny-methods", ROOT / "config/experiments")
+    listed = LabelledTexts(kind="texts", texts=path, names=("tea", "sea"))
+    found = problems(compared.model_copy(update={"methods": compared.methods.model_copy(update={"concepts": listed})}))
+    assert any(message in problem for problem in found), found
+
+
+def test_the_disk_that_check_names_holds_the_activations(own: Experiment) -> None:
+    """By hand: two layers of the shipped texts' 98,514 tokens."""
+    workflow = load_workflow({"experiments": ["own"]})
+    (disk,) = (found.text for found in check_experiment("own", own, workflow, os.environ) if found.about == "disk")
+    assert f"activations {2 * 98_514 * 50 / 2**30:.1f} GiB" in disk
+    assert _corpus_tokens(own) == 98_514
+
+
 def test_the_norm_of_each_decoder_row_is_noted(tmp_path: Path) -> None:
     """By hand: rows of lengths 5 and 13, and of one length alone."""
     meta = {"sha256": "0", "hook_point": "resid_post", "centred": False, "k": None, "scale": None}
@@ -199,6 +251,7 @@ def test_init_fills_in_what_the_files_say(tmp_path: Path, monkeypatch: pytest.Mo
         (["v2/3/16k", "v2/11/16k"], "saes", "saes/v2/{layer}/16k"),
         (["3/small", "11/small", "3/large"], "saes/{layer}/small", "saes/{layer}/small"),
         (["best"], "saes", "saes/best"),
+        (["layer_3", "layer_11", "layer_3_trainingform"], "saes/layer_{layer}", "saes/layer_{layer}"),
     ],
 )
 def test_init_finds_the_pattern_of_the_saes(
@@ -215,6 +268,12 @@ def test_init_finds_the_pattern_of_the_saes(
     own = load_experiment("own", tmp_path)
     assert (own.saes.path, own.saes.hook_point) == (pattern, "resid_pre")
     assert own.layers == ((3,) if folders == ["best"] else (3, 11))
+
+
+@pytest.mark.parametrize("name", ["downloads", "derived"])
+def test_an_experiment_takes_no_folder_that_keeps_other_things(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"'{name}' cannot name an experiment"):
+        write_experiment(name, Path("my/model"), Path("my/saes"), None, Path())
 
 
 def test_init_refuses_saes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

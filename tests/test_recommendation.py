@@ -3,14 +3,20 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
-from saesteer.analysis.recommendation import Estimate, candidates, fired_on, perplexity_ratio, recommend
-from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, picked_features, sentences_of, show, shown
+from saesteer.analysis.recommendation import Estimate, as_multiple, candidates, fired_on, perplexity_ratio, recommend, weighed
+from saesteer.core.uncertainty import Interval
+from saesteer.engine.directions import decoder_cosines, difference_of_means
+from saesteer.engine.hook_points import hook_point_of
+from saesteer.report.candidates import picked_features
+from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, sentences_of, show, shown
 from saesteer.run import Run
 from saesteer.settings import LocalExamples, SelectionSettings, SettingsError, load_experiment
 from saesteer.settings.load import load_workflow, read_yaml
@@ -49,6 +55,23 @@ def test_the_verdict_goes_by_the_intervals_of_the_score_and_of_its_difference_to
     assert recommend("sea", rated, unsteered(), SETTINGS).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("perplexity", "loss", "verdict"),
+    [(3.0, 0.2, "use"), (3.0, None, "use"), (4857.0, 0.2, "harmful"), (3.0, 8.0, "harmful"), (3.9, 0.2, "harmful")],
+    ids=["little", "loss unknown", "texts", "ordinary texts", "interval"],
+)
+def test_damage_decides_with_the_score(perplexity: float, loss: float | None, verdict: str):
+    """The whole interval has to be within the limit: of 3.9 it reaches to 4.9."""
+    rated = ratings("feature", 3, "7", "1", [1.9, 1.8] * 4)
+    of_texts = Estimate(perplexity, Interval(perplexity - 1, perplexity + 1) if perplexity > 3.5 else Interval(2.9, 3.1), 8)
+    of_ordinary = None if loss is None else as_multiple(Estimate(loss, Interval(loss, loss), 8))
+    result = weighed(recommend("sea", rated, unsteered(), SETTINGS), [of_texts, of_ordinary], 4.0)
+    assert result.verdict == verdict
+    assert sentences_of(result)[0].startswith("Use feature 3/7" if verdict == "use" else "Do not use feature 3/7 at factor 1: it steers")
+    weak = recommend("sea", ratings("feature", 3, "7", "1", [0.8, 0.7] * 4), unsteered(), SETTINGS)
+    assert weighed(weak, [of_texts], 1.0) == weak
+
+
 def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowhere():
     rated = pl.concat([ratings("feature", 3, "7", factor, [1, None, 1, 1, 1, 1, None, 1]) for factor in ("10", "2", "4")])
     chosen = recommend("sea", rated, unsteered(), SETTINGS).feature
@@ -78,7 +101,7 @@ def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_th
             "explanation": [None, None, "ships at sea", None, None, "The season", None],
             "top_logit_lens_tokens": [["▁a"], ["▁sea"], ["b"], ["▁Sea", "x"], ["c"], ["d"], ["e"]],
             "max_activation": [1.0, 5.0, 9.0, 9.0, 9.0, 2.0, None],
-            "fires_on": [None, "▁tea", None, None, "▁Sea", None, None],
+            "fires_on": [None, "tea", None, None, "seas", None, None],
             "near": [False] * 7,
         }
     )
@@ -89,12 +112,46 @@ def test_candidates_match_by_label_before_explanation_before_lens_and_then_by_th
     assert candidates(features, "opera", 3).is_empty()
 
 
-def test_a_feature_fires_on_the_token_of_most_of_its_examples():
-    def example(*tokens: str) -> list[dict[str, str]]:
-        return [{"token": token} for token in tokens]
+def test_a_lens_token_may_be_the_beginning_of_the_word():
+    """Half of it at least, and at the beginning of a word."""
+    lens = [["▁me"], ["▁medi"], ["medi"], [" medic", "x"], ["▁medicine"], ["▁medicines"]]
+    columns = {"layer": [3] * 6, "feature": range(6), "concept": None, "explanation": None, "fires_on": None, "near": False}
+    features = pl.DataFrame(columns | {"top_logit_lens_tokens": lens, "max_activation": [1.0] * 6}, strict=False)
+    features = features.cast(dict.fromkeys(("concept", "explanation", "fires_on"), pl.String))
+    beginning = "lens, beginning"
+    assert candidates(features, "medicine", 9).rows() == [(3, 4, "lens"), (3, 1, beginning), (3, 3, beginning)]
 
-    examples = pl.DataFrame({"layer": [3, 3, 6], "feature": [1, 2, 1], "examples": [example("b", "a", "b"), example("d", "c"), []]})
-    assert fired_on(examples).rows() == [(3, 1, "b"), (3, 2, "c")]
+
+def test_directions_need_no_label_and_take_turns_with_what_shows_the_word():
+    cosines = [0.1, 0.9, -0.5, 0.8, None, 0.7]
+    columns = {"layer": [3] * 6, "feature": range(6), "explanation": None, "near": False, "top_logit_lens_tokens": [["▁a"]] * 6}
+    columns |= {"concept": [None, None, None, None, "sea", None], "fires_on": ["sea", None, "sea", "sea", None, None], "cosine": cosines}
+    features = pl.DataFrame(columns | {"max_activation": [9.0, 1.0, 8.0, 1.0, 1.0, 1.0]}, strict=False).cast({"explanation": pl.String})
+    expected = [(3, 4, "label"), (3, 0, "examples"), (3, 1, "direction"), (3, 2, "examples"), (3, 3, "direction"), (3, 5, "direction")]
+    assert candidates(features, "sea", 9).rows() == expected
+    assert candidates(features, "sea", 3).rows() == expected[:3]
+
+
+def example(context: list[str], at: int) -> dict[str, Any]:
+    return {"token": context[at], "token_index": at, "context": context}
+
+
+def test_a_feature_fires_on_the_word_of_most_of_its_examples_over_the_borders_of_tokens():
+    """By hand, in both ways of writing a token's space."""
+    dog, hotdog, end = ["<s>", "▁The", "▁d", "o", "g", "s", "▁ran", "."], [" hot", "dog", " and", " don", "'t"], ["▁a", "▁dog", "."]
+    examples = pl.DataFrame(
+        {
+            "layer": [3, 3, 3, 6],
+            "feature": [1, 2, 4, 1],
+            "examples": [
+                [example(dog, 3), example(dog, 4), example(dog, 6)],
+                [example(hotdog, 4), example(hotdog, 3), example(hotdog, 1)],
+                [example(end, 2), example(end, 2), example(end, 1)],
+                [],
+            ],
+        }
+    )
+    assert fired_on(examples).rows() == [(3, 1, "dogs"), (3, 2, "don't"), (3, 4, ".")]
 
 
 def test_perplexity_is_compared_prompt_by_prompt():
@@ -116,7 +173,15 @@ def test_a_models_text_cannot_break_the_page_or_command_the_terminal():
     hostile = "a | b\n\n# c <script>alert(1)</script> [d](javascript:e) \x1b[2J"
     rated = ratings("feature", 3, "7", "1", [1.5] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(hostile))
     plain = rated.with_columns(factor=pl.lit("0"))
-    row = {"layer": 3, "feature": 7, "match": "label", "concept": "sea", "explanation": None, "top_logit_lens_tokens": [hostile]}
+    row = {
+        "layer": 3,
+        "feature": 7,
+        "match": "label",
+        "concept": "sea",
+        "explanation": None,
+        "fires_on": None,
+        "top_logit_lens_tokens": [hostile],
+    }
     picked = pl.DataFrame([row | {"input_score": 0.5, "output_score": 0.5}])
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
     answered = Answer(question, recommend("sea", rated, plain, SETTINGS), None, None, picked, pl.concat([rated, plain]))
@@ -171,10 +236,10 @@ def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monk
     features = pl.DataFrame(columns | lens, schema_overrides={"explanation": pl.String})
     monkeypatch.setattr(Run, "summary_path", lambda *_: Path("config"))
     monkeypatch.setattr(Run, "summary", lambda *_: features)
-    monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[{"token": "▁c"}]] * 2)))
+    monkeypatch.setattr(Run, "rows", lambda *_: features.with_columns(examples=pl.Series([[example(["▁c"], 0)]] * 2)))
     tiny = as_sweep(WORKFLOW, "tiny")
     with pytest.raises(SettingsError, match=r"fires on or promotes 'medecine'\. Did you mean 'medicine'\? Labels are medicine, sea"):
-        picked_features(tiny, Question("tiny", "medecine", 4, 1, Path("config.yaml"), None))
+        picked_features(tiny, "medecine", 4, Path("config.yaml"))
 
 
 def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
@@ -187,7 +252,7 @@ def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
         ratings(kind, 6, kind, "1", [1.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" say")) for kind in ("prompting", "diffmean")
     ]
     plain = rated[0].with_columns(name=pl.lit("8"), factor=pl.lit("0"), judge_score=pl.lit(0.0))
-    known = {"match": "label", "concept": "sea", "explanation": None, "top_logit_lens_tokens": ["▁ship", "▁", "port"]}
+    known = {"match": "label", "concept": "sea", "explanation": None, "fires_on": None, "top_logit_lens_tokens": ["▁ship", "▁", "port"]}
     picked = pl.DataFrame([{"layer": 6, "feature": feature} | known | {"input_score": 0.5, "output_score": None} for feature in range(10)])
     recommended = recommend("sea", pl.concat([*rated, *rivals]), plain, SETTINGS)
     question = Question("tiny", "sea", 4, 1, Path("config.yaml"), None)
@@ -204,3 +269,20 @@ def test_a_terminal_gets_ten_lines_and_a_table_in_plain_text():
     assert "8 of 10 candidates" in shown_text
     assert "│ ship port" in shown_text
     assert not re.search(r"[▁#*]|\| ", shown_text)
+
+
+def test_the_direction_of_a_word_is_that_of_the_texts_that_have_it():
+    """Against transformers' own hidden states of the shipped model: of all tokens but the first, both means in plain loops."""
+    from engine_models import WORLD, shipped_model, shipped_sae
+
+    lm, sae = shipped_model(), shipped_sae(6)
+    texts = pl.read_parquet(WORLD / "texts.parquet", n_rows=14)["token_ids"].to_list()
+    groups = texts[:9], texts[9:]
+    means = []
+    for group in groups:
+        rows = [lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[7][0, 1:] for ids in group]
+        means.append(torch.cat(rows).mean(dim=0))
+    (direction,) = difference_of_means(lm, [hook_point_of(lm, 6, "resid_post")], *groups)
+    torch.testing.assert_close(direction, means[0] - means[1], rtol=1e-4, atol=1e-5)
+    expected = [float(row @ direction / row.norm() / direction.norm()) for row in sae.W_dec[:5]]
+    assert decoder_cosines(sae, direction)[:5] == pytest.approx(expected, abs=1e-6)

@@ -1,19 +1,20 @@
 """How hard to steer with a feature has one answer: by hand, and the same wherever it is asked for."""
 
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_folders import swept
+from report_folders import swept, write_step
 from test_best_factor import steering_rows
 from test_recommendation import SETTINGS, ratings, unsteered
 
 from saesteer.analysis.recommendation import recommend
 from saesteer.analysis.recommended_factor import recommended_factors
 from saesteer.core.errors import SettingsError
-from saesteer.core.tables import STEERING
+from saesteer.core.tables import JUDGEMENTS, STEERING
 from saesteer.report.fits import recommended_factor
 from saesteer.settings import BestFactorSettings
 
@@ -64,3 +65,25 @@ def test_a_command_says_why_there_is_none(tmp_path: Path) -> None:
     assert recommended_factor(run, layer, feature) == (float(factor), f"recommended: chosen by {chosen_by}")
     with pytest.raises(SettingsError, match="tiny has not steered with feature 0/999, so no factor is recommended: name one"):
         recommended_factor(run, 0, 999)
+
+
+def test_candidates_of_a_recommendation_have_ratings_and_no_tables(tmp_path: Path) -> None:
+    """Both give the same factor; of a feature that was not rated there is none."""
+    run = swept(tmp_path)
+    features = run.summary(STEERING).select("layer", "feature").unique().sort("layer", "feature").rows()
+    scores = {"0": 1.5, "2": 0.5, "10": 1.0, "20": 1.0}
+    rows = [
+        (layer, "feature", str(feature), factor, prefix_id, 0, score)
+        for layer, feature in features
+        for factor, score in scores.items()
+        for prefix_id in ("a", "b")
+    ]
+    rated = pl.DataFrame(rows, schema=[*JUDGEMENTS.keys, "judge_score"], orient="row")
+    columns = [pl.lit(None, kind).alias(name) for name, kind in JUDGEMENTS.schema.items() if name not in rated.columns]
+    shutil.rmtree(run.data / "judge")
+    write_step(run.data, JUDGEMENTS, rated.with_columns(columns).select(*JUDGEMENTS.columns).cast(pl.Schema(JUDGEMENTS.schema)))
+    run.summary_path(STEERING).unlink()
+    layer, feature = features[0]
+    assert recommended_factor(run, layer, feature) == (10.0, f"recommended: chosen by {JUDGED}")
+    with pytest.raises(SettingsError, match="no factor is recommended"):
+        recommended_factor(run, layer, 999)

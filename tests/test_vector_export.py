@@ -269,7 +269,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 def test_a_features_vector_is_frozen_measured_and_written(comparison: Run, tmp_path: Path) -> None:
     path = tmp_path / "feature.py"
-    code, output = run("6/7", "--to", "python", "--out", str(path), "--factor", "1.5", "--concept", "sea", "--texts", "4")
+    code, output = run("6/7", "--to", "python", "--output", str(path), "--factor", "1.5", "--concept", "sea", "--texts", "4")
     assert code == 0, output
     module, sae = imported(path), shipped_sae(6)
     about = module.ABOUT
@@ -285,7 +285,7 @@ def test_a_features_vector_is_frozen_measured_and_written(comparison: Run, tmp_p
 
 def test_a_fits_vector_is_what_it_was_and_what_has_no_place_in_a_file_lies_beside_it(comparison: Run, tmp_path: Path) -> None:
     path = tmp_path / "fit.pt"
-    code, output = run("diffmean/sea", "--to", "lm-eval", "--out", str(path), "--texts", "2")
+    code, output = run("diffmean/sea", "--to", "lm-eval", "--output", str(path), "--texts", "2")
     assert code == 0, output
     assert (
         "sea (diffmean, layer 6): factor 1 (the largest of those that halves chose: 0.5, 1.0), scale 400 (fitted by the method)" in output
@@ -318,7 +318,7 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_loaded(
     comparison: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.setattr(Run, "model", None)
-    code, output = run("--to", "gguf", *arguments.split(), "--out", str(tmp_path / "a.gguf"))
+    code, output = run("--to", "gguf", *arguments.split(), "--output", str(tmp_path / "a.gguf"))
     assert code == 1
     assert message in output
     assert list(tmp_path.iterdir()) == []

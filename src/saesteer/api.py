@@ -5,6 +5,7 @@ Classes that are imported `as` themselves are public as well.
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import polars as pl
 from saesteer.analysis.input_score import input_scores as _input_scores
 from saesteer.analysis.max_activating_examples import max_activating_examples as _max_activating_examples
 from saesteer.analysis.recommendation import N_PER_LAYER
+from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
 from saesteer.core.tables import LOGIT_LENS, OUTPUT_SCORE
 from saesteer.core.tokens import TextTokens
@@ -23,7 +25,7 @@ from saesteer.engine.generations import feature_texts
 from saesteer.engine.hook_points import to_residual, width_at
 from saesteer.engine.logit_lens import logit_lens_tokens as _logit_lens_tokens
 from saesteer.engine.models import LanguageModel as LanguageModel
-from saesteer.engine.models import load_language_model
+from saesteer.engine.models import language_model, load_language_model
 from saesteer.engine.output_score import output_scores as _output_scores
 from saesteer.engine.sae_convert import published_sae, sae_from_folder, sae_from_object
 from saesteer.engine.saes import Sae as Sae
@@ -41,25 +43,37 @@ from saesteer.steps.logit_lens import lens_columns as _lens_columns
 
 
 def load_model(
-    source: str | Path,
+    source: Any,
     revision: str | None = None,
     *,
+    tokenizer: Any = None,
     dtype: str = "float32",
     device: str | None = None,
     bos: str = "tokenizer",
     prompt_format: str = "plain",
     cache_dir: Path | None = None,
 ) -> LanguageModel:
-    """Load a causal language model from a folder in Hugging Face's form, or from the hub by its id (owner/name).
+    """Load a causal language model from a folder in Hugging Face's form, or from the hub by its id (owner/name); or take one that
+    transformers has loaded, with its `tokenizer`, as it is, in evaluation mode and without gradients.
 
     Only safetensors weights are read. `revision` is a commit, branch or tag of the hub; `dtype` is float32, tf32, bfloat16, float16 or,
     with torchao, int8 or nf4; `device` None is the GPU where there is one. `bos` "always" puts a beginning-of-sequence token before every
     text, also where the tokenizer adds none (GPT-2, Pythia); `prompt_format` "chat" takes prompts as a user's turn in the tokenizer's chat
     template. `cache_dir` None is Hugging Face's own cache.
     """
+    if not isinstance(source, str | Path):
+        if tokenizer is None:
+            raise ValueError(f"a loaded model ({type(source).__name__}) needs its tokenizer: load_model(model, tokenizer=tokenizer)")
+        return language_model(source, tokenizer, bos, prompt_format)
     folder = Path(source)
     if not folder.is_dir():
-        folder = fetch_model(str(source), revision, cache_dir).folder
+        if (
+            isinstance(source, Path)
+            or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)
+            or (folder.parent != Path() and folder.parent.is_dir())
+        ):
+            raise SettingsError(f"there is no folder {source}: correct the path, or name a model of the hub as owner/name")
+        folder = fetch_model(source, revision, cache_dir).folder
     return load_language_model(folder, dtype, device or available_device(), bos, prompt_format)
 
 
@@ -110,6 +124,7 @@ def max_activating_examples(
     """The texts on which each feature is most active, at most `n_examples` of a feature, from texts of one's own cut after `max_tokens`:
     a row a feature, columns of the table `max_activating_examples`."""
     _check_fit(lm, sae)
+    _check_lists(texts=texts)
     check_features(features, sae.meta.n_features, "the SAE")
     corpus = tokenised(texts, _tokens(lm), lm.bos, max_tokens)
     activations = pl.concat(sparse_activations(lm, {sae.meta.layer: sae}, corpus))
@@ -149,6 +164,7 @@ def steer(
     feature, factor, prompt, sample, text, token_ids, n_tokens, stopped.
     """
     _check_fit(lm, sae)
+    _check_lists(factors=factors, prompts=prompts)
     named = {text_id(prompt): prompt for prompt in prompts}
     keys = itertools.product(features, dict.fromkeys(map(canonical_factor, factors)), named, range(n_samples))
     schema = {"feature": pl.UInt32, "factor": pl.String, "prefix_id": pl.String, "sample": pl.UInt32}
@@ -193,6 +209,13 @@ def _lens(lm: LanguageModel, sae: Sae, features: Sequence[int], k: int) -> Any:
 
 def _tokens(lm: LanguageModel) -> TextTokens:
     return TextTokens(lm.tokenizer.backend_tokenizer, lm.tokenizer.bos_token_id, lm.name)
+
+
+def _check_lists(**values: Any) -> None:
+    """Refuse a string where a list of them is asked for: each of its letters would be taken for one."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            raise TypeError(f"{name} is one string: give a list, {name}=[{value!r}]")
 
 
 def _check_fit(lm: LanguageModel, sae: Sae) -> None:

@@ -21,6 +21,8 @@ from saesteer.core.store import read_manifest, read_rows
 from saesteer.core.tables import FEATURES, Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, load_experiment
+from saesteer.settings.base import DOWNLOADS
+from saesteer.sources.corpus import topic_names
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
 from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.published import cached_path
@@ -52,7 +54,7 @@ class Run:
     @property
     def downloads(self) -> Path:
         """The folder of what the experiments of this workflow fetched."""
-        return self.workflow.data_dir / "downloads"
+        return self.workflow.data_dir / DOWNLOADS
 
     @property
     def steering(self) -> Steering:
@@ -153,8 +155,7 @@ class Run:
 
     def topics(self) -> list[str]:
         """The topics of a shipped world, by number."""
-        names: list[str] = json.loads(self.file("topics").read_text(encoding="utf-8"))
-        return names
+        return topic_names(self.file("topics"))
 
     def file(self, name: str) -> Path:
         """A data file that the experiment names (sources.pins)."""

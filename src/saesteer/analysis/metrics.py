@@ -1,9 +1,10 @@
 """The headline numbers: what metrics.json holds, and the table that is pasted into the README.
 
-The three findings are judged by rules fixed before the shipped world was measured: (1) the median input score falls and the median
-output score rises with depth; (2) both scores exceed .5 in under 10 % of features; (3) filtering by output score multiplies mean
-held-out GenSuccess@20 by at least 1.5, beyond the random-removal band, and not by the choice of layers alone (p < .05 within
-layers). They are the claims of P1 (arXiv 2505.20063) in a form that can fail. The third rests on how a factor is chosen, and is judged
+The three findings are judged by rules, fixed before the shipped world was measured (of (1) the directions only):
+(1) the median input score falls and the median output score rises with depth, over at least 6 layers and each beyond chance (p < .05 by
+permutation); (2) both scores exceed .5 in under 10 % of features; (3) filtering by output score multiplies mean held-out GenSuccess@20 by
+at least 1.5, beyond the random-removal band, and not by the choice of layers alone (p < .05 within layers). They are the claims of P1
+(arXiv 2505.20063) in a form that can fail. The third rests on how a factor is chosen, and is judged
 under P1's rule and under `capped` (see analysis.best_factor).
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from saesteer.analysis.best_factor import PERPLEXITIES, RULES, best_factors
 from saesteer.analysis.selection import LAYER_SETS, MEASURES
@@ -31,6 +33,10 @@ from saesteer.settings import BestFactorSettings, SelectionSettings
 
 MAX_SHARE_BOTH_HIGH = 0.10
 MIN_RATIO = 1.5
+MIN_LAYERS = 6
+"""With 4 layers no order of medians has a p below .05, with 5 only the perfect one."""
+_PERMUTATIONS = 40_320
+"""Of the p of a rank correlation with depth: all of 8 layers, else as many at random."""
 MAX_P = 0.05
 OUTCOMES_CORRELATED = ("gen_success_20", "judge_score")
 _FEATURE = ["layer", "feature"]
@@ -54,7 +60,7 @@ def headline(
         "threshold": settings.headline_threshold,
         "features": _feature_counts(features),
         "layers": _layer_medians(features),
-        "depth": _depth(features),
+        "depth": _depth(features, settings.confidence),
         "both_above_half": _both_above_half(features),
         "filter": {by: {layers: _filter(outcomes, selection, by, layers, settings) for layers in LAYER_SETS} for by in RULES},
         "kept_against_removed": {measure: _kept_removed(chosen, measure, settings) for measure in MEASURES},
@@ -89,17 +95,28 @@ def _layer_medians(features: pl.DataFrame) -> list[Numbers]:
     ]
 
 
-def _depth(features: pl.DataFrame) -> Numbers:
-    """Spearman's rho over layers of depth with the layer's median score; null with fewer than 2 layers or equal medians."""
-    from scipy.stats import spearmanr  # slow to import, and the dry run imports the figures that import this module
-
+def _depth(features: pl.DataFrame, confidence: float) -> Numbers:
+    """Spearman's rho over layers of depth with the layer's median score, its interval and its two-sided p; null with fewer than 2 layers
+    or equal medians, the interval with fewer than 4."""
     medians = pl.DataFrame(_layer_medians(features))
-    rhos = {}
+    numbers: Numbers = {"n_layers": medians.height}
     for score in ("input_score", "output_score"):
-        known = medians.drop_nulls(f"median_{score}")
-        varies = known.height > 1 and known[f"median_{score}"].n_unique() > 1
-        rhos[score] = float(spearmanr(known["layer"], known[f"median_{score}"]).statistic) if varies else None
-    return {"n_layers": medians.height, "rho_input_score": rhos["input_score"], "rho_output_score": rhos["output_score"]}
+        layers, values = medians.drop_nulls(f"median_{score}").select("layer", f"median_{score}").to_numpy().T.astype(float)
+        found = rank_correlation(layers, values, np.zeros(len(layers), dtype=np.int64), confidence)
+        p = None if found.rho is None else _permutation_p(layers, values)
+        numbers |= {f"rho_{score}": found.rho, f"low_{score}": found.low, f"high_{score}": found.high, f"p_{score}": p}
+    return numbers
+
+
+def _permutation_p(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Two-sided p of Spearman's rho: the share of orders of y that correlate as much with x."""
+    from scipy.stats import permutation_test, rankdata  # slow to import, and the dry run imports the figures that import this module
+
+    a, b = (rankdata(side) - (len(side) + 1) / 2 for side in (x, y))
+    correlated = permutation_test(
+        (b,), lambda ranks, axis: (ranks * a).sum(axis), vectorized=True, permutation_type="pairings", n_resamples=_PERMUTATIONS, rng=0
+    )
+    return float(correlated.pvalue)
 
 
 def _both_above_half(features: pl.DataFrame) -> Numbers:
@@ -205,12 +222,18 @@ def _share(mask: pl.Series) -> float | None:
 def findings(numbers: Mapping[str, Any]) -> dict[str, bool]:
     """Does each finding of P1 hold here? A number that does not exist decides nothing and counts as not shown."""
     depth, share = numbers["depth"], numbers["both_above_half"]["share"]
-    inputs, outputs = depth["rho_input_score"], depth["rho_output_score"]
     return {
-        "roles_change_with_depth": inputs is not None and outputs is not None and inputs < 0 < outputs,
+        "roles_change_with_depth": _roles_change(depth),
         "both_scores_high_is_rare": share is not None and share < MAX_SHARE_BOTH_HIGH,
         **{f"filter_helps_by_{rule}": _filter_helps(numbers["filter"][rule]["all"]) for rule in RULES},
     }
+
+
+def _roles_change(depth: Mapping[str, Any]) -> bool:
+    (inputs, p_inputs), (outputs, p_outputs) = ((depth[f"rho_{score}"], depth[f"p_{score}"]) for score in ("input_score", "output_score"))
+    if inputs is None or outputs is None or depth["n_layers"] < MIN_LAYERS:
+        return False
+    return bool(inputs < 0 < outputs and max(p_inputs, p_outputs) < MAX_P)
 
 
 def _filter_helps(gain: Mapping[str, Any]) -> bool:

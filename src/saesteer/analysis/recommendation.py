@@ -7,7 +7,7 @@ what is recommended. So the scores are those of the procedure, and owe nothing t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Literal
 
@@ -25,7 +25,14 @@ interval of the score, for a single concept's mean is of few prompts."""
 FEATURE, UNSTEERED = "feature", "0"
 N_PER_LAYER = 4
 """Candidates of a layer, unless another number is asked for."""
-Verdict = Literal["use", "weak", "none"]
+MATCHES = ("label", "explanation", "search", "examples", "lens", "lens, beginning", "direction")
+"""How a candidate was found, in order."""
+N_SAID = 3
+"""The first of them: somebody says that the feature is about the concept."""
+_LETTER = r"[\p{L}\p{M}\p{N}'’-]"
+_MOST_TOKENS = 8
+"""Tokens on each side of an example's maximum among which those of its word are."""
+Verdict = Literal["use", "harmful", "weak", "none"]
 _OPTION = ["kind", "layer", "name"]
 
 
@@ -71,38 +78,67 @@ class Recommendation:
 
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
-    """The first `n_per_layer` features of a layer -> layer, feature, match: by how they match the concept (its label, a word of the
-    explanation, a search for the concept by meaning, the token they fire on, a top logit-lens token) and then by their max activation.
+    """The first `n_per_layer` features of a layer -> layer, feature, match. First those that are said to be about the concept (its label, a
+    word of the explanation, a search by meaning), in this order and then by their max activation. Then in turns those that show it (the
+    word they fire on, a top logit-lens token, the beginning of the word among these tokens), in the same way, and those whose direction
+    has the largest cosine with the concept's, if it is positive.
 
-    features: FEATURES columns, fires_on (`fired_on`; may be null) and near (whether such a search gave the feature).
+    features: FEATURES columns, fires_on (`fired_on`; may be null), near (whether such a search gave the feature) and, where it was
+    computed, cosine.
     """
-    words = {word for word in concept.lower().split() if len(word) > 2} or {concept.lower()}
-    said = pl.coalesce("explanation", pl.lit("")).str.to_lowercase()
-    fires_on, tokens = _word(pl.col("fires_on")), pl.col("top_logit_lens_tokens").list.eval(_word(pl.element()))
-    rank = (
-        pl.when(pl.col("concept").str.to_lowercase() == concept.lower())
-        .then(0)
-        .when(pl.all_horizontal(said.str.contains(word, literal=True) for word in sorted(words)))
-        .then(1)
-        .when("near")
-        .then(2)
-        .when(fires_on.is_in(sorted(words)))
-        .then(3)
-        .when(pl.any_horizontal(tokens.list.contains(word) for word in sorted(words)))
-        .then(4)
-    )
-    matched = features.with_columns(rank=rank).drop_nulls(["rank", "max_activation"])
-    ranked = matched.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])
-    first = ranked.group_by("layer", maintain_order=True).head(n_per_layer)
-    names = dict(enumerate(("label", "explanation", "search", "examples", "lens")))
-    return first.select("layer", "feature", match=pl.col("rank").replace_strict(names, return_dtype=pl.String))
+    by_match = features.with_columns(rank=_match(concept)).drop_nulls(["rank", "max_activation"])
+    matched = by_match.sort("layer", "rank", "max_activation", "feature", descending=[False, False, True, False])
+    listed = [matched]
+    if "cosine" in features.columns:
+        towards = features.filter(pl.col("cosine") > 0).with_columns(rank=pl.lit(len(MATCHES) - 1, pl.Int32))
+        listed.append(towards.sort("layer", "cosine", "feature", descending=[False, True, False]))
+    said = pl.col("rank") < N_SAID
+    places = (of.select("layer", "feature", "rank", said=said, place=pl.int_range(pl.len()).over("layer", said)) for of in listed)
+    ranked = pl.concat(places).sort("layer", "said", "place", "rank", descending=[False, True, False, False])
+    first = ranked.unique(["layer", "feature"], keep="first", maintain_order=True).group_by("layer", maintain_order=True).head(n_per_layer)
+    return first.select("layer", "feature", match=pl.col("rank").replace_strict(dict(enumerate(MATCHES)), return_dtype=pl.String))
+
+
+def _match(concept: str) -> pl.Expr:
+    """The place in MATCHES of how a feature matches the concept; null where it does not."""
+    words = sorted(concept_words(concept))
+    said, tokens = pl.coalesce("explanation", pl.lit("")).str.to_lowercase(), pl.col("top_logit_lens_tokens")
+    beginnings = tokens.list.eval(_word(pl.element().filter(pl.element().str.contains("^[▁Ġ ]"))))
+    rules = [
+        pl.col("concept").str.to_lowercase() == concept.lower(),
+        pl.all_horizontal(said.str.contains(word, literal=True) for word in words),
+        pl.col("near"),
+        _word(pl.col("fires_on")).is_in([form for word in words for form in (word, f"{word}s")]),
+        pl.any_horizontal(tokens.list.eval(_word(pl.element())).list.contains(word) for word in words),
+        pl.any_horizontal(beginnings.list.set_intersection(_beginnings(word)).list.len() > 0 for word in words),
+    ]
+    return pl.coalesce(pl.when(rule).then(pl.lit(place, pl.Int32)) for place, rule in enumerate(rules))
+
+
+def concept_words(concept: str) -> set[str]:
+    """The words of a concept's name by which features are found: those of more than two letters."""
+    return {word for word in concept.lower().split() if len(word) > 2} or {concept.lower()}
+
+
+def _beginnings(word: str) -> list[str]:
+    """Those of a word that are at least half of it, and two letters: other words begin so too, but fewer."""
+    return [word[:length] for length in range(max(2, (len(word) + 1) // 2), len(word))]
 
 
 def fired_on(examples: pl.DataFrame) -> pl.DataFrame:
-    """MAX_ACTIVATING_EXAMPLES -> layer, feature, fires_on: the token at which most of a feature's max-activating examples are largest;
-    ties: the first in the alphabet."""
-    tokens = examples.select("layer", "feature", pl.col("examples").list.eval(pl.element().struct.field("token"))).explode("examples")
-    counted = tokens.drop_nulls().group_by("layer", "feature", fires_on="examples").len()
+    """MAX_ACTIVATING_EXAMPLES -> layer, feature, fires_on: the word in which most of a feature's max-activating examples are largest, put
+    together from its tokens; ties: the first in the alphabet."""
+    every = examples.select("layer", "feature", "examples").explode("examples").drop_nulls("examples").unnest("examples")
+    at, context = pl.col("token_index").cast(pl.Int64), pl.col("context").list
+    start = (at - _MOST_TOKENS).clip(lower_bound=0)
+    before, token, after = (
+        text.str.replace_all("▁", " ")
+        for text in (context.slice(start, at - start).list.join(""), pl.col("token"), context.slice(at + 1, _MOST_TOKENS).list.join(""))
+    )
+    head = pl.when(token.str.contains(rf"^{_LETTER}")).then(before.str.extract(rf"({_LETTER}*)$")).otherwise(pl.lit(""))
+    tail = pl.when(token.str.contains(rf"{_LETTER}$")).then(after.str.extract(rf"^({_LETTER}*)")).otherwise(pl.lit(""))
+    words = every.select("layer", "feature", fires_on=pl.concat_str(head, token.str.strip_chars(), tail).str.to_lowercase())
+    counted = words.group_by("layer", "feature", "fires_on").len()
     most = counted.sort("layer", "feature", "len", "fires_on", descending=[False, False, True, False])
     return most.group_by("layer", "feature", maintain_order=True).agg(pl.col("fires_on").first())
 
@@ -176,7 +212,18 @@ def estimated(values: Iterable[float], settings: IntervalSettings, scale: Interv
 def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFrame, settings: IntervalSettings) -> Estimate:
     """Perplexity of a choice's texts as a multiple of the unsteered ones': the geometric mean over prompts. Both have mean_nll."""
     steered = rated.filter(kind=choice.kind, layer=choice.layer, name=choice.name, factor=choice.factor)
-    rise = _difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), settings)
+    return as_multiple(_difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), settings))
+
+
+def weighed(recommendation: Recommendation, damage: Iterable[Estimate | None], limit: float) -> Recommendation:
+    """The recommendation once damage is known: harmful where use would be said but a multiple of the unsteered perplexity is not seen to be
+    within the limit. A damage that is None was not measured, and decides nothing."""
+    too_much = any(one is not None and (one.interval is None or one.interval.high > limit) for one in damage)
+    return replace(recommendation, verdict="harmful") if recommendation.verdict == "use" and too_much else recommendation
+
+
+def as_multiple(rise: Estimate) -> Estimate:
+    """A rise of the loss, in nats a token, as a multiple of the perplexity."""
     if rise.mean is None or rise.interval is None:
         return rise
     low, high = rise.interval
@@ -184,7 +231,8 @@ def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFram
 
 
 def verdict_of(choice: Choice | None) -> Verdict:
-    """use: better than unsteered and STEERS or more, both by their intervals; weak: better only; none: not seen to be better."""
+    """By the ratings alone. use: better than unsteered and STEERS or more, both by their intervals; weak: better only; none: not seen to be
+    better."""
     if choice is None or choice.above_unsteered.interval is None or choice.above_unsteered.interval.low <= 0:
         return "none"
     return "use" if is_worth_following(choice) else "weak"

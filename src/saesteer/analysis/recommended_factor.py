@@ -22,16 +22,19 @@ def recommended_factors(steering: pl.DataFrame, settings: BestFactorSettings) ->
     factor is null where steering failed: no text at any factor has a judge score above 0, or, without a judge, a success.
     """
     means = both_halves(steering)
-    judged = highest_judged(means, _FEATURE)
-    by_judge = judged.select(
-        *_FEATURE, factor=pl.when(pl.col("judge_score") > 0).then("factor"), chosen_by=pl.lit("judge score, on all prompts")
-    )
+    by_judge = factors_by_judge(means)
     rows = []
-    for feature in means.join(judged, on=_FEATURE, how="anti").partition_by(_FEATURE, maintain_order=True):
+    for feature in means.join(by_judge, on=_FEATURE, how="anti").partition_by(_FEATURE, maintain_order=True):
         curve = curve_of({row["factor"]: row for row in feature.to_dicts()}, settings.perplexity)
         by_success = "GenSuccess@20 under the perplexity cap, on all prompts"
         rows.append((*feature.select(_FEATURE).row(0), choose_capped(curve, PERPLEXITY_CAP), by_success))
     return pl.concat([by_judge, pl.DataFrame(rows, schema=_SCHEMA, orient="row")]).sort(_FEATURE)
+
+
+def factors_by_judge(means: pl.DataFrame) -> pl.DataFrame:
+    """The same of the features that have a judge score; means: layer, feature, factor, judge_score."""
+    chosen = pl.when(pl.col("judge_score") > 0).then("factor")
+    return highest_judged(means, _FEATURE).select(*_FEATURE, factor=chosen, chosen_by=pl.lit("judge score, on all prompts"))
 
 
 def highest_judged(means: pl.DataFrame, of: Sequence[str]) -> pl.DataFrame:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 VectorForm = Literal["gguf", "repeng", "easysteer", "lm-eval", "neuronpedia", "safetensors", "python"]
 """What reads an exported vector (engine.vector_formats)."""
+FittedAt = Annotated[int | None, typer.Option(help="Layer that the method was fitted at; needed where there are several.")]
+Factor = Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: as the experiment chose.")]
 command = commands("Steer")
 
 
@@ -40,9 +42,9 @@ def export_vector(
     experiment: Finished,
     which: Annotated[str, typer.Argument(help="LAYER/FEATURE, e.g. 6/548; or METHOD/CONCEPT of a comparison, e.g. diffmean/sea.")],
     to: Annotated[VectorForm, typer.Option(help="What is to read the file.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: as the experiment chose.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer that the method was fitted at.")] = None,
+    output: Annotated[Path, typer.Option("--output", "--out", help="File to write.")],
+    layer: FittedAt = None,
+    factor: Factor = None,
     concept: Annotated[str | None, typer.Option(help="What texts are rated for; none: what the experiment says.")] = None,
     texts: Annotated[int, typer.Option(min=1, help="Texts that are measured of each form of steering, at least.")] = 100,
     model_id: Annotated[str | None, typer.Option(help="What Neuronpedia calls the model.")] = None,
@@ -53,33 +55,34 @@ def export_vector(
 
     run = run_of(experiment, configfile)
     steerer, sae = vector.steerer_of(run, which, layer, factor, concept)
-    about = vector.export_vector(run, steerer, sae, vector.Target(to, out, texts, model_id))
-    typer.echo(f"{vector.strength(about)}\n\n{vector.effect_table(about)}\n\nwrote {out}; use it so:\n{about['usage']}")
+    about = vector.export_vector(run, steerer, sae, vector.Target(to, output, texts, model_id))
+    typer.echo(f"{vector.strength(about)}\n\n{vector.effect_table(about)}\n\nwrote {output}; use it so:\n{about['usage']}")
 
 
 @command()
 def vectors(
     experiment: FinishedComparison,
     method: Annotated[str, typer.Argument(help="Key of a method that fits vectors, e.g. diffmean.")],
-    layer: Annotated[int, typer.Argument(help="Layer that it was fitted at.")],
-    path: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
+    output: Annotated[Path, typer.Option(help="Safetensors file to write.")],
+    layer: FittedAt = None,
     configfile: Configfile = CONFIG,
 ) -> None:
     """Write the unit vectors that a method fitted, a tensor a concept; the method from_file reads such files."""
     from saesteer.report.exports.comparison import export_vectors
+    from saesteer.report.fits import fitted_layer
 
-    export_vectors(run_of(experiment, configfile), method, layer, path)
-    typer.echo(f"wrote {path}")
+    run = run_of(experiment, configfile)
+    export_vectors(run, method, fitted_layer(run, layer), output)
+    typer.echo(f"wrote {output}")
 
 
 @command()
 def evaluate(
     experiment: FinishedComparison,
-    method: Annotated[str, typer.Argument(help="Key of a method whose steering acts at every position, e.g. diffmean.")],
-    concept: Annotated[str, typer.Argument(help="The concept that it was fitted for.")],
-    layer: Annotated[int, typer.Option(help="Layer that it was fitted at.")],
+    which: Annotated[str, typer.Argument(help="METHOD/CONCEPT, e.g. diffmean/sea; the method's steering acts at every position.")],
     tasks: Annotated[str, typer.Option(help="Tasks, groups or tags of lm-evaluation-harness, with commas.")],
-    factor: Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: the chosen factor.")] = None,
+    layer: FittedAt = None,
+    factor: Factor = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task; none: all.")] = None,
     include_path: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder with tasks of one's own, in the harness's YAML.")
@@ -91,12 +94,13 @@ def evaluate(
     """Run tasks of lm-evaluation-harness (extra `evaluation`) on the model as it is and under a method's fit for a concept."""
     from saesteer.core.files import write_json
     from saesteer.report.evaluation import Tasks, evaluate, table_of
-    from saesteer.report.fits import fit_of
+    from saesteer.report.fits import fit_of, fitted_layer, method_and_concept
 
     run = run_of(experiment, configfile)
-    fit = fit_of(run, method, concept, layer, factor)
+    fit = fit_of(run, *method_and_concept(which), fitted_layer(run, layer), factor)
     evaluated = evaluate(run, fit, Tasks(tuple(tasks.split(",")), limit, include_path, batch_size))
-    typer.echo(f"{method}, {concept}, layer {layer}, factor {fit.factor} ({fit.factor_from})\n\n{table_of(evaluated['results'])}")
+    what = f"{fit.method}, {fit.concept}, layer {fit.layer}, factor {fit.factor} ({fit.factor_from})"
+    typer.echo(f"{what}\n\n{table_of(evaluated['results'])}")
     if output:
         write_json(output, evaluated)
 

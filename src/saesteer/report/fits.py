@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from saesteer.analysis.recommended_factor import recommended_factors
+from saesteer.analysis.recommended_factor import factors_by_judge, recommended_factors
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
-from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, METHOD_CHOICES, STEERING
+from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPTS, FITS, JUDGEMENTS, METHOD_CHOICES, SINGLE_FEATURE, STEERING, of_features
 from saesteer.engine.interventions import Intervention, unpacked
 from saesteer.methods.compare.layers import at_every_layer
 from saesteer.run import Run
@@ -40,6 +40,22 @@ def not_a_feature(which: str, nor: str = "") -> SettingsError:
     return SettingsError(f"{which!r} is not LAYER/FEATURE, e.g. 6/548{nor}.{near}")
 
 
+def method_and_concept(which: str) -> tuple[str, str]:
+    """METHOD/CONCEPT as its two names; refused where it is something else."""
+    method, slash, concept = which.partition("/")
+    if not slash:
+        raise SettingsError(f"{which!r} is not METHOD/CONCEPT, e.g. 'diffmean/the sea'")
+    return method, concept
+
+
+def fitted_layer(run: Run, layer: int | None) -> int:
+    """The layer that is meant: the comparison's only one where none is named."""
+    layers = run.comparison.layers
+    if layer is None and len(layers) > 1:
+        raise SettingsError(f"{run.name} fits methods at layers {', '.join(map(str, sorted(layers)))}: choose one (--layer)")
+    return layers[0] if layer is None else layer
+
+
 def concept_of(run: Run, layer: int, feature: int) -> str | None:
     """What a feature stands for in the experiment; None where it does not say."""
     concepts = run.rows_if_any(CONCEPTS, [layer]).filter(feature=feature)["concept"].to_list()
@@ -47,15 +63,24 @@ def concept_of(run: Run, layer: int, feature: int) -> str | None:
 
 
 def recommended_factor(run: Run, layer: int, feature: int) -> tuple[float, str]:
-    """The recommended factor of a feature of a finished sweep, and what chose it."""
-    steering = run.summary_if_any(STEERING) if isinstance(run.experiment, Sweep) else None
-    rows = None if steering is None else steering.filter(layer=layer, feature=feature)
-    if rows is None or rows.is_empty():
+    """The recommended factor of a feature of a finished sweep, or of the candidates of a recommendation, and what chose it."""
+    chosen = _recommended(run, layer, feature) if isinstance(run.experiment, Sweep) else None
+    if chosen is None or chosen.is_empty():
         raise SettingsError(f"{run.name} has not steered with feature {layer}/{feature}, so no factor is recommended: name one (--factor)")
-    ((_, _, factor, chosen_by),) = recommended_factors(rows, run.sweep.best_factor).rows()
+    ((_, _, factor, chosen_by),) = chosen.rows()
     if factor is None:
         raise SettingsError(f"feature {layer}/{feature} did not steer at any factor of {run.name}: name one (--factor)")
     return float(factor), f"recommended: chosen by {chosen_by}"
+
+
+def _recommended(run: Run, layer: int, feature: int) -> pl.DataFrame:
+    """The feature's row of `recommended_factors`; of candidates, which have ratings and no tables, by these. No row: not steered with."""
+    steering = run.summary_if_any(STEERING)
+    if steering is not None:
+        return recommended_factors(steering.filter(layer=layer, feature=feature), run.sweep.best_factor)
+    rated = run.rows_if_any(JUDGEMENTS, [layer], ["judge_score"]).filter(method=SINGLE_FEATURE, target=str(feature))
+    means = of_features(rated).group_by("layer", "feature", "factor").agg(pl.col("judge_score").mean())
+    return factors_by_judge(means)
 
 
 def fit_of(run: Run, method: str, concept: str, layer: int, factor: float | None = None) -> Fit:

@@ -28,26 +28,25 @@ from saesteer.analysis.recommendation import (
     Choice,
     Estimate,
     Recommendation,
-    candidates,
+    as_multiple,
     estimated,
-    fired_on,
     is_worth_following,
     perplexity_ratio,
     recommend,
+    weighed,
 )
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
-from saesteer.core.names import did_you_mean
-from saesteer.core.tables import FEATURES, FITS, GENERATIONS, JUDGEMENTS, MAX_ACTIVATING_EXAMPLES, PERPLEXITY, of_fits
+from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
 from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
+from saesteer.report.candidates import picked_features
 from saesteer.run import Run, open_run
 from saesteer.settings import (
     Comparison,
-    ExplainedFeatures,
     LocalExamples,
     NamedConcepts,
     NoJudge,
@@ -107,7 +106,9 @@ def answer(workflow: Workflow, question: Question) -> Answer:
         if name is not None:
             experiment_name(name)
     source = as_sweep(workflow, question.name)
-    picked = picked_features(source, question)
+    if isinstance(source.sweep.judge, NoJudge):
+        raise SettingsError(f"experiment {question.name} has judge of kind none: a recommendation needs ratings: give it a judge")
+    picked = picked_features(source, question.concept, question.n_per_layer, question.configfile)
     derived = computed(source, of_candidates(question, source.sweep, picked), question)
     rated = feature_texts(derived)
     if question.comparison:
@@ -117,7 +118,9 @@ def answer(workflow: Workflow, question: Question) -> Answer:
     if recommended.feature is None:
         return Answer(question, recommended, None, None, picked, rated)
     perplexity = perplexity_ratio(recommended.feature, steered, unsteered, source.sweep.selection)
-    return Answer(question, recommended, perplexity, ordinary_loss(derived, recommended.feature), picked, rated)
+    loss, limit = ordinary_loss(derived, recommended.feature), source.sweep.recommendation.damage_limit
+    recommended = weighed(recommended, [perplexity, None if loss is None else as_multiple(loss)], limit)
+    return Answer(question, recommended, perplexity, loss, picked, rated)
 
 
 def as_sweep(workflow: Workflow, name: str) -> Run:
@@ -142,29 +145,6 @@ def ordinary_loss(run: Run, choice: Choice) -> Estimate | None:
     return estimated(rises.tolist(), run.experiment.intervals)
 
 
-def picked_features(run: Run, question: Question) -> pl.DataFrame:
-    """The candidates' FEATURES columns and `match`; refused where nothing points to the concept."""
-    experiment, path = run.sweep, run.summary_path(FEATURES)
-    if isinstance(experiment.judge, NoJudge):
-        raise SettingsError(f"experiment {question.name} has judge of kind none: a recommendation needs ratings: give it a judge")
-    if not path.exists():
-        raise SettingsError(f"there is no {path}: compute the scores first: snakemake --cores all {path}")
-    features = run.summary(FEATURES)
-    # A layer at a time: a large model's max-activating examples fill the memory.
-    fires = pl.concat(fired_on(run.rows(MAX_ACTIVATING_EXAMPLES, [layer])) for layer in experiment.layers)
-    listed = experiment.features
-    near = isinstance(listed, ExplainedFeatures) and (listed.query or "").lower() == question.concept.lower()
-    described = features.join(fires, on=["layer", "feature"], how="left", maintain_order="left").with_columns(near=near)
-    picked = candidates(described, question.concept, question.n_per_layer)
-    if picked.is_empty():
-        labels = sorted(set(features["concept"].drop_nulls()))
-        raise SettingsError(
-            f"none of the {features.height} features of {question.name} is labelled with, explained by, fires on or promotes"
-            f" {question.concept!r}.{did_you_mean(question.concept, labels)} Labels are {', '.join(labels[:40]) or 'none'}"
-        )
-    return picked.join(features, on=["layer", "feature"], how="left", maintain_order="left")
-
-
 def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -> dict[str, Any]:
     """The experiment file of the candidates, all rated against the concept."""
     listed = {layer: picked.filter(layer=layer)["feature"].sort().to_list() for layer in experiment.layers}
@@ -175,6 +155,7 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
         "extends": question.name,
         "description": f"Candidates of {question.name} for {question.concept!r}, written by saesteer recommend",
         "kind": "sweep",
+        "layers_per_job": len(experiment.layers),  # there is little to compute, and each job costs a Python start
         "features": {"kind": "explicit", "features": listed},
         "concepts": concepts,
     }
@@ -254,6 +235,9 @@ def sentences_of(recommendation: Recommendation) -> list[str]:
     score = f"judge score {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
     if recommendation.verdict == "use":
         return [f"Use {where}: {score}.", *rivals]
+    if recommendation.verdict == "harmful":
+        damage = "its damage (below) is above recommendation.damage_limit: try a smaller factor"
+        return [f"Do not use {where}: it steers towards {concept!r}, {score}, but {damage}.", *rivals]
     if recommendation.verdict == "weak":
         return [f"The best candidate, {where}, steers weakly towards {concept!r}: {score}.", *rivals]
     return [f"No candidate is seen to steer towards {concept!r}: the best is {where}, {score}.", *rivals]
@@ -341,7 +325,7 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list
     means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls().sort("judge_score", descending=True)
     for row in picked.iter_rows(named=True):
         best = means.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
-        fires_on = row["concept"] or row["explanation"] or "unclear"
+        fires_on = row["concept"] or row["explanation"] or row["fires_on"] or "unclear"
         scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
         at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_UNRATED, ""]
         yield [

@@ -11,6 +11,9 @@ from saesteer.core.errors import SettingsError
 LARGEST_FACTOR = 10_000
 """100 is the largest that any paper tries; a model's numbers overflow at some factor, and what is written then tells nothing."""
 
+DOWNLOADS, DERIVED = "downloads", "derived"
+"""Folders of data_dir that are no experiment's: what was fetched, and the files of the experiments that are derived from others."""
+
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -45,6 +48,8 @@ def experiment_name(value: str) -> str:
         raise SettingsError(
             f"{value!r} cannot name an experiment: letters, digits, points, hyphens and underscores, a letter or digit first, can"
         )
+    if value in (DOWNLOADS, DERIVED):
+        raise SettingsError(f"{value!r} cannot name an experiment: the folder of that name keeps other things; take another name")
     return value
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from saesteer.settings.base import ExperimentName, Layers, Settings, unique
+from saesteer.settings.base import DERIVED, ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
     ExampleSettings,
@@ -31,6 +31,7 @@ from saesteer.settings.steps import (
     PerplexitySettings,
     PmiSettings,
     RatingJudge,
+    RecommendationSettings,
     SamplingSettings,
     SelectionSettings,
     SweepSettings,
@@ -152,6 +153,8 @@ class Sweep(SteeringSections):
     """Filtering features by output score, with controls."""
     pmi: PmiSettings = PmiSettings()
     """The corpus of the figure of pointwise mutual information."""
+    recommendation: RecommendationSettings = RecommendationSettings()
+    """What `saesteer recommend` asks of a feature."""
 
     @property
     def sampling(self) -> SweepSettings:
@@ -241,7 +244,7 @@ class Workflow(Settings):
     @property
     def derived_dir(self) -> Path:
         """Where `saesteer recommend` writes the experiments that it derives from others."""
-        return self.data_dir / "derived"
+        return self.data_dir / DERIVED
 
     @property
     def all_experiments_dirs(self) -> tuple[Path, ...]:

@@ -116,6 +116,12 @@ class SelectionSettings(IntervalSettings):
     """Permutations of the test within layers."""
 
 
+class RecommendationSettings(Settings):
+    damage_limit: Annotated[float, Field(ge=1)] = 4.0
+    """`saesteer recommend` says use only where the perplexity of steered texts, and that of ordinary texts under steering, is at most this
+    multiple of the unsteered one (4 is the cap of the rule capped too)."""
+
+
 class PmiSettings(Settings):
     texts: Path | None = None
     """Parquet of texts (a column text) whose co-occurrences are counted; null: the texts of local max-activating examples, or else no

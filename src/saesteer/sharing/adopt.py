@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saesteer.core.confined import confined
@@ -57,7 +57,8 @@ def examine(folder: Path, experiment: str, planned: Collection[str]) -> Examinat
             refused[output] = "its bytes are not those that were published"
         elif faulty := faults(folder / output):
             refused[output] = "; ".join(f"{path.relative_to(folder)} {fault}" for path, fault in faulty.items())
-    agreeing = _agreeing(stated, refused, digest)
+    at_hand = {output: [_at_hand(folder, one, stated) for one in statements] for output, statements in stated.items()}
+    agreeing = _agreeing(at_hand, refused, digest)
     return Examination(agreeing, dict(sorted(refused.items())), unaccounted)
 
 
@@ -82,6 +83,16 @@ def set_aside(path: Path) -> None:
     """Give a file that must not be read another name, under which it stays; those set aside before stay too."""
     names = (path.with_name(f"{path.name}{f'.{number}' if number else ''}{SET_ASIDE}") for number in itertools.count())
     path.replace(next(name for name in names if not name.exists()))
+
+
+def _at_hand(folder: Path, statement: Statement, outputs: Collection[str]) -> Statement:
+    """The statement without the inputs that nobody published and that are not on this machine: a model or texts that stayed where the
+    results were made. Its job counts as one that read none of them, so it is due, and they are compared, as soon as they are here."""
+    absent = {name for name in statement.inputs if name not in outputs and not (folder / name).exists()}
+    if not absent:
+        return statement
+    record = {**statement.record, "input": [name for name in statement.record["input"] or [] if name not in absent]}
+    return replace(statement, inputs={name: digest for name, digest in statement.inputs.items() if name not in absent}, record=record)
 
 
 def _agreeing(stated: Mapping[str, list[Statement]], refused: dict[str, str], digest: Callable[[str], str | None]) -> dict[str, Statement]:

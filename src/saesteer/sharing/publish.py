@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -31,18 +32,14 @@ def record(folder: Path, configuration: list[str]) -> list[Path]:
     outputs = _finished_outputs(folder, configuration)
     for output in outputs:
         for path, fault in faults(folder / output).items():
-            raise SharingError(
-                f"{path.relative_to(folder)} {fault}: `snakemake --cores all --force {output}` makes it again; other rows are kept"
-            )
+            raise SharingError(f"{path.relative_to(folder)} {fault}: `{_again(output, configuration)}` makes it again; other rows are kept")
     _say_mixed_versions(folder, outputs)
     digest = functools.cache(lambda name: file_digest(folder / name))  # an input of many outputs is read once
     statements: dict[str, list[Statement]] = defaultdict(list)
     for output in outputs:
         values = read_record(folder, output)
         if values is None:
-            raise SharingError(
-                f"{output}: Snakemake has no record of how it was made: `snakemake --cores all --force {output}` gives it one"
-            )
+            raise SharingError(f"{output}: Snakemake has no record of how it was made: `{_again(output, configuration)}` gives it one")
         inputs = {name: digest(name) for name in values["input"] if not _is_local(name)}
         statements[_experiment(output)].append(Statement(output, digest(output), inputs, values))
     for experiment, stated in statements.items():
@@ -51,6 +48,11 @@ def record(folder: Path, configuration: list[str]) -> list[Path]:
     if not dvc(folder, "add", "--quiet", *map(str, tracked)):
         raise SharingError("DVC could not take the results into its cache (above: why); nothing was published, run the same command again")
     return tracked
+
+
+def _again(output: str, configuration: list[str]) -> str:
+    """The command that makes an output again."""
+    return shlex.join(["snakemake", "--force", output, "--cores", "all", *configuration])
 
 
 def push(folder: Path, configuration: list[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.core.files import text_id
 from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, Table, validate
 from saesteer.settings import LabelledTexts, SettingsError
+from saesteer.sources.encoding import text_of
 from saesteer.sources.published import labelled_concepts, labelled_texts
 
 ALGORITHM_VERSION = 1
@@ -77,7 +78,11 @@ def texts_of_file(
 
 def _read_own(path: Path) -> pl.DataFrame:
     """concept, input (what a text goes on from) and output (the text), no text of a concept twice."""
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": lambda path: pl.read_csv(text_of(path).encode(), infer_schema=False),
+        ".jsonl": lambda path: pl.read_ndjson(text_of(path).encode()),
+    }
     if path.suffix not in readers:
         raise SettingsError(f"{path}: labelled texts are read from {', '.join(readers)} files: save them as one of these")
     try:
@@ -85,10 +90,13 @@ def _read_own(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     if missing := [name for name in ("concept", "text") if name not in frame.columns]:
-        raise SettingsError(f"{path} has no column {' and no '.join(missing)}; it has {', '.join(frame.columns)}")
+        apart = "; separate its columns by commas" if ";" in frame.columns[0] else ""
+        raise SettingsError(f"{path} has no column {' and no '.join(missing)}; it has {', '.join(frame.columns)}{apart}")
     opener = pl.col("opener").cast(pl.String).fill_null("") if "opener" in frame.columns else pl.lit("")
     named = frame.select(concept=pl.col("concept").cast(pl.String), input=opener, output=pl.col("text").cast(pl.String))
-    if empty := [row for row, values in enumerate(named.iter_rows(), start=1) if not values[0] or not values[2]]:
+    if empty := [
+        row for row, values in enumerate(named.iter_rows(), start=1) if not (values[0] or "").strip() or not (values[2] or "").strip()
+    ]:
         raise SettingsError(f"{path}, row {empty[0]}: a concept or a text is empty: fill it in, or leave the row out")
     return named.unique(["concept", "output"], keep="first", maintain_order=True)
 

@@ -1,5 +1,6 @@
 """Texts of the user: the corpus whose activations give local max-activating examples, and whose co-occurrences give PMI."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import polars as pl
 from saesteer.core.files import text_id
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import SettingsError
+from saesteer.sources.encoding import text_of
 from saesteer.sources.published import zipped_lines
 
 ALGORITHM_VERSION = 1
@@ -46,6 +48,34 @@ def tokenised(texts: Sequence[str], tokens: TextTokens, bos: str, max_tokens: in
     distinct = list(dict.fromkeys(texts))
     ids = tokens.token_ids(distinct, bos, max_tokens)
     return pl.DataFrame({"text_id": [text_id(text) for text in distinct], "token_ids": pl.Series(ids, dtype=pl.List(pl.UInt32))})
+
+
+def check_texts(path: Path) -> int:
+    """Refuse a Parquet file of texts with a row that holds none, or in which all are equal; gives the number of distinct texts. Reads it
+    whole."""
+    column = "token_ids" if {"text_id", "token_ids"} <= text_columns(path) else "text"
+    texts = pl.read_parquet(path, columns=[column])[column]
+    if column == "text" and texts.dtype != pl.String:
+        raise SettingsError(f"{path}: the column text holds {texts.dtype}, not texts")
+    lengths = texts.list.len() if column == "token_ids" else texts.str.strip_chars().str.len_bytes()
+    if len(empty := (lengths.fill_null(0) == 0).arg_true()):
+        raise SettingsError(f"{path}, row {empty[0]} (counted from 0): {column} is empty: fill it in, or leave the row out")
+    n_distinct = texts.n_unique()
+    if n_distinct < 2:
+        raise SettingsError(f"{path} holds {n_distinct} text: max-activating examples and co-occurrences are found among many")
+    return n_distinct
+
+
+def topic_names(path: Path) -> list[str]:
+    """The topics of labelled texts, by number."""
+    text = text_of(path)
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{path} is no JSON: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SettingsError(f"{path} is no JSON list of names")
+    return names
 
 
 def text_columns(path: Path) -> set[str]:

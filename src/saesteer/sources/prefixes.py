@@ -5,6 +5,7 @@ from pathlib import Path
 
 from saesteer.core.files import text_id
 from saesteer.settings import Comparison, Experiment, MethodSettings, Scores, SettingsError, TopicTexts
+from saesteer.sources.encoding import text_of
 from saesteer.sources.published import instructions, literal_strings
 
 
@@ -40,7 +41,7 @@ def read_prefixes(path: Path, n: int) -> dict[str, str]:
     elif path.suffix == ".json":
         lines = instructions(path)
     else:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_of(path).splitlines()
         if empty := [number for number, line in enumerate(lines, start=1) if not line.strip()]:
             raise SettingsError(f"{path}: line {empty[0]} is empty; one prefix a line")
     repeated = [line for number, line in enumerate(lines) if line in lines[:number]]
@@ -66,7 +67,7 @@ def training_openers(compared: MethodSettings) -> list[str]:
 def _unjudged(path: Path, compared: MethodSettings) -> list[str]:
     """The lines of a file that are no prompts of the comparison, where those are a file of one's own."""
     judged = prompts_of(compared)
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line not in judged]
+    return [line for line in text_of(path).splitlines() if line.strip() and line not in judged]
 
 
 def prompts_of(compared: MethodSettings) -> set[str]:

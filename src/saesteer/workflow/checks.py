@@ -9,11 +9,24 @@ from typing import Any
 
 from saesteer.core.files import safetensors_fault
 from saesteer.core.tokens import load_tokens
-from saesteer.settings import Experiment, Scores, SettingsError, Sweep, TopicConcepts
-from saesteer.sources.corpus import text_columns
+from saesteer.settings import (
+    Comparison,
+    Experiment,
+    GivenConcept,
+    LabelledTexts,
+    LocalExamples,
+    Scores,
+    SettingsError,
+    Sweep,
+    TopicConcepts,
+    TopicTexts,
+)
+from saesteer.settings.registry import method
+from saesteer.sources.concept_texts import texts_of_file
+from saesteer.sources.corpus import check_texts, text_columns, topic_names
 from saesteer.sources.features import resolve
 from saesteer.sources.pins import MODELS, PIN_KEYS, pinned_path
-from saesteer.sources.prefixes import prompt_source, read_prefixes
+from saesteer.sources.prefixes import effect_prompts, prompt_source, prompts_of, read_prefixes, training_openers
 from saesteer.sources.sae_sources import files_of, local_source
 from saesteer.steps.step import steps_of
 from saesteer.workflow.families import DEPTH, HEADS, MLP_OUT_DIFFERS, POSITIONS, WIDTH, refusal, size, text_config
@@ -48,6 +61,32 @@ def check_present_files(name: str, experiment: Experiment) -> list[str]:
     absent = [(key, path) for key, path in paths.items() if path and not path.exists()]
     lines = [f"{key}: there is no {'file' if path.suffix else 'folder'} {path}" for key, path in absent]
     return [*lines, *_check_saes(name, experiment)]
+
+
+def check_contents(experiment: Experiment) -> None:
+    """Refuse a text file of the user that is there and that a step would refuse later: each is read as the step reads it."""
+    local = experiment.max_activating_examples
+    corpora = [local.texts] if isinstance(local, LocalExamples) else []
+    corpora += [experiment.pmi.texts] if isinstance(experiment, Sweep) and experiment.pmi.texts else []
+    for path in (path for path in corpora if path.is_file()):
+        check_texts(path)
+    if isinstance(experiment.concepts, TopicConcepts | GivenConcept) and (topics := experiment.concepts.topics) and topics.is_file():
+        topic_names(topics)
+    if isinstance(experiment, Comparison):
+        _check_contents_of_comparison(experiment)
+
+
+def _check_contents_of_comparison(experiment: Comparison) -> None:
+    compared = experiment.methods
+    if compared.ordinary_texts and compared.ordinary_texts.is_file():
+        check_texts(compared.ordinary_texts)
+    listed = compared.concepts
+    if isinstance(listed, LabelledTexts) and listed.texts.is_file():
+        texts_of_file(listed, prompts_of(compared), compared.n_positive, compared.n_negative, compared.seed)
+    if isinstance(listed, TopicTexts) and listed.openers.is_file():
+        training_openers(compared)
+    if any("effects" in method(name).needs for name in compared.methods) and compared.effects.prompts.is_file():
+        effect_prompts(compared)
 
 
 def _check_features(name: str, experiment: Experiment) -> None:

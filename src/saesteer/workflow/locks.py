@@ -34,9 +34,11 @@ def stale_locks(folder: Path) -> tuple[list[Path], str | None]:
     return locks, other_run(folder) if locks else None
 
 
-def explain_lock(folder: Path) -> None:
-    """Say what a locked folder means, before Snakemake refuses it."""
+def explain_lock(folder: Path, snakemakes: logging.Logger) -> None:
+    """Say what a locked folder means, in place of Snakemake's own message, which advises to unlock it whoever works there."""
     locks, holder = stale_locks(folder)
+    if locks:
+        snakemakes.addFilter(lambda record: getattr(record, "exception", None) != "LockException")
     if locks and holder:
         log.warning("A workflow is running in this folder (process %s): wait for it.", holder)
     elif locks:

@@ -82,8 +82,10 @@ def _bos(tokens: TextTokens, prepends_bos: bool) -> tuple[str, str]:
 def _read_saes(path: Path) -> tuple[str, list[int], _Sae]:
     """The pattern (`{layer}` for the layer), the layers and the first of the SAEs below a folder, or of those of a pattern; refused when
     they are not of one kind."""
-    folders = re.sub(r"\{layer[^}]*\}", "*", path.as_posix())
-    configs = sorted(file for name in glob.glob(folders) for file in Path(name).rglob(_CONFIG))
+    named, *between = re.split(r"\{layer[^}]*\}", path.as_posix())
+    numbered = re.compile(r"\d+".join(map(re.escape, [named, *between])))
+    folders = (name for name in glob.glob("*".join(map(glob.escape, [named, *between]))) if numbered.fullmatch(name))
+    configs = sorted(file for name in folders for file in Path(name).rglob(_CONFIG))
     if not configs:
         raise SettingsError(f"{path}: there is no {_CONFIG} below it; give a folder of SAEs in sae-lens's form, one folder a layer")
     read = {file.parent: _read_sae(file) for file in configs}

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import polars as pl
+
 from saesteer.core.errors import SaesteerError
 from saesteer.settings import (
     Comparison,
     EndpointJudge,
     Experiment,
+    LocalExamples,
     NeuronpediaExamples,
     PublishedConcepts,
     Scores,
@@ -22,6 +25,7 @@ from saesteer.settings import (
     Sweep,
     Workflow,
 )
+from saesteer.sources.corpus import text_columns
 from saesteer.sources.features import resolve
 from saesteer.sources.hub import check_access, file_sizes, model_config, model_tokenizer, repo_size
 from saesteer.sources.model_size import BYTES, QUANTISED, bytes_of_weights, check_library, n_gpus, total_bytes
@@ -30,7 +34,7 @@ from saesteer.sources.prefixes import prompt_source
 from saesteer.sources.published import published_file
 from saesteer.sources.sae_sources import SaeSource, files_of, folder_of, sae_source, with_form
 from saesteer.steps.keys import n_concepts, n_fit_generations
-from saesteer.workflow.checks import check_files, check_model_config, check_tokens, read_config
+from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.outputs import pins
 
@@ -38,6 +42,7 @@ GPUS = (80, 48, 24)
 """GiB of common GPUs, to say how many of them a model needs."""
 
 CHARACTERS_PER_TOKEN = 4
+ACTIVATION_BYTES = 50  # on disk, a token and layer, with about ten active features (37 and 52 were measured); 4.5 each
 WORKSPACE = 2 * 2**30  # activations, caches, the CUDA context
 NEURONPEDIA_LAYER = 0.4 * 2**30  # batches of a 16k source, by their published sizes; in proportion to the number of features
 _BATCHED_FEATURES = 16384
@@ -113,6 +118,7 @@ def _published(experiment: Experiment) -> list[str]:
 
 def _files(subject: _Subject) -> str:
     check_files(subject.name, subject.experiment)
+    check_contents(subject.experiment)
     n_features = sum(map(len, resolve(subject.experiment).values()))
     return f"{n_features} features in {len(subject.experiment.layers)} layers; what is on this machine fits"
 
@@ -218,19 +224,20 @@ def _examples(subject: _Subject) -> str:
 
 
 def _disk(subject: _Subject) -> str:
-    """Downloads, converted SAEs, generated texts; refused where they are more than what is free."""
+    """Downloads, converted SAEs, activations, generated texts; refused where they are more than what is free."""
     experiment, folder = subject.experiment, subject.workflow.cache_dir or subject.workflow.data_dir
     saes = len(experiment.layers) * _sae_bytes(experiment)
     share = max(experiment.saes.n_features / _BATCHED_FEATURES, 1)
     examples = (
         len(experiment.layers) * NEURONPEDIA_LAYER * share if isinstance(experiment.max_activating_examples, NeuronpediaExamples) else 0
     )
+    activations = len(experiment.layers) * _corpus_tokens(experiment) * ACTIVATION_BYTES
     texts = _n_texts(experiment) * (40 + experiment.sampling.max_new_tokens * 3)
     models = sum(weights.n_bytes for pin, weights in subject.models.items() if model_settings(experiment, pin).repo)
-    needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + texts
+    needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + activations + texts
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
     text = f"about {_gib(needed)}: models {_gib(models)}, SAEs {_gib(saes)} (twice: as published and converted), max-activating"
-    text += f" examples {_gib(examples)}, texts {_gib(texts)}; {_gib(free)} are free at {folder}"
+    text += f" examples {_gib(examples)}, activations {_gib(activations)}, texts {_gib(texts)}; {_gib(free)} are free at {folder}"
     if needed >= free:
         raise SettingsError(text)
     return text
@@ -303,6 +310,18 @@ def _n_texts(experiment: Experiment) -> int:
         return n_fit_generations(experiment)
     sweep = experiment.sweep
     return sum(map(len, resolve(experiment).values())) * len(sweep.factors) * sweep.n_prefixes * sweep.n_samples
+
+
+def _corpus_tokens(experiment: Experiment) -> int:
+    """Tokens of the texts that local max-activating examples are computed from; of texts that are not tokenised yet, about."""
+    local = experiment.max_activating_examples
+    if not isinstance(local, LocalExamples) or not local.texts.is_file():
+        return 0
+    if {"text_id", "token_ids"} <= text_columns(local.texts):
+        lengths = pl.col("token_ids").list.len().cast(pl.Int64)
+    else:
+        lengths = (pl.col("text").str.len_chars().cast(pl.Int64) // CHARACTERS_PER_TOKEN).clip(1, local.max_tokens)
+    return int(pl.scan_parquet(local.texts).select(lengths.sum()).collect().item())
 
 
 def _sae_bytes(experiment: Experiment) -> int:

@@ -20,7 +20,7 @@ from saesteer.engine.models import LanguageModel, prompt_token_ids
 from saesteer.engine.saes import Sae
 from saesteer.engine.vector_formats import FORMATS, check_format, check_suffix
 from saesteer.report.exports.measured import Form, Lens, measured
-from saesteer.report.fits import concept_of, fit_of, not_a_feature, parse_feature, recommended_factor
+from saesteer.report.fits import concept_of, fit_of, fitted_layer, not_a_feature, parse_feature, recommended_factor
 from saesteer.run import Run
 from saesteer.settings import Experiment
 from saesteer.sources.neuronpedia.sources import known_sources
@@ -60,13 +60,10 @@ def steerer_of(
     method, slash, fitted_for = which.partition("/")
     if not slash:
         raise not_a_feature(which, nor=", nor METHOD/CONCEPT, e.g. 'diffmean/the sea'")
-    settings, layers = run.comparison.methods, sorted(run.experiment.layers)
-    if layer is None and len(layers) > 1:
-        raise SettingsError(f"{run.name} fits methods at layers {', '.join(map(str, layers))}: choose one (--layer)")
-    fit = fit_of(run, method, fitted_for, layers[0] if layer is None else layer, factor)
+    fit = fit_of(run, method, fitted_for, fitted_layer(run, layer), factor)
     addition = check_constant(fit.intervention)
     sae = run.sae(fit.layer)
-    addition = check_constant(placed(addition, sae, settings.sae_features))
+    addition = check_constant(placed(addition, sae, run.comparison.methods.sae_features))
     origin = {"method": method, "concept": fitted_for, "features": list(addition.features)}
     label = f"{fitted_for} ({method}, layer {fit.layer})"
     return Steerer(label, addition, fit.factor, fit.factor_from, concept or fitted_for, origin), sae
