@@ -106,7 +106,10 @@ def test_the_interval_is_the_jackknifes_by_the_pseudovalues():
         without.append(cohen_kappa_score(a[others].ravel(), b[others].ravel(), weights="quadratic"))
     pseudo = 6 * whole - 5 * np.array(without)
     reach = t.ppf(0.975, 5) * pseudo.std(ddof=1) / 6**0.5
-    made = row(agreement(judgements(a.T.ravel().tolist(), a.T.ravel().tolist(), 6), judgements(b.T.ravel().tolist(), b.T.ravel().tolist(), 6)), "concept")
+    made = row(
+        agreement(judgements(a.T.ravel().tolist(), a.T.ravel().tolist(), 6), judgements(b.T.ravel().tolist(), b.T.ravel().tolist(), 6)),
+        "concept",
+    )
     assert (made["low"], made["high"]) == (pytest.approx(max(whole - reach, -1)), pytest.approx(min(whole + reach, 1)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.core.markdown import number
-from saesteer.report.headline import p_value, percent, times
+from saesteer.report.headline import depth_rho, p_value, percent, times
 from studies.pages.tables import Row, Rows, Shown
 
 RUN_LABELS = {
@@ -72,8 +72,7 @@ def _gain(rule: str) -> Callable[[Rows], str]:
 
 
 def _depth(rows: Rows) -> str:
-    depth = rows[0]["depth"]
-    return f"ρ = {number(depth['rho_input_score'])}, {number(depth['rho_output_score'])}"
+    return ", ".join(depth_rho(rows[0]["depth"], score) for score in ("input_score", "output_score"))
 
 
 def _verdict(rows: Rows) -> str:
@@ -83,7 +82,7 @@ def _verdict(rows: Rows) -> str:
 
 
 RUNS = Shown(run_rows, "label", {
-    "run": "label", "scores with depth (input, output)": _depth,
+    "run": "label", "ρ of scores with depth (input, output)": _depth,
     "both above .5": lambda rows: percent(rows[0]["both_above_half"]["share"]),
     "kept": lambda rows: f"{rows[0]['filter']['p1']['all']['kept']['n']} of {rows[0]['filter']['p1']['all']['unfiltered']['n']}",
     **{f"{title}: all; within layers": _gain(rule) for rule, title in RULES.items()}, "holds": _verdict,

@@ -40,7 +40,7 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     return [
         (
             "Early layers have high input scores, late layers high output scores",
-            f"rank correlation with depth {number(depth['rho_input_score'])} and {number(depth['rho_output_score'])}",
+            f"rank correlation with depth {depth_rho(depth, 'input_score')} and {depth_rho(depth, 'output_score')}",
             _yes_or_no(holds["roles_change_with_depth"]),
         ),
         (
@@ -55,6 +55,11 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
             ", ".join(_yes_or_no(holds[f"filter_helps_by_{rule}"]) for rule in RULES),
         ),
     ]
+
+
+def depth_rho(depth: _Numbers, score: str) -> str:
+    """The rank correlation of a score's layer medians with depth, and its p."""
+    return f"{number(depth[f'rho_{score}'])} (p {p_value(depth[f'p_{score}'])})"
 
 
 def _yes_or_no(finding: bool) -> str:
