@@ -96,9 +96,9 @@ show(answer, Console())
 
 def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(micro.path)
-    result = CliRunner().invoke(app, ["recommend", "micro", "opera"])
+    result = CliRunner().invoke(app, ["recommend", "micro", "zeppelin"])
     assert result.exit_code == 1
-    assert "none of the 8 features of micro is labelled with, explained by, fires on or promotes 'opera'" in result.output
+    assert "none of the 8 features of micro is labelled with, explained by, fires on or promotes 'zeppelin'" in result.output
     assert labels(micro)[0] in result.output
 
 

@@ -202,6 +202,14 @@ def test_extending_states_only_what_differs(tmp_path: Path) -> None:
     assert own.model_dump(mode="json") == expected
 
 
+def test_listed_features_replace_those_of_the_experiment_that_is_extended(tmp_path: Path) -> None:
+    """Also where they are of fewer layers."""
+    listed = {"kind": "explicit", "features": {1: [7]}}
+    base = full_experiment() | {"layers": [0, 1], "features": {"kind": "explicit", "features": {0: [1], 1: [2]}}}
+    own = load(tmp_path, {"extends": "base", "description": "x", "layers": [1], "features": listed}, base=base)
+    assert own.model_dump(mode="json")["features"]["features"] in ({"1": [7]}, {1: [7]})
+
+
 def test_extending_in_a_circle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="runs in a circle: own -> other"):
         load(tmp_path, {"extends": "other"}, other={"extends": "own"})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeGuard, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -170,13 +170,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, key by key; a feature set of another kind replaces the old one whole."""
+    """`over` laid on `base`, key by key; what is of another kind, and a map of layers to features, replaces the old one whole."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        nested = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind")
-        merged[key] = _overlaid(old, value) if nested and isinstance(old, Mapping) else value
+        if _is_section(old) and _is_section(value) and value.get("kind", old.get("kind")) == old.get("kind"):
+            merged[key] = _overlaid(old, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _is_section(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
 def _validated(kind: type[T], values: Mapping[str, Any], source: str) -> T:
