@@ -75,7 +75,6 @@ COMMANDS = {
         "test_open_questions.py::test_an_experiment_of_the_studies_is_opened_by_their_configuration"
     ),
     r"saesteer report tiny": here("run", "test_report.py::test_a_feature_page_says_what_the_tables_say"),
-    r"snakemake --cores all figures/tiny/report": here("run"),
     r"make report-assets": here("dry", "test_report.py::test_the_assets_are_what_their_sources_give"),
     r"snakemake --profile slurm -n": here("run"),
     r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),

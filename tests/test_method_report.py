@@ -62,7 +62,9 @@ def test_a_method_of_the_table_by_hand() -> None:
     assert row["surviving_score"] == 2
     assert [row[name] for name in ("n_concepts", "n", "n_abstaining", "n_surviving")] == [2, 2, 1, 1]
     assert row["surviving_low"] is None
-    assert (row["score_low"], row["score_high"]) == (0, 2)  # Student's t of two concepts leaves the scale
+    ends = (row["score_low"], row["score_high"])  # Student's t of two concepts leaves the scale, Gaffke's bound does not
+    assert ends == pytest.approx(mean_interval(np.array([2, unsteered]), 0.9, RATINGS))
+    assert 0 < ends[0] < ends[1] < 2
     assert (row["n_texts"], row["n_missing"], row["concept_rating"], row["fluency_rating"], row["instruction_rating"]) == (2, 0, 2, 2, None)
     assert row["perplexity"] == pytest.approx(np.exp(1 + 2))
     assert (row["concept_log_odds"], row["concept_log_odds_low"]) == (2.5, None)  # of one concept; that where it abstains has none

@@ -78,7 +78,7 @@ def test_a_feature_page_says_what_the_tables_say(sweep: tuple[Any, Path]) -> Non
         higher = features.filter(layer=row["layer"]).filter(pl.col("output_score") > row["output_score"]).height
         assert page["place"][0] == [higher + 1, features.filter(layer=row["layer"]).height]
         assert float(page["recommended"][0]) == recommended_factor(results, row["layer"], row["feature"])[0]
-        assert page["logits"] == [20.5 - rank for rank in range(len(row["top_logit_lens_tokens"]))]
+        assert page["lens"][0] == [20.5 - rank for rank in range(len(row["top_logit_lens_tokens"]))]
         texts = [dict(zip(index["features"]["texts"], text, strict=True)) for text in page["texts"]]
         assert {(text["factor"], text["prompt"]) for text in texts} == {
             (factor, prompt) for factor in ("0", "2", "10", "20") for prompt in range(4)

@@ -320,7 +320,7 @@ def _corpus_tokens(experiment: Experiment) -> int:
     if {"text_id", "token_ids"} <= text_columns(local.texts):
         lengths = pl.col("token_ids").list.len().cast(pl.Int64)
     else:
-        lengths = (pl.col("text").str.len_chars().cast(pl.Int64) // CHARACTERS_PER_TOKEN).clip(1, local.max_tokens)
+        lengths = (pl.col("text").cast(pl.String).str.len_chars().cast(pl.Int64) // CHARACTERS_PER_TOKEN).clip(1, local.max_tokens)
     return int(pl.scan_parquet(local.texts).select(lengths.sum()).collect().item())
 
 
