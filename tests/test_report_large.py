@@ -101,7 +101,7 @@ def test_a_large_models_features_are_all_there_and_found(
         page.wait_for_timeout(200)
         first_rows.append(page.evaluate("window.firstRow"))
         page.focus("input[type=search]")  # so that the texts are loaded that only a search needs
-        page.wait_for_function("document.querySelector('.count').textContent.includes('being loaded')")
+        page.wait_for_selector(".count:has-text('being loaded')")
         page.wait_for_selector(".count:not(:has-text('being loaded'))")
         for needle, n in n_hits.items():
             took, count = page.evaluate(TYPE, needle)

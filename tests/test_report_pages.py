@@ -273,7 +273,7 @@ def test_a_page_begins_with_its_answer_and_a_command_to_copy(sweep: tuple[Run, P
     assert words[4] in results.prompts_if_any().values()
     assert len(words) == 5
     page.locator(".turn a[rel=next], .turn a[rel=prev]").first.click()
-    page.wait_for_function(f"document.querySelector('main h1').textContent !== 'Feature {number}'")
+    sync_api.expect(page.locator("main h1")).not_to_have_text(f"Feature {number}")
 
 
 def test_suppressed_tokens_and_the_histogram_are_those_of_the_tables(sweep: tuple[Run, Path], opened: Callable[..., Any]) -> None:

@@ -13,7 +13,7 @@ import torch
 from engine_models import shipped_model, shipped_sae
 from report_folders import write_step
 from served import Served, serving
-from test_report_pages import DESK, PHONE, barriers, browser, comparison, sweep  # noqa: F401
+from test_report_pages import DESK, PHONE, barriers, browser, comparison, sweep, sync_api  # noqa: F401
 from test_report_pages import pytestmark as pytestmark
 
 from saesteer.core.tables import COMPARED_CONCEPTS, FEATURES, FITS, METHOD_SUMMARIES
@@ -139,7 +139,8 @@ def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Pa
     address = page.url
     page.goto("about:blank")
     page.goto(address)
-    page.wait_for_function("document.querySelector('.fields input[type=number]').value === '3'")
+    page.wait_for_selector(".fields input[type=number]")
+    sync_api.expect(page.locator(".fields input[type=number]")).to_have_value("3")
     assert page.get_by_label("for the concept").input_value() == concept
     assert write(page) == texts
     page.get_by_label("Add a feature").fill("{}/{}".format(*run.summary(FEATURES).select("layer", "feature").row(0)))
