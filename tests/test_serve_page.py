@@ -139,8 +139,7 @@ def test_choose_what_a_method_fitted_and_steer_with_it(comparison: tuple[Run, Pa
     address = page.url
     page.goto("about:blank")
     page.goto(address)
-    page.wait_for_selector(".fields input[type=number]")
-    sync_api.expect(page.locator(".fields input[type=number]")).to_have_value("3")
+    sync_api.expect(page.locator(".fields input[type=number]").first).to_have_value("3")
     assert page.get_by_label("for the concept").input_value() == concept
     assert write(page) == texts
     page.get_by_label("Add a feature").fill("{}/{}".format(*run.summary(FEATURES).select("layer", "feature").row(0)))

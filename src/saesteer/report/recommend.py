@@ -322,7 +322,8 @@ def gist(answered: Answer) -> list[str]:
 def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list[str]]:
     """A row a candidate; its best mean is over the prompts that chose its factor, and so too high."""
     steered = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE)
-    means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls().sort("judge_score", descending=True)
+    means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls()
+    means = means.sort("judge_score", pl.col("factor").cast(pl.Float64), descending=[True, False])  # of equals the smaller factor
     for row in picked.iter_rows(named=True):
         best = means.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
         fires_on = row["concept"] or row["explanation"] or row["fires_on"] or "unclear"
