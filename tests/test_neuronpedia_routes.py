@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -190,18 +191,23 @@ def test_all_explanations_are_kept_in_an_order_of_their_own(site: Neuronpedia, t
         assert fetched(site, keys([1]), tmp_path / f"down{id(order)}", route=route)["explanations"].to_list() == [["c", "d", "b", "a"]]
 
 
-@pytest.mark.parametrize("route", ["bulk", "api"])
-def test_density_and_largest_activation(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+def fetched_with(site: Neuronpedia, names: tuple[str, str], given: dict[int, Any], folder: Path, route: str) -> pl.DataFrame:
+    """The rows of some features of a site that gives these values for two fields of theirs."""
     path = site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz"
-    given = {1: (None, None), 10: (0, 0), 11: (0.5, 12.25), 12: ("much", "much"), 100: (1.5, -1)}
-    names = ("frac_nonzero", "maxActApprox")
     lines = read_batch(path)
     assert set(given) <= {int(line["index"]) for line in lines}
     write_batch(
         path, [line | dict(zip(names, given.get(int(line["index"]), [line[name] for name in names]), strict=True)) for line in lines]
     )
     site.load()
-    rows = fetched(site, keys(given), tmp_path / "down", route=route)
+    return fetched(site, keys(given), folder, route=route)
+
+
+@pytest.mark.parametrize("route", ["bulk", "api"])
+def test_density_and_largest_activation(site: Neuronpedia, tmp_path: Path, route: str) -> None:
+    given = {1: (None, None), 10: (0, 0), 11: (0.5, 12.25), 12: ("much", "much"), 100: (1.5, -1)}
+    names = ("frac_nonzero", "maxActApprox")
+    rows = fetched_with(site, names, given, tmp_path / "down", route)
     assert rows["density"].to_list() == [None, 0.0, 0.5, None, None]
     largest = {feature: examples_of(feature)[0]["max_value"] for feature in (1, 12)}
     assert rows["max_activation"].to_list() == [largest[1], None, 12.25, largest[12], None]  # 10 and 100 have no max-activating examples
@@ -209,17 +215,10 @@ def test_density_and_largest_activation(site: Neuronpedia, tmp_path: Path, route
 
 @pytest.mark.parametrize("route", ["bulk", "api"])
 def test_histograms_that_cannot_be_are_missing(site: Neuronpedia, tmp_path: Path, route: str) -> None:
-    path = site.root / f"v1/{SOURCE}/features/batch-0.jsonl.gz"
     given = {1: (None, None), 10: ([], []), 11: ([1, 2], [3]), 12: ([1, "x"], [3, 4]), 100: ([2, 1], [3, 4]), 101: ([1, 2], [0.5, 1])}
     given |= {102: ([1, 2], [-1, 4]), 103: ("12", "34"), 104: ([1, 2.5], [0, 7])}
     names = ("freq_hist_data_bar_values", "freq_hist_data_bar_heights")
-    lines = read_batch(path)
-    assert set(given) <= {int(line["index"]) for line in lines}
-    write_batch(
-        path, [line | dict(zip(names, given.get(int(line["index"]), [line[name] for name in names]), strict=True)) for line in lines]
-    )
-    site.load()
-    rows = fetched(site, keys(given), tmp_path / "down", route=route)
+    rows = fetched_with(site, names, given, tmp_path / "down", route)
     found = {row["feature"]: (row["histogram_activations"], row["histogram_counts"]) for row in rows.iter_rows(named=True)}
     assert found == dict.fromkeys(given, (None, None)) | {104: ([1.0, 2.5], [0, 7])}
 

@@ -35,6 +35,7 @@ from saesteer.analysis.recommendation import (
     recommend,
     weighed,
 )
+from saesteer.analysis.recommended_factor import highest_judged
 from saesteer.core.errors import SaesteerError, SettingsError
 from saesteer.core.files import text_id, write_text
 from saesteer.core.markdown import escaped, printable, table, words
@@ -321,11 +322,10 @@ def gist(answered: Answer) -> list[str]:
 
 def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list[str]]:
     """A row a candidate; its best mean is over the prompts that chose its factor, and so too high."""
-    steered = rated.filter(pl.col("factor") != UNSTEERED, kind=FEATURE)
-    means = steered.group_by("layer", "name", "factor").agg(pl.col("judge_score").mean()).drop_nulls()
-    means = means.sort("judge_score", pl.col("factor").cast(pl.Float64), descending=[True, False])  # of equals the smaller factor
+    means = rated.filter(kind=FEATURE).group_by("layer", "name", "factor").agg(pl.col("judge_score").mean())
+    bests = highest_judged(means, ["layer", "name"])
     for row in picked.iter_rows(named=True):
-        best = means.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
+        best = bests.filter(layer=row["layer"], name=str(row["feature"])).rows(named=True)
         fires_on = row["concept"] or row["explanation"] or row["fires_on"] or "unclear"
         scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
         at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_UNRATED, ""]
