@@ -128,14 +128,14 @@ def unlock(folder: Folder) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_lock_left_by_a_killed_run(folder: Folder) -> None:
-    process = folder.start(*TARGETS, "--forcerun", "pin")
+    process = folder.start(*TARGETS, "--forcerun", "pin", cold=True)
     wait_for_lock(folder)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = folder.parts()
-    code, output = folder.run(*TARGETS)
+    code, output = folder.run(*TARGETS, cold=True)
     assert code != 0
-    assert "It can be removed with the --unlock argument" in output
+    assert "A run that was killed left its lock here. Give the command `saesteer unlock`" in output
     assert "removed the lock of a run that is gone" in unlock(folder).stdout
     assert run_measured(folder, *TARGETS).n_rows == {"judge": 96}
     assert_nothing_lost(folder, before)

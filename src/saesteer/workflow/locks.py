@@ -71,11 +71,12 @@ def _user_of_new_lock(folder: Path, last_run: Path) -> int | None:
 
 
 def _running_in(folder: Path) -> int | None:
-    """A live snakemake process that works in the folder; those that a run started for its jobs do not count."""
+    """A live snakemake process that works in the folder; what started this one (`uv run snakemake`) and a run's jobs do not count."""
+    this_run = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         command = process.info["cmdline"] or []
         is_run = any(Path(word).name == "snakemake" for word in command[:3]) and "--mode" not in command
-        if is_run and process.info["cwd"] == str(folder) and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+        if is_run and process.info["cwd"] == str(folder) and process.status() != psutil.STATUS_ZOMBIE and process.pid not in this_run:
             return int(process.info["pid"])
     return None
 
