@@ -183,3 +183,12 @@ def test_a_run_from_before_a_reboot_is_gone(locked: Path, gone: int, monkeypatch
     assert other_run(locked) is None
     last_run(locked, installation=None)
     assert other_run(locked) is not None
+
+
+def test_what_started_this_process_is_no_other_run(locked: Path) -> None:
+    """As with `uv run snakemake`: the first process has snakemake in its command line too."""
+    asks = "from pathlib import Path; from saesteer.workflow.locks import other_run; print(other_run(Path()))"
+    starter = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[-1]], check=True)"
+    started = [sys.executable, str(locked / "snakemake"), asks]
+    (locked / "snakemake").write_text(starter)
+    assert subprocess.run(started, cwd=locked, capture_output=True, text=True, check=True).stdout == "None\n"
