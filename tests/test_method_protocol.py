@@ -112,6 +112,13 @@ def test_one_factor_is_no_choice_and_prompts_have_no_ends() -> None:
     assert (row["factors"], row["n_choices"], row["n_at_smallest"], row["change"]) == (["3", "3"], 0, 0, None)
 
 
+def test_a_choice_among_equals_does_not_count_as_an_end_of_the_grid() -> None:
+    """Half 0 (p0, p2) rates every factor 0, so that its factor says nothing of the grid; half 1 prefers the larger."""
+    texts = [*UNSTEERED, *texts_of("diffmean", "1", BAD, BAD, BAD, BAD), *texts_of("diffmean", "3", BAD, GOOD, BAD, GOOD)]
+    row = one(texts, "diffmean")
+    assert (row["factors"], row["n_choices"], row["n_at_smallest"], row["n_at_largest"]) == (["3", "1"], 1, 0, 1)
+
+
 def test_prompts_are_split_in_the_order_of_their_file() -> None:
     ids = ("c", "a", "b", "e", "d")
     assert prompt_halves(ids, "held_out") == {"c": 0, "a": 1, "b": 0, "e": 1, "d": 0}

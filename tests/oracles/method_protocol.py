@@ -61,6 +61,13 @@ def chosen_factor(texts: list[Text], kind: str) -> str | None:
     return factors[0] if len(factors) == 1 else best
 
 
+def prefers_one(texts: list[Text], kind: str) -> bool:
+    """Whether the factors differ in what they are worth on the half's texts."""
+    values = [score_of([text for text in texts if text[2] == factor], kind) for factor in {text[2] for text in texts}]
+    known = [value for value in values if value is not None]
+    return bool(known) and max(known) > min(known) + 1e-9
+
+
 def concept_result(
     texts: list[Text], method: str, concept: str, prompts: Sequence[str], choice: str, kind: str, unsteered: str
 ) -> dict[str, Any]:
@@ -75,7 +82,7 @@ def concept_result(
         reported = [text for text in source if half_of(text[3], prompts, choice) == reports and text[2] == factor]
         scores.append(score_of(reported, kind) if factor is not None else None)
         factors.append(factor if own else None)
-        if own and factor is not None and len(grid) > 1:
+        if own and factor is not None and len(grid) > 1 and prefers_one(choosing, kind):
             ends.append((factor == grid[0], factor == grid[-1]))
         sizes.append(len(reported) if own else 0)
         missing.append(unrated(reported, kind) if own else 0)

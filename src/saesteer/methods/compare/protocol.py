@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from saesteer.analysis.best_factor import PERPLEXITIES, Curve, first_largest, p1_ratio
+from saesteer.analysis.best_factor import PERPLEXITIES, TIE, Curve, first_largest, p1_ratio
 from saesteer.analysis.halves import split_halves
 from saesteer.analysis.score import harmonic_mean
 from saesteer.core.errors import SaesteerError
@@ -174,7 +174,7 @@ def method_choices(halves: pl.DataFrame, fits: pl.DataFrame, factor_choice: str)
 
 def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
     """Per fit and half: the factor of the largest `choose_by`, of equals the smallest, and whether it is the smallest or the largest of the
-    method's.
+    method's; null where all factors are worth the same, so that none is preferred.
 
     A factor without one cannot be chosen; where there is one factor only the score has nothing to choose. Where P1's rule leaves no factor,
     steering failed.
@@ -182,15 +182,16 @@ def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
     number = pl.col("factor").cast(pl.Float64)
     grids = halves.group_by("layer", "method").agg(low=number.min(), high=number.max(), grid=pl.col("factor").n_unique())
     ordered = halves.sort(*FIT, "half", number).group_by(*FIT, "half", maintain_order=True)
-    curves = ordered.agg("factor", "choose_by", by_p1=pl.col("gen_success_20").is_not_null().any())
+    value = pl.col("choose_by")
+    curves = ordered.agg("factor", value, varies=value.max() - value.min() > TIE, by_p1=pl.col("gen_success_20").is_not_null().any())
     curves = curves.join(grids, on=["layer", "method"], how="left")
     chosen: list[str | None] = []
     for factors, values, by_p1 in curves.select("factor", "choose_by", "by_p1").iter_rows():
         place = 0 if len(factors) == 1 and not by_p1 else first_largest(np.array(values, dtype=np.float64))
         chosen.append(None if place is None else factors[place])
     best = curves.with_columns(factor=pl.Series(chosen, dtype=pl.String))
-    ordinal = ~pl.col("method").is_in(_ADDS_TEXT)
-    at_ends = (pl.when(ordinal & (pl.col("grid") > 1)).then(number == pl.col(end)).alias(f"at_{name}") for end, name in _ENDS.items())
+    prefers = ~pl.col("method").is_in(_ADDS_TEXT) & (pl.col("grid") > 1) & pl.col("varies")
+    at_ends = (pl.when(prefers).then(number == pl.col(end)).alias(f"at_{name}") for end, name in _ENDS.items())
     failed = pl.col("by_p1") & pl.col("factor").is_null()
     return best.with_columns(*at_ends, steering_failed=failed).select(
         *FIT, "half", "factor", "at_smallest", "at_largest", "steering_failed"
