@@ -226,12 +226,13 @@ def test_preset_sets_the_papers_conventions_and_yields_to_explicit_keys(tmp_path
 
 def test_the_papers_own_protocols() -> None:
     """The experiments of docs/methods.md: P1 filters the labelled feature; P2 multiplies means and samples with top_p .3; P4, AxBench's,
-    takes over the other factors of what it extends."""
+    has its own grids whatever it extends."""
     names = ("tiny-methods", "tiny-methods-p1", "tiny-methods-p2", "tiny-methods-p4", "gemma-2-9b-it-methods")
     base, p1, p2, p4, gemma = (load_experiment(name, CONFIG / "experiments").methods for name in names)
     assert (p4.factors.adapter, p4.training_tokens, p4.blank_texts) == (("1",), "all", "rated")
-    assert (base.factors.adapter[0], base.training_tokens, base.blank_texts) == ("0.1", "output", "unrated")
-    assert p4.factors.addition == base.factors.addition
+    assert (base.factors.adapter[0], base.training_tokens, base.blank_texts) == ("0.02", "output", "unrated")
+    published = FactorGrids()
+    assert (p4.factors.addition, p4.factors.clamp) == (published.addition, published.clamp)
     assert gemma.training_tokens == "all"
     assert {"sae_label", "sae_label_output_score"} <= set(p1.methods)
     assert "sae_output_score" not in p1.methods
@@ -252,8 +253,10 @@ def test_a_method_can_have_factors_of_its_own() -> None:
 
 
 def test_every_kind_of_method_has_as_many_factors_to_choose_from() -> None:
-    grids = FactorGrids()
-    assert {len(of_kind) for of_kind in (grids.addition, grids.clamp, grids.adapter, grids.prompt_search)} == {14}
+    compared = [load_experiment(name, CONFIG / "experiments").methods.factors for name in ("tiny-methods", "books-methods")]
+    for grids in (FactorGrids(), *compared):
+        of_kinds = (grids.addition, grids.clamp, grids.adapter, grids.prompt_search, *grids.of_method.values())
+        assert {len(of_kind) for of_kind in of_kinds} == {14}
 
 
 def test_every_wording_of_the_prompt_is_tuned_where_others_tune_their_strengths() -> None:
