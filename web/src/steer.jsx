@@ -1,8 +1,9 @@
 // Steering live, where `saesteer serve` is behind the page: features and strengths, a prompt, and both texts as they grow.
 
 import { useContext, useEffect, useId, useReducer, useRef, useState } from "preact/hooks";
+import { word } from "./answer.jsx";
 import { load } from "./data.js";
-import { Choice, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
+import { Choice, Copy, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
 
 /** Whether `saesteer serve` is behind this page. */
 export const served = document.documentElement.dataset.served === "true";
@@ -45,7 +46,6 @@ async function* events(answer) {
 export function Steer({ table, query }) {
   const index = useContext(Index), [form, setForm] = useState(() => asked(query, index));
   const [texts, setTexts] = useState(null), [next, setNext] = useState(null), [fault, setFault] = useState(""), running = useRef(null);
-  const [copied, setCopied] = useState("");
   const ids = { prompt: useId(), samples: useId(), seed: useId(), prompts: useId() };
   const set = (changes) => setForm((old) => ({ ...old, ...changes }));
   const change = (at, changes) => set({ features: form.features.map((one, i) => (i === at ? { ...one, ...changes } : one)) });
@@ -73,8 +73,9 @@ export function Steer({ table, query }) {
       if (running.current === controller) running.current = null;
     }
   };
-  const copy = async (text, what) => { await navigator.clipboard.writeText(text); setCopied(`${what} copied`); };
-  const command = form.features.length === 1 && `saesteer export-vector ${index.name} ${form.features[0].layer}/${form.features[0].feature} --factor ${form.features[0].factor} --to gguf --out vector.gguf`;
+  const [one] = form.fit ? [form.fit] : form.features.length === 1 ? form.features : [];
+  const which = one && (form.fit ? `${word(`${one.method}/${one.concept}`)} --layer ${one.layer}` : `${one.layer}/${one.feature}`);
+  const command = one && `saesteer export-vector ${index.name} ${which} --factor ${one.factor} --to gguf --output vector.gguf`;
   return <>
     <h1 tabIndex={-1}>Steer</h1>
     <form onSubmit={start}>
@@ -96,9 +97,8 @@ export function Steer({ table, query }) {
     {texts && <Section title="Texts"><div class="beside two">{["unsteered", "steered"].map((name, side) => <div key={name}><h3>{name}</h3>
       <ol class="cards" aria-live="polite">{texts[side].map((one) => <li class={side ? "card chosen" : "card"}><p class="text"><span class="quiet">{form.prompt}</span>{one.text}{!one.finish && <span class="caret" aria-hidden="true" />}</p></li>)}</ol></div>)}</div></Section>}
     {next && <Next next={next} first={form.features[0]} />}
-    {texts && <p class="links"><button type="button" onClick={() => copy(location.href, "Link")}>Copy a link to this setting</button>
-      {command && <button type="button" onClick={() => copy(command, "Command")}>Copy the command that saves it as a vector</button>}
-      <span role="status">{copied}</span></p>}
+    {texts && <Section title="Keep this setting"><p>As a link:</p><Copy text={location.href} what="Link" />
+      {command && <><p>As a vector for llama.cpp, with the command:</p><Copy text={command} what="Command" /></>}</Section>}
   </>;
 }
 
