@@ -152,7 +152,7 @@ def test_log_probabilities_of_the_next_token(served: Served) -> None:
                 "prompt": PROMPT,
                 "steering": {"features": [{"layer": 6, "feature": 1, "factor": 1}, {"layer": 5, "feature": 1, "factor": 1}]},
             },
-            "one layer",
+            "steering: the features are of layers 5, 6: choose features of one layer",
         ),
         ({"prompt": "", "steering": {}}, "prompt"),
         ({"prompt": "people " * 2000, "steering": {}}, "at most 64"),
@@ -259,7 +259,8 @@ def test_openais_client_has_a_conversation(served: Served, monkeypatch: pytest.M
     alike = client.completions.create(prompt=f"It turned out that the doctor recovered. {PROMPT}", **steered)
     assert answer.choices[0].message.content == alike.choices[0].text != ""
     assert "".join(part.choices[0].delta.content or "" for part in parts) == alike.choices[0].text
-    assert client.chat.completions.create(messages=turns, **steered | {"extra_body": {}}).choices[0].message.content != alike.choices[0].text
+    plain = client.chat.completions.create(messages=turns, **steered | {"extra_body": {}})
+    assert plain.choices[0].message.content != alike.choices[0].text
 
 
 def test_an_unknown_chat_template_is_refused(served: Served) -> None:

@@ -9,7 +9,7 @@ export function Overview() {
     <p>Model {index.model}. {index.table.n.toLocaleString("en")} features in {index.layers.length} {index.layers.length === 1 ? "layer" : "layers"}
       {index.methods ? `, ${index.methods.keys.length} steering methods` : ""}: <a href="#/features">all features</a>{index.methods && <>, <a href="#/methods">all methods</a></>}.</p>
     {index.headline.length > 0 && <Section title="What was found" tables={["features", "outcomes", "selection", "best_factors"]}>
-      <Table caption="What was found" headers={["what", "measured", "holds"]} rows={index.headline} /></Section>}
+      <Headline rows={index.headline} /></Section>}
     {index.methods && <BestMethods />}
     <Section title="Layers" tables={["features"]}>
       <Table caption="Layers" headers={["layer", "features", ["median input score", "features", "input_score"], ["median output score", "features", "output_score"]]}
@@ -19,6 +19,13 @@ export function Overview() {
     {index.mixed.length > 0 && <Section title="Rows of several versions"><p>Rows of these tables were made with several versions of a library:</p><ul>{index.mixed.map((one) => <li>{one}</li>)}</ul></Section>}
     {index.missing.length > 0 && <Section title="Not in this report"><p>There are no tables of these:</p><ul>{index.missing.map((one) => <li>{one}</li>)}</ul></Section>}
   </>;
+}
+
+/** The findings with their verdicts; the numbers without one are folded away. */
+function Headline({ rows }) {
+  const findings = rows.filter(([, , holds]) => holds), numbers = rows.filter(([, , holds]) => !holds);
+  return <><Table caption="What was found" headers={["what", "measured", "holds"]} rows={findings} />
+    <details><summary>{numbers.length} more numbers</summary><Table caption="More numbers" headers={["what", "measured"]} rows={numbers.map(([what, measured]) => [what, measured])} /></details></>;
 }
 
 function BestMethods() {

@@ -62,13 +62,16 @@ export function Steer({ table, query }) {
     try {
       const body = { prompt: form.prompt, steering: steering(form) }, [first] = form.features;
       const looked = first && post("api/next", { ...body, layer: first.layer, feature: first.feature }, controller.signal).then((answer) => answer.json());
+      looked?.catch(() => {}); // both requests are refused for the same reason, which is said once
       for await (const one of events(await post("api/steer", { ...body, samples: form.samples, seed: Number(form.seed) }, controller.signal))) {
         grown[Number(one.steered)] = grown[Number(one.steered)].map((old, sample) => (sample === one.sample ? one : old));
         setTexts([...grown]);
       }
       if (looked) setNext(await looked);
     } catch (error) {
-      if (error.name !== "AbortError") setFault(error.message);
+      if (error.name === "AbortError") return;
+      setFault(error.message);
+      setTexts((old) => (old.flat().some((one) => one.text) ? old : null));
     } finally {
       if (running.current === controller) running.current = null;
     }

@@ -120,7 +120,8 @@ def _files(subject: _Subject) -> str:
     check_files(subject.name, subject.experiment)
     check_contents(subject.experiment)
     n_features = sum(map(len, resolve(subject.experiment).values()))
-    return f"{n_features} features in {len(subject.experiment.layers)} layers; what is on this machine fits"
+    n_layers = len(subject.experiment.layers)
+    return f"{n_features} features in {n_layers} {'layer' if n_layers == 1 else 'layers'}; what is on this machine fits"
 
 
 def _model(subject: _Subject, pin: str) -> str:
