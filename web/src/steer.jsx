@@ -3,6 +3,7 @@
 import { useContext, useEffect, useId, useReducer, useRef, useState } from "preact/hooks";
 import { word } from "./answer.jsx";
 import { load } from "./data.js";
+import { TITLES } from "./features.jsx";
 import { Choice, Copy, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
 
 /** Whether `saesteer serve` is behind this page. */
@@ -126,7 +127,7 @@ function Finder({ table, onChoose }) {
       const strength = columns.strength?.[row];
       onChoose(table.layerOf(row), columns.feature[row], Number.isFinite(strength) ? Number(strength.toPrecision(6)) : null);
       setNeedle("");
-    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${rank.replaceAll("_", " ")} ${show(columns[rank][row])}` : ""}</span></button></li>)}
+    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${TITLES[rank]} ${show(columns[rank][row])}` : ""}</span></button></li>)}
       {rows.length === 0 && label.done && lens.done && more.done && <li class="quiet">No feature has this label, token or word.</li>}
       {rows.length > N_FOUND && <li class="quiet">{rows.length - N_FOUND} more: be more specific</li>}</ul>}</div>;
 }
