@@ -69,6 +69,7 @@ CASES = {
     "recommend micro sea": "there is no data/micro/tables/features.parquet: compute the scores first",
     "export-vector nothing 3/5 --to gguf --output v.gguf": "experiment 'nothing': there is no file",
     "steer nothing 3/5 hi --factor 1": "experiment 'nothing': there is no file",
+    "steer micro 9/1 hi": "there is no layer '9' here",
     "serve nothing": "experiment 'nothing': there is no file",
     "serve micro": "data/micro holds no tables/features.parquet: run the experiment first",
     "report nothing": "experiment 'nothing': there is no file",

@@ -110,7 +110,7 @@ def judged(folder: Path, seed: int, rating: int, sweep: str = "a") -> None:
 
 def test_judges_of_the_same_texts_are_compared(tmp_path: Path) -> None:
     judged(tmp_path, seed=0, rating=0)
-    with pytest.raises(SettingsError, match="holds the ratings of 1 judges: change `judge`"):
+    with pytest.raises(SettingsError, match="holds the ratings of 1 judge: change `judge`"):
         pairwise_agreement(tmp_path)
     judged(tmp_path, seed=1, rating=2)
     ((names, rows),) = pairwise_agreement(tmp_path).items()

@@ -116,6 +116,18 @@ def test_the_readme_fits_a_screen_or_two() -> None:
     assert len(example.splitlines()) <= 8
 
 
+def words_written_by_hand(page: Path) -> int:
+    """Words of a page without generated blocks and code."""
+    own = re.sub(r"<!-- (\S+) -->\n.*?<!-- /\1 -->|^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return sum(bool(re.search(r"\w", word)) for word in own.split())
+
+
+def test_the_documentation_is_not_long() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "data").glob("*/README.md")]
+    assert sum(map(words_written_by_hand, pages)) < 20_000
+    assert words_written_by_hand(ROOT / "docs/open-questions.md") < 2_500
+
+
 def test_every_link_leads_somewhere() -> None:
     """Links within the site are checked once more when it is built."""
     for page in FILES:

@@ -2,6 +2,7 @@
 one row."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from gpu_folder import GpuFolder, assert_alike
-from workflow_folder import ALL_STEPS, Checkout, Folder, new_rows
+from workflow_folder import ALL_STEPS, ROOT, Checkout, Folder, new_rows
 
 from saesteer.core.files import text_id
 from saesteer.core.tables import DAMAGE, METHOD_SUMMARIES, read_summary
@@ -27,18 +28,8 @@ N_STRENGTHS = 1 + 2 + 1 + 1 + 2 + 2 + 2
 N_TEXTS = N_STRENGTHS * N_CONCEPTS * N_PROMPTS
 """Factors of all methods together: the grids in the experiment file."""
 FACTORS = {"addition": [1, 3], "clamp": [1, 4], "adapter": [1], "prompt": [1]}
-TOY = '''
-"""Toy: the mean residual of positive texts."""
-
-from saesteer.engine.interventions import Addition
-from saesteer.methods.fit.problem import Problem, steering_scale
-
-
-def fit(problem: Problem) -> Addition:
-    """Their mean, to unit norm."""
-    mean = problem.positive_tokens.residual.mean(dim=0)
-    return Addition(mean / mean.norm(), steering_scale(mean / mean.norm(), problem.positive_tokens))
-'''
+TOY = re.findall(r"```py\n(from saesteer.*?)```", (ROOT / "docs/methods.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+"""The method that the documentation adds."""
 
 
 LAST_STEP = f"data/{NAME}/damage/layers_06-06.json"

@@ -77,6 +77,8 @@ def test_what_was_derived_is_an_experiment_like_any_other(answered: Answered):
     code, printed = answered.folder.run("-n", experiment=file.stem)
     assert code == 0, printed
     assert answered.folder.call("saesteer", "gc", file.stem).returncode == 1  # its figures were not made
+    every = answered.folder.call("saesteer", "gc")
+    assert (every.returncode, f"{file.stem} is left out" in every.stderr) == (0, True)
 
 
 def test_from_python_it_is_the_same_answer(answered: Answered):

@@ -144,14 +144,17 @@ def test_a_example_has_the_activation_of_each_token(sweep: tuple[Any, Path]) -> 
 
 def test_neighbours_are_the_nearest_by_cosine(sweep: tuple[Any, Path]) -> None:
     results, _ = sweep
+    features = [0, 1023, 7, *range(300, 1000, 3)]
     rows = load_file(results.sae_file(1))["W_dec"].astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    for feature, nearest in neighbours(results.sae_file(1), [0, 7, 1023]).items():
-        cosines = rows @ rows[feature]
-        cosines[feature] = -2
-        expected = np.sort(cosines)[::-1][:N_NEIGHBOURS]
-        assert [cosine for _, cosine in nearest] == pytest.approx(expected, abs=6e-4)
+    made = neighbours(results.sae_file(1), features)
+    assert list(made) == features
+    for feature, nearest in made.items():
+        others = [other for other in features if other != feature]
+        cosines = dict(zip(others, rows[others] @ rows[feature], strict=True))
+        assert [cosine for _, cosine in nearest] == pytest.approx(sorted(cosines.values())[: -N_NEIGHBOURS - 1 : -1], abs=6e-4)
         assert all(cosines[other] == pytest.approx(cosine, abs=6e-4) for other, cosine in nearest)
+    assert neighbours(results.sae_file(1), [5]) == {}
 
 
 def test_the_table_has_the_recommended_factor_and_its_first_order(sweep: tuple[Any, Path]) -> None:

@@ -152,7 +152,7 @@ def test_log_probabilities_of_the_next_token(served: Served) -> None:
                 "prompt": PROMPT,
                 "steering": {"features": [{"layer": 6, "feature": 1, "factor": 1}, {"layer": 5, "feature": 1, "factor": 1}]},
             },
-            "one layer",
+            "steering: the features are of layers 5, 6: choose features of one layer",
         ),
         ({"prompt": "", "steering": {}}, "prompt"),
         ({"prompt": "people " * 2000, "steering": {}}, "at most 64"),
@@ -245,6 +245,22 @@ def test_a_fault_ends_its_own_batch_only(served: Served) -> None:
     served.scheduler.submit([replace(texts[0], layer=99)], lambda number, progress: ended.append(progress.finish))
     assert served.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}).status_code == 200
     assert ended == ["error"]
+
+
+def test_openais_client_has_a_conversation(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy: the conversation in the model's chat template, continued as a prompt of the same text is."""
+    template = "{% for turn in messages %}{{ turn.content }} {% endfor %}{% if add_generation_prompt %}People often say that{% endif %}"
+    monkeypatch.setattr(served.model.lm.tokenizer, "chat_template", template)
+    client = openai.OpenAI(base_url=f"{served.address}/v1", api_key="none")
+    turns: Any = [{"role": "system", "content": "It turned out that"}, {"role": "user", "content": "the doctor recovered."}]
+    steered = {"model": "any", "temperature": 0, "max_tokens": 12, "extra_body": {"steering": MEDICINE}}
+    answer = client.chat.completions.create(messages=turns, **steered)
+    parts = list(client.chat.completions.create(messages=turns, stream=True, **steered))
+    alike = client.completions.create(prompt=f"It turned out that the doctor recovered. {PROMPT}", **steered)
+    assert answer.choices[0].message.content == alike.choices[0].text != ""
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == alike.choices[0].text
+    plain = client.chat.completions.create(messages=turns, **steered | {"extra_body": {}})
+    assert plain.choices[0].message.content != alike.choices[0].text
 
 
 def test_an_unknown_chat_template_is_refused(served: Served) -> None:

@@ -151,6 +151,7 @@ def test_what_the_server_refuses_is_said_on_the_page(served: Served, page: Any) 
     page.goto(f"{served.address}/#/steer?p={'people+' * 100}")
     page.get_by_role("button", name="Write").click()
     assert "at most 64" in page.locator("[role=alert]").inner_text()
+    assert page.locator(".caret, .copy").count() == 0  # no text is being written
 
 
 def test_a_report_opened_from_disk_has_no_page_to_steer(sweep: tuple[Run, Path], browser: Any) -> None:

@@ -56,12 +56,13 @@ The columns are those of the card of the grammar's world, on the valid books.
 JUDGE = """\
 ## The judge
 
-Naive Bayes over the distinct words of a text, counted on the train books; log-likelihoods times {sharpness:.3f}, cuts of the concept rating
-at P(topic | text) = {concept_cuts[0]:.3f} and {concept_cuts[1]:.3f}; 0 where without the {left_out} words that speak most for the topic
-it is no likelier than before the text was read. Cuts of the fluency rating at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a \
+Naive Bayes over the distinct words of a text, counted on the train books; log-likelihoods times {sharpness:.3f}. The concept rating has
+cuts at P(topic | text) = {concept_cuts[0]:.3f} and {concept_cuts[1]:.3f}. It is 0 where without the {left_out} words that speak \
+most for the topic
+it is no likelier than before the text was read. The fluency rating has cuts at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a \
 token under the reference
-model; 0 where less than {distinct_bigrams:.2f} of the pairs of successive words are distinct, since a model expects what repeats itself. \
-All cuts are fitted on the
+model. It is 0 where less than {distinct_bigrams:.2f} of the pairs of successive words are distinct, since a model expects what repeats \
+itself. All cuts are fitted on the
 valid books; how many words are left out is not. Measured on {measured[runs]:,} runs of 20 to 40 tokens of the \
 {n_judge} judge books,
 whose authors are in no other split: the likeliest topic of {n_topics} is the book's for {measured[topic_accuracy]:.3f} of them (chance
@@ -79,7 +80,7 @@ TEXTS = """\
 {counts[sampled]:,} texts were sampled from the model (temperature {temperature:g}, no other cut), as many from the words \
 that tell most about each
 topic. {counts[kept]:,} remain: those that the tokenizer
-reads as they were written, none twice, and of none does more than half of its runs of eight words stand in a train book (mean share
+reads as they were written, none twice. None has more than half of its runs of eight words in common with a train book (mean share
 {counts[copied_share]:.4f}). Texts by topic, where the judge gives one more than half: {topics}.
 """
 

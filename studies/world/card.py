@@ -66,9 +66,10 @@ A naive Bayes topic model over tokens. Concept 0-2: the share of distinct conten
 tokens. Fluency 0-2: mean loss under the reference model, cut at {fluency_nats[0]:.2f} and {fluency_nats[1]:.2f} nats a token; 0 where \
 less than {distinct_bigrams:.2f} of the
 pairs of successive tokens are distinct. Parameters, thresholds and accuracies each come from a split of their own. **The accuracies
-are on corruptions made by the same grammar (halves of two sentences joined, other sentences with words of the topic in them, single
-words; a word left out, words replaced, shuffled or looped): they are not agreement with people.** The topics share almost no words,
-so telling whole sentences apart is easy here. Fluency is measured by the second model; a judge that used the steered model itself
+are on corruptions made by the same grammar: they are not agreement with people.** For the concept these are halves of two sentences
+joined, other sentences with words of the topic in them, and single words. For fluency words are left out, replaced, shuffled or looped.
+The topics share almost no words, so telling whole sentences apart is easy here.
+Fluency is measured by the second model; a judge that used the steered model itself
 would be lenient. Where there is no fluency, that seed's models were not here when the corruptions last changed.
 """
 

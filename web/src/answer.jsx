@@ -51,7 +51,7 @@ function Pair({ columns, page: { answer, recommended, texts } }) {
 }
 
 /** A text as one word of a command line. */
-const word = (text) => (/^[\w .,;:?()/+-]*$/.test(text) ? `"${text}"` : `'${text.replaceAll("'", "'\\''")}'`);
+export const word = (text) => (/^[\w .,;:?()/+-]*$/.test(text) ? `"${text}"` : `'${text.replaceAll("'", "'\\''")}'`);
 
 export function Answer({ row, page, layer, feature }) {
   const index = useContext(Index), { answer, recommended } = page;

@@ -14,7 +14,7 @@ export function FeaturePage({ table, layer, feature, level = 1 }) {
   }, [layer, feature]);
   const Title = level === 1 ? "h1" : "h2", value = page.value;
   return <article>
-    <Title tabIndex={-1}>Feature {layer}/{feature}</Title>
+    <Title tabIndex={-1}>{Number.isInteger(layer) && Number.isInteger(feature) ? `Feature ${layer}/${feature}` : "No such feature"}</Title>
     {!value ? <Waiting error={page.error} /> : value.unknown ? <Unknown layer={layer} feature={feature} features={value.unknown} /> : <>
       <Feature page={value.shown} layer={layer} feature={feature} level={level} />
       {level === 1 && <nav class="links turn" aria-label={`Features of layer ${layer}`}>{value.previous !== null && <a href={`#/feature/${layer}/${value.previous}`} rel="prev">← {layer}/{value.previous}</a>}
@@ -38,7 +38,7 @@ function Feature({ page, layer, feature, level }) {
   const index = useContext(Index), row = Object.fromEntries(index.features.columns.map((name, i) => [name, page.row[i]]));
   return <>
     <Answer row={row} page={page} layer={layer} feature={feature} />
-    {row.concept && <p>Concept: {row.concept}{row.concept_share !== null && <span class="quiet"> ({show(100 * row.concept_share)} % of the maxima of its max-activating examples)</span>}</p>}
+    {row.concept && <p>Concept: {row.concept}{row.concept_share !== null && <span class="quiet"> (the most active token is on it in {show(100 * row.concept_share)} % of the max-activating examples)</span>}</p>}
     {row.explanations.filter((one) => one !== row.concept).map((one) => <p>{one}</p>)}
     <p class="links">{/^https?:\/\//.test(row.page ?? "") && <a href={row.page} rel="noopener noreferrer" target="_blank">On Neuronpedia</a>}
       {served && level === 1 && <a href={`#/steer?f=${layer}/${feature}*${page.recommended?.[0] ?? 1}`}>Steer with it</a>}
@@ -138,10 +138,9 @@ function Chosen({ columns, rows }) {
 }
 
 function Neighbours({ layer, feature, rows }) {
-  const here = rows.some(([, , label]) => label !== null), absent = <span class="quiet nowrap">not in this report</span>;
   return <Section title="Neighbours by cosine of the decoder rows" tables={["saes"]}>
-    {!here && <p class="quiet">None of them is in this report, so their top logit-lens tokens are not known here.</p>}
-    <Table caption="Neighbours" headers={["feature", "cosine", ...(here ? ["label", "top logit-lens tokens", "beside it"] : [])]}
-      rows={rows.map(([other, cosine, label, lens]) => [label === null ? `${layer}/${other}` : <a href={`#/feature/${layer}/${other}`}>{layer}/{other}</a>, cosine,
-        ...(here ? [label === null ? absent : label || "no label", lens ? lens.map((token) => visible(token).trim()).join(" ") : "–", label === null ? "–" : <a href={`#/compare/features/${layer}/${feature}/${layer}/${other}`}>compare</a>] : [])])} /></Section>;
+    <p class="quiet">The nearest of the features in this report.</p>
+    <Table caption="Neighbours" headers={["feature", "cosine", "label", "top logit-lens tokens", "beside it"]}
+      rows={rows.map(([other, cosine, label, lens]) => [<a href={`#/feature/${layer}/${other}`}>{layer}/{other}</a>, cosine, label || "no label",
+        lens.map((token) => visible(token).trim()).join(" "), <a href={`#/compare/features/${layer}/${feature}/${layer}/${other}`}>compare</a>])} /></Section>;
 }

@@ -4,7 +4,7 @@ import "uplot/dist/uPlot.min.css";
 import "./report.css";
 import { load, openTable } from "./data.js";
 import { FeaturePage } from "./feature.jsx";
-import { Features } from "./features.jsx";
+import { Features, TITLES } from "./features.jsx";
 import { MethodPage } from "./method.jsx";
 import { Files, Methods, Overview } from "./overview.jsx";
 import { Index, Waiting, objects, usePromise } from "./parts.jsx";
@@ -54,7 +54,7 @@ function page(kind, rest, query, index, table) {
     <ul>{pages(index).map(([to, name]) => <li><a href={`#/${to}`}>{name}</a></li>)}</ul></>;
 }
 
-/** Two good features to begin with: those of highest judge score (or what the table is ordered by) with different labels. */
+/** Two good features to begin with: those of highest judge score (or what the table is ordered by), with different labels where there are such. */
 async function goodFeatures(table) {
   const [order, feature] = await Promise.all(["order", "feature"].map((name) => table.numbers(name))), labels = await table.wholeText("label");
   const name = (row) => [String(table.layerOf(row)), String(feature[row])], [first] = order;
@@ -81,7 +81,7 @@ function Compare({ of, rest, index, table }) {
   return <>
     <h1 tabIndex={-1}>Compare {of}</h1>
     {index.methods && <p class="links"><a href="#/compare/features">Features</a><a href="#/compare/methods">Methods</a></p>}
-    {free && <p>To begin with: the two {of} with the highest {of === "methods" ? "score" : `${(index.table.ranked_by ?? "score").replaceAll("_", " ")} and different labels`}. Choose others below.</p>}
+    {free && <p>To begin with: the two {of} with the highest {of === "methods" ? "score" : `${TITLES[index.table.ranked_by] ?? "score"}${index.table.concepts.length > 1 ? " and different labels" : ""}`}. Choose others below.</p>}
     <div class="beside">{parts.map((one, place) => <div>
       <Chooser of={of} value={one.join("/")} place={place} index={index} onChange={(value) => go(place, value)} />
       {one.length === (of === "features" ? 2 : 1) && one[0] !== "" && (of === "features" ? <FeaturePage key={one.join("/")} table={table} layer={Number(one[0])} feature={Number(one[1])} level={2} /> : <MethodPage key={one[0]} method={one[0]} level={2} />)}

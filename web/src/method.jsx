@@ -15,6 +15,7 @@ export function MethodPage({ method, level = 1 }) {
       : page.value ? <Method key={method} page={page.value} rows={rows} method={method} level={level} /> : <Waiting error={page.error} />}</article>;
 }
 
+const TEXT_USE = { choice: "they choose or train it", scale: "they say what factor 1 adds", none: "none", unlabelled: "they choose it where no feature has the concept's label", base: "for a base model only" };
 const FACTS = [["score", "held-out score"], ["rank", "rank in its layer"], ["concept_rating", "concept rating"], ["instruction_rating", "instruction rating"], ["fluency_rating", "fluency rating"], ["perplexity", "perplexity"],
   ["n_abstaining", "concepts it abstains from"], ["n_concepts", "concepts"], ["median_factor", "median factor"], ["share_at_smallest", "share at its smallest factor"], ["share_at_largest", "share at its largest factor"], ["labelled_texts", "labelled texts"], ["density", "density of its features"],
   ["learning_rate", "learning rate"], ["n_epochs", "epochs"], ["r2", "R² of effects"], ["fit_seconds", "seconds to fit"], ["seconds_per_token", "seconds a token"]];
@@ -26,7 +27,7 @@ function Method({ page, rows, method, level }) {
   const scores = useMemo(() => of("method_scores"), [layer]), curves = useMemo(() => of("method_curves"), [layer]), differences = useMemo(() => of("method_differences"), [layer]);
   const titles = Object.fromEntries(objects(index.methods.table).map((one) => [one.method, one.title]));
   return <>
-    <p class="quiet"><code>{method}</code>, {row.family}{row.paper && `, ${row.paper}`}. Chosen by: {row.chosen_by || "nothing"}. Labelled texts: {row.text_use || "none"}.</p>
+    <p class="quiet"><code>{method}</code>, {row.family}{row.paper && `, ${row.paper}`}. Chosen by: {row.chosen_by || "nothing"}. Labelled texts: {TEXT_USE[row.text_use] ?? "none"}.</p>
     <p class="links">{level === 1 && <a href={`#/compare/methods/${method}`}>Compare with another method</a>}</p>
     {layers.length > 1 && <div class="fields"><Choice label="Layer" value={layer} options={layers.map((one) => [one, one])} onChange={(value) => setLayer(Number(value))} /></div>}
     <Section title="In short" tables={["methods", "method_damage"]}>

@@ -9,7 +9,7 @@ export function Overview() {
     <p>Model {index.model}. {index.table.n.toLocaleString("en")} features in {index.layers.length} {index.layers.length === 1 ? "layer" : "layers"}
       {index.methods ? `, ${index.methods.keys.length} steering methods` : ""}: <a href="#/features">all features</a>{index.methods && <>, <a href="#/methods">all methods</a></>}.</p>
     {index.headline.length > 0 && <Section title="What was found" tables={["features", "outcomes", "selection", "best_factors"]}>
-      <Table caption="What was found" headers={["what", "measured", "holds"]} rows={index.headline} /></Section>}
+      <Headline rows={index.headline} /></Section>}
     {index.methods && <BestMethods />}
     <Section title="Layers" tables={["features"]}>
       <Table caption="Layers" headers={["layer", "features", ["median input score", "features", "input_score"], ["median output score", "features", "output_score"]]}
@@ -19,6 +19,13 @@ export function Overview() {
     {index.mixed.length > 0 && <Section title="Rows of several versions"><p>Rows of these tables were made with several versions of a library:</p><ul>{index.mixed.map((one) => <li>{one}</li>)}</ul></Section>}
     {index.missing.length > 0 && <Section title="Not in this report"><p>There are no tables of these:</p><ul>{index.missing.map((one) => <li>{one}</li>)}</ul></Section>}
   </>;
+}
+
+/** The findings with their verdicts; the numbers without one are folded away. */
+function Headline({ rows }) {
+  const findings = rows.filter(([, , holds]) => holds), numbers = rows.filter(([, , holds]) => !holds);
+  return <><Table caption="What was found" headers={["what", "measured", "holds"]} rows={findings} />
+    <details><summary>{numbers.length} more numbers</summary><Table caption="More numbers" headers={["what", "measured"]} rows={numbers.map(([what, measured]) => [what, measured])} /></details></>;
 }
 
 function BestMethods() {
@@ -32,12 +39,12 @@ const interval = (row, name) => (row[`${name}_low`] === null ? "" : ` [${show(ro
 export function MethodTable({ layer, most }) {
   const index = useContext(Index);
   const rows = objects(index.methods.table).filter((row) => row.layer === layer).sort((a, b) => (b.score ?? -1) - (a.score ?? -1)).slice(0, most);
-  const column = (title, name) => [title, "methods", name];
+  const column = (title, name) => [title, "methods", name], instructed = rows.some((row) => row.instruction_rating !== null);
   return <Table sortable={!most} caption={`Steering methods, layer ${layer}`}
-    headers={["method", column("score [95 %]", "score"), column("concept", "concept_rating"), column("instruction", "instruction_rating"), column("fluency", "fluency_rating"),
+    headers={["method", column("score [95 %]", "score"), column("concept", "concept_rating"), ...(instructed ? [column("instruction", "instruction_rating")] : []), column("fluency", "fluency_rating"),
       column("abstains", "n_abstaining"), column("factor", "median_factor"), column("perplexity", "perplexity"), column("labelled texts", "labelled_texts"), column("fit, s", "fit_seconds")]}
     rows={rows.map((row) => [{ sort: row.title, shown: <a href={`#/method/${row.method}`}>{row.title}</a> }, { sort: row.score, shown: <span class="nowrap">{show(row.score)}{interval(row, "score")}</span> },
-      row.concept_rating, row.instruction_rating, row.fluency_rating, row.n_abstaining, row.median_factor, row.perplexity, row.labelled_texts, row.fit_seconds])} />;
+      row.concept_rating, ...(instructed ? [row.instruction_rating] : []), row.fluency_rating, row.n_abstaining, row.median_factor, row.perplexity, row.labelled_texts, row.fit_seconds])} />;
 }
 
 export function Methods() {

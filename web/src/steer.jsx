@@ -1,8 +1,10 @@
 // Steering live, where `saesteer serve` is behind the page: features and strengths, a prompt, and both texts as they grow.
 
 import { useContext, useEffect, useId, useReducer, useRef, useState } from "preact/hooks";
+import { word } from "./answer.jsx";
 import { load } from "./data.js";
-import { Choice, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
+import { TITLES } from "./features.jsx";
+import { Choice, Copy, Index, Section, objects, show, usePromise, visible } from "./parts.jsx";
 
 /** Whether `saesteer serve` is behind this page. */
 export const served = document.documentElement.dataset.served === "true";
@@ -45,7 +47,6 @@ async function* events(answer) {
 export function Steer({ table, query }) {
   const index = useContext(Index), [form, setForm] = useState(() => asked(query, index));
   const [texts, setTexts] = useState(null), [next, setNext] = useState(null), [fault, setFault] = useState(""), running = useRef(null);
-  const [copied, setCopied] = useState("");
   const ids = { prompt: useId(), samples: useId(), seed: useId(), prompts: useId() };
   const set = (changes) => setForm((old) => ({ ...old, ...changes }));
   const change = (at, changes) => set({ features: form.features.map((one, i) => (i === at ? { ...one, ...changes } : one)) });
@@ -62,19 +63,23 @@ export function Steer({ table, query }) {
     try {
       const body = { prompt: form.prompt, steering: steering(form) }, [first] = form.features;
       const looked = first && post("api/next", { ...body, layer: first.layer, feature: first.feature }, controller.signal).then((answer) => answer.json());
+      looked?.catch(() => {}); // both requests are refused for the same reason, which is said once
       for await (const one of events(await post("api/steer", { ...body, samples: form.samples, seed: Number(form.seed) }, controller.signal))) {
         grown[Number(one.steered)] = grown[Number(one.steered)].map((old, sample) => (sample === one.sample ? one : old));
         setTexts([...grown]);
       }
       if (looked) setNext(await looked);
     } catch (error) {
-      if (error.name !== "AbortError") setFault(error.message);
+      if (error.name === "AbortError") return;
+      setFault(error.message);
+      setTexts((old) => (old.flat().some((one) => one.text) ? old : null));
     } finally {
       if (running.current === controller) running.current = null;
     }
   };
-  const copy = async (text, what) => { await navigator.clipboard.writeText(text); setCopied(`${what} copied`); };
-  const command = form.features.length === 1 && `saesteer export-vector ${index.name} ${form.features[0].layer}/${form.features[0].feature} --factor ${form.features[0].factor} --to gguf --out vector.gguf`;
+  const [one] = form.fit ? [form.fit] : form.features.length === 1 ? form.features : [];
+  const which = one && (form.fit ? `${word(`${one.method}/${one.concept}`)} --layer ${one.layer}` : `${one.layer}/${one.feature}`);
+  const command = one && `saesteer export-vector ${index.name} ${which} --factor ${one.factor} --to gguf --output vector.gguf`;
   return <>
     <h1 tabIndex={-1}>Steer</h1>
     <form onSubmit={start}>
@@ -96,9 +101,8 @@ export function Steer({ table, query }) {
     {texts && <Section title="Texts"><div class="beside two">{["unsteered", "steered"].map((name, side) => <div key={name}><h3>{name}</h3>
       <ol class="cards" aria-live="polite">{texts[side].map((one) => <li class={side ? "card chosen" : "card"}><p class="text"><span class="quiet">{form.prompt}</span>{one.text}{!one.finish && <span class="caret" aria-hidden="true" />}</p></li>)}</ol></div>)}</div></Section>}
     {next && <Next next={next} first={form.features[0]} />}
-    {texts && <p class="links"><button type="button" onClick={() => copy(location.href, "Link")}>Copy a link to this setting</button>
-      {command && <button type="button" onClick={() => copy(command, "Command")}>Copy the command that saves it as a vector</button>}
-      <span role="status">{copied}</span></p>}
+    {texts && <Section title="Keep this setting"><p>As a link:</p><Copy text={location.href} what="Link" />
+      {command && <><p>As a vector for llama.cpp, with the command:</p><Copy text={command} what="Command" /></>}</Section>}
   </>;
 }
 
@@ -123,7 +127,7 @@ function Finder({ table, onChoose }) {
       const strength = columns.strength?.[row];
       onChoose(table.layerOf(row), columns.feature[row], Number.isFinite(strength) ? Number(strength.toPrecision(6)) : null);
       setNeedle("");
-    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${rank.replaceAll("_", " ")} ${show(columns[rank][row])}` : ""}</span></button></li>)}
+    }}><strong>{table.layerOf(row)}/{columns.feature[row]}</strong> {table.textOf(label, row) || "no label"} <span class="quiet">{table.textOf(lens, row)}{columns[rank] && !Number.isNaN(columns[rank][row]) ? ` · ${TITLES[rank]} ${show(columns[rank][row])}` : ""}</span></button></li>)}
       {rows.length === 0 && label.done && lens.done && more.done && <li class="quiet">No feature has this label, token or word.</li>}
       {rows.length > N_FOUND && <li class="quiet">{rows.length - N_FOUND} more: be more specific</li>}</ul>}</div>;
 }

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from saesteer.cli.application import CONFIG, Configfile, SomeExperiments, commands, refuse_while_running, run_of, workflow_of
-from saesteer.core.errors import SaesteerError
+from saesteer.core.errors import SaesteerError, SettingsError
 
 command = commands("Maintain")
 
@@ -51,7 +51,7 @@ def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without this they are only listed.")] = False,
     configfile: Configfile = CONFIG,
 ) -> None:
-    """List the parts that no manifest of a finished experiment names, and with --remove remove them. None named: of every experiment."""
+    """List the parts that no manifest of a finished experiment names, and with --remove remove them. None named: of all finished ones."""
     from saesteer.workflow.outputs import unneeded_files
 
     if remove:
@@ -59,7 +59,14 @@ def gc(
     workflow = workflow_of(configfile)
     every_name = (path.stem for folder in workflow.all_experiments_dirs for path in sorted(folder.glob("*.yaml")))
     names = experiments or [name for name in every_name if (workflow.data_dir / name).is_dir()]
-    parts = [part for name in names for part in unneeded_files(run_of(name, configfile))]
+    parts = []
+    for name in names:
+        try:
+            parts += unneeded_files(run_of(name, configfile))
+        except SettingsError as fault:  # such as an experiment of which only a part was ever wanted
+            if experiments:
+                raise
+            typer.echo(f"{name} is left out: {fault}", err=True)
     for part in parts:
         typer.echo(f"{part.stat().st_size:>12} {part}")
         if remove:

@@ -38,7 +38,8 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,  # lines behind a legend do not cross its words
     "legend.fontsize": SMALLEST,
     "xtick.labelsize": SMALLEST,
     "ytick.labelsize": SMALLEST,

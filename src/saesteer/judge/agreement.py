@@ -47,8 +47,8 @@ def pairwise_agreement(judge_folder: Path) -> dict[tuple[str, str], pl.DataFrame
     rated = stored_ratings(judge_folder)
     if len(rated) < 2:
         raise SettingsError(
-            f"{judge_folder} holds the ratings of {len(rated)} judges: change `judge` in the experiment file (another model, or another"
-            " seed to ask the same one again) and run once more; earlier ratings are kept"
+            f"{judge_folder} holds the ratings of {len(rated)} {'judge' if len(rated) == 1 else 'judges'}: change `judge` in the experiment"
+            " file (another model, or another seed to ask the same one again) and run once more; earlier ratings are kept"
         )
     pairs = itertools.combinations(rated, 2)
     return {(first, second): agreement(rated[first], rated[second], on=(*JUDGEMENTS.keys, _TEXT)) for first, second in pairs}

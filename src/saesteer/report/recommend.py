@@ -291,8 +291,8 @@ def show(answered: Answer, console: Console) -> None:
     """Print the answer's gist: the verdict, what the steering does and breaks, a text beside the unsteered one, and the best candidates."""
     for line in gist(answered):
         console.print(Text(printable(" ".join(line.split()))), soft_wrap=True)
-    cells = list(_candidate_cells(answered.candidates, answered.texts))
-    best = sorted(cells, key=lambda row: (row[-2] != _UNRATED, row[-2]), reverse=True)[:N_CANDIDATES]
+    cells = _candidate_cells(answered.candidates, answered.texts)
+    best = cells[:N_CANDIDATES]
     candidates = Table(title=f"{len(best)} of {len(cells)} candidates, by their best mean judge score", title_justify="left")
     for title in ("feature", "matched by", "fires on", "writes", "score", "factor"):
         candidates.add_column(title, no_wrap=title not in ("fires on", "writes"))
@@ -320,8 +320,9 @@ def gist(answered: Answer) -> list[str]:
     return lines
 
 
-def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list[str]]:
-    """A row a candidate; its best mean is over the prompts that chose its factor, and so too high."""
+def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> list[list[str]]:
+    """A row a candidate, the best first; its best mean is over the prompts that chose its factor, and so too high."""
+    cells = []
     means = rated.filter(kind=FEATURE).group_by("layer", "name", "factor").agg(pl.col("judge_score").mean())
     bests = highest_judged(means, ["layer", "name"])
     for row in picked.iter_rows(named=True):
@@ -329,14 +330,9 @@ def _candidate_cells(picked: pl.DataFrame, rated: pl.DataFrame) -> Iterator[list
         fires_on = row["concept"] or row["explanation"] or row["fires_on"] or "unclear"
         scores = [f"{row[name]:.2f}" if row[name] is not None else "unknown" for name in ("input_score", "output_score")]
         at_best = [f"{best[0]['judge_score']:.2f}", best[0]["factor"]] if best else [_UNRATED, ""]
-        yield [
-            f"{row['layer']}/{row['feature']}",
-            row["match"],
-            fires_on,
-            words(row["top_logit_lens_tokens"][:5]),
-            *scores,
-            *at_best,
-        ]
+        tokens = words(row["top_logit_lens_tokens"][:5])
+        cells.append([f"{row['layer']}/{row['feature']}", row["match"], fires_on, tokens, *scores, *at_best])
+    return sorted(cells, key=lambda cell: (cell[-2] != _UNRATED, cell[-2]), reverse=True)
 
 
 def _pairs(texts: pl.DataFrame, best: Choice) -> pl.DataFrame:

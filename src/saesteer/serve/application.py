@@ -167,7 +167,8 @@ def _invalid(request: Request, fault: Exception) -> Response:
     if not isinstance(fault, ValidationError):
         return _refused(400, str(fault))
     first = fault.errors(include_url=False)[0]
-    return _refused(400, ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]])))
+    message = first["msg"].removeprefix("Value error, ")  # of a check of ours
+    return _refused(400, ": ".join(filter(None, [".".join(map(str, first["loc"])), message])))
 
 
 def _busy(request: Request, fault: Exception) -> Response:

@@ -92,7 +92,7 @@ def complete_step(job: Job) -> None:
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if step.runs_model:
             _prepare_process(job)
-        for frame in with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens):
+        for frame in with_progress(step.compute(run, missing), missing.height, step.unit, step.tokens, f"{name}/{manifest.stem}"):
             yield frame
             job.stop.check()
 
@@ -106,10 +106,12 @@ def complete_step(job: Job) -> None:
         raise
 
 
-def with_progress(frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None) -> Iterator[pl.DataFrame]:
-    """Pass finished frames on; show how many of the rows are done, the time left, and log rows/s (and tokens/s) at the end."""
+def with_progress(
+    frames: Iterable[pl.DataFrame], total: int, unit: str, tokens: str | None = None, name: str | None = None
+) -> Iterator[pl.DataFrame]:
+    """Pass finished frames on; show whose rows they are, how many are done, the time left, and log rows/s (and tokens/s) at the end."""
     started, n_rows, n_tokens = time.monotonic(), 0, 0
-    with tqdm(total=total, unit=unit, mininterval=5, leave=False) as bar:
+    with tqdm(total=total, desc=name, unit=unit, mininterval=5, leave=False) as bar:
         for frame in frames:
             n_rows += frame.height
             n_tokens += int(frame[tokens].cast(pl.Int64).sum()) if tokens else 0

@@ -120,7 +120,8 @@ def _files(subject: _Subject) -> str:
     check_files(subject.name, subject.experiment)
     check_contents(subject.experiment)
     n_features = sum(map(len, resolve(subject.experiment).values()))
-    return f"{n_features} features in {len(subject.experiment.layers)} layers; what is on this machine fits"
+    n_layers = len(subject.experiment.layers)
+    return f"{n_features} features in {n_layers} {'layer' if n_layers == 1 else 'layers'}; what is on this machine fits"
 
 
 def _model(subject: _Subject, pin: str) -> str:
@@ -220,7 +221,7 @@ def _examples(subject: _Subject) -> str:
         return f"from the activations on {experiment.max_activating_examples.texts}"
     sources = sources_of(experiment, experiment.layers)
     first = sources[experiment.layers[0]]
-    return f"{len(sources)} sources of Neuronpedia, the first {first.model}/{first.source}"
+    return f"{len(sources)} {'source' if len(sources) == 1 else 'sources'} of Neuronpedia, the first {first.model}/{first.source}"
 
 
 def _disk(subject: _Subject) -> str:
@@ -236,11 +237,17 @@ def _disk(subject: _Subject) -> str:
     models = sum(weights.n_bytes for pin, weights in subject.models.items() if model_settings(experiment, pin).repo)
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + activations + texts
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
-    text = f"about {_gib(needed)}: models {_gib(models)}, SAEs {_gib(saes)} (twice: as published and converted), max-activating"
+    unread = " and those that could not be read" if _lacks_models(subject) else ""
+    text = f"about {_gib(needed)}: models {_gib(models)}{unread}, SAEs {_gib(saes)} (twice: as published and converted), max-activating"
     text += f" examples {_gib(examples)}, activations {_gib(activations)}, texts {_gib(texts)}; {_gib(free)} are free at {folder}"
     if needed >= free:
         raise SettingsError(text)
     return text
+
+
+def _lacks_models(subject: _Subject) -> bool:
+    """Whether the files of some model could not be read."""
+    return len(subject.models) < len(set(MODELS) & set(pins(subject.experiment)))
 
 
 def _gpu(subject: _Subject) -> str:
@@ -264,7 +271,7 @@ def _gpu(subject: _Subject) -> str:
         parts.append(f"the second model's losses about {_gib(max(losses) + WORKSPACE)}")
     if max(needed.values()) > 1:
         parts.append("a job takes " + ", ".join(f"{number} GPU{'s' * (number > 1)} of {gib} GiB" for gib, number in needed.items()))
-    if len(models) < len(set(MODELS) & set(pins(experiment))):
+    if _lacks_models(subject):
         parts.append("not all models could be read")
     return "; ".join(parts)
 

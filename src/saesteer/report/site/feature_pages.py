@@ -103,14 +103,11 @@ def _parts(run: Run, layer: int, rows: pl.DataFrame, summaries: Mapping[str, pl.
         parts["answer"] = answers(summaries["steering"], parts["recommended"], texts)
     if decoder := run.sae_file_if_any(layer):
         nearest = neighbours(decoder, rows["feature"].to_list())
-        # Each with its label and first top logit-lens tokens, null where it has no page.
-        labels = rows.select(
-            "feature", pl.coalesce("concept", "explanation").fill_null(""), pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS)
-        )
-        labelled = {feature: label for feature, *label in labels.rows()}
+        label = pl.coalesce("concept", "explanation").fill_null("")
+        labels = rows.select("feature", label, pl.col("top_logit_lens_tokens").list.head(N_LOGIT_LENS_TOKENS))
+        labelled = {feature: shown for feature, *shown in labels.rows()}
         parts["neighbours"] = {
-            feature: [(neighbour, cosine, *labelled.get(neighbour, (None, None))) for neighbour, cosine in of_feature]
-            for feature, of_feature in nearest.items()
+            feature: [(other, cosine, *labelled[other]) for other, cosine in of_feature] for feature, of_feature in nearest.items()
         }
     return parts
 
@@ -186,18 +183,18 @@ def steered_texts(run: Run, layer: int, method: str | None = None) -> pl.DataFra
 
 
 def neighbours(decoder: Path, features: list[int]) -> dict[int, list[tuple[int, float]]]:
-    """Each feature's nearest others of the whole SAE by cosine of the decoder rows, with the cosines to three digits."""
+    """Each feature's nearest others of these features by cosine of the decoder rows, with the cosines to three digits."""
     with safe_open(decoder, framework="np") as opened:
-        rows = opened.get_tensor("W_dec").astype(np.float32)
+        rows = opened.get_tensor("W_dec")[features].astype(np.float32)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     n = min(N_NEIGHBOURS * _CANDIDATES, len(rows) - 1)
-    nearest = {}
-    for start in range(0, len(features), _BLOCK):
-        block = features[start : start + _BLOCK]
+    nearest: dict[int, list[tuple[int, float]]] = {}
+    for start in range(0, len(rows) if n else 0, _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(rows)))
         cosines = rows[block] @ rows.T
-        cosines[np.arange(len(block)), block] = -2  # no feature is its own neighbour
+        cosines[block - start, block] = -2  # no feature is its own neighbour
         places = np.argpartition(-cosines, n - 1, axis=1)[:, :n]
-        for feature, of_feature, neighbouring in zip(block, cosines, places, strict=True):
-            pairs = sorted((-round(float(of_feature[other]), 3), int(other)) for other in neighbouring)
-            nearest[feature] = [(other, -cosine) for cosine, other in pairs[:N_NEIGHBOURS]]
+        for place, of_feature, neighbouring in zip(block, cosines, places, strict=True):
+            pairs = sorted((-round(float(of_feature[other]), 3), features[other]) for other in neighbouring)
+            nearest[features[place]] = [(other, -cosine) for cosine, other in pairs[:N_NEIGHBOURS]]
     return nearest

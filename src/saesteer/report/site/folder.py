@@ -46,7 +46,7 @@ def write_report(run: Run, folder: Path) -> Path:
     """Write the report of an experiment's tables; gives the page to open. A report that is there is replaced by the finished one."""
     features = run.summary_if_any(FEATURES)
     if features is None:
-        raise ReportError(f"{run.data} holds no tables/features.parquet: run the experiment first, then `saesteer report {run.name}`")
+        raise ReportError(f"{run.data} holds no tables/features.parquet: run the experiment first")
     if folder.exists() and any(folder.iterdir()) and not (folder / _INDEX).is_file():
         raise ReportError(f"{folder} holds something else than a report: name another folder, or remove it")
     partial = folder.with_name(f".{folder.name}.partial")
