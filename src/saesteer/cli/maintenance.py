@@ -57,7 +57,7 @@ def gc(
     if remove:
         refuse_while_running()  # parts of an unfinished run are named by no manifest yet
     workflow = workflow_of(configfile)
-    every_name = (path.stem for folder in workflow.all_experiments_dirs for path in sorted(folder.glob("*.yaml")))
+    every_name = dict.fromkeys(path.stem for folder in workflow.all_experiments_dirs for path in sorted(folder.glob("*.yaml")))
     names = experiments or [name for name in every_name if (workflow.data_dir / name).is_dir()]
     parts = [part for name in names for part in unneeded_files(run_of(name, configfile))]
     for part in parts:
