@@ -1,4 +1,5 @@
-"""config/schema.json and config/README.md, generated from the settings, so that they cannot drift from what is accepted."""
+"""The JSON schemas of both kinds of configuration file, for editors, and config/README.md: generated from the settings, so that they cannot
+drift from what is accepted."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from saesteer.settings import Comparison, Experiment, Settings, Sweep, Workflow
 from saesteer.settings.experiment import ScoringSections, SteeringSections
+from saesteer.settings.load import DEFAULT_KIND, KINDS
 
 _INTRODUCTION = """# Configuration
 
@@ -29,13 +31,43 @@ _TABLES: dict[str, type[Settings]] = {
     "Experiment file: kind sweep": Sweep,
     "Experiment file: kind comparison": Comparison,
 }
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_PART = "PartOf"
+"""Before the name of a section's schema: what a file that extends another may say of it."""
 _TYPE_NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", type(None): "null"}
 
 
-def schema_text() -> str:
-    """JSON schemas of both kinds of file; of an experiment file one for each kind of experiment."""
-    schemas: dict[str, Any] = {"workflow": Workflow.model_json_schema(), "experiment": TypeAdapter(Experiment).json_schema()}
-    return json.dumps(schemas, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+def texts() -> dict[str, str]:
+    """Name of each generated file of config/ -> its text."""
+    schemas = {"workflow": Workflow.model_json_schema(), "experiment": _experiment_schema()}
+    named = {f"{name}.schema.json": {"$schema": _DIALECT, **schema} for name, schema in schemas.items()}
+    written = {name: json.dumps(schema, indent=1, sort_keys=True, ensure_ascii=False) + "\n" for name, schema in named.items()}
+    return written | {"README.md": readme_text()}
+
+
+def _experiment_schema() -> dict[str, Any]:
+    """Of a file by itself that of its kind. A file that extends another may leave out anything, its kind too."""
+    whole = TypeAdapter(Experiment).json_schema()["$defs"]
+    of_kind: dict[str, Any] = {kind: {"$ref": f"#/$defs/{model.__name__}"} for kind, model in KINDS.items()}
+    alone = of_kind[DEFAULT_KIND]
+    for kind in (kind for kind in KINDS if kind != DEFAULT_KIND):
+        says_so = {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
+        alone = {"if": says_so, "then": of_kind[kind], "else": alone}
+    parts = {f"{_PART}{name}": _part(schema) for name, schema in whole.items()}
+    extending = {"anyOf": [_part(reference) for reference in of_kind.values()]}
+    return {"$defs": whole | parts, "type": "object", "if": {"required": ["extends"]}, "then": extending, "else": alone}
+
+
+def _part(schema: Any) -> Any:
+    """A schema without required keys, so that a section may be without what says its kind, and be of several."""
+    if isinstance(schema, list):
+        return [_part(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return schema | {"$ref": schema["$ref"].replace("#/$defs/", f"#/$defs/{_PART}")}
+    kept = {name: value for name, value in schema.items() if name not in ("required", "discriminator")}
+    return {"anyOf" if name == "oneOf" else name: _part(value) for name, value in kept.items()}
 
 
 def readme_text() -> str:
