@@ -1,7 +1,9 @@
 """The wheel: that it holds the whole workflow, and that a folder elsewhere is all that a user needs besides."""
 
+import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from workflow_folder import ROOT
+
+import saesteer
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LARGEST = 20_000_000
@@ -44,8 +49,9 @@ def in_git(*places: str) -> dict[str, Path]:
 
 
 def test_it_holds_every_file_of_the_package_and_the_workflow(wheel: Path) -> None:
-    placed = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert {"Snakefile", "config", "data/world", "rules", "scripts", "slurm"} <= set(placed)
+    options = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    placed = {*options["sources"], *options["force-include"]} - {"src"}
+    assert {"Snakefile", "config", "data/world", "rules", "scripts", "slurm"} <= placed
     expected = {f"saesteer/shipped/{name}": file for name, file in in_git(*placed).items()}
     expected |= {name.removeprefix("src/"): file for name, file in in_git("src").items()}
     with zipfile.ZipFile(wheel) as archive:
@@ -55,6 +61,13 @@ def test_it_holds_every_file_of_the_package_and_the_workflow(wheel: Path) -> Non
     assert [name for name, file in expected.items() if held[name] != file.read_bytes()] == []
     assert {"saesteer/shipped/slurm/bin/sbatch", "saesteer/shipped/slurm/bin/sacct"} <= executable
     assert wheel.stat().st_size < LARGEST
+
+
+def test_all_that_say_the_version_say_the_same() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    (newest, *_) = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {PYPROJECT["project"]["version"], citation["version"], newest, saesteer.__version__} == {newest}
+    assert isinstance(citation["date-released"], datetime.date)
 
 
 @dataclass(frozen=True)
@@ -82,13 +95,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installa
     subprocess.run([sys.executable, "-m", "venv", str(above / "venv")], check=True)
     programs = above / "venv/bin"
     subprocess.run([str(programs / "pip"), "install", "--quiet", "--no-index", "--no-deps", str(wheel)], check=True)
-    libraries = subprocess.run(
-        [str(programs / "python"), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    Path(libraries.stdout.strip(), "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (libraries,) = (above / "venv/lib").glob("python*/site-packages")
+    (libraries / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     snakemake = programs / "snakemake"
     snakemake.write_text(f"#!{programs / 'python'}\nfrom snakemake.cli import main\nmain()\n")
     snakemake.chmod(0o755)
