@@ -19,8 +19,7 @@ UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBU
 .PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
-	$(BIN)/saesteer unlock
-	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going
+	$(BIN)/saesteer run --cores $(CORES)
 
 pythia-70m: PAPER := pythia-70m-deduped
 gemma-2-2b: PAPER := gemma-2-2b

@@ -12,10 +12,11 @@ DEFAULTS = workflow.resource_settings.default_resources or {}  # the profile's
 if workflow.is_main_process:
     explain_lock(Path(), logger)
 # On a cluster Snakemake's messages say which jobs are submitted.
-if workflow.is_main_process and not (workflow.output_settings.dryrun or DEFAULTS or workflow.output_settings.verbose):
+shows_all = workflow.output_settings.dryrun or DEFAULTS or workflow.output_settings.verbose or not workflow.modifier.is_main_snakefile()
+if workflow.is_main_process and not shows_all:
     show_progress_only(logger)
 if workflow.is_main_process and DEFAULTS:  # there are some whenever jobs are submitted
-    put_before_slurm(REPOSITORY / "slurm/bin", WORKFLOW.job_variables)
+    put_before_slurm(SHIPPED / "slurm/bin", WORKFLOW.job_variables)
 
 
 def gpu_job(step):
@@ -65,7 +66,8 @@ def n_missing(step, name, group, state):
 
 def place_jobs(environment):
     """Each job's log and benchmark, named after its rule and wildcards, the one environment, and where it runs."""
-    for definition in workflow.rules:
+    own = [definition for definition in workflow.rules if definition in workflow.modifier.rules]  # and no importing workflow's
+    for definition in own:
         if not definition.script or definition.benchmark:
             continue
         folders = ["logs", "{experiment}"] if "experiment" in definition.wildcard_names else ["logs"]
@@ -75,7 +77,7 @@ def place_jobs(environment):
         definition.benchmark = f"{file}.tsv"
         definition.conda_env = environment
     # What asks for no GPU is light, or needs the internet: it runs where Snakemake runs. The rest goes to the cluster, where there is one.
-    workflow.localrules(*(definition.name for definition in workflow.rules if "gpu" not in definition.resources))
+    workflow.localrules(*(definition.name for definition in own if "gpu" not in definition.resources))
 
 
 def failed_jobs():

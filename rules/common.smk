@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from saesteer.core.files import explain_read_only, file_digest
+from saesteer.core.shipped import SHIPPED
 from saesteer.figures.registry import FIGURES as ALL_FIGURES
 from saesteer.run import Run
 from saesteer.settings import Comparison, LocalExamples, Scores, Sweep, TopicConcepts, load_experiment, load_workflow
@@ -13,18 +14,21 @@ from saesteer.sources.pins import MODELS, pinned_path
 from saesteer.summaries.summary import summaries
 from saesteer.workflow import plan
 from saesteer.workflow.checks import check_contents, check_files, check_present_files, check_tokens
-from saesteer.workflow.code_digest import code_digest
+from saesteer.workflow.code_digest import PACKAGE, code_digest
 from saesteer.workflow.outputs import planned_outputs
+from saesteer.workflow.project import bring_inputs
 
 # Parsing the rules and the modules behind them makes objects that stay: to look for garbage among them takes a tenth of a dry run.
 gc.set_threshold(100_000, 50, 50)
 
-REPOSITORY = Path(workflow.current_basedir).parent
-SCRIPTS = REPOSITORY / "scripts"
+SCRIPTS = SHIPPED / "scripts"
 WORKFLOW = load_workflow(config)
 NAMES = dict.fromkeys([*WORKFLOW.experiments, *WORKFLOW.methods])
 EXPERIMENTS = {name: load_experiment(name, *WORKFLOW.all_experiments_dirs) for name in NAMES}
 RUNS = {name: Run(WORKFLOW, name, experiment) for name, experiment in EXPERIMENTS.items()}
+if workflow.is_main_process:
+    for path in (path for experiment in EXPERIMENTS.values() for path in bring_inputs(experiment)):
+        logger.info(f"{path} comes with saesteer: copied here")
 for name, experiment in EXPERIMENTS.items():
     check_present_files(name, experiment)
 if workflow.is_main_process:
@@ -36,7 +40,7 @@ DATA = f"{WORKFLOW.data_dir}/{{experiment}}"
 TABLES, PINS = f"{DATA}/tables", f"{DATA}/pins"
 FIGURES = f"{WORKFLOW.figures_dir}/{{experiment}}"
 DOWNLOADS = f"{WORKFLOW.data_dir}/downloads"
-REPORT_ASSETS = REPOSITORY / "src/saesteer/report/site/assets/assets.json"
+REPORT_ASSETS = PACKAGE / "report/site/assets/assets.json"
 
 
 wildcard_constraints:
@@ -73,6 +77,11 @@ def code(script, *modules):
     """For params: digest of a rule's script and of the package's modules that it uses, since Snakemake notices the script only. A function,
     so that it is computed for the rules that are needed."""
     return lambda wildcards: code_digest(*modules, scripts=(SCRIPTS / script,))
+
+
+def summary(name):
+    """For params: which tables of saesteer.summaries are made (a rule that is used as a module's may have another name), and their code."""
+    return {"summary": name, "code": code("summary.py", f"summaries.{name}")}
 
 
 def setting(*sections):

@@ -34,7 +34,7 @@ rule method_damage:
     output:
         method_damage=f"{TABLES}/method_damage.parquet",
     params:
-        code=code("summary.py", "summaries.method_damage"),
+        **summary("method_damage"),
         settings=setting("methods"),
     script:
         "../scripts/summary.py"

@@ -21,7 +21,7 @@ rule concept_texts:
         compared_concepts=f"{TABLES}/compared_concepts.parquet",
         concept_texts=f"{TABLES}/concept_texts.parquet",
     params:
-        code=code("summary.py", "summaries.concept_texts"),
+        **summary("concept_texts"),
         settings=setting("methods", "saes", "layers", "max_activating_examples"),
     script:
         "../scripts/summary.py"
@@ -36,7 +36,7 @@ rule steering_prompts:
     wildcard_constraints:
         experiment=only(summaries()["steering_prompts"].exists),
     params:
-        code=code("summary.py", "summaries.steering_prompts"),
+        **summary("steering_prompts"),
         writer=lambda wildcards: plan.in_words(prompts_fingerprint(EXPERIMENTS[wildcards.experiment].methods.prompt_writer)),
     script:
         "../scripts/summary.py"

@@ -63,7 +63,7 @@ rule features_table:
     output:
         features=f"{TABLES}/features.parquet",
     params:
-        code=code("summary.py", "summaries.features_table"),
+        **summary("features_table"),
         pages=setting("max_activating_examples", "saes"),
         neuronpedia=WORKFLOW.addresses.neuronpedia,
     script:
@@ -84,7 +84,7 @@ rule layer_features:
     wildcard_constraints:
         layer=r"\d+",
     params:
-        code=code("summary.py", "summaries.layer_features"),
+        **summary("layer_features"),
         pages=setting("max_activating_examples", "saes"),
         neuronpedia=WORKFLOW.addresses.neuronpedia,
     script:

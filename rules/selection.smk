@@ -10,7 +10,7 @@ rule selection:
     output:
         selection=f"{TABLES}/selection.parquet",
     params:
-        code=code("summary.py", "summaries.selection"),
+        **summary("selection"),
         settings=setting("selection"),
     script:
         "../scripts/summary.py"
@@ -24,7 +24,7 @@ rule factor_bins:
     output:
         factor_bins=f"{TABLES}/factor_bins.parquet",
     params:
-        code=code("summary.py", "summaries.factor_bins"),
+        **summary("factor_bins"),
         settings=setting("selection"),
     script:
         "../scripts/summary.py"
@@ -42,7 +42,7 @@ rule pmi:
         feature_pmi=f"{TABLES}/feature_pmi.parquet",
         pmi=f"{TABLES}/pmi.parquet",
     params:
-        code=code("summary.py", "summaries.pmi"),
+        **summary("pmi"),
         settings=setting("selection", "best_factor", "pmi"),
     script:
         "../scripts/summary.py"
@@ -59,7 +59,7 @@ rule examples:
     output:
         examples=f"{TABLES}/examples.parquet",
     params:
-        code=code("summary.py", "summaries.examples"),
+        **summary("examples"),
         settings=setting("sweep", "best_factor", "selection"),
     script:
         "../scripts/summary.py"

@@ -11,7 +11,7 @@ rule steering_table:
     output:
         steering=f"{TABLES}/steering.parquet",
     params:
-        code=code("summary.py", "summaries.steering_table"),
+        **summary("steering_table"),
         settings=setting("sweep"),
     script:
         "../scripts/summary.py"
@@ -26,7 +26,7 @@ rule outcomes:
         best_factors=f"{TABLES}/best_factors.parquet",
         outcomes=f"{TABLES}/outcomes.parquet",
     params:
-        code=code("summary.py", "summaries.outcomes"),
+        **summary("outcomes"),
         settings=setting("best_factor"),
     script:
         "../scripts/summary.py"

@@ -39,6 +39,7 @@ def by(*tests: str) -> Way:
 
 
 OWN = "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
+INSTALLED = "test_installed.py::test_init_makes_an_empty_folder_a_project"
 ON_SLURM = "slurm/test_shipped_on_slurm.py::test_it_finishes"
 REAL = "test_real_inputs.py::test_every_figure_is_made"
 METHODS = "test_methods_workflow.py::test_a_finished_comparison_is_complete_and_has_nothing_to_do"
@@ -57,7 +58,14 @@ COMMANDS = {
     r"git checkout v1 && make pull": here("run"),
     r"(make figures|git checkout main) && make (push|pull)": by("test_docs_commands.py::test_a_command_runs"),  # each by itself
     r"\. \.venv/bin/activate": here("run"),
-    r"python3 -m venv \.venv|pip install .*|uv pip install .*": by("test_docs_commands.py::test_setting_up_by_hand_is_what_make_does"),
+    r"pip wheel --no-deps \.|pip install saesteer-\*\.whl|saesteer init": by(INSTALLED),
+    r"saesteer (check|report) micro|saesteer run( micro.*)?|snakemake --cores 2": by(
+        "test_installed.py::test_everything_works_in_that_project"
+    ),
+    r"snakemake --report report\.html": by("test_module.py::test_it_runs_in_a_foreign_folder"),
+    r"python3 -m venv \.venv|pip install (torch|uv)==.*|uv pip install .*": by(
+        "test_docs_commands.py::test_setting_up_by_hand_is_what_make_does"
+    ),
     r"snakemake -n": here("run"),
     r"snakemake --cores all( --rerun-incomplete)?( --keep-going)?": here("run"),
     r'snakemake --cores all --config "experiments=\[micro\]"': here("run"),
@@ -79,7 +87,7 @@ COMMANDS = {
     r"snakemake --profile slurm -n": here("run"),
     r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),
     r"saesteer (gc|gc --remove|unlock)": here("run"),
-    r"saesteer init( my-model .*)?|saesteer check my-model": by(OWN),
+    r"saesteer init my-model .*|saesteer check my-model": by(OWN),
     r'snakemake --cores all --config "experiments=\[my-model\]"': by(
         "test_own_model_run.py::test_every_figure_is_there_and_none_of_ratings"
     ),
@@ -173,7 +181,7 @@ def test_setting_up_by_hand_is_what_make_does() -> None:
     }.items():
         recipe = recipe.replace(old, new)
     made = [line.strip().removeprefix(".venv/bin/") for line in recipe.splitlines()[1:]]
-    by_hand = [command for command in commands() if re.match(r"python3 -m venv|pip install|uv pip", command)]
+    by_hand = [command for command in commands() if re.match(r"python3 -m venv|pip install (torch|uv)|uv pip", command)]
     assert [command for command in by_hand if command not in made] == []
     assert len(by_hand) == 5
 

@@ -325,7 +325,7 @@ def test_without_lm_eval_it_is_said_what_to_install(run: Any, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     code, output = run("diffmean/sea", "--layer", "6", "--tasks", "any")
     assert code == 1
-    assert output.startswith("lm-evaluation-harness is not installed here: run `.venv/bin/uv pip install")
+    assert output.startswith("lm-evaluation-harness is not installed here: run `pip install")
 
 
 def test_saes_of_the_hub_are_where_they_were_fetched(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("saesteer.api"), name)
+    if name == "__version__":  # of the installed package: were it written here, each version would make every table due
+        return import_module("importlib.metadata").version("saesteer")
     raise AttributeError(f"module 'saesteer' has no attribute {name!r}")
 
 

@@ -8,8 +8,8 @@ from studies.questions.experiments import predictor_of
 from studies.questions.registry import FIGURES as STUDY_FIGURES
 from studies.questions.registry import SUMMARIES, code_of, further_outputs
 
-os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))  # for jobs, which import studies
-STUDY_SCRIPTS = REPOSITORY / "studies/scripts"
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(SHIPPED), os.getenv("PYTHONPATH")])))  # for jobs, which import studies
+STUDY_SCRIPTS = SHIPPED / "studies/scripts"
 
 
 def study_code(script, module):

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+import saesteer
 from saesteer.core.errors import SaesteerError
 from saesteer.workflow.locks import stale_locks
 
@@ -38,7 +38,7 @@ def commands(group: str) -> Callable[..., Any]:
 
 def _show_version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"saesteer {metadata.version('saesteer')}")
+        typer.echo(f"saesteer {saesteer.__version__}")
         raise typer.Exit
     return asked
 

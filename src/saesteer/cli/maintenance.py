@@ -34,11 +34,11 @@ def config_docs(
     folder: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("config"),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the files differ.")] = False,
 ) -> None:
-    """Write config/schema.json and config/README.md from the settings."""
+    """Write config/README.md, and the JSON schemas beside it, from the settings."""
     from saesteer.core.files import write_text
-    from saesteer.report.reference.config_docs import readme_text, schema_text
+    from saesteer.report.reference.config_docs import texts
 
-    for path, text in ((folder / "schema.json", schema_text()), (folder / "README.md", readme_text())):
+    for path, text in ((folder / name, text) for name, text in texts().items()):
         if not check:
             write_text(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -57,7 +57,7 @@ def gc(
     if remove:
         refuse_while_running()  # parts of an unfinished run are named by no manifest yet
     workflow = workflow_of(configfile)
-    every_name = (path.stem for folder in workflow.all_experiments_dirs for path in sorted(folder.glob("*.yaml")))
+    every_name = dict.fromkeys(path.stem for folder in workflow.all_experiments_dirs for path in sorted(folder.glob("*.yaml")))
     names = experiments or [name for name in every_name if (workflow.data_dir / name).is_dir()]
     parts = []
     for name in names:

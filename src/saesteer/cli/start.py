@@ -1,15 +1,22 @@
 """Commands to start with: a recommendation, steered texts, the report, and an experiment of one's own."""
 
+import importlib.util
 import os
+import re
+import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from saesteer.cli.application import CONFIG, Configfile, Experiments, Finished, commands, run_of, workflow_of
+from saesteer.cli.application import CONFIG, Configfile, Finished, SomeExperiments, commands, refuse_while_running, run_of, workflow_of
 from saesteer.core.errors import SaesteerError
 
 command = commands("Start")
+
+_SAYS_WHERE = r"-[cje]|--(cores|jobs|executor|profile)\b"
+"""Options of Snakemake's that say where jobs run, and how many at once."""
 
 
 @command()
@@ -77,36 +84,72 @@ def report(
 
 @command()
 def init(
-    name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
-    model: Annotated[Path, typer.Option(help="Folder of the model.")],
+    name: Annotated[str | None, typer.Argument(help="Name of a new experiment on a model of one's own; none: the folder only.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
     saes: Annotated[
-        Path, typer.Option(help="Folder of its SAEs in sae-lens's form, a folder each; or their pattern, {layer} for the layer.")
-    ],
+        Path | None, typer.Option(help="Folder of its SAEs in sae-lens's form, a folder each; or their pattern, {layer} for the layer.")
+    ] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Parquet file with a column text, on which the features' max-activating examples are computed.")
     ] = None,
     configfile: Configfile = CONFIG,
 ) -> None:
-    """Write an experiment file for a model and SAEs of one's own, filled in from their files; nothing is overwritten."""
+    """Make this folder a project, where it is none: configuration, Snakefile, git and DVC. With a name also write an experiment file for a
+    model and SAEs of one's own, filled in from their files. Nothing is overwritten."""
     from saesteer.workflow.new_experiment import write_experiment
+    from saesteer.workflow.project import write_project
 
-    path = write_experiment(name, model, saes, texts, workflow_of(configfile).experiments_dirs[0])
-    typer.echo(f"wrote {path}: look it through, then `saesteer check {name}`")
+    if name is not None and (model is None or saes is None):
+        raise SaesteerError(f"a new experiment needs its model and SAEs: saesteer init {name} --model FOLDER --saes FOLDER")
+    if not configfile.exists() and configfile == CONFIG:
+        write_project(Path())
+        typer.echo(f"this folder is a project now, and {CONFIG} says what it runs: `saesteer check`, then `saesteer run`")
+    elif name is None:
+        raise SaesteerError(f"{configfile} is there already: this folder is a project; name an experiment to write its file")
+    if name and model and saes:
+        path = write_experiment(name, model, saes, texts, workflow_of(configfile).experiments_dirs[0])
+        typer.echo(f"wrote {path}: look it through, then `saesteer check {name}`")
 
 
 @command()
-def check(experiments: Experiments, configfile: Configfile = CONFIG) -> None:
+def check(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Say in seconds whether experiments can run here, and what they will take."""
     from saesteer.workflow.preflight import check_experiment
+    from saesteer.workflow.project import bring_inputs
 
     n_problems = 0
-    for name in experiments:
+    for name in experiments or workflow_of(configfile).experiments:
         run = run_of(name, configfile)
+        bring_inputs(run.experiment)
         for finding in check_experiment(name, run.experiment, run.workflow, os.environ):
             typer.echo(f"{finding.level:<9} {name}: {finding.about}: {finding.text}")
             n_problems += finding.level == "problem"
     if n_problems:
         raise SaesteerError(f"{n_problems} problems")
+
+
+@command(context_settings={"ignore_unknown_options": True})
+def run(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]... [OPTION OF SNAKEMAKE]...",
+            help="Names of experiments (none: those of the configuration), then whatever Snakemake is to be told, e.g. --cores 2 or -n.",
+        ),
+    ] = None,
+) -> None:
+    """Run experiments: Snakemake, going on where a run was stopped and past jobs that fail; on all cores if nothing else is said."""
+    if not Path("Snakefile").is_file():
+        raise SaesteerError("there is no Snakefile here: `saesteer init` in an empty folder makes it a project, which runs")
+    given = arguments or []
+    names = list(takewhile(lambda argument: not argument.startswith("-"), given))
+    chosen = ["--config", f"experiments=[{','.join(names)}]"] if names else []
+    options = given[len(names) :]
+    cores = [] if any(re.match(_SAYS_WHERE, option) for option in options) else ["--cores", "all"]
+    for lock in refuse_while_running():
+        lock.unlink()
+    command = [sys.executable, "-m", "snakemake", *cores, "--rerun-incomplete", "--keep-going", *chosen, *options]
+    os.execv(sys.executable, command)  # in its place, so that Ctrl-C and SIGTERM reach Snakemake alone
 
 
 @command()
@@ -117,6 +160,8 @@ def serve(
     configfile: Configfile = CONFIG,
 ) -> None:
     """Steer live in a browser, and answer programs that speak OpenAI's completions."""
+    if importlib.util.find_spec("uvicorn") is None:
+        raise SaesteerError("what serves pages is not installed here: run `pip install 'saesteer[serve]'`")
     from saesteer.serve.server import serve as serve_run
 
     serve_run(run_of(experiment, configfile), host, port, typer.echo)

@@ -70,7 +70,7 @@ def evaluate(run: Run, fit: Fit, tasks: Tasks) -> dict[str, Any]:
 def task_manager(tasks: Tasks) -> Any:
     """lm_eval's list of tasks. Refused without lm_eval, or where it does not know one of the tasks or cannot get at its documents."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise SettingsError("lm-evaluation-harness is not installed here: run `.venv/bin/uv pip install --python .venv/bin/python lm-eval`")
+        raise SettingsError("lm-evaluation-harness is not installed here: run `pip install 'saesteer[evaluation]'`")
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=tasks.include_path)

@@ -2,7 +2,7 @@
 
 A workflow file (config/config.yaml) names experiments; an experiment file (config/experiments/NAME.yaml) holds one model,
 its SAEs, a feature set, and the sections that its kind reads: scores, sweep or comparison. Unknown keys are refused with the
-nearest valid key named. config/schema.json and config/README.md are generated from here.
+nearest valid key named. config/README.md and the schemas beside it are generated from here.
 """
 
 from saesteer.core.errors import SettingsError

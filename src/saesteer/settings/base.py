@@ -54,5 +54,5 @@ def experiment_name(value: str) -> str:
 
 
 ExperimentName = Annotated[str, AfterValidator(experiment_name)]
-Factor = Annotated[str, BeforeValidator(canonical_factor)]
+Factor = Annotated[str, BeforeValidator(canonical_factor, json_schema_input_type=float | str)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)]

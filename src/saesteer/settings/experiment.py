@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from saesteer.core.shipped import EXPERIMENTS as SHIPPED_EXPERIMENTS
 from saesteer.settings.base import DERIVED, ExperimentName, Layers, Settings, unique
 from saesteer.settings.inputs import (
     ConceptSettings,
@@ -248,5 +249,5 @@ class Workflow(Settings):
 
     @property
     def all_experiments_dirs(self) -> tuple[Path, ...]:
-        """Folders of the experiment files, in the order in which they are searched."""
-        return (*self.experiments_dirs, self.derived_dir)
+        """Folders of the experiment files, in the order in which they are searched: those that come with the package last."""
+        return (*self.experiments_dirs, self.derived_dir, SHIPPED_EXPERIMENTS)

@@ -52,7 +52,10 @@ def load_workflow(values: Mapping[str, Any], source: str = "the configuration") 
 def read_workflow(path: Path) -> Workflow:
     """The settings of a configuration file."""
     if not path.is_file():
-        raise SettingsError(f"there is no {path} here: go to the folder of a project, or name its configuration with --configfile")
+        raise SettingsError(
+            f"there is no {path} here: go to the folder of a project, or name its configuration with --configfile;"
+            " `saesteer init` makes this folder a project"
+        )
     return load_workflow(read_yaml(path), str(path))
 
 

@@ -46,7 +46,7 @@ def check_library(dtype: str) -> None:
     """Refuse a quantised format where what makes it is not installed."""
     if dtype in QUANTISED and importlib.util.find_spec("torchao") is None:
         raise ValueError(
-            f"dtype {dtype} needs torchao, which is not installed here: run `.venv/bin/uv pip install --python .venv/bin/python torchao`"
+            f"dtype {dtype} needs torchao, which is not installed here: run `pip install 'saesteer[quantised]'`"
             " or set the model's dtype to bfloat16"
         )
 

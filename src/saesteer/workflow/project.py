@@ -1,0 +1,102 @@
+"""A project: a folder with a configuration of its own, in which the installed workflow runs and leaves its results."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from saesteer.core.confined import confined
+from saesteer.core.files import write_text
+from saesteer.core.shipped import SHIPPED
+from saesteer.settings import Experiment
+from saesteer.sharing.commands import SharingError, dvc, git
+
+_COPIED = ("config/*.*", "slurm/config.yaml", ".gitattributes", ".gitignore", ".dvcignore")
+"""Files of a project that are copies of the shipped ones."""
+_SNAKEFILE = '''"""saesteer's workflow, as it is installed. Rules of your own can follow below."""
+
+from saesteer.core.shipped import SHIPPED
+
+
+configfile: "config/config.yaml"
+
+
+include: str(SHIPPED / "Snakefile")
+
+
+rule project:
+    """What the configuration names; the first rule of this file is what `snakemake` makes."""
+    input:
+        rules.all.input,
+'''
+
+
+def write_project(folder: Path) -> list[Path]:
+    """Make a folder a project: its own configuration, a Snakefile that includes the installed workflow, and git and DVC set up. Nothing is
+    overwritten; gives the files written."""
+    written = []
+    for source in (path for pattern in _COPIED for path in sorted(SHIPPED.glob(pattern))):
+        path = folder / source.relative_to(SHIPPED)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, path)
+            written.append(path)
+    if not (folder / "Snakefile").exists():
+        write_text(folder / "Snakefile", _SNAKEFILE)
+        written.append(folder / "Snakefile")
+    _set_up_dvc(folder)
+    return written
+
+
+def _set_up_dvc(folder: Path) -> None:
+    """DVC, and where there is none git, for a folder that has none."""
+    if (folder / ".dvc").exists():
+        return
+    try:
+        top = Path(git(folder, "rev-parse", "--show-toplevel").strip())
+    except SharingError:
+        git(folder, "init", "--quiet")
+        top = folder
+    below = [] if top.resolve() == folder.resolve() else ["--subdir"]
+    if not dvc(folder, "init", "--quiet", *below) or not dvc(folder, "config", "--quiet", "core.analytics", "false"):
+        raise SharingError("DVC could not be set up (above: why); the project is written and runs, its results cannot be shared yet")
+
+
+def bring_inputs(experiment: Experiment) -> list[Path]:
+    """Copy here those files and folders that an experiment reads, that are not here, and that come with the package. They are a project's
+    own from then on, as results depend on them. Gives what was copied."""
+    brought = []
+    for path in dict.fromkeys(_inputs(experiment)):
+        source = confined(SHIPPED, path.as_posix())
+        if source is None or not source.exists() or path.exists():
+            continue
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, partial, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(source, partial)
+        partial.rename(path)
+        brought.append(path)
+    return brought
+
+
+def _inputs(experiment: Experiment) -> Iterator[Path]:
+    """Every path that an experiment names."""
+    yield from _paths(experiment)
+    if experiment.saes.path:
+        yield from (Path(experiment.saes.path.format(layer=layer)) for layer in experiment.layers)
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _paths(getattr(value, name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _paths(item)
