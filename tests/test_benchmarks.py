@@ -1,6 +1,7 @@
 """The benchmarks run on tiny slices and say what they rest on; their arithmetic is right."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ def run(program: str, *arguments: object) -> str:
     """What a benchmark prints."""
     command = [sys.executable, str(ROOT / "benchmarks" / program), *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -153,6 +154,16 @@ def test_two_layers_use_more_than_two_gpus_when_they_are_spread() -> None:
         assert efficiency(SPREAD[1], 20, 15, n)[0] > 1.9 * whole
     assert efficiency(SPREAD[1], 20, 15, 16)[0] > 0.9
     assert efficiency(SPREAD[0], 20, 15, 16)[0] > 0.9
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_true_shapes_shrunk_tell_the_time_and_memory_of_each_step() -> None:
+    printed = run("true_shapes.py", "--layers", 4, "--vocab", 2000, "--width", 64, "--features", 256, "--write", "none")
+    assert "Random Gemma-2: 4 layers, width 64, 2,000 tokens" in printed
+    assert "12 features, 144 texts of at most 20 tokens" in printed
+    for step in ("generations", "perplexity"):
+        assert re.search(rf"^\| {step} \| \d+ s \| \d+ s \| \d\.\d GB \| \d+% \|$", printed, re.MULTILINE)
 
 
 @pytest.mark.exhaustive
