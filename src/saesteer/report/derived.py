@@ -47,8 +47,8 @@ class Snakemake:
     configfile: Path
 
 
-class _NotHere(Exception):
-    """A model has to run."""
+class _NotHere(SaesteerError):
+    """A model has to run, which is left to jobs."""
 
 
 def derived_run(source: Run, concept: str, values: Mapping[str, Any], call: Snakemake) -> Run:
