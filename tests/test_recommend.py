@@ -114,7 +114,12 @@ def test_a_pin_older_than_its_model_is_not_taken_over(answered: Answered, tmp_pa
     (file,) = Path("data/derived").glob("micro-recommend-*.yaml")
     source, run = open_run("micro", workflow), open_run(file.stem, workflow)
     assert _takes_over_inputs(source, run)
+    moment = os.stat("data/micro/pins/model.json").st_mtime
     os.utime("data/micro/pins/model.json", (0, 0))
+    assert not _takes_over_inputs(source, run)
+    os.utime("data/micro/pins/model.json", (moment, moment))
+    assert _takes_over_inputs(source, run)
+    Path("data/micro/saes/layer_02.safetensors").unlink()
     assert not _takes_over_inputs(source, run)
 
 

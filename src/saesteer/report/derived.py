@@ -105,7 +105,11 @@ def _is_newer(made: Path, files: Iterable[Path]) -> bool:
 
 
 def _is_converted_as_now(sae: Path) -> bool:
-    made = json.loads(sae.with_suffix(".json").read_text(encoding="utf-8"))
+    """Whether a converted SAE is on this machine, made by the converter that there is now."""
+    record = sae.with_suffix(".json")
+    if not (sae.is_file() and record.is_file()):
+        return False
+    made = json.loads(record.read_text(encoding="utf-8"))
     return bool(made["converter_version"] == algorithm_versions("engine.sae_convert")["engine.sae_convert"])
 
 
