@@ -32,7 +32,7 @@ def figure_tables(wildcards):
 def concepts_of_texts(wildcards):
     """What texts are rated for: the concepts of the features of a sweep, or those of a comparison."""
     compares = isinstance(EXPERIMENTS[wildcards.experiment], Comparison)
-    return (f"{TABLES}/compared_concepts.parquet" if compares else f"{DATA}/concepts/{{layers}}.json").format(**wildcards)
+    return f"{TABLES}/compared_concepts.parquet".format(**wildcards) if compares else job_manifests("concepts")(wildcards)
 
 
 def further_inputs_of_fits(wildcards):

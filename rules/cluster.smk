@@ -52,8 +52,8 @@ def profile_value(name, wildcards, job):
 
 def has_keys_to_compute(step, wildcards, attempt):
     """Whether a job has to compute something, as far as can be known while its inputs may still be missing."""
-    run = RUNS[wildcards.experiment]
-    files = plan.files_of_keys(run, step, run.experiment.layer_groups[wildcards.layers])
+    run, layers = RUNS[wildcards.experiment].of_job(wildcards.layers)
+    files = plan.files_of_keys(run, step, layers)
     seen = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files)
     return n_missing(step, wildcards.experiment, wildcards.layers, (seen, attempt)) != 0
 
@@ -61,7 +61,8 @@ def has_keys_to_compute(step, wildcards, attempt):
 @functools.cache
 def n_missing(step, name, group, state):
     """Missing keys of a job, counted once for all its resources; `state` is what the count depends on besides."""
-    return plan.n_missing(RUNS[name], step, EXPERIMENTS[name].layer_groups[group])
+    run, layers = RUNS[name].of_job(group)
+    return plan.n_missing(run, step, layers)
 
 
 def place_jobs(environment):

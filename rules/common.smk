@@ -35,7 +35,7 @@ if workflow.is_main_process:
     for folder in (folder for run in RUNS.values() for folder in (run.data, run.figures)):
         explain_read_only(folder)
 
-# Where files are. {experiment} and {layers} (a group of layers, that one job covers) are filled in by Snakemake.
+# Where files are. {experiment} and {layers} (what one job covers) are filled in by Snakemake.
 DATA = f"{WORKFLOW.data_dir}/{{experiment}}"
 TABLES, PINS = f"{DATA}/tables", f"{DATA}/pins"
 FIGURES = f"{WORKFLOW.figures_dir}/{{experiment}}"
@@ -45,7 +45,7 @@ REPORT_ASSETS = PACKAGE / "report/site/assets/assets.json"
 
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS).replace(".", r"\."),  # the one character of names that patterns take otherwise
-    layers=r"layers_\d+-\d+",
+    layers=r"layers_\d+-\d+(_features_\d+)?",  # the job's layers, and where its share of their features begins
     figure="|".join(ALL_FIGURES),
 
 
@@ -69,8 +69,19 @@ def fetched(name):
 
 def fetched_saes(wildcards):
     """Where a job's SAEs from the hub were put; nothing where they are in a folder."""
+    (manifest,) = job_manifests("saes")(wildcards)
     hub = EXPERIMENTS[wildcards.experiment].saes.from_hub
-    return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{wildcards.layers}.json")] if hub else []
+    return [ancient(f"{DOWNLOADS}/{wildcards.experiment}/saes/{Path(manifest).name}")] if hub else []
+
+
+def job_manifests(step):
+    """An earlier step's manifests of a job's layers and features."""
+
+    def of_job(wildcards):
+        run, layers = RUNS[wildcards.experiment].of_job(wildcards.layers)
+        return [str(path) for path in run.manifests(step, layers)]
+
+    return of_job
 
 
 def code(script, *modules):
@@ -106,7 +117,8 @@ def rows_of(step):
 @functools.cache
 def wants_of(step, name, group):
     """What plan.wants says of a job."""
-    return plan.wants(EXPERIMENTS[name], step, EXPERIMENTS[name].layer_groups[group])
+    run, layers = RUNS[name].of_job(group)
+    return plan.wants(run, step, layers)
 
 
 def check_all_files():

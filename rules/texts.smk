@@ -7,7 +7,7 @@ rule generations:
     input:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
-        saes=f"{DATA}/saes/{{layers}}.json",
+        saes=job_manifests("saes"),
         sae_files=fetched_saes,
         prompts=prompts,
     output:
@@ -52,7 +52,7 @@ rule gen_success:
         model=f"{PINS}/model.json",
         model_files=fetched("model"),
         generations=f"{DATA}/generations/{{layers}}.json",
-        logit_lens=f"{DATA}/logit_lens/{{layers}}.json",
+        logit_lens=job_manifests("logit_lens"),
         prompts=prompts,
     output:
         manifest=f"{DATA}/gen_success/{{layers}}.json",

@@ -1,6 +1,7 @@
 """The benchmarks run on tiny slices and say what they rest on; their arithmetic is right."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # programs, w
 
 from cluster_scaling import EXPERIMENTS, SIMULATED, Job, critical_path, jobs_of, simulated_wall
 from cpu_slice import Cost, Rates, extrapolation_lines, marginal
+from feature_jobs import EXPERIMENTS as SPREAD
+from feature_jobs import GPUS, efficiency
 from gemma_2_2b import FACTORS, PREFIXES, PROMPT, Amount, Result, gpu_lines, rows_that_fit, score_layers, write_saes
 from growth import straight_line
 from random_model import GEMMA_2_2B, GEMMA_2_9B, Shape, random_gemma2, random_sae
@@ -28,7 +31,7 @@ def run(program: str, *arguments: object) -> str:
     """What a benchmark prints."""
     command = [sys.executable, str(ROOT / "benchmarks" / program), *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -132,6 +135,35 @@ def test_more_gpus_never_fall_below_the_bound() -> None:
         walls = [simulated_wall(jobs, n) for n in SIMULATED]
         assert all(wall >= max(work / n, critical_path(jobs)) for wall, n in zip(walls, SIMULATED, strict=True))
         assert walls[0] > 7 * walls[3]  # eight GPUs
+
+
+def test_a_layer_spread_over_jobs_by_hand() -> None:
+    """Half of the features a job: as many operations, and a start more. Scores are of whole layers."""
+    whole, halves = (jobs_of(SPREAD[1], 20, size, start=15) for size in (500, 250))
+    assert [job.step for job in halves[:3]] == ["logit_lens", "sweep", "sweep"]
+    assert [job.step for job in halves[6:9]] == ["output_score", "perplexity", "perplexity"]
+    assert [job.after for job in halves[6:]] == list(range(6))
+    fixed = 15 + 4 * GEMMA_2_2B.n_parameters / 2e9
+    assert 2 * (halves[1].seconds - fixed) == pytest.approx(whole[1].seconds - fixed)
+    assert halves[0] == whole[0]
+
+
+def test_two_layers_use_more_than_two_gpus_when_they_are_spread() -> None:
+    for n in GPUS[2:]:
+        whole = simulated_wall(jobs_of(SPREAD[1], 20), 1) / n / simulated_wall(jobs_of(SPREAD[1], 20), n)
+        assert efficiency(SPREAD[1], 20, 15, n)[0] > 1.9 * whole
+    assert efficiency(SPREAD[1], 20, 15, 16)[0] > 0.9
+    assert efficiency(SPREAD[0], 20, 15, 16)[0] > 0.9
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_true_shapes_shrunk_tell_the_time_and_memory_of_each_step() -> None:
+    printed = run("true_shapes.py", "--layers", 4, "--vocab", 2000, "--width", 64, "--features", 256, "--write", "none")
+    assert "Random Gemma-2: 4 layers, width 64, 2,000 tokens" in printed
+    assert "12 features, 144 texts of at most 20 tokens" in printed
+    for step in ("generations", "perplexity"):
+        assert re.search(rf"^\| {step} \| \d+ s \| \d+ s \| \d\.\d GB \| \d+% \|$", printed, re.MULTILINE)
 
 
 @pytest.mark.exhaustive

@@ -98,7 +98,8 @@ class Machine:
 
     def write_inputs(self, step: str) -> None:
         """What no earlier step computes: pins, SAEs, written prompts, and the choices that are made of fits."""
-        for name, path in plan.input_files(self.opened, step, self.layers).items():
+        first, layers = self.opened.of_job(next(iter(self.opened.groups(step))))
+        for name, path in plan.input_files(first, step, layers).items():
             if name not in self.steps:
                 self._write_pin(path, name)
         if step == "damage":
@@ -113,13 +114,15 @@ class Machine:
         """Compute what is missing; gives the number of rows of each step that computed any."""
         for step in steps or tuple(self.steps):
             self.write_inputs(step)
-            wants = plan.wanted_keys(self.opened, step, self.layers)
-            table = self.steps[step].table
-            rows = lambda missing, table=table: fake_rows(table, missing, self.name).partition_by("layer")  # noqa: E731
-            self.computed[step] = complete(
-                self.folder / step, table, wants, rows, self.manifest(step), made_with=lambda: {"torch": self.name}
-            )
+            self.computed[step] = sum(self.run_job(step, group) for group in self.opened.groups(step))
         return {step: n for step, n in self.computed.items() if n}
+
+    def run_job(self, step: str, group: str) -> int:
+        """The same of one job."""
+        table, (run, layers) = self.steps[step].table, self.opened.of_job(group)
+        rows = lambda missing: fake_rows(table, missing, self.name).partition_by("layer")  # noqa: E731
+        wants, manifest = plan.wanted_keys(run, step, layers), self.folder / step / f"{group}.json"
+        return complete(self.folder / step, table, wants, rows, manifest, made_with=lambda: {"torch": self.name})
 
     @property
     def layers(self) -> tuple[int, ...]:

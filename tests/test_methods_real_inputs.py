@@ -25,7 +25,8 @@ from saesteer.core.tables import COMPARED_CONCEPTS, FIT_TEXT, METHOD_SUMMARIES, 
 from saesteer.methods.fit.problem import Text
 from saesteer.methods.fit.training import token_losses
 from saesteer.report.exports.neuronpedia import write_export
-from saesteer.settings import SaeSettings, SettingsError, load_experiment
+from saesteer.run import Run
+from saesteer.settings import SaeSettings, SettingsError, Workflow, load_experiment
 from saesteer.settings.registry import method
 from saesteer.sources.concept_texts import with_labels
 from saesteer.sources.neuronpedia.sources import Source, known_sources
@@ -384,7 +385,8 @@ def test_what_a_step_does_not_depend_on_makes_no_job_due() -> None:
 
     def due(**changes: Any) -> set[str]:
         changed = experiment.model_copy(update={"methods": experiment.methods.model_copy(update=changes)})
-        return {step for step in steps_of(experiment) if plan.wants(experiment, step, (10,)) != plan.wants(changed, step, (10,))}
+        before, after = (Run(Workflow(experiments=("any",)), "any", one) for one in (experiment, changed))
+        return {step for step in steps_of(experiment) if plan.wants(before, step, (10,)) != plan.wants(after, step, (10,))}
 
     concepts = experiment.methods.concepts.model_copy(update={"n_concepts": 3})
     factors = experiment.methods.factors.model_copy(update={"addition": ("1",)})

@@ -155,17 +155,20 @@ def test_a_top_p_of_1_leaves_rows_valid_that_were_made_before_there_was_one(micr
         assert (plain[step].settings.get("top_p"), p2[step].settings["top_p"]) == (None, 0.3)
 
 
-def test_keys_and_settings_make_a_job_due_and_say_so_in_words(micro: Experiment) -> None:
+def test_keys_and_settings_make_a_job_due_and_say_so_in_words(micro: Experiment, tmp_path: Path) -> None:
+    def wants(experiment: Experiment, step: str, layers: tuple[int, ...]) -> dict[str, str]:
+        return plan.wants(run_in(tmp_path, experiment), step, layers)
+
     added = with_features(micro, micro.features.model_copy(update={"features": {2: (3, 141, 592, 653, 700), 6: (27, 182, 818, 284)}}))
     for step, planned in STEPS.items():
-        before, after = plan.wants(micro, step, (2,)), plan.wants(added, step, (2,))
+        before, after = wants(micro, step, (2,)), wants(added, step, (2,))
         assert {name for name in before if before[name] != after[name]} == ({"rows"} if step != "activations" else set())
-        assert plan.wants(micro, step, (6,)) == plan.wants(added, step, (6,)), planned.modules
-    assert "653, 700]" in plan.wants(added, "logit_lens", (2,))["rows"]
-    assert '"temperature": 0.7' in plan.wants(micro, "generations", (2,))["settings"]
+        assert wants(micro, step, (6,)) == wants(added, step, (6,)), planned.modules
+    assert "653, 700]" in wants(added, "logit_lens", (2,))["rows"]
+    assert '"temperature": 0.7' in wants(micro, "generations", (2,))["settings"]
     every = with_features(micro, AllFeatures(kind="all"))
-    assert len(plan.wants(every, "generations", (2,))["rows"]) < 600
-    assert plan.wants(every, "generations", (2,)) != plan.wants(micro, "generations", (2,))
+    assert len(wants(every, "generations", (2,))["rows"]) < 600
+    assert wants(every, "generations", (2,)) != wants(micro, "generations", (2,))
 
 
 def test_a_job_with_inputs_to_come_counts_as_missing(micro: Experiment, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """`saesteer recommend`: what is missing is computed, rows go to and fro, and what cannot be answered is refused in a sentence."""
 
+import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +10,12 @@ import polars as pl
 import pytest
 import yaml
 from typer.testing import CliRunner
-from workflow_folder import Folder
+from workflow_folder import Folder, new_rows
 
 from saesteer.cli import app
+from saesteer.report.derived import _takes_over_inputs
+from saesteer.run import open_run
+from saesteer.settings.load import load_workflow, read_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -68,8 +73,54 @@ def test_a_labelled_concept_needs_ratings_only_and_a_second_time_nothing(answere
     assert {step for step in after if after[step] != answered.parts_before[step]} == {"concepts", "judge"}
     code, again, log = ask(folder, "micro", concept)
     assert (code, again) == (0, said)
+    assert folder.parts() == after
     assert "snakemake" not in (said + log).lower()
-    assert "to compute" not in (folder.path / f"logs/{file.stem}/snakemake.log").read_text()
+    assert not (folder.path / f"logs/{file.stem}").exists(), "a job was started, though no model has to run"
+
+
+def test_rows_are_those_of_the_workflow_to_the_bit(answered: Answered, tmp_path: Path):
+    """Computed in the command's own process, and by Snakemake's jobs."""
+    folder = answered.folder.copy(tmp_path / "copy")
+    (file,) = (folder.path / "data/derived").glob("micro-recommend-*.yaml")
+    made = folder.path / "data" / file.stem
+    manifest = made / "judge/layers_02-06.json"
+    here = manifest.read_bytes()  # it names parts by the digest of their bytes
+    for step in ("concepts", "judge"):
+        shutil.rmtree(made / step)
+    code, printed = folder.run(str(manifest.relative_to(folder.path)), experiment=file.stem)
+    assert code == 0, printed
+    assert manifest.read_bytes() == here
+
+
+@pytest.mark.exhaustive
+def test_only_what_needs_a_model_is_left_to_the_workflow(micro: Folder):
+    """A factor that was not tried before: its texts are written by jobs, from the pins, SAEs and examples that are there."""
+    micro.edit("micro", sweep={"factors": [0, 2, 3, 4], "n_prefixes": 4})
+    before, concept = micro.parts(), labels(micro)[0]
+    code, _, log = ask(micro, "micro", concept)
+    assert code == 0, log
+    (logs,) = (micro.path / "logs").glob("micro-recommend-*")
+    jobs = {path.name for path in logs.iterdir()}
+    assert {"generations", "perplexity", "judge", "snakemake.log"} <= jobs
+    assert not {"pin", "convert_saes", "activations"} & jobs
+    written = new_rows(before, micro.parts())["generations"]
+    assert set(written["factor"]) == {"3"}
+
+
+def test_a_pin_older_than_its_model_is_not_taken_over(answered: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = answered.folder.copy(tmp_path / "copy")
+    monkeypatch.chdir(folder.path)
+    workflow = load_workflow(read_yaml(Path("config/config.yaml")))
+    (file,) = Path("data/derived").glob("micro-recommend-*.yaml")
+    source, run = open_run("micro", workflow), open_run(file.stem, workflow)
+    assert _takes_over_inputs(source, run)
+    moment = os.stat("data/micro/pins/model.json").st_mtime
+    os.utime("data/micro/pins/model.json", (0, 0))
+    assert not _takes_over_inputs(source, run)
+    os.utime("data/micro/pins/model.json", (moment, moment))
+    assert _takes_over_inputs(source, run)
+    Path("data/micro/saes/layer_02.safetensors").unlink()
+    assert not _takes_over_inputs(source, run)
 
 
 def test_what_was_derived_is_an_experiment_like_any_other(answered: Answered):
@@ -104,13 +155,15 @@ def test_what_points_to_no_feature_is_refused_with_the_labels(micro: Folder, mon
     assert labels(micro)[0] in result.output
 
 
-def test_an_experiment_without_a_judge_is_refused(micro: Folder, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_judge_texts_are_rated_by_words(micro: Folder):
     """One without scores: test_cli_errors.py."""
     micro.edit("micro", judge={"kind": "none"})
-    monkeypatch.chdir(micro.path)
-    result = CliRunner().invoke(app, ["recommend", "micro", "sea"])
-    assert result.exit_code == 1
-    assert "a recommendation needs ratings" in result.output
+    code, said, log = ask(micro, "micro", "sea")
+    assert code == 0, log
+    assert "score by words" in said
+    assert "Rated by words, not by a judge" in said
+    (run,) = (micro.path / "data").glob("micro-recommend-*")
+    assert not (run / "judge/layers_02-06.json").exists()
 
 
 @pytest.mark.exhaustive

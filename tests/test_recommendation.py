@@ -16,6 +16,7 @@ from saesteer.core.uncertainty import Interval
 from saesteer.engine.directions import decoder_cosines, difference_of_means
 from saesteer.engine.hook_points import hook_point_of
 from saesteer.engine.models import load_language_model
+from saesteer.report.by_words import rated_by_words
 from saesteer.report.candidates import picked_features
 from saesteer.report.recommend import Answer, Question, as_sweep, gist, ordinary_loss, page_of, sentences_of, show, shown
 from saesteer.run import Run
@@ -66,11 +67,11 @@ def test_damage_decides_with_the_score(perplexity: float, loss: float | None, ve
     rated = ratings("feature", 3, "7", "1", [1.9, 1.8] * 4)
     of_texts = Estimate(perplexity, Interval(perplexity - 1, perplexity + 1) if perplexity > 3.5 else Interval(2.9, 3.1), 8)
     of_ordinary = None if loss is None else as_multiple(Estimate(loss, Interval(loss, loss), 8))
-    result = weighed(recommend("sea", rated, unsteered(), SETTINGS), [of_texts, of_ordinary], 4.0)
+    result = weighed(recommend("sea", rated, unsteered(), SETTINGS), [of_texts, of_ordinary], [], 4.0)
     assert result.verdict == verdict
     assert sentences_of(result)[0].startswith("Use feature 3/7" if verdict == "use" else "Do not use feature 3/7 at factor 1: it steers")
     weak = recommend("sea", ratings("feature", 3, "7", "1", [0.8, 0.7] * 4), unsteered(), SETTINGS)
-    assert weighed(weak, [of_texts], 1.0) == weak
+    assert weighed(weak, [of_texts], [], 1.0) == weak
 
 
 def test_ties_go_to_the_smaller_factor_and_ratings_that_are_missing_count_nowhere():
@@ -229,6 +230,53 @@ def test_a_rival_that_is_better_and_steers_well_is_to_be_used_instead():
     assert prompt.endswith("(n = 8)): use it instead.")
     assert vector.startswith("diffmean at layer 6, factor 1.5: judge score 0.38 [")
     assert "; worse than the feature (-0.6" in vector
+
+
+@pytest.mark.parametrize(
+    ("multiple", "advice"), [(3.0, ": use it instead."), (5.0, ", but its damage is above recommendation.damage_limit.")]
+)
+def test_a_rival_that_breaks_its_texts_is_not_to_be_used_instead(multiple: float, advice: str):
+    rated = pl.concat([ratings("feature", 3, "7", "1", [1.0] * 8), ratings("prompting", 3, "prompting", "2", [2.0, 1.75] * 4)])
+    damage = Estimate(multiple, Interval(multiple - 0.5, multiple + 0.5), 8)
+    result = weighed(recommend("sea", rated, unsteered(), SETTINGS), [None], [damage], 4.0)
+    prompt = sentences_of(result)[1]
+    assert f"; perplexity of its texts {multiple:.2f} [" in prompt
+    assert "× unsteered, loss on ordinary text not measured; better than the feature" in prompt
+    assert prompt.endswith(f"(n = 8)){advice}")
+
+
+def test_texts_are_rated_by_the_words_of_the_concept_by_hand():
+    """Unsteered texts have a loss of 2: fluency is 2 up to 2 + ln 2, 1 up to 2 + ln 4, and 0 of what repeats itself."""
+    by_hand = [  # text, loss, concept, fluency, score
+        (" a Dogs' day", 2.7, 1, 1, 1.0),
+        ("dogma", 1.0, 0, 2, 0.0),
+        ("hot", 2.6, 1, 2, 4 / 3),
+        (" ...", 1.0, None, 2, None),
+        ("hot dog hot dog hot dog", 0.5, 2, 0, 0.0),
+        ("a hot dog", 3.3, 2, 1, 4 / 3),
+        ("the hot dogs", 3.4, 2, 0, 0.0),
+    ]
+    texts, losses, *expected = zip(*by_hand, strict=True)
+    rows = {"kind": "feature", "factor": ["0", *["1"] * 7], "text": ["so", *texts], "mean_nll": [2.0, *losses]}
+    rated = rated_by_words(pl.DataFrame(rows), "hot dog", 4.0)[1:]
+    for column, values in zip(("concept_rating", "fluency_rating", "judge_score"), expected, strict=True):
+        assert rated[column].to_list() == pytest.approx(list(values)), column
+
+
+def test_an_answer_by_words_says_so():
+    rated = ratings("feature", 6, "8", "2", [2.0] * 8).with_columns(prompt=pl.lit("I"), text=pl.lit(" see"))
+    plain = rated.with_columns(factor=pl.lit("0"), judge_score=pl.lit(0.0))
+    picked = pl.DataFrame(
+        {"layer": [6], "feature": [8], "match": ["lens"], "concept": None, "explanation": None, "fires_on": ["sea"], "input_score": 0.5}
+        | {"output_score": 0.5, "top_logit_lens_tokens": [["ship"]]}
+    )
+    question = Question("own", "sea", 4, 1, Path("config.yaml"), None)
+    recommended = recommend("sea", rated, plain, SETTINGS)
+    answered = Answer(question, recommended, Estimate(None, None, 0), None, picked, pl.concat([rated, plain]), by_words=True)
+    for said in ("\n".join(gist(answered)), page_of(answered)):
+        assert "Rated by words, not by a judge" in said
+        assert "score by words 2.00 [" in said
+        assert "judge score" not in said
 
 
 def test_a_concept_that_nothing_points_to_is_refused_with_the_nearest_label(monkeypatch: pytest.MonkeyPatch):

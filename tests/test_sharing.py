@@ -174,3 +174,30 @@ def test_one_table_goes_into_another_project(published: Clone, tmp_path: Path) -
     other.tool("dvc", "init", "--quiet")
     other.tool("dvc", "import", "--quiet", str(published.path.parent / "git"), "data/micro/tables/features.parquet")
     assert (other.path / "features.parquet").read_bytes() == (published.path / "data/micro/tables/features.parquet").read_bytes()
+
+
+@pytest.mark.exhaustive
+def test_results_are_read_without_the_model_and_the_texts(finished: Folder, tmp_path: Path) -> None:
+    """Model, SAEs and texts lie in folders that stay with their maker, as `saesteer init` has it: neither in git nor in the remote."""
+    first = first_clone(tmp_path / "a", finished, str(tmp_path / "store"))
+    first.git("rm", "-r", "--quiet", "--cached", "data/world")
+    with (first.path / ".gitignore").open("a") as file:
+        file.write("/data/world/\n")
+    first.commit("A model of our own")
+    first.tool("saesteer", "push", "micro")
+    clone = clone_of(first, tmp_path / "b")
+    assert not (clone.path / "data/world").exists()
+    assert "micro: 54 outputs adopted, 0 to be made again" in clone.tool("saesteer", "pull")
+    assert clone.has_nothing_to_do()
+    assert clone.table("generations").equals(first.table("generations"))
+    for name in ("data/micro/tables/features.parquet", "data/micro/metrics.json", "figures/micro/overview.pdf"):
+        assert (clone.path / name).read_bytes() == (first.path / name).read_bytes()
+    assert "in a browser" in clone.tool("saesteer", "report", "micro")
+    code, output = clone.run()
+    assert code == 0, output
+    assert "Nothing to be done" in output
+    assert clone.parts() == {step: {clone.path / part.relative_to(first.path) for part in parts} for step, parts in first.parts().items()}
+    clone.edit("micro", sweep={"factors": [0, 2, 3, 4], "n_prefixes": 4})
+    code, output = clone.run()
+    assert code != 0, "what is to be computed needs the model"
+    assert "data/world/model" in output

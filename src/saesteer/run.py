@@ -6,10 +6,11 @@ is called, and torch is imported only where a model or an SAE is loaded.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, load_experiment
 from saesteer.settings.base import DOWNLOADS
 from saesteer.sources.corpus import topic_names
+from saesteer.sources.features import features_of
 from saesteer.sources.pins import converted_sae, fetched_folder, model_settings, pinned_path
 from saesteer.sources.prefixes import prompt_source, read_prefixes
 from saesteer.sources.published import cached_path
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from saesteer.engine.saes import Sae
     from saesteer.world.judges import WorldJudge
 
+SHARED_STEPS = ("generations", "gen_success", "perplexity", "judge")
+"""Steps whose jobs cover `features_per_job` features of each of their layers: texts, and what is measured on them. The others read what all
+features have in common, or take less time than a job's start."""
+_SHARE = "_features_"
+
 log = logging.getLogger("saesteer")
 
 
@@ -40,6 +47,8 @@ class Run:
     workflow: Workflow
     name: str
     experiment: Experiment
+    first_feature: int | None = None
+    """Where the features of a job begin in each layer's list; None: there are all of them."""
 
     @property
     def data(self) -> Path:
@@ -87,9 +96,38 @@ class Run:
         """Refuse a layer that the experiment does not have."""
         check_known("layer", str(layer), [str(number) for number in self.layers])
 
+    def of_job(self, group: str) -> tuple[Run, tuple[int, ...]]:
+        """The run as a job sees it, without other jobs' features, and the job's layers; `group` is what the job's manifest is called."""
+        name, _, first = group.partition(_SHARE)
+        return replace(self, first_feature=int(first) if first else None), self.experiment.layer_groups[name]
+
+    @property
+    def features_of_job(self) -> slice:
+        """Which features of a layer's list a job of SHARED_STEPS covers."""
+        size = self.experiment.features_per_job
+        if self.first_feature is None or size is None:
+            return slice(None)
+        return slice(self.first_feature, self.first_feature + size)
+
+    def groups(self, step: str) -> Mapping[str, tuple[int, ...]]:
+        """What each job of a step is called, and its layers."""
+        return self._shared_groups if step in SHARED_STEPS else self.experiment.layer_groups
+
+    @functools.cached_property
+    def _shared_groups(self) -> Mapping[str, tuple[int, ...]]:
+        experiment, size = self.experiment, self.experiment.features_per_job
+        if size is None or isinstance(experiment, Comparison):
+            return experiment.layer_groups
+        groups = {}
+        for name, layers in experiment.layer_groups.items():
+            for first in range(0, max(1, *(len(features_of(experiment, layer)) for layer in layers)), size):
+                if self.first_feature in (None, first):
+                    groups[f"{name}{_SHARE}{first:05d}"] = layers
+        return groups
+
     def manifests(self, step: str, layers: Sequence[int] | None = None) -> list[Path]:
         """A step's manifests of the jobs that have some of the layers (None: of all jobs)."""
-        groups = self.experiment.layer_groups.items()
+        groups = self.groups(step).items()
         return [self.data / step / f"{group}.json" for group, of_group in groups if layers is None or {*layers} & {*of_group}]
 
     def present_manifests(self, step: str, layers: Sequence[int] | None = None) -> list[Path]:

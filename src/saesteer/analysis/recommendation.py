@@ -65,6 +65,16 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """What a rival breaks, as far as it is measured."""
+
+    perplexity: Estimate
+    """Of its texts, as a multiple of the unsteered ones'."""
+    is_too_much: bool
+    """Whether that is not seen to be within the limit."""
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """The verdict on a concept, and what it rests on."""
 
@@ -75,6 +85,8 @@ class Recommendation:
     """Other methods, in descending order of their scores."""
     behind: tuple[Estimate, ...]
     """Of each rival: its score minus the feature's, prompt by prompt."""
+    rivals_damage: tuple[Damage, ...] = ()
+    """Of each rival, once damage is weighed."""
 
 
 def candidates(features: pl.DataFrame, concept: str, n_per_layer: int) -> pl.DataFrame:
@@ -215,11 +227,19 @@ def perplexity_ratio(choice: Choice, rated: pl.DataFrame, unsteered: pl.DataFram
     return as_multiple(_difference(_by_prompt(steered, "mean_nll"), _by_prompt(unsteered, "mean_nll"), settings))
 
 
-def weighed(recommendation: Recommendation, damage: Iterable[Estimate | None], limit: float) -> Recommendation:
+def weighed(
+    recommendation: Recommendation, damage: Iterable[Estimate | None], of_rivals: Iterable[Estimate], limit: float
+) -> Recommendation:
     """The recommendation once damage is known: harmful where use would be said but a multiple of the unsteered perplexity is not seen to be
-    within the limit. A damage that is None was not measured, and decides nothing."""
-    too_much = any(one is not None and (one.interval is None or one.interval.high > limit) for one in damage)
-    return replace(recommendation, verdict="harmful") if recommendation.verdict == "use" and too_much else recommendation
+    within the limit. A damage that is None was not measured, and decides nothing. of_rivals: the same of each rival's texts."""
+    rivals_damage = tuple(Damage(one, _is_above(one, limit)) for one in of_rivals)
+    too_much = any(one is not None and _is_above(one, limit) for one in damage)
+    verdict: Verdict = "harmful" if recommendation.verdict == "use" and too_much else recommendation.verdict
+    return replace(recommendation, verdict=verdict, rivals_damage=rivals_damage)
+
+
+def _is_above(damage: Estimate, limit: float) -> bool:
+    return damage.interval is None or damage.interval.high > limit
 
 
 def as_multiple(rise: Estimate) -> Estimate:

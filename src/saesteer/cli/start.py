@@ -21,7 +21,7 @@ _SAYS_WHERE = r"-[cje]|--(cores|jobs|executor|profile)\b"
 
 @command()
 def recommend(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment whose features are scored, and which has a judge.")],
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment whose features are scored.")],
     concept: Annotated[str, typer.Argument(help="What the texts should be about.")],
     features: Annotated[int, typer.Option(min=1, help="Most candidates of a layer.")] = 4,
     comparison: Annotated[

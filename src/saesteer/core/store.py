@@ -2,7 +2,8 @@
 
     <step folder>/<fingerprint>/fingerprint.json            what the rows depend on besides their keys, spelt out
     <step folder>/<fingerprint>/layer_05/<SHA-256>.parquet  a part, named by the digest of its bytes
-    <step folder>/<group of layers>.json                    the manifest: which parts hold the wanted keys
+    <step folder>/<job>.json                                the manifest: which parts hold the wanted keys of a job's layers, or of
+                                                            a share of their features (<layers>_features_<first>.json)
 
 A job's work is `wanted keys - keys present`. Nobody appends to or edits a part, so a kill loses at most the part in flight, an added
 feature computes itself and nothing else, and a shared part is never written through a link. A part whose bytes do not match its name is
@@ -14,6 +15,7 @@ or when a damaged part was made again elsewhere, no number stands beside a text 
 of its parts serve, and from which rows of the earlier steps' manifests they were measured; `read_rows` refuses it when those have changed.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -117,7 +119,8 @@ def complete(
         sound = sound_parts(layer_folder)
         for part in sorted(set(layer_folder.glob("*.parquet")) - set(sound)):
             aside = part.with_suffix(".parquet.corrupt")
-            part.replace(aside)
+            with contextlib.suppress(FileNotFoundError):  # another job of the layer did
+                part.replace(aside)
             damage = "its bytes do not match its name, so it was damaged or edited"
             log.warning("%s: %s; set aside as %s, its rows count as missing", part, damage, aside.name)
         absent.append(_absent_keys(table, want, sound))
@@ -280,11 +283,16 @@ def read_rows(
     """The wanted rows of the manifests (of some layers, some columns; keys always), sorted by key, however they were computed."""
     names = list(dict.fromkeys([*table.keys, *(columns or table.columns)]))
     frames = [pl.DataFrame(schema=table.schema).select(names)]
+    read: list[str] = []
     for path in manifests:
         for layer, entry in read_manifest(path)["layers"].items():
             if layers is None or int(layer) in layers:
                 frames.append(_layer_rows(table, path, int(layer), entry, names))
-    return pl.concat(frames).sort(table.keys)
+                read.append(layer)
+    rows = pl.concat(frames).sort(table.keys)
+    if len({*read}) < len(read) and rows.select(table.keys).is_duplicated().any():
+        raise StoreError(f"{table.name}: jobs' manifests of other shares of the features lie side by side: run the workflow again")
+    return rows
 
 
 def _layer_rows(table: Table, manifest: Path, layer: int, entry: Mapping[str, Any], names: list[str]) -> pl.DataFrame:
@@ -321,7 +329,8 @@ def _refuse_changed_upstream(manifest: Path, layer: int, entry: Mapping[str, Any
     """Refuse rows that were measured on other rows than those that serve now in the steps before; a step that is not here cannot be read
     beside them."""
     for step, digest in entry.get(MEASURED_ON, {}).items():
-        earlier = manifest.parents[1] / step / manifest.name
+        folder, whole_layers = manifest.parents[1] / step, f"{manifest.stem.partition('_features_')[0]}.json"
+        earlier = next((path for path in (folder / manifest.name, folder / whole_layers) if path.is_file()), folder / manifest.name)
         if earlier.is_file() and entry_digest(read_manifest(earlier)["layers"][str(layer)]) != digest:
             raise StoreError(f"{manifest}: layer {layer} was measured on other rows than {earlier} names now: run the workflow again")
 

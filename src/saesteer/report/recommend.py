@@ -1,23 +1,17 @@
 """What `saesteer recommend` does: steer with the few features that a concept's name points to, have the texts judged, and say what to use.
 
-The candidates are an experiment of their own, a file in `data/derived`, that takes over whatever rows are there already and gives back
-those that it computed.
+The candidates are an experiment of their own (report.derived). Where the experiment has no judge, texts are rated by words.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +20,7 @@ from saesteer.analysis.recommendation import (
     FEATURE,
     UNSTEERED,
     Choice,
+    Damage,
     Estimate,
     Recommendation,
     as_multiple,
@@ -36,18 +31,19 @@ from saesteer.analysis.recommendation import (
     weighed,
 )
 from saesteer.analysis.recommended_factor import highest_judged
-from saesteer.core.errors import SaesteerError, SettingsError
-from saesteer.core.files import text_id, write_text
+from saesteer.core.errors import SettingsError
+from saesteer.core.files import text_id
 from saesteer.core.markdown import escaped, printable, table, words
 from saesteer.core.tables import FITS, GENERATIONS, JUDGEMENTS, PERPLEXITY, of_fits
 from saesteer.engine.damage import N_CONTEXT, loss_rises, ordinary_texts
 from saesteer.engine.generations import feature_addition
 from saesteer.engine.models import MIN_ROWS
 from saesteer.methods.compare.layers import at_every_layer
+from saesteer.report.by_words import LIMITS, rated_by_words
 from saesteer.report.candidates import picked_features
+from saesteer.report.derived import Snakemake, derived_run
 from saesteer.run import Run, open_run
 from saesteer.settings import (
-    Comparison,
     LocalExamples,
     NamedConcepts,
     NoJudge,
@@ -99,6 +95,13 @@ class Answer:
     """FEATURES columns and `match`."""
     texts: pl.DataFrame
     """kind, layer, name, factor, prompt, text and ratings of every text, prompts in their order."""
+    by_words: bool = False
+    """Whether texts were rated by words (report.by_words), for want of a judge."""
+
+    @property
+    def score_name(self) -> str:
+        """What the scores are called."""
+        return "score by words" if self.by_words else "judge score"
 
 
 def answer(workflow: Workflow, question: Question) -> Answer:
@@ -107,21 +110,23 @@ def answer(workflow: Workflow, question: Question) -> Answer:
         if name is not None:
             experiment_name(name)
     source = as_sweep(workflow, question.name)
-    if isinstance(source.sweep.judge, NoJudge):
-        raise SettingsError(f"experiment {question.name} has judge of kind none: a recommendation needs ratings: give it a judge")
+    limit = source.sweep.recommendation.damage_limit
     picked = picked_features(source, question.concept, question.n_per_layer, question.configfile)
     derived = computed(source, of_candidates(question, source.sweep, picked), question)
     rated = feature_texts(derived)
     if question.comparison:
         rated = pl.concat([rated, method_texts(workflow, question)])
+    if by_words := isinstance(source.sweep.judge, NoJudge):
+        rated = rated_by_words(rated, question.concept, limit)
     steered, unsteered = rated.filter(pl.col("factor") != UNSTEERED), rated.filter(factor=UNSTEERED, kind=FEATURE)
     recommended = recommend(question.concept, steered, unsteered, source.sweep.selection)
     if recommended.feature is None:
-        return Answer(question, recommended, None, None, picked, rated)
-    perplexity = perplexity_ratio(recommended.feature, steered, unsteered, source.sweep.selection)
-    loss, limit = ordinary_loss(derived, recommended.feature), source.sweep.recommendation.damage_limit
-    recommended = weighed(recommended, [perplexity, None if loss is None else as_multiple(loss)], limit)
-    return Answer(question, recommended, perplexity, loss, picked, rated)
+        return Answer(question, recommended, None, None, picked, rated, by_words)
+    choices = (recommended.feature, *recommended.rivals)
+    perplexity, *of_rivals = (perplexity_ratio(choice, steered, unsteered, source.sweep.selection) for choice in choices)
+    loss = ordinary_loss(derived, recommended.feature)
+    recommended = weighed(recommended, [perplexity, None if loss is None else as_multiple(loss)], of_rivals, limit)
+    return Answer(question, recommended, perplexity, loss, picked, rated, by_words)
 
 
 def as_sweep(workflow: Workflow, name: str) -> Run:
@@ -157,40 +162,15 @@ def of_candidates(question: Question, experiment: Sweep, picked: pl.DataFrame) -
         "description": f"Candidates of {question.name} for {question.concept!r}, written by saesteer recommend",
         "kind": "sweep",
         "layers_per_job": len(experiment.layers),  # there is little to compute, and each job costs a Python start
+        "features_per_job": None,
         "features": {"kind": "explicit", "features": listed},
         "concepts": concepts,
     }
 
 
-def computed(source: Run, values: Mapping[str, Any], question: Question) -> Run:
-    """An experiment that is derived from another one, with its texts written and rated: it takes over the rows that the source has, and
-    gives it the new ones."""
-    words = re.sub("[^a-z0-9]+", "-", question.concept.lower()).strip("-")
-    derived = f"{source.name}-recommend-{words}-{text_id(question.concept)[:4]}"
-    write_text(source.workflow.derived_dir / f"{derived}.yaml", yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
-    run = open_run(derived, source.workflow)
-    share_parts(source.data, run.data)
-    targets = [str(path) for table in (JUDGEMENTS, PERPLEXITY) for path in run.manifests(table.name)]
-    target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
-    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(question.cores), "--rerun-incomplete"]
-    command += ["--configfile", str(question.configfile), "--config", f"{target_of}=[{derived}]"]
-    log = Path("logs", derived, "snakemake.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file, Console(stderr=True).status(f"computing what is missing; log: {log}"):
-        failed = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT).returncode
-    if failed:
-        raise SaesteerError(f"the workflow of {derived} failed: {log} says why")
-    share_parts(run.data, source.data)
-    return run
-
-
-def share_parts(source: Path, target: Path) -> None:
-    """Link every part of one experiment's stores into another's: parts are never changed, and named by their own digest."""
-    for path in (*source.glob("*/*/layer_*/*.parquet"), *source.glob("*/*/fingerprint.json")):
-        linked = target / path.relative_to(source)
-        if not linked.exists():
-            linked.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, linked)
+def computed(source: Run, values: dict[str, Any], question: Question) -> Run:
+    """The experiment of the question's concept that is derived from another one, with its texts written and rated."""
+    return derived_run(source, question.concept, values, Snakemake(question.cores, question.configfile))
 
 
 def feature_texts(run: Run) -> pl.DataFrame:
@@ -217,23 +197,26 @@ def method_texts(workflow: Workflow, question: Question) -> pl.DataFrame:
 
 
 def rated_texts(run: Run) -> pl.DataFrame:
-    """Texts of the run's prompts with their ratings and losses, prompts in their order: GENERATIONS keys and columns, and `prompt`."""
+    """Texts of the run's prompts with their losses and, where there is a judge, ratings, prompts in their order: GENERATIONS keys and
+    columns, and `prompt`."""
     keys, prompts = GENERATIONS.keys, run.prompts()
     texts, losses = run.rows(GENERATIONS, columns=["text"]), run.rows(PERPLEXITY, columns=["mean_nll"])
-    rows = texts.join(run.rows(JUDGEMENTS), on=keys).join(losses, on=keys).filter(pl.col("prefix_id").is_in(list(prompts)))
+    rows = texts.join(run.rows_if_any(JUDGEMENTS), on=keys, how="left").join(losses, on=keys)
+    rows = rows.filter(pl.col("prefix_id").is_in(list(prompts)))
     number = {prefix_id: number for number, prefix_id in enumerate(prompts)}
     ordered = rows.sort(pl.col("prefix_id").replace_strict(number, return_dtype=pl.Int64), *keys)
     return ordered.with_columns(prompt=pl.col("prefix_id").replace_strict(dict(prompts)), layer=pl.col("layer").cast(pl.Int64))
 
 
-def sentences_of(recommendation: Recommendation) -> list[str]:
+def sentences_of(recommendation: Recommendation, score_name: str = "judge score") -> list[str]:
     """The verdict in words: on the best feature, then on each rival."""
-    best, concept = recommendation.feature, recommendation.concept
-    rivals = [_rival(rival, behind, best) for rival, behind in zip(recommendation.rivals, recommendation.behind, strict=True)]
+    best, concept, n = recommendation.feature, recommendation.concept, len(recommendation.rivals)
+    of_rivals = zip(recommendation.rivals, recommendation.behind, recommendation.rivals_damage or [None] * n, strict=True)
+    rivals = [_rival(*of_rival, best, score_name) for of_rival in of_rivals]
     if best is None:
         return [f"No text of a candidate for {concept!r} could be rated.", *rivals]
     where = f"feature {best.layer}/{best.name} at factor {best.factor}"
-    score = f"judge score {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
+    score = f"{score_name} {shown(best.score)} of 2, {shown(best.above_unsteered, signed=True)} above unsteered"
     if recommendation.verdict == "use":
         return [f"Use {where}: {score}.", *rivals]
     if recommendation.verdict == "harmful":
@@ -244,17 +227,22 @@ def sentences_of(recommendation: Recommendation) -> list[str]:
     return [f"No candidate is seen to steer towards {concept!r}: the best is {where}, {score}.", *rivals]
 
 
-def _rival(rival: Choice, behind: Estimate, best: Choice | None) -> str:
+def _rival(rival: Choice, behind: Estimate, damage: Damage | None, best: Choice | None, score_name: str) -> str:
     has_layer = any(row.key == rival.kind and row.has_layer for row in METHODS)
     where = f"layer {rival.layer}, factor {rival.factor}" if has_layer else f"factor {rival.factor}"
-    scored = f"{rival.name} at {where}: judge score {shown(rival.score)}"
+    scored = f"{rival.name} at {where}: {score_name} {shown(rival.score)}"
     if best is None or behind.interval is None:
         return f"{scored}."
     low, high = behind.interval
     against = "better than" if low > 0 else "worse than" if high < 0 else "as good as"
     unsure = "" if low > 0 or high < 0 else ", as far as is seen"
-    instead = ": use it instead" if low > 0 and is_worth_following(rival) else ""
-    return f"{scored}; {against} the feature{unsure} ({shown(behind, signed=True)}){instead}."
+    is_better = low > 0 and is_worth_following(rival)
+    advice = ", but its damage is above recommendation.damage_limit" if damage and damage.is_too_much else ": use it instead"
+    instead = advice if is_better else ""
+    broken = (
+        "" if damage is None else f"; perplexity of its texts {shown(damage.perplexity)} × unsteered, loss on ordinary text not measured"
+    )
+    return f"{scored}{broken}; {against} the feature{unsure} ({shown(behind, signed=True)}){instead}."
 
 
 def shown(estimate: Estimate | None, signed: bool = False) -> str:
@@ -266,13 +254,18 @@ def shown(estimate: Estimate | None, signed: bool = False) -> str:
     return f"{estimate.mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}] (n = {estimate.n})"
 
 
+def verdict_lines(answered: Answer) -> list[str]:
+    """The verdict in words, and who rated."""
+    return [*sentences_of(answered.recommendation, answered.score_name), *([LIMITS] if answered.by_words else [])]
+
+
 def page_of(answered: Answer) -> str:
     """The answer as Markdown: verdict, what it does and what it breaks, candidates, and texts."""
     question, best = answered.question, answered.recommendation.feature
-    parts = [f"# {question.name}: {escaped(question.concept)}\n", *(f"- {line}" for line in sentences_of(answered.recommendation))]
+    parts = [f"# {question.name}: {escaped(question.concept)}\n", *(f"- {line}" for line in verdict_lines(answered))]
     if best is not None:
         measured = [
-            ("judge score, 0 to 2, held out", shown(best.score)),
+            (f"{answered.score_name}, 0 to 2, held out", shown(best.score)),
             ("concept, 0 to 2, held out", shown(best.concept)),
             ("fluency, 0 to 2, held out", shown(best.fluency)),
             ("perplexity of its texts, × unsteered", shown(answered.perplexity)),
@@ -283,7 +276,8 @@ def page_of(answered: Answer) -> str:
     parts += ["", "## Candidates\n", table(_CANDIDATE_COLUMNS, cells)]
     if best is not None:
         parts += ["", f"## Texts at factor {best.factor}, and unsteered\n"]
-        parts.append(table(["prompt", "unsteered", "steered", "judge score"], _text_cells(_pairs(answered.texts, best).head(N_TEXTS))))
+        rows = _text_cells(_pairs(answered.texts, best).head(N_TEXTS))
+        parts.append(table(["prompt", "unsteered", "steered", answered.score_name], rows))
     return "\n".join(parts) + "\n"
 
 
@@ -293,7 +287,7 @@ def show(answered: Answer, console: Console) -> None:
         console.print(Text(printable(" ".join(line.split()))), soft_wrap=True)
     cells = _candidate_cells(answered.candidates, answered.texts)
     best = cells[:N_CANDIDATES]
-    candidates = Table(title=f"{len(best)} of {len(cells)} candidates, by their best mean judge score", title_justify="left")
+    candidates = Table(title=f"{len(best)} of {len(cells)} candidates, by their best mean {answered.score_name}", title_justify="left")
     for title in ("feature", "matched by", "fires on", "writes", "score", "factor"):
         candidates.add_column(title, no_wrap=title not in ("fires on", "writes"))
     for feature, match, fires_on, tokens, *_, score, factor in best:
@@ -303,9 +297,9 @@ def show(answered: Answer, console: Console) -> None:
 
 
 def gist(answered: Answer) -> list[str]:
-    """The answer in ten lines at most."""
+    """The answer in ten lines at most, and one where texts were rated by words."""
     question, best = answered.question, answered.recommendation.feature
-    lines = [f"{question.name}: {question.concept}", *sentences_of(answered.recommendation)]
+    lines = [f"{question.name}: {question.concept}", *verdict_lines(answered)]
     if best is None:
         return lines
     lines += [

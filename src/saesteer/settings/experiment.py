@@ -70,6 +70,9 @@ class ScoringSections(Settings):
     """P1's output score."""
     layers_per_job: Annotated[int, Field(gt=0)] = 1
     """Layers that one job covers; each job costs a Python start."""
+    features_per_job: Annotated[int, Field(gt=0)] | None = None
+    """Features of each of these layers whose texts one job writes, scores or rates, so that a layer is spread over several GPUs. null: all.
+    A comparison's jobs cover whole layers."""
     seed_of_world: int | None = None
     """Which training seed of the shipped world this is; null for other models."""
 

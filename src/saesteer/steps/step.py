@@ -4,7 +4,7 @@ Features, factors, prefixes, texts, methods and concepts are keys, not settings:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -31,6 +31,10 @@ class Axis:
     by what pins them; None of what an input of the job holds."""
     file: Callable[[Run], Path] | None = None
     """The file that is fetched or computed first, and from which the values are read."""
+
+    def some(self, positions: slice) -> "Axis":
+        """The same with some of its values."""
+        return replace(self, values=lambda run: self.values(run)[positions], configured=self.configured[positions])
 
 
 Keys = Callable[[int], list[Axis]]

@@ -4,9 +4,7 @@ The package's science knows nothing of this module; `snakemake` is the object th
 """
 
 import gc
-import importlib.metadata
 import logging
-import platform
 import signal
 import sys
 import time
@@ -18,7 +16,6 @@ from typing import Any
 import polars as pl
 from tqdm import tqdm
 
-from saesteer.core.store import complete
 from saesteer.core.tables import Table, write_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_figure
@@ -26,11 +23,7 @@ from saesteer.run import Run, open_run
 from saesteer.settings import Sweep, load_workflow
 from saesteer.steps.step import steps_of
 from saesteer.summaries.summary import Summary
-from saesteer.workflow.code_digest import code_digest
-from saesteer.workflow.plan import wanted_keys
-
-LIBRARIES = ("torch", "transformers", "tokenizers", "sae-lens", "numpy", "polars")
-"""Libraries whose arithmetic, tokenisers or models rows come from: parts name their versions."""
+from saesteer.workflow.completion import complete_manifest
 
 log = logging.getLogger("saesteer")
 
@@ -72,9 +65,8 @@ def open_job(snakemake: Any) -> Job:
     # of the time until a model is loaded.
     gc.set_threshold(100_000, 50, 50)
     run, wildcards = open_run(snakemake.wildcards.experiment, load_workflow(snakemake.config)), dict(snakemake.wildcards.items())
-    groups = run.experiment.layer_groups
     outputs = {name: Path(value) for name, value in snakemake.output.items()}
-    layers = groups[wildcards["layers"]] if "layers" in wildcards else tuple(run.layers)
+    run, layers = run.of_job(wildcards["layers"]) if "layers" in wildcards else (run, tuple(run.layers))
     layers = (int(wildcards["layer"]),) if "layer" in wildcards else layers
     return Job(run, layers, outputs, wildcards, snakemake.threads, Stop())
 
@@ -85,10 +77,6 @@ def complete_step(job: Job) -> None:
     name = manifest.parent.name
     step = steps_of(run.experiment)[name]
 
-    def made_with() -> dict[str, str]:
-        libraries = {library: importlib.metadata.version(library) for library in LIBRARIES}
-        return {"code": code_digest(*step.modules), "python": platform.python_version(), **libraries}
-
     def until_stopped(missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if step.runs_model:
             _prepare_process(job)
@@ -97,8 +85,7 @@ def complete_step(job: Job) -> None:
             job.stop.check()
 
     try:
-        wants = wanted_keys(run, name, job.layers)
-        complete(manifest.parent, step.table, wants, until_stopped, manifest, run.workflow.part_seconds, made_with)
+        complete_manifest(run, manifest, job.layers, until_stopped)
     except BaseException:  # the exit, or what a library that it came through made of it
         if job.stop.code is not None:
             log.warning("%s: told to stop (SIGTERM); rows finished so far are kept, and the next run goes on from them", name)

@@ -18,7 +18,7 @@ def planned_outputs(run: Run) -> list[str]:
     """
     experiment = run.experiment
     files = [f"pins/{name}.json" for name in pins(experiment)]
-    files += [f"{step}/{group}.json" for step in ("saes", *steps_of(experiment)) for group in experiment.layer_groups]
+    files += [f"{step}/{group}.json" for step in ("saes", *steps_of(experiment)) for group in run.groups(step)]
     files += [file for summary in summaries_of(experiment).values() for file in summary.files(experiment)]
     files += ["metrics.json"] if isinstance(experiment, Sweep) else []
     reports = {"scores": [], "sweep": ["headline.md"], "comparison": ["methods.md"]}[experiment.kind]

@@ -15,13 +15,15 @@ from saesteer.core.files import value_digest
 from saesteer.core.row_digest import row_digests
 from saesteer.core.store import MEASURED_ON, StoreError, Upstream, Wanted, entry_digest, missing_keys, read_manifest
 from saesteer.core.tables import STEERING_PROMPTS, Table
-from saesteer.run import Run
-from saesteer.settings import Comparison, Endpoint, EndpointJudge, Experiment, Scores
+from saesteer.run import SHARED_STEPS, Run
+from saesteer.settings import Comparison, Endpoint, EndpointJudge, Scores
 from saesteer.sources.model_size import QUANTISED, bytes_of_weights
 from saesteer.sources.pins import MODELS, model_settings
-from saesteer.steps.step import Step, steps_of
+from saesteer.steps.step import Axis, Step, steps_of
 from saesteer.workflow.code_digest import algorithm_versions
 
+_FEATURES = (("feature",), ("target",))
+"""Axes whose values are a layer's features, in the order of its list."""
 MOST_WORDS = 400
 """Characters of a value that a job's params show; a longer one is shown by its digest."""
 
@@ -41,15 +43,24 @@ def model_bytes(run: Run, step: str) -> int:
 
 def input_files(run: Run, step: str, layers: Sequence[int]) -> dict[str, Path]:
     """The file behind each of a step's inputs, for a job of these layers."""
-    steps = steps_of(run.experiment)
-    (group,) = {name for name, of_group in run.experiment.layer_groups.items() if {*layers} & {*of_group}}
-    return {name: run.data / (f"{name}/{group}.json" if name in ("saes", *steps) else f"pins/{name}.json") for name in steps[step].inputs}
+    steps, files = steps_of(run.experiment), {}
+    for name in steps[step].inputs:
+        (files[name],) = run.manifests(name, layers) if name in ("saes", *steps) else [run.data / f"pins/{name}.json"]
+    return files
+
+
+def axes_of(run: Run, step: str, layer: int) -> list[Axis]:
+    """The axes of a step's keys at a layer, with the features that the job covers."""
+    axes = steps_of(run.experiment)[step].keys(layer)
+    if step not in SHARED_STEPS or run.first_feature is None:
+        return axes
+    return [axis.some(run.features_of_job) if axis.columns in _FEATURES else axis for axis in axes]
 
 
 def files_of_keys(run: Run, step: str, layers: Sequence[int]) -> list[Path]:
     """The files that decide which keys a job of these layers misses."""
     plan = steps_of(run.experiment)[step]
-    read_from = {axis.file(run): None for axis in plan.keys(layers[0]) if axis.file}
+    read_from = {axis.file(run): None for axis in axes_of(run, step, layers[0]) if axis.file}
     return [*input_files(run, step, layers).values(), *read_from, *map(run.summary_path, plan.written)]
 
 
@@ -66,7 +77,7 @@ def wanted_keys(run: Run, step: str, layers: Sequence[int]) -> list[Wanted]:
         digests = {name: entry.get("fingerprint") or entry["digest"] for name, entry in entries.items()}
         fingerprint = {**common, "inputs": digests}
         fingerprint |= {MEASURED_ON: "rows"} if rows_read else {}  # parts without the column are of another fingerprint
-        wants.append(Wanted(layer, [axis.values(run) for axis in plan.keys(layer)], fingerprint, rows_read))
+        wants.append(Wanted(layer, [axis.values(run) for axis in axes_of(run, step, layer)], fingerprint, rows_read))
     return wants
 
 
@@ -108,13 +119,13 @@ def versions(step: Step) -> dict[str, int]:
     return algorithm_versions(*step.modules, without=(*step.modules_of_methods, *unused))
 
 
-def wants(experiment: Experiment, step: str, layers: Sequence[int]) -> dict[str, str]:
+def wants(run: Run, step: str, layers: Sequence[int]) -> dict[str, str]:
     """For a job's params: what its rows depend on besides its files, in words, so that `snakemake -n` shows what has changed. Needs no file
     that is still to be fetched."""
-    plan = steps_of(experiment)[step]
+    plan = steps_of(run.experiment)[step]
     rows = {}
     for layer in layers:
-        axes = [axis for axis in plan.keys(layer) if axis.configured is not None]
+        axes = [axis for axis in axes_of(run, step, layer) if axis.configured is not None]
         rows[f"layer {layer}"] = {", ".join(axis.columns): axis.configured for axis in axes}
     return {
         "rows": in_words(rows),
@@ -135,7 +146,7 @@ def in_words(value: Any) -> str:
 
 
 def n_missing(run: Run, step: str, layers: Sequence[int]) -> int | None:
-    """How many keys a job would compute; None while what it reads is not there yet, or has to be made again."""
+    """How many keys a job would compute; None while what it reads is not there yet, or has to be made again. run: as the job sees it."""
     plan = steps_of(run.experiment)[step]
     if not all(path.is_file() for path in files_of_keys(run, step, layers)):
         return None
@@ -151,8 +162,8 @@ def endpoints_to_ask(run: Run) -> list[Endpoint]:
     if isinstance(experiment, Scores):
         return []
     endpoints: list[Endpoint] = []
-    groups = experiment.layer_groups.values()
-    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(run, "judge", layers) != 0 for layers in groups):
+    jobs = [run.of_job(group) for group in run.groups("judge")]
+    if isinstance(experiment.judge, EndpointJudge) and any(n_missing(of_job, "judge", layers) != 0 for of_job, layers in jobs):
         endpoints.append(experiment.judge)
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer and not run.summary_path(STEERING_PROMPTS).exists():
         endpoints.append(experiment.methods.prompt_writer)

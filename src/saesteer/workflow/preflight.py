@@ -37,6 +37,7 @@ from saesteer.steps.keys import n_concepts, n_fit_generations
 from saesteer.workflow.checks import check_contents, check_files, check_model_config, check_tokens, read_config
 from saesteer.workflow.families import text_config
 from saesteer.workflow.outputs import pins
+from saesteer.workflow.this_machine import Amounts, in_words, operations
 
 GPUS = (80, 48, 24)
 """GiB of common GPUs, to say how many of them a model needs."""
@@ -86,7 +87,7 @@ def check_experiment(name: str, experiment: Experiment, workflow: Workflow, envi
     checks: list[tuple[Level, str, Callable[[_Subject], str]]] = [("ok", "files", _files)]
     checks += [("ok", pin, partial(_model, pin=pin)) for pin in MODELS if pin in pins(experiment)]
     checks += [("ok", "tokens", _tokens), ("ok", "SAEs", _saes), ("ok", "max_activating_examples", _examples)]
-    checks += [("estimate", "disk", _disk), ("estimate", "GPU memory", _gpu)]
+    checks += [("estimate", "disk", _disk), ("estimate", "GPU memory", _gpu), ("estimate", "this machine", _machine)]
     if not isinstance(experiment, Scores):
         checks.append(("estimate" if isinstance(experiment.judge, EndpointJudge) else "ok", "judge", _judge))
     if isinstance(experiment, Comparison) and experiment.methods.prompt_writer:
@@ -274,6 +275,32 @@ def _gpu(subject: _Subject) -> str:
     if _lacks_models(subject):
         parts.append("not all models could be read")
     return "; ".join(parts)
+
+
+def _machine(subject: _Subject) -> str:
+    """Without a GPU: how long, how much memory, and what to make smaller."""
+    from saesteer.engine.processor import free_memory, n_cores, peak_flops
+    from saesteer.engine.weights import available_device
+
+    if available_device() != "cpu":
+        return "jobs use its GPU"
+    experiment, models = subject.experiment, subject.models
+    if "model" not in models:
+        return "not known, as the model could not be read"
+    numbers = {pin: model.n_bytes / BYTES.get(model_settings(experiment, pin).dtype, BYTES["bfloat16"]) for pin, model in models.items()}
+    sae, of_texts = _sae_bytes(experiment), max(model.n_bytes for model in models.values())
+    amounts = Amounts(
+        model=numbers["model"],
+        scorer=numbers.get("perplexity_model", 0.0),
+        sae=sae / 4,
+        n_layers=len(experiment.layers),
+        n_features=sum(map(len, resolve(experiment).values())),
+        n_texts=_n_texts(experiment),
+        n_new=experiment.sampling.max_new_tokens,
+        corpus_tokens=_corpus_tokens(experiment),
+    )
+    text = in_words(operations(amounts), peak_flops(), n_cores(), of_texts + sae + WORKSPACE, free_memory())
+    return text + ("; what methods learn is not counted" if isinstance(experiment, Comparison) else "")
 
 
 def _judge(subject: _Subject) -> str:

@@ -1,0 +1,165 @@
+"""Experiments that a command derives from others: files in `data/derived`, which take over whatever rows are there already and give back
+those that they computed.
+
+Where no model has to run, their steps are completed in this process: a job of the workflow costs a Python start, which takes longer than
+most of them. For the rest there is `snakemake`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from rich.console import Console
+
+from saesteer.core.errors import SaesteerError
+from saesteer.core.files import text_id, write_atomically, write_json, write_text
+from saesteer.core.store import read_manifest
+from saesteer.core.tables import JUDGEMENTS, PERPLEXITY
+from saesteer.run import Run, open_run
+from saesteer.settings import Comparison
+from saesteer.sources.pins import SAE_FILES, pinned_files, pinned_path
+from saesteer.steps.step import Step, steps_of
+from saesteer.workflow.code_digest import algorithm_versions
+from saesteer.workflow.completion import complete_manifest
+from saesteer.workflow.outputs import pins
+from saesteer.workflow.plan import endpoints_to_ask
+
+TARGETS = (JUDGEMENTS.name, PERPLEXITY.name)
+"""The steps that are wanted of a derived experiment, as far as it has them, with those that they read."""
+
+
+@dataclass(frozen=True)
+class Snakemake:
+    """What a call of it needs."""
+
+    cores: int
+    configfile: Path
+
+
+class _NotHere(SaesteerError):
+    """A model has to run, which is left to jobs."""
+
+
+def derived_run(source: Run, concept: str, values: Mapping[str, Any], call: Snakemake) -> Run:
+    """The experiment of a concept that is derived from another one, with its texts written and rated."""
+    words = re.sub("[^a-z0-9]+", "-", concept.lower()).strip("-")
+    name = f"{source.name}-recommend-{words}-{text_id(concept)[:4]}"
+    write_text(source.workflow.derived_dir / f"{name}.yaml", yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+    run = open_run(name, source.workflow)
+    _share_parts(source.data, run.data)
+    if not (_takes_over_inputs(source, run) and _completed_here(run)):
+        _run_snakemake(run, call)
+    _share_parts(run.data, source.data)
+    return run
+
+
+def _share_parts(source: Path, target: Path) -> None:
+    """Link every part of one experiment's stores into another's: parts are never changed, and named by their own digest."""
+    for path in (*source.glob("*/*/layer_*/*.parquet"), *source.glob("*/*/fingerprint.json")):
+        linked = target / path.relative_to(source)
+        if not linked.exists():
+            linked.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, linked)
+
+
+def _takes_over_inputs(source: Run, run: Run) -> bool:
+    """Take over pins and converted SAEs of a sweep on this machine, if none is older than what it was made from; whether that was so."""
+    experiment = run.experiment
+    if isinstance(experiment, Comparison) or experiment.saes.from_hub:
+        return False
+    names, manifests = pins(experiment), source.manifests("saes")
+    for name in names:
+        path = pinned_path(experiment, name)
+        if path is None or not _is_newer(source.data / f"pins/{name}.json", pinned_files(path)):
+            return False
+    folders = [Path(str(experiment.saes.path).format(layer=layer)) for layer in run.layers]
+    if not all(_is_newer(manifest, pinned_files(folder, SAE_FILES)) for manifest in manifests for folder in folders):
+        return False
+    entries = {layer: entry for manifest in manifests for layer, entry in read_manifest(manifest)["layers"].items()}
+    if not all(_is_converted_as_now(source.data / "saes" / entry["file"]) for entry in entries.values()):
+        return False
+    for name in names:
+        _link(source.data / f"pins/{name}.json", run.data / f"pins/{name}.json")
+    for file in (Path(entry["file"]) for entry in entries.values()):
+        for path in (file, file.with_suffix(".json")):
+            _link(source.data / "saes" / path, run.data / "saes" / path)
+    for manifest, layers in zip(run.manifests("saes"), experiment.layer_groups.values(), strict=True):
+        write_json(manifest, {"step": "saes", "layers": {str(layer): entries[str(layer)] for layer in layers}})
+    return True
+
+
+def _is_newer(made: Path, files: Iterable[Path]) -> bool:
+    """Whether a file is there and not older than those that it was made from, which is how Snakemake sees it."""
+    return made.is_file() and all(file.stat().st_mtime_ns <= made.stat().st_mtime_ns for file in files)
+
+
+def _is_converted_as_now(sae: Path) -> bool:
+    """Whether a converted SAE is on this machine, made by the converter that there is now."""
+    record = sae.with_suffix(".json")
+    if not (sae.is_file() and record.is_file()):
+        return False
+    made = json.loads(record.read_text(encoding="utf-8"))
+    return bool(made["converter_version"] == algorithm_versions("engine.sae_convert")["engine.sae_convert"])
+
+
+def _link(path: Path, linked: Path) -> None:
+    """Make a file another name of one; both are only ever replaced, never written into."""
+    if not (linked.exists() and linked.samefile(path)):
+
+        def replaced(temporary: Path) -> None:
+            temporary.unlink()
+            os.link(path, temporary)
+
+        write_atomically(linked, replaced)
+
+
+def _completed_here(run: Run) -> bool:
+    """Complete the wanted steps one after the other, up to the first that has to run a model or to ask one; whether none had to."""
+    steps = steps_of(run.experiment)
+    try:
+        for name in _wanted_steps(steps):
+            for manifest, layers in zip(run.manifests(name), run.experiment.layer_groups.values(), strict=True):
+                complete_manifest(run, manifest, layers, partial(_rows, run, steps[name]))
+    except _NotHere:
+        return False
+    except ValueError as fault:  # of what the experiment says, as in the judge's topics
+        raise SaesteerError(f"{run.name}: {fault}") from fault
+    return True
+
+
+def _wanted_steps(steps: Mapping[str, Step]) -> Sequence[str]:
+    """TARGETS and what they read, directly or not, in order."""
+    wanted = {*TARGETS}
+    for name, step in reversed([*steps.items()]):
+        wanted |= set(step.inputs) if name in wanted else set()
+    return [name for name in steps if name in wanted]
+
+
+def _rows(run: Run, step: Step, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    if step.runs_model or (step.table is JUDGEMENTS and endpoints_to_ask(run)):
+        raise _NotHere
+    return step.compute(run, missing)
+
+
+def _run_snakemake(run: Run, call: Snakemake) -> None:
+    targets = [str(path) for name in TARGETS if name in steps_of(run.experiment) for path in run.manifests(name)]
+    target_of = "methods" if isinstance(run.experiment, Comparison) else "experiments"
+    command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(call.cores), "--rerun-incomplete"]
+    command += ["--configfile", str(call.configfile), "--config", f"{target_of}=[{run.name}]"]
+    log = Path("logs", run.name, "snakemake.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file, Console(stderr=True).status(f"computing what is missing; log: {log}"):
+        failed = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT).returncode
+    if failed:
+        raise SaesteerError(f"the workflow of {run.name} failed: {log} says why")

@@ -1,0 +1,75 @@
+"""How long an experiment takes on a machine without a GPU, and how much memory: by its models' operations, and how fast this machine is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SHARE_OF_PEAK = 1 / 3
+"""Of a large matrix product's rate, what the steps reach: a sweep at Gemma-2-2B's shapes on two cores."""
+PROMPT_TOKENS = 8
+"""About the tokens of a prefix, whose loss is not counted but which are read."""
+SMALLER = {
+    "writing texts": "fewer features, sweep.factors or sweep.n_prefixes, or a smaller sweep.max_new_tokens",
+    "their losses": "a smaller perplexity.model, or fewer texts",
+    "activations": "fewer texts, or a smaller max_activating_examples.max_tokens",
+    "scores": "fewer features",
+}
+"""What makes each part of the work smaller."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything an experiment has."""
+
+    model: float
+    """Weights of the model that is steered, in numbers."""
+    scorer: float
+    """Weights of the model that scores texts."""
+    sae: float
+    """Weights of an SAE."""
+    n_layers: int
+    n_features: int
+    n_texts: int
+    n_new: int
+    """Tokens of a text, at most."""
+    corpus_tokens: int
+    """Of the texts that max-activating examples come from."""
+
+
+def operations(amounts: Amounts) -> dict[str, float]:
+    """Floating-point operations of each part, two a weight and token; of what methods fit, none."""
+    one = amounts
+    return {
+        "writing texts": 2 * one.n_texts * one.n_new * one.model,
+        "their losses": 2 * one.n_texts * (PROMPT_TOKENS + one.n_new) * one.scorer,
+        "activations": 2 * one.corpus_tokens * (one.model + one.n_layers * one.sae / 2),
+        "scores": 2 * one.n_features * one.model,
+    }
+
+
+def in_words(work: Mapping[str, float], flops: float, n_cores: int, needed: int, free: int) -> str:
+    """How long, how much memory, and what to make smaller where that is long or more than is free."""
+    seconds = {part: count / (flops * SHARE_OF_PEAK) for part, count in work.items()}
+    longest = max(seconds, key=lambda part: seconds[part])
+    total = sum(seconds.values())
+    most = f"{longest} {seconds[longest] / total:.0%} of it"
+    text = f"no GPU; {n_cores} cores, now {flops / 1e9:.0f} GFLOP/s. About {duration(total)}, {most};"
+    text += f" each job that runs a model takes about {_gib(needed)}, {_gib(free)} are free"
+    if total > 3600:
+        text += f". Shorter: {SMALLER[longest]}"
+    if needed > free:
+        text += ". It does not fit: take a smaller model or dtype bfloat16, or a machine with more memory"
+    elif 2 * needed > free:
+        text += ". Two such jobs do not fit at once: run snakemake with --cores 1"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """So many minutes, hours or days."""
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return "a minute"
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"
