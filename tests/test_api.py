@@ -145,8 +145,8 @@ def test_input_scores_of_ones_own_texts(lm: saesteer.LanguageModel, sae: saestee
 
 def test_greedy_texts_are_those_of_generate_with_a_hook(lm: saesteer.LanguageModel, sae: saesteer.Sae) -> None:
     prompts, greedy = ["I believe that", "The"], saesteer.Sampling(max_new_tokens=8, temperature=0.0, stop="")
-    table = saesteer.steer(lm, sae, FEATURES, [3, 0], prompts, sampling=greedy)
-    keys = [(feature, factor, prompt) for feature in FEATURES for factor in (3.0, 0.0) for prompt in prompts]
+    table = saesteer.steer(lm, sae, FEATURES, [3, 0, -2], prompts, sampling=greedy)
+    keys = [(feature, factor, prompt) for feature in FEATURES for factor in (3.0, 0.0, -2.0) for prompt in prompts]
     assert table["feature", "factor", "prompt"].rows() == keys
     for row in table.to_dicts():
         prompt = lm.tokenizer(row["prompt"])["input_ids"]
@@ -175,8 +175,8 @@ def test_refusals(lm: saesteer.LanguageModel, sae: saesteer.Sae, tmp_path: Path)
     for call in (saesteer.top_logit_lens_tokens, saesteer.output_scores):
         with pytest.raises(ValueError, match="feature 1024 does not exist: the SAE has features 0 to 1023"):
             call(lm, sae, [0, 1024])
-    with pytest.raises(ValueError, match=r"a factor is a finite number >= 0, not -1"):
-        saesteer.steer(lm, sae, [0], [-1], ["The"])
+    with pytest.raises(ValueError, match=r"a factor is a number from -10000 to 10000, not nan"):
+        saesteer.steer(lm, sae, [0], [float("nan")], ["The"])
     with pytest.raises(ValueError, match="nothing to steer: give a feature"):
         saesteer.steer(lm, sae, [], [1], ["The"])
     with pytest.raises(ValueError, match="sae-lens knows no release 'gpt2-smal-res-jb'. Did you mean 'gpt2-small-res-jb'"):

@@ -14,7 +14,7 @@ from saesteer.analysis.best_factor import Curve, best_factors, both_halves, choo
 from saesteer.core import tables
 from saesteer.settings import BestFactorSettings
 
-FACTORS = ("0", "0.4", "2", "6", "20")
+FACTORS, SIGNED = ("0", "0.4", "2", "6", "20"), ("-6", "-2", "0", "2", "6")
 
 
 def curve(success: list[float], perplexity: list[float | None], factors: tuple[str, ...] = FACTORS) -> Curve:
@@ -43,12 +43,17 @@ PERPLEXITIES = st.one_of(st.none(), st.sampled_from([1.0, 2.0, 4.0, 8.0, 32.0]))
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 3.0, 3.5, 8.0]), PERPLEXITIES), min_size=5, max_size=5))
-def test_choices_are_the_definitions(points: list[tuple[float, float | None]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 3.0, 3.5, 8.0]), PERPLEXITIES), min_size=5, max_size=5),
+    st.sampled_from([FACTORS, SIGNED]),
+)
+def test_choices_are_the_definitions(points: list[tuple[float, float | None]], factors: tuple[str, ...]) -> None:
+    """A factor below 0 steers away: no rule chooses it."""
     success, perplexity = [s for s, _ in points], [p for _, p in points]
-    numbers = [float(factor) for factor in FACTORS]
+    numbers = [float(factor) for factor in factors]
     # A cap that is no power of 2: no product ties with a perplexity, where logarithm and product could round differently.
-    choices = choose_capped(curve(success, perplexity), 5.0), choose_p1(curve(success, perplexity), 3.0)
+    example = curve(success, perplexity, factors)
+    choices = choose_capped(example, 5.0), choose_p1(example, 3.0)
     expected = capped_factor(numbers, success, perplexity, 5.0), p1_factor(numbers, success, perplexity, 3.0)
     assert tuple(None if factor is None else float(factor) for factor in choices) == expected
 

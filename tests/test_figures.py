@@ -9,7 +9,7 @@ from drawn_figures import FIGURES, assert_same, data_of, drawn, thin, world
 from matplotlib.figure import Figure
 
 from saesteer.figures.save import save_drawing
-from saesteer.figures.style import BLUE, MAGENTA
+from saesteer.figures.style import BLUE, MAGENTA, log_axis, zero_apart
 from saesteer.figures.thresholds import banded, where_something_changes
 
 
@@ -171,11 +171,17 @@ def test_means_of_few_features_have_no_band() -> None:
 
 
 def test_every_factor_axis_has_one_scale() -> None:
-    """Logarithmic above the smallest positive factor, so that equal ratios are equal distances."""
+    """Logarithmic above the smallest positive factor, so that equal ratios are equal distances; below 0 its mirror image."""
     for name, panel in (("by_factor", 0), ("by_factor", 1), ("overview", 4), ("setting_agreement", 0), ("effects", 1)):
         axes = drawn(name, world())[1].axes[panel]
         places = axes.transScale.transform([(factor, 1) for factor in (2, 4, 8)])[:, 0]
         np.testing.assert_allclose(np.diff(places)[0], np.diff(places)[1])
+    axes = Figure().subplots()
+    log_axis(axes, pl.Series([-8.0, -4.0, 0.0, 4.0, 8.0]))
+    places = axes.transScale.transform([(factor, 1) for factor in (-8, -4, 0, 4, 8)])[:, 0]
+    np.testing.assert_allclose(np.diff(places), np.diff(places)[::-1])
+    apart = zero_apart(pl.DataFrame({"x": [-8.0, -4.0, 0.0, 4.0], "y": 1.0}), "x")
+    assert apart.filter(pl.col("y").is_null())["x"].to_list() == [-2, 2]
 
 
 def test_matches_are_highlighted_and_tell_good_examples_from_bad() -> None:

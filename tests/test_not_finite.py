@@ -143,8 +143,8 @@ def test_an_output_score_of_no_numbers_is_refused() -> None:
         output_scores(lm, sae, 1, [4, 5], torch.zeros((2, 3), dtype=torch.long), "From ba be", 3e38)
 
 
-@pytest.mark.parametrize("value", ["1e30", 10_001, 1e30, "10000.5"])
+@pytest.mark.parametrize("value", ["1e30", 10_001, 1e30, "10000.5", -10_001, "-inf"])
 def test_an_absurd_factor_is_refused(value: Any) -> None:
-    with pytest.raises(SettingsError, match="a factor is at most 10000, not"):
+    with pytest.raises(SettingsError, match="a factor is a number from -10000 to 10000, not"):
         canonical_factor(value)
-    assert canonical_factor("1e4") == "10000"
+    assert [canonical_factor(value) for value in ("1e4", "-2.50", "-0")] == ["10000", "-2.5", "0"]

@@ -103,11 +103,11 @@ def test_32_clients_at_once_get_the_texts_that_each_gets_alone(served: Served, c
 
 def test_several_features_add_up(served: Served) -> None:
     """Greedy, against a plain hook: the sum of both decoder directions, each times its factor and a_max, at the last position."""
-    other = {"layer": LAYER, "feature": 560, "factor": 0.7}
+    other = {"layer": LAYER, "feature": 560, "factor": -0.7}
     steering = {"features": [*MEDICINE["features"], other]}
     asked = {"prompt": PROMPT, "max_tokens": 1, "temperature": 0, "steering": steering}
     lm, sae = shipped_model(), shipped_sae(LAYER)
-    direction = 1.6 * sae.W_dec[FEATURE] + 0.7 * sae.W_dec[560]
+    direction = 1.6 * sae.W_dec[FEATURE] - 0.7 * sae.W_dec[560]
 
     def add(residual: torch.Tensor) -> torch.Tensor:
         a_max = torch.relu(encode(sae, residual[:, -1])).amax(-1, keepdim=True)
@@ -146,7 +146,7 @@ def test_log_probabilities_of_the_next_token(served: Served) -> None:
     [
         ({"prompt": PROMPT, "steering": {"features": [{"layer": 6, "feature": 99999, "factor": 1}]}}, "99999"),
         ({"prompt": PROMPT, "steering": {"features": [{"layer": 2, "feature": 1, "factor": 1}]}}, "there is no layer '2' here. Known: 6"),
-        ({"prompt": PROMPT, "steering": {"features": [{"layer": 6, "feature": 1, "factor": -1}]}}, "factor"),
+        ({"prompt": PROMPT, "steering": {"features": [{"layer": 6, "feature": 1, "factor": -1001}]}}, "factor"),
         (
             {
                 "prompt": PROMPT,

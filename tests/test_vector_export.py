@@ -33,7 +33,7 @@ from saesteer.report.exports.measured import Form, Lens, measured
 from saesteer.report.exports.vector import _licence
 from saesteer.run import Run
 
-LAYER, FACTOR, SCALE = 6, 1.5, 40.0
+LAYER, FACTOR, SCALE = 6, -1.5, 40.0  # below 0: a file that drops the sign steers the other way
 IDS = torch.tensor([TEXTS[2], TEXTS[2][::-1]])
 HOSTILE = "sea'''\"\"\"\nraise SystemExit('no')\n%(about)s {BLOCK}"
 ABOUT = {"label": HOSTILE, "factor": FACTOR, "neuronpedia_model": "world"}
@@ -195,7 +195,7 @@ def test_safetensors_say_what_they_hold_and_come_in_again_as_a_method(tmp_path: 
     FORMATS["safetensors"].write(tmp_path / "a.safetensors", vector_of(shipped_model()), ABOUT)
     assert torch.equal(read_vectors(tmp_path / "a.safetensors", 128)[HOSTILE], FACTOR * (SCALE * VECTOR))
     with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
-        assert file.metadata() == {"label": HOSTILE, "factor": "1.5", "neuronpedia_model": "world"}
+        assert file.metadata() == {"label": HOSTILE, "factor": "-1.5", "neuronpedia_model": "world"}
 
 
 @pytest.mark.parametrize(("block", "place"), [(6, (6, "hook_resid_post")), (-1, (0, "hook_resid_pre"))])

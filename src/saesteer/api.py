@@ -156,7 +156,7 @@ def steer(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Continue each prompt while steering with each feature at each factor; factor 0 is the unsteered model.
+    """Continue each prompt while steering with each feature at each factor; factor 0 is the unsteered model, one below 0 steers away.
 
     At the last position of every forward, factor * a_max * decoder direction is added where the SAE writes, a_max being the largest
     activation of any feature there (P1, section 3). `sampling` None is P1's: at most 20 tokens, temperature 0.7 among the 50 likeliest, up

@@ -103,8 +103,7 @@ def choose_capped(curve: Curve, perplexity_cap: float) -> str | None:
     readable = curve.positive & np.isfinite(curve.log_perplexity)
     if not readable.any() or not (curve.gen_success[curve.positive] > 0).any():
         return None
-    unsteered = curve.log_perplexity[~curve.positive]
-    limit = unsteered[0] + np.log(perplexity_cap) if len(unsteered) else np.nan
+    limit = curve.log_perplexity[curve.factors.index("0")] + np.log(perplexity_cap) if "0" in curve.factors else np.nan
     under_cap = readable & (curve.log_perplexity <= limit)
     if under_cap.any():
         return curve.factors[np.where(under_cap, curve.gen_success, -1.0).argmax()]

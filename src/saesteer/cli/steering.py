@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 VectorForm = Literal["gguf", "repeng", "easysteer", "lm-eval", "neuronpedia", "safetensors", "python"]
 """What reads an exported vector (engine.vector_formats)."""
 FittedAt = Annotated[int | None, typer.Option(help="Layer that the method was fitted at; needed where there are several.")]
-Factor = Annotated[float | None, typer.Option(min=0, help="How hard to steer; none: as the experiment chose.")]
+Factor = Annotated[float | None, typer.Option(help="How hard to steer, below 0 away from it; none: as the experiment chose.")]
 command = commands("Steer")
 
 

@@ -119,14 +119,14 @@ _TICK_GAP = 0.1
 
 
 def log_axis(axes: Axes, places: pl.Series) -> None:
-    """A logarithmic axis below, with labels at its places where there is room; 0 stands apart, left of the smallest positive one."""
+    """A logarithmic axis below, with labels at its places where there is room; 0 stands apart, between the factors below and above it."""
     from matplotlib.ticker import NullLocator
 
     values = places.unique().sort().to_list()
-    positive = [value for value in values if value > 0]
-    if positive and len(positive) < len(values):
-        axes.set_xscale("symlog", linthresh=positive[0], linscale=_LINEAR)
-    elif positive:
+    distances = [abs(value) for value in values if value]
+    if distances and min(values) <= 0:
+        axes.set_xscale("symlog", linthresh=min(distances), linscale=_LINEAR)
+    elif distances:
         axes.set_xscale("log")
     at = axes.transScale.transform([(value, 1) for value in values])[:, 0] if values else np.array([])
     ticks, reached = [], -np.inf
@@ -139,11 +139,13 @@ def log_axis(axes: Axes, places: pl.Series) -> None:
 
 
 def zero_apart(rows: pl.DataFrame, x: str) -> pl.DataFrame:
-    """A curve's rows with an empty one behind 0, where its line breaks: on a logarithmic axis 0 has no distance from the others."""
-    zero, rest = rows.filter(pl.col(x) == 0), rows.filter(pl.col(x) != 0)
-    if zero.is_empty() or rest.is_empty():
+    """A curve's rows with empty ones beside 0, where its line breaks: on a logarithmic axis 0 has no distance from the others."""
+    rest = rows.filter(pl.col(x) != 0)
+    if rest.is_empty() or rest.height == rows.height:
         return rows
-    return pl.concat([zero, rest.select(pl.col(x).min() / 2), rest], how="diagonal")
+    smallest = rest.select(pl.col(x).abs().min() / 2)
+    sides = [smallest * sign for sign in (-1, 1) if not rest.filter(pl.col(x) * sign > 0).is_empty()]
+    return pl.concat([rows, *sides], how="diagonal").sort(x)
 
 
 def threshold_axis(axes: Axes, thresholds: Sequence[float], n_kept: Sequence[int], title: str) -> None:

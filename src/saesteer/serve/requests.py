@@ -11,7 +11,7 @@ from saesteer.engine.continuation import Sampling
 
 MOST_TOKENS, MOST_SAMPLES, MOST_FEATURES, MOST_PROMPTS, LONGEST_PROMPT = 512, 16, 8, 16, 20_000
 
-Strength = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
 Prompt = Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
 

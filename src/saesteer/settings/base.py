@@ -20,18 +20,23 @@ class Settings(BaseModel):
 
 
 def canonical_factor(value: Any) -> str:
-    """A factor as it is written in keys: the shortest plain decimal, so that 2, 2.0 and "2.00" are one key."""
+    """A factor as it is written in keys: the shortest plain decimal, so that 2, 2.0 and "2.00" are one key. Below 0 it steers away."""
     try:
         number = Decimal(str(value)).normalize()
     except InvalidOperation as error:
         raise SettingsError(f"{value!r} is no decimal number") from error
-    if not number.is_finite() or number < 0:
-        raise SettingsError(f"a factor is a finite number >= 0, not {value!r}")
-    if number > LARGEST_FACTOR:
+    if not number.is_finite() or abs(number) > LARGEST_FACTOR:
         raise SettingsError(
-            f"a factor is at most {LARGEST_FACTOR}, not {value!r}: already at some hundred nothing is left of what the model read"
+            f"a factor is a number from -{LARGEST_FACTOR} to {LARGEST_FACTOR}, not {value!r}: already at some hundred nothing is left of "
+            "what the model read"
         )
-    return format(number, "f")
+    return format(number, "f") if number else "0"
+
+
+def _not_negative(factor: str) -> str:
+    if float(factor) < 0:
+        raise SettingsError(f"a factor here is at least 0, not {factor}")
+    return factor
 
 
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -55,4 +60,5 @@ def experiment_name(value: str) -> str:
 
 ExperimentName = Annotated[str, AfterValidator(experiment_name)]
 Factor = Annotated[str, BeforeValidator(canonical_factor, json_schema_input_type=float | str)]
+NonNegativeFactor = Annotated[Factor, AfterValidator(_not_negative)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(unique)]

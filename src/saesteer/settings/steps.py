@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from saesteer.settings.base import Factor, Settings, unique
+from saesteer.settings.base import Factor, NonNegativeFactor, Settings, unique
 from saesteer.settings.inputs import ModelSettings, ModelSource
 
 HEADLINE_THRESHOLD = 0.3
@@ -23,7 +23,7 @@ class InputScoreSettings(Settings):
 class OutputScoreSettings(Settings):
     prompt: Annotated[str, Field(min_length=1)] = "From my experience,"
     """Neutral prompt (P1's program; its text says "In my experience,")."""
-    factor: Factor = "10"
+    factor: NonNegativeFactor = "10"
     """Steering factor, in multiples of a_max."""
 
 
@@ -44,7 +44,7 @@ class SamplingSettings(Settings):
 
 class SweepSettings(SamplingSettings):
     factors: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(unique)]
-    """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits."""
+    """Steering factors in multiples of a_max; 0 (unsteered) is needed for perplexity limits. The rules choose among those above 0."""
     prefixes: Path | None = None
     """Text file with one neutral prefix (for a model that answers: one instruction) a line."""
     published_prefixes: str | None = None
