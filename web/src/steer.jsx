@@ -13,9 +13,9 @@ const FEATURE = /^\s*(\d+)\/(\d+)\s*$/;
 
 /** What the address says: features as LAYER/FEATURE*STRENGTH, or a fit as METHOD/LAYER*STRENGTH and a concept; a prompt, the number of samples. */
 function asked(query, index) {
-  const features = query.getAll("f").map((one) => /^(\d+)\/(\d+)\*([\d.]+)$/.exec(one)).filter(Boolean)
+  const features = query.getAll("f").map((one) => /^(\d+)\/(\d+)\*(-?[\d.]+)$/.exec(one)).filter(Boolean)
     .map(([, layer, feature, factor]) => ({ layer: Number(layer), feature: Number(feature), factor }));
-  const [, method, layer, factor] = /^(\w+)\/(\d+)\*([\d.]+)$/.exec(query.get("m") ?? "") ?? [];
+  const [, method, layer, factor] = /^(\w+)\/(\d+)\*(-?[\d.]+)$/.exec(query.get("m") ?? "") ?? [];
   const fit = index.methods?.keys.includes(method) ? { method, layer: Number(layer), concept: query.get("c") ?? "", factor } : null;
   return { features, fit, prompt: query.get("p") ?? index.prompts[0] ?? "", samples: Number(query.get("n")) || 2, seed: query.get("s") ?? "0" };
 }
@@ -147,15 +147,15 @@ function Fit({ fit, onChange }) {
   return <div class="fields"><Choice label="Or what a method fitted" value={fit?.method ?? ""} options={[["", "nothing"], ...titles]} onChange={(method) => choose({ ...fit, method })} />
     {fit && <><Choice label="for the concept" value={fit.concept} options={options("concept")} onChange={(concept) => choose({ ...fit, concept })} />
       <Choice label="at layer" value={fit.layer} options={options("layer")} onChange={(layer) => choose({ ...fit, layer: Number(layer) })} />
-      <span class="field"><label for={id}>Strength</label><input id={id} type="number" min="0" max="1000" step="any" value={fit.factor} onInput={(event) => onChange({ ...fit, factor: event.target.value })} /></span></>}</div>;
+      <span class="field"><label for={id}>Strength</label><input id={id} type="number" min="-1000" max="1000" step="any" value={fit.factor} onInput={(event) => onChange({ ...fit, factor: event.target.value })} /></span></>}</div>;
 }
 
 function Strength({ table, one, onChange, onRemove }) {
   const id = useId(), [label, setLabel] = useState("");
   useEffect(() => { table.rowOf(one.layer, one.feature).then((row) => { const column = table.text("label", () => setLabel(table.textOf(column, row) ?? "")); setLabel(table.textOf(column, row) ?? ""); }); }, []);
   return <li><label for={id}><a href={`#/feature/${one.layer}/${one.feature}`}>{one.layer}/{one.feature}</a> {label}</label>
-    <input type="range" min="0" max="6" step="0.1" value={one.factor} aria-label={`strength of ${one.layer}/${one.feature}, slider`} onInput={(event) => onChange(event.target.value)} />
-    <input id={id} type="number" min="0" max="1000" step="any" value={one.factor} onInput={(event) => onChange(event.target.value)} />
+    <input type="range" min="-6" max="6" step="0.1" value={one.factor} aria-label={`strength of ${one.layer}/${one.feature}, slider`} onInput={(event) => onChange(event.target.value)} />
+    <input id={id} type="number" min="-1000" max="1000" step="any" value={one.factor} onInput={(event) => onChange(event.target.value)} />
     <button type="button" onClick={onRemove} aria-label={`remove ${one.layer}/${one.feature}`}>Remove</button></li>;
 }
 

@@ -51,7 +51,7 @@ def steer(
     prompt: Annotated[str, typer.Argument(help="What the model goes on from, or answers.")],
     factor: Annotated[
         list[float] | None,
-        typer.Option(help="How hard to steer, in multiples of a_max, below 0 away from it; may be given several times; none: as recommended."),
+        typer.Option(help="How hard to steer, in multiples of a_max, below 0 away; may be given several times; none: as recommended."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Texts of each strength.")] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the sampling; none: the experiment's.")] = None,

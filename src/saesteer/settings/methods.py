@@ -63,16 +63,19 @@ NamedConcepts = TopicTexts | LabelledTexts
 ConceptSource = Annotated[TopicTexts | LabelledTexts | PublishedConcepts, Field(discriminator="kind")]
 
 
+Grid = Annotated[tuple[NonNegativeFactor, ...], Field(min_length=1), AfterValidator(unique)]
+
+
 class FactorGrids(Settings):
-    addition: Annotated[tuple[NonNegativeFactor, ...], Field(min_length=1), AfterValidator(unique)] = (
+    addition: Grid = (
         "0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4", "1.6", "1.8", "2", "2.5", "3", "4", "5",
     )  # fmt: skip
     """Vectors, in multiples of each vector's largest activation on its concept's texts (P4's grid)."""
-    clamp: Annotated[tuple[NonNegativeFactor, ...], Field(min_length=1), AfterValidator(unique)] = (
+    clamp: Grid = (
         "0.4", "0.8", "1.2", "1.6", "2", "3", "4", "6", "8", "10", "20", "40", "60", "100",
     )  # fmt: skip
     """Feature activations, in multiples of the feature's largest activation (P4's grid)."""
-    adapter: Annotated[tuple[NonNegativeFactor, ...], Field(min_length=1), AfterValidator(unique)] = (
+    adapter: Grid = (
         "0.1",
         "0.25",
         "0.4",
@@ -89,11 +92,11 @@ class FactorGrids(Settings):
         "5",
     )
     """Adapters and fine-tuned weights, in multiples of the change as trained."""
-    prompt: Annotated[tuple[NonNegativeFactor, ...], Field(min_length=1), AfterValidator(unique)] = ("1", "2", "3")
+    prompt: Grid = ("1", "2", "3")
     """Prompts: which of the method's texts, 1 is the first."""
-    prompt_search: Annotated[tuple[NonNegativeFactor, ...], Field(min_length=1), AfterValidator(unique)] = tuple(map(str, range(1, 15)))
+    prompt_search: Grid = tuple(map(str, range(1, 15)))
     """The method prompt_search: which of its candidates, 1 is the first; by default as many as there are factors of other methods."""
-    of_method: dict[str, Annotated[tuple[NonNegativeFactor, ...], Field(min_length=1), AfterValidator(unique)]] = Field(default_factory=dict)
+    of_method: dict[str, Grid] = Field(default_factory=dict)
     """Name of a method -> its factors, in place of those of its kind; for a method whose choices lie at an end of the grid."""
 
     @model_validator(mode="after")
