@@ -92,7 +92,7 @@ def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
     write_json(data / f"saes/layers_00-{n_layers - 1:02d}.json", {"step": "saes", "layers": files})
     experiment = load_experiment("tiny", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": tuple(range(n_layers)), "description": f"A test {HOSTILE[0]}"})
-    return PromptedRun(workflow_in(folder, "tiny"), "tiny", experiment, {text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
+    return PromptedRun(workflow_in(folder, "tiny"), "tiny", experiment, prompt_texts={text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
 
 
 def compared(folder: Path) -> Run:
@@ -114,7 +114,7 @@ def compared(folder: Path) -> Run:
         write_step(data, step, as_generations(of_step).select(list(step.columns)))
     experiment = load_experiment("tiny-methods", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": (LAYER,), "methods": settings})
-    return PromptedRun(workflow_in(folder, "methods"), "methods", experiment, dict(zip(prompts, PREFIXES, strict=True)))
+    return PromptedRun(workflow_in(folder, "methods"), "methods", experiment, prompt_texts=dict(zip(prompts, PREFIXES, strict=True)))
 
 
 def _spoilt_features(features: pl.DataFrame) -> pl.DataFrame:
