@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,11 +23,17 @@ from saesteer.settings.registry import METHODS
 from saesteer.summaries.summary import summary_tables
 from studies.pages import kinds
 from studies.pages.blocks import BLOCKS, KINDS, PAGES, TABLES, with_block, written
+from studies.pages.questions import EARLIER_JUDGE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ["README.md", *(f"docs/{page}.md" for page in ("findings", "open-questions", "books", "methods"))]
 """Pages whose words say what was measured."""
+OF_EARLIER_JUDGE = (
+    *(f"docs/{name}" for name in ("methods/earlier-judge", "kinds", "books/kinds", "books/methods", "books/persistence")),
+    *(f"docs/open-questions/{name}" for name in EARLIER_JUDGE),
+)
+"""Where tables of scores from before docs/audit.md's change of the judges lie."""
 INTERVAL = re.compile(r"(?P<mean>[−+]?\d*\.?\d+)(?: times|×)?\s+\[(?P<low>[−+]?\d*\.?\d+),\s+(?P<high>[−+]?\d*\.?\d+)\]")
 
 
@@ -55,9 +61,12 @@ def test_the_figure_of_kinds_shows_the_kept_results(which: kinds.Kinds) -> None:
 
 
 def test_intervals_in_the_text_stand_in_a_table() -> None:
-    """A mean with its interval is a row of a kept table, as it is or as the reverse difference, or stands in a generated block."""
+    """A mean with its interval is a row of a kept table, as it is or as the reverse difference, or stands in a generated block. Tables of
+    the earlier judge count where the section names it."""
     texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in {*RESULTS, *PAGES}}
-    kept = set(kept_intervals())
+    paths = set((ROOT / "docs").rglob("*.csv"))
+    earlier = {path for path in paths if path.relative_to(ROOT).as_posix().startswith(OF_EARLIER_JUDGE)}
+    kept, kept_earlier = set(kept_intervals(paths - earlier)), set(kept_intervals(earlier))
     for page, blocks in PAGES.items():
         for name in blocks:
             block = texts[page].partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
@@ -65,7 +74,9 @@ def test_intervals_in_the_text_stand_in_a_table() -> None:
             texts[page] = with_block(page, texts[page], name, "")
     for page, text in texts.items():
         prose = re.sub(r"^```text\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # without what commands print
-        assert sorted(set(shown_intervals(prose)) - kept) == [], page
+        for section in re.split(r"^## ", prose, flags=re.MULTILINE):
+            known = kept | kept_earlier if "arlier judge" in section else kept
+            assert sorted(set(shown_intervals(section)) - known) == [], f"{page}: {section.splitlines()[:1]}"
 
 
 def shown_intervals(text: str) -> list[tuple[float, ...]]:
@@ -73,9 +84,9 @@ def shown_intervals(text: str) -> list[tuple[float, ...]]:
     return [tuple(float(number.replace("−", "-")) for number in numbers) for numbers in matches]
 
 
-def kept_intervals() -> Iterator[tuple[float, ...]]:
-    """(mean, low, high) of every row of the kept tables, and the reverse, rounded to one, two and three digits."""
-    for path in (ROOT / "docs").rglob("*.csv"):
+def kept_intervals(paths: Iterable[Path]) -> Iterator[tuple[float, ...]]:
+    """(mean, low, high) of every row of the tables, and the reverse, rounded to one, two and three digits."""
+    for path in paths:
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
             for low in (name for name in row if name.endswith("low") and row[name]):
                 own = low.removesuffix("low").removesuffix("_")
