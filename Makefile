@@ -16,7 +16,7 @@ LLAMA := llama-cpp-python==0.3.36 diskcache==5.6.3
 UNOPTIMISED := SKBUILD_CMAKE_BUILD_TYPE=Debug CMAKE_ARGS="-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_C_FLAGS_DEBUG=-O1 -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
     -DGGML_OPENMP=OFF -DGGML_NATIVE=OFF"
 
-.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock push pull
+.PHONY: help figures pythia-70m gemma-2-2b test test-all test-fast test-extras report-assets check docs format readme world world-adopt architecture kinds books books-saes books-kinds books-adopt lock sbom push pull
 
 figures: $(INSTALLED)  ## the shipped experiment, end to end
 	$(BIN)/saesteer run --cores $(CORES)
@@ -94,6 +94,11 @@ books-kinds: $(INSTALLED)  ## train SAEs of other kinds and sparsities at layer 
 
 books-adopt: $(INSTALLED)  ## ship build/books/seed_0: make books-adopt BOOKS=books.csv
 	$(BIN)/python -m studies.books adopt --books $(BOOKS)
+
+sbom: $(INSTALLED)  ## a software bill of materials of the installed packages (CycloneDX) in build/sbom.json
+	mkdir -p build
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+	    --output-reproducible --output-file build/sbom.json
 
 push: $(INSTALLED)  ## share finished results: make push EXPERIMENTS="tiny micro"; none named: those of config/config.yaml
 	$(BIN)/saesteer push $(EXPERIMENTS)
