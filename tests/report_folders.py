@@ -92,7 +92,8 @@ def swept(folder: Path, n_layers: int = 2, n_features: int = 4) -> Run:
     write_json(data / f"saes/layers_00-{n_layers - 1:02d}.json", {"step": "saes", "layers": files})
     experiment = load_experiment("tiny", ROOT / "config/experiments")
     experiment = experiment.model_copy(update={"layers": tuple(range(n_layers)), "description": f"A test {HOSTILE[0]}"})
-    return PromptedRun(workflow_in(folder, "tiny"), "tiny", experiment, prompt_texts={text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES})
+    prompts = {text_id(prompt): f"{prompt} {HOSTILE[1]}" for prompt in PREFIXES}
+    return PromptedRun(workflow_in(folder, "tiny"), "tiny", experiment, prompt_texts=prompts)
 
 
 def compared(folder: Path) -> Run:
