@@ -18,7 +18,7 @@ import polars as pl
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.names import check_known
-from saesteer.core.store import read_manifest, read_rows
+from saesteer.core.store import SHARE, read_manifest, read_rows
 from saesteer.core.tables import FEATURES, Table, read_summary
 from saesteer.core.tokens import TextTokens, load_tokens
 from saesteer.settings import Comparison, Experiment, OracleJudge, Scores, Steering, Sweep, Workflow, load_experiment
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 SHARED_STEPS = ("generations", "gen_success", "perplexity", "judge")
 """Steps whose jobs cover `features_per_job` features of each of their layers: texts, and what is measured on them. The others read what all
 features have in common, or take less time than a job's start."""
-_SHARE = "_features_"
 
 log = logging.getLogger("saesteer")
 
@@ -98,7 +97,7 @@ class Run:
 
     def of_job(self, group: str) -> tuple[Run, tuple[int, ...]]:
         """The run as a job sees it, without other jobs' features, and the job's layers; `group` is what the job's manifest is called."""
-        name, _, first = group.partition(_SHARE)
+        name, _, first = group.partition(SHARE)
         return replace(self, first_feature=int(first) if first else None), self.experiment.layer_groups[name]
 
     @property
@@ -122,7 +121,7 @@ class Run:
         for name, layers in experiment.layer_groups.items():
             for first in range(0, max(1, *(len(features_of(experiment, layer)) for layer in layers)), size):
                 if self.first_feature in (None, first):
-                    groups[f"{name}{_SHARE}{first:05d}"] = layers
+                    groups[f"{name}{SHARE}{first:05d}"] = layers
         return groups
 
     def manifests(self, step: str, layers: Sequence[int] | None = None) -> list[Path]:

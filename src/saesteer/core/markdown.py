@@ -14,6 +14,16 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things whose plural takes an s."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def gib(n_bytes: float) -> str:
+    """A size in GiB."""
+    return f"{n_bytes / 2**30:.1f} GiB"
+
+
 def escaped(text: str) -> str:
     """Text of a model as it is, on one line, not as Markdown."""
     return "".join("\\" + character if character in "\\`*_<>[]|#" else character for character in " ".join(text.split()))

@@ -36,6 +36,8 @@ from saesteer.core.tables import Table, validate
 
 FINGERPRINT_DIGITS = 16
 MEASURED_ON = "measured_on"
+SHARE = "_features_"
+"""In a manifest's name between the job's layers and where its share of their features begins."""
 _FINGERPRINT = "fingerprint.json"
 _MADE_WITH = "saesteer"
 """Key of a part's Parquet metadata under which stands what made it."""
@@ -329,7 +331,7 @@ def _refuse_changed_upstream(manifest: Path, layer: int, entry: Mapping[str, Any
     """Refuse rows that were measured on other rows than those that serve now in the steps before; a step that is not here cannot be read
     beside them."""
     for step, digest in entry.get(MEASURED_ON, {}).items():
-        folder, whole_layers = manifest.parents[1] / step, f"{manifest.stem.partition('_features_')[0]}.json"
+        folder, whole_layers = manifest.parents[1] / step, f"{manifest.stem.partition(SHARE)[0]}.json"
         earlier = next((path for path in (folder / manifest.name, folder / whole_layers) if path.is_file()), folder / manifest.name)
         if earlier.is_file() and entry_digest(read_manifest(earlier)["layers"][str(layer)]) != digest:
             raise StoreError(f"{manifest}: layer {layer} was measured on other rows than {earlier} names now: run the workflow again")

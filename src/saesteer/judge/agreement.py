@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from saesteer.core.markdown import counted
 from saesteer.core.store import MEASURED_ON, sound_parts
 from saesteer.core.tables import GENERATIONS, JUDGEMENTS
 from saesteer.core.uncertainty import Interval, interval_columns, student_t
@@ -47,7 +48,7 @@ def pairwise_agreement(judge_folder: Path) -> dict[tuple[str, str], pl.DataFrame
     rated = stored_ratings(judge_folder)
     if len(rated) < 2:
         raise SettingsError(
-            f"{judge_folder} holds the ratings of {len(rated)} {'judge' if len(rated) == 1 else 'judges'}: change `judge` in the experiment"
+            f"{judge_folder} holds the ratings of {counted(len(rated), 'judge')}: change `judge` in the experiment"
             " file (another model, or another seed to ask the same one again) and run once more; earlier ratings are kept"
         )
     pairs = itertools.combinations(rated, 2)

@@ -83,8 +83,9 @@ def _takes_over_inputs(source: Run, run: Run) -> bool:
         path = pinned_path(experiment, name)
         if path is None or not _is_newer(source.data / f"pins/{name}.json", pinned_files(path)):
             return False
-    folders = [Path(str(experiment.saes.path).format(layer=layer)) for layer in run.layers]
-    if not all(_is_newer(manifest, pinned_files(folder, SAE_FILES)) for manifest in manifests for folder in folders):
+    folders = (Path(str(experiment.saes.path).format(layer=layer)) for layer in run.layers)
+    converted_from = [file for folder in folders for file in pinned_files(folder, SAE_FILES)]
+    if not all(_is_newer(manifest, converted_from) for manifest in manifests):
         return False
     entries = {layer: entry for manifest in manifests for layer, entry in read_manifest(manifest)["layers"].items()}
     if not all(_is_converted_as_now(source.data / "saes" / entry["file"]) for entry in entries.values()):

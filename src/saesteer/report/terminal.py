@@ -14,7 +14,7 @@ from rich.text import Text
 
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import text_id
-from saesteer.core.markdown import printable
+from saesteer.core.markdown import counted, printable
 from saesteer.core.tables import NOT_FINITE
 from saesteer.engine.generations import feature_texts_by_token
 from saesteer.report.fits import concept_of, not_a_feature, parse_feature, recommended_factor
@@ -60,8 +60,7 @@ def heading(run: Run, request: Request) -> str:
     concept = concept_of(run, request.layer, request.feature)
     about = f"feature {request.layer}/{request.feature}" + (f" ({concept})" if concept else "")
     factors, because = " and ".join(request.every_factor[1:]), f" ({request.factor_from})" if request.factor_from else ""
-    texts = "1 text" if request.n_samples == 1 else f"{request.n_samples} texts"
-    return f"{run.name}, {about}: unsteered, and steered at factor {factors}{because}; {texts} of each."
+    return f"{run.name}, {about}: unsteered, and steered at factor {factors}{because}; {counted(request.n_samples, 'text')} of each."
 
 
 def texts_by_token(run: Run, request: Request) -> Iterator[list[str | None]]:

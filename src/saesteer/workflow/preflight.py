@@ -13,6 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from saesteer.core.errors import SaesteerError
+from saesteer.core.markdown import counted, gib
 from saesteer.settings import (
     Comparison,
     EndpointJudge,
@@ -121,8 +122,7 @@ def _files(subject: _Subject) -> str:
     check_files(subject.name, subject.experiment)
     check_contents(subject.experiment)
     n_features = sum(map(len, resolve(subject.experiment).values()))
-    n_layers = len(subject.experiment.layers)
-    return f"{n_features} features in {n_layers} {'layer' if n_layers == 1 else 'layers'}; what is on this machine fits"
+    return f"{n_features} features in {counted(len(subject.experiment.layers), 'layer')}; what is on this machine fits"
 
 
 def _model(subject: _Subject, pin: str) -> str:
@@ -134,7 +134,7 @@ def _model(subject: _Subject, pin: str) -> str:
             _quantised_numbers(settings.dtype, config)
         n_bytes = bytes_of_weights(settings.path, settings.dtype)
         subject.models[pin] = _Weights(n_bytes, config)
-        return f"{settings.name}, {_gib(n_bytes)} of weights in {settings.dtype}, on this machine"
+        return f"{settings.name}, {gib(n_bytes)} of weights in {settings.dtype}, on this machine"
     assert settings.repo is not None
     check_access(settings.repo)
     config = model_config(settings.repo, settings.revision, cache)
@@ -147,7 +147,7 @@ def _model(subject: _Subject, pin: str) -> str:
     if settings.dtype in QUANTISED:
         numbers = _quantised_numbers(settings.dtype, config)
     subject.models[pin] = _Weights(total_bytes(*numbers, settings.dtype), config)
-    return f"{settings.name} can be read; {_gib(size)} to download, unless it is in the cache"
+    return f"{settings.name} can be read; {gib(size)} to download, unless it is in the cache"
 
 
 def _quantised_numbers(dtype: str, config: Mapping[str, Any]) -> tuple[int, int]:
@@ -222,7 +222,7 @@ def _examples(subject: _Subject) -> str:
         return f"from the activations on {experiment.max_activating_examples.texts}"
     sources = sources_of(experiment, experiment.layers)
     first = sources[experiment.layers[0]]
-    return f"{len(sources)} {'source' if len(sources) == 1 else 'sources'} of Neuronpedia, the first {first.model}/{first.source}"
+    return f"{counted(len(sources), 'source')} of Neuronpedia, the first {first.model}/{first.source}"
 
 
 def _disk(subject: _Subject) -> str:
@@ -239,8 +239,8 @@ def _disk(subject: _Subject) -> str:
     needed = models + (2 * saes if experiment.saes.from_hub else saes) + examples + activations + texts
     free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
     unread = " and those that could not be read" if _lacks_models(subject) else ""
-    text = f"about {_gib(needed)}: models {_gib(models)}{unread}, SAEs {_gib(saes)} (twice: as published and converted), max-activating"
-    text += f" examples {_gib(examples)}, activations {_gib(activations)}, texts {_gib(texts)}; {_gib(free)} are free at {folder}"
+    text = f"about {gib(needed)}: models {gib(models)}{unread}, SAEs {gib(saes)} (twice: as published and converted), max-activating"
+    text += f" examples {gib(examples)}, activations {gib(activations)}, texts {gib(texts)}; {gib(free)} are free at {folder}"
     if needed >= free:
         raise SettingsError(text)
     return text
@@ -257,21 +257,21 @@ def _gpu(subject: _Subject) -> str:
     from saesteer.engine.models import model_without_weights
 
     experiment, models = subject.experiment, subject.models
-    needed = {gib: n_gpus(max((model.n_bytes for model in models.values()), default=0), gib * 2**30) for gib in GPUS}
+    needed = {size: n_gpus(max((model.n_bytes for model in models.values()), default=0), size * 2**30) for size in GPUS}
     parts = []
     if "model" in models:
         settings, weights = experiment.model, models["model"]
         resident = weights.n_bytes + _sae_bytes(experiment) * BYTES.get(settings.dtype, BYTES["bfloat16"]) // 4
         lm = model_without_weights(weights.config, settings.dtype)
         n_new = experiment.sampling.max_new_tokens
-        taken = [(sweep_bytes(lm, resident, n * gib * 2**30, settings.prompt_format, n_new), n * gib) for gib, n in needed.items()]
-        of_sizes = ", ".join(f"{_gib(n_bytes)} of {whole}" for n_bytes, whole in taken)
-        parts.append(f"texts take about {of_sizes} GiB, {_gib(resident)} of it weights and SAE")
+        taken = [(sweep_bytes(lm, resident, n * size * 2**30, settings.prompt_format, n_new), n * size) for size, n in needed.items()]
+        of_sizes = ", ".join(f"{gib(n_bytes)} of {whole}" for n_bytes, whole in taken)
+        parts.append(f"texts take about {of_sizes} GiB, {gib(resident)} of it weights and SAE")
     losses = [model.n_bytes for pin, model in models.items() if pin != "model"]
     if losses:
-        parts.append(f"the second model's losses about {_gib(max(losses) + WORKSPACE)}")
+        parts.append(f"the second model's losses about {gib(max(losses) + WORKSPACE)}")
     if max(needed.values()) > 1:
-        parts.append("a job takes " + ", ".join(f"{number} GPU{'s' * (number > 1)} of {gib} GiB" for gib, number in needed.items()))
+        parts.append("a job takes " + ", ".join(f"{counted(number, 'GPU')} of {size} GiB" for size, number in needed.items()))
     if _lacks_models(subject):
         parts.append("not all models could be read")
     return "; ".join(parts)
@@ -361,7 +361,3 @@ def _corpus_tokens(experiment: Experiment) -> int:
 def _sae_bytes(experiment: Experiment) -> int:
     """Encoder and decoder in float32."""
     return 2 * experiment.saes.d_model * experiment.saes.n_features * 4
-
-
-def _gib(n_bytes: int | float) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"

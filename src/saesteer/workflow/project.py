@@ -34,21 +34,17 @@ rule project:
 '''
 
 
-def write_project(folder: Path) -> list[Path]:
+def write_project(folder: Path) -> None:
     """Make a folder a project: its own configuration, a Snakefile that includes the installed workflow, and git and DVC set up. Nothing is
-    overwritten; gives the files written."""
-    written = []
+    overwritten."""
     for source in (path for pattern in _COPIED for path in sorted(SHIPPED.glob(pattern))):
         path = folder / source.relative_to(SHIPPED)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, path)
-            written.append(path)
     if not (folder / "Snakefile").exists():
         write_text(folder / "Snakefile", _SNAKEFILE)
-        written.append(folder / "Snakefile")
     _set_up_dvc(folder)
-    return written
 
 
 def _set_up_dvc(folder: Path) -> None:

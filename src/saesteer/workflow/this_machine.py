@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from saesteer.core.markdown import gib
+
 SHARE_OF_PEAK = 1 / 3
 """Of a large matrix product's rate, what the steps reach: a sweep at Gemma-2-2B's shapes on two cores."""
 PROMPT_TOKENS = 8
@@ -53,7 +55,7 @@ def in_words(work: Mapping[str, float], flops: float, n_cores: int, needed: int,
     total = sum(seconds.values())
     most = f"{longest} {seconds[longest] / total:.0%} of it"
     text = f"no GPU; {n_cores} cores, now {flops / 1e9:.0f} GFLOP/s. About {duration(total)}, {most};"
-    text += f" each job that runs a model takes about {_gib(needed)}, {_gib(free)} are free"
+    text += f" each job that runs a model takes about {gib(needed)}, {gib(free)} are free"
     if total > 3600:
         text += f". Shorter: {SMALLER[longest]}"
     if needed > free:
@@ -69,7 +71,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
     return "a minute"
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import saesteer
 from saesteer.core import markdown
 from saesteer.core.errors import SettingsError
 from saesteer.core.files import write_json
@@ -99,7 +99,7 @@ def export_vector(run: Run, steerer: Steerer, sae: Sae, to: Target) -> dict[str,
     texts = measured(run, lm, sae, forms, steerer.concept, lens, to.n_texts, run.prompts())
     about = {
         "label": steerer.label,
-        "made_by": f"saesteer {version('saesteer')}",
+        "made_by": f"saesteer {saesteer.__version__}",
         "experiment": run.name,
         "model": run.model_record() | {"model_type": added.model_type, "licence": _licence(run.model_folder())},
         "sae": {"source": sae.meta.source, "sha256": sae.meta.sha256, "layer": layer, "hook_point": hook_point},
