@@ -7,7 +7,7 @@ from typing import Any
 
 from saesteer.analysis.best_factor import RULES
 from saesteer.core.markdown import number
-from saesteer.report.headline import depth_rho, p_value, percent, times
+from saesteer.report.headline import depth_rho, p_value, share, times
 from studies.pages.tables import Row, Rows, Shown
 
 RUN_LABELS = {
@@ -83,7 +83,7 @@ def _verdict(rows: Rows) -> str:
 
 RUNS = Shown(run_rows, "label", {
     "run": "label", "ρ of scores with depth (input, output)": _depth,
-    "both above .5": lambda rows: percent(rows[0]["both_above_half"]["share"]),
+    "both above .5": lambda rows: share(rows[0]["both_above_half"]["n"], rows[0]["both_above_half"]["n_scored"]),
     "kept": lambda rows: f"{rows[0]['filter']['p1']['all']['kept']['n']} of {rows[0]['filter']['p1']['all']['unfiltered']['n']}",
     **{f"{title}: all; within layers": _gain(rule) for rule, title in RULES.items()}, "holds": _verdict,
 })  # fmt: skip

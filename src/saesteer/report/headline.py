@@ -33,10 +33,10 @@ def findings_markdown(numbers: _Numbers) -> str:
 def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
     """P1's three findings: finding, number, and whether it holds by the rule fixed beforehand."""
     depth, both_high, holds = numbers["depth"], numbers["both_above_half"], numbers["findings"]
-    gains = {rule: times(numbers["filter"][rule]["all"]["ratio"]) for rule in RULES}
+    gains = {RULES[rule]: numbers["filter"][rule]["all"] for rule in RULES}
     kept, n = (numbers["filter"]["p1"]["all"][name]["n"] for name in ("kept", "unfiltered"))
     n_without = numbers["features"]["n_without_input_score"]
-    unscored = f"; {n_without} without input score" if n_without else ""
+    unscored = f" ({n_without} more have no input score)" if n_without else ""
     return [
         (
             "Early layers have high input scores, late layers high output scores",
@@ -45,13 +45,16 @@ def finding_rows(numbers: _Numbers) -> list[tuple[str, str, str]]:
         ),
         (
             f"Under {MAX_SHARE_BOTH_HIGH:.0%} of features score above .5 on both",
-            f"{percent(both_high['share'])} ({both_high['n']} of {both_high['n_scored']}{unscored})",
+            f"{share(both_high['n'], both_high['n_scored'])}, {both_high['n']} of {both_high['n_scored']}{unscored}",
             _yes_or_no(holds["both_scores_high_is_rare"]),
         ),
         (
             f"Features with output score ≥ {numbers['threshold']:g} ({kept} of {n}) steer at least {MIN_RATIO:g}× better than all, and"
             f" better than as many at random (p < {MAX_P:g} within layers)",
-            "GenSuccess@20 " + ", ".join(f"{gain} (factor by {RULES[rule]})" for rule, gain in gains.items()),
+            "GenSuccess@20 "
+            + "; ".join(
+                f"{times(gain['ratio'])}, within layers {times(gain['within'])} (factor by {rule})" for rule, gain in gains.items()
+            ),
             ", ".join(_yes_or_no(holds[f"filter_helps_by_{rule}"]) for rule in RULES),
         ),
     ]
@@ -121,9 +124,19 @@ def _interval(numbers: _Numbers, name: str) -> str:
     return number(numbers[name]) + interval
 
 
-def percent(share: float | None) -> str:
+def percent(value: float | None) -> str:
     """A share with one digit, or a dash where there is none."""
-    return "–" if share is None else f"{share:.1%}"
+    return "–" if value is None else f"{value:.1%}"
+
+
+def share(n: int, n_all: int) -> str:
+    """A share of independent things with its exact 95 % interval (Clopper and Pearson), as 3.0% [1.2, 6.1]; a dash of nothing."""
+    from scipy.stats import binomtest
+
+    if not n_all:
+        return "–"
+    low, high = binomtest(n, n_all).proportion_ci()
+    return f"{n / n_all:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def p_value(value: float | None) -> str:
