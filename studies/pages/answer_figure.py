@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from saesteer.figures.gen_success_by_threshold import panel
-from saesteer.figures.style import PAGE, Figure, legend_entry, new_figure, styled
+from saesteer.analysis.best_factor import RULES
+from saesteer.figures.style import BLACK, GREY, MAGENTA, PAGE, Axes, Figure, band, legend_entry, new_figure, styled, threshold_axis
+from saesteer.figures.thresholds import SMALL, banded
 from studies.pages.questions import FOLDER, JUDGED
 from studies.questions.choice_rules import BEST, RANDOM
 from studies.questions.figures.dots import DotPanel, draw_dots, layer_marks, points
 
-CURVE = Path("docs/results/gen_success_by_threshold.csv")
-"""The table of the shipped experiment's figure of that name, in git."""
-LOWEST = 1e-4
-"""Thresholds below it keep nearly every feature."""
+SELECTION = Path("docs/results/tiny/selection.csv")
+"""GenSuccess@20 by threshold of the shipped experiment, under both factor rules, in git."""
 _CURVE, _PICKS = "threshold", "picks"
+_COLOURS = {"p1": BLACK, "capped": MAGENTA}
 _RULES = {
     BEST: "brute force",
     "mean_cosine": "difference of means",
@@ -26,24 +27,37 @@ _RULES = {
 
 
 def data(root: Path) -> pl.DataFrame:
-    """Rows of both panels, by `panel`."""
-    curve = pl.read_csv(root / CURVE).filter(pl.col("threshold") >= LOWEST, layers="all")
+    """Rows of both panels, by `panel`. The curves are multiples of the mean of all features."""
+    curves = pl.read_csv(root / SELECTION).filter(measure="gen_success_20", layers="all")
+    whole = pl.col("mean").filter(threshold=0.0).first().over("rule")
+    times = [(pl.col(name) / whole).alias(f"times_{name}") for name in ("mean", "low", "high")]
+    curves = banded(curves.with_columns(times).filter(pl.col("threshold") >= SMALL), "n_kept", "times_low", "times_high")
     picks = pl.read_csv(root / FOLDER / "tiny-brute/choice_rules.csv").filter(pl.col("rule").is_in(list(_RULES)), **JUDGED)
-    return pl.concat([curve.with_columns(panel=pl.lit(_CURVE)), picks.with_columns(panel=pl.lit(_PICKS))], how="diagonal_relaxed")
+    return pl.concat([curves.with_columns(panel=pl.lit(_CURVE)), picks.with_columns(panel=pl.lit(_PICKS))], how="diagonal_relaxed")
 
 
 @styled
 def draw(rows: pl.DataFrame) -> Figure:
-    """The threshold curve, and the picks of a few rules at each layer."""
-    curve, picks = rows.filter(panel=_CURVE), rows.filter(panel=_PICKS)
-    n, n_concepts = int(curve["n_features"][0]), int(picks["n_concepts"].to_numpy().max())
+    """The threshold curves, and the picks of a few rules at each layer."""
+    curves, picks = rows.filter(panel=_CURVE), rows.filter(panel=_PICKS)
+    n, n_concepts = int(curves["n_features"][0]), int(picks["n_concepts"].to_numpy().max())
     figure = new_figure(PAGE, 3.4, f"n = {n} features (left), {n_concepts} concepts (right). Bands and bars: 95% intervals.")
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
-    panel(left, curve, "Does the filter help?")
-    left.set_ylim(top=3.2)  # room for the legend
-    left.legend(loc="upper left")
+    _draw_curves(left, curves)
     marks = layer_marks(picks["layer"].cast(pl.Int64))
     shown = points(picks, "score", row=pl.col("rule").replace_strict(_RULES), mark=pl.format("layer {}", pl.col("layer").cast(pl.Int64)))
     draw_dots(right, DotPanel(shown, list(_RULES.values()), "judge score (0–2)", left=0.0, title="Which rule picks the feature?"), marks)
     right.legend(loc="lower right", handles=[legend_entry(name, mark.colour, marker=mark.marker) for name, mark in marks.items()])
     return figure
+
+
+def _draw_curves(axes: Axes, curves: pl.DataFrame) -> None:
+    """GenSuccess@20 of the kept features by threshold, a curve a factor rule."""
+    for rule, colour in _COLOURS.items():
+        curve = curves.filter(rule=rule).sort("threshold")
+        columns = ("times_mean", "times_low", "times_high")
+        band(axes, np.arange(curve.height), curve, columns, colour, f"factor by {RULES[rule]}", "o" if rule == "capped" else "s")
+    axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":")
+    threshold_axis(axes, curve["threshold"].to_list(), curve["n_kept"].to_list(), "Does the filter help?")
+    axes.set_ylabel("held-out GenSuccess@20 of the kept\nfeatures, times that of all")
+    axes.legend(loc="upper left")

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from saesteer.core.files import write_atomically, write_json, write_text
-from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, Table, by_name, read_summary
+from saesteer.core.tables import FEATURES, METHOD_SUMMARIES, SELECTION, Table, by_name, read_summary
 from saesteer.figures.definition import FigureDefinition, Options
 from saesteer.figures.save import save_drawing, save_figure
 from saesteer.figures.style import styled
@@ -66,6 +66,7 @@ class Snapshot:
 _EFFECT_TABLES = by_name(*effects.TABLES) | {effects.METHODS: METHOD_SUMMARIES[effects.METHODS]}
 _KIND_TABLES = {name: QUESTION_TABLES[name] for name in kinds.TABLES}
 SNAPSHOTS = (
+    Snapshot(SHIPPED, by_name(SELECTION), f"docs/results/{SHIPPED}"),
     *(Snapshot(name, QUESTION_TABLES, f"{questions.FOLDER}/{name}") for name in OPEN_QUESTIONS),
     *(Snapshot(name, _EFFECT_TABLES, folder, {effects.METHODS: effects.METHOD_COLUMNS}) for name, folder in effects.FOLDERS.items()),
     Snapshot("tiny-effects-layers", by_name(EFFECT_LAYERS), effects.SHIPPED),
@@ -102,8 +103,6 @@ def update_results(root: Path) -> None:
     for of in KINDS.values():
         rows = kinds.drawn(root, of)
         save_figure(draw(rows), rows, root / of.folder / "kinds")
-    if (drawn := root / f"figures/{SHIPPED}/{answer_figure.CURVE.name}").is_file():
-        write_atomically(root / answer_figure.CURVE, partial(shutil.copyfile, drawn))
     answered = answer_figure.data(root)
     save_figure(answer_figure.draw(answered), answered, root / "docs/answer")
     gains = pl.DataFrame(list(findings.gains(root)))

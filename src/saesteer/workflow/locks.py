@@ -40,7 +40,10 @@ def explain_lock(folder: Path, snakemakes: logging.Logger) -> None:
     if locks:
         snakemakes.addFilter(lambda record: getattr(record, "exception", None) != "LockException")
     if locks and holder:
-        log.warning("A workflow is running in this folder (process %s): wait for it.", holder)
+        log.warning(
+            "A workflow is running in this folder (process %s). If this one stops here, both need the same files: wait for the other.",
+            holder,
+        )
     elif locks:
         log.warning("A run that was killed left its lock here. Give the command `saesteer unlock`, then the same command again.")
 
