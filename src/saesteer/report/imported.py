@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from saesteer.figures.style import visible
 from saesteer.methods.compare.imported import imported_summaries, with_scores
 from saesteer.run import Run
 from saesteer.settings import IntervalSettings, OracleJudge, ProtocolSettings
-from saesteer.sources.imported import RATINGS, ImportedTexts, imported_texts
+from saesteer.sources.imported import AXBENCH, RATINGS, ImportedTexts, imported_texts
 
+UNREADABLE_IS_0 = "AxBench's program writes 0 for an answer of its judge that it cannot read: such a rating counts as 0 here too"
 _FIGURES = ("methods", "method_curves", "method_differences")
 
 
@@ -43,6 +44,8 @@ class Import:
 def import_texts(what: Import, folder: Path) -> Iterator[str]:
     """Write tables, figures and import.json to a folder; gives the lines to show."""
     texts = imported_texts(what.source, what.layer)
+    if what.judge is None and texts.form == AXBENCH:
+        texts = replace(texts, notes=(*texts.notes, UNREADABLE_IS_0))
     rated = _rated(texts, what.judge, what.source)
     settings: ProtocolSettings = what.protocol.comparison.methods if what.protocol else ProtocolSettings()
     tables = imported_summaries(rated, settings)
@@ -103,15 +106,16 @@ def _provenance(texts: ImportedTexts, rated: pl.DataFrame, what: Import, setting
         "imported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "saesteer": saesteer.__version__,
         "judge": judge,
-        "protocol": settings.model_dump(mode="json", include={"score", "factor_choice", "bootstrap_draws", "confidence", "seed"}),
-        "n_texts": rated.height,
-        "n_unrated": rated["judge_score"].null_count(),
+        "protocol": settings.model_dump(mode="json", include={"score", "factor_choice", "bootstrap_draws", "confidence", "seed"})
+        | {"factor_rule": "score"},
+        "n_texts": rated["text"].count(),
+        "n_unrated": rated.filter(pl.col("text").is_not_null())["judge_score"].null_count(),
     }
 
 
 def _lines(texts: ImportedTexts, methods: pl.DataFrame) -> Iterator[str]:
     """What was read, and each method's score with its interval, the best first."""
-    yield f"{texts.form}: {texts.rows.height} texts; not read: {', '.join(texts.unread) or 'nothing'}"
+    yield f"{texts.form}: {texts.rows['text'].count()} texts; not read: {', '.join(texts.unread) or 'nothing'}"
     yield from texts.notes
     for row in methods.sort("layer", "score", descending=[False, True], nulls_last=True).iter_rows(named=True):
         ends = "" if row["score_low"] is None else f" [{row['score_low']:.3f}, {row['score_high']:.3f}]"

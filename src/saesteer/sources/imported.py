@@ -37,6 +37,7 @@ TEXTS = {
     "perplexity": pl.Float64,
 }
 
+AXBENCH = "AxBench's results"
 AXBENCH_METHODS = {
     "prompting": "PromptSteering",
     "random_vector": "Random",
@@ -80,7 +81,7 @@ class ImportedTexts:
     rows: pl.DataFrame
     """The columns TEXTS, a row a text."""
     form: str
-    """The form of the files: a table, AxBench's or P1's."""
+    """What the files are: a table, AXBENCH or P1's texts."""
     digests: dict[str, str]
     """Name of each file -> SHA-256 of its bytes."""
     columns: tuple[str, ...]
@@ -88,7 +89,7 @@ class ImportedTexts:
     unread: tuple[str, ...]
     """Columns, or files of a folder, that were not."""
     notes: tuple[str, ...] = ()
-    """What to know about the ratings or the texts."""
+    """What to know about the texts."""
 
 
 def imported_texts(path: Path, layer: int) -> ImportedTexts:
@@ -114,8 +115,9 @@ def _of_table(path: Path, table: pl.DataFrame, layer: int) -> ImportedTexts:
 
 
 def _of_axbench(path: Path, table: pl.DataFrame, layer: int) -> ImportedTexts:
-    """A row a concept, prompt and factor, columns for each method. A method has texts at the factors at which it has one of any concept; a
-    concept of which all these are null is one for which it abstains. A prompt that a concept has again is a further sample of it."""
+    """A row a concept, prompt and factor, columns for each method. A method's factors are those at which it has a text of any concept, or
+    all where it has none; it abstains for a concept of which all its texts are null. A prompt that a concept has again is a further sample.
+    """
     refuse_missing(path, table, tuple(_AXBENCH_ROW.values()))
     keys, frames, columns = {there: method(name).key for name, there in AXBENCH_METHODS.items()}, [], list(_AXBENCH_ROW.values())
     keys = {row.name: row.key for row in METHODS} | keys
@@ -126,15 +128,14 @@ def _of_axbench(path: Path, table: pl.DataFrame, layer: int) -> ImportedTexts:
         columns += of_method.values()
         given = numbered.select("row", *(pl.col(name).alias(column) for column, name in names.items()))
         typed = _typed(given.with_columns(method=pl.lit(keys.get(steerer, steerer))), names, path)
-        frames.append(typed.filter(pl.col("text").is_not_null().any().over("factor")))
+        is_written = pl.col("text").is_not_null()
+        frames.append(typed.filter(is_written.any().over("factor") | ~is_written.any()))
     typed = pl.concat(frames, how="diagonal")
     two = typed.filter(pl.col("prompt").n_unique().over("concept", "order") > 1)
     if two.height:
         raise SettingsError(f"{path}, row {two['row'][0]}: another row of its concept has the same input_id and another original_prompt")
     typed = typed.with_columns(sample=pl.col("order").rank("dense").over("concept", "prompt") - 1)
-    note = "AxBench's program writes 0 for an answer of its judge that it cannot read: such a rating counts as 0 here too"
-    notes = (note,) if any(name in typed.columns for name in RATINGS) else ()
-    return _imported(typed, "AxBench's results", [path], tuple(columns), table.columns, layer, notes)
+    return _imported(typed, AXBENCH, [path], tuple(columns), table.columns, layer)
 
 
 def _imported(

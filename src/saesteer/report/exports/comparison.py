@@ -8,6 +8,7 @@ differs, because the protocols do:
 - Its methods share one grid of factors and ours need not: where a method's grid lacks a row's factor, its columns are null.
 - A further sample of a prompt has an input_id of its own: number of the prompt + sample x number of prompts. AxBench has one sample.
 - An unreadable rating is null here; its program writes 0.
+- Where a method abstains, its columns are null; of a method that abstains for every concept, all of them.
 - `strength` is its factor x max_act; here factor x the mean norm of the residual's change at factor 1, which is the same for a unit vector
   added everywhere, and null for prompts.
 - `steered_input`, a prompt with a method's instruction added, differs between methods here and is left out, as are judges' explanations;
@@ -85,7 +86,7 @@ def to_axbench(rows: Rows, order: Sequence[str], prompts: Mapping[str, str], lay
         dataset_name=pl.lit(dataset_name),
     )
     wide, place = numbered.select(ROW).unique().sort(ROW), ["concept_id", "input_id", "factor"]
-    for key in sorted(numbered["method"].unique()):
+    for key in sorted(rows.fits.filter(layer=layer)["method"].unique()):
         wide = wide.join(_columns_of(key, numbered.filter(method=key)), on=place, how="left", maintain_order="left")
     return wide
 
