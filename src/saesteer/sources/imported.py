@@ -17,7 +17,7 @@ from saesteer.core.errors import SettingsError
 from saesteer.core.files import file_digest
 from saesteer.core.tables import SINGLE_FEATURE
 from saesteer.settings import canonical_factor
-from saesteer.settings.registry import METHODS, method
+from saesteer.settings.registry import METHODS
 from saesteer.sources.encoding import refuse_missing, table_of
 from saesteer.sources.published import labelled_concepts
 
@@ -119,14 +119,13 @@ def _of_axbench(path: Path, table: pl.DataFrame, layer: int) -> ImportedTexts:
     all where it has none; it abstains for a concept of which all its texts are null. A prompt that a concept has again is a further sample.
     """
     refuse_missing(path, table, tuple(_AXBENCH_ROW.values()))
-    keys, frames, columns = {there: method(name).key for name, there in AXBENCH_METHODS.items()}, [], list(_AXBENCH_ROW.values())
-    keys = {row.name: row.key for row in METHODS} | keys
-    numbered = table.with_row_index("row", offset=1)
+    keys = {AXBENCH_METHODS.get(row.name, row.name): row.key for row in METHODS}
+    frames, columns = [], list(_AXBENCH_ROW.values())
     for steerer in (name.removesuffix(AXBENCH_COLUMNS["text"]) for name in table.columns if name.endswith(AXBENCH_COLUMNS["text"])):
         of_method = {column: steerer + ending for column, ending in AXBENCH_COLUMNS.items() if steerer + ending in table.columns}
         names = _AXBENCH_ROW | of_method
         columns += of_method.values()
-        given = numbered.select("row", *(pl.col(name).alias(column) for column, name in names.items()))
+        given = table.select(pl.col(name).alias(column) for column, name in names.items()).with_row_index("row", offset=1)
         typed = _typed(given.with_columns(method=pl.lit(keys.get(steerer, steerer))), names, path)
         is_written = pl.col("text").is_not_null()
         frames.append(typed.filter(is_written.any().over("factor") | ~is_written.any()))
@@ -153,6 +152,7 @@ def _imported(
             f"{files[0]}: rows {first} and {second} have the same {', '.join(TEXT)}: leave one out, or number them in a column sample"
         )
     rows = numbered.select(pl.col(name).cast(dtype) for name, dtype in TEXTS.items())
+    rows = rows.with_columns(pl.when(pl.col("text").is_not_null()).then(name).alias(name) for name in _MAY_BE_MISSING)
     if rows["text"].is_null().all():
         raise SettingsError(f"{files[0]} holds no texts")
     unread = tuple(name for name in there if name not in read)
