@@ -15,10 +15,11 @@ from saesteer.methods.compare.differences import method_differences, simultaneou
 from saesteer.methods.compare.means import FAMILIES, family_of
 from saesteer.methods.compare.paper_values import P4, PAPER_VALUES, Protocol, compared, our_protocol
 from saesteer.methods.compare.protocol import ProtocolError
-from saesteer.report.exports.comparison import NAMES, to_axbench
+from saesteer.report.exports.comparison import to_axbench
 from saesteer.report.method_report import method_notes, report_markdown
 from saesteer.settings.methods import MethodSettings, PublishedConcepts
 from saesteer.settings.registry import METHODS, method
+from saesteer.sources.imported import AXBENCH_METHODS
 
 SETTINGS = method_settings()
 PROTOCOLS = {LAYER: our_protocol(SETTINGS, "data/world/model", LAYER, "oracle", 6)}
@@ -355,7 +356,7 @@ def test_axbench_form() -> None:
     prompted = wide.filter(concept_id=1, input_id=1, factor=2.0).row(0, named=True)
     assert (prompted["PromptSteering_LMJudgeEvaluator"], prompted["PromptSteering_strength"]) == (None, None)
     assert to_axbench(shuffled(rows, 2), ("b", "a"), prompts, LAYER, "AlpacaEval").equals(wide)
-    assert set(NAMES) <= {row.name for row in METHODS}
+    assert set(AXBENCH_METHODS) <= {row.name for row in METHODS}
     for concepts, named in ((("b",), prompts), (("b", "a"), {"p1": "Tell me."})):
         with pytest.raises(ProtocolError, match="not among the 1 given"):
             to_axbench(rows, concepts, named, LAYER, "x")

@@ -12,7 +12,7 @@ import pytest
 from gpu_folder import GpuFolder, assert_alike
 from workflow_folder import ALL_STEPS, ROOT, Checkout, Folder, new_rows
 
-from saesteer.core.files import text_id
+from saesteer.core.files import file_digest, text_id
 from saesteer.core.tables import DAMAGE, METHOD_SUMMARIES, read_summary
 from saesteer.figures.registry import FIGURES
 from saesteer.settings import load_experiment
@@ -138,6 +138,27 @@ def test_results_in_axbenchs_form(compared: Checkout) -> None:
     assert table.height == N_CONCEPTS * N_PROMPTS * 2  # factors 1 and 3
     texts = compared.table("generations", NAME).filter(pl.col("method") == "diffmean")["text"]
     assert sorted(table["DiffMean_steered_generation"]) == sorted(texts)
+
+
+def test_they_come_back_as_the_same_scores(compared: Checkout) -> None:
+    """By the ratings in the file, and by those that the judge gives once more."""
+    saesteer(compared, "axbench", NAME, "out")
+    source, keys = "out/layer_06/steering_data.parquet", ["method", "concept"]
+    here = pl.read_parquet(compared.path / f"data/{NAME}/tables/method_scores.parquet").sort(keys)
+    for options in ((), ("--judge", NAME)):
+        lines = saesteer(compared, "import", source, "back", "--layer", "6", "--protocol", NAME, *options).splitlines()
+        back = pl.read_parquet(compared.path / "back/tables/method_scores.parquet").sort(keys)
+        columns = ["layer", *keys, "score", "factors", "abstains", "n", "n_missing", "concept_rating", "fluency_rating"]
+        assert back.select(columns).equals(here.select(columns))
+        (abstaining,) = (line for line in lines if "Supervised selection" in line)
+        assert f"abstains for {N_CONCEPTS}" in abstaining
+        made = json.loads((compared.path / "back/import.json").read_text())
+        assert made["files"] == {"steering_data.parquet": file_digest(compared.path / source)}
+    means = pl.read_parquet(compared.path / "back/tables/methods.parquet").sort("method")
+    table = pl.read_parquet(compared.path / f"data/{NAME}/tables/methods.parquet").sort("method")
+    columns = ["method", "title", "family", "score", "score_low", "score_high", "rank", "n_abstaining", "n_texts"]
+    assert means.select(columns).equals(table.select(columns))
+    assert all((compared.path / f"back/{name}.pdf").stat().st_size > 100 for name in ("methods", "method_curves", "method_differences"))
 
 
 @pytest.mark.exhaustive

@@ -31,6 +31,8 @@ COMMANDS = (
     "export {} out",
     "upload list {}",
     "axbench {} out",
+    "import config out --protocol {}",
+    "import config out --judge {}",
     "vectors {} diffmean --layer 3 --output v.safetensors",
     "export-vector {} 3/5 --to gguf --output v.gguf",
     "steer {} 3/5 hi --factor 1",

@@ -80,6 +80,44 @@ def axbench(
         typer.echo(f"wrote {path}")
 
 
+@command("import")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            help="AxBench's results (steering_data.parquet); a CSV, .jsonl or Parquet file with a text a row; or a folder of P1's texts.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to write tables, figures and import.json into.")],
+    protocol: Annotated[
+        str | None, typer.Option(help="Comparison whose score, choice of factors and intervals hold; none: the defaults.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="Comparison whose judge rates the texts; none: the ratings are the file's.")] = None,
+    layer: Annotated[int, typer.Option(min=0, max=65535, help="Layer of the texts, where the file names none.")] = 0,
+    configfile: Configfile = CONFIG,
+) -> None:
+    """Score steered texts from elsewhere as a comparison scores its own: held-out factors, intervals, differences, figures.
+
+    A table has the columns method (or feature), concept, prompt, factor and text, and may have sample, layer, concept_rating,
+    instruction_rating, fluency_rating (0 to 2, empty where missing) and perplexity. The method unsteered is what others are compared with.
+    A concept's prompts are numbered in the file's order: every other one chooses the factor for the rest.
+
+    AxBench's results are the steering_data.parquet of its evaluation. A judge's answer that its program cannot read is a rating of 0 there.
+
+    P1's texts are read from a folder with its generations (a file a factor), its instructions, and AxBench's lists of concepts
+    (metadata.jsonl). They need `--judge`; the factor is chosen by the score, as P1's own rule needs the model.
+
+    FOLDER gets the texts with their ratings, tables, figures, and import.json, which says what was read: digests, columns, judge, protocol.
+    """
+    from saesteer.core.markdown import printable
+    from saesteer.report.imported import Import, import_texts
+
+    protocol_run, judge_run = (name and run_of(name, configfile) for name in (protocol, judge))
+    for line in import_texts(Import(source, layer, protocol_run or None, judge_run or None), folder):
+        typer.echo(printable(line))
+
+
 @command()
 def record(experiments: SomeExperiments = None, configfile: Configfile = CONFIG) -> None:
     """Put finished results under DVC and write their provenance: what `push` does before it uploads."""

@@ -20,6 +20,7 @@ LOOKS = {
     "Vectors": Look("#009E73", "^"),
     "SAE features": Look(BLUE, "o"),
     "Effects of steering": Look(MAGENTA, "D"),
+    "From elsewhere": Look("#E69F00", "P"),
 }
 """By the families of saesteer.methods.compare.means, in the order in which they are shown."""
 

@@ -23,7 +23,15 @@ from saesteer.settings.inputs import (
     TopicConcepts,
 )
 from saesteer.settings.load import experiment_of, load_experiment, load_workflow, read_workflow, read_yaml
-from saesteer.settings.methods import LabelledTexts, MethodSettings, NamedConcepts, PromptWriter, PublishedConcepts, TopicTexts
+from saesteer.settings.methods import (
+    LabelledTexts,
+    MethodSettings,
+    NamedConcepts,
+    PromptWriter,
+    ProtocolSettings,
+    PublishedConcepts,
+    TopicTexts,
+)
 from saesteer.settings.steps import (
     BestFactorSettings,
     Endpoint,

@@ -152,7 +152,21 @@ class PromptWriter(Endpoint):
     section: ClassVar[str] = "methods.prompt_writer"
 
 
-class MethodSettings(SamplingSettings):
+class ProtocolSettings(SamplingSettings):
+    """What a concept's score is, which prompts choose the factor, and the intervals; of texts from elsewhere too."""
+
+    score: Literal["harmonic_mean", "harmonic_mean_of_means", "product_of_means"] = "harmonic_mean"
+    """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean
+    of concept / 2 times mean of fluency / 2 (P2)."""
+    factor_choice: Literal["held_out", "first_half", "same_texts"] = "held_out"
+    """Which prompts choose the factor: each half for the other, averaged; the first half for the second (P4); the same (P2)."""
+    bootstrap_draws: Annotated[int, Field(gt=99)] = 10_000
+    """Resamples of concepts behind the intervals of ranks, and flips of signs behind those of all pairs together."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Level of intervals."""
+
+
+class MethodSettings(ProtocolSettings):
     methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_known)] = tuple(
         row.name for row in METHODS if row.name != "from_file"
     )
@@ -202,20 +216,11 @@ class MethodSettings(SamplingSettings):
     blank_texts: Literal["unrated", "rated"] = "unrated"
     """Texts of nothing but white space: unrated, and so missing from means; or put to the judge as any other (P4; the oracle rates
     them 0)."""
-    score: Literal["harmonic_mean", "harmonic_mean_of_means", "product_of_means"] = "harmonic_mean"
-    """A concept's score: mean over texts of their ratings' harmonic mean (P4); harmonic mean of the ratings' means (P1); mean
-    of concept / 2 times mean of fluency / 2 (P2)."""
-    factor_choice: Literal["held_out", "first_half", "same_texts"] = "held_out"
-    """Which prompts choose the factor: each half for the other, averaged; the first half for the second (P4); the same (P2)."""
     factor_rule: Literal["score", "gen_success"] = "score"
     """What they choose it by: the score; or, of methods that steer with one SAE feature, GenSuccess@20 over perplexity (P1), and of all
     others the score."""
     averaged: Literal["all", "surviving"] = "all"
     """The headline's mean: over all concepts, an abstaining method's counting as unsteered; or over those that have a fit (P1)."""
-    bootstrap_draws: Annotated[int, Field(gt=99)] = 10_000
-    """Resamples of concepts behind the intervals of ranks, and flips of signs behind those of all pairs together."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Level of intervals."""
 
     @model_validator(mode="after")
     def _sources(self) -> "MethodSettings":

@@ -7,7 +7,7 @@ asking for more concepts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from saesteer.core.counter_rng import text_keys
 from saesteer.core.files import text_id
 from saesteer.core.tables import COMPARED_CONCEPTS, CONCEPT_TEXTS, Table, validate
 from saesteer.settings import LabelledTexts, SettingsError
-from saesteer.sources.encoding import text_of
+from saesteer.sources.encoding import refuse_missing, table_of
 from saesteer.sources.published import labelled_concepts, labelled_texts
 
 ALGORITHM_VERSION = 1
@@ -78,20 +78,8 @@ def texts_of_file(
 
 def _read_own(path: Path) -> pl.DataFrame:
     """concept, input (what a text goes on from) and output (the text), no text of a concept twice."""
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".parquet": pl.read_parquet,
-        ".csv": lambda path: pl.read_csv(text_of(path).encode(), infer_schema=False),
-        ".jsonl": lambda path: pl.read_ndjson(text_of(path).encode()),
-    }
-    if path.suffix not in readers:
-        raise SettingsError(f"{path}: labelled texts are read from {', '.join(readers)} files: save them as one of these")
-    try:
-        frame = readers[path.suffix](path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from error
-    if missing := [name for name in ("concept", "text") if name not in frame.columns]:
-        apart = "; separate its columns by commas" if ";" in frame.columns[0] else ""
-        raise SettingsError(f"{path} has no column {' and no '.join(missing)}; it has {', '.join(frame.columns)}{apart}")
+    frame = table_of(path)
+    refuse_missing(path, frame, ("concept", "text"))
     opener = pl.col("opener").cast(pl.String).fill_null("") if "opener" in frame.columns else pl.lit("")
     named = frame.select(concept=pl.col("concept").cast(pl.String), input=opener, output=pl.col("text").cast(pl.String))
     if empty := [

@@ -48,12 +48,12 @@ def compute(run: Run, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
     concepts = run.summary(COMPARED_CONCEPTS) if isinstance(run.experiment, Comparison) else run.rows(CONCEPTS, layers)
     texts = with_concept(texts_of(run, missing, ["text", "reason"]), concepts)
     losses = run.rows(PERPLEXITY, layers) if isinstance(run.steering.judge, OracleJudge) else None
-    yield from ratings(run, texts, losses)
+    yield from ratings(run, texts, losses, run.prompts())
 
 
-def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
+def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None, prompts: Mapping[str, str]) -> Iterator[pl.DataFrame]:
     """JUDGEMENTS rows of texts that have a column `concept`, in frames of one layer each. A world's judge reads the texts' PERPLEXITY
-    rows too, the others none."""
+    rows too, the others none. `prompts`, by prefix_id, are instructions where the model answers."""
     experiment, judge = run.experiment, run.steering.judge
     if isinstance(judge, OracleJudge):
         from saesteer.world.rating import rate
@@ -76,6 +76,6 @@ def ratings(run: Run, texts: pl.DataFrame, losses: pl.DataFrame | None) -> Itera
         assert isinstance(judge, LocalModelJudge)
         lm = load_language_model(run.model_folder("judge_model"), judge.model.dtype, available_device())
         asker = local_asker(lm, judge, run.pin("judge_model")["digest"])
-    instructions: Mapping[str, str] | None = run.prompts() if experiment.model.prompt_format == "chat" else None
+    instructions = prompts if experiment.model.prompt_format == "chat" else None
     folder, seconds = run.data / "judge/answers", run.workflow.part_seconds
     yield from judge_texts(texts, instructions, asker, folder, seconds, experiment.rates_blank_texts)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from saesteer.core.tables import METHOD_DIFFERENCES
 from saesteer.core.uncertainty import RATINGS, mean_columns, of_differences, random_stream, student_t
-from saesteer.settings.methods import MethodSettings
+from saesteer.settings.methods import ProtocolSettings
 
 POWER = 0.8
 _BLOCK = 2**22  # elements at a time: bounds memory for many pairs
@@ -16,7 +16,7 @@ _BLOCK = 2**22  # elements at a time: bounds memory for many pairs
 _Row = dict[str, Any]
 
 
-def method_differences(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+def method_differences(scores: pl.DataFrame, settings: ProtocolSettings) -> pl.DataFrame:
     """METHOD_SCORES -> METHOD_DIFFERENCES: each pair of methods of a layer, paired by concept.
 
     Many pairs are compared: beside each pair's own interval stands one that covers all pairs of the layer together.
@@ -40,7 +40,7 @@ def method_differences(scores: pl.DataFrame, settings: MethodSettings) -> pl.Dat
     return pl.DataFrame(rows, schema=METHOD_DIFFERENCES.schema).sort(METHOD_DIFFERENCES.keys)
 
 
-def _difference(a: Float[np.ndarray, " concept"], b: Float[np.ndarray, " concept"], settings: MethodSettings) -> _Row:
+def _difference(a: Float[np.ndarray, " concept"], b: Float[np.ndarray, " concept"], settings: ProtocolSettings) -> _Row:
     differences = (a - b)[~np.isnan(a - b)]
     mean = mean_columns("mean", differences, settings, ends="", scale=of_differences(RATINGS))
     return {"n": len(differences), **mean, "detectable": detectable(differences, settings.confidence)}
@@ -55,7 +55,7 @@ def detectable(differences: Float[np.ndarray, " concept"], confidence: float) ->
     return (student_t(confidence, n - 1) + student_t(2 * POWER - 1, n - 1)) * float(differences.std(ddof=1)) / n**0.5
 
 
-def simultaneous(differences: Float[np.ndarray, "concept pair"], settings: MethodSettings, layer: int) -> list[_Row]:
+def simultaneous(differences: Float[np.ndarray, "concept pair"], settings: ProtocolSettings, layer: int) -> list[_Row]:
     """Intervals mean ± t x standard error that hold for all pairs at once with the settings' confidence; NaN where a concept is missing.
 
     The signs of the concepts' deviations from each pair's mean are flipped at random, a concept's together in all pairs, which keeps their

@@ -13,10 +13,12 @@ from saesteer.core.tables import METHOD_CURVES, METHODS_TABLE
 from saesteer.core.uncertainty import RATINGS, Interval, mean_columns
 from saesteer.methods.compare.protocol import FIT, Rows, row_of
 from saesteer.methods.compare.ranks import method_ranks
-from saesteer.settings.methods import MethodSettings
+from saesteer.settings.methods import MethodSettings, ProtocolSettings
 from saesteer.settings.registry import Method
 
-FAMILIES = ("Controls", "Prompt", "Trained weights", "Vectors", "SAE features", "Effects of steering")
+ELSEWHERE = "From elsewhere"
+"""The family of imported texts whose method the registry does not have."""
+FAMILIES = ("Controls", "Prompt", "Trained weights", "Vectors", "SAE features", "Effects of steering", ELSEWHERE)
 _METHOD = ["layer", "method"]
 _RATINGS = ("concept_rating", "instruction_rating", "fluency_rating")
 _Row = dict[str, Any]
@@ -36,24 +38,33 @@ def family_of(row: Method) -> str:
 def methods_table(scores: pl.DataFrame, choices: pl.DataFrame, rows: Rows, settings: MethodSettings) -> pl.DataFrame:
     """METHOD_SCORES, METHOD_CHOICES and `Rows` -> METHODS_TABLE."""
     lines = []
-    for group in scores.sort(*FIT).partition_by(_METHOD, maintain_order=True):
-        layer, key = group.select(_METHOD).row(0)
+    for layer, key in scores.select(_METHOD).unique().iter_rows():
         row = row_of(key)
         label = {"layer": layer, "method": key, "family": family_of(row)}
         label |= {name: getattr(row, name) for name in ("title", "paper", "chosen_by", "text_use")}
         n_vectors = settings.effects.n_vectors - settings.effects.n_held_out if "effects" in row.needs else None
-        label |= {"n_effect_vectors": n_vectors}
-        lines.append(label | _means(group, settings) | _at_chosen(group) | {"confidence": settings.confidence})
-    factors = choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
-    parts = (method_ranks(scores, settings), factors, _of_features(rows), _fit_costs(rows.fits, settings), _generation_costs(rows.texts))
-    later = {name for part in parts for name in part.columns} - set(_METHOD)
-    table = pl.DataFrame(lines, schema={name: dtype for name, dtype in METHODS_TABLE.schema.items() if name not in later})
-    for part in parts:
+        lines.append(label | {"n_effect_vectors": n_vectors})
+    table = pl.DataFrame(lines, schema={name: METHODS_TABLE.schema[name] for name in lines[0]})
+    for part in (
+        held_out_means(scores, choices, settings), _of_features(rows), _fit_costs(rows.fits, settings), _generation_costs(rows.texts),
+    ):  # fmt: skip
         table = table.join(part, on=_METHOD, how="left")
     return table.select(list(METHODS_TABLE.columns)).sort(METHODS_TABLE.keys)
 
 
-def _means(group: pl.DataFrame, settings: MethodSettings) -> _Row:
+def held_out_means(scores: pl.DataFrame, choices: pl.DataFrame, settings: ProtocolSettings) -> pl.DataFrame:
+    """METHOD_SCORES and METHOD_CHOICES -> the columns of METHODS_TABLE that these alone say: each method's means over concepts with their
+    intervals, its rank, and what its texts are like at the chosen factors."""
+    lines = []
+    for group in scores.sort(*FIT).partition_by(_METHOD, maintain_order=True):
+        measured = _means(group, settings) | _at_chosen(group) | {"confidence": settings.confidence}
+        lines.append(group.select(_METHOD).row(0, named=True) | measured)
+    means = pl.DataFrame(lines, schema={name: METHODS_TABLE.schema[name] for name in lines[0]})
+    factors = choices.group_by(_METHOD).agg(pl.col("factor").cast(pl.Float64).median().alias("median_factor"))
+    return means.join(method_ranks(scores, settings), on=_METHOD, how="left").join(factors, on=_METHOD, how="left")
+
+
+def _means(group: pl.DataFrame, settings: ProtocolSettings) -> _Row:
     scored = group.filter(~pl.col("abstains"))
     sizes = {"n_concepts": group.height, "n": group["score"].count()}
     sizes |= {"n_abstaining": group.height - scored.height, "n_surviving": scored["score"].count()}
@@ -63,7 +74,7 @@ def _means(group: pl.DataFrame, settings: MethodSettings) -> _Row:
 
 
 def mean_over_concepts(
-    name: str, values: pl.Series, settings: MethodSettings, ends: str | None = None, scale: Interval | None = None
+    name: str, values: pl.Series, settings: ProtocolSettings, ends: str | None = None, scale: Interval | None = None
 ) -> dict[str, float | None]:
     """`mean_columns` of the values that are not null; their order does not matter."""
     present = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
@@ -128,7 +139,7 @@ def _generation_costs(steered: pl.DataFrame) -> pl.DataFrame:
     return generated.group_by(_METHOD, maintain_order=True).agg(per_token)
 
 
-def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+def method_curves(halves: pl.DataFrame, choices: pl.DataFrame, methods: pl.DataFrame, settings: ProtocolSettings) -> pl.DataFrame:
     """METHOD_HALVES, METHOD_CHOICES and METHODS_TABLE -> METHOD_CURVES: what each factor does, on all prompts, mean over concepts."""
     number = pl.col("factor").cast(pl.Float64)
     whole = halves.sort("layer", "method", "factor", "concept_id", "half").group_by([*_METHOD, "factor", "concept_id"], maintain_order=True)

@@ -199,15 +199,9 @@ def _best_factors(halves: pl.DataFrame) -> pl.DataFrame:
 
 
 def _stand_ins(choices: pl.DataFrame) -> pl.DataFrame:
-    """The unsteered method's score wherever a method abstains, on the same half of the same concept."""
+    """The unsteered method's score wherever a method abstains, on the same half of the same concept; null where it has none."""
     place = ["layer", "concept_id", "reported_on"]
     unsteered = choices.filter(~pl.col("abstains")).filter(method=registry.method(UNSTEERED).key).select(*place, unsteered="score")
-    missing = choices.join(unsteered, on=place, how="anti").select(place).sort(place)
-    if missing.height:
-        raise ProtocolError(
-            f"method {UNSTEERED} has no text for {missing.row(0, named=True)}: abstaining methods count with its score, so it must be "
-            f"among `methods` of the experiment, for every concept"
-        )
     joined = choices.join(unsteered, on=place, how="left")
     return joined.with_columns(score=pl.when("abstains").then("unsteered").otherwise("score"))
 
@@ -247,6 +241,7 @@ def scored(rows: Rows, prefix_ids: Sequence[str], settings: MethodSettings, best
 
 
 def _refuse_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
+    """All are the experiment's, and every concept has unsteered texts."""
     if UNSTEERED not in settings.methods:
         raise ProtocolError(
             f"`methods` of the experiment lacks {UNSTEERED!r}: a method that abstains counts with the unsteered text's score; add it"
@@ -254,6 +249,14 @@ def _refuse_methods(fits: pl.DataFrame, settings: MethodSettings) -> None:
     for key in sorted(fits["method"].unique()):
         if row_of(key).name not in settings.methods:
             raise ProtocolError(f"table fits holds method {key!r}, which is not among `methods` of the experiment")
+    place = ["layer", "concept_id"]
+    unsteered = fits.filter(pl.col("kind").is_not_null(), method=registry.method(UNSTEERED).key)
+    missing = fits.join(unsteered, on=place, how="anti").select(place).sort(place)
+    if missing.height:
+        raise ProtocolError(
+            f"method {UNSTEERED} has no text for {missing.row(0, named=True)}: abstaining methods count with its score, so it must be "
+            f"among `methods` of the experiment, for every concept"
+        )
 
 
 def largest_score(settings: MethodSettings) -> float:

@@ -7,13 +7,13 @@ import polars as pl
 from jaxtyping import Float
 
 from saesteer.core.uncertainty import Interval, random_stream, resampled_interval
-from saesteer.settings.methods import MethodSettings
+from saesteer.settings.methods import ProtocolSettings
 
 _BLOCK = 2**22  # elements at a time: bounds memory for many concepts
 SCHEMA = {"layer": pl.UInt16, "method": pl.String, "rank": pl.Float64, "rank_low": pl.Float64, "rank_high": pl.Float64}
 
 
-def method_ranks(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame:
+def method_ranks(scores: pl.DataFrame, settings: ProtocolSettings) -> pl.DataFrame:
     """METHOD_SCORES -> layer, method, rank and its ends: 1 has the highest mean over concepts, equals share the mean of their places. The
     interval is a bootstrap's (`resampled_interval`): concepts are resampled for all methods together. A method without a score is left out;
     the ends are null for fewer than 2 concepts."""
@@ -30,7 +30,7 @@ def method_ranks(scores: pl.DataFrame, settings: MethodSettings) -> pl.DataFrame
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _ends(values: Float[np.ndarray, "concept method"], settings: MethodSettings, layer: int) -> list[Interval]:
+def _ends(values: Float[np.ndarray, "concept method"], settings: ProtocolSettings, layer: int) -> list[Interval]:
     stream = random_stream(settings.seed, "methods", "ranks", layer)
     is_known = np.isfinite(values)
     filled, blocks = np.where(is_known, values, 0), []

@@ -8,6 +8,7 @@ differs, because the protocols do:
 - Its methods share one grid of factors and ours need not: where a method's grid lacks a row's factor, its columns are null.
 - A further sample of a prompt has an input_id of its own: number of the prompt + sample x number of prompts. AxBench has one sample.
 - An unreadable rating is null here; its program writes 0.
+- Where a method abstains, its columns are null; of a method that abstains for every concept, all of them.
 - `strength` is its factor x max_act; here factor x the mean norm of the residual's change at factor 1, which is the same for a unit vector
   added everywhere, and null for prompts.
 - `steered_input`, a prompt with a method's instruction added, differs between methods here and is left out, as are judges' explanations;
@@ -27,24 +28,8 @@ from saesteer.methods.compare.layers import at_every_layer
 from saesteer.methods.compare.protocol import ProtocolError, Rows, row_of
 from saesteer.run import Run
 from saesteer.settings import NamedConcepts
+from saesteer.sources.imported import AXBENCH_COLUMNS, AXBENCH_METHODS, RATINGS
 from saesteer.sources.published import cached_path, labelled_concepts
-
-NAMES = {
-    "prompting": "PromptSteering",
-    "random_vector": "Random",
-    "diffmean": "DiffMean",
-    "pca": "PCA",
-    "lat": "LAT",
-    "probe": "LinearProbe",
-    "ssv": "SteeringVector",
-    "reft_r1": "LsReFT",
-    "loreft": "LoReFT",
-    "lora": "LoRA",
-    "sft": "SFT",
-    "sae_label": "GemmaScopeSAE",
-    "sae_auroc": "GemmaScopeSAEMaxAUC",
-}
-"""Name in our registry -> its name there. Other methods keep their names here: it has none for them."""
 
 ROW = ["concept_id", "input_concept", "sae_id", "dataset_name", "input_id", "factor", "original_prompt"]
 
@@ -101,25 +86,22 @@ def to_axbench(rows: Rows, order: Sequence[str], prompts: Mapping[str, str], lay
         dataset_name=pl.lit(dataset_name),
     )
     wide, place = numbered.select(ROW).unique().sort(ROW), ["concept_id", "input_id", "factor"]
-    for key in sorted(numbered["method"].unique()):
+    for key in sorted(rows.fits.filter(layer=layer)["method"].unique()):
         wide = wide.join(_columns_of(key, numbered.filter(method=key)), on=place, how="left", maintain_order="left")
     return wide
 
 
 def _columns_of(key: str, rows: pl.DataFrame) -> pl.DataFrame:
     method = row_of(key)
-    name = NAMES.get(method.name, method.name)
-    judge = f"{name}_LMJudgeEvaluator"
+    name = AXBENCH_METHODS.get(method.name, method.name)
     strength = pl.lit(None, pl.Float64) if method.grid == "prompt" else pl.col("factor") * pl.col("residual_change")
     return rows.select(
         "concept_id",
         "input_id",
         "factor",
-        pl.col("text").alias(f"{name}_steered_generation"),
-        pl.col("mean_nll").exp().alias(f"{name}_perplexity"),
+        pl.col("text").alias(f"{name}{AXBENCH_COLUMNS['text']}"),
+        pl.col("mean_nll").exp().alias(f"{name}{AXBENCH_COLUMNS['perplexity']}"),
         strength.alias(f"{name}_strength"),
-        pl.col("judge_score").alias(judge),
-        pl.col("concept_rating").cast(pl.Float64).alias(f"{judge}_relevance_concept_ratings"),
-        pl.col("instruction_rating").cast(pl.Float64).alias(f"{judge}_relevance_instruction_ratings"),
-        pl.col("fluency_rating").cast(pl.Float64).alias(f"{judge}_fluency_ratings"),
+        pl.col("judge_score").alias(f"{name}_LMJudgeEvaluator"),
+        *(pl.col(column).cast(pl.Float64).alias(f"{name}{AXBENCH_COLUMNS[column]}") for column in RATINGS),
     )

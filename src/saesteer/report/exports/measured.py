@@ -66,7 +66,7 @@ def measured(
     losses = pl.concat(text_losses(run.model("perplexity_model"), texts, prompts, experiment.model.prompt_format))
     rated = [losses.select(*GENERATIONS.keys, "mean_nll")]
     if concept is not None and not isinstance(experiment.judge, NoJudge):
-        judged = pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses))
+        judged = pl.concat(ratings(run, texts.with_columns(concept=pl.lit(concept)), losses, prompts))
         rated.append(judged.select(*GENERATIONS.keys, *SCORES[:3]))
     if lens is not None:
         lens_row = {"layer": sae.meta.layer, "feature": lens.feature, "token_ids": list(lens.token_ids), "tokens": [], "logits": []}

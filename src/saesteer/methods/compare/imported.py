@@ -1,0 +1,89 @@
+"""Texts from elsewhere under the protocol that every method is held to."""
+
+import polars as pl
+
+from saesteer.analysis.score import harmonic_mean
+from saesteer.core.files import text_id
+from saesteer.core.tables import (
+    COMPARED_CONCEPTS,
+    FIT_TEXT,
+    METHOD_CHOICES,
+    METHOD_CURVES,
+    METHOD_DIFFERENCES,
+    METHOD_HALVES,
+    METHOD_SCORES,
+)
+from saesteer.methods.compare.differences import method_differences
+from saesteer.methods.compare.means import ELSEWHERE, family_of, held_out_means, method_curves
+from saesteer.methods.compare.protocol import FIT, ProtocolError, Rows, method_choices, method_halves, method_scores, prompt_halves
+from saesteer.settings import BestFactorSettings, ProtocolSettings
+from saesteer.settings.registry import METHODS
+from saesteer.sources.imported import RATINGS
+
+ABSTAINS = "the file has no text of this method and concept"
+
+
+def with_scores(texts: pl.DataFrame) -> pl.DataFrame:
+    """Texts with `judge_score`, the harmonic mean of their ratings; of concept and fluency where no text's instruction is rated."""
+    names = RATINGS if texts["instruction_rating"].is_not_null().any() else ("concept_rating", "fluency_rating")
+    return texts.with_columns(judge_score=harmonic_mean(names))
+
+
+def imported_scores(texts: pl.DataFrame, settings: ProtocolSettings) -> dict[str, pl.DataFrame]:
+    """Texts (sources.imported.TEXTS) with judge_score -> METHOD_HALVES, METHOD_CHOICES and METHOD_SCORES by name.
+
+    The halves are of each concept's own prompts, by their number. A method whose texts of a concept are all null abstains there.
+    """
+    rows, numbers = _rows(texts), texts["number"].unique().sort()
+    split = prompt_halves([str(number) for number in numbers], settings.factor_choice)
+    _refuse_gaps(texts, split)
+    halves = method_halves(rows, split, settings.score, BestFactorSettings())
+    choices = method_choices(halves, rows.fits, settings.factor_choice)
+    scores = method_scores(choices, rows.fits, rows.concepts)
+    return {METHOD_HALVES.name: halves, METHOD_CHOICES.name: choices, METHOD_SCORES.name: scores}
+
+
+def imported_summaries(texts: pl.DataFrame, settings: ProtocolSettings) -> dict[str, pl.DataFrame]:
+    """These and the other tables of a comparison, by name, as far as texts and ratings make them; of `methods` it is the columns of
+    held_out_means, with title and family."""
+    tables = imported_scores(texts, settings)
+    halves, choices, scores = tables.values()
+    registered = {row.key: (row.title, family_of(row)) for row in METHODS}
+    named = [(key, *registered.get(key, (key, ELSEWHERE))) for key in scores["method"].unique()]
+    names = pl.DataFrame(named, schema=["method", "title", "family"], orient="row")
+    methods = held_out_means(scores, choices, settings).join(names, on="method").sort("layer", "method")
+    return tables | {
+        METHOD_DIFFERENCES.name: method_differences(scores, settings),
+        METHOD_CURVES.name: method_curves(halves, choices, methods, settings),
+        "methods": methods,
+    }
+
+
+def _rows(texts: pl.DataFrame) -> Rows:
+    """The texts as rows of a comparison: what is not known of the fits is null."""
+    ids = {concept: text_id(concept) for concept in texts["concept"].unique()}
+    keyed = texts.with_columns(concept_id=pl.col("concept").replace_strict(ids), prefix_id=pl.col("number").cast(pl.String))
+    keys, unknown = list(FIT_TEXT), pl.lit(None, pl.Float64)
+    fits = keyed.group_by(FIT).agg(kind=pl.when(pl.col("text").is_not_null().any()).then(pl.lit("imported")))
+    reason = pl.when(pl.col("kind").is_null()).then(pl.lit(ABSTAINS))
+    concepts = keyed.select("concept_id", "concept").unique().with_columns(label_feature=pl.lit(None, pl.UInt32))
+    return Rows(
+        texts=keyed.select(*keys, "text"),
+        perplexity=keyed.select(*keys, mean_nll=pl.col("perplexity").log(), whole_text_nll=unknown),
+        judgements=keyed.select(*keys, *RATINGS, "judge_score", concept_log_odds=unknown),
+        fits=fits.with_columns(reason=reason, residual_change=unknown, residual_norm=unknown),
+        concepts=concepts.select(list(COMPARED_CONCEPTS.columns)),
+    )
+
+
+def _refuse_gaps(texts: pl.DataFrame, split: dict[str, int]) -> None:
+    """Every method has texts of a concept at the same factors in both halves."""
+    place = ["layer", "method", "concept", "factor"]
+    half = pl.col("number").cast(pl.String).replace_strict(split)
+    written = texts.filter(pl.col("text").is_not_null().any().over("layer", "method", "concept"))
+    gaps = written.group_by(place).agg(n=half.n_unique()).filter(pl.col("n") < len(set(split.values()))).sort(place)
+    if gaps.height:
+        raise ProtocolError(
+            f"{gaps.select(place).row(0, named=True)}: there are texts for prompts of one half only, and each half reports at the factor"
+            " that the other chose: add the missing ones, or leave this factor out"
+        )
