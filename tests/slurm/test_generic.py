@@ -12,13 +12,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 TARGET = "data/micro/generations/layers_02-06.json"
 
 
-def test_a_job_that_is_killed_for_memory_is_submitted_again_and_writes_what_an_ordinary_run_writes(
-    node: Node, finished: Folder, tmp_path: Path
-) -> None:
+def test_a_job_killed_for_memory_is_submitted_again(node: Node, finished: Folder, tmp_path: Path) -> None:
+    """And writes what an ordinary run writes; no secret of this host is in it."""
     ordinary, folder = (finished.copy(tmp_path / name) for name in ("ordinary", "repo"))
     for one in (ordinary, folder):
         one.edit("micro", sweep={"factors": [0, 2, 3, 4], "n_prefixes": 4})
-    (profile,) = re.findall(r"^```yaml\n(executor: cluster-generic\n.*?)^```", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE | re.DOTALL)
+    page = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    (profile,) = re.findall(r"^```yaml\n(executor: cluster-generic\n.*?)^```", page, re.MULTILINE | re.DOTALL)
     (folder.path / "generic").mkdir()
     (folder.path / "generic/config.yaml").write_text(profile)
     memory = ("--default-resources", "mem_mb=500 if attempt == 1 else 2500", "runtime=60")
