@@ -85,6 +85,7 @@ COMMANDS = {
     r"saesteer report tiny": here("run", "test_report.py::test_a_feature_page_says_what_the_tables_say"),
     r"make report-assets": here("dry", "test_report.py::test_the_assets_are_what_their_sources_give"),
     r"snakemake --profile slurm -n": here("run"),
+    r"snakemake --profile generic": by("slurm/test_generic.py::test_a_job_killed_for_memory_is_submitted_again"),
     r"snakemake --profile slurm( --configfile config/config\.yaml)?": here("dry", ON_SLURM),
     r"saesteer (gc|gc --remove|unlock)": here("run"),
     r"saesteer init my-model .*|saesteer check my-model": by(OWN),

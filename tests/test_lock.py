@@ -64,8 +64,9 @@ def test_every_line_of_the_lock_has_a_hash() -> None:
     assert [entry for entry in entries if not re.match(r"\S+==[^\n]*\\\n    --hash=sha256:[0-9a-f]{64}", entry)] == []
 
 
-def test_uv_and_torch_have_one_version_and_conda_installs_as_make_does() -> None:
+def test_uv_and_torch_have_one_version_and_conda_and_apptainer_install_as_make_does() -> None:
     pinned = re.findall(r"pip install --quiet (\S+)$", RECIPE, re.MULTILINE)
     assert [re.fullmatch(r"(\w+)==[\d.]+", one)[1] for one in pinned] == ["torch", "uv"]  # type: ignore[index]
     steps = [re.sub(r" --quiet| --compile-bytecode| --python \S+", "", step) for step in re.findall("pip install(.*)", RECIPE)]
     assert re.findall("pip install(.*)", (ROOT / "envs/saesteer.post-deploy.sh").read_text(encoding="utf-8")) == steps
+    assert "\n    bash envs/saesteer.post-deploy.sh\n" in (ROOT / "envs/saesteer.def").read_text(encoding="utf-8")

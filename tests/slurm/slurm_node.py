@@ -62,9 +62,9 @@ class Node:
         finally:
             self.start("slurmctld", "-D")
 
-    def run(self, folder: Folder, *arguments: str, **settings: object) -> "ClusterRun":
-        """Start `snakemake --profile slurm` in a folder."""
-        self.runs.append(ClusterRun(folder, *arguments, **settings))
+    def run(self, folder: Folder, *arguments: str, profile: Path | None = None, **settings: object) -> "ClusterRun":
+        """Start `snakemake --profile slurm`, or another profile, in a folder."""
+        self.runs.append(ClusterRun(folder, *arguments, profile=profile or folder.root / "slurm", **settings))
         return self.runs[-1]
 
     def jobs(self, state: str | None = None) -> dict[str, dict[str, str]]:
@@ -175,11 +175,11 @@ def running_node(folder: Path, n_gpus: int = 2) -> Iterator[Node]:
 
 
 class ClusterRun:
-    """`snakemake --profile slurm` at work in a folder; what it prints goes to a file."""
+    """`snakemake --profile` at work in a folder; what it prints goes to a file."""
 
-    def __init__(self, folder: Folder, *arguments: str, **settings: object) -> None:
+    def __init__(self, folder: Folder, *arguments: str, profile: Path, **settings: object) -> None:
         self.printed = folder.path / "printed.txt"
-        command = [BIN / "python", Path(__file__).with_name("often_asking.py"), "--profile", folder.root / "slurm"]
+        command = [BIN / "python", Path(__file__).with_name("often_asking.py"), "--profile", profile]
         command += ["--snakefile", folder.root / "Snakefile", *arguments]
         command += ["--config", *(f"{key}={value}" for key, value in settings.items())] if settings else []
         with self.printed.open("w") as output:

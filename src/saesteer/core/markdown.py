@@ -19,7 +19,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def gib(n_bytes: float) -> str:
+def gib(n_bytes: int | float) -> str:
     """A size in GiB."""
     return f"{n_bytes / 2**30:.1f} GiB"
 
