@@ -113,7 +113,7 @@ COMMANDS = {
     r"lm_eval --model steered .*": by("test_vector_consumers.py::test_lm_evals_steered_model"),
     r"curl .*": by("test_vector_export.py::test_neuronpedias_request"),
     r"saesteer evaluate( .*)?": by("test_evaluation.py::test_the_command_measures_both_models"),
-    r"saesteer import .*": by("test_methods_workflow.py::test_they_come_back_as_the_same_scores"),
+    r"saesteer import( .*)?": by("test_methods_workflow.py::test_they_come_back_as_the_same_scores"),
     r"saesteer axbench .*": by("test_methods_workflow.py::test_results_in_axbenchs_form"),
     r"dvc remote (add|modify) .*|dvc config --local .*|dvc cache dir .*": here("empty"),
     r"dvc (push|pull)": here("run"),
