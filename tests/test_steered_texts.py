@@ -148,6 +148,20 @@ def test_a_condition_is_each_prompts_own() -> None:
     assert below == [plain[place] if one else added[place] for place, one in enumerate([*met, True])]
 
 
+@pytest.mark.parametrize(("edit", "factor"), [("ablation", "1"), ("projection", "0.8")])
+def test_a_sweep_may_ablate_or_project_out_and_its_factor_0_is_the_unsteered_model(edit: str, factor: str) -> None:
+    lm, sae, name = tiny_model("gemma2"), tiny_sae(LAYER), "0" * 16
+    sae = replace(sae, W_dec=sae.W_dec * 3)
+    cells = [{"feature": 11, "factor": of, "prefix_id": name, "sample": 0} for of in ("0", factor)]
+    rows = pl.DataFrame(cells, schema_overrides={"feature": pl.UInt32, "sample": pl.UInt32})
+    made = pl.concat(feature_texts(lm, sae, LAYER, rows, {name: "ba be di do"}, GREEDY, 0, edit=edit)).sort("factor")
+    direction = sae.W_dec[11] / 3
+    one = Projection(direction) if edit == "projection" else ActivationEdit(torch.tensor([11]), torch.tensor([0.0]))
+    prompt = prompt_token_ids(lm, "ba be di do")
+    assert made["token_ids"].to_list() == [_slow(lm, sae, of, float(factor), prompt) for of in (Nothing(), one)]
+    assert made["token_ids"].n_unique() == 2
+
+
 @torch.no_grad()
 def _residual(one: Intervention, factor: float) -> torch.Tensor:
     """What lies at the hook point under an intervention, of the same three texts."""

@@ -64,8 +64,8 @@ class ConditionalClamp:
 
 @dataclass(frozen=True)
 class Projection:
-    """`h - factor * (h . v) v` at every position: factor 1 leaves nothing along v (directional ablation, arXiv 2406.11717, section 2.4: there
-    in every layer, here at the SAE's hook point alone)."""
+    """`h - factor * (h . v) v` at every position: factor 1 leaves nothing along v (directional ablation, arXiv 2406.11717, section
+    2.4: there in every layer, here at the SAE's hook point alone)."""
 
     vector: Float[Tensor, " d_model"]  # unit norm
 
